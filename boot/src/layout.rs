@@ -1,0 +1,79 @@
+//! The guest's physical address map: every fixed address of the machine, in one table, with its reason.
+//!
+//! ```text
+//! 0x0000_0500  GDT for the 64-bit entry                    (the first 0x500 bytes were the BIOS data area:
+//! 0x0000_6000  PVH start info, memory map, module list      kernels avoid or probe them)
+//! 0x0000_7000  boot_params, the "zero page"
+//! 0x0000_9000  PML4, 0xa000 PDPT, 0xb000.. 4 page directories: 4 GiB identity, 2 MiB pages
+//! 0x0002_0000  kernel command line, up to 64 KiB
+//! 0x0009_fc00  end of usable low memory (extended BIOS data area on a PC)
+//! 0x000c_0000  ACPI tables, RSDP first; reserved in e820 up to 1 MiB
+//! 0x0010_0000  kernel, by default (a relocatable kernel goes to its preferred address)
+//! ...          initrd, as high below `LOW_RAM_END` and the kernel's `initrd_addr_max` as it fits
+//! 0xc000_0000  the hole: no RAM. 32-bit PCI window
+//! 0xe000_0000  ECAM: PCI configuration space of bus 0, 1 MiB, a read-only memory slot
+//! 0xfec0_0000  I/O APIC (in KVM), 0xfee0_0000 local APIC (in KVM)
+//! 0xfffb_d000  scratch pages that KVM wants on Intel (TSS, identity map)
+//! 0x1_0000_0000 RAM above the hole, then the 64-bit PCI window
+//! ```
+
+use std::ops::Range;
+
+/// GDT used by the 64-bit boot protocol (Linux x86 boot protocol, "64-bit boot protocol": CS 0x10, DS 0x18).
+pub const GDT: u64 = 0x500;
+/// `struct hvm_start_info` of the PVH protocol; its memory map and module list follow in the same page.
+pub const PVH_START_INFO: u64 = 0x6000;
+/// `struct boot_params` of the Linux x86 boot protocol; one page.
+pub const ZERO_PAGE: u64 = 0x7000;
+/// Root of the identity map that the 64-bit entry needs; six pages.
+pub const PML4: u64 = 0x9000;
+/// Initial stack pointer, for guests that push before they set one up; grows down from here.
+pub const BOOT_STACK: u64 = 0x8ff0;
+/// Kernel command line.
+pub const CMDLINE: u64 = 0x2_0000;
+/// Room for the command line with its terminating zero. Linux itself takes `cmdline_size` of the setup
+/// header (2047 on x86), which is checked as well.
+pub const CMDLINE_MAX: u64 = 0x1_0000;
+/// Usable low memory ends here.
+pub const LOW_MEMORY_END: u64 = 0x9_fc00;
+/// ACPI tables; room until `HIMEM`.
+pub const ACPI: u64 = 0xc_0000;
+/// First address above the legacy area; kernels load from here on.
+pub const HIMEM: u64 = 0x10_0000;
+/// RAM below 4 GiB ends here at the latest.
+pub const LOW_RAM_END: u64 = 0xc000_0000;
+/// 32-bit PCI window.
+pub const PCI_MMIO32: Range<u64> = 0xc000_0000..0xe000_0000;
+/// ECAM of segment 0, bus 0: 32 devices of 8 functions of 4 KiB (PCI Express 5.0 §7.2.2).
+pub const ECAM: Range<u64> = 0xe000_0000..0xe010_0000;
+/// I/O APIC that KVM_CREATE_IRQCHIP makes.
+pub const IOAPIC: u64 = 0xfec0_0000;
+/// Local APIC base after reset.
+pub const LOCAL_APIC: u64 = 0xfee0_0000;
+/// Three pages that KVM uses for real mode on Intel hosts without unrestricted guests (KVM api §4.36).
+pub const KVM_TSS: u64 = 0xfffb_d000;
+/// RAM above the hole starts here.
+pub const HIGH_RAM: u64 = 0x1_0000_0000;
+
+/// Where `size` bytes of RAM lie: below the hole, and above it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamLayout {
+    /// RAM from 0, up to [`LOW_RAM_END`] long.
+    pub low: Range<u64>,
+    /// The rest, from [`HIGH_RAM`] on; `None` where all of it fits below the hole.
+    pub high: Option<Range<u64>>,
+}
+
+impl RamLayout {
+    /// Splits `size` bytes around the hole.
+    pub fn new(size: u64) -> Self {
+        let low = size.min(LOW_RAM_END);
+        let rest = size - low;
+        RamLayout { low: 0..low, high: (rest > 0).then(|| HIGH_RAM..HIGH_RAM.saturating_add(rest)) }
+    }
+
+    /// First address above all RAM and above the hole.
+    pub fn end(&self) -> u64 {
+        self.high.as_ref().map_or(HIGH_RAM, |high| high.end)
+    }
+}

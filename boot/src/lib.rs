@@ -1,0 +1,4 @@
+//! Puts a kernel into guest memory and says how to enter it. Knows no KVM and no device.
+#![forbid(unsafe_code)]
+
+pub mod layout;

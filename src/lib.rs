@@ -1,0 +1,1 @@
+//! minivmm: a virtual machine monitor straight on /dev/kvm.

@@ -1,0 +1,2 @@
+//! The minivmm command.
+fn main() {}
