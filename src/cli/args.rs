@@ -36,7 +36,7 @@ pub struct Args {
 /// A machine from a file, from flags or from both.
 #[derive(Debug, Clone, clap::Args)]
 pub struct MachineArgs {
-    /// Read the machine from a TOML file; flags given here win
+    /// Read the machine from a TOML file; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The flags.
@@ -123,7 +123,7 @@ impl MachineArgs {
 
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
-minivmm --kernel FILE [OPTIONS]   boot a Linux kernel in a machine on /dev/kvm
+minivmm --kernel FILE [OPTIONS]   boot a Linux kernel in a machine on KVM
        minivmm doctor [OPTIONS]          say whether this host can";
 
 const EXAMPLE: &str = "\

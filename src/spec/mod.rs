@@ -35,7 +35,7 @@ pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Spec {
-    /// Linux kernel to boot: bzImage (vmlinuz) or ELF (vmlinux)
+    /// Linux kernel: bzImage (vmlinuz) or ELF (vmlinux)
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
@@ -77,7 +77,7 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtc: Option<Rtc>,
 
-    /// When the guest reboots: reboot or exit [default: reboot]
+    /// If the guest reboots: reboot, exit [default: reboot]
     #[arg(long, value_name = "WHAT", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_reboot: Option<OnReboot>,
