@@ -30,6 +30,12 @@ impl RawTerminal {
         Ok(Some(terminal))
     }
 
+    /// Gives the terminal back now, without waiting for the drop.
+    pub(crate) fn restore(&self) {
+        // A terminal that has gone away needs no mode.
+        let _ = set(&self.before);
+    }
+
     /// Raw mode again, after a shell had the terminal while this process was stopped.
     pub(crate) fn set_raw(&self) -> io::Result<()> {
         set(&self.raw)
@@ -38,8 +44,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that has gone away needs no mode.
-        let _ = set(&self.before);
+        self.restore();
     }
 }
 

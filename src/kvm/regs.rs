@@ -8,7 +8,7 @@ fn segment(segment: &Segment) -> kvm_segment {
         base: segment.base,
         limit: segment.limit,
         selector: segment.selector,
-        type_: segment.type_,
+        type_: segment.kind,
         present: u8::from(segment.present),
         dpl: segment.dpl,
         db: u8::from(segment.db),

@@ -1,18 +1,16 @@
 //! The machine's board: which devices it has, where they are, and how that is told to the guest.
 
-use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
 use boot::layout::{self, RamLayout};
-use devices::bus::{Bus, BusConflict, BusDevice};
+use devices::bus::{Bus, BusDevice};
 use devices::ports;
-use devices::power::{PowerButton, PowerPorts};
-use devices::pvpanic::Pvpanic;
-use devices::rtc::RtcDevice;
+use devices::power::{Power, PowerButton};
+use devices::pvpanic::PvPanic;
+use devices::rtc;
 use devices::serial::Serial;
-use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
 use super::boot_once::Blueprint;
@@ -44,18 +42,18 @@ impl Board {
         let serial =
             Serial::new(vm.pin_irq(ports::COM1_GSI)?, Box::new(output), console.input.clone());
         let serial = Arc::new(Mutex::new(serial));
-        console.attach(&serial);
+        console.attach(serial.clone());
         let mut bus = Bus::new();
         put(&mut bus, ports::COM1, serial)?;
-        put(&mut bus, ports::POWER, Arc::new(Mutex::new(PowerPorts::new())))?;
-        put(&mut bus, ports::PVPANIC, Arc::new(Mutex::new(Pvpanic::new())))?;
+        put(&mut bus, ports::POWER, Arc::new(Mutex::new(Power::new())))?;
+        put(&mut bus, ports::PVPANIC, Arc::new(Mutex::new(PvPanic)))?;
         let clock = match spec.rtc() {
             Rtc::None => None,
             Rtc::Utc => Some(HostClock::Utc),
             Rtc::Localtime => Some(HostClock::Local),
         };
         if let Some(clock) = clock {
-            put(&mut bus, ports::RTC, Arc::new(Mutex::new(RtcDevice::new(Box::new(clock)))))?;
+            put(&mut bus, ports::RTC, Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock)))))?;
         }
         let window = pci_window(layout, vm.physical_address_bits());
         let platform = Platform {
@@ -76,4 +74,17 @@ impl Board {
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
         Ok(Board { buses: Buses { ports: bus, mmio: Bus::new() }, power_button, platform })
     }
+}
+
+fn put(bus: &mut Bus, port: u16, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), StartError> {
+    bus.insert(u64::from(port), device).map_err(|error| StartError::Describe(error.into()))
+}
+
+/// The 64-bit PCI window: behind all RAM, as far as the processor's addresses reach.
+fn pci_window(layout: &RamLayout, address_bits: u32) -> Option<std::ops::Range<u64>> {
+    const SIZE: u64 = 64 << 30;
+    let start = layout.end().checked_next_multiple_of(SIZE)?;
+    let end = start.checked_add(SIZE)?;
+    let reach = 1u64.checked_shl(address_bits)?;
+    (end <= reach).then_some(start..end)
 }

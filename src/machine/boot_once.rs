@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::thread;
 
+use boot::initrd::Initrd;
 use boot::kernel::Kernel;
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
@@ -146,17 +147,21 @@ fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), Star
     let kernel_file = open("kernel", path)?;
     let kernel = Kernel::parse(&kernel_file)
         .map_err(|source| StartError::Kernel { path: path.to_owned(), source })?;
-    let initrd = spec.initrd().map(|path| Ok((path, open("initrd", path)?))).transpose()?;
-    let initrd_len = match &initrd {
-        Some((path, file)) => Some(length(path, file)?),
+    let initrd = match spec.initrd() {
+        Some(path) => Some(open_initrd(path)?),
         None => None,
     };
-    let request = PlanRequest { cmdline: &spec.cmdline(), initrd_len, ram: layout };
+    let cmdline = spec.cmdline();
+    let request = PlanRequest {
+        cmdline: &cmdline,
+        initrd: initrd.as_ref().map(|(_, initrd)| initrd.clone()),
+        ram: layout,
+        preferred_entry: None,
+    };
     let plan = boot::plan::plan(&kernel, &request).map_err(StartError::Plan)?;
     let mut sources = Vec::with_capacity(2);
-    if let Some((path, file)) = initrd {
-        let copies = plan.initrd.iter().copied().collect();
-        sources.push(Source { path: path.to_owned(), file, copies });
+    if let Some((source, _)) = initrd {
+        sources.push(Source { copies: plan.initrd.iter().cloned().collect(), ..source });
     }
     sources.push(Source { path: path.to_owned(), file: kernel_file, copies: plan.kernel.clone() });
     Ok((plan, sources))
@@ -166,8 +171,9 @@ fn open(what: &'static str, path: &Path) -> Result<File, StartError> {
     File::open(path).map_err(|source| StartError::Open { what, path: path.to_owned(), source })
 }
 
-fn length(path: &Path, file: &File) -> Result<u64, StartError> {
-    let metadata =
-        file.metadata().map_err(|source| StartError::Read { path: path.to_owned(), source })?;
-    Ok(metadata.len())
+fn open_initrd(path: &Path) -> Result<(Source, Initrd), StartError> {
+    let file = open("initrd", path)?;
+    let initrd =
+        Initrd::parse(&file).map_err(|source| StartError::Initrd { path: path.to_owned(), source })?;
+    Ok((Source { path: path.to_owned(), file, copies: Vec::new() }, initrd))
 }

@@ -5,17 +5,20 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use devices::console::ByteQueue;
-use devices::serial::{ConsoleSink, Serial};
+use devices::serial::{ConsoleSink, Serial, SerialInput};
 
 /// Output that may wait for its reader before the guest has to.
 const OUTPUT_CAPACITY: usize = 64 << 10;
 /// Input that may wait for the guest. Enough for any paste; a program that writes more waits.
 const INPUT_CAPACITY: usize = 1 << 20;
+/// How often, and how far apart, to try a serial port that a vCPU is busy with.
+const POKES: u32 = 100;
+const POKE_INTERVAL: Duration = Duration::from_millis(1);
 /// How long the last output may take to leave once the machine has ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -24,8 +27,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Console {
     pub(super) output: Arc<ByteQueue>,
     pub(super) input: Arc<ByteQueue>,
-    /// The serial port of the present boot, to tell it that there is input.
-    serial: Arc<Mutex<Weak<Mutex<Serial>>>>,
+    /// The way into the serial port of the present boot.
+    port: Arc<Mutex<Option<SerialInput>>>,
 }
 
 impl Console {
@@ -33,19 +36,33 @@ impl Console {
         Console {
             output: Arc::new(ByteQueue::new(OUTPUT_CAPACITY)),
             input: Arc::new(ByteQueue::new(INPUT_CAPACITY)),
-            serial: Arc::default(),
+            port: Arc::default(),
         }
     }
 
     /// The serial port of the next boot takes over.
-    pub(super) fn attach(&self, serial: &Arc<Mutex<Serial>>) {
-        *self.serial.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(serial);
+    pub(super) fn attach(&self, serial: Arc<Mutex<Serial>>) {
+        *self.port() = Some(SerialInput::new(serial));
     }
 
+    /// The port of a boot that is over lets go of its interrupt.
+    pub(super) fn detach(&self) {
+        *self.port() = None;
+    }
+
+    fn port(&self) -> MutexGuard<'_, Option<SerialInput>> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the port that there is input. While a vCPU waits for room in the output it holds the port; it looks at
+    /// its input again before it goes on, so that giving up here leaves nothing behind.
     fn poke(&self) {
-        let serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        if let Some(serial) = serial {
-            serial.lock().unwrap_or_else(PoisonError::into_inner).input_ready();
+        let Some(port) = self.port().clone() else { return };
+        for _ in 0..POKES {
+            if port.poke() {
+                return;
+            }
+            thread::sleep(POKE_INTERVAL);
         }
     }
 }
@@ -59,6 +76,11 @@ pub struct ConsoleInput {
 impl ConsoleInput {
     pub(super) fn new(console: Console) -> Self {
         ConsoleInput { console }
+    }
+
+    /// Nothing more will be typed; who waits for room stops waiting.
+    pub(super) fn close(&self) {
+        self.console.input.close();
     }
 }
 

@@ -39,6 +39,14 @@ pub enum StartError {
         /// What it is, and what to give instead.
         source: boot::kernel::KernelError,
     },
+    /// What was given as the initrd is none.
+    #[error("cannot use {path} as the initrd: {source}", path = path.display())]
+    Initrd {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        source: boot::initrd::InitrdError,
+    },
     /// Kernel, initrd and command line do not fit the machine.
     #[error(transparent)]
     Plan(boot::plan::PlanError),
@@ -70,4 +78,7 @@ pub enum StartError {
     /// The host refused a thread.
     #[error("the host refused a thread: {0}; see `ulimit -u`")]
     Thread(#[source] io::Error),
+    /// A thread of the machine panicked.
+    #[error("minivmm itself failed: {0} panicked. This is a defect: please report what was printed above")]
+    Internal(&'static str),
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use boot::plan::Copy;
+use boot::plan::Load;
 
 use super::StartError;
 use crate::kvm::memory::GuestRam;
@@ -22,13 +22,13 @@ const PIECE: u64 = 2 << 20;
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) file: File,
-    pub(super) copies: Vec<Copy>,
+    pub(super) copies: Vec<Load>,
 }
 
 /// All the pieces, and how far the threads are.
 #[derive(Debug)]
 pub(super) struct Loader<'a> {
-    pieces: Vec<(&'a Source, Copy)>,
+    pieces: Vec<(&'a Source, Load)>,
     next: AtomicUsize,
 }
 
@@ -55,8 +55,8 @@ fn read_error(path: &Path, source: io::Error) -> StartError {
     StartError::Read { path: path.to_owned(), source }
 }
 
-fn cut(copy: &Copy) -> impl Iterator<Item = Copy> + use<> {
-    let Copy { file_offset, guest, len } = *copy;
+fn cut(copy: &Load) -> impl Iterator<Item = Load> + use<> {
+    let Load { file_offset, guest, len } = *copy;
     let mut done = 0;
     std::iter::from_fn(move || {
         if done >= len {
@@ -64,7 +64,7 @@ fn cut(copy: &Copy) -> impl Iterator<Item = Copy> + use<> {
         }
         let at = guest + done;
         let piece = (PIECE - at % PIECE).min(len - done);
-        let copy = Copy { file_offset: file_offset + done, guest: at, len: piece };
+        let copy = Load { file_offset: file_offset + done, guest: at, len: piece };
         done += piece;
         Some(copy)
     })
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn pieces_cover_a_copy_once_and_end_at_huge_pages() {
-        let copy = Copy { file_offset: 20480, guest: 0x100_3000, len: 14 << 20 };
+        let copy = Load { file_offset: 20480, guest: 0x100_3000, len: 14 << 20 };
         let pieces: Vec<_> = cut(&copy).collect();
         let mut at = (copy.file_offset, copy.guest);
         for piece in &pieces {

@@ -45,6 +45,20 @@ struct Outcome {
     ended: Condvar,
 }
 
+/// Publishes how the machine ended, also when the supervisor panics: whoever waits must not wait for ever.
+struct Ending<'a> {
+    outcome: &'a Outcome,
+    exit: Exit,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let exit = std::mem::replace(&mut self.exit, Exit::Killed);
+        *self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(exit));
+        self.outcome.ended.notify_all();
+    }
+}
+
 /// A running machine. Dropping it ends it and frees everything it had.
 #[derive(Debug)]
 pub struct Machine {
@@ -103,10 +117,9 @@ impl Machine {
         let supervisor = thread::Builder::new()
             .name("machine".into())
             .spawn(move || {
-                let exit = supervise(&blueprint, boot, &receiver, &events);
+                let mut ending = Ending { outcome: &result, exit: Exit::Failed(StartError::Internal("the supervisor")) };
+                ending.exit = supervise(&blueprint, boot, &receiver, &events);
                 output.finish();
-                *result.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(exit));
-                result.ended.notify_all();
             })
             .map_err(StartError::Thread)?;
         Ok(Machine { controls: Controls { events: sender }, outcome, input, supervisor: Some(supervisor) })

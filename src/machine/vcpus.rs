@@ -72,22 +72,41 @@ impl Drop for VcpuThreads {
 const STACK: usize = 256 << 10;
 
 fn run(mut vcpu: Vcpu, context: &VcpuContext, stop: &AtomicBool) {
-    let report = |what| {
-        // The supervisor is gone only when the machine is going down.
-        let _ = context.events.send(Event::Vcpu { boot: context.boot, what });
+    // Said if nothing better is: a vCPU that ends without a word would leave the machine standing.
+    let mut last_word = LastWord { context, what: Some(VcpuEvent::Failed(StartError::Internal("a vCPU"))) };
+    last_word.what = match kick::accept_kicks(&vcpu) {
+        Ok(()) => run_until(&mut vcpu, &context.buses, stop),
+        Err(error) => Some(VcpuEvent::Failed(StartError::Kvm(error))),
     };
-    if let Err(error) = kick::accept_kicks(&vcpu) {
-        return report(VcpuEvent::Failed(StartError::Kvm(error)));
-    }
+}
+
+/// Runs the guest until it has something to say to the supervisor, or `None` once `stop` is set.
+fn run_until(vcpu: &mut Vcpu, buses: &Buses, stop: &AtomicBool) -> Option<VcpuEvent> {
     while !stop.load(Ordering::Acquire) {
-        match step(&mut vcpu, &context.buses) {
+        match step(vcpu, buses) {
             Ok(None) => {}
             // Every effect ends this boot: run no instruction behind it.
-            Ok(Some(effect)) => return report(VcpuEvent::Effect(effect)),
-            Err(crash) => return report(VcpuEvent::Crashed(crash)),
+            Ok(Some(effect)) => return Some(VcpuEvent::Effect(effect)),
+            Err(crash) => return Some(VcpuEvent::Crashed(crash)),
         }
     }
     // The last access may still wait for its completion; the vCPU is thrown away, so nobody reads its state.
+    None
+}
+
+/// Tells the supervisor how a vCPU thread ended, also when it panics.
+struct LastWord<'a> {
+    context: &'a VcpuContext,
+    what: Option<VcpuEvent>,
+}
+
+impl Drop for LastWord<'_> {
+    fn drop(&mut self) {
+        if let Some(what) = self.what.take() {
+            // The supervisor is gone only when the machine is going down.
+            let _ = self.context.events.send(Event::Vcpu { boot: self.context.boot, what });
+        }
+    }
 }
 
 /// What a vCPU tells the supervisor.
