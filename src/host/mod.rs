@@ -1,0 +1,3 @@
+//! The process's own surroundings.
+
+pub(crate) mod facts;
