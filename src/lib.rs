@@ -19,7 +19,8 @@
 
 #[doc(hidden)]
 pub mod cli;
-mod host;
+#[doc(hidden)]
+pub mod host;
 mod kvm;
 mod machine;
 pub mod spec;

@@ -5,7 +5,9 @@
     reason = "saying things to people is what the command line does"
 )]
 
+mod advice;
 pub mod args;
+mod drivers;
 pub mod exit;
 pub mod report;
 
