@@ -9,7 +9,9 @@ mod advice;
 pub mod args;
 mod drivers;
 pub mod exit;
+mod menu;
 pub mod report;
+mod session;
 
 use std::process::ExitCode;
 
@@ -44,7 +46,7 @@ fn flags(error: &clap::Error) -> Status {
 
 fn run(spec: &crate::spec::Spec) -> Status {
     match spec.kernel() {
-        Ok(_) => Status::Failed,
+        Ok(_) => session::run(spec),
         Err(error) => {
             complain(&error);
             Status::Usage
