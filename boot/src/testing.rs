@@ -118,3 +118,29 @@ pub(crate) fn plan_with(
     let ram = RamLayout::new(mib * MIB);
     plan(&Kernel::parse(file).unwrap(), &PlanRequest { cmdline, initrd, ram: &ram, preferred_entry })
 }
+
+/// The committed seeds of the fuzz target `kernel_loader`: file name and content.
+fn kernel_seeds() -> [(&'static str, Vec<u8>); 4] {
+    let one = [Part { paddr: 0x10_0000, filesz: 0x100, memsz: 0x3000 }];
+    [
+        ("bzimage", bzimage()),
+        ("elf-tiny", tiny_elf()),
+        ("elf-pvh", pvh_elf()),
+        ("elf-pvh-only", elf(0, &one, Some(0x10_0000))),
+    ]
+}
+
+/// The seeds are made here and nowhere else; with `MINIVMM_WRITE_SEEDS` set they are written again.
+#[test]
+fn fuzz_seeds_are_those_of_the_builders() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/kernel_loader");
+    for (name, seed) in kernel_seeds() {
+        let path = dir.join(name);
+        if std::env::var_os("MINIVMM_WRITE_SEEDS").is_some() {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(&path, &seed).unwrap();
+        }
+        let committed = std::fs::read(&path).unwrap_or_default();
+        assert!(committed == seed, "{name}: run this test with MINIVMM_WRITE_SEEDS=1 and commit fuzz/seeds");
+    }
+}
