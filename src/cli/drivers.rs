@@ -112,8 +112,8 @@ pub(super) fn initrd_of(host: &Host, kernel: &Path, release: &str) -> Option<Pat
 
 /// What betrays a distribution's kernel, whose drivers are modules: its release's ending, or who built it.
 pub(super) fn is_distribution(release: &str, version: Option<&str>) -> bool {
-    const ENDINGS: [&str; 9] =
-        ["-amd64", "-generic", "-lowlatency", "-default", "-arch1", "-azure", "-aws", "-gcp", "-kvm"];
+    const ENDINGS: [&str; 8] =
+        ["-amd64", "-generic", "-lowlatency", "-default", "-azure", "-aws", "-gcp", "-kvm"];
     const BUILDERS: [&str; 5] = ["debian", "ubuntu", "buildd@", "mockbuild@", "fedoraproject"];
     let version = version.unwrap_or_default().to_ascii_lowercase();
     let numbered = |mark: &str| {
@@ -122,6 +122,7 @@ pub(super) fn is_distribution(release: &str, version: Option<&str>) -> bool {
         })
     };
     ENDINGS.iter().any(|ending| release.ends_with(ending))
+        || numbered("-arch")
         || numbered(".fc")
         || numbered(".el")
         || BUILDERS.iter().any(|builder| version.contains(builder))
@@ -205,6 +206,7 @@ mod tests {
             "6.8.0-45-generic",
             "6.9.5-200.fc40.x86_64",
             "5.14.0-427.el9.x86_64",
+            "6.10.3-arch1-1",
         ] {
             assert!(is_distribution(known, None), "{known}");
         }

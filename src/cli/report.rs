@@ -1,6 +1,13 @@
 //! Text for people, on stderr.
 
 use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Says something on stderr. Where nobody listens any more, the machine matters more than the text.
+pub fn say(text: &dyn Display) {
+    let _ = write!(io::stderr(), "{text}");
+}
 
 /// An error and its causes in one line, each said once: a cause that the message before it quotes already is left out.
 pub fn chain(error: &dyn Error) -> String {
@@ -9,7 +16,8 @@ pub fn chain(error: &dyn Error) -> String {
     while let Some(error) = cause {
         let message = error.to_string();
         if !said.contains(&message) {
-            said = format!("{said}: {message}");
+            // "It cannot be read." and its cause make one sentence.
+            said = format!("{}: {message}", said.trim_end_matches('.'));
         }
         cause = error.source();
     }

@@ -2,12 +2,14 @@
 //!
 //! Everything is found under one root, so that a test can give a tree of its own.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use kvm_ioctls::Kvm;
 
 /// A host, seen from a root folder.
 #[derive(Debug, Clone)]
@@ -16,8 +18,7 @@ pub(crate) struct Host {
 }
 
 /// Whether a device can be used by this process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Access {
     /// It can.
     Granted,
@@ -32,15 +33,14 @@ pub(crate) enum Access {
 }
 
 /// Who may use a device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
     /// The group that may, by name; `None` if it has no rights or no name, or is root's.
     pub group: Option<String>,
 }
 
 /// What virtualizes under /dev/kvm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// Intel VT-x.
     Vmx,
@@ -52,8 +52,17 @@ pub(crate) enum Backend {
     Unknown,
 }
 
+/// What /dev/kvm says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvmFacts {
+    /// KVM_GET_API_VERSION.
+    pub api_version: i32,
+    /// vCPUs that one machine can have.
+    pub max_vcpus: usize,
+}
+
 /// The processors.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cpu {
     /// `vendor_id`: `GenuineIntel`, `AuthenticAMD`.
     pub vendor: String,
@@ -70,8 +79,7 @@ pub(crate) struct Cpu {
 }
 
 /// Memory, in KiB as /proc/meminfo counts it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// All of it.
     pub total_kib: u64,
@@ -107,6 +115,19 @@ impl Host {
         }
     }
 
+    /// Asks KVM what it can, and has it make an empty machine: only then does it say that somebody else holds the
+    /// processor's virtualization.
+    pub(crate) fn ask_kvm(&self, device: &str) -> Result<KvmFacts, Access> {
+        let path = self.path(device);
+        let refused =
+            |error: kvm_ioctls::Error| self.refused(&path, &io::Error::from_raw_os_error(error.errno()));
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| Access::Missing)?;
+        let kvm = Kvm::new_with_path(name).map_err(refused)?;
+        let facts = KvmFacts { api_version: kvm.get_api_version(), max_vcpus: kvm.get_max_vcpus() };
+        kvm.create_vm().map_err(refused)?;
+        Ok(facts)
+    }
+
     /// What it means that `device` was not to be had.
     pub(crate) fn refused(&self, path: &Path, error: &io::Error) -> Access {
         match error.kind() {
@@ -138,18 +159,24 @@ impl Host {
     /// Which backend /dev/kvm has. A module that is built in has its folder also where it found no hardware: the
     /// processor must agree.
     pub(crate) fn backend(&self, cpu: &Cpu) -> Backend {
-        let module = |name: &str| self.path("/sys/module").join(name).exists();
-        if module("kvm_pvm") && !cpu.vmx && !cpu.svm {
-            Backend::Pvm
-        } else if module("kvm_intel") && cpu.vmx {
+        if self.module("kvm_intel") && cpu.vmx {
             Backend::Vmx
-        } else if module("kvm_amd") && cpu.svm {
+        } else if self.module("kvm_amd") && cpu.svm {
             Backend::Svm
-        } else if module("kvm_pvm") {
+        } else if self.module("kvm_pvm") {
             Backend::Pvm
         } else {
             Backend::Unknown
         }
+    }
+
+    /// Whether /dev/kvm is kvm_pvm's, without reading /proc/cpuinfo, which asks every processor of the host.
+    pub(crate) fn is_pvm(&self) -> bool {
+        self.module("kvm_pvm") && !self.module("kvm_intel") && !self.module("kvm_amd")
+    }
+
+    fn module(&self, name: &str) -> bool {
+        self.path("/sys/module").join(name).exists()
     }
 
     /// Whether the kernel has KVM, whatever stands in /dev.
@@ -267,6 +294,7 @@ pub(crate) mod tests {
         let (_folder, host) = tree(&[("/sys/module/kvm_pvm/x", "")]);
         assert_eq!(host.backend(&cpu(false, false)), Backend::Pvm);
         assert_eq!(host.backend(&cpu(true, false)), Backend::Pvm);
+        assert!(host.is_pvm());
     }
 
     #[test]
