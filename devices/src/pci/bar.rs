@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::config::registers::BAR0;
+use super::registers::BAR0;
 
 /// Which of a function's six BARs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

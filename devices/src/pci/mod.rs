@@ -7,12 +7,14 @@
 //!
 //! Order of locks: the root's bus, then a function, then a vector of its MSI-X table.
 
+pub mod access;
 pub mod alloc;
 pub mod bar;
 pub mod config;
 pub mod function;
 pub mod host_bridge;
 pub mod msix;
+pub mod registers;
 pub mod root;
 pub mod slots;
 pub mod state;

@@ -7,18 +7,19 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use super::access::{Ecam, PciWindow};
 use super::alloc::{BarAllocator, WindowFull, Windows};
 use super::bar::BarIndex;
 use super::config::CONFIG_SIZE;
 use super::function::PciFunction;
 use super::state::{ConfigStateError, PciRootState, PciSlotState};
-use super::{DEVICES, ECAM_SIZE, EcamMirror, FUNCTION_ECAM, FUNCTIONS, FunctionAddress};
-use crate::bus::{BusDevice, Effect};
+use super::{DEVICES, EcamMirror, FUNCTION_ECAM, FUNCTIONS, FunctionAddress};
+use crate::bus::{Bus, BusConflict};
 
 /// What the first doubleword of an absent device reads as (PCI 3.0 §6.1).
 const ABSENT: [u8; 4] = [0xff; 4];
 
-type SharedFunction = Arc<Mutex<dyn PciFunction>>;
+pub(super) type SharedFunction = Arc<Mutex<dyn PciFunction>>;
 
 /// Segment 0, bus 0.
 #[derive(Debug)]
@@ -122,19 +123,23 @@ impl PciRoot {
         Ok(())
     }
 
-    /// The device through which the guest writes configuration space, and reads it where the host has no read-only
-    /// memory: [`ECAM_SIZE`] bytes.
-    pub fn ecam(self: &Arc<Self>) -> Ecam {
-        Ecam(self.clone())
+    /// Puts configuration space, at `ecam`, and the windows on the machine's memory bus.
+    ///
+    /// # Errors
+    /// [`BusConflict`] where something else is there already.
+    pub fn put_on(self: &Arc<Self>, bus: &mut Bus, ecam: u64) -> Result<(), BusConflict> {
+        bus.insert_shared(ecam, Arc::new(self.ecam()))?;
+        for range in [&self.windows.low, &self.windows.high].into_iter().filter(|range| !range.is_empty()) {
+            let window = PciWindow { root: self.clone(), range: range.clone() };
+            bus.insert_shared(range.start, Arc::new(window))?;
+        }
+        Ok(())
     }
 
-    /// The devices through which the guest reaches BARs, with their addresses; an empty window has none.
-    pub fn windows(self: &Arc<Self>) -> Vec<(u64, PciWindow)> {
-        [&self.windows.low, &self.windows.high]
-            .into_iter()
-            .filter(|range| !range.is_empty())
-            .map(|range| (range.start, PciWindow { root: self.clone(), range: range.clone() }))
-            .collect()
+    /// The device through which the guest writes configuration space, and reads it where the host has no read-only
+    /// memory: [`super::ECAM_SIZE`] bytes.
+    pub fn ecam(self: &Arc<Self>) -> Ecam {
+        Ecam(self.clone())
     }
 
     /// All functions back to power-on, BARs disabled at their preset addresses.
@@ -188,7 +193,7 @@ impl PciRoot {
     }
 
     /// One function's part of a configuration read: zeros for an absent one, but for the word that says so.
-    fn config_read(&self, offset: u64, data: &mut [u8]) {
+    pub(super) fn config_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let Some((address, register)) = split_ecam(offset) else { return };
         match self.lock_bus().slots.get(&address) {
@@ -204,7 +209,7 @@ impl PciRoot {
     }
 
     /// One function's part of a configuration write.
-    fn config_write(&self, offset: u64, data: &[u8]) {
+    pub(super) fn config_write(&self, offset: u64, data: &[u8]) {
         let Some((address, register)) = split_ecam(offset) else { return };
         let bus = &mut *self.lock_bus();
         let Some(slot) = bus.slots.get_mut(&address) else { return };
@@ -256,7 +261,7 @@ impl PciRoot {
     }
 
     /// Who answers to the whole of an access, and where in its BAR.
-    fn find(&self, address: u64, len: usize) -> Option<(SharedFunction, BarIndex, u64)> {
+    pub(super) fn find(&self, address: u64, len: usize) -> Option<(SharedFunction, BarIndex, u64)> {
         let end = address.checked_add(len as u64)?;
         let decoded = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
         let after = decoded.partition_point(|mapping| mapping.range.start <= address);
@@ -274,7 +279,7 @@ impl PciRoot {
 const WHOLE: Range<u16> = 0..256;
 const _: () = assert!(WHOLE.end as usize == CONFIG_SIZE);
 
-fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciFunction + 'static> {
+pub(super) fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciFunction + 'static> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -293,73 +298,4 @@ fn split_ecam(offset: u64) -> Option<(FunctionAddress, u16)> {
     let device = u8::try_from(function / u64::from(FUNCTIONS)).ok()?;
     let address = FunctionAddress::new(device, u8::try_from(function % u64::from(FUNCTIONS)).ok()?)?;
     Some((address, u16::try_from(offset % FUNCTION_ECAM).ok()?))
-}
-
-/// Offset and length of the pieces of an access that each lie in one function's 4 KiB.
-fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
-    let left = usize::try_from(FUNCTION_ECAM - offset % FUNCTION_ECAM).unwrap_or(len).min(len);
-    [(offset, 0..left), (offset.saturating_add(left as u64), left..len)]
-        .into_iter()
-        .filter(|(_, range)| !range.is_empty())
-}
-
-/// Configuration space as a device on the bus.
-#[derive(Debug)]
-pub struct Ecam(Arc<PciRoot>);
-
-impl BusDevice for Ecam {
-    fn size(&self) -> u64 {
-        ECAM_SIZE
-    }
-
-    fn read(&mut self, offset: u64, data: &mut [u8]) -> Option<Effect> {
-        for (offset, range) in pieces(offset, data.len()) {
-            if let Some(piece) = data.get_mut(range) {
-                self.0.config_read(offset, piece);
-            }
-        }
-        None
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
-        for (offset, range) in pieces(offset, data.len()) {
-            if let Some(piece) = data.get(range) {
-                self.0.config_write(offset, piece);
-            }
-        }
-        None
-    }
-}
-
-/// A window of BARs as a device on the bus.
-#[derive(Debug)]
-pub struct PciWindow {
-    root: Arc<PciRoot>,
-    range: Range<u64>,
-}
-
-impl PciWindow {
-    fn find(&self, offset: u64, len: usize) -> Option<(SharedFunction, BarIndex, u64)> {
-        self.root.find(self.range.start.checked_add(offset)?, len)
-    }
-}
-
-impl BusDevice for PciWindow {
-    fn size(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-
-    /// What no BAR claims whole reads as all ones (PCI 3.0 §6.2.5, master abort).
-    fn read(&mut self, offset: u64, data: &mut [u8]) -> Option<Effect> {
-        let Some((function, bar, offset)) = self.find(offset, data.len()) else {
-            data.fill(0xff);
-            return None;
-        };
-        lock(&function).bar_read(bar, offset, data)
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
-        let (function, bar, offset) = self.find(offset, data.len())?;
-        lock(&function).bar_write(bar, offset, data)
-    }
 }

@@ -9,6 +9,7 @@ use super::bar::{Bar, BarIndex, BarKind};
 use super::config::{ConfigSpace, Identity};
 use super::function::PciFunction;
 use super::msix::{Msix, MsixLayout};
+use super::state::{MsixState, MsixStateError};
 use super::{ECAM_SIZE, EcamMirror};
 use crate::bus::Effect;
 use crate::irq::{Irq, MsiAllocator, MsiIrq};
@@ -165,6 +166,14 @@ impl Scratch {
         let msix = Msix::new(&mut config, 3, layout, allocator).ok()?;
         config.add_capability(0x09, &[8, 0x11, 0x22, 0x33], &[0, 0, 0xf0, 0xff]).ok()?;
         Some(Scratch { config, msix, places: [None; 6], broken_promises: 0, memory: [0; 16] })
+    }
+
+    /// Restores the MSI-X table alone, the configuration space being restored.
+    ///
+    /// # Errors
+    /// [`MsixStateError`] for a table of another kind.
+    pub fn restore_msix(&mut self, state: &MsixState) -> Result<(), MsixStateError> {
+        self.msix.restore(state, &self.config)
     }
 
     fn expect(&mut self, promise: bool) {

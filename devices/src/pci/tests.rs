@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use super::alloc::Windows;
 use super::bar::{Bar, BarError, BarIndex, BarKind};
-use super::config::{CapabilityTooLong, ConfigSpace, Identity, registers as reg};
+use super::config::{CapabilityTooLong, ConfigSpace, Identity};
 use super::host_bridge::HostBridge;
+use super::registers as reg;
 use super::root::{PciError, PciRestoreError, PciRoot};
 use super::state::{ConfigState, ConfigStateError, PciRootState};
 use super::testing::{Scratch, TestMirror, TestMsiAllocator};
 use super::*;
-use crate::bus::{Bus, BusDevice};
+use crate::bus::{Bus, SharedDevice};
 use crate::irq::MsiAllocator;
 use proptest::prelude::*;
 
@@ -46,10 +47,7 @@ fn rig() -> Rig {
     root.insert(at(0, 0), Arc::new(Mutex::new(HostBridge::new()))).unwrap();
     root.insert(at(SCRATCH_SLOT, 0), scratch.clone()).unwrap();
     let mut bus = Bus::new();
-    bus.insert(ECAM, Arc::new(Mutex::new(root.ecam()))).unwrap();
-    for (base, window) in root.windows() {
-        bus.insert(base, Arc::new(Mutex::new(window))).unwrap();
-    }
+    root.put_on(&mut bus, ECAM).unwrap();
     Rig { bus, root, mirror, scratch, host }
 }
 
@@ -86,7 +84,7 @@ impl Rig {
     }
     /// The guest's view of all configuration space is the device's.
     fn assert_mirrored(&self) {
-        let mut ecam = self.root.ecam();
+        let ecam = self.root.ecam();
         let (mut mirrored, mut read) = ([0; 4096], [0xaa; 4096]);
         for offset in (0..ECAM_SIZE).step_by(4096) {
             self.mirror.read(offset, &mut mirrored);
@@ -240,7 +238,8 @@ fn a_bus_with_full_windows_says_so() {
     let root = PciRoot::new(Windows { low: 0..0x1000, high: 0..0 }, Arc::new(TestMirror::default()));
     let host = Arc::new(TestMsiAllocator::default());
     assert!(matches!(root.insert(at(1, 0), scratch(&host)), Err(PciError::WindowFull(_))));
-    assert_eq!(root.windows().len(), 1);
+    root.put_on(&mut Bus::new(), 0x1000).unwrap();
+    assert!(root.put_on(&mut Bus::new(), 0xfff).is_err(), "configuration space over a window");
 }
 
 #[test]
