@@ -125,6 +125,17 @@ fn reset_and_panic_and_triple_fault_end_as_they_say() {
 }
 
 #[test]
+fn obedient_guest_obeys() {
+    let panic = "Kernel panic - not syncing: test\n";
+    for (input, end, said) in
+        [("xr", End::Reset, ""), ("k", End::Reset, panic), ("abcq", End::PowerOff, "done\n")]
+    {
+        let outcome = Machine { input: input.into(), ..Default::default() }.run(Guest::Obedient);
+        assert_eq!((outcome.end, outcome.output), (end, format!("ready\n{said}")));
+    }
+}
+
+#[test]
 fn halt_and_busy_loop_stay() {
     for (guest, said) in
         [(Guest::Halt, "halting\n"), (Guest::Busy, "spinning\n"), (Guest::Pvpanic, "survived\n")]
@@ -154,5 +165,8 @@ fn clock_is_read_and_its_absence_seen() {
 #[test]
 fn pvh_entry_finds_its_start_info() {
     let outcome = Machine { cmdline: "quiet", ..Default::default() }.run(Guest::Pvh);
-    powers_off_after(&outcome, "magic=336ec578 entries=00000002\ncmdline=quiet\ndone\n");
+    powers_off_after(
+        &outcome,
+        "magic=336ec578 entries=00000002 modules=00000001 rsdp=000c0000\ncmdline=quiet\ndone\n",
+    );
 }

@@ -85,11 +85,13 @@ pub(super) fn long_mode(vcpu: &VcpuFd, memory: &GuestMemoryMmap, entry: u64, cmd
     vcpu.set_regs(&kvm_regs { rip: entry, rsi: BOOT_PARAMS, rflags: 2, ..Default::default() }).unwrap();
 }
 
-/// Start info with two memory map entries.
+/// Start info that claims two memory map entries and a module.
 pub(super) fn pvh(vcpu: &VcpuFd, memory: &GuestMemoryMmap, entry: GuestAddress, cmdline: &str) {
     put_cmdline(memory, cmdline);
     put(memory, START_INFO, 0x336e_c578u32);
+    put(memory, START_INFO + 12, 1u32);
     put(memory, START_INFO + 24, CMDLINE);
+    put(memory, START_INFO + 32, RSDP);
     put(memory, START_INFO + 48, 2u32);
     set_segments(vcpu, false, |_| ());
     vcpu.set_regs(&kvm_regs { rip: entry.0, rbx: START_INFO, rflags: 2, ..Default::default() }).unwrap();

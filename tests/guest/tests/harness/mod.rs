@@ -1,11 +1,12 @@
 //! A machine with just what the tiny guests need, so that they are tested before, and without, the product: memory,
 //! KVM's interrupt controllers, COM1, the power ports, a clock that stands still and one PCI function with MSI-X.
 
+mod devices;
 mod entry;
 mod pci;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -17,11 +18,11 @@ use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use tiny_guest::Guest;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use vm_superio::{Serial, Trigger};
+use vm_superio::Serial;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use pci::Function;
+use devices::{Devices, Edge, Output};
 
 /// 4 MiB, the least that guests are promised.
 const MEMORY: usize = 4 << 20;
@@ -61,46 +62,6 @@ pub(crate) struct Machine {
     pub(crate) pvpanic_returns: bool,
     /// Stop the machine when it has printed this.
     pub(crate) stop_after: Option<&'static str>,
-}
-
-struct Edge(EventFd);
-
-impl Trigger for Edge {
-    type E = io::Error;
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
-    }
-}
-
-#[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<u8>>>);
-
-impl Output {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What the vCPUs share.
-struct Devices {
-    vm: Arc<VmFd>,
-    serial: Mutex<Serial<Edge, vm_superio::serial::NoEvents, Output>>,
-    cmos_index: Mutex<u8>,
-    clock: bool,
-    pvpanic_returns: bool,
-    function: Option<Mutex<Function>>,
-    ignored_writes: Mutex<usize>,
-    stop: AtomicBool,
 }
 
 extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -258,64 +219,6 @@ fn run_vcpu(mut vcpu: VcpuFd, devices: &Devices) -> End {
             // EAGAIN: a CPU that waits for its start-up interrupt. EINTR: our kick.
             Err(error) if [libc::EAGAIN, libc::EINTR].contains(&error.errno()) => {}
             Err(error) => return End::Failed(error.to_string()),
-        }
-    }
-}
-
-impl Devices {
-    fn port_write(&self, port: u16, data: &[u8]) -> Option<End> {
-        match (port, data) {
-            (0x3f8..=0x3ff, [byte]) => {
-                self.serial.lock().unwrap().write((port - 0x3f8) as u8, *byte).unwrap()
-            }
-            // SLP_EN and SLP_TYP 5.
-            (0x600, [0x34]) => return Some(End::PowerOff),
-            (0x602, [1]) => return Some(End::Reset),
-            (0x505, [1]) if self.pvpanic_returns => {}
-            (0x505, [1]) => return Some(End::Panicked),
-            (0x70, [index]) => *self.cmos_index.lock().unwrap() = *index,
-            (0x505 | 0x600..=0x602, _) => return Some(End::Failed(format!("{data:x?} to port {port:#x}"))),
-            _ => *self.ignored_writes.lock().unwrap() += 1,
-        }
-        None
-    }
-
-    fn port_read(&self, port: u16, data: &mut [u8]) {
-        data.fill(0xff);
-        match (port, data) {
-            // `rep insb` is one exit with many bytes. (So are insw and insd, which no guest does here.)
-            (0x3f8..=0x3ff, data) => {
-                data.fill_with(|| self.serial.lock().unwrap().read((port - 0x3f8) as u8));
-            }
-            // The last second of the 20th century, in BCD, 24 hours.
-            (0x71, [byte]) if self.clock => {
-                *byte = match *self.cmos_index.lock().unwrap() {
-                    0 | 2 => 0x59,
-                    4 => 0x23,
-                    7 => 0x31,
-                    8 => 0x12,
-                    9 => 0x99,
-                    0x32 => 0x19,
-                    0x0b => 0x02,
-                    0x0d => 0x80,
-                    _ => 0,
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn memory_read(&self, address: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        if let Some(function) = &self.function {
-            function.lock().unwrap().read(address, data);
-        }
-    }
-
-    fn memory_write(&self, address: u64, data: &[u8]) {
-        match &self.function {
-            Some(function) => function.lock().unwrap().write(address, data, &self.vm),
-            None => *self.ignored_writes.lock().unwrap() += 1,
         }
     }
 }
