@@ -84,7 +84,7 @@ fn power_button_wakes_a_halted_cpu() {
 fn other_cpus_start() {
     for guest in [Guest::Smp, Guest::SmpX2apic] {
         powers_off_after(&run(guest), "aps=0000\ndone\n");
-        let two = Machine { cpus: 2, ..Default::default() };
+        let two = Machine { cpus: 2, cmdline: "cpus=2", ..Default::default() };
         powers_off_after(&two.run(guest), "aps=0001\ndone\n");
         let twelve = Machine { cpus: 12, cmdline: "quiet cpus=12 x", ..Default::default() };
         powers_off_after(&twelve.run(guest), "aps=000b\ndone\n");
