@@ -29,6 +29,24 @@ pub trait BusDevice: Debug + Send {
     fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect>;
 }
 
+/// Serves a read of any width as byte reads at successive offsets, lowest first: what the ISA bus does with a wide
+/// access to an 8-bit device.
+pub fn read_bytewise(offset: u64, data: &mut [u8], mut read: impl FnMut(u64) -> u8) {
+    for (at, byte) in (offset..).zip(data) {
+        *byte = read(at);
+    }
+}
+
+/// Serves a write of any width as byte writes at successive offsets, lowest first. The first effect wins; the bytes
+/// after it are not written.
+pub fn write_bytewise(
+    offset: u64,
+    data: &[u8],
+    mut write: impl FnMut(u64, u8) -> Option<Effect>,
+) -> Option<Effect> {
+    (offset..).zip(data).find_map(|(at, byte)| write(at, *byte))
+}
+
 /// Two devices wanted the same addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("address range {base:#x}+{size:#x} is empty, wraps or is taken already")]
@@ -60,6 +78,7 @@ impl Bus {
         let conflict = BusConflict { base, size };
         let last = size.checked_sub(1).and_then(|n| base.checked_add(n)).ok_or(conflict.clone())?;
         if let Some((start, (len, _))) = self.devices.range(..=last).next_back() {
+            // A device that starts inside the new range, or one from before that reaches into it.
             if *start >= base || base - *start < *len {
                 return Err(conflict);
             }
@@ -87,10 +106,136 @@ impl Bus {
         device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data)
     }
 
+    /// The device that claims the whole access, and where in it the access starts.
     fn find(&self, address: u64, len: usize) -> Option<(u64, &Mutex<dyn BusDevice>)> {
         let (base, (size, device)) = self.devices.range(..=address).next_back()?;
         let offset = address - base;
         let end = offset.checked_add(len as u64)?;
         (end <= *size).then_some((offset, device.as_ref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Remembers what it was asked.
+    #[derive(Debug, Default)]
+    struct Probe {
+        size: u64,
+        writes: Vec<(u64, Vec<u8>)>,
+        effect: Option<Effect>,
+    }
+
+    impl BusDevice for Probe {
+        fn size(&self) -> u64 {
+            self.size
+        }
+        fn read(&mut self, offset: u64, data: &mut [u8]) -> Option<Effect> {
+            read_bytewise(offset, data, |at| at as u8 + 1);
+            self.effect
+        }
+        fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
+            self.writes.push((offset, data.to_vec()));
+            self.effect
+        }
+    }
+
+    fn probe(size: u64) -> Arc<Mutex<Probe>> {
+        Arc::new(Mutex::new(Probe { size, ..Probe::default() }))
+    }
+
+    #[test]
+    fn every_width_reaches_the_device_with_its_offset() {
+        let mut bus = Bus::new();
+        let device = probe(16);
+        bus.insert(0x1000, device.clone()).unwrap();
+        for width in [1usize, 2, 4, 8] {
+            let mut data = vec![0; width];
+            assert_eq!(bus.read(0x1004, &mut data), None);
+            assert_eq!(data, (5..).take(width).collect::<Vec<u8>>());
+            bus.write(0x1008, &data);
+            assert_eq!(device.lock().unwrap().writes.pop(), Some((8, data)));
+        }
+    }
+
+    #[test]
+    fn an_access_that_straddles_the_end_of_a_device_is_nobodys() {
+        let mut bus = Bus::new();
+        let (first, second) = (probe(4), probe(4));
+        bus.insert(0x10, first.clone()).unwrap();
+        bus.insert(0x14, second.clone()).unwrap();
+        let mut data = [0; 4];
+        bus.read(0x12, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        bus.write(0x12, &[1, 2, 3, 4]);
+        bus.write(0x16, &[1, 2, 3, 4]);
+        bus.write(0x0e, &[1, 2, 3, 4]);
+        assert!(first.lock().unwrap().writes.is_empty());
+        assert!(second.lock().unwrap().writes.is_empty());
+    }
+
+    #[test]
+    fn an_empty_address_reads_as_all_ones_and_swallows_writes() {
+        let bus = Bus::new();
+        let mut data = [0; 8];
+        assert_eq!(bus.read(u64::MAX, &mut data), None);
+        assert_eq!(data, [0xff; 8]);
+        assert_eq!(bus.write(0, &data), None);
+    }
+
+    #[test]
+    fn overlapping_empty_and_wrapping_ranges_are_refused() {
+        let mut bus = Bus::new();
+        bus.insert(0x100, probe(0x10)).unwrap();
+        for (base, size) in
+            [(0x100, 0x10), (0xf8, 0x9), (0x10f, 1), (0x104, 2), (0x80, 0x1000), (0x50, 0), (u64::MAX, 2)]
+        {
+            assert_eq!(bus.insert(base, probe(size)), Err(BusConflict { base, size }), "{base:#x}+{size:#x}");
+        }
+        bus.insert(0x110, probe(1)).unwrap();
+        bus.insert(0xff, probe(1)).unwrap();
+        bus.insert(u64::MAX, probe(1)).unwrap();
+    }
+
+    #[test]
+    fn the_last_address_of_all_is_reachable() {
+        let mut bus = Bus::new();
+        bus.insert(u64::MAX, probe(1)).unwrap();
+        let mut data = [0; 1];
+        bus.read(u64::MAX, &mut data);
+        assert_eq!(data, [1]);
+        let mut wide = [0; 2];
+        bus.read(u64::MAX, &mut wide);
+        assert_eq!(wide, [0xff; 2]);
+    }
+
+    #[test]
+    fn an_effect_comes_back_to_the_caller_and_ends_a_bytewise_write() {
+        let mut bus = Bus::new();
+        let device = probe(4);
+        device.lock().unwrap().effect = Some(Effect::Reset);
+        bus.insert(0, device).unwrap();
+        assert_eq!(bus.write(0, &[1]), Some(Effect::Reset));
+        let mut seen = Vec::new();
+        let effect = write_bytewise(6, &[1, 2, 3], |at, byte| {
+            seen.push((at, byte));
+            (byte == 2).then_some(Effect::PowerOff)
+        });
+        assert_eq!((effect, seen), (Some(Effect::PowerOff), vec![(6, 1), (7, 2)]));
+    }
+
+    #[test]
+    fn a_device_that_panicked_once_is_still_served() {
+        let mut bus = Bus::new();
+        let device = probe(4);
+        bus.insert(0, device.clone()).unwrap();
+        let poison = device.clone();
+        let _ = std::thread::spawn(move || {
+            let _guard = poison.lock().unwrap();
+            panic!("poison the lock");
+        })
+        .join();
+        assert_eq!(bus.write(0, &[1]), None);
     }
 }

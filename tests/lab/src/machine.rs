@@ -1,0 +1,335 @@
+//! The lab itself: on this host when its own KVM boots Linux, else a machine that QEMU emulates with SVM in software.
+
+use crate::archive::Archive;
+use crate::channel::{Channel, Console};
+use crate::error::seconds;
+use crate::host::{install_tools, run, tool};
+use crate::{Cmd, Flavour, Kernel, LabError, Output, Process, cache, kernel};
+use rustix::fs::MemfdFlags;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A busy machine of two cores takes 3.5 s; this is for one that does much else.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+const INIT: &str = include_str!("../../../resources/initramfs/lab.sh");
+/// What the emulated machine loads: the port to us, KVM, TAP devices.
+const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "irqbypass", "kvm_amd", "tun"];
+
+/// Where commands run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabKind {
+    /// On this host: its own KVM boots Linux.
+    Direct,
+    /// In a machine emulated by QEMU, whose KVM works on emulated SVM.
+    Nested,
+}
+
+impl LabKind {
+    /// What this host calls for, and why; `MINIVMM_LAB=direct` or `nested` overrides.
+    #[must_use]
+    pub fn of_host() -> (Self, String) {
+        match std::env::var("MINIVMM_LAB").as_deref() {
+            Ok("direct") => return (Self::Direct, "MINIVMM_LAB says so".into()),
+            Ok("nested") => return (Self::Nested, "MINIVMM_LAB says so".into()),
+            _ => {}
+        }
+        let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let has = |flag: &str| flags.split_whitespace().any(|w| w == flag);
+        if Path::new("/sys/module/kvm_pvm").exists() {
+            return (Self::Nested, "/dev/kvm is kvm_pvm, which cannot boot Linux".into());
+        }
+        if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+            return (Self::Nested, format!("/dev/kvm cannot be used ({error})"));
+        }
+        if !has("vmx") && !has("svm") {
+            return (Self::Nested, "this processor shows neither VMX nor SVM".into());
+        }
+        (Self::Direct, "/dev/kvm works here".into())
+    }
+}
+
+/// What a lab is made of.
+#[derive(Debug, Clone)]
+pub struct LabConfig {
+    mem_mib: u32,
+    cpus: u32,
+    files: Vec<(PathBuf, String)>,
+    limit: Duration,
+}
+
+impl Default for LabConfig {
+    fn default() -> Self {
+        Self { mem_mib: 2048, cpus: 2, files: Vec::new(), limit: BOOT_LIMIT }
+    }
+}
+
+impl LabConfig {
+    /// Memory of the emulated machine.
+    #[must_use]
+    pub fn mem_mib(mut self, mem_mib: u32) -> Self {
+        self.mem_mib = mem_mib;
+        self
+    }
+
+    /// Processors of the emulated machine.
+    #[must_use]
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// A file of the host under this name in the directory where commands run. A program brings its libraries along.
+    #[must_use]
+    pub fn file(mut self, host: impl Into<PathBuf>, name: impl Into<String>) -> Self {
+        self.files.push((host.into(), name.into()));
+        self
+    }
+}
+
+/// A place in which /dev/kvm boots Linux. Dropping it ends everything that runs in it.
+#[derive(Debug)]
+pub struct Lab {
+    kind: LabKind,
+    channel: Arc<Channel>,
+    child: Child,
+    /// Dropped with the lab: ends the thread that the child depends on.
+    _keeper: mpsc::Sender<()>,
+    directory: Option<PathBuf>,
+}
+
+impl Lab {
+    /// Starts the lab that this host calls for.
+    pub fn start(config: &LabConfig) -> Result<Self, LabError> {
+        Self::start_kind(LabKind::of_host().0, config)
+    }
+
+    /// Starts a lab of this kind.
+    pub fn start_kind(kind: LabKind, config: &LabConfig) -> Result<Self, LabError> {
+        for (_, name) in &config.files {
+            if name.starts_with('/') || name.split('/').any(|part| part == ".." || part.is_empty()) {
+                return Err(LabError::format(
+                    Path::new(name),
+                    "a file's name in the lab is relative to its directory",
+                ));
+            }
+        }
+        let (ours, theirs) = UnixStream::pair().map_err(LabError::io("cannot make a socket pair"))?;
+        // QEMU loads the archive before the agent can speak: after that nobody needs it.
+        let (command, directory, _archive) = match kind {
+            LabKind::Direct => direct(config).map(|(command, dir)| (command, Some(dir), None))?,
+            LabKind::Nested => nested(config).map(|(command, archive)| (command, None, Some(archive)))?,
+        };
+        let console = Console::default();
+        let (child, keeper) = keep(command, theirs.into(), &console)?;
+        let channel = Channel::new(ours, console).map_err(LabError::io("cannot talk to the lab"))?;
+        let mut lab = Self { kind, channel: Arc::new(channel), child, _keeper: keeper, directory };
+        if lab.channel.ready(config.limit) {
+            return Ok(lab);
+        }
+        // The console's last words may still be on their way.
+        thread::sleep(Duration::from_millis(100));
+        let reason = match lab.child.try_wait() {
+            Ok(Some(status)) => format!("the lab's machine ended ({status}) before it was up"),
+            _ => format!("the lab did not come up within {}", seconds(config.limit)),
+        };
+        Err(LabError::Machine { reason, console: lab.channel.console.tail() })
+    }
+
+    /// Where its commands run.
+    #[must_use]
+    pub fn kind(&self) -> LabKind {
+        self.kind
+    }
+
+    /// The process number of the emulated machine, or of the agent.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Starts a command.
+    pub fn spawn(&self, cmd: &Cmd) -> Result<Process, LabError> {
+        Process::start(&self.channel, cmd)
+    }
+
+    /// Runs a command to its end. A status other than 0 is no error here.
+    pub fn exec(&self, cmd: &Cmd) -> Result<Output, LabError> {
+        let mut process = self.spawn(cmd)?;
+        process.send(&cmd.stdin)?;
+        if !cmd.tty {
+            process.close_stdin()?;
+        }
+        process.wait(cmd.limit)
+    }
+
+    /// Runs a shell line that must succeed; gives its standard output as text.
+    pub fn sh(&self, line: &str) -> Result<String, LabError> {
+        let out = self.exec(&Cmd::sh(line))?;
+        if out.status.code() == 0 {
+            return Ok(out.text());
+        }
+        let (command, stderr) = (line.to_owned(), out.err_text());
+        Err(LabError::Command { command, status: format!("status {}", out.status.code()), stderr })
+    }
+
+    /// Puts a file into the directory where commands run.
+    pub fn put(&self, name: &str, content: &[u8]) -> Result<(), LabError> {
+        let cmd = Cmd::new("sh").args(["-c", "cat > \"$0\"", name]).stdin(content);
+        self.exec(&cmd).map(drop)
+    }
+
+    /// The sums of KVM's counters (debugfs), such as `exits`, over all machines that run in the lab now.
+    pub fn kvm_counter(&self, name: &str) -> Result<u64, LabError> {
+        let text = self.sh(&format!("cat /sys/kernel/debug/kvm/{name}"))?;
+        text.trim().parse().map_err(|_| LabError::format(Path::new(name), format!("{text:?} is no number")))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.channel.close();
+        if self.kind == LabKind::Direct {
+            // The agent kills what it started, then leaves.
+            let until = Instant::now() + Duration::from_secs(5);
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+        self.directory.iter().for_each(|dir| drop(fs::remove_dir_all(dir)));
+    }
+}
+
+/// Starts the command on a thread that lives as long as the lab: the parent-death signal is sent when the *thread*
+/// that started a process ends, and a test's thread ends before a lab that tests share.
+fn keep(
+    mut command: Command,
+    stdin: OwnedFd,
+    console: &Console,
+) -> Result<(Child, mpsc::Sender<()>), LabError> {
+    let line = format!("cannot run {}", command.get_program().to_string_lossy());
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (child_tx, child_rx) = mpsc::channel();
+    let (keeper, end) = mpsc::channel();
+    let spawn = move || {
+        drop(child_tx.send(command.spawn()));
+        // Our copy of the child's end of the stream: open, it would hide that the child has gone.
+        drop(command);
+        let _ = end.recv();
+    };
+    thread::Builder::new().name("lab-keeper".into()).spawn(spawn).map_err(LabError::io(&line))?;
+    let spawned =
+        child_rx.recv().map_err(|_| LabError::io(&line)(std::io::Error::other("its thread ended")))?;
+    let mut child = spawned.map_err(LabError::io(&line))?;
+    if let Some(stdout) = child.stdout.take() {
+        gather(stdout, console);
+    }
+    if let Some(stderr) = child.stderr.take() {
+        gather(stderr, console);
+    }
+    Ok((child, keeper))
+}
+
+fn gather(mut from: impl Read + Send + 'static, console: &Console) {
+    let console = console.clone();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
+            console.add(buffer.get(..len).unwrap_or_default());
+        }
+    });
+}
+
+/// The agent as a process of this host, in a directory of links to the files.
+fn direct(config: &LabConfig) -> Result<(Command, PathBuf), LabError> {
+    let home = cache::cache_dir()?.join("direct");
+    fs::create_dir_all(&home).map_err(LabError::path("create", &home))?;
+    // A lab that was killed could not clean up: whoever comes next does it.
+    for entry in fs::read_dir(&home).map_err(LabError::path("read", &home))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.split('-').nth(1).unwrap_or_default();
+        if !Path::new("/proc").join(pid).exists() {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+    let dir = cache::beside(&home.join("lab"));
+    for (host, name) in &config.files {
+        let link = dir.join(name);
+        let parent = link.parent().unwrap_or(&dir);
+        let real = host.canonicalize().map_err(LabError::path("find", host))?;
+        fs::create_dir_all(parent)
+            .and_then(|()| symlink(real, &link))
+            .map_err(LabError::path("create", &link))?;
+    }
+    fs::create_dir_all(&dir).map_err(LabError::path("create", &dir))?;
+    let agent = agent_file()?;
+    let mut command = Command::new(&agent);
+    command.current_dir(&dir);
+    Ok((command, dir))
+}
+
+fn agent_file() -> Result<PathBuf, LabError> {
+    let agent = cache::by_content("agent", "bin", AGENT)?;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&agent, mode).map_err(LabError::path("make executable", &agent))?;
+    Ok(agent)
+}
+
+/// The machine of KVM.md's kind: QEMU emulates a processor with SVM, Debian's cloud kernel runs KVM on it.
+fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
+    install_tools()?;
+    let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(Flavour::Cloud)?);
+    let archive = in_memory(&image(config, &kernel, qemu_major(&qemu)?)?)?;
+    let mut command = Command::new(tool("setpriv")?);
+    command.args(["--pdeathsig", "KILL"]).arg(qemu);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"]);
+    command.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
+    command.args(["-cpu", "max,+svm,+npt,-xsave,-la57,-pku"]);
+    command.args(["-smp", &config.cpus.to_string(), "-m", &config.mem_mib.to_string()]);
+    command.arg("-kernel").arg(&kernel.bzimage);
+    command.args(["-initrd", &format!("/proc/{}/fd/{}", std::process::id(), archive.as_raw_fd())]);
+    command.args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc"]);
+    command.args(["-chardev", "file,id=console,path=/proc/self/fd/1", "-serial", "chardev:console"]);
+    command.args(["-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=0"]);
+    command.args(["-device", "virtserialport,chardev=agent,name=lab"]);
+    Ok((command, archive))
+}
+
+fn image(config: &LabConfig, kernel: &Kernel, qemu: u32) -> Result<Vec<u8>, LabError> {
+    let mut archive = Archive::with_busybox(&tool("busybox")?)?;
+    archive.text("init", 0o755, INIT)?;
+    archive.file("lab-agent", 0o755, AGENT)?;
+    // QEMU before 10 loses events on nested page faults: guests newer than 6.1 die of it half the time, with
+    // shadow paging they do not.
+    let npt = if qemu < 10 && kernel.number() > (6, 1) { "npt=0" } else { "npt=1" };
+    archive.modules(kernel, &MODULES, &[("kvm_amd", npt)])?;
+    for (host, name) in &config.files {
+        archive.program(&format!("lab/{name}"), host)?;
+    }
+    archive.finish()
+}
+
+fn qemu_major(qemu: &Path) -> Result<u32, LabError> {
+    let text = run(Command::new(qemu).arg("--version"))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let number = text.split("version ").nth(1).and_then(|v| v.split('.').next()).and_then(|v| v.parse().ok());
+    number.ok_or_else(|| LabError::format(qemu, format!("its --version says no number: {text:?}")))
+}
+
+/// A file without a name: nothing is left behind, whatever happens.
+fn in_memory(content: &[u8]) -> Result<File, LabError> {
+    let fd = rustix::fs::memfd_create("lab-initramfs", MemfdFlags::CLOEXEC);
+    let mut file = File::from(fd.map_err(|e| LabError::io("cannot make a file in memory")(e.into()))?);
+    file.write_all(content).map_err(LabError::io("cannot write a file in memory"))?;
+    Ok(file)
+}

@@ -1,0 +1,183 @@
+//! The lab for people: runs a command where /dev/kvm boots Linux, or boots a Debian guest with minivmm.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's words are for its terminal")]
+
+use lab::{Cmd, Flavour, InitramfsSpec, Lab, LabConfig, LabError, LabKind, Status, terminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const HELP: &str = "\
+Runs commands where /dev/kvm can boot Linux: on this host, or in an emulated machine.
+
+  lab prepare                         fetch everything into the cache
+  lab run [OPTIONS] -- COMMAND ...    run a command; the status is the command's
+      --file HOST[:NAME]              a file for it, in its working directory (repeat for more)
+      --mem MIB  --cpus N             size of the emulated machine (2048, 2)
+  lab boot [OPTIONS] [-- ARGS ...]    boot a Debian guest with minivmm; ARGS are for minivmm
+      --generic                       the generic kernel instead of the cloud kernel
+      --vmlinux                       uncompressed instead of the bzImage
+      --minivmm PATH                  another minivmm than target/release/minivmm
+  lab pieces                          print the paths of kernels and initramfs
+  lab host                            say where commands run, and why";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(Status::Exited(code)) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Ok(status) => ExitCode::from(u8::try_from(status.code()).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("lab: {error}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<Status, LabError> {
+    let done = Ok(Status::Exited(0));
+    let (verb, rest) = args.split_first().map_or(("help", args), |(verb, rest)| (verb.as_str(), rest));
+    let options = Options::parse(rest)?;
+    match verb {
+        "prepare" => lab::prepare().and(done),
+        "run" => run(&options),
+        "boot" => boot(&options),
+        "pieces" => pieces().and(done),
+        "host" => {
+            let (kind, why) = LabKind::of_host();
+            println!("{kind:?}: {why}");
+            done
+        }
+        "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            done
+        }
+        _ => Err(usage(format!("there is no verb `{verb}`"))),
+    }
+}
+
+fn usage(what: String) -> LabError {
+    LabError::Missing { what, mend: "lab help".into() }
+}
+
+#[derive(Default)]
+struct Options {
+    config: LabConfig,
+    command: Vec<String>,
+    generic: bool,
+    vmlinux: bool,
+    minivmm: Option<PathBuf>,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Self, LabError> {
+        let mut options = Self::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or_else(|| usage(format!("a value after `{arg}`")));
+            let number =
+                |text: &String| text.parse().map_err(|_| usage(format!("a number instead of `{text}`")));
+            let config = std::mem::take(&mut options.config);
+            options.config = match arg.as_str() {
+                "--file" => {
+                    let (host, name) = file(value()?);
+                    config.file(host, name)
+                }
+                "--mem" => config.mem_mib(number(value()?)?),
+                "--cpus" => config.cpus(number(value()?)?),
+                "--generic" | "--vmlinux" => {
+                    *(if arg == "--generic" { &mut options.generic } else { &mut options.vmlinux }) = true;
+                    config
+                }
+                "--minivmm" => {
+                    options.minivmm = Some(value()?.into());
+                    config
+                }
+                "--" => {
+                    options.command = args.cloned().collect();
+                    options.config = config;
+                    return Ok(options);
+                }
+                _ => return Err(usage(format!("`{arg}` is no option; commands stand after `--`, it"))),
+            };
+        }
+        Ok(options)
+    }
+}
+
+/// `HOST:NAME`, or `HOST` for the same name.
+fn file(text: &str) -> (PathBuf, String) {
+    let host = PathBuf::from(text);
+    match text.rsplit_once(':') {
+        Some((host, name)) => (host.into(), name.into()),
+        None => (host.clone(), host.file_name().unwrap_or_default().to_string_lossy().into()),
+    }
+}
+
+fn run(options: &Options) -> Result<Status, LabError> {
+    let (program, args) =
+        options.command.split_first().ok_or_else(|| usage("a command after `--`".into()))?;
+    let cmd = Cmd::new(program).args(args);
+    attach(&options.config, cmd, terminal::is_terminal())
+}
+
+fn attach(config: &LabConfig, cmd: Cmd, tty: bool) -> Result<Status, LabError> {
+    lab::prepare()?;
+    let lab = Lab::start(config)?;
+    let mut process = lab.spawn(&if tty { cmd.tty() } else { cmd })?;
+    terminal::connect(&mut process, tty)
+}
+
+/// What a guest without a person at the terminal is asked to do.
+const TOUR: &str = "for c in 'uname -a' 'free -m' nproc date 'cat /proc/cmdline' uptime; do
+    echo \"guest# $c\"; $c || exit 1; done";
+const TOUR_LIMIT: Duration = Duration::from_secs(240);
+
+fn boot(options: &Options) -> Result<Status, LabError> {
+    lab::prepare()?;
+    let minivmm = options.minivmm.clone().unwrap_or_else(|| "target/release/minivmm".into());
+    if !minivmm.exists() {
+        return Err(LabError::Missing {
+            what: minivmm.display().to_string(),
+            mend: "cargo build --release".into(),
+        });
+    }
+    let kernel = lab::kernel(if options.generic { Flavour::Generic } else { Flavour::Cloud })?;
+    let image = if options.vmlinux { &kernel.vmlinux } else { &kernel.bzimage };
+    let initrd = lab::initramfs(&kernel, &InitramfsSpec::default())?;
+    let config =
+        options.config.clone().file(minivmm, "minivmm").file(image, "vmlinuz").file(initrd, "initrd.img");
+    let (kind, why) = LabKind::of_host();
+    if kind == LabKind::Nested {
+        eprintln!("{why}: the guest boots inside the lab, an emulated machine (slow)");
+    }
+    let cmd = |append: &str| {
+        let cmd =
+            Cmd::new("./minivmm").args(["--kernel", "vmlinuz", "--initrd", "initrd.img", "--append", append]);
+        cmd.args(&options.command)
+    };
+    if terminal::is_terminal() {
+        return attach(&config, cmd("quiet"), true);
+    }
+    let lab = Lab::start(&config)?;
+    let mut process = lab.spawn(&cmd(&format!("quiet {}", lab::guest_command(TOUR))))?;
+    process.close_stdin()?;
+    let out = process.wait(TOUR_LIMIT)?;
+    print!("{}", out.text());
+    eprint!("{}", out.err_text());
+    // The guest's word counts, and so does the way in which minivmm ends.
+    let told = out.text().contains("LAB-STATUS 0");
+    if out.status == Status::Exited(0) && !told {
+        return Err(usage("the guest's `LAB-STATUS 0`: its commands failed or did not run".into()));
+    }
+    Ok(out.status)
+}
+
+fn pieces() -> Result<(), LabError> {
+    lab::prepare()?;
+    let kernels = lab::kernels()?;
+    for kernel in [&kernels.cloud, &kernels.generic] {
+        println!("{}\n{}", kernel.bzimage.display(), kernel.vmlinux.display());
+        println!("{}", lab::initramfs(kernel, &InitramfsSpec::default())?.display());
+    }
+    println!("{}", lab::initramfs(&kernels.cloud, &InitramfsSpec::large())?.display());
+    Ok(())
+}
