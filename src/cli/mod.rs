@@ -6,9 +6,13 @@ mod banner;
 mod doctor;
 mod drivers;
 pub mod exit;
+#[cfg(test)]
+#[path = "../../tests/kernels/mod.rs"]
+mod kernels;
+mod menu;
 mod preflight;
 pub mod report;
-mod run;
+mod session;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -27,7 +31,10 @@ pub fn main() -> ExitCode {
         Ok(Command::Run(spec)) => machine(&spec),
         Ok(Command::Doctor(args)) => examine(&args),
         Err(ArgsError::Flags(error)) => flags(&error),
-        Err(ArgsError::Spec(error)) => complain(&error, Status::Usage),
+        Err(ArgsError::Spec(error)) => {
+            complain(&error);
+            Status::Usage
+        }
     }
     .into()
 }
@@ -36,13 +43,16 @@ pub fn main() -> ExitCode {
 fn machine(spec: &Spec) -> Status {
     let cleared = match preflight::check(spec, &Host::here()) {
         Ok(cleared) => cleared,
-        Err(error) => return complain(&error, error.status()),
+        Err(error) => {
+            complain(&error);
+            return error.status();
+        }
     };
     report::say(&Banner { spec, kernel: &cleared.kernel, terminal: io::stdin().is_terminal() });
     for warning in cleared.warnings {
         report::say(&format_args!("minivmm: warning: {warning}\n"));
     }
-    run::run(spec)
+    session::run(spec)
 }
 
 fn examine(args: &DoctorArgs) -> Status {
@@ -50,7 +60,10 @@ fn examine(args: &DoctorArgs) -> Status {
     let text = if args.json { report.json() } else { Ok(report.to_string()) };
     match text {
         Ok(text) => print(&text, report.status()),
-        Err(error) => complain(&error, Status::Failed),
+        Err(error) => {
+            complain(&error);
+            Status::Failed
+        }
     }
 }
 
@@ -70,7 +83,7 @@ fn print(text: &str, status: Status) -> Status {
     status
 }
 
-fn complain(error: &dyn Error, status: Status) -> Status {
+/// Says what went wrong, with its causes.
+fn complain(error: &dyn Error) {
     report::say(&format_args!("minivmm: {}\n", report::chain(error)));
-    status
 }
