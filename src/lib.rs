@@ -19,8 +19,7 @@
 
 #[doc(hidden)]
 pub mod cli;
-#[doc(hidden)]
-pub mod host;
+mod host;
 mod kvm;
 mod machine;
 pub mod spec;

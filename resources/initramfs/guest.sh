@@ -15,7 +15,6 @@ while read -r file parameters; do
 done </modules/order
 
 # The power button ends the guest as it ends an installed system.
-printf 'event=button/power.*\naction=poweroff -f\n' >/etc/acpid.conf
 mkdir -p /etc/acpi/PWRF
 printf '#!/bin/sh\npoweroff -f\n' >/etc/acpi/PWRF/00000080
 chmod 755 /etc/acpi/PWRF/00000080

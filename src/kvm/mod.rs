@@ -16,7 +16,7 @@ pub(crate) mod vcpu;
 mod vm;
 
 pub use probe::{KvmFacts, ProbeError, probe};
-pub(crate) use vm::{Vm, VmSpec};
+pub(crate) use vm::{Vcpus, Vm};
 
 use std::io;
 

@@ -1,5 +1,6 @@
 //! The machine's board: which devices it has, where they are, and how that is told to the guest.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +34,7 @@ impl Board {
     pub(super) fn new(
         vm: &Vm,
         blueprint: &Blueprint,
-        layout: &RamLayout,
+        window: Option<Range<u64>>,
         ecam: &Arc<GuestRam>,
         panicked: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
@@ -55,7 +56,6 @@ impl Board {
         if let Some(clock) = clock {
             put(&mut bus, ports::RTC, Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock)))))?;
         }
-        let window = pci_window(layout, vm.physical_address_bits());
         let platform = Platform {
             cpus: spec.cpus().get(),
             com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),
@@ -69,7 +69,7 @@ impl Board {
                 s5_type: ports::S5_SLEEP_TYPE,
             },
             power_button_gsi: ports::POWER_BUTTON_GSI,
-            pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window.clone() }),
+            pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
         };
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
         Ok(Board { buses: Buses { ports: bus, mmio: Bus::new() }, power_button, platform })
@@ -81,7 +81,7 @@ fn put(bus: &mut Bus, port: u16, device: Arc<Mutex<dyn BusDevice>>) -> Result<()
 }
 
 /// The 64-bit PCI window: behind all RAM, as far as the processor's addresses reach.
-fn pci_window(layout: &RamLayout, address_bits: u32) -> Option<std::ops::Range<u64>> {
+pub(super) fn pci_window(layout: &RamLayout, address_bits: u32) -> Option<Range<u64>> {
     const SIZE: u64 = 64 << 30;
     let start = layout.end().checked_next_multiple_of(SIZE)?;
     let end = start.checked_add(SIZE)?;

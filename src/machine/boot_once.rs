@@ -14,7 +14,7 @@ use boot::plan::{BootPlan, PlanRequest};
 use devices::power::PowerButton;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::board::Board;
+use super::board::{Board, pci_window};
 use super::console::Console;
 use super::loader::{Loader, Source};
 use super::supervisor::Event;
@@ -22,7 +22,7 @@ use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, Slot};
 use crate::kvm::vcpu::Vcpu;
-use crate::kvm::{Vm, VmSpec};
+use crate::kvm::{Vcpus, Vm};
 use crate::spec::Spec;
 
 /// What every boot of a machine is made from.
@@ -64,13 +64,14 @@ impl Boot {
         let (plan, sources) = plan(spec, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let panicked = Arc::new(AtomicBool::new(false));
-        let (board, vm, vcpus) = thread::scope(|scope| {
-            let loader = Loader::new(&sources);
+        let vm = Vm::new(&memory.slots())?;
+        let loader = Loader::new(&sources);
+        let (board, vcpus) = thread::scope(|scope| {
             let helper = thread::Builder::new()
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(blueprint, &plan, &layout, &memory, &panicked);
+            let made = assemble(blueprint, &plan, &layout, &memory, &vm, &panicked);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -113,23 +114,22 @@ impl Memory {
     }
 }
 
-/// Everything about a boot that needs no loaded kernel: the VM, its devices and tables, its vCPUs at their entry.
+/// Everything about a boot that needs no loaded kernel: devices, tables, vCPUs at their entry.
 fn assemble(
     blueprint: &Blueprint,
     plan: &BootPlan,
     layout: &RamLayout,
     memory: &Memory,
+    vm: &Vm,
     panicked: &Arc<AtomicBool>,
-) -> Result<(Board, Vm, Vec<Vcpu>), StartError> {
+) -> Result<(Board, Vec<Vcpu>), StartError> {
     let spec = &blueprint.spec;
-    let cpus = spec.cpus().get();
-    let mut vm = Vm::new(&VmSpec { cpus, slots: &memory.slots() })?;
-    let bits = vm.physical_address_bits();
-    if layout.end().checked_shr(bits).is_none_or(|beyond| beyond > 0) {
-        return Err(StartError::AddressBits { mib: spec.mem().mib(), bits });
+    let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
+    if layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
+        return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
-    let vcpus = (0..cpus).map(|id| vm.add_vcpu(id)).collect::<Result<Vec<_>, _>>()?;
-    let board = Board::new(&vm, blueprint, layout, &memory.ecam, panicked.clone())?;
+    let window = pci_window(layout, physical_address_bits);
+    let board = Board::new(vm, blueprint, window, &memory.ecam, panicked.clone())?;
     let tables = boot::acpi::build(&board.platform).map_err(|error| StartError::Describe(error.into()))?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base))
@@ -138,7 +138,7 @@ fn assemble(
     if let Some(boot_processor) = vcpus.first() {
         boot_processor.set_entry(&plan.cpu_state())?;
     }
-    Ok((board, vm, vcpus))
+    Ok((board, vcpus))
 }
 
 /// Decides where everything goes, from the files' headers.

@@ -38,10 +38,11 @@ pub struct Seen {
 /// Private memory of a process besides its guest RAM, in KiB.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Memory {
-    /// Its own pages: heap, stacks, written data.
-    pub dirty_kib: u64,
-    /// Pages of files that nobody else maps just now, mostly the program's text.
-    pub clean_kib: u64,
+    /// Its own pages: heap, stacks, data written. (`Anonymous` of smaps: `Private_Dirty` would count the pages of a
+    /// program that was written to disk a moment ago as well.)
+    pub own_kib: u64,
+    /// Pages of files, mostly the program's text, which other machines share.
+    pub file_kib: u64,
 }
 
 /// Runs `command` until its first KVM_RUN, then ends it. Mappings of `ram_bytes` and more count as guest RAM.
@@ -183,8 +184,11 @@ pub fn memory(pid: u32, ram_bytes: u64) -> Result<Memory> {
         let kib = || second.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
         match first {
             "Size:" => guest_ram = kib() * 1024 >= ram_bytes,
-            "Private_Dirty:" if !guest_ram => sum.dirty_kib += kib(),
-            "Private_Clean:" if !guest_ram => sum.clean_kib += kib(),
+            "Rss:" if !guest_ram => sum.file_kib += kib(),
+            "Anonymous:" if !guest_ram => {
+                sum.own_kib += kib();
+                sum.file_kib -= kib().min(sum.file_kib);
+            }
             _ => {}
         }
     }

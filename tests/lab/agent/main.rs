@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long output may still arrive after a process has gone, when a child of it keeps its pipes open.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -55,6 +55,11 @@ fn serve(mut from: File) -> io::Result<()> {
     }
     for process in locked(&processes).values() {
         sys::signal(-process.pid, sys::SIGKILL);
+    }
+    // Each `finish` buries its own.
+    let until = Instant::now() + 2 * DRAIN;
+    while !locked(&processes).is_empty() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }

@@ -62,7 +62,7 @@ impl Archive {
         Ok(())
     }
 
-    /// The finished archive; `pad` bytes that do not compress stand in a file `padding`.
+    /// The finished archive.
     pub(crate) fn finish(mut self) -> Result<Vec<u8>, LabError> {
         self.names.clear();
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;

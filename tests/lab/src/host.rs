@@ -95,6 +95,7 @@ pub(crate) fn install_tools() -> Result<(), LabError> {
         let mend = format!("sudo apt-get install -y {names}");
         return Err(LabError::Missing { what: format!("the Debian packages {names}"), mend });
     }
+    let _one_at_a_time = crate::cache::lock()?;
     say(&format!("installing {names}"));
     let apt = |args: &[&str]| {
         run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-y"]).args(args))

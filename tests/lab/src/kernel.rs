@@ -66,7 +66,9 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel, LabError> {
         return Kernel::at(&unpacked);
     }
     fs::create_dir_all(&dir).map_err(LabError::path("create", &dir))?;
-    let work = cache::beside(&dir.join("fetch"));
+    // The lock is ours: one that is there already was left by a process that was killed.
+    let work = dir.join("fetch");
+    drop(fs::remove_dir_all(&work));
     fs::create_dir_all(&work).map_err(LabError::path("create", &work))?;
     let fetched = fetch(flavour, &dir, &work);
     drop(fs::remove_dir_all(&work));
@@ -256,4 +258,21 @@ fn collect(dir: &Path, files: &mut HashMap<String, PathBuf>) -> Result<(), LabEr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_is_found_by_either_spelling() {
+        assert_eq!(module_name(Path::new("kernel/kvm/kvm-amd.ko.xz")), "kvm_amd");
+    }
+
+    #[test]
+    fn dependencies_of_a_module_are_read_from_its_modinfo() {
+        let module = b"\x7fELF..\0license=GPL\0depends=kvm,irq-bypass\0name=x\0";
+        assert_eq!(depends(module), ["kvm", "irq_bypass"]);
+        assert!(depends(b"\0depends=\0name=x\0").is_empty());
+    }
 }

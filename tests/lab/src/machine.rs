@@ -3,7 +3,7 @@
 use crate::archive::Archive;
 use crate::channel::{Channel, Console};
 use crate::error::seconds;
-use crate::host::{run, tool};
+use crate::host::{install_tools, run, tool};
 use crate::{Cmd, Flavour, Kernel, LabError, Output, Process, cache, kernel};
 use rustix::fs::MemfdFlags;
 use std::fs::{self, File, OpenOptions};
@@ -131,14 +131,16 @@ impl Lab {
         let console = Console::default();
         let (child, keeper) = keep(command, theirs.into(), &console)?;
         let channel = Channel::new(ours, console).map_err(LabError::io("cannot talk to the lab"))?;
-        let lab = Self { kind, channel: Arc::new(channel), child, _keeper: keeper, directory };
+        let mut lab = Self { kind, channel: Arc::new(channel), child, _keeper: keeper, directory };
         if lab.channel.ready(config.limit) {
             return Ok(lab);
         }
         // The console's last words may still be on their way.
         thread::sleep(Duration::from_millis(100));
-        let reason =
-            format!("the lab did not come up within {} (or its machine ended)", seconds(config.limit));
+        let reason = match lab.child.try_wait() {
+            Ok(Some(status)) => format!("the lab's machine ended ({status}) before it was up"),
+            _ => format!("the lab did not come up within {}", seconds(config.limit)),
+        };
         Err(LabError::Machine { reason, console: lab.channel.console.tail() })
     }
 
@@ -255,7 +257,7 @@ fn direct(config: &LabConfig) -> Result<(Command, PathBuf), LabError> {
     // A lab that was killed could not clean up: whoever comes next does it.
     for entry in fs::read_dir(&home).map_err(LabError::path("read", &home))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.split('-').nth(2).unwrap_or_default();
+        let pid = name.split('-').nth(1).unwrap_or_default();
         if !Path::new("/proc").join(pid).exists() {
             drop(fs::remove_dir_all(entry.path()));
         }
@@ -285,6 +287,7 @@ fn agent_file() -> Result<PathBuf, LabError> {
 
 /// The machine of KVM.md's kind: QEMU emulates a processor with SVM, Debian's cloud kernel runs KVM on it.
 fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
+    install_tools()?;
     let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(Flavour::Cloud)?);
     let archive = in_memory(&image(config, &kernel, qemu_major(&qemu)?)?)?;
     let mut command = Command::new(tool("setpriv")?);

@@ -1,0 +1,47 @@
+# One verb per task. What a verb does stands in resources/ and in the lab program (tests/lab).
+# `make run ARGS='--generic'` and `make run ARGS='-- --cpus 2'` pass options on to `lab boot`.
+
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench fuzz build fmt clippy unit native lab install-deps clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: install-deps build ## boot a Debian kernel with minivmm: to a shell, or on a tour where there is no terminal
+	@./target/release/lab boot $(ARGS)
+
+test: install-deps ## everything that CI checks, with a summary
+	@./resources/test.sh
+
+bench: install-deps build ## print the counters that we compare
+	@./resources/bench.sh
+
+fuzz: install-deps ## run each fuzz target for a while (FUZZ_SECONDS=60)
+	@./resources/fuzz.sh
+
+build: ## the release build
+	@cargo build --release -p minivmm -p lab
+
+fmt: ## check the formatting (cargo fmt mends it)
+	@./resources/test.sh fmt
+
+clippy: ## lints, warnings denied
+	@./resources/test.sh clippy
+
+unit: ## unit tests: no /dev/kvm needed
+	@./resources/test.sh unit
+
+native: ## tests with tiny guests on this machine's /dev/kvm
+	@./resources/test.sh native
+
+lab: ## tests with Debian guests, where /dev/kvm can boot Linux: here or in an emulated machine
+	@./resources/test.sh lab
+
+install-deps: ## install the Debian packages that are missing (root or sudo)
+	@./resources/install-deps.sh
+
+clean: ## remove what cargo built; kernels stay in the cache directory
+	@cargo clean

@@ -1,0 +1,69 @@
+#!/bin/bash
+# Runs the named steps (all of them without a name), each to its end, then says how each went.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+steps=("$@")
+[ $# -gt 0 ] || steps=(fmt clippy unit native lab)
+# A test that hangs shall not hang CI.
+limit=${STEP_LIMIT:-1200}
+
+# The integration tests of the root package whose names begin so, as arguments for cargo.
+named() {
+    local file
+    for file in tests/$1*.rs; do
+        [ -e "$file" ] && printf -- '--test %s ' "$(basename "$file" .rs)"
+    done
+}
+# Those that are neither native nor lab tests need nothing but cargo.
+plain() {
+    local file name
+    for file in tests/*.rs; do
+        name=$(basename "$file" .rs)
+        [ -e "$file" ] && [[ $name != native_* && $name != lab_* ]] && printf -- '--test %s ' "$name"
+    done
+}
+
+cargo_test() { timeout "$limit" cargo test --quiet "$@"; }
+
+step_fmt() { cargo fmt --all --check; }
+step_clippy() { timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings; }
+step_unit() {
+    # shellcheck disable=SC2046  # the names are words
+    cargo_test --workspace --exclude minivmm --exclude lab &&
+        cargo_test -p minivmm --lib --bins $(plain) &&
+        cargo_test -p minivmm --doc &&
+        cargo_test -p lab --lib
+}
+step_native() {
+    [ -e /dev/kvm ] || { echo "/dev/kvm is missing: modprobe kvm_intel or kvm_amd, or enable virtualisation"; return 1; }
+    [ -r /dev/kvm ] && [ -w /dev/kvm ] ||
+        { echo "/dev/kvm is not yours: sudo usermod -aG kvm $(id -un), then log in again"; return 1; }
+    local tests
+    tests=$(named native_)
+    [ -n "$tests" ] || { echo "there are no tests/native_*.rs"; return 1; }
+    # shellcheck disable=SC2086
+    cargo_test -p minivmm $tests
+}
+step_lab() {
+    local tests
+    tests=$(named lab_)
+    [ -n "$tests" ] || { echo "there are no tests/lab_*.rs"; return 1; }
+    cargo run --quiet -p lab --bin lab -- prepare &&
+        cargo_test -p lab --tests -- --test-threads=2 &&
+        # An emulated machine has two processors: more guests at once would only wait for each other.
+        # shellcheck disable=SC2086
+        cargo_test -p minivmm $tests -- --test-threads=2
+}
+
+failed=0
+summary=()
+for step in "${steps[@]}"; do
+    echo "== $step"
+    begin=$SECONDS
+    if "step_$step"; then word=ok; else word=FAILED failed=1; fi
+    summary+=("$(printf '%-8s %-7s %4d s' "$step" "$word" $((SECONDS - begin)))")
+done
+printf '\n'
+printf '%s\n' "${summary[@]}"
+exit $failed
