@@ -31,10 +31,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Run(spec)) => machine(&spec),
         Ok(Command::Doctor(args)) => examine(&args),
         Err(ArgsError::Flags(error)) => flags(&error),
-        Err(ArgsError::Spec(error)) => {
-            complain(&error);
-            Status::Usage
-        }
+        Err(ArgsError::Spec(error)) => complain(&error, Status::Usage),
     }
     .into()
 }
@@ -43,10 +40,7 @@ pub fn main() -> ExitCode {
 fn machine(spec: &Spec) -> Status {
     let cleared = match preflight::check(spec, &Host::here()) {
         Ok(cleared) => cleared,
-        Err(error) => {
-            complain(&error);
-            return error.status();
-        }
+        Err(error) => return complain(&error, error.status()),
     };
     report::say(&Banner { spec, kernel: &cleared.kernel, terminal: io::stdin().is_terminal() });
     for warning in cleared.warnings {
@@ -60,10 +54,7 @@ fn examine(args: &DoctorArgs) -> Status {
     let text = if args.json { report.json() } else { Ok(report.to_string()) };
     match text {
         Ok(text) => print(&text, report.status()),
-        Err(error) => {
-            complain(&error);
-            Status::Failed
-        }
+        Err(error) => complain(&error, Status::Failed),
     }
 }
 
@@ -83,7 +74,7 @@ fn print(text: &str, status: Status) -> Status {
     status
 }
 
-/// Says what went wrong, with its causes.
-fn complain(error: &dyn Error) {
+fn complain(error: &dyn Error, status: Status) -> Status {
     report::say(&format_args!("minivmm: {}\n", report::chain(error)));
+    status
 }

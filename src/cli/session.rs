@@ -37,10 +37,7 @@ pub(super) fn run(spec: &Spec) -> Status {
             drop(terminal);
             session.status(&exit)
         }
-        Err(failure) => {
-            super::complain(&*failure);
-            Status::Failed
-        }
+        Err(failure) => super::complain(&*failure, Status::Failed),
     }
 }
 
