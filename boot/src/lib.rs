@@ -10,6 +10,7 @@ pub mod entry;
 #[cfg(test)]
 mod hostile_tests;
 pub mod initrd;
+pub mod inspect;
 pub mod kernel;
 pub mod layout;
 pub mod memmap;

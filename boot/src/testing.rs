@@ -130,17 +130,21 @@ fn kernel_seeds() -> [(&'static str, Vec<u8>); 4] {
     ]
 }
 
-/// The seeds are made here and nowhere else; with `MINIVMM_WRITE_SEEDS` set they are written again.
 #[test]
 fn fuzz_seeds_are_those_of_the_builders() {
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/kernel_loader");
-    for (name, seed) in kernel_seeds() {
+    check_seeds("kernel_loader", &kernel_seeds());
+}
+
+/// The seeds are made by the tests' builders and nowhere else; with `MINIVMM_WRITE_SEEDS` set they are written again.
+pub(crate) fn check_seeds(target: &str, seeds: &[(&str, Vec<u8>)]) {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
+    for (name, seed) in seeds {
         let path = dir.join(name);
         if std::env::var_os("MINIVMM_WRITE_SEEDS").is_some() {
             std::fs::create_dir_all(&dir).unwrap();
-            std::fs::write(&path, &seed).unwrap();
+            std::fs::write(&path, seed).unwrap();
         }
         let committed = std::fs::read(&path).unwrap_or_default();
-        assert!(committed == seed, "{name}: run this test with MINIVMM_WRITE_SEEDS=1 and commit fuzz/seeds");
+        assert!(committed == *seed, "{name}: run this test with MINIVMM_WRITE_SEEDS=1 and commit fuzz/seeds");
     }
 }

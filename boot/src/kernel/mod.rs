@@ -7,7 +7,7 @@ mod foreign;
 
 use std::fmt;
 
-pub(crate) use bzimage::{BzImage, HEADER};
+pub(crate) use bzimage::{BzImage, HEADER, printable};
 pub(crate) use elf::Elf;
 pub use error::KernelError;
 pub use foreign::Foreign;
