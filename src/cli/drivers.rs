@@ -128,11 +128,9 @@ pub(super) fn is_distribution(release: &str, version: Option<&str>) -> bool {
         || BUILDERS.iter().any(|builder| version.contains(builder))
 }
 
+/// The folder of a file; empty for one that is named alone, so that what is joined to it is too.
 fn folder(kernel: &Path) -> PathBuf {
-    match kernel.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
+    kernel.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 #[cfg(test)]

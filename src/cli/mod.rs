@@ -6,6 +6,9 @@ mod banner;
 mod doctor;
 mod drivers;
 pub mod exit;
+#[cfg(test)]
+#[path = "../../tests/kernels/mod.rs"]
+mod kernels;
 mod menu;
 mod preflight;
 pub mod report;

@@ -251,3 +251,6 @@ fn newest_in(what: &str, folder: &Path) -> Option<PathBuf> {
         .max()
         .map(|name| folder.join(name))
 }
+
+#[cfg(test)]
+mod tests;
