@@ -5,6 +5,6 @@
 #![allow(unsafe_code, reason = "termios, signal masks and local time are C interfaces")]
 
 pub(crate) mod clock;
-pub mod facts;
+pub(crate) mod facts;
 pub(crate) mod signals;
 pub(crate) mod terminal;

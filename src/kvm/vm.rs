@@ -53,9 +53,14 @@ impl Vm {
                 memory_size: region.len,
                 userspace_addr: region.host,
             };
+            let what = if region.flags & KVM_MEM_READONLY == 0 {
+                "take the guest's memory"
+            } else {
+                "take read-only memory, which PCI configuration space needs (Linux 3.7 or later has it on Intel and AMD)"
+            };
             // SAFETY: the caller keeps the host memory mapped while the VM lives, and slots do not overlap: the guest
             // memory map is one table.
-            unsafe { fd.set_user_memory_region(region) }.map_err(call("take the guest's memory"))?;
+            unsafe { fd.set_user_memory_region(region) }.map_err(call(what))?;
         }
         Ok(Vm { kvm, fd: Arc::new(fd) })
     }

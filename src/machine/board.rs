@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
 use boot::layout::{self, RamLayout};
 use devices::bus::{Bus, BusDevice};
+use devices::pci::alloc::Windows;
 use devices::ports;
 use devices::power::{Power, PowerButton};
 use devices::pvpanic::PvPanic;
@@ -16,6 +17,7 @@ use devices::serial::Serial;
 use super::StartError;
 use super::boot_once::Blueprint;
 use super::console::WatchedOutput;
+use super::pci;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
 use crate::kvm::Vm;
@@ -56,6 +58,11 @@ impl Board {
         if let Some(clock) = clock {
             put(&mut bus, ports::RTC, Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock)))))?;
         }
+        let msi = vm.msi();
+        let functions = (blueprint.functions)(spec, &msi)?;
+        let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
+        let mut memory_bus = Bus::new();
+        pci::plug(&mut memory_bus, windows, ecam, functions)?;
         let platform = Platform {
             cpus: spec.cpus().get(),
             com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),
@@ -72,12 +79,12 @@ impl Board {
             pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
         };
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
-        Ok(Board { buses: Buses { ports: bus, mmio: Bus::new() }, power_button, platform })
+        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, platform })
     }
 }
 
 fn put(bus: &mut Bus, port: u16, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), StartError> {
-    bus.insert(u64::from(port), device).map_err(|error| StartError::Describe(error.into()))
+    bus.insert(u64::from(port), device).map_err(StartError::describe)
 }
 
 /// The 64-bit PCI window: behind all RAM, as far as the processor's addresses reach.

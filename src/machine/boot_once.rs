@@ -17,6 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::board::{Board, pci_window};
 use super::console::Console;
 use super::loader::{Loader, Source};
+use super::pci::MakeFunctions;
 use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
@@ -30,6 +31,8 @@ use crate::spec::Spec;
 pub(super) struct Blueprint {
     pub(super) spec: Spec,
     pub(super) console: Console,
+    /// What goes on the PCI bus.
+    pub(super) functions: MakeFunctions,
 }
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
@@ -130,11 +133,11 @@ fn assemble(
     }
     let window = pci_window(layout, physical_address_bits);
     let board = Board::new(vm, blueprint, window, &memory.ecam, panicked.clone())?;
-    let tables = boot::acpi::build(&board.platform).map_err(|error| StartError::Describe(error.into()))?;
+    let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base))
-        .map_err(|error| StartError::Describe(error.into()))?;
-    plan.write_tables(ram, tables.rsdp).map_err(|error| StartError::Describe(error.into()))?;
+        .map_err(StartError::describe)?;
+    plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
     if let Some(boot_processor) = vcpus.first() {
         boot_processor.set_entry(&plan.cpu_state())?;
     }
@@ -158,7 +161,7 @@ fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), Star
         ram: layout,
         preferred_entry: None,
     };
-    let plan = boot::plan::plan(&kernel, &request).map_err(StartError::Plan)?;
+    let plan = boot::plan::plan(&kernel, &request).map_err(|source| StartError::Plan { path: path.to_owned(), source })?;
     let mut sources = Vec::with_capacity(2);
     if let Some((source, _)) = initrd {
         sources.push(Source { copies: plan.initrd.iter().cloned().collect(), ..source });

@@ -45,11 +45,6 @@ impl Console {
         *self.port() = Some(SerialInput::new(serial));
     }
 
-    /// The port of a boot that is over lets go of its interrupt.
-    pub(super) fn detach(&self) {
-        *self.port() = None;
-    }
-
     fn port(&self) -> MutexGuard<'_, Option<SerialInput>> {
         self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }

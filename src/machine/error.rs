@@ -48,8 +48,13 @@ pub enum StartError {
         source: boot::initrd::InitrdError,
     },
     /// Kernel, initrd and command line do not fit the machine.
-    #[error(transparent)]
-    Plan(boot::plan::PlanError),
+    #[error("cannot boot {path} in this machine: {source}", path = path.display())]
+    Plan {
+        /// The kernel.
+        path: PathBuf,
+        /// What does not fit, and how to mend it.
+        source: boot::plan::PlanError,
+    },
     /// The host has no room for the guest's memory.
     #[error(
         "the host has no {mib} MiB of address space for the guest's memory: {source}; ask for less with --mem, or see \
@@ -81,4 +86,11 @@ pub enum StartError {
     /// A thread of the machine panicked.
     #[error("minivmm itself failed: {0} panicked. This is a defect: please report what was printed above")]
     Internal(&'static str),
+}
+
+impl StartError {
+    /// For mistakes in the machine's own tables.
+    pub(super) fn describe(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        StartError::Describe(Box::new(error))
+    }
 }

@@ -10,6 +10,7 @@ mod console;
 mod error;
 mod exit;
 mod loader;
+mod pci;
 mod supervisor;
 mod vcpus;
 
@@ -109,7 +110,7 @@ impl Machine {
         let console = Console::new();
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
-        let blueprint = Blueprint { spec: spec.clone(), console };
+        let blueprint = Blueprint { spec: spec.clone(), console, functions: pci::functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());
