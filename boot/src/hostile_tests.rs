@@ -27,14 +27,13 @@ fn real() -> Vec<Vec<u8>> {
 /// Boots `file` as far as this crate goes and checks every address; says whether it would have been booted.
 fn boots_soundly(file: &[u8], mem: &GuestMemoryMmap) -> bool {
     let Ok(kernel) = Kernel::parse(file) else { return false };
-    let mut planned = false;
+    let mut last = None;
     for mib in [2, 32, 128, 6144] {
         let ram = RamLayout::new(mib * MIB);
         let initrd = initrd(5000);
         let request =
             PlanRequest { cmdline: "console=ttyS0", initrd: Some(initrd), ram: &ram, preferred_entry: None };
         let Ok(plan) = plan(&kernel, &request) else { continue };
-        planned = true;
         let mut claimed: Vec<Range<u64>> = Vec::new();
         for load in plan.kernel.iter().chain(&plan.initrd) {
             assert!(load.len > 0 && load.guest >= HIMEM && load.range().end <= ram.low.end, "{load:x?}");
@@ -45,9 +44,12 @@ fn boots_soundly(file: &[u8], mem: &GuestMemoryMmap) -> bool {
         assert!(plan.initrd.is_some_and(|load| load.guest >= room.end && room.end <= ram.low.end));
         assert!(plan.kernel.iter().all(|load| load.file_offset + load.len <= file.len() as u64));
         assert!(plan.kernel.iter().any(|load| load.range().contains(&plan.entry)), "{:x}", plan.entry);
+        last = Some(plan);
+    }
+    if let Some(plan) = &last {
         plan.write_tables(mem, 0xc_0000).unwrap();
     }
-    planned
+    last.is_some()
 }
 
 fn low_memory() -> GuestMemoryMmap {
@@ -110,7 +112,7 @@ fn edges() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4096) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1024) })]
 
     #[test]
     fn rubbish_in_the_fields_is_survived(
@@ -127,7 +129,7 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(
         start in prop_oneof![Just(&b"\x7fELF\x02\x01\x01"[..]), Just(&b"MZ"[..]), Just(&b""[..])],
-        rest in prop::collection::vec(any::<u8>(), 0..5000),
+        rest in prop::collection::vec(any::<u8>(), 0..700),
     ) {
         let file = [start, &rest].concat();
         boots_soundly(&file, &low_memory());
@@ -135,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn any_memory_and_initrd_size_is_survived(ram in edges(), initrd_len in 1usize..1 << 22, which in 0usize..3) {
+    fn any_memory_and_initrd_size_is_survived(ram in edges(), initrd_len in edges().prop_map(|len| len.max(1)), which in 0usize..3) {
         let ram = RamLayout::new(ram);
         let kernel = Kernel::parse(&synthetic()[which][..]).unwrap();
         let initrd = Some(initrd(initrd_len));
