@@ -8,7 +8,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use crate::initrd::Initrd;
 use crate::kernel::Kernel;
 use crate::layout::{HIMEM, RamLayout};
-use crate::plan::{PlanRequest, plan};
+use crate::plan::{BootPlan, PlanRequest, plan};
 use crate::testing::{MIB, bzimage, initrd, put, pvh_elf, tiny_elf};
 
 /// As much of a file as headers are in.
@@ -24,17 +24,22 @@ fn real() -> Vec<Vec<u8>> {
     paths.map(|path| std::fs::read(path).unwrap_or_else(|error| panic!("{path}: {error}"))).collect()
 }
 
+/// The first megabyte of a guest, and the plan whose tables are in it.
+struct Guest {
+    mem: GuestMemoryMmap,
+    tables_of: Option<BootPlan>,
+}
+
 /// Boots `file` as far as this crate goes and checks every address; says whether it would have been booted.
-fn boots_soundly(file: &[u8], mem: &GuestMemoryMmap) -> bool {
+fn boots_soundly(file: &[u8], guest: &mut Guest) -> bool {
     let Ok(kernel) = Kernel::parse(file) else { return false };
-    let mut planned = false;
+    let mut last = None;
     for mib in [2, 32, 128, 6144] {
         let ram = RamLayout::new(mib * MIB);
         let initrd = initrd(5000);
         let request =
             PlanRequest { cmdline: "console=ttyS0", initrd: Some(initrd), ram: &ram, preferred_entry: None };
         let Ok(plan) = plan(&kernel, &request) else { continue };
-        planned = true;
         let mut claimed: Vec<Range<u64>> = Vec::new();
         for load in plan.kernel.iter().chain(&plan.initrd) {
             assert!(load.len > 0 && load.guest >= HIMEM && load.range().end <= ram.low.end, "{load:x?}");
@@ -45,37 +50,43 @@ fn boots_soundly(file: &[u8], mem: &GuestMemoryMmap) -> bool {
         assert!(plan.initrd.is_some_and(|load| load.guest >= room.end && room.end <= ram.low.end));
         assert!(plan.kernel.iter().all(|load| load.file_offset + load.len <= file.len() as u64));
         assert!(plan.kernel.iter().any(|load| load.range().contains(&plan.entry)), "{:x}", plan.entry);
-        plan.write_tables(mem, 0xc_0000).unwrap();
+        last = Some(plan);
     }
-    planned
+    // Most damage changes nothing that is in the plan; the tables are written when it does.
+    if last.is_some() && last != guest.tables_of {
+        last.iter().for_each(|plan| plan.write_tables(&guest.mem, 0xc_0000).unwrap());
+        guest.tables_of = last.clone();
+    }
+    last.is_some()
 }
 
-fn low_memory() -> GuestMemoryMmap {
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
+fn guest() -> Guest {
+    let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    Guest { mem, tables_of: None }
 }
 
 #[test]
 fn whole_kernels_boot() {
-    let mem = low_memory();
-    assert!(synthetic().iter().chain(&real()).all(|file| boots_soundly(file, &mem)));
+    let mut guest = guest();
+    assert!(synthetic().iter().chain(&real()).all(|file| boots_soundly(file, &mut guest)));
 }
 
 #[test]
 fn truncated_kernel_never_boots() {
-    let mem = low_memory();
+    let mut guest = guest();
     for file in synthetic() {
         for len in 0..file.len() {
-            assert!(!boots_soundly(&file[..len], &mem), "{len}");
+            assert!(!boots_soundly(&file[..len], &mut guest), "{len}");
         }
     }
     for file in real() {
         // A signature may follow the code, and debug sections the segments: what is cut off there is not missed.
         let end = needed_len(&file);
         for len in (0..end).step_by(4096).chain([end - 1]) {
-            assert!(!boots_soundly(&file[..len], &mem), "{len}");
+            assert!(!boots_soundly(&file[..len], &mut guest), "{len}");
         }
         for len in (end..file.len()).step_by(4096) {
-            boots_soundly(&file[..len], &mem);
+            boots_soundly(&file[..len], &mut guest);
         }
     }
 }
@@ -90,13 +101,13 @@ fn needed_len(file: &[u8]) -> usize {
 
 #[test]
 fn every_flipped_header_byte_is_survived() {
-    let mem = low_memory();
+    let mut guest = guest();
     for mut file in synthetic().into_iter().chain(real()) {
         for at in 0..HEADERS.min(file.len()) {
             let whole = file[at];
             for damaged in [!whole, whole ^ 1, whole ^ 0x80, 0, 0xff, whole.wrapping_add(1), 0x7f] {
                 file[at] = damaged;
-                boots_soundly(&file, &mem);
+                boots_soundly(&file, &mut guest);
             }
             file[at] = whole;
         }
@@ -110,7 +121,7 @@ fn edges() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4096) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1024) })]
 
     #[test]
     fn rubbish_in_the_fields_is_survived(
@@ -121,21 +132,21 @@ proptest! {
         for (at, len, value) in damage {
             put(&mut file, at, &value.to_le_bytes()[..len]);
         }
-        boots_soundly(&file, &low_memory());
+        boots_soundly(&file, &mut guest());
     }
 
     #[test]
     fn any_bytes_are_survived(
         start in prop_oneof![Just(&b"\x7fELF\x02\x01\x01"[..]), Just(&b"MZ"[..]), Just(&b""[..])],
-        rest in prop::collection::vec(any::<u8>(), 0..5000),
+        rest in prop::collection::vec(any::<u8>(), 0..700),
     ) {
         let file = [start, &rest].concat();
-        boots_soundly(&file, &low_memory());
+        boots_soundly(&file, &mut guest());
         let _ = Initrd::parse(&file[..]);
     }
 
     #[test]
-    fn any_memory_and_initrd_size_is_survived(ram in edges(), initrd_len in 1usize..1 << 22, which in 0usize..3) {
+    fn any_memory_and_initrd_size_is_survived(ram in edges(), initrd_len in edges().prop_map(|len| len.max(1)), which in 0usize..3) {
         let ram = RamLayout::new(ram);
         let kernel = Kernel::parse(&synthetic()[which][..]).unwrap();
         let initrd = Some(initrd(initrd_len));

@@ -5,6 +5,7 @@ use crate::initrd::Initrd;
 use crate::kernel::Kernel;
 use crate::layout::RamLayout;
 use crate::plan::{BootPlan, PlanError, PlanRequest, plan};
+use crate::read::ReadAt;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -97,9 +98,18 @@ pub(crate) fn pvh_elf() -> Vec<u8> {
     elf(0x100_0000, &parts, Some(0x100_0040))
 }
 
-/// An initrd of `len` bytes that is not packed.
-pub(crate) fn initrd(len: usize) -> Initrd {
-    Initrd::parse(&vec![b'0'; len][..]).unwrap()
+/// An initrd of `len` bytes that is not packed; there is nothing behind its length.
+pub(crate) fn initrd(len: u64) -> Initrd {
+    struct Hollow(u64);
+    impl ReadAt for Hollow {
+        fn length(&self) -> std::io::Result<u64> {
+            Ok(self.0)
+        }
+        fn read_at(&self, buf: &mut [u8], _: u64) -> std::io::Result<usize> {
+            Ok(buf.len())
+        }
+    }
+    Initrd::parse(&Hollow(len)).unwrap()
 }
 
 /// Plans with `mib` of memory and a short command line.

@@ -58,7 +58,7 @@ pub(super) fn walk(
 
 /// One of the header's numbers.
 fn number(header: &[u8; HEADER], at: usize) -> io::Result<u64> {
-    let digits = header.get(at..at + 8).and_then(|digits| str::from_utf8(digits).ok());
+    let digits = header.get(at..at + 8).and_then(|digits| std::str::from_utf8(digits).ok());
     let value = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
     value.map(u64::from).ok_or_else(|| damaged("a header has a number that is none"))
 }

@@ -17,6 +17,8 @@ const UNPACKED_MAX: u64 = 512 << 20;
 const PARTS_MAX: usize = 64;
 /// Names that are kept of each sort.
 const NAMES_MAX: usize = 64;
+/// As much of a name as is kept.
+const NAME_MAX: usize = 128;
 /// `modules.builtin` of Debian has 10 KiB.
 const BUILTIN_MAX: u64 = 1 << 20;
 
@@ -217,8 +219,8 @@ fn virtio_module(path: &str) -> Option<String> {
 
 /// Keeps a name once, if there are not too many, as far as it can be printed.
 fn note(names: &mut Vec<String>, name: &str) {
-    let name = name.get(..128).unwrap_or(name);
-    let Some(name) = printable(name.as_bytes()) else { return };
+    let name = name.as_bytes();
+    let Some(name) = printable(name.get(..NAME_MAX).unwrap_or(name)) else { return };
     if names.len() < NAMES_MAX && !names.contains(&name) {
         names.push(name);
     }

@@ -46,7 +46,7 @@ impl Load {
 
 /// Everything that is left to do to start a kernel. The guest's memory must read as zero where nothing is loaded: a
 /// segment may be longer in memory than in the file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootPlan {
     /// Pieces of the kernel file, by address, not overlapping.
     pub kernel: Vec<Load>,

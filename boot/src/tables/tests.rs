@@ -8,6 +8,7 @@ use crate::plan::BootPlan;
 use crate::testing::{MIB, bzimage, initrd, plan_in, plan_with, pvh_elf, tiny_elf};
 
 const RSDP: u64 = 0xc_0000;
+const CMDLINE32: u32 = 0x2_0000;
 
 /// Guest memory below 2 MiB after the tables were written to memory full of rubbish.
 struct Written(GuestMemoryMmap);
@@ -49,8 +50,8 @@ fn zero_page_holds_the_files_header_and_the_loaders_fields() {
     assert_eq!(mem.bytes::<0x2c>(at(0x230)), file[0x230..0x25c]);
     assert_eq!(mem.u8(at(0x1ef)), 0, "sentinel");
     assert_eq!(mem.u8(at(0x210)), 0xff, "type_of_loader");
-    assert_eq!((mem.u32(at(0x228)), mem.u32(at(0xc8))), (CMDLINE as u32, 0), "cmd_line_ptr");
-    let start = (128 * MIB - 8192) as u32;
+    assert_eq!((mem.u32(at(0x228)), mem.u32(at(0xc8))), (CMDLINE32, 0), "cmd_line_ptr");
+    let start = u32::try_from(128 * MIB - 8192).unwrap();
     assert_eq!((mem.u32(at(0x218)), mem.u32(at(0xc0))), (start, 0), "ramdisk_image");
     assert_eq!((mem.u32(at(0x21c)), mem.u32(at(0xc4))), (5000, 0), "ramdisk_size");
     assert_eq!(mem.u64(at(0x70)), RSDP, "acpi_rsdp_addr");
@@ -74,7 +75,7 @@ fn elf_by_its_64_bit_entry_gets_a_header_that_linux_believes() {
     assert_eq!(mem.bytes::<2>(ZERO_PAGE + 0x1fe), [0x55, 0xaa]);
     assert_eq!(mem.bytes::<6>(ZERO_PAGE + 0x202), *b"HdrS\x0f\x02");
     assert_eq!((mem.u8(ZERO_PAGE + 0x210), mem.u8(ZERO_PAGE + 0x211)), (0xff, 1));
-    assert_eq!(mem.u32(ZERO_PAGE + 0x228), CMDLINE as u32);
+    assert_eq!(mem.u32(ZERO_PAGE + 0x228), CMDLINE32);
 }
 
 #[test]
