@@ -4,7 +4,6 @@ use crate::channel::{Channel, Console};
 use crate::error::seconds;
 use crate::{Cmd, LabError, Output, Process, backend};
 use std::fs::{self, OpenOptions};
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -129,8 +128,6 @@ impl Lab {
         if lab.channel.ready(config.limit) {
             return Ok(lab);
         }
-        // The console's last words may still be on their way.
-        thread::sleep(Duration::from_millis(100));
         let reason = match lab.child.try_wait() {
             Ok(Some(status)) => format!("the lab's machine ended ({status}) before it was up"),
             _ => format!("the lab did not come up within {}", seconds(config.limit)),
@@ -226,20 +223,10 @@ fn keep(
         child_rx.recv().map_err(|_| LabError::io(&line)(std::io::Error::other("its thread ended")))?;
     let mut child = spawned.map_err(LabError::io(&line))?;
     if let Some(stdout) = child.stdout.take() {
-        gather(stdout, console);
+        console.gather(stdout);
     }
     if let Some(stderr) = child.stderr.take() {
-        gather(stderr, console);
+        console.gather(stderr);
     }
     Ok((child, keeper))
-}
-
-fn gather(mut from: impl Read + Send + 'static, console: &Console) {
-    let console = console.clone();
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(len @ 1..) = from.read(&mut buffer) {
-            console.add(buffer.get(..len).unwrap_or_default());
-        }
-    });
 }
