@@ -1,2 +1,7 @@
 //! The minivmm command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    minivmm::cli::main()
+}

@@ -1,4 +1,26 @@
 //! Puts a kernel into guest memory and says how to enter it. Knows no KVM and no device.
+//!
+//! [`Kernel::parse`] reads headers, [`plan()`] decides addresses, the caller copies what [`BootPlan`] lists, and
+//! [`BootPlan::write_tables`] and [`BootPlan::cpu_state`] do the rest.
 #![forbid(unsafe_code)]
 
+pub mod acpi;
+mod compression;
+pub mod entry;
+#[cfg(test)]
+mod hostile_tests;
+pub mod initrd;
+pub mod inspect;
+pub mod kernel;
 pub mod layout;
+pub mod memmap;
+pub mod plan;
+pub mod read;
+mod tables;
+#[cfg(test)]
+mod testing;
+
+pub use initrd::Initrd;
+pub use kernel::Kernel;
+pub use plan::{BootPlan, Load, PlanRequest, plan};
+pub use tables::TablesError;

@@ -1,1 +1,13 @@
-//! Placeholder.
+//! Tiny guests: a few instructions each, wrapped as ELF kernels, for tests of the real machine on a real /dev/kvm.
+//!
+//! They also run where ring 0 is emulated instruction by instruction, so they keep to plain integer instructions. Each
+//! speaks on COM1 (port 0x3f8), numbers in hexadecimal, and switches the machine off when it has said `done`, through
+//! the sleep control register (port 0x600); [`Guest`] says what else it prints and does. They need 4 MiB of memory:
+//! `minivmm --kernel guest.elf --mem 4`.
+
+mod code;
+mod elf;
+mod guest;
+
+pub use elf::{LOAD_ADDRESS, MEMORY, elf, pvh_elf, write_elf};
+pub use guest::Guest;

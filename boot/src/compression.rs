@@ -1,0 +1,69 @@
+//! Names a compression by its first bytes; kernels' payloads and initrds use the same set.
+
+use std::fmt;
+
+/// How something is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// RFC 1952.
+    Gzip,
+    /// `xz`; Debian's generic kernels.
+    Xz,
+    /// RFC 8878; Debian's initrds.
+    Zstd,
+    /// The legacy frame that the kernel's build uses; Debian's cloud kernels.
+    Lz4,
+    /// bzip2.
+    Bzip2,
+    /// The old `.lzma` container.
+    Lzma,
+    /// lzop.
+    Lzo,
+}
+
+impl Compression {
+    /// Length of the longest magic.
+    pub(crate) const MAGIC_LEN: usize = 6;
+
+    /// The same magics as Linux's lib/decompress.c, and the modern LZ4 frame that Linux refuses is left out.
+    pub(crate) fn of(start: &[u8]) -> Option<Self> {
+        const MAGICS: [(&[u8], Compression); 8] = [
+            (b"\x1f\x8b", Compression::Gzip),
+            (b"\x1f\x9e", Compression::Gzip),
+            (b"\xfd7zXZ\0", Compression::Xz),
+            (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+            (b"\x02\x21\x4c\x18", Compression::Lz4),
+            (b"BZh", Compression::Bzip2),
+            (b"\x5d\0\0", Compression::Lzma),
+            (b"\x89LZO", Compression::Lzo),
+        ];
+        MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, which)| *which)
+    }
+
+    /// The command that unpacks such a file.
+    pub(crate) fn tool(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip -dc",
+            Self::Xz => "xz -dc",
+            Self::Zstd => "zstd -dc",
+            Self::Lz4 => "lz4 -dc",
+            Self::Bzip2 => "bzip2 -dc",
+            Self::Lzma => "xz -dc --format=lzma",
+            Self::Lzo => "lzop -dc",
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Lz4 => "lz4",
+            Self::Bzip2 => "bzip2",
+            Self::Lzma => "lzma",
+            Self::Lzo => "lzo",
+        })
+    }
+}

@@ -1,0 +1,30 @@
+//! What can be said of a kernel or an initrd to someone whose machine does not boot. Takes its time (a whole initrd is
+//! unpacked in a stream), keeps little of it, and is never part of a boot.
+
+mod cpio;
+mod initrd;
+mod kernel;
+
+pub use initrd::{Contents, InitrdFacts, Part, Seen, inspect_initrd};
+pub use kernel::{KernelFacts, inspect_kernel};
+
+use std::io::{self, Read};
+
+use crate::read::ReadAt;
+
+/// A file as a stream, with a position of its own.
+struct Stream<'a, R: ?Sized> {
+    file: &'a R,
+    at: u64,
+}
+
+impl<R: ReadAt + ?Sized> Read for Stream<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buf, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Why a file is not a kernel that can be loaded. The path is the caller's to add.
+
+use std::io;
+
+use super::foreign::Foreign;
+
+/// A kernel file that cannot be used. Each message says what the file is and what to give instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The operating system refused to read it.
+    #[error("The kernel file cannot be read.")]
+    Read(#[source] io::Error),
+    /// Nothing in it.
+    #[error("The kernel file is empty: copy or download it again.")]
+    Empty,
+    /// It is something else.
+    #[error("{0}")]
+    Foreign(Foreign),
+    /// It ends before what its headers announce.
+    #[error(
+        "The kernel file is cut short: its {what} reaches to byte {needed} and the file ends at {len}. \
+         Copy or download it again."
+    )]
+    Truncated {
+        /// The part that is not all there.
+        what: &'static str,
+        /// Where that part ends, in bytes from the start of the file.
+        needed: u64,
+        /// Length of the file.
+        len: u64,
+    },
+    /// A bzImage of the boot protocol before 2.12, which cannot announce a 64-bit entry.
+    #[error(
+        "The kernel speaks version {major}.{minor:02} of the Linux boot protocol and 2.12 is needed: \
+         use Linux 3.8 or later."
+    )]
+    OldProtocol {
+        /// Major version.
+        major: u8,
+        /// Minor version.
+        minor: u8,
+    },
+    /// A bzImage without `XLF_KERNEL_64`.
+    #[error("The kernel is a 32-bit x86 kernel: use a 64-bit one (Debian: linux-image-amd64).")]
+    Not64Bit,
+    /// `LOADED_HIGH` is not set.
+    #[error("The kernel is a zImage, made to load below 1 MiB: use a bzImage.")]
+    NotHigh,
+    /// A field of the setup header that cannot be true.
+    #[error("The kernel's setup header is damaged: {0}. Copy or download the file again.")]
+    BadHeader(&'static str),
+    /// ELF headers that cannot be true.
+    #[error("The ELF kernel is damaged or was linked wrongly: {0}.")]
+    BadElf(&'static str),
+}

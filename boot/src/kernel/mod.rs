@@ -1,0 +1,159 @@
+//! Recognises a kernel by its headers. Reads a few KiB of them, never the kernel itself, and places nothing.
+
+mod bzimage;
+mod elf;
+mod error;
+mod foreign;
+
+use std::fmt;
+
+pub(crate) use bzimage::{BzImage, HEADER, printable};
+pub(crate) use elf::Elf;
+pub use error::KernelError;
+pub use foreign::Foreign;
+
+pub use crate::compression::Compression;
+use crate::entry::Protocol;
+use crate::read::ReadAt;
+use foreign::{ELF_MAGIC, HDRS};
+
+/// What is read of a file before anything is known of it.
+const HEAD: usize = 4096;
+/// `COMMAND_LINE_SIZE` of x86 Linux less the terminating zero; a kernel without a setup header cannot say another.
+const CMDLINE_MAX: u64 = 2047;
+
+/// A kernel that can be loaded: its headers have been read and hold together with the length of its file.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    pub(crate) image: Image,
+    pub(crate) file_len: u64,
+}
+
+/// The two kinds of kernel files.
+#[derive(Debug, Clone)]
+pub(crate) enum Image {
+    BzImage(BzImage),
+    Elf(Elf),
+}
+
+/// The format of a kernel file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Linux's packed image with a setup header; what distributions ship.
+    BzImage,
+    /// An uncompressed kernel with a PVH note.
+    ElfPvh,
+    /// An uncompressed kernel that has the 64-bit entry only.
+    Elf,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BzImage => "bzImage",
+            Self::ElfPvh => "ELF with PVH entry",
+            Self::Elf => "ELF",
+        })
+    }
+}
+
+impl Kernel {
+    /// Reads the headers of `file`. Its position stays where it is.
+    pub fn parse<R: ReadAt + ?Sized>(file: &R) -> Result<Self, KernelError> {
+        let file_len = file.length().map_err(KernelError::Read)?;
+        let mut head = [0; HEAD];
+        let read = file.read_at(&mut head, 0).map_err(KernelError::Read)?;
+        let head = head.get(..read).unwrap_or_default();
+        if file_len == 0 || head.is_empty() {
+            return Err(KernelError::Empty);
+        }
+        let image = if head.starts_with(ELF_MAGIC) {
+            Image::Elf(Elf::parse(file, head, file_len)?)
+        } else if head.get(HDRS.0..).is_some_and(|rest| rest.starts_with(HDRS.1)) {
+            Image::BzImage(BzImage::parse(file, head, file_len)?)
+        } else {
+            return Err(KernelError::Foreign(Foreign::of(head)));
+        };
+        Ok(Kernel { image, file_len })
+    }
+
+    /// Its format.
+    pub fn format(&self) -> Format {
+        match &self.image {
+            Image::BzImage(_) => Format::BzImage,
+            Image::Elf(elf) if elf.pvh_entry.is_some() => Format::ElfPvh,
+            Image::Elf(_) => Format::Elf,
+        }
+    }
+
+    /// Whether it can be entered by `protocol`.
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        match (&self.image, protocol) {
+            (Image::BzImage(_), protocol) => protocol == Protocol::Linux64,
+            (Image::Elf(elf), Protocol::Linux64) => elf.entry.is_some(),
+            (Image::Elf(elf), Protocol::Pvh) => elf.pvh_entry.is_some(),
+        }
+    }
+
+    /// Length of the file.
+    pub fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// The release with who built it and when, as the setup header of a bzImage says it.
+    pub fn version(&self) -> Option<&str> {
+        self.bzimage()?.version.as_deref()
+    }
+
+    /// How the payload of a bzImage is packed; `None` where it is not, or not known.
+    pub fn compression(&self) -> Option<Compression> {
+        self.bzimage()?.compression
+    }
+
+    /// Version of the Linux boot protocol that a bzImage speaks, major and minor.
+    pub fn boot_protocol(&self) -> Option<(u8, u8)> {
+        let [minor, major] = self.bzimage()?.protocol.to_le_bytes();
+        Some((major, minor))
+    }
+
+    /// The longest command line it takes, without the terminating zero.
+    pub fn cmdline_max(&self) -> u64 {
+        self.bzimage().map_or(CMDLINE_MAX, |image| image.cmdline_max)
+    }
+
+    /// Bytes of memory from [`Self::pref_address`] on that it needs before it can look at its memory map.
+    pub fn init_size(&self) -> u64 {
+        match &self.image {
+            Image::BzImage(image) => image.init_size,
+            Image::Elf(elf) => elf.end() - self.pref_address(),
+        }
+    }
+
+    /// The physical address where it wants to lie.
+    pub fn pref_address(&self) -> u64 {
+        match &self.image {
+            Image::BzImage(image) => image.pref_address,
+            Image::Elf(elf) => elf.segments.first().map_or(0, |segment| segment.guest),
+        }
+    }
+
+    /// Whether it could be loaded elsewhere.
+    pub fn relocatable(&self) -> bool {
+        self.bzimage().is_some_and(|image| image.relocatable)
+    }
+
+    /// The last address that its initrd may occupy. ELF kernels cannot say; PVH's and Linux's limit is 4 GiB.
+    pub fn initrd_addr_max(&self) -> u64 {
+        self.bzimage().map_or(u64::from(u32::MAX), |image| image.initrd_addr_max)
+    }
+
+    fn bzimage(&self) -> Option<&BzImage> {
+        match &self.image {
+            Image::BzImage(image) => Some(image),
+            Image::Elf(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Promises of `Kernel::parse`: what it takes, what it refuses, and what it says then.
+
+use super::*;
+use crate::testing::{Part, bzimage, elf, put, pvh_elf, tiny_elf};
+
+fn refusal(file: &[u8]) -> String {
+    Kernel::parse(file).unwrap_err().to_string()
+}
+
+/// The file with `bytes` at `offset`, refused.
+fn refusal_with(mut file: Vec<u8>, offset: usize, bytes: &[u8]) -> String {
+    put(&mut file, offset, bytes);
+    refusal(&file)
+}
+
+#[track_caller]
+fn assert_says(message: &str, words: &[&str]) {
+    for word in words {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+    }
+    assert!(message.ends_with('.'), "{message:?} is no sentence");
+}
+
+#[test]
+fn bzimage_says_what_it_is() {
+    let kernel = Kernel::parse(&bzimage()[..]).unwrap();
+    assert_eq!(kernel.format(), Format::BzImage);
+    assert_eq!(kernel.version(), Some("6.1.0-test-amd64 (nobody@example.org) #1 SMP"));
+    assert_eq!(kernel.compression(), Some(Compression::Lz4));
+    assert_eq!(kernel.boot_protocol(), Some((2, 15)));
+    assert_eq!((kernel.cmdline_max(), kernel.initrd_addr_max()), (2047, 0x7fff_ffff));
+    assert_eq!((kernel.pref_address(), kernel.init_size()), (0x100_0000, 0x40_0000));
+    assert!(kernel.relocatable());
+    assert!(kernel.speaks(Protocol::Linux64) && !kernel.speaks(Protocol::Pvh));
+}
+
+#[test]
+fn elf_says_what_it_is() {
+    let kernel = Kernel::parse(&pvh_elf()[..]).unwrap();
+    assert_eq!(kernel.format(), Format::ElfPvh);
+    assert!(kernel.speaks(Protocol::Linux64) && kernel.speaks(Protocol::Pvh));
+    assert_eq!((kernel.pref_address(), kernel.init_size()), (0x100_0000, 0x21_0000));
+    assert_eq!((kernel.version(), kernel.compression(), kernel.relocatable()), (None, None, false));
+    assert_eq!(Kernel::parse(&tiny_elf()[..]).unwrap().format(), Format::Elf);
+}
+
+#[test]
+fn parsing_leaves_the_file_position_alone() {
+    use std::io::{Seek, Write};
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bzimage()).unwrap();
+    file.seek(std::io::SeekFrom::Start(17)).unwrap();
+    Kernel::parse(&file).unwrap();
+    assert_eq!(file.stream_position().unwrap(), 17);
+}
+
+#[test]
+fn control_characters_of_a_version_do_not_reach_the_terminal() {
+    let mut file = bzimage();
+    put(&mut file, 0x600, b"6.1\x1b[2J\xff\n");
+    assert!(Kernel::parse(&file[..]).unwrap().version().unwrap().starts_with("6.1[2J"));
+    put(&mut file, 0x20e, &[0, 0]);
+    assert_eq!(Kernel::parse(&file[..]).unwrap().version(), None);
+}
+
+#[test]
+fn unusable_bzimages_are_named() {
+    assert_says(&refusal_with(bzimage(), 0x206, &[0x0b, 0x02]), &["2.11", "2.12", "Linux 3.8"]);
+    assert_says(&refusal_with(bzimage(), 0x211, &[0]), &["zImage", "bzImage"]);
+    assert_says(&refusal_with(bzimage(), 0x236, &[0x7e]), &["32-bit", "linux-image-amd64"]);
+    assert_says(&refusal_with(bzimage(), 0x1fe, &[0, 0]), &["setup header", "boot flag"]);
+    assert_says(&refusal_with(bzimage(), 0x201, &[0x20]), &["setup header", "shorter"]);
+    assert_says(&refusal_with(bzimage(), 0x258, &[0; 8]), &["setup header", "preferred address"]);
+    assert_says(&refusal_with(bzimage(), 0x258, &[0xff; 8]), &["setup header", "preferred address"]);
+    assert_says(&refusal_with(bzimage(), 0x24c, &[0xff; 4]), &["setup header", "payload"]);
+    assert_says(&refusal_with(bzimage(), 0x1f4, &[0; 4]), &["setup header", "too short"]);
+    assert_says(&refusal(&bzimage()[..0x220]), &["setup header", "too early"]);
+}
+
+#[test]
+fn truncated_kernel_is_an_error() {
+    let file = bzimage();
+    assert_says(&refusal(&file[..file.len() - 1]), &["cut short", "code", "6144", "6143", "download"]);
+    let file = pvh_elf();
+    assert_says(&refusal(&file[..file.len() - 1]), &["cut short", "segment"]);
+    assert_says(&refusal(&file[..100]), &["cut short", "program headers"]);
+    assert_says(&refusal(&file[..17]), &["ELF", "too early"]);
+    assert_says(&refusal(&[]), &["empty"]);
+}
+
+#[test]
+fn unusable_elf_files_are_named() {
+    let elf = tiny_elf;
+    assert_says(&refusal_with(elf(), 18, &[183]), &["64-bit Arm", "x86-64"]);
+    assert_says(&refusal_with(elf(), 18, &[243]), &["RISC-V"]);
+    assert_says(&refusal_with(elf(), 18, &[0xee, 0xee]), &["61166"]);
+    assert_says(&refusal_with(elf(), 5, &[2]), &["big-endian"]);
+    assert_says(&refusal_with(elf(), 16, &[1]), &["kernel module"]);
+    assert_says(&refusal_with(elf(), 16, &[4]), &["program"]);
+    assert_says(&refusal_with(elf(), 64, &[3]), &["program"]);
+    assert_says(&refusal_with(elf(), 64, &[0]), &["no segment"]);
+    assert_says(&refusal_with(elf(), 54, &[55]), &["56 bytes"]);
+    assert_says(&refusal_with(elf(), 56, &[0, 0]), &["no program headers"]);
+    assert_says(&refusal_with(elf(), 56, &[65, 0]), &["64 program headers"]);
+    assert_says(&refusal_with(elf(), 24, &[0xff; 8]), &["entry point"]);
+    assert_says(&refusal_with(elf(), 64 + 40, &[0; 8]), &["longer in the file"]);
+    assert_says(&refusal_with(elf(), 64 + 24, &[0xff; 8]), &["address space"]);
+}
+
+#[test]
+fn thirty_two_bit_elf_is_named() {
+    let mut file = tiny_elf();
+    put(&mut file, 4, &[1]);
+    put(&mut file, 18, &[3]);
+    assert_says(&refusal(&file), &["32-bit ELF", "x86-64 kernel"]);
+}
+
+#[test]
+fn overlapping_segments_are_an_error() {
+    let first = Part { paddr: 0x20_0000, filesz: 16, memsz: 0x1001 };
+    let second = Part { paddr: 0x20_1000, filesz: 16, memsz: 16 };
+    assert_says(&refusal(&elf(0x20_0000, &[first, second], None)), &["claim the same memory"]);
+    let apart = Part { memsz: 0x1000, ..first };
+    assert!(Kernel::parse(&elf(0x20_0000, &[second, apart], None)[..]).is_ok());
+}
+
+#[test]
+fn entry_must_be_code_of_the_file() {
+    let part = Part { paddr: 0x20_0000, filesz: 16, memsz: 0x1000 };
+    assert_says(&refusal(&elf(0x20_0010, &[part], None)), &["entry point"]);
+    assert!(Kernel::parse(&elf(0x20_000f, &[part], None)[..]).is_ok());
+}
+
+#[test]
+fn linked_entry_address_becomes_physical() {
+    let mut file = elf(0xffff_ffff_8020_0008, &[Part { paddr: 0x20_0000, filesz: 16, memsz: 16 }], None);
+    put(&mut file, 64 + 16, &0xffff_ffff_8020_0000u64.to_le_bytes());
+    let kernel = Kernel::parse(&file[..]).unwrap();
+    assert!(matches!(kernel.image, Image::Elf(Elf { entry: Some(0x20_0008), .. })));
+}
+
+#[test]
+fn pvh_entry_outside_of_the_kernel_is_not_used() {
+    let file = elf(0x10_0000, &[Part { paddr: 0x10_0000, filesz: 16, memsz: 16 }], Some(0x20_0000));
+    assert_eq!(Kernel::parse(&file[..]).unwrap().format(), Format::Elf);
+}
+
+#[test]
+fn endless_notes_end() {
+    let mut file = pvh_elf();
+    // A name that leads past everything, then one that wraps.
+    put(&mut file, 3072, &u32::MAX.to_le_bytes());
+    assert_eq!(Kernel::parse(&file[..]).unwrap().format(), Format::Elf);
+    put(&mut file, 3072, &[0; 12]);
+    put(&mut file, 3072 + 4, &u32::MAX.to_le_bytes());
+    assert_eq!(Kernel::parse(&file[..]).unwrap().format(), Format::Elf);
+}
+
+#[test]
+fn files_that_are_no_kernel_are_named_with_their_cure() {
+    let mut page = [0; 4096];
+    let mut named = |offset: usize, magic: &[u8], words: &[&str]| {
+        page = [0; 4096];
+        page[offset..offset + magic.len()].copy_from_slice(magic);
+        assert_says(&refusal(&page), words);
+    };
+    named(0, b"\x1f\x8b\x08", &["gzip data", "gzip -dc", "initrd"]);
+    named(0, b"\xfd7zXZ\0", &["xz data", "xz -dc"]);
+    named(0, b"\x28\xb5\x2f\xfd", &["zstd data", "zstd -dc"]);
+    named(0, b"\x02\x21\x4c\x18", &["lz4 data", "lz4 -dc"]);
+    named(0, b"BZh9", &["bzip2 data"]);
+    named(0, b"\x89LZO", &["lzo data"]);
+    named(0, b"070701", &["initrd", "as the initrd"]);
+    named(0x38, b"ARM\x64", &["64-bit Arm"]);
+    named(0x38, b"RSC\x05", &["RISC-V"]);
+    named(0, b"QFI\xfb", &["disk image (qcow2)", "as a disk"]);
+    named(0x200, b"EFI PART", &["disk image", "GPT"]);
+    named(0x438, b"\x53\xef", &["disk image", "ext4"]);
+    named(0x1fe, b"\x55\xaa", &["disk image", "boot sector"]);
+    named(0, b"!<arch>\ndebian-binary", &["Debian package", "dpkg-deb -x"]);
+    named(0, b"", &["no kernel of a known format", "vmlinuz"]);
+    assert_says(&refusal(b"#!/bin/sh\necho hello\n"), &["text file"]);
+    assert_says(&refusal(b"\0"), &["no kernel of a known format"]);
+}
+
+#[test]
+fn efi_programs_are_named() {
+    let efi = |machine: u16| {
+        let mut file = vec![0; 512];
+        put(&mut file, 0, b"MZ");
+        put(&mut file, 0x3c, &[0x80]);
+        put(&mut file, 0x80, b"PE\0\0");
+        put(&mut file, 0x84, &machine.to_le_bytes());
+        refusal(&file)
+    };
+    assert_says(&efi(0x8664), &["EFI program", "no EFI firmware"]);
+    assert_says(&efi(0xaa64), &["EFI", "64-bit Arm"]);
+    assert_says(&efi(0x14c), &["EFI", "32-bit x86"]);
+    assert_says(&efi(0x5064), &["EFI", "0x5064"]);
+}
+
+#[test]
+fn unreadable_kernel_keeps_the_reason() {
+    let directory = std::fs::File::open(std::env::temp_dir()).unwrap();
+    let error = Kernel::parse(&directory).unwrap_err();
+    assert!(matches!(&error, KernelError::Read(why) if why.kind() == std::io::ErrorKind::IsADirectory));
+    assert_says(&error.to_string(), &["cannot be read"]);
+}

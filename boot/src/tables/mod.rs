@@ -1,0 +1,69 @@
+//! Writes what a kernel finds at its entry: the protocol's structures, GDT, page tables and command line.
+
+mod boot_params;
+mod paging;
+mod pvh;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
+
+use crate::entry::{GDT_ENTRIES, Protocol, gdt};
+use crate::layout;
+use crate::plan::BootPlan;
+
+/// Guest memory that is not where the plan's RAM layout says.
+#[derive(Debug, thiserror::Error)]
+#[error("The {what} cannot be written to guest memory at {address:#x}.")]
+pub struct TablesError {
+    what: &'static str,
+    address: u64,
+    #[source]
+    source: GuestMemoryError,
+}
+
+impl BootPlan {
+    /// Writes all tables. `rsdp` is the address of the ACPI root pointer, 0 for none. Everything goes to the first
+    /// megabyte, each structure in one write, and depends on nothing that is loaded: it may run before, after or
+    /// beside the loading.
+    pub fn write_tables<M: GuestMemory>(&self, mem: &M, rsdp: u64) -> Result<(), TablesError> {
+        let mut bytes = [0; GDT_ENTRIES * size_of::<u64>()];
+        for (to, entry) in bytes.chunks_exact_mut(size_of::<u64>()).zip(gdt(&self.cpu_state())) {
+            to.copy_from_slice(&entry.to_le_bytes());
+        }
+        write(mem, "GDT", layout::GDT, &bytes)?;
+        write(mem, "kernel command line", layout::CMDLINE, &self.cmdline)?;
+        match self.protocol {
+            Protocol::Linux64 => {
+                write(mem, "zero page", layout::ZERO_PAGE, &boot_params::page(self, rsdp))?;
+                paging::write_identity_map(mem)
+            }
+            Protocol::Pvh => {
+                write(mem, "PVH start info", layout::PVH_START_INFO, &pvh::start_info(self, rsdp))
+            }
+        }
+    }
+}
+
+fn write<M: GuestMemory>(mem: &M, what: &'static str, at: u64, bytes: &[u8]) -> Result<(), TablesError> {
+    mem.write_slice(bytes, GuestAddress(at)).map_err(|source| TablesError { what, address: at, source })
+}
+
+/// A structure being laid out in a local buffer. The offsets are the structures' own, so all of them lie inside;
+/// a store that would not is dropped, and the tests compare every field.
+struct Layout<const N: usize>([u8; N]);
+
+impl<const N: usize> Layout<N> {
+    fn put<const L: usize>(&mut self, at: usize, bytes: [u8; L]) {
+        self.put_slice(at, &bytes);
+    }
+
+    fn put_slice(&mut self, at: usize, bytes: &[u8]) {
+        let to = self.0.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
+        debug_assert!(to.is_some(), "{at:#x} + {} lies outside of the structure", bytes.len());
+        if let Some(to) = to {
+            to.copy_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Power: the ACPI sleep and reset registers of a hardware-reduced machine, and the power button.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
+use crate::irq::Irq;
+use crate::ports::{POWER_PORTS, RESET_VALUE, S5_SLEEP_TYPE};
+
+const SLEEP_CONTROL: u64 = 0;
+const RESET: u64 = 2;
+/// ACPI 6.5 §4.8.3.7: SLP_TYPx is bits 2 to 4, SLP_EN bit 5 (write-only).
+const SLEEP_TYPE_SHIFT: u8 = 2;
+const SLEEP_TYPE_MASK: u8 = 0x07 << SLEEP_TYPE_SHIFT;
+const SLEEP_ENABLE: u8 = 1 << 5;
+
+/// Sleep control (+0), sleep status (+1) and reset (+2), each a byte; wider accesses are so many byte accesses.
+///
+/// The status register has only WAK_STS, which is set by waking from a sleep that this machine does not have, so it
+/// reads as zero. The reset register reads as zero too.
+#[derive(Debug, Default)]
+pub struct Power {
+    sleep_type: u8,
+}
+
+/// A saved [`Power`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PowerState {
+    /// Layout of this structure; [`PowerState::VERSION`].
+    pub version: u16,
+    /// SLP_TYPx as last written, in its place in the register.
+    pub sleep_type: u8,
+}
+
+impl PowerState {
+    /// The only layout so far.
+    pub const VERSION: u16 = 1;
+}
+
+/// A saved power device of another program version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the saved power registers have version {0}, and only version {version} is understood; restore them with the program that saved them", version = PowerState::VERSION)]
+pub struct PowerStateError(pub u16);
+
+impl Power {
+    /// The registers as after power-on.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Back to power-on.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What the registers hold.
+    pub fn state(&self) -> PowerState {
+        PowerState { version: PowerState::VERSION, sleep_type: self.sleep_type }
+    }
+
+    /// Registers as `state` says; bits that no register has are dropped.
+    ///
+    /// # Errors
+    /// [`PowerStateError`] for a version that is not understood.
+    pub fn from_state(state: &PowerState) -> Result<Self, PowerStateError> {
+        if state.version != PowerState::VERSION {
+            return Err(PowerStateError(state.version));
+        }
+        Ok(Power { sleep_type: state.sleep_type & SLEEP_TYPE_MASK })
+    }
+
+    fn write_register(&mut self, register: u64, value: u8) -> Option<Effect> {
+        match register {
+            SLEEP_CONTROL => {
+                self.sleep_type = value & SLEEP_TYPE_MASK;
+                let asked = self.sleep_type >> SLEEP_TYPE_SHIFT;
+                if value & SLEEP_ENABLE == 0 {
+                    return None;
+                }
+                if asked != S5_SLEEP_TYPE {
+                    log::warn!("The guest asked for sleep type {asked}, which this machine does not have.");
+                    return None;
+                }
+                Some(Effect::PowerOff)
+            }
+            RESET => (value == RESET_VALUE).then_some(Effect::Reset),
+            _ => None,
+        }
+    }
+}
+
+impl BusDevice for Power {
+    fn size(&self) -> u64 {
+        POWER_PORTS.into()
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8]) -> Option<Effect> {
+        read_bytewise(offset, data, |at| if at == SLEEP_CONTROL { self.sleep_type } else { 0 });
+        None
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
+        write_bytewise(offset, data, |at, byte| self.write_register(at, byte))
+    }
+}
+
+/// The machine's power button; the guest learns of it through the interrupt of its generic event device.
+#[derive(Debug, Clone)]
+pub struct PowerButton(Arc<dyn Irq>);
+
+impl PowerButton {
+    /// A button on `irq`.
+    pub fn new(irq: Arc<dyn Irq>) -> Self {
+        PowerButton(irq)
+    }
+
+    /// Presses it: an operating system that listens begins to shut down.
+    ///
+    /// # Errors
+    /// The host could not raise the interrupt.
+    pub fn press(&self) -> io::Result<()> {
+        self.0.trigger()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(offset: u64, data: &[u8]) -> Option<Effect> {
+        Power::new().write(offset, data)
+    }
+
+    #[test]
+    fn soft_off_needs_its_type_and_the_enable_bit() {
+        let s5 = S5_SLEEP_TYPE << 2;
+        assert_eq!(write(0, &[s5 | 0x20]), Some(Effect::PowerOff));
+        assert_eq!(write(0, &[s5]), None);
+        assert_eq!(write(0, &[0x20]), None);
+        assert_eq!(write(0, &[0xff]), None, "sleep type 7");
+        assert_eq!(write(1, &[s5 | 0x20]), None);
+    }
+
+    #[test]
+    fn reset_takes_its_value_alone() {
+        for value in 0..=255 {
+            assert_eq!(write(2, &[value]), (value == RESET_VALUE).then_some(Effect::Reset));
+        }
+    }
+
+    #[test]
+    fn a_wide_write_reaches_both_registers() {
+        assert_eq!(write(1, &[0, RESET_VALUE]), Some(Effect::Reset));
+    }
+
+    #[test]
+    fn enable_is_write_only_and_the_rest_reads_as_zero() {
+        let mut power = Power::new();
+        power.write(0, &[0x3c]);
+        let mut data = [0xff; 2];
+        power.read(0, &mut data);
+        assert_eq!(data, [0x1c, 0]);
+        power.read(1, &mut data);
+        assert_eq!(data, [0, 0]);
+        let saved = power.state();
+        assert_eq!(Power::from_state(&saved).unwrap().state(), saved);
+        power.reset();
+        assert_eq!(power.state().sleep_type, 0);
+        assert!(Power::from_state(&PowerState { version: 9, ..saved }).is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! pvpanic: the one port through which a guest's kernel says that it panicked (QEMU docs/specs/pvpanic).
+
+use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
+
+/// The guest panicked and will do nothing about it.
+const PANICKED: u8 = 1 << 0;
+/// The guest panicked and goes on in its crash kernel.
+const CRASH_LOADED: u8 = 1 << 1;
+
+/// The port. It has no state: a read gives the events it understands.
+#[derive(Debug, Default)]
+pub struct PvPanic;
+
+impl BusDevice for PvPanic {
+    fn size(&self) -> u64 {
+        1
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8]) -> Option<Effect> {
+        read_bytewise(offset, data, |_| PANICKED | CRASH_LOADED);
+        None
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
+        write_bytewise(offset, data, |_, events| {
+            if events & PANICKED != 0 {
+                return Some(Effect::Panicked);
+            }
+            if events & CRASH_LOADED != 0 {
+                log::warn!("The guest's kernel panicked and hands over to its crash kernel.");
+            }
+            None
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_events_are_offered() {
+        let mut data = [0];
+        PvPanic.read(0, &mut data);
+        assert_eq!(data, [3]);
+    }
+
+    #[test]
+    fn a_panic_ends_the_machine_and_a_crash_kernel_goes_on() {
+        assert_eq!(PvPanic.write(0, &[1]), Some(Effect::Panicked));
+        assert_eq!(PvPanic.write(0, &[3]), Some(Effect::Panicked));
+        assert_eq!(PvPanic.write(0, &[2]), None);
+        assert_eq!(PvPanic.write(0, &[0xfc]), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! The command line: verbs and flags. The flags of a machine are the fields of [`Spec`].
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+
+use super::exit;
+use crate::spec::{MemSize, Spec, SpecError};
+
+/// Boots a Linux kernel in a virtual machine on /dev/kvm.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "minivmm",
+    version,
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    override_usage = USAGE,
+    help_template = "{usage-heading} {usage}\n\n{options}{after-help}",
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Args {
+    /// What to do instead of running a machine.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// What a machine is made of.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// A machine from a file, from flags or from both.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MachineArgs {
+    /// Read the machine from a TOML file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The flags.
+    #[command(flatten)]
+    spec: Spec,
+}
+
+/// A verb.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Verb {
+    /// Say whether this host can run a machine, and what to do if not
+    Doctor(DoctorArgs),
+}
+
+/// What the doctor looks at besides the host.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct DoctorArgs {
+    /// Look at this kernel too
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Look at this initial RAM disk too
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Memory that a machine shall have [default: 512]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub mem: Option<MemSize>,
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// What was asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Run this machine until it ends.
+    Run(Spec),
+    /// Look at the host.
+    Doctor(DoctorArgs),
+}
+
+/// Why the command line asks for nothing that can be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgsError {
+    /// Not our flags; or `--help` and `--version`, which clap treats alike.
+    #[error(transparent)]
+    Flags(#[from] clap::Error),
+    /// The file of `--config`.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+}
+
+/// The definition of the command line.
+pub fn definition() -> clap::Command {
+    Args::command().after_help(format!("{}\n{EXAMPLE}", exit::summary()))
+}
+
+/// Reads a command line, whose first word is the program's name.
+///
+/// # Errors
+/// [`ArgsError`].
+pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Command, ArgsError> {
+    let matches = definition().try_get_matches_from(words)?;
+    let args = Args::from_arg_matches(&matches)?;
+    match args.verb {
+        Some(Verb::Doctor(doctor)) => Ok(Command::Doctor(doctor)),
+        None => Ok(Command::Run(args.machine.spec(&matches)?)),
+    }
+}
+
+impl MachineArgs {
+    /// The machine of the file, if one is named, with what `matches` says over it.
+    fn spec(self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
+        let Some(file) = self.config else { return Ok(self.spec) };
+        let mut spec = Spec::from_file(file)?;
+        // Sets the fields that have a flag on this command line and leaves the others: every field, also future ones.
+        spec.update_from_arg_matches(matches)?;
+        Ok(spec)
+    }
+}
+
+/// Stands in `--help` for the list of verbs.
+const USAGE: &str = "\
+minivmm --kernel FILE [OPTIONS]   boot a Linux kernel in a machine on KVM
+       minivmm doctor [OPTIONS]          say whether this host can";
+
+const EXAMPLE: &str = "\
+Example: minivmm --kernel vmlinuz --initrd initrd.img --mem 512
+In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Initrd, OnReboot, Rtc};
+
+    fn run(words: &[&str]) -> Result<Spec, ArgsError> {
+        match parse([&["minivmm"], words].concat())? {
+            Command::Run(spec) => Ok(spec),
+            Command::Doctor(_) => panic!("no machine in {words:?}"),
+        }
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        for verb in [None, Some("doctor")] {
+            let words = ["minivmm"].into_iter().chain(verb).chain(["--help"]);
+            let Err(ArgsError::Flags(help)) = parse(words) else { panic!("no help") };
+            let text = help.to_string();
+            assert!(text.lines().count() < 24, "{} lines:\n{text}", text.lines().count());
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "a line is too wide:\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_field_has_its_flag() {
+        let spec = run(&[
+            "--kernel",
+            "k",
+            "--initrd",
+            "none",
+            "--cmdline",
+            "-x",
+            "--append",
+            "--y",
+            "--mem",
+            "2G",
+            "--cpus",
+            "4",
+            "--rtc",
+            "utc",
+            "--on-reboot",
+            "exit",
+        ])
+        .unwrap();
+        let expected = Spec::new("k")
+            .with_initrd(Initrd::None)
+            .with_cmdline("-x")
+            .with_append("--y")
+            .with_mem("2048".parse().unwrap())
+            .with_cpus("4".parse().unwrap())
+            .with_rtc(Rtc::Utc)
+            .with_on_reboot(OnReboot::Exit);
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_leave_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vm.toml");
+        std::fs::write(&file, "kernel = 'k'\nmem = '2G'\ncpus = 2\nrtc = 'utc'\n").unwrap();
+        let spec = run(&["--config", file.to_str().unwrap(), "--mem", "64", "--initrd", "i"]).unwrap();
+        let expected = Spec::new(folder.path().join("k"))
+            .with_initrd("i")
+            .with_mem("64".parse().unwrap())
+            .with_cpus("2".parse().unwrap())
+            .with_rtc(Rtc::Utc);
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn wrong_amounts_are_explained() {
+        for (words, said) in [
+            (["--mem", "lots"], "`512M`"),
+            (["--mem", "-5"], "is not an amount"),
+            (["--cpus", "0"], "from 1 on"),
+            (["--rtc", "gmt"], "localtime"),
+        ] {
+            let error = run(&words).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn doctor_takes_no_machine() {
+        assert!(parse(["minivmm", "--mem", "5", "doctor"]).is_err());
+        assert!(matches!(parse(["minivmm", "doctor", "--json"]), Ok(Command::Doctor(d)) if d.json));
+    }
+}

@@ -1,0 +1,136 @@
+//! The doctor's look at the host.
+
+use super::{Finding, Level};
+use crate::cli::advice::{self, KVM, MemoryVerdict, TUN, Trouble};
+use crate::host::facts::{Backend, Cpu, Host};
+use crate::spec::MemSize;
+
+/// KVM_GET_API_VERSION of every kernel since 2.6.22; callers shall refuse any other (KVM api §4.1).
+const API_VERSION: i32 = 12;
+
+/// What was found on the host, for a machine of this much memory.
+pub(super) fn examine(host: &Host, mem: MemSize) -> Vec<Finding> {
+    let cpu = host.cpu();
+    let mut findings = kvm(host, &cpu);
+    findings.push(processors(&cpu));
+    memory(host, mem, &mut findings);
+    findings.push(match advice::tun(&host.access(TUN)) {
+        None => Finding::ok("tun", "/dev/net/tun opens, for networks on TAP interfaces"),
+        Some(trouble) => Finding::warn("tun", trouble),
+    });
+    findings
+}
+
+/// Whether a stock Linux kernel boots on this host, given what was found of its KVM.
+pub(super) fn boots_linux(host: &Host, findings: &[Finding]) -> bool {
+    let usable = findings.iter().all(|finding| finding.about != "kvm" || finding.level != Level::Fail);
+    usable && host.backend(&host.cpu()) != Backend::Pvm
+}
+
+fn kvm(host: &Host, cpu: &Cpu) -> Vec<Finding> {
+    let facts = match host.ask_kvm(KVM) {
+        Ok(facts) => facts,
+        Err(access) => {
+            return advice::kvm(host, &access)
+                .into_iter()
+                .map(|trouble| Finding::fail("kvm", trouble))
+                .collect();
+        }
+    };
+    if facts.api_version != API_VERSION {
+        let what = format!("/dev/kvm speaks api version {} and {API_VERSION} is needed", facts.api_version);
+        return vec![Finding::fail("kvm", Trouble { what, cure: None })];
+    }
+    let backend = host.backend(cpu);
+    let text = format!(
+        "/dev/kvm makes machines, with at most {} vCPUs each; api version {}",
+        facts.max_vcpus, facts.api_version
+    );
+    vec![
+        Finding::ok("kvm", text),
+        match backend {
+            Backend::Pvm => Finding::warn("backend", advice::no_linux_on_pvm()),
+            Backend::Vmx | Backend::Svm | Backend::Unknown => {
+                Finding::ok("backend", advice::backend(backend))
+            }
+        },
+    ]
+}
+
+fn processors(cpu: &Cpu) -> Finding {
+    let model = if cpu.model.is_empty() { "unknown model" } else { &cpu.model };
+    let flag = match (cpu.vmx, cpu.svm) {
+        (true, _) => "vmx",
+        (_, true) => "svm",
+        _ => "neither vmx nor svm",
+    };
+    let nested = if cpu.hypervisor { "; this host is itself a virtual machine" } else { "" };
+    let s = if cpu.count == 1 { "" } else { "s" };
+    Finding::ok("cpu", format!("{model}, {} processor{s}, shows {flag}{nested}", cpu.count))
+}
+
+fn memory(host: &Host, mem: MemSize, findings: &mut Vec<Finding>) {
+    let Some(memory) = host.memory() else {
+        let what = "/proc/meminfo does not say how much memory this host has".to_owned();
+        findings.push(Finding::warn("memory", Trouble { what, cure: None }));
+        return;
+    };
+    findings.push(match advice::memory(mem, memory) {
+        MemoryVerdict::Fits => {
+            let (available, total) = (memory.available_kib / 1024, memory.total_kib / 1024);
+            Finding::ok(
+                "memory",
+                format!("{available} MiB available of {total} MiB, enough for a guest of {mem}"),
+            )
+        }
+        MemoryVerdict::Overcommitted(trouble) => Finding::warn("memory", trouble),
+        MemoryVerdict::Absurd(trouble) => Finding::fail("memory", trouble),
+    });
+    findings.extend(host.huge_pages().map(|setting| match setting.as_str() {
+        "never" => Finding::warn(
+            "memory",
+            Trouble {
+                what: "transparent huge pages are off, which makes guests slower to start and to run".into(),
+                cure: Some("`echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled`".into()),
+            },
+        ),
+        setting => Finding::ok("memory", format!("transparent huge pages are on ({setting})")),
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::facts::tests::tree;
+
+    fn levels(files: &[(&str, &str)], about: &str) -> Vec<(Level, String)> {
+        let (_folder, host) = tree(files);
+        let findings = examine(&host, "512".parse().unwrap());
+        findings.into_iter().filter(|f| f.about == about).map(|f| (f.level, f.text)).collect()
+    }
+
+    #[test]
+    fn huge_pages_switched_off_are_a_warning() {
+        let meminfo = ("/proc/meminfo", "MemTotal: 2097152 kB\nMemAvailable: 1048576 kB\n");
+        let thp = |text| ("/sys/kernel/mm/transparent_hugepage/enabled", text);
+        let found = levels(&[meminfo, thp("always madvise [never]\n")], "memory");
+        assert_eq!(found[0].0, Level::Ok, "{found:?}");
+        assert_eq!(found[1].0, Level::Warn, "{found:?}");
+        assert!(
+            levels(&[meminfo, thp("[always] madvise never\n")], "memory").iter().all(|f| f.0 == Level::Ok)
+        );
+    }
+
+    #[test]
+    fn file_in_place_of_the_device_is_a_failure() {
+        let found = levels(&[("/dev/kvm", "no device")], "kvm");
+        assert_eq!(found[0].0, Level::Fail, "{found:?}");
+    }
+
+    #[test]
+    fn processors_are_told_with_what_they_show() {
+        let cpuinfo = ("/proc/cpuinfo", "processor: 0\nmodel name: An EPYC\nflags: svm hypervisor\n");
+        let found = levels(&[cpuinfo], "cpu");
+        assert_eq!(found[0].1, "An EPYC, 1 processor, shows svm; this host is itself a virtual machine");
+    }
+}

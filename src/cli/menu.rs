@@ -1,0 +1,109 @@
+//! The console's escape key: Ctrl-] and a letter.
+
+/// Ctrl-], as telnet and virsh have it.
+const ESCAPE: u8 = 0x1d;
+
+/// What a key in the menu asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    PowerButton,
+    Reset,
+    Quit,
+    Help,
+    /// A letter that is not in the menu.
+    Unknown,
+}
+
+/// Lines that `?` shows.
+pub(super) const HELP: &[&str] = &[
+    "Ctrl-] then: p  press the power button",
+    "             r  reset the machine",
+    "             q  quit at once",
+    "             ?  this help",
+    "        Ctrl-]  send Ctrl-] to the guest",
+];
+
+/// What typed bytes turn out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Typed<'a> {
+    /// For the guest.
+    Text(&'a [u8]),
+    /// For the menu.
+    Choice(Choice),
+}
+
+/// Tells the guest's input from the menu's keys, also where a read ends between the two.
+#[derive(Debug, Default)]
+pub(super) struct Menu {
+    escaped: bool,
+}
+
+impl Menu {
+    /// Takes the next thing off the front of `bytes`; `None` when nothing is left.
+    pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Typed<'a>> {
+        loop {
+            let (&key, rest) = bytes.split_first()?;
+            if self.escaped {
+                self.escaped = false;
+                let (text, _) = bytes.split_at(1);
+                *bytes = rest;
+                return Some(match key {
+                    ESCAPE => Typed::Text(text),
+                    b'p' => Typed::Choice(Choice::PowerButton),
+                    b'r' => Typed::Choice(Choice::Reset),
+                    b'q' => Typed::Choice(Choice::Quit),
+                    b'?' | b'h' => Typed::Choice(Choice::Help),
+                    _ => Typed::Choice(Choice::Unknown),
+                });
+            }
+            if key == ESCAPE {
+                self.escaped = true;
+                *bytes = rest;
+                continue;
+            }
+            let len = bytes.iter().position(|&byte| byte == ESCAPE).unwrap_or(bytes.len());
+            let (text, rest) = bytes.split_at(len);
+            *bytes = rest;
+            return Some(Typed::Text(text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the guest gets and what was chosen, from reads of the given pieces.
+    fn typed(pieces: &[&[u8]]) -> (Vec<u8>, Vec<Choice>) {
+        let (mut menu, mut text, mut choices) = (Menu::default(), Vec::new(), Vec::new());
+        for mut piece in pieces.iter().copied() {
+            while let Some(typed) = menu.next(&mut piece) {
+                match typed {
+                    Typed::Text(bytes) => text.extend_from_slice(bytes),
+                    Typed::Choice(choice) => choices.push(choice),
+                }
+            }
+        }
+        (text, choices)
+    }
+
+    #[test]
+    fn text_goes_to_the_guest_and_keys_to_the_menu() {
+        assert_eq!(typed(&[b"ls\r\x1dpx\x1dq"]), (b"ls\rx".to_vec(), vec![Choice::PowerButton, Choice::Quit]));
+    }
+
+    #[test]
+    fn an_escape_at_the_end_of_a_read_waits_for_its_key() {
+        assert_eq!(typed(&[b"a\x1d", b"rb"]), (b"ab".to_vec(), vec![Choice::Reset]));
+    }
+
+    #[test]
+    fn the_escape_key_twice_is_one_for_the_guest() {
+        assert_eq!(typed(&[b"\x1d\x1d\x1d?"]), (vec![ESCAPE], vec![Choice::Help]));
+    }
+
+    #[test]
+    fn other_keys_after_the_escape_are_said_to_be_unknown() {
+        assert_eq!(typed(&[b"\x1dz"]), (vec![], vec![Choice::Unknown]));
+    }
+}

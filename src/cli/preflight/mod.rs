@@ -1,0 +1,256 @@
+//! What can be known to fail before a machine is started, each thing with its own sentence: what, on which path, and
+//! how to mend it. Reads a few KiB and starts nothing; whoever starts the machine checks again what it relies on.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use boot::initrd::{Initrd, InitrdError};
+use boot::kernel::{Format, Kernel, KernelError};
+use boot::layout::RamLayout;
+use boot::plan::{PlanError, PlanRequest};
+
+use super::advice::{self, MemoryVerdict, Trouble};
+use super::drivers;
+use super::exit::Status;
+use crate::host::facts::Host;
+use crate::spec::{Spec, SpecError};
+
+/// A machine that may be started.
+#[derive(Debug)]
+pub(super) struct Cleared {
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// What may surprise later.
+    pub warnings: Vec<Trouble>,
+}
+
+/// A machine that cannot be started as it stands.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PreflightError {
+    /// The spec is not complete.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A file that cannot be had.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file that is no kernel for this machine.
+    #[error("{path} cannot be booted", path = path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to give instead.
+        source: KernelError,
+    },
+    /// A kernel whose drivers are modules, and no initrd.
+    #[error(
+        "the kernel {kernel} needs an initial RAM disk, because {because}; {}, or `--initrd none` to try without",
+        add_initrd(initrd, release), kernel = kernel.display()
+    )]
+    InitrdNeeded {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Its release.
+        release: String,
+        /// How that is known.
+        because: String,
+        /// The initrd that belongs to it, if it is there.
+        initrd: Option<PathBuf>,
+    },
+    /// A file that is no initrd.
+    #[error("{path} cannot serve as the initial RAM disk", path = path.display())]
+    Initrd {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to give instead.
+        source: InitrdError,
+    },
+    /// Too little memory, a command line that is too long.
+    #[error("{error}{}", plan_cure(error))]
+    Plan {
+        /// What the plan of the boot found.
+        error: PlanError,
+    },
+    /// Memory that no host like this has, or KVM that is not to be had.
+    #[error(transparent)]
+    Host(#[from] Trouble),
+}
+
+/// A file that was named and cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    /// There is none.
+    #[error("the {what} {path} does not exist; {hint}", path = path.display())]
+    Missing {
+        /// What it should have been.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Where to look instead.
+        hint: String,
+    },
+    /// It is a folder, a device, a pipe.
+    #[error("the {what} {path} is {kind}; name a file{hint}", path = path.display())]
+    Kind {
+        /// What it should have been.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+        /// What was perhaps meant.
+        hint: String,
+    },
+    /// The user may not read it.
+    #[error("the {what} {path} may not be read by this user; `sudo chmod a+r {path}` lets everybody", path = path.display())]
+    Denied {
+        /// What it should have been.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+    },
+    /// Something else.
+    #[error("the {what} {path} cannot be read", path = path.display())]
+    Unreadable {
+        /// What it should have been.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+impl PreflightError {
+    /// How the command ends then: only what is wrong whatever the host has is the command line's fault.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            PreflightError::Spec(_) => Status::Usage,
+            _ => Status::Failed,
+        }
+    }
+}
+
+/// Looks at everything.
+pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError> {
+    let path = spec.kernel()?;
+    let kernel = kernel(path)?;
+    let mut warnings = Vec::new();
+    let initrd = spec.initrd().map(initrd).transpose()?;
+    if spec.initrd.is_none() {
+        no_initrd(host, path, &kernel)?;
+    }
+    let (cmdline, ram) = (spec.cmdline(), RamLayout::new(spec.mem().bytes()));
+    boot::plan(&kernel, &PlanRequest { cmdline: &cmdline, initrd, ram: &ram, preferred_entry: None })
+        .map_err(|error| PreflightError::Plan { error })?;
+    if let Some(memory) = host.memory() {
+        match advice::memory(spec.mem(), memory) {
+            MemoryVerdict::Fits => {}
+            MemoryVerdict::Overcommitted(trouble) => warnings.push(trouble),
+            MemoryVerdict::Absurd(trouble) => return Err(trouble.into()),
+        }
+    }
+    if let Some(trouble) = advice::kvm(host, &host.access(advice::KVM)) {
+        return Err(trouble.into());
+    }
+    if kernel.format() == Format::BzImage && host.is_pvm() {
+        warnings.push(advice::no_linux_on_pvm());
+    }
+    Ok(Cleared { kernel, warnings })
+}
+
+/// Reads a kernel's headers.
+pub(super) fn kernel(path: &Path) -> Result<Kernel, PreflightError> {
+    let file = open("kernel", path)?;
+    Kernel::parse(&file).map_err(|source| PreflightError::Kernel { path: path.to_path_buf(), source })
+}
+
+/// Looks at an initial RAM disk.
+pub(super) fn initrd(path: &Path) -> Result<Initrd, PreflightError> {
+    let file = open("initial RAM disk", path)?;
+    Initrd::parse(&file).map_err(|source| PreflightError::Initrd { path: path.to_path_buf(), source })
+}
+
+/// A kernel that comes without its initrd: refused if its drivers are modules.
+pub(super) fn no_initrd(host: &Host, path: &Path, kernel: &Kernel) -> Result<(), PreflightError> {
+    let Some(release) = drivers::release(path, kernel.version()) else { return Ok(()) };
+    let because = match drivers::find(host, path, release) {
+        Some(drivers) if drivers.modular() => {
+            let modules: Vec<_> = drivers
+                .all()
+                .into_iter()
+                .filter(|(_, how)| *how == drivers::Driver::Module)
+                .map(|(name, _)| name)
+                .collect();
+            format!("{} says that {} are modules", drivers.source.display(), modules.join(", "))
+        }
+        Some(_) => return Ok(()),
+        None if drivers::is_distribution(release, kernel.version()) => {
+            "it is a distribution's, whose drivers are modules".to_owned()
+        }
+        None => return Ok(()),
+    };
+    let initrd = drivers::initrd_of(host, path, release);
+    Err(PreflightError::InitrdNeeded {
+        kernel: path.to_path_buf(),
+        release: release.to_owned(),
+        because,
+        initrd,
+    })
+}
+
+fn add_initrd(there: &Option<PathBuf>, release: &str) -> String {
+    match there {
+        Some(path) => format!("add `--initrd {}`", path.display()),
+        None => format!("add `--initrd FILE` with the one made for it (Debian: /boot/initrd.img-{release})"),
+    }
+}
+
+fn plan_cure(error: &PlanError) -> String {
+    match error {
+        PlanError::NotEnoughMemory { needed, .. } => format!(" Use `--mem {}` or more.", needed >> 20),
+        _ => String::new(),
+    }
+}
+
+/// Opens a file that is one: opening a pipe would wait for its other end.
+pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            FileError::Missing { what, path: path.to_path_buf(), hint: missing_hint(path) }
+        }
+        io::ErrorKind::PermissionDenied => FileError::Denied { what, path: path.to_path_buf() },
+        _ => FileError::Unreadable { what, path: path.to_path_buf(), source },
+    };
+    let meta = fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        let (kind, hint) = if meta.is_dir() {
+            ("a folder", newest_in(what, path).map(|file| format!(" in it, such as {}", file.display())))
+        } else {
+            ("no regular file", None)
+        };
+        return Err(FileError::Kind { what, path: path.to_path_buf(), kind, hint: hint.unwrap_or_default() });
+    }
+    File::open(path).map_err(failed)
+}
+
+fn missing_hint(path: &Path) -> String {
+    match path.ancestors().skip(1).find(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) if !folder.is_dir() => format!("neither does the folder {}", folder.display()),
+        Some(folder) => format!("`ls {}` shows what is there", folder.display()),
+        None => "`ls` shows what is in this folder".to_owned(),
+    }
+}
+
+/// The last of the files in a folder that are called as such files are.
+fn newest_in(what: &str, folder: &Path) -> Option<PathBuf> {
+    let prefix = if what == "kernel" { "vmlinu" } else { "init" };
+    let names = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());
+    names
+        .filter(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        .max()
+        .map(|name| folder.join(name))
+}
+
+#[cfg(test)]
+mod tests;

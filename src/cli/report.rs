@@ -1,0 +1,55 @@
+//! Text for people, on stderr.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Says something on stderr. Where nobody listens any more, the machine matters more than the text.
+pub fn say(text: &dyn Display) {
+    let _ = write!(io::stderr(), "{text}");
+}
+
+/// An error and its causes in one line, each said once: a cause that the message before it quotes already is left out.
+pub fn chain(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !said.contains(&message) {
+            // "It cannot be read." and its cause make one sentence.
+            said = format!("{}: {message}", said.trim_end_matches('.'));
+        }
+        cause = error.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    fn layers(texts: &[&'static str]) -> Layer {
+        let (text, rest) = texts.split_first().unwrap();
+        Layer { text, source: (!rest.is_empty()).then(|| Box::new(layers(rest))) }
+    }
+
+    #[test]
+    fn causes_follow_the_message() {
+        assert_eq!(
+            chain(&layers(&["no machine", "no kernel", "not found"])),
+            "no machine: no kernel: not found"
+        );
+    }
+
+    #[test]
+    fn what_was_said_is_not_repeated() {
+        assert_eq!(chain(&layers(&["no kernel: not found", "not found", "os"])), "no kernel: not found: os");
+    }
+}

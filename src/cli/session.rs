@@ -1,0 +1,181 @@
+//! A machine in the foreground: its console on this process's standard input and output, its end as an exit status.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::exit::Status;
+use super::menu::{Choice, HELP, Menu, Typed};
+use super::report;
+use crate::host::signals::{Signal, Signals};
+use crate::host::terminal::{RawTerminal, in_foreground};
+use crate::machine::{ConsoleInput, Controls, Exit, Machine};
+use crate::spec::Spec;
+
+/// Why this side killed the machine.
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    Menu,
+    Signal(libc::c_int),
+}
+
+/// What the threads of the session share.
+#[derive(Debug, Clone)]
+struct Session {
+    controls: Controls,
+    reason: Arc<Mutex<Option<Reason>>>,
+    terminal: Arc<Option<RawTerminal>>,
+}
+
+/// Runs the machine until it ends.
+pub(super) fn run(spec: &Spec) -> Status {
+    match start(spec) {
+        Ok((machine, session)) => {
+            let terminal = GiveBack(session.terminal.clone());
+            let exit = machine.wait();
+            // The terminal first: what is said next is for a person at a normal prompt.
+            drop(terminal);
+            session.status(&exit)
+        }
+        Err(failure) => super::complain(&*failure, Status::Failed),
+    }
+}
+
+/// Gives the terminal back on every way out of [`run`], a panic among them. The threads that share the terminal live
+/// as long as the process, so that its own drop may never come.
+struct GiveBack(Arc<Option<RawTerminal>>);
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        if let Some(terminal) = &*self.0 {
+            terminal.restore();
+        }
+    }
+}
+
+fn start(spec: &Spec) -> Result<(Machine, Session), Box<dyn std::error::Error>> {
+    // Before any thread exists, so that all of them have the signals blocked.
+    let signals = Signals::block()?;
+    let foreground = in_foreground();
+    let machine = Machine::start(spec, Box::new(io::stdout()))?;
+    let terminal = if foreground { RawTerminal::take()? } else { None };
+    let session = Session {
+        controls: machine.controls(),
+        reason: Arc::default(),
+        terminal: Arc::new(terminal),
+    };
+    // If a thread cannot be had, the terminal must not stay raw.
+    let unfinished = GiveBack(session.terminal.clone());
+    let listener = session.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || listener.listen(&signals))?;
+    // A background job that reads from its terminal would be stopped by it.
+    if foreground {
+        let (reader, input) = (session.clone(), machine.console_input());
+        thread::Builder::new().name("stdin".into()).spawn(move || reader.read_input(input))?;
+    }
+    std::mem::forget(unfinished);
+    Ok((machine, session))
+}
+
+impl Session {
+    /// The first signal presses the power button; the second, of whatever kind, ends the machine.
+    fn listen(&self, signals: &Signals) {
+        let mut asked = false;
+        while let Ok(signal) = signals.wait() {
+            match signal {
+                Signal::Continued => {
+                    if let Some(terminal) = &*self.terminal {
+                        let _ = terminal.set_raw();
+                    }
+                }
+                Signal::End(_) if !asked => {
+                    asked = true;
+                    self.say("power button pressed; a second signal ends the machine at once");
+                    self.controls.power_button();
+                }
+                Signal::End(number) => self.end(Reason::Signal(number)),
+            }
+        }
+    }
+
+    /// Carries what is typed to the guest. Only a terminal has the menu: a pipe's bytes are all the guest's.
+    fn read_input(&self, mut input: ConsoleInput) {
+        let mut menu = self.terminal.is_some().then(Menu::default);
+        let mut bytes = [0; 4096];
+        loop {
+            let mut rest = match io::stdin().lock().read(&mut bytes) {
+                Ok(n) => bytes.get(..n).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            if rest.is_empty() {
+                return;
+            }
+            while let Some(typed) = next(&mut menu, &mut rest) {
+                let sent = match typed {
+                    Typed::Text(text) => input.write_all(text),
+                    Typed::Choice(choice) => {
+                        self.choose(choice);
+                        Ok(())
+                    }
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn choose(&self, choice: Choice) {
+        match choice {
+            Choice::PowerButton => {
+                self.say("power button pressed");
+                self.controls.power_button();
+            }
+            Choice::Reset => {
+                self.say("reset");
+                self.controls.reset();
+            }
+            Choice::Quit => self.end(Reason::Menu),
+            Choice::Help => HELP.iter().for_each(|line| self.say(line)),
+            Choice::Unknown => self.say("no such key in the menu; Ctrl-] ? lists them"),
+        }
+    }
+
+    fn end(&self, reason: Reason) {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.controls.kill();
+    }
+
+    /// A line on stderr that also stands right on a terminal in raw mode.
+    fn say(&self, text: &str) {
+        let end = if self.terminal.is_some() && io::stderr().is_terminal() { "\r\n" } else { "\n" };
+        let start = if end == "\r\n" { "\r\n" } else { "" };
+        let _ = write!(io::stderr(), "{start}minivmm: {text}{end}");
+    }
+
+    fn status(&self, exit: &Exit) -> Status {
+        let (text, status) = match exit {
+            Exit::PoweredOff => return Status::Done,
+            Exit::Rebooted => ("the guest rebooted".to_owned(), Status::Rebooted),
+            Exit::Panicked => ("the guest's kernel panicked".to_owned(), Status::Panicked),
+            Exit::Crashed(crash) => (format!("the guest crashed: {crash}"), Status::Crashed),
+            Exit::Failed(error) => (report::chain(error), Status::Failed),
+            Exit::Killed => match *self.reason.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(Reason::Signal(number)) => {
+                    (format!("ended by signal {number}"), Status::Signal(u8::try_from(number).unwrap_or(0)))
+                }
+                Some(Reason::Menu) | None => ("quit".to_owned(), Status::Quit),
+            },
+        };
+        let _ = writeln!(io::stderr(), "minivmm: {text}");
+        status
+    }
+}
+
+fn next<'a>(menu: &mut Option<Menu>, rest: &mut &'a [u8]) -> Option<Typed<'a>> {
+    match menu {
+        Some(menu) => menu.next(rest),
+        None => (!rest.is_empty()).then(|| Typed::Text(std::mem::take(rest))),
+    }
+}

@@ -1,0 +1,332 @@
+//! What the host is, read from /proc, /sys and /dev. Facts only: what follows from them is for others to say.
+//!
+//! Everything is found under one root, so that a test can give a tree of its own.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use kvm_ioctls::Kvm;
+
+/// A host, seen from a root folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    root: PathBuf,
+}
+
+/// Whether a device can be used by this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It can.
+    Granted,
+    /// There is none.
+    Missing,
+    /// It is there for others. What could let this process in.
+    Denied(Owner),
+    /// Somebody else has it.
+    Busy,
+    /// Something else, in the host's words.
+    Failed(String),
+}
+
+/// Who may use a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The group that may, by name; `None` if it has no rights or no name, or is root's.
+    pub group: Option<String>,
+}
+
+/// What virtualizes under /dev/kvm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// Intel VT-x.
+    Vmx,
+    /// AMD-V.
+    Svm,
+    /// kvm_pvm: page tables and emulation, with no help from the processor.
+    Pvm,
+    /// Nothing known.
+    Unknown,
+}
+
+/// What /dev/kvm says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvmFacts {
+    /// KVM_GET_API_VERSION.
+    pub api_version: i32,
+    /// vCPUs that one machine can have.
+    pub max_vcpus: usize,
+}
+
+/// The processors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Cpu {
+    /// `vendor_id`: `GenuineIntel`, `AuthenticAMD`.
+    pub vendor: String,
+    /// Name of the model.
+    pub model: String,
+    /// How many this host has on line.
+    pub count: usize,
+    /// Intel VT-x is visible.
+    pub vmx: bool,
+    /// AMD-V is visible.
+    pub svm: bool,
+    /// The host is itself a virtual machine.
+    pub hypervisor: bool,
+}
+
+/// Memory, in KiB as /proc/meminfo counts it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// All of it.
+    pub total_kib: u64,
+    /// What can be had without swapping.
+    pub available_kib: u64,
+    /// All swap.
+    pub swap_kib: u64,
+}
+
+impl Host {
+    /// The host that this process runs on.
+    pub(crate) fn here() -> Self {
+        Host { root: PathBuf::from("/") }
+    }
+
+    /// A host whose files lie under `root`.
+    #[cfg(test)]
+    pub(crate) fn under(root: impl Into<PathBuf>) -> Self {
+        Host { root: root.into() }
+    }
+
+    /// `path`, which starts with `/`, on this host.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Whether `device` can be opened for reading and writing. Opening /dev/kvm or /dev/net/tun changes nothing.
+    pub(crate) fn access(&self, device: &str) -> Access {
+        let path = self.path(device);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(_) => Access::Granted,
+            Err(error) => self.refused(&path, &error),
+        }
+    }
+
+    /// Asks KVM what it can, and has it make an empty machine: only then does it say that somebody else holds the
+    /// processor's virtualization.
+    pub(crate) fn ask_kvm(&self, device: &str) -> Result<KvmFacts, Access> {
+        let path = self.path(device);
+        let refused =
+            |error: kvm_ioctls::Error| self.refused(&path, &io::Error::from_raw_os_error(error.errno()));
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| Access::Missing)?;
+        let kvm = Kvm::new_with_path(name).map_err(refused)?;
+        let facts = KvmFacts { api_version: kvm.get_api_version(), max_vcpus: kvm.get_max_vcpus() };
+        kvm.create_vm().map_err(refused)?;
+        Ok(facts)
+    }
+
+    /// What it means that `device` was not to be had.
+    pub(crate) fn refused(&self, path: &Path, error: &io::Error) -> Access {
+        match error.kind() {
+            io::ErrorKind::NotFound => Access::Missing,
+            io::ErrorKind::PermissionDenied => Access::Denied(Owner { group: self.group(path) }),
+            io::ErrorKind::ResourceBusy => Access::Busy,
+            _ => match error.raw_os_error() {
+                // The node is there and no driver is behind it.
+                Some(libc::ENODEV | libc::ENXIO) => Access::Missing,
+                _ => Access::Failed(error.to_string()),
+            },
+        }
+    }
+
+    /// The group whose members may read and write `path`.
+    fn group(&self, path: &Path) -> Option<String> {
+        const GROUP_READ_WRITE: u32 = 0o060;
+        let meta = fs::metadata(path).ok()?;
+        if meta.gid() == 0 || meta.mode() & GROUP_READ_WRITE != GROUP_READ_WRITE {
+            return None;
+        }
+        let id = meta.gid().to_string();
+        let groups = read(&self.path("/etc/group"));
+        // group(5): name:password:id:members
+        let line = groups.lines().find(|line| line.split(':').nth(2) == Some(&id))?;
+        line.split(':').next().map(str::to_owned)
+    }
+
+    /// Which backend /dev/kvm has. A module that is built in has its folder also where it found no hardware: the
+    /// processor must agree.
+    pub(crate) fn backend(&self, cpu: &Cpu) -> Backend {
+        if self.module("kvm_intel") && cpu.vmx {
+            Backend::Vmx
+        } else if self.module("kvm_amd") && cpu.svm {
+            Backend::Svm
+        } else if self.module("kvm_pvm") {
+            Backend::Pvm
+        } else {
+            Backend::Unknown
+        }
+    }
+
+    /// Whether /dev/kvm is kvm_pvm's, without reading /proc/cpuinfo, which asks every processor of the host.
+    pub(crate) fn is_pvm(&self) -> bool {
+        self.module("kvm_pvm") && !self.module("kvm_intel") && !self.module("kvm_amd")
+    }
+
+    fn module(&self, name: &str) -> bool {
+        self.path("/sys/module").join(name).exists()
+    }
+
+    /// Whether the kernel has KVM, whatever stands in /dev.
+    pub(crate) fn kernel_has_kvm(&self) -> bool {
+        self.path("/sys/class/misc/kvm").exists()
+    }
+
+    /// The processors.
+    pub(crate) fn cpu(&self) -> Cpu {
+        let text = read(&self.path("/proc/cpuinfo"));
+        let mut cpu = Cpu::default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            let value = value.trim();
+            match key.trim() {
+                "processor" => cpu.count += 1,
+                "vendor_id" if cpu.vendor.is_empty() => cpu.vendor = value.to_owned(),
+                "model name" if cpu.model.is_empty() => cpu.model = value.to_owned(),
+                "flags" if cpu.count <= 1 => {
+                    let has = |flag| value.split_whitespace().any(|word| word == flag);
+                    (cpu.vmx, cpu.svm, cpu.hypervisor) = (has("vmx"), has("svm"), has("hypervisor"));
+                }
+                _ => {}
+            }
+        }
+        cpu
+    }
+
+    /// Memory; `None` where it cannot be read.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        let text = read(&self.path("/proc/meminfo"));
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        Some(Memory {
+            total_kib: field("MemTotal")?,
+            available_kib: field("MemAvailable")?,
+            swap_kib: field("SwapTotal").unwrap_or(0),
+        })
+    }
+
+    /// The setting of transparent huge pages: `always`, `madvise` or `never`; `None` where the kernel has none.
+    pub(crate) fn huge_pages(&self) -> Option<String> {
+        let text = read(&self.path("/sys/kernel/mm/transparent_hugepage/enabled"));
+        let (_, rest) = text.split_once('[')?;
+        rest.split_once(']').map(|(setting, _)| setting.to_owned())
+    }
+}
+
+/// The text of a small file; empty if there is none. Bounded, for a path may lead anywhere.
+pub(crate) fn read(path: &Path) -> String {
+    const MOST: u64 = 8 << 20;
+    let regular = fs::metadata(path).is_ok_and(|meta| meta.is_file());
+    let mut bytes = Vec::new();
+    if regular {
+        if let Ok(file) = File::open(path) {
+            // What could be read until an error is better than nothing.
+            let _ = file.take(MOST).read_to_end(&mut bytes);
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A tree of files, each a path and its text.
+    pub(crate) fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::under(folder.path());
+        for (path, text) in files {
+            let path = host.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        (folder, host)
+    }
+
+    const CPUINFO: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: A Core\nflags\t\t: fpu vmx lm\n\n\
+                           processor\t: 1\nvendor_id\t: GenuineIntel\nmodel name\t: A Core\nflags\t\t: fpu vmx lm\n";
+
+    #[test]
+    fn cpuinfo_gives_model_count_and_flags() {
+        let cpu = tree(&[("/proc/cpuinfo", CPUINFO)]).1.cpu();
+        assert_eq!((cpu.model.as_str(), cpu.vendor.as_str(), cpu.count), ("A Core", "GenuineIntel", 2));
+        assert!(cpu.vmx && !cpu.svm && !cpu.hypervisor);
+    }
+
+    #[test]
+    fn meminfo_gives_amounts() {
+        let text = "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  600 kB\nSwapTotal:  50 kB\n";
+        let (_folder, host) = tree(&[("/proc/meminfo", text)]);
+        assert_eq!(host.memory(), Some(Memory { total_kib: 1000, available_kib: 600, swap_kib: 50 }));
+    }
+
+    #[test]
+    fn host_without_files_gives_nothing_and_no_panic() {
+        let (_folder, host) = tree(&[]);
+        assert_eq!(host.memory(), None);
+        assert_eq!(host.huge_pages(), None);
+        assert_eq!(host.cpu(), Cpu::default());
+        assert_eq!(host.backend(&Cpu::default()), Backend::Unknown);
+        assert_eq!(host.access("/dev/kvm"), Access::Missing);
+        assert!(!host.kernel_has_kvm());
+    }
+
+    #[test]
+    fn backend_needs_module_and_processor_flag() {
+        let (_folder, host) = tree(&[("/sys/module/kvm_intel/x", ""), ("/sys/module/kvm_amd/x", "")]);
+        let cpu = |vmx, svm| Cpu { vmx, svm, ..Cpu::default() };
+        assert_eq!(host.backend(&cpu(true, false)), Backend::Vmx);
+        assert_eq!(host.backend(&cpu(false, true)), Backend::Svm);
+        assert_eq!(host.backend(&cpu(false, false)), Backend::Unknown);
+        let (_folder, host) = tree(&[("/sys/module/kvm_pvm/x", "")]);
+        assert_eq!(host.backend(&cpu(false, false)), Backend::Pvm);
+        assert_eq!(host.backend(&cpu(true, false)), Backend::Pvm);
+        assert!(host.is_pvm());
+    }
+
+    #[test]
+    fn huge_page_setting_is_the_bracketed_word() {
+        let (_folder, host) =
+            tree(&[("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n")]);
+        assert_eq!(host.huge_pages().as_deref(), Some("madvise"));
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let (_folder, host) = tree(&[("/dev/kvm", "")]);
+        let refused = |errno| host.refused(&host.path("/dev/kvm"), &io::Error::from_raw_os_error(errno));
+        assert_eq!(refused(libc::ENOENT), Access::Missing);
+        assert_eq!(refused(libc::ENODEV), Access::Missing);
+        assert_eq!(refused(libc::EBUSY), Access::Busy);
+        assert!(matches!(refused(libc::EACCES), Access::Denied(_)));
+        assert!(matches!(refused(libc::EIO), Access::Failed(_)));
+    }
+
+    #[test]
+    fn group_with_rights_is_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_folder, host) = tree(&[("/dev/kvm", "")]);
+        let path = host.path("/dev/kvm");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        let gid = fs::metadata(&path).unwrap().gid();
+        fs::create_dir_all(host.path("/etc")).unwrap();
+        fs::write(host.path("/etc/group"), format!("kvm:x:{gid}:\n")).unwrap();
+        // A tree made by root belongs to root's group, which nobody should join.
+        assert_eq!(host.group(&path), (gid != 0).then(|| "kvm".to_owned()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(host.group(&path), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! The terminal in raw mode, and its way back.
+
+use std::io::{self, IsTerminal};
+use std::mem;
+
+/// The terminal on standard input in raw mode; dropping this gives it back as it was.
+#[derive(Debug)]
+pub(crate) struct RawTerminal {
+    before: libc::termios,
+    raw: libc::termios,
+}
+
+impl RawTerminal {
+    /// Takes the terminal on standard input. `None` where there is none.
+    pub(crate) fn take() -> io::Result<Option<Self>> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        // SAFETY: an all-zero termios is a valid object to be overwritten.
+        let mut before: libc::termios = unsafe { mem::zeroed() };
+        // SAFETY: `before` is valid for writing; the descriptor is only looked at.
+        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut before) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut raw = before;
+        // SAFETY: `raw` is a termios that the system filled.
+        unsafe { libc::cfmakeraw(&mut raw) };
+        let terminal = RawTerminal { before, raw };
+        terminal.set_raw()?;
+        Ok(Some(terminal))
+    }
+
+    /// Gives the terminal back now, without waiting for the drop.
+    pub(crate) fn restore(&self) {
+        // A terminal that has gone away needs no mode.
+        let _ = set(&self.before);
+    }
+
+    /// Raw mode again, after a shell had the terminal while this process was stopped.
+    pub(crate) fn set_raw(&self) -> io::Result<()> {
+        set(&self.raw)
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
+
+/// At once, not after pending output: output may be stopped for ever by Ctrl-S.
+fn set(mode: &libc::termios) -> io::Result<()> {
+    // SAFETY: `mode` is a valid termios for the length of the call.
+    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether this process may use the terminal on standard input: a job in the background that reads from it or
+/// changes it is stopped by the terminal driver.
+pub(crate) fn in_foreground() -> bool {
+    if !io::stdin().is_terminal() {
+        return true;
+    }
+    // SAFETY: both calls take and return plain numbers.
+    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
+}

@@ -1,0 +1,159 @@
+//! Interrupts into the guest: eventfds that KVM turns into I/O APIC pins or messages (KVM api §4.75, §4.52).
+//!
+//! The routing table belongs to this module. KVM takes it only whole, so a change of one message rewrites it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use devices::irq::{Irq, MsiAllocator, MsiIrq};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Pins of KVM's I/O APIC; messages get the numbers behind them.
+const IOAPIC_PINS: u32 = 24;
+/// Messages that a machine can have: KVM routes 4096 numbers (KVM_MAX_IRQ_ROUTES) at most.
+const MAX_MESSAGES: usize = 4096 - IOAPIC_PINS as usize;
+
+fn os_error(error: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+/// An edge on a pin of the I/O APIC.
+#[derive(Debug)]
+pub(crate) struct PinIrq {
+    event: EventFd,
+}
+
+impl PinIrq {
+    pub(super) fn new(vm: &VmFd, pin: u32) -> io::Result<Self> {
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        vm.register_irqfd(&event, pin).map_err(os_error)?;
+        Ok(PinIrq { event })
+    }
+}
+
+impl Irq for PinIrq {
+    fn trigger(&self) -> io::Result<()> {
+        self.event.write(1)
+    }
+}
+
+/// A message: where it goes and what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Message {
+    address: u64,
+    data: u32,
+}
+
+#[derive(Debug, Default)]
+struct Routes {
+    /// By number less [`IOAPIC_PINS`]; `None` for one that is silent.
+    messages: Vec<Option<Message>>,
+}
+
+/// Hands out message-signalled interrupts and keeps their routes.
+#[derive(Debug)]
+pub(crate) struct MsiRouter {
+    vm: Arc<VmFd>,
+    routes: Mutex<Routes>,
+}
+
+impl MsiRouter {
+    pub(super) fn new(vm: Arc<VmFd>) -> Arc<Self> {
+        Arc::new(MsiRouter { vm, routes: Mutex::default() })
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes one message and tells KVM the whole table. The lock is held across the call so that two vCPUs that
+    /// change two messages leave KVM with both.
+    fn set(&self, index: usize, message: Option<Message>) -> io::Result<()> {
+        let mut routes = self.routes();
+        let slot = routes.messages.get_mut(index).ok_or(io::ErrorKind::InvalidInput)?;
+        if *slot == message {
+            return Ok(());
+        }
+        let before = std::mem::replace(slot, message);
+        let result = self.publish(&routes);
+        if result.is_err() {
+            if let Some(slot) = routes.messages.get_mut(index) {
+                *slot = before;
+            }
+        }
+        result
+    }
+
+    fn publish(&self, routes: &Routes) -> io::Result<()> {
+        let pins = (0..IOAPIC_PINS).map(|pin| {
+            let mut entry =
+                kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+            entry.u.irqchip = kvm_bindings::kvm_irq_routing_irqchip { irqchip: KVM_IRQCHIP_IOAPIC, pin };
+            entry
+        });
+        let messages = (IOAPIC_PINS..).zip(&routes.messages).filter_map(|(gsi, message)| {
+            let Message { address, data } = (*message)?;
+            let mut entry = kvm_irq_routing_entry { gsi, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+            entry.u.msi.address_lo = low_word(address);
+            entry.u.msi.address_hi = low_word(address >> 32);
+            entry.u.msi.data = data;
+            Some(entry)
+        });
+        let entries: Vec<_> = pins.chain(messages).collect();
+        let table = KvmIrqRouting::from_entries(&entries).map_err(io::Error::other)?;
+        self.vm.set_gsi_routing(&table).map_err(os_error)
+    }
+}
+
+fn low_word(value: u64) -> u32 {
+    #[allow(clippy::cast_possible_truncation, reason = "masked to the low 32 bits")]
+    let word = (value & 0xffff_ffff) as u32;
+    word
+}
+
+/// [`MsiRouter`] as the capability that devices take.
+#[derive(Debug, Clone)]
+pub(crate) struct KvmMsi(pub(crate) Arc<MsiRouter>);
+
+impl MsiAllocator for KvmMsi {
+    fn allocate(&self) -> io::Result<Arc<dyn MsiIrq>> {
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        let mut routes = self.0.routes();
+        let index = routes.messages.len();
+        if index >= MAX_MESSAGES {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let gsi = u32::try_from(index).map_err(io::Error::other)? + IOAPIC_PINS;
+        self.0.vm.register_irqfd(&event, gsi).map_err(os_error)?;
+        routes.messages.push(None);
+        drop(routes);
+        Ok(Arc::new(RoutedMsi { router: self.0.clone(), index, event }))
+    }
+}
+
+#[derive(Debug)]
+struct RoutedMsi {
+    router: Arc<MsiRouter>,
+    index: usize,
+    event: EventFd,
+}
+
+impl Irq for RoutedMsi {
+    fn trigger(&self) -> io::Result<()> {
+        self.event.write(1)
+    }
+}
+
+impl MsiIrq for RoutedMsi {
+    fn set_route(&self, address: u64, data: u32) -> io::Result<()> {
+        self.router.set(self.index, Some(Message { address, data }))
+    }
+
+    fn clear_route(&self) -> io::Result<()> {
+        self.router.set(self.index, None)
+    }
+}

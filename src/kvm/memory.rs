@@ -1,0 +1,212 @@
+//! Guest RAM: one anonymous mapping, aligned to 2 MiB and open to huge pages.
+//!
+//! The alignment is the largest single effect on a boot: with it some 50 page-fault exits until /init, without it
+//! over 20,000, because KVM can map a huge page into the guest only where host and guest addresses agree modulo 2 MiB.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Pages of host memory, unmapped on drop.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory of this process; it is only reached through vm-memory's volatile accessors.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; concurrent accesses are the guest's and are made volatile or by the kernel.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// `len` bytes of zeroes at a multiple of 2 MiB; nothing is committed before it is touched.
+    fn anonymous(len: usize) -> io::Result<Self> {
+        let room = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let address = unsafe {
+            libc::mmap(std::ptr::null_mut(), room, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = address as usize;
+        let aligned = start.next_multiple_of(HUGE_PAGE);
+        let (head, tail) = (aligned - start, HUGE_PAGE - (aligned - start));
+        for (at, len) in [(start, head), (aligned + len, tail)] {
+            if len > 0 {
+                // SAFETY: both ranges are parts of the mapping made above that nothing refers to.
+                unsafe { libc::munmap(at as *mut libc::c_void, len) };
+            }
+        }
+        let start = NonNull::new(aligned as *mut u8).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { start, len })
+    }
+
+    /// Advice is only advice: a host without huge pages still runs the guest, more slowly.
+    fn advise(&self, advice: libc::c_int) {
+        // SAFETY: the range is this mapping's own; the advice values used change no contents.
+        unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, advice) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is this mapping's own, and whoever could reach it borrows from its owner.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// One region of guest memory as KVM is told of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    pub(crate) guest: u64,
+    pub(crate) host: u64,
+    pub(crate) len: u64,
+    pub(crate) read_only: bool,
+}
+
+/// Guest memory that is backed by host memory: RAM, or the read-only page of a device.
+#[derive(Debug)]
+pub(crate) struct GuestRam {
+    // Before `mapping`: the regions point into it.
+    regions: GuestMemoryMmap,
+    _mapping: Mapping,
+    read_only: bool,
+}
+
+impl GuestRam {
+    /// RAM at `ranges` (guest address, bytes), all from one mapping in that order.
+    pub(crate) fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
+        let ram = Self::map(ranges, false)?;
+        ram._mapping.advise(libc::MADV_HUGEPAGE);
+        // A crash of ours must not write the guest's secrets to a core file.
+        ram._mapping.advise(libc::MADV_DONTDUMP);
+        Ok(ram)
+    }
+
+    /// Memory that the guest may only read, and that is written from this side.
+    pub(crate) fn read_only(guest: u64, len: u64) -> io::Result<Self> {
+        Self::map(&[(guest, len)], true)
+    }
+
+    fn map(ranges: &[(u64, u64)], read_only: bool) -> io::Result<Self> {
+        let mut total = 0usize;
+        for (_, len) in ranges {
+            let len = usize::try_from(*len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            total = total.checked_add(len).ok_or(io::ErrorKind::OutOfMemory)?;
+        }
+        let mapping = Mapping::anonymous(total)?;
+        let mut regions = Vec::with_capacity(ranges.len());
+        let mut offset = 0usize;
+        for (guest, len) in ranges {
+            let len = usize::try_from(*len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            // SAFETY: `offset + len <= total`, checked by construction of `total`.
+            let host = unsafe { mapping.start.as_ptr().add(offset) };
+            // SAFETY: the range lies in `mapping`, which lives as long as the regions: both are fields of one value,
+            // and nothing hands out the regions by value.
+            let region = unsafe {
+                MmapRegion::build_raw(
+                    host,
+                    len,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                )
+            }
+            .map_err(io::Error::other)?;
+            regions.push(
+                GuestRegionMmap::new(region, GuestAddress(*guest)).ok_or(io::ErrorKind::InvalidInput)?,
+            );
+            offset += len;
+        }
+        let regions = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
+        Ok(GuestRam { regions, _mapping: mapping, read_only })
+    }
+
+    /// The memory with its checked, volatile accessors.
+    pub(crate) fn memory(&self) -> &GuestMemoryMmap {
+        &self.regions
+    }
+
+    /// The slots to register.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        use vm_memory::GuestMemoryRegion;
+        self.regions.iter().map(|region| Slot {
+            guest: region.start_addr().0,
+            host: region.as_ptr() as u64,
+            len: region.len(),
+            read_only: self.read_only,
+        })
+    }
+
+    /// Reads `len` bytes of `file` from `offset` straight into guest memory at `guest`, without moving the file's
+    /// position, so that several threads can load one file.
+    pub(crate) fn load(&self, file: &File, offset: u64, guest: u64, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let slice = self.regions.get_slice(GuestAddress(guest), len).map_err(io::Error::other)?;
+        let target = slice.ptr_guard_mut();
+        let mut done = 0usize;
+        while done < len {
+            let at = offset.checked_add(done as u64).and_then(|at| i64::try_from(at).ok());
+            let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+            // SAFETY: `slice` spans `len` bytes of guest memory and `done < len`; the kernel writes at most
+            // `len - done` bytes there.
+            let n = unsafe {
+                libc::pread(file.as_raw_fd(), target.as_ptr().add(done).cast(), len - done, at)
+            };
+            match n {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n if n > 0 => done += n.unsigned_abs(),
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn ram_is_aligned_for_huge_pages_and_split_around_the_hole() {
+        let ram = GuestRam::new(&[(0, 3 << 20), (1 << 32, 5 << 20)]).unwrap();
+        let slots: Vec<_> = ram.slots().collect();
+        assert_eq!(slots.len(), 2);
+        assert_eq!(slots[0].host % HUGE_PAGE as u64, 0);
+        assert_eq!((slots[1].guest, slots[1].len), (1 << 32, 5 << 20));
+    }
+
+    #[test]
+    fn a_file_shorter_than_its_headers_said_is_an_error() {
+        let ram = GuestRam::new(&[(0, 2 << 20)]).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        ram.load(&file, 2, 0x1000, 8).unwrap();
+        let mut text = [0u8; 8];
+        ram.memory().read_slice(&mut text, GuestAddress(0x1000)).unwrap();
+        assert_eq!(&text, b"23456789");
+        assert_eq!(ram.load(&file, 2, 0x1000, 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(ram.load(&file, 0, (2 << 20) - 4, 8).is_err());
+    }
+
+    #[test]
+    fn memory_beyond_the_address_space_is_an_error() {
+        assert!(GuestRam::new(&[(0, u64::MAX)]).is_err());
+        assert!(GuestRam::new(&[(0, 1 << 60)]).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! One virtual machine: its memory slots, interrupt controller and vCPUs.
+//!
+//! The order is part of the contract (measured, see ARCHITECTURE.md): registering a memory slot takes microseconds
+//! while the VM has neither interrupt controller nor vCPU and the processors are idle, and milliseconds afterwards.
+//! [`Vm::new`] therefore takes every slot at once, before anything else is made or loaded.
+
+use std::sync::Arc;
+
+use devices::irq::Irq;
+use kvm_bindings::{
+    KVM_MEM_READONLY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+
+use super::cpuid::CpuidTemplate;
+use super::irq::{MsiRouter, PinIrq};
+use super::memory::Slot;
+use super::vcpu::Vcpu;
+use super::{KvmError, call, msrs};
+
+/// A KVM virtual machine.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    kvm: Kvm,
+    fd: Arc<VmFd>,
+}
+
+/// The vCPUs of a VM, and what they have in common.
+#[derive(Debug)]
+pub(crate) struct Vcpus {
+    pub(crate) vcpus: Vec<Vcpu>,
+    /// Bits of guest physical address.
+    pub(crate) physical_address_bits: u32,
+}
+
+/// APIC ids up to here fit the 8 bits of xAPIC; 255 is broadcast.
+const LAST_XAPIC_ID: u32 = 254;
+
+impl Vm {
+    /// Makes the VM with all its memory.
+    ///
+    /// The caller keeps the memory behind `slots` mapped for as long as the VM lives. Until this is done no other
+    /// thread of the caller should keep a processor busy: KVM waits for one of the kernel's own threads here.
+    pub(crate) fn new(slots: &[Slot]) -> Result<Self, KvmError> {
+        let kvm = open()?;
+        let fd = kvm.create_vm().map_err(call("make a virtual machine"))?;
+        for (slot, region) in (0u32..).zip(slots) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: if region.read_only { KVM_MEM_READONLY } else { 0 },
+                guest_phys_addr: region.guest,
+                memory_size: region.len,
+                userspace_addr: region.host,
+            };
+            let what = if region.flags & KVM_MEM_READONLY == 0 {
+                "take the guest's memory"
+            } else {
+                "take read-only memory, which PCI configuration space needs (Linux 3.7 or later has it on Intel and AMD)"
+            };
+            // SAFETY: the caller keeps the host memory mapped while the VM lives, and slots do not overlap: the guest
+            // memory map is one table.
+            unsafe { fd.set_user_memory_region(region) }.map_err(call(what))?;
+        }
+        Ok(Vm { kvm, fd: Arc::new(fd) })
+    }
+
+    /// Adds the interrupt controller and the vCPUs; vCPU `n` has the APIC id `n`.
+    pub(crate) fn add_vcpus(&self, cpus: u32) -> Result<Vcpus, KvmError> {
+        let mut cpuid = CpuidTemplate::new(&self.kvm, cpus)?;
+        if cpuid.is_intel() {
+            // Only Intel hosts without "unrestricted guest" use it, and there it must be set before any vCPU.
+            let address = usize::try_from(boot::layout::KVM_TSS).map_err(|_| KvmError::Missing("64 bits"))?;
+            self.fd.set_tss_address(address).map_err(call("take the address of its task state segment"))?;
+        }
+        if cpus > 1 {
+            self.check_cpus(cpus)?;
+        }
+        if cpus > LAST_XAPIC_ID + 1 {
+            self.use_x2apic_ids()?;
+        }
+        self.fd.create_irq_chip().map_err(call("make the interrupt controller"))?;
+        let msrs = msrs::boot_msrs()?;
+        let make = |id| {
+            let fd = self.fd.create_vcpu(u64::from(id)).map_err(call("make a vCPU"))?;
+            Vcpu::new(id, fd, &mut cpuid, &msrs)
+        };
+        let vcpus = (0..cpus).map(make).collect::<Result<Vec<_>, _>>()?;
+        Ok(Vcpus { vcpus, physical_address_bits: cpuid.physical_address_bits() })
+    }
+
+    /// An edge-triggered interrupt on a pin of the I/O APIC.
+    pub(crate) fn pin_irq(&self, pin: u32) -> Result<Arc<dyn Irq>, KvmError> {
+        let irq = PinIrq::new(&self.fd, pin)
+            .map_err(|source| KvmError::Call { what: "connect an interrupt", source })?;
+        Ok(Arc::new(irq))
+    }
+
+    /// The source of message-signalled interrupts for this VM's devices.
+    pub(crate) fn msi(&self) -> super::irq::KvmMsi {
+        super::irq::KvmMsi(MsiRouter::new(self.fd.clone()))
+    }
+
+    /// Asked only for several vCPUs: one always fits, and each question is a system call on the way to the guest.
+    fn check_cpus(&self, asked: u32) -> Result<(), KvmError> {
+        let max = u32::try_from(self.kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        if asked > max { Err(KvmError::TooManyCpus { asked, max }) } else { Ok(()) }
+    }
+
+    /// With more than 255 vCPUs, messages and interprocessor interrupts carry 32-bit APIC ids (KVM api §7.8).
+    fn use_x2apic_ids(&self) -> Result<(), KvmError> {
+        let mut cap = kvm_enable_cap { cap: Cap::X2ApicApi as u32, ..Default::default() };
+        cap.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+        self.fd.enable_cap(&cap).map_err(call("use 32-bit APIC ids, which more than 255 vCPUs need"))
+    }
+}
+
+fn open() -> Result<Kvm, KvmError> {
+    Kvm::new().map_err(|error| KvmError::Open { source: std::io::Error::from_raw_os_error(error.errno()) })
+}

@@ -1,0 +1,97 @@
+//! The machine's board: which devices it has, where they are, and how that is told to the guest.
+
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
+use boot::layout::{self, RamLayout};
+use devices::bus::{Bus, BusDevice};
+use devices::pci::alloc::Windows;
+use devices::ports;
+use devices::power::{Power, PowerButton};
+use devices::pvpanic::PvPanic;
+use devices::rtc;
+use devices::serial::Serial;
+
+use super::StartError;
+use super::boot_once::Blueprint;
+use super::console::WatchedOutput;
+use super::pci;
+use super::vcpus::Buses;
+use crate::host::clock::HostClock;
+use crate::kvm::Vm;
+use crate::kvm::memory::GuestRam;
+use crate::spec::Rtc;
+
+/// The devices on their buses, and their description for the guest.
+#[derive(Debug)]
+pub(super) struct Board {
+    pub(super) buses: Buses,
+    pub(super) power_button: PowerButton,
+    pub(super) platform: Platform,
+}
+
+impl Board {
+    pub(super) fn new(
+        vm: &Vm,
+        blueprint: &Blueprint,
+        window: Option<Range<u64>>,
+        ecam: &Arc<GuestRam>,
+        panicked: Arc<AtomicBool>,
+    ) -> Result<Self, StartError> {
+        let (spec, console) = (&blueprint.spec, &blueprint.console);
+        let output = WatchedOutput::new(console.output.clone(), panicked);
+        let serial =
+            Serial::new(vm.pin_irq(ports::COM1_GSI)?, Box::new(output), console.input.clone());
+        let serial = Arc::new(Mutex::new(serial));
+        console.attach(serial.clone());
+        let mut bus = Bus::new();
+        put(&mut bus, ports::COM1, serial)?;
+        put(&mut bus, ports::POWER, Arc::new(Mutex::new(Power::new())))?;
+        put(&mut bus, ports::PVPANIC, Arc::new(Mutex::new(PvPanic)))?;
+        let clock = match spec.rtc() {
+            Rtc::None => None,
+            Rtc::Utc => Some(HostClock::Utc),
+            Rtc::Localtime => Some(HostClock::Local),
+        };
+        if let Some(clock) = clock {
+            put(&mut bus, ports::RTC, Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock)))))?;
+        }
+        let msi = vm.msi();
+        let functions = (blueprint.functions)(spec, &msi)?;
+        let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
+        let mut memory_bus = Bus::new();
+        pci::plug(&mut memory_bus, windows, ecam, functions)?;
+        let platform = Platform {
+            cpus: spec.cpus().get(),
+            com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),
+            rtc: clock.map(|_| ports::RTC),
+            pvpanic: Some(ports::PVPANIC),
+            power: PowerRegisters {
+                sleep_control: ports::POWER,
+                sleep_status: ports::POWER + 1,
+                reset: ports::POWER + 2,
+                reset_value: ports::RESET_VALUE,
+                s5_type: ports::S5_SLEEP_TYPE,
+            },
+            power_button_gsi: ports::POWER_BUTTON_GSI,
+            pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
+        };
+        let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
+        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, platform })
+    }
+}
+
+fn put(bus: &mut Bus, port: u16, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), StartError> {
+    bus.insert(u64::from(port), device).map_err(StartError::describe)
+}
+
+/// The 64-bit PCI window: behind all RAM, as far as the processor's addresses reach.
+pub(super) fn pci_window(layout: &RamLayout, address_bits: u32) -> Option<Range<u64>> {
+    const SIZE: u64 = 64 << 30;
+    let start = layout.end().checked_next_multiple_of(SIZE)?;
+    let end = start.checked_add(SIZE)?;
+    let reach = 1u64.checked_shl(address_bits)?;
+    (end <= reach).then_some(start..end)
+}

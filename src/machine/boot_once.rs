@@ -1,0 +1,182 @@
+//! One boot of a machine: made from the blueprint, run, thrown away.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Sender;
+use std::thread;
+
+use boot::initrd::Initrd;
+use boot::kernel::Kernel;
+use boot::layout::{self, RamLayout};
+use boot::plan::{BootPlan, PlanRequest};
+use devices::power::PowerButton;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::board::{Board, pci_window};
+use super::console::Console;
+use super::loader::{Loader, Source};
+use super::pci::MakeFunctions;
+use super::supervisor::Event;
+use super::vcpus::{VcpuContext, VcpuThreads};
+use super::{BootNumber, StartError};
+use crate::kvm::memory::{GuestRam, Slot};
+use crate::kvm::vcpu::Vcpu;
+use crate::kvm::{Vcpus, Vm};
+use crate::spec::Spec;
+
+/// What every boot of a machine is made from.
+#[derive(Debug)]
+pub(super) struct Blueprint {
+    pub(super) spec: Spec,
+    pub(super) console: Console,
+    /// What goes on the PCI bus.
+    pub(super) functions: MakeFunctions,
+}
+
+/// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
+#[derive(Debug)]
+pub(super) struct Boot {
+    pub(super) number: BootNumber,
+    /// The kernel's panic line was seen on the console.
+    pub(super) panicked: Arc<AtomicBool>,
+    power_button: PowerButton,
+    _vcpus: VcpuThreads,
+    _vm: Vm,
+    // Behind `_vm`: KVM reaches into this memory for as long as the VM lives.
+    _memory: Memory,
+}
+
+/// The guest's memory, kept mapped for the VM.
+#[derive(Debug)]
+struct Memory {
+    ram: GuestRam,
+    ecam: Arc<GuestRam>,
+}
+
+impl Boot {
+    /// Makes the machine and lets it run.
+    pub(super) fn start(
+        blueprint: &Blueprint,
+        number: BootNumber,
+        events: &Sender<Event>,
+    ) -> Result<Boot, StartError> {
+        let spec = &blueprint.spec;
+        let layout = RamLayout::new(spec.mem().bytes());
+        let (plan, sources) = plan(spec, &layout)?;
+        let memory = Memory::new(spec, &layout)?;
+        let panicked = Arc::new(AtomicBool::new(false));
+        let vm = Vm::new(&memory.slots())?;
+        let loader = Loader::new(&sources);
+        let (board, vcpus) = thread::scope(|scope| {
+            let helper = thread::Builder::new()
+                .name("loader".into())
+                .spawn_scoped(scope, || loader.work(&memory.ram))
+                .map_err(StartError::Thread)?;
+            let made = assemble(blueprint, &plan, &layout, &memory, &vm, &panicked);
+            let loaded = loader.work(&memory.ram);
+            // A panic in the helper goes on here: half a kernel must not run.
+            helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            loaded?;
+            made
+        })?;
+        let context = VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number };
+        let threads = VcpuThreads::start(vcpus, &context)?;
+        Ok(Boot {
+            number,
+            panicked,
+            power_button: board.power_button,
+            _vcpus: threads,
+            _vm: vm,
+            _memory: memory,
+        })
+    }
+
+    /// Presses the power button.
+    pub(super) fn press_power_button(&self) {
+        if let Err(error) = self.power_button.press() {
+            log::warn!("the power button's interrupt could not be raised: {error}");
+        }
+    }
+}
+
+impl Memory {
+    fn new(spec: &Spec, layout: &RamLayout) -> Result<Self, StartError> {
+        let failed = |source| StartError::Memory { mib: spec.mem().mib(), source };
+        let mut ranges = vec![(layout.low.start, layout.low.end)];
+        ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
+        let ram = GuestRam::new(&ranges).map_err(failed)?;
+        let ecam = layout::ECAM;
+        let ecam = GuestRam::read_only(ecam.start, ecam.end - ecam.start).map_err(failed)?;
+        Ok(Memory { ram, ecam: Arc::new(ecam) })
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        self.ram.slots().chain(self.ecam.slots()).collect()
+    }
+}
+
+/// Everything about a boot that needs no loaded kernel: devices, tables, vCPUs at their entry.
+fn assemble(
+    blueprint: &Blueprint,
+    plan: &BootPlan,
+    layout: &RamLayout,
+    memory: &Memory,
+    vm: &Vm,
+    panicked: &Arc<AtomicBool>,
+) -> Result<(Board, Vec<Vcpu>), StartError> {
+    let spec = &blueprint.spec;
+    let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
+    if layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
+        return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
+    }
+    let window = pci_window(layout, physical_address_bits);
+    let board = Board::new(vm, blueprint, window, &memory.ecam, panicked.clone())?;
+    let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
+    let ram = memory.ram.memory();
+    ram.write_slice(&tables.bytes, GuestAddress(tables.base))
+        .map_err(StartError::describe)?;
+    plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
+    if let Some(boot_processor) = vcpus.first() {
+        boot_processor.set_entry(&plan.cpu_state())?;
+    }
+    Ok((board, vcpus))
+}
+
+/// Decides where everything goes, from the files' headers.
+fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
+    let path = spec.kernel()?;
+    let kernel_file = open("kernel", path)?;
+    let kernel = Kernel::parse(&kernel_file)
+        .map_err(|source| StartError::Kernel { path: path.to_owned(), source })?;
+    let initrd = match spec.initrd() {
+        Some(path) => Some(open_initrd(path)?),
+        None => None,
+    };
+    let cmdline = spec.cmdline();
+    let request = PlanRequest {
+        cmdline: &cmdline,
+        initrd: initrd.as_ref().map(|(_, initrd)| initrd.clone()),
+        ram: layout,
+        preferred_entry: None,
+    };
+    let plan = boot::plan::plan(&kernel, &request).map_err(|source| StartError::Plan { path: path.to_owned(), source })?;
+    let mut sources = Vec::with_capacity(2);
+    if let Some((source, _)) = initrd {
+        sources.push(Source { copies: plan.initrd.iter().cloned().collect(), ..source });
+    }
+    sources.push(Source { path: path.to_owned(), file: kernel_file, copies: plan.kernel.clone() });
+    Ok((plan, sources))
+}
+
+fn open(what: &'static str, path: &Path) -> Result<File, StartError> {
+    File::open(path).map_err(|source| StartError::Open { what, path: path.to_owned(), source })
+}
+
+fn open_initrd(path: &Path) -> Result<(Source, Initrd), StartError> {
+    let file = open("initrd", path)?;
+    let initrd =
+        Initrd::parse(&file).map_err(|source| StartError::Initrd { path: path.to_owned(), source })?;
+    Ok((Source { path: path.to_owned(), file, copies: Vec::new() }, initrd))
+}

@@ -1,0 +1,96 @@
+//! Why a machine could not be started.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::kvm::KvmError;
+use crate::spec::SpecError;
+
+/// Why a machine could not be started, or started again for a reboot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The spec is not complete.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A file could not be opened.
+    #[error("cannot open the {what} {path}: {source}", path = path.display())]
+    Open {
+        /// What the file is to the machine.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The kernel is of a kind that this machine cannot boot.
+    #[error("cannot boot {path}: {source}", path = path.display())]
+    Kernel {
+        /// Its path.
+        path: PathBuf,
+        /// What it is, and what to give instead.
+        source: boot::kernel::KernelError,
+    },
+    /// What was given as the initrd is none.
+    #[error("cannot use {path} as the initrd: {source}", path = path.display())]
+    Initrd {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        source: boot::initrd::InitrdError,
+    },
+    /// Kernel, initrd and command line do not fit the machine.
+    #[error("cannot boot {path} in this machine: {source}", path = path.display())]
+    Plan {
+        /// The kernel.
+        path: PathBuf,
+        /// What does not fit, and how to mend it.
+        source: boot::plan::PlanError,
+    },
+    /// The host has no room for the guest's memory.
+    #[error(
+        "the host has no {mib} MiB of address space for the guest's memory: {source}; ask for less with --mem, or see \
+         `ulimit -v` and /proc/sys/vm/overcommit_memory"
+    )]
+    Memory {
+        /// What was asked for.
+        mib: u64,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// More memory than the processor can address.
+    #[error("{mib} MiB of memory reach past the {bits} address bits of this host's processor; ask for less with --mem")]
+    AddressBits {
+        /// What was asked for.
+        mib: u64,
+        /// Guest physical address width.
+        bits: u32,
+    },
+    /// /dev/kvm could not be opened, or refused something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The machine's own tables could not be made.
+    #[error("cannot describe the machine to the guest: {0}")]
+    Describe(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The host refused a thread.
+    #[error("the host refused a thread: {0}; see `ulimit -u`")]
+    Thread(#[source] io::Error),
+    /// A thread of the machine panicked.
+    #[error("minivmm itself failed: {0} panicked. This is a defect: please report what was printed above")]
+    Internal(&'static str),
+}
+
+impl StartError {
+    /// For mistakes in the machine's own tables.
+    pub(super) fn describe(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        StartError::Describe(Box::new(error))
+    }
+}

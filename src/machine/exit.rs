@@ -1,0 +1,38 @@
+//! How a machine ends.
+
+use super::StartError;
+
+/// How a machine ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Exit {
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The guest rebooted, and the spec says to leave then.
+    Rebooted,
+    /// The guest's kernel panicked: it said so to the pvpanic device, or its panic line on the console was followed
+    /// by a reset.
+    Panicked,
+    /// The guest did something that neither it nor KVM can go on from.
+    Crashed(Crash),
+    /// [`super::Machine::kill`] was called, or the machine was dropped.
+    Killed,
+    /// The host failed the machine: it could not be built again for a reboot.
+    Failed(StartError),
+}
+
+/// What a vCPU could not go on from, as a sentence, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("vCPU {vcpu} stopped{}: {reason}", at(.rip))]
+pub struct Crash {
+    /// Number of the vCPU.
+    pub vcpu: u32,
+    /// Its instruction pointer, where it is known.
+    pub rip: Option<u64>,
+    /// What happened and, where one is known, the cure.
+    pub reason: String,
+}
+
+fn at(rip: &Option<u64>) -> String {
+    rip.map(|rip| format!(" at rip {rip:#x}")).unwrap_or_default()
+}

@@ -1,0 +1,90 @@
+//! Brings the kernel and the initrd into guest memory while the rest of the machine is being made.
+//!
+//! Reading some ten megabytes into fresh memory is the longest step before the guest runs, and none of the others
+//! needs it. The work is cut at the huge pages of guest memory, so that no two threads fault in the same page, and
+//! whoever has time takes the next piece: a helper thread from the start, the building thread once it is done.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use boot::plan::Load;
+
+use super::StartError;
+use crate::kvm::memory::GuestRam;
+
+/// Pieces end at multiples of this in guest memory.
+const PIECE: u64 = 2 << 20;
+
+/// A file and what of it goes where.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) copies: Vec<Load>,
+}
+
+/// All the pieces, and how far the threads are.
+#[derive(Debug)]
+pub(super) struct Loader<'a> {
+    pieces: Vec<(&'a Source, Load)>,
+    next: AtomicUsize,
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(sources: &'a [Source]) -> Self {
+        let pieces = sources
+            .iter()
+            .flat_map(|source| source.copies.iter().flat_map(cut).map(move |piece| (source, piece)))
+            .collect();
+        Loader { pieces, next: AtomicUsize::new(0) }
+    }
+
+    /// Loads pieces until none is left to take.
+    pub(super) fn work(&self, ram: &GuestRam) -> Result<(), StartError> {
+        while let Some((source, piece)) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            ram.load(&source.file, piece.file_offset, piece.guest, piece.len)
+                .map_err(|error| read_error(&source.path, error))?;
+        }
+        Ok(())
+    }
+}
+
+fn read_error(path: &Path, source: io::Error) -> StartError {
+    StartError::Read { path: path.to_owned(), source }
+}
+
+fn cut(copy: &Load) -> impl Iterator<Item = Load> + use<> {
+    let Load { file_offset, guest, len } = *copy;
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        if done >= len {
+            return None;
+        }
+        let at = guest + done;
+        let piece = (PIECE - at % PIECE).min(len - done);
+        let copy = Load { file_offset: file_offset + done, guest: at, len: piece };
+        done += piece;
+        Some(copy)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_copy_once_and_end_at_huge_pages() {
+        let copy = Load { file_offset: 20480, guest: 0x100_3000, len: 14 << 20 };
+        let pieces: Vec<_> = cut(&copy).collect();
+        let mut at = (copy.file_offset, copy.guest);
+        for piece in &pieces {
+            assert_eq!((piece.file_offset, piece.guest), at);
+            at = (piece.file_offset + piece.len, piece.guest + piece.len);
+            assert!(at.1 % PIECE == 0 || at.1 == copy.guest + copy.len);
+        }
+        assert_eq!(at.1, copy.guest + copy.len);
+        assert_eq!(pieces.len(), 8);
+    }
+}

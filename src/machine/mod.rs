@@ -1,0 +1,187 @@
+//! From a [`Spec`] to a running machine, and the machine's life.
+//!
+//! A machine is a row of boots. Each boot is made from nothing, a new VM with fresh memory, so that a reboot leaves
+//! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
+//! boot; everybody else sends it messages.
+
+mod board;
+mod boot_once;
+mod console;
+mod error;
+mod exit;
+mod loader;
+mod pci;
+mod supervisor;
+mod vcpus;
+
+use std::io::Write;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub use console::ConsoleInput;
+pub use error::StartError;
+pub use exit::{Crash, Exit};
+
+use crate::spec::Spec;
+use boot_once::{Blueprint, Boot};
+use console::{Console, OutputThread};
+use supervisor::{Command, Event, supervise};
+
+/// Which boot of a machine, so that the last words of one are not taken for the next one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct BootNumber(u64);
+
+impl BootNumber {
+    fn next(self) -> Self {
+        BootNumber(self.0.wrapping_add(1))
+    }
+}
+
+/// Where the supervisor leaves the machine's end.
+#[derive(Debug, Default)]
+struct Outcome {
+    exit: Mutex<Option<Arc<Exit>>>,
+    ended: Condvar,
+}
+
+/// Publishes how the machine ended, also when the supervisor panics: whoever waits must not wait for ever.
+struct Ending<'a> {
+    outcome: &'a Outcome,
+    exit: Exit,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let exit = std::mem::replace(&mut self.exit, Exit::Killed);
+        *self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(exit));
+        self.outcome.ended.notify_all();
+    }
+}
+
+/// A running machine. Dropping it ends it and frees everything it had.
+#[derive(Debug)]
+pub struct Machine {
+    controls: Controls,
+    outcome: Arc<Outcome>,
+    input: ConsoleInput,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+/// Asks things of a running machine; it may be cloned and sent to other threads. Nothing here waits, and all of it is
+/// harmless once the machine has ended.
+#[derive(Debug, Clone)]
+pub struct Controls {
+    events: Sender<Event>,
+}
+
+impl Controls {
+    /// Presses the power button. What comes of it is up to the guest: it needs a driver for the button (Linux: the
+    /// module `button`) and something that acts on it (systemd-logind, acpid).
+    pub fn power_button(&self) {
+        self.send(Command::PowerButton);
+    }
+
+    /// Resets the machine: the guest is stopped where it is and boots again.
+    pub fn reset(&self) {
+        self.send(Command::Reset);
+    }
+
+    /// Ends the machine where it is.
+    pub fn kill(&self) {
+        self.send(Command::Kill);
+    }
+
+    fn send(&self, command: Command) {
+        // Nobody listens any more once the machine has ended, which is what makes it harmless.
+        let _ = self.events.send(Event::Command(command));
+    }
+}
+
+impl Machine {
+    /// Makes the machine that `spec` describes and starts it. The guest's first console writes to `output`, from a
+    /// thread of the machine's own.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
+    pub fn start(spec: &Spec, output: Box<dyn Write + Send>) -> Result<Machine, StartError> {
+        let (sender, receiver) = mpsc::channel();
+        let console = Console::new();
+        let input = ConsoleInput::new(console.clone());
+        let queue = console.output.clone();
+        let blueprint = Blueprint { spec: spec.clone(), console, functions: pci::functions };
+        let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
+        let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
+        let outcome = Arc::new(Outcome::default());
+        let (events, result) = (sender.clone(), outcome.clone());
+        let supervisor = thread::Builder::new()
+            .name("machine".into())
+            .spawn(move || {
+                let mut ending = Ending { outcome: &result, exit: Exit::Failed(StartError::Internal("the supervisor")) };
+                ending.exit = supervise(&blueprint, boot, &receiver, &events);
+                output.finish();
+            })
+            .map_err(StartError::Thread)?;
+        Ok(Machine { controls: Controls { events: sender }, outcome, input, supervisor: Some(supervisor) })
+    }
+
+    /// Waits until the machine has ended, all its console output is out and everything it had is freed.
+    pub fn wait(&self) -> Arc<Exit> {
+        let mut exit = self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(exit) = exit.as_ref() {
+                return exit.clone();
+            }
+            exit = self.outcome.ended.wait(exit).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// As [`Machine::wait`], for at most `limit`; `None` if the machine runs on.
+    pub fn wait_for(&self, limit: Duration) -> Option<Arc<Exit>> {
+        let deadline = Instant::now().checked_add(limit)?;
+        let mut exit = self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        while exit.is_none() {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            (exit, _) =
+                self.outcome.ended.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        exit.clone()
+    }
+
+    /// A handle for asking things of the machine from other threads.
+    pub fn controls(&self) -> Controls {
+        self.controls.clone()
+    }
+
+    /// Where to type into the guest's first console.
+    pub fn console_input(&self) -> ConsoleInput {
+        self.input.clone()
+    }
+
+    /// See [`Controls::power_button`].
+    pub fn power_button(&self) {
+        self.controls.power_button();
+    }
+
+    /// See [`Controls::reset`].
+    pub fn reset(&self) {
+        self.controls.reset();
+    }
+
+    /// See [`Controls::kill`].
+    pub fn kill(&self) {
+        self.controls.kill();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        self.input.close();
+        if let Some(supervisor) = self.supervisor.take() {
+            // It cannot have panicked without having been seen on stderr; the machine's parts are gone either way.
+            let _ = supervisor.join();
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A [`Spec`] in a TOML file.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::Spec;
+
+/// Why there is no usable [`Spec`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The machine has no kernel.
+    #[error(
+        "no kernel was named; give one with `--kernel /boot/vmlinuz-VERSION`, \
+         or in a file with `kernel = \"/boot/vmlinuz-VERSION\"`"
+    )]
+    NoKernel,
+    /// The file cannot be read.
+    #[error("the machine's file {path} cannot be read", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The file is not TOML, or not a machine's.
+    #[error("{path}, line {line}: {message}", path = path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Line of the mistake, from 1 on.
+        line: usize,
+        /// What is wrong there and what may stand there.
+        message: String,
+    },
+    /// A path that TOML cannot hold, TOML being UTF-8.
+    #[error("this machine cannot be written as TOML; its paths must be UTF-8")]
+    Unwritable(#[source] toml::ser::Error),
+}
+
+impl Spec {
+    /// Reads a machine from a TOML file. Relative paths in it count from its folder.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("vm.toml");
+    /// std::fs::write(&path, "kernel = 'vmlinuz'\ninitrd = 'initrd.img'\nmem = '2G'\non-reboot = 'exit'\n")?;
+    /// let spec = minivmm::spec::Spec::from_file(&path)?;
+    /// assert_eq!(spec.kernel()?, folder.path().join("vmlinuz"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SpecError::Unreadable`] and [`SpecError::Wrong`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, SpecError> {
+        let path = path.as_ref();
+        let text = fs::read_to_string(path)
+            .map_err(|source| SpecError::Unreadable { path: path.to_path_buf(), source })?;
+        let mut spec: Spec = toml::from_str(&text).map_err(|error| wrong(path, &text, &error))?;
+        if let Some(folder) = path.parent() {
+            // Joining with an absolute path leaves that path.
+            spec.paths_mut().for_each(|path| *path = folder.join(&*path));
+        }
+        Ok(spec)
+    }
+
+    /// This machine as the text of a TOML file.
+    ///
+    /// ```
+    /// # use minivmm::spec::Spec;
+    /// assert_eq!(Spec::new("/boot/vmlinuz").with_mem("2G".parse()?).to_toml()?, "kernel = \"/boot/vmlinuz\"\nmem = 2048\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SpecError::Unwritable`] for a path that is not UTF-8.
+    pub fn to_toml(&self) -> Result<String, SpecError> {
+        toml::to_string(self).map_err(SpecError::Unwritable)
+    }
+}
+
+fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
+    let start = error.span().map_or(0, |span| span.start);
+    let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+    SpecError::Wrong {
+        path: path.to_path_buf(),
+        line,
+        message: error.message().trim_end().replace('\n', "; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Initrd, OnReboot, Rtc};
+    use super::*;
+
+    fn read(text: &str) -> (tempfile::TempDir, Result<Spec, SpecError>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.toml");
+        fs::write(&path, text).unwrap();
+        (folder, Spec::from_file(path))
+    }
+
+    fn mistake(text: &str) -> (usize, String) {
+        match read(text).1 {
+            Err(SpecError::Wrong { path, line, message }) => {
+                assert!(path.ends_with("vm.toml"));
+                (line, message)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn relative_paths_count_from_the_files_folder() {
+        let (folder, spec) = read("kernel = 'k/vmlinuz'\ninitrd = '/boot/initrd.img'");
+        let spec = spec.unwrap();
+        assert_eq!(spec.kernel().unwrap(), folder.path().join("k/vmlinuz"));
+        assert_eq!(spec.initrd().unwrap(), Path::new("/boot/initrd.img"));
+    }
+
+    #[test]
+    fn initrd_none_is_a_word_and_no_path() {
+        assert_eq!(read("initrd = 'none'").1.unwrap().initrd, Some(Initrd::None));
+    }
+
+    #[test]
+    fn every_option_survives_being_written_and_read() {
+        let spec = Spec::new("/boot/vmlinuz")
+            .with_initrd("/boot/initrd.img")
+            .with_cmdline("console=ttyS0 \"quoted\" ö")
+            .with_append("quiet")
+            .with_mem("3G".parse().unwrap())
+            .with_cpus("4".parse().unwrap())
+            .with_rtc(Rtc::Localtime)
+            .with_on_reboot(OnReboot::Exit);
+        let text = spec.to_toml().unwrap();
+        assert_eq!(text.lines().count(), 8, "an option is missing in the test or in the file:\n{text}");
+        assert_eq!(read(&text).1.unwrap(), spec);
+    }
+
+    #[test]
+    fn memory_may_be_a_number_or_a_text() {
+        assert_eq!(read("mem = 512").1.unwrap(), read("mem = '512M'").1.unwrap());
+    }
+
+    #[test]
+    fn unknown_option_is_named_with_its_line_and_the_known_ones() {
+        let (line, message) = mistake("# a comment\nkernel = 'k'\nmemory = 512\n");
+        assert_eq!(line, 3);
+        assert!(message.contains("`memory`") && message.contains("`mem`"), "{message}");
+    }
+
+    #[test]
+    fn wrong_value_is_explained_with_its_line() {
+        let (line, message) = mistake("kernel = 'k'\n\nmem = 'lots'\n");
+        assert_eq!(line, 3);
+        assert!(message.contains("`lots`") && message.contains("`512M`"), "{message}");
+        let (line, message) = mistake("cpus = 0");
+        assert_eq!(line, 1);
+        assert!(message.contains("from 1 on"), "{message}");
+        let (_, message) = mistake("mem = true");
+        assert!(message.contains("512 (MiB)"), "{message}");
+        let (_, message) = mistake("rtc = 'gmt'");
+        assert!(message.contains("`utc`"), "{message}");
+    }
+
+    #[test]
+    fn what_is_not_toml_has_its_line() {
+        let (line, message) = mistake("kernel = 'k'\ncpus 2\n");
+        assert_eq!(line, 2);
+        assert!(!message.is_empty() && !message.contains('\n'), "{message}");
+    }
+
+    #[test]
+    fn missing_file_is_named() {
+        let error = Spec::from_file("/nonexistent/vm.toml").unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/vm.toml"), "{error}");
+    }
+}

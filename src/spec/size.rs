@@ -1,0 +1,269 @@
+//! Amounts that a person writes: memory and processors.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// An amount of guest memory: at least 1 MiB, whole MiB, at most [`MemSize::MAX`].
+///
+/// ```
+/// use minivmm::spec::MemSize;
+///
+/// let mem: MemSize = "2G".parse()?;
+/// assert_eq!(mem, "2048".parse()?); // a bare number counts MiB
+/// assert_eq!(mem.bytes(), 2 << 30);
+/// assert_eq!(mem.to_string(), "2 GiB");
+/// # Ok::<(), minivmm::spec::SizeError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MemSize {
+    mib: u64,
+}
+
+/// Why a text is no amount.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SizeError {
+    /// No number, or a unit that is not known.
+    #[error("`{0}` is not an amount of memory; write MiB as a plain number, or a unit: `512`, `512M`, `2G`")]
+    NotMemory(String),
+    /// Nothing at all, or less than can be counted.
+    #[error(
+        "a machine cannot have `{0}` of memory; give it at least `1M`, and a Debian guest `128M` or more"
+    )]
+    TooLittle(String),
+    /// More than any host has.
+    #[error(
+        "`{0}` is more memory than a machine can have (64 TiB); a plain number counts MiB, so 2 GiB is `2048` or `2G`"
+    )]
+    TooMuch(String),
+    /// No count of processors.
+    #[error("`{0}` is not a number of processors; write a whole number from 1 on, such as `2`")]
+    NotCpus(String),
+}
+
+impl MemSize {
+    /// What a machine gets that does not say.
+    pub const DEFAULT: MemSize = MemSize { mib: 512 };
+    /// The most that can be asked for: 64 TiB, which a 46-bit physical address reaches.
+    pub const MAX: MemSize = MemSize { mib: 64 << 20 };
+
+    /// `mib` MiB.
+    ///
+    /// # Errors
+    /// [`SizeError::TooLittle`] for none, [`SizeError::TooMuch`] past [`MemSize::MAX`].
+    pub fn from_mib(mib: u64) -> Result<Self, SizeError> {
+        match mib {
+            0 => Err(SizeError::TooLittle("0 MiB".into())),
+            _ if mib > Self::MAX.mib => Err(SizeError::TooMuch(format!("{mib} MiB"))),
+            _ => Ok(MemSize { mib }),
+        }
+    }
+
+    /// In MiB.
+    pub fn mib(self) -> u64 {
+        self.mib
+    }
+
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        self.mib << 20
+    }
+}
+
+impl Default for MemSize {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl FromStr for MemSize {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        let wrong = || SizeError::NotMemory(text.into());
+        let trimmed = text.trim();
+        let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at(digits);
+        // Memory is counted in powers of two however the unit is spelt.
+        let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+            "" | "m" | "mb" | "mib" => 1,
+            "g" | "gb" | "gib" => 1 << 10,
+            "t" | "tb" | "tib" => 1 << 20,
+            _ => return Err(wrong()),
+        };
+        if number.is_empty() {
+            return Err(wrong());
+        }
+        // Nothing but digits: what does not fit is too large.
+        let too_much = || SizeError::TooMuch(text.into());
+        let number: u64 = number.parse().map_err(|_| too_much())?;
+        match number.checked_mul(unit).ok_or_else(too_much)? {
+            0 => Err(SizeError::TooLittle(text.into())),
+            mib => Self::from_mib(mib).map_err(|_| too_much()),
+        }
+    }
+}
+
+/// For people, with a space: `512 MiB`, `2 GiB`.
+impl fmt::Display for MemSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mib % 1024 == 0 {
+            write!(f, "{} GiB", self.mib / 1024)
+        } else {
+            write!(f, "{} MiB", self.mib)
+        }
+    }
+}
+
+/// As the command line and the file take it: a plain number of MiB.
+impl Serialize for MemSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.mib)
+    }
+}
+
+impl<'de> Deserialize<'de> for MemSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer
+            .deserialize_any(NumberOrText("an amount of memory, such as 512 (MiB) or \"2G\"", PhantomData))
+    }
+}
+
+/// How many processors a machine has: at least one. KVM's own maximum is checked when the machine is made.
+///
+/// ```
+/// use minivmm::spec::Cpus;
+///
+/// assert_eq!("4".parse::<Cpus>()?.get(), 4);
+/// assert!("0".parse::<Cpus>().is_err());
+/// # Ok::<(), minivmm::spec::SizeError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cpus(u32);
+
+impl Cpus {
+    /// What a machine gets that does not say.
+    pub const DEFAULT: Cpus = Cpus(1);
+
+    /// `count` processors; `None` for 0.
+    pub fn new(count: u32) -> Option<Self> {
+        (count > 0).then_some(Cpus(count))
+    }
+
+    /// The count.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for Cpus {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl FromStr for Cpus {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        text.trim().parse().ok().and_then(Cpus::new).ok_or_else(|| SizeError::NotCpus(text.into()))
+    }
+}
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for Cpus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cpus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NumberOrText("a number of processors, such as 2", PhantomData))
+    }
+}
+
+/// Reads a value from a number or from the text that the command line would take; holds what to say of other types.
+struct NumberOrText<T>(&'static str, PhantomData<T>);
+
+impl<T: FromStr<Err = SizeError>> Visitor<'_> for NumberOrText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mib(text: &str) -> u64 {
+        text.parse::<MemSize>().unwrap().mib()
+    }
+
+    #[test]
+    fn units_count_in_powers_of_two() {
+        assert_eq!(mib("512"), 512);
+        assert_eq!(mib("512M"), 512);
+        assert_eq!(mib("512MiB"), 512);
+        assert_eq!(mib("512 mb"), 512);
+        assert_eq!(mib("2G"), 2048);
+        assert_eq!(mib("2gib"), 2048);
+        assert_eq!(mib("1T"), 1 << 20);
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused_with_an_example() {
+        for text in ["", "M", "-5", "1.5G", "512K", "five", "512MM", "0x200", "512M 1"] {
+            let error = text.parse::<MemSize>().unwrap_err();
+            assert_eq!(error, SizeError::NotMemory(text.into()));
+            assert!(error.to_string().contains("`512M`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn none_and_more_than_any_host_has_are_refused() {
+        assert!(matches!("0".parse::<MemSize>(), Err(SizeError::TooLittle(_))));
+        assert!(matches!("0G".parse::<MemSize>(), Err(SizeError::TooLittle(_))));
+        for text in ["536870912", "65T", "99999999999999999999", "18446744073709551615T"] {
+            assert_eq!(text.parse::<MemSize>(), Err(SizeError::TooMuch(text.into())));
+        }
+        assert_eq!("64T".parse(), Ok(MemSize::MAX));
+    }
+
+    #[test]
+    fn sizes_are_shown_in_the_largest_whole_unit() {
+        assert_eq!(MemSize::from_mib(1536).unwrap().to_string(), "1536 MiB");
+        assert_eq!(MemSize::from_mib(3072).unwrap().to_string(), "3 GiB");
+    }
+
+    #[test]
+    fn processors_count_from_one() {
+        assert_eq!("1".parse(), Ok(Cpus::DEFAULT));
+        for text in ["0", "-1", "two", "", "1.5", "4294967296"] {
+            assert_eq!(text.parse::<Cpus>(), Err(SizeError::NotCpus(text.into())));
+        }
+    }
+}

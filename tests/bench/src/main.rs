@@ -1,0 +1,22 @@
+//! `make bench`: what minivmm costs, in counters and in ratios to a floor measured in the same interleaved run.
+//!
+//! Nothing here passes or fails: the numbers depend on the machine, the ratios and counters hardly do.
+
+mod exits;
+mod startup;
+mod watch;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        None => {
+            startup::run()?;
+            exits::run()
+        }
+        Some("startup") => startup::run(),
+        Some("exits") => exits::run(),
+        Some(other) => bail!("no such bench: {other} (startup, exits)"),
+    }
+}
