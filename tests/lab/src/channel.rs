@@ -3,7 +3,7 @@
 use crate::error::Tail;
 use crate::wire;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A reader on the other side that takes nothing for this long is broken.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
+/// How long the console may go on after the stream has broken.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The console keeps its last bytes only.
 const CONSOLE_MAX: usize = 64 * 1024;
 
@@ -86,20 +88,46 @@ impl Shared {
     }
 }
 
-/// The last of what the machine's serial console (or QEMU) said.
+/// The last of what the machine's serial console (and QEMU) said.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Console(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Console(Arc<(Mutex<Kept>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    open: u32,
+}
 
 impl Console {
-    pub(crate) fn add(&self, bytes: &[u8]) {
-        let mut kept = locked(&self.0);
+    /// Keeps what comes from this stream until it ends.
+    pub(crate) fn gather(&self, mut from: impl Read + Send + 'static) {
+        locked(&self.0.0).open += 1;
+        let console = self.clone();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = from.read(&mut buffer) {
+                console.add(buffer.get(..len).unwrap_or_default());
+            }
+            locked(&console.0.0).open -= 1;
+            console.0.1.notify_all();
+        });
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let kept = &mut locked(&self.0.0).bytes;
         kept.extend_from_slice(bytes);
         let excess = kept.len().saturating_sub(CONSOLE_MAX);
         kept.drain(..excess);
     }
 
+    /// Waits until all streams have ended: the last words are the ones that matter.
+    fn wait_for_end(&self, limit: Duration) {
+        let (kept, changed) = &*self.0;
+        drop(changed.wait_timeout_while(locked(kept), limit, |kept| kept.open > 0));
+    }
+
     pub(crate) fn tail(&self) -> Tail {
-        Tail::of(&locked(&self.0))
+        Tail::of(&locked(&self.0.0).bytes)
     }
 }
 
@@ -121,8 +149,8 @@ impl Channel {
         let ready = Arc::new(Shared::default());
         let processes = Processes::default();
         locked(&processes).insert(0, ready.clone());
-        let (from, known) = (stream.try_clone()?, processes.clone());
-        thread::Builder::new().name("lab-reader".into()).spawn(move || sort(from, &known))?;
+        let (from, known, last_words) = (stream.try_clone()?, processes.clone(), console.clone());
+        thread::Builder::new().name("lab-reader".into()).spawn(move || sort(from, &known, &last_words))?;
         Ok(Self { stream: Mutex::new(stream), processes, ready, next: AtomicU32::new(1), console })
     }
 
@@ -156,7 +184,7 @@ impl Channel {
 }
 
 /// Runs until the stream breaks; then every process is lost.
-fn sort(mut from: UnixStream, processes: &Processes) {
+fn sort(mut from: UnixStream, processes: &Processes, console: &Console) {
     while let Ok(frame) = wire::read_frame(&mut from) {
         let Some(shared) = locked(processes).get(&frame.id).cloned() else { continue };
         shared.change(|state| match frame.kind {
@@ -169,6 +197,7 @@ fn sort(mut from: UnixStream, processes: &Processes) {
             _ => {}
         });
     }
+    console.wait_for_end(LAST_WORDS);
     for shared in locked(processes).values() {
         shared.change(|state| state.end = state.end.take().or(Some(End::Lost)));
     }

@@ -7,6 +7,7 @@
 //! Nothing is skipped: what is missing is an error that names the command which mends it.
 
 mod archive;
+mod backend;
 mod cache;
 mod channel;
 mod error;

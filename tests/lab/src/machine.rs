@@ -1,15 +1,10 @@
-//! The lab itself: on this host when its own KVM boots Linux, else a machine that QEMU emulates with SVM in software.
+//! The lab itself: which kind this host calls for, its start, its commands, its end.
 
-use crate::archive::Archive;
 use crate::channel::{Channel, Console};
 use crate::error::seconds;
-use crate::host::{install_tools, run, tool};
-use crate::{Cmd, Flavour, Kernel, LabError, Output, Process, cache, kernel};
-use rustix::fs::MemfdFlags;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use crate::{Cmd, LabError, Output, Process, backend};
+use std::fs::{self, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,10 +14,6 @@ use std::time::{Duration, Instant};
 
 /// A busy machine of two cores takes 3.5 s; this is for one that does much else.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
-const INIT: &str = include_str!("../../../resources/initramfs/lab.sh");
-/// What the emulated machine loads: the port to us, KVM, TAP devices.
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "irqbypass", "kvm_amd", "tun"];
 
 /// Where commands run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +51,9 @@ impl LabKind {
 /// What a lab is made of.
 #[derive(Debug, Clone)]
 pub struct LabConfig {
-    mem_mib: u32,
-    cpus: u32,
-    files: Vec<(PathBuf, String)>,
+    pub(crate) mem_mib: u32,
+    pub(crate) cpus: u32,
+    pub(crate) files: Vec<(PathBuf, String)>,
     limit: Duration,
 }
 
@@ -125,8 +116,10 @@ impl Lab {
         let (ours, theirs) = UnixStream::pair().map_err(LabError::io("cannot make a socket pair"))?;
         // QEMU loads the archive before the agent can speak: after that nobody needs it.
         let (command, directory, _archive) = match kind {
-            LabKind::Direct => direct(config).map(|(command, dir)| (command, Some(dir), None))?,
-            LabKind::Nested => nested(config).map(|(command, archive)| (command, None, Some(archive)))?,
+            LabKind::Direct => backend::direct(config).map(|(command, dir)| (command, Some(dir), None))?,
+            LabKind::Nested => {
+                backend::nested(config).map(|(command, archive)| (command, None, Some(archive)))?
+            }
         };
         let console = Console::default();
         let (child, keeper) = keep(command, theirs.into(), &console)?;
@@ -135,8 +128,6 @@ impl Lab {
         if lab.channel.ready(config.limit) {
             return Ok(lab);
         }
-        // The console's last words may still be on their way.
-        thread::sleep(Duration::from_millis(100));
         let reason = match lab.child.try_wait() {
             Ok(Some(status)) => format!("the lab's machine ended ({status}) before it was up"),
             _ => format!("the lab did not come up within {}", seconds(config.limit)),
@@ -232,104 +223,10 @@ fn keep(
         child_rx.recv().map_err(|_| LabError::io(&line)(std::io::Error::other("its thread ended")))?;
     let mut child = spawned.map_err(LabError::io(&line))?;
     if let Some(stdout) = child.stdout.take() {
-        gather(stdout, console);
+        console.gather(stdout);
     }
     if let Some(stderr) = child.stderr.take() {
-        gather(stderr, console);
+        console.gather(stderr);
     }
     Ok((child, keeper))
-}
-
-fn gather(mut from: impl Read + Send + 'static, console: &Console) {
-    let console = console.clone();
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(len @ 1..) = from.read(&mut buffer) {
-            console.add(buffer.get(..len).unwrap_or_default());
-        }
-    });
-}
-
-/// The agent as a process of this host, in a directory of links to the files.
-fn direct(config: &LabConfig) -> Result<(Command, PathBuf), LabError> {
-    let home = cache::cache_dir()?.join("direct");
-    fs::create_dir_all(&home).map_err(LabError::path("create", &home))?;
-    // A lab that was killed could not clean up: whoever comes next does it.
-    for entry in fs::read_dir(&home).map_err(LabError::path("read", &home))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.split('-').nth(1).unwrap_or_default();
-        if !Path::new("/proc").join(pid).exists() {
-            drop(fs::remove_dir_all(entry.path()));
-        }
-    }
-    let dir = cache::beside(&home.join("lab"));
-    for (host, name) in &config.files {
-        let link = dir.join(name);
-        let parent = link.parent().unwrap_or(&dir);
-        let real = host.canonicalize().map_err(LabError::path("find", host))?;
-        fs::create_dir_all(parent)
-            .and_then(|()| symlink(real, &link))
-            .map_err(LabError::path("create", &link))?;
-    }
-    fs::create_dir_all(&dir).map_err(LabError::path("create", &dir))?;
-    let agent = agent_file()?;
-    let mut command = Command::new(&agent);
-    command.current_dir(&dir);
-    Ok((command, dir))
-}
-
-fn agent_file() -> Result<PathBuf, LabError> {
-    let agent = cache::by_content("agent", "bin", AGENT)?;
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(&agent, mode).map_err(LabError::path("make executable", &agent))?;
-    Ok(agent)
-}
-
-/// The machine of KVM.md's kind: QEMU emulates a processor with SVM, Debian's cloud kernel runs KVM on it.
-fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
-    install_tools()?;
-    let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(Flavour::Cloud)?);
-    let archive = in_memory(&image(config, &kernel, qemu_major(&qemu)?)?)?;
-    let mut command = Command::new(tool("setpriv")?);
-    command.args(["--pdeathsig", "KILL"]).arg(qemu);
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"]);
-    command.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
-    command.args(["-cpu", "max,+svm,+npt,-xsave,-la57,-pku"]);
-    command.args(["-smp", &config.cpus.to_string(), "-m", &config.mem_mib.to_string()]);
-    command.arg("-kernel").arg(&kernel.bzimage);
-    command.args(["-initrd", &format!("/proc/{}/fd/{}", std::process::id(), archive.as_raw_fd())]);
-    command.args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc"]);
-    command.args(["-chardev", "file,id=console,path=/proc/self/fd/1", "-serial", "chardev:console"]);
-    command.args(["-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=0"]);
-    command.args(["-device", "virtserialport,chardev=agent,name=lab"]);
-    Ok((command, archive))
-}
-
-fn image(config: &LabConfig, kernel: &Kernel, qemu: u32) -> Result<Vec<u8>, LabError> {
-    let mut archive = Archive::with_busybox(&tool("busybox")?)?;
-    archive.text("init", 0o755, INIT)?;
-    archive.file("lab-agent", 0o755, AGENT)?;
-    // QEMU before 10 loses events on nested page faults: guests newer than 6.1 die of it half the time, with
-    // shadow paging they do not.
-    let npt = if qemu < 10 && kernel.number() > (6, 1) { "npt=0" } else { "npt=1" };
-    archive.modules(kernel, &MODULES, &[("kvm_amd", npt)])?;
-    for (host, name) in &config.files {
-        archive.program(&format!("lab/{name}"), host)?;
-    }
-    archive.finish()
-}
-
-fn qemu_major(qemu: &Path) -> Result<u32, LabError> {
-    let text = run(Command::new(qemu).arg("--version"))?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let number = text.split("version ").nth(1).and_then(|v| v.split('.').next()).and_then(|v| v.parse().ok());
-    number.ok_or_else(|| LabError::format(qemu, format!("its --version says no number: {text:?}")))
-}
-
-/// A file without a name: nothing is left behind, whatever happens.
-fn in_memory(content: &[u8]) -> Result<File, LabError> {
-    let fd = rustix::fs::memfd_create("lab-initramfs", MemfdFlags::CLOEXEC);
-    let mut file = File::from(fd.map_err(|e| LabError::io("cannot make a file in memory")(e.into()))?);
-    file.write_all(content).map_err(LabError::io("cannot write a file in memory"))?;
-    Ok(file)
 }
