@@ -1,4 +1,5 @@
 //! A kernel file for tests of what is said about kernels: headers that hold together, and nothing to run.
+#![allow(clippy::indexing_slicing, reason = "a test that cannot go on shall say so by a panic")]
 
 /// Most bytes of command line that [`bzimage`] takes.
 pub const CMDLINE_MAX: u32 = 2047;
