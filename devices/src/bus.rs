@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a device asks of the machine as the result of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,41 @@ pub trait BusDevice: Debug + Send {
     fn read(&mut self, offset: u64, data: &mut [u8]) -> Option<Effect>;
     /// The guest writes `data`.
     fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect>;
+}
+
+/// A device that several vCPUs may enter at once: it locks what it must by itself. For those that only find who is
+/// meant (a PCI window); everything with registers of its own is a [`BusDevice`].
+pub trait SharedDevice: Debug + Send + Sync {
+    /// As [`BusDevice::size`].
+    fn size(&self) -> u64;
+    /// As [`BusDevice::read`].
+    fn read(&self, offset: u64, data: &mut [u8]) -> Option<Effect>;
+    /// As [`BusDevice::write`].
+    fn write(&self, offset: u64, data: &[u8]) -> Option<Effect>;
+}
+
+/// A device behind its lock. A vCPU that panicked in it has not made it unusable for the others.
+#[derive(Debug)]
+struct Locked(Arc<Mutex<dyn BusDevice>>);
+
+impl Locked {
+    fn lock(&self) -> MutexGuard<'_, dyn BusDevice + 'static> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SharedDevice for Locked {
+    fn size(&self) -> u64 {
+        self.lock().size()
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> Option<Effect> {
+        self.lock().read(offset, data)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Option<Effect> {
+        self.lock().write(offset, data)
+    }
 }
 
 /// Serves a read of any width as byte reads at successive offsets, lowest first: what the ISA bus does with a wide
@@ -60,7 +95,7 @@ pub struct BusConflict {
 /// An address space of devices.
 #[derive(Debug, Default)]
 pub struct Bus {
-    devices: BTreeMap<u64, (u64, Arc<Mutex<dyn BusDevice>>)>,
+    devices: BTreeMap<u64, (u64, Arc<dyn SharedDevice>)>,
 }
 
 impl Bus {
@@ -74,7 +109,15 @@ impl Bus {
     /// # Errors
     /// [`BusConflict`] if its range is empty, wraps or overlaps another.
     pub fn insert(&mut self, base: u64, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), BusConflict> {
-        let size = device.lock().unwrap_or_else(PoisonError::into_inner).size();
+        self.insert_shared(base, Arc::new(Locked(device)))
+    }
+
+    /// Puts a device at `base` that takes no lock for the bus.
+    ///
+    /// # Errors
+    /// As [`Bus::insert`].
+    pub fn insert_shared(&mut self, base: u64, device: Arc<dyn SharedDevice>) -> Result<(), BusConflict> {
+        let size = device.size();
         let conflict = BusConflict { base, size };
         let last = size.checked_sub(1).and_then(|n| base.checked_add(n)).ok_or(conflict.clone())?;
         if let Some((start, (len, _))) = self.devices.range(..=last).next_back() {
@@ -90,9 +133,7 @@ impl Bus {
     /// A guest's read. An access that no device claims whole reads as all ones, as on a PC.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Option<Effect> {
         match self.find(address, data.len()) {
-            Some((offset, device)) => {
-                device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data)
-            }
+            Some((offset, device)) => device.read(offset, data),
             None => {
                 data.fill(0xff);
                 None
@@ -103,11 +144,11 @@ impl Bus {
     /// A guest's write. One that no device claims whole goes nowhere, as on a PC.
     pub fn write(&self, address: u64, data: &[u8]) -> Option<Effect> {
         let (offset, device) = self.find(address, data.len())?;
-        device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data)
+        device.write(offset, data)
     }
 
     /// The device that claims the whole access, and where in it the access starts.
-    fn find(&self, address: u64, len: usize) -> Option<(u64, &Mutex<dyn BusDevice>)> {
+    fn find(&self, address: u64, len: usize) -> Option<(u64, &dyn SharedDevice)> {
         let (base, (size, device)) = self.devices.range(..=address).next_back()?;
         let offset = address - base;
         let end = offset.checked_add(len as u64)?;

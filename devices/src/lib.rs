@@ -11,6 +11,7 @@
 pub mod bus;
 pub mod console;
 pub mod irq;
+pub mod pci;
 pub mod ports;
 pub mod power;
 pub mod pvpanic;

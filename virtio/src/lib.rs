@@ -1,4 +1,61 @@
 //! virtio 1.x devices over PCI.
 //!
-//! Empty so far except for the identities that its PCI functions will carry.
+//! So far the identities that its PCI functions carry (virtio 1.3 §4.1.2, §5); queues, transport and devices come here.
 #![forbid(unsafe_code)]
+
+/// PCI vendor id of every virtio function (virtio 1.3 §4.1.2).
+pub const VENDOR: u16 = 0x1af4;
+
+/// Kinds of device that a machine can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// Network card (virtio 1.3 §5.1).
+    Network,
+    /// Block device (§5.2).
+    Block,
+    /// Console and ports (§5.3).
+    Console,
+    /// Entropy source (§5.4).
+    Entropy,
+    /// Memory balloon (§5.5).
+    Balloon,
+}
+
+impl DeviceKind {
+    /// The virtio device id (virtio 1.3 §5).
+    pub const fn id(self) -> u16 {
+        match self {
+            DeviceKind::Network => 1,
+            DeviceKind::Block => 2,
+            DeviceKind::Console => 3,
+            DeviceKind::Entropy => 4,
+            DeviceKind::Balloon => 5,
+        }
+    }
+
+    /// The PCI device id of a device that is not transitional (virtio 1.3 §4.1.2.1).
+    pub const fn pci_device(self) -> u16 {
+        0x1040 + self.id()
+    }
+
+    /// The PCI class that says to people what the function is: class, subclass, programming interface.
+    pub const fn pci_class(self) -> u32 {
+        match self {
+            DeviceKind::Network => 0x02_0000,
+            DeviceKind::Block => 0x01_8000,
+            DeviceKind::Console => 0x07_8000,
+            DeviceKind::Entropy | DeviceKind::Balloon => 0x00_ff00,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DeviceKind::*;
+
+    #[test]
+    fn lspci_shows_the_ids_of_modern_devices() {
+        let ids = [Network, Block, Console, Entropy, Balloon].map(|kind| kind.pci_device());
+        assert_eq!(ids, [0x1041, 0x1042, 0x1043, 0x1044, 0x1045]);
+    }
+}

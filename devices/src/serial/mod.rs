@@ -9,11 +9,9 @@ mod input;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wiring;
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::fmt;
-use std::io;
 use std::sync::Arc;
 
 use vm_superio::serial::{NoEvents, Serial as Registers};
@@ -24,6 +22,8 @@ use crate::irq::Irq;
 
 pub use input::SerialInput;
 pub use state::{SerialState, SerialStateError};
+pub use wiring::ConsoleSink;
+use wiring::{Line, Output};
 
 /// I/O ports of a 16550.
 pub const SERIAL_PORTS: u64 = 8;
@@ -50,53 +50,6 @@ const IIR_FIFO: u8 = 0xc0;
 const LCR_DLAB: u8 = 0x80;
 const MCR_LOOP: u8 = 0x10;
 const LSR_DATA_READY: u8 = 0x01;
-
-/// Where a console's output goes.
-pub trait ConsoleSink: fmt::Debug + Send {
-    /// Takes all of `bytes`, in order; may wait for room.
-    fn write(&mut self, bytes: &[u8]);
-}
-
-impl ConsoleSink for Arc<ByteQueue> {
-    /// Waits for room; once the queue is closed the bytes have nowhere to go and are dropped.
-    fn write(&mut self, bytes: &[u8]) {
-        if self.push(bytes).is_err() {
-            log::trace!("serial: {} bytes written after the console was closed", bytes.len());
-        }
-    }
-}
-
-/// vm-superio's trigger in terms of our capability.
-#[derive(Debug, Clone)]
-struct Line(Arc<dyn Irq>);
-
-impl vm_superio::Trigger for Line {
-    type E = Infallible;
-
-    fn trigger(&self) -> Result<(), Infallible> {
-        if let Err(error) = self.0.trigger() {
-            log::warn!("The serial port's interrupt could not be raised: {error}.");
-        }
-        Ok(())
-    }
-}
-
-/// vm-superio's writer in terms of our sink; the sink is taken out when the registers are replaced.
-#[derive(Debug)]
-struct Output(Option<Box<dyn ConsoleSink>>);
-
-impl io::Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(sink) = &mut self.0 {
-            sink.write(bytes);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A serial port: eight byte-wide registers. A wider access is so many byte accesses at successive registers.
 #[derive(Debug)]

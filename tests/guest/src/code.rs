@@ -57,6 +57,7 @@ guests! {
     Busy => tiny_guest_busy,
     Pvpanic => tiny_guest_pvpanic,
     KernelPanic => tiny_guest_kernel_panic,
+    Obedient => tiny_guest_obedient,
     BootFacts => tiny_guest_boot_facts,
     Time => tiny_guest_time,
     Pvh => tiny_guest_pvh,

@@ -37,7 +37,7 @@ pub enum Guest {
     /// bits) to offset 0 of the BAR that holds the table, and halts for the interrupt: `interrupt`. The BAR must have an
     /// address below 512 GiB and lie within 2 MiB. Without such a device: `no msix`.
     Msix,
-    /// Writes pseudo-random numbers in every width to, and reads, every port but 0x3f8, 0x505 and 0x600..=0x602; writes
+    /// Writes pseudo-random numbers in every width to every port but 0x3f8, 0x505 and 0x600..=0x602, reading all; writes
     /// them to every byte of every memory BAR (of the first 16 KiB of larger ones) and of the configuration space of
     /// every function, then says `junk functions=NNNN bars=NNNN` on a line of its own.
     Junk,
@@ -53,6 +53,9 @@ pub enum Guest {
     Pvpanic,
     /// Says `Kernel panic - not syncing: test`, as Linux does, and resets.
     KernelPanic,
+    /// Says `ready` and obeys what it reads from COM1: `r` resets, `k` panics as [`Guest::KernelPanic`], `q` says `done` and
+    /// powers off. All else is ignored.
+    Obedient,
     /// What boot_params tell: `e820=NN ram=N{16}` (entries, bytes of usable memory), `cmdline=...`,
     /// `initrd=ADDRESS size=NNNNNNNN begins=N{16}` (its first 8 bytes in file order; nothing without one),
     /// `rsdp=ADDRESS found` (no `found` if the signature is not there).
@@ -60,13 +63,14 @@ pub enum Guest {
     /// The real-time clock: `rtc=YYYY-MM-DD HH:MM:SS b=BB` (the registers in hex, so right for a clock in BCD; BB is
     /// register B), or `rtc=absent`.
     Time,
-    /// Entered by PVH: `magic=336ec578 entries=NNNNNNNN` (of the memory map), `cmdline=...`.
+    /// Entered by PVH: `magic=336ec578 entries=NNNNNNNN modules=NNNNNNNN rsdp=NNNNNNNN` (entries of the memory map),
+    /// `cmdline=...`.
     Pvh,
 }
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 20] = [
+    pub const ALL: [Guest; 21] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
@@ -84,6 +88,7 @@ impl Guest {
         Guest::Busy,
         Guest::Pvpanic,
         Guest::KernelPanic,
+        Guest::Obedient,
         Guest::BootFacts,
         Guest::Time,
         Guest::Pvh,

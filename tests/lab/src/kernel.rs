@@ -81,8 +81,9 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel, LabError> {
 fn fetch(flavour: Flavour, dir: &Path, work: &Path) -> Result<String, LabError> {
     let (name, deb) = match download(flavour, work, &[]) {
         Ok(found) => found,
-        Err(first) => {
-            say(&format!("the package lists do not help ({first}); fetching fresh ones"));
+        // Missing or old: what they name may be gone from the servers.
+        Err(_) => {
+            say("apt's package lists do not lead to a kernel; fetching fresh ones into the cache");
             let lists = own_lists(dir)?;
             run(Command::new("apt-get").args(&lists).args(["-qq", "update"]))?;
             download(flavour, work, &lists)?

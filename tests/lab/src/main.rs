@@ -120,7 +120,6 @@ fn run(options: &Options) -> Result<Status, LabError> {
 }
 
 fn attach(config: &LabConfig, cmd: Cmd, tty: bool) -> Result<Status, LabError> {
-    lab::prepare()?;
     let lab = Lab::start(config)?;
     let mut process = lab.spawn(&if tty { cmd.tty() } else { cmd })?;
     terminal::connect(&mut process, tty)
@@ -132,7 +131,6 @@ const TOUR: &str = "for c in 'uname -a' 'free -m' nproc date 'cat /proc/cmdline'
 const TOUR_LIMIT: Duration = Duration::from_secs(240);
 
 fn boot(options: &Options) -> Result<Status, LabError> {
-    lab::prepare()?;
     let minivmm = options.minivmm.clone().unwrap_or_else(|| "target/release/minivmm".into());
     if !minivmm.exists() {
         return Err(LabError::Missing {

@@ -111,6 +111,14 @@ tiny_guest_pvh:
     mov edi, [ebx + 48]
     call 8f
     call 6f
+    .asciz " modules="
+    mov edi, [ebx + 12]
+    call 8f
+    call 6f
+    .asciz " rsdp="
+    mov edi, [ebx + 32]
+    call 8f
+    call 6f
     .asciz "\ncmdline="
     mov esi, [ebx + 24]
     test esi, esi

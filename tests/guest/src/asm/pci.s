@@ -79,7 +79,8 @@ GUEST msix
 END_GUEST msix
 
 # Junk for every port in every width but for those that end the machine (0x505, 0x600 to 0x602) and COM1's data port;
-# for every byte of every memory BAR, and of configuration space. COM1 is put in order before the report.
+# for every byte of every memory BAR, and of configuration space; reads in between. COM1 is put in order before the
+# report.
 GUEST junk
     GATE 2, 69f                     # a junk message may be an NMI
     LOAD_IDT
@@ -87,25 +88,27 @@ GUEST junk
     xor r13d, r13d                  # functions, BARs << 16
     xor ebx, ebx                    # port
 2:  mov edx, ebx
+    in al, dx
     mov ecx, 1
     call 63f
     jc 3f
     call 61f
     out dx, al
-    in al, dx
 3:  mov ecx, 2
     call 63f
     jc 4f
     call 61f
     out dx, ax
-    in ax, dx
 4:  mov ecx, 4
     call 63f
     jc 5f
     call 61f
     out dx, eax
+5:  test bl, 7                      # the wider reads at every eighth port
+    jnz 9f
+    in ax, dx
     in eax, dx
-5:  inc ebx
+9:  inc ebx
     cmp ebx, 0x10000
     jb 2b
 
@@ -198,6 +201,7 @@ GUEST junk
     test r10d, 7
     jnz 58f
     mov qword ptr [r9 + r10], rax
+    mov rax, [r9 + r10]
 58: inc r10
     cmp r10, r11
     jb 57b

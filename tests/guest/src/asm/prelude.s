@@ -10,7 +10,7 @@
 .set COM1, 0x3f8
 .set UNCLAIMED, 0x5f0       # a port that no device has
 .set IDT, 0x200000          # 4 KiB
-.set VARS, 0x201000         # variables, zero at the start
+.set VARS, 0x201000         # variables; the first 16 bytes are zero at the start
 .set PAGES, 0x202000        # page directories for addresses above 4 GiB
 .set STACK, 0x240000        # grows down
 .set TRAMPOLINE, 0x10000    # where application processors start; vector 0x10
@@ -27,6 +27,8 @@ tiny_guest_\name:
     mov esp, offset STACK
     mov r15, rsi
     mov r14d, offset VARS
+    mov qword ptr [r14], 0      # a machine that was reset may have kept its memory
+    mov qword ptr [r14 + 8], 0
 .endm
 
 # Ends a guest with its copy of the routines.
@@ -164,7 +166,8 @@ tiny_guest_\name\()_end:
     pop rsi
 .endm
 
-# Enables the local APIC, by memory: clobbers rax, rcx, rdx.
+# Enables the local APIC, by memory, and masks LINT0: after reset it lets the 8259 pair through, which nobody has set up
+# and which would deliver each I/O APIC interrupt a second time. rcx = its address; clobbers rax, rdx.
 .macro ENABLE_XAPIC
     mov ecx, 0x1b
     rdmsr
@@ -172,9 +175,10 @@ tiny_guest_\name\()_end:
     wrmsr
     mov ecx, offset LOCAL_APIC
     mov dword ptr [rcx + 0xf0], 0x1ff
+    mov dword ptr [rcx + 0x350], 0x10000
 .endm
 
-# Enables the local APIC, by MSR: clobbers rax, rcx, rdx.
+# The same by MSR: clobbers rax, rcx, rdx.
 .macro ENABLE_X2APIC
     mov ecx, 0x1b
     rdmsr
@@ -183,6 +187,9 @@ tiny_guest_\name\()_end:
     mov ecx, 0x80f
     mov eax, 0x1ff
     xor edx, edx
+    wrmsr
+    mov ecx, 0x835
+    mov eax, 0x10000
     wrmsr
 .endm
 

@@ -1,0 +1,301 @@
+//! The PCI bus: takes the guest's configuration writes, and knows which function answers at which address.
+//!
+//! A BAR answers when its function's memory enable bit is set, it lies in one of the machine's windows whole, and no
+//! BAR of a lower slot lies there already. Anywhere else (over RAM, over the ECAM, over another BAR) it is nowhere.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::access::{Ecam, PciWindow};
+use super::alloc::{BarAllocator, WindowFull, Windows};
+use super::bar::BarIndex;
+use super::config::CONFIG_SIZE;
+use super::function::PciFunction;
+use super::state::{ConfigStateError, PciRootState, PciSlotState};
+use super::{DEVICES, EcamMirror, FUNCTION_ECAM, FUNCTIONS, FunctionAddress};
+use crate::bus::{Bus, BusConflict};
+
+/// What the first doubleword of an absent device reads as (PCI 3.0 §6.1).
+const ABSENT: [u8; 4] = [0xff; 4];
+
+pub(super) type SharedFunction = Arc<Mutex<dyn PciFunction>>;
+
+/// Segment 0, bus 0.
+#[derive(Debug)]
+pub struct PciRoot {
+    mirror: Arc<dyn EcamMirror>,
+    windows: Windows,
+    bus: Mutex<BusState>,
+    /// Who answers where, by address; replaced as a whole, with `bus` locked.
+    decoded: RwLock<Vec<Mapping>>,
+}
+
+#[derive(Debug)]
+struct BusState {
+    slots: BTreeMap<FunctionAddress, Slot>,
+    free: BarAllocator,
+}
+
+#[derive(Debug)]
+struct Slot {
+    function: SharedFunction,
+    /// Where its registers put its BARs.
+    wanted: Vec<Place>,
+    /// Where they are, as the function was told.
+    placed: Vec<Place>,
+}
+
+type Place = (BarIndex, Range<u64>);
+
+#[derive(Debug, Clone)]
+struct Mapping {
+    range: Range<u64>,
+    bar: BarIndex,
+    function: SharedFunction,
+}
+
+/// A function that does not go on the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PciError {
+    /// Somebody sits there.
+    #[error("PCI slot {0} is taken already")]
+    Taken(FunctionAddress),
+    /// No addresses left.
+    #[error(transparent)]
+    WindowFull(#[from] WindowFull),
+}
+
+/// A saved bus that is not this one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PciRestoreError {
+    /// Written by another version of this program.
+    #[error("the saved PCI bus has version {0}, and only version {version} is understood; restore it with the program that saved it", version = PciRootState::VERSION)]
+    Version(u16),
+    /// Other functions than here.
+    #[error(
+        "the saved PCI bus has other devices than this machine; restore it into a machine of the same specification"
+    )]
+    OtherDevices,
+    /// One function differs.
+    #[error("PCI device {0}: {1}")]
+    Function(FunctionAddress, #[source] ConfigStateError),
+}
+
+impl PciRoot {
+    /// An empty bus whose functions answer in `windows` and whose configuration space the guest reads from `mirror`,
+    /// which must be all zeros.
+    pub fn new(windows: Windows, mirror: Arc<dyn EcamMirror>) -> Arc<Self> {
+        for address in (0..DEVICES).filter_map(|device| FunctionAddress::new(device, 0)) {
+            mirror.publish(address.ecam_offset(), &ABSENT);
+        }
+        let free = BarAllocator::new(&windows);
+        let bus = Mutex::new(BusState { slots: BTreeMap::new(), free });
+        Arc::new(PciRoot { mirror, windows, bus, decoded: RwLock::default() })
+    }
+
+    /// Puts a function on the bus: presets its BARs, publishes its configuration space. Before the guest runs.
+    ///
+    /// # Errors
+    /// [`PciError`]; the function is not on the bus then.
+    pub fn insert(&self, address: FunctionAddress, function: SharedFunction) -> Result<(), PciError> {
+        let bus = &mut *self.lock_bus();
+        if bus.slots.contains_key(&address) {
+            return Err(PciError::Taken(address));
+        }
+        let wanted = {
+            let mut function = lock(&function);
+            let config = function.config_mut();
+            let bars: Vec<_> = config.bars().collect();
+            for bar in &bars {
+                config.set_bar_address(bar, bus.free.allocate(bar)?);
+            }
+            config.attach(self.mirror.clone(), address.ecam_offset());
+            wanted(&*function)
+        };
+        bus.slots.insert(address, Slot { function, wanted, placed: Vec::new() });
+        let siblings = bus.slots.keys().filter(|other| other.device() == address.device()).count();
+        let first = FunctionAddress::new(address.device(), 0).and_then(|first| bus.slots.get(&first));
+        if let (true, Some(first)) = (siblings > 1, first) {
+            lock(&first.function).config_mut().set_multifunction();
+        }
+        self.place(bus);
+        Ok(())
+    }
+
+    /// Puts configuration space, at `ecam`, and the windows on the machine's memory bus.
+    ///
+    /// # Errors
+    /// [`BusConflict`] where something else is there already.
+    pub fn put_on(self: &Arc<Self>, bus: &mut Bus, ecam: u64) -> Result<(), BusConflict> {
+        bus.insert_shared(ecam, Arc::new(self.ecam()))?;
+        for range in [&self.windows.low, &self.windows.high].into_iter().filter(|range| !range.is_empty()) {
+            let window = PciWindow { root: self.clone(), range: range.clone() };
+            bus.insert_shared(range.start, Arc::new(window))?;
+        }
+        Ok(())
+    }
+
+    /// The device through which the guest writes configuration space, and reads it where the host has no read-only
+    /// memory: [`super::ECAM_SIZE`] bytes.
+    pub fn ecam(self: &Arc<Self>) -> Ecam {
+        Ecam(self.clone())
+    }
+
+    /// All functions back to power-on, BARs disabled at their preset addresses.
+    pub fn reset(&self) {
+        let bus = &mut *self.lock_bus();
+        for slot in bus.slots.values_mut() {
+            let mut function = lock(&slot.function);
+            function.reset();
+            function.config_mut().reset();
+            function.config_written(WHOLE);
+            slot.wanted = wanted(&*function);
+        }
+        self.place(bus);
+    }
+
+    /// What the configuration spaces hold. Functions say the rest of their state themselves.
+    pub fn state(&self) -> PciRootState {
+        let bus = self.lock_bus();
+        let slots = bus.slots.iter().map(|(address, slot)| PciSlotState {
+            device: address.device(),
+            function: address.function(),
+            config: lock(&slot.function).config().state(),
+        });
+        PciRootState { version: PciRootState::VERSION, slots: slots.collect() }
+    }
+
+    /// Takes the configuration spaces of `state` and places the BARs. Functions restore the rest afterwards.
+    ///
+    /// # Errors
+    /// [`PciRestoreError`]; the machine must not run then, as part of its functions may be restored.
+    pub fn restore(&self, state: &PciRootState) -> Result<(), PciRestoreError> {
+        if state.version != PciRootState::VERSION {
+            return Err(PciRestoreError::Version(state.version));
+        }
+        let bus = &mut *self.lock_bus();
+        let saved = state.slots.iter().map(|slot| FunctionAddress::new(slot.device, slot.function));
+        if !saved.eq(bus.slots.keys().map(|address| Some(*address))) {
+            return Err(PciRestoreError::OtherDevices);
+        }
+        for ((address, slot), saved) in bus.slots.iter_mut().zip(&state.slots) {
+            let mut function = lock(&slot.function);
+            function
+                .config_mut()
+                .restore(&saved.config)
+                .map_err(|error| PciRestoreError::Function(*address, error))?;
+            function.config_written(WHOLE);
+            slot.wanted = wanted(&*function);
+        }
+        self.place(bus);
+        Ok(())
+    }
+
+    /// One function's part of a configuration read: zeros for an absent one, but for the word that says so.
+    pub(super) fn config_read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let Some((address, register)) = split_ecam(offset) else { return };
+        match self.lock_bus().slots.get(&address) {
+            Some(slot) => lock(&slot.function).config().read(register, data),
+            None if address.function() == 0 => {
+                let word = ABSENT.get(usize::from(register)..).unwrap_or_default();
+                for (to, from) in data.iter_mut().zip(word) {
+                    *to = *from;
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// One function's part of a configuration write.
+    pub(super) fn config_write(&self, offset: u64, data: &[u8]) {
+        let Some((address, register)) = split_ecam(offset) else { return };
+        let bus = &mut *self.lock_bus();
+        let Some(slot) = bus.slots.get_mut(&address) else { return };
+        let len = data.len().min(CONFIG_SIZE.saturating_sub(usize::from(register)));
+        let (Some(data), Ok(count)) = (data.get(..len), u16::try_from(len)) else { return };
+        if data.is_empty() {
+            return;
+        }
+        let mut function = lock(&slot.function);
+        function.config_mut().guest_write(register, data);
+        function.config_written(register..register + count);
+        let wanted = wanted(&*function);
+        drop(function);
+        if wanted != slot.wanted {
+            slot.wanted = wanted;
+            self.place(bus);
+        }
+    }
+
+    /// Makes the address map follow what the functions want, and tells those whose BARs came, went or moved: first
+    /// everyone who leaves, then everyone who comes.
+    fn place(&self, bus: &mut BusState) {
+        let mut taken: Vec<Mapping> = Vec::new();
+        let mut next: Vec<Vec<Place>> = Vec::new();
+        for slot in bus.slots.values() {
+            let mut placed = Vec::new();
+            for (bar, range) in &slot.wanted {
+                let clash = |other: &Mapping| other.range.start < range.end && range.start < other.range.end;
+                if self.windows.hold(range) && !taken.iter().any(clash) {
+                    taken.push(Mapping { range: range.clone(), bar: *bar, function: slot.function.clone() });
+                    placed.push((*bar, range.clone()));
+                }
+            }
+            next.push(placed);
+        }
+        for (slot, next) in bus.slots.values().zip(&next) {
+            for gone in slot.placed.iter().filter(|place| !next.contains(place)) {
+                lock(&slot.function).bar_changed(gone.0, None);
+            }
+        }
+        taken.sort_unstable_by_key(|mapping| mapping.range.start);
+        *self.decoded.write().unwrap_or_else(PoisonError::into_inner) = taken;
+        for (slot, next) in bus.slots.values_mut().zip(next) {
+            for come in next.iter().filter(|place| !slot.placed.contains(place)) {
+                lock(&slot.function).bar_changed(come.0, Some(come.1.start));
+            }
+            slot.placed = next;
+        }
+    }
+
+    /// Who answers to the whole of an access, and where in its BAR.
+    pub(super) fn find(&self, address: u64, len: usize) -> Option<(SharedFunction, BarIndex, u64)> {
+        let end = address.checked_add(len as u64)?;
+        let decoded = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
+        let after = decoded.partition_point(|mapping| mapping.range.start <= address);
+        let mapping = decoded.get(after.checked_sub(1)?)?;
+        (end <= mapping.range.end)
+            .then(|| (mapping.function.clone(), mapping.bar, address - mapping.range.start))
+    }
+
+    fn lock_bus(&self) -> MutexGuard<'_, BusState> {
+        self.bus.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All of a function's configuration space.
+const WHOLE: Range<u16> = 0..256;
+const _: () = assert!(WHOLE.end as usize == CONFIG_SIZE);
+
+pub(super) fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciFunction + 'static> {
+    function.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a function's registers put its BARs; nowhere while its memory enable bit is off.
+fn wanted(function: &dyn PciFunction) -> Vec<Place> {
+    let config = function.config();
+    if !config.memory_enabled() {
+        return Vec::new();
+    }
+    config.bars().filter_map(|bar| Some((bar.index(), bar.range_at(config.bar_address(&bar))?))).collect()
+}
+
+/// Function and register of an ECAM offset (PCI Express 5.0 §7.2.2).
+fn split_ecam(offset: u64) -> Option<(FunctionAddress, u16)> {
+    let function = offset / FUNCTION_ECAM;
+    let device = u8::try_from(function / u64::from(FUNCTIONS)).ok()?;
+    let address = FunctionAddress::new(device, u8::try_from(function % u64::from(FUNCTIONS)).ok()?)?;
+    Some((address, u16::try_from(offset % FUNCTION_ECAM).ok()?))
+}

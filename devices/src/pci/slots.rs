@@ -1,0 +1,35 @@
+//! The PCI slots of bus 0: who sits where, in one table, with its reason.
+//!
+//! A guest derives names from the slot: the network interface in slot 1 is `enp0s1`, disks are `vda`, `vdb`, ... in
+//! the order of their slots. So each kind has a range of its own: adding a disk renames no network interface, and
+//! adding a console moves no disk.
+
+use std::ops::RangeInclusive;
+
+/// The host bridge, where a PC has it; only in machines that ask for one ([`super::host_bridge`]).
+pub const HOST_BRIDGE: u8 = 0;
+/// Network interfaces, in the order of the command line; first, so that the common machine has `enp0s1`.
+pub const NETWORK: RangeInclusive<u8> = 1..=8;
+/// Disks, in the order of the command line.
+pub const DISK: RangeInclusive<u8> = 9..=24;
+/// Console and ports.
+pub const CONSOLE: u8 = 25;
+/// Entropy.
+pub const ENTROPY: u8 = 26;
+/// Balloon.
+pub const BALLOON: u8 = 27;
+/// Free, for kinds to come.
+pub const SPARE: RangeInclusive<u8> = 28..=31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_exactly_one_use() {
+        let mut slots: Vec<u8> = [HOST_BRIDGE, CONSOLE, ENTROPY, BALLOON].to_vec();
+        slots.extend(NETWORK.chain(DISK).chain(SPARE));
+        slots.sort_unstable();
+        assert_eq!(slots, (0..super::super::DEVICES).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,56 @@
+//! What a serial port is wired to, in vm-superio's terms: output, interrupt line.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::console::ByteQueue;
+use crate::irq::Irq;
+
+/// Where a console's output goes.
+pub trait ConsoleSink: fmt::Debug + Send {
+    /// Takes all of `bytes`, in order; may wait for room.
+    fn write(&mut self, bytes: &[u8]);
+}
+
+impl ConsoleSink for Arc<ByteQueue> {
+    /// Waits for room; once the queue is closed the bytes have nowhere to go and are dropped.
+    fn write(&mut self, bytes: &[u8]) {
+        if self.push(bytes).is_err() {
+            log::trace!("serial: {} bytes written after the console was closed", bytes.len());
+        }
+    }
+}
+
+/// vm-superio's trigger in terms of our capability.
+#[derive(Debug, Clone)]
+pub(super) struct Line(pub(super) Arc<dyn Irq>);
+
+impl vm_superio::Trigger for Line {
+    type E = Infallible;
+
+    fn trigger(&self) -> Result<(), Infallible> {
+        if let Err(error) = self.0.trigger() {
+            log::warn!("The serial port's interrupt could not be raised: {error}.");
+        }
+        Ok(())
+    }
+}
+
+/// vm-superio's writer in terms of our sink; the sink is taken out when the registers are replaced.
+#[derive(Debug)]
+pub(super) struct Output(pub(super) Option<Box<dyn ConsoleSink>>);
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(sink) = &mut self.0 {
+            sink.write(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
