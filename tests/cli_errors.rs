@@ -1,4 +1,9 @@
 //! Promises of the command line: what it says when something is wrong, on stderr, with which exit status.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
 
 mod kernels;
 

@@ -69,7 +69,7 @@ pub struct DoctorArgs {
     pub json: bool,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
-    help: Option<bool>,
+    pub(super) help: Option<bool>,
 }
 
 /// What was asked for.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::path::Path;
 
-use boot::kernel::Kernel;
+use boot::kernel::{Format, Kernel};
 
 use crate::spec::Spec;
 
@@ -23,7 +23,7 @@ impl Display for Banner<'_> {
         let Banner { spec, kernel, terminal } = self;
         let path = spec.kernel.as_deref().unwrap_or(Path::new("")).display();
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "~> {name:<12}: {value}");
-        line("Kernel", &format_args!("{path} ({})", describe(kernel)))?;
+        line("Kernel", &format_args!("{path} ({})", describe(kernel.format(), kernel.version())))?;
         match spec.initrd() {
             Some(initrd) => line("Initrd", &initrd.display())?,
             None => line("Initrd", &"none")?,
@@ -38,10 +38,29 @@ impl Display for Banner<'_> {
 }
 
 /// Format and release of a kernel.
-pub(super) fn describe(kernel: &Kernel) -> String {
-    let format = kernel.format();
-    match kernel.version().and_then(|version| version.split_whitespace().next()) {
+pub(super) fn describe(format: Format, version: Option<&str>) -> String {
+    match version.and_then(|version| version.split_whitespace().next()) {
         Some(release) => format!("Linux {release}, {format}"),
         None => format.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::kernels::bzimage;
+
+    #[test]
+    fn banner_says_what_the_machine_is_made_of() {
+        let kernel = Kernel::parse(&bzimage("6.1.0-own (me@laptop) #1 SMP")[..]).unwrap();
+        let spec = Spec::new("/k/vmlinuz").with_initrd("/k/initrd.img").with_mem("1G".parse().unwrap());
+        let text = Banner { spec: &spec, kernel: &kernel, terminal: true }.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
+        assert_eq!(lines[1], "~> Initrd      : /k/initrd.img");
+        assert_eq!(lines[2], "~> RAM         : 1 GiB");
+        assert_eq!(lines[3], "~> Processors  : 1");
+        assert!(lines[4].contains("Ctrl-]"));
+        assert!(!Banner { spec: &spec, kernel: &kernel, terminal: false }.to_string().contains("Ctrl-]"));
     }
 }

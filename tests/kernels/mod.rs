@@ -1,11 +1,12 @@
 //! A kernel file for tests of what is said about kernels: headers that hold together, and nothing to run.
+#![allow(clippy::indexing_slicing, reason = "a test that cannot go on shall say so by a panic")]
 
 /// Most bytes of command line that [`bzimage`] takes.
-pub const CMDLINE_MAX: u32 = 2047;
+pub(crate) const CMDLINE_MAX: u32 = 2047;
 
 /// A bzImage of boot protocol 2.15 with this version string. Offsets as in the Linux x86 boot protocol, "The
 /// Real-Mode Kernel Header".
-pub fn bzimage(version: &str) -> Vec<u8> {
+pub(crate) fn bzimage(version: &str) -> Vec<u8> {
     const SETUP: usize = 4 * 512;
     const CODE: u32 = 4096;
     let mut file = vec![0; SETUP + CODE as usize];

@@ -67,16 +67,7 @@ impl Finding {
 pub(super) fn examine(args: &DoctorArgs, host: &Host) -> Report {
     let mut findings = host::examine(host, args.mem.unwrap_or_default());
     let boots_linux = host::boots_linux(host, &findings);
-    let kernel = args
-        .kernel
-        .as_ref()
-        .and_then(|path| files::kernel(host, path, boots_linux, &mut findings).map(|kernel| (path, kernel)));
-    let kernel = kernel.as_ref().map(|(path, kernel)| (*path, kernel));
-    match (&args.initrd, kernel) {
-        (Some(initrd), kernel) => files::initrd(initrd, kernel, &mut findings),
-        (None, Some((path, kernel))) => files::without_initrd(host, path, kernel, &mut findings),
-        (None, None) => {}
-    }
+    findings.extend(files::examine(host, args, boots_linux));
     let can_start = findings.iter().all(|finding| finding.level != Level::Fail);
     Report { version: env!("CARGO_PKG_VERSION"), can_start, boots_linux, findings }
 }

@@ -11,7 +11,7 @@ use boot::layout::RamLayout;
 use boot::plan::{PlanError, PlanRequest};
 
 use super::advice::{self, MemoryVerdict, Trouble};
-use super::drivers;
+use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
 use crate::spec::{Spec, SpecError};
@@ -42,21 +42,6 @@ pub(super) enum PreflightError {
         /// Why, and what to give instead.
         source: KernelError,
     },
-    /// A kernel whose drivers are modules, and no initrd.
-    #[error(
-        "the kernel {kernel} needs an initial RAM disk, because {because}; {}, or `--initrd none` to try without",
-        add_initrd(initrd, release), kernel = kernel.display()
-    )]
-    InitrdNeeded {
-        /// The kernel.
-        kernel: PathBuf,
-        /// Its release.
-        release: String,
-        /// How that is known.
-        because: String,
-        /// The initrd that belongs to it, if it is there.
-        initrd: Option<PathBuf>,
-    },
     /// A file that is no initrd.
     #[error("{path} cannot serve as the initial RAM disk", path = path.display())]
     Initrd {
@@ -71,9 +56,9 @@ pub(super) enum PreflightError {
         /// What the plan of the boot found.
         error: PlanError,
     },
-    /// Memory that no host like this has, or KVM that is not to be had.
+    /// An initrd that is missing, memory that no host like this has, KVM that is not to be had.
     #[error(transparent)]
-    Host(#[from] Trouble),
+    Trouble(#[from] Trouble),
 }
 
 /// A file that was named and cannot be had.
@@ -138,7 +123,9 @@ pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError>
     let mut warnings = Vec::new();
     let initrd = spec.initrd().map(initrd).transpose()?;
     if spec.initrd.is_none() {
-        no_initrd(host, path, &kernel)?;
+        if let Some(trouble) = no_initrd(host, path, kernel.version()) {
+            return Err(trouble.into());
+        }
     }
     let (cmdline, ram) = (spec.cmdline(), RamLayout::new(spec.mem().bytes()));
     boot::plan(&kernel, &PlanRequest { cmdline: &cmdline, initrd, ram: &ram, preferred_entry: None })
@@ -171,39 +158,28 @@ pub(super) fn initrd(path: &Path) -> Result<Initrd, PreflightError> {
     Initrd::parse(&file).map_err(|source| PreflightError::Initrd { path: path.to_path_buf(), source })
 }
 
-/// A kernel that comes without its initrd: refused if its drivers are modules.
-pub(super) fn no_initrd(host: &Host, path: &Path, kernel: &Kernel) -> Result<(), PreflightError> {
-    let Some(release) = drivers::release(path, kernel.version()) else { return Ok(()) };
+/// What is wrong with a kernel that comes without an initrd: its drivers may be modules.
+pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Trouble> {
+    let release = drivers::release(path, version)?;
     let because = match drivers::find(host, path, release) {
         Some(drivers) if drivers.modular() => {
-            let modules: Vec<_> = drivers
-                .all()
-                .into_iter()
-                .filter(|(_, how)| *how == drivers::Driver::Module)
-                .map(|(name, _)| name)
-                .collect();
+            let modules = drivers.all().into_iter().filter(|(_, how)| *how == Driver::Module);
+            let modules: Vec<_> = modules.map(|(name, _)| name).collect();
             format!("{} says that {} are modules", drivers.source.display(), modules.join(", "))
         }
-        Some(_) => return Ok(()),
-        None if drivers::is_distribution(release, kernel.version()) => {
+        None if drivers::is_distribution(release, version) => {
             "it is a distribution's, whose drivers are modules".to_owned()
         }
-        None => return Ok(()),
+        Some(_) | None => return None,
     };
-    let initrd = drivers::initrd_of(host, path, release);
-    Err(PreflightError::InitrdNeeded {
-        kernel: path.to_path_buf(),
-        release: release.to_owned(),
-        because,
-        initrd,
-    })
-}
-
-fn add_initrd(there: &Option<PathBuf>, release: &str) -> String {
-    match there {
-        Some(path) => format!("add `--initrd {}`", path.display()),
+    let add = match drivers::initrd_of(host, path, release) {
+        Some(initrd) => format!("add `--initrd {}`", initrd.display()),
         None => format!("add `--initrd FILE` with the one made for it (Debian: /boot/initrd.img-{release})"),
-    }
+    };
+    Some(Trouble {
+        what: format!("the kernel {} needs an initial RAM disk, because {because}", path.display()),
+        cure: Some(format!("{add}, or `--initrd none` to try without")),
+    })
 }
 
 fn plan_cure(error: &PlanError) -> String {

@@ -75,7 +75,7 @@ fn device_in_place_of_a_kernel_is_not_opened() {
 fn unreadable_kernel_is_told_with_the_cure() {
     let bench = bench(OWN, &[]);
     let path = bench.host.path("/k/vmlinuz");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     // Root may read it all the same: the sentence is then looked at by itself.
     let said = match check(&bench.spec, &bench.host) {
         Err(error) => error.to_string(),
