@@ -4,7 +4,7 @@
 use lab::{Cmd, Flavour, InitramfsSpec, Lab, LabConfig, LabError, LabKind, Status, terminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HELP: &str = "\
 Runs commands where /dev/kvm can boot Linux: on this host, or in an emulated machine.
@@ -158,12 +158,19 @@ fn boot(options: &Options) -> Result<Status, LabError> {
     let lab = Lab::start(&config)?;
     let mut process = lab.spawn(&cmd(&format!("quiet {}", lab::guest_command(TOUR))))?;
     process.close_stdin()?;
-    let out = process.wait(TOUR_LIMIT)?;
-    print!("{}", out.text());
-    eprint!("{}", out.err_text());
+    let until = Instant::now() + TOUR_LIMIT;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let news = process.news(left);
+        print!("{}", String::from_utf8_lossy(&news.stdout));
+        eprint!("{}", String::from_utf8_lossy(&news.stderr));
+        if news.ended || left.is_zero() {
+            break;
+        }
+    }
+    let out = process.wait(Duration::ZERO)?;
     // The guest's word counts, and so does the way in which minivmm ends.
-    let told = out.text().contains("LAB-STATUS 0");
-    if out.status == Status::Exited(0) && !told {
+    if out.status == Status::Exited(0) && !out.text().contains("LAB-STATUS 0") {
         return Err(usage("the guest's `LAB-STATUS 0`: its commands failed or did not run".into()));
     }
     Ok(out.status)
