@@ -14,8 +14,9 @@ pub use file::SpecError;
 pub use size::{Cpus, MemSize, SizeError};
 
 /// The kernel command line of a machine that does not say: the first serial port is the console, and a panic resets
-/// at once, so that it can be seen from outside.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// at once, so that it can be seen from outside. The last word spares the kernel 76 port accesses that look for PCI
+/// devices before PCI is there, in a way (CF8/CFC) that this machine does not have.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1 pci=noearly";
 
 /// What a machine is made of.
 ///
@@ -27,7 +28,7 @@ pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 /// let spec = Spec::new("vmlinuz").with_initrd("initrd.img").with_mem("1G".parse()?).with_append("quiet");
 /// assert_eq!(spec.mem().mib(), 1024);
 /// assert_eq!(spec.cpus().get(), 1);
-/// assert_eq!(spec.cmdline(), "console=ttyS0 panic=-1 quiet");
+/// assert_eq!(spec.cmdline(), "console=ttyS0 panic=-1 pci=noearly quiet");
 /// # Ok::<(), minivmm::spec::SizeError>(())
 /// ```
 // The first paragraph of a field's comment is its line in `--help`; the rest is for the manual.
@@ -49,7 +50,7 @@ pub struct Spec {
 
     /// Kernel command line, in place of the default one
     ///
-    /// The default is `console=ttyS0 panic=-1`.
+    /// The default is `console=ttyS0 panic=-1 pci=noearly`.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn command_line_is_the_default_until_replaced() {
         assert_eq!(Spec::new("k").cmdline(), DEFAULT_CMDLINE);
-        assert_eq!(Spec::new("k").with_append(" quiet ").cmdline(), "console=ttyS0 panic=-1 quiet");
+        assert_eq!(Spec::new("k").with_append(" quiet ").cmdline(), "console=ttyS0 panic=-1 pci=noearly quiet");
         assert_eq!(Spec::new("k").with_cmdline("ro").with_append("quiet").cmdline(), "ro quiet");
         assert_eq!(Spec::new("k").with_cmdline("").cmdline(), "");
         assert_eq!(Spec::new("k").with_cmdline("").with_append("quiet").cmdline(), "quiet");
