@@ -54,7 +54,8 @@ pub enum Guest {
     /// Says `Kernel panic - not syncing: test`, as Linux does, and resets.
     KernelPanic,
     /// Says `ready` and obeys what it reads from COM1: `r` resets, `k` panics as [`Guest::KernelPanic`], `q` says `done` and
-    /// powers off. All else is ignored.
+    /// powers off. All else is ignored. A reset empties COM1's FIFO: send the next command after
+    /// the next `ready`.
     Obedient,
     /// What boot_params tell: `e820=NN ram=N{16}` (entries, bytes of usable memory), `cmdline=...`,
     /// `initrd=ADDRESS size=NNNNNNNN begins=N{16}` (its first 8 bytes in file order; nothing without one),
