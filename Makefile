@@ -16,7 +16,7 @@ run: install-deps build ## boot a Debian kernel with minivmm: to a shell, or on 
 test: install-deps ## everything that CI checks, with a summary
 	@./resources/test.sh
 
-bench: install-deps build ## print the counters that we compare
+bench: install-deps ## print the counters that we compare
 	@./resources/bench.sh
 
 fuzz: install-deps ## run each fuzz target for a while (FUZZ_SECONDS=60)

@@ -11,5 +11,9 @@ toolchain=()
 if rustc +nightly --version >/dev/null 2>&1; then toolchain=(+nightly); else export RUSTC_BOOTSTRAP=1; fi
 for target in $(cargo "${toolchain[@]}" fuzz list); do
     echo "== $target, $seconds s"
-    cargo "${toolchain[@]}" fuzz run "$target" -- -max_total_time="$seconds" -timeout=10
+    # What it finds goes to the first directory; seeds are only read.
+    corpus=("fuzz/corpus/$target")
+    mkdir -p "${corpus[0]}"
+    [ ! -d "fuzz/seeds/$target" ] || corpus+=("fuzz/seeds/$target")
+    cargo "${toolchain[@]}" fuzz run "$target" "${corpus[@]}" -- -max_total_time="$seconds" -timeout=10
 done
