@@ -4,9 +4,9 @@ use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Says something on stderr. Where nobody listens any more, the machine matters more than the text.
+/// Says something on stderr, in one write, whole among what others write. Where nobody listens any more, the machine matters more than the text.
 pub fn say(text: &dyn Display) {
-    let _ = write!(io::stderr(), "{text}");
+    let _ = io::stderr().write_all(text.to_string().as_bytes());
 }
 
 /// An error and its causes in one line, each said once: a cause that the message before it quotes already is left out.

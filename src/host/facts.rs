@@ -230,7 +230,8 @@ impl Host {
 pub(crate) fn read(path: &Path) -> String {
     const MOST: u64 = 8 << 20;
     let regular = fs::metadata(path).is_ok_and(|meta| meta.is_file());
-    let mut bytes = Vec::new();
+    // As much as most of these files have, so that they are read at once.
+    let mut bytes = Vec::with_capacity(4096);
     if regular {
         if let Ok(file) = File::open(path) {
             // What could be read until an error is better than nothing.
