@@ -12,7 +12,7 @@ pub(crate) const BOOT: Duration = Duration::from_secs(120);
 /// Time for a guest that is up to answer.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// What the guest's shell prompts with.
-pub(crate) const PROMPT: &str = "guest:~# ";
+pub(crate) const PROMPT: &str = "guest:/# ";
 
 /// The lab that the tests of this file share, with minivmm, both kernels in both forms and their initrds.
 pub(crate) fn lab() -> &'static Lab {
