@@ -32,7 +32,7 @@ pub(super) struct VcpuContext {
 #[derive(Debug)]
 pub(super) struct VcpuThreads {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<(JoinHandle<()>, Arc<AtomicBool>)>,
 }
 
 impl VcpuThreads {
@@ -40,22 +40,28 @@ impl VcpuThreads {
     pub(super) fn start(vcpus: Vec<Vcpu>, context: &VcpuContext) -> Result<Self, StartError> {
         let mut started = VcpuThreads { stop: Arc::default(), threads: Vec::with_capacity(vcpus.len()) };
         for vcpu in vcpus {
-            let (context, stop) = (context.clone(), started.stop.clone());
+            let (context, stop, kickable) = (context.clone(), started.stop.clone(), Arc::default());
+            let ready = Arc::clone(&kickable);
             let thread = thread::Builder::new()
                 .name(format!("vcpu{}", vcpu.id()))
                 .stack_size(STACK)
-                .spawn(move || run(vcpu, &context, &stop))
+                .spawn(move || run(vcpu, &context, &stop, &ready))
                 .map_err(StartError::Thread)?;
-            started.threads.push(thread);
+            started.threads.push((thread, kickable));
         }
         Ok(started)
     }
 
     /// Makes all of them leave the guest and end.
+    ///
+    /// A kick is a signal, which would end the process if it met a thread that has only just begun and does not block
+    /// it yet. So only those are kicked that said they are ready; one that says so later sees `stop` after it. Each
+    /// side writes its flag before it reads the other's, in one order for all: one of the two must see.
     pub(super) fn stop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.threads.iter().for_each(kick::kick);
-        for thread in self.threads.drain(..) {
+        self.stop.store(true, Ordering::SeqCst);
+        let ready = self.threads.iter().filter(|(_, kickable)| kickable.load(Ordering::SeqCst));
+        ready.for_each(|(thread, _)| kick::kick(thread));
+        for (thread, _) in self.threads.drain(..) {
             // A panic in it was printed when it happened, and the machine is going down.
             let _ = thread.join();
         }
@@ -71,18 +77,21 @@ impl Drop for VcpuThreads {
 /// Address space for a vCPU thread's stack; only what is used is ever backed by memory.
 const STACK: usize = 256 << 10;
 
-fn run(mut vcpu: Vcpu, context: &VcpuContext, stop: &AtomicBool) {
+fn run(mut vcpu: Vcpu, context: &VcpuContext, stop: &AtomicBool, kickable: &AtomicBool) {
     // Said if nothing better is: a vCPU that ends without a word would leave the machine standing.
     let mut last_word = LastWord { context, what: Some(VcpuEvent::Failed(StartError::Internal("a vCPU"))) };
     last_word.what = match kick::accept_kicks(&vcpu) {
-        Ok(()) => run_until(&mut vcpu, &context.buses, stop),
+        Ok(()) => {
+            kickable.store(true, Ordering::SeqCst);
+            run_until(&mut vcpu, &context.buses, stop)
+        }
         Err(error) => Some(VcpuEvent::Failed(StartError::Kvm(error))),
     };
 }
 
 /// Runs the guest until it has something to say to the supervisor, or `None` once `stop` is set.
 fn run_until(vcpu: &mut Vcpu, buses: &Buses, stop: &AtomicBool) -> Option<VcpuEvent> {
-    while !stop.load(Ordering::Acquire) {
+    while !stop.load(Ordering::SeqCst) {
         match step(vcpu, buses) {
             Ok(None) => {}
             // Every effect ends this boot: run no instruction behind it.
