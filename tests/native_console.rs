@@ -1,0 +1,230 @@
+//! The console on pipes: no byte is lost on the way in or out, and no end of a pipe stops the machine.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use tiny_guest::Guest;
+use vmm::{Launch, count, run, wait};
+
+/// Text of so many bytes in which every place differs from its neighbours; it has no end of input (0x04).
+fn text(len: usize) -> Vec<u8> {
+    (0u8..95).cycle().map(|n| b' ' + n).take(len).collect()
+}
+
+/// What an echo guest says for `text`, up to its count.
+fn echoed(text: &[u8]) -> String {
+    format!("ready\n{}\nechoed={:08x}", String::from_utf8_lossy(text), text.len())
+}
+
+fn echo(guest: Guest, words: &[&str], text: &[u8]) {
+    let mut vmm = Launch::new(guest).args(words).stdin(Stdio::piped()).spawn();
+    vmm.type_in(&[text, b"\x04"].concat());
+    let ended = vmm.end();
+    assert!(ended.stdout.starts_with(&echoed(text)), "{ended:?}");
+    assert!(ended.stdout.ends_with("done\n"), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn ten_kilobytes_reach_a_guest_that_polls() {
+    echo(Guest::EchoPolled, &[], &text(10_000));
+}
+
+#[test]
+fn ten_kilobytes_reach_a_guest_that_halts_between_interrupts() {
+    echo(Guest::EchoInterrupt, &[], &text(10_000));
+}
+
+#[test]
+fn every_byte_value_reaches_the_guest_of_a_pipe() {
+    // A pipe has no menu: Ctrl-] is a byte like others.
+    let all: Vec<u8> = (0..=255).filter(|byte| *byte != 4).collect();
+    let mut vmm = Launch::new(Guest::EchoPolled).stdin(Stdio::piped()).spawn();
+    vmm.type_in(&[&all[..], b"\x04"].concat());
+    vmm.stdout.wait(|said| said.ends_with(b"done\n"));
+    let said = vmm.stdout.bytes();
+    assert_eq!(said[..6 + all.len()], [b"ready\n", &all[..]].concat());
+    assert_eq!(vmm.end().status.code(), Some(0));
+}
+
+#[test]
+fn bytes_typed_one_by_one_each_wake_a_halted_guest() {
+    let mut vmm = Launch::new(Guest::EchoInterrupt).stdin(Stdio::piped()).spawn();
+    vmm.expect("ready\n", 1);
+    for (at, byte) in b"wake up".iter().enumerate() {
+        vmm.type_in(&[*byte]);
+        assert!(vmm.stdout.wait(|said| said.len() == 7 + at), "byte {at}: {vmm:?}");
+    }
+    vmm.type_in(b"\x04");
+    vmm.end().is("ready\nwake up\nechoed=00000007 interrupts=00000008\ndone\n", 0);
+}
+
+#[test]
+fn input_from_a_file_is_read_to_its_end() {
+    let launch = Launch::new(Guest::EchoPolled);
+    let path = launch.path().join("input");
+    std::fs::write(&path, [&text(5000)[..], b"\x04"].concat()).unwrap();
+    let ended = launch.stdin(File::open(path).unwrap()).run();
+    assert!(ended.stdout.starts_with(&echoed(&text(5000))), "{ended:?}");
+}
+
+#[test]
+fn end_of_input_does_not_end_the_machine() {
+    for nothing in ["a pipe that ends", "/dev/null", "closed"] {
+        let mut launch = Launch::new(Guest::PowerButton);
+        match nothing {
+            "/dev/null" => {}
+            "closed" => close_stdin(&mut launch.command),
+            _ => launch = launch.stdin(Stdio::piped()),
+        }
+        let mut vmm = launch.spawn();
+        drop(vmm.stdin.take());
+        vmm.expect("ready\n", 1);
+        thread::sleep(Duration::from_millis(50));
+        vmm.signal(libc::SIGTERM);
+        vmm.end().is("ready\nbutton\ndone\n", 0);
+    }
+}
+
+#[test]
+fn guest_is_served_with_every_descriptor_closed() {
+    // What it opens must not land on the numbers of standard input and output and be written to.
+    let mut launch = Launch::new(Guest::Ports);
+    let folder = launch.folder.clone();
+    let kernel = folder.path().join("Ports.elf");
+    let before = std::fs::read(&kernel).unwrap();
+    close_all(&mut launch.command);
+    let ended = launch.run();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(std::fs::read(&kernel).unwrap(), before);
+}
+
+#[test]
+fn quarter_of_a_megabyte_reaches_a_slow_reader_whole() {
+    let input = text(256 << 10);
+    let mut launch = Launch::new(Guest::EchoPolled);
+    let path = launch.path().join("input");
+    std::fs::write(&path, [&input[..], b"\x04"].concat()).unwrap();
+    launch = launch.stdin(File::open(path).unwrap());
+    let mut child = launch.command().spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    let mut said = Vec::new();
+    let mut bytes = [0; 16 << 10];
+    // Far behind what the guest writes until queue and pipe are full, then in small steps.
+    thread::sleep(Duration::from_millis(500));
+    loop {
+        match output.read(&mut bytes).unwrap() {
+            0 => break,
+            n => said.extend_from_slice(&bytes[..n]),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let status = wait(&mut child, String::new);
+    let expected = format!("{}\ndone\n", echoed(&input));
+    assert_eq!(said.len(), expected.len());
+    assert!(said == expected.as_bytes());
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn reader_that_goes_away_does_not_stop_the_guest() {
+    let mut launch = Launch::new(Guest::EchoPolled);
+    let path = launch.path().join("input");
+    std::fs::write(&path, [&text(200 << 10)[..], b"\x04"].concat()).unwrap();
+    launch = launch.stdin(File::open(path).unwrap());
+    let mut child = launch.command().spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child, String::new).code(), Some(0));
+}
+
+#[test]
+fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
+    // The pipe is full and stays open: what cannot leave within some seconds is given up.
+    let mut launch = Launch::new(Guest::EchoPolled);
+    let path = launch.path().join("input");
+    std::fs::write(&path, [&text(100 << 10)[..], b"\x04"].concat()).unwrap();
+    launch = launch.stdin(File::open(path).unwrap());
+    let mut child = launch.command().spawn().unwrap();
+    let output = child.stdout.take().unwrap();
+    assert_eq!(wait(&mut child, String::new).code(), Some(0));
+    drop(output);
+}
+
+#[test]
+fn last_words_are_out_when_the_command_ends() {
+    // Read only when the command is gone: nothing that the guest said may still be on its way.
+    for (guest, status, said) in [
+        (Guest::TripleFault, 5, "faulting\n"),
+        (Guest::Pvpanic, 4, "panicking\n"),
+        (Guest::Ports, 0, "done\n"),
+    ] {
+        let mut launch = Launch::new(guest);
+        let path = launch.path().join("output");
+        launch.command.stdout(File::create(&path).unwrap()).stderr(Stdio::null());
+        let mut child = launch.command().spawn().unwrap();
+        assert_eq!(wait(&mut child, String::new).code(), Some(status));
+        assert!(std::fs::read_to_string(path).unwrap().ends_with(said));
+    }
+}
+
+#[test]
+fn input_that_waits_at_a_reboot_is_the_next_guests() {
+    // All three at once: the first boot takes `r`, the second `r`, the third `q`.
+    let mut vmm = Launch::new(Guest::Obedient).stdin(Stdio::piped()).spawn();
+    vmm.type_in(b"r");
+    vmm.expect("ready\n", 2);
+    vmm.type_in(b"r");
+    vmm.expect("ready\n", 3);
+    vmm.type_in(b"q");
+    let ended = vmm.end();
+    assert_eq!(count(ended.stdout.as_bytes(), "ready\n"), 3);
+    assert_eq!(ended.status.code(), Some(0));
+}
+
+#[test]
+fn guest_that_takes_no_input_lets_the_command_end() {
+    // More than all queues hold, and nobody reads it.
+    let launch = Launch::new(Guest::TimerWake);
+    let path = launch.path().join("input");
+    std::fs::write(&path, vec![b'x'; 3 << 20]).unwrap();
+    launch.stdin(File::open(path).unwrap()).run().is("woke\ndone\n", 0);
+    run(Guest::TimerWake, &[]).is("woke\ndone\n", 0);
+}
+
+#[allow(unsafe_code, reason = "std gives a child no closed descriptors")]
+fn close_stdin(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only a system call.
+    unsafe {
+        command.pre_exec(|| {
+            libc::close(0);
+            Ok(())
+        });
+    }
+}
+
+#[allow(unsafe_code, reason = "std gives a child no closed descriptors")]
+fn close_all(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only system calls.
+    unsafe {
+        command.pre_exec(|| {
+            for fd in 0..3 {
+                libc::close(fd);
+            }
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,157 @@
+//! What a guest finds in the machine: each device and bus width, through the real command on /dev/kvm.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tiny_guest::Guest;
+use vmm::{Launch, run};
+
+#[test]
+fn ports_answer_in_every_width() {
+    run(Guest::Ports, &[]).is("in8=ff in16=ffff in32=ffffffff\nimm32=ffffffff\nscratch=5aa5\ndone\n", 0);
+}
+
+#[test]
+fn string_io_moves_every_element_in_order() {
+    let said = "rep outsb says hello\nand backwards\ninsb=5a5a5a5a5a5a5a5a\nnone=ffffffffffffffff\ndone\n";
+    run(Guest::StringIo, &[]).is(said, 0);
+}
+
+#[test]
+fn memory_with_nothing_behind_it_answers_in_every_width() {
+    let each = "8=ff 16=ffff 32=ffffffff 64=ffffffffffffffff";
+    run(Guest::Mmio, &[]).is(&format!("low  {each}\nhigh {each}\necam ffffffff\ndone\n"), 0);
+}
+
+#[test]
+fn a_halted_cpu_wakes_for_its_timer() {
+    run(Guest::TimerWake, &[]).is("woke\ndone\n", 0);
+}
+
+#[test]
+fn other_cpus_start_by_init_and_sipi_through_either_apic() {
+    for guest in [Guest::Smp, Guest::SmpX2apic] {
+        for (cpus, said) in [("1", "aps=0000\ndone\n"), ("2", "aps=0001\ndone\n"), ("4", "aps=0003\ndone\n")]
+        {
+            run(guest, &["--cpus", cpus, "--append", &format!("cpus={cpus}")]).is(said, 0);
+        }
+    }
+}
+
+#[test]
+fn more_cpus_than_an_8_bit_apic_id_can_name_start() {
+    run(Guest::SmpX2apic, &["--cpus", "300", "--append", "cpus=300", "--mem", "16"])
+        .is("aps=012b\ndone\n", 0);
+}
+
+#[test]
+fn more_cpus_than_kvm_takes_are_refused_with_the_limit() {
+    run(Guest::Smp, &["--cpus", "100000", "--mem", "64"]).is("", 1).said(&[
+        "100000 vCPUs",
+        "takes at most ",
+        "--cpus ",
+    ]);
+}
+
+#[test]
+fn msix_guest_finds_no_function_on_a_bare_machine() {
+    run(Guest::Msix, &[]).is("no msix\ndone\n", 0);
+}
+
+#[test]
+fn junk_everywhere_harms_nobody() {
+    let ended = run(Guest::Junk, &[]);
+    assert!(ended.stdout.ends_with("\njunk functions=0001 bars=0000\ndone\n"), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+}
+
+#[test]
+fn junk_everywhere_harms_no_clock_either() {
+    let ended = run(Guest::Junk, &["--rtc", "utc"]);
+    assert!(ended.stdout.ends_with("\njunk functions=0001 bars=0000\ndone\n"), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn boot_facts_are_the_machines_own() {
+    let launch = Launch::new(Guest::BootFacts);
+    let initrd = launch.path().join("initrd");
+    // Its first bytes in file order: "070701" is how a cpio archive begins.
+    let mut bytes = b"07070100".to_vec();
+    bytes.resize(0x1234, b'x');
+    std::fs::write(&initrd, bytes).unwrap();
+    let ended = launch.args(&["--initrd", initrd.to_str().unwrap(), "--append", "one=1 two"]).run();
+    // 4 MiB less the legacy area from 0x9fc00 to 1 MiB.
+    let said = "e820=04 ram=000000000039fc00\ncmdline=console=ttyS0 panic=-1 pci=noearly one=1 two\n\
+                initrd=003fe000 size=00001234 begins=3037303730313030\nrsdp=000c0000 found\ndone\n";
+    ended.is(said, 0);
+}
+
+#[test]
+fn memory_above_the_hole_is_told_to_the_guest() {
+    let ended = run(Guest::BootFacts, &["--mem", "5G", "--cmdline", ""]);
+    // As above with 5 GiB; the range above the hole makes one entry more.
+    assert!(ended.stdout.starts_with("e820=05 ram=000000013ff9fc00\ncmdline=\ninitrd=00000000"), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0));
+}
+
+#[test]
+fn pvh_entry_finds_its_start_info() {
+    let launch = Launch::new(Guest::Pvh);
+    let initrd = launch.path().join("initrd");
+    std::fs::write(&initrd, "07070100").unwrap();
+    let ended = launch.args(&["--initrd", initrd.to_str().unwrap(), "--cmdline", "quiet"]).run();
+    ended.is("magic=336ec578 entries=00000004 modules=00000001 rsdp=000c0000\ncmdline=quiet\ndone\n", 0);
+    let ended = run(Guest::Pvh, &["--cmdline", "quiet"]);
+    ended.is("magic=336ec578 entries=00000004 modules=00000000 rsdp=000c0000\ncmdline=quiet\ndone\n", 0);
+}
+
+#[test]
+fn clock_shows_the_present_in_utc_and_is_absent_unless_asked_for() {
+    run(Guest::Time, &[]).is("rtc=absent\ndone\n", 0);
+    let before = now();
+    let ended = run(Guest::Time, &["--rtc", "utc"]);
+    let after = now();
+    let time = ended.stdout.strip_prefix("rtc=").and_then(|rest| rest.strip_suffix(" b=02\ndone\n"));
+    let time = seconds(time.unwrap_or_else(|| panic!("{ended:?}")));
+    assert!((before..=after).contains(&time), "{before} <= {time} <= {after}");
+}
+
+#[test]
+fn clock_shows_local_time_where_that_was_asked_for() {
+    // A zone in the POSIX form needs no zone files: two and a half hours east of Greenwich.
+    let mut launch = Launch::new(Guest::Time).args(&["--rtc", "localtime"]);
+    launch.command.env("TZ", "EAST-2:30");
+    let before = now();
+    let ended = launch.run();
+    let after = now();
+    let time = ended.stdout.strip_prefix("rtc=").and_then(|rest| rest.strip_suffix(" b=02\ndone\n"));
+    let time = seconds(time.unwrap_or_else(|| panic!("{ended:?}"))) - 9000;
+    assert!((before..=after).contains(&time), "{before} <= {time} <= {after}");
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed()
+}
+
+/// Seconds since 1970 of `YYYY-MM-DD HH:MM:SS`.
+fn seconds(time: &str) -> i64 {
+    let field = |at: std::ops::Range<usize>| time[at].parse::<i64>().unwrap();
+    let (year, month, day) = (field(0..4), field(5..7), field(8..10));
+    let leap = |year: i64| i64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0));
+    let months = [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let days = (1970..year).map(|year| 365 + leap(year)).sum::<i64>()
+        + months.iter().take(usize::try_from(month - 1).unwrap()).sum::<i64>()
+        + day
+        - 1;
+    ((days * 24 + field(11..13)) * 60 + field(14..16)) * 60 + field(17..19)
+}

@@ -1,0 +1,209 @@
+//! The minivmm command on a tiny guest: started, listened to, ended within a time limit.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tiny_guest::Guest;
+
+/// A machine that takes longer than this to do anything hangs: guests take milliseconds, on a busy host a second.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Bytes that come in from a thread of their own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard(Arc<(Mutex<Vec<u8>>, Condvar)>);
+
+impl Heard {
+    /// Collects what `from` gives until its end.
+    pub(crate) fn listen(mut from: impl Read + Send + 'static) -> (Heard, JoinHandle<()>) {
+        let heard = Heard::default();
+        let into = heard.clone();
+        let thread = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // A terminal ends with an error (EIO) where a pipe ends with nothing.
+            while let Ok(n @ 1..) = from.read(&mut bytes) {
+                into.0.0.lock().unwrap().extend(&bytes[..n]);
+                into.0.1.notify_all();
+            }
+        });
+        (heard, thread)
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+
+    /// Waits until `enough`; false if that does not happen within [`LIMIT`].
+    pub(crate) fn wait(&self, mut enough: impl FnMut(&[u8]) -> bool) -> bool {
+        let heard = self.0.0.lock().unwrap();
+        let (_heard, timeout) = self.0.1.wait_timeout_while(heard, LIMIT, |heard| !enough(heard)).unwrap();
+        !timeout.timed_out()
+    }
+}
+
+pub(crate) fn count(text: &[u8], word: &str) -> usize {
+    text.windows(word.len()).filter(|window| *window == word.as_bytes()).count()
+}
+
+/// Waits for a child at most [`LIMIT`], then kills it; what it had said belongs into `seen`.
+pub(crate) fn wait(child: &mut Child, seen: impl FnOnce() -> String) -> ExitStatus {
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("it did not end within {LIMIT:?}, and had said:\n{}", seen());
+}
+
+/// How a run of the command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) status: ExitStatus,
+}
+
+impl Ended {
+    /// The guest said exactly `stdout`, the command ended with `status`.
+    #[track_caller]
+    pub(crate) fn is(&self, stdout: &str, status: i32) -> &Self {
+        assert_eq!(self.stdout, stdout, "{self:?}");
+        assert_eq!(self.status.code(), Some(status), "{self:?}");
+        self
+    }
+
+    /// The command itself said all of `words` on stderr.
+    #[track_caller]
+    pub(crate) fn said(&self, words: &[&str]) {
+        for word in words {
+            assert!(self.stderr.contains(word), "stderr has no {word:?}: {self:?}");
+        }
+    }
+}
+
+/// The command with a guest, about to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) command: Command,
+    /// Where the guest's kernel lies, until the last user of it is gone.
+    pub(crate) folder: Arc<TempDir>,
+}
+
+impl Launch {
+    pub(crate) fn new(guest: Guest) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let kernel = guest.write(folder.path()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.arg("--kernel").arg(kernel);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Launch { command, folder }
+    }
+
+    pub(crate) fn args(mut self, words: &[&str]) -> Self {
+        self.command.args(words);
+        self
+    }
+
+    /// The command with all its words: the least memory that guests need, unless the test said how much.
+    pub(crate) fn command(&mut self) -> &mut Command {
+        if !self.command.get_args().any(|word| word == "--mem") {
+            self.command.args(["--mem", "4"]);
+        }
+        &mut self.command
+    }
+
+    pub(crate) fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.command.stdin(stdin);
+        self
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn spawn(mut self) -> Vmm {
+        let mut child = self.command().spawn().unwrap();
+        let (stdout, first) = Heard::listen(child.stdout.take().unwrap());
+        let (stderr, second) = Heard::listen(child.stderr.take().unwrap());
+        let stdin = child.stdin.take();
+        Vmm { child, stdin, stdout, stderr, threads: [first, second], _folder: self.folder }
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(self) -> Ended {
+        self.spawn().end()
+    }
+}
+
+/// Runs a guest that needs nothing.
+pub(crate) fn run(guest: Guest, words: &[&str]) -> Ended {
+    Launch::new(guest).args(words).run()
+}
+
+/// The command, running, with pipes.
+#[derive(Debug)]
+pub(crate) struct Vmm {
+    child: Child,
+    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) stdout: Heard,
+    pub(crate) stderr: Heard,
+    threads: [JoinHandle<()>; 2],
+    _folder: Arc<TempDir>,
+}
+
+impl Vmm {
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Waits until the guest has said `word` so many times.
+    #[track_caller]
+    pub(crate) fn expect(&self, word: &str, times: usize) {
+        let seen = self.stdout.wait(|heard| count(heard, word) >= times);
+        assert!(seen, "no {word:?} (times {times}) came: {:?} {:?}", self.stdout.text(), self.stderr.text());
+    }
+
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) {
+        self.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        send_signal(self.pid(), signal);
+    }
+
+    pub(crate) fn end(mut self) -> Ended {
+        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
+        let status = wait(&mut self.child, || format!("{}\n{}", stdout.text(), stderr.text()));
+        drop(self.stdin.take());
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        Ended { stdout: self.stdout.text(), stderr: self.stderr.text(), status }
+    }
+}
+
+/// Whether a process ended by itself, with this status.
+pub(crate) fn exited(status: ExitStatus, code: i32) -> bool {
+    status.signal().is_none() && status.code() == Some(code)
+}
+
+#[allow(unsafe_code, reason = "kill(2) has no safe wrapper in std")]
+pub(crate) fn send_signal(pid: i32, signal: i32) {
+    // SAFETY: takes and gives numbers; the process is a child that was not waited for, so the number is still its own.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
