@@ -157,7 +157,7 @@ fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), Star
     let cmdline = spec.cmdline();
     let request = PlanRequest {
         cmdline: &cmdline,
-        initrd: initrd.as_ref().map(|(_, initrd)| initrd.clone()),
+        initrd: initrd.as_ref().map(|(_, initrd)| *initrd),
         ram: layout,
         preferred_entry: None,
     };
