@@ -4,9 +4,9 @@
 #[path = "support/lab_guest.rs"]
 mod lab_guest;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use lab::Status;
+use lab::{Cmd, Status};
 use lab_guest::{BOOT, PROMPT, SOON, alone, in_guest, lab, minivmm, shell, status};
 
 /// To a shell that answers, and off again with status 0.
@@ -94,39 +94,25 @@ fn memory_above_four_gib_is_seen_though_the_host_has_less() {
 #[test]
 fn nothing_is_waited_for_and_the_clock_is_right() {
     let cmd = minivmm("cloud", "bzimage");
-    let line = "dmesg > /tmp/log; grep -c . /tmp/log; grep -iE 'i8042|rtc|timed out|stall' /tmp/log; \
+    let line = "dmesg > /tmp/log; grep -c . /tmp/log; grep -iE 'i8042|rtc|serio|ctr|current time|timed out|stall' /tmp/log; \
                 cat /sys/devices/system/clocksource/clocksource0/current_clocksource; echo now $(date +%s)";
     // Without `lab.cmd` on a quiet console: the guest's own word at the moment that it is printed.
-    let mut guest = lab()
-        .spawn(&cmd.args(["--append", &format!("quiet {}", lab::guest_command(line))]))
-        .unwrap();
+    let mut guest =
+        lab().spawn(&cmd.args(["--append", &format!("quiet {}", lab::guest_command(line))])).unwrap();
     let text = guest.expect("now ", BOOT).unwrap();
     let rest = guest.expect("\n", SOON).unwrap();
     let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let there: u64 = rest.trim().parse().unwrap();
     assert!(here.abs_diff(there) <= 1, "host {here}, guest {there}");
     assert!(text.contains("kvm-clock"), "{text}");
-    // The one line that may name the keyboard controller says that there is none.
-    for line in text.lines().filter(|line| line.contains("i8042")) {
-        assert!(line.contains("No PS/2 controller found"), "{line}");
+    // The one line that may name the keyboard controller says that there is none; a kernel that looks for one, or for
+    // a clock chip, says so before it waits for its answer. (Seconds between lines would measure the emulation.)
+    let mentions: Vec<&str> = text.lines().filter(|line| line.contains("i8042")).collect();
+    assert!(mentions.iter().all(|line| line.contains("No PS/2 controller found")), "{mentions:?}");
+    for waiting in ["timed out", "rtc_cmos", "serio", "Can't read CTR", "Unable to read current time"] {
+        assert!(!text.contains(waiting), "{waiting}: {text}");
     }
-    assert!(!text.contains("timed out") && !text.contains("rtc_cmos"), "{text}");
     assert_eq!(status(&mut guest), Status::Exited(0));
-}
-
-/// A pause of the kernel between two lines of its log is a device that it waited for.
-#[test]
-fn the_kernel_log_has_no_gap() {
-    let out = in_guest(minivmm("cloud", "bzimage"), "dmesg", "");
-    let times: Vec<f64> = out
-        .text()
-        .lines()
-        .filter_map(|line| line.strip_prefix('[')?.split(']').next()?.trim().parse().ok())
-        .collect();
-    assert!(times.len() > 100, "{}", out.text());
-    let gap = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-    // An i8042 or an RTC that does not answer costs 1.2 s and more; the emulation alone has been seen to take 0.3 s.
-    assert!(gap < 1.0, "{gap} s: {}", out.text());
 }
 
 #[test]
@@ -144,11 +130,17 @@ fn pasting_ten_thousand_bytes_into_the_guest_loses_none() {
     let mut guest = shell(&[]);
     let text: Vec<u8> = (0..10_240u32).map(|i| b'a' + (i * 7 % 23) as u8).collect();
     let sum = text.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-    guest.send("stty raw -echo; echo ready; head -c 10240 > /tmp/pasted; stty sane; wc -c < /tmp/pasted\n").unwrap();
+    guest
+        .send("stty raw -echo; echo ready; head -c 10240 > /tmp/pasted; stty sane; wc -c < /tmp/pasted\n")
+        .unwrap();
     guest.expect("ready\r\n", SOON).or_else(|_| guest.expect("ready\n", SOON)).unwrap();
     guest.send(&text).unwrap();
     guest.expect("10240", SOON).unwrap();
-    guest.send("od -An -v -tu1 /tmp/pasted | awk '{for (i = 1; i <= NF; i++) s += $i} END {print \"sum\", s}'\n").unwrap();
+    guest
+        .send(
+            "od -An -v -tu1 /tmp/pasted | awk '{for (i = 1; i <= NF; i++) s += $i} END {print \"sum\", s}'\n",
+        )
+        .unwrap();
     guest.expect(&format!("sum {sum}"), SOON).unwrap();
     guest.send("poweroff -f\n").unwrap();
     assert_eq!(status(&mut guest), Status::Exited(0));
@@ -156,14 +148,11 @@ fn pasting_ten_thousand_bytes_into_the_guest_loses_none() {
 
 #[test]
 fn console_works_with_pipes_and_without_input() {
-    let cmd = minivmm("cloud", "bzimage").args(["--append", "quiet"]);
-    let line = format!(
-        "printf 'echo from-a-pipe $((40 + 2))\\npoweroff -f\\n' | ./minivmm --kernel cloud.bzimage --initrd cloud.initrd --append quiet | cat"
-    );
-    let piped = lab().exec(&lab::Cmd::sh(line).limit(BOOT)).unwrap();
-    assert!(piped.text().contains("from-a-pipe 42"), "{}", piped.text());
-    let closed = in_guest(cmd, "echo no input needed", "");
+    let line = "printf 'echo from-a-pipe $((40 + 2))\\npoweroff -f\\n' | \
+                ./minivmm --kernel cloud.bzimage --initrd cloud.initrd --append quiet | cat";
+    let piped = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
+    assert!(piped.text().contains("from-a-pipe 42"), "{}{}", piped.text(), piped.err_text());
+    let closed = in_guest(minivmm("cloud", "bzimage"), "echo no input needed", "");
     assert!(closed.text().contains("no input needed\r\nLAB-STATUS 0"), "{}", closed.text());
     assert_eq!(closed.status, Status::Exited(0));
-    let _ = Duration::ZERO;
 }

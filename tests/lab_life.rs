@@ -107,7 +107,8 @@ fn libc_sigterm() -> i32 {
 
 #[test]
 fn doctor_finds_a_host_that_boots_linux_and_the_parts_of_a_guest() {
-    let cmd = lab::Cmd::new("./minivmm").args(["doctor", "--kernel", "cloud.bzimage", "--initrd", "cloud.initrd"]);
+    let cmd =
+        lab::Cmd::new("./minivmm").args(["doctor", "--kernel", "cloud.bzimage", "--initrd", "cloud.initrd"]);
     let out = lab().exec(&cmd).unwrap();
     assert_eq!(out.status, Status::Exited(0), "{}", out.text());
     assert!(out.text().contains("-cloud-amd64"), "{}", out.text());

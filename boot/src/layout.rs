@@ -8,6 +8,7 @@
 //! 0x0002_0000  kernel command line, up to 64 KiB
 //! 0x0009_fc00  end of usable low memory (extended BIOS data area on a PC)
 //! 0x000c_0000  ACPI tables, RSDP first; reserved in e820 up to 1 MiB
+//! 0x000f_fff0  code that resets the machine, where a PC's processor starts after a reset
 //! 0x0010_0000  kernel, by default (a relocatable kernel goes to its preferred address)
 //! ...          initrd, as high below `LOW_RAM_END` and the kernel's `initrd_addr_max` as it fits
 //! 0xc000_0000  the hole: no RAM. 32-bit PCI window
@@ -38,6 +39,9 @@ pub const CMDLINE_MAX: u64 = 0x1_0000;
 pub const LOW_MEMORY_END: u64 = 0x9_fc00;
 /// ACPI tables; room until `HIMEM`.
 pub const ACPI: u64 = 0xc_0000;
+/// Where a PC's firmware has its first instruction, F000:FFF0 in real mode; 16 bytes up to [`HIMEM`]. On a machine with
+/// hardware-reduced ACPI Linux takes EFI's reset for the one to use, finds no EFI, and jumps here.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// First address above the legacy area; kernels load from here on.
 pub const HIMEM: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest.

@@ -89,7 +89,10 @@ mod tests {
 
     #[test]
     fn text_goes_to_the_guest_and_keys_to_the_menu() {
-        assert_eq!(typed(&[b"ls\r\x1dpx\x1dq"]), (b"ls\rx".to_vec(), vec![Choice::PowerButton, Choice::Quit]));
+        assert_eq!(
+            typed(&[b"ls\r\x1dpx\x1dq"]),
+            (b"ls\rx".to_vec(), vec![Choice::PowerButton, Choice::Quit])
+        );
     }
 
     #[test]

@@ -59,11 +59,8 @@ fn start(spec: &Spec) -> Result<(Machine, Session), Box<dyn std::error::Error>> 
     let foreground = in_foreground();
     let machine = Machine::start(spec, Box::new(io::stdout()))?;
     let terminal = if foreground { RawTerminal::take()? } else { None };
-    let session = Session {
-        controls: machine.controls(),
-        reason: Arc::default(),
-        terminal: Arc::new(terminal),
-    };
+    let session =
+        Session { controls: machine.controls(), reason: Arc::default(), terminal: Arc::new(terminal) };
     // If a thread cannot be had, the terminal must not stay raw.
     let unfinished = GiveBack(session.terminal.clone());
     let listener = session.clone();

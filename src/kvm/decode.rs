@@ -45,9 +45,11 @@ fn port(run: &mut kvm_run) -> Exit<'_> {
     let width = usize::from(io.size);
     let len = width.saturating_mul(io.count as usize);
     let base = std::ptr::from_mut(run).cast::<u8>();
+    #[allow(clippy::cast_possible_truncation, reason = "an offset into a mapping of three pages")]
+    let offset = io.data_offset as usize;
     // SAFETY: KVM says where in its mapping of `kvm_run` (which outlives `run`) the data lies, `len` bytes of it, in
     // a page of its own behind the structure.
-    let data = unsafe { std::slice::from_raw_parts_mut(base.add(io.data_offset as usize), len) };
+    let data = unsafe { std::slice::from_raw_parts_mut(base.add(offset), len) };
     if u32::from(io.direction) == KVM_EXIT_IO_IN {
         Exit::PortIn { port: io.port, width, data }
     } else {

@@ -76,4 +76,3 @@ pub(crate) fn kick<T>(handle: &JoinHandle<T>) {
     // ESRCH, harmlessly, for one that has ended.
     unsafe { libc::pthread_kill(handle.as_pthread_t(), kick_signal()) };
 }
-

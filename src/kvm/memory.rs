@@ -121,9 +121,8 @@ impl GuestRam {
                 )
             }
             .map_err(io::Error::other)?;
-            regions.push(
-                GuestRegionMmap::new(region, GuestAddress(*guest)).ok_or(io::ErrorKind::InvalidInput)?,
-            );
+            regions
+                .push(GuestRegionMmap::new(region, GuestAddress(*guest)).ok_or(io::ErrorKind::InvalidInput)?);
             offset += len;
         }
         let regions = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
@@ -158,9 +157,8 @@ impl GuestRam {
             let at = at.ok_or(io::ErrorKind::InvalidInput)?;
             // SAFETY: `slice` spans `len` bytes of guest memory and `done < len`; the kernel writes at most
             // `len - done` bytes there.
-            let n = unsafe {
-                libc::pread(file.as_raw_fd(), target.as_ptr().add(done).cast(), len - done, at)
-            };
+            let n =
+                unsafe { libc::pread(file.as_raw_fd(), target.as_ptr().add(done).cast(), len - done, at) };
             match n {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 n if n > 0 => done += n.unsigned_abs(),

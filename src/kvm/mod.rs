@@ -2,7 +2,10 @@
 //!
 //! Registers, CPUID, memory slots and interrupt routes come in as plain values and leave as plain values; nothing
 //! outside sees a type of the KVM crates. A vCPU is a function from [`vcpu::Entry`] to [`vcpu::Exit`].
-#![allow(unsafe_code, reason = "KVM hands out memory mappings and takes host addresses: one of the two unsafe rooms")]
+#![allow(
+    unsafe_code,
+    reason = "KVM hands out memory mappings and takes host addresses: one of the two unsafe rooms"
+)]
 
 mod cpuid;
 mod decode;

@@ -32,7 +32,7 @@ pub fn probe(path: &Path) -> Result<KvmFacts, ProbeError> {
     let failed = |source| ProbeError { path: path.display().to_string(), source };
     let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())
         .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
-    let kvm = Kvm::new_with_path(name)
-        .map_err(|error| failed(io::Error::from_raw_os_error(error.errno())))?;
+    let kvm =
+        Kvm::new_with_path(name).map_err(|error| failed(io::Error::from_raw_os_error(error.errno())))?;
     Ok(KvmFacts { api_version: kvm.get_api_version(), max_vcpus: kvm.get_max_vcpus() })
 }

@@ -62,7 +62,10 @@ impl fmt::Display for Unhandled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unhandled::TripleFault => {
-                write!(f, "triple fault: an exception came up while the guest could not even handle a double fault")
+                write!(
+                    f,
+                    "triple fault: an exception came up while the guest could not even handle a double fault"
+                )
             }
             Unhandled::Emulation(bytes) => {
                 write!(f, "KVM had to emulate an instruction and could not")?;
@@ -90,7 +93,10 @@ impl fmt::Display for Unhandled {
             Unhandled::Halted => write!(f, "the guest halted with nothing that could wake it"),
             Unhandled::SystemEvent(kind) => write!(f, "KVM reported system event {kind}"),
             Unhandled::Unknown(reason) => {
-                write!(f, "KVM left the guest for reason {reason}, which this version of minivmm does not know")
+                write!(
+                    f,
+                    "KVM left the guest for reason {reason}, which this version of minivmm does not know"
+                )
             }
             Unhandled::Run(errno) => write!(
                 f,

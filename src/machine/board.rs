@@ -42,8 +42,7 @@ impl Board {
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
         let output = WatchedOutput::new(console.output.clone(), panicked);
-        let serial =
-            Serial::new(vm.pin_irq(ports::COM1_GSI)?, Box::new(output), console.input.clone());
+        let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, Box::new(output), console.input.clone());
         let serial = Arc::new(Mutex::new(serial));
         console.attach(serial.clone());
         let mut bus = Bus::new();
@@ -81,6 +80,20 @@ impl Board {
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
         Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, platform })
     }
+}
+
+/// What the guest finds at [`layout::RESET_VECTOR`]: 16-bit code that writes the reset register.
+pub(super) fn reset_code() -> [u8; 9] {
+    let [low, high] = (ports::POWER + 2).to_le_bytes();
+    #[rustfmt::skip]
+    let code = [
+        0xba, low, high, // mov dx, the reset register
+        0xb0, ports::RESET_VALUE, // mov al, its value
+        0xee, // out dx, al
+        0xf4, // hlt
+        0xeb, 0xfd, // jmp to the hlt
+    ];
+    code
 }
 
 fn put(bus: &mut Bus, port: u16, device: Arc<Mutex<dyn BusDevice>>) -> Result<(), StartError> {

@@ -14,7 +14,7 @@ use boot::plan::{BootPlan, PlanRequest};
 use devices::power::PowerButton;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::board::{Board, pci_window};
+use super::board::{Board, pci_window, reset_code};
 use super::console::Console;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
@@ -121,22 +121,22 @@ impl Memory {
 fn assemble(
     blueprint: &Blueprint,
     plan: &BootPlan,
-    layout: &RamLayout,
+    ram_layout: &RamLayout,
     memory: &Memory,
     vm: &Vm,
     panicked: &Arc<AtomicBool>,
 ) -> Result<(Board, Vec<Vcpu>), StartError> {
     let spec = &blueprint.spec;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
-    if layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
+    if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
-    let window = pci_window(layout, physical_address_bits);
+    let window = pci_window(ram_layout, physical_address_bits);
     let board = Board::new(vm, blueprint, window, &memory.ecam, panicked.clone())?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
-    ram.write_slice(&tables.bytes, GuestAddress(tables.base))
-        .map_err(StartError::describe)?;
+    ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
+    ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
     plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
     if let Some(boot_processor) = vcpus.first() {
         boot_processor.set_entry(&plan.cpu_state())?;
@@ -148,8 +148,8 @@ fn assemble(
 fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
     let path = spec.kernel()?;
     let kernel_file = open("kernel", path)?;
-    let kernel = Kernel::parse(&kernel_file)
-        .map_err(|source| StartError::Kernel { path: path.to_owned(), source })?;
+    let kernel =
+        Kernel::parse(&kernel_file).map_err(|source| StartError::Kernel { path: path.to_owned(), source })?;
     let initrd = match spec.initrd() {
         Some(path) => Some(open_initrd(path)?),
         None => None,
@@ -157,11 +157,12 @@ fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), Star
     let cmdline = spec.cmdline();
     let request = PlanRequest {
         cmdline: &cmdline,
-        initrd: initrd.as_ref().map(|(_, initrd)| initrd.clone()),
+        initrd: initrd.as_ref().map(|(_, initrd)| *initrd),
         ram: layout,
         preferred_entry: None,
     };
-    let plan = boot::plan::plan(&kernel, &request).map_err(|source| StartError::Plan { path: path.to_owned(), source })?;
+    let plan = boot::plan::plan(&kernel, &request)
+        .map_err(|source| StartError::Plan { path: path.to_owned(), source })?;
     let mut sources = Vec::with_capacity(2);
     if let Some((source, _)) = initrd {
         sources.push(Source { copies: plan.initrd.iter().cloned().collect(), ..source });

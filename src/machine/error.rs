@@ -67,7 +67,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// More memory than the processor can address.
-    #[error("{mib} MiB of memory reach past the {bits} address bits of this host's processor; ask for less with --mem")]
+    #[error(
+        "{mib} MiB of memory reach past the {bits} address bits of this host's processor; ask for less with --mem"
+    )]
     AddressBits {
         /// What was asked for.
         mib: u64,

@@ -118,7 +118,8 @@ impl Machine {
         let supervisor = thread::Builder::new()
             .name("machine".into())
             .spawn(move || {
-                let mut ending = Ending { outcome: &result, exit: Exit::Failed(StartError::Internal("the supervisor")) };
+                let mut ending =
+                    Ending { outcome: &result, exit: Exit::Failed(StartError::Internal("the supervisor")) };
                 ending.exit = supervise(&blueprint, boot, &receiver, &events);
                 output.finish();
             })
@@ -143,8 +144,7 @@ impl Machine {
         let mut exit = self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
         while exit.is_none() {
             let left = deadline.checked_duration_since(Instant::now())?;
-            (exit, _) =
-                self.outcome.ended.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner);
+            (exit, _) = self.outcome.ended.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner);
         }
         exit.clone()
     }

@@ -24,7 +24,8 @@ pub(super) type MakeFunctions = fn(&Spec, &dyn MsiAllocator) -> Result<Vec<Place
 
 /// The functions that a spec asks for.
 pub(super) fn functions(_: &Spec, _: &dyn MsiAllocator) -> Result<Vec<Placed>, StartError> {
-    let address = FunctionAddress::new(slots::HOST_BRIDGE, 0).ok_or(StartError::Internal("the PCI slot table"))?;
+    let address =
+        FunctionAddress::new(slots::HOST_BRIDGE, 0).ok_or(StartError::Internal("the PCI slot table"))?;
     Ok(vec![(address, Arc::new(Mutex::new(HostBridge::new())))])
 }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use devices::bus::Effect;
 
-use super::boot_once::{Boot, Blueprint};
+use super::boot_once::{Blueprint, Boot};
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit};
 use crate::spec::OnReboot;

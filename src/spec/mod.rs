@@ -256,7 +256,10 @@ mod tests {
     #[test]
     fn command_line_is_the_default_until_replaced() {
         assert_eq!(Spec::new("k").cmdline(), DEFAULT_CMDLINE);
-        assert_eq!(Spec::new("k").with_append(" quiet ").cmdline(), "console=ttyS0 panic=-1 pci=noearly quiet");
+        assert_eq!(
+            Spec::new("k").with_append(" quiet ").cmdline(),
+            "console=ttyS0 panic=-1 pci=noearly quiet"
+        );
         assert_eq!(Spec::new("k").with_cmdline("ro").with_append("quiet").cmdline(), "ro quiet");
         assert_eq!(Spec::new("k").with_cmdline("").cmdline(), "");
         assert_eq!(Spec::new("k").with_cmdline("").with_append("quiet").cmdline(), "quiet");

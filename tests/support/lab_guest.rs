@@ -5,7 +5,9 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use lab::{Cmd, InitramfsSpec, Kernel, Lab, LabConfig, Output, Process, Status, guest_command, initramfs, kernels};
+use lab::{
+    Cmd, InitramfsSpec, Kernel, Lab, LabConfig, Output, Process, Status, guest_command, initramfs, kernels,
+};
 
 /// Time for a guest to boot under two emulations, on a busy machine.
 pub(crate) const BOOT: Duration = Duration::from_secs(120);

@@ -95,7 +95,7 @@ pub struct Tables {
     pub rsdp: u64,
     /// Guest-physical address of the first byte.
     pub base: u64,
-    /// The tables; they end below [`layout::HIMEM`].
+    /// The tables; they end below [`layout::RESET_VECTOR`].
     pub bytes: Vec<u8>,
 }
 
@@ -135,7 +135,7 @@ pub enum AcpiError {
 /// Builds all tables of `platform`, laid out from [`layout::ACPI`] on.
 ///
 /// # Errors
-/// [`AcpiError`], if they cannot be said in ACPI or do not fit below [`layout::HIMEM`].
+/// [`AcpiError`], if they cannot be said in ACPI or do not fit below [`layout::RESET_VECTOR`].
 pub fn build(platform: &Platform) -> Result<Tables, AcpiError> {
     check(platform)?;
     let mut blob = Blob::new(platform);
@@ -178,7 +178,7 @@ fn check(platform: &Platform) -> Result<(), AcpiError> {
 }
 
 fn fits(cpus: u32, needed: u64) -> Result<(), AcpiError> {
-    let room = layout::HIMEM - layout::ACPI;
+    let room = layout::RESET_VECTOR - layout::ACPI;
     if needed > room { Err(AcpiError::TooLarge { cpus, needed, room }) } else { Ok(()) }
 }
 

@@ -71,7 +71,11 @@ fn measure(programs: &Path, case: &Case) -> Result<()> {
         ratios[0],
         ratios[2]
     );
-    println!("    KVM ioctls before KVM_RUN: {} (floor {})", counted.ioctls.len(), floor_counted.ioctls.len());
+    println!(
+        "    KVM ioctls before KVM_RUN: {} (floor {})",
+        counted.ioctls.len(),
+        floor_counted.ioctls.len()
+    );
     let memory = ours.last().context("no round")?.memory;
     let floor_memory = floors.last().context("no round")?.memory;
     println!(
