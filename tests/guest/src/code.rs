@@ -50,6 +50,7 @@ guests! {
     Smp => tiny_guest_smp,
     SmpX2apic => tiny_guest_smp_x2apic,
     Msix => tiny_guest_msix,
+    MsixMasks => tiny_guest_msix_masks,
     Junk => tiny_guest_junk,
     Reset => tiny_guest_reset,
     TripleFault => tiny_guest_triple_fault,
