@@ -45,6 +45,7 @@ guests! {
     Mmio => tiny_guest_mmio,
     EchoPolled => tiny_guest_echo_polled,
     EchoInterrupt => tiny_guest_echo_interrupt,
+    Flood => tiny_guest_flood,
     TimerWake => tiny_guest_timer_wake,
     PowerButton => tiny_guest_power_button,
     Smp => tiny_guest_smp,

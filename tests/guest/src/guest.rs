@@ -24,6 +24,8 @@ pub enum Guest {
     /// As [`Guest::EchoPolled`], but halted between COM1's interrupts (I/O APIC pin 4): `echoed=NNNNNNNN
     /// interrupts=NNNNNNNN`.
     EchoInterrupt,
+    /// Prints 256 KiB as fast as it can: 4096 lines of 64 bytes, `00000000` to `00000fff` and dots.
+    Flood,
     /// Halts until the local APIC's timer wakes it: `woke`.
     TimerWake,
     /// Says `ready`, halts until the power button (I/O APIC pin 9) is pressed: `button`.
@@ -76,12 +78,13 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 22] = [
+    pub const ALL: [Guest; 23] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
         Guest::EchoPolled,
         Guest::EchoInterrupt,
+        Guest::Flood,
         Guest::TimerWake,
         Guest::PowerButton,
         Guest::Smp,
