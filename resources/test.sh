@@ -31,7 +31,7 @@ step_clippy() { timeout "$limit" cargo clippy --quiet --workspace --all-targets 
 step_unit() {
     # shellcheck disable=SC2046  # the names are words
     cargo_test --workspace --exclude minivmm --exclude lab &&
-        cargo_test -p minivmm --lib --bins $(plain) &&
+        cargo_test -p minivmm --lib --bins $(plain) -- --skip machine::tests &&
         cargo_test -p minivmm --doc &&
         cargo_test -p lab --lib
 }
@@ -43,7 +43,7 @@ step_native() {
     tests=$(named native_)
     [ -n "$tests" ] || { echo "there are no tests/native_*.rs"; return 1; }
     # shellcheck disable=SC2086
-    cargo_test -p minivmm $tests
+    cargo_test -p minivmm --lib -- machine::tests && cargo_test -p minivmm $tests
 }
 step_lab() {
     local tests

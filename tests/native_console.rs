@@ -13,10 +13,10 @@ use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tiny_guest::Guest;
-use vmm::{Launch, count, run, wait};
+use vmm::{Heard, Launch, count, run, wait};
 
 /// Text of so many bytes in which every place differs from its neighbours; it has no end of input (0x04).
 fn text(len: usize) -> Vec<u8> {
@@ -66,9 +66,15 @@ fn bytes_typed_one_by_one_each_wake_a_halted_guest() {
     for (at, byte) in b"wake up".iter().enumerate() {
         vmm.type_in(&[*byte]);
         assert!(vmm.stdout.wait(|said| said.len() == 7 + at), "byte {at}: {vmm:?}");
+        // Time to halt again.
+        thread::sleep(Duration::from_millis(5));
     }
     vmm.type_in(b"\x04");
-    vmm.end().is("ready\nwake up\nechoed=00000007 interrupts=00000008\ndone\n", 0);
+    let ended = vmm.end();
+    // Rarely a byte comes while the guest still looks for more after the one before.
+    let interrupts = ended.stdout.strip_prefix("ready\nwake up\nechoed=00000007 interrupts=0000000");
+    assert!(interrupts.is_some_and(|rest| ('2'..='8').contains(&rest.chars().next().unwrap())), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0));
 }
 
 #[test]
@@ -111,17 +117,19 @@ fn guest_is_served_with_every_descriptor_closed() {
     assert_eq!(std::fs::read(&kernel).unwrap(), before);
 }
 
+/// What [`Guest::Flood`] prints.
+fn flood() -> String {
+    let lines = (0..4096).map(|number| format!("{number:08x}{}\n", ".".repeat(55)));
+    lines.chain(["done\n".to_owned()]).collect()
+}
+
 #[test]
 fn quarter_of_a_megabyte_reaches_a_slow_reader_whole() {
-    let input = text(256 << 10);
-    let mut launch = Launch::new(Guest::EchoPolled);
-    let path = launch.path().join("input");
-    std::fs::write(&path, [&input[..], b"\x04"].concat()).unwrap();
-    launch = launch.stdin(File::open(path).unwrap());
+    let mut launch = Launch::new(Guest::Flood);
     let mut child = launch.command().spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     let mut said = Vec::new();
-    let mut bytes = [0; 16 << 10];
+    let mut bytes = [0; 4 << 10];
     // Far behind what the guest writes until queue and pipe are full, then in small steps.
     thread::sleep(Duration::from_millis(500));
     loop {
@@ -132,18 +140,14 @@ fn quarter_of_a_megabyte_reaches_a_slow_reader_whole() {
         thread::sleep(Duration::from_millis(5));
     }
     let status = wait(&mut child, String::new);
-    let expected = format!("{}\ndone\n", echoed(&input));
-    assert_eq!(said.len(), expected.len());
-    assert!(said == expected.as_bytes());
+    assert_eq!(said.len(), flood().len());
+    assert!(said == flood().as_bytes());
     assert_eq!(status.code(), Some(0));
 }
 
 #[test]
 fn reader_that_goes_away_does_not_stop_the_guest() {
-    let mut launch = Launch::new(Guest::EchoPolled);
-    let path = launch.path().join("input");
-    std::fs::write(&path, [&text(200 << 10)[..], b"\x04"].concat()).unwrap();
-    launch = launch.stdin(File::open(path).unwrap());
+    let mut launch = Launch::new(Guest::Flood);
     let mut child = launch.command().spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(wait(&mut child, String::new).code(), Some(0));
@@ -151,15 +155,20 @@ fn reader_that_goes_away_does_not_stop_the_guest() {
 
 #[test]
 fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
-    // The pipe is full and stays open: what cannot leave within some seconds is given up.
-    let mut launch = Launch::new(Guest::EchoPolled);
-    let path = launch.path().join("input");
-    std::fs::write(&path, [&text(100 << 10)[..], b"\x04"].concat()).unwrap();
-    launch = launch.stdin(File::open(path).unwrap());
+    // Queue and pipe hold half of what the guest says, so it never comes to its end by itself.
+    let mut launch = Launch::new(Guest::Flood);
     let mut child = launch.command().spawn().unwrap();
-    let output = child.stdout.take().unwrap();
-    assert_eq!(wait(&mut child, String::new).code(), Some(0));
-    drop(output);
+    let (_output, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (stderr, _listener) = Heard::listen(stderr);
+    for signals in 1..=2 {
+        // The guest's end of the queue is full by then, or nearly: both must do.
+        thread::sleep(Duration::from_millis(200));
+        vmm::send_signal(child.id().cast_signed(), libc::SIGTERM);
+        assert!(signals == 2 || stderr.wait(|said| count(said, "power button pressed") == 1));
+    }
+    let begin = Instant::now();
+    assert_eq!(wait(&mut child, || stderr.text()).code(), Some(143));
+    assert!(begin.elapsed() < Duration::from_secs(20), "it waits some seconds for its reader, and no longer");
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn two_hundred_machines_in_a_row_leave_no_thread_descriptor_or_mapping() {
             let (machine, output) = start(&folder, guest);
             if at % 8 < 4 {
                 // The others are dropped where they are, before the guest ran or amid its boot.
-                assert!(output.wait_for("ing\n") || output.wait_for("done\n"));
+                assert!(output.wait_for(&["ing\n", "done\n"]));
             }
             drop(machine);
         }

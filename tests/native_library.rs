@@ -75,7 +75,7 @@ fn dropping_a_machine_ends_it_whatever_its_guest_does() {
     for guest in [Guest::Halt, Guest::Busy, Guest::EchoPolled, Guest::Smp] {
         let (machine, output) = start(&folder, guest);
         if guest != Guest::Smp {
-            assert!(output.wait_for("ing\n") || output.wait_for("ready\n"));
+            assert!(output.wait_for(&["ing\n", "ready\n"]));
         }
         let begin = Instant::now();
         drop(machine);
@@ -87,9 +87,9 @@ fn dropping_a_machine_ends_it_whatever_its_guest_does() {
 fn power_button_and_reset_reach_the_guest() {
     let folder = tempfile::tempdir().unwrap();
     let (machine, output) = start(&folder, Guest::PowerButton);
-    assert!(output.wait_for("ready\n"));
+    assert!(output.wait_for(&["ready\n"]));
     machine.reset();
-    assert!(output.wait_for("ready\nready\n"));
+    assert!(output.wait_for(&["ready\nready\n"]));
     machine.power_button();
     assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));
     assert_eq!(output.text(), "ready\nready\nbutton\ndone\n");
@@ -100,7 +100,7 @@ fn twenty_machines_live_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let machines: Vec<_> = (0..20).map(|_| start(&folder, Guest::Obedient)).collect();
     for (machine, output) in &machines {
-        assert!(output.wait_for("ready\n"));
+        assert!(output.wait_for(&["ready\n"]));
         assert!(machine.wait_for(Duration::ZERO).is_none());
     }
     for (at, (machine, _)) in machines.iter().enumerate() {
@@ -121,7 +121,7 @@ fn twenty_machines_live_at_once() {
 fn kernel_that_vanished_before_a_reboot_ends_the_machine_with_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let (machine, output) = start(&folder, Guest::Obedient);
-    assert!(output.wait_for("ready\n"));
+    assert!(output.wait_for(&["ready\n"]));
     let kernel = folder.path().join("Obedient.elf");
     std::fs::remove_file(&kernel).unwrap();
     machine.reset();
@@ -171,7 +171,7 @@ fn signals_of_the_program_stay_its_own() {
     assert_eq!(before.len(), 3);
     let folder = tempfile::tempdir().unwrap();
     let (machine, output) = start(&folder, Guest::Busy);
-    assert!(output.wait_for("spinning\n"));
+    assert!(output.wait_for(&["spinning\n"]));
     assert_eq!(signals(), before);
     drop(machine);
     assert_eq!(signals(), before);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
 use boot::layout::{self, RamLayout};
 use devices::bus::{Bus, BusDevice};
+use devices::irq::MsiAllocator;
 use devices::pci::alloc::Windows;
 use devices::ports;
 use devices::power::{Power, PowerButton};
@@ -57,7 +58,7 @@ impl Board {
         if let Some(clock) = clock {
             put(&mut bus, ports::RTC, Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock)))))?;
         }
-        let msi = vm.msi();
+        let msi: Arc<dyn MsiAllocator> = Arc::new(vm.msi());
         let functions = (blueprint.functions)(spec, &msi)?;
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();

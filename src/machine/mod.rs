@@ -12,6 +12,8 @@ mod exit;
 mod loader;
 mod pci;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 mod vcpus;
 
 use std::io::Write;
@@ -27,6 +29,7 @@ pub use exit::{Crash, Exit};
 use crate::spec::Spec;
 use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread};
+use pci::MakeFunctions;
 use supervisor::{Command, Event, supervise};
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
@@ -106,11 +109,20 @@ impl Machine {
     /// # Errors
     /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
     pub fn start(spec: &Spec, output: Box<dyn Write + Send>) -> Result<Machine, StartError> {
+        Self::start_with(spec, output, pci::functions)
+    }
+
+    /// As [`Machine::start`], with these functions on the PCI bus.
+    fn start_with(
+        spec: &Spec,
+        output: Box<dyn Write + Send>,
+        functions: MakeFunctions,
+    ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let console = Console::new();
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
-        let blueprint = Blueprint { spec: spec.clone(), console, functions: pci::functions };
+        let blueprint = Blueprint { spec: spec.clone(), console, functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());

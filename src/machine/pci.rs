@@ -20,10 +20,10 @@ use crate::spec::Spec;
 pub(super) type Placed = (FunctionAddress, Arc<Mutex<dyn PciFunction>>);
 
 /// Makes a machine's functions for one boot.
-pub(super) type MakeFunctions = fn(&Spec, &dyn MsiAllocator) -> Result<Vec<Placed>, StartError>;
+pub(super) type MakeFunctions = fn(&Spec, &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError>;
 
 /// The functions that a spec asks for.
-pub(super) fn functions(_: &Spec, _: &dyn MsiAllocator) -> Result<Vec<Placed>, StartError> {
+pub(super) fn functions(_: &Spec, _: &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError> {
     let address =
         FunctionAddress::new(slots::HOST_BRIDGE, 0).ok_or(StartError::Internal("the PCI slot table"))?;
     Ok(vec![(address, Arc::new(Mutex::new(HostBridge::new())))])

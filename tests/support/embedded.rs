@@ -23,10 +23,10 @@ impl Output {
         String::from_utf8_lossy(&self.0.0.lock().unwrap()).into_owned()
     }
 
-    /// Waits until it ends with `word`; false if that does not happen within [`LIMIT`].
-    pub(crate) fn wait_for(&self, word: &str) -> bool {
+    /// Waits until it ends with one of `words`; false if that does not happen within [`LIMIT`].
+    pub(crate) fn wait_for(&self, words: &[&str]) -> bool {
         let said = self.0.0.lock().unwrap();
-        let missing = |said: &mut Vec<u8>| !said.ends_with(word.as_bytes());
+        let missing = |said: &mut Vec<u8>| !words.iter().any(|word| said.ends_with(word.as_bytes()));
         !self.0.1.wait_timeout_while(said, LIMIT, missing).unwrap().1.timed_out()
     }
 }

@@ -24,6 +24,8 @@ pub enum Guest {
     /// As [`Guest::EchoPolled`], but halted between COM1's interrupts (I/O APIC pin 4): `echoed=NNNNNNNN
     /// interrupts=NNNNNNNN`.
     EchoInterrupt,
+    /// Prints 256 KiB as fast as it can: 4096 lines of 64 bytes, `00000000` to `00000fff` and dots.
+    Flood,
     /// Halts until the local APIC's timer wakes it: `woke`.
     TimerWake,
     /// Says `ready`, halts until the power button (I/O APIC pin 9) is pressed: `button`.
@@ -37,9 +39,14 @@ pub enum Guest {
     /// bits) to offset 0 of the BAR that holds the table, and halts for the interrupt: `interrupt`. The BAR must have an
     /// address below 512 GiB and lie within 2 MiB. Without such a device: `no msix`.
     Msix,
+    /// As [`Guest::Msix`], with vector 0 masked and vector 1 (which writing 2 triggers) open, then both open, then the
+    /// whole function masked and open again; each time how often they came and the pending bits:
+    /// `masked: first=0 second=1 pending=01`, `open: first=1 second=1 pending=00`,
+    /// `function masked: first=1 second=1 pending=02`, `function open: first=1 second=2 pending=00`.
+    MsixMasks,
     /// Writes pseudo-random numbers in every width to every port but 0x3f8, 0x505 and 0x600..=0x602, reading all; writes
     /// them to every byte of every memory BAR (of the first 16 KiB of larger ones) and of the configuration space of
-    /// every function, then says `junk functions=NNNN bars=NNNN` on a line of its own.
+    /// every function (of absent ones, to one doubleword), then says `junk functions=NNNN bars=NNNN` on a line of its own.
     Junk,
     /// Says `resetting` and writes 1 to the reset register (port 0x602).
     Reset,
@@ -71,17 +78,19 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 21] = [
+    pub const ALL: [Guest; 23] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
         Guest::EchoPolled,
         Guest::EchoInterrupt,
+        Guest::Flood,
         Guest::TimerWake,
         Guest::PowerButton,
         Guest::Smp,
         Guest::SmpX2apic,
         Guest::Msix,
+        Guest::MsixMasks,
         Guest::Junk,
         Guest::Reset,
         Guest::TripleFault,

@@ -170,3 +170,10 @@ fn pvh_entry_finds_its_start_info() {
         "magic=336ec578 entries=00000002 modules=00000001 rsdp=000c0000\ncmdline=quiet\ndone\n",
     );
 }
+
+#[test]
+fn flood_prints_a_quarter_of_a_megabyte() {
+    let outcome = run(Guest::Flood);
+    let lines = (0..4096).map(|number| format!("{number:08x}{}\n", ".".repeat(55)));
+    powers_off_after(&outcome, &lines.chain(["done\n".to_owned()]).collect::<String>());
+}

@@ -1,11 +1,10 @@
 # PCI through ECAM alone: MSI-X, and junk for everything.
 
-# Looks for an MSI-X capability. Device expected: its table BAR is a memory BAR that is assigned an address below
-# 512 GiB, within one 2 MiB page; a 32-bit write of 1 to offset 0 of that BAR makes it trigger vector 0.
-GUEST msix
-    GATE 0x40, 6f
-    LOAD_IDT
-    ENABLE_XAPIC
+# Looks for an MSI-X capability, ends the guest with `no msix` where there is none, and enables memory decoding and bus
+# mastering: rsi = the function's configuration space, rax = the capability's offset in it, r9 = the BAR of the table,
+# r8 = the table's offset in the BAR. Clobbers rcx, rdx, rdi, rbx. Device expected: its table BAR is a memory BAR that is
+# assigned an address below 512 GiB, within one 2 MiB page; a 32-bit write of n to offset 0 of it triggers vector n - 1.
+.macro MSIX_FUNCTION
     xor ebx, ebx                    # device and function
 2:  mov esi, ebx
     shl esi, 12
@@ -62,14 +61,32 @@ GUEST msix
     mov dx, [rsi + 4]               # memory decoding, bus mastering
     or dx, 6
     mov [rsi + 4], dx
-    mov dword ptr [r9 + r8], offset LOCAL_APIC
-    mov dword ptr [r9 + r8 + 4], 0
-    mov dword ptr [r9 + r8 + 8], 0x40
-    mov dword ptr [r9 + r8 + 12], 0
-    mov dx, [rsi + rax + 2]         # enable, no function mask
+.endm
+
+# Gives vector `index` a message to this CPU; `control` 1 masks it.
+.macro MSIX_ENTRY index, data, control
+    mov dword ptr [r9 + r8 + 16 * \index], offset LOCAL_APIC
+    mov dword ptr [r9 + r8 + 16 * \index + 4], 0
+    mov dword ptr [r9 + r8 + 16 * \index + 8], \data
+    mov dword ptr [r9 + r8 + 16 * \index + 12], \control
+.endm
+
+# Message control of the capability at rdi: 0x8000 enables, 0xc000 masks the whole function. Clobbers rdx.
+.macro MSIX_CONTROL bits
+    mov dx, [rsi + rdi + 2]
     and dx, 0x3fff
-    or dx, 0x8000
-    mov [rsi + rax + 2], dx
+    or dx, \bits
+    mov [rsi + rdi + 2], dx
+.endm
+
+GUEST msix
+    GATE 0x40, 6f
+    LOAD_IDT
+    ENABLE_XAPIC
+    MSIX_FUNCTION
+    mov edi, eax
+    MSIX_ENTRY 0, 0x40, 0
+    MSIX_CONTROL 0x8000
     mov dword ptr [r9], 1
     WAIT_INTERRUPT
     SAY "interrupt"
@@ -77,6 +94,56 @@ GUEST msix
     DONE
 6:  COUNTING_HANDLER
 END_GUEST msix
+
+# Prints how often each of two vectors came, and the first eight pending bits.
+.macro REPORT_VECTORS
+    mov eax, [r14 + 4]
+    HEX 1
+    SAY " second="
+    mov eax, [r14 + 8]
+    HEX 1
+    SAY " pending="
+    mov edx, [rsi + rdi + 8]
+    and edx, -8
+    movzx eax, byte ptr [r9 + rdx]
+    HEX 2
+    NEWLINE
+    mov dword ptr [r14], 0
+.endm
+
+GUEST msix_masks
+    GATE 0x40, 6f
+    GATE 0x41, 69f
+    LOAD_IDT
+    ENABLE_XAPIC
+    MSIX_FUNCTION
+    mov edi, eax
+    MSIX_ENTRY 0, 0x40, 1
+    MSIX_ENTRY 1, 0x41, 0
+    MSIX_CONTROL 0x8000
+    mov dword ptr [r9], 1
+    mov dword ptr [r9], 2
+    WAIT_INTERRUPT
+    SAY "masked: first="
+    REPORT_VECTORS
+    mov dword ptr [r9 + r8 + 12], 0
+    WAIT_INTERRUPT
+    SAY "open: first="
+    REPORT_VECTORS
+    MSIX_CONTROL 0xc000
+    mov dword ptr [r9], 2
+    SAY "function masked: first="
+    REPORT_VECTORS
+    MSIX_CONTROL 0x8000
+    WAIT_INTERRUPT
+    SAY "function open: first="
+    REPORT_VECTORS
+    DONE
+6:  inc dword ptr [r14 + 4]
+    COUNTING_HANDLER
+69: inc dword ptr [r14 + 8]
+    COUNTING_HANDLER
+END_GUEST msix_masks
 
 # Junk for every port in every width but for those that end the machine (0x505, 0x600 to 0x602) and COM1's data port;
 # for every byte of every memory BAR, and of configuration space; reads in between. COM1 is put in order before the
@@ -116,8 +183,10 @@ GUEST junk
 6:  mov esi, ebx
     shl esi, 12
     add esi, offset ECAM
-    cmp word ptr [rsi], -1
-    je 8f
+    mov ax, [rsi]                   # absent: all ones, or zero behind a device of one function
+    dec ax
+    cmp ax, -2
+    jae 56f
     inc r13d
     mov word ptr [rsi + 4], 6       # memory decoding, bus mastering
     mov r8d, 0x10                   # BAR
@@ -127,6 +196,9 @@ GUEST junk
     mov r9d, esi
     mov r11d, 4096
     call 60f
+    jmp 8f
+56: call 61f                        # nobody is there to be harmed
+    mov [rsi + 4], rax
 8:  inc ebx
     cmp ebx, 256
     jb 6b

@@ -69,3 +69,35 @@ GUEST echo_interrupt
     pop rax
     iretq
 END_GUEST echo_interrupt
+
+GUEST flood
+    # A line of text in the variables: eight digits that count, dots, a newline.
+    cld
+    lea rdi, [r14 + 64]
+    mov ecx, 63
+    mov al, 0x2e
+    rep stosb
+    mov byte ptr [r14 + 64 + 63], 10
+    xor ebx, ebx
+2:  mov eax, ebx
+    lea rdi, [r14 + 64]
+    mov ecx, 8
+3:  rol eax, 4
+    mov edx, eax
+    and edx, 15
+    add edx, 0x30
+    cmp edx, 0x3a
+    jb 4f
+    add edx, 0x27
+4:  mov [rdi], dl
+    inc rdi
+    loop 3b
+    lea rsi, [r14 + 64]
+    mov ecx, 64
+    mov edx, offset COM1
+    rep outsb
+    inc ebx
+    cmp ebx, 4096
+    jb 2b
+    DONE
+END_GUEST flood

@@ -1,0 +1,126 @@
+//! Machines with PCI functions of the tests' own, on the real /dev/kvm. What needs no function of its own is tested from
+//! outside, in `tests/native_*.rs`.
+
+mod doorbell;
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use devices::irq::MsiAllocator;
+use devices::pci::FunctionAddress;
+use devices::pci::bar::BarKind;
+use devices::pci::testing::Scratch;
+use tiny_guest::Guest;
+
+use super::pci::{self, Placed};
+use super::{Exit, Machine, MakeFunctions, StartError};
+use crate::spec::Spec;
+use doorbell::Doorbell;
+
+/// A machine that takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs a guest beside `functions` to its end: how it ended, and what it said.
+fn run(guest: Guest, functions: MakeFunctions) -> (Arc<Exit>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = Spec::new(guest.write(folder.path()).unwrap()).with_mem("4".parse().unwrap());
+    let output = Output::default();
+    let machine = Machine::start_with(&spec, Box::new(output.clone()), functions).unwrap();
+    let exit = machine.wait_for(LIMIT);
+    let text = String::from_utf8_lossy(&output.0.lock().unwrap()).into_owned();
+    (exit.unwrap_or_else(|| panic!("the guest hangs; it said: {text}")), text)
+}
+
+#[track_caller]
+fn powers_off_after((exit, text): (Arc<Exit>, String), said: &str) {
+    assert_eq!(text, said, "{exit:?}");
+    assert!(matches!(*exit, Exit::PoweredOff), "{exit:?}");
+}
+
+fn at(device: u8, function: u8) -> FunctionAddress {
+    FunctionAddress::new(device, function).unwrap()
+}
+
+fn doorbell_at(address: FunctionAddress, kind: BarKind, msi: &Arc<dyn MsiAllocator>) -> Placed {
+    (address, Arc::new(Mutex::new(Doorbell::new(kind, msi))))
+}
+
+/// In the window above memory, in a device's second function: its first is there as well, or nobody would look.
+fn wide_doorbell(spec: &Spec, msi: &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError> {
+    let mut functions = pci::functions(spec, msi)?;
+    functions.push((at(3, 0), Arc::new(Mutex::new(devices::pci::host_bridge::HostBridge::new()))));
+    functions.push(doorbell_at(at(3, 1), BarKind::Memory64, msi));
+    Ok(functions)
+}
+
+/// In the window below 4 GiB.
+fn narrow_doorbell(_: &Spec, msi: &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError> {
+    Ok(vec![doorbell_at(at(31, 0), BarKind::Memory32, msi)])
+}
+
+#[test]
+fn msix_reaches_a_gate_of_the_guest() {
+    let wide = "msix device=03 function=1 bir=0\ninterrupt\ndone\n";
+    powers_off_after(run(Guest::Msix, wide_doorbell), wide);
+    let narrow = "msix device=1f function=0 bir=0\ninterrupt\ndone\n";
+    powers_off_after(run(Guest::Msix, narrow_doorbell), narrow);
+}
+
+#[test]
+fn masked_vectors_wait_and_come_when_they_are_unmasked() {
+    let said = "msix device=1f function=0 bir=0\n\
+                masked: first=0 second=1 pending=01\n\
+                open: first=1 second=1 pending=00\n\
+                function masked: first=1 second=1 pending=02\n\
+                function open: first=1 second=2 pending=00\n\
+                done\n";
+    powers_off_after(run(Guest::MsixMasks, narrow_doorbell), said);
+}
+
+#[test]
+fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
+    static MADE: Mutex<Vec<Arc<Mutex<Scratch>>>> = Mutex::new(Vec::new());
+    let functions: MakeFunctions = |spec, msi| {
+        let mut functions = pci::functions(spec, msi)?;
+        for address in [at(1, 0), at(9, 0)] {
+            let scratch = Arc::new(Mutex::new(Scratch::new(msi).unwrap()));
+            MADE.lock().unwrap().push(scratch.clone());
+            functions.push((address, scratch));
+        }
+        Ok(functions)
+    };
+    powers_off_after(run(Guest::Junk, functions), "\njunk functions=0003 bars=0004\ndone\n");
+    let made = MADE.lock().unwrap();
+    assert_eq!(made.len(), 2);
+    for scratch in made.iter() {
+        assert_eq!(scratch.lock().unwrap().broken_promises, 0);
+    }
+}
+
+#[test]
+fn device_that_panics_ends_its_machine_and_no_other() {
+    let broken: MakeFunctions = |spec, msi| {
+        let mut function = Doorbell::new(BarKind::Memory32, msi);
+        function.panics = true;
+        Ok([pci::functions(spec, msi)?, vec![(at(1, 0), Arc::new(Mutex::new(function)))]].concat())
+    };
+    let (exit, text) = run(Guest::Msix, broken);
+    match &*exit {
+        Exit::Failed(error @ StartError::Internal(_)) => assert!(error.to_string().contains("a vCPU panicked")),
+        other => panic!("{other:?}: {text}"),
+    }
+}
