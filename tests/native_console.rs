@@ -163,7 +163,7 @@ fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
     for signals in 1..=2 {
         // The guest's end of the queue is full by then, or nearly: both must do.
         thread::sleep(Duration::from_millis(200));
-        vmm::send_signal(child.id().cast_signed(), libc::SIGTERM);
+        vmm::send_signal(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
         assert!(signals == 2 || stderr.wait(|said| count(said, "power button pressed") == 1));
     }
     let begin = Instant::now();

@@ -140,7 +140,7 @@ fn clock_shows_local_time_where_that_was_asked_for() {
 }
 
 fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
 }
 
 /// Seconds since 1970 of `YYYY-MM-DD HH:MM:SS`.

@@ -131,7 +131,7 @@ impl OnTerminal {
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        i32::try_from(self.child.id()).unwrap()
     }
 
     pub(crate) fn mode(&self) -> Mode {

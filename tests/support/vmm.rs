@@ -168,7 +168,7 @@ pub(crate) struct Vmm {
 
 impl Vmm {
     pub(crate) fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        i32::try_from(self.child.id()).unwrap()
     }
 
     /// Waits until the guest has said `word` so many times.

@@ -59,7 +59,10 @@ impl PciFunction for Doorbell {
         match (offset, data) {
             (0, [number @ 1..=255, 0, 0, 0]) => {
                 assert!(!self.panics, "a test's device breaks down, on purpose");
-                let vector = self.msix.vector(u16::from(number - 1)).expect("the guest rings for vectors that are there");
+                let vector = self
+                    .msix
+                    .vector(u16::from(number - 1))
+                    .expect("the guest rings for vectors that are there");
                 vector.trigger().unwrap();
             }
             _ if self.msix.claims(bar, offset) => self.msix.write(offset, data),

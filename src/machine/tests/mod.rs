@@ -120,7 +120,9 @@ fn device_that_panics_ends_its_machine_and_no_other() {
     };
     let (exit, text) = run(Guest::Msix, broken);
     match &*exit {
-        Exit::Failed(error @ StartError::Internal(_)) => assert!(error.to_string().contains("a vCPU panicked")),
+        Exit::Failed(error @ StartError::Internal(_)) => {
+            assert!(error.to_string().contains("a vCPU panicked"))
+        }
         other => panic!("{other:?}: {text}"),
     }
 }
