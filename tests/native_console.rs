@@ -242,10 +242,15 @@ fn close_all(command: &mut std::process::Command) {
 fn output_that_cannot_be_written_is_said_to_be_lost() {
     let mut launch = Launch::new(Guest::EchoPolled);
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let out = launch.command().stdout(full).stdin(Stdio::null()).args(["--on-reboot", "exit"]).stderr(Stdio::piped());
+    let out = launch
+        .command()
+        .stdout(full)
+        .stdin(Stdio::null())
+        .args(["--on-reboot", "exit"])
+        .stderr(Stdio::piped());
     let mut child = out.spawn().unwrap();
-    let (stderr, _thread) = vmm::Heard::listen(child.stderr.take().unwrap());
-    let said = stderr.wait(|said| vmm::count(said, "lost from here on: No space left on device") == 1);
+    let (stderr, _thread) = Heard::listen(child.stderr.take().unwrap());
+    let said = stderr.wait(|said| count(said, "lost from here on: No space left on device") == 1);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(said, "{}", stderr.text());
