@@ -69,8 +69,7 @@ fn panic_line_and_a_reset_are_status_4_whatever_a_reboot_does() {
 }
 
 #[test]
-fn panic_line_of_one_boot_does_not_count_in_the_next() {
-    // From outside, so that the reset is no panic.
+fn panic_after_a_reboot_is_status_4() {
     let mut vmm = obedient(&[]);
     vmm.type_in(b"r");
     vmm.expect("ready\n", 2);

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -195,11 +194,6 @@ impl Vmm {
         }
         Ended { stdout: self.stdout.text(), stderr: self.stderr.text(), status }
     }
-}
-
-/// Whether a process ended by itself, with this status.
-pub(crate) fn exited(status: ExitStatus, code: i32) -> bool {
-    status.signal().is_none() && status.code() == Some(code)
 }
 
 #[allow(unsafe_code, reason = "kill(2) has no safe wrapper in std")]
