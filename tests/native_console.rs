@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tiny_guest::Guest;
-use vmm::{Heard, Launch, count, run, wait};
+use vmm::{Heard, Launch, Owned, count, run, wait};
 
 /// Text of so many bytes in which every place differs from its neighbours; it has no end of input (0x04).
 fn text(len: usize) -> Vec<u8> {
@@ -126,7 +126,7 @@ fn flood() -> String {
 #[test]
 fn quarter_of_a_megabyte_reaches_a_slow_reader_whole() {
     let mut launch = Launch::new(Guest::Flood);
-    let mut child = launch.command().spawn().unwrap();
+    let mut child = Owned::start(launch.command());
     let mut output = child.stdout.take().unwrap();
     let mut said = Vec::new();
     let mut bytes = [0; 4 << 10];
@@ -148,7 +148,7 @@ fn quarter_of_a_megabyte_reaches_a_slow_reader_whole() {
 #[test]
 fn reader_that_goes_away_does_not_stop_the_guest() {
     let mut launch = Launch::new(Guest::Flood);
-    let mut child = launch.command().spawn().unwrap();
+    let mut child = Owned::start(launch.command());
     drop(child.stdout.take());
     assert_eq!(wait(&mut child, String::new).code(), Some(0));
 }
@@ -157,7 +157,7 @@ fn reader_that_goes_away_does_not_stop_the_guest() {
 fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
     // Queue and pipe hold half of what the guest says, so it never comes to its end by itself.
     let mut launch = Launch::new(Guest::Flood);
-    let mut child = launch.command().spawn().unwrap();
+    let mut child = Owned::start(launch.command());
     let (_output, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (stderr, _listener) = Heard::listen(stderr);
     for signals in 1..=2 {
@@ -182,7 +182,7 @@ fn last_words_are_out_when_the_command_ends() {
         let mut launch = Launch::new(guest);
         let path = launch.path().join("output");
         launch.command.stdout(File::create(&path).unwrap()).stderr(Stdio::null());
-        let mut child = launch.command().spawn().unwrap();
+        let mut child = Owned::start(launch.command());
         assert_eq!(wait(&mut child, String::new).code(), Some(status));
         assert!(std::fs::read_to_string(path).unwrap().ends_with(said));
     }
@@ -236,4 +236,22 @@ fn close_all(command: &mut std::process::Command) {
             Ok(())
         });
     }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_said_to_be_lost() {
+    let mut launch = Launch::new(Guest::EchoPolled);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let out = launch
+        .command()
+        .stdout(full)
+        .stdin(Stdio::null())
+        .args(["--on-reboot", "exit"])
+        .stderr(Stdio::piped());
+    let mut child = Owned::start(out);
+    let (stderr, _thread) = Heard::listen(child.stderr.take().unwrap());
+    let said = stderr.wait(|said| count(said, "lost from here on: No space left on device") == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(said, "{}", stderr.text());
 }

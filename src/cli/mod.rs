@@ -9,6 +9,7 @@ pub mod exit;
 #[cfg(test)]
 #[path = "../../tests/kernels/mod.rs"]
 mod kernels;
+mod logger;
 mod menu;
 mod preflight;
 pub mod report;
@@ -46,6 +47,7 @@ fn machine(spec: &Spec) -> Status {
     for warning in cleared.warnings {
         report::say(&format_args!("minivmm: warning: {warning}\n"));
     }
+    logger::install();
     session::run(spec)
 }
 

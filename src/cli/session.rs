@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::exit::Status;
 use super::menu::{Choice, HELP, Menu, Typed};
@@ -11,6 +12,9 @@ use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{RawTerminal, in_foreground};
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
+
+/// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
+const GRACE: Duration = Duration::from_secs(90);
 
 /// Why this side killed the machine.
 #[derive(Debug, Clone, Copy)]
@@ -75,22 +79,30 @@ fn start(spec: &Spec) -> Result<(Machine, Session), Box<dyn std::error::Error>> 
 }
 
 impl Session {
-    /// The first signal presses the power button; the second, of whatever kind, ends the machine.
+    /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
+    /// sent it wants it gone, and the guest may not listen.
     fn listen(&self, signals: &Signals) {
-        let mut asked = false;
-        while let Ok(signal) = signals.wait() {
-            match signal {
-                Signal::Continued => {
+        let mut asked: Option<(libc::c_int, Instant)> = None;
+        while let Ok(signal) = signals.wait(asked.map(|(_, end)| end)) {
+            match (signal, asked) {
+                (Some(Signal::Continued), _) => {
                     if let Some(terminal) = &*self.terminal {
                         let _ = terminal.set_raw();
                     }
                 }
-                Signal::End(_) if !asked => {
-                    asked = true;
-                    self.say("power button pressed; a second signal ends the machine at once");
+                (Some(Signal::End(number)), None) => {
+                    asked = Some((number, Instant::now() + GRACE));
+                    self.say(&format!(
+                        "power button pressed; a second signal, or {} s, ends the machine",
+                        GRACE.as_secs()
+                    ));
                     self.controls.power_button();
                 }
-                Signal::End(number) => self.end(Reason::Signal(number)),
+                (Some(Signal::End(number)), Some(_)) | (None, Some((number, _))) => {
+                    return self.end(Reason::Signal(number));
+                }
+                // There is no deadline before the first signal.
+                (None, None) => {}
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::time::{Duration, Instant};
 
 /// What somebody outside asks of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +12,9 @@ pub(crate) enum Signal {
     /// SIGCONT: the process was stopped and runs again; a shell may have changed the terminal meanwhile.
     Continued,
 }
+
+/// Between two looks where there is no deadline.
+const LONG: Duration = Duration::from_secs(3600);
 
 const SIGNALS: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
 
@@ -38,14 +42,43 @@ impl Signals {
         }
     }
 
-    /// Waits for the next one.
-    pub(crate) fn wait(&self) -> io::Result<Signal> {
-        let mut signal = 0;
-        // SAFETY: both pointers are valid for the call.
-        match unsafe { libc::sigwait(&self.set, &mut signal) } {
-            0 if signal == libc::SIGCONT => Ok(Signal::Continued),
-            0 => Ok(Signal::End(signal)),
-            error => Err(io::Error::from_raw_os_error(error)),
+    /// Waits for the next one, until `deadline` if there is one; `None` when that has come.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<Option<Signal>> {
+        loop {
+            let left = deadline.map_or(LONG, |at| at.saturating_duration_since(Instant::now()));
+            let limit = libc::timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            // SAFETY: both pointers are valid for the call; the information about the signal is not asked for.
+            match unsafe { libc::sigtimedwait(&self.set, std::ptr::null_mut(), &limit) } {
+                libc::SIGCONT => return Ok(Some(Signal::Continued)),
+                signal if signal > 0 => return Ok(Some(Signal::End(signal))),
+                _ => {}
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(None),
+                Some(libc::EAGAIN | libc::EINTR) => {}
+                _ => return Err(error),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_comes_as_a_message_and_a_deadline_as_none() {
+        let waits = std::thread::spawn(|| {
+            let signals = Signals::block().unwrap();
+            assert_eq!(signals.wait(Some(Instant::now() + Duration::from_millis(20))).unwrap(), None);
+            // SAFETY: sends a signal to this thread alone, which has it blocked.
+            unsafe { libc::raise(libc::SIGTERM) };
+            assert_eq!(signals.wait(None).unwrap(), Some(Signal::End(libc::SIGTERM)));
+        });
+        waits.join().unwrap();
     }
 }

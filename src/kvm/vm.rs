@@ -1,8 +1,8 @@
 //! One virtual machine: its memory slots, interrupt controller and vCPUs.
 //!
 //! The order is part of the contract (measured, see ARCHITECTURE.md): registering a memory slot takes microseconds
-//! while the VM has neither interrupt controller nor vCPU and the processors are idle, and milliseconds afterwards.
-//! [`Vm::new`] therefore takes every slot at once, before anything else is made or loaded.
+//! while the VM has neither interrupt controller nor vCPU, and milliseconds afterwards. [`Vm::new`] therefore takes
+//! every slot at once, before anything else is made.
 
 use std::sync::Arc;
 
@@ -40,8 +40,7 @@ const LAST_XAPIC_ID: u32 = 254;
 impl Vm {
     /// Makes the VM with all its memory.
     ///
-    /// The caller keeps the memory behind `slots` mapped for as long as the VM lives. Until this is done no other
-    /// thread of the caller should keep a processor busy: KVM waits for one of the kernel's own threads here.
+    /// The caller keeps the memory behind `slots` mapped for as long as the VM lives.
     pub(crate) fn new(slots: &[Slot]) -> Result<Self, KvmError> {
         let kvm = open()?;
         let fd = kvm.create_vm().map_err(call("make a virtual machine"))?;

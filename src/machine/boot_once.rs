@@ -67,14 +67,13 @@ impl Boot {
         let (plan, sources) = plan(spec, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let panicked = Arc::new(AtomicBool::new(false));
-        let vm = Vm::new(&memory.slots())?;
         let loader = Loader::new(&sources);
-        let (board, vcpus) = thread::scope(|scope| {
+        let Assembled { vm, board, vcpus } = thread::scope(|scope| {
             let helper = thread::Builder::new()
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(blueprint, &plan, &layout, &memory, &vm, &panicked);
+            let made = assemble(blueprint, &plan, &layout, &memory, &panicked);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -117,22 +116,29 @@ impl Memory {
     }
 }
 
-/// Everything about a boot that needs no loaded kernel: devices, tables, vCPUs at their entry.
+/// A machine that lacks nothing but its kernel in memory.
+struct Assembled {
+    vm: Vm,
+    board: Board,
+    vcpus: Vec<Vcpu>,
+}
+
+/// Makes everything about a boot that needs no loaded kernel: VM, devices, tables, vCPUs at their entry.
 fn assemble(
     blueprint: &Blueprint,
     plan: &BootPlan,
     ram_layout: &RamLayout,
     memory: &Memory,
-    vm: &Vm,
     panicked: &Arc<AtomicBool>,
-) -> Result<(Board, Vec<Vcpu>), StartError> {
+) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
+    let vm = Vm::new(&memory.slots())?;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(vm, blueprint, window, &memory.ecam, panicked.clone())?;
+    let board = Board::new(&vm, blueprint, window, &memory.ecam, panicked.clone())?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
@@ -141,7 +147,7 @@ fn assemble(
     if let Some(boot_processor) = vcpus.first() {
         boot_processor.set_entry(&plan.cpu_state())?;
     }
-    Ok((board, vcpus))
+    Ok(Assembled { vm, board, vcpus })
 }
 
 /// Decides where everything goes, from the files' headers.

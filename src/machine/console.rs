@@ -135,7 +135,16 @@ fn carry(queue: &ByteQueue, mut reader: Box<dyn Write + Send>) {
     loop {
         let n = queue.pop(&mut bytes);
         let Some(batch) = bytes.get(..n).filter(|batch| !batch.is_empty()) else { return };
-        gone = gone || reader.write_all(batch).and_then(|()| reader.flush()).is_err();
+        if gone {
+            continue;
+        }
+        if let Err(error) = reader.write_all(batch).and_then(|()| reader.flush()) {
+            gone = true;
+            // Closing the other end of a pipe is a reader's way to say that it has seen enough.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                log::error!("what the guest writes to its console is lost from here on: {error}");
+            }
+        }
     }
 }
 

@@ -82,7 +82,7 @@ mod tests {
         for piece in &pieces {
             assert_eq!((piece.file_offset, piece.guest), at);
             at = (piece.file_offset + piece.len, piece.guest + piece.len);
-            assert!(at.1 % PIECE == 0 || at.1 == copy.guest + copy.len);
+            assert!(at.1.is_multiple_of(PIECE) || at.1 == copy.guest + copy.len);
         }
         assert_eq!(at.1, copy.guest + copy.len);
         assert_eq!(pieces.len(), 8);

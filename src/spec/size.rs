@@ -111,7 +111,7 @@ impl FromStr for MemSize {
 /// For people, with a space: `512 MiB`, `2 GiB`.
 impl fmt::Display for MemSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.mib % 1024 == 0 {
+        if self.mib.is_multiple_of(1024) {
             write!(f, "{} GiB", self.mib / 1024)
         } else {
             write!(f, "{} MiB", self.mib)

@@ -7,12 +7,12 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::vmm::{Heard, LIMIT, Launch, count, send_signal, wait};
+use super::vmm::{Heard, LIMIT, Launch, Owned, count, send_signal, wait};
 
 /// Both ends of a new terminal.
 pub(crate) fn open() -> (OwnedFd, OwnedFd) {
@@ -63,7 +63,7 @@ pub(crate) fn mode(fd: &OwnedFd) -> Mode {
 }
 
 /// Starts `command` as the leader of a session on the terminal `slave`.
-pub(crate) fn spawn_on(command: &mut Command, slave: &OwnedFd) -> Child {
+pub(crate) fn spawn_on(command: &mut Command, slave: &OwnedFd) -> Owned {
     let end = || Stdio::from(slave.try_clone().unwrap());
     command.stdin(end()).stdout(end()).stderr(end());
     // SAFETY: between fork and exec only system calls.
@@ -75,13 +75,13 @@ pub(crate) fn spawn_on(command: &mut Command, slave: &OwnedFd) -> Child {
             Ok(())
         });
     }
-    command.spawn().unwrap()
+    Owned::start(command)
 }
 
 /// A program on its terminal, running.
 #[derive(Debug)]
 pub(crate) struct OnTerminal {
-    child: Child,
+    child: Owned,
     master: File,
     slave: OwnedFd,
     pub(crate) heard: Heard,

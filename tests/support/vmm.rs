@@ -55,6 +55,37 @@ pub(crate) fn count(text: &[u8], word: &str) -> usize {
     text.windows(word.len()).filter(|window| *window == word.as_bytes()).count()
 }
 
+/// A child that is killed and waited for when its test is done with it, whichever way that is.
+#[derive(Debug)]
+pub(crate) struct Owned(Child);
+
+impl Owned {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Owned(command.spawn().unwrap())
+    }
+}
+
+impl std::ops::Deref for Owned {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Both fail for one that was waited for already, which is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for a child at most [`LIMIT`], then kills it; what it had said belongs into `seen`.
 pub(crate) fn wait(child: &mut Child, seen: impl FnOnce() -> String) -> ExitStatus {
     let deadline = Instant::now() + LIMIT;
@@ -136,7 +167,7 @@ impl Launch {
     }
 
     pub(crate) fn spawn(mut self) -> Vmm {
-        let mut child = self.command().spawn().unwrap();
+        let mut child = Owned::start(self.command());
         let (stdout, first) = Heard::listen(child.stdout.take().unwrap());
         let (stderr, second) = Heard::listen(child.stderr.take().unwrap());
         let stdin = child.stdin.take();
@@ -157,7 +188,7 @@ pub(crate) fn run(guest: Guest, words: &[&str]) -> Ended {
 /// The command, running, with pipes.
 #[derive(Debug)]
 pub(crate) struct Vmm {
-    child: Child,
+    child: Owned,
     pub(crate) stdin: Option<ChildStdin>,
     pub(crate) stdout: Heard,
     pub(crate) stderr: Heard,

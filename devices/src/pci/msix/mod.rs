@@ -133,7 +133,10 @@ impl Msix {
     /// Anything else is ignored.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         let table = self.table_range();
-        if !matches!(data.len(), 4 | 8) || offset % data.len() as u64 != 0 || !table.contains(&offset) {
+        if !matches!(data.len(), 4 | 8)
+            || !offset.is_multiple_of(data.len() as u64)
+            || !table.contains(&offset)
+        {
             log::debug!("MSI-X: ignored a write of {} bytes at {offset:#x} of its BAR", data.len());
             return;
         }
