@@ -59,7 +59,7 @@ pub struct LabConfig {
 
 impl Default for LabConfig {
     fn default() -> Self {
-        Self { mem_mib: 2048, cpus: 2, files: Vec::new(), limit: BOOT_LIMIT }
+        Self { mem_mib: 2048, cpus: 1, files: Vec::new(), limit: BOOT_LIMIT }
     }
 }
 

@@ -12,7 +12,7 @@ Runs commands where /dev/kvm can boot Linux: on this host, or in an emulated mac
   lab prepare                         fetch everything into the cache
   lab run [OPTIONS] -- COMMAND ...    run a command; the status is the command's
       --file HOST[:NAME]              a file for it, in its working directory (repeat for more)
-      --mem MIB  --cpus N             size of the emulated machine (2048, 2)
+      --mem MIB  --cpus N             size of the emulated machine (2048, 1)
   lab boot [OPTIONS] [-- ARGS ...]    boot a Debian guest with minivmm; ARGS are for minivmm
       --generic                       the generic kernel instead of the cloud kernel
       --vmlinux                       uncompressed instead of the bzImage
