@@ -124,7 +124,7 @@ fn download(flavour: Flavour, work: &Path, options: &[String]) -> Result<(String
     let meta = flavour.package();
     let missing = || LabError::Missing {
         what: format!("the Debian package {meta}"),
-        mend: "run on Debian (amd64) with deb.debian.org in apt's sources, then apt-get update".into(),
+        mend: "run on Debian (amd64) with its main archive in apt's sources, then apt-get update".into(),
     };
     let depends =
         run(Command::new("apt-cache").args(options).args(["depends", meta])).map_err(|_| missing())?;
