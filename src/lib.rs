@@ -24,5 +24,5 @@ mod kvm;
 mod machine;
 pub mod spec;
 
-pub use kvm::{KvmError, KvmFacts, ProbeError, probe};
+pub use kvm::KvmError;
 pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};

@@ -2,14 +2,12 @@
 //!
 //! Everything is found under one root, so that a test can give a tree of its own.
 
-use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use kvm_ioctls::Kvm;
+use crate::kvm::{self, KvmFacts};
 
 /// A host, seen from a root folder.
 #[derive(Debug, Clone)]
@@ -50,15 +48,6 @@ pub(crate) enum Backend {
     Pvm,
     /// Nothing known.
     Unknown,
-}
-
-/// What /dev/kvm says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KvmFacts {
-    /// KVM_GET_API_VERSION.
-    pub api_version: i32,
-    /// vCPUs that one machine can have.
-    pub max_vcpus: usize,
 }
 
 /// The processors.
@@ -115,17 +104,10 @@ impl Host {
         }
     }
 
-    /// Asks KVM what it can, and has it make an empty machine: only then does it say that somebody else holds the
-    /// processor's virtualization.
+    /// Asks KVM what it can.
     pub(crate) fn ask_kvm(&self, device: &str) -> Result<KvmFacts, Access> {
         let path = self.path(device);
-        let refused =
-            |error: kvm_ioctls::Error| self.refused(&path, &io::Error::from_raw_os_error(error.errno()));
-        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| Access::Missing)?;
-        let kvm = Kvm::new_with_path(name).map_err(refused)?;
-        let facts = KvmFacts { api_version: kvm.get_api_version(), max_vcpus: kvm.get_max_vcpus() };
-        kvm.create_vm().map_err(refused)?;
-        Ok(facts)
+        kvm::probe(&path).map_err(|error| self.refused(&path, &error))
     }
 
     /// What it means that `device` was not to be had.

@@ -18,7 +18,7 @@ mod regs;
 pub(crate) mod vcpu;
 mod vm;
 
-pub use probe::{KvmFacts, ProbeError, probe};
+pub(crate) use probe::{KvmFacts, probe};
 pub(crate) use vm::{Vcpus, Vm};
 
 use std::io;
