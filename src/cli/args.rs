@@ -94,7 +94,7 @@ pub enum ArgsError {
 
 /// The definition of the command line.
 pub fn definition() -> clap::Command {
-    Args::command().after_help(format!("{}\n{EXAMPLE}", exit::summary()))
+    Args::command().after_help(format!("{}\n{MENU}", exit::summary()))
 }
 
 /// Reads a command line, whose first word is the program's name.
@@ -123,12 +123,10 @@ impl MachineArgs {
 
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
-minivmm --kernel FILE [OPTIONS]   boot a Linux kernel in a machine on KVM
-       minivmm doctor [OPTIONS]          say whether this host can";
+minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux in a machine on KVM
+       minivmm doctor [OPTIONS]                      say whether this host can";
 
-const EXAMPLE: &str = "\
-Example: minivmm --kernel vmlinuz --initrd initrd.img --mem 512
-In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
+const MENU: &str = "In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
 
 #[cfg(test)]
 mod tests {
