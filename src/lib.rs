@@ -20,6 +20,8 @@
 #[doc(hidden)]
 pub mod cli;
 mod host;
+#[doc(hidden)]
+pub mod image;
 mod kvm;
 mod machine;
 pub mod spec;
