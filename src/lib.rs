@@ -26,5 +26,6 @@ mod kvm;
 mod machine;
 pub mod spec;
 
+pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};

@@ -47,6 +47,17 @@ pub enum ImageError {
         /// What was looked at and what was found there.
         looked: String,
     },
+    /// It has a kernel, and the root file system is elsewhere.
+    #[error(
+        "the disk {path} has a kernel, and no root file system was found: {looked}; say where it is with \
+         `--append root=DEVICE`, on LVM such as `--append root=/dev/mapper/vg-root`", path = path.display()
+    )]
+    NoRoot {
+        /// The image.
+        path: PathBuf,
+        /// What was looked at and what was found there.
+        looked: String,
+    },
     /// A kernel or an initrd on it is too long to be one.
     #[error(
         "{file} on the disk {path} is {mib} MiB long, which no {what} is; give one from here with `--{flag} FILE`", path = path.display()

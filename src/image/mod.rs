@@ -11,7 +11,7 @@ mod ext4;
 mod partitions;
 mod sniff;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -19,7 +19,7 @@ mod version;
 pub(crate) use disk::DiskFile;
 pub use disk::ReadError;
 pub use error::ImageError;
-pub(crate) use explore::{Explored, ImageFile, Wanted};
+pub(crate) use explore::{Explored, ImageFile, Wanted, explore};
 pub(crate) use ext4::Run;
 
 use boot::read::ReadAt;
@@ -37,7 +37,7 @@ pub fn explore_bytes(image: &[u8], release: Option<&str>) -> Result<String, Read
         }
     }
     let wanted = release.map_or(Wanted::Kernel, Wanted::Initrd);
-    let explored = explore::explore(&Bytes(image), wanted)?;
+    let explored = explore(&Bytes(image), wanted)?;
     for file in explored.kernel.iter().chain(&explored.initrd) {
         let mut end = 0;
         for run in &file.runs {

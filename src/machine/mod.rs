@@ -6,9 +6,11 @@
 
 mod board;
 mod boot_once;
+mod cmdline;
 mod console;
 mod error;
 mod exit;
+pub(crate) mod files;
 mod loader;
 mod pci;
 mod supervisor;
@@ -122,7 +124,7 @@ impl Machine {
         let console = Console::new();
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
-        let blueprint = Blueprint { spec: spec.clone(), console, functions };
+        let blueprint = Blueprint { spec: spec.clone().settled()?, console, functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());
