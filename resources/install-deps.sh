@@ -8,6 +8,7 @@ packages=(
     qemu-system-x86 busybox-static     # the lab: an emulated machine, and what guests run
     gzip xz-utils lz4 zstd             # kernels come compressed in one of these
     iproute2                           # TAP devices
+    e2fsprogs                          # tests make file systems
 )
 
 fail() { echo "install-deps: $*" >&2; exit 1; }
