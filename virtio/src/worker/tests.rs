@@ -1,0 +1,1 @@
+//! Tests of the worker are with the conformance of the devices.
