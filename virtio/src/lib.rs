@@ -11,6 +11,7 @@ pub mod interrupts;
 pub mod memory;
 pub mod poll;
 pub mod queue;
+pub mod testing;
 pub mod transport;
 pub mod worker;
 
