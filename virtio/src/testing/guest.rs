@@ -188,9 +188,11 @@ impl<P: Poller + 'static> Guest<P> {
             base = (base + DriverRing::bytes(size)).next_multiple_of(0x1000);
             self.write(COMMON + 0x18, &size.to_le_bytes());
             self.write(COMMON + 0x1a, &(queue + 1).to_le_bytes());
-            for (register, address) in
-                [(0x20, ring.config().descriptors), (0x28, ring.config().driver), (0x30, ring.config().device)]
-            {
+            for (register, address) in [
+                (0x20, ring.config().descriptors),
+                (0x28, ring.config().driver),
+                (0x30, ring.config().device),
+            ] {
                 self.write(COMMON + register, &(address as u32).to_le_bytes());
                 self.write(COMMON + register + 4, &((address >> 32) as u32).to_le_bytes());
             }

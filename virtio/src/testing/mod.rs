@@ -20,7 +20,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::memory::{Memory, MemoryOwner};
 pub use guest::Guest;
-pub use ring::{DriverRing, RawDescriptor, Used};
+pub use ring::{DriverRing, INDIRECT, NEXT, RawDescriptor, Used, WRITE};
 
 /// Remembers what was given back to the host.
 #[derive(Debug, Default)]

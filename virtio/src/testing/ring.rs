@@ -64,7 +64,9 @@ impl DriverRing {
         let device = (driver + 6 + 2 * u64::from(size)).next_multiple_of(16);
         let config = QueueConfig { max_size, size, enabled: true, descriptors, driver, device };
         let ring = DriverRing { memory: memory.clone(), config, next_descriptor: 0, avail: 0, seen_used: 0 };
-        ring.memory.write_slice(&vec![0; Self::bytes(size) as usize], GuestAddress(base)).expect("room for a ring");
+        ring.memory
+            .write_slice(&vec![0; Self::bytes(size) as usize], GuestAddress(base))
+            .expect("room for a ring");
         ring
     }
 
