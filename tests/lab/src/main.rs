@@ -1,7 +1,7 @@
 //! The lab for people: runs a command where /dev/kvm boots Linux, or boots a Debian guest with minivmm.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's words are for its terminal")]
 
-use lab::{Cmd, Flavour, InitramfsSpec, Lab, LabConfig, LabError, LabKind, Status, terminal};
+use lab::{Access, Cmd, Flavour, InitramfsSpec, Lab, LabConfig, LabError, LabKind, Status, terminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ Runs commands where /dev/kvm can boot Linux: on this host, or in an emulated mac
   lab prepare                         fetch everything into the cache
   lab run [OPTIONS] -- COMMAND ...    run a command; the status is the command's
       --file HOST[:NAME]              a file for it, in its working directory (repeat for more)
+      --disk HOST[:NAME]              a disk image for it to write to (repeat for more)
+      --debian                        with Debian's programs, room for disks, and vm0 (see make image)
       --mem MIB  --cpus N             size of the emulated machine (2048, 1)
   lab boot [OPTIONS] [-- ARGS ...]    boot a Debian guest with minivmm; ARGS are for minivmm
       --generic                       the generic kernel instead of the cloud kernel
@@ -83,6 +85,11 @@ impl Options {
                 }
                 "--mem" => config.mem_mib(number(value()?)?),
                 "--cpus" => config.cpus(number(value()?)?),
+                "--disk" => {
+                    let (host, name) = file(value()?);
+                    config.disk(host, name, Access::Write)
+                }
+                "--debian" => config.debian(),
                 "--generic" | "--vmlinux" => {
                     *(if arg == "--generic" { &mut options.generic } else { &mut options.vmlinux }) = true;
                     config
