@@ -12,7 +12,7 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 image: install-deps ## make vm0.raw, a Debian bookworm with its kernel and initrd beside it
-	@cargo run --quiet --release -p lab -- image $(ARGS)
+	@cargo run --quiet --release -p lab --bin lab -- image $(ARGS)
 
 run: install-deps build ## boot vm0.raw with minivmm: to a login, or on a tour where there is no terminal
 	@./target/release/lab boot $(ARGS)
