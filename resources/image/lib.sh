@@ -52,4 +52,6 @@ ext4() {
     mke2fs -q -t ext4 -F -d "$root" -m 1 "$@" \
         -E "offset=$((offset * 1024)),lazy_itable_init=0,nodiscard" "$image" "${size}k" ||
         fail "mke2fs could not write a file system of $((size / 1024)) MiB with the files of $root"
+    # Blocks of zeros, in files and in tables, need not be kept.
+    fallocate --dig-holes "$image"
 }
