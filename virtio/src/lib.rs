@@ -12,6 +12,7 @@ pub mod memory;
 pub mod net;
 pub mod poll;
 pub mod queue;
+pub mod testing;
 pub mod transport;
 pub mod worker;
 
