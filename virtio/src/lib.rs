@@ -9,6 +9,7 @@ pub mod config_space;
 pub mod device;
 pub mod interrupts;
 pub mod memory;
+pub mod net;
 pub mod poll;
 pub mod queue;
 pub mod testing;
