@@ -42,9 +42,13 @@ fn shell(flags: &[&str]) -> Process {
 fn frames_pass_both_ways_over_a_tap() {
     lab().sh("tunctl -t tap5 && ip link set tap5 up && ip addr add 192.0.2.1/24 dev tap5").unwrap();
     let mut guest = shell(&["--tap", "tap5"]);
-    guest.send("cat /sys/class/net/eth0/address; ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0\n").unwrap();
+    guest
+        .send("cat /sys/class/net/eth0/address; ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0\n")
+        .unwrap();
     guest.expect("ba:ad:00:ca:fe:05", SOON).unwrap();
-    guest.send("ping -c 3 -s 1400 192.0.2.1; grep -c virtio /proc/interrupts; cat /proc/interrupts\n").unwrap();
+    guest
+        .send("ping -c 3 -s 1400 192.0.2.1; grep -c virtio /proc/interrupts; cat /proc/interrupts\n")
+        .unwrap();
     let said = guest.expect("0% packet loss", SOON).unwrap();
     println!("{said}");
     guest.send("poweroff -f\n").unwrap();

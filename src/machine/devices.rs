@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
 use virtio::device::Device;
+use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
 use virtio::transport::{Platform, VirtioPci};
@@ -22,6 +23,9 @@ pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Ve
     for (index, (tap, slot)) in spec.tap.iter().zip(slots::NETWORK).enumerate() {
         placed.push(network(index, tap, slot, spec.cpus().get(), platform)?);
     }
+    // Devices that move little share a thread.
+    let shared = Worker::new("virtio", Box::new(Epoll::new));
+    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
     Ok(placed)
 }
 
