@@ -9,7 +9,9 @@ use super::holder::Holder;
 #[non_exhaustive]
 pub enum TapError {
     /// No name that an interface can have.
-    #[error("`{0}` cannot be the name of a network interface: a name has 1 to 15 letters, digits, dots or dashes")]
+    #[error(
+        "`{0}` cannot be the name of a network interface: a name has 1 to 15 letters, digits, dots or dashes"
+    )]
     Name(String),
     /// No such interface.
     #[error(

@@ -61,7 +61,9 @@ pub(crate) struct Tap {
 #[non_exhaustive]
 pub enum TapWarning {
     /// The interface is not up: no frame passes until it is.
-    #[error("{name} is down, so the guest's network card has no link; bring it up: sudo ip link set {name} up")]
+    #[error(
+        "{name} is down, so the guest's network card has no link; bring it up: sudo ip link set {name} up"
+    )]
     Down {
         /// The interface.
         name: String,
@@ -98,7 +100,16 @@ impl Tap {
         let warning = (!interface.is_up()).then(|| TapWarning::Down { name: name.to_owned() });
         link.refresh();
         let mtu = interface.mtu();
-        Ok(Tap { name: name.to_owned(), queues, enabled: 1, offloads, mtu, warning, link, calls: queue::Calls::default() })
+        Ok(Tap {
+            name: name.to_owned(),
+            queues,
+            enabled: 1,
+            offloads,
+            mtu,
+            warning,
+            link,
+            calls: queue::Calls::default(),
+        })
     }
 
     /// The interface's name.
@@ -165,7 +176,11 @@ fn add_queues(queues: &mut Vec<File>, interface: &Interface, wanted: u16) -> Res
             Err(error) => return Err(interface.refused(error)),
         }
         let detached = sys::set_queue(&more, false);
-        detached.map_err(|source| TapError::Host { name: interface.name().to_owned(), doing: "park a queue of it", source })?;
+        detached.map_err(|source| TapError::Host {
+            name: interface.name().to_owned(),
+            doing: "park a queue of it",
+            source,
+        })?;
         queues.push(more);
     }
     Ok(())

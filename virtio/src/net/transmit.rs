@@ -105,7 +105,9 @@ impl Transmitter {
 
     fn complain(&mut self, pair: u16, error: FrameError) {
         if !std::mem::replace(&mut self.complained, true) {
-            log::warn!("a frame of the guest in pair {pair} is not sent: {error}; others like it are dropped silently");
+            log::warn!(
+                "a frame of the guest in pair {pair} is not sent: {error}; others like it are dropped silently"
+            );
         }
     }
 }
