@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::host::tap::TapError;
+use crate::image::ImageError;
 use crate::kvm::KvmError;
 use crate::spec::SpecError;
 
@@ -14,6 +15,9 @@ pub enum StartError {
     /// The spec is not complete.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// No kernel was named, and the first disk gives none; or that disk cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A file could not be opened.
     #[error("cannot open the {what} {path}: {source}", path = path.display())]
     Open {

@@ -6,10 +6,12 @@
 
 mod board;
 mod boot_once;
+mod cmdline;
 mod console;
 mod devices;
 mod error;
 mod exit;
+pub(crate) mod files;
 mod loader;
 mod pci;
 mod supervisor;
