@@ -10,6 +10,7 @@ use boot::plan::{BootPlan, PlanRequest};
 use devices::power::PowerButton;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::backends::Backends;
 use super::board::{Board, pci_window, reset_code};
 use super::console::Console;
 use super::files::BootFiles;
@@ -28,6 +29,7 @@ use crate::spec::Spec;
 pub(super) struct Blueprint {
     pub(super) spec: Spec,
     pub(super) console: Console,
+    pub(super) backends: Backends,
     /// What goes on the PCI bus.
     pub(super) functions: MakeFunctions,
 }

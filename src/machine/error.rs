@@ -93,6 +93,9 @@ pub enum StartError {
     /// The machine's own tables could not be made.
     #[error("cannot describe the machine to the guest: {0}")]
     Describe(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The host has no file descriptor left for a device.
+    #[error("the host has no file descriptors left: {0}; see `ulimit -n`")]
+    Descriptors(#[source] io::Error),
     /// The host refused a thread.
     #[error("the host refused a thread: {0}; see `ulimit -u`")]
     Thread(#[source] io::Error),

@@ -60,7 +60,7 @@ pub(crate) struct Tap {
 /// Something that works, but not as its user will want it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum TapWarning {
+pub enum TapWarning {
     /// The interface is not up: no frame passes until it is.
     #[error(
         "{name} is down, so the guest's network card has no link; bring it up: sudo ip link set {name} up"
