@@ -26,6 +26,8 @@ mod kvm;
 mod machine;
 pub mod spec;
 
+pub use host::tap::{TapError, TapHolder, TapWarning};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};
+pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -1,13 +1,28 @@
-//! virtio 1.x devices over PCI.
+//! virtio 1.x devices over PCI: queues, the transport, the worker threads, one folder a device.
 //!
-//! So far the identities that its PCI functions carry (virtio 1.3 §4.1.2, §5); queues, transport and devices come here.
+//! A device ([`device::Device`]) is owned by a worker thread ([`worker`]) while it runs and by its transport
+//! ([`transport`]) while it does not. The transport holds registers; the doorbells go from KVM to the worker and the
+//! interrupts from the worker to KVM, with no lock and no vCPU thread between.
 #![forbid(unsafe_code)]
+
+pub mod balloon;
+pub mod config_space;
+pub mod device;
+pub mod entropy;
+pub mod interrupts;
+pub mod memory;
+pub mod net;
+pub mod poll;
+pub mod queue;
+pub mod testing;
+pub mod transport;
+pub mod worker;
 
 /// PCI vendor id of every virtio function (virtio 1.3 §4.1.2).
 pub const VENDOR: u16 = 0x1af4;
 
 /// Kinds of device that a machine can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum DeviceKind {
     /// Network card (virtio 1.3 §5.1).
     Network,

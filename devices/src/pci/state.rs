@@ -3,7 +3,7 @@
 use super::config::CONFIG_SIZE;
 
 /// A saved configuration space.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ConfigState {
     /// Layout of this structure; [`ConfigState::VERSION`].
     pub version: u16,
@@ -46,7 +46,7 @@ pub enum ConfigStateError {
 }
 
 /// A saved MSI-X table. Its enable and mask bits are in the function's configuration space.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MsixState {
     /// Layout of this structure; [`MsixState::VERSION`].
     pub version: u16,
@@ -60,7 +60,7 @@ impl MsixState {
 }
 
 /// A saved MSI-X vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MsixVectorState {
     /// Message address.
     pub address: u64,
@@ -91,7 +91,7 @@ pub enum MsixStateError {
 }
 
 /// The saved configuration spaces of a bus.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PciRootState {
     /// Layout of this structure; [`PciRootState::VERSION`].
     pub version: u16,
@@ -105,7 +105,7 @@ impl PciRootState {
 }
 
 /// A function's place and its saved configuration space.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PciSlotState {
     /// Device number.
     pub device: u8,

@@ -1,0 +1,108 @@
+//! A device's configuration structure (virtio 1.3 §2.5): read by vCPUs, changed by the device, written in part by
+//! the driver.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::interrupts::Interrupts;
+
+/// The bytes that both sides see, and a count of their changes.
+#[derive(Debug)]
+pub struct ConfigSpace {
+    bytes: Mutex<Vec<u8>>,
+    /// Which bits the driver may write.
+    writable: Vec<u8>,
+    generation: AtomicU8,
+    /// The driver wrote, and the device has not heard of it.
+    written: AtomicBool,
+    interrupts: OnceLock<Arc<Interrupts>>,
+}
+
+impl ConfigSpace {
+    /// One that begins as `bytes`, of which the driver may write nothing.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self::with_writable(bytes, Vec::new())
+    }
+
+    /// One whose bits that are set in `writable` the driver may write.
+    pub fn with_writable(bytes: Vec<u8>, writable: Vec<u8>) -> Self {
+        ConfigSpace {
+            bytes: Mutex::new(bytes),
+            writable,
+            generation: AtomicU8::new(0),
+            written: AtomicBool::new(false),
+            interrupts: OnceLock::new(),
+        }
+    }
+
+    /// The device changes `data.len()` bytes at `offset` and tells the driver, if they differ from before.
+    pub fn set(&self, offset: usize, data: &[u8]) {
+        let mut bytes = self.lock();
+        let mut changed = false;
+        for (to, from) in bytes.get_mut(offset..).unwrap_or_default().iter_mut().zip(data) {
+            changed |= to != from;
+            *to = *from;
+        }
+        if changed {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
+        drop(bytes);
+        if let Some(interrupts) = self.interrupts.get().filter(|_| changed) {
+            interrupts.config();
+        }
+    }
+
+    /// Reads at `offset`; beyond the end there are zeros.
+    pub fn read(&self, offset: usize, data: &mut [u8]) {
+        data.fill(0);
+        for (to, from) in data.iter_mut().zip(self.lock().get(offset..).unwrap_or_default()) {
+            *to = *from;
+        }
+    }
+
+    /// The 32-bit field at `offset`.
+    pub fn read_u32(&self, offset: usize) -> u32 {
+        let mut field = [0; 4];
+        self.read(offset, &mut field);
+        u32::from_le_bytes(field)
+    }
+
+    /// The driver writes; says whether any bit that it may write changed.
+    pub(crate) fn driver_writes(&self, offset: usize, data: &[u8]) -> bool {
+        let mut bytes = self.lock();
+        let masks = self.writable.get(offset..).unwrap_or_default();
+        let mut changed = false;
+        for ((to, from), mask) in bytes.get_mut(offset..).unwrap_or_default().iter_mut().zip(data).zip(masks)
+        {
+            let new = (*to & !mask) | (from & mask);
+            changed |= new != *to;
+            *to = new;
+        }
+        changed
+    }
+
+    /// Remembers that the driver wrote; `true` if the device has not been told yet.
+    pub(crate) fn mark_written(&self) -> bool {
+        !self.written.swap(true, Ordering::SeqCst)
+    }
+
+    /// The device looks now, or does not run: it is to be told of the next write.
+    pub(crate) fn clear_written(&self) {
+        self.written.store(false, Ordering::SeqCst);
+    }
+
+    /// Count of the changes: a driver that reads several fields reads it before and after (§2.5.3).
+    pub(crate) fn generation(&self) -> u8 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// The way to tell the driver of changes, once.
+    pub(crate) fn attach(&self, interrupts: Arc<Interrupts>) {
+        // A device belongs to one transport for life.
+        let _ = self.interrupts.set(interrupts);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,247 @@
+//! A virtio device as a PCI function (virtio 1.3 §4.1): registers, negotiation, and handing the device to its worker
+//! and back.
+
+mod bar;
+mod capabilities;
+mod registers;
+mod run;
+mod state;
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use devices::bus::Effect;
+use devices::irq::MsiAllocator;
+use devices::pci::bar::BarIndex;
+use devices::pci::config::{ConfigSpace, Identity};
+use devices::pci::function::PciFunction;
+use devices::pci::msix::Msix;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::device::{Device, Traits};
+use crate::interrupts::Interrupts;
+use crate::memory::Memory;
+use crate::poll::Poller;
+use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT};
+use crate::worker::Worker;
+use bar::Area;
+use capabilities::PciAccess;
+use registers::Registers;
+use run::Place;
+pub use state::{TransportRestoreError, TransportState};
+
+/// VIRTIO_F_VERSION_1 (virtio 1.3 §6): everything here is modern.
+pub const FEATURE_VERSION_1: u64 = 1 << 32;
+
+/// What wakes a worker when the guest writes to an address, with no exit to this program.
+pub trait Doorbells: std::fmt::Debug + Send + Sync {
+    /// From now on a write of any width to `address` signals `event`.
+    ///
+    /// # Errors
+    /// The host refused; then the writes come as accesses to the BAR.
+    fn attach(&self, address: u64, event: &EventFd) -> io::Result<()>;
+
+    /// Ends what [`Doorbells::attach`] began.
+    ///
+    /// # Errors
+    /// The host refused.
+    fn detach(&self, address: u64, event: &EventFd) -> io::Result<()>;
+}
+
+/// A virtio device on the PCI bus.
+#[derive(Debug)]
+pub struct VirtioPci<P: Poller + 'static> {
+    config: ConfigSpace,
+    msix: Msix,
+    access: PciAccess,
+    traits: Traits,
+    registers: Registers,
+    interrupts: Arc<Interrupts>,
+    memory: Memory,
+    worker: Arc<Worker<P>>,
+    place: Place<P>,
+    doorbells: Arc<dyn Doorbells>,
+    kicks: Vec<Arc<EventFd>>,
+    /// Where the doorbells are attached.
+    rung_at: Option<u64>,
+}
+
+/// What the functions of one machine share.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Guest memory.
+    pub memory: Memory,
+    /// Where interrupts come from.
+    pub msi: Arc<dyn MsiAllocator>,
+    /// Where doorbells go.
+    pub doorbells: Arc<dyn Doorbells>,
+}
+
+/// A device that cannot be put on PCI.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// Too many queues for a BAR or an MSI-X table, or no room for capabilities.
+    #[error("a virtio device does not fit on PCI: {0}")]
+    Layout(String),
+    /// The host has no file descriptor left.
+    #[error("the doorbells of a virtio device could not be made: {0}")]
+    Doorbell(#[from] io::Error),
+}
+
+impl<P: Poller + 'static> VirtioPci<P> {
+    /// Makes a function of `device`, which will run on `worker`.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn new(
+        device: Box<dyn Device<Poller = P>>,
+        worker: Arc<Worker<P>>,
+        platform: &Platform,
+    ) -> Result<Self, TransportError> {
+        let traits = device.traits();
+        let layout = |error: &dyn std::fmt::Display| TransportError::Layout(error.to_string());
+        let queues = u16::try_from(traits.queues.len()).map_err(|error| layout(&error))?;
+        if queues > bar::MOST_QUEUES {
+            return Err(TransportError::Layout(format!("{queues} queues")));
+        }
+        let mut config = ConfigSpace::new(Identity {
+            vendor: crate::VENDOR,
+            device: traits.kind.pci_device(),
+            // §4.1.2.1: 1 or higher, since it is no transitional device.
+            revision: 1,
+            class: traits.kind.pci_class(),
+            subsystem_vendor: crate::VENDOR,
+            // §4.1.2.1: 0x40 or higher.
+            subsystem: traits.kind.pci_device(),
+        });
+        config.add_bar(bar::bar().map_err(|error| layout(&error))?).map_err(|error| layout(&error))?;
+        let access = capabilities::add(&mut config).map_err(|error| layout(&error))?;
+        let msix =
+            Msix::new(&mut config, queues + 1, bar::MSIX, &platform.msi).map_err(|error| layout(&error))?;
+        let vectors = (0..=queues).filter_map(|vector| msix.vector(vector)).collect();
+        let interrupts = Arc::new(Interrupts::new(vectors, queues.into()));
+        traits.config.attach(interrupts.clone());
+        let offered = traits.features | FEATURE_VERSION_1 | FEATURE_INDIRECT | FEATURE_EVENT_IDX;
+        let kick = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new);
+        Ok(VirtioPci {
+            config,
+            msix,
+            access,
+            registers: Registers::new(offered, &traits.queues),
+            interrupts,
+            memory: platform.memory.clone(),
+            worker,
+            place: Place::Here(device),
+            doorbells: platform.doorbells.clone(),
+            kicks: (0..queues).map(|_| kick()).collect::<io::Result<_>>()?,
+            rung_at: None,
+            traits,
+        })
+    }
+
+    /// The device's name in log lines.
+    pub fn name(&self) -> &str {
+        &self.traits.name
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        match bar::area(offset) {
+            Some((Area::Common, at)) => self.read_common(at, data),
+            Some((Area::Isr, 0)) => {
+                if let Some(first) = data.first_mut() {
+                    *first = self.interrupts.take_isr();
+                }
+            }
+            Some((Area::Device, at)) => self.traits.config.read(at, data),
+            Some((Area::Msix, _)) => self.msix.read(offset, data),
+            Some((Area::Isr | Area::Notify, _)) | None => {}
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        match bar::area(offset) {
+            Some((Area::Common, at)) => self.write_common(at, data),
+            Some((Area::Device, at)) => {
+                // One command is enough for all the writes that the worker has not heard of.
+                if self.traits.config.driver_writes(at, data) && self.traits.config.mark_written() {
+                    self.place.config_written(&self.worker);
+                }
+            }
+            // Comes here where there is no ioeventfd.
+            Some((Area::Notify, at)) => {
+                if let Some(kick) = self.kicks.get(at / bar::NOTIFY_STRIDE) {
+                    // Its counter has room for 2^64 kicks.
+                    let _ = kick.write(1);
+                }
+            }
+            Some((Area::Msix, _)) => self.msix.write(offset, data),
+            Some((Area::Isr, _)) | None => {}
+        }
+    }
+
+    fn ring_at(&mut self, address: Option<u64>) {
+        let doorbell = |base: u64, queue: usize| base.checked_add(bar::notify_offset(queue));
+        if let Some(base) = self.rung_at.take() {
+            for (queue, kick) in self.kicks.iter().enumerate() {
+                if let Some(Err(error)) = doorbell(base, queue).map(|at| self.doorbells.detach(at, kick)) {
+                    log::debug!("{}: doorbell {queue} was not detached: {error}", self.traits.name);
+                }
+            }
+        }
+        let Some(base) = address else { return };
+        for (queue, kick) in self.kicks.iter().enumerate() {
+            if let Some(Err(error)) = doorbell(base, queue).map(|at| self.doorbells.attach(at, kick)) {
+                log::debug!("{}: doorbell {queue} comes through this program: {error}", self.traits.name);
+            }
+        }
+        self.rung_at = Some(base);
+    }
+}
+
+impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.config
+    }
+
+    fn config_written(&mut self, written: Range<u16>) {
+        self.msix.config_written(&self.config, &written);
+        if let Some(access) = self.access.written(&self.config, &written) {
+            self.pci_access(access);
+        }
+    }
+
+    fn bar_read(&mut self, _: BarIndex, offset: u64, data: &mut [u8]) -> Option<Effect> {
+        self.read(offset, data);
+        None
+    }
+
+    fn bar_write(&mut self, _: BarIndex, offset: u64, data: &[u8]) -> Option<Effect> {
+        self.write(offset, data);
+        None
+    }
+
+    fn bar_changed(&mut self, _: BarIndex, address: Option<u64>) {
+        self.ring_at(address);
+    }
+
+    fn reset(&mut self) {
+        self.begin_reset();
+        self.wait_for_reset();
+        self.msix.reset();
+    }
+}
+
+impl<P: Poller + 'static> Drop for VirtioPci<P> {
+    fn drop(&mut self) {
+        self.ring_at(None);
+        self.begin_reset();
+        // The worker may serve others: this device must be off it before its memory goes.
+        self.wait_for_reset();
+    }
+}

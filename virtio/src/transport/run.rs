@@ -1,0 +1,210 @@
+//! The device status register and what it sets in motion: negotiation, start and reset (virtio 1.3 §2.1, §3.1).
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
+
+use super::capabilities::WindowAccess;
+use super::registers::status;
+use super::{FEATURE_VERSION_1, VirtioPci};
+use crate::device::Device;
+use crate::interrupts::NEEDS_RESET;
+use crate::poll::Poller;
+use crate::queue::{Queue, QueueState};
+use crate::worker::{Job, SeatId, Stopped, Worker};
+
+/// How long a vCPU waits for a device to stop before it may look again. Almost always it takes microseconds; a disk
+/// that hangs may take for ever, and its guest then sees a reset that is not over (§4.1.4.3.2).
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Where the device is.
+#[derive(Debug)]
+pub(super) enum Place<P> {
+    /// Here: no driver is at work.
+    Here(Box<dyn Device<Poller = P>>),
+    /// On its worker.
+    Running(SeatId),
+    /// On its way back.
+    Stopping(Receiver<Stopped<P>>),
+    /// Its worker died.
+    Gone,
+}
+
+impl<P: Poller + 'static> Place<P> {
+    pub(super) fn config_written(&self, worker: &Worker<P>) {
+        if let Place::Running(seat) = self {
+            worker.config_written(*seat);
+        }
+    }
+}
+
+impl<P: Poller + 'static> VirtioPci<P> {
+    /// The status register as the driver reads it.
+    pub(super) fn status(&mut self) -> u8 {
+        if let Place::Stopping(stopped) = &self.place {
+            match stopped.try_recv() {
+                Ok(stopped) => self.arrived(stopped.device),
+                Err(TryRecvError::Disconnected) => self.lost(),
+                Err(TryRecvError::Empty) => {}
+            }
+        }
+        self.interrupts.status()
+    }
+
+    pub(super) fn write_status(&mut self, value: u8) {
+        if value == 0 {
+            self.begin_reset();
+            if let Place::Stopping(stopped) = &self.place {
+                match stopped.recv_timeout(PATIENCE) {
+                    Ok(stopped) => self.arrived(stopped.device),
+                    Err(RecvTimeoutError::Disconnected) => self.lost(),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+            }
+            return;
+        }
+        let old = self.status();
+        if matches!(self.place, Place::Stopping(_)) {
+            return;
+        }
+        // A driver may add bits only (§2.1.1), and DEVICE_NEEDS_RESET is the device's.
+        let mut new = value & status::DRIVERS & !old;
+        if new & status::FEATURES_OK != 0 && !self.features_fit() {
+            new &= !status::FEATURES_OK;
+        }
+        if new & status::DRIVER_OK != 0 && (old | new) & status::FEATURES_OK == 0 {
+            // §3.1.1: features come first.
+            new &= !status::DRIVER_OK;
+        }
+        self.interrupts.add_status(new);
+        if new & status::DRIVER_OK != 0 {
+            self.start(&vec![Some(QueueState::default()); self.registers.queues.len()]);
+        }
+    }
+
+    /// §2.2.2, §6.2: only what was offered, and version 1 always. Where the device is gone nothing fits: its driver
+    /// gives up with a message, instead of waiting for a device that never answers.
+    fn features_fit(&self) -> bool {
+        let registers = &self.registers;
+        !matches!(self.place, Place::Gone)
+            && registers.accepted & !registers.offered == 0
+            && registers.accepted & FEATURE_VERSION_1 != 0
+    }
+
+    /// Hands the device to its worker, with its queues at `states`; a queue without one does not run.
+    pub(super) fn start(&mut self, states: &[Option<QueueState>]) {
+        let device = match std::mem::replace(&mut self.place, Place::Gone) {
+            Place::Here(device) => device,
+            other => {
+                self.place = other;
+                return;
+            }
+        };
+        let mut queues = Vec::with_capacity(self.registers.queues.len());
+        for ((index, config), state) in (0u16..).zip(&self.registers.queues).zip(states) {
+            let features = self.registers.accepted;
+            let queue = state
+                .filter(|_| config.enabled)
+                .map(|state| Queue::new(index, config, state, features, &self.memory, &self.interrupts));
+            let queue = queue.and_then(|queue| {
+                queue.inspect_err(|fault| self.interrupts.fault(&self.traits.name, fault)).ok()
+            });
+            let doorbell = self.kicks.get(usize::from(index));
+            queues.push(queue.map(|queue| match doorbell {
+                Some(doorbell) => queue.with_doorbell(doorbell.clone()),
+                None => queue,
+            }));
+        }
+        let job = Job {
+            device,
+            name: self.traits.name.clone(),
+            queues,
+            kicks: self.kicks.clone(),
+            config: self.traits.config.clone(),
+            features: self.registers.accepted,
+            memory: self.memory.clone(),
+            interrupts: self.interrupts.clone(),
+        };
+        match self.worker.start(job) {
+            Ok(seat) => self.place = Place::Running(seat),
+            Err((error, job)) => {
+                log::error!("{}: the host has no thread for it: {error}", self.traits.name);
+                self.place = Place::Here(job.device);
+                self.interrupts.needs_reset();
+            }
+        }
+    }
+
+    /// Everything back to power-on; the status reads 0 once the worker has let go of the device.
+    pub(super) fn begin_reset(&mut self) {
+        match std::mem::replace(&mut self.place, Place::Gone) {
+            Place::Running(seat) => self.place = Place::Stopping(self.worker.stop(seat)),
+            Place::Here(mut device) => {
+                device.reset();
+                self.place = Place::Here(device);
+                self.cleared();
+            }
+            Place::Stopping(stopped) => self.place = Place::Stopping(stopped),
+            Place::Gone => self.cleared(),
+        }
+    }
+
+    /// Waits for a reset that has begun, however long it takes: the machine is at rest.
+    pub(super) fn wait_for_reset(&mut self) {
+        if let Place::Stopping(stopped) = &self.place {
+            match stopped.recv() {
+                Ok(stopped) => self.arrived(stopped.device),
+                Err(_) => self.lost(),
+            }
+        }
+    }
+
+    /// Takes the device off its worker to be saved; where its queues stand, if it ran.
+    pub(super) fn take_back(&mut self) -> Option<Vec<Option<QueueState>>> {
+        let Place::Running(seat) = self.place else { return None };
+        match self.worker.stop(seat).recv() {
+            Ok(Stopped { device, queues }) => {
+                self.place = Place::Here(device);
+                Some(queues)
+            }
+            Err(_) => {
+                self.lost();
+                None
+            }
+        }
+    }
+
+    fn arrived(&mut self, mut device: Box<dyn Device<Poller = P>>) {
+        device.reset();
+        self.place = Place::Here(device);
+        self.cleared();
+    }
+
+    fn cleared(&mut self) {
+        self.registers.reset();
+        self.interrupts.reset();
+    }
+
+    fn lost(&mut self) {
+        log::error!("{}: its thread has died, and the device with it", self.traits.name);
+        self.place = Place::Gone;
+        self.interrupts.set_status(NEEDS_RESET);
+    }
+
+    /// An access through the configuration window (§4.1.4.9).
+    pub(super) fn pci_access(&mut self, access: WindowAccess) {
+        let mut data = access.data.unwrap_or_default();
+        let Some(bytes) = data.get_mut(..access.len) else { return };
+        if access.data.is_some() {
+            self.write(access.offset, bytes);
+        } else {
+            self.read(access.offset, bytes);
+            self.access.answer(&mut self.config, bytes);
+        }
+    }
+
+    /// The interrupts, for tests of who is told what.
+    pub fn interrupts(&self) -> &Arc<crate::interrupts::Interrupts> {
+        &self.interrupts
+    }
+}

@@ -1,0 +1,426 @@
+//! Worker threads: each owns devices and their queues while their drivers are at work.
+//!
+//! A thread begins with the first device that starts on it, so that a device without a driver costs nothing. One
+//! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand.
+
+use std::fmt;
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::config_space::ConfigSpace;
+use crate::device::{Context, Device, KICK, SEAT_TOKENS, TIMER};
+use crate::interrupts::Interrupts;
+use crate::memory::Memory;
+use crate::poll::{Interest, Poller, Token};
+use crate::queue::{Queue, QueueFault, QueueState};
+
+/// The worker's own token: there are commands.
+const BELL: Token = 0;
+
+/// Makes what a worker waits in, on the worker's thread.
+pub type MakePoller<P> = Box<dyn FnOnce() -> io::Result<P> + Send>;
+
+/// A device with what it needs to run.
+#[derive(Debug)]
+pub(crate) struct Job<P> {
+    pub(crate) device: Box<dyn Device<Poller = P>>,
+    pub(crate) name: String,
+    pub(crate) queues: Vec<Option<Queue>>,
+    /// A doorbell a queue, in the same order.
+    pub(crate) kicks: Vec<Arc<EventFd>>,
+    pub(crate) features: u64,
+    pub(crate) memory: Memory,
+    pub(crate) config: Arc<ConfigSpace>,
+    pub(crate) interrupts: Arc<Interrupts>,
+}
+
+/// What [`Worker::stop`] gives back.
+#[derive(Debug)]
+pub(crate) struct Stopped<P> {
+    pub(crate) device: Box<dyn Device<Poller = P>>,
+    /// Where each queue stands; `None` for one that did not work.
+    pub(crate) queues: Vec<Option<QueueState>>,
+}
+
+/// A device that runs on a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SeatId(u64);
+
+#[derive(Debug)]
+enum Command<P> {
+    Start(SeatId, Box<Job<P>>),
+    Stop(SeatId, Sender<Stopped<P>>),
+    ConfigWritten(SeatId),
+    Quit,
+}
+
+/// A thread for one device or several. Dropping it stops them and ends the thread.
+pub struct Worker<P: Poller + 'static> {
+    name: String,
+    state: Mutex<State<P>>,
+}
+
+impl<P: Poller> fmt::Debug for Worker<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+struct State<P> {
+    make: Option<MakePoller<P>>,
+    running: Option<Running<P>>,
+    /// How many there were; 64 bits, because a guest may reset its devices for years.
+    seats: u64,
+}
+
+struct Running<P> {
+    commands: Sender<Command<P>>,
+    bell: Arc<EventFd>,
+    thread: JoinHandle<()>,
+}
+
+impl<P: Poller + 'static> Worker<P> {
+    /// One whose thread is called `name` (at most 15 bytes of it are seen in the host) and waits in what `make` makes.
+    pub fn new(name: impl Into<String>, make: MakePoller<P>) -> Arc<Self> {
+        let state = State { make: Some(make), running: None, seats: 0 };
+        Arc::new(Worker { name: name.into(), state: Mutex::new(state) })
+    }
+
+    /// Starts `job`'s device.
+    ///
+    /// # Errors
+    /// The host refused a thread or a file descriptor; the job comes back.
+    pub(crate) fn start(&self, job: Job<P>) -> Result<SeatId, (io::Error, Box<Job<P>>)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = Box::new(job);
+        let State { make, running, seats } = &mut *state;
+        let running = match running {
+            Some(running) => running,
+            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make)) {
+                Ok(new) => running.insert(new),
+                Err(error) => return Err((error, job)),
+            },
+        };
+        let id = SeatId(*seats);
+        *seats += 1;
+        match running.send(Command::Start(id, job)) {
+            Ok(()) => Ok(id),
+            Err(Some(Command::Start(_, job))) => Err((gone(), job)),
+            Err(_) => Ok(id),
+        }
+    }
+
+    /// Stops a device; it comes through the channel when its work has ended. Nothing comes if the thread has died.
+    pub(crate) fn stop(&self, id: SeatId) -> Receiver<Stopped<P>> {
+        let (sender, receiver) = mpsc::channel();
+        self.send(Command::Stop(id, sender));
+        receiver
+    }
+
+    /// Tells a device that its driver wrote configuration bytes.
+    pub(crate) fn config_written(&self, id: SeatId) {
+        self.send(Command::ConfigWritten(id));
+    }
+
+    fn send(&self, command: Command<P>) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = &state.running {
+            // A thread that died has dropped the receiver; whoever waits for an answer sees it.
+            let _ = running.send(command);
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the device's thread has ended")
+}
+
+impl<P> Running<P> {
+    /// The command comes back if nobody takes it.
+    fn send(&self, command: Command<P>) -> Result<(), Option<Command<P>>> {
+        self.commands.send(command).map_err(|error| Some(error.0))?;
+        // Room in the counter is for 2^64 commands.
+        self.bell.write(1).map_err(|_| None)
+    }
+}
+
+impl<P: Poller + 'static> Drop for Worker<P> {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = state.running.take() {
+            let _ = running.send(Command::Quit);
+            // A panic there was printed when it happened.
+            let _ = running.thread.join();
+        }
+    }
+}
+
+fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Running<P>> {
+    let (commands, receiver) = mpsc::channel();
+    let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+    let (own_bell, own_name) = (bell.clone(), name.to_owned());
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let run = || {
+            let mut poller = make()?;
+            poller.watch(own_bell.as_raw_fd(), BELL, Interest::Read)?;
+            Room { poller, seats: Vec::new(), commands: receiver }.run()
+        };
+        if let Err(error) = run() {
+            log::error!("{own_name}: its thread cannot wait for work: {error}");
+        }
+    })?;
+    Ok(Running { commands, bell, thread })
+}
+
+/// A device at work.
+#[derive(Debug)]
+struct Seat<P> {
+    id: SeatId,
+    job: Job<P>,
+    watched: Vec<(RawFd, Token)>,
+    deadline: Option<Instant>,
+}
+
+/// The thread's side.
+#[derive(Debug)]
+struct Room<P: Poller> {
+    poller: P,
+    /// A place is used again when its device has left.
+    seats: Vec<Option<Seat<P>>>,
+    commands: Receiver<Command<P>>,
+}
+
+impl<P: Poller> Room<P> {
+    fn run(&mut self) -> io::Result<()> {
+        let mut ready = Vec::new();
+        // Commands may have come before the bell was watched.
+        let mut go_on = self.obey();
+        while go_on {
+            let deadline = self.seats.iter().flatten().filter_map(|seat| seat.deadline).min();
+            let limit = deadline.map(|time| time.saturating_duration_since(Instant::now()));
+            self.poller.wait(limit, &mut ready)?;
+            // Events before commands: they are for the devices that sit here now, not for those that come next.
+            let called = ready.contains(&BELL);
+            for token in ready.drain(..) {
+                self.dispatch(token);
+            }
+            if called {
+                go_on = self.obey();
+            }
+            if deadline.is_some() {
+                self.ring_alarms();
+            }
+        }
+        for place in 0..self.seats.len() {
+            self.leave(place);
+        }
+        Ok(())
+    }
+
+    /// Does what was commanded; `false` if that is to end.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Start(id, job)) => self.enter(id, *job),
+                Ok(Command::Stop(id, answer)) => {
+                    if let Some(stopped) = self.find(id).and_then(|place| self.leave(place)) {
+                        // Whoever asked may have given up; the device ends here then.
+                        let _ = answer.send(stopped);
+                    }
+                }
+                Ok(Command::ConfigWritten(id)) => {
+                    if let Some(place) = self.find(id) {
+                        self.tell_config_written(place);
+                    }
+                }
+                Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn tell_config_written(&mut self, place: usize) {
+        if let Some(Some(seat)) = self.seats.get(place) {
+            seat.job.config.clear_written();
+        }
+        self.with(place, |device, cx| {
+            device.config_written(cx);
+            Ok(())
+        });
+    }
+
+    fn find(&self, id: SeatId) -> Option<usize> {
+        self.seats.iter().position(|seat| seat.as_ref().is_some_and(|seat| seat.id == id))
+    }
+
+    fn enter(&mut self, id: SeatId, job: Job<P>) {
+        job.config.clear_written();
+        let seat = Seat { id, job, watched: Vec::new(), deadline: None };
+        let place = match self.seats.iter().position(Option::is_none) {
+            Some(place) => place,
+            None => {
+                self.seats.push(None);
+                self.seats.len() - 1
+            }
+        };
+        if let Some(free) = self.seats.get_mut(place) {
+            *free = Some(seat);
+        }
+        if !self.with(place, |device, cx| device.start(cx).map_err(Fault::Host)) {
+            // Half started: it hears of nothing before its driver resets it.
+            self.unwatch_all(place);
+            return;
+        }
+        self.hear_kicks(place);
+    }
+
+    fn hear_kicks(&mut self, place: usize) {
+        let kicks = match self.seats.get(place) {
+            Some(Some(seat)) => seat.job.kicks.clone(),
+            _ => return,
+        };
+        for (queue, kick) in (0u16..).zip(&kicks) {
+            let token = base(place) + KICK + Token::from(queue);
+            match self.poller.watch(kick.as_raw_fd(), token, Interest::Read) {
+                Ok(()) => {
+                    if let Some(Some(seat)) = self.seats.get_mut(place) {
+                        seat.watched.push((kick.as_raw_fd(), token));
+                    }
+                }
+                Err(error) => {
+                    self.with(place, |_, _| Err(Fault::Host(error)));
+                }
+            }
+            // Whatever was made available before the doorbell was heard.
+            self.dispatch(token);
+        }
+    }
+
+    /// Takes a device off its seat, its work ended.
+    fn leave(&mut self, place: usize) -> Option<Stopped<P>> {
+        self.with(place, |device, cx| {
+            device.stop(cx);
+            Ok(())
+        });
+        self.unwatch_all(place);
+        let mut seat = self.seats.get_mut(place)?.take()?;
+        // What was completed and not yet said is said now: a queue's saved state does not remember it.
+        for queue in seat.job.queues.iter_mut().flatten() {
+            if let Err(fault) = queue.notify() {
+                log::debug!("{}: {fault} while it stopped", seat.job.name);
+            }
+        }
+        let queues = seat.job.queues.iter().map(|queue| queue.as_ref().map(Queue::state)).collect();
+        Some(Stopped { device: seat.job.device, queues })
+    }
+
+    fn unwatch_all(&mut self, place: usize) {
+        let Some(Some(seat)) = self.seats.get_mut(place) else { return };
+        seat.deadline = None;
+        for (fd, token) in seat.watched.drain(..) {
+            if let Err(error) = self.poller.unwatch(fd, token) {
+                log::debug!("{}: {error} while it stopped to listen", seat.job.name);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, token: Token) {
+        let Some(at) = token.checked_sub(SEAT_TOKENS) else { return };
+        let (Ok(place), token) = (usize::try_from(at / SEAT_TOKENS), at % SEAT_TOKENS) else { return };
+        self.with(place, |device, cx| {
+            match token.checked_sub(KICK) {
+                Some(queue) if token != TIMER => match u16::try_from(queue) {
+                    // A latched queue is not there: its kicks go nowhere.
+                    Ok(queue) if cx.queue(queue).is_some() => device.kicked(queue, cx)?,
+                    _ => {}
+                },
+                _ => device.ready(token, cx)?,
+            }
+            Ok(())
+        });
+    }
+
+    fn ring_alarms(&mut self) {
+        let now = Instant::now();
+        for place in 0..self.seats.len() {
+            let Some(Some(seat)) = self.seats.get_mut(place) else { continue };
+            if seat.deadline.is_some_and(|time| time <= now) {
+                seat.deadline = None;
+                self.dispatch(base(place) + TIMER);
+            }
+        }
+    }
+
+    /// Calls the device of a seat; a fault latches its queue. Whether there was none.
+    fn with(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&mut dyn Device<Poller = P>, &mut Context<'_, P>) -> Result<(), Fault>,
+    ) -> bool {
+        let Some(Some(seat)) = self.seats.get_mut(place) else { return false };
+        let job = &mut seat.job;
+        let mut context = Context {
+            queues: &mut job.queues,
+            features: job.features,
+            memory: &job.memory,
+            poller: &mut self.poller,
+            watched: &mut seat.watched,
+            base: base(place),
+            deadline: &mut seat.deadline,
+        };
+        match call(job.device.as_mut(), &mut context) {
+            Ok(()) => return true,
+            Err(Fault::Queue(fault)) => {
+                if let Some(queue) = job.queues.get_mut(usize::from(fault.queue)) {
+                    *queue = None;
+                }
+                job.interrupts.fault(&job.name, &fault);
+            }
+            Err(Fault::Host(error)) => {
+                log::error!("{}: the host refused what it needs: {error}", job.name);
+                job.interrupts.needs_reset();
+            }
+        }
+        false
+    }
+}
+
+/// Only a panic, or a host that refuses to wait, leaves devices behind: their drivers hear of it.
+impl<P: Poller> Drop for Room<P> {
+    fn drop(&mut self) {
+        let waiting =
+            std::iter::from_fn(|| self.commands.try_recv().ok()).filter_map(|command| match command {
+                Command::Start(_, job) => Some(job.interrupts),
+                _ => None,
+            });
+        let seated = self.seats.iter().flatten().map(|seat| seat.job.interrupts.clone());
+        for interrupts in seated.chain(waiting) {
+            interrupts.needs_reset();
+        }
+    }
+}
+
+/// Why a device cannot go on.
+#[derive(Debug)]
+enum Fault {
+    Queue(QueueFault),
+    Host(io::Error),
+}
+
+impl From<QueueFault> for Fault {
+    fn from(fault: QueueFault) -> Self {
+        Fault::Queue(fault)
+    }
+}
+
+/// The first token of a seat; those below are the worker's own.
+fn base(place: usize) -> Token {
+    Token::try_from(place).unwrap_or(0).saturating_add(1).saturating_mul(SEAT_TOKENS)
+}
