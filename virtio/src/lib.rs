@@ -7,6 +7,7 @@
 
 pub mod balloon;
 pub mod config_space;
+pub mod console;
 pub mod device;
 pub mod entropy;
 pub mod interrupts;
