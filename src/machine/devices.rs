@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
+use virtio::balloon::Balloon;
 use virtio::device::Device;
 use virtio::entropy::Entropy;
 use virtio::net::Net;
@@ -26,6 +27,8 @@ pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Ve
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
     placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
+    let balloon = Balloon::new("balloon0", &blueprint.backends.balloon);
+    placed.push(put(Box::new(balloon), shared, slots::BALLOON, platform)?);
     Ok(placed)
 }
 

@@ -26,6 +26,7 @@ mod sys;
 mod tests;
 
 pub use error::TapError;
+pub use holder::TapHolder;
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
 //! The device with a driver on one side and a wire in memory on the other.
+#![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
 use super::features::*;
 use super::testing::{Frame, Wire};
