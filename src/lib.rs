@@ -24,6 +24,6 @@ mod kvm;
 mod machine;
 pub mod spec;
 
-pub use host::tap::{TapError, TapHolder, TapWarning};
+pub use host::tap::{TapError, TapHolder};
 pub use kvm::KvmError;
 pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};

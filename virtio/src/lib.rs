@@ -7,6 +7,7 @@
 
 pub mod config_space;
 pub mod device;
+pub mod entropy;
 pub mod interrupts;
 pub mod memory;
 pub mod net;
