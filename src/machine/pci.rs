@@ -22,17 +22,13 @@ pub(super) type Placed = (FunctionAddress, Arc<Mutex<dyn PciFunction>>);
 /// Makes a machine's functions for one boot.
 pub(super) type MakeFunctions = fn(&Blueprint, &Platform) -> Result<Vec<Placed>, StartError>;
 
-/// The functions that a spec asks for.
-pub(super) fn functions(_: &Blueprint, _: &Platform) -> Result<Vec<Placed>, StartError> {
-    Ok(vec![host_bridge()?])
-}
-
 /// The host bridge, where people look for one.
 pub(super) fn host_bridge() -> Result<Placed, StartError> {
     Ok((slot(slots::HOST_BRIDGE)?, Arc::new(Mutex::new(HostBridge::new()))))
 }
 
-fn slot(device: u8) -> Result<FunctionAddress, StartError> {
+/// The first function of a device's slot.
+pub(super) fn slot(device: u8) -> Result<FunctionAddress, StartError> {
     FunctionAddress::new(device, 0).ok_or(StartError::Internal("the PCI slot table"))
 }
 

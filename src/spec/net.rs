@@ -36,7 +36,7 @@ impl TapSpec {
     }
 
     /// The guest's address, as far as it is known: said, or a numbered TAP's.
-    pub(super) fn known_mac(&self) -> Option<MacAddress> {
+    pub(crate) fn known_mac(&self) -> Option<MacAddress> {
         self.mac.or_else(|| MacAddress::numbered(&self.name))
     }
 }

@@ -91,8 +91,7 @@ impl Interface {
             Some(libc::EPERM) => {
                 // Unset is -1, which is no number.
                 let (owner, group) = (number(&self.path.join("owner")), number(&self.path.join("group")));
-                not_yours(&self.name, owner, group, &Me::now())
-                    .unwrap_or_else(|| self.other_namespace())
+                not_yours(&self.name, owner, group, &Me::now()).unwrap_or_else(|| self.other_namespace())
             }
             _ => TapError::Host { name: self.name.clone(), doing: "attach to a TAP", source: error },
         }
@@ -198,9 +197,15 @@ mod tests {
         assert_eq!(cure(None, None), None);
         assert_eq!(cure(Some(4_000_001), Some(4_000_002)), None);
         let group = cure(None, Some(4_000_003)).unwrap();
-        assert!(group.contains("belongs to group 4000003, and you are 4000001: sudo usermod -aG 4000003 4000001"), "{group}");
+        assert!(
+            group.contains("belongs to group 4000003, and you are 4000001: sudo usermod -aG 4000003 4000001"),
+            "{group}"
+        );
         let user = cure(Some(0), Some(4_000_002)).unwrap();
         assert!(user.contains("belongs to user root in group 4000002"), "{user}");
-        assert!(user.contains("sudo ip link del tap2 && sudo ip tuntap add mode tap dev tap2 user 4000001"), "{user}");
+        assert!(
+            user.contains("sudo ip link del tap2 && sudo ip tuntap add mode tap dev tap2 user 4000001"),
+            "{user}"
+        );
     }
 }

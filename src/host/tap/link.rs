@@ -66,9 +66,15 @@ impl LinkWatch {
         loop {
             // SAFETY: `nothing` has room for what is asked; the rest of a message is cut off, which is meant.
             let got = unsafe {
-                libc::recv(self.events.as_raw_fd(), nothing.as_mut_ptr().cast(), nothing.len(), libc::MSG_DONTWAIT)
+                libc::recv(
+                    self.events.as_raw_fd(),
+                    nothing.as_mut_ptr().cast(),
+                    nothing.len(),
+                    libc::MSG_DONTWAIT,
+                )
             };
-            let again = matches!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOBUFS | libc::EINTR));
+            let again =
+                matches!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOBUFS | libc::EINTR));
             if got < 0 && !again {
                 return;
             }

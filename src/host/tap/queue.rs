@@ -49,7 +49,8 @@ impl Calls {
         if segments.len() > MOST_PIECES {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let piece = |(base, len): (*mut u8, usize)| Piece(libc::iovec { iov_base: base.cast(), iov_len: len });
+        let piece =
+            |(base, len): (*mut u8, usize)| Piece(libc::iovec { iov_base: base.cast(), iov_len: len });
         self.pieces.push(piece(header));
         for segment in segments {
             let len = usize::try_from(segment.len).map_err(io::Error::other)?;
@@ -62,7 +63,11 @@ impl Calls {
         }
         let count = libc::c_int::try_from(self.pieces.len()).map_err(io::Error::other)?;
         let done = call(self.pieces.as_ptr().cast(), count);
-        let result = if done < 0 { Err(io::Error::last_os_error()) } else { usize::try_from(done).map_err(io::Error::other) };
+        let result = if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            usize::try_from(done).map_err(io::Error::other)
+        };
         self.pieces.clear();
         result
     }
