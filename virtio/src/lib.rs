@@ -5,6 +5,7 @@
 //! interrupts from the worker to KVM, with no lock and no vCPU thread between.
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod config_space;
 pub mod device;
 pub mod interrupts;
