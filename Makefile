@@ -1,16 +1,20 @@
 # One verb per task. What a verb does stands in resources/ and in the lab program (tests/lab).
-# `make run ARGS='--generic'` and `make run ARGS='-- --cpus 2'` pass options on to `lab boot`.
+# `make run ARGS='--small'` and `make run ARGS='-- --cpus 2'` pass options on to `lab boot`.
+# `make image ARGS=--whole`, and in the surroundings IMAGE_SIZE=60G, IMAGE_DOCS=1 (manual pages), IMAGE_PACKAGES='vim git'.
 
 SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench fuzz build fmt clippy unit native lab install-deps clean
+.PHONY: help image run test bench fuzz build fmt clippy unit native lab install-deps clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: install-deps build ## boot a Debian kernel with minivmm: to a shell, or on a tour where there is no terminal
+image: install-deps ## make vm0.raw, a Debian bookworm with its kernel and initrd beside it
+	@cargo run --quiet --release -p lab --bin lab -- image $(ARGS)
+
+run: install-deps build ## boot vm0.raw with minivmm: to a login, or on a tour where there is no terminal
 	@./target/release/lab boot $(ARGS)
 
 test: install-deps ## everything that CI checks, with a summary

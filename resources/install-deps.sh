@@ -7,6 +7,7 @@ packages=(
     acpica-tools                       # tests let iasl read our ACPI tables
     qemu-system-x86 busybox-static     # the lab: an emulated machine, and what guests run
     gzip xz-utils lz4 zstd             # kernels come compressed in one of these
+    mmdebstrap fdisk e2fsprogs         # disk images
     iproute2                           # TAP devices
 )
 

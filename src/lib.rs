@@ -24,5 +24,6 @@ mod kvm;
 mod machine;
 pub mod spec;
 
+pub use host::tap::TapError;
 pub use kvm::KvmError;
 pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};

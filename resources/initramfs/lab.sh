@@ -25,7 +25,56 @@ until port=$(ls /dev/vport*p1 2>/dev/null) || [ $tries = 100 ]; do
     tries=$((tries + 1))
     sleep 0.05
 done
-cd /lab
+# As udev would leave them: a user of group kvm (101 in the tools image) may use them.
+chown 0:101 /dev/kvm
+chmod 660 /dev/kvm
+chmod 666 /dev/net/tun
+
+# The disk with this serial number; it appears a moment after its driver.
+disk() {
+    local name tries=0
+    until name=$(grep -l "^$1\$" /sys/block/vd*/serial 2>/dev/null) || [ $tries = 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+    name=${name#/sys/block/}
+    echo "/dev/${name%/serial}"
+}
+
+root=/
+while read -r serial role; do
+    device=$(disk "$serial")
+    case $role in
+        tools)
+            # Debian's programs, under a layer in memory so that they can write where they like.
+            root=/root
+            mkdir -p /tools /layer
+            mount -t ext4 -o ro "$device" /tools && mount -t tmpfs -o mode=755 layer /layer
+            mkdir /layer/upper /layer/work
+            mount -t overlay -o lowerdir=/tools,upperdir=/layer/upper,workdir=/layer/work root $root
+            ;;
+        work)
+            mkdir -p $root/lab
+            mount -t ext4 -o discard "$device" $root/lab
+            cp -a /lab/. $root/lab/
+            ;;
+        =*) ln -s "$device" $root/lab/"${role#=}" ;;
+    esac
+done 2>/dev/console </drives
+if [ $root != / ]; then
+    cp /lab-agent $root/
+    mkdir -p $root/busybox
+    cp /bin/busybox $root/busybox/
+    chroot $root /busybox/busybox --install -s /busybox
+    # Libraries that the lab's files brought along, where Debian's programs have none of that name.
+    for dir in lib lib64 usr/lib; do
+        [ ! -d /$dir ] || (cd / && find $dir -type f | while read -r file; do
+            [ -e $root/"$file" ] || { mkdir -p $root/"${file%/*}" && cp "$file" $root/"$file"; }
+        done)
+    done
+    for dir in sys proc tmp dev; do mount --move /$dir $root/$dir; done
+    export PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin:/busybox
+fi
 # This shell stays as process 1 and buries orphans.
-/lab-agent 0<>"$port" >/dev/console 2>&1
-poweroff -f
+/bin/busybox chroot $root /bin/sh -c 'cd /lab && exec /lab-agent' 0<>"$root$port" >$root/dev/console 2>&1
+/bin/busybox poweroff -f

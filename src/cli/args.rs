@@ -94,7 +94,7 @@ pub enum ArgsError {
 
 /// The definition of the command line.
 pub fn definition() -> clap::Command {
-    Args::command().after_help(format!("{}\n{EXAMPLE}", exit::summary()))
+    Args::command().after_help(format!("{}\n{MENU}", exit::summary()))
 }
 
 /// Reads a command line, whose first word is the program's name.
@@ -123,17 +123,15 @@ impl MachineArgs {
 
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
-minivmm --kernel FILE [OPTIONS]   boot a Linux kernel in a machine on KVM
-       minivmm doctor [OPTIONS]          say whether this host can";
+minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux in a machine on KVM
+       minivmm doctor [OPTIONS]                      say whether this host can";
 
-const EXAMPLE: &str = "\
-Example: minivmm --kernel vmlinuz --initrd initrd.img --mem 512
-In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
+const MENU: &str = "In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Initrd, OnReboot, Rtc};
+    use crate::spec::{ConsoleChoice, DiskSpec, Initrd, OnReboot, Rtc};
 
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
@@ -152,7 +150,8 @@ mod tests {
         for verb in [None, Some("doctor")] {
             let words = ["minivmm"].into_iter().chain(verb).chain(["--help"]);
             let Err(ArgsError::Flags(help)) = parse(words) else { panic!("no help") };
-            let text = help.to_string();
+            // As it is printed.
+            let text = help.to_string().trim_end().to_owned();
             assert!(text.lines().count() < 24, "{} lines:\n{text}", text.lines().count());
             assert!(text.lines().all(|line| line.chars().count() <= 80), "a line is too wide:\n{text}");
         }
@@ -177,6 +176,18 @@ mod tests {
             "utc",
             "--on-reboot",
             "exit",
+            "--disk",
+            "a.raw",
+            "--disk",
+            "b.raw,ro",
+            "--tap",
+            "tap2",
+            "--port",
+            "name=p,socket=s",
+            "--balloon",
+            "1G",
+            "--console",
+            "hvc0",
         ])
         .unwrap();
         let expected = Spec::new("k")
@@ -186,7 +197,13 @@ mod tests {
             .with_mem("2048".parse().unwrap())
             .with_cpus("4".parse().unwrap())
             .with_rtc(Rtc::Utc)
-            .with_on_reboot(OnReboot::Exit);
+            .with_on_reboot(OnReboot::Exit)
+            .with_disk(DiskSpec::new("a.raw"))
+            .with_disk(DiskSpec::new("b.raw").read_only())
+            .with_tap("tap2".parse().unwrap())
+            .with_port("name=p,socket=s".parse().unwrap())
+            .with_balloon("1024".parse().unwrap())
+            .with_console(ConsoleChoice::Hvc0);
         assert_eq!(spec, expected);
     }
 

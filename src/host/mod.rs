@@ -7,4 +7,5 @@
 pub(crate) mod clock;
 pub(crate) mod facts;
 pub(crate) mod signals;
+pub(crate) mod tap;
 pub(crate) mod terminal;

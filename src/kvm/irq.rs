@@ -1,4 +1,5 @@
-//! Interrupts into the guest: eventfds that KVM turns into I/O APIC pins or messages (KVM api §4.75, §4.52).
+//! Interrupts into the guest: eventfds that KVM turns into I/O APIC pins or messages (KVM api §4.75, §4.52); and
+//! doorbells out of it (§4.59).
 //!
 //! The routing table belongs to this module. KVM takes it only whole, so a change of one message rewrites it.
 
@@ -9,7 +10,8 @@ use devices::irq::{Irq, MsiAllocator, MsiIrq};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use virtio::transport::Doorbells;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Pins of KVM's I/O APIC; messages get the numbers behind them.
@@ -155,5 +157,20 @@ impl MsiIrq for RoutedMsi {
 
     fn clear_route(&self) -> io::Result<()> {
         self.router.set(self.index, None)
+    }
+}
+
+/// Writes of the guest that signal an eventfd without leaving the kernel. No datamatch and no width: an address is
+/// one queue's, and so KVM need not decode the instruction.
+#[derive(Debug)]
+pub(crate) struct KvmDoorbells(pub(super) Arc<VmFd>);
+
+impl Doorbells for KvmDoorbells {
+    fn attach(&self, address: u64, event: &EventFd) -> io::Result<()> {
+        self.0.register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch).map_err(os_error)
+    }
+
+    fn detach(&self, address: u64, event: &EventFd) -> io::Result<()> {
+        self.0.unregister_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch).map_err(os_error)
     }
 }

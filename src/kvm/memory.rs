@@ -7,11 +7,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
+use virtio::memory::{Memory, MemoryOwner};
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 const HUGE_PAGE: usize = 2 << 20;
+const PAGE: usize = 4096;
 
 /// Pages of host memory, unmapped on drop.
 #[derive(Debug)]
@@ -134,6 +137,11 @@ impl GuestRam {
         &self.regions
     }
 
+    /// A handle for devices, which keeps it mapped.
+    pub(crate) fn handle(self: &Arc<Self>) -> Memory {
+        Memory::new(self.regions.clone(), self.clone())
+    }
+
     /// The slots to register.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
         use vm_memory::GuestMemoryRegion;
@@ -171,6 +179,23 @@ impl GuestRam {
             }
         }
         Ok(())
+    }
+}
+
+impl MemoryOwner for GuestRam {
+    fn discard(&self, start: GuestAddress, len: u64) -> io::Result<()> {
+        let whole = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let slice = self.regions.get_slice(start, whole).map_err(io::Error::other)?;
+        let guard = slice.ptr_guard_mut();
+        let first = (guard.as_ptr() as usize).next_multiple_of(PAGE);
+        let end = (guard.as_ptr() as usize + whole) & !(PAGE - 1);
+        if first >= end {
+            return Ok(());
+        }
+        // SAFETY: whole pages inside `slice`, which is this mapping's own memory, private and anonymous. The guest and
+        // everybody here reach it by volatile accesses only, which then read zeros.
+        let done = unsafe { libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_DONTNEED) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 

@@ -100,6 +100,11 @@ impl Vm {
         super::irq::KvmMsi(MsiRouter::new(self.fd.clone()))
     }
 
+    /// Where doorbells of this VM's devices go.
+    pub(crate) fn doorbells(&self) -> super::irq::KvmDoorbells {
+        super::irq::KvmDoorbells(self.fd.clone())
+    }
+
     /// Asked only for several vCPUs: one always fits, and each question is a system call on the way to the guest.
     fn check_cpus(&self, asked: u32) -> Result<(), KvmError> {
         let max = u32::try_from(self.kvm.get_max_vcpus()).unwrap_or(u32::MAX);

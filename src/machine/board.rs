@@ -7,22 +7,21 @@ use std::sync::{Arc, Mutex};
 use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
 use boot::layout::{self, RamLayout};
 use devices::bus::{Bus, BusDevice};
-use devices::irq::MsiAllocator;
 use devices::pci::alloc::Windows;
 use devices::ports;
 use devices::power::{Power, PowerButton};
 use devices::pvpanic::PvPanic;
 use devices::rtc;
 use devices::serial::Serial;
+use virtio::transport;
 
 use super::StartError;
-use super::boot_once::Blueprint;
+use super::boot_once::{Blueprint, Memory};
 use super::console::WatchedOutput;
 use super::pci;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
 use crate::kvm::Vm;
-use crate::kvm::memory::GuestRam;
 use crate::spec::Rtc;
 
 /// The devices on their buses, and their description for the guest.
@@ -38,7 +37,7 @@ impl Board {
         vm: &Vm,
         blueprint: &Blueprint,
         window: Option<Range<u64>>,
-        ecam: &Arc<GuestRam>,
+        memory: &Memory,
         panicked: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
@@ -58,11 +57,15 @@ impl Board {
         if let Some(clock) = clock {
             put(&mut bus, ports::RTC, Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock)))))?;
         }
-        let msi: Arc<dyn MsiAllocator> = Arc::new(vm.msi());
-        let functions = (blueprint.functions)(spec, &msi)?;
+        let virtio = transport::Platform {
+            memory: memory.ram.handle(),
+            msi: Arc::new(vm.msi()),
+            doorbells: Arc::new(vm.doorbells()),
+        };
+        let functions = (blueprint.functions)(blueprint, &virtio)?;
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();
-        pci::plug(&mut memory_bus, windows, ecam, functions)?;
+        pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
         let platform = Platform {
             cpus: spec.cpus().get(),
             com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),

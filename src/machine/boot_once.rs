@@ -50,9 +50,9 @@ pub(super) struct Boot {
 
 /// The guest's memory, kept mapped for the VM.
 #[derive(Debug)]
-struct Memory {
-    ram: GuestRam,
-    ecam: Arc<GuestRam>,
+pub(super) struct Memory {
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) ecam: Arc<GuestRam>,
 }
 
 impl Boot {
@@ -108,7 +108,7 @@ impl Memory {
         let ram = GuestRam::new(&ranges).map_err(failed)?;
         let ecam = layout::ECAM;
         let ecam = GuestRam::read_only(ecam.start, ecam.end - ecam.start).map_err(failed)?;
-        Ok(Memory { ram, ecam: Arc::new(ecam) })
+        Ok(Memory { ram: Arc::new(ram), ecam: Arc::new(ecam) })
     }
 
     fn slots(&self) -> Vec<Slot> {
@@ -138,7 +138,7 @@ fn assemble(
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, blueprint, window, &memory.ecam, panicked.clone())?;
+    let board = Board::new(&vm, blueprint, window, memory, panicked.clone())?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::host::tap::TapError;
 use crate::kvm::KvmError;
 use crate::spec::SpecError;
 
@@ -76,6 +77,12 @@ pub enum StartError {
         /// Guest physical address width.
         bits: u32,
     },
+    /// A network interface of the host.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// A virtio device could not be put on the bus.
+    #[error(transparent)]
+    Virtio(#[from] virtio::transport::TransportError),
     /// /dev/kvm could not be opened, or refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),

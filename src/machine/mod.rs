@@ -7,6 +7,7 @@
 mod board;
 mod boot_once;
 mod console;
+mod devices;
 mod error;
 mod exit;
 mod loader;
@@ -109,7 +110,7 @@ impl Machine {
     /// # Errors
     /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
     pub fn start(spec: &Spec, output: Box<dyn Write + Send>) -> Result<Machine, StartError> {
-        Self::start_with(spec, output, pci::functions)
+        Self::start_with(spec, output, devices::functions)
     }
 
     /// As [`Machine::start`], with these functions on the PCI bus.
@@ -122,7 +123,7 @@ impl Machine {
         let console = Console::new();
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
-        let blueprint = Blueprint { spec: spec.clone(), console, functions };
+        let blueprint = Blueprint { spec: spec.clone().settled()?, console, functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());

@@ -4,29 +4,32 @@ use std::sync::{Arc, Mutex};
 
 use boot::layout;
 use devices::bus::Bus;
-use devices::irq::MsiAllocator;
 use devices::pci::alloc::Windows;
 use devices::pci::function::PciFunction;
 use devices::pci::host_bridge::HostBridge;
 use devices::pci::root::PciRoot;
 use devices::pci::{EcamMirror, FunctionAddress, slots};
+use virtio::transport::Platform;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
+use super::boot_once::Blueprint;
 use crate::kvm::memory::GuestRam;
-use crate::spec::Spec;
 
 /// A function and its place on the bus.
 pub(super) type Placed = (FunctionAddress, Arc<Mutex<dyn PciFunction>>);
 
 /// Makes a machine's functions for one boot.
-pub(super) type MakeFunctions = fn(&Spec, &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError>;
+pub(super) type MakeFunctions = fn(&Blueprint, &Platform) -> Result<Vec<Placed>, StartError>;
 
-/// The functions that a spec asks for.
-pub(super) fn functions(_: &Spec, _: &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError> {
-    let address =
-        FunctionAddress::new(slots::HOST_BRIDGE, 0).ok_or(StartError::Internal("the PCI slot table"))?;
-    Ok(vec![(address, Arc::new(Mutex::new(HostBridge::new())))])
+/// The host bridge, where people look for one.
+pub(super) fn host_bridge() -> Result<Placed, StartError> {
+    Ok((slot(slots::HOST_BRIDGE)?, Arc::new(Mutex::new(HostBridge::new()))))
+}
+
+/// The first function of a device's slot.
+pub(super) fn slot(device: u8) -> Result<FunctionAddress, StartError> {
+    FunctionAddress::new(device, 0).ok_or(StartError::Internal("the PCI slot table"))
 }
 
 /// Puts the PCI bus on the machine's memory bus.

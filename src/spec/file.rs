@@ -1,42 +1,9 @@
 //! A [`Spec`] in a TOML file.
 
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::fs;
+use std::path::Path;
 
-use super::Spec;
-
-/// Why there is no usable [`Spec`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpecError {
-    /// The machine has no kernel.
-    #[error(
-        "no kernel was named; give one with `--kernel /boot/vmlinuz-VERSION`, \
-         or in a file with `kernel = \"/boot/vmlinuz-VERSION\"`"
-    )]
-    NoKernel,
-    /// The file cannot be read.
-    #[error("the machine's file {path} cannot be read", path = path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// The file is not TOML, or not a machine's.
-    #[error("{path}, line {line}: {message}", path = path.display())]
-    Wrong {
-        /// The file.
-        path: PathBuf,
-        /// Line of the mistake, from 1 on.
-        line: usize,
-        /// What is wrong there and what may stand there.
-        message: String,
-    },
-    /// A path that TOML cannot hold, TOML being UTF-8.
-    #[error("this machine cannot be written as TOML; its paths must be UTF-8")]
-    Unwritable(#[source] toml::ser::Error),
-}
+use super::{Spec, SpecError};
 
 impl Spec {
     /// Reads a machine from a TOML file. Relative paths in it count from its folder.
@@ -91,7 +58,7 @@ fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Initrd, OnReboot, Rtc};
+    use super::super::{ConsoleChoice, DiskQueues, DiskSpec, Initrd, OnReboot, PortSpec, Rtc, TapSpec};
     use super::*;
 
     fn read(text: &str) -> (tempfile::TempDir, Result<Spec, SpecError>) {
@@ -133,10 +100,54 @@ mod tests {
             .with_mem("3G".parse().unwrap())
             .with_cpus("4".parse().unwrap())
             .with_rtc(Rtc::Localtime)
-            .with_on_reboot(OnReboot::Exit);
+            .with_on_reboot(OnReboot::Exit)
+            .with_balloon("64".parse().unwrap())
+            .with_console(ConsoleChoice::Hvc0)
+            .with_disk(DiskSpec::new("/d/a,b.raw").with_serial("s".parse().unwrap()).direct())
+            .with_disk(DiskSpec::new("/d/c.raw").read_only().with_queues(DiskQueues::new(2).unwrap()))
+            .with_tap(TapSpec::new("tap2".parse().unwrap()))
+            .with_tap(TapSpec::new("x".parse().unwrap()).with_mac("02:00:00:00:00:01".parse().unwrap()))
+            .with_port(PortSpec::new("agent".parse().unwrap(), "/run/agent.sock"));
         let text = spec.to_toml().unwrap();
-        assert_eq!(text.lines().count(), 8, "an option is missing in the test or in the file:\n{text}");
+        let keys = text.parse::<toml::Table>().unwrap();
+        assert_eq!(keys.len(), 13, "an option is missing in the test or in the file:\n{text}");
         assert_eq!(read(&text).1.unwrap(), spec);
+    }
+
+    #[test]
+    fn devices_are_texts_or_tables_alone_or_in_lists() {
+        let disks = |text: &str| read(text).1.unwrap().disk;
+        let (folder, spec) = read("disk = 'a,,b.raw,ro'");
+        assert_eq!(spec.unwrap().disk, [DiskSpec::new(folder.path().join("a,b.raw")).read_only()]);
+        let expected = [DiskSpec::new("/a"), DiskSpec::new("/b").read_only()];
+        assert_eq!(disks("disk = ['/a', '/b,ro']"), expected);
+        assert_eq!(disks("disk = ['/a', { path = '/b', ro = true }]"), expected);
+        assert_eq!(disks("[[disk]]\npath = '/a'\n[[disk]]\npath = '/b'\nro = true\n"), expected);
+        assert_eq!(disks("disk = { path = '/a' }"), expected[..1]);
+        let (folder, spec) = read("tap = 'tap2'\nport = 'name=a,socket=a.sock'");
+        let spec = spec.unwrap();
+        assert_eq!(spec.tap, ["tap2".parse().unwrap()]);
+        assert_eq!(spec.port, [PortSpec::new("a".parse().unwrap(), folder.path().join("a.sock"))]);
+    }
+
+    #[test]
+    fn wrong_device_is_explained_with_its_line() {
+        let (line, message) = mistake("mem = 512\ndisk = ['/a', '/b,rw']\n");
+        assert_eq!(line, 2);
+        assert!(message.contains("`rw`") && message.contains("`serial=TEXT`"), "{message}");
+        let (line, message) = mistake("[[disk]]\npath = '/a'\nsize = 5\n");
+        assert_eq!(line, 3);
+        assert!(message.contains("`size`") && message.contains("`ro`"), "{message}");
+        let (_, message) = mistake("tap = 5");
+        assert!(message.contains("a text such as \"tap2\", a table, or a list"), "{message}");
+        let (_, message) = mistake("[[tap]]\nname = 'a/b'\n");
+        assert!(message.contains("1 to 15"), "{message}");
+        let (_, message) = mistake("[[port]]\nname = 'a'\n");
+        assert!(message.contains("socket"), "{message}");
+        let (_, message) = mistake("disk = { path = '/a', queues = 65 }");
+        assert!(message.contains("1 to 64"), "{message}");
+        let (_, message) = mistake("disk = { path = '/a', serial = '' }");
+        assert!(message.contains("1 to 20"), "{message}");
     }
 
     #[test]

@@ -2,21 +2,44 @@
 //!
 //! A new option is a field here. Its doc comment is its help text, its name is its flag and its key in the file.
 
+mod build;
+mod check;
+mod cpus;
+mod disk;
+mod error;
 mod file;
+mod mac;
+mod net;
+mod options;
+mod port;
 mod size;
+mod text;
+mod words;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
-pub use file::SpecError;
-pub use size::{Cpus, MemSize, SizeError};
+pub use cpus::Cpus;
+pub use disk::{DiskQueues, DiskSerial, DiskSpec};
+pub use error::SpecError;
+pub use mac::MacAddress;
+pub use net::{InterfaceName, TapSpec};
+pub use options::{ConsoleChoice, Initrd, OnReboot, Rtc};
+pub use port::{PortName, PortSpec};
+pub use size::{BalloonSize, MemSize, SizeError};
+pub use words::DeviceError;
 
 /// The kernel command line of a machine that does not say: the first serial port is the console, and a panic resets
 /// at once, so that it can be seen from outside. The last word spares the kernel 76 port accesses that look for PCI
 /// devices before PCI is there, in a way (CF8/CFC) that this machine does not have.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1 pci=noearly";
+
+/// The same of a machine whose terminal gets the virtio console. Linux writes to every console that is named and
+/// takes the last one for `/dev/console` (its admin-guide/serial-console.rst). The serial port stays: it alone is there
+/// before the virtio driver is loaded, and for the last words of a panic.
+pub const DEFAULT_CMDLINE_HVC0: &str = "console=ttyS0 console=hvc0 panic=-1 pci=noearly";
 
 /// What a machine is made of.
 ///
@@ -60,15 +83,55 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
 
+    /// Disk image or device; also ,direct ,serial= ,queues=
+    ///
+    /// May be given several times. Written as PATH[,ro][,serial=TEXT][,direct][,queues=N]. `ro`: the guest may not write. `serial`: what the guest
+    /// finds in /dev/disk/by-id. `direct`: past the host's page cache. `queues`: as many as processors if not said. A
+    /// comma in the path is written twice. The first one is the guest's vda.
+    #[arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text)))]
+    #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
+    pub disk: Vec<DiskSpec>,
+
+    /// Network interface on this TAP; also ,mac=ADDRESS
+    ///
+    /// May be given several times. Written as NAME[,mac=ADDRESS]. The TAP exists and is this user's or group's. The guest's address is, for tapN,
+    /// ba:ad:00:ca:fe:00 and N more, else a random one.
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
+    pub tap: Vec<TapSpec>,
+
+    /// Byte stream to the host: name=NAME,socket=PATH
+    ///
+    /// May be given several times. Written as name=NAME,socket=PATH: /dev/virtio-ports/NAME in the guest, the socket at PATH on the host, one client
+    /// at a time. A comma in the path is written twice.
+    #[arg(long, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text)))]
+    #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
+    pub port: Vec<PortSpec>,
+
     /// Memory: 512 (MiB), 512M, 2G [default: 512]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem: Option<MemSize>,
 
+    /// Take this much of it back at the start
+    ///
+    /// The balloon gives the pages back to the host once the guest has its driver, and can be changed while it runs.
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<BalloonSize>,
+
     /// Number of processors [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
+
+    /// Terminal on ttyS0 or hvc0 [default: ttyS0]
+    ///
+    /// The other console is there as well. With `hvc0` the kernel's messages come there as soon as it has the driver,
+    /// which Debian's loads as a module.
+    #[arg(long, value_name = "NAME", hide_possible_values = true, ignore_case = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console: Option<ConsoleChoice>,
 
     /// Clock chip: none, utc or localtime [default: none]
     ///
@@ -82,40 +145,6 @@ pub struct Spec {
     #[arg(long, value_name = "WHAT", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_reboot: Option<OnReboot>,
-}
-
-/// The initial RAM disk that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "PathBuf", into = "PathBuf")]
-pub enum Initrd {
-    /// The word `none`: boot without, whatever the kernel seems to need. (A file of that name is `./none`.)
-    None,
-    /// A file.
-    File(PathBuf),
-}
-
-/// The clock chip that the guest finds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rtc {
-    /// No chip. Linux takes the time from kvm-clock.
-    #[default]
-    None,
-    /// A chip that shows UTC, as Linux expects.
-    Utc,
-    /// A chip that shows the host's local time.
-    Localtime,
-}
-
-/// What happens when the guest reboots.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnReboot {
-    /// The machine boots again.
-    #[default]
-    Reboot,
-    /// The machine ends.
-    Exit,
 }
 
 impl Spec {
@@ -142,7 +171,11 @@ impl Spec {
 
     /// The whole kernel command line: [`DEFAULT_CMDLINE`] or what replaces it, then what is added.
     pub fn cmdline(&self) -> String {
-        let base = self.cmdline.as_deref().unwrap_or(DEFAULT_CMDLINE).trim();
+        let default = match self.console() {
+            ConsoleChoice::Ttys0 => DEFAULT_CMDLINE,
+            ConsoleChoice::Hvc0 => DEFAULT_CMDLINE_HVC0,
+        };
+        let base = self.cmdline.as_deref().unwrap_or(default).trim();
         let append = self.append.as_deref().unwrap_or_default().trim();
         let space = if base.is_empty() || append.is_empty() { "" } else { " " };
         format!("{base}{space}{append}")
@@ -158,6 +191,11 @@ impl Spec {
         self.cpus.unwrap_or_default()
     }
 
+    /// Which console the terminal gets.
+    pub fn console(&self) -> ConsoleChoice {
+        self.console.unwrap_or_default()
+    }
+
     /// The clock chip.
     pub fn rtc(&self) -> Rtc {
         self.rtc.unwrap_or_default()
@@ -168,84 +206,30 @@ impl Spec {
         self.on_reboot.unwrap_or_default()
     }
 
-    /// With this initial RAM disk.
-    #[must_use]
-    pub fn with_initrd(self, initrd: impl Into<Initrd>) -> Self {
-        Spec { initrd: Some(initrd.into()), ..self }
-    }
-
-    /// With this kernel command line in place of [`DEFAULT_CMDLINE`].
-    #[must_use]
-    pub fn with_cmdline(self, cmdline: impl Into<String>) -> Self {
-        Spec { cmdline: Some(cmdline.into()), ..self }
-    }
-
-    /// With these words added to the kernel command line.
-    #[must_use]
-    pub fn with_append(self, words: impl Into<String>) -> Self {
-        Spec { append: Some(words.into()), ..self }
-    }
-
-    /// With this much memory.
-    #[must_use]
-    pub fn with_mem(self, mem: MemSize) -> Self {
-        Spec { mem: Some(mem), ..self }
-    }
-
-    /// With this many processors.
-    #[must_use]
-    pub fn with_cpus(self, cpus: Cpus) -> Self {
-        Spec { cpus: Some(cpus), ..self }
-    }
-
-    /// With this clock chip.
-    #[must_use]
-    pub fn with_rtc(self, rtc: Rtc) -> Self {
-        Spec { rtc: Some(rtc), ..self }
-    }
-
-    /// With this done when the guest reboots.
-    #[must_use]
-    pub fn with_on_reboot(self, what: OnReboot) -> Self {
-        Spec { on_reboot: Some(what), ..self }
-    }
-
     /// The paths in it, which a file counts from its own folder. Names every field: the compiler asks about a new one.
     fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Spec { kernel, initrd, cmdline: _, append: _, mem: _, cpus: _, rtc: _, on_reboot: _ } = self;
+        let Spec {
+            kernel,
+            initrd,
+            cmdline: _,
+            append: _,
+            disk,
+            tap: _,
+            port,
+            mem: _,
+            balloon: _,
+            cpus: _,
+            console: _,
+            rtc: _,
+            on_reboot: _,
+        } = self;
         let initrd = match initrd {
             Some(Initrd::File(path)) => Some(path),
             Some(Initrd::None) | None => None,
         };
-        kernel.iter_mut().chain(initrd)
-    }
-}
-
-impl From<PathBuf> for Initrd {
-    fn from(path: PathBuf) -> Self {
-        if path.as_os_str() == "none" { Initrd::None } else { Initrd::File(path) }
-    }
-}
-
-/// As the command line gives it: a path need not be UTF-8.
-impl From<OsString> for Initrd {
-    fn from(path: OsString) -> Self {
-        PathBuf::from(path).into()
-    }
-}
-
-impl From<&str> for Initrd {
-    fn from(path: &str) -> Self {
-        PathBuf::from(path).into()
-    }
-}
-
-impl From<Initrd> for PathBuf {
-    fn from(initrd: Initrd) -> Self {
-        match initrd {
-            Initrd::None => "none".into(),
-            Initrd::File(path) => path,
-        }
+        let disks = disk.iter_mut().map(|disk| &mut disk.path);
+        let sockets = port.iter_mut().map(|port| &mut port.socket);
+        kernel.iter_mut().chain(initrd).chain(disks).chain(sockets)
     }
 }
 
@@ -263,6 +247,13 @@ mod tests {
         assert_eq!(Spec::new("k").with_cmdline("ro").with_append("quiet").cmdline(), "ro quiet");
         assert_eq!(Spec::new("k").with_cmdline("").cmdline(), "");
         assert_eq!(Spec::new("k").with_cmdline("").with_append("quiet").cmdline(), "quiet");
+    }
+
+    #[test]
+    fn terminal_on_the_virtio_console_makes_it_the_last_console() {
+        let spec = Spec::new("k").with_console(ConsoleChoice::Hvc0);
+        assert_eq!(spec.cmdline(), DEFAULT_CMDLINE_HVC0);
+        assert_eq!(spec.with_cmdline("ro").cmdline(), "ro");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Amounts that a person writes: memory and processors.
+//! Amounts of memory that a person writes.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -80,30 +80,35 @@ impl Default for MemSize {
     }
 }
 
+/// MiB that a text says, none included.
+fn amount(text: &str) -> Result<u64, SizeError> {
+    let wrong = || SizeError::NotMemory(text.into());
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    // Memory is counted in powers of two however the unit is spelt.
+    let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "m" | "mb" | "mib" => 1,
+        "g" | "gb" | "gib" => 1 << 10,
+        "t" | "tb" | "tib" => 1 << 20,
+        _ => return Err(wrong()),
+    };
+    if number.is_empty() {
+        return Err(wrong());
+    }
+    // Nothing but digits: what does not fit is too large.
+    let too_much = || SizeError::TooMuch(text.into());
+    let mib = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(too_much)?;
+    if mib > MemSize::MAX.mib { Err(too_much()) } else { Ok(mib) }
+}
+
 impl FromStr for MemSize {
     type Err = SizeError;
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
-        let wrong = || SizeError::NotMemory(text.into());
-        let trimmed = text.trim();
-        let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
-        let (number, unit) = trimmed.split_at(digits);
-        // Memory is counted in powers of two however the unit is spelt.
-        let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
-            "" | "m" | "mb" | "mib" => 1,
-            "g" | "gb" | "gib" => 1 << 10,
-            "t" | "tb" | "tib" => 1 << 20,
-            _ => return Err(wrong()),
-        };
-        if number.is_empty() {
-            return Err(wrong());
-        }
-        // Nothing but digits: what does not fit is too large.
-        let too_much = || SizeError::TooMuch(text.into());
-        let number: u64 = number.parse().map_err(|_| too_much())?;
-        match number.checked_mul(unit).ok_or_else(too_much)? {
+        match amount(text)? {
             0 => Err(SizeError::TooLittle(text.into())),
-            mib => Self::from_mib(mib).map_err(|_| too_much()),
+            mib => Ok(MemSize { mib }),
         }
     }
 }
@@ -133,67 +138,60 @@ impl<'de> Deserialize<'de> for MemSize {
     }
 }
 
-/// How many processors a machine has: at least one. KVM's own maximum is checked when the machine is made.
-///
-/// ```
-/// use minivmm::spec::Cpus;
-///
-/// assert_eq!("4".parse::<Cpus>()?.get(), 4);
-/// assert!("0".parse::<Cpus>().is_err());
-/// # Ok::<(), minivmm::spec::SizeError>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cpus(u32);
+/// How much of a guest's memory its balloon holds: whole MiB, perhaps none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BalloonSize {
+    mib: u64,
+}
 
-impl Cpus {
-    /// What a machine gets that does not say.
-    pub const DEFAULT: Cpus = Cpus(1);
-
-    /// `count` processors; `None` for 0.
-    pub fn new(count: u32) -> Option<Self> {
-        (count > 0).then_some(Cpus(count))
+impl BalloonSize {
+    /// `mib` MiB.
+    ///
+    /// # Errors
+    /// [`SizeError::TooMuch`] past [`MemSize::MAX`].
+    pub fn from_mib(mib: u64) -> Result<Self, SizeError> {
+        if mib > MemSize::MAX.mib {
+            Err(SizeError::TooMuch(format!("{mib} MiB")))
+        } else {
+            Ok(BalloonSize { mib })
+        }
     }
 
-    /// The count.
-    pub fn get(self) -> u32 {
-        self.0
+    /// In MiB.
+    pub fn mib(self) -> u64 {
+        self.mib
     }
 }
 
-impl Default for Cpus {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-impl FromStr for Cpus {
+impl FromStr for BalloonSize {
     type Err = SizeError;
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
-        text.trim().parse().ok().and_then(Cpus::new).ok_or_else(|| SizeError::NotCpus(text.into()))
+        amount(text).map(|mib| BalloonSize { mib })
     }
 }
 
-impl fmt::Display for Cpus {
+impl fmt::Display for BalloonSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        MemSize { mib: self.mib }.fmt(f)
     }
 }
 
-impl Serialize for Cpus {
+/// A plain number of MiB.
+impl Serialize for BalloonSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u32(self.0)
+        serializer.serialize_u64(self.mib)
     }
 }
 
-impl<'de> Deserialize<'de> for Cpus {
+impl<'de> Deserialize<'de> for BalloonSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberOrText("a number of processors, such as 2", PhantomData))
+        deserializer.deserialize_any(NumberOrText("an amount of memory, such as 128 (MiB)", PhantomData))
     }
 }
 
 /// Reads a value from a number or from the text that the command line would take; holds what to say of other types.
-struct NumberOrText<T>(&'static str, PhantomData<T>);
+pub(super) struct NumberOrText<T>(pub(super) &'static str, pub(super) PhantomData<T>);
 
 impl<T: FromStr<Err = SizeError>> Visitor<'_> for NumberOrText<T> {
     type Value = T;
@@ -257,13 +255,5 @@ mod tests {
     fn sizes_are_shown_in_the_largest_whole_unit() {
         assert_eq!(MemSize::from_mib(1536).unwrap().to_string(), "1536 MiB");
         assert_eq!(MemSize::from_mib(3072).unwrap().to_string(), "3 GiB");
-    }
-
-    #[test]
-    fn processors_count_from_one() {
-        assert_eq!("1".parse(), Ok(Cpus::DEFAULT));
-        for text in ["0", "-1", "two", "", "1.5", "4294967296"] {
-            assert_eq!(text.parse::<Cpus>(), Err(SizeError::NotCpus(text.into())));
-        }
     }
 }

@@ -10,8 +10,10 @@ pub mod config_space;
 pub mod device;
 pub mod interrupts;
 pub mod memory;
+pub mod net;
 pub mod poll;
 pub mod queue;
+pub mod testing;
 pub mod transport;
 pub mod worker;
 

@@ -3,9 +3,6 @@
 //! A thread begins with the first device that starts on it, so that a device without a driver costs nothing. One
 //! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand.
 
-#[cfg(test)]
-mod tests;
-
 use std::fmt;
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};

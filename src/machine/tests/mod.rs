@@ -12,7 +12,9 @@ use devices::pci::FunctionAddress;
 use devices::pci::bar::BarKind;
 use devices::pci::testing::Scratch;
 use tiny_guest::Guest;
+use virtio::transport::Platform;
 
+use super::boot_once::Blueprint;
 use super::pci::{self, Placed};
 use super::{Exit, Machine, MakeFunctions, StartError};
 use crate::spec::Spec;
@@ -60,16 +62,16 @@ fn doorbell_at(address: FunctionAddress, kind: BarKind, msi: &Arc<dyn MsiAllocat
 }
 
 /// In the window above memory, in a device's second function: its first is there as well, or nobody would look.
-fn wide_doorbell(spec: &Spec, msi: &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError> {
-    let mut functions = pci::functions(spec, msi)?;
+fn wide_doorbell(_: &Blueprint, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
+    let mut functions = vec![pci::host_bridge()?];
     functions.push((at(3, 0), Arc::new(Mutex::new(devices::pci::host_bridge::HostBridge::new()))));
-    functions.push(doorbell_at(at(3, 1), BarKind::Memory64, msi));
+    functions.push(doorbell_at(at(3, 1), BarKind::Memory64, &virtio.msi));
     Ok(functions)
 }
 
 /// In the window below 4 GiB.
-fn narrow_doorbell(_: &Spec, msi: &Arc<dyn MsiAllocator>) -> Result<Vec<Placed>, StartError> {
-    Ok(vec![doorbell_at(at(31, 0), BarKind::Memory32, msi)])
+fn narrow_doorbell(_: &Blueprint, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
+    Ok(vec![doorbell_at(at(31, 0), BarKind::Memory32, &virtio.msi)])
 }
 
 #[test]
@@ -94,10 +96,10 @@ fn masked_vectors_wait_and_come_when_they_are_unmasked() {
 #[test]
 fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
     static MADE: Mutex<Vec<Arc<Mutex<Scratch>>>> = Mutex::new(Vec::new());
-    let functions: MakeFunctions = |spec, msi| {
-        let mut functions = pci::functions(spec, msi)?;
+    let functions: MakeFunctions = |_, virtio| {
+        let mut functions = vec![pci::host_bridge()?];
         for address in [at(1, 0), at(9, 0)] {
-            let scratch = Arc::new(Mutex::new(Scratch::new(msi).unwrap()));
+            let scratch = Arc::new(Mutex::new(Scratch::new(&virtio.msi).unwrap()));
             MADE.lock().unwrap().push(scratch.clone());
             functions.push((address, scratch));
         }
@@ -113,10 +115,10 @@ fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
 
 #[test]
 fn device_that_panics_ends_its_machine_and_no_other() {
-    let broken: MakeFunctions = |spec, msi| {
-        let mut function = Doorbell::new(BarKind::Memory32, msi);
+    let broken: MakeFunctions = |_, virtio| {
+        let mut function = Doorbell::new(BarKind::Memory32, &virtio.msi);
         function.panics = true;
-        Ok([pci::functions(spec, msi)?, vec![(at(1, 0), Arc::new(Mutex::new(function)))]].concat())
+        Ok(vec![pci::host_bridge()?, (at(1, 0), Arc::new(Mutex::new(function)))])
     };
     let (exit, text) = run(Guest::Msix, broken);
     match &*exit {

@@ -2,7 +2,7 @@
 
 use crate::archive::Archive;
 use crate::host::{install_tools, run, tool};
-use crate::{Flavour, Kernel, LabConfig, LabError, cache, kernel};
+use crate::{Access, Debian, Flavour, Kernel, LabConfig, LabError, cache, debian, image, kernel};
 use rustix::fs::MemfdFlags;
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,6 +15,22 @@ const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 const INIT: &str = include_str!("../../../resources/initramfs/lab.sh");
 /// What the emulated machine loads: the port to us, KVM, TAP devices.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "irqbypass", "kvm_amd", "tun"];
+/// And where it has disks; and with Debian's programs, which are a file system of their own, and have switches.
+const DISK_MODULES: [&str; 1] = ["virtio_blk"];
+const DEBIAN_MODULES: [&str; 4] = ["overlay", "bridge", "veth", "openvswitch"];
+/// Programs that `LabConfig::debian` promises, by their packages, where commands run on this host.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("ssh", "openssh-client"),
+    ("sshpass", "sshpass"),
+    ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("iperf3", "iperf3"),
+    ("socat", "socat"),
+    ("fio", "fio"),
+    ("parted", "parted"),
+    ("qemu-img", "qemu-utils"),
+    ("strace", "strace"),
+];
 
 /// The agent as a process of this host, in a directory of links to the files.
 pub(crate) fn direct(config: &LabConfig) -> Result<(Command, PathBuf), LabError> {
@@ -38,10 +54,32 @@ pub(crate) fn direct(config: &LabConfig) -> Result<(Command, PathBuf), LabError>
             .map_err(LabError::path("create", &link))?;
     }
     fs::create_dir_all(&dir).map_err(LabError::path("create", &dir))?;
+    direct_disks(config, &dir)?;
     let agent = agent_file()?;
     let mut command = Command::new(&agent);
     command.current_dir(&dir);
     Ok((command, dir))
+}
+
+fn direct_disks(config: &LabConfig, dir: &Path) -> Result<(), LabError> {
+    for (host, name, access) in &config.disks {
+        let place = dir.join(name);
+        if *access == Access::Forget {
+            image::copy(host, &place)?;
+        } else {
+            let real = host.canonicalize().map_err(LabError::path("find", host))?;
+            symlink(real, &place).map_err(LabError::path("create", &place))?;
+        }
+    }
+    if !config.debian {
+        return Ok(());
+    }
+    if let Some((program, package)) = PROGRAMS.iter().find(|(program, _)| tool(program).is_err()) {
+        let mend = format!("apt-get install {package}");
+        return Err(LabError::Missing { what: format!("the program `{program}`"), mend });
+    }
+    let debian = debian()?;
+    Debian::FILES.iter().try_for_each(|name| image::copy(&debian.file(name), &dir.join(name)))
 }
 
 fn agent_file() -> Result<PathBuf, LabError> {
@@ -55,7 +93,8 @@ fn agent_file() -> Result<PathBuf, LabError> {
 pub(crate) fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
     install_tools()?;
     let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(Flavour::Cloud)?);
-    let archive = in_memory(&image(config, &kernel, qemu_major(&qemu)?)?)?;
+    let drives = drives(config)?;
+    let archive = in_memory(&initramfs(config, &drives, &kernel, qemu_major(&qemu)?)?)?;
     let mut command = Command::new(tool("setpriv")?);
     command.args(["--pdeathsig", "KILL"]).arg(qemu);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"]);
@@ -68,17 +107,58 @@ pub(crate) fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
     command.args(["-chardev", "file,id=console,path=/proc/self/fd/1", "-serial", "chardev:console"]);
     command.args(["-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=0"]);
     command.args(["-device", "virtserialport,chardev=agent,name=lab"]);
+    for (number, drive) in drives.iter().enumerate() {
+        // In a value of an option a comma is written twice.
+        let file = drive.file.display().to_string().replace(',', ",,");
+        let access = match drive.access {
+            Access::Write => "cache=writeback",
+            Access::Read => "readonly=on",
+            Access::Forget => "snapshot=on,cache=unsafe",
+        };
+        command.arg("-drive");
+        command.arg(format!("file={file},format=raw,if=none,id=disk{number},discard=unmap,{access}"));
+        command.args(["-device", &format!("virtio-blk-pci,drive=disk{number},serial=lab-{number}")]);
+    }
     Ok((command, archive))
 }
 
-fn image(config: &LabConfig, kernel: &Kernel, qemu: u32) -> Result<Vec<u8>, LabError> {
+/// A disk of the emulated machine, and what its init does with it: `tools` and `work` are mounted, `=NAME` is linked to.
+struct Drive {
+    file: PathBuf,
+    access: Access,
+    role: String,
+}
+
+fn drives(config: &LabConfig) -> Result<Vec<Drive>, LabError> {
+    let mut drives = Vec::new();
+    if config.debian {
+        drives.push(Drive { file: image::tools()?, access: Access::Read, role: "tools".into() });
+        drives.push(Drive { file: image::work()?, access: Access::Forget, role: "work".into() });
+    }
+    for (host, name, access) in &config.disks {
+        let file = host.canonicalize().map_err(LabError::path("find", host))?;
+        drives.push(Drive { file, access: *access, role: format!("={name}") });
+    }
+    Ok(drives)
+}
+
+fn initramfs(config: &LabConfig, drives: &[Drive], kernel: &Kernel, qemu: u32) -> Result<Vec<u8>, LabError> {
     let mut archive = Archive::with_busybox(&tool("busybox")?)?;
     archive.text("init", 0o755, INIT)?;
     archive.file("lab-agent", 0o755, AGENT)?;
     // QEMU before 10 loses events on nested page faults: guests newer than 6.1 die of it half the time, with
     // shadow paging they do not.
     let npt = if qemu < 10 && kernel.number() > (6, 1) { "npt=0" } else { "npt=1" };
-    archive.modules(kernel, &MODULES, &[("kvm_amd", npt)])?;
+    let mut modules = MODULES.to_vec();
+    let line = |(number, drive): (usize, &Drive)| format!("lab-{number} {}\n", drive.role);
+    archive.text("drives", 0o644, &drives.iter().enumerate().map(line).collect::<String>())?;
+    if !drives.is_empty() {
+        modules.extend(DISK_MODULES);
+    }
+    if config.debian {
+        modules.extend(DEBIAN_MODULES);
+    }
+    archive.modules(kernel, &modules, &[("kvm_amd", npt)])?;
     for (host, name) in &config.files {
         archive.program(&format!("lab/{name}"), host)?;
     }

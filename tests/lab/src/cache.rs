@@ -25,7 +25,16 @@ pub fn cache_dir() -> Result<PathBuf, LabError> {
 
 /// Held while something slow is fetched, so that it is fetched once. The kernel lets go of it when we die.
 pub(crate) fn lock() -> Result<File, LabError> {
-    let path = cache_dir()?.join("lock");
+    lock_file("lock")
+}
+
+/// The same for one kind of thing only.
+pub(crate) fn lock_named(kind: &str) -> Result<File, LabError> {
+    lock_file(&format!("lock-{kind}"))
+}
+
+fn lock_file(name: &str) -> Result<File, LabError> {
+    let path = cache_dir()?.join(name);
     let file = File::create(&path).map_err(LabError::path("create", &path))?;
     flock(&file, FlockOperation::LockExclusive).map_err(|e| LabError::path("lock", &path)(e.into()))?;
     Ok(file)

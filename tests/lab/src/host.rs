@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Programs of Debian packages that the lab is made of: (program, package).
-pub(crate) const TOOLS: [(&str, &str); 9] = [
+pub(crate) const TOOLS: [(&str, &str); 12] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("setpriv", "util-linux"),
@@ -17,6 +17,9 @@ pub(crate) const TOOLS: [(&str, &str); 9] = [
     ("xz", "xz-utils"),
     ("lz4", "lz4"),
     ("zstd", "zstd"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("sfdisk", "fdisk"),
+    ("mke2fs", "e2fsprogs"),
 ];
 
 /// Says what is being done where it takes long. Standard error is the place, also in a test: it is rare.

@@ -12,6 +12,7 @@ mod cache;
 mod channel;
 mod error;
 mod host;
+mod image;
 mod initramfs;
 mod kernel;
 mod machine;
@@ -22,14 +23,25 @@ mod wire;
 pub use cache::cache_dir;
 pub use channel::Status;
 pub use error::{LabError, Tail};
+pub use image::{Debian, debian, debian_into};
 pub use initramfs::{INIT, InitramfsSpec, guest_command, initramfs};
 pub use kernel::{Flavour, Kernel, Kernels, kernel, kernels};
-pub use machine::{Lab, LabConfig, LabKind};
+pub use machine::{Access, Lab, LabConfig, LabKind};
 pub use process::{Cmd, Input, News, Output, Process};
 
 /// Brings everything that the lab and its guests are made of; says what it does on standard error.
 pub fn prepare() -> Result<(), LabError> {
     host::install_tools()?;
     kernels()?;
-    Ok(())
+    // The two images from packages are made side by side; the third is made of one of them.
+    std::thread::scope(|scope| {
+        let tools = scope.spawn(image::tools);
+        let work = image::work();
+        tools.join().unwrap_or_else(|_| Err(LabError::io("cannot make the tools image")(panicked())))?;
+        work.map(drop)
+    })
+}
+
+fn panicked() -> std::io::Error {
+    std::io::Error::other("its thread panicked")
 }

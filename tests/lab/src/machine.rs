@@ -48,18 +48,38 @@ impl LabKind {
     }
 }
 
+/// What commands in the lab may do with a disk of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Read and write it.
+    Write,
+    /// Read it.
+    Read,
+    /// Read and write what is forgotten with the lab.
+    Forget,
+}
+
 /// What a lab is made of.
 #[derive(Debug, Clone)]
 pub struct LabConfig {
     pub(crate) mem_mib: u32,
     pub(crate) cpus: u32,
     pub(crate) files: Vec<(PathBuf, String)>,
+    pub(crate) disks: Vec<(PathBuf, String, Access)>,
+    pub(crate) debian: bool,
     limit: Duration,
 }
 
 impl Default for LabConfig {
     fn default() -> Self {
-        Self { mem_mib: 2048, cpus: 1, files: Vec::new(), limit: BOOT_LIMIT }
+        Self {
+            mem_mib: 2048,
+            cpus: 1,
+            files: Vec::new(),
+            disks: Vec::new(),
+            debian: false,
+            limit: BOOT_LIMIT,
+        }
     }
 }
 
@@ -84,6 +104,24 @@ impl LabConfig {
         self.files.push((host.into(), name.into()));
         self
     }
+
+    /// A disk image (raw) of the host under this name there: a link to the file, or to the block device that it becomes
+    /// in the emulated machine.
+    #[must_use]
+    pub fn disk(mut self, host: impl Into<PathBuf>, name: impl Into<String>, access: Access) -> Self {
+        self.disks.push((host.into(), name.into(), access));
+        self
+    }
+
+    /// Commands find Debian's programs (resources/image/tools.sh lists them) instead of busybox's. Their directory is on
+    /// ext4, has room for disks, and holds the files of [`crate::Debian`] to write to; all is forgotten with the lab.
+    /// Where there is no emulated machine the programs are the host's.
+    #[must_use]
+    pub fn debian(mut self) -> Self {
+        self.debian = true;
+        self.mem_mib = self.mem_mib.max(4096);
+        self
+    }
 }
 
 /// A place in which /dev/kvm boots Linux. Dropping it ends everything that runs in it.
@@ -105,7 +143,9 @@ impl Lab {
 
     /// Starts a lab of this kind.
     pub fn start_kind(kind: LabKind, config: &LabConfig) -> Result<Self, LabError> {
-        for (_, name) in &config.files {
+        for name in
+            config.files.iter().map(|(_, name)| name).chain(config.disks.iter().map(|(_, name, _)| name))
+        {
             if name.starts_with('/') || name.split('/').any(|part| part == ".." || part.is_empty()) {
                 return Err(LabError::format(
                     Path::new(name),

@@ -1,10 +1,11 @@
 //! The lab for people: runs a command where /dev/kvm boots Linux, or boots a Debian guest with minivmm.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's words are for its terminal")]
 
-use lab::{Cmd, Flavour, InitramfsSpec, Lab, LabConfig, LabError, LabKind, Status, terminal};
+mod boot;
+
+use lab::{Access, Cmd, InitramfsSpec, Lab, LabConfig, LabError, LabKind, Status, terminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 const HELP: &str = "\
 Runs commands where /dev/kvm can boot Linux: on this host, or in an emulated machine.
@@ -12,10 +13,15 @@ Runs commands where /dev/kvm can boot Linux: on this host, or in an emulated mac
   lab prepare                         fetch everything into the cache
   lab run [OPTIONS] -- COMMAND ...    run a command; the status is the command's
       --file HOST[:NAME]              a file for it, in its working directory (repeat for more)
+      --disk HOST[:NAME]              a disk image for it to write to (repeat for more)
+      --debian                        with Debian's programs, room for disks, and vm0 (see make image)
       --mem MIB  --cpus N             size of the emulated machine (2048, 1)
-  lab boot [OPTIONS] [-- ARGS ...]    boot a Debian guest with minivmm; ARGS are for minivmm
-      --generic                       the generic kernel instead of the cloud kernel
-      --vmlinux                       uncompressed instead of the bzImage
+  lab image [--whole] [DIRECTORY]     make vm0.raw, a Debian with its kernel and initrd beside it, unless it is there
+      --whole                         vm0-whole.raw, without a partition table
+  lab boot [OPTIONS] [-- ARGS ...]    boot the vm0.raw of this directory with minivmm; ARGS are for minivmm
+      --small                         a kernel and a shell instead, without a disk
+      --generic                       the same with the generic kernel instead of the cloud kernel
+      --vmlinux                       the same with the kernel uncompressed
       --minivmm PATH                  another minivmm than target/release/minivmm
   lab pieces                          print the paths of kernels and initramfs
   lab host                            say where commands run, and why";
@@ -39,7 +45,8 @@ fn dispatch(args: &[String]) -> Result<Status, LabError> {
     match verb {
         "prepare" => lab::prepare().and(done),
         "run" => run(&options),
-        "boot" => boot(&options),
+        "boot" => boot::boot(&options),
+        "image" => boot::image(options.directory.as_deref().unwrap_or(".".as_ref()), options.whole).and(done),
         "pieces" => pieces().and(done),
         "host" => {
             let (kind, why) = LabKind::of_host();
@@ -64,6 +71,9 @@ struct Options {
     command: Vec<String>,
     generic: bool,
     vmlinux: bool,
+    small: bool,
+    whole: bool,
+    directory: Option<PathBuf>,
     minivmm: Option<PathBuf>,
 }
 
@@ -83,8 +93,16 @@ impl Options {
                 }
                 "--mem" => config.mem_mib(number(value()?)?),
                 "--cpus" => config.cpus(number(value()?)?),
-                "--generic" | "--vmlinux" => {
-                    *(if arg == "--generic" { &mut options.generic } else { &mut options.vmlinux }) = true;
+                "--disk" => {
+                    let (host, name) = file(value()?);
+                    config.disk(host, name, Access::Write)
+                }
+                "--debian" => config.debian(),
+                "--small" | "--generic" | "--vmlinux" | "--whole" => {
+                    options.small |= arg != "--whole";
+                    options.generic |= arg == "--generic";
+                    options.vmlinux |= arg == "--vmlinux";
+                    options.whole |= arg == "--whole";
                     config
                 }
                 "--minivmm" => {
@@ -95,6 +113,10 @@ impl Options {
                     options.command = args.cloned().collect();
                     options.config = config;
                     return Ok(options);
+                }
+                directory if !directory.starts_with('-') => {
+                    options.directory = Some(directory.into());
+                    config
                 }
                 _ => return Err(usage(format!("`{arg}` is no option; commands stand after `--`, it"))),
             };
@@ -123,57 +145,6 @@ fn attach(config: &LabConfig, cmd: Cmd, tty: bool) -> Result<Status, LabError> {
     let lab = Lab::start(config)?;
     let mut process = lab.spawn(&if tty { cmd.tty() } else { cmd })?;
     terminal::connect(&mut process, tty)
-}
-
-/// What a guest without a person at the terminal is asked to do.
-const TOUR: &str = "for c in 'uname -a' 'free -m' nproc date 'cat /proc/cmdline' uptime; do
-    echo \"guest# $c\"; $c || exit 1; done";
-const TOUR_LIMIT: Duration = Duration::from_secs(240);
-
-fn boot(options: &Options) -> Result<Status, LabError> {
-    let minivmm = options.minivmm.clone().unwrap_or_else(|| "target/release/minivmm".into());
-    if !minivmm.exists() {
-        return Err(LabError::Missing {
-            what: minivmm.display().to_string(),
-            mend: "cargo build --release".into(),
-        });
-    }
-    let kernel = lab::kernel(if options.generic { Flavour::Generic } else { Flavour::Cloud })?;
-    let image = if options.vmlinux { &kernel.vmlinux } else { &kernel.bzimage };
-    let initrd = lab::initramfs(&kernel, &InitramfsSpec::default())?;
-    let config =
-        options.config.clone().file(minivmm, "minivmm").file(image, "vmlinuz").file(initrd, "initrd.img");
-    let (kind, why) = LabKind::of_host();
-    if kind == LabKind::Nested {
-        eprintln!("{why}: the guest boots inside the lab, an emulated machine (slow)");
-    }
-    let cmd = |append: &str| {
-        let cmd =
-            Cmd::new("./minivmm").args(["--kernel", "vmlinuz", "--initrd", "initrd.img", "--append", append]);
-        cmd.args(&options.command)
-    };
-    if terminal::is_terminal() {
-        return attach(&config, cmd("quiet"), true);
-    }
-    let lab = Lab::start(&config)?;
-    let mut process = lab.spawn(&cmd(&format!("quiet {}", lab::guest_command(TOUR))))?;
-    process.close_stdin()?;
-    let until = Instant::now() + TOUR_LIMIT;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let news = process.news(left);
-        print!("{}", String::from_utf8_lossy(&news.stdout));
-        eprint!("{}", String::from_utf8_lossy(&news.stderr));
-        if news.ended || left.is_zero() {
-            break;
-        }
-    }
-    let out = process.wait(Duration::ZERO)?;
-    // The guest's word counts, and so does the way in which minivmm ends.
-    if out.status == Status::Exited(0) && !out.text().contains("LAB-STATUS 0") {
-        return Err(usage("the guest's `LAB-STATUS 0`: its commands failed or did not run".into()));
-    }
-    Ok(out.status)
 }
 
 fn pieces() -> Result<(), LabError> {

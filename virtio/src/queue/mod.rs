@@ -10,6 +10,7 @@ mod config;
 mod walk;
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests;
 
 use std::num::Wrapping;

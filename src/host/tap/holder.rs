@@ -1,0 +1,39 @@
+//! Who has a TAP open, as far as this process may see: the driver says the interface of each of its files in fdinfo.
+
+use std::fs;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+
+/// A process that has a TAP open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// The name of its program.
+    pub program: String,
+}
+
+/// The first process that has `interface` open in another file than `but`.
+pub(super) fn find(proc: &Path, interface: &str, but: Option<&impl AsRawFd>) -> Option<Holder> {
+    let wanted = format!("iff:\t{interface}");
+    let own = but.map(AsRawFd::as_raw_fd);
+    fs::read_dir(proc).ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        holds(&entry.path(), &wanted, own.filter(|_| pid == std::process::id())).then(|| Holder {
+            pid,
+            program: fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned(),
+        })
+    })
+}
+
+fn holds(process: &Path, wanted: &str, but: Option<RawFd>) -> bool {
+    // Descriptors of others cannot be read: they are then not found, which the error says.
+    let Ok(files) = fs::read_dir(process.join("fd")) else { return false };
+    files.flatten().any(|file| {
+        let number = file.file_name();
+        let own = number.to_str().and_then(|text| text.parse().ok()) == but && but.is_some();
+        !own && fs::read_link(file.path()).is_ok_and(|to| to.ends_with("net/tun"))
+            && fs::read_to_string(process.join("fdinfo").join(&number))
+                .is_ok_and(|info| info.lines().any(|line| line == wanted))
+    })
+}

@@ -1,0 +1,144 @@
+//! Frames between the TAP and guest memory: one system call each, nothing copied on the way.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use virtio::memory::{Memory, Segment};
+use virtio::net::{HEADER_LEN, NetBackend, Offloads};
+use vm_memory::GuestMemoryBackend;
+
+use super::{Tap, sys};
+
+/// Most pieces of a frame (UIO_MAXIOV), less our header and the spill.
+const MOST_PIECES: usize = 1022;
+
+/// The pieces of the call that is being prepared.
+///
+/// Empty between calls, so that no pointer outlives the memory it is to; the room for them is kept.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    pieces: Vec<Piece>,
+}
+
+/// `struct iovec`. It is a number to everybody but the kernel.
+#[repr(transparent)]
+struct Piece(libc::iovec);
+
+impl std::fmt::Debug for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.iov_len)
+    }
+}
+
+// SAFETY: a piece is only used between filling and clearing the list, which one thread does within one call.
+unsafe impl Send for Piece {}
+
+impl Calls {
+    /// Fills the list with `header`, `segments` and `rest`, and gives it to `call`.
+    ///
+    /// `call` may read what the pieces point to, and write if `header` and `rest` were made from exclusive borrows.
+    fn with(
+        &mut self,
+        header: (*mut u8, usize),
+        memory: &Memory,
+        segments: &[Segment],
+        rest: (*mut u8, usize),
+        call: impl FnOnce(*const libc::iovec, libc::c_int) -> isize,
+    ) -> io::Result<usize> {
+        self.pieces.clear();
+        if segments.len() > MOST_PIECES {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let piece =
+            |(base, len): (*mut u8, usize)| Piece(libc::iovec { iov_base: base.cast(), iov_len: len });
+        self.pieces.push(piece(header));
+        for segment in segments {
+            let len = usize::try_from(segment.len).map_err(io::Error::other)?;
+            let slice = memory.get_slice(segment.address, len).map_err(io::Error::other)?;
+            // The guard does nothing for memory that is mapped all the time, and `memory` is.
+            self.pieces.push(piece((slice.ptr_guard_mut().as_ptr(), len)));
+        }
+        if rest.1 > 0 {
+            self.pieces.push(piece(rest));
+        }
+        let count = libc::c_int::try_from(self.pieces.len()).map_err(io::Error::other)?;
+        let done = call(self.pieces.as_ptr().cast(), count);
+        let result = if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            usize::try_from(done).map_err(io::Error::other)
+        };
+        self.pieces.clear();
+        result
+    }
+}
+
+impl NetBackend for Tap {
+    fn pairs(&self) -> u16 {
+        u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
+        sys::set_offloads(self.queue(0)?, offloads)
+    }
+
+    fn enable(&mut self, pairs: u16) -> io::Result<()> {
+        Tap::enable(self, pairs.into())
+    }
+
+    fn fd(&self, pair: u16) -> Option<RawFd> {
+        self.raw(pair.into()).ok()
+    }
+
+    fn link_fd(&self) -> Option<RawFd> {
+        Some(self.link.fd())
+    }
+
+    fn link_is_up(&mut self) -> bool {
+        self.link.refresh();
+        self.link.is_up()
+    }
+
+    fn receive(
+        &mut self,
+        pair: u16,
+        header: &mut [u8; HEADER_LEN],
+        memory: &Memory,
+        room: &[Segment],
+        spill: &mut [u8],
+    ) -> io::Result<usize> {
+        let fd = self.raw(pair.into())?;
+        let (header, spill) = ((header.as_mut_ptr(), header.len()), (spill.as_mut_ptr(), spill.len()));
+        let got = self.calls.with(header, memory, room, spill, |pieces, count| {
+            // SAFETY: `count` pieces, each memory that may be written for the length of the call: two exclusive
+            // borrows of our own, and guest memory, which `memory` keeps mapped and only raw pointers reach.
+            unsafe { libc::readv(fd, pieces, count) }
+        })?;
+        got.checked_sub(HEADER_LEN).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn send(
+        &mut self,
+        pair: u16,
+        header: &[u8; HEADER_LEN],
+        memory: &Memory,
+        frame: &[Segment],
+    ) -> io::Result<()> {
+        let fd = self.raw(pair.into())?;
+        let header = (header.as_ptr().cast_mut(), header.len());
+        self.calls.with(header, memory, frame, (std::ptr::null_mut(), 0), |pieces, count| {
+            // SAFETY: `count` pieces that are read and not written: our header, borrowed across the call, and guest
+            // memory, which `memory` keeps mapped.
+            unsafe { libc::writev(fd, pieces, count) }
+        })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! The calls into the TUN driver (linux/if_tun.h). All of it works without a capability on a TAP of one's own.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use virtio::net::Offloads;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+
+use super::error::TapError;
+use super::offload;
+
+const DEV_NET_TUN: &str = "/dev/net/tun";
+
+const TUN: u32 = 'T' as u32;
+ioctl_iow_nr!(TUNSETIFF, TUN, 202, libc::c_int);
+ioctl_iow_nr!(TUNSETOFFLOAD, TUN, 208, libc::c_uint);
+ioctl_ior_nr!(TUNGETIFF, TUN, 210, libc::c_uint);
+ioctl_iow_nr!(TUNSETVNETHDRSZ, TUN, 216, libc::c_int);
+ioctl_iow_nr!(TUNSETQUEUE, TUN, 217, libc::c_int);
+ioctl_iow_nr!(TUNSETVNETLE, TUN, 220, libc::c_int);
+
+const IFF_TAP: u16 = 0x0002;
+const IFF_MULTI_QUEUE: u16 = 0x0100;
+const IFF_ATTACH_QUEUE: u16 = 0x0200;
+const IFF_DETACH_QUEUE: u16 = 0x0400;
+const IFF_PERSIST: u16 = 0x0800;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+
+/// Bytes of the header before each frame: virtio 1.3 §5.1.6, with `num_buffers`.
+const HEADER: libc::c_int = 12;
+/// What the driver starts with: the header of virtio 0.9, without `num_buffers`.
+const LEGACY_HEADER: libc::c_int = 10;
+
+/// `struct ifreq` with flags, as the driver copies it.
+#[repr(C)]
+struct Request {
+    name: [u8; libc::IFNAMSIZ],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
+
+impl Request {
+    fn new(name: &str, flags: u16) -> Self {
+        let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
+        // One byte stays zero: names are shorter than IFNAMSIZ.
+        for (to, from) in request.name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+            *to = from;
+        }
+        request
+    }
+}
+
+/// A file of the TUN driver that is attached to nothing yet; reads and writes do not block.
+pub(super) fn open_tun() -> Result<File, TapError> {
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEV_NET_TUN);
+    opened.map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => TapError::DriverDenied,
+        io::ErrorKind::NotFound => TapError::DriverMissing,
+        _ if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => TapError::DriverMissing,
+        _ => TapError::Driver(source),
+    })
+}
+
+/// Attaches `file` to the TAP called `name`, frames with a virtio header. False if that TAP does not persist, so was
+/// not there before.
+pub(super) fn attach(file: &File, name: &str, multi_queue: bool) -> io::Result<bool> {
+    let queues = if multi_queue { IFF_MULTI_QUEUE } else { 0 };
+    let request = Request::new(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | queues);
+    // SAFETY: `request` is a whole `struct ifreq` that lives across the call.
+    check(unsafe { ioctl_with_ref(file, TUNSETIFF(), &request) })?;
+    let mut is = Request::new("", 0);
+    // SAFETY: the driver writes one `struct ifreq`, which `is` has room for.
+    check(unsafe { ioctl_with_mut_ref(file, TUNGETIFF(), &mut is) })?;
+    Ok(is.flags & IFF_PERSIST != 0)
+}
+
+/// Sets what whoever was here before may have left: the header's size and byte order, and no offloads. Says which
+/// there could be.
+pub(super) fn prepare(file: &File) -> io::Result<Offloads> {
+    set_int(file, TUNSETVNETHDRSZ(), HEADER)?;
+    set_int(file, TUNSETVNETLE(), 1)?;
+    let best = offload::LADDER.iter().find(|step| set_offloads(file, **step).is_ok());
+    set_offloads(file, Offloads::empty())?;
+    Ok(best.copied().unwrap_or(Offloads::empty()))
+}
+
+/// What frames may be handed over as.
+pub(super) fn set_offloads(file: &File, offloads: Offloads) -> io::Result<()> {
+    // SAFETY: the argument is a number.
+    check(unsafe { ioctl_with_val(file, TUNSETOFFLOAD(), offload::bits(offloads)) })
+}
+
+/// Attaches or detaches a queue of a multi-queue TAP.
+pub(super) fn set_queue(file: &File, attached: bool) -> io::Result<()> {
+    let request = Request::new("", if attached { IFF_ATTACH_QUEUE } else { IFF_DETACH_QUEUE });
+    // SAFETY: `request` is a whole `struct ifreq` that lives across the call.
+    check(unsafe { ioctl_with_ref(file, TUNSETQUEUE(), &request) })
+}
+
+/// Puts back what [`prepare`] and [`set_offloads`] changed. What fails leaves the next user what any crash would.
+pub(super) fn leave(file: &File) {
+    let _ = set_offloads(file, Offloads::empty());
+    let _ = set_int(file, TUNSETVNETLE(), 0);
+    let _ = set_int(file, TUNSETVNETHDRSZ(), LEGACY_HEADER);
+}
+
+fn set_int(file: &File, request: libc::c_ulong, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: both requests that come here read one int, which lives across the call.
+    check(unsafe { ioctl_with_ref(&file.as_raw_fd(), request, &value) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,243 @@
+//! A disk that is asked for.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::text::{Device, by_text};
+use super::words::{DeviceError, Word, once, split};
+
+const DISK: &str = "disk";
+
+/// A disk: a raw image or a block device.
+///
+/// As text it is `PATH[,ro][,serial=TEXT][,direct][,queues=N]`, where a comma in the path is written twice.
+///
+/// ```
+/// use minivmm::spec::DiskSpec;
+///
+/// let disk: DiskSpec = "vm0.raw,ro,serial=s1".parse()?;
+/// assert!(disk.read_only && disk.path.ends_with("vm0.raw"));
+/// # Ok::<(), minivmm::spec::DeviceError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct DiskSpec {
+    /// The image or block device.
+    pub path: PathBuf,
+    /// The guest may not write (`ro`).
+    #[serde(default, rename = "ro", skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// What the guest reads as the disk's serial number; a name in its /dev/disk/by-id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<DiskSerial>,
+    /// Past the host's page cache (O_DIRECT).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
+    /// Number of queues; as many as processors if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<DiskQueues>,
+}
+
+impl DiskSpec {
+    /// This file, to be read and written.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        DiskSpec { path: path.into(), read_only: false, serial: None, direct: false, queues: None }
+    }
+
+    /// The same, read-only.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        DiskSpec { read_only: true, ..self }
+    }
+
+    /// The same, with this serial number.
+    #[must_use]
+    pub fn with_serial(self, serial: DiskSerial) -> Self {
+        DiskSpec { serial: Some(serial), ..self }
+    }
+
+    /// The same, past the host's page cache.
+    #[must_use]
+    pub fn direct(self) -> Self {
+        DiskSpec { direct: true, ..self }
+    }
+
+    /// The same, with this many queues.
+    #[must_use]
+    pub fn with_queues(self, queues: DiskQueues) -> Self {
+        DiskSpec { queues: Some(queues), ..self }
+    }
+
+    /// As the command line gives it: a path need not be UTF-8.
+    ///
+    /// # Errors
+    /// [`DeviceError`] for what is no option of a disk.
+    pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
+        let mut words = split(text).into_iter();
+        let path = words.next().filter(|path| !path.is_empty());
+        let mut disk = DiskSpec::new(path.ok_or(DeviceError::Empty("where the disk's path should be"))?);
+        for word in words {
+            disk.set(&word)?;
+        }
+        Ok(disk)
+    }
+
+    fn set(&mut self, word: &OsString) -> Result<(), DeviceError> {
+        let word = Word::parse(word);
+        let flag = |place: &mut bool, word| match std::mem::replace(place, true) {
+            false => Ok(()),
+            true => Err(DeviceError::Twice { device: DISK, word }),
+        };
+        match (word.name.as_str(), &word.value) {
+            ("ro", None) => flag(&mut self.read_only, "ro"),
+            ("direct", None) => flag(&mut self.direct, "direct"),
+            ("serial", Some(_)) => once(&mut self.serial, word.text().parse()?, DISK, "serial"),
+            ("queues", Some(_)) => once(&mut self.queues, word.text().parse()?, DISK, "queues"),
+            ("", None) => Err(DeviceError::Empty("behind a comma")),
+            _ => Err(DeviceError::Unknown {
+                device: DISK,
+                word: word.written(),
+                known: "`ro`, `serial=TEXT`, `direct` and `queues=N`",
+            }),
+        }
+    }
+}
+
+impl Device for DiskSpec {
+    const EXAMPLE: &'static str = "vm0.raw,ro";
+}
+
+impl FromStr for DiskSpec {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        Self::parse(text.as_ref())
+    }
+}
+
+/// What a guest reads as a disk's serial number: 1 to 20 printable ASCII characters (virtio 1.3 §5.2.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSerial(String);
+
+impl DiskSerial {
+    /// `VIRTIO_BLK_ID_BYTES`.
+    pub const MAX: usize = 20;
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DiskSerial {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let fits = (1..=Self::MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { Ok(DiskSerial(text.into())) } else { Err(DeviceError::Serial(text.into())) }
+    }
+}
+
+impl fmt::Display for DiskSerial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+by_text!(DiskSerial);
+
+/// How many queues a disk has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct DiskQueues(u16);
+
+impl DiskQueues {
+    /// The most there can be: each has an interrupt of its own.
+    pub const MAX: u16 = 64;
+
+    /// `count` queues; `None` for none and for more than [`DiskQueues::MAX`].
+    pub fn new(count: u16) -> Option<Self> {
+        (1..=Self::MAX).contains(&count).then_some(DiskQueues(count))
+    }
+
+    /// The count.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<u16> for DiskQueues {
+    type Error = DeviceError;
+
+    fn try_from(count: u16) -> Result<Self, DeviceError> {
+        Self::new(count).ok_or_else(|| DeviceError::Queues(count.to_string()))
+    }
+}
+
+impl From<DiskQueues> for u16 {
+    fn from(queues: DiskQueues) -> u16 {
+        queues.0
+    }
+}
+
+impl FromStr for DiskQueues {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        text.parse().ok().and_then(Self::new).ok_or_else(|| DeviceError::Queues(text.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    fn mistake(text: &str) -> String {
+        text.parse::<DiskSpec>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_option_of_a_disk_is_read() {
+        let disk: DiskSpec = "/d/vm0.raw,ro,serial=lab-1,direct,queues=4".parse().unwrap();
+        let expected = DiskSpec::new("/d/vm0.raw")
+            .read_only()
+            .with_serial("lab-1".parse().unwrap())
+            .direct()
+            .with_queues(DiskQueues::new(4).unwrap());
+        assert_eq!(disk, expected);
+        assert_eq!("vm0.raw".parse(), Ok(DiskSpec::new("vm0.raw")));
+    }
+
+    #[test]
+    fn path_may_hold_commas_equals_signs_and_any_bytes() {
+        let disk: DiskSpec = "a,,b=c,ro".parse().unwrap();
+        assert_eq!((disk.path.as_path(), disk.read_only), (Path::new("a,b=c"), true));
+        let odd = OsStr::from_bytes(b"\xff,ro");
+        assert_eq!(DiskSpec::parse(odd).unwrap(), DiskSpec::new(OsStr::from_bytes(b"\xff")).read_only());
+    }
+
+    #[test]
+    fn mistakes_are_told_with_what_could_be_said() {
+        assert!(mistake("").contains("disk's path"));
+        assert!(mistake(",ro").contains("disk's path"));
+        assert!(mistake("d,").contains("behind a comma"));
+        for wrong in ["d,rw", "d,ro=1", "d,serial", "d,size=5"] {
+            let said = mistake(wrong);
+            assert!(said.contains(&wrong[2..]) && said.contains("`queues=N`"), "{said}");
+        }
+        assert!(mistake("d,ro,ro").contains("stands twice"));
+        assert!(mistake("d,serial=a,serial=b").contains("stands twice"));
+        assert!(mistake("d,serial=123456789012345678901").contains("1 to 20"));
+        assert!(mistake("d,serial=ö").contains("ASCII"));
+        for queues in ["0", "65", "70000", "x", ""] {
+            assert!(mistake(&format!("d,queues={queues}")).contains("from 1 to 64"));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The small choices of a machine: words of a list, and the initrd.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The initial RAM disk that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PathBuf", into = "PathBuf")]
+pub enum Initrd {
+    /// The word `none`: boot without, whatever the kernel seems to need. (A file of that name is `./none`.)
+    None,
+    /// A file.
+    File(PathBuf),
+}
+
+/// The clock chip that the guest finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rtc {
+    /// No chip. Linux takes the time from kvm-clock.
+    #[default]
+    None,
+    /// A chip that shows UTC, as Linux expects.
+    Utc,
+    /// A chip that shows the host's local time.
+    Localtime,
+}
+
+/// What happens when the guest reboots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReboot {
+    /// The machine boots again.
+    #[default]
+    Reboot,
+    /// The machine ends.
+    Exit,
+}
+
+/// Which of the guest's consoles this side's terminal gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum ConsoleChoice {
+    /// The first serial port: there from the guest's first instruction on.
+    #[default]
+    #[serde(rename = "ttyS0")]
+    #[value(name = "ttyS0")]
+    Ttys0,
+    /// The virtio console: faster, there once the guest has loaded its driver.
+    #[serde(rename = "hvc0")]
+    #[value(name = "hvc0")]
+    Hvc0,
+}
+
+impl From<PathBuf> for Initrd {
+    fn from(path: PathBuf) -> Self {
+        if path.as_os_str() == "none" { Initrd::None } else { Initrd::File(path) }
+    }
+}
+
+/// As the command line gives it: a path need not be UTF-8.
+impl From<OsString> for Initrd {
+    fn from(path: OsString) -> Self {
+        PathBuf::from(path).into()
+    }
+}
+
+impl From<&str> for Initrd {
+    fn from(path: &str) -> Self {
+        PathBuf::from(path).into()
+    }
+}
+
+impl From<Initrd> for PathBuf {
+    fn from(initrd: Initrd) -> Self {
+        match initrd {
+            Initrd::None => "none".into(),
+            Initrd::File(path) => path,
+        }
+    }
+}

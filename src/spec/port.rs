@@ -1,0 +1,130 @@
+//! A named port that is asked for: a byte stream between guest and host.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::text::{Device, by_text};
+use super::words::{DeviceError, Word, once, split};
+
+const PORT: &str = "port";
+const EXAMPLE: &str = "name=agent,socket=agent.sock";
+
+/// A port that the guest has as `/dev/virtio-ports/NAME` and the host as a Unix socket. As text it is
+/// `name=NAME,socket=PATH`, where a comma in the path is written twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct PortSpec {
+    /// Its name in the guest.
+    pub name: PortName,
+    /// The socket, which is made at the start.
+    pub socket: PathBuf,
+}
+
+impl PortSpec {
+    /// A port of this name on this socket.
+    pub fn new(name: PortName, socket: impl Into<PathBuf>) -> Self {
+        PortSpec { name, socket: socket.into() }
+    }
+
+    /// As the command line gives it: a path need not be UTF-8.
+    ///
+    /// # Errors
+    /// [`DeviceError`] for what is missing and for what is no option of a port.
+    pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
+        let (mut name, mut socket) = (None, None);
+        for word in split(text) {
+            let word = Word::parse(&word);
+            match (word.name.as_str(), &word.value) {
+                ("name", Some(_)) => once(&mut name, word.text().parse()?, PORT, "name")?,
+                ("socket", Some(path)) => once(&mut socket, PathBuf::from(path), PORT, "socket")?,
+                ("", None) => return Err(DeviceError::Empty("where an option should be")),
+                _ => {
+                    let known = "`name=NAME` and `socket=PATH`";
+                    return Err(DeviceError::Unknown { device: PORT, word: word.written(), known });
+                }
+            }
+        }
+        let missing = |word| DeviceError::Missing { device: PORT, word, example: EXAMPLE };
+        let socket = socket.filter(|path| !path.as_os_str().is_empty());
+        Ok(PortSpec {
+            name: name.ok_or(missing("name=NAME"))?,
+            socket: socket.ok_or(missing("socket=PATH"))?,
+        })
+    }
+}
+
+impl Device for PortSpec {
+    const EXAMPLE: &'static str = EXAMPLE;
+}
+
+impl FromStr for PortSpec {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        Self::parse(text.as_ref())
+    }
+}
+
+/// The name of a port: a file's name in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PortName(String);
+
+impl PortName {
+    /// Longest name.
+    pub const MAX: usize = 63;
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PortName {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let fits = (1..=Self::MAX).contains(&text.len())
+            && !matches!(text, "." | "..")
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b','));
+        if fits { Ok(PortName(text.into())) } else { Err(DeviceError::Port(text.into())) }
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+by_text!(PortName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_is_a_name_and_a_socket_in_any_order() {
+        let port = PortSpec::new("org.qemu.guest_agent.0".parse().unwrap(), "/run/a,b.sock");
+        assert_eq!("name=org.qemu.guest_agent.0,socket=/run/a,,b.sock".parse(), Ok(port.clone()));
+        assert_eq!("socket=/run/a,,b.sock,name=org.qemu.guest_agent.0".parse(), Ok(port));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_what_could_be_said() {
+        let mistake = |text: &str| text.parse::<PortSpec>().unwrap_err().to_string();
+        assert!(mistake("name=a").contains("needs `socket=PATH`"));
+        assert!(mistake("name=a,socket=").contains("needs `socket=PATH`"));
+        assert!(mistake("socket=a").contains("name=agent,socket=agent.sock"));
+        assert!(mistake("").contains("nothing where an option should be"));
+        assert!(mistake("agent").contains("`name=NAME` and `socket=PATH`"));
+        assert!(mistake("name=a,name=b,socket=c").contains("stands twice"));
+        for name in ["", "a/b", "a b", "..", "ö", &"x".repeat(64)] {
+            assert!(mistake(&format!("name={name},socket=s")).contains("1 to 63"), "{name}");
+        }
+    }
+}

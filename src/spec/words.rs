@@ -1,0 +1,152 @@
+//! The syntax that devices are asked for in: words with commas between them, such as `vm0.raw,ro,serial=s1`.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// Why a text describes no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// Nothing between two commas, or nothing at all.
+    #[error("there is nothing {0} in it; a comma that belongs to a path is written twice: `,,`")]
+    Empty(&'static str),
+    /// A word that this kind of device does not have.
+    #[error(
+        "a {device} has no option `{word}`; it has {known}, and a comma that belongs to a path is written twice: `,,`"
+    )]
+    Unknown {
+        /// The kind of device.
+        device: &'static str,
+        /// What was written.
+        word: String,
+        /// What could have been.
+        known: &'static str,
+    },
+    /// An option that stands there twice.
+    #[error("a {device} has `{word}` once, and here it stands twice")]
+    Twice {
+        /// The kind of device.
+        device: &'static str,
+        /// The option.
+        word: &'static str,
+    },
+    /// An option that must stand there.
+    #[error("a {device} needs `{word}`; write it as in `{example}`")]
+    Missing {
+        /// The kind of device.
+        device: &'static str,
+        /// The option.
+        word: &'static str,
+        /// A whole device.
+        example: &'static str,
+    },
+    /// A serial number that no guest can be told.
+    #[error("`{0}` cannot be a disk's serial number, which is 1 to 20 printable ASCII characters")]
+    Serial(String),
+    /// A number of queues that cannot be had.
+    #[error("`{0}` is not a number of queues; write a whole number from 1 to {max}", max = super::DiskQueues::MAX)]
+    Queues(String),
+    /// No name of a network interface.
+    #[error(
+        "`{0}` cannot be the name of a network interface, which is 1 to 15 characters without `/`, `:` or spaces"
+    )]
+    Interface(String),
+    /// No MAC address.
+    #[error("`{0}` is not a MAC address; write six bytes in hexadecimal, such as `ba:ad:00:ca:fe:02`")]
+    Mac(String),
+    /// An address that an interface cannot have.
+    #[error(
+        "`{0}` cannot be the MAC address of an interface: it {1}; `02:00:00:00:00:01` is one of those for local use"
+    )]
+    MacKind(String, &'static str),
+    /// A name that the guest cannot show as a file.
+    #[error(
+        "`{0}` cannot be the name of a port, which is 1 to 63 printable ASCII characters without `/`, `,` or spaces"
+    )]
+    Port(String),
+}
+
+/// One word: a flag, or an option with its value.
+pub(super) struct Word {
+    pub(super) name: String,
+    pub(super) value: Option<OsString>,
+}
+
+/// Cuts a text at its commas; two of them in a row are one that belongs to the word.
+pub(super) fn split(text: &OsStr) -> Vec<OsString> {
+    let mut words = vec![Vec::new()];
+    let mut bytes = text.as_bytes().iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            words.push(Vec::new());
+        } else if let Some(word) = words.last_mut() {
+            word.push(byte);
+        }
+    }
+    words.into_iter().map(OsString::from_vec).collect()
+}
+
+impl Word {
+    /// Takes a word apart at its first `=`.
+    pub(super) fn parse(word: &OsStr) -> Self {
+        let bytes = word.as_bytes();
+        let (name, value) = match bytes.iter().position(|byte| *byte == b'=') {
+            Some(at) => bytes.split_at(at),
+            None => (bytes, [].as_slice()),
+        };
+        let value = value.split_first().map(|(_, value)| OsString::from_vec(value.to_vec()));
+        Word { name: String::from_utf8_lossy(name).into_owned(), value }
+    }
+
+    /// The value as text; what is not UTF-8 is wrong wherever this is asked for, and shown as far as it can be.
+    pub(super) fn text(&self) -> String {
+        self.value.as_deref().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// The whole word, for messages.
+    pub(super) fn written(&self) -> String {
+        match &self.value {
+            Some(value) => format!("{}={}", self.name, value.to_string_lossy()),
+            None => self.name.clone(),
+        }
+    }
+}
+
+/// Puts `value` where none is yet.
+pub(super) fn once<T>(
+    place: &mut Option<T>,
+    value: T,
+    device: &'static str,
+    word: &'static str,
+) -> Result<(), DeviceError> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(DeviceError::Twice { device, word }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comma_written_twice_belongs_to_the_word() {
+        let words = |text: &str| -> Vec<String> {
+            split(OsStr::new(text)).into_iter().map(|word| word.into_string().unwrap()).collect()
+        };
+        assert_eq!(words("a,b"), ["a", "b"]);
+        assert_eq!(words("a,,b"), ["a,b"]);
+        assert_eq!(words("a,,,b"), ["a,", "b"]);
+        assert_eq!(words("a,"), ["a", ""]);
+        assert_eq!(words(""), [""]);
+    }
+
+    #[test]
+    fn value_starts_at_the_first_equals_sign() {
+        let word = Word::parse(OsStr::new("socket=/a=b"));
+        assert_eq!((word.name.as_str(), word.text().as_str()), ("socket", "/a=b"));
+        assert_eq!(Word::parse(OsStr::new("ro")).value, None);
+        assert_eq!(Word::parse(OsStr::new("ro=")).value, Some(OsString::new()));
+    }
+}

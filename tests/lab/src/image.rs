@@ -1,0 +1,150 @@
+//! Disk images: vm0 as `make image` makes it, and what the emulated machine works with. Built by the recipes in
+//! resources/image, kept in the cache until a recipe changes.
+
+use crate::host::{install_tools, run, say, tool};
+use crate::{LabError, cache};
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../resources/image");
+const LIB: &str = include_str!("../../../resources/image/lib.sh");
+const VM0: &str = include_str!("../../../resources/image/vm0.sh");
+const SETTINGS: &str = include_str!("../../../resources/image/settings.sh");
+const TOOLS: &str = include_str!("../../../resources/image/tools.sh");
+/// What of the surroundings a recipe listens to.
+const VARIABLES: [&str; 3] = ["IMAGE_SIZE", "IMAGE_PACKAGES", "IMAGE_DOCS"];
+/// What guests can fill, in a file that takes what they filled.
+const WORK_BYTES: u64 = 24 << 30;
+/// An image made by another recipe that nobody has used for so long is not kept.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+
+/// One Debian system, as files.
+#[derive(Debug, Clone)]
+pub struct Debian {
+    dir: PathBuf,
+}
+
+impl Debian {
+    /// The names of its files: the disk with a partition table, the one without, kernel and initrd.
+    pub const FILES: [&str; 4] = ["vm0.raw", "vm0-whole.raw", "vmlinuz", "initrd.img"];
+
+    /// One of [`Self::FILES`]. It is shared: copy it before you write.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+/// vm0, built if it is not in the cache.
+pub fn debian() -> Result<Debian, LabError> {
+    let mut parts = vec![LIB.to_owned(), VM0.to_owned(), SETTINGS.to_owned()];
+    parts.extend(VARIABLES.iter().map(|name| format!("{name}={}", std::env::var(name).unwrap_or_default())));
+    let dir = made("vm0", &parts, |new| recipe("vm0.sh", &["--whole".as_ref(), new]))?;
+    Ok(Debian { dir })
+}
+
+/// Copies vm0, kernel and initrd into a directory. Images that are there already stay as they are: machines may live
+/// in them; the result says whether that was so.
+pub fn debian_into(dir: &Path, whole: bool) -> Result<bool, LabError> {
+    let (image, unwanted) = if whole { (1, 0) } else { (0, 1) };
+    let files = Debian::FILES.iter().enumerate().filter(|(at, _)| *at != unwanted);
+    if Debian::FILES.get(image).is_some_and(|name| dir.join(name).exists()) {
+        return Ok(false);
+    }
+    let debian = debian()?;
+    // The disk is the first of the list, and shall be the last to appear.
+    for (_, name) in files.rev() {
+        copy(&debian.file(name), &dir.join(name))?;
+    }
+    Ok(true)
+}
+
+/// The Debian programs for the emulated machine, an ext4.
+pub(crate) fn tools() -> Result<PathBuf, LabError> {
+    let parts = [LIB.to_owned(), TOOLS.to_owned()];
+    let dir = made("tools", &parts, |new| {
+        fs::create_dir(new).map_err(LabError::path("create", new))?;
+        recipe("tools.sh", &[&new.join("image")])
+    })?;
+    Ok(dir.join("image"))
+}
+
+/// An ext4 with vm0's files and room for more: the working directory of the emulated machine.
+pub(crate) fn work() -> Result<PathBuf, LabError> {
+    let debian = debian()?;
+    let name = debian.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let dir = made("work", &[name, WORK_BYTES.to_string()], |new| {
+        let files = new.join("files");
+        fs::create_dir_all(&files).map_err(LabError::path("create", &files))?;
+        for name in Debian::FILES {
+            let link = files.join(name);
+            fs::hard_link(debian.file(name), &link).map_err(LabError::path("create", &link))?;
+        }
+        let image = new.join("image");
+        let sparse = fs::File::create(&image).and_then(|f| f.set_len(WORK_BYTES));
+        sparse.map_err(LabError::path("create", &image))?;
+        let mut mke2fs = Command::new(tool("mke2fs")?);
+        mke2fs.args(["-q", "-t", "ext4", "-F", "-m", "0", "-J", "size=32"]);
+        // With its tables zeroed, nothing writes to it in the background.
+        run(mke2fs.args(["-E", "lazy_itable_init=0,nodiscard", "-d"]).arg(&files).arg(&image))?;
+        fs::remove_dir_all(&files).map_err(LabError::path("remove", &files))
+    })?;
+    Ok(dir.join("image"))
+}
+
+/// Keeps what is sparse so.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), LabError> {
+    let new = cache::beside(to);
+    run(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(from).arg(&new))?;
+    fs::rename(&new, to).map_err(LabError::path("write", to))
+}
+
+fn recipe(name: &str, args: &[&Path]) -> Result<(), LabError> {
+    run(Command::new("bash").arg(Path::new(RECIPES).join(name)).args(args)).map(drop)
+}
+
+/// The directory in the cache that belongs to what an image is made of; `make` makes it if it is not there.
+fn made(
+    kind: &str,
+    parts: &[String],
+    make: impl FnOnce(&Path) -> Result<(), LabError>,
+) -> Result<PathBuf, LabError> {
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    let home = cache::cache_dir()?.join("images");
+    let dir = home.join(format!("{kind}-{:016x}", hasher.finish()));
+    let used = || fs::File::open(&dir).and_then(|d| d.set_modified(SystemTime::now())).is_ok();
+    if used() {
+        return Ok(dir);
+    }
+    install_tools()?;
+    fs::create_dir_all(&home).map_err(LabError::path("create", &home))?;
+    // One lock a kind: two kinds can be made side by side.
+    let _one_at_a_time = cache::lock_named(kind)?;
+    if used() {
+        return Ok(dir);
+    }
+    discard(&home, kind);
+    say(&format!("making the image `{kind}`, which takes a minute or two"));
+    let begin = Instant::now();
+    let new = home.join(format!("new-{kind}"));
+    make(&new).inspect_err(|_| drop(fs::remove_dir_all(&new)))?;
+    fs::rename(&new, &dir).map_err(LabError::path("create", &dir))?;
+    say(&format!("made the image `{kind}` in {} s", begin.elapsed().as_secs()));
+    Ok(dir)
+}
+
+/// What an interrupted run left, and images of other recipes that nobody wants any more.
+fn discard(home: &Path, kind: &str) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+        let old = name.starts_with(&format!("{kind}-")) && age.is_some_and(|age| age > KEEP);
+        if old || name == format!("new-{kind}") {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+}

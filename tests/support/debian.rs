@@ -1,0 +1,165 @@
+//! vm0, the Debian of `make image`, booted by minivmm in a lab that has Debian's programs: its console, its networks.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use lab::{Cmd, Lab, LabConfig, LabKind, Output, Process, Status};
+
+/// Time for systemd to get to a login under two emulations, on a busy machine.
+pub(crate) const BOOT: Duration = Duration::from_secs(240);
+/// Time for a guest that is up to answer.
+pub(crate) const SOON: Duration = Duration::from_secs(90);
+/// As a user of group kvm who may do nothing else.
+pub(crate) const AS_USER: &str = "setpriv --reuid 1000 --regid 1000 --groups 101 --bounding-set -all --inh-caps -all \
+                                  --ambient-caps -all --no-new-privs --";
+
+/// The lab that the tests of this file share. Its working directory holds minivmm and vm0, to write to.
+pub(crate) fn lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    LAB.get_or_init(|| {
+        let config = LabConfig::default().debian().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
+        let lab = Lab::start(&config).unwrap();
+        // The images are the courses' user's.
+        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw").unwrap();
+        lab
+    })
+}
+
+/// A Debian, logged in as root on its console.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    console: Process,
+    /// From the start to the login prompt.
+    pub(crate) boot: Duration,
+}
+
+impl Guest {
+    /// Starts the shell line, waits for the login on its terminal, logs in as etu and becomes root.
+    #[track_caller]
+    pub(crate) fn start(line: &str) -> Self {
+        let begin = Instant::now();
+        let mut console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
+        console.expect("vm0 login: ", BOOT).unwrap();
+        let boot = begin.elapsed();
+        for (answer, question) in [("etu", "Password: "), ("-etu-", "etu@vm0:~$ ")] {
+            console.send(format!("{answer}\n")).unwrap();
+            console.expect(question, SOON).unwrap();
+        }
+        console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= sh\n").unwrap();
+        // Echoed, it does not read so.
+        console.send("stty -echo cols 999; echo 'root-'shell\n").unwrap();
+        console.expect("root-shell\r\n", SOON).unwrap();
+        Guest { console, boot }
+    }
+
+    /// Runs a shell line as root, which must succeed; gives what it said.
+    #[track_caller]
+    pub(crate) fn sh(&mut self, line: &str) -> String {
+        self.sh_within(line, SOON)
+    }
+
+    #[track_caller]
+    pub(crate) fn sh_within(&mut self, line: &str, limit: Duration) -> String {
+        // The kernel may write to the console at any time, but not within a line of the shell's.
+        self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
+        let mut said = self.console.expect("status=", limit).unwrap();
+        said.truncate(said.len() - "status=".len());
+        let status = self.console.expect(".", SOON).unwrap();
+        let said = said.replace("\r\n", "\n");
+        assert_eq!(status, "0.", "{line}: {said}");
+        said
+    }
+
+    /// Sends it to its end by systemd, and gives how minivmm ended.
+    #[track_caller]
+    pub(crate) fn power_off(mut self) -> Output {
+        self.console.send("systemctl poweroff\n").unwrap();
+        let out = self.console.wait(SOON).unwrap();
+        assert_eq!(out.status, Status::Exited(0), "{}", out.text());
+        out
+    }
+
+    /// systemd has nothing more to start, and nothing failed.
+    #[track_caller]
+    pub(crate) fn is_healthy(&mut self) {
+        let state = self.sh("systemctl is-system-running --wait || systemctl --failed --no-pager");
+        assert!(state.trim() == "running", "{state}");
+        assert_eq!(self.sh("systemctl is-active multi-user.target").trim(), "active");
+    }
+}
+
+/// A TAP for group kvm, as the courses make it; gone with this value, as is all that was put behind it.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    pub(crate) name: &'static str,
+    undo: Vec<String>,
+}
+
+impl Tap {
+    /// `flags` are ip's: nothing, `multi_queue`, `vnet_hdr`.
+    pub(crate) fn new(name: &'static str, flags: &str) -> Self {
+        lab().sh(&format!("ip tuntap add mode tap dev {name} group kvm {flags}")).unwrap();
+        let tap = Tap { name, undo: vec![format!("ip link del {name}")] };
+        lab().sh(&format!("ip link set {name} up")).unwrap();
+        tap
+    }
+
+    /// Puts it on a new switch, on VLAN 2 where the switch can; gives the host's interface on that switch.
+    pub(crate) fn on_switch(&mut self) -> &'static str {
+        if lab().kind() == LabKind::Nested {
+            lab().sh(OPEN_VSWITCH).unwrap();
+        }
+        let (name, there) = (self.name, lab().sh("ovs-vsctl --timeout 5 show").is_ok());
+        if there {
+            self.undo.insert(0, "ovs-vsctl del-br sw-test".into());
+            let line = format!(
+                "ovs-vsctl --timeout 20 add-br sw-test -- add-port sw-test {name} tag=2 -- \
+                 add-port sw-test vlan2 tag=2 -- set interface vlan2 type=internal && ip link set vlan2 up"
+            );
+            lab().sh(&line).unwrap();
+            return "vlan2";
+        }
+        self.on_bridge()
+    }
+
+    /// Puts it on a new bridge; gives the host's interface on it.
+    pub(crate) fn on_bridge(&mut self) -> &'static str {
+        self.undo.insert(0, "ip link del br-test".into());
+        let name = self.name;
+        let line = format!(
+            "ip link add br-test type bridge && ip link set br-test up && ip link set {name} master br-test"
+        );
+        lab().sh(&line).unwrap();
+        "br-test"
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        for line in &self.undo {
+            drop(lab().sh(line));
+        }
+    }
+}
+
+/// Starts Open vSwitch in the emulated machine, once.
+const OPEN_VSWITCH: &str = "\
+    mkdir -p /run/openvswitch /etc/openvswitch /var/log/openvswitch; [ -e /run/openvswitch/ovs-vswitchd.pid ] && exit; \
+    ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema && \
+    ovsdb-server --remote=punix:/run/openvswitch/db.sock --pidfile --log-file --detach >/dev/null 2>&1 && \
+    ovs-vsctl --no-wait init && \
+    ovs-vswitchd --pidfile --log-file --detach >/dev/null 2>&1";
+
+/// Runs a command in the guest through ssh as etu; gives what it said.
+#[track_caller]
+pub(crate) fn ssh(address: &str, command: &str) -> String {
+    let line = format!(
+        "sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+         -o ConnectTimeout=60 etu@{address} '{command}'"
+    );
+    let out = lab().exec(&Cmd::sh(line).limit(SOON)).unwrap();
+    assert_eq!(out.status, Status::Exited(0), "{command}: {}", out.err_text());
+    out.text()
+}

@@ -1,0 +1,313 @@
+//! A guest's driver at the registers of a PCI function.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use devices::pci::bar::BarIndex;
+use devices::pci::function::PciFunction;
+use devices::pci::testing::TestMsiAllocator;
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::ring::{DriverRing, Used};
+use super::{Discards, memory};
+use crate::device::Device;
+use crate::memory::Memory;
+use crate::poll::Poller;
+use crate::transport::{Doorbells, FEATURE_VERSION_1, Platform, VirtioPci};
+use crate::worker::{MakePoller, Worker};
+
+/// Where rings begin in the guest's memory; buffers are behind them.
+const RINGS: u64 = 0x1000;
+const BUFFERS: u64 = 4 << 20;
+/// Bytes of memory of a guest.
+const MEMORY: usize = 16 << 20;
+
+const COMMON: u64 = 0;
+const ISR: u64 = 0x1000;
+const DEVICE: u64 = 0x2000;
+const NOTIFY: u64 = 0x3000;
+const TABLE: u64 = 0x4000;
+
+/// A host without ioeventfd: kicks come through the BAR.
+#[derive(Debug)]
+struct NoDoorbells;
+
+impl Doorbells for NoDoorbells {
+    fn attach(&self, _: u64, _: &EventFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn detach(&self, _: u64, _: &EventFd) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A guest with one device.
+#[derive(Debug)]
+pub struct Guest<P: Poller + 'static> {
+    /// The function.
+    pub function: VirtioPci<P>,
+    /// The guest's memory.
+    pub memory: Memory,
+    /// What was given back to the host.
+    pub discards: Arc<Discards>,
+    /// A ring a queue, once [`Guest::activate`] has made them.
+    pub rings: Vec<DriverRing>,
+    msi: Arc<TestMsiAllocator>,
+    next_buffer: u64,
+}
+
+impl<P: Poller + 'static> Guest<P> {
+    /// Puts `device` behind a transport, with a worker that waits in what `make` makes.
+    pub fn new(device: Box<dyn Device<Poller = P>>, make: MakePoller<P>) -> Self {
+        let (memory, discards) = memory(MEMORY);
+        Self::with_memory(device, make, memory, discards)
+    }
+
+    /// As [`Guest::new`], with a memory that is there already: what a restored machine has.
+    pub fn with_memory(
+        device: Box<dyn Device<Poller = P>>,
+        make: MakePoller<P>,
+        memory: Memory,
+        discards: Arc<Discards>,
+    ) -> Self {
+        let msi = Arc::new(TestMsiAllocator::default());
+        let platform =
+            Platform { memory: memory.clone(), msi: msi.clone(), doorbells: Arc::new(NoDoorbells) };
+        let function = VirtioPci::new(device, Worker::new("test", make), &platform).expect("a function");
+        Guest { function, memory, discards, rings: Vec::new(), msi, next_buffer: BUFFERS }
+    }
+
+    /// Reads `data.len()` bytes of the BAR.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.function.bar_read(bar(), offset, data);
+    }
+
+    /// Writes to the BAR.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        self.function.bar_write(bar(), offset, data);
+    }
+
+    /// A byte of the common configuration.
+    pub fn common_u8(&mut self, offset: u64) -> u8 {
+        let mut data = [0];
+        self.read(COMMON + offset, &mut data);
+        data[0]
+    }
+
+    /// Two bytes of the common configuration.
+    pub fn common_u16(&mut self, offset: u64) -> u16 {
+        let mut data = [0; 2];
+        self.read(COMMON + offset, &mut data);
+        u16::from_le_bytes(data)
+    }
+
+    /// The device status.
+    pub fn status(&mut self) -> u8 {
+        self.common_u8(0x14)
+    }
+
+    /// Writes the device status.
+    pub fn set_status(&mut self, status: u8) {
+        self.write(COMMON + 0x14, &[status]);
+    }
+
+    /// The ISR register, which reading clears.
+    pub fn isr(&mut self) -> u8 {
+        let mut data = [0];
+        self.read(ISR, &mut data);
+        data[0]
+    }
+
+    /// Bytes of the device's configuration.
+    pub fn config(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0; len];
+        // As a driver does: in pieces of at most 8 bytes.
+        for (at, part) in data.chunks_mut(8).enumerate() {
+            self.function.bar_read(bar(), DEVICE + offset + 8 * at as u64, part);
+        }
+        data
+    }
+
+    /// Writes to the device's configuration.
+    pub fn set_config(&mut self, offset: u64, data: &[u8]) {
+        self.write(DEVICE + offset, data);
+    }
+
+    /// The features that the device offers.
+    pub fn offered(&mut self) -> u64 {
+        let mut features = 0;
+        for select in [0u32, 1] {
+            self.write(COMMON, &select.to_le_bytes());
+            let mut half = [0; 4];
+            self.read(COMMON + 4, &mut half);
+            features |= u64::from(u32::from_le_bytes(half)) << (32 * select);
+        }
+        features
+    }
+
+    /// Resets the device and waits until it says that it is.
+    pub fn reset(&mut self) {
+        self.set_status(0);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.status() != 0 {
+            assert!(Instant::now() < deadline, "the device does not come back from its reset");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.rings.clear();
+        self.next_buffer = BUFFERS;
+    }
+
+    /// Resets the device and negotiates what it offers of `wanted`, and version 1; what came of it.
+    pub fn negotiate(&mut self, wanted: u64) -> u64 {
+        self.reset();
+        self.set_status(1);
+        self.set_status(3);
+        let features = self.offered() & (wanted | FEATURE_VERSION_1);
+        for select in [0u32, 1] {
+            self.write(COMMON + 8, &select.to_le_bytes());
+            self.write(COMMON + 12, &((features >> (32 * select)) as u32).to_le_bytes());
+        }
+        self.set_status(0xb);
+        assert_eq!(self.status(), 0xb, "the device takes features that it offered");
+        features
+    }
+
+    /// Makes a ring of at most `size` descriptors for every queue, a vector for each, and starts the device.
+    pub fn activate(&mut self, size: u16) {
+        let queues = self.common_u16(0x12);
+        self.enable_vectors(queues + 1);
+        self.write(COMMON + 0x10, &0u16.to_le_bytes());
+        let mut base = RINGS;
+        for queue in 0..queues {
+            self.write(COMMON + 0x16, &queue.to_le_bytes());
+            let max = self.common_u16(0x18);
+            let size = size.min(max);
+            let ring = DriverRing::new(&self.memory, base, size, max);
+            base = (base + DriverRing::bytes(size)).next_multiple_of(0x1000);
+            self.write(COMMON + 0x18, &size.to_le_bytes());
+            self.write(COMMON + 0x1a, &(queue + 1).to_le_bytes());
+            for (register, address) in [
+                (0x20, ring.config().descriptors),
+                (0x28, ring.config().driver),
+                (0x30, ring.config().device),
+            ] {
+                self.write(COMMON + register, &(address as u32).to_le_bytes());
+                self.write(COMMON + register + 4, &((address >> 32) as u32).to_le_bytes());
+            }
+            self.write(COMMON + 0x1c, &1u16.to_le_bytes());
+            self.rings.push(ring);
+        }
+        assert!(base <= BUFFERS, "rings fit");
+        self.set_status(0xf);
+    }
+
+    /// [`Guest::negotiate`], then [`Guest::activate`].
+    pub fn start(&mut self, wanted: u64, size: u16) -> u64 {
+        let features = self.negotiate(wanted);
+        self.activate(size);
+        features
+    }
+
+    /// Memory for a buffer, filled with `fill`; its address.
+    pub fn buffer(&mut self, len: usize, fill: u8) -> u64 {
+        if self.next_buffer + len as u64 > MEMORY as u64 {
+            self.next_buffer = BUFFERS;
+        }
+        let address = self.next_buffer;
+        self.next_buffer = (address + len as u64).next_multiple_of(16);
+        self.memory.write_slice(&vec![fill; len], GuestAddress(address)).expect("room for a buffer");
+        address
+    }
+
+    /// Puts a chain of buffers into `queue`: those of `readable` with their contents, then writable ones of these lengths.
+    /// Head, and addresses of the writable ones.
+    pub fn add(&mut self, queue: usize, readable: &[&[u8]], writable: &[usize]) -> (u16, Vec<u64>) {
+        let mut pieces = Vec::new();
+        for bytes in readable {
+            let address = self.buffer(bytes.len(), 0);
+            self.memory.write_slice(bytes, GuestAddress(address)).expect("a buffer");
+            pieces.push((address, bytes.len() as u32, false));
+        }
+        let outs: Vec<u64> = writable.iter().map(|len| self.buffer(*len, 0xee)).collect();
+        pieces.extend(outs.iter().zip(writable).map(|(address, len)| (*address, *len as u32, true)));
+        (self.rings[queue].add(&pieces), outs)
+    }
+
+    /// Rings the doorbell of `queue`.
+    pub fn kick(&mut self, queue: usize) {
+        self.write(NOTIFY + 4 * queue as u64, &(queue as u16).to_le_bytes());
+    }
+
+    /// [`Guest::add`], kick, and wait for it to be used: what the device says it wrote, and the writable bytes.
+    pub fn request(&mut self, queue: usize, readable: &[&[u8]], writable: &[usize]) -> (Used, Vec<Vec<u8>>) {
+        let (_, outs) = self.add(queue, readable, writable);
+        self.kick(queue);
+        let used = self.rings[queue].wait_used();
+        let bytes = outs.iter().zip(writable).map(|(address, len)| self.bytes(*address, *len)).collect();
+        (used, bytes)
+    }
+
+    /// Bytes of the guest's memory.
+    pub fn bytes(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory.read_slice(&mut bytes, GuestAddress(address)).expect("the guest's memory");
+        bytes
+    }
+
+    /// Interrupts that came for `queue` since the function was made.
+    pub fn interrupts(&self, queue: usize) -> usize {
+        self.messages(queue + 1)
+    }
+
+    /// Interrupts that came for the configuration.
+    pub fn config_interrupts(&self) -> usize {
+        self.messages(0)
+    }
+
+    /// Waits until `what` is so, for ten seconds at most.
+    pub fn wait_until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !so(self) {
+            assert!(Instant::now() < deadline, "it is not so in time: {what}");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn messages(&self, vector: usize) -> usize {
+        let of = |(_, data): &(u64, u32)| *data == 0x4000 + vector as u32;
+        self.msi.all().iter().flat_map(|msi| msi.delivered()).filter(of).count()
+    }
+
+    /// Gives every vector a message of its own and switches MSI-X on.
+    fn enable_vectors(&mut self, vectors: u16) {
+        for vector in 0..u64::from(vectors) {
+            let entry = TABLE + 16 * vector;
+            self.write(entry, &0xfee0_0000u32.to_le_bytes());
+            self.write(entry + 8, &(0x4000 + vector as u32).to_le_bytes());
+            self.write(entry + 12, &0u32.to_le_bytes());
+        }
+        let control = self.capability(0x11).expect("an MSI-X capability") + 2;
+        self.function.config_mut().guest_write(control, &0x8000u16.to_le_bytes());
+        self.function.config_written(control..control + 2);
+    }
+
+    /// Offset of the first capability with this id.
+    pub fn capability(&self, id: u8) -> Option<u16> {
+        let config = self.function.config();
+        let mut at = config.read_u16(0x34) & 0xff;
+        while at != 0 {
+            let word = config.read_u16(at);
+            if word & 0xff == u16::from(id) {
+                return Some(at);
+            }
+            at = word >> 8;
+        }
+        None
+    }
+}
+
+fn bar() -> BarIndex {
+    BarIndex::new(0).expect("BAR 0")
+}

@@ -1,0 +1,48 @@
+//! The driver's side of a device, for tests and fuzz targets here and in other crates: rings in a memory of its own, and
+//! the registers driven as a guest would.
+//!
+//! What goes wrong in here panics: it is the test that is wrong then, or the device.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "support of tests: a wrong step shall stop the test where it is"
+)]
+
+mod guest;
+mod ring;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::memory::{Memory, MemoryOwner};
+pub use guest::Guest;
+pub use ring::{DriverRing, INDIRECT, NEXT, RawDescriptor, Used, WRITE};
+
+/// Remembers what was given back to the host.
+#[derive(Debug, Default)]
+pub struct Discards(Mutex<Vec<(u64, u64)>>);
+
+impl Discards {
+    /// Start and length of each range, in order.
+    pub fn all(&self) -> Vec<(u64, u64)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl MemoryOwner for Discards {
+    fn discard(&self, start: GuestAddress, len: u64) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((start.0, len));
+        Ok(())
+    }
+}
+
+/// A guest's memory of `len` bytes from address 0 on, and who hears of what is given back.
+pub fn memory(len: usize) -> (Memory, Arc<Discards>) {
+    let regions = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len)]).expect("memory for a test");
+    let discards = Arc::new(Discards::default());
+    (Memory::new(regions, discards.clone()), discards)
+}

@@ -1,1 +1,0 @@
-//! Tests of the worker are with the conformance of the devices.
