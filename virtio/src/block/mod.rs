@@ -11,6 +11,7 @@ mod request;
 mod slots;
 
 use std::io;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,12 +65,12 @@ impl Marks {
 
     fn take(&mut self) -> impl Iterator<Item = u16> + use<> {
         let marks = std::mem::take(&mut self.0);
-        (0..MOST_QUEUES).filter(move |queue| marks >> queue & 1 != 0)
+        (0..MOST_QUEUES.get()).filter(move |queue| marks >> queue & 1 != 0)
     }
 }
 
 /// Most queues of a disk.
-pub const MOST_QUEUES: u16 = 64;
+pub const MOST_QUEUES: NonZeroU16 = NonZeroU16::new(64).unwrap();
 
 /// What is saved.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +81,8 @@ struct State {
 
 impl Block {
     /// A disk that log lines call `name`: `blk0`. More than [`MOST_QUEUES`] queues are not made.
-    pub fn new(name: impl Into<String>, disk: Disk) -> Self {
+    pub fn new(name: impl Into<String>, mut disk: Disk) -> Self {
+        disk.queues = disk.queues.min(MOST_QUEUES);
         Block {
             name: name.into(),
             config: Arc::new(disk.config()),
@@ -91,10 +93,6 @@ impl Block {
             waiting: Marks::default(),
             errors: ErrorLog::default(),
         }
-    }
-
-    fn queue_count(&self) -> u16 {
-        self.disk.queues.get().min(MOST_QUEUES)
     }
 
     /// §5.2.6.2: what completes is on stable storage already.
@@ -145,9 +143,9 @@ impl Block {
         stable: bool,
         engine: &mut dyn Engine,
     ) -> Result<(), QueueFault> {
-        // As many slots as descriptors: there is one. A request without room for a status is none (§5.2.6).
-        let (room, slot) = (chain.writable_len(), self.slots.take());
-        let Some((tag, slot)) = slot.filter(|_| room > 0) else {
+        // A request without room for a status is none (§5.2.6). As many slots as descriptors: one is free.
+        let room = chain.writable_len() > 0;
+        let Some((tag, slot)) = room.then(|| self.slots.take()).flatten() else {
             log::debug!("{}: a request has no room for its status", self.name);
             self.used.add(queue.index());
             return queue.complete(chain);
@@ -213,12 +211,13 @@ impl Block {
                 _ => drop(self.slots.release(tag)),
             }
         }
+        let mut result = Ok(());
         for index in self.used.take() {
-            if let Some(queue) = cx.queue(index) {
-                queue.notify()?;
+            if let Some(Err(fault)) = cx.queue(index).map(Queue::notify) {
+                result = Err(fault);
             }
         }
-        Ok(())
+        result
     }
 
     /// Ends the request of `tag`, of which `wrote` bytes of data went to the driver.
@@ -258,7 +257,7 @@ impl Device for Block {
             kind: DeviceKind::Block,
             name: self.name.clone(),
             features: self.disk.features(),
-            queues: vec![QUEUE_SIZE; self.queue_count().into()],
+            queues: vec![QUEUE_SIZE; self.disk.queues.get().into()],
             config: self.config.clone(),
         }
     }
@@ -277,12 +276,11 @@ impl Device for Block {
 
     fn ready(&mut self, token: Token, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         self.turn(cx, |block, cx| {
-            let mut look_at = if token == TIMER { block.waiting } else { Marks::default() };
             if token == TIMER {
-                block.waiting = Marks::default();
+                let mut waiting = std::mem::take(&mut block.waiting);
+                return waiting.take().try_for_each(|queue| block.serve(queue, cx));
             }
-            block.finish(cx)?;
-            look_at.take().try_for_each(|queue| block.serve(queue, cx))
+            Ok(())
         })
     }
 

@@ -67,6 +67,7 @@ impl Slots {
         let (queue, chain) = (slot.queue, slot.chain.take()?);
         slot.operation = None;
         slot.ranges.clear();
+        slot.stable = false;
         self.free.push(tag);
         Some((queue, chain))
     }
