@@ -305,7 +305,8 @@ impl Device for Block {
     }
 
     fn state(&self) -> DeviceState {
-        let state = State { sectors: self.disk.sectors, writeback: !self.writes_through(feature::CONFIG_WCE) };
+        let state =
+            State { sectors: self.disk.sectors, writeback: !self.writes_through(feature::CONFIG_WCE) };
         DeviceState::new(DeviceKind::Block, VERSION, &state)
     }
 
