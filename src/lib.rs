@@ -20,10 +20,14 @@
 #[doc(hidden)]
 pub mod cli;
 mod host;
+#[doc(hidden)]
+pub mod image;
 mod kvm;
 mod machine;
 pub mod spec;
 
-pub use host::tap::TapError;
+pub use host::tap::{TapError, TapHolder};
+pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};
+pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -123,7 +123,7 @@ impl MachineArgs {
 
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
-minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux in a machine on KVM
+minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
        minivmm doctor [OPTIONS]                      say whether this host can";
 
 const MENU: &str = "In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";

@@ -1,37 +1,62 @@
 //! What a machine is made of, said on stderr before it starts, as lab scripts do.
 
 use std::fmt::{self, Display};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use boot::kernel::{Format, Kernel};
+use boot::kernel::Format;
 
-use crate::spec::Spec;
+use crate::image::DiskFile;
+use crate::machine::files::BootFiles;
+use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
 
 /// The banner of a machine.
 #[derive(Debug)]
 pub(super) struct Banner<'a> {
     /// The machine.
     pub spec: &'a Spec,
-    /// Its kernel.
-    pub kernel: &'a Kernel,
+    /// What it boots from.
+    pub files: &'a BootFiles,
     /// The console is a terminal that somebody types into.
     pub terminal: bool,
 }
 
 impl Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Banner { spec, kernel, terminal } = self;
-        let path = spec.kernel.as_deref().unwrap_or(Path::new("")).display();
+        let Banner { spec, files, terminal } = self;
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "~> {name:<12}: {value}");
-        line("Kernel", &format_args!("{path} ({})", describe(kernel.format(), kernel.version())))?;
-        match spec.initrd() {
-            Some(initrd) => line("Initrd", &initrd.display())?,
+        let BootFiles { kernel, headers, initrd, root, entry, .. } = files;
+        line("Kernel", &format_args!("{kernel} ({})", describe(headers.format(), headers.version())))?;
+        match initrd {
+            Some((initrd, _)) => line("Initrd", initrd)?,
             None => line("Initrd", &"none")?,
         }
+        if let Some(entry) = entry {
+            line("Boot entry", &format_args!("{entry} on the first disk, with its options"))?;
+        }
+        if let Some((root, place)) = root {
+            line("Root", &format_args!("root={root}, {place}"))?;
+        }
         line("RAM", &spec.mem())?;
+        if let Some(balloon) = spec.balloon.filter(|balloon| balloon.mib() > 0) {
+            line("Balloon", &format_args!("{balloon} of it taken back"))?;
+        }
         line("Processors", &spec.cpus())?;
+        for (disk, letter) in spec.disk.iter().zip('a'..) {
+            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk)))?;
+        }
+        for tap in &spec.tap {
+            line("Network", &describe_tap(tap))?;
+        }
+        for port in &spec.port {
+            line("Port", &format_args!("{} = {}", port.name, port.socket.display()))?;
+        }
         if *terminal {
-            line("Console", &"this terminal; Ctrl-] then ? for the menu, q to quit")?;
+            let name = match spec.console() {
+                ConsoleChoice::Ttys0 => "",
+                ConsoleChoice::Hvc0 => " (hvc0)",
+            };
+            line("Console", &format_args!("this terminal{name}; Ctrl-] then ? for the menu, q to quit"))?;
         }
         Ok(())
     }
@@ -45,22 +70,116 @@ pub(super) fn describe(format: Format, version: Option<&str>) -> String {
     }
 }
 
+/// A disk with its size and, of an image, how much of it the host really holds (as `ls -s` shows).
+fn describe_disk(disk: &DiskSpec) -> String {
+    let DiskSpec { path, read_only, direct, .. } = disk;
+    let size = size(path).map(|size| format!(" ({size})")).unwrap_or_default();
+    let flags = [(*read_only, ", read-only"), (*direct, ", past the page cache")];
+    let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, text)| text).collect();
+    format!("{}{size}{flags}", path.display())
+}
+
+fn size(path: &Path) -> Option<String> {
+    let disk = DiskFile::open(path).ok()?;
+    let meta = disk.file.metadata().ok()?;
+    // st_blocks counts 512 bytes whatever the file system's blocks are.
+    let used = meta.is_file().then(|| format!(", {} of them in use on the host", bytes(meta.blocks() * 512)));
+    Some(format!("{}{}", bytes(disk.len), used.unwrap_or_default()))
+}
+
+/// In the largest unit that leaves three digits or so.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut count, mut unit, mut tenths) = (count, 0, 0);
+    while count >= 1024 && unit + 1 < UNITS.len() {
+        (tenths, count, unit) = (count % 1024 * 10 / 1024, count / 1024, unit + 1);
+    }
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    if count < 10 && tenths > 0 { format!("{count}.{tenths} {name}") } else { format!("{count} {name}") }
+}
+
+/// An interface with the address that the guest is reached by before it says any.
+fn describe_tap(tap: &TapSpec) -> String {
+    match tap.mac {
+        Some(mac) => format!("{}, MAC {mac}, IPv6 link-local {}", tap.name, mac.link_local()),
+        None => tap.name.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::kernels::bzimage;
+    use crate::image::testing::ext4;
 
     #[test]
     fn banner_says_what_the_machine_is_made_of() {
-        let kernel = Kernel::parse(&bzimage("6.1.0-own (me@laptop) #1 SMP")[..]).unwrap();
-        let spec = Spec::new("/k/vmlinuz").with_initrd("/k/initrd.img").with_mem("1G".parse().unwrap());
-        let text = Banner { spec: &spec, kernel: &kernel, terminal: true }.to_string();
+        let folder = tempfile::tempdir().unwrap();
+        let [kernel, initrd] = ["vmlinuz", "initrd.img"].map(|name| folder.path().join(name));
+        std::fs::write(&kernel, bzimage("6.1.0-own (me@laptop) #1 SMP")).unwrap();
+        std::fs::write(&initrd, "x").unwrap();
+        let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
+        let files = BootFiles::find(&spec).unwrap();
+        let text = Banner { spec: &spec, files: &files, terminal: true }.to_string();
+        let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
         assert_eq!(lines[1], "~> Initrd      : /k/initrd.img");
         assert_eq!(lines[2], "~> RAM         : 1 GiB");
         assert_eq!(lines[3], "~> Processors  : 1");
         assert!(lines[4].contains("Ctrl-]"));
-        assert!(!Banner { spec: &spec, kernel: &kernel, terminal: false }.to_string().contains("Ctrl-]"));
+        assert!(!Banner { spec: &spec, files: &files, terminal: false }.to_string().contains("Ctrl-]"));
+    }
+
+    #[test]
+    fn banner_says_what_was_taken_from_the_disk_and_how_the_guest_is_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("vm0.raw");
+        let kernel = bzimage("6.1.0-25-amd64 (debian-kernel@lists.debian.org) #1 SMP");
+        let cfg =
+            b"set default=0\nmenuentry 'D' {\nlinux /boot/vmlinuz-6.1.0-25-amd64 quiet\ninitrd /boot/i\n}\n";
+        let files: [(&str, &[u8]); 5] = [
+            ("etc/x", b""),
+            ("sbin/init", b"x"),
+            ("boot/vmlinuz-6.1.0-25-amd64", &kernel),
+            ("boot/i", b"x"),
+            ("boot/grub/grub.cfg", cfg),
+        ];
+        std::fs::write(&image, ext4(4096, &files, &[])).unwrap();
+        let spec = Spec::default()
+            .with_disk(DiskSpec::new(&image))
+            .with_tap("tap2".parse().unwrap())
+            .with_port("name=a,socket=/run/a.sock".parse().unwrap())
+            .with_balloon("64".parse().unwrap())
+            .with_console(ConsoleChoice::Hvc0)
+            .settled()
+            .unwrap();
+        let files = BootFiles::find(&spec).unwrap();
+        let text = Banner { spec: &spec, files: &files, terminal: true }.to_string();
+        let image = image.display().to_string();
+        let text = text.replace(&image, "vm0.raw");
+        for line in [
+            "~> Kernel      : /boot/vmlinuz-6.1.0-25-amd64 on vm0.raw (Linux 6.1.0-25-amd64, bzImage)",
+            "~> Initrd      : /boot/i on vm0.raw",
+            "~> Boot entry  : /boot/grub/grub.cfg on the first disk, with its options",
+            "~> Root        : root=/dev/vda, the whole disk",
+            "~> Balloon     : 64 MiB of it taken back",
+            "~> Network     : tap2, MAC ba:ad:00:ca:fe:02, IPv6 link-local fe80::b8ad:ff:feca:fe02",
+            "~> Port        : a = /run/a.sock",
+            "~> Console     : this terminal (hvc0); Ctrl-] then ? for the menu, q to quit",
+        ] {
+            assert!(text.lines().any(|said| said == line), "{line}\n{text}");
+        }
+        let disk = text.lines().find(|line| line.starts_with("~> Disk")).unwrap();
+        assert!(
+            disk.starts_with("~> Disk        : vda = vm0.raw (4 MiB, ") && disk.contains("in use on"),
+            "{disk}"
+        );
+    }
+
+    #[test]
+    fn sizes_have_the_unit_that_suits() {
+        let shown = [0, 1023, 1024, 1536, 60 << 30, (60 << 30) - 1, u64::MAX].map(bytes);
+        assert_eq!(shown, ["0 bytes", "1023 bytes", "1 KiB", "1.5 KiB", "60 GiB", "59 GiB", "16383 PiB"]);
     }
 }

@@ -74,16 +74,7 @@ impl Drivers {
     }
 }
 
-/// A kernel's release, as `uname -r` prints it: out of its version string, else out of a name like vmlinux-6.1.0.
-pub(super) fn release<'a>(kernel: &'a Path, version: Option<&'a str>) -> Option<&'a str> {
-    let named = || {
-        let (_, release) = kernel.file_name()?.to_str()?.split_once('-')?;
-        release.starts_with(|first: char| first.is_ascii_digit()).then_some(release)
-    };
-    let release = version.and_then(|text| text.split_whitespace().next()).or_else(named)?;
-    // It becomes part of paths, and the file that it comes from is not to be trusted.
-    release.chars().all(|c| c.is_ascii_alphanumeric() || "._-+~".contains(c)).then_some(release)
-}
+pub(super) use crate::machine::files::release;
 
 /// What the files beside the kernel, in /boot or in /lib/modules say of its drivers.
 pub(super) fn find(host: &Host, kernel: &Path, release: &str) -> Option<Drivers> {

@@ -8,7 +8,7 @@ mod drivers;
 pub mod exit;
 #[cfg(test)]
 #[path = "../../tests/kernels/mod.rs"]
-mod kernels;
+pub(crate) mod kernels;
 mod logger;
 mod menu;
 mod preflight;
@@ -29,7 +29,10 @@ use crate::spec::Spec;
 /// The whole program.
 pub fn main() -> ExitCode {
     match args::parse(std::env::args_os()) {
-        Ok(Command::Run(spec)) => machine(&spec),
+        Ok(Command::Run(spec)) => match spec.settled() {
+            Ok(spec) => machine(&spec),
+            Err(error) => complain(&error, Status::Usage),
+        },
         Ok(Command::Doctor(args)) => examine(&args),
         Err(ArgsError::Flags(error)) => flags(&error),
         Err(ArgsError::Spec(error)) => complain(&error, Status::Usage),
@@ -43,7 +46,7 @@ fn machine(spec: &Spec) -> Status {
         Ok(cleared) => cleared,
         Err(error) => return complain(&error, error.status()),
     };
-    report::say(&Banner { spec, kernel: &cleared.kernel, terminal: io::stdin().is_terminal() });
+    report::say(&Banner { spec, files: &cleared.files, terminal: io::stdin().is_terminal() });
     for warning in cleared.warnings {
         report::say(&format_args!("minivmm: warning: {warning}\n"));
     }

@@ -1,21 +1,19 @@
 //! One boot of a machine: made from the blueprint, run, thrown away.
 
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use boot::initrd::Initrd;
-use boot::kernel::Kernel;
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
 use devices::power::PowerButton;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::backends::Backends;
 use super::board::{Board, pci_window, reset_code};
 use super::console::Console;
+use super::files::BootFiles;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
 use super::supervisor::Event;
@@ -31,6 +29,7 @@ use crate::spec::Spec;
 pub(super) struct Blueprint {
     pub(super) spec: Spec,
     pub(super) console: Console,
+    pub(super) backends: Backends,
     /// What goes on the PCI bus.
     pub(super) functions: MakeFunctions,
 }
@@ -152,38 +151,17 @@ fn assemble(
 
 /// Decides where everything goes, from the files' headers.
 fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
-    let path = spec.kernel()?;
-    let kernel_file = open("kernel", path)?;
-    let kernel =
-        Kernel::parse(&kernel_file).map_err(|source| StartError::Kernel { path: path.to_owned(), source })?;
-    let initrd = match spec.initrd() {
-        Some(path) => Some(open_initrd(path)?),
-        None => None,
-    };
-    let cmdline = spec.cmdline();
+    let BootFiles { kernel, headers, initrd, cmdline, .. } = BootFiles::find(spec)?;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),
         ram: layout,
         preferred_entry: None,
     };
-    let plan = boot::plan::plan(&kernel, &request)
-        .map_err(|source| StartError::Plan { path: path.to_owned(), source })?;
+    let plan = boot::plan::plan(&headers, &request)
+        .map_err(|source| StartError::Plan { path: kernel.name(), source })?;
     let mut sources = Vec::with_capacity(2);
-    if let Some((source, _)) = initrd {
-        sources.push(Source { copies: plan.initrd.iter().cloned().collect(), ..source });
-    }
-    sources.push(Source { path: path.to_owned(), file: kernel_file, copies: plan.kernel.clone() });
+    sources.extend(initrd.iter().map(|(file, _)| Source::new(file, plan.initrd.as_slice())));
+    sources.push(Source::new(&kernel, &plan.kernel));
     Ok((plan, sources))
-}
-
-fn open(what: &'static str, path: &Path) -> Result<File, StartError> {
-    File::open(path).map_err(|source| StartError::Open { what, path: path.to_owned(), source })
-}
-
-fn open_initrd(path: &Path) -> Result<(Source, Initrd), StartError> {
-    let file = open("initrd", path)?;
-    let initrd =
-        Initrd::parse(&file).map_err(|source| StartError::Initrd { path: path.to_owned(), source })?;
-    Ok((Source { path: path.to_owned(), file, copies: Vec::new() }, initrd))
 }

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
+use virtio::balloon::Balloon;
 use virtio::device::Device;
+use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
 use virtio::transport::{Platform, VirtioPci};
@@ -22,6 +24,11 @@ pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Ve
     for (index, (tap, slot)) in spec.tap.iter().zip(slots::NETWORK).enumerate() {
         placed.push(network(index, tap, slot, spec.cpus().get(), platform)?);
     }
+    // Devices that move little share a thread.
+    let shared = Worker::new("virtio", Box::new(Epoll::new));
+    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
+    let balloon = Balloon::new("balloon0", &blueprint.backends.balloon);
+    placed.push(put(Box::new(balloon), shared, slots::BALLOON, platform)?);
     Ok(placed)
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::host::tap::TapError;
+use crate::image::ImageError;
 use crate::kvm::KvmError;
 use crate::spec::SpecError;
 
@@ -14,6 +15,9 @@ pub enum StartError {
     /// The spec is not complete.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// No kernel was named, and the first disk gives none; or that disk cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A file could not be opened.
     #[error("cannot open the {what} {path}: {source}", path = path.display())]
     Open {
@@ -89,6 +93,9 @@ pub enum StartError {
     /// The machine's own tables could not be made.
     #[error("cannot describe the machine to the guest: {0}")]
     Describe(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The host has no file descriptor left for a device.
+    #[error("the host has no file descriptors left: {0}; see `ulimit -n`")]
+    Descriptors(#[source] io::Error),
     /// The host refused a thread.
     #[error("the host refused a thread: {0}; see `ulimit -u`")]
     Thread(#[source] io::Error),

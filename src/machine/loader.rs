@@ -7,11 +7,13 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use boot::plan::Load;
 
 use super::StartError;
+use super::files::BootFile;
 use crate::kvm::memory::GuestRam;
 
 /// Pieces end at multiples of this in guest memory.
@@ -20,9 +22,16 @@ const PIECE: u64 = 2 << 20;
 /// A file and what of it goes where.
 #[derive(Debug)]
 pub(super) struct Source {
-    pub(super) path: PathBuf,
-    pub(super) file: File,
-    pub(super) copies: Vec<Load>,
+    path: PathBuf,
+    file: Arc<File>,
+    copies: Vec<Load>,
+}
+
+impl Source {
+    /// A file on a guest's disk comes from where it lies in the image, with nothing in between.
+    pub(super) fn new(file: &BootFile, copies: &[Load]) -> Self {
+        Source { path: file.name(), file: file.file(), copies: file.located(copies) }
+    }
 }
 
 /// All the pieces, and how far the threads are.

@@ -4,12 +4,15 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
+mod backends;
 mod board;
 mod boot_once;
+mod cmdline;
 mod console;
 mod devices;
 mod error;
 mod exit;
+pub(crate) mod files;
 mod loader;
 mod pci;
 mod supervisor;
@@ -28,6 +31,9 @@ pub use error::StartError;
 pub use exit::{Crash, Exit};
 
 use crate::spec::Spec;
+use virtio::balloon::BalloonControl;
+
+use backends::Backends;
 use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread};
 use pci::MakeFunctions;
@@ -78,9 +84,15 @@ pub struct Machine {
 #[derive(Debug, Clone)]
 pub struct Controls {
     events: Sender<Event>,
+    balloon: BalloonControl,
 }
 
 impl Controls {
+    /// The memory balloon: how much of its memory the guest shall leave to the host, and how much it does.
+    pub fn balloon(&self) -> &BalloonControl {
+        &self.balloon
+    }
+
     /// Presses the power button. What comes of it is up to the guest: it needs a driver for the button (Linux: the
     /// module `button`) and something that acts on it (systemd-logind, acpid).
     pub fn power_button(&self) {
@@ -123,7 +135,10 @@ impl Machine {
         let console = Console::new();
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
-        let blueprint = Blueprint { spec: spec.clone().settled()?, console, functions };
+        let spec = spec.clone().settled()?;
+        let backends = Backends::open(&spec)?;
+        let balloon = backends.balloon.clone();
+        let blueprint = Blueprint { spec, console, backends, functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());
@@ -137,7 +152,12 @@ impl Machine {
                 output.finish();
             })
             .map_err(StartError::Thread)?;
-        Ok(Machine { controls: Controls { events: sender }, outcome, input, supervisor: Some(supervisor) })
+        Ok(Machine {
+            controls: Controls { events: sender, balloon },
+            outcome,
+            input,
+            supervisor: Some(supervisor),
+        })
     }
 
     /// Waits until the machine has ended, all its console output is out and everything it had is freed.
@@ -180,6 +200,11 @@ impl Machine {
     /// See [`Controls::reset`].
     pub fn reset(&self) {
         self.controls.reset();
+    }
+
+    /// See [`Controls::balloon`].
+    pub fn balloon(&self) -> &BalloonControl {
+        self.controls.balloon()
     }
 
     /// See [`Controls::kill`].

@@ -9,10 +9,10 @@ use super::{InterfaceName, MacAddress, MemSize, PortName};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
-    /// The machine has no kernel.
+    /// The machine has neither a kernel nor a disk to find one on.
     #[error(
-        "no kernel was named; give one with `--kernel /boot/vmlinuz-VERSION`, \
-         or in a file with `kernel = \"/boot/vmlinuz-VERSION\"`"
+        "no kernel was named, and there is no disk to find one on; give the disk of a guest with `--disk vm0.raw`, \
+         or a kernel with `--kernel /boot/vmlinuz-VERSION`"
     )]
     NoKernel,
     /// The file cannot be read.

@@ -13,7 +13,7 @@ impl Spec {
     /// # let path = folder.path().join("vm.toml");
     /// std::fs::write(&path, "kernel = 'vmlinuz'\ninitrd = 'initrd.img'\nmem = '2G'\non-reboot = 'exit'\n")?;
     /// let spec = minivmm::spec::Spec::from_file(&path)?;
-    /// assert_eq!(spec.kernel()?, folder.path().join("vmlinuz"));
+    /// assert_eq!(spec.kernel, Some(folder.path().join("vmlinuz")));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -82,7 +82,7 @@ mod tests {
     fn relative_paths_count_from_the_files_folder() {
         let (folder, spec) = read("kernel = 'k/vmlinuz'\ninitrd = '/boot/initrd.img'");
         let spec = spec.unwrap();
-        assert_eq!(spec.kernel().unwrap(), folder.path().join("k/vmlinuz"));
+        assert_eq!(spec.kernel, Some(folder.path().join("k/vmlinuz")));
         assert_eq!(spec.initrd().unwrap(), Path::new("/boot/initrd.img"));
     }
 

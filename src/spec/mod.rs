@@ -59,12 +59,17 @@ pub const DEFAULT_CMDLINE_HVC0: &str = "console=ttyS0 console=hvc0 panic=-1 pci=
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Spec {
-    /// Linux kernel: bzImage (vmlinuz) or ELF (vmlinux)
+    /// Linux kernel: vmlinuz or vmlinux; else the disk's own
+    ///
+    /// A bzImage or an ELF file. Without one, the first disk is searched for the kernel that its boot loader would
+    /// start, else for its newest.
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
 
-    /// Initial RAM disk; `none` to boot without
+    /// Initial RAM disk; else the disk's; `none` for none
+    ///
+    /// Without one, the first disk is searched for the one that belongs to the kernel.
     ///
     /// A distribution's kernel has its disk and network drivers as modules and needs the initrd made for it.
     #[arg(long, value_name = "FILE")]
@@ -153,14 +158,6 @@ impl Spec {
         Spec { kernel: Some(kernel.into()), ..Spec::default() }
     }
 
-    /// The kernel to boot.
-    ///
-    /// # Errors
-    /// [`SpecError::NoKernel`] if none was named.
-    pub fn kernel(&self) -> Result<&Path, SpecError> {
-        self.kernel.as_deref().ok_or(SpecError::NoKernel)
-    }
-
     /// The initial RAM disk to load, if any.
     pub fn initrd(&self) -> Option<&Path> {
         match &self.initrd {
@@ -169,16 +166,22 @@ impl Spec {
         }
     }
 
-    /// The whole kernel command line: [`DEFAULT_CMDLINE`] or what replaces it, then what is added.
+    /// The kernel command line as far as the spec says it: [`DEFAULT_CMDLINE`] or what replaces it, then what is added.
+    /// What is found on the first disk comes on top: the root file system, the options of its boot loader.
     pub fn cmdline(&self) -> String {
+        let base = self.base_cmdline();
+        let append = self.append.as_deref().unwrap_or_default().trim();
+        let space = if base.is_empty() || append.is_empty() { "" } else { " " };
+        format!("{base}{space}{append}")
+    }
+
+    /// The same without what is added.
+    pub(crate) fn base_cmdline(&self) -> &str {
         let default = match self.console() {
             ConsoleChoice::Ttys0 => DEFAULT_CMDLINE,
             ConsoleChoice::Hvc0 => DEFAULT_CMDLINE_HVC0,
         };
-        let base = self.cmdline.as_deref().unwrap_or(default).trim();
-        let append = self.append.as_deref().unwrap_or_default().trim();
-        let space = if base.is_empty() || append.is_empty() { "" } else { " " };
-        format!("{base}{space}{append}")
+        self.cmdline.as_deref().unwrap_or(default).trim()
     }
 
     /// Memory.
@@ -254,11 +257,5 @@ mod tests {
         let spec = Spec::new("k").with_console(ConsoleChoice::Hvc0);
         assert_eq!(spec.cmdline(), DEFAULT_CMDLINE_HVC0);
         assert_eq!(spec.with_cmdline("ro").cmdline(), "ro");
-    }
-
-    #[test]
-    fn machine_without_a_kernel_says_how_to_name_one() {
-        let error = Spec::default().kernel().unwrap_err();
-        assert!(error.to_string().contains("--kernel"), "{error}");
     }
 }

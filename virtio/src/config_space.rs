@@ -1,7 +1,7 @@
 //! A device's configuration structure (virtio 1.3 §2.5): read by vCPUs, changed by the device, written in part by
 //! the driver.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::interrupts::Interrupts;
@@ -13,6 +13,8 @@ pub struct ConfigSpace {
     /// Which bits the driver may write.
     writable: Vec<u8>,
     generation: AtomicU8,
+    /// The driver wrote, and the device has not heard of it.
+    written: AtomicBool,
     interrupts: OnceLock<Arc<Interrupts>>,
 }
 
@@ -28,6 +30,7 @@ impl ConfigSpace {
             bytes: Mutex::new(bytes),
             writable,
             generation: AtomicU8::new(0),
+            written: AtomicBool::new(false),
             interrupts: OnceLock::new(),
         }
     }
@@ -76,6 +79,16 @@ impl ConfigSpace {
             *to = new;
         }
         changed
+    }
+
+    /// Remembers that the driver wrote; `true` if the device has not been told yet.
+    pub(crate) fn mark_written(&self) -> bool {
+        !self.written.swap(true, Ordering::SeqCst)
+    }
+
+    /// The device looks now, or does not run: it is to be told of the next write.
+    pub(crate) fn clear_written(&self) {
+        self.written.store(false, Ordering::SeqCst);
     }
 
     /// Count of the changes: a driver that reads several fields reads it before and after (§2.5.3).

@@ -5,9 +5,11 @@
 //! interrupts from the worker to KVM, with no lock and no vCPU thread between.
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod block;
 pub mod config_space;
 pub mod device;
+pub mod entropy;
 pub mod interrupts;
 pub mod memory;
 pub mod net;

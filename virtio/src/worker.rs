@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use crate::config_space::ConfigSpace;
 use crate::device::{Context, Device, KICK, SEAT_TOKENS, TIMER};
 use crate::interrupts::Interrupts;
 use crate::memory::Memory;
@@ -36,6 +37,7 @@ pub(crate) struct Job<P> {
     pub(crate) kicks: Vec<Arc<EventFd>>,
     pub(crate) features: u64,
     pub(crate) memory: Memory,
+    pub(crate) config: Arc<ConfigSpace>,
     pub(crate) interrupts: Arc<Interrupts>,
 }
 
@@ -49,7 +51,7 @@ pub(crate) struct Stopped<P> {
 
 /// A device that runs on a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SeatId(u32);
+pub(crate) struct SeatId(u64);
 
 #[derive(Debug)]
 enum Command<P> {
@@ -74,7 +76,8 @@ impl<P: Poller> fmt::Debug for Worker<P> {
 struct State<P> {
     make: Option<MakePoller<P>>,
     running: Option<Running<P>>,
-    seats: u32,
+    /// How many there were; 64 bits, because a guest may reset its devices for years.
+    seats: u64,
 }
 
 struct Running<P> {
@@ -203,12 +206,13 @@ impl<P: Poller> Room<P> {
             let deadline = self.seats.iter().flatten().filter_map(|seat| seat.deadline).min();
             let limit = deadline.map(|time| time.saturating_duration_since(Instant::now()));
             self.poller.wait(limit, &mut ready)?;
+            // Events before commands: they are for the devices that sit here now, not for those that come next.
+            let called = ready.contains(&BELL);
             for token in ready.drain(..) {
-                if token == BELL {
-                    go_on = self.obey();
-                } else {
-                    self.dispatch(token);
-                }
+                self.dispatch(token);
+            }
+            if called {
+                go_on = self.obey();
             }
             if deadline.is_some() {
                 self.ring_alarms();
@@ -233,10 +237,7 @@ impl<P: Poller> Room<P> {
                 }
                 Ok(Command::ConfigWritten(id)) => {
                     if let Some(place) = self.find(id) {
-                        self.with(place, |device, cx| {
-                            device.config_written(cx);
-                            Ok(())
-                        });
+                        self.tell_config_written(place);
                     }
                 }
                 Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
@@ -245,11 +246,22 @@ impl<P: Poller> Room<P> {
         }
     }
 
+    fn tell_config_written(&mut self, place: usize) {
+        if let Some(Some(seat)) = self.seats.get(place) {
+            seat.job.config.clear_written();
+        }
+        self.with(place, |device, cx| {
+            device.config_written(cx);
+            Ok(())
+        });
+    }
+
     fn find(&self, id: SeatId) -> Option<usize> {
         self.seats.iter().position(|seat| seat.as_ref().is_some_and(|seat| seat.id == id))
     }
 
     fn enter(&mut self, id: SeatId, job: Job<P>) {
+        job.config.clear_written();
         let seat = Seat { id, job, watched: Vec::new(), deadline: None };
         let place = match self.seats.iter().position(Option::is_none) {
             Some(place) => place,
@@ -261,12 +273,15 @@ impl<P: Poller> Room<P> {
         if let Some(free) = self.seats.get_mut(place) {
             *free = Some(seat);
         }
-        self.with(place, |device, cx| {
-            if let Err(error) = device.start(cx) {
-                return Err(Fault::Host(error));
-            }
-            Ok(())
-        });
+        if !self.with(place, |device, cx| device.start(cx).map_err(Fault::Host)) {
+            // Half started: it hears of nothing before its driver resets it.
+            self.unwatch_all(place);
+            return;
+        }
+        self.hear_kicks(place);
+    }
+
+    fn hear_kicks(&mut self, place: usize) {
         let kicks = match self.seats.get(place) {
             Some(Some(seat)) => seat.job.kicks.clone(),
             _ => return,
@@ -279,7 +294,9 @@ impl<P: Poller> Room<P> {
                         seat.watched.push((kick.as_raw_fd(), token));
                     }
                 }
-                Err(error) => self.with(place, |_, _| Err(Fault::Host(error))),
+                Err(error) => {
+                    self.with(place, |_, _| Err(Fault::Host(error)));
+                }
             }
             // Whatever was made available before the doorbell was heard.
             self.dispatch(token);
@@ -292,14 +309,26 @@ impl<P: Poller> Room<P> {
             device.stop(cx);
             Ok(())
         });
-        let seat = self.seats.get_mut(place)?.take()?;
-        for (fd, token) in seat.watched {
-            if let Err(error) = self.poller.unwatch(fd, token) {
-                log::debug!("{}: {error} while it stopped to listen", seat.job.name);
+        self.unwatch_all(place);
+        let mut seat = self.seats.get_mut(place)?.take()?;
+        // What was completed and not yet said is said now: a queue's saved state does not remember it.
+        for queue in seat.job.queues.iter_mut().flatten() {
+            if let Err(fault) = queue.notify() {
+                log::debug!("{}: {fault} while it stopped", seat.job.name);
             }
         }
         let queues = seat.job.queues.iter().map(|queue| queue.as_ref().map(Queue::state)).collect();
         Some(Stopped { device: seat.job.device, queues })
+    }
+
+    fn unwatch_all(&mut self, place: usize) {
+        let Some(Some(seat)) = self.seats.get_mut(place) else { return };
+        seat.deadline = None;
+        for (fd, token) in seat.watched.drain(..) {
+            if let Err(error) = self.poller.unwatch(fd, token) {
+                log::debug!("{}: {error} while it stopped to listen", seat.job.name);
+            }
+        }
     }
 
     fn dispatch(&mut self, token: Token) {
@@ -329,13 +358,13 @@ impl<P: Poller> Room<P> {
         }
     }
 
-    /// Calls the device of a seat; a fault latches its queue.
+    /// Calls the device of a seat; a fault latches its queue. Whether there was none.
     fn with(
         &mut self,
         place: usize,
         call: impl FnOnce(&mut dyn Device<Poller = P>, &mut Context<'_, P>) -> Result<(), Fault>,
-    ) {
-        let Some(Some(seat)) = self.seats.get_mut(place) else { return };
+    ) -> bool {
+        let Some(Some(seat)) = self.seats.get_mut(place) else { return false };
         let job = &mut seat.job;
         let mut context = Context {
             queues: &mut job.queues,
@@ -347,7 +376,7 @@ impl<P: Poller> Room<P> {
             deadline: &mut seat.deadline,
         };
         match call(job.device.as_mut(), &mut context) {
-            Ok(()) => {}
+            Ok(()) => return true,
             Err(Fault::Queue(fault)) => {
                 if let Some(queue) = job.queues.get_mut(usize::from(fault.queue)) {
                     *queue = None;
@@ -358,6 +387,22 @@ impl<P: Poller> Room<P> {
                 log::error!("{}: the host refused what it needs: {error}", job.name);
                 job.interrupts.needs_reset();
             }
+        }
+        false
+    }
+}
+
+/// Only a panic, or a host that refuses to wait, leaves devices behind: their drivers hear of it.
+impl<P: Poller> Drop for Room<P> {
+    fn drop(&mut self) {
+        let waiting =
+            std::iter::from_fn(|| self.commands.try_recv().ok()).filter_map(|command| match command {
+                Command::Start(_, job) => Some(job.interrupts),
+                _ => None,
+            });
+        let seated = self.seats.iter().flatten().map(|seat| seat.job.interrupts.clone());
+        for interrupts in seated.chain(waiting) {
+            interrupts.needs_reset();
         }
     }
 }

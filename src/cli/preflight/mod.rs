@@ -14,13 +14,15 @@ use super::advice::{self, MemoryVerdict, Trouble};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
-use crate::spec::{Spec, SpecError};
+use crate::machine::StartError;
+use crate::machine::files::BootFiles;
+use crate::spec::Spec;
 
 /// A machine that may be started.
 #[derive(Debug)]
 pub(super) struct Cleared {
-    /// Its kernel.
-    pub kernel: Kernel,
+    /// What it boots from.
+    pub files: BootFiles,
     /// What may surprise later.
     pub warnings: Vec<Trouble>,
 }
@@ -28,9 +30,9 @@ pub(super) struct Cleared {
 /// A machine that cannot be started as it stands.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PreflightError {
-    /// The spec is not complete.
+    /// The spec is not complete, or its first disk gives nothing to boot.
     #[error(transparent)]
-    Spec(#[from] SpecError),
+    Files(#[from] StartError),
     /// A file that cannot be had.
     #[error(transparent)]
     File(#[from] FileError),
@@ -110,7 +112,7 @@ impl PreflightError {
     /// How the command ends then: only what is wrong whatever the host has is the command line's fault.
     pub(super) fn status(&self) -> Status {
         match self {
-            PreflightError::Spec(_) => Status::Usage,
+            PreflightError::Files(StartError::Spec(_)) => Status::Usage,
             _ => Status::Failed,
         }
     }
@@ -118,18 +120,23 @@ impl PreflightError {
 
 /// Looks at everything.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError> {
-    let path = spec.kernel()?;
-    let kernel = kernel(path)?;
+    // What is named is looked at first: here there is more to say of a file that cannot be had.
+    spec.kernel.as_deref().map(kernel).transpose()?;
+    spec.initrd().map(initrd).transpose()?;
+    let files = BootFiles::find(spec)?;
     let mut warnings = Vec::new();
-    let initrd = spec.initrd().map(initrd).transpose()?;
-    if spec.initrd.is_none() {
-        if let Some(trouble) = no_initrd(host, path, kernel.version()) {
-            return Err(trouble.into());
+    if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
+        if let Some(trouble) = no_initrd(host, path, files.headers.version()) {
+            return Err(looked_too(trouble, spec, &files).into());
         }
     }
-    let (cmdline, ram) = (spec.cmdline(), RamLayout::new(spec.mem().bytes()));
-    boot::plan(&kernel, &PlanRequest { cmdline: &cmdline, initrd, ram: &ram, preferred_entry: None })
-        .map_err(|error| PreflightError::Plan { error })?;
+    let ram = RamLayout::new(spec.mem().bytes());
+    let initrd = files.initrd.as_ref().map(|(_, initrd)| *initrd);
+    boot::plan(
+        &files.headers,
+        &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
+    )
+    .map_err(|error| PreflightError::Plan { error })?;
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
@@ -140,10 +147,21 @@ pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError>
     if let Some(trouble) = advice::kvm(host, &host.access(advice::KVM)) {
         return Err(trouble.into());
     }
-    if kernel.format() == Format::BzImage && host.is_pvm() {
+    if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
     }
-    Ok(Cleared { kernel, warnings })
+    Ok(Cleared { files, warnings })
+}
+
+/// Adds what the first disk was found to have, where an initrd was looked for there in vain.
+fn looked_too(trouble: Trouble, spec: &Spec, files: &BootFiles) -> Trouble {
+    match (spec.disk.first(), &files.looked) {
+        (Some(disk), Some(looked)) => Trouble {
+            what: format!("{}; on the disk {}, {looked}", trouble.what, disk.path.display()),
+            ..trouble
+        },
+        _ => trouble,
+    }
 }
 
 /// Reads a kernel's headers.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::holder::Holder;
+use super::holder::TapHolder;
 
 /// Why a TAP cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ pub enum TapError {
         /// The interface.
         name: String,
         /// Who, as far as can be seen.
-        holder: Option<Holder>,
+        holder: Option<TapHolder>,
     },
     /// /sys shows another network namespace than the process is in.
     #[error(
@@ -90,9 +90,9 @@ pub enum TapError {
     },
 }
 
-fn holder_words(name: &str, holder: Option<&Holder>) -> String {
+fn holder_words(name: &str, holder: Option<&TapHolder>) -> String {
     match holder {
-        Some(Holder { pid, program }) => format!("{program} (process {pid})"),
+        Some(TapHolder { pid, program }) => format!("{program} (process {pid})"),
         None => format!(
             "a process that you may not look into (sudo grep -ls 'iff:.{name}$' /proc/[0-9]*/fdinfo/* shows it)"
         ),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// A process that has a TAP open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct TapHolder {
     /// Its number.
     pub pid: u32,
     /// The name of its program.
@@ -14,12 +14,12 @@ pub struct Holder {
 }
 
 /// The first process that has `interface` open in another file than `but`.
-pub(super) fn find(proc: &Path, interface: &str, but: Option<&impl AsRawFd>) -> Option<Holder> {
+pub(super) fn find(proc: &Path, interface: &str, but: Option<&impl AsRawFd>) -> Option<TapHolder> {
     let wanted = format!("iff:\t{interface}");
     let own = but.map(AsRawFd::as_raw_fd);
     fs::read_dir(proc).ok()?.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        holds(&entry.path(), &wanted, own.filter(|_| pid == std::process::id())).then(|| Holder {
+        holds(&entry.path(), &wanted, own.filter(|_| pid == std::process::id())).then(|| TapHolder {
             pid,
             program: fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned(),
         })

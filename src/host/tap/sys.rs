@@ -18,6 +18,8 @@ const TUN: u32 = 'T' as u32;
 ioctl_iow_nr!(TUNSETIFF, TUN, 202, libc::c_int);
 ioctl_iow_nr!(TUNSETOFFLOAD, TUN, 208, libc::c_uint);
 ioctl_ior_nr!(TUNGETIFF, TUN, 210, libc::c_uint);
+#[cfg(test)]
+ioctl_ior_nr!(TUNGETVNETHDRSZ, TUN, 215, libc::c_int);
 ioctl_iow_nr!(TUNSETVNETHDRSZ, TUN, 216, libc::c_int);
 ioctl_iow_nr!(TUNSETQUEUE, TUN, 217, libc::c_int);
 ioctl_iow_nr!(TUNSETVNETLE, TUN, 220, libc::c_int);
@@ -118,4 +120,13 @@ fn set_int(file: &File, request: libc::c_ulong, value: libc::c_int) -> io::Resul
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bytes of the header before each frame.
+#[cfg(test)]
+pub(super) fn header_len(file: &File) -> io::Result<libc::c_int> {
+    let mut len = 0;
+    // SAFETY: the driver writes one int, which `len` has room for.
+    check(unsafe { ioctl_with_mut_ref(file, TUNGETVNETHDRSZ(), &mut len) })?;
+    Ok(len)
 }

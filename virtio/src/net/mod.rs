@@ -9,6 +9,7 @@ mod counters;
 mod features;
 mod header;
 mod receive;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod transmit;

@@ -17,8 +17,9 @@ use std::num::Wrapping;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use virtio_queue::{Queue as Ring, QueueOwnedT, QueueT};
+use virtio_queue::{Error as RingError, Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupts::Interrupts;
 use crate::memory::{Memory, Segment};
@@ -30,6 +31,10 @@ pub use walk::{MOST_CHAIN_BYTES, MOST_SEGMENTS};
 pub const FEATURE_INDIRECT: u64 = 1 << 28;
 /// VIRTIO_F_EVENT_IDX.
 pub const FEATURE_EVENT_IDX: u64 = 1 << 29;
+/// Room for segments that a queue keeps between requests: 64 KiB, or 256 requests of 16 segments.
+const MOST_SPARE_SEGMENTS: usize = 4096;
+/// Rounds through its queue that a device makes at most before others of its worker have their turn.
+const MOST_ROUNDS: u32 = 4;
 /// The driver wants no interrupts (virtio 1.3 §2.7.7), where EVENT_IDX is not in use.
 const AVAIL_NO_INTERRUPT: u16 = 1;
 
@@ -104,6 +109,10 @@ pub struct Queue {
     in_flight: u16,
     /// Segment lists of chains that are done with, for the next ones: no allocation per request.
     spare: Vec<Vec<Segment>>,
+    /// Room for segments in all of `spare`.
+    spare_room: usize,
+    /// What the driver's kicks ring.
+    doorbell: Option<Arc<EventFd>>,
 }
 
 impl Queue {
@@ -130,7 +139,24 @@ impl Queue {
             indirect: features & FEATURE_INDIRECT != 0,
             in_flight: 0,
             spare: Vec::new(),
+            spare_room: 0,
+            doorbell: None,
         })
+    }
+
+    /// For [`Queue::look_again`].
+    pub(crate) fn with_doorbell(mut self, doorbell: Arc<EventFd>) -> Self {
+        self.doorbell = Some(doorbell);
+        self
+    }
+
+    /// As if the driver had kicked: the device is called again when its worker has served others, and obeyed commands.
+    /// For what was left in the queue because a driver that never stops must not keep the worker for itself.
+    pub fn look_again(&self) {
+        if let Some(doorbell) = &self.doorbell {
+            // Its counter has room for 2^64 kicks.
+            let _ = doorbell.write(1);
+        }
     }
 
     /// Which queue of its device this is.
@@ -169,12 +195,18 @@ impl Queue {
                 Some(chain) => chain.head_index(),
                 None => return Ok(None),
             },
-            Err(_) => return Err(self.fault(QueueError::IndexJump)),
+            Err(RingError::InvalidAvailRingIndex) => return Err(self.fault(QueueError::IndexJump)),
+            // The crate takes none at address 0.
+            Err(_) => {
+                let (part, address) = ("the available ring", self.ring.avail_ring());
+                return Err(self.fault(QueueError::Ring { part, address }));
+            }
         };
         if self.in_flight >= self.ring.size() {
             return Err(self.fault(QueueError::TooManyInFlight));
         }
         let mut segments = self.spare.pop().unwrap_or_default();
+        self.spare_room -= segments.capacity();
         segments.clear();
         let table = walk::Table { start: self.ring.desc_table(), len: self.ring.size() };
         let readable = walk::walk(&self.memory, table, head, self.indirect, &mut segments)
@@ -264,33 +296,34 @@ impl Queue {
     }
 
     /// Runs `serve` for every chain there is, until there is none and the driver will kick for the next, and gives
-    /// each back when it is served.
+    /// each back when it is served. A driver that adds as fast as we serve is left for a moment, to be served again.
     ///
     /// # Errors
     /// As [`Queue::pop`].
     pub fn serve_all(&mut self, mut serve: impl FnMut(&mut Chain, &Memory)) -> Result<(), QueueFault> {
-        // A driver that adds as fast as we serve gets its interrupts now and then.
-        let mut until_notify = self.size();
-        loop {
-            while let Some(mut chain) = self.pop()? {
+        for _ in 0..MOST_ROUNDS {
+            for _ in 0..self.size() {
+                let Some(mut chain) = self.pop()? else { break };
                 serve(&mut chain, &self.memory);
                 self.complete(chain)?;
-                until_notify -= 1;
-                if until_notify == 0 {
-                    until_notify = self.size();
-                    self.notify()?;
-                }
             }
+            // A driver that adds as fast as we serve gets its interrupts now and then.
+            self.notify()?;
             if !self.enable_kicks()? {
-                return self.notify();
+                return Ok(());
             }
         }
+        self.look_again();
+        Ok(())
     }
 
     fn reclaim(&mut self, chain: Chain) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if self.spare.len() < usize::from(self.ring.size()) {
-            self.spare.push(chain.into_segments());
+        let segments = chain.into_segments();
+        // A guest's longest chains must not stay with us for ever.
+        if self.spare_room + segments.capacity() <= MOST_SPARE_SEGMENTS {
+            self.spare_room += segments.capacity();
+            self.spare.push(segments);
         }
     }
 

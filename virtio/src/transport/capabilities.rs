@@ -21,6 +21,8 @@ const CAP_OFFSET: u16 = 8;
 const CAP_LENGTH: u16 = 12;
 const CAP_DATA: u16 = 16;
 const CAP_END: u16 = 20;
+/// Bytes of a guest's widest write.
+const WIDEST: usize = 8;
 
 /// Adds all of them.
 pub(super) fn add(config: &mut ConfigSpace) -> Result<PciAccess, CapabilityTooLong> {
@@ -78,7 +80,8 @@ impl PciAccess {
     /// A driver's read of the data cannot be seen: it reads configuration space from memory. So the read is made when
     /// the driver has set bar, offset or length, and the data lies there when it comes for it.
     pub(super) fn written(self, config: &ConfigSpace, written: &Range<u16>) -> Option<WindowAccess> {
-        if written.end <= self.at + CAP_BAR || written.start >= self.at + CAP_END {
+        // A restore or reset of the whole space is no access: the window must not write again what it once wrote.
+        if written.len() > WIDEST || written.end <= self.at + CAP_BAR || written.start >= self.at + CAP_END {
             return None;
         }
         let field = |at: u16| u32::from_le_bytes(self.word(config, at));

@@ -164,7 +164,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         match bar::area(offset) {
             Some((Area::Common, at)) => self.write_common(at, data),
             Some((Area::Device, at)) => {
-                if self.traits.config.driver_writes(at, data) {
+                // One command is enough for all the writes that the worker has not heard of.
+                if self.traits.config.driver_writes(at, data) && self.traits.config.mark_written() {
                     self.place.config_written(&self.worker);
                 }
             }

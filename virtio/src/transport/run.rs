@@ -82,10 +82,13 @@ impl<P: Poller + 'static> VirtioPci<P> {
         }
     }
 
-    /// §2.2.2, §6.2: only what was offered, and version 1 always.
+    /// §2.2.2, §6.2: only what was offered, and version 1 always. Where the device is gone nothing fits: its driver
+    /// gives up with a message, instead of waiting for a device that never answers.
     fn features_fit(&self) -> bool {
         let registers = &self.registers;
-        registers.accepted & !registers.offered == 0 && registers.accepted & FEATURE_VERSION_1 != 0
+        !matches!(self.place, Place::Gone)
+            && registers.accepted & !registers.offered == 0
+            && registers.accepted & FEATURE_VERSION_1 != 0
     }
 
     /// Hands the device to its worker, with its queues at `states`; a queue without one does not run.
@@ -103,8 +106,13 @@ impl<P: Poller + 'static> VirtioPci<P> {
             let queue = state
                 .filter(|_| config.enabled)
                 .map(|state| Queue::new(index, config, state, features, &self.memory, &self.interrupts));
-            queues.push(queue.and_then(|queue| {
+            let queue = queue.and_then(|queue| {
                 queue.inspect_err(|fault| self.interrupts.fault(&self.traits.name, fault)).ok()
+            });
+            let doorbell = self.kicks.get(usize::from(index));
+            queues.push(queue.map(|queue| match doorbell {
+                Some(doorbell) => queue.with_doorbell(doorbell.clone()),
+                None => queue,
             }));
         }
         let job = Job {
@@ -112,6 +120,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             name: self.traits.name.clone(),
             queues,
             kicks: self.kicks.clone(),
+            config: self.traits.config.clone(),
             features: self.registers.accepted,
             memory: self.memory.clone(),
             interrupts: self.interrupts.clone(),
@@ -136,7 +145,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
                 self.cleared();
             }
             Place::Stopping(stopped) => self.place = Place::Stopping(stopped),
-            Place::Gone => {}
+            Place::Gone => self.cleared(),
         }
     }
 

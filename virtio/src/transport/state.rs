@@ -3,10 +3,11 @@
 use devices::pci::state::{MsixState, MsixStateError};
 use serde::{Deserialize, Serialize};
 
-use super::VirtioPci;
 use super::registers::status;
 use super::run::Place;
+use super::{FEATURE_VERSION_1, VirtioPci};
 use crate::device::{DeviceState, RestoreError};
+use crate::interrupts::NEEDS_RESET;
 use crate::poll::Poller;
 use crate::queue::{QueueConfig, QueueState};
 
@@ -44,6 +45,11 @@ pub enum TransportRestoreError {
         "the saved state has other queues or features than this machine's virtio device; restore it into a machine of the same specification"
     )]
     OtherDevice,
+    /// Negotiation cannot have come to this.
+    #[error(
+        "the saved state of a virtio function has status {0:#04x}, which its features cannot lead to; it is damaged"
+    )]
+    Status(u8),
     /// The device is at work.
     #[error("a virtio device that runs cannot take a saved state")]
     Running,
@@ -105,11 +111,10 @@ impl<P: Poller + 'static> VirtioPci<P> {
             return Err(TransportRestoreError::Version(state.version));
         }
         let same_queues = self.registers.queues.iter().map(|queue| queue.max_size);
-        if !same_queues.eq(state.queues.iter().map(|queue| queue.config.max_size))
-            || state.accepted & !self.registers.offered != 0 && state.status & status::FEATURES_OK != 0
-        {
+        if !same_queues.eq(state.queues.iter().map(|queue| queue.config.max_size)) {
             return Err(TransportRestoreError::OtherDevice);
         }
+        self.check_negotiated(state)?;
         let Place::Here(device) = &mut self.place else { return Err(TransportRestoreError::Running) };
         self.msix.restore(&state.msix, &self.config)?;
         device.restore(&state.device)?;
@@ -123,6 +128,21 @@ impl<P: Poller + 'static> VirtioPci<P> {
             self.interrupts.set_queue_vector(index, saved.vector);
         }
         self.interrupts.set_status(state.status);
+        Ok(())
+    }
+
+    /// A device must never run with features that it does not offer, or with none settled (§3.1.1).
+    fn check_negotiated(&self, state: &TransportState) -> Result<(), TransportRestoreError> {
+        let settled = state.status & status::FEATURES_OK != 0;
+        if state.status & !(status::DRIVERS | NEEDS_RESET) != 0
+            || state.status & status::DRIVER_OK != 0 && !settled
+            || settled && state.accepted & FEATURE_VERSION_1 == 0
+        {
+            return Err(TransportRestoreError::Status(state.status));
+        }
+        if settled && state.accepted & !self.registers.offered != 0 {
+            return Err(TransportRestoreError::OtherDevice);
+        }
         Ok(())
     }
 }

@@ -1,0 +1,166 @@
+//! A disk that is read by position, with a limit on how much is read of it: a hostile image can send its reader round in
+//! circles, and the limit is where they end.
+
+use std::cell::Cell;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use boot::read::ReadAt;
+
+/// What looking for a kernel may read, counting each read as a block at least. A Debian of today takes about 1 MiB,
+/// with a journal to replay up to its length, 64 MiB to 1 GiB.
+const BUDGET: u64 = 2 << 30;
+/// A read counts as this much at least.
+const READ_COST: u64 = 4096;
+
+/// Why something on a disk cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The host refused.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It points outside of the disk.
+    #[error("it is damaged: {0} lies outside of it")]
+    Outside(&'static str),
+    /// It holds something that cannot be.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+    /// It has something that is not known here.
+    #[error("it has {0}, which is not read here")]
+    Unsupported(&'static str),
+    /// It asked for more than any sane one.
+    #[error("it is damaged: looking for a kernel in it would never end")]
+    Endless,
+}
+
+/// A disk and what may still be read of it.
+pub(super) struct Disk<'a> {
+    source: &'a dyn ReadAt,
+    len: u64,
+    budget: Cell<u64>,
+}
+
+/// A part of a disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) start: u64,
+    pub(super) len: u64,
+}
+
+impl<'a> Disk<'a> {
+    pub(super) fn new(source: &'a dyn ReadAt) -> Result<Self, ReadError> {
+        Ok(Disk { source, len: source.length()?, budget: Cell::new(BUDGET) })
+    }
+
+    /// All of it.
+    pub(super) fn whole(&self) -> Window {
+        Window { start: 0, len: self.len }
+    }
+
+    /// Fills `buf` from `at` in `window` on; `what` is it called.
+    pub(super) fn read(
+        &self,
+        window: Window,
+        at: u64,
+        buf: &mut [u8],
+        what: &'static str,
+    ) -> Result<(), ReadError> {
+        let len = buf.len() as u64;
+        let end = at.checked_add(len).filter(|end| *end <= window.len).ok_or(ReadError::Outside(what))?;
+        let place = window.start.checked_add(at).ok_or(ReadError::Outside(what))?;
+        if window.start.checked_add(end).is_none_or(|end| end > self.len) {
+            return Err(ReadError::Outside(what));
+        }
+        let cost = len.max(READ_COST);
+        self.budget.set(self.budget.get().checked_sub(cost).ok_or(ReadError::Endless)?);
+        match self.source.read_at(buf, place)? {
+            read if read as u64 == len => Ok(()),
+            _ => Err(ReadError::Outside(what)),
+        }
+    }
+}
+
+impl fmt::Debug for Disk<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("len", &self.len).field("budget", &self.budget).finish_non_exhaustive()
+    }
+}
+
+/// An image or block device, opened for reading.
+#[derive(Debug)]
+pub(crate) struct DiskFile {
+    pub(crate) file: File,
+    /// Its length in bytes.
+    pub(crate) len: u64,
+}
+
+impl DiskFile {
+    /// Opens an image or a block device. Anything else is refused unread: a pipe would wait for its other end.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Without O_NONBLOCK the open itself would wait.
+        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let meta = file.metadata()?;
+        let len = match meta.file_type() {
+            kind if kind.is_file() => meta.len(),
+            kind if kind.is_block_device() => file.seek(SeekFrom::End(0))?,
+            kind if kind.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "it is neither a file nor a block device",
+                ));
+            }
+        };
+        Ok(DiskFile { file, len })
+    }
+}
+
+impl ReadAt for DiskFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.file.read_exact_at(buf, offset) {
+            Ok(()) => Ok(buf.len()),
+            // Shorter than it was a moment ago.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The fields of a structure that was read; what lies outside of it is damage.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub(super) fn bytes<const N: usize>(self, at: usize) -> Result<[u8; N], ReadError> {
+        let bytes = at.checked_add(N).and_then(|end| self.0.get(at..end));
+        bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(ReadError::Damaged("a structure ends too early"))
+    }
+
+    pub(super) fn le16(self, at: usize) -> Result<u16, ReadError> {
+        self.bytes(at).map(u16::from_le_bytes)
+    }
+
+    pub(super) fn le32(self, at: usize) -> Result<u32, ReadError> {
+        self.bytes(at).map(u32::from_le_bytes)
+    }
+
+    pub(super) fn le64(self, at: usize) -> Result<u64, ReadError> {
+        self.bytes(at).map(u64::from_le_bytes)
+    }
+
+    pub(super) fn be32(self, at: usize) -> Result<u32, ReadError> {
+        self.bytes(at).map(u32::from_be_bytes)
+    }
+
+    pub(super) fn rest(self, at: usize) -> Fields<'a> {
+        Fields(self.0.get(at..).unwrap_or_default())
+    }
+}

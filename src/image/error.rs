@@ -1,0 +1,77 @@
+//! Why a guest's disk gives nothing to boot.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::disk::ReadError;
+
+/// Why a guest's disk gives nothing to boot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The image cannot be opened.
+    #[error("the disk {path} cannot be opened: {source}", path = path.display())]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The disk, or a file system on it, cannot be read.
+    #[error("the disk {path} was searched for a kernel, and {source}", path = path.display())]
+    Read {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ReadError,
+    },
+    /// There is no kernel on it.
+    #[error(
+        "the disk {path} has no kernel to boot: {looked}; install one in the guest (Debian: linux-image-amd64), or \
+         give one from here with `--kernel FILE --initrd FILE`", path = path.display()
+    )]
+    NoKernel {
+        /// The image.
+        path: PathBuf,
+        /// What was looked at and what was found there.
+        looked: String,
+    },
+    /// Its file system is one that is not read here.
+    #[error(
+        "no kernel can be found on the disk {path}: {looked}; give one from here with `--kernel FILE --initrd FILE`, \
+         and say where the root file system is with `--append root=DEVICE`", path = path.display()
+    )]
+    NoFileSystem {
+        /// The image.
+        path: PathBuf,
+        /// What was looked at and what was found there.
+        looked: String,
+    },
+    /// It has a kernel, and the root file system is elsewhere.
+    #[error(
+        "the disk {path} has a kernel, and no root file system was found: {looked}; say where it is with \
+         `--append root=DEVICE`, on LVM such as `--append root=/dev/mapper/vg-root`", path = path.display()
+    )]
+    NoRoot {
+        /// The image.
+        path: PathBuf,
+        /// What was looked at and what was found there.
+        looked: String,
+    },
+    /// A kernel or an initrd on it is too long to be one.
+    #[error(
+        "{file} on the disk {path} is {mib} MiB long, which no {what} is; give one from here with `--{flag} FILE`", path = path.display()
+    )]
+    TooLong {
+        /// The image.
+        path: PathBuf,
+        /// The file in it.
+        file: String,
+        /// Its length.
+        mib: u64,
+        /// What it should be.
+        what: &'static str,
+        /// The option for it.
+        flag: &'static str,
+    },
+}

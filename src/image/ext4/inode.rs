@@ -1,0 +1,160 @@
+//! Inodes: what a name stands for (inodes.rst), and the way from a path to one.
+
+use super::extents::{self, Run};
+use super::{Ext4, Fields, ReadError};
+
+/// The root folder's.
+const ROOT: u32 = 2;
+/// Symbolic links on the way of one path, as in Linux (`MAXSYMLINKS`).
+const LINKS: usize = 40;
+/// Longest path and longest target of a link (`PATH_MAX`).
+const PATH_MAX: u64 = 4096;
+/// Names in one path, links followed: a bound against links to links.
+const STEPS: usize = 512;
+/// Flags.
+const EXTENTS: u32 = 0x8_0000;
+const INLINE: u32 = 0x1000_0000;
+const ENCRYPTED: u32 = 0x800;
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device, a pipe, a socket.
+    Special,
+}
+
+/// A file, folder or link.
+#[derive(Debug, Clone)]
+pub(crate) struct Inode {
+    pub(crate) kind: FileKind,
+    pub(crate) size: u64,
+    flags: u32,
+    /// `i_block`: the root of the extent tree, or a short link's target.
+    pub(super) data: [u8; 60],
+}
+
+impl Ext4<'_> {
+    /// What this path stands for, links followed; they stay within the file system. `None` if there is no such name.
+    pub(crate) fn find(&self, path: &str) -> Result<Option<Inode>, ReadError> {
+        let mut rest: Vec<Vec<u8>> = names(path.as_bytes());
+        let root = self.inode(ROOT)?;
+        // The folders from the root to where we are, for `..`.
+        let mut way = vec![root];
+        let mut links = 0;
+        for _ in 0..STEPS {
+            let Some(name) = rest.pop() else { return Ok(way.pop()) };
+            let Some(folder) = way.last() else { return Ok(None) };
+            if name == b".." {
+                if way.len() > 1 {
+                    way.pop();
+                }
+                continue;
+            }
+            if folder.kind != FileKind::Folder {
+                return Ok(None);
+            }
+            let Some(number) = self.lookup(folder, &name)? else { return Ok(None) };
+            let inode = self.inode(number)?;
+            if inode.kind != FileKind::Link {
+                way.push(inode);
+                continue;
+            }
+            links += 1;
+            if links > LINKS {
+                return Err(ReadError::Damaged("its symbolic links go round in circles"));
+            }
+            let target = self.target(&inode)?;
+            if target.starts_with(b"/") {
+                way.truncate(1);
+            }
+            rest.extend(names(&target));
+        }
+        Err(ReadError::Damaged("its symbolic links go round in circles"))
+    }
+
+    pub(super) fn inode(&self, number: u32) -> Result<Inode, ReadError> {
+        if number == 0 || number > self.inodes {
+            return Err(ReadError::Damaged("a name leads to no inode"));
+        }
+        let (group, index) = ((number - 1) / self.inodes_per_group, (number - 1) % self.inodes_per_group);
+        let table = self.inode_table(group)?;
+        let at = u64::from(index) * self.inode_size;
+        let mut bytes = [0; 128];
+        let block = table.checked_add(at / self.block_size).ok_or(ReadError::Outside("an inode"))?;
+        self.read_block(block, at % self.block_size, &mut bytes, "an inode")?;
+        let fields = Fields(&bytes);
+        let kind = match fields.le16(0)? & 0xf000 {
+            0x8000 => FileKind::File,
+            0x4000 => FileKind::Folder,
+            0xa000 => FileKind::Link,
+            _ => FileKind::Special,
+        };
+        Ok(Inode {
+            kind,
+            size: u64::from(fields.le32(0x6c)?) << 32 | u64::from(fields.le32(0x4)?),
+            flags: fields.le32(0x20)?,
+            data: fields.bytes(0x28)?,
+        })
+    }
+
+    /// First block of a group's inodes (group_descr.rst): the descriptors follow the superblock's block.
+    fn inode_table(&self, group: u32) -> Result<u64, ReadError> {
+        let at = u64::from(group) * self.descriptor_size;
+        let block = self.first_data_block + 1 + at / self.block_size;
+        let mut bytes = [0; 64];
+        let len = if self.descriptor_size >= 64 { 64 } else { 32 };
+        let part = bytes.get_mut(..len).ok_or(ReadError::Outside("a group"))?;
+        self.read_block(block, at % self.block_size, part, "a group's descriptor")?;
+        let fields = Fields(&bytes);
+        Ok(u64::from(fields.le32(0x28)?) << 32 | u64::from(fields.le32(0x8)?))
+    }
+
+    /// The runs of a file's bytes in the image, in order; what is between them is zero.
+    pub(crate) fn runs(&self, inode: &Inode) -> Result<Vec<Run>, ReadError> {
+        if inode.flags & (INLINE | ENCRYPTED) != 0 {
+            return Err(ReadError::Unsupported("an encrypted or inline file"));
+        }
+        if inode.flags & EXTENTS == 0 {
+            return Err(ReadError::Unsupported("a file without extents"));
+        }
+        extents::runs(self, inode)
+    }
+
+    /// The content of a small file.
+    pub(crate) fn read(&self, inode: &Inode, max: u64) -> Result<Vec<u8>, ReadError> {
+        if inode.size > max {
+            return Err(ReadError::Damaged("a file that should be short is long"));
+        }
+        let mut bytes = vec![0; usize::try_from(inode.size).map_err(|_| ReadError::Endless)?];
+        for run in self.runs(inode)? {
+            let (from, to) = (run.file, (run.file + run.len).min(inode.size));
+            let (Ok(from), Ok(to)) = (usize::try_from(from), usize::try_from(to)) else { continue };
+            if let Some(part) = bytes.get_mut(from..to) {
+                self.disk.read(self.disk.whole(), run.disk, part, "a file")?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Where a symbolic link leads. A short target lies in the inode itself (symlinks.rst).
+    fn target(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
+        match usize::try_from(inode.size) {
+            Ok(len @ 1..60) => Ok(inode.data.get(..len).unwrap_or_default().to_vec()),
+            _ => self.read(inode, PATH_MAX),
+        }
+    }
+}
+
+/// The names of a path, last first.
+fn names(path: &[u8]) -> Vec<Vec<u8>> {
+    let names = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+    let mut names: Vec<_> = names.map(<[u8]>::to_vec).collect();
+    names.reverse();
+    names
+}

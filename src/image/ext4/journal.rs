@@ -1,0 +1,214 @@
+//! The journal of a file system that was not unmounted, as after a power failure or a kill (journal.rst). What was
+//! committed is read from the journal; nothing is written, so that the guest finds it all to be done itself.
+//!
+//! A transaction counts once its commit block is there with the right number. (Linux also compares checksums, against disks
+//! that lose the order of writes.)
+
+use std::collections::HashMap;
+
+use super::{Ext4, Fields, ReadError, Run};
+
+const MAGIC: u32 = 0xc03b_3998;
+/// Types of blocks.
+const DESCRIPTOR: u32 = 1;
+const COMMIT: u32 = 2;
+const SUPERBLOCK_V1: u32 = 3;
+const SUPERBLOCK: u32 = 4;
+const REVOKE: u32 = 5;
+/// Features (`s_feature_incompat` of the journal's superblock).
+const HAS_REVOKE: u32 = 1;
+const BITS64: u32 = 2;
+const ASYNC_COMMIT: u32 = 4;
+const CSUM_V2: u32 = 8;
+const CSUM_V3: u32 = 0x10;
+const KNOWN: u32 = HAS_REVOKE | BITS64 | ASYNC_COMMIT | CSUM_V2 | CSUM_V3;
+/// Flags of a tag.
+const ESCAPED: u32 = 1;
+const SAME_UUID: u32 = 2;
+const LAST: u32 = 8;
+/// Most blocks of a journal, of its revoked blocks and of what it holds: 4 GiB in blocks of 4 KiB.
+const BLOCKS: u64 = 1 << 20;
+/// Length of a block's own header.
+const HEADER: usize = 12;
+
+/// The journal's blocks in a row, the superblock first.
+struct Journal<'a, 'd> {
+    fs: &'a Ext4<'d>,
+    runs: Vec<Run>,
+    features: u32,
+    /// The blocks that transactions use, round and round.
+    first: u32,
+    end: u32,
+}
+
+/// One transaction's block of the file system in the journal.
+struct Tag {
+    home: u64,
+    journal: u32,
+    sequence: u32,
+}
+
+/// What was committed.
+#[derive(Default)]
+struct Log {
+    tags: Vec<Tag>,
+    /// Blocks that were freed, with the last transaction that says so: older contents must not come back.
+    revoked: HashMap<u64, u32>,
+}
+
+/// Where the newest content is of every block that the journal has, in blocks of the file system.
+pub(super) fn replay(fs: &Ext4<'_>, inode: u32) -> Result<HashMap<u64, u64>, ReadError> {
+    let inode = fs.inode(inode)?;
+    let mut journal = Journal { fs, runs: fs.runs(&inode)?, features: 0, first: 0, end: 0 };
+    let superblock = journal.block(0)?;
+    let fields = Fields(&superblock);
+    if fields.be32(0)? != MAGIC || ![SUPERBLOCK_V1, SUPERBLOCK].contains(&fields.be32(4)?) {
+        return Err(odd());
+    }
+    if fields.be32(4)? == SUPERBLOCK {
+        journal.features = fields.be32(0x28)?;
+    }
+    if journal.features & !KNOWN != 0 {
+        return Err(ReadError::Unsupported("a feature of the journal"));
+    }
+    (journal.end, journal.first) = (fields.be32(0x10)?, fields.be32(0x14)?);
+    let (sequence, start) = (fields.be32(0x18)?, fields.be32(0x1c)?);
+    // Nothing to do is said by a start of 0.
+    if start == 0 {
+        return Ok(HashMap::new());
+    }
+    let held = inode.size / fs.block_size;
+    let sane = u64::from(journal.end) <= held.min(BLOCKS)
+        && journal.first > 0
+        && (journal.first..journal.end).contains(&start)
+        && u64::from(fields.be32(0xc)?) == fs.block_size;
+    if !sane {
+        return Err(odd());
+    }
+    let log = journal.scan(sequence, start)?;
+    let mut newest = HashMap::new();
+    for tag in log.tags {
+        // Numbers of transactions wrap: compared by their distance (`tid_gt`).
+        let revoked = log.revoked.get(&tag.home).is_some_and(|by| by.wrapping_sub(tag.sequence) < 1 << 31);
+        if revoked {
+            newest.remove(&tag.home);
+        } else {
+            newest.insert(tag.home, journal.home(tag.journal)?);
+        }
+    }
+    Ok(newest)
+}
+
+impl Journal<'_, '_> {
+    /// The block of the file system that this block of the journal is.
+    fn home(&self, block: u32) -> Result<u64, ReadError> {
+        let at = u64::from(block) * self.fs.block_size;
+        let index = self.runs.partition_point(|run| run.file + run.len <= at);
+        let run = self.runs.get(index).filter(|run| run.file <= at).ok_or(odd())?;
+        Ok((run.disk - self.fs.window.start + at - run.file) / self.fs.block_size)
+    }
+
+    fn block(&self, block: u32) -> Result<Vec<u8>, ReadError> {
+        self.fs.block(self.home(block)?, "its journal")
+    }
+
+    fn after(&self, block: u32) -> u32 {
+        if block + 1 >= self.end { self.first } else { block + 1 }
+    }
+
+    /// Reads transactions from `start` on until one has no end. A block of another kind or number is the end.
+    fn scan(&self, mut sequence: u32, start: u32) -> Result<Log, ReadError> {
+        let mut log = Log::default();
+        let mut open = Log::default();
+        let (mut at, mut left) = (start, self.end);
+        while left > 0 {
+            let block = self.block(at)?;
+            let fields = Fields(&block);
+            if fields.be32(0)? != MAGIC || fields.be32(8)? != sequence {
+                break;
+            }
+            let mut used = 1;
+            at = self.after(at);
+            match fields.be32(4)? {
+                DESCRIPTOR => used += self.descriptor(&block, sequence, &mut at, &mut open)?,
+                REVOKE => self.revoke(&block, sequence, &mut open)?,
+                COMMIT => {
+                    log.tags.append(&mut open.tags);
+                    log.revoked.extend(open.revoked.drain());
+                    sequence = sequence.wrapping_add(1);
+                }
+                _ => break,
+            }
+            // Once round is all there is, and each block is read once.
+            left = left.saturating_sub(used);
+        }
+        Ok(log)
+    }
+
+    /// The tags of a descriptor block, one for each block behind it ("Descriptor Block").
+    fn descriptor(
+        &self,
+        block: &[u8],
+        sequence: u32,
+        at: &mut u32,
+        open: &mut Log,
+    ) -> Result<u32, ReadError> {
+        let v3 = self.features & CSUM_V3 != 0;
+        let wide = self.features & BITS64 != 0;
+        let size = match (v3, wide) {
+            (true, _) => 16,
+            // Sizes of `journal_block_tag_t` with and without its high half (`journal_tag_bytes`).
+            (false, true) => 12,
+            (false, false) => 8,
+        };
+        let tail = if self.features & (CSUM_V2 | CSUM_V3) != 0 { 4 } else { 0 };
+        let (mut place, mut count) = (HEADER, 0);
+        while place + size + tail <= block.len() {
+            let tag = Fields(block).rest(place);
+            let flags = if v3 { tag.be32(4)? } else { tag.be32(4)? & 0xffff };
+            let high = if wide { tag.be32(8)? } else { 0 };
+            let home = u64::from(high) << 32 | u64::from(tag.be32(0)?);
+            if flags & ESCAPED != 0 {
+                // Its first word was changed in the journal, being the journal's own: that of a file's data at most.
+                log::debug!("a block of the journal is escaped, and is read as it stands");
+            }
+            if open.tags.len() as u64 >= BLOCKS {
+                return Err(odd());
+            }
+            open.tags.push(Tag { home, journal: *at, sequence });
+            *at = self.after(*at);
+            count += 1;
+            place += size + if flags & SAME_UUID == 0 { 16 } else { 0 };
+            if flags & LAST != 0 {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The blocks that a revocation block names ("Revocation Block").
+    fn revoke(&self, block: &[u8], sequence: u32, open: &mut Log) -> Result<(), ReadError> {
+        let fields = Fields(block);
+        let end = usize::try_from(fields.be32(12)?).unwrap_or(usize::MAX).min(block.len());
+        let wide = self.features & BITS64 != 0;
+        let size = if wide { 8 } else { 4 };
+        let mut place = HEADER + 4;
+        while place + size <= end {
+            let entry = fields.rest(place);
+            let block = match wide {
+                true => u64::from(entry.be32(0)?) << 32 | u64::from(entry.be32(4)?),
+                false => entry.be32(0)?.into(),
+            };
+            if open.revoked.len() as u64 >= BLOCKS {
+                return Err(odd());
+            }
+            open.revoked.insert(block, sequence);
+            place += size;
+        }
+        Ok(())
+    }
+}
+
+fn odd() -> ReadError {
+    ReadError::Damaged("its journal does not hold together")
+}

@@ -1,0 +1,120 @@
+//! The GUID partition table (UEFI 2.10 §5.3).
+
+use super::crc32::crc32;
+use super::{Kind, MAX, Partition, window};
+use crate::image::disk::{Disk, Fields, ReadError};
+
+/// `EFI PART`, with which a header starts (§5.3.2).
+const SIGNATURE: &[u8; 8] = b"EFI PART";
+/// Length of what is known of a header.
+const HEADER: usize = 92;
+/// Length of an entry at least (§5.3.3), and the most that is taken for sane.
+const ENTRY: u32 = 128;
+const ENTRY_MAX: u32 = 4096;
+/// Most bytes of all entries: as many entries as Linux takes, and then some.
+const ENTRIES_MAX: usize = 1 << 20;
+
+/// Type GUIDs as they lie on the disk, the first three fields little-endian (UEFI 2.10, appendix A).
+const LVM: [u8; 16] = *b"\x79\xd3\xd6\xe6\x07\xf5\xc2\x44\xa2\x3c\x23\x8f\x2a\x3d\xf9\x28";
+const EFI: [u8; 16] = *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b";
+
+/// What a header says.
+struct Header {
+    entries: u64,
+    count: u32,
+    size: u32,
+    crc: u32,
+}
+
+/// The partitions of a disk of these sectors; `None` if it has no such table. The backup at the disk's end serves where
+/// the first header or its entries are damaged (§5.3.2).
+pub(super) fn read(disk: &Disk<'_>, sector: u64) -> Result<Option<Vec<Partition>>, ReadError> {
+    let last = (disk.whole().len / sector).saturating_sub(1);
+    for place in [1, last] {
+        if let Some(partitions) = read_at(disk, sector, place)? {
+            return Ok(Some(partitions));
+        }
+    }
+    Ok(None)
+}
+
+fn read_at(disk: &Disk<'_>, sector: u64, place: u64) -> Result<Option<Vec<Partition>>, ReadError> {
+    let Some(header) = header(disk, sector, place)? else { return Ok(None) };
+    let Some(len) = usize::try_from(u64::from(header.count) * u64::from(header.size)).ok() else {
+        return Ok(None);
+    };
+    if len > ENTRIES_MAX {
+        return Ok(None);
+    }
+    let mut entries = vec![0; len];
+    let Some(at) = header.entries.checked_mul(sector) else { return Ok(None) };
+    match disk.read(disk.whole(), at, &mut entries, "its partition table") {
+        Err(ReadError::Outside(_)) => return Ok(None),
+        other => other?,
+    }
+    if crc32(entries.iter().copied()) != header.crc {
+        return Ok(None);
+    }
+    let mut partitions = Vec::new();
+    // The number of a partition is its place in the table, empty places counted.
+    for (number, entry) in (1..).zip(entries.chunks_exact(header.size as usize)) {
+        let (first, last) = (Fields(entry).le64(32)?, Fields(entry).le64(40)?);
+        let kind: [u8; 16] = Fields(entry).bytes(0)?;
+        if kind == [0; 16] || partitions.len() >= MAX {
+            continue;
+        }
+        let count = last.checked_sub(first).and_then(|len| len.checked_add(1));
+        let Some(window) = count.and_then(|count| window(disk, first, count, sector)) else { continue };
+        partitions.push(Partition {
+            number,
+            window,
+            uuid: guid(Fields(entry).bytes(16)?),
+            kind: match kind {
+                LVM => Kind::Lvm,
+                EFI => Kind::Efi,
+                _ => Kind::Other,
+            },
+        });
+    }
+    Ok(Some(partitions))
+}
+
+/// The header in this sector, if there is one and it holds together.
+fn header(disk: &Disk<'_>, sector: u64, place: u64) -> Result<Option<Header>, ReadError> {
+    let mut bytes = [0; HEADER];
+    let Some(at) = place.checked_mul(sector) else { return Ok(None) };
+    match disk.read(disk.whole(), at, &mut bytes, "its partition table") {
+        Err(ReadError::Outside(_)) => return Ok(None),
+        other => other?,
+    }
+    let fields = Fields(&bytes);
+    let size = fields.le32(12)? as usize;
+    if !bytes.starts_with(SIGNATURE) || size < HEADER || size as u64 > sector || fields.le64(24)? != place {
+        return Ok(None);
+    }
+    let mut whole = vec![0; size];
+    match disk.read(disk.whole(), at, &mut whole, "its partition table") {
+        Err(ReadError::Outside(_)) => return Ok(None),
+        other => other?,
+    }
+    // Its own sum is counted as zero (§5.3.2).
+    let summed = whole.iter().enumerate().map(|(at, byte)| if (16..20).contains(&at) { 0 } else { *byte });
+    if crc32(summed) != fields.le32(16)? {
+        return Ok(None);
+    }
+    let header = Header {
+        entries: fields.le64(72)?,
+        count: fields.le32(80)?,
+        size: fields.le32(84)?,
+        crc: fields.le32(88)?,
+    };
+    Ok((ENTRY..=ENTRY_MAX).contains(&header.size).then_some(header))
+}
+
+/// As Linux prints it (`%pUl`): the first three fields are little-endian.
+fn guid(bytes: [u8; 16]) -> String {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (clock, node) = rest.split_at(2);
+    [&[d, c, b, a][..], &[f, e], &[h, g], clock, node].map(hex).join("-")
+}

@@ -1,0 +1,114 @@
+//! The PC's partition table: four entries in the first sector, and a chain of logical partitions in an extended one.
+//! Numbers and identities are those of Linux (block/partitions/msdos.c).
+
+use super::{Kind, MAX, Partition, window};
+use crate::image::disk::{Disk, Fields, ReadError};
+
+const SECTOR: u64 = 512;
+/// Offset of the four entries, of 16 bytes each.
+const ENTRIES: usize = 0x1be;
+/// Offset of the disk's signature.
+const DISK_SIGNATURE: usize = 0x1b8;
+/// Offset and value of what makes the sector one.
+const MAGIC: (usize, u16) = (0x1fe, 0xaa55);
+/// Types of entries.
+const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+const LVM: u8 = 0x8e;
+const EFI: u8 = 0xef;
+/// A table that protects a GPT: whoever reads this instead finds nothing (UEFI 2.10 §5.2.3).
+const PROTECTIVE: u8 = 0xee;
+/// Number of the first logical partition.
+const LOGICAL: u32 = 5;
+/// Links of a chain of logical partitions, so that one in a circle ends (`state->limit` in Linux).
+const LINKS: usize = 128;
+
+struct Entry {
+    kind: u8,
+    first: u64,
+    count: u64,
+}
+
+/// The partitions of a disk; `None` if its first sector is no such table.
+pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError> {
+    let Some(sector) = sector(disk, 0)? else { return Ok(None) };
+    let entries = entries(&sector)?;
+    // The same two bytes end a FAT's or NTFS's first sector; its flags are then no flags (Linux: `is_pte_valid`).
+    let flags = (0..4).map(|n| Fields(&sector).bytes::<1>(ENTRIES + n * 16));
+    for flag in flags {
+        if !matches!(flag?, [0 | 0x80]) {
+            return Ok(None);
+        }
+    }
+    let signature = Fields(&sector).le32(DISK_SIGNATURE)?;
+    let mut partitions = Vec::new();
+    let mut logical = LOGICAL;
+    for (number, entry) in (1..).zip(&entries) {
+        if EXTENDED.contains(&entry.kind) {
+            chain(disk, signature, entry.first, &mut logical, &mut partitions)?;
+        } else if entry.kind != PROTECTIVE {
+            partitions.extend(partition(disk, number, signature, entry));
+        }
+    }
+    Ok((!partitions.is_empty()).then_some(partitions))
+}
+
+/// The logical partitions in an extended one that starts at sector `extended`: each has a sector of its own with its
+/// place, counted from that sector, and with the next such sector, counted from the extended partition.
+fn chain(
+    disk: &Disk<'_>,
+    signature: u32,
+    extended: u64,
+    number: &mut u32,
+    partitions: &mut Vec<Partition>,
+) -> Result<(), ReadError> {
+    let mut at = extended;
+    for _ in 0..LINKS {
+        let Some(sector) = sector(disk, at)? else { return Ok(()) };
+        let entries = entries(&sector)?;
+        let is_link = |entry: &&Entry| EXTENDED.contains(&entry.kind);
+        for entry in entries.iter().filter(|entry| !is_link(entry) && entry.count > 0) {
+            let place = Entry { first: at.saturating_add(entry.first), ..*entry };
+            if partitions.len() < MAX {
+                partitions.extend(partition(disk, *number, signature, &place));
+            }
+            *number = number.saturating_add(1);
+        }
+        match entries.iter().find(is_link) {
+            Some(link) if link.count > 0 => at = extended.saturating_add(link.first),
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn partition(disk: &Disk<'_>, number: u32, signature: u32, entry: &Entry) -> Option<Partition> {
+    Some(Partition {
+        number,
+        window: window(disk, entry.first, entry.count, SECTOR).filter(|_| entry.kind != 0)?,
+        uuid: format!("{signature:08x}-{number:02x}"),
+        kind: match entry.kind {
+            LVM => Kind::Lvm,
+            EFI => Kind::Efi,
+            _ => Kind::Other,
+        },
+    })
+}
+
+fn sector(disk: &Disk<'_>, number: u64) -> Result<Option<[u8; 512]>, ReadError> {
+    let mut sector = [0; 512];
+    let Some(at) = number.checked_mul(SECTOR) else { return Ok(None) };
+    match disk.read(disk.whole(), at, &mut sector, "its partition table") {
+        Err(ReadError::Outside(_)) => return Ok(None),
+        other => other?,
+    }
+    Ok((Fields(&sector).le16(MAGIC.0)? == MAGIC.1).then_some(sector))
+}
+
+fn entries(sector: &[u8; 512]) -> Result<Vec<Entry>, ReadError> {
+    let entry = |n: usize| {
+        let fields = Fields(sector).rest(ENTRIES + n * 16);
+        let [kind] = fields.bytes(4)?;
+        Ok(Entry { kind, first: fields.le32(8)?.into(), count: fields.le32(12)?.into() })
+    };
+    (0..4).map(entry).collect()
+}

@@ -1,0 +1,74 @@
+//! The partitions of a disk, as Linux numbers and names them.
+
+mod crc32;
+mod gpt;
+mod mbr;
+
+use std::fmt;
+
+use super::disk::{Disk, ReadError, Window};
+
+/// Sectors that partition tables are counted in: of nearly all disks, and of those whose own are larger.
+const SECTORS: [u64; 2] = [512, 4096];
+/// Most partitions that are looked at; Linux's own limit for a virtio disk without extended numbers is lower.
+const MAX: usize = 256;
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Partition {
+    /// From 1 on.
+    pub(super) number: u32,
+    /// Where it is.
+    pub(super) window: Window,
+    /// What Linux calls its `PARTUUID`.
+    pub(super) uuid: String,
+    /// What its table says it holds.
+    pub(super) kind: Kind,
+}
+
+/// What a partition's table says of it, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// For LVM.
+    Lvm,
+    /// An EFI system partition.
+    Efi,
+    /// Anything else.
+    Other,
+}
+
+/// How a disk is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    /// UEFI's.
+    Gpt,
+    /// The PC's.
+    Mbr,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Table::Gpt => "GPT",
+            Table::Mbr => "MBR",
+        })
+    }
+}
+
+/// The partitions of `disk`; `None` if it is not divided.
+pub(super) fn read(disk: &Disk<'_>) -> Result<Option<(Table, Vec<Partition>)>, ReadError> {
+    for sector in SECTORS {
+        if let Some(partitions) = gpt::read(disk, sector)? {
+            return Ok(Some((Table::Gpt, partitions)));
+        }
+    }
+    // Linux reads it in sectors of the disk, and the guest's disk has 512 bytes.
+    Ok(mbr::read(disk)?.map(|partitions| (Table::Mbr, partitions)))
+}
+
+/// A run of sectors as bytes; `None` if there is none or it does not lie on the disk.
+fn window(disk: &Disk<'_>, first: u64, count: u64, sector: u64) -> Option<Window> {
+    let (start, len) = (first.checked_mul(sector)?, count.checked_mul(sector)?);
+    let fits = start > 0 && len > 0 && start.checked_add(len)? <= disk.whole().len;
+    fits.then_some(Window { start, len })
+}

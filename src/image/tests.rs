@@ -1,0 +1,220 @@
+//! Whole disks, looked over.
+
+use super::explore::{Explored, Wanted, explore};
+use super::testing::{LINUX, LVM, ext4, gpt, mbr_entry};
+use super::*;
+
+struct Bytes(Vec<u8>);
+
+impl ReadAt for Bytes {
+    fn length(&self) -> std::io::Result<u64> {
+        self.0.length()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+}
+
+fn look(disk: &[u8], wanted: Wanted<'_>) -> Explored {
+    explore(&Bytes(disk.to_vec()), wanted).unwrap()
+}
+
+/// What a file's runs say that it holds.
+fn content(disk: &[u8], file: &ImageFile) -> Vec<u8> {
+    let mut bytes = vec![0; file.size as usize];
+    for run in &file.runs {
+        let part = &disk[run.disk as usize..][..run.len as usize];
+        bytes[run.file as usize..][..run.len as usize].copy_from_slice(part);
+    }
+    bytes
+}
+
+const INIT: [(&str, &[u8]); 4] = [
+    ("etc/hostname", b"vm0"),
+    ("usr/lib/systemd/systemd", b"\x7fELF"),
+    ("usr/sbin/init", b"->/lib/systemd/systemd"),
+    ("lib", b"->usr/lib"),
+];
+
+fn with<'a>(files: &[(&'a str, &'a [u8])]) -> Vec<(&'a str, &'a [u8])> {
+    INIT.iter().chain(files).copied().collect()
+}
+
+const KERNELS: [(&str, &[u8]); 4] = [
+    ("boot/vmlinuz-6.1.0-9-amd64", b"old kernel"),
+    ("boot/initrd.img-6.1.0-9-amd64", b"old initrd"),
+    ("boot/vmlinuz-6.1.0-25-amd64", b"new kernel"),
+    ("boot/initrd.img-6.1.0-25-amd64", b"new initrd"),
+];
+
+#[test]
+fn newest_kernel_of_an_undivided_disk_is_found_with_its_initrd() {
+    for options in [&["-b", "1024"][..], &["-b", "4096"], &["-O", "^64bit,^metadata_csum"]] {
+        let disk = ext4(8192, &with(&KERNELS), options);
+        let found = look(&disk, Wanted::Kernel);
+        assert_eq!(found.root, Some(("/dev/vda".into(), "the whole disk".into())));
+        let (kernel, initrd) = (found.kernel.unwrap(), found.initrd.unwrap());
+        assert_eq!(
+            (kernel.path.as_str(), content(&disk, &kernel)),
+            ("/boot/vmlinuz-6.1.0-25-amd64", b"new kernel".to_vec())
+        );
+        assert_eq!(content(&disk, &initrd), b"new initrd");
+        assert_eq!(found.entry, None);
+    }
+}
+
+#[test]
+fn initrd_of_a_kernel_from_elsewhere_is_found_by_its_release() {
+    let disk = ext4(8192, &with(&KERNELS), &[]);
+    let found = look(&disk, Wanted::Initrd("6.1.0-9-amd64"));
+    assert_eq!((content(&disk, &found.initrd.unwrap()), found.kernel), (b"old initrd".to_vec(), None));
+    let found = look(&disk, Wanted::Initrd("6.1.0-10-amd64"));
+    assert_eq!(found.initrd, None);
+    assert!(found.looked.contains("the whole disk has no initrd.img-6.1.0-10-amd64"), "{}", found.looked);
+}
+
+#[test]
+fn loaders_entry_wins_over_the_newest_kernel_unless_it_is_out_of_date() {
+    let cfg = "set default=\"0\"\nmenuentry 'D' {\n linux /boot/vmlinuz-6.1.0-9-amd64 root=UUID=1 ro quiet\n initrd /boot/initrd.img-6.1.0-9-amd64\n}\n";
+    let files = with(&[&KERNELS[..], &[("boot/grub/grub.cfg", cfg.as_bytes())]].concat());
+    let disk = ext4(8192, &files, &[]);
+    let found = look(&disk, Wanted::Kernel);
+    assert_eq!(found.kernel.unwrap().path, "/boot/vmlinuz-6.1.0-9-amd64");
+    assert_eq!(found.entry, Some(("/boot/grub/grub.cfg".into(), Some("root=UUID=1 ro quiet".into()))));
+    let stale = cfg.replace("vmlinuz-6.1.0-9", "vmlinuz-6.1.0-8");
+    let files = with(&[&KERNELS[..], &[("boot/grub/grub.cfg", stale.as_bytes())]].concat());
+    let found = look(&ext4(8192, &files, &[]), Wanted::Kernel);
+    assert_eq!((found.kernel.unwrap().path.as_str(), found.entry), ("/boot/vmlinuz-6.1.0-25-amd64", None));
+    let entry = b"version 1\nlinux /boot/vmlinuz-6.1.0-9-amd64\noptions ro\n";
+    let files = with(&[&KERNELS[..], &[("boot/loader/entries/a.conf", entry)]].concat());
+    let found = look(&ext4(8192, &files, &[]), Wanted::Kernel);
+    assert_eq!(found.entry, Some(("/boot/loader/entries/a.conf".into(), Some("ro".into()))));
+    assert_eq!(found.initrd, None, "the entry has none");
+}
+
+#[test]
+fn links_at_the_top_serve_where_nothing_else_does() {
+    let files = with(&[
+        ("k/linux", b"kernel"),
+        ("k/initrd", b"initrd"),
+        ("vmlinuz", b"->k/linux"),
+        ("initrd.img", b"->/k/../k/initrd"),
+    ]);
+    let disk = ext4(8192, &files, &[]);
+    let found = look(&disk, Wanted::Kernel);
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"kernel");
+    assert_eq!(content(&disk, &found.initrd.unwrap()), b"initrd");
+}
+
+#[test]
+fn links_never_leave_the_image_or_run_in_circles() {
+    let files = with(&[("vmlinuz", b"->../../../../etc/passwd"), ("boot", b"->loop"), ("loop", b"->boot")]);
+    let found = explore(&Bytes(ext4(8192, &files, &[])), Wanted::Kernel);
+    assert!(matches!(found, Err(ReadError::Damaged(_))), "{found:?}");
+    let files = with(&[("vmlinuz", b"->../../../../etc/passwd")]);
+    assert_eq!(look(&ext4(8192, &files, &[]), Wanted::Kernel).kernel, None);
+}
+
+#[test]
+fn partitions_are_named_as_linux_names_them() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    for sector in [512, 4096] {
+        let disk = gpt(sector, &[(1, LVM, b"x"), (14, LINUX, &root)]);
+        let found = look(&disk, Wanted::Kernel);
+        let uuid = "PARTUUID=0e0e0e0e-0e0e-0e0e-0e0e-0e0e0e0e0e0e";
+        assert_eq!(found.root, Some((uuid.into(), "partition 14".into())));
+        assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+        assert!(found.looked.contains("partition 1 is LVM"), "{}", found.looked);
+    }
+}
+
+#[test]
+fn backup_of_a_damaged_table_serves() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    let mut disk = gpt(512, &[(1, LINUX, &root)]);
+    disk[512 + 60] ^= 1;
+    assert!(look(&disk, Wanted::Kernel).kernel.is_some());
+    let last = disk.len() - 512;
+    disk[last + 60] ^= 1;
+    assert!(look(&disk, Wanted::Kernel).kernel.is_none());
+}
+
+#[test]
+fn boot_partition_of_its_own_is_found_next_to_the_root() {
+    let cfg = b"set default=0\nmenuentry 'D' {\n linux /vmlinuz-6 root=/dev/mapper/x ro\n initrd /initrd.img-6\n}\n";
+    let boot =
+        ext4(2048, &[("vmlinuz-6", b"kernel"), ("initrd.img-6", b"initrd"), ("grub/grub.cfg", cfg)], &[]);
+    let root = ext4(8192, &with(&[]), &[]);
+    let disk = gpt(512, &[(1, LINUX, &boot), (2, LINUX, &root)]);
+    let found = look(&disk, Wanted::Kernel);
+    assert!(found.root.unwrap().0.starts_with("PARTUUID=02020202-"));
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"kernel");
+    assert_eq!(found.entry.unwrap().0, "/grub/grub.cfg");
+    // With its root on LVM, such a disk still says what to boot.
+    let disk = gpt(512, &[(1, LINUX, &boot), (2, LVM, b"x")]);
+    let found = look(&disk, Wanted::Kernel);
+    assert!(found.root.is_none() && found.kernel.is_some() && found.initrd.is_some());
+}
+
+#[test]
+fn mbr_and_its_logical_partitions_are_numbered_as_linux_does() {
+    let root = ext4(4096, &with(&KERNELS), &[]);
+    let mut disk = vec![0; 1 << 20];
+    disk[0x1b8..0x1bc].copy_from_slice(&0x1234_abcd_u32.to_le_bytes());
+    // An extended partition at 1 MiB: an empty logical one, then the root.
+    mbr_entry(&mut disk, 0, 1, 5, 2048, 40960);
+    disk.resize(3 << 20, 0);
+    mbr_entry(&mut disk, 1 << 20, 0, 0x83, 8, 8);
+    mbr_entry(&mut disk, 1 << 20, 1, 5, 2048, 20480);
+    mbr_entry(&mut disk, 2 << 20, 0, 0x83, 2048, 8192);
+    disk.extend(&root);
+    disk.resize(30 << 20, 0);
+    let found = look(&disk, Wanted::Kernel);
+    assert_eq!(found.root, Some(("PARTUUID=1234abcd-06".into(), "partition 6".into())));
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+    // A chain that leads back to itself ends.
+    mbr_entry(&mut disk, 2 << 20, 1, 5, 2048, 20480);
+    assert!(look(&disk, Wanted::Kernel).root.is_some());
+}
+
+#[test]
+fn data_disk_is_no_root() {
+    let disk = ext4(2048, &[("etc/x", b""), ("data", b"1")], &[]);
+    let found = look(&disk, Wanted::Nothing);
+    assert_eq!((found.root, found.readable), (None, true));
+    let found = look(&vec![0; 1 << 20], Wanted::Nothing);
+    assert_eq!((found.root, found.readable, found.looked.as_str()), (None, false, "the whole disk is empty"));
+}
+
+#[test]
+fn disks_that_are_not_read_are_named() {
+    let said = |at: usize, mark: &[u8]| {
+        let mut disk = vec![0; 1 << 18];
+        disk[at..at + mark.len()].copy_from_slice(mark);
+        look(&disk, Wanted::Kernel).looked
+    };
+    assert!(said(0, b"QFI\xfb\0").contains("qemu-img convert -O raw"));
+    assert!(said(512, b"LABELONE").contains("LVM"));
+    assert!(said(0, b"LUKS\xba\xbe").contains("LUKS"));
+    assert!(said(0x10040, b"_BHRfS_M").contains("btrfs"));
+    assert!(said(5, b"junk").contains("not known"));
+    assert_eq!(look(b"", Wanted::Kernel).looked, "the whole disk is empty");
+}
+
+#[test]
+fn random_damage_gives_an_error_or_files_within_the_image() {
+    let root = ext4(2048, &with(&KERNELS), &[]);
+    let disk = gpt(512, &[(1, LINUX, &root)]);
+    let mut state = 1_u64;
+    for _ in 0..2000 {
+        let mut image = disk.clone();
+        for _ in 0..8 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (state >> 33) as usize % image.len();
+            image[at] = (state >> 25) as u8;
+        }
+        let _ = explore_bytes(&image, None);
+        image.truncate((state >> 40) as usize % image.len());
+        let _ = explore_bytes(&image, Some("6.1.0-9-amd64"));
+    }
+}

@@ -1,0 +1,177 @@
+//! What a machine boots from, over whole images.
+
+use std::fs;
+
+use super::*;
+use crate::cli::kernels::bzimage;
+use crate::image::testing::{LINUX, LVM, ext4, gpt};
+use crate::spec::DiskSpec;
+
+const RELEASE: &str = "6.1.0-25-amd64";
+
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(disk: &[u8]) -> Self {
+        let bench = Bench { folder: tempfile::tempdir().unwrap() };
+        fs::write(bench.path("vm0.raw"), disk).unwrap();
+        fs::write(bench.path("vmlinuz"), kernel()).unwrap();
+        fs::write(bench.path("own.img"), "own initrd").unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn disk(&self) -> Spec {
+        Spec::default().with_disk(DiskSpec::new(self.path("vm0.raw")))
+    }
+
+    fn both(&self) -> Spec {
+        Spec { kernel: Some(self.path("vmlinuz")), ..self.disk() }
+    }
+}
+
+fn kernel() -> Vec<u8> {
+    bzimage(&format!("{RELEASE} (debian-kernel@lists.debian.org) #1 SMP"))
+}
+
+/// A Debian as far as it matters, with room between its files' blocks.
+fn debian(initrd: &str) -> Vec<u8> {
+    let (kernel, name) = (kernel(), format!("boot/initrd.img-{initrd}"));
+    let files: [(&str, &[u8]); 4] = [
+        ("etc/x", b""),
+        ("sbin/init", b"x"),
+        ("boot/vmlinuz-6.1.0-25-amd64", &kernel),
+        (&name, b"disk initrd"),
+    ];
+    ext4(8192, &files, &["-b", "1024"])
+}
+
+/// All the bytes of a file, as the machine sees them.
+fn content(file: &BootFile) -> Vec<u8> {
+    let mut bytes = vec![0; file.length().unwrap() as usize];
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
+    bytes
+}
+
+#[test]
+fn disk_alone_is_enough() {
+    let bench = Bench::new(&gpt(512, &[(1, LINUX, &debian(RELEASE))]));
+    let files = BootFiles::find(&bench.disk()).unwrap();
+    assert_eq!(content(&files.kernel), kernel());
+    assert_eq!(content(&files.initrd.unwrap().0), b"disk initrd");
+    assert!(
+        files.cmdline.ends_with(" root=PARTUUID=01010101-0101-0101-0101-010101010101 ro"),
+        "{}",
+        files.cmdline
+    );
+    assert!(files.kernel.to_string().starts_with("/boot/vmlinuz-6.1.0-25-amd64 on /"));
+}
+
+#[test]
+fn copies_of_a_file_on_a_disk_are_found_where_they_lie() {
+    let disk = debian(RELEASE);
+    let bench = Bench::new(&disk);
+    let file = BootFiles::find(&bench.disk()).unwrap().kernel;
+    let kernel = kernel();
+    let copy = Load { file_offset: 1000, guest: 0x100_0000, len: 4000 };
+    let mut loaded = vec![0; 4000];
+    for part in file.located(&[copy]) {
+        let at = (part.guest - 0x100_0000) as usize;
+        loaded[at..at + part.len as usize]
+            .copy_from_slice(&disk[part.file_offset as usize..][..part.len as usize]);
+    }
+    assert_eq!(loaded, kernel[1000..5000]);
+    let mut end = [1; 64];
+    assert_eq!(file.read_at(&mut end, kernel.len() as u64 - 10).unwrap(), 10);
+    assert_eq!(file.read_at(&mut end, u64::MAX).unwrap(), 0);
+}
+
+#[test]
+fn kernel_from_here_gets_its_initrd_and_root_from_the_disk() {
+    let bench = Bench::new(&debian(RELEASE));
+    let files = BootFiles::find(&bench.both()).unwrap();
+    assert_eq!(files.kernel.name(), bench.path("vmlinuz"));
+    assert_eq!(content(&files.initrd.unwrap().0), b"disk initrd");
+    assert!(files.cmdline.ends_with(" root=/dev/vda ro"), "{}", files.cmdline);
+    // Its name says what its version string does not.
+    fs::write(bench.path("vmlinuz-6.1.0-25-amd64"), bzimage("")).unwrap();
+    let spec = Spec { kernel: Some(bench.path("vmlinuz-6.1.0-25-amd64")), ..bench.disk() };
+    assert!(BootFiles::find(&spec).unwrap().initrd.is_some());
+}
+
+#[test]
+fn what_the_user_says_wins() {
+    let bench = Bench::new(&debian(RELEASE));
+    let none = BootFiles::find(&bench.both().with_initrd(spec::Initrd::None)).unwrap();
+    assert!(none.initrd.is_none() && none.cmdline.contains("root=/dev/vda"));
+    let own = BootFiles::find(&bench.both().with_initrd(bench.path("own.img")).with_append("root=/dev/vdb"))
+        .unwrap();
+    assert_eq!(content(&own.initrd.unwrap().0), b"own initrd");
+    assert!(own.cmdline.ends_with("root=/dev/vdb") && own.root.is_none(), "{}", own.cmdline);
+}
+
+#[test]
+fn initrd_of_another_kernel_is_not_taken() {
+    let bench = Bench::new(&debian("6.1.0-26-amd64"));
+    let files = BootFiles::find(&bench.both()).unwrap();
+    assert!(files.initrd.is_none());
+    assert!(files.looked.unwrap().contains("no initrd.img-6.1.0-25-amd64"));
+}
+
+#[test]
+fn data_disk_of_a_machine_that_has_all_is_let_be() {
+    let own = |bench: &Bench| bench.both().with_initrd(bench.path("own.img"));
+    for disk in [vec![0; 1 << 20], b"QFI\xfb".to_vec(), Vec::new(), ext4(2048, &[("data", b"1")], &[])] {
+        let bench = Bench::new(&disk);
+        let files = BootFiles::find(&own(&bench)).unwrap();
+        assert_eq!((files.cmdline.as_str(), files.root), (spec::DEFAULT_CMDLINE, None));
+    }
+}
+
+#[test]
+fn disk_that_gives_nothing_says_what_is_on_it() {
+    let said = |disk: &[u8]| BootFiles::find(&Bench::new(disk).disk()).unwrap_err().to_string();
+    let text = said(&vec![0; 1 << 20]);
+    assert!(text.contains("vm0.raw: the whole disk is empty; give one from here with `--kernel"), "{text}");
+    let text = said(&gpt(512, &[(1, LVM, b"x")]));
+    assert!(text.contains("partition 1 is LVM") && text.contains("--append root=DEVICE"), "{text}");
+    let text = said(&ext4(2048, &[("etc/x", b""), ("sbin/init", b"x")], &[]));
+    assert!(
+        text.contains("has no vmlinuz-VERSION in its /boot") && text.contains("linux-image-amd64"),
+        "{text}"
+    );
+    let kernel = kernel();
+    let boot = ext4(2048, &[("vmlinuz-6.1.0-25-amd64", &kernel[..])], &[]);
+    let text = said(&gpt(512, &[(1, LINUX, &boot), (2, LVM, b"x")]));
+    assert!(text.contains("no root file system was found") && text.contains("/dev/mapper/"), "{text}");
+    let text = said(&ext4(2048, &[("etc/x", b""), ("sbin/init", b"x"), ("boot/vmlinuz-6", b"text")], &[]));
+    assert!(text.contains("vm0.raw:/boot/vmlinuz-6"), "{text}");
+}
+
+#[test]
+fn disk_that_cannot_be_opened_is_named() {
+    let bench = Bench::new(b"");
+    for (name, said) in [("nope", "No such file"), (".", "is a directory"), ("/dev/null", "neither a file")] {
+        let spec = Spec::default().with_disk(DiskSpec::new(bench.path(name)));
+        let error = BootFiles::find(&spec).unwrap_err().to_string();
+        assert!(error.contains("cannot be opened") && error.contains(said), "{error}");
+    }
+    let error = BootFiles::find(&Spec::default()).unwrap_err().to_string();
+    assert!(error.contains("--disk vm0.raw") && error.contains("--kernel"), "{error}");
+}
+
+#[test]
+fn guest_that_upgrades_its_kernel_boots_the_new_one() {
+    let bench = Bench::new(&debian(RELEASE));
+    assert!(BootFiles::find(&bench.disk()).unwrap().initrd.is_some());
+    let kernel = kernel();
+    let files: [(&str, &[u8]); 3] =
+        [("etc/x", b""), ("sbin/init", b"x"), ("boot/vmlinuz-6.1.0-30-amd64", &kernel)];
+    fs::write(bench.path("vm0.raw"), ext4(8192, &files, &[])).unwrap();
+    assert!(BootFiles::find(&bench.disk()).unwrap().kernel.to_string().contains("6.1.0-30"));
+}

@@ -1,0 +1,141 @@
+//! The host's hand on a balloon: it outlives the device, of which each boot of a machine makes a new one.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::statistics::Statistics;
+use super::{ACTUAL, TARGET};
+use crate::config_space::ConfigSpace;
+
+/// Balloon pages of a MiB.
+const PAGES_PER_MIB: u64 = 256;
+
+/// Says how large a balloon shall be and asks how large it is. Clones are of the same balloon; nothing waits but
+/// [`BalloonControl::fresh_statistics`].
+#[derive(Debug, Clone)]
+pub struct BalloonControl {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Statistics came.
+    came: Condvar,
+    wanted: AtomicBool,
+    bell: EventFd,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Pages that the balloon shall have.
+    target: u32,
+    /// Of the present boot's device.
+    config: Option<Arc<ConfigSpace>>,
+    latest: Option<Statistics>,
+}
+
+impl BalloonControl {
+    /// A balloon that shall have `mib` MiB.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new(mib: u64) -> io::Result<Self> {
+        let state = State { target: pages(mib), config: None, latest: None };
+        Ok(BalloonControl {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                came: Condvar::new(),
+                wanted: AtomicBool::new(false),
+                bell: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            }),
+        })
+    }
+
+    /// From now on the guest shall leave `mib` MiB of its memory to the host. It does what it can, in its own time;
+    /// more than it has is as much as it can.
+    pub fn set_target(&self, mib: u64) {
+        self.set_target_pages(pages(mib));
+    }
+
+    pub(super) fn set_target_pages(&self, pages: u32) {
+        let mut state = self.state();
+        state.target = pages;
+        if let Some(config) = &state.config {
+            config.set(TARGET, &pages.to_le_bytes());
+        }
+    }
+
+    /// What was last asked for, in MiB.
+    pub fn target(&self) -> u64 {
+        u64::from(self.state().target) / PAGES_PER_MIB
+    }
+
+    /// What the guest says to have left to the host, in bytes.
+    pub fn actual(&self) -> u64 {
+        let config = self.state().config.clone();
+        config.map_or(0, |config| u64::from(config.read_u32(ACTUAL)) << super::pages::PAGE_SHIFT)
+    }
+
+    /// The statistics that came last in the present boot.
+    pub fn statistics(&self) -> Option<Statistics> {
+        self.state().latest
+    }
+
+    /// Asks the guest for new statistics, which [`BalloonControl::statistics`] gives once they have come.
+    pub fn request_statistics(&self) {
+        self.shared.wanted.store(true, Ordering::Release);
+        // Its counter has room for 2^64 requests.
+        let _ = self.shared.bell.write(1);
+    }
+
+    /// Asks for statistics and waits for them, at most `limit`; `None` from a guest that does not answer.
+    pub fn fresh_statistics(&self, limit: Duration) -> Option<Statistics> {
+        let asked = Instant::now();
+        self.request_statistics();
+        let mut state = self.state();
+        loop {
+            match state.latest {
+                Some(latest) if latest.at >= asked => return Some(latest),
+                _ => {}
+            }
+            let left = limit.checked_sub(asked.elapsed()).filter(|left| !left.is_zero())?;
+            state = self.shared.came.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn bell(&self) -> &EventFd {
+        &self.shared.bell
+    }
+
+    /// Whether new statistics were wanted; not any more.
+    pub(super) fn take_wish(&self) -> bool {
+        self.shared.wanted.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn publish(&self, statistics: Statistics) {
+        self.state().latest = Some(statistics);
+        self.shared.came.notify_all();
+    }
+
+    /// A device of a new boot, or one that was reset: nothing is known of its guest. Gives the target.
+    pub(super) fn attach(&self, config: &Arc<ConfigSpace>) {
+        let mut state = self.state();
+        config.set(TARGET, &state.target.to_le_bytes());
+        config.set(ACTUAL, &[0; 4]);
+        state.config = Some(config.clone());
+        state.latest = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pages(mib: u64) -> u32 {
+    u32::try_from(mib.saturating_mul(PAGES_PER_MIB)).unwrap_or(u32::MAX)
+}

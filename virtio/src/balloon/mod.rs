@@ -1,0 +1,246 @@
+//! Memory balloon (virtio 1.3 §5.5): memory that the guest gives up leaves the host.
+//!
+//! Pages come from the guest in two ways: because it was asked to (inflate), and because it has no use for them just
+//! now (free page reporting). Both are given back to the host, and come anew, as zeros, when the guest touches them;
+//! so nothing has to be done when the balloon deflates, and a driver need not even wait (no MUST_TELL_HOST).
+
+mod control;
+mod pages;
+mod statistics;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::num::NonZeroU16;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::DeviceKind;
+use crate::config_space::ConfigSpace;
+use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
+use crate::poll::{Epoll, Interest, Token};
+use crate::queue::{Queue, QueueFault};
+pub use control::BalloonControl;
+pub use statistics::Statistics;
+
+/// VIRTIO_BALLOON_F_STATS_VQ, F_DEFLATE_ON_OOM, F_PAGE_REPORTING (§5.5.3).
+const STATS_VQ: u64 = 1 << 1;
+const DEFLATE_ON_OOM: u64 = 1 << 2;
+const PAGE_REPORTING: u64 = 1 << 5;
+
+const INFLATE: u16 = 0;
+const DEFLATE: u16 = 1;
+/// Queues from here on: statistics if negotiated, then reporting.
+const OTHERS: u16 = 2;
+/// §5.5.2 numbers five queues, whether or not their features are there. Linux closes the gaps that absent features
+/// leave. So the first of the others is for statistics, if negotiated, and any behind it is for reporting.
+const QUEUES: usize = 5;
+const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(128).unwrap();
+
+/// Offsets in the configuration (§5.5.4).
+const TARGET: usize = 0;
+const ACTUAL: usize = 4;
+const CONFIG_LEN: usize = 8;
+
+/// Pages, or ranges, that are given back before other devices of the thread have their turn.
+const TURN: usize = 4096;
+const STATE_VERSION: u16 = 1;
+
+/// The device.
+#[derive(Debug)]
+pub struct Balloon {
+    name: String,
+    control: BalloonControl,
+    config: Arc<ConfigSpace>,
+    /// The chain at the front of the statistics queue was read. It stays there until new statistics are wanted.
+    statistics_read: bool,
+    /// Scratch, so that no request allocates.
+    numbers: Vec<u32>,
+    /// The guest gave what is not its own; that was said.
+    complained: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    target: u32,
+    actual: u32,
+}
+
+impl Balloon {
+    /// The device that does what `control` says, in its present boot.
+    pub fn new(name: impl Into<String>, control: &BalloonControl) -> Self {
+        let writable = [[0; 4], [0xff; 4]].concat();
+        let config = Arc::new(ConfigSpace::with_writable(vec![0; CONFIG_LEN], writable));
+        control.attach(&config);
+        Balloon {
+            name: name.into(),
+            control: control.clone(),
+            config,
+            statistics_read: false,
+            numbers: Vec::new(),
+            complained: false,
+        }
+    }
+
+    fn inflate(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let numbers = &mut self.numbers;
+        let mut refused = 0;
+        let more = serve_turn(cx.queue(INFLATE), |queue| {
+            let Some(chain) = queue.pop()? else { return Ok(None) };
+            pages::read(&mut chain.reader(queue.memory()), numbers);
+            refused += pages::discard(numbers, queue.memory());
+            queue.complete(chain)?;
+            Ok(Some(numbers.len()))
+        })?;
+        self.finish_turn(more, refused, cx);
+        Ok(())
+    }
+
+    fn deflate(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let more = serve_turn(cx.queue(DEFLATE), |queue| {
+            let Some(chain) = queue.pop()? else { return Ok(None) };
+            queue.complete(chain)?;
+            Ok(Some(0))
+        })?;
+        self.finish_turn(more, 0, cx);
+        Ok(())
+    }
+
+    /// §5.5.6.6: the buffers are themselves the free memory, until they are given back.
+    fn report(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let mut refused = 0;
+        let more = serve_turn(cx.queue(queue), |queue| {
+            let Some(chain) = queue.pop()? else { return Ok(None) };
+            for free in chain.writable() {
+                let gone = queue.memory().discard(free.address, free.len.into());
+                refused += usize::from(gone.is_err());
+            }
+            let ranges = chain.writable().len();
+            queue.complete(chain)?;
+            Ok(Some(ranges))
+        })?;
+        self.finish_turn(more, refused, cx);
+        Ok(())
+    }
+
+    fn finish_turn(&mut self, more: bool, refused: usize, cx: &mut Context<'_, Epoll>) {
+        if more {
+            cx.wake_at(Some(Instant::now()));
+        }
+        if refused > 0 && !self.complained {
+            self.complained = true;
+            log::warn!("{}: the guest gave back pages that are not its memory; they are ignored", self.name);
+        }
+    }
+
+    /// §5.5.6.3: the driver leaves one buffer with the device, which gives it back to have it filled anew.
+    fn read_statistics(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let Some(queue) = cx.queue(OTHERS) else { return Ok(()) };
+        if self.statistics_read {
+            return Ok(());
+        }
+        if queue.enable_kicks()?
+            && let Some(chain) = queue.pop()?
+        {
+            let statistics = Statistics::read(&mut chain.reader(queue.memory()), Instant::now());
+            queue.put_back(chain);
+            self.statistics_read = true;
+            self.control.publish(statistics);
+        }
+        Ok(())
+    }
+
+    fn ask_for_statistics(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        if !cx.has(STATS_VQ) || !self.statistics_read || !self.control.take_wish() {
+            return Ok(());
+        }
+        let Some(queue) = cx.queue(OTHERS) else { return Ok(()) };
+        self.statistics_read = false;
+        if let Some(chain) = queue.pop()? {
+            queue.complete(chain)?;
+            queue.notify()?;
+        }
+        // A second buffer may stand behind the first.
+        self.read_statistics(cx)
+    }
+}
+
+/// Runs `serve`, which says how much it did, until there is nothing left to do or a [`TURN`] is over; `true` then.
+fn serve_turn(
+    queue: Option<&mut Queue>,
+    mut serve: impl FnMut(&mut Queue) -> Result<Option<usize>, QueueFault>,
+) -> Result<bool, QueueFault> {
+    let Some(queue) = queue else { return Ok(false) };
+    let mut done = 0;
+    while done < TURN {
+        match serve(queue)? {
+            Some(work) => done += work + 1,
+            None if queue.enable_kicks()? => {}
+            None => {
+                queue.notify()?;
+                return Ok(false);
+            }
+        }
+    }
+    queue.notify()?;
+    Ok(true)
+}
+
+impl Device for Balloon {
+    type Poller = Epoll;
+
+    fn traits(&self) -> Traits {
+        Traits {
+            kind: DeviceKind::Balloon,
+            name: self.name.clone(),
+            features: STATS_VQ | DEFLATE_ON_OOM | PAGE_REPORTING,
+            queues: vec![QUEUE_SIZE; QUEUES],
+            config: self.config.clone(),
+        }
+    }
+
+    fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        self.statistics_read = false;
+        cx.watch(self.control.bell().as_raw_fd(), 0, Interest::Read)
+    }
+
+    fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        match queue {
+            INFLATE => self.inflate(cx),
+            DEFLATE => self.deflate(cx),
+            OTHERS if cx.has(STATS_VQ) => self.read_statistics(cx),
+            _ if cx.has(PAGE_REPORTING) => self.report(queue, cx),
+            _ => Ok(()),
+        }
+    }
+
+    fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        if token != TIMER {
+            return self.ask_for_statistics(cx);
+        }
+        // A turn was over before the work was; whose it was is soon seen.
+        (0..).take(QUEUES).try_for_each(|queue| self.kicked(queue, cx))
+    }
+
+    /// Between calls it holds no chain.
+    fn stop(&mut self, _: &mut Context<'_, Epoll>) {}
+
+    fn reset(&mut self) {
+        self.control.attach(&self.config);
+    }
+
+    fn state(&self) -> DeviceState {
+        let [target, actual] = [TARGET, ACTUAL].map(|field| self.config.read_u32(field));
+        DeviceState::new(DeviceKind::Balloon, STATE_VERSION, &State { target, actual })
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let state: State = state.open(DeviceKind::Balloon, STATE_VERSION)?;
+        self.control.set_target_pages(state.target);
+        self.config.set(ACTUAL, &state.actual.to_le_bytes());
+        Ok(())
+    }
+}
