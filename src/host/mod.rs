@@ -7,6 +7,5 @@
 pub(crate) mod clock;
 pub(crate) mod facts;
 pub(crate) mod signals;
-#[allow(dead_code, reason = "machines are given their TAPs by the next change")]
 pub(crate) mod tap;
 pub(crate) mod terminal;
