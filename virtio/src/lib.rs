@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+pub mod block;
 pub mod config_space;
 pub mod console;
 pub mod device;
