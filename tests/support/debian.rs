@@ -50,7 +50,7 @@ impl Guest {
         console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= sh\n").unwrap();
         // Echoed, it does not read so.
         console.send("stty -echo cols 999; echo 'root-'shell\n").unwrap();
-        console.expect("root-shell\r\n", SOON).unwrap();
+        console.expect("root-shell", SOON).unwrap();
         Guest { console, boot }
     }
 
