@@ -1,4 +1,8 @@
 //! The same promises for every engine: each test runs on all that this host has.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers of the tests are small, and bytes of patterns wrap"
+)]
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
