@@ -38,6 +38,12 @@ pub(crate) enum DiskError {
         path.display(), of(.holder.as_ref())
     )]
     Busy { path: PathBuf, holder: Option<Holder> },
+    /// The host itself uses it.
+    #[error(
+        "the block device {0} is in use by this host (mounted, swap, or part of a RAID or a volume group); end that, or give it as `{0},ro` to read only",
+        path.display()
+    )]
+    OwnedByHost { path: PathBuf },
     /// Anything else.
     #[error("the disk {} cannot be used: {action}: {error}", path.display())]
     Io { path: PathBuf, action: &'static str, error: io::Error },

@@ -377,7 +377,8 @@ mod behind_a_driver {
         guest.start(0, 128);
         for round in 0..rounds {
             let sector = |n: u64| (round * 37 + n * 8) % 2040;
-            let reads: Vec<_> = (0..depth).map(|n| guest.add(0, &[&header(sector(n))], &[4096, 1]).1).collect();
+            let reads: Vec<_> =
+                (0..depth).map(|n| guest.add(0, &[&header(sector(n))], &[4096, 1]).1).collect();
             guest.kick(0);
             reads.iter().for_each(|_| assert_eq!(guest.rings[0].wait_used().len, 4097));
             for (n, outs) in (0..).zip(&reads) {
