@@ -6,6 +6,7 @@
 mod engine;
 mod error;
 mod file;
+mod flight;
 mod format;
 mod holder;
 mod open;
