@@ -55,7 +55,7 @@ step_lab() {
     [ -n "$tests" ] || { echo "there are no tests/lab_*.rs"; return 1; }
     cargo run --quiet -p lab --bin lab -- prepare && cargo_test -p lab --tests -- --test-threads=2 || return 1
     # shellcheck disable=SC2086
-    cargo_test -p minivmm $tests --no-run || return 1
+    cargo build --quiet -p minivmm --examples && cargo_test -p minivmm $tests --no-run || return 1
     # An emulated machine has one processor, so its tests run one by one; two files run side by side, as hosts have two.
     local file name bad=0
     for file in tests/lab_*.rs; do

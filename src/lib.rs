@@ -26,7 +26,8 @@ mod kvm;
 mod machine;
 pub mod spec;
 
-pub use host::tap::{TapError, TapHolder, TapWarning};
+pub use host::disk::{DiskError, DiskHolder};
+pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};

@@ -4,10 +4,10 @@
 #[path = "support/lab_guest.rs"]
 mod lab_guest;
 
+use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use lab::{Cmd, InitramfsSpec, Lab, LabConfig, Output, Process, Status, guest_command, initramfs, kernels};
+use lab::{Cmd, InitramfsSpec, Lab, LabConfig, Process, Status, guest_command, initramfs, kernels};
 use lab_guest::{BOOT, PROMPT, SOON};
 
 /// Drivers that the guest loads.
@@ -20,8 +20,11 @@ fn lab() -> &'static Lab {
         let kernel = kernels().unwrap().cloud.clone();
         let modules = MODULES.map(String::from).to_vec();
         let initrd = initramfs(&kernel, &InitramfsSpec { modules, ..InitramfsSpec::default() }).unwrap();
+        let example = Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("examples/balloon");
+        assert!(example.exists(), "this test runs an example: cargo build --examples (make lab does)");
         let config = LabConfig::default()
             .file(env!("CARGO_BIN_EXE_minivmm"), "minivmm")
+            .file(example, "balloon")
             .file(&kernel.bzimage, "vmlinuz")
             .file(initrd, "initrd");
         Lab::start(&config).unwrap()
@@ -36,6 +39,61 @@ fn shell(flags: &[&str]) -> Process {
     let mut guest = lab().spawn(&minivmm().args(flags.iter().copied()).tty()).unwrap();
     guest.expect(PROMPT, BOOT).unwrap();
     guest
+}
+
+/// A machine of 512 MiB under the example that drives its balloon, its guest at work on `line`.
+fn ballooned(line: &str, disk: &str) -> Process {
+    let spec = format!(
+        "kernel = \"vmlinuz\"\ninitrd = \"initrd\"\nmem = \"512\"\nappend = \"quiet {}\"\n{disk}",
+        guest_command(line)
+    );
+    lab().put("balloon.toml", spec.as_bytes()).unwrap();
+    lab().spawn(&Cmd::new("./balloon").args(["balloon.toml"]).tty()).unwrap()
+}
+
+/// MiB of host memory that the machine says to hold after `word`.
+fn resident(guest: &mut Process, word: &str) -> u64 {
+    guest.expect(word, SOON).unwrap();
+    let said = guest.expect(" MiB resident", SOON).unwrap();
+    let number = said.split_whitespace().rev().find_map(|word| word.parse().ok());
+    number.unwrap_or_else(|| panic!("no number in {said}"))
+}
+
+#[test]
+fn inflated_balloon_gives_its_memory_to_the_host_and_takes_it_back() {
+    lab().sh("dd if=/dev/zero of=cache.raw bs=1M count=420 2>/dev/null").unwrap();
+    // The page cache keeps what was read until the balloon wants it.
+    let line = "while :; do cat /dev/vda >/dev/null; echo has-read.; read go; done";
+    let mut guest = ballooned(line, "disk = [\"cache.raw,ro\"]\n");
+    guest.expect("has-read.", BOOT).unwrap();
+    guest.send("?\n").unwrap();
+    let full = resident(&mut guest, "resident:");
+    guest.send("256\n").unwrap();
+    let inflated = resident(&mut guest, "balloon: 256 MiB");
+    println!("resident: {full} MiB, with a balloon of 256 MiB {inflated} MiB");
+    assert!(full >= 400 && inflated + 240 <= full, "{full} MiB, then {inflated} MiB");
+    guest.send("0\n").unwrap();
+    resident(&mut guest, "balloon: 0 MiB");
+    guest.signal(15).unwrap();
+    guest.wait(SOON).unwrap();
+    lab().sh("rm cache.raw").unwrap();
+}
+
+#[test]
+fn memory_that_the_guest_freed_returns_by_itself() {
+    let line = "dd if=/dev/urandom of=/tmp/much bs=1M count=200 2>/dev/null; echo has-filled.; sleep 3; rm /tmp/much; \
+                sleep 12; echo has-freed.; sleep 1000";
+    let mut guest = ballooned(line, "");
+    guest.expect("has-filled.", BOOT).unwrap();
+    guest.send("?\n").unwrap();
+    let full = resident(&mut guest, "resident:");
+    guest.expect("has-freed.", SOON).unwrap();
+    guest.send("?\n").unwrap();
+    let freed = resident(&mut guest, "resident:");
+    println!("resident: {full} MiB, after the guest freed 200 MiB {freed} MiB");
+    assert!(freed + 180 <= full, "{full} MiB, then {freed} MiB");
+    guest.signal(15).unwrap();
+    guest.wait(SOON).unwrap();
 }
 
 #[test]

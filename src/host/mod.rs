@@ -5,8 +5,8 @@
 #![allow(unsafe_code, reason = "termios, signal masks and local time are C interfaces")]
 
 pub(crate) mod clock;
+pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod signals;
-#[allow(dead_code, reason = "machines are given their TAPs by the next change")]
 pub(crate) mod tap;
 pub(crate) mod terminal;

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+pub mod block;
 pub mod config_space;
+pub mod console;
 pub mod device;
 pub mod entropy;
 pub mod interrupts;

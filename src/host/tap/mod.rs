@@ -45,7 +45,6 @@ const SYS_CLASS_NET: &str = "/sys/class/net";
 /// An open TAP. Dropping it leaves the interface as one that was never used.
 #[derive(Debug)]
 pub(crate) struct Tap {
-    name: String,
     /// One open file a queue; only the first `enabled` are attached.
     queues: Vec<File>,
     enabled: usize,
@@ -59,8 +58,7 @@ pub(crate) struct Tap {
 
 /// Something that works, but not as its user will want it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TapWarning {
+pub(crate) enum TapWarning {
     /// The interface is not up: no frame passes until it is.
     #[error(
         "{name} is down, so the guest's network card has no link; bring it up: sudo ip link set {name} up"
@@ -101,21 +99,7 @@ impl Tap {
         let warning = (!interface.is_up()).then(|| TapWarning::Down { name: name.to_owned() });
         link.refresh();
         let mtu = interface.mtu();
-        Ok(Tap {
-            name: name.to_owned(),
-            queues,
-            enabled: 1,
-            offloads,
-            mtu,
-            warning,
-            link,
-            calls: queue::Calls::default(),
-        })
-    }
-
-    /// The interface's name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+        Ok(Tap { queues, enabled: 1, offloads, mtu, warning, link, calls: queue::Calls::default() })
     }
 
     /// What a user should know about it.

@@ -91,7 +91,7 @@ fn open(name: &str) -> Result<Tap, TapError> {
 }
 
 fn refused(name: &str) -> String {
-    open(name).map(|tap| tap.name().to_owned()).unwrap_err().to_string()
+    open(name).unwrap_err().to_string()
 }
 
 fn queues(interface: &str) -> usize {

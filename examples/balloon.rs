@@ -1,0 +1,46 @@
+//! A machine whose memory is given and taken while it runs: `balloon SPEC.toml`, then a number of MiB a line on standard
+//! input is what the guest shall leave to the host. What the process holds is printed whenever the balloon has moved.
+//!
+//! The guest's console goes to standard output.
+
+use std::error::Error;
+use std::io::{self, BufRead};
+use std::time::Duration;
+
+use minivmm::Machine;
+use minivmm::spec::Spec;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let file = std::env::args().nth(1).ok_or("usage: balloon SPEC.toml")?;
+    let machine = Machine::start(&Spec::from_file(file)?, Box::new(io::stdout()))?;
+    let controls = machine.controls();
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            match line.trim().parse() {
+                Ok(mib) => controls.balloon().set_target(mib),
+                Err(_) => report("resident", controls.balloon().actual() >> 20),
+            }
+        }
+    });
+    let mut seen = 0;
+    loop {
+        if let Some(exit) = machine.wait_for(Duration::from_millis(200)) {
+            eprintln!("\nthe machine has ended: {exit:?}");
+            return Ok(());
+        }
+        let balloon = machine.balloon();
+        let now = balloon.actual() >> 20;
+        if now != seen && now == balloon.target() {
+            seen = now;
+            report("balloon", now);
+        }
+    }
+}
+
+/// What this process holds, all of the machine's memory included.
+fn report(what: &str, balloon: u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    eprintln!("\n{what}: {balloon} MiB with the host, {} MiB resident", resident.unwrap_or(0u64) >> 10);
+}

@@ -1,0 +1,88 @@
+//! What can be wrong with a disk that is asked for, for people.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::holder::DiskHolder;
+
+/// A disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Nothing there.
+    #[error(
+        "there is no disk {0}; make an empty one with `truncate -s 60G {0}`, or correct the path",
+        path.display()
+    )]
+    NotFound {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A folder, a pipe, a terminal.
+    #[error("{} is {what}, and a disk must be a raw image file or a block device", path.display())]
+    NotADisk {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The user may not.
+    #[error("you may not {wish} the disk {}: {cure}", path.display())]
+    Denied {
+        /// Its path.
+        path: PathBuf,
+        /// What was wanted of it.
+        wish: &'static str,
+        /// What helps.
+        cure: String,
+    },
+    /// It cannot be written by anybody.
+    #[error("the disk {0} cannot be written to, since {why}; give it as `{0},ro` to read only", path.display())]
+    ReadOnly {
+        /// Its path.
+        path: PathBuf,
+        /// The reason.
+        why: &'static str,
+    },
+    /// An image with a format of its own.
+    #[error(
+        "{0} is {format} image, and only raw images are understood; convert it with `qemu-img convert -O raw {0} {1}`",
+        path.display(), path.with_extension("raw").display()
+    )]
+    Format {
+        /// Its path.
+        path: PathBuf,
+        /// Which.
+        format: &'static str,
+    },
+    /// Not a sector.
+    #[error("the disk {0} is empty; give it a size with `truncate -s 60G {0}`", path.display())]
+    Empty {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Somebody else writes to it, or reads what would be written.
+    #[error(
+        "the disk {} is in use{}; two machines would destroy it. End the other, or give it read-only (`,ro`) to both",
+        path.display(), of(.holder.as_ref())
+    )]
+    Busy {
+        /// Its path.
+        path: PathBuf,
+        /// Who has it, if that could be seen.
+        holder: Option<DiskHolder>,
+    },
+    /// Anything else.
+    #[error("the disk {} cannot be used: {action}: {error}", path.display())]
+    Io {
+        /// Its path.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// What the host said.
+        error: io::Error,
+    },
+}
+
+fn of(holder: Option<&DiskHolder>) -> String {
+    holder.map_or_else(String::new, |holder| format!(" by {holder}"))
+}

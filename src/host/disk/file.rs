@@ -1,0 +1,91 @@
+//! An open disk: which file descriptor serves what, and the calls that have no positioned form.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU16;
+use std::os::fd::{AsRawFd, RawFd};
+
+use virtio::block::{Disk, Extent, Topology};
+
+use super::transfer::Transfer;
+
+/// BLKDISCARD (linux/fs.h): `_IO(0x12, 119)`.
+const BLKDISCARD: libc::c_ulong = 0x1277;
+
+/// A disk, open and locked. The lock goes with the last descriptor.
+#[derive(Debug)]
+pub(crate) struct DiskFile {
+    pub(super) buffered: File,
+    pub(super) direct: Option<Direct>,
+    pub(super) sectors: u64,
+    pub(super) read_only: bool,
+    /// A block device, not an image.
+    pub(super) device: bool,
+    /// Granularity of giving space back, if the host can.
+    pub(super) discard: Option<u32>,
+    pub(super) topology: Topology,
+}
+
+/// A descriptor past the page cache, and what it asks of buffers and offsets.
+#[derive(Debug)]
+pub(super) struct Direct {
+    pub(super) file: File,
+    pub(super) memory_align: u64,
+    pub(super) offset_align: u64,
+}
+
+impl DiskFile {
+    /// The disk as a device shows it.
+    pub(crate) fn disk(&self, serial: impl Into<String>, queues: NonZeroU16) -> Disk {
+        Disk {
+            sectors: self.sectors,
+            read_only: self.read_only,
+            serial: serial.into(),
+            queues,
+            topology: self.topology,
+            discard: self.discard,
+        }
+    }
+
+    /// Bytes that the guest sees.
+    pub(crate) fn size(&self) -> u64 {
+        self.sectors.saturating_mul(virtio::block::SECTOR)
+    }
+
+    /// The descriptor for flushing and for space.
+    pub(super) fn fd(&self) -> RawFd {
+        self.buffered.as_raw_fd()
+    }
+
+    /// The descriptor for moving `transfer`: what direct I/O does not take goes through the page cache, which the kernel
+    /// keeps in step with it.
+    pub(super) fn fd_for(&self, transfer: &Transfer) -> RawFd {
+        match &self.direct {
+            Some(direct) if transfer.is_aligned(direct.memory_align, direct.offset_align) => {
+                direct.file.as_raw_fd()
+            }
+            _ => self.fd(),
+        }
+    }
+
+    /// The way to discard: `None` for a hole.
+    pub(super) fn discards_by_ioctl(&self) -> bool {
+        self.device
+    }
+
+    /// Discards on a block device, whose fallocate would zero as well.
+    pub(super) fn discard_device(&self, extent: Extent) -> io::Result<()> {
+        let range = [extent.offset, extent.len];
+        // SAFETY: BLKDISCARD reads two 64-bit numbers, start and length, which live through the call.
+        let result = unsafe { libc::ioctl(self.fd(), BLKDISCARD, range.as_ptr()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// fallocate modes of operations on space.
+pub(super) mod mode {
+    /// The space is given back and reads as zeros.
+    pub(in crate::host::disk) const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    /// It reads as zeros and stays.
+    pub(in crate::host::disk) const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+}

@@ -1,0 +1,54 @@
+//! Who has a lock on a file. The lock call does not say it of open-file-description locks: their owner is an open file,
+//! not a process. /proc does, as far as this user may look.
+
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+/// A process that holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskHolder {
+    /// Its number.
+    pub pid: u32,
+    /// Its name, if it can be read.
+    pub command: Option<String>,
+}
+
+impl fmt::Display for DiskHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = self.pid;
+        match &self.command {
+            _ if pid == std::process::id() => write!(f, "this very process (pid {pid}); is it given twice?"),
+            Some(command) => write!(f, "{command} (pid {pid})"),
+            None => write!(f, "process {pid}"),
+        }
+    }
+}
+
+/// A process that holds a lock on `file`.
+pub(super) fn find(file: &File) -> Option<DiskHolder> {
+    let own = file.metadata().ok()?;
+    let pids = fs::read_dir("/proc").ok()?.flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pid = pids.into_iter().find(|pid| holds(*pid, &own))?;
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    Some(DiskHolder { pid, command: command.map(|command| command.trim_end().to_owned()) })
+}
+
+/// Whether `pid` has `file` open and locked.
+fn holds(pid: u32, file: &Metadata) -> bool {
+    let process = Path::new("/proc").join(pid.to_string());
+    // Processes of others are closed to us, and processes end while we look.
+    let Ok(open) = fs::read_dir(process.join("fd")) else { return false };
+    open.flatten().any(|fd| {
+        fs::metadata(fd.path()).is_ok_and(|other| is_same(&other, file))
+            && fs::read_to_string(process.join("fdinfo").join(fd.file_name()))
+                .is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
+    })
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    let inode = (one.dev(), one.ino()) == (other.dev(), other.ino());
+    inode || (one.file_type().is_block_device() && one.rdev() == other.rdev())
+}

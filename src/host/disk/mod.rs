@@ -1,0 +1,24 @@
+//! The host's side of a disk: a raw image or a block device, and the engines that read and write it.
+//!
+//! [`DiskFile::open`] checks what it is given, locks it and says what it is; [`make_engine`] makes what a disk's thread waits
+//! in: io_uring where the host has it, positioned calls where not.
+
+mod engine;
+mod error;
+mod file;
+mod format;
+mod holder;
+mod open;
+mod ring;
+mod sync;
+mod transfer;
+mod uring;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use engine::{EngineKind, make_engine};
+pub use error::DiskError;
+pub(crate) use file::DiskFile;
+pub use holder::DiskHolder;
+pub(crate) use open::Access;

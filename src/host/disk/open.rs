@@ -1,0 +1,224 @@
+//! Opening a disk: everything that can be wrong is found here, before a machine starts.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use virtio::block::{SECTOR, Topology};
+
+use super::error::DiskError;
+use super::file::{Direct, DiskFile, mode};
+use super::{format, holder};
+
+/// BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
+const BLKIOMIN: libc::c_ulong = 0x1278;
+const BLKIOOPT: libc::c_ulong = 0x1279;
+const BLKPBSZGET: libc::c_ulong = 0x127b;
+const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+
+/// How a disk is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// Not to be written; others may read it too.
+    pub(crate) read_only: bool,
+    /// Past the page cache.
+    pub(crate) direct: bool,
+}
+
+impl DiskFile {
+    /// Opens and locks the disk at `path`.
+    ///
+    /// # Errors
+    /// [`DiskError`], with what to do.
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
+        let metadata = fs::metadata(path).map_err(|error| refused(path, access, error))?;
+        let kind = metadata.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
+            return Err(DiskError::NotADisk { path: path.into(), what });
+        }
+        let open = || OpenOptions::new().read(true).write(!access.read_only).open(path);
+        let buffered = open().map_err(|error| refused(path, access, error))?;
+        let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
+        // Of what is open: the path may lead elsewhere meanwhile.
+        let metadata = buffered.metadata().map_err(io("looking at it"))?;
+        let device = metadata.file_type().is_block_device();
+        lock(&buffered, path, access)?;
+        let size =
+            if device { device_size(&buffered).map_err(io("asking for its size"))? } else { metadata.len() };
+        if size < SECTOR {
+            return Err(DiskError::Empty { path: path.into() });
+        }
+        let mut head = [0; format::HEAD];
+        buffered.read_exact_at(&mut head, 0).map_err(io("reading its first sector"))?;
+        if let Some(format) = format::foreign(&head) {
+            return Err(DiskError::Format { path: path.into(), format });
+        }
+        if !size.is_multiple_of(SECTOR) {
+            let rest = size % SECTOR;
+            log::warn!(
+                "the disk {} is no whole number of sectors of 512 bytes: the guest does not see its last {rest} bytes",
+                path.display()
+            );
+        }
+        let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
+        let topology = if device { device_topology(&buffered) } else { image_topology(&metadata) };
+        let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
+        let sectors = size / SECTOR;
+        Ok(DiskFile { buffered, direct, sectors, read_only: access.read_only, device, discard, topology })
+    }
+}
+
+/// Why `path` could not be opened.
+fn refused(path: &Path, access: Access, error: io::Error) -> DiskError {
+    let path = PathBuf::from(path);
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => DiskError::NotFound { path },
+        Some(libc::EISDIR) => DiskError::NotADisk { path, what: "a directory" },
+        Some(libc::EROFS) => DiskError::ReadOnly { path, why: "its file system is mounted read-only" },
+        Some(libc::EACCES | libc::EPERM) => denied(path, access, error),
+        _ => DiskError::Io { path, action: "opening it", error },
+    }
+}
+
+fn denied(path: PathBuf, access: Access, error: io::Error) -> DiskError {
+    // A block device that is write-protected says EACCES or EPERM too, and so does a folder on the way.
+    if File::open(&path).is_ok() && !access.read_only {
+        let cure =
+            format!("give it as `{},ro` to read only, or change its rights with chmod", path.display());
+        return DiskError::Denied { path, wish: "write to", cure };
+    }
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.file_type().is_block_device() => {
+            let cure = "its group (often `disk`) may; `ls -l` shows it".to_owned();
+            DiskError::Denied { path, wish: "open", cure }
+        }
+        Ok(_) => {
+            let cure = "change its rights with chmod, or its owner with chown".to_owned();
+            DiskError::Denied { path, wish: "open", cure }
+        }
+        Err(_) => {
+            let cure = format!("a folder on the way is closed to you ({error})");
+            DiskError::Denied { path, wish: "reach", cure }
+        }
+    }
+}
+
+/// Locks all of `file`: for itself if it is to be written, against writers if it is read. The lock is of the open file, so
+/// that it ends with it however the process ends.
+fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
+    let kind = if access.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    // SAFETY: an all-zero flock is a valid one: from the start to the end, and no owner, as OFD locks want it.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+    // SAFETY: F_OFD_SETLK reads the flock during the call.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => {
+            Err(DiskError::Busy { path: path.into(), holder: holder::find(file) })
+        }
+        // File systems without locks, some network ones: better a disk without one than none.
+        Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => {
+            log::warn!(
+                "the file system of the disk {} has no locks ({error}): take care that no second machine uses it",
+                path.display()
+            );
+            Ok(())
+        }
+        _ => Err(DiskError::Io { path: path.into(), action: "locking it", error }),
+    }
+}
+
+/// A number that a block device says of itself.
+fn device_number<T: Default>(file: &File, request: libc::c_ulong) -> io::Result<T> {
+    let mut number = T::default();
+    // SAFETY: each request here writes one number of the type that its caller names.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut number) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(number) }
+}
+
+fn device_size(file: &File) -> io::Result<u64> {
+    device_number::<u64>(file, BLKGETSIZE64)
+}
+
+fn device_topology(file: &File) -> Topology {
+    let physical = device_number::<libc::c_uint>(file, BLKPBSZGET).unwrap_or(512);
+    Topology {
+        physical_block: physical,
+        least_io: device_number::<libc::c_uint>(file, BLKIOMIN).unwrap_or(physical),
+        best_io: device_number::<libc::c_uint>(file, BLKIOOPT).unwrap_or(0),
+    }
+}
+
+/// 512 bytes both, which `parted` shows as 512B/512B, and a hint that the host's file system likes more.
+fn image_topology(metadata: &Metadata) -> Topology {
+    let block = u32::try_from(metadata.blksize()).unwrap_or(4096).clamp(512, 1 << 20);
+    Topology { physical_block: 512, least_io: block, best_io: 0 }
+}
+
+/// Granularity in which the host takes space back, if it does.
+fn discard(file: &File, metadata: &Metadata) -> Option<u32> {
+    if metadata.file_type().is_block_device() {
+        let device = metadata.rdev();
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        let limit = |name| {
+            // A partition's queue is that of its disk.
+            let sys = format!("/sys/dev/block/{major}:{minor}");
+            let own = fs::read_to_string(format!("{sys}/queue/{name}"));
+            let text = own.or_else(|_| fs::read_to_string(format!("{sys}/../queue/{name}"))).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
+        let granularity = u32::try_from(limit("discard_granularity")?).ok()?;
+        return (limit("discard_max_bytes")? > 0).then_some(granularity.max(512));
+    }
+    // A hole behind the end changes nothing, and shows whether there can be one.
+    let end = i64::try_from(metadata.len().checked_next_multiple_of(1 << 20)?).ok()?;
+    // SAFETY: a call on an open descriptor, without memory.
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), mode::HOLE, end, 4096) };
+    (result == 0).then(|| image_topology(metadata).least_io)
+}
+
+/// The same file past the page cache; `None`, and a line in the log, where its file system has no such way.
+fn open_direct(file: &File, path: &Path, access: Access) -> Option<Direct> {
+    // Through /proc it is the same file, whatever the path leads to now.
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let mut options = OpenOptions::new();
+    options.read(true).write(!access.read_only).custom_flags(libc::O_DIRECT);
+    match options.open(again) {
+        Ok(direct) => {
+            let (memory_align, offset_align) = direct_alignment(&direct);
+            Some(Direct { file: direct, memory_align, offset_align })
+        }
+        Err(error) => {
+            log::warn!(
+                "the disk {} goes through the host's page cache: its file system has no direct way ({error})",
+                path.display()
+            );
+            None
+        }
+    }
+}
+
+/// What direct I/O asks of addresses and of offsets: what the kernel says (Linux 6.1), else the page size, which fits all.
+fn direct_alignment(file: &File) -> (u64, u64) {
+    const CAREFUL: u64 = 4096;
+    // SAFETY: an all-zero statx is a valid object to be overwritten.
+    let mut facts: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is an empty C string, with which the descriptor itself is meant, and the kernel fills `facts`.
+    let result = unsafe {
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut facts)
+    };
+    let (memory, offset) = (u64::from(facts.stx_dio_mem_align), u64::from(facts.stx_dio_offset_align));
+    let said = result == 0 && facts.stx_mask & libc::STATX_DIOALIGN != 0;
+    if said && memory.is_power_of_two() && offset.is_power_of_two() {
+        (memory, offset)
+    } else {
+        (CAREFUL, CAREFUL)
+    }
+}

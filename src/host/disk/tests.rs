@@ -1,0 +1,353 @@
+//! The same promises for every engine: each test runs on all that this host has.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::num::NonZeroU16;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use virtio::block::{AnyEngine, Completion, Extent, Operation};
+use virtio::memory::{Memory, Segment};
+use virtio::poll::{Interest, Token};
+use virtio::testing;
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::engine::engine;
+use super::*;
+
+const DONE: Token = 7;
+const MIB: u64 = 1 << 20;
+
+/// A disk on an engine.
+struct Rig {
+    engine: AnyEngine,
+    memory: Memory,
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+/// Runs a test on each engine, with an image of `size` bytes: byte `n` of sector `s` is `s + n`, in 8 bits.
+fn on_each(size: u64, access: Access, test: impl Fn(&mut Rig)) {
+    for kind in EngineKind::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        let contents: Vec<u8> = (0..size).map(|at| expected(at)).collect();
+        fs::write(&path, contents).unwrap();
+        let file = Arc::new(DiskFile::open(&path, access).unwrap());
+        let Ok(mut engine) = engine(file, kind) else {
+            assert_ne!(kind, EngineKind::Sync);
+            eprintln!("this host has no {kind:?}");
+            continue;
+        };
+        let (memory, _) = testing::memory(32 << 20);
+        engine.attach(DONE, &memory);
+        test(&mut Rig { engine, memory, path, _folder: folder });
+    }
+}
+
+fn expected(at: u64) -> u8 {
+    (at / 512 + at % 512) as u8
+}
+
+fn segment(address: u64, len: u64) -> Segment {
+    Segment { address: GuestAddress(address), len: len as u32 }
+}
+
+impl Rig {
+    /// Waits for the next completion.
+    fn next(&mut self) -> Completion {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut ready = Vec::new();
+        loop {
+            if let Some(completion) = self.engine.completed() {
+                return completion;
+            }
+            assert!(Instant::now() < deadline, "nothing completes in time");
+            self.engine.wait(Some(Duration::from_secs(5)), &mut ready).unwrap();
+            assert!(ready.drain(..).all(|token| token == DONE));
+        }
+    }
+
+    fn run(&mut self, operation: Operation, offset: u64, segments: &[Segment]) -> io::Result<()> {
+        let len = virtio::memory::total(segments);
+        self.engine.submit(3, operation, Extent { offset, len }, segments);
+        let completion = self.next();
+        assert_eq!(completion.tag, 3);
+        assert!(self.engine.completed().is_none(), "one operation completes once");
+        completion.result
+    }
+
+    fn space(&mut self, operation: Operation, offset: u64, len: u64) -> io::Result<()> {
+        self.engine.submit(0, operation, Extent { offset, len }, &[]);
+        self.next().result
+    }
+
+    fn guest(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        bytes
+    }
+
+    fn on_disk(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        File::open(&self.path).unwrap().read_exact_at(&mut bytes, offset).unwrap();
+        bytes
+    }
+}
+
+#[test]
+fn reads_scatter_into_guest_memory() {
+    on_each(MIB, Access::default(), |rig| {
+        let pieces = [segment(0x1000, 512), segment(0x8001, 1024), segment(0x20_0000, 2560)];
+        rig.run(Operation::Read, 1024, &pieces).unwrap();
+        let mut at = 1024;
+        for piece in pieces {
+            let want: Vec<u8> = (at..at + u64::from(piece.len)).map(expected).collect();
+            assert_eq!(rig.guest(piece.address.0, want.len()), want);
+            at += u64::from(piece.len);
+        }
+        assert_eq!(rig.guest(0x8000, 1), [0], "not a byte before");
+    });
+}
+
+#[test]
+fn the_last_sector_is_read_and_written() {
+    on_each(MIB, Access::default(), |rig| {
+        rig.memory.write_slice(&[0xa5; 512], GuestAddress(0x3000)).unwrap();
+        rig.run(Operation::Write, MIB - 512, &[segment(0x3000, 512)]).unwrap();
+        rig.run(Operation::Read, MIB - 512, &[segment(0x5000, 512)]).unwrap();
+        assert_eq!(rig.guest(0x5000, 512), [0xa5; 512]);
+        rig.run(Operation::Flush, 0, &[]).unwrap();
+        assert_eq!(rig.on_disk(MIB - 512, 512), [0xa5; 512]);
+        assert_eq!(fs::metadata(&rig.path).unwrap().len(), MIB);
+    });
+}
+
+#[test]
+fn a_file_that_was_cut_short_is_an_error_and_not_a_hang() {
+    on_each(MIB, Access::default(), |rig| {
+        File::options().write(true).open(&rig.path).unwrap().set_len(4096 + 512).unwrap();
+        let error = rig.run(Operation::Read, 4096, &[segment(0x1000, 4096)]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        rig.run(Operation::Read, 0, &[segment(0x1000, 4096)]).unwrap();
+    });
+}
+
+#[test]
+fn a_read_only_disk_is_read_and_not_written() {
+    on_each(MIB, Access { read_only: true, direct: false }, |rig| {
+        rig.run(Operation::Read, 0, &[segment(0, 512)]).unwrap();
+        rig.run(Operation::Flush, 0, &[]).unwrap();
+        assert!(rig.run(Operation::Write, 0, &[segment(0x1000, 512)]).is_err());
+        assert_eq!(rig.on_disk(0, 2), [expected(0), expected(1)]);
+    });
+}
+
+#[test]
+fn many_operations_in_flight_all_complete_each_once() {
+    on_each(4 * MIB, Access::default(), |rig| {
+        for round in 0..3u64 {
+            for tag in 0..1500u16 {
+                let offset = u64::from(tag) * 2048 + round * 512;
+                let extent = Extent { offset, len: 512 };
+                rig.engine.submit(tag, Operation::Read, extent, &[segment(u64::from(tag) * 4096, 512)]);
+            }
+            let mut seen = vec![false; 1500];
+            for _ in 0..1500 {
+                let completion = rig.next();
+                completion.result.unwrap();
+                assert!(!std::mem::replace(&mut seen[usize::from(completion.tag)], true), "twice");
+            }
+            for tag in 0..1500u64 {
+                assert_eq!(rig.guest(tag * 4096, 1), [expected(tag * 2048 + round * 512)]);
+            }
+        }
+    });
+}
+
+#[test]
+fn requests_of_the_most_segments_are_one_operation() {
+    on_each(8 * MIB, Access::default(), |rig| {
+        let pieces: Vec<Segment> = (0..1024).map(|n| segment(n * 8192, 4096)).collect();
+        rig.run(Operation::Read, 0, &pieces).unwrap();
+        assert_eq!(rig.guest(1023 * 8192 + 5, 1), [expected(1023 * 4096 + 5)]);
+    });
+}
+
+#[test]
+fn discarded_space_leaves_the_host_and_reads_as_zeros() {
+    on_each(4 * MIB, Access::default(), |rig| {
+        File::open(&rig.path).unwrap().sync_all().unwrap();
+        let before = fs::metadata(&rig.path).unwrap().blocks();
+        rig.space(Operation::Discard, MIB, 2 * MIB).unwrap();
+        let after = fs::metadata(&rig.path).unwrap();
+        assert!(after.blocks() + 4096 <= before, "{before} blocks became {}", after.blocks());
+        assert_eq!(after.len(), 4 * MIB);
+        rig.run(Operation::Read, 2 * MIB, &[segment(0x1000, 512)]).unwrap();
+        assert_eq!(rig.guest(0x1000, 512), [0; 512]);
+        assert_eq!(rig.on_disk(MIB - 1, 1), [expected(MIB - 1)]);
+        assert_eq!(rig.on_disk(3 * MIB + 3, 1), [expected(3 * MIB + 3)]);
+    });
+}
+
+#[test]
+fn zeroed_space_reads_as_zeros_to_the_byte() {
+    for unmap in [false, true] {
+        on_each(MIB, Access::default(), |rig| {
+            rig.space(Operation::WriteZeroes { unmap }, 1536, 70_144).unwrap();
+            assert_eq!(rig.on_disk(1535, 1), [expected(1535)]);
+            assert!(rig.on_disk(1536, 70_144).iter().all(|byte| *byte == 0));
+            assert_eq!(rig.on_disk(1536 + 70_144, 1), [expected(1536 + 70_144)]);
+        });
+    }
+}
+
+#[test]
+fn direct_io_takes_whatever_the_guest_does() {
+    on_each(MIB, Access { read_only: false, direct: true }, |rig| {
+        for (offset, address, len) in
+            [(0, 0x1000, 4096), (512, 0x2000, 512), (1536, 0x3001, 2560), (4096, 0x5003, 8192)]
+        {
+            let want: Vec<u8> = (offset..offset + len).map(expected).collect();
+            rig.run(Operation::Read, offset, &[segment(address, len)]).unwrap();
+            assert_eq!(rig.guest(address, want.len()), want);
+        }
+        rig.run(Operation::Write, 8192, &[segment(0x1000, 4096)]).unwrap();
+        rig.run(Operation::Write, 8192 + 512, &[segment(0x3001, 512)]).unwrap();
+        rig.run(Operation::Read, 8192, &[segment(0x9000, 4096)]).unwrap();
+        assert_eq!(rig.guest(0x9000, 1), [expected(0)]);
+        assert_eq!(rig.guest(0x9000 + 512, 1), [expected(1536)]);
+    });
+}
+
+#[test]
+fn doorbells_ring_once_for_each_time_and_not_after_they_are_unwatched() {
+    on_each(MIB, Access::default(), |rig| {
+        let bell = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let short = Some(Duration::from_millis(20));
+        let mut ready = Vec::new();
+        rig.engine.watch(bell.as_raw_fd(), 42, Interest::Read).unwrap();
+        for _ in 0..3 {
+            rig.engine.wait(short, &mut ready).unwrap();
+            assert!(ready.is_empty(), "no bell has rung");
+            bell.write(1).unwrap();
+            rig.engine.wait(None, &mut ready).unwrap();
+            assert_eq!(std::mem::take(&mut ready), [42]);
+        }
+        rig.engine.unwatch(bell.as_raw_fd(), 42).unwrap();
+        bell.write(1).unwrap();
+        rig.engine.wait(short, &mut ready).unwrap();
+        assert!(ready.is_empty());
+    });
+}
+
+#[test]
+fn a_bell_that_rings_while_requests_are_drained_is_heard_afterwards() {
+    on_each(MIB, Access::default(), |rig| {
+        let bell = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        rig.engine.watch(bell.as_raw_fd(), 42, Interest::Read).unwrap();
+        bell.write(1).unwrap();
+        rig.engine.submit(1, Operation::Read, Extent { offset: 0, len: 512 }, &[segment(0, 512)]);
+        rig.engine.drain().unwrap();
+        let mut ready = Vec::new();
+        while !ready.contains(&42) {
+            rig.engine.wait(Some(Duration::from_secs(5)), &mut ready).unwrap();
+            assert!(!ready.is_empty(), "the bell is lost");
+        }
+        assert_eq!(rig.engine.completed().map(|completion| completion.tag), Some(1));
+    });
+}
+
+#[test]
+fn an_engine_that_is_dropped_waits_for_its_operations() {
+    on_each(8 * MIB, Access { read_only: false, direct: true }, |rig| {
+        for tag in 0..64u16 {
+            let extent = Extent { offset: u64::from(tag) << 16, len: 65536 };
+            let operation = if tag % 2 == 0 { Operation::Read } else { Operation::Write };
+            rig.engine.submit(tag, operation, extent, &[segment(u64::from(tag) << 16, 65536)]);
+        }
+        let spare = spare(rig);
+        drop(std::mem::replace(&mut rig.engine, spare));
+        let old = rig.memory.clone();
+        let snapshot = |memory: &Memory| {
+            let mut bytes = vec![0; 4 << 20];
+            memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+            bytes
+        };
+        let first = snapshot(&old);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(first == snapshot(&old), "guest memory changed after the drop");
+    });
+}
+
+/// Another engine, for a test that drops its own.
+fn spare(rig: &Rig) -> AnyEngine {
+    let path = rig.path.with_extension("spare");
+    fs::write(&path, [0; 512]).unwrap();
+    engine(Arc::new(DiskFile::open(&path, Access::default()).unwrap()), EngineKind::Sync).unwrap()
+}
+
+mod opening {
+    use super::*;
+
+    fn image(folder: &Path, contents: &[u8]) -> PathBuf {
+        let path = folder.join("vm0.raw");
+        fs::write(&path, contents).unwrap();
+        path
+    }
+
+    fn sentence(path: &Path, access: Access) -> String {
+        DiskFile::open(path, access).unwrap_err().to_string()
+    }
+
+    const READ_ONLY: Access = Access { read_only: true, direct: false };
+
+    #[test]
+    fn a_second_machine_on_the_same_image_is_refused_with_the_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = image(folder.path(), &[0; 4096]);
+        let first = DiskFile::open(&path, Access::default()).unwrap();
+        for access in [Access::default(), READ_ONLY] {
+            let text = sentence(&path, access);
+            assert!(text.contains(&format!("pid {}", std::process::id())), "{text}");
+        }
+        drop(first);
+        let readers = [READ_ONLY; 2].map(|access| DiskFile::open(&path, access).unwrap());
+        assert!(sentence(&path, Access::default()).contains("in use"));
+        drop(readers);
+        DiskFile::open(&path, Access::default()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_disk_is_refused_with_its_cure() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("vm9.raw");
+        assert!(sentence(&missing, Access::default()).contains("truncate -s 60G"));
+        assert!(sentence(folder.path(), Access::default()).contains("a directory"));
+        assert!(sentence(Path::new("/dev/null"), Access::default()).contains("block device"));
+        assert!(sentence(&image(folder.path(), b""), Access::default()).contains("is empty"));
+        let mut qcow2 = vec![0; 4096];
+        qcow2[..4].copy_from_slice(b"QFI\xfb");
+        let text = sentence(&image(folder.path(), &qcow2), Access::default());
+        assert!(text.contains("qcow2") && text.contains("qemu-img convert -O raw"), "{text}");
+    }
+
+    #[test]
+    fn a_sparse_image_is_what_its_length_says_and_can_be_discarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm0.raw");
+        File::create(&path).unwrap().set_len((60 << 30) + 100).unwrap();
+        let file = DiskFile::open(&path, Access::default()).unwrap();
+        assert_eq!(file.size(), 60 << 30, "in whole sectors");
+        let disk = file.disk("serial", NonZeroU16::MIN);
+        assert_eq!((disk.sectors, disk.topology.physical_block), (60 << 21, 512));
+        assert_eq!(disk.discard, Some(4096));
+        assert_eq!(fs::metadata(&path).unwrap().blocks(), 0, "opening takes no space");
+        assert_eq!(fs::metadata(&path).unwrap().len(), (60 << 30) + 100);
+    }
+}

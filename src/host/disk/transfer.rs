@@ -1,0 +1,99 @@
+//! Where the bytes of an operation go: a list of pieces of the host's memory that the kernel takes as it is.
+
+use std::io;
+
+use libc::iovec;
+use virtio::block::Extent;
+use virtio::memory::{Memory, Segment};
+use vm_memory::GuestMemoryBackend;
+
+/// Bytes of zeros that are written where the host has no better way. Never written to: it costs no memory.
+const ZEROS: usize = 64 << 10;
+
+#[repr(C, align(4096))]
+struct Zeros([u8; ZEROS]);
+static ZERO: Zeros = Zeros([0; ZEROS]);
+
+/// What an operation has still to move. Its list keeps its room from one operation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Transfer {
+    pieces: Vec<iovec>,
+    /// The first piece with bytes left.
+    first: usize,
+    rest: Extent,
+}
+
+// SAFETY: the pointers are into guest memory or zeros, which belong to no thread; whoever hands them to the kernel keeps
+// that memory mapped (the engines hold a `Memory`).
+unsafe impl Send for Transfer {}
+
+impl Transfer {
+    /// To move `extent` from or to `segments`.
+    ///
+    /// # Errors
+    /// Segments that are not in guest memory, or not as long as the extent.
+    pub(super) fn load(&mut self, memory: &Memory, segments: &[Segment], extent: Extent) -> io::Result<()> {
+        self.start(extent);
+        let mut bytes = 0u64;
+        for segment in segments {
+            let len = usize::try_from(segment.len).map_err(io::Error::other)?;
+            let slice = memory.get_slice(segment.address, len).map_err(io::Error::other)?;
+            self.pieces.push(iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: len });
+            bytes += u64::from(segment.len);
+        }
+        if bytes == extent.len { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// To write zeros to `extent`.
+    pub(super) fn zeros(&mut self, extent: Extent) {
+        self.start(extent);
+        let mut left = extent.len;
+        while left > 0 {
+            let len = usize::try_from(left).unwrap_or(ZEROS).min(ZEROS);
+            // The kernel only reads from it: it is used for writing to files.
+            let start = ZERO.0.as_ptr().cast_mut().cast();
+            self.pieces.push(iovec { iov_base: start, iov_len: len });
+            left -= len as u64;
+        }
+    }
+
+    fn start(&mut self, extent: Extent) {
+        self.pieces.clear();
+        self.first = 0;
+        self.rest = extent;
+    }
+
+    /// What is left of the extent.
+    pub(super) fn rest(&self) -> Extent {
+        self.rest
+    }
+
+    /// What is left of the list, at most as much as the kernel takes at once.
+    pub(super) fn pieces(&self) -> &[iovec] {
+        let pieces = self.pieces.get(self.first..).unwrap_or_default();
+        pieces.get(..libc::UIO_MAXIOV as usize).unwrap_or(pieces)
+    }
+
+    /// The host moved `bytes`: what it left is moved next.
+    pub(super) fn advance(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.rest.len);
+        self.rest = Extent { offset: self.rest.offset.saturating_add(bytes), len: self.rest.len - bytes };
+        let mut bytes = bytes;
+        while let Some(piece) = self.pieces.get_mut(self.first).filter(|_| bytes > 0) {
+            let part = piece.iov_len.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+            piece.iov_base = piece.iov_base.wrapping_byte_add(part);
+            piece.iov_len -= part;
+            bytes -= part as u64;
+            self.first += usize::from(piece.iov_len == 0);
+        }
+    }
+
+    /// Whether direct I/O takes it: addresses at multiples of `memory`, offset and lengths of `offset`.
+    pub(super) fn is_aligned(&self, memory: u64, offset: u64) -> bool {
+        let fits = |piece: &iovec| {
+            (piece.iov_base.addr() as u64).is_multiple_of(memory)
+                && (piece.iov_len as u64).is_multiple_of(offset)
+        };
+        self.rest.offset.is_multiple_of(offset) && self.pieces().iter().all(fits)
+    }
+}

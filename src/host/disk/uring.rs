@@ -1,0 +1,359 @@
+//! The engine on io_uring: doorbells, submissions and completions go through one system call.
+//!
+//! Doorbells are polled by the ring itself, so that there is one place to wait. Everything that was submitted between two
+//! waits goes to the kernel with the second one, which comes back with whatever has completed.
+//!
+//! The kernel writes into guest memory while an operation is in flight: [`UringEngine`] holds that memory, counts what is
+//! in flight, and does not end before.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode};
+use virtio::block::{Completion, Engine, Extent, Operation, Tag};
+use virtio::memory::{Memory, Segment};
+use virtio::poll::{Interest, Poller, Token};
+
+use super::engine::is_unsupported;
+use super::file::{DiskFile, mode};
+use super::ring;
+use super::transfer::Transfer;
+
+/// What a completion is of, in the high half of its user data.
+const OPERATION: u32 = 0;
+const WATCH: u32 = 1;
+const IGNORED: u32 = 2;
+
+/// See the module.
+pub(super) struct UringEngine {
+    ring: IoUring,
+    file: Arc<DiskFile>,
+    memory: Option<Memory>,
+    done: Token,
+    /// By tag.
+    flights: Vec<Flight>,
+    in_flight: usize,
+    completed: VecDeque<Completion>,
+    watches: Vec<Watch>,
+    next_watch: u32,
+    /// Doorbells that were seen and not yet reported.
+    rung: Vec<Token>,
+    /// What found no room in the ring.
+    backlog: VecDeque<Entry>,
+}
+
+impl std::fmt::Debug for UringEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UringEngine").field("file", &self.file).field("in_flight", &self.in_flight).finish()
+    }
+}
+
+/// An operation in flight. Its lists stay where they are until it completes.
+#[derive(Debug, Default)]
+struct Flight {
+    step: Step,
+    extent: Extent,
+    transfer: Transfer,
+    /// It is tried again on a thread of the kernel's, which may wait.
+    waits: bool,
+}
+
+/// What the kernel was asked for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    #[default]
+    Idle,
+    Read,
+    Write,
+    Flush,
+    Hole,
+    /// As a hole or kept; with plain writes where there is no such call.
+    Zero {
+        unmap: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Watch {
+    id: u32,
+    fd: RawFd,
+    token: Token,
+    interest: Interest,
+}
+
+impl UringEngine {
+    /// # Errors
+    /// This host has no io_uring, or not all that is needed of it.
+    pub(super) fn new(file: Arc<DiskFile>) -> io::Result<Self> {
+        Ok(UringEngine {
+            ring: ring::new()?,
+            file,
+            memory: None,
+            done: 0,
+            flights: Vec::new(),
+            in_flight: 0,
+            completed: VecDeque::new(),
+            watches: Vec::new(),
+            next_watch: 0,
+            rung: Vec::new(),
+            backlog: VecDeque::new(),
+        })
+    }
+
+    /// Asks the kernel for the rest of a flight.
+    fn launch(&mut self, tag: Tag) {
+        let Some(flight) = self.flights.get(usize::from(tag)) else { return };
+        let (transfer, extent) = (&flight.transfer, flight.extent);
+        let fd = Fd(self.file.fd());
+        let space = |mode| opcode::Fallocate::new(fd, extent.len).offset(extent.offset).mode(mode).build();
+        let pieces = transfer.pieces();
+        // At most UIO_MAXIOV.
+        let count = u32::try_from(pieces.len()).unwrap_or(0);
+        let offset = transfer.rest().offset;
+        let entry = match flight.step {
+            Step::Idle => return,
+            Step::Read => opcode::Readv::new(Fd(self.file.fd_for(transfer)), pieces.as_ptr(), count)
+                .offset(offset)
+                .build(),
+            Step::Write => opcode::Writev::new(Fd(self.file.fd_for(transfer)), pieces.as_ptr(), count)
+                .offset(offset)
+                .build(),
+            Step::Flush => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            Step::Hole | Step::Zero { unmap: true } => space(mode::HOLE),
+            Step::Zero { unmap: false } => space(mode::ZERO),
+        };
+        let flags = if flight.waits { Flags::ASYNC } else { Flags::empty() };
+        self.push(entry.flags(flags).user_data(user_data(OPERATION, tag.into())));
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if !self.backlog.is_empty() || !self.try_push(&entry) {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &Entry) -> bool {
+        if self.ring.submission().is_full() {
+            // A kernel that is too busy says so again when we wait, and is asked again then.
+            let _ = self.ring.submit();
+        }
+        // SAFETY: descriptors in it are of `self.file`, or watched ones that the caller keeps open. Its pointers are to a
+        // flight's list and what that lists: guest memory, which `self.memory` keeps mapped, or zeros to be written. The list
+        // is not changed and `self` not dropped before the operation has completed (`Drop`).
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    /// Tells the kernel what was submitted and waits until something has completed, for `limit` at most.
+    fn enter(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                break;
+            }
+        }
+        let result = match limit {
+            None => self.ring.submit_and_wait(1),
+            Some(limit) => {
+                let limit = Timespec::from(limit);
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match result.map_err(|error| (error.raw_os_error(), error)) {
+            // Time is over, a signal came, or completions have to be taken first.
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    /// Takes what the kernel has completed.
+    fn reap(&mut self) {
+        loop {
+            let Some(entry) = self.ring.completion().next() else { return };
+            let (kind, id) = ((entry.user_data() >> 32) as u32, entry.user_data() as u32);
+            match kind {
+                OPERATION => {
+                    if let Ok(tag) = Tag::try_from(id) {
+                        self.landed(tag, entry.result());
+                    }
+                }
+                WATCH => self.heard(id, cqueue::more(entry.flags())),
+                _ => {}
+            }
+        }
+    }
+
+    fn heard(&mut self, id: u32, more: bool) {
+        let Some(watch) = self.watches.iter().find(|watch| watch.id == id) else { return };
+        if !self.rung.contains(&watch.token) {
+            self.rung.push(watch.token);
+        }
+        if !more {
+            let entry = poll(watch);
+            self.push(entry);
+        }
+    }
+
+    fn landed(&mut self, tag: Tag, result: i32) {
+        let Some(flight) = self.flights.get_mut(usize::from(tag)) else { return };
+        let moved = match u64::try_from(result) {
+            Ok(moved) => Ok(moved),
+            Err(_) => Err(io::Error::from_raw_os_error(result.saturating_neg())),
+        };
+        let result = match (flight.step, moved) {
+            (Step::Idle, _) => return,
+            (Step::Read | Step::Write, Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            (Step::Read | Step::Write, Ok(moved)) => {
+                flight.transfer.advance(moved);
+                if flight.transfer.rest().len > 0 {
+                    return self.launch(tag);
+                }
+                Ok(())
+            }
+            (_, Ok(_)) => Ok(()),
+            (Step::Zero { .. }, Err(error)) if is_unsupported(&error) => {
+                flight.transfer.zeros(flight.extent);
+                flight.step = Step::Write;
+                return self.launch(tag);
+            }
+            (_, Err(error)) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) if !flight.waits => {
+                    flight.waits = true;
+                    return self.launch(tag);
+                }
+                _ => Err(error),
+            },
+        };
+        flight.step = Step::Idle;
+        self.in_flight -= 1;
+        self.completed.push_back(Completion { tag, result });
+    }
+
+    /// Makes a flight; `Err` if it ends before it starts.
+    fn prepare(&mut self, tag: Tag, step: Step, extent: Extent, segments: &[Segment]) -> io::Result<()> {
+        let index = usize::from(tag);
+        if self.flights.len() <= index {
+            self.flights.resize_with(index + 1, Flight::default);
+        }
+        let flight = self.flights.get_mut(index).ok_or(io::ErrorKind::InvalidInput)?;
+        if flight.step != Step::Idle {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if matches!(step, Step::Read | Step::Write) {
+            let memory = self.memory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            flight.transfer.load(memory, segments, extent)?;
+        }
+        (flight.step, flight.extent, flight.waits) = (step, extent, false);
+        Ok(())
+    }
+}
+
+fn user_data(kind: u32, id: u32) -> u64 {
+    u64::from(kind) << 32 | u64::from(id)
+}
+
+fn poll(watch: &Watch) -> Entry {
+    let events = match watch.interest {
+        Interest::Read => libc::POLLIN,
+        Interest::Write => libc::POLLOUT,
+        Interest::Both => libc::POLLIN | libc::POLLOUT,
+    };
+    let events = u32::try_from(events).unwrap_or(0);
+    opcode::PollAdd::new(Fd(watch.fd), events).multi(true).build().user_data(user_data(WATCH, watch.id))
+}
+
+impl Engine for UringEngine {
+    fn attach(&mut self, done: Token, memory: &Memory) {
+        self.done = done;
+        // Nothing is in flight: nothing uses the old one.
+        self.memory = Some(memory.clone());
+        self.completed.clear();
+    }
+
+    fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
+        let step = match operation {
+            Operation::Read => Step::Read,
+            Operation::Write => Step::Write,
+            Operation::Flush => Step::Flush,
+            Operation::Discard if self.file.discards_by_ioctl() => {
+                let result = self.file.discard_device(extent);
+                return self.completed.push_back(Completion { tag, result });
+            }
+            Operation::Discard => Step::Hole,
+            Operation::WriteZeroes { unmap } => Step::Zero { unmap },
+        };
+        match self.prepare(tag, step, extent, segments) {
+            Ok(()) => {
+                self.in_flight += 1;
+                self.launch(tag);
+            }
+            Err(error) => self.completed.push_back(Completion { tag, result: Err(error) }),
+        }
+    }
+
+    fn completed(&mut self) -> Option<Completion> {
+        self.completed.pop_front()
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        self.reap();
+        while self.in_flight > 0 {
+            self.enter(None)?;
+            self.reap();
+        }
+        Ok(())
+    }
+}
+
+impl Poller for UringEngine {
+    fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        let id = self.next_watch;
+        self.next_watch = self.next_watch.wrapping_add(1);
+        let watch = Watch { id, fd, token, interest };
+        let entry = poll(&watch);
+        self.watches.push(watch);
+        self.push(entry);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+        let is_it = |watch: &Watch| watch.fd == fd && watch.token == token;
+        let at = self.watches.iter().position(is_it).ok_or(io::ErrorKind::NotFound)?;
+        let watch = self.watches.swap_remove(at);
+        let remove = opcode::PollRemove::new(user_data(WATCH, watch.id)).build();
+        self.push(remove.user_data(user_data(IGNORED, 0)));
+        // What is not told to the kernel yet would name a descriptor that may be closed by then.
+        self.ring.submit().map(drop)
+    }
+
+    fn wait(&mut self, limit: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
+        self.reap();
+        let idle = self.rung.is_empty() && self.completed.is_empty();
+        if idle {
+            self.enter(limit)?;
+            self.reap();
+        } else if !self.ring.submission().is_empty() || !self.backlog.is_empty() {
+            self.enter(Some(Duration::ZERO))?;
+            self.reap();
+        }
+        ready.append(&mut self.rung);
+        if !self.completed.is_empty() {
+            ready.push(self.done);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for UringEngine {
+    fn drop(&mut self) {
+        if let Err(error) = self.drain() {
+            // The kernel may write into guest memory for as long as it likes: then that is never given back.
+            log::error!("requests of a disk do not end: {error}");
+            std::mem::forget((self.memory.take(), std::mem::take(&mut self.flights), self.file.clone()));
+        }
+    }
+}
