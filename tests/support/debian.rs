@@ -146,7 +146,7 @@ impl Drop for Tap {
 
 /// Starts Open vSwitch in the emulated machine, once.
 const OPEN_VSWITCH: &str = "\
-    mkdir -p /run/openvswitch /etc/openvswitch /var/log/openvswitch; [ -e /run/openvswitch/ovs-vswitchd.pid ] && exit; \
+    mkdir -p /run/openvswitch /etc/openvswitch /var/log/openvswitch; ip link set lo up; [ -e /run/openvswitch/ovs-vswitchd.pid ] && exit; \
     ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema && \
     ovsdb-server --remote=punix:/run/openvswitch/db.sock --pidfile --log-file --detach >/dev/null 2>&1 && \
     ovs-vsctl --no-wait init && \
