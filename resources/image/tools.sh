@@ -40,7 +40,7 @@ END
 printf 'root:x:0:\nkvm:x:101:\nnogroup:x:65534:\netu:x:1000:\n' >"$root/etc/group"
 printf '127.0.0.1 localhost lab\n::1 localhost\n' >"$root/etc/hosts"
 printf 'passwd: files\ngroup: files\nhosts: files\n' >"$root/etc/nsswitch.conf"
-ln -sf ../usr/lib/openvswitch-switch/ovs-vswitchd "$root/usr/sbin/ovs-vswitchd"
+ln -sf ../lib/openvswitch-switch/ovs-vswitchd "$root/usr/sbin/ovs-vswitchd"
 ln -sf gawk "$root/usr/bin/awk"
 rm -rf "$root/var/run"
 ln -s ../run "$root/var/run"
