@@ -60,7 +60,7 @@ pub enum ImageError {
     },
     /// A kernel or an initrd on it is too long to be one.
     #[error(
-        "{file} on the disk {path} is {mib} MiB long, which no {what} is; give one from here with `--{flag} FILE`", path = path.display()
+        "{file} on the disk {path} is {mib} MiB long, which no {what} is; give one from here with `--{what} FILE`", path = path.display()
     )]
     TooLong {
         /// The image.
@@ -69,9 +69,7 @@ pub enum ImageError {
         file: String,
         /// Its length.
         mib: u64,
-        /// What it should be.
+        /// What it should be; also the option for it.
         what: &'static str,
-        /// The option for it.
-        flag: &'static str,
     },
 }

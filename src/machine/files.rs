@@ -18,10 +18,6 @@ use super::cmdline::{self, Said};
 use crate::image::{DiskFile, Explored, ImageError, ImageFile, ReadError, Run, Wanted, explore};
 use crate::spec::{self, Spec, SpecError};
 
-/// Longest kernel and longest initrd that are taken from a disk.
-const KERNEL_MAX: u64 = 256 << 20;
-const INITRD_MAX: u64 = 1 << 30;
-
 /// A file to boot from.
 #[derive(Debug, Clone)]
 pub(crate) struct BootFile {
@@ -52,10 +48,11 @@ pub(crate) struct BootFiles {
 impl BootFiles {
     /// Finds them for this machine.
     pub(crate) fn find(spec: &Spec) -> Result<Self, StartError> {
-        let given = spec.kernel.as_deref().map(given_kernel).transpose()?;
-        let disk = spec.disk.first().map(|disk| disk.path.as_path());
+        let given = spec.kernel.as_deref().map(|path| parse(open("kernel", path)?)).transpose()?;
         let release = match &given {
-            Some((file, kernel)) if spec.initrd.is_none() && disk.is_some() => release_of(file, kernel),
+            Some((file, kernel)) if spec.initrd.is_none() && !spec.disk.is_empty() => {
+                release_of(file, kernel)
+            }
             _ => None,
         };
         let wanted = match (&given, &release) {
@@ -63,86 +60,110 @@ impl BootFiles {
             (Some(_), Some(release)) => Wanted::Initrd(release),
             (Some(_), None) => Wanted::Nothing,
         };
-        let (source, mut explored) = match disk {
-            Some(path) => explore_disk(path, wanted)?,
-            None if given.is_none() => return Err(SpecError::NoKernel.into()),
-            None => (None, Explored::default()),
-        };
-        let taken = |file: ImageFile, max, what, flag| match &source {
-            Some((path, _)) if file.size > max => {
-                let (path, mib) = (path.clone(), file.size >> 20);
-                Err(ImageError::TooLong { path, file: file.path, mib, what, flag })
-            }
-            Some((path, disk)) => {
-                Ok(Some(BootFile { path: path.clone(), file: disk.clone(), inside: Some(file) }))
-            }
-            None => Ok(None),
-        };
-        let on_disk = explored.kernel.take().map(|file| taken(file, KERNEL_MAX, "kernel", "kernel"));
-        let (kernel, headers) = match (given, on_disk.transpose()?.flatten()) {
+        let mut disk = Looked::over(spec, wanted)?;
+        let (kernel, headers) = match (given, disk.take(|found| found.kernel.take(), KERNEL)?) {
             (Some(given), _) => given,
             (None, Some(kernel)) => parse(kernel)?,
-            (None, None) => return Err(nothing(disk, &explored).into()),
+            (None, None) => return Err(disk.nothing().into()),
         };
         let initrd = match &spec.initrd {
             Some(spec::Initrd::None) => None,
             Some(spec::Initrd::File(path)) => Some(open("initrd", path)?),
-            None => match explored.initrd.take() {
-                Some(file) => taken(file, INITRD_MAX, "initrd", "initrd")?,
-                None => None,
-            },
+            None => disk.take(|found| found.initrd.take(), INITRD)?,
         };
         let initrd = match initrd {
-            Some(file) => {
-                let parsed = Initrd::parse(&file)
-                    .map_err(|source| StartError::Initrd { path: file.name(), source })?;
-                Some((file, parsed))
-            }
+            Some(file) => match Initrd::parse(&file) {
+                Ok(parsed) => Some((file, parsed)),
+                Err(source) => return Err(StartError::Initrd { path: file.name(), source }),
+            },
             None => None,
         };
-        let said = Said {
+        let Explored { root, entry, looked, .. } = disk.found;
+        let line = cmdline::compose(&Said {
             spec,
-            options: explored.entry.as_ref().and_then(|(_, options)| options.as_deref()),
-            root: explored.root.as_ref().map(|(root, _)| root.as_str()),
+            options: entry.as_ref().and_then(|(_, options)| options.as_deref()),
+            root: root.as_ref().map(|(root, _)| root.as_str()),
             initrd: initrd.is_some(),
-        };
-        let line = cmdline::compose(&said);
+        });
         // A kernel from here may have its root anywhere; one from the disk shall not start to find none.
-        if let (None, Some(path), None) = (&spec.kernel, disk, &line.root) {
-            return Err(ImageError::NoRoot { path: path.to_owned(), looked: explored.looked }.into());
+        if spec.kernel.is_none() && line.root.is_none() {
+            return Err(ImageError::NoRoot { path: disk.path, looked }.into());
         }
-        let found = explored.root.filter(|(root, _)| line.added_root && line.root.as_ref() == Some(root));
-        let entry = explored.entry.filter(|_| line.took_options).map(|(name, _)| name);
-        let looked = Some(explored.looked).filter(|looked| !looked.is_empty());
-        Ok(BootFiles { kernel, headers, initrd, cmdline: line.text, root: found, entry, looked })
+        Ok(BootFiles {
+            kernel,
+            headers,
+            initrd,
+            root: root.filter(|_| line.added_root),
+            entry: entry.filter(|_| line.took_options).map(|(name, _)| name),
+            cmdline: line.text,
+            looked: Some(looked).filter(|looked| !looked.is_empty()),
+        })
     }
 }
 
-type Source = Option<(PathBuf, Arc<File>)>;
+/// A kind of file on a disk: what it is called, in words and as an option, and the longest that is taken.
+type FileLimit = (&'static str, u64);
+const KERNEL: FileLimit = ("kernel", 256 << 20);
+const INITRD: FileLimit = ("initrd", 1 << 30);
 
-/// Looks over the first disk. Where the kernel is given, the disk may hold anything.
-fn explore_disk(path: &Path, wanted: Wanted<'_>) -> Result<(Source, Explored), ImageError> {
-    let opened = DiskFile::open(path);
-    let disk = opened.map_err(|source| ImageError::Open { path: path.to_owned(), source })?;
-    match explore(&disk, wanted) {
-        Ok(explored) => Ok((Some((path.to_owned(), Arc::new(disk.file))), explored)),
-        Err(source @ ReadError::Io(_)) => Err(ImageError::Read { path: path.to_owned(), source }),
-        Err(source) if wanted == Wanted::Kernel => Err(ImageError::Read { path: path.to_owned(), source }),
-        Err(error) => Ok((None, Explored { looked: error.to_string(), ..Explored::default() })),
-    }
+/// The first disk, looked over.
+#[derive(Debug, Default)]
+struct Looked {
+    path: PathBuf,
+    file: Option<Arc<File>>,
+    found: Explored,
 }
 
-fn nothing(disk: Option<&Path>, explored: &Explored) -> ImageError {
-    let (path, looked) = (disk.unwrap_or(Path::new("")).to_owned(), explored.looked.clone());
-    if explored.readable {
-        ImageError::NoKernel { path, looked }
-    } else {
-        ImageError::NoFileSystem { path, looked }
+impl Looked {
+    /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
+    fn over(spec: &Spec, wanted: Wanted<'_>) -> Result<Self, StartError> {
+        let Some(path) = spec.disk.first().map(|disk| disk.path.clone()) else {
+            return match wanted {
+                Wanted::Kernel => Err(SpecError::NoKernel.into()),
+                Wanted::Initrd(_) | Wanted::Nothing => Ok(Looked::default()),
+            };
+        };
+        let disk = match DiskFile::open(&path) {
+            Ok(disk) => disk,
+            Err(source) => return Err(ImageError::Open { path, source }.into()),
+        };
+        let found = match explore(&disk, wanted) {
+            Ok(found) => found,
+            Err(source) if wanted == Wanted::Kernel || matches!(source, ReadError::Io(_)) => {
+                return Err(ImageError::Read { path, source }.into());
+            }
+            Err(error) => Explored { looked: error.to_string(), ..Explored::default() },
+        };
+        Ok(Looked { path, file: Some(Arc::new(disk.file)), found })
     }
-}
 
-fn given_kernel(path: &Path) -> Result<(BootFile, Kernel), StartError> {
-    parse(open("kernel", path)?)
+    /// Takes a file out of what was found.
+    fn take(
+        &mut self,
+        which: impl FnOnce(&mut Explored) -> Option<ImageFile>,
+        (what, max): FileLimit,
+    ) -> Result<Option<BootFile>, ImageError> {
+        match (which(&mut self.found), &self.file) {
+            (Some(inside), _) if inside.size > max => {
+                let (path, mib) = (self.path.clone(), inside.size >> 20);
+                Err(ImageError::TooLong { path, file: inside.path, mib, what })
+            }
+            (Some(inside), Some(file)) => {
+                Ok(Some(BootFile { path: self.path.clone(), file: file.clone(), inside: Some(inside) }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What to say of a disk that has no kernel.
+    fn nothing(self) -> ImageError {
+        let Looked { path, found: Explored { readable, looked, .. }, .. } = self;
+        if readable {
+            ImageError::NoKernel { path, looked }
+        } else {
+            ImageError::NoFileSystem { path, looked }
+        }
+    }
 }
 
 fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {

@@ -90,3 +90,52 @@ fn older_file_systems_and_unknown_features_are_refused_by_name() {
     let said = refusal(ext4(4096, &[("f", b"x")], &["-O", "meta_bg,^resize_inode"]));
     assert!(said.contains("feature of ext4"), "{said}");
 }
+
+/// An image of 1 KiB blocks with a file, a folder and a link, changed by these commands of debugfs.
+fn changed(commands: &[String], blocks: &[(usize, Vec<u8>)]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let [image, script] = ["image", "script"].map(|name| folder.path().join(name));
+    let long = format!("->{}", "x".repeat(100));
+    let files: [(&str, &[u8]); 3] = [("f", b"x"), ("d/f", b"x"), ("link", long.as_bytes())];
+    let mut bytes = ext4(8192, &files, &["-b", "1024", "-O", "^metadata_csum"]);
+    for (block, content) in blocks {
+        bytes[block * 1024..][..content.len()].copy_from_slice(content);
+    }
+    std::fs::write(&image, bytes).unwrap();
+    std::fs::write(&script, commands.join("\n")).unwrap();
+    debugfs(&image, &["-w", "-f", script.to_str().unwrap()]);
+    std::fs::read(&image).unwrap()
+}
+
+#[test]
+fn lengths_that_cannot_be_make_nothing_of_that_length() {
+    for (name, path) in [("f", "/f"), ("d", "/d/f"), ("link", "/link")] {
+        for size in [u64::MAX >> 1, 5 << 30, 1 << 30] {
+            let image = changed(&[format!("set_inode_field {name} size {size}")], &[]);
+            let result = read(image, path);
+            assert!(matches!(result, Err(ReadError::Damaged(_))), "{name} of {size}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn tree_that_would_take_ages_ends_at_the_budget() {
+    // Five levels, each block of 84 entries that all lead to the next one: 84 to the fifth leaves, with nothing in them.
+    let node = |depth: u16, entries: u16, child: u32| {
+        let header = [0xf30a, entries, 84, depth, 0, 0].map(u16::to_le_bytes).concat();
+        let entry = [0, child, 0].map(u32::to_le_bytes).concat();
+        [header, entry.repeat(entries.into())].concat()
+    };
+    let blocks: Vec<_> = (0..5_u16)
+        .map(|depth| {
+            (7000 + usize::from(depth), node(depth, if depth == 0 { 0 } else { 84 }, 6999 + u32::from(depth)))
+        })
+        .collect();
+    let root = node(5, 4, 7004);
+    let words = root.chunks(4).enumerate().map(|(at, word)| {
+        format!("set_inode_field f block[{at}] {}", u32::from_le_bytes(word.try_into().unwrap()))
+    });
+    let image = changed(&words.collect::<Vec<_>>(), &blocks);
+    let result = read(image, "/f");
+    assert!(matches!(result, Err(ReadError::Endless)), "{result:?}");
+}
