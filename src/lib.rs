@@ -30,5 +30,5 @@ pub use host::disk::{DiskError, DiskHolder};
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
-pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};
+pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, PortError, StartError};
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -17,7 +17,6 @@ use virtio::transport;
 
 use super::StartError;
 use super::boot_once::{Blueprint, Memory};
-use super::console::WatchedOutput;
 use super::pci;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
@@ -41,10 +40,11 @@ impl Board {
         panicked: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
-        let output = WatchedOutput::new(console.output.clone(), panicked);
-        let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, Box::new(output), console.input.clone());
+        console.begin(panicked);
+        let line = vm.pin_irq(ports::COM1_GSI)?;
+        let serial = Serial::new(line, console.serial_output(), console.serial_input());
         let serial = Arc::new(Mutex::new(serial));
-        console.attach(serial.clone());
+        console.attach(&serial);
         let mut bus = Bus::new();
         put(&mut bus, ports::COM1, serial)?;
         put(&mut bus, ports::POWER, Arc::new(Mutex::new(Power::new())))?;

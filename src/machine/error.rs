@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::ports::PortError;
 use crate::host::disk::DiskError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
@@ -88,6 +89,9 @@ pub enum StartError {
     /// A network interface of the host.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The socket of a named port.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// A virtio device could not be put on the bus.
     #[error(transparent)]
     Virtio(#[from] virtio::transport::TransportError),

@@ -15,6 +15,7 @@ mod exit;
 pub(crate) mod files;
 mod loader;
 mod pci;
+mod ports;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 pub use console::ConsoleInput;
 pub use error::StartError;
 pub use exit::{Crash, Exit};
+pub use ports::PortError;
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
@@ -132,10 +134,10 @@ impl Machine {
         functions: MakeFunctions,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
-        let console = Console::new();
+        let spec = spec.clone().settled()?;
+        let console = Console::new(spec.console());
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
-        let spec = spec.clone().settled()?;
         let backends = Backends::open(&spec)?;
         let balloon = backends.balloon.clone();
         let blueprint = Blueprint { spec, console, backends, functions };
@@ -149,6 +151,8 @@ impl Machine {
                 let mut ending =
                     Ending { outcome: &result, exit: Exit::Failed(StartError::Internal("the supervisor")) };
                 ending.exit = supervise(&blueprint, boot, &receiver, &events);
+                // Who waits for the end may start the next machine on the same disks and sockets.
+                drop(blueprint);
                 output.finish();
             })
             .map_err(StartError::Thread)?;
