@@ -27,8 +27,9 @@ mod machine;
 pub mod spec;
 
 pub use host::disk::{DiskError, DiskHolder};
+pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
-pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, PortError, StartError};
+pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

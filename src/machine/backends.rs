@@ -5,8 +5,8 @@ use std::sync::Arc;
 use virtio::balloon::BalloonControl;
 
 use super::StartError;
-use super::ports::PortSocket;
 use crate::host::disk::{Access, DiskFile};
+use crate::host::ports::PortSocket;
 use crate::spec::Spec;
 
 /// The host's side of the machine's devices.

@@ -40,9 +40,8 @@ impl Board {
         panicked: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
-        console.begin(panicked);
-        let line = vm.pin_irq(ports::COM1_GSI)?;
-        let serial = Serial::new(line, console.serial_output(), console.serial_input());
+        let ends = console.ends(&panicked).map_err(StartError::Descriptors)?;
+        let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
         console.attach(&serial);
         let mut bus = Bus::new();
@@ -62,7 +61,7 @@ impl Board {
             msi: Arc::new(vm.msi()),
             doorbells: Arc::new(vm.doorbells()),
         };
-        let functions = (blueprint.functions)(blueprint, &virtio)?;
+        let functions = (blueprint.functions)(blueprint, ends.virtio, &virtio)?;
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();
         pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;

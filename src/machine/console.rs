@@ -36,18 +36,16 @@ pub(super) struct Console {
     input: Arc<ByteQueue>,
     /// Who has the terminal.
     choice: ConsoleChoice,
-    present: Arc<Mutex<Present>>,
+    /// The way into the serial port of the present boot, if that has the terminal.
+    port: Arc<Mutex<Option<SerialInput>>>,
 }
 
-/// What belongs to the present boot.
-#[derive(Debug, Default)]
-struct Present {
-    /// The kernel's panic line has passed.
-    panicked: Arc<AtomicBool>,
-    /// The guest has written to `hvc0`.
-    hvc0_in_use: Arc<AtomicBool>,
-    /// The way into the serial port, if that has the terminal.
-    port: Option<SerialInput>,
+/// The ends of one boot's consoles.
+#[derive(Debug)]
+pub(super) struct ConsoleEnds {
+    pub(super) serial_output: Box<dyn ConsoleSink>,
+    pub(super) serial_input: Arc<ByteQueue>,
+    pub(super) virtio: Box<dyn Backend>,
 }
 
 impl Console {
@@ -56,59 +54,46 @@ impl Console {
             output: Arc::new(ByteQueue::new(OUTPUT_CAPACITY)),
             input: Arc::new(ByteQueue::new(INPUT_CAPACITY)),
             choice,
-            present: Arc::default(),
+            port: Arc::default(),
         }
     }
 
-    /// A boot begins; `panicked` is set when its kernel's panic line passes. What is made below is for this boot.
-    pub(super) fn begin(&self, panicked: Arc<AtomicBool>) {
-        *self.present() = Present { panicked, ..Present::default() };
+    /// What the devices of a boot are connected to. `panicked` is set when the kernel's panic line passes.
+    pub(super) fn ends(&self, panicked: &Arc<AtomicBool>) -> io::Result<ConsoleEnds> {
+        let watch = || PanicWatch::new(panicked.clone());
+        let output = self.output.clone();
+        Ok(match self.choice {
+            ConsoleChoice::Ttys0 => ConsoleEnds {
+                serial_output: Box::new(WatchedOutput::new(output, watch())),
+                serial_input: self.input.clone(),
+                virtio: Box::new(WatchedPort::new(Box::new(Nobody), watch(), Arc::default())),
+            },
+            ConsoleChoice::Hvc0 => {
+                let (stream, in_use) = (Stream::new(self.input.clone(), output.clone())?, Arc::default());
+                ConsoleEnds {
+                    serial_output: Box::new(UnseenOutput::new(output, watch(), Arc::clone(&in_use))),
+                    serial_input: Arc::new(ByteQueue::new(1)),
+                    virtio: Box::new(WatchedPort::new(Box::new(stream), watch(), in_use)),
+                }
+            }
+        })
     }
 
-    /// Where the serial port writes.
-    pub(super) fn serial_output(&self) -> Box<dyn ConsoleSink> {
-        let present = self.present();
-        let (output, watch) = (self.output.clone(), PanicWatch::new(present.panicked.clone()));
-        match self.choice {
-            ConsoleChoice::Ttys0 => Box::new(WatchedOutput::new(output, watch)),
-            ConsoleChoice::Hvc0 => Box::new(UnseenOutput::new(output, watch, present.hvc0_in_use.clone())),
-        }
-    }
-
-    /// Where the serial port reads.
-    pub(super) fn serial_input(&self) -> Arc<ByteQueue> {
-        match self.choice {
-            ConsoleChoice::Ttys0 => self.input.clone(),
-            ConsoleChoice::Hvc0 => Arc::new(ByteQueue::new(1)),
-        }
-    }
-
-    /// The serial port takes over what is typed, if it is the one.
+    /// The serial port of the next boot takes over, if it is the one.
     pub(super) fn attach(&self, serial: &Arc<Mutex<Serial>>) {
         if self.choice == ConsoleChoice::Ttys0 {
-            self.present().port = Some(SerialInput::new(serial.clone()));
+            *self.port() = Some(SerialInput::new(serial.clone()));
         }
     }
 
-    /// The end of `hvc0`.
-    pub(super) fn hvc0(&self) -> io::Result<Box<dyn Backend>> {
-        let inner: Box<dyn Backend> = match self.choice {
-            ConsoleChoice::Ttys0 => Box::new(Nobody),
-            ConsoleChoice::Hvc0 => Box::new(Stream::new(self.input.clone(), self.output.clone())?),
-        };
-        let present = self.present();
-        let watch = PanicWatch::new(present.panicked.clone());
-        Ok(Box::new(WatchedPort::new(inner, watch, present.hvc0_in_use.clone())))
-    }
-
-    fn present(&self) -> MutexGuard<'_, Present> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    fn port(&self) -> MutexGuard<'_, Option<SerialInput>> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the port that there is input. While a vCPU waits for room in the output it holds the port; it looks at
     /// its input again before it goes on, so that giving up here leaves nothing behind.
     fn poke(&self) {
-        let Some(port) = self.present().port.clone() else { return };
+        let Some(port) = self.port().clone() else { return };
         for _ in 0..POKES {
             if port.poke() {
                 return;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use devices::pci::slots;
 use virtio::balloon::Balloon;
 use virtio::block::Block;
-use virtio::console::Console;
+use virtio::console::{Backend, Console};
 use virtio::device::Device;
 use virtio::entropy::Entropy;
 use virtio::net::Net;
@@ -22,7 +22,11 @@ use crate::host::tap::Tap;
 use crate::spec::{DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
-pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Vec<Placed>, StartError> {
+pub(super) fn functions(
+    blueprint: &Blueprint,
+    hvc0: Box<dyn Backend>,
+    platform: &Platform,
+) -> Result<Vec<Placed>, StartError> {
     let spec = &blueprint.spec;
     let mut placed = vec![host_bridge()?];
     for (index, (tap, slot)) in spec.tap.iter().zip(slots::NETWORK).enumerate() {
@@ -33,21 +37,14 @@ pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Ve
     }
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
-    placed.push(put(Box::new(console(blueprint)?), shared.clone(), slots::CONSOLE, platform)?);
     placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
     let balloon = Balloon::new("balloon0", &blueprint.backends.balloon);
-    placed.push(put(Box::new(balloon), shared, slots::BALLOON, platform)?);
+    placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
+    let ports = blueprint.backends.ports.iter();
+    let console = ports
+        .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
+    placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?);
     Ok(placed)
-}
-
-fn console(blueprint: &Blueprint) -> Result<Console, StartError> {
-    let terminal = blueprint.console.hvc0().map_err(StartError::Descriptors)?;
-    let console = Console::new("console0", terminal);
-    Ok(blueprint
-        .backends
-        .ports
-        .iter()
-        .fold(console, |console, port| console.with_port(port.name(), port.backend())))
 }
 
 fn network(

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::ports::PortError;
 use crate::host::disk::DiskError;
+use crate::host::ports::PortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
@@ -89,7 +89,7 @@ pub enum StartError {
     /// A network interface of the host.
     #[error(transparent)]
     Tap(#[from] TapError),
-    /// The socket of a named port.
+    /// A port's socket.
     #[error(transparent)]
     Port(#[from] PortError),
     /// A virtio device could not be put on the bus.

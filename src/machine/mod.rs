@@ -15,7 +15,6 @@ mod exit;
 pub(crate) mod files;
 mod loader;
 mod pci;
-mod ports;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -30,7 +29,6 @@ use std::time::{Duration, Instant};
 pub use console::ConsoleInput;
 pub use error::StartError;
 pub use exit::{Crash, Exit};
-pub use ports::PortError;
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
@@ -134,10 +132,10 @@ impl Machine {
         functions: MakeFunctions,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
-        let spec = spec.clone().settled()?;
         let console = Console::new(spec.console());
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
+        let spec = spec.clone().settled()?;
         let backends = Backends::open(&spec)?;
         let balloon = backends.balloon.clone();
         let blueprint = Blueprint { spec, console, backends, functions };
