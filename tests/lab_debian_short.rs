@@ -4,7 +4,8 @@
 #[path = "support/debian.rs"]
 mod debian;
 
-use debian::{AS_USER, Guest, Tap, lab, ssh};
+use debian::{AS_USER, BOOT, Guest, Tap, lab, ssh};
+use lab::{Cmd, Status};
 
 #[test]
 fn initrd_and_root_come_from_the_grown_disk_and_its_guest_takes_the_new_space_with_lvm() {
@@ -43,17 +44,37 @@ fn take_the_new_space(guest: &mut Guest) {
     }
 }
 
+/// Four jobs, each on a part of the disk of its own.
+const FIO: &str = "fio --output-format=terse --direct=1 --ioengine=libaio --iodepth=16 --bs=4k --numjobs=4 \
+                   --offset_increment=64m --verify=crc32c --verify_fatal=1 --exitall_on_error=1";
+/// Every block of its part is written once, in an order that another run repeats.
+const LAST: &str = "--name=last --rw=randwrite --size=16m";
+
 #[test]
-fn kernel_comes_from_a_disk_without_partitions_as_well() {
+fn kernel_comes_from_a_disk_without_partitions_whose_guest_keeps_its_data_under_load() {
     let mut tap = Tap::new("tap3", "vnet_hdr");
     let bridge = tap.on_bridge();
-    lab().sh(&format!("ip address add 192.168.30.1/24 dev {bridge}")).unwrap();
-    let mut guest = Guest::start(&format!("{AS_USER} ./minivmm --disk vm0-whole.raw --tap tap3"));
+    lab().sh(&format!("ip address add 192.168.30.1/24 dev {bridge}; truncate -s 256M data.raw")).unwrap();
+    lab().sh("chown 1000:1000 data.raw").unwrap();
+    let mut guest = Guest::start(&format!(
+        "{AS_USER} ./minivmm --disk vm0-whole.raw --disk data.raw,direct --disk tools.ext4,ro --tap tap3"
+    ));
     guest.is_healthy();
     assert!(guest.sh("findmnt -no SOURCE /").contains("/dev/vda\n"));
     guest.sh("ip address add 192.168.30.2/24 dev $(ls /sys/class/net | grep ^e)");
     // Large segments cross the bridge both ways.
     assert_eq!(ssh("192.168.30.2", "head -c 3000000 /dev/zero").len(), 3_000_000);
     lab().sh("ping -c 3 -s 1400 192.168.30.2").unwrap();
+
+    guest.sh("mount -o ro /dev/vdc /mnt; for d in dev proc sys; do mount --bind /$d /mnt/$d; done; mount -t tmpfs t /mnt/tmp");
+    let fio = |job: &str| format!("chroot /mnt sh -c 'cd /tmp && {FIO} --filename=/dev/vdb {job}'");
+    let minute = "--name=mixed --rw=randrw --size=64m --time_based --runtime=60 --verify_backlog=256";
+    guest.sh_within(&fio(minute), 2 * BOOT);
+    guest.sh_within(&fio(&format!("{LAST} --do_verify=0 --end_fsync=1")), BOOT);
     guest.power_off();
+    // The guest's words, read on the host.
+    let check = format!("{FIO} --filename=data.raw {LAST} --verify_only");
+    let out = lab().exec(&Cmd::sh(check).limit(BOOT)).unwrap();
+    assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
+    lab().sh("e2fsck -fn vm0-whole.raw").unwrap();
 }

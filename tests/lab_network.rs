@@ -9,7 +9,7 @@ const SOON: Duration = Duration::from_secs(60);
 const PROMPT: &str = "guest:/# ";
 
 /// A TAP as the simplest tools make it: no header, no queues, down to the guest what it carries.
-const TAP: &str = "tunctl -t tap5 && ip link set tap5 up && ip addr add 192.0.2.1/24 dev tap5
+const TAP: &str = "tunctl -t tap5 >/dev/null && ip link set tap5 up && ip addr add 192.0.2.1/24 dev tap5
     dd if=/dev/urandom of=blob bs=1M count=24 2>/dev/null && md5sum <blob";
 
 #[test]
@@ -33,11 +33,11 @@ fn a_stream_comes_through_a_plain_tap_and_back_unharmed_in_large_frames() {
     guest.expect("is-up.\r", SOON).unwrap();
 
     let source = lab.spawn(&Cmd::new("sh").args(["-c", "nc -l -p 5000 <blob"])).unwrap();
-    guest.send("sleep 1; nc 192.0.2.1 5000 >/tmp/blob </dev/null; md5sum </tmp/blob\n").unwrap();
+    guest.send("sleep 1; nc 192.0.2.1 5000 >/tmp/blob; wc -c </tmp/blob; md5sum </tmp/blob\n").unwrap();
     guest.expect(&sum, SOON).unwrap();
     source.signal(15).unwrap();
 
-    let mut sink = lab.spawn(&Cmd::new("sh").args(["-c", "nc -l -p 5001 </dev/null | md5sum"])).unwrap();
+    let mut sink = lab.spawn(&Cmd::new("sh").args(["-c", "nc -l -p 5001 | md5sum"])).unwrap();
     guest.send("sleep 1; nc 192.0.2.1 5001 </tmp/blob; echo has-sent.\n").unwrap();
     sink.expect(&sum, SOON).unwrap();
 

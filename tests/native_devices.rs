@@ -62,14 +62,9 @@ fn more_cpus_than_kvm_takes_are_refused_with_the_limit() {
 }
 
 #[test]
-fn msix_guest_finds_no_function_on_a_bare_machine() {
-    run(Guest::Msix, &[]).is("no msix\ndone\n", 0);
-}
-
-#[test]
 fn junk_everywhere_harms_nobody() {
     let ended = run(Guest::Junk, &[]);
-    assert!(ended.stdout.ends_with("\njunk functions=0001 bars=0000\ndone\n"), "{ended:?}");
+    assert!(ended.stdout.ends_with("\njunk functions=0004 bars=0003\ndone\n"), "{ended:?}");
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
 }
@@ -77,7 +72,7 @@ fn junk_everywhere_harms_nobody() {
 #[test]
 fn junk_everywhere_harms_no_clock_either() {
     let ended = run(Guest::Junk, &["--rtc", "utc"]);
-    assert!(ended.stdout.ends_with("\njunk functions=0001 bars=0000\ndone\n"), "{ended:?}");
+    assert!(ended.stdout.ends_with("\njunk functions=0004 bars=0003\ndone\n"), "{ended:?}");
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 

@@ -42,6 +42,8 @@ printf '127.0.0.1 localhost lab\n::1 localhost\n' >"$root/etc/hosts"
 printf 'passwd: files\ngroup: files\nhosts: files\n' >"$root/etc/nsswitch.conf"
 ln -sf ../usr/lib/openvswitch-switch/ovs-vswitchd "$root/usr/sbin/ovs-vswitchd"
 ln -sf gawk "$root/usr/bin/awk"
+rm -rf "$root/var/run"
+ln -s ../run "$root/var/run"
 ldconfig -r "$root"
 rm -rf "$root"/var/cache/apt "$root"/var/lib/apt/lists "$root"/usr/share/{doc,man,locale,info,perl,vim} \
     "$root"/usr/lib/x86_64-linux-gnu/{dri,gstreamer-1.0,libLLVM*}

@@ -44,10 +44,13 @@ disk() {
 root=/
 while read -r serial role; do
     device=$(disk "$serial")
+    chown 0:101 "$device"
+    chmod 660 "$device"
     case $role in
         tools)
             # Debian's programs, under a layer in memory so that they can write where they like.
             root=/root
+            tools=$device
             mkdir -p /tools /layer
             mount -t ext4 -o ro "$device" /tools && mount -t tmpfs -o mode=755 layer /layer
             mkdir /layer/upper /layer/work
@@ -57,6 +60,8 @@ while read -r serial role; do
             mkdir -p $root/lab
             mount -t ext4 -o discard "$device" $root/lab
             cp -a /lab/. $root/lab/
+            # A guest may have the same programs.
+            ln -s "$tools" $root/lab/tools.ext4
             ;;
         =*) ln -s "$device" $root/lab/"${role#=}" ;;
     esac

@@ -47,7 +47,7 @@ impl Guest {
             console.send(format!("{answer}\n")).unwrap();
             console.expect(question, SOON).unwrap();
         }
-        console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= sh\n").unwrap();
+        console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= PS2= sh\n").unwrap();
         // Echoed, it does not read so.
         console.send("stty -echo cols 999; echo 'root-'shell\n").unwrap();
         console.expect("root-shell", SOON).unwrap();
@@ -67,7 +67,8 @@ impl Guest {
         let mut said = self.console.expect("status=", limit).unwrap();
         said.truncate(said.len() - "status=".len());
         let status = self.console.expect(".", SOON).unwrap();
-        let said = said.replace("\r\n", "\n");
+        // The end of the line before is still unread.
+        let said = said.trim_start_matches(['\r', '\n']).replace("\r\n", "\n");
         assert_eq!(status, "0.", "{line}: {said}");
         said
     }
@@ -146,7 +147,7 @@ impl Drop for Tap {
 
 /// Starts Open vSwitch in the emulated machine, once.
 const OPEN_VSWITCH: &str = "\
-    mkdir -p /run/openvswitch /etc/openvswitch /var/log/openvswitch; [ -e /run/openvswitch/ovs-vswitchd.pid ] && exit; \
+    mkdir -p /run/openvswitch /etc/openvswitch /var/log/openvswitch; ip link set lo up; [ -e /run/openvswitch/ovs-vswitchd.pid ] && exit; \
     ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema && \
     ovsdb-server --remote=punix:/run/openvswitch/db.sock --pidfile --log-file --detach >/dev/null 2>&1 && \
     ovs-vsctl --no-wait init && \

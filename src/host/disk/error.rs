@@ -71,6 +71,15 @@ pub enum DiskError {
         /// Who has it, if that could be seen.
         holder: Option<DiskHolder>,
     },
+    /// The host itself uses it.
+    #[error(
+        "the block device {0} is in use by this host (mounted, swap, or part of a RAID or a volume group); end that, or give it as `{0},ro` to read only",
+        path.display()
+    )]
+    OwnedByHost {
+        /// Its path.
+        path: PathBuf,
+    },
     /// Anything else.
     #[error("the disk {} cannot be used: {action}: {error}", path.display())]
     Io {

@@ -63,6 +63,11 @@ impl DiskFile {
         }
     }
 
+    /// Whether `error` may be of a rule of direct I/O.
+    pub(super) fn was_direct(&self, error: &io::Error) -> bool {
+        self.direct.is_some() && error.raw_os_error() == Some(libc::EINVAL)
+    }
+
     /// The way to discard: `None` for a hole.
     pub(super) fn discards_by_ioctl(&self) -> bool {
         self.device

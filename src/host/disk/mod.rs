@@ -6,6 +6,7 @@
 mod engine;
 mod error;
 mod file;
+mod flight;
 mod format;
 mod holder;
 mod open;
@@ -15,7 +16,6 @@ mod transfer;
 mod uring;
 
 #[cfg(test)]
-#[allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests;
 
 pub(crate) use engine::{EngineKind, make_engine};

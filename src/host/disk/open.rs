@@ -39,8 +39,13 @@ impl DiskFile {
             let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
             return Err(DiskError::NotADisk { path: path.into(), what });
         }
-        let open = || OpenOptions::new().read(true).write(!access.read_only).open(path);
-        let buffered = open().map_err(|error| refused(path, access, error))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(!access.read_only);
+        if kind.is_block_device() && !access.read_only {
+            // Not one that is mounted: two file systems would destroy it.
+            options.custom_flags(libc::O_EXCL);
+        }
+        let buffered = options.open(path).map_err(|error| refused(path, access, error))?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
         // Of what is open: the path may lead elsewhere meanwhile.
         let metadata = buffered.metadata().map_err(io("looking at it"))?;
@@ -77,6 +82,7 @@ fn refused(path: &Path, access: Access, error: io::Error) -> DiskError {
     match error.raw_os_error() {
         Some(libc::ENOENT) => DiskError::NotFound { path },
         Some(libc::EISDIR) => DiskError::NotADisk { path, what: "a directory" },
+        Some(libc::EBUSY) => DiskError::OwnedByHost { path },
         Some(libc::EROFS) => DiskError::ReadOnly { path, why: "its file system is mounted read-only" },
         Some(libc::EACCES | libc::EPERM) => denied(path, access, error),
         _ => DiskError::Io { path, action: "opening it", error },

@@ -90,6 +90,7 @@ impl SyncEngine {
                 Ok(moved) => self.transfer.advance(moved),
                 Err(_) => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error if self.file.was_direct(&error) && self.transfer.fall_back() => {}
                     error => return Err(error),
                 },
             }

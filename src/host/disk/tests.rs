@@ -1,4 +1,8 @@
 //! The same promises for every engine: each test runs on all that this host has.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers of the tests are small, and bytes of patterns wrap"
+)]
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -349,5 +353,58 @@ mod opening {
         assert_eq!(disk.discard, Some(4096));
         assert_eq!(fs::metadata(&path).unwrap().blocks(), 0, "opening takes no space");
         assert_eq!(fs::metadata(&path).unwrap().len(), (60 << 30) + 100);
+    }
+}
+
+mod behind_a_driver {
+    use virtio::block::Block;
+    use virtio::testing::Guest;
+
+    use super::*;
+
+    fn header(sector: u64) -> Vec<u8> {
+        [&[0; 8][..], &sector.to_le_bytes()].concat()
+    }
+
+    /// Reads `rounds` times `depth` requests of 4 KiB, each round with one kick.
+    fn read_rounds(kind: EngineKind, depth: u64, rounds: u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        fs::write(&path, (0..MIB).map(expected).collect::<Vec<u8>>()).unwrap();
+        let file = Arc::new(DiskFile::open(&path, Access::default()).unwrap());
+        let block = Block::new("blk0", file.disk("s", NonZeroU16::MIN));
+        let mut guest = Guest::new(Box::new(block), make_engine(file, kind));
+        guest.start(0, 128);
+        for round in 0..rounds {
+            let sector = |n: u64| (round * 37 + n * 8) % 2040;
+            let reads: Vec<_> =
+                (0..depth).map(|n| guest.add(0, &[&header(sector(n))], &[4096, 1]).1).collect();
+            guest.kick(0);
+            reads.iter().for_each(|_| assert_eq!(guest.rings[0].wait_used().len, 4097));
+            for (n, outs) in (0..).zip(&reads) {
+                assert_eq!(guest.bytes(outs[0], 1), [expected(sector(n) * 512)]);
+                assert_eq!(guest.bytes(outs[1], 1), [0]);
+            }
+        }
+    }
+
+    #[test]
+    fn uring_at_depth_1() {
+        read_rounds(EngineKind::Uring, 1, 200);
+    }
+
+    #[test]
+    fn uring_at_depth_32() {
+        read_rounds(EngineKind::Uring, 32, 200);
+    }
+
+    #[test]
+    fn sync_at_depth_1() {
+        read_rounds(EngineKind::Sync, 1, 200);
+    }
+
+    #[test]
+    fn sync_at_depth_32() {
+        read_rounds(EngineKind::Sync, 32, 200);
     }
 }

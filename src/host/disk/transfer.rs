@@ -21,6 +21,8 @@ pub(super) struct Transfer {
     /// The first piece with bytes left.
     first: usize,
     rest: Extent,
+    /// Direct I/O refused it.
+    buffered: bool,
 }
 
 // SAFETY: the pointers are into guest memory or zeros, which belong to no thread; whoever hands them to the kernel keeps
@@ -61,6 +63,7 @@ impl Transfer {
         self.pieces.clear();
         self.first = 0;
         self.rest = extent;
+        self.buffered = false;
     }
 
     /// What is left of the extent.
@@ -88,12 +91,17 @@ impl Transfer {
         }
     }
 
+    /// Direct I/O said EINVAL: whatever its rules are here, the page cache has none. `false` if it was not direct.
+    pub(super) fn fall_back(&mut self) -> bool {
+        !std::mem::replace(&mut self.buffered, true)
+    }
+
     /// Whether direct I/O takes it: addresses at multiples of `memory`, offset and lengths of `offset`.
     pub(super) fn is_aligned(&self, memory: u64, offset: u64) -> bool {
         let fits = |piece: &iovec| {
             (piece.iov_base.addr() as u64).is_multiple_of(memory)
                 && (piece.iov_len as u64).is_multiple_of(offset)
         };
-        self.rest.offset.is_multiple_of(offset) && self.pieces().iter().all(fits)
+        !self.buffered && self.rest.offset.is_multiple_of(offset) && self.pieces().iter().all(fits)
     }
 }

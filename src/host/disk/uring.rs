@@ -12,22 +12,22 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::squeue::Entry;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Interest, Poller, Token};
 
 use super::engine::is_unsupported;
-use super::file::{DiskFile, mode};
+use super::file::DiskFile;
+use super::flight::{Flight, Step};
 use super::ring;
-use super::transfer::Transfer;
 
 /// What a completion is of, in the high half of its user data.
-const OPERATION: u32 = 0;
-const WATCH: u32 = 1;
-const IGNORED: u32 = 2;
+const OPERATION: u64 = 0;
+const WATCH: u64 = 1;
+const IGNORED: u64 = 2;
 
 /// See the module.
 pub(super) struct UringEngine {
@@ -51,31 +51,6 @@ impl std::fmt::Debug for UringEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UringEngine").field("file", &self.file).field("in_flight", &self.in_flight).finish()
     }
-}
-
-/// An operation in flight. Its lists stay where they are until it completes.
-#[derive(Debug, Default)]
-struct Flight {
-    step: Step,
-    extent: Extent,
-    transfer: Transfer,
-    /// It is tried again on a thread of the kernel's, which may wait.
-    waits: bool,
-}
-
-/// What the kernel was asked for.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    #[default]
-    Idle,
-    Read,
-    Write,
-    Flush,
-    Hole,
-    /// As a hole or kept; with plain writes where there is no such call.
-    Zero {
-        unmap: bool,
-    },
 }
 
 #[derive(Debug)]
@@ -108,27 +83,9 @@ impl UringEngine {
     /// Asks the kernel for the rest of a flight.
     fn launch(&mut self, tag: Tag) {
         let Some(flight) = self.flights.get(usize::from(tag)) else { return };
-        let (transfer, extent) = (&flight.transfer, flight.extent);
-        let fd = Fd(self.file.fd());
-        let space = |mode| opcode::Fallocate::new(fd, extent.len).offset(extent.offset).mode(mode).build();
-        let pieces = transfer.pieces();
-        // At most UIO_MAXIOV.
-        let count = u32::try_from(pieces.len()).unwrap_or(0);
-        let offset = transfer.rest().offset;
-        let entry = match flight.step {
-            Step::Idle => return,
-            Step::Read => opcode::Readv::new(Fd(self.file.fd_for(transfer)), pieces.as_ptr(), count)
-                .offset(offset)
-                .build(),
-            Step::Write => opcode::Writev::new(Fd(self.file.fd_for(transfer)), pieces.as_ptr(), count)
-                .offset(offset)
-                .build(),
-            Step::Flush => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
-            Step::Hole | Step::Zero { unmap: true } => space(mode::HOLE),
-            Step::Zero { unmap: false } => space(mode::ZERO),
-        };
-        let flags = if flight.waits { Flags::ASYNC } else { Flags::empty() };
-        self.push(entry.flags(flags).user_data(user_data(OPERATION, tag.into())));
+        if let Some(entry) = flight.entry(&self.file) {
+            self.push(entry.user_data(user_data(OPERATION, tag.into())));
+        }
     }
 
     fn push(&mut self, entry: Entry) {
@@ -174,8 +131,7 @@ impl UringEngine {
     fn reap(&mut self) {
         loop {
             let Some(entry) = self.ring.completion().next() else { return };
-            let [a, b, c, d, rest @ ..] = entry.user_data().to_le_bytes();
-            let (kind, id) = (u32::from_le_bytes(rest), u32::from_le_bytes([a, b, c, d]));
+            let (kind, id) = (entry.user_data() >> 32, entry.user_data() & u64::from(u32::MAX));
             match kind {
                 OPERATION => {
                     if let Ok(tag) = Tag::try_from(id) {
@@ -188,8 +144,8 @@ impl UringEngine {
         }
     }
 
-    fn heard(&mut self, id: u32, more: bool) {
-        let Some(watch) = self.watches.iter().find(|watch| watch.id == id) else { return };
+    fn heard(&mut self, id: u64, more: bool) {
+        let Some(watch) = self.watches.iter().find(|watch| u64::from(watch.id) == id) else { return };
         if !self.rung.contains(&watch.token) {
             self.rung.push(watch.token);
         }
@@ -219,6 +175,11 @@ impl UringEngine {
             (Step::Zero { .. }, Err(error)) if is_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
+                return self.launch(tag);
+            }
+            (Step::Read | Step::Write, Err(error))
+                if self.file.was_direct(&error) && flight.transfer.fall_back() =>
+            {
                 return self.launch(tag);
             }
             (_, Err(error)) => match error.raw_os_error() {
@@ -253,8 +214,8 @@ impl UringEngine {
     }
 }
 
-fn user_data(kind: u32, id: u32) -> u64 {
-    u64::from(kind) << 32 | u64::from(id)
+fn user_data(kind: u64, id: u32) -> u64 {
+    kind << 32 | u64::from(id)
 }
 
 fn poll(watch: &Watch) -> Entry {

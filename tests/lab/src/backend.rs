@@ -80,7 +80,8 @@ fn direct_disks(config: &LabConfig, dir: &Path) -> Result<(), LabError> {
         let mend = format!("apt-get install {package}");
         return Err(LabError::Missing { what: format!("the program `{program}`"), mend });
     }
-    let debian = debian()?;
+    let (debian, tools) = (debian()?, dir.join("tools.ext4"));
+    symlink(image::tools()?, &tools).map_err(LabError::path("create", &tools))?;
     Debian::FILES.iter().try_for_each(|name| image::copy(&debian.file(name), &dir.join(name)))
 }
 

@@ -41,6 +41,7 @@ impl Slots {
     /// Has room for `count` requests; nothing is in flight.
     pub(super) fn resize(&mut self, count: usize) {
         let count = count.min(usize::from(Tag::MAX));
+        self.slots.clear();
         self.slots.resize_with(count, Slot::default);
         self.free.clear();
         self.free.extend((0..Tag::MAX).take(count).rev());

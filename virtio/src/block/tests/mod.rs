@@ -1,4 +1,8 @@
 //! A driver at a disk in memory.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers of the tests are small, and bytes of patterns wrap"
+)]
 
 mod parse;
 mod ram;
@@ -13,6 +17,7 @@ use ram::{Hand, byte};
 
 const ALL: u64 = u64::MAX;
 const SECTORS: u64 = 2048;
+const BYTES: usize = 2048 * 512;
 const READ: u32 = 0;
 const WRITE: u32 = 1;
 const FLUSH: u32 = 4;
@@ -41,7 +46,7 @@ fn guest_of(disk: Disk, hand: &Hand) -> Guest<AnyEngine> {
 
 /// A started driver with these features.
 fn driver(wanted: u64) -> (Guest<AnyEngine>, Hand) {
-    let hand = Hand::new(SECTORS as usize * 512);
+    let hand = Hand::new(BYTES);
     let mut guest = guest_of(disk(), &hand);
     guest.start(wanted, 64);
     (guest, hand)
@@ -159,7 +164,7 @@ fn bad_ranges_are_refused_whole() {
 
 #[test]
 fn a_read_only_disk_says_so_and_takes_no_writes() {
-    let hand = Hand::new(SECTORS as usize * 512);
+    let hand = Hand::new(BYTES);
     let mut guest = guest_of(Disk { read_only: true, ..disk() }, &hand);
     let features = guest.start(ALL & !FEATURE_EVENT_IDX, 64);
     assert_eq!(features & (feature::RO | feature::DISCARD | feature::WRITE_ZEROES), feature::RO);
@@ -250,7 +255,7 @@ fn reset_waits_for_what_is_in_flight_and_the_disk_works_again() {
 
 #[test]
 fn several_queues_are_served_by_one_thread() {
-    let hand = Hand::new(SECTORS as usize * 512);
+    let hand = Hand::new(BYTES);
     let mut guest = guest_of(Disk { queues: NonZeroU16::new(4).unwrap(), ..disk() }, &hand);
     guest.start(ALL & !FEATURE_EVENT_IDX, 64);
     assert_eq!(guest.config(34, 2), [4, 0]);
@@ -262,7 +267,7 @@ fn several_queues_are_served_by_one_thread() {
 
 #[test]
 fn a_queue_with_a_bad_ring_stops_alone_while_it_has_requests_in_flight() {
-    let hand = Hand::new(SECTORS as usize * 512);
+    let hand = Hand::new(BYTES);
     let mut guest = guest_of(Disk { queues: NonZeroU16::new(2).unwrap(), ..disk() }, &hand);
     guest.start(ALL & !FEATURE_EVENT_IDX, 64);
     hand.hold();

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::super::config::{MOST_DISCARD, MOST_RANGES, MOST_ZEROES};
+use super::super::request::{Limits, Request, Status};
 use super::*;
 use crate::interrupts::Interrupts;
-use crate::queue::QueueState;
+use crate::queue::{Queue, QueueState};
 use crate::testing::{DriverRing, memory};
 use vm_memory::{Bytes, GuestAddress};
 

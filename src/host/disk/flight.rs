@@ -1,0 +1,61 @@
+//! An operation in flight on a ring, and how the kernel is asked for it.
+
+use io_uring::opcode;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fd, FsyncFlags};
+use virtio::block::Extent;
+
+use super::file::{DiskFile, mode};
+use super::transfer::Transfer;
+
+/// An operation in flight. Its lists stay where they are until it completes.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    pub(super) step: Step,
+    pub(super) extent: Extent,
+    pub(super) transfer: Transfer,
+    /// It is tried again on a thread of the kernel's, which may wait.
+    pub(super) waits: bool,
+}
+
+/// What the kernel was asked for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    #[default]
+    Idle,
+    Read,
+    Write,
+    Flush,
+    Hole,
+    /// As a hole or kept; with plain writes where there is no such call.
+    Zero {
+        unmap: bool,
+    },
+}
+
+impl Flight {
+    /// Asks for the rest of it. The entry points into the flight's lists.
+    pub(super) fn entry(&self, file: &DiskFile) -> Option<Entry> {
+        let (transfer, extent) = (&self.transfer, self.extent);
+        let fd = Fd(file.fd());
+        let space = |mode| opcode::Fallocate::new(fd, extent.len).offset(extent.offset).mode(mode).build();
+        let pieces = transfer.pieces();
+        // At most UIO_MAXIOV.
+        let count = u32::try_from(pieces.len()).unwrap_or(0);
+        let offset = transfer.rest().offset;
+        let entry = match self.step {
+            Step::Idle => return None,
+            Step::Read => {
+                opcode::Readv::new(Fd(file.fd_for(transfer)), pieces.as_ptr(), count).offset(offset).build()
+            }
+            Step::Write => {
+                opcode::Writev::new(Fd(file.fd_for(transfer)), pieces.as_ptr(), count).offset(offset).build()
+            }
+            Step::Flush => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            Step::Hole | Step::Zero { unmap: true } => space(mode::HOLE),
+            Step::Zero { unmap: false } => space(mode::ZERO),
+        };
+        let flags = if self.waits { Flags::ASYNC } else { Flags::empty() };
+        Some(entry.flags(flags))
+    }
+}
