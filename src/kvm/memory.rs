@@ -232,4 +232,54 @@ mod tests {
         assert!(GuestRam::new(&[(0, u64::MAX)]).is_err());
         assert!(GuestRam::new(&[(0, 1 << 60)]).is_err());
     }
+
+    /// What the host spends on the mapping that holds `address`, in KiB: all, and in huge pages.
+    fn resident(address: u64) -> (u64, u64) {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = text.lines().skip_while(|line| {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let ends = range.map(|(a, b)| [a, b].map(|end| u64::from_str_radix(end, 16)));
+            !matches!(ends, Some([Ok(start), Ok(end)]) if (start..end).contains(&address))
+        });
+        let mut field = |name: &str| {
+            let line = lines.find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (field("Rss:"), field("AnonHugePages:"))
+    }
+
+    #[test]
+    fn discarded_pages_leave_the_host_in_whole_and_in_pieces_of_huge_pages() {
+        const SIZE: usize = 64 << 20;
+        let ram = GuestRam::new(&[(0, SIZE as u64)]).unwrap();
+        ram.memory().write_slice(&vec![0x5a; SIZE], GuestAddress(0)).unwrap();
+        let host = ram.slots().next().unwrap().host;
+        let (full, huge) = resident(host);
+        assert!(full >= 64 << 10, "{full} KiB, {huge} of them in huge pages");
+        // As a balloon does: runs of neighbours that end anywhere in a huge page.
+        for start in (0..SIZE as u64).step_by(1 << 20) {
+            ram.discard(GuestAddress(start + (64 << 10)), 512 << 10).unwrap();
+        }
+        let (half, _) = resident(host);
+        assert!(half <= full - (32 << 10) + 512, "{full} KiB before, {half} KiB after");
+        // Parts of pages stay, whole ones read as zeros.
+        ram.discard(GuestAddress(100), 2 * 4096).unwrap();
+        let mut bytes = [0; 3 * 4096];
+        ram.memory().read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        assert!(bytes[..4096].iter().chain(&bytes[2 * 4096..]).all(|byte| *byte == 0x5a));
+        assert!(bytes[4096..2 * 4096].iter().all(|byte| *byte == 0));
+        // And all come back when they are touched.
+        ram.memory().write_slice(&vec![1; SIZE], GuestAddress(0)).unwrap();
+        assert!(resident(host).0 >= full);
+    }
+
+    #[test]
+    fn discard_beyond_memory_is_refused() {
+        let ram = GuestRam::new(&[(0, 2 << 20), (1 << 32, 2 << 20)]).unwrap();
+        for (start, len) in
+            [((2 << 20) - 4096, 8192), (1 << 31, 4096), (u64::MAX - 4095, 4096), (0, u64::MAX)]
+        {
+            assert!(ram.discard(GuestAddress(start), len).is_err(), "{len:#x} bytes at {start:#x}");
+        }
+    }
 }

@@ -149,6 +149,8 @@ impl Machine {
                 let mut ending =
                     Ending { outcome: &result, exit: Exit::Failed(StartError::Internal("the supervisor")) };
                 ending.exit = supervise(&blueprint, boot, &receiver, &events);
+                // Who waits for the end may start the next machine on the same disks and sockets.
+                drop(blueprint);
                 output.finish();
             })
             .map_err(StartError::Thread)?;

@@ -151,3 +151,86 @@ mod net {
     virtio::testing::conformance!(card(1));
     virtio::testing::conformance!(with_pairs, card(2));
 }
+
+mod console {
+    use std::sync::Arc;
+
+    use super::*;
+    use devices::console::ByteQueue;
+    use virtio::console::{Console, Nobody, Stream};
+
+    const CONTROL_RX: usize = 2;
+    const CONTROL_TX: usize = 3;
+    const RX: usize = 4;
+    const TX: usize = 5;
+    const DRIVER_READY: [u8; 8] = [0, 0, 0, 0, 0, 0, 1, 0];
+    const PORT_READY: [u8; 8] = [1, 0, 0, 0, 3, 0, 1, 0];
+    const PORT_OPEN: [u8; 8] = [1, 0, 0, 0, 6, 0, 1, 0];
+
+    /// The host's side of a named port.
+    struct Wire {
+        input: Arc<ByteQueue>,
+        output: Arc<ByteQueue>,
+    }
+
+    fn wire() -> Wire {
+        // Room for all that odd chains can bring, or they would wait.
+        let [input, output] = [0; 2].map(|_| Arc::new(ByteQueue::new(64 << 20)));
+        Wire { input, output }
+    }
+
+    impl Wire {
+        /// The last of what came.
+        fn take(&self) -> Vec<u8> {
+            let (mut last, mut bytes) = (Vec::new(), vec![0; 64 << 10]);
+            loop {
+                match self.output.try_pop(&mut bytes) {
+                    0 => return last,
+                    count => last = bytes[..count].to_vec(),
+                }
+            }
+        }
+    }
+
+    impl Subject for Wire {
+        type Poller = Epoll;
+
+        fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
+            let port = Stream::new(self.input.clone(), self.output.clone()).unwrap();
+            Box::new(Console::new("console", Box::new(Nobody)).with_port("port", Box::new(port)))
+        }
+
+        fn poller(&self) -> MakePoller<Epoll> {
+            epoll()
+        }
+
+        fn work(&mut self, guest: &mut Guest<Epoll>) {
+            self.work_without(usize::MAX, guest);
+        }
+
+        fn work_without(&mut self, broken: usize, guest: &mut Guest<Epoll>) {
+            if broken != TX {
+                self.take();
+                guest.request(TX, &[b"to the ", b"host"], &[]);
+                assert!(self.take().ends_with(b"to the host"));
+            }
+            if broken == CONTROL_TX {
+                return;
+            }
+            for message in [DRIVER_READY, PORT_READY, PORT_OPEN] {
+                guest.request(CONTROL_TX, &[&message], &[]);
+            }
+            if broken != RX {
+                self.input.push(b"!").unwrap();
+                assert_ne!(guest.request(RX, &[], &[64]).0.len, 0);
+            }
+        }
+
+        fn looks_at_once(&self, queue: usize) -> bool {
+            // Data and messages for the driver wait until there are some; so do those of a console that nobody has.
+            !matches!(queue, 0 | CONTROL_RX | RX)
+        }
+    }
+
+    virtio::testing::conformance!(wire());
+}
