@@ -9,6 +9,7 @@ packages=(
     gzip xz-utils lz4 zstd             # kernels come compressed in one of these
     mmdebstrap fdisk e2fsprogs         # disk images
     iproute2                           # TAP devices
+    e2fsprogs                          # tests make file systems
 )
 
 fail() { echo "install-deps: $*" >&2; exit 1; }

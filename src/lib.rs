@@ -26,6 +26,7 @@ mod kvm;
 mod machine;
 pub mod spec;
 
+pub use host::disk::{DiskError, DiskHolder};
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;

@@ -78,8 +78,49 @@ fn flags_that_are_wrong_are_usage_errors() {
     folder.fails(&["--kernel", "own", "--cpus", "0"], USAGE, &["from 1 on"]);
     folder.fails(&["--kernel", "own", "--rtc", "gmt"], USAGE, &["none, utc, localtime"]);
     folder.fails(&["--kernel", "own", "--on-reboot", "halt"], USAGE, &["reboot, exit"]);
-    folder.fails(&["--mem", "512"], USAGE, &["no kernel was named", "--kernel /boot/vmlinuz-VERSION"]);
+    folder.fails(
+        &["--mem", "512"],
+        USAGE,
+        &["no kernel was named", "--kernel /boot/vmlinuz-VERSION", "--disk"],
+    );
     folder.fails(&["boot"], USAGE, &["boot"]);
+}
+
+#[test]
+fn devices_that_are_wrong_are_usage_errors() {
+    let folder = Folder::new();
+    let with =
+        |words: &[&str], said: &[&str]| folder.fails(&[&["--kernel", "own"], words].concat(), USAGE, said);
+    with(&["--disk", "a,rw"], &["`rw`", "`serial=TEXT`", "`,,`"]);
+    with(&["--disk", "a,serial=123456789012345678901"], &["1 to 20"]);
+    with(&["--tap", "tap2,mac=ff:ff:ff:ff:ff:ff"], &["multicast"]);
+    with(&["--tap", "a-name-that-is-too-long"], &["1 to 15"]);
+    with(&["--port", "agent"], &["`name=NAME` and `socket=PATH`"]);
+    with(&["--balloon", "lots"], &["`lots`", "`512M`"]);
+    with(&["--console", "tty1"], &["ttyS0", "hvc0"]);
+    with(&["--disk", "a", "--disk", "a"], &["the disk a was given twice", "`,ro`"]);
+    with(&["--tap", "tap2", "--tap", "tap2"], &["the TAP tap2 was given twice"]);
+    with(&["--tap", "tap2", "--tap", "x,mac=ba:ad:00:ca:fe:02"], &["have the MAC address ba:ad:00:ca:fe:02"]);
+    with(&["--port", "name=a,socket=x", "--port", "name=a,socket=y"], &["two ports are called a"]);
+    with(&["--mem", "256", "--balloon", "256"], &["256 MiB leaves a guest of 256 MiB no memory"]);
+}
+
+#[test]
+fn disk_that_gives_nothing_to_boot_says_what_it_has_and_what_to_do() {
+    let folder = Folder::new();
+    fs::write(folder.path("empty.raw"), vec![0; 1 << 20]).unwrap();
+    folder.fails(
+        &["--disk", "empty.raw"],
+        FAILED,
+        &["empty.raw", "the whole disk is empty", "`--kernel FILE"],
+    );
+    fs::write(folder.path("vm.qcow2"), b"QFI\xfb and more").unwrap();
+    folder.fails(&["--disk", "vm.qcow2"], FAILED, &["qcow2", "`qemu-img convert -O raw"]);
+    folder.fails(&["--disk", "nope.raw"], FAILED, &["the disk nope.raw cannot be opened", "No such file"]);
+    folder.fails(&["--disk", "/dev/zero"], FAILED, &["neither a file nor a block device"]);
+    let said =
+        ["needs an initial RAM disk", "on the disk empty.raw, the whole disk is empty", "--initrd none"];
+    folder.fails(&["--kernel", "vmlinuz", "--disk", "empty.raw"], FAILED, &said);
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn a_stream_comes_through_a_plain_tap_and_back_unharmed_in_large_frames() {
         .file(initrd, "initrd");
     let lab = Lab::start(&config).unwrap();
     let sum = lab.sh(TAP).unwrap();
-    let sum = sum.text().split_whitespace().next().unwrap().to_owned();
+    let sum = sum.split_whitespace().next().unwrap().to_owned();
     let minivmm = Cmd::new("./minivmm").args([
         "--kernel", "vmlinuz", "--initrd", "initrd", "--append", "quiet", "--mem", "384", "--tap", "tap5",
     ]);
@@ -32,7 +32,7 @@ fn a_stream_comes_through_a_plain_tap_and_back_unharmed_in_large_frames() {
     guest.send("ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0; echo is-up.\n").unwrap();
     guest.expect("is-up.\r", SOON).unwrap();
 
-    let mut source = lab.spawn(&Cmd::new("sh").args(["-c", "nc -l -p 5000 <blob"])).unwrap();
+    let source = lab.spawn(&Cmd::new("sh").args(["-c", "nc -l -p 5000 <blob"])).unwrap();
     guest.send("sleep 1; nc 192.0.2.1 5000 >/tmp/blob </dev/null; md5sum </tmp/blob\n").unwrap();
     guest.expect(&sum, SOON).unwrap();
     source.signal(15).unwrap();
@@ -43,7 +43,7 @@ fn a_stream_comes_through_a_plain_tap_and_back_unharmed_in_large_frames() {
 
     let frames =
         lab.sh("cat /sys/class/net/tap5/statistics/tx_packets /sys/class/net/tap5/statistics/rx_packets");
-    let frames = frames.unwrap().text();
+    let frames = frames.unwrap();
     let counts: Vec<u64> = frames.split_whitespace().map(|count| count.parse().unwrap()).collect();
     println!("24 MiB to the guest and back: frames to it and from it {counts:?}");
     // In frames of 1500 bytes it would be 17,000 each way, and acknowledgements.

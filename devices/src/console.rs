@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// An emptied buffer larger than this goes back to the allocator.
@@ -25,6 +26,9 @@ struct Pipe {
     readers: usize,
     writers: usize,
     drainers: usize,
+    /// To be woken, once, when there is a byte to take; when there is room for one.
+    on_readable: Option<Waker>,
+    on_writable: Option<Waker>,
 }
 
 /// Bytes in order, at most a fixed number of them, many producers and one consumer.
@@ -105,9 +109,42 @@ impl ByteQueue {
         self.take(&mut pipe, into)
     }
 
+    /// As [`ByteQueue::try_push`], for an event loop: if nothing fits, `waker` is woken when something does. It must not
+    /// call back into the queue.
+    pub fn poll_push(&self, waker: &Waker, bytes: &[u8]) -> Poll<Result<usize, Closed>> {
+        let mut pipe = self.lock();
+        if pipe.closed {
+            return Poll::Ready(Err(Closed));
+        }
+        match self.fill(&mut pipe, bytes) {
+            0 if !bytes.is_empty() => {
+                pipe.on_writable = Some(waker.clone());
+                Poll::Pending
+            }
+            count => Poll::Ready(Ok(count)),
+        }
+    }
+
+    /// As [`ByteQueue::pop`], for an event loop: if nothing is there, `waker` is woken when something is. It must not
+    /// call back into the queue.
+    pub fn poll_pop(&self, waker: &Waker, into: &mut [u8]) -> Poll<usize> {
+        let mut pipe = self.lock();
+        self.back_for_more(&mut pipe);
+        match self.take(&mut pipe, into) {
+            0 if !pipe.closed && !into.is_empty() => {
+                pipe.on_readable = Some(waker.clone());
+                Poll::Pending
+            }
+            count => Poll::Ready(count),
+        }
+    }
+
     /// No byte goes in any more; what is inside can still be taken. Wakes everyone.
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut pipe = self.lock();
+        pipe.closed = true;
+        [pipe.on_readable.take(), pipe.on_writable.take()].into_iter().flatten().for_each(Waker::wake);
+        drop(pipe);
         self.readable.notify_all();
         self.writable.notify_all();
         self.drained.notify_all();
@@ -160,8 +197,13 @@ impl ByteQueue {
         let room = self.capacity.saturating_sub(pipe.bytes.len());
         let (now, _) = bytes.split_at(room.min(bytes.len()));
         pipe.bytes.extend(now);
-        if pipe.readers > 0 && !now.is_empty() {
-            self.readable.notify_one();
+        if !now.is_empty() {
+            if pipe.readers > 0 {
+                self.readable.notify_one();
+            }
+            if let Some(waker) = pipe.on_readable.take() {
+                waker.wake();
+            }
         }
         now.len()
     }
@@ -175,8 +217,13 @@ impl ByteQueue {
         if pipe.bytes.is_empty() && pipe.bytes.capacity() > KEEP {
             pipe.bytes = VecDeque::new();
         }
-        if pipe.writers > 0 && count > 0 {
-            self.writable.notify_all();
+        if count > 0 {
+            if pipe.writers > 0 {
+                self.writable.notify_all();
+            }
+            if let Some(waker) = pipe.on_writable.take() {
+                waker.wake();
+            }
         }
         count
     }
@@ -294,6 +341,30 @@ mod tests {
         assert!(queue.wait_room(Duration::ZERO));
         queue.close();
         assert!(!queue.wait_room(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn an_event_loop_is_woken_once_when_it_can_go_on() {
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        let count = Arc::new(Count(0.into()));
+        let waker = Waker::from(count.clone());
+        let woken = || count.0.load(std::sync::atomic::Ordering::SeqCst);
+        let queue = ByteQueue::new(2);
+        let mut out = [0; 4];
+        assert_eq!(queue.poll_pop(&waker, &mut out), Poll::Pending);
+        assert_eq!(queue.poll_push(&waker, b"abc"), Poll::Ready(Ok(2)));
+        assert_eq!((woken(), queue.poll_push(&waker, b"c")), (1, Poll::Pending));
+        assert_eq!((queue.try_pop(&mut out[..1]), woken()), (1, 2));
+        assert_eq!((queue.poll_pop(&waker, &mut out), woken()), (Poll::Ready(1), 2));
+        assert_eq!(queue.poll_pop(&waker, &mut out), Poll::Pending);
+        queue.close();
+        assert_eq!((queue.poll_pop(&waker, &mut out), woken()), (Poll::Ready(0), 3));
+        assert_eq!(queue.poll_push(&waker, b"d"), Poll::Ready(Err(Closed)));
     }
 
     #[test]

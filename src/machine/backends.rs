@@ -1,13 +1,18 @@
 //! What the host lends a machine for all its boots: opened and locked before the first, given back after the last.
 
+use std::sync::Arc;
+
 use virtio::balloon::BalloonControl;
 
 use super::StartError;
+use crate::host::disk::{Access, DiskFile};
 use crate::spec::Spec;
 
 /// The host's side of the machine's devices.
 #[derive(Debug)]
 pub(super) struct Backends {
+    /// Locked; in the order of the spec.
+    pub(super) disks: Vec<Arc<DiskFile>>,
     pub(super) balloon: BalloonControl,
 }
 
@@ -15,6 +20,13 @@ impl Backends {
     /// Opens all that `spec` names.
     pub(super) fn open(spec: &Spec) -> Result<Self, StartError> {
         let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
-        Ok(Backends { balloon: BalloonControl::new(balloon).map_err(StartError::Descriptors)? })
+        let disks = spec.disk.iter().map(|disk| {
+            let access = Access { read_only: disk.read_only, direct: disk.direct };
+            DiskFile::open(&disk.path, access).map(Arc::new)
+        });
+        Ok(Backends {
+            disks: disks.collect::<Result<_, _>>()?,
+            balloon: BalloonControl::new(balloon).map_err(StartError::Descriptors)?,
+        })
     }
 }

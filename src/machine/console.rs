@@ -1,7 +1,10 @@
-//! The guest's first console, between its serial port and whoever looks at it.
+//! The guest's two consoles, a serial port and `hvc0`, and the one terminal that one of them has.
 //!
 //! Output goes through a bounded queue to a thread of its own, so that a slow reader holds up the guest (and loses
-//! nothing) instead of a lock. Input waits in a queue until the guest takes it.
+//! nothing) instead of a lock. Input waits in a queue until the guest takes it. What the guest writes to the other
+//! console nobody sees; but all of it is searched for the kernel's panic line.
+
+mod sinks;
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +14,10 @@ use std::time::Duration;
 
 use devices::console::ByteQueue;
 use devices::serial::{ConsoleSink, Serial, SerialInput};
+use virtio::console::{Backend, Nobody, Stream};
+
+use self::sinks::{PanicWatch, UnseenOutput, WatchedOutput, WatchedPort};
+use crate::spec::ConsoleChoice;
 
 /// Output that may wait for its reader before the guest has to.
 const OUTPUT_CAPACITY: usize = 64 << 10;
@@ -26,23 +33,57 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Console {
     pub(super) output: Arc<ByteQueue>,
-    pub(super) input: Arc<ByteQueue>,
-    /// The way into the serial port of the present boot.
+    input: Arc<ByteQueue>,
+    /// Who has the terminal.
+    choice: ConsoleChoice,
+    /// The way into the serial port of the present boot, if that has the terminal.
     port: Arc<Mutex<Option<SerialInput>>>,
 }
 
+/// The ends of one boot's consoles.
+#[derive(Debug)]
+pub(super) struct ConsoleEnds {
+    pub(super) serial_output: Box<dyn ConsoleSink>,
+    pub(super) serial_input: Arc<ByteQueue>,
+    pub(super) virtio: Box<dyn Backend>,
+}
+
 impl Console {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(choice: ConsoleChoice) -> Self {
         Console {
             output: Arc::new(ByteQueue::new(OUTPUT_CAPACITY)),
             input: Arc::new(ByteQueue::new(INPUT_CAPACITY)),
+            choice,
             port: Arc::default(),
         }
     }
 
-    /// The serial port of the next boot takes over.
-    pub(super) fn attach(&self, serial: Arc<Mutex<Serial>>) {
-        *self.port() = Some(SerialInput::new(serial));
+    /// What the devices of a boot are connected to. `panicked` is set when the kernel's panic line passes.
+    pub(super) fn ends(&self, panicked: &Arc<AtomicBool>) -> io::Result<ConsoleEnds> {
+        let watch = || PanicWatch::new(panicked.clone());
+        let output = self.output.clone();
+        Ok(match self.choice {
+            ConsoleChoice::Ttys0 => ConsoleEnds {
+                serial_output: Box::new(WatchedOutput::new(output, watch())),
+                serial_input: self.input.clone(),
+                virtio: Box::new(WatchedPort::new(Box::new(Nobody), watch(), Arc::default())),
+            },
+            ConsoleChoice::Hvc0 => {
+                let (stream, in_use) = (Stream::new(self.input.clone(), output.clone())?, Arc::default());
+                ConsoleEnds {
+                    serial_output: Box::new(UnseenOutput::new(output, watch(), Arc::clone(&in_use))),
+                    serial_input: Arc::new(ByteQueue::new(1)),
+                    virtio: Box::new(WatchedPort::new(Box::new(stream), watch(), in_use)),
+                }
+            }
+        })
+    }
+
+    /// The serial port of the next boot takes over, if it is the one.
+    pub(super) fn attach(&self, serial: &Arc<Mutex<Serial>>) {
+        if self.choice == ConsoleChoice::Ttys0 {
+            *self.port() = Some(SerialInput::new(serial.clone()));
+        }
     }
 
     fn port(&self) -> MutexGuard<'_, Option<SerialInput>> {
@@ -148,76 +189,9 @@ fn carry(queue: &ByteQueue, mut reader: Box<dyn Write + Send>) {
     }
 }
 
-/// The serial port's way out: into the queue, past a look-out for the kernel's panic line.
-#[derive(Debug)]
-pub(super) struct WatchedOutput {
-    queue: Arc<ByteQueue>,
-    watch: PanicWatch,
-}
-
-impl WatchedOutput {
-    pub(super) fn new(queue: Arc<ByteQueue>, panicked: Arc<AtomicBool>) -> Self {
-        WatchedOutput { queue, watch: PanicWatch { matched: 0, panicked } }
-    }
-}
-
-impl ConsoleSink for WatchedOutput {
-    fn write(&mut self, bytes: &[u8]) {
-        self.watch.look_at(bytes);
-        // Closed: the machine is ending and nobody reads any more.
-        let _ = self.queue.push(bytes);
-    }
-}
-
-/// Looks for the line that Linux prints when it panics.
-#[derive(Debug)]
-struct PanicWatch {
-    matched: usize,
-    panicked: Arc<AtomicBool>,
-}
-
-impl PanicWatch {
-    /// Its first character comes up only once in it, so that a mismatch never hides a beginning.
-    const LINE: &[u8] = b"Kernel panic - not syncing";
-
-    fn look_at(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if Self::LINE.get(self.matched) == Some(byte) {
-                self.matched += 1;
-            } else {
-                self.matched = usize::from(Self::LINE.first() == Some(byte));
-            }
-            if self.matched == Self::LINE.len() {
-                self.matched = 0;
-                self.panicked.store(true, Ordering::Release);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sees(chunks: &[&str]) -> bool {
-        let panicked = Arc::new(AtomicBool::new(false));
-        let mut watch = PanicWatch { matched: 0, panicked: panicked.clone() };
-        chunks.iter().for_each(|chunk| watch.look_at(chunk.as_bytes()));
-        panicked.load(Ordering::Acquire)
-    }
-
-    #[test]
-    fn the_panic_line_is_seen_however_it_is_cut() {
-        assert!(sees(&["[    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs"]));
-        assert!(sees(&["KKernel pan", "ic - not sync", "ing"]));
-        assert!(sees(&["Kernel panicKernel panic - not syncing"]));
-    }
-
-    #[test]
-    fn other_lines_are_not_a_panic() {
-        assert!(!sees(&["Kernel panic - not syncin", "Kernel panic"]));
-        assert!(!sees(&["panic=-1 console=ttyS0"]));
-    }
 
     #[derive(Debug)]
     struct Broken;
@@ -232,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_does_not_hold_up_the_guest() {
-        let console = Console::new();
+        let console = Console::new(ConsoleChoice::Ttys0);
         let mut thread = OutputThread::spawn(console.output.clone(), Box::new(Broken)).unwrap();
         for _ in 0..100 {
             console.output.push(&[b'x'; 4096]).unwrap();

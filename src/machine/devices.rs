@@ -1,9 +1,11 @@
 //! The virtio devices of a machine: what its spec asks for, each on its worker, each in its slot.
 
+use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
 use virtio::balloon::Balloon;
+use virtio::block::Block;
 use virtio::device::Device;
 use virtio::entropy::Entropy;
 use virtio::net::Net;
@@ -14,8 +16,9 @@ use virtio::worker::Worker;
 use super::StartError;
 use super::boot_once::Blueprint;
 use super::pci::{Placed, host_bridge, slot};
+use crate::host::disk::{EngineKind, make_engine};
 use crate::host::tap::Tap;
-use crate::spec::TapSpec;
+use crate::spec::{DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Vec<Placed>, StartError> {
@@ -23,6 +26,9 @@ pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Ve
     let mut placed = vec![host_bridge()?];
     for (index, (tap, slot)) in spec.tap.iter().zip(slots::NETWORK).enumerate() {
         placed.push(network(index, tap, slot, spec.cpus().get(), platform)?);
+    }
+    for (index, slot) in (0..spec.disk.len()).zip(slots::DISK) {
+        placed.push(disk(index, blueprint, slot, platform)?);
     }
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
@@ -48,6 +54,21 @@ fn network(
     let mac = spec.known_mac().ok_or(StartError::Internal("the network addresses"))?;
     let device = Net::<Epoll>::new(name.clone(), mac.bytes(), Box::new(tap), queues);
     let worker = Worker::new(name, Box::new(Epoll::new));
+    put(Box::new(device), worker, slot, platform)
+}
+
+fn disk(index: usize, blueprint: &Blueprint, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
+    let missing = StartError::Internal("the list of disks");
+    let (Some(spec), Some(file)) = (blueprint.spec.disk.get(index), blueprint.backends.disks.get(index))
+    else {
+        return Err(missing);
+    };
+    let name = format!("blk{index}");
+    let queues = spec.queues.map_or(blueprint.spec.cpus().get(), |queues| queues.get().into());
+    let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
+    let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
+    let device = Block::new(name.clone(), file.disk(serial, queues));
+    let worker = Worker::new(name, make_engine(file.clone(), EngineKind::Best));
     put(Box::new(device), worker, slot, platform)
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::host::disk::DiskError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
@@ -81,6 +82,9 @@ pub enum StartError {
         /// Guest physical address width.
         bits: u32,
     },
+    /// An image or block device.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A network interface of the host.
     #[error(transparent)]
     Tap(#[from] TapError),

@@ -81,6 +81,16 @@ impl ConfigSpace {
         changed
     }
 
+    /// Which bits of byte `offset` the driver may write.
+    pub(crate) fn mask(&self, offset: usize) -> u8 {
+        self.writable.get(offset).copied().unwrap_or(0)
+    }
+
+    /// Bytes of it.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Remembers that the driver wrote; `true` if the device has not been told yet.
     pub(crate) fn mark_written(&self) -> bool {
         !self.written.swap(true, Ordering::SeqCst)

@@ -8,6 +8,7 @@
 pub mod balloon;
 pub mod block;
 pub mod config_space;
+pub mod console;
 pub mod device;
 pub mod entropy;
 pub mod interrupts;

@@ -3,46 +3,86 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::holder::Holder;
+use super::holder::DiskHolder;
 
 /// A disk cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DiskError {
+pub enum DiskError {
     /// Nothing there.
     #[error(
         "there is no disk {0}; make an empty one with `truncate -s 60G {0}`, or correct the path",
         path.display()
     )]
-    NotFound { path: PathBuf },
+    NotFound {
+        /// Its path.
+        path: PathBuf,
+    },
     /// A folder, a pipe, a terminal.
     #[error("{} is {what}, and a disk must be a raw image file or a block device", path.display())]
-    NotADisk { path: PathBuf, what: &'static str },
+    NotADisk {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// The user may not.
     #[error("you may not {wish} the disk {}: {cure}", path.display())]
-    Denied { path: PathBuf, wish: &'static str, cure: String },
+    Denied {
+        /// Its path.
+        path: PathBuf,
+        /// What was wanted of it.
+        wish: &'static str,
+        /// What helps.
+        cure: String,
+    },
     /// It cannot be written by anybody.
     #[error("the disk {0} cannot be written to, since {why}; give it as `{0},ro` to read only", path.display())]
-    ReadOnly { path: PathBuf, why: &'static str },
+    ReadOnly {
+        /// Its path.
+        path: PathBuf,
+        /// The reason.
+        why: &'static str,
+    },
     /// An image with a format of its own.
     #[error(
         "{0} is {format} image, and only raw images are understood; convert it with `qemu-img convert -O raw {0} {1}`",
         path.display(), path.with_extension("raw").display()
     )]
-    Format { path: PathBuf, format: &'static str },
+    Format {
+        /// Its path.
+        path: PathBuf,
+        /// Which.
+        format: &'static str,
+    },
     /// Not a sector.
     #[error("the disk {0} is empty; give it a size with `truncate -s 60G {0}`", path.display())]
-    Empty { path: PathBuf },
+    Empty {
+        /// Its path.
+        path: PathBuf,
+    },
     /// Somebody else writes to it, or reads what would be written.
     #[error(
         "the disk {} is in use{}; two machines would destroy it. End the other, or give it read-only (`,ro`) to both",
         path.display(), of(.holder.as_ref())
     )]
-    Busy { path: PathBuf, holder: Option<Holder> },
+    Busy {
+        /// Its path.
+        path: PathBuf,
+        /// Who has it, if that could be seen.
+        holder: Option<DiskHolder>,
+    },
     /// Anything else.
     #[error("the disk {} cannot be used: {action}: {error}", path.display())]
-    Io { path: PathBuf, action: &'static str, error: io::Error },
+    Io {
+        /// Its path.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// What the host said.
+        error: io::Error,
+    },
 }
 
-fn of(holder: Option<&Holder>) -> String {
+fn of(holder: Option<&DiskHolder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
-    pub(super) pid: u32,
+pub struct DiskHolder {
+    /// Its number.
+    pub pid: u32,
     /// Its name, if it can be read.
-    pub(super) command: Option<String>,
+    pub command: Option<String>,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for DiskHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pid = self.pid;
         match &self.command {
@@ -26,13 +27,13 @@ impl fmt::Display for Holder {
 }
 
 /// A process that holds a lock on `file`.
-pub(super) fn find(file: &File) -> Option<Holder> {
+pub(super) fn find(file: &File) -> Option<DiskHolder> {
     let own = file.metadata().ok()?;
     let pids = fs::read_dir("/proc").ok()?.flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let pid = pids.into_iter().find(|pid| holds(*pid, &own))?;
     let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    Some(Holder { pid, command: command.map(|command| command.trim_end().to_owned()) })
+    Some(DiskHolder { pid, command: command.map(|command| command.trim_end().to_owned()) })
 }
 
 /// Whether `pid` has `file` open and locked.

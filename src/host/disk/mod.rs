@@ -18,6 +18,7 @@ mod uring;
 mod tests;
 
 pub(crate) use engine::{EngineKind, make_engine};
-pub(crate) use error::DiskError;
+pub use error::DiskError;
 pub(crate) use file::DiskFile;
+pub use holder::DiskHolder;
 pub(crate) use open::Access;

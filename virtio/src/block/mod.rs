@@ -10,6 +10,9 @@ mod errors;
 mod request;
 mod slots;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;

@@ -4,18 +4,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use devices::pci::bar::BarIndex;
 use devices::pci::function::PciFunction;
 use devices::pci::testing::TestMsiAllocator;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::registers::{COMMON, NOTIFY, TABLE};
 use super::ring::{DriverRing, Used};
 use super::{Discards, memory};
 use crate::device::Device;
 use crate::memory::Memory;
 use crate::poll::Poller;
-use crate::transport::{Doorbells, FEATURE_VERSION_1, Platform, VirtioPci};
+use crate::queue::QueueConfig;
+use crate::transport::{Doorbells, FEATURE_VERSION_1, Platform, TransportState, VirtioPci};
 use crate::worker::{MakePoller, Worker};
 
 /// Where rings begin in the guest's memory; buffers are behind them.
@@ -23,12 +24,6 @@ const RINGS: u64 = 0x1000;
 const BUFFERS: u64 = 4 << 20;
 /// Bytes of memory of a guest.
 const MEMORY: usize = 16 << 20;
-
-const COMMON: u64 = 0;
-const ISR: u64 = 0x1000;
-const DEVICE: u64 = 0x2000;
-const NOTIFY: u64 = 0x3000;
-const TABLE: u64 = 0x4000;
 
 /// A host without ioeventfd: kicks come through the BAR.
 #[derive(Debug)]
@@ -54,6 +49,8 @@ pub struct Guest<P: Poller + 'static> {
     pub discards: Arc<Discards>,
     /// A ring a queue, once [`Guest::activate`] has made them.
     pub rings: Vec<DriverRing>,
+    /// Those of before the last reset.
+    pub last_rings: Vec<DriverRing>,
     msi: Arc<TestMsiAllocator>,
     next_buffer: u64,
 }
@@ -76,75 +73,33 @@ impl<P: Poller + 'static> Guest<P> {
         let platform =
             Platform { memory: memory.clone(), msi: msi.clone(), doorbells: Arc::new(NoDoorbells) };
         let function = VirtioPci::new(device, Worker::new("test", make), &platform).expect("a function");
-        Guest { function, memory, discards, rings: Vec::new(), msi, next_buffer: BUFFERS }
-    }
-
-    /// Reads `data.len()` bytes of the BAR.
-    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.function.bar_read(bar(), offset, data);
-    }
-
-    /// Writes to the BAR.
-    pub fn write(&mut self, offset: u64, data: &[u8]) {
-        self.function.bar_write(bar(), offset, data);
-    }
-
-    /// A byte of the common configuration.
-    pub fn common_u8(&mut self, offset: u64) -> u8 {
-        let mut data = [0];
-        self.read(COMMON + offset, &mut data);
-        data[0]
-    }
-
-    /// Two bytes of the common configuration.
-    pub fn common_u16(&mut self, offset: u64) -> u16 {
-        let mut data = [0; 2];
-        self.read(COMMON + offset, &mut data);
-        u16::from_le_bytes(data)
-    }
-
-    /// The device status.
-    pub fn status(&mut self) -> u8 {
-        self.common_u8(0x14)
-    }
-
-    /// Writes the device status.
-    pub fn set_status(&mut self, status: u8) {
-        self.write(COMMON + 0x14, &[status]);
-    }
-
-    /// The ISR register, which reading clears.
-    pub fn isr(&mut self) -> u8 {
-        let mut data = [0];
-        self.read(ISR, &mut data);
-        data[0]
-    }
-
-    /// Bytes of the device's configuration.
-    pub fn config(&mut self, offset: u64, len: usize) -> Vec<u8> {
-        let mut data = vec![0; len];
-        // As a driver does: in pieces of at most 8 bytes.
-        for (at, part) in data.chunks_mut(8).enumerate() {
-            self.function.bar_read(bar(), DEVICE + offset + 8 * at as u64, part);
+        Guest {
+            function,
+            memory,
+            discards,
+            rings: Vec::new(),
+            last_rings: Vec::new(),
+            msi,
+            next_buffer: BUFFERS,
         }
-        data
     }
 
-    /// Writes to the device's configuration.
-    pub fn set_config(&mut self, offset: u64, data: &[u8]) {
-        self.write(DEVICE + offset, data);
-    }
-
-    /// The features that the device offers.
-    pub fn offered(&mut self) -> u64 {
-        let mut features = 0;
-        for select in [0u32, 1] {
-            self.write(COMMON, &select.to_le_bytes());
-            let mut half = [0; 4];
-            self.read(COMMON + 4, &mut half);
-            features |= u64::from(u32::from_le_bytes(half)) << (32 * select);
-        }
-        features
+    /// What a machine does that is saved and goes on elsewhere: a guest with the same memory and rings, whose function
+    /// was made of `device` and has taken the state of `self`'s, out of text.
+    pub fn moved(mut self, device: Box<dyn Device<Poller = P>>, make: MakePoller<P>) -> Self {
+        let state = self.function.save().expect("a device that can be saved");
+        let text = serde_json::to_string(&state).expect("a state becomes text");
+        let config = self.function.config().state();
+        let Guest { function, memory, discards, rings, next_buffer, .. } = self;
+        drop(function);
+        let mut new = Guest::with_memory(device, make, memory, discards);
+        (new.rings, new.next_buffer) = (rings, next_buffer);
+        new.function.config_mut().restore(&config).expect("the same configuration space");
+        new.function.config_written(0..256);
+        let state: TransportState = serde_json::from_str(&text).expect("text becomes a state");
+        new.function.restore(&state).expect("a state of the same device");
+        new.function.resume(&state);
+        new
     }
 
     /// Resets the device and waits until it says that it is.
@@ -155,7 +110,7 @@ impl<P: Poller + 'static> Guest<P> {
             assert!(Instant::now() < deadline, "the device does not come back from its reset");
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.rings.clear();
+        self.last_rings = std::mem::take(&mut self.rings);
         self.next_buffer = BUFFERS;
     }
 
@@ -165,10 +120,7 @@ impl<P: Poller + 'static> Guest<P> {
         self.set_status(1);
         self.set_status(3);
         let features = self.offered() & (wanted | FEATURE_VERSION_1);
-        for select in [0u32, 1] {
-            self.write(COMMON + 8, &select.to_le_bytes());
-            self.write(COMMON + 12, &((features >> (32 * select)) as u32).to_le_bytes());
-        }
+        self.accept(features);
         self.set_status(0xb);
         assert_eq!(self.status(), 0xb, "the device takes features that it offered");
         features
@@ -176,6 +128,11 @@ impl<P: Poller + 'static> Guest<P> {
 
     /// Makes a ring of at most `size` descriptors for every queue, a vector for each, and starts the device.
     pub fn activate(&mut self, size: u16) {
+        self.activate_with(size, |_, _| {});
+    }
+
+    /// As [`Guest::activate`], but the device is told of each queue what `alter` makes of it.
+    pub fn activate_with(&mut self, size: u16, mut alter: impl FnMut(u16, &mut QueueConfig)) {
         let queues = self.common_u16(0x12);
         self.enable_vectors(queues + 1);
         self.write(COMMON + 0x10, &0u16.to_le_bytes());
@@ -186,13 +143,11 @@ impl<P: Poller + 'static> Guest<P> {
             let size = size.min(max);
             let ring = DriverRing::new(&self.memory, base, size, max);
             base = (base + DriverRing::bytes(size)).next_multiple_of(0x1000);
-            self.write(COMMON + 0x18, &size.to_le_bytes());
+            let mut told = *ring.config();
+            alter(queue, &mut told);
+            self.write(COMMON + 0x18, &told.size.to_le_bytes());
             self.write(COMMON + 0x1a, &(queue + 1).to_le_bytes());
-            for (register, address) in [
-                (0x20, ring.config().descriptors),
-                (0x28, ring.config().driver),
-                (0x30, ring.config().device),
-            ] {
+            for (register, address) in [(0x20, told.descriptors), (0x28, told.driver), (0x30, told.device)] {
                 self.write(COMMON + register, &(address as u32).to_le_bytes());
                 self.write(COMMON + register + 4, &((address >> 32) as u32).to_le_bytes());
             }
@@ -292,22 +247,4 @@ impl<P: Poller + 'static> Guest<P> {
         self.function.config_mut().guest_write(control, &0x8000u16.to_le_bytes());
         self.function.config_written(control..control + 2);
     }
-
-    /// Offset of the first capability with this id.
-    pub fn capability(&self, id: u8) -> Option<u16> {
-        let config = self.function.config();
-        let mut at = config.read_u16(0x34) & 0xff;
-        while at != 0 {
-            let word = config.read_u16(at);
-            if word & 0xff == u16::from(id) {
-                return Some(at);
-            }
-            at = word >> 8;
-        }
-        None
-    }
-}
-
-fn bar() -> BarIndex {
-    BarIndex::new(0).expect("BAR 0")
 }

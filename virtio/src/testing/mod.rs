@@ -10,7 +10,9 @@
     reason = "support of tests: a wrong step shall stop the test where it is"
 )]
 
+pub mod conformance;
 mod guest;
+mod registers;
 mod ring;
 
 use std::io;
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+pub use crate::conformance;
 use crate::memory::{Memory, MemoryOwner};
 pub use guest::Guest;
 pub use ring::{DriverRing, INDIRECT, NEXT, RawDescriptor, Used, WRITE};

@@ -6,6 +6,9 @@ mod capabilities;
 mod registers;
 mod run;
 mod state;
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
+mod tests;
 
 use std::io;
 use std::ops::Range;

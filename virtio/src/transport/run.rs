@@ -169,6 +169,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             }
             Err(_) => {
                 self.lost();
+                self.interrupts.set_status(NEEDS_RESET);
                 None
             }
         }
@@ -185,10 +186,11 @@ impl<P: Poller + 'static> VirtioPci<P> {
         self.interrupts.reset();
     }
 
+    /// A reset has to end all the same: what comes after it fails (see [`VirtioPci::features_fit`]).
     fn lost(&mut self) {
         log::error!("{}: its thread has died, and the device with it", self.traits.name);
         self.place = Place::Gone;
-        self.interrupts.set_status(NEEDS_RESET);
+        self.cleared();
     }
 
     /// An access through the configuration window (§4.1.4.9).

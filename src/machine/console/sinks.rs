@@ -1,0 +1,197 @@
+//! What the guest's consoles write into: the terminal's queue or nothing, past a look-out for the kernel's panic line.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use devices::console::ByteQueue;
+use devices::serial::ConsoleSink;
+use virtio::console::Backend;
+use virtio::device::Context;
+use virtio::poll::{Epoll, Token};
+
+/// How much of what nobody sees is kept.
+const UNSEEN_CAPACITY: usize = 32 << 10;
+
+/// The serial port's way out where it has the terminal.
+#[derive(Debug)]
+pub(super) struct WatchedOutput {
+    queue: Arc<ByteQueue>,
+    watch: PanicWatch,
+}
+
+impl WatchedOutput {
+    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch) -> Self {
+        WatchedOutput { queue, watch }
+    }
+}
+
+impl ConsoleSink for WatchedOutput {
+    fn write(&mut self, bytes: &[u8]) {
+        self.watch.look_at(bytes);
+        // Closed: the machine is ending and nobody reads any more.
+        let _ = self.queue.push(bytes);
+    }
+}
+
+/// The serial port's way out where `hvc0` has the terminal: the last of it is shown if the boot ends before the
+/// guest has used `hvc0`, because then it says why.
+#[derive(Debug)]
+pub(super) struct UnseenOutput {
+    queue: Arc<ByteQueue>,
+    watch: PanicWatch,
+    unseen: VecDeque<u8>,
+    hvc0_in_use: Arc<AtomicBool>,
+}
+
+impl UnseenOutput {
+    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch, hvc0_in_use: Arc<AtomicBool>) -> Self {
+        UnseenOutput { queue, watch, unseen: VecDeque::new(), hvc0_in_use }
+    }
+}
+
+impl ConsoleSink for UnseenOutput {
+    fn write(&mut self, bytes: &[u8]) {
+        self.watch.look_at(bytes);
+        if self.hvc0_in_use.load(Ordering::Relaxed) {
+            self.unseen = VecDeque::new();
+            return;
+        }
+        self.unseen.extend(bytes);
+        self.unseen.drain(..self.unseen.len().saturating_sub(UNSEEN_CAPACITY));
+    }
+}
+
+impl Drop for UnseenOutput {
+    fn drop(&mut self) {
+        if !self.hvc0_in_use.load(Ordering::Relaxed) {
+            // What does not fit is lost; the queue has more room than this, and nobody else wrote.
+            self.queue.try_push(self.unseen.make_contiguous());
+        }
+    }
+}
+
+/// The end of `hvc0`.
+#[derive(Debug)]
+pub(super) struct WatchedPort {
+    inner: Box<dyn Backend>,
+    watch: PanicWatch,
+    in_use: Arc<AtomicBool>,
+}
+
+impl WatchedPort {
+    /// `in_use` is set when the guest writes.
+    pub(super) fn new(inner: Box<dyn Backend>, watch: PanicWatch, in_use: Arc<AtomicBool>) -> Self {
+        WatchedPort { inner, watch, in_use }
+    }
+}
+
+impl Backend for WatchedPort {
+    fn start(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        self.inner.start(first, cx)
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(into)
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(from)?;
+        self.watch.look_at(from.get(..count).unwrap_or_default());
+        self.in_use.store(true, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Looks for the line that Linux prints when it panics.
+#[derive(Debug)]
+pub(super) struct PanicWatch {
+    matched: usize,
+    panicked: Arc<AtomicBool>,
+}
+
+impl PanicWatch {
+    /// Its first character comes up only once in it, so that a mismatch never hides a beginning.
+    const LINE: &[u8] = b"Kernel panic - not syncing";
+
+    /// Sets `panicked` when it has seen it.
+    pub(super) fn new(panicked: Arc<AtomicBool>) -> Self {
+        PanicWatch { matched: 0, panicked }
+    }
+
+    fn look_at(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if Self::LINE.get(self.matched) == Some(byte) {
+                self.matched += 1;
+            } else {
+                self.matched = usize::from(Self::LINE.first() == Some(byte));
+            }
+            if self.matched == Self::LINE.len() {
+                self.matched = 0;
+                self.panicked.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio::console::{Nobody, Stream};
+
+    use super::*;
+
+    fn sees(chunks: &[&str]) -> bool {
+        let panicked = Arc::new(AtomicBool::new(false));
+        let mut watch = PanicWatch::new(panicked.clone());
+        chunks.iter().for_each(|chunk| watch.look_at(chunk.as_bytes()));
+        panicked.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn the_panic_line_is_seen_however_it_is_cut() {
+        assert!(sees(&["[    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs"]));
+        assert!(sees(&["KKernel pan", "ic - not sync", "ing"]));
+        assert!(sees(&["Kernel panicKernel panic - not syncing"]));
+    }
+
+    #[test]
+    fn other_lines_are_not_a_panic() {
+        assert!(!sees(&["Kernel panic - not syncin", "Kernel panic"]));
+        assert!(!sees(&["panic=-1 console=ttyS0"]));
+    }
+
+
+    #[test]
+    fn serial_output_is_shown_when_a_boot_ends_before_hvc0_was_used_and_only_then() {
+        for used in [false, true] {
+            let (queue, panicked, in_use) = (Arc::new(ByteQueue::new(64 << 10)), Arc::default(), Arc::default());
+            let watch = || PanicWatch::new(Arc::clone(&panicked));
+            let mut serial = UnseenOutput::new(queue.clone(), watch(), Arc::clone(&in_use));
+            serial.write(&[b'.'; UNSEEN_CAPACITY]);
+            serial.write(b"VFS: Unable to mount root fs");
+            if used {
+                let stream = Stream::new(Arc::new(ByteQueue::new(1)), queue.clone()).unwrap();
+                let mut hvc0 = WatchedPort::new(Box::new(stream), watch(), in_use);
+                assert_eq!(hvc0.write(b"login: ").unwrap(), 7);
+            }
+            drop(serial);
+            let mut text = vec![0; 64 << 10];
+            let count = queue.try_pop(&mut text);
+            match used {
+                true => assert_eq!(&text[..count], b"login: "),
+                false => assert!(text[..count].ends_with(b".VFS: Unable to mount root fs")),
+            }
+            assert!(count <= UNSEEN_CAPACITY);
+        }
+    }
+
+    #[test]
+    fn panic_line_is_seen_on_a_console_that_nobody_looks_at() {
+        let panicked = Arc::new(AtomicBool::new(false));
+        let mut hvc0 =
+            WatchedPort::new(Box::new(Nobody), PanicWatch::new(panicked.clone()), Arc::default());
+        assert_eq!(hvc0.write(b"Kernel panic - not syncing").unwrap(), 26);
+        assert!(panicked.load(Ordering::Acquire));
+    }
+}

@@ -1,0 +1,181 @@
+//! The sockets of a machine's named ports: made before its first boot, gone after its last.
+
+use std::fs::{self, Metadata, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use virtio::console::{Backend, SocketBackend};
+
+use crate::spec::PortSpec;
+
+/// Why the socket of a port could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PortError {
+    /// Something that is no socket is there.
+    #[error(
+        "cannot make the socket of port {name}: {path} is there already and is no socket; remove it, or give another path with `--port`",
+        path = path.display()
+    )]
+    NoSocket {
+        /// The port.
+        name: String,
+        /// Where the socket should be.
+        path: PathBuf,
+    },
+    /// A program listens there.
+    #[error(
+        "cannot make the socket of port {name}: another program listens on {path}, perhaps a second machine; give each machine a socket of its own",
+        path = path.display()
+    )]
+    InUse {
+        /// The port.
+        name: String,
+        /// Where the socket should be.
+        path: PathBuf,
+    },
+    /// The host refused.
+    #[error("cannot make the socket of port {name} at {path}: {source}{}", cure(.source), path = path.display())]
+    Host {
+        /// The port.
+        name: String,
+        /// Where the socket should be.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+fn cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::NotFound => "; make its folder first (`mkdir -p`)",
+        ErrorKind::PermissionDenied => "; choose a path in a folder that is yours",
+        _ => "",
+    }
+}
+
+/// A port's socket. It is removed with this value.
+#[derive(Debug)]
+pub(super) struct PortSocket {
+    name: String,
+    path: PathBuf,
+    /// Device and inode, to remove no other machine's.
+    identity: Option<(u64, u64)>,
+    backend: SocketBackend,
+}
+
+impl PortSocket {
+    /// Makes the socket that `spec` asks for. One that a dead machine left is replaced.
+    pub(super) fn open(spec: &PortSpec) -> Result<Self, PortError> {
+        let (name, path) = (spec.name.to_string(), spec.socket.clone());
+        let refused = |source| PortError::Host { name: name.clone(), path: path.clone(), source };
+        make_room(&name, &path)?;
+        let listener = UnixListener::bind(&path).map_err(refused)?;
+        let identity = fs::symlink_metadata(&path).map(|file| identity(&file)).ok();
+        let backend = SocketBackend::new(listener).map_err(refused)?;
+        let socket = PortSocket { name: name.clone(), path: path.clone(), identity, backend };
+        // For its owner alone: who connects speaks to a program in the guest.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(refused)?;
+        Ok(socket)
+    }
+
+    /// The port's name in the guest.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The way to it for the device of one boot.
+    pub(super) fn backend(&self) -> Box<dyn Backend> {
+        Box::new(self.backend.clone())
+    }
+}
+
+impl Drop for PortSocket {
+    fn drop(&mut self) {
+        let here = fs::symlink_metadata(&self.path).map(|file| identity(&file)).ok();
+        if here.is_some() && here == self.identity {
+            // If it cannot be removed, the next machine replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Removes a socket that nobody listens on any more.
+fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
+    let (name, path) = (name.to_owned(), path.to_owned());
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(PortError::Host { name, path, source }),
+        Ok(file) if !file.file_type().is_socket() => return Err(PortError::NoSocket { name, path }),
+        Ok(_) => {}
+    }
+    match UnixStream::connect(&path) {
+        Ok(_) => Err(PortError::InUse { name, path }),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(&path).map_err(|source| PortError::Host { name, path, source })
+        }
+        Err(source) => Err(PortError::Host { name, path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(path: &Path) -> PortSpec {
+        PortSpec::new("agent".parse().unwrap(), path)
+    }
+
+    #[test]
+    fn socket_is_its_owners_alone_and_goes_with_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let socket = PortSocket::open(&spec(&path)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        UnixStream::connect(&path).unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn socket_of_a_dead_machine_is_replaced_and_that_of_a_living_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let _socket = PortSocket::open(&spec(&path)).unwrap();
+        let error = PortSocket::open(&spec(&path)).unwrap_err();
+        assert!(matches!(error, PortError::InUse { .. }), "{error}");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn file_in_the_place_of_the_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes");
+        fs::write(&path, "precious").unwrap();
+        let error = PortSocket::open(&spec(&path)).unwrap_err();
+        assert!(matches!(error, PortError::NoSocket { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let error = PortSocket::open(&spec(&folder.path().join("no/such/folder"))).unwrap_err();
+        assert!(error.to_string().ends_with("make its folder first (`mkdir -p`)"), "{error}");
+    }
+
+    #[test]
+    fn socket_that_is_another_machines_by_now_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let first = PortSocket::open(&spec(&path)).unwrap();
+        // The file is held under another name, so that its inode is not used again.
+        fs::rename(&path, folder.path().join("old")).unwrap();
+        let _second = PortSocket::open(&spec(&path)).unwrap();
+        drop(first);
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,330 @@
+//! A driver at a disk in memory.
+
+mod parse;
+mod ram;
+
+use std::io::ErrorKind;
+
+use super::config::feature;
+use super::*;
+use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT};
+use crate::testing::{Guest, Used};
+use ram::{Hand, byte};
+
+const ALL: u64 = u64::MAX;
+const SECTORS: u64 = 2048;
+const READ: u32 = 0;
+const WRITE: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+const ZEROES: u32 = 13;
+const OK: u8 = 0;
+const IO_ERROR: u8 = 1;
+const UNSUPPORTED: u8 = 2;
+
+fn disk() -> Disk {
+    Disk {
+        sectors: SECTORS,
+        read_only: false,
+        serial: "vm0-disk".into(),
+        queues: NonZeroU16::MIN,
+        topology: Topology::default(),
+        discard: Some(4096),
+    }
+}
+
+fn guest_of(disk: Disk, hand: &Hand) -> Guest<AnyEngine> {
+    let engine = hand.clone();
+    Guest::new(Box::new(Block::new("blk0", disk)), Box::new(move || Ok(engine.engine())))
+}
+
+/// A started driver with these features.
+fn driver(wanted: u64) -> (Guest<AnyEngine>, Hand) {
+    let hand = Hand::new(SECTORS as usize * 512);
+    let mut guest = guest_of(disk(), &hand);
+    guest.start(wanted, 64);
+    (guest, hand)
+}
+
+fn header(kind: u32, sector: u64) -> Vec<u8> {
+    [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
+}
+
+fn range(sector: u64, count: u32, flags: u32) -> Vec<u8> {
+    [&sector.to_le_bytes()[..], &count.to_le_bytes(), &flags.to_le_bytes()].concat()
+}
+
+fn read(guest: &mut Guest<AnyEngine>, sector: u64, len: usize) -> (u8, Vec<u8>, Used) {
+    let (used, mut out) = guest.request(0, &[&header(READ, sector)], &[len, 1]);
+    (out[1][0], out.swap_remove(0), used)
+}
+
+fn send(guest: &mut Guest<AnyEngine>, kind: u32, sector: u64, data: &[u8]) -> u8 {
+    let head = header(kind, sector);
+    let (used, out) = if data.is_empty() {
+        guest.request(0, &[&head], &[1])
+    } else {
+        guest.request(0, &[&head, data], &[1])
+    };
+    assert_eq!(used.len, 1, "one byte, the status, is written");
+    out[0][0]
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    let data: Vec<u8> = (0..1024).map(|n| (n * 3) as u8).collect();
+    assert_eq!(send(&mut guest, WRITE, 5, &data), OK);
+    let (status, got, used) = read(&mut guest, 5, 1024);
+    assert_eq!((status, got, used.len), (OK, data, 1025));
+    let (status, got, _) = read(&mut guest, 7, 512);
+    assert_eq!((status, got[3]), (OK, byte(7 * 512 + 3)));
+    assert_eq!(hand.log().len(), 3);
+}
+
+#[test]
+fn header_data_and_status_may_share_and_split_descriptors() {
+    let (mut guest, _) = driver(ALL & !FEATURE_EVENT_IDX);
+    let whole = [header(WRITE, 9), vec![0x77; 512]].concat();
+    let (_, out) = guest.request(0, &[&whole[..3], &whole[3..100], &whole[100..]], &[1]);
+    assert_eq!(out[0], [OK]);
+    let (used, out) = guest.request(0, &[&header(READ, 9)[..8], &header(READ, 9)[8..]], &[100, 413]);
+    assert_eq!(used.len, 513);
+    assert!(out.concat()[..512].iter().all(|byte| *byte == 0x77));
+    assert_eq!(out[1][412], OK);
+}
+
+#[test]
+fn nothing_beyond_the_end_is_touched() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    for sector in [SECTORS, SECTORS - 1, u64::MAX, u64::MAX / 512, 1 << 55] {
+        let (status, got, used) = read(&mut guest, sector, 1024);
+        assert_eq!((status, used.len), (IO_ERROR, 0), "sector {sector}");
+        assert!(got.iter().all(|byte| *byte == 0xee), "untouched");
+        assert_eq!(send(&mut guest, WRITE, sector, &[1; 1024]), IO_ERROR);
+    }
+    assert_eq!(read(&mut guest, 0, 1000).0, IO_ERROR, "no half sectors");
+    assert!(hand.log().is_empty());
+    assert_eq!(read(&mut guest, SECTORS - 1, 512).0, OK);
+}
+
+#[test]
+fn flush_reaches_the_engine_and_the_id_comes_without_it() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    assert_eq!(send(&mut guest, FLUSH, 0, &[]), OK);
+    assert_eq!(hand.log(), [(Operation::Flush, Extent::default(), 0)]);
+    let (used, out) = guest.request(0, &[&header(GET_ID, 0)], &[20, 1]);
+    assert_eq!((used.len, &out[0][..], out[1][0]), (21, b"vm0-disk\0\0\0\0\0\0\0\0\0\0\0\0".as_slice(), OK));
+    let (used, out) = guest.request(0, &[&header(GET_ID, 0)], &[100, 1]);
+    assert_eq!((used.len, out[0][20], out[1][0]), (20, 0xee, OK));
+    for kind in [2, 3, 5, 10, 14, 99, u32::MAX] {
+        assert_eq!(send(&mut guest, kind, 0, &[]), UNSUPPORTED);
+    }
+    assert!(hand.log().is_empty());
+}
+
+#[test]
+fn ranges_are_discarded_and_zeroed_one_after_the_other() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    let ranges = [range(8, 8, 0), range(100, 0, 0), range(32, 16, 0)].concat();
+    assert_eq!(send(&mut guest, DISCARD, 0, &ranges), OK);
+    let at = |sector: u64, count: u64| Extent { offset: sector * 512, len: count * 512 };
+    assert_eq!(hand.log(), [(Operation::Discard, at(8, 8), 0), (Operation::Discard, at(32, 16), 0)]);
+    let ranges = [range(1, 1, 1), range(3, 1, 0)].concat();
+    assert_eq!(send(&mut guest, ZEROES, 0, &ranges), OK);
+    let zeroes = |unmap| Operation::WriteZeroes { unmap };
+    assert_eq!(hand.log(), [(zeroes(true), at(1, 1), 0), (zeroes(false), at(3, 1), 0)]);
+    assert_eq!(hand.data(512, 1536).iter().filter(|byte| **byte != 0).count(), 510, "sector 2 stays");
+}
+
+#[test]
+fn bad_ranges_are_refused_whole() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    let good = range(0, 1, 0);
+    for (kind, bad, status) in [
+        (DISCARD, range(0, 1, 1), UNSUPPORTED),
+        (DISCARD, range(0, 1, 2), UNSUPPORTED),
+        (ZEROES, range(0, 1, 2), UNSUPPORTED),
+        (DISCARD, range(SECTORS, 1, 0), IO_ERROR),
+        (ZEROES, range(u64::MAX, u32::MAX, 0), IO_ERROR),
+        (ZEROES, vec![0; 15], IO_ERROR),
+        (DISCARD, good.repeat(17), IO_ERROR),
+    ] {
+        assert_eq!(send(&mut guest, kind, 0, &[good.clone(), bad].concat()), status);
+    }
+    assert_eq!(send(&mut guest, DISCARD, 0, &[]), IO_ERROR);
+    assert!(hand.log().is_empty());
+}
+
+#[test]
+fn a_read_only_disk_says_so_and_takes_no_writes() {
+    let hand = Hand::new(SECTORS as usize * 512);
+    let mut guest = guest_of(Disk { read_only: true, ..disk() }, &hand);
+    let features = guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    assert_eq!(features & (feature::RO | feature::DISCARD | feature::WRITE_ZEROES), feature::RO);
+    assert_eq!(send(&mut guest, WRITE, 0, &[0; 512]), IO_ERROR);
+    assert_eq!(send(&mut guest, FLUSH, 0, &[]), OK);
+    assert_eq!(read(&mut guest, 0, 512).0, OK);
+    assert_eq!(hand.data(1, 1), [byte(1)]);
+}
+
+#[test]
+fn host_errors_become_guest_errors_and_the_disk_goes_on() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    hand.fail(Some(ErrorKind::StorageFull));
+    assert_eq!(send(&mut guest, WRITE, 0, &[0; 512]), IO_ERROR);
+    let (status, _, used) = read(&mut guest, 0, 512);
+    assert_eq!((status, used.len), (IO_ERROR, 0));
+    hand.fail(Some(ErrorKind::Unsupported));
+    assert_eq!(send(&mut guest, DISCARD, 0, &range(0, 8, 0)), UNSUPPORTED);
+    hand.fail(None);
+    assert_eq!(read(&mut guest, 0, 512).0, OK);
+    assert_eq!(guest.status(), 0xf);
+}
+
+#[test]
+fn without_a_write_cache_every_write_is_flushed_before_it_ends() {
+    let writes = |guest: &mut Guest<AnyEngine>, hand: &Hand| {
+        hand.log();
+        assert_eq!(send(guest, WRITE, 0, &[0; 512]), OK);
+        let log: Vec<Operation> = hand.log().into_iter().map(|(operation, ..)| operation).collect();
+        log
+    };
+    let through = [Operation::Write, Operation::Flush];
+    // Neither bit: nobody would flush.
+    let (mut guest, hand) = driver(0);
+    assert_eq!(writes(&mut guest, &hand), through);
+    let (mut guest, hand) = driver(feature::FLUSH);
+    assert_eq!(writes(&mut guest, &hand), [Operation::Write]);
+    let (mut guest, hand) = driver(feature::FLUSH | feature::CONFIG_WCE);
+    assert_eq!(writes(&mut guest, &hand), [Operation::Write]);
+    guest.set_config(32, &[0]);
+    assert_eq!(writes(&mut guest, &hand), through);
+    guest.set_config(32, &[1]);
+    assert_eq!(writes(&mut guest, &hand), [Operation::Write]);
+    guest.set_config(32, &[0]);
+    guest.start(feature::FLUSH | feature::CONFIG_WCE, 64);
+    assert_eq!(guest.config(32, 1), [1], "a reset brings the cache back");
+}
+
+#[test]
+fn completions_may_come_late_and_in_any_order_with_one_interrupt() {
+    let (mut guest, hand) = driver(ALL & !(FEATURE_EVENT_IDX | FEATURE_INDIRECT));
+    hand.hold();
+    let heads: Vec<_> = (0..20).map(|n| guest.add(0, &[&header(READ, n)], &[512, 1])).collect();
+    guest.kick(0);
+    guest.wait_until("all are in flight", |_| hand.asked() == 20);
+    assert_eq!(guest.interrupts(0), 0);
+    assert_eq!(guest.rings[0].used_index(), 0);
+    hand.let_go();
+    let used: Vec<u16> = (0..20).map(|_| guest.rings[0].wait_used().head).collect();
+    let mut want: Vec<u16> = heads.iter().map(|(head, _)| *head).collect();
+    want.reverse();
+    assert_eq!(used, want);
+    for (n, (_, outs)) in heads.iter().enumerate() {
+        assert_eq!(guest.bytes(outs[0], 2), [byte(n * 512), byte(n * 512 + 1)]);
+        assert_eq!(guest.bytes(outs[1], 1), [OK]);
+    }
+    guest.wait_until("the driver is told", |guest| guest.interrupts(0) > 0);
+    assert_eq!(guest.interrupts(0), 1);
+}
+
+#[test]
+fn reset_waits_for_what_is_in_flight_and_the_disk_works_again() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    hand.hold();
+    for n in 0..10 {
+        guest.add(0, &[&header(READ, n)], &[512, 1]);
+    }
+    let ranges = [range(8, 8, 0), range(16, 8, 0)].concat();
+    guest.add(0, &[&header(DISCARD, 0), &ranges], &[1]);
+    guest.kick(0);
+    guest.wait_until("all are in flight", |_| hand.asked() == 11);
+    guest.set_status(0);
+    assert_ne!(guest.status(), 0, "the reset is not over while the host works on guest memory");
+    hand.let_go();
+    guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    assert_eq!(read(&mut guest, 3, 512).0, OK);
+}
+
+#[test]
+fn several_queues_are_served_by_one_thread() {
+    let hand = Hand::new(SECTORS as usize * 512);
+    let mut guest = guest_of(Disk { queues: NonZeroU16::new(4).unwrap(), ..disk() }, &hand);
+    guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    assert_eq!(guest.config(34, 2), [4, 0]);
+    for queue in [3, 0, 2, 1] {
+        let (_, out) = guest.request(queue, &[&header(READ, queue as u64)], &[512, 1]);
+        assert_eq!((out[0][0], out[1][0]), (byte(queue * 512), OK));
+    }
+}
+
+#[test]
+fn a_queue_with_a_bad_ring_stops_alone_while_it_has_requests_in_flight() {
+    let hand = Hand::new(SECTORS as usize * 512);
+    let mut guest = guest_of(Disk { queues: NonZeroU16::new(2).unwrap(), ..disk() }, &hand);
+    guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    hand.hold();
+    guest.add(0, &[&header(READ, 1)], &[512, 1]);
+    guest.add(1, &[&header(READ, 2)], &[512, 1]);
+    guest.kick(0);
+    guest.kick(1);
+    guest.wait_until("both are in flight", |_| hand.asked() == 2);
+    guest.rings[0].set_available_index(5000);
+    guest.kick(0);
+    guest.wait_until("the fault is seen", |guest| guest.status() & 64 != 0);
+    hand.let_go();
+    assert_eq!(guest.rings[1].wait_used().len, 513);
+    let (_, out) = guest.request(1, &[&header(READ, 3)], &[512, 1]);
+    assert_eq!(out[1][0], OK);
+    assert_eq!(guest.rings[0].used_index(), 0);
+    guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    assert_eq!(read(&mut guest, 3, 512).0, OK);
+}
+
+#[test]
+fn requests_without_room_for_a_status_go_back_and_harm_nobody() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    for _ in 0..200 {
+        let (used, _) = guest.request(0, &[&header(WRITE, 0), &[0; 512]], &[]);
+        assert_eq!(used.len, 0);
+        let (used, out) = guest.request(0, &[&header(READ, 0)[..15]], &[513]);
+        assert_eq!((used.len, out[0][512]), (0, IO_ERROR));
+        let (used, out) = guest.request(0, &[], &[1]);
+        assert_eq!((used.len, out[0][0]), (1, IO_ERROR));
+    }
+    assert!(hand.log().is_empty());
+    assert_eq!(read(&mut guest, 3, 512).0, OK);
+}
+
+#[test]
+fn the_configuration_is_laid_out_as_the_driver_reads_it() {
+    let hand = Hand::new(512);
+    let topology = Topology { physical_block: 4096, least_io: 4096, best_io: 1 << 20 };
+    let mut guest = guest_of(Disk { topology, ..disk() }, &hand);
+    let config = guest.config(0, 60);
+    let u32_at = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
+    assert_eq!(config[..8], SECTORS.to_le_bytes());
+    // A read of 1 MiB whose pages lie alone is one request.
+    assert!(u32_at(12) >= 257);
+    assert_eq!(u32_at(20), 512);
+    assert_eq!(config[24..28], [3, 0, 8, 0]);
+    assert_eq!(u32_at(28), 2048);
+    assert_eq!((config[32], config[34], config[35]), (1, 1, 0));
+    assert_eq!((u32_at(44), config[56]), (8, 1));
+    assert_eq!(config.len(), 60);
+}
+
+#[test]
+fn a_saved_state_is_taken_by_the_same_disk_only() {
+    let block = Block::new("blk0", disk());
+    block.set_writeback(false);
+    let state = block.state();
+    let mut again = Block::new("blk0", disk());
+    again.restore(&state).unwrap();
+    assert_eq!(again.state(), state);
+    let mut other = Block::new("blk0", Disk { sectors: 7, ..disk() });
+    let error = other.restore(&state).unwrap_err();
+    assert!(error.to_string().contains("7 sectors"), "{error}");
+}

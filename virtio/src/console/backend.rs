@@ -1,0 +1,126 @@
+//! What is at the host's end of a port.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::task::{Poll, Wake, Waker};
+
+use devices::console::ByteQueue;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::device::Context;
+use crate::poll::{Epoll, Interest, Token};
+
+/// Tokens that each port may watch with.
+pub const TOKENS: Token = 2;
+
+/// The host's end of a port: two streams of bytes. Only the worker calls it, and no call may wait.
+///
+/// It outlives resets of its device: whoever is at the other end stays there.
+pub trait Backend: Debug + Send {
+    /// A run of the device begins: watch what has to be watched, with the [`TOKENS`] tokens from `first` on.
+    ///
+    /// # Errors
+    /// The host refused.
+    fn start(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()>;
+
+    /// Something watched as `token` is ready. Reading and writing are tried after this.
+    fn ready(&mut self, token: Token) {
+        let _ = token;
+    }
+
+    /// Does what reading and writing could not: lets go of who has left, takes the next one. Says whether somebody left.
+    fn attend(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> bool {
+        let _ = (first, cx);
+        false
+    }
+
+    /// Whether somebody is at the other end.
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    /// Takes some bytes that go to the guest.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: there are none now.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Takes some of the bytes that came from the guest, and says how many.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: there is no room now.
+    fn write(&mut self, from: &[u8]) -> io::Result<usize>;
+}
+
+/// Nobody, ever: what the guest writes is forgotten.
+#[derive(Debug)]
+pub struct Nobody;
+
+impl Backend for Nobody {
+    fn start(&mut self, _: Token, _: &mut Context<'_, Epoll>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        Ok(from.len())
+    }
+}
+
+/// Two queues between threads: what a terminal is connected to.
+#[derive(Debug)]
+pub struct Stream {
+    input: Arc<ByteQueue>,
+    output: Arc<ByteQueue>,
+    bell: Arc<Bell>,
+    waker: Waker,
+}
+
+/// Wakes the worker when a queue that was empty, or full, no longer is.
+#[derive(Debug)]
+struct Bell(EventFd);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // Its counter has room for 2^64 wakes.
+        let _ = self.0.write(1);
+    }
+}
+
+impl Stream {
+    /// The guest reads `input` and writes to `output`.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new(input: Arc<ByteQueue>, output: Arc<ByteQueue>) -> io::Result<Self> {
+        let bell = Arc::new(Bell(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
+        Ok(Stream { input, output, waker: Waker::from(bell.clone()), bell })
+    }
+}
+
+impl Backend for Stream {
+    fn start(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        cx.watch(self.bell.0.as_raw_fd(), first, Interest::Read)
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.input.poll_pop(&self.waker, into) {
+            Poll::Ready(0) | Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            Poll::Ready(count) => Ok(count),
+        }
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self.output.poll_push(&self.waker, from) {
+            Poll::Ready(Ok(count)) => Ok(count),
+            // The machine is ending and nobody reads any more.
+            Poll::Ready(Err(_)) => Ok(from.len()),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Console (virtio 1.3 §5.3): the terminal `hvc0`, and named ports, which are streams of bytes between a program in
+//! the guest and one on the host.
+//!
+//! Nothing is lost either way: who does not read holds up who writes. No chain is held between calls; what cannot go on
+//! stays in its ring.
+
+mod backend;
+mod control;
+mod port;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::DeviceKind;
+use crate::config_space::ConfigSpace;
+use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
+use crate::poll::{Epoll, Token};
+use crate::queue::QueueFault;
+pub use backend::{Backend, Nobody, Stream, TOKENS};
+use control::{Event, Message};
+use port::{Port, PortState, Scratch, Turn};
+pub use socket::SocketBackend;
+
+/// VIRTIO_CONSOLE_F_MULTIPORT (§5.3.3).
+const MULTIPORT: u64 = 1 << 1;
+const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(64).unwrap();
+/// Control queues (§5.3.2): from the device, to the device.
+const CONTROL_RECEIVE: u16 = 2;
+const CONTROL_TRANSMIT: u16 = 3;
+/// Messages of the driver that are read before other devices of the thread have their turn.
+const MESSAGES: usize = 256;
+/// Most ports: their tokens (below 2048) and queues (below 768) must fit.
+const MOST_PORTS: usize = 256;
+const STATE_VERSION: u16 = 1;
+
+/// The device.
+#[derive(Debug)]
+pub struct Console {
+    name: String,
+    config: Arc<ConfigSpace>,
+    ports: Vec<Port>,
+    /// The driver wants to hear of ports.
+    driver_ready: bool,
+    scratch: Scratch,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    driver_ready: bool,
+    ports: Vec<(Option<String>, PortState)>,
+}
+
+/// A port, or one of its queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Control,
+    Port(usize),
+}
+
+impl Console {
+    /// One whose first port is a console at `terminal`.
+    pub fn new(name: impl Into<String>, terminal: Box<dyn Backend>) -> Self {
+        let mut console = Console {
+            name: name.into(),
+            config: Arc::new(ConfigSpace::new(config(1))),
+            ports: Vec::new(),
+            driver_ready: false,
+            scratch: Scratch::default(),
+        };
+        console.ports.push(Port::new(None, terminal));
+        console
+    }
+
+    /// With one more port, of this name in the guest. Those behind the 255th are not there.
+    #[must_use]
+    pub fn with_port(mut self, name: impl Into<String>, backend: Box<dyn Backend>) -> Self {
+        if self.ports.len() < MOST_PORTS {
+            self.ports.push(Port::new(Some(name.into()), backend));
+            self.config = Arc::new(ConfigSpace::new(config(self.ports.len())));
+        }
+        self
+    }
+
+    /// Both directions of a port, as far as they go now.
+    fn serve(&mut self, index: usize, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let Some(port) = self.ports.get_mut(index) else { return Ok(()) };
+        let (receive, transmit) = queues(index);
+        let mut over = false;
+        if let Some(queue) = cx.queue(transmit) {
+            over |= port.transmit(queue, &mut self.scratch)? == Turn::Over;
+        }
+        if let Some(queue) = cx.queue(receive) {
+            over |= port.receive(queue, &mut self.scratch)? == Turn::Over;
+        }
+        if port.backend.attend(first_token(index), cx) {
+            port.left();
+        }
+        if over {
+            cx.wake_at(Some(Instant::now()));
+        }
+        Ok(())
+    }
+
+    fn serve_every_port(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        (0..self.ports.len()).try_for_each(|index| self.serve(index, cx))
+    }
+
+    /// Tells the driver what it must know, as far as it has left room.
+    fn tell(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        if !cx.has(MULTIPORT) {
+            return Ok(());
+        }
+        let Some(queue) = cx.queue(CONTROL_RECEIVE) else { return Ok(()) };
+        let memory = queue.memory().clone();
+        for (index, port) in (0u32..).zip(&mut self.ports) {
+            while let Some((event, value)) = port.owed(self.driver_ready) {
+                let Some(mut chain) = queue.pop()? else {
+                    if queue.enable_kicks()? {
+                        continue;
+                    }
+                    return queue.notify();
+                };
+                let mut writer = chain.writer(&memory);
+                writer.write(&Message { port: index, event, value }.bytes());
+                if event == Event::PortName {
+                    // §5.3.6.2: without a zero at its end.
+                    writer.write(port.name.as_deref().unwrap_or_default().as_bytes());
+                }
+                port.told(event, value);
+                queue.complete(chain)?;
+            }
+        }
+        queue.notify()
+    }
+
+    /// Hears what the driver says of ports.
+    fn hear(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let Some(queue) = cx.queue(CONTROL_TRANSMIT) else { return Ok(()) };
+        let mut turn = Turn::Over;
+        for _ in 0..MESSAGES {
+            let Some(chain) = queue.pop()? else {
+                if queue.enable_kicks()? {
+                    continue;
+                }
+                turn = Turn::Done;
+                break;
+            };
+            let message = Message::read(&mut chain.reader(queue.memory()));
+            queue.complete(chain)?;
+            let Some(Message { port, event, value }) = message else { continue };
+            let port = usize::try_from(port).ok().and_then(|port| self.ports.get_mut(port));
+            match (event, port) {
+                (Event::DeviceReady, _) => self.driver_ready = value,
+                (Event::PortReady, Some(port)) => port.is_ready(value),
+                (Event::PortOpen, Some(port)) => port.state.guest_open = value,
+                // A port that does not exist, or what only a device says.
+                _ => {}
+            }
+        }
+        queue.notify()?;
+        if turn == Turn::Over {
+            cx.wake_at(Some(Instant::now()));
+        }
+        // A port that was opened now takes what has waited for that.
+        self.serve_every_port(cx)
+    }
+}
+
+/// The configuration (§5.3.4): columns and rows, which are not offered, and the number of ports.
+fn config(ports: usize) -> Vec<u8> {
+    let ports = u32::try_from(ports).unwrap_or(u32::MAX);
+    [[0; 4], ports.to_le_bytes(), [0; 4]].concat()
+}
+
+/// Receive and transmit queue of a port (§5.3.2): the control queues are behind those of the first.
+fn queues(port: usize) -> (u16, u16) {
+    let first = if port == 0 { 0 } else { 2 * port + 2 };
+    let receive = u16::try_from(first).unwrap_or(u16::MAX - 1);
+    (receive, receive + 1)
+}
+
+/// Whose queue it is.
+fn place(queue: u16) -> Place {
+    match usize::from(queue / 2) {
+        0 => Place::Port(0),
+        1 => Place::Control,
+        pair => Place::Port(pair - 1),
+    }
+}
+
+fn first_token(port: usize) -> Token {
+    Token::try_from(port).unwrap_or(0) * TOKENS
+}
+
+impl Device for Console {
+    type Poller = Epoll;
+
+    fn traits(&self) -> Traits {
+        Traits {
+            kind: DeviceKind::Console,
+            name: self.name.clone(),
+            features: MULTIPORT,
+            queues: vec![QUEUE_SIZE; 2 * (self.ports.len() + 1)],
+            config: self.config.clone(),
+        }
+    }
+
+    fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        for (index, port) in self.ports.iter_mut().enumerate() {
+            port.backend.start(first_token(index), cx)?;
+        }
+        if let Some(first) = self.ports.first_mut().filter(|_| !cx.has(MULTIPORT)) {
+            // A driver that knows of one port only has it open.
+            first.state.guest_open = true;
+        }
+        Ok(())
+    }
+
+    fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        match (place(queue), queue) {
+            (Place::Port(index), _) => self.serve(index, cx)?,
+            (Place::Control, CONTROL_TRANSMIT) => self.hear(cx)?,
+            (Place::Control, _) => {}
+        }
+        self.tell(cx)
+    }
+
+    fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        if token == TIMER {
+            // Somebody's turn was over before the work was; whose it was is soon seen.
+            self.hear(cx)?;
+            return self.tell(cx);
+        }
+        let index = usize::try_from(token / TOKENS).unwrap_or(usize::MAX);
+        if let Some(port) = self.ports.get_mut(index) {
+            port.backend.ready(token);
+            self.serve(index, cx)?;
+        }
+        self.tell(cx)
+    }
+
+    /// Between calls it holds no chain.
+    fn stop(&mut self, _: &mut Context<'_, Epoll>) {}
+
+    fn reset(&mut self) {
+        self.driver_ready = false;
+        for port in &mut self.ports {
+            port.state = PortState::default();
+        }
+    }
+
+    fn state(&self) -> DeviceState {
+        let ports = self.ports.iter().map(|port| (port.name.clone(), port.state.clone())).collect();
+        let state = State { driver_ready: self.driver_ready, ports };
+        DeviceState::new(DeviceKind::Console, STATE_VERSION, &state)
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let state: State = state.open(DeviceKind::Console, STATE_VERSION)?;
+        let names = |(name, _): &(Option<String>, PortState)| name.clone();
+        if !state.ports.iter().map(names).eq(self.ports.iter().map(|port| port.name.clone())) {
+            return Err(RestoreError::Damaged("its ports are not those of this machine".into()));
+        }
+        self.driver_ready = state.driver_ready;
+        for (port, (_, saved)) in self.ports.iter_mut().zip(state.ports) {
+            port.state = saved;
+        }
+        Ok(())
+    }
+}

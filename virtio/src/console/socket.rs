@@ -1,0 +1,239 @@
+//! A Unix socket at the host's end of a port: one client at a time.
+//!
+//! Nothing is lost and nothing is piled up here: a client that does not read holds up the guest, a guest that does not
+//! read holds up the client. What a client sent before it left still reaches the guest; until it has, the next client
+//! waits to be let in. A client that comes while another is there is turned away.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll as SysEpoll, EpollEvent, EventSet};
+
+use super::backend::Backend;
+use crate::device::Context;
+use crate::poll::{Epoll, Interest, Token};
+
+/// Tokens, behind the port's first.
+const LISTENER: Token = 0;
+const CLIENT: Token = 1;
+
+/// The socket. Clones are of the same one: a machine keeps one and gives a clone to the device of each boot.
+#[derive(Debug, Clone)]
+pub struct SocketBackend {
+    shared: Arc<Mutex<Socket>>,
+    /// The first token of the present run.
+    first: Token,
+}
+
+#[derive(Debug)]
+struct Socket {
+    listener: UnixListener,
+    client: Option<Client>,
+    /// Somebody may wait to be let in.
+    knocked: bool,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    /// It sends no more.
+    ended: bool,
+    /// It takes no more.
+    deaf: bool,
+    /// Something happened to it, and nobody has read since.
+    stirred: bool,
+    /// Taken from a client that had left, to see whether there was anything.
+    ahead: Vec<u8>,
+}
+
+impl SocketBackend {
+    /// Clients come through `listener`.
+    ///
+    /// # Errors
+    /// The host refused to make it one that does not wait.
+    pub fn new(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let socket = Socket { listener, client: None, knocked: true };
+        Ok(SocketBackend { shared: Arc::new(Mutex::new(socket)), first: 0 })
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Socket> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for SocketBackend {
+    fn start(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        self.first = first;
+        let mut socket = self.socket();
+        socket.knocked = true;
+        cx.watch(socket.listener.as_raw_fd(), first + LISTENER, Interest::Read)?;
+        if let Some(client) = &socket.client {
+            cx.watch(client.stream.as_raw_fd(), first + CLIENT, Interest::Both)?;
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self, token: Token) {
+        let listener = self.first + LISTENER;
+        let mut socket = self.socket();
+        if token == listener {
+            socket.knocked = true;
+        } else if let Some(client) = &mut socket.client {
+            client.stirred = true;
+        }
+    }
+
+    fn attend(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> bool {
+        self.socket().attend(first, cx)
+    }
+
+    fn is_open(&self) -> bool {
+        self.socket().client.is_some()
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.socket().client {
+            Some(client) => client.read(into),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match &mut self.socket().client {
+            Some(client) => client.write(from),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Socket {
+    fn attend(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> bool {
+        let mut left = false;
+        loop {
+            if let Some(client) = &mut self.client
+                && (client.ended || client.deaf || client.stirred || self.knocked)
+                && client.has_left()
+            {
+                if !client.is_drained() {
+                    return left;
+                }
+                cx.unwatch(client.stream.as_raw_fd());
+                self.client = None;
+                left = true;
+                self.knocked = true;
+            }
+            if !self.knocked {
+                return left;
+            }
+            match self.listener.accept() {
+                // Dropping it closes the connection.
+                Ok(_) if self.client.is_some() => {
+                    log::debug!("a port has a client already; another is turned away")
+                }
+                Ok((stream, _)) => self.client = Client::admit(stream, first, cx),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.knocked = false;
+                    if error.kind() != ErrorKind::WouldBlock {
+                        log::error!("a client of a port could not be let in: {error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    fn admit(stream: UnixStream, first: Token, cx: &mut Context<'_, Epoll>) -> Option<Client> {
+        let watched = stream
+            .set_nonblocking(true)
+            .and_then(|()| cx.watch(stream.as_raw_fd(), first + CLIENT, Interest::Both));
+        match watched {
+            Ok(()) => Some(Client { stream, ended: false, deaf: false, stirred: false, ahead: Vec::new() }),
+            Err(error) => {
+                log::error!("a client of a port could not be let in: {error}");
+                None
+            }
+        }
+    }
+
+    /// Whether it closed its end altogether; one that only sends no more still wants to hear.
+    fn has_left(&mut self) -> bool {
+        self.stirred = false;
+        let hung_up = || {
+            let epoll = SysEpoll::new()?;
+            // A hang-up is reported without being asked for.
+            epoll.ctl(
+                ControlOperation::Add,
+                self.stream.as_raw_fd(),
+                EpollEvent::new(EventSet::empty(), 0),
+            )?;
+            let mut events = [EpollEvent::default()];
+            epoll.wait(0, &mut events)
+        };
+        // Where the host has no file descriptor left, who sends no more counts as gone.
+        hung_up().map_or(self.ended, |count: usize| count > 0)
+    }
+
+    /// Whether everything that it sent was read.
+    fn is_drained(&mut self) -> bool {
+        if self.ended || !self.ahead.is_empty() {
+            return self.ended;
+        }
+        let mut ahead = vec![0; 4096];
+        match self.read(&mut ahead) {
+            Ok(count) => {
+                ahead.truncate(count);
+                self.ahead = ahead;
+                false
+            }
+            Err(_) => self.ended,
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.ended {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        // Whatever happened, this finds it out.
+        self.stirred = false;
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(into.len());
+            for (to, from) in into.iter_mut().zip(self.ahead.drain(..count)) {
+                *to = from;
+            }
+            return Ok(count);
+        }
+        match self.stream.read(into) {
+            Ok(count) if count > 0 => Ok(count),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Err(error)
+            }
+            // The end, or a connection that was reset.
+            _ => {
+                self.ended = true;
+                Err(ErrorKind::WouldBlock.into())
+            }
+        }
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        if self.deaf {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        match self.stream.write(from) {
+            Ok(count) => Ok(count),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Err(error)
+            }
+            // What it did not take waits for the next client.
+            Err(_) => {
+                self.deaf = true;
+                Err(ErrorKind::WouldBlock.into())
+            }
+        }
+    }
+}

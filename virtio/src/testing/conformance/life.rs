@@ -1,0 +1,108 @@
+//! Start, stop, save, move, reset.
+
+use super::{RING, Subject, guest};
+use crate::testing::Guest;
+use crate::transport::FEATURE_VERSION_1;
+
+/// Bits that would be wrong for any driver to take: reserved ones.
+const NOBODYS: u64 = 1 << 63;
+
+/// Negotiation refuses what was not offered, takes what was, and the device works with all and with the least.
+pub fn works<S: Subject>(subject: &mut S) {
+    let mut guest = guest(subject);
+    assert_eq!(guest.status(), 0, "at power-on");
+    let offered = guest.offered();
+    assert_ne!(offered & FEATURE_VERSION_1, 0);
+    for wrong in [offered | NOBODYS, offered & !FEATURE_VERSION_1] {
+        guest.reset();
+        guest.set_status(3);
+        guest.accept(wrong);
+        guest.set_status(0xb);
+        assert_eq!(guest.status(), 3, "features {wrong:#x} of {offered:#x} are not taken");
+    }
+    for wanted in [subject.wanted(), 0] {
+        let features = guest.negotiate(wanted);
+        guest.accept(offered ^ features);
+        guest.activate(RING);
+        assert_eq!(guest.status(), 0xf, "it runs");
+        assert_eq!(guest.accepted(), features, "settled features stay");
+        for _ in 0..2 * RING {
+            subject.work(&mut guest);
+        }
+        well(&mut guest);
+    }
+}
+
+/// Reset, and again at work, with rings of every size.
+pub fn works_after_resets<S: Subject>(subject: &mut S) {
+    let mut guest = guest(subject);
+    for size in [RING, 2 * RING, 1024, RING] {
+        guest.start(subject.wanted(), size);
+        subject.work(&mut guest);
+        guest.reset();
+        assert_eq!((guest.status(), guest.accepted(), guest.isr()), (0, 0, 0), "power-on again");
+        // What rings while it does not run is not for it.
+        let queues = usize::from(guest.queues());
+        (0..queues).for_each(|queue| guest.kick(queue));
+        guest.set_config(0, &[0xff; 8]);
+    }
+    guest.start(subject.wanted(), RING);
+    subject.work(&mut guest);
+}
+
+/// Resets while the device is at work, at moments that differ.
+pub fn works_after_resets_in_flight<S: Subject>(subject: &mut S) {
+    let mut guest = guest(subject);
+    for round in 0..40u32 {
+        guest.start(subject.wanted(), RING);
+        for queue in 0..usize::from(guest.queues()) {
+            for _ in 0..RING / 4 {
+                subject.burden(queue, &mut guest);
+            }
+        }
+        (0..round * 500).for_each(|_| std::hint::spin_loop());
+        guest.reset();
+        let used: Vec<u16> = guest.last_rings.iter().map(|ring| ring.used_index()).collect();
+        std::thread::sleep(std::time::Duration::from_micros(200));
+        let after: Vec<u16> = guest.last_rings.iter().map(|ring| ring.used_index()).collect();
+        assert_eq!(used, after, "rings that are the driver's again are not written");
+    }
+    guest.start(subject.wanted(), RING);
+    subject.work(&mut guest);
+    well(&mut guest);
+}
+
+/// Saved while at work, restored into another function with the same memory, at work there; also when idle and when
+/// only half negotiated.
+pub fn works_after_a_move<S: Subject>(subject: &mut S) {
+    let mut moved = guest(subject);
+    let next = |moved: Guest<S::Poller>, subject: &mut S| {
+        let (device, make) = (subject.device(), subject.poller());
+        moved.moved(device, make)
+    };
+    moved = next(moved, subject);
+    assert_eq!(moved.status(), 0);
+    let features = moved.negotiate(subject.wanted());
+    moved = next(moved, subject);
+    assert_eq!((moved.status(), moved.accepted()), (0xb, features));
+    moved.activate(RING);
+    for _ in 0..3 {
+        subject.work(&mut moved);
+        let config = moved.config(0, 64);
+        moved = next(moved, subject);
+        assert_eq!((moved.status(), moved.accepted()), (0xf, features));
+        assert_eq!(moved.config(0, 64), config, "the same configuration");
+        subject.work(&mut moved);
+    }
+    // Here, without moving: a pause.
+    let state = moved.function.save().expect("a state");
+    moved.function.resume(&state);
+    subject.work(&mut moved);
+    moved.start(subject.wanted(), RING);
+    subject.work(&mut moved);
+    well(&mut moved);
+}
+
+fn well<P: crate::poll::Poller>(guest: &mut Guest<P>) {
+    assert_eq!(guest.status(), 0xf, "nothing went wrong");
+}

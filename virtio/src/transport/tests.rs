@@ -1,0 +1,420 @@
+//! Transport and worker with a device that can go wrong in every way.
+
+use std::num::NonZeroU16;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use devices::pci::function::PciFunction;
+
+use super::*;
+use crate::DeviceKind;
+use crate::config_space::ConfigSpace as DeviceConfig;
+use crate::device::{Context, DeviceState, RestoreError, Traits};
+use crate::poll::{Epoll, Interest, Token};
+use crate::queue::{Chain, QueueFault};
+use crate::testing::Guest;
+use crate::testing::conformance::{Subject, epoll};
+use crate::worker::MakePoller;
+
+/// What the test sees and steers.
+#[derive(Debug, Default)]
+struct Strings {
+    fail_start: AtomicBool,
+    panic: AtomicBool,
+    /// Work that takes so many milliseconds.
+    slow: AtomicU32,
+    kicks: AtomicU32,
+    config_writes: AtomicU32,
+}
+
+/// Queue 0 is echoed at once; chains of queue 1 are held until its bell rings, or it stops.
+#[derive(Debug)]
+struct Probe {
+    strings: Arc<Strings>,
+    config: Arc<DeviceConfig>,
+    bell: Arc<EventFd>,
+    held: Vec<Chain>,
+}
+
+const BELL: Token = 7;
+const QUEUES: [NonZeroU16; 2] = [NonZeroU16::new(256).unwrap(), NonZeroU16::new(64).unwrap()];
+
+impl Probe {
+    fn new(strings: &Arc<Strings>, bell: &Arc<EventFd>) -> Self {
+        let config = DeviceConfig::with_writable(vec![1, 2, 3, 4, 5], vec![0, 0xff, 0x0f]);
+        Probe { strings: strings.clone(), config: Arc::new(config), bell: bell.clone(), held: Vec::new() }
+    }
+}
+
+fn echo(chain: &mut Chain, memory: &Memory) {
+    let mut bytes = [0; 64];
+    let len = chain.reader(memory).read(&mut bytes);
+    chain.writer(memory).write(&bytes[..len]);
+}
+
+impl Device for Probe {
+    type Poller = Epoll;
+
+    fn traits(&self) -> Traits {
+        Traits {
+            kind: DeviceKind::Console,
+            name: "probe".into(),
+            features: 0b101,
+            queues: QUEUES.to_vec(),
+            config: self.config.clone(),
+        }
+    }
+
+    fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        cx.watch(self.bell.as_raw_fd(), BELL, Interest::Read)?;
+        if self.strings.fail_start.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(())
+    }
+
+    fn kicked(&mut self, index: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        self.strings.kicks.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.strings.panic.load(Ordering::SeqCst), "a test's device breaks down, on purpose");
+        std::thread::sleep(Duration::from_millis(self.strings.slow.load(Ordering::SeqCst).into()));
+        let Some(queue) = cx.queue(index) else { return Ok(()) };
+        if index == 0 {
+            return queue.serve_all(echo);
+        }
+        while let Some(chain) = queue.pop()? {
+            self.held.push(chain);
+        }
+        queue.enable_kicks().map(|_| ())
+    }
+
+    fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        assert_eq!(token, BELL, "nothing else was asked for");
+        let Some(queue) = cx.queue(1) else { return Ok(()) };
+        for mut chain in self.held.drain(..) {
+            echo(&mut chain, queue.memory());
+            queue.complete(chain)?;
+        }
+        queue.notify()
+    }
+
+    fn config_written(&mut self, _: &mut Context<'_, Epoll>) {
+        self.strings.config_writes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Half of what it holds it completes, without a notification: as a disk whose requests come back while it stops.
+    fn stop(&mut self, cx: &mut Context<'_, Epoll>) {
+        let Some(queue) = cx.queue(1) else { return self.held.clear() };
+        while let Some(chain) = self.held.pop() {
+            if self.held.is_empty() {
+                queue.complete(chain).unwrap();
+            } else {
+                queue.put_back(chain);
+            }
+        }
+    }
+
+    fn state(&self) -> DeviceState {
+        let mut config = [0; 5];
+        self.config.read(0, &mut config);
+        DeviceState::new(DeviceKind::Console, 1, &config)
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
+        let config: [u8; 5] = state.open(DeviceKind::Console, 1)?;
+        self.config.set(0, &config);
+        Ok(())
+    }
+}
+
+struct Rig {
+    strings: Arc<Strings>,
+    bell: Arc<EventFd>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let bell = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        Rig { strings: Arc::default(), bell }
+    }
+
+    fn guest(&self) -> Guest<Epoll> {
+        Guest::new(Box::new(Probe::new(&self.strings, &self.bell)), epoll())
+    }
+
+    fn started(&self) -> Guest<Epoll> {
+        let mut guest = self.guest();
+        guest.start(u64::MAX, 16);
+        guest
+    }
+}
+
+impl Subject for Rig {
+    type Poller = Epoll;
+
+    fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
+        Box::new(Probe::new(&self.strings, &self.bell))
+    }
+
+    fn poller(&self) -> MakePoller<Epoll> {
+        epoll()
+    }
+
+    fn work(&mut self, guest: &mut Guest<Epoll>) {
+        self.work_without(0, guest);
+        self.work_without(1, guest);
+    }
+
+    fn work_without(&mut self, broken: usize, guest: &mut Guest<Epoll>) {
+        if broken == 1 {
+            return assert_eq!(guest.request(0, &[b"hello"], &[2, 30]).1[1][..3], *b"llo");
+        }
+        let (head, _) = guest.add(1, &[b"hello"], &[10]);
+        guest.kick(1);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while guest.rings[1].poll_used().is_none_or(|used| used.head != head) {
+            assert!(Instant::now() < deadline, "the bell brings the answer");
+            self.bell.write(1).unwrap();
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn looks_at_once(&self, queue: usize) -> bool {
+        queue == 0
+    }
+}
+
+crate::testing::conformance!(Rig::new());
+
+#[test]
+fn a_device_that_cannot_start_says_so_and_hears_nothing() {
+    let rig = Rig::new();
+    rig.strings.fail_start.store(true, Ordering::SeqCst);
+    let mut guest = rig.started();
+    guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f && guest.config_interrupts() == 1);
+    guest.add(0, &[b"?"], &[1]);
+    guest.kick(0);
+    // `ready` and `kicked` would fail this test.
+    rig.bell.write(1).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(rig.strings.kicks.load(Ordering::SeqCst), 0);
+    rig.strings.fail_start.store(false, Ordering::SeqCst);
+    guest.start(0, 16);
+    assert_eq!(guest.request(0, &[b"ok"], &[2]).1[0], b"ok");
+}
+
+#[test]
+fn the_driver_of_a_device_whose_thread_died_is_told_and_gives_up() {
+    let rig = Rig::new();
+    let mut guest = rig.started();
+    rig.strings.panic.store(true, Ordering::SeqCst);
+    guest.add(0, &[b"?"], &[1]);
+    guest.kick(0);
+    guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f && guest.config_interrupts() == 1);
+    guest.reset();
+    guest.set_status(3);
+    guest.accept(FEATURE_VERSION_1);
+    guest.set_status(0xb);
+    assert_eq!(guest.status(), 3, "no features are good enough");
+    assert_eq!(guest.function.save(), None);
+}
+
+#[test]
+fn a_driver_that_never_stops_adding_holds_up_neither_reset_nor_worker() {
+    let rig = Rig::new();
+    let mut guest = rig.started();
+    let over = Arc::new(AtomicBool::new(false));
+    let mut ring = guest.rings.remove(0);
+    guest.rings.insert(0, crate::testing::DriverRing::new(&guest.memory, 0x20_0000, 16, 16));
+    let adding = std::thread::spawn({
+        let over = over.clone();
+        move || {
+            ring.set_descriptor(
+                0,
+                crate::testing::RawDescriptor { address: 0x40_0000, ..Default::default() },
+            );
+            while !over.load(Ordering::Relaxed) {
+                let used = ring.used_index();
+                ring.set_available_index(used.wrapping_add(16));
+            }
+        }
+    });
+    guest.kick(0);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(1));
+        let began = Instant::now();
+        guest.set_config(1, &[began.elapsed().subsec_nanos() as u8 | 1]);
+        let before = rig.strings.config_writes.load(Ordering::SeqCst);
+        guest.wait_until("the device hears of its configuration", |guest| {
+            guest.set_config(1, &[began.elapsed().subsec_nanos() as u8]);
+            rig.strings.config_writes.load(Ordering::SeqCst) > before
+        });
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+    let began = Instant::now();
+    guest.reset();
+    assert!(began.elapsed() < Duration::from_secs(1));
+    over.store(true, Ordering::Relaxed);
+    adding.join().unwrap();
+}
+
+#[test]
+fn many_config_writes_are_one_command() {
+    let rig = Rig::new();
+    let mut guest = rig.started();
+    guest.wait_until("it was looked at", |_| rig.strings.kicks.load(Ordering::SeqCst) == 2);
+    rig.strings.slow.store(50, Ordering::SeqCst);
+    guest.kick(0);
+    guest.wait_until("it is busy", |_| rig.strings.kicks.load(Ordering::SeqCst) == 3);
+    for n in 0..1000 {
+        guest.set_config(1, &[n as u8]);
+    }
+    guest.wait_until("it hears", |_| rig.strings.config_writes.load(Ordering::SeqCst) == 1);
+    guest.set_config(1, b"x");
+    guest.wait_until("it hears again", |_| rig.strings.config_writes.load(Ordering::SeqCst) == 2);
+    assert_eq!(guest.config(0, 5), [1, b'x', 3, 4, 5]);
+}
+
+#[test]
+fn what_was_completed_while_it_stopped_is_interrupted_for() {
+    let rig = Rig::new();
+    let mut guest = rig.started();
+    guest.wait_until("it was looked at", |_| rig.strings.kicks.load(Ordering::SeqCst) == 2);
+    for text in [b"first", b"other"] {
+        guest.add(1, &[text], &[5]);
+    }
+    guest.kick(1);
+    guest.wait_until("they are held", |_| rig.strings.kicks.load(Ordering::SeqCst) == 3);
+    assert_eq!(guest.interrupts(1), 0);
+    let state = guest.function.save().unwrap();
+    assert_eq!((guest.rings[1].used_index(), guest.interrupts(1)), (1, 1));
+    guest.function.resume(&state);
+    guest.rings[1].wait_used();
+    guest.wait_until("it has the rest", |_| rig.strings.kicks.load(Ordering::SeqCst) >= 5);
+    rig.bell.write(1).unwrap();
+    guest.rings[1].wait_used();
+}
+
+#[test]
+fn a_slow_device_shows_its_reset_until_it_is_over() {
+    let rig = Rig::new();
+    let mut guest = rig.started();
+    rig.strings.slow.store(120, Ordering::SeqCst);
+    guest.kick(0);
+    guest.wait_until("it is busy", |_| rig.strings.kicks.load(Ordering::SeqCst) >= 1);
+    guest.kick(0);
+    guest.set_status(0);
+    guest.wait_until("the reset is over", |guest| guest.status() == 0);
+    rig.strings.slow.store(0, Ordering::SeqCst);
+    guest.start(0, 16);
+    assert_eq!(guest.request(0, &[b"ok"], &[2]).1[0], b"ok");
+}
+
+/// Offset of the window's capability: the last vendor capability with type 5.
+fn window(guest: &Guest<Epoll>) -> u16 {
+    let config = guest.function.config();
+    let mut at = config.read_u16(0x34) & 0xff;
+    while at != 0 {
+        if config.read_u16(at) & 0xff == 9 && config.read_u32(at) >> 24 == 5 {
+            return at;
+        }
+        at = config.read_u16(at) >> 8;
+    }
+    panic!("no window");
+}
+
+fn set(guest: &mut Guest<Epoll>, at: u16, data: &[u8]) {
+    guest.function.config_mut().guest_write(at, data);
+    guest.function.config_written(at..at + data.len() as u16);
+}
+
+#[test]
+fn the_window_reaches_registers_and_a_restore_does_not_use_it() {
+    let mut guest = Rig::new().started();
+    let at = window(&guest);
+    // Device configuration, two bytes at 1; then the status.
+    set(&mut guest, at + 12, &2u32.to_le_bytes());
+    set(&mut guest, at + 8, &0x2002u32.to_le_bytes());
+    assert_eq!(guest.function.config().read_u16(at + 16), 0x0403);
+    set(&mut guest, at + 12, &1u32.to_le_bytes());
+    set(&mut guest, at + 8, &0x14u32.to_le_bytes());
+    assert_eq!(guest.function.config().read_u16(at + 16) & 0xff, 0xf);
+    set(&mut guest, at + 16, &[0]);
+    assert_eq!(guest.status(), 0, "reset through the window");
+    guest.start(0, 16);
+    let state = guest.function.config().state();
+    guest.function.config_mut().restore(&state).unwrap();
+    guest.function.config_written(0..256);
+    assert_eq!(guest.status(), 0xf, "the last write is not made again");
+    // Misaligned, too wide, of another BAR, behind the end: nothing.
+    for (bar, offset, len) in
+        [(0u8, 0x15u32, 2u32), (0, 0x14, 8), (0, 0x14, 0), (3, 0x14, 1), (0, u32::MAX, 1)]
+    {
+        set(&mut guest, at + 4, &[bar]);
+        set(&mut guest, at + 12, &len.to_le_bytes());
+        set(&mut guest, at + 8, &offset.to_le_bytes());
+        set(&mut guest, at + 16, &[0; 4]);
+        assert_eq!(guest.status(), 0xf);
+    }
+}
+
+#[test]
+fn states_that_cannot_be_are_refused() {
+    let mut guest = Rig::new().started();
+    let good = serde_json::to_value(guest.function.save().unwrap()).unwrap();
+    let mut restore = |field: &str, value: serde_json::Value| {
+        let mut bad = good.clone();
+        bad[field] = value;
+        let state: TransportState = serde_json::from_value(bad).unwrap();
+        guest.function.restore(&state)
+    };
+    use TransportRestoreError::*;
+    assert_eq!(restore("version", 2.into()), Err(Version(2)));
+    for status in [0x07, 0x10, 0x20, 4] {
+        assert_eq!(restore("status", status.into()), Err(Status(status)));
+    }
+    assert_eq!(restore("accepted", 1.into()), Err(Status(0xf)), "version 1 is a must");
+    assert_eq!(restore("accepted", u64::MAX.into()), Err(OtherDevice));
+    assert_eq!(restore("queues", serde_json::json!([])), Err(OtherDevice));
+    assert_eq!(restore("status", 0xf.into()), Ok(()));
+    let mut running = Rig::new().started();
+    let state = serde_json::from_value(good).unwrap();
+    assert_eq!(running.function.restore(&state), Err(Running));
+}
+
+#[test]
+fn a_saved_queue_is_checked_like_a_drivers() {
+    let mut guest = Rig::new().started();
+    let mut state = guest.function.save().unwrap();
+    state = serde_json::from_str(&serde_json::to_string(&state).unwrap().replacen(
+        "\"size\":16",
+        "\"size\":77",
+        1,
+    ))
+    .unwrap();
+    guest.function.restore(&state).unwrap();
+    guest.function.resume(&state);
+    assert_eq!(guest.status(), 0x4f);
+}
+
+#[test]
+fn a_running_devices_queues_cannot_be_moved() {
+    let mut guest = Rig::new().started();
+    let common = |guest: &mut Guest<Epoll>, at: u64| guest.common_u16(at);
+    guest.write(0x16, &0u16.to_le_bytes());
+    let before = [0x18, 0x1c, 0x20, 0x28, 0x30].map(|at| common(&mut guest, at));
+    for at in [0x20u64, 0x28, 0x30] {
+        guest.write(at, &u64::MAX.to_le_bytes());
+    }
+    guest.write(0x18, &64u16.to_le_bytes());
+    guest.write(0x1c, &0u16.to_le_bytes());
+    assert_eq!([0x18, 0x1c, 0x20, 0x28, 0x30].map(|at| common(&mut guest, at)), before);
+    // Vectors that there are not read back as none.
+    guest.write(0x1a, &3u16.to_le_bytes());
+    assert_eq!(common(&mut guest, 0x1a), 0xffff);
+    guest.write(0x10, &2u16.to_le_bytes());
+    assert_eq!(common(&mut guest, 0x10), 2);
+    // Nor does a queue exist behind the last.
+    guest.write(0x16, &2u16.to_le_bytes());
+    assert_eq!([0x18, 0x1c, 0x20].map(|at| common(&mut guest, at)), [0; 3]);
+}

@@ -1,0 +1,153 @@
+//! Every device keeps the promises of [`virtio::testing::conformance`].
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on shall stop there")]
+
+use virtio::device::Device;
+use virtio::poll::Epoll;
+use virtio::testing::Guest;
+use virtio::testing::conformance::{Subject, epoll};
+use virtio::worker::MakePoller;
+
+mod entropy {
+    use super::*;
+    use virtio::entropy::Entropy;
+
+    struct Rng;
+
+    impl Subject for Rng {
+        type Poller = Epoll;
+
+        fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
+            Box::new(Entropy::new("rng"))
+        }
+
+        fn poller(&self) -> MakePoller<Epoll> {
+            epoll()
+        }
+
+        fn work(&mut self, guest: &mut Guest<Epoll>) {
+            assert_eq!(guest.request(0, &[], &[32, 32]).0.len, 64);
+        }
+    }
+
+    virtio::testing::conformance!(Rng);
+}
+
+mod balloon {
+    use super::*;
+    use virtio::balloon::{Balloon, BalloonControl};
+
+    struct Rubber(BalloonControl);
+
+    fn rubber() -> Rubber {
+        Rubber(BalloonControl::new(0).unwrap())
+    }
+
+    impl Subject for Rubber {
+        type Poller = Epoll;
+
+        fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
+            Box::new(Balloon::new("balloon", &self.0))
+        }
+
+        fn poller(&self) -> MakePoller<Epoll> {
+            epoll()
+        }
+
+        fn work(&mut self, guest: &mut Guest<Epoll>) {
+            self.work_without(0, guest);
+            self.work_without(1, guest);
+        }
+
+        fn work_without(&mut self, broken: usize, guest: &mut Guest<Epoll>) {
+            let queue = usize::from(broken == 0);
+            let discards = guest.discards.all().len();
+            guest.request(queue, &[&7u32.to_le_bytes()], &[]);
+            assert_eq!(guest.discards.all().len() - discards, usize::from(queue == 0));
+        }
+
+        fn answers_at_once(&self, queue: usize) -> bool {
+            // Statistics stay until new ones are wanted.
+            queue != 2
+        }
+    }
+
+    virtio::testing::conformance!(rubber());
+}
+
+mod net {
+    use super::*;
+    use virtio::net::testing::{Frame, Wire};
+    use virtio::net::{Net, Offloads};
+
+    const RX: usize = 0;
+    const TX: usize = 1;
+    const FRAME: [u8; 60] = [0x5a; 60];
+
+    struct Card(Wire);
+
+    fn card(pairs: u16) -> Card {
+        Card(Wire::new(pairs, Offloads::all()))
+    }
+
+    impl Card {
+        fn send(&self, guest: &mut Guest<Epoll>) {
+            self.0.ends().from_guest.clear();
+            guest.request(TX, &[&[0; 12], &FRAME], &[]);
+            assert_eq!(self.0.ends().from_guest[0].1.bytes, FRAME);
+        }
+
+        fn receive(&self, guest: &mut Guest<Epoll>) {
+            let (_, buffers) = guest.add(RX, &[], &[2048]);
+            guest.kick(RX);
+            self.0.give(0, [Frame { header: [0; 12], bytes: FRAME.to_vec() }]);
+            let used = guest.rings[RX].wait_used();
+            assert_eq!(guest.bytes(buffers[0] + 12, used.len as usize - 12), FRAME);
+        }
+    }
+
+    impl Subject for Card {
+        type Poller = Epoll;
+
+        fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
+            let mac = [0xba, 0xad, 0, 0xca, 0xfe, 1];
+            // What was on its way to a card that is gone is lost.
+            self.0.ends().to_guest.iter_mut().for_each(|frames| frames.clear());
+            Box::new(Net::new("net", mac, Box::new(self.0.clone()), 2))
+        }
+
+        fn poller(&self) -> MakePoller<Epoll> {
+            epoll()
+        }
+
+        fn work(&mut self, guest: &mut Guest<Epoll>) {
+            self.send(guest);
+            self.receive(guest);
+        }
+
+        fn work_without(&mut self, broken: usize, guest: &mut Guest<Epoll>) {
+            if broken != TX {
+                self.send(guest);
+            }
+            if broken != RX {
+                self.receive(guest);
+            }
+        }
+
+        fn looks_at_once(&self, queue: usize) -> bool {
+            !queue.is_multiple_of(2) || queue + 1 == self.0.ends().to_guest.len() * 2 + 1
+        }
+
+        fn burden(&mut self, queue: usize, guest: &mut Guest<Epoll>) {
+            if queue == RX {
+                guest.add(RX, &[], &[2048]);
+                self.0.give(0, [Frame { header: [0; 12], bytes: FRAME.to_vec() }]);
+            } else {
+                guest.add(queue, &[&[0; 12], &FRAME], &[]);
+            }
+            guest.kick(queue);
+        }
+    }
+
+    virtio::testing::conformance!(card(1));
+    virtio::testing::conformance!(with_pairs, card(2));
+}
