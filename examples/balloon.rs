@@ -2,6 +2,7 @@
 //! input is what the guest shall leave to the host. What the process holds is printed whenever the balloon has moved.
 //!
 //! The guest's console goes to standard output.
+#![allow(clippy::print_stderr, reason = "an example's way to speak to people")]
 
 use std::error::Error;
 use std::io::{self, BufRead};

@@ -27,6 +27,7 @@ mod machine;
 pub mod spec;
 
 pub use host::disk::{DiskError, DiskHolder};
+pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;

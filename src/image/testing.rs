@@ -32,6 +32,27 @@ pub(crate) fn ext4(kib: u64, files: &[(&str, &[u8])], options: &[&str]) -> Vec<u
     fs::read(&image).unwrap()
 }
 
+/// A small file system with these files, whose journal holds its root folder's block once more: not unmounted.
+pub(crate) fn unclean(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let [image, block, commands] = ["image", "block", "commands"].map(|name| folder.path().join(name));
+    fs::write(&image, ext4(2560, files, &["-b", "1024", "-N", "64"])).unwrap();
+    let number = debugfs(&image, &["-R", "bmap / 0"]);
+    let number: usize = number.trim().parse().unwrap();
+    fs::write(&block, &fs::read(&image).unwrap()[number * 1024..][..1024]).unwrap();
+    fs::write(&commands, format!("jo\njw -b {number} {}\njc\n", block.display())).unwrap();
+    debugfs(&image, &["-w", "-f", commands.to_str().unwrap()]);
+    fs::read(&image).unwrap()
+}
+
+/// What debugfs says to these arguments, on this image.
+pub(crate) fn debugfs(image: &Path, arguments: &[&str]) -> String {
+    let run = Command::new("/sbin/debugfs").args(arguments).arg(image).output();
+    let run = run.expect("debugfs runs; it is in Debian's package e2fsprogs");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).unwrap()
+}
+
 /// A bit by bit CRC-32, independent of the one that is tested.
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;

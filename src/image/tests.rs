@@ -1,7 +1,8 @@
 //! Whole disks, looked over.
+#![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
 use super::explore::{Explored, Wanted, explore};
-use super::testing::{LINUX, LVM, ext4, gpt, mbr_entry};
+use super::testing::{LINUX, LVM, ext4, gpt, mbr_entry, unclean};
 use super::*;
 
 struct Bytes(Vec<u8>);
@@ -216,5 +217,61 @@ fn random_damage_gives_an_error_or_files_within_the_image() {
         let _ = explore_bytes(&image, None);
         image.truncate((state >> 40) as usize % image.len());
         let _ = explore_bytes(&image, Some("6.1.0-9-amd64"));
+    }
+}
+
+/// An image as the fuzzer takes it: its blocks of 1 KiB that are not zero, each behind its number.
+fn packed(image: &[u8]) -> Vec<u8> {
+    let blocks = (0_u16..).zip(image.chunks(1024)).filter(|(_, block)| block.iter().any(|byte| *byte != 0));
+    blocks.flat_map(|(number, block)| [&number.to_le_bytes()[..], block].concat()).collect()
+}
+
+fn unpacked(seed: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 4 << 20];
+    for part in seed.chunks(1026) {
+        let (number, block) = part.split_first_chunk().unwrap();
+        image[usize::from(u16::from_le_bytes(*number)) * 1024..][..block.len()].copy_from_slice(block);
+    }
+    image
+}
+
+/// The seeds of the fuzz target `image_explore`. mke2fs makes no image twice, so that they are written, with
+/// `MINIVMM_WRITE_SEEDS` set, and not compared.
+fn write_seeds(folder: &std::path::Path) {
+    let small = ["-b", "1024", "-N", "64", "-O", "^has_journal,^resize_inode"];
+    let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6.1.0-9-amd64 ro\n initrd /boot/initrd.img-6.1.0-9-amd64\n}\n";
+    let entry = b"version 1\nlinux /boot/vmlinuz-6.1.0-9-amd64\ninitrd /boot/initrd.img-6.1.0-9-amd64\n";
+    let plain = ext4(1024, &with(&KERNELS), &small);
+    let grub = ext4(1024, &with(&[&KERNELS[..], &[("boot/grub/grub.cfg", cfg)]].concat()), &small);
+    let bls = ext4(1024, &with(&[&KERNELS[..], &[("boot/loader/entries/a.conf", entry)]].concat()), &small);
+    let mut mbr = vec![0; 1 << 20];
+    mbr_entry(&mut mbr, 0, 1, 5, 1024, 7000);
+    mbr_entry(&mut mbr, 512 << 10, 0, 0x83, 1024, 2048);
+    mbr.extend(&grub);
+    mbr.resize(4 << 20, 0);
+    let seeds = [
+        ("ext4", plain),
+        ("journal", unclean(&with(&KERNELS))),
+        ("gpt", gpt(512, &[(1, LINUX, &bls), (2, LVM, b"LABELONE")])),
+        ("mbr", mbr),
+    ];
+    for (name, image) in seeds {
+        std::fs::write(folder.join(name), packed(&image)).unwrap();
+    }
+}
+
+#[test]
+fn fuzz_seeds_lead_to_a_kernel() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/image_explore");
+    if std::env::var_os("MINIVMM_WRITE_SEEDS").is_some() {
+        write_seeds(&folder);
+    }
+    for name in ["ext4", "journal", "gpt", "mbr"] {
+        let seed = std::fs::read(folder.join(name)).unwrap();
+        let found = look(&unpacked(&seed), Wanted::Kernel);
+        assert!(
+            found.kernel.is_some() && found.initrd.is_some() && found.root.is_some(),
+            "{name}: {found:?}"
+        );
     }
 }

@@ -6,6 +6,7 @@ use virtio::balloon::BalloonControl;
 
 use super::StartError;
 use crate::host::disk::{Access, DiskFile};
+use crate::host::ports::PortSocket;
 use crate::spec::Spec;
 
 /// The host's side of the machine's devices.
@@ -13,6 +14,8 @@ use crate::spec::Spec;
 pub(super) struct Backends {
     /// Locked; in the order of the spec.
     pub(super) disks: Vec<Arc<DiskFile>>,
+    /// In the order of the spec.
+    pub(super) ports: Vec<PortSocket>,
     pub(super) balloon: BalloonControl,
 }
 
@@ -26,6 +29,7 @@ impl Backends {
         });
         Ok(Backends {
             disks: disks.collect::<Result<_, _>>()?,
+            ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(balloon).map_err(StartError::Descriptors)?,
         })
     }

@@ -17,7 +17,6 @@ use virtio::transport;
 
 use super::StartError;
 use super::boot_once::{Blueprint, Memory};
-use super::console::WatchedOutput;
 use super::pci;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
@@ -41,10 +40,10 @@ impl Board {
         panicked: Arc<AtomicBool>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
-        let output = WatchedOutput::new(console.output.clone(), panicked);
-        let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, Box::new(output), console.input.clone());
+        let ends = console.ends(&panicked).map_err(StartError::Descriptors)?;
+        let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
-        console.attach(serial.clone());
+        console.attach(&serial);
         let mut bus = Bus::new();
         put(&mut bus, ports::COM1, serial)?;
         put(&mut bus, ports::POWER, Arc::new(Mutex::new(Power::new())))?;
@@ -62,7 +61,7 @@ impl Board {
             msi: Arc::new(vm.msi()),
             doorbells: Arc::new(vm.doorbells()),
         };
-        let functions = (blueprint.functions)(blueprint, &virtio)?;
+        let functions = (blueprint.functions)(blueprint, ends.virtio, &virtio)?;
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();
         pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;

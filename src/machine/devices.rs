@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use devices::pci::slots;
 use virtio::balloon::Balloon;
 use virtio::block::Block;
+use virtio::console::{Backend, Console};
 use virtio::device::Device;
 use virtio::entropy::Entropy;
 use virtio::net::Net;
@@ -21,7 +22,11 @@ use crate::host::tap::Tap;
 use crate::spec::{DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
-pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Vec<Placed>, StartError> {
+pub(super) fn functions(
+    blueprint: &Blueprint,
+    hvc0: Box<dyn Backend>,
+    platform: &Platform,
+) -> Result<Vec<Placed>, StartError> {
     let spec = &blueprint.spec;
     let mut placed = vec![host_bridge()?];
     for (index, (tap, slot)) in spec.tap.iter().zip(slots::NETWORK).enumerate() {
@@ -34,7 +39,11 @@ pub(super) fn functions(blueprint: &Blueprint, platform: &Platform) -> Result<Ve
     let shared = Worker::new("virtio", Box::new(Epoll::new));
     placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
     let balloon = Balloon::new("balloon0", &blueprint.backends.balloon);
-    placed.push(put(Box::new(balloon), shared, slots::BALLOON, platform)?);
+    placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
+    let ports = blueprint.backends.ports.iter();
+    let console = ports
+        .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
+    placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?);
     Ok(placed)
 }
 

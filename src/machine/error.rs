@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::host::disk::DiskError;
+use crate::host::ports::PortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
@@ -88,6 +89,9 @@ pub enum StartError {
     /// A network interface of the host.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A port's socket.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// A virtio device could not be put on the bus.
     #[error(transparent)]
     Virtio(#[from] virtio::transport::TransportError),

@@ -132,7 +132,7 @@ impl Machine {
         functions: MakeFunctions,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
-        let console = Console::new();
+        let console = Console::new(spec.console());
         let input = ConsoleInput::new(console.clone());
         let queue = console.output.clone();
         let spec = spec.clone().settled()?;

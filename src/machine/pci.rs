@@ -9,6 +9,7 @@ use devices::pci::function::PciFunction;
 use devices::pci::host_bridge::HostBridge;
 use devices::pci::root::PciRoot;
 use devices::pci::{EcamMirror, FunctionAddress, slots};
+use virtio::console::Backend;
 use virtio::transport::Platform;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -19,8 +20,9 @@ use crate::kvm::memory::GuestRam;
 /// A function and its place on the bus.
 pub(super) type Placed = (FunctionAddress, Arc<Mutex<dyn PciFunction>>);
 
-/// Makes a machine's functions for one boot.
-pub(super) type MakeFunctions = fn(&Blueprint, &Platform) -> Result<Vec<Placed>, StartError>;
+/// Makes a machine's functions for one boot, its `hvc0` connected to the given end.
+pub(super) type MakeFunctions =
+    fn(&Blueprint, Box<dyn Backend>, &Platform) -> Result<Vec<Placed>, StartError>;
 
 /// The host bridge, where people look for one.
 pub(super) fn host_bridge() -> Result<Placed, StartError> {

@@ -47,11 +47,6 @@ impl DiskFile {
         }
     }
 
-    /// Bytes that the guest sees.
-    pub(crate) fn size(&self) -> u64 {
-        self.sectors.saturating_mul(virtio::block::SECTOR)
-    }
-
     /// The descriptor for flushing and for space.
     pub(super) fn fd(&self) -> RawFd {
         self.buffered.as_raw_fd()

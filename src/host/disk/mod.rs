@@ -15,6 +15,7 @@ mod transfer;
 mod uring;
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests;
 
 pub(crate) use engine::{EngineKind, make_engine};

@@ -174,7 +174,8 @@ impl UringEngine {
     fn reap(&mut self) {
         loop {
             let Some(entry) = self.ring.completion().next() else { return };
-            let (kind, id) = ((entry.user_data() >> 32) as u32, entry.user_data() as u32);
+            let [a, b, c, d, rest @ ..] = entry.user_data().to_le_bytes();
+            let (kind, id) = (u32::from_le_bytes(rest), u32::from_le_bytes([a, b, c, d]));
             match kind {
                 OPERATION => {
                     if let Ok(tag) = Tag::try_from(id) {

@@ -1,5 +1,7 @@
+#![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
+
 use super::*;
-use crate::image::testing::ext4;
+use crate::image::testing::{debugfs, ext4};
 use boot::read::ReadAt;
 use std::process::Command;
 
@@ -56,15 +58,7 @@ fn what_only_the_journal_has_is_read_from_it() {
     let image = ext4(16384, &[("f", b"old content")], &["-b", "1024"]);
     // The block of f, which debugfs then writes to the journal alone, as a guest that was killed leaves it.
     std::fs::write(&path, &image).unwrap();
-    let debugfs = |commands: &[&str]| {
-        let mut said = String::new();
-        for command in commands {
-            let out = Command::new("/sbin/debugfs").args(["-w", "-R", command]).arg(&path).output();
-            said += &String::from_utf8_lossy(&out.expect("debugfs runs (e2fsprogs)").stdout);
-        }
-        said
-    };
-    let block = debugfs(&["bmap f 0"]).trim().to_owned();
+    let block = debugfs(&path, &["-R", "bmap f 0"]).trim().to_owned();
     let new = folder.path().join("new");
     let mut content = b"new content".to_vec();
     content.resize(1024, 0);
@@ -72,11 +66,10 @@ fn what_only_the_journal_has_is_read_from_it() {
     let commands = folder.path().join("commands");
     let text = format!("jo\njw -b {block} {}\njc\n", new.display());
     std::fs::write(&commands, text).unwrap();
-    let out = Command::new("/sbin/debugfs").arg("-w").arg("-f").arg(&commands).arg(&path).output().unwrap();
-    assert!(out.status.success(), "{out:?}");
+    debugfs(&path, &["-w", "-f", commands.to_str().unwrap()]);
     let image = std::fs::read(&path).unwrap();
     let recover = u32::from_le_bytes(image[1024 + 0x60..1024 + 0x64].try_into().unwrap()) & incompat::RECOVER;
-    assert_ne!(recover, 0, "the journal is to be replayed: {out:?}");
+    assert_ne!(recover, 0, "the journal is to be replayed");
     assert_eq!(read(image.clone(), "/f").unwrap().as_deref(), Some(&b"new content"[..]));
     // e2fsck agrees.
     let _ = Command::new("/sbin/e2fsck").args(["-fy", "-E", "journal_only"]).arg(&path).output().unwrap();
@@ -85,8 +78,7 @@ fn what_only_the_journal_has_is_read_from_it() {
     std::fs::write(&path, ext4(16384, &[("f", b"old content")], &["-b", "1024"])).unwrap();
     let text = format!("jo\njw -b {block} {}\njw -r {block}\njc\n", new.display());
     std::fs::write(&commands, text).unwrap();
-    let out = Command::new("/sbin/debugfs").arg("-w").arg("-f").arg(&commands).arg(&path).output().unwrap();
-    assert!(out.status.success(), "{out:?}");
+    debugfs(&path, &["-w", "-f", commands.to_str().unwrap()]);
     assert_eq!(read(std::fs::read(&path).unwrap(), "/f").unwrap().as_deref(), Some(&b"old content"[..]));
 }
 

@@ -161,11 +161,11 @@ mod tests {
         assert!(!sees(&["panic=-1 console=ttyS0"]));
     }
 
-
     #[test]
     fn serial_output_is_shown_when_a_boot_ends_before_hvc0_was_used_and_only_then() {
         for used in [false, true] {
-            let (queue, panicked, in_use) = (Arc::new(ByteQueue::new(64 << 10)), Arc::default(), Arc::default());
+            let (queue, panicked, in_use) =
+                (Arc::new(ByteQueue::new(64 << 10)), Arc::default(), Arc::default());
             let watch = || PanicWatch::new(Arc::clone(&panicked));
             let mut serial = UnseenOutput::new(queue.clone(), watch(), Arc::clone(&in_use));
             serial.write(&[b'.'; UNSEEN_CAPACITY]);
@@ -189,8 +189,7 @@ mod tests {
     #[test]
     fn panic_line_is_seen_on_a_console_that_nobody_looks_at() {
         let panicked = Arc::new(AtomicBool::new(false));
-        let mut hvc0 =
-            WatchedPort::new(Box::new(Nobody), PanicWatch::new(panicked.clone()), Arc::default());
+        let mut hvc0 = WatchedPort::new(Box::new(Nobody), PanicWatch::new(panicked.clone()), Arc::default());
         assert_eq!(hvc0.write(b"Kernel panic - not syncing").unwrap(), 26);
         assert!(panicked.load(Ordering::Acquire));
     }

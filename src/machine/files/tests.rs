@@ -1,4 +1,5 @@
 //! What a machine boots from, over whole images.
+#![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
 use std::fs;
 

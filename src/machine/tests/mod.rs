@@ -12,6 +12,7 @@ use devices::pci::FunctionAddress;
 use devices::pci::bar::BarKind;
 use devices::pci::testing::Scratch;
 use tiny_guest::Guest;
+use virtio::console::Backend;
 use virtio::transport::Platform;
 
 use super::boot_once::Blueprint;
@@ -62,7 +63,7 @@ fn doorbell_at(address: FunctionAddress, kind: BarKind, msi: &Arc<dyn MsiAllocat
 }
 
 /// In the window above memory, in a device's second function: its first is there as well, or nobody would look.
-fn wide_doorbell(_: &Blueprint, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
+fn wide_doorbell(_: &Blueprint, _: Box<dyn Backend>, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
     let mut functions = vec![pci::host_bridge()?];
     functions.push((at(3, 0), Arc::new(Mutex::new(devices::pci::host_bridge::HostBridge::new()))));
     functions.push(doorbell_at(at(3, 1), BarKind::Memory64, &virtio.msi));
@@ -70,7 +71,7 @@ fn wide_doorbell(_: &Blueprint, virtio: &Platform) -> Result<Vec<Placed>, StartE
 }
 
 /// In the window below 4 GiB.
-fn narrow_doorbell(_: &Blueprint, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
+fn narrow_doorbell(_: &Blueprint, _: Box<dyn Backend>, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
     Ok(vec![doorbell_at(at(31, 0), BarKind::Memory32, &virtio.msi)])
 }
 
@@ -96,7 +97,7 @@ fn masked_vectors_wait_and_come_when_they_are_unmasked() {
 #[test]
 fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
     static MADE: Mutex<Vec<Arc<Mutex<Scratch>>>> = Mutex::new(Vec::new());
-    let functions: MakeFunctions = |_, virtio| {
+    let functions: MakeFunctions = |_, _, virtio| {
         let mut functions = vec![pci::host_bridge()?];
         for address in [at(1, 0), at(9, 0)] {
             let scratch = Arc::new(Mutex::new(Scratch::new(&virtio.msi).unwrap()));
@@ -115,7 +116,7 @@ fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
 
 #[test]
 fn device_that_panics_ends_its_machine_and_no_other() {
-    let broken: MakeFunctions = |_, virtio| {
+    let broken: MakeFunctions = |_, _, virtio| {
         let mut function = Doorbell::new(BarKind::Memory32, &virtio.msi);
         function.panics = true;
         Ok(vec![pci::host_bridge()?, (at(1, 0), Arc::new(Mutex::new(function)))])

@@ -11,6 +11,7 @@ mod request;
 mod slots;
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests;
 
 use std::io;

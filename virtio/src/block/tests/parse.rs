@@ -54,7 +54,7 @@ proptest! {
         let mut list = vec![(Operation::Flush, Extent { offset: 1, len: 1 })];
         let on_disk = |extent: Extent| {
             extent.offset.checked_add(extent.len).is_some_and(|end| end <= SECTORS * 512)
-                && extent.offset % 512 == 0 && extent.len % 512 == 0
+                && extent.offset.is_multiple_of(512) && extent.len.is_multiple_of(512)
         };
         match Request::parse(&chain, &memory, &limits, &mut list) {
             Ok(Request::Transfer(Operation::Read, extent)) => {

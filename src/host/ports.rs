@@ -58,7 +58,7 @@ fn cure(source: &io::Error) -> &'static str {
 
 /// A port's socket. It is removed with this value.
 #[derive(Debug)]
-pub(super) struct PortSocket {
+pub(crate) struct PortSocket {
     name: String,
     path: PathBuf,
     /// Device and inode, to remove no other machine's.
@@ -68,7 +68,7 @@ pub(super) struct PortSocket {
 
 impl PortSocket {
     /// Makes the socket that `spec` asks for. One that a dead machine left is replaced.
-    pub(super) fn open(spec: &PortSpec) -> Result<Self, PortError> {
+    pub(crate) fn open(spec: &PortSpec) -> Result<Self, PortError> {
         let (name, path) = (spec.name.to_string(), spec.socket.clone());
         let refused = |source| PortError::Host { name: name.clone(), path: path.clone(), source };
         make_room(&name, &path)?;
@@ -82,12 +82,12 @@ impl PortSocket {
     }
 
     /// The port's name in the guest.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The way to it for the device of one boot.
-    pub(super) fn backend(&self) -> Box<dyn Backend> {
+    pub(crate) fn backend(&self) -> Box<dyn Backend> {
         Box::new(self.backend.clone())
     }
 }
