@@ -1,9 +1,7 @@
 //! Random reads by fio in small guests, under minivmm and under Debian's QEMU in the same interleaved rounds: how many, and
 //! what each request costs the host.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lab::Lab;
 
 use crate::numbers::Series;
@@ -12,7 +10,7 @@ use crate::window::{self, Amount, Window};
 
 const ROUNDS: usize = 3;
 /// How long one look takes, without counting and with.
-const SECONDS: u32 = 2;
+const SECONDS: u32 = 1;
 
 struct Job {
     name: &'static str,
@@ -52,43 +50,40 @@ pub fn on(lab: &Lab) -> Result<()> {
     }
     for job in &JOBS {
         let mut tallies: Vec<Tally> = guests.iter().map(|_| Tally::default()).collect();
+        guests.iter_mut().try_for_each(|guest| begin(guest, job))?;
         for _ in 0..ROUNDS {
             for (guest, tally) in guests.iter_mut().zip(&mut tallies) {
                 measure(lab, guest, job, tally)
                     .with_context(|| format!("{}, {}", guest.rival.name(), job.name))?;
             }
         }
+        guests.iter_mut().try_for_each(Guest::end)?;
         print(job, &tallies);
     }
     Ok(())
 }
 
-fn measure(lab: &Lab, guest: &mut Guest<'_>, job: &Job, tally: &mut Tally) -> Result<()> {
+/// What the guest counts itself.
+const COUNTS: &str = "cut -c1-60 /sys/block/vdb/stat | awk '{ print $1, $3 }'; interrupts /sys/block/vdb";
+
+fn begin(guest: &mut Guest<'_>, job: &Job) -> Result<()> {
     let Job { bytes, depth, .. } = job;
-    guest.sh(&format!(
-        "chroot /programs /usr/bin/fio --name=r --filename=/dev/vdb --readonly --rw=randread --bs={bytes} --direct=1 \
-         --ioengine=io_uring --iodepth={depth} --time_based --runtime=600 >/tmp/fio 2>&1 & fio=$!"
+    guest.begin(&format!(
+        "/usr/bin/fio --name=r --filename=/dev/vdb --readonly --rw=randread --bs={bytes} --direct=1 --thread \
+         --ioengine=io_uring --iodepth={depth} --time_based --runtime=3600"
     ))?;
-    // Until fio has begun, and what it touches for the first time is there.
-    let begin = Instant::now();
-    let counts = "cut -c1-60 /sys/block/vdb/stat | awk '{ print $1, $3 }'; interrupts /sys/block/vdb";
-    let first = guest.numbers(counts)?;
-    loop {
-        let now = guest.numbers(counts)?;
-        if now.first() > first.first().map(|reads| reads + 200.0).as_ref() {
-            break;
-        }
-        ensure!(
-            begin.elapsed() < Duration::from_secs(60),
-            "fio reads nothing: {}",
-            guest.sh("cat /tmp/fio")?
-        );
-        std::thread::sleep(Duration::from_millis(300));
-    }
-    let before = guest.numbers(counts)?;
+    guest.grows(COUNTS, 100.0)?;
+    guest.work(false)
+}
+
+fn measure(lab: &Lab, guest: &mut Guest<'_>, job: &Job, tally: &mut Tally) -> Result<()> {
+    let Job { bytes, .. } = job;
+    guest.work(true)?;
+    guest.grows(COUNTS, 50.0)?;
+    let before = guest.numbers(COUNTS)?;
     let window = window::look(lab, guest.pid, SECONDS, &Amount::BytesRead)?;
-    let after = guest.numbers(counts)?;
-    guest.sh("kill $fio; wait $fio; grep -q IOPS= /tmp/fio || cat /tmp/fio")?;
+    let after = guest.numbers(COUNTS)?;
+    guest.work(false)?;
     let [reads, sectors, interrupts] =
         [0, 1, 2].map(|at| after.get(at).zip(before.get(at)).map_or(0.0, |(a, b)| a - b));
     tally.rate.add(window.rate / bytes);

@@ -1,9 +1,7 @@
 //! TCP between host and guest over a TAP, both ways, under minivmm and under Debian's QEMU (its own virtio-net, no vhost) in the
 //! same interleaved rounds: how much, and what 64 KiB cost the host.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lab::{Cmd, Lab};
 
 use crate::numbers::Series;
@@ -12,7 +10,7 @@ use crate::window::{self, Amount, Window};
 
 const ROUNDS: usize = 3;
 /// How long one look takes, without counting and with.
-const SECONDS: u32 = 2;
+const SECONDS: u32 = 1;
 /// What costs are counted for.
 const UNIT: f64 = 65536.0;
 
@@ -20,6 +18,25 @@ const UNIT: f64 = 65536.0;
 enum Way {
     ToHost,
     ToGuest,
+}
+
+impl Way {
+    /// Bytes as the guest counts them.
+    fn bytes(self) -> &'static str {
+        match self {
+            Way::ToHost => "cat /sys/class/net/eth0/statistics/tx_bytes",
+            Way::ToGuest => "cat /sys/class/net/eth0/statistics/rx_bytes",
+        }
+    }
+
+    /// The same bytes, counted by the host.
+    fn file(self, tap: &str) -> String {
+        let counter = match self {
+            Way::ToHost => "rx_bytes",
+            Way::ToGuest => "tx_bytes",
+        };
+        format!("/sys/class/net/{tap}/statistics/{counter}")
+    }
 }
 
 /// What one rival came to one way, over the rounds.
@@ -49,44 +66,38 @@ pub fn on(lab: &Lab) -> Result<()> {
     }
     for way in [Way::ToHost, Way::ToGuest] {
         let mut tallies: Vec<Tally> = guests.iter().map(|_| Tally::default()).collect();
+        guests.iter_mut().try_for_each(|guest| begin(guest, way))?;
         for _ in 0..ROUNDS {
             for (guest, tally) in guests.iter_mut().zip(&mut tallies) {
                 measure(lab, guest, way, tally)
                     .with_context(|| format!("{}, {way:?}", guest.rival.name()))?;
             }
         }
+        guests.iter_mut().try_for_each(Guest::end)?;
         print(way, &tallies);
     }
     Ok(())
 }
 
+/// Of the guest's, and of its interface's bytes.
+const COUNTS: &str = "interrupts /sys/class/net/eth0";
+
+fn begin(guest: &mut Guest<'_>, way: Way) -> Result<()> {
+    let (network, reverse) = (guest.rival.network(), if matches!(way, Way::ToGuest) { "-R" } else { "" });
+    guest.begin(&format!("/usr/bin/iperf3 -c 192.0.{network}.1 -t 3600 {reverse}"))?;
+    guest.grows(way.bytes(), 1e6)?;
+    guest.work(false)
+}
+
 fn measure(lab: &Lab, guest: &mut Guest<'_>, way: Way, tally: &mut Tally) -> Result<()> {
-    let network = guest.rival.network();
-    let (reverse, counter) = match way {
-        Way::ToHost => ("", "rx_bytes"),
-        Way::ToGuest => ("-R", "tx_bytes"),
-    };
-    guest.sh(&format!(
-        "chroot /programs /usr/bin/iperf3 -c 192.0.{network}.1 -t 600 {reverse} >/tmp/iperf 2>&1 & iperf=$!"
-    ))?;
-    let file = format!("/sys/class/net/{}/statistics/{counter}", guest.rival.tap());
-    let bytes = || -> Result<f64> { Ok(lab.sh(&format!("cat {file}"))?.trim().parse()?) };
-    let (begin, first) = (Instant::now(), bytes()?);
-    while bytes()? < first + 20e6 {
-        ensure!(
-            begin.elapsed() < Duration::from_secs(30),
-            "iperf3 moves nothing: {}",
-            guest.sh("cat /tmp/iperf")?
-        );
-        std::thread::sleep(Duration::from_millis(300));
-    }
-    let before = guest.numbers("interrupts /sys/class/net/eth0")?;
-    let from = bytes()?;
-    let window = window::look(lab, guest.pid, SECONDS, &Amount::File(file.clone()))?;
-    let moved = bytes()? - from;
-    let after = guest.numbers("interrupts /sys/class/net/eth0")?;
-    guest.sh("kill $iperf; wait $iperf; true")?;
-    let interrupts = after.first().zip(before.first()).map_or(0.0, |(a, b)| a - b);
+    let (file, counts) = (way.file(&guest.rival.tap()), format!("{COUNTS}; {}", way.bytes()));
+    guest.work(true)?;
+    guest.grows(way.bytes(), 1e7)?;
+    let before = guest.numbers(&counts)?;
+    let window = window::look(lab, guest.pid, SECONDS, &Amount::File(file))?;
+    let after = guest.numbers(&counts)?;
+    guest.work(false)?;
+    let [interrupts, moved] = [0, 1].map(|at| after.get(at).zip(before.get(at)).map_or(0.0, |(a, b)| a - b));
     tally.rate.add(window.rate * 8.0 / 1e6);
     tally.calls.add(window.calls(UNIT));
     tally.cpu.add(window.cpu_us(UNIT));

@@ -1,7 +1,7 @@
 //! Small Debian guests under minivmm and under Debian's QEMU, side by side in one lab: a shell on the console, one disk with
 //! programs, one to read from, one network interface on a TAP of its own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Cmd, InitramfsSpec, Lab, LabConfig, Process, initramfs, kernels};
@@ -83,13 +83,14 @@ impl Rival {
     fn line(self) -> String {
         let tap = self.tap();
         let qemu = |machine: &str, blk: &str, net: &str| {
-            let drive = |id: &str, file: &str| {
+            let drive = |id: &str, file: &str, how: &str| {
                 format!(
-                    "-drive file={file},if=none,id={id},format=raw,cache=none,aio=io_uring,readonly=on,file.locking=off \
+                    "-drive file={file},if=none,id={id},format=raw,{how},readonly=on,file.locking=off \
                      -device {blk},drive={id},iothread=io"
                 )
             };
-            let (programs, data) = (drive("a", "programs.raw"), drive("b", "data.raw"));
+            let programs = drive("a", "programs.raw", "cache=writeback");
+            let data = drive("b", "data.raw", "cache=none,aio=io_uring");
             format!(
                 "qemu-system-x86_64 -name guest,debug-threads=on -nodefaults -no-user-config -display none -no-reboot \
                  -machine {machine} -accel kvm -cpu host -m 256 -serial stdio \
@@ -101,7 +102,7 @@ impl Rival {
         match self {
             Rival::Minivmm => format!(
                 "./minivmm --kernel vmlinuz.bench --initrd initrd.bench --mem 256 --append quiet \
-                 --disk programs.raw,ro,direct --disk data.raw,ro,direct --tap {tap}"
+                 --disk programs.raw,ro --disk data.raw,ro,direct --tap {tap}"
             ),
             Rival::Q35 => qemu("q35", "virtio-blk-pci", "virtio-net-pci"),
             Rival::Microvm => {
@@ -166,7 +167,40 @@ impl<'a> Guest<'a> {
         Ok(said)
     }
 
-    /// The same, and what it says are numbers.
+    /// Starts one of the programs, which then works in the background whenever it is told to: between rounds it stands
+    /// still, as to start it takes longer than to measure it.
+    pub fn begin(&mut self, program: &str) -> Result<()> {
+        self.sh(&format!("chroot /programs {program} >/tmp/said 2>&1 & work=$!")).map(drop)
+    }
+
+    /// Lets the program go on, or stand still.
+    pub fn work(&mut self, on: bool) -> Result<()> {
+        self.sh(if on { "kill -CONT $work" } else { "kill -STOP $work" }).map(drop)
+    }
+
+    /// Ends it.
+    pub fn end(&mut self) -> Result<()> {
+        self.sh("kill -KILL $work; wait $work; true").map(drop)
+    }
+
+    /// Waits until `count` of the guest's has grown by `more`.
+    pub fn grows(&mut self, count: &str, more: f64) -> Result<()> {
+        let begin = Instant::now();
+        let first = self.number(count)?;
+        while self.number(count)? < first + more {
+            let said = if begin.elapsed() > SOON { self.sh("cat /tmp/said")? } else { String::new() };
+            ensure!(begin.elapsed() < SOON, "{}: no work is done: {said}", self.rival.name());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    /// A line that says one number.
+    pub fn number(&mut self, line: &str) -> Result<f64> {
+        self.numbers(line)?.first().copied().with_context(|| format!("`{line}` says nothing"))
+    }
+
+    /// A line that says numbers.
     pub fn numbers(&mut self, line: &str) -> Result<Vec<f64>> {
         let said = self.sh(line)?;
         said.split_whitespace().map(|word| word.parse().with_context(|| format!("{line}: {said}"))).collect()
