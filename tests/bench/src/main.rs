@@ -2,9 +2,14 @@
 //!
 //! Nothing here passes or fails: the numbers depend on the machine, the ratios and counters hardly do.
 
+mod block;
 mod exits;
+mod network;
+mod numbers;
+mod rivals;
 mod startup;
 mod watch;
+mod window;
 
 use anyhow::{Result, bail};
 
@@ -13,10 +18,15 @@ fn main() -> Result<()> {
     match arguments.first().map(String::as_str) {
         None => {
             startup::run()?;
-            exits::run()
+            exits::run()?;
+            let lab = rivals::lab()?;
+            block::on(&lab)?;
+            network::on(&lab)
         }
         Some("startup") => startup::run(),
         Some("exits") => exits::run(),
-        Some(other) => bail!("no such bench: {other} (startup, exits)"),
+        Some("block") => block::on(&rivals::lab()?),
+        Some("network") => network::on(&rivals::lab()?),
+        Some(other) => bail!("no such bench: {other} (startup, exits, block, network)"),
     }
 }

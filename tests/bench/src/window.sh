@@ -1,0 +1,65 @@
+# What a process and its threads do for a while: `window.sh PID SECONDS AMOUNT`, where AMOUNT is a file with one number,
+# or `io` for the bytes that the process read from disks. Says everything twice, before and after; nothing is started
+# in between. Then the same again with the kernel's histograms of system calls and of KVM's exits, which cost time.
+set -eu
+pid=$1 seconds=$2 amount=$3
+tracing=/sys/kernel/tracing
+[ -e $tracing/events ] || mount -t tracefs tracefs $tracing
+exec {never}<> <(:) || exit 1
+
+say() {
+    local name value tid
+    if [ "$amount" = io ]; then
+        while read -r name value; do
+            [ "$name" != read_bytes: ] || echo "amount $value"
+        done </proc/"$pid"/io
+    else
+        read -r value <"$amount"
+        echo "amount $value"
+    fi
+    echo "time ${EPOCHREALTIME/[.,]/}"
+    for tid in /proc/"$pid"/task/*; do
+        read -r value <"$tid"/schedstat
+        read -r name <"$tid"/comm
+        echo "thread ${tid##*/} ${value%% *} ${name// /_}"
+    done
+}
+wait_for() { read -r -t "$seconds" -u "$never" || true; }
+
+echo quiet
+say
+wait_for
+say
+
+histograms=(
+    raw_syscalls/sys_enter:common_pid,id
+    kvm/kvm_userspace_exit:common_pid,reason
+    kvm/kvm_mmio:common_pid,type
+    kvm/kvm_exit:common_pid,exit_reason
+)
+end() {
+    for one in "${histograms[@]}"; do
+        echo "!hist:keys=${one#*:}" >$tracing/events/"${one%:*}"/trigger 2>/dev/null || true
+    done
+}
+trap end EXIT
+echo traced
+for one in "${histograms[@]}"; do
+    echo "hist:keys=${one#*:}" >$tracing/events/"${one%:*}"/trigger
+done
+# The first moments are not counted in full.
+say
+for one in "${histograms[@]}"; do
+    echo "hist:keys=${one#*:}:clear" >>$tracing/events/"${one%:*}"/trigger
+done
+wait_for
+for one in "${histograms[@]}"; do
+    echo "hist:keys=${one#*:}:pause" >>$tracing/events/"${one%:*}"/trigger
+done
+say
+for one in "${histograms[@]}"; do
+    echo "histogram ${one%:*}"
+    while read -r line; do
+        [[ $line != *hitcount:* ]] || echo "$line"
+    done <$tracing/events/"${one%:*}"/hist
+done
