@@ -9,14 +9,14 @@
 #[path = "support/vmm.rs"]
 mod vmm;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tiny_guest::Guest;
-use vmm::{Heard, Launch, Owned, count, run, wait};
+use vmm::{Heard, LIMIT, Launch, Owned, count, run, wait};
 
 /// Text of so many bytes in which every place differs from its neighbours; it has no end of input (0x04).
 fn text(len: usize) -> Vec<u8> {
@@ -153,6 +153,23 @@ fn reader_that_goes_away_does_not_stop_the_guest() {
     assert_eq!(wait(&mut child, String::new).code(), Some(0));
 }
 
+/// Waits until the guest, which never halts, is held up: its vCPU thread has slept for a while.
+fn until_vcpu_sleeps(pid: u32) {
+    let asleep = || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().any(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.contains(" (vcpu0) S ")
+        })
+    };
+    let begin = Instant::now();
+    let mut times = 0;
+    while times < 20 {
+        assert!(begin.elapsed() < LIMIT, "the guest is never held up");
+        times = if asleep() { times + 1 } else { 0 };
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
     // Queue and pipe hold half of what the guest says, so it never comes to its end by itself.
@@ -160,9 +177,8 @@ fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
     let mut child = Owned::start(launch.command());
     let (_output, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (stderr, _listener) = Heard::listen(stderr);
+    until_vcpu_sleeps(child.id());
     for signals in 1..=2 {
-        // The guest's end of the queue is full by then, or nearly: both must do.
-        thread::sleep(Duration::from_millis(200));
         vmm::send_signal(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
         assert!(signals == 2 || stderr.wait(|said| count(said, "power button pressed") == 1));
     }
