@@ -384,12 +384,12 @@ mod tests {
         struct Count(std::sync::atomic::AtomicUsize);
         impl std::task::Wake for Count {
             fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                self.0.fetch_add(1, Ordering::SeqCst);
             }
         }
         let count = Arc::new(Count(0.into()));
         let waker = Waker::from(count.clone());
-        let woken = || count.0.load(std::sync::atomic::Ordering::SeqCst);
+        let woken = || count.0.load(Ordering::SeqCst);
         let queue = ByteQueue::new(2);
         let mut out = [0; 4];
         assert_eq!(queue.poll_pop(&waker, &mut out), Poll::Pending);
