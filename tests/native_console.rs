@@ -81,7 +81,7 @@ fn bytes_typed_one_by_one_each_wake_a_halted_guest() {
 fn input_from_a_file_is_read_to_its_end() {
     let launch = Launch::new(Guest::EchoPolled);
     let path = launch.path().join("input");
-    std::fs::write(&path, [&text(5000)[..], b"\x04"].concat()).unwrap();
+    fs::write(&path, [&text(5000)[..], b"\x04"].concat()).unwrap();
     let ended = launch.stdin(File::open(path).unwrap()).run();
     ended.is(&format!("{}\ndone\n", echoed(&text(5000))), 0);
 }
@@ -110,7 +110,7 @@ fn guest_is_served_with_every_descriptor_closed() {
     let mut launch = Launch::new(Guest::Ports);
     let folder = launch.folder.clone();
     let kernel = folder.path().join("Ports.elf");
-    let before = std::fs::read(&kernel).unwrap();
+    let before = fs::read(&kernel).unwrap();
     close_all(&mut launch.command);
     let ended = launch.run();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -223,7 +223,7 @@ fn guest_that_takes_no_input_lets_the_command_end() {
     // More than all queues hold, and nobody reads it.
     let launch = Launch::new(Guest::TimerWake);
     let path = launch.path().join("input");
-    std::fs::write(&path, vec![b'x'; 3 << 20]).unwrap();
+    fs::write(&path, vec![b'x'; 3 << 20]).unwrap();
     launch.stdin(File::open(path).unwrap()).run().is("woke\ndone\n", 0);
     run(Guest::TimerWake, &[]).is("woke\ndone\n", 0);
 }
@@ -257,7 +257,7 @@ fn close_all(command: &mut std::process::Command) {
 #[test]
 fn output_that_cannot_be_written_is_said_to_be_lost() {
     let mut launch = Launch::new(Guest::EchoPolled);
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let out = launch
         .command()
         .stdout(full)
