@@ -31,5 +31,8 @@ pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
-pub use machine::{ConsoleInput, Controls, Crash, Exit, Machine, StartError};
+pub use machine::{
+    ConsoleInput, Controls, Crash, Events, Exit, Machine, MachineEvent, MemoryStats, PauseError, StartError,
+    Stats, VcpuStats,
+};
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -202,6 +202,11 @@ impl ByteQueue {
         true
     }
 
+    /// How many wait for room.
+    pub fn waiting_producers(&self) -> usize {
+        self.lock().writers
+    }
+
     /// Whether nothing waits to be taken.
     pub fn is_empty(&self) -> bool {
         self.lock().bytes.is_empty()
@@ -308,7 +313,7 @@ mod tests {
         let go_on = Arc::new(AtomicBool::new(true));
         let (own, asked) = (queue.clone(), go_on.clone());
         let producer = thread::spawn(move || own.push_while(b"more", || asked.load(Ordering::SeqCst)));
-        while queue.lock().writers == 0 {
+        while queue.waiting_producers() == 0 {
             thread::yield_now();
         }
         go_on.store(false, Ordering::SeqCst);

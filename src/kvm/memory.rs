@@ -81,7 +81,7 @@ pub(crate) struct Slot {
 pub(crate) struct GuestRam {
     // Before `mapping`: the regions point into it.
     regions: GuestMemoryMmap,
-    _mapping: Mapping,
+    mapping: Mapping,
     read_only: bool,
 }
 
@@ -89,9 +89,9 @@ impl GuestRam {
     /// RAM at `ranges` (guest address, bytes), all from one mapping in that order.
     pub(crate) fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
         let ram = Self::map(ranges, false)?;
-        ram._mapping.advise(libc::MADV_HUGEPAGE);
+        ram.mapping.advise(libc::MADV_HUGEPAGE);
         // A crash of ours must not write the guest's secrets to a core file.
-        ram._mapping.advise(libc::MADV_DONTDUMP);
+        ram.mapping.advise(libc::MADV_DONTDUMP);
         Ok(ram)
     }
 
@@ -129,7 +129,7 @@ impl GuestRam {
             offset += len;
         }
         let regions = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
-        Ok(GuestRam { regions, _mapping: mapping, read_only })
+        Ok(GuestRam { regions, mapping, read_only })
     }
 
     /// The memory with its checked, volatile accessors.
@@ -151,6 +151,31 @@ impl GuestRam {
             len: region.len(),
             read_only: self.read_only,
         })
+    }
+
+    /// Bytes of it.
+    pub(crate) fn size(&self) -> u64 {
+        self.mapping.len as u64
+    }
+
+    /// Bytes of it that the host has given so far and not taken back (mincore(2)).
+    pub(crate) fn resident(&self) -> u64 {
+        const CHUNK: usize = 64 << 20;
+        const PAGE: usize = 4096;
+        let mut pages = [0u8; CHUNK / PAGE];
+        let mut resident = 0u64;
+        for offset in (0..self.mapping.len).step_by(CHUNK) {
+            let len = CHUNK.min(self.mapping.len - offset);
+            // SAFETY: the range is within this mapping, which is a whole number of pages, and `pages` has a byte for each.
+            let failed = unsafe {
+                libc::mincore(self.mapping.start.as_ptr().add(offset).cast(), len, pages.as_mut_ptr())
+            } != 0;
+            if !failed {
+                let here = pages.iter().take(len / PAGE).filter(|page| **page & 1 != 0).count();
+                resident += (here * PAGE) as u64;
+            }
+        }
+        resident
     }
 
     /// Reads `len` bytes of `file` from `offset` straight into guest memory at `guest`, without moving the file's

@@ -137,6 +137,15 @@ impl Vcpu {
         self.fd.set_regs(&regs::general(state)).map_err(call("take the vCPU's registers"))
     }
 
+    /// Tells the guest, when it next looks at its clock, that time has passed in which it did not run: it shall not take
+    /// that for a lockup (KVM api §4.70, KVM_KVMCLOCK_CTRL).
+    pub(crate) fn was_stopped(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            // EINVAL: it has no such clock, so it does not measure itself by it.
+            log::debug!("vcpu{}: KVM_KVMCLOCK_CTRL: {error}", self.id);
+        }
+    }
+
     /// Runs the guest until it needs something.
     pub(crate) fn enter(&mut self, entry: Entry) -> Exit<'_> {
         self.fd.set_kvm_immediate_exit(u8::from(entry == Entry::Complete));

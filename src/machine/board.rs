@@ -8,6 +8,7 @@ use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
 use boot::layout::{self, RamLayout};
 use devices::bus::{Bus, BusDevice};
 use devices::pci::alloc::Windows;
+use devices::pci::root::PciRoot;
 use devices::ports;
 use devices::power::{Power, PowerButton};
 use devices::pvpanic::PvPanic;
@@ -29,6 +30,7 @@ use crate::spec::Rtc;
 pub(super) struct Board {
     pub(super) buses: Buses,
     pub(super) power_button: PowerButton,
+    pub(super) pci: Arc<PciRoot>,
     pub(super) platform: Platform,
 }
 
@@ -66,7 +68,7 @@ impl Board {
         let functions = (blueprint.functions)(blueprint, ends.virtio, &virtio)?;
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();
-        pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
+        let pci = pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
         let platform = Platform {
             cpus: spec.cpus().get(),
             com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),
@@ -83,7 +85,7 @@ impl Board {
             pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
         };
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
-        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, platform })
+        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, pci, platform })
     }
 }
 

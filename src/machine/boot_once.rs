@@ -7,16 +7,20 @@ use std::thread;
 
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
+use devices::pci::root::PciRoot;
 use devices::power::PowerButton;
+use virtio::balloon::BalloonControl;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::backends::Backends;
 use super::board::{Board, pci_window, reset_code};
 use super::console::Console;
+use super::events::Publisher;
 use super::files::BootFiles;
 use super::gate::Gate;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
+use super::stats::{MemoryStats, Stats};
 use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
@@ -31,6 +35,8 @@ pub(super) struct Blueprint {
     pub(super) spec: Spec,
     pub(super) console: Console,
     pub(super) backends: Backends,
+    /// Who hears what happens.
+    pub(super) publisher: Publisher,
     /// What goes on the PCI bus.
     pub(super) functions: MakeFunctions,
 }
@@ -42,10 +48,12 @@ pub(super) struct Boot {
     /// The kernel's panic line was seen on the console.
     pub(super) panicked: Arc<AtomicBool>,
     power_button: PowerButton,
-    _vcpus: VcpuThreads,
+    pci: Arc<PciRoot>,
+    vcpus: VcpuThreads,
     _vm: Vm,
     // Behind `_vm`: KVM reaches into this memory for as long as the VM lives.
-    _memory: Memory,
+    memory: Memory,
+    balloon: BalloonControl,
 }
 
 /// The guest's memory, kept mapped for the VM.
@@ -67,7 +75,7 @@ impl Boot {
         let (plan, sources) = plan(spec, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let panicked = Arc::new(AtomicBool::new(false));
-        let gate = Arc::new(Gate::new(blueprint.console.output.clone()));
+        let gate = Arc::new(Gate::new(number, blueprint.console.output.clone(), events.clone()));
         let loader = Loader::new(&sources);
         let Assembled { vm, board, vcpus } = thread::scope(|scope| {
             let helper = thread::Builder::new()
@@ -88,10 +96,36 @@ impl Boot {
             number,
             panicked,
             power_button: board.power_button,
-            _vcpus: threads,
+            pci: board.pci,
+            vcpus: threads,
             _vm: vm,
-            _memory: memory,
+            memory,
+            balloon: blueprint.backends.balloon.clone(),
         })
+    }
+
+    /// What it has done so far.
+    pub(super) fn stats(&self) -> Stats {
+        let ram = self.memory.ram.as_ref();
+        let memory =
+            MemoryStats { size: ram.size(), resident: ram.resident(), balloon: self.balloon.actual() };
+        Stats { vcpus: self.vcpus.exits(), memory }
+    }
+
+    /// Makes the vCPUs rest; [`Event::AtRest`] comes, with the number given here, when they do.
+    pub(super) fn hold_vcpus(&self) -> u64 {
+        self.vcpus.pause()
+    }
+
+    /// Makes the devices rest, when the vCPUs do.
+    pub(super) fn pause_devices(&self) {
+        self.pci.pause();
+    }
+
+    /// Everything goes on.
+    pub(super) fn resume(&self) {
+        self.pci.resume();
+        self.vcpus.resume();
     }
 
     /// Presses the power button.

@@ -118,3 +118,20 @@ impl StartError {
         StartError::Describe(Box::new(error))
     }
 }
+
+/// A machine did not come to rest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PauseError {
+    /// It had ended, or ended meanwhile.
+    #[error("the machine has ended")]
+    Ended,
+    /// It was resumed or reset before it rested.
+    #[error("the machine was resumed or reset before it had come to rest")]
+    Interrupted,
+    /// What it has asked of the host takes longer.
+    #[error(
+        "the machine did not come to rest within {0:?}: the host has not done yet what a disk was asked for"
+    )]
+    TimedOut(std::time::Duration),
+}

@@ -1,30 +1,213 @@
 //! Whether the vCPUs of one boot may run.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use devices::console::ByteQueue;
+
+use super::BootNumber;
+use super::supervisor::Event;
+
+/// What the vCPUs shall do.
+mod wish {
+    pub(super) const RUN: u8 = 0;
+    pub(super) const REST: u8 = 1;
+    pub(super) const END: u8 = 2;
+}
 
 /// What every vCPU asks before it enters the guest, and wherever it may have to wait for somebody outside.
 #[derive(Debug)]
 pub(super) struct Gate {
-    shut: AtomicBool,
+    boot: BootNumber,
+    /// Changed with `inside` locked; read without, as each entry into the guest does.
+    wish: AtomicU8,
+    inside: Mutex<Inside>,
+    changed: Condvar,
     /// The only thing that a vCPU waits for: room for the guest's output.
     output: Arc<ByteQueue>,
+    events: Sender<Event>,
+}
+
+/// Who may change the guest's state.
+#[derive(Debug, Default)]
+struct Inside {
+    vcpus: usize,
+    /// How often they were asked to rest, so that the answer to one is not taken for the next one's.
+    round: u64,
 }
 
 impl Gate {
-    pub(super) fn new(output: Arc<ByteQueue>) -> Self {
-        Gate { shut: AtomicBool::new(false), output }
+    pub(super) fn new(boot: BootNumber, output: Arc<ByteQueue>, events: Sender<Event>) -> Self {
+        let (wish, inside, changed) = (AtomicU8::new(wish::RUN), Mutex::default(), Condvar::new());
+        Gate { boot, wish, inside, changed, output, events }
+    }
+
+    /// Whether a vCPU may enter the guest: if not, [`Gate::rest`].
+    pub(super) fn is_open(&self) -> bool {
+        self.wish.load(Ordering::SeqCst) == wish::RUN
     }
 
     /// Lets no vCPU in any more, nor wait. Those inside the guest have to be called out.
     pub(super) fn shut(&self) {
-        self.shut.store(true, Ordering::SeqCst);
+        self.set(&self.lock(), wish::END);
+    }
+
+    /// Lets no vCPU in until [`Gate::open`]. [`Event::AtRest`] comes, with the number given here, once none runs; those
+    /// inside the guest have to be called out.
+    pub(super) fn hold(&self) -> u64 {
+        let mut inside = self.lock();
+        inside.round += 1;
+        self.set(&inside, wish::REST);
+        self.tell(&inside);
+        inside.round
+    }
+
+    /// Lets them in again.
+    pub(super) fn open(&self) {
+        self.set(&self.lock(), wish::RUN);
+    }
+
+    /// A vCPU's thread comes, and is inside until what it gets is dropped.
+    pub(super) fn come(self: &Arc<Self>) -> Insider {
+        self.lock().vcpus += 1;
+        Insider(self.clone())
+    }
+
+    /// Waits with `wait` for somebody outside: a vCPU that waits does not run. `wait` shall end when it is told that
+    /// the machine does; that may be more than once.
+    pub(super) fn outside<T>(&self, wait: impl FnOnce(&dyn Fn() -> bool) -> T) -> T {
+        self.leave();
+        let result = wait(&|| self.wish.load(Ordering::SeqCst) != wish::END);
+        self.enter();
+        result
+    }
+
+    fn leave(&self) {
+        let mut inside = self.lock();
+        inside.vcpus = inside.vcpus.saturating_sub(1);
+        self.tell(&inside);
+    }
+
+    /// Waits until the gate is open or shut, and says whether it is open.
+    fn enter(&self) -> bool {
+        let mut inside = self.lock();
+        while self.wish.load(Ordering::SeqCst) == wish::REST {
+            inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
+        }
+        inside.vcpus += 1;
+        self.is_open()
+    }
+
+    fn set(&self, _inside: &MutexGuard<'_, Inside>, wish: u8) {
+        self.wish.store(wish, Ordering::SeqCst);
+        self.changed.notify_all();
         self.output.nudge();
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        !self.shut.load(Ordering::SeqCst)
+    fn tell(&self, inside: &Inside) {
+        if inside.vcpus == 0 && self.wish.load(Ordering::SeqCst) == wish::REST {
+            // The supervisor is gone only when the machine is going down.
+            let _ = self.events.send(Event::AtRest { boot: self.boot, round: inside.round });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A vCPU's thread behind the gate.
+#[derive(Debug)]
+pub(super) struct Insider(Arc<Gate>);
+
+impl Insider {
+    /// Stays outside until the gate is open or shut, and says whether it is open.
+    pub(super) fn rest(&self) -> bool {
+        self.0.leave();
+        self.0.enter()
+    }
+}
+
+impl Drop for Insider {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn gate() -> (Arc<Gate>, Receiver<Event>, Arc<ByteQueue>) {
+        let (sender, events) = mpsc::channel();
+        let output = Arc::new(ByteQueue::new(1));
+        (Arc::new(Gate::new(BootNumber::default(), output.clone(), sender)), events, output)
+    }
+
+    fn rested(events: &Receiver<Event>, expected: u64) {
+        let event = events.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(event, Event::AtRest { round, .. } if round == expected), "{event:?}");
+        assert!(events.try_recv().is_err(), "once only");
+    }
+
+    #[test]
+    fn all_vcpus_rest_before_it_is_said_and_run_again_when_let() {
+        let (gate, events, _) = gate();
+        let stay = || {
+            let (insider, gate) = (gate.come(), gate.clone());
+            thread::spawn(move || {
+                let mut rests = 0;
+                while gate.is_open() || insider.rest() {
+                    rests += 1;
+                    thread::yield_now();
+                }
+                rests
+            })
+        };
+        let threads = [stay(), stay()];
+        for _ in 0..100 {
+            let round = gate.hold();
+            rested(&events, round);
+            gate.open();
+        }
+        gate.shut();
+        for thread in threads {
+            assert!(thread.join().unwrap() > 0);
+        }
+    }
+
+    #[test]
+    fn a_vcpu_that_waits_for_its_reader_rests_already() {
+        let (gate, events, output) = gate();
+        output.push(b"x").unwrap();
+        let (own, queue) = (gate.clone(), output.clone());
+        let thread = thread::spawn(move || {
+            let _insider = own.come();
+            own.outside(|go_on| queue.push_while(b"y", go_on))
+        });
+        while output.waiting_producers() == 0 {
+            thread::yield_now();
+        }
+        let round = gate.hold();
+        rested(&events, round);
+        // Its reader comes while it rests: the byte goes out, and it waits to be let in.
+        assert_eq!(output.pop(&mut [0]), 1);
+        gate.open();
+        assert!(thread.join().unwrap().is_ok());
+    }
+
+    #[test]
+    fn nobody_waits_behind_a_shut_gate() {
+        let (gate, _, output) = gate();
+        output.push(b"x").unwrap();
+        gate.hold();
+        gate.shut();
+        assert!(!gate.come().rest());
+        assert!(gate.outside(|go_on| output.push_while(b"y", go_on)).is_err());
     }
 }

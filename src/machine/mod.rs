@@ -11,25 +11,29 @@ mod cmdline;
 mod console;
 mod devices;
 mod error;
+mod events;
 mod exit;
 pub(crate) mod files;
 mod gate;
 mod loader;
 mod pci;
+mod stats;
 mod supervisor;
 #[cfg(test)]
 mod tests;
 mod vcpus;
 
 use std::io::Write;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use console::ConsoleInput;
-pub use error::StartError;
+pub use error::{PauseError, StartError};
+pub use events::{Events, MachineEvent};
 pub use exit::{Crash, Exit};
+pub use stats::{MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
@@ -37,6 +41,7 @@ use virtio::balloon::BalloonControl;
 use backends::Backends;
 use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread};
+use events::Publisher;
 use pci::MakeFunctions;
 use supervisor::{Command, Event, supervise};
 
@@ -57,9 +62,16 @@ struct Outcome {
     ended: Condvar,
 }
 
+impl Outcome {
+    fn has_ended(&self) -> bool {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
 /// Publishes how the machine ended, also when the supervisor panics: whoever waits must not wait for ever.
 struct Ending<'a> {
     outcome: &'a Outcome,
+    publisher: Publisher,
     exit: Exit,
 }
 
@@ -68,6 +80,7 @@ impl Drop for Ending<'_> {
         let exit = std::mem::replace(&mut self.exit, Exit::Killed);
         *self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(exit));
         self.outcome.ended.notify_all();
+        self.publisher.publish(MachineEvent::Exited);
     }
 }
 
@@ -80,12 +93,14 @@ pub struct Machine {
     supervisor: Option<JoinHandle<()>>,
 }
 
-/// Asks things of a running machine; it may be cloned and sent to other threads. Nothing here waits, and all of it is
-/// harmless once the machine has ended.
+/// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
+/// has ended.
 #[derive(Debug, Clone)]
 pub struct Controls {
     events: Sender<Event>,
     balloon: BalloonControl,
+    publisher: Publisher,
+    outcome: Arc<Outcome>,
 }
 
 impl Controls {
@@ -108,6 +123,42 @@ impl Controls {
     /// Ends the machine where it is.
     pub fn kill(&self) {
         self.send(Command::Kill);
+    }
+
+    /// Brings the machine to rest: its processors stop between two instructions, then its devices, whose work that is
+    /// under way is brought to an end. The guest sees its clock jump when it goes on, to the right time. Pausing a
+    /// machine that rests already does nothing.
+    ///
+    /// # Errors
+    /// [`PauseError`]. After [`PauseError::TimedOut`] the machine still comes to rest, unless it is resumed before.
+    pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
+        let (answer, answered) = mpsc::channel();
+        self.send(Command::Pause(answer));
+        answered.recv_timeout(limit).map_err(|error| match error {
+            RecvTimeoutError::Timeout => PauseError::TimedOut(limit),
+            RecvTimeoutError::Disconnected if self.outcome.has_ended() => PauseError::Ended,
+            RecvTimeoutError::Disconnected => PauseError::Interrupted,
+        })
+    }
+
+    /// Lets a machine go on that was paused, or is about to be. It does when this returns.
+    pub fn resume(&self) {
+        let (answer, answered) = mpsc::channel();
+        self.send(Command::Resume(answer));
+        // No answer: it has ended.
+        let _ = answered.recv();
+    }
+
+    /// What the machine has done since its guest booted last; `None` once it has ended.
+    pub fn stats(&self) -> Option<Stats> {
+        let (answer, answered) = mpsc::channel();
+        self.send(Command::Stats(answer));
+        answered.recv().ok()
+    }
+
+    /// What happens to the machine from now on.
+    pub fn events(&self) -> Events {
+        self.publisher.listen(self.outcome.has_ended())
     }
 
     fn send(&self, command: Command) {
@@ -139,7 +190,8 @@ impl Machine {
         let spec = spec.clone().settled()?;
         let backends = Backends::open(&spec)?;
         let balloon = backends.balloon.clone();
-        let blueprint = Blueprint { spec, console, backends, functions };
+        let publisher = Publisher::default();
+        let blueprint = Blueprint { spec, console, backends, publisher: publisher.clone(), functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());
@@ -147,8 +199,11 @@ impl Machine {
         let supervisor = thread::Builder::new()
             .name("machine".into())
             .spawn(move || {
-                let mut ending =
-                    Ending { outcome: &result, exit: Exit::Failed(StartError::Internal("the supervisor")) };
+                let mut ending = Ending {
+                    outcome: &result,
+                    publisher: blueprint.publisher.clone(),
+                    exit: Exit::Failed(StartError::Internal("the supervisor")),
+                };
                 ending.exit = supervise(&blueprint, boot, &receiver, &events);
                 // Who waits for the end may start the next machine on the same disks and sockets.
                 drop(blueprint);
@@ -156,7 +211,7 @@ impl Machine {
             })
             .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, balloon },
+            controls: Controls { events: sender, balloon, publisher, outcome: outcome.clone() },
             outcome,
             input,
             supervisor: Some(supervisor),
@@ -203,6 +258,29 @@ impl Machine {
     /// See [`Controls::reset`].
     pub fn reset(&self) {
         self.controls.reset();
+    }
+
+    /// See [`Controls::pause`].
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
+        self.controls.pause(limit)
+    }
+
+    /// See [`Controls::resume`].
+    pub fn resume(&self) {
+        self.controls.resume();
+    }
+
+    /// See [`Controls::stats`].
+    pub fn stats(&self) -> Option<Stats> {
+        self.controls.stats()
+    }
+
+    /// See [`Controls::events`].
+    pub fn events(&self) -> Events {
+        self.controls.events()
     }
 
     /// See [`Controls::balloon`].

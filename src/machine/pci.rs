@@ -40,12 +40,13 @@ pub(super) fn plug(
     windows: Windows,
     ecam: &Arc<GuestRam>,
     functions: Vec<Placed>,
-) -> Result<(), StartError> {
+) -> Result<Arc<PciRoot>, StartError> {
     let root = PciRoot::new(windows, Arc::new(RamMirror(ecam.clone())));
     for (address, function) in functions {
         root.insert(address, function).map_err(StartError::describe)?;
     }
-    root.put_on(bus, layout::ECAM.start).map_err(StartError::describe)
+    root.put_on(bus, layout::ECAM.start).map_err(StartError::describe)?;
+    Ok(root)
 }
 
 /// The read-only memory slot that holds the configuration space: the guest reads it without an exit.

@@ -8,7 +8,8 @@ use std::thread::{self, JoinHandle};
 use devices::bus::{Bus, Effect};
 
 use super::exit::Crash;
-use super::gate::Gate;
+use super::gate::{Gate, Insider};
+use super::stats::{ExitCounters, VcpuStats};
 use super::supervisor::Event;
 use super::{BootNumber, StartError};
 use crate::kvm::kick;
@@ -34,7 +35,15 @@ pub(super) struct VcpuContext {
 #[derive(Debug)]
 pub(super) struct VcpuThreads {
     gate: Arc<Gate>,
-    threads: Vec<(JoinHandle<()>, Arc<AtomicBool>)>,
+    threads: Vec<VcpuThread>,
+}
+
+#[derive(Debug)]
+struct VcpuThread {
+    thread: JoinHandle<()>,
+    /// It blocks the kick's signal by now.
+    kickable: Arc<AtomicBool>,
+    exits: Arc<ExitCounters>,
 }
 
 impl VcpuThreads {
@@ -43,14 +52,16 @@ impl VcpuThreads {
         let mut started =
             VcpuThreads { gate: context.gate.clone(), threads: Vec::with_capacity(vcpus.len()) };
         for vcpu in vcpus {
-            let (context, kickable) = (context.clone(), Arc::default());
-            let ready = Arc::clone(&kickable);
+            let (context, kickable, exits) = (context.clone(), Arc::default(), Arc::default());
+            let (ready, counters) = (Arc::clone(&kickable), Arc::clone(&exits));
+            // Here, so that a pause right after this waits for all of them.
+            let insider = context.gate.come();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{}", vcpu.id()))
                 .stack_size(STACK)
-                .spawn(move || run(vcpu, &context, &ready))
+                .spawn(move || run(Running { vcpu, context: &context, exits: &counters }, &insider, &ready))
                 .map_err(StartError::Thread)?;
-            started.threads.push((thread, kickable));
+            started.threads.push(VcpuThread { thread, kickable, exits });
         }
         Ok(started)
     }
@@ -62,12 +73,33 @@ impl VcpuThreads {
     /// side writes its flag before it reads the other's, in one order for all: one of the two must see.
     pub(super) fn stop(&mut self) {
         self.gate.shut();
-        let ready = self.threads.iter().filter(|(_, kickable)| kickable.load(Ordering::SeqCst));
-        ready.for_each(|(thread, _)| kick::kick(thread));
-        for (thread, _) in self.threads.drain(..) {
+        self.kick();
+        for vcpu in self.threads.drain(..) {
             // A panic in it was printed when it happened, and the machine is going down.
-            let _ = thread.join();
+            let _ = vcpu.thread.join();
         }
+    }
+
+    /// Makes all of them leave the guest and wait. [`Event::AtRest`] comes, with the number given here, when they do.
+    pub(super) fn pause(&self) -> u64 {
+        let round = self.gate.hold();
+        self.kick();
+        round
+    }
+
+    /// Lets them go on.
+    pub(super) fn resume(&self) {
+        self.gate.open();
+    }
+
+    /// Why each of them left the guest so far.
+    pub(super) fn exits(&self) -> Vec<VcpuStats> {
+        self.threads.iter().map(|vcpu| vcpu.exits.now()).collect()
+    }
+
+    fn kick(&self) {
+        let ready = self.threads.iter().filter(|vcpu| vcpu.kickable.load(Ordering::SeqCst));
+        ready.for_each(|vcpu| kick::kick(&vcpu.thread));
     }
 }
 
@@ -80,30 +112,102 @@ impl Drop for VcpuThreads {
 /// Address space for a vCPU thread's stack; only what is used is ever backed by memory.
 const STACK: usize = 256 << 10;
 
-fn run(mut vcpu: Vcpu, context: &VcpuContext, kickable: &AtomicBool) {
+fn run(mut running: Running<'_>, insider: &Insider, kickable: &AtomicBool) {
     // Said if nothing better is: a vCPU that ends without a word would leave the machine standing.
+    let context = running.context;
     let mut last_word = LastWord { context, what: Some(VcpuEvent::Failed(StartError::Internal("a vCPU"))) };
-    last_word.what = match kick::accept_kicks(&vcpu) {
+    last_word.what = match kick::accept_kicks(&running.vcpu) {
         Ok(()) => {
             kickable.store(true, Ordering::SeqCst);
-            run_until(&mut vcpu, &context.buses, &context.gate)
+            running.until_the_end(insider).unwrap_or_else(|crash| Some(VcpuEvent::Crashed(crash)))
         }
         Err(error) => Some(VcpuEvent::Failed(StartError::Kvm(error))),
     };
 }
 
-/// Runs the guest until it has something to say to the supervisor, or `None` once the gate is shut.
-fn run_until(vcpu: &mut Vcpu, buses: &Buses, gate: &Gate) -> Option<VcpuEvent> {
-    while gate.is_open() {
-        match step(vcpu, buses) {
-            Ok(None) => {}
-            // Every effect ends this boot: run no instruction behind it.
-            Ok(Some(effect)) => return Some(VcpuEvent::Effect(effect)),
-            Err(crash) => return Some(VcpuEvent::Crashed(crash)),
+/// An instruction may need so many accesses before a vCPU rests. Only a string instruction needs more than a few; one
+/// that goes on for ever shall not keep the machine from pausing.
+const MOST_ACCESSES: usize = 64;
+
+/// A vCPU on its thread.
+struct Running<'a> {
+    vcpu: Vcpu,
+    context: &'a VcpuContext,
+    exits: &'a ExitCounters,
+}
+
+/// Why the guest was left.
+enum Step {
+    /// For an access, which is done. Every effect ends this boot: run no instruction behind it.
+    Served(Option<Effect>),
+    /// Somebody called this thread, or nothing was left to complete.
+    Called,
+}
+
+impl Running<'_> {
+    /// Runs the guest until it has something to say to the supervisor, or `None` once the gate is shut.
+    fn until_the_end(&mut self, insider: &Insider) -> Result<Option<VcpuEvent>, Crash> {
+        loop {
+            while self.context.gate.is_open() {
+                if let Step::Served(Some(effect)) = self.step(Entry::Run)? {
+                    return Ok(Some(VcpuEvent::Effect(effect)));
+                }
+            }
+            if let Some(effect) = self.complete()? {
+                return Ok(Some(VcpuEvent::Effect(effect)));
+            }
+            if !insider.rest() {
+                return Ok(None);
+            }
+            self.vcpu.was_stopped();
         }
     }
-    // The last access may still wait for its completion; the vCPU is thrown away, so nobody reads its state.
-    None
+
+    /// Completes the access that the guest was left for, so that the vCPU stands between two instructions.
+    fn complete(&mut self) -> Result<Option<Effect>, Crash> {
+        for _ in 0..MOST_ACCESSES {
+            match self.step(Entry::Complete)? {
+                Step::Called => break,
+                Step::Served(None) => {}
+                Step::Served(effect) => return Ok(effect),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Enters the guest once and serves what it left it for.
+    fn step(&mut self, entry: Entry) -> Result<Step, Crash> {
+        let (buses, exits) = (&self.context.buses, self.exits);
+        let effect = match self.vcpu.enter(entry) {
+            Exit::PortIn { port, width, data } => {
+                exits.port_in.add_one();
+                elements(data, width, |data| buses.ports.read(u64::from(port), data))
+            }
+            Exit::PortOut { port, width, data } => {
+                exits.port_out.add_one();
+                data.chunks_exact(width.max(1))
+                    .fold(None, |effect, data| effect.or(buses.ports.write(u64::from(port), data)))
+            }
+            Exit::MmioRead { address, data } => {
+                exits.mmio_read.add_one();
+                buses.mmio.read(address, data)
+            }
+            Exit::MmioWrite { address, data } => {
+                exits.mmio_write.add_one();
+                buses.mmio.write(address, data)
+            }
+            Exit::Interrupted => {
+                exits.interrupted.add_one();
+                kick::take_kicks();
+                return Ok(Step::Called);
+            }
+            Exit::Unhandled(reason) => {
+                let reason = reason.to_string();
+                return Err(Crash { vcpu: self.vcpu.id(), rip: self.vcpu.rip(), reason });
+            }
+        };
+        Ok(Step::Served(effect))
+    }
 }
 
 /// Tells the supervisor how a vCPU thread ended, also when it panics.
@@ -127,28 +231,6 @@ pub(super) enum VcpuEvent {
     Effect(Effect),
     Crashed(Crash),
     Failed(StartError),
-}
-
-/// Enters the guest once and serves what it left it for.
-fn step(vcpu: &mut Vcpu, buses: &Buses) -> Result<Option<Effect>, Crash> {
-    let reason = match vcpu.enter(Entry::Run) {
-        Exit::PortIn { port, width, data } => {
-            return Ok(elements(data, width, |data| buses.ports.read(u64::from(port), data)));
-        }
-        Exit::PortOut { port, width, data } => {
-            return Ok(data
-                .chunks_exact(width.max(1))
-                .fold(None, |effect, data| effect.or(buses.ports.write(u64::from(port), data))));
-        }
-        Exit::MmioRead { address, data } => return Ok(buses.mmio.read(address, data)),
-        Exit::MmioWrite { address, data } => return Ok(buses.mmio.write(address, data)),
-        Exit::Interrupted => {
-            kick::take_kicks();
-            return Ok(None);
-        }
-        Exit::Unhandled(reason) => reason.to_string(),
-    };
-    Err(Crash { vcpu: vcpu.id(), rip: vcpu.rip(), reason })
 }
 
 /// A string instruction moves several elements through one port.

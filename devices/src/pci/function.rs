@@ -33,6 +33,13 @@ pub trait PciFunction: fmt::Debug + Send {
     /// Between the old and the new place there is always a call with nowhere, so that places never collide.
     fn bar_changed(&mut self, bar: BarIndex, address: Option<u64>);
 
+    /// The machine rests: work that is under way is brought to an end, no new work begins, guest memory does not change.
+    /// The guest's vCPUs rest already. Waits as long as the host takes for what it was asked.
+    fn pause(&mut self) {}
+
+    /// Goes on where [`PciFunction::pause`] left it. Harmless without.
+    fn resume(&mut self) {}
+
     /// Back to power-on, but for the configuration space, which the root resets afterwards (with
     /// [`PciFunction::config_written`] and [`PciFunction::bar_changed`] as for a guest's write).
     fn reset(&mut self);

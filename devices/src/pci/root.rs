@@ -155,6 +155,16 @@ impl PciRoot {
         self.place(bus);
     }
 
+    /// All functions at rest; see [`super::function::PciFunction::pause`].
+    pub fn pause(&self) {
+        self.lock_bus().slots.values().for_each(|slot| lock(&slot.function).pause());
+    }
+
+    /// All functions go on.
+    pub fn resume(&self) {
+        self.lock_bus().slots.values().for_each(|slot| lock(&slot.function).resume());
+    }
+
     /// What the configuration spaces hold. Functions say the rest of their state themselves.
     pub fn state(&self) -> PciRootState {
         let bus = self.lock_bus();

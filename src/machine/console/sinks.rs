@@ -34,7 +34,13 @@ impl ConsoleSink for WatchedOutput {
     fn write(&mut self, bytes: &[u8]) {
         self.watch.look_at(bytes);
         // An error: the boot is over, and the rest of its words with it.
-        let _ = self.queue.push_while(bytes, || self.gate.is_open());
+        let _ = match self.queue.try_push(bytes) {
+            taken if taken == bytes.len() => Ok(()),
+            taken => {
+                let rest = bytes.get(taken..).unwrap_or_default();
+                self.gate.outside(|go_on| self.queue.push_while(rest, go_on))
+            }
+        };
     }
 }
 

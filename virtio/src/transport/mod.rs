@@ -26,7 +26,7 @@ use crate::device::{Device, Traits};
 use crate::interrupts::Interrupts;
 use crate::memory::Memory;
 use crate::poll::Poller;
-use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT};
+use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT, QueueState};
 use crate::worker::Worker;
 use bar::Area;
 use capabilities::PciAccess;
@@ -64,6 +64,8 @@ pub struct VirtioPci<P: Poller + 'static> {
     memory: Memory,
     worker: Arc<Worker<P>>,
     place: Place<P>,
+    /// Where the queues stood when the machine was paused, if the device was at work.
+    paused: Option<Vec<Option<QueueState>>>,
     doorbells: Arc<dyn Doorbells>,
     kicks: Vec<Arc<EventFd>>,
     /// Where the doorbells are attached.
@@ -136,6 +138,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             memory: platform.memory.clone(),
             worker,
             place: Place::Here(device),
+            paused: None,
             doorbells: platform.doorbells.clone(),
             kicks: (0..queues).map(|_| kick()).collect::<io::Result<_>>()?,
             rung_at: None,
@@ -233,9 +236,23 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
         self.ring_at(address);
     }
 
+    fn pause(&mut self) {
+        if self.paused.is_none() {
+            self.wait_for_reset();
+            self.paused = self.take_back();
+        }
+    }
+
+    fn resume(&mut self) {
+        if let Some(states) = self.paused.take() {
+            self.start(&states);
+        }
+    }
+
     fn reset(&mut self) {
         self.begin_reset();
         self.wait_for_reset();
+        self.paused = None;
         self.msix.reset();
     }
 }

@@ -1,0 +1,164 @@
+//! What happens to a machine, for those who want to hear of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// Events that wait for a listener. A guest may reset itself all day, and nobody may be listening.
+const MOST_WAITING: usize = 256;
+
+/// Something that happened to a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MachineEvent {
+    /// Its processors run, for the first time or after a reset.
+    Booted,
+    /// It rests: see [`Machine::pause`](crate::Machine::pause).
+    Paused,
+    /// It goes on.
+    Resumed,
+    /// Its guest was reset, by itself or by command; [`MachineEvent::Booted`] follows.
+    Reset,
+    /// Its guest's kernel panicked; [`MachineEvent::Exited`] follows.
+    Panicked,
+    /// A device waits for its driver to reset it, because of what the driver did or what the host refused.
+    DeviceFailed {
+        /// Such as `blk0`.
+        device: String,
+        /// In words.
+        reason: String,
+    },
+    /// So many events came while nobody took them, and were dropped.
+    Missed(u64),
+    /// It has ended; [`Machine::wait`](crate::Machine::wait) says how. Nothing follows.
+    Exited,
+}
+
+/// A machine's events from when it was asked for, in order. As an iterator it waits for each, and ends with the machine.
+#[derive(Debug)]
+pub struct Events(Arc<Listener>);
+
+impl Events {
+    /// The next event, if one comes within `limit`; `None` also once the machine has ended.
+    pub fn next_within(&self, limit: Duration) -> Option<MachineEvent> {
+        let deadline = Instant::now().checked_add(limit);
+        let mut waiting = self.0.lock();
+        loop {
+            if let Some(event) = waiting.take() {
+                return Some(event);
+            }
+            if waiting.ended {
+                return None;
+            }
+            waiting = match deadline {
+                None => self.0.came.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.checked_duration_since(Instant::now())?;
+                    self.0.came.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+impl Iterator for Events {
+    type Item = MachineEvent;
+
+    fn next(&mut self) -> Option<MachineEvent> {
+        self.next_within(Duration::MAX)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Listener {
+    waiting: Mutex<Waiting>,
+    came: Condvar,
+}
+
+impl Listener {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<MachineEvent>,
+    missed: u64,
+    ended: bool,
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<MachineEvent> {
+        match std::mem::take(&mut self.missed) {
+            0 => self.events.pop_front(),
+            missed => Some(MachineEvent::Missed(missed)),
+        }
+    }
+}
+
+/// The machine's side: tells every listener that is still there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Publisher(Arc<Mutex<Vec<Weak<Listener>>>>);
+
+impl Publisher {
+    pub(super) fn publish(&self, event: MachineEvent) {
+        let mut listeners = self.lock();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            let mut waiting = listener.lock();
+            if waiting.events.len() >= MOST_WAITING {
+                waiting.events.pop_front();
+                waiting.missed += 1;
+            }
+            waiting.ended |= event == MachineEvent::Exited;
+            waiting.events.push_back(event.clone());
+            listener.came.notify_all();
+        }
+    }
+
+    /// A new listener. One that comes when all is over hears just that.
+    pub(super) fn listen(&self, ended: bool) -> Events {
+        let listener = Arc::new(Listener::default());
+        listener.lock().ended = ended;
+        self.lock().push(Arc::downgrade(&listener));
+        Events(listener)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Listener>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listener_hears_all_in_order_until_the_end() {
+        let publisher = Publisher::default();
+        let (first, second) = (publisher.listen(false), publisher.listen(false));
+        let all = [MachineEvent::Booted, MachineEvent::Paused, MachineEvent::Exited];
+        all.iter().for_each(|event| publisher.publish(event.clone()));
+        assert_eq!(first.collect::<Vec<_>>(), all);
+        assert_eq!(second.collect::<Vec<_>>(), all);
+        assert_eq!(publisher.listen(true).next(), None);
+    }
+
+    #[test]
+    fn a_listener_that_sleeps_costs_little_and_is_told_what_it_missed() {
+        let publisher = Publisher::default();
+        let mut events = publisher.listen(false);
+        for _ in 0..MOST_WAITING + 10 {
+            publisher.publish(MachineEvent::Reset);
+        }
+        assert_eq!(events.next(), Some(MachineEvent::Missed(10)));
+        for _ in 0..MOST_WAITING {
+            assert_eq!(events.next(), Some(MachineEvent::Reset));
+        }
+        assert_eq!(events.next_within(Duration::from_millis(1)), None);
+        drop(events);
+        publisher.publish(MachineEvent::Reset);
+        assert!(publisher.lock().is_empty());
+    }
+}
