@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use lab::{Cmd, Lab, LabConfig, LabKind, Output, Process, Status};
 
-/// Time for systemd to get to a login under two emulations, on a busy machine.
-pub(crate) const BOOT: Duration = Duration::from_secs(240);
+/// Time for systemd to get to a login under two emulations: a minute of a processor, which a busy machine may take long to give.
+pub(crate) const BOOT: Duration = Duration::from_secs(480);
 /// Time for a guest that is up to answer.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
+/// What the guide computes before it boots the machine on tap2.
+pub(crate) const MAC: &str = "ba:ad:00:ca:fe:02";
+pub(crate) const LINK_LOCAL: &str = "fe80::b8ad:ff:feca:fe02";
 /// As a user of group kvm who may do nothing else.
 pub(crate) const AS_USER: &str = "setpriv --reuid 1000 --regid 1000 --groups 101 --bounding-set -all --inh-caps -all \
                                   --ambient-caps -all --no-new-privs --";
@@ -55,8 +58,8 @@ impl Guest {
             console.expect(question, SOON).unwrap();
         }
         console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= PS2= sh\n").unwrap();
-        // Echoed, it does not read so.
-        console.send("stty -echo cols 999; echo 'root-'shell\n").unwrap();
+        // The kernel keeps to its log from here on. Echoed, the word does not read so.
+        console.send("dmesg -n 1; stty -echo cols 999; echo 'root-'shell\n").unwrap();
         console.expect("root-shell", SOON).unwrap();
         println!("a login after {:.1} s", self.boot.as_secs_f32());
     }
@@ -82,7 +85,6 @@ impl Guest {
 
     #[track_caller]
     pub(crate) fn sh_within(&mut self, line: &str, limit: Duration) -> String {
-        // The kernel may write to the console at any time, but not within a line of the shell's.
         self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
         let mut said = self.console.expect("status=", limit).unwrap();
         said.truncate(said.len() - "status=".len());
