@@ -106,7 +106,7 @@ pub(crate) fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
     command.args(["-smp", &config.cpus.to_string(), "-m", &config.mem_mib.to_string()]);
     command.arg("-kernel").arg(&kernel.bzimage);
     command.args(["-initrd", &format!("/proc/{}/fd/{}", std::process::id(), archive.as_raw_fd())]);
-    command.args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc mitigations=off"]);
+    command.args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc"]);
     command.args(["-chardev", "file,id=console,path=/proc/self/fd/1", "-serial", "chardev:console"]);
     command.args(["-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=0"]);
     command.args(["-device", "virtserialport,chardev=agent,name=lab"]);
