@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lab::{Cmd, Lab, LabConfig, LabKind, Output, Process, Status};
 
@@ -34,8 +34,6 @@ pub(crate) fn lab() -> &'static Lab {
 #[derive(Debug)]
 pub(crate) struct Guest {
     console: Process,
-    /// From the start to the login prompt.
-    pub(crate) boot: Duration,
 }
 
 impl Guest {
@@ -43,16 +41,15 @@ impl Guest {
     #[track_caller]
     pub(crate) fn start(line: &str) -> Self {
         let console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
-        let mut guest = Guest { console, boot: Duration::ZERO };
+        let mut guest = Guest { console };
         guest.log_in();
         guest
     }
 
     #[track_caller]
     fn log_in(&mut self) {
-        let (begin, console) = (Instant::now(), &mut self.console);
+        let console = &mut self.console;
         console.expect("vm0 login: ", BOOT).unwrap();
-        self.boot = begin.elapsed();
         for (answer, question) in [("etu", "Password: "), ("-etu-", "etu@vm0:~$ ")] {
             console.send(format!("{answer}\n")).unwrap();
             console.expect(question, SOON).unwrap();
@@ -61,7 +58,6 @@ impl Guest {
         // The kernel keeps to its log from here on. Echoed, the word does not read so.
         console.send("dmesg -n 1; stty -echo cols 999; echo 'root-'shell\n").unwrap();
         console.expect("root-shell", SOON).unwrap();
-        println!("a login after {:.1} s", self.boot.as_secs_f32());
     }
 
     /// Sends it round by systemd, and logs in again.
