@@ -114,7 +114,7 @@ fn guest_is_served_with_every_descriptor_closed() {
     close_all(&mut launch.command);
     let ended = launch.run();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert_eq!(std::fs::read(&kernel).unwrap(), before);
+    assert_eq!(fs::read(&kernel).unwrap(), before);
 }
 
 /// What [`Guest::Flood`] prints.
@@ -200,7 +200,7 @@ fn last_words_are_out_when_the_command_ends() {
         launch.command.stdout(File::create(&path).unwrap()).stderr(Stdio::null());
         let mut child = Owned::start(launch.command());
         assert_eq!(wait(&mut child, String::new).code(), Some(status));
-        assert!(std::fs::read_to_string(path).unwrap().ends_with(said));
+        assert!(fs::read_to_string(path).unwrap().ends_with(said));
     }
 }
 
