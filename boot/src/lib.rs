@@ -6,6 +6,7 @@
 
 pub mod acpi;
 mod compression;
+pub mod cpio;
 pub mod entry;
 #[cfg(test)]
 mod hostile_tests;
@@ -14,6 +15,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod layout;
 pub mod memmap;
+pub mod modules;
 pub mod plan;
 pub mod read;
 mod tables;

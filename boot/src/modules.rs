@@ -1,0 +1,263 @@
+//! A kernel's modules in a folder of the host, such as `/lib/modules/6.1.0-25-amd64`: which there are, and what has to be
+//! loaded for some of them, in which order. For whoever makes an initramfs.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::compression::Compression;
+
+/// Folders in folders: Debian's are seven deep.
+const DEPTH_MAX: usize = 16;
+/// Modules in a folder: Debian has 4,000.
+const MODULES_MAX: usize = 100_000;
+/// The largest module that is taken; Debian's largest has 8 MB.
+const MODULE_MAX: u64 = 256 << 20;
+/// Where a module says what it needs (scripts/mod/modpost.c).
+const DEPENDS: &[u8] = b"\0depends=";
+
+/// Why a module cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModuleError {
+    /// The kernel has it neither in itself nor here.
+    #[error("{folder} has no module {name}", folder = folder.display())]
+    Missing {
+        /// Which.
+        name: String,
+        /// Where it should be.
+        folder: PathBuf,
+    },
+    /// The host did not let it be read, or it is damaged.
+    #[error("the module {path} cannot be read: {source}", path = path.display())]
+    Read {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A module to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Name of its file, unpacked: `virtio_pci.ko`.
+    pub file: String,
+    /// What is in it, unpacked.
+    pub content: Vec<u8>,
+}
+
+/// The modules of one kernel.
+#[derive(Debug)]
+pub struct Modules {
+    folder: PathBuf,
+    files: HashMap<String, PathBuf>,
+    builtin: HashSet<String>,
+}
+
+impl Modules {
+    /// Lists the modules in `folder`: those of its modules.dep, or, in a package that was never installed, those it has.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        let lines = |name: &str| fs::read(folder.join(name)).map(|text| String::from_utf8_lossy(&text).into_owned());
+        let mut files = HashMap::new();
+        match lines("modules.dep") {
+            Ok(text) => {
+                let paths = text.lines().filter_map(|line| line.split_once(':')).take(MODULES_MAX);
+                files.extend(paths.map(|(path, _)| (module_name(Path::new(path)), folder.join(path))));
+            }
+            Err(_) => collect(&folder.join("kernel"), DEPTH_MAX, &mut files)?,
+        }
+        let builtin = lines("modules.builtin").unwrap_or_default();
+        let builtin = builtin.lines().map(|line| module_name(Path::new(line))).collect();
+        Ok(Modules { folder: folder.to_path_buf(), files, builtin })
+    }
+
+    /// Whether there is a module of this name to load.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.contains_key(&name.replace('-', "_"))
+    }
+
+    /// Whether the kernel has it in itself.
+    pub fn is_built_in(&self, name: &str) -> bool {
+        self.builtin.contains(&name.replace('-', "_"))
+    }
+
+    /// The named modules and all that they need, in the order in which they are to be loaded. One that is built in is left out.
+    ///
+    /// `unpack` is asked where this crate cannot unpack something itself.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub fn load(
+        &self,
+        names: &[&str],
+        unpack: &dyn Fn(Compression, &Path) -> io::Result<Vec<u8>>,
+    ) -> Result<Vec<Module>, ModuleError> {
+        let mut order = Order { modules: self, unpack, seen: HashSet::new(), done: Vec::new() };
+        names.iter().try_for_each(|name| order.add(&name.replace('-', "_")))?;
+        Ok(order.done)
+    }
+}
+
+struct Order<'a> {
+    modules: &'a Modules,
+    unpack: &'a dyn Fn(Compression, &Path) -> io::Result<Vec<u8>>,
+    seen: HashSet<String>,
+    done: Vec<Module>,
+}
+
+impl Order<'_> {
+    /// What a module needs stands in itself. Each is looked at once, so that a circle ends, which a kernel cannot load
+    /// either; a chain is as long as there are modules, and they are few enough for the stack.
+    fn add(&mut self, name: &str) -> Result<(), ModuleError> {
+        if self.modules.builtin.contains(name) || !self.seen.insert(name.to_owned()) {
+            return Ok(());
+        }
+        let missing = || ModuleError::Missing { name: name.to_owned(), folder: self.modules.folder.clone() };
+        let path = self.modules.files.get(name).filter(|_| self.seen.len() < 1000).ok_or_else(missing)?;
+        let content = self.read(path).map_err(|source| ModuleError::Read { path: path.clone(), source })?;
+        for needed in depends(&content) {
+            self.add(&needed)?;
+        }
+        self.done.push(Module { file: format!("{name}.ko"), content });
+        Ok(())
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let packed = limited(fs::File::open(path)?)?;
+        match Compression::of(&packed) {
+            None => Ok(packed),
+            Some(Compression::Gzip) => limited(flate2::read::MultiGzDecoder::new(&packed[..])),
+            Some(Compression::Zstd) => {
+                limited(ruzstd::decoding::StreamingDecoder::new(&packed[..]).map_err(io::Error::other)?)
+            }
+            Some(other) => (self.unpack)(other, path),
+        }
+    }
+}
+
+fn limited(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if from.take(MODULE_MAX + 1).read_to_end(&mut bytes)? as u64 > MODULE_MAX {
+        return Err(io::Error::other("it is too large to be a module"));
+    }
+    Ok(bytes)
+}
+
+/// The `depends=` line that modpost puts into a module's .modinfo.
+fn depends(module: &[u8]) -> Vec<String> {
+    let found = module.windows(DEPENDS.len()).position(|window| window == DEPENDS);
+    let text = found.and_then(|at| module.get(at + DEPENDS.len()..)).unwrap_or_default();
+    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+    let names = String::from_utf8_lossy(text);
+    names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
+}
+
+/// A module is asked for as `kvm_amd` or `kvm-amd`, whatever its file is called, and however it is packed.
+fn module_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split(".ko").next().unwrap_or_default().replace('-', "_")
+}
+
+fn collect(folder: &Path, depth: usize, files: &mut HashMap<String, PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            if depth > 0 {
+                collect(&entry.path(), depth - 1, files)?;
+            }
+        } else if files.len() < MODULES_MAX {
+            files.insert(module_name(&entry.path()), entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of modules: file and what it needs.
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, needs) in files {
+            let path = folder.path().join("kernel/drivers").join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, module(needs)).unwrap();
+        }
+        fs::write(folder.path().join("modules.builtin"), "kernel/drivers/virtio/virtio-ring.ko\n").unwrap();
+        folder
+    }
+
+    fn module(needs: &str) -> Vec<u8> {
+        format!("\x7fELF..\0license=GPL\0depends={needs}\0name=x\0").into_bytes()
+    }
+
+    fn order(folder: &Path, names: &[&str]) -> Result<Vec<String>, ModuleError> {
+        let none = |_: Compression, _: &Path| Err(io::ErrorKind::Unsupported.into());
+        let modules = Modules::open(folder).unwrap().load(names, &none)?;
+        Ok(modules.into_iter().map(|module| module.file).collect())
+    }
+
+    #[test]
+    fn what_a_module_needs_comes_before_it_once_and_what_is_built_in_does_not() {
+        let folder = tree(&[
+            ("virtio_pci.ko", "virtio-pci-modern-dev,virtio_ring,virtio"),
+            ("virtio/virtio_pci_modern_dev.ko", "virtio"),
+            ("virtio/virtio.ko", ""),
+            ("char/virtio_console.ko", "virtio_ring,virtio"),
+        ]);
+        let order = order(folder.path(), &["virtio-pci", "virtio_console", "virtio_ring"]).unwrap();
+        assert_eq!(order, ["virtio.ko", "virtio_pci_modern_dev.ko", "virtio_pci.ko", "virtio_console.ko"]);
+        let modules = Modules::open(folder.path()).unwrap();
+        assert!(modules.is_built_in("virtio-ring") && modules.has("virtio") && !modules.has("virtio_net"));
+    }
+
+    #[test]
+    fn installed_modules_are_those_of_modules_dep() {
+        let folder = tree(&[("a.ko", "b"), ("b.ko", ""), ("c.ko", "")]);
+        fs::write(folder.path().join("modules.dep"), "kernel/drivers/a.ko: kernel/drivers/b.ko\nkernel/drivers/b.ko:\n")
+            .unwrap();
+        assert_eq!(order(folder.path(), &["a"]).unwrap(), ["b.ko", "a.ko"]);
+        let error = order(folder.path(), &["c"]).unwrap_err();
+        assert!(error.to_string().contains("has no module c"), "{error}");
+    }
+
+    #[test]
+    fn modules_that_need_each_other_end() {
+        let folder = tree(&[("a.ko", "b"), ("b.ko", "a")]);
+        assert_eq!(order(folder.path(), &["a"]).unwrap(), ["b.ko", "a.ko"]);
+    }
+
+    #[test]
+    fn packed_modules_are_unpacked() {
+        use std::io::Write;
+        let folder = tree(&[]);
+        let drivers = folder.path().join("kernel/drivers");
+        fs::create_dir_all(&drivers).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&module("b")).unwrap();
+        fs::write(drivers.join("a.ko.gz"), gzip.finish().unwrap()).unwrap();
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        fs::write(drivers.join("b.ko.zst"), ruzstd::encoding::compress_to_vec(&module("c")[..], level)).unwrap();
+        fs::write(drivers.join("c.ko.xz"), b"\xfd7zXZ\0...").unwrap();
+        let modules = Modules::open(folder.path()).unwrap();
+        let unpack = |how: Compression, path: &Path| {
+            assert!(how == Compression::Xz && path.ends_with("c.ko.xz"));
+            Ok(module(""))
+        };
+        let files: Vec<_> = modules.load(&["a"], &unpack).unwrap().into_iter().map(|m| m.file).collect();
+        assert_eq!(files, ["c.ko", "b.ko", "a.ko"]);
+        let error = order(folder.path(), &["a"]).unwrap_err();
+        assert!(error.to_string().contains("c.ko.xz cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn folder_that_is_none_is_an_error() {
+        assert!(Modules::open(Path::new("/nonexistent")).is_err());
+    }
+}
