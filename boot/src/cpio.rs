@@ -22,7 +22,9 @@ const DIRECTORY: Kind = Kind::Directory;
 #[non_exhaustive]
 pub enum CpioError {
     /// Sizes are 32 bits in this format.
-    #[error("{name} has {size} bytes, and no file of 4 GiB or more fits into an initramfs: leave it out, or give it on a disk")]
+    #[error(
+        "{name} has {size} bytes, and no file of 4 GiB or more fits into an initramfs: leave it out, or give it on a disk"
+    )]
     TooLarge {
         /// Which.
         name: String,
@@ -267,7 +269,19 @@ impl Archive {
         let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
         // Magic, inode, mode, uid, gid, links, time, size, device of the file (2), its own numbers (2), name, no check sum.
         let numbers = [
-            inode.0, mode, member.uid, member.gid, member.links, 0, size32, 0, 0, device.0, device.1, name_size, 0,
+            inode.0,
+            mode,
+            member.uid,
+            member.gid,
+            member.links,
+            0,
+            size32,
+            0,
+            0,
+            device.0,
+            device.1,
+            name_size,
+            0,
         ];
         let mut head = b"070701".to_vec();
         head.extend(numbers.iter().flat_map(|number| format!("{number:08x}").into_bytes()));

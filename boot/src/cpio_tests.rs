@@ -20,8 +20,9 @@ fn read(archive: &[u8]) -> Vec<Seen> {
     let mut members = Vec::new();
     loop {
         assert_eq!(&rest[..6], b"070701");
-        let number =
-            |i: usize| u32::from_str_radix(std::str::from_utf8(&rest[6 + i * 8..14 + i * 8]).unwrap(), 16).unwrap();
+        let number = |i: usize| {
+            u32::from_str_radix(std::str::from_utf8(&rest[6 + i * 8..14 + i * 8]).unwrap(), 16).unwrap()
+        };
         let (size, name_size) = (number(6) as usize, number(11) as usize);
         let content_at = (110 + name_size).next_multiple_of(4);
         assert_eq!(rest[110 + name_size - 1], 0);
@@ -67,7 +68,10 @@ fn members_are_found_with_their_modes_and_the_folders_above_them() {
     );
     let modes: Vec<u32> = members.iter().map(|member| member.mode).collect();
     assert_eq!(modes, [0o40755, 0o40755, 0o104755, 0o120777, 0o40755, 0o20600, 0o40755, 0o10640]);
-    assert_eq!((members[2].content.as_slice(), members[3].content.as_slice()), (&b"12345"[..], &b"../lib"[..]));
+    assert_eq!(
+        (members[2].content.as_slice(), members[3].content.as_slice()),
+        (&b"12345"[..], &b"../lib"[..])
+    );
     assert_eq!(members[5].device, (5, 1));
 }
 
@@ -117,7 +121,8 @@ fn file_that_changed_meanwhile_is_an_error_and_what_it_grew_by_is_left_out() {
 
 #[test]
 fn file_of_four_gib_is_refused_and_one_byte_less_is_not() {
-    let with = |size| Member::new(0o644, Kind::File(Content::Host { path: "big".into(), size, identity: (0, 0) }));
+    let with =
+        |size| Member::new(0o644, Kind::File(Content::Host { path: "big".into(), size, identity: (0, 0) }));
     let mut archive = Archive::new();
     let error = archive.add("big", with(1 << 32)).unwrap_err();
     assert!(error.to_string().contains("big has 4294967296 bytes"), "{error}");

@@ -62,7 +62,8 @@ impl Modules {
     /// # Errors
     /// It cannot be read.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        let lines = |name: &str| fs::read(folder.join(name)).map(|text| String::from_utf8_lossy(&text).into_owned());
+        let lines =
+            |name: &str| fs::read(folder.join(name)).map(|text| String::from_utf8_lossy(&text).into_owned());
         let mut files = HashMap::new();
         match lines("modules.dep") {
             Ok(text) => {
@@ -220,8 +221,11 @@ mod tests {
     #[test]
     fn installed_modules_are_those_of_modules_dep() {
         let folder = tree(&[("a.ko", "b"), ("b.ko", ""), ("c.ko", "")]);
-        fs::write(folder.path().join("modules.dep"), "kernel/drivers/a.ko: kernel/drivers/b.ko\nkernel/drivers/b.ko:\n")
-            .unwrap();
+        fs::write(
+            folder.path().join("modules.dep"),
+            "kernel/drivers/a.ko: kernel/drivers/b.ko\nkernel/drivers/b.ko:\n",
+        )
+        .unwrap();
         assert_eq!(order(folder.path(), &["a"]).unwrap(), ["b.ko", "a.ko"]);
         let error = order(folder.path(), &["c"]).unwrap_err();
         assert!(error.to_string().contains("has no module c"), "{error}");
@@ -243,7 +247,8 @@ mod tests {
         gzip.write_all(&module("b")).unwrap();
         fs::write(drivers.join("a.ko.gz"), gzip.finish().unwrap()).unwrap();
         let level = ruzstd::encoding::CompressionLevel::Fastest;
-        fs::write(drivers.join("b.ko.zst"), ruzstd::encoding::compress_to_vec(&module("c")[..], level)).unwrap();
+        fs::write(drivers.join("b.ko.zst"), ruzstd::encoding::compress_to_vec(&module("c")[..], level))
+            .unwrap();
         fs::write(drivers.join("c.ko.xz"), b"\xfd7zXZ\0...").unwrap();
         let modules = Modules::open(folder.path()).unwrap();
         let unpack = |how: Compression, path: &Path| {

@@ -2,8 +2,9 @@
 
 use crate::host::{filter, read, run, say};
 use crate::{LabError, cache};
-use std::collections::HashMap;
+use boot::modules::Modules;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -192,88 +193,13 @@ impl Kernel {
     ///
     /// One that is built into the kernel is left out.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>, LabError> {
-        let mut files = HashMap::new();
-        collect(&self.modules.join("kernel"), &mut files)?;
-        let builtin = fs::read_to_string(self.modules.join("modules.builtin")).unwrap_or_default();
-        let builtin = builtin.lines().map(|l| module_name(Path::new(l))).collect();
-        let mut set = ModuleSet { kernel: self, files, builtin, done: Vec::new() };
-        for name in names {
-            set.add(&name.replace('-', "_"), 0)?;
-        }
-        Ok(set.done)
-    }
-}
-
-struct ModuleSet<'a> {
-    kernel: &'a Kernel,
-    files: HashMap<String, PathBuf>,
-    builtin: Vec<String>,
-    done: Vec<(String, Vec<u8>)>,
-}
-
-impl ModuleSet<'_> {
-    fn add(&mut self, name: &str, depth: u32) -> Result<(), LabError> {
-        let file = format!("{name}.ko");
-        if self.done.iter().any(|(n, _)| *n == file) || self.builtin.iter().any(|b| b == name) {
-            return Ok(());
-        }
-        let path = self.files.get(name).filter(|_| depth < 32).cloned().ok_or_else(|| {
-            LabError::format(&self.kernel.modules, format!("this kernel has no module `{name}`"))
-        })?;
-        let packed = read(&path)?;
-        let content = match path.extension().and_then(|e| e.to_str()) {
-            Some("xz") => filter("xz", &["-dc"], &packed)?,
-            Some("zst") => filter("zstd", &["-dc"], &packed)?,
-            _ => packed,
+        let modules = Modules::open(&self.modules).map_err(LabError::path("read", &self.modules))?;
+        let unpack = |_, path: &Path| {
+            filter("xz", &["-dc"], &read(path).map_err(io::Error::other)?).map_err(io::Error::other)
         };
-        for needed in depends(&content) {
-            self.add(&needed, depth + 1)?;
-        }
-        self.done.push((file, content));
-        Ok(())
-    }
-}
-
-/// The `depends=` line that modpost puts into a module's .modinfo.
-fn depends(module: &[u8]) -> Vec<String> {
-    let key = b"\0depends=";
-    let found = module.windows(key.len()).position(|w| w == key);
-    let text = found.and_then(|at| module.get(at + key.len()..)).unwrap_or_default();
-    let text = text.split(|b| *b == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(text).split(',').filter(|n| !n.is_empty()).map(|n| n.replace('-', "_")).collect()
-}
-
-/// A module is asked for as `kvm_amd` or `kvm-amd`, whatever its file is called.
-fn module_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.split(".ko").next().unwrap_or_default().replace('-', "_")
-}
-
-fn collect(dir: &Path, files: &mut HashMap<String, PathBuf>) -> Result<(), LabError> {
-    for entry in fs::read_dir(dir).map_err(LabError::path("read", dir))?.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            collect(&path, files)?;
-        } else {
-            files.insert(module_name(&path), path);
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn module_is_found_by_either_spelling() {
-        assert_eq!(module_name(Path::new("kernel/kvm/kvm-amd.ko.xz")), "kvm_amd");
-    }
-
-    #[test]
-    fn dependencies_of_a_module_are_read_from_its_modinfo() {
-        let module = b"\x7fELF..\0license=GPL\0depends=kvm,irq-bypass\0name=x\0";
-        assert_eq!(depends(module), ["kvm", "irq_bypass"]);
-        assert!(depends(b"\0depends=\0name=x\0").is_empty());
+        let loaded = modules
+            .load(names, &unpack)
+            .map_err(|error| LabError::format(&self.modules, error.to_string()))?;
+        Ok(loaded.into_iter().map(|module| (module.file, module.content)).collect())
     }
 }
