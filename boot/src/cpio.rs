@@ -226,6 +226,11 @@ impl Archive {
         Ok(())
     }
 
+    /// How long it is so far.
+    pub fn length(&self) -> u64 {
+        self.len
+    }
+
     /// The finished archive.
     ///
     /// # Errors

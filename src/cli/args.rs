@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
 use super::exit;
+use super::run::{self, args::RunArgs};
 use crate::spec::{MemSize, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
@@ -49,6 +50,8 @@ pub struct MachineArgs {
 pub enum Verb {
     /// Say whether this host can run a machine, and what to do if not
     Doctor(DoctorArgs),
+    /// Run one command in a small guest, and end with its status
+    Run(Box<RunArgs>),
 }
 
 /// What the doctor looks at besides the host.
@@ -79,6 +82,8 @@ pub enum Command {
     Run(Spec),
     /// Look at the host.
     Doctor(DoctorArgs),
+    /// Run a command in this machine.
+    RunCommand(Box<RunArgs>, Spec),
 }
 
 /// Why the command line asks for nothing that can be done.
@@ -94,7 +99,9 @@ pub enum ArgsError {
 
 /// The definition of the command line.
 pub fn definition() -> clap::Command {
-    Args::command().after_help(format!("{}\n{MENU}", exit::summary()))
+    Args::command()
+        .mut_subcommand("run", run::args::define)
+        .after_help(format!("{}\n{MENU}", exit::summary()))
 }
 
 /// Reads a command line, whose first word is the program's name.
@@ -106,13 +113,17 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     let args = Args::from_arg_matches(&matches)?;
     match args.verb {
         Some(Verb::Doctor(doctor)) => Ok(Command::Doctor(doctor)),
+        Some(Verb::Run(run)) => {
+            let spec = run.spec(matches.subcommand_matches("run").unwrap_or(&matches))?;
+            Ok(Command::RunCommand(run, spec))
+        }
         None => Ok(Command::Run(args.machine.spec(&matches)?)),
     }
 }
 
 impl MachineArgs {
     /// The machine of the file, if one is named, with what `matches` says over it.
-    fn spec(self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
+    pub(super) fn spec(self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
         let Some(file) = self.config else { return Ok(self.spec) };
         let mut spec = Spec::from_file(file)?;
         // Sets the fields that have a flag on this command line and leaves the others: every field, also future ones.
@@ -124,7 +135,7 @@ impl MachineArgs {
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
-       minivmm doctor [OPTIONS]                      say whether this host can";
+       minivmm run COMMAND..., minivmm doctor        run in a guest; look at the host";
 
 const MENU: &str = "In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
 
@@ -136,7 +147,7 @@ mod tests {
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
             Command::Run(spec) => Ok(spec),
-            Command::Doctor(_) => panic!("no machine in {words:?}"),
+            Command::Doctor(_) | Command::RunCommand(..) => panic!("no machine in {words:?}"),
         }
     }
 
@@ -147,7 +158,7 @@ mod tests {
 
     #[test]
     fn help_fits_a_screen() {
-        for verb in [None, Some("doctor")] {
+        for verb in [None, Some("doctor"), Some("run")] {
             let words = ["minivmm"].into_iter().chain(verb).chain(["--help"]);
             let Err(ArgsError::Flags(help)) = parse(words) else { panic!("no help") };
             // As it is printed.

@@ -19,16 +19,29 @@ pub enum Status {
     Crashed,
     /// Quit from the console's menu (Ctrl-] `q`).
     Quit,
+    /// `minivmm run`: the guest's kernel panicked.
+    RunPanicked,
+    /// `minivmm run`: the guest ended and its command had not.
+    RunGuestEnded,
+    /// `minivmm run`: the machine did not come up.
+    RunNeverUp,
+    /// `minivmm run`: the time limit.
+    RunTimedOut,
+    /// `minivmm run`: nothing was run, because something is wrong with the command line, a file or the host.
+    RunFailed,
     /// Ended by this signal.
     Signal(u8),
+    /// `minivmm run`: what its command ended with.
+    Command(u8),
 }
 
 /// Signal statuses start here, as in shells.
 const SIGNAL_BASE: u8 = 128;
 
 impl Status {
-    /// One of each, in the order of their numbers; the signal's number stands for any.
-    pub const ALL: [Status; 8] = [
+    /// One of each, in the order of their numbers; the signal's number stands for any. What a command ends with is none
+    /// of ours.
+    pub const ALL: [Status; 13] = [
         Status::Done,
         Status::Failed,
         Status::Usage,
@@ -36,6 +49,11 @@ impl Status {
         Status::Panicked,
         Status::Crashed,
         Status::Quit,
+        Status::RunPanicked,
+        Status::RunGuestEnded,
+        Status::RunNeverUp,
+        Status::RunTimedOut,
+        Status::RunFailed,
         Status::Signal(0),
     ];
 
@@ -49,6 +67,13 @@ impl Status {
             Status::Panicked => 4,
             Status::Crashed => 5,
             Status::Quit => 6,
+            // Below timeout(1)'s 124 and with 125 as in docker(1): commands themselves hardly end with these.
+            Status::RunPanicked => 121,
+            Status::RunGuestEnded => 122,
+            Status::RunNeverUp => 123,
+            Status::RunTimedOut => 124,
+            Status::RunFailed => 125,
+            Status::Command(code) => code,
             Status::Signal(number) => SIGNAL_BASE.saturating_add(number),
         }
     }
@@ -63,8 +88,21 @@ impl Status {
             Status::Panicked => "the guest's kernel panicked",
             Status::Crashed => "the guest crashed: a triple fault, or KVM cannot go on",
             Status::Quit => "quit from the console's menu (Ctrl-] `q`)",
+            Status::RunPanicked => "`run`: the guest's kernel panicked",
+            Status::RunGuestEnded => {
+                "`run`: the guest switched itself off, rebooted or crashed before its command had ended"
+            }
+            Status::RunNeverUp => "`run`: the machine did not come up",
+            Status::RunTimedOut => "`run`: the time of `--timeout` was over",
+            Status::RunFailed => "`run`: nothing was run: the command line, a file or the host is wrong",
             Status::Signal(_) => "ended by signal n",
+            Status::Command(_) => "`run`: its command ended with it",
         }
+    }
+
+    fn is_of_run(self) -> bool {
+        use Status::{Command, RunFailed, RunGuestEnded, RunNeverUp, RunPanicked, RunTimedOut};
+        matches!(self, RunPanicked | RunGuestEnded | RunNeverUp | RunTimedOut | RunFailed | Command(_))
     }
 
     fn number(self) -> String {
@@ -83,7 +121,13 @@ impl Status {
             Status::Panicked => "panicked",
             Status::Crashed => "crashed",
             Status::Quit => "quit",
+            Status::RunPanicked => "guest panicked",
+            Status::RunGuestEnded => "guest ended",
+            Status::RunNeverUp => "not up",
+            Status::RunTimedOut => "time over",
+            Status::RunFailed => "nothing was run",
             Status::Signal(_) => "signal n",
+            Status::Command(_) => "the command's",
         }
     }
 }
@@ -94,12 +138,21 @@ impl From<Status> for ExitCode {
     }
 }
 
-/// The table as two lines for `--help`.
+/// The table for `--help`: the statuses of machines and verbs but `run`.
 pub fn summary() -> String {
-    let [first, second] = [&Status::ALL[..3], &Status::ALL[3..]].map(|part| {
-        part.iter().map(|s| format!("{} {}", s.number(), s.word())).collect::<Vec<_>>().join(", ")
-    });
-    format!("Exit status: {first},\n             {second}")
+    let machine: Vec<_> = Status::ALL.into_iter().filter(|status| !status.is_of_run()).collect();
+    let (first, second) = machine.split_at(3);
+    format!("Exit status: {},\n             {}", words(first), words(second))
+}
+
+/// The same of `run`.
+pub fn run_summary() -> String {
+    let run: Vec<_> = Status::ALL.into_iter().filter(|status| status.is_of_run()).collect();
+    format!("Exit status: the command's, or {}", words(&run))
+}
+
+fn words(part: &[Status]) -> String {
+    part.iter().map(|s| format!("{} {}", s.number(), s.word())).collect::<Vec<_>>().join(", ")
 }
 
 /// The table in Markdown, as the README has it.

@@ -13,6 +13,7 @@ mod logger;
 mod menu;
 mod preflight;
 pub mod report;
+pub mod run;
 mod session;
 
 use std::error::Error;
@@ -34,8 +35,9 @@ pub fn main() -> ExitCode {
             Err(error) => complain(&error, Status::Usage),
         },
         Ok(Command::Doctor(args)) => examine(&args),
-        Err(ArgsError::Flags(error)) => flags(&error),
-        Err(ArgsError::Spec(error)) => complain(&error, Status::Usage),
+        Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
+        Err(ArgsError::Flags(error)) => flags(&error, usage()),
+        Err(ArgsError::Spec(error)) => complain(&error, usage()),
     }
     .into()
 }
@@ -64,13 +66,19 @@ fn examine(args: &DoctorArgs) -> Status {
 }
 
 /// Help and version go to stdout and are no failure, a mistake goes to stderr.
-fn flags(error: &clap::Error) -> Status {
+fn flags(error: &clap::Error, usage: Status) -> Status {
     let text = error.render().to_string();
     if !error.use_stderr() {
         return print(text.trim_end(), Status::Done);
     }
     report::say(&format_args!("minivmm: {}", text.strip_prefix("error: ").unwrap_or(&text)));
-    Status::Usage
+    usage
+}
+
+/// How a wrong command line ends: that of `run` must not look like its command.
+fn usage() -> Status {
+    let runs = std::env::args_os().nth(1).is_some_and(|word| word == "run");
+    if runs { Status::RunFailed } else { Status::Usage }
 }
 
 /// Prints on stdout. A reader that closes its end early has seen what it wanted.

@@ -14,7 +14,7 @@ mod sniff;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod version;
+pub(crate) mod version;
 
 pub(crate) use disk::DiskFile;
 pub use disk::ReadError;

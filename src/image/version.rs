@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 
 /// Compares two versions.
-pub(super) fn compare(one: &str, other: &str) -> Ordering {
+pub(crate) fn compare(one: &str, other: &str) -> Ordering {
     let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
     while !one.is_empty() || !other.is_empty() {
         let (a, b) =

@@ -22,6 +22,7 @@ use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
 use super::stats::{MemoryStats, Stats};
 use super::supervisor::Event;
+use super::supplies::Supplies;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, Slot};
@@ -35,6 +36,7 @@ pub(super) struct Blueprint {
     pub(super) spec: Spec,
     pub(super) console: Console,
     pub(super) backends: Backends,
+    pub(super) supplies: Supplies,
     /// Who hears what happens.
     pub(super) publisher: Publisher,
     /// What goes on the PCI bus.
@@ -72,7 +74,7 @@ impl Boot {
     ) -> Result<Boot, StartError> {
         let spec = &blueprint.spec;
         let layout = RamLayout::new(spec.mem().bytes());
-        let (plan, sources) = plan(spec, &layout)?;
+        let (plan, sources) = plan(blueprint, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let panicked = Arc::new(AtomicBool::new(false));
         let gate = Arc::new(Gate::new(number, blueprint.console.output.clone(), events.clone()));
@@ -187,8 +189,9 @@ fn assemble(
 }
 
 /// Decides where everything goes, from the files' headers.
-fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
-    let BootFiles { kernel, headers, initrd, cmdline, .. } = BootFiles::find(spec)?;
+fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
+    let BootFiles { kernel, headers, initrd, cmdline, .. } =
+        BootFiles::find_with(&blueprint.spec, blueprint.supplies.initrd.as_ref())?;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),

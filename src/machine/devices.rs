@@ -43,6 +43,9 @@ pub(super) fn functions(
     let ports = blueprint.backends.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
+    let console = blueprint.supplies.streams.iter().try_fold(console, |console, stream| {
+        stream.backend().map(|backend| console.with_port(stream.name, backend))
+    })?;
     placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?);
     Ok(placed)
 }

@@ -16,6 +16,8 @@ use boot::read::ReadAt;
 use super::StartError;
 use super::backends::open_disk;
 use super::cmdline::{self, Said};
+use super::loader::Origin;
+use super::supplies::Image;
 use crate::image::{DiskFile, Explored, ImageError, ImageFile, ReadError, Run, Wanted, explore};
 use crate::spec::{self, Spec, SpecError};
 
@@ -24,7 +26,7 @@ use crate::spec::{self, Spec, SpecError};
 pub(crate) struct BootFile {
     /// The file, or the disk it is on.
     path: PathBuf,
-    file: Arc<File>,
+    origin: Origin,
     /// Where on the disk.
     inside: Option<ImageFile>,
 }
@@ -49,9 +51,14 @@ pub(crate) struct BootFiles {
 impl BootFiles {
     /// Finds them for this machine.
     pub(crate) fn find(spec: &Spec) -> Result<Self, StartError> {
+        Self::find_with(spec, None)
+    }
+
+    /// The same, with an initrd that was made for this machine, if there is one.
+    pub(crate) fn find_with(spec: &Spec, made: Option<&Arc<dyn Image>>) -> Result<Self, StartError> {
         let given = spec.kernel.as_deref().map(|path| parse(open("kernel", path)?)).transpose()?;
         let release = match &given {
-            Some((file, kernel)) if spec.initrd.is_none() && !spec.disk.is_empty() => {
+            Some((file, kernel)) if made.is_none() && spec.initrd.is_none() && !spec.disk.is_empty() => {
                 release_of(file, kernel)
             }
             _ => None,
@@ -67,10 +74,11 @@ impl BootFiles {
             (None, Some(kernel)) => parse(kernel)?,
             (None, None) => return Err(disk.nothing().into()),
         };
-        let initrd = match &spec.initrd {
-            Some(spec::Initrd::None) => None,
-            Some(spec::Initrd::File(path)) => Some(open("initrd", path)?),
-            None => disk.take(|found| found.initrd.take(), INITRD)?,
+        let initrd = match (made, &spec.initrd) {
+            (Some(made), _) => Some(BootFile::made("initrd", made)),
+            (None, Some(spec::Initrd::None)) => None,
+            (None, Some(spec::Initrd::File(path))) => Some(open("initrd", path)?),
+            (None, None) => disk.take(|found| found.initrd.take(), INITRD)?,
         };
         let initrd = match initrd {
             Some(file) => match Initrd::parse(&file) {
@@ -87,7 +95,7 @@ impl BootFiles {
             initrd: initrd.is_some(),
         });
         // A kernel from here may have its root anywhere; one from the disk shall not start to find none.
-        if spec.kernel.is_none() && line.root.is_none() {
+        if made.is_none() && spec.kernel.is_none() && line.root.is_none() {
             return Err(ImageError::NoRoot { path: disk.path, looked }.into());
         }
         Ok(BootFiles {
@@ -155,7 +163,8 @@ impl Looked {
                 Err(ImageError::TooLong { path, file: inside.path, mib, what })
             }
             (Some(inside), Some(file)) => {
-                Ok(Some(BootFile { path: self.path.clone(), file: file.clone(), inside: Some(inside) }))
+                let origin = Origin::File(file.clone());
+                Ok(Some(BootFile { path: self.path.clone(), origin, inside: Some(inside) }))
             }
             _ => Ok(None),
         }
@@ -179,16 +188,24 @@ fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {
 
 fn open(what: &'static str, path: &Path) -> Result<BootFile, StartError> {
     let file = File::open(path).map_err(|source| StartError::Open { what, path: path.to_owned(), source })?;
-    Ok(BootFile { path: path.to_owned(), file: Arc::new(file), inside: None })
+    Ok(BootFile { path: path.to_owned(), origin: Origin::File(Arc::new(file)), inside: None })
+}
+
+impl BootFiles {
+    /// The kernel's release, as `uname -r` prints it.
+    pub(crate) fn release(&self) -> Option<String> {
+        release_of(&self.kernel, &self.headers)
+    }
 }
 
 /// A kernel's release. That of an uncompressed kernel without one in its name is searched for in all of it.
 fn release_of(file: &BootFile, kernel: &Kernel) -> Option<String> {
-    if let Some(release) = release(&file.path, kernel.version()) {
+    let path = file.inside.as_ref().map_or(file.path.as_path(), |inside| Path::new(&inside.path));
+    if let Some(release) = release(path, kernel.version()) {
         return Some(release.to_owned());
     }
     let facts = (kernel.format() != Format::BzImage).then(|| inspect_kernel(file).ok()).flatten()?;
-    release(&file.path, facts.version.as_deref()).map(str::to_owned)
+    release(path, facts.version.as_deref()).map(str::to_owned)
 }
 
 /// A kernel's release, as `uname -r` prints it: out of its version string, else out of a name like vmlinux-6.1.0.
@@ -211,12 +228,18 @@ impl BootFile {
         }
     }
 
-    /// The open file that the bytes come from.
-    pub(super) fn file(&self) -> Arc<File> {
-        self.file.clone()
+    /// Something that was made for this machine, and what it is called where a path is shown.
+    fn made(name: &str, image: &Arc<dyn Image>) -> Self {
+        let path = format!("the {name} that was made for this machine").into();
+        BootFile { path, origin: Origin::Made(image.clone()), inside: None }
     }
 
-    /// The same copies with their places in [`BootFile::file`]. What the disk has no block for is zero, as the guest's
+    /// What the bytes come from.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    /// The same copies with their places in [`BootFile::origin`]. What the disk has no block for is zero, as the guest's
     /// fresh memory is.
     pub(super) fn located(&self, copies: &[Load]) -> Vec<Load> {
         match &self.inside {
@@ -242,11 +265,19 @@ fn overlap(copy: &Load, run: &Run) -> Option<Load> {
 
 impl ReadAt for BootFile {
     fn length(&self) -> io::Result<u64> {
-        self.inside.as_ref().map_or_else(|| self.file.length(), |inside| Ok(inside.size))
+        match (&self.inside, &self.origin) {
+            (Some(inside), _) => Ok(inside.size),
+            (None, Origin::File(file)) => file.length(),
+            (None, Origin::Made(image)) => image.length(),
+        }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let Some(inside) = &self.inside else { return self.file.read_at(buf, offset) };
+        let (inside, file) = match (&self.inside, &self.origin) {
+            (Some(inside), Origin::File(file)) => (inside, file),
+            (None, Origin::File(file)) => return file.read_at(buf, offset),
+            (_, Origin::Made(image)) => return image.read_at(buf, offset),
+        };
         let len = (buf.len() as u64).min(inside.size.saturating_sub(offset));
         let wanted = Load { file_offset: offset, guest: 0, len };
         buf.fill(0);
@@ -254,7 +285,7 @@ impl ReadAt for BootFile {
             let end = part.guest.checked_add(part.len).ok_or(io::ErrorKind::InvalidInput)?;
             let (Ok(from), Ok(to)) = (usize::try_from(part.guest), usize::try_from(end)) else { continue };
             if let Some(place) = buf.get_mut(from..to) {
-                std::os::unix::fs::FileExt::read_exact_at(&*self.file, place, part.file_offset)?;
+                std::os::unix::fs::FileExt::read_exact_at(&**file, place, part.file_offset)?;
             }
         }
         usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput.into())

@@ -11,26 +11,62 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use boot::plan::Load;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
 use super::files::BootFile;
+use super::supplies::Image;
 use crate::kvm::memory::GuestRam;
 
 /// Pieces end at multiples of this in guest memory.
 const PIECE: u64 = 2 << 20;
+/// What is not in one file goes through a buffer of this size: guest memory is never a slice.
+const BUFFER: usize = 256 << 10;
+
+/// Where bytes come from.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// A file, read straight into guest memory.
+    File(Arc<File>),
+    /// What is made as it is read.
+    Made(Arc<dyn Image>),
+}
 
 /// A file and what of it goes where.
 #[derive(Debug)]
 pub(super) struct Source {
     path: PathBuf,
-    file: Arc<File>,
+    origin: Origin,
     copies: Vec<Load>,
 }
 
 impl Source {
     /// A file on a guest's disk comes from where it lies in the image, with nothing in between.
     pub(super) fn new(file: &BootFile, copies: &[Load]) -> Self {
-        Source { path: file.name(), file: file.file(), copies: file.located(copies) }
+        Source { path: file.name(), origin: file.origin(), copies: file.located(copies) }
+    }
+}
+
+impl Source {
+    fn load(&self, ram: &GuestRam, piece: &Load) -> io::Result<()> {
+        match &self.origin {
+            Origin::File(file) => ram.load(file, piece.file_offset, piece.guest, piece.len),
+            Origin::Made(image) => {
+                let mut buffer = vec![0; BUFFER];
+                let mut done = 0;
+                while done < piece.len {
+                    let now = usize::try_from(piece.len - done).map_or(BUFFER, |left| left.min(BUFFER));
+                    let bytes = buffer.get_mut(..now).unwrap_or_default();
+                    if image.read_at(bytes, piece.file_offset + done)? < now {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    let at = GuestAddress(piece.guest + done);
+                    ram.memory().write_slice(bytes, at).map_err(io::Error::other)?;
+                    done += now as u64;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -53,8 +89,7 @@ impl<'a> Loader<'a> {
     /// Loads pieces until none is left to take.
     pub(super) fn work(&self, ram: &GuestRam) -> Result<(), StartError> {
         while let Some((source, piece)) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            ram.load(&source.file, piece.file_offset, piece.guest, piece.len)
-                .map_err(|error| read_error(&source.path, error))?;
+            source.load(ram, piece).map_err(|error| read_error(&source.path, error))?;
         }
         Ok(())
     }

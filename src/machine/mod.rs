@@ -19,6 +19,7 @@ mod loader;
 mod pci;
 mod stats;
 mod supervisor;
+pub(crate) mod supplies;
 #[cfg(test)]
 mod tests;
 mod vcpus;
@@ -44,6 +45,7 @@ use console::{Console, OutputThread};
 use events::Publisher;
 use pci::MakeFunctions;
 use supervisor::{Command, Event, supervise};
+use supplies::Supplies;
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -174,7 +176,16 @@ impl Machine {
     /// # Errors
     /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
     pub fn start(spec: &Spec, output: Box<dyn Write + Send>) -> Result<Machine, StartError> {
-        Self::start_with(spec, output, devices::functions)
+        Self::start_with(spec, output, devices::functions, Supplies::default())
+    }
+
+    /// As [`Machine::start`], with what a spec cannot name.
+    pub(crate) fn start_supplied(
+        spec: &Spec,
+        output: Box<dyn Write + Send>,
+        supplies: Supplies,
+    ) -> Result<Machine, StartError> {
+        Self::start_with(spec, output, devices::functions, supplies)
     }
 
     /// As [`Machine::start`], with these functions on the PCI bus.
@@ -182,6 +193,7 @@ impl Machine {
         spec: &Spec,
         output: Box<dyn Write + Send>,
         functions: MakeFunctions,
+        supplies: Supplies,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let console = Console::new(spec.console());
@@ -191,7 +203,8 @@ impl Machine {
         let backends = Backends::open(&spec)?;
         let balloon = backends.balloon.clone();
         let publisher = Publisher::default();
-        let blueprint = Blueprint { spec, console, backends, publisher: publisher.clone(), functions };
+        let blueprint =
+            Blueprint { spec, console, backends, supplies, publisher: publisher.clone(), functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use boot::initrd::{Initrd, InitrdError};
 use boot::kernel::{Format, Kernel, KernelError};
@@ -16,6 +17,7 @@ use super::exit::Status;
 use crate::host::facts::Host;
 use crate::machine::StartError;
 use crate::machine::files::BootFiles;
+use crate::machine::supplies::Image;
 use crate::spec::Spec;
 
 /// A machine that may be started.
@@ -120,10 +122,19 @@ impl PreflightError {
 
 /// Looks at everything.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError> {
+    check_with(spec, host, None)
+}
+
+/// The same for a machine whose initrd was made for it.
+pub(super) fn check_with(
+    spec: &Spec,
+    host: &Host,
+    made: Option<&Arc<dyn Image>>,
+) -> Result<Cleared, PreflightError> {
     // What is named is looked at first: here there is more to say of a file that cannot be had.
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
-    let files = BootFiles::find(spec)?;
+    let files = BootFiles::find_with(spec, made)?;
     let mut warnings = Vec::new();
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         if let Some(trouble) = no_initrd(host, path, files.headers.version()) {

@@ -17,6 +17,7 @@ use virtio::transport::Platform;
 
 use super::boot_once::Blueprint;
 use super::pci::{self, Placed};
+use super::supplies::Supplies;
 use super::{Exit, Machine, MakeFunctions, StartError};
 use crate::spec::Spec;
 use doorbell::Doorbell;
@@ -42,7 +43,8 @@ fn run(guest: Guest, functions: MakeFunctions) -> (Arc<Exit>, String) {
     let folder = tempfile::tempdir().unwrap();
     let spec = Spec::new(guest.write(folder.path()).unwrap()).with_mem("4".parse().unwrap());
     let output = Output::default();
-    let machine = Machine::start_with(&spec, Box::new(output.clone()), functions).unwrap();
+    let machine =
+        Machine::start_with(&spec, Box::new(output.clone()), functions, Supplies::default()).unwrap();
     let exit = machine.wait_for(LIMIT);
     let text = String::from_utf8_lossy(&output.0.lock().unwrap()).into_owned();
     (exit.unwrap_or_else(|| panic!("the guest hangs; it said: {text}")), text)

@@ -79,6 +79,7 @@ pub struct Stream {
     output: Arc<ByteQueue>,
     bell: Arc<Bell>,
     waker: Waker,
+    ends: bool,
 }
 
 /// Wakes the worker when a queue that was empty, or full, no longer is.
@@ -99,13 +100,25 @@ impl Stream {
     /// The host has no file descriptor left.
     pub fn new(input: Arc<ByteQueue>, output: Arc<ByteQueue>) -> io::Result<Self> {
         let bell = Arc::new(Bell(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
-        Ok(Stream { input, output, waker: Waker::from(bell.clone()), bell })
+        Ok(Stream { input, output, waker: Waker::from(bell.clone()), bell, ends: false })
+    }
+
+    /// One whose other end is gone for the guest once its input is closed and empty: a file that was read to its end. What
+    /// the guest writes waits then.
+    #[must_use]
+    pub fn that_ends(self) -> Self {
+        Stream { ends: true, ..self }
     }
 }
 
 impl Backend for Stream {
     fn start(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
         cx.watch(self.bell.0.as_raw_fd(), first, Interest::Read)
+    }
+
+    fn is_open(&self) -> bool {
+        // In this order: what is closed gets no bytes any more.
+        !(self.ends && self.input.is_closed() && self.input.is_empty())
     }
 
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {

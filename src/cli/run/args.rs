@@ -1,0 +1,88 @@
+//! The command line of `minivmm run`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::{Error, ErrorKind};
+use clap::{ArgAction, ArgMatches};
+
+use super::super::args::{ArgsError, MachineArgs};
+use super::super::exit;
+use crate::spec::Spec;
+
+/// What is run, and where.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "minivmm run [OPTIONS] [--] COMMAND [ARGUMENT]...",
+    help_template = "{usage-heading} {usage}\n\n{options}{after-help}"
+)]
+pub struct RunArgs {
+    /// The guest's files: this directory, not busybox
+    ///
+    /// It is packed as it is, and lies in the guest's memory: with what the kernel needs to unpack it, twice its size. Other
+    /// file systems that are mounted in it are left out.
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Where the kernel's modules are, if not in /lib/modules
+    ///
+    /// A directory as /lib/modules, one kernel's in it, or an unpacked package of the kernel.
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// End the machine after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub timeout: Option<u32>,
+    /// Give up if it is not up by then [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub boot_timeout: Option<u32>,
+    /// Pass standard input on to the command
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Show the guest's console on standard error
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+    /// The command to run in the guest, and its arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// What `run` decides itself.
+const OWN: [&str; 3] = ["initrd", "console", "on_reboot"];
+
+impl RunArgs {
+    /// How long the machine may take to come up.
+    pub(super) fn boot_limit(&self) -> Duration {
+        Duration::from_secs(self.boot_timeout.unwrap_or(60).into())
+    }
+
+    /// How long all of it may take.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        self.timeout.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// The machine, as far as it is said.
+    pub(in super::super) fn spec(&self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
+        if let Some(own) = OWN.iter().find(|own| matches!(matches.try_contains_id(own), Ok(true))) {
+            let flag = own.replace('_', "-");
+            let said = format!(
+                "`minivmm run` makes the initial RAM disk itself, shows output and not a console, and ends with its command: leave out --{flag}\n"
+            );
+            return Err(Error::raw(ErrorKind::ArgumentConflict, said).into());
+        }
+        self.machine.clone().spec(matches)
+    }
+}
+
+/// The definition of the verb: what it decides itself is not in its help.
+pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
+    let verb = OWN.iter().fold(verb, |verb, own| verb.mut_arg(own, |arg| arg.hide(true)));
+    verb.mut_arg("kernel", |arg| arg.help("Linux kernel; else the disk's, else the newest in /boot"))
+        .after_help(exit::run_summary())
+}

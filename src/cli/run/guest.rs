@@ -1,0 +1,262 @@
+//! What the guest of a command boots: which kernel, and the initramfs that is made for it.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use boot::cpio::{Archive, Cpio, Kind, Member};
+use boot::modules::{Module, ModuleError, Modules};
+
+use super::args::RunArgs;
+use super::error::RunError;
+use super::{busybox, tree};
+use crate::cli::drivers;
+use crate::host::facts::Host;
+use crate::image::version::compare;
+use crate::machine::files::BootFiles;
+use crate::spec::Spec;
+
+/// Its init, less the lines that differ from run to run.
+const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
+/// What is ours in a guest whose files are somebody else's; resources/initramfs/run.sh says it too.
+const PLACE: &str = ".minivmm";
+
+/// The newest kernel of the host's /boot that this user may read.
+pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
+    let boot = host.path("/boot");
+    let names = fs::read_dir(&boot).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut kernels: Vec<String> =
+        names.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with("vmlinuz")).collect();
+    kernels.sort_by(|one, other| compare(other, one));
+    let readable = |name: &&String| {
+        let path = boot.join(name);
+        path.is_file() && File::open(path).is_ok()
+    };
+    match (kernels.iter().find(readable), kernels.first()) {
+        (Some(name), _) => Ok(boot.join(name)),
+        (None, Some(name)) => {
+            let path = boot.join(name);
+            let found = format!(
+                "this user may read no kernel of this host (`sudo chmod a+r {}` lets everybody)",
+                path.display()
+            );
+            Err(RunError::NoKernel { found })
+        }
+        (None, None) => Err(RunError::NoKernel { found: "/boot of this host has none".into() }),
+    }
+}
+
+/// Makes the initramfs for `args` and the kernel that was found.
+pub(super) fn initramfs(
+    args: &RunArgs,
+    spec: &Spec,
+    files: &BootFiles,
+    host: &Host,
+    token: &str,
+) -> Result<Cpio, RunError> {
+    let modules = modules(args, spec, files, host)?;
+    let mut archive = Archive::new();
+    let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
+    let shell = match (&args.root, busybox) {
+        (None, Err(error)) => return Err(error),
+        (None, Ok(busybox)) => {
+            small(&mut archive, &busybox)?;
+            Shell { shell: "/bin/busybox sh", busybox: "/bin/busybox", links: true }
+        }
+        (Some(root), busybox) => {
+            tree::pack(&mut archive, root, spec.mem())?;
+            match busybox {
+                Ok(busybox) => {
+                    add_busybox(&mut archive, &format!("{PLACE}/busybox"), &busybox)?;
+                    Shell { shell: "/.minivmm/busybox sh", busybox: "/.minivmm/busybox", links: false }
+                }
+                Err(_) if fs::symlink_metadata(root.join("bin/sh")).is_ok() => {
+                    Shell { shell: "/bin/sh", busybox: "", links: false }
+                }
+                Err(_) => return Err(RunError::NoShell { path: root.clone() }),
+            }
+        }
+    };
+    places(&mut archive)?;
+    let mut put = |name: &str, mode: u32, content: Vec<u8>| {
+        archive.add(format!("{PLACE}/{name}"), Member::file(mode, content)).map(drop)
+    };
+    put("init", 0o755, shell.init(args.stdin, token).into_bytes())?;
+    put("command", 0o644, set_arguments(&args.command))?;
+    let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
+    put("modules", 0o644, order.into_bytes())?;
+    for Module { file, content } in modules {
+        put(&file, 0o644, content)?;
+    }
+    Ok(archive.finish()?)
+}
+
+/// What runs init, and what it runs.
+struct Shell {
+    shell: &'static str,
+    busybox: &'static str,
+    /// Every name that busybox can have is to be its.
+    links: bool,
+}
+
+impl Shell {
+    fn init(&self, input: bool, token: &str) -> String {
+        let Shell { shell, busybox, links } = self;
+        let (links, input) = (u8::from(*links), u8::from(input));
+        format!("#!{shell}\nb={busybox} links={links} input={input} token={token}\n{INIT}")
+    }
+}
+
+/// A guest that is nothing but busybox.
+fn small(archive: &mut Archive, busybox: &Path) -> Result<(), RunError> {
+    add_busybox(archive, "bin/busybox", busybox)?;
+    for folder in ["sbin", "usr/bin", "usr/sbin"] {
+        archive.folder(folder)?;
+    }
+    archive.add("etc/passwd", Member::file(0o644, *b"root:x:0:0:root:/root:/bin/sh\n"))?;
+    archive.add("etc/group", Member::file(0o644, *b"root:x:0:\n"))?;
+    archive.add("etc/hosts", Member::file(0o644, *b"127.0.0.1 localhost minivmm\n::1 localhost\n"))?;
+    Ok(())
+}
+
+fn add_busybox(archive: &mut Archive, name: &str, busybox: &Path) -> Result<(), RunError> {
+    let content = fs::read(busybox).map_err(|source| RunError::Read { path: busybox.into(), source })?;
+    archive.add(name, Member::file(0o755, content))?;
+    Ok(())
+}
+
+/// What init and the kernel need to find, as far as it is not there.
+fn places(archive: &mut Archive) -> Result<(), RunError> {
+    for folder in ["dev", "proc", "sys", "run", "root"] {
+        archive.folder(folder)?;
+    }
+    if !archive.contains("tmp") {
+        archive.add("tmp", Member::new(0o1777, Kind::Directory))?;
+    }
+    // The kernel gives init its console before anything is mounted.
+    for (name, minor, major) in [("dev/console", 1, 5), ("dev/null", 3, 1)] {
+        if !archive.contains(name) {
+            archive.add(name, Member::new(0o600, Kind::CharacterDevice(major, minor)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The command as a line for the shell that makes it the arguments, whatever bytes it has.
+fn set_arguments(command: &[OsString]) -> Vec<u8> {
+    let mut line = b"set --".to_vec();
+    for word in command {
+        line.extend(b" '");
+        for &byte in word.as_bytes() {
+            if byte == b'\'' { line.extend(b"'\\''") } else { line.push(byte) }
+        }
+        line.push(b'\'');
+    }
+    line.push(b'\n');
+    line
+}
+
+/// The drivers that the kernel has as modules.
+fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Result<Vec<Module>, RunError> {
+    let Some(release) = files.release() else {
+        // A kernel that does not say what it is, is somebody's own; it has its drivers, or the guest says what is missing.
+        return Ok(Vec::new());
+    };
+    let folder = match (&args.modules, find(args, spec, &release, host)) {
+        (_, Ok(folder)) => folder,
+        (Some(path), Err(_)) => return Err(RunError::NotModules { path: path.clone(), release }),
+        (None, Err(looked)) if drivers::is_distribution(&release, files.headers.version()) => {
+            let looked: Vec<_> = looked.iter().map(|path| path.display().to_string()).collect();
+            return Err(RunError::NoModules { release, looked: looked.join(", ") });
+        }
+        (None, Err(_)) => return Ok(Vec::new()),
+    };
+    let said = |said: String| RunError::Modules { release: release.clone(), said };
+    let all = Modules::open(&folder).map_err(|error| said(format!("{}: {error}", folder.display())))?;
+    let mut names = vec!["virtio_pci", "virtio_console"];
+    names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
+    names.extend((!spec.tap.is_empty()).then_some("virtio_net"));
+    names.extend(spec.balloon.map(|_| "virtio_balloon"));
+    // Without it a panic is seen by its line on the console.
+    names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
+    all.load(&names, &|_, path| unpack(path)).map_err(|error| match error {
+        source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
+        other => said(other.to_string()),
+    })
+}
+
+/// The folder of this release's modules, or where it was looked for.
+fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
+    let candidates: Vec<PathBuf> = match &args.modules {
+        Some(named) => vec![
+            named.clone(),
+            named.join(release),
+            named.join("lib/modules").join(release),
+            named.join("usr/lib/modules").join(release),
+        ],
+        None => {
+            let mut homes = vec![host.path("/lib/modules"), host.path("/usr/lib/modules")];
+            if let Some(beside) = spec.kernel.as_ref().map(|kernel| kernel.with_file_name("")) {
+                // The folder above is that of an unpacked package.
+                homes.extend([beside.join("../lib/modules"), beside.join("../usr/lib/modules")]);
+            }
+            homes.into_iter().map(|home| home.join(release)).collect()
+        }
+    };
+    let is_one = |folder: &&PathBuf| folder.join("modules.dep").is_file() || folder.join("kernel").is_dir();
+    candidates.iter().find(is_one).cloned().ok_or(candidates)
+}
+
+/// What is packed in a way that has no unpacker in here: Debian's newer modules and Fedora's are xz.
+fn unpack(path: &Path) -> io::Result<Vec<u8>> {
+    let run = Command::new("xz").args(["-dc", "--"]).arg(path).output();
+    let out = run.map_err(|error| {
+        io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"))
+    })?;
+    if out.status.success() {
+        return Ok(out.stdout);
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::facts::tests::tree;
+
+    #[test]
+    fn newest_kernel_of_the_host_is_the_one_with_the_highest_version() {
+        let (_folder, host) = tree(&[
+            ("/boot/vmlinuz-6.1.0-9-amd64", "x"),
+            ("/boot/vmlinuz-6.1.0-25-amd64", "x"),
+            ("/boot/initrd.img-6.1.0-99-amd64", "x"),
+        ]);
+        assert_eq!(newest_kernel(&host).unwrap(), host.path("/boot/vmlinuz-6.1.0-25-amd64"));
+        let (_folder, host) = tree(&[("/boot/config", "x")]);
+        let error = newest_kernel(&host).unwrap_err().to_string();
+        assert!(error.contains("has none") && error.contains("--kernel FILE"), "{error}");
+    }
+
+    #[test]
+    fn command_reaches_the_shell_byte_by_byte() {
+        let words = ["sh", "-c", "echo 'it''s' $HOME \"x\"\n", "", "\\"].map(OsString::from);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), set_arguments(&words)).unwrap();
+        let script = format!(". {}; printf '%s|' \"$@\"", file.path().display());
+        let out = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), "sh|-c|echo 'it''s' $HOME \"x\"\n||\\|");
+    }
+
+    #[test]
+    fn init_is_a_script_that_shells_take() {
+        let shell = Shell { shell: "/bin/sh", busybox: "", links: true };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), shell.init(true, "token")).unwrap();
+        assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
+        let text = shell.init(true, "token");
+        assert!(text.starts_with("#!/bin/sh\nb= links=1 input=1 token=token\n"), "{text}");
+    }
+}
