@@ -155,10 +155,25 @@ fn words(part: &[Status]) -> String {
     part.iter().map(|s| format!("{} {}", s.number(), s.word())).collect::<Vec<_>>().join(", ")
 }
 
+/// The table: numbers as they are written, and what they mean.
+pub fn rows() -> impl Iterator<Item = (String, &'static str)> {
+    Status::ALL.into_iter().map(|status| (status.number(), status.meaning()))
+}
+
+/// The rows that a verb, or a machine of its own, ends with.
+pub fn rows_of(verb: Option<&str>) -> Vec<(String, &'static str)> {
+    let own = |status: &Status| match verb {
+        None => !status.is_of_run(),
+        Some("run") => status.is_of_run() || matches!(status, Status::Signal(_)),
+        Some(_) => matches!(status, Status::Done | Status::Failed | Status::Usage),
+    };
+    Status::ALL.into_iter().filter(own).map(|status| (status.number(), status.meaning())).collect()
+}
+
 /// The table in Markdown, as the README has it.
 pub fn markdown() -> String {
-    let rows = Status::ALL.map(|s| format!("| {} | {} |\n", s.number(), s.meaning()));
-    format!("| status | meaning |\n|---|---|\n{}", rows.concat())
+    let rows: String = rows().map(|(number, meaning)| format!("| {number} | {meaning} |\n")).collect();
+    format!("| status | meaning |\n|---|---|\n{rows}")
 }
 
 #[cfg(test)]

@@ -83,6 +83,9 @@ impl RunArgs {
 /// The definition of the verb: what it decides itself is not in its help.
 pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
     let verb = OWN.iter().fold(verb, |verb, own| verb.mut_arg(own, |arg| arg.hide(true)));
-    verb.mut_arg("kernel", |arg| arg.help("Linux kernel; else the disk's, else the newest in /boot"))
-        .after_help(exit::run_summary())
+    verb.mut_arg("kernel", |arg| {
+        let help = "Linux kernel; else the disk's, else the newest in /boot";
+        arg.help(help).long_help(help)
+    })
+    .after_help(exit::run_summary())
 }

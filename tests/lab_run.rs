@@ -1,0 +1,157 @@
+//! `minivmm run`: a command in a Debian guest is as good as a command here.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lab::{Cmd, Lab, LabConfig, Output, Status, kernels};
+
+/// Time for a guest to boot under two emulations, on a busy machine, and to do a little.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// A lab with Debian's package of a kernel, unpacked as far as a run needs it.
+fn lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    LAB.get_or_init(|| {
+        let kernel = kernels().unwrap().cloud;
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = LabConfig::default()
+            .file(env!("CARGO_BIN_EXE_minivmm"), "minivmm")
+            .file(&kernel.bzimage, "package/boot/vmlinuz");
+        let names = ["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio"];
+        for (name, content) in kernel.modules(&names).unwrap() {
+            let file = folder.path().join(&name);
+            std::fs::write(&file, content).unwrap();
+            let place = Path::new("package/lib/modules").join(&kernel.version).join("kernel").join(name);
+            config = config.file(file, place.to_str().unwrap());
+        }
+        Lab::start(&config).unwrap()
+    })
+}
+
+const RUN: &str = "./minivmm run --kernel package/boot/vmlinuz --mem 256 --boot-timeout 120";
+
+/// Runs a line of shell in the lab, in which `run` stands for the command with its kernel.
+fn shell(line: &str) -> Output {
+    lab().exec(&Cmd::sh(line.replace("run ", &format!("{RUN} "))).limit(LIMIT)).unwrap()
+}
+
+#[track_caller]
+fn ended(out: &Output, status: i32) {
+    assert_eq!(out.status, Status::Exited(status), "{}{}", out.text(), out.err_text());
+}
+
+#[track_caller]
+fn says(out: &Output, words: &[&str]) {
+    for word in words {
+        assert!(out.err_text().contains(word), "{word}: {}", out.err_text());
+    }
+}
+
+#[test]
+fn output_goes_through_apart_and_the_status_is_the_commands() {
+    let out = shell("run -- sh -c 'echo out; echo err >&2; exit 7'");
+    ended(&out, 7);
+    assert_eq!((out.text().as_str(), out.err_text().as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn command_is_as_free_as_anywhere() {
+    // Its devices can be opened again, what it leaves running holds nobody up, its words reach it as they are.
+    let line = r#"run -- sh -c 'echo one >/dev/stdout; echo two >/dev/stderr; sleep 1000 & echo "$1|$2|$#"; kill -9 $$' sh "it's  \$HOME" ''"#;
+    let out = shell(line);
+    ended(&out, 128 + 9);
+    assert_eq!((out.text().as_str(), out.err_text().as_str()), ("one\nit's  $HOME||2\n", "two\n"));
+    ended(&shell("run no-such-command"), 127);
+}
+
+#[test]
+fn ten_megabytes_of_anything_come_through_both_ways() {
+    let out = shell(
+        "head -c 10000000 /dev/urandom >blob; sha1sum <blob
+         run -i -- sh -c 'tee /tmp/blob; sha1sum </tmp/blob >&2; cat /tmp/blob >&2' <blob 2>err | sha1sum
+         head -n 1 err; tail -n +2 err | sha1sum; rm blob err",
+    );
+    ended(&out, 0);
+    let text = out.text();
+    let sums: Vec<&str> = text.lines().collect();
+    assert_eq!(sums.len(), 4, "{text}");
+    assert!(sums.iter().all(|sum| *sum == sums[0]), "{text}");
+}
+
+#[test]
+fn slow_reader_and_one_that_leaves_lose_nothing_and_hold_nobody_up() {
+    let out = shell(
+        "run -- sh -c 'yes 0123456 | head -n 500000; exit 5' | { sleep 3; wc -c; }; echo ${PIPESTATUS:-}",
+    );
+    assert!(out.text().starts_with("4000000\n"), "{}{}", out.text(), out.err_text());
+    let out = shell("(run -- sh -c 'yes | head -n 2000000; exit 5'; echo status $? >&2) | head -n 1");
+    assert_eq!(out.text(), "y\n");
+    says(&out, &["status 5"]);
+}
+
+#[test]
+fn panic_has_its_status_and_the_consoles_last_words() {
+    let out = shell("run -- sh -c 'echo before; sleep 1; echo c >/proc/sysrq-trigger; sleep 100'");
+    ended(&out, 121);
+    assert_eq!(out.text(), "before\n");
+    says(&out, &["the guest's kernel panicked", "the console said last:", "Kernel panic - not syncing"]);
+}
+
+#[test]
+fn time_limit_has_its_status_and_what_was_said_is_out() {
+    let out = shell("run --timeout 40 -- sh -c 'printf partly; sleep 1000'");
+    ended(&out, 124);
+    assert_eq!(out.text(), "partly");
+    says(&out, &["the command had not ended after 40 s (--timeout)"]);
+}
+
+#[test]
+fn machine_that_never_comes_up_has_its_status_and_the_reason() {
+    let out = shell("run --boot-timeout 1 -- true");
+    ended(&out, 123);
+    says(&out, &["did not come up within 1 s", "the console said"]);
+    let out = shell("run --append module_blacklist=virtio_console -- true");
+    ended(&out, 123);
+    says(
+        &out,
+        &[
+            "switched itself off before it was up",
+            "module virtio_console.ko",
+            "the port minivmm.out did not appear",
+        ],
+    );
+}
+
+#[test]
+fn guest_that_ends_before_its_command_has_its_status() {
+    let out = shell("run -- poweroff -f");
+    ended(&out, 122);
+    says(&out, &["the guest switched itself off before its command had ended"]);
+    let out = shell("run -- reboot -f");
+    ended(&out, 122);
+    says(&out, &["the guest rebooted before its command had ended"]);
+}
+
+#[test]
+fn directory_becomes_the_guests_files() {
+    let out = shell(
+        "mkdir -p tree/bin tree/data && cp $(command -v busybox) tree/bin/busybox && ln tree/bin/busybox tree/bin/second
+         ln -s busybox tree/bin/sh; ln -s busybox tree/bin/ls; ln -s busybox tree/bin/stat; echo content >tree/data/file; chmod 640 tree/data/file
+         run --root tree -- sh -c 'read -r line </data/file; echo $line; stat -c \"%a %u\" /data/file; stat -c %h /bin/second; ls /'
+         status=$?; rm -r tree; exit $status",
+    );
+    ended(&out, 0);
+    let text = out.text();
+    assert!(text.starts_with("content\n640 0\n2\n") && text.contains("data\n"), "{text}{}", out.err_text());
+}
+
+#[test]
+fn a_disk_is_there_and_a_signal_ends_it_all() {
+    let out = shell("truncate -s 5M disk.raw; run --disk disk.raw -- cat /sys/block/vda/size; rm disk.raw");
+    assert_eq!(out.text(), "10240\n", "{}", out.err_text());
+    let out = shell("run -- sleep 1000 & sleep 5; kill -TERM $!; wait $!");
+    ended(&out, 128 + 15);
+    says(&out, &["ended by signal 15"]);
+}
