@@ -6,7 +6,9 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help image run test bench fuzz build fmt clippy unit native lab install-deps clean
+PREFIX ?= /usr/local
+DESTDIR ?=
+.PHONY: help image run test bench fuzz build install uninstall fmt clippy unit native lab install-deps clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,12 @@ fuzz: install-deps ## run each fuzz target for a while (FUZZ_SECONDS=60)
 
 build: ## the release build
 	@cargo build --release -p minivmm -p lab
+
+install: ## install program, manual pages and completions (PREFIX=/usr/local, DESTDIR=)
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROFILE='$(PROFILE)' ./resources/install.sh
+
+uninstall: ## remove them again
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' ./resources/install.sh uninstall
 
 fmt: ## check the formatting (cargo fmt mends it)
 	@./resources/test.sh fmt
