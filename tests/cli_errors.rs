@@ -194,6 +194,64 @@ fn amounts_that_cannot_work_are_refused_with_numbers() {
 }
 
 #[test]
+fn run_that_cannot_be_never_looks_like_its_command() {
+    const NOTHING_WAS_RUN: i32 = 125;
+    let folder = Folder::new();
+    let with =
+        |words: &[&str], said: &[&str]| folder.fails(&[&["run"], words].concat(), NOTHING_WAS_RUN, said);
+    with(&[], &["COMMAND"]);
+    with(&["--kernel", "own"], &["COMMAND"]);
+    with(&["--mem", "lots", "true"], &["`lots`", "`512M`"]);
+    with(&["--timeout", "0", "true"], &["--timeout", "0"]);
+    with(&["--timeout", "soon", "true"], &["soon"]);
+    for flag in [["--initrd", "own"], ["--on-reboot", "exit"], ["--console", "hvc0"]] {
+        with(
+            &[&flag[..], &["true"]].concat(),
+            &["makes the initial RAM disk itself", &format!("leave out {}", flag[0])],
+        );
+    }
+    with(&["--config", "nope.toml", "true"], &["nope.toml"]);
+    with(&["--kernel", "nope", "true"], &["the kernel nope does not exist"]);
+    with(&["--tap", "a-name-that-is-too-long", "true"], &["1 to 15"]);
+    let ports: Vec<String> = (0..27).map(|n| format!("--port=name=p{n},socket=s{n}")).collect();
+    let ports: Vec<&str> = ports.iter().map(String::as_str).chain(["true"]).collect();
+    with(&ports, &["27 ports", "can have 26"]);
+}
+
+#[test]
+fn run_says_what_its_guest_cannot_be_made_of() {
+    let folder = Folder::new();
+    let with =
+        |words: &[&str], said: &[&str]| folder.fails(&[&["run"], words, &["true"]].concat(), 125, said);
+    with(
+        &["--kernel", "vmlinuz"],
+        &["drivers of Linux 6.0.0-99-amd64 are modules", "/lib/modules/6.0.0-99-amd64", "`--modules DIR`"],
+    );
+    with(
+        &["--kernel", "vmlinuz", "--modules", "."],
+        &["the directory . has no modules for Linux 6.0.0-99-amd64"],
+    );
+    let modules = folder.path("mine/6.0.0-99-amd64/kernel");
+    fs::create_dir_all(&modules).unwrap();
+    with(&["--kernel", "vmlinuz", "--modules", "mine"], &["has no module virtio_pci", "not built in"]);
+    fs::write(modules.join("virtio_pci.ko.xz"), b"\xfd7zXZ\0 damaged").unwrap();
+    with(&["--kernel", "vmlinuz", "--modules", "mine"], &["virtio_pci.ko.xz cannot be read"]);
+    with(&["--kernel", "own", "--root", "nope"], &["nope: No such file"]);
+    with(&["--kernel", "own", "--root", "own"], &["--root own is no directory"]);
+    fs::create_dir_all(folder.path("tree/bin")).unwrap();
+    fs::write(folder.path("tree/bin/sh"), "").unwrap();
+    with(&["--kernel", "own", "--root", "tree", "--mem", "20"], &["20 MiB", "too little", "--mem "]);
+    fs::File::create(folder.path("tree/big")).unwrap().set_len(300 << 20).unwrap();
+    with(
+        &["--kernel", "own", "--root", "tree", "--mem", "256"],
+        &["more than the guest's memory of 256 MiB"],
+    );
+    with(&["--kernel", "own", "--root", "tree", "--mem", "512"], &["too little", "--mem "]);
+    fs::File::create(folder.path("tree/big")).unwrap().set_len(4 << 30).unwrap();
+    with(&["--kernel", "own", "--root", "tree", "--mem", "16G"], &["big has 4294967296 bytes", "on a disk"]);
+}
+
+#[test]
 fn doctor_looks_at_what_it_is_given() {
     let folder = Folder::new();
     let text = |output: Output| String::from_utf8(output.stdout).unwrap();

@@ -135,7 +135,7 @@ impl MachineArgs {
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
-       minivmm run COMMAND..., minivmm doctor        run in a guest; look at the host";
+       minivmm run COMMAND..., minivmm doctor      run in a guest; examine host";
 
 const MENU: &str = "In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
 

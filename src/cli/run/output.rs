@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// How much of the console is kept, and how much of that is shown.
 const KEPT: usize = 16 << 10;
 const LINES: usize = 15;
+/// What says why a kernel panicked, long before the last line of its report.
+const PANIC: &str = "Kernel panic - not syncing";
 
 /// Passes a stream on as it comes, but for the token at its end. The guest sends the token when the command has ended;
 /// without it, nobody could know whether something is still on its way.
@@ -107,6 +109,8 @@ impl fmt::Display for ConsoleTail {
         }
         writeln!(f, "the console said last:")?;
         let first = lines.len().saturating_sub(LINES);
+        let panic = lines.iter().take(first).rfind(|line| line.contains(PANIC));
+        panic.map_or(Ok(()), |line| writeln!(f, "  | {line}\n  | ..."))?;
         lines.iter().skip(first).try_for_each(|line| writeln!(f, "  | {line}"))
     }
 }
@@ -176,5 +180,12 @@ mod tests {
         assert!(said.starts_with("the console said last:\n  | line 9987\n"), "{said}");
         assert!(said.ends_with("  | line 9999\n  | [2Jhalf\n  | panic\n"), "{said}");
         assert!(tail.kept().len() <= KEPT);
+        write!(tail, "\nKernel panic - not syncing: of fear\n").unwrap();
+        (0..30).for_each(|n| writeln!(tail, "frame {n}").unwrap());
+        let said = tail.to_string();
+        assert!(
+            said.contains("last:\n  | Kernel panic - not syncing: of fear\n  | ...\n  | frame 15\n"),
+            "{said}"
+        );
     }
 }
