@@ -96,3 +96,11 @@ fn verify_a_minute_of_writes(guest: &mut Guest) {
     guest.sh_within(&fio(minute), 2 * BOOT);
     guest.sh_within(&fio(&format!("{LAST} --do_verify=0 --end_fsync=1")), BOOT);
 }
+
+#[test]
+fn command_runs_on_the_kernel_and_with_the_modules_of_a_disk() {
+    let line = "./minivmm run --disk vm0.raw,ro --mem 256 --boot-timeout 120 -- sh -c 'uname -r; cat /sys/block/vda/ro; exit 3'";
+    let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
+    assert_eq!(out.status, Status::Exited(3), "{}{}", out.text(), out.err_text());
+    assert!(out.text().starts_with("6.1.") && out.text().ends_with("-amd64\n1\n"), "{}", out.text());
+}

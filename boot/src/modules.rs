@@ -2,6 +2,7 @@
 //! loaded for some of them, in which order. For whoever makes an initramfs.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -49,11 +50,26 @@ pub struct Module {
 }
 
 /// The modules of one kernel.
-#[derive(Debug)]
 pub struct Modules {
     folder: PathBuf,
     files: HashMap<String, PathBuf>,
     builtin: HashSet<String>,
+    read: Box<ReadFile>,
+}
+
+/// Reads a whole file by its path.
+pub type ReadFile = dyn Fn(&Path) -> io::Result<Vec<u8>>;
+
+/// Unpacks what is packed in a way that this crate does not know.
+pub type Unpack<'a> = dyn Fn(Compression, &[u8]) -> io::Result<Vec<u8>> + 'a;
+
+impl fmt::Debug for Modules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Modules")
+            .field("folder", &self.folder)
+            .field("files", &self.files.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Modules {
@@ -62,19 +78,30 @@ impl Modules {
     /// # Errors
     /// It cannot be read.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        let lines =
-            |name: &str| fs::read(folder.join(name)).map(|text| String::from_utf8_lossy(&text).into_owned());
-        let mut files = HashMap::new();
-        match lines("modules.dep") {
-            Ok(text) => {
-                let paths = text.lines().filter_map(|line| line.split_once(':')).take(MODULES_MAX);
-                files.extend(paths.map(|(path, _)| (module_name(Path::new(path)), folder.join(path))));
-            }
-            Err(_) => collect(&folder.join("kernel"), DEPTH_MAX, &mut files)?,
+        let read = |path: &Path| limited(fs::File::open(path)?);
+        if folder.join("modules.dep").exists() {
+            return Self::listed(folder, Box::new(read));
         }
-        let builtin = lines("modules.builtin").unwrap_or_default();
-        let builtin = builtin.lines().map(|line| module_name(Path::new(line))).collect();
-        Ok(Modules { folder: folder.to_path_buf(), files, builtin })
+        let mut files = HashMap::new();
+        collect(&folder.join("kernel"), DEPTH_MAX, &mut files)?;
+        Ok(Modules {
+            folder: folder.to_path_buf(),
+            files,
+            builtin: builtin(folder, &read),
+            read: Box::new(read),
+        })
+    }
+
+    /// Those of a modules.dep in `folder`, wherever that is: `read` knows.
+    ///
+    /// # Errors
+    /// There is no modules.dep, or it cannot be read.
+    pub fn listed(folder: &Path, read: Box<ReadFile>) -> io::Result<Self> {
+        let list = read(&folder.join("modules.dep"))?;
+        let list = String::from_utf8_lossy(&list);
+        let paths = list.lines().filter_map(|line| line.split_once(':')).take(MODULES_MAX);
+        let files = paths.map(|(path, _)| (module_name(Path::new(path)), folder.join(path))).collect();
+        Ok(Modules { folder: folder.to_path_buf(), files, builtin: builtin(folder, &*read), read })
     }
 
     /// Whether there is a module of this name to load.
@@ -93,11 +120,7 @@ impl Modules {
     ///
     /// # Errors
     /// [`ModuleError`].
-    pub fn load(
-        &self,
-        names: &[&str],
-        unpack: &dyn Fn(Compression, &Path) -> io::Result<Vec<u8>>,
-    ) -> Result<Vec<Module>, ModuleError> {
+    pub fn load(&self, names: &[&str], unpack: &Unpack<'_>) -> Result<Vec<Module>, ModuleError> {
         let mut order = Order { modules: self, unpack, seen: HashSet::new(), done: Vec::new() };
         names.iter().try_for_each(|name| order.add(&name.replace('-', "_")))?;
         Ok(order.done)
@@ -106,7 +129,7 @@ impl Modules {
 
 struct Order<'a> {
     modules: &'a Modules,
-    unpack: &'a dyn Fn(Compression, &Path) -> io::Result<Vec<u8>>,
+    unpack: &'a Unpack<'a>,
     seen: HashSet<String>,
     done: Vec<Module>,
 }
@@ -129,14 +152,14 @@ impl Order<'_> {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let packed = limited(fs::File::open(path)?)?;
+        let packed = (self.modules.read)(path)?;
         match Compression::of(&packed) {
             None => Ok(packed),
             Some(Compression::Gzip) => limited(flate2::read::MultiGzDecoder::new(&packed[..])),
             Some(Compression::Zstd) => {
                 limited(ruzstd::decoding::StreamingDecoder::new(&packed[..]).map_err(io::Error::other)?)
             }
-            Some(other) => (self.unpack)(other, path),
+            Some(other) => (self.unpack)(other, &packed),
         }
     }
 }
@@ -147,6 +170,12 @@ fn limited(from: impl Read) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is too large to be a module"));
     }
     Ok(bytes)
+}
+
+/// What the kernel has in itself; a folder without that list says nothing about it.
+fn builtin(folder: &Path, read: &ReadFile) -> HashSet<String> {
+    let list = read(&folder.join("modules.builtin")).unwrap_or_default();
+    String::from_utf8_lossy(&list).lines().map(|line| module_name(Path::new(line))).collect()
 }
 
 /// The `depends=` line that modpost puts into a module's .modinfo.
@@ -199,7 +228,7 @@ mod tests {
     }
 
     fn order(folder: &Path, names: &[&str]) -> Result<Vec<String>, ModuleError> {
-        let none = |_: Compression, _: &Path| Err(io::ErrorKind::Unsupported.into());
+        let none = |_: Compression, _: &[u8]| Err(io::ErrorKind::Unsupported.into());
         let modules = Modules::open(folder).unwrap().load(names, &none)?;
         Ok(modules.into_iter().map(|module| module.file).collect())
     }
@@ -251,14 +280,29 @@ mod tests {
             .unwrap();
         fs::write(drivers.join("c.ko.xz"), b"\xfd7zXZ\0...").unwrap();
         let modules = Modules::open(folder.path()).unwrap();
-        let unpack = |how: Compression, path: &Path| {
-            assert!(how == Compression::Xz && path.ends_with("c.ko.xz"));
+        let unpack = |how: Compression, packed: &[u8]| {
+            assert!(how == Compression::Xz && packed.ends_with(b"..."));
             Ok(module(""))
         };
         let files: Vec<_> = modules.load(&["a"], &unpack).unwrap().into_iter().map(|m| m.file).collect();
         assert_eq!(files, ["c.ko", "b.ko", "a.ko"]);
         let error = order(folder.path(), &["a"]).unwrap_err();
         assert!(error.to_string().contains("c.ko.xz cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn modules_may_lie_where_only_the_caller_can_read() {
+        let read = |path: &Path| match path.to_str() {
+            Some("/on-a-disk/modules.dep") => Ok(b"kernel/a.ko: kernel/b.ko\nkernel/b.ko:\n".to_vec()),
+            Some("/on-a-disk/kernel/a.ko") => Ok(module("b")),
+            Some("/on-a-disk/kernel/b.ko") => Ok(module("")),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        let modules = Modules::listed(Path::new("/on-a-disk"), Box::new(read)).unwrap();
+        let none = |_: Compression, _: &[u8]| Err(io::ErrorKind::Unsupported.into());
+        let files: Vec<_> = modules.load(&["a"], &none).unwrap().into_iter().map(|m| m.file).collect();
+        assert_eq!(files, ["b.ko", "a.ko"]);
+        assert!(Modules::listed(Path::new("/elsewhere"), Box::new(read)).is_err());
     }
 
     #[test]

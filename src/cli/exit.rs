@@ -121,11 +121,11 @@ impl Status {
             Status::Panicked => "panicked",
             Status::Crashed => "crashed",
             Status::Quit => "quit",
-            Status::RunPanicked => "guest panicked",
-            Status::RunGuestEnded => "guest ended",
+            Status::RunPanicked => "panic",
+            Status::RunGuestEnded => "ended",
             Status::RunNeverUp => "not up",
-            Status::RunTimedOut => "time over",
-            Status::RunFailed => "nothing was run",
+            Status::RunTimedOut => "time",
+            Status::RunFailed => "error",
             Status::Signal(_) => "signal n",
             Status::Command(_) => "the command's",
         }
@@ -148,7 +148,7 @@ pub fn summary() -> String {
 /// The same of `run`.
 pub fn run_summary() -> String {
     let run: Vec<_> = Status::ALL.into_iter().filter(|status| status.is_of_run()).collect();
-    format!("Exit status: the command's, or {}", words(&run))
+    format!("Exit status: command's; {}", words(&run))
 }
 
 fn words(part: &[Status]) -> String {

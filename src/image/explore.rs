@@ -103,6 +103,17 @@ pub(crate) fn explore(source: &dyn ReadAt, wanted: Wanted<'_>) -> Result<Explore
     Ok(explored)
 }
 
+/// A whole file at a path of the disk's root file system, links followed, if it is at most so long.
+pub(crate) fn read_file(source: &dyn ReadAt, path: &str, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
+    let disk = Disk::new(source)?;
+    let volumes = volumes(&disk, &mut String::new())?;
+    let Some(root) = volumes.iter().find(|volume| volume.has_init) else { return Ok(None) };
+    match root.fs.find(path)? {
+        Some(inode) if inode.kind == FileKind::File => root.fs.read(&inode, max).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The file systems that can be read, in the order of their partitions. What else there is goes into `looked`.
 fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec<Volume<'a>>, ReadError> {
     let mut volumes = Vec::new();

@@ -19,7 +19,7 @@ pub(crate) mod version;
 pub(crate) use disk::DiskFile;
 pub use disk::ReadError;
 pub use error::ImageError;
-pub(crate) use explore::{Explored, ImageFile, Wanted, explore};
+pub(crate) use explore::{Explored, ImageFile, Wanted, explore, read_file};
 pub(crate) use ext4::Run;
 
 use boot::read::ReadAt;

@@ -25,16 +25,16 @@ pub struct RunArgs {
     /// file systems that are mounted in it are left out.
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Where the kernel's modules are, if not in /lib/modules
+    /// Kernel modules, if not those in /lib/modules
     ///
     /// A directory as /lib/modules, one kernel's in it, or an unpacked package of the kernel.
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
     /// End the machine after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
     pub timeout: Option<u32>,
     /// Give up if it is not up by then [default: 60]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
     pub boot_timeout: Option<u32>,
     /// Pass standard input on to the command
     #[arg(short = 'i', long)]
@@ -84,7 +84,7 @@ impl RunArgs {
 pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
     let verb = OWN.iter().fold(verb, |verb, own| verb.mut_arg(own, |arg| arg.hide(true)));
     verb.mut_arg("kernel", |arg| {
-        let help = "Linux kernel; else the disk's, else the newest in /boot";
+        let help = "Linux kernel; else the disk's, else /boot's newest";
         arg.help(help).long_help(help)
     })
     .after_help(exit::run_summary())

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 
 use boot::cpio::{Archive, Cpio, Kind, Member};
 use boot::modules::{Module, ModuleError, Modules};
@@ -16,6 +17,7 @@ use super::{busybox, tree};
 use crate::cli::drivers;
 use crate::host::facts::Host;
 use crate::image::version::compare;
+use crate::image::{DiskFile, read_file};
 use crate::machine::files::BootFiles;
 use crate::spec::Spec;
 
@@ -165,24 +167,30 @@ fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Resul
         // A kernel that does not say what it is, is somebody's own; it has its drivers, or the guest says what is missing.
         return Ok(Vec::new());
     };
-    let folder = match (&args.modules, find(args, spec, &release, host)) {
-        (_, Ok(folder)) => folder,
-        (Some(path), Err(_)) => return Err(RunError::NotModules { path: path.clone(), release }),
-        (None, Err(looked)) if drivers::is_distribution(&release, files.headers.version()) => {
-            let looked: Vec<_> = looked.iter().map(|path| path.display().to_string()).collect();
-            return Err(RunError::NoModules { release, looked: looked.join(", ") });
-        }
-        (None, Err(_)) => return Ok(Vec::new()),
-    };
     let said = |said: String| RunError::Modules { release: release.clone(), said };
-    let all = Modules::open(&folder).map_err(|error| said(format!("{}: {error}", folder.display())))?;
+    let all = match (&args.modules, find(args, spec, &release, host)) {
+        (_, Ok(folder)) => {
+            Modules::open(&folder).map_err(|error| said(format!("{}: {error}", folder.display())))?
+        }
+        (Some(path), Err(_)) => return Err(RunError::NotModules { path: path.clone(), release }),
+        (None, Err(looked)) => match on_disk(spec, &release) {
+            Some(modules) => modules,
+            None if drivers::is_distribution(&release, files.headers.version()) => {
+                let looked = looked.iter().map(|path| path.display().to_string());
+                let looked: Vec<_> =
+                    looked.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
+                return Err(RunError::NoModules { release, looked: looked.join(", ") });
+            }
+            None => return Ok(Vec::new()),
+        },
+    };
     let mut names = vec!["virtio_pci", "virtio_console"];
     names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
     names.extend((!spec.tap.is_empty()).then_some("virtio_net"));
     names.extend(spec.balloon.map(|_| "virtio_balloon"));
     // Without it a panic is seen by its line on the console.
     names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-    all.load(&names, &|_, path| unpack(path)).map_err(|error| match error {
+    all.load(&names, &|_, packed| unpack(packed)).map_err(|error| match error {
         source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
         other => said(other.to_string()),
     })
@@ -210,11 +218,30 @@ fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathB
     candidates.iter().find(is_one).cloned().ok_or(candidates)
 }
 
+/// Those that the first disk has for this release, as an installed Debian does.
+fn on_disk(spec: &Spec, release: &str) -> Option<Modules> {
+    // The longest list of modules, and the largest module.
+    const MAX: u64 = 64 << 20;
+    let disk = DiskFile::open(&spec.disk.first()?.path).ok()?;
+    let read = move |path: &Path| {
+        let path = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+        read_file(&disk, path, MAX).map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    Modules::listed(&Path::new("/lib/modules").join(release), Box::new(read)).ok()
+}
+
 /// What is packed in a way that has no unpacker in here: Debian's newer modules and Fedora's are xz.
-fn unpack(path: &Path) -> io::Result<Vec<u8>> {
-    let run = Command::new("xz").args(["-dc", "--"]).arg(path).output();
-    let out = run.map_err(|error| {
-        io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"))
+fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
+    let missing =
+        |error: io::Error| io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"));
+    let mut command = Command::new("xz");
+    command.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(missing)?;
+    let stdin = child.stdin.take();
+    let out = thread::scope(|scope| {
+        // One that stops reading says why in its status.
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(packed)));
+        child.wait_with_output()
     })?;
     if out.status.success() {
         return Ok(out.stdout);
@@ -226,6 +253,8 @@ fn unpack(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::host::facts::tests::tree;
+    use crate::image::testing::ext4;
+    use crate::spec::DiskSpec;
 
     #[test]
     fn newest_kernel_of_the_host_is_the_one_with_the_highest_version() {
@@ -238,6 +267,30 @@ mod tests {
         let (_folder, host) = tree(&[("/boot/config", "x")]);
         let error = newest_kernel(&host).unwrap_err().to_string();
         assert!(error.contains("has none") && error.contains("--kernel FILE"), "{error}");
+    }
+
+    #[test]
+    fn modules_are_found_on_the_disk_that_the_kernel_is_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm0.raw");
+        let files: [(&str, &[u8]); 5] = [
+            ("etc/x", b""),
+            ("sbin/init", b"x"),
+            ("lib/modules/6.1.0-25-amd64/modules.dep", b"kernel/a.ko: kernel/b.ko\nkernel/b.ko:\n"),
+            ("lib/modules/6.1.0-25-amd64/kernel/a.ko", b"\x7fELF\0depends=b\0"),
+            ("lib/modules/6.1.0-25-amd64/kernel/b.ko", b"\x7fELF\0depends=\0"),
+        ];
+        fs::write(&path, ext4(8192, &files, &["-b", "1024"])).unwrap();
+        let spec = Spec::default().with_disk(DiskSpec::new(&path));
+        let modules = on_disk(&spec, "6.1.0-25-amd64").unwrap();
+        let order: Vec<_> = modules
+            .load(&["a"], &|_, packed| unpack(packed))
+            .unwrap()
+            .into_iter()
+            .map(|module| module.file)
+            .collect();
+        assert_eq!(order, ["b.ko", "a.ko"]);
+        assert!(on_disk(&spec, "6.1.0-26-amd64").is_none());
     }
 
     #[test]

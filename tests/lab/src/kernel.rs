@@ -194,9 +194,7 @@ impl Kernel {
     /// One that is built into the kernel is left out.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>, LabError> {
         let modules = Modules::open(&self.modules).map_err(LabError::path("read", &self.modules))?;
-        let unpack = |_, path: &Path| {
-            filter("xz", &["-dc"], &read(path).map_err(io::Error::other)?).map_err(io::Error::other)
-        };
+        let unpack = |_, packed: &[u8]| filter("xz", &["-dc"], packed).map_err(io::Error::other);
         let loaded = modules
             .load(names, &unpack)
             .map_err(|error| LabError::format(&self.modules, error.to_string()))?;
