@@ -309,6 +309,7 @@ impl<P: Poller> Room<P> {
             device.stop(cx);
             Ok(())
         });
+        // This also has a ring of the host do what it was given.
         self.unwatch_all(place);
         let mut seat = self.seats.get_mut(place)?.take()?;
         // What was completed and not yet said is said now: a queue's saved state does not remember it.
