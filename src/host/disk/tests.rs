@@ -387,8 +387,7 @@ mod on_a_ring {
     #[test]
     fn a_signal_is_written_when_a_watch_ends() {
         let Some(mut engine) = ring() else { return };
-        let (event, watched) =
-            (EventFd::new(EFD_NONBLOCK).unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
+        let (event, watched) = (EventFd::new(EFD_NONBLOCK).unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
         engine.watch(watched.as_raw_fd(), 1, Interest::Read).unwrap();
         let taken = engine.signal(event.as_raw_fd());
         engine.unwatch(watched.as_raw_fd(), 1).unwrap();

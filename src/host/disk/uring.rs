@@ -49,6 +49,8 @@ pub(super) struct UringEngine {
     rung: Vec<Token>,
     /// What found no room in the ring.
     backlog: VecDeque<Entry>,
+    /// How many events the next wait with a limit is for.
+    gather: usize,
 }
 
 impl std::fmt::Debug for UringEngine {
@@ -81,6 +83,7 @@ impl UringEngine {
             next_watch: 0,
             rung: Vec::new(),
             backlog: VecDeque::new(),
+            gather: 1,
         })
     }
 
@@ -122,7 +125,8 @@ impl UringEngine {
             None => self.ring.submit_and_wait(1),
             Some(limit) => {
                 let limit = Timespec::from(limit);
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+                let count = std::mem::replace(&mut self.gather, 1);
+                self.ring.submitter().submit_with_args(count, &SubmitArgs::new().timespec(&limit))
             }
         };
         match result.map_err(|error| (error.raw_os_error(), error)) {
@@ -278,6 +282,12 @@ impl Engine for UringEngine {
             self.reap();
         }
         Ok(())
+    }
+
+    fn gather(&mut self, operations: usize) -> bool {
+        // Events of other kinds count too, and may wait for the limit.
+        self.gather = operations.clamp(1, self.in_flight.max(1));
+        true
     }
 
     fn signal(&mut self, event: RawFd) -> bool {
