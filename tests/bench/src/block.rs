@@ -8,9 +8,9 @@ use crate::numbers::Series;
 use crate::rivals::{Guest, Rival};
 use crate::window::{self, Amount, Window};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// How long one look takes, without counting and with.
-const SECONDS: u32 = 1;
+const SECONDS: u32 = 2;
 
 struct Job {
     name: &'static str,
