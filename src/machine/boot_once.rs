@@ -8,6 +8,7 @@ use std::thread;
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
 use devices::power::PowerButton;
+use virtio::worker::STACK;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::backends::Backends;
@@ -69,6 +70,7 @@ impl Boot {
         let loader = Loader::new(&sources);
         let Assembled { vm, board, vcpus } = thread::scope(|scope| {
             let helper = thread::Builder::new()
+                .stack_size(STACK)
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;

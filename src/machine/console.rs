@@ -15,6 +15,7 @@ use std::time::Duration;
 use devices::console::ByteQueue;
 use devices::serial::{ConsoleSink, Serial, SerialInput};
 use virtio::console::{Backend, Nobody, Stream};
+use virtio::worker::STACK;
 
 use self::sinks::{PanicWatch, UnseenOutput, WatchedOutput, WatchedPort};
 use crate::spec::ConsoleChoice;
@@ -148,7 +149,10 @@ pub(super) struct OutputThread {
 impl OutputThread {
     pub(super) fn spawn(queue: Arc<ByteQueue>, reader: Box<dyn Write + Send>) -> io::Result<Self> {
         let from = queue.clone();
-        let thread = thread::Builder::new().name("console".into()).spawn(move || carry(&from, reader))?;
+        let thread = thread::Builder::new()
+            .name("console".into())
+            .stack_size(STACK)
+            .spawn(move || carry(&from, reader))?;
         Ok(OutputThread { queue, thread: Some(thread) })
     }
 

@@ -32,6 +32,7 @@ pub use exit::{Crash, Exit};
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
+use virtio::worker::STACK;
 
 use backends::Backends;
 use boot_once::{Blueprint, Boot};
@@ -144,6 +145,7 @@ impl Machine {
         let outcome = Arc::new(Outcome::default());
         let (events, result) = (sender.clone(), outcome.clone());
         let supervisor = thread::Builder::new()
+            .stack_size(STACK)
             .name("machine".into())
             .spawn(move || {
                 let mut ending =
