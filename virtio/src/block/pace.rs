@@ -9,8 +9,9 @@ use std::time::Duration;
 
 /// In flight, from which on waiting for several is worth it.
 const FROM: usize = 4;
-/// Of those in flight, and of the time that they queue, a fourth.
-const PART: usize = 4;
+/// Part of those in flight to wait for, and part of the time that they queue to do it in.
+const COUNT_PART: usize = 4;
+const TIME_PART: u32 = 4;
 /// Not longer than this: commands wait as well.
 const LONGEST: Duration = Duration::from_millis(5);
 
@@ -38,10 +39,10 @@ impl Pace {
     /// How many completions to wait for when so many requests are in flight, and how long; `None`: for the first.
     pub(super) fn hold(&mut self, in_flight: usize) -> Option<(usize, Duration)> {
         let queueing = self.usual.saturating_sub(self.alone?);
-        let limit = (queueing / PART as u32).min(LONGEST);
+        let limit = (queueing / TIME_PART).min(LONGEST);
         let worth_it = in_flight >= FROM && !limit.is_zero() && !self.held;
         self.held |= worth_it;
-        worth_it.then_some((in_flight / PART, limit))
+        worth_it.then_some((in_flight / COUNT_PART, limit))
     }
 }
 
