@@ -1,55 +1,115 @@
-//! A course's evening: vm0 with kernel and initrd as typed, an ordinary user, a TAP made before; and all that the guide shows.
+//! A course's evening: the shortest command with a kernel, an ordinary user, a TAP made before; all that the guide shows, the
+//! disk grown and divided with LVM, and a reboot.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 #[path = "support/debian.rs"]
 mod debian;
 
-use debian::{AS_USER, Guest, Tap, ssh};
-
-/// What the guide computes before it boots the machine on tap2.
-const MAC: &str = "ba:ad:00:ca:fe:02";
-const LINK_LOCAL: &str = "fe80::b8ad:ff:feca:fe02";
+use debian::{AS_USER, Guest, LINK_LOCAL, MAC, Tap, lab, ssh};
 
 #[test]
-fn debian_runs_as_the_courses_show_it_for_a_user_without_capabilities_on_a_plain_tap() {
+fn debian_runs_as_the_courses_show_it_for_a_user_without_capabilities_and_reboots_with_all_it_has() {
+    let used = || lab().sh("du -m vm0.raw | cut -f1").unwrap().trim().parse::<u64>().unwrap();
+    assert!(used() < 1024, "the new image uses {} MiB", used());
+    lab().sh("qemu-img resize -q -f raw vm0.raw +20G").unwrap();
     let tap = Tap::new("tap2", "");
-    let mut guest = Guest::start(&format!(
-        "{AS_USER} ./minivmm --kernel vmlinuz --initrd initrd.img --disk vm0.raw --tap tap2 --mem 512"
-    ));
+    let mut guest =
+        Guest::start(&format!("{AS_USER} ./minivmm --kernel vmlinuz --disk vm0.raw --tap tap2 --mem 512"));
+    guest.banner_says(&[
+        "Kernel      : vmlinuz (Linux 6.1.",
+        "Initrd      : /boot/initrd.img-6.1.",
+        "Root        : root=PARTUUID=",
+        "RAM         : 512 MiB",
+        "Disk        : vda = vm0.raw (28 GiB, ",
+        &format!("Network     : tap2, MAC {MAC}, IPv6 link-local {LINK_LOCAL}"),
+    ]);
+    the_user_may_do_nothing_else();
     guest.is_healthy();
+    assert!(guest.sh("who").contains("etu      ttyS0"));
     the_hardware_is_what_the_guide_shows(&mut guest);
     the_image_is_one_machine(&mut guest);
-    assert_eq!(guest.sh("cat /sys/class/net/e*/address").trim(), MAC);
-    assert_eq!(ssh(&format!("{LINK_LOCAL}%{}", tap.name), "hostname; id -un"), "vm0\netu\n");
-    println!("login after {:.1} s", guest.boot.as_secs_f32());
-    let text = guest.power_off().text();
-    for fact in ["vm0.raw", "512", MAC] {
-        assert!(text.contains(fact), "the banner does not say {fact}: {text}");
+    let reached = || ssh(&format!("{LINK_LOCAL}%{}", tap.name), "hostname; id -un");
+    assert_eq!(reached(), "vm0\netu\n");
+    take_the_new_space(&mut guest);
+    // With its disk and its network, and with what it wrote.
+    let boot_id = "cat /proc/sys/kernel/random/boot_id";
+    let first = guest.sh(boot_id);
+    guest.reboot();
+    assert_ne!(guest.sh(boot_id), first);
+    assert_eq!(reached(), "vm0\netu\n");
+    guest.sh("mount /dev/vg0/data /mnt && sha256sum -c /root/sum && umount /mnt");
+    guest.is_healthy();
+    guest.power_off();
+    // On the host the file shows what the guest used, not what it could use.
+    assert!(used() < 1024, "{} MiB of the disk are used", used());
+}
+
+fn the_user_may_do_nothing_else() {
+    let status = lab().sh("cat /proc/$(pgrep -x minivmm)/status").unwrap();
+    let none = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}:\t0000000000000000"));
+    for fact in none.iter().map(String::as_str).chain(["Uid:\t1000\t1000\t1000\t1000", "Groups:\t101"]) {
+        assert!(status.lines().any(|line| line.trim_end() == fact), "{fact}: {status}");
     }
 }
 
+/// What lspci says of the devices, after their places.
+const DEVICES: [(&str, &str); 5] = [
+    ("Ethernet controller: Red Hat, Inc. Virtio 1.0 network device", "1af4:1041"),
+    ("Mass storage controller: Red Hat, Inc. Virtio 1.0 block device", "1af4:1042"),
+    ("Communication controller: Red Hat, Inc. Virtio 1.0 console", "1af4:1043"),
+    ("Unclassified device [00ff]: Red Hat, Inc. Virtio 1.0 RNG", "1af4:1044"),
+    ("Unclassified device [00ff]: Red Hat, Inc. Virtio 1.0 memory balloon", "1af4:1045"),
+];
+/// What lsmod lists.
+const DRIVERS: [&str; 6] =
+    ["virtio_balloon", "virtio_blk", "virtio_console", "virtio_net", "virtio_pci", "virtio_ring"];
+/// What parted says of the disk as it was bought, before the table is mended.
+const PARTED: [&str; 6] = [
+    "Model: Virtio Block Device (virtblk)",
+    "Disk /dev/vda: 30.1GB",
+    "Sector size (logical/physical): 512B/512B",
+    "Partition Table: gpt",
+    "Number  Start   End     Size    File system  Name  Flags",
+    " 1      1049kB  8589MB  8588MB  ext4         root",
+];
+
 fn the_hardware_is_what_the_guide_shows(guest: &mut Guest) {
-    let names = guest.sh("lspci");
-    for device in ["network device", "block device", "console", "memory balloon", "RNG"] {
-        assert!(names.contains(&format!("Virtio 1.0 {device}")), "{device}: {names}");
-    }
-    let numbers = guest.sh("lspci -n");
-    for id in ["1af4:1041", "1af4:1042", "1af4:1043", "1af4:1044", "1af4:1045"] {
-        assert!(numbers.contains(id), "{id}: {numbers}");
+    let (names, numbers) = (guest.sh("lspci"), guest.sh("lspci -n"));
+    for (name, number) in DEVICES {
+        assert!(names.contains(name) && numbers.contains(number), "{name}: {names}{numbers}");
     }
     let modules = guest.sh("lsmod");
-    let drivers = ["balloon", "blk", "console", "net", "pci", "ring"];
-    for module in drivers.map(|name| format!("virtio_{name}")) {
-        let loaded = modules.lines().any(|line| line.split_whitespace().next() == Some(module.as_str()));
-        assert!(loaded, "{module}: {modules}");
+    for driver in DRIVERS {
+        let loaded = modules.lines().any(|line| line.split_whitespace().next() == Some(driver));
+        assert!(loaded, "{driver}: {modules}");
     }
     let disk = guest.sh("parted -s /dev/vda print");
-    assert!(disk.contains("Model: Virtio Block Device (virtblk)"), "{disk}");
-    assert!(disk.contains("Sector size (logical/physical): 512B/512B"), "{disk}");
+    for line in PARTED {
+        assert!(disk.lines().any(|said| said.trim_end() == line), "{line}: {disk}");
+    }
 }
 
 /// What a copy of the image must not share was made at this boot.
 fn the_image_is_one_machine(guest: &mut Guest) {
     assert_eq!(guest.sh("wc -c < /etc/machine-id").trim(), "33");
     assert_eq!(guest.sh("find /etc/ssh -name 'ssh_host_*_key' -newer /etc/fstab").lines().count(), 1);
+}
+
+/// As the guide does it: the table is mended for the new size, two partitions become one volume group.
+fn take_the_new_space(guest: &mut Guest) {
+    assert_eq!(guest.sh("lsblk -bdno SIZE /dev/vda").trim(), (28_u64 << 30).to_string());
+    for line in [
+        "parted --fix --script /dev/vda print",
+        "parted --script /dev/vda mkpart first 8GiB 18GiB mkpart second 18GiB 100%",
+        "udevadm settle; pvcreate -y /dev/vda2",
+        "vgcreate vg0 /dev/vda2",
+        "pvcreate -y /dev/vda3",
+        "vgextend vg0 /dev/vda3",
+        "lvcreate -y -n data -L 15G vg0",
+        "mkfs.ext4 -q /dev/vg0/data",
+        "mount /dev/vg0/data /mnt && head -c 20M /dev/urandom > /mnt/file && sha256sum /mnt/file > /root/sum",
+        "umount /mnt && e2fsck -fn /dev/vg0/data",
+    ] {
+        guest.sh(line);
+    }
 }

@@ -3,14 +3,17 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lab::{Cmd, Lab, LabConfig, LabKind, Output, Process, Status};
 
-/// Time for systemd to get to a login under two emulations, on a busy machine.
-pub(crate) const BOOT: Duration = Duration::from_secs(240);
+/// Time for systemd to get to a login under two emulations: a minute of a processor, which a busy machine may take long to give.
+pub(crate) const BOOT: Duration = Duration::from_secs(480);
 /// Time for a guest that is up to answer.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
+/// What the guide computes before it boots the machine on tap2.
+pub(crate) const MAC: &str = "ba:ad:00:ca:fe:02";
+pub(crate) const LINK_LOCAL: &str = "fe80::b8ad:ff:feca:fe02";
 /// As a user of group kvm who may do nothing else.
 pub(crate) const AS_USER: &str = "setpriv --reuid 1000 --regid 1000 --groups 101 --bounding-set -all --inh-caps -all \
                                   --ambient-caps -all --no-new-privs --";
@@ -31,27 +34,43 @@ pub(crate) fn lab() -> &'static Lab {
 #[derive(Debug)]
 pub(crate) struct Guest {
     console: Process,
-    /// From the start to the login prompt.
-    pub(crate) boot: Duration,
 }
 
 impl Guest {
     /// Starts the shell line, waits for the login on its terminal, logs in as etu and becomes root.
     #[track_caller]
     pub(crate) fn start(line: &str) -> Self {
-        let begin = Instant::now();
-        let mut console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
+        let console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
+        let mut guest = Guest { console };
+        guest.log_in();
+        guest
+    }
+
+    #[track_caller]
+    fn log_in(&mut self) {
+        let console = &mut self.console;
         console.expect("vm0 login: ", BOOT).unwrap();
-        let boot = begin.elapsed();
         for (answer, question) in [("etu", "Password: "), ("-etu-", "etu@vm0:~$ ")] {
             console.send(format!("{answer}\n")).unwrap();
             console.expect(question, SOON).unwrap();
         }
         console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= PS2= sh\n").unwrap();
-        // Echoed, it does not read so.
-        console.send("stty -echo cols 999; echo 'root-'shell\n").unwrap();
+        // The kernel keeps to its log from here on. Echoed, the word does not read so.
+        console.send("dmesg -n 1; stty -echo cols 999; echo 'root-'shell\n").unwrap();
         console.expect("root-shell", SOON).unwrap();
-        Guest { console, boot }
+    }
+
+    /// Sends it round by systemd, and logs in again.
+    #[track_caller]
+    pub(crate) fn reboot(&mut self) {
+        self.console.send("systemctl reboot\n").unwrap();
+        self.log_in();
+    }
+
+    /// What minivmm said before the guest did.
+    #[track_caller]
+    pub(crate) fn banner_says(&self, lines: &[&str]) {
+        banner_says(&self.console, lines);
     }
 
     /// Runs a shell line as root, which must succeed; gives what it said.
@@ -62,7 +81,6 @@ impl Guest {
 
     #[track_caller]
     pub(crate) fn sh_within(&mut self, line: &str, limit: Duration) -> String {
-        // The kernel may write to the console at any time, but not within a line of the shell's.
         self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
         let mut said = self.console.expect("status=", limit).unwrap();
         said.truncate(said.len() - "status=".len());
@@ -89,6 +107,25 @@ impl Guest {
         assert!(state.trim() == "running", "{state}");
         assert_eq!(self.sh("systemctl is-active multi-user.target").trim(), "active");
     }
+}
+
+/// Lines of the banner begin so.
+#[track_caller]
+fn banner_says(console: &Process, lines: &[&str]) {
+    let text = console.so_far();
+    for line in lines {
+        let said =
+            text.lines().any(|said| said.strip_prefix("~> ").is_some_and(|said| said.starts_with(line)));
+        assert!(said, "the banner does not say {line:?}: {text}");
+    }
+}
+
+/// Starts the shell line and sees systemd start from the disk; that will do.
+#[track_caller]
+pub(crate) fn starts_from_its_disk(line: &str, banner: &[&str]) {
+    let mut console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
+    console.expect("Welcome to \x1b[1mDebian GNU/Linux 12", BOOT).unwrap();
+    banner_says(&console, banner);
 }
 
 /// A TAP for group kvm, as the courses make it; gone with this value, as is all that was put behind it.
@@ -145,9 +182,11 @@ impl Drop for Tap {
     }
 }
 
-/// Starts Open vSwitch in the emulated machine, once.
+/// Starts Open vSwitch in the emulated machine, once. It counts the processors from the tenth second of the machine's
+/// life on; sooner it takes itself to have none, starts no thread for packets and passes none, ever.
 const OPEN_VSWITCH: &str = "\
     mkdir -p /run/openvswitch /etc/openvswitch /var/log/openvswitch; ip link set lo up; [ -e /run/openvswitch/ovs-vswitchd.pid ] && exit; \
+    until [ $(cut -d. -f1 /proc/uptime) -gt 10 ]; do sleep 0.2; done; \
     ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema && \
     ovsdb-server --remote=punix:/run/openvswitch/db.sock --pidfile --log-file --detach >/dev/null 2>&1 && \
     ovs-vsctl --no-wait init && \
