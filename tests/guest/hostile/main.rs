@@ -99,12 +99,13 @@ fn attack(device: &Device, victim: usize, end: u64, fleet: &mut Fleet) {
 
 fn rage(device: &Device, victim: usize, end: u64, chance: Chance, operations: u64, fleet: &mut Fleet) {
     device.start(attacks::ARENA, u64::MAX);
-    let mut storm = Storm { device, chance, end, longest: 0, restarts: 0 };
+    let mut storm = Storm { device, chance, end, longest: 0, slowest: 0, restarts: 0 };
     storm.prepare();
     for piece in 1..=PIECES {
         storm.run(operations / PIECES);
         fleet.others_serve(victim);
-        say!("clock={} {:?} {}/{} longest={} restarts={}", ticks(), device.kind, piece, PIECES, storm.longest, storm.restarts);
+        let Storm { longest, slowest, restarts, .. } = storm;
+        say!("clock={} {:?} {piece}/{PIECES} longest={longest} by={slowest} restarts={restarts}", ticks(), device.kind);
     }
     // Whatever the storm left of its vectors.
     platform::poke::<u16>(device.function + 4, 6);

@@ -16,6 +16,8 @@ pub struct Storm<'a> {
     pub end: u64,
     /// The longest operation, in ticks.
     pub longest: u64,
+    /// Which that was, by its number of 1024.
+    pub slowest: u64,
     pub restarts: u64,
 }
 
@@ -30,14 +32,18 @@ impl Storm<'_> {
     pub fn run(&mut self, operations: u64) {
         for _ in 0..operations {
             let start = ticks();
-            self.operation();
-            self.longest = self.longest.max(ticks() - start);
+            let what = self.chance.below(1024);
+            self.operation(what);
+            let took = ticks() - start;
+            if took > self.longest {
+                (self.longest, self.slowest) = (took, what);
+            }
         }
     }
 
-    fn operation(&mut self) {
+    fn operation(&mut self, what: u64) {
         let queue = self.chance.below(self.device.queues.into()) as u16;
-        match self.chance.below(1024) {
+        match what {
             0..400 => self.descriptor(queue),
             400..600 => self.content(),
             600..700 => self.table_entry(),
