@@ -7,7 +7,13 @@ fn main() -> Result<(), String> {
     let var = |name: &str| env::var(name).map_err(|e| format!("cargo did not set {name}: {e}"));
     let out = Path::new(&var("OUT_DIR")?).join("hostile");
     let status = Command::new(var("RUSTC")?)
-        .args(["--edition=2024", "--crate-name=hostile", "--crate-type=bin", "-Copt-level=2", "-Cpanic=abort"])
+        .args([
+            "--edition=2024",
+            "--crate-name=hostile",
+            "--crate-type=bin",
+            "-Copt-level=2",
+            "-Cpanic=abort",
+        ])
         .args(["-Crelocation-model=static", "-Cstrip=symbols", "-Coverflow-checks=off", "--target"])
         .arg(var("TARGET")?)
         .args(["-nostdlib", "-nostartfiles", "-static", "-no-pie"].map(|word| format!("-Clink-arg={word}")))

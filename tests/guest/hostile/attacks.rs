@@ -1,6 +1,8 @@
 //! What a bad driver does, one thing after the other.
 
-use crate::device::{Arena, Device, INDIRECT, MOST_QUEUES, NEEDS_RESET, NEXT, SIZE, WRITE, at, describe, offer, used};
+use crate::device::{
+    Arena, Device, INDIRECT, MOST_QUEUES, NEEDS_RESET, NEXT, SIZE, WRITE, at, describe, offer, used,
+};
 use crate::platform::{peek, poke, ticks};
 use crate::work;
 
@@ -83,7 +85,8 @@ pub fn bad_chains(device: &Device, end: u64, mut others: impl FnMut()) {
             device.kick(queue);
             // Some are served, some held, some latch the queue.
             let start = ticks();
-            while used(ARENA, queue) == 0 && ticks() - start < 200_000 && device.status() & NEEDS_RESET == 0 {}
+            while used(ARENA, queue) == 0 && ticks() - start < 200_000 && device.status() & NEEDS_RESET == 0 {
+            }
             others();
         }
     }
@@ -131,7 +134,16 @@ pub fn read_only(device: &Device) {
     };
     let before = facts();
     for value in [0u64, u64::MAX, 0x5a5a_5a5a_5a5a_5a5a] {
-        for register in [at::FEATURES, at::QUEUES, at::STATUS + 1, 0x1e, at::DESCRIPTORS, at::DRIVER, at::DEVICE, at::SIZE] {
+        for register in [
+            at::FEATURES,
+            at::QUEUES,
+            at::STATUS + 1,
+            0x1e,
+            at::DESCRIPTORS,
+            at::DRIVER,
+            at::DEVICE,
+            at::SIZE,
+        ] {
             device.set(register, value as u16);
             if register.is_multiple_of(4) {
                 device.set(register, value as u32);

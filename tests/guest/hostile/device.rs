@@ -10,8 +10,9 @@ pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 pub const NEEDS_RESET: u8 = 64;
 pub const MOST_QUEUES: u16 = 8;
-/// Answers take microseconds; a device that takes so long is dead. More than a second on any processor there is.
-pub const FOR_EVER: u64 = 12_000_000_000;
+/// Answers take microseconds; a device that takes so long is dead. More than ten seconds on any processor there is: the
+/// host may be busy, and the test that started this judges the times.
+pub const FOR_EVER: u64 = 60_000_000_000;
 
 /// Offsets in the common configuration.
 pub mod at {
@@ -92,8 +93,18 @@ impl Device {
         };
         let low = peek::<u32>(function + 0x10);
         let bar = u64::from(low & !0xf) | u64::from(peek::<u32>(function + 0x14)) << 32;
-        let mut device =
-            Device { kind, function, bar, common: 0, config: 0, notify: 0, stride: 0, msix: 0, window: 0, queues: 0 };
+        let mut device = Device {
+            kind,
+            function,
+            bar,
+            common: 0,
+            config: 0,
+            notify: 0,
+            stride: 0,
+            msix: 0,
+            window: 0,
+            queues: 0,
+        };
         let mut at = u64::from(peek::<u8>(function + 0x34));
         while at != 0 {
             let structure = bar + u64::from(peek::<u32>(function + at + 8));

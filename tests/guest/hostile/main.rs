@@ -13,13 +13,17 @@ mod device;
 mod storm;
 mod work;
 
+use core::ops::RangeInclusive;
+
 use device::{Arena, Device};
 use platform::{Chance, power_off, ticks};
 use storm::Storm;
 
 const MOST_DEVICES: usize = 8;
-/// Pieces of a storm, after each of which all others must serve.
-const PIECES: u64 = 16;
+/// Pieces of a storm, after each of which all others must serve; and those of the first round, a tenth. What the process
+/// holds after that round, it may hold.
+const PIECES: u64 = 20;
+const FIRST: u64 = PIECES / 10;
 
 /// All devices, each at work in an arena of its own.
 struct Fleet {
@@ -71,12 +75,16 @@ extern "C" fn ring3(boot_params: u64) -> ! {
     let mut fleet = Fleet::find();
     say!("clock={} seed={seed} devices={}", ticks(), fleet.devices.iter().flatten().count());
     fleet.others_serve(MOST_DEVICES);
-    for victim in 0..MOST_DEVICES {
-        if let Some(device) = fleet.devices[victim] {
-            attack(&device, victim, end, &mut fleet);
-            rage(&device, victim, end, Chance(seed + ((victim as u64) << 32)), operations, &mut fleet);
-            device.start(arena(victim), u64::MAX);
-            fleet.others_serve(MOST_DEVICES);
+    for pieces in [1..=FIRST, FIRST + 1..=PIECES] {
+        for victim in 0..MOST_DEVICES {
+            if let Some(device) = fleet.devices[victim] {
+                attack(&device, victim, end, &mut fleet);
+                let chance = Chance(seed + ((victim as u64) << 32) + (pieces.start() << 48));
+                let storm = Storm { device: &device, chance, end, longest: 0, slowest: 0, restarts: 0 };
+                rage(storm, victim, operations / PIECES, pieces.clone(), &mut fleet);
+                device.start(arena(victim), u64::MAX);
+                fleet.others_serve(MOST_DEVICES);
+            }
         }
     }
     say!("clock={} answer={}", ticks(), fleet.longest);
@@ -97,15 +105,19 @@ fn attack(device: &Device, victim: usize, end: u64, fleet: &mut Fleet) {
     say!("attacked {:?}", device.kind);
 }
 
-fn rage(device: &Device, victim: usize, end: u64, chance: Chance, operations: u64, fleet: &mut Fleet) {
+fn rage(mut storm: Storm, victim: usize, operations: u64, pieces: RangeInclusive<u64>, fleet: &mut Fleet) {
+    let device = storm.device;
     device.start(attacks::ARENA, u64::MAX);
-    let mut storm = Storm { device, chance, end, longest: 0, slowest: 0, restarts: 0 };
     storm.prepare();
-    for piece in 1..=PIECES {
-        storm.run(operations / PIECES);
+    for piece in pieces {
+        storm.run(operations);
         fleet.others_serve(victim);
         let Storm { longest, slowest, restarts, .. } = storm;
-        say!("clock={} {:?} {piece}/{PIECES} longest={longest} by={slowest} restarts={restarts}", ticks(), device.kind);
+        say!(
+            "clock={} {:?} {piece}/{PIECES} longest={longest} by={slowest} restarts={restarts}",
+            ticks(),
+            device.kind
+        );
     }
     // Whatever the storm left of its vectors.
     platform::poke::<u16>(device.function + 4, 6);

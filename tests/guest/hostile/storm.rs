@@ -27,6 +27,9 @@ impl Storm<'_> {
         for at in (CONTENT..ANSWERS).step_by(16) {
             self.fill(at);
         }
+        for at in (ANSWERS..self.end).chain(ARENA.table()..ARENA.buffer()).step_by(8) {
+            poke::<u64>(at, 0);
+        }
     }
 
     pub fn run(&mut self, operations: u64) {
@@ -77,8 +80,18 @@ impl Storm<'_> {
             100..200 => 512,
             _ => self.chance.below(2048),
         };
-        let balloon = self.device.kind == Kind::Balloon;
-        if self.chance.once_in(4000) { self.chance.next() as u32 } else if balloon { len as u32 & !3 } else { len as u32 }
+        if self.chance.once_in(4000) {
+            return self.chance.next() as u32;
+        }
+        // See `harmless`.
+        if self.device.kind != Kind::Balloon || len == 0 { len as u32 } else { len as u32 & !3 | 0x900 }
+    }
+
+    /// A word for a ring. A balloon may take any for a page's number, while descriptors are written: it shall
+    /// be none of this program's.
+    fn harmless(&mut self) -> u16 {
+        let word = self.chance.next() as u16;
+        if self.device.kind == Kind::Balloon { word | 0x900 } else { word }
     }
 
     /// A descriptor of a chain that goes upwards, readable in the lower half of the ring.
@@ -123,7 +136,10 @@ impl Storm<'_> {
     fn fill(&mut self, at: u64) {
         let word = self.chance.next();
         let (first, second) = match self.device.kind {
-            Kind::Block => (self.chance.of(&[0, 0, 1, 1, 4, 8, 11, 13, 0xffff]), word >> self.chance.of(&[1, 32, 52, 56])),
+            Kind::Block => (
+                self.chance.of(&[0, 0, 1, 1, 4, 8, 11, 13, 0xffff]),
+                word >> self.chance.of(&[1, 32, 52, 56]),
+            ),
             Kind::Network => (word & 0x0007_00ff_00ff_05ff, word >> 16),
             Kind::Console => (word & 0x0003_0007_0000_0007, word & 0x0001_0007_0000_0001),
             Kind::Balloon => (self.pages(), self.pages()),
@@ -146,7 +162,7 @@ impl Storm<'_> {
         let avail = ARENA.avail(queue);
         let index = peek::<u16>(avail + 2);
         let head = self.chance.of(&[0, 4, 8, 12, 1, 14]);
-        let head = if self.chance.once_in(500) { self.chance.next() as u16 } else { head };
+        let head = if self.chance.once_in(500) { self.harmless() } else { head };
         poke::<u16>(avail + 4 + 2 * u64::from(index % SIZE), head);
         // Seldom further than the ring is long.
         let used = peek::<u16>(ARENA.used(queue) + 2);
@@ -156,7 +172,7 @@ impl Storm<'_> {
     }
 
     fn ring_word(&mut self, queue: u16) {
-        let word = self.chance.next() as u16;
+        let word = self.harmless();
         match self.chance.below(64) {
             0 => poke::<u16>(ARENA.avail(queue) + 2, word),
             1..20 => poke::<u16>(ARENA.avail(queue), word & 1),
@@ -213,7 +229,8 @@ impl Storm<'_> {
             // Messages of fixed delivery to this processor, which takes none; the address seldom one.
             0..4 => {
                 let entry = device.bar + 0x4000 + 16 * self.chance.below(u64::from(device.queues) + 3);
-                let address = if self.chance.once_in(4) { self.chance.next() & 0xfff0_0000 } else { 0xfee0_0000 };
+                let address =
+                    if self.chance.once_in(4) { self.chance.next() & 0xfff0_0000 } else { 0xfee0_0000 };
                 poke::<u64>(entry, if address >> 20 == 0xfee { 0xfee0_0000 } else { address & 0x7fff_ffff });
                 poke::<u64>(entry + 8, 0x40 + self.chance.below(0x80) | self.chance.below(2) << 32);
             }
@@ -225,7 +242,10 @@ impl Storm<'_> {
             10..20 => {
                 let window = device.function + device.window;
                 poke::<u32>(window + 12, self.chance.of(&[1, 2, 4, 3]));
-                poke::<u32>(window + 8, self.chance.of(&[0, 0x14, 0x18, 0x1000, 0x2000, 0x3000, 0x7ffc, 0x8000]));
+                poke::<u32>(
+                    window + 8,
+                    self.chance.of(&[0, 0x14, 0x18, 0x1000, 0x2000, 0x3000, 0x7ffc, 0x8000]),
+                );
                 poke::<u32>(window + 16, self.chance.next() as u32 | 1);
             }
             20..30 => self.restart(),
