@@ -3,7 +3,7 @@
 //!
 //! The guest (`tests/guest/hostile`) judges the devices. Here it is seen that the machine goes on, says no more than it
 //! should, and holds no more memory at the end than near the start. `HOSTILE_OPS` sets the operations a device, `HOSTILE_SEED` their
-//! seed. It needs root, for a network of its own.
+//! seed. It needs root, or the right to make user namespaces: for a network of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -56,6 +56,11 @@ fn start(folder: &Path, operations: u64, seed: u64) -> Owned {
     fs::write(path("hostile"), tiny_guest::HOSTILE).unwrap();
     File::create(path("disk")).unwrap().set_len(8 << 20).unwrap();
     let mut command = Command::new("unshare");
+    // SAFETY: it reads a number.
+    #[allow(unsafe_code, reason = "geteuid(2) has no safe wrapper in std")]
+    if unsafe { libc::geteuid() } != 0 {
+        command.args(["--user", "--map-root-user"]);
+    }
     command.args(["--net", "--mount", "sh", "-ec", ALONE, "alone", env!("CARGO_BIN_EXE_minivmm")]);
     command.args(["--kernel", &path("hostile"), "--mem", "16", "--tap", "t0,mac=02:00:00:00:00:01"]);
     command.args(["--disk", &path("disk"), "--port", &format!("name=port,socket={}", path("port"))]);
