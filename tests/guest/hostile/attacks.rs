@@ -83,14 +83,45 @@ pub fn bad_chains(device: &Device, end: u64, mut others: impl FnMut()) {
             offer(ARENA, queue, head);
             poke::<u16>(ARENA.avail(queue) + 2, index);
             device.kick(queue);
-            // Some are served, some held, some latch the queue.
-            let start = ticks();
-            while used(ARENA, queue) == 0 && ticks() - start < 200_000 && device.status() & NEEDS_RESET == 0 {
-            }
+            settle(device, queue);
             others();
         }
     }
     well(device);
+}
+
+/// Tables as long as they may be, one longer, and one whose chain goes on behind its end.
+pub fn long_chains(device: &Device, mut others: impl FnMut()) {
+    for queue in 0..device.queues {
+        for (entries, last) in [(1024, WRITE), (1025, WRITE), (1024, NEXT), (4096, WRITE)] {
+            device.start(ARENA, u64::MAX);
+            for n in 0..entries as u16 {
+                let end = u32::from(n) + 1 == entries;
+                let flags = if end { last } else { NEXT };
+                describe(
+                    ARENA.table() + 16 * u64::from(n),
+                    ARENA.buffer(),
+                    1 + u32::from(n) % 64,
+                    flags,
+                    n + 1,
+                );
+            }
+            describe(ARENA.descriptors(queue), ARENA.table(), 16 * entries, INDIRECT, 0);
+            offer(ARENA, queue, 0);
+            device.kick(queue);
+            settle(device, queue);
+            others();
+        }
+    }
+    // The table may have reached into the buffers.
+    (ARENA.table()..ARENA.buffer() + 0x1000).step_by(8).for_each(|at| poke::<u64>(at, 0));
+    well(device);
+}
+
+/// Some chains are served, some held, some latch the queue.
+fn settle(device: &Device, queue: u16) {
+    let start = ticks();
+    while used(ARENA, queue) == 0 && ticks() - start < 200_000 && device.status() & NEEDS_RESET == 0 {}
 }
 
 /// Sizes that are none, and places at and over the end of memory, for every queue: the device needs a reset then.

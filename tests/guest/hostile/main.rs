@@ -99,6 +99,7 @@ fn attack(device: &Device, victim: usize, end: u64, fleet: &mut Fleet) {
         fleet.next_serves(victim, turn);
     };
     attacks::bad_chains(device, end, &mut next);
+    attacks::long_chains(device, &mut next);
     attacks::bad_rings(device, end, &mut next);
     attacks::read_only(device);
     attacks::resets_in_flight(device, &mut next);
