@@ -1,7 +1,7 @@
 //! A hostile guest: does to every virtio device what no driver may, and looks whether the others go on.
 //!
 //! Freestanding, compiled for the host's own target by `build.rs`. It prints what it does on the first serial port, and
-//! `done` if every device kept its promises; else `failed: ...`. `clock=TICKS` lines tie its ticks to the host's time.
+//! `done` if every device kept its promises, and then waits for a byte to power off; else `failed: ...`. `clock=TICKS` lines tie its ticks to the host's time.
 //! The command line chooses: `seed=N`, `ops=N` (random operations a device).
 #![no_std]
 #![no_main]
@@ -89,6 +89,8 @@ extern "C" fn ring3(boot_params: u64) -> ! {
     }
     say!("clock={} answer={}", ticks(), fleet.longest);
     say!("done");
+    // Whoever watches may look at the machine once more.
+    platform::wait_for_input();
     power_off()
 }
 

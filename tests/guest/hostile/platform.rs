@@ -53,6 +53,20 @@ fn out(port: u16, byte: u8) {
     unsafe { asm!("ud2", in("rdi") u64::from(port), in("rsi") u64::from(byte)) }
 }
 
+fn input(port: u16) -> u8 {
+    let byte: u64;
+    // SAFETY: the handler changes no other register and no memory.
+    unsafe { asm!("ud2", in("rdi") u64::from(port), in("rsi") -1i64, out("rax") byte) };
+    byte as u8
+}
+
+/// Waits until someone says something on the first serial port (16550: data ready in the line status).
+pub fn wait_for_input() {
+    while input(0x3fd) & 1 == 0 {
+        core::hint::spin_loop();
+    }
+}
+
 /// The first serial port.
 pub struct Console;
 

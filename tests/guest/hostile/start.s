@@ -1,5 +1,5 @@
 # From the 64-bit entry to ring 3, where even a host that emulates ring 0 runs instructions natively. Interrupts stay
-# off. Ring 3 asks for port output by `ud2`; any other exception finds no gate, and its triple fault ends the machine.
+# off. Ring 3 asks for a port's access by `ud2`; any other exception finds no gate, and its triple fault ends the machine.
 
 .section .start, "ax"
 .globl _start
@@ -23,7 +23,7 @@ _start:
     mov byte ptr [rip + gdt + 47], ah
     mov eax, 0x28
     ltr ax
-    lea rax, [rip + port_output]
+    lea rax, [rip + port_call]
     lea rdi, [rip + idt + 6 * 16]
     mov word ptr [rdi], ax
     mov word ptr [rdi + 2], 8
@@ -40,14 +40,19 @@ _start:
     push rax
     iretq
 
-port_output:                    # rdi = port, rsi = byte
-    push rax
+port_call:                      # rdi = port, rsi = byte to write; or, if negative, read it into rax
     push rdx
     mov edx, edi
+    test rsi, rsi
+    js 1f
+    push rax
     mov eax, esi
     out dx, al
-    pop rdx
     pop rax
+    jmp 2f
+1:  xor eax, eax
+    in al, dx
+2:  pop rdx
     add qword ptr [rsp], 2      # behind the ud2
     iretq
 
