@@ -38,11 +38,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Most seconds of an operation, and of an answer; an idle host needs some hundredths. This is for busy ones.
 const SLOWEST: f64 = 3.0;
 /// KiB that may be held more than after the first tenth: what an allocator likes to keep.
-const KEPT: u64 = 128;
+const KEPT: u64 = 256;
 
 /// A network of its own with a TAP that answers, then the command. /sys shows the TAPs of its mounter's network.
 const ALONE: &str = "mount -t sysfs sysfs /sys
-ip tuntap add mode tap dev t0
+ip tuntap add mode tap dev t0 multi_queue
 ip addr add 10.9.0.1/24 dev t0
 ip link set t0 up
 exec \"$@\"";
@@ -62,9 +62,10 @@ fn start(folder: &Path, operations: u64, seed: u64) -> Owned {
         command.args(["--user", "--map-root-user"]);
     }
     command.args(["--net", "--mount", "sh", "-ec", ALONE, "alone", env!("CARGO_BIN_EXE_minivmm")]);
-    command.args(["--kernel", &path("hostile"), "--mem", "16", "--tap", "t0,mac=02:00:00:00:00:01"]);
+    command.args(["--kernel", &path("hostile"), "--append", &format!("seed={seed} ops={operations}")]);
+    // Two processors, of which the guest starts one: two pairs of queues, two queues of the disk.
+    command.args("--mem 16 --cpus 2 --balloon 4 --tap t0,mac=02:00:00:00:00:01".split(' '));
     command.args(["--disk", &path("disk"), "--port", &format!("name=port,socket={}", path("port"))]);
-    command.args(["--append", &format!("seed={seed} ops={operations}"), "--balloon", "4"]);
     Owned::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 

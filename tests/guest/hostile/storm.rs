@@ -140,7 +140,11 @@ impl Storm<'_> {
                 self.chance.of(&[0, 0, 1, 1, 4, 8, 11, 13, 0xffff]),
                 word >> self.chance.of(&[1, 32, 52, 56]),
             ),
-            Kind::Network => (word & 0x0007_00ff_00ff_05ff, word >> 16),
+            // A header before a frame; or a command: so many pairs (class 4), offloads (class 5).
+            Kind::Network => {
+                let pairs = 4 | (word & 3) << 16;
+                (self.chance.of(&[word & 0x0007_00ff_00ff_05ff, pairs, 5 | word << 16]), word >> 16)
+            }
             Kind::Console => (word & 0x0003_0007_0000_0007, word & 0x0001_0007_0000_0001),
             Kind::Balloon => (self.pages(), self.pages()),
             Kind::Entropy => (word, word),
