@@ -116,7 +116,7 @@ fn disk_that_gives_nothing_to_boot_says_what_it_has_and_what_to_do() {
     );
     fs::write(folder.path("vm.qcow2"), b"QFI\xfb and more").unwrap();
     folder.fails(&["--disk", "vm.qcow2"], FAILED, &["qcow2", "`qemu-img convert -O raw"]);
-    folder.fails(&["--disk", "nope.raw"], FAILED, &["the disk nope.raw cannot be opened", "No such file"]);
+    folder.fails(&["--disk", "nope.raw"], FAILED, &["there is no disk nope.raw", "truncate -s"]);
     folder.fails(&["--disk", "/dev/zero"], FAILED, &["neither a file nor a block device"]);
     let said =
         ["needs an initial RAM disk", "on the disk empty.raw, the whole disk is empty", "--initrd none"];

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use virtio::balloon::BalloonControl;
 
 use super::StartError;
-use crate::host::disk::{Access, DiskFile};
+use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
-use crate::spec::Spec;
+use crate::spec::{DiskSpec, Spec};
 
 /// The host's side of the machine's devices.
 #[derive(Debug)]
@@ -23,14 +23,16 @@ impl Backends {
     /// Opens all that `spec` names.
     pub(super) fn open(spec: &Spec) -> Result<Self, StartError> {
         let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
-        let disks = spec.disk.iter().map(|disk| {
-            let access = Access { read_only: disk.read_only, direct: disk.direct };
-            DiskFile::open(&disk.path, access).map(Arc::new)
-        });
+        let disks = spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new));
         Ok(Backends {
             disks: disks.collect::<Result<_, _>>()?,
             ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(balloon).map_err(StartError::Descriptors)?,
         })
     }
+}
+
+/// Opens a disk as its spec wants it.
+pub(super) fn open_disk(disk: &DiskSpec) -> Result<DiskFile, DiskError> {
+    DiskFile::open(&disk.path, Access { read_only: disk.read_only, direct: disk.direct })
 }

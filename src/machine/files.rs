@@ -14,6 +14,7 @@ use boot::plan::Load;
 use boot::read::ReadAt;
 
 use super::StartError;
+use super::backends::open_disk;
 use super::cmdline::{self, Said};
 use crate::image::{DiskFile, Explored, ImageError, ImageFile, ReadError, Run, Wanted, explore};
 use crate::spec::{self, Spec, SpecError};
@@ -117,15 +118,20 @@ struct Looked {
 impl Looked {
     /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
     fn over(spec: &Spec, wanted: Wanted<'_>) -> Result<Self, StartError> {
-        let Some(path) = spec.disk.first().map(|disk| disk.path.clone()) else {
+        let Some(first) = spec.disk.first() else {
             return match wanted {
                 Wanted::Kernel => Err(SpecError::NoKernel.into()),
                 Wanted::Initrd(_) | Wanted::Nothing => Ok(Looked::default()),
             };
         };
+        let path = first.path.clone();
         let disk = match DiskFile::open(&path) {
             Ok(disk) => disk,
-            Err(source) => return Err(ImageError::Open { path, source }.into()),
+            Err(source) => {
+                // Whoever is to use it knows best what is wrong with it.
+                open_disk(first)?;
+                return Err(ImageError::Open { path, source }.into());
+            }
         };
         let found = match explore(&disk, wanted) {
             Ok(found) => found,

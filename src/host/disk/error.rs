@@ -1,7 +1,7 @@
 //! What can be wrong with a disk that is asked for, for people.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::holder::DiskHolder;
 
@@ -46,7 +46,7 @@ pub enum DiskError {
     /// An image with a format of its own.
     #[error(
         "{0} is {format} image, and only raw images are understood; convert it with `qemu-img convert -O raw {0} {1}`",
-        path.display(), path.with_extension("raw").display()
+        path.display(), converted(path).display()
     )]
     Format {
         /// Its path.
@@ -94,4 +94,10 @@ pub enum DiskError {
 
 fn of(holder: Option<&DiskHolder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
+}
+
+/// A name for the raw image that is made of `path`, and is not `path`.
+fn converted(path: &Path) -> PathBuf {
+    let raw = path.with_extension("raw");
+    if raw == path { path.with_extension("new.raw") } else { raw }
 }

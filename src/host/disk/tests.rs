@@ -339,6 +339,8 @@ mod opening {
         qcow2[..4].copy_from_slice(b"QFI\xfb");
         let text = sentence(&image(folder.path(), &qcow2), Access::default());
         assert!(text.contains("qcow2") && text.contains("qemu-img convert -O raw"), "{text}");
+        // Onto itself it would be lost.
+        assert!(text.contains("vm0.new.raw`"), "{text}");
     }
 
     #[test]
