@@ -2,8 +2,8 @@
 //! access and a storm of random operations, while the others have to serve as if nothing were.
 //!
 //! The guest (`tests/guest/hostile`) judges the devices. Here it is seen that the machine goes on, says no more than it
-//! should, and holds no more memory at the end than near the start. `HOSTILE_OPS` sets the operations a device, `HOSTILE_SEED` their
-//! seed. It needs root, or the right to make user namespaces: for a network of its own.
+//! should, and holds no more memory at the end than after a tenth of the run. `HOSTILE_OPS` sets the operations a device
+//! (a million), `HOSTILE_SEED` their seed. It needs root, or the right to make user namespaces: for a network of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
