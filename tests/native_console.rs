@@ -9,14 +9,14 @@
 #[path = "support/vmm.rs"]
 mod vmm;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tiny_guest::Guest;
-use vmm::{Heard, Launch, Owned, count, run, wait};
+use vmm::{Heard, LIMIT, Launch, Owned, count, run, wait};
 
 /// Text of so many bytes in which every place differs from its neighbours; it has no end of input (0x04).
 fn text(len: usize) -> Vec<u8> {
@@ -81,7 +81,7 @@ fn bytes_typed_one_by_one_each_wake_a_halted_guest() {
 fn input_from_a_file_is_read_to_its_end() {
     let launch = Launch::new(Guest::EchoPolled);
     let path = launch.path().join("input");
-    std::fs::write(&path, [&text(5000)[..], b"\x04"].concat()).unwrap();
+    fs::write(&path, [&text(5000)[..], b"\x04"].concat()).unwrap();
     let ended = launch.stdin(File::open(path).unwrap()).run();
     ended.is(&format!("{}\ndone\n", echoed(&text(5000))), 0);
 }
@@ -110,11 +110,11 @@ fn guest_is_served_with_every_descriptor_closed() {
     let mut launch = Launch::new(Guest::Ports);
     let folder = launch.folder.clone();
     let kernel = folder.path().join("Ports.elf");
-    let before = std::fs::read(&kernel).unwrap();
+    let before = fs::read(&kernel).unwrap();
     close_all(&mut launch.command);
     let ended = launch.run();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert_eq!(std::fs::read(&kernel).unwrap(), before);
+    assert_eq!(fs::read(&kernel).unwrap(), before);
 }
 
 /// What [`Guest::Flood`] prints.
@@ -153,6 +153,23 @@ fn reader_that_goes_away_does_not_stop_the_guest() {
     assert_eq!(wait(&mut child, String::new).code(), Some(0));
 }
 
+/// Waits until the guest, which never halts, is held up: its vCPU thread has slept for a while.
+fn until_vcpu_sleeps(pid: u32) {
+    let asleep = || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().any(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.contains(" (vcpu0) S ")
+        })
+    };
+    let begin = Instant::now();
+    let mut times = 0;
+    while times < 20 {
+        assert!(begin.elapsed() < LIMIT, "the guest is never held up");
+        times = if asleep() { times + 1 } else { 0 };
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
     // Queue and pipe hold half of what the guest says, so it never comes to its end by itself.
@@ -160,9 +177,8 @@ fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
     let mut child = Owned::start(launch.command());
     let (_output, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (stderr, _listener) = Heard::listen(stderr);
+    until_vcpu_sleeps(child.id());
     for signals in 1..=2 {
-        // The guest's end of the queue is full by then, or nearly: both must do.
-        thread::sleep(Duration::from_millis(200));
         vmm::send_signal(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
         assert!(signals == 2 || stderr.wait(|said| count(said, "power button pressed") == 1));
     }
@@ -184,7 +200,7 @@ fn last_words_are_out_when_the_command_ends() {
         launch.command.stdout(File::create(&path).unwrap()).stderr(Stdio::null());
         let mut child = Owned::start(launch.command());
         assert_eq!(wait(&mut child, String::new).code(), Some(status));
-        assert!(std::fs::read_to_string(path).unwrap().ends_with(said));
+        assert!(fs::read_to_string(path).unwrap().ends_with(said));
     }
 }
 
@@ -207,7 +223,7 @@ fn guest_that_takes_no_input_lets_the_command_end() {
     // More than all queues hold, and nobody reads it.
     let launch = Launch::new(Guest::TimerWake);
     let path = launch.path().join("input");
-    std::fs::write(&path, vec![b'x'; 3 << 20]).unwrap();
+    fs::write(&path, vec![b'x'; 3 << 20]).unwrap();
     launch.stdin(File::open(path).unwrap()).run().is("woke\ndone\n", 0);
     run(Guest::TimerWake, &[]).is("woke\ndone\n", 0);
 }
@@ -241,7 +257,7 @@ fn close_all(command: &mut std::process::Command) {
 #[test]
 fn output_that_cannot_be_written_is_said_to_be_lost() {
     let mut launch = Launch::new(Guest::EchoPolled);
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let out = launch
         .command()
         .stdout(full)

@@ -68,6 +68,15 @@ impl ByteQueue {
     /// # Errors
     /// [`Closed`] when the queue was or becomes closed; part of `bytes` may be in it then.
     pub fn push(&self, bytes: &[u8]) -> Result<(), Closed> {
+        self.push_while(bytes, || true)
+    }
+
+    /// As [`ByteQueue::push`], as long as `go_on` says so. It is asked before each wait, and again after
+    /// [`ByteQueue::nudge`].
+    ///
+    /// # Errors
+    /// [`Closed`], or `go_on` said no; part of `bytes` may be in it then.
+    pub fn push_while(&self, bytes: &[u8], go_on: impl Fn() -> bool) -> Result<(), Closed> {
         let mut rest = bytes;
         let mut pipe = self.lock();
         loop {
@@ -78,10 +87,20 @@ impl ByteQueue {
             if rest.is_empty() {
                 return Ok(());
             }
+            if !go_on() {
+                return Err(Closed);
+            }
             pipe.writers += 1;
             pipe = self.writable.wait(pipe).unwrap_or_else(PoisonError::into_inner);
             pipe.writers -= 1;
         }
+    }
+
+    /// Makes those that wait for room ask again whether they shall.
+    pub fn nudge(&self) {
+        // With the lock, or one that has asked and does not wait yet would miss it.
+        let _pipe = self.lock();
+        self.writable.notify_all();
     }
 
     /// Puts in what fits now and says how many bytes that was; none once closed.
@@ -244,6 +263,7 @@ impl ByteQueue {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     #[test]
@@ -279,6 +299,22 @@ mod tests {
         assert_eq!(queue.try_pop(&mut out), 4);
         assert_eq!(&out[..4], b"abcd");
         assert_eq!(queue.try_pop(&mut out), 0);
+    }
+
+    #[test]
+    fn a_producer_that_shall_not_wait_any_more_stops_at_the_nudge() {
+        let queue = Arc::new(ByteQueue::new(4));
+        queue.push(b"full").unwrap();
+        let go_on = Arc::new(AtomicBool::new(true));
+        let (own, asked) = (queue.clone(), go_on.clone());
+        let producer = thread::spawn(move || own.push_while(b"more", || asked.load(Ordering::SeqCst)));
+        while queue.lock().writers == 0 {
+            thread::yield_now();
+        }
+        go_on.store(false, Ordering::SeqCst);
+        queue.nudge();
+        assert_eq!(producer.join().unwrap(), Err(Closed));
+        assert_eq!(queue.push_while(b"", || false), Ok(()));
     }
 
     #[test]
@@ -348,12 +384,12 @@ mod tests {
         struct Count(std::sync::atomic::AtomicUsize);
         impl std::task::Wake for Count {
             fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                self.0.fetch_add(1, Ordering::SeqCst);
             }
         }
         let count = Arc::new(Count(0.into()));
         let waker = Waker::from(count.clone());
-        let woken = || count.0.load(std::sync::atomic::Ordering::SeqCst);
+        let woken = || count.0.load(Ordering::SeqCst);
         let queue = ByteQueue::new(2);
         let mut out = [0; 4];
         assert_eq!(queue.poll_pop(&waker, &mut out), Poll::Pending);

@@ -14,6 +14,7 @@ use super::backends::Backends;
 use super::board::{Board, pci_window, reset_code};
 use super::console::Console;
 use super::files::BootFiles;
+use super::gate::Gate;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
 use super::supervisor::Event;
@@ -66,20 +67,22 @@ impl Boot {
         let (plan, sources) = plan(spec, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let panicked = Arc::new(AtomicBool::new(false));
+        let gate = Arc::new(Gate::new(blueprint.console.output.clone()));
         let loader = Loader::new(&sources);
         let Assembled { vm, board, vcpus } = thread::scope(|scope| {
             let helper = thread::Builder::new()
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(blueprint, &plan, &layout, &memory, &panicked);
+            let made = assemble(blueprint, &plan, &layout, &memory, (&panicked, &gate));
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             loaded?;
             made
         })?;
-        let context = VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number };
+        let context =
+            VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         let threads = VcpuThreads::start(vcpus, &context)?;
         Ok(Boot {
             number,
@@ -128,7 +131,7 @@ fn assemble(
     plan: &BootPlan,
     ram_layout: &RamLayout,
     memory: &Memory,
-    panicked: &Arc<AtomicBool>,
+    (panicked, gate): (&Arc<AtomicBool>, &Arc<Gate>),
 ) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
     let vm = Vm::new(&memory.slots())?;
@@ -137,7 +140,7 @@ fn assemble(
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, blueprint, window, memory, panicked.clone())?;
+    let board = Board::new(&vm, blueprint, window, memory, panicked, gate)?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;

@@ -13,6 +13,7 @@ mod devices;
 mod error;
 mod exit;
 pub(crate) mod files;
+mod gate;
 mod loader;
 mod pci;
 mod supervisor;

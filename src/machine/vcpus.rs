@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use devices::bus::{Bus, Effect};
 
 use super::exit::Crash;
+use super::gate::Gate;
 use super::supervisor::Event;
 use super::{BootNumber, StartError};
 use crate::kvm::kick;
@@ -26,26 +27,28 @@ pub(super) struct VcpuContext {
     pub(super) buses: Arc<Buses>,
     pub(super) events: Sender<Event>,
     pub(super) boot: BootNumber,
+    pub(super) gate: Arc<Gate>,
 }
 
 /// The threads `vcpu0`, `vcpu1`, ... of one boot. Dropping them stops them.
 #[derive(Debug)]
 pub(super) struct VcpuThreads {
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     threads: Vec<(JoinHandle<()>, Arc<AtomicBool>)>,
 }
 
 impl VcpuThreads {
     /// Starts a thread for each vCPU.
     pub(super) fn start(vcpus: Vec<Vcpu>, context: &VcpuContext) -> Result<Self, StartError> {
-        let mut started = VcpuThreads { stop: Arc::default(), threads: Vec::with_capacity(vcpus.len()) };
+        let mut started =
+            VcpuThreads { gate: context.gate.clone(), threads: Vec::with_capacity(vcpus.len()) };
         for vcpu in vcpus {
-            let (context, stop, kickable) = (context.clone(), started.stop.clone(), Arc::default());
+            let (context, kickable) = (context.clone(), Arc::default());
             let ready = Arc::clone(&kickable);
             let thread = thread::Builder::new()
                 .name(format!("vcpu{}", vcpu.id()))
                 .stack_size(STACK)
-                .spawn(move || run(vcpu, &context, &stop, &ready))
+                .spawn(move || run(vcpu, &context, &ready))
                 .map_err(StartError::Thread)?;
             started.threads.push((thread, kickable));
         }
@@ -55,10 +58,10 @@ impl VcpuThreads {
     /// Makes all of them leave the guest and end.
     ///
     /// A kick is a signal, which would end the process if it met a thread that has only just begun and does not block
-    /// it yet. So only those are kicked that said they are ready; one that says so later sees `stop` after it. Each
+    /// it yet. So only those are kicked that said they are ready; one that says so later sees the gate shut after it. Each
     /// side writes its flag before it reads the other's, in one order for all: one of the two must see.
     pub(super) fn stop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.gate.shut();
         let ready = self.threads.iter().filter(|(_, kickable)| kickable.load(Ordering::SeqCst));
         ready.for_each(|(thread, _)| kick::kick(thread));
         for (thread, _) in self.threads.drain(..) {
@@ -77,21 +80,21 @@ impl Drop for VcpuThreads {
 /// Address space for a vCPU thread's stack; only what is used is ever backed by memory.
 const STACK: usize = 256 << 10;
 
-fn run(mut vcpu: Vcpu, context: &VcpuContext, stop: &AtomicBool, kickable: &AtomicBool) {
+fn run(mut vcpu: Vcpu, context: &VcpuContext, kickable: &AtomicBool) {
     // Said if nothing better is: a vCPU that ends without a word would leave the machine standing.
     let mut last_word = LastWord { context, what: Some(VcpuEvent::Failed(StartError::Internal("a vCPU"))) };
     last_word.what = match kick::accept_kicks(&vcpu) {
         Ok(()) => {
             kickable.store(true, Ordering::SeqCst);
-            run_until(&mut vcpu, &context.buses, stop)
+            run_until(&mut vcpu, &context.buses, &context.gate)
         }
         Err(error) => Some(VcpuEvent::Failed(StartError::Kvm(error))),
     };
 }
 
-/// Runs the guest until it has something to say to the supervisor, or `None` once `stop` is set.
-fn run_until(vcpu: &mut Vcpu, buses: &Buses, stop: &AtomicBool) -> Option<VcpuEvent> {
-    while !stop.load(Ordering::SeqCst) {
+/// Runs the guest until it has something to say to the supervisor, or `None` once the gate is shut.
+fn run_until(vcpu: &mut Vcpu, buses: &Buses, gate: &Gate) -> Option<VcpuEvent> {
+    while gate.is_open() {
         match step(vcpu, buses) {
             Ok(None) => {}
             // Every effect ends this boot: run no instruction behind it.

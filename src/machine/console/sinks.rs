@@ -11,6 +11,8 @@ use virtio::console::Backend;
 use virtio::device::Context;
 use virtio::poll::{Epoll, Token};
 
+use crate::machine::gate::Gate;
+
 /// How much of what nobody sees is kept.
 const UNSEEN_CAPACITY: usize = 32 << 10;
 
@@ -19,19 +21,20 @@ const UNSEEN_CAPACITY: usize = 32 << 10;
 pub(super) struct WatchedOutput {
     queue: Arc<ByteQueue>,
     watch: PanicWatch,
+    gate: Arc<Gate>,
 }
 
 impl WatchedOutput {
-    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch) -> Self {
-        WatchedOutput { queue, watch }
+    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch, gate: Arc<Gate>) -> Self {
+        WatchedOutput { queue, watch, gate }
     }
 }
 
 impl ConsoleSink for WatchedOutput {
     fn write(&mut self, bytes: &[u8]) {
         self.watch.look_at(bytes);
-        // Closed: the machine is ending and nobody reads any more.
-        let _ = self.queue.push(bytes);
+        // An error: the boot is over, and the rest of its words with it.
+        let _ = self.queue.push_while(bytes, || self.gate.is_open());
     }
 }
 
