@@ -12,6 +12,8 @@ const FROM: usize = 4;
 /// Part of those in flight to wait for, and part of the time that they queue to do it in.
 const COUNT_PART: usize = 4;
 const TIME_PART: u32 = 4;
+/// Shorter waits, of fast disks, do not pay for their timer.
+const SHORTEST: Duration = Duration::from_micros(50);
 /// Not longer than this: commands wait as well.
 const LONGEST: Duration = Duration::from_millis(5);
 
@@ -40,7 +42,7 @@ impl Pace {
     pub(super) fn hold(&mut self, in_flight: usize) -> Option<(usize, Duration)> {
         let queueing = self.usual.saturating_sub(self.alone?);
         let limit = (queueing / TIME_PART).min(LONGEST);
-        let worth_it = in_flight >= FROM && !limit.is_zero() && !self.held;
+        let worth_it = in_flight >= FROM && limit >= SHORTEST && !self.held;
         self.held |= worth_it;
         worth_it.then_some((in_flight / COUNT_PART, limit))
     }
@@ -78,6 +80,7 @@ mod tests {
     #[test]
     fn a_disk_that_does_many_as_fast_as_one_is_not_held_up() {
         assert_eq!(pace(100, 90).hold(32), None);
+        assert_eq!(pace(80, 250).hold(32), None);
     }
 
     #[test]
