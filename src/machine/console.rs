@@ -17,6 +17,7 @@ use std::time::Duration;
 use devices::console::ByteQueue;
 use devices::serial::{ConsoleSink, Serial, SerialInput};
 use virtio::console::{Backend, Nobody, Stream};
+use virtio::worker::STACK;
 
 pub use self::guest_console::{ExpectError, GuestConsole, Unheard};
 pub(super) use self::scrollback::Scrollback;
@@ -160,8 +161,10 @@ impl OutputThread {
         reader: Option<Box<dyn Write + Send>>,
     ) -> io::Result<Self> {
         let (from, keep) = (queue.clone(), said.clone());
-        let thread =
-            thread::Builder::new().name("console".into()).spawn(move || carry(&from, &keep, reader))?;
+        let thread = thread::Builder::new()
+            .name("console".into())
+            .stack_size(STACK)
+            .spawn(move || carry(&from, &keep, reader))?;
         Ok(OutputThread { queue, said, thread: Some(thread) })
     }
 

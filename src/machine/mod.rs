@@ -38,6 +38,7 @@ pub use stats::{MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
+use virtio::worker::STACK;
 
 use backends::Backends;
 use boot_once::{Blueprint, Boot};
@@ -235,6 +236,7 @@ impl Machine {
         let guest_console = GuestConsole::new(said, input.clone());
         let (events, result) = (sender.clone(), outcome.clone());
         let supervisor = thread::Builder::new()
+            .stack_size(STACK)
             .name("machine".into())
             .spawn(move || {
                 let mut ending = Ending {
