@@ -9,6 +9,7 @@ mod busybox;
 mod error;
 mod guest;
 mod output;
+mod ports;
 mod session;
 mod tree;
 
