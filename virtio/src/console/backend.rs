@@ -137,3 +137,22 @@ impl Backend for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_that_ends_is_there_until_its_last_byte_is_taken() {
+        let (input, output) = (Arc::new(ByteQueue::new(8)), Arc::new(ByteQueue::new(8)));
+        let endless = Stream::new(input.clone(), output.clone()).unwrap();
+        let mut ends = Stream::new(input.clone(), output).unwrap().that_ends();
+        input.push(b"last").unwrap();
+        assert!(ends.is_open());
+        input.close();
+        assert!(ends.is_open(), "there is something to read yet");
+        assert_eq!(ends.read(&mut [0; 8]).unwrap(), 4);
+        assert!(!ends.is_open() && endless.is_open());
+        assert_eq!(ends.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+}
