@@ -135,7 +135,10 @@ impl Looked {
         };
         let found = match explore(&disk, wanted) {
             Ok(found) => found,
-            Err(source) if wanted == Wanted::Kernel || matches!(source, ReadError::Io(_)) => {
+            Err(source)
+                if wanted == Wanted::Kernel
+                    || wanted != Wanted::Nothing && matches!(source, ReadError::Io(_)) =>
+            {
                 return Err(ImageError::Read { path, source }.into());
             }
             Err(error) => Explored { looked: error.to_string(), ..Explored::default() },
