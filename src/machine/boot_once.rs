@@ -65,7 +65,7 @@ impl Boot {
     ) -> Result<Boot, StartError> {
         let spec = &blueprint.spec;
         let layout = RamLayout::new(spec.mem().bytes());
-        let (plan, sources) = plan(spec, &layout)?;
+        let (plan, sources) = plan(blueprint, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let panicked = Arc::new(AtomicBool::new(false));
         let gate = Arc::new(Gate::new(blueprint.console.output.clone()));
@@ -155,8 +155,9 @@ fn assemble(
 }
 
 /// Decides where everything goes, from the files' headers.
-fn plan(spec: &Spec, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
-    let BootFiles { kernel, headers, initrd, cmdline, .. } = BootFiles::find(spec)?;
+fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
+    let BootFiles { kernel, headers, initrd, cmdline, .. } =
+        BootFiles::find_on(&blueprint.spec, blueprint.backends.first_disk()?)?;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),

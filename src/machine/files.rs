@@ -47,8 +47,13 @@ pub(crate) struct BootFiles {
 }
 
 impl BootFiles {
-    /// Finds them for this machine.
+    /// Finds them for this machine, opening its first disk if that has to be looked at.
     pub(crate) fn find(spec: &Spec) -> Result<Self, StartError> {
+        Self::find_on(spec, None)
+    }
+
+    /// As [`BootFiles::find`]; `first` is the first disk as the machine has it, wherever its path leads by now.
+    pub(super) fn find_on(spec: &Spec, first: Option<DiskFile>) -> Result<Self, StartError> {
         let given = spec.kernel.as_deref().map(|path| parse(open("kernel", path)?)).transpose()?;
         let release = match &given {
             Some((file, kernel)) if spec.initrd.is_none() && !spec.disk.is_empty() => {
@@ -61,7 +66,7 @@ impl BootFiles {
             (Some(_), Some(release)) => Wanted::Initrd(release),
             (Some(_), None) => Wanted::Nothing,
         };
-        let mut disk = Looked::over(spec, wanted)?;
+        let mut disk = Looked::over(spec, first, wanted)?;
         let (kernel, headers) = match (given, disk.take(|found| found.kernel.take(), KERNEL)?) {
             (Some(given), _) => given,
             (None, Some(kernel)) => parse(kernel)?,
@@ -117,7 +122,7 @@ struct Looked {
 
 impl Looked {
     /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
-    fn over(spec: &Spec, wanted: Wanted<'_>) -> Result<Self, StartError> {
+    fn over(spec: &Spec, opened: Option<DiskFile>, wanted: Wanted<'_>) -> Result<Self, StartError> {
         let Some(first) = spec.disk.first() else {
             return match wanted {
                 Wanted::Kernel => Err(SpecError::NoKernel.into()),
@@ -125,7 +130,7 @@ impl Looked {
             };
         };
         let path = first.path.clone();
-        let disk = match DiskFile::open(&path) {
+        let disk = match opened.map_or_else(|| DiskFile::open(&path), Ok) {
             Ok(disk) => disk,
             Err(source) => {
                 // Whoever is to use it knows best what is wrong with it.
