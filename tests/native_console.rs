@@ -188,6 +188,23 @@ fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
 }
 
 #[test]
+fn a_third_signal_does_not_wait_for_the_consoles_reader() {
+    let mut launch = Launch::new(Guest::Flood);
+    let mut child = Owned::start(launch.command());
+    let (_output, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (stderr, _listener) = Heard::listen(stderr);
+    until_vcpu_sleeps(child.id());
+    let begin = Instant::now();
+    for _ in 0..3 {
+        vmm::send_signal(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
+        thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(wait(&mut child, || stderr.text()).code(), Some(143));
+    assert!(stderr.wait(|said| count(said, "left to the kernel") == 1), "{}", stderr.text());
+    assert!(begin.elapsed() < Duration::from_secs(4), "its reader is given five seconds");
+}
+
+#[test]
 fn last_words_are_out_when_the_command_ends() {
     // Read only when the command is gone: nothing that the guest said may still be on its way.
     for (guest, status, said) in [

@@ -112,5 +112,6 @@ fuzz_target!(|input: &[u8]| {
         step(&mut guest, &wire, raw[0], raw[1], [number(2), number(4), number(6)]);
     }
     works(&mut guest, &wire);
-    assert!(begin.elapsed() < Duration::from_secs(2), "something held the device up");
+    // It takes milliseconds; the host may have other things to do.
+    assert!(begin.elapsed() < Duration::from_secs(20), "something held the device up");
 });

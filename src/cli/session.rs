@@ -16,6 +16,8 @@ use crate::spec::Spec;
 
 /// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
 const GRACE: Duration = Duration::from_secs(90);
+/// How long a machine may then take to end: longer than the console's last words.
+const LAST: Duration = Duration::from_secs(20);
 
 /// Why this side killed the machine.
 #[derive(Debug, Clone, Copy)]
@@ -106,12 +108,25 @@ impl Session {
                     self.controls.power_button();
                 }
                 (Some(Signal::End(number)), Some(_)) | (None, Some((number, _))) => {
-                    return self.end(Reason::Signal(number));
+                    self.end(Reason::Signal(number));
+                    return self.give_up(signals, number);
                 }
                 // There is no deadline before the first signal.
                 (None, None) => {}
             }
         }
+    }
+
+    /// A machine that was ended is soon gone, and this process with it, unless the host never answers what it was asked
+    /// for: a disk on a network that is away. Another signal says that nobody will wait for it.
+    fn give_up(&self, signals: &Signals, number: libc::c_int) {
+        let deadline = Instant::now() + LAST;
+        while !matches!(signals.wait(Some(deadline)), Ok(None | Some(Signal::End(_))) | Err(_)) {}
+        if let Some(terminal) = &*self.terminal {
+            terminal.restore();
+        }
+        self.say("the machine has not ended yet, and is left to the kernel");
+        std::process::exit(128 + number);
     }
 
     /// Carries what is typed to the guest. Only a terminal has the menu: a pipe's bytes are all the guest's.

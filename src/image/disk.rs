@@ -13,6 +13,8 @@ use boot::read::ReadAt;
 /// What looking for a kernel may read, counting each read as a block at least. A Debian of today takes about 1 MiB,
 /// with a journal to replay up to its length, 64 MiB to 1 GiB.
 const BUDGET: u64 = 2 << 30;
+/// Blocks that journals may say something of, which is kept in memory: those of 4 GiB in blocks of 4 KiB.
+const NOTES: u64 = 1 << 20;
 /// A read counts as this much at least.
 const READ_COST: u64 = 4096;
 
@@ -42,6 +44,7 @@ pub(super) struct Disk<'a> {
     source: &'a dyn ReadAt,
     len: u64,
     budget: Cell<u64>,
+    notes: Cell<u64>,
 }
 
 /// A part of a disk, in bytes.
@@ -53,12 +56,18 @@ pub(super) struct Window {
 
 impl<'a> Disk<'a> {
     pub(super) fn new(source: &'a dyn ReadAt) -> Result<Self, ReadError> {
-        Ok(Disk { source, len: source.length()?, budget: Cell::new(BUDGET) })
+        Ok(Disk { source, len: source.length()?, budget: Cell::new(BUDGET), notes: Cell::new(NOTES) })
     }
 
     /// All of it.
     pub(super) fn whole(&self) -> Window {
         Window { start: 0, len: self.len }
+    }
+
+    /// Something of the disk is to be kept in memory.
+    pub(super) fn note(&self) -> Result<(), ReadError> {
+        self.notes.set(self.notes.get().checked_sub(1).ok_or(ReadError::Endless)?);
+        Ok(())
     }
 
     /// Fills `buf` from `at` in `window` on; `what` is it called.

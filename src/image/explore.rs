@@ -255,12 +255,20 @@ impl Place<'_> {
         };
         let mut names = self.names("", NAMES, is_kernel)?;
         names.sort_by(|one, other| compare(other, one));
+        let mut alone = None;
         for name in names {
-            if let Some(kernel) = self.file(&format!("{}/{name}", self.folder))? {
-                explored.initrd = self.initrd(name.trim_start_matches("vmlinuz-"))?;
+            let Some(kernel) = self.file(&format!("{}/{name}", self.folder))? else { continue };
+            explored.initrd = self.initrd(name.trim_start_matches("vmlinuz-"))?;
+            if explored.initrd.is_some() {
                 explored.kernel = Some(kernel);
                 return Ok(());
             }
+            // Perhaps one whose installation was cut short: an older one that is whole starts.
+            alone = alone.or(Some(kernel));
+        }
+        if alone.is_some() {
+            explored.kernel = alone;
+            return Ok(());
         }
         explored.kernel = self.file(&format!("{}/vmlinuz", self.folder))?;
         if explored.kernel.is_some() {

@@ -3,7 +3,7 @@
 use super::disk::{Disk, Window};
 
 /// What is recognised by a few bytes at a place.
-const MARKS: [(u64, &[u8], &str); 16] = [
+const MARKS: [(u64, &[u8], &str); 18] = [
     (0, b"QFI\xfb", "a qcow2 image; `qemu-img convert -O raw OLD NEW` makes a raw one of it"),
     (0, b"KDMV", "a VMDK image; `qemu-img convert -O raw OLD NEW` makes a raw one of it"),
     (0, b"vhdxfile", "a VHDX image; `qemu-img convert -O raw OLD NEW` makes a raw one of it"),
@@ -13,6 +13,8 @@ const MARKS: [(u64, &[u8], &str); 16] = [
     (0, b"\x28\xb5\x2f\xfd", "packed with zstd; unpack it first"),
     (0, b"LUKS\xba\xbe", "encrypted (LUKS)"),
     (512, b"LABELONE", LVM),
+    (512, b"EFI PART", GPT),
+    (4096, b"EFI PART", GPT),
     (0, b"XFSB", "XFS"),
     (0x1_0040, b"_BHRfS_M", "btrfs"),
     (4086, b"SWAPSPACE2", "swap"),
@@ -21,6 +23,10 @@ const MARKS: [(u64, &[u8], &str); 16] = [
     (0x52, b"FAT32", "FAT"),
     (0x36, b"FAT", "FAT"),
 ];
+
+/// A table that the guest's kernel does not take by itself.
+const GPT: &str = "divided by a GPT that Linux does not take: damaged, without the MBR that protects it, or in sectors \
+                   of 4096 bytes; `sgdisk -e` or parted may mend it";
 
 /// How LVM is called.
 pub(super) const LVM: &str = "LVM";

@@ -119,25 +119,40 @@ fn links_never_leave_the_image_or_run_in_circles() {
 #[test]
 fn partitions_are_named_as_linux_names_them() {
     let root = ext4(8192, &with(&KERNELS), &[]);
-    for sector in [512, 4096] {
-        let disk = gpt(sector, &[(1, LVM, b"x"), (14, LINUX, &root)]);
+    let disk = gpt(512, &[(1, LVM, b"x"), (14, LINUX, &root)]);
+    let found = look(&disk, Wanted::Kernel);
+    let uuid = "PARTUUID=0e0e0e0e-0e0e-0e0e-0e0e-0e0e0e0e0e0e";
+    assert_eq!(found.root, Some((uuid.into(), "partition 14".into())));
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+    assert!(found.looked.contains("partition 1 is LVM"), "{}", found.looked);
+}
+
+#[test]
+fn table_that_the_guests_linux_does_not_take_is_not_taken() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    let whole = gpt(512, &[(1, LINUX, &root)]);
+    let mut damaged = whole.clone();
+    damaged[512 + 60] ^= 1;
+    let mut unprotected = whole.clone();
+    unprotected[0x1be + 4] = 0x83;
+    let large_sectors = gpt(4096, &[(1, LINUX, &root)]);
+    assert!(look(&whole, Wanted::Kernel).kernel.is_some());
+    for disk in [damaged, unprotected, large_sectors] {
         let found = look(&disk, Wanted::Kernel);
-        let uuid = "PARTUUID=0e0e0e0e-0e0e-0e0e-0e0e-0e0e0e0e0e0e";
-        assert_eq!(found.root, Some((uuid.into(), "partition 14".into())));
-        assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
-        assert!(found.looked.contains("partition 1 is LVM"), "{}", found.looked);
+        assert!(found.kernel.is_none() && found.looked.contains("GPT"), "{}", found.looked);
     }
 }
 
 #[test]
-fn backup_of_a_damaged_table_serves() {
-    let root = ext4(8192, &with(&KERNELS), &[]);
-    let mut disk = gpt(512, &[(1, LINUX, &root)]);
-    disk[512 + 60] ^= 1;
-    assert!(look(&disk, Wanted::Kernel).kernel.is_some());
-    let last = disk.len() - 512;
-    disk[last + 60] ^= 1;
-    assert!(look(&disk, Wanted::Kernel).kernel.is_none());
+fn kernel_without_its_initrd_waits_behind_an_older_one_that_is_whole() {
+    let mut files = with(&KERNELS);
+    files.push(("boot/vmlinuz-99.0", b"half installed"));
+    let disk = ext4(8192, &files, &[]);
+    let found = look(&disk, Wanted::Kernel);
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+    assert!(found.initrd.is_some());
+    let disk = ext4(8192, &with(&[("boot/vmlinuz-1.0", b"one"), ("boot/vmlinuz-2.0", b"two")]), &[]);
+    assert_eq!(content(&disk, &look(&disk, Wanted::Kernel).kernel.unwrap()), b"two");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use virtio::transport::Doorbells;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// Pins of KVM's I/O APIC; messages get the numbers behind them.
 const IOAPIC_PINS: u32 = 24;
@@ -32,7 +32,7 @@ pub(crate) struct PinIrq {
 
 impl PinIrq {
     pub(super) fn new(vm: &VmFd, pin: u32) -> io::Result<Self> {
-        let event = EventFd::new(EFD_NONBLOCK)?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         vm.register_irqfd(&event, pin).map_err(os_error)?;
         Ok(PinIrq { event })
     }
@@ -124,7 +124,7 @@ pub(crate) struct KvmMsi(pub(crate) Arc<MsiRouter>);
 
 impl MsiAllocator for KvmMsi {
     fn allocate(&self) -> io::Result<Arc<dyn MsiIrq>> {
-        let event = EventFd::new(EFD_NONBLOCK)?;
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let mut routes = self.0.routes();
         let index = routes.messages.len();
         if index >= MAX_MESSAGES {

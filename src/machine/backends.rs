@@ -7,6 +7,7 @@ use virtio::balloon::BalloonControl;
 use super::StartError;
 use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
+use crate::image;
 use crate::spec::{DiskSpec, Spec};
 
 /// The host's side of the machine's devices.
@@ -29,6 +30,15 @@ impl Backends {
             ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(balloon).map_err(StartError::Descriptors)?,
         })
+    }
+}
+
+impl Backends {
+    /// The first disk, to look for what it boots.
+    pub(super) fn first_disk(&self) -> Result<Option<image::DiskFile>, StartError> {
+        let first =
+            self.disks.first().map(|disk| disk.reader()).transpose().map_err(StartError::Descriptors)?;
+        Ok(first.map(|(file, len)| image::DiskFile { file, len }))
     }
 }
 

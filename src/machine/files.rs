@@ -49,13 +49,18 @@ pub(crate) struct BootFiles {
 }
 
 impl BootFiles {
-    /// Finds them for this machine.
+    /// Finds them for this machine, opening its first disk if that has to be looked at.
     pub(crate) fn find(spec: &Spec) -> Result<Self, StartError> {
-        Self::find_with(spec, None)
+        Self::find_with(spec, None, None)
     }
 
-    /// The same, with an initrd that was made for this machine, if there is one.
-    pub(crate) fn find_with(spec: &Spec, made: Option<&Arc<dyn Image>>) -> Result<Self, StartError> {
+    /// The same, with an initrd that was made for this machine, if there is one; `first` is the first disk as the machine
+    /// has it, wherever its path leads by now.
+    pub(crate) fn find_with(
+        spec: &Spec,
+        made: Option<&Arc<dyn Image>>,
+        first: Option<DiskFile>,
+    ) -> Result<Self, StartError> {
         let given = spec.kernel.as_deref().map(|path| parse(open("kernel", path)?)).transpose()?;
         let release = match &given {
             Some((file, kernel)) if made.is_none() && spec.initrd.is_none() && !spec.disk.is_empty() => {
@@ -68,7 +73,7 @@ impl BootFiles {
             (Some(_), Some(release)) => Wanted::Initrd(release),
             (Some(_), None) => Wanted::Nothing,
         };
-        let mut disk = Looked::over(spec, wanted)?;
+        let mut disk = Looked::over(spec, first, wanted)?;
         let (kernel, headers) = match (given, disk.take(|found| found.kernel.take(), KERNEL)?) {
             (Some(given), _) => given,
             (None, Some(kernel)) => parse(kernel)?,
@@ -125,7 +130,7 @@ struct Looked {
 
 impl Looked {
     /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
-    fn over(spec: &Spec, wanted: Wanted<'_>) -> Result<Self, StartError> {
+    fn over(spec: &Spec, opened: Option<DiskFile>, wanted: Wanted<'_>) -> Result<Self, StartError> {
         let Some(first) = spec.disk.first() else {
             return match wanted {
                 Wanted::Kernel => Err(SpecError::NoKernel.into()),
@@ -133,7 +138,7 @@ impl Looked {
             };
         };
         let path = first.path.clone();
-        let disk = match DiskFile::open(&path) {
+        let disk = match opened.map_or_else(|| DiskFile::open(&path), Ok) {
             Ok(disk) => disk,
             Err(source) => {
                 // Whoever is to use it knows best what is wrong with it.
@@ -143,7 +148,10 @@ impl Looked {
         };
         let found = match explore(&disk, wanted) {
             Ok(found) => found,
-            Err(source) if wanted == Wanted::Kernel || matches!(source, ReadError::Io(_)) => {
+            Err(source)
+                if wanted == Wanted::Kernel
+                    || wanted != Wanted::Nothing && matches!(source, ReadError::Io(_)) =>
+            {
                 return Err(ImageError::Read { path, source }.into());
             }
             Err(error) => Explored { looked: error.to_string(), ..Explored::default() },

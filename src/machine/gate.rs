@@ -161,12 +161,9 @@ mod tests {
         let stay = || {
             let (insider, gate) = (gate.come(), gate.clone());
             thread::spawn(move || {
-                let mut rests = 0;
                 while gate.is_open() || insider.rest() {
-                    rests += 1;
                     thread::yield_now();
                 }
-                rests
             })
         };
         let threads = [stay(), stay()];
@@ -177,7 +174,7 @@ mod tests {
         }
         gate.shut();
         for thread in threads {
-            assert!(thread.join().unwrap() > 0);
+            thread.join().unwrap();
         }
     }
 

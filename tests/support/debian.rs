@@ -150,6 +150,7 @@ impl Tap {
             lab().sh(OPEN_VSWITCH).unwrap();
         }
         let (name, there) = (self.name, lab().sh("ovs-vsctl --timeout 5 show").is_ok());
+        assert!(there || lab().kind() != LabKind::Nested, "Open vSwitch does not answer");
         if there {
             self.undo.insert(0, "ovs-vsctl del-br sw-test".into());
             let line = format!(

@@ -170,16 +170,33 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (own_bell, own_name) = (bell.clone(), name.to_owned());
     let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
-        let run = || {
-            let mut poller = make()?;
+        let poller = make().and_then(|mut poller| {
             poller.watch(own_bell.as_raw_fd(), BELL, Interest::Read)?;
-            Room { poller, seats: Vec::new(), commands: receiver }.run()
-        };
-        if let Err(error) = run() {
-            log::error!("{own_name}: its thread cannot wait for work: {error}");
+            Ok(poller)
+        });
+        let failed = |error| log::error!("{own_name}: its thread cannot wait for work: {error}");
+        match poller {
+            Ok(poller) => {
+                Room { poller, seats: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
+            }
+            Err(error) => {
+                failed(error);
+                refuse(&receiver);
+            }
         }
     })?;
     Ok(Running { commands, bell, thread })
+}
+
+/// What a thread does that the host gave nothing to wait in: drivers hear that their devices do not work.
+fn refuse<P>(commands: &Receiver<Command<P>>) {
+    for command in commands {
+        match command {
+            Command::Start(_, job) => job.interrupts.needs_reset(),
+            Command::Stop(..) | Command::ConfigWritten(_) => {}
+            Command::Quit => return,
+        }
+    }
 }
 
 /// A device at work.

@@ -49,8 +49,3 @@ pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEng
 pub(crate) fn make_engine(file: Arc<DiskFile>, kind: EngineKind) -> MakePoller<AnyEngine> {
     Box::new(move || engine(file, kind))
 }
-
-/// Whether the host does not know an operation, as opposed to failing it.
-pub(super) fn is_unsupported(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported
-}

@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
 
-use virtio::block::{Disk, Extent, Topology};
+use virtio::block::{Disk, Extent, SECTOR, Topology};
 
 use super::transfer::Transfer;
 
@@ -35,6 +35,11 @@ pub(super) struct Direct {
 }
 
 impl DiskFile {
+    /// Another descriptor of it, to read by position, and its length in bytes.
+    pub(crate) fn reader(&self) -> io::Result<(File, u64)> {
+        Ok((self.buffered.try_clone()?, self.sectors.saturating_mul(SECTOR)))
+    }
+
     /// The disk as a device shows it.
     pub(crate) fn disk(&self, serial: impl Into<String>, queues: NonZeroU16) -> Disk {
         Disk {
@@ -71,6 +76,13 @@ impl DiskFile {
     /// The way to discard: `None` for a hole.
     pub(super) fn discards_by_ioctl(&self) -> bool {
         self.device
+    }
+
+    /// Whether `error` says that the host has no faster way to write zeros here. Block devices with sectors larger than
+    /// the guest's also refuse what is not aligned to theirs.
+    pub(super) fn cannot_zero(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::Unsupported
+            || self.device && error.raw_os_error() == Some(libc::EINVAL)
     }
 
     /// Discards on a block device, whose fallocate would zero as well.

@@ -45,7 +45,11 @@ impl DiskFile {
             // Not one that is mounted: two file systems would destroy it.
             options.custom_flags(libc::O_EXCL);
         }
-        let buffered = options.open(path).map_err(|error| refused(path, access, error))?;
+        let buffered = options.open(path).map_err(|error| match error.raw_os_error() {
+            // Perhaps a machine has it, which its lock tells.
+            Some(libc::EBUSY) => held(path, access).unwrap_or_else(|| refused(path, access, error)),
+            _ => refused(path, access, error),
+        })?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
         // Of what is open: the path may lead elsewhere meanwhile.
         let metadata = buffered.metadata().map_err(io("looking at it"))?;
@@ -74,6 +78,12 @@ impl DiskFile {
         let sectors = size / SECTOR;
         Ok(DiskFile { buffered, direct, sectors, read_only: access.read_only, device, discard, topology })
     }
+}
+
+/// The machine that has locked the block device at `path`.
+fn held(path: &Path, access: Access) -> Option<DiskError> {
+    let file = OpenOptions::new().read(true).write(!access.read_only).open(path).ok()?;
+    lock(&file, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
 }
 
 /// Why `path` could not be opened.

@@ -10,7 +10,6 @@ use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Epoll, Interest, Poller, Token};
 
-use super::engine::is_unsupported;
 use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
 
@@ -52,7 +51,7 @@ impl SyncEngine {
             Operation::Discard => self.space(mode::HOLE, extent),
             Operation::WriteZeroes { unmap } => {
                 match self.space(if unmap { mode::HOLE } else { mode::ZERO }, extent) {
-                    Err(error) if is_unsupported(&error) => {
+                    Err(error) if self.file.cannot_zero(&error) => {
                         self.transfer.zeros(extent);
                         self.transfer(Operation::Write)
                     }

@@ -19,7 +19,6 @@ use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Interest, Poller, Token};
 
-use super::engine::is_unsupported;
 use super::file::DiskFile;
 use super::flight::{Flight, Step};
 use super::ring;
@@ -186,7 +185,7 @@ impl UringEngine {
                 Ok(())
             }
             (_, Ok(_)) => Ok(()),
-            (Step::Zero { .. }, Err(error)) if is_unsupported(&error) => {
+            (Step::Zero { .. }, Err(error)) if self.file.cannot_zero(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
                 return self.launch(tag);

@@ -26,7 +26,7 @@ const KNOWN: u32 = HAS_REVOKE | BITS64 | ASYNC_COMMIT | CSUM_V2 | CSUM_V3;
 const ESCAPED: u32 = 1;
 const SAME_UUID: u32 = 2;
 const LAST: u32 = 8;
-/// Most blocks of a journal, of its revoked blocks and of what it holds: 4 GiB in blocks of 4 KiB.
+/// Most blocks of a journal: 4 GiB in blocks of 4 KiB.
 const BLOCKS: u64 = 1 << 20;
 /// Length of a block's own header.
 const HEADER: usize = 12;
@@ -172,9 +172,7 @@ impl Journal<'_, '_> {
                 // Its first word was changed in the journal, being the journal's own: that of a file's data at most.
                 log::debug!("a block of the journal is escaped, and is read as it stands");
             }
-            if open.tags.len() as u64 >= BLOCKS {
-                return Err(odd());
-            }
+            self.fs.disk.note()?;
             open.tags.push(Tag { home, journal: *at, sequence });
             *at = self.after(*at);
             count += 1;
@@ -199,9 +197,7 @@ impl Journal<'_, '_> {
                 true => u64::from(entry.be32(0)?) << 32 | u64::from(entry.be32(4)?),
                 false => entry.be32(0)?.into(),
             };
-            if open.revoked.len() as u64 >= BLOCKS {
-                return Err(odd());
-            }
+            self.fs.disk.note()?;
             open.revoked.insert(block, sequence);
             place += size;
         }

@@ -1,7 +1,7 @@
 //! The GUID partition table (UEFI 2.10 §5.3).
 
 use super::crc32::crc32;
-use super::{Kind, MAX, Partition, window};
+use super::{Kind, MAX, Partition, SECTOR, mbr, window};
 use crate::image::disk::{Disk, Fields, ReadError};
 
 /// `EFI PART`, with which a header starts (§5.3.2).
@@ -26,20 +26,13 @@ struct Header {
     crc: u32,
 }
 
-/// The partitions of a disk of these sectors; `None` if it has no such table. The backup at the disk's end serves where
-/// the first header or its entries are damaged (§5.3.2).
-pub(super) fn read(disk: &Disk<'_>, sector: u64) -> Result<Option<Vec<Partition>>, ReadError> {
-    let last = (disk.whole().len / sector).saturating_sub(1);
-    for place in [1, last] {
-        if let Some(partitions) = read_at(disk, sector, place)? {
-            return Ok(Some(partitions));
-        }
+/// The partitions; `None` if the disk has no such table that Linux takes by itself: the first one, not its backup, behind a
+/// table that protects it, in sectors as the guest sees them (block/partitions/efi.c).
+pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError> {
+    if !mbr::protects(disk)? {
+        return Ok(None);
     }
-    Ok(None)
-}
-
-fn read_at(disk: &Disk<'_>, sector: u64, place: u64) -> Result<Option<Vec<Partition>>, ReadError> {
-    let Some(header) = header(disk, sector, place)? else { return Ok(None) };
+    let Some(header) = header(disk)? else { return Ok(None) };
     let Some(len) = usize::try_from(u64::from(header.count) * u64::from(header.size)).ok() else {
         return Ok(None);
     };
@@ -47,7 +40,7 @@ fn read_at(disk: &Disk<'_>, sector: u64, place: u64) -> Result<Option<Vec<Partit
         return Ok(None);
     }
     let mut entries = vec![0; len];
-    let Some(at) = header.entries.checked_mul(sector) else { return Ok(None) };
+    let Some(at) = header.entries.checked_mul(SECTOR) else { return Ok(None) };
     match disk.read(disk.whole(), at, &mut entries, "its partition table") {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,
@@ -64,7 +57,7 @@ fn read_at(disk: &Disk<'_>, sector: u64, place: u64) -> Result<Option<Vec<Partit
             continue;
         }
         let count = last.checked_sub(first).and_then(|len| len.checked_add(1));
-        let Some(window) = count.and_then(|count| window(disk, first, count, sector)) else { continue };
+        let Some(window) = count.and_then(|count| window(disk, first, count)) else { continue };
         partitions.push(Partition {
             number,
             window,
@@ -79,21 +72,20 @@ fn read_at(disk: &Disk<'_>, sector: u64, place: u64) -> Result<Option<Vec<Partit
     Ok(Some(partitions))
 }
 
-/// The header in this sector, if there is one and it holds together.
-fn header(disk: &Disk<'_>, sector: u64, place: u64) -> Result<Option<Header>, ReadError> {
+/// The header in the second sector, if there is one and it holds together.
+fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
     let mut bytes = [0; HEADER];
-    let Some(at) = place.checked_mul(sector) else { return Ok(None) };
-    match disk.read(disk.whole(), at, &mut bytes, "its partition table") {
+    match disk.read(disk.whole(), SECTOR, &mut bytes, "its partition table") {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,
     }
     let fields = Fields(&bytes);
     let size = fields.le32(12)? as usize;
-    if !bytes.starts_with(SIGNATURE) || size < HEADER || size as u64 > sector || fields.le64(24)? != place {
+    if !bytes.starts_with(SIGNATURE) || size < HEADER || size as u64 > SECTOR || fields.le64(24)? != 1 {
         return Ok(None);
     }
     let mut whole = vec![0; size];
-    match disk.read(disk.whole(), at, &mut whole, "its partition table") {
+    match disk.read(disk.whole(), SECTOR, &mut whole, "its partition table") {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,
     }

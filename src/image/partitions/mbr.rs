@@ -1,10 +1,9 @@
 //! The PC's partition table: four entries in the first sector, and a chain of logical partitions in an extended one.
 //! Numbers and identities are those of Linux (block/partitions/msdos.c).
 
-use super::{Kind, MAX, Partition, window};
+use super::{Kind, MAX, Partition, SECTOR, window};
 use crate::image::disk::{Disk, Fields, ReadError};
 
-const SECTOR: u64 = 512;
 /// Offset of the four entries, of 16 bytes each.
 const ENTRIES: usize = 0x1be;
 /// Offset of the disk's signature.
@@ -26,6 +25,12 @@ struct Entry {
     kind: u8,
     first: u64,
     count: u64,
+}
+
+/// Whether the first sector says that a GPT follows (`is_pmbr_valid` in Linux).
+pub(super) fn protects(disk: &Disk<'_>) -> Result<bool, ReadError> {
+    let Some(sector) = sector(disk, 0)? else { return Ok(false) };
+    Ok(entries(&sector)?.iter().any(|entry| entry.kind == PROTECTIVE && entry.first == 1))
 }
 
 /// The partitions of a disk; `None` if its first sector is no such table.
@@ -84,7 +89,7 @@ fn chain(
 fn partition(disk: &Disk<'_>, number: u32, signature: u32, entry: &Entry) -> Option<Partition> {
     Some(Partition {
         number,
-        window: window(disk, entry.first, entry.count, SECTOR).filter(|_| entry.kind != 0)?,
+        window: window(disk, entry.first, entry.count).filter(|_| entry.kind != 0)?,
         uuid: format!("{signature:08x}-{number:02x}"),
         kind: match entry.kind {
             LVM => Kind::Lvm,

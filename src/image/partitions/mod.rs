@@ -8,8 +8,8 @@ use std::fmt;
 
 use super::disk::{Disk, ReadError, Window};
 
-/// Sectors that partition tables are counted in: of nearly all disks, and of those whose own are larger.
-const SECTORS: [u64; 2] = [512, 4096];
+/// Sectors that partition tables are counted in: those of the guest's disk, whatever the host's has.
+const SECTOR: u64 = 512;
 /// Most partitions that are looked at; Linux's own limit for a virtio disk without extended numbers is lower.
 const MAX: usize = 256;
 
@@ -57,18 +57,15 @@ impl fmt::Display for Table {
 
 /// The partitions of `disk`; `None` if it is not divided.
 pub(super) fn read(disk: &Disk<'_>) -> Result<Option<(Table, Vec<Partition>)>, ReadError> {
-    for sector in SECTORS {
-        if let Some(partitions) = gpt::read(disk, sector)? {
-            return Ok(Some((Table::Gpt, partitions)));
-        }
+    if let Some(partitions) = gpt::read(disk)? {
+        return Ok(Some((Table::Gpt, partitions)));
     }
-    // Linux reads it in sectors of the disk, and the guest's disk has 512 bytes.
     Ok(mbr::read(disk)?.map(|partitions| (Table::Mbr, partitions)))
 }
 
 /// A run of sectors as bytes; `None` if there is none or it does not lie on the disk.
-fn window(disk: &Disk<'_>, first: u64, count: u64, sector: u64) -> Option<Window> {
-    let (start, len) = (first.checked_mul(sector)?, count.checked_mul(sector)?);
+fn window(disk: &Disk<'_>, first: u64, count: u64) -> Option<Window> {
+    let (start, len) = (first.checked_mul(SECTOR)?, count.checked_mul(SECTOR)?);
     let fits = start > 0 && len > 0 && start.checked_add(len)? <= disk.whole().len;
     fits.then_some(Window { start, len })
 }

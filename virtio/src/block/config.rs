@@ -11,7 +11,9 @@ pub const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(512).unwrap();
 /// Data segments of a request: a chain is no longer than its queue (§2.7.5.3.1), header and status aside.
 pub const MOST_SEGMENTS: u32 = QUEUE_SIZE.get() as u32 - 2;
 /// Bytes of one segment.
-const MOST_SEGMENT_BYTES: u32 = 4 << 20;
+const MOST_SEGMENT_BYTES: u32 = 1 << 20;
+/// Bytes of a request's data, then.
+pub(super) const MOST_TRANSFER: u64 = MOST_SEGMENTS as u64 * MOST_SEGMENT_BYTES as u64;
 
 /// Ranges in one discard or write-zeroes request.
 pub(super) const MOST_RANGES: u32 = 16;

@@ -103,12 +103,16 @@ impl Block {
 
     /// §5.2.6.2: what completes is on stable storage already.
     fn writes_through(&self, features: u64) -> bool {
+        // §5.2.5.2: a driver that cannot flush has no cache.
+        if features & feature::FLUSH == 0 {
+            return true;
+        }
         if features & feature::CONFIG_WCE != 0 {
             let mut writeback = [0];
             self.config.read(WRITEBACK, &mut writeback);
             return writeback == [0];
         }
-        features & feature::FLUSH == 0
+        false
     }
 
     fn set_writeback(&self, on: bool) {
@@ -168,8 +172,10 @@ impl Device for Block {
     }
 
     fn state(&self) -> DeviceState {
-        let state =
-            State { sectors: self.disk.sectors, writeback: !self.writes_through(feature::CONFIG_WCE) };
+        let state = State {
+            sectors: self.disk.sectors,
+            writeback: !self.writes_through(feature::FLUSH | feature::CONFIG_WCE),
+        };
         DeviceState::new(DeviceKind::Block, VERSION, &state)
     }
 

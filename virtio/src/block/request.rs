@@ -1,6 +1,6 @@
 //! Requests (virtio 1.3 §5.2.6): read out of a chain once, checked, and never read again.
 
-use super::config::{MOST_DISCARD, MOST_RANGES, MOST_ZEROES, SECTOR, feature};
+use super::config::{MOST_DISCARD, MOST_RANGES, MOST_TRANSFER, MOST_ZEROES, SECTOR, feature};
 use super::engine::{Extent, Operation};
 use crate::memory::Memory;
 use crate::queue::{Chain, Reader};
@@ -102,7 +102,8 @@ impl Limits {
 
     /// `len` bytes of whole sectors, all on the disk.
     fn transfer(&self, sector: u64, len: u64) -> Result<Extent, Status> {
-        if !len.is_multiple_of(SECTOR) {
+        // §5.2.6.1: a driver keeps to the segments that it was told of, and so to their sum.
+        if !len.is_multiple_of(SECTOR) || len > MOST_TRANSFER {
             return Err(Status::IoError);
         }
         self.extent(sector, len / SECTOR)

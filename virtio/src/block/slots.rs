@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) ranges: Vec<(Operation, Extent)>,
     /// A flush comes at the end: the driver wants no cache.
     pub(super) stable: bool,
+    /// Bytes that it moves.
+    pub(super) bytes: u64,
     /// When it came, and whether it was the only one.
     pub(super) begun: Option<(Instant, bool)>,
 }
@@ -39,12 +41,14 @@ impl Slot {
 pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Vec<Tag>,
+    bytes: u64,
 }
 
 impl Slots {
     /// Has room for `count` requests; nothing is in flight.
     pub(super) fn resize(&mut self, count: usize) {
         let count = count.min(usize::from(Tag::MAX));
+        self.bytes = 0;
         self.slots.clear();
         self.slots.resize_with(count, Slot::default);
         self.free.clear();
@@ -53,6 +57,19 @@ impl Slots {
 
     pub(super) fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Bytes that requests in flight move.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The request in flight as `tag` moves so many bytes.
+    pub(super) fn moves(&mut self, tag: Tag, bytes: u64) {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+            slot.bytes = bytes;
+            self.bytes = self.bytes.saturating_add(bytes);
+        }
     }
 
     /// A free slot, now taken.
@@ -70,10 +87,29 @@ impl Slots {
     pub(super) fn release(&mut self, tag: Tag) -> Option<(u16, Chain)> {
         let slot = self.get(tag)?;
         let (queue, chain) = (slot.queue, slot.chain.take()?);
+        let bytes = std::mem::take(&mut slot.bytes);
         slot.operation = None;
         slot.ranges.clear();
         slot.stable = false;
+        self.bytes = self.bytes.saturating_sub(bytes);
         self.free.push(tag);
         Some((queue, chain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_flight_are_those_of_the_requests_in_flight() {
+        let mut slots = Slots::default();
+        slots.resize(2);
+        // Chains come from queues only; a slot without one is never released.
+        let (first, _) = slots.take().unwrap();
+        slots.moves(first, 4096);
+        assert_eq!((slots.bytes(), slots.in_flight()), (4096, 1));
+        slots.resize(2);
+        assert_eq!((slots.bytes(), slots.in_flight()), (0, 0));
     }
 }

@@ -11,6 +11,10 @@ use crate::device::Context;
 use crate::memory::{Memory, cut};
 use crate::queue::{Chain, Queue, QueueFault};
 
+/// Requests that move so much together are enough to keep any disk busy. A driver that gives the same page a thousand times
+/// could ask for terabytes, and a reset waits for what is in flight.
+const ENOUGH_IN_FLIGHT: u64 = 256 << 20;
+
 impl Block {
     /// Begins what is available in queue `index`, until there is nothing and the driver will kick for the next.
     fn serve(&mut self, index: u16, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
@@ -23,7 +27,13 @@ impl Block {
         let mut share = queue.size();
         let now = Instant::now();
         loop {
-            while let Some(chain) = queue.pop()? {
+            loop {
+                if self.slots.bytes() >= ENOUGH_IN_FLIGHT {
+                    // Looked at again when one of them has ended.
+                    self.waiting.add(index);
+                    return Ok(());
+                }
+                let Some(chain) = queue.pop()? else { break };
                 self.begin(chain, queue, &limits, stable, now, cx.poller.as_mut())?;
                 share -= 1;
                 if share == 0 {
@@ -94,6 +104,7 @@ impl Block {
                     slot.begun = Some((now, alone));
                 }
                 slot.stable &= !matches!(operation, Operation::Read | Operation::Flush);
+                self.slots.moves(tag, extent.len);
                 engine.submit(tag, operation, extent, &self.segments);
                 Ok(())
             }

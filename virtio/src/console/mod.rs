@@ -109,7 +109,12 @@ impl Console {
     }
 
     fn serve_every_port(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        (0..self.ports.len()).try_for_each(|index| self.serve(index, cx))
+        // One that is at fault does not cost the others their turn.
+        let mut outcome = Ok(());
+        for index in 0..self.ports.len() {
+            outcome = self.serve(index, cx).and(outcome);
+        }
+        outcome
     }
 
     /// Tells the driver what it must know, as far as it has left room.
@@ -168,8 +173,7 @@ impl Console {
         if turn == Turn::Over {
             cx.wake_at(Some(Instant::now()));
         }
-        // A port that was opened now takes what has waited for that.
-        self.serve_every_port(cx)
+        Ok(())
     }
 }
 
@@ -226,7 +230,11 @@ impl Device for Console {
     fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         match (place(queue), queue) {
             (Place::Port(index), _) => self.serve(index, cx)?,
-            (Place::Control, CONTROL_TRANSMIT) => self.hear(cx)?,
+            (Place::Control, CONTROL_TRANSMIT) => {
+                self.hear(cx)?;
+                // A port that was opened now takes what has waited for that.
+                self.serve_every_port(cx)?;
+            }
             (Place::Control, _) => {}
         }
         self.tell(cx)
@@ -235,8 +243,9 @@ impl Device for Console {
     fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         if token == TIMER {
             // Somebody's turn was over before the work was; whose it was is soon seen.
-            self.hear(cx)?;
-            return self.tell(cx);
+            let heard = self.hear(cx);
+            let served = self.serve_every_port(cx);
+            return self.tell(cx).and(served).and(heard);
         }
         let index = usize::try_from(token / TOKENS).unwrap_or(usize::MAX);
         if let Some(port) = self.ports.get_mut(index) {

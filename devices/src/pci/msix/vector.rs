@@ -23,6 +23,8 @@ pub(super) struct Vector {
     irq: OnceLock<Arc<dyn MsiIrq>>,
     allocator: Arc<dyn MsiAllocator>,
     entry: Mutex<Entry>,
+    /// That a message cannot be routed was said once.
+    complained: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,13 @@ const POWER_ON: Entry =
 
 impl Vector {
     pub(super) fn new(allocator: Arc<dyn MsiAllocator>) -> Self {
-        Vector { live: AtomicBool::new(false), irq: OnceLock::new(), allocator, entry: Mutex::new(POWER_ON) }
+        Vector {
+            live: AtomicBool::new(false),
+            irq: OnceLock::new(),
+            allocator,
+            entry: Mutex::new(POWER_ON),
+            complained: AtomicBool::new(false),
+        }
     }
 
     /// The four doublewords as the guest reads them.
@@ -128,7 +136,14 @@ impl Vector {
             }
             Err(error) => {
                 self.live.store(false, Ordering::Release);
-                log::warn!("MSI-X: no route for message {:#x} to {:#x}: {error}.", entry.data, entry.address);
+                // A guest may write nonsense all day.
+                if !self.complained.swap(true, Ordering::Relaxed) {
+                    log::warn!(
+                        "MSI-X: no route for message {:#x} to {:#x}: {error}.",
+                        entry.data,
+                        entry.address
+                    );
+                }
             }
         }
     }

@@ -235,6 +235,8 @@ fn without_a_write_cache_every_write_is_flushed_before_it_ends() {
     // Neither bit: nobody would flush.
     let (mut guest, hand) = driver(0);
     assert_eq!(writes(&mut guest, &hand), through);
+    let (mut guest, hand) = driver(feature::CONFIG_WCE);
+    assert_eq!(writes(&mut guest, &hand), through);
     let (mut guest, hand) = driver(feature::FLUSH);
     assert_eq!(writes(&mut guest, &hand), [Operation::Write]);
     let (mut guest, hand) = driver(feature::FLUSH | feature::CONFIG_WCE);
