@@ -19,6 +19,8 @@
 
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod control;
 mod host;
 #[doc(hidden)]
 pub mod image;
@@ -32,7 +34,7 @@ pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
-    ConsoleInput, Controls, Crash, Events, Exit, Machine, MachineEvent, MemoryStats, PauseError, StartError,
-    Stats, VcpuStats,
+    ConsoleInput, Controls, Crash, Events, Exit, Machine, MachineEvent, MachineState, MemoryStats,
+    PauseError, StartError, Stats, VcpuStats,
 };
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
 use super::exit;
+use super::verbs::NameVerb;
 use crate::spec::{MemSize, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
@@ -49,6 +50,9 @@ pub struct MachineArgs {
 pub enum Verb {
     /// Say whether this host can run a machine, and what to do if not
     Doctor(DoctorArgs),
+    /// What is done to a machine that has a name.
+    #[command(flatten)]
+    Named(NameVerb),
 }
 
 /// What the doctor looks at besides the host.
@@ -79,6 +83,8 @@ pub enum Command {
     Run(Spec),
     /// Look at the host.
     Doctor(DoctorArgs),
+    /// Speak to a machine.
+    Named(NameVerb),
 }
 
 /// Why the command line asks for nothing that can be done.
@@ -94,7 +100,7 @@ pub enum ArgsError {
 
 /// The definition of the command line.
 pub fn definition() -> clap::Command {
-    Args::command().after_help(format!("{}\n{MENU}", exit::summary()))
+    Args::command().after_help(exit::summary())
 }
 
 /// Reads a command line, whose first word is the program's name.
@@ -106,6 +112,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     let args = Args::from_arg_matches(&matches)?;
     match args.verb {
         Some(Verb::Doctor(doctor)) => Ok(Command::Doctor(doctor)),
+        Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => Ok(Command::Run(args.machine.spec(&matches)?)),
     }
 }
@@ -124,9 +131,7 @@ impl MachineArgs {
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
-       minivmm doctor [OPTIONS]                      say whether this host can";
-
-const MENU: &str = "In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
+       minivmm doctor|ls|info|stats|wait|stop|kill|pause|resume|reset|balloon";
 
 #[cfg(test)]
 mod tests {
@@ -136,7 +141,7 @@ mod tests {
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
             Command::Run(spec) => Ok(spec),
-            Command::Doctor(_) => panic!("no machine in {words:?}"),
+            Command::Doctor(_) | Command::Named(_) => panic!("no machine in {words:?}"),
         }
     }
 
@@ -147,7 +152,9 @@ mod tests {
 
     #[test]
     fn help_fits_a_screen() {
-        for verb in [None, Some("doctor")] {
+        let verbs = definition();
+        let verbs = verbs.get_subcommands().map(|verb| Some(verb.get_name()));
+        for verb in verbs.chain([None]) {
             let words = ["minivmm"].into_iter().chain(verb).chain(["--help"]);
             let Err(ArgsError::Flags(help)) = parse(words) else { panic!("no help") };
             // As it is printed.
@@ -188,6 +195,8 @@ mod tests {
             "1G",
             "--console",
             "hvc0",
+            "--name",
+            "vm0",
         ])
         .unwrap();
         let expected = Spec::new("k")
@@ -203,8 +212,16 @@ mod tests {
             .with_tap("tap2".parse().unwrap())
             .with_port("name=p,socket=s".parse().unwrap())
             .with_balloon("1024".parse().unwrap())
-            .with_console(ConsoleChoice::Hvc0);
+            .with_console(ConsoleChoice::Hvc0)
+            .with_name("vm0".parse().unwrap());
         assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn usage_names_every_verb() {
+        for verb in definition().get_subcommands() {
+            assert!(USAGE.split(['|', ' ', '\n']).any(|word| word == verb.get_name()), "{}", verb.get_name());
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod menu;
 mod preflight;
 pub mod report;
 mod session;
+pub mod verbs;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
             Err(error) => complain(&error, Status::Usage),
         },
         Ok(Command::Doctor(args)) => examine(&args),
+        Ok(Command::Named(verb)) => return verbs::run(&verb),
         Err(ArgsError::Flags(error)) => flags(&error),
         Err(ArgsError::Spec(error)) => complain(&error, Status::Usage),
     }
