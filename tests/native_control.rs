@@ -350,23 +350,25 @@ fn whatever_is_sent_at_it_leaves_memory_flat_and_the_machine_unharmed() {
     let host = Host::new();
     let mut machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
     let each = std::env::var("MINIVMM_TEST_FLOOD_MB").map_or(64, |text| text.parse::<usize>().unwrap()) << 20;
-    let kinds: [&[u8]; 4] = [
-        b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 1099511627776\r\n\r\n",
-        b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 65536\r\n\r\n",
-        b"GET /",
-        b"GET /v1/wait HTTP/1.1\r\n\r\n",
+    // A stream of events looks at its client once a second only.
+    let kinds: [(usize, &[u8]); 5] = [
+        (each / 4, b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 1099511627776\r\n\r\n"),
+        (each / 4, b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 65536\r\n\r\n"),
+        (each / 4, b"GET /"),
+        (each / 4, b"GET /v1/wait HTTP/1.1\r\n\r\n"),
+        (2 << 20, b"GET /v1/events HTTP/1.1\r\n\r\n"),
     ];
     // All that it needs to serve anybody is there from now on.
     host.http("vm0", "GET", "/v1/machine", "");
     let before = private_memory(machine.pid());
     let mut most = before;
     let block = [b'x'; 64 << 10];
-    for head in kinds {
+    for (share, head) in kinds {
         let mut sent = 0;
-        while sent < each / kinds.len() {
+        while sent < share {
             let mut stream = host.connect("vm0");
             let _ = stream.write_all(head);
-            while sent < each / kinds.len() && stream.write_all(&block).is_ok() {
+            while sent < share && stream.write_all(&block).is_ok() {
                 sent += block.len();
             }
             most = most.max(private_memory(machine.pid()));
