@@ -117,7 +117,7 @@ impl Subject for Running {
             )
             .as_secs_f64(),
             mem: self.spec.mem().mib(),
-            cpus: self.spec.cpus().get().into(),
+            cpus: self.spec.cpus().get(),
             spec: serde_json::to_value(&self.spec).ok(),
         }
     }
