@@ -26,7 +26,8 @@ plain() {
 
 cargo_test() { timeout "$limit" cargo test --quiet "$@"; }
 
-step_fmt() { cargo fmt --all --check; }
+# The hostile guest is no package of its own.
+step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/guest/hostile/main.rs; }
 step_clippy() { timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings; }
 step_unit() {
     # shellcheck disable=SC2046  # the names are words
@@ -46,6 +47,8 @@ step_native() {
     local as_root=()
     [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo'")
     cargo_test "${as_root[@]}" -p minivmm --lib -- host::tap::tests || return 1
+    cargo_test "${as_root[@]}" -p minivmm --test native_hostile || return 1
+    tests=${tests//--test native_hostile /}
     # shellcheck disable=SC2086
     cargo_test -p minivmm --lib -- machine::tests && cargo_test -p minivmm $tests
 }

@@ -34,7 +34,7 @@ pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
-    ConsoleInput, Controls, Crash, Events, Exit, Machine, MachineEvent, MachineState, MemoryStats,
-    PauseError, StartError, Stats, VcpuStats,
+    ConsoleInput, Controls, Crash, Events, Exit, ExpectError, GuestConsole, Machine, MachineBuilder,
+    MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard, VcpuStats,
 };
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

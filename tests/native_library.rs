@@ -192,3 +192,22 @@ fn output_that_fails_or_panics_does_not_take_the_machine_along() {
     let machine = Machine::start(&spec(&folder, Guest::Ports), Box::new(Broken)).unwrap();
     assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));
 }
+
+#[test]
+fn the_console_is_read_typed_into_and_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = Machine::builder(&spec(&folder, Guest::EchoInterrupt)).start().unwrap();
+    let mut console = machine.console();
+    console.expect("ready\n", LIMIT).unwrap();
+    console.write_all(b"hello\n").unwrap();
+    assert_eq!(console.expect("hello\n", LIMIT).unwrap(), "hello\n");
+    let error = console.expect("goodbye", Duration::from_millis(10)).unwrap_err();
+    assert!(error.to_string().ends_with("it said last:\nready\nhello\n"), "{error}");
+    // One that comes late hears what was said before.
+    machine.console().expect("ready\nhello\n", LIMIT).unwrap();
+    console.write_all(b"\x04").unwrap();
+    machine.wait();
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut console, &mut rest).unwrap();
+    assert!(rest.contains("echoed="), "{rest}");
+}

@@ -7,82 +7,17 @@
 //! Input: two bytes of features, then steps of 8 bytes: what, queue, and three 16-bit numbers.
 #![no_main]
 
-use std::collections::VecDeque;
-use std::io;
-use std::num::NonZeroU16;
-use std::os::fd::RawFd;
-use std::time::Duration;
+#[path = "checked.rs"]
+mod checked;
 
+use std::num::NonZeroU16;
+
+use checked::{SECTORS, checked};
 use libfuzzer_sys::fuzz_target;
-use virtio::block::{AnyEngine, Block, Completion, Disk, Engine, Extent, Operation, SECTOR, Tag, Topology};
-use virtio::memory::{Memory, Segment, total};
-use virtio::poll::{Epoll, Interest, Poller, Token};
+use virtio::block::{AnyEngine, Block, Disk, Topology};
 use virtio::testing::{Guest, RawDescriptor};
 
-const SECTORS: u64 = 4096;
 const SIZE: u16 = 16;
-
-/// Completes every third operation late and every fifth with an error.
-#[derive(Debug)]
-struct Checked {
-    poller: Epoll,
-    done: Token,
-    count: usize,
-    busy: Vec<Tag>,
-    ended: VecDeque<Completion>,
-    late: VecDeque<Completion>,
-}
-
-impl Engine for Checked {
-    fn attach(&mut self, done: Token, _: &Memory) {
-        self.done = done;
-        assert!(self.busy.is_empty(), "nothing is in flight at a start");
-    }
-
-    fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
-        let Extent { offset, len } = extent;
-        assert!(offset % SECTOR == 0 && len % SECTOR == 0);
-        assert!(offset.checked_add(len).is_some_and(|end| end <= SECTORS * SECTOR), "on the disk");
-        let moves = matches!(operation, Operation::Read | Operation::Write);
-        assert_eq!(total(segments), if moves { len } else { 0 });
-        assert!(!self.busy.contains(&tag), "a tag is of one operation");
-        self.busy.push(tag);
-        self.count += 1;
-        let result = if self.count % 5 == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) };
-        let completion = Completion { tag, result };
-        if self.count % 3 == 0 { self.late.push_back(completion) } else { self.ended.push_front(completion) }
-    }
-
-    fn completed(&mut self) -> Option<Completion> {
-        let completion = self.ended.pop_front()?;
-        self.busy.retain(|tag| *tag != completion.tag);
-        Some(completion)
-    }
-
-    fn drain(&mut self) -> io::Result<()> {
-        self.ended.append(&mut self.late);
-        Ok(())
-    }
-}
-
-impl Poller for Checked {
-    fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.poller.watch(fd, token, interest)
-    }
-
-    fn unwatch(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
-        self.poller.unwatch(fd, token)
-    }
-
-    fn wait(&mut self, limit: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
-        self.ended.append(&mut self.late);
-        if self.ended.is_empty() {
-            return self.poller.wait(limit, ready);
-        }
-        ready.push(self.done);
-        self.poller.wait(Some(Duration::ZERO), ready)
-    }
-}
 
 fn header(kind: u32, sector: u64) -> Vec<u8> {
     [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat()
@@ -131,12 +66,7 @@ fuzz_target!(|data: &[u8]| {
         topology: Topology::default(),
         discard: (features[0] & 2 == 0).then_some(4096),
     };
-    let make = || {
-        let poller = Epoll::new()?;
-        let (busy, ended, late) = Default::default();
-        Ok(Box::new(Checked { poller, done: 0, count: 0, busy, ended, late }) as AnyEngine)
-    };
-    let mut guest = Guest::new(Box::new(Block::new("blk0", disk)), Box::new(make));
+    let mut guest = Guest::new(Box::new(Block::new("blk0", disk)), Box::new(checked));
     guest.start(u64::from(u16::from_le_bytes(*features)) << 4 | 1 << 29, SIZE);
     for chunk in steps.chunks_exact(8).take(256) {
         let number = |at: usize| u16::from_le_bytes([chunk[at], chunk[at + 1]]);

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use virtio::worker::STACK;
 
 use super::exit::Status;
 use super::menu::{Choice, HELP, Menu, Typed};
@@ -81,11 +82,17 @@ fn start(spec: &Spec) -> Result<Started, Box<dyn std::error::Error>> {
     let machine = Machine::start(spec, Box::new(io::stdout()))?;
     let session = Session { controls: machine.controls(), reason: Arc::default(), terminal };
     let listener = session.clone();
-    thread::Builder::new().name("signals".into()).spawn(move || listener.listen(&signals))?;
+    thread::Builder::new()
+        .name("signals".into())
+        .stack_size(STACK)
+        .spawn(move || listener.listen(&signals))?;
     // A background job that reads from its terminal would be stopped by it.
     if foreground {
         let (reader, input) = (session.clone(), machine.console_input());
-        thread::Builder::new().name("stdin".into()).spawn(move || reader.read_input(input))?;
+        thread::Builder::new()
+            .name("stdin".into())
+            .stack_size(STACK)
+            .spawn(move || reader.read_input(input))?;
     }
     let subject = Running::new(machine.controls(), spec.clone());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;

@@ -4,6 +4,7 @@
 //! The routing table belongs to this module. KVM takes it only whole, so a change of one message rewrites it.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::irq::{Irq, MsiAllocator, MsiIrq};
@@ -147,6 +148,10 @@ struct RoutedMsi {
 impl Irq for RoutedMsi {
     fn trigger(&self) -> io::Result<()> {
         self.event.write(1)
+    }
+
+    fn event(&self) -> Option<RawFd> {
+        Some(self.event.as_raw_fd())
     }
 }
 

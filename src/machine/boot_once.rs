@@ -10,6 +10,7 @@ use boot::plan::{BootPlan, PlanRequest};
 use devices::pci::root::PciRoot;
 use devices::power::PowerButton;
 use virtio::balloon::BalloonControl;
+use virtio::worker::STACK;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::backends::Backends;
@@ -79,6 +80,7 @@ impl Boot {
         let loader = Loader::new(&sources);
         let Assembled { vm, board, vcpus } = thread::scope(|scope| {
             let helper = thread::Builder::new()
+                .stack_size(STACK)
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;

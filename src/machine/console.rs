@@ -4,6 +4,8 @@
 //! nothing) instead of a lock. Input waits in a queue until the guest takes it. What the guest writes to the other
 //! console nobody sees; but all of it is searched for the kernel's panic line.
 
+mod guest_console;
+mod scrollback;
 mod sinks;
 
 use std::io::{self, Write};
@@ -15,7 +17,10 @@ use std::time::Duration;
 use devices::console::ByteQueue;
 use devices::serial::{ConsoleSink, Serial, SerialInput};
 use virtio::console::{Backend, Nobody, Stream};
+use virtio::worker::STACK;
 
+pub use self::guest_console::{ExpectError, GuestConsole, Unheard};
+pub(super) use self::scrollback::Scrollback;
 use self::sinks::{PanicWatch, UnseenOutput, WatchedOutput, WatchedPort};
 use super::gate::Gate;
 use crate::spec::ConsoleChoice;
@@ -144,14 +149,23 @@ impl Write for ConsoleInput {
 #[derive(Debug)]
 pub(super) struct OutputThread {
     queue: Arc<ByteQueue>,
+    said: Arc<Scrollback>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl OutputThread {
-    pub(super) fn spawn(queue: Arc<ByteQueue>, reader: Box<dyn Write + Send>) -> io::Result<Self> {
-        let from = queue.clone();
-        let thread = thread::Builder::new().name("console".into()).spawn(move || carry(&from, reader))?;
-        Ok(OutputThread { queue, thread: Some(thread) })
+    /// All of it goes into `said`, and to `reader`, if there is one, at its pace.
+    pub(super) fn spawn(
+        queue: Arc<ByteQueue>,
+        said: Arc<Scrollback>,
+        reader: Option<Box<dyn Write + Send>>,
+    ) -> io::Result<Self> {
+        let (from, keep) = (queue.clone(), said.clone());
+        let thread = thread::Builder::new()
+            .name("console".into())
+            .stack_size(STACK)
+            .spawn(move || carry(&from, &keep, reader))?;
+        Ok(OutputThread { queue, said, thread: Some(thread) })
     }
 
     /// Ends the stream. What is in it still goes out, unless its reader does not take it for [`DRAIN_LIMIT`].
@@ -162,6 +176,7 @@ impl OutputThread {
             // It cannot have panicked: `carry` has nothing that does; and there is nobody to tell if it did.
             let _ = thread.join();
         }
+        self.said.close();
     }
 }
 
@@ -172,21 +187,19 @@ impl Drop for OutputThread {
 }
 
 /// A reader that has gone away must not stop the guest: what comes after is thrown away.
-fn carry(queue: &ByteQueue, mut reader: Box<dyn Write + Send>) {
+fn carry(queue: &ByteQueue, said: &Scrollback, mut reader: Option<Box<dyn Write + Send>>) {
     let mut bytes = [0; 4096];
-    let mut gone = false;
     loop {
         let n = queue.pop(&mut bytes);
         let Some(batch) = bytes.get(..n).filter(|batch| !batch.is_empty()) else { return };
-        if gone {
-            continue;
-        }
-        if let Err(error) = reader.write_all(batch).and_then(|()| reader.flush()) {
-            gone = true;
+        said.push(batch);
+        let Some(to) = &mut reader else { continue };
+        if let Err(error) = to.write_all(batch).and_then(|()| to.flush()) {
             // Closing the other end of a pipe is a reader's way to say that it has seen enough.
             if error.kind() != io::ErrorKind::BrokenPipe {
                 log::error!("what the guest writes to its console is lost from here on: {error}");
             }
+            reader = None;
         }
     }
 }
@@ -209,7 +222,8 @@ mod tests {
     #[test]
     fn a_reader_that_went_away_does_not_hold_up_the_guest() {
         let console = Console::new(ConsoleChoice::Ttys0);
-        let mut thread = OutputThread::spawn(console.output.clone(), Box::new(Broken)).unwrap();
+        let mut thread =
+            OutputThread::spawn(console.output.clone(), Arc::default(), Some(Box::new(Broken))).unwrap();
         for _ in 0..100 {
             console.output.push(&[b'x'; 4096]).unwrap();
         }

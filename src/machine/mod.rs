@@ -23,13 +23,14 @@ mod supervisor;
 mod tests;
 mod vcpus;
 
+use std::fmt;
 use std::io::Write;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use console::ConsoleInput;
+pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
 pub use error::{PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit};
@@ -37,10 +38,11 @@ pub use stats::{MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
+use virtio::worker::STACK;
 
 use backends::Backends;
 use boot_once::{Blueprint, Boot};
-use console::{Console, OutputThread};
+use console::{Console, OutputThread, Scrollback};
 use events::Publisher;
 use pci::MakeFunctions;
 use supervisor::{Command, Event, supervise};
@@ -90,6 +92,7 @@ pub struct Machine {
     controls: Controls,
     outcome: Arc<Outcome>,
     input: ConsoleInput,
+    console: GuestConsole,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -186,6 +189,36 @@ impl Controls {
     }
 }
 
+/// A machine about to be started.
+pub struct MachineBuilder {
+    spec: Spec,
+    output: Option<Box<dyn Write + Send>>,
+}
+
+impl fmt::Debug for MachineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineBuilder").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl MachineBuilder {
+    /// What the guest says on its first console also goes here, from a thread of the machine's own. A slow writer holds
+    /// up the guest; one that fails is not asked again.
+    #[must_use]
+    pub fn output(mut self, output: impl Write + Send + 'static) -> Self {
+        self.output = Some(Box::new(output));
+        self
+    }
+
+    /// Makes the machine and lets it run.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
+    pub fn start(self) -> Result<Machine, StartError> {
+        Machine::start_with(&self.spec, self.output, devices::functions)
+    }
+}
+
 impl Machine {
     /// Makes the machine that `spec` describes and starts it. The guest's first console writes to `output`, from a
     /// thread of the machine's own.
@@ -193,29 +226,36 @@ impl Machine {
     /// # Errors
     /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
     pub fn start(spec: &Spec, output: Box<dyn Write + Send>) -> Result<Machine, StartError> {
-        Self::start_with(spec, output, devices::functions)
+        Self::builder(spec).output(output).start()
+    }
+
+    /// A machine about to be started, its console for whoever reads [`Machine::console`].
+    pub fn builder(spec: &Spec) -> MachineBuilder {
+        MachineBuilder { spec: spec.clone(), output: None }
     }
 
     /// As [`Machine::start`], with these functions on the PCI bus.
     fn start_with(
         spec: &Spec,
-        output: Box<dyn Write + Send>,
+        output: Option<Box<dyn Write + Send>>,
         functions: MakeFunctions,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let console = Console::new(spec.console());
         let input = ConsoleInput::new(console.clone());
-        let queue = console.output.clone();
+        let (queue, said) = (console.output.clone(), Arc::<Scrollback>::default());
         let spec = spec.clone().settled()?;
         let backends = Backends::open(&spec)?;
         let balloon = backends.balloon.clone();
         let publisher = Publisher::default();
         let blueprint = Blueprint { spec, console, backends, publisher: publisher.clone(), functions };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
-        let mut output = OutputThread::spawn(queue, output).map_err(StartError::Thread)?;
+        let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());
+        let guest_console = GuestConsole::new(said, input.clone());
         let (events, result) = (sender.clone(), outcome.clone());
         let supervisor = thread::Builder::new()
+            .stack_size(STACK)
             .name("machine".into())
             .spawn(move || {
                 let mut ending = Ending {
@@ -233,6 +273,7 @@ impl Machine {
             controls: Controls { events: sender, balloon, publisher, outcome: outcome.clone() },
             outcome,
             input,
+            console: guest_console,
             supervisor: Some(supervisor),
         })
     }
@@ -262,6 +303,11 @@ impl Machine {
     /// A handle for asking things of the machine from other threads.
     pub fn controls(&self) -> Controls {
         self.controls.clone()
+    }
+
+    /// A reader of the guest's first console, from the last 64 KiB on, and its keyboard.
+    pub fn console(&self) -> GuestConsole {
+        self.console.clone()
     }
 
     /// Where to type into the guest's first console.

@@ -1,5 +1,6 @@
 //! How a device reaches its driver: a vector a queue and one for configuration (virtio 1.3 §4.1.5.1, §4.1.4.5).
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use devices::irq::Irq;
@@ -44,7 +45,15 @@ impl Interrupts {
 
     /// Buffers of queue `index` were used.
     pub fn queue(&self, index: u16) {
-        if let Some(vector) = self.queues.get(usize::from(index)) {
+        self.queue_by(index, |_| false);
+    }
+
+    /// As [`Interrupts::queue`]; where that means to write to an eventfd, `write` is asked first, and says whether it
+    /// does it.
+    pub(crate) fn queue_by(&self, index: u16, write: impl FnOnce(RawFd) -> bool) {
+        let Some(vector) = self.queues.get(usize::from(index)) else { return };
+        let event = self.vectors.get(usize::from(vector.load(Ordering::Acquire))).and_then(Irq::event);
+        if !event.is_some_and(write) {
             self.raise(vector, ISR_QUEUE);
         }
     }

@@ -24,6 +24,9 @@ use crate::queue::{Queue, QueueFault, QueueState};
 /// The worker's own token: there are commands.
 const BELL: Token = 0;
 
+/// Of each thread of a machine. Less than a huge page: of those the host may give one to a stack of which a few KiB are used.
+pub const STACK: usize = 1 << 20;
+
 /// Makes what a worker waits in, on the worker's thread.
 pub type MakePoller<P> = Box<dyn FnOnce() -> io::Result<P> + Send>;
 
@@ -166,7 +169,7 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
     let (commands, receiver) = mpsc::channel();
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (own_bell, own_name) = (bell.clone(), name.to_owned());
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
         let run = || {
             let mut poller = make()?;
             poller.watch(own_bell.as_raw_fd(), BELL, Interest::Read)?;
@@ -309,6 +312,7 @@ impl<P: Poller> Room<P> {
             device.stop(cx);
             Ok(())
         });
+        // This also has a ring of the host do what it was given.
         self.unwatch_all(place);
         let mut seat = self.seats.get_mut(place)?.take()?;
         // What was completed and not yet said is said now: a queue's saved state does not remember it.

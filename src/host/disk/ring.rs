@@ -25,6 +25,7 @@ pub(super) fn new() -> io::Result<IoUring> {
         opcode::Readv::CODE,
         opcode::Writev::CODE,
         opcode::Fsync::CODE,
+        opcode::Write::CODE,
         opcode::Fallocate::CODE,
         opcode::PollAdd::CODE,
         opcode::PollRemove::CODE,

@@ -358,6 +358,45 @@ mod opening {
     }
 }
 
+mod on_a_ring {
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    use super::*;
+
+    fn ring() -> Option<AnyEngine> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        fs::write(&path, [0; 4096]).unwrap();
+        let file = Arc::new(DiskFile::open(&path, Access::default()).unwrap());
+        engine(file, EngineKind::Uring).ok()
+    }
+
+    #[test]
+    fn a_signal_is_written_with_the_next_wait_and_does_not_end_it() {
+        let Some(mut engine) = ring() else { return };
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        if !engine.signal(event.as_raw_fd()) {
+            return;
+        }
+        assert_eq!(event.read().unwrap_err().kind(), ErrorKind::WouldBlock);
+        let (begin, limit) = (Instant::now(), Duration::from_millis(30));
+        let mut ready = Vec::new();
+        engine.wait(Some(limit), &mut ready).unwrap();
+        assert_eq!((event.read().unwrap(), ready), (1, Vec::new()));
+        assert!(begin.elapsed() >= limit, "a success is no event");
+    }
+
+    #[test]
+    fn a_signal_is_written_when_a_watch_ends() {
+        let Some(mut engine) = ring() else { return };
+        let (event, watched) = (EventFd::new(EFD_NONBLOCK).unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
+        engine.watch(watched.as_raw_fd(), 1, Interest::Read).unwrap();
+        let taken = engine.signal(event.as_raw_fd());
+        engine.unwatch(watched.as_raw_fd(), 1).unwrap();
+        assert_eq!(event.read().is_ok(), taken);
+    }
+}
+
 mod behind_a_driver {
     use virtio::block::Block;
     use virtio::testing::Guest;

@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use virtio::block::{Completion, Engine, Extent, Operation, Tag};
@@ -28,6 +28,10 @@ use super::ring;
 const OPERATION: u64 = 0;
 const WATCH: u64 = 1;
 const IGNORED: u64 = 2;
+const SIGNAL: u64 = 3;
+
+/// What is written to an eventfd.
+static ONE: u64 = 1;
 
 /// See the module.
 pub(super) struct UringEngine {
@@ -45,6 +49,8 @@ pub(super) struct UringEngine {
     rung: Vec<Token>,
     /// What found no room in the ring.
     backlog: VecDeque<Entry>,
+    /// How many events the next wait with a limit is for.
+    gather: usize,
 }
 
 impl std::fmt::Debug for UringEngine {
@@ -77,6 +83,7 @@ impl UringEngine {
             next_watch: 0,
             rung: Vec::new(),
             backlog: VecDeque::new(),
+            gather: 1,
         })
     }
 
@@ -94,14 +101,15 @@ impl UringEngine {
         }
     }
 
+    /// Whether the ring took it. Descriptors in `entry` stay open, and memory that it points to stays, as said below.
     fn try_push(&mut self, entry: &Entry) -> bool {
         if self.ring.submission().is_full() {
             // A kernel that is too busy says so again when we wait, and is asked again then.
             let _ = self.ring.submit();
         }
-        // SAFETY: descriptors in it are of `self.file`, or watched ones that the caller keeps open. Its pointers are to a
-        // flight's list and what that lists: guest memory, which `self.memory` keeps mapped, or zeros to be written. The list
-        // is not changed and `self` not dropped before the operation has completed (`Drop`).
+        // SAFETY: descriptors in it are of `self.file`, or watched and signalled ones that the caller keeps open. Its pointers
+        // are to `ONE`, or to a flight's list and what that lists: guest memory, which `self.memory` keeps mapped, or zeros to
+        // be written. The list is not changed and `self` not dropped before the operation has completed (`Drop`).
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
@@ -117,7 +125,8 @@ impl UringEngine {
             None => self.ring.submit_and_wait(1),
             Some(limit) => {
                 let limit = Timespec::from(limit);
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+                let count = std::mem::replace(&mut self.gather, 1);
+                self.ring.submitter().submit_with_args(count, &SubmitArgs::new().timespec(&limit))
             }
         };
         match result.map_err(|error| (error.raw_os_error(), error)) {
@@ -139,6 +148,11 @@ impl UringEngine {
                     }
                 }
                 WATCH => self.heard(id, cqueue::more(entry.flags())),
+                // Only failures are told.
+                SIGNAL => log::error!(
+                    "an interrupt of a disk could not be raised: {}",
+                    io::Error::from_raw_os_error(entry.result().saturating_neg())
+                ),
                 _ => {}
             }
         }
@@ -268,6 +282,21 @@ impl Engine for UringEngine {
             self.reap();
         }
         Ok(())
+    }
+
+    fn gather(&mut self, operations: usize) -> bool {
+        // Events of other kinds count too, and may wait for the limit.
+        self.gather = operations.clamp(1, self.in_flight.max(1));
+        true
+    }
+
+    fn signal(&mut self, event: RawFd) -> bool {
+        // A success must not end the wait that follows; kernels before 5.17 cannot leave it out.
+        if !self.ring.params().is_feature_skip_cqe_on_success() || !self.backlog.is_empty() {
+            return false;
+        }
+        let entry = opcode::Write::new(Fd(event), (&raw const ONE).cast(), 8).build();
+        self.try_push(&entry.flags(Flags::SKIP_SUCCESS).user_data(user_data(SIGNAL, 0)))
     }
 }
 

@@ -42,7 +42,7 @@ fn run(guest: Guest, functions: MakeFunctions) -> (Arc<Exit>, String) {
     let folder = tempfile::tempdir().unwrap();
     let spec = Spec::new(guest.write(folder.path()).unwrap()).with_mem("4".parse().unwrap());
     let output = Output::default();
-    let machine = Machine::start_with(&spec, Box::new(output.clone()), functions).unwrap();
+    let machine = Machine::start_with(&spec, Some(Box::new(output.clone())), functions).unwrap();
     let exit = machine.wait_for(LIMIT);
     let text = String::from_utf8_lossy(&output.0.lock().unwrap()).into_owned();
     (exit.unwrap_or_else(|| panic!("the guest hangs; it said: {text}")), text)

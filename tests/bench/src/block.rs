@@ -10,18 +10,21 @@ use crate::window::{self, Amount, Window};
 
 const ROUNDS: usize = 3;
 /// How long one look takes, without counting and with.
-const SECONDS: u32 = 1;
+const SECONDS: u32 = 2;
 
 struct Job {
     name: &'static str,
     bytes: f64,
     depth: u32,
+    /// Requests that fio submits and takes back at once.
+    batch: u32,
 }
 
-const JOBS: [Job; 3] = [
-    Job { name: "4 KiB, depth 1", bytes: 4096.0, depth: 1 },
-    Job { name: "4 KiB, depth 32", bytes: 4096.0, depth: 32 },
-    Job { name: "128 KiB, depth 1", bytes: 131072.0, depth: 1 },
+const JOBS: [Job; 4] = [
+    Job { name: "4 KiB, depth 1", bytes: 4096.0, depth: 1, batch: 1 },
+    Job { name: "4 KiB, depth 32", bytes: 4096.0, depth: 32, batch: 1 },
+    Job { name: "4 KiB, depth 32, 16 at a time", bytes: 4096.0, depth: 32, batch: 16 },
+    Job { name: "128 KiB, depth 1", bytes: 131072.0, depth: 1, batch: 1 },
 ];
 
 /// What one rival came to at one job, over the rounds.
@@ -67,10 +70,11 @@ pub fn on(lab: &Lab) -> Result<()> {
 const COUNTS: &str = "cut -c1-60 /sys/block/vdb/stat | awk '{ print $1, $3 }'; interrupts /sys/block/vdb";
 
 fn begin(guest: &mut Guest<'_>, job: &Job) -> Result<()> {
-    let Job { bytes, depth, .. } = job;
+    let Job { bytes, depth, batch, .. } = job;
     guest.begin(&format!(
         "/usr/bin/fio --name=r --filename=/dev/vdb --readonly --rw=randread --bs={bytes} --direct=1 --thread \
-         --ioengine=io_uring --iodepth={depth} --time_based --runtime=3600"
+         --ioengine=io_uring --iodepth={depth} --iodepth_batch_submit={batch} \
+         --iodepth_batch_complete_min={batch} --time_based --runtime=3600"
     ))?;
     guest.grows(COUNTS, 100.0)?;
     guest.work(false)

@@ -8,7 +8,7 @@ use crate::numbers::Series;
 use crate::rivals::{Guest, Rival};
 use crate::window::{self, Amount, Window};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// How long one look takes, without counting and with.
 const SECONDS: u32 = 1;
 /// What costs are counted for.

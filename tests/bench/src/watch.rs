@@ -175,7 +175,11 @@ fn resume(listener: &OwnedFd, id: u64) -> Result<()> {
 
 /// Adds up /proc/PID/smaps.
 pub fn memory(pid: u32, ram_bytes: u64) -> Result<Memory> {
-    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    Ok(sum(&fs::read_to_string(format!("/proc/{pid}/smaps"))?, ram_bytes))
+}
+
+/// Adds up the text of /proc/PID/smaps.
+pub fn sum(smaps: &str, ram_bytes: u64) -> Memory {
     let mut sum = Memory::default();
     let mut guest_ram = false;
     for line in smaps.lines() {
@@ -192,5 +196,5 @@ pub fn memory(pid: u32, ram_bytes: u64) -> Result<Memory> {
             _ => {}
         }
     }
-    Ok(sum)
+    sum
 }

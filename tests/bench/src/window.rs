@@ -118,10 +118,12 @@ fn parse(text: &str) -> Result<Window> {
     let mut moments: Vec<Moment> = Vec::new();
     let mut window = Window::default();
     let mut histogram = "";
+    let mut counted: Vec<f64> = Vec::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["amount", amount] => moments.push(Moment { amount: amount.parse()?, ..Moment::default() }),
+            ["counted", amount] => counted.push(amount.parse::<f64>()?),
             ["time", time] => moments.last_mut().context("no amount")?.time = time.parse()?,
             ["thread", tid, ns, name] => {
                 let threads = &mut moments.last_mut().context("no amount")?.threads;
@@ -139,10 +141,12 @@ fn parse(text: &str) -> Result<Window> {
             _ => {}
         }
     }
-    let [before, after, counted, end] = moments.as_slice() else { bail!("it did not say everything") };
+    let ([before, after, _], [begin, end]) = (moments.as_slice(), counted.as_slice()) else {
+        bail!("it did not say everything")
+    };
     let done = after.amount - before.amount;
     window.rate = done * 1e6 / (after.time - before.time);
-    window.amount = end.amount - counted.amount;
+    window.amount = end - begin;
     if done <= 0.0 || window.amount <= 0.0 {
         bail!("the guest did no work");
     }

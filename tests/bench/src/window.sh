@@ -7,16 +7,20 @@ tracing=/sys/kernel/tracing
 [ -e $tracing/events ] || mount -t tracefs tracefs $tracing
 exec {never}<> <(:) || exit 1
 
-say() {
-    local name value tid
+amount() {
+    local name value
     if [ "$amount" = io ]; then
         while read -r name value; do
-            [ "$name" != read_bytes: ] || echo "amount $value"
+            [ "$name" != read_bytes: ] || echo "$1 $value"
         done </proc/"$pid"/io
     else
         read -r value <"$amount"
-        echo "amount $value"
+        echo "$1 $value"
     fi
+}
+say() {
+    local name value tid
+    amount amount
     echo "time ${EPOCHREALTIME/[.,]/}"
     for tid in /proc/"$pid"/task/*; do
         read -r value <"$tid"/schedstat
@@ -48,14 +52,15 @@ for one in "${histograms[@]}"; do
     echo "hist:keys=${one#*:}" >$tracing/events/"${one%:*}"/trigger
 done
 # The first moments are not counted in full.
-say
 for one in "${histograms[@]}"; do
     echo "hist:keys=${one#*:}:clear" >>$tracing/events/"${one%:*}"/trigger
 done
+amount counted
 wait_for
 for one in "${histograms[@]}"; do
     echo "hist:keys=${one#*:}:pause" >>$tracing/events/"${one%:*}"/trigger
 done
+amount counted
 say
 for one in "${histograms[@]}"; do
     echo "histogram ${one%:*}"

@@ -11,3 +11,6 @@ mod guest;
 
 pub use elf::{LOAD_ADDRESS, MEMORY, elf, pvh_elf, write_elf};
 pub use guest::Guest;
+
+/// The kernel file of the hostile guest (`tests/guest/hostile`), a program in Rust. It needs 16 MiB of memory.
+pub const HOSTILE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hostile"));

@@ -2,6 +2,7 @@
 //! files.
 
 use std::io;
+use std::os::fd::RawFd;
 
 use crate::memory::{Memory, Segment};
 use crate::poll::{Poller, Token};
@@ -69,6 +70,19 @@ pub trait Engine: Poller {
     /// # Errors
     /// The host refused to wait.
     fn drain(&mut self) -> io::Result<()>;
+
+    /// The next [`Poller::wait`] with a limit need not come back before so many operations have ended. `false`: it will.
+    fn gather(&mut self, operations: usize) -> bool {
+        let _ = operations;
+        false
+    }
+
+    /// Takes it upon itself to write 1 to an eventfd, in the next call to the host ([`Poller::wait`] or
+    /// [`Poller::unwatch`]) at the latest; the caller keeps it open until then. `false`: it does not.
+    fn signal(&mut self, event: RawFd) -> bool {
+        let _ = event;
+        false
+    }
 }
 
 impl<E: Engine + ?Sized> Engine for Box<E> {
@@ -83,5 +97,11 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
     }
     fn drain(&mut self) -> io::Result<()> {
         (**self).drain()
+    }
+    fn gather(&mut self, operations: usize) -> bool {
+        (**self).gather(operations)
+    }
+    fn signal(&mut self, event: RawFd) -> bool {
+        (**self).signal(event)
     }
 }

@@ -7,6 +7,7 @@
 mod config;
 mod engine;
 mod errors;
+mod pace;
 mod request;
 mod slots;
 mod work;
@@ -25,12 +26,13 @@ pub use engine::{Completion, Engine, Extent, Operation, Tag};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
+use crate::device::{Context, Device, DeviceState, RestoreError, Traits};
 use crate::memory::Segment;
 use crate::poll::Token;
 use crate::queue::QueueFault;
 use config::{WRITEBACK, feature};
 use errors::ErrorLog;
+use pace::Pace;
 use slots::Slots;
 
 /// Operations have ended.
@@ -51,8 +53,9 @@ pub struct Block {
     segments: Vec<Segment>,
     /// Queues in which something was completed since the driver was told: a bit each.
     used: Marks,
-    /// Queues that had more than their share, and are looked at again.
+    /// Queues to look at in the next turn: kicked, with more than their share, or whose driver need not kick now.
     waiting: Marks,
+    pace: Pace,
     errors: ErrorLog,
 }
 
@@ -93,6 +96,7 @@ impl Block {
             segments: Vec::new(),
             used: Marks::default(),
             waiting: Marks::default(),
+            pace: Pace::default(),
             errors: ErrorLog::default(),
         }
     }
@@ -128,23 +132,19 @@ impl Device for Block {
     fn start(&mut self, cx: &mut Context<'_, AnyEngine>) -> io::Result<()> {
         let requests = cx.queues.iter().flatten().map(|queue| usize::from(queue.size())).sum();
         self.slots.resize(requests);
-        (self.used, self.waiting) = Default::default();
+        (self.used, self.waiting, self.pace) = Default::default();
         cx.poller.attach(cx.base + DONE, cx.memory);
         Ok(())
     }
 
     fn kicked(&mut self, queue: u16, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
-        self.turn(cx, |block, cx| block.serve(queue, cx))
+        self.waiting.add(queue);
+        self.turn(cx)
     }
 
-    fn ready(&mut self, token: Token, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
-        self.turn(cx, |block, cx| {
-            if token == TIMER {
-                let mut waiting = std::mem::take(&mut block.waiting);
-                return waiting.take().try_for_each(|queue| block.serve(queue, cx));
-            }
-            Ok(())
-        })
+    /// Operations have ended, or it is time to look at queues that wait.
+    fn ready(&mut self, _: Token, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
+        self.turn(cx)
     }
 
     fn stop(&mut self, cx: &mut Context<'_, AnyEngine>) {

@@ -1,5 +1,7 @@
 //! Requests in flight: a table by tag, made once.
 
+use std::time::Instant;
+
 use super::engine::{Extent, Operation, Tag};
 use crate::queue::Chain;
 
@@ -15,6 +17,8 @@ pub(super) struct Slot {
     pub(super) ranges: Vec<(Operation, Extent)>,
     /// A flush comes at the end: the driver wants no cache.
     pub(super) stable: bool,
+    /// When it came, and whether it was the only one.
+    pub(super) begun: Option<(Instant, bool)>,
 }
 
 impl Slot {

@@ -13,7 +13,7 @@ use crate::queue::{Chain, Queue, QueueFault};
 
 impl Block {
     /// Begins what is available in queue `index`, until there is nothing and the driver will kick for the next.
-    pub(super) fn serve(&mut self, index: u16, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
+    fn serve(&mut self, index: u16, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         let limits =
             Limits { sectors: self.disk.sectors, read_only: self.disk.read_only, features: cx.features };
         let stable = self.writes_through(cx.features);
@@ -21,13 +21,22 @@ impl Block {
         queue.disable_kicks()?;
         // A driver that adds as fast as it is served must not keep its thread from the other queues.
         let mut share = queue.size();
+        let now = Instant::now();
         loop {
             while let Some(chain) = queue.pop()? {
-                self.begin(chain, queue, &limits, stable, cx.poller.as_mut())?;
+                self.begin(chain, queue, &limits, stable, now, cx.poller.as_mut())?;
                 share -= 1;
                 if share == 0 {
                     self.waiting.add(index);
                     cx.wake_at(Some(Instant::now()));
+                    return Ok(());
+                }
+            }
+            // While we wait for a busy disk a kick would only disturb: we look again when it has done something.
+            if let Some((completions, limit)) = self.pace.hold(self.slots.in_flight()) {
+                if cx.poller.gather(completions) {
+                    self.waiting.add(index);
+                    cx.wake_at(Some(now + limit));
                     return Ok(());
                 }
             }
@@ -44,10 +53,12 @@ impl Block {
         queue: &mut Queue,
         limits: &Limits,
         stable: bool,
+        now: Instant,
         engine: &mut dyn Engine,
     ) -> Result<(), QueueFault> {
         // A request without room for a status is none (§5.2.6). As many slots as descriptors: one is free.
         let room = chain.writable_len() > 0;
+        let alone = self.slots.in_flight() == 0;
         let Some((tag, slot)) = room.then(|| self.slots.take()).flatten() else {
             log::debug!("{}: a request has no room for its status", self.name);
             self.used.add(queue.index());
@@ -75,9 +86,13 @@ impl Block {
         slot.chain = Some(chain);
         slot.queue = queue.index();
         slot.stable = stable;
+        slot.begun = None;
         match first {
             Ok(Some((operation, extent))) => {
                 slot.operation = Some((operation, extent));
+                if matches!(operation, Operation::Read | Operation::Write) {
+                    slot.begun = Some((now, alone));
+                }
                 slot.stable &= !matches!(operation, Operation::Read | Operation::Flush);
                 engine.submit(tag, operation, extent, &self.segments);
                 Ok(())
@@ -89,8 +104,13 @@ impl Block {
 
     /// Takes what the engine has finished, and tells the driver once.
     pub(super) fn finish(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
+        let mut now = None;
         while let Some(Completion { tag, result }) = cx.poller.completed() {
             let Some(slot) = self.slots.get(tag) else { continue };
+            if let Some((begun, alone)) = slot.begun.take() {
+                let now = *now.get_or_insert_with(Instant::now);
+                self.pace.ended(now.saturating_duration_since(begun), alone);
+            }
             let (operation, extent) = slot.operation.unwrap_or((Operation::Flush, Extent::default()));
             let (status, wrote) = match result {
                 Ok(()) => {
@@ -116,9 +136,9 @@ impl Block {
         }
         let mut result = Ok(());
         for index in self.used.take() {
-            if let Some(Err(fault)) = cx.queue(index).map(Queue::notify) {
-                result = Err(fault);
-            }
+            let Some(Some(queue)) = cx.queues.get_mut(usize::from(index)) else { continue };
+            // Along with what is submitted next: an interrupt costs no call of its own.
+            result = queue.notify_by(|event| cx.poller.signal(event)).and(result);
         }
         result
     }
@@ -138,15 +158,24 @@ impl Block {
         queue.complete(chain)
     }
 
-    /// After a fault in one queue the others go on: what was left undone is done at the next turn.
-    pub(super) fn turn(
-        &mut self,
-        cx: &mut Context<'_, AnyEngine>,
-        work: impl FnOnce(&mut Self, &mut Context<'_, AnyEngine>) -> Result<(), QueueFault>,
-    ) -> Result<(), QueueFault> {
-        let result = work(self, cx).and_then(|()| self.finish(cx));
+    /// Ends what the disk has done, then begins what waits: what is in flight then is what there is to wait for. After a
+    /// fault in one queue the others go on: what was left undone is done at the next turn.
+    pub(super) fn turn(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
+        cx.wake_at(None);
+        let result = self.finish(cx).and_then(|()| self.serve_waiting(cx)).and_then(|()| self.finish(cx));
         if result.is_err() {
             cx.wake_at(Some(Instant::now()));
+        }
+        result
+    }
+
+    fn serve_waiting(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
+        let mut result = Ok(());
+        for queue in std::mem::take(&mut self.waiting).take() {
+            match result {
+                Ok(()) => result = self.serve(queue, cx),
+                Err(_) => self.waiting.add(queue),
+            }
         }
         result
     }

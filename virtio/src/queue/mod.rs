@@ -14,6 +14,7 @@ mod walk;
 mod tests;
 
 use std::num::Wrapping;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -260,6 +261,14 @@ impl Queue {
     /// # Errors
     /// As [`Queue::pop`].
     pub fn notify(&mut self) -> Result<(), QueueFault> {
+        self.notify_by(|_| false)
+    }
+
+    /// As [`Queue::notify`]; where that means to write to an eventfd, `write` is asked first, and says whether it does it.
+    ///
+    /// # Errors
+    /// As [`Queue::pop`].
+    pub fn notify_by(&mut self, write: impl FnOnce(RawFd) -> bool) -> Result<(), QueueFault> {
         let new = Wrapping(self.ring.next_used());
         let old = std::mem::replace(&mut self.signalled, new);
         if new == old {
@@ -274,7 +283,7 @@ impl Queue {
             self.load(self.ring.avail_ring(), 0)? & AVAIL_NO_INTERRUPT == 0
         };
         if wanted {
-            self.interrupts.queue(self.index);
+            self.interrupts.queue_by(self.index, write);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One vector: its message, its masks, and the interrupt in the host that carries it.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -173,5 +174,11 @@ impl Irq for MsixVector {
         }
         entry.pending |= entry.enabled;
         Ok(())
+    }
+
+    /// None while it is masked: a trigger goes to the pending bit then.
+    fn event(&self) -> Option<RawFd> {
+        let vector = &self.0;
+        if vector.live.load(Ordering::Acquire) { vector.irq.get()?.event() } else { None }
     }
 }

@@ -8,6 +8,7 @@ mod parse;
 mod ram;
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use super::config::feature;
 use super::*;
@@ -74,6 +75,40 @@ fn send(guest: &mut Guest<AnyEngine>, kind: u32, sector: u64, data: &[u8]) -> u8
     };
     assert_eq!(used.len, 1, "one byte, the status, is written");
     out[0][0]
+}
+
+#[test]
+fn a_busy_disk_wants_no_kicks_and_looks_by_itself() {
+    let (mut guest, hand) = driver(0);
+    let head = header(READ, 0);
+    read(&mut guest, 0, 512);
+    // Alone it was fast. Now many at once are not.
+    hand.hold();
+    (0..8).for_each(|_| drop(guest.add(0, &[&head], &[512, 1])));
+    guest.kick(0);
+    std::thread::sleep(Duration::from_millis(50));
+    hand.let_go();
+    for _ in 0..8 {
+        guest.rings[0].wait_used();
+    }
+    for _ in 0..20 {
+        hand.log();
+        hand.hold();
+        (0..8).for_each(|_| drop(guest.add(0, &[&head], &[512, 1])));
+        guest.kick(0);
+        guest.wait_until("eight requests", |_| hand.asked() == 8);
+        guest.add(0, &[&head], &[512, 1]);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if guest.rings[0].used_flags() == 0 {
+            guest.kick(0);
+        }
+        guest.wait_until("one more", |_| hand.asked() == 9);
+        guest.wait_until("a wish for kicks, as nothing ends", |guest| guest.rings[0].used_flags() == 0);
+        hand.let_go();
+        for _ in 0..9 {
+            guest.rings[0].wait_used();
+        }
+    }
 }
 
 #[test]

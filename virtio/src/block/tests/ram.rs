@@ -128,6 +128,10 @@ impl Engine for Ram {
         }
         Ok(())
     }
+
+    fn gather(&mut self, _: usize) -> bool {
+        true
+    }
 }
 
 impl Poller for Ram {

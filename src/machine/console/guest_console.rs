@@ -1,0 +1,210 @@
+//! The guest's console for a program: read it, type into it, wait for what it shall say.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ConsoleInput;
+use super::scrollback::{Found, Scrollback};
+
+/// How much of the console an error shows.
+const TAIL: usize = 4 << 10;
+
+/// A reader of a machine's console, and its keyboard.
+///
+/// It begins with the last 64 KiB that the guest has said and then hears all that it says, across reboots, until the
+/// machine ends. There may be any number of readers; one that falls more than 64 KiB behind misses what is between
+/// ([`GuestConsole::missed`]), and none holds up the guest. Writing waits while more than 1 MiB is unread by the guest.
+#[derive(Debug, Clone)]
+pub struct GuestConsole {
+    said: Arc<Scrollback>,
+    at: u64,
+    missed: u64,
+    input: ConsoleInput,
+    /// Read and not given out yet, since it follows what was expected.
+    rest: Vec<u8>,
+}
+
+impl GuestConsole {
+    pub(in crate::machine) fn new(said: Arc<Scrollback>, input: ConsoleInput) -> Self {
+        GuestConsole { said, at: 0, missed: 0, input, rest: Vec::new() }
+    }
+
+    /// Bytes that this reader has missed.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// What the guest has said last, at most 4 KiB of it, for people.
+    pub fn tail(&self) -> String {
+        String::from_utf8_lossy(&self.said.tail(TAIL)).into_owned()
+    }
+
+    /// As [`Read::read`], waiting at most `limit`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`].
+    pub fn read_within(&mut self, into: &mut [u8], limit: Duration) -> io::Result<usize> {
+        self.read_until(into, Instant::now().checked_add(limit))
+    }
+
+    fn read_until(&mut self, into: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
+        if !self.rest.is_empty() {
+            let count = into.len().min(self.rest.len());
+            for (to, from) in into.iter_mut().zip(self.rest.drain(..count)) {
+                *to = from;
+            }
+            return Ok(count);
+        }
+        match self.said.read(&mut self.at, into, deadline) {
+            Found::Bytes { count, missed } => {
+                self.missed += missed;
+                Ok(count)
+            }
+            Found::End => Ok(0),
+            Found::Nothing => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Waits until the guest has said `words`, and gives all that was read up to and with them.
+    ///
+    /// # Errors
+    /// [`ExpectError`], with the console's tail. What was read is gone then.
+    pub fn expect(&mut self, words: &str, limit: Duration) -> Result<String, ExpectError> {
+        let deadline = Instant::now().checked_add(limit);
+        let (mut heard, mut looked, mut bytes) = (Vec::new(), 0, [0; 4096]);
+        loop {
+            let found = find(heard.get(looked..).unwrap_or_default(), words.as_bytes());
+            if let Some(found) = found {
+                let mut rest = heard.split_off(looked + found + words.len());
+                rest.append(&mut self.rest);
+                self.rest = rest;
+                return Ok(String::from_utf8_lossy(&heard).into_owned());
+            }
+            // Its beginning may be there already.
+            looked = heard.len().saturating_sub(words.len());
+            let reason = match self.read_until(&mut bytes, deadline) {
+                Ok(0) => Unheard::Ended,
+                Ok(count) => {
+                    heard.extend(bytes.get(..count).unwrap_or_default());
+                    continue;
+                }
+                Err(_) => Unheard::TimedOut(limit),
+            };
+            return Err(ExpectError { words: words.to_owned(), reason, tail: self.tail() });
+        }
+    }
+}
+
+/// Where `words` begin; nowhere beyond the end, also where there are none.
+fn find(text: &[u8], words: &[u8]) -> Option<usize> {
+    if words.is_empty() {
+        return Some(0);
+    }
+    text.windows(words.len()).position(|window| window == words)
+}
+
+impl Read for GuestConsole {
+    /// Waits for the guest; 0 once the machine has ended.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.read_until(into, None)
+    }
+}
+
+impl Write for GuestConsole {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.input.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.input.flush()
+    }
+}
+
+/// The guest did not say what was expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpectError {
+    /// What it did not say.
+    pub words: String,
+    /// Why nothing is expected any more.
+    pub reason: Unheard,
+    /// What it said last.
+    pub tail: String,
+}
+
+/// Why nothing is expected any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unheard {
+    /// The time was up.
+    TimedOut(Duration),
+    /// The machine ended.
+    Ended,
+}
+
+impl fmt::Display for ExpectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the guest did not say {:?} ", self.words)?;
+        match self.reason {
+            Unheard::TimedOut(limit) => write!(f, "within {limit:?}")?,
+            Unheard::Ended => write!(f, "before its machine ended")?,
+        }
+        if self.tail.is_empty() {
+            write!(f, "; it said nothing")
+        } else {
+            write!(f, "; it said last:\n{}", self.tail)
+        }
+    }
+}
+
+impl std::error::Error for ExpectError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::console::Console;
+    use crate::spec::ConsoleChoice;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn console() -> (Arc<Scrollback>, GuestConsole) {
+        let said = Arc::new(Scrollback::default());
+        (said.clone(), GuestConsole::new(said, ConsoleInput::new(Console::new(ConsoleChoice::Ttys0))))
+    }
+
+    #[test]
+    fn words_are_found_however_they_come_and_what_follows_stays() {
+        let (said, mut console) = console();
+        said.push(b"Debian GNU/Linux vm0 lo");
+        let late = said.clone();
+        let guest = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            late.push(b"gin: and more");
+        });
+        assert_eq!(console.expect("login: ", SOON).unwrap(), "Debian GNU/Linux vm0 login: ");
+        guest.join().unwrap();
+        assert_eq!(console.expect("", SOON).unwrap(), "");
+        assert_eq!(console.expect("more", SOON).unwrap(), "and more");
+        said.push(b"login: login: ");
+        assert_eq!(console.expect("login: ", SOON).unwrap(), "login: ");
+        assert_eq!(console.clone().expect("login: ", SOON).unwrap(), "login: ");
+        let mut into = [0; 3];
+        assert_eq!(console.read(&mut into).unwrap(), 3);
+        assert_eq!(&into, b"log");
+    }
+
+    #[test]
+    fn what_is_not_said_is_an_error_with_the_last_words() {
+        let (said, mut console) = console();
+        said.push(b"Kernel panic");
+        let error = console.expect("login: ", Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(error.reason, Unheard::TimedOut(_)));
+        let text = error.to_string();
+        assert!(text.contains("login: ") && text.ends_with("it said last:\nKernel panic"), "{text}");
+        said.close();
+        assert_eq!(console.expect("login: ", SOON).unwrap_err().reason, Unheard::Ended);
+        assert_eq!(console.read(&mut [0]).unwrap(), 0);
+    }
+}
