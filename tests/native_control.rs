@@ -280,7 +280,7 @@ fn every_route_answers_as_it_says() {
     let mut waiting = host.connect("vm0");
     waiting.write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
     for route in &minivmm::control::routes::ROUTES {
-        if ["/v1/events", "/v1/wait", "/v1/kill"].contains(&route.path) {
+        if ["/v1/events", "/v1/wait", "/v1/console", "/v1/kill"].contains(&route.path) {
             continue;
         }
         let body = if route.method == "PUT" { "{\"mib\":1}" } else { "" };
@@ -309,6 +309,26 @@ fn every_route_answers_as_it_says() {
     waiting.read_to_string(&mut end).unwrap();
     assert!(end.ends_with("{\"status\":4,\"text\":\"the guest's kernel panicked\"}\n"), "{end}");
     assert_eq!(machine.end().status.code(), Some(4));
+}
+
+#[test]
+fn a_console_is_shared_by_its_readers_and_typed_into_over_the_socket() {
+    let host = Host::new();
+    let machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
+    let mut reader = host.connect("vm0");
+    reader.write_all(b"GET /v1/console HTTP/1.1\r\n\r\n").unwrap();
+    let mut typist = host.connect("vm0");
+    typist
+        .write_all(b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n")
+        .unwrap();
+    typist.read_exact(&mut [0; 12]).unwrap();
+    typist.write_all(b"hello\n\x04").unwrap();
+    for stream in [&mut reader, &mut typist] {
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert!(said.contains("\r\n\r\nready\nhello\n") && said.ends_with("done\n"), "{said}");
+    }
+    assert_eq!(machine.end().status.code(), Some(0));
 }
 
 #[test]

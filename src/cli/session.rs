@@ -94,7 +94,7 @@ fn start(spec: &Spec) -> Result<Started, Box<dyn std::error::Error>> {
             .stack_size(STACK)
             .spawn(move || reader.read_input(input))?;
     }
-    let subject = Running::new(machine.controls(), spec.clone());
+    let subject = Running::new(&machine, spec.clone());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;
     std::mem::forget(unfinished);
     Ok((machine, session, control))

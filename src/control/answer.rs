@@ -53,15 +53,20 @@ impl Answer {
         text.into_bytes()
     }
 
-    /// What precedes a stream of JSON lines, which ends with the connection.
-    pub(super) fn stream_head() -> Vec<u8> {
-        let text = "Connection: close\r\nContent-Type: application/x-ndjson\r\n\r\n";
-        (status_line(200) + text).into_bytes()
+    /// What precedes a stream of this kind, which ends with the connection.
+    pub(super) fn stream_head(kind: &str) -> Vec<u8> {
+        format!("{}Connection: close\r\nContent-Type: {kind}\r\n\r\n", status_line(200)).into_bytes()
+    }
+
+    /// What precedes a connection that is no HTTP any more.
+    pub(super) fn upgrade_head(to: &str) -> Vec<u8> {
+        format!("{}Connection: Upgrade\r\nUpgrade: {to}\r\n\r\n", status_line(101)).into_bytes()
     }
 }
 
 fn status_line(status: u16) -> String {
     let reason = match status {
+        101 => "Switching Protocols",
         200 => "OK",
         204 => "No Content",
         400 => "Bad Request",

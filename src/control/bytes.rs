@@ -1,11 +1,12 @@
 //! A conversation in memory, for those who try what any bytes lead to.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::conversation::{Keeper, Phase, converse};
 use super::server::Ending;
-use super::subject::{Balloon, EventSource, Info, Next, Subject};
+use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Subject};
 use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::machine::{MachineEvent, MachineState, PauseError, Stats};
@@ -39,6 +40,10 @@ impl Wire for Memory<'_> {
     }
 
     fn finish(&mut self) {}
+
+    fn second(&self) -> Option<&UnixStream> {
+        None
+    }
 }
 
 struct Alone;
@@ -100,6 +105,28 @@ impl Subject for Agreeable {
 
     fn events(&self) -> Box<dyn EventSource> {
         Box::new(Once(true))
+    }
+
+    fn console(&self) -> Box<dyn Console> {
+        Box::new(Once(true))
+    }
+}
+
+impl Console for Once {
+    fn read(&mut self, into: &mut [u8], _: Duration) -> io::Result<usize> {
+        let said: &[u8] = if std::mem::take(&mut self.0) { b"ready\n" } else { b"" };
+        into.iter_mut().zip(said).for_each(|(into, byte)| *into = *byte);
+        Ok(said.len())
+    }
+
+    fn keyboard(&self) -> Box<dyn Keyboard> {
+        Box::new(Once(false))
+    }
+}
+
+impl Keyboard for Once {
+    fn type_in(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
     }
 }
 

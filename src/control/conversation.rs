@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::answer::Answer;
+use super::attached;
 use super::inbox::Inbox;
 use super::routes::{self, Reply};
 use super::server::Ending;
@@ -12,8 +13,8 @@ use super::subject::{Next, Subject};
 use super::wire::{Wire, is_late};
 use super::{Limits, MAX_DISCARD};
 
-/// How often a stream of events looks whether its client is still there.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a stream looks whether its client is still there.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How long a client that waits is waited for before we look again.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -54,6 +55,10 @@ pub(super) fn converse(wire: &mut impl Wire, keeper: &impl Keeper, subject: &dyn
         keeper.enter(Phase::Acting);
         match routes::answer(subject, &request) {
             Reply::Wait => return wait(wire, keeper, limits),
+            Reply::Console if !keeper.enter(Phase::Streaming) => {
+                return last(wire, keeper, &no_room(limits), limits);
+            }
+            Reply::Console => return attached::console(wire, subject, limits, request.head.upgrades),
             Reply::Events => return events(wire, keeper, subject, limits),
             Reply::Answer(answer) if request.head.keep_alive && keeper.ending().is_none() => {
                 keeper.enter(Phase::Writing);
@@ -118,7 +123,7 @@ fn events(wire: &mut impl Wire, keeper: &impl Keeper, subject: &dyn Subject, lim
         return last(wire, keeper, &no_room(limits), limits);
     }
     let mut events = subject.events();
-    if wire.write(&Answer::stream_head(), Instant::now() + limits.write).is_err() {
+    if wire.write(&Answer::stream_head("application/x-ndjson"), Instant::now() + limits.write).is_err() {
         return;
     }
     let mut discarded = 0;
@@ -137,7 +142,7 @@ fn events(wire: &mut impl Wire, keeper: &impl Keeper, subject: &dyn Subject, lim
 }
 
 /// Whether the client is still there, or goes within `limit`. What it sends is thrown away, up to a point.
-fn is_there(wire: &mut impl Wire, discarded: &mut usize, limit: Duration) -> bool {
+pub(super) fn is_there(wire: &mut impl Wire, discarded: &mut usize, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     while *discarded < MAX_DISCARD {
         match wire.read(&mut [0; 4096], until) {

@@ -7,6 +7,7 @@
 //! [`routes::ROUTES`] is the one table of what can be asked; resources/openapi.yaml describes it for clients.
 
 mod answer;
+mod attached;
 mod bytes;
 pub(crate) mod client;
 mod conversation;
@@ -24,7 +25,7 @@ pub use bytes::converse_bytes;
 pub use place::{Claim, PlaceError};
 pub(crate) use place::{Place, all, find};
 pub use server::{ControlServer, Ending};
-pub use subject::{Balloon, EventSource, Info, Next, Running, Subject};
+pub use subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Running, Subject};
 
 use std::time::Duration;
 

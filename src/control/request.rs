@@ -17,7 +17,12 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
     /// The client waits to be told to send the body (RFC 9110 §10.1.1).
     pub(super) expects_continue: bool,
+    /// The client wants to go on with the bytes of a console (RFC 9110 §7.8).
+    pub(super) upgrades: bool,
 }
+
+/// What a connection becomes that is a console.
+pub(super) const CONSOLE: &str = "minivmm-console";
 
 /// Reads the head that `bytes` begin with: it and its length, or nothing if it is not all there yet.
 ///
@@ -44,6 +49,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Answer> 
         body: 0,
         keep_alive: version == 1,
         expects_continue: false,
+        upgrades: false,
     };
     let mut said = None;
     for field in request.headers.iter() {
@@ -81,6 +87,7 @@ fn read_field(head: &mut Head, said: &mut Option<usize>, field: &httparse::Heade
         name if name.eq_ignore_ascii_case("connection") => {
             head.keep_alive &= !has("close");
         }
+        name if name.eq_ignore_ascii_case("upgrade") => head.upgrades |= has(CONSOLE),
         name if name.eq_ignore_ascii_case("expect") => head.expects_continue |= has("100-continue"),
         _ => {}
     }

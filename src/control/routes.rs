@@ -38,10 +38,12 @@ pub(super) enum Reply {
     Wait,
     /// Events until the machine has ended.
     Events,
+    /// The console until the machine has ended or the client goes.
+    Console,
 }
 
 /// All that can be asked.
-pub static ROUTES: [Route; 11] = [
+pub static ROUTES: [Route; 12] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -111,6 +113,13 @@ pub static ROUTES: [Route; 11] = [
         about: "What happens to the machine from now on, a line of JSON each, until it ends",
         statuses: &[200, 503],
         act: |_, _| Reply::Events,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/console",
+        about: "The last 64 KiB that the guest has said and all it says from now on, and with an upgrade its keyboard",
+        statuses: &[101, 200, 503],
+        act: |_, _| Reply::Console,
     },
     Route {
         method: "GET",

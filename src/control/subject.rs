@@ -1,12 +1,15 @@
 //! The machine as its control socket sees it.
 
 use std::fmt;
+use std::io;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::machine::{Controls, Events, MachineEvent, MachineState, PauseError, Stats};
+use crate::machine::{
+    Controls, Events, GuestConsole, Machine, MachineEvent, MachineState, PauseError, Stats,
+};
 use crate::spec::Spec;
 
 /// How long the machine may take for an answer that it has at hand.
@@ -39,6 +42,25 @@ pub trait Subject: Send + Sync + fmt::Debug {
     fn stats(&self) -> Option<Stats>;
     /// What happens to it from now on.
     fn events(&self) -> Box<dyn EventSource>;
+    /// Its guest's console, from the last it has said on.
+    fn console(&self) -> Box<dyn Console>;
+}
+
+/// A reader of a guest's console.
+pub trait Console {
+    /// What the guest says next; 0 once the machine has ended.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if it says nothing within `limit`.
+    fn read(&mut self, into: &mut [u8], limit: Duration) -> io::Result<usize>;
+    /// Where to type.
+    fn keyboard(&self) -> Box<dyn Keyboard>;
+}
+
+/// Types into a guest's console.
+pub trait Keyboard: Send {
+    /// Types as much as there is room for, and does not wait for more.
+    fn type_in(&mut self, bytes: &[u8]) -> usize;
 }
 
 /// Events, one by one.
@@ -94,14 +116,15 @@ pub struct Balloon {
 #[derive(Debug)]
 pub struct Running {
     controls: Controls,
+    console: GuestConsole,
     spec: Spec,
     started: Instant,
 }
 
 impl Running {
-    /// The machine behind `controls`, started from `spec` a moment ago.
-    pub fn new(controls: Controls, spec: Spec) -> Self {
-        Running { controls, spec, started: Instant::now() }
+    /// `machine`, which was started from `spec` a moment ago.
+    pub fn new(machine: &Machine, spec: Spec) -> Self {
+        Running { controls: machine.controls(), console: machine.console(), spec, started: Instant::now() }
     }
 }
 
@@ -161,6 +184,26 @@ impl Subject for Running {
 
     fn events(&self) -> Box<dyn EventSource> {
         Box::new(Heard { events: self.controls.events(), controls: self.controls.clone() })
+    }
+
+    fn console(&self) -> Box<dyn Console> {
+        Box::new(self.console.clone())
+    }
+}
+
+impl Console for GuestConsole {
+    fn read(&mut self, into: &mut [u8], limit: Duration) -> io::Result<usize> {
+        self.read_within(into, limit)
+    }
+
+    fn keyboard(&self) -> Box<dyn Keyboard> {
+        Box::new(self.clone())
+    }
+}
+
+impl Keyboard for GuestConsole {
+    fn type_in(&mut self, bytes: &[u8]) -> usize {
+        self.try_type(bytes)
     }
 }
 

@@ -1,11 +1,12 @@
 //! A machine that is none.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::subject::{Balloon, EventSource, Info, Next, Subject};
+use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Subject};
 use crate::machine::{MachineEvent, MachineState, PauseError, Stats};
 
 /// Says yes to everything, and remembers what it was asked.
@@ -14,6 +15,7 @@ pub(super) struct Fake {
     pub(super) orders: Mutex<Vec<&'static str>>,
     pub(super) state: Mutex<MachineState>,
     pub(super) events: Arc<Mutex<VecDeque<MachineEvent>>>,
+    pub(super) typed: Arc<Mutex<VecDeque<u8>>>,
     balloon: AtomicU64,
 }
 
@@ -73,6 +75,42 @@ impl Subject for Fake {
 
     fn events(&self) -> Box<dyn EventSource> {
         Box::new(Queue(self.events.clone()))
+    }
+
+    fn console(&self) -> Box<dyn Console> {
+        Box::new(Line(self.typed.clone()))
+    }
+}
+
+/// Says at once what is typed, and ends with the byte 4.
+#[derive(Debug, Clone)]
+struct Line(Arc<Mutex<VecDeque<u8>>>);
+
+impl Console for Line {
+    fn read(&mut self, into: &mut [u8], _: Duration) -> io::Result<usize> {
+        std::thread::sleep(Duration::from_millis(5));
+        let mut typed = self.0.lock().unwrap();
+        match typed.pop_front() {
+            Some(4) => Ok(0),
+            Some(byte) => {
+                into[0] = byte;
+                Ok(1)
+            }
+            None => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn keyboard(&self) -> Box<dyn Keyboard> {
+        Box::new(self.clone())
+    }
+}
+
+impl Keyboard for Line {
+    fn type_in(&mut self, bytes: &[u8]) -> usize {
+        // Sometimes there is no room.
+        let taken = bytes.len() / 2 + bytes.len() % 2;
+        self.0.lock().unwrap().extend(&bytes[..taken]);
+        taken
     }
 }
 

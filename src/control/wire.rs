@@ -13,6 +13,8 @@ pub(super) trait Wire {
     fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()>;
     /// Nothing more will be written.
     fn finish(&mut self);
+    /// The same connection, for a second thread.
+    fn second(&self) -> Option<&UnixStream>;
 }
 
 /// The deadline has passed.
@@ -54,5 +56,9 @@ impl Wire for &UnixStream {
     fn finish(&mut self) {
         // The client may have gone.
         let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn second(&self) -> Option<&UnixStream> {
+        Some(self)
     }
 }

@@ -80,7 +80,9 @@ fn limits() -> Limits {
 #[test]
 fn every_route_does_what_it_says_with_a_status_that_it_names() {
     let served = Served::new(Limits::DEFAULT);
-    for route in ROUTES.iter().filter(|route| !["/v1/wait", "/v1/events"].contains(&route.path)) {
+    for route in
+        ROUTES.iter().filter(|route| !["/v1/wait", "/v1/events", "/v1/console"].contains(&route.path))
+    {
         let body = if route.method == "PUT" { "{\"mib\":64}" } else { "" };
         let head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", route.method, route.path);
         let said = served.raw(&format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
@@ -193,7 +195,7 @@ fn those_who_wait_leave_room_for_those_who_ask() {
 #[test]
 fn a_client_that_stops_waiting_gives_its_place_back() {
     let served = Served::new(limits());
-    for path in ["/v1/wait", "/v1/events"] {
+    for path in ["/v1/wait", "/v1/events", "/v1/console"] {
         for _ in 0..5 {
             let mut asked = Asked::send(&served.socket, "GET", path, None).unwrap();
             assert!(asked.answer(Duration::from_millis(20)).unwrap().is_none());
@@ -201,6 +203,26 @@ fn a_client_that_stops_waiting_gives_its_place_back() {
             served.until_open(0);
         }
     }
+}
+
+#[test]
+fn a_console_is_read_by_all_who_ask_and_typed_into_by_those_who_upgrade() {
+    let served = Served::new(limits());
+    served.fake.typed.lock().unwrap().extend(b"before ");
+    let mut stream = served.connect();
+    let request = b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut said = vec![0; b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\nbefore ".len()];
+    stream.read_exact(&mut said).unwrap();
+    assert!(said.ends_with(b"\r\n\r\nbefore "), "{}", String::from_utf8_lossy(&said));
+    stream.write_all(b"ls -l\x04").unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "ls -l");
+    served.fake.typed.lock().unwrap().extend(b"again\x04");
+    let said = served.raw("GET /v1/console HTTP/1.1\r\n\r\n");
+    assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\nagain"), "{said}");
+    served.until_open(0);
 }
 
 #[test]
