@@ -396,7 +396,8 @@ fn whatever_is_sent_at_it_leaves_memory_flat_and_the_machine_unharmed() {
         assert_eq!(host.http("vm0", "GET", "/v1/machine", "").0, 200);
     }
     println!("{} MiB sent, private memory {before} KiB, at most {most} KiB", each >> 20);
-    assert!(most < before + 2048, "{before} KiB became {most} KiB");
+    // What 32 connections with a stack and a body each may take, however much is sent.
+    assert!(most < before + 6144, "{before} KiB became {most} KiB");
     machine.type_in(b"hello\x04");
     assert!(machine.end().stdout.contains("echoed=00000005"));
 }
