@@ -96,9 +96,9 @@ fn power_button_and_reset_reach_the_guest() {
 }
 
 #[test]
-fn twenty_machines_live_at_once() {
+fn fifty_machines_live_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let machines: Vec<_> = (0..20).map(|_| start(&folder, Guest::Obedient)).collect();
+    let machines: Vec<_> = (0..50).map(|_| start(&folder, Guest::Obedient)).collect();
     for (machine, output) in &machines {
         assert!(output.wait_for(&["ready\n"]));
         assert!(machine.wait_for(Duration::ZERO).is_none());
