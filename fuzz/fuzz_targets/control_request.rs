@@ -20,6 +20,8 @@ fuzz_target!(|input: &[u8]| {
     let text = said(input, piece);
     assert_eq!(text, said(input, input.len()), "it depends on the cut");
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 "), "{text}");
-    let answers = text.matches("HTTP/1.1 ").count();
+    // Sentences may speak of HTTP/1.1 too, but of no status.
+    let answers: usize =
+        ["1", "2", "4", "5"].map(|class| text.matches(&format!("HTTP/1.1 {class}")).count()).iter().sum();
     assert!(answers <= input.len() / SHORTEST + 1, "{answers} answers to {} bytes", input.len());
 });
