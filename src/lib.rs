@@ -19,6 +19,8 @@
 
 #[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
+pub mod control;
 mod host;
 #[doc(hidden)]
 pub mod image;
@@ -33,6 +35,6 @@ pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
     ConsoleInput, Controls, Crash, Events, Exit, ExpectError, GuestConsole, Machine, MachineBuilder,
-    MachineEvent, MemoryStats, PauseError, StartError, Stats, Unheard, VcpuStats,
+    MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard, VcpuStats,
 };
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -7,6 +7,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
 use super::exit;
 use super::run::{self, args::RunArgs};
+use super::verbs::NameVerb;
 use crate::spec::{MemSize, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
@@ -52,6 +53,9 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Run one command in a small guest, and end with its status
     Run(Box<RunArgs>),
+    /// What is done to a machine that has a name.
+    #[command(flatten)]
+    Named(NameVerb),
 }
 
 /// What the doctor looks at besides the host.
@@ -84,6 +88,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run a command in this machine.
     RunCommand(Box<RunArgs>, Spec),
+    /// Speak to a machine.
+    Named(NameVerb),
 }
 
 /// Why the command line asks for nothing that can be done.
@@ -99,9 +105,7 @@ pub enum ArgsError {
 
 /// The definition of the command line.
 pub fn definition() -> clap::Command {
-    Args::command()
-        .mut_subcommand("run", run::args::define)
-        .after_help(format!("{}\n{MENU}", exit::summary()))
+    Args::command().mut_subcommand("run", run::args::define).after_help(exit::summary())
 }
 
 /// Reads a command line, whose first word is the program's name.
@@ -117,6 +121,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             let spec = run.spec(matches.subcommand_matches("run").unwrap_or(&matches))?;
             Ok(Command::RunCommand(run, spec))
         }
+        Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => Ok(Command::Run(args.machine.spec(&matches)?)),
     }
 }
@@ -135,9 +140,8 @@ impl MachineArgs {
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
-       minivmm run COMMAND..., minivmm doctor      run in a guest; examine host";
-
-const MENU: &str = "In its terminal, Ctrl-] opens a menu: p power button, r reset, q quit, ? help.";
+       minivmm run COMMAND...                        run one in a guest
+       minivmm doctor|ls|info|stats|wait|stop|kill|pause|resume|reset|balloon";
 
 #[cfg(test)]
 mod tests {
@@ -147,7 +151,7 @@ mod tests {
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
             Command::Run(spec) => Ok(spec),
-            Command::Doctor(_) | Command::RunCommand(..) => panic!("no machine in {words:?}"),
+            Command::Doctor(_) | Command::RunCommand(..) | Command::Named(_) => panic!("no machine in {words:?}"),
         }
     }
 
@@ -158,7 +162,9 @@ mod tests {
 
     #[test]
     fn help_fits_a_screen() {
-        for verb in [None, Some("doctor"), Some("run")] {
+        let verbs = definition();
+        let verbs = verbs.get_subcommands().map(|verb| Some(verb.get_name()));
+        for verb in verbs.chain([None]) {
             let words = ["minivmm"].into_iter().chain(verb).chain(["--help"]);
             let Err(ArgsError::Flags(help)) = parse(words) else { panic!("no help") };
             // As it is printed.
@@ -199,6 +205,8 @@ mod tests {
             "1G",
             "--console",
             "hvc0",
+            "--name",
+            "vm0",
         ])
         .unwrap();
         let expected = Spec::new("k")
@@ -214,8 +222,16 @@ mod tests {
             .with_tap("tap2".parse().unwrap())
             .with_port("name=p,socket=s".parse().unwrap())
             .with_balloon("1024".parse().unwrap())
-            .with_console(ConsoleChoice::Hvc0);
+            .with_console(ConsoleChoice::Hvc0)
+            .with_name("vm0".parse().unwrap());
         assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn usage_names_every_verb() {
+        for verb in definition().get_subcommands() {
+            assert!(USAGE.split(['|', ' ', '\n']).any(|word| word == verb.get_name()), "{}", verb.get_name());
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub enum Status {
     Panicked,
     /// The guest crashed: a triple fault, or something that KVM cannot carry on from.
     Crashed,
-    /// Quit from the console's menu (Ctrl-] `q`).
+    /// Quit from the console's menu (Ctrl-] `q`), or killed over the control socket.
     Quit,
     /// `minivmm run`: the guest's kernel panicked.
     RunPanicked,
@@ -87,7 +87,7 @@ impl Status {
             Status::Rebooted => "the guest rebooted, with `--on-reboot exit`",
             Status::Panicked => "the guest's kernel panicked",
             Status::Crashed => "the guest crashed: a triple fault, or KVM cannot go on",
-            Status::Quit => "quit from the console's menu (Ctrl-] `q`)",
+            Status::Quit => "quit from the console's menu (Ctrl-] `q`), or by `minivmm kill`",
             Status::RunPanicked => "`run`: the guest's kernel panicked",
             Status::RunGuestEnded => {
                 "`run`: the guest switched itself off, rebooted or crashed before its command had ended"

@@ -15,6 +15,7 @@ mod preflight;
 pub mod report;
 pub mod run;
 mod session;
+pub mod verbs;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
         Err(ArgsError::Flags(error)) => flags(&error, usage()),
         Err(ArgsError::Spec(error)) => complain(&error, usage()),
+        Ok(Command::Named(verb)) => return verbs::run(&verb),
     }
     .into()
 }

@@ -9,6 +9,7 @@ use virtio::worker::STACK;
 use super::exit::Status;
 use super::menu::{Choice, HELP, Menu, Typed};
 use super::report;
+use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{RawTerminal, in_foreground};
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
@@ -37,12 +38,19 @@ struct Session {
 /// Runs the machine until it ends.
 pub(super) fn run(spec: &Spec) -> Status {
     match start(spec) {
-        Ok((machine, session)) => {
+        Ok((machine, session, control)) => {
             let terminal = GiveBack(session.terminal.clone());
             let exit = machine.wait();
             // The terminal first: what is said next is for a person at a normal prompt.
             drop(terminal);
-            session.status(&exit)
+            let (text, status) = session.ending(&exit);
+            if status != Status::Done {
+                report::say(&format_args!("minivmm: {text}\n"));
+            }
+            if let Some(control) = control {
+                control.finish(Ending { status: status.code(), text });
+            }
+            status
         }
         Err(failure) => super::complain(&*failure, Status::Failed),
     }
@@ -60,7 +68,12 @@ impl Drop for GiveBack {
     }
 }
 
-fn start(spec: &Spec) -> Result<(Machine, Session), Box<dyn std::error::Error>> {
+/// A machine that runs, and who speaks to it.
+type Started = (Machine, Session, Option<ControlServer>);
+
+fn start(spec: &Spec) -> Result<Started, Box<dyn std::error::Error>> {
+    // Before anything is opened that the other machine of this name has.
+    let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block()?;
     let foreground = in_foreground();
@@ -83,8 +96,10 @@ fn start(spec: &Spec) -> Result<(Machine, Session), Box<dyn std::error::Error>> 
             .stack_size(STACK)
             .spawn(move || reader.read_input(input))?;
     }
+    let subject = Running::new(&machine, spec.clone());
+    let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;
     std::mem::forget(unfinished);
-    Ok((machine, session))
+    Ok((machine, session, control))
 }
 
 impl Session {
@@ -185,9 +200,10 @@ impl Session {
         let _ = write!(io::stderr(), "{start}minivmm: {text}{end}");
     }
 
-    fn status(&self, exit: &Exit) -> Status {
-        let (text, status) = match exit {
-            Exit::PoweredOff => return Status::Done,
+    /// How the machine ended, in words and as a status.
+    fn ending(&self, exit: &Exit) -> (String, Status) {
+        match exit {
+            Exit::PoweredOff => ("the guest powered off".to_owned(), Status::Done),
             Exit::Rebooted => ("the guest rebooted".to_owned(), Status::Rebooted),
             Exit::Panicked => ("the guest's kernel panicked".to_owned(), Status::Panicked),
             Exit::Crashed(crash) => (format!("the guest crashed: {crash}"), Status::Crashed),
@@ -196,11 +212,11 @@ impl Session {
                 Some(Reason::Signal(number)) => {
                     (format!("ended by signal {number}"), Status::Signal(u8::try_from(number).unwrap_or(0)))
                 }
-                Some(Reason::Menu) | None => ("quit".to_owned(), Status::Quit),
+                Some(Reason::Menu) => ("quit".to_owned(), Status::Quit),
+                // Nobody else has the machine in hand.
+                None => ("killed over its control socket".to_owned(), Status::Quit),
             },
-        };
-        let _ = writeln!(io::stderr(), "minivmm: {text}");
-        status
+        }
     }
 }
 

@@ -121,6 +121,13 @@ impl ConsoleInput {
         ConsoleInput { console }
     }
 
+    /// Types as much of `bytes` as there is room for, and never waits for more.
+    pub(crate) fn try_type(&self, bytes: &[u8]) -> usize {
+        let taken = self.console.input.try_push(bytes);
+        self.console.poke();
+        taken
+    }
+
     /// Nothing more will be typed; who waits for room stops waiting.
     pub(super) fn close(&self) {
         self.console.input.close();

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 const MOST_WAITING: usize = 256;
 
 /// Something that happened to a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "event", content = "detail", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MachineEvent {
     /// Its processors run, for the first time or after a reset.
@@ -32,6 +33,20 @@ pub enum MachineEvent {
     Missed(u64),
     /// It has ended; [`Machine::wait`](crate::Machine::wait) says how. Nothing follows.
     Exited,
+}
+
+/// What a machine does at the moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum MachineState {
+    /// Its processors run, or it is about to boot.
+    #[default]
+    Running,
+    /// It rests.
+    Paused,
+    /// It has ended.
+    Ended,
 }
 
 /// A machine's events from when it was asked for, in order. As an iterator it waits for each, and ends with the machine.
@@ -99,13 +114,26 @@ impl Waiting {
 
 /// The machine's side: tells every listener that is still there.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Publisher(Arc<Mutex<Vec<Weak<Listener>>>>);
+pub(super) struct Publisher(Arc<Mutex<Audience>>);
+
+#[derive(Debug, Default)]
+struct Audience {
+    listeners: Vec<Weak<Listener>>,
+    /// As the events so far have it.
+    state: MachineState,
+}
 
 impl Publisher {
     pub(super) fn publish(&self, event: MachineEvent) {
-        let mut listeners = self.lock();
-        listeners.retain(|listener| listener.strong_count() > 0);
-        for listener in listeners.iter().filter_map(Weak::upgrade) {
+        let mut audience = self.lock();
+        audience.state = match event {
+            MachineEvent::Paused => MachineState::Paused,
+            MachineEvent::Booted | MachineEvent::Resumed => MachineState::Running,
+            MachineEvent::Exited => MachineState::Ended,
+            _ => audience.state,
+        };
+        audience.listeners.retain(|listener| listener.strong_count() > 0);
+        for listener in audience.listeners.iter().filter_map(Weak::upgrade) {
             let mut waiting = listener.lock();
             if waiting.events.len() >= MOST_WAITING {
                 waiting.events.pop_front();
@@ -121,11 +149,15 @@ impl Publisher {
     pub(super) fn listen(&self, ended: bool) -> Events {
         let listener = Arc::new(Listener::default());
         listener.lock().ended = ended;
-        self.lock().push(Arc::downgrade(&listener));
+        self.lock().listeners.push(Arc::downgrade(&listener));
         Events(listener)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Listener>>> {
+    pub(super) fn state(&self) -> MachineState {
+        self.lock().state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Audience> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -159,6 +191,6 @@ mod tests {
         assert_eq!(events.next_within(Duration::from_millis(1)), None);
         drop(events);
         publisher.publish(MachineEvent::Reset);
-        assert!(publisher.lock().is_empty());
+        assert!(publisher.lock().listeners.is_empty());
     }
 }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
 pub use error::{PauseError, StartError};
-pub use events::{Events, MachineEvent};
+pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit};
 pub use stats::{MemoryStats, Stats, VcpuStats};
 
@@ -159,6 +159,25 @@ impl Controls {
         let (answer, answered) = mpsc::channel();
         self.send(Command::Stats(answer));
         answered.recv().ok()
+    }
+
+    /// Whether the machine runs, rests or has ended.
+    pub fn state(&self) -> MachineState {
+        if self.outcome.has_ended() { MachineState::Ended } else { self.publisher.state() }
+    }
+
+    /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
+    pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
+        let (answer, answered) = mpsc::channel();
+        self.send(Command::Stats(answer));
+        answered.recv_timeout(limit).ok()
+    }
+
+    /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.
+    pub(crate) fn resume_within(&self, limit: Duration) {
+        let (answer, answered) = mpsc::channel();
+        self.send(Command::Resume(answer));
+        let _ = answered.recv_timeout(limit);
     }
 
     /// What happens to the machine from now on.
@@ -335,6 +354,11 @@ impl Machine {
     /// See [`Controls::stats`].
     pub fn stats(&self) -> Option<Stats> {
         self.controls.stats()
+    }
+
+    /// See [`Controls::state`].
+    pub fn state(&self) -> MachineState {
+        self.controls.state()
     }
 
     /// See [`Controls::events`].

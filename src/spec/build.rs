@@ -1,7 +1,8 @@
 //! Building a [`Spec`] in a program, option by option.
 
 use super::{
-    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MemSize, OnReboot, PortSpec, Rtc, Spec, TapSpec,
+    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemSize, OnReboot, PortSpec, Rtc, Spec,
+    TapSpec,
 };
 
 impl Spec {
@@ -72,6 +73,12 @@ impl Spec {
     #[must_use]
     pub fn with_balloon(self, balloon: BalloonSize) -> Self {
         Spec { balloon: Some(balloon), ..self }
+    }
+
+    /// Called so.
+    #[must_use]
+    pub fn with_name(self, name: MachineName) -> Self {
+        Spec { name: Some(name), ..self }
     }
 
     /// With the terminal on this console.

@@ -9,6 +9,7 @@ mod disk;
 mod error;
 mod file;
 mod mac;
+mod name;
 mod net;
 mod options;
 mod port;
@@ -25,6 +26,7 @@ pub use cpus::Cpus;
 pub use disk::{DiskQueues, DiskSerial, DiskSpec};
 pub use error::SpecError;
 pub use mac::MacAddress;
+pub use name::MachineName;
 pub use net::{InterfaceName, TapSpec};
 pub use options::{ConsoleChoice, Initrd, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
@@ -150,6 +152,14 @@ pub struct Spec {
     #[arg(long, value_name = "WHAT", hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_reboot: Option<OnReboot>,
+
+    /// Make `minivmm stop NAME` and its like find it
+    ///
+    /// 1 to 63 of A-Z a-z 0-9 . _ -. The command makes a control socket of this name in $XDG_RUNTIME_DIR/minivmm, or in
+    /// /run/minivmm. The library does not: see `minivmm::control`.
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<MachineName>,
 }
 
 impl Spec {
@@ -225,6 +235,7 @@ impl Spec {
             console: _,
             rtc: _,
             on_reboot: _,
+            name: _,
         } = self;
         let initrd = match initrd {
             Some(Initrd::File(path)) => Some(path),

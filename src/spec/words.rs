@@ -65,6 +65,12 @@ pub enum DeviceError {
         "`{0}` cannot be the name of a port, which is 1 to 63 printable ASCII characters without `/`, `,` or spaces"
     )]
     Port(String),
+    /// A name that no machine can have.
+    #[error(
+        "`{0}` cannot be the name of a machine, which is 1 to 63 letters, digits, `.`, `_` and `-`, and begins with \
+         a letter, a digit or `_`"
+    )]
+    Machine(String),
 }
 
 /// One word: a flag, or an option with its value.

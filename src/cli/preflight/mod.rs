@@ -134,7 +134,7 @@ pub(super) fn check_with(
     // What is named is looked at first: here there is more to say of a file that cannot be had.
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
-    let files = BootFiles::find_with(spec, made)?;
+    let files = BootFiles::find_with(spec, made, None)?;
     let mut warnings = Vec::new();
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         if let Some(trouble) = no_initrd(host, path, files.headers.version()) {

@@ -31,6 +31,11 @@ impl GuestConsole {
         GuestConsole { said, at: 0, missed: 0, input, rest: Vec::new() }
     }
 
+    /// Types as much of `bytes` as there is room for, and never waits for more.
+    pub(crate) fn try_type(&self, bytes: &[u8]) -> usize {
+        self.input.try_type(bytes)
+    }
+
     /// Bytes that this reader has missed.
     pub fn missed(&self) -> u64 {
         self.missed

@@ -1,0 +1,89 @@
+//! `minivmm ls`: the machines that run.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::VerbError;
+use crate::control::client::ask;
+use crate::control::{Place, all};
+
+/// A machine that does not answer by then is shown without what it would have said.
+const PATIENCE: Duration = Duration::from_secs(2);
+const HEADINGS: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "MEM", "CPUS"];
+
+/// The list, as a table or as JSON. No machines are no lines.
+pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
+    let infos: Vec<Value> = all().iter().map(info).collect();
+    if as_json {
+        return Ok(serde_json::to_string_pretty(&infos)?);
+    }
+    Ok(if infos.is_empty() { String::new() } else { table(&infos) })
+}
+
+fn info(place: &Place) -> Value {
+    ask(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
+        // It is about to start or to end, or its process is stopped.
+        |_| json!({ "name": place.name.as_str(), "pid": place.pid, "state": null }),
+    )
+}
+
+fn table(infos: &[Value]) -> String {
+    let rows = infos.iter().map(|info| {
+        let text = |key: &str| match info.get(key) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => "-".to_owned(),
+        };
+        let uptime = info.get("uptime").and_then(Value::as_f64).map_or("-".into(), uptime);
+        let mem = info.get("mem").and_then(Value::as_u64).map_or("-".into(), |mib| format!("{mib} MiB"));
+        [text("name"), text("state"), text("pid"), uptime, mem, text("cpus")]
+    });
+    let rows: Vec<_> = std::iter::once(HEADINGS.map(String::from)).chain(rows).collect();
+    let widths = rows.iter().fold([0; HEADINGS.len()], |mut widths, row| {
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.len().max(*width));
+        widths
+    });
+    let lines = rows.iter().map(|row| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// In its two largest units.
+pub(super) fn uptime(seconds: f64) -> String {
+    // Whole seconds; a machine that has run for longer than a u64 holds is not to be expected.
+    let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{:02}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{:02}m", minutes % 60),
+        _ => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_has_a_line_for_each_machine_also_for_one_that_does_not_answer() {
+        let infos = [
+            json!({ "name": "web", "pid": 12345, "state": "paused", "uptime": 61.5, "mem": 512, "cpus": 2 }),
+            json!({ "name": "a-longer-name", "pid": 7, "state": null }),
+        ];
+        let expected = "\
+NAME           STATE   PID    UPTIME  MEM      CPUS
+web            paused  12345  1m01s   512 MiB  2
+a-longer-name  -       7      -       -        -";
+        assert_eq!(table(&infos), expected);
+    }
+
+    #[test]
+    fn uptime_has_the_units_that_suit() {
+        let shown = [0.9, 59.0, 3599.0, 3600.0, 90000.0, -1.0].map(uptime);
+        assert_eq!(shown, ["0s", "59s", "59m59s", "1h00m", "1d01h", "0s"]);
+    }
+}

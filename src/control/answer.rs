@@ -1,0 +1,107 @@
+//! What is said to a client.
+
+use serde_json::{Value, json};
+
+/// An answer that is there at once.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    body: Option<Value>,
+    /// The methods that a path has, for one that it does not have (RFC 9110 §15.5.6).
+    allow: Option<String>,
+}
+
+impl Answer {
+    /// Done, and there is nothing to say.
+    pub(super) fn done() -> Self {
+        Answer { status: 204, body: None, allow: None }
+    }
+
+    pub(super) fn json(body: Value) -> Self {
+        Answer { status: 200, body: Some(body), allow: None }
+    }
+
+    /// A refusal, with a sentence that says what to do about it.
+    pub(super) fn refusal(status: u16, sentence: impl Into<String>) -> Self {
+        Answer { status, body: Some(json!({ "error": sentence.into() })), allow: None }
+    }
+
+    pub(super) fn allowing(self, methods: String) -> Self {
+        Answer { allow: Some(methods), ..self }
+    }
+
+    /// As it goes over the wire.
+    pub(super) fn bytes(&self, keep_alive: bool) -> Vec<u8> {
+        let mut text = status_line(self.status);
+        if !keep_alive {
+            text.push_str("Connection: close\r\n");
+        }
+        if let Some(methods) = &self.allow {
+            text.push_str(&format!("Allow: {methods}\r\n"));
+        }
+        match &self.body {
+            // A 204 has neither body nor length (RFC 9110 §8.6).
+            None => text.push_str("\r\n"),
+            Some(body) => {
+                let body = format!("{body}\n");
+                let length = body.len();
+                text.push_str(&format!(
+                    "Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+                ));
+            }
+        }
+        text.into_bytes()
+    }
+
+    /// What precedes a stream of this kind, which ends with the connection.
+    pub(super) fn stream_head(kind: &str) -> Vec<u8> {
+        format!("{}Connection: close\r\nContent-Type: {kind}\r\n\r\n", status_line(200)).into_bytes()
+    }
+
+    /// What precedes a connection that is no HTTP any more.
+    pub(super) fn upgrade_head(to: &str) -> Vec<u8> {
+        format!("{}Connection: Upgrade\r\nUpgrade: {to}\r\n\r\n", status_line(101)).into_bytes()
+    }
+}
+
+fn status_line(status: u16) -> String {
+    let reason = match status {
+        101 => "Switching Protocols",
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    };
+    format!("HTTP/1.1 {status} {reason}\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_how_long_it_is_and_whether_another_may_follow() {
+        let text = |answer: Answer, keep| String::from_utf8(answer.bytes(keep)).unwrap();
+        assert_eq!(text(Answer::done(), true), "HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(
+            text(Answer::json(json!({ "a": 1 })), true),
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{\"a\":1}\n"
+        );
+        let refused = text(Answer::refusal(405, "No.").allowing("GET, PUT".into()), false);
+        assert!(
+            refused
+                .starts_with("HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nAllow: GET, PUT\r\n")
+        );
+        assert!(refused.ends_with("\r\n\r\n{\"error\":\"No.\"}\n"));
+    }
+}

@@ -1,0 +1,198 @@
+//! A conversation in memory, for those who try what any bytes lead to.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::conversation::{Keeper, Phase, converse};
+use super::server::Ending;
+use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Subject};
+use super::wire::Wire;
+use super::{Limits, MAX_BODY, MAX_HEAD};
+use crate::machine::{MachineEvent, MachineState, PauseError, Stats};
+
+/// All that is said to a client who sends `input` in pieces of `piece` bytes and then goes, by a machine that agrees to
+/// everything.
+pub fn converse_bytes(input: &[u8], piece: usize) -> Vec<u8> {
+    let mut memory = Memory { input, piece: piece.max(1), output: Vec::new() };
+    converse(&mut memory, &Alone, &Agreeable, &Limits::DEFAULT);
+    memory.output
+}
+
+struct Memory<'a> {
+    input: &'a [u8],
+    piece: usize,
+    output: Vec<u8>,
+}
+
+impl Wire for Memory<'_> {
+    fn read(&mut self, into: &mut [u8], _: Instant) -> io::Result<usize> {
+        assert!(into.len() <= MAX_HEAD + MAX_BODY, "an unbounded read");
+        let (now, later) = self.input.split_at(self.piece.min(into.len()).min(self.input.len()));
+        into.iter_mut().zip(now).for_each(|(into, byte)| *into = *byte);
+        self.input = later;
+        Ok(now.len())
+    }
+
+    fn write(&mut self, bytes: &[u8], _: Instant) -> io::Result<()> {
+        self.output.extend(bytes);
+        Ok(())
+    }
+
+    fn finish(&mut self) {}
+
+    fn second(&self) -> Option<&UnixStream> {
+        None
+    }
+}
+
+struct Alone;
+
+impl Keeper for Alone {
+    fn enter(&self, _: Phase) -> bool {
+        true
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        None
+    }
+}
+
+#[derive(Debug)]
+struct Agreeable;
+
+impl Subject for Agreeable {
+    fn info(&self) -> Info {
+        Info {
+            name: None,
+            pid: 1,
+            version: "0",
+            state: self.state(),
+            uptime: 0.0,
+            mem: 512,
+            cpus: 1,
+            spec: None,
+        }
+    }
+
+    fn state(&self) -> MachineState {
+        MachineState::Running
+    }
+
+    fn pause(&self, _: Duration) -> Result<(), PauseError> {
+        Ok(())
+    }
+
+    fn resume(&self) {}
+
+    fn reset(&self) {}
+
+    fn power_button(&self) {}
+
+    fn kill(&self) {}
+
+    fn balloon(&self) -> Balloon {
+        Balloon { mib: 0, actual_mib: 0 }
+    }
+
+    fn set_balloon(&self, mib: u64) {
+        assert!(mib < 512, "more than the guest has");
+    }
+
+    fn stats(&self) -> Option<Stats> {
+        Some(Stats::default())
+    }
+
+    fn events(&self) -> Box<dyn EventSource> {
+        Box::new(Once(true))
+    }
+
+    fn console(&self) -> Box<dyn Console> {
+        Box::new(Once(true))
+    }
+}
+
+impl Console for Once {
+    fn read(&mut self, into: &mut [u8], _: Duration) -> io::Result<usize> {
+        let said: &[u8] = if std::mem::take(&mut self.0) { b"ready\n" } else { b"" };
+        into.iter_mut().zip(said).for_each(|(into, byte)| *into = *byte);
+        Ok(said.len())
+    }
+
+    fn keyboard(&self) -> Box<dyn Keyboard> {
+        Box::new(Once(false))
+    }
+}
+
+impl Keyboard for Once {
+    fn type_in(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+}
+
+struct Once(bool);
+
+impl EventSource for Once {
+    fn next(&mut self, _: Duration) -> Next {
+        if std::mem::take(&mut self.0) { Next::Event(MachineEvent::Exited) } else { Next::Ended }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(input: &str, piece: usize) -> String {
+        String::from_utf8(converse_bytes(input.as_bytes(), piece)).unwrap()
+    }
+
+    #[test]
+    fn requests_in_a_row_are_answered_in_order_however_they_are_cut() {
+        let input = "PUT /v1/balloon HTTP/1.1\r\nContent-Length: 12\r\n\r\n{\"mib\": 511}\
+                     GET /v1/balloon HTTP/1.1\r\n\r\nPOST /v1/pause HTTP/1.1\r\nConnection: close\r\n\r\n\
+                     GET /v1/machine HTTP/1.1\r\n\r\n";
+        let whole = said(input, input.len());
+        let answers: Vec<_> =
+            whole.split("HTTP/1.1 ").map(|answer| answer.get(..3).unwrap_or_default()).collect();
+        assert_eq!(answers, ["", "204", "200", "204"], "{whole}");
+        for piece in 1..60 {
+            assert_eq!(said(input, piece), whole, "{piece}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_none_is_answered_once_and_is_the_last() {
+        for (input, status) in [
+            ("nonsense\r\n\r\nGET / HTTP/1.1\r\n\r\n", 400),
+            ("GET /v1/nothing HTTP/1.0\r\n\r\n", 404),
+            ("DELETE /v1/balloon HTTP/1.0\r\n\r\n", 405),
+            ("PUT /v1/balloon HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}", 400),
+            ("PUT /v1/balloon HTTP/1.0\r\nContent-Length: 11\r\n\r\n{\"mib\":512}", 400),
+            ("PUT /v1/balloon HTTP/1.0\r\nContent-Length: 10\r\n\r\n{\"mib\":-1}", 400),
+            ("POST /v1/pause HTTP/1.0\r\nContent-Length: 15\r\n\r\n{\"timeout\":601}", 400),
+            ("POST /v1/pause HTTP/1.0\r\nContent-Length: 9\r\n\r\n{\"nap\":1}", 400),
+        ] {
+            let said = said(input, 7);
+            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{input}: {said}");
+            assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{input}: {said}");
+            assert!(said.contains("Connection: close"), "{said}");
+        }
+        assert!(said("DELETE /v1/balloon HTTP/1.1\r\n\r\n", 99).contains("\r\nAllow: GET, PUT\r\n"));
+        let long = format!("GET /{}", "x".repeat(1 << 20));
+        assert!(said(&long, 4096).starts_with("HTTP/1.1 431 "));
+    }
+
+    #[test]
+    fn a_client_that_expects_to_be_asked_for_the_body_is_asked() {
+        let input =
+            "PUT /v1/balloon HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n{\"mib\":5}";
+        assert!(said(input, 1).starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 "));
+    }
+
+    #[test]
+    fn events_are_lines_until_the_end_of_the_connection() {
+        let said = said("GET /v1/events HTTP/1.1\r\n\r\n", 99);
+        assert!(said.ends_with("\r\n\r\n{\"event\":\"exited\"}\n"), "{said}");
+        assert!(said.contains("Connection: close\r\n"));
+    }
+}

@@ -1,0 +1,150 @@
+//! The other end of a control socket, for the verbs of the command.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::wire::is_late;
+
+/// Bytes of the longest answer that makes sense.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// Nobody is there, or nobody any more.
+    #[error("the machine has ended, or is about to: its control socket does not answer ({0})")]
+    Gone(#[source] io::Error),
+    /// No answer in time.
+    #[error("the machine did not answer within {0:?}")]
+    Late(Duration),
+    /// Something else answers there, or a minivmm that speaks otherwise.
+    #[error("the control socket does not speak as minivmm does: {0}")]
+    Strange(String),
+    /// The machine says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A request on its way, with a connection of its own.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    stream: UnixStream,
+    heard: Vec<u8>,
+}
+
+/// Asks, and gives back what is answered within `limit`.
+pub(crate) fn ask(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    limit: Duration,
+) -> Result<Value, ClientError> {
+    Asked::send(socket, method, path, body)?.answer(limit)?.ok_or(ClientError::Late(limit))
+}
+
+impl Asked {
+    /// Sends a request, and does not wait.
+    pub(crate) fn send(
+        socket: &Path,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Self, ClientError> {
+        let mut stream = UnixStream::connect(socket).map_err(ClientError::Gone)?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        match stream.write_all(head.as_bytes()) {
+            // It may have answered without listening to all.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(ClientError::Gone(error)),
+            _ => Ok(Asked { stream, heard: Vec::new() }),
+        }
+    }
+
+    /// The answer, if it comes within `limit`; may be asked again if not.
+    pub(crate) fn answer(&mut self, limit: Duration) -> Result<Option<Value>, ClientError> {
+        let until = Instant::now().checked_add(limit);
+        let mut bytes = [0; 4096];
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            self.stream.set_read_timeout(left).map_err(ClientError::Gone)?;
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return parse(&self.heard).map(Some),
+                Ok(n) => self.heard.extend(bytes.iter().take(n)),
+                // Broken off behind its last byte, since it did not read all of ours.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset && !self.heard.is_empty() => {
+                    return parse(&self.heard).map(Some);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if is_late(&error) => return Ok(None),
+                Err(error) => return Err(ClientError::Gone(error)),
+            }
+            if self.heard.len() > MAX_ANSWER {
+                return Err(ClientError::Strange("its answer has no end".into()));
+            }
+        }
+    }
+}
+
+/// Reads a whole answer: null where there is nothing to say.
+fn parse(bytes: &[u8]) -> Result<Value, ClientError> {
+    if bytes.is_empty() {
+        return Err(ClientError::Gone(ErrorKind::UnexpectedEof.into()));
+    }
+    let strange = |what: &str| ClientError::Strange(what.into());
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut fields);
+    let (status, body) = match (response.parse(bytes), response.code) {
+        (Ok(httparse::Status::Complete(head)), Some(code)) => (code, bytes.get(head..).unwrap_or_default()),
+        (Err(error), _) => return Err(ClientError::Strange(error.to_string())),
+        _ => return Err(strange("its answer broke off")),
+    };
+    let value = match body {
+        [] => Value::Null,
+        body => serde_json::from_slice(body).map_err(|error| ClientError::Strange(error.to_string()))?,
+    };
+    match status {
+        200..=299 => Ok(value),
+        _ => {
+            let sentence = value.get("error").and_then(Value::as_str);
+            Err(sentence.map_or_else(
+                || strange(&format!("status {status} without a reason")),
+                |sentence| ClientError::Refused(sentence.trim_end_matches('.').into()),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_values_refusals_are_sentences_and_the_rest_is_strange() {
+        assert_eq!(parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap(), Value::Null);
+        let body = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{\"a\":1}\n";
+        assert_eq!(parse(body).unwrap(), serde_json::json!({ "a": 1 }));
+        let refused = parse(b"HTTP/1.1 409 Conflict\r\n\r\n{\"error\":\"No.\"}").unwrap_err();
+        assert!(matches!(refused, ClientError::Refused(text) if text == "No"));
+        assert!(matches!(parse(b""), Err(ClientError::Gone(_))));
+        let strange: [&[u8]; 4] = [
+            b"SSH-2.0\r\n",
+            b"HTTP/1.1 200 OK\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n{",
+            b"HTTP/1.1 500 No\r\n\r\n{}",
+        ];
+        for answer in strange {
+            assert!(matches!(parse(answer), Err(ClientError::Strange(_))), "{answer:?}");
+        }
+    }
+}

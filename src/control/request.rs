@@ -1,0 +1,172 @@
+//! The head of a request: bytes in, what we go by out. Everything else of it is forgotten.
+
+use super::answer::Answer;
+use super::{MAX_BODY, MAX_HEAD};
+
+/// Header fields of a request. curl sends four, a browser twenty.
+const MAX_FIELDS: usize = 32;
+
+/// What the head of a request says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) method: String,
+    pub(super) path: String,
+    /// Bytes of its body.
+    pub(super) body: usize,
+    /// The client may send another one after it.
+    pub(super) keep_alive: bool,
+    /// The client waits to be told to send the body (RFC 9110 §10.1.1).
+    pub(super) expects_continue: bool,
+    /// The client wants to go on with the bytes of a console (RFC 9110 §7.8).
+    pub(super) upgrades: bool,
+}
+
+/// What a connection becomes that is a console.
+pub(super) const CONSOLE: &str = "minivmm-console";
+
+/// Reads the head that `bytes` begin with: it and its length, or nothing if it is not all there yet.
+///
+/// `Host` is not asked for, against RFC 9112 §3.2: on this socket there is one host.
+pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Answer> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let length = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => return Ok(None),
+        Ok(_) => return Err(too_large()),
+        Err(httparse::Error::TooManyHeaders) => return Err(too_large()),
+        Err(httparse::Error::Version) => {
+            return Err(Answer::refusal(505, "This is an HTTP/1.1 server; speak HTTP/1.1 or 1.0."));
+        }
+        Err(error) => return Err(Answer::refusal(400, format!("This is no HTTP request: {error}."))),
+    };
+    let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version) else {
+        return Err(Answer::refusal(400, "This is no HTTP request: its first line is not complete."));
+    };
+    let mut head = Head {
+        method: method.into(),
+        path: path.into(),
+        body: 0,
+        keep_alive: version == 1,
+        expects_continue: false,
+        upgrades: false,
+    };
+    let mut said = None;
+    for field in request.headers.iter() {
+        read_field(&mut head, &mut said, field)?;
+    }
+    head.body = said.unwrap_or(0);
+    Ok(Some((head, length)))
+}
+
+fn too_large() -> Answer {
+    Answer::refusal(
+        431,
+        format!("The head of a request has at most {MAX_HEAD} bytes and {MAX_FIELDS} fields."),
+    )
+}
+
+/// `said` is the length that an earlier field gave.
+fn read_field(head: &mut Head, said: &mut Option<usize>, field: &httparse::Header<'_>) -> Result<(), Answer> {
+    let value = field.value.trim_ascii();
+    let has = |word: &str| {
+        let mut words = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        words.any(|other| other.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    match field.name {
+        name if name.eq_ignore_ascii_case("content-length") => {
+            let length = read_length(value)?;
+            // Two that differ could be read in two ways (RFC 9112 §6.3).
+            if said.replace(length).is_some_and(|other| other != length) {
+                return Err(Answer::refusal(400, "The request has two lengths; send one Content-Length."));
+            }
+        }
+        name if name.eq_ignore_ascii_case("transfer-encoding") => {
+            return Err(Answer::refusal(411, "Send the body as it is, with its Content-Length."));
+        }
+        name if name.eq_ignore_ascii_case("connection") => {
+            head.keep_alive &= !has("close");
+        }
+        name if name.eq_ignore_ascii_case("upgrade") => head.upgrades |= has(CONSOLE),
+        name if name.eq_ignore_ascii_case("expect") => head.expects_continue |= has("100-continue"),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn read_length(value: &[u8]) -> Result<usize, Answer> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Answer::refusal(400, "The Content-Length is no number."));
+    }
+    // More digits than a number can have are a number that is too large.
+    let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+    if length > MAX_BODY {
+        return Err(Answer::refusal(413, format!("A body has at most {MAX_BODY} bytes.")));
+    }
+    Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Head {
+        let (head, length) = parse_head(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(length, text.len());
+        head
+    }
+
+    fn refused(text: &str) -> u16 {
+        parse_head(text.as_bytes()).unwrap_err().status
+    }
+
+    #[test]
+    fn heads_as_clients_send_them_are_understood() {
+        let curl =
+            head("GET /v1/machine HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/7\r\nAccept: */*\r\n\r\n");
+        assert_eq!((curl.method.as_str(), curl.path.as_str(), curl.body), ("GET", "/v1/machine", 0));
+        assert!(curl.keep_alive && !curl.expects_continue);
+        let put = head(
+            "PUT /b HTTP/1.1\r\ncontent-length: 10\r\nConnection: TE, Close\r\nExpect: 100-Continue\r\n\r\n",
+        );
+        assert_eq!(put.body, 10);
+        assert!(!put.keep_alive && put.expects_continue);
+        assert!(!head("GET / HTTP/1.0\r\n\r\n").keep_alive);
+        assert_eq!(head("GET / HTTP/1.1\nContent-Length: 1\nContent-Length: 1\n\n").body, 1);
+    }
+
+    #[test]
+    fn a_head_that_is_not_all_there_is_waited_for() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(parse_head(&text.as_bytes()[..end]), Ok(None), "{end}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_or_not_at_all_is_refused() {
+        assert_eq!(refused("GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"), 400);
+        for length in ["", "-1", "+1", "0x10", "1,1", "1 1", "ten"] {
+            assert_eq!(
+                refused(&format!("PUT / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n")),
+                400,
+                "{length}"
+            );
+        }
+        assert_eq!(refused("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), 411);
+        assert_eq!(refused("GET / HTTP/2.0\r\n\r\n"), 505);
+        assert_eq!(refused("\0\0\0\0"), 400);
+        assert_eq!(refused("GET / HTTP/1.1\r\nno colon\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_before_it_has_come() {
+        for length in ["65537", "18446744073709551616", "99999999999999999999999999"] {
+            assert_eq!(refused(&format!("PUT / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n")), 413);
+        }
+        assert_eq!(head("PUT / HTTP/1.1\r\nContent-Length: 65536\r\n\r\n").body, 65536);
+        assert_eq!(refused(&format!("GET /{}", "x".repeat(MAX_HEAD))), 431);
+        assert_eq!(refused(&format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(MAX_HEAD))), 431);
+        assert_eq!(refused(&format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(MAX_FIELDS + 1))), 431);
+    }
+}

@@ -1,0 +1,300 @@
+//! What can be asked over the control socket: one table, which resources/openapi.yaml describes and a test compares.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer::Answer;
+use super::inbox::Request;
+use super::subject::Subject;
+use crate::machine::{MachineState, PauseError};
+
+/// How long a machine may take to come to rest if the client does not say.
+const PAUSE: u64 = 30;
+/// And if it does.
+const MAX_PAUSE: u64 = 600;
+
+/// One thing that can be asked.
+#[derive(Debug)]
+pub struct Route {
+    /// Method of HTTP.
+    pub method: &'static str,
+    /// Path, from the slash on.
+    pub path: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Statuses of its answers, besides those of requests that are none.
+    pub statuses: &'static [u16],
+    act: fn(&dyn Subject, &[u8]) -> Reply,
+}
+
+/// What a request leads to.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// An answer.
+    Answer(Answer),
+    /// An answer once the machine has ended.
+    Wait,
+    /// Events until the machine has ended.
+    Events,
+    /// The console until the machine has ended or the client goes.
+    Console,
+}
+
+/// All that can be asked.
+pub static ROUTES: [Route; 12] = [
+    Route {
+        method: "GET",
+        path: "/v1/machine",
+        about: "What the machine is, and whether it runs",
+        statuses: &[200],
+        act: info,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/pause",
+        about: "Bring the machine to rest, and answer when it does rest",
+        statuses: &[204, 400, 409, 504],
+        act: pause,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/resume",
+        about: "Let a paused machine go on",
+        statuses: &[204, 409],
+        act: |subject, _| order(subject, |it| it.resume()),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/reset",
+        about: "Stop the guest where it is and boot it again",
+        statuses: &[204, 409],
+        act: |subject, _| order(subject, |it| it.reset()),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/power-button",
+        about: "Press the power button; what comes of it is up to the guest",
+        statuses: &[204, 409],
+        act: |subject, _| order(subject, |it| it.power_button()),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/kill",
+        about: "End the machine where it is",
+        statuses: &[204, 409],
+        act: |subject, _| order(subject, |it| it.kill()),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/balloon",
+        about: "How much memory the guest shall leave to the host, and how much it does",
+        statuses: &[200],
+        act: |subject, _| json(&subject.balloon()),
+    },
+    Route {
+        method: "PUT",
+        path: "/v1/balloon",
+        about: "Set how much memory the guest shall leave to the host",
+        statuses: &[204, 400, 409],
+        act: set_balloon,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/stats",
+        about: "What the machine has done since its guest booted last",
+        statuses: &[200, 409, 504],
+        act: stats,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/events",
+        about: "What happens to the machine from now on, a line of JSON each, until it ends",
+        statuses: &[200, 503],
+        act: |_, _| Reply::Events,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/console",
+        about: "The last 64 KiB that the guest has said and all it says from now on, and with an upgrade its keyboard",
+        statuses: &[101, 200, 503],
+        act: |_, _| Reply::Console,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/wait",
+        about: "How the machine ended, answered when it has",
+        statuses: &[200, 503],
+        act: |_, _| Reply::Wait,
+    },
+];
+
+/// Does what a request asks for.
+pub(super) fn answer(subject: &dyn Subject, request: &Request) -> Reply {
+    let (method, path) = (request.head.method.as_str(), request.head.path.as_str());
+    let here = || ROUTES.iter().filter(|route| route.path == path);
+    if let Some(route) = here().find(|route| route.method == method) {
+        return (route.act)(subject, &request.body);
+    }
+    let methods: Vec<_> = here().map(|route| route.method).collect();
+    let answer = if methods.is_empty() {
+        let paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
+        Answer::refusal(404, format!("There is no such path here; there are {}.", paths.join(", ")))
+    } else {
+        let methods = methods.join(", ");
+        Answer::refusal(405, format!("This path takes {methods}.")).allowing(methods)
+    };
+    Reply::Answer(answer)
+}
+
+fn refuse(status: u16, sentence: impl Into<String>) -> Reply {
+    Reply::Answer(Answer::refusal(status, sentence))
+}
+
+fn json(value: &impl serde::Serialize) -> Reply {
+    match serde_json::to_value(value) {
+        Ok(value) => Reply::Answer(Answer::json(value)),
+        Err(error) => refuse(500, error.to_string()),
+    }
+}
+
+fn ended(subject: &dyn Subject) -> Option<Reply> {
+    (subject.state() == MachineState::Ended).then(|| refuse(409, "The machine has ended."))
+}
+
+/// What is done by telling the machine.
+fn order(subject: &dyn Subject, act: fn(&dyn Subject)) -> Reply {
+    ended(subject).unwrap_or_else(|| {
+        act(subject);
+        Reply::Answer(Answer::done())
+    })
+}
+
+fn info(subject: &dyn Subject, _: &[u8]) -> Reply {
+    json(&subject.info())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Pause {
+    /// In seconds.
+    timeout: u64,
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Pause { timeout: PAUSE }
+    }
+}
+
+fn pause(subject: &dyn Subject, body: &[u8]) -> Reply {
+    let asked = if body.is_empty() { Ok(Pause::default()) } else { serde_json::from_slice(body) };
+    let timeout = match asked {
+        Ok(Pause { timeout }) if timeout <= MAX_PAUSE => timeout,
+        Ok(_) => return refuse(400, format!("A machine is waited for {MAX_PAUSE} seconds at most.")),
+        Err(error) => return refuse(400, format!("Send nothing, or {{\"timeout\": SECONDS}}: {error}.")),
+    };
+    match subject.pause(Duration::from_secs(timeout)) {
+        Ok(()) => Reply::Answer(Answer::done()),
+        Err(error @ PauseError::TimedOut(_)) => refuse(504, format!("{error}; it will yet come to rest")),
+        Err(error) => refuse(409, error.to_string()),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BalloonTarget {
+    mib: u64,
+}
+
+fn set_balloon(subject: &dyn Subject, body: &[u8]) -> Reply {
+    let mib = match serde_json::from_slice(body) {
+        Ok(BalloonTarget { mib }) => mib,
+        Err(error) => return refuse(400, format!("Send {{\"mib\": NUMBER}}: {error}.")),
+    };
+    let mem = subject.info().mem;
+    if mib >= mem {
+        let sentence = format!("A balloon of {mib} MiB leaves a guest of {mem} MiB no memory; ask for less.");
+        return refuse(400, sentence);
+    }
+    ended(subject).unwrap_or_else(|| {
+        subject.set_balloon(mib);
+        Reply::Answer(Answer::done())
+    })
+}
+
+fn stats(subject: &dyn Subject, _: &[u8]) -> Reply {
+    match subject.stats() {
+        Some(stats) => json(&stats),
+        None => ended(subject)
+            .unwrap_or_else(|| refuse(504, "The machine is busy coming to rest or booting; ask again.")),
+    }
+}
+
+/// The body of `PUT /v1/balloon`.
+pub(crate) fn balloon_body(mib: u64) -> Value {
+    serde_json::json!({ "mib": mib })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Summary and statuses of each operation in the OpenAPI file, by method and path. Reads the file's own shape of YAML.
+    fn described() -> BTreeMap<(String, String), (String, Vec<u16>)> {
+        let text = include_str!("../../resources/openapi.yaml");
+        let (_, paths) = text.split_once("\npaths:\n").unwrap();
+        let mut operations = BTreeMap::new();
+        let (mut path, mut method) = (String::new(), String::new());
+        for line in paths.lines().take_while(|line| line.is_empty() || line.starts_with(' ')) {
+            let word = line.trim().trim_end_matches(':').trim_matches('"');
+            match line.len() - line.trim_start().len() {
+                2 => path = word.into(),
+                4 => {
+                    method = word.to_uppercase();
+                    operations.insert((method.clone(), path.clone()), (String::new(), Vec::new()));
+                }
+                6 => {
+                    if let Some(summary) = word.strip_prefix("summary: ") {
+                        operations.get_mut(&(method.clone(), path.clone())).unwrap().0 = summary.into();
+                    }
+                }
+                8 => {
+                    if let Ok(status) = word.parse() {
+                        operations.get_mut(&(method.clone(), path.clone())).unwrap().1.push(status);
+                    }
+                }
+                _ => {}
+            }
+        }
+        operations
+    }
+
+    #[test]
+    fn the_openapi_file_describes_each_route_and_no_other() {
+        let table = ROUTES.iter().map(|route| {
+            let key = (route.method.to_owned(), route.path.to_owned());
+            (key, (route.about.to_owned(), route.statuses.to_vec()))
+        });
+        assert_eq!(described(), table.collect());
+    }
+
+    #[test]
+    fn the_openapi_file_names_every_field_of_the_answers() {
+        let text = include_str!("../../resources/openapi.yaml");
+        let subject = super::super::testing::Fake::default();
+        let said = [
+            serde_json::to_value(subject.info()).unwrap(),
+            serde_json::to_value(subject.balloon()).unwrap(),
+            serde_json::to_value(subject.stats().unwrap()).unwrap(),
+            serde_json::to_value(crate::VcpuStats::default()).unwrap(),
+            serde_json::to_value(crate::MemoryStats::default()).unwrap(),
+        ];
+        for field in said.iter().flat_map(|value| value.as_object().unwrap().keys()) {
+            assert!(text.contains(&format!(" {field}:")), "{field}");
+        }
+    }
+}

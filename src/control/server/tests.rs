@@ -1,0 +1,256 @@
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::super::client::{Asked, ClientError, ask};
+use super::super::routes::ROUTES;
+use super::super::testing::Fake;
+use super::*;
+use crate::machine::{MachineEvent, MachineState};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(300);
+
+struct Served {
+    server: Option<ControlServer>,
+    fake: Arc<Fake>,
+    socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Served {
+    fn new(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let claim = Claim::take_in(&folder.path().join("m"), &"vm0".parse().unwrap()).unwrap();
+        let (fake, socket) = (Arc::new(Fake::default()), claim.path().to_owned());
+        let server = ControlServer::serve_within(claim, fake.clone(), limits).unwrap();
+        Served { server: Some(server), fake, socket, _folder: folder }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_write_timeout(Some(LONG)).unwrap();
+        stream
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
+        ask(&self.socket, method, path, body.as_ref(), LONG)
+    }
+
+    /// Sends text as it is; what comes until the end.
+    fn raw(&self, text: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(text.as_bytes()).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said
+    }
+
+    #[track_caller]
+    fn answers(&self) {
+        let info = self.ask("GET", "/v1/machine", None).unwrap();
+        assert_eq!(info["name"], "vm0");
+    }
+
+    fn open(&self) -> usize {
+        self.server.as_ref().unwrap().connections.state().open.len()
+    }
+
+    #[track_caller]
+    fn until_open(&self, wanted: usize) {
+        let begin = Instant::now();
+        while self.open() != wanted {
+            assert!(begin.elapsed() < LONG, "{} are open", self.open());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn finish(&mut self) {
+        self.server.take().unwrap().finish(Ending { status: 4, text: "it panicked".into() });
+    }
+}
+
+fn limits() -> Limits {
+    Limits { connections: 4, streams: 2, idle: LONG, request: LONG, write: LONG, linger: SHORT }
+}
+
+#[test]
+fn every_route_does_what_it_says_with_a_status_that_it_names() {
+    let served = Served::new(Limits::DEFAULT);
+    for route in
+        ROUTES.iter().filter(|route| !["/v1/wait", "/v1/events", "/v1/console"].contains(&route.path))
+    {
+        let body = if route.method == "PUT" { "{\"mib\":64}" } else { "" };
+        let head = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", route.method, route.path);
+        let said = served.raw(&format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
+        let status = if route.method == "GET" { 200 } else { 204 };
+        assert!(
+            route.statuses.contains(&status) && said.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{said}"
+        );
+    }
+    assert_eq!(*served.fake.orders.lock().unwrap(), ["pause", "resume", "reset", "power-button", "kill"]);
+    assert_eq!(served.ask("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
+    let late = served.ask("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();
+    assert!(late.to_string().contains("it will yet come to rest"), "{late}");
+    *served.fake.state.lock().unwrap() = MachineState::Ended;
+    for route in ROUTES.iter().filter(|route| route.statuses.contains(&409)) {
+        let body = (route.method == "PUT").then(|| json!({ "mib": 64 }));
+        let error = served.ask(route.method, route.path, body).unwrap_err().to_string();
+        assert!(error.to_lowercase().contains("the machine has ended"), "{error}");
+    }
+}
+
+#[test]
+fn silent_and_half_silent_clients_make_room_for_those_who_speak() {
+    let served = Served::new(limits());
+    let mut silent: Vec<_> = (0..20).map(|_| served.connect()).collect();
+    for stream in silent.iter_mut().step_by(2) {
+        // Those that had to go already do not take it any more.
+        let _ = stream.write_all(b"GET /v1/machine HTT");
+    }
+    for _ in 0..10 {
+        served.answers();
+    }
+    assert!(served.open() <= 4);
+    // Who was there first went first.
+    assert_eq!(silent[0].read(&mut [0]).unwrap_or(0), 0);
+}
+
+#[test]
+fn a_client_that_asks_and_never_reads_is_let_go() {
+    let served = Served::new(Limits { write: SHORT, ..limits() });
+    let mut streams: Vec<_> = (0..4).map(|_| served.connect()).collect();
+    let requests = "GET /v1/machine HTTP/1.1\r\n\r\n".repeat(100);
+    for stream in &mut streams {
+        stream.set_write_timeout(Some(SHORT)).unwrap();
+        // Until the answers fill the socket and nobody reads the requests any more.
+        while stream.write_all(requests.as_bytes()).is_ok() {}
+    }
+    served.answers();
+    served.until_open(0);
+}
+
+#[test]
+fn a_request_that_takes_too_long_or_never_comes_ends_the_connection() {
+    let served = Served::new(Limits { request: SHORT, idle: SHORT, ..limits() });
+    let begin = Instant::now();
+    assert!(served.raw("GET /v1/machine HT").starts_with("HTTP/1.1 408 "));
+    assert!(
+        served.raw("PUT /v1/balloon HTTP/1.1\r\nContent-Length: 9\r\n\r\n{").starts_with("HTTP/1.1 408 ")
+    );
+    assert_eq!(served.raw(""), "");
+    assert!(begin.elapsed() >= SHORT);
+    // A byte now and then makes no more time.
+    let mut stream = served.connect();
+    let begin = Instant::now();
+    while stream.write_all(b"G").is_ok() && begin.elapsed() < LONG {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(begin.elapsed() < LONG);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_in_words_while_it_still_comes() {
+    let served = Served::new(limits());
+    let mut stream = served.connect();
+    stream.write_all(b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
+    // More than a socket holds, so that somebody must read it.
+    stream.write_all(&vec![b'x'; 900_000]).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 413 ") && said.contains("at most 65536 bytes"), "{said}");
+    // And without an end.
+    while stream.write_all(&[b'x'; 4096]).is_ok() {}
+    served.until_open(0);
+}
+
+#[test]
+fn those_who_wait_leave_room_for_those_who_ask() {
+    let mut served = Served::new(limits());
+    let mut waiting = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+    let mut events = served.connect();
+    events.write_all(b"GET /v1/events HTTP/1.1\r\n\r\n").unwrap();
+    let mut head = [0; 15];
+    events.read_exact(&mut head).unwrap();
+    // Let the first one get there too.
+    assert!(waiting.answer(SHORT).unwrap().is_none());
+    let error = served.ask("GET", "/v1/wait", None).unwrap_err();
+    assert!(error.to_string().contains("2 clients wait"), "{error}");
+    let silent: Vec<_> = (0..10).map(|_| served.connect()).collect();
+    served.answers();
+    served.fake.events.lock().unwrap().extend([MachineEvent::Missed(3), MachineEvent::Exited]);
+    served.finish();
+    assert_eq!(waiting.answer(LONG).unwrap(), Some(json!({ "status": 4, "text": "it panicked" })));
+    let mut lines = String::new();
+    events.read_to_string(&mut lines).unwrap();
+    assert!(lines.contains("\n{\"event\":\"missed\",\"detail\":3}\n"), "{lines}");
+    assert!(!served.socket.exists());
+    drop(silent);
+}
+
+#[test]
+fn a_client_that_stops_waiting_gives_its_place_back() {
+    let served = Served::new(limits());
+    for path in ["/v1/wait", "/v1/events", "/v1/console"] {
+        for _ in 0..5 {
+            let mut asked = Asked::send(&served.socket, "GET", path, None).unwrap();
+            assert!(asked.answer(Duration::from_millis(20)).unwrap().is_none());
+            drop(asked);
+            served.until_open(0);
+        }
+    }
+}
+
+#[test]
+fn a_console_is_read_by_all_who_ask_and_typed_into_by_those_who_upgrade() {
+    let served = Served::new(limits());
+    served.fake.typed.lock().unwrap().extend(b"before ");
+    let mut stream = served.connect();
+    let request = b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut said = vec![0; b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\nbefore ".len()];
+    stream.read_exact(&mut said).unwrap();
+    assert!(said.ends_with(b"\r\n\r\nbefore "), "{}", String::from_utf8_lossy(&said));
+    stream.write_all(b"ls -l\x04").unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "ls -l");
+    served.fake.typed.lock().unwrap().extend(b"again\x04");
+    let said = served.raw("GET /v1/console HTTP/1.1\r\n\r\n");
+    assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\nagain"), "{said}");
+    served.until_open(0);
+}
+
+#[test]
+fn a_connection_serves_many_requests() {
+    let served = Served::new(limits());
+    let mut stream = served.connect();
+    for _ in 0..1000 {
+        stream.write_all(b"POST /v1/resume HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = [0; 27];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 204 No Content\r\n\r\n");
+    }
+    assert_eq!(served.fake.orders.lock().unwrap().len(), 1000);
+}
+
+#[test]
+fn dropping_the_server_ends_all_connections() {
+    let mut served = Served::new(limits());
+    let mut streams: Vec<_> = (0..3).map(|_| served.connect()).collect();
+    streams[0].write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
+    streams[1].write_all(b"GET /v1/events HTTP/1.1\r\n\r\n").unwrap();
+    served.until_open(3);
+    let begin = Instant::now();
+    drop(served.server.take());
+    assert!(begin.elapsed() < FAREWELL);
+    for stream in &mut streams {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(!String::from_utf8(rest).unwrap().contains("status"));
+    }
+}

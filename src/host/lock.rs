@@ -1,0 +1,56 @@
+//! Locks on whole files that belong to the open file: they end with it, however its process ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Takes the lock for this open file alone; false if another one has it.
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    match call(file, libc::F_OFD_SETLK) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether another open file has the lock. Takes none: who wants it at this moment gets it.
+pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
+    let found = call(file, libc::F_OFD_GETLK)?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+/// The user that files made by this process belong to.
+pub(crate) fn user() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+fn call(file: &File, command: libc::c_int) -> io::Result<libc::flock> {
+    // SAFETY: an all-zero flock is a valid one: from the start to the end, and no owner, as OFD locks want it.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::c_short::try_from(libc::F_WRLCK).unwrap_or_default();
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+    // SAFETY: both commands read the flock during the call, and F_OFD_GETLK writes it.
+    if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } == 0 {
+        Ok(lock)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_is_one_open_files_and_ends_with_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let (first, second) = (open(), open());
+        assert!(!is_locked(&second).unwrap());
+        assert!(try_lock(&first).unwrap());
+        assert!(is_locked(&second).unwrap() && !try_lock(&second).unwrap());
+        drop(first);
+        assert!(try_lock(&second).unwrap());
+    }
+}

@@ -1,0 +1,414 @@
+//! The control socket of a machine, and the verbs that use it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tiny_guest::Guest;
+use vmm::{Ended, LIMIT, Launch, Vmm};
+
+/// A place for machines that no other test sees.
+struct Host(TempDir);
+
+impl Host {
+    fn new() -> Self {
+        Host(tempfile::tempdir().unwrap())
+    }
+
+    fn launch(&self, guest: Guest, name: &str) -> Launch {
+        let mut launch = Launch::new(guest).args(&["--name", name]);
+        launch.command.env("XDG_RUNTIME_DIR", self.0.path());
+        launch.stdin(Stdio::piped())
+    }
+
+    /// A guest that has said `word`.
+    fn start(&self, guest: Guest, name: &str, word: &str) -> Vmm {
+        let machine = self.launch(guest, name).spawn();
+        machine.expect(word, 1);
+        machine
+    }
+
+    fn verb(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.args(words).env("XDG_RUNTIME_DIR", self.0.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.verb(words).output().unwrap()
+    }
+
+    /// What a verb prints that does what it is asked.
+    #[track_caller]
+    fn does(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{words:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.does(words)).unwrap()
+    }
+
+    #[track_caller]
+    fn fails(&self, words: &[&str], status: i32, said: &str) {
+        let output = self.run(words);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{words:?}: {stderr}");
+        assert!(output.stdout.is_empty() && stderr.contains(said), "{words:?}: {stderr}");
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.0.path().join("minivmm")
+    }
+
+    fn files(&self) -> Vec<String> {
+        let files = fs::read_dir(self.folder()).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        files
+    }
+
+    fn connect(&self, name: &str) -> UnixStream {
+        let stream = UnixStream::connect(self.folder().join(format!("{name}.sock"))).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
+        stream
+    }
+
+    /// An HTTP request as any program could send it: status and body.
+    #[track_caller]
+    fn http(&self, name: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = self.connect(name);
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+}
+
+/// How much a running process has of its own, in KiB, without its guest's memory, of which the host gives as much at a time
+/// as it likes: that is what is open to huge pages. Pages of the program's file are not counted, which are its own only while
+/// nobody else runs it.
+fn private_memory(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let (mut sum, mut mapping) = (0, 0);
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Anonymous:") => mapping += words.next().unwrap().parse::<u64>().unwrap(),
+            // The last line of each.
+            Some("VmFlags:") if words.any(|flag| flag == "hg") => mapping = 0,
+            Some("VmFlags:") => sum += std::mem::take(&mut mapping),
+            _ => {}
+        }
+    }
+    sum
+}
+
+fn end(mut machine: Vmm) -> Ended {
+    machine.type_in(b"q");
+    machine.end()
+}
+
+#[test]
+fn a_machine_with_a_name_is_listed_and_described_while_it_lives() {
+    let host = Host::new();
+    assert_eq!(host.does(&["ls"]), "");
+    assert_eq!(host.json(&["ls", "--json"]), json!([]));
+    let first = host.start(Guest::Obedient, "vm0", "ready\n");
+    let second = host.start(Guest::Obedient, "vm1", "ready\n");
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(host.folder()), mode(host.folder().join("vm0.sock"))), (0o700, 0o600));
+    let list = host.does(&["ls"]);
+    let lines: Vec<_> = list.lines().collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("NAME"), "{list}");
+    assert!(lines[1].starts_with("vm0   running  ") && lines[1].ends_with("4 MiB  1"), "{list}");
+    let list = host.json(&["ls", "--json"]);
+    assert_eq!((&list[0]["pid"], &list[1]["pid"]), (&json!(first.pid()), &json!(second.pid())));
+    let info = host.json(&["info", "vm0", "--json"]);
+    assert_eq!(
+        (&info["state"], &info["mem"], &info["spec"]["name"]),
+        (&json!("running"), &json!(4), &json!("vm0"))
+    );
+    assert_eq!(info, {
+        let mut again = list[0].clone();
+        again["uptime"] = info["uptime"].clone();
+        again
+    });
+    assert!(host.does(&["info", "vm1"]).contains("\nstate    running\n"));
+    let stats = host.json(&["stats", "vm0", "--json"]);
+    assert!(stats["vcpus"][0]["port-out"].as_u64().unwrap() > 0, "{stats}");
+    assert!(host.does(&["stats", "vm0"]).contains("\nvcpus.0.port-out "));
+    end(first).is("ready\ndone\n", 0);
+    assert_eq!(host.json(&["ls", "--json"])[0]["name"], "vm1");
+    end(second).is("ready\ndone\n", 0);
+    assert!(host.files().is_empty(), "{:?}", host.files());
+}
+
+#[test]
+fn a_name_is_one_machines_and_is_free_again_when_it_was_killed() {
+    let host = Host::new();
+    let machine = host.start(Guest::Obedient, "vm0", "ready\n");
+    let pid = machine.pid();
+    let refused = host.launch(Guest::Obedient, "vm0").spawn().end();
+    refused.is("", 1).said(&[&format!(
+        "a machine called vm0 runs already, as process {pid}; stop it with `minivmm stop vm0`"
+    )]);
+    host.does(&["info", "vm0"]);
+    machine.signal(libc::SIGKILL);
+    machine.end();
+    assert_eq!(host.files(), ["vm0.lock", "vm0.sock"]);
+    host.fails(&["info", "vm0"], 1, "no machine called vm0 runs here; `minivmm ls` lists those that do");
+    assert_eq!(host.does(&["ls"]), "");
+    assert!(host.files().is_empty(), "{:?}", host.files());
+    end(host.start(Guest::Obedient, "vm0", "ready\n")).is("ready\ndone\n", 0);
+}
+
+#[test]
+fn pause_resume_and_reset_do_what_they_say() {
+    let host = Host::new();
+    let mut machine = host.start(Guest::Obedient, "vm0", "ready\n");
+    assert_eq!(host.does(&["pause", "vm0"]), "");
+    assert_eq!(host.json(&["info", "vm0", "--json"])["state"], "paused");
+    machine.type_in(b"r");
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(machine.stdout.text(), "ready\n");
+    host.does(&["resume", "vm0"]);
+    machine.expect("ready\n", 2);
+    host.does(&["reset", "vm0"]);
+    machine.expect("ready\n", 3);
+    // A reset machine runs, also if it rested before.
+    host.does(&["pause", "vm0"]);
+    host.does(&["reset", "vm0"]);
+    machine.expect("ready\n", 4);
+    assert_eq!(host.json(&["info", "vm0", "--json"])["state"], "running");
+    end(machine);
+}
+
+#[test]
+fn balloon_sets_the_target_and_leaves_the_guest_something() {
+    let host = Host::new();
+    let machine = host.start(Guest::Obedient, "vm0", "ready\n");
+    host.does(&["balloon", "vm0", "3"]);
+    assert_eq!(host.http("vm0", "GET", "/v1/balloon", ""), (200, "{\"actual-mib\":0,\"mib\":3}\n".into()));
+    host.fails(
+        &["balloon", "vm0", "4"],
+        1,
+        "vm0: A balloon of 4 MiB leaves a guest of 4 MiB no memory; ask for less",
+    );
+    host.fails(&["balloon", "vm0", "lots"], 2, "`lots`");
+    host.does(&["balloon", "vm0", "0"]);
+    end(machine);
+}
+
+#[test]
+fn stop_presses_the_power_button_and_pulls_the_plug_on_a_guest_that_does_not_hear() {
+    let host = Host::new();
+    let machine = host.start(Guest::PowerButton, "vm0", "ready\n");
+    assert_eq!(host.does(&["stop", "vm0"]), "");
+    machine.end().is("ready\nbutton\ndone\n", 0);
+    let machine = host.start(Guest::PowerButton, "vm0", "ready\n");
+    host.does(&["pause", "vm0"]);
+    host.does(&["stop", "vm0"]);
+    machine.end().is("ready\nbutton\ndone\n", 0);
+    let machine = host.start(Guest::Halt, "vm0", "halting\n");
+    let begin = Instant::now();
+    let output = host.run(&["stop", "vm0", "--timeout", "1"]);
+    assert!(output.status.success() && begin.elapsed() >= Duration::from_secs(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("did not shut down within 1 s"));
+    machine.end().is("halting\n", 6).said(&["killed over its control socket"]);
+}
+
+#[test]
+fn wait_ends_as_the_machine_does() {
+    let host = Host::new();
+    let ends: [(&[u8], i32, &str); 3] = [
+        (b"q", 0, ""),
+        (b"k", 4, "vm0: the guest's kernel panicked"),
+        (b"", 6, "vm0: killed over its control socket"),
+    ];
+    for (typed, status, said) in ends {
+        let mut machine = host.start(Guest::Obedient, "vm0", "ready\n");
+        let waiting: Vec<_> = (0..3).map(|_| host.verb(&["wait", "vm0"]).spawn().unwrap()).collect();
+        // Until they are there, or nearly.
+        thread::sleep(Duration::from_millis(200));
+        if typed.is_empty() {
+            host.does(&["kill", "vm0"]);
+        } else {
+            machine.type_in(typed);
+        }
+        assert_eq!(machine.end().status.code(), Some(status));
+        for waiting in waiting {
+            let output = waiting.wait_with_output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(status), "{stderr}");
+            assert!(stderr.contains(said), "{stderr}");
+        }
+    }
+    host.fails(&["wait", "vm0"], 1, "no machine called vm0");
+    // A machine that did not come to say how it ended.
+    let machine = host.start(Guest::Obedient, "vm0", "ready\n");
+    let waiting = host.verb(&["wait", "vm0"]).spawn().unwrap();
+    thread::sleep(Duration::from_millis(200));
+    machine.signal(libc::SIGKILL);
+    machine.end();
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("vm0: the machine has ended"));
+}
+
+#[test]
+fn every_route_answers_as_it_says() {
+    let host = Host::new();
+    let mut machine = host.start(Guest::Obedient, "vm0", "ready\n");
+    let mut events = host.connect("vm0");
+    events.write_all(b"GET /v1/events HTTP/1.1\r\n\r\n").unwrap();
+    events.read_exact(&mut [0; 15]).unwrap();
+    let mut waiting = host.connect("vm0");
+    waiting.write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
+    for route in &minivmm::control::routes::ROUTES {
+        if ["/v1/events", "/v1/wait", "/v1/console", "/v1/kill"].contains(&route.path) {
+            continue;
+        }
+        let body = if route.method == "PUT" { "{\"mib\":1}" } else { "" };
+        let (status, said) = host.http("vm0", route.method, route.path, body);
+        assert!(route.statuses.contains(&status) && status < 300, "{route:?}: {status} {said}");
+        if status == 200 {
+            assert!(serde_json::from_str::<Value>(&said).unwrap().is_object());
+        }
+        if route.path == "/v1/reset" {
+            machine.expect("ready\n", 2);
+        }
+    }
+    assert_eq!(host.http("vm0", "GET", "/", "").0, 404);
+    machine.type_in(b"k");
+    let (mut lines, mut end) = (String::new(), String::new());
+    events.read_to_string(&mut lines).unwrap();
+    let lines: Vec<Value> = lines
+        .split_once("\r\n\r\n")
+        .unwrap()
+        .1
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["paused", "resumed", "reset", "booted", "panicked", "exited"]);
+    waiting.read_to_string(&mut end).unwrap();
+    assert!(end.ends_with("{\"status\":4,\"text\":\"the guest's kernel panicked\"}\n"), "{end}");
+    assert_eq!(machine.end().status.code(), Some(4));
+}
+
+#[test]
+fn a_console_is_shared_by_its_readers_and_typed_into_over_the_socket() {
+    let host = Host::new();
+    let machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
+    let mut reader = host.connect("vm0");
+    reader.write_all(b"GET /v1/console HTTP/1.1\r\n\r\n").unwrap();
+    let mut typist = host.connect("vm0");
+    typist
+        .write_all(b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n")
+        .unwrap();
+    typist.read_exact(&mut [0; 12]).unwrap();
+    typist.write_all(b"hello\n\x04").unwrap();
+    for stream in [&mut reader, &mut typist] {
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert!(said.contains("\r\n\r\nready\nhello\n") && said.ends_with("done\n"), "{said}");
+    }
+    assert_eq!(machine.end().status.code(), Some(0));
+}
+
+#[test]
+fn ninety_clients_that_never_read_keep_out_none_of_ten_that_do() {
+    let host = Host::new();
+    let mut machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
+    let mut deaf: Vec<_> = (0..90).map(|_| host.connect("vm0")).collect();
+    let asking = "GET /v1/machine HTTP/1.1\r\n\r\n".repeat(2000);
+    for (number, stream) in deaf.iter_mut().enumerate() {
+        let said = match number % 3 {
+            0 => "GET /v1/events HTTP/1.1\r\n\r\n",
+            1 => "GET /v1/machine HT",
+            _ => asking.as_str(),
+        };
+        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        // Those that had to go, and those that are not read any more, do not take it.
+        let _ = stream.write_all(said.as_bytes());
+    }
+    thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                let begin = Instant::now();
+                for _ in 0..5 {
+                    assert_eq!(host.http("vm0", "GET", "/v1/machine", "").0, 200);
+                }
+                assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+            });
+        }
+    });
+    // The guest works as ever.
+    machine.type_in(&[b'x'; 10_000]);
+    machine.type_in(b"\x04");
+    assert!(machine.end().stdout.contains("echoed=00002710"));
+    drop(deaf);
+}
+
+#[test]
+fn whatever_is_sent_at_it_leaves_memory_flat_and_the_machine_unharmed() {
+    let host = Host::new();
+    let mut machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
+    let each = std::env::var("MINIVMM_TEST_FLOOD_MB").map_or(64, |text| text.parse::<usize>().unwrap()) << 20;
+    // A stream of events looks at its client once a second only.
+    let kinds: [(usize, &[u8]); 5] = [
+        (each / 4, b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 1099511627776\r\n\r\n"),
+        (each / 4, b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 65536\r\n\r\n"),
+        (each / 4, b"GET /"),
+        (each / 4, b"GET /v1/wait HTTP/1.1\r\n\r\n"),
+        (2 << 20, b"GET /v1/events HTTP/1.1\r\n\r\n"),
+    ];
+    // All that it needs to serve anybody is there from now on.
+    host.http("vm0", "GET", "/v1/machine", "");
+    let before = private_memory(machine.pid());
+    let mut most = before;
+    let block = [b'x'; 64 << 10];
+    for (share, head) in kinds {
+        let mut sent = 0;
+        while sent < share {
+            let mut stream = host.connect("vm0");
+            let _ = stream.write_all(head);
+            while sent < share && stream.write_all(&block).is_ok() {
+                sent += block.len();
+            }
+            most = most.max(private_memory(machine.pid()));
+        }
+        assert_eq!(host.http("vm0", "GET", "/v1/machine", "").0, 200);
+    }
+    println!("{} MiB sent, private memory {before} KiB, at most {most} KiB", each >> 20);
+    assert!(most < before + 1024, "{before} KiB became {most} KiB");
+    machine.type_in(b"hello\x04");
+    assert!(machine.end().stdout.contains("echoed=00000005"));
+}
