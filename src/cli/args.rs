@@ -140,8 +140,7 @@ impl MachineArgs {
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
-       minivmm run COMMAND...                        run one in a guest
-       minivmm doctor|ls|info|stats|wait|stop|kill|pause|resume|reset|balloon";
+       or: run|doctor|ls|info|stats|wait|stop|kill|pause|resume|reset|balloon";
 
 #[cfg(test)]
 mod tests {
@@ -151,7 +150,9 @@ mod tests {
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
             Command::Run(spec) => Ok(spec),
-            Command::Doctor(_) | Command::RunCommand(..) | Command::Named(_) => panic!("no machine in {words:?}"),
+            Command::Doctor(_) | Command::RunCommand(..) | Command::Named(_) => {
+                panic!("no machine in {words:?}")
+            }
         }
     }
 

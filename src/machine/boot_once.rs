@@ -192,8 +192,11 @@ fn assemble(
 
 /// Decides where everything goes, from the files' headers.
 fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
-    let BootFiles { kernel, headers, initrd, cmdline, .. } =
-        BootFiles::find_with(&blueprint.spec, blueprint.supplies.initrd.as_ref(), blueprint.backends.first_disk()?)?;
+    let BootFiles { kernel, headers, initrd, cmdline, .. } = BootFiles::find_with(
+        &blueprint.spec,
+        blueprint.supplies.initrd.as_ref(),
+        blueprint.backends.first_disk()?,
+    )?;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),
