@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::host::lock::{is_locked, try_lock, user};
+use crate::host::lock::{Kind, is_locked, try_lock, user};
 use crate::spec::MachineName;
 
 /// Where root's machines are, and those of users without a place of their own whom root has let there.
@@ -233,7 +233,7 @@ impl Held {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut lock = options.custom_flags(libc::O_NOFOLLOW).open(&path).map_err(host("make", &path))?;
-        if !try_lock(&lock).map_err(host("lock", &path))? {
+        if !try_lock(&lock, Kind::Exclusive).map_err(host("lock", &path))? {
             return Ok(Err(read_pid(&lock)));
         }
         // Who held it before may have removed it since we opened it; then it is a lock on nothing.

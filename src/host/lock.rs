@@ -4,9 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Takes the lock for this open file alone; false if another one has it.
-pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
-    match call(file, libc::F_OFD_SETLK) {
+/// Who may have a lock beside this open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Others that share it.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// Takes the lock for this open file; false if another one has it.
+pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
+    match call(file, libc::F_OFD_SETLK, kind) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
@@ -15,7 +24,7 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 
 /// Whether another open file has the lock. Takes none: who wants it at this moment gets it.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
-    let found = call(file, libc::F_OFD_GETLK)?;
+    let found = call(file, libc::F_OFD_GETLK, Kind::Exclusive)?;
     Ok(i32::from(found.l_type) != libc::F_UNLCK)
 }
 
@@ -25,10 +34,14 @@ pub(crate) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-fn call(file: &File, command: libc::c_int) -> io::Result<libc::flock> {
+fn call(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
+    let kind = match kind {
+        Kind::Shared => libc::F_RDLCK,
+        Kind::Exclusive => libc::F_WRLCK,
+    };
     // SAFETY: an all-zero flock is a valid one: from the start to the end, and no owner, as OFD locks want it.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::c_short::try_from(libc::F_WRLCK).unwrap_or_default();
+    lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
     // SAFETY: both commands read the flock during the call, and F_OFD_GETLK writes it.
     if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } == 0 {
@@ -48,9 +61,9 @@ mod tests {
         let open = || File::options().read(true).write(true).open(file.path()).unwrap();
         let (first, second) = (open(), open());
         assert!(!is_locked(&second).unwrap());
-        assert!(try_lock(&first).unwrap());
-        assert!(is_locked(&second).unwrap() && !try_lock(&second).unwrap());
+        assert!(try_lock(&first, Kind::Exclusive).unwrap());
+        assert!(is_locked(&second).unwrap() && !try_lock(&second, Kind::Exclusive).unwrap());
         drop(first);
-        assert!(try_lock(&second).unwrap());
+        assert!(try_lock(&second, Kind::Exclusive).unwrap());
     }
 }

@@ -31,9 +31,7 @@ impl Backends {
             balloon: BalloonControl::new(balloon).map_err(StartError::Descriptors)?,
         })
     }
-}
 
-impl Backends {
     /// The first disk, to look for what it boots.
     pub(super) fn first_disk(&self) -> Result<Option<image::DiskFile>, StartError> {
         let first =

@@ -21,6 +21,7 @@ use virtio::worker::STACK;
 
 pub use self::guest_console::{ExpectError, GuestConsole, Unheard};
 pub(super) use self::scrollback::Scrollback;
+pub(crate) use self::sinks::PANIC_LINE;
 use self::sinks::{PanicWatch, UnseenOutput, WatchedOutput, WatchedPort};
 use super::gate::Gate;
 use crate::spec::ConsoleChoice;

@@ -45,9 +45,7 @@ impl Source {
     pub(super) fn new(file: &BootFile, copies: &[Load]) -> Self {
         Source { path: file.name(), origin: file.origin(), copies: file.located(copies) }
     }
-}
 
-impl Source {
     fn load(&self, ram: &GuestRam, piece: &Load) -> io::Result<()> {
         match &self.origin {
             Origin::File(file) => ram.load(file, piece.file_offset, piece.guest, piece.len),

@@ -26,11 +26,12 @@ mod vcpus;
 
 use std::fmt;
 use std::io::Write;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+pub(crate) use console::PANIC_LINE;
 pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
 pub use error::{PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
@@ -92,7 +93,6 @@ impl Drop for Ending<'_> {
 #[derive(Debug)]
 pub struct Machine {
     controls: Controls,
-    outcome: Arc<Outcome>,
     input: ConsoleInput,
     console: GuestConsole,
     supervisor: Option<JoinHandle<()>>,
@@ -137,9 +137,7 @@ impl Controls {
     /// # Errors
     /// [`PauseError`]. After [`PauseError::TimedOut`] the machine still comes to rest, unless it is resumed before.
     pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
-        let (answer, answered) = mpsc::channel();
-        self.send(Command::Pause(answer));
-        answered.recv_timeout(limit).map_err(|error| match error {
+        self.ask(Command::Pause).recv_timeout(limit).map_err(|error| match error {
             RecvTimeoutError::Timeout => PauseError::TimedOut(limit),
             RecvTimeoutError::Disconnected if self.outcome.has_ended() => PauseError::Ended,
             RecvTimeoutError::Disconnected => PauseError::Interrupted,
@@ -148,17 +146,13 @@ impl Controls {
 
     /// Lets a machine go on that was paused, or is about to be. It does when this returns.
     pub fn resume(&self) {
-        let (answer, answered) = mpsc::channel();
-        self.send(Command::Resume(answer));
         // No answer: it has ended.
-        let _ = answered.recv();
+        let _ = self.ask(Command::Resume).recv();
     }
 
     /// What the machine has done since its guest booted last; `None` once it has ended.
     pub fn stats(&self) -> Option<Stats> {
-        let (answer, answered) = mpsc::channel();
-        self.send(Command::Stats(answer));
-        answered.recv().ok()
+        self.ask(Command::Stats).recv().ok()
     }
 
     /// Whether the machine runs, rests or has ended.
@@ -168,21 +162,24 @@ impl Controls {
 
     /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
     pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
-        let (answer, answered) = mpsc::channel();
-        self.send(Command::Stats(answer));
-        answered.recv_timeout(limit).ok()
+        self.ask(Command::Stats).recv_timeout(limit).ok()
     }
 
     /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.
     pub(crate) fn resume_within(&self, limit: Duration) {
-        let (answer, answered) = mpsc::channel();
-        self.send(Command::Resume(answer));
-        let _ = answered.recv_timeout(limit);
+        let _ = self.ask(Command::Resume).recv_timeout(limit);
     }
 
     /// What happens to the machine from now on.
     pub fn events(&self) -> Events {
         self.publisher.listen(self.outcome.has_ended())
+    }
+
+    /// Where the answer comes, or the end.
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
+        let (answer, answered) = mpsc::channel();
+        self.send(command(answer));
+        answered
     }
 
     fn send(&self, command: Command) {
@@ -283,8 +280,7 @@ impl Machine {
             })
             .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, balloon, publisher, outcome: outcome.clone() },
-            outcome,
+            controls: Controls { events: sender, balloon, publisher, outcome },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
@@ -293,22 +289,24 @@ impl Machine {
 
     /// Waits until the machine has ended, all its console output is out and everything it had is freed.
     pub fn wait(&self) -> Arc<Exit> {
-        let mut exit = self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = &self.controls.outcome;
+        let mut exit = outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(exit) = exit.as_ref() {
                 return exit.clone();
             }
-            exit = self.outcome.ended.wait(exit).unwrap_or_else(PoisonError::into_inner);
+            exit = outcome.ended.wait(exit).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// As [`Machine::wait`], for at most `limit`; `None` if the machine runs on.
     pub fn wait_for(&self, limit: Duration) -> Option<Arc<Exit>> {
         let deadline = Instant::now().checked_add(limit)?;
-        let mut exit = self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = &self.controls.outcome;
+        let mut exit = outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
         while exit.is_none() {
             let left = deadline.checked_duration_since(Instant::now())?;
-            (exit, _) = self.outcome.ended.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner);
+            (exit, _) = outcome.ended.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner);
         }
         exit.clone()
     }

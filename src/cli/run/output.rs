@@ -5,11 +5,11 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::machine::PANIC_LINE;
+
 /// How much of the console is kept, and how much of that is shown.
 const KEPT: usize = 16 << 10;
 const LINES: usize = 15;
-/// What says why a kernel panicked, long before the last line of its report.
-const PANIC: &str = "Kernel panic - not syncing";
 
 /// Passes a stream on as it comes, but for the token at its end. The guest sends the token when the command has ended;
 /// without it, nobody could know whether something is still on its way.
@@ -109,7 +109,7 @@ impl fmt::Display for ConsoleTail {
         }
         writeln!(f, "the console said last:")?;
         let first = lines.len().saturating_sub(LINES);
-        let panic = lines.iter().take(first).rfind(|line| line.contains(PANIC));
+        let panic = lines.iter().take(first).rfind(|line| line.contains(PANIC_LINE));
         panic.map_or(Ok(()), |line| writeln!(f, "  | {line}\n  | ..."))?;
         lines.iter().skip(first).try_for_each(|line| writeln!(f, "  | {line}"))
     }

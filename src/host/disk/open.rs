@@ -11,6 +11,7 @@ use virtio::block::{SECTOR, Topology};
 use super::error::DiskError;
 use super::file::{Direct, DiskFile, mode};
 use super::{format, holder};
+use crate::host::lock::{Kind, try_lock};
 
 /// BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
 const BLKIOMIN: libc::c_ulong = 0x1278;
@@ -125,20 +126,13 @@ fn denied(path: PathBuf, access: Access, error: io::Error) -> DiskError {
 /// Locks all of `file`: for itself if it is to be written, against writers if it is read. The lock is of the open file, so
 /// that it ends with it however the process ends.
 fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
-    let kind = if access.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    // SAFETY: an all-zero flock is a valid one: from the start to the end, and no owner, as OFD locks want it.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
-    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
-    // SAFETY: F_OFD_SETLK reads the flock during the call.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
+    let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
+    let error = match try_lock(file, kind) {
+        Ok(true) => return Ok(()),
+        Ok(false) => return Err(DiskError::Busy { path: path.into(), holder: holder::find(file) }),
+        Err(error) => error,
+    };
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EACCES) => {
-            Err(DiskError::Busy { path: path.into(), holder: holder::find(file) })
-        }
         // File systems without locks, some network ones: better a disk without one than none.
         Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => {
             log::warn!(

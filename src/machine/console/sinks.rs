@@ -113,6 +113,11 @@ impl Backend for WatchedPort {
     }
 }
 
+/// What Linux prints when it panics. Its first character comes up only once in it, so that a mismatch never hides a
+/// beginning.
+pub(crate) const PANIC_LINE: &str = "Kernel panic - not syncing";
+const LINE: &[u8] = PANIC_LINE.as_bytes();
+
 /// Looks for the line that Linux prints when it panics.
 #[derive(Debug)]
 pub(super) struct PanicWatch {
@@ -121,9 +126,6 @@ pub(super) struct PanicWatch {
 }
 
 impl PanicWatch {
-    /// Its first character comes up only once in it, so that a mismatch never hides a beginning.
-    const LINE: &[u8] = b"Kernel panic - not syncing";
-
     /// Sets `panicked` when it has seen it.
     pub(super) fn new(panicked: Arc<AtomicBool>) -> Self {
         PanicWatch { matched: 0, panicked }
@@ -131,12 +133,12 @@ impl PanicWatch {
 
     fn look_at(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            if Self::LINE.get(self.matched) == Some(byte) {
+            if LINE.get(self.matched) == Some(byte) {
                 self.matched += 1;
             } else {
-                self.matched = usize::from(Self::LINE.first() == Some(byte));
+                self.matched = usize::from(LINE.first() == Some(byte));
             }
-            if self.matched == Self::LINE.len() {
+            if self.matched == LINE.len() {
                 self.matched = 0;
                 self.panicked.store(true, Ordering::Release);
             }

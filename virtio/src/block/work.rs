@@ -27,13 +27,12 @@ impl Block {
         let mut share = queue.size();
         let now = Instant::now();
         loop {
-            loop {
-                if self.slots.bytes() >= ENOUGH_IN_FLIGHT {
-                    // Looked at again when one of them has ended.
-                    self.waiting.add(index);
-                    return Ok(());
-                }
-                let Some(chain) = queue.pop()? else { break };
+            if self.slots.bytes() >= ENOUGH_IN_FLIGHT {
+                // Looked at again when one of them has ended.
+                self.waiting.add(index);
+                return Ok(());
+            }
+            if let Some(chain) = queue.pop()? {
                 self.begin(chain, queue, &limits, stable, now, cx.poller.as_mut())?;
                 share -= 1;
                 if share == 0 {
@@ -41,6 +40,7 @@ impl Block {
                     cx.wake_at(Some(Instant::now()));
                     return Ok(());
                 }
+                continue;
             }
             // While we wait for a busy disk a kick would only disturb: we look again when it has done something.
             if let Some((completions, limit)) = self.pace.hold(self.slots.in_flight()) {
