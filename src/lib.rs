@@ -28,13 +28,18 @@ mod kvm;
 mod machine;
 pub mod spec;
 
+pub use boot::initrd::InitrdError;
+pub use boot::kernel::KernelError;
+pub use boot::plan::PlanError;
 pub use host::disk::{DiskError, DiskHolder};
 pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
-    ConsoleInput, Controls, Crash, Events, Exit, ExpectError, GuestConsole, Machine, MachineBuilder,
-    MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard, VcpuStats,
+    BalloonError, ConsoleInput, Controls, Crash, Events, Exit, ExpectError, GuestConsole, Machine,
+    MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard,
+    VcpuStats,
 };
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};
+pub use virtio::transport::TransportError;

@@ -25,6 +25,7 @@ use std::io;
 
 /// A call to KVM that the host refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum KvmError {
     /// /dev/kvm itself could not be opened.
     #[error("cannot open /dev/kvm: {source}{}", open_cure(.source))]

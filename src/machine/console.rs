@@ -9,6 +9,7 @@ mod scrollback;
 mod sinks;
 
 use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -202,7 +203,7 @@ fn carry(queue: &ByteQueue, said: &Scrollback, mut reader: Option<Box<dyn Write 
         let Some(batch) = bytes.get(..n).filter(|batch| !batch.is_empty()) else { return };
         said.push(batch);
         let Some(to) = &mut reader else { continue };
-        if let Err(error) = to.write_all(batch).and_then(|()| to.flush()) {
+        if let Err(error) = give(to.as_mut(), batch) {
             // Closing the other end of a pipe is a reader's way to say that it has seen enough.
             if error.kind() != io::ErrorKind::BrokenPipe {
                 log::error!("what the guest writes to its console is lost from here on: {error}");
@@ -210,6 +211,14 @@ fn carry(queue: &ByteQueue, said: &Scrollback, mut reader: Option<Box<dyn Write 
             reader = None;
         }
     }
+}
+
+/// A reader that panics is one that fails: the guest must not wait for it for ever. It is not asked again, so what state
+/// it is in matters to nobody.
+fn give(reader: &mut (dyn Write + Send), bytes: &[u8]) -> io::Result<()> {
+    let all = || reader.write_all(bytes).and_then(|()| reader.flush());
+    panic::catch_unwind(AssertUnwindSafe(all))
+        .unwrap_or_else(|_| Err(io::Error::other("its reader panicked")))
 }
 
 #[cfg(test)]

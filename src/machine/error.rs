@@ -8,7 +8,7 @@ use crate::host::ports::PortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
-use crate::spec::SpecError;
+use crate::spec::{MemSize, SpecError};
 
 /// Why a machine could not be started, or started again for a reboot.
 #[derive(Debug, thiserror::Error)]
@@ -134,4 +134,21 @@ pub enum PauseError {
         "the machine did not come to rest within {0:?}: the host has not done yet what a disk was asked for"
     )]
     TimedOut(std::time::Duration),
+}
+
+/// A balloon cannot be what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BalloonError {
+    /// It would hold all that the guest has.
+    #[error("a balloon of {mib} MiB leaves a guest of {mem} no memory; ask for less")]
+    NothingLeft {
+        /// What was asked for.
+        mib: u64,
+        /// What the guest has.
+        mem: MemSize,
+    },
+    /// There is no machine any more.
+    #[error("the machine has ended")]
+    Ended,
 }

@@ -1,5 +1,7 @@
 //! How a machine ends.
 
+use std::fmt;
+
 use super::StartError;
 
 /// How a machine ended.
@@ -21,8 +23,23 @@ pub enum Exit {
     Failed(StartError),
 }
 
+/// A sentence's worth, such as `the guest switched itself off`.
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::PoweredOff => f.write_str("the guest switched itself off"),
+            Exit::Rebooted => f.write_str("the guest rebooted"),
+            Exit::Panicked => f.write_str("the guest's kernel panicked"),
+            Exit::Crashed(crash) => write!(f, "the guest crashed: {crash}"),
+            Exit::Killed => f.write_str("the machine was ended"),
+            Exit::Failed(error) => write!(f, "the host failed the machine: {error}"),
+        }
+    }
+}
+
 /// What a vCPU could not go on from, as a sentence, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("vCPU {vcpu} stopped{}: {reason}", at(.rip))]
 pub struct Crash {
     /// Number of the vCPU.

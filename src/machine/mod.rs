@@ -9,6 +9,7 @@ mod board;
 mod boot_once;
 mod cmdline;
 mod console;
+mod controls;
 mod devices;
 mod error;
 mod events;
@@ -26,14 +27,15 @@ mod vcpus;
 
 use std::fmt;
 use std::io::Write;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub(crate) use console::PANIC_LINE;
 pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
-pub use error::{PauseError, StartError};
+pub use controls::Controls;
+pub use error::{BalloonError, PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit};
 pub use stats::{MemoryStats, Stats, VcpuStats};
@@ -47,7 +49,7 @@ use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread, Scrollback};
 use events::Publisher;
 use pci::MakeFunctions;
-use supervisor::{Command, Event, supervise};
+use supervisor::supervise;
 use supplies::Supplies;
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
@@ -68,8 +70,27 @@ struct Outcome {
 }
 
 impl Outcome {
+    fn exit(&self) -> Option<Arc<Exit>> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn has_ended(&self) -> bool {
-        self.exit.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.exit().is_some()
+    }
+
+    /// Waits for the end, until `deadline` or as long as it takes.
+    fn wait(&self, deadline: Option<Instant>) -> Option<Arc<Exit>> {
+        let mut exit = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        while exit.is_none() {
+            exit = match deadline {
+                None => self.ended.wait(exit).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.checked_duration_since(Instant::now())?;
+                    self.ended.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        exit.clone()
     }
 }
 
@@ -96,96 +117,6 @@ pub struct Machine {
     input: ConsoleInput,
     console: GuestConsole,
     supervisor: Option<JoinHandle<()>>,
-}
-
-/// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
-/// has ended.
-#[derive(Debug, Clone)]
-pub struct Controls {
-    events: Sender<Event>,
-    balloon: BalloonControl,
-    publisher: Publisher,
-    outcome: Arc<Outcome>,
-}
-
-impl Controls {
-    /// The memory balloon: how much of its memory the guest shall leave to the host, and how much it does.
-    pub fn balloon(&self) -> &BalloonControl {
-        &self.balloon
-    }
-
-    /// Presses the power button. What comes of it is up to the guest: it needs a driver for the button (Linux: the
-    /// module `button`) and something that acts on it (systemd-logind, acpid).
-    pub fn power_button(&self) {
-        self.send(Command::PowerButton);
-    }
-
-    /// Resets the machine: the guest is stopped where it is and boots again.
-    pub fn reset(&self) {
-        self.send(Command::Reset);
-    }
-
-    /// Ends the machine where it is.
-    pub fn kill(&self) {
-        self.send(Command::Kill);
-    }
-
-    /// Brings the machine to rest: its processors stop between two instructions, then its devices, whose work that is
-    /// under way is brought to an end. The guest sees its clock jump when it goes on, to the right time. Pausing a
-    /// machine that rests already does nothing.
-    ///
-    /// # Errors
-    /// [`PauseError`]. After [`PauseError::TimedOut`] the machine still comes to rest, unless it is resumed before.
-    pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
-        self.ask(Command::Pause).recv_timeout(limit).map_err(|error| match error {
-            RecvTimeoutError::Timeout => PauseError::TimedOut(limit),
-            RecvTimeoutError::Disconnected if self.outcome.has_ended() => PauseError::Ended,
-            RecvTimeoutError::Disconnected => PauseError::Interrupted,
-        })
-    }
-
-    /// Lets a machine go on that was paused, or is about to be. It does when this returns.
-    pub fn resume(&self) {
-        // No answer: it has ended.
-        let _ = self.ask(Command::Resume).recv();
-    }
-
-    /// What the machine has done since its guest booted last; `None` once it has ended.
-    pub fn stats(&self) -> Option<Stats> {
-        self.ask(Command::Stats).recv().ok()
-    }
-
-    /// Whether the machine runs, rests or has ended.
-    pub fn state(&self) -> MachineState {
-        if self.outcome.has_ended() { MachineState::Ended } else { self.publisher.state() }
-    }
-
-    /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
-    pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
-        self.ask(Command::Stats).recv_timeout(limit).ok()
-    }
-
-    /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.
-    pub(crate) fn resume_within(&self, limit: Duration) {
-        let _ = self.ask(Command::Resume).recv_timeout(limit);
-    }
-
-    /// What happens to the machine from now on.
-    pub fn events(&self) -> Events {
-        self.publisher.listen(self.outcome.has_ended())
-    }
-
-    /// Where the answer comes, or the end.
-    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
-        let (answer, answered) = mpsc::channel();
-        self.send(command(answer));
-        answered
-    }
-
-    fn send(&self, command: Command) {
-        // Nobody listens any more once the machine has ended, which is what makes it harmless.
-        let _ = self.events.send(Event::Command(command));
-    }
 }
 
 /// A machine about to be started.
@@ -255,7 +186,7 @@ impl Machine {
         let (queue, said) = (console.output.clone(), Arc::<Scrollback>::default());
         let spec = spec.clone().settled()?;
         let backends = Backends::open(&spec)?;
-        let balloon = backends.balloon.clone();
+        let (balloon, mem) = (backends.balloon.clone(), spec.mem());
         let publisher = Publisher::default();
         let blueprint =
             Blueprint { spec, console, backends, supplies, publisher: publisher.clone(), functions };
@@ -280,7 +211,7 @@ impl Machine {
             })
             .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, balloon, publisher, outcome },
+            controls: Controls { events: sender, balloon, mem, publisher, outcome },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
@@ -289,26 +220,23 @@ impl Machine {
 
     /// Waits until the machine has ended, all its console output is out and everything it had is freed.
     pub fn wait(&self) -> Arc<Exit> {
-        let outcome = &self.controls.outcome;
-        let mut exit = outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(exit) = exit.as_ref() {
-                return exit.clone();
+            // Without a deadline it gives an end the first time.
+            if let Some(exit) = self.controls.outcome.wait(None) {
+                return exit;
             }
-            exit = outcome.ended.wait(exit).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// As [`Machine::wait`], for at most `limit`; `None` if the machine runs on.
     pub fn wait_for(&self, limit: Duration) -> Option<Arc<Exit>> {
-        let deadline = Instant::now().checked_add(limit)?;
-        let outcome = &self.controls.outcome;
-        let mut exit = outcome.exit.lock().unwrap_or_else(PoisonError::into_inner);
-        while exit.is_none() {
-            let left = deadline.checked_duration_since(Instant::now())?;
-            (exit, _) = outcome.ended.wait_timeout(exit, left).unwrap_or_else(PoisonError::into_inner);
-        }
-        exit.clone()
+        // A limit beyond what a clock can say is none.
+        self.controls.outcome.wait(Instant::now().checked_add(limit))
+    }
+
+    /// See [`Controls::exit_status`].
+    pub fn exit_status(&self) -> Option<Arc<Exit>> {
+        self.controls.exit_status()
     }
 
     /// A handle for asking things of the machine from other threads.
@@ -367,6 +295,14 @@ impl Machine {
     /// See [`Controls::balloon`].
     pub fn balloon(&self) -> &BalloonControl {
         self.controls.balloon()
+    }
+
+    /// See [`Controls::set_balloon`].
+    ///
+    /// # Errors
+    /// [`BalloonError`], and nothing has changed.
+    pub fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
+        self.controls.set_balloon(mib)
     }
 
     /// See [`Controls::kill`].

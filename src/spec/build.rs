@@ -12,7 +12,7 @@ impl Spec {
         Spec { initrd: Some(initrd.into()), ..self }
     }
 
-    /// With this kernel command line in place of [`DEFAULT_CMDLINE`].
+    /// With this kernel command line in place of [`DEFAULT_CMDLINE`](super::DEFAULT_CMDLINE).
     #[must_use]
     pub fn with_cmdline(self, cmdline: impl Into<String>) -> Self {
         Spec { cmdline: Some(cmdline.into()), ..self }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{InterfaceName, MacAddress, MemSize, PortName};
 
-/// Why there is no usable [`Spec`].
+/// Why there is no usable [`Spec`](super::Spec).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
@@ -35,7 +35,7 @@ pub enum SpecError {
     },
     /// A path that TOML cannot hold, TOML being UTF-8.
     #[error("this machine cannot be written as TOML; its paths must be UTF-8")]
-    Unwritable(#[source] toml::ser::Error),
+    Unwritable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// More devices of a kind than a machine has places for.
     #[error("{asked} times `{flag}` were given, and a machine has {max} at most")]
     TooMany {

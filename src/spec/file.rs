@@ -42,7 +42,7 @@ impl Spec {
     /// # Errors
     /// [`SpecError::Unwritable`] for a path that is not UTF-8.
     pub fn to_toml(&self) -> Result<String, SpecError> {
-        toml::to_string(self).map_err(SpecError::Unwritable)
+        toml::to_string(self).map_err(|error| SpecError::Unwritable(Box::new(error)))
     }
 }
 

@@ -92,7 +92,7 @@ pub struct Spec {
 
     /// Disk image or device; also ,direct ,serial= ,queues=
     ///
-    /// May be given several times. Written as PATH[,ro][,serial=TEXT][,direct][,queues=N]. `ro`: the guest may not write. `serial`: what the guest
+    /// May be given several times. Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N]`. `ro`: the guest may not write. `serial`: what the guest
     /// finds in /dev/disk/by-id. `direct`: past the host's page cache. `queues`: as many as processors if not said. A
     /// comma in the path is written twice. The first one is the guest's vda.
     #[arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text)))]
@@ -101,7 +101,7 @@ pub struct Spec {
 
     /// Network interface on this TAP; also ,mac=ADDRESS
     ///
-    /// May be given several times. Written as NAME[,mac=ADDRESS]. The TAP exists and is this user's or group's. The guest's address is, for tapN,
+    /// May be given several times. Written as `NAME[,mac=ADDRESS]`. The TAP exists and is this user's or group's. The guest's address is, for tapN,
     /// ba:ad:00:ca:fe:00 and N more, else a random one.
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
@@ -109,7 +109,7 @@ pub struct Spec {
 
     /// Byte stream to the host: name=NAME,socket=PATH
     ///
-    /// May be given several times. Written as name=NAME,socket=PATH: /dev/virtio-ports/NAME in the guest, the socket at PATH on the host, one client
+    /// May be given several times. Written as `name=NAME,socket=PATH`: /dev/virtio-ports/NAME in the guest, the socket at PATH on the host, one client
     /// at a time. A comma in the path is written twice.
     #[arg(long, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text)))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
@@ -156,7 +156,7 @@ pub struct Spec {
     /// Make `minivmm stop NAME` and its like find it
     ///
     /// 1 to 63 of A-Z a-z 0-9 . _ -. The command makes a control socket of this name in $XDG_RUNTIME_DIR/minivmm, or in
-    /// /run/minivmm. The library does not: see `minivmm::control`.
+    /// /run/minivmm. The library makes none.
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<MachineName>,

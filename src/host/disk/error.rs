@@ -7,6 +7,7 @@ use super::holder::DiskHolder;
 
 /// A disk cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DiskError {
     /// Nothing there.
     #[error(

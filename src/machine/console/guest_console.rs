@@ -1,5 +1,6 @@
 //! The guest's console for a program: read it, type into it, wait for what it shall say.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use super::scrollback::{Found, Scrollback};
 
 /// How much of the console an error shows.
 const TAIL: usize = 4 << 10;
+/// How much is kept of what the guest says instead of what is expected. A guest may talk for as long as it likes.
+const HEARD: usize = 1 << 20;
 
 /// A reader of a machine's console, and its keyboard.
 ///
@@ -22,13 +25,13 @@ pub struct GuestConsole {
     at: u64,
     missed: u64,
     input: ConsoleInput,
-    /// Read and not given out yet, since it follows what was expected.
-    rest: Vec<u8>,
+    /// Read and not given out yet: it follows what was expected, or that did not come.
+    rest: VecDeque<u8>,
 }
 
 impl GuestConsole {
     pub(in crate::machine) fn new(said: Arc<Scrollback>, input: ConsoleInput) -> Self {
-        GuestConsole { said, at: 0, missed: 0, input, rest: Vec::new() }
+        GuestConsole { said, at: 0, missed: 0, input, rest: VecDeque::new() }
     }
 
     /// Types as much of `bytes` as there is room for, and never waits for more.
@@ -72,31 +75,56 @@ impl GuestConsole {
         }
     }
 
-    /// Waits until the guest has said `words`, and gives all that was read up to and with them.
+    /// Waits until the guest has said `words`, and gives all that was read up to and with them: at most the last MiB of it,
+    /// so that no guest can make it grow. What follows them stays to be read.
+    ///
+    /// ```no_run
+    /// # use std::io::Write;
+    /// # use std::time::Duration;
+    /// # fn login(machine: &minivmm::Machine) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut console = machine.console();
+    /// console.expect("login: ", Duration::from_secs(60))?;
+    /// console.write_all(b"root\n")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// [`ExpectError`], with the console's tail. What was read is gone then.
+    /// [`ExpectError`], with the console's tail. What was read stays then, to be read or for something else to be expected.
     pub fn expect(&mut self, words: &str, limit: Duration) -> Result<String, ExpectError> {
         let deadline = Instant::now().checked_add(limit);
-        let (mut heard, mut looked, mut bytes) = (Vec::new(), 0, [0; 4096]);
+        let most = HEARD.max(words.len());
+        let mut heard = Vec::from(std::mem::take(&mut self.rest));
+        let (mut looked, mut bytes, mut until) = (0, [0; 4096], None);
         loop {
-            let found = find(heard.get(looked..).unwrap_or_default(), words.as_bytes());
-            if let Some(found) = found {
-                let mut rest = heard.split_off(looked + found + words.len());
-                rest.append(&mut self.rest);
-                self.rest = rest;
-                return Ok(String::from_utf8_lossy(&heard).into_owned());
+            if let Some(found) = find(heard.get(looked..).unwrap_or_default(), words.as_bytes()) {
+                let end = looked + found + words.len();
+                self.rest = heard.split_off(end).into();
+                let begin = end.saturating_sub(most);
+                return Ok(String::from_utf8_lossy(heard.get(begin..).unwrap_or_default()).into_owned());
+            }
+            // Twice as much, so that moving it costs little for each byte.
+            if heard.len() > most.saturating_mul(2) {
+                heard.drain(..heard.len() - most);
             }
             // Its beginning may be there already.
             looked = heard.len().saturating_sub(words.len());
-            let reason = match self.read_until(&mut bytes, deadline) {
-                Ok(0) => Unheard::Ended,
-                Ok(count) => {
-                    heard.extend(bytes.get(..count).unwrap_or_default());
-                    continue;
-                }
-                Err(_) => Unheard::TimedOut(limit),
+            // What was said before the time was up counts; a guest that does not stop talking gets no more time for it.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                until.get_or_insert_with(|| self.said.end());
+            }
+            let reason = match until {
+                Some(end) if self.at >= end => Unheard::TimedOut(limit),
+                _ => match self.read_until(&mut bytes, deadline) {
+                    Ok(0) => Unheard::Ended,
+                    Ok(count) => {
+                        heard.extend(bytes.get(..count).unwrap_or_default());
+                        continue;
+                    }
+                    Err(_) => Unheard::TimedOut(limit),
+                },
             };
+            self.rest = heard.split_off(heard.len().saturating_sub(most)).into();
             return Err(ExpectError { words: words.to_owned(), reason, tail: self.tail() });
         }
     }
@@ -208,8 +236,59 @@ mod tests {
         assert!(matches!(error.reason, Unheard::TimedOut(_)));
         let text = error.to_string();
         assert!(text.contains("login: ") && text.ends_with("it said last:\nKernel panic"), "{text}");
+        // Something else may have been said instead.
+        assert_eq!(console.expect("panic", Duration::ZERO).unwrap(), "Kernel panic");
         said.close();
         assert_eq!(console.expect("login: ", SOON).unwrap_err().reason, Unheard::Ended);
         assert_eq!(console.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// Says `text` again and again, as fast as the reader takes it, until the reader has gone.
+    fn talk(said: &Arc<Scrollback>, text: &'static [u8]) -> std::thread::JoinHandle<()> {
+        let said = said.clone();
+        std::thread::spawn(move || {
+            while Arc::strong_count(&said) > 1 {
+                said.push(text);
+            }
+        })
+    }
+
+    #[test]
+    fn a_guest_that_talks_without_end_gets_neither_more_time_nor_more_memory() {
+        let (said, mut console) = console();
+        let guest = talk(&said, &[b'y'; 64]);
+        let begin = Instant::now();
+        let error = console.expect("login: ", Duration::from_millis(200)).unwrap_err();
+        assert!(matches!(error.reason, Unheard::TimedOut(_)));
+        assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+        drop((said, console));
+        guest.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_said_instead_of_what_is_expected_is_kept_up_to_a_mebibyte() {
+        let (said, mut console) = console();
+        for round in 0..80 {
+            said.push(&vec![b'a' + round % 26; 50 << 10]);
+            console.expect("login: ", Duration::ZERO).unwrap_err();
+            assert!(console.rest.len() <= HEARD, "{}", console.rest.len());
+        }
+        assert_eq!((console.missed(), console.rest.len()), (0, HEARD));
+        said.push(b"login: ");
+        let heard = console.expect("login: ", Duration::ZERO).unwrap();
+        assert!(heard.len() == HEARD && heard.ends_with("blogin: "), "{}", heard.len());
+        assert!(console.rest.is_empty());
+        // A reader that waits for long keeps no more.
+        let late = said.clone();
+        let guest = std::thread::spawn(move || {
+            for _ in 0..500 {
+                late.push(&[b'z'; 16 << 10]);
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            late.push(b"now");
+        });
+        let heard = console.expect("now", SOON).unwrap();
+        guest.join().unwrap();
+        assert!(heard.len() <= HEARD && heard.ends_with("znow"), "{}", heard.len());
     }
 }

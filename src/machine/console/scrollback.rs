@@ -83,6 +83,11 @@ impl Scrollback {
         Found::Bytes { count, missed }
     }
 
+    /// Bytes said so far.
+    pub(super) fn end(&self) -> u64 {
+        self.lock().end
+    }
+
     /// The last `most` bytes that were said.
     pub(super) fn tail(&self, most: usize) -> Vec<u8> {
         let said = self.lock();

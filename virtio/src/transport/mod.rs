@@ -85,6 +85,7 @@ pub struct Platform {
 
 /// A device that cannot be put on PCI.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TransportError {
     /// Too many queues for a BAR or an MSI-X table, or no room for capabilities.
     #[error("a virtio device does not fit on PCI: {0}")]

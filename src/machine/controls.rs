@@ -1,0 +1,127 @@
+//! What can be asked of a running machine: messages to its supervisor, and looks at what that has published.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use virtio::balloon::BalloonControl;
+
+use super::events::Publisher;
+use super::supervisor::{Command, Event};
+use super::{BalloonError, Events, Exit, MachineState, Outcome, PauseError, Stats};
+use crate::spec::MemSize;
+
+/// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
+/// has ended.
+#[derive(Debug, Clone)]
+pub struct Controls {
+    pub(super) events: Sender<Event>,
+    pub(super) balloon: BalloonControl,
+    /// What the guest has.
+    pub(super) mem: MemSize,
+    pub(super) publisher: Publisher,
+    pub(super) outcome: Arc<Outcome>,
+}
+
+impl Controls {
+    /// The memory balloon: how much of its memory the guest shall leave to the host, how much it does, and what it says of
+    /// its memory.
+    pub fn balloon(&self) -> &BalloonControl {
+        &self.balloon
+    }
+
+    /// From now on the guest shall leave `mib` MiB of its memory to the host; 0 gives all of it back. This is a wish, and
+    /// stays one across reboots: a guest with a driver for the balloon (Linux: the module `virtio_balloon`) follows it in
+    /// its own time, one without never does. [`MemoryStats::balloon`](crate::MemoryStats::balloon) says how far it is.
+    ///
+    /// # Errors
+    /// [`BalloonError`], and nothing has changed.
+    pub fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
+        if mib >= self.mem.mib() {
+            return Err(BalloonError::NothingLeft { mib, mem: self.mem });
+        }
+        if self.outcome.has_ended() {
+            return Err(BalloonError::Ended);
+        }
+        self.balloon.set_target(mib);
+        Ok(())
+    }
+
+    /// How the machine ended; `None` as long as it has not. Never waits.
+    pub fn exit_status(&self) -> Option<Arc<Exit>> {
+        self.outcome.exit()
+    }
+
+    /// Presses the power button. What comes of it is up to the guest: it needs a driver for the button (Linux: the
+    /// module `button`) and something that acts on it (systemd-logind, acpid).
+    pub fn power_button(&self) {
+        self.send(Command::PowerButton);
+    }
+
+    /// Resets the machine: the guest is stopped where it is and boots again.
+    pub fn reset(&self) {
+        self.send(Command::Reset);
+    }
+
+    /// Ends the machine where it is.
+    pub fn kill(&self) {
+        self.send(Command::Kill);
+    }
+
+    /// Brings the machine to rest: its processors stop between two instructions, then its devices, whose work that is
+    /// under way is brought to an end. The guest sees its clock jump when it goes on, to the right time. Pausing a
+    /// machine that rests already does nothing.
+    ///
+    /// # Errors
+    /// [`PauseError`]. After [`PauseError::TimedOut`] the machine still comes to rest, unless it is resumed before.
+    pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
+        self.ask(Command::Pause).recv_timeout(limit).map_err(|error| match error {
+            RecvTimeoutError::Timeout => PauseError::TimedOut(limit),
+            RecvTimeoutError::Disconnected if self.outcome.has_ended() => PauseError::Ended,
+            RecvTimeoutError::Disconnected => PauseError::Interrupted,
+        })
+    }
+
+    /// Lets a machine go on that was paused, or is about to be. It does when this returns.
+    pub fn resume(&self) {
+        // No answer: it has ended.
+        let _ = self.ask(Command::Resume).recv();
+    }
+
+    /// What the machine has done since its guest booted last; `None` once it has ended.
+    pub fn stats(&self) -> Option<Stats> {
+        self.ask(Command::Stats).recv().ok()
+    }
+
+    /// Whether the machine runs, rests or has ended.
+    pub fn state(&self) -> MachineState {
+        if self.outcome.has_ended() { MachineState::Ended } else { self.publisher.state() }
+    }
+
+    /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
+    pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
+        self.ask(Command::Stats).recv_timeout(limit).ok()
+    }
+
+    /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.
+    pub(crate) fn resume_within(&self, limit: Duration) {
+        let _ = self.ask(Command::Resume).recv_timeout(limit);
+    }
+
+    /// What happens to the machine from now on.
+    pub fn events(&self) -> Events {
+        self.publisher.listen(self.outcome.has_ended())
+    }
+
+    /// Where the answer comes, or the end.
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
+        let (answer, answered) = mpsc::channel();
+        self.send(command(answer));
+        answered
+    }
+
+    fn send(&self, command: Command) {
+        // Nobody listens any more once the machine has ended, which is what makes it harmless.
+        let _ = self.events.send(Event::Command(command));
+    }
+}
