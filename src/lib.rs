@@ -22,18 +22,16 @@ pub mod cli;
 #[doc(hidden)]
 pub mod control;
 mod host;
-#[doc(hidden)]
-pub mod image;
+mod image;
 mod kvm;
 mod machine;
 pub mod spec;
 
-pub use boot::initrd::InitrdError;
-pub use boot::kernel::KernelError;
-pub use boot::plan::PlanError;
 pub use host::disk::{DiskError, DiskHolder};
 pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
+#[doc(hidden)]
+pub use image::explore_bytes;
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
@@ -43,3 +41,11 @@ pub use machine::{
 };
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};
 pub use virtio::transport::TransportError;
+
+/// What can be wrong with the files that a machine boots.
+pub mod kernel {
+    pub use boot::entry::Protocol;
+    pub use boot::initrd::InitrdError;
+    pub use boot::kernel::{Compression, Foreign, Format, KernelError};
+    pub use boot::plan::PlanError;
+}

@@ -19,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
         image[at..at + bytes.len()].copy_from_slice(bytes);
     }
     for release in [None, Some("6.1.0-9-amd64")] {
-        if let Err(error) = minivmm::image::explore_bytes(&image, release) {
+        if let Err(error) = minivmm::explore_bytes(&image, release) {
             assert!(!error.to_string().is_empty());
         }
     }

@@ -25,7 +25,6 @@ pub(crate) use ext4::Run;
 use boot::read::ReadAt;
 
 /// What was found, as text: for the fuzzer, which shall see no more of this.
-#[doc(hidden)]
 pub fn explore_bytes(image: &[u8], release: Option<&str>) -> Result<String, ReadError> {
     struct Bytes<'a>(&'a [u8]);
     impl ReadAt for Bytes<'_> {
