@@ -1,0 +1,100 @@
+//! A pool of machines under load: `pool SPEC.toml MACHINES JOBS READY LINE ANSWER` keeps so many machines at work, each of
+//! which has said READY, until so many jobs are done: LINE is typed, and the guest shall say ANSWER. A machine that fails at
+//! a job is thrown away and another takes its place.
+//!
+//! ```text
+//! cargo run --release --example pool -- vm.toml 8 1000 '# ' 'echo $((6 * 7))' 42
+//! ```
+//!
+//! where vm.toml has a Linux kernel, its initrd and `append = "quiet rdinit=/bin/sh"`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example's way to speak to people")]
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use minivmm::spec::Spec;
+use minivmm::{GuestConsole, Machine, Unheard};
+
+/// Time for a guest to come up, and for a job.
+const LIMIT: Duration = Duration::from_secs(60);
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// What the machines are, and what they do.
+struct Work<'a> {
+    spec: Spec,
+    ready: &'a str,
+    line: &'a str,
+    answer: &'a str,
+}
+
+/// A machine whose guest is ready.
+fn start(work: &Work<'_>) -> Result<(Machine, GuestConsole), Failure> {
+    let machine = Machine::builder(&work.spec).start()?;
+    let mut console = machine.console();
+    console.expect(work.ready, LIMIT)?;
+    Ok((machine, console))
+}
+
+/// Does one job on the machine that is there, or on a new one, and gives the time that it took.
+fn serve(work: &Work<'_>, place: &mut Option<(Machine, GuestConsole)>) -> Result<Duration, Failure> {
+    let begin = Instant::now();
+    let (machine, mut console) = place.take().map_or_else(|| start(work), Ok)?;
+    writeln!(console, "{}", work.line)?;
+    console.expect(work.answer, LIMIT).map_err(|error| match error.reason {
+        Unheard::Ended => format!("{}: {error}", machine.wait()),
+        _ => error.to_string(),
+    })?;
+    // Only a machine that has done its job gets another. The others end here, and give back all that they had.
+    *place = Some((machine, console));
+    Ok(begin.elapsed())
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    run(&args).unwrap_or_else(|error| {
+        eprintln!("pool: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &[String]) -> Result<ExitCode, Failure> {
+    let [spec, machines, jobs, ready, line, answer] = args else {
+        return Err("usage: pool SPEC.toml MACHINES JOBS READY LINE ANSWER".into());
+    };
+    let work = Work { spec: Spec::from_file(spec)?, ready, line, answer };
+    let (jobs, (report, reports)) = (Mutex::new(0..jobs.parse::<u32>()?), mpsc::channel());
+    let (begin, mut done, mut failed) = (Instant::now(), Vec::new(), 0);
+    thread::scope(|scope| {
+        for _ in 0..machines.parse::<u32>()? {
+            let (work, jobs, report) = (&work, &jobs, report.clone());
+            scope.spawn(move || {
+                let mut place = None;
+                while jobs.lock().unwrap_or_else(PoisonError::into_inner).next().is_some() {
+                    // Whoever listens does so until the last of us has ended.
+                    let _ = report.send(serve(work, &mut place));
+                }
+            });
+        }
+        drop(report);
+        for outcome in reports {
+            match outcome {
+                Ok(time) => done.push(time),
+                Err(error) => {
+                    eprintln!("pool: {error}");
+                    failed += 1;
+                }
+            }
+        }
+        Ok::<_, Failure>(())
+    })?;
+    let rate = done.len() as f64 / begin.elapsed().as_secs_f64();
+    let slowest = done.iter().max().copied().unwrap_or_default();
+    // A job that needed a machine waited for its boot: the slowest is most likely one of these.
+    println!("{} jobs done, {failed} failed; {rate:.0} a second, the slowest in {slowest:.1?}", done.len());
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
