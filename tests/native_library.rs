@@ -9,11 +9,12 @@
 #[path = "support/embedded.rs"]
 mod embedded;
 
-use std::io::Write;
+use std::io::{Seek, Write};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use embedded::{LIMIT, Output, spec, start};
-use minivmm::{Exit, Machine};
+use minivmm::{BalloonError, Exit, Machine, MachineState};
 use tiny_guest::Guest;
 
 #[test]
@@ -158,39 +159,146 @@ fn crash_says_where() {
     }
 }
 
+/// What belongs to the program as a whole, and to this thread of it.
+fn surroundings() -> Vec<String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let status = read("/proc/thread-self/status");
+    let names = ["SigCgt:", "SigIgn:", "SigBlk:", "Umask:", "NoNewPrivs:", "Seccomp:", "Cpus_allowed:"];
+    let lines = status.lines().filter(|line| names.iter().any(|name| line.starts_with(name)));
+    let mut all: Vec<_> = lines.map(str::to_owned).collect();
+    assert_eq!(all.len(), names.len());
+    all.push(read("/proc/self/limits"));
+    all.extend(["comm", "oom_score_adj"].map(|name| read(&format!("/proc/thread-self/{name}"))));
+    all.push(std::env::current_dir().unwrap().display().to_string());
+    all
+}
+
 #[test]
-fn signals_of_the_program_stay_its_own() {
-    let signals = || {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let lines = status
-            .lines()
-            .filter(|line| ["SigCgt:", "SigIgn:", "SigBlk:"].iter().any(|name| line.starts_with(name)));
-        lines.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let before = signals();
-    assert_eq!(before.len(), 3);
+fn signals_limits_and_folder_of_the_program_stay_its_own() {
+    let before = surroundings();
     let folder = tempfile::tempdir().unwrap();
     let (machine, output) = start(&folder, Guest::Busy);
     assert!(output.wait_for(&["spinning\n"]));
-    assert_eq!(signals(), before);
+    machine.pause(LIMIT).unwrap();
+    assert_eq!(surroundings(), before);
+    machine.resume();
+    machine.reset();
+    assert!(output.wait_for(&["spinning\nspinning\n"]));
+    assert_eq!(surroundings(), before);
     drop(machine);
-    assert_eq!(signals(), before);
+    assert_eq!(surroundings(), before);
+}
+
+/// Machines that end in every way there is, some with a word of warning for a program that has a logger.
+fn all_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    for guest in [Guest::Ports, Guest::TripleFault, Guest::KernelPanic, Guest::Pvpanic, Guest::Junk] {
+        let (machine, _) = start(&folder, guest);
+        assert!(machine.wait_for(LIMIT).is_some(), "{guest:?}");
+    }
+    drop(start(&folder, Guest::Busy));
+    Machine::start(&minivmm::spec::Spec::new("/nowhere/vmlinuz"), Box::new(Output::default())).unwrap_err();
+    let machine = Machine::start(&spec(&folder, Guest::Ports), Box::new(Broken)).unwrap();
+    assert!(machine.wait_for(LIMIT).is_some());
+}
+
+#[test]
+fn standard_input_and_output_are_the_programs_and_so_is_its_end() {
+    const CHILD: &str = "MINIVMM_TEST_CHILD";
+    if let Some(what) = std::env::var_os(CHILD) {
+        return if what == "machines" {
+            all_ends()
+        };
+    }
+    // This test in a process of its own, once with machines and once without.
+    let [with, without] = ["machines", "nothing"].map(|what| {
+        let mut stdin = tempfile::tempfile().unwrap();
+        stdin.write_all(b"for the program").unwrap();
+        stdin.rewind().unwrap();
+        let out = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "standard_input_and_output_are_the_programs_and_so_is_its_end", "--nocapture"])
+            .env(CHILD, what)
+            .stdin(stdin.try_clone().unwrap())
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        // Its place is the child's as well.
+        assert_eq!(stdin.stream_position().unwrap(), 0, "nobody read it");
+        let said = String::from_utf8(out.stdout).unwrap();
+        (said.split("finished in").next().unwrap().to_owned(), String::from_utf8(out.stderr).unwrap())
+    });
+    assert!(with.0.contains("1 passed"), "{with:?}");
+    assert_eq!(with, without);
+}
+
+/// A reader that has broken.
+struct Broken;
+
+impl Write for Broken {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::Other.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
 fn output_that_fails_or_panics_does_not_take_the_machine_along() {
-    let folder = tempfile::tempdir().unwrap();
-    struct Broken;
-    impl Write for Broken {
+    struct Panics;
+    impl Write for Panics {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(std::io::ErrorKind::Other.into())
+            panic!("as this test wants it")
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }
-    let machine = Machine::start(&spec(&folder, Guest::Ports), Box::new(Broken)).unwrap();
-    assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));
+    let folder = tempfile::tempdir().unwrap();
+    // The second says more than the queue to its reader holds.
+    let outputs =
+        [(Guest::Ports, Box::new(Broken) as Box<dyn Write + Send>), (Guest::Flood, Box::new(Panics))];
+    for (guest, output) in outputs {
+        let machine = Machine::start(&spec(&folder, guest), output).unwrap();
+        assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));
+    }
+}
+
+#[test]
+fn how_it_ended_can_be_looked_at_without_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, output) = start(&folder, Guest::Obedient);
+    let controls = machine.controls();
+    assert!(output.wait_for(&["ready\n"]));
+    assert!(machine.exit_status().is_none() && controls.exit_status().is_none());
+    assert_eq!(machine.state(), MachineState::Running);
+    machine.console_input().write_all(b"q").unwrap();
+    // The longest limit there is is none.
+    assert!(matches!(machine.wait_for(Duration::MAX).as_deref(), Some(Exit::PoweredOff)));
+    assert!(matches!(machine.exit_status().as_deref(), Some(Exit::PoweredOff)));
+    drop(machine);
+    assert_eq!(controls.exit_status().unwrap().to_string(), "the guest switched itself off");
+}
+
+#[test]
+fn a_balloon_has_a_target_that_leaves_the_guest_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, output) = start(&folder, Guest::Obedient);
+    assert!(output.wait_for(&["ready\n"]));
+    machine.set_balloon(3).unwrap();
+    // This guest has no driver: it was asked, and nothing came of it; a reboot changes neither.
+    for _ in 0..2 {
+        assert_eq!((machine.balloon().target(), machine.stats().unwrap().memory.balloon), (3, 0));
+        machine.reset();
+        assert!(output.wait_for(&["ready\nready\n"]));
+    }
+    let error = machine.set_balloon(4).unwrap_err();
+    assert!(matches!(error, BalloonError::NothingLeft { mib: 4, .. }));
+    assert_eq!(error.to_string(), "a balloon of 4 MiB leaves a guest of 4 MiB no memory; ask for less");
+    assert_eq!(machine.balloon().target(), 3);
+    let controls = machine.controls();
+    drop(machine);
+    assert_eq!(controls.set_balloon(1), Err(BalloonError::Ended));
 }
 
 #[test]
