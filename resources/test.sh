@@ -28,7 +28,11 @@ cargo_test() { timeout "$limit" cargo test --quiet "$@"; }
 
 # The hostile guest is no package of its own.
 step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/guest/hostile/main.rs; }
-step_clippy() { timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings; }
+# Lints, and the documents that an embedder reads.
+step_clippy() {
+    timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings &&
+        RUSTDOCFLAGS="-D warnings" timeout "$limit" cargo doc --quiet --no-deps --lib -p minivmm
+}
 step_unit() {
     # shellcheck disable=SC2046  # the names are words
     cargo_test --workspace --exclude minivmm --exclude lab &&

@@ -1,21 +1,90 @@
 //! minivmm: a virtual machine monitor straight on /dev/kvm, as a library and as the command of the same name.
 //!
-//! A [`spec::Spec`] says what a machine is made of, [`Machine::start`] makes it and lets it run, and the machine ends
-//! when its guest switches itself off, when it is asked to, or when it is dropped. The library touches neither
-//! signals nor standard input and output, never ends the process, and keeps no global state: many machines live in
-//! one process.
+//! A [`Spec`](spec::Spec) says what a machine is made of, and [`Machine::builder`] starts it. From then on it lives on threads
+//! of its own, until its guest switches itself off, it is told to end, or it is dropped: then all that it had is free again.
+//! The library touches neither signals nor standard input and output, never ends the process, and keeps no global state, so
+//! that many machines live in one process. What it has to say beside its results goes to the [`log`](https://docs.rs/log)
+//! facade.
+//!
+//! # The first five minutes
+//!
+//! You need a Linux host whose /dev/kvm you may open (`minivmm doctor` says what is missing), a kernel, and an initrd: any
+//! distribution's will do. This boots them into the initrd's shell:
 //!
 //! ```no_run
-//! use minivmm::{Exit, Machine, spec::Spec};
+//! use std::io::Write;
+//! use std::time::Duration;
+//! use minivmm::{Machine, spec::Spec};
 //!
-//! let spec = Spec::new("vmlinuz").with_initrd("initrd.img").with_append("quiet");
-//! let machine = Machine::start(&spec, Box::new(std::io::stdout()))?;
-//! match &*machine.wait() {
-//!     Exit::PoweredOff => println!("the guest switched itself off"),
-//!     other => println!("{other:?}"),
-//! }
-//! # Ok::<(), minivmm::StartError>(())
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let spec = Spec::new("vmlinuz").with_initrd("initrd.img").with_append("quiet rdinit=/bin/sh");
+//! let machine = Machine::builder(&spec).start()?;
+//! // A guest speaks when it likes: wait for its words. The error has the console's last lines.
+//! let mut console = machine.console();
+//! console.expect("# ", Duration::from_secs(60))?;
+//! // Typing is writing.
+//! console.write_all(b"echo $((6 * 7))\n")?;
+//! println!("{}", console.expect("42", Duration::from_secs(5))?);
+//! # Ok(())
+//! # }
 //! ```
+//!
+//! Where a whole disk image is at hand, `Spec::default().with_disk(DiskSpec::new("vm0.raw"))` is enough: kernel and initrd are
+//! found on it. [`Spec::from_file`](spec::Spec::from_file) reads the same TOML as the command.
+//!
+//! A machine can be brought to rest and looked at; [`Machine::controls`] gives other threads the same to do:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # fn look(machine: &minivmm::Machine) -> Result<(), Box<dyn std::error::Error>> {
+//! machine.pause(Duration::from_secs(5))?; // Between two instructions; what disks were asked for is done.
+//! if let Some(stats) = machine.stats() {
+//!     println!("{} of {} bytes of memory taken", stats.memory.resident, stats.memory.size);
+//! }
+//! machine.resume();
+//! machine.set_balloon(64)?; // Give 64 MiB back to the host.
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Events`] say what happens, [`Machine::wait_for`] and [`Machine::exit_status`] how it ended. Shutting a guest down is asking
+//! it to, and ending it if it does not:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use minivmm::{Exit, Machine, MachineEvent};
+//! # fn end(machine: Machine) {
+//! let events = machine.events();
+//! std::thread::spawn(move || {
+//!     for event in events {
+//!         if let MachineEvent::DeviceFailed { device, reason } = event {
+//!             eprintln!("{device}: {reason}");
+//!         }
+//!     }
+//! });
+//! machine.power_button();
+//! match machine.wait_for(Duration::from_secs(30)).as_deref() {
+//!     Some(Exit::PoweredOff) => println!("well done"),
+//!     Some(other) => println!("{other}"),
+//!     None => println!("it does not listen"),
+//! }
+//! drop(machine); // It has ended when this returns, and left nothing behind.
+//! # }
+//! ```
+//!
+//! The examples to copy from: `examples/command.rs` runs one command in a guest and gives its output and exit status,
+//! `examples/pool.rs` keeps a pool of machines under load, `examples/balloon.rs` moves memory between host and guest.
+//!
+//! # Errors
+//!
+//! Each is an enum to match on ([`StartError`] holds those of [disks](DiskError), [networks](TapError), [ports](PortError),
+//! [KVM](KvmError) and [kernels](kernel::KernelError)); its text is a sentence for people, with the path and the cure. However
+//! a guest behaves, its machine goes on or ends with an [`Exit`].
+//!
+//! # Threads
+//!
+//! A machine has one for each processor, disk and network, and a few for itself. [`Machine`] and all that it hands out can be
+//! sent to and shared with other threads. Of a call's waiting its documentation tells; the others return at once.
 
 #[doc(hidden)]
 pub mod cli;

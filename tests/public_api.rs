@@ -216,6 +216,17 @@ fn documents_lead_nowhere_that_is_hidden() {
 }
 
 #[test]
+fn program_in_the_readme_is_one_that_compiles() {
+    let (readme, library) = (include_str!("../README.md"), include_str!("../src/lib.rs"));
+    let program = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    // The tests compile those of the documentation.
+    assert!(program.lines().count() > 5);
+    for line in program.lines().filter(|line| !line.is_empty()) {
+        assert!(library.contains(&format!("\n//! {line}\n")), "{line}");
+    }
+}
+
+#[test]
 fn a_machine_has_all_that_a_program_needs_of_it() {
     fn between_threads<T: Send + Sync + 'static>() {}
     between_threads::<Machine>();

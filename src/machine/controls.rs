@@ -88,7 +88,8 @@ impl Controls {
         let _ = self.ask(Command::Resume).recv();
     }
 
-    /// What the machine has done since its guest booted last; `None` once it has ended.
+    /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when
+    /// it has.
     pub fn stats(&self) -> Option<Stats> {
         self.ask(Command::Stats).recv().ok()
     }

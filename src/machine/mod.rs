@@ -133,7 +133,7 @@ impl fmt::Debug for MachineBuilder {
 
 impl MachineBuilder {
     /// What the guest says on its first console also goes here, from a thread of the machine's own. A slow writer holds
-    /// up the guest; one that fails is not asked again.
+    /// up the guest; one that fails or panics is not asked again.
     #[must_use]
     pub fn output(mut self, output: impl Write + Send + 'static) -> Self {
         self.output = Some(Box::new(output));
