@@ -18,7 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             match line.trim().parse() {
-                Ok(mib) => controls.balloon().set_target(mib),
+                Ok(mib) => {
+                    if let Err(error) = controls.set_balloon(mib) {
+                        eprintln!("\n{error}");
+                    }
+                }
                 Err(_) => report("resident", controls.balloon().actual() >> 20),
             }
         }
@@ -26,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut seen = 0;
     loop {
         if let Some(exit) = machine.wait_for(Duration::from_millis(200)) {
-            eprintln!("\nthe machine has ended: {exit:?}");
+            eprintln!("\nthe machine has ended: {exit}");
             return Ok(());
         }
         let balloon = machine.balloon();

@@ -71,6 +71,21 @@ fn commands_to_a_machine_that_ended_are_harmless() {
 }
 
 #[test]
+fn who_types_into_a_machine_that_ends_is_not_left_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, output) = start(&folder, Guest::Halt);
+    assert!(output.wait_for(&["halting\n"]));
+    let mut input = machine.console_input();
+    // More than there is room for, and this guest reads nothing.
+    let typist = std::thread::spawn(move || input.write_all(&vec![b'x'; 2 << 20]));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!typist.is_finished());
+    machine.kill();
+    assert_eq!(typist.join().unwrap().unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    assert!(matches!(*machine.wait(), Exit::Killed));
+}
+
+#[test]
 fn dropping_a_machine_ends_it_whatever_its_guest_does() {
     let folder = tempfile::tempdir().unwrap();
     for guest in [Guest::Halt, Guest::Busy, Guest::EchoPolled, Guest::Smp] {

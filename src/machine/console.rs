@@ -112,7 +112,8 @@ impl Console {
     }
 }
 
-/// What is typed into the guest's first console. Writing waits while more than 1 MiB is unread by the guest.
+/// What is typed into the guest's first console. Writing waits while more than 1 MiB is unread by the guest, and fails with
+/// [`io::ErrorKind::BrokenPipe`] once the machine has ended.
 #[derive(Debug, Clone)]
 pub struct ConsoleInput {
     console: Console,

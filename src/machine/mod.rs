@@ -94,16 +94,18 @@ impl Outcome {
     }
 }
 
-/// Publishes how the machine ended, also when the supervisor panics: whoever waits must not wait for ever.
+/// Publishes how the machine ended, also when the supervisor panics: whoever waits, or types, must not wait for ever.
 struct Ending<'a> {
     outcome: &'a Outcome,
     publisher: Publisher,
+    input: ConsoleInput,
     exit: Exit,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         let exit = std::mem::replace(&mut self.exit, Exit::Killed);
+        self.input.close();
         *self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(exit));
         self.outcome.ended.notify_all();
         self.publisher.publish(MachineEvent::Exited);
@@ -194,7 +196,7 @@ impl Machine {
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());
         let guest_console = GuestConsole::new(said, input.clone());
-        let (events, result) = (sender.clone(), outcome.clone());
+        let (events, result, typed) = (sender.clone(), outcome.clone(), input.clone());
         let supervisor = thread::Builder::new()
             .stack_size(STACK)
             .name("machine".into())
@@ -202,6 +204,7 @@ impl Machine {
                 let mut ending = Ending {
                     outcome: &result,
                     publisher: blueprint.publisher.clone(),
+                    input: typed,
                     exit: Exit::Failed(StartError::Internal("the supervisor")),
                 };
                 ending.exit = supervise(&blueprint, boot, &receiver, &events);
