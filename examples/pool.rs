@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use minivmm::spec::Spec;
-use minivmm::{GuestConsole, Machine, Unheard};
+use minivmm::{GuestConsole, Machine};
 
 /// Time for a guest to come up, and for a job.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -44,11 +44,14 @@ fn start(work: &Work<'_>) -> Result<(Machine, GuestConsole), Failure> {
 fn serve(work: &Work<'_>, place: &mut Option<(Machine, GuestConsole)>) -> Result<Duration, Failure> {
     let begin = Instant::now();
     let (machine, mut console) = place.take().map_or_else(|| start(work), Ok)?;
-    writeln!(console, "{}", work.line)?;
-    console.expect(work.answer, LIMIT).map_err(|error| match error.reason {
-        Unheard::Ended => format!("{}: {error}", machine.wait()),
-        _ => error.to_string(),
-    })?;
+    let asked = writeln!(console, "{}", work.line).map_err(Failure::from);
+    if let Err(error) = asked.and_then(|()| Ok(console.expect(work.answer, LIMIT)?)) {
+        // Had it ended, or is it about to? How says more.
+        return match machine.wait_for(Duration::from_secs(1)) {
+            Some(exit) => Err(format!("{exit}: {error}").into()),
+            None => Err(error),
+        };
+    }
     // Only a machine that has done its job gets another. The others end here, and give back all that they had.
     *place = Some((machine, console));
     Ok(begin.elapsed())
@@ -67,8 +70,9 @@ fn run(args: &[String]) -> Result<ExitCode, Failure> {
         return Err("usage: pool SPEC.toml MACHINES JOBS READY LINE ANSWER".into());
     };
     let work = Work { spec: Spec::from_file(spec)?, ready, line, answer };
-    let (jobs, (report, reports)) = (Mutex::new(0..jobs.parse::<u32>()?), mpsc::channel());
-    let (begin, mut done, mut failed) = (Instant::now(), Vec::new(), 0);
+    let count: usize = jobs.parse()?;
+    let (jobs, (report, reports)) = (Mutex::new(0..count), mpsc::channel());
+    let (begin, mut done) = (Instant::now(), Vec::new());
     thread::scope(|scope| {
         for _ in 0..machines.parse::<u32>()? {
             let (work, jobs, report) = (&work, &jobs, report.clone());
@@ -84,15 +88,13 @@ fn run(args: &[String]) -> Result<ExitCode, Failure> {
         for outcome in reports {
             match outcome {
                 Ok(time) => done.push(time),
-                Err(error) => {
-                    eprintln!("pool: {error}");
-                    failed += 1;
-                }
+                Err(error) => eprintln!("pool: {error}"),
             }
         }
         Ok::<_, Failure>(())
     })?;
     let rate = done.len() as f64 / begin.elapsed().as_secs_f64();
+    let failed = count - done.len();
     let slowest = done.iter().max().copied().unwrap_or_default();
     // A job that needed a machine waited for its boot: the slowest is most likely one of these.
     println!("{} jobs done, {failed} failed; {rate:.0} a second, the slowest in {slowest:.1?}", done.len());

@@ -52,11 +52,7 @@ fn pool_replaces_machines_that_fail() {
     let out = pool(Guest::Obedient, &["2", "6", "ready\n", "k", "never"]);
     let (said, why) = (text(&out.stdout), text(&out.stderr));
     assert!(!out.status.success() && said.starts_with("0 jobs done, 6 failed; "), "{said}{why}");
-    assert_eq!(
-        why.matches("pool: the guest's kernel panicked: the guest did not say \"never\"").count(),
-        6,
-        "{why}"
-    );
+    assert_eq!(why.matches("pool: the guest's kernel panicked: ").count(), 6, "{why}");
 }
 
 #[test]

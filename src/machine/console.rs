@@ -143,7 +143,8 @@ impl Write for ConsoleInput {
         self.console.poke();
         if taken == 0 && !bytes.is_empty() {
             let (first, _) = bytes.split_at(1);
-            self.console.input.push(first).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            let ended = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the machine has ended");
+            self.console.input.push(first).map_err(ended)?;
             self.console.poke();
             taken = 1;
         }
