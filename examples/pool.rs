@@ -1,11 +1,10 @@
 //! A pool of machines under load: `pool SPEC.toml MACHINES JOBS READY LINE ANSWER` keeps so many machines at work, each of
 //! which has said READY, until so many jobs are done: LINE is typed, and the guest shall say ANSWER. A machine that fails at
-//! a job is thrown away and another takes its place.
+//! a job is thrown away and another takes its place. The slowest job is most likely one that waited for a boot.
 //!
 //! ```text
 //! cargo run --release --example pool -- vm.toml 8 1000 '# ' 'echo $((6 * 7))' 42
 //! ```
-//!
 //! where vm.toml has a Linux kernel, its initrd and `append = "quiet rdinit=/bin/sh"`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example's way to speak to people")]
 
@@ -94,9 +93,8 @@ fn run(args: &[String]) -> Result<ExitCode, Failure> {
         Ok::<_, Failure>(())
     })?;
     let rate = done.len() as f64 / begin.elapsed().as_secs_f64();
-    let failed = count - done.len();
     let slowest = done.iter().max().copied().unwrap_or_default();
-    // A job that needed a machine waited for its boot: the slowest is most likely one of these.
-    println!("{} jobs done, {failed} failed; {rate:.0} a second, the slowest in {slowest:.1?}", done.len());
+    let (done, failed) = (done.len(), count - done.len());
+    println!("{done} jobs done, {failed} failed; {rate:.0} a second, the slowest in {slowest:.1?}");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
