@@ -20,7 +20,6 @@ use minivmm::{GuestConsole, Machine};
 
 /// Time for a guest to come up, and for a job.
 const LIMIT: Duration = Duration::from_secs(60);
-
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// What the machines are, and what they do.

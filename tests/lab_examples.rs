@@ -1,4 +1,4 @@
-//! The example that runs a command in a guest, with Debian's kernel and the initrd that Debian made for it.
+//! The examples, with Debian's kernel and the initrd that Debian made for it.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::path::Path;
@@ -10,19 +10,24 @@ use lab::{Cmd, Lab, LabConfig, Output, Status, debian};
 /// Time for a guest to boot under two emulations, on a busy machine, and to do a little.
 const LIMIT: Duration = Duration::from_secs(200);
 
-fn command(line: &str) -> Output {
+fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
-    let lab = LAB.get_or_init(|| {
-        let example = Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("examples/command");
-        assert!(example.exists(), "this test runs an example: cargo build --examples (make lab does)");
+    LAB.get_or_init(|| {
         let debian = debian().unwrap();
-        let config = LabConfig::default()
-            .file(example, "command")
-            .file(debian.file("vmlinuz"), "vmlinuz")
-            .file(debian.file("initrd.img"), "initrd.img");
+        let mut config = LabConfig::default();
+        for name in ["command", "pool"] {
+            let example = Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("examples").join(name);
+            assert!(example.exists(), "this test runs an example: cargo build --examples (make lab does)");
+            config = config.file(example, name);
+        }
+        let config =
+            config.file(debian.file("vmlinuz"), "vmlinuz").file(debian.file("initrd.img"), "initrd.img");
         Lab::start(&config).unwrap()
-    });
-    lab.exec(&Cmd::new("./command").args(["vmlinuz", "initrd.img", line]).limit(LIMIT)).unwrap()
+    })
+}
+
+fn command(line: &str) -> Output {
+    lab().exec(&Cmd::new("./command").args(["vmlinuz", "initrd.img", line]).limit(LIMIT)).unwrap()
 }
 
 #[test]
@@ -46,4 +51,14 @@ fn guest_that_ends_before_its_command_is_an_error_with_the_consoles_last_words()
     let words =
         ["before its machine ended; it said last:", "Kernel panic - not syncing: sysrq triggered crash"];
     assert!(words.iter().all(|words| why.contains(words)), "{why}");
+}
+
+#[test]
+fn pool_of_linux_guests_answers() {
+    let spec = "kernel = 'vmlinuz'\ninitrd = 'initrd.img'\nappend = 'quiet rdinit=/bin/sh'\n";
+    lab().put("vm.toml", spec.as_bytes()).unwrap();
+    let pool = Cmd::new("./pool").args(["vm.toml", "2", "20", "# ", "echo $((6 * 7))", "42"]);
+    let out = lab().exec(&pool.limit(LIMIT)).unwrap();
+    assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
+    assert!(out.text().starts_with("20 jobs done, 0 failed; "), "{}", out.text());
 }
