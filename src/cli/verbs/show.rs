@@ -34,24 +34,25 @@ fn facts(info: &Value) -> String {
     lines.join("\n")
 }
 
-/// A line for each number: where it stands, and what it is.
-fn flat(value: &Value) -> String {
-    let mut lines = Vec::new();
-    flatten("", value, &mut lines);
-    lines.join("\n")
+/// A line for each number, then a table for each list.
+fn numbers(stats: &Value) -> String {
+    let mut parts = vec![String::new()];
+    for (name, value) in stats.as_object().into_iter().flatten() {
+        match value {
+            Value::Array(items) => parts.push(table(name, items)),
+            other => flatten(name, other, &mut parts[0]),
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n").trim_end().to_owned()
 }
 
-fn flatten(path: &str, value: &Value, lines: &mut Vec<String>) {
-    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+fn flatten(path: &str, value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(key, value)| flatten(&below(key), value, lines));
+            fields.iter().for_each(|(key, value)| flatten(&format!("{path}.{key}"), value, text));
         }
-        Value::Array(items) => {
-            items.iter().enumerate().for_each(|(at, item)| flatten(&below(&at.to_string()), item, lines));
-        }
-        Value::String(text) => lines.push(format!("{path} {text}")),
-        other => lines.push(format!("{path} {other}")),
+        other => *text += &format!("{path} {}\n", cell(other)),
     }
 }
 

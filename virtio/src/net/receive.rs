@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::header::{self, LONGEST_FRAME};
-use super::{Counters, HEADER_LEN, NetBackend, Offloads, Turn};
+use super::{HEADER_LEN, NetBackend, Offloads, Turn};
 use crate::memory::{Segment, cut};
 use crate::queue::{Chain, Queue, QueueFault};
 
@@ -65,9 +65,8 @@ impl Receiver {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         mode: Mode,
-        counters: &Counters,
     ) -> Result<Turn, QueueFault> {
-        let turn = self.receive_some(pair, queue, backend, mode, counters);
+        let turn = self.receive_some(pair, queue, backend, mode);
         // One decision about an interrupt for all of the turn.
         queue.notify()?;
         turn
@@ -79,7 +78,6 @@ impl Receiver {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         mode: Mode,
-        counters: &Counters,
     ) -> Result<Turn, QueueFault> {
         for _ in 0..TURN {
             if !self.readable && self.waiting.is_none() {
@@ -95,11 +93,11 @@ impl Receiver {
                 return Ok(Turn::Idle);
             }
             if let Some(waiting) = self.waiting.take() {
-                self.deliver(waiting, queue, mode, counters)?;
+                self.deliver(waiting, queue, mode)?;
                 continue;
             }
-            match self.read(pair, queue, backend, counters, mode) {
-                Ok(Some(frame)) => self.deliver_or_wait(frame, queue, mode, counters)?,
+            match self.read(pair, queue, backend, mode) {
+                Ok(Some(frame)) => self.deliver_or_wait(frame, queue, mode)?,
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -128,6 +126,7 @@ impl Receiver {
             let room = chain.writable_len();
             // §5.1.6.3.1: a buffer has room for the header at least, and is the device's to write.
             if room < HEADER || !chain.readable().is_empty() {
+                queue.counters().errors.add_one();
                 queue.complete(chain)?;
                 continue;
             }
@@ -152,7 +151,6 @@ impl Receiver {
         pair: u16,
         queue: &Queue,
         backend: &mut dyn NetBackend,
-        counters: &Counters,
         mode: Mode,
     ) -> io::Result<Option<Waiting>> {
         self.segments.clear();
@@ -171,39 +169,26 @@ impl Receiver {
         let placed = len.min(placed_most);
         // A driver that cannot merge has said how large a buffer has to be by what it took (§5.1.6.3.1).
         if len > LONGEST_FRAME || (!mode.mergeable && placed < len) {
-            counters.receive_dropped();
+            queue.counters().errors.add_one();
             return Ok(None);
         }
         let spilled = usize::try_from(len - placed).unwrap_or(usize::MAX);
         Ok(Some(Waiting { header, placed, spilled }))
     }
 
-    fn deliver_or_wait(
-        &mut self,
-        frame: Waiting,
-        queue: &mut Queue,
-        mode: Mode,
-        counters: &Counters,
-    ) -> Result<(), QueueFault> {
+    fn deliver_or_wait(&mut self, frame: Waiting, queue: &mut Queue, mode: Mode) -> Result<(), QueueFault> {
         if frame.spilled > 0 {
-            counters.spilled();
             self.waiting = Some(frame);
             return Ok(());
         }
-        self.deliver(frame, queue, mode, counters)
+        self.deliver(frame, queue, mode)
     }
 
     /// Gives the frame to the driver, all its buffers at once (§5.1.6.4). One that no number of buffers can hold is lost.
-    fn deliver(
-        &mut self,
-        frame: Waiting,
-        queue: &mut Queue,
-        mode: Mode,
-        counters: &Counters,
-    ) -> Result<(), QueueFault> {
+    fn deliver(&mut self, frame: Waiting, queue: &mut Queue, mode: Mode) -> Result<(), QueueFault> {
         let total = HEADER + frame.placed + frame.spilled as u64;
         if self.room < total {
-            counters.receive_dropped();
+            queue.counters().errors.add_one();
             return Ok(());
         }
         let mut buffers = 0u16;
@@ -230,7 +215,7 @@ impl Receiver {
             }
         }
         self.room = self.room.saturating_sub(covered);
-        counters.received();
+        queue.counters().bytes_in.add(total - HEADER);
         queue.complete_together(self.window.drain(..usize::from(buffers)))
     }
 
