@@ -3,8 +3,8 @@
 //!
 //! Freestanding, as the hostile guest, of which it has its platform. It says `ready`, then `at=N` now and then; when it
 //! hears a byte it ends what is in flight, says `finished writes=N reads=N flushes=N waits=N interrupts=N kicks=N`, waits
-//! for another byte and powers off; or `failed: ...`. With `bad=N` on the command line it first does N times what no
-//! driver may, in turn in a chain and in a ring, and resets the disk after each: `mended`.
+//! for another byte and powers off; or `failed: ...`. With `bad=N` on the command line it first says `asking`, waits for
+//! a byte, does N times what no driver may, in turn in a chain and in a ring, and resets the disk after each: `mended`.
 #![no_std]
 #![no_main]
 
@@ -232,6 +232,9 @@ extern "C" fn ring3(boot_params: u64) -> ! {
     let disk = (0..32).filter_map(Device::find).find(|device| device.kind == Kind::Block);
     let disk = disk.unwrap_or_else(|| panic!("there is no disk"));
     if let Some(times) = platform::option(boot_params, b"bad=") {
+        say!("asking");
+        platform::wait_for_input();
+        platform::take_input();
         mistreat(&disk, times);
         say!("mended");
     }

@@ -323,6 +323,7 @@ impl<P: Poller> Device for Net<P> {
 
     fn reset(&mut self) {
         self.state = NetState::default();
+        self.pairs.iter_mut().for_each(|pair| pair.rx.reset());
         // Nobody is there to take anything; what the host refuses now it is asked again at the start.
         let _ = self.backend.set_offloads(Offloads::empty());
         let _ = self.backend.enable(1);

@@ -8,9 +8,11 @@
 use std::collections::VecDeque;
 use std::io;
 
+use vm_memory::Bytes;
+
 use super::header::{self, LONGEST_FRAME};
 use super::{HEADER_LEN, NetBackend, Offloads, Turn};
-use crate::memory::{Segment, cut};
+use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
 /// Frames taken before others get their turn.
@@ -160,7 +162,7 @@ impl Receiver {
             skip = 0;
         }
         self.segments.truncate(MOST_PIECES);
-        let placed_most = crate::memory::total(&self.segments);
+        let placed_most = total(&self.segments);
         // One byte more than the longest frame, which shows that one was cut. Memory is only taken when it is used.
         self.spill.resize(usize::try_from(LONGEST_FRAME).unwrap_or(usize::MAX) + 1, 0);
         let mut header = [0; HEADER_LEN];
@@ -219,18 +221,48 @@ impl Receiver {
         queue.complete_together(self.window.drain(..usize::from(buffers)))
     }
 
-    /// Gives the buffers at hand back to `queue`, if it still works. A frame that waits is lost, as on any wire.
+    /// Gives the buffers at hand back to `queue`, if it still works. A frame that waits for more of them goes on waiting,
+    /// all of it in the spill: nothing is lost where the device only pauses.
     pub(super) fn stop(&mut self, queue: Option<&mut Queue>) {
-        self.waiting = None;
         self.readable = false;
         self.room = 0;
         match queue {
             Some(queue) => {
+                self.waiting = self.waiting.take().and_then(|frame| self.take_out(frame, queue.memory()));
                 while let Some(chain) = self.window.pop_back() {
                     queue.put_back(chain);
                 }
             }
-            None => self.window.clear(),
+            None => {
+                self.waiting = None;
+                self.window.clear();
+            }
         }
+    }
+
+    /// The driver is gone, and a frame that waited for it is lost, as on any wire.
+    pub(super) fn reset(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Brings the part of `frame` that is in the window to the front of the spill.
+    fn take_out(&mut self, frame: Waiting, memory: &Memory) -> Option<Waiting> {
+        let placed = usize::try_from(frame.placed).ok()?;
+        let whole = placed.checked_add(frame.spilled).filter(|whole| *whole <= self.spill.len())?;
+        self.spill.copy_within(..frame.spilled, placed);
+        self.segments.clear();
+        let (mut skip, mut left) = (HEADER, frame.placed);
+        for chain in &self.window {
+            cut(chain.writable(), skip, left, &mut self.segments);
+            left = frame.placed - total(&self.segments).min(frame.placed);
+            skip = 0;
+        }
+        let mut rest = self.spill.get_mut(..placed)?;
+        for segment in &self.segments {
+            let (part, behind) = rest.split_at_mut_checked(usize::try_from(segment.len).ok()?)?;
+            memory.read_slice(part, segment.address).ok()?;
+            rest = behind;
+        }
+        rest.is_empty().then_some(Waiting { placed: 0, spilled: whole, ..frame })
     }
 }

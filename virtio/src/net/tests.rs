@@ -118,6 +118,11 @@ fn a_frame_that_finds_too_few_buffers_waits_for_more_and_is_whole() {
     wire.give(0, [large.clone(), small.clone()]);
     guest.wait_until("the large frame waits", |_| wire.ends().to_guest[0].len() == 1);
     assert_eq!(guest.rings[RX].used_index(), 0);
+    // Also where the machine pauses meanwhile.
+    for _ in 0..2 {
+        let state = guest.function.save().unwrap();
+        guest.function.resume(&state);
+    }
     for _ in 0..8 {
         buffers.extend(give_buffers(&mut guest, 1, 1000));
         guest.kick(RX);
@@ -125,6 +130,22 @@ fn a_frame_that_finds_too_few_buffers_waits_for_more_and_is_whole() {
     assert_eq!(received(&mut guest, &buffers, 1000), large.bytes);
     assert_eq!(received(&mut guest, &buffers[10..], 1000), small.bytes);
     assert_eq!(counters.errors.now(), 0);
+}
+
+#[test]
+fn a_frame_that_waited_for_one_driver_does_not_reach_the_next() {
+    let wire = Wire::new(1, Offloads::all());
+    let mut guest = guest(&wire, 1);
+    guest.start(ALL, 64);
+    give_buffers(&mut guest, 3, 1000);
+    guest.kick(RX);
+    wire.give(0, [frame(9000, 5)]);
+    guest.wait_until("the frame waits", |_| wire.ends().to_guest[0].is_empty());
+    guest.start(ALL, 64);
+    let buffers = give_buffers(&mut guest, 16, 1000);
+    guest.kick(RX);
+    wire.give(0, [frame(60, 6)]);
+    assert_eq!(received(&mut guest, &buffers, 1000), frame(60, 6).bytes);
 }
 
 #[test]

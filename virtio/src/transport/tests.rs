@@ -215,7 +215,6 @@ fn each_failure_is_told_once_in_words_however_much_goes_wrong() {
             guest.kick(queue);
         }
         guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f);
-        guest.wait_until("both were looked at", |guest| guest.function.counters().kicks.now() >= 2 * round);
         // A device that was stopped has heard all of its kicks.
         assert!(guest.function.save().is_some());
         let told = guest.failures.all();
