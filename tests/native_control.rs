@@ -164,7 +164,7 @@ fn a_machine_with_a_name_is_listed_and_described_while_it_lives() {
     let stats = host.json(&["stats", "vm0", "--json"]);
     assert!(stats["vcpus"][0]["port-out"].as_u64().unwrap() > 0, "{stats}");
     assert!(host.does(&["stats", "vm0"]).contains("\nmemory.size "));
-    assert_eq!(stats["devices"][0]["name"], "rng0", "{stats}");
+    assert_eq!(stats["devices"][0]["name"], "console0", "{stats}");
     end(first).is("ready\ndone\n", 0);
     assert_eq!(host.json(&["ls", "--json"])[0]["name"], "vm1");
     end(second).is("ready\ndone\n", 0);
