@@ -2,11 +2,20 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Says something on stderr, in one write, whole among what others write. Where nobody listens any more, the machine matters more than the text.
 pub fn say(text: &dyn Display) {
     let _ = io::stderr().write_all(text.to_string().as_bytes());
+}
+
+/// Says a line on stderr while a machine runs; with `raw` one that also stands right on a terminal in raw mode.
+pub fn aside(raw: bool, text: &str) {
+    if raw && io::stderr().is_terminal() {
+        say(&format_args!("\r\nminivmm: {text}\r\n"));
+    } else {
+        say(&format_args!("minivmm: {text}\n"));
+    }
 }
 
 /// An error and its causes in one line, each said once: a cause that the message before it quotes already is left out.

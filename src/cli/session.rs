@@ -1,17 +1,17 @@
 //! A machine in the foreground: its console on this process's standard input and output, its end as an exit status.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use virtio::worker::STACK;
 
 use super::exit::Status;
-use super::menu::{Choice, HELP, Menu, Typed};
+use super::menu::{Choice, HELP, Typed, read_input};
 use super::report;
 use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals};
-use crate::host::terminal::{RawTerminal, in_foreground};
+use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
@@ -53,18 +53,6 @@ pub(super) fn run(spec: &Spec) -> Status {
             status
         }
         Err(failure) => super::complain(&*failure, Status::Failed),
-    }
-}
-
-/// Gives the terminal back on every way out of [`run`], a panic among them. The threads that share the terminal live
-/// as long as the process, so that its own drop may never come.
-struct GiveBack(Arc<Option<RawTerminal>>);
-
-impl Drop for GiveBack {
-    fn drop(&mut self) {
-        if let Some(terminal) = &*self.0 {
-            terminal.restore();
-        }
     }
 }
 
@@ -144,32 +132,15 @@ impl Session {
         std::process::exit(128 + number);
     }
 
-    /// Carries what is typed to the guest. Only a terminal has the menu: a pipe's bytes are all the guest's.
+    /// Carries what is typed to the guest.
     fn read_input(&self, mut input: ConsoleInput) {
-        let mut menu = self.terminal.is_some().then(Menu::default);
-        let mut bytes = [0; 4096];
-        loop {
-            let mut rest = match io::stdin().lock().read(&mut bytes) {
-                Ok(n) => bytes.get(..n).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
-            };
-            if rest.is_empty() {
-                return;
+        read_input(self.terminal.is_some(), |typed| match typed {
+            Typed::Text(text) => input.write_all(text),
+            Typed::Choice(choice) => {
+                self.choose(choice);
+                Ok(())
             }
-            while let Some(typed) = next(&mut menu, &mut rest) {
-                let sent = match typed {
-                    Typed::Text(text) => input.write_all(text),
-                    Typed::Choice(choice) => {
-                        self.choose(choice);
-                        Ok(())
-                    }
-                };
-                if sent.is_err() {
-                    return;
-                }
-            }
-        }
+        });
     }
 
     fn choose(&self, choice: Choice) {
@@ -183,6 +154,11 @@ impl Session {
                 self.controls.reset();
             }
             Choice::Quit => self.end(Reason::Menu),
+            Choice::Detach => {
+                self.say(
+                    "the machine runs in this terminal; one that was started with -d can be detached from",
+                );
+            }
             Choice::Help => HELP.iter().for_each(|line| self.say(line)),
             Choice::Unknown => self.say("no such key in the menu; Ctrl-] ? lists them"),
         }
@@ -193,11 +169,8 @@ impl Session {
         self.controls.kill();
     }
 
-    /// A line on stderr that also stands right on a terminal in raw mode.
     fn say(&self, text: &str) {
-        let end = if self.terminal.is_some() && io::stderr().is_terminal() { "\r\n" } else { "\n" };
-        let start = if end == "\r\n" { "\r\n" } else { "" };
-        let _ = write!(io::stderr(), "{start}minivmm: {text}{end}");
+        report::aside(self.terminal.is_some(), text);
     }
 
     /// How the machine ended, in words and as a status.
@@ -220,16 +193,10 @@ impl Session {
     }
 }
 
-fn next<'a>(menu: &mut Option<Menu>, rest: &mut &'a [u8]) -> Option<Typed<'a>> {
-    match menu {
-        Some(menu) => menu.next(rest),
-        None => (!rest.is_empty()).then(|| Typed::Text(std::mem::take(rest))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     use std::process::{Command, Stdio};
 
