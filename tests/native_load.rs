@@ -199,6 +199,8 @@ fn pauses_lose_nothing(options: &str, pauses: u64) {
         load.output.text().lines().last().unwrap()
     );
     assert_eq!((disk.name.as_str(), disk.errors), ("blk0", 0));
+    let names = load.machine.stats().unwrap().devices.into_iter().map(|device| device.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["blk0", "console0", "rng0", "balloon0"]);
     assert_eq!((disk.requests, writes), (writes + reads + flushes, reads));
     assert_eq!((disk.bytes_out, disk.bytes_in), (writes * BLOCK as u64, reads * BLOCK as u64));
     assert!(interrupts <= disk.interrupts && disk.kicks <= kicks, "more than were made");
