@@ -104,10 +104,11 @@ pub use image::explore_bytes;
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, ConsoleInput, Controls, Crash, Events, Exit, ExpectError, GuestConsole, Machine,
-    MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard,
+    BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, GuestConsole,
+    Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard,
     VcpuStats,
 };
+pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};
 pub use virtio::transport::TransportError;
 

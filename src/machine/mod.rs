@@ -38,7 +38,7 @@ pub use controls::Controls;
 pub use error::{BalloonError, PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit};
-pub use stats::{MemoryStats, Stats, VcpuStats};
+pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
