@@ -1,0 +1,157 @@
+//! The README's first five minutes, command by command: those of a `console` block behind `<!-- host -->` run here, beside a
+//! checkout, the others in a lab that has what a Debian has. What a block shows is what comes out: numbers may differ, and
+//! `...` stands for any lines.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails fails its test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use lab::{Cmd, Lab, LabConfig, LabKind, Status, debian, kernels};
+
+/// For all of the lab's commands: one boot of Debian, and a few small guests.
+const LIMIT: Duration = Duration::from_secs(900);
+/// Stands before each command's output, with its number.
+const MARK: char = '\u{1}';
+
+#[derive(Debug, PartialEq, Eq)]
+struct Shown {
+    on_host: bool,
+    command: String,
+    output: Vec<String>,
+}
+
+/// All commands of the README that show what came of them.
+fn shown(readme: &str) -> Vec<Shown> {
+    let (mut found, mut inside, mut on_host) = (Vec::new(), false, false);
+    for line in readme.lines() {
+        match (inside, line) {
+            (false, "<!-- host -->") => on_host = true,
+            (false, "```console") => inside = true,
+            (true, "```") => (inside, on_host) = (false, false),
+            (true, line) => match line.strip_prefix("$ ") {
+                Some(command) => {
+                    found.push(Shown { on_host, command: command.to_owned(), output: Vec::new() });
+                }
+                None => found.last_mut().expect("a block begins with a command").output.push(line.to_owned()),
+            },
+            (false, _) => {}
+        }
+    }
+    found
+}
+
+/// A line as it is compared: each number is as good as another, and so is each width.
+fn plain(line: &str) -> String {
+    let mut text = String::new();
+    for word in line.split_whitespace() {
+        for letter in word.chars() {
+            match letter {
+                '0'..='9' if text.ends_with('0') => {}
+                '0'..='9' => text.push('0'),
+                other => text.push(other),
+            }
+        }
+        text.push(' ');
+    }
+    text.trim_end().to_owned()
+}
+
+/// Whether `said` is what the README shows.
+fn is_as_shown(shown: &[String], said: &[&str]) -> bool {
+    match (shown.split_first(), said.split_first()) {
+        (None, None) => true,
+        (Some((skip, rest)), _) if skip == "..." => {
+            (0..=said.len()).any(|from| is_as_shown(rest, said.get(from..).unwrap_or_default()))
+        }
+        (Some((line, rest)), Some((first, after))) => plain(line) == plain(first) && is_as_shown(rest, after),
+        _ => false,
+    }
+}
+
+/// One script of all commands, each with its output behind a mark.
+fn script(commands: &[&Shown]) -> String {
+    let lines = commands.iter().enumerate().map(|(at, one)| format!("printf '\\001{at}\\n'\n{}\n", one.command));
+    format!("exec 2>&1 </dev/null\n{}", lines.collect::<String>())
+}
+
+#[track_caller]
+fn compare(commands: &[&Shown], text: &str) {
+    let said: Vec<Vec<&str>> = text.split(MARK).skip(1).map(|part| part.lines().skip(1).collect()).collect();
+    let wrong = commands.iter().zip(&said).find(|(shown, said)| !is_as_shown(&shown.output, said));
+    if let Some((shown, said)) = wrong {
+        panic!("{}\n== the README shows:\n{}\n== it said:\n{}", shown.command, shown.output.join("\n"), said.join("\n"));
+    }
+    assert_eq!(said.len(), commands.len(), "not all commands ran: {text}");
+}
+
+#[test]
+fn comparison_sees_what_differs() {
+    let shown = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(is_as_shown(&shown("pid 12  of vm0\n...\nend"), &["pid 4711 of vm0", "a", "b", "end"]));
+    assert!(is_as_shown(&shown("...\nend"), &["end"]));
+    assert!(!is_as_shown(&shown("a"), &["a", "b"]));
+    assert!(!is_as_shown(&shown("a\nb"), &["a"]));
+    assert!(!is_as_shown(&shown("status 0"), &["status zero"]));
+    assert!(!is_as_shown(&shown("...\nend"), &["the end"]));
+}
+
+/// Runs what is for this host: installs the program and makes somebody's first project, both in `folder`.
+fn on_the_host(commands: &[&Shown], folder: &Path) {
+    std::os::unix::fs::symlink(env!("CARGO_MANIFEST_DIR"), folder.join("minivmm")).unwrap();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
+    let out = Command::new("bash")
+        .arg("-c")
+        .arg(script(commands))
+        .current_dir(folder)
+        .env("CARGO_INSTALL_ROOT", folder)
+        // Built once, and with the versions that are here.
+        .env("CARGO_TARGET_DIR", &kept)
+        .env("CARGO_NET_OFFLINE", "true")
+        .env("PATH", format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap()))
+        .output()
+        .unwrap();
+    compare(commands, &String::from_utf8(out.stdout).unwrap());
+    fs::copy(kept.join("debug/sandbox"), folder.join("sandbox.program")).unwrap();
+}
+
+/// A lab with what a course's or a runner's Debian has: the image of `make image`, a kernel package, busybox, sudo.
+fn start_lab(folder: &Path) -> Lab {
+    let (kernel, debian) = (kernels().unwrap().cloud, debian().unwrap());
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
+    let version = &kernel.version;
+    let mut config = LabConfig::default()
+        .debian()
+        .file(folder.join("bin/minivmm"), "bin/minivmm")
+        .file(folder.join("sandbox.program"), "sandbox/target/debug/sandbox")
+        .file(debian.file("initrd.img"), "initrd.img")
+        .file(busybox.expect("busybox is missing: make install-deps"), "bin/busybox")
+        .file(&kernel.bzimage, format!("package/boot/vmlinuz-{version}"));
+    for (name, content) in kernel.modules(&["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio"]).unwrap() {
+        let file = folder.join(&name);
+        fs::write(&file, content).unwrap();
+        config = config.file(file, format!("package/lib/modules/{version}/kernel/{name}"));
+    }
+    let lab = Lab::start(&config).unwrap();
+    if lab.kind() == LabKind::Nested {
+        lab.sh("mkdir -p /boot /lib/modules && cp package/boot/* /boot && cp -r package/lib/modules/* /lib/modules").unwrap();
+    }
+    lab.sh("printf '#!/bin/sh\\nexec \"$@\"\\n' >bin/sudo && chmod +x bin/sudo").unwrap();
+    lab
+}
+
+#[test]
+fn first_five_minutes_are_as_the_readme_shows_them() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let commands = shown(&readme);
+    let (here, there): (Vec<&Shown>, Vec<&Shown>) = commands.iter().partition(|one| one.on_host);
+    assert!(here.len() > 3 && there.len() > 10, "{commands:?}");
+    let folder = tempfile::tempdir().unwrap();
+    on_the_host(&here, folder.path());
+    let lab = start_lab(folder.path());
+    let line = format!("export PATH=$PWD/bin:$PATH; {}", script(&there));
+    let out = lab.exec(&Cmd::new("bash").arg("-c").arg(line).limit(LIMIT)).unwrap();
+    assert_eq!(out.status, Status::Exited(0), "{}", out.text());
+    compare(&there, &out.text());
+}
