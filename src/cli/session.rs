@@ -1,4 +1,4 @@
-//! A machine in the foreground: its console on this process's standard input and output, its end as an exit status.
+//! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,9 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 use virtio::worker::STACK;
 
+use log::Level;
+
+use super::daemon::{Service, ServiceError};
 use super::exit::Status;
 use super::menu::{Choice, HELP, Menu, Typed};
-use super::report;
+use super::{logbook, report};
 use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{RawTerminal, in_foreground};
@@ -33,20 +36,29 @@ struct Session {
     controls: Controls,
     reason: Arc<Mutex<Option<Reason>>>,
     terminal: Arc<Option<RawTerminal>>,
+    service: Arc<Service>,
 }
 
 /// Runs the machine until it ends.
-pub(super) fn run(spec: &Spec) -> Status {
-    match start(spec) {
+pub(super) fn run(spec: &Spec, service: Service) -> Status {
+    match start(spec, service) {
         Ok((machine, session, control)) => {
             let terminal = GiveBack(session.terminal.clone());
+            let runs = session.service.runs();
+            match &runs {
+                Ok(()) => logbook::keep(Level::Info, "the machine runs"),
+                Err(_) => machine.kill(),
+            }
             let exit = machine.wait();
             // The terminal first: what is said next is for a person at a normal prompt.
             drop(terminal);
-            let (text, status) = session.ending(&exit);
-            if status != Status::Done {
-                report::say(&format_args!("minivmm: {text}\n"));
+            let (text, status) = session.ending(&exit, runs);
+            match status {
+                Status::Done => logbook::keep(Level::Info, &text),
+                _ => report::say_as(Level::Error, &format_args!("minivmm: {text}\n")),
             }
+            // Before anybody is told, who may start the next machine at once.
+            session.service.has_ended();
             if let Some(control) = control {
                 control.finish(Ending { status: status.code(), text });
             }
@@ -71,18 +83,21 @@ impl Drop for GiveBack {
 /// A machine that runs, and who speaks to it.
 type Started = (Machine, Session, Option<ControlServer>);
 
-fn start(spec: &Spec) -> Result<Started, Box<dyn std::error::Error>> {
+fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::Error>> {
     // Before anything is opened that the other machine of this name has.
     let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block()?;
-    let foreground = in_foreground();
+    let foreground = !service.is_detached() && in_foreground();
     // Before the machine, whose guest may speak and be spoken to at once.
     let terminal = Arc::new(if foreground { RawTerminal::take()? } else { None });
     // If the machine or a thread cannot be had, the terminal must not stay raw.
     let unfinished = GiveBack(terminal.clone());
-    let machine = Machine::start(spec, Box::new(io::stdout()))?;
-    let session = Session { controls: machine.controls(), reason: Arc::default(), terminal };
+    let builder = Machine::builder(spec);
+    // In the background the console is for those who ask for it over the control socket.
+    let machine = if service.is_detached() { builder } else { builder.output(io::stdout()) }.start()?;
+    let service = Arc::new(service);
+    let session = Session { controls: machine.controls(), reason: Arc::default(), terminal, service };
     let listener = session.clone();
     thread::Builder::new()
         .name("signals".into())
@@ -116,6 +131,7 @@ impl Session {
                 }
                 (Some(Signal::End(number)), None) => {
                     asked = Some((number, Instant::now() + GRACE));
+                    self.service.will_end();
                     self.say(&format!(
                         "power button pressed; a second signal, or {} s, ends the machine",
                         GRACE.as_secs()
@@ -141,6 +157,7 @@ impl Session {
             terminal.restore();
         }
         self.say("the machine has not ended yet, and is left to the kernel");
+        self.service.has_ended();
         std::process::exit(128 + number);
     }
 
@@ -197,11 +214,14 @@ impl Session {
     fn say(&self, text: &str) {
         let end = if self.terminal.is_some() && io::stderr().is_terminal() { "\r\n" } else { "\n" };
         let start = if end == "\r\n" { "\r\n" } else { "" };
-        let _ = write!(io::stderr(), "{start}minivmm: {text}{end}");
+        report::say(&format_args!("{start}minivmm: {text}{end}"));
     }
 
     /// How the machine ended, in words and as a status.
-    fn ending(&self, exit: &Exit) -> (String, Status) {
+    fn ending(&self, exit: &Exit, runs: Result<(), ServiceError>) -> (String, Status) {
+        if let Err(error) = runs {
+            return (report::chain(&error), Status::Failed);
+        }
         match exit {
             Exit::PoweredOff => ("the guest powered off".to_owned(), Status::Done),
             Exit::Rebooted => ("the guest rebooted".to_owned(), Status::Rebooted),
