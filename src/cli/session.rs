@@ -58,7 +58,7 @@ pub(super) fn run(spec: &Spec, service: Service) -> Status {
                 _ => report::say_as(Level::Error, &format_args!("minivmm: {text}\n")),
             }
             // Before anybody is told, who may start the next machine at once.
-            session.service.has_ended();
+            session.service.has_ended(&text);
             if let Some(control) = control {
                 control.finish(Ending { status: status.code(), text });
             }
@@ -156,8 +156,9 @@ impl Session {
         if let Some(terminal) = &*self.terminal {
             terminal.restore();
         }
-        self.say("the machine has not ended yet, and is left to the kernel");
-        self.service.has_ended();
+        let text = "the machine has not ended yet, and is left to the kernel";
+        self.say(text);
+        self.service.has_ended(text);
         std::process::exit(128 + number);
     }
 

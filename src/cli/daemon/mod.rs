@@ -173,9 +173,9 @@ impl Service {
         self.notify.stopping("The guest is asked to shut down.");
     }
 
-    /// It has ended; the next one may have its files.
-    pub(super) fn has_ended(&self) {
-        self.notify.stopping("The machine has ended.");
+    /// It has ended in this way; the next one may have its files.
+    pub(super) fn has_ended(&self, how: &str) {
+        self.notify.stopping(how);
         drop(self.pidfile().take());
     }
 
