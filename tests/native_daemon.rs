@@ -11,7 +11,7 @@ mod vmm;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -22,6 +22,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tiny_guest::Guest;
 use vmm::{LIMIT, Launch, Owned, send_signal};
+
+/// An interface that is not there, with an address that is no other one each time.
+const NO_TAP: &str = "minivmm-none,mac=02:00:00:00:00:01";
 
 /// A folder with a guest in it, which is also where its machines are found and what the command is run in.
 struct Lab(TempDir);
@@ -302,7 +305,7 @@ fn what_goes_wrong_is_said_and_counted_as_in_the_foreground() {
         (&["--log", "."], 1, "the log . cannot be written"),
         (&["--name", "vm0", "--pidfile", "new"], 1, "a machine called vm0 runs already, as process "),
         (&["--name", "vm1", "--disk", "disk.raw", "--pidfile", "new"], 1, "disk.raw"),
-        (&["--name", "vm1", "--tap", "minivmm-none", "--pidfile", "new"], 1, "minivmm-none"),
+        (&["--name", "vm1", "--tap", NO_TAP, "--pidfile", "new"], 1, "no network interface minivmm-none"),
     ] {
         let foreground = lab.fails(words, status);
         let background = lab.fails(&[words, &["-d"]].concat(), status);
@@ -383,7 +386,7 @@ fn log_has_all_that_is_said_from_the_banner_to_the_end() {
     assert_eq!(end[2], "ended by signal 1");
     // In the foreground both have it, and what cannot be started is logged as well.
     let log = lab.path("second");
-    let mut machine = lab.machine(&["--log", "second", "--name", "vm0", "--tap", "minivmm-none"]);
+    let mut machine = lab.machine(&["--log", "second", "--name", "vm0", "--tap", NO_TAP]);
     let output = ends(&mut machine);
     let (stderr, log) = (String::from_utf8(output.stderr).unwrap(), fs::read_to_string(log).unwrap());
     let last = stderr.lines().last().unwrap().strip_prefix("minivmm: ").unwrap();
@@ -444,7 +447,7 @@ fn guest_talks_with_nobody_listening_and_its_last_words_can_be_read_later() {
     let daemon = lab.start(&["--name", "vm0"]);
     let mut console = lab.console("vm0");
     console.expect("ready\n", 1);
-    console.type_in(&[b'x'; 200_000]);
+    console.type_in(&[b'x'; 100_000]);
     console.type_in(b"end");
     console.expect("xend", 1);
     drop(console);
@@ -511,40 +514,72 @@ fn service_manager_is_told_when_the_machine_runs_and_when_it_will_end() {
     manager.is_told("STOPPING=1\nSTATUS=killed over its control socket\n");
     assert_eq!(daemon.end(), 6);
     // One that never ran is nothing to tell of.
-    assert_eq!(ends(&mut start(&["--tap", "minivmm-none"])).status.code(), Some(1));
-    assert_eq!(ends(&mut start(&["-d", "--tap", "minivmm-none"])).status.code(), Some(1));
+    assert_eq!(ends(&mut start(&["--tap", NO_TAP])).status.code(), Some(1));
+    assert_eq!(ends(&mut start(&["-d", "--tap", NO_TAP])).status.code(), Some(1));
     manager.is_told_no_more();
     assert!(!lab.read("log").contains("NOTIFY_SOCKET"));
 }
 
-#[test]
-fn machine_whose_caller_was_killed_meanwhile_does_not_stay() {
-    let lab = Lab::new(Guest::Obedient);
-    for (round, signal) in [libc::SIGINT, libc::SIGKILL].into_iter().enumerate() {
-        // Standard error that is full holds up the start at the banner.
+/// A start in the background that is held up at its banner, because standard error takes no more.
+struct HeldUp {
+    caller: Owned,
+    /// The process in the background.
+    pid: i32,
+    /// The other end of standard error.
+    full: UnixStream,
+}
+
+impl HeldUp {
+    fn start(lab: &Lab) -> Self {
         let (full, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         while (&theirs).write(&[b'.'; 4096]).is_ok() {}
         theirs.set_nonblocking(false).unwrap();
         let mut command = lab.machine(&["-d", "--log", "log", "--name", "vm0", "--pidfile", "pid"]);
-        let mut caller = Owned::start(command.stderr(std::os::fd::OwnedFd::from(theirs)));
-        drop(command);
-        until("the start is under way", || lab.files().iter().any(|name| name.starts_with(".pid.")));
-        send_signal(i32::try_from(caller.id()).unwrap(), signal);
-        assert_eq!(vmm::wait(&mut caller, String::new).code(), None);
-        // It goes on, starts the machine, and finds nobody to tell.
-        let (heard, _thread) = vmm::Heard::listen(full.try_clone().unwrap());
-        let gone = "vm0: the machine is ended, as whoever started it has gone meanwhile\n";
-        until("the machine is ended", || lab.read("log").matches(gone).count() == round + 1);
-        until("nothing is left", || lab.files() == ["guest", "log"]);
-        assert!(heard.text().contains("~> Kernel"));
-        assert_ne!(full.as_raw_fd(), -1);
+        let caller = Owned::start(command.stderr(OwnedFd::from(theirs)));
+        let mut pid = None;
+        until("the start is under way", || {
+            let log = lab.read("log");
+            let number = log.split_once("minivmm[").and_then(|(_, rest)| rest.split_once(']'));
+            pid = number.and_then(|(pid, _)| pid.parse().ok());
+            pid.is_some()
+        });
+        HeldUp { caller, pid: pid.unwrap(), full }
     }
 }
 
 #[test]
-fn started_like_any_other_by_the_tests_own_launcher() {
-    // A second look at the streams, by whoever reads them to their end.
+fn machine_whose_caller_was_killed_meanwhile_does_not_stay() {
+    for signal in [libc::SIGINT, libc::SIGKILL] {
+        let lab = Lab::new(Guest::Obedient);
+        let HeldUp { mut caller, pid, full } = HeldUp::start(&lab);
+        send_signal(i32::try_from(caller.id()).unwrap(), signal);
+        assert_eq!(vmm::wait(&mut caller, String::new).code(), None);
+        // It goes on, starts the machine, and finds nobody to tell.
+        let (heard, _thread) = vmm::Heard::listen(full);
+        assert_eq!(Daemon { pid, ended: false }.end(), 1);
+        let gone = "vm0: the machine is ended, as whoever started it has gone meanwhile\n";
+        assert!(lab.read("log").ends_with(gone), "{}", lab.read("log"));
+        assert_eq!(lab.files(), ["guest", "log"]);
+        assert!(heard.text().contains("~> Kernel"));
+    }
+}
+
+#[test]
+fn caller_whose_machine_was_killed_meanwhile_says_so() {
+    let lab = Lab::new(Guest::Obedient);
+    let HeldUp { mut caller, pid, full } = HeldUp::start(&lab);
+    send_signal(pid, libc::SIGKILL);
+    let (heard, thread) = vmm::Heard::listen(full);
+    assert_eq!(vmm::wait(&mut caller, String::new).code(), Some(1));
+    assert_eq!(Daemon { pid, ended: false }.end(), -1);
+    thread.join().unwrap();
+    assert!(heard.text().contains("minivmm: the process in the background died before the machine ran"));
+    assert_eq!(lab.files(), ["guest", "log"]);
+}
+
+#[test]
+fn launcher_of_other_tests_sees_the_end_of_both_streams() {
     let ended = Launch::new(Guest::Ports).args(&["-d", "--log", "/dev/null"]).run();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(ended.stdout.trim().parse::<u32>().is_ok(), "{ended:?}");

@@ -16,8 +16,9 @@ pub fn say(text: &dyn Display) {
 /// The same with how much it matters, for a log that wants to know.
 pub(super) fn say_as(level: Level, text: &dyn Display) {
     let text = text.to_string();
-    let _ = io::stderr().write_all(text.as_bytes());
+    // The log first: standard error may be somebody's who reads slowly.
     logbook::keep(level, &text);
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// An error and its causes in one line, each said once: a cause that the message before it quotes already is left out.

@@ -3,6 +3,7 @@
 //! The machine's process has the file locked for as long as it lives, so that a file without a lock is of the dead, and
 //! may be replaced; only by who has the lock himself meanwhile.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -50,63 +51,80 @@ fn by(pid: &Option<u32>) -> String {
 #[derive(Debug)]
 pub(in crate::cli) struct Pidfile {
     path: PathBuf,
-    /// The file under its first name, beside the one that it will have.
-    draft: PathBuf,
-    /// Locked.
-    file: File,
+    /// The file, locked, once it is there.
+    file: Option<File>,
 }
 
 impl Pidfile {
     /// Makes sure that there can be one, and that what a dead machine left there is gone.
     pub(in crate::cli) fn prepare(path: &Path) -> Result<Self, PidfileError> {
         clear(path)?;
-        let failed = host(path);
-        let Some(name) = path.file_name() else {
-            return Err(failed(ErrorKind::InvalidInput.into()));
-        };
-        let mut first = std::ffi::OsString::from(".");
-        first.push(name);
-        first.push(format!(".{}", std::process::id()));
-        let draft = path.with_file_name(first);
-        // The name has our pid in it: whoever left it is dead.
-        let _ = fs::remove_file(&draft);
-        let file = File::options().write(true).create_new(true).mode(0o644).open(&draft).map_err(failed)?;
-        let pidfile = Pidfile { path: path.into(), draft, file };
-        match try_lock(&pidfile.file, Kind::Exclusive).map_err(host(path))? {
-            true => Ok(pidfile),
-            false => Err(PidfileError::Taken { path: path.into(), pid: None }),
-        }
+        Draft::new(path)?;
+        Ok(Pidfile { path: path.into(), file: None })
     }
 
     /// Puts it in its place.
     pub(in crate::cli) fn publish(&mut self) -> Result<(), PidfileError> {
-        let pid = format!("{}\n", std::process::id());
-        self.file.write_all(pid.as_bytes()).map_err(host(&self.path))?;
+        let mut draft = Draft::new(&self.path)?;
+        let failed = || host(&self.path);
+        if !try_lock(&draft.file, Kind::Exclusive).map_err(failed())? {
+            return Err(failed()(ErrorKind::WouldBlock.into()));
+        }
+        draft.file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed())?;
+        let file = draft.file.try_clone().map_err(failed())?;
         let mut attempt = 1;
         loop {
             // A link is made only where nothing is.
-            match fs::hard_link(&self.draft, &self.path) {
+            match fs::hard_link(&draft.path, &self.path) {
+                Ok(()) => break,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && attempt < ATTEMPTS => {
                     clear(&self.path)?
                 }
-                linked => {
-                    // Has been moved, in effect; if it cannot be removed, it goes with this value.
-                    let _ = fs::remove_file(&self.draft);
-                    return linked.map_err(host(&self.path));
-                }
+                Err(error) => return Err(failed()(error)),
             }
             attempt += 1;
         }
+        self.file = Some(file);
+        Ok(())
     }
 }
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.draft);
         // Before the lock is let go, so that it is nobody else's.
-        if is_at(&self.file, &self.path) {
+        if self.file.as_ref().is_some_and(|file| is_at(file, &self.path)) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// A new file beside the place that it is for. With this value its first name goes.
+#[derive(Debug)]
+struct Draft {
+    path: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    fn new(place: &Path) -> Result<Self, PidfileError> {
+        let Some(name) = place.file_name() else {
+            return Err(host(place)(ErrorKind::InvalidInput.into()));
+        };
+        let mut first = OsString::from(".");
+        first.push(name);
+        first.push(format!(".{}", std::process::id()));
+        let path = place.with_file_name(first);
+        // With our number in its name: whoever left it is dead.
+        let _ = fs::remove_file(&path);
+        let file =
+            File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(host(place))?;
+        Ok(Draft { path, file })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -178,7 +196,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let mut pidfile = Pidfile::prepare(&path).unwrap();
-        assert!(!path.exists());
+        assert!(files(folder.path()).is_empty(), "nothing until it runs");
         pidfile.publish().unwrap();
         let own = std::process::id();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{own}\n"));
@@ -233,12 +251,7 @@ mod tests {
         let path = folder.path().join("pid");
         fs::write(&path, "1\n").unwrap();
         let mut first = Pidfile::prepare(&path).unwrap();
-        // In another process the first name differs.
-        let mut second = Pidfile {
-            path: path.clone(),
-            draft: folder.path().join("second"),
-            file: File::create_new(folder.path().join("second")).unwrap(),
-        };
+        let mut second = Pidfile::prepare(&path).unwrap();
         first.publish().unwrap();
         assert!(matches!(second.publish(), Err(PidfileError::Taken { pid: Some(_), .. })));
         drop(second);
