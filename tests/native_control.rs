@@ -6,110 +6,21 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/host.rs"]
+mod host;
 #[path = "support/vmm.rs"]
 mod vmm;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use host::Host;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tiny_guest::Guest;
-use vmm::{Ended, LIMIT, Launch, Vmm};
-
-/// A place for machines that no other test sees.
-struct Host(TempDir);
-
-impl Host {
-    fn new() -> Self {
-        Host(tempfile::tempdir().unwrap())
-    }
-
-    fn launch(&self, guest: Guest, name: &str) -> Launch {
-        let mut launch = Launch::new(guest).args(&["--name", name]);
-        launch.command.env("XDG_RUNTIME_DIR", self.0.path());
-        launch.stdin(Stdio::piped())
-    }
-
-    /// A guest that has said `word`.
-    fn start(&self, guest: Guest, name: &str, word: &str) -> Vmm {
-        let machine = self.launch(guest, name).spawn();
-        machine.expect(word, 1);
-        machine
-    }
-
-    fn verb(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-        command.args(words).env("XDG_RUNTIME_DIR", self.0.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.verb(words).output().unwrap()
-    }
-
-    /// What a verb prints that does what it is asked.
-    #[track_caller]
-    fn does(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{words:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.does(words)).unwrap()
-    }
-
-    #[track_caller]
-    fn fails(&self, words: &[&str], status: i32, said: &str) {
-        let output = self.run(words);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(status), "{words:?}: {stderr}");
-        assert!(output.stdout.is_empty() && stderr.contains(said), "{words:?}: {stderr}");
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.0.path().join("minivmm")
-    }
-
-    fn files(&self) -> Vec<String> {
-        let files = fs::read_dir(self.folder()).unwrap();
-        let mut files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-        files.sort();
-        files
-    }
-
-    fn connect(&self, name: &str) -> UnixStream {
-        let stream = UnixStream::connect(self.folder().join(format!("{name}.sock"))).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.set_write_timeout(Some(LIMIT)).unwrap();
-        stream
-    }
-
-    /// An HTTP request as any program could send it: status and body.
-    #[track_caller]
-    fn http(&self, name: &str, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = self.connect(name);
-        let length = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-    }
-}
+use vmm::{Ended, Vmm};
 
 /// How much a running process has of its own, in KiB, without its guest's memory, of which the host gives as much at a time
 /// as it likes: that is what is open to huge pages. Pages of the program's file are not counted, which are its own only while
@@ -142,7 +53,7 @@ fn a_machine_with_a_name_is_listed_and_described_while_it_lives() {
     assert_eq!(host.json(&["ls", "--json"]), json!([]));
     let first = host.start(Guest::Obedient, "vm0", "ready\n");
     let second = host.start(Guest::Obedient, "vm1", "ready\n");
-    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mode = |path: std::path::PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(host.folder()), mode(host.folder().join("vm0.sock"))), (0o700, 0o600));
     let list = host.does(&["ls"]);
     let lines: Vec<_> = list.lines().collect();

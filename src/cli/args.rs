@@ -148,7 +148,7 @@ impl MachineArgs {
 /// Stands in `--help` for the list of verbs.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
-       or: run|doctor|ls|info|stats|wait|stop|kill|pause|resume|reset|balloon";
+  or: run|doctor|ls|info|stats|console|wait|stop|kill|pause|resume|reset|balloon";
 
 #[cfg(test)]
 mod tests {

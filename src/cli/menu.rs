@@ -1,4 +1,6 @@
-//! The console's escape key: Ctrl-] and a letter.
+//! Standard input at a console: what is typed, and the escape key's menu, Ctrl-] and a letter.
+
+use std::io::{self, Read};
 
 /// Ctrl-], as telnet and virsh have it.
 const ESCAPE: u8 = 0x1d;
@@ -9,16 +11,26 @@ pub(super) enum Choice {
     PowerButton,
     Reset,
     Quit,
+    Detach,
     Help,
     /// A letter that is not in the menu.
     Unknown,
 }
 
-/// Lines that `?` shows.
+/// Lines that `?` shows where the machine runs.
 pub(super) const HELP: &[&str] = &[
     "Ctrl-] then: p  press the power button",
     "             r  reset the machine",
     "             q  quit at once",
+    "             ?  this help",
+    "        Ctrl-]  send Ctrl-] to the guest",
+];
+
+/// Lines that `?` shows at the console of a machine that runs elsewhere.
+pub(super) const ATTACHED_HELP: &[&str] = &[
+    "Ctrl-] then: d  detach; the machine runs on",
+    "             p  press the power button",
+    "             r  reset the machine",
     "             ?  this help",
     "        Ctrl-]  send Ctrl-] to the guest",
 ];
@@ -34,13 +46,13 @@ pub(super) enum Typed<'a> {
 
 /// Tells the guest's input from the menu's keys, also where a read ends between the two.
 #[derive(Debug, Default)]
-pub(super) struct Menu {
+struct Menu {
     escaped: bool,
 }
 
 impl Menu {
     /// Takes the next thing off the front of `bytes`; `None` when nothing is left.
-    pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Typed<'a>> {
+    fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Typed<'a>> {
         loop {
             let (&key, rest) = bytes.split_first()?;
             if self.escaped {
@@ -52,6 +64,7 @@ impl Menu {
                     b'p' => Typed::Choice(Choice::PowerButton),
                     b'r' => Typed::Choice(Choice::Reset),
                     b'q' => Typed::Choice(Choice::Quit),
+                    b'd' => Typed::Choice(Choice::Detach),
                     b'?' | b'h' => Typed::Choice(Choice::Help),
                     _ => Typed::Choice(Choice::Unknown),
                 });
@@ -66,6 +79,33 @@ impl Menu {
             *bytes = rest;
             return Some(Typed::Text(text));
         }
+    }
+}
+
+/// Reads standard input to its end, or until `take` has enough of it. Only a terminal has the menu: a pipe's bytes are all the
+/// guest's.
+pub(super) fn read_input(menu: bool, mut take: impl FnMut(Typed<'_>) -> io::Result<()>) {
+    let mut menu = menu.then(Menu::default);
+    let mut bytes = [0; 4096];
+    loop {
+        let mut rest = match io::stdin().lock().read(&mut bytes) {
+            Ok(0) => return,
+            Ok(n) => bytes.get(..n).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return,
+        };
+        while let Some(typed) = next(&mut menu, &mut rest) {
+            if take(typed).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn next<'a>(menu: &mut Option<Menu>, rest: &mut &'a [u8]) -> Option<Typed<'a>> {
+    match menu {
+        Some(menu) => menu.next(rest),
+        None => (!rest.is_empty()).then(|| Typed::Text(std::mem::take(rest))),
     }
 }
 
@@ -90,8 +130,8 @@ mod tests {
     #[test]
     fn text_goes_to_the_guest_and_keys_to_the_menu() {
         assert_eq!(
-            typed(&[b"ls\r\x1dpx\x1dq"]),
-            (b"ls\rx".to_vec(), vec![Choice::PowerButton, Choice::Quit])
+            typed(&[b"ls\r\x1dpx\x1dq\x1dd"]),
+            (b"ls\rx".to_vec(), vec![Choice::PowerButton, Choice::Quit, Choice::Detach])
         );
     }
 

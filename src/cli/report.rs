@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use log::Level;
 
@@ -19,6 +19,15 @@ pub(super) fn say_as(level: Level, text: &dyn Display) {
     // The log first: standard error may be somebody's who reads slowly.
     logbook::keep(level, &text);
     let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Says a line on stderr while a machine runs; with `raw` one that also stands right on a terminal in raw mode.
+pub fn aside(raw: bool, text: &str) {
+    if raw && io::stderr().is_terminal() {
+        say(&format_args!("\r\nminivmm: {text}\r\n"));
+    } else {
+        say(&format_args!("minivmm: {text}\n"));
+    }
 }
 
 /// An error and its causes in one line, each said once: a cause that the message before it quotes already is left out.

@@ -1,9 +1,6 @@
 //! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
 
-#[cfg(test)]
-mod tests;
-
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,11 +10,11 @@ use log::Level;
 
 use super::daemon::{Service, ServiceError};
 use super::exit::Status;
-use super::menu::{Choice, HELP, Menu, Typed};
+use super::menu::{Choice, HELP, Typed, read_input};
 use super::{logbook, report};
 use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals};
-use crate::host::terminal::{RawTerminal, in_foreground};
+use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
@@ -68,18 +65,6 @@ pub(super) fn run(spec: &Spec, service: Service) -> Status {
             status
         }
         Err(failure) => super::complain(&*failure, Status::Failed),
-    }
-}
-
-/// Gives the terminal back on every way out of [`run`], a panic among them. The threads that share the terminal live
-/// as long as the process, so that its own drop may never come.
-struct GiveBack(Arc<Option<RawTerminal>>);
-
-impl Drop for GiveBack {
-    fn drop(&mut self) {
-        if let Some(terminal) = &*self.0 {
-            terminal.restore();
-        }
     }
 }
 
@@ -165,32 +150,15 @@ impl Session {
         std::process::exit(128 + number);
     }
 
-    /// Carries what is typed to the guest. Only a terminal has the menu: a pipe's bytes are all the guest's.
+    /// Carries what is typed to the guest.
     fn read_input(&self, mut input: ConsoleInput) {
-        let mut menu = self.terminal.is_some().then(Menu::default);
-        let mut bytes = [0; 4096];
-        loop {
-            let mut rest = match io::stdin().lock().read(&mut bytes) {
-                Ok(n) => bytes.get(..n).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
-            };
-            if rest.is_empty() {
-                return;
+        read_input(self.terminal.is_some(), |typed| match typed {
+            Typed::Text(text) => input.write_all(text),
+            Typed::Choice(choice) => {
+                self.choose(choice);
+                Ok(())
             }
-            while let Some(typed) = next(&mut menu, &mut rest) {
-                let sent = match typed {
-                    Typed::Text(text) => input.write_all(text),
-                    Typed::Choice(choice) => {
-                        self.choose(choice);
-                        Ok(())
-                    }
-                };
-                if sent.is_err() {
-                    return;
-                }
-            }
-        }
+        });
     }
 
     fn choose(&self, choice: Choice) {
@@ -204,6 +172,11 @@ impl Session {
                 self.controls.reset();
             }
             Choice::Quit => self.end(Reason::Menu),
+            Choice::Detach => {
+                self.say(
+                    "the machine runs in this terminal; one that was started with -d can be detached from",
+                );
+            }
             Choice::Help => HELP.iter().for_each(|line| self.say(line)),
             Choice::Unknown => self.say("no such key in the menu; Ctrl-] ? lists them"),
         }
@@ -214,11 +187,8 @@ impl Session {
         self.controls.kill();
     }
 
-    /// A line on stderr that also stands right on a terminal in raw mode.
     fn say(&self, text: &str) {
-        let end = if self.terminal.is_some() && io::stderr().is_terminal() { "\r\n" } else { "\n" };
-        let start = if end == "\r\n" { "\r\n" } else { "" };
-        report::say(&format_args!("{start}minivmm: {text}{end}"));
+        report::aside(self.terminal.is_some(), text);
     }
 
     /// How the machine ended, in words and as a status.
@@ -244,9 +214,81 @@ impl Session {
     }
 }
 
-fn next<'a>(menu: &mut Option<Menu>, rest: &mut &'a [u8]) -> Option<Typed<'a>> {
-    match menu {
-        Some(menu) => menu.next(rest),
-        None => (!rest.is_empty()).then(|| Typed::Text(std::mem::take(rest))),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::process::{Command, Stdio};
+
+    /// Set for the process that breaks down on purpose.
+    const BREAK_DOWN: &str = "MINIVMM_TEST_BREAK_DOWN";
+
+    /// Both ends of a new terminal.
+    #[allow(unsafe_code, reason = "openpty is a C interface")]
+    fn terminal() -> (OwnedFd, OwnedFd) {
+        let (mut master, mut slave) = (-1, -1);
+        let none = std::ptr::null_mut();
+        // SAFETY: both numbers are written; no name, mode or size is asked for.
+        assert_eq!(unsafe { libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast()) }, 0);
+        // SAFETY: openpty gave two new descriptors that nobody else has.
+        unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
+    }
+
+    /// The local modes of a terminal: echo, lines, signals.
+    #[allow(unsafe_code, reason = "termios is a C interface")]
+    fn mode(terminal: &OwnedFd) -> libc::tcflag_t {
+        // SAFETY: an all-zero termios is a valid object to be overwritten.
+        let mut mode: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: `mode` is valid for writing.
+        assert_eq!(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &mut mode) }, 0);
+        mode.c_lflag
+    }
+
+    /// The other process of the next test: does as [`run`] does, and breaks down where [`run`] waits for the machine.
+    #[test]
+    fn breaks_down_with_the_terminal_raw() {
+        if std::env::var_os(BREAK_DOWN).is_none() {
+            return;
+        }
+        let shared = Arc::new(RawTerminal::take().unwrap());
+        assert!(shared.is_some(), "standard input is a terminal");
+        // As the session's threads do, which live as long as the process.
+        std::mem::forget(shared.clone());
+        let _terminal = GiveBack(shared);
+        print!("raw");
+        io::stdout().flush().unwrap();
+        // Goes on when the test has looked at the terminal.
+        io::stdin().read_exact(&mut [0]).unwrap();
+        panic!("on purpose");
+    }
+
+    #[test]
+    fn terminal_is_given_back_when_the_session_panics() {
+        let (master, slave) = terminal();
+        let before = mode(&slave);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cli::session::tests::breaks_down_with_the_terminal_raw", "--nocapture"])
+            .env(BREAK_DOWN, "1")
+            .stdin(slave.try_clone().unwrap())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut said = Vec::new();
+        let mut output = child.stdout.take().unwrap();
+        while !said.ends_with(b"raw") {
+            let mut byte = [0];
+            output.read_exact(&mut byte).unwrap();
+            said.extend(byte);
+        }
+        let raw = mode(&slave);
+        assert_eq!(raw & (libc::ICANON | libc::ECHO | libc::ISIG), 0);
+        assert_ne!(raw, before);
+        // Kept open: a terminal whose other end is gone has no mode.
+        let mut keyboard = std::fs::File::from(master);
+        keyboard.write_all(b"x").unwrap();
+        assert!(!child.wait().unwrap().success(), "it panicked");
+        assert_eq!(mode(&slave), before);
     }
 }

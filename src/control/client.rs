@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::request::CONSOLE;
 use super::wire::is_late;
 
+/// How long a machine may take to give its console.
+const ATTACH: Duration = Duration::from_secs(10);
 /// Bytes of the longest answer that makes sense.
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -96,6 +99,58 @@ impl Asked {
     }
 }
 
+/// Both directions of a machine's console.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// The connection, and nothing but the console's bytes on it.
+    pub(crate) stream: UnixStream,
+    /// What came with the answer's head: the console's first bytes.
+    pub(crate) heard: Vec<u8>,
+}
+
+impl Attached {
+    /// Asks for the console and its keyboard.
+    pub(crate) fn to(socket: &Path) -> Result<Self, ClientError> {
+        let mut stream = UnixStream::connect(socket).map_err(ClientError::Gone)?;
+        let head = format!(
+            "GET /v1/console HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {CONSOLE}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).map_err(ClientError::Gone)?;
+        stream.set_read_timeout(Some(ATTACH)).map_err(ClientError::Gone)?;
+        let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
+        loop {
+            let read = match stream.read(&mut bytes) {
+                Ok(0) => return parse(&heard).and(Err(ClientError::Strange("it gives no console".into()))),
+                Ok(n) => n,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if is_late(&error) => return Err(ClientError::Late(ATTACH)),
+                Err(error) => return Err(ClientError::Gone(error)),
+            };
+            heard.extend(bytes.iter().take(read));
+            if let Some(head) = upgraded(&heard)? {
+                stream.set_read_timeout(None).map_err(ClientError::Gone)?;
+                heard.drain(..head);
+                return Ok(Attached { stream, heard });
+            }
+            if heard.len() > MAX_ANSWER {
+                return Err(ClientError::Strange("its answer has no end".into()));
+            }
+        }
+    }
+}
+
+/// Bytes of the head that says the connection is the console's now; `None` while it is not whole or says something else,
+/// which ends with the connection.
+fn upgraded(bytes: &[u8]) -> Result<Option<usize>, ClientError> {
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut fields);
+    match (response.parse(bytes), response.code) {
+        (Ok(httparse::Status::Complete(head)), Some(101)) => Ok(Some(head)),
+        (Ok(_), _) => Ok(None),
+        (Err(error), _) => Err(ClientError::Strange(error.to_string())),
+    }
+}
+
 /// Reads a whole answer: null where there is nothing to say.
 fn parse(bytes: &[u8]) -> Result<Value, ClientError> {
     if bytes.is_empty() {
@@ -146,5 +201,15 @@ mod tests {
         for answer in strange {
             assert!(matches!(parse(answer), Err(ClientError::Strange(_))), "{answer:?}");
         }
+    }
+
+    #[test]
+    fn a_console_begins_behind_the_head_that_upgrades() {
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: minivmm-console\r\n\r\n";
+        assert_eq!(upgraded(&[head.as_slice(), b"login: "].concat()).unwrap(), Some(head.len()));
+        assert_eq!(upgraded(&head[..40]).unwrap(), None);
+        // Whose end is the connection's.
+        assert_eq!(upgraded(b"HTTP/1.1 503 No\r\n\r\n{\"error\":\"No.\"}").unwrap(), None);
+        assert!(matches!(upgraded(b"SSH-2.0\r\n\r\n"), Err(ClientError::Strange(_))));
     }
 }

@@ -46,7 +46,8 @@ pub(super) trait Keeper {
 /// Answers requests until the client goes, errs or is too slow, or the machine has ended.
 pub(super) fn converse(wire: &mut impl Wire, keeper: &impl Keeper, subject: &dyn Subject, limits: &Limits) {
     let mut inbox = Inbox::default();
-    while keeper.enter(Phase::Idle) {
+    loop {
+        keeper.enter(Phase::Idle);
         let request = match inbox.next(wire, keeper, limits) {
             Ok(Some(request)) => request,
             Ok(None) => return,
@@ -79,9 +80,7 @@ fn last(wire: &mut impl Wire, keeper: &impl Keeper, answer: &Answer, limits: &Li
         return;
     }
     wire.finish();
-    if !keeper.enter(Phase::Idle) {
-        return;
-    }
+    keeper.enter(Phase::Idle);
     let until = Instant::now() + limits.linger;
     let (mut bytes, mut discarded) = ([0; 4096], 0);
     while let Ok(n @ 1..) = wire.read(&mut bytes, until) {

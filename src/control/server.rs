@@ -137,11 +137,11 @@ fn accept(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return log::error!("the control socket answers no more: {error}"),
         };
-        if events.iter().take(count).any(|event| event.data() == STOP) {
-            return;
-        }
+        let stop = events.iter().take(count).any(|event| event.data() == STOP);
         match listener.accept() {
             Ok((stream, _)) => admit(stream, connections, subject),
+            // Who connected before the end has been heard.
+            Err(_) if stop => return,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             // The client has gone already, or the host has no descriptor left.
             Err(_) => thread::sleep(EXHAUSTED),
@@ -185,6 +185,9 @@ impl Connections {
     fn seat(self: &Arc<Self>, stream: &Arc<UnixStream>) -> Option<Seat> {
         let mut state = self.state();
         if state.open.len() >= self.limits.connections {
+            if state.stopping {
+                return None;
+            }
             let may_go = state.open.values().filter(|one| one.phase <= Phase::Writing);
             let victim = may_go.min_by_key(|one| one.since)?;
             // Its thread sees the end of its stream, whatever it is waiting for there.
@@ -245,14 +248,18 @@ impl Keeper for Seat {
         let is_stream = |phase| phase >= Phase::Waiting;
         let streams = state.open.values().filter(|one| is_stream(one.phase)).count();
         let refused = match phase {
-            Phase::Idle => state.stopping,
             Phase::Waiting | Phase::Streaming => {
                 streams >= self.connections.limits.streams || (state.stopping && state.ending.is_none())
             }
-            Phase::Reading | Phase::Writing | Phase::Acting => false,
+            Phase::Idle | Phase::Reading | Phase::Writing | Phase::Acting => false,
         };
+        let stopping = state.stopping;
         if let Some(own) = state.open.get_mut(&self.number).filter(|_| !refused) {
             (own.phase, own.since) = (phase, Instant::now());
+            if stopping && phase == Phase::Idle {
+                // What has come is still read and answered, then the stream is at its end.
+                let _ = own.stream.shutdown(Shutdown::Read);
+            }
         }
         !refused
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::mem;
+use std::sync::Arc;
 
 /// The terminal on standard input in raw mode; dropping this gives it back as it was.
 #[derive(Debug)]
@@ -45,6 +46,18 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         self.restore();
+    }
+}
+
+/// Gives a shared terminal back on every way out, a panic among them. The threads that share it live as long as the process,
+/// so that its own drop may never come.
+pub(crate) struct GiveBack(pub(crate) Arc<Option<RawTerminal>>);
+
+impl Drop for GiveBack {
+    fn drop(&mut self) {
+        if let Some(terminal) = &*self.0 {
+            terminal.restore();
+        }
     }
 }
 

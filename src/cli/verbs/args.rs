@@ -17,6 +17,8 @@ pub enum NameVerb {
     Wait(NameArgs),
     /// End a machine where it is
     Kill(NameArgs),
+    /// Show a machine's console here, and type into it
+    Console(NameArgs),
     /// Bring a machine to rest
     Pause(NameArgs),
     /// Let a paused machine go on

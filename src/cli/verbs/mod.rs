@@ -1,11 +1,13 @@
 //! Verbs that speak to machines with a name.
 
 mod args;
+mod console;
 mod ls;
 mod show;
 mod stop;
 mod wait;
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +36,15 @@ pub(super) enum VerbError {
     /// Somebody has, and it came to nothing.
     #[error("{name}: {source}")]
     Machine { name: MachineName, source: ClientError },
+    /// The terminal, its signals or a thread.
+    #[error("this terminal cannot be used as a console")]
+    Terminal(#[source] io::Error),
+    /// A console that broke off.
+    #[error(
+        "the console of {0} broke off, and the machine runs on; a reader that takes nothing for 5 s is let go, \
+         `minivmm console {0}` shows it again"
+    )]
+    LetGo(MachineName),
     /// It cannot be shown.
     #[error("the machine's answer cannot be shown")]
     Shown(#[from] serde_json::Error),
@@ -58,6 +69,7 @@ fn obey(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Stats(args) => Ok(print(&show::stats(args)?, Status::Done).into()),
         NameVerb::Stop(args) => stop::stop(args).map(|()| done),
         NameVerb::Wait(args) => wait::wait(&args.name),
+        NameVerb::Console(args) => console::attach(&args.name).map(Status::into),
         NameVerb::Pause(args) => order(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => order(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => order(args, "/v1/reset").map(|()| done),

@@ -24,7 +24,7 @@ pub(super) fn wait(name: &MachineName) -> Result<ExitCode, VerbError> {
 /// How a machine ended.
 pub(super) struct Ending {
     status: u8,
-    text: String,
+    pub(super) text: String,
 }
 
 /// Waits for a machine's end.

@@ -254,3 +254,14 @@ fn dropping_the_server_ends_all_connections() {
         assert!(!String::from_utf8(rest).unwrap().contains("status"));
     }
 }
+
+#[test]
+fn who_has_asked_how_it_ends_before_it_did_is_told() {
+    for _ in 0..200 {
+        let mut served = Served::new(Limits::DEFAULT);
+        // Not waited for: the server may not have heard of it yet.
+        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+        served.finish();
+        assert_eq!(asked.answer(LONG).unwrap().unwrap()["status"], 4);
+    }
+}
