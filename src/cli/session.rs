@@ -55,6 +55,10 @@ pub(super) fn run(spec: &Spec, service: Service) -> Status {
             let (text, status) = session.ending(&exit, runs);
             match status {
                 Status::Done => logbook::keep(Level::Info, &text),
+                // Somebody wanted it so.
+                Status::Rebooted | Status::Quit | Status::Signal(_) => {
+                    report::say(&format_args!("minivmm: {text}\n"))
+                }
                 _ => report::say_as(Level::Error, &format_args!("minivmm: {text}\n")),
             }
             // Before anybody is told, who may start the next machine at once.
