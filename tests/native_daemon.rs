@@ -416,6 +416,12 @@ fn stop_and_wait_know_a_machine_in_the_background() {
     lab.does(&["stop", "vm0"]);
     assert_eq!(daemon.end(), 0);
     assert!(lab.read("log").ends_with("vm0: the guest powered off\n"), "{}", lab.read("log"));
+    // As a service manager stops it, also one that rests.
+    let daemon = lab.start(&["--name", "vm0"]);
+    lab.console("vm0").expect("ready\n", 1);
+    lab.does(&["pause", "vm0"]);
+    daemon.signal(libc::SIGTERM);
+    assert_eq!(daemon.end(), 0);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{logbook, report};
 use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
-use crate::machine::{ConsoleInput, Controls, Exit, Machine};
+use crate::machine::{ConsoleInput, Controls, Exit, Machine, MachineState};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
@@ -53,13 +53,9 @@ pub(super) fn run(spec: &Spec, service: Service) -> Status {
             // The terminal first: what is said next is for a person at a normal prompt.
             drop(terminal);
             let (text, status) = session.ending(&exit, runs);
-            match status {
-                Status::Done => logbook::keep(Level::Info, &text),
-                // Somebody wanted it so.
-                Status::Rebooted | Status::Quit | Status::Signal(_) => {
-                    report::say(&format_args!("minivmm: {text}\n"))
-                }
-                _ => report::say_as(Level::Error, &format_args!("minivmm: {text}\n")),
+            match status.level() {
+                None => logbook::keep(Level::Info, &text),
+                Some(level) => report::say_as(level, &format_args!("minivmm: {text}\n")),
             }
             // Before anybody is told, who may start the next machine at once.
             session.service.has_ended(&text);
@@ -128,6 +124,10 @@ impl Session {
                         "power button pressed; a second signal, or {} s, ends the machine",
                         GRACE.as_secs()
                     ));
+                    // At rest it would not hear the button.
+                    if self.controls.state() == MachineState::Paused {
+                        self.controls.resume_within(LAST);
+                    }
                     self.controls.power_button();
                 }
                 (Some(Signal::End(number)), Some(_)) | (None, Some((number, _))) => {
