@@ -45,9 +45,8 @@ pub(super) fn run(spec: &Spec, service: Service) -> Status {
         Ok((machine, session, control)) => {
             let terminal = GiveBack(session.terminal.clone());
             let runs = session.service.runs();
-            match &runs {
-                Ok(()) => logbook::keep(Level::Info, "the machine runs"),
-                Err(_) => machine.kill(),
+            if runs.is_err() {
+                machine.kill();
             }
             let exit = machine.wait();
             // The terminal first: what is said next is for a person at a normal prompt.

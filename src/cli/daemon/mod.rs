@@ -12,10 +12,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use log::Level;
+
 pub(super) use self::notify::Notify;
 pub(super) use self::pidfile::{Pidfile, PidfileError};
 use super::exit::Status;
-use super::{complain, print};
+use super::{complain, logbook, print};
 use crate::host::process::{Side, close_others, detach, silence};
 
 /// How a machine runs, whatever it is made of.
@@ -159,6 +161,8 @@ impl Service {
     /// The machine runs.
     pub(super) fn runs(&self) -> Result<(), ServiceError> {
         self.pidfile().as_mut().map(Pidfile::publish).transpose()?;
+        // Before the caller goes on, who may end it at once.
+        logbook::keep(Level::Info, "the machine runs");
         match &self.caller {
             Some(caller) => caller.release(),
             None => {
