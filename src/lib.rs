@@ -34,7 +34,9 @@ pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
-    ConsoleInput, Controls, Crash, Events, Exit, ExpectError, GuestConsole, Machine, MachineBuilder,
-    MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard, VcpuStats,
+    ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, GuestConsole, Machine,
+    MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard,
+    VcpuStats,
 };
+pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

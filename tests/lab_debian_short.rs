@@ -4,7 +4,7 @@
 #[path = "support/debian.rs"]
 mod debian;
 
-use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, Tap, lab, ssh, starts_from_its_disk};
+use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, Tap, in_tools, lab, ssh, starts_from_its_disk};
 use lab::{Cmd, Status};
 
 /// What the banner says was taken from the disk.
@@ -90,8 +90,8 @@ const FIO: &str = "fio --output-format=terse --direct=1 --ioengine=libaio --iode
 const LAST: &str = "--name=last --rw=randwrite --size=8m";
 
 fn verify_a_minute_of_writes(guest: &mut Guest) {
-    guest.sh("mount -o ro /dev/vdc /mnt; for d in dev proc sys; do mount --bind /$d /mnt/$d; done; mount -t tmpfs t /mnt/tmp");
-    let fio = |job: &str| format!("chroot /mnt sh -c 'cd /tmp && {FIO} --filename=/dev/vdb {job}'");
+    guest.mount_tools("/dev/vdc");
+    let fio = |job: &str| in_tools(&format!("{FIO} --filename=/dev/vdb {job}"));
     let minute = "--name=mixed --rw=randrw --size=64m --time_based --runtime=60 --verify_backlog=256";
     guest.sh_within(&fio(minute), 2 * BOOT);
     guest.sh_within(&fio(&format!("{LAST} --do_verify=0 --end_fsync=1")), BOOT);

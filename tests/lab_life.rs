@@ -101,6 +101,17 @@ fn second_sigterm_ends_a_guest_that_does_not_listen() {
     assert_eq!(status(&mut guest), Status::Exited(143));
 }
 
+#[test]
+fn verbs_reset_and_kill_a_guest_by_its_name() {
+    let mut guest = shell(&["--name", "vm0"]);
+    lab().sh("./minivmm reset vm0").unwrap();
+    guest.expect(PROMPT, BOOT).unwrap();
+    let mut waits = lab().spawn(&lab::Cmd::new("./minivmm").args(["wait", "vm0"])).unwrap();
+    lab().sh("./minivmm kill vm0").unwrap();
+    assert_eq!(status(&mut guest), Status::Exited(6));
+    assert_eq!(status(&mut waits), Status::Exited(6));
+}
+
 fn libc_sigterm() -> i32 {
     15
 }

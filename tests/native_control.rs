@@ -74,7 +74,8 @@ fn a_machine_with_a_name_is_listed_and_described_while_it_lives() {
     assert!(host.does(&["info", "vm1"]).contains("\nstate    running\n"));
     let stats = host.json(&["stats", "vm0", "--json"]);
     assert!(stats["vcpus"][0]["port-out"].as_u64().unwrap() > 0, "{stats}");
-    assert!(host.does(&["stats", "vm0"]).contains("\nvcpus.0.port-out "));
+    assert!(host.does(&["stats", "vm0"]).contains("\nmemory.size "));
+    assert_eq!(stats["devices"][0]["name"], "console0", "{stats}");
     end(first).is("ready\ndone\n", 0);
     assert_eq!(host.json(&["ls", "--json"])[0]["name"], "vm1");
     end(second).is("ready\ndone\n", 0);

@@ -60,7 +60,7 @@ fn ten_thousand_pauses_lose_no_byte_of_the_console() {
 #[test]
 fn a_paused_machine_can_be_ended_reset_and_dropped() {
     let folder = tempfile::tempdir().unwrap();
-    let (machine, output) = start(&folder, Guest::Smp);
+    let (machine, output) = start(&folder, Guest::Busy);
     machine.pause(LIMIT).unwrap();
     machine.reset();
     machine.pause(LIMIT).unwrap();

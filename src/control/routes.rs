@@ -292,6 +292,7 @@ mod tests {
             serde_json::to_value(subject.stats().unwrap()).unwrap(),
             serde_json::to_value(crate::VcpuStats::default()).unwrap(),
             serde_json::to_value(crate::MemoryStats::default()).unwrap(),
+            serde_json::to_value(subject.stats().unwrap().devices.first().unwrap()).unwrap(),
         ];
         for field in said.iter().flat_map(|value| value.as_object().unwrap().keys()) {
             assert!(text.contains(&format!(" {field}:")), "{field}");

@@ -70,7 +70,7 @@ impl Subject for Fake {
     }
 
     fn stats(&self) -> Option<Stats> {
-        (self.state() != MachineState::Ended).then(Stats::default)
+        (self.state() != MachineState::Ended).then(Stats::sample)
     }
 
     fn events(&self) -> Box<dyn EventSource> {

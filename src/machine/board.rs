@@ -18,8 +18,10 @@ use virtio::transport;
 
 use super::StartError;
 use super::boot_once::{Blueprint, Memory};
+use super::events::{MachineEvent, Publisher};
 use super::gate::Gate;
 use super::pci;
+use super::stats::Counted;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
 use crate::kvm::Vm;
@@ -31,6 +33,8 @@ pub(super) struct Board {
     pub(super) buses: Buses,
     pub(super) power_button: PowerButton,
     pub(super) pci: Arc<PciRoot>,
+    /// In the order of the PCI bus.
+    pub(super) counted: Vec<Counted>,
     pub(super) platform: Platform,
 }
 
@@ -64,8 +68,11 @@ impl Board {
             memory: memory.ram.handle(),
             msi: Arc::new(vm.msi()),
             doorbells: Arc::new(vm.doorbells()),
+            failures: Arc::new(Hearsay(blueprint.publisher.clone())),
         };
-        let functions = (blueprint.functions)(blueprint, ends.virtio, &virtio)?;
+        let mut functions = (blueprint.functions)(blueprint, ends.virtio, &virtio)?;
+        functions.sort_by_key(|placed| placed.address);
+        let counted = functions.iter().filter_map(|placed| placed.counted.clone()).collect();
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();
         let pci = pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
@@ -85,7 +92,18 @@ impl Board {
             pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
         };
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
-        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, pci, platform })
+        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, pci, counted, platform })
+    }
+}
+
+/// Passes on that a device cannot go on.
+#[derive(Debug)]
+struct Hearsay(Publisher);
+
+impl transport::Failures for Hearsay {
+    fn failed(&self, device: &str, reason: &str) {
+        let (device, reason) = (device.to_owned(), reason.to_owned());
+        self.0.publish(MachineEvent::DeviceFailed { device, reason });
     }
 }
 

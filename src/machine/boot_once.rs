@@ -21,7 +21,7 @@ use super::files::BootFiles;
 use super::gate::Gate;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
-use super::stats::{MemoryStats, Stats};
+use super::stats::{Counted, MemoryStats, Stats};
 use super::supervisor::Event;
 use super::supplies::Supplies;
 use super::vcpus::{VcpuContext, VcpuThreads};
@@ -52,6 +52,7 @@ pub(super) struct Boot {
     pub(super) panicked: Arc<AtomicBool>,
     power_button: PowerButton,
     pci: Arc<PciRoot>,
+    counted: Vec<Counted>,
     vcpus: VcpuThreads,
     _vm: Vm,
     // Behind `_vm`: KVM reaches into this memory for as long as the VM lives.
@@ -101,6 +102,7 @@ impl Boot {
             panicked,
             power_button: board.power_button,
             pci: board.pci,
+            counted: board.counted,
             vcpus: threads,
             _vm: vm,
             memory,
@@ -113,7 +115,8 @@ impl Boot {
         let ram = self.memory.ram.as_ref();
         let memory =
             MemoryStats { size: ram.size(), resident: ram.resident(), balloon: self.balloon.actual() };
-        Stats { vcpus: self.vcpus.exits(), memory }
+        let devices = self.counted.iter().map(Counted::now).collect();
+        Stats { vcpus: self.vcpus.exits(), memory, devices }
     }
 
     /// Makes the vCPUs rest; [`Event::AtRest`] comes, with the number given here, when they do.

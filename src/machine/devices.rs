@@ -1,7 +1,7 @@
 //! The virtio devices of a machine: what its spec asks for, each on its worker, each in its slot.
 
 use std::num::NonZeroU16;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use devices::pci::slots;
 use virtio::balloon::Balloon;
@@ -17,6 +17,7 @@ use virtio::worker::Worker;
 use super::StartError;
 use super::boot_once::Blueprint;
 use super::pci::{Placed, host_bridge, slot};
+use super::stats::Counted;
 use crate::host::disk::{EngineKind, make_engine};
 use crate::host::tap::Tap;
 use crate::spec::{DiskSerial, TapSpec};
@@ -92,5 +93,10 @@ fn put<P: Poller + 'static>(
     platform: &Platform,
 ) -> Result<Placed, StartError> {
     let function = VirtioPci::new(device, worker, platform)?;
-    Ok((slot(device_slot)?, Arc::new(Mutex::new(function))))
+    let counted = Counted {
+        name: function.name().to_owned(),
+        kind: function.kind(),
+        counters: function.counters().clone(),
+    };
+    Ok(Placed { counted: Some(counted), ..Placed::new(slot(device_slot)?, function) })
 }

@@ -12,7 +12,8 @@ const MOST_WAITING: usize = 256;
 #[serde(tag = "event", content = "detail", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MachineEvent {
-    /// Its processors run, for the first time or after a reset.
+    /// Its processors run again, after a reset. Of the first time nobody can hear: they run when
+    /// [`Machine::start`](crate::Machine::start) returns.
     Booted,
     /// It rests: see [`Machine::pause`](crate::Machine::pause).
     Paused,

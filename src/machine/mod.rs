@@ -36,7 +36,7 @@ pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
 pub use error::{PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit};
-pub use stats::{MemoryStats, Stats, VcpuStats};
+pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
 use virtio::balloon::BalloonControl;

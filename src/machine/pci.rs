@@ -15,10 +15,24 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
 use super::boot_once::Blueprint;
+use super::stats::Counted;
 use crate::kvm::memory::GuestRam;
 
 /// A function and its place on the bus.
-pub(super) type Placed = (FunctionAddress, Arc<Mutex<dyn PciFunction>>);
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) address: FunctionAddress,
+    pub(super) function: Arc<Mutex<dyn PciFunction>>,
+    /// What it does, if that is counted.
+    pub(super) counted: Option<Counted>,
+}
+
+impl Placed {
+    /// One that counts nothing.
+    pub(super) fn new(address: FunctionAddress, function: impl PciFunction + 'static) -> Self {
+        Placed { address, function: Arc::new(Mutex::new(function)), counted: None }
+    }
+}
 
 /// Makes a machine's functions for one boot, its `hvc0` connected to the given end.
 pub(super) type MakeFunctions =
@@ -26,7 +40,7 @@ pub(super) type MakeFunctions =
 
 /// The host bridge, where people look for one.
 pub(super) fn host_bridge() -> Result<Placed, StartError> {
-    Ok((slot(slots::HOST_BRIDGE)?, Arc::new(Mutex::new(HostBridge::new()))))
+    Ok(Placed::new(slot(slots::HOST_BRIDGE)?, HostBridge::new()))
 }
 
 /// The first function of a device's slot.
@@ -42,7 +56,7 @@ pub(super) fn plug(
     functions: Vec<Placed>,
 ) -> Result<Arc<PciRoot>, StartError> {
     let root = PciRoot::new(windows, Arc::new(RamMirror(ecam.clone())));
-    for (address, function) in functions {
+    for Placed { address, function, .. } in functions {
         root.insert(address, function).map_err(StartError::describe)?;
     }
     root.put_on(bus, layout::ECAM.start).map_err(StartError::describe)?;

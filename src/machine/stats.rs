@@ -1,6 +1,9 @@
 //! What a machine has done so far, in numbers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use virtio::DeviceKind;
+use virtio::counters::{Count, Counters};
 
 /// What one boot of a machine has done so far. Counts begin anew when the guest is reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -11,6 +14,23 @@ pub struct Stats {
     pub vcpus: Vec<VcpuStats>,
     /// Memory.
     pub memory: MemoryStats,
+    /// Its devices, in the order of the PCI bus.
+    pub devices: Vec<DeviceStats>,
+}
+
+#[cfg(test)]
+impl Stats {
+    /// Of a machine with a processor and a disk, for tests of those who show it.
+    pub(crate) fn sample() -> Self {
+        let counted = Counted { name: "blk0".into(), kind: DeviceKind::Block, counters: Arc::default() };
+        counted.counters.requests.add(7);
+        counted.counters.bytes_in.add(4096);
+        Stats {
+            vcpus: vec![VcpuStats::default()],
+            memory: MemoryStats::default(),
+            devices: vec![counted.now()],
+        }
+    }
 }
 
 /// Why one processor left its guest, and how often.
@@ -43,6 +63,59 @@ pub struct MemoryStats {
     pub balloon: u64,
 }
 
+/// What one device has done. Its numbers are read one after the other while it works, so they may be of slightly
+/// different moments; those of a machine at rest fit together.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct DeviceStats {
+    /// Such as `blk0`: as its thread is called, and as
+    /// [`MachineEvent::DeviceFailed`](crate::MachineEvent::DeviceFailed) and the log call it.
+    pub name: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// What it has done for its driver, ended well or not: requests of a disk, frames of a network, sent or received, and its
+    /// commands, buffers of the console and the entropy source, messages of the balloon.
+    pub requests: u64,
+    /// Bytes of data that the guest got: read from the disk, received from the network (whole frames), typed into the
+    /// console or its ports, random ones; memory that it took back from the balloon.
+    pub bytes_in: u64,
+    /// Bytes of data that the guest gave: written to the disk, sent to the network (whole frames), said on the console or
+    /// its ports; memory that it left to the balloon, or reported as free.
+    pub bytes_out: u64,
+    /// Requests that were answered with an error, or made no sense; frames that could not be sent, and such as came and
+    /// fitted into no buffers of the guest.
+    pub errors: u64,
+    /// How often the guest woke the device. Kicks that come close together wake it once.
+    pub kicks: u64,
+    /// How often the device told the guest that something is done.
+    pub interrupts: u64,
+}
+
+/// A device's counts, where its worker counts.
+#[derive(Debug, Clone)]
+pub(super) struct Counted {
+    pub(super) name: String,
+    pub(super) kind: DeviceKind,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Counted {
+    pub(super) fn now(&self) -> DeviceStats {
+        let Counters { requests, bytes_in, bytes_out, errors, kicks, interrupts } = &*self.counters;
+        DeviceStats {
+            name: self.name.clone(),
+            kind: self.kind,
+            requests: requests.now(),
+            bytes_in: bytes_in.now(),
+            bytes_out: bytes_out.now(),
+            errors: errors.now(),
+            kicks: kicks.now(),
+            interrupts: interrupts.now(),
+        }
+    }
+}
+
 /// A vCPU's counts; only its own thread writes them.
 #[derive(Debug, Default)]
 pub(super) struct ExitCounters {
@@ -62,19 +135,5 @@ impl ExitCounters {
             mmio_write: self.mmio_write.now(),
             interrupted: self.interrupted.now(),
         }
-    }
-}
-
-/// A number with one writer, so that no locked instruction is needed.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    pub(super) fn add_one(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    }
-
-    fn now(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
     }
 }

@@ -63,7 +63,6 @@ pub(super) fn supervise(
 ) -> Exit {
     let publisher = &blueprint.publisher;
     loop {
-        publisher.publish(MachineEvent::Booted);
         let turn = Turns { blueprint, boot: &boot, rest: Rest::Running }.next(events);
         let number = boot.number;
         // The old boot gives back its memory and its interrupts before the new one takes its own.
@@ -76,6 +75,7 @@ pub(super) fn supervise(
             },
         }
         publisher.publish(MachineEvent::Reset);
+        publisher.publish(MachineEvent::Booted);
     }
 }
 

@@ -100,6 +100,26 @@ impl Guest {
         out
     }
 
+    /// Makes the programs on the disk of the lab's tools ready for [`in_tools`].
+    #[track_caller]
+    pub(crate) fn mount_tools(&mut self, disk: &str) {
+        self.sh(&format!(
+            "mount -o ro {disk} /mnt; for d in dev proc sys; do mount --bind /$d /mnt/$d; done; mount -t tmpfs t /mnt/tmp"
+        ));
+    }
+
+    /// Waits until it has said `words`.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, words: &str, limit: Duration) {
+        self.console.expect(words, limit).unwrap();
+    }
+
+    /// Waits until the machine has ended by itself.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Output {
+        self.console.wait(SOON).unwrap()
+    }
+
     /// systemd has nothing more to start, and nothing failed.
     #[track_caller]
     pub(crate) fn is_healthy(&mut self) {
@@ -107,6 +127,11 @@ impl Guest {
         assert!(state.trim() == "running", "{state}");
         assert_eq!(self.sh("systemctl is-active multi-user.target").trim(), "active");
     }
+}
+
+/// The shell line that runs `command` with the lab's tools in a guest that has them mounted.
+pub(crate) fn in_tools(command: &str) -> String {
+    format!("chroot /mnt sh -c 'cd /tmp && {command}'")
 }
 
 /// Lines of the banner begin so.

@@ -1,10 +1,14 @@
 //! How a device reaches its driver: a vector a queue and one for configuration (virtio 1.3 §4.1.5.1, §4.1.4.5).
 
+use std::fmt::Display;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use devices::irq::Irq;
 use devices::pci::msix::MsixVector;
+
+use crate::counters::Counters;
 
 /// What says that there is no vector (virtio 1.3 §4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
@@ -13,8 +17,15 @@ const ISR_CONFIG: u8 = 2;
 /// DEVICE_NEEDS_RESET (virtio 1.3 §2.1).
 pub(crate) const NEEDS_RESET: u8 = 64;
 
-/// Faults of a device that are logged.
+/// Failures of a device that are logged.
 const MOST_LOGGED: u32 = 4;
+
+/// Hears of devices that cannot go on.
+pub trait Failures: std::fmt::Debug + Send + Sync {
+    /// `device` waits for its driver to reset it, because of `reason`. Once for each failure, on any thread, which must not
+    /// be kept waiting: a guest may make its devices fail all day.
+    fn failed(&self, device: &str, reason: &str);
+}
 
 /// The part of a device's registers that its worker reaches too.
 #[derive(Debug)]
@@ -25,7 +36,10 @@ pub struct Interrupts {
     isr: AtomicU8,
     /// The device status register, for [`NEEDS_RESET`].
     status: AtomicU8,
-    faults: AtomicU32,
+    failures: AtomicU32,
+    /// Its name, and who hears when it fails.
+    listener: Option<(String, Arc<dyn Failures>)>,
+    counters: Arc<Counters>,
 }
 
 impl Interrupts {
@@ -39,8 +53,22 @@ impl Interrupts {
             queues,
             isr: AtomicU8::new(0),
             status: AtomicU8::new(0),
-            faults: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            listener: None,
+            counters: Arc::default(),
         }
+    }
+
+    /// Of the device `name`, whose failures `listener` hears.
+    #[must_use]
+    pub fn heard_by(mut self, name: String, listener: Arc<dyn Failures>) -> Self {
+        self.listener = Some((name, listener));
+        self
+    }
+
+    /// What the device has done.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// Buffers of queue `index` were used.
@@ -52,6 +80,7 @@ impl Interrupts {
     /// does it.
     pub(crate) fn queue_by(&self, index: u16, write: impl FnOnce(RawFd) -> bool) {
         let Some(vector) = self.queues.get(usize::from(index)) else { return };
+        self.counters.interrupts.add_one();
         let event = self.vectors.get(usize::from(vector.load(Ordering::Acquire))).and_then(Irq::event);
         if !event.is_some_and(write) {
             self.raise(vector, ISR_QUEUE);
@@ -63,22 +92,22 @@ impl Interrupts {
         self.raise(&self.config, ISR_CONFIG);
     }
 
-    /// The device cannot go on: §2.1.2, DEVICE_NEEDS_RESET, and the driver is told.
-    pub fn needs_reset(&self) {
-        if self.status.fetch_or(NEEDS_RESET, Ordering::SeqCst) & NEEDS_RESET == 0 {
-            self.config();
-        }
-    }
-
-    /// As [`Interrupts::needs_reset`], because of `fault`, with a line in the log: the first few times, since a guest may
-    /// do it all day.
-    pub(crate) fn fault(&self, device: &str, fault: &dyn std::fmt::Display) {
-        match self.faults.fetch_add(1, Ordering::Relaxed) {
-            0..MOST_LOGGED => log::warn!("{device}: {fault}; it waits for the guest to reset it"),
-            MOST_LOGGED => log::warn!("{device}: more faults of its driver, which are not logged any more"),
+    /// The device cannot go on, because of what its driver did ([`log::Level::Warn`]) or the host refused
+    /// ([`log::Level::Error`]): §2.1.2, DEVICE_NEEDS_RESET, and who has to know is told. The log has the first few, since a
+    /// guest may do it all day.
+    pub(crate) fn fail(&self, level: log::Level, reason: &dyn Display) {
+        let device = self.listener.as_ref().map_or("a device", |(name, _)| name);
+        match self.failures.fetch_add(1, Ordering::Relaxed) {
+            0..MOST_LOGGED => log::log!(level, "{device}: {reason}; it waits for the guest to reset it"),
+            MOST_LOGGED => log::warn!("{device}: more failures, which are not logged any more"),
             _ => {}
         }
-        self.needs_reset();
+        if self.status.fetch_or(NEEDS_RESET, Ordering::SeqCst) & NEEDS_RESET == 0 {
+            if let Some((device, listener)) = &self.listener {
+                listener.failed(device, &reason.to_string());
+            }
+            self.config();
+        }
     }
 
     fn raise(&self, vector: &AtomicU16, isr: u8) {

@@ -9,6 +9,7 @@ pub mod balloon;
 pub mod block;
 pub mod config_space;
 pub mod console;
+pub mod counters;
 pub mod device;
 pub mod entropy;
 pub mod interrupts;
@@ -25,6 +26,7 @@ pub const VENDOR: u16 = 0x1af4;
 
 /// Kinds of device that a machine can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
     /// Network card (virtio 1.3 §5.1).
     Network,

@@ -192,7 +192,9 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
 fn refuse<P>(commands: &Receiver<Command<P>>) {
     for command in commands {
         match command {
-            Command::Start(_, job) => job.interrupts.needs_reset(),
+            Command::Start(_, job) => {
+                job.interrupts.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
+            }
             Command::Stop(..) | Command::ConfigWritten(_) => {}
             Command::Quit => return,
         }
@@ -308,6 +310,8 @@ impl<P: Poller> Room<P> {
         };
         for (queue, kick) in (0u16..).zip(&kicks) {
             let token = base(place) + KICK + Token::from(queue);
+            // What rang before now is no news: the queue is looked at below. A doorbell that never rang refuses.
+            let _ = kick.read();
             match self.poller.watch(kick.as_raw_fd(), token, Interest::Read) {
                 Ok(()) => {
                     if let Some(Some(seat)) = self.seats.get_mut(place) {
@@ -319,7 +323,7 @@ impl<P: Poller> Room<P> {
                 }
             }
             // Whatever was made available before the doorbell was heard.
-            self.dispatch(token);
+            self.kicked(place, queue);
         }
     }
 
@@ -355,14 +359,24 @@ impl<P: Poller> Room<P> {
     fn dispatch(&mut self, token: Token) {
         let Some(at) = token.checked_sub(SEAT_TOKENS) else { return };
         let (Ok(place), token) = (usize::try_from(at / SEAT_TOKENS), at % SEAT_TOKENS) else { return };
+        match token.checked_sub(KICK).map(u16::try_from) {
+            Some(Ok(queue)) if token != TIMER => {
+                if let Some(Some(seat)) = self.seats.get(place) {
+                    seat.job.interrupts.counters().kicks.add_one();
+                }
+                self.kicked(place, queue);
+            }
+            _ => {
+                self.with(place, |device, cx| Ok(device.ready(token, cx)?));
+            }
+        }
+    }
+
+    fn kicked(&mut self, place: usize, queue: u16) {
         self.with(place, |device, cx| {
-            match token.checked_sub(KICK) {
-                Some(queue) if token != TIMER => match u16::try_from(queue) {
-                    // A latched queue is not there: its kicks go nowhere.
-                    Ok(queue) if cx.queue(queue).is_some() => device.kicked(queue, cx)?,
-                    _ => {}
-                },
-                _ => device.ready(token, cx)?,
+            // A latched queue is not there: its kicks go nowhere.
+            if cx.queue(queue).is_some() {
+                device.kicked(queue, cx)?;
             }
             Ok(())
         });
@@ -402,11 +416,11 @@ impl<P: Poller> Room<P> {
                 if let Some(queue) = job.queues.get_mut(usize::from(fault.queue)) {
                     *queue = None;
                 }
-                job.interrupts.fault(&job.name, &fault);
+                job.interrupts.fail(log::Level::Warn, &fault);
             }
             Err(Fault::Host(error)) => {
-                log::error!("{}: the host refused what it needs: {error}", job.name);
-                job.interrupts.needs_reset();
+                let reason = format!("the host refused what it needs: {error}");
+                job.interrupts.fail(log::Level::Error, &reason);
             }
         }
         false
@@ -423,7 +437,7 @@ impl<P: Poller> Drop for Room<P> {
             });
         let seated = self.seats.iter().flatten().map(|seat| seat.job.interrupts.clone());
         for interrupts in seated.chain(waiting) {
-            interrupts.needs_reset();
+            interrupts.fail(log::Level::Error, &"its thread has ended");
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn info(args: &ShowArgs) -> Result<String, VerbError> {
 
 pub(super) fn stats(args: &ShowArgs) -> Result<String, VerbError> {
     let stats = Speaker::to(&args.name)?.get("/v1/stats")?;
-    if args.json { Ok(serde_json::to_string_pretty(&stats)?) } else { Ok(flat(&stats)) }
+    if args.json { Ok(serde_json::to_string_pretty(&stats)?) } else { Ok(numbers(&stats)) }
 }
 
 /// The facts, and what was asked for as it could stand in a machine's file.
@@ -34,25 +34,52 @@ fn facts(info: &Value) -> String {
     lines.join("\n")
 }
 
-/// A line for each number: where it stands, and what it is.
-fn flat(value: &Value) -> String {
-    let mut lines = Vec::new();
-    flatten("", value, &mut lines);
-    lines.join("\n")
+/// A line for each number, then a table for each list.
+fn numbers(stats: &Value) -> String {
+    let (mut single, mut tables) = (String::new(), Vec::new());
+    for (name, value) in stats.as_object().into_iter().flatten() {
+        match value {
+            Value::Array(items) => tables.push(table(name, items)),
+            other => flatten(name, other, &mut single),
+        }
+    }
+    let parts: Vec<_> = std::iter::once(single).chain(tables).filter(|part| !part.is_empty()).collect();
+    parts.join("\n").trim_end().to_owned()
 }
 
-fn flatten(path: &str, value: &Value, lines: &mut Vec<String>) {
-    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+fn flatten(path: &str, value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(key, value)| flatten(&below(key), value, lines));
+            fields.iter().for_each(|(key, value)| flatten(&format!("{path}.{key}"), value, text));
         }
-        Value::Array(items) => {
-            items.iter().enumerate().for_each(|(at, item)| flatten(&below(&at.to_string()), item, lines));
-        }
-        Value::String(text) => lines.push(format!("{path} {text}")),
-        other => lines.push(format!("{path} {other}")),
+        other => *text += &format!("{path} {}\n", cell(other)),
     }
+}
+
+/// A line for each of `items`, by its name or its place; texts before numbers.
+fn table(name: &str, items: &[Value]) -> String {
+    let fields = items.first().and_then(Value::as_object).into_iter().flatten();
+    let mut columns: Vec<_> =
+        fields.filter(|(key, _)| *key != "name").map(|(key, value)| (!value.is_string(), key)).collect();
+    columns.sort();
+    let heading = std::iter::once(name.to_owned()).chain(columns.iter().map(|(_, key)| (*key).clone()));
+    let mut rows = vec![heading.collect::<Vec<_>>()];
+    for (at, item) in items.iter().enumerate() {
+        let label = item.get("name").map_or_else(|| at.to_string(), cell);
+        let cells = columns.iter().map(|(_, key)| item.get(key.as_str()).map_or("-".into(), cell));
+        rows.push(std::iter::once(label).chain(cells).collect());
+    }
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
+    let widths: Vec<_> = (0..=columns.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn cell(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -71,8 +98,26 @@ mod tests {
     }
 
     #[test]
-    fn every_number_has_a_line() {
-        let text = flat(&json!({ "vcpus": [{ "port-in": 1 }, { "port-in": 2 }], "memory": { "size": 3 } }));
-        assert_eq!(text, "memory.size 3\nvcpus.0.port-in 1\nvcpus.1.port-in 2");
+    fn every_number_has_a_place() {
+        let text = numbers(&json!({
+            "vcpus": [{ "mmio-read": 10, "port-in": 1 }, { "mmio-read": 0, "port-in": 2 }],
+            "memory": { "size": 3 },
+            "devices": [{ "errors": 0, "kind": "block", "name": "blk0" }, { "errors": 5, "name": "net0" }],
+        }));
+        let expected = "\
+memory.size 3
+
+devices  kind   errors
+blk0     block  0
+net0     -      5
+
+vcpus  mmio-read  port-in
+0      10         1
+1      0          2";
+        assert_eq!(text, expected);
+        let real = numbers(&serde_json::to_value(crate::Stats::sample()).unwrap());
+        let blk0 = real.lines().find(|line| line.starts_with("blk0")).unwrap();
+        let cells: Vec<_> = blk0.split_whitespace().collect();
+        assert_eq!(cells, ["blk0", "block", "4096", "0", "0", "0", "0", "7"]);
     }
 }

@@ -61,13 +61,13 @@ fn at(device: u8, function: u8) -> FunctionAddress {
 }
 
 fn doorbell_at(address: FunctionAddress, kind: BarKind, msi: &Arc<dyn MsiAllocator>) -> Placed {
-    (address, Arc::new(Mutex::new(Doorbell::new(kind, msi))))
+    Placed::new(address, Doorbell::new(kind, msi))
 }
 
 /// In the window above memory, in a device's second function: its first is there as well, or nobody would look.
 fn wide_doorbell(_: &Blueprint, _: Box<dyn Backend>, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
     let mut functions = vec![pci::host_bridge()?];
-    functions.push((at(3, 0), Arc::new(Mutex::new(devices::pci::host_bridge::HostBridge::new()))));
+    functions.push(Placed::new(at(3, 0), devices::pci::host_bridge::HostBridge::new()));
     functions.push(doorbell_at(at(3, 1), BarKind::Memory64, &virtio.msi));
     Ok(functions)
 }
@@ -104,7 +104,7 @@ fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
         for address in [at(1, 0), at(9, 0)] {
             let scratch = Arc::new(Mutex::new(Scratch::new(&virtio.msi).unwrap()));
             MADE.lock().unwrap().push(scratch.clone());
-            functions.push((address, scratch));
+            functions.push(Placed { address, function: scratch, counted: None });
         }
         Ok(functions)
     };
@@ -121,7 +121,7 @@ fn device_that_panics_ends_its_machine_and_no_other() {
     let broken: MakeFunctions = |_, _, virtio| {
         let mut function = Doorbell::new(BarKind::Memory32, &virtio.msi);
         function.panics = true;
-        Ok(vec![pci::host_bridge()?, (at(1, 0), Arc::new(Mutex::new(function)))])
+        Ok(vec![pci::host_bridge()?, Placed::new(at(1, 0), function)])
     };
     let (exit, text) = run(Guest::Msix, broken);
     match &*exit {

@@ -60,11 +60,46 @@ fn input(port: u16) -> u8 {
     byte as u8
 }
 
-/// Waits until someone says something on the first serial port (16550: data ready in the line status).
+/// Whether someone says something on the first serial port (16550: data ready in the line status).
+pub fn input_waits() -> bool {
+    input(0x3fd) & 1 != 0
+}
+
+/// Waits until someone says something on the first serial port.
 pub fn wait_for_input() {
-    while input(0x3fd) & 1 == 0 {
+    while !input_waits() {
         core::hint::spin_loop();
     }
+}
+
+/// From now on what is said is heard between other things too (16550: interrupts for received data, which go nowhere).
+pub fn listen() {
+    out(0x3f9, 1);
+}
+
+/// The byte that was said.
+pub fn take_input() -> u8 {
+    input(0x3f8)
+}
+
+/// From now on interrupts reach the processor's local APIC (spurious interrupt vector register: on).
+pub fn take_interrupts() {
+    poke::<u32>(0xfee0_00f0, 0x1ff);
+}
+
+/// Halts until an interrupt comes that has not been counted yet.
+pub fn wait_for_interrupt() {
+    // SAFETY: the handler changes no register, and of memory its counter only.
+    unsafe { asm!("ud2", in("rdi") -1i64) }
+}
+
+/// Interrupts of first queues that were taken so far.
+pub fn interrupts() -> u64 {
+    unsafe extern "C" {
+        #[link_name = "interrupts"]
+        static COUNTED: u64;
+    }
+    peek(&raw const COUNTED as u64)
 }
 
 /// The first serial port.

@@ -1,5 +1,6 @@
 # From the 64-bit entry to ring 3, where even a host that emulates ring 0 runs instructions natively. Interrupts stay
-# off. Ring 3 asks for a port's access by `ud2`; any other exception finds no gate, and its triple fault ends the machine.
+# off but while ring 3 waits for one. It asks for a port's access, and to wait, by `ud2`; any other exception finds no
+# gate, and its triple fault ends the machine.
 
 .section .start, "ax"
 .globl _start
@@ -30,6 +31,13 @@ _start:
     mov word ptr [rdi + 4], 0x8e00
     shr rax, 16
     mov word ptr [rdi + 6], ax
+    lea rax, [rip + interrupt]
+    lea rdi, [rip + idt + 0x41 * 16]
+    mov word ptr [rdi], ax
+    mov word ptr [rdi + 2], 8
+    mov word ptr [rdi + 4], 0x8e00
+    shr rax, 16
+    mov word ptr [rdi + 6], ax
     lidt [rip + idt_pointer]
     mov rdi, r12
     push 0x1b                   # ss, rsp, flags, cs, rip of ring 3
@@ -41,6 +49,8 @@ _start:
     iretq
 
 port_call:                      # rdi = port, rsi = byte to write; or, if negative, read it into rax
+    test rdi, rdi               # negative: halt until an interrupt comes, or not at all if one is there
+    js 3f
     push rdx
     mov edx, edi
     test rsi, rsi
@@ -55,6 +65,24 @@ port_call:                      # rdi = port, rsi = byte to write; or, if negati
 2:  pop rdx
     add qword ptr [rsp], 2      # behind the ud2
     iretq
+3:  sti
+    hlt
+    cli
+    add qword ptr [rsp], 2
+    iretq
+
+interrupt:                      # of the first queue of any device: counted, and its end told to the local APIC
+    push rax
+    inc qword ptr [rip + interrupts]
+    mov eax, 0xfee000b0
+    mov dword ptr [rax], 0
+    pop rax
+    iretq
+
+.balign 8
+.globl interrupts
+interrupts:
+    .quad 0
 
 .balign 16
 gdt:
@@ -74,9 +102,9 @@ tss:                            # only where ring 0's stack is
     .fill 92, 1, 0
 .balign 16
 idt:
-    .fill 16 * 32, 1, 0
+    .fill 16 * 0x42, 1, 0
 idt_pointer:
-    .word 16 * 32 - 1
+    .word 16 * 0x42 - 1
     .quad idt
 .text
 

@@ -12,5 +12,14 @@ mod guest;
 pub use elf::{LOAD_ADDRESS, MEMORY, elf, pvh_elf, write_elf};
 pub use guest::Guest;
 
+/// The kernel file of a guest that keeps a disk busy (`tests/guest/load`), a program in Rust. It needs 16 MiB of memory.
+pub const LOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/load"));
+
+/// What that guest writes as word `word` of a block, the `number`th time that it writes one.
+pub const fn load_word(number: u64, word: u64) -> u64 {
+    let mixed = (number << 16 | word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29) ^ number
+}
+
 /// The kernel file of the hostile guest (`tests/guest/hostile`), a program in Rust. It needs 16 MiB of memory.
 pub const HOSTILE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hostile"));

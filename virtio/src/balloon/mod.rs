@@ -91,7 +91,9 @@ impl Balloon {
         let more = serve_turn(cx.queue(INFLATE), |queue| {
             let Some(chain) = queue.pop()? else { return Ok(None) };
             pages::read(&mut chain.reader(queue.memory()), numbers);
-            refused += pages::discard(numbers, queue.memory());
+            let (given, bad) = pages::discard(numbers, queue.memory());
+            count(queue, given, bad);
+            refused += bad;
             queue.complete(chain)?;
             Ok(Some(numbers.len()))
         })?;
@@ -102,6 +104,8 @@ impl Balloon {
     fn deflate(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         let more = serve_turn(cx.queue(DEFLATE), |queue| {
             let Some(chain) = queue.pop()? else { return Ok(None) };
+            let pages = chain.readable_len() / size_of::<u32>() as u64;
+            queue.counters().bytes_in.add(pages << pages::PAGE_SHIFT);
             queue.complete(chain)?;
             Ok(Some(0))
         })?;
@@ -114,10 +118,15 @@ impl Balloon {
         let mut refused = 0;
         let more = serve_turn(cx.queue(queue), |queue| {
             let Some(chain) = queue.pop()? else { return Ok(None) };
+            let (mut given, mut bad) = (0, 0);
             for free in chain.writable() {
-                let gone = queue.memory().discard(free.address, free.len.into());
-                refused += usize::from(gone.is_err());
+                match queue.memory().discard(free.address, free.len.into()) {
+                    Ok(()) => given += u64::from(free.len),
+                    Err(_) => bad += 1,
+                }
             }
+            count(queue, given, bad);
+            refused += bad;
             // What the host has to look at counts, also where nothing is.
             let huge_pages = usize::try_from(chain.writable_len() >> 21).unwrap_or(TURN);
             let work = chain.writable().len().saturating_add(huge_pages);
@@ -168,6 +177,12 @@ impl Balloon {
         // A second buffer may stand behind the first.
         self.read_statistics(cx)
     }
+}
+
+/// Counts what one request gave to the host, and whether part of it was refused.
+fn count(queue: &Queue, bytes: u64, refused: usize) {
+    queue.counters().bytes_out.add(bytes);
+    queue.counters().errors.add((refused > 0).into());
 }
 
 /// Runs `serve`, which says how much it did, until there is nothing left to do or a [`TURN`] is over; `true` then.

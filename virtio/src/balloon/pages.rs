@@ -26,18 +26,19 @@ pub(super) fn read(reader: &mut Reader<'_>, numbers: &mut Vec<u32>) {
     }
 }
 
-/// Gives these pages back to the host, neighbours together: a huge page leaves in one piece then. Says how many
-/// ranges were not the guest's to give.
-pub(super) fn discard(numbers: &mut [u32], memory: &Memory) -> usize {
+/// Gives these pages back to the host, neighbours together: a huge page leaves in one piece then. Says how many bytes
+/// that were, and how many ranges were not the guest's to give.
+pub(super) fn discard(numbers: &mut [u32], memory: &Memory) -> (u64, usize) {
     numbers.sort_unstable();
-    let mut refused = 0;
+    let (mut given, mut refused) = (0, 0);
     for range in runs(numbers) {
         let (start, len) = (range.start << PAGE_SHIFT, (range.end - range.start) << PAGE_SHIFT);
-        if memory.discard(GuestAddress(start), len).is_err() {
-            refused += 1;
+        match memory.discard(GuestAddress(start), len) {
+            Ok(()) => given += len,
+            Err(_) => refused += 1,
         }
     }
-    refused
+    (given, refused)
 }
 
 /// Runs of neighbours in sorted page numbers.

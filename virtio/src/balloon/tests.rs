@@ -26,6 +26,9 @@ fn inflated_pages_leave_the_host_and_neighbours_leave_together() {
     // Deflating is the guest's business alone.
     guest.request(1, &[&numbers(0x200..0x300)], &[]);
     assert_eq!(guest.discards.all().len(), 2);
+    let counters = guest.function.counters();
+    assert_eq!((counters.bytes_out.now(), counters.bytes_in.now()), (0x102 << 12, 0x100 << 12));
+    assert_eq!((counters.requests.now(), counters.errors.now()), (2, 0));
 }
 
 #[test]

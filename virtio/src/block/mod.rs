@@ -1,6 +1,6 @@
 //! The block device (virtio 1.3 §5.2): requests from its queues become operations of an [`Engine`].
 //!
-//! The way of a request: [`Block::kicked`] pops its chain, [`request`] checks it, a slot keeps it while the engine
+//! The way of a request: [`Block::kicked`] pops its chain, `request` checks it, a slot keeps it while the engine
 //! works on it, [`Block::ready`] completes it. Whatever became available or completed in one wake-up is submitted or
 //! told to the driver together.
 

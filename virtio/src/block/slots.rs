@@ -17,7 +17,8 @@ pub(super) struct Slot {
     pub(super) ranges: Vec<(Operation, Extent)>,
     /// A flush comes at the end: the driver wants no cache.
     pub(super) stable: bool,
-    /// Bytes that it moves.
+    /// What it moves, and how many bytes.
+    pub(super) moves: Moves,
     pub(super) bytes: u64,
     /// When it came, and whether it was the only one.
     pub(super) begun: Option<(Instant, bool)>,
@@ -34,6 +35,18 @@ impl Slot {
         }
         std::mem::take(&mut self.stable).then_some((Operation::Flush, Extent::default()))
     }
+}
+
+/// Where a request's data go.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moves {
+    /// There are none, or none that pass through the guest's memory.
+    #[default]
+    Nothing,
+    /// Into the guest.
+    In,
+    /// Out of it.
+    Out,
 }
 
 /// All of them. Tags are used again last in, first out: a disk at depth 1 warms one slot only.
@@ -64,8 +77,8 @@ impl Slots {
         self.bytes
     }
 
-    /// The request in flight as `tag` moves so many bytes.
-    pub(super) fn moves(&mut self, tag: Tag, bytes: u64) {
+    /// The request in flight as `tag` works on so many bytes.
+    pub(super) fn works_on(&mut self, tag: Tag, bytes: u64) {
         if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
             slot.bytes = bytes;
             self.bytes = self.bytes.saturating_add(bytes);
@@ -83,17 +96,18 @@ impl Slots {
         self.slots.get_mut(usize::from(tag)).filter(|slot| slot.chain.is_some())
     }
 
-    /// Ends a request.
-    pub(super) fn release(&mut self, tag: Tag) -> Option<(u16, Chain)> {
+    /// Ends a request: its chain, and what it moved if all went well.
+    pub(super) fn release(&mut self, tag: Tag) -> Option<(Chain, Moves, u64)> {
         let slot = self.get(tag)?;
-        let (queue, chain) = (slot.queue, slot.chain.take()?);
+        let chain = slot.chain.take()?;
+        let moves = std::mem::take(&mut slot.moves);
         let bytes = std::mem::take(&mut slot.bytes);
         slot.operation = None;
         slot.ranges.clear();
         slot.stable = false;
         self.bytes = self.bytes.saturating_sub(bytes);
         self.free.push(tag);
-        Some((queue, chain))
+        Some((chain, moves, bytes))
     }
 }
 
@@ -107,7 +121,7 @@ mod tests {
         slots.resize(2);
         // Chains come from queues only; a slot without one is never released.
         let (first, _) = slots.take().unwrap();
-        slots.moves(first, 4096);
+        slots.works_on(first, 4096);
         assert_eq!((slots.bytes(), slots.in_flight()), (4096, 1));
         slots.resize(2);
         assert_eq!((slots.bytes(), slots.in_flight()), (0, 0));

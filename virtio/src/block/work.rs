@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::config::Disk;
 use super::engine::{Completion, Engine, Extent, Operation, Tag};
 use super::request::{HEADER, ID, Limits, Request, Status};
+use super::slots::Moves;
 use super::{AnyEngine, Block};
 use crate::device::Context;
 use crate::memory::{Memory, cut};
@@ -72,6 +73,7 @@ impl Block {
         let Some((tag, slot)) = room.then(|| self.slots.take()).flatten() else {
             log::debug!("{}: a request has no room for its status", self.name);
             self.used.add(queue.index());
+            queue.counters().errors.add_one();
             return queue.complete(chain);
         };
         let parsed = Request::parse(&chain, queue.memory(), limits, &mut slot.ranges);
@@ -100,11 +102,16 @@ impl Block {
         match first {
             Ok(Some((operation, extent))) => {
                 slot.operation = Some((operation, extent));
-                if matches!(operation, Operation::Read | Operation::Write) {
+                slot.moves = match operation {
+                    Operation::Read => Moves::In,
+                    Operation::Write => Moves::Out,
+                    _ => Moves::Nothing,
+                };
+                if slot.moves != Moves::Nothing {
                     slot.begun = Some((now, alone));
                 }
                 slot.stable &= !matches!(operation, Operation::Read | Operation::Flush);
-                self.slots.moves(tag, extent.len);
+                self.slots.works_on(tag, extent.len);
                 engine.submit(tag, operation, extent, &self.segments);
                 Ok(())
             }
@@ -156,7 +163,14 @@ impl Block {
 
     /// Ends the request of `tag`, of which `wrote` bytes of data went to the driver.
     fn end(&mut self, tag: Tag, status: Status, wrote: u64, queue: &mut Queue) -> Result<(), QueueFault> {
-        let Some((_, mut chain)) = self.slots.release(tag) else { return Ok(()) };
+        let Some((mut chain, moves, bytes)) = self.slots.release(tag) else { return Ok(()) };
+        let counters = queue.counters();
+        match (status, moves) {
+            (Status::Ok, Moves::In) => counters.bytes_in.add(bytes),
+            (Status::Ok, Moves::Out) => counters.bytes_out.add(bytes),
+            (Status::Ok, Moves::Nothing) => {}
+            (Status::IoError | Status::Unsupported, _) => counters.errors.add_one(),
+        }
         let data = chain.writable_len().saturating_sub(1);
         let mut writer = chain.writer(queue.memory());
         writer.advance(data);

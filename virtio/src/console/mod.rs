@@ -159,7 +159,10 @@ impl Console {
             };
             let message = Message::read(&mut chain.reader(queue.memory()));
             queue.complete(chain)?;
-            let Some(Message { port, event, value }) = message else { continue };
+            let Some(Message { port, event, value }) = message else {
+                queue.counters().errors.add_one();
+                continue;
+            };
             let port = usize::try_from(port).ok().and_then(|port| self.ports.get_mut(port));
             match (event, port) {
                 (Event::DeviceReady, _) => self.driver_ready = value,

@@ -7,7 +7,7 @@ use vm_memory::Bytes;
 
 use super::backend::Backend;
 use super::control::Event;
-use crate::memory::{Memory, Segment, cut};
+use crate::memory::{Segment, cut};
 use crate::queue::{Chain, Queue, QueueFault};
 
 /// Bytes that are carried at once: as many as Linux writes at once.
@@ -133,7 +133,7 @@ impl Port {
                 break Turn::Done;
             };
             left = left.saturating_sub(CHAIN_COST);
-            match self.send(&chain, queue.memory(), scratch, &mut left) {
+            match self.send(&chain, queue, scratch, &mut left) {
                 Sent::Whole => {
                     self.state.sent = 0;
                     queue.complete(chain)?;
@@ -153,7 +153,8 @@ impl Port {
         Ok(turn)
     }
 
-    fn send(&mut self, chain: &Chain, memory: &Memory, scratch: &mut Scratch, left: &mut usize) -> Sent {
+    fn send(&mut self, chain: &Chain, queue: &Queue, scratch: &mut Scratch, left: &mut usize) -> Sent {
+        let (memory, counters) = (queue.memory(), queue.counters());
         scratch.bytes.resize(CARRY, 0);
         loop {
             scratch.segments.clear();
@@ -177,6 +178,7 @@ impl Port {
             match self.backend.write(scratch.bytes.get(..len).unwrap_or_default()) {
                 Ok(count) if count > 0 => {
                     self.state.sent += count as u64;
+                    counters.bytes_out.add(count as u64);
                     *left = left.saturating_sub(count);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -251,6 +253,7 @@ fn spread(queue: &mut Queue, chains: &mut Vec<Chain>, bytes: &[u8]) -> Result<()
     chains.drain(needed..).rev().for_each(|chain| queue.put_back(chain));
     for mut chain in chains.drain(..) {
         let count = chain.writer(&memory).write(rest);
+        queue.counters().bytes_in.add(count as u64);
         rest = rest.get(count..).unwrap_or_default();
         queue.complete(chain)?;
     }

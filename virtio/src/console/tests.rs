@@ -141,6 +141,8 @@ fn driver_without_multiport_has_a_terminal() {
     assert_eq!(guest.request(0, &[], &[16]).1[0][..2], *b"in");
     guest.request(1, &[b"out"], &[]);
     assert!(!output.is_empty());
+    let counters = guest.function.counters();
+    assert_eq!((counters.requests.now(), counters.bytes_in.now(), counters.bytes_out.now()), (2, 2, 3));
 }
 
 #[test]

@@ -61,7 +61,12 @@ impl Entropy {
                     return Ok(());
                 }
                 let memory = queue.memory().clone();
+                let wanted = chain.writable_len().min(MOST_BYTES);
                 self.answer(&mut chain, &memory);
+                let got = u64::from(chain.written());
+                queue.counters().bytes_in.add(got);
+                // The host gave less, or the driver left no room.
+                queue.counters().errors.add((got < wanted || wanted == 0).into());
                 queue.complete(chain)?;
             }
             if !queue.enable_kicks()? {

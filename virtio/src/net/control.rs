@@ -40,6 +40,7 @@ pub(super) fn serve(
         };
         let command = parse(&chain, queue.memory(), features, most_pairs);
         let answer = if command.is_some_and(&mut obey) { OK } else { ERROR };
+        queue.counters().errors.add((answer == ERROR).into());
         // Without room for an answer there is none, and the driver has asked for that.
         chain.writer(queue.memory()).write(&[answer]);
         queue.complete(chain)?;

@@ -5,7 +5,6 @@
 
 mod backend;
 mod control;
-mod counters;
 mod features;
 mod header;
 mod receive;
@@ -24,7 +23,6 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 pub use backend::{HEADER_LEN, NetBackend, Offloads};
-pub use counters::{Counters, Counts};
 pub use header::FrameError;
 
 use crate::DeviceKind;
@@ -74,7 +72,6 @@ pub struct Net<P> {
     backend: Box<dyn NetBackend>,
     pairs: Vec<Pair>,
     config: Arc<ConfigSpace>,
-    counters: Arc<Counters>,
     state: NetState,
     /// Commands may be left from the last turn.
     control_again: bool,
@@ -123,16 +120,10 @@ impl<P: Poller> Net<P> {
             backend,
             pairs: (0..pairs).map(|_| Pair::default()).collect(),
             config: Arc::new(ConfigSpace::new(config)),
-            counters: Arc::default(),
             state: NetState::default(),
             control_again: false,
             poller: PhantomData,
         }
-    }
-
-    /// What it does, readable from any thread.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
     }
 
     fn most_pairs(&self) -> u16 {
@@ -163,7 +154,7 @@ impl<P: Poller> Net<P> {
         let used = index < self.state.pairs;
         let Some(pair) = self.pairs.get_mut(usize::from(index)).filter(|_| used) else { return Ok(()) };
         let Some(queue) = cx.queue(2 * index) else { return Ok(()) };
-        let turn = pair.rx.run(index, queue, &mut *self.backend, mode, &self.counters)?;
+        let turn = pair.rx.run(index, queue, &mut *self.backend, mode)?;
         pair.rx_again = turn == Turn::More;
         if pair.rx_again {
             cx.wake_at(Some(Instant::now()));
@@ -175,7 +166,7 @@ impl<P: Poller> Net<P> {
         let allowed = features::from_guest(cx.features) & self.backend.offloads();
         let Some(pair) = self.pairs.get_mut(usize::from(index)) else { return Ok(()) };
         let Some(queue) = cx.queue(2 * index + 1) else { return Ok(()) };
-        let turn = pair.tx.run(index, queue, &mut *self.backend, allowed, &self.counters)?;
+        let turn = pair.tx.run(index, queue, &mut *self.backend, allowed)?;
         pair.tx_again = turn == Turn::More;
         match turn {
             Turn::Idle => {}
@@ -332,6 +323,7 @@ impl<P: Poller> Device for Net<P> {
 
     fn reset(&mut self) {
         self.state = NetState::default();
+        self.pairs.iter_mut().for_each(|pair| pair.rx.reset());
         // Nobody is there to take anything; what the host refuses now it is asked again at the start.
         let _ = self.backend.set_offloads(Offloads::empty());
         let _ = self.backend.enable(1);

@@ -8,9 +8,11 @@
 use std::collections::VecDeque;
 use std::io;
 
+use vm_memory::Bytes;
+
 use super::header::{self, LONGEST_FRAME};
-use super::{Counters, HEADER_LEN, NetBackend, Offloads, Turn};
-use crate::memory::{Segment, cut};
+use super::{HEADER_LEN, NetBackend, Offloads, Turn};
+use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
 /// Frames taken before others get their turn.
@@ -65,9 +67,8 @@ impl Receiver {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         mode: Mode,
-        counters: &Counters,
     ) -> Result<Turn, QueueFault> {
-        let turn = self.receive_some(pair, queue, backend, mode, counters);
+        let turn = self.receive_some(pair, queue, backend, mode);
         // One decision about an interrupt for all of the turn.
         queue.notify()?;
         turn
@@ -79,7 +80,6 @@ impl Receiver {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         mode: Mode,
-        counters: &Counters,
     ) -> Result<Turn, QueueFault> {
         for _ in 0..TURN {
             if !self.readable && self.waiting.is_none() {
@@ -95,11 +95,11 @@ impl Receiver {
                 return Ok(Turn::Idle);
             }
             if let Some(waiting) = self.waiting.take() {
-                self.deliver(waiting, queue, mode, counters)?;
+                self.deliver(waiting, queue, mode)?;
                 continue;
             }
-            match self.read(pair, queue, backend, counters, mode) {
-                Ok(Some(frame)) => self.deliver_or_wait(frame, queue, mode, counters)?,
+            match self.read(pair, queue, backend, mode) {
+                Ok(Some(frame)) => self.deliver_or_wait(frame, queue, mode)?,
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -128,6 +128,7 @@ impl Receiver {
             let room = chain.writable_len();
             // §5.1.6.3.1: a buffer has room for the header at least, and is the device's to write.
             if room < HEADER || !chain.readable().is_empty() {
+                queue.counters().errors.add_one();
                 queue.complete(chain)?;
                 continue;
             }
@@ -152,7 +153,6 @@ impl Receiver {
         pair: u16,
         queue: &Queue,
         backend: &mut dyn NetBackend,
-        counters: &Counters,
         mode: Mode,
     ) -> io::Result<Option<Waiting>> {
         self.segments.clear();
@@ -162,7 +162,7 @@ impl Receiver {
             skip = 0;
         }
         self.segments.truncate(MOST_PIECES);
-        let placed_most = crate::memory::total(&self.segments);
+        let placed_most = total(&self.segments);
         // One byte more than the longest frame, which shows that one was cut. Memory is only taken when it is used.
         self.spill.resize(usize::try_from(LONGEST_FRAME).unwrap_or(usize::MAX) + 1, 0);
         let mut header = [0; HEADER_LEN];
@@ -171,39 +171,26 @@ impl Receiver {
         let placed = len.min(placed_most);
         // A driver that cannot merge has said how large a buffer has to be by what it took (§5.1.6.3.1).
         if len > LONGEST_FRAME || (!mode.mergeable && placed < len) {
-            counters.receive_dropped();
+            queue.counters().errors.add_one();
             return Ok(None);
         }
         let spilled = usize::try_from(len - placed).unwrap_or(usize::MAX);
         Ok(Some(Waiting { header, placed, spilled }))
     }
 
-    fn deliver_or_wait(
-        &mut self,
-        frame: Waiting,
-        queue: &mut Queue,
-        mode: Mode,
-        counters: &Counters,
-    ) -> Result<(), QueueFault> {
+    fn deliver_or_wait(&mut self, frame: Waiting, queue: &mut Queue, mode: Mode) -> Result<(), QueueFault> {
         if frame.spilled > 0 {
-            counters.spilled();
             self.waiting = Some(frame);
             return Ok(());
         }
-        self.deliver(frame, queue, mode, counters)
+        self.deliver(frame, queue, mode)
     }
 
     /// Gives the frame to the driver, all its buffers at once (§5.1.6.4). One that no number of buffers can hold is lost.
-    fn deliver(
-        &mut self,
-        frame: Waiting,
-        queue: &mut Queue,
-        mode: Mode,
-        counters: &Counters,
-    ) -> Result<(), QueueFault> {
+    fn deliver(&mut self, frame: Waiting, queue: &mut Queue, mode: Mode) -> Result<(), QueueFault> {
         let total = HEADER + frame.placed + frame.spilled as u64;
         if self.room < total {
-            counters.receive_dropped();
+            queue.counters().errors.add_one();
             return Ok(());
         }
         let mut buffers = 0u16;
@@ -230,22 +217,52 @@ impl Receiver {
             }
         }
         self.room = self.room.saturating_sub(covered);
-        counters.received();
+        queue.counters().bytes_in.add(total - HEADER);
         queue.complete_together(self.window.drain(..usize::from(buffers)))
     }
 
-    /// Gives the buffers at hand back to `queue`, if it still works. A frame that waits is lost, as on any wire.
+    /// Gives the buffers at hand back to `queue`, if it still works. A frame that waits for more of them goes on waiting,
+    /// all of it in the spill: nothing is lost where the device only pauses.
     pub(super) fn stop(&mut self, queue: Option<&mut Queue>) {
-        self.waiting = None;
         self.readable = false;
         self.room = 0;
         match queue {
             Some(queue) => {
+                self.waiting = self.waiting.take().and_then(|frame| self.take_out(frame, queue.memory()));
                 while let Some(chain) = self.window.pop_back() {
                     queue.put_back(chain);
                 }
             }
-            None => self.window.clear(),
+            None => {
+                self.waiting = None;
+                self.window.clear();
+            }
         }
+    }
+
+    /// The driver is gone, and a frame that waited for it is lost, as on any wire.
+    pub(super) fn reset(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Brings the part of `frame` that is in the window to the front of the spill.
+    fn take_out(&mut self, frame: Waiting, memory: &Memory) -> Option<Waiting> {
+        let placed = usize::try_from(frame.placed).ok()?;
+        let whole = placed.checked_add(frame.spilled).filter(|whole| *whole <= self.spill.len())?;
+        self.spill.copy_within(..frame.spilled, placed);
+        self.segments.clear();
+        let (mut skip, mut left) = (HEADER, frame.placed);
+        for chain in &self.window {
+            cut(chain.writable(), skip, left, &mut self.segments);
+            left = frame.placed - total(&self.segments).min(frame.placed);
+            skip = 0;
+        }
+        let mut rest = self.spill.get_mut(..placed)?;
+        for segment in &self.segments {
+            let (part, behind) = rest.split_at_mut_checked(usize::try_from(segment.len).ok()?)?;
+            memory.read_slice(part, segment.address).ok()?;
+            rest = behind;
+        }
+        rest.is_empty().then_some(Waiting { placed: 0, spilled: whole, ..frame })
     }
 }

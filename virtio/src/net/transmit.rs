@@ -3,8 +3,8 @@
 use std::io;
 
 use super::header::{self, FrameError};
-use super::{Counters, HEADER_LEN, NetBackend, Offloads, Turn};
-use crate::memory::{Memory, Segment, cut};
+use super::{HEADER_LEN, NetBackend, Offloads, Turn};
+use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
 /// Frames sent before others get their turn.
@@ -28,11 +28,10 @@ impl Transmitter {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         allowed: Offloads,
-        counters: &Counters,
     ) -> Result<Turn, QueueFault> {
         // The driver need not kick while we look anyway.
         queue.disable_kicks()?;
-        let turn = self.send_some(pair, queue, backend, allowed, counters);
+        let turn = self.send_some(pair, queue, backend, allowed);
         // Also before a fault: what was sent before it is the driver's again.
         queue.notify()?;
         turn
@@ -44,7 +43,6 @@ impl Transmitter {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         allowed: Offloads,
-        counters: &Counters,
     ) -> Result<Turn, QueueFault> {
         for _ in 0..TURN {
             let Some(chain) = queue.pop()? else {
@@ -64,7 +62,7 @@ impl Transmitter {
                 }
             };
             match sent {
-                Ok(()) => counters.sent(),
+                Ok(()) => queue.counters().bytes_out.add(total(&self.segments)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     queue.put_back(chain);
                     return Ok(Turn::Blocked);
@@ -74,7 +72,7 @@ impl Transmitter {
                     continue;
                 }
                 // As on any wire: a frame that cannot be sent is lost, and whoever sent it sends it again or not.
-                Err(_) => counters.send_dropped(),
+                Err(_) => queue.counters().errors.add_one(),
             }
             queue.complete(chain)?;
         }

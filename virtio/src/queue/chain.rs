@@ -99,7 +99,7 @@ impl Reader<'_> {
     /// The next object.
     ///
     /// # Errors
-    /// [`TooShort`] if less is left.
+    /// `TooShort` if less is left.
     pub fn read_obj<T: ByteValued>(&mut self) -> Result<T, TooShort> {
         let mut object = T::zeroed();
         let want = object.as_slice().len();
@@ -140,7 +140,7 @@ impl Writer<'_> {
     /// Writes an object.
     ///
     /// # Errors
-    /// [`TooShort`] if there is no room; part of it may be written then.
+    /// `TooShort` if there is no room; part of it may be written then.
     pub fn write_obj<T: ByteValued>(&mut self, object: &T) -> Result<(), TooShort> {
         let bytes = object.as_slice();
         if self.write(bytes) < bytes.len() { Err(TooShort) } else { Ok(()) }

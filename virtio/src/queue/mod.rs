@@ -22,6 +22,7 @@ use virtio_queue::{Error as RingError, Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::counters::Counters;
 use crate::interrupts::Interrupts;
 use crate::memory::{Memory, Segment};
 pub use chain::{Chain, Reader, Writer};
@@ -175,6 +176,11 @@ impl Queue {
         self.in_flight
     }
 
+    /// What its device has done. The queue itself counts requests and interrupts.
+    pub fn counters(&self) -> &Counters {
+        self.interrupts.counters()
+    }
+
     /// The memory that chains of this queue point into.
     pub fn memory(&self) -> &Memory {
         &self.memory
@@ -229,9 +235,7 @@ impl Queue {
     pub fn complete(&mut self, chain: Chain) -> Result<(), QueueFault> {
         let (head, written) = (chain.head(), chain.written());
         self.reclaim(chain);
-        self.ring.add_used(&*self.memory, head, written).map_err(|_| {
-            self.fault(QueueError::Ring { part: "the used ring", address: self.ring.used_ring() })
-        })
+        self.use_last(head, written)
     }
 
     /// Gives several chains back, which the driver sees all at once: what a frame in merged buffers needs (§5.1.6.4).
@@ -251,9 +255,14 @@ impl Queue {
         let Some((head, written)) = last else { return Ok(()) };
         // The crate writes the last element, and with the index everything becomes visible.
         self.ring.set_next_used(next.0);
-        self.ring.add_used(&*self.memory, head, written).map_err(|_| {
-            self.fault(QueueError::Ring { part: "the used ring", address: self.ring.used_ring() })
-        })
+        self.use_last(head, written)
+    }
+
+    /// Writes the last or only used element of a request, which makes it visible.
+    fn use_last(&mut self, head: u16, written: u32) -> Result<(), QueueFault> {
+        // Before: whoever hears of the request from the driver shall find it counted.
+        self.counters().requests.add_one();
+        self.ring.add_used(&*self.memory, head, written).map_err(|_| self.used_ring_gone())
     }
 
     /// Interrupts the driver if it wants to hear of what was completed since the last call (§2.7.7.2).

@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::{COMMON, NOTIFY, TABLE};
 use super::ring::{DriverRing, Used};
-use super::{Discards, memory};
+use super::{Discards, FailureLog, memory};
 use crate::device::Device;
 use crate::memory::Memory;
 use crate::poll::Poller;
@@ -51,6 +51,8 @@ pub struct Guest<P: Poller + 'static> {
     pub rings: Vec<DriverRing>,
     /// Those of before the last reset.
     pub last_rings: Vec<DriverRing>,
+    /// What was heard of the device's failures.
+    pub failures: Arc<FailureLog>,
     msi: Arc<TestMsiAllocator>,
     next_buffer: u64,
 }
@@ -70,8 +72,13 @@ impl<P: Poller + 'static> Guest<P> {
         discards: Arc<Discards>,
     ) -> Self {
         let msi = Arc::new(TestMsiAllocator::default());
-        let platform =
-            Platform { memory: memory.clone(), msi: msi.clone(), doorbells: Arc::new(NoDoorbells) };
+        let failures = Arc::new(FailureLog::default());
+        let platform = Platform {
+            memory: memory.clone(),
+            msi: msi.clone(),
+            doorbells: Arc::new(NoDoorbells),
+            failures: failures.clone(),
+        };
         let function = VirtioPci::new(device, Worker::new("test", make), &platform).expect("a function");
         Guest {
             function,
@@ -79,6 +86,7 @@ impl<P: Poller + 'static> Guest<P> {
             discards,
             rings: Vec::new(),
             last_rings: Vec::new(),
+            failures,
             msi,
             next_buffer: BUFFERS,
         }

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 pub use crate::conformance;
+use crate::interrupts::Failures;
 use crate::memory::{Memory, MemoryOwner};
 pub use guest::Guest;
 pub use ring::{DriverRing, INDIRECT, NEXT, RawDescriptor, Used, WRITE};
@@ -40,6 +41,29 @@ impl MemoryOwner for Discards {
     fn discard(&self, start: GuestAddress, len: u64) -> io::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((start.0, len));
         Ok(())
+    }
+}
+
+/// Remembers which devices failed.
+#[derive(Debug, Default)]
+pub struct FailureLog(Mutex<Vec<(String, String)>>);
+
+impl FailureLog {
+    /// How many there were.
+    pub fn count(&self) -> usize {
+        self.all().len()
+    }
+
+    /// Device and reason of each failure, in order.
+    pub fn all(&self) -> Vec<(String, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Failures for FailureLog {
+    fn failed(&self, device: &str, reason: &str) {
+        let failure = (device.to_owned(), reason.to_owned());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
     }
 }
 

@@ -22,7 +22,10 @@ use devices::pci::function::PciFunction;
 use devices::pci::msix::Msix;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use crate::DeviceKind;
+use crate::counters::Counters;
 use crate::device::{Device, Traits};
+pub use crate::interrupts::Failures;
 use crate::interrupts::Interrupts;
 use crate::memory::Memory;
 use crate::poll::Poller;
@@ -81,6 +84,8 @@ pub struct Platform {
     pub msi: Arc<dyn MsiAllocator>,
     /// Where doorbells go.
     pub doorbells: Arc<dyn Doorbells>,
+    /// Who hears of devices that cannot go on.
+    pub failures: Arc<dyn Failures>,
 }
 
 /// A device that cannot be put on PCI.
@@ -125,7 +130,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         let msix =
             Msix::new(&mut config, queues + 1, bar::MSIX, &platform.msi).map_err(|error| layout(&error))?;
         let vectors = (0..=queues).filter_map(|vector| msix.vector(vector)).collect();
-        let interrupts = Arc::new(Interrupts::new(vectors, queues.into()));
+        let interrupts = Interrupts::new(vectors, queues.into());
+        let interrupts = Arc::new(interrupts.heard_by(traits.name.clone(), platform.failures.clone()));
         traits.config.attach(interrupts.clone());
         let offered = traits.features | FEATURE_VERSION_1 | FEATURE_INDIRECT | FEATURE_EVENT_IDX;
         let kick = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new);
@@ -149,6 +155,16 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// The device's name in log lines.
     pub fn name(&self) -> &str {
         &self.traits.name
+    }
+
+    /// The device's kind.
+    pub fn kind(&self) -> DeviceKind {
+        self.traits.kind
+    }
+
+    /// What the device has done since it was made.
+    pub fn counters(&self) -> &Arc<Counters> {
+        self.interrupts.counters()
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8]) {

@@ -107,7 +107,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
                 .filter(|_| config.enabled)
                 .map(|state| Queue::new(index, config, state, features, &self.memory, &self.interrupts));
             let queue = queue.and_then(|queue| {
-                queue.inspect_err(|fault| self.interrupts.fault(&self.traits.name, fault)).ok()
+                queue.inspect_err(|fault| self.interrupts.fail(log::Level::Warn, fault)).ok()
             });
             let doorbell = self.kicks.get(usize::from(index));
             queues.push(queue.map(|queue| match doorbell {
@@ -128,9 +128,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         match self.worker.start(job) {
             Ok(seat) => self.place = Place::Running(seat),
             Err((error, job)) => {
-                log::error!("{}: the host has no thread for it: {error}", self.traits.name);
                 self.place = Place::Here(job.device);
-                self.interrupts.needs_reset();
+                self.interrupts.fail(log::Level::Error, &format!("the host has no thread for it: {error}"));
             }
         }
     }

@@ -192,6 +192,7 @@ fn a_device_that_cannot_start_says_so_and_hears_nothing() {
     rig.strings.fail_start.store(true, Ordering::SeqCst);
     let mut guest = rig.started();
     guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f && guest.config_interrupts() == 1);
+    assert!(guest.failures.all()[0].1.starts_with("the host refused what it needs: "));
     guest.add(0, &[b"?"], &[1]);
     guest.kick(0);
     // `ready` and `kicked` would fail this test.
@@ -201,6 +202,33 @@ fn a_device_that_cannot_start_says_so_and_hears_nothing() {
     rig.strings.fail_start.store(false, Ordering::SeqCst);
     guest.start(0, 16);
     assert_eq!(guest.request(0, &[b"ok"], &[2]).1[0], b"ok");
+}
+
+#[test]
+fn each_failure_is_told_once_in_words_however_much_goes_wrong() {
+    let rig = Rig::new();
+    let mut guest = rig.started();
+    for round in 1..=20 {
+        // Both queues, of which the second finds the device failed already.
+        for queue in [0, 1] {
+            guest.rings[queue].set_available_index(u16::MAX);
+            guest.kick(queue);
+        }
+        guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f);
+        // A device that was stopped has heard all of its kicks.
+        assert!(guest.function.save().is_some());
+        let told = guest.failures.all();
+        assert_eq!(told.len() as u64, round);
+        let (device, reason) = told.last().unwrap();
+        assert_eq!(device, "probe");
+        assert!(reason.contains("the available ring's index jumped"), "{reason}");
+        guest.start(u64::MAX, 16);
+    }
+    rig.strings.panic.store(true, Ordering::SeqCst);
+    guest.add(0, &[b"?"], &[1]);
+    guest.kick(0);
+    guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f);
+    assert_eq!(guest.failures.all()[20..], [("probe".to_owned(), "its thread has ended".to_owned())]);
 }
 
 #[test]

@@ -112,6 +112,25 @@ fn a_busy_disk_wants_no_kicks_and_looks_by_itself() {
 }
 
 #[test]
+fn requests_bytes_and_errors_are_counted_and_headers_are_not() {
+    let (mut guest, hand) = driver(ALL);
+    assert_eq!(send(&mut guest, WRITE, 5, &[1; 1024]), OK);
+    assert_eq!(read(&mut guest, 5, 512).0, OK);
+    assert_eq!(send(&mut guest, FLUSH, 0, &[]), OK);
+    assert_eq!(send(&mut guest, ZEROES, 0, &range(0, 8, 0)), OK);
+    guest.request(0, &[&header(GET_ID, 0)], &[20, 1]);
+    assert_eq!(read(&mut guest, SECTORS, 512).0, IO_ERROR);
+    assert_eq!(send(&mut guest, 77, 0, &[]), UNSUPPORTED);
+    hand.fail(Some(ErrorKind::Other));
+    assert_eq!(send(&mut guest, WRITE, 5, &[1; 1024]), IO_ERROR);
+    guest.request(0, &[&header(READ, 0)], &[]);
+    let counters = guest.function.counters();
+    assert_eq!((counters.bytes_in.now(), counters.bytes_out.now()), (512, 1024));
+    assert_eq!((counters.requests.now(), counters.errors.now()), (9, 4));
+    assert!((1..=9).contains(&counters.interrupts.now()) && (1..=9).contains(&counters.kicks.now()));
+}
+
+#[test]
 fn what_is_written_is_read_back() {
     let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
     let data: Vec<u8> = (0..1024).map(|n| (n * 3) as u8).collect();

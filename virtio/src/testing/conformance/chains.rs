@@ -107,7 +107,7 @@ pub fn malformed_chains<S: Subject>(subject: &mut S) {
     for queue in 0..usize::from(guest.queues()) {
         for case in malformed() {
             guest.start(subject.wanted(), RING);
-            let told = guest.config_interrupts();
+            let (told, failures) = (guest.config_interrupts(), guest.failures.count());
             put(&mut guest, queue, &case);
             if subject.looks_at_once(queue) {
                 let what = format!("queue {queue} is latched by {}", case.what);
@@ -115,6 +115,7 @@ pub fn malformed_chains<S: Subject>(subject: &mut S) {
                     guest.status() & 0x40 != 0 && guest.config_interrupts() > told
                 });
                 assert_eq!(guest.rings[queue].used_index(), 0, "{what}: it is not used");
+                assert_eq!(guest.failures.count(), failures + 1, "{what}: the machine hears once");
                 subject.work_without(queue, &mut guest);
             }
         }

@@ -23,7 +23,7 @@ pub fn bad_rings<S: Subject>(subject: &mut S) {
     for broken in 0..guest.queues() {
         for case in &cases {
             guest.negotiate(subject.wanted());
-            let told = guest.config_interrupts();
+            let (told, failures) = (guest.config_interrupts(), guest.failures.count());
             guest.activate_with(RING, |queue, config: &mut QueueConfig| {
                 let (size, descriptors, driver, device) = *case;
                 if queue == broken {
@@ -35,6 +35,7 @@ pub fn bad_rings<S: Subject>(subject: &mut S) {
             });
             assert_eq!(guest.status(), 0x4f, "queue {broken} is refused: {case:x?}");
             assert!(guest.config_interrupts() > told, "and it is said");
+            assert_eq!(guest.failures.count(), failures + 1, "to the machine too");
             guest.kick(broken.into());
             subject.work_without(broken.into(), &mut guest);
         }
