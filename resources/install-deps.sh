@@ -10,6 +10,7 @@ packages=(
     mmdebstrap fdisk e2fsprogs         # disk images
     iproute2                           # TAP devices
     e2fsprogs                          # tests make file systems
+    systemd                            # tests have systemd-analyze look at our unit
 )
 
 fail() { echo "install-deps: $*" >&2; exit 1; }

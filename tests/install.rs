@@ -6,10 +6,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
-fn make(verb: &str, root: &Path) {
+fn make(verb: &str, root: &Path, prefix: &Path) {
+    // All of them put pages and completions together in one place under target.
+    static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+    let _turn = ONE_BY_ONE.lock();
     let mut command = Command::new("make");
-    command.args(["-s", verb, "PREFIX=/opt/vmm", "PROFILE=dev"]).arg(format!("DESTDIR={}", root.display()));
+    command.args(["-s", verb, "PROFILE=dev"]).arg(format!("PREFIX={}", prefix.display()));
+    command.arg(format!("DESTDIR={}", root.display()));
     let out = command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("SUDO_USER").output().unwrap();
     assert!(
         out.status.success(),
@@ -41,7 +46,7 @@ fn installed(root: &Path) -> BTreeSet<(String, u32)> {
 #[test]
 fn everything_is_where_a_distribution_wants_it_and_goes_again() {
     let root = tempfile::tempdir().unwrap();
-    make("install", root.path());
+    make("install", root.path(), Path::new("/opt/vmm"));
     let found = installed(root.path());
     for (file, mode) in [
         ("bin/minivmm", 0o755),
@@ -51,6 +56,7 @@ fn everything_is_where_a_distribution_wants_it_and_goes_again() {
         ("share/bash-completion/completions/minivmm", 0o644),
         ("share/zsh/site-functions/_minivmm", 0o644),
         ("share/fish/vendor_completions.d/minivmm.fish", 0o644),
+        ("lib/systemd/system/minivmm@.service", 0o644),
     ] {
         assert!(found.contains(&(format!("opt/vmm/{file}"), mode)), "{file} {mode:o}: {found:?}");
     }
@@ -62,8 +68,41 @@ fn everything_is_where_a_distribution_wants_it_and_goes_again() {
     pages_are_whole(&root.path().join("opt/vmm/share/man/man1"));
     completions_know_the_flags(&root.path().join("opt/vmm/share"));
 
-    make("uninstall", root.path());
+    let unit = fs::read_to_string(root.path().join("opt/vmm/lib/systemd/system/minivmm@.service")).unwrap();
+    assert!(unit.contains("\nExecStart=/opt/vmm/bin/minivmm --config "), "no DESTDIR in it: {unit}");
+    make("uninstall", root.path(), Path::new("/opt/vmm"));
     assert_eq!(installed(root.path()), BTreeSet::new());
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let prefix = tempfile::tempdir().unwrap();
+    make("install", Path::new(""), prefix.path());
+    let unit = prefix.path().join("lib/systemd/system/minivmm@.service");
+    let verify = || {
+        // It looks for the program that is started, and for the manual page.
+        let mut command = Command::new("systemd-analyze");
+        command
+            .args(["verify", "--recursive-errors=no"])
+            .arg(&unit)
+            .env("MANPATH", prefix.path().join("share/man"));
+        let out = command.output().expect("systemd-analyze is there: `make install-deps` installs it");
+        (out.status.success(), String::from_utf8(out.stderr).unwrap())
+    };
+    assert_eq!(verify(), (true, String::new()));
+    // It would say so.
+    let text = fs::read_to_string(&unit).unwrap();
+    for (right, wrong, said) in [
+        ("KillMode=mixed", "KillMode=maybe", "kill mode"),
+        ("TimeoutStopSec=", "TimeoutStop=", "TimeoutStop"),
+        ("/bin/minivmm", "/bin/minivm", "not executable"),
+    ] {
+        assert!(text.contains(right), "{text}");
+        fs::write(&unit, text.replace(right, wrong)).unwrap();
+        let (_, errors) = verify();
+        assert!(errors.contains(said), "{wrong}: {errors}");
+    }
+    assert!(!prefix.path().join("etc").exists(), "what machines there are is the host's matter");
 }
 
 fn pages_are_whole(folder: &Path) {
@@ -87,7 +126,7 @@ fn pages_are_whole(folder: &Path) {
     let main = fs::read_to_string(folder.join("minivmm.1")).unwrap();
     let run = fs::read_to_string(folder.join("minivmm-run.1")).unwrap();
     // roff wants its minus signs and its apostrophes told apart.
-    for flag in ["kernel", "disk", "on\\-reboot"] {
+    for flag in ["kernel", "disk", "on\\-reboot", "daemonize", "pidfile", "log", "version"] {
         assert!(main.contains(&format!("\\-\\-{flag}")), "{main}");
     }
     assert!(main.contains("minivmm\\-run(1)") && main.contains("the guest powered off"), "{main}");

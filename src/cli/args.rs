@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
+use super::daemon::ServiceArgs;
 use super::exit;
 use super::run::{self, args::RunArgs};
 use super::verbs::NameVerb;
@@ -16,6 +17,7 @@ use crate::spec::{MemSize, Spec, SpecError};
     name = "minivmm",
     version,
     disable_help_flag = true,
+    disable_version_flag = true,
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = true,
     override_usage = USAGE,
@@ -30,9 +32,15 @@ pub struct Args {
     /// What a machine is made of.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Print this help
+    /// How it runs.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+    /// Print this help; -V prints the version
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
+    /// Print version
+    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true)]
+    version: Option<bool>,
 }
 
 /// A machine from a file, from flags or from both.
@@ -83,7 +91,7 @@ pub struct DoctorArgs {
 #[derive(Debug)]
 pub enum Command {
     /// Run this machine until it ends.
-    Run(Spec),
+    Run(Spec, ServiceArgs),
     /// Look at the host.
     Doctor(DoctorArgs),
     /// Run a command in this machine.
@@ -122,7 +130,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             Ok(Command::RunCommand(run, spec))
         }
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
-        None => Ok(Command::Run(args.machine.spec(&matches)?)),
+        None => Ok(Command::Run(args.machine.spec(&matches)?, args.service)),
     }
 }
 
@@ -149,7 +157,7 @@ mod tests {
 
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
-            Command::Run(spec) => Ok(spec),
+            Command::Run(spec, _) => Ok(spec),
             Command::Doctor(_) | Command::RunCommand(..) | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }
@@ -260,6 +268,15 @@ mod tests {
             let error = run(&words).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn how_a_machine_runs_is_said_beside_what_it_is() {
+        let words = ["minivmm", "--kernel", "k", "-d", "--pidfile", "p", "--log", "l"];
+        let Ok(Command::Run(spec, service)) = parse(words) else { panic!("no machine") };
+        let [pidfile, log] = ["p", "l"].map(|file| Some(PathBuf::from(file)));
+        assert_eq!((spec, service), (Spec::new("k"), ServiceArgs { daemonize: true, pidfile, log }));
+        assert!(parse(["minivmm", "run", "-d", "true"]).is_err());
     }
 
     #[test]

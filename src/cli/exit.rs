@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use log::Level;
+
 /// How a run of the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -97,6 +99,16 @@ impl Status {
             Status::RunFailed => "`run`: nothing was run: the command line, a file or the host is wrong",
             Status::Signal(_) => "ended by signal n",
             Status::Command(_) => "`run`: its command ended with it",
+        }
+    }
+
+    /// How much a machine's end with it matters; `None` where there is nothing to tell.
+    pub(super) fn level(self) -> Option<Level> {
+        match self {
+            Status::Done => None,
+            // Somebody wanted it so.
+            Status::Rebooted | Status::Quit | Status::Signal(_) => Some(Level::Info),
+            _ => Some(Level::Error),
         }
     }
 

@@ -3,12 +3,14 @@
 mod advice;
 pub mod args;
 mod banner;
+pub mod daemon;
 mod doctor;
 mod drivers;
 pub mod exit;
 #[cfg(test)]
 #[path = "../../tests/kernels/mod.rs"]
 pub(crate) mod kernels;
+mod logbook;
 mod logger;
 mod menu;
 mod preflight;
@@ -23,7 +25,10 @@ use std::process::ExitCode;
 
 use args::{ArgsError, Command, DoctorArgs};
 use banner::Banner;
+use daemon::{Caller, Notify, Service, ServiceArgs};
 use exit::Status;
+use log::Level;
+use logbook::Logbook;
 
 use crate::host::facts::Host;
 use crate::spec::Spec;
@@ -31,8 +36,8 @@ use crate::spec::Spec;
 /// The whole program.
 pub fn main() -> ExitCode {
     match args::parse(std::env::args_os()) {
-        Ok(Command::Run(spec)) => match spec.settled() {
-            Ok(spec) => machine(&spec),
+        Ok(Command::Run(spec, service)) => match spec.settled() {
+            Ok(spec) => machine(&spec, &service),
             Err(error) => complain(&error, Status::Usage),
         },
         Ok(Command::Doctor(args)) => examine(&args),
@@ -44,19 +49,49 @@ pub fn main() -> ExitCode {
     .into()
 }
 
+/// Runs a machine, here or in the background.
+fn machine(spec: &Spec, args: &ServiceArgs) -> Status {
+    let notify = Notify::take();
+    if args.daemonize {
+        return daemon::launch(notify, |notify, caller| serve(spec, args, notify, Some(caller)));
+    }
+    serve(spec, args, notify, None)
+}
+
 /// Checks a machine, says what it is made of, runs it.
-fn machine(spec: &Spec) -> Status {
+fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>) -> Status {
+    let detached = caller.is_some();
+    let mut warnings = Vec::new();
+    if args.log.is_some() || detached {
+        match Logbook::open(args.log.as_deref(), spec.name.as_ref()) {
+            Ok(logbook) => logbook.install(),
+            Err(error @ logbook::LogError::File { .. }) => return complain(&error, Status::Failed),
+            Err(error) => warnings.push(error.to_string()),
+        }
+    }
     let cleared = match preflight::check(spec, &Host::here()) {
         Ok(cleared) => cleared,
         Err(error) => return complain(&error, error.status()),
     };
-    report::say(&Banner { spec, files: &cleared.files, terminal: io::stdin().is_terminal() });
-    for warning in cleared.warnings {
-        report::say(&format_args!("minivmm: warning: {warning}\n"));
+    let service = match Service::prepare(args, notify, caller) {
+        Ok(service) => service,
+        Err(error) => return complain(&error, Status::Failed),
+    };
+    report::say(&Banner { spec, files: &cleared.files, terminal: !detached && io::stdin().is_terminal() });
+    warnings.extend(cleared.warnings.iter().map(ToString::to_string));
+    if detached && spec.name.is_none() {
+        warnings.push(NAMELESS.to_owned());
+    }
+    for warning in warnings {
+        report::say_as(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
     }
     logger::install();
-    session::run(spec)
+    session::run(spec, service)
 }
+
+/// A machine that nobody can ask for.
+const NAMELESS: &str =
+    "without `--name` this machine is reached by signals only: no verb finds it, its console is nobody's";
 
 fn examine(args: &DoctorArgs) -> Status {
     let report = doctor::examine(args, &Host::here());
@@ -90,6 +125,6 @@ fn print(text: &str, status: Status) -> Status {
 }
 
 fn complain(error: &dyn Error, status: Status) -> Status {
-    report::say(&format_args!("minivmm: {}\n", report::chain(error)));
+    report::say_as(Level::Error, &format_args!("minivmm: {}\n", report::chain(error)));
     status
 }

@@ -1,12 +1,24 @@
-//! Text for people, on stderr.
+//! Text for people, on stderr and in the log.
 
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
+use log::Level;
+
+use super::logbook;
+
 /// Says something on stderr, in one write, whole among what others write. Where nobody listens any more, the machine matters more than the text.
 pub fn say(text: &dyn Display) {
-    let _ = io::stderr().write_all(text.to_string().as_bytes());
+    say_as(Level::Info, text);
+}
+
+/// The same with how much it matters, for a log that wants to know.
+pub(super) fn say_as(level: Level, text: &dyn Display) {
+    let text = text.to_string();
+    // The log first: standard error may be somebody's who reads slowly.
+    logbook::keep(level, &text);
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Says a line on stderr while a machine runs; with `raw` one that also stands right on a terminal in raw mode.

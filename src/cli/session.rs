@@ -1,4 +1,4 @@
-//! A machine in the foreground: its console on this process's standard input and output, its end as an exit status.
+//! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,13 +6,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 use virtio::worker::STACK;
 
+use log::Level;
+
+use super::daemon::{Service, ServiceError};
 use super::exit::Status;
 use super::menu::{Choice, HELP, Typed, read_input};
-use super::report;
+use super::{logbook, report};
 use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
-use crate::machine::{ConsoleInput, Controls, Exit, Machine};
+use crate::machine::{ConsoleInput, Controls, Exit, Machine, MachineState};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
@@ -33,20 +36,28 @@ struct Session {
     controls: Controls,
     reason: Arc<Mutex<Option<Reason>>>,
     terminal: Arc<Option<RawTerminal>>,
+    service: Arc<Service>,
 }
 
 /// Runs the machine until it ends.
-pub(super) fn run(spec: &Spec) -> Status {
-    match start(spec) {
+pub(super) fn run(spec: &Spec, service: Service) -> Status {
+    match start(spec, service) {
         Ok((machine, session, control)) => {
             let terminal = GiveBack(session.terminal.clone());
+            let runs = session.service.runs();
+            if runs.is_err() {
+                machine.kill();
+            }
             let exit = machine.wait();
             // The terminal first: what is said next is for a person at a normal prompt.
             drop(terminal);
-            let (text, status) = session.ending(&exit);
-            if status != Status::Done {
-                report::say(&format_args!("minivmm: {text}\n"));
+            let (text, status) = session.ending(&exit, runs);
+            match status.level() {
+                None => logbook::keep(Level::Info, &text),
+                Some(level) => report::say_as(level, &format_args!("minivmm: {text}\n")),
             }
+            // Before anybody is told, who may start the next machine at once.
+            session.service.has_ended(&text);
             if let Some(control) = control {
                 control.finish(Ending { status: status.code(), text });
             }
@@ -59,18 +70,21 @@ pub(super) fn run(spec: &Spec) -> Status {
 /// A machine that runs, and who speaks to it.
 type Started = (Machine, Session, Option<ControlServer>);
 
-fn start(spec: &Spec) -> Result<Started, Box<dyn std::error::Error>> {
+fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::Error>> {
     // Before anything is opened that the other machine of this name has.
     let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block()?;
-    let foreground = in_foreground();
+    let foreground = !service.is_detached() && in_foreground();
     // Before the machine, whose guest may speak and be spoken to at once.
     let terminal = Arc::new(if foreground { RawTerminal::take()? } else { None });
     // If the machine or a thread cannot be had, the terminal must not stay raw.
     let unfinished = GiveBack(terminal.clone());
-    let machine = Machine::start(spec, Box::new(io::stdout()))?;
-    let session = Session { controls: machine.controls(), reason: Arc::default(), terminal };
+    let builder = Machine::builder(spec);
+    // In the background the console is for those who ask for it over the control socket.
+    let machine = if service.is_detached() { builder } else { builder.output(io::stdout()) }.start()?;
+    let service = Arc::new(service);
+    let session = Session { controls: machine.controls(), reason: Arc::default(), terminal, service };
     let listener = session.clone();
     thread::Builder::new()
         .name("signals".into())
@@ -104,10 +118,15 @@ impl Session {
                 }
                 (Some(Signal::End(number)), None) => {
                     asked = Some((number, Instant::now() + GRACE));
+                    self.service.will_end();
                     self.say(&format!(
                         "power button pressed; a second signal, or {} s, ends the machine",
                         GRACE.as_secs()
                     ));
+                    // At rest it would not hear the button.
+                    if self.controls.state() == MachineState::Paused {
+                        self.controls.resume_within(LAST);
+                    }
                     self.controls.power_button();
                 }
                 (Some(Signal::End(number)), Some(_)) | (None, Some((number, _))) => {
@@ -128,7 +147,9 @@ impl Session {
         if let Some(terminal) = &*self.terminal {
             terminal.restore();
         }
-        self.say("the machine has not ended yet, and is left to the kernel");
+        let text = "the machine has not ended yet, and is left to the kernel";
+        self.say(text);
+        self.service.has_ended(text);
         std::process::exit(128 + number);
     }
 
@@ -174,7 +195,10 @@ impl Session {
     }
 
     /// How the machine ended, in words and as a status.
-    fn ending(&self, exit: &Exit) -> (String, Status) {
+    fn ending(&self, exit: &Exit, runs: Result<(), ServiceError>) -> (String, Status) {
+        if let Err(error) = runs {
+            return (report::chain(&error), Status::Failed);
+        }
         match exit {
             Exit::PoweredOff => ("the guest powered off".to_owned(), Status::Done),
             Exit::Rebooted => ("the guest rebooted".to_owned(), Status::Rebooted),

@@ -1,0 +1,262 @@
+//! The file of `--pidfile`: there while the machine runs, and complete from its first moment on.
+//!
+//! The machine's process has the file locked for as long as it lives, so that a file without a lock is of the dead, and
+//! may be replaced; only by who has the lock himself meanwhile.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::host::lock::{Kind, try_lock};
+
+/// Somebody else may take the name at the same moment, and die at the next.
+const ATTEMPTS: u32 = 10;
+/// The longest pid that there is has seven digits.
+const LONGEST: usize = 16;
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum PidfileError {
+    /// A machine that runs has it.
+    #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", by(.pid), path = path.display())]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// Its process.
+        pid: Option<u32>,
+    },
+    /// Something else is there.
+    #[error("{path} is there and is no pidfile; it is left alone: name another one with `--pidfile`", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The host refused.
+    #[error("the pidfile {path} cannot be written: {source}; name one in a folder of yours with `--pidfile`", path = path.display())]
+    Host {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+fn by(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(", as process {pid}")).unwrap_or_default()
+}
+
+/// A pidfile. With this value it goes.
+#[derive(Debug)]
+pub(in crate::cli) struct Pidfile {
+    path: PathBuf,
+    /// The file, locked, once it is there.
+    file: Option<File>,
+}
+
+impl Pidfile {
+    /// Makes sure that there can be one, and that what a dead machine left there is gone.
+    pub(in crate::cli) fn prepare(path: &Path) -> Result<Self, PidfileError> {
+        clear(path)?;
+        Draft::new(path)?;
+        Ok(Pidfile { path: path.into(), file: None })
+    }
+
+    /// Puts it in its place.
+    pub(in crate::cli) fn publish(&mut self) -> Result<(), PidfileError> {
+        let mut draft = Draft::new(&self.path)?;
+        let failed = || host(&self.path);
+        if !try_lock(&draft.file, Kind::Exclusive).map_err(failed())? {
+            return Err(failed()(ErrorKind::WouldBlock.into()));
+        }
+        draft.file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed())?;
+        let file = draft.file.try_clone().map_err(failed())?;
+        let mut attempt = 1;
+        loop {
+            // A link is made only where nothing is.
+            match fs::hard_link(&draft.path, &self.path) {
+                Ok(()) => break,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && attempt < ATTEMPTS => {
+                    clear(&self.path)?
+                }
+                Err(error) => return Err(failed()(error)),
+            }
+            attempt += 1;
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        // Before the lock is let go, so that it is nobody else's.
+        if self.file.as_ref().is_some_and(|file| is_at(file, &self.path)) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A new file beside the place that it is for. With this value its first name goes.
+#[derive(Debug)]
+struct Draft {
+    path: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    fn new(place: &Path) -> Result<Self, PidfileError> {
+        let Some(name) = place.file_name() else {
+            return Err(host(place)(ErrorKind::InvalidInput.into()));
+        };
+        let mut first = OsString::from(".");
+        first.push(name);
+        first.push(format!(".{}", std::process::id()));
+        let path = place.with_file_name(first);
+        // With our number in its name: whoever left it is dead.
+        let _ = fs::remove_file(&path);
+        let file =
+            File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(host(place))?;
+        Ok(Draft { path, file })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Removes a dead machine's pidfile, and nothing else.
+fn clear(path: &Path) -> Result<(), PidfileError> {
+    let foreign = || PidfileError::Foreign { path: path.into() };
+    let mut options = OpenOptions::new();
+    // No link is followed to a file that somebody else meant, no pipe waited for.
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    let mut file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EISDIR | libc::ENXIO)) => {
+            return Err(foreign());
+        }
+        Err(error) => return Err(host(path)(error)),
+    };
+    if !file.metadata().map_err(host(path))?.is_file() {
+        return Err(foreign());
+    }
+    let free = try_lock(&file, Kind::Exclusive).map_err(host(path))?;
+    let pid = read_pid(&mut file);
+    if !free {
+        return Err(PidfileError::Taken { path: path.into(), pid: pid.flatten() });
+    }
+    if pid.is_none() {
+        return Err(foreign());
+    }
+    if is_at(&file, path) {
+        fs::remove_file(path).map_err(host(path))?;
+    }
+    Ok(())
+}
+
+/// What is in a pidfile: a number, or nothing yet as `mktemp` leaves it. `None` for any other file.
+fn read_pid(file: &mut File) -> Option<Option<u32>> {
+    let mut text = String::new();
+    file.take(LONGEST as u64 + 1).read_to_string(&mut text).ok()?;
+    match text.trim() {
+        "" => Some(None),
+        number if text.len() <= LONGEST => number.parse().ok().map(Some),
+        _ => None,
+    }
+}
+
+/// Whether this is the file that is there.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |meta: Metadata| (meta.dev(), meta.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(there)) => identity(ours) == identity(there),
+        _ => false,
+    }
+}
+
+fn host(path: &Path) -> impl FnOnce(io::Error) -> PidfileError {
+    move |source| PidfileError::Host { path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> Vec<String> {
+        fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn pidfile_comes_whole_and_goes_and_is_one_machines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let mut pidfile = Pidfile::prepare(&path).unwrap();
+        assert!(files(folder.path()).is_empty(), "nothing until it runs");
+        pidfile.publish().unwrap();
+        let own = std::process::id();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{own}\n"));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777 & !0o022, 0o644);
+        assert_eq!(files(folder.path()), ["pid"]);
+        let error = Pidfile::prepare(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("that of a machine that runs, as process {own};")), "{error}");
+        drop(pidfile);
+        assert!(files(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn what_a_dead_machine_left_is_replaced_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        for left in ["4194304\n", "1", ""] {
+            fs::write(&path, left).unwrap();
+            let mut pidfile = Pidfile::prepare(&path).unwrap();
+            pidfile.publish().unwrap();
+            drop(pidfile);
+            assert!(files(folder.path()).is_empty());
+        }
+        for precious in ["QFI\u{fb}", "12 34", "-5", "1\n2\n", "00000000000000000001"] {
+            fs::write(&path, precious).unwrap();
+            assert!(matches!(Pidfile::prepare(&path), Err(PidfileError::Foreign { .. })), "{precious}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), precious);
+        }
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for other in [&link, folder.path(), Path::new("/dev/null")] {
+            assert!(matches!(Pidfile::prepare(other), Err(PidfileError::Foreign { .. })), "{other:?}");
+        }
+        let error = Pidfile::prepare(&folder.path().join("no/pid")).unwrap_err();
+        assert!(matches!(error, PidfileError::Host { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_pidfile_that_somebody_put_in_our_place_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let mut pidfile = Pidfile::prepare(&path).unwrap();
+        pidfile.publish().unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(pidfile);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn of_two_that_start_at_once_one_gets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        fs::write(&path, "1\n").unwrap();
+        let mut first = Pidfile::prepare(&path).unwrap();
+        let mut second = Pidfile::prepare(&path).unwrap();
+        first.publish().unwrap();
+        assert!(matches!(second.publish(), Err(PidfileError::Taken { pid: Some(_), .. })));
+        drop(second);
+        assert!(path.exists());
+        drop(first);
+        assert!(files(folder.path()).is_empty());
+    }
+}

@@ -1,0 +1,94 @@
+//! A log file that may be rotated in any way, and shared.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::host::clock::LocalTime;
+
+/// A file that lines are added to.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl LogFile {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(LogFile { path: path.into(), file: Mutex::new(open(path)?) })
+    }
+
+    /// Adds a line with the time before it. Where there is no room, the machine matters more than the text.
+    pub(super) fn write(&self, line: &str) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Lines are few, so that this may cost something, and nobody has to tell us that the file was put aside.
+        if !self.is_there(&file) {
+            if let Ok(new) = open(&self.path) {
+                *file = new;
+            }
+        }
+        // In one write, so that machines may share a file.
+        let _ = file.write_all(format!("{} {line}\n", LocalTime::now().rfc3339()).as_bytes());
+    }
+
+    fn is_there(&self, file: &File) -> bool {
+        let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        match (file.metadata(), fs::metadata(&self.path)) {
+            (Ok(ours), Ok(there)) => identity(ours) == identity(there),
+            _ => false,
+        }
+    }
+}
+
+/// Each write goes to the end as it is then, also after somebody has cut the file. A pipe is written to only while
+/// somebody reads, and holds nobody up.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(path: &Path) -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    }
+
+    #[test]
+    fn log_goes_on_after_both_ways_of_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
+        fs::write(&path, "before\n").unwrap();
+        let log = LogFile::open(&path).unwrap();
+        log.write("one");
+        assert!(fs::read_to_string(&path).unwrap().starts_with("before\n20"));
+        fs::rename(&path, &old).unwrap();
+        log.write("two");
+        assert_eq!(said(&path), ["two"]);
+        fs::copy(&path, &old).unwrap();
+        File::options().write(true).truncate(true).open(&path).unwrap();
+        log.write("three");
+        assert_eq!(said(&path), ["three"]);
+    }
+
+    #[test]
+    fn machines_share_a_log_line_by_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                let log = LogFile::open(&path).unwrap();
+                scope.spawn(move || (0..100).for_each(|_| log.write(&number.to_string().repeat(100))));
+            }
+        });
+        let said = said(&path);
+        assert_eq!(said.len(), 400);
+        assert!(
+            said.iter().all(|line| line.len() == 100 && line.bytes().all(|byte| byte == line.as_bytes()[0]))
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! Where what minivmm says is kept besides standard error: the file of `--log`, or the host's log for a machine in the
+//! background.
+
+mod file;
+mod system;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::{io, process};
+
+use log::Level;
+
+use self::file::LogFile;
+use self::system::SystemLog;
+use super::report;
+use crate::spec::MachineName;
+
+/// Where programs leave messages for the host's log: journald and every syslog daemon listen there.
+const SYSTEM: &str = "/dev/log";
+
+static LOGBOOK: OnceLock<Logbook> = OnceLock::new();
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LogError {
+    /// The file of `--log`.
+    #[error("the log {path} cannot be written: {source}; name a file that you may write with `--log`", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The host has none.
+    #[error(
+        "what happens to this machine is logged nowhere, as the host has no {SYSTEM} ({0}); name a file with `--log`"
+    )]
+    System(io::Error),
+}
+
+/// A log, and whose it is.
+#[derive(Debug)]
+pub(super) struct Logbook {
+    /// The machine, as each line begins with it.
+    machine: String,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    File(LogFile),
+    System(SystemLog),
+}
+
+impl Logbook {
+    /// This file, made if it is not there, or else the host's log.
+    pub(super) fn open(path: Option<&Path>, name: Option<&MachineName>) -> Result<Self, LogError> {
+        let sink = match path {
+            Some(path) => LogFile::open(path)
+                .map(Sink::File)
+                .map_err(|source| LogError::File { path: path.into(), source }),
+            None => SystemLog::open(Path::new(SYSTEM)).map(Sink::System).map_err(LogError::System),
+        };
+        Ok(Logbook { machine: name.map(|name| format!("{name}: ")).unwrap_or_default(), sink: sink? })
+    }
+
+    /// Keeps all that is said from now on, the words of a panic among it.
+    pub(super) fn install(self) {
+        if LOGBOOK.set(self).is_ok() {
+            std::panic::set_hook(Box::new(|panic| {
+                report::say_as(Level::Error, &format_args!("minivmm: {panic}\n"));
+            }));
+        }
+    }
+
+    fn keep(&self, level: Level, text: &str) {
+        for line in text.lines() {
+            let line = line.strip_prefix("minivmm: ").unwrap_or(line).trim();
+            if line.is_empty() {
+                continue;
+            }
+            // One thing is one line, whatever is in it.
+            let line = line.replace(char::is_control, " ");
+            let line = format!("minivmm[{}]: {}{line}", process::id(), self.machine);
+            match &self.sink {
+                Sink::File(file) => file.write(&line),
+                Sink::System(log) => log.write(level, &line),
+            }
+        }
+    }
+}
+
+/// Keeps a text, if there is a log.
+pub(super) fn keep(level: Level, text: &str) {
+    if let Some(logbook) = LOGBOOK.get() {
+        logbook.keep(level, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_log_say_whose_they_are_and_are_what_was_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let log = Logbook::open(Some(&path), Some(&"vm0".parse().unwrap())).unwrap();
+        log.keep(Level::Info, "~> RAM         : 4 MiB\n~> Processors  : 1\n");
+        log.keep(Level::Info, "\r\nminivmm: quit\u{1b}[2J\tnow\r\n");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let said: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+        let own = format!("minivmm[{}]: vm0: ", process::id());
+        let expected = ["~> RAM         : 4 MiB", "~> Processors  : 1", "quit [2J now"];
+        assert_eq!(said, expected.map(|line| own.clone() + line));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_an_error_with_its_path() {
+        let error = Logbook::open(Some(Path::new("/nonexistent/log")), None).unwrap_err().to_string();
+        assert!(error.starts_with("the log /nonexistent/log cannot be written: "), "{error}");
+    }
+}

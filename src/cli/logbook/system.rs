@@ -1,0 +1,76 @@
+//! The host's log, by the protocol that every one of them speaks: a datagram a line, as RFC 3164 has it.
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use log::Level;
+
+use crate::host::clock::LocalTime;
+
+/// Of a daemon (RFC 3164, table 1), in its place.
+const FACILITY: u8 = 3 << 3;
+
+/// A socket that takes messages.
+#[derive(Debug)]
+pub(super) struct SystemLog {
+    path: PathBuf,
+    socket: UnixDatagram,
+}
+
+impl SystemLog {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // Whether somebody listens. Not connected for good: who listens may be started again.
+        UnixDatagram::unbound()?.connect(path)?;
+        let socket = UnixDatagram::unbound()?;
+        // A log that takes nothing at the moment shall not hold up the machine.
+        socket.set_nonblocking(true)?;
+        Ok(SystemLog { path: path.into(), socket })
+    }
+
+    pub(super) fn write(&self, level: Level, line: &str) {
+        let message = format!("<{}>{} {line}", FACILITY + severity(level), LocalTime::now().rfc3164());
+        let _ = self.socket.send_to(message.as_bytes(), &self.path);
+    }
+}
+
+/// RFC 3164, table 2.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_what_a_log_expects_and_reach_one_that_was_started_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        assert!(SystemLog::open(&path).is_err());
+        let host = UnixDatagram::bind(&path).unwrap();
+        let log = SystemLog::open(&path).unwrap();
+        let receive = |host: &UnixDatagram| {
+            let mut bytes = [0; 256];
+            let n = host.recv(&mut bytes).unwrap();
+            String::from_utf8(bytes[..n].to_vec()).unwrap()
+        };
+        log.write(Level::Warn, "minivmm[1]: vm0: beware");
+        let said = receive(&host);
+        // <PRI>, then the time in 15 characters.
+        assert!(said.starts_with("<28>") && &said[19..] == " minivmm[1]: vm0: beware", "{said}");
+        drop(host);
+        log.write(Level::Error, "lost");
+        std::fs::remove_file(&path).unwrap();
+        let host = UnixDatagram::bind(&path).unwrap();
+        log.write(Level::Error, "minivmm[1]: vm0: gone");
+        assert!(receive(&host).starts_with("<27>"));
+        // Nobody takes them, and nobody is held up.
+        (0..10_000).for_each(|_| log.write(Level::Info, "minivmm[1]: more"));
+    }
+}

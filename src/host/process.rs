@@ -1,0 +1,125 @@
+//! A process of its own: away from who started it, its session, its terminal and its open files.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// Which of the two processes this is, with its end of the line to the other one.
+#[derive(Debug)]
+pub(crate) enum Side {
+    /// Who asked.
+    Caller(UnixStream),
+    /// The new process: in a session without a terminal that it does not lead, so that it never gets one.
+    Detached(UnixStream),
+}
+
+/// Makes a detached process that goes on from here as this one does.
+///
+/// # Errors
+/// The host has no process left, or this one has other threads: they would be missing in the new one, with whatever they
+/// have locked.
+pub(crate) fn detach() -> io::Result<Side> {
+    if !is_alone() {
+        return Err(io::Error::other("other threads run already"));
+    }
+    let (here, there) = UnixStream::pair()?;
+    // SAFETY: there is no other thread, so that the new process has all that this one has.
+    let between = match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {
+            drop(here);
+            // SAFETY: takes nothing, and cannot fail in a process that leads no group, as a new one does not.
+            unsafe { libc::setsid() };
+            // SAFETY: as the first.
+            match unsafe { libc::fork() } {
+                0 => return Ok(Side::Detached(there)),
+                -1 => leave(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN)),
+                _ => leave(0),
+            }
+        }
+        between => between,
+    };
+    drop(there);
+    match wait_for(between) {
+        0 => Ok(Side::Caller(here)),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// What our child left with.
+fn wait_for(child: libc::pid_t) -> libc::c_int {
+    let mut status = 0;
+    // SAFETY: `status` is valid for writing; the process is our child, and nobody else waits for it.
+    while unsafe { libc::waitpid(child, &mut status, 0) } == -1 {
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            // Whoever has us ignore SIGCHLD leaves us no status to see. The line will tell.
+            return 0;
+        }
+    }
+    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { libc::EINTR }
+}
+
+/// Ends the process in between, which has nothing to tidy up.
+fn leave(status: libc::c_int) -> ! {
+    // SAFETY: takes a number and never returns.
+    unsafe { libc::_exit(status) }
+}
+
+/// Closes what whoever started us had open, but for the standard streams. Nothing of our own may be open by now but
+/// `keep`.
+pub(crate) fn close_others(keep: &impl AsRawFd) -> io::Result<()> {
+    let keep = u32::try_from(keep.as_raw_fd()).unwrap_or_default();
+    for (first, last) in [(3, keep.saturating_sub(1)), (keep.saturating_add(1), u32::MAX)] {
+        // SAFETY: takes numbers; nobody in this process has these descriptors. By number, as the C library may be older
+        // than the kernel.
+        if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Puts /dev/null in the place of these standard streams.
+pub(crate) fn silence(streams: &[RawFd]) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for stream in streams {
+        // SAFETY: takes two numbers. Whoever uses a standard stream does so by its number, which stays that of an open file.
+        if unsafe { libc::dup2(null.as_raw_fd(), *stream) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Reads a variable that is meant for this process alone, and takes it out of the surroundings while nobody else can be
+/// reading them.
+pub(crate) fn take_variable(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name)?;
+    if is_alone() {
+        // SAFETY: there is no other thread.
+        unsafe { std::env::remove_var(name) };
+    }
+    Some(value)
+}
+
+/// Whether the calling thread is the only one.
+fn is_alone() -> bool {
+    fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_other_threads_is_not_doubled() {
+        std::thread::scope(|scope| {
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || wait.recv());
+            assert!(detach().is_err());
+            drop(go);
+        });
+    }
+}
