@@ -1,7 +1,12 @@
 //! The README's first five minutes, command by command: those of a `console` block behind `<!-- host -->` run here, beside a
 //! checkout, the others in a lab that has what a Debian has. What a block shows is what comes out: numbers may differ, and
 //! `...` stands for any lines.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a helper that fails fails its test"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +16,7 @@ use std::time::Duration;
 use lab::{Cmd, Lab, LabConfig, LabKind, Status, debian, kernels};
 
 /// For all of the lab's commands: one boot of Debian, and a few small guests.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(600);
 /// Stands before each command's output, with its number.
 const MARK: char = '\u{1}';
 
@@ -72,7 +77,8 @@ fn is_as_shown(shown: &[String], said: &[&str]) -> bool {
 
 /// One script of all commands, each with its output behind a mark.
 fn script(commands: &[&Shown]) -> String {
-    let lines = commands.iter().enumerate().map(|(at, one)| format!("printf '\\001{at}\\n'\n{}\n", one.command));
+    let lines =
+        commands.iter().enumerate().map(|(at, one)| format!("printf '\\001{at}\\n'\n{}\n", one.command));
     format!("exec 2>&1 </dev/null\n{}", lines.collect::<String>())
 }
 
@@ -81,7 +87,12 @@ fn compare(commands: &[&Shown], text: &str) {
     let said: Vec<Vec<&str>> = text.split(MARK).skip(1).map(|part| part.lines().skip(1).collect()).collect();
     let wrong = commands.iter().zip(&said).find(|(shown, said)| !is_as_shown(&shown.output, said));
     if let Some((shown, said)) = wrong {
-        panic!("{}\n== the README shows:\n{}\n== it said:\n{}", shown.command, shown.output.join("\n"), said.join("\n"));
+        panic!(
+            "{}\n== the README shows:\n{}\n== it said:\n{}",
+            shown.command,
+            shown.output.join("\n"),
+            said.join("\n")
+        );
     }
     assert_eq!(said.len(), commands.len(), "not all commands ran: {text}");
 }
@@ -119,7 +130,8 @@ fn on_the_host(commands: &[&Shown], folder: &Path) {
 /// A lab with what a course's or a runner's Debian has: the image of `make image`, a kernel package, busybox, sudo.
 fn start_lab(folder: &Path) -> Lab {
     let (kernel, debian) = (kernels().unwrap().cloud, debian().unwrap());
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
+    let busybox =
+        ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
     let version = &kernel.version;
     let mut config = LabConfig::default()
         .debian()
@@ -128,7 +140,9 @@ fn start_lab(folder: &Path) -> Lab {
         .file(debian.file("initrd.img"), "initrd.img")
         .file(busybox.expect("busybox is missing: make install-deps"), "bin/busybox")
         .file(&kernel.bzimage, format!("package/boot/vmlinuz-{version}"));
-    for (name, content) in kernel.modules(&["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio"]).unwrap() {
+    for (name, content) in
+        kernel.modules(&["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio"]).unwrap()
+    {
         let file = folder.join(&name);
         fs::write(&file, content).unwrap();
         config = config.file(file, format!("package/lib/modules/{version}/kernel/{name}"));
@@ -151,7 +165,8 @@ fn first_five_minutes_are_as_the_readme_shows_them() {
     on_the_host(&here, folder.path());
     let lab = start_lab(folder.path());
     let line = format!("export PATH=$PWD/bin:$PATH; {}", script(&there));
-    let out = lab.exec(&Cmd::new("bash").arg("-c").arg(line).limit(LIMIT)).unwrap();
+    let mut session = lab.spawn(&Cmd::new("bash").arg("-c").arg(line)).unwrap();
+    let out = session.wait(LIMIT).unwrap_or_else(|error| panic!("{error}: {}", session.so_far()));
     assert_eq!(out.status, Status::Exited(0), "{}", out.text());
     compare(&there, &out.text());
 }

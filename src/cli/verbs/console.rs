@@ -105,7 +105,7 @@ impl Viewer {
         }
     }
 
-    /// `minivmm console vm0 | grep -m1 login:` ends with grep, also when the guest has nothing more to say. A file has always a
+    /// `minivmm console vm0 | grep -m 1 WORD` ends with grep, also when the guest has nothing more to say. A file has always a
     /// reader, and epoll will not take it.
     fn leave_when_nobody_reads(&self) {
         let gone = Epoll::new().and_then(|epoll| {
