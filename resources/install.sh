@@ -33,9 +33,6 @@ install -v -D -m 755 "$built/minivmm" "$root/bin/minivmm"
 (cd "$share" && find . -type f -print0) | while IFS= read -r -d '' file; do
     install -v -D -m 644 "$share/$file" "$root/share/${file#./}"
 done
-unit=resources/minivmm@.service
-if [ -e "$unit" ]; then
-    install -d "$root/lib/systemd/system"
-    sed "s|@bindir@|$prefix/bin|g" "$unit" >"$root/lib/systemd/system/minivmm@.service"
-    chmod 644 "$root/lib/systemd/system/minivmm@.service"
-fi
+install -d "$root/lib/systemd/system"
+sed "s|@bindir@|$prefix/bin|g" resources/minivmm@.service >"$root/lib/systemd/system/minivmm@.service"
+chmod 644 "$root/lib/systemd/system/minivmm@.service"

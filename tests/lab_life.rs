@@ -97,6 +97,8 @@ fn second_sigterm_ends_a_guest_that_does_not_listen() {
     guest.expect("deaf\r\n", SOON).unwrap();
     guest.signal(libc_sigterm()).unwrap();
     guest.expect("power button pressed", SOON).unwrap();
+    // Closer together they would count as one.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     guest.signal(libc_sigterm()).unwrap();
     assert_eq!(status(&mut guest), Status::Exited(143));
 }

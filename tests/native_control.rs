@@ -148,6 +148,15 @@ fn stop_presses_the_power_button_and_pulls_the_plug_on_a_guest_that_does_not_hea
     host.does(&["pause", "vm0"]);
     host.does(&["stop", "vm0"]);
     machine.end().is("ready\nbutton\ndone\n", 0);
+    // Others wait in all of its places.
+    let machine = host.start(Guest::PowerButton, "vm0", "ready\n");
+    let waiting: Vec<_> = (0..16).map(|_| host.verb(&["wait", "vm0"]).spawn().unwrap()).collect();
+    host.until_connected("vm0", 16);
+    host.does(&["stop", "vm0"]);
+    machine.end().is("ready\nbutton\ndone\n", 0);
+    for waiting in waiting {
+        assert!(waiting.wait_with_output().unwrap().status.success());
+    }
     let machine = host.start(Guest::Halt, "vm0", "halting\n");
     let begin = Instant::now();
     let output = host.run(&["stop", "vm0", "--timeout", "1"]);
@@ -167,8 +176,7 @@ fn wait_ends_as_the_machine_does() {
     for (typed, status, said) in ends {
         let mut machine = host.start(Guest::Obedient, "vm0", "ready\n");
         let waiting: Vec<_> = (0..3).map(|_| host.verb(&["wait", "vm0"]).spawn().unwrap()).collect();
-        // Until they are there, or nearly.
-        thread::sleep(Duration::from_millis(200));
+        host.until_connected("vm0", 3);
         if typed.is_empty() {
             host.does(&["kill", "vm0"]);
         } else {
@@ -186,7 +194,7 @@ fn wait_ends_as_the_machine_does() {
     // A machine that did not come to say how it ended.
     let machine = host.start(Guest::Obedient, "vm0", "ready\n");
     let waiting = host.verb(&["wait", "vm0"]).spawn().unwrap();
-    thread::sleep(Duration::from_millis(200));
+    host.until_connected("vm0", 1);
     machine.signal(libc::SIGKILL);
     machine.end();
     let output = waiting.wait_with_output().unwrap();

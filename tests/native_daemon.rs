@@ -372,6 +372,7 @@ fn log_has_all_that_is_said_from_the_banner_to_the_end() {
     let begin = format!("minivmm[{}]: vm0: ", daemon.pid);
     daemon.signal(libc::SIGTERM);
     until("the button is pressed", || lab.read("log").contains("power button pressed"));
+    thread::sleep(vmm::APART);
     daemon.signal(libc::SIGHUP);
     assert_eq!(daemon.end(), 129);
     let log = lab.read("log");
@@ -404,8 +405,7 @@ fn stop_and_wait_know_a_machine_in_the_background() {
     let mut waiting = Owned::start(&mut lab.command(&["wait", "vm0"]));
     let mut console = lab.console("vm0");
     console.expect("ready\n", 1);
-    // Until it is there, or nearly.
-    thread::sleep(Duration::from_millis(200));
+    vmm::until_connected(&lab.path("minivmm/vm0.sock"), 2);
     console.type_in(b"k");
     assert_eq!(vmm::wait(&mut waiting, String::new).code(), Some(4));
     assert_eq!(daemon.end(), 4);
@@ -482,6 +482,7 @@ fn a_machine_without_a_name_is_told_to_be_out_of_reach() {
     daemon.signal(libc::SIGTERM);
     until("it is heard", || lab.read("log").contains("power button pressed"));
     // Where the guest did not listen yet.
+    thread::sleep(vmm::APART);
     daemon.signal(libc::SIGTERM);
     assert!([0, 143].contains(&daemon.end()));
 }

@@ -9,7 +9,12 @@
 #[path = "support/vmm.rs"]
 mod vmm;
 
-use std::process::Stdio;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use tiny_guest::Guest;
 use vmm::{Launch, Vmm, run};
@@ -93,6 +98,7 @@ fn halted_guest_ends_by_two_signals_with_the_signals_status() {
         vmm.expect("halting\n", 1);
         vmm.signal(signal);
         assert!(vmm.stderr.wait(|said| vmm::count(said, "power button pressed") == 1), "{vmm:?}");
+        thread::sleep(vmm::APART);
         vmm.signal(signal);
         let ended = vmm.end();
         ended.is("halting\n", status).said(&[&format!("minivmm: ended by signal {signal}\n")]);
@@ -105,6 +111,7 @@ fn spinning_guest_ends_by_two_signals() {
     vmm.expect("spinning\n", 1);
     vmm.signal(libc::SIGTERM);
     assert!(vmm.stderr.wait(|said| vmm::count(said, "power button pressed") == 1), "{vmm:?}");
+    thread::sleep(vmm::APART);
     vmm.signal(libc::SIGTERM);
     vmm.end().is("spinning\n", 143);
 }
@@ -115,4 +122,50 @@ fn power_button_reaches_a_halted_guest_by_sigterm() {
     vmm.expect("ready\n", 1);
     vmm.signal(libc::SIGTERM);
     vmm.end().is("ready\nbutton\ndone\n", 0).said(&["power button pressed"]);
+}
+
+#[test]
+fn signals_of_one_event_press_the_button_once_and_pull_no_plug() {
+    // As a terminal that is closed sends them: by its shell and by itself.
+    let vmm = Launch::new(Guest::PowerButton).spawn();
+    vmm.expect("ready\n", 1);
+    vmm.signal(libc::SIGHUP);
+    vmm.signal(libc::SIGTERM);
+    vmm.signal(libc::SIGHUP);
+    vmm.end().is("ready\nbutton\ndone\n", 0);
+}
+
+#[test]
+fn signals_that_whoever_started_it_wants_ignored_are() {
+    let mut launch = Launch::new(Guest::PowerButton);
+    let mut command = Command::new("nohup");
+    let plain = launch.command();
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    launch.command = command;
+    let vmm = launch.spawn();
+    vmm.expect("ready\n", 1);
+    vmm.signal(libc::SIGHUP);
+    assert!(!vmm.stderr.wait_for(Duration::from_millis(200), |said| vmm::count(said, "button") > 0));
+    vmm.signal(libc::SIGTERM);
+    vmm.end().is("ready\nbutton\ndone\n", 0);
+}
+
+#[test]
+fn nobody_at_standard_error_holds_up_the_end() {
+    let mut launch = Launch::new(Guest::PowerButton);
+    let (reader, theirs) = UnixStream::pair().unwrap();
+    launch.command().stderr(OwnedFd::from(theirs.try_clone().unwrap()));
+    let mut child = vmm::Owned::start(launch.command());
+    drop(launch.command);
+    let (stdout, _listener) = vmm::Heard::listen(child.stdout.take().unwrap());
+    assert!(stdout.wait(|said| vmm::count(said, "ready\n") == 1));
+    // Fills it up, and waits there until the reader goes.
+    let filler = thread::spawn(move || (&theirs).write_all(&[b'.'; 8 << 20]).is_err());
+    thread::sleep(Duration::from_millis(300));
+    vmm::send_signal(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
+    assert_eq!(vmm::wait(&mut child, || stdout.text()).code(), Some(0));
+    assert!(stdout.text().contains("button\n"));
+    drop(reader);
+    assert!(filler.join().unwrap(), "nobody has read");
 }

@@ -59,8 +59,23 @@ fn terminal_is_given_back_after_signals() {
     terminal.signal(libc::SIGTERM);
     terminal.expect("power button pressed", 1);
     assert!(terminal.mode().is_raw(), "the guest may go on for long");
+    std::thread::sleep(vmm::APART);
     terminal.signal(libc::SIGTERM);
     terminal.end().is(143).said("minivmm: ended by signal 15");
+}
+
+#[test]
+fn a_terminal_that_is_not_the_sessions_own_is_used_all_the_same() {
+    // As a program has it that opens one for its child and no more.
+    let mut launch = Launch::new(Guest::Obedient);
+    let plain = launch.command();
+    let mut command = Command::new("setsid");
+    command.arg("--wait").arg(plain.get_program()).args(plain.get_args());
+    let mut terminal = OnTerminal::beside(command, launch.folder.clone());
+    terminal.until_raw();
+    terminal.expect("ready\n", 1);
+    terminal.type_in(b"q");
+    terminal.end().is(0).said("done\n");
 }
 
 #[test]

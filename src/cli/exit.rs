@@ -177,6 +177,11 @@ pub fn rows_of(verb: Option<&str>) -> Vec<(String, &'static str)> {
     let own = |status: &Status| match verb {
         None => !status.is_of_run(),
         Some("run") => status.is_of_run() || matches!(status, Status::Signal(_)),
+        // As the machine that it waits for.
+        Some("wait") => !status.is_of_run(),
+        Some("console") => {
+            matches!(status, Status::Done | Status::Failed | Status::Usage | Status::Signal(_))
+        }
         Some(_) => matches!(status, Status::Done | Status::Failed | Status::Usage),
     };
     Status::ALL.into_iter().filter(own).map(|status| (status.number(), status.meaning())).collect()

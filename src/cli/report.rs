@@ -3,10 +3,13 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use log::Level;
 
 use super::logbook;
+use crate::host::ready::has_room;
 
 /// Says something on stderr, in one write, whole among what others write. Where nobody listens any more, the machine matters more than the text.
 pub fn say(text: &dyn Display) {
@@ -18,8 +21,20 @@ pub(super) fn say_as(level: Level, text: &dyn Display) {
     let text = text.to_string();
     // The log first: standard error may be somebody's who reads slowly.
     logbook::keep(level, &text);
-    let _ = io::stderr().write_all(text.as_bytes());
+    if !HURRIED.load(Ordering::Relaxed) || has_room(&io::stderr(), PATIENCE) {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
 }
+
+/// From now on a machine runs, and whoever does not read standard error misses what is said: neither a signal nor a device nor the
+/// machine's end may wait for that.
+pub(super) fn hurry() {
+    HURRIED.store(true, Ordering::Relaxed);
+}
+
+static HURRIED: AtomicBool = AtomicBool::new(false);
+/// How long a reader may be elsewhere.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Says a line on stderr while a machine runs; with `raw` one that also stands right on a terminal in raw mode.
 pub fn aside(raw: bool, text: &str) {

@@ -15,11 +15,13 @@ use super::{logbook, report};
 use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
-use crate::machine::{ConsoleInput, Controls, Exit, Machine, MachineState};
+use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
 const GRACE: Duration = Duration::from_secs(90);
+/// Signals that come together are one wish: a terminal that is closed sends SIGHUP through its shell and by itself.
+const ONE_EVENT: Duration = Duration::from_secs(1);
 /// How long a machine may then take to end: longer than the console's last words.
 const LAST: Duration = Duration::from_secs(20);
 
@@ -101,6 +103,7 @@ fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::E
     let subject = Running::new(&machine, spec.clone());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;
     std::mem::forget(unfinished);
+    report::hurry();
     Ok((machine, session, control))
 }
 
@@ -109,7 +112,7 @@ impl Session {
     /// sent it wants it gone, and the guest may not listen.
     fn listen(&self, signals: &Signals) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
-        while let Ok(signal) = signals.wait(asked.map(|(_, end)| end)) {
+        while let Ok(signal) = signals.wait(asked.map(|(_, at)| at + GRACE)) {
             match (signal, asked) {
                 (Some(Signal::Continued), _) => {
                     if let Some(terminal) = &*self.terminal {
@@ -117,18 +120,15 @@ impl Session {
                     }
                 }
                 (Some(Signal::End(number)), None) => {
-                    asked = Some((number, Instant::now() + GRACE));
+                    asked = Some((number, Instant::now()));
                     self.service.will_end();
+                    self.press();
                     self.say(&format!(
                         "power button pressed; a second signal, or {} s, ends the machine",
                         GRACE.as_secs()
                     ));
-                    // At rest it would not hear the button.
-                    if self.controls.state() == MachineState::Paused {
-                        self.controls.resume_within(LAST);
-                    }
-                    self.controls.power_button();
                 }
+                (Some(Signal::End(_)), Some((_, at))) if at.elapsed() < ONE_EVENT => {}
                 (Some(Signal::End(number)), Some(_)) | (None, Some((number, _))) => {
                     self.end(Reason::Signal(number));
                     return self.give_up(signals, number);
@@ -142,8 +142,14 @@ impl Session {
     /// A machine that was ended is soon gone, and this process with it, unless the host never answers what it was asked
     /// for: a disk on a network that is away. Another signal says that nobody will wait for it.
     fn give_up(&self, signals: &Signals, number: libc::c_int) {
-        let deadline = Instant::now() + LAST;
-        while !matches!(signals.wait(Some(deadline)), Ok(None | Some(Signal::End(_))) | Err(_)) {}
+        let begin = Instant::now();
+        loop {
+            match signals.wait(Some(begin + LAST)) {
+                Ok(Some(Signal::Continued)) => {}
+                Ok(Some(Signal::End(_))) if begin.elapsed() < ONE_EVENT => {}
+                Ok(Some(Signal::End(_)) | None) | Err(_) => break,
+            }
+        }
         if let Some(terminal) = &*self.terminal {
             terminal.restore();
         }
@@ -167,12 +173,12 @@ impl Session {
     fn choose(&self, choice: Choice) {
         match choice {
             Choice::PowerButton => {
+                self.press();
                 self.say("power button pressed");
-                self.controls.power_button();
             }
             Choice::Reset => {
-                self.say("reset");
                 self.controls.reset();
+                self.say("reset");
             }
             Choice::Quit => self.end(Reason::Menu),
             Choice::Detach => {
@@ -183,6 +189,12 @@ impl Session {
             Choice::Help => HELP.iter().for_each(|line| self.say(line)),
             Choice::Unknown => self.say("no such key in the menu; Ctrl-] ? lists them"),
         }
+    }
+
+    /// At rest, or coming to rest, the guest would not hear the button: it goes on first.
+    fn press(&self) {
+        self.controls.resume_within(LAST);
+        self.controls.power_button();
     }
 
     fn end(&self, reason: Reason) {

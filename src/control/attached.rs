@@ -10,6 +10,7 @@ use super::Limits;
 use super::answer::Answer;
 use super::conversation::{LOOK, is_there};
 use super::request::CONSOLE;
+use super::server::STACK;
 use super::subject::{Console, Keyboard, Subject};
 use super::wire::{Wire, is_late};
 
@@ -36,10 +37,13 @@ pub(super) fn console(wire: &mut impl Wire, subject: &dyn Subject, limits: &Limi
     };
     let (gone, keyboard) = (AtomicBool::new(false), console.keyboard());
     thread::scope(|scope| {
-        let typist = thread::Builder::new().name("control-typist".into()).spawn_scoped(scope, || {
-            carry(&mut &second, keyboard, &gone);
-            gone.store(true, Ordering::Release);
-        });
+        let typist = thread::Builder::new().name("control-typist".into()).stack_size(STACK).spawn_scoped(
+            scope,
+            || {
+                carry(&mut &second, keyboard, &gone);
+                gone.store(true, Ordering::Release);
+            },
+        );
         if typist.is_ok() {
             show(wire, &mut *console, limits, |_, _| !gone.load(Ordering::Acquire));
         }

@@ -120,12 +120,16 @@ impl Attached {
         let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
         loop {
             let read = match stream.read(&mut bytes) {
-                Ok(0) => return parse(&heard).and(Err(ClientError::Strange("it gives no console".into()))),
                 Ok(n) => n,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                // Broken off behind its last byte, since it did not read all of ours.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset && !heard.is_empty() => 0,
                 Err(error) if is_late(&error) => return Err(ClientError::Late(ATTACH)),
                 Err(error) => return Err(ClientError::Gone(error)),
             };
+            if read == 0 {
+                return parse(&heard).and(Err(ClientError::Strange("it gives no console".into())));
+            }
             heard.extend(bytes.iter().take(read));
             if let Some(head) = upgraded(&heard)? {
                 stream.set_read_timeout(None).map_err(ClientError::Gone)?;

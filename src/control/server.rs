@@ -27,7 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long to leave a host alone that has no descriptor or thread left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 /// A connection's thread needs little: its buffers are on the heap, and small.
-const STACK: usize = 256 << 10;
+pub(super) const STACK: usize = 256 << 10;
 
 /// How a machine ended, for those who wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ pub(crate) mod facts;
 pub(crate) mod lock;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod ready;
 pub(crate) mod signals;
 pub(crate) mod tap;
 pub(crate) mod terminal;

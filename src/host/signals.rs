@@ -31,7 +31,7 @@ impl Signals {
         let mut set: libc::sigset_t = unsafe { mem::zeroed() };
         // SAFETY: `set` is valid for writing.
         unsafe { libc::sigemptyset(&mut set) };
-        for signal in SIGNALS {
+        for signal in SIGNALS.into_iter().filter(|signal| !is_ignored(*signal)) {
             // SAFETY: as above.
             unsafe { libc::sigaddset(&mut set, signal) };
         }
@@ -63,6 +63,17 @@ impl Signals {
                 _ => return Err(error),
             }
         }
+    }
+}
+
+/// Whether whoever started us wants this signal ignored: nohup its SIGHUP, a shell the Ctrl-C of its jobs in the background.
+/// Blocked, it would be queued all the same.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: an all-zero sigaction is a valid object to be overwritten.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: nothing is set; `action` is valid for writing.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
     }
 }
 

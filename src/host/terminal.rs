@@ -2,13 +2,15 @@
 
 use std::io::{self, IsTerminal};
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The terminal on standard input in raw mode; dropping this gives it back as it was.
 #[derive(Debug)]
 pub(crate) struct RawTerminal {
     before: libc::termios,
     raw: libc::termios,
+    /// It was given back, for good.
+    returned: Mutex<bool>,
 }
 
 impl RawTerminal {
@@ -26,20 +28,28 @@ impl RawTerminal {
         let mut raw = before;
         // SAFETY: `raw` is a termios that the system filled.
         unsafe { libc::cfmakeraw(&mut raw) };
-        let terminal = RawTerminal { before, raw };
+        let terminal = RawTerminal { before, raw, returned: Mutex::new(false) };
         terminal.set_raw()?;
         Ok(Some(terminal))
     }
 
-    /// Gives the terminal back now, without waiting for the drop.
+    /// Gives the terminal back now and for good, without waiting for the drop.
     pub(crate) fn restore(&self) {
+        let mut returned = self.returned();
+        *returned = true;
         // A terminal that has gone away needs no mode.
         let _ = set(&self.before);
     }
 
-    /// Raw mode again, after a shell had the terminal while this process was stopped.
+    /// Raw mode again, after a shell had the terminal while this process was stopped. Not once it was given back, also where
+    /// another thread does that at the same time.
     pub(crate) fn set_raw(&self) -> io::Result<()> {
-        set(&self.raw)
+        let returned = self.returned();
+        if *returned { Ok(()) } else { set(&self.raw) }
+    }
+
+    fn returned(&self) -> MutexGuard<'_, bool> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,11 +81,12 @@ fn set(mode: &libc::termios) -> io::Result<()> {
 }
 
 /// Whether this process may use the terminal on standard input: a job in the background that reads from it or
-/// changes it is stopped by the terminal driver.
+/// changes it is stopped by the terminal driver. One that is not our session's own terminal stops nobody.
 pub(crate) fn in_foreground() -> bool {
     if !io::stdin().is_terminal() {
         return true;
     }
     // SAFETY: both calls take and return plain numbers.
-    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
+    let (there, here) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
+    there == -1 || there == here
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tiny_guest::Guest;
 
-use super::vmm::{LIMIT, Launch, Vmm};
+use super::vmm::{LIMIT, Launch, Vmm, until_connected};
 
 /// A place for machines that no other test sees.
 #[derive(Debug)]
@@ -78,6 +78,11 @@ impl Host {
         let mut files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         files.sort();
         files
+    }
+
+    #[track_caller]
+    pub(crate) fn until_connected(&self, name: &str, clients: usize) {
+        until_connected(&self.folder().join(format!("{name}.sock")), clients);
     }
 
     pub(crate) fn connect(&self, name: &str) -> UnixStream {

@@ -122,9 +122,25 @@ impl OnTerminal {
     }
 
     pub(crate) fn command(command: &mut Command, folder: Arc<tempfile::TempDir>) -> Self {
+        Self::spawned(command, folder, spawn_on)
+    }
+
+    /// On a terminal that is only its standard streams.
+    pub(crate) fn beside(mut command: Command, folder: Arc<tempfile::TempDir>) -> Self {
+        Self::spawned(&mut command, folder, |command, slave| {
+            let end = || Stdio::from(slave.try_clone().unwrap());
+            Owned::start(command.stdin(end()).stdout(end()).stderr(end()))
+        })
+    }
+
+    fn spawned(
+        command: &mut Command,
+        folder: Arc<tempfile::TempDir>,
+        spawn: impl FnOnce(&mut Command, &OwnedFd) -> Owned,
+    ) -> Self {
         let (master, slave) = open();
         let before = mode(&slave);
-        let child = spawn_on(command, &slave);
+        let child = spawn(command, &slave);
         let master = File::from(master);
         let (heard, listener) = Heard::listen(master.try_clone().unwrap());
         OnTerminal { child, master, slave, heard, listener, before, _folder: folder }

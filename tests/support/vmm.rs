@@ -15,6 +15,9 @@ use tiny_guest::Guest;
 /// A machine that takes longer than this to do anything hangs: guests take milliseconds, on a busy host a second.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
+/// Signals that come closer together count as one.
+pub(crate) const APART: Duration = Duration::from_millis(1100);
+
 /// Bytes that come in from a thread of their own.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard(Arc<(Mutex<Vec<u8>>, Condvar)>);
@@ -44,9 +47,13 @@ impl Heard {
     }
 
     /// Waits until `enough`; false if that does not happen within [`LIMIT`].
-    pub(crate) fn wait(&self, mut enough: impl FnMut(&[u8]) -> bool) -> bool {
+    pub(crate) fn wait(&self, enough: impl FnMut(&[u8]) -> bool) -> bool {
+        self.wait_for(LIMIT, enough)
+    }
+
+    pub(crate) fn wait_for(&self, limit: Duration, mut enough: impl FnMut(&[u8]) -> bool) -> bool {
         let heard = self.0.0.lock().unwrap();
-        let (_heard, timeout) = self.0.1.wait_timeout_while(heard, LIMIT, |heard| !enough(heard)).unwrap();
+        let (_heard, timeout) = self.0.1.wait_timeout_while(heard, limit, |heard| !enough(heard)).unwrap();
         !timeout.timed_out()
     }
 }
@@ -98,6 +105,22 @@ pub(crate) fn wait(child: &mut Child, seen: impl FnOnce() -> String) -> ExitStat
     child.kill().unwrap();
     child.wait().unwrap();
     panic!("it did not end within {LIMIT:?}, and had said:\n{}", seen());
+}
+
+/// Waits until so many clients are connected to a socket, by what the kernel says of it.
+#[track_caller]
+pub(crate) fn until_connected(socket: &Path, clients: usize) {
+    const CONNECTED: &str = " 03 ";
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let all = std::fs::read_to_string("/proc/net/unix").unwrap();
+        let ours = all.lines().filter(|line| line.ends_with(socket.to_str().unwrap()));
+        if ours.filter(|line| line.contains(CONNECTED)).count() >= clients {
+            return;
+        }
+        assert!(Instant::now() < deadline, "they do not connect: {all}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// How a run of the command ended.

@@ -59,7 +59,15 @@ impl Pidfile {
     /// Makes sure that there can be one, and that what a dead machine left there is gone.
     pub(in crate::cli) fn prepare(path: &Path) -> Result<Self, PidfileError> {
         clear(path)?;
-        Draft::new(path)?;
+        // All that the host may refuse later: a new file, its lock, and a second name for it.
+        let draft = Draft::new(path)?;
+        try_lock(&draft.file, Kind::Exclusive).map_err(host(path))?;
+        let mut second = draft.path.clone().into_os_string();
+        second.push(".link");
+        let _ = fs::remove_file(&second);
+        let linked = fs::hard_link(&draft.path, &second);
+        let _ = fs::remove_file(&second);
+        linked.map_err(host(path))?;
         Ok(Pidfile { path: path.into(), file: None })
     }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::host::clock::LocalTime;
@@ -13,11 +14,13 @@ use crate::host::clock::LocalTime;
 pub(super) struct LogFile {
     path: PathBuf,
     file: Mutex<File>,
+    /// The last line may have been written in part, on a disk that is full.
+    broken: AtomicBool,
 }
 
 impl LogFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(LogFile { path: path.into(), file: Mutex::new(open(path)?) })
+        Ok(LogFile { path: path.into(), file: Mutex::new(open(path)?), broken: AtomicBool::new(false) })
     }
 
     /// Adds a line with the time before it. Where there is no room, the machine matters more than the text.
@@ -30,7 +33,9 @@ impl LogFile {
             }
         }
         // In one write, so that machines may share a file.
-        let _ = file.write_all(format!("{} {line}\n", LocalTime::now().rfc3339()).as_bytes());
+        let end = if self.broken.load(Ordering::Relaxed) { "\n" } else { "" };
+        let written = file.write_all(format!("{end}{} {line}\n", LocalTime::now().rfc3339()).as_bytes());
+        self.broken.store(written.is_err(), Ordering::Relaxed);
     }
 
     fn is_there(&self, file: &File) -> bool {

@@ -2,14 +2,11 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::wait::Waiting;
 use super::{ANSWER, Speaker, VerbError};
@@ -17,6 +14,7 @@ use crate::cli::exit::Status;
 use crate::cli::menu::{ATTACHED_HELP, Choice, Typed, read_input};
 use crate::cli::report;
 use crate::control::client::{Attached, ClientError};
+use crate::host::ready::until_left;
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
 use crate::spec::MachineName;
@@ -105,21 +103,9 @@ impl Viewer {
         }
     }
 
-    /// `minivmm console vm0 | grep -m 1 WORD` ends with grep, also when the guest has nothing more to say. A file has always a
-    /// reader, and epoll will not take it.
+    /// `minivmm console vm0 | grep -m 1 WORD` ends with grep, also when the guest has nothing more to say.
     fn leave_when_nobody_reads(&self) {
-        let gone = Epoll::new().and_then(|epoll| {
-            let stdout = io::stdout().as_raw_fd();
-            // Errors and hang-ups are told without being asked for.
-            epoll.ctl(ControlOperation::Add, stdout, EpollEvent::new(EventSet::empty(), 0))?;
-            loop {
-                match epoll.wait(-1, &mut [EpollEvent::default()]) {
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    other => return other,
-                }
-            }
-        });
-        if gone.is_ok() {
+        if until_left(&io::stdout()).is_ok() {
             self.detach();
         }
     }
@@ -144,8 +130,9 @@ impl Viewer {
     fn choose(&self, choice: Choice) {
         match choice {
             Choice::Detach => self.detach(),
-            Choice::PowerButton => self.order("/v1/power-button", "power button pressed"),
-            Choice::Reset => self.order("/v1/reset", "reset"),
+            // At rest it would not hear the button.
+            Choice::PowerButton => self.order(&["/v1/resume", "/v1/power-button"], "power button pressed"),
+            Choice::Reset => self.order(&["/v1/reset"], "reset"),
             // Whoever wants this viewer gone must not lose the machine.
             Choice::Quit => self.say(&format!("d detaches; `minivmm kill {}` ends the machine", self.name())),
             Choice::Help => ATTACHED_HELP.iter().for_each(|line| self.say(line)),
@@ -153,9 +140,10 @@ impl Viewer {
         }
     }
 
-    fn order(&self, path: &str, done: &str) {
+    fn order(&self, paths: &[&str], done: &str) {
         self.say(done);
-        if let Err(error) = self.speaker.say("POST", path, None, ANSWER) {
+        let obeyed = paths.iter().try_for_each(|path| self.speaker.say("POST", path, None, ANSWER).map(drop));
+        if let Err(error) = obeyed {
             self.say(&report::chain(&error));
         }
     }

@@ -1,0 +1,57 @@
+//! Whether a stream of somebody else's would hold us up, and whether anybody is at its other end.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+/// Whether a short write would go through, at the latest after `limit`. What cannot be waited for, as a file, always takes it.
+pub(crate) fn has_room(stream: &impl AsRawFd, limit: Duration) -> bool {
+    let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    match wait(stream, EventSet::OUT, limit) {
+        Ok(count) => count > 0,
+        Err(_) => true,
+    }
+}
+
+/// Waits until nobody is at the other end of a stream any more. An error for what has no other end, as a file.
+pub(crate) fn until_left(stream: &impl AsRawFd) -> io::Result<()> {
+    // Errors and hang-ups are told without being asked for.
+    wait(stream, EventSet::empty(), -1).map(drop)
+}
+
+fn wait(stream: &impl AsRawFd, events: EventSet, milliseconds: i32) -> io::Result<usize> {
+    let epoll = Epoll::new()?;
+    epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(events, 0))?;
+    loop {
+        match epoll.wait(milliseconds, &mut [EpollEvent::default()]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    const SHORT: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn full_streams_have_no_room_and_files_always_do() {
+        let (here, there) = UnixStream::pair().unwrap();
+        assert!(has_room(&here, SHORT));
+        here.set_nonblocking(true).unwrap();
+        while (&here).write(&[0; 4096]).is_ok() {}
+        assert!(!has_room(&here, SHORT));
+        drop(there);
+        assert!(has_room(&here, SHORT), "the write fails at once");
+        assert!(until_left(&here).is_ok());
+        let file = File::create(tempfile::tempdir().unwrap().path().join("file")).unwrap();
+        assert!(has_room(&file, SHORT) && until_left(&file).is_err());
+    }
+}
