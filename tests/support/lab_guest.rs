@@ -12,7 +12,7 @@ use lab::{
 /// Time for a guest to boot under two emulations, on a busy machine.
 pub(crate) const BOOT: Duration = Duration::from_secs(120);
 /// Time for a guest that is up to answer.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 /// What the guest's shell prompts with.
 pub(crate) const PROMPT: &str = "guest:/# ";
 
