@@ -8,12 +8,16 @@
     reason = "a helper that fails fails its test"
 )]
 
+#[path = "support/debian.rs"]
+mod debian;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Cmd, Lab, LabConfig, LabKind, Status, debian, kernels};
+use debian::AS_USER;
+use lab::{Cmd, Lab, LabConfig, LabKind, Status, kernels};
 
 /// For all of the lab's commands: one boot of Debian, and a few small guests.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -132,13 +136,13 @@ fn on_the_host(commands: &[&Shown], folder: &Path) {
 
 /// A lab with what a course's or a runner's Debian has: the image of `make image`, a kernel package, busybox, sudo.
 fn start_lab(folder: &Path) -> Lab {
-    let (kernel, debian) = (kernels().unwrap().cloud, debian().unwrap());
+    let (kernel, debian) = (kernels().unwrap().cloud, lab::debian().unwrap());
     let busybox =
         ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
     let version = &kernel.version;
     let mut config = LabConfig::default()
         .debian()
-        .file(folder.join("bin/minivmm"), "bin/minivmm")
+        .file(folder.join("bin/minivmm"), "installed/minivmm")
         .file(folder.join("sandbox.program"), "sandbox/target/debug/sandbox")
         .file(debian.file("initrd.img"), "initrd.img")
         .file(busybox.expect("busybox is missing: make install-deps"), "bin/busybox")
@@ -154,7 +158,15 @@ fn start_lab(folder: &Path) -> Lab {
     if lab.kind() == LabKind::Nested {
         lab.sh("mkdir -p /boot /lib/modules && cp package/boot/* /boot && cp -r package/lib/modules/* /lib/modules").unwrap();
     }
-    lab.sh("printf '#!/bin/sh\\nexec \"$@\"\\n' >bin/sudo && chmod +x bin/sudo").unwrap();
+    // The session is root's, and minivmm a user's of group kvm.
+    let user = format!("exec env XDG_RUNTIME_DIR=$PWD/run {AS_USER} $PWD/installed/minivmm");
+    let wrappers = format!(
+        "mkdir -m 700 run; chown 1000:1000 . run vm0.raw
+         printf '#!/bin/sh\\nexec \"$@\"\\n' >bin/sudo
+         printf '#!/bin/sh\\n%s \"$@\"\\n' \"{user}\" >bin/minivmm
+         chmod +x bin/sudo bin/minivmm"
+    );
+    lab.sh(&wrappers).unwrap();
     lab
 }
 
