@@ -111,7 +111,7 @@ impl Controls {
 
     /// What happens to the machine from now on.
     pub fn events(&self) -> Events {
-        self.publisher.listen(self.outcome.has_ended())
+        self.publisher.listen()
     }
 
     /// Where the answer comes, or the end.
