@@ -19,7 +19,7 @@ pub enum MachineEvent {
     Paused,
     /// It goes on.
     Resumed,
-    /// Its guest was reset, by itself or by command; [`MachineEvent::Booted`] follows.
+    /// Its guest was reset, by itself or by command; [`MachineEvent::Booted`] follows, unless the machine ends before.
     Reset,
     /// Its guest's kernel panicked; [`MachineEvent::Exited`] follows.
     Panicked,
@@ -135,7 +135,7 @@ impl Publisher {
         let mut audience = self.lock();
         audience.state = match event {
             MachineEvent::Paused => MachineState::Paused,
-            MachineEvent::Booted | MachineEvent::Resumed => MachineState::Running,
+            MachineEvent::Reset | MachineEvent::Booted | MachineEvent::Resumed => MachineState::Running,
             MachineEvent::Exited => MachineState::Ended,
             _ => audience.state,
         };
