@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use virtio::balloon::BalloonControl;
+use virtio::balloon::{self, BalloonControl};
 
 use super::events::Publisher;
 use super::supervisor::{Command, Event, Orders};
@@ -26,7 +26,7 @@ pub struct Controls {
 
 impl Controls {
     /// The memory balloon: how much of its memory the guest shall leave to the host, how much it does, and what it says of
-    /// its memory.
+    /// its memory. [`Controls::set_balloon`] says how much it shall.
     pub fn balloon(&self) -> &BalloonControl {
         &self.balloon
     }
@@ -44,7 +44,7 @@ impl Controls {
         if self.outcome.has_ended() {
             return Err(BalloonError::Ended);
         }
-        self.balloon.set_target(mib);
+        balloon::set_target(&self.balloon, mib);
         Ok(())
     }
 
