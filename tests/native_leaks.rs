@@ -29,7 +29,7 @@ fn work(folder: &TempDir, round: usize) {
     let [kernel, image, socket] = ["load", "image", "socket"].map(|name| folder.path().join(name));
     fs::write(&kernel, tiny_guest::LOAD).unwrap();
     File::create(&image).unwrap().set_len(8 << 20).unwrap();
-    let options = ["", ",direct"][round % 2];
+    let options = if round.is_multiple_of(2) { "" } else { ",direct" };
     let spec = Spec::new(kernel)
         .with_mem("16".parse().unwrap())
         .with_disk(format!("{}{options}", image.display()).parse().unwrap())
@@ -38,7 +38,7 @@ fn work(folder: &TempDir, round: usize) {
     let machine = Machine::start(&spec, Box::new(output.clone())).unwrap();
     works(&machine);
     machine.pause(LIMIT).unwrap();
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         machine.reset();
         works(&machine);
         machine.pause(LIMIT).unwrap();
