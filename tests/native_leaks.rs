@@ -4,17 +4,61 @@
 #[path = "support/embedded.rs"]
 mod embedded;
 
-use embedded::start;
+use std::fs::{self, File};
+use std::time::Duration;
+
+use embedded::{LIMIT, Output, start};
+use minivmm::spec::{ConsoleChoice, Spec};
+use minivmm::{DeviceKind, Machine};
+use tempfile::TempDir;
 use tiny_guest::Guest;
 
 /// Threads, open descriptors, memory mappings and the KiB of them of this process.
 fn count() -> [usize; 4] {
-    let entries = |path: &str| std::fs::read_dir(path).unwrap().count();
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let entries = |path: &str| fs::read_dir(path).unwrap().count();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
     let size = size.trim().trim_end_matches(" kB").parse().unwrap();
     [entries("/proc/self/task"), entries("/proc/self/fd"), maps, size]
+}
+
+/// A machine with a disk that its guest keeps busy, and a port: threads, rings and sockets beside those of the processors. It
+/// is paused, reset at rest now and then, and dropped amid its work or at rest.
+fn work(folder: &TempDir, round: usize) {
+    let [kernel, image, socket] = ["load", "image", "socket"].map(|name| folder.path().join(name));
+    fs::write(&kernel, tiny_guest::LOAD).unwrap();
+    File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    let options = if round.is_multiple_of(2) { "" } else { ",direct" };
+    let spec = Spec::new(kernel)
+        .with_mem("16".parse().unwrap())
+        .with_disk(format!("{}{options}", image.display()).parse().unwrap())
+        .with_port(format!("name=leaks,socket={}", socket.display()).parse().unwrap());
+    let output = Output::default();
+    let machine = Machine::start(&spec, Box::new(output.clone())).unwrap();
+    works(&machine);
+    machine.pause(LIMIT).unwrap();
+    if round.is_multiple_of(3) {
+        machine.reset();
+        works(&machine);
+        machine.pause(LIMIT).unwrap();
+    }
+    if round % 4 < 2 {
+        machine.resume();
+    }
+}
+
+/// Its driver has come to the disk, and the disk answers.
+fn works(machine: &Machine) {
+    let begun = std::time::Instant::now();
+    let done = |machine: &Machine| {
+        let devices = machine.stats().unwrap().devices;
+        devices.iter().any(|device| device.kind == DeviceKind::Block && device.requests > 50)
+    };
+    while !done(machine) {
+        assert!(begun.elapsed() < LIMIT, "the disk does nothing: {:?}", machine.stats());
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -22,9 +66,13 @@ fn a_thousand_machines_in_a_row_leave_no_thread_descriptor_or_mapping() {
     let folder = tempfile::tempdir().unwrap();
     let machines = |number: usize| {
         for at in 0..number {
+            if at % 8 == 7 {
+                work(&folder, at / 8);
+                continue;
+            }
             let guest = [Guest::Halt, Guest::Busy, Guest::Ports, Guest::TripleFault][at % 4];
             let (machine, output) = start(&folder, guest);
-            if at % 8 < 4 {
+            if at % 8 < 3 {
                 // The others are dropped where they are, before the guest ran or amid its boot.
                 assert!(output.wait_for(&["ing\n", "done\n"]));
             }
@@ -32,7 +80,7 @@ fn a_thousand_machines_in_a_row_leave_no_thread_descriptor_or_mapping() {
         }
     };
     // The allocator and the thread library keep some of what they once had: the first machines show how much.
-    machines(40);
+    machines(100);
     let before = count();
     machines(1000);
     let after = count();
@@ -40,4 +88,21 @@ fn a_thousand_machines_in_a_row_leave_no_thread_descriptor_or_mapping() {
     // A machine has more than ten mappings and 5 MiB: what 1000 of them left would be far beyond this.
     assert!(after[2] <= before[2] + 8, "mappings: {before:?}, {after:?}");
     assert!(after[3] <= before[3] + 4096, "address space: {before:?}, {after:?}");
+    consoles_of_machines_that_ended_keep_no_descriptor(&folder);
+}
+
+/// A service may keep what was said by machines that are gone.
+fn consoles_of_machines_that_ended_keep_no_descriptor(folder: &TempDir) {
+    for choice in [ConsoleChoice::Ttys0, ConsoleChoice::Hvc0] {
+        let before = count();
+        let kept: Vec<_> = (0..20)
+            .map(|_| {
+                let spec = embedded::spec(folder, Guest::Busy).with_console(choice);
+                let machine = Machine::builder(&spec).start().unwrap();
+                (machine.console(), machine.console_input())
+            })
+            .collect();
+        assert_eq!(count()[..2], before[..2], "threads, descriptors: {choice:?}");
+        drop(kept);
+    }
 }

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use embedded::{LIMIT, start};
-use minivmm::{Exit, Machine, MachineEvent, PauseError};
+use minivmm::{Exit, Machine, MachineEvent, MachineState, PauseError};
 use tiny_guest::Guest;
 
 /// Long enough for a guest that runs to say something.
@@ -43,16 +43,14 @@ fn ten_thousand_pauses_lose_no_byte_of_the_console() {
     let (machine, output) = start(&folder, Guest::EchoInterrupt);
     assert!(output.wait_for(&["ready\n"]));
     let text: String = (0..20_000).map(|number| format!("{number:05}\n")).collect();
-    let (mut input, typed) = (machine.console_input(), text.clone());
-    let typist = std::thread::spawn(move || {
-        typed.as_bytes().chunks(12).for_each(|chunk| input.write_all(chunk).unwrap());
-        input.write_all(b"\x04").unwrap();
-    });
-    for _ in 0..10_000 {
+    let mut input = machine.console_input();
+    // A little for each pause, so that every one of them finds the guest at work.
+    for chunk in text.as_bytes().chunks(12) {
+        input.write_all(chunk).unwrap();
         machine.pause(LIMIT).unwrap();
         machine.resume();
     }
-    typist.join().unwrap();
+    input.write_all(b"\x04").unwrap();
     assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)), "{}", output.text().len());
     assert!(output.text().starts_with(&format!("ready\n{text}")), "{} bytes", output.text().len());
 }
@@ -75,6 +73,61 @@ fn a_paused_machine_can_be_ended_reset_and_dropped() {
     let (machine, _) = start(&folder, Guest::Busy);
     machine.pause(LIMIT).unwrap();
     drop(machine);
+}
+
+#[test]
+fn a_pause_amid_the_end_says_that_the_machine_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..50 {
+        let (machine, _) = start(&folder, Guest::Busy);
+        let controls = machine.controls();
+        let pause = std::thread::spawn(move || controls.pause(LIMIT));
+        std::thread::sleep(Duration::from_micros(5 * round));
+        machine.kill();
+        let paused = pause.join().unwrap();
+        assert!(matches!(paused, Ok(()) | Err(PauseError::Ended)), "{round}: {paused:?}");
+    }
+}
+
+#[test]
+fn many_resets_at_once_are_few_boots_and_hold_up_no_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, _) = start(&folder, Guest::Busy);
+    let events = machine.events();
+    (0..100_000).for_each(|_| machine.reset());
+    machine.kill();
+    assert!(machine.wait_for(LIMIT).is_some());
+    let boots =
+        events.filter(|event| matches!(event, MachineEvent::Booted | MachineEvent::Missed(_))).count();
+    assert!(boots < 100, "{boots} boots");
+}
+
+#[test]
+fn a_reset_behind_a_pause_is_one_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, _) = start(&folder, Guest::Busy);
+    let events = machine.events();
+    machine.reset();
+    let _ = machine.pause(Duration::ZERO);
+    machine.reset();
+    let mut boots =
+        std::iter::from_fn(|| events.next_within(LIMIT)).filter(|event| *event == MachineEvent::Booted);
+    assert!(boots.next().is_some() && boots.next().is_some());
+    // Not at rest again.
+    std::thread::sleep(A_WHILE);
+    assert_eq!(machine.state(), MachineState::Running);
+}
+
+#[test]
+fn a_machine_that_was_reset_at_rest_does_not_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, _) = start(&folder, Guest::Busy);
+    machine.pause(LIMIT).unwrap();
+    let mut events = machine.events();
+    machine.reset();
+    assert_eq!(events.next(), Some(MachineEvent::Reset));
+    assert_eq!(machine.state(), MachineState::Running);
+    assert_eq!(events.next(), Some(MachineEvent::Booted));
 }
 
 #[test]

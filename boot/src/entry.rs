@@ -6,6 +6,7 @@ use crate::layout;
 
 /// How a kernel is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Protocol {
     /// The 64-bit entry of the Linux x86 boot protocol: long mode, `boot_params` in rsi.
     Linux64,

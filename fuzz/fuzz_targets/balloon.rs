@@ -12,7 +12,7 @@ mod steps;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use virtio::balloon::{Balloon, BalloonControl};
+use virtio::balloon::{Balloon, BalloonControl, set_target};
 use virtio::poll::Epoll;
 use virtio::testing::Guest;
 
@@ -21,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
     let mut guest = Guest::new(Box::new(Balloon::new("balloon", &control)), Box::new(Epoll::new));
     let mut own = |guest: &mut Guest<Epoll>, what: u8, queue: usize, [a, b, c]: [u16; 3]| {
         match what % 16 {
-            11 => control.set_target(u64::from(a) << (b % 40)),
+            11 => set_target(&control, u64::from(a) << (b % 40)),
             12 => control.request_statistics(),
             13 => drop((control.target(), control.actual(), control.statistics())),
             14 => {

@@ -9,7 +9,7 @@ use super::server::Ending;
 use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Subject};
 use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
-use crate::machine::{MachineEvent, MachineState, PauseError, Stats};
+use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
 
 /// All that is said to a client who sends `input` in pieces of `piece` bytes and then goes, by a machine that agrees to
 /// everything.
@@ -95,8 +95,9 @@ impl Subject for Agreeable {
         Balloon { mib: 0, actual_mib: 0 }
     }
 
-    fn set_balloon(&self, mib: u64) {
-        assert!(mib < 512, "more than the guest has");
+    fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
+        let mem = crate::spec::MemSize::default();
+        if mib < 512 { Ok(()) } else { Err(BalloonError::NothingLeft { mib, mem }) }
     }
 
     fn stats(&self) -> Option<Stats> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::inbox::Request;
 use super::subject::Subject;
-use crate::machine::{MachineState, PauseError};
+use crate::machine::{BalloonError, MachineState, PauseError};
 
 /// How long a machine may take to come to rest if the client does not say.
 const PAUSE: u64 = 30;
@@ -213,15 +213,19 @@ fn set_balloon(subject: &dyn Subject, body: &[u8]) -> Reply {
         Ok(BalloonTarget { mib }) => mib,
         Err(error) => return refuse(400, format!("Send {{\"mib\": NUMBER}}: {error}.")),
     };
-    let mem = subject.info().mem;
-    if mib >= mem {
-        let sentence = format!("A balloon of {mib} MiB leaves a guest of {mem} MiB no memory; ask for less.");
-        return refuse(400, sentence);
+    match subject.set_balloon(mib) {
+        Ok(()) => Reply::Answer(Answer::done()),
+        Err(error @ BalloonError::NothingLeft { .. }) => refuse(400, sentence(&error)),
+        Err(error) => refuse(409, sentence(&error)),
     }
-    ended(subject).unwrap_or_else(|| {
-        subject.set_balloon(mib);
-        Reply::Answer(Answer::done())
-    })
+}
+
+/// As it stands alone, with a capital and a full stop.
+fn sentence(error: &BalloonError) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).chain(['.']).collect()
 }
 
 fn stats(subject: &dyn Subject, _: &[u8]) -> Reply {

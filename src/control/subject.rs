@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::machine::{
-    Controls, Events, GuestConsole, Machine, MachineEvent, MachineState, PauseError, Stats,
+    BalloonError, Controls, Events, GuestConsole, Machine, MachineEvent, MachineState, PauseError, Stats,
 };
 use crate::spec::Spec;
 
@@ -37,7 +37,10 @@ pub trait Subject: Send + Sync + fmt::Debug {
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// From now on the balloon shall have so many MiB.
-    fn set_balloon(&self, mib: u64);
+    ///
+    /// # Errors
+    /// [`BalloonError`].
+    fn set_balloon(&self, mib: u64) -> Result<(), BalloonError>;
     /// What it has done; `None` if it does not answer.
     fn stats(&self) -> Option<Stats>;
     /// What happens to it from now on.
@@ -174,8 +177,8 @@ impl Subject for Running {
         Balloon { mib: balloon.target(), actual_mib: balloon.actual() >> 20 }
     }
 
-    fn set_balloon(&self, mib: u64) {
-        self.controls.balloon().set_target(mib);
+    fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
+        self.controls.set_balloon(mib)
     }
 
     fn stats(&self) -> Option<Stats> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Subject};
-use crate::machine::{MachineEvent, MachineState, PauseError, Stats};
+use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
 
 /// Says yes to everything, and remembers what it was asked.
 #[derive(Debug, Default)]
@@ -65,8 +65,16 @@ impl Subject for Fake {
         Balloon { mib: self.balloon.load(Ordering::Relaxed), actual_mib: 0 }
     }
 
-    fn set_balloon(&self, mib: u64) {
-        self.balloon.store(mib, Ordering::Relaxed);
+    fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
+        let mem = "512".parse().unwrap();
+        match (self.state(), mib) {
+            (_, 512..) => Err(BalloonError::NothingLeft { mib, mem }),
+            (MachineState::Ended, _) => Err(BalloonError::Ended),
+            _ => {
+                self.balloon.store(mib, Ordering::Relaxed);
+                Ok(())
+            }
+        }
     }
 
     fn stats(&self) -> Option<Stats> {

@@ -22,7 +22,7 @@ use super::gate::Gate;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
 use super::stats::{Counted, MemoryStats, Stats};
-use super::supervisor::Event;
+use super::supervisor::{Event, Orders};
 use super::supplies::Supplies;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
@@ -40,6 +40,8 @@ pub(super) struct Blueprint {
     pub(super) supplies: Supplies,
     /// Who hears what happens.
     pub(super) publisher: Publisher,
+    /// What was asked of the machine out of turn.
+    pub(super) orders: Arc<Orders>,
     /// What goes on the PCI bus.
     pub(super) functions: MakeFunctions,
 }

@@ -131,9 +131,11 @@ impl ConsoleInput {
         taken
     }
 
-    /// Nothing more will be typed; who waits for room stops waiting.
+    /// Nothing more will be typed; who waits for room stops waiting. The port goes, with its interrupt's descriptor, however
+    /// long this is kept.
     pub(super) fn close(&self) {
         self.console.input.close();
+        *self.console.port() = None;
     }
 }
 
@@ -179,11 +181,12 @@ impl OutputThread {
         Ok(OutputThread { queue, said, thread: Some(thread) })
     }
 
-    /// Ends the stream. What is in it still goes out, unless its reader does not take it for [`DRAIN_LIMIT`].
+    /// Ends the stream. What is in it still goes out, unless its reader does not take it for [`DRAIN_LIMIT`]: then the
+    /// thread is left to its reader. The second time it does nothing.
     pub(super) fn finish(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         self.queue.close();
-        let drained = self.queue.wait_drained(DRAIN_LIMIT);
-        if let Some(thread) = self.thread.take().filter(|_| drained) {
+        if self.queue.wait_drained(DRAIN_LIMIT) {
             // It cannot have panicked: `carry` has nothing that does; and there is nobody to tell if it did.
             let _ = thread.join();
         }
@@ -247,5 +250,34 @@ mod tests {
             console.output.push(&[b'x'; 4096]).unwrap();
         }
         thread.finish();
+    }
+
+    #[test]
+    fn a_reader_that_is_stuck_is_waited_for_once() {
+        #[derive(Debug)]
+        struct Stuck(std::sync::mpsc::Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _ = self.0.recv();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (release, held) = std::sync::mpsc::channel();
+        let console = Console::new(ConsoleChoice::Ttys0);
+        let mut thread =
+            OutputThread::spawn(console.output.clone(), Arc::default(), Some(Box::new(Stuck(held)))).unwrap();
+        console.output.push(b"never taken").unwrap();
+        while !console.output.is_empty() {
+            thread::yield_now();
+        }
+        console.output.push(b"nor this").unwrap();
+        thread.finish();
+        let began = std::time::Instant::now();
+        drop(thread);
+        assert!(began.elapsed() < DRAIN_LIMIT / 2, "{:?}", began.elapsed());
+        drop(release);
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use virtio::balloon::BalloonControl;
+use virtio::balloon::{self, BalloonControl};
 
 use super::events::Publisher;
-use super::supervisor::{Command, Event};
+use super::supervisor::{Command, Event, Orders};
 use super::{BalloonError, Events, Exit, MachineState, Outcome, PauseError, Stats};
 use crate::spec::MemSize;
 
@@ -16,6 +16,7 @@ use crate::spec::MemSize;
 #[derive(Debug, Clone)]
 pub struct Controls {
     pub(super) events: Sender<Event>,
+    pub(super) orders: Arc<Orders>,
     pub(super) balloon: BalloonControl,
     /// What the guest has.
     pub(super) mem: MemSize,
@@ -25,7 +26,7 @@ pub struct Controls {
 
 impl Controls {
     /// The memory balloon: how much of its memory the guest shall leave to the host, how much it does, and what it says of
-    /// its memory.
+    /// its memory. [`Controls::set_balloon`] says how much it shall.
     pub fn balloon(&self) -> &BalloonControl {
         &self.balloon
     }
@@ -43,7 +44,7 @@ impl Controls {
         if self.outcome.has_ended() {
             return Err(BalloonError::Ended);
         }
-        self.balloon.set_target(mib);
+        balloon::set_target(&self.balloon, mib);
         Ok(())
     }
 
@@ -58,13 +59,17 @@ impl Controls {
         self.send(Command::PowerButton);
     }
 
-    /// Resets the machine: the guest is stopped where it is and boots again.
+    /// Resets the machine: the guest is stopped where it is and boots again. Resets that are asked for before the machine
+    /// has come to the first are one.
     pub fn reset(&self) {
-        self.send(Command::Reset);
+        if self.orders.reset() {
+            self.send(Command::Reset);
+        }
     }
 
     /// Ends the machine where it is.
     pub fn kill(&self) {
+        self.orders.kill();
         self.send(Command::Kill);
     }
 
@@ -75,21 +80,22 @@ impl Controls {
     /// # Errors
     /// [`PauseError`]. After [`PauseError::TimedOut`] the machine still comes to rest, unless it is resumed before.
     pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
-        self.ask(Command::Pause).recv_timeout(limit).map_err(|error| match error {
-            RecvTimeoutError::Timeout => PauseError::TimedOut(limit),
-            RecvTimeoutError::Disconnected if self.outcome.has_ended() => PauseError::Ended,
-            RecvTimeoutError::Disconnected => PauseError::Interrupted,
+        self.ask(Command::Pause).recv_timeout(limit).unwrap_or_else(|error| match error {
+            RecvTimeoutError::Timeout => Err(PauseError::TimedOut(limit)),
+            // Nobody is there to answer.
+            RecvTimeoutError::Disconnected => Err(PauseError::Ended),
         })
     }
 
-    /// Lets a machine go on that was paused, or is about to be. It does when this returns.
+    /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits for
+    /// what the host has in flight on a disk, answers after that.
     pub fn resume(&self) {
         // No answer: it has ended.
         let _ = self.ask(Command::Resume).recv();
     }
 
     /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when
-    /// it has.
+    /// it has, and one that comes to rest when the host has done what a disk was asked for.
     pub fn stats(&self) -> Option<Stats> {
         self.ask(Command::Stats).recv().ok()
     }
@@ -111,7 +117,7 @@ impl Controls {
 
     /// What happens to the machine from now on.
     pub fn events(&self) -> Events {
-        self.publisher.listen(self.outcome.has_ended())
+        self.publisher.listen()
     }
 
     /// Where the answer comes, or the end.
@@ -122,7 +128,11 @@ impl Controls {
     }
 
     fn send(&self, command: Command) {
+        let apart = matches!(command, Command::PowerButton | Command::Pause(_) | Command::Resume(_));
         // Nobody listens any more once the machine has ended, which is what makes it harmless.
         let _ = self.events.send(Event::Command(command));
+        if apart {
+            self.orders.other();
+        }
     }
 }

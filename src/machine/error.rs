@@ -129,9 +129,10 @@ pub enum PauseError {
     /// It was resumed or reset before it rested.
     #[error("the machine was resumed or reset before it had come to rest")]
     Interrupted,
-    /// What it has asked of the host takes longer.
+    /// It takes longer: it boots just now, the host has not done yet what a disk was asked for, or a processor is held up.
     #[error(
-        "the machine did not come to rest within {0:?}: the host has not done yet what a disk was asked for"
+        "the machine did not come to rest within {0:?}: it is still booting, or the host is slow with its disks or \
+         processors"
     )]
     TimedOut(std::time::Duration),
 }

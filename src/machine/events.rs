@@ -19,7 +19,7 @@ pub enum MachineEvent {
     Paused,
     /// It goes on.
     Resumed,
-    /// Its guest was reset, by itself or by command; [`MachineEvent::Booted`] follows.
+    /// Its guest was reset, by itself or by command; [`MachineEvent::Booted`] follows, unless the machine ends before.
     Reset,
     /// Its guest's kernel panicked; [`MachineEvent::Exited`] follows.
     Panicked,
@@ -124,16 +124,22 @@ struct Audience {
     state: MachineState,
 }
 
+impl Audience {
+    fn forget_those_gone(&mut self) {
+        self.listeners.retain(|listener| listener.strong_count() > 0);
+    }
+}
+
 impl Publisher {
     pub(super) fn publish(&self, event: MachineEvent) {
         let mut audience = self.lock();
         audience.state = match event {
             MachineEvent::Paused => MachineState::Paused,
-            MachineEvent::Booted | MachineEvent::Resumed => MachineState::Running,
+            MachineEvent::Reset | MachineEvent::Booted | MachineEvent::Resumed => MachineState::Running,
             MachineEvent::Exited => MachineState::Ended,
             _ => audience.state,
         };
-        audience.listeners.retain(|listener| listener.strong_count() > 0);
+        audience.forget_those_gone();
         for listener in audience.listeners.iter().filter_map(Weak::upgrade) {
             let mut waiting = listener.lock();
             if waiting.events.len() >= MOST_WAITING {
@@ -146,11 +152,14 @@ impl Publisher {
         }
     }
 
-    /// A new listener. One that comes when all is over hears just that.
-    pub(super) fn listen(&self, ended: bool) -> Events {
+    /// A new listener. One that comes when all is over hears just that: it either is among those that hear of the end, or
+    /// sees here that it was said.
+    pub(super) fn listen(&self) -> Events {
         let listener = Arc::new(Listener::default());
-        listener.lock().ended = ended;
-        self.lock().listeners.push(Arc::downgrade(&listener));
+        let mut audience = self.lock();
+        audience.forget_those_gone();
+        listener.lock().ended = audience.state == MachineState::Ended;
+        audience.listeners.push(Arc::downgrade(&listener));
         Events(listener)
     }
 
@@ -170,18 +179,18 @@ mod tests {
     #[test]
     fn every_listener_hears_all_in_order_until_the_end() {
         let publisher = Publisher::default();
-        let (first, second) = (publisher.listen(false), publisher.listen(false));
+        let (first, second) = (publisher.listen(), publisher.listen());
         let all = [MachineEvent::Booted, MachineEvent::Paused, MachineEvent::Exited];
         all.iter().for_each(|event| publisher.publish(event.clone()));
         assert_eq!(first.collect::<Vec<_>>(), all);
         assert_eq!(second.collect::<Vec<_>>(), all);
-        assert_eq!(publisher.listen(true).next(), None);
+        assert_eq!(publisher.listen().next(), None);
     }
 
     #[test]
     fn a_listener_that_sleeps_costs_little_and_is_told_what_it_missed() {
         let publisher = Publisher::default();
-        let mut events = publisher.listen(false);
+        let mut events = publisher.listen();
         for _ in 0..MOST_WAITING + 10 {
             publisher.publish(MachineEvent::Reset);
         }
@@ -193,5 +202,24 @@ mod tests {
         drop(events);
         publisher.publish(MachineEvent::Reset);
         assert!(publisher.lock().listeners.is_empty());
+    }
+
+    #[test]
+    fn those_who_listen_in_a_row_while_nothing_happens_cost_nothing() {
+        let publisher = Publisher::default();
+        (0..100).for_each(|_| drop(publisher.listen()));
+        assert_eq!(publisher.lock().listeners.len(), 1);
+    }
+
+    #[test]
+    fn a_listener_that_comes_amid_the_end_hears_of_it() {
+        for _ in 0..1000 {
+            let publisher = Publisher::default();
+            let other = publisher.clone();
+            let thread = std::thread::spawn(move || other.publish(MachineEvent::Exited));
+            let heard = publisher.listen().collect::<Vec<_>>();
+            assert!(heard.is_empty() || heard == [MachineEvent::Exited], "{heard:?}");
+            thread.join().unwrap();
+        }
     }
 }

@@ -19,7 +19,8 @@ pub enum Exit {
     Crashed(Crash),
     /// [`super::Machine::kill`] was called, or the machine was dropped.
     Killed,
-    /// The host failed the machine: it could not be built again for a reboot.
+    /// The host failed the machine: it could not be built again for a reboot, a vCPU's thread could not begin, or a part of the
+    /// machine panicked.
     Failed(StartError),
 }
 

@@ -49,7 +49,7 @@ use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread, Scrollback};
 use events::Publisher;
 use pci::MakeFunctions;
-use supervisor::supervise;
+use supervisor::{Orders, supervise};
 use supplies::Supplies;
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
@@ -112,7 +112,8 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// A running machine. Dropping it ends it and frees everything it had.
+/// A running machine. Dropping it ends it and frees everything it had: it waits, as [`Machine::wait`] does, for what the
+/// host has in flight on a disk, and for at most five seconds for a writer that does not take the console's last output.
 #[derive(Debug)]
 pub struct Machine {
     controls: Controls,
@@ -135,7 +136,8 @@ impl fmt::Debug for MachineBuilder {
 
 impl MachineBuilder {
     /// What the guest says on its first console also goes here, from a thread of the machine's own. A slow writer holds
-    /// up the guest; one that fails or panics is not asked again.
+    /// up the guest; one that fails or panics is not asked again. Once the machine has ended the writer has five seconds to
+    /// take what is left. One that is still stuck then keeps that thread, and loses the rest.
     #[must_use]
     pub fn output(mut self, output: impl Write + Send + 'static) -> Self {
         self.output = Some(Box::new(output));
@@ -189,9 +191,16 @@ impl Machine {
         let spec = spec.clone().settled()?;
         let backends = Backends::open(&spec)?;
         let (balloon, mem) = (backends.balloon.clone(), spec.mem());
-        let publisher = Publisher::default();
-        let blueprint =
-            Blueprint { spec, console, backends, supplies, publisher: publisher.clone(), functions };
+        let (publisher, orders) = (Publisher::default(), Arc::<Orders>::default());
+        let blueprint = Blueprint {
+            spec,
+            console,
+            backends,
+            supplies,
+            publisher: publisher.clone(),
+            orders: orders.clone(),
+            functions,
+        };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let outcome = Arc::new(Outcome::default());
@@ -214,14 +223,15 @@ impl Machine {
             })
             .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, balloon, mem, publisher, outcome },
+            controls: Controls { events: sender, orders, balloon, mem, publisher, outcome },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
         })
     }
 
-    /// Waits until the machine has ended, all its console output is out and everything it had is freed.
+    /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does
+    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it.
     pub fn wait(&self) -> Arc<Exit> {
         loop {
             // Without a deadline it gives an end the first time.

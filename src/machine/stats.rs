@@ -86,7 +86,8 @@ pub struct DeviceStats {
     /// Requests that were answered with an error, or made no sense; frames that could not be sent, and such as came and
     /// fitted into no buffers of the guest.
     pub errors: u64,
-    /// How often the guest woke the device. Kicks that come close together wake it once.
+    /// How often the device was woken for a queue: by the guest, whose kicks that come close together wake it once, and by
+    /// itself, to go on with what was left when its turn was over.
     pub kicks: u64,
     /// How often the device told the guest that something is done.
     pub interrupts: u64,

@@ -1,6 +1,6 @@
 //! The thread that owns a running machine: it boots, waits for what happens, and boots again or ends.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
 use devices::bus::Effect;
@@ -9,7 +9,7 @@ use super::boot_once::{Blueprint, Boot};
 use super::events::MachineEvent;
 use super::stats::Stats;
 use super::vcpus::VcpuEvent;
-use super::{BootNumber, Exit};
+use super::{BootNumber, Exit, PauseError};
 use crate::spec::OnReboot;
 
 /// What reaches the supervisor.
@@ -29,11 +29,46 @@ pub(super) enum Command {
     PowerButton,
     Reset,
     Kill,
-    /// Answered when the machine rests.
-    Pause(Sender<()>),
+    /// Answered when the machine rests, or why it did not.
+    Pause(Sender<Rested>),
     /// Answered when it goes on.
     Resume(Sender<()>),
     Stats(Sender<Stats>),
+}
+
+type Rested = Result<(), PauseError>;
+
+/// What was asked and must neither pile up nor wait for its turn: a boot takes its time, and anybody may ask for many.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// A [`Command::Reset`] waits to be taken, with nothing behind it that makes another one mean something else.
+    reset: AtomicBool,
+    kill: AtomicBool,
+}
+
+impl Orders {
+    /// Whether a [`Command::Reset`] is to be sent: not if one waits already.
+    pub(super) fn reset(&self) -> bool {
+        !self.reset.swap(true, Ordering::AcqRel)
+    }
+
+    /// Another command follows: a reset behind it is one of its own.
+    pub(super) fn other(&self) {
+        self.reset.store(false, Ordering::Release);
+    }
+
+    /// The machine shall not boot again.
+    pub(super) fn kill(&self) {
+        self.kill.store(true, Ordering::Release);
+    }
+
+    fn taken(&self) {
+        self.reset.store(false, Ordering::Release);
+    }
+
+    fn killed(&self) -> bool {
+        self.kill.load(Ordering::Acquire)
+    }
 }
 
 /// What the guest's own actions lead to.
@@ -49,9 +84,18 @@ enum Rest {
     /// The vCPUs were asked to rest; these wait for it.
     Asked {
         round: u64,
-        waiting: Vec<Sender<()>>,
+        waiting: Vec<Sender<Rested>>,
     },
     Paused,
+}
+
+impl Rest {
+    /// Tells those who wait for it what came instead.
+    fn give_up(&mut self, why: &PauseError) {
+        if let Rest::Asked { waiting, .. } = self {
+            waiting.drain(..).for_each(|answer| reply(&answer, Err(why.clone())));
+        }
+    }
 }
 
 /// Runs until the machine ends.
@@ -67,14 +111,17 @@ pub(super) fn supervise(
         let number = boot.number;
         // The old boot gives back its memory and its interrupts before the new one takes its own.
         drop(boot);
-        match turn {
-            Turn::End(exit) => return exit,
-            Turn::BootAgain => match Boot::start(blueprint, number.next(), sender) {
-                Ok(next) => boot = next,
-                Err(error) => return Exit::Failed(error),
-            },
+        if let Turn::End(exit) = turn {
+            return exit;
         }
         publisher.publish(MachineEvent::Reset);
+        if blueprint.orders.killed() {
+            return Exit::Killed;
+        }
+        match Boot::start(blueprint, number.next(), sender) {
+            Ok(next) => boot = next,
+            Err(error) => return Exit::Failed(error),
+        }
         publisher.publish(MachineEvent::Booted);
     }
 }
@@ -89,9 +136,21 @@ struct Turns<'a> {
 impl Turns<'_> {
     /// Serves what comes until this boot is over.
     fn next(mut self, events: &Receiver<Event>) -> Turn {
+        let turn = self.serve(events);
+        self.rest.give_up(match turn {
+            Turn::BootAgain => &PauseError::Interrupted,
+            Turn::End(_) => &PauseError::Ended,
+        });
+        turn
+    }
+
+    fn serve(&mut self, events: &Receiver<Event>) -> Turn {
         loop {
             match events.recv() {
-                Ok(Event::Command(Command::Reset)) => return Turn::BootAgain,
+                Ok(Event::Command(Command::Reset)) => {
+                    self.blueprint.orders.taken();
+                    return Turn::BootAgain;
+                }
                 // The supervisor holds a sender itself, so the channel cannot end; if it did, nobody could ask for more.
                 Ok(Event::Command(Command::Kill)) | Err(_) => return Turn::End(Exit::Killed),
                 Ok(Event::Command(command)) => self.obey(command),
@@ -107,7 +166,7 @@ impl Turns<'_> {
         match command {
             Command::PowerButton => self.boot.press_power_button(),
             Command::Pause(answer) => match &mut self.rest {
-                Rest::Paused => reply(&answer, ()),
+                Rest::Paused => reply(&answer, Ok(())),
                 Rest::Asked { waiting, .. } => waiting.push(answer),
                 Rest::Running => {
                     let round = self.boot.hold_vcpus();
@@ -115,11 +174,11 @@ impl Turns<'_> {
                 }
             },
             Command::Resume(answer) => {
-                if let Rest::Paused = self.rest {
+                self.boot.resume();
+                self.rest.give_up(&PauseError::Interrupted);
+                if let Rest::Paused = std::mem::replace(&mut self.rest, Rest::Running) {
                     self.blueprint.publisher.publish(MachineEvent::Resumed);
                 }
-                self.boot.resume();
-                self.rest = Rest::Running;
                 reply(&answer, ());
             }
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
@@ -133,7 +192,7 @@ impl Turns<'_> {
             Rest::Asked { round, waiting } if *round == number => {
                 self.boot.pause_devices();
                 self.blueprint.publisher.publish(MachineEvent::Paused);
-                waiting.drain(..).for_each(|answer| reply(&answer, ()));
+                waiting.drain(..).for_each(|answer| reply(&answer, Ok(())));
                 self.rest = Rest::Paused;
             }
             // Resumed before it came to that.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The initial RAM disk that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "PathBuf", into = "PathBuf")]
+#[non_exhaustive]
 pub enum Initrd {
     /// The word `none`: boot without, whatever the kernel seems to need. (A file of that name is `./none`.)
     None,
@@ -18,6 +19,7 @@ pub enum Initrd {
 /// The clock chip that the guest finds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Rtc {
     /// No chip. Linux takes the time from kvm-clock.
     #[default]
@@ -31,6 +33,7 @@ pub enum Rtc {
 /// What happens when the guest reboots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum OnReboot {
     /// The machine boots again.
     #[default]
@@ -41,6 +44,7 @@ pub enum OnReboot {
 
 /// Which of the guest's consoles this side's terminal gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[non_exhaustive]
 pub enum ConsoleChoice {
     /// The first serial port: there from the guest's first instruction on.
     #[default]

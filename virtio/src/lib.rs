@@ -27,6 +27,7 @@ pub const VENDOR: u16 = 0x1af4;
 /// Kinds of device that a machine can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum DeviceKind {
     /// Network card (virtio 1.3 §5.1).
     Network,

@@ -38,6 +38,7 @@ pub(crate) enum Image {
 
 /// The format of a kernel file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// Linux's packed image with a setup header; what distributions ship.
     BzImage,

@@ -8,6 +8,7 @@ use std::path::Path;
 
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DiskHolder {
     /// Its number.
     pub pid: u32,

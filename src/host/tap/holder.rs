@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// A process that has a TAP open.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TapHolder {
     /// Its number.
     pub pid: u32,

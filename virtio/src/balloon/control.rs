@@ -14,7 +14,7 @@ use crate::config_space::ConfigSpace;
 /// Balloon pages of a MiB.
 const PAGES_PER_MIB: u64 = 256;
 
-/// Says how large a balloon shall be and asks how large it is. Clones are of the same balloon; nothing waits but
+/// How large a balloon shall be, and is. Clones are of the same balloon; nothing waits but
 /// [`BalloonControl::fresh_statistics`].
 #[derive(Debug, Clone)]
 pub struct BalloonControl {
@@ -54,12 +54,6 @@ impl BalloonControl {
                 bell: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             }),
         })
-    }
-
-    /// From now on the guest shall leave `mib` MiB of its memory to the host. It does what it can, in its own time;
-    /// more than it has is as much as it can.
-    pub fn set_target(&self, mib: u64) {
-        self.set_target_pages(pages(mib));
     }
 
     pub(super) fn set_target_pages(&self, pages: u32) {
@@ -134,6 +128,12 @@ impl BalloonControl {
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// From now on the guest of this balloon shall leave `mib` MiB of its memory to the host. It does what it can, in its own time;
+/// more than it has is as much as it can. No method, so that who is lent a control to look at cannot ask for all the memory.
+pub fn set_target(control: &BalloonControl, mib: u64) {
+    control.set_target_pages(pages(mib));
 }
 
 fn pages(mib: u64) -> u32 {

@@ -23,7 +23,7 @@ use crate::config_space::ConfigSpace;
 use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
 use crate::poll::{Epoll, Interest, Token};
 use crate::queue::{Queue, QueueFault};
-pub use control::BalloonControl;
+pub use control::{BalloonControl, set_target};
 pub use statistics::Statistics;
 
 /// VIRTIO_BALLOON_F_STATS_VQ, F_DEFLATE_ON_OOM, F_PAGE_REPORTING (§5.5.3).

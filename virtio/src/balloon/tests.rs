@@ -62,11 +62,11 @@ fn target_reaches_the_guest_before_and_while_it_runs() {
     guest.start(u64::MAX, 8);
     assert_eq!(guest.config(0, 4), (3u32 * 256).to_le_bytes());
     let before = guest.config_interrupts();
-    control.set_target(5);
+    set_target(&control, 5);
     assert_eq!(control.target(), 5);
     assert_eq!(guest.config(0, 4), (5u32 * 256).to_le_bytes());
     assert_eq!(guest.config_interrupts(), before + 1);
-    control.set_target(u64::MAX);
+    set_target(&control, u64::MAX);
     assert_eq!(guest.config(0, 4), [0xff; 4]);
 }
 
