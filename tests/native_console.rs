@@ -181,6 +181,7 @@ fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
     for signals in 1..=2 {
         vmm::send_signal(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
         assert!(signals == 2 || stderr.wait(|said| count(said, "power button pressed") == 1));
+        thread::sleep(vmm::APART);
     }
     let begin = Instant::now();
     assert_eq!(wait(&mut child, || stderr.text()).code(), Some(143));
@@ -197,7 +198,7 @@ fn a_third_signal_does_not_wait_for_the_consoles_reader() {
     let begin = Instant::now();
     for _ in 0..3 {
         vmm::send_signal(i32::try_from(child.id()).unwrap(), libc::SIGTERM);
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(vmm::APART);
     }
     assert_eq!(wait(&mut child, || stderr.text()).code(), Some(143));
     assert!(stderr.wait(|said| count(said, "left to the kernel") == 1), "{}", stderr.text());

@@ -68,15 +68,6 @@ impl ByteQueue {
     /// # Errors
     /// [`Closed`] when the queue was or becomes closed; part of `bytes` may be in it then.
     pub fn push(&self, bytes: &[u8]) -> Result<(), Closed> {
-        self.push_while(bytes, || true)
-    }
-
-    /// As [`ByteQueue::push`], as long as `go_on` says so. It is asked before each wait, and again after
-    /// [`ByteQueue::nudge`].
-    ///
-    /// # Errors
-    /// [`Closed`], or `go_on` said no; part of `bytes` may be in it then.
-    pub fn push_while(&self, bytes: &[u8], go_on: impl Fn() -> bool) -> Result<(), Closed> {
         let mut rest = bytes;
         let mut pipe = self.lock();
         loop {
@@ -87,9 +78,32 @@ impl ByteQueue {
             if rest.is_empty() {
                 return Ok(());
             }
-            if !go_on() {
-                return Err(Closed);
-            }
+            pipe.writers += 1;
+            pipe = self.writable.wait(pipe).unwrap_or_else(PoisonError::into_inner);
+            pipe.writers -= 1;
+        }
+    }
+
+    /// Puts all of `bytes` in, room or not (nothing, once closed): for producers that must not wait where they are. They keep
+    /// the queue bounded by waiting elsewhere ([`ByteQueue::wait_while_over`]) before they come with more.
+    pub fn push_over(&self, bytes: &[u8]) {
+        let mut pipe = self.lock();
+        if !pipe.closed {
+            self.put(&mut pipe, bytes);
+        }
+    }
+
+    /// Whether there is more inside than it shall hold.
+    pub fn is_over(&self) -> bool {
+        let pipe = self.lock();
+        pipe.bytes.len() > self.capacity && !pipe.closed
+    }
+
+    /// Waits until there is no more inside than it shall hold, as long as `go_on` says so. It is asked before each wait, and
+    /// again after [`ByteQueue::nudge`].
+    pub fn wait_while_over(&self, go_on: impl Fn() -> bool) {
+        let mut pipe = self.lock();
+        while pipe.bytes.len() > self.capacity && !pipe.closed && go_on() {
             pipe.writers += 1;
             pipe = self.writable.wait(pipe).unwrap_or_else(PoisonError::into_inner);
             pipe.writers -= 1;
@@ -220,8 +234,13 @@ impl ByteQueue {
     fn fill(&self, pipe: &mut Pipe, bytes: &[u8]) -> usize {
         let room = self.capacity.saturating_sub(pipe.bytes.len());
         let (now, _) = bytes.split_at(room.min(bytes.len()));
-        pipe.bytes.extend(now);
-        if !now.is_empty() {
+        self.put(pipe, now);
+        now.len()
+    }
+
+    fn put(&self, pipe: &mut Pipe, bytes: &[u8]) {
+        pipe.bytes.extend(bytes);
+        if !bytes.is_empty() {
             if pipe.readers > 0 {
                 self.readable.notify_one();
             }
@@ -229,7 +248,6 @@ impl ByteQueue {
                 waker.wake();
             }
         }
-        now.len()
     }
 
     fn take(&self, pipe: &mut Pipe, into: &mut [u8]) -> usize {
@@ -312,14 +330,20 @@ mod tests {
         queue.push(b"full").unwrap();
         let go_on = Arc::new(AtomicBool::new(true));
         let (own, asked) = (queue.clone(), go_on.clone());
-        let producer = thread::spawn(move || own.push_while(b"more", || asked.load(Ordering::SeqCst)));
+        let producer = thread::spawn(move || {
+            own.push_over(b"more");
+            own.wait_while_over(|| asked.load(Ordering::SeqCst));
+        });
         while queue.waiting_producers() == 0 {
             thread::yield_now();
         }
         go_on.store(false, Ordering::SeqCst);
         queue.nudge();
-        assert_eq!(producer.join().unwrap(), Err(Closed));
-        assert_eq!(queue.push_while(b"", || false), Ok(()));
+        producer.join().unwrap();
+        assert!(queue.is_over());
+        assert_eq!(queue.pop(&mut [0; 4]), 4);
+        assert!(!queue.is_over(), "as much as it shall hold");
+        queue.wait_while_over(|| panic!("there is no need to wait"));
     }
 
     #[test]

@@ -19,7 +19,6 @@ use virtio::transport;
 use super::StartError;
 use super::boot_once::{Blueprint, Memory};
 use super::events::{MachineEvent, Publisher};
-use super::gate::Gate;
 use super::pci;
 use super::stats::Counted;
 use super::vcpus::Buses;
@@ -45,10 +44,9 @@ impl Board {
         window: Option<Range<u64>>,
         memory: &Memory,
         panicked: &Arc<AtomicBool>,
-        gate: &Arc<Gate>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
-        let ends = console.ends(panicked, gate).map_err(StartError::Descriptors)?;
+        let ends = console.ends(panicked).map_err(StartError::Descriptors)?;
         let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
         console.attach(&serial);

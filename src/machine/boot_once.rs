@@ -89,7 +89,7 @@ impl Boot {
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(blueprint, &plan, &layout, &memory, (&panicked, &gate));
+            let made = assemble(blueprint, &plan, &layout, &memory, &panicked);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -174,7 +174,7 @@ fn assemble(
     plan: &BootPlan,
     ram_layout: &RamLayout,
     memory: &Memory,
-    (panicked, gate): (&Arc<AtomicBool>, &Arc<Gate>),
+    panicked: &Arc<AtomicBool>,
 ) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
     let vm = Vm::new(&memory.slots())?;
@@ -183,7 +183,7 @@ fn assemble(
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, blueprint, window, memory, panicked, gate)?;
+    let board = Board::new(&vm, blueprint, window, memory, panicked)?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;

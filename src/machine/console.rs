@@ -24,7 +24,6 @@ pub use self::guest_console::{ExpectError, GuestConsole, Unheard};
 pub(super) use self::scrollback::Scrollback;
 pub(crate) use self::sinks::PANIC_LINE;
 use self::sinks::{PanicWatch, UnseenOutput, WatchedOutput, WatchedPort};
-use super::gate::Gate;
 use crate::spec::ConsoleChoice;
 
 /// Output that may wait for its reader before the guest has to.
@@ -66,14 +65,13 @@ impl Console {
         }
     }
 
-    /// What the devices of a boot are connected to. `panicked` is set when the kernel's panic line passes; while
-    /// `gate` is open the serial port waits for a slow reader.
-    pub(super) fn ends(&self, panicked: &Arc<AtomicBool>, gate: &Arc<Gate>) -> io::Result<ConsoleEnds> {
+    /// What the devices of a boot are connected to. `panicked` is set when the kernel's panic line passes.
+    pub(super) fn ends(&self, panicked: &Arc<AtomicBool>) -> io::Result<ConsoleEnds> {
         let watch = || PanicWatch::new(panicked.clone());
         let output = self.output.clone();
         Ok(match self.choice {
             ConsoleChoice::Ttys0 => ConsoleEnds {
-                serial_output: Box::new(WatchedOutput::new(output, watch(), gate.clone())),
+                serial_output: Box::new(WatchedOutput::new(output, watch())),
                 serial_input: self.input.clone(),
                 virtio: Box::new(WatchedPort::new(Box::new(Nobody), watch(), Arc::default())),
             },

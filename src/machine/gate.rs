@@ -74,13 +74,9 @@ impl Gate {
         Insider(self.clone())
     }
 
-    /// Waits with `wait` for somebody outside: a vCPU that waits does not run. `wait` shall end when it is told that
-    /// the machine does; that may be more than once.
-    pub(super) fn outside<T>(&self, wait: impl FnOnce(&dyn Fn() -> bool) -> T) -> T {
-        self.leave();
-        let result = wait(&|| self.wish.load(Ordering::SeqCst) != wish::END);
-        self.enter();
-        result
+    /// Whether the console's reader has to come before its writers go on: [`Insider::wait_for_room`].
+    pub(super) fn is_over(&self) -> bool {
+        self.output.is_over()
     }
 
     fn leave(&self) {
@@ -126,6 +122,21 @@ impl Insider {
     pub(super) fn rest(&self) -> bool {
         self.0.leave();
         self.0.enter()
+    }
+
+    /// Stays outside until the console's reader has come, too: a vCPU that waits does not run. It holds no device meanwhile,
+    /// so that others can still come to rest.
+    pub(super) fn wait_for_room(&self) -> bool {
+        loop {
+            self.0.leave();
+            self.0.output.wait_while_over(|| self.0.is_open());
+            if !self.0.enter() {
+                return false;
+            }
+            if !self.0.is_over() {
+                return true;
+            }
+        }
     }
 }
 
@@ -181,30 +192,31 @@ mod tests {
     #[test]
     fn a_vcpu_that_waits_for_its_reader_rests_already() {
         let (gate, events, output) = gate();
-        output.push(b"x").unwrap();
-        let (own, queue) = (gate.clone(), output.clone());
-        let thread = thread::spawn(move || {
-            let _insider = own.come();
-            own.outside(|go_on| queue.push_while(b"y", go_on))
-        });
+        output.push_over(b"xy");
+        let own = gate.clone();
+        let thread = thread::spawn(move || own.come().wait_for_room());
         while output.waiting_producers() == 0 {
             thread::yield_now();
         }
         let round = gate.hold();
         rested(&events, round);
-        // Its reader comes while it rests: the byte goes out, and it waits to be let in.
+        // Let in again it waits on, and rests as often as it is asked to.
+        gate.open();
+        let round = gate.hold();
+        rested(&events, round);
+        // Its reader comes while it rests, and it waits to be let in.
         assert_eq!(output.pop(&mut [0]), 1);
         gate.open();
-        assert!(thread.join().unwrap().is_ok());
+        assert!(thread.join().unwrap());
     }
 
     #[test]
     fn nobody_waits_behind_a_shut_gate() {
         let (gate, _, output) = gate();
-        output.push(b"x").unwrap();
+        output.push_over(b"xy");
         gate.hold();
         gate.shut();
         assert!(!gate.come().rest());
-        assert!(gate.outside(|go_on| output.push_while(b"y", go_on)).is_err());
+        assert!(!gate.come().wait_for_room());
     }
 }

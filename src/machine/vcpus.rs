@@ -59,7 +59,9 @@ impl VcpuThreads {
             let thread = thread::Builder::new()
                 .name(format!("vcpu{}", vcpu.id()))
                 .stack_size(STACK)
-                .spawn(move || run(Running { vcpu, context: &context, exits: &counters }, &insider, &ready))
+                .spawn(move || {
+                    run(Running { vcpu, context: &context, exits: &counters, spoke: false }, &insider, &ready)
+                })
                 .map_err(StartError::Thread)?;
             started.threads.push(VcpuThread { thread, kickable, exits });
         }
@@ -134,6 +136,8 @@ struct Running<'a> {
     vcpu: Vcpu,
     context: &'a VcpuContext,
     exits: &'a ExitCounters,
+    /// The last access may have been to the console.
+    spoke: bool,
 }
 
 /// Why the guest was left.
@@ -152,11 +156,16 @@ impl Running<'_> {
                 if let Step::Served(Some(effect)) = self.step(Entry::Run)? {
                     return Ok(Some(VcpuEvent::Effect(effect)));
                 }
+                if std::mem::take(&mut self.spoke) && self.context.gate.is_over() {
+                    break;
+                }
             }
             if let Some(effect) = self.complete()? {
                 return Ok(Some(VcpuEvent::Effect(effect)));
             }
-            if !insider.rest() {
+            // A reader that does not come holds up who writes, between two instructions.
+            let open = if self.context.gate.is_open() { insider.wait_for_room() } else { insider.rest() };
+            if !open {
                 return Ok(None);
             }
             self.vcpu.was_stopped();
@@ -185,6 +194,7 @@ impl Running<'_> {
             }
             Exit::PortOut { port, width, data } => {
                 exits.port_out.add_one();
+                self.spoke = true;
                 data.chunks_exact(width.max(1))
                     .fold(None, |effect, data| effect.or(buses.ports.write(u64::from(port), data)))
             }

@@ -11,8 +11,6 @@ use virtio::console::Backend;
 use virtio::device::Context;
 use virtio::poll::{Epoll, Token};
 
-use crate::machine::gate::Gate;
-
 /// How much of what nobody sees is kept.
 const UNSEEN_CAPACITY: usize = 32 << 10;
 
@@ -21,26 +19,20 @@ const UNSEEN_CAPACITY: usize = 32 << 10;
 pub(super) struct WatchedOutput {
     queue: Arc<ByteQueue>,
     watch: PanicWatch,
-    gate: Arc<Gate>,
 }
 
 impl WatchedOutput {
-    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch, gate: Arc<Gate>) -> Self {
-        WatchedOutput { queue, watch, gate }
+    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch) -> Self {
+        WatchedOutput { queue, watch }
     }
 }
 
 impl ConsoleSink for WatchedOutput {
+    /// Never waits: the vCPU that writes has the port locked, and waits for the reader once it has let go of it
+    /// ([`Insider::wait_for_room`](crate::machine::gate::Insider::wait_for_room)).
     fn write(&mut self, bytes: &[u8]) {
         self.watch.look_at(bytes);
-        // An error: the boot is over, and the rest of its words with it.
-        let _ = match self.queue.try_push(bytes) {
-            taken if taken == bytes.len() => Ok(()),
-            taken => {
-                let rest = bytes.get(taken..).unwrap_or_default();
-                self.gate.outside(|go_on| self.queue.push_while(rest, go_on))
-            }
-        };
+        self.queue.push_over(bytes);
     }
 }
 
