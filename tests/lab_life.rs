@@ -93,7 +93,7 @@ fn sigterm_presses_the_power_button() {
 fn second_sigterm_ends_a_guest_that_does_not_listen() {
     // Without its event device the button reaches nobody.
     let mut guest = shell(&[]);
-    guest.send("rmmod button; echo deaf\n").unwrap();
+    guest.send("rmmod button; echo de''af\n").unwrap();
     guest.expect("deaf\r\n", SOON).unwrap();
     guest.signal(libc_sigterm()).unwrap();
     guest.expect("power button pressed", SOON).unwrap();
