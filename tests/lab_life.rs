@@ -109,6 +109,8 @@ fn verbs_reset_and_kill_a_guest_by_its_name() {
     lab().sh("./minivmm reset vm0").unwrap();
     guest.expect(PROMPT, BOOT).unwrap();
     let mut waits = lab().spawn(&lab::Cmd::new("./minivmm").args(["wait", "vm0"])).unwrap();
+    // It is connected, as the kernel says of the socket.
+    lab().sh("until grep -q ' 03 .*vm0.sock' /proc/net/unix; do sleep 1; done").unwrap();
     lab().sh("./minivmm kill vm0").unwrap();
     assert_eq!(status(&mut guest), Status::Exited(6));
     assert_eq!(status(&mut waits), Status::Exited(6));
