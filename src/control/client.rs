@@ -74,29 +74,48 @@ impl Asked {
     /// The answer, if it comes within `limit`; may be asked again if not.
     pub(crate) fn answer(&mut self, limit: Duration) -> Result<Option<Value>, ClientError> {
         let until = Instant::now().checked_add(limit);
-        let mut bytes = [0; 4096];
         loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
             self.stream.set_read_timeout(left).map_err(ClientError::Gone)?;
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return parse(&self.heard).map(Some),
-                Ok(n) => self.heard.extend(bytes.iter().take(n)),
-                // Broken off behind its last byte, since it did not read all of ours.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset && !self.heard.is_empty() => {
-                    return parse(&self.heard).map(Some);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_late(&error) => return Ok(None),
-                Err(error) => return Err(ClientError::Gone(error)),
-            }
-            if self.heard.len() > MAX_ANSWER {
-                return Err(ClientError::Strange("its answer has no end".into()));
+            match hear(&mut self.stream, &mut self.heard)? {
+                Came::Bytes => {}
+                Came::End => return parse(&self.heard).map(Some),
+                Came::Nothing => return Ok(None),
             }
         }
     }
+}
+
+/// What came of reading.
+enum Came {
+    Bytes,
+    /// There will be no more.
+    End,
+    /// Within the connection's time limit.
+    Nothing,
+}
+
+/// Reads some more of an answer.
+fn hear(stream: &mut UnixStream, heard: &mut Vec<u8>) -> Result<Came, ClientError> {
+    let mut bytes = [0; 4096];
+    match stream.read(&mut bytes) {
+        Ok(0) => return Ok(Came::End),
+        Ok(n) => heard.extend(bytes.iter().take(n)),
+        // Broken off behind its last byte, since it did not read all of ours.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset && !heard.is_empty() => {
+            return Ok(Came::End);
+        }
+        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+        Err(error) if is_late(&error) => return Ok(Came::Nothing),
+        Err(error) => return Err(ClientError::Gone(error)),
+    }
+    if heard.len() > MAX_ANSWER {
+        return Err(ClientError::Strange("its answer has no end".into()));
+    }
+    Ok(Came::Bytes)
 }
 
 /// Both directions of a machine's console.
@@ -117,27 +136,19 @@ impl Attached {
         );
         stream.write_all(head.as_bytes()).map_err(ClientError::Gone)?;
         stream.set_read_timeout(Some(ATTACH)).map_err(ClientError::Gone)?;
-        let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
+        let mut heard = Vec::new();
         loop {
-            let read = match stream.read(&mut bytes) {
-                Ok(n) => n,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // Broken off behind its last byte, since it did not read all of ours.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset && !heard.is_empty() => 0,
-                Err(error) if is_late(&error) => return Err(ClientError::Late(ATTACH)),
-                Err(error) => return Err(ClientError::Gone(error)),
-            };
-            if read == 0 {
-                return parse(&heard).and(Err(ClientError::Strange("it gives no console".into())));
+            match hear(&mut stream, &mut heard)? {
+                Came::Bytes => {}
+                Came::End => {
+                    return parse(&heard).and(Err(ClientError::Strange("it gives no console".into())));
+                }
+                Came::Nothing => return Err(ClientError::Late(ATTACH)),
             }
-            heard.extend(bytes.iter().take(read));
             if let Some(head) = upgraded(&heard)? {
                 stream.set_read_timeout(None).map_err(ClientError::Gone)?;
                 heard.drain(..head);
                 return Ok(Attached { stream, heard });
-            }
-            if heard.len() > MAX_ANSWER {
-                return Err(ClientError::Strange("its answer has no end".into()));
             }
         }
     }

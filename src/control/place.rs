@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::host::lock::{Kind, is_locked, try_lock, user};
+use crate::host::identity::is_at;
+use crate::host::lock::{Kind, by, is_locked, try_lock, user};
 use crate::spec::MachineName;
 
 /// Where root's machines are, and those of users without a place of their own whom root has let there.
@@ -63,10 +64,6 @@ pub enum PlaceError {
         /// What the host said.
         source: io::Error,
     },
-}
-
-fn by(pid: &Option<u32>) -> String {
-    pid.map(|pid| format!(", as process {pid}")).unwrap_or_default()
 }
 
 /// A machine that lives.
@@ -237,10 +234,7 @@ impl Held {
             return Ok(Err(read_pid(&lock)));
         }
         // Who held it before may have removed it since we opened it; then it is a lock on nothing.
-        let same =
-            |one: &fs::Metadata, other: &fs::Metadata| one.ino() == other.ino() && one.dev() == other.dev();
-        let (ours, there) = (lock.metadata().ok(), fs::symlink_metadata(&path).ok());
-        if !ours.zip(there).is_some_and(|(ours, there)| same(&ours, &there)) {
+        if !is_at(&lock, &path) {
             return Ok(Err(None));
         }
         let pid = format!("{}\n", std::process::id());

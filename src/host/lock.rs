@@ -51,6 +51,11 @@ fn call(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock
     }
 }
 
+/// Who has a lock whose file says its process, for the end of a sentence.
+pub(crate) fn by(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(", as process {pid}")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@
 pub(crate) mod clock;
 pub(crate) mod disk;
 pub(crate) mod facts;
+pub(crate) mod identity;
 pub(crate) mod lock;
 pub(crate) mod ports;
 pub(crate) mod process;

@@ -1,13 +1,14 @@
 //! The sockets of a machine's named ports: made before its first boot, gone after its last.
 
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use virtio::console::{Backend, SocketBackend};
 
+use super::identity::identity;
 use crate::spec::PortSpec;
 
 /// Why the socket of a port could not be made.
@@ -102,10 +103,6 @@ impl Drop for PortSocket {
     }
 }
 
-fn identity(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
-}
-
 /// Removes a socket that nobody listens on any more.
 fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
     let (name, path) = (name.to_owned(), path.to_owned());
@@ -127,6 +124,7 @@ fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     fn spec(path: &Path) -> PortSpec {
         PortSpec::new("agent".parse().unwrap(), path)

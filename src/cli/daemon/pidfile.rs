@@ -4,12 +4,13 @@
 //! may be replaced; only by who has the lock himself meanwhile.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::host::lock::{Kind, try_lock};
+use crate::host::identity::is_at;
+use crate::host::lock::{Kind, by, try_lock};
 
 /// Somebody else may take the name at the same moment, and die at the next.
 const ATTEMPTS: u32 = 10;
@@ -41,10 +42,6 @@ pub(in crate::cli) enum PidfileError {
         /// What the host said.
         source: io::Error,
     },
-}
-
-fn by(pid: &Option<u32>) -> String {
-    pid.map(|pid| format!(", as process {pid}")).unwrap_or_default()
 }
 
 /// A pidfile. With this value it goes.
@@ -178,15 +175,6 @@ fn read_pid(file: &mut File) -> Option<Option<u32>> {
     }
 }
 
-/// Whether this is the file that is there.
-fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |meta: Metadata| (meta.dev(), meta.ino());
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(there)) => identity(ours) == identity(there),
-        _ => false,
-    }
-}
-
 fn host(path: &Path) -> impl FnOnce(io::Error) -> PidfileError {
     move |source| PidfileError::Host { path: path.into(), source }
 }
@@ -194,6 +182,7 @@ fn host(path: &Path) -> impl FnOnce(io::Error) -> PidfileError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     fn files(folder: &Path) -> Vec<String> {
         fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect()

@@ -2,46 +2,51 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::host::clock::LocalTime;
+use crate::host::identity::identity;
 
 /// A file that lines are added to.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
-    file: Mutex<File>,
+    end: Mutex<End>,
+}
+
+/// Where the next line goes.
+#[derive(Debug)]
+struct End {
+    file: File,
     /// The last line may have been written in part, on a disk that is full.
-    broken: AtomicBool,
+    broken: bool,
 }
 
 impl LogFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(LogFile { path: path.into(), file: Mutex::new(open(path)?), broken: AtomicBool::new(false) })
+        Ok(LogFile { path: path.into(), end: Mutex::new(End { file: open(path)?, broken: false }) })
     }
 
     /// Adds a line with the time before it. Where there is no room, the machine matters more than the text.
     pub(super) fn write(&self, line: &str) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         // Lines are few, so that this may cost something, and nobody has to tell us that the file was put aside.
-        if !self.is_there(&file) {
+        if !self.is_there(&end.file) {
             if let Ok(new) = open(&self.path) {
-                *file = new;
+                end.file = new;
             }
         }
         // In one write, so that machines may share a file.
-        let end = if self.broken.load(Ordering::Relaxed) { "\n" } else { "" };
-        let written = file.write_all(format!("{end}{} {line}\n", LocalTime::now().rfc3339()).as_bytes());
-        self.broken.store(written.is_err(), Ordering::Relaxed);
+        let start = if end.broken { "\n" } else { "" };
+        let text = format!("{start}{} {line}\n", LocalTime::now().rfc3339());
+        end.broken = end.file.write_all(text.as_bytes()).is_err();
     }
 
     fn is_there(&self, file: &File) -> bool {
-        let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
         match (file.metadata(), fs::metadata(&self.path)) {
-            (Ok(ours), Ok(there)) => identity(ours) == identity(there),
+            (Ok(ours), Ok(there)) => identity(&ours) == identity(&there),
             _ => false,
         }
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use boot::cpio::{Archive, Content, Inode, Kind, Member};
 
 use super::error::RunError;
+use crate::host::identity::identity;
 use crate::spec::MemSize;
 
 /// Packs a directory whole, one file system of it: what is mounted in it, such as /proc, becomes an empty folder, and sockets
@@ -58,7 +59,7 @@ struct Packer<'a> {
 impl Packer<'_> {
     fn add(&mut self, name: &Path, path: &Path, meta: &Metadata) -> Result<(), RunError> {
         let failed = |source| RunError::Read { path: path.to_path_buf(), source };
-        let identity = (meta.dev(), meta.ino());
+        let identity = identity(meta);
         let kind = meta.file_type();
         let several = kind.is_file() && meta.nlink() > 1;
         let kind = if let Some(inode) = self.linked.get(&identity).filter(|_| several) {

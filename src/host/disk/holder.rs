@@ -6,6 +6,8 @@ use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use crate::host::identity::identity;
+
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -50,6 +52,5 @@ fn holds(pid: u32, file: &Metadata) -> bool {
 }
 
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    let inode = (one.dev(), one.ino()) == (other.dev(), other.ino());
-    inode || (one.file_type().is_block_device() && one.rdev() == other.rdev())
+    identity(one) == identity(other) || (one.file_type().is_block_device() && one.rdev() == other.rdev())
 }
