@@ -60,11 +60,12 @@ step_lab() {
     local tests
     tests=$(named lab_)
     [ -n "$tests" ] || { echo "there are no tests/lab_*.rs"; return 1; }
-    cargo run --quiet -p lab --bin lab -- prepare && cargo_test -p lab --tests -- --test-threads=2 || return 1
+    local file name bad=0
+    cargo run --quiet -p lab --bin lab -- prepare || return 1
+    cargo_test -p lab --tests -- --test-threads=2 || bad=1
     # shellcheck disable=SC2086
     cargo build --quiet -p minivmm --examples && cargo_test -p minivmm $tests --no-run || return 1
     # An emulated machine has one processor, so its tests run one by one; two files run side by side, as hosts have two.
-    local file name bad=0
     for file in tests/lab_*.rs; do
         name=$(basename "$file" .rs)
         while [ "$(jobs -rp | wc -l)" -ge "${LAB_JOBS:-2}" ]; do wait -n || bad=1; done

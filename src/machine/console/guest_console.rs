@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::ConsoleInput;
 use super::scrollback::{Found, Scrollback};
+use super::sinks::PANIC_LINE;
 
 /// How much of the console an error shows.
 const TAIL: usize = 4 << 10;
+/// How much of the line of a panic: it is a sentence, and a guest can write longer ones.
+const PANIC_TAIL: usize = 256;
 /// How much is kept of what the guest says instead of what is expected. A guest may talk for as long as it likes.
 const HEARD: usize = 1 << 20;
 
@@ -44,9 +47,20 @@ impl GuestConsole {
         self.missed
     }
 
-    /// What the guest has said last, at most 4 KiB of it, for people.
+    /// What the guest has said last, at most 4 KiB of it, for people. Where its kernel has panicked before that, the
+    /// panic's line comes first: the trace that follows it can be longer, and does not say why.
     pub fn tail(&self) -> String {
-        String::from_utf8_lossy(&self.said.tail(TAIL)).into_owned()
+        let kept = self.said.tail(usize::MAX);
+        let begin = kept.len().saturating_sub(TAIL);
+        let last = String::from_utf8_lossy(kept.get(begin..).unwrap_or_default());
+        let kept = String::from_utf8_lossy(&kept);
+        let panic = kept.lines().rfind(|line| line.contains(PANIC_LINE));
+        match panic.filter(|_| !last.contains(PANIC_LINE)) {
+            Some(line) => {
+                line.chars().take(PANIC_TAIL).chain("\n...\n".chars()).chain(last.chars()).collect()
+            }
+            None => last.into_owned(),
+        }
     }
 
     /// As [`Read::read`], waiting at most `limit`.
@@ -241,6 +255,26 @@ mod tests {
         said.close();
         assert_eq!(console.expect("login: ", SOON).unwrap_err().reason, Unheard::Ended);
         assert_eq!(console.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn panic_comes_first_in_the_tail_however_long_its_trace_is() {
+        let (said, console) = console();
+        let panic = "[    1.5] Kernel panic - not syncing: of fear";
+        said.push(format!("a line\n{panic}\r\n").as_bytes());
+        said.push("frame\n".repeat(10).as_bytes());
+        assert!(
+            console.tail().starts_with("a line\n") && !console.tail().contains("..."),
+            "{}",
+            console.tail()
+        );
+        said.push("frame\n".repeat(TAIL).as_bytes());
+        let tail = console.tail();
+        assert!(tail.starts_with(&format!("{panic}\n...\n")) && tail.ends_with("frame\n"), "{tail}");
+        // Cut within the line, and a line without an end.
+        said.push(format!("\n{PANIC_LINE}{}", "x".repeat(TAIL - 10)).as_bytes());
+        assert!(console.tail().starts_with(PANIC_LINE), "{}", console.tail());
+        assert!(console.tail().len() < TAIL + 2 * PANIC_TAIL);
     }
 
     /// Says `text` again and again, as fast as the reader takes it, until the reader has gone.

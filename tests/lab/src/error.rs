@@ -78,7 +78,8 @@ impl LabError {
     }
 }
 
-/// The last lines of a text, each indented by a bar.
+/// The last lines of a text, each indented by a bar; from the last kernel panic on where there was one, as a trace can have
+/// more lines, and what it was about stands above it.
 #[derive(Clone, Default)]
 pub struct Tail(String);
 
@@ -88,7 +89,8 @@ impl Tail {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let lines: Vec<&str> = text.lines().collect();
-        let last = lines.get(lines.len().saturating_sub(Self::LINES)..).unwrap_or_default();
+        let panic = lines.iter().rposition(|line| line.contains("Kernel panic")).unwrap_or(lines.len());
+        let last = lines.get(panic.min(lines.len().saturating_sub(Self::LINES))..).unwrap_or_default();
         Self(last.iter().map(|l| format!("  | {}\n", l.trim_end().escape_debug())).collect())
     }
 }
@@ -109,4 +111,19 @@ impl fmt::Debug for Tail {
 /// Seconds as a person says them.
 pub(crate) fn seconds(limit: Duration) -> String {
     format!("{:.1} s", limit.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tail_is_the_last_lines_and_all_of_a_panic() {
+        let frames = "frame\n".repeat(2 * Tail::LINES);
+        let (plain, panic) =
+            (Tail::of(frames.as_bytes()), Tail::of(format!("a\nKernel panic - b\n{frames}").as_bytes()));
+        assert_eq!(plain.0.lines().count(), Tail::LINES);
+        assert!(panic.0.starts_with("  | Kernel panic - b\n"), "{panic}");
+        assert_eq!(panic.0.lines().count(), 2 * Tail::LINES + 1);
+    }
 }
