@@ -5,7 +5,7 @@
 #![allow(clippy::print_stderr, reason = "an example's way to speak to people")]
 
 use std::error::Error;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
 use std::time::Duration;
 
 use minivmm::Machine;
@@ -47,5 +47,8 @@ fn report(what: &str, balloon: u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-    eprintln!("\n{what}: {balloon} MiB with the host, {} MiB resident", resident.unwrap_or(0u64) >> 10);
+    let resident = resident.unwrap_or(0u64) >> 10;
+    // In one piece, so that the guest's words do not come between.
+    let line = format!("\n{what}: {balloon} MiB with the host, {resident} MiB resident\n");
+    let _ = io::stderr().write_all(line.as_bytes());
 }

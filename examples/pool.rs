@@ -19,7 +19,7 @@ use minivmm::spec::Spec;
 use minivmm::{GuestConsole, Machine};
 
 /// Time for a guest to come up, and for a job.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// What the machines are, and what they do.

@@ -4,7 +4,7 @@
 #[path = "support/lab_guest.rs"]
 mod lab_guest;
 
-use lab::{Cmd, Status};
+use lab::{Cmd, LabKind, Status};
 use lab_guest::{BOOT, PROMPT, SOON, alone, in_guest, lab, minivmm, shell, status};
 
 /// To a shell that answers, and off again with status 0.
@@ -103,7 +103,9 @@ fn nothing_is_waited_for_and_the_clock_is_right() {
     let clocks = text.lines().find(|line| line.starts_with("now ")).unwrap_or_else(|| panic!("{text}"));
     let clocks: Vec<u64> = clocks.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [guest, host] = clocks.as_slice() else { panic!("{text}") };
-    assert!(host.abs_diff(*guest) <= 1, "host {host}, guest {guest}");
+    // A guest that is emulated twice loses timer ticks until it has its clock source.
+    let late = if lab().kind() == LabKind::Nested { 10 } else { 1 };
+    assert!(host.abs_diff(*guest) <= late, "host {host}, guest {guest}");
     assert!(text.contains("kvm-clock"), "{text}");
     // The one line that may name the keyboard controller says that there is none; a kernel that looks for one, or for
     // a clock chip, says so before it waits for its answer. (Seconds between lines would measure the emulation.)
@@ -122,7 +124,8 @@ fn a_clock_chip_shows_the_time_where_one_is_asked_for() {
     let text = out.text();
     let numbers: Vec<u64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
     let [chip, clock] = numbers.as_slice() else { panic!("{text}") };
-    assert!(chip.abs_diff(*clock) <= 1, "{text}");
+    // They are read one after the other.
+    assert!(chip.abs_diff(*clock) <= 3, "{text}");
 }
 
 #[test]
@@ -133,7 +136,8 @@ fn pasting_ten_thousand_bytes_into_the_guest_loses_none() {
     guest
         .send("stty raw -echo; echo ready; head -c 10240 > /tmp/pasted; stty sane; wc -c < /tmp/pasted\n")
         .unwrap();
-    guest.expect("ready\r\n", SOON).or_else(|_| guest.expect("ready\n", SOON)).unwrap();
+    // A raw terminal adds no carriage return; its echo of the line has a semicolon there.
+    guest.expect("ready\n", SOON).unwrap();
     guest.send(&text).unwrap();
     guest.expect("10240", SOON).unwrap();
     guest

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lab::{Cmd, Lab, LabConfig, Output, Status, debian};
 
 /// Time for a guest to boot under two emulations, on a busy machine, and to do a little.
-const LIMIT: Duration = Duration::from_secs(200);
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();

@@ -5,7 +5,7 @@ use lab::{Cmd, InitramfsSpec, Lab, LabConfig, Status, initramfs, kernels};
 use std::time::Duration;
 
 const BOOT: Duration = Duration::from_secs(120);
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 const PROMPT: &str = "guest:/# ";
 
 /// How large segments are depends on round trips, so on the machine's mood: large ones are asked for on both sides.
@@ -52,7 +52,7 @@ fn a_stream_comes_through_a_plain_tap_and_back_unharmed_in_large_frames() {
     let counts: Vec<u64> = frames.split_whitespace().map(|count| count.parse().unwrap()).collect();
     println!("24 MiB to the guest and back: frames to it and from it {counts:?}");
     // In frames of 1500 bytes it would be 17,000 each way, and acknowledgements.
-    assert!(counts.len() == 2 && counts.iter().sum::<u64>() < 5000, "{counts:?}");
+    assert!(counts.len() == 2 && counts.iter().sum::<u64>() < 10_000, "{counts:?}");
     guest.send("poweroff -f\n").unwrap();
     assert_eq!(guest.wait(SOON).unwrap().status, Status::Exited(0));
 }

@@ -63,12 +63,15 @@ fn two_hundred_pauses_harm_no_write(guest: &mut Guest) {
     // Several runs, so that it surely outlives the pauses.
     let job = in_tools(VERIFIED_WRITES);
     guest.sh(&format!(
-        "rm -f /tmp/enough; (until [ -e /tmp/enough ]; do {job} || exit 1; echo run >>/tmp/runs; done; echo all-verified >>/tmp/runs) >/tmp/fio 2>&1 &"
+        "rm -f /tmp/enough; ((until [ -e /tmp/enough ]; do {job} || exit 1; echo run >>/tmp/runs; done; echo all-verified >>/tmp/runs) >/tmp/fio 2>&1; echo over >>/tmp/runs) &"
     ));
     let line = as_user(&format!("sh -c '{PAUSES}'"));
     let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
     assert_eq!(out.text(), "200\n", "{}", out.err_text());
-    let said = guest.sh_within("touch /tmp/enough; wait; until grep all-verified /tmp/runs || ! pgrep -x fio >/tmp/running; do sleep 1; done; cat /tmp/runs /tmp/fio", BOOT);
+    let said = guest.sh_within(
+        "touch /tmp/enough; until grep -qx over /tmp/runs; do sleep 1; done; cat /tmp/runs /tmp/fio",
+        BOOT,
+    );
     assert!(said.contains("all-verified"), "{said}");
     guest.sh("umount -R /mnt");
 }

@@ -153,6 +153,7 @@ fn a_machine_whose_output_nobody_takes_comes_to_rest_all_the_same() {
         std::thread::sleep(A_WHILE);
     }
     machine.pause(LIMIT).unwrap();
+    let before = exits(&machine);
     drop(release);
     std::thread::sleep(A_WHILE);
     // Its reader takes all by now, but it rests.

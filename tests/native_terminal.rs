@@ -82,7 +82,7 @@ fn a_terminal_that_is_not_the_sessions_own_is_used_all_the_same() {
 fn terminal_is_given_back_after_the_power_button_by_sigterm() {
     let terminal = guest(Guest::PowerButton, &[], "ready\n");
     terminal.signal(libc::SIGTERM);
-    terminal.end().is(0).said("button\ndone\n");
+    terminal.end().is(0).said("button\n").said("done\n");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn menu_quits_at_once() {
 fn menu_presses_the_power_button() {
     let mut terminal = guest(Guest::PowerButton, &[], "ready\n");
     terminal.type_in(b"\x1dp");
-    terminal.end().is(0).said("minivmm: power button pressed").said("button\ndone\n");
+    terminal.end().is(0).said("minivmm: power button pressed").said("button\n").said("done\n");
 }
 
 #[test]

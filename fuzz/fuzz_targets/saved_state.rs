@@ -163,10 +163,10 @@ fuzz_target!(|input: &[u8]| {
             },
         ),
         3 => {
-            let control = BalloonControl::new(1).expect("a file descriptor");
+            let control = BalloonControl::new(1);
             run(
                 input,
-                || Box::new(Balloon::new("balloon", &control)),
+                || Box::new(Balloon::new("balloon", &control).expect("a file descriptor")),
                 epoll,
                 |guest| {
                     guest.request(0, &[&7u32.to_le_bytes()], &[]);

@@ -20,6 +20,8 @@ use crate::spec::Spec;
 
 /// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
 const GRACE: Duration = Duration::from_secs(90);
+/// A guest that still boots does not hear the first press: it is pressed again.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Signals that come together are one wish: a terminal that is closed sends SIGHUP through its shell and by itself.
 const ONE_EVENT: Duration = Duration::from_secs(1);
 /// How long a machine may then take to end: longer than the console's last words.
@@ -112,7 +114,8 @@ impl Session {
     /// sent it wants it gone, and the guest may not listen.
     fn listen(&self, signals: &Signals) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
-        while let Ok(signal) = signals.wait(asked.map(|(_, at)| at + GRACE)) {
+        let mut presses = 0;
+        while let Ok(signal) = signals.wait(asked.map(|(_, at)| at + (AGAIN * presses).min(GRACE))) {
             match (signal, asked) {
                 (Some(Signal::Continued), _) => {
                     if let Some(terminal) = &*self.terminal {
@@ -120,15 +123,19 @@ impl Session {
                     }
                 }
                 (Some(Signal::End(number)), None) => {
-                    asked = Some((number, Instant::now()));
                     self.service.will_end();
                     self.press();
+                    (asked, presses) = (Some((number, Instant::now())), 1);
                     self.say(&format!(
                         "power button pressed; a second signal, or {} s, ends the machine",
                         GRACE.as_secs()
                     ));
                 }
                 (Some(Signal::End(_)), Some((_, at))) if at.elapsed() < ONE_EVENT => {}
+                (None, Some((_, at))) if at.elapsed() < GRACE => {
+                    self.press();
+                    presses += 1;
+                }
                 (Some(Signal::End(number)), Some(_)) | (None, Some((number, _))) => {
                     self.end(Reason::Signal(number));
                     return self.give_up(signals, number);
@@ -191,9 +198,10 @@ impl Session {
         }
     }
 
-    /// At rest, or coming to rest, the guest would not hear the button: it goes on first.
+    /// At rest, or coming to rest, the guest would not hear the button: it goes on first. Both are done in this order, and not
+    /// waited for: a machine may be busy, and another signal may come.
     fn press(&self) {
-        self.controls.resume_within(LAST);
+        self.controls.resume_within(Duration::ZERO);
         self.controls.power_button();
     }
 

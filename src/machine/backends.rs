@@ -28,7 +28,7 @@ impl Backends {
         Ok(Backends {
             disks: disks.collect::<Result<_, _>>()?,
             ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
-            balloon: BalloonControl::new(balloon).map_err(StartError::Descriptors)?,
+            balloon: BalloonControl::new(balloon),
         })
     }
 

@@ -39,7 +39,7 @@ pub(super) fn functions(
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
     placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
-    let balloon = Balloon::new("balloon0", &blueprint.backends.balloon);
+    let balloon = Balloon::new("balloon0", &blueprint.backends.balloon).map_err(StartError::Descriptors)?;
     placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
     let ports = blueprint.backends.ports.iter();
     let console = ports

@@ -174,12 +174,12 @@ impl Tap {
         if lab().kind() == LabKind::Nested {
             lab().sh(OPEN_VSWITCH).unwrap();
         }
-        let (name, there) = (self.name, lab().sh("ovs-vsctl --timeout 5 show").is_ok());
+        let (name, there) = (self.name, lab().sh("ovs-vsctl --timeout 60 show").is_ok());
         assert!(there || lab().kind() != LabKind::Nested, "Open vSwitch does not answer");
         if there {
             self.undo.insert(0, "ovs-vsctl del-br sw-test".into());
             let line = format!(
-                "ovs-vsctl --timeout 20 add-br sw-test -- add-port sw-test {name} tag=2 -- \
+                "ovs-vsctl --timeout 60 add-br sw-test -- add-port sw-test {name} tag=2 -- \
                  add-port sw-test vlan2 tag=2 -- set interface vlan2 type=internal && ip link set vlan2 up"
             );
             lab().sh(&line).unwrap();

@@ -39,14 +39,14 @@ mod balloon {
     struct Rubber(BalloonControl);
 
     fn rubber() -> Rubber {
-        Rubber(BalloonControl::new(0).unwrap())
+        Rubber(BalloonControl::new(0))
     }
 
     impl Subject for Rubber {
         type Poller = Epoll;
 
         fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
-            Box::new(Balloon::new("balloon", &self.0))
+            Box::new(Balloon::new("balloon", &self.0).unwrap())
         }
 
         fn poller(&self) -> MakePoller<Epoll> {

@@ -65,7 +65,7 @@ fn segment(address: u64, len: u64) -> Segment {
 impl Rig {
     /// Waits for the next completion.
     fn next(&mut self) -> Completion {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let mut ready = Vec::new();
         loop {
             if let Some(completion) = self.engine.completed() {

@@ -22,7 +22,7 @@ fn shared() -> &'static Lab {
 }
 
 fn gone_soon(pid: u32) -> bool {
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + SOON;
     let there = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "));
     while there() && Instant::now() < until {
         thread::sleep(Duration::from_millis(20));
@@ -111,9 +111,9 @@ fn command_that_does_not_exist_is_an_error_that_says_so() {
 
 #[test]
 fn time_limit_is_an_error_with_the_end_of_the_output() {
-    let slow = Cmd::sh("echo last words; sleep 1000").limit(Duration::from_secs(2));
+    let slow = Cmd::sh("echo last words; sleep 1000").limit(Duration::from_secs(10));
     let error = shared().exec(&slow).unwrap_err().to_string();
-    assert!(error.contains("did not end within 2.0 s") && error.contains("| last words"), "{error}");
+    assert!(error.contains("did not end within 10.0 s") && error.contains("| last words"), "{error}");
     let mut cat = shared().spawn(&Cmd::new("cat")).unwrap();
     let error = cat.expect("word", Duration::from_millis(300)).unwrap_err().to_string();
     assert!(error.contains("did not write [\"word\"] within 0.3 s"), "{error}");

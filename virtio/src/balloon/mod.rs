@@ -23,6 +23,7 @@ use crate::config_space::ConfigSpace;
 use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
 use crate::poll::{Epoll, Interest, Token};
 use crate::queue::{Queue, QueueFault};
+use control::Reach;
 pub use control::{BalloonControl, set_target};
 pub use statistics::Statistics;
 
@@ -54,7 +55,7 @@ const STATE_VERSION: u16 = 1;
 pub struct Balloon {
     name: String,
     control: BalloonControl,
-    config: Arc<ConfigSpace>,
+    reach: Arc<Reach>,
     /// The chain at the front of the statistics queue was read. It stays there until new statistics are wanted.
     statistics_read: bool,
     /// Scratch, so that no request allocates.
@@ -71,18 +72,22 @@ struct State {
 
 impl Balloon {
     /// The device that does what `control` says, in its present boot.
-    pub fn new(name: impl Into<String>, control: &BalloonControl) -> Self {
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new(name: impl Into<String>, control: &BalloonControl) -> io::Result<Self> {
         let writable = [[0; 4], [0xff; 4]].concat();
-        let config = Arc::new(ConfigSpace::with_writable(vec![0; CONFIG_LEN], writable));
-        control.attach(&config);
-        Balloon {
+        let reach = Reach::new(ConfigSpace::with_writable(vec![0; CONFIG_LEN], writable))?;
+        let reach = Arc::new(reach);
+        control.attach(&reach);
+        Ok(Balloon {
             name: name.into(),
             control: control.clone(),
-            config,
+            reach,
             statistics_read: false,
             numbers: Vec::new(),
             complained: false,
-        }
+        })
     }
 
     fn inflate(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
@@ -215,13 +220,13 @@ impl Device for Balloon {
             name: self.name.clone(),
             features: STATS_VQ | DEFLATE_ON_OOM | PAGE_REPORTING,
             queues: vec![QUEUE_SIZE; QUEUES],
-            config: self.config.clone(),
+            config: self.reach.config.clone(),
         }
     }
 
     fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
         self.statistics_read = false;
-        cx.watch(self.control.bell().as_raw_fd(), 0, Interest::Read)
+        cx.watch(self.reach.bell.as_raw_fd(), 0, Interest::Read)
     }
 
     fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
@@ -251,18 +256,18 @@ impl Device for Balloon {
     fn stop(&mut self, _: &mut Context<'_, Epoll>) {}
 
     fn reset(&mut self) {
-        self.control.attach(&self.config);
+        self.control.attach(&self.reach);
     }
 
     fn state(&self) -> DeviceState {
-        let [target, actual] = [TARGET, ACTUAL].map(|field| self.config.read_u32(field));
+        let [target, actual] = [TARGET, ACTUAL].map(|field| self.reach.config.read_u32(field));
         DeviceState::new(DeviceKind::Balloon, STATE_VERSION, &State { target, actual })
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
         let state: State = state.open(DeviceKind::Balloon, STATE_VERSION)?;
         self.control.set_target_pages(state.target);
-        self.config.set(ACTUAL, &state.actual.to_le_bytes());
+        self.reach.config.set(ACTUAL, &state.actual.to_le_bytes());
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use crate::testing::Guest;
 const STATISTICS: usize = 2;
 
 fn guest(control: &BalloonControl) -> Guest<Epoll> {
-    Guest::new(Box::new(Balloon::new("balloon", control)), Box::new(Epoll::new))
+    Guest::new(Box::new(Balloon::new("balloon", control).unwrap()), Box::new(Epoll::new))
 }
 
 fn numbers(pages: impl IntoIterator<Item = u32>) -> Vec<u8> {
@@ -19,7 +19,7 @@ fn entries(entries: &[(u16, u64)]) -> Vec<u8> {
 
 #[test]
 fn inflated_pages_leave_the_host_and_neighbours_leave_together() {
-    let mut guest = guest(&BalloonControl::new(0).unwrap());
+    let mut guest = guest(&BalloonControl::new(0));
     guest.start(u64::MAX, 8);
     guest.request(0, &[&numbers((0x200..0x300).rev()), &numbers([0x300, 7])], &[]);
     assert_eq!(guest.discards.all(), [(7 << 12, 1 << 12), (0x200 << 12, 0x101 << 12)]);
@@ -33,7 +33,7 @@ fn inflated_pages_leave_the_host_and_neighbours_leave_together() {
 
 #[test]
 fn page_numbers_of_any_value_and_buffers_of_any_length_are_survived() {
-    let mut guest = guest(&BalloonControl::new(0).unwrap());
+    let mut guest = guest(&BalloonControl::new(0));
     guest.start(u64::MAX, 8);
     guest.request(0, &[&numbers([u32::MAX, 0, u32::MAX]), &[1, 2, 3]], &[16]);
     guest.request(0, &[&numbers(0..100_000)], &[]);
@@ -46,7 +46,7 @@ fn page_numbers_of_any_value_and_buffers_of_any_length_are_survived() {
 #[test]
 fn reported_ranges_leave_the_host_on_whichever_queue_they_come() {
     for (features, queue) in [(u64::MAX, 3), (u64::MAX, 4), (!STATS_VQ, 2), (!STATS_VQ, 4)] {
-        let mut guest = guest(&BalloonControl::new(0).unwrap());
+        let mut guest = guest(&BalloonControl::new(0));
         guest.start(features, 8);
         let (_, ranges) = guest.add(queue, &[], &[2 << 20, 1 << 20]);
         guest.kick(queue);
@@ -57,7 +57,7 @@ fn reported_ranges_leave_the_host_on_whichever_queue_they_come() {
 
 #[test]
 fn target_reaches_the_guest_before_and_while_it_runs() {
-    let control = BalloonControl::new(3).unwrap();
+    let control = BalloonControl::new(3);
     let mut guest = guest(&control);
     guest.start(u64::MAX, 8);
     assert_eq!(guest.config(0, 4), (3u32 * 256).to_le_bytes());
@@ -72,7 +72,7 @@ fn target_reaches_the_guest_before_and_while_it_runs() {
 
 #[test]
 fn guest_says_its_actual_size_and_cannot_change_its_target() {
-    let control = BalloonControl::new(1).unwrap();
+    let control = BalloonControl::new(1);
     let mut guest = guest(&control);
     guest.start(u64::MAX, 8);
     guest.set_config(4, &256u32.to_le_bytes());
@@ -80,13 +80,13 @@ fn guest_says_its_actual_size_and_cannot_change_its_target() {
     assert_eq!((control.target(), control.actual()), (1, 1 << 20));
     guest.reset();
     assert_eq!((control.target(), control.actual()), (1, 0));
-    let next = Balloon::new("balloon", &control);
-    assert_eq!(next.config.read_u32(TARGET), 256);
+    let next = Balloon::new("balloon", &control).unwrap();
+    assert_eq!(next.reach.config.read_u32(TARGET), 256);
 }
 
 #[test]
 fn statistics_come_when_they_are_asked_for() {
-    let control = BalloonControl::new(0).unwrap();
+    let control = BalloonControl::new(0);
     let mut guest = guest(&control);
     guest.start(u64::MAX, 8);
     assert_eq!(control.statistics(), None);
@@ -110,7 +110,7 @@ fn statistics_come_when_they_are_asked_for() {
 
 #[test]
 fn statistics_wanted_before_the_guest_is_there_come_with_it() {
-    let control = BalloonControl::new(0).unwrap();
+    let control = BalloonControl::new(0);
     control.request_statistics();
     let mut guest = guest(&control);
     guest.start(u64::MAX, 8);
@@ -120,13 +120,29 @@ fn statistics_wanted_before_the_guest_is_there_come_with_it() {
 }
 
 #[test]
+fn control_keeps_nothing_of_a_device_that_is_gone() {
+    let control = BalloonControl::new(2);
+    let device = Balloon::new("balloon", &control).unwrap();
+    let config = Arc::downgrade(&device.reach.config);
+    device.reach.config.set(ACTUAL, &[0, 1, 0, 0]);
+    assert_eq!(control.actual(), 1 << 20);
+    drop(device);
+    assert!(config.upgrade().is_none(), "the control keeps what the device told its driver with");
+    assert_eq!((control.target(), control.actual()), (2, 0));
+    set_target(&control, 3);
+    let asked = Instant::now();
+    assert_eq!(control.fresh_statistics(Duration::from_secs(60)), None);
+    assert!(asked.elapsed() < Duration::from_secs(30), "it waited for a guest that is gone");
+}
+
+#[test]
 fn balloon_is_restored_with_its_size() {
-    let control = BalloonControl::new(7).unwrap();
-    let balloon = Balloon::new("balloon", &control);
-    balloon.config.set(ACTUAL, &[0, 4, 0, 0]);
+    let control = BalloonControl::new(7);
+    let balloon = Balloon::new("balloon", &control).unwrap();
+    balloon.reach.config.set(ACTUAL, &[0, 4, 0, 0]);
     let state = balloon.state();
-    let control = BalloonControl::new(0).unwrap();
-    let mut other = Balloon::new("balloon", &control);
+    let control = BalloonControl::new(0);
+    let mut other = Balloon::new("balloon", &control).unwrap();
     other.restore(&state).unwrap();
     assert_eq!((control.target(), control.actual(), other.state()), (7, 4 << 20, state.clone()));
     assert!(other.restore(&DeviceState { version: 2, ..state.clone() }).is_err());

@@ -24,6 +24,8 @@ struct Strings {
     panic: AtomicBool,
     /// Work that takes so many milliseconds.
     slow: AtomicU32,
+    /// It works as long as this is set.
+    held: AtomicBool,
     kicks: AtomicU32,
     config_writes: AtomicU32,
 }
@@ -78,6 +80,9 @@ impl Device for Probe {
         self.strings.kicks.fetch_add(1, Ordering::SeqCst);
         assert!(!self.strings.panic.load(Ordering::SeqCst), "a test's device breaks down, on purpose");
         std::thread::sleep(Duration::from_millis(self.strings.slow.load(Ordering::SeqCst).into()));
+        while self.strings.held.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let Some(queue) = cx.queue(index) else { return Ok(()) };
         if index == 0 {
             return queue.serve_all(echo);
@@ -291,12 +296,13 @@ fn many_config_writes_are_one_command() {
     let rig = Rig::new();
     let mut guest = rig.started();
     guest.wait_until("it was looked at", |_| rig.strings.kicks.load(Ordering::SeqCst) == 2);
-    rig.strings.slow.store(50, Ordering::SeqCst);
+    rig.strings.held.store(true, Ordering::SeqCst);
     guest.kick(0);
     guest.wait_until("it is busy", |_| rig.strings.kicks.load(Ordering::SeqCst) == 3);
     for n in 0..1000 {
         guest.set_config(1, &[n as u8]);
     }
+    rig.strings.held.store(false, Ordering::SeqCst);
     guest.wait_until("it hears", |_| rig.strings.config_writes.load(Ordering::SeqCst) == 1);
     guest.set_config(1, b"x");
     guest.wait_until("it hears again", |_| rig.strings.config_writes.load(Ordering::SeqCst) == 2);
