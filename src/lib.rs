@@ -3,7 +3,8 @@
 //! A [`Spec`](spec::Spec) says what a machine is made of, and [`Machine::builder`] starts it. From then on it lives on threads
 //! of its own, until its guest switches itself off, it is told to end, or it is dropped: then all that it had is free again.
 //! The library touches neither signals nor standard input and output, never ends the process, and keeps no global state, so
-//! that many machines live in one process. What it has to say beside its results goes to the [`log`](https://docs.rs/log)
+//! that many machines live in one process. (Its threads send each other SIGRTMIN, which is blocked there and never delivered: a
+//! program that sends that one to its whole process for purposes of its own may find it taken by a machine.) What it has to say beside its results goes to the [`log`](https://docs.rs/log)
 //! facade.
 //!
 //! # The first five minutes

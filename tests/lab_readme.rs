@@ -179,7 +179,7 @@ fn first_five_minutes_are_as_the_readme_shows_them() {
     let folder = tempfile::tempdir().unwrap();
     on_the_host(&here, folder.path());
     let lab = start_lab(folder.path());
-    let line = format!("export PATH=$PWD/bin:$PATH; {}", script(&there));
+    let line = format!("export PATH=$PWD/bin:$PATH XDG_RUNTIME_DIR=$PWD/run; {}", script(&there));
     let mut session = lab.spawn(&Cmd::new("bash").arg("-c").arg(line)).unwrap();
     let out = session.wait(LIMIT).unwrap_or_else(|error| panic!("{error}: {}", session.so_far()));
     assert_eq!(out.status, Status::Exited(0), "{}", out.text());

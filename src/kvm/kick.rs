@@ -2,7 +2,8 @@
 //!
 //! The kick is a real-time signal sent to that one thread. The thread keeps the signal blocked except inside
 //! KVM_RUN (KVM api §4.17, KVM_SET_SIGNAL_MASK), so it is never delivered: it only ends KVM_RUN, stays pending, and
-//! is then taken off. No signal handler is installed, so a program that embeds the library keeps its own.
+//! is then taken off. No signal handler is installed, so a program that embeds the library keeps its own. A signal of that
+//! number sent to the whole process would be taken off, too: the crate's documentation says so.
 //! A kick that comes before KVM_RUN is entered is not lost: KVM_RUN then returns at once.
 
 use std::io;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio::balloon::{self, BalloonControl};
 
@@ -46,6 +46,23 @@ impl Controls {
         }
         balloon::set_target(&self.balloon, mib);
         Ok(())
+    }
+
+    /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does
+    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it.
+    pub fn wait(&self) -> Arc<Exit> {
+        loop {
+            // Without a deadline it gives an end the first time.
+            if let Some(exit) = self.outcome.wait(None) {
+                return exit;
+            }
+        }
+    }
+
+    /// As [`Controls::wait`], for at most `limit`; `None` if the machine runs on.
+    pub fn wait_for(&self, limit: Duration) -> Option<Arc<Exit>> {
+        // A limit beyond what a clock can say is none.
+        self.outcome.wait(Instant::now().checked_add(limit))
     }
 
     /// How the machine ended; `None` as long as it has not. Never waits.

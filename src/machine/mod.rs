@@ -115,6 +115,7 @@ impl Drop for Ending<'_> {
 /// A running machine. Dropping it ends it and frees everything it had: it waits, as [`Machine::wait`] does, for what the
 /// host has in flight on a disk, and for at most five seconds for a writer that does not take the console's last output.
 #[derive(Debug)]
+#[must_use = "a machine that nobody holds is ended at once"]
 pub struct Machine {
     controls: Controls,
     input: ConsoleInput,
@@ -230,21 +231,14 @@ impl Machine {
         })
     }
 
-    /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does
-    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it.
+    /// See [`Controls::wait`].
     pub fn wait(&self) -> Arc<Exit> {
-        loop {
-            // Without a deadline it gives an end the first time.
-            if let Some(exit) = self.controls.outcome.wait(None) {
-                return exit;
-            }
-        }
+        self.controls.wait()
     }
 
-    /// As [`Machine::wait`], for at most `limit`; `None` if the machine runs on.
+    /// See [`Controls::wait_for`].
     pub fn wait_for(&self, limit: Duration) -> Option<Arc<Exit>> {
-        // A limit beyond what a clock can say is none.
-        self.controls.outcome.wait(Instant::now().checked_add(limit))
+        self.controls.wait_for(limit)
     }
 
     /// See [`Controls::exit_status`].
