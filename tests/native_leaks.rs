@@ -50,7 +50,7 @@ fn work(folder: &TempDir, round: usize) {
 
 /// Its driver has come to the disk, and the disk answers.
 fn works(machine: &Machine) {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let done = |machine: &Machine| {
         let devices = machine.stats().unwrap().devices;
         devices.iter().any(|device| device.kind == DeviceKind::Block && device.requests > 50)

@@ -183,12 +183,6 @@ impl Kernel {
         Ok(Self { version, bzimage, vmlinux: dir.join("vmlinux"), modules })
     }
 
-    /// Major and minor number.
-    pub(crate) fn number(&self) -> (u32, u32) {
-        let mut parts = self.version.split('.').map_while(|p| p.parse().ok());
-        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-    }
-
     /// The named modules and what they depend on, in the order in which to load them, uncompressed: (file name, content).
     ///
     /// One that is built into the kernel is left out.
