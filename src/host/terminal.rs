@@ -117,7 +117,7 @@ mod tests {
     #[allow(unsafe_code, reason = "termios is a C interface")]
     fn mode(terminal: &OwnedFd) -> libc::tcflag_t {
         // SAFETY: an all-zero termios is a valid object to be overwritten.
-        let mut mode: libc::termios = unsafe { std::mem::zeroed() };
+        let mut mode: libc::termios = unsafe { mem::zeroed() };
         // SAFETY: `mode` is valid for writing.
         assert_eq!(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &mut mode) }, 0);
         mode.c_lflag
@@ -132,7 +132,7 @@ mod tests {
         let shared = Arc::new(RawTerminal::take().unwrap());
         assert!(shared.is_some(), "standard input is a terminal");
         // As a session's threads do, which live as long as the process.
-        std::mem::forget(shared.clone());
+        mem::forget(shared.clone());
         let _terminal = GiveBack(shared);
         print!("raw");
         io::stdout().flush().unwrap();
