@@ -128,9 +128,9 @@ fn output_that_the_host_does_not_take_ends_the_run_as_a_failure() {
 #[test]
 fn run_with_a_name_is_found_by_the_verbs() {
     let out = shell(
-        "run --name job --append noisy -- sh -c 'echo up; exec sleep 1000' >up & until [ -s up ]; do sleep 1; done
+        "run --name job -- sh -c 'echo up; exec sleep 1000' >up & until [ -s up ]; do sleep 1; done
          ./minivmm ls; ./minivmm info job | grep mem
-         ./minivmm run --kernel package/boot/vmlinuz --name job true; echo $?
+         run --name job true; echo $?
          ./minivmm kill job; wait $!; echo $?; ./minivmm ls --json; rm up",
     );
     let text = out.text();
@@ -169,6 +169,15 @@ fn time_limit_has_its_status_and_what_was_said_is_out() {
     ended(&out, 124);
     assert_eq!(out.text(), "partly");
     says(&out, &["the command had not ended after 40 s (--timeout)"]);
+}
+
+#[test]
+fn reader_that_stalls_does_not_hold_up_the_limit() {
+    let out = shell(
+        "mkfifo stalled; sleep 1000 <stalled & run --timeout 40 -- yes to nobody 2>stalled | head -n 1; kill $!
+         sleep 1000 <stalled & run -v --timeout 40 -- sh -c 'yes >&2' 2>stalled; echo $?; kill $!; rm stalled",
+    );
+    assert_eq!(out.text(), "to nobody\n124\n", "{}", out.err_text());
 }
 
 #[test]
