@@ -174,8 +174,8 @@ fn time_limit_has_its_status_and_what_was_said_is_out() {
 #[test]
 fn reader_that_stalls_does_not_hold_up_the_limit() {
     let out = shell(
-        "mkfifo stalled; sleep 1000 <stalled & run --timeout 40 -- yes to nobody 2>stalled | head -n 1; kill $!
-         sleep 1000 <stalled & run -v --timeout 40 -- sh -c 'yes >&2' 2>stalled; echo $?; kill $!; rm stalled",
+        "mkfifo stalled; sleep 1000 <stalled & run --timeout 60 -- yes to nobody 2>stalled | head -n 1; kill $!
+         sleep 1000 <stalled & run -v --timeout 60 -- sh -c 'yes >&2' 2>stalled; echo $?; kill $!; rm stalled",
     );
     assert_eq!(out.text(), "to nobody\n124\n", "{}", out.err_text());
 }
