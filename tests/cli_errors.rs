@@ -9,7 +9,9 @@ mod kernels;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// A folder with a kernel of one's own and a Debian kernel.
 struct Folder(tempfile::TempDir);
@@ -211,6 +213,13 @@ fn run_that_cannot_be_never_looks_like_its_command() {
         );
     }
     with(&["--config", "nope.toml", "true"], &["nope.toml"]);
+    for (key, value) in [("initrd", "own"), ("on-reboot", "exit"), ("console", "hvc0")] {
+        fs::write(folder.path("own.toml"), format!("kernel = 'own'\n{key} = '{value}'\n")).unwrap();
+        with(
+            &["--config", "own.toml", "true"],
+            &["makes the initial RAM disk itself", &format!("leave out `{key}` in the machine's file")],
+        );
+    }
     with(&["--kernel", "nope", "true"], &["the kernel nope does not exist"]);
     with(&["--tap", "a-name-that-is-too-long", "true"], &["1 to 15"]);
     let ports: Vec<String> = (0..27).map(|n| format!("--port=name=p{n},socket=s{n}")).collect();
@@ -249,6 +258,31 @@ fn run_says_what_its_guest_cannot_be_made_of() {
     with(&["--kernel", "own", "--root", "tree", "--mem", "512"], &["too little", "--mem "]);
     fs::File::create(folder.path("tree/big")).unwrap().set_len(4 << 30).unwrap();
     with(&["--kernel", "own", "--root", "tree", "--mem", "16G"], &["big has 4294967296 bytes", "on a disk"]);
+}
+
+#[test]
+fn run_whose_guest_cannot_be_read_ends_in_time_and_by_a_signal() {
+    let folder = Folder::new();
+    // Opening it waits for somebody who writes into it.
+    assert!(Command::new("mkfifo").arg(folder.path("busybox")).status().unwrap().success());
+    let stuck = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.args([&["run", "--kernel", "own"], words, &["true"]].concat()).current_dir(folder.path("."));
+        command.env("PATH", folder.path(".")).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let says = |output: Output, status, said: &str| {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(status) && stderr.contains(said), "{}: {stderr}", output.status);
+    };
+    let begin = Instant::now();
+    let late = stuck(&["--timeout", "1"]).wait_with_output().unwrap();
+    says(late, 124, "the machine was not up after 1 s (--timeout)");
+    let told = stuck(&[]);
+    // By then it waits for signals.
+    sleep(Duration::from_secs(1));
+    assert!(Command::new("kill").arg(told.id().to_string()).status().unwrap().success());
+    says(told.wait_with_output().unwrap(), 128 + 15, "ended by signal 15");
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
 }
 
 #[test]

@@ -93,6 +93,68 @@ fn slow_reader_and_one_that_leaves_lose_nothing_and_hold_nobody_up() {
     says(&out, &["status 5"]);
 }
 
+/// Runs this into a reader that takes one line, and says what that was, and the status of the run.
+fn into_head(command: &str) -> (String, String) {
+    let out = shell(&format!("(run {command}; echo $? >&2) | head -n 1"));
+    (out.text(), out.err_text())
+}
+
+#[test]
+fn reader_that_leaves_ends_the_command_as_anywhere() {
+    assert_eq!(into_head("yes"), ("y\n".into(), "141\n".into()));
+    // One that says little hears of it when it says more.
+    let line = "-- sh -c 'echo one; while sleep 1; do echo more; done; exit 3'";
+    assert_eq!(into_head(line), ("one\n".into(), "141\n".into()));
+    // One that says no more is not disturbed.
+    assert_eq!(into_head("-- sh -c 'echo one; sleep 3; exit 3'"), ("one\n".into(), "3\n".into()));
+    // Nobody was ever there, and the command opens its output itself.
+    let out = shell("(run -- sh -c 'while :; do echo one >/dev/stdout; done'; echo $? >&2) | true");
+    assert_eq!(out.err_text(), "141\n");
+    let out = shell(
+        "(run -- sh -c 'while :; do echo one >&2; done' 2>&1 >/dev/null; echo $? >status) | head -n 1
+         cat status; rm status",
+    );
+    assert_eq!((out.text().as_str(), out.err_text().as_str()), ("one\n141\n", ""));
+}
+
+#[test]
+fn output_that_the_host_does_not_take_ends_the_run_as_a_failure() {
+    let out = shell("run -- sh -c 'echo one; sleep 1000' >/dev/full");
+    ended(&out, 125);
+    says(&out, &["the command's standard output could not be written", "No space left on device"]);
+    ended(&shell("run -- sh -c 'echo one >&2' 2>/dev/full"), 125);
+}
+
+#[test]
+fn run_with_a_name_is_found_by_the_verbs() {
+    let out = shell(
+        "run --name job -- sh -c 'echo up; exec sleep 1000' >up & until [ -s up ]; do sleep 1; done
+         ./minivmm ls; ./minivmm info job | grep mem
+         run --name job true; echo $?
+         ./minivmm kill job; wait $!; echo $?; ./minivmm ls --json; rm up",
+    );
+    let text = out.text();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines.iter().any(|line| line.starts_with("job ")), "{text}{}", out.err_text());
+    assert!(text.contains("256") && text.contains("\n125\n122\n"), "{text}{}", out.err_text());
+    says(
+        &out,
+        &["a machine called job runs already", "killed over its control socket before its command had ended"],
+    );
+}
+
+#[test]
+fn console_is_shown_where_that_is_wanted() {
+    let line = "-- sh -c 'echo to the console >/dev/console; sleep 2; poweroff -f'";
+    let out = shell(&format!("run -v {line}"));
+    ended(&out, 122);
+    says(&out, &["\nto the console\r\n", "the guest switched itself off"]);
+    assert!(!out.err_text().contains("the console said"), "{}", out.err_text());
+    let out = shell(&format!("run {line}"));
+    ended(&out, 122);
+    says(&out, &["minivmm: the console said last:\n", "  | to the console\n"]);
+}
+
 #[test]
 fn panic_has_its_status_and_the_consoles_last_words() {
     let out = shell("run -- sh -c 'echo before; sleep 1; echo c >/proc/sysrq-trigger; sleep 100'");
@@ -107,6 +169,15 @@ fn time_limit_has_its_status_and_what_was_said_is_out() {
     ended(&out, 124);
     assert_eq!(out.text(), "partly");
     says(&out, &["the command had not ended after 40 s (--timeout)"]);
+}
+
+#[test]
+fn reader_that_stalls_does_not_hold_up_the_limit() {
+    let out = shell(
+        "mkfifo stalled; sleep 1000 <stalled & run --timeout 60 -- yes to nobody 2>stalled | head -n 1; kill $!
+         sleep 1000 <stalled & run -v --timeout 60 -- sh -c 'yes >&2' 2>stalled; echo $?; kill $!; rm stalled",
+    );
+    assert_eq!(out.text(), "to nobody\n124\n", "{}", out.err_text());
 }
 
 #[test]

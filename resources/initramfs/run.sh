@@ -42,8 +42,8 @@ port() {
     done
     fail "the port $1 did not appear: this kernel lacks the driver virtio_pci or virtio_console"
 }
-port minivmm.out && exec 3>"$port"
-port minivmm.err && exec 4>"$port"
+port minivmm.out && exec 3<>"$port"
+port minivmm.err && exec 4<>"$port"
 port minivmm.run && exec 5>"$port"
 if [ "$input" = 1 ]; then
     port minivmm.in && exec 6<"$port"
@@ -57,6 +57,20 @@ $b cat </.minivmm/out >&3 4>&- 5>&- 6<&- &
 out=$!
 $b cat </.minivmm/err >&4 3>&- 5>&- 6<&- &
 err=$!
+
+# The host says with a line that nobody reads the stream any more. Without its cat a command that writes on gets SIGPIPE, as
+# anywhere. Who opens the pipe only then would wait for a reader, and gets one for a moment.
+until_left() {
+    read -r line || return
+    kill "$1"
+    while :; do
+        : <"$2"
+        $b sleep 0.1
+    done
+}
+until_left "$out" /.minivmm/out <&3 3>&- 4>&- 5>&- 6<&- &
+until_left "$err" /.minivmm/err <&4 3>&- 4>&- 5>&- 6<&- &
+
 . /.minivmm/command
 $b rm -f /.minivmm/init /.minivmm/command /.minivmm/modules /.minivmm/*.ko
 echo up >&5

@@ -29,7 +29,8 @@ pub enum Status {
     RunNeverUp,
     /// `minivmm run`: the time limit.
     RunTimedOut,
-    /// `minivmm run`: nothing was run, because something is wrong with the command line, a file or the host.
+    /// `minivmm run`: nothing was run, because something is wrong with the command line, a file or the host; or the host did not
+    /// take the output.
     RunFailed,
     /// Ended by this signal.
     Signal(u8),
@@ -92,11 +93,13 @@ impl Status {
             Status::Quit => "quit from the console's menu (Ctrl-] `q`), or by `minivmm kill`",
             Status::RunPanicked => "`run`: the guest's kernel panicked",
             Status::RunGuestEnded => {
-                "`run`: the guest switched itself off, rebooted or crashed before its command had ended"
+                "`run`: the guest switched itself off, rebooted, crashed or was killed before its command had ended"
             }
             Status::RunNeverUp => "`run`: the machine did not come up",
             Status::RunTimedOut => "`run`: the time of `--timeout` was over",
-            Status::RunFailed => "`run`: nothing was run: the command line, a file or the host is wrong",
+            Status::RunFailed => {
+                "`run`: nothing was run: the command line, a file or the host is wrong; or the output could not be written"
+            }
             Status::Signal(_) => "ended by signal n",
             Status::Command(_) => "`run`: its command ended with it",
         }

@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// Signals that come together are one wish: a terminal that is closed sends SIGHUP through its shell and by itself.
 const ONE_EVENT: Duration = Duration::from_secs(1);
 /// How long a machine may then take to end: longer than the console's last words.
-const LAST: Duration = Duration::from_secs(20);
+pub(super) const LAST: Duration = Duration::from_secs(20);
 
 /// Why this side killed the machine.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +109,19 @@ fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::E
     Ok((machine, session, control))
 }
 
+/// A machine that was ended by a signal is soon gone, and this process with it, unless the host never answers what it was
+/// asked for: a disk on a network that is away. Waits for that, or for another signal, which says that nobody will.
+pub(super) fn until_given_up(signals: &Signals) {
+    let begin = Instant::now();
+    loop {
+        match signals.wait(Some(begin + LAST)) {
+            Ok(Some(Signal::Continued)) => {}
+            Ok(Some(Signal::End(_))) if begin.elapsed() < ONE_EVENT => {}
+            Ok(Some(Signal::End(_)) | None) | Err(_) => return,
+        }
+    }
+}
+
 impl Session {
     /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
     /// sent it wants it gone, and the guest may not listen.
@@ -146,17 +159,9 @@ impl Session {
         }
     }
 
-    /// A machine that was ended is soon gone, and this process with it, unless the host never answers what it was asked
-    /// for: a disk on a network that is away. Another signal says that nobody will wait for it.
+    /// The machine was ended by a signal, and does not end.
     fn give_up(&self, signals: &Signals, number: libc::c_int) {
-        let begin = Instant::now();
-        loop {
-            match signals.wait(Some(begin + LAST)) {
-                Ok(Some(Signal::Continued)) => {}
-                Ok(Some(Signal::End(_))) if begin.elapsed() < ONE_EVENT => {}
-                Ok(Some(Signal::End(_)) | None) | Err(_) => break,
-            }
-        }
+        until_given_up(signals);
         if let Some(terminal) = &*self.terminal {
             terminal.restore();
         }

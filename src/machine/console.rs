@@ -5,6 +5,7 @@
 //! console nobody sees; but all of it is searched for the kernel's panic line.
 
 mod guest_console;
+mod last_words;
 mod scrollback;
 mod sinks;
 
@@ -22,7 +23,6 @@ use virtio::worker::STACK;
 
 pub use self::guest_console::{ExpectError, GuestConsole, Unheard};
 pub(super) use self::scrollback::Scrollback;
-pub(crate) use self::sinks::PANIC_LINE;
 use self::sinks::{PanicWatch, UnseenOutput, WatchedOutput, WatchedPort};
 use crate::spec::ConsoleChoice;
 

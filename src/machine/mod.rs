@@ -32,7 +32,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub(crate) use console::PANIC_LINE;
 pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
 pub use controls::Controls;
 pub use error::{BalloonError, PauseError, StartError};
@@ -167,10 +166,10 @@ impl Machine {
     /// As [`Machine::start`], with what a spec cannot name.
     pub(crate) fn start_supplied(
         spec: &Spec,
-        output: Box<dyn Write + Send>,
+        output: Option<Box<dyn Write + Send>>,
         supplies: Supplies,
     ) -> Result<Machine, StartError> {
-        Self::start_with(spec, Some(output), devices::functions, supplies)
+        Self::start_with(spec, output, devices::functions, supplies)
     }
 
     /// A machine about to be started, its console for whoever reads [`Machine::console`].

@@ -69,15 +69,25 @@ impl RunArgs {
 
     /// The machine, as far as it is said.
     pub(in super::super) fn spec(&self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
-        if let Some(own) = OWN.iter().find(|own| matches!(matches.try_contains_id(own), Ok(true))) {
-            let flag = own.replace('_', "-");
-            let said = format!(
-                "`minivmm run` makes the initial RAM disk itself, shows output and not a console, and ends with its command: leave out --{flag}\n"
-            );
-            return Err(Error::raw(ErrorKind::ArgumentConflict, said).into());
+        let flag = OWN.iter().find(|own| matches!(matches.try_contains_id(own), Ok(true)));
+        if let Some(flag) = flag {
+            return Err(refused(&format!("--{}", flag.replace('_', "-"))));
         }
-        self.machine.clone().spec(matches)
+        let spec = self.machine.clone().spec(matches)?;
+        // Said all the same, so in the machine's file.
+        let said = [spec.initrd.is_some(), spec.console.is_some(), spec.on_reboot.is_some()];
+        match OWN.iter().zip(said).find(|(_, said)| *said) {
+            Some((key, _)) => Err(refused(&format!("`{}` in the machine's file", key.replace('_', "-")))),
+            None => Ok(spec),
+        }
     }
+}
+
+fn refused(what: &str) -> ArgsError {
+    let said = format!(
+        "`minivmm run` makes the initial RAM disk itself, shows output and not a console, and ends with its command: leave out {what}\n"
+    );
+    Error::raw(ErrorKind::ArgumentConflict, said).into()
 }
 
 /// The definition of the verb: what it decides itself is not in its help.

@@ -7,6 +7,7 @@ use boot::cpio::CpioError;
 use boot::modules::ModuleError;
 
 use crate::cli::preflight::PreflightError;
+use crate::control::PlaceError;
 use crate::machine::StartError;
 use crate::spec::{MemSize, SpecError};
 
@@ -22,6 +23,9 @@ pub(crate) enum RunError {
     /// The machine.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Its name, or the socket of that name.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// More ports than fit beside those of `run`.
     #[error("{asked} ports were asked for, and beside those of `minivmm run` a guest can have {max}")]
     Ports {

@@ -1,15 +1,11 @@
-//! What comes from the guest: the command's output, whose end is told by a token behind it, and the console's last words.
+//! The command's output, whose end is told by a token behind it.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::{self, ErrorKind, Write};
+use std::thread;
+use std::time::Duration;
 
-use crate::machine::PANIC_LINE;
-
-/// How much of the console is kept, and how much of that is shown.
-const KEPT: usize = 16 << 10;
-const LINES: usize = 15;
+/// Between two tries where the other end of a stream that never waits is full: whoever it is shared with has made it so.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// Passes a stream on as it comes, but for the token at its end. The guest sends the token when the command has ended;
 /// without it, nobody could know whether something is still on its way.
@@ -19,13 +15,15 @@ pub(super) struct UpToToken<W> {
     token: Vec<u8>,
     /// How much of the token the stream ends with so far: it has not been passed on.
     held: usize,
-    /// The reader has gone away.
-    gone: bool,
+    /// It could not be passed on, and is not any more.
+    broken: bool,
+    /// Why; told once.
+    failure: Option<io::Error>,
 }
 
 impl<W: Write> UpToToken<W> {
     pub(super) fn new(to: W, token: &str) -> Self {
-        UpToToken { to, token: token.into(), held: 0, gone: false }
+        UpToToken { to, token: token.into(), held: 0, broken: false, failure: None }
     }
 
     /// Takes the next bytes, and says whether the stream ends with the token now.
@@ -40,78 +38,43 @@ impl<W: Write> UpToToken<W> {
     }
 
     /// There is no more. The beginning of a token was none then.
-    pub(super) fn finish(mut self) {
+    pub(super) fn finish(&mut self) {
         if self.held < self.token.len() {
             let rest = self.token.get(..self.held).unwrap_or_default().to_vec();
             self.write(&rest);
         }
     }
 
+    /// Why nothing is passed on any more, if that is news.
+    pub(super) fn failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+
     fn write(&mut self, bytes: &[u8]) {
-        if self.gone || bytes.is_empty() {
+        if self.broken || bytes.is_empty() {
             return;
         }
-        if let Err(error) = self.to.write_all(bytes).and_then(|()| self.to.flush()) {
-            self.gone = true;
-            // Closing the other end of a pipe is a reader's way to say that it has seen enough.
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                log::error!("the output of the command is lost from here on: {error}");
+        self.failure = self.write_all(bytes).err();
+        self.broken = self.failure.is_some();
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        loop {
+            // What is in a buffer counts as written.
+            let did = if bytes.is_empty() {
+                self.to.flush().map(|()| None)
+            } else {
+                self.to.write(bytes).map(Some)
+            };
+            match did {
+                Ok(None) => return Ok(()),
+                Ok(Some(0)) => return Err(ErrorKind::WriteZero.into()),
+                Ok(Some(count)) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+                Err(error) => return Err(error),
             }
         }
-    }
-}
-
-/// The guest's console: the last of it, and all of it on stderr where that is wanted.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ConsoleTail {
-    kept: Arc<Mutex<VecDeque<u8>>>,
-    shown: bool,
-}
-
-impl ConsoleTail {
-    pub(super) fn new(shown: bool) -> Self {
-        ConsoleTail { shown, ..ConsoleTail::default() }
-    }
-
-    fn kept(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Write for ConsoleTail {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut kept = self.kept();
-        kept.extend(bytes);
-        let surplus = kept.len().saturating_sub(KEPT);
-        kept.drain(..surplus);
-        drop(kept);
-        if self.shown {
-            // Nobody may listen any more: the last of it is kept all the same.
-            let _ = io::stderr().write_all(bytes);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The last lines, as far as they can be printed: a guest shall not draw on the host's terminal.
-impl fmt::Display for ConsoleTail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kept: Vec<u8> = self.kept().iter().copied().collect();
-        let text = String::from_utf8_lossy(&kept);
-        let plain = |line: &str| line.chars().filter(|c| *c == '\t' || !c.is_control()).collect::<String>();
-        let lines: Vec<String> = text.lines().map(plain).filter(|line| !line.trim().is_empty()).collect();
-        if lines.is_empty() {
-            return writeln!(f, "the console said nothing");
-        }
-        writeln!(f, "the console said last:")?;
-        let first = lines.len().saturating_sub(LINES);
-        let panic = lines.iter().take(first).rfind(|line| line.contains(PANIC_LINE));
-        panic.map_or(Ok(()), |line| writeln!(f, "  | {line}\n  | ..."))?;
-        lines.iter().skip(first).try_for_each(|line| writeln!(f, "  | {line}"))
     }
 }
 
@@ -151,41 +114,52 @@ mod tests {
         assert_eq!(pass(&[b"", b""]), (Vec::new(), vec![false, false]));
     }
 
-    #[test]
-    fn reader_that_went_away_is_no_error() {
-        struct Gone;
-        impl Write for Gone {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
+    /// Takes `room` bytes, a few at a time and not always, and then fails like this.
+    struct Fails {
+        taken: Vec<u8>,
+        room: usize,
+        calls: usize,
+        with: ErrorKind,
+    }
+
+    impl Write for Fails {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.calls += 1;
+            match self.calls % 3 {
+                0 => return Err(ErrorKind::WouldBlock.into()),
+                1 => return Err(ErrorKind::Interrupted.into()),
+                _ => {}
             }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+            let count = bytes.len().min(3).min(self.room - self.taken.len());
+            self.taken.extend(&bytes[..count]);
+            if count == 0 { Err(self.with.into()) } else { Ok(count) }
         }
-        let mut stream = UpToToken::new(Gone, TOKEN);
-        assert!(!stream.take(b"output"));
-        assert!(stream.take(TOKEN.as_bytes()));
-        stream.finish();
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
-    fn consoles_last_lines_are_kept_and_cannot_move_the_cursor() {
-        let mut tail = ConsoleTail::new(false);
-        assert_eq!(tail.to_string(), "the console said nothing\n");
-        for n in 0..10_000 {
-            writeln!(tail, "line {n}\r").unwrap();
+    fn output_that_cannot_be_written_is_told_once_and_its_end_is_still_seen() {
+        for with in [ErrorKind::BrokenPipe, ErrorKind::StorageFull] {
+            let mut stream = UpToToken::new(Fails { taken: Vec::new(), room: 6, calls: 0, with }, TOKEN);
+            assert!(!stream.take(b"out") && stream.failure().is_none());
+            assert!(!stream.take(b"put and more") && !stream.take(b"and more"));
+            assert_eq!(stream.failure().map(|error| error.kind()), Some(with));
+            assert!(stream.take(TOKEN.as_bytes()));
+            stream.finish();
+            assert!(stream.failure().is_none());
+            assert_eq!(stream.to.taken, b"output");
         }
-        write!(tail, "\x1b[2J\u{9b}half\r\n\n\x07panic").unwrap();
-        let said = tail.to_string();
-        assert!(said.starts_with("the console said last:\n  | line 9987\n"), "{said}");
-        assert!(said.ends_with("  | line 9999\n  | [2Jhalf\n  | panic\n"), "{said}");
-        assert!(tail.kept().len() <= KEPT);
-        write!(tail, "\nKernel panic - not syncing: of fear\n").unwrap();
-        (0..30).for_each(|n| writeln!(tail, "frame {n}").unwrap());
-        let said = tail.to_string();
-        assert!(
-            said.contains("last:\n  | Kernel panic - not syncing: of fear\n  | ...\n  | frame 15\n"),
-            "{said}"
-        );
+    }
+
+    #[test]
+    fn what_is_held_until_the_end_can_fail_too() {
+        let with = ErrorKind::StorageFull;
+        let mut stream = UpToToken::new(Fails { taken: Vec::new(), room: 0, calls: 0, with }, TOKEN);
+        assert!(!stream.take(b"aab") && stream.failure().is_none());
+        stream.finish();
+        assert!(stream.failure().is_some());
     }
 }

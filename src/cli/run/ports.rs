@@ -1,15 +1,18 @@
 //! The ports of a run, and the threads that carry their bytes: what comes of it is news for the session.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::thread;
 
 use devices::console::ByteQueue;
 
 use super::args::RunArgs;
+use super::error::RunError;
 use super::output::UpToToken;
-use crate::host::signals::{Signal, Signals};
+use super::start::Started;
+use crate::host::ready::until_left;
 use crate::machine::Machine;
 use crate::machine::supplies::StreamPort;
 
@@ -17,15 +20,24 @@ use crate::machine::supplies::StreamPort;
 const CAPACITY: usize = 1 << 20;
 /// The longest line that is taken of what init says.
 const LINE_MAX: usize = 256;
+/// What init is told over the port of a stream that nobody reads any more.
+const LEFT: &[u8] = b"\n";
+
 /// What happens during a run.
 #[derive(Debug)]
 pub(super) enum News {
+    /// The machine is about to.
+    Boots,
+    /// It runs, or could not be started.
+    Started(Box<Result<Started, RunError>>),
     /// Init runs the command.
     Up,
     /// The command has ended like this.
     Ended(u8),
     /// This stream is complete, as far as is known.
     Complete(usize, bool),
+    /// The host does not take it.
+    Lost(usize, io::Error),
     /// Nothing comes from this port any more.
     Closed,
     /// The machine has ended.
@@ -38,6 +50,8 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Ports {
     output: [Arc<ByteQueue>; 2],
+    /// The other direction of each: whether its reader has left.
+    left: [Arc<ByteQueue>; 2],
     run: Arc<ByteQueue>,
     input: Arc<ByteQueue>,
 }
@@ -48,20 +62,24 @@ pub(super) const READ_PORTS: usize = 3;
 impl Ports {
     pub(super) fn new() -> Self {
         let queue = || Arc::new(ByteQueue::new(CAPACITY));
-        Ports { output: [queue(), queue()], run: queue(), input: queue() }
+        let left = || Arc::new(ByteQueue::new(LEFT.len()));
+        Ports { output: [queue(), queue()], left: [left(), left()], run: queue(), input: queue() }
     }
 
     pub(super) fn streams(&self) -> Vec<StreamPort> {
-        let [out, err] = &self.output;
-        // The other direction of each, for which there is no use.
-        let unused = || Arc::new(ByteQueue::new(1));
-        let from =
-            |name, output: &Arc<ByteQueue>| StreamPort { name, input: unused(), output: output.clone() };
+        let ([out, err], [out_left, err_left]) = (&self.output, &self.left);
+        // The other direction, for which there is no use.
+        let unused = Arc::new(ByteQueue::new(1));
+        let port = |name, input: &Arc<ByteQueue>, output: &Arc<ByteQueue>| StreamPort {
+            name,
+            input: input.clone(),
+            output: output.clone(),
+        };
         vec![
-            from("minivmm.out", out),
-            from("minivmm.err", err),
-            from("minivmm.run", &self.run),
-            StreamPort { name: "minivmm.in", input: self.input.clone(), output: unused() },
+            port("minivmm.out", out_left, out),
+            port("minivmm.err", err_left, err),
+            port("minivmm.run", &unused, &self.run),
+            port("minivmm.in", &self.input, &Arc::new(ByteQueue::new(1))),
         ]
     }
 
@@ -69,64 +87,89 @@ impl Ports {
     pub(super) fn close(&self) {
         self.output.iter().chain([&self.run, &self.input]).for_each(|queue| queue.close());
     }
+
+    /// Starts whoever takes what comes from the guest.
+    pub(super) fn listen(&self, token: &str, news: &Sender<News>) -> io::Result<()> {
+        let run = self.run.clone();
+        spawn("run", news, move |news| hear(&run, &news))?;
+        self.carry(0, io::stdout, token, news)?;
+        self.carry(1, io::stderr, token, news)
+    }
+
+    /// Passes one of the streams on, and looks whether its reader is there.
+    fn carry<W>(&self, index: usize, to: fn() -> W, token: &str, news: &Sender<News>) -> io::Result<()>
+    where
+        W: Write + AsRawFd + 'static,
+    {
+        let (Some(from), Some(left)) = (self.output.get(index).cloned(), self.left.get(index).cloned())
+        else {
+            return Ok(());
+        };
+        let (token, seen) = (token.to_owned(), left.clone());
+        spawn("output", news, move |news| pass_on(index, &from, UpToToken::new(to(), &token), &left, &news))?;
+        // At the first moment, as on the host: its next write ends a command.
+        spawn("reader", news, move |_| {
+            if until_left(&to()).is_ok() {
+                seen.try_push(LEFT);
+            }
+        })
+    }
 }
 
-/// Starts whoever has news.
-pub(super) fn listen(
+/// Starts a thread that may have news.
+pub(super) fn spawn(
+    name: &str,
+    news: &Sender<News>,
+    work: impl FnOnce(Sender<News>) + Send + 'static,
+) -> io::Result<()> {
+    let news = news.clone();
+    thread::Builder::new().name(name.into()).spawn(move || work(news)).map(drop)
+}
+
+/// Starts whoever needs the machine: who hears of its end, and who feeds its command.
+pub(super) fn to_guest(
     args: &RunArgs,
     machine: &Machine,
     ports: &Ports,
-    signals: Signals,
-    token: &str,
-) -> io::Result<Receiver<News>> {
-    let (sender, news) = mpsc::channel();
-    let spawn = |name: &str, work: Box<dyn FnOnce(Sender<News>) + Send>| {
-        let sender = sender.clone();
-        thread::Builder::new().name(name.into()).spawn(move || work(sender)).map(drop)
-    };
-    let [out, err] = ports.output.clone();
-    let (first, second) = (token.to_owned(), token.to_owned());
-    spawn("stdout", Box::new(move |to| pass_on(0, &out, UpToToken::new(io::stdout(), &first), &to)))?;
-    spawn("stderr", Box::new(move |to| pass_on(1, &err, UpToToken::new(io::stderr(), &second), &to)))?;
-    let (run, input, events) = (ports.run.clone(), ports.input.clone(), machine.events());
-    spawn("run", Box::new(move |to| hear(&run, &to)))?;
-    spawn(
-        "signals",
-        Box::new(move |to| {
-            while let Ok(signal) = signals.wait(None) {
-                if let Some(Signal::End(number)) = signal {
-                    let _ = to.send(News::Signal(number));
-                }
-            }
-        }),
-    )?;
-    spawn(
-        "events",
-        Box::new(move |to| {
-            events.for_each(drop);
-            let _ = to.send(News::MachineEnded);
-        }),
-    )?;
-    if args.stdin {
-        spawn("stdin", Box::new(move |_| feed(&input)))?;
-    }
-    Ok(news)
+    news: &Sender<News>,
+) -> io::Result<()> {
+    let events = machine.events();
+    spawn("events", news, move |news| {
+        events.for_each(drop);
+        let _ = news.send(News::MachineEnded);
+    })?;
+    let input = ports.input.clone();
+    if args.stdin { spawn("stdin", news, move |_| feed(&input)) } else { Ok(()) }
 }
 
-/// Passes a stream on.
-fn pass_on<W: Write>(index: usize, from: &ByteQueue, mut to: UpToToken<W>, news: &Sender<News>) {
+/// Passes a stream on. What the host does not take is thrown away: the command must not wait for it.
+fn pass_on<W: Write>(
+    index: usize,
+    from: &ByteQueue,
+    mut to: UpToToken<W>,
+    left: &ByteQueue,
+    news: &Sender<News>,
+) {
+    let tell = |failure: Option<io::Error>| match failure {
+        // Closing the other end of a pipe is a reader's way to say that it has seen enough.
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => drop(left.try_push(LEFT)),
+        Some(error) => drop(news.send(News::Lost(index, error))),
+        None => {}
+    };
     let mut bytes = vec![0; 64 << 10];
     let mut complete = false;
     loop {
         let count = from.pop(&mut bytes);
         let Some(batch) = bytes.get(..count).filter(|batch| !batch.is_empty()) else { break };
         let now = to.take(batch);
+        tell(to.failure());
         if now != complete {
             complete = now;
             let _ = news.send(News::Complete(index, complete));
         }
     }
     to.finish();
+    tell(to.failure());
     let _ = news.send(News::Closed);
 }
 
@@ -169,7 +212,7 @@ fn feed(to: &ByteQueue) {
     loop {
         match io::stdin().lock().read(&mut bytes) {
             Ok(count @ 1..) if to.push(bytes.get(..count).unwrap_or_default()).is_ok() => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             _ => break,
         }
     }
@@ -178,7 +221,39 @@ fn feed(to: &ByteQueue) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+
+    /// What becomes of output whose writer fails like this.
+    fn carried(error: i32) -> (Vec<News>, usize) {
+        struct Fails(i32);
+        impl Write for Fails {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::Error::from_raw_os_error(self.0))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (from, left) = (ByteQueue::new(64), ByteQueue::new(LEFT.len()));
+        from.push(b"output-token").unwrap();
+        from.close();
+        let (sender, news) = mpsc::channel();
+        pass_on(1, &from, UpToToken::new(Fails(error), "-token"), &left, &sender);
+        drop(sender);
+        (news.iter().collect(), left.try_pop(&mut [0; 8]))
+    }
+
+    #[test]
+    fn guest_hears_of_a_reader_that_left_and_the_host_of_any_other_failure() {
+        let (news, told) = carried(libc::EPIPE);
+        assert!(matches!(news[..], [News::Complete(1, true), News::Closed]), "{news:?}");
+        assert_eq!(told, LEFT.len());
+        let (news, told) = carried(libc::ENOSPC);
+        assert!(matches!(news[..], [News::Lost(1, _), News::Complete(1, true), News::Closed]), "{news:?}");
+        assert_eq!(told, 0);
+    }
 
     #[test]
     fn lines_of_init_are_understood_and_others_are_not() {

@@ -1,101 +1,160 @@
-//! The run itself: what happens to the machine and its command, and how all of it ended.
+//! The run itself: what happens to the machine and its command, until something ends it.
+//!
+//! The main thread decides, and never waits for anything without a limit: others start the machine, carry its bytes and hear
+//! signals.
 
-use std::sync::mpsc::Receiver;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::output::ConsoleTail;
-use super::ports::{News, Ports, READ_PORTS, listen};
+use super::ports::{News, Ports, READ_PORTS, spawn, to_guest};
+use super::start::{Start, Started};
+use super::verdict::{Over, lost};
 use crate::cli::exit::Status;
 use crate::cli::report;
-use crate::host::signals::Signals;
-use crate::machine::supplies::Supplies;
-use crate::machine::{Exit, Machine};
+use crate::cli::session::{LAST, until_given_up};
+use crate::control::Ending;
+use crate::host::signals::{Signal, Signals};
 use crate::spec::Spec;
 
 /// How long what is left of the output may take to leave once the machine has ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// Why a run is over.
-#[derive(Debug)]
-enum Over {
-    /// The command has ended, and all its output is there.
-    Done(u8),
-    /// The machine has.
-    Machine,
-    /// It did not come up.
-    BootLimit,
-    /// `--timeout`.
-    Limit,
-    /// A signal.
-    Signal(libc::c_int),
-}
+/// How long a machine that is about to run may take to, so that it is ended in good order when it is not wanted any more.
+const ABOUT: Duration = Duration::from_secs(1);
+/// How long the last words may take: what holds standard error may be output that nobody reads.
+const WORDS: Duration = Duration::from_secs(2);
+/// Where nothing has a limit.
+const LONG: Duration = Duration::from_secs(3600);
+/// Lines of the console that are shown.
+const LINES: usize = 15;
 
 /// Runs the machine until the command has ended, or something else has.
-pub(super) fn run(args: &RunArgs, spec: &Spec, supplies: Supplies, token: &str) -> Result<Status, RunError> {
+pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     // Before any thread exists, so that all of them have the signals blocked.
-    let signals = Signals::block().map_err(|source| RunError::Host { what: "to block signals", source })?;
-    let (ports, tail) = (Ports::new(), ConsoleTail::new(args.verbose));
-    let supplies = Supplies { streams: ports.streams(), ..supplies };
-    let started = Instant::now();
-    let machine = Machine::start_supplied(spec, Box::new(tail.clone()), supplies)?;
-    let news = listen(args, &machine, &ports, signals, token)
-        .map_err(|source| RunError::Host { what: "a thread", source })?;
-    let mut run = Run { args, started, up: false, ended: None, complete: [false; 2], closed: 0 };
-    let over = run.follow(&news);
-    machine.kill();
-    let exit = machine.wait();
-    ports.close();
-    run.drain(&news);
-    let (text, status) = run.verdict(&over, &exit);
-    if let Some(text) = text {
-        report::say(&format_args!("minivmm: {text}\n"));
-        // A guest that is shown has said it already.
-        if !args.verbose && !matches!(over, Over::Signal(_)) {
-            report::say(&format_args!("minivmm: {tail}"));
+    let refused = |what| move |source| RunError::Host { what, source };
+    let signals = Signals::block().map_err(refused("to block signals"))?;
+    report::hurry();
+    let token = token().map_err(refused("random bytes"))?;
+    let (sender, news) = mpsc::channel();
+    let ports = Ports::new();
+    spawn("signals", &sender, move |news| hear(&signals, &news)).map_err(refused("a thread"))?;
+    ports.listen(&token, &sender).map_err(refused("a thread"))?;
+    let start = Start { args: args.clone(), spec, streams: ports.streams(), token };
+    spawn("start", &sender, move |news| {
+        let started = start.start(&news);
+        let _ = news.send(News::Started(Box::new(started)));
+    })
+    .map_err(refused("a thread"))?;
+    let mut run = Run::new(args, ports, sender);
+    let over = run.follow(&news)?;
+    Ok(run.end(&over, &news))
+}
+
+/// What no command writes by chance.
+fn token() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The first signal ends the run; another, or time, leaves what does not end then.
+fn hear(signals: &Signals, news: &Sender<News>) {
+    let number = loop {
+        match signals.wait(None) {
+            Ok(Some(Signal::End(number))) => break number,
+            Ok(_) => {}
+            Err(_) => return,
         }
+    };
+    let _ = news.send(News::Signal(number));
+    until_given_up(signals);
+    say(LEFT.into());
+    std::process::exit(128 + number);
+}
+
+const LEFT: &str = "minivmm: the machine has not ended yet, and is left to the kernel\n";
+
+/// Says something, and does not wait for it for ever.
+fn say(text: String) {
+    let (told, said) = mpsc::channel::<()>();
+    let speak = move || {
+        report::say(&text);
+        drop(told);
+    };
+    if thread::Builder::new().name("says".into()).spawn(speak).is_ok() {
+        let _ = said.recv_timeout(WORDS);
     }
-    Ok(status)
 }
 
 /// What is known of a run.
 #[derive(Debug)]
-struct Run<'a> {
-    args: &'a RunArgs,
-    started: Instant,
-    up: bool,
-    ended: Option<u8>,
+pub(super) struct Run<'a> {
+    pub(super) args: &'a RunArgs,
+    ports: Ports,
+    sender: Sender<News>,
+    begin: Instant,
+    /// When the machine began to start.
+    boots: Option<Instant>,
+    started: Option<Started>,
+    pub(super) up: bool,
+    pub(super) ended: Option<u8>,
     complete: [bool; 2],
     closed: usize,
+    /// What the host did not take of the output.
+    pub(super) lost: Option<String>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub(super) fn new(args: &'a RunArgs, ports: Ports, sender: Sender<News>) -> Self {
+        Run {
+            args,
+            ports,
+            sender,
+            begin: Instant::now(),
+            boots: None,
+            started: None,
+            up: false,
+            ended: None,
+            complete: [false; 2],
+            closed: 0,
+            lost: None,
+        }
+    }
+
     /// Follows the run until it is over.
-    fn follow(&mut self, news: &Receiver<News>) -> Over {
+    fn follow(&mut self, news: &Receiver<News>) -> Result<Over, RunError> {
         loop {
-            let limit = self.args.limit();
-            let boot = (!self.up).then(|| self.args.boot_limit());
-            let soonest = [limit, boot].into_iter().flatten().min();
-            let passed = self.started.elapsed();
-            let left = soonest.map_or(Duration::from_secs(3600), |limit| limit.saturating_sub(passed));
-            if left.is_zero() {
-                return if limit.is_some_and(|limit| limit <= passed) {
-                    Over::Limit
-                } else {
-                    Over::BootLimit
-                };
+            let limit = self.args.limit().and_then(|limit| self.begin.checked_add(limit));
+            let boot = self.boots.filter(|_| !self.up).and_then(|at| at.checked_add(self.args.boot_limit()));
+            let now = Instant::now();
+            if limit.is_some_and(|at| at <= now) {
+                return Ok(Over::Limit);
             }
-            // What comes last of all is the machine's end.
-            let Ok(said) = news.recv_timeout(left) else { continue };
-            if let Some(over) = self.note(&said) {
-                return over;
+            if boot.is_some_and(|at| at <= now) {
+                return Ok(Over::BootLimit);
+            }
+            let soonest = [limit, boot].into_iter().flatten().min();
+            // Beyond the limit is what comes next.
+            let Ok(said) = news.recv_timeout(soonest.map_or(LONG, |at| at - now)) else { continue };
+            if let Some(over) = self.note(said)? {
+                return Ok(over);
             }
         }
     }
 
-    fn note(&mut self, said: &News) -> Option<Over> {
-        match *said {
+    pub(super) fn note(&mut self, said: News) -> Result<Option<Over>, RunError> {
+        match said {
+            News::Boots => self.boots = Some(Instant::now()),
+            News::Started(started) => {
+                let started = (*started)?;
+                to_guest(self.args, &started.machine, &self.ports, &self.sender)
+                    .map_err(|source| RunError::Host { what: "a thread", source })?;
+                self.started = Some(started);
+            }
             News::Up => self.up = true,
             News::Ended(status) => self.ended = self.ended.or(Some(status)),
             News::Complete(index, now) => {
@@ -103,15 +162,68 @@ impl Run<'_> {
                     *complete = now;
                 }
             }
+            News::Lost(index, error) => {
+                self.lost.get_or_insert(lost(index, &error));
+                return Ok(Some(Over::Lost));
+            }
             News::Closed => self.closed += 1,
-            News::MachineEnded => return Some(Over::Machine),
-            News::Signal(number) => return Some(Over::Signal(number)),
+            News::MachineEnded => return Ok(Some(Over::Machine)),
+            News::Signal(number) => return Ok(Some(Over::Signal(number))),
         }
-        self.done().map(Over::Done)
+        Ok(self.done().map(Over::Done))
     }
 
-    fn done(&self) -> Option<u8> {
+    /// What the command ended with, if all its output is out.
+    pub(super) fn done(&self) -> Option<u8> {
         self.ended.filter(|_| self.complete == [true; 2])
+    }
+
+    /// Ends the machine, and says how the run ended.
+    fn end(mut self, over: &Over, news: &Receiver<News>) -> Status {
+        self.await_start(news);
+        let exit = self.started.as_ref().and_then(|Started { machine, .. }| {
+            machine.kill();
+            machine.wait_for(LAST)
+        });
+        self.ports.close();
+        self.drain(news);
+        let (text, status) = self.verdict(over, exit.as_deref());
+        if let Some(text) = &text {
+            let mut words = format!("minivmm: {text}\n");
+            // A guest that is shown has said it already.
+            if !self.args.verbose && over.is_the_guests() {
+                words.push_str(&self.last_words());
+            }
+            say(words);
+        }
+        if let Some(Started { machine, control }) = self.started {
+            let text = text.unwrap_or_else(|| format!("its command ended with status {}", status.code()));
+            if let Some(control) = control {
+                control.finish(Ending { status: status.code(), text });
+            }
+            if exit.is_none() {
+                say(LEFT.into());
+                // It would be waited for; the kernel ends it with this process.
+                std::mem::forget(machine);
+            }
+        }
+        status
+    }
+
+    /// Takes the machine that is just coming. One that is not is still being made, and is left to the kernel.
+    fn await_start(&mut self, news: &Receiver<News>) {
+        let deadline = Instant::now() + ABOUT;
+        while self.started.is_none() {
+            match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                // It shall not run: there is nobody to feed it, or to hear of its end.
+                Ok(News::Started(started)) => match *started {
+                    Ok(started) => self.started = Some(started),
+                    Err(_) => return,
+                },
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Waits until everything that came before the machine's end is out.
@@ -121,97 +233,20 @@ impl Run<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             match news.recv_timeout(left) {
                 Ok(News::MachineEnded | News::Signal(_)) => {}
-                Ok(said) => drop(self.note(&said)),
+                Ok(said) => drop(self.note(said)),
                 Err(_) => return,
             }
         }
     }
 
-    /// What there is to say, and how the command ends.
-    fn verdict(&self, over: &Over, exit: &Exit) -> (Option<String>, Status) {
-        let seconds = |limit: Duration| limit.as_secs();
-        match over {
-            Over::Done(status) => (None, Status::Command(*status)),
-            Over::Machine => match self.done() {
-                Some(status) => (None, Status::Command(status)),
-                None => self.machine_ended(exit),
-            },
-            Over::BootLimit => {
-                let limit = seconds(self.args.boot_limit());
-                (
-                    Some(format!("the machine did not come up within {limit} s (--boot-timeout)")),
-                    Status::RunNeverUp,
-                )
-            }
-            Over::Limit => {
-                let limit = seconds(self.args.limit().unwrap_or_default());
-                let what = match (self.up, self.ended) {
-                    (false, _) => "the machine was not up",
-                    (true, None) => "the command had not ended",
-                    (true, Some(_)) => "the command's output had not been read",
-                };
-                (Some(format!("{what} after {limit} s (--timeout)")), Status::RunTimedOut)
-            }
-            Over::Signal(number) => {
-                let status = Status::Signal(u8::try_from(*number).unwrap_or(0));
-                (Some(format!("ended by signal {number}")), status)
-            }
+    /// What the console said last.
+    fn last_words(&self) -> String {
+        let said = self.started.as_ref().map(|Started { machine, .. }| machine.console().last_lines(LINES));
+        let lines: String =
+            said.iter().flat_map(|said| said.lines()).map(|line| format!("  | {line}\n")).collect();
+        match lines.is_empty() {
+            true => "minivmm: the console said nothing\n".to_owned(),
+            false => format!("minivmm: the console said last:\n{lines}"),
         }
-    }
-
-    fn machine_ended(&self, exit: &Exit) -> (Option<String>, Status) {
-        let before = if self.up { "before its command had ended" } else { "before it was up" };
-        let status = if self.up { Status::RunGuestEnded } else { Status::RunNeverUp };
-        let (what, status) = match exit {
-            Exit::Panicked => ("the guest's kernel panicked".to_owned(), Status::RunPanicked),
-            Exit::PoweredOff => (format!("the guest switched itself off {before}"), status),
-            Exit::Rebooted => (format!("the guest rebooted {before}"), status),
-            Exit::Crashed(crash) => (format!("the guest crashed {before}: {crash}"), status),
-            Exit::Failed(error) => (report::chain(error), Status::RunFailed),
-            Exit::Killed => (format!("the machine was ended {before}"), status),
-        };
-        (Some(what), status)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn command_is_done_when_its_status_and_both_ends_of_its_output_are_there() {
-        use clap::Parser;
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            args: RunArgs,
-        }
-        let args = Line::parse_from(["run", "true"]).args;
-        let mut run = Run {
-            args: &args,
-            started: Instant::now(),
-            up: false,
-            ended: None,
-            complete: [false; 2],
-            closed: 0,
-        };
-        for said in [
-            News::Up,
-            News::Complete(0, true),
-            News::Ended(3),
-            News::Complete(0, false),
-            News::Complete(1, true),
-        ] {
-            assert!(run.note(&said).is_none(), "{said:?}");
-        }
-        // A second status is nobody's.
-        assert!(run.note(&News::Ended(4)).is_none());
-        assert!(matches!(run.note(&News::Complete(0, true)), Some(Over::Done(3))));
-        assert_eq!(run.verdict(&Over::Machine, &Exit::PoweredOff).1, Status::Command(3));
-        run.ended = None;
-        assert_eq!(run.verdict(&Over::Machine, &Exit::PoweredOff).1, Status::RunGuestEnded);
-        assert_eq!(run.verdict(&Over::Machine, &Exit::Panicked).1, Status::RunPanicked);
-        run.up = false;
-        assert_eq!(run.verdict(&Over::Machine, &Exit::Rebooted).1, Status::RunNeverUp);
     }
 }

@@ -6,14 +6,11 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ConsoleInput;
 use super::scrollback::{Found, Scrollback};
-use super::sinks::PANIC_LINE;
+use super::{ConsoleInput, last_words};
 
 /// How much of the console an error shows.
 const TAIL: usize = 4 << 10;
-/// How much of the line of a panic: it is a sentence, and a guest can write longer ones.
-const PANIC_TAIL: usize = 256;
 /// How much is kept of what the guest says instead of what is expected. A guest may talk for as long as it likes.
 const HEARD: usize = 1 << 20;
 
@@ -47,20 +44,16 @@ impl GuestConsole {
         self.missed
     }
 
-    /// What the guest has said last, at most 4 KiB of it, for people. Where its kernel has panicked before that, the
-    /// panic's line comes first: the trace that follows it can be longer, and does not say why.
+    /// What the guest has said last, at most 4 KiB of it, for people: its text, without control characters, so that it can be
+    /// printed on a terminal. Where its kernel has panicked before that, the panic's line comes first: the trace that
+    /// follows it can be longer, and does not say why.
     pub fn tail(&self) -> String {
-        let kept = self.said.tail(usize::MAX);
-        let begin = kept.len().saturating_sub(TAIL);
-        let last = String::from_utf8_lossy(kept.get(begin..).unwrap_or_default());
-        let kept = String::from_utf8_lossy(&kept);
-        let panic = kept.lines().rfind(|line| line.contains(PANIC_LINE));
-        match panic.filter(|_| !last.contains(PANIC_LINE)) {
-            Some(line) => {
-                line.chars().take(PANIC_TAIL).chain("\n...\n".chars()).chain(last.chars()).collect()
-            }
-            None => last.into_owned(),
-        }
+        last_words::last_bytes(&self.said.tail(usize::MAX), TAIL)
+    }
+
+    /// The same, of so many lines.
+    pub(crate) fn last_lines(&self, most: usize) -> String {
+        last_words::last_lines(&self.said.tail(usize::MAX), most)
     }
 
     /// As [`Read::read`], waiting at most `limit`.
@@ -210,6 +203,8 @@ impl std::error::Error for ExpectError {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::last_words::PANIC_TAIL;
+    use super::super::sinks::PANIC_LINE;
     use super::*;
     use crate::machine::console::Console;
     use crate::spec::ConsoleChoice;

@@ -107,7 +107,7 @@ impl Backend for WatchedPort {
 
 /// What Linux prints when it panics. Its first character comes up only once in it, so that a mismatch never hides a
 /// beginning.
-pub(crate) const PANIC_LINE: &str = "Kernel panic - not syncing";
+pub(super) const PANIC_LINE: &str = "Kernel panic - not syncing";
 const LINE: &[u8] = PANIC_LINE.as_bytes();
 
 /// Looks for the line that Linux prints when it panics.

@@ -1,0 +1,152 @@
+//! How a run ended: in words, and as a status.
+
+use std::io;
+
+use super::session::Run;
+use crate::cli::exit::Status;
+use crate::cli::report;
+use crate::machine::Exit;
+
+/// Why a run is over.
+#[derive(Debug)]
+pub(super) enum Over {
+    /// The command has ended, and all its output is there.
+    Done(u8),
+    /// The machine has.
+    Machine,
+    /// The host does not take its output.
+    Lost,
+    /// It did not come up.
+    BootLimit,
+    /// `--timeout`.
+    Limit,
+    /// A signal.
+    Signal(libc::c_int),
+}
+
+impl Over {
+    /// Whether what the guest said may tell why.
+    pub(super) fn is_the_guests(&self) -> bool {
+        !matches!(self, Over::Signal(_) | Over::Lost)
+    }
+}
+
+/// What there is to say of output that the host did not take.
+pub(super) fn lost(index: usize, error: &io::Error) -> String {
+    let stream = if index == 0 { "standard output" } else { "standard error" };
+    format!("the command's {stream} could not be written, so the run was ended: {error}")
+}
+
+impl Run<'_> {
+    /// What there is to say, and how the command ends. Without an `exit` the machine is still there.
+    pub(super) fn verdict(&self, over: &Over, exit: Option<&Exit>) -> (Option<String>, Status) {
+        match over {
+            Over::Done(_) | Over::Machine | Over::Lost if self.lost.is_some() => {
+                (self.lost.clone(), Status::RunFailed)
+            }
+            Over::Done(status) => (None, Status::Command(*status)),
+            Over::Machine | Over::Lost => match self.done() {
+                Some(status) => (None, Status::Command(status)),
+                None => self.machine_ended(exit),
+            },
+            Over::BootLimit => {
+                let limit = self.args.boot_limit().as_secs();
+                let text = format!("the machine did not come up within {limit} s (--boot-timeout)");
+                (Some(text), Status::RunNeverUp)
+            }
+            Over::Limit => {
+                let limit = self.args.limit().unwrap_or_default().as_secs();
+                let what = match (self.up, self.ended) {
+                    (false, _) => "the machine was not up",
+                    (true, None) => "the command had not ended",
+                    (true, Some(_)) => "the command's output had not been read",
+                };
+                (Some(format!("{what} after {limit} s (--timeout)")), Status::RunTimedOut)
+            }
+            Over::Signal(number) => {
+                let status = Status::Signal(u8::try_from(*number).unwrap_or(0));
+                (Some(format!("ended by signal {number}")), status)
+            }
+        }
+    }
+
+    fn machine_ended(&self, exit: Option<&Exit>) -> (Option<String>, Status) {
+        let before = if self.up { "before its command had ended" } else { "before it was up" };
+        let status = if self.up { Status::RunGuestEnded } else { Status::RunNeverUp };
+        let (what, status) = match exit {
+            Some(Exit::Panicked) => ("the guest's kernel panicked".to_owned(), Status::RunPanicked),
+            Some(Exit::PoweredOff) => (format!("the guest switched itself off {before}"), status),
+            Some(Exit::Rebooted) => (format!("the guest rebooted {before}"), status),
+            Some(Exit::Crashed(crash)) => (format!("the guest crashed {before}: {crash}"), status),
+            Some(Exit::Failed(error)) => (report::chain(error), Status::RunFailed),
+            // Whoever else ends it does so for a reason that comes before this one.
+            Some(Exit::Killed) | None => {
+                (format!("the machine was killed over its control socket {before}"), status)
+            }
+        };
+        (Some(what), status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use clap::Parser;
+
+    use super::super::args::RunArgs;
+    use super::super::ports::{News, Ports};
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    #[test]
+    fn command_is_done_when_its_status_and_both_ends_of_its_output_are_there() {
+        let args = Line::parse_from(["run", "true"]).args;
+        let mut run = Run::new(&args, Ports::new(), mpsc::channel().0);
+        for said in [
+            News::Up,
+            News::Complete(0, true),
+            News::Ended(3),
+            News::Complete(0, false),
+            News::Complete(1, true),
+        ] {
+            let told = format!("{said:?}");
+            assert!(run.note(said).unwrap().is_none(), "{told}");
+        }
+        // A second status is nobody's.
+        assert!(run.note(News::Ended(4)).unwrap().is_none());
+        assert!(matches!(run.note(News::Complete(0, true)).unwrap(), Some(Over::Done(3))));
+        assert_eq!(run.verdict(&Over::Machine, Some(&Exit::PoweredOff)).1, Status::Command(3));
+        run.ended = None;
+        assert_eq!(run.verdict(&Over::Machine, Some(&Exit::PoweredOff)).1, Status::RunGuestEnded);
+        assert_eq!(run.verdict(&Over::Machine, Some(&Exit::Panicked)).1, Status::RunPanicked);
+        run.up = false;
+        assert_eq!(run.verdict(&Over::Machine, Some(&Exit::Rebooted)).1, Status::RunNeverUp);
+    }
+
+    #[test]
+    fn output_that_the_host_does_not_take_is_a_failure_whatever_the_command_ended_with() {
+        let args = Line::parse_from(["run", "true"]).args;
+        let mut run = Run::new(&args, Ports::new(), mpsc::channel().0);
+        for said in [News::Up, News::Ended(0), News::Complete(1, true)] {
+            assert!(run.note(said).unwrap().is_none());
+        }
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+        assert!(matches!(run.note(News::Lost(0, full())).unwrap(), Some(Over::Lost)));
+        // Also where it comes out last of all.
+        run.note(News::Complete(0, true)).unwrap();
+        for over in [Over::Lost, Over::Machine, Over::Done(0)] {
+            let (text, status) = run.verdict(&over, Some(&Exit::Killed));
+            assert_eq!((status, status.code()), (Status::RunFailed, 125));
+            let text = text.unwrap();
+            assert!(text.contains("standard output") && text.contains("No space left"), "{text}");
+        }
+        // Somebody wanted it so before.
+        assert_eq!(run.verdict(&Over::Signal(2), None).1.code(), 130);
+    }
+}
