@@ -131,7 +131,7 @@ fn balloon_sets_the_target_and_leaves_the_guest_something() {
     host.fails(
         &["balloon", "vm0", "4"],
         1,
-        "vm0: A balloon of 4 MiB leaves a guest of 4 MiB no memory; ask for less",
+        "vm0: a balloon of 4 MiB leaves a guest of 4 MiB no memory; ask for less",
     );
     host.fails(&["balloon", "vm0", "lots"], 2, "`lots`");
     host.does(&["balloon", "vm0", "0"]);

@@ -189,9 +189,23 @@ fn parse(bytes: &[u8]) -> Result<Value, ClientError> {
             let sentence = value.get("error").and_then(Value::as_str);
             Err(sentence.map_or_else(
                 || strange(&format!("status {status} without a reason")),
-                |sentence| ClientError::Refused(sentence.trim_end_matches('.').into()),
+                |sentence| ClientError::Refused(clause(sentence)),
             ))
         }
+    }
+}
+
+/// A sentence as it goes on behind a name and a colon: without its full stop, and without its capital where that is only the
+/// sentence's.
+fn clause(sentence: &str) -> String {
+    let text = sentence.trim_end_matches('.');
+    let mut letters = text.chars();
+    let (first, second) = (letters.next(), letters.clone().next());
+    match first {
+        Some(first) if second.is_none_or(|letter| letter == ' ' || letter.is_lowercase()) => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -205,7 +219,10 @@ mod tests {
         let body = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{\"a\":1}\n";
         assert_eq!(parse(body).unwrap(), serde_json::json!({ "a": 1 }));
         let refused = parse(b"HTTP/1.1 409 Conflict\r\n\r\n{\"error\":\"No.\"}").unwrap_err();
-        assert!(matches!(refused, ClientError::Refused(text) if text == "No"));
+        assert!(matches!(refused, ClientError::Refused(text) if text == "no"));
+        let clauses =
+            ["A balloon.", "The machine has ended.", "16 clients wait.", "HTTP it is.", "", "."].map(clause);
+        assert_eq!(clauses, ["a balloon", "the machine has ended", "16 clients wait", "HTTP it is", "", ""]);
         assert!(matches!(parse(b""), Err(ClientError::Gone(_))));
         let strange: [&[u8]; 4] = [
             b"SSH-2.0\r\n",

@@ -24,7 +24,7 @@ pub struct Route {
     pub path: &'static str,
     /// What it does, in a line.
     pub about: &'static str,
-    /// Statuses of its answers, besides those of requests that are none.
+    /// Statuses of its answers, besides those that any request may have: see `default` in the OpenAPI file.
     pub statuses: &'static [u16],
     act: fn(&dyn Subject, &[u8]) -> Reply,
 }
@@ -148,14 +148,14 @@ pub(super) fn answer(subject: &dyn Subject, request: &Request) -> Reply {
     Reply::Answer(answer)
 }
 
-fn refuse(status: u16, sentence: impl Into<String>) -> Reply {
+fn refuse(status: u16, sentence: impl AsRef<str>) -> Reply {
     Reply::Answer(Answer::refusal(status, sentence))
 }
 
 fn json(value: &impl serde::Serialize) -> Reply {
     match serde_json::to_value(value) {
         Ok(value) => Reply::Answer(Answer::json(value)),
-        Err(error) => refuse(500, error.to_string()),
+        Err(error) => refuse(500, format!("the answer cannot be written as JSON: {error}")),
     }
 }
 
@@ -215,17 +215,9 @@ fn set_balloon(subject: &dyn Subject, body: &[u8]) -> Reply {
     };
     match subject.set_balloon(mib) {
         Ok(()) => Reply::Answer(Answer::done()),
-        Err(error @ BalloonError::NothingLeft { .. }) => refuse(400, sentence(&error)),
-        Err(error) => refuse(409, sentence(&error)),
+        Err(error @ BalloonError::NothingLeft { .. }) => refuse(400, error.to_string()),
+        Err(error) => refuse(409, error.to_string()),
     }
-}
-
-/// As it stands alone, with a capital and a full stop.
-fn sentence(error: &BalloonError) -> String {
-    let text = error.to_string();
-    let mut letters = text.chars();
-    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-    first.chain(letters).chain(['.']).collect()
 }
 
 fn stats(subject: &dyn Subject, _: &[u8]) -> Reply {
@@ -247,10 +239,11 @@ mod tests {
 
     use super::*;
 
+    const FILE: &str = include_str!("../../resources/openapi.yaml");
+
     /// Summary and statuses of each operation in the OpenAPI file, by method and path. Reads the file's own shape of YAML.
     fn described() -> BTreeMap<(String, String), (String, Vec<u16>)> {
-        let text = include_str!("../../resources/openapi.yaml");
-        let (_, paths) = text.split_once("\npaths:\n").unwrap();
+        let (_, paths) = FILE.split_once("\npaths:\n").unwrap();
         let mut operations = BTreeMap::new();
         let (mut path, mut method) = (String::new(), String::new());
         for line in paths.lines().take_while(|line| line.is_empty() || line.starts_with(' ')) {
@@ -288,7 +281,6 @@ mod tests {
 
     #[test]
     fn the_openapi_file_names_every_field_of_the_answers() {
-        let text = include_str!("../../resources/openapi.yaml");
         let subject = super::super::testing::Fake::default();
         let said = [
             serde_json::to_value(subject.info()).unwrap(),
@@ -299,7 +291,84 @@ mod tests {
             serde_json::to_value(subject.stats().unwrap().devices.first().unwrap()).unwrap(),
         ];
         for field in said.iter().flat_map(|value| value.as_object().unwrap().keys()) {
-            assert!(text.contains(&format!(" {field}:")), "{field}");
+            assert!(FILE.contains(&format!(" {field}:")), "{field}");
         }
+    }
+
+    #[test]
+    fn the_openapi_file_says_of_each_operation_that_it_can_be_refused() {
+        let (_, paths) = FILE.split_once("\npaths:\n").unwrap();
+        let defaults =
+            paths.matches("\n        default:\n          $ref: \"#/components/responses/Refused\"\n").count();
+        assert_eq!(defaults, ROUTES.len());
+        let (_, refused) = FILE.split_once("\n    Refused:\n").unwrap();
+        let (refused, _) = refused.split_once("content:").unwrap();
+        for status in [400, 404, 405, 408, 411, 413, 431, 500, 503, 505] {
+            assert!(refused.contains(&status.to_string()), "{status}");
+        }
+    }
+
+    /// The values of the enum under `schema` and `field`.
+    fn values(schema: &str, field: &str) -> Vec<String> {
+        let (_, schema) = FILE.split_once(&format!("\n    {schema}:\n")).unwrap();
+        let field = schema.split(&format!(" {field}:\n")).nth(1).unwrap();
+        let (_, list) = field.split_once("enum: [").unwrap();
+        list.split_once(']').unwrap().0.split(", ").map(str::to_owned).collect()
+    }
+
+    fn text(value: impl serde::Serialize) -> String {
+        serde_json::to_value(value).unwrap().as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_openapi_file_names_every_value_of_an_answers_enums() {
+        use crate::{MachineEvent, MachineState};
+        let states = [MachineState::Running, MachineState::Paused, MachineState::Ended];
+        let (device, reason) = ("blk0".to_owned(), "it is away".to_owned());
+        let events = [
+            MachineEvent::Booted,
+            MachineEvent::Paused,
+            MachineEvent::Resumed,
+            MachineEvent::Reset,
+            MachineEvent::Panicked,
+            MachineEvent::DeviceFailed { device, reason },
+            MachineEvent::Missed(1),
+            MachineEvent::Exited,
+        ];
+        // Whoever adds one is told here, by the compiler, that the file and the list above want it too.
+        for state in states {
+            match state {
+                MachineState::Running | MachineState::Paused | MachineState::Ended => {}
+            }
+        }
+        for event in &events {
+            match event {
+                MachineEvent::Booted | MachineEvent::Paused | MachineEvent::Resumed | MachineEvent::Reset => {
+                }
+                MachineEvent::Panicked | MachineEvent::DeviceFailed { .. } => {}
+                MachineEvent::Missed(_) | MachineEvent::Exited => {}
+            }
+        }
+        assert_eq!(values("Machine", "state"), states.map(text));
+        let said = events.map(|event| text(serde_json::to_value(event).unwrap().get("event").unwrap()));
+        assert_eq!(values("Event", "event"), said);
+        // Its reader lists them all: expected one of `network`, ...
+        let kinds = serde_json::from_str::<virtio::DeviceKind>("\"?\"").unwrap_err().to_string();
+        let (_, kinds) = kinds.split_once("one of ").unwrap();
+        let kinds: Vec<_> = kinds.split('`').skip(1).step_by(2).collect();
+        assert_eq!(values("Stats", "kind"), kinds);
+    }
+
+    #[test]
+    fn the_openapi_file_names_every_status_that_a_machine_can_end_with() {
+        use crate::cli::exit::Status;
+        let (_, ending) = FILE.split_once("\n    Ending:\n").unwrap();
+        let ending: Vec<_> = ending.split(|byte: char| byte.is_whitespace() || byte == ',').collect();
+        for status in
+            [Status::Done, Status::Failed, Status::Rebooted, Status::Panicked, Status::Crashed, Status::Quit]
+        {
+            assert!(ending.contains(&status.code().to_string().as_str()), "{status:?}");
+        }
+        assert!(ending.contains(&"128+n"));
     }
 }

@@ -17,7 +17,7 @@ struct Served {
     server: Option<ControlServer>,
     fake: Arc<Fake>,
     socket: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Served {
@@ -26,7 +26,7 @@ impl Served {
         let claim = Claim::take_in(&folder.path().join("m"), &"vm0".parse().unwrap()).unwrap();
         let (fake, socket) = (Arc::new(Fake::default()), claim.path().to_owned());
         let server = ControlServer::serve_within(claim, fake.clone(), limits).unwrap();
-        Served { server: Some(server), fake, socket, _folder: folder }
+        Served { server: Some(server), fake, socket, folder }
     }
 
     fn connect(&self) -> UnixStream {
@@ -226,6 +226,34 @@ fn a_console_is_read_by_all_who_ask_and_typed_into_by_those_who_upgrade() {
 }
 
 #[test]
+fn who_leaves_a_guest_that_neither_reads_nor_speaks_gives_the_place_back() {
+    let served = Served::new(Limits { write: SHORT, ..limits() });
+    served.fake.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    let paste = || {
+        let mut stream = served.connect();
+        let request = b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n";
+        stream.write_all(request).unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        stream.write_all(&[b'x'; 50]).unwrap();
+        stream
+    };
+    for _ in 0..3 {
+        drop((paste(), paste()));
+        served.until_open(0);
+    }
+    // Who is there stays, also with a side closed, and what it has typed is typed once the guest reads again.
+    let stream = paste();
+    stream.shutdown(Shutdown::Write).unwrap();
+    thread::sleep(3 * SHORT);
+    assert_eq!(served.open(), 1);
+    served.fake.deaf.store(false, std::sync::atomic::Ordering::Relaxed);
+    served.until_open(0);
+    let mut heard = String::new();
+    (&stream).read_to_string(&mut heard).unwrap();
+    assert!(heard.ends_with(&"x".repeat(50)), "{heard}");
+}
+
+#[test]
 fn a_connection_serves_many_requests() {
     let served = Served::new(limits());
     let mut stream = served.connect();
@@ -263,5 +291,27 @@ fn who_has_asked_how_it_ends_before_it_did_is_told() {
         let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
         served.finish();
         assert_eq!(asked.answer(LONG).unwrap().unwrap()["status"], 4);
+    }
+}
+
+#[test]
+fn the_name_is_free_when_the_end_is_told_also_while_clients_stay() {
+    for _ in 0..5 {
+        let mut served = Served::new(limits());
+        // Is told, and does not go.
+        let mut stays = served.connect();
+        stays.write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
+        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+        let (folder, server) = (served.folder.path().join("m"), served.server.take().unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| server.finish(Ending { status: 0, text: "it is over".into() }));
+            assert_eq!(asked.answer(LONG).unwrap().unwrap()["status"], 0);
+            let again = Claim::take_in(&folder, &"vm0".parse().unwrap()).unwrap();
+            let mut said = String::new();
+            stays.read_to_string(&mut said).unwrap();
+            assert!(said.contains("it is over"), "{said}");
+            // What is the next one's is left alone.
+            assert!(again.path().exists());
+        });
     }
 }
