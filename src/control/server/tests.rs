@@ -171,7 +171,7 @@ fn a_body_that_is_too_large_is_refused_in_words_while_it_still_comes() {
 #[test]
 fn those_who_wait_leave_room_for_those_who_ask() {
     let mut served = Served::new(limits());
-    let mut waiting = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+    let mut waiting = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
     let mut events = served.connect();
     events.write_all(b"GET /v1/events HTTP/1.1\r\n\r\n").unwrap();
     let mut head = [0; 15];
@@ -197,7 +197,7 @@ fn a_client_that_stops_waiting_gives_its_place_back() {
     let served = Served::new(limits());
     for path in ["/v1/wait", "/v1/events", "/v1/console"] {
         for _ in 0..5 {
-            let mut asked = Asked::send(&served.socket, "GET", path, None).unwrap();
+            let mut asked = Asked::send(&served.socket, "GET", path, None, LONG).unwrap();
             assert!(asked.answer(Duration::from_millis(20)).unwrap().is_none());
             drop(asked);
             served.until_open(0);
@@ -288,7 +288,7 @@ fn who_has_asked_how_it_ends_before_it_did_is_told() {
     for _ in 0..200 {
         let mut served = Served::new(Limits::DEFAULT);
         // Not waited for: the server may not have heard of it yet.
-        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
         served.finish();
         assert_eq!(asked.answer(LONG).unwrap().unwrap()["status"], 4);
     }
@@ -301,7 +301,7 @@ fn the_name_is_free_when_the_end_is_told_also_while_clients_stay() {
         // Is told, and does not go.
         let mut stays = served.connect();
         stays.write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
-        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
         let (folder, server) = (served.folder.path().join("m"), served.server.take().unwrap());
         thread::scope(|scope| {
             scope.spawn(|| server.finish(Ending { status: 0, text: "it is over".into() }));
