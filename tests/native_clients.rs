@@ -132,7 +132,7 @@ fn served(host: &Host, pid: i32) -> (usize, usize) {
 fn clients_that_do_anything_leave_nothing_behind() {
     let time = Duration::from_secs(number("CLIENTS_SECONDS").unwrap_or(5));
     let seed = number("CLIENTS_SEED").unwrap_or_else(|| {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos().into()
     });
     println!("CLIENTS_SEED={seed}");
     let host = Host::new();

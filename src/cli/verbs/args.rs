@@ -94,7 +94,7 @@ pub struct ShowArgs {
 pub struct StopArgs {
     /// The machine, as it was called with --name
     pub name: MachineName,
-    /// Seconds that the guest has; then the machine is ended by force
+    /// Seconds until the machine is ended by force
     #[arg(long, value_name = "S", default_value_t = 90)]
     pub timeout: u32,
     /// Print this help
