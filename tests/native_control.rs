@@ -23,7 +23,7 @@ use host::Host;
 use memory::private_memory;
 use serde_json::{Value, json};
 use tiny_guest::Guest;
-use vmm::{Ended, Vmm};
+use vmm::{Ended, LIMIT, Owned, Vmm};
 
 fn end(mut machine: Vmm) -> Ended {
     machine.type_in(b"q");
@@ -154,24 +154,47 @@ fn a_machine_that_was_stopped_or_killed_is_there_no_more_when_the_verb_ends() {
     let host = Host::new();
     let disk = host.0.path().join("disk.raw");
     fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let asking = "GET /v1/machine HTTP/1.1\r\n\r\n".repeat(2000);
     let mut staying = Vec::new();
     for round in 0..20 {
         // Refused as long as the last one has its name or its disk.
         let launch = host.launch(Guest::PowerButton, "vm0").args(&["--disk", disk.to_str().unwrap()]);
         let machine = launch.spawn();
         machine.expect("ready\n", 1);
-        // Hears of the end, and does not go.
-        let mut waiting = host.connect("vm0");
+        // One hears of the end and does not go, the other takes no answer: what is left of the machine waits for it.
+        let (mut waiting, mut deaf) = (host.connect("vm0"), host.connect("vm0"));
         waiting.write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
-        staying.push(waiting);
+        deaf.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        while deaf.write_all(asking.as_bytes()).is_ok() {}
         host.does(&[if round % 2 == 0 { "stop" } else { "kill" }, "vm0"]);
         host.fails(&["info", "vm0"], 1, "no machine called vm0");
+        staying.push((machine, waiting, deaf));
     }
-    for mut waiting in staying {
+    for (machine, mut waiting, _deaf) in staying {
         let mut told = String::new();
         waiting.read_to_string(&mut told).unwrap();
         assert!(told.contains("\"status\":"), "{told}");
+        machine.end();
     }
+}
+
+#[test]
+fn kill_waits_for_a_machine_that_takes_its_time_to_end() {
+    let host = Host::new();
+    let mut launch = host.launch(Guest::Flood, "vm0");
+    // Nobody reads what it says, for which it waits some seconds at its end.
+    let machine = Owned::start(launch.command());
+    let begin = Instant::now();
+    while !host.run(&["info", "vm0"]).status.success() {
+        assert!(begin.elapsed() < LIMIT, "it does not start");
+        thread::sleep(Duration::from_millis(10));
+    }
+    thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    host.does(&["kill", "vm0"]);
+    assert!(begin.elapsed() > Duration::from_secs(1), "it ends at once: {:?}", begin.elapsed());
+    host.fails(&["info", "vm0"], 1, "no machine called vm0");
+    drop(machine);
 }
 
 #[test]
