@@ -158,7 +158,7 @@ fn clients_that_do_anything_leave_nothing_behind() {
             } else {
                 most = memory.max(most);
             }
-            together = served(&host, machine.pid()).1.max(together);
+            together = served(&host, machine.pid()).0.max(together);
             thread::sleep(Duration::from_millis(50));
         }
         over.store(true, Ordering::Relaxed);
@@ -171,7 +171,7 @@ fn clients_that_do_anything_leave_nothing_behind() {
     }
     let last = private_memory(machine.pid());
     println!(
-        "{} operations, {together} connections at once; all places free after {:?}; private memory {first} KiB at first, \
+        "{} operations, {together} threads at once; all places free after {:?}; private memory {first} KiB at first, \
          at most {most} KiB, {last} KiB at last",
         count.load(Ordering::Relaxed),
         begin.elapsed()
