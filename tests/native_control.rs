@@ -189,7 +189,13 @@ fn kill_waits_for_a_machine_that_takes_its_time_to_end() {
         assert!(begin.elapsed() < LIMIT, "it does not start");
         thread::sleep(Duration::from_millis(10));
     }
-    thread::sleep(Duration::from_millis(300));
+    // The guest is held up once the pipe is full.
+    let said = || host.json(&["stats", "vm0", "--json"])["vcpus"][0]["port-out"].as_u64().unwrap();
+    let mut before = 0;
+    while said() > before {
+        before = said();
+        thread::sleep(Duration::from_secs(1));
+    }
     let begin = Instant::now();
     host.does(&["kill", "vm0"]);
     assert!(begin.elapsed() > Duration::from_secs(1), "it ends at once: {:?}", begin.elapsed());
