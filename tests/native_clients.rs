@@ -35,6 +35,7 @@ const PLAYERS: u64 = 8;
 const EACH: usize = 5;
 /// Until the last place must be free: a guest at rest keeps what was typed last for 5 s, a last answer lingers for 1 s.
 const FREE: Duration = Duration::from_secs(20);
+const UPGRADE: &[u8] = b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n";
 /// KiB that may be held more than in the first fifth: what an allocator keeps, and the guest's input, which came to its
 /// limit or not.
 const KEPT: u64 = 4 << 10;
@@ -64,10 +65,10 @@ impl Chance {
         (0..count).map(|_| u8::try_from(self.number() & 0xff).unwrap()).map(|byte| byte.max(5)).collect()
     }
 
-    /// A whole request, of one that is there but neither ends the machine nor boots it again.
-    fn request(&mut self) -> Vec<u8> {
-        let mild: Vec<_> =
-            ROUTES.iter().filter(|route| !["/v1/kill", "/v1/reset"].contains(&route.path)).collect();
+    /// A whole request, of one that is there but neither ends the machine nor boots it again, nor lets it go on `at_rest`.
+    fn request(&mut self, at_rest: bool) -> Vec<u8> {
+        let avoided = ["/v1/kill", "/v1/reset", if at_rest { "/v1/resume" } else { "" }];
+        let mild: Vec<_> = ROUTES.iter().filter(|route| !avoided.contains(&route.path)).collect();
         let route = mild[self.below(mild.len())];
         let body = match (route.method, route.path) {
             ("PUT", _) => format!("{{\"mib\":{}}}", self.below(6)),
@@ -82,7 +83,7 @@ impl Chance {
 }
 
 /// One thing that a client does. What a connection does not take now it does not get.
-fn play(host: &Host, chance: &mut Chance, open: &mut Vec<UnixStream>) {
+fn play(host: &Host, chance: &mut Chance, open: &mut Vec<UnixStream>, at_rest: bool) {
     if open.is_empty() || (open.len() < EACH && chance.below(4) == 0) {
         let stream = host.connect("vm0");
         stream.set_nonblocking(true).unwrap();
@@ -90,13 +91,13 @@ fn play(host: &Host, chance: &mut Chance, open: &mut Vec<UnixStream>) {
     }
     let at = chance.below(open.len());
     let mut stream = &open[at];
-    let _ = match chance.below(16) {
-        0..=4 => stream.write_all(&chance.request()),
+    let _ = match chance.below(17) {
+        0..=4 => stream.write_all(&chance.request(at_rest)),
         5 => {
-            let request = chance.request();
+            let request = chance.request(at_rest);
             stream.write_all(&request[..chance.below(request.len())])
         }
-        6 => stream.write_all(&chance.request().repeat(chance.below(50))),
+        6 => stream.write_all(&chance.request(at_rest).repeat(chance.below(50))),
         7 => stream.write_all(&chance.bytes(100)),
         8 => stream.write_all(&chance.bytes(1 << 15)),
         9 => stream.shutdown([Shutdown::Write, Shutdown::Read][chance.below(2)]),
@@ -106,6 +107,10 @@ fn play(host: &Host, chance: &mut Chance, open: &mut Vec<UnixStream>) {
             Ok(())
         }
         13 => {
+            let _ = stream.write_all(UPGRADE);
+            stream.write_all(&chance.bytes(1 << 18))
+        }
+        14 => {
             open.clear();
             Ok(())
         }
@@ -137,15 +142,15 @@ fn clients_that_do_anything_leave_nothing_behind() {
     println!("CLIENTS_SEED={seed}");
     let host = Host::new();
     let machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
-    let (over, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, at_rest, count) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let (mut first, mut most, mut together) = (0, 0, 0);
     thread::scope(|scope| {
         for player in 0..PLAYERS {
-            let (host, over, count) = (&host, &over, &count);
+            let (host, over, at_rest, count) = (&host, &over, &at_rest, &count);
             scope.spawn(move || {
                 let (mut chance, mut open) = (Chance(seed ^ player << 32), Vec::new());
                 while !over.load(Ordering::Relaxed) {
-                    play(host, &mut chance, &mut open);
+                    play(host, &mut chance, &mut open, at_rest.load(Ordering::Relaxed));
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -159,6 +164,11 @@ fn clients_that_do_anything_leave_nothing_behind() {
                 most = memory.max(most);
             }
             together = served(&host, machine.pid()).0.max(together);
+            // In the last fifth nobody reads what they type. What was asked before may let the machine go on yet.
+            if begin.elapsed() > time * 4 / 5 {
+                at_rest.store(true, Ordering::Relaxed);
+                host.run(&["pause", "vm0"]);
+            }
             thread::sleep(Duration::from_millis(50));
         }
         over.store(true, Ordering::Relaxed);
