@@ -116,6 +116,9 @@ fn pages_are_whole(folder: &Path) {
                 page.display()
             );
         }
+        let lines: Vec<&str> = text.lines().collect();
+        let bare = lines.windows(3).find(|lines| matches!(lines, [".TP", _, text] if text.trim().is_empty()));
+        assert!(bare.is_none(), "{} says nothing of {bare:?}", page.display());
         // man prints its warnings, where it is there.
         let man = Command::new("man").args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8"]).arg(&page).output();
         if let Ok(man) = man.map_err(|error| assert_eq!(error.kind(), std::io::ErrorKind::NotFound)) {
@@ -125,6 +128,10 @@ fn pages_are_whole(folder: &Path) {
     }
     let main = fs::read_to_string(folder.join("minivmm.1")).unwrap();
     let run = fs::read_to_string(folder.join("minivmm-run.1")).unwrap();
+    let stop = fs::read_to_string(folder.join("minivmm-stop.1")).unwrap();
+    assert!(stop.contains("by force\n") && !stop.contains("powered off"), "{stop}");
+    let console = fs::read_to_string(folder.join("minivmm-console.1")).unwrap();
+    assert!(console.contains("Ctrl\\-] opens a menu: d detaches"), "{console}");
     // roff wants its minus signs and its apostrophes told apart.
     for flag in ["kernel", "disk", "on\\-reboot", "daemonize", "pidfile", "log", "version"] {
         assert!(main.contains(&format!("\\-\\-{flag}")), "{main}");

@@ -8,6 +8,8 @@
 
 #[path = "support/host.rs"]
 mod host;
+#[path = "support/memory.rs"]
+mod memory;
 #[path = "support/vmm.rs"]
 mod vmm;
 
@@ -18,28 +20,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use host::Host;
+use memory::private_memory;
 use serde_json::{Value, json};
 use tiny_guest::Guest;
-use vmm::{Ended, Vmm};
-
-/// How much a running process has of its own, in KiB, without its guest's memory, of which the host gives as much at a time
-/// as it likes: that is what is open to huge pages. Pages of the program's file are not counted, which are its own only while
-/// nobody else runs it.
-fn private_memory(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
-    let (mut sum, mut mapping) = (0, 0);
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some("Anonymous:") => mapping += words.next().unwrap().parse::<u64>().unwrap(),
-            // The last line of each.
-            Some("VmFlags:") if words.any(|flag| flag == "hg") => mapping = 0,
-            Some("VmFlags:") => sum += std::mem::take(&mut mapping),
-            _ => {}
-        }
-    }
-    sum
-}
+use vmm::{Ended, LIMIT, Owned, Vmm};
 
 fn end(mut machine: Vmm) -> Ended {
     machine.type_in(b"q");
@@ -131,7 +115,7 @@ fn balloon_sets_the_target_and_leaves_the_guest_something() {
     host.fails(
         &["balloon", "vm0", "4"],
         1,
-        "vm0: A balloon of 4 MiB leaves a guest of 4 MiB no memory; ask for less",
+        "vm0: a balloon of 4 MiB leaves a guest of 4 MiB no memory; ask for less",
     );
     host.fails(&["balloon", "vm0", "lots"], 2, "`lots`");
     host.does(&["balloon", "vm0", "0"]);
@@ -163,6 +147,81 @@ fn stop_presses_the_power_button_and_pulls_the_plug_on_a_guest_that_does_not_hea
     assert!(output.status.success() && begin.elapsed() >= Duration::from_secs(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("did not shut down within 1 s"));
     machine.end().is("halting\n", 6).said(&["killed over its control socket"]);
+}
+
+#[test]
+fn a_machine_that_was_stopped_or_killed_is_there_no_more_when_the_verb_ends() {
+    let host = Host::new();
+    let disk = host.0.path().join("disk.raw");
+    fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let asking = "GET /v1/machine HTTP/1.1\r\n\r\n".repeat(2000);
+    let mut staying = Vec::new();
+    for round in 0..20 {
+        // Refused as long as the last one has its name or its disk.
+        let launch = host.launch(Guest::PowerButton, "vm0").args(&["--disk", disk.to_str().unwrap()]);
+        let machine = launch.spawn();
+        machine.expect("ready\n", 1);
+        // One hears of the end and does not go, the other takes no answer: what is left of the machine waits for it.
+        let (mut waiting, mut deaf) = (host.connect("vm0"), host.connect("vm0"));
+        waiting.write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
+        deaf.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        while deaf.write_all(asking.as_bytes()).is_ok() {}
+        host.does(&[if round % 2 == 0 { "stop" } else { "kill" }, "vm0"]);
+        host.fails(&["info", "vm0"], 1, "no machine called vm0");
+        staying.push((machine, waiting, deaf));
+    }
+    for (machine, mut waiting, _deaf) in staying {
+        let mut told = String::new();
+        waiting.read_to_string(&mut told).unwrap();
+        assert!(told.contains("\"status\":"), "{told}");
+        machine.end();
+    }
+}
+
+#[test]
+fn kill_waits_for_a_machine_that_takes_its_time_to_end() {
+    let host = Host::new();
+    let mut launch = host.launch(Guest::Flood, "vm0");
+    // Nobody reads what it says, for which it waits some seconds at its end.
+    let machine = Owned::start(launch.command());
+    let begin = Instant::now();
+    while !host.run(&["info", "vm0"]).status.success() {
+        assert!(begin.elapsed() < LIMIT, "it does not start");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // The guest is held up once the pipe is full.
+    let said = || host.json(&["stats", "vm0", "--json"])["vcpus"][0]["port-out"].as_u64().unwrap();
+    let mut before = 0;
+    while said() > before {
+        before = said();
+        thread::sleep(Duration::from_secs(1));
+    }
+    let begin = Instant::now();
+    host.does(&["kill", "vm0"]);
+    assert!(begin.elapsed() > Duration::from_secs(1), "it ends at once: {:?}", begin.elapsed());
+    host.fails(&["info", "vm0"], 1, "no machine called vm0");
+    drop(machine);
+}
+
+#[test]
+fn machines_that_do_not_answer_are_waited_for_together() {
+    let host = Host::new();
+    let machines: Vec<_> =
+        (0..6).map(|number| host.start(Guest::Obedient, &format!("vm{number}"), "ready\n")).collect();
+    for machine in &machines[1..] {
+        machine.signal(libc::SIGSTOP);
+    }
+    let begin = Instant::now();
+    let list = host.json(&["ls", "--json"]);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    for (number, info) in list.as_array().unwrap().iter().enumerate() {
+        assert_eq!(info["name"], format!("vm{number}"));
+        assert_eq!(info["state"], if number == 0 { json!("running") } else { Value::Null });
+    }
+    for machine in machines {
+        machine.signal(libc::SIGKILL);
+        machine.end();
+    }
 }
 
 #[test]
@@ -261,6 +320,45 @@ fn a_console_is_shared_by_its_readers_and_typed_into_over_the_socket() {
         assert!(said.contains("\r\n\r\nready\nhello\n") && said.ends_with("done\n"), "{said}");
     }
     assert_eq!(machine.end().status.code(), Some(0));
+}
+
+#[test]
+fn whoever_pasted_into_a_guest_at_rest_and_left_holds_no_place() {
+    let host = Host::new();
+    let machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
+    host.does(&["pause", "vm0"]);
+    let upgrade = b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n";
+    // As many as there can be, with more than the guest's input and the sockets hold.
+    let pasting: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = host.connect("vm0");
+            stream.write_all(upgrade).unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            while stream.write_all(&[b'x'; 64 << 10]).is_ok() {}
+            stream
+        })
+        .collect();
+    let (status, said) = host.http("vm0", "GET", "/v1/wait", "");
+    assert_eq!(status, 503, "{said}");
+    drop(pasting);
+    let begin = Instant::now();
+    let mut stream = loop {
+        let mut stream = host.connect("vm0");
+        stream.write_all(upgrade).unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        if head.ends_with(b"101") {
+            break stream;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "their places are not free");
+        thread::sleep(Duration::from_millis(50));
+    };
+    // Who comes next is heard, behind what was pasted.
+    host.does(&["resume", "vm0"]);
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    host.does(&["kill", "vm0"]);
+    assert!(machine.end().stdout.starts_with("ready\nxxxxxx"));
 }
 
 #[test]

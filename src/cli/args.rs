@@ -38,8 +38,9 @@ pub struct Args {
     /// Print this help; -V prints the version
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
-    /// Print version
-    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true)]
+    /// Print the version
+    // The manual page has the long help of what the short one hides.
+    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true, long_help = "Print the version")]
     version: Option<bool>,
 }
 

@@ -177,14 +177,14 @@ pub fn rows() -> impl Iterator<Item = (String, &'static str)> {
 
 /// The rows that a verb, or a machine of its own, ends with.
 pub fn rows_of(verb: Option<&str>) -> Vec<(String, &'static str)> {
+    if let Some(rows) = verb.and_then(super::verbs::exits) {
+        return rows.into_iter().map(|(status, meaning)| (status.number(), meaning)).collect();
+    }
     let own = |status: &Status| match verb {
         None => !status.is_of_run(),
         Some("run") => status.is_of_run() || matches!(status, Status::Signal(_)),
         // As the machine that it waits for.
         Some("wait") => !status.is_of_run(),
-        Some("console") => {
-            matches!(status, Status::Done | Status::Failed | Status::Usage | Status::Signal(_))
-        }
         Some(_) => matches!(status, Status::Done | Status::Failed | Status::Usage),
     };
     Status::ALL.into_iter().filter(own).map(|status| (status.number(), status.meaning())).collect()

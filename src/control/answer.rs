@@ -21,9 +21,9 @@ impl Answer {
         Answer { status: 200, body: Some(body), allow: None }
     }
 
-    /// A refusal, with a sentence that says what to do about it.
-    pub(super) fn refusal(status: u16, sentence: impl Into<String>) -> Self {
-        Answer { status, body: Some(json!({ "error": sentence.into() })), allow: None }
+    /// A refusal, with a sentence that says what to do about it; an error's text becomes one.
+    pub(super) fn refusal(status: u16, text: impl AsRef<str>) -> Self {
+        Answer { status, body: Some(json!({ "error": sentence(text.as_ref()) })), allow: None }
     }
 
     pub(super) fn allowing(self, methods: String) -> Self {
@@ -64,6 +64,13 @@ impl Answer {
     }
 }
 
+/// As it stands alone, with a capital and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).chain(['.']).collect()
+}
+
 fn status_line(status: u16) -> String {
     let reason = match status {
         101 => "Switching Protocols",
@@ -77,6 +84,7 @@ fn status_line(status: u16) -> String {
         411 => "Length Required",
         413 => "Content Too Large",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
@@ -97,11 +105,12 @@ mod tests {
             text(Answer::json(json!({ "a": 1 })), true),
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{\"a\":1}\n"
         );
-        let refused = text(Answer::refusal(405, "No.").allowing("GET, PUT".into()), false);
+        let refused = text(Answer::refusal(405, "no").allowing("GET, PUT".into()), false);
         assert!(
             refused
                 .starts_with("HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nAllow: GET, PUT\r\n")
         );
         assert!(refused.ends_with("\r\n\r\n{\"error\":\"No.\"}\n"));
+        assert_eq!(Answer::refusal(409, "As it is."), Answer::refusal(409, "as it is"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use super::request::CONSOLE;
 use super::server::STACK;
 use super::subject::{Console, Keyboard, Subject};
 use super::wire::{Wire, is_late};
+use crate::host::ready::has_left;
 
 /// How long to leave a guest alone that reads nothing of what is typed.
 const NO_ROOM: Duration = Duration::from_millis(10);
@@ -40,7 +42,7 @@ pub(super) fn console(wire: &mut impl Wire, subject: &dyn Subject, limits: &Limi
         let typist = thread::Builder::new().name("control-typist".into()).stack_size(STACK).spawn_scoped(
             scope,
             || {
-                carry(&mut &second, keyboard, &gone);
+                carry(&second, keyboard, &gone, limits);
                 gone.store(true, Ordering::Release);
             },
         );
@@ -76,11 +78,14 @@ fn show<W: Wire>(
     }
 }
 
-/// To the guest. While it reads nothing, nothing is taken from the client.
-fn carry(from: &mut impl Wire, mut keyboard: Box<dyn Keyboard>, gone: &AtomicBool) {
-    let mut bytes = [0; 4096];
+/// To the guest. While it reads nothing, nothing is taken from the client; whether that is still there is asked of the
+/// connection itself, since nobody reads it then.
+fn carry(stream: &UnixStream, mut keyboard: Box<dyn Keyboard>, gone: &AtomicBool, limits: &Limits) {
+    let (mut from, mut bytes) = (stream, [0; 4096]);
+    // Until when the guest may take what a client has left behind.
+    let mut left_until = None;
     while !gone.load(Ordering::Acquire) {
-        let mut rest = match from.read(&mut bytes, Instant::now() + SILENCE) {
+        let mut rest = match Wire::read(&mut from, &mut bytes, Instant::now() + SILENCE) {
             Ok(0) => return,
             Ok(n) => bytes.get(..n).unwrap_or_default(),
             Err(error) if is_late(&error) => continue,
@@ -89,6 +94,12 @@ fn carry(from: &mut impl Wire, mut keyboard: Box<dyn Keyboard>, gone: &AtomicBoo
         while !rest.is_empty() && !gone.load(Ordering::Acquire) {
             let taken = keyboard.type_in(rest);
             rest = rest.get(taken..).unwrap_or_default();
+            if taken == 0 && has_left(stream) {
+                let until = *left_until.get_or_insert_with(|| Instant::now() + limits.write);
+                if Instant::now() >= until {
+                    return;
+                }
+            }
             if taken == 0 {
                 thread::sleep(NO_ROOM);
             }

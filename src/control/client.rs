@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::request::CONSOLE;
 use super::wire::is_late;
+use crate::host::connect::connect;
 
 /// How long a machine may take to give its console.
 const ATTACH: Duration = Duration::from_secs(10);
@@ -22,14 +23,21 @@ pub(crate) enum ClientError {
     #[error("the machine has ended, or is about to: its control socket does not answer ({0})")]
     Gone(#[source] io::Error),
     /// No answer in time.
-    #[error("the machine did not answer within {0:?}")]
+    #[error(
+        "the machine did not answer within {0:?}: its process is stopped, or the host has no time for it"
+    )]
     Late(Duration),
     /// Something else answers there, or a minivmm that speaks otherwise.
     #[error("the control socket does not speak as minivmm does: {0}")]
     Strange(String),
     /// The machine says no.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{reason}")]
+    Refused {
+        /// Of HTTP.
+        status: u16,
+        /// In words.
+        reason: String,
+    },
 }
 
 /// A request on its way, with a connection of its own.
@@ -47,18 +55,21 @@ pub(crate) fn ask(
     body: Option<&Value>,
     limit: Duration,
 ) -> Result<Value, ClientError> {
-    Asked::send(socket, method, path, body)?.answer(limit)?.ok_or(ClientError::Late(limit))
+    let until = Instant::now() + limit;
+    let mut asked = Asked::send(socket, method, path, body, limit)?;
+    asked.answer(until.saturating_duration_since(Instant::now()))?.ok_or(ClientError::Late(limit))
 }
 
 impl Asked {
-    /// Sends a request, and does not wait.
+    /// Sends a request, for which there is room within `limit`, and does not wait for the answer.
     pub(crate) fn send(
         socket: &Path,
         method: &str,
         path: &str,
         body: Option<&Value>,
+        limit: Duration,
     ) -> Result<Self, ClientError> {
-        let mut stream = UnixStream::connect(socket).map_err(ClientError::Gone)?;
+        let mut stream = call(socket, limit)?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -87,6 +98,14 @@ impl Asked {
             }
         }
     }
+}
+
+/// Connects within `limit`.
+fn call(socket: &Path, limit: Duration) -> Result<UnixStream, ClientError> {
+    connect(socket, Instant::now() + limit).map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => ClientError::Late(limit),
+        _ => ClientError::Gone(error),
+    })
 }
 
 /// What came of reading.
@@ -130,7 +149,7 @@ pub(crate) struct Attached {
 impl Attached {
     /// Asks for the console and its keyboard.
     pub(crate) fn to(socket: &Path) -> Result<Self, ClientError> {
-        let mut stream = UnixStream::connect(socket).map_err(ClientError::Gone)?;
+        let mut stream = call(socket, ATTACH)?;
         let head = format!(
             "GET /v1/console HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {CONSOLE}\r\n\r\n"
         );
@@ -189,9 +208,23 @@ fn parse(bytes: &[u8]) -> Result<Value, ClientError> {
             let sentence = value.get("error").and_then(Value::as_str);
             Err(sentence.map_or_else(
                 || strange(&format!("status {status} without a reason")),
-                |sentence| ClientError::Refused(sentence.trim_end_matches('.').into()),
+                |sentence| ClientError::Refused { status, reason: clause(sentence) },
             ))
         }
+    }
+}
+
+/// A sentence as it goes on behind a name and a colon: without its full stop, and without its capital where that is only the
+/// sentence's.
+fn clause(sentence: &str) -> String {
+    let text = sentence.trim_end_matches('.');
+    let mut letters = text.chars();
+    let (first, second) = (letters.next(), letters.clone().next());
+    match first {
+        Some(first) if second.is_none_or(|letter| letter == ' ' || letter.is_lowercase()) => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -205,7 +238,10 @@ mod tests {
         let body = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{\"a\":1}\n";
         assert_eq!(parse(body).unwrap(), serde_json::json!({ "a": 1 }));
         let refused = parse(b"HTTP/1.1 409 Conflict\r\n\r\n{\"error\":\"No.\"}").unwrap_err();
-        assert!(matches!(refused, ClientError::Refused(text) if text == "No"));
+        assert!(matches!(refused, ClientError::Refused { status: 409, reason } if reason == "no"));
+        let clauses =
+            ["A balloon.", "The machine has ended.", "16 clients wait.", "HTTP it is.", "", "."].map(clause);
+        assert_eq!(clauses, ["a balloon", "the machine has ended", "16 clients wait", "HTTP it is", "", ""]);
         assert!(matches!(parse(b""), Err(ClientError::Gone(_))));
         let strange: [&[u8]; 4] = [
             b"SSH-2.0\r\n",

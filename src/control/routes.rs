@@ -1,5 +1,8 @@
 //! What can be asked over the control socket: one table, which resources/openapi.yaml describes and a test compares.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -24,7 +27,7 @@ pub struct Route {
     pub path: &'static str,
     /// What it does, in a line.
     pub about: &'static str,
-    /// Statuses of its answers, besides those of requests that are none.
+    /// Statuses of its answers, besides those that any request may have: see `default` in the OpenAPI file.
     pub statuses: &'static [u16],
     act: fn(&dyn Subject, &[u8]) -> Reply,
 }
@@ -148,14 +151,14 @@ pub(super) fn answer(subject: &dyn Subject, request: &Request) -> Reply {
     Reply::Answer(answer)
 }
 
-fn refuse(status: u16, sentence: impl Into<String>) -> Reply {
+fn refuse(status: u16, sentence: impl AsRef<str>) -> Reply {
     Reply::Answer(Answer::refusal(status, sentence))
 }
 
 fn json(value: &impl serde::Serialize) -> Reply {
     match serde_json::to_value(value) {
         Ok(value) => Reply::Answer(Answer::json(value)),
-        Err(error) => refuse(500, error.to_string()),
+        Err(error) => refuse(500, format!("the answer cannot be written as JSON: {error}")),
     }
 }
 
@@ -215,17 +218,9 @@ fn set_balloon(subject: &dyn Subject, body: &[u8]) -> Reply {
     };
     match subject.set_balloon(mib) {
         Ok(()) => Reply::Answer(Answer::done()),
-        Err(error @ BalloonError::NothingLeft { .. }) => refuse(400, sentence(&error)),
-        Err(error) => refuse(409, sentence(&error)),
+        Err(error @ BalloonError::NothingLeft { .. }) => refuse(400, error.to_string()),
+        Err(error) => refuse(409, error.to_string()),
     }
-}
-
-/// As it stands alone, with a capital and a full stop.
-fn sentence(error: &BalloonError) -> String {
-    let text = error.to_string();
-    let mut letters = text.chars();
-    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-    first.chain(letters).chain(['.']).collect()
 }
 
 fn stats(subject: &dyn Subject, _: &[u8]) -> Reply {
@@ -239,67 +234,4 @@ fn stats(subject: &dyn Subject, _: &[u8]) -> Reply {
 /// The body of `PUT /v1/balloon`.
 pub(crate) fn balloon_body(mib: u64) -> Value {
     serde_json::json!({ "mib": mib })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    /// Summary and statuses of each operation in the OpenAPI file, by method and path. Reads the file's own shape of YAML.
-    fn described() -> BTreeMap<(String, String), (String, Vec<u16>)> {
-        let text = include_str!("../../resources/openapi.yaml");
-        let (_, paths) = text.split_once("\npaths:\n").unwrap();
-        let mut operations = BTreeMap::new();
-        let (mut path, mut method) = (String::new(), String::new());
-        for line in paths.lines().take_while(|line| line.is_empty() || line.starts_with(' ')) {
-            let word = line.trim().trim_end_matches(':').trim_matches('"');
-            match line.len() - line.trim_start().len() {
-                2 => path = word.into(),
-                4 => {
-                    method = word.to_uppercase();
-                    operations.insert((method.clone(), path.clone()), (String::new(), Vec::new()));
-                }
-                6 => {
-                    if let Some(summary) = word.strip_prefix("summary: ") {
-                        operations.get_mut(&(method.clone(), path.clone())).unwrap().0 = summary.into();
-                    }
-                }
-                8 => {
-                    if let Ok(status) = word.parse() {
-                        operations.get_mut(&(method.clone(), path.clone())).unwrap().1.push(status);
-                    }
-                }
-                _ => {}
-            }
-        }
-        operations
-    }
-
-    #[test]
-    fn the_openapi_file_describes_each_route_and_no_other() {
-        let table = ROUTES.iter().map(|route| {
-            let key = (route.method.to_owned(), route.path.to_owned());
-            (key, (route.about.to_owned(), route.statuses.to_vec()))
-        });
-        assert_eq!(described(), table.collect());
-    }
-
-    #[test]
-    fn the_openapi_file_names_every_field_of_the_answers() {
-        let text = include_str!("../../resources/openapi.yaml");
-        let subject = super::super::testing::Fake::default();
-        let said = [
-            serde_json::to_value(subject.info()).unwrap(),
-            serde_json::to_value(subject.balloon()).unwrap(),
-            serde_json::to_value(subject.stats().unwrap()).unwrap(),
-            serde_json::to_value(crate::VcpuStats::default()).unwrap(),
-            serde_json::to_value(crate::MemoryStats::default()).unwrap(),
-            serde_json::to_value(subject.stats().unwrap().devices.first().unwrap()).unwrap(),
-        ];
-        for field in said.iter().flat_map(|value| value.as_object().unwrap().keys()) {
-            assert!(text.contains(&format!(" {field}:")), "{field}");
-        }
-    }
 }

@@ -44,8 +44,8 @@ pub struct ControlServer {
     connections: Arc<Connections>,
     stop: EventFd,
     thread: Option<JoinHandle<()>>,
-    /// Gives the name back when all is over.
-    _claim: Claim,
+    /// The name, which is given back before anybody is told of the end.
+    claim: Option<Claim>,
 }
 
 /// Those who are connected.
@@ -61,6 +61,8 @@ struct Connections {
 struct State {
     open: BTreeMap<u64, Connection>,
     next: u64,
+    /// The last ones are let in; nobody has to go for them.
+    closing: bool,
     stopping: bool,
     ending: Option<Ending>,
 }
@@ -95,21 +97,24 @@ impl ControlServer {
             .name("control".into())
             .stack_size(STACK)
             .spawn(move || accept(&listener, &epoll, &shared, &subject))?;
-        Ok(ControlServer { connections, stop, thread: Some(thread), _claim: claim })
+        Ok(ControlServer { connections, stop, thread: Some(thread), claim: Some(claim) })
     }
 
-    /// The machine has ended: tells those who wait, lets answers that are on their way arrive, closes the rest.
+    /// The machine has ended: gives its name back, tells those who wait, lets answers that are on their way arrive, closes
+    /// the rest. Who is told may start the next machine of this name at once.
     pub fn finish(mut self, ending: Ending) {
         self.stop(Some(ending));
     }
 
     fn stop(&mut self, ending: Option<Ending>) {
         let Some(thread) = self.thread.take() else { return };
-        self.connections.say_goodbye(ending);
+        self.connections.state().closing = true;
         // Its counter has room for 2^64 of these.
         let _ = self.stop.write(1);
         // It cannot have panicked without having been seen on stderr.
         let _ = thread.join();
+        drop(self.claim.take());
+        self.connections.say_goodbye(ending);
         self.connections.wait_until_gone();
     }
 }
@@ -131,6 +136,7 @@ fn accept(
     subject: &Arc<dyn Subject>,
 ) {
     let mut events = [EpollEvent::default(); 2];
+    let mut until = None;
     loop {
         let count = match epoll.wait(-1, &mut events) {
             Ok(count) => count,
@@ -138,9 +144,12 @@ fn accept(
             Err(error) => return log::error!("the control socket answers no more: {error}"),
         };
         let stop = events.iter().take(count).any(|event| event.data() == STOP);
+        // Who connected before the end is heard, however many more come meanwhile.
+        if stop && Instant::now() >= *until.get_or_insert_with(|| Instant::now() + FAREWELL) {
+            return;
+        }
         match listener.accept() {
             Ok((stream, _)) => admit(stream, connections, subject),
-            // Who connected before the end has been heard.
             Err(_) if stop => return,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             // The client has gone already, or the host has no descriptor left.
@@ -185,7 +194,7 @@ impl Connections {
     fn seat(self: &Arc<Self>, stream: &Arc<UnixStream>) -> Option<Seat> {
         let mut state = self.state();
         if state.open.len() >= self.limits.connections {
-            if state.stopping {
+            if state.closing {
                 return None;
             }
             let may_go = state.open.values().filter(|one| one.phase <= Phase::Writing);

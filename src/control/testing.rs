@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub(super) struct Fake {
     pub(super) state: Mutex<MachineState>,
     pub(super) events: Arc<Mutex<VecDeque<MachineEvent>>>,
     pub(super) typed: Arc<Mutex<VecDeque<u8>>>,
+    /// The guest reads nothing of what is typed.
+    pub(super) deaf: Arc<AtomicBool>,
     balloon: AtomicU64,
 }
 
@@ -86,18 +88,21 @@ impl Subject for Fake {
     }
 
     fn console(&self) -> Box<dyn Console> {
-        Box::new(Line(self.typed.clone()))
+        Box::new(Line { typed: self.typed.clone(), deaf: self.deaf.clone() })
     }
 }
 
 /// Says at once what is typed, and ends with the byte 4.
 #[derive(Debug, Clone)]
-struct Line(Arc<Mutex<VecDeque<u8>>>);
+struct Line {
+    typed: Arc<Mutex<VecDeque<u8>>>,
+    deaf: Arc<AtomicBool>,
+}
 
 impl Console for Line {
     fn read(&mut self, into: &mut [u8], _: Duration) -> io::Result<usize> {
         std::thread::sleep(Duration::from_millis(5));
-        let mut typed = self.0.lock().unwrap();
+        let mut typed = self.typed.lock().unwrap();
         match typed.pop_front() {
             Some(4) => Ok(0),
             Some(byte) => {
@@ -115,9 +120,12 @@ impl Console for Line {
 
 impl Keyboard for Line {
     fn type_in(&mut self, bytes: &[u8]) -> usize {
+        if self.deaf.load(Ordering::Relaxed) {
+            return 0;
+        }
         // Sometimes there is no room.
         let taken = bytes.len() / 2 + bytes.len() % 2;
-        self.0.lock().unwrap().extend(&bytes[..taken]);
+        self.typed.lock().unwrap().extend(&bytes[..taken]);
         taken
     }
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "termios, signal masks, processes and local time are C interfaces")]
 
 pub(crate) mod clock;
+pub(crate) mod connect;
 pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod identity;

@@ -21,6 +21,11 @@ pub(crate) fn until_left(stream: &impl AsRawFd) -> io::Result<()> {
     wait(stream, EventSet::empty(), -1).map(drop)
 }
 
+/// Whether the other end of a stream is closed in both directions, also while there are bytes of it that nobody has read.
+pub(crate) fn has_left(stream: &impl AsRawFd) -> bool {
+    matches!(wait(stream, EventSet::empty(), 0), Ok(1..))
+}
+
 fn wait(stream: &impl AsRawFd, events: EventSet, milliseconds: i32) -> io::Result<usize> {
     let epoll = Epoll::new()?;
     epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), EpollEvent::new(events, 0))?;
@@ -48,10 +53,15 @@ mod tests {
         here.set_nonblocking(true).unwrap();
         while (&here).write(&[0; 4096]).is_ok() {}
         assert!(!has_room(&here, SHORT));
+        assert!(!has_left(&here));
+        (&there).write_all(b"unread").unwrap();
+        there.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!has_left(&here), "it still reads");
         drop(there);
+        assert!(has_left(&here));
         assert!(has_room(&here, SHORT), "the write fails at once");
         assert!(until_left(&here).is_ok());
         let file = File::create(tempfile::tempdir().unwrap().path().join("file")).unwrap();
-        assert!(has_room(&file, SHORT) && until_left(&file).is_err());
+        assert!(has_room(&file, SHORT) && until_left(&file).is_err() && !has_left(&file));
     }
 }

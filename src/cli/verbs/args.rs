@@ -15,10 +15,19 @@ pub enum NameVerb {
     Stop(StopArgs),
     /// Wait until a machine ends, and end with its exit status
     Wait(NameArgs),
-    /// End a machine where it is
+    /// End a machine where it is, and wait until it has ended
     Kill(NameArgs),
     /// Show a machine's console here, and type into it
-    Console(NameArgs),
+    ///
+    /// What the guest has said last is shown first, up to 64 KiB. Several may look and
+    /// type at the same time.
+    ///
+    /// On a terminal Ctrl-] opens a menu: d detaches, and the machine runs on; p
+    /// presses the power button; r resets the machine; ? lists these keys; Ctrl-] once
+    /// more sends Ctrl-] to the guest. With pipes in place of a terminal every byte is
+    /// the guest's.
+    #[command(verbatim_doc_comment)]
+    Console(ConsoleArgs),
     /// Bring a machine to rest
     Pause(NameArgs),
     /// Let a paused machine go on
@@ -39,6 +48,17 @@ pub struct NameArgs {
     pub name: MachineName,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// Whose console.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct ConsoleArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpLong)]
     help: Option<bool>,
 }
 
@@ -74,7 +94,7 @@ pub struct ShowArgs {
 pub struct StopArgs {
     /// The machine, as it was called with --name
     pub name: MachineName,
-    /// Seconds that the guest has to shut down
+    /// Seconds until the machine is ended by force
     #[arg(long, value_name = "S", default_value_t = 90)]
     pub timeout: u32,
     /// Print this help

@@ -176,7 +176,7 @@ impl Viewer {
         // The console's end comes a moment before the machine's.
         match Waiting::begin(&self.speaker).and_then(|mut waiting| waiting.end(LAST_WORDS)) {
             Ok(Some(ending)) => report::aside(false, &format!("{name} has ended: {}", ending.text)),
-            Ok(None) | Err(VerbError::Machine { source: ClientError::Refused(_), .. }) => {
+            Ok(None) | Err(VerbError::Machine { source: ClientError::Refused { .. }, .. }) => {
                 return Err(VerbError::LetGo(name.clone()));
             }
             // Gone in the midst of an answer, or before it.

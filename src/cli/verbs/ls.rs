@@ -1,10 +1,12 @@
 //! `minivmm ls`: the machines that run.
 
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::VerbError;
+use super::show::columns;
 use crate::control::client::ask;
 use crate::control::{Place, all};
 
@@ -14,11 +16,27 @@ const HEADINGS: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "MEM", "CPUS"];
 
 /// The list, as a table or as JSON. No machines are no lines.
 pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
-    let infos: Vec<Value> = all().iter().map(info).collect();
+    let infos = ask_all(&all(), info);
     if as_json {
         return Ok(serde_json::to_string_pretty(&infos)?);
     }
     Ok(if infos.is_empty() { String::new() } else { table(&infos) })
+}
+
+/// What each of `places` says, in their order. All are asked at the same time: some may not answer.
+fn ask_all<T: Send>(places: &[Place], ask: impl Fn(&Place) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let ask = &ask;
+        let asked: Vec<_> = places
+            .iter()
+            .map(|place| (place, thread::Builder::new().spawn_scoped(scope, move || ask(place))))
+            .collect();
+        // Who gets no thread, or one that broke down, is asked by this one.
+        let told = asked.into_iter().map(|(place, thread)| {
+            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| ask(place))
+        });
+        told.collect()
+    })
 }
 
 fn info(place: &Place) -> Value {
@@ -37,18 +55,9 @@ fn table(infos: &[Value]) -> String {
         };
         let uptime = info.get("uptime").and_then(Value::as_f64).map_or("-".into(), uptime);
         let mem = info.get("mem").and_then(Value::as_u64).map_or("-".into(), |mib| format!("{mib} MiB"));
-        [text("name"), text("state"), text("pid"), uptime, mem, text("cpus")]
+        vec![text("name"), text("state"), text("pid"), uptime, mem, text("cpus")]
     });
-    let rows: Vec<_> = std::iter::once(HEADINGS.map(String::from)).chain(rows).collect();
-    let widths = rows.iter().fold([0; HEADINGS.len()], |mut widths, row| {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.len().max(*width));
-        widths
-    });
-    let lines = rows.iter().map(|row| {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    columns(&std::iter::once(HEADINGS.map(String::from).into()).chain(rows).collect::<Vec<_>>())
 }
 
 /// In its two largest units.
@@ -79,6 +88,23 @@ NAME           STATE   PID    UPTIME  MEM      CPUS
 web            paused  12345  1m01s   512 MiB  2
 a-longer-name  -       7      -       -        -";
         assert_eq!(table(&infos), expected);
+    }
+
+    #[test]
+    fn those_that_do_not_answer_are_waited_for_together_and_stand_in_their_order() {
+        let place = |number: u32| Place {
+            name: format!("vm{number}").parse().unwrap(),
+            socket: "s".into(),
+            pid: Some(number),
+        };
+        let places: Vec<_> = (0..10).map(place).collect();
+        let all_there = std::sync::Barrier::new(places.len());
+        let said = ask_all(&places, |place| {
+            // None goes on before all are asked.
+            all_there.wait();
+            place.pid
+        });
+        assert_eq!(said, (0..10).map(Some).collect::<Vec<_>>());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod args;
 mod console;
+mod exits;
 mod ls;
 mod show;
 mod stop;
@@ -13,13 +14,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use args::{BalloonArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs};
+pub use args::{BalloonArgs, ConsoleArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs};
+pub(super) use exits::exits;
 
 use super::exit::Status;
 use super::{complain, print};
 use crate::control::client::{ClientError, ask};
 use crate::control::routes::balloon_body;
 use crate::control::{Place, find};
+use crate::host::lock::by;
 use crate::spec::MachineName;
 
 /// How long a machine may take to answer a question.
@@ -36,6 +39,12 @@ pub(super) enum VerbError {
     /// Somebody has, and it came to nothing.
     #[error("{name}: {source}")]
     Machine { name: MachineName, source: ClientError },
+    /// It was told to end, and does not.
+    #[error(
+        "{name} was told to end and is still there after {limit:?}{}: its host has not done yet what a disk was asked for, or \
+         has no time for it; it ends when that is done, or with its process", by(.pid)
+    )]
+    Lives { name: MachineName, limit: Duration, pid: Option<u32> },
     /// The terminal, its signals or a thread.
     #[error("this terminal cannot be used as a console")]
     Terminal(#[source] io::Error),
@@ -73,7 +82,7 @@ fn obey(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Pause(args) => order(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => order(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => order(args, "/v1/reset").map(|()| done),
-        NameVerb::Kill(args) => order(args, "/v1/kill").map(|()| done),
+        NameVerb::Kill(args) => stop::kill(args).map(|()| done),
         NameVerb::Balloon(BalloonArgs { name, size, .. }) => {
             let body = balloon_body(size.mib());
             Speaker::to(name)?.say("PUT", "/v1/balloon", Some(&body), ORDER).map(|_| done)

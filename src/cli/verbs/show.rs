@@ -59,23 +59,28 @@ fn flatten(path: &str, value: &Value, text: &mut String) {
 /// A line for each of `items`, by its name or its place; texts before numbers.
 fn table(name: &str, items: &[Value]) -> String {
     let fields = items.first().and_then(Value::as_object).into_iter().flatten();
-    let mut columns: Vec<_> =
+    let mut keys: Vec<_> =
         fields.filter(|(key, _)| *key != "name").map(|(key, value)| (!value.is_string(), key)).collect();
-    columns.sort();
-    let heading = std::iter::once(name.to_owned()).chain(columns.iter().map(|(_, key)| (*key).clone()));
+    keys.sort();
+    let heading = std::iter::once(name.to_owned()).chain(keys.iter().map(|(_, key)| (*key).clone()));
     let mut rows = vec![heading.collect::<Vec<_>>()];
     for (at, item) in items.iter().enumerate() {
         let label = item.get("name").map_or_else(|| at.to_string(), cell);
-        let cells = columns.iter().map(|(_, key)| item.get(key.as_str()).map_or("-".into(), cell));
+        let cells = keys.iter().map(|(_, key)| item.get(key.as_str()).map_or("-".into(), cell));
         rows.push(std::iter::once(label).chain(cells).collect());
     }
+    columns(&rows) + "\n"
+}
+
+/// Rows under each other, each column as wide as its widest cell.
+pub(super) fn columns(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
-    let widths: Vec<_> = (0..=columns.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().enumerate();
+        let cells = cells.map(|(at, cell)| format!("{cell:<width$}", width = width(at).unwrap_or(0)));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn cell(value: &Value) -> String {

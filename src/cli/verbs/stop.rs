@@ -1,17 +1,21 @@
-//! `minivmm stop`: as a person switches a computer off: the power button, and the plug if that does not help.
+//! `minivmm stop`: as a person switches a computer off: the power button, and the plug if that does not help. `minivmm
+//! kill` is the plug alone. Both are done when the machine has ended and its name is free.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::wait::Waiting;
-use super::{ORDER, Speaker, StopArgs, VerbError};
+use super::{NameArgs, ORDER, Speaker, StopArgs, VerbError};
 use crate::cli::report;
 use crate::control::client::ClientError;
 use crate::control::find;
-use crate::spec::MachineName;
 
+/// How often the button is pressed: a guest that still boots does not hear it.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How often to look whether a machine is there that does not tell.
 const LOOK: Duration = Duration::from_millis(100);
+/// There is no machine any more (RFC 9110 §15.5.10).
+const CONFLICT: u16 = 409;
 
 pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
     let speaker = Speaker::to(&args.name)?;
@@ -19,34 +23,67 @@ pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
     let mut waiting = Waiting::begin(&speaker)?;
     let press = || {
         // At rest, or coming to rest, it would not hear the button.
-        speaker.say("POST", "/v1/resume", None, ORDER)?;
-        speaker.say("POST", "/v1/power-button", None, ORDER)
+        let pressed = speaker
+            .say("POST", "/v1/resume", None, ORDER)
+            .and_then(|_| speaker.say("POST", "/v1/power-button", None, ORDER));
+        // It may end by itself meanwhile.
+        unless_ended(pressed)
     };
-    // It may end by itself meanwhile.
-    unless_ended(press())?;
-    if has_ended(&mut waiting, &args.name, Duration::from_secs(args.timeout.into()))? {
+    let limit = Duration::from_secs(args.timeout.into());
+    if press_until(press, |limit| has_ended(&mut waiting, &speaker, limit), limit, AGAIN)? {
         return Ok(());
     }
     report::say(&format_args!(
         "minivmm: the guest of {} did not shut down within {} s; the machine is ended\n",
         args.name, args.timeout
     ));
+    pull(&speaker, waiting)
+}
+
+pub(super) fn kill(args: &NameArgs) -> Result<(), VerbError> {
+    let speaker = Speaker::to(&args.name)?;
+    let waiting = Waiting::begin(&speaker)?;
+    pull(&speaker, waiting)
+}
+
+/// Ends the machine where it is.
+fn pull(speaker: &Speaker, mut waiting: Waiting<'_>) -> Result<(), VerbError> {
     unless_ended(speaker.say("POST", "/v1/kill", None, ORDER))?;
-    if has_ended(&mut waiting, &args.name, ORDER)? {
+    if has_ended(&mut waiting, speaker, ORDER)? {
         return Ok(());
     }
-    Err(speaker.failed(ClientError::Late(ORDER)))
+    Err(VerbError::Lives { name: speaker.0.name.clone(), limit: ORDER, pid: speaker.0.pid })
+}
+
+/// Presses until it `has_ended`, now and every `again`; whether that came within `limit`.
+fn press_until<E>(
+    mut press: impl FnMut() -> Result<(), E>,
+    mut has_ended: impl FnMut(Duration) -> Result<bool, E>,
+    limit: Duration,
+    again: Duration,
+) -> Result<bool, E> {
+    let until = Instant::now() + limit;
+    loop {
+        press()?;
+        let left = until.saturating_duration_since(Instant::now());
+        if has_ended(left.min(again))? {
+            return Ok(true);
+        }
+        if left <= again {
+            return Ok(false);
+        }
+    }
 }
 
 /// Whether the machine ends within `limit`. One that cannot tell (others wait in all of its places, or its process was
 /// killed) shows it by its lock.
-fn has_ended(waiting: &mut Waiting<'_>, name: &MachineName, limit: Duration) -> Result<bool, VerbError> {
+fn has_ended(waiting: &mut Waiting<'_>, speaker: &Speaker, limit: Duration) -> Result<bool, VerbError> {
     let until = Instant::now() + limit;
     match waiting.end(limit) {
-        Err(VerbError::Machine { source: ClientError::Gone(_) | ClientError::Refused(_), .. }) => {}
+        Err(VerbError::Machine { source: ClientError::Gone(_) | ClientError::Refused { .. }, .. }) => {}
         told => return told.map(|ending| ending.is_some()),
     }
-    while find(name).is_some() {
+    while is_there(speaker) {
         if Instant::now() >= until {
             return Ok(false);
         }
@@ -55,11 +92,57 @@ fn has_ended(waiting: &mut Waiting<'_>, name: &MachineName, limit: Duration) -> 
     Ok(true)
 }
 
+/// Whether the name is still that machine's, and not the next one's.
+fn is_there(Speaker(place): &Speaker) -> bool {
+    let same = |pid: Option<u32>| pid.is_none() || place.pid.is_none() || pid == place.pid;
+    find(&place.name).is_some_and(|now| same(now.pid))
+}
+
 fn unless_ended<T>(said: Result<T, VerbError>) -> Result<(), VerbError> {
     match said {
         Ok(_) => Ok(()),
         // Who waits for the end hears of it, or sees it.
-        Err(VerbError::Machine { source: ClientError::Gone(_) | ClientError::Refused(_), .. }) => Ok(()),
+        Err(VerbError::Machine {
+            source: ClientError::Gone(_) | ClientError::Refused { status: CONFLICT, .. },
+            ..
+        }) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    /// How often a machine is pressed that ends once it was so many times, and whether it did.
+    fn pressed(ends_at: usize, limit: Duration) -> (usize, bool) {
+        let presses = std::cell::Cell::new(0);
+        let ended = press_until::<()>(
+            || {
+                presses.set(presses.get() + 1);
+                Ok(())
+            },
+            |limit| {
+                let ended = presses.get() >= ends_at;
+                if !ended {
+                    thread::sleep(limit);
+                }
+                Ok(ended)
+            },
+            limit,
+            SHORT,
+        );
+        (presses.get(), ended.unwrap())
+    }
+
+    #[test]
+    fn the_button_is_pressed_again_until_the_guest_hears_it_or_its_time_is_over() {
+        assert_eq!(pressed(1, 100 * SHORT), (1, true));
+        assert_eq!(pressed(3, 100 * SHORT), (3, true));
+        assert_eq!(pressed(9, Duration::ZERO), (1, false));
+        let (presses, ended) = pressed(99, 3 * SHORT);
+        assert!(!ended && (1..=3).contains(&presses), "{presses}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Speaker, VerbError};
+use super::{ANSWER, Speaker, VerbError};
 use crate::cli::exit::Status;
 use crate::cli::report;
 use crate::control::client::{Asked, ClientError};
@@ -35,7 +35,7 @@ pub(super) struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     pub(super) fn begin(speaker: &'a Speaker) -> Result<Self, VerbError> {
-        let asked = Asked::send(&speaker.0.socket, "GET", "/v1/wait", None);
+        let asked = Asked::send(&speaker.0.socket, "GET", "/v1/wait", None, ANSWER);
         Ok(Waiting { speaker, asked: asked.map_err(|source| speaker.failed(source))? })
     }
 

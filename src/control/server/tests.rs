@@ -17,7 +17,7 @@ struct Served {
     server: Option<ControlServer>,
     fake: Arc<Fake>,
     socket: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Served {
@@ -26,7 +26,7 @@ impl Served {
         let claim = Claim::take_in(&folder.path().join("m"), &"vm0".parse().unwrap()).unwrap();
         let (fake, socket) = (Arc::new(Fake::default()), claim.path().to_owned());
         let server = ControlServer::serve_within(claim, fake.clone(), limits).unwrap();
-        Served { server: Some(server), fake, socket, _folder: folder }
+        Served { server: Some(server), fake, socket, folder }
     }
 
     fn connect(&self) -> UnixStream {
@@ -171,7 +171,7 @@ fn a_body_that_is_too_large_is_refused_in_words_while_it_still_comes() {
 #[test]
 fn those_who_wait_leave_room_for_those_who_ask() {
     let mut served = Served::new(limits());
-    let mut waiting = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+    let mut waiting = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
     let mut events = served.connect();
     events.write_all(b"GET /v1/events HTTP/1.1\r\n\r\n").unwrap();
     let mut head = [0; 15];
@@ -197,7 +197,7 @@ fn a_client_that_stops_waiting_gives_its_place_back() {
     let served = Served::new(limits());
     for path in ["/v1/wait", "/v1/events", "/v1/console"] {
         for _ in 0..5 {
-            let mut asked = Asked::send(&served.socket, "GET", path, None).unwrap();
+            let mut asked = Asked::send(&served.socket, "GET", path, None, LONG).unwrap();
             assert!(asked.answer(Duration::from_millis(20)).unwrap().is_none());
             drop(asked);
             served.until_open(0);
@@ -223,6 +223,34 @@ fn a_console_is_read_by_all_who_ask_and_typed_into_by_those_who_upgrade() {
     let said = served.raw("GET /v1/console HTTP/1.1\r\n\r\n");
     assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\nagain"), "{said}");
     served.until_open(0);
+}
+
+#[test]
+fn who_leaves_a_guest_that_neither_reads_nor_speaks_gives_the_place_back() {
+    let served = Served::new(Limits { write: SHORT, ..limits() });
+    served.fake.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    let paste = || {
+        let mut stream = served.connect();
+        let request = b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n";
+        stream.write_all(request).unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        stream.write_all(&[b'x'; 50]).unwrap();
+        stream
+    };
+    for _ in 0..3 {
+        drop((paste(), paste()));
+        served.until_open(0);
+    }
+    // Who is there stays, also with a side closed, and what it has typed is typed once the guest reads again.
+    let stream = paste();
+    stream.shutdown(Shutdown::Write).unwrap();
+    thread::sleep(3 * SHORT);
+    assert_eq!(served.open(), 1);
+    served.fake.deaf.store(false, std::sync::atomic::Ordering::Relaxed);
+    served.until_open(0);
+    let mut heard = String::new();
+    (&stream).read_to_string(&mut heard).unwrap();
+    assert!(heard.ends_with(&"x".repeat(50)), "{heard}");
 }
 
 #[test]
@@ -260,8 +288,31 @@ fn who_has_asked_how_it_ends_before_it_did_is_told() {
     for _ in 0..200 {
         let mut served = Served::new(Limits::DEFAULT);
         // Not waited for: the server may not have heard of it yet.
-        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None).unwrap();
+        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
         served.finish();
         assert_eq!(asked.answer(LONG).unwrap().unwrap()["status"], 4);
+    }
+}
+
+#[test]
+fn the_name_is_free_when_the_end_is_told_also_while_clients_take_no_answer() {
+    for _ in 0..2 {
+        let mut served = Served::new(limits());
+        // Holds the server's farewell up to its end.
+        let mut deaf = served.connect();
+        deaf.set_write_timeout(Some(SHORT)).unwrap();
+        let requests = "GET /v1/machine HTTP/1.1\r\n\r\n".repeat(100);
+        while deaf.write_all(requests.as_bytes()).is_ok() {}
+        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
+        let (folder, server) = (served.folder.path().join("m"), served.server.take().unwrap());
+        thread::scope(|scope| {
+            let finish = scope.spawn(|| server.finish(Ending { status: 0, text: "it is over".into() }));
+            assert_eq!(asked.answer(LONG).unwrap().unwrap()["status"], 0);
+            let next = Claim::take_in(&folder, &"vm0".parse().unwrap()).unwrap();
+            assert!(!finish.is_finished(), "nobody held it up");
+            finish.join().unwrap();
+            // What is the next one's is left alone.
+            assert!(next.path().exists());
+        });
     }
 }

@@ -1,0 +1,59 @@
+//! What the exit statuses of verbs mean that start no machine, for their manual pages.
+
+use crate::cli::exit::Status;
+
+/// Of a verb that starts no machine, each status and what it means; `None` for any other.
+pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
+    let done = match verb {
+        "ls" => "the machines are listed, also if there are none",
+        "info" | "stats" => "it is printed",
+        "stop" => "the machine has ended, by itself or, after the time of `--timeout`, by force",
+        "kill" => "the machine has ended",
+        "console" => "the machine has ended, or nobody looks on any more here: it runs on",
+        "pause" => "the machine rests",
+        "resume" => "the machine goes on",
+        "reset" => "the machine boots again",
+        "doctor" => "machines can be started here",
+        "balloon" => "the guest is asked, and does what it can in its own time",
+        _ => return None,
+    };
+    let failed = match verb {
+        "ls" => "the list cannot be printed",
+        "doctor" => "none can: what is printed says what is missing",
+        "stop" | "kill" => "no machine of this name runs, or it has not ended: what is printed says why",
+        _ => "no machine of this name runs, or it was not done: what is printed says why",
+    };
+    let mut rows =
+        vec![(Status::Done, done), (Status::Failed, failed), (Status::Usage, "the command line is wrong")];
+    if verb == "console" {
+        rows.push((Status::Signal(0), "the command was ended by signal n; the machine runs on"));
+    }
+    Some(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_says_its_own_and_none_speaks_of_a_start() {
+        use clap::Subcommand;
+        let verbs = super::super::NameVerb::augment_subcommands(clap::Command::new("minivmm"));
+        assert!(exits("doctor").is_some() && exits("run").is_none());
+        let of_its_own = |verb: &&str| *verb != "wait";
+        let verbs: Vec<_> = verbs.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+        assert!(verbs.len() > 10);
+        for verb in verbs.iter().map(String::as_str).filter(of_its_own) {
+            let rows = crate::cli::exit::rows_of(Some(verb));
+            assert!(rows.len() >= 3, "{verb}");
+            for (_, meaning) in rows {
+                assert!(
+                    !meaning.contains("started") && !meaning.contains("powered off"),
+                    "{verb}: {meaning}"
+                );
+            }
+        }
+        // It ends as the machine does.
+        assert!(exits("wait").is_none());
+    }
+}
