@@ -165,10 +165,10 @@ fn panic_has_its_status_and_the_consoles_last_words() {
 
 #[test]
 fn time_limit_has_its_status_and_what_was_said_is_out() {
-    let out = shell("run --timeout 40 -- sh -c 'printf partly; sleep 1000'");
+    let out = shell("run --timeout 100 -- sh -c 'printf partly; sleep 1000'");
     ended(&out, 124);
     assert_eq!(out.text(), "partly");
-    says(&out, &["the command had not ended after 40 s (--timeout)"]);
+    says(&out, &["the command had not ended after 100 s (--timeout)"]);
 }
 
 #[test]

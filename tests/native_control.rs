@@ -16,6 +16,7 @@ mod vmm;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -136,6 +137,7 @@ fn stop_presses_the_power_button_and_pulls_the_plug_on_a_guest_that_does_not_hea
     let machine = host.start(Guest::PowerButton, "vm0", "ready\n");
     let waiting: Vec<_> = (0..16).map(|_| host.verb(&["wait", "vm0"]).spawn().unwrap()).collect();
     host.until_connected("vm0", 16);
+    waiting.iter().for_each(until_it_listens);
     host.does(&["stop", "vm0"]);
     machine.end().is("ready\nbutton\ndone\n", 0);
     for waiting in waiting {
@@ -236,6 +238,7 @@ fn wait_ends_as_the_machine_does() {
         let mut machine = host.start(Guest::Obedient, "vm0", "ready\n");
         let waiting: Vec<_> = (0..3).map(|_| host.verb(&["wait", "vm0"]).spawn().unwrap()).collect();
         host.until_connected("vm0", 3);
+        waiting.iter().for_each(until_it_listens);
         if typed.is_empty() {
             host.does(&["kill", "vm0"]);
         } else {
@@ -254,11 +257,26 @@ fn wait_ends_as_the_machine_does() {
     let machine = host.start(Guest::Obedient, "vm0", "ready\n");
     let waiting = host.verb(&["wait", "vm0"]).spawn().unwrap();
     host.until_connected("vm0", 1);
+    until_it_listens(&waiting);
     machine.signal(libc::SIGKILL);
     machine.end();
     let output = waiting.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("vm0: the machine has ended"));
+}
+
+/// Until a verb that is connected has asked, too: it waits in a system call that reads.
+fn until_it_listens(verb: &Child) {
+    let begun = Instant::now();
+    let reads = || {
+        let call = fs::read_to_string(format!("/proc/{}/syscall", verb.id())).unwrap();
+        let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
+        matches!(number, Some(libc::SYS_read | libc::SYS_recvfrom))
+    };
+    while !reads() {
+        assert!(begun.elapsed() < LIMIT, "it does not read");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -20,8 +20,8 @@ use crate::spec::Spec;
 
 /// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
 const GRACE: Duration = Duration::from_secs(90);
-/// A guest that still boots does not hear the first press: it is pressed again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// How often the button is pressed: a guest that still boots does not hear it.
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
 /// Signals that come together are one wish: a terminal that is closed sends SIGHUP through its shell and by itself.
 const ONE_EVENT: Duration = Duration::from_secs(1);
 /// How long a machine may then take to end: longer than the console's last words.

@@ -21,7 +21,7 @@ use super::subject::Subject;
 use super::{Claim, Limits};
 
 /// How long a connection that has to go may take until the new one is refused.
-const EVICTION: Duration = Duration::from_millis(200);
+const EVICTION: Duration = Duration::from_secs(1);
 /// How long answers may still take to be sent once the machine has ended.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long to leave a host alone that has no descriptor or thread left.

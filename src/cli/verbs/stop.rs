@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use super::wait::Waiting;
 use super::{NameArgs, ORDER, Speaker, StopArgs, VerbError};
 use crate::cli::report;
+use crate::cli::session::AGAIN;
 use crate::control::client::ClientError;
 use crate::control::find;
 
-/// How often the button is pressed: a guest that still boots does not hear it.
-const AGAIN: Duration = Duration::from_secs(10);
 /// How often to look whether a machine is there that does not tell.
 const LOOK: Duration = Duration::from_millis(100);
 /// There is no machine any more (RFC 9110 §15.5.10).
