@@ -165,17 +165,17 @@ fn panic_has_its_status_and_the_consoles_last_words() {
 
 #[test]
 fn time_limit_has_its_status_and_what_was_said_is_out() {
-    let out = shell("run --timeout 100 -- sh -c 'printf partly; sleep 1000'");
+    let out = shell("run --timeout 45 -- sh -c 'printf partly; sleep 1000'");
     ended(&out, 124);
     assert_eq!(out.text(), "partly");
-    says(&out, &["the command had not ended after 100 s (--timeout)"]);
+    says(&out, &["the command had not ended after 45 s (--timeout)"]);
 }
 
 #[test]
 fn reader_that_stalls_does_not_hold_up_the_limit() {
     let out = shell(
         "mkfifo stalled; sleep 1000 <stalled & run --timeout 60 -- yes to nobody 2>stalled | head -n 1; kill $!
-         sleep 1000 <stalled & run -v --timeout 60 -- sh -c 'yes >&2' 2>stalled; echo $?; kill $!; rm stalled",
+         sleep 1000 <stalled & run -v --timeout 25 -- sh -c 'yes >&2' 2>stalled; echo $?; kill $!; rm stalled",
     );
     assert_eq!(out.text(), "to nobody\n124\n", "{}", out.err_text());
 }
