@@ -50,6 +50,9 @@ fn serve(mut from: File) -> io::Result<()> {
             (wire::STDIN_END, _) => drop(locked(&processes).get_mut(&frame.id).map(|p| p.stdin.take())),
             (wire::SIGNAL, Some((pid, _))) => sys::signal(pid, wire::number(&frame.body)),
             (wire::KILL, Some((pid, _))) => sys::signal(-pid, sys::SIGKILL),
+            // To have come is all that it is for.
+            (wire::WAKE, _) => {}
+            // For a process that has ended.
             _ => {}
         }
     }

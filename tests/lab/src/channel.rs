@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 /// How long the console may go on after the stream has broken.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How often a machine is woken that may have lost its timer.
+const BEAT: Duration = Duration::from_secs(1);
 /// The console keeps its last bytes only.
 const CONSOLE_MAX: usize = 64 * 1024;
 
@@ -152,6 +154,22 @@ impl Channel {
         let (from, known, last_words) = (stream.try_clone()?, processes.clone(), console.clone());
         thread::Builder::new().name("lab-reader".into()).spawn(move || sort(from, &known, &last_words))?;
         Ok(Self { stream: Mutex::new(stream), processes, ready, next: AtomicU32::new(1), console })
+    }
+
+    /// Wakes the agent's machine again and again, for as long as there is a channel. An emulated machine has been seen
+    /// halted for minutes, its timers due, until something else interrupted it: QEMU lost the timer's interrupt.
+    pub(crate) fn keep_awake(self: &Arc<Self>) -> std::io::Result<()> {
+        let channel = Arc::downgrade(self);
+        let beat = move || {
+            loop {
+                thread::sleep(BEAT);
+                let Some(channel) = channel.upgrade() else { return };
+                if channel.send(wire::WAKE, 0, &[]).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("lab-beat".into()).spawn(beat).map(drop)
     }
 
     /// Waits until the agent says that it is there; false when time is up or the stream broke.

@@ -166,6 +166,9 @@ impl Lab {
         let channel = Channel::new(ours, console).map_err(LabError::io("cannot talk to the lab"))?;
         let mut lab = Self { kind, channel: Arc::new(channel), child, _keeper: keeper, directory };
         if lab.channel.ready(config.limit) {
+            if kind == LabKind::Nested {
+                lab.channel.keep_awake().map_err(LabError::io("cannot start a thread"))?;
+            }
             return Ok(lab);
         }
         let reason = match lab.child.try_wait() {

@@ -15,6 +15,8 @@ pub(crate) const STDIN_END: u8 = 3;
 pub(crate) const SIGNAL: u8 = 4;
 /// Host to agent: kill the process and its whole group.
 pub(crate) const KILL: u8 = 5;
+/// Host to agent: nothing to do. It is an interrupt, so that a machine which has lost its timer goes on.
+pub(crate) const WAKE: u8 = 6;
 /// Agent to host, once, before anything else: processes can be started.
 pub(crate) const READY: u8 = 16;
 /// Agent to host: the process wrote to its standard output (or terminal).
