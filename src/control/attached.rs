@@ -94,15 +94,16 @@ fn carry(stream: &UnixStream, mut keyboard: Box<dyn Keyboard>, gone: &AtomicBool
         while !rest.is_empty() && !gone.load(Ordering::Acquire) {
             let taken = keyboard.type_in(rest);
             rest = rest.get(taken..).unwrap_or_default();
-            if taken == 0 && has_left(stream) {
+            if taken > 0 {
+                continue;
+            }
+            if has_left(stream) {
                 let until = *left_until.get_or_insert_with(|| Instant::now() + limits.write);
                 if Instant::now() >= until {
                     return;
                 }
             }
-            if taken == 0 {
-                thread::sleep(NO_ROOM);
-            }
+            thread::sleep(NO_ROOM);
         }
     }
 }

@@ -30,9 +30,6 @@ use crate::spec::ConsoleChoice;
 const OUTPUT_CAPACITY: usize = 64 << 10;
 /// Input that may wait for the guest. Enough for any paste; a program that writes more waits.
 const INPUT_CAPACITY: usize = 1 << 20;
-/// How often, and how far apart, to try a serial port that a vCPU is busy with.
-const POKES: u32 = 100;
-const POKE_INTERVAL: Duration = Duration::from_millis(1);
 /// How long the last output may take to leave once the machine has ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -97,15 +94,11 @@ impl Console {
         self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the port that there is input. While a vCPU waits for room in the output it holds the port; it looks at
-    /// its input again before it goes on, so that giving up here leaves nothing behind.
+    /// Tells the port that there is input.
     fn poke(&self) {
-        let Some(port) = self.port().clone() else { return };
-        for _ in 0..POKES {
-            if port.poke() {
-                return;
-            }
-            thread::sleep(POKE_INTERVAL);
+        let port = self.port().clone();
+        if let Some(port) = port {
+            port.poke();
         }
     }
 }

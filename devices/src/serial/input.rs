@@ -1,13 +1,11 @@
 //! The host's end of a serial port's input.
 
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Serial;
 use crate::console::{ByteQueue, Closed};
 
-/// How long to leave a port alone that a vCPU is busy with.
-const BUSY: Duration = Duration::from_millis(1);
 /// How often a sender that waits for room looks again whether the port has seen all there is.
 const ROOM: Duration = Duration::from_millis(100);
 
@@ -33,9 +31,7 @@ impl SerialInput {
         let mut rest = bytes;
         loop {
             rest = rest.get(self.queue.try_push(rest)..).unwrap_or_default();
-            while !self.poke() && !self.queue.is_closed() {
-                std::thread::sleep(BUSY);
-            }
+            self.poke();
             if self.queue.is_closed() {
                 return Err(Closed);
             }
@@ -46,22 +42,8 @@ impl SerialInput {
         }
     }
 
-    /// Sends what fits now, never waits, and says how many bytes that was. Where the port was busy, call
-    /// [`SerialInput::poke`] until it says yes, or the last bytes may wait for the next ones.
-    pub fn try_send(&self, bytes: &[u8]) -> usize {
-        let count = self.queue.try_push(bytes);
-        self.poke();
-        count
-    }
-
-    /// Lets the port look at its queue; false if a vCPU is busy with the port, possibly waiting for room in the output.
-    pub fn poke(&self) -> bool {
-        let mut port = match self.port.try_lock() {
-            Ok(port) => port,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        port.poke();
-        true
+    /// Lets the port look at its queue. A vCPU has the port for the time of an access only: see [`ConsoleSink`](super::ConsoleSink).
+    pub fn poke(&self) {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner).poke();
     }
 }

@@ -5,22 +5,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::console::ByteQueue;
 use crate::irq::Irq;
 
 /// Where a console's output goes.
 pub trait ConsoleSink: fmt::Debug + Send {
-    /// Takes all of `bytes`, in order; may wait for room.
+    /// Takes all of `bytes`, in order, and never waits: the port is locked, and whoever types needs it.
     fn write(&mut self, bytes: &[u8]);
-}
-
-impl ConsoleSink for Arc<ByteQueue> {
-    /// Waits for room; once the queue is closed the bytes have nowhere to go and are dropped.
-    fn write(&mut self, bytes: &[u8]) {
-        if self.push(bytes).is_err() {
-            log::trace!("serial: {} bytes written after the console was closed", bytes.len());
-        }
-    }
 }
 
 /// vm-superio's trigger in terms of our capability.
