@@ -33,21 +33,23 @@ pub(super) fn console(wire: &mut impl Wire, subject: &dyn Subject, limits: &Limi
     // Two threads on one connection: std's sockets need no lock for that.
     let second = wire.second().filter(|_| typing).and_then(|stream| stream.try_clone().ok());
     let Some(second) = second else {
-        return show(wire, &mut *console, limits, |wire, discarded| {
-            is_there(wire, discarded, Duration::from_millis(1))
-        });
+        return show(wire, &mut *console, limits, |wire, discarded| is_there(wire, discarded));
     };
-    let (gone, keyboard) = (AtomicBool::new(false), console.keyboard());
+    // `typed`: the client has closed its writing half, and may read on.
+    let (gone, typed, keyboard) = (AtomicBool::new(false), AtomicBool::new(false), console.keyboard());
     thread::scope(|scope| {
         let typist = thread::Builder::new().name("control-typist".into()).stack_size(STACK).spawn_scoped(
             scope,
             || {
-                carry(&second, keyboard, &gone, limits);
-                gone.store(true, Ordering::Release);
+                let end = if carry(&second, keyboard, &gone, limits) { &typed } else { &gone };
+                end.store(true, Ordering::Release);
             },
         );
         if typist.is_ok() {
-            show(wire, &mut *console, limits, |_, _| !gone.load(Ordering::Acquire));
+            show(wire, &mut *console, limits, |_, _| {
+                let left = || typed.load(Ordering::Acquire) && has_left(&second);
+                !gone.load(Ordering::Acquire) && !left()
+            });
         }
         gone.store(true, Ordering::Release);
         // Wakes the other thread; the client has gone, or there is nothing more to say to it.
@@ -78,18 +80,18 @@ fn show<W: Wire>(
     }
 }
 
-/// To the guest. While it reads nothing, nothing is taken from the client; whether that is still there is asked of the
-/// connection itself, since nobody reads it then.
-fn carry(stream: &UnixStream, mut keyboard: Box<dyn Keyboard>, gone: &AtomicBool, limits: &Limits) {
+/// To the guest, until the client's last byte; false if that did not come. While the guest reads nothing, nothing is taken
+/// from the client; whether that is still there is asked of the connection itself, since nobody reads it then.
+fn carry(stream: &UnixStream, mut keyboard: Box<dyn Keyboard>, gone: &AtomicBool, limits: &Limits) -> bool {
     let (mut from, mut bytes) = (stream, [0; 4096]);
     // Until when the guest may take what a client has left behind.
     let mut left_until = None;
     while !gone.load(Ordering::Acquire) {
         let mut rest = match Wire::read(&mut from, &mut bytes, Instant::now() + SILENCE) {
-            Ok(0) => return,
+            Ok(0) => return true,
             Ok(n) => bytes.get(..n).unwrap_or_default(),
             Err(error) if is_late(&error) => continue,
-            Err(_) => return,
+            Err(_) => return false,
         };
         while !rest.is_empty() && !gone.load(Ordering::Acquire) {
             let taken = keyboard.type_in(rest);
@@ -100,10 +102,11 @@ fn carry(stream: &UnixStream, mut keyboard: Box<dyn Keyboard>, gone: &AtomicBool
             if has_left(stream) {
                 let until = *left_until.get_or_insert_with(|| Instant::now() + limits.write);
                 if Instant::now() >= until {
-                    return;
+                    return false;
                 }
             }
             thread::sleep(NO_ROOM);
         }
     }
+    false
 }

@@ -41,6 +41,8 @@ pub(super) trait Keeper {
     fn enter(&self, phase: Phase) -> bool;
     /// How the machine has ended, if it has.
     fn ending(&self) -> Option<Ending>;
+    /// Whether the server stops, now or within `limit`. After it, an ending that is not there will not come.
+    fn stops_within(&self, limit: Duration) -> bool;
 }
 
 /// Answers requests until the client goes, errs or is too slow, or the machine has ended.
@@ -110,7 +112,13 @@ fn wait(wire: &mut impl Wire, keeper: &impl Keeper, limits: &Limits) {
             return last(wire, keeper, &answer, limits);
         }
         // The server ends this read when the machine ends.
-        if !is_there(wire, &mut discarded, LONG) && keeper.ending().is_none() {
+        let is_there = match hear(wire, &mut discarded, LONG) {
+            Heard::Nothing => true,
+            Heard::Left => false,
+            // No read waits on this connection any more, so wait for the server itself.
+            Heard::HalfClosed => !keeper.stops_within(LOOK) && !wire.has_left(),
+        };
+        if !is_there && keeper.ending().is_none() {
             return;
         }
     }
@@ -134,21 +142,39 @@ fn events(wire: &mut impl Wire, keeper: &impl Keeper, subject: &dyn Subject, lim
                     return;
                 }
             }
-            Next::Nothing if is_there(wire, &mut discarded, Duration::from_millis(1)) => {}
+            Next::Nothing if is_there(wire, &mut discarded) => {}
             Next::Nothing | Next::Ended => return,
         }
     }
 }
 
-/// Whether the client is still there, or goes within `limit`. What it sends is thrown away, up to a point.
-pub(super) fn is_there(wire: &mut impl Wire, discarded: &mut usize, limit: Duration) -> bool {
+/// What came of listening to a client that has nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// It is still there.
+    Nothing,
+    /// It will say nothing more, and still reads: `nc -N`, `socat -`, a pipe into `nc`.
+    HalfClosed,
+    /// It has gone, or sends without end.
+    Left,
+}
+
+/// Listens for `limit` at most. What comes is thrown away, up to a point.
+fn hear(wire: &mut impl Wire, discarded: &mut usize, limit: Duration) -> Heard {
     let until = Instant::now() + limit;
     while *discarded < MAX_DISCARD {
         match wire.read(&mut [0; 4096], until) {
-            Ok(0) => return false,
+            Ok(0) if wire.has_left() => return Heard::Left,
+            Ok(0) => return Heard::HalfClosed,
             Ok(n) => *discarded += n,
-            Err(error) => return is_late(&error),
+            Err(error) if is_late(&error) => return Heard::Nothing,
+            Err(_) => return Heard::Left,
         }
     }
-    false
+    Heard::Left
+}
+
+/// Whether the client of a stream still reads. What it sends is thrown away, up to a point.
+pub(super) fn is_there(wire: &mut impl Wire, discarded: &mut usize) -> bool {
+    hear(wire, discarded, Duration::from_millis(1)) != Heard::Left
 }

@@ -11,6 +11,7 @@ mod attached;
 mod bytes;
 pub(crate) mod client;
 mod conversation;
+mod guard;
 mod inbox;
 mod place;
 mod request;

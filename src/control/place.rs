@@ -1,8 +1,11 @@
 //! Where machines with a name are found: a folder with a socket and a lock file each.
 //!
-//! The lock says who lives: the machine's process holds it from before the socket is there until after it has gone, and
-//! the host lets go of it however that process ends. What lies there without its lock held is of the dead, and is removed
-//! by whoever finds it, with the lock in hand.
+//! The lock says which machine lives: its process holds it from before the socket is there until after it has gone, and
+//! the kernel releases it however that process ends. A socket whose lock nobody holds is a dead machine's; the next process
+//! that finds it removes it, with the lock held.
+//!
+//! The folder may vanish while the machine lives: logind removes $XDG_RUNTIME_DIR at logout, and other programs clean
+//! /run and /tmp. So the name is also bound in the kernel ([`super::guard`]), and [`Claim::renew`] makes the files again.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::host::identity::is_at;
+use super::guard::{self, Guard, Holder};
+use crate::host::identity::{identity, is_at};
 use crate::host::lock::{Kind, by, is_locked, try_lock, user};
 use crate::spec::MachineName;
 
@@ -21,6 +25,8 @@ const SYSTEM: &str = "/run/minivmm";
 /// A lock that is held for removing what a dead machine left is free again at once.
 const ATTEMPTS: u32 = 10;
 const ATTEMPT: Duration = Duration::from_millis(10);
+/// Bytes of the longest path that a Unix socket can have (`sun_path` of unix(7), less the zero that ends it).
+const SOCKET_PATH_MAX: usize = 107;
 
 /// Why a machine cannot have its name.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,17 @@ pub enum PlaceError {
         /// The folder.
         path: PathBuf,
     },
+    /// The name of the socket is longer than the kernel takes.
+    #[error(
+        "the control socket {path} of `--name` has a path of {length} bytes, and a Unix socket's has {SOCKET_PATH_MAX} at \
+         most; set XDG_RUNTIME_DIR to a folder with a shorter path, or choose a shorter name", path = path.display()
+    )]
+    Long {
+        /// The socket.
+        path: PathBuf,
+        /// Its bytes.
+        length: usize,
+    },
     /// The host refused a file in it.
     #[error("cannot {action} {path}: {source}; it is the control socket of `--name`", path = path.display())]
     Host {
@@ -74,11 +91,22 @@ pub(crate) struct Place {
     pub(crate) pid: Option<u32>,
 }
 
+impl Place {
+    /// Whether its socket is there; without it the machine hears signals only.
+    pub(crate) fn has_socket(&self) -> bool {
+        fs::symlink_metadata(&self.socket).is_ok_and(|file| file.file_type().is_socket())
+    }
+}
+
 /// A machine's name and socket, for as long as this lives.
 #[derive(Debug)]
 pub struct Claim {
     listener: UnixListener,
+    /// The socket's device and inode.
+    socket: (u64, u64),
     name: Held,
+    /// Dropped last. `None` where the kernel gives none, or another user has bound it.
+    guard: Option<Guard>,
 }
 
 impl Claim {
@@ -87,19 +115,25 @@ impl Claim {
     /// # Errors
     /// [`PlaceError`].
     pub fn take(name: &MachineName) -> Result<Self, PlaceError> {
+        // Also where this user's other sessions put theirs.
+        if let Some(Place { name, pid, .. }) = find(name) {
+            return Err(PlaceError::Taken { name, pid });
+        }
         Self::take_in(&own_folder(), name)
     }
 
     /// The same in this folder.
     pub(super) fn take_in(folder: &Path, name: &MachineName) -> Result<Self, PlaceError> {
+        let files = Files::of(folder, name);
+        let length = files.socket.as_os_str().len();
+        if length > SOCKET_PATH_MAX {
+            return Err(PlaceError::Long { path: files.socket, length });
+        }
+        let guard = take_guard(folder, name)?;
         prepare(folder)?;
         let held = Held::take(folder, name)?;
-        let socket = &held.files.socket;
-        held.clear_socket()?;
-        let listener = UnixListener::bind(socket).map_err(host("make", socket))?;
-        // The folder lets nobody else in meanwhile.
-        fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(host("protect", socket))?;
-        Ok(Claim { listener, name: held })
+        let (listener, socket) = held.bind()?;
+        Ok(Claim { listener, socket, name: held, guard })
     }
 
     /// The socket.
@@ -110,6 +144,48 @@ impl Claim {
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener
     }
+
+    pub(super) fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
+    }
+
+    /// Makes the files again that have vanished. True if there is a new listener.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or is not this user's alone, or another process has the name there now.
+    pub(super) fn renew(&mut self) -> Result<bool, PlaceError> {
+        let socket = &self.name.files.socket;
+        let locked = is_at(&self.name.lock, &self.name.files.lock);
+        if locked && fs::symlink_metadata(socket).is_ok_and(|there| identity(&there) == self.socket) {
+            return Ok(false);
+        }
+        let Some(folder) = socket.parent() else { return Ok(false) };
+        prepare(folder)?;
+        if !locked {
+            self.name.lock = open_lock(&self.name.files)?
+                .map_err(|pid| PlaceError::Taken { name: self.name.name.clone(), pid })?;
+        }
+        (self.listener, self.socket) = self.name.bind()?;
+        Ok(true)
+    }
+}
+
+/// Binds the name in the kernel. Where that is not to be had, the lock file alone decides.
+fn take_guard(folder: &Path, name: &MachineName) -> Result<Option<Guard>, PlaceError> {
+    for _ in 0..ATTEMPTS {
+        match Guard::take(folder, name) {
+            Ok(Some(guard)) => return Ok(Some(guard)),
+            Ok(None) => {}
+            Err(_) => return Ok(None),
+        }
+        match guard::holder(folder, name) {
+            // A machine that has just ended.
+            Holder::None => thread::sleep(ATTEMPT),
+            Holder::Ours(pid) => return Err(PlaceError::Taken { name: name.clone(), pid }),
+            Holder::Stranger => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// Every machine that lives. What dead ones have left is removed.
@@ -120,8 +196,8 @@ pub(crate) fn all() -> Vec<Place> {
 }
 
 fn all_in(folder: &Path) -> Vec<Place> {
-    // Not there, or of others.
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    // Where the folder is not there, or of others, the kernel's list is all there is.
+    let entries = fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<MachineName> = entries
         .flatten()
         .filter_map(|entry| {
@@ -129,6 +205,7 @@ fn all_in(folder: &Path) -> Vec<Place> {
             let name = name.to_str()?;
             name.strip_suffix(".sock").or_else(|| name.strip_suffix(".lock"))?.parse().ok()
         })
+        .chain(guard::names(folder))
         .collect();
     names.sort();
     names.dedup();
@@ -136,7 +213,7 @@ fn all_in(folder: &Path) -> Vec<Place> {
     for name in names {
         match look(folder, &name) {
             Some(place) => living.push(place),
-            // Removes what is there as it is dropped. Who takes the name at this moment is not disturbed.
+            // Removes what is there as it is dropped. A process that takes the name at this moment is not disturbed.
             None => drop(Held::once(folder, &name)),
         }
     }
@@ -150,23 +227,37 @@ pub(crate) fn find(name: &MachineName) -> Option<Place> {
 
 fn look(folder: &Path, name: &MachineName) -> Option<Place> {
     let files = Files::of(folder, name);
-    let lock = File::open(&files.lock).ok()?;
-    let lives = is_locked(&lock).unwrap_or(false);
-    lives.then(|| Place { name: name.clone(), socket: files.socket, pid: read_pid(&lock) })
+    let lock = File::open(&files.lock).ok().filter(|lock| is_locked(lock).unwrap_or(false));
+    let pid = match lock {
+        Some(lock) => read_pid(&lock),
+        None => match guard::holder(folder, name) {
+            Holder::Ours(pid) => pid,
+            Holder::None | Holder::Stranger => return None,
+        },
+    };
+    Some(Place { name: name.clone(), socket: files.socket, pid })
 }
 
 /// Where this user's machines go.
 fn own_folder() -> PathBuf {
-    let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| {
+    let own = |path: &PathBuf| {
         // That of another user, as `sudo` may hand it on, is not ours to use.
-        path.is_absolute() && fs::metadata(path).is_ok_and(|folder| folder.uid() == user())
-    });
-    folder.map_or_else(|| SYSTEM.into(), |folder| folder.join("minivmm"))
+        fs::metadata(path).is_ok_and(|folder| folder.uid() == user())
+    };
+    runtime_folder().filter(own).map_or_else(|| SYSTEM.into(), |folder| folder.join("minivmm"))
 }
 
-/// Where to look for machines: root's own session is not where a service started by systemd goes.
+/// What the session calls its folder for sockets, there or not.
+fn runtime_folder() -> Option<PathBuf> {
+    std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// Where to look for machines: root's own session is not where a service started by systemd goes; `su` and cron say no
+/// folder, and logind's is meant; and a folder that has vanished still names machines in the kernel.
 fn folders() -> Vec<PathBuf> {
-    let mut folders = vec![own_folder(), SYSTEM.into()];
+    let logind = || PathBuf::from(format!("/run/user/{}", user()));
+    let session = runtime_folder().unwrap_or_else(logind).join("minivmm");
+    let mut folders = vec![own_folder(), session, SYSTEM.into()];
     folders.dedup();
     folders
 }
@@ -180,7 +271,10 @@ fn prepare(folder: &Path) -> Result<(), PlaceError> {
         _ => {}
     }
     let found = fs::symlink_metadata(folder).map_err(host("look at", folder))?;
-    if found.is_dir() && found.uid() == user() && found.mode() & 0o077 == 0 {
+    // Whoever owns the folder above can put another one in its place.
+    let above = folder.parent().map_or(Ok(0), |above| fs::metadata(above).map(|above| above.uid()));
+    let above = above.map_err(host("look at", folder))?;
+    if found.is_dir() && found.uid() == user() && found.mode() & 0o077 == 0 && [0, user()].contains(&above) {
         return Ok(());
     }
     Err(PlaceError::Shared { path: folder.into() })
@@ -207,9 +301,9 @@ impl Files {
 /// A name's lock, held. With it go the files.
 #[derive(Debug)]
 struct Held {
+    name: MachineName,
     files: Files,
-    /// Its file.
-    _lock: File,
+    lock: File,
 }
 
 impl Held {
@@ -223,23 +317,22 @@ impl Held {
         Self::once(folder, name)?.map_err(|pid| PlaceError::Taken { name: name.clone(), pid })
     }
 
-    /// Tries it once; who holds it if another one does.
+    /// Tries it once; the process that holds it if another one does.
     fn once(folder: &Path, name: &MachineName) -> Result<Result<Self, Option<u32>>, PlaceError> {
         let files = Files::of(folder, name);
-        let path = files.lock.clone();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = options.custom_flags(libc::O_NOFOLLOW).open(&path).map_err(host("make", &path))?;
-        if !try_lock(&lock, Kind::Exclusive).map_err(host("lock", &path))? {
-            return Ok(Err(read_pid(&lock)));
-        }
-        // Who held it before may have removed it since we opened it; then it is a lock on nothing.
-        if !is_at(&lock, &path) {
-            return Ok(Err(None));
-        }
-        let pid = format!("{}\n", std::process::id());
-        lock.set_len(0).and_then(|()| lock.write_all(pid.as_bytes())).map_err(host("write", &path))?;
-        Ok(Ok(Held { files, _lock: lock }))
+        let lock = open_lock(&files)?;
+        Ok(lock.map(|lock| Held { name: name.clone(), files, lock }))
+    }
+
+    /// Makes the socket: its listener, and what no other file has.
+    fn bind(&self) -> Result<(UnixListener, (u64, u64)), PlaceError> {
+        let socket = &self.files.socket;
+        self.clear_socket()?;
+        let listener = UnixListener::bind(socket).map_err(host("make", socket))?;
+        // The folder lets nobody else in meanwhile.
+        fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(host("protect", socket))?;
+        let found = fs::symlink_metadata(socket).map_err(host("look at", socket))?;
+        Ok((listener, identity(&found)))
     }
 
     /// Removes a dead machine's socket, and nothing that is none.
@@ -256,11 +349,33 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // The folder may have vanished, and another process may have made its own.
+        if !is_at(&self.lock, &self.files.lock) {
+            return;
+        }
         // What cannot be removed is removed by the next machine of the name, or by the next `minivmm ls`.
         let _ = self.clear_socket();
         // Before the lock itself is let go, so that it is nobody else's.
         let _ = fs::remove_file(&self.files.lock);
     }
+}
+
+/// Opens and locks; the process that has the lock if another one does.
+fn open_lock(files: &Files) -> Result<Result<File, Option<u32>>, PlaceError> {
+    let path = files.lock.clone();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut lock = options.custom_flags(libc::O_NOFOLLOW).open(&path).map_err(host("make", &path))?;
+    if !try_lock(&lock, Kind::Exclusive).map_err(host("lock", &path))? {
+        return Ok(Err(read_pid(&lock)));
+    }
+    // The process that held it before may have removed it since we opened it; then it is a lock on nothing.
+    if !is_at(&lock, &path) {
+        return Ok(Err(None));
+    }
+    let pid = format!("{}\n", std::process::id());
+    lock.set_len(0).and_then(|()| lock.write_all(pid.as_bytes())).map_err(host("write", &path))?;
+    Ok(Ok(lock))
 }
 
 fn read_pid(mut lock: &File) -> Option<u32> {
@@ -270,108 +385,4 @@ fn read_pid(mut lock: &File) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    fn name(text: &str) -> MachineName {
-        text.parse().unwrap()
-    }
-
-    fn folder() -> (tempfile::TempDir, PathBuf) {
-        let outer = tempfile::tempdir().unwrap();
-        let folder = outer.path().join("minivmm");
-        (outer, folder)
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        all_in(folder).iter().map(|place| place.name.to_string()).collect()
-    }
-
-    #[test]
-    fn a_name_is_one_machines_and_its_files_are_its_users_alone() {
-        let (_outer, folder) = folder();
-        let claim = Claim::take_in(&folder, &name("vm0")).unwrap();
-        assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(fs::metadata(claim.path()).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(fs::metadata(folder.join("vm0.lock")).unwrap().mode() & 0o777, 0o600);
-        let error = Claim::take_in(&folder, &name("vm0")).unwrap_err();
-        let own = std::process::id();
-        assert!(error.to_string().contains(&format!("vm0 runs already, as process {own};")), "{error}");
-        UnixStream::connect(claim.path()).unwrap();
-        let other = Claim::take_in(&folder, &name("vm1")).unwrap();
-        assert_eq!(names(&folder), ["vm0", "vm1"]);
-        assert_eq!(look(&folder, &name("vm1")).unwrap().pid, Some(own));
-        drop((claim, other));
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-        assert!(look(&folder, &name("vm0")).is_none());
-    }
-
-    #[test]
-    fn what_a_dead_machine_left_is_removed_by_the_next_and_by_a_look_around() {
-        let (_outer, folder) = folder();
-        prepare(&folder).unwrap();
-        let leave = |lock: bool| {
-            drop(UnixListener::bind(folder.join("vm0.sock")).unwrap());
-            if lock {
-                fs::write(folder.join("vm0.lock"), "1\n").unwrap();
-            }
-        };
-        for lock in [true, false] {
-            leave(lock);
-            assert!(look(&folder, &name("vm0")).is_none());
-            assert!(names(&folder).is_empty());
-            assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-            leave(lock);
-            let claim = Claim::take_in(&folder, &name("vm0")).unwrap();
-            UnixStream::connect(claim.path()).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_is_not_ours_is_left_alone() {
-        let (_outer, folder) = folder();
-        prepare(&folder).unwrap();
-        fs::write(folder.join("vm0.sock"), "precious").unwrap();
-        fs::write(folder.join("notes.txt"), "precious").unwrap();
-        assert!(matches!(Claim::take_in(&folder, &name("vm0")), Err(PlaceError::Host { .. })));
-        assert!(names(&folder).is_empty());
-        assert!(folder.join("vm0.sock").exists() && folder.join("notes.txt").exists());
-    }
-
-    #[test]
-    fn a_folder_that_others_can_enter_is_refused() {
-        let (outer, folder) = folder();
-        prepare(&folder).unwrap();
-        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-        let error = Claim::take_in(&folder, &name("vm0")).unwrap_err();
-        assert!(matches!(error, PlaceError::Shared { .. }) && error.to_string().contains("chmod 700"));
-        let link = outer.path().join("link");
-        std::os::unix::fs::symlink(outer.path(), &link).unwrap();
-        assert!(matches!(Claim::take_in(&link, &name("vm0")), Err(PlaceError::Shared { .. })));
-        let nowhere = outer.path().join("no/such");
-        assert!(matches!(Claim::take_in(&nowhere, &name("vm0")), Err(PlaceError::Folder { .. })));
-    }
-
-    #[test]
-    fn of_many_who_want_a_name_at_once_one_has_it_at_a_time() {
-        let (_outer, folder) = folder();
-        let living = std::sync::atomic::AtomicU32::new(0);
-        thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..50 {
-                        if let Ok(_claim) = Claim::take_in(&folder, &name("vm0")) {
-                            use std::sync::atomic::Ordering::SeqCst;
-                            assert_eq!(living.fetch_add(1, SeqCst), 0);
-                            living.fetch_sub(1, SeqCst);
-                        }
-                        all_in(&folder);
-                    }
-                });
-            }
-        });
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-    }
-}
+mod tests;

@@ -1,31 +1,28 @@
 //! The control socket at work: a thread that accepts, and one for each connection.
 
+mod door;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::answer::Answer;
-use super::conversation::{Keeper, Phase, converse};
+use super::conversation::{Keeper, Phase};
 use super::subject::Subject;
 use super::{Claim, Limits};
+use door::Door;
 
 /// How long a connection that has to go may take until the new one is refused.
 const EVICTION: Duration = Duration::from_secs(1);
 /// How long answers may still take to be sent once the machine has ended.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How long to leave a host alone that has no descriptor or thread left.
-const EXHAUSTED: Duration = Duration::from_millis(100);
 /// A connection's thread needs little: its buffers are on the heap, and small.
 pub(super) const STACK: usize = 256 << 10;
 
@@ -43,9 +40,8 @@ pub struct Ending {
 pub struct ControlServer {
     connections: Arc<Connections>,
     stop: EventFd,
-    thread: Option<JoinHandle<()>>,
-    /// The name, which is given back before anybody is told of the end.
-    claim: Option<Claim>,
+    /// Gives the name back, which is free before anybody is told of the end.
+    thread: Option<JoinHandle<Claim>>,
 }
 
 /// Those who are connected.
@@ -55,6 +51,8 @@ struct Connections {
     state: Mutex<State>,
     /// One has gone.
     left: Condvar,
+    /// All are told that the server stops.
+    told: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -84,20 +82,17 @@ impl ControlServer {
     }
 
     pub(super) fn serve_within(claim: Claim, subject: Arc<dyn Subject>, limits: Limits) -> io::Result<Self> {
-        let listener = claim.listener().try_clone()?;
-        listener.set_nonblocking(true)?;
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let epoll = Epoll::new()?;
-        for (fd, token) in [(listener.as_raw_fd(), LISTENER), (stop.as_raw_fd(), STOP)] {
-            epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token))?;
-        }
-        let connections = Arc::new(Connections { limits, state: Mutex::default(), left: Condvar::new() });
-        let shared = connections.clone();
-        let thread = thread::Builder::new()
-            .name("control".into())
-            .stack_size(STACK)
-            .spawn(move || accept(&listener, &epoll, &shared, &subject))?;
-        Ok(ControlServer { connections, stop, thread: Some(thread), claim: Some(claim) })
+        let connections = Arc::new(Connections {
+            limits,
+            state: Mutex::default(),
+            left: Condvar::new(),
+            told: Condvar::new(),
+        });
+        let door = Door::open(claim, &stop, connections.clone(), subject)?;
+        let thread =
+            thread::Builder::new().name("control".into()).stack_size(STACK).spawn(move || door.accept())?;
+        Ok(ControlServer { connections, stop, thread: Some(thread) })
     }
 
     /// The machine has ended: gives its name back, tells those who wait, lets answers that are on their way arrive, closes
@@ -112,8 +107,7 @@ impl ControlServer {
         // Its counter has room for 2^64 of these.
         let _ = self.stop.write(1);
         // It cannot have panicked without having been seen on stderr.
-        let _ = thread.join();
-        drop(self.claim.take());
+        drop(thread.join());
         self.connections.say_goodbye(ending);
         self.connections.wait_until_gone();
     }
@@ -122,65 +116,6 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         self.stop(None);
-    }
-}
-
-const LISTENER: u64 = 0;
-const STOP: u64 = 1;
-
-/// Takes connections until it is told to stop.
-fn accept(
-    listener: &UnixListener,
-    epoll: &Epoll,
-    connections: &Arc<Connections>,
-    subject: &Arc<dyn Subject>,
-) {
-    let mut events = [EpollEvent::default(); 2];
-    let mut until = None;
-    loop {
-        let count = match epoll.wait(-1, &mut events) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return log::error!("the control socket answers no more: {error}"),
-        };
-        let stop = events.iter().take(count).any(|event| event.data() == STOP);
-        // Who connected before the end is heard, however many more come meanwhile.
-        if stop && Instant::now() >= *until.get_or_insert_with(|| Instant::now() + FAREWELL) {
-            return;
-        }
-        match listener.accept() {
-            Ok((stream, _)) => admit(stream, connections, subject),
-            Err(_) if stop => return,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            // The client has gone already, or the host has no descriptor left.
-            Err(_) => thread::sleep(EXHAUSTED),
-        }
-    }
-}
-
-/// Gives a connection its thread, if there is room.
-fn admit(stream: UnixStream, connections: &Arc<Connections>, subject: &Arc<dyn Subject>) {
-    let stream = Arc::new(stream);
-    let Some(seat) = connections.seat(&stream) else {
-        return refuse(&stream);
-    };
-    let (subject, kept) = (subject.clone(), stream.clone());
-    let spawned = thread::Builder::new().name("control-client".into()).stack_size(STACK).spawn(move || {
-        let mut wire = &*kept;
-        converse(&mut wire, &seat, &*subject, &seat.connections.limits);
-    });
-    if spawned.is_err() {
-        refuse(&stream);
-        thread::sleep(EXHAUSTED);
-    }
-}
-
-/// Never waits: a new connection has room for this, or is given up.
-fn refuse(stream: &UnixStream) {
-    let answer = Answer::refusal(503, "This machine has as many clients as it can; try again.");
-    if stream.set_nonblocking(true).is_ok() {
-        let mut stream = stream;
-        let _ = stream.write(&answer.bytes(false));
     }
 }
 
@@ -221,6 +156,7 @@ impl Connections {
         state.stopping = true;
         let told = ending.is_some();
         state.ending = ending;
+        self.told.notify_all();
         for one in state.open.values() {
             let how = match one.phase {
                 Phase::Idle | Phase::Reading | Phase::Waiting => Shutdown::Read,
@@ -275,6 +211,13 @@ impl Keeper for Seat {
 
     fn ending(&self) -> Option<Ending> {
         self.connections.state().ending.clone()
+    }
+
+    fn stops_within(&self, limit: Duration) -> bool {
+        let goes_on = |state: &mut State| !state.stopping;
+        let told = &self.connections.told;
+        let waited = told.wait_timeout_while(self.connections.state(), limit, goes_on);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stopping
     }
 }
 

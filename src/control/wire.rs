@@ -5,6 +5,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::host::ready::has_left;
+
 /// A connection whose every call ends in time.
 pub(super) trait Wire {
     /// Some bytes, none at the end; [`is_late`] for none until `until`.
@@ -13,6 +15,8 @@ pub(super) trait Wire {
     fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()>;
     /// Nothing more will be written.
     fn finish(&mut self);
+    /// Whether the client has closed both directions. A client that closed its writing half only still reads.
+    fn has_left(&self) -> bool;
     /// The same connection, for a second thread.
     fn second(&self) -> Option<&UnixStream>;
 }
@@ -56,6 +60,10 @@ impl Wire for &UnixStream {
     fn finish(&mut self) {
         // The client may have gone.
         let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn has_left(&self) -> bool {
+        has_left(*self)
     }
 
     fn second(&self) -> Option<&UnixStream> {

@@ -13,7 +13,27 @@ const NO_ROOM: Duration = Duration::from_millis(10);
 
 /// Connects to the socket at `path`; [`ErrorKind::TimedOut`] if its listener has no room for another one until `until`.
 pub(crate) fn connect(path: &Path, until: Instant) -> io::Result<UnixStream> {
-    let (address, length) = address(path)?;
+    connect_to(&address(path)?, until)
+}
+
+/// The same for an abstract name (unix(7)), which no file system has.
+pub(crate) fn connect_abstract(name: &[u8], until: Instant) -> io::Result<UnixStream> {
+    let (mut address, _) = address(Path::new(""))?;
+    if name.len() >= address.sun_path.len() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the name of the socket is too long"));
+    }
+    // The first byte stays zero, and none ends it.
+    for (into, byte) in address.sun_path.iter_mut().skip(1).zip(name) {
+        *into = libc::c_char::from_ne_bytes([*byte]);
+    }
+    let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len();
+    connect_to(&(address, libc::socklen_t::try_from(length).map_err(io::Error::other)?), until)
+}
+
+fn connect_to(
+    (address, length): &(libc::sockaddr_un, libc::socklen_t),
+    until: Instant,
+) -> io::Result<UnixStream> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: takes and gives numbers.
     let socket = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
@@ -24,7 +44,7 @@ pub(crate) fn connect(path: &Path, until: Instant) -> io::Result<UnixStream> {
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     loop {
         // SAFETY: `address` is valid for reading `length` bytes.
-        let done = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
+        let done = unsafe { libc::connect(socket.as_raw_fd(), (&raw const *address).cast(), *length) };
         if done == 0 {
             let stream = UnixStream::from(socket);
             stream.set_nonblocking(false)?;

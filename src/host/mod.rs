@@ -10,6 +10,7 @@ pub(crate) mod disk;
 pub(crate) mod facts;
 pub(crate) mod identity;
 pub(crate) mod lock;
+pub(crate) mod peer;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod ready;
