@@ -194,8 +194,13 @@ fn kill_waits_for_a_machine_that_takes_its_time_to_end() {
     // The guest is held up once the pipe is full.
     let said = || host.json(&["stats", "vm0", "--json"])["vcpus"][0]["port-out"].as_u64().unwrap();
     let mut before = 0;
-    while said() > before {
-        before = said();
+    loop {
+        let now = said();
+        // A guest that has said nothing has not begun.
+        if now > 0 && now == before {
+            break;
+        }
+        before = now;
         thread::sleep(Duration::from_secs(1));
     }
     let begin = Instant::now();
@@ -448,4 +453,73 @@ fn whatever_is_sent_at_it_leaves_memory_flat_and_the_machine_unharmed() {
     assert!(most < before + 1024, "{before} KiB became {most} KiB");
     machine.type_in(b"hello\x04");
     assert!(machine.end().stdout.contains("echoed=00000005"));
+}
+
+/// Stops a machine's process, as Ctrl-Z or a debugger do.
+fn stop_process(machine: &Vmm) {
+    machine.signal(libc::SIGSTOP);
+    let stat = format!("/proc/{}/stat", machine.pid());
+    while !fs::read_to_string(&stat).unwrap().contains(") T ") {
+        thread::yield_now();
+    }
+}
+
+/// What a verb says, and whether it took less than so many seconds.
+#[track_caller]
+fn within(seconds: u64, host: &Host, words: &[&str], status: i32) -> String {
+    let begin = Instant::now();
+    let output = host.run(words);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{words:?}: {stderr}");
+    assert!(begin.elapsed() < Duration::from_secs(seconds), "{words:?} took {:?}", begin.elapsed());
+    stderr
+}
+
+#[test]
+fn a_stopped_process_is_named_by_verbs_and_ended_by_kill_and_stop() {
+    let host = Host::new();
+    for words in [&["kill", "vm0"][..], &["stop", "vm0", "--timeout", "1"]] {
+        let machine = host.start(Guest::Obedient, "vm0", "ready\n");
+        let pid = machine.pid();
+        stop_process(&machine);
+        if words.len() == 2 {
+            let said = within(10, &host, &["pause", "vm0"], 1);
+            assert!(said.contains(&format!("process {pid} is stopped; `kill -CONT {pid}`")), "{said}");
+        }
+        let said = within(10, &host, words, 0);
+        assert!(said.contains(&format!("process {pid} is stopped; it was ended with SIGKILL")), "{said}");
+        assert!(host.files().is_empty(), "{:?}", host.files());
+        machine.end();
+    }
+}
+
+#[test]
+fn a_machine_whose_folder_was_removed_is_found_and_has_its_socket_again() {
+    let host = Host::new();
+    let mut machine = host.start(Guest::Obedient, "vm0", "ready\n");
+    let pid = machine.pid();
+    fs::remove_dir_all(host.folder()).unwrap();
+    fs::set_permissions(host.0.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    assert_eq!(host.json(&["ls", "--json"])[0]["pid"], json!(pid));
+    let refused = host.launch(Guest::Obedient, "vm0").spawn().end();
+    refused.is("", 1).said(&[&format!("a machine called vm0 runs already, as process {pid}")]);
+    fs::set_permissions(host.0.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let begin = Instant::now();
+    while !host.folder().join("vm0.sock").exists() {
+        assert!(begin.elapsed() < LIMIT);
+        thread::sleep(Duration::from_millis(20));
+    }
+    host.does(&["pause", "vm0"]);
+    host.does(&["resume", "vm0"]);
+    // Without any place for a socket, signals remain.
+    let moved = host.0.path().with_extension("moved");
+    fs::rename(host.0.path(), &moved).unwrap();
+    machine.type_in(b"r");
+    machine.expect("ready\n", 2);
+    assert_eq!(host.json(&["ls", "--json"])[0]["pid"], json!(pid));
+    let said = within(10, &host, &["kill", "vm0"], 0);
+    assert!(said.contains("SIGKILL"), "{said}");
+    machine.end();
+    assert_eq!(host.json(&["ls", "--json"]), json!([]));
+    fs::rename(&moved, host.0.path()).unwrap();
 }

@@ -13,11 +13,13 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::guard::{self, Guard, Holder};
+use crate::host::connect::connect;
 use crate::host::identity::{identity, is_at};
 use crate::host::lock::{Kind, by, is_locked, try_lock, user};
+use crate::host::peer::Peer;
 use crate::spec::MachineName;
 
 /// Where root's machines are, and those of users without a place of their own whom root has let there.
@@ -25,6 +27,8 @@ const SYSTEM: &str = "/run/minivmm";
 /// A lock that is held for removing what a dead machine left is free again at once.
 const ATTEMPTS: u32 = 10;
 const ATTEMPT: Duration = Duration::from_millis(10);
+/// How long a listener without room is waited for that only has to be there.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes of the longest path that a Unix socket can have (`sun_path` of unix(7), less the zero that ends it).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -223,6 +227,20 @@ fn all_in(folder: &Path) -> Vec<Place> {
 /// The machine of this name, if it lives.
 pub(crate) fn find(name: &MachineName) -> Option<Place> {
     folders().iter().find_map(|folder| look(folder, name))
+}
+
+/// The process that listens for this machine, in the kernel's words.
+pub(crate) fn process_of(place: &Place) -> Option<u32> {
+    let listener =
+        connect(&place.socket, Instant::now() + PATIENCE).ok().and_then(|stream| Peer::of(&stream).ok());
+    match (listener, place.socket.parent()) {
+        (Some(peer), _) if [0, user()].contains(&peer.user) => peer.pid,
+        (_, Some(folder)) => match guard::holder(folder, &place.name) {
+            Holder::Ours(pid) => pid,
+            Holder::None | Holder::Stranger => None,
+        },
+        _ => None,
+    }
 }
 
 fn look(folder: &Path, name: &MachineName) -> Option<Place> {

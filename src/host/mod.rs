@@ -16,4 +16,5 @@ pub(crate) mod process;
 pub(crate) mod ready;
 pub(crate) mod signals;
 pub(crate) mod tap;
+pub(crate) mod target;
 pub(crate) mod terminal;

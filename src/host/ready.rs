@@ -15,6 +15,12 @@ pub(crate) fn has_room(stream: &impl AsRawFd, limit: Duration) -> bool {
     }
 }
 
+/// Whether there is something to read, at the latest after `limit`. Of what cannot be asked there is none.
+pub(crate) fn has_input(stream: &impl AsRawFd, limit: Duration) -> bool {
+    let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    wait(stream, EventSet::IN, limit).is_ok_and(|count| count > 0)
+}
+
 /// Waits until nobody is at the other end of a stream any more. An error for what has no other end, as a file.
 pub(crate) fn until_left(stream: &impl AsRawFd) -> io::Result<()> {
     // Errors and hang-ups are told without being asked for.

@@ -1,57 +1,88 @@
 //! `minivmm stop`: as a person switches a computer off: the power button, and the plug if that does not help. `minivmm
-//! kill` is the plug alone. Both are done when the machine has ended and its name is free.
+//! kill` is the plug alone. Both are done when the machine has ended and its name is free, and both end in SIGKILL for a
+//! process that answers to nothing.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::force::force;
 use super::wait::Waiting;
-use super::{NameArgs, ORDER, Speaker, StopArgs, VerbError};
+use super::{NameArgs, Speaker, StopArgs, VerbError};
 use crate::cli::report;
 use crate::cli::session::AGAIN;
-use crate::control::client::ClientError;
+use crate::control::client::{Asked, ClientError};
 use crate::control::find;
 
 /// How often to look whether a machine is there that does not tell.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a machine may take to say that it has heard of its end.
+const HEARD: Duration = Duration::from_secs(5);
+/// The same where its process is stopped: it may go on at this moment.
+const STOPPED: Duration = Duration::from_millis(500);
+/// How long it may then take to end: twice what the console's last words may take.
+const ENDS: Duration = Duration::from_secs(10);
+/// The least that an answer is waited for.
+const SOON: Duration = Duration::from_secs(1);
 /// There is no machine any more (RFC 9110 §15.5.10).
 const CONFLICT: u16 = 409;
 
 pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
     let speaker = Speaker::to(&args.name)?;
-    // Asked before, so that an end that comes at once is not missed.
-    let mut waiting = Waiting::begin(&speaker)?;
-    let press = || {
-        // At rest, or coming to rest, it would not hear the button.
-        let pressed = speaker
-            .say("POST", "/v1/resume", None, ORDER)
-            .and_then(|_| speaker.say("POST", "/v1/power-button", None, ORDER));
-        // It may end by itself meanwhile.
-        unless_ended(pressed)
-    };
     let limit = Duration::from_secs(args.timeout.into());
+    let until = Instant::now() + limit;
+    if !speaker.0.has_socket() && find(&args.name).is_some() {
+        return super::force::stop(&speaker, limit);
+    }
+    // Asked before, so that an end that comes at once is not missed.
+    let mut waiting = Waiting::begin_within(&speaker, limit.max(SOON)).ok();
+    let press = || {
+        let left = || until.saturating_duration_since(Instant::now()).max(SOON);
+        // At rest, or coming to rest, it would not hear the button.
+        let pressed =
+            order(&speaker, "/v1/resume", left()).and_then(|_| order(&speaker, "/v1/power-button", left()));
+        pressed.map(drop).map_err(|source| speaker.failed(source))
+    };
     if press_until(press, |limit| has_ended(&mut waiting, &speaker, limit), limit, AGAIN)? {
         return Ok(());
     }
+    let Some(waiting) = waiting else { return force(&speaker, limit) };
     report::say(&format_args!(
         "minivmm: the guest of {} did not shut down within {} s; the machine is ended\n",
         args.name, args.timeout
     ));
-    pull(&speaker, waiting)
+    pull(&speaker, Some(waiting))
 }
 
 pub(super) fn kill(args: &NameArgs) -> Result<(), VerbError> {
     let speaker = Speaker::to(&args.name)?;
-    let waiting = Waiting::begin(&speaker)?;
+    let waiting = Waiting::begin_within(&speaker, HEARD).ok();
     pull(&speaker, waiting)
 }
 
 /// Ends the machine where it is.
-fn pull(speaker: &Speaker, mut waiting: Waiting<'_>) -> Result<(), VerbError> {
-    unless_ended(speaker.say("POST", "/v1/kill", None, ORDER))?;
-    if has_ended(&mut waiting, speaker, ORDER)? {
-        return Ok(());
+fn pull(speaker: &Speaker, mut waiting: Option<Waiting<'_>>) -> Result<(), VerbError> {
+    let patience = if speaker.is_stopped() { STOPPED } else { HEARD };
+    let begin = Instant::now();
+    if order(speaker, "/v1/kill", patience).map_err(|source| speaker.failed(source))? {
+        if has_ended(&mut waiting, speaker, ENDS)? {
+            return Ok(());
+        }
     }
-    Err(VerbError::Lives { name: speaker.0.name.clone(), limit: ORDER, pid: speaker.0.pid })
+    force(speaker, begin.elapsed())
+}
+
+/// Tells the machine; whether it has heard within `limit`. One that ends at the moment has.
+fn order(speaker: &Speaker, path: &str, limit: Duration) -> Result<bool, ClientError> {
+    let answered =
+        Asked::send(&speaker.0.socket, "POST", path, None, limit).and_then(|mut asked| asked.answer(limit));
+    match answered {
+        Ok(answer) => Ok(answer.is_some()),
+        Err(ClientError::Late(_)) => Ok(false),
+        // Whoever waits for the end hears of it, or sees it.
+        Err(ClientError::Gone(_)) => Ok(speaker.0.has_socket()),
+        Err(ClientError::Refused { status: CONFLICT, .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Presses until it `has_ended`, now and every `again`; whether that came within `limit`.
@@ -76,11 +107,19 @@ fn press_until<E>(
 
 /// Whether the machine ends within `limit`. One that cannot tell (others wait in all of its places, or its process was
 /// killed) shows it by its lock.
-fn has_ended(waiting: &mut Waiting<'_>, speaker: &Speaker, limit: Duration) -> Result<bool, VerbError> {
+fn has_ended(
+    waiting: &mut Option<Waiting<'_>>,
+    speaker: &Speaker,
+    limit: Duration,
+) -> Result<bool, VerbError> {
     let until = Instant::now() + limit;
-    match waiting.end(limit) {
-        Err(VerbError::Machine { source: ClientError::Gone(_) | ClientError::Refused { .. }, .. }) => {}
-        told => return told.map(|ending| ending.is_some()),
+    match waiting.as_mut().map(|waiting| waiting.end(limit)) {
+        None
+        | Some(Err(
+            VerbError::Machine { source: ClientError::Gone(_) | ClientError::Refused { .. }, .. }
+            | VerbError::Unreachable { .. },
+        )) => {}
+        Some(told) => return told.map(|ending| ending.is_some()),
     }
     while is_there(speaker) {
         if Instant::now() >= until {
@@ -92,21 +131,9 @@ fn has_ended(waiting: &mut Waiting<'_>, speaker: &Speaker, limit: Duration) -> R
 }
 
 /// Whether the name is still that machine's, and not the next one's.
-fn is_there(Speaker(place): &Speaker) -> bool {
+pub(super) fn is_there(Speaker(place): &Speaker) -> bool {
     let same = |pid: Option<u32>| pid.is_none() || place.pid.is_none() || pid == place.pid;
     find(&place.name).is_some_and(|now| same(now.pid))
-}
-
-fn unless_ended<T>(said: Result<T, VerbError>) -> Result<(), VerbError> {
-    match said {
-        Ok(_) => Ok(()),
-        // Who waits for the end hears of it, or sees it.
-        Err(VerbError::Machine {
-            source: ClientError::Gone(_) | ClientError::Refused { status: CONFLICT, .. },
-            ..
-        }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,12 @@ pub(super) struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     pub(super) fn begin(speaker: &'a Speaker) -> Result<Self, VerbError> {
-        let asked = Asked::send(&speaker.0.socket, "GET", "/v1/wait", None, ANSWER);
+        Self::begin_within(speaker, ANSWER)
+    }
+
+    /// The same, for which there is room within `limit`.
+    pub(super) fn begin_within(speaker: &'a Speaker, limit: Duration) -> Result<Self, VerbError> {
+        let asked = Asked::send(&speaker.0.socket, "GET", "/v1/wait", None, limit);
         Ok(Waiting { speaker, asked: asked.map_err(|source| speaker.failed(source))? })
     }
 
