@@ -11,15 +11,20 @@ pub(super) const SOCKET_PATH_MAX: usize = 107;
 
 impl Spec {
     /// This machine with nothing left to chance: the options fit each other, and every network interface has its
-    /// address, which stays the same from one boot to the next. Done for every machine that is started; whoever wants
+    /// address, which stays the same from one boot to the next. Done for every machine that is started; a caller that wants
     /// to know the addresses before does it first.
     ///
     /// # Errors
     /// [`SpecError`] for what cannot be together.
     pub fn settled(mut self) -> Result<Self, SpecError> {
         self.check()?;
-        for tap in &mut self.tap {
-            tap.mac.get_or_insert_with(|| MacAddress::default_for(&tap.name));
+        let macs: Vec<_> = self
+            .tap
+            .iter()
+            .map(|tap| tap.mac.unwrap_or_else(|| MacAddress::default_in(&self, &tap.name)))
+            .collect();
+        for (tap, mac) in self.tap.iter_mut().zip(macs) {
+            tap.mac = Some(mac);
         }
         Ok(self)
     }
@@ -40,7 +45,7 @@ impl Spec {
         if let Some((one, _)) = pair(&self.tap, |a, b| a.name == b.name) {
             return Err(SpecError::TapTwice(one.name.clone()));
         }
-        // The random ones are not known yet, and no two of them are the same.
+        // Those that are derived are not known yet, and no two of them are the same.
         let mut macs: Vec<_> = self.tap.iter().filter_map(TapSpec::known_mac).collect();
         macs.sort_unstable_by_key(|mac| mac.bytes());
         if let Some(&[mac, _]) =

@@ -1,10 +1,13 @@
 //! MAC addresses: what an interface may have, and what it has when nobody says.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::fs;
+use std::hash::Hasher;
 use std::net::Ipv6Addr;
+use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
+use super::Spec;
 use super::net::InterfaceName;
 use super::text::by_text;
 use super::words::DeviceError;
@@ -48,10 +51,39 @@ impl MacAddress {
         self.0
     }
 
-    /// The address of an interface that does not say: of tapN, ba:ad:00:ca:fe:00 and N more, so that it is known before
-    /// the guest boots; else a random one.
+    /// The address of an interface that does not say, in a machine without a name and a disk: of tapN, ba:ad:00:ca:fe:00 and
+    /// N more, so that it is known before the guest boots; else one made of this host and the interface's name, which is the
+    /// same each time.
     pub fn default_for(name: &InterfaceName) -> Self {
-        Self::numbered(name).unwrap_or_else(Self::random)
+        Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), b"", name))
+    }
+
+    /// The same in this machine, whose name, or else whose first disk, is part of it: a guest keeps its address from one start
+    /// to the next, and two guests that use one TAP after each other have two.
+    pub(super) fn default_in(spec: &Spec, name: &InterfaceName) -> Self {
+        let disk = || {
+            spec.disk.first().map(|disk| fs::canonicalize(&disk.path).unwrap_or_else(|_| disk.path.clone()))
+        };
+        let machine = match &spec.name {
+            Some(name) => [b"name ", name.as_str().as_bytes()].concat(),
+            None => disk().map(|path| [b"disk ", path.as_os_str().as_bytes()].concat()).unwrap_or_default(),
+        };
+        Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), &machine, name))
+    }
+
+    /// 46 bits of SipHash-2-4, which stay as they are in every version.
+    fn derived(host: &str, machine: &[u8], interface: &InterfaceName) -> Self {
+        // std promises this algorithm of this one of its hashers, and a test below holds it to that.
+        #[allow(deprecated, reason = "the hasher that replaced it may change its algorithm")]
+        let mut hash = std::hash::SipHasher::new_with_keys(0x6d69_6e69_766d_6d20, 0x4d41_4320_6164_6472);
+        for part in [host.as_bytes(), machine, interface.as_str().as_bytes()] {
+            // A length in front: no two lists of parts are the same bytes.
+            hash.write(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+            hash.write(part);
+        }
+        let [_, _, first, b, c, d, e, f] = hash.finish().to_be_bytes();
+        // IEEE 802-2014 §8.2.2: locally administered, no group's.
+        MacAddress([first & 0xfc | 2, b, c, d, e, f])
     }
 
     /// The address of tapN: of tap2 ba:ad:00:ca:fe:02, of tap256 ba:ad:00:ca:ff:00. `None` where the three bytes are
@@ -63,16 +95,6 @@ impl MacAddress {
         Some(MacAddress([0xba, 0xad, 0x00, a, b, c]))
     }
 
-    /// A random address of those for local use, another one each time.
-    pub fn random() -> Self {
-        // Its keys are the host's random numbers, another pair each time; a secret is not needed, only 46 bits that
-        // no other interface has.
-        let [_, _, first, rest @ ..] = RandomState::new().hash_one(0).to_be_bytes();
-        let [b, c, d, e, f] = rest;
-        // IEEE 802-2014 §8.2.2: locally administered, no group's.
-        MacAddress([first & 0xfc | 2, b, c, d, e, f])
-    }
-
     /// The IPv6 link-local address that a guest makes of it (RFC 4291, appendix A; RFC 4862 §5.3). Debian's
     /// `ifupdown` and systemd-networkd do; NetworkManager makes another one.
     pub fn link_local(self) -> Ipv6Addr {
@@ -80,6 +102,18 @@ impl MacAddress {
         let pair = |high, low| u16::from_be_bytes([high, low]);
         Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
     }
+}
+
+/// What no two hosts have in common: machine-id(5), which is never shown, only hashed; the host's name where there is none, as
+/// in most containers.
+fn host_id() -> String {
+    ["/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostname"]
+        .into_iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .map(|text| text.trim().to_owned())
+        // What it says while the first boot of a host is under way.
+        .find(|id| !id.is_empty() && id != "uninitialized")
+        .unwrap_or_default()
 }
 
 impl FromStr for MacAddress {
@@ -128,12 +162,51 @@ mod tests {
     }
 
     #[test]
-    fn other_interfaces_have_random_addresses_for_local_use() {
+    fn other_interfaces_have_an_address_for_local_use_that_stays() {
+        let mut all = Vec::new();
         for name in ["tap", "tap02", "tap+2", "tap99999999", "tap4294967295", "vnet2", "mytap2"] {
-            let (one, other) = (default_of(name), default_of(name));
-            assert_ne!(one, other, "{name}");
-            let mac: MacAddress = one.parse().unwrap();
+            let mac: MacAddress = default_of(name).parse().unwrap();
+            assert_eq!(mac.to_string(), default_of(name), "{name}");
             assert_eq!(mac.bytes()[0] & 3, 2, "{mac}");
+            assert!(!all.contains(&mac), "{name} has another's");
+            all.push(mac);
+        }
+    }
+
+    #[test]
+    fn address_is_made_of_host_machine_and_interface() {
+        let derived = |host: &str, machine: &str, tap: &str| {
+            MacAddress::derived(host, machine.as_bytes(), &tap.parse().unwrap())
+        };
+        // Another value than this one would change the address of every guest.
+        assert_eq!(derived("0123456789abcdef0123456789abcdef", "name web", "vnet0").to_string(), "7e:f2:5c:e4:df:a9");
+        let one = derived("a", "b", "c");
+        for other in
+            [derived("x", "b", "c"), derived("a", "x", "c"), derived("a", "b", "x"), derived("ab", "", "c")]
+        {
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
+    fn a_machines_name_or_else_its_first_disk_is_part_of_the_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("a.raw");
+        fs::write(&disk, "").unwrap();
+        let mac = |spec: Spec| spec.with_tap("vnet0".parse().unwrap()).settled().unwrap().tap[0].mac.unwrap();
+        let on = |path: &std::path::Path| Spec::new("k").with_disk(crate::spec::DiskSpec::new(path));
+        let named = |name: &str| Spec::new("k").with_name(name.parse().unwrap());
+        assert_eq!(mac(on(&disk)), mac(on(&folder.path().join("./a.raw"))));
+        assert_eq!(mac(named("a")), mac(on(&disk).with_name("a".parse().unwrap())));
+        let all = [
+            mac(named("a")),
+            mac(named("b")),
+            mac(on(&disk)),
+            mac(on(&folder.path().join("b.raw"))),
+            mac(Spec::new("k")),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[..at].contains(one), "{at}");
         }
     }
 

@@ -102,7 +102,8 @@ pub struct Spec {
     /// Network interface on this TAP; also ,mac=ADDRESS
     ///
     /// May be given several times. Written as `NAME[,mac=ADDRESS]`. The TAP exists and is this user's or group's. The guest's address is, for tapN,
-    /// ba:ad:00:ca:fe:00 and N more, else a random one.
+    /// ba:ad:00:ca:fe:00 and N more, else one made of this host's machine-id, the machine's name (without one, its first
+    /// disk's path) and the TAP's name: the same at every start.
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub tap: Vec<TapSpec>,

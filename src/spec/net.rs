@@ -18,7 +18,7 @@ const TAP: &str = "network interface";
 pub struct TapSpec {
     /// The TAP, which exists.
     pub name: InterfaceName,
-    /// The guest's address; [`MacAddress::default_for`] the name if not said.
+    /// The guest's address; derived by [`crate::spec::Spec::settled`] if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
 }
