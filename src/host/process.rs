@@ -21,7 +21,7 @@ pub(crate) enum Side {
 /// The host has no process left, or this one has other threads: they would be missing in the new one, with whatever they
 /// have locked.
 pub(crate) fn detach() -> io::Result<Side> {
-    if !is_alone() {
+    if !is_alone()? {
         return Err(io::Error::other("other threads run already"));
     }
     let (here, there) = UnixStream::pair()?;
@@ -97,7 +97,7 @@ pub(crate) fn silence(streams: &[RawFd]) -> io::Result<()> {
 /// reading them.
 pub(crate) fn take_variable(name: &str) -> Option<OsString> {
     let value = std::env::var_os(name)?;
-    if is_alone() {
+    if is_alone().unwrap_or(false) {
         // SAFETY: there is no other thread.
         unsafe { std::env::remove_var(name) };
     }
@@ -105,8 +105,31 @@ pub(crate) fn take_variable(name: &str) -> Option<OsString> {
 }
 
 /// Whether the calling thread is the only one.
-fn is_alone() -> bool {
-    fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+///
+/// # Errors
+/// Neither the kernel nor /proc says it.
+fn is_alone() -> io::Result<bool> {
+    // SAFETY: takes a number. Of a process with one thread the call changes nothing; of another it does not work (unshare(2)).
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        return Ok(false);
+    }
+    // A container's filter may forbid the call, whatever it asks for.
+    match fs::read_dir("/proc/self/task") {
+        Ok(tasks) => Ok(tasks.count() == 1),
+        Err(_) => Err(io::Error::other(format!(
+            "whether other threads run cannot be known: unshare(2) is not permitted ({error}) and /proc is not mounted"
+        ))),
+    }
+}
+
+/// The group that files made by this process belong to.
+pub(crate) fn group() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::getegid() }
 }
 
 #[cfg(test)]
@@ -118,7 +141,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (go, wait) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || wait.recv());
-            assert!(detach().is_err());
+            assert!(detach().unwrap_err().to_string().contains("other threads"));
             drop(go);
         });
     }

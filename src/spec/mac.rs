@@ -179,7 +179,10 @@ mod tests {
             MacAddress::derived(host, machine.as_bytes(), &tap.parse().unwrap())
         };
         // Another value than this one would change the address of every guest.
-        assert_eq!(derived("0123456789abcdef0123456789abcdef", "name web", "vnet0").to_string(), "7e:f2:5c:e4:df:a9");
+        assert_eq!(
+            derived("0123456789abcdef0123456789abcdef", "name web", "vnet0").to_string(),
+            "7e:f2:5c:e4:df:a9"
+        );
         let one = derived("a", "b", "c");
         for other in
             [derived("x", "b", "c"), derived("a", "x", "c"), derived("a", "b", "x"), derived("ab", "", "c")]

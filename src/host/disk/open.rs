@@ -11,6 +11,7 @@ use virtio::block::{SECTOR, Topology};
 use super::error::DiskError;
 use super::file::{Direct, DiskFile, mode};
 use super::{format, holder};
+use crate::host::identity::identity;
 use crate::host::lock::{Kind, try_lock};
 
 /// BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
@@ -200,18 +201,32 @@ fn open_direct(file: &File, path: &Path, access: Access) -> Option<Direct> {
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only).custom_flags(libc::O_DIRECT);
-    match options.open(again) {
+    let opened = match options.open(again) {
+        // Without /proc the path is opened once more, and must lead to the same file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            options.open(path).and_then(|direct| if is_same(&direct, file) { Ok(direct) } else { Err(error) })
+        }
+        opened => opened,
+    };
+    match opened {
         Ok(direct) => {
             let (memory_align, offset_align) = direct_alignment(&direct);
             Some(Direct { file: direct, memory_align, offset_align })
         }
         Err(error) => {
             log::warn!(
-                "the disk {} goes through the host's page cache: its file system has no direct way ({error})",
+                "the disk {} goes through the host's page cache, since it cannot be opened for direct I/O: {error}",
                 path.display()
             );
             None
         }
+    }
+}
+
+fn is_same(one: &File, other: &File) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => identity(&one) == identity(&other),
+        _ => false,
     }
 }
 

@@ -60,10 +60,10 @@ pub enum TapError {
         /// Who, as far as can be seen.
         holder: Option<TapHolder>,
     },
-    /// /sys shows another network namespace than the process is in.
+    /// It is an interface of another network namespace.
     #[error(
-        "/sys/class/net shows {name}, but this process is in another network namespace; start it with `ip netns exec`, \
-         which mounts /sys anew"
+        "there is no network interface {name} in this process's network namespace, though /sys/class/net, which shows another \
+         one, has it; start the machine in that one (`ip netns exec`, `nsenter --net`), or create the TAP in this one"
     )]
     Namespace {
         /// The interface.
@@ -73,7 +73,9 @@ pub enum TapError {
     #[error("/dev/net/tun is missing; load its driver: sudo modprobe tun")]
     DriverMissing,
     /// The TUN driver may not be used.
-    #[error("/dev/net/tun is not open to you; on Debian everybody may use it: sudo chmod 0666 /dev/net/tun")]
+    #[error(
+        "/dev/net/tun is not open to you; on Debian everybody may use it: sudo chmod 0666 /dev/net/tun (until the next boot; `minivmm doctor` has a rule that lasts)"
+    )]
     DriverDenied,
     /// The TUN driver cannot be used for another reason.
     #[error("/dev/net/tun cannot be opened: {0}")]

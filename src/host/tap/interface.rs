@@ -1,76 +1,94 @@
-//! What /sys/class/net says of an interface, which everybody may read, and what follows from it for a refusal.
+//! What the kernel says of an interface, which everybody may ask, and what follows from it for a refusal. /sys/class/net shows
+//! the network namespace that it was mounted in: it is asked only where an old kernel says too little.
 
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
+use super::SYS_CLASS_NET;
 use super::error::TapError;
 use super::holder;
 use super::names::{self, Me};
+use super::netlink::{Link, Netlink, Tun};
 
 /// `tun_flags` (linux/if_tun.h).
 const IFF_TAP: u32 = 0x0002;
 const IFF_MULTI_QUEUE: u32 = 0x0100;
 const IFF_PERSIST: u32 = 0x0800;
 /// `flags` (linux/if.h).
-const IFF_UP: u32 = 0x1;
-/// What an interface has when nothing else can be read.
+pub(super) const IFF_UP: u32 = 0x1;
+const IFF_LOOPBACK: u32 = 0x8;
+/// What an interface has when nothing else is said.
 const USUAL_MTU: u16 = 1500;
 
 /// An existing TAP, before it is opened.
 #[derive(Debug)]
 pub(super) struct Interface {
     name: String,
-    path: PathBuf,
-    tun_flags: u32,
+    netlink: Netlink,
+    link: Link,
+    tun: Tun,
 }
 
 impl Interface {
-    /// The TAP called `name` under `interfaces`.
-    pub(super) fn find(interfaces: &Path, name: &str) -> Result<Self, TapError> {
+    /// The TAP called `name` in this process's network namespace.
+    pub(super) fn find(name: &str) -> Result<Self, TapError> {
         check_name(name)?;
-        let path = interfaces.join(name);
-        if !path.exists() {
-            let (name, others, to) = (name.to_owned(), others(interfaces), Me::now().to_ip());
-            return Err(TapError::Missing { name, others, to });
-        }
-        let Some(tun_flags) = hex(&path.join("tun_flags")) else {
-            return Err(not_tap(name, kind(&path)));
+        let host = |source| TapError::Host { name: name.to_owned(), doing: "ask the kernel for it", source };
+        let netlink = Netlink::open(false).map_err(host)?;
+        let Some(link) = netlink.by_name(name).map_err(host)? else {
+            let sys = Path::new(SYS_CLASS_NET);
+            let name = name.to_owned();
+            return Err(if sys.join(&name).exists() {
+                TapError::Namespace { name }
+            } else {
+                TapError::Missing { name, others: others(sys, &netlink), to: Me::now().to_ip() }
+            });
         };
-        if tun_flags & IFF_TAP == 0 {
+        let Some(tun) = link.tun.clone().or_else(|| old_kernel(&Path::new(SYS_CLASS_NET).join(name), &link))
+        else {
+            return Err(not_tap(name, kind(&link)));
+        };
+        if !tun.tap {
             return Err(not_tap(name, "a TUN interface, which carries IP packets and no Ethernet frames"));
         }
-        let interface = Interface { name: name.to_owned(), path, tun_flags };
+        let interface = Interface { name: name.to_owned(), netlink, link, tun };
         // One that does not persist is there because somebody holds it, and goes when they do.
-        if tun_flags & IFF_PERSIST == 0 { Err(interface.busy(None::<&fs::File>)) } else { Ok(interface) }
+        if interface.tun.persist { Ok(interface) } else { Err(interface.busy(None::<&fs::File>)) }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn index(&self) -> u32 {
+        self.link.index
     }
 
     pub(super) fn multi_queue(&self) -> bool {
-        self.tun_flags & IFF_MULTI_QUEUE != 0
+        self.tun.multi_queue
     }
 
     /// Whether somebody has brought it up.
     pub(super) fn is_up(&self) -> bool {
-        hex(&self.path.join("flags")).is_some_and(|flags| flags & IFF_UP != 0)
+        self.link.flags & IFF_UP != 0
     }
 
     pub(super) fn mtu(&self) -> u16 {
-        number(&self.path.join("mtu")).unwrap_or(USUAL_MTU)
+        self.link.mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(USUAL_MTU)
     }
 
     /// Queues that are attached, ours and those of others.
     pub(super) fn queues_in_use(&self) -> usize {
-        let Ok(queues) = fs::read_dir(self.path.join("queues")) else { return 0 };
+        let now = self.netlink.by_index(self.link.index).ok().flatten();
+        if let Some(tun) = now.and_then(|link| link.tun) {
+            return tun.queues;
+        }
+        let Ok(queues) = fs::read_dir(Path::new(SYS_CLASS_NET).join(&self.name).join("queues")) else {
+            return 0;
+        };
         queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("tx-")).count()
     }
 
@@ -86,16 +104,29 @@ impl Interface {
 
     /// What the kernel's refusal to attach means.
     pub(super) fn refused(&self, error: io::Error) -> TapError {
+        let host =
+            |error| TapError::Host { name: self.name.clone(), doing: "attach to a TAP", source: error };
         match error.raw_os_error() {
             Some(libc::EBUSY) => self.busy(None::<&fs::File>),
-            Some(libc::EPERM) => {
-                // Unset is -1, which is no number.
-                let (owner, group) = (number(&self.path.join("owner")), number(&self.path.join("group")));
-                not_yours(&self.name, owner, group, &Me::now()).unwrap_or_else(|| self.other_namespace())
-            }
-            _ => TapError::Host { name: self.name.clone(), doing: "attach to a TAP", source: error },
+            Some(libc::EPERM) => not_yours(&self.name, self.tun.owner, self.tun.group, &Me::now())
+                .unwrap_or_else(|| host(error)),
+            _ => host(error),
         }
     }
+}
+
+/// What /sys says of a TAP where the kernel's answer has nothing of it (before Linux 4.18), if it means the same interface.
+fn old_kernel(path: &Path, link: &Link) -> Option<Tun> {
+    let flags = hex(&path.join("tun_flags")).filter(|_| number(&path.join("ifindex")) == Some(link.index))?;
+    Some(Tun {
+        tap: flags & IFF_TAP != 0,
+        persist: flags & IFF_PERSIST != 0,
+        multi_queue: flags & IFF_MULTI_QUEUE != 0,
+        // Unset is -1, which is no number.
+        owner: number(&path.join("owner")),
+        group: number(&path.join("group")),
+        queues: 0,
+    })
 }
 
 /// The kernel wants the owner, if one is set, and a member of the group, if one is set. `None`: it is yours.
@@ -140,29 +171,29 @@ fn not_tap(name: &str, kind: &'static str) -> TapError {
 }
 
 const BRIDGE: &str = "a bridge";
+const BRIDGE_DRIVER: &str = "bridge";
 
-fn kind(path: &Path) -> &'static str {
-    const LOOPBACK: u32 = 772;
-    if path.join("bridge").exists() {
-        BRIDGE
-    } else if path.join("wireless").exists() {
-        "a wireless interface"
-    } else if path.join("macvtap").exists() {
-        "a macvtap interface"
-    } else if number(&path.join("type")) == Some(LOOPBACK) {
-        "the loopback interface"
-    } else {
-        "another kind of interface"
+fn kind(link: &Link) -> &'static str {
+    match link.kind.as_str() {
+        BRIDGE_DRIVER => BRIDGE,
+        "macvtap" => "a macvtap interface",
+        "openvswitch" => "an Open vSwitch bridge",
+        _ if link.wireless => "a wireless interface",
+        _ if link.flags & IFF_LOOPBACK != 0 => "the loopback interface",
+        _ => "another kind of interface",
     }
 }
 
-/// The TAPs that there are, for somebody who mistyped one.
-fn others(interfaces: &Path) -> String {
+/// The TAPs that there are, for somebody who mistyped one: names from /sys, as far as the kernel says that they are here.
+fn others(interfaces: &Path, netlink: &Netlink) -> String {
     let entries = fs::read_dir(interfaces).into_iter().flatten().flatten();
-    let mut taps: Vec<String> = entries
-        .filter(|entry| hex(&entry.path().join("tun_flags")).is_some_and(|flags| flags & IFF_TAP != 0))
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let is_tap = |name: &String| {
+        let link = netlink.by_name(name).ok().flatten();
+        link.and_then(|link| link.tun).is_some_and(|tun| tun.tap)
+    };
+    let names = entries.filter(|entry| entry.path().join("tun_flags").exists());
+    let mut taps: Vec<String> =
+        names.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(is_tap).collect();
     taps.sort();
     taps.truncate(8);
     if taps.is_empty() { String::new() } else { format!(" (there is {})", taps.join(", ")) }

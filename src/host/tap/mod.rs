@@ -4,8 +4,8 @@
 //! else that needs one is left as it is; what must change is said, with the command that changes it.
 //!
 //! What the kernel asks of an unprivileged TUNSETIFF on a persistent TAP (drivers/net/tun.c, `tun_set_iff`; measured by
-//! the tests here): the kind (TAP) and IFF_MULTI_QUEUE must be as the TAP was made, so they are mirrored from its
-//! `tun_flags`; all other flags are the attaching file's choice and replace those of whoever was attached before. So
+//! the tests here): the kind (TAP) and IFF_MULTI_QUEUE must be as the TAP was made, so they are mirrored from what
+//! the kernel says of it; all other flags are the attaching file's choice and replace those of whoever was attached before. So
 //! IFF_VNET_HDR, and with it checksum and segmentation offload, is had on *every* TAP, however it was created, and
 //! packet information (IFF_NO_PI) never gets in the way.
 //!
@@ -19,6 +19,7 @@ mod holder;
 mod interface;
 mod link;
 mod names;
+mod netlink;
 mod offload;
 mod queue;
 mod sys;
@@ -31,7 +32,6 @@ pub use holder::TapHolder;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::Path;
 
 use interface::Interface;
 use link::LinkWatch;
@@ -39,7 +39,7 @@ use link::LinkWatch;
 /// Most queues that a TAP can have (`MAX_TAP_QUEUES` in drivers/net/tun.c).
 const MOST_QUEUES: u16 = 256;
 
-/// Where the host's interfaces are.
+/// Where a host shows its interfaces, perhaps those of another network namespace.
 const SYS_CLASS_NET: &str = "/sys/class/net";
 
 /// An open TAP. Dropping it leaves the interface as one that was never used.
@@ -75,14 +75,10 @@ impl Tap {
     /// # Errors
     /// Each a sentence on what stands in the way, and the command that mends it.
     pub(crate) fn open(name: &str, wanted: u16) -> Result<Self, TapError> {
-        Self::open_among(Path::new(SYS_CLASS_NET), name, wanted)
-    }
-
-    fn open_among(interfaces: &Path, name: &str, wanted: u16) -> Result<Self, TapError> {
-        let interface = Interface::find(interfaces, name)?;
+        let interface = Interface::find(name)?;
         let host = |doing| move |source| TapError::Host { name: name.to_owned(), doing, source };
         // Before the state is read, so that no change after it is missed.
-        let mut link = LinkWatch::new(interface.path()).map_err(host("watch its link"))?;
+        let mut link = LinkWatch::new(interface.index()).map_err(host("watch its link"))?;
         let first = sys::open_tun()?;
         attach(&first, &interface)?;
         let mut queues = vec![first];
@@ -144,7 +140,7 @@ impl Drop for Tap {
 fn attach(file: &File, interface: &Interface) -> Result<(), TapError> {
     match sys::attach(file, interface.name(), interface.multi_queue()) {
         Ok(true) => Ok(()),
-        // A root process that sees other interfaces in /sys than it has made a new TAP, which is gone when closed.
+        // It was removed since, and a privileged process has made a new one, which is gone when closed.
         Ok(false) => Err(interface.other_namespace()),
         Err(error) => Err(interface.refused(error)),
     }

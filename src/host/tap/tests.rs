@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -215,6 +216,19 @@ fn an_interface_of_another_namespace_is_not_made_anew() {
         // SAFETY: changes this thread alone. /sys still shows the namespace before.
         check(unsafe { libc::unshare(libc::CLONE_NEWNET) }, "a namespace");
         assert!(matches!(open("t0"), Err(TapError::Namespace { .. })));
+    });
+}
+
+#[test]
+fn a_tap_of_this_namespace_opens_whatever_sys_shows() {
+    alone("ip tuntap add mode tap dev t1", As::Root, || {
+        // SAFETY: changes this thread alone. /sys still shows the namespace before.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNET) }, "a namespace");
+        run("ip tuntap add mode tap dev t0 multi_queue && ip link set t0 mtu 1400 up");
+        let mut tap = open("t0").unwrap();
+        assert_eq!((NetBackend::pairs(&tap), NetBackend::mtu(&tap)), (4, 1400));
+        assert!(tap.warning().is_none() && tap.link_is_up());
+        assert!(!refused("nosuch").contains("t1"), "a TAP of another namespace is offered");
     });
 }
 
