@@ -30,11 +30,15 @@ use exit::Status;
 use log::Level;
 use logbook::Logbook;
 
+use crate::control::own_folder;
 use crate::host::facts::Host;
+use crate::host::lock::user;
+use crate::host::process::raise_descriptors;
 use crate::spec::Spec;
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    raise_descriptors();
     match args::parse(std::env::args_os()) {
         Ok(Command::Run(spec, service)) => match spec.settled() {
             Ok(spec) => machine(&spec, &service),
@@ -82,6 +86,9 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
     if detached && spec.name.is_none() {
         warnings.push(NAMELESS.to_owned());
     }
+    if detached && spec.name.is_some() {
+        warnings.extend(removed_at_logout(&Host::here()));
+    }
     for warning in warnings {
         report::say_as(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
     }
@@ -92,6 +99,17 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
 /// A machine that nobody can ask for.
 const NAMELESS: &str =
     "without `--name` this machine is reached by signals only: no verb finds it, its console is nobody's";
+
+/// A machine in the background whose socket goes with its user's session.
+fn removed_at_logout(host: &Host) -> Option<String> {
+    let folder = own_folder();
+    let user = host.removed_at_logout(&folder, user())?;
+    Some(format!(
+        "the machine's control socket is in {}, which is removed when you log out; until you log in again `minivmm ls`, `stop` and \
+         `kill` alone find the machine, and some hosts end it: `loginctl enable-linger {user}` keeps both",
+        folder.display()
+    ))
+}
 
 fn examine(args: &DoctorArgs) -> Status {
     let report = doctor::examine(args, &Host::here());

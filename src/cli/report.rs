@@ -18,7 +18,7 @@ pub fn say(text: &dyn Display) {
 
 /// The same with how much it matters, for a log that wants to know.
 pub(super) fn say_as(level: Level, text: &dyn Display) {
-    let text = text.to_string();
+    let text = advised(text.to_string());
     // The log first: standard error may be somebody's who reads slowly.
     logbook::keep(level, &text);
     if !HURRIED.load(Ordering::Relaxed) || has_room(&io::stderr(), PATIENCE) {
@@ -57,7 +57,23 @@ pub fn chain(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    said
+    advised(said)
+}
+
+/// The same text with what mends it, where the process or the host has no file descriptor left: errors of any part of the
+/// program may say so, and none of them knows the cure.
+fn advised(text: String) -> String {
+    // As std writes EMFILE and ENFILE.
+    let cure = if text.contains("(os error 24)") && !text.contains("ulimit -n") {
+        "; raise the limit of open files, as with `ulimit -n 65536`, or LimitNOFILE= of a systemd unit"
+    } else if text.contains("(os error 23)") && !text.contains("fs.file-max") {
+        "; the host has no open file left: raise it with `sudo sysctl fs.file-max=NUMBER`"
+    } else {
+        return text;
+    };
+    let line = text.trim_end();
+    let end = text.get(line.len()..).unwrap_or_default();
+    format!("{line}{cure}{end}")
 }
 
 #[cfg(test)]
@@ -82,6 +98,19 @@ mod tests {
             chain(&layers(&["no machine", "no kernel", "not found"])),
             "no machine: no kernel: not found"
         );
+    }
+
+    #[test]
+    fn an_error_of_no_descriptor_left_says_how_to_have_more_wherever_it_comes_from() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let said = chain(&error);
+        assert!(said.ends_with("LimitNOFILE= of a systemd unit") && said.contains("`ulimit -n"), "{said}");
+        assert_eq!(advised(said.clone()), said, "said once");
+        let line = advised(format!("minivmm: blk0: {error}\r\n"));
+        assert!(line.contains("(os error 24); raise") && line.ends_with("unit\r\n"), "{line}");
+        let host = advised(io::Error::from_raw_os_error(libc::ENFILE).to_string());
+        assert!(host.contains("fs.file-max"), "{host}");
+        assert_eq!(advised("all is well\n".into()), "all is well\n");
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod wire;
 
 pub use bytes::converse_bytes;
 pub use place::{Claim, PlaceError};
-pub(crate) use place::{Place, all, find, process_of};
+pub(crate) use place::{Place, all, find, own_folder, process_of};
 pub use server::{ControlServer, Ending};
 pub use subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Running, Subject};
 

@@ -257,7 +257,7 @@ fn look(folder: &Path, name: &MachineName) -> Option<Place> {
 }
 
 /// Where this user's machines go.
-fn own_folder() -> PathBuf {
+pub(crate) fn own_folder() -> PathBuf {
     let own = |path: &PathBuf| {
         // That of another user, as `sudo` may hand it on, is not ours to use.
         fs::metadata(path).is_ok_and(|folder| folder.uid() == user())

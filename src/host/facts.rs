@@ -1,6 +1,10 @@
 //! What the host is, read from /proc, /sys and /dev. Facts only: what follows from them is for others to say.
 //!
-//! Everything is found under one root, so that a test can give a tree of its own.
+//! Everything is found under one root, so that a test can give a tree of its own. /proc and /sys may not be mounted, and may
+//! show another world than this process's: docs/host.md lists what is asked of them, and what is asked instead.
+
+mod limits;
+mod processor;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -161,9 +165,13 @@ impl Host {
         self.path("/sys/module").join(name).exists()
     }
 
-    /// Whether the kernel has KVM, whatever stands in /dev.
+    /// Whether the kernel has KVM, whatever stands in /dev. No namespace hides either file; a chroot has none of them.
     pub(crate) fn kernel_has_kvm(&self) -> bool {
-        self.path("/sys/class/misc/kvm").exists()
+        let listed = || {
+            let devices = read(&self.path("/proc/misc"));
+            devices.lines().any(|line| line.split_whitespace().nth(1) == Some("kvm"))
+        };
+        self.path("/sys/class/misc/kvm").exists() || listed()
     }
 
     /// The processors.
@@ -183,11 +191,23 @@ impl Host {
                 _ => {}
             }
         }
-        cpu
+        if cpu.count == 0 && self.is_here() { processor::ask() } else { cpu }
     }
 
-    /// Memory; `None` where it cannot be read.
+    /// Whether this is the host that the process runs on, which can be asked in other ways than by files.
+    fn is_here(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// Memory that this process can have: the host's, or less where a control group (a container, a service) has a limit.
+    /// `None` where it cannot be known.
     pub(crate) fn memory(&self) -> Option<Memory> {
+        let memory = self.all_memory().or_else(|| limits::ask_kernel().filter(|_| self.is_here()))?;
+        Some(limits::of_groups(self, memory))
+    }
+
+    /// The host's, as /proc/meminfo says.
+    fn all_memory(&self) -> Option<Memory> {
         let text = read(&self.path("/proc/meminfo"));
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -198,6 +218,20 @@ impl Host {
             available_kib: field("MemAvailable")?,
             swap_kib: field("SwapTotal").unwrap_or(0),
         })
+    }
+
+    /// The user whose folder this is, if logind removes it when that user's last session ends: it makes /run/user/UID at the first
+    /// login and knows no lingering for the user (loginctl(1)).
+    pub(crate) fn removed_at_logout(&self, folder: &Path, user: u32) -> Option<String> {
+        let own = Path::new("/run/user").join(user.to_string());
+        if !folder.starts_with(own) {
+            return None;
+        }
+        // Of its own making, for programs to read: sd-login(3) does.
+        let text = read(&self.path("/run/systemd/users").join(user.to_string()));
+        let name = text.lines().find_map(|line| line.strip_prefix("NAME="))?;
+        let lingers = self.path("/var/lib/systemd/linger").join(name).exists();
+        (!lingers).then(|| name.to_owned())
     }
 
     /// The setting of transparent huge pages: `always`, `madvise` or `never`; `None` where the kernel has none.

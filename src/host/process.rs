@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::OnceLock;
 
 /// Which of the two processes this is, with its end of the line to the other one.
 #[derive(Debug)]
@@ -102,6 +105,36 @@ pub(crate) fn take_variable(name: &str) -> Option<OsString> {
         unsafe { std::env::remove_var(name) };
     }
     Some(value)
+}
+
+/// Lets this process open as many files as the host lets it (`ulimit -Hn`): 64 processors with 8 disks need more than the usual
+/// 1,024. See [`with_usual_limits`].
+pub(crate) fn raise_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for writing one rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 || limit.rlim_cur >= limit.rlim_max {
+        return;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: reads one rlimit. What the host refuses leaves the limit as it was.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        let _ = USUAL.set(limit);
+    }
+}
+
+/// What the limit was before it was raised.
+static USUAL: OnceLock<libc::rlimit> = OnceLock::new();
+
+/// Gives a program the limit that this process was started with: programs that use select(2) cannot take more.
+pub(crate) fn with_usual_limits(command: &mut Command) -> &mut Command {
+    let Some(usual) = USUAL.get() else { return command };
+    // SAFETY: between fork and exec only setrlimit(2) is called, which is async-signal-safe, on a value that stays.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, usual) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        })
+    }
 }
 
 /// Whether the calling thread is the only one.

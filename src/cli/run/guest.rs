@@ -16,6 +16,7 @@ use super::error::RunError;
 use super::{busybox, tree};
 use crate::cli::drivers;
 use crate::host::facts::Host;
+use crate::host::process::with_usual_limits;
 use crate::image::version::compare;
 use crate::image::{DiskFile, read_file};
 use crate::machine::files::BootFiles;
@@ -236,7 +237,7 @@ fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
         |error: io::Error| io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"));
     let mut command = Command::new("xz");
     command.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(missing)?;
+    let mut child = with_usual_limits(&mut command).spawn().map_err(missing)?;
     let stdin = child.stdin.take();
     let out = thread::scope(|scope| {
         // One that stops reading says why in its status.

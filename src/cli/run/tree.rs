@@ -10,6 +10,8 @@ use boot::cpio::{Archive, Content, Inode, Kind, Member};
 
 use super::error::RunError;
 use crate::host::identity::identity;
+use crate::host::lock::user;
+use crate::host::process::group;
 use crate::spec::MemSize;
 
 /// Packs a directory whole, one file system of it: what is mounted in it, such as /proc, becomes an empty folder, and sockets
@@ -23,7 +25,7 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<(
     if !top.is_dir() {
         return Err(RunError::NoFolder { path: root.to_path_buf() });
     }
-    let mut packer = Packer { archive, user: fs::metadata("/proc/self").ok(), linked: HashMap::new() };
+    let mut packer = Packer { archive, linked: HashMap::new() };
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         let place = root.join(&folder);
@@ -50,8 +52,6 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<(
 
 struct Packer<'a> {
     archive: &'a mut Archive,
-    /// A file of this process's user.
-    user: Option<Metadata>,
     /// Files that have several names, by device and inode.
     linked: HashMap<(u64, u64), Inode>,
 }
@@ -79,12 +79,12 @@ impl Packer<'_> {
         } else {
             return Ok(());
         };
-        let own = |number: u32, user: Option<u32>| if Some(number) == user { 0 } else { number };
+        let own = |number: u32, own: u32| if number == own { 0 } else { number };
         let member = Member {
             kind,
             mode: meta.mode(),
-            uid: own(meta.uid(), self.user.as_ref().map(Metadata::uid)),
-            gid: own(meta.gid(), self.user.as_ref().map(Metadata::gid)),
+            uid: own(meta.uid(), user()),
+            gid: own(meta.gid(), group()),
             links: if several { 2 } else { 1 },
         };
         let inode = self.archive.add(name.as_os_str().as_bytes(), member)?;

@@ -85,3 +85,25 @@ fn group_with_rights_is_named() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(host.group(&path), None);
 }
+
+#[test]
+fn a_folder_of_logind_goes_with_a_user_that_does_not_linger() {
+    let session = ("/run/systemd/users/1000", "# This is private data.\nNAME=ana\nSTATE=active\n");
+    let folder = Path::new("/run/user/1000/minivmm");
+    let (_folder, host) = tree(&[session]);
+    assert_eq!(host.removed_at_logout(folder, 1000).as_deref(), Some("ana"));
+    assert_eq!(host.removed_at_logout(folder, 1001), None);
+    assert_eq!(host.removed_at_logout(Path::new("/run/minivmm"), 1000), None);
+    let (_folder, host) = tree(&[session, ("/var/lib/systemd/linger/ana", "")]);
+    assert_eq!(host.removed_at_logout(folder, 1000), None);
+    let (_folder, host) = tree(&[]);
+    assert_eq!(host.removed_at_logout(folder, 1000), None, "no logind");
+}
+
+#[test]
+fn kvm_in_the_kernel_is_seen_without_sys() {
+    let (_folder, host) = tree(&[("/proc/misc", "232 kvm\n229 fuse\n")]);
+    assert!(host.kernel_has_kvm());
+    let (_folder, host) = tree(&[("/proc/misc", "229 fuse\n")]);
+    assert!(!host.kernel_has_kvm());
+}
