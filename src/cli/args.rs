@@ -21,8 +21,7 @@ use crate::spec::{MemSize, Spec, SpecError};
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = true,
     override_usage = USAGE,
-    help_template = "{usage-heading} {usage}\n\n{options}{after-help}",
-    arg_required_else_help = true,
+    help_template = "{usage-heading} {usage}\n\nVerbs:\n{subcommands}\n\nOptions:\n{options}{after-help}",
     max_term_width = 100
 )]
 pub struct Args {
@@ -78,7 +77,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Memory that a machine shall have [default: 512]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    #[arg(long, alias = "memory", value_name = "SIZE", allow_hyphen_values = true)]
     pub mem: Option<MemSize>,
     /// Print the findings as JSON
     #[arg(long)]
@@ -110,6 +109,9 @@ pub enum ArgsError {
     /// The file of `--config`.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// There is no word in it.
+    #[error("{FIRST_STEPS}")]
+    Nothing,
 }
 
 /// The definition of the command line.
@@ -122,6 +124,10 @@ pub fn definition() -> clap::Command {
 /// # Errors
 /// [`ArgsError`].
 pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Command, ArgsError> {
+    let words = asking_for_help(words.into_iter().map(Into::into).collect());
+    if words.len() <= 1 {
+        return Err(ArgsError::Nothing);
+    }
     let matches = definition().try_get_matches_from(words)?;
     let args = Args::from_arg_matches(&matches)?;
     match args.verb {
@@ -135,21 +141,51 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     }
 }
 
+/// `help VERB` is `VERB --help`.
+fn asking_for_help(words: Vec<OsString>) -> Vec<OsString> {
+    match words.split_first_chunk::<2>() {
+        Some(([program, help], rest)) if help == "help" => {
+            [program.clone()].into_iter().chain(rest.iter().cloned()).chain(["--help".into()]).collect()
+        }
+        _ => words,
+    }
+}
+
 impl MachineArgs {
     /// The machine of the file, if one is named, with what `matches` says over it.
     pub(super) fn spec(self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
-        let Some(file) = self.config else { return Ok(self.spec) };
-        let mut spec = Spec::from_file(file)?;
-        // Sets the fields that have a flag on this command line and leaves the others: every field, also future ones.
-        spec.update_from_arg_matches(matches)?;
+        let mut spec = self.spec;
+        if let Some(file) = self.config {
+            spec = Spec::from_file(file)?;
+            // Sets the fields that have a flag on this command line and leaves the others: every field, also future ones.
+            spec.update_from_arg_matches(matches)?;
+        }
+        // A text that is given several times is one text.
+        for (flag, field) in [("cmdline", &mut spec.cmdline), ("append", &mut spec.append)] {
+            if let Some(texts) = matches.get_many::<String>(flag) {
+                *field = Some(texts.map(String::as_str).collect::<Vec<_>>().join(" "));
+            }
+        }
         Ok(spec)
     }
 }
 
-/// Stands in `--help` for the list of verbs.
+/// The first lines of `--help`.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
-  or: run|doctor|ls|info|stats|console|wait|stop|kill|pause|resume|reset|balloon";
+       minivmm VERB [OPTIONS]                        see `minivmm help VERB`";
+
+/// What is said where nothing is asked for.
+pub(super) const FIRST_STEPS: &str = "\
+minivmm boots a Linux in a virtual machine on /dev/kvm.
+
+  minivmm doctor                    say whether this host can run a machine
+  minivmm --disk debian.raw         boot what is on a disk, its console here
+  minivmm --kernel FILE --disk PATH boot this kernel
+  minivmm run -- uname -a           run one command in a small guest
+  minivmm ls                        list the machines that have a name
+
+`minivmm --help` lists verbs and options, `minivmm help VERB` those of a verb.";
 
 #[cfg(test)]
 mod tests {
@@ -177,9 +213,10 @@ mod tests {
         for verb in verbs.chain([None]) {
             let words = ["minivmm"].into_iter().chain(verb).chain(["--help"]);
             let Err(ArgsError::Flags(help)) = parse(words) else { panic!("no help") };
-            // As it is printed.
+            // As it is printed. The list of verbs stands before the options of a machine.
             let text = help.to_string().trim_end().to_owned();
-            assert!(text.lines().count() < 24, "{} lines:\n{text}", text.lines().count());
+            let most = if verb.is_none() { 44 } else { 24 };
+            assert!(text.lines().count() < most, "{} lines:\n{text}", text.lines().count());
             assert!(text.lines().all(|line| line.chars().count() <= 80), "a line is too wide:\n{text}");
         }
     }
@@ -237,11 +274,51 @@ mod tests {
         assert_eq!(spec, expected);
     }
 
-    #[test]
-    fn usage_names_every_verb() {
-        for verb in definition().get_subcommands() {
-            assert!(USAGE.split(['|', ' ', '\n']).any(|word| word == verb.get_name()), "{}", verb.get_name());
+    fn help(words: &[&str]) -> String {
+        match parse([&["minivmm"], words].concat()) {
+            Err(ArgsError::Flags(error)) if !error.use_stderr() => error.to_string(),
+            other => panic!("no help for {words:?}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn help_says_of_every_verb_what_it_does() {
+        let text = help(&["--help"]);
+        for verb in definition().get_subcommands() {
+            let (name, about) = (verb.get_name(), verb.get_about().unwrap().to_string());
+            let line = text.lines().find(|line| line.trim_start().starts_with(&format!("{name} ")));
+            assert!(line.is_some_and(|line| line.ends_with(&about)), "{name}:\n{text}");
+        }
+        assert_eq!(help(&["help"]), text);
+        assert_eq!(help(&["help", "stop"]), help(&["stop", "--help"]));
+        assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
+    }
+
+    #[test]
+    fn no_words_are_answered_with_the_first_steps() {
+        let Err(error @ ArgsError::Nothing) = parse(["minivmm"]) else { panic!() };
+        let text = error.to_string();
+        assert!(
+            text.lines().count() < 12 && text.contains("minivmm doctor") && text.contains("--help"),
+            "{text}"
+        );
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn texts_that_are_given_several_times_are_joined_everywhere() {
+        let twice = ["--append", "a=1", "--append", "--b", "--cmdline", "ro", "--cmdline", "quiet"];
+        let spec = run(&[&["--kernel", "k"], &twice[..]].concat()).unwrap();
+        assert_eq!((spec.append.as_deref(), spec.cmdline.as_deref()), (Some("a=1 --b"), Some("ro quiet")));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vm.toml");
+        std::fs::write(&file, "kernel = 'k'\nappend = ['x', 'y']\n").unwrap();
+        let file = ["--config", file.to_str().unwrap()];
+        assert_eq!(run(&file).unwrap().append.as_deref(), Some("x y"));
+        assert_eq!(run(&[&file[..], &twice[..4]].concat()).unwrap().append.as_deref(), Some("a=1 --b"));
+        let words = [&["minivmm", "run", "--kernel", "k"], &twice[..4], &["--", "true", "--append"]].concat();
+        let Ok(Command::RunCommand(_, spec)) = parse(words) else { panic!() };
+        assert_eq!(spec.append.as_deref(), Some("a=1 --b"));
     }
 
     #[test]

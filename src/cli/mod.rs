@@ -48,6 +48,10 @@ pub fn main() -> ExitCode {
         Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
         Err(ArgsError::Flags(error)) => flags(&error, usage()),
         Err(ArgsError::Spec(error)) => complain(&error, usage()),
+        Err(error @ ArgsError::Nothing) => {
+            report::say(&format_args!("{error}\n"));
+            Status::Usage
+        }
         Ok(Command::Named(verb)) => return verbs::run(&verb),
     }
     .into()
@@ -81,7 +85,9 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
         Ok(service) => service,
         Err(error) => return complain(&error, Status::Failed),
     };
-    report::say(&Banner { spec, files: &cleared.files, terminal: !detached && io::stdin().is_terminal() });
+    let terminal = !detached && io::stdin().is_terminal();
+    let banner = Banner { spec, files: &cleared.files, terminal }.to_string();
+    report::say(&banner);
     warnings.extend(cleared.warnings.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(NAMELESS.to_owned());
@@ -93,7 +99,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
         report::say_as(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
     }
     logger::install();
-    session::run(spec, service)
+    session::run(spec, service.of(&banner))
 }
 
 /// A machine that nobody can ask for.

@@ -102,7 +102,7 @@ fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::E
             .stack_size(STACK)
             .spawn(move || reader.read_input(input))?;
     }
-    let subject = Running::new(&machine, spec.clone());
+    let subject = Running::new(&machine, spec.clone()).made_of(session.service.made_of());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;
     std::mem::forget(unfinished);
     report::hurry();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::conversation::{Keeper, Phase, converse};
 use super::server::Ending;
-use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Subject};
+use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, ResetError, Subject};
 use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
@@ -79,6 +79,8 @@ impl Subject for Agreeable {
             uptime: 0.0,
             mem: 512,
             cpus: 1,
+            console: "ttyS0",
+            made_of: Vec::new(),
             spec: None,
         }
     }
@@ -93,7 +95,9 @@ impl Subject for Agreeable {
 
     fn resume(&self) {}
 
-    fn reset(&self) {}
+    fn reset(&self, _: Duration) -> Result<(), ResetError> {
+        Ok(())
+    }
 
     fn power_button(&self) {}
 

@@ -26,7 +26,7 @@ pub use bytes::converse_bytes;
 pub use place::{Claim, PlaceError};
 pub(crate) use place::{Place, all, find, own_folder, process_of};
 pub use server::{ControlServer, Ending};
-pub use subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Running, Subject};
+pub use subject::{Balloon, Console, EventSource, Fact, Info, Keyboard, Next, ResetError, Running, Subject};
 
 use std::time::Duration;
 

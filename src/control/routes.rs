@@ -10,9 +10,11 @@ use serde_json::Value;
 
 use super::answer::Answer;
 use super::inbox::Request;
-use super::subject::Subject;
+use super::subject::{ResetError, Subject};
 use crate::machine::{BalloonError, MachineState, PauseError};
 
+/// How long a machine may take to boot again: it reads its kernel, and perhaps searches a disk for it.
+const RESET: Duration = Duration::from_secs(30);
 /// How long a machine may take to come to rest if the client does not say.
 const PAUSE: u64 = 30;
 /// And if it does.
@@ -71,9 +73,9 @@ pub static ROUTES: [Route; 12] = [
     Route {
         method: "POST",
         path: "/v1/reset",
-        about: "Stop the guest where it is and boot it again",
-        statuses: &[204, 409],
-        act: |subject, _| order(subject, |it| it.reset()),
+        about: "Stop the guest where it is and boot it again, and answer when it boots",
+        statuses: &[204, 409, 504],
+        act: reset,
     },
     Route {
         method: "POST",
@@ -142,7 +144,9 @@ pub(super) fn answer(subject: &dyn Subject, request: &Request) -> Reply {
     }
     let methods: Vec<_> = here().map(|route| route.method).collect();
     let answer = if methods.is_empty() {
-        let paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
+        let mut paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
+        // Those that take two methods stand next to each other.
+        paths.dedup();
         Answer::refusal(404, format!("There is no such path here; there are {}.", paths.join(", ")))
     } else {
         let methods = methods.join(", ");
@@ -174,6 +178,26 @@ fn order(subject: &dyn Subject, act: fn(&dyn Subject)) -> Reply {
     })
 }
 
+fn reset(subject: &dyn Subject, _: &[u8]) -> Reply {
+    if let Some(ended) = ended(subject) {
+        return ended;
+    }
+    match subject.reset(RESET) {
+        Ok(()) => Reply::Answer(Answer::done()),
+        Err(error @ ResetError::TimedOut(_)) => refuse(504, sentence(&error)),
+        Err(error @ ResetError::Ended(_)) => refuse(409, sentence(&error)),
+    }
+}
+
+/// An error as a sentence of its own.
+fn sentence(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let end = if text.ends_with('.') { "" } else { "." };
+    format!("{first}{}{end}", letters.as_str())
+}
+
 fn info(subject: &dyn Subject, _: &[u8]) -> Reply {
     json(&subject.info())
 }
@@ -200,6 +224,10 @@ fn pause(subject: &dyn Subject, body: &[u8]) -> Reply {
     };
     match subject.pause(Duration::from_secs(timeout)) {
         Ok(()) => Reply::Answer(Answer::done()),
+        Err(PauseError::TimedOut(_)) if timeout == 0 => refuse(
+            504,
+            "The machine was asked to come to rest, and will; a timeout of 0 does not wait for it.",
+        ),
         Err(error @ PauseError::TimedOut(_)) => refuse(504, format!("{error}; it will yet come to rest")),
         Err(error) => refuse(409, error.to_string()),
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::machine::{
     BalloonError, Controls, Events, GuestConsole, Machine, MachineEvent, MachineState, PauseError, Stats,
 };
-use crate::spec::Spec;
+use crate::spec::{ConsoleChoice, Spec};
 
 /// How long the machine may take for an answer that it has at hand.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -28,8 +28,11 @@ pub trait Subject: Send + Sync + fmt::Debug {
     fn pause(&self, limit: Duration) -> Result<(), PauseError>;
     /// Lets it go on.
     fn resume(&self);
-    /// Resets it.
-    fn reset(&self);
+    /// Resets it, and returns when it boots again.
+    ///
+    /// # Errors
+    /// [`ResetError`].
+    fn reset(&self, limit: Duration) -> Result<(), ResetError>;
     /// Presses its power button.
     fn power_button(&self);
     /// Ends it.
@@ -47,6 +50,26 @@ pub trait Subject: Send + Sync + fmt::Debug {
     fn events(&self) -> Box<dyn EventSource>;
     /// Its guest's console, from the last it has said on.
     fn console(&self) -> Box<dyn Console>;
+}
+
+/// Why a machine does not boot again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResetError {
+    /// It has ended, in this way.
+    #[error("the machine has ended instead of booting again: {0}")]
+    Ended(String),
+    /// It takes longer.
+    #[error("the machine has not booted again within {} s; it will, unless it ends", .0.as_secs())]
+    TimedOut(Duration),
+}
+
+/// What a machine was made of when it was started: a line of what is printed then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// Such as `Kernel` or `Disk`.
+    pub name: String,
+    /// In words.
+    pub value: String,
 }
 
 /// A reader of a guest's console.
@@ -101,6 +124,11 @@ pub struct Info {
     pub mem: u64,
     /// Its processors.
     pub cpus: u32,
+    /// The console that its terminal gets.
+    pub console: &'static str,
+    /// What it was made of when it was started: the kernel that was found, the addresses of its interfaces. Several facts may
+    /// have one name.
+    pub made_of: Vec<Fact>,
     /// What was asked for, as in a machine's file; nothing if a path in it is not UTF-8.
     pub spec: Option<Value>,
 }
@@ -121,13 +149,21 @@ pub struct Running {
     controls: Controls,
     console: GuestConsole,
     spec: Spec,
+    made_of: Vec<Fact>,
     started: Instant,
 }
 
 impl Running {
     /// `machine`, which was started from `spec` a moment ago.
     pub fn new(machine: &Machine, spec: Spec) -> Self {
-        Running { controls: machine.controls(), console: machine.console(), spec, started: Instant::now() }
+        let (controls, console) = (machine.controls(), machine.console());
+        Running { controls, console, spec, made_of: Vec::new(), started: Instant::now() }
+    }
+
+    /// The same, which was made of this.
+    #[must_use]
+    pub fn made_of(self, made_of: Vec<Fact>) -> Self {
+        Running { made_of, ..self }
     }
 }
 
@@ -144,6 +180,11 @@ impl Subject for Running {
             .as_secs_f64(),
             mem: self.spec.mem().mib(),
             cpus: self.spec.cpus().get(),
+            console: match self.spec.console() {
+                ConsoleChoice::Ttys0 => "ttyS0",
+                ConsoleChoice::Hvc0 => "hvc0",
+            },
+            made_of: self.made_of.clone(),
             spec: serde_json::to_value(&self.spec).ok(),
         }
     }
@@ -160,8 +201,23 @@ impl Subject for Running {
         self.controls.resume_within(ANSWER);
     }
 
-    fn reset(&self) {
+    fn reset(&self, limit: Duration) -> Result<(), ResetError> {
+        let (until, events) = (Instant::now() + limit, self.controls.events());
         self.controls.reset();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match events.next_within(left) {
+                Some(MachineEvent::Booted) => return Ok(()),
+                Some(MachineEvent::Exited) => break,
+                Some(_) => {}
+                None if self.controls.state() == MachineState::Ended => break,
+                None => return Err(ResetError::TimedOut(limit)),
+            }
+        }
+        let exit = self.controls.wait_for(ANSWER);
+        Err(ResetError::Ended(
+            exit.map_or_else(|| "it takes its time to".to_owned(), |exit| exit.to_string()),
+        ))
     }
 
     fn power_button(&self) {

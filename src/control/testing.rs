@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, Subject};
+use super::subject::{Balloon, Console, EventSource, Fact, Info, Keyboard, Next, ResetError, Subject};
 use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
 
 /// Says yes to everything, and remembers what it was asked.
@@ -31,7 +31,19 @@ impl Subject for Fake {
     fn info(&self) -> Info {
         let spec = Some(serde_json::json!({ "kernel": "k" }));
         let name = Some("vm0".to_owned());
-        Info { name, pid: 1, version: "0", state: self.state(), uptime: 1.5, mem: 512, cpus: 1, spec }
+        let made_of = vec![Fact { name: "Kernel".into(), value: "/boot/vmlinuz".into() }];
+        Info {
+            name,
+            pid: 1,
+            version: "0",
+            state: self.state(),
+            uptime: 1.5,
+            mem: 512,
+            cpus: 1,
+            console: "ttyS0",
+            made_of,
+            spec,
+        }
     }
 
     fn state(&self) -> MachineState {
@@ -51,8 +63,12 @@ impl Subject for Fake {
         self.order("resume");
     }
 
-    fn reset(&self) {
+    fn reset(&self, _: Duration) -> Result<(), ResetError> {
         self.order("reset");
+        match self.state() {
+            MachineState::Ended => Err(ResetError::Ended("it panicked".into())),
+            _ => Ok(()),
+        }
     }
 
     fn power_button(&self) {

@@ -174,6 +174,13 @@ impl Host {
         self.path("/sys/class/misc/kvm").exists() || listed()
     }
 
+    /// Whether this process is in a user namespace of its own: its users are a part of the host's, or others (user_namespaces(7)).
+    pub(crate) fn is_in_user_namespace(&self) -> bool {
+        let map = read(&self.path("/proc/self/uid_map"));
+        let whole = ["0", "0", "4294967295"];
+        map.lines().next().is_some_and(|line| !line.split_whitespace().eq(whole))
+    }
+
     /// The processors.
     pub(crate) fn cpu(&self) -> Cpu {
         let text = read(&self.path("/proc/cpuinfo"));

@@ -81,13 +81,15 @@ pub struct Spec {
     /// Kernel command line, in place of the default one
     ///
     /// The default is `console=ttyS0 panic=-1 pci=noearly`.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
 
     /// Words to add to the kernel command line
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    ///
+    /// May be given several times: the texts are joined by a space, as those of `--cmdline` are. In a file it is a text or a list.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
 
     /// Disk image or device; also ,direct ,serial= ,queues=
@@ -117,7 +119,7 @@ pub struct Spec {
     pub port: Vec<PortSpec>,
 
     /// Memory: 512 (MiB), 512M, 2G [default: 512]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    #[arg(long, alias = "memory", value_name = "SIZE", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem: Option<MemSize>,
 

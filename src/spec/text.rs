@@ -13,6 +13,33 @@ pub(super) trait Device: FromStr<Err: fmt::Display> + for<'de> Deserialize<'de> 
     const EXAMPLE: &'static str;
 }
 
+/// A text, or a list of texts that are joined by a space.
+pub(super) fn joined<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Joined;
+
+    impl<'de> Visitor<'de> for Joined {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text, or a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(text.to_owned()))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut texts: Vec<String> = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(Some(texts.join(" ")))
+        }
+    }
+
+    deserializer.deserialize_any(Joined)
+}
+
 /// One device or a list, each a text or a table.
 pub(super) fn devices<'de, D: Deserializer<'de>, T: Device>(deserializer: D) -> Result<Vec<T>, D::Error> {
     deserializer.deserialize_any(Many(PhantomData))

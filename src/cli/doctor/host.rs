@@ -1,6 +1,6 @@
 //! The doctor's look at the host.
 
-use super::{Finding, Level};
+use super::{Finding, Level, lasting};
 use crate::cli::advice::{self, KVM, MemoryVerdict, TUN, Trouble};
 use crate::host::facts::{Backend, Cpu, Host};
 use crate::spec::MemSize;
@@ -14,9 +14,10 @@ pub(super) fn examine(host: &Host, mem: MemSize) -> Vec<Finding> {
     let mut findings = kvm(host, &cpu);
     findings.push(processors(&cpu));
     memory(host, mem, &mut findings);
-    findings.push(match advice::tun(&host.access(TUN)) {
+    let tun = host.access(TUN);
+    findings.push(match advice::tun(&tun) {
         None => Finding::ok("tun", "/dev/net/tun opens, for networks on TAP interfaces"),
-        Some(trouble) => Finding::warn("tun", trouble),
+        Some(trouble) => Finding::warn("tun", lasting::tun(host, &tun, trouble)),
     });
     findings
 }
@@ -31,10 +32,8 @@ fn kvm(host: &Host, cpu: &Cpu) -> Vec<Finding> {
     let facts = match host.ask_kvm(KVM) {
         Ok(facts) => facts,
         Err(access) => {
-            return advice::kvm(host, &access)
-                .into_iter()
-                .map(|trouble| Finding::fail("kvm", trouble))
-                .collect();
+            let trouble = advice::kvm(host, &access).map(|trouble| lasting::kvm(host, cpu, &access, trouble));
+            return trouble.into_iter().map(|trouble| Finding::fail("kvm", trouble)).collect();
         }
     };
     if facts.api_version != API_VERSION {
@@ -71,7 +70,7 @@ fn processors(cpu: &Cpu) -> Finding {
 
 fn memory(host: &Host, mem: MemSize, findings: &mut Vec<Finding>) {
     let Some(memory) = host.memory() else {
-        let what = "/proc/meminfo does not say how much memory this host has".to_owned();
+        let what = "neither /proc/meminfo nor the kernel says how much memory this host has".to_owned();
         findings.push(Finding::warn("memory", Trouble { what, cure: None }));
         return;
     };
@@ -91,7 +90,7 @@ fn memory(host: &Host, mem: MemSize, findings: &mut Vec<Finding>) {
             "memory",
             Trouble {
                 what: "transparent huge pages are off, which makes guests slower to start and to run".into(),
-                cure: Some("`echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled`".into()),
+                cure: Some(lasting::HUGE_PAGES.into()),
             },
         ),
         setting => Finding::ok("memory", format!("transparent huge pages are on ({setting})")),

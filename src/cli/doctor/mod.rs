@@ -2,6 +2,7 @@
 
 mod files;
 mod host;
+mod lasting;
 
 use std::fmt;
 

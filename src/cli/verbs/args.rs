@@ -95,7 +95,7 @@ pub struct StopArgs {
     /// The machine, as it was called with --name
     pub name: MachineName,
     /// Seconds until the machine is ended by force
-    #[arg(long, value_name = "S", default_value_t = 90)]
+    #[arg(long, value_name = "SEC", default_value_t = 90)]
     pub timeout: u32,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]

@@ -14,13 +14,13 @@ use crate::control::{Place, all};
 const PATIENCE: Duration = Duration::from_secs(2);
 const HEADINGS: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "MEM", "CPUS"];
 
-/// The list, as a table or as JSON. No machines are no lines.
+/// The list, as a table or as JSON. No machines are the headings alone.
 pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
     let infos = ask_all(&all(), info);
     if as_json {
         return Ok(serde_json::to_string_pretty(&infos)?);
     }
-    Ok(if infos.is_empty() { String::new() } else { table(&infos) })
+    Ok(table(&infos))
 }
 
 /// What each of `places` says, in their order. All are asked at the same time: some may not answer.

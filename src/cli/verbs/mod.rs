@@ -105,10 +105,7 @@ pub(super) fn run(verb: &NameVerb) -> ExitCode {
 fn obey(verb: &NameVerb) -> Result<ExitCode, VerbError> {
     let done = Status::Done.into();
     match verb {
-        NameVerb::Ls(ListArgs { json, .. }) => {
-            let text = ls::list(*json)?;
-            if text.is_empty() { Ok(done) } else { Ok(print(&text, Status::Done).into()) }
-        }
+        NameVerb::Ls(ListArgs { json, .. }) => Ok(print(&ls::list(*json)?, Status::Done).into()),
         NameVerb::Info(args) => Ok(print(&show::info(args)?, Status::Done).into()),
         NameVerb::Stats(args) => Ok(print(&show::stats(args)?, Status::Done).into()),
         NameVerb::Stop(args) => stop::stop(args).map(|()| done),

@@ -15,10 +15,12 @@ pub(super) fn stats(args: &ShowArgs) -> Result<String, VerbError> {
     if args.json { Ok(serde_json::to_string_pretty(&stats)?) } else { Ok(numbers(&stats)) }
 }
 
-/// The facts, and what was asked for as it could stand in a machine's file.
+/// The facts, what the machine was made of, and what was asked for as it could stand in a machine's file.
 fn facts(info: &Value) -> String {
     let mut lines = Vec::new();
-    for (key, value) in info.as_object().into_iter().flatten().filter(|(key, _)| *key != "spec") {
+    for (key, value) in
+        info.as_object().into_iter().flatten().filter(|(key, _)| !["spec", "made-of"].contains(&key.as_str()))
+    {
         let text = match (key.as_str(), value) {
             ("uptime", value) => value.as_f64().map(uptime).unwrap_or_default(),
             ("mem", value) => format!("{value} MiB"),
@@ -26,6 +28,15 @@ fn facts(info: &Value) -> String {
             (_, other) => other.to_string(),
         };
         lines.push(format!("{key:<8} {text}"));
+    }
+    let made_of: Vec<_> = info.get("made-of").and_then(Value::as_array).into_iter().flatten().collect();
+    if !made_of.is_empty() {
+        lines.push(String::new());
+        let text =
+            |fact: &Value, key: &str| fact.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let rows: Vec<_> =
+            made_of.iter().map(|fact| vec![text(fact, "name").to_lowercase(), text(fact, "value")]).collect();
+        lines.push(columns(&rows));
     }
     if let Some(file) = info.get("spec").and_then(|spec| toml::to_string(spec).ok()) {
         lines.push(String::new());
@@ -52,7 +63,7 @@ fn flatten(path: &str, value: &Value, text: &mut String) {
         Value::Object(fields) => {
             fields.iter().for_each(|(key, value)| flatten(&format!("{path}.{key}"), value, text));
         }
-        other => *text += &format!("{path} {}\n", cell(other)),
+        other => *text += &format!("{path} {}\n", amount(path, other)),
     }
 }
 
@@ -66,7 +77,8 @@ fn table(name: &str, items: &[Value]) -> String {
     let mut rows = vec![heading.collect::<Vec<_>>()];
     for (at, item) in items.iter().enumerate() {
         let label = item.get("name").map_or_else(|| at.to_string(), cell);
-        let cells = keys.iter().map(|(_, key)| item.get(key.as_str()).map_or("-".into(), cell));
+        let cells =
+            keys.iter().map(|(_, key)| item.get(key.as_str()).map_or("-".into(), |value| amount(key, value)));
         rows.push(std::iter::once(label).chain(cells).collect());
     }
     columns(&rows) + "\n"
@@ -81,6 +93,22 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A value as people read it: what counts bytes, in the largest unit that leaves a number before the point. `--json` has it exact.
+fn amount(path: &str, value: &Value) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let in_bytes = path.starts_with("memory.") || path.starts_with("bytes-");
+    let Some(count) = value.as_u64().filter(|_| in_bytes) else { return cell(value) };
+    let (mut count, mut rest, mut unit) = (count, 0, 0);
+    while count >= 1024 && unit + 1 < UNITS.len() {
+        (rest, count, unit) = (count % 1024, count / 1024, unit + 1);
+    }
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    match rest * 10 / 1024 {
+        tenths @ 1.. if count < 100 => format!("{count}.{tenths} {name}"),
+        _ => format!("{count} {name}"),
+    }
 }
 
 fn cell(value: &Value) -> String {
@@ -110,7 +138,7 @@ mod tests {
             "devices": [{ "errors": 0, "kind": "block", "name": "blk0" }, { "errors": 5, "name": "net0" }],
         }));
         let expected = "\
-memory.size 3
+memory.size 3 B
 
 devices  kind   errors
 blk0     block  0
@@ -122,7 +150,15 @@ vcpus  mmio-read  port-in
         assert_eq!(text, expected);
         let real = numbers(&serde_json::to_value(crate::Stats::sample()).unwrap());
         let blk0 = real.lines().find(|line| line.starts_with("blk0")).unwrap();
-        let cells: Vec<_> = blk0.split_whitespace().collect();
-        assert_eq!(cells, ["blk0", "block", "4096", "0", "0", "0", "0", "7"]);
+        let cells: Vec<_> = blk0.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["blk0", "block", "4 KiB", "0 B", "0", "0", "0", "7"]);
+    }
+
+    #[test]
+    fn bytes_are_told_in_the_unit_that_suits() {
+        let amounts = [0, 1023, 1024, 1536, 8 << 30, (8 << 30) + (1 << 29), u64::MAX];
+        let said = amounts.map(|count| amount("memory.size", &json!(count)));
+        assert_eq!(said, ["0 B", "1023 B", "1 KiB", "1.5 KiB", "8 GiB", "8.5 GiB", "16383 PiB"]);
+        assert_eq!(amount("requests", &json!(4096)), "4096");
     }
 }

@@ -95,7 +95,9 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
     assert_eq!(*served.fake.orders.lock().unwrap(), ["pause", "resume", "reset", "power-button", "kill"]);
     assert_eq!(served.ask("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
     let late = served.ask("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();
-    assert!(late.to_string().contains("it will yet come to rest"), "{late}");
+    assert!(late.to_string().ends_with("a timeout of 0 does not wait for it"), "{late}");
+    let nowhere = served.ask("GET", "/v1/nowhere", None).unwrap_err().to_string();
+    assert_eq!(nowhere.matches("/v1/balloon").count(), 1, "{nowhere}");
     *served.fake.state.lock().unwrap() = MachineState::Ended;
     for route in ROUTES.iter().filter(|route| route.statuses.contains(&409)) {
         let body = (route.method == "PUT").then(|| json!({ "mib": 64 }));
