@@ -8,6 +8,8 @@
 mod kernels;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
@@ -259,6 +261,38 @@ fn run_says_what_its_guest_cannot_be_made_of() {
     with(&["--kernel", "own", "--root", "tree", "--mem", "512"], &["too little", "--mem "]);
     fs::File::create(folder.path("tree/big")).unwrap().set_len(4 << 30).unwrap();
     with(&["--kernel", "own", "--root", "tree", "--mem", "16G"], &["big has 4294967296 bytes", "on a disk"]);
+}
+
+#[test]
+fn run_leaves_out_what_an_ordinary_user_may_not_read_and_says_so() {
+    const USER: u32 = 54_321;
+    let folder = Folder::new();
+    for place in ["root/bin", "root/closed"] {
+        fs::create_dir_all(folder.path(place)).unwrap();
+    }
+    for (name, mode) in
+        [("bin/sh", 0o755), ("shadow", 0o000), ("bin/sudo", 0o4111), ("closed/file", 0o644), ("last", 0)]
+    {
+        let path = folder.path("root").join(name);
+        fs::write(&path, "x").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(folder.path("root/closed"), fs::Permissions::from_mode(0o000)).unwrap();
+    assert!(
+        Command::new("chown")
+            .args(["-R", &USER.to_string()])
+            .arg(folder.0.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command.args(["run", "--kernel", "own", "--root", "root", "--mem", "20", "true"]);
+    let output = command.current_dir(folder.0.path()).uid(USER).gid(USER).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let warning = "minivmm: warning: the guest is without last, shadow, closed and 1 more of --root root, which this user may not \
+                   read; let it with `chmod -R u+rX`, or run as root\n";
+    assert!(said.contains(warning) && said.contains("too little"), "{said}");
 }
 
 #[test]

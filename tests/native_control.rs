@@ -16,7 +16,7 @@ mod vmm;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -522,4 +522,34 @@ fn a_machine_whose_folder_was_removed_is_found_and_has_its_socket_again() {
     machine.end();
     assert_eq!(host.json(&["ls", "--json"]), json!([]));
     fs::rename(&moved, host.0.path()).unwrap();
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised_and_the_hard_one_is_named_where_it_is_too_low() {
+    let host = Host::new();
+    let limited = |limit: &str| {
+        let mut launch = host.launch(Guest::Obedient, "vm0");
+        let command = launch.command();
+        let mut words = vec![command.get_program().to_owned()];
+        words.extend(command.get_args().map(ToOwned::to_owned));
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).args(words);
+        shell.env("XDG_RUNTIME_DIR", host.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let child = shell.stderr(Stdio::piped()).spawn().unwrap();
+        // The kernel's folder goes with the launch.
+        (launch, child)
+    };
+    let (_launch, child) = limited("ulimit -n 12");
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("(os error 24); raise the limit of open files, as with `ulimit -n"), "{said}");
+    let (_launch, mut child) = limited("ulimit -Sn 12");
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<_> = line.split_whitespace().skip(3).take(2).collect();
+    assert!(numbers[0] == numbers[1] && numbers[0] != "12", "{line}");
+    child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    assert!(child.wait().unwrap().success());
 }

@@ -140,12 +140,14 @@ pub struct Member {
     pub gid: u32,
     /// How many names it has.
     pub links: u32,
+    /// When it was changed, in seconds since 1970; 0 for [`Archive::dated`]'s time.
+    pub mtime: u32,
 }
 
 impl Member {
     /// One of root's, with one name.
     pub fn new(mode: u32, kind: Kind) -> Self {
-        Member { kind, mode, uid: 0, gid: 0, links: 1 }
+        Member { kind, mode, uid: 0, gid: 0, links: 1, mtime: 0 }
     }
 
     /// A regular file of root's with this content.
@@ -167,6 +169,8 @@ pub struct Archive {
     /// And whether it holds others.
     names: HashMap<Vec<u8>, bool>,
     len: u64,
+    /// Of members that have none.
+    mtime: u32,
 }
 
 /// A finished archive, to be read.
@@ -188,6 +192,11 @@ impl Archive {
     /// An empty one.
     pub fn new() -> Self {
         Archive::default()
+    }
+
+    /// An empty one, whose members were changed at this second since 1970 if they do not say.
+    pub fn dated(mtime: u32) -> Self {
+        Archive { mtime, ..Archive::default() }
     }
 
     /// Adds a member. The folders above it are added by themselves, and slashes in front of its name do not count.
@@ -279,7 +288,7 @@ impl Archive {
             member.uid,
             member.gid,
             member.links,
-            0,
+            if member.mtime == 0 { self.mtime } else { member.mtime },
             size32,
             0,
             0,

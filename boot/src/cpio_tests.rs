@@ -172,3 +172,12 @@ fn archive_is_one_that_the_inspection_knows() {
     assert!(facts.contents.init);
     assert_eq!(facts.contents.virtio_modules, ["virtio_pci"]);
 }
+
+#[test]
+fn members_keep_their_time_and_others_have_the_archives() {
+    let mut archive = Archive::dated(0x1234_5678);
+    archive.add("d/own", Member { mtime: 0x0bad_cafe, ..Member::file(0o644, *b"x") }).unwrap();
+    let bytes = archive.finish().unwrap().to_vec().unwrap();
+    let time = |at: usize| std::str::from_utf8(&bytes[at + 46..at + 54]).unwrap();
+    assert_eq!((time(0), time(112)), ("12345678", "0badcafe"));
+}

@@ -81,7 +81,10 @@ pub(super) fn find(host: &Host, kernel: &Path, release: &str) -> Option<Drivers>
     let beside = folder(kernel);
     let config = format!("config-{release}");
     // The folder above is that of an unpacked package.
-    let modules = [host.path("/lib/modules"), beside.join("../lib/modules")].map(|path| path.join(release));
+    let package =
+        std::fs::canonicalize(&beside).ok().and_then(|beside| Some(beside.parent()?.join("lib/modules")));
+    let homes = [host.path("/lib/modules")].into_iter().chain(package);
+    let modules: Vec<_> = homes.map(|path| path.join(release)).collect();
     let configs = [beside.join(&config), host.path("/boot").join(&config)];
     let configs = configs.into_iter().chain(modules.iter().map(|path| path.join("config")));
     configs

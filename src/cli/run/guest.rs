@@ -7,14 +7,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use boot::cpio::{Archive, Cpio, Kind, Member};
 use boot::modules::{Module, ModuleError, Modules};
 
+use log::Level;
+
 use super::args::RunArgs;
 use super::error::RunError;
 use super::{busybox, tree};
-use crate::cli::drivers;
+use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::with_usual_limits;
 use crate::image::version::compare;
@@ -61,7 +64,8 @@ pub(super) fn initramfs(
     token: &str,
 ) -> Result<Cpio, RunError> {
     let modules = modules(args, spec, files, host)?;
-    let mut archive = Archive::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
     let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
     let shell = match (&args.root, busybox) {
         (None, Err(error)) => return Err(error),
@@ -70,7 +74,7 @@ pub(super) fn initramfs(
             Shell { shell: "/bin/busybox sh", busybox: "/bin/busybox", links: true }
         }
         (Some(root), busybox) => {
-            tree::pack(&mut archive, root, spec.mem())?;
+            warn_of(root, &tree::pack(&mut archive, root, spec.mem())?);
             match busybox {
                 Ok(busybox) => {
                     add_busybox(&mut archive, &format!("{PLACE}/busybox"), &busybox)?;
@@ -95,6 +99,29 @@ pub(super) fn initramfs(
         put(&file, 0o644, content)?;
     }
     Ok(archive.finish()?)
+}
+
+/// Says once what the guest will not have.
+fn warn_of(root: &Path, unreadable: &[PathBuf]) {
+    const MOST: usize = 3;
+    if unreadable.is_empty() {
+        return;
+    }
+    // Names of files may have any byte, those of a terminal's commands too.
+    let names =
+        unreadable.iter().take(MOST).map(|path| path.display().to_string().escape_debug().to_string());
+    let names = names.collect::<Vec<_>>().join(", ");
+    let more = match unreadable.len().saturating_sub(MOST) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    report::say_as(
+        Level::Warn,
+        &format_args!(
+            "minivmm: warning: the guest is without {names}{more} of --root {}, which this user may not read; let it with `chmod -R u+rX`, or run as root\n",
+            root.display()
+        ),
+    );
 }
 
 /// What runs init, and what it runs.
@@ -208,9 +235,12 @@ fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathB
         ],
         None => {
             let mut homes = vec![host.path("/lib/modules"), host.path("/usr/lib/modules")];
-            if let Some(beside) = spec.kernel.as_ref().map(|kernel| kernel.with_file_name("")) {
-                // The folder above is that of an unpacked package.
-                homes.extend([beside.join("../lib/modules"), beside.join("../usr/lib/modules")]);
+            let kernel = spec.kernel.as_ref().and_then(|kernel| fs::canonicalize(kernel).ok());
+            // Of a kernel in an unpacked package, whose boot/ stands beside its lib/.
+            if let Some(package) = kernel.as_deref().and_then(Path::parent).and_then(Path::parent) {
+                let more = [package.join("lib/modules"), package.join("usr/lib/modules")];
+                // That of a kernel in /boot is the host's own.
+                homes.extend(more.into_iter().filter(|path| !homes.contains(path)).collect::<Vec<_>>());
             }
             homes.into_iter().map(|home| home.join(release)).collect()
         }

@@ -1,7 +1,8 @@
 //! A directory of the host as the files of a guest.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ use crate::host::process::group;
 use crate::spec::MemSize;
 
 /// Packs a directory whole, one file system of it: what is mounted in it, such as /proc, becomes an empty folder, and sockets
-/// are left out. Files of this process's user are root's in the guest, so that an ordinary user can make a guest's files.
-pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<(), RunError> {
+/// are left out. Files of this process's user are root's in the guest, so that an ordinary user can make a guest's files. What
+/// this process may not read is left out, too, and given back.
+pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<Vec<PathBuf>, RunError> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
         move |source| RunError::Read { path, source }
@@ -25,11 +27,18 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<(
     if !top.is_dir() {
         return Err(RunError::NoFolder { path: root.to_path_buf() });
     }
-    let mut packer = Packer { archive, linked: HashMap::new() };
+    let mut packer = Packer { archive, linked: HashMap::new(), unreadable: Vec::new() };
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         let place = root.join(&folder);
-        let entries = fs::read_dir(&place).map_err(failed(&place))?;
+        let entries = match fs::read_dir(&place) {
+            // The directory that was named itself is an error.
+            Err(error) if is_denied(&error) && !folder.as_os_str().is_empty() => {
+                packer.unreadable.push(folder);
+                continue;
+            }
+            entries => entries.map_err(failed(&place))?,
+        };
         let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
         let mut names = names.collect::<Result<Vec<_>, _>>().map_err(failed(&place))?;
         // The same directory gives the same archive.
@@ -37,7 +46,13 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<(
         for name in names {
             let inside = folder.join(name);
             let path = root.join(&inside);
-            let meta = fs::symlink_metadata(&path).map_err(failed(&path))?;
+            let meta = match fs::symlink_metadata(&path) {
+                Err(error) if is_denied(&error) => {
+                    packer.unreadable.push(inside);
+                    continue;
+                }
+                meta => meta.map_err(failed(&path))?,
+            };
             packer.add(&inside, &path, &meta)?;
             if meta.is_dir() && meta.dev() == top.dev() {
                 folders.push(inside);
@@ -47,13 +62,19 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<(
             return Err(RunError::TooLarge { path: root.to_path_buf(), mem });
         }
     }
-    Ok(())
+    Ok(packer.unreadable)
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 struct Packer<'a> {
     archive: &'a mut Archive,
     /// Files that have several names, by device and inode.
     linked: HashMap<(u64, u64), Inode>,
+    /// What this process may not read.
+    unreadable: Vec<PathBuf>,
 }
 
 impl Packer<'_> {
@@ -61,6 +82,15 @@ impl Packer<'_> {
         let failed = |source| RunError::Read { path: path.to_path_buf(), source };
         let identity = identity(meta);
         let kind = meta.file_type();
+        if kind.is_file() {
+            match File::open(path) {
+                Err(error) if is_denied(&error) => {
+                    self.unreadable.push(name.to_path_buf());
+                    return Ok(());
+                }
+                opened => drop(opened.map_err(failed)?),
+            }
+        }
         let several = kind.is_file() && meta.nlink() > 1;
         let kind = if let Some(inode) = self.linked.get(&identity).filter(|_| several) {
             Kind::Link(*inode)
@@ -86,6 +116,7 @@ impl Packer<'_> {
             uid: own(meta.uid(), user()),
             gid: own(meta.gid(), group()),
             links: if several { 2 } else { 1 },
+            mtime: u32::try_from(meta.mtime().max(1)).unwrap_or(u32::MAX),
         };
         let inode = self.archive.add(name.as_os_str().as_bytes(), member)?;
         if several {
@@ -114,7 +145,7 @@ mod tests {
 
     fn packed(root: &Path, mem: &str) -> Result<Vec<u8>, RunError> {
         let mut archive = Archive::new();
-        pack(&mut archive, root, mem.parse().unwrap())?;
+        assert_eq!(pack(&mut archive, root, mem.parse().unwrap())?, Vec::<PathBuf>::new());
         Ok(archive.finish()?.to_vec().unwrap())
     }
 
@@ -133,8 +164,12 @@ mod tests {
         symlink("usr/bin", root.join("bin")).unwrap();
         let _socket = UnixListener::bind(root.join("socket")).unwrap();
         let archive = packed(root, "16").unwrap();
-        // Mode, owner, group, number of names.
-        assert!(has(&archive, "000089e9000000000000000000000002"), "a file of root's with two names");
+        // Mode, owner, group, number of names, time.
+        let time = format!("{:08x}", fs::metadata(root.join("usr/bin/tool")).unwrap().mtime());
+        assert!(
+            has(&archive, &format!("000089e9000000000000000000000002{time}")),
+            "a file of root's with two names"
+        );
         let copies = archive.windows(15).filter(|window| window == b"the tool itself").count();
         assert_eq!(copies, 1, "a second name costs nothing");
         assert!(has(&archive, "bin\0") && has(&archive, "usr/bin") && !has(&archive, "socket"));
@@ -146,7 +181,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = packed(&folder.path().join("none"), "16").unwrap_err().to_string();
         assert!(error.contains("none: No such file"), "{error}");
-        fs::File::create(folder.path().join("big")).unwrap().set_len(17 << 20).unwrap();
+        File::create(folder.path().join("big")).unwrap().set_len(17 << 20).unwrap();
         let error = packed(folder.path(), "16").unwrap_err().to_string();
         assert!(
             error.contains("more than the guest's memory of 16 MiB") && error.contains("--mem"),
