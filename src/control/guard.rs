@@ -123,7 +123,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(holder(&gone, &name), Holder::Ours(Some(std::process::id())));
         }
-        assert_eq!(names(&gone), [name.clone()]);
+        assert_eq!(names(&gone), std::slice::from_ref(&name));
         guard.let_go();
         drop(guard);
         assert_eq!(holder(&gone, &name), Holder::None);

@@ -174,6 +174,13 @@ impl Host {
         self.path("/sys/class/misc/kvm").exists() || listed()
     }
 
+    /// Whether /proc or /sys is mounted.
+    pub(crate) fn shows_its_kernel(&self) -> bool {
+        self.path("/proc/cpuinfo").exists()
+            || self.path("/proc/misc").exists()
+            || self.path("/sys/class").exists()
+    }
+
     /// Whether this process is in a user namespace of its own: its users are a part of the host's, or others (user_namespaces(7)).
     pub(crate) fn is_in_user_namespace(&self) -> bool {
         let map = read(&self.path("/proc/self/uid_map"));

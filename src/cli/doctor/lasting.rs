@@ -19,13 +19,15 @@ pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, trouble: Trouble) -> 
             );
             Trouble { cure: Some(cure), ..trouble }
         }
-        Access::Missing if host.kernel_has_kvm() => {
+        Access::Missing if host.kernel_has_kvm() || !host.shows_its_kernel() => {
+            let seen = if host.kernel_has_kvm() {
+                "though the kernel has KVM: this looks like a container or a chroot"
+            } else {
+                "and neither /proc nor /sys shows the kernel: this looks like a chroot"
+            };
             let cure = "give a container the device, as in `docker run --device /dev/kvm` or `podman run --device /dev/kvm`; give a \
-                        chroot the host's /dev, as in `mount --rbind /dev ROOT/dev`";
-            let what =
-                "/dev/kvm does not exist, though the kernel has KVM: this looks like a container or a chroot"
-                    .to_owned();
-            Trouble { what, cure: Some(cure.to_owned()) }
+                        chroot the host's folders, as in `for d in dev proc sys; do mount --rbind /$d ROOT/$d; done`";
+            Trouble { what: format!("/dev/kvm does not exist, {seen}"), cure: Some(cure.to_owned()) }
         }
         // The module is named by the trouble itself; a distribution loads it at each boot where the processor has the feature.
         Access::Missing if cpu.vmx || cpu.svm => {
@@ -120,5 +122,7 @@ mod tests {
         assert!(cure(&[outside], &Access::Denied(Owner { group: Some("kvm".into()) })).contains("usermod"));
         let said = cure(&[("/proc/misc", "232 kvm\n")], &Access::Missing);
         assert!(said.contains("--device /dev/kvm") && said.contains("chroot"), "{said}");
+        let said = cure(&[], &Access::Missing);
+        assert!(said.contains("neither /proc nor /sys") && !said.contains("modprobe"), "{said}");
     }
 }

@@ -63,10 +63,9 @@ pub(super) fn kill(args: &NameArgs) -> Result<(), VerbError> {
 fn pull(speaker: &Speaker, mut waiting: Option<Waiting<'_>>) -> Result<(), VerbError> {
     let patience = if speaker.is_stopped() { STOPPED } else { HEARD };
     let begin = Instant::now();
-    if order(speaker, "/v1/kill", patience).map_err(|source| speaker.failed(source))? {
-        if has_ended(&mut waiting, speaker, ENDS)? {
-            return Ok(());
-        }
+    let heard = order(speaker, "/v1/kill", patience).map_err(|source| speaker.failed(source))?;
+    if heard && has_ended(&mut waiting, speaker, ENDS)? {
+        return Ok(());
     }
     force(speaker, begin.elapsed())
 }
