@@ -8,8 +8,10 @@ use crate::cli::report;
 use crate::control::{all, process_of};
 use crate::host::target::Target;
 
-/// How long the kernel may take to end a process that was sent SIGKILL.
+/// How long a process may take to end that was told to, and the kernel for one that was sent SIGKILL.
 const DIES: Duration = Duration::from_secs(5);
+/// Signals that come closer together are one to a machine's process.
+const APART: Duration = Duration::from_millis(1100);
 
 /// Ends the process of a machine that has not ended `after` so long.
 pub(super) fn force(speaker: &Speaker, after: Duration) -> Result<(), VerbError> {
@@ -23,20 +25,27 @@ pub(super) fn force(speaker: &Speaker, after: Duration) -> Result<(), VerbError>
     Ok(())
 }
 
-/// `minivmm stop` for a machine whose socket is gone: SIGTERM presses the power button, and the process presses it again by
-/// itself.
-pub(super) fn stop(speaker: &Speaker, limit: Duration) -> Result<(), VerbError> {
+/// `minivmm stop`, or `minivmm kill` without a `limit`, for a machine whose socket is gone. SIGTERM presses its power button, and
+/// its process presses it again by itself; the second one, at least [`APART`] later, ends the machine in order.
+pub(super) fn by_signals(speaker: &Speaker, limit: Option<Duration>) -> Result<(), VerbError> {
     let Some((pid, target)) = find(speaker)? else { return Ok(()) };
-    target.signal(libc::SIGTERM).map_err(|error| beyond(speaker, Some(pid), error.to_string()))?;
-    if target.ends_within(limit) {
+    let tell = || target.signal(libc::SIGTERM).map_err(|error| beyond(speaker, Some(pid), error.to_string()));
+    tell()?;
+    if target.ends_within(limit.unwrap_or_default().max(APART)) {
         return Ok(());
     }
-    report::say(&format_args!(
-        "minivmm: the guest of {} did not shut down within {} s; its process {pid} is ended with SIGKILL\n",
-        speaker.0.name,
-        limit.as_secs()
-    ));
-    end(speaker, pid, &target)
+    let name = &speaker.0.name;
+    if let Some(limit) = limit {
+        report::say(&format_args!(
+            "minivmm: the guest of {name} did not shut down within {} s; the machine is ended\n",
+            limit.as_secs()
+        ));
+    }
+    tell()?;
+    if !speaker.is_stopped() && target.ends_within(DIES) {
+        return Ok(());
+    }
+    force(speaker, DIES)
 }
 
 /// The machine's process, held so that its number cannot become another's; `None` if the machine has ended.

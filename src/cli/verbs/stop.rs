@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::force::force;
+use super::force::{by_signals, force};
 use super::wait::Waiting;
 use super::{NameArgs, Speaker, StopArgs, VerbError};
 use crate::cli::report;
@@ -30,8 +30,8 @@ pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
     let speaker = Speaker::to(&args.name)?;
     let limit = Duration::from_secs(args.timeout.into());
     let until = Instant::now() + limit;
-    if !speaker.0.has_socket() && find(&args.name).is_some() {
-        return super::force::stop(&speaker, limit);
+    if !speaker.0.has_socket() {
+        return by_signals(&speaker, Some(limit));
     }
     // Asked before, so that an end that comes at once is not missed.
     let mut waiting = Waiting::begin_within(&speaker, limit.max(SOON)).ok();
@@ -55,6 +55,9 @@ pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
 
 pub(super) fn kill(args: &NameArgs) -> Result<(), VerbError> {
     let speaker = Speaker::to(&args.name)?;
+    if !speaker.0.has_socket() {
+        return by_signals(&speaker, None);
+    }
     let waiting = Waiting::begin_within(&speaker, HEARD).ok();
     pull(&speaker, waiting)
 }
