@@ -524,26 +524,49 @@ fn a_machine_whose_folder_was_removed_is_found_and_has_its_socket_again() {
     fs::rename(&moved, host.0.path()).unwrap();
 }
 
+/// A machine under limits that a shell sets; the launch has its kernel's folder.
+fn limited(host: &Host, limit: &str) -> (vmm::Launch, Child) {
+    let mut launch = host.launch(Guest::Obedient, "vm0");
+    let command = launch.command();
+    let mut words = vec![command.get_program().to_owned()];
+    words.extend(command.get_args().map(ToOwned::to_owned));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).args(words);
+    shell.env("XDG_RUNTIME_DIR", host.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let child = shell.stderr(Stdio::piped()).spawn().unwrap();
+    (launch, child)
+}
+
+#[test]
+fn a_client_that_no_descriptor_is_left_for_is_told_so() {
+    let host = Host::new();
+    let (_launch, mut child) = limited(&host, "ulimit -n 36");
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let begin = Instant::now();
+    let mut clients = Vec::new();
+    // Fewer than the seats; none of those before the last one goes.
+    for _ in 0..31 {
+        clients.push(host.connect("vm0"));
+    }
+    let mut last = clients.pop().unwrap();
+    let mut said = String::new();
+    last.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 503") && said.contains("ulimit -n"), "{said}");
+    assert!(begin.elapsed() < LIMIT);
+    drop(clients);
+    child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 fn the_soft_limit_of_open_files_is_raised_and_the_hard_one_is_named_where_it_is_too_low() {
     let host = Host::new();
-    let limited = |limit: &str| {
-        let mut launch = host.launch(Guest::Obedient, "vm0");
-        let command = launch.command();
-        let mut words = vec![command.get_program().to_owned()];
-        words.extend(command.get_args().map(ToOwned::to_owned));
-        let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).args(words);
-        shell.env("XDG_RUNTIME_DIR", host.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let child = shell.stderr(Stdio::piped()).spawn().unwrap();
-        // The kernel's folder goes with the launch.
-        (launch, child)
-    };
-    let (_launch, child) = limited("ulimit -n 12");
+    let (_launch, child) = limited(&host, "ulimit -n 12");
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("(os error 24); raise the limit of open files, as with `ulimit -n"), "{said}");
-    let (_launch, mut child) = limited("ulimit -Sn 12");
+    let (_launch, mut child) = limited(&host, "ulimit -Sn 12");
     let mut ready = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
