@@ -2,7 +2,7 @@
 
 use crate::archive::Archive;
 use crate::host::{install_tools, run, tool};
-use crate::{Access, Debian, Flavour, Kernel, LabConfig, LabError, cache, debian, image, kernel};
+use crate::{Access, Debian, Kernel, LabConfig, LabError, cache, debian, image, kernel};
 use rustix::fs::MemfdFlags;
 use std::fs::{self, File};
 use std::io::Write;
@@ -95,7 +95,7 @@ fn agent_file() -> Result<PathBuf, LabError> {
 /// QEMU emulates a processor with SVM, Debian's cloud kernel runs KVM on it.
 pub(crate) fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
     install_tools()?;
-    let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(Flavour::Cloud)?);
+    let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(config.kernel)?);
     let drives = drives(config)?;
     let archive = in_memory(&initramfs(config, &drives, &kernel, qemu_major(&qemu)?)?)?;
     let mut command = Command::new(tool("setpriv")?);
