@@ -151,7 +151,7 @@ fn initramfs(config: &LabConfig, drives: &[Drive], kernel: &Kernel, qemu: u32) -
     archive.file("lab-agent", 0o755, AGENT)?;
     // QEMU before 10 loses events on nested page faults: guests newer than 6.1 die of it half the time. With shadow
     // paging none has been seen to.
-    let npt = if qemu < 10 { "npt=0" } else { "npt=1" };
+    let npt = if qemu < 10 && !config.nested_paging { "npt=0" } else { "npt=1" };
     let mut modules = MODULES.to_vec();
     let line = |(number, drive): (usize, &Drive)| format!("lab-{number} {}\n", drive.role);
     archive.text("drives", 0o644, &drives.iter().enumerate().map(line).collect::<String>())?;
