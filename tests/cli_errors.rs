@@ -80,7 +80,7 @@ fn flags_that_are_wrong_are_usage_errors() {
     folder.fails(&["--kernel"], USAGE, &["--kernel"]);
     folder.fails(&["--kernel", "own", "--mem", "lots"], USAGE, &["`lots`", "`512M`"]);
     folder.fails(&["--kernel", "own", "--mem", "0"], USAGE, &["at least `1M`"]);
-    folder.fails(&["--kernel", "own", "--cpus", "0"], USAGE, &["from 1 on"]);
+    folder.fails(&["--kernel", "own", "--cpus", "0"], USAGE, &["from 1 to 255"]);
     folder.fails(&["--kernel", "own", "--rtc", "gmt"], USAGE, &["none, utc, localtime"]);
     folder.fails(&["--kernel", "own", "--on-reboot", "halt"], USAGE, &["reboot, exit"]);
     folder.fails(

@@ -10,6 +10,8 @@ use crate::layout;
 pub enum Protocol {
     /// The 64-bit entry of the Linux x86 boot protocol: long mode, `boot_params` in rsi.
     Linux64,
+    /// The 32-bit entry of the Linux x86 boot protocol: protected mode without paging, `boot_params` in esi.
+    Linux32,
     /// The PVH entry of Xen and Linux: 32-bit protected mode, `hvm_start_info` in ebx.
     Pvh,
 }
@@ -18,6 +20,7 @@ impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Linux64 => "64-bit Linux",
+            Self::Linux32 => "32-bit Linux",
             Self::Pvh => "PVH",
         })
     }
@@ -146,7 +149,7 @@ const RFLAGS: u64 = 1 << 1;
 
 impl CpuState {
     /// The state at `entry`. Linux x86 boot protocol, "64-bit BOOT PROTOCOL": identity-mapped paging, flat segments,
-    /// interrupts off, rsi = `boot_params`. docs/misc/pvh.pandoc of Xen: ebx = start info, cr0 with PE only, cr4 and
+    /// interrupts off, rsi = `boot_params`; "32-bit BOOT PROTOCOL": the same with paging off, ebp, edi and ebx zero. docs/misc/pvh.pandoc of Xen: ebx = start info, cr0 with PE only, cr4 and
     /// efer zero, flat 32-bit segments, a 32-bit TSS with limit 0x67.
     pub(crate) fn at(protocol: Protocol, entry: u64) -> Self {
         let common = CpuState {
@@ -167,6 +170,7 @@ impl CpuState {
         };
         match protocol {
             Protocol::Pvh => CpuState { rbx: layout::PVH_START_INFO, ..common },
+            Protocol::Linux32 => CpuState { rsi: layout::ZERO_PAGE, ..common },
             Protocol::Linux64 => CpuState {
                 rsi: layout::ZERO_PAGE,
                 cr0: CR0_PROTECTED | CR0_PAGING,
@@ -204,6 +208,9 @@ mod tests {
         assert_eq!((state.cs.selector, state.data.selector, state.tr.selector), (0x10, 0x18, 0x20));
         assert_eq!(state.gdt_limit, 47);
         assert_eq!((state.rip, state.rsi, state.cr3), (0x100_0200, layout::ZERO_PAGE, layout::PML4));
+        let old = CpuState::at(Protocol::Linux32, 0x100_0000);
+        assert_eq!((old.rip, old.rsi, old.rbx), (0x100_0000, layout::ZERO_PAGE, 0));
+        assert_eq!((old.cr0, old.cr4, old.efer, old.cs.db, old.cs.l), (0x11, 0, 0, true, false));
         let pvh = CpuState::at(Protocol::Pvh, 0x100_0000);
         assert_eq!((pvh.rbx, pvh.cr0, pvh.cr3, pvh.cr4, pvh.efer), (layout::PVH_START_INFO, 0x11, 0, 0, 0));
     }

@@ -70,7 +70,7 @@ mod tests {
             map(128),
             [
                 (0, 0x9_fc00, Ram),
-                (0xc_0000, 0x10_0000, Reserved),
+                (0xe_0000, 0x10_0000, Reserved),
                 (0x10_0000, 0x800_0000, Ram),
                 (0xe000_0000, 0xe010_0000, Reserved),
             ]

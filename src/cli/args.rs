@@ -340,7 +340,7 @@ mod tests {
         for (words, said) in [
             (["--mem", "lots"], "`512M`"),
             (["--mem", "-5"], "is not an amount"),
-            (["--cpus", "0"], "from 1 on"),
+            (["--cpus", "0"], "from 1 to 255"),
             (["--rtc", "gmt"], "localtime"),
         ] {
             let error = run(&words).unwrap_err().to_string();

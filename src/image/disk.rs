@@ -1,5 +1,5 @@
-//! A disk that is read by position, with a limit on how much is read of it: a hostile image can send its reader round in
-//! circles, and the limit is where they end.
+//! A disk that is read by position, with a budget of work: a hostile image can send its reader round in circles, and the
+//! budget is where they end. Everything that is done once a read, an entry or a piece of a file is charged to it.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,9 +10,14 @@ use std::path::Path;
 
 use boot::read::ReadAt;
 
-/// What looking for a kernel may read, counting each read as a block at least. A Debian of today takes about 1 MiB,
-/// with a journal to replay up to its length, 64 MiB to 1 GiB.
-const BUDGET: u64 = 2 << 30;
+/// What looking for a kernel may cost, in bytes read or work that takes as long: half a second of a slow processor. A Debian
+/// of today costs about 1 MiB; one with a journal of 1 GiB to replay, all of it in the smallest transactions, 700 MiB.
+const BUDGET: u64 = 1 << 30;
+/// What things cost that are no reads: an entry of a folder or of a table, and a piece of a file that is mapped.
+pub(super) const ENTRY_COST: u64 = 32;
+pub(super) const PIECE_COST: u64 = 128;
+/// Something that is kept and looked up in a table.
+const NOTE_COST: u64 = 256;
 /// Blocks that journals may say something of, which is kept in memory: those of 4 GiB in blocks of 4 KiB.
 const NOTES: u64 = 1 << 20;
 /// A read counts as this much at least.
@@ -34,6 +39,17 @@ pub enum ReadError {
     /// It has something that is not known here.
     #[error("it has {0}, which is not read here")]
     Unsupported(&'static str),
+    /// Its superblock names features that change how it is read and are not known here.
+    #[error("it has the feature {0}, which is not read here")]
+    Feature(String),
+    /// A file on it is longer than any that is needed.
+    #[error("a file in it that is needed is {mib} MiB long, and at most {max} MiB are read")]
+    TooLong {
+        /// Its length.
+        mib: u64,
+        /// The most that is read.
+        max: u64,
+    },
     /// It asked for more than any sane one.
     #[error("it is damaged: looking for a kernel in it would never end")]
     Endless,
@@ -67,7 +83,19 @@ impl<'a> Disk<'a> {
     /// Something of the disk is to be kept in memory.
     pub(super) fn note(&self) -> Result<(), ReadError> {
         self.notes.set(self.notes.get().checked_sub(1).ok_or(ReadError::Endless)?);
+        self.charge(NOTE_COST)
+    }
+
+    /// Some work is to be done that costs as much as reading so many bytes.
+    pub(super) fn charge(&self, cost: u64) -> Result<(), ReadError> {
+        self.budget.set(self.budget.get().checked_sub(cost).ok_or(ReadError::Endless)?);
         Ok(())
+    }
+
+    /// What is left of the budget.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> u64 {
+        self.budget.get()
     }
 
     /// Fills `buf` from `at` in `window` on; `what` is it called.
@@ -84,8 +112,7 @@ impl<'a> Disk<'a> {
         if window.start.checked_add(end).is_none_or(|end| end > self.len) {
             return Err(ReadError::Outside(what));
         }
-        let cost = len.max(READ_COST);
-        self.budget.set(self.budget.get().checked_sub(cost).ok_or(ReadError::Endless)?);
+        self.charge(len.max(READ_COST))?;
         match self.source.read_at(buf, place)? {
             read if read as u64 == len => Ok(()),
             _ => Err(ReadError::Outside(what)),

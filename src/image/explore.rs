@@ -6,7 +6,7 @@ use boot::read::ReadAt;
 
 use super::disk::{Disk, ReadError};
 use super::entries::{self, Entry};
-use super::ext4::{Ext4, FileKind, Run};
+use super::ext::{ExtFs, FileKind, Run};
 use super::partitions::{self, Kind};
 use super::sniff::{LVM, sniff};
 use super::version::compare;
@@ -16,6 +16,8 @@ const NAMES: usize = 1024;
 const ENTRIES: usize = 64;
 /// Longest file of a boot loader that is read.
 const TEXT_MAX: u64 = 1 << 20;
+/// Longest kernel or initrd.
+const FILE_MAX: u64 = 1 << 30;
 /// Programs that make a file system a root: without one the kernel has nothing to start.
 const INITS: [&str; 5] =
     ["/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/bin/init", "/etc/init"];
@@ -57,7 +59,7 @@ pub(crate) struct ImageFile {
 
 /// A file system that can be read.
 struct Volume<'a> {
-    fs: Ext4<'a>,
+    fs: ExtFs<'a>,
     name: String,
     root: String,
     has_init: bool,
@@ -121,7 +123,7 @@ fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec<Volume<'a>
         let _ = write!(looked, "it has {} partitions ({table})", partitions.len());
         for partition in partitions {
             let name = format!("partition {}", partition.number);
-            let opened = Ext4::open(disk, partition.window);
+            let opened = ExtFs::open(disk, partition.window);
             let root = format!("PARTUUID={}", partition.uuid);
             let kind = match partition.kind {
                 Kind::Lvm => LVM,
@@ -132,7 +134,7 @@ fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec<Volume<'a>
         }
     }
     if volumes.is_empty() {
-        let opened = Ext4::open(disk, disk.whole());
+        let opened = ExtFs::open(disk, disk.whole());
         let kind = sniff(disk, disk.whole());
         let name = "the whole disk".to_owned();
         // Behind a table of partitions, whatever else the disk holds is unknown by design.
@@ -145,7 +147,7 @@ fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec<Volume<'a>
 
 /// Takes a file system, if it is one that can be read; else says in `looked` what it is.
 fn volume<'a>(
-    opened: Result<Option<Ext4<'a>>, ReadError>,
+    opened: Result<Option<ExtFs<'a>>, ReadError>,
     name: String,
     root: String,
     kind: &str,
@@ -170,7 +172,7 @@ fn volume<'a>(
     Ok(Some(Volume { fs, name, root, has_init }))
 }
 
-fn has_init(fs: &Ext4<'_>) -> Result<bool, ReadError> {
+fn has_init(fs: &ExtFs<'_>) -> Result<bool, ReadError> {
     if fs.find("/etc")?.is_none_or(|etc| etc.kind != FileKind::Folder) {
         return Ok(false);
     }
@@ -198,7 +200,7 @@ impl Place<'_> {
         match fs.find(path)? {
             Some(inode) if inode.kind == FileKind::File && inode.size > 0 => {
                 let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-                Ok(Some(ImageFile { path, size: inode.size, runs: fs.runs(&inode)? }))
+                Ok(Some(ImageFile { path, size: inode.size, runs: fs.runs(&inode, FILE_MAX)? }))
             }
             _ => Ok(None),
         }

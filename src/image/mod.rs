@@ -7,7 +7,7 @@ mod disk;
 mod entries;
 mod error;
 mod explore;
-mod ext4;
+mod ext;
 mod partitions;
 mod sniff;
 #[cfg(test)]
@@ -20,7 +20,7 @@ pub(crate) use disk::DiskFile;
 pub use disk::ReadError;
 pub use error::ImageError;
 pub(crate) use explore::{Explored, ImageFile, Wanted, explore, read_file};
-pub(crate) use ext4::Run;
+pub(crate) use ext::Run;
 
 use boot::read::ReadAt;
 

@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-/// An ext4 file system of `kib` KiB with these files; a content that starts with `->` is a link's.
+/// An ext4 file system of `kib` KiB with these files, or of the kind that `-t` in the options says; a content that starts with
+/// `->` is a link's.
 pub(crate) fn ext4(kib: u64, files: &[(&str, &[u8])], options: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -21,7 +22,8 @@ pub(crate) fn ext4(kib: u64, files: &[(&str, &[u8])], options: &[&str]) -> Vec<u
     let image = folder.path().join("image");
     let made = Command::new("mke2fs")
         .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
-        .args(["-q", "-t", "ext4", "-d"])
+        .args(if options.contains(&"-t") { &["-q"][..] } else { &["-q", "-t", "ext4"] })
+        .arg("-d")
         .arg(&root)
         .args(options)
         .arg(&image)

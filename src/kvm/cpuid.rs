@@ -1,9 +1,17 @@
-//! What the vCPUs say they are: the host's CPUID as KVM supports it, with the machine's own topology.
+//! What the vCPUs say they are: the host's CPUID as KVM supports it, with the machine's own topology and clocks.
 //!
-//! An unfiltered KVM_GET_SUPPORTED_CPUID hangs Linux, and none at all hangs its decompressor: the hypervisor bit, the
-//! TSC deadline bit, the APIC ids and the topology are ours to say (KVM api §4.46).
+//! An unfiltered KVM_GET_SUPPORTED_CPUID hangs Linux, and none at all hangs its decompressor (KVM api §4.46). What this
+//! machine says by itself, whatever KVM returned:
+//!
+//! | leaf | content |
+//! |---|---|
+//! | 1 | hypervisor and TSC deadline bits, APIC id, number of processors |
+//! | 4, 0x8000001D | caches: the last level is shared by all processors, the others by none |
+//! | 0xA, 0x80000022, bits of 1 and 0x80000001 | no performance counters |
+//! | 0xB, 0x1F, 0x8000001E, ECX of 0x80000008 | one package of single-threaded cores. Built from nothing: KVM returns only the first subleaf of 0xB and 0x1F since Linux 6.2 |
+//! | 0x40000010 | frequencies of the TSC and of the APIC timer, for guests without kvm-clock |
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
 use super::{KvmError, call};
@@ -14,6 +22,18 @@ const EDX_HTT: u32 = 1 << 28;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1 ECX: a hypervisor is present, see leaf 0x4000_0000.
 const ECX_HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1 ECX: performance and debug capabilities are in an MSR.
+const ECX_PDCM: u32 = 1 << 15;
+/// Leaf 0x8000_0001 ECX, AMD: the processors of leaf 1 EBX are cores, not threads.
+const ECX_CMP_LEGACY: u32 = 1 << 1;
+/// Leaf 0x8000_0001 ECX, AMD: extended performance counters of the core, the northbridge and the last-level cache.
+const ECX_PERFCTR: u32 = 1 << 23 | 1 << 24 | 1 << 28;
+/// First leaf of the hypervisor: EAX is its last one.
+const HYPERVISOR: u32 = 0x4000_0000;
+/// EAX: frequency of the TSC, EBX: of the APIC timer, in kHz. Not KVM's own, but what VMware began and guests know.
+const FREQUENCIES: u32 = 0x4000_0010;
+/// KVM's APIC timer counts nanoseconds (APIC_BUS_CYCLE_NS).
+const APIC_TIMER_KHZ: u32 = 1_000_000;
 /// Physical address width where the processor does not say (Intel SDM vol. 2, CPUID leaf 8000_0008).
 const DEFAULT_ADDRESS_BITS: u32 = 36;
 
@@ -25,13 +45,39 @@ pub(super) struct CpuidTemplate {
 
 impl CpuidTemplate {
     pub(super) fn new(kvm: &Kvm, cpus: u32) -> Result<Self, KvmError> {
-        let mut entries =
+        let entries =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("say which CPUID it supports"))?;
-        let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        for entry in entries.as_mut_slice() {
+        CpuidTemplate { entries }.shaped(cpus, kvm.check_extension(Cap::TscDeadlineTimer))
+    }
+
+    /// What KVM supports, as `cpus` vCPUs shall see it; `deadline`: KVM has the timer.
+    fn shaped(self, cpus: u32, deadline: bool) -> Result<Self, KvmError> {
+        let mut template = self;
+        for entry in template.entries.as_mut_slice() {
             shape(entry, cpus, deadline);
         }
-        Ok(CpuidTemplate { entries })
+        if template.is_amd() && cpus > 1 {
+            template.change(0x8000_0001, |leaf| leaf.ecx |= ECX_CMP_LEGACY);
+        }
+        for function in [0xb, 0x1f] {
+            template.replace(function, &topology(function, cpus))?;
+        }
+        Ok(template)
+    }
+
+    /// Tells guests how fast their clocks are; `tsc_khz` is what KVM says of a vCPU.
+    pub(super) fn set_frequencies(&mut self, tsc_khz: u32) -> Result<(), KvmError> {
+        if self.leaf(HYPERVISOR).is_none() {
+            return Ok(());
+        }
+        self.change(HYPERVISOR, |leaf| leaf.eax = leaf.eax.max(FREQUENCIES));
+        let leaf = kvm_cpuid_entry2 {
+            function: FREQUENCIES,
+            eax: tsc_khz,
+            ebx: APIC_TIMER_KHZ,
+            ..Default::default()
+        };
+        self.put(FREQUENCIES, &[leaf])
     }
 
     /// The list for vCPU `id`.
@@ -51,6 +97,29 @@ impl CpuidTemplate {
         self.leaf(0x8000_0008).map_or(DEFAULT_ADDRESS_BITS, |leaf| leaf.eax & 0xff)
     }
 
+    /// AMD's own processors, and Hygon's.
+    pub(super) fn is_amd(&self) -> bool {
+        let vendors = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+        self.leaf(0).is_some_and(|leaf| vendors.contains(&leaf.ebx))
+    }
+
+    fn change(&mut self, function: u32, change: impl FnMut(&mut kvm_cpuid_entry2)) {
+        self.entries.as_mut_slice().iter_mut().filter(|entry| entry.function == function).for_each(change);
+    }
+
+    /// Puts these in the place of a basic leaf, if the processor has so many leaves.
+    fn replace(&mut self, function: u32, with: &[kvm_cpuid_entry2]) -> Result<(), KvmError> {
+        let last = self.leaf(0).map_or(0, |leaf| leaf.eax);
+        if last < function { Ok(()) } else { self.put(function, with) }
+    }
+
+    fn put(&mut self, function: u32, with: &[kvm_cpuid_entry2]) -> Result<(), KvmError> {
+        self.entries.retain(|entry| entry.function != function);
+        with.iter()
+            .try_for_each(|entry| self.entries.push(*entry))
+            .map_err(|_| KvmError::Missing("room for another CPUID leaf"))
+    }
+
     fn leaf(&self, function: u32) -> Option<&kvm_cpuid_entry2> {
         self.entries.as_slice().iter().find(|entry| entry.function == function)
     }
@@ -61,11 +130,26 @@ fn id_bits(cpus: u32) -> u32 {
     cpus.next_power_of_two().trailing_zeros()
 }
 
+/// Extended topology of `cpus` cores of one thread each: level 0 is the threads of a core, level 1 the cores of the package, and
+/// the level behind ends the list (Intel SDM vol. 2, CPUID leaf 0BH). EDX is the x2APIC id on every level.
+fn topology(function: u32, cpus: u32) -> [kvm_cpuid_entry2; 3] {
+    let level = |index, shift, processors, kind: u32| kvm_cpuid_entry2 {
+        function,
+        index,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax: shift,
+        ebx: processors,
+        ecx: index | kind << 8,
+        ..Default::default()
+    };
+    [level(0, 0, 1, 1), level(1, id_bits(cpus), cpus.min(0xffff), 2), level(2, 0, 0, 0)]
+}
+
 /// Makes one entry say `cpus` cores of one thread each, in one package.
 fn shape(entry: &mut kvm_cpuid_entry2, cpus: u32, deadline: bool) {
     match entry.function {
         0x1 => {
-            entry.ecx |= ECX_HYPERVISOR;
+            entry.ecx = (entry.ecx | ECX_HYPERVISOR) & !ECX_PDCM;
             if deadline {
                 entry.ecx |= ECX_TSC_DEADLINE;
             }
@@ -82,14 +166,7 @@ fn shape(entry: &mut kvm_cpuid_entry2, cpus: u32, deadline: bool) {
         }
         // Performance counters are the host's own business.
         0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-        // Extended topology: level 0 threads of a core, level 1 cores of the package.
-        0xb | 0x1f => {
-            (entry.eax, entry.ebx, entry.ecx) = match entry.index {
-                0 => (0, 1, 1 << 8),
-                1 => (id_bits(cpus), cpus.min(0xffff), 1 | 2 << 8),
-                level => (0, 0, level & 0xff),
-            };
-        }
+        0x8000_0001 => entry.ecx &= !ECX_PERFCTR,
         // AMD: ECX 15..12 bits of the core number in the APIC id, ECX 7..0 cores - 1 (APM vol. 3 §E.4.7).
         0x8000_0008 => {
             entry.ecx = (entry.ecx & !0xf0ff) | id_bits(cpus).min(15) << 12 | (cpus.min(256) - 1);
@@ -100,8 +177,10 @@ fn shape(entry: &mut kvm_cpuid_entry2, cpus: u32, deadline: bool) {
             let sharing = if level >= 3 { cpus.min(4096) - 1 } else { 0 };
             entry.eax = (entry.eax & !(0xfff << 14)) | sharing << 14;
         }
-        // AMD: one thread a core, one node.
-        0x8000_001e => (entry.ebx, entry.ecx) = (entry.ebx & !0xffff, 0),
+        // AMD: one thread a core, one node; the ids are set for each vCPU.
+        0x8000_001e => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        // AMD performance counters of version 2.
+        0x8000_0022 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         // AMD extended topology: leaf 0xb says the same.
         0x8000_0026 => (entry.eax, entry.ebx, entry.ecx) = (0, 0, 0),
         _ => {}
@@ -128,16 +207,77 @@ mod tests {
         kvm_cpuid_entry2 { function, index, eax: 0x121, ebx: u32::MAX, ecx: 0, edx: 0, ..Default::default() }
     }
 
+    /// What KVM gives on Linux 6.18, of the leaves that matter here: one subleaf of 0xb and of 0x1f, and zeroes in 0x8000001e.
+    fn newer_host(vendor: [u8; 4]) -> CpuidTemplate {
+        let plain = |function, eax, ebx| kvm_cpuid_entry2 { function, eax, ebx, ..Default::default() };
+        let entries = [
+            plain(0, 0x1f, u32::from_le_bytes(vendor)),
+            plain(1, 0xb0_0f81, 0),
+            kvm_cpuid_entry2 { flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, ..plain(0xb, 0, 0) },
+            kvm_cpuid_entry2 { flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, ..plain(0x1f, 0, 0) },
+            plain(HYPERVISOR, 0x4000_0001, u32::from_le_bytes(*b"KVMK")),
+            plain(0x8000_0001, 0, 0),
+            plain(0x8000_001e, 0, 0),
+        ];
+        CpuidTemplate { entries: CpuId::from_entries(&entries).unwrap() }
+    }
+
+    fn find(template: &CpuidTemplate, function: u32, index: u32) -> kvm_cpuid_entry2 {
+        let all = template.entries.as_slice().iter();
+        let mut found = all.filter(|entry| entry.function == function && entry.index == index);
+        let entry = *found.next().unwrap_or_else(|| panic!("{function:#x} {index}"));
+        assert!(found.next().is_none(), "{function:#x} {index} stands there twice");
+        entry
+    }
+
     #[test]
-    fn topology_says_as_many_cores_as_asked() {
-        for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (300, 9)] {
-            let mut cores = entry(0xb, 1);
-            shape(&mut cores, cpus, true);
-            assert_eq!((cores.eax, cores.ebx, cores.ecx >> 8), (bits, cpus, 2), "{cpus} vCPUs");
-            let mut threads = entry(0xb, 0);
-            shape(&mut threads, cpus, true);
-            assert_eq!((threads.eax, threads.ebx, threads.ecx >> 8), (0, 1, 1));
+    fn topology_says_as_many_cores_as_asked_whatever_kvm_says_of_it() {
+        for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (255, 8)] {
+            let mut template = newer_host(*b"Genu").shaped(cpus, true).unwrap();
+            let last = cpus - 1;
+            template.for_vcpu(last);
+            for function in [0xb, 0x1f] {
+                let level = |index| {
+                    let leaf = find(&template, function, index);
+                    assert_eq!(leaf.edx, last, "every level has the x2APIC id");
+                    assert_eq!(leaf.flags, KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
+                    (leaf.eax, leaf.ebx, leaf.ecx)
+                };
+                assert_eq!(level(0), (0, 1, 0x100));
+                assert_eq!(level(1), (bits, cpus, 0x201), "{cpus} vCPUs");
+                assert_eq!(level(2), (0, 0, 2));
+            }
+            let node = find(&template, 0x8000_001e, 0);
+            assert_eq!((node.eax, node.ebx, node.ecx), (last, last & 0xff, 0));
         }
+    }
+
+    #[test]
+    fn a_processor_with_few_leaves_gets_no_more() {
+        let mut template = newer_host(*b"Genu");
+        template.change(0, |leaf| leaf.eax = 0xd);
+        template.entries.retain(|entry| entry.function != 0x1f);
+        let template = template.shaped(2, true).unwrap();
+        assert_eq!(find(&template, 0xb, 1).ebx, 2);
+        assert!(template.leaf(0x1f).is_none());
+    }
+
+    #[test]
+    fn cores_of_amd_are_not_threads() {
+        let amd = newer_host(*b"Auth").shaped(4, true).unwrap();
+        assert_eq!(find(&amd, 0x8000_0001, 0).ecx & ECX_CMP_LEGACY, ECX_CMP_LEGACY);
+        let one = newer_host(*b"Auth").shaped(1, true).unwrap();
+        assert_eq!(find(&one, 0x8000_0001, 0).ecx & ECX_CMP_LEGACY, 0);
+    }
+
+    #[test]
+    fn guests_without_kvm_clock_are_told_their_frequencies() {
+        let mut template = newer_host(*b"Genu");
+        template.set_frequencies(2_400_000).unwrap();
+        template.set_frequencies(2_500_000).unwrap();
+        assert!(find(&template, HYPERVISOR, 0).eax >= FREQUENCIES);
+        let leaf = find(&template, FREQUENCIES, 0);
+        assert_eq!((leaf.eax, leaf.ebx), (2_500_000, 1_000_000));
     }
 
     #[test]
@@ -164,8 +304,15 @@ mod tests {
 
     #[test]
     fn performance_counters_are_hidden() {
-        let mut leaf = entry(0xa, 0);
-        shape(&mut leaf, 1, true);
-        assert_eq!((leaf.eax, leaf.ebx, leaf.ecx, leaf.edx), (0, 0, 0, 0));
+        for function in [0xa, 0x8000_0022] {
+            let mut leaf = entry(function, 0);
+            shape(&mut leaf, 1, true);
+            assert_eq!((leaf.eax, leaf.ebx, leaf.ecx, leaf.edx), (0, 0, 0, 0));
+        }
+        for (function, bits) in [(1, ECX_PDCM), (0x8000_0001, ECX_PERFCTR)] {
+            let mut leaf = kvm_cpuid_entry2 { ecx: u32::MAX, ..entry(function, 0) };
+            shape(&mut leaf, 1, true);
+            assert_eq!(leaf.ecx, !bits);
+        }
     }
 }

@@ -4,7 +4,7 @@ use kvm_bindings::*;
 
 use super::vcpu::{Exit, Unhandled};
 
-/// Reads the exit out of `run`. Call it only after KVM_RUN returned 0.
+/// Reads the exit out of `run`. Call it only after KVM_RUN returned 0, or failed with a memory fault that stands there.
 pub(super) fn decode(run: &mut kvm_run) -> Exit<'_> {
     match run.exit_reason {
         KVM_EXIT_IO => port(run),

@@ -107,6 +107,8 @@ impl GuestRam {
             total = total.checked_add(len).ok_or(io::ErrorKind::OutOfMemory)?;
         }
         let mapping = Mapping::anonymous(total)?;
+        // A fork of an embedder would copy all page tables of the guest and write-protect its memory.
+        mapping.advise(libc::MADV_DONTFORK);
         let mut regions = Vec::with_capacity(ranges.len());
         let mut offset = 0usize;
         for (guest, len) in ranges {

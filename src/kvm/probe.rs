@@ -7,6 +7,8 @@ use std::path::Path;
 
 use kvm_ioctls::{Error, Kvm};
 
+use super::vm::create_vm;
+
 /// What KVM says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KvmFacts {
@@ -23,6 +25,6 @@ pub(crate) fn probe(path: &Path) -> io::Result<KvmFacts> {
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::NotFound)?;
     let kvm = Kvm::new_with_path(name).map_err(refused)?;
     let facts = KvmFacts { api_version: kvm.get_api_version(), max_vcpus: kvm.get_max_vcpus() };
-    kvm.create_vm().map_err(refused)?;
+    create_vm(&kvm).map_err(refused)?;
     Ok(facts)
 }

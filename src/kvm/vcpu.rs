@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use kvm_bindings::Msrs;
+use kvm_bindings::{KVM_EXIT_MEMORY_FAULT, Msrs};
 use kvm_ioctls::VcpuFd;
 
 use super::{KvmError, call, cpuid::CpuidTemplate, decode, regs};
@@ -98,6 +98,14 @@ impl fmt::Display for Unhandled {
                     "KVM left the guest for reason {reason}, which this version of minivmm does not know"
                 )
             }
+            Unhandled::Run(libc::EHWPOISON) => write!(
+                f,
+                "the host found guest memory broken (an uncorrected error of its RAM); its kernel log says more"
+            ),
+            Unhandled::Run(libc::EFAULT | libc::ENOMEM) => write!(
+                f,
+                "KVM could not reach guest memory; the host, or the control group of this process, may have run out of memory"
+            ),
             Unhandled::Run(errno) => write!(
                 f,
                 "KVM_RUN failed: {}; the host's kernel log may say more",
@@ -154,6 +162,12 @@ impl Vcpu {
             None => decode::decode(self.fd.get_kvm_run()),
             // EINTR: a kick. EAGAIN: an application processor was woken by INIT or SIPI and has to be entered again.
             Some(libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
+            // The one exit that KVM reports with an error and in `kvm_run` at once (KVM api §5, KVM_EXIT_MEMORY_FAULT).
+            Some(libc::EFAULT | libc::EHWPOISON)
+                if self.fd.get_kvm_run().exit_reason == KVM_EXIT_MEMORY_FAULT =>
+            {
+                decode::decode(self.fd.get_kvm_run())
+            }
             Some(errno) => Exit::Unhandled(Unhandled::Run(errno)),
         }
     }

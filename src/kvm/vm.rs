@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use devices::irq::Irq;
 use kvm_bindings::{
-    KVM_MEM_READONLY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
+    KVM_CAP_PMU_CAPABILITY, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Kvm, VmFd};
 
 use super::cpuid::CpuidTemplate;
 use super::irq::{MsiRouter, PinIrq};
@@ -34,16 +34,13 @@ pub(crate) struct Vcpus {
     pub(crate) physical_address_bits: u32,
 }
 
-/// APIC ids up to here fit the 8 bits of xAPIC; 255 is broadcast.
-const LAST_XAPIC_ID: u32 = 254;
-
 impl Vm {
     /// Makes the VM with all its memory.
     ///
     /// The caller keeps the memory behind `slots` mapped for as long as the VM lives.
     pub(crate) fn new(slots: &[Slot]) -> Result<Self, KvmError> {
         let kvm = open()?;
-        let fd = kvm.create_vm().map_err(call("make a virtual machine"))?;
+        let fd = create_vm(&kvm).map_err(call("make a virtual machine"))?;
         for (slot, region) in (0u32..).zip(slots) {
             let region = kvm_userspace_memory_region {
                 slot,
@@ -75,13 +72,17 @@ impl Vm {
         if cpus > 1 {
             self.check_cpus(cpus)?;
         }
-        if cpus > LAST_XAPIC_ID + 1 {
-            self.use_x2apic_ids()?;
+        if cpuid.is_amd() {
+            self.disable_counters();
         }
         self.fd.create_irq_chip().map_err(call("make the interrupt controller"))?;
         let msrs = msrs::boot_msrs()?;
         let make = |id| {
             let fd = self.fd.create_vcpu(u64::from(id)).map_err(call("make a vCPU"))?;
+            // All have the same frequency. 0 and an error both say that KVM does not know it.
+            if let (0, Ok(khz @ 1..)) = (id, fd.get_tsc_khz()) {
+                cpuid.set_frequencies(khz)?;
+            }
             Vcpu::new(id, fd, &mut cpuid, &msrs)
         };
         let vcpus = (0..cpus).map(make).collect::<Result<Vec<_>, _>>()?;
@@ -111,11 +112,25 @@ impl Vm {
         if asked > max { Err(KvmError::TooManyCpus { asked, max }) } else { Ok(()) }
     }
 
-    /// With more than 255 vCPUs, messages and interprocessor interrupts carry 32-bit APIC ids (KVM api §7.8).
-    fn use_x2apic_ids(&self) -> Result<(), KvmError> {
-        let mut cap = kvm_enable_cap { cap: Cap::X2ApicApi as u32, ..Default::default() };
-        cap.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
-        self.fd.enable_cap(&cap).map_err(call("use 32-bit APIC ids, which more than 255 vCPUs need"))
+    /// Takes the performance counters away. AMD's old ones are there whatever CPUID says, and a Linux guest would run its
+    /// NMI watchdog on them. Before Linux 5.18 KVM cannot (KVM api §7.33).
+    fn disable_counters(&self) {
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_PMU_CAPABILITY, ..Default::default() };
+        cap.args[0] = u64::from(KVM_PMU_CAP_DISABLE);
+        if let Err(error) = self.fd.enable_cap(&cap) {
+            log::debug!("KVM_CAP_PMU_CAPABILITY: {error}");
+        }
+    }
+}
+
+/// Makes a VM. A signal that comes meanwhile ends the call with EINTR even where it is blocked, as the kernel looks for
+/// signals while it registers its MMU notifier, and on busy hosts without any signal.
+pub(super) fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            made => return made,
+        }
     }
 }
 

@@ -105,7 +105,10 @@ pub enum StartError {
     #[error("the host has no file descriptors left: {0}; see `ulimit -n`")]
     Descriptors(#[source] io::Error),
     /// The host refused a thread.
-    #[error("the host refused a thread: {0}; see `ulimit -u`")]
+    #[error(
+        "the host refused a thread: {0}; see `ulimit -v` (address space), `ulimit -u` (threads of this user) and pids.max \
+         of the control group"
+    )]
     Thread(#[source] io::Error),
     /// A thread of the machine panicked.
     #[error("minivmm itself failed: {0} panicked. This is a defect: please report what was printed above")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::size::{NumberOrText, SizeError};
 
-/// How many processors a machine has: at least one. KVM's own maximum is checked when the machine is made.
+/// How many processors a machine has: from 1 to [`Cpus::MAX`]. KVM's own maximum is checked when the machine is made.
 ///
 /// ```
 /// use minivmm::spec::Cpus;
@@ -24,9 +24,13 @@ impl Cpus {
     /// What a machine gets that does not say.
     pub const DEFAULT: Cpus = Cpus(1);
 
-    /// `count` processors; `None` for 0.
+    /// As many as APIC ids of 8 bits can tell apart, one of the 256 being all of them. Linux without an interrupt remapping
+    /// unit uses no processor with a larger id.
+    pub const MAX: u32 = 255;
+
+    /// `count` processors; `None` for 0 and for more than [`Cpus::MAX`].
     pub fn new(count: u32) -> Option<Self> {
-        (count > 0).then_some(Cpus(count))
+        (1..=Self::MAX).contains(&count).then_some(Cpus(count))
     }
 
     /// The count.
@@ -74,7 +78,8 @@ mod tests {
     #[test]
     fn processors_count_from_one() {
         assert_eq!("1".parse(), Ok(Cpus::DEFAULT));
-        for text in ["0", "-1", "two", "", "1.5", "4294967296"] {
+        assert_eq!("255".parse::<Cpus>().unwrap().get(), Cpus::MAX);
+        for text in ["0", "-1", "two", "", "1.5", "256", "4294967296"] {
             assert_eq!(text.parse::<Cpus>(), Err(SizeError::NotCpus(text.into())));
         }
     }

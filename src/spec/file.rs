@@ -169,7 +169,7 @@ mod tests {
         assert!(message.contains("`lots`") && message.contains("`512M`"), "{message}");
         let (line, message) = mistake("cpus = 0");
         assert_eq!(line, 1);
-        assert!(message.contains("from 1 on"), "{message}");
+        assert!(message.contains("from 1 to 255"), "{message}");
         let (_, message) = mistake("mem = true");
         assert!(message.contains("512 (MiB)"), "{message}");
         let (_, message) = mistake("rtc = 'gmt'");

@@ -41,7 +41,7 @@ pub enum SizeError {
     )]
     TooMuch(String),
     /// No count of processors.
-    #[error("`{0}` is not a number of processors; write a whole number from 1 on, such as `2`")]
+    #[error("`{0}` is not a number of processors; write a whole number from 1 to 255, such as `2`")]
     NotCpus(String),
 }
 

@@ -28,6 +28,8 @@ pub struct KernelFacts {
     pub boot_protocol: Option<(u8, u8)>,
     /// Whether it has the 64-bit Linux entry.
     pub linux64: bool,
+    /// Whether it has the 32-bit Linux entry, as kernels for 32-bit processors do.
+    pub linux32: bool,
     /// Whether it has the PVH entry.
     pub pvh: bool,
     /// Memory that it claims at its entry.
@@ -53,6 +55,7 @@ pub fn inspect_kernel<R: ReadAt + ?Sized>(file: &R) -> Result<KernelFacts, Kerne
         compression: kernel.compression(),
         boot_protocol: kernel.boot_protocol(),
         linux64: kernel.speaks(Protocol::Linux64),
+        linux32: kernel.speaks(Protocol::Linux32),
         pvh: kernel.speaks(Protocol::Pvh),
         init_size: kernel.init_size(),
         cmdline_max: kernel.cmdline_max(),

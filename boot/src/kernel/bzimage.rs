@@ -10,8 +10,18 @@ use crate::read::{Fields, ReadAt};
 
 /// The 64-bit entry lies this far behind the start of the protected-mode code ("64-bit BOOT PROTOCOL").
 const ENTRY_64: u64 = 0x200;
-/// First protocol version with `xloadflags`.
-const PROTOCOL: u16 = 0x020c;
+/// First protocol version with `xloadflags`, and so with a 64-bit entry.
+const PROTOCOL_64: u16 = 0x020c;
+/// First protocol version with `pref_address` and `init_size`.
+const PROTOCOL_INIT_SIZE: u16 = 0x020a;
+/// First protocol version with `cmdline_size`; before it a command line had 255 bytes at most.
+const PROTOCOL_CMDLINE: u16 = 0x0206;
+/// First protocol version with `kernel_alignment` and `relocatable_kernel`: Linux 2.6.20.
+const PROTOCOL: u16 = 0x0205;
+/// `syssize` counts paragraphs of so many bytes.
+const PARAGRAPH: u64 = 16;
+/// A kernel that does not say how much memory it unpacks into gets so many times its length.
+const UNPACKED: u64 = 8;
 /// The version string is taken up to this length.
 const VERSION_MAX: usize = 128;
 /// Where the setup header starts, in the file as in `boot_params`.
@@ -31,6 +41,8 @@ pub(crate) struct BzImage {
     pub(crate) pref_address: u64,
     pub(crate) init_size: u64,
     pub(crate) relocatable: bool,
+    /// It has the 64-bit entry; else it is entered by the 32-bit one.
+    pub(crate) long_mode: bool,
     /// The last address that an initrd may occupy.
     pub(crate) initrd_addr_max: u64,
     pub(crate) cmdline_max: u64,
@@ -61,29 +73,38 @@ impl BzImage {
         if field!(head, u8, loadflags) & LOADED_HIGH == 0 {
             return Err(KernelError::NotHigh);
         }
-        if field!(head, u16, xloadflags) & XLF_KERNEL_64 == 0 {
-            return Err(KernelError::Not64Bit);
-        }
-        let (code, code_len) = code_extent(head, len)?;
-        let pref_address = field!(head, u64, pref_address);
-        let init_size = u64::from(field!(head, u32, init_size)).max(code_len);
+        let long_mode = protocol >= PROTOCOL_64 && field!(head, u16, xloadflags) & XLF_KERNEL_64 != 0;
+        let (code, code_len) = code_extent(head, long_mode, len)?;
+        let (pref_address, init_size) = if protocol >= PROTOCOL_INIT_SIZE {
+            (field!(head, u64, pref_address), u64::from(field!(head, u32, init_size)))
+        } else {
+            (HIMEM, code_len * UNPACKED)
+        };
+        // What of the last paragraph is not in the file is memory all the same.
+        let init_size = init_size.max(code_len.next_multiple_of(PARAGRAPH));
         if pref_address < HIMEM || pref_address.checked_add(init_size).is_none() {
             return Err(KernelError::BadHeader("its preferred address is not in memory"));
         }
         let payload = u64::from(field!(head, u32, payload_offset));
+        // Its length stands in the header since protocol 2.08, as its offset does.
         let payload_len = u64::from(field!(head, u32, payload_length));
+        let (payload, payload_len) = if protocol < 0x0208 { (0, 0) } else { (payload, payload_len) };
         if payload + payload_len > code_len {
             return Err(KernelError::BadHeader("its payload reaches past its end"));
         }
         Ok(BzImage {
-            header: copy_header(head)?,
+            header: copy_header(head, protocol)?,
             code,
             code_len,
             pref_address,
             init_size,
             relocatable: field!(head, u8, relocatable_kernel) != 0,
             initrd_addr_max: u64::from(field!(head, u32, initrd_addr_max)),
-            cmdline_max: u64::from(field!(head, u32, cmdline_size)),
+            cmdline_max: match protocol {
+                PROTOCOL_CMDLINE.. => u64::from(field!(head, u32, cmdline_size)),
+                _ => 255,
+            },
+            long_mode,
             protocol,
             version: version(file, field!(head, u16, kernel_version), code)?,
             compression: match payload_len {
@@ -93,35 +114,41 @@ impl BzImage {
         })
     }
 
-    /// Address of the 64-bit entry when the code lies at `load`.
-    pub(crate) fn entry(load: u64) -> u64 {
-        load + ENTRY_64
+    /// Address of the entry when the code lies at `load`: the 32-bit one is its first byte ("32-bit BOOT PROTOCOL").
+    pub(crate) fn entry(&self, load: u64) -> u64 {
+        if self.long_mode { load + ENTRY_64 } else { load }
     }
 }
 
 /// Offset and length of the protected-mode code: it follows the boot sector and `setup_sects` more, is counted in
-/// paragraphs of 16 bytes, and a signature may follow it.
-fn code_extent(head: Fields<'_>, len: u64) -> Result<(u64, u64), KernelError> {
+/// paragraphs of 16 bytes, and a signature may follow it. The file may end within the last paragraph: what is missing of
+/// that is padding, and reads as zero.
+fn code_extent(head: Fields<'_>, long_mode: bool, len: u64) -> Result<(u64, u64), KernelError> {
     let sectors = match field!(head, u8, setup_sects) {
         0 => 4, // "For backwards compatibility"
         sectors => u64::from(sectors),
     };
     let code = (sectors + 1) * 512;
-    let code_len = u64::from(field!(head, u32, syssize)) * 16;
-    if code_len <= ENTRY_64 {
-        return Err(KernelError::BadHeader("its code is too short to hold a 64-bit entry"));
+    let code_len = u64::from(field!(head, u32, syssize)) * PARAGRAPH;
+    if code_len <= if long_mode { ENTRY_64 } else { 0 } {
+        return Err(KernelError::BadHeader("its code is too short to hold its entry"));
     }
-    match code + code_len {
-        end if end > len => Err(KernelError::Truncated { what: "code", needed: end, len }),
-        _ => Ok((code, code_len)),
+    match (code + code_len).checked_sub(len) {
+        None => Ok((code, code_len)),
+        Some(missing) if missing < PARAGRAPH => Ok((code, code_len - missing)),
+        Some(_) => Err(KernelError::Truncated { what: "code", needed: code + code_len, len }),
     }
 }
 
 /// The header ends at 0x202 + the byte at 0x201, the offset of the jump ("64-bit BOOT PROTOCOL").
-fn copy_header(head: Fields<'_>) -> Result<Vec<u8>, KernelError> {
+fn copy_header(head: Fields<'_>, protocol: u16) -> Result<Vec<u8>, KernelError> {
     let jump = offset_of!(boot_params, hdr.jump);
     let end = jump + 2 + usize::from(head.u8(jump + 1).unwrap_or_default());
-    let needed = offset_of!(boot_params, hdr.init_size) + size_of::<u32>();
+    let needed = match protocol {
+        PROTOCOL_INIT_SIZE.. => offset_of!(boot_params, hdr.init_size) + size_of::<u32>(),
+        PROTOCOL_CMDLINE.. => offset_of!(boot_params, hdr.cmdline_size) + size_of::<u32>(),
+        _ => offset_of!(boot_params, hdr.relocatable_kernel) + size_of::<u8>(),
+    };
     if end < needed {
         return Err(KernelError::BadHeader("it is shorter than its version says"));
     }

@@ -1,12 +1,12 @@
 //! ELF vmlinux: program headers and the PVH note, read and checked. Nothing but headers and notes is read.
 
 use linux_loader::elf::{
-    ELFCLASS32, ELFDATA2MSB, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_INTERP,
-    PT_LOAD, PT_NOTE,
+    ELFCLASS32, ELFDATA2MSB, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Elf32_Ehdr, Elf32_Phdr, Elf64_Ehdr,
+    Elf64_Nhdr, Elf64_Phdr, PT_INTERP, PT_LOAD, PT_NOTE,
 };
 use std::mem::offset_of;
 
-use super::foreign::{EM_X86_64, Foreign};
+use super::foreign::{EM_386, EM_X86_64, Foreign};
 use super::{HEAD, KernelError};
 use crate::read::{Fields, ReadAt};
 
@@ -15,6 +15,7 @@ const MAX_HEADERS: usize = 64;
 /// Linux has 512 bytes of notes in one segment.
 const MAX_NOTES: usize = 16 << 10;
 const PHDR: usize = size_of::<Elf64_Phdr>();
+const PHDR32: usize = size_of::<Elf32_Phdr>();
 /// Physical address of a 32-bit protected-mode entry (xen/include/public/elfnote.h).
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
@@ -41,13 +42,15 @@ impl Segment {
     }
 }
 
-/// An x86-64 ELF executable whose headers hold together.
+/// An ELF executable for x86 whose headers hold together.
 #[derive(Debug, Clone)]
 pub(crate) struct Elf {
     /// By address, not overlapping, not empty in memory.
     pub(crate) segments: Vec<Segment>,
-    /// Physical address of the 64-bit entry.
+    /// Physical address of Linux's own entry.
     pub(crate) entry: Option<u64>,
+    /// That entry is a 64-bit one.
+    pub(crate) long_mode: bool,
     /// Physical address of the PVH entry, where a note names one.
     pub(crate) pvh_entry: Option<u32>,
 }
@@ -65,8 +68,12 @@ impl Elf {
     /// Reads the headers; `head` is the start of a file of `len` bytes that starts with the ELF magic.
     pub(crate) fn parse<R: ReadAt + ?Sized>(file: &R, head: &[u8], len: u64) -> Result<Self, KernelError> {
         let header = Fields(head);
-        check_identity(header)?;
-        let table = program_headers(file, header, len)?;
+        let long_mode = check_identity(header)?;
+        let (entry, table) = if long_mode {
+            (field!(header, u64, 0, Elf64_Ehdr.e_entry), program_headers(file, header, len)?)
+        } else {
+            (u64::from(field!(header, u32, 0, Elf32_Ehdr.e_entry)), wide_program_headers(file, header, len)?)
+        };
         let table = Fields(&table);
         let (mut segments, mut pvh_entry, mut notes_left) = (Vec::new(), None, MAX_NOTES);
         for at in (0..table.0.len()).step_by(PHDR) {
@@ -91,12 +98,16 @@ impl Elf {
         if segments.windows(2).any(|pair| matches!(pair, [a, b] if a.end() > b.guest)) {
             return Err(KernelError::BadElf("two of its segments claim the same memory"));
         }
-        let entry = physical_entry(&segments, field!(header, u64, 0, Elf64_Ehdr.e_entry));
+        let entry = physical_entry(&segments, entry);
         let pvh_entry = pvh_entry.filter(|&entry| segments.iter().any(|s| s.holds(u64::from(entry))));
         if entry.is_none() && pvh_entry.is_none() {
             return Err(KernelError::BadElf("its entry point lies outside of its segments"));
         }
-        Ok(Elf { segments, entry, pvh_entry })
+        // The other entries of a kernel with a Multiboot header expect what only its loader leaves behind.
+        if !long_mode && pvh_entry.is_none() && multiboot(head, &segments) {
+            return Err(KernelError::Multiboot);
+        }
+        Ok(Elf { segments, entry, long_mode, pvh_entry })
     }
 
     /// First address behind the kernel in memory.
@@ -105,52 +116,131 @@ impl Elf {
     }
 }
 
-/// System V ABI, "ELF Identification" and `e_type`: refuses what is ELF and no x86-64 kernel.
-fn check_identity(header: Fields<'_>) -> Result<(), KernelError> {
+/// System V ABI, "ELF Identification" and `e_type`: refuses what is ELF and no x86 kernel. True for a 64-bit one.
+fn check_identity(header: Fields<'_>) -> Result<bool, KernelError> {
     let foreign = |which| Err(KernelError::Foreign(which));
     let class = header.u8(4).map(u32::from);
     if header.u8(5).map(u32::from) == Some(u32::from(ELFDATA2MSB)) {
         return foreign(Foreign::ElfBigEndian);
     }
     let machine = field!(header, u16, 0, Elf64_Ehdr.e_machine);
-    if class == Some(u32::from(ELFCLASS32)) {
-        return foreign(if machine == 3 { Foreign::Elf32 } else { Foreign::ElfMachine(machine) });
-    }
-    if machine != EM_X86_64 {
-        return foreign(Foreign::ElfMachine(machine));
+    let long_mode = class != Some(u32::from(ELFCLASS32));
+    if machine != if long_mode { EM_X86_64 } else { EM_386 } {
+        return foreign(match machine {
+            EM_X86_64 => Foreign::Elf32,
+            other => Foreign::ElfMachine(other),
+        });
     }
     match field!(header, u16, 0, Elf64_Ehdr.e_type) {
-        ET_EXEC | ET_DYN => Ok(()),
+        ET_EXEC | ET_DYN => Ok(long_mode),
         ET_REL => foreign(Foreign::ElfObject),
         ET_CORE => foreign(Foreign::ElfProgram),
         _ => Err(KernelError::BadElf("its type is unknown")),
     }
 }
 
-/// The program header table, from the bytes at hand or with one more read.
+/// The program header table.
 fn program_headers<R: ReadAt + ?Sized>(
     file: &R,
     header: Fields<'_>,
     len: u64,
 ) -> Result<Vec<u8>, KernelError> {
-    let count = usize::from(field!(header, u16, 0, Elf64_Ehdr.e_phnum));
-    let offset = field!(header, u64, 0, Elf64_Ehdr.e_phoff);
-    if count == 0 {
-        return Err(KernelError::BadElf("it has no program headers"));
-    }
-    if count > MAX_HEADERS {
-        return Err(KernelError::BadElf("it has more than 64 program headers"));
-    }
-    if usize::from(field!(header, u16, 0, Elf64_Ehdr.e_phentsize)) != PHDR {
+    let table = Table {
+        count: field!(header, u16, 0, Elf64_Ehdr.e_phnum).into(),
+        offset: field!(header, u64, 0, Elf64_Ehdr.e_phoff),
+        size: field!(header, u16, 0, Elf64_Ehdr.e_phentsize).into(),
+    };
+    if table.count > 0 && table.size != PHDR {
         return Err(KernelError::BadElf("its program headers are not 56 bytes long"));
     }
-    let size = count * PHDR;
-    check_extent("program headers", offset, size as u64, len)?;
-    let at_hand = usize::try_from(offset).ok().filter(|&at| at <= HEAD).and_then(|at| header.slice(at, size));
-    match at_hand {
-        Some(table) => Ok(table.to_vec()),
-        None => read_vec(file, offset, size),
+    table.read(file, header, len)
+}
+
+/// That of a 32-bit file, with each entry in the layout of 64-bit files.
+fn wide_program_headers<R: ReadAt + ?Sized>(
+    file: &R,
+    header: Fields<'_>,
+    len: u64,
+) -> Result<Vec<u8>, KernelError> {
+    let table = Table {
+        count: field!(header, u16, 0, Elf32_Ehdr.e_phnum).into(),
+        offset: field!(header, u32, 0, Elf32_Ehdr.e_phoff).into(),
+        size: field!(header, u16, 0, Elf32_Ehdr.e_phentsize).into(),
+    };
+    if table.count > 0 && table.size != PHDR32 {
+        return Err(KernelError::BadElf("its program headers are not 32 bytes long"));
     }
+    let narrow = table.read(file, header, len)?;
+    let narrow = Fields(&narrow);
+    let mut wide = Vec::with_capacity(table.count * PHDR);
+    for at in (0..narrow.0.len()).step_by(PHDR32) {
+        wide.extend(field!(narrow, u32, at, Elf32_Phdr.p_type).to_le_bytes());
+        wide.extend(field!(narrow, u32, at, Elf32_Phdr.p_flags).to_le_bytes());
+        // In the order of `Elf64_Phdr`.
+        for value in [
+            field!(narrow, u32, at, Elf32_Phdr.p_offset),
+            field!(narrow, u32, at, Elf32_Phdr.p_vaddr),
+            field!(narrow, u32, at, Elf32_Phdr.p_paddr),
+            field!(narrow, u32, at, Elf32_Phdr.p_filesz),
+            field!(narrow, u32, at, Elf32_Phdr.p_memsz),
+            field!(narrow, u32, at, Elf32_Phdr.p_align),
+        ] {
+            wide.extend(u64::from(value).to_le_bytes());
+        }
+    }
+    Ok(wide)
+}
+
+/// Where a program header table lies.
+struct Table {
+    count: usize,
+    offset: u64,
+    /// Of one entry.
+    size: usize,
+}
+
+impl Table {
+    /// Takes it from the bytes at hand or with one more read.
+    fn read<R: ReadAt + ?Sized>(
+        &self,
+        file: &R,
+        header: Fields<'_>,
+        len: u64,
+    ) -> Result<Vec<u8>, KernelError> {
+        let Table { count, offset, size } = *self;
+        if count == 0 {
+            return Err(KernelError::BadElf("it has no program headers"));
+        }
+        if count > MAX_HEADERS {
+            return Err(KernelError::BadElf("it has more than 64 program headers"));
+        }
+        let size = count * size;
+        check_extent("program headers", offset, size as u64, len)?;
+        let at_hand =
+            usize::try_from(offset).ok().filter(|&at| at <= HEAD).and_then(|at| header.slice(at, size));
+        match at_hand {
+            Some(table) => Ok(table.to_vec()),
+            None => read_vec(file, offset, size),
+        }
+    }
+}
+
+/// Whether the first segments of the file have a header of Multiboot (version 1: in the first 8 KiB, on 4 bytes, its three words
+/// sum to 0; version 2: on 8 bytes, four words). Only what is at hand is looked at, where link scripts put it.
+fn multiboot(head: &[u8], segments: &[Segment]) -> bool {
+    let head = Fields(head);
+    let starts = |at: usize| {
+        segments.iter().any(|s| s.file_offset <= at as u64 && (at as u64) < s.file_offset + s.file_len)
+    };
+    let sums = |at: usize, words: usize| {
+        (0..words).map(|i| head.u32(at + 4 * i)).try_fold(0u32, |sum, word| Some(sum.wrapping_add(word?)))
+            == Some(0)
+    };
+    (0..head.0.len()).step_by(4).filter(|at| starts(*at)).any(|at| match head.u32(at) {
+        Some(0x1bad_b002) => sums(at, 3),
+        Some(0xe852_50d6) => sums(at, 4),
+        _ => false,
+    })
 }
 
 /// A `PT_LOAD` header; `None` where it takes no memory.

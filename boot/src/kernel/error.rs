@@ -30,10 +30,10 @@ pub enum KernelError {
         /// Length of the file.
         len: u64,
     },
-    /// A bzImage of the boot protocol before 2.12, which cannot announce a 64-bit entry.
+    /// A bzImage of a boot protocol that does not say where its kernel can lie.
     #[error(
-        "The kernel speaks version {major}.{minor:02} of the Linux boot protocol and 2.12 is needed: \
-         use Linux 3.8 or later."
+        "The kernel speaks version {major}.{minor:02} of the Linux boot protocol and 2.05 is needed: \
+         use Linux 2.6.20 or later."
     )]
     OldProtocol {
         /// Major version.
@@ -41,15 +41,18 @@ pub enum KernelError {
         /// Minor version.
         minor: u8,
     },
-    /// A bzImage without `XLF_KERNEL_64`.
-    #[error("The kernel is a 32-bit x86 kernel: use a 64-bit one (Debian: linux-image-amd64).")]
-    Not64Bit,
     /// `LOADED_HIGH` is not set.
     #[error("The kernel is a zImage, made to load below 1 MiB: use a bzImage.")]
     NotHigh,
     /// A field of the setup header that cannot be true.
     #[error("The kernel's setup header is damaged: {0}. Copy or download the file again.")]
     BadHeader(&'static str),
+    /// A 32-bit ELF kernel for a Multiboot loader.
+    #[error(
+        "The kernel is made for a Multiboot loader, such as GRUB, and has no PVH note: put one into it \
+         (XEN_ELFNOTE_PHYS32_ENTRY with the address of a 32-bit entry)."
+    )]
+    Multiboot,
     /// ELF headers that cannot be true.
     #[error("The ELF kernel is damaged or was linked wrongly: {0}.")]
     BadElf(&'static str),

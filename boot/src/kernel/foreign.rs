@@ -5,6 +5,8 @@ use std::fmt;
 use crate::compression::Compression;
 use crate::read::Fields;
 
+/// ELF `e_machine` of 32-bit x86.
+pub(crate) const EM_386: u16 = 3;
 /// ELF `e_machine` of x86-64.
 pub(crate) const EM_X86_64: u16 = 62;
 /// First bytes of every ELF file.
@@ -26,7 +28,7 @@ pub enum Foreign {
     Arm64Image,
     /// An `Image` of RISC-V.
     RiscVImage,
-    /// 32-bit ELF.
+    /// 32-bit ELF for x86-64: the x32 ABI, of programs only.
     Elf32,
     /// ELF in big-endian order.
     ElfBigEndian,
@@ -116,7 +118,7 @@ fn elf_machine(machine: u16) -> Option<&'static str> {
     })
 }
 
-const GIVE: &str = "Give an x86-64 kernel: a bzImage such as Debian's /boot/vmlinuz-*, or an ELF vmlinux.";
+const GIVE: &str = "Give an x86 kernel: a bzImage such as Debian's /boot/vmlinuz-*, or an ELF vmlinux.";
 
 impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,7 +142,7 @@ impl fmt::Display for Foreign {
             }
             Self::Arm64Image => write!(f, "This is a kernel for 64-bit Arm. {GIVE}"),
             Self::RiscVImage => write!(f, "This is a kernel for RISC-V. {GIVE}"),
-            Self::Elf32 => write!(f, "This is a 32-bit ELF file. {GIVE}"),
+            Self::Elf32 => write!(f, "This is a 32-bit ELF file for x86-64, which no kernel is. {GIVE}"),
             Self::ElfBigEndian => write!(f, "This is an ELF file for a big-endian machine. {GIVE}"),
             Self::ElfMachine(machine) => match elf_machine(machine) {
                 Some(name) => write!(f, "This is an ELF file for {name}. {GIVE}"),

@@ -44,7 +44,7 @@ pub enum Format {
     BzImage,
     /// An uncompressed kernel with a PVH note.
     ElfPvh,
-    /// An uncompressed kernel that has the 64-bit entry only.
+    /// An uncompressed kernel that has Linux's own entry only.
     Elf,
 }
 
@@ -90,8 +90,11 @@ impl Kernel {
     /// Whether it can be entered by `protocol`.
     pub fn speaks(&self, protocol: Protocol) -> bool {
         match (&self.image, protocol) {
-            (Image::BzImage(_), protocol) => protocol == Protocol::Linux64,
-            (Image::Elf(elf), Protocol::Linux64) => elf.entry.is_some(),
+            (Image::BzImage(image), Protocol::Linux64) => image.long_mode,
+            (Image::BzImage(image), Protocol::Linux32) => !image.long_mode,
+            (Image::BzImage(_), Protocol::Pvh) => false,
+            (Image::Elf(elf), Protocol::Linux64) => elf.entry.is_some() && elf.long_mode,
+            (Image::Elf(elf), Protocol::Linux32) => elf.entry.is_some() && !elf.long_mode,
             (Image::Elf(elf), Protocol::Pvh) => elf.pvh_entry.is_some(),
         }
     }

@@ -79,9 +79,7 @@ pub fn plan(kernel: &Kernel, request: &PlanRequest<'_>) -> Result<BootPlan, Plan
     let initrd =
         request.initrd.map(|initrd| place_initrd(&initrd, kernel, &room, request.ram)).transpose()?;
     let (loads, entry, setup_header) = match &kernel.image {
-        Image::BzImage(image) => {
-            (load_bzimage(image), BzImage::entry(room.start), Some(image.header.clone()))
-        }
+        Image::BzImage(image) => (load_bzimage(image), image.entry(room.start), Some(image.header.clone())),
         Image::Elf(elf) => (load_elf(elf), elf_entry(elf, protocol).unwrap_or(room.start), None),
     };
     Ok(BootPlan { kernel: loads, initrd, protocol, entry, setup_header, cmdline, ram: request.ram.clone() })
@@ -94,14 +92,17 @@ fn choose_entry(kernel: &Kernel, preferred: Option<Protocol>) -> Result<Protocol
             Err(PlanError::NoSuchEntry { wanted, format: kernel.format() })
         }
         Some(wanted) => Ok(wanted),
-        None if kernel.speaks(Protocol::Pvh) => Ok(Protocol::Pvh),
-        None => Ok(Protocol::Linux64),
+        None => {
+            let best =
+                [Protocol::Pvh, Protocol::Linux64].into_iter().find(|protocol| kernel.speaks(*protocol));
+            Ok(best.unwrap_or(Protocol::Linux32))
+        }
     }
 }
 
 fn elf_entry(elf: &Elf, protocol: Protocol) -> Option<u64> {
     match protocol {
-        Protocol::Linux64 => elf.entry,
+        Protocol::Linux64 | Protocol::Linux32 => elf.entry,
         Protocol::Pvh => elf.pvh_entry.map(u64::from),
     }
 }

@@ -24,9 +24,10 @@ pub(super) fn page(plan: &BootPlan, rsdp: u64) -> [u8; SIZE] {
         Some(header) => page.put_slice(HEADER, header),
         None => synthetic_header(&mut page, plan),
     }
-    // "0xff: undefined loader". The real-mode fields (heap, code32_start's hook) stay as they are: the 64-bit entry
-    // never runs the code that reads them.
+    // "0xff: undefined loader". The real-mode fields (heap) stay as they are: no entry here runs the code that reads them.
     page.put(at!(hdr.type_of_loader), [0xff]);
+    // "code32_start: must be set to the load address" where a relocatable kernel is loaded elsewhere.
+    page.put(at!(hdr.code32_start), low(plan.kernel.first().map_or(plan.entry, |load| load.guest)));
     page.put(at!(hdr.cmd_line_ptr), low(CMDLINE));
     page.put(at!(ext_cmd_line_ptr), high(CMDLINE));
     let (initrd, initrd_len) = plan.initrd.map_or((0, 0), |load| (load.guest, load.len));

@@ -36,6 +36,7 @@ impl BootPlan {
                 write(mem, "zero page", layout::ZERO_PAGE, &boot_params::page(self, rsdp))?;
                 paging::write_identity_map(mem)
             }
+            Protocol::Linux32 => write(mem, "zero page", layout::ZERO_PAGE, &boot_params::page(self, rsdp)),
             Protocol::Pvh => {
                 write(mem, "PVH start info", layout::PVH_START_INFO, &pvh::start_info(self, rsdp))
             }

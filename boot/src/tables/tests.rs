@@ -7,7 +7,7 @@ use crate::layout::{CMDLINE, GDT, PVH_START_INFO, RamLayout, ZERO_PAGE};
 use crate::plan::BootPlan;
 use crate::testing::{MIB, bzimage, initrd, plan_in, plan_with, pvh_elf, tiny_elf};
 
-const RSDP: u64 = 0xc_0000;
+const RSDP: u64 = 0xe_0000;
 const CMDLINE32: u32 = 0x2_0000;
 
 /// Guest memory below 2 MiB after the tables were written to memory full of rubbish.

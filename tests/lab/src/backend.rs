@@ -2,7 +2,7 @@
 
 use crate::archive::Archive;
 use crate::host::{install_tools, run, tool};
-use crate::{Access, Debian, Flavour, Kernel, LabConfig, LabError, cache, debian, image, kernel};
+use crate::{Access, Debian, Kernel, LabConfig, LabError, cache, debian, image, kernel};
 use rustix::fs::MemfdFlags;
 use std::fs::{self, File};
 use std::io::Write;
@@ -95,7 +95,7 @@ fn agent_file() -> Result<PathBuf, LabError> {
 /// QEMU emulates a processor with SVM, Debian's cloud kernel runs KVM on it.
 pub(crate) fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
     install_tools()?;
-    let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(Flavour::Cloud)?);
+    let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(config.kernel)?);
     let drives = drives(config)?;
     let archive = in_memory(&initramfs(config, &drives, &kernel, qemu_major(&qemu)?)?)?;
     let mut command = Command::new(tool("setpriv")?);
@@ -151,7 +151,7 @@ fn initramfs(config: &LabConfig, drives: &[Drive], kernel: &Kernel, qemu: u32) -
     archive.file("lab-agent", 0o755, AGENT)?;
     // QEMU before 10 loses events on nested page faults: guests newer than 6.1 die of it half the time. With shadow
     // paging none has been seen to.
-    let npt = if qemu < 10 { "npt=0" } else { "npt=1" };
+    let npt = if qemu < 10 && !config.nested_paging { "npt=0" } else { "npt=1" };
     let mut modules = MODULES.to_vec();
     let line = |(number, drive): (usize, &Drive)| format!("lab-{number} {}\n", drive.role);
     archive.text("drives", 0o644, &drives.iter().enumerate().map(line).collect::<String>())?;

@@ -1,7 +1,7 @@
 //! Initramfs images for the guests of tests, benchmarks and `make run`.
 
 use crate::archive::Archive;
-use crate::host::{filter, tool};
+use crate::host::filter;
 use crate::{Kernel, LabError, cache};
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ impl InitramfsSpec {
 
 /// Builds the image, or finds it in the cache.
 pub fn initramfs(kernel: &Kernel, spec: &InitramfsSpec) -> Result<PathBuf, LabError> {
-    let mut archive = Archive::with_busybox(&tool("busybox")?)?;
+    let mut archive = Archive::with_busybox(&kernel.busybox()?)?;
     archive.text("init", 0o755, &spec.init)?;
     let modules: Vec<&str> = spec.modules.iter().map(String::as_str).collect();
     archive.modules(kernel, &modules, &[])?;

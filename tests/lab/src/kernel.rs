@@ -1,27 +1,37 @@
 //! Debian's kernels: fetched as packages, unpacked into the cache, never installed.
 
-use crate::host::{filter, read, run, say};
+use crate::host::{filter, read, tool};
+use crate::packages::{self, Release};
 use crate::{LabError, cache};
 use boot::modules::Modules;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Which of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flavour {
-    /// `linux-image-cloud-amd64`: drivers for clouds only.
+    /// This release's `linux-image-cloud-amd64`: drivers for clouds only.
     Cloud,
-    /// `linux-image-amd64`: what runs on a PC.
+    /// This release's `linux-image-amd64`: what runs on a PC.
     Generic,
+    /// Linux 6.12, Debian 13's `linux-image-cloud-amd64`: what newer hosts and guests have.
+    Trixie,
+    /// Linux 5.10, Debian 11's `linux-image-cloud-amd64`: the oldest that Debian's mirrors still have.
+    Bullseye,
+    /// Linux 6.1 of Debian 12 for 32-bit processors, `linux-image-686`.
+    I386,
 }
 
 impl Flavour {
-    fn package(self) -> &'static str {
+    /// Its release, its meta package, and its name in the cache.
+    fn package(self) -> (Release, &'static str, &'static str) {
         match self {
-            Self::Cloud => "linux-image-cloud-amd64",
-            Self::Generic => "linux-image-amd64",
+            Self::Cloud => (Release::Host, "linux-image-cloud-amd64", "linux-image-cloud-amd64"),
+            Self::Generic => (Release::Host, "linux-image-amd64", "linux-image-amd64"),
+            Self::Trixie => (Release::Named("trixie"), "linux-image-cloud-amd64", "trixie-cloud-amd64"),
+            Self::Bullseye => (Release::Named("bullseye"), "linux-image-cloud-amd64", "bullseye-cloud-amd64"),
+            Self::I386 => (Release::Named("bookworm"), "linux-image-686:i386", "bookworm-686"),
         }
     }
 }
@@ -35,6 +45,8 @@ pub struct Kernel {
     pub bzimage: PathBuf,
     /// The same kernel uncompressed: an ELF file with a PVH note.
     pub vmlinux: PathBuf,
+    /// Whether it is for 32-bit processors, and runs programs for these only.
+    pub i386: bool,
     modules: PathBuf,
 }
 
@@ -55,7 +67,7 @@ pub fn kernels() -> Result<Kernels, LabError> {
 /// One kernel of this Debian release, fetched if it is not in the cache.
 pub fn kernel(flavour: Flavour) -> Result<Kernel, LabError> {
     let dir = cache::cache_dir()?.join("kernels");
-    let pointer = dir.join(flavour.package());
+    let pointer = dir.join(flavour.package().2);
     let known = || {
         fs::read_to_string(&pointer).ok().map(|name| dir.join(name)).filter(|d| d.join("vmlinux").exists())
     };
@@ -67,78 +79,34 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel, LabError> {
         return Kernel::at(&unpacked);
     }
     fs::create_dir_all(&dir).map_err(LabError::path("create", &dir))?;
-    // The lock is ours: one that is there already was left by a process that was killed.
-    let work = dir.join("fetch");
-    drop(fs::remove_dir_all(&work));
-    fs::create_dir_all(&work).map_err(LabError::path("create", &work))?;
-    let fetched = fetch(flavour, &dir, &work);
-    drop(fs::remove_dir_all(&work));
-    let name = fetched?;
+    let name = fetch(flavour, &dir)?;
     cache::write(&pointer, name.as_bytes())?;
     Kernel::at(&dir.join(name))
 }
 
-/// Downloads with the system's package lists; with fresh ones of our own where those are missing or stale.
-fn fetch(flavour: Flavour, dir: &Path, work: &Path) -> Result<String, LabError> {
-    let (name, deb) = match download(flavour, work, &[]) {
-        Ok(found) => found,
-        // Missing or old: what they name may be gone from the servers.
-        Err(_) => {
-            say("apt's package lists do not lead to a kernel; fetching fresh ones into the cache");
-            let lists = own_lists(dir)?;
-            run(Command::new("apt-get").args(&lists).args(["-qq", "update"]))?;
-            download(flavour, work, &lists)?
-        }
-    };
-    say(&format!("unpacking {name}"));
-    let new = work.join("unpacked");
-    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&new))?;
-    // Documentation and symbol tables: of no use here.
-    drop(fs::remove_dir_all(new.join("usr/share")));
-    let image = image_in(&new.join("boot"))?;
-    let vmlinux = new.join("vmlinux");
-    fs::write(&vmlinux, extract(&image)?).map_err(LabError::path("write", &vmlinux))?;
-    let place = dir.join(&name);
-    drop(fs::remove_dir_all(&place));
-    fs::rename(&new, &place).map_err(LabError::path("create", &place))?;
-    Ok(name)
+/// Fetches a kernel's package; gives the name of its folder in `dir`.
+fn fetch(flavour: Flavour, dir: &Path) -> Result<String, LabError> {
+    let (release, meta, _) = flavour.package();
+    packages::fetch(release, dir, |apt, work| {
+        let name = apt.depends(meta, "linux-image-")?;
+        let new = apt.unpack(&name, work)?;
+        // Documentation and symbol tables: of no use here.
+        drop(fs::remove_dir_all(new.join("usr/share")));
+        let image = image_in(&new.join("boot"))?;
+        let vmlinux = new.join("vmlinux");
+        fs::write(&vmlinux, extract(&image)?).map_err(LabError::path("write", &vmlinux))?;
+        let name = name.replace(':', "-");
+        let place = dir.join(&name);
+        drop(fs::remove_dir_all(&place));
+        fs::rename(&new, &place).map_err(LabError::path("create", &place))?;
+        Ok(name)
+    })
 }
 
-/// Options that give apt a state directory of ours, so that an ordinary user can fetch package lists.
-fn own_lists(dir: &Path) -> Result<Vec<String>, LabError> {
-    let state = dir.with_file_name("apt");
-    for part in ["state/lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(state.join(part)).map_err(LabError::path("create", &state.join(part)))?;
-    }
-    let state = state.display();
-    let options = [
-        format!("Dir::State={state}/state"),
-        format!("Dir::Cache={state}/cache"),
-        "Dir::State::status=/var/lib/dpkg/status".into(),
-        "APT::Sandbox::User=".into(),
-    ];
-    Ok(options.into_iter().flat_map(|o| ["-o".to_owned(), o]).collect())
-}
-
-/// The package that the meta package depends on today, downloaded into `work`.
-fn download(flavour: Flavour, work: &Path, options: &[String]) -> Result<(String, PathBuf), LabError> {
-    let meta = flavour.package();
-    let missing = || LabError::Missing {
-        what: format!("the Debian package {meta}"),
-        mend: "run on Debian (amd64) with its main archive in apt's sources, then apt-get update".into(),
-    };
-    let depends =
-        run(Command::new("apt-cache").args(options).args(["depends", meta])).map_err(|_| missing())?;
-    let depends = String::from_utf8_lossy(&depends).into_owned();
-    let name = depends
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("Depends: ").filter(|n| n.starts_with("linux-image-")));
-    let name = name.ok_or_else(missing)?.to_owned();
-    say(&format!("downloading {name}"));
-    run(Command::new("apt-get").args(options).args(["-qq", "download", &name]).current_dir(work))?;
-    let entries = fs::read_dir(work).map_err(LabError::path("read", work))?;
-    let deb = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "deb"));
-    Ok((name, deb.ok_or_else(missing)?))
+/// memtest86+ as Debian ships it, for processors of 64 and of 32 bits: kernels by Linux's boot protocol that need no initrd.
+pub fn memtest() -> Result<[PathBuf; 2], LabError> {
+    let boot = packages::unpacked(Release::Named("trixie"), "memtest86+")?.join("boot");
+    Ok(["memtest86+x64.bin", "memtest86+ia32.bin"].map(|name| boot.join(name)))
 }
 
 fn image_in(boot: &Path) -> Result<PathBuf, LabError> {
@@ -180,7 +148,19 @@ impl Kernel {
         let homes = [dir.join("lib/modules"), dir.join("usr/lib/modules")];
         let modules = homes.into_iter().map(|h| h.join(&version)).find(|d| d.is_dir());
         let modules = modules.ok_or_else(|| LabError::format(dir, "the package holds no modules"))?;
-        Ok(Self { version, bzimage, vmlinux: dir.join("vmlinux"), modules })
+        let i386 = version.contains("-686");
+        Ok(Self { version, bzimage, vmlinux: dir.join("vmlinux"), i386, modules })
+    }
+
+    /// A static busybox that this kernel runs.
+    pub(crate) fn busybox(&self) -> Result<PathBuf, LabError> {
+        if self.i386 {
+            let package = packages::unpacked(Release::Named("bookworm"), "busybox-static:i386")?;
+            let homes = [package.join("bin/busybox"), package.join("usr/bin/busybox")];
+            let found = homes.into_iter().find(|file| file.exists());
+            return found.ok_or_else(|| LabError::format(&package, "the package holds no busybox"));
+        }
+        tool("busybox")
     }
 
     /// The named modules and what they depend on, in the order in which to load them, uncompressed: (file name, content).

@@ -16,6 +16,7 @@ mod image;
 mod initramfs;
 mod kernel;
 mod machine;
+mod packages;
 mod process;
 pub mod terminal;
 mod wire;
@@ -25,7 +26,7 @@ pub use channel::Status;
 pub use error::{LabError, Tail};
 pub use image::{Debian, debian, debian_into};
 pub use initramfs::{INIT, InitramfsSpec, guest_command, initramfs};
-pub use kernel::{Flavour, Kernel, Kernels, kernel, kernels};
+pub use kernel::{Flavour, Kernel, Kernels, kernel, kernels, memtest};
 pub use machine::{Access, Lab, LabConfig, LabKind};
 pub use process::{Cmd, Input, News, Output, Process};
 
@@ -33,6 +34,10 @@ pub use process::{Cmd, Input, News, Output, Process};
 pub fn prepare() -> Result<(), LabError> {
     host::install_tools()?;
     kernels()?;
+    for flavour in [Flavour::Trixie, Flavour::Bullseye, Flavour::I386] {
+        kernel(flavour)?.busybox()?;
+    }
+    memtest()?;
     // The two images from packages are made side by side; the third is made of one of them.
     std::thread::scope(|scope| {
         let tools = scope.spawn(image::tools);

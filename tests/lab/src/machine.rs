@@ -2,7 +2,7 @@
 
 use crate::channel::{Channel, Console};
 use crate::error::seconds;
-use crate::{Cmd, LabError, Output, Process, backend};
+use crate::{Cmd, Flavour, LabError, Output, Process, backend};
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -67,6 +67,8 @@ pub struct LabConfig {
     pub(crate) files: Vec<(PathBuf, String)>,
     pub(crate) disks: Vec<(PathBuf, String, Access)>,
     pub(crate) debian: bool,
+    pub(crate) kernel: Flavour,
+    pub(crate) nested_paging: bool,
     limit: Duration,
 }
 
@@ -78,6 +80,8 @@ impl Default for LabConfig {
             files: Vec::new(),
             disks: Vec::new(),
             debian: false,
+            kernel: Flavour::Cloud,
+            nested_paging: false,
             limit: BOOT_LIMIT,
         }
     }
@@ -95,6 +99,21 @@ impl LabConfig {
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
+        self
+    }
+
+    /// The kernel of the emulated machine, whose KVM is what machines run on.
+    #[must_use]
+    pub fn kernel(mut self, kernel: Flavour) -> Self {
+        self.kernel = kernel;
+        self
+    }
+
+    /// Uses nested paging under any QEMU. One before version 10 then loses events of guests now and then; with its shadow
+    /// paging instead, a 32-bit guest that switches to compatibility mode never gets there.
+    #[must_use]
+    pub fn nested_paging(mut self) -> Self {
+        self.nested_paging = true;
         self
     }
 

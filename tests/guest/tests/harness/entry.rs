@@ -10,7 +10,7 @@ const BOOT_PARAMS: u64 = 0x7000;
 const PML4: u64 = 0x9000;
 const CMDLINE: u64 = 0x2_0000;
 const INITRD: u64 = 0x3a_0000;
-const RSDP: u64 = 0xc_0000;
+const RSDP: u64 = 0xe_0000;
 
 fn put<T: vm_memory::ByteValued>(memory: &GuestMemoryMmap, address: u64, value: T) {
     memory.write_obj(value, GuestAddress(address)).unwrap();

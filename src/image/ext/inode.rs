@@ -1,7 +1,9 @@
 //! Inodes: what a name stands for (inodes.rst), and the way from a path to one.
 
-use super::extents::{self, Run};
-use super::{Ext4, Fields, ReadError};
+use super::runs::{Mapping, Run};
+use super::{ExtFs, Fields, ReadError, block_map, extents, inline};
+
+use crate::image::disk::ENTRY_COST;
 
 /// The root folder's.
 const ROOT: u32 = 2;
@@ -35,11 +37,13 @@ pub(crate) struct Inode {
     pub(crate) kind: FileKind,
     pub(crate) size: u64,
     flags: u32,
-    /// `i_block`: the root of the extent tree, or a short link's target.
+    /// `i_block`: the root of the extent tree, a block map, a short link's target, or the start of an inline content.
     pub(super) data: [u8; 60],
+    /// The rest of an inline content.
+    more: Vec<u8>,
 }
 
-impl Ext4<'_> {
+impl ExtFs<'_> {
     /// What this path stands for, links followed; they stay within the file system. `None` if there is no such name.
     pub(crate) fn find(&self, path: &str) -> Result<Option<Inode>, ReadError> {
         let mut rest: Vec<Vec<u8>> = names(path.as_bytes());
@@ -49,6 +53,7 @@ impl Ext4<'_> {
         let mut links = 0;
         for _ in 0..STEPS {
             let Some(name) = rest.pop() else { return Ok(way.pop()) };
+            self.disk.charge(ENTRY_COST)?;
             let Some(folder) = way.last() else { return Ok(None) };
             if name == b".." {
                 if way.len() > 1 {
@@ -89,6 +94,13 @@ impl Ext4<'_> {
         let block = table.checked_add(at / self.block_size).ok_or(ReadError::Outside("an inode"))?;
         self.read_block(block, at % self.block_size, &mut bytes, "an inode")?;
         let fields = Fields(&bytes);
+        let flags = fields.le32(0x20)?;
+        let mut more = Vec::new();
+        if flags & INLINE != 0 {
+            let mut whole = vec![0; usize::try_from(self.inode_size).map_err(|_| ReadError::Endless)?];
+            self.read_block(block, at % self.block_size, &mut whole, "an inode")?;
+            more = inline::attribute(&whole)?;
+        }
         let kind = match fields.le16(0)? & 0xf000 {
             0x8000 => FileKind::File,
             0x4000 => FileKind::Folder,
@@ -98,32 +110,42 @@ impl Ext4<'_> {
         Ok(Inode {
             kind,
             size: u64::from(fields.le32(0x6c)?) << 32 | u64::from(fields.le32(0x4)?),
-            flags: fields.le32(0x20)?,
+            flags,
             data: fields.bytes(0x28)?,
+            more,
         })
     }
 
-    /// First block of a group's inodes (group_descr.rst): the descriptors follow the superblock's block.
+    /// First block of a group's inodes (group_descr.rst).
     fn inode_table(&self, group: u32) -> Result<u64, ReadError> {
-        let at = u64::from(group) * self.descriptor_size;
-        let block = self.first_data_block + 1 + at / self.block_size;
+        let (block, at) = self.descriptor(group.into())?;
         let mut bytes = [0; 64];
         let len = if self.descriptor_size >= 64 { 64 } else { 32 };
         let part = bytes.get_mut(..len).ok_or(ReadError::Outside("a group"))?;
-        self.read_block(block, at % self.block_size, part, "a group's descriptor")?;
+        self.read_block(block, at, part, "a group's descriptor")?;
         let fields = Fields(&bytes);
         Ok(u64::from(fields.le32(0x28)?) << 32 | u64::from(fields.le32(0x8)?))
     }
 
-    /// The runs of a file's bytes in the image, in order; what is between them is zero.
-    pub(crate) fn runs(&self, inode: &Inode) -> Result<Vec<Run>, ReadError> {
-        if inode.flags & (INLINE | ENCRYPTED) != 0 {
-            return Err(ReadError::Unsupported("an encrypted or inline file"));
+    /// The runs of a file's bytes in the image, in order; what is between them is zero. A file longer than `max` is refused
+    /// before anything of it is looked at.
+    pub(crate) fn runs(&self, inode: &Inode, max: u64) -> Result<Vec<Run>, ReadError> {
+        if inode.size > max {
+            return Err(ReadError::TooLong { mib: inode.size >> 20, max: max >> 20 });
         }
-        if inode.flags & EXTENTS == 0 {
-            return Err(ReadError::Unsupported("a file without extents"));
+        if inode.flags & ENCRYPTED != 0 {
+            return Err(ReadError::Unsupported("an encrypted file"));
         }
-        extents::runs(self, inode)
+        if inode.flags & INLINE != 0 {
+            return Err(ReadError::Unsupported("a file of a few bytes where a kernel should be"));
+        }
+        let mut mapping = Mapping::new(self, inode.size);
+        if inode.flags & EXTENTS != 0 {
+            extents::map(&mut mapping, inode)?;
+        } else {
+            block_map::map(&mut mapping, inode)?;
+        }
+        Ok(mapping.finish())
     }
 
     /// The content of a small file.
@@ -131,8 +153,15 @@ impl Ext4<'_> {
         if inode.size > max {
             return Err(ReadError::Damaged("a file that should be short is long"));
         }
-        let mut bytes = vec![0; usize::try_from(inode.size).map_err(|_| ReadError::Endless)?];
-        for run in self.runs(inode)? {
+        let len = usize::try_from(inode.size).map_err(|_| ReadError::Endless)?;
+        if inode.flags & INLINE != 0 {
+            let whole = [&inode.data, &*inode.more].concat();
+            let content =
+                whole.get(..len).ok_or(ReadError::Damaged("a small file does not hold together"))?;
+            return Ok(content.to_vec());
+        }
+        let mut bytes = vec![0; len];
+        for run in self.runs(inode, max)? {
             let (from, to) = (run.file, (run.file + run.len).min(inode.size));
             let (Ok(from), Ok(to)) = (usize::try_from(from), usize::try_from(to)) else { continue };
             if let Some(part) = bytes.get_mut(from..to) {
@@ -142,10 +171,17 @@ impl Ext4<'_> {
         Ok(bytes)
     }
 
+    /// Whether its content lies in the inode.
+    pub(super) fn is_inline(inode: &Inode) -> bool {
+        inode.flags & INLINE != 0
+    }
+
     /// Where a symbolic link leads. A short target lies in the inode itself (symlinks.rst).
     fn target(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
         match usize::try_from(inode.size) {
-            Ok(len @ 1..60) => Ok(inode.data.get(..len).unwrap_or_default().to_vec()),
+            Ok(len @ 1..60) if inode.flags & INLINE == 0 => {
+                Ok(inode.data.get(..len).unwrap_or_default().to_vec())
+            }
             _ => self.read(inode, PATH_MAX),
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Ext4, Fields, ReadError, Run};
+use super::{ExtFs, Fields, ReadError, Run};
 
 const MAGIC: u32 = 0xc03b_3998;
 /// Types of blocks.
@@ -28,12 +28,14 @@ const SAME_UUID: u32 = 2;
 const LAST: u32 = 8;
 /// Most blocks of a journal: 4 GiB in blocks of 4 KiB.
 const BLOCKS: u64 = 1 << 20;
+/// Longest file that is taken for a journal.
+const BYTES: u64 = 4 << 30;
 /// Length of a block's own header.
 const HEADER: usize = 12;
 
 /// The journal's blocks in a row, the superblock first.
 struct Journal<'a, 'd> {
-    fs: &'a Ext4<'d>,
+    fs: &'a ExtFs<'d>,
     runs: Vec<Run>,
     features: u32,
     /// The blocks that transactions use, round and round.
@@ -56,10 +58,10 @@ struct Log {
     revoked: HashMap<u64, u32>,
 }
 
-/// Where the newest content is of every block that the journal has, in blocks of the file system.
-pub(super) fn replay(fs: &Ext4<'_>, inode: u32) -> Result<HashMap<u64, u64>, ReadError> {
+/// Where the newest content is of every block that the journal has, in blocks of the file system, by their numbers.
+pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Vec<(u64, u64)>, ReadError> {
     let inode = fs.inode(inode)?;
-    let mut journal = Journal { fs, runs: fs.runs(&inode)?, features: 0, first: 0, end: 0 };
+    let mut journal = Journal { fs, runs: fs.runs(&inode, BYTES)?, features: 0, first: 0, end: 0 };
     let superblock = journal.block(0)?;
     let fields = Fields(&superblock);
     if fields.be32(0)? != MAGIC || ![SUPERBLOCK_V1, SUPERBLOCK].contains(&fields.be32(4)?) {
@@ -75,7 +77,7 @@ pub(super) fn replay(fs: &Ext4<'_>, inode: u32) -> Result<HashMap<u64, u64>, Rea
     let (sequence, start) = (fields.be32(0x18)?, fields.be32(0x1c)?);
     // Nothing to do is said by a start of 0.
     if start == 0 {
-        return Ok(HashMap::new());
+        return Ok(Vec::new());
     }
     let held = inode.size / fs.block_size;
     let sane = u64::from(journal.end) <= held.min(BLOCKS)
@@ -96,6 +98,8 @@ pub(super) fn replay(fs: &Ext4<'_>, inode: u32) -> Result<HashMap<u64, u64>, Rea
             newest.insert(tag.home, journal.home(tag.journal)?);
         }
     }
+    let mut newest: Vec<_> = newest.into_iter().collect();
+    newest.sort_unstable();
     Ok(newest)
 }
 

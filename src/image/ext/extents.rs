@@ -1,0 +1,43 @@
+//! The extent tree of a file: which of its blocks lie where (ifork.rst, "Extent Tree").
+
+use super::runs::Mapping;
+use super::{Fields, Inode, ReadError};
+use crate::image::disk::ENTRY_COST;
+
+const MAGIC: u16 = 0xf30a;
+/// Length of a header and of an entry.
+const ENTRY: usize = 12;
+/// Deepest tree that Linux makes.
+const DEPTH: u16 = 5;
+/// An extent longer than this is one of 32768 blocks less that are allocated and not written: zero.
+const WRITTEN: u16 = 0x8000;
+
+/// Maps all of a file.
+pub(super) fn map(mapping: &mut Mapping<'_, '_>, inode: &Inode) -> Result<(), ReadError> {
+    node(mapping, &inode.data, None)
+}
+
+/// One node of the tree; each level below is one less deep, so that it ends.
+fn node(mapping: &mut Mapping<'_, '_>, bytes: &[u8], depth: Option<u16>) -> Result<(), ReadError> {
+    let fields = Fields(bytes);
+    let (entries, here) = (fields.le16(2)?, fields.le16(6)?);
+    if fields.le16(0)? != MAGIC || here > DEPTH || depth.is_some_and(|depth| here != depth) {
+        return Err(ReadError::Damaged("the tree of a file's blocks does not hold together"));
+    }
+    let fs = mapping.fs;
+    for index in 1..=usize::from(entries) {
+        fs.disk.charge(ENTRY_COST)?;
+        let entry = fields.rest(index * ENTRY);
+        if let Some(below) = here.checked_sub(1) {
+            let child = u64::from(entry.le16(8)?) << 32 | u64::from(entry.le32(4)?);
+            node(mapping, &fs.block(child, "the tree of a file's blocks")?, Some(below))?;
+            continue;
+        }
+        let (file, len) = (u64::from(entry.le32(0)?), entry.le16(4)?);
+        let start = u64::from(entry.le16(6)?) << 32 | u64::from(entry.le32(8)?);
+        if len <= WRITTEN && mapping.wants(file) {
+            mapping.add(file, start, len.into())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Small files, folders and links whose content lies in their inode (inlinedata.rst): 60 bytes in the place of the block map, and
+//! the rest as the extended attribute `system.data` behind the inode's own fields.
+
+use super::{Fields, ReadError};
+
+/// `EXT4_XATTR_MAGIC`, in front of the attributes in an inode (attributes.rst).
+const MAGIC: u32 = 0xea02_0000;
+/// `system.data`: the index of the prefix `system.`, and the rest of the name.
+const SYSTEM: u8 = 7;
+const NAME: &[u8] = b"data";
+/// Fields of an entry before its name, and what entries are rounded up to.
+const HEAD: usize = 16;
+const ALIGN: usize = 4;
+/// Where the fields of an inode end that every inode has; the length of those behind it comes first.
+const FIXED: usize = 128;
+
+/// What of an inline file's content lies in the attribute; `inode` is the whole of it.
+pub(super) fn attribute(inode: &[u8]) -> Result<Vec<u8>, ReadError> {
+    let fields = Fields(inode);
+    let extra = usize::from(fields.le16(FIXED).unwrap_or(0));
+    let start = FIXED + extra + 4;
+    if fields.le32(FIXED + extra).unwrap_or(0) != MAGIC {
+        return Ok(Vec::new());
+    }
+    let entries = fields.rest(start);
+    let mut at = 0;
+    // An inode is 64 KiB long at most, and an entry 16 bytes at least.
+    while at + HEAD <= entries.0.len() && entries.le32(at)? != 0 {
+        let entry = entries.rest(at);
+        let [name_len, index] = entry.bytes(0)?;
+        let (value, len) = (usize::from(entry.le16(2)?), entry.le32(8)? as usize);
+        let end = HEAD + usize::from(name_len);
+        if index == SYSTEM && entry.0.get(HEAD..end) == Some(NAME) {
+            let content = value.checked_add(len).and_then(|end| entries.0.get(value..end));
+            return content
+                .map(<[u8]>::to_vec)
+                .ok_or(ReadError::Damaged("a small file does not hold together"));
+        }
+        at += end.next_multiple_of(ALIGN);
+    }
+    Ok(Vec::new())
+}

@@ -1,0 +1,275 @@
+//! Reads files of an ext2, ext3 or ext4 file system without mounting it: names to where a file's bytes lie in the image, so
+//! that they go from there into guest memory with nothing in between.
+//!
+//! Laid out in the kernel's Documentation/filesystems/ext4. Nothing is written and nothing is kept but what is
+//! asked for. Everything read is hostile: lengths are bounded before anything of that length is made, trees by their
+//! depth, and all work together by the disk's budget.
+//!
+//! Checksums are left to the guest's own fsck: they tell of decay, not of lies, and a kernel that has decayed says so itself.
+
+mod block_map;
+mod dir;
+mod extents;
+mod inline;
+mod inode;
+mod journal;
+mod runs;
+
+pub(super) use inode::{FileKind, Inode};
+pub(crate) use runs::Run;
+
+use super::disk::{Disk, Fields, ReadError, Window};
+
+/// The superblock: at byte 1024, of 1024 bytes (super.rst).
+const SUPERBLOCK: u64 = 1024;
+const MAGIC: (usize, u16) = (0x38, 0xef53);
+/// Features that change how files are read (`s_feature_incompat`).
+mod incompat {
+    pub(super) const FILETYPE: u32 = 0x2;
+    pub(super) const RECOVER: u32 = 0x4;
+    pub(super) const EXTENTS: u32 = 0x40;
+    pub(super) const BITS64: u32 = 0x80;
+    pub(super) const META_BG: u32 = 0x10;
+    const MMP: u32 = 0x100;
+    const FLEX_BG: u32 = 0x200;
+    const EA_INODE: u32 = 0x400;
+    const CSUM_SEED: u32 = 0x2000;
+    const LARGEDIR: u32 = 0x4000;
+    const INLINE_DATA: u32 = 0x8000;
+    const ENCRYPT: u32 = 0x1_0000;
+    const CASEFOLD: u32 = 0x2_0000;
+    /// Those that are read here, or that matter only to files that are not.
+    pub(super) const KNOWN: u32 = FILETYPE
+        | RECOVER
+        | META_BG
+        | EXTENTS
+        | BITS64
+        | MMP
+        | FLEX_BG
+        | EA_INODE
+        | CSUM_SEED
+        | LARGEDIR
+        | INLINE_DATA
+        | ENCRYPT
+        | CASEFOLD;
+
+    /// What the unknown ones are called (by mke2fs and dumpe2fs), else their bits.
+    pub(super) fn unknown(features: u32) -> String {
+        let unknown = features & !KNOWN;
+        match unknown {
+            0x1 => "compression".to_owned(),
+            0x8 => "journal_dev".to_owned(),
+            0x1000 => "dirdata".to_owned(),
+            bits => format!("{bits:#x} of its superblock"),
+        }
+    }
+}
+
+/// Copies of the superblock and of the descriptors lie in all groups, or in few (`s_feature_ro_compat`, `s_feature_compat`).
+const SPARSE_SUPER: u32 = 0x1;
+const SPARSE_SUPER2: u32 = 0x200;
+
+/// An ext2, ext3 or ext4 file system on a part of a disk.
+#[derive(Debug)]
+pub(super) struct ExtFs<'a> {
+    disk: &'a Disk<'a>,
+    window: Window,
+    block_size: u64,
+    blocks: u64,
+    inode_size: u64,
+    inodes_per_group: u32,
+    inodes: u32,
+    first_data_block: u64,
+    descriptor_size: u64,
+    descriptors: Descriptors,
+    /// Blocks whose newest content is in the journal, and where, by their numbers: it was not unmounted.
+    replayed: Vec<(u64, u64)>,
+    /// What it is: `ext2`, `ext3` or `ext4`.
+    name: &'static str,
+    /// It was not unmounted, and has to be written to be mounted.
+    unclean: bool,
+}
+
+/// Where blocks of group descriptors lie (group_descr.rst, "Meta Block Groups").
+#[derive(Debug, Clone, Copy)]
+struct Descriptors {
+    blocks_per_group: u64,
+    /// Blocks from this one on lie in the group that they begin to describe.
+    first_meta: u64,
+    backups: Backups,
+}
+
+/// Groups that begin with a copy of the superblock.
+#[derive(Debug, Clone, Copy)]
+enum Backups {
+    /// All.
+    Every,
+    /// Groups 0 and 1 and the powers of 3, 5 and 7.
+    Sparse,
+    /// Group 0 and these two.
+    Two(u64, u64),
+}
+
+impl Backups {
+    fn has(self, group: u64) -> bool {
+        let power = |base: u64| {
+            let mut power = base;
+            while power < group {
+                power = power.saturating_mul(base);
+            }
+            power == group
+        };
+        match self {
+            Backups::Every => true,
+            Backups::Sparse => group <= 1 || [3, 5, 7].into_iter().any(power),
+            Backups::Two(a, b) => group == 0 || group == a || group == b,
+        }
+    }
+}
+
+impl<'a> ExtFs<'a> {
+    /// Looks for one in `window`; `None` where there is none.
+    pub(super) fn open(disk: &'a Disk<'a>, window: Window) -> Result<Option<Self>, ReadError> {
+        let mut superblock = [0; 1024];
+        match disk.read(window, SUPERBLOCK, &mut superblock, "its superblock") {
+            // Too small for one.
+            Err(ReadError::Outside(_)) => return Ok(None),
+            other => other?,
+        }
+        let fields = Fields(&superblock);
+        if fields.le16(MAGIC.0)? != MAGIC.1 {
+            return Ok(None);
+        }
+        // Revision 0 has neither features nor a choice of inode sizes.
+        let dynamic = fields.le32(0x4c)? > 0;
+        let word = |at| if dynamic { fields.le32(at) } else { Ok(0) };
+        let (compat, features, ro_compat) = (word(0x5c)?, word(0x60)?, word(0x64)?);
+        if features & !incompat::KNOWN != 0 {
+            return Err(ReadError::Feature(incompat::unknown(features)));
+        }
+        let backups = match (compat & SPARSE_SUPER2 != 0, ro_compat & SPARSE_SUPER != 0) {
+            (true, _) => Backups::Two(fields.le32(0x24c)?.into(), fields.le32(0x250)?.into()),
+            (false, true) => Backups::Sparse,
+            (false, false) => Backups::Every,
+        };
+        // HAS_JOURNAL, and the journal holds what is not in its place yet.
+        let journal = compat & 0x4 != 0;
+        let unclean = journal && features & incompat::RECOVER != 0;
+        let modern = features & (incompat::EXTENTS | incompat::BITS64) != 0;
+        let wide = features & incompat::BITS64 != 0;
+        let high = if wide { fields.le32(0x150)? } else { 0 };
+        let mut fs = ExtFs {
+            disk,
+            window,
+            // 64 KiB is the largest that Linux has.
+            block_size: 1024_u64 << Some(fields.le32(0x18)?).filter(|log| *log <= 6).ok_or(odd())?,
+            blocks: u64::from(high) << 32 | u64::from(fields.le32(0x4)?),
+            inode_size: if dynamic { fields.le16(0x58)?.into() } else { 128 },
+            inodes_per_group: fields.le32(0x28)?,
+            inodes: fields.le32(0)?,
+            first_data_block: fields.le32(0x14)?.into(),
+            descriptor_size: if wide { fields.le16(0xfe)?.into() } else { 32 },
+            descriptors: Descriptors {
+                blocks_per_group: fields.le32(0x20)?.into(),
+                first_meta: match features & incompat::META_BG {
+                    0 => u64::MAX,
+                    _ => fields.le32(0x104)?.into(),
+                },
+                backups,
+            },
+            replayed: Vec::new(),
+            name: match (modern, journal) {
+                (true, _) => "ext4",
+                (false, true) => "ext3",
+                (false, false) => "ext2",
+            },
+            unclean,
+        };
+        let descriptors = if wide { 64..=1024 } else { 32..=32 };
+        let sane = fs.inodes_per_group > 0
+            && fs.inode_size >= 128
+            && fs.inode_size <= fs.block_size
+            && fs.first_data_block <= 1
+            && descriptors.contains(&fs.descriptor_size)
+            && fs.descriptor_size <= fs.block_size
+            && fs.blocks.checked_mul(fs.block_size).is_some();
+        if !sane {
+            return Err(odd());
+        }
+        if unclean {
+            fs.replayed = journal::replay(&fs, fields.le32(0xe0)?)?;
+        }
+        Ok(Some(fs))
+    }
+
+    pub(super) fn block_size(&self) -> u64 {
+        self.block_size
+    }
+
+    /// `ext2`, `ext3` or `ext4`.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether its journal has to be replayed before it can be used.
+    pub(super) fn unclean(&self) -> bool {
+        self.unclean
+    }
+
+    /// The first block from `block` on, before `end`, whose newest content is in the journal, with its place there.
+    fn next_replayed(&self, block: u64, end: u64) -> Option<(u64, u64)> {
+        let index = self.replayed.partition_point(|(home, _)| *home < block);
+        self.replayed.get(index).copied().filter(|(home, _)| *home < end)
+    }
+
+    /// Where a block's newest content lies.
+    fn newest(&self, block: u64) -> u64 {
+        self.next_replayed(block, block.saturating_add(1)).map_or(block, |(_, journal)| journal)
+    }
+
+    /// The block with the descriptor of `group`, and the descriptor's offset in it.
+    fn descriptor(&self, group: u64) -> Result<(u64, u64), ReadError> {
+        let each = self.block_size / self.descriptor_size;
+        let (index, at) = (group / each, group % each * self.descriptor_size);
+        let layout = &self.descriptors;
+        if index < layout.first_meta {
+            return Ok((self.first_data_block + 1 + index, at));
+        }
+        // It lies in the first of the groups that it describes, behind that one's copy of the superblock, if any.
+        let first = index * each;
+        let start =
+            first.checked_mul(layout.blocks_per_group).ok_or(ReadError::Outside("a group's descriptor"))?;
+        Ok((self.first_data_block + start + u64::from(layout.backups.has(first)), at))
+    }
+
+    /// Reads within one block.
+    fn read_block(&self, block: u64, at: u64, buf: &mut [u8], what: &'static str) -> Result<(), ReadError> {
+        if block == 0 || block >= self.blocks || at + buf.len() as u64 > self.block_size {
+            return Err(ReadError::Outside(what));
+        }
+        let place = self.newest(block).checked_mul(self.block_size).and_then(|start| start.checked_add(at));
+        self.disk.read(self.window, place.ok_or(ReadError::Outside(what))?, buf, what)
+    }
+
+    /// A whole block.
+    fn block(&self, block: u64, what: &'static str) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; usize::try_from(self.block_size).map_err(|_| odd())?];
+        self.read_block(block, 0, &mut bytes, what)?;
+        Ok(bytes)
+    }
+
+    /// Where on the disk `count` blocks from `block` on lie, whatever the journal has of them.
+    fn place(&self, block: u64, count: u64) -> Option<u64> {
+        let at = block.checked_mul(self.block_size)?;
+        let end = at.checked_add(count.checked_mul(self.block_size)?)?;
+        let inside = block.checked_add(count)? <= self.blocks && end <= self.window.len;
+        inside.then(|| self.window.start + at)
+    }
+}
+
+fn odd() -> ReadError {
+    ReadError::Damaged("its superblock does not hold together")
+}
+
+#[cfg(test)]
+mod tests;

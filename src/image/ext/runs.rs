@@ -1,0 +1,77 @@
+//! Where the bytes of a file lie in the image: runs, grown piece by piece in the order of the file.
+
+use super::{ExtFs, ReadError};
+use crate::image::disk::PIECE_COST;
+
+/// Most runs of a file that is read here: an initrd of 1 GiB in pieces of 16 KiB.
+const RUNS: usize = 65_536;
+
+/// Bytes of a file that lie together in the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Offset in the file.
+    pub(crate) file: u64,
+    /// Offset in the image.
+    pub(crate) disk: u64,
+    /// Number of bytes.
+    pub(crate) len: u64,
+}
+
+/// The runs of a file of `size` bytes; what is between them is zero.
+pub(super) struct Mapping<'a, 'd> {
+    pub(super) fs: &'a ExtFs<'d>,
+    size: u64,
+    runs: Vec<Run>,
+}
+
+impl<'a, 'd> Mapping<'a, 'd> {
+    pub(super) fn new(fs: &'a ExtFs<'d>, size: u64) -> Self {
+        Mapping { fs, size, runs: Vec::new() }
+    }
+
+    /// Whether there is anything of the file from its block `file` on.
+    pub(super) fn wants(&self, file: u64) -> bool {
+        file.checked_mul(self.fs.block_size).is_some_and(|at| at < self.size)
+    }
+
+    /// `count` blocks of the file from its block `file` on are those from `start` on, or newer ones in the journal. In the
+    /// order of the file, so that no byte is there twice.
+    pub(super) fn add(&mut self, file: u64, start: u64, count: u64) -> Result<(), ReadError> {
+        let block = self.fs.block_size;
+        let end = self.runs.last().map_or(0, |run| run.file + run.len);
+        if file.checked_mul(block).is_none_or(|at| at < end) {
+            return Err(ReadError::Damaged("the blocks of a file are out of order"));
+        }
+        // Blocks behind the file's end are allocated and not part of it.
+        let wanted = self.size.div_ceil(block).saturating_sub(file).min(count);
+        let mut done = 0;
+        while done < wanted {
+            self.fs.disk.charge(PIECE_COST)?;
+            let from = start + done;
+            let (len, at) = match self.fs.next_replayed(from, start + wanted) {
+                Some((home, journal)) if home == from => (1, journal),
+                Some((home, _)) => (home - from, from),
+                None => (wanted - done, from),
+            };
+            self.push((file + done) * block, at, len)?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, file: u64, start: u64, count: u64) -> Result<(), ReadError> {
+        let disk = self.fs.place(start, count).ok_or(ReadError::Outside("a file's block"))?;
+        let len = (count * self.fs.block_size).min(self.size - file);
+        let full = self.runs.len() >= RUNS;
+        match self.runs.last_mut() {
+            Some(run) if run.file + run.len == file && run.disk + run.len == disk => run.len += len,
+            _ if full => return Err(ReadError::Damaged("a file is in too many pieces")),
+            _ => self.runs.push(Run { file, disk, len }),
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Vec<Run> {
+        self.runs
+    }
+}

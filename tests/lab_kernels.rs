@@ -1,0 +1,105 @@
+//! Kernels older and newer than this Debian's, for 32 bits, and other than Linux, on a host with a newer kernel.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lab::{
+    Cmd, Flavour, InitramfsSpec, Lab, LabConfig, Output, Status, guest_command, initramfs, kernel, memtest,
+};
+
+/// Time for a guest to boot under two emulations, on a busy machine.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// Guests by their names here.
+const GUESTS: [(&str, Flavour); 4] = [
+    ("6.1", Flavour::Cloud),
+    ("6.12", Flavour::Trixie),
+    ("5.10", Flavour::Bullseye),
+    ("i386", Flavour::I386),
+];
+
+/// A host with Linux 6.12, whose KVM says less of the processor's topology than that of 6.1.
+fn lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    LAB.get_or_init(|| {
+        let mut config =
+            LabConfig::default().kernel(Flavour::Trixie).file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
+        for (name, flavour) in GUESTS {
+            let kernel = kernel(flavour).unwrap();
+            let mut spec = InitramfsSpec::default();
+            // A driver for the panic device came later.
+            spec.modules.retain(|module| flavour != Flavour::Bullseye || module != "pvpanic_mmio");
+            let initrd = initramfs(&kernel, &spec).unwrap();
+            config = config
+                .file(&kernel.bzimage, format!("{name}.bzimage"))
+                .file(initrd, format!("{name}.initrd"));
+        }
+        Lab::start(&config).unwrap()
+    })
+}
+
+/// What came out of a guest that boots to its /init, runs a shell line and powers off.
+fn in_guest(name: &str, flags: &[&str], line: &str) -> Output {
+    let (kernel, initrd) = (format!("{name}.bzimage"), format!("{name}.initrd"));
+    let append = format!("quiet {}", guest_command(line));
+    let cmd = Cmd::new("./minivmm")
+        .args(["--kernel", &kernel, "--initrd", &initrd, "--append", &append])
+        .args(flags.iter().copied());
+    let out = lab().exec(&cmd.limit(BOOT)).unwrap();
+    assert!(out.text().contains("LAB-STATUS 0"), "{name}: {}\n{}", out.text(), out.err_text());
+    assert_eq!(out.status, Status::Exited(0), "{name}: {}", out.text());
+    out
+}
+
+#[test]
+fn four_processors_are_four_cores_of_one_package_on_a_host_with_a_newer_kernel() {
+    let host = lab().sh("uname -r").unwrap();
+    assert!(host.starts_with("6.12"), "{host}");
+    let line = "cd /sys/devices/system/cpu; for cpu in cpu[0-9]*; do \
+                echo place $(cat $cpu/topology/physical_package_id $cpu/topology/core_id); done; uname -r";
+    for guest in ["6.1", "6.12"] {
+        let text = in_guest(guest, &["--cpus", "4"], line).text();
+        let mut places: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("place ")).map(str::trim).collect();
+        places.sort_unstable();
+        assert_eq!(places, ["0 0", "0 1", "0 2", "0 3"], "{text}");
+        assert!(text.lines().any(|line| line.starts_with(&format!("{guest}."))), "{text}");
+    }
+}
+
+#[test]
+fn the_oldest_kernel_that_debian_still_has_boots() {
+    let text = in_guest("5.10", &[], "uname -r").text();
+    assert!(text.contains("5.10."), "{text}");
+}
+
+#[test]
+fn a_32_bit_debian_kernel_reaches_its_init_with_all_its_memory_and_processors() {
+    let text =
+        in_guest("i386", &["--cpus", "2", "--mem", "384"], "uname -rm; nproc; grep MemTotal /proc/meminfo")
+            .text();
+    assert!(text.contains("-686 i686"), "{text}");
+    assert!(text.lines().any(|line| line.trim() == "2"), "two processors: {text}");
+}
+
+/// It draws on a VGA screen, which is not here, and on the serial port that the command line names.
+#[test]
+fn memtest_of_64_and_of_32_bits_starts_and_draws_on_the_serial_console() {
+    let files = memtest().unwrap();
+    let mut config = LabConfig::default().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm").nested_paging();
+    for (name, file) in ["x64", "ia32"].into_iter().zip(&files) {
+        config = config.file(file, name);
+    }
+    let lab = Lab::start(&config).unwrap();
+    for name in ["x64", "ia32"] {
+        let cmd = Cmd::new("./minivmm")
+            .args(["--kernel", name, "--mem", "64", "--cmdline", "console=ttyS0,115200"])
+            .tty();
+        let mut machine = lab.spawn(&cmd).unwrap();
+        // The banner names memtest86+ as well; its screen has this.
+        machine.expect("| Pass ", BOOT).unwrap();
+        machine.send("\x1dq").unwrap();
+        assert_eq!(machine.wait(BOOT).unwrap().status, Status::Exited(6), "{name}");
+    }
+}
