@@ -233,13 +233,16 @@ impl<'a> ExtFs<'a> {
         let (index, at) = (group / each, group % each * self.descriptor_size);
         let layout = &self.descriptors;
         if index < layout.first_meta {
-            return Ok((self.first_data_block + 1 + index, at));
+            // Behind the superblock's own block, which is not the first data block where clusters of 1 KiB blocks begin at 0.
+            return Ok((SUPERBLOCK / self.block_size + 1 + index, at));
         }
         // It lies in the first of the groups that it describes, behind that one's copy of the superblock, if any.
         let first = index * each;
         let start =
             first.checked_mul(layout.blocks_per_group).ok_or(ReadError::Outside("a group's descriptor"))?;
-        Ok((self.first_data_block + start + u64::from(layout.backups.has(first)), at))
+        let boot_block = index == 0 && self.block_size == SUPERBLOCK && self.first_data_block == 0;
+        let before = u64::from(layout.backups.has(first)) + u64::from(boot_block);
+        Ok((self.first_data_block + start + before, at))
     }
 
     /// Reads within one block.

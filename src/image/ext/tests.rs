@@ -111,7 +111,13 @@ fn every_layout_that_mke2fs_makes_is_read() {
         let disk = Disk::new(&bytes).unwrap();
         let fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
         assert_eq!((fs.name(), fs.unclean()), (name, false), "{options:?}");
-        let read = |path: &str| fs.read(&fs.find(path).unwrap().unwrap(), 64 << 20).unwrap();
+        let read = |path: &str| {
+            fs.read(
+                &fs.find(path).unwrap_or_else(|error| panic!("{path} {options:?}: {error}")).unwrap(),
+                64 << 20,
+            )
+            .unwrap()
+        };
         assert!(read("/long") == long, "{options:?}");
         assert!(read("/holes") == holes, "{options:?}");
         for path in ["/d/short", "/link", "/d/near"] {
