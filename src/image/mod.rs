@@ -10,6 +10,7 @@ mod explore;
 mod ext4;
 mod partitions;
 mod sniff;
+mod survey;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use disk::ReadError;
 pub use error::ImageError;
 pub(crate) use explore::{Explored, ImageFile, Wanted, explore, read_file};
 pub(crate) use ext4::Run;
+pub(crate) use survey::{Root, Survey};
 
 use boot::read::ReadAt;
 

@@ -134,10 +134,7 @@ mod tests {
             format!("a=\"b  c\" {OWN} root=/dev/vda ro quiet -- from-disk single  x")
         );
         let spec = Spec::default().with_cmdline("console=hvc0 -- -s").with_append("panic=5");
-        assert_eq!(
-            line(&spec, None, Some("/dev/vda")).text,
-            "console=hvc0 root=/dev/vda ro panic=5 -- -s"
-        );
+        assert_eq!(line(&spec, None, Some("/dev/vda")).text, "console=hvc0 root=/dev/vda ro panic=5 -- -s");
     }
 
     #[test]
