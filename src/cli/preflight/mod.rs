@@ -156,6 +156,7 @@ pub(super) fn check_with(
         &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
     )
     .map_err(|error| PreflightError::Plan { error })?;
+    warnings.extend(little_memory(spec, &files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
@@ -170,6 +171,20 @@ pub(super) fn check_with(
         warnings.push(advice::no_linux_on_pvm());
     }
     Ok(Cleared { files, warnings })
+}
+
+/// What to say of memory that may do, and may not.
+fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
+    let initrd = files.initrd.as_ref().map(|(_, initrd)| initrd);
+    let needed = boot::plan::memory_estimate(&files.headers, initrd).ok()?;
+    (spec.mem().bytes() < needed).then(|| Trouble {
+        what: format!(
+            "{} of memory may be too little for this kernel{}",
+            spec.mem(),
+            if initrd.is_some() { " with this initial RAM disk" } else { "" }
+        ),
+        cure: Some(format!("`--mem {}` is expected to be enough", needed >> 20)),
+    })
 }
 
 /// What to say of a kernel from the disk that comes without an initrd.
