@@ -99,6 +99,7 @@ impl BootFiles {
         let twins = disk.has_twin(spec);
         let (root, unknown) = disk.root(spec, twins);
         let Explored { entry, looked, .. } = disk.found;
+        let looked = shown(&looked);
         let line = cmdline::compose(&Said {
             spec,
             options: entry.as_ref().and_then(|(_, options)| options.as_deref()),
@@ -116,7 +117,7 @@ impl BootFiles {
             headers,
             initrd,
             root: root.filter(|_| line.added_root),
-            entry: entry.filter(|_| line.took_options).map(|(name, _)| name),
+            entry: entry.filter(|_| line.took_options).map(|(name, _)| shown(&name)),
             cmdline: line.text,
             looked: Some(looked).filter(|looked| !looked.is_empty()),
             warnings,
@@ -233,7 +234,7 @@ impl Looked {
         match (which(&mut self.found), &self.file) {
             (Some(inside), _) if inside.size > max => {
                 let (path, mib) = (self.path.clone(), inside.size >> 20);
-                Err(ImageError::TooLong { path, file: inside.path, mib, what })
+                Err(ImageError::TooLong { path, file: shown(&inside.path), mib, what })
             }
             (Some(inside), Some(file)) => {
                 let origin = Origin::File(file.clone());
@@ -246,12 +247,23 @@ impl Looked {
     /// What to say of a disk that has no kernel.
     fn nothing(self) -> ImageError {
         let Looked { path, found: Explored { readable, looked, .. }, .. } = self;
+        let looked = shown(&looked);
         if readable {
             ImageError::NoKernel { path, looked }
         } else {
             ImageError::NoFileSystem { path, looked }
         }
     }
+}
+
+/// A text out of an image as a terminal may have it: nothing in it moves the cursor or turns the line round.
+pub(crate) fn shown(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {
@@ -296,7 +308,7 @@ impl BootFile {
     /// What it is called where a path is shown: a file on a disk behind the disk's own path.
     pub(crate) fn name(&self) -> PathBuf {
         match &self.inside {
-            Some(inside) => format!("{}:{}", self.path.display(), inside.path).into(),
+            Some(inside) => format!("{}:{}", self.path.display(), shown(&inside.path)).into(),
             None => self.path.clone(),
         }
     }
@@ -368,7 +380,7 @@ impl ReadAt for BootFile {
 impl fmt::Display for BootFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inside {
-            Some(inside) => write!(f, "{} on {}", inside.path, self.path.display()),
+            Some(inside) => write!(f, "{} on {}", shown(&inside.path), self.path.display()),
             None => self.path.display().fmt(f),
         }
     }

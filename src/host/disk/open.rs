@@ -13,7 +13,8 @@ use super::file::{Direct, DiskFile, mode};
 use super::{format, holder};
 use crate::host::lock::{Kind, try_lock};
 
-/// BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
+/// BLKSSZGET, BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
+const BLKSSZGET: libc::c_ulong = 0x1268;
 const BLKIOMIN: libc::c_ulong = 0x1278;
 const BLKIOOPT: libc::c_ulong = 0x1279;
 const BLKPBSZGET: libc::c_ulong = 0x127b;
@@ -158,18 +159,27 @@ fn device_size(file: &File) -> io::Result<u64> {
 }
 
 fn device_topology(file: &File) -> Topology {
-    let physical = device_number::<libc::c_uint>(file, BLKPBSZGET).unwrap_or(512);
+    let number = |request| device_number::<libc::c_uint>(file, request).ok();
+    topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))
+}
+
+/// What a block device says of its sizes, as far as it makes sense; a guest takes what it is told for its own blocks.
+fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, best: Option<u32>) -> Topology {
+    let sane = |size: &u32| size.is_power_of_two() && (512..=64 << 10).contains(size);
+    let logical_block = logical.filter(sane).unwrap_or(512);
+    let physical_block = physical.filter(|size| size.is_power_of_two()).unwrap_or(512).max(logical_block);
     Topology {
-        physical_block: physical,
-        least_io: device_number::<libc::c_uint>(file, BLKIOMIN).unwrap_or(physical),
-        best_io: device_number::<libc::c_uint>(file, BLKIOOPT).unwrap_or(0),
+        logical_block,
+        physical_block,
+        least_io: least.unwrap_or(physical_block).max(logical_block),
+        best_io: best.unwrap_or(0),
     }
 }
 
 /// 512 bytes both, which `parted` shows as 512B/512B, and a hint that the host's file system likes more.
 fn image_topology(metadata: &Metadata) -> Topology {
     let block = u32::try_from(metadata.blksize()).unwrap_or(4096).clamp(512, 1 << 20);
-    Topology { physical_block: 512, least_io: block, best_io: 0 }
+    Topology { logical_block: 512, physical_block: 512, least_io: block, best_io: 0 }
 }
 
 /// Granularity in which the host takes space back, if it does.
@@ -230,5 +240,21 @@ fn direct_alignment(file: &File) -> (u64, u64) {
         (memory, offset)
     } else {
         (CAREFUL, CAREFUL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_a_block_device_are_passed_on() {
+        let large = topology(Some(4096), Some(4096), Some(4096), Some(1 << 20));
+        assert_eq!((large.logical_block, large.physical_block, large.least_io), (4096, 4096, 4096));
+        let emulated = topology(Some(512), Some(4096), None, None);
+        assert_eq!((emulated.logical_block, emulated.physical_block, emulated.least_io), (512, 4096, 4096));
+        for odd in [None, Some(0), Some(100), Some(1 << 30)] {
+            assert_eq!(topology(odd, Some(512), None, None).logical_block, 512);
+        }
     }
 }

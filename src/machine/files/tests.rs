@@ -215,3 +215,14 @@ fn journal_that_a_read_only_disk_keeps_from_being_replayed_is_told() {
     let noload = spec.with_append("rootflags=noload");
     assert!(BootFiles::find(&noload).unwrap().warnings.is_empty());
 }
+
+#[test]
+fn names_out_of_an_image_write_nothing_on_the_terminal() {
+    let (kernel, name) = (kernel(), "boot/vmlinuz-9\u{1b}]0;x\u{7}\n~> Root");
+    let files: [(&str, &[u8]); 3] = [("etc/x", b""), ("sbin/init", b"x"), (name, &kernel)];
+    let bench = Bench::new(&ext4(8192, &files, &[]));
+    let files = BootFiles::find(&bench.disk()).unwrap();
+    for text in [files.kernel.to_string(), files.kernel.name().display().to_string()] {
+        assert!(text.contains("vmlinuz-9") && !text.contains(char::is_control), "{text:?}");
+    }
+}
