@@ -67,18 +67,27 @@ impl DiskFile {
         if let Some(format) = format::foreign(&head) {
             return Err(DiskError::Format { path: path.into(), format });
         }
-        if !size.is_multiple_of(SECTOR) {
+        // A file of the user's is never made longer: only where nothing is written the last sector is filled up.
+        let odd = !size.is_multiple_of(SECTOR);
+        let tail = if odd && access.read_only && !device {
+            Some((size, File::open("/dev/zero").map_err(io("opening /dev/zero for its last sector"))?))
+        } else {
+            None
+        };
+        if odd && tail.is_none() {
             let rest = size % SECTOR;
             log::warn!(
-                "the disk {} is no whole number of sectors of 512 bytes: the guest does not see its last {rest} bytes",
+                "the disk {} is no whole number of sectors of 512 bytes: the guest does not see its last {rest} \
+                 bytes; give it as `,ro` to have them read",
                 path.display()
             );
         }
         let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
         let topology = if device { device_topology(&buffered) } else { image_topology(&metadata) };
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
-        let sectors = size / SECTOR;
-        Ok(DiskFile { buffered, direct, sectors, read_only: access.read_only, device, discard, topology })
+        let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR };
+        let read_only = access.read_only;
+        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail })
     }
 }
 
