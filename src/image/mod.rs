@@ -3,11 +3,12 @@
 //!
 //! Nothing is mounted and nothing is written. The image is hostile: it gives an error, or files that lie within it.
 
+mod bootloader;
 mod disk;
-mod entries;
 mod error;
 mod explore;
 mod ext4;
+mod names;
 mod partitions;
 mod sniff;
 mod survey;
@@ -15,6 +16,7 @@ mod survey;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod text;
 pub(crate) mod version;
 
 pub(crate) use disk::DiskFile;

@@ -98,7 +98,7 @@ impl BootFiles {
         };
         let twins = disk.has_twin(spec);
         let (root, unknown) = disk.root(spec, twins);
-        let Explored { entry, looked, .. } = disk.found;
+        let Explored { entry, looked, notes, .. } = disk.found;
         let looked = shown(&looked);
         let line = cmdline::compose(&Said {
             spec,
@@ -107,7 +107,8 @@ impl BootFiles {
             // A name that two disks have may be taken for the wrong one.
             initrd: initrd.is_some() && !twins,
         });
-        let warnings = warnings(spec, &line, &disk.survey, twins, unknown);
+        let mut warnings = warnings(spec, &line, &disk.survey, twins, unknown);
+        warnings.extend(notes);
         // A kernel from here may have its root anywhere; one from the disk shall not start to find none.
         if made.is_none() && spec.kernel.is_none() && line.root.is_none() {
             return Err(ImageError::NoRoot { path: disk.path, looked }.into());
