@@ -1,8 +1,10 @@
-//! What has to be known of an initrd to place it: its length and whether it will grow. One small read.
+//! What has to be known of an initrd to place it: its length and how much it will grow. One small read, and
+//! a walk over the plain part that it may start with.
 
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 
 use crate::compression::Compression;
+use crate::inspect::{Stream, cpio};
 use crate::read::ReadAt;
 
 /// An initrd file that can be handed to a kernel.
@@ -10,6 +12,8 @@ use crate::read::ReadAt;
 pub struct Initrd {
     len: u64,
     compression: Option<Compression>,
+    /// Length of the plain archives in front of what is packed; CPU microcode, most often.
+    plain: u64,
 }
 
 /// A file that cannot serve as an initrd. The path is the caller's to add.
@@ -42,7 +46,11 @@ impl Initrd {
         if head.ends_with(b"HdrS") {
             return Err(InitrdError::Kernel);
         }
-        Ok(Initrd { len, compression: Compression::of(&head) })
+        let (plain, compression) = match packed_behind(file, &head) {
+            Some((plain, compression)) => (plain.min(len), Some(compression)),
+            None => (0, Compression::of(&head)),
+        };
+        Ok(Initrd { len, compression, plain })
     }
 
     /// Length in bytes.
@@ -50,16 +58,68 @@ impl Initrd {
         self.len
     }
 
-    /// How it is packed; `None` for a plain archive, and for one that starts with a plain part (CPU microcode).
+    /// How it is packed, behind a plain part (CPU microcode) if it starts with one; `None` for a plain archive.
     pub fn compression(&self) -> Option<Compression> {
         self.compression
     }
 
-    /// Memory for the initrd and what the kernel unpacks from it: it is freed only afterwards. Debian's initrds grow
-    /// to three to four times their size (zstd), and what has been unpacked must fit into half of the memory, the
-    /// limit of the tmpfs that it goes to.
+    /// Memory for the initrd and what the kernel unpacks from it: it is freed only afterwards.
     pub(crate) fn working_memory(&self) -> u64 {
-        self.len.saturating_mul(if self.compression.is_some() { 4 } else { 2 })
+        let packed = (self.len - self.plain).saturating_mul(self.compression.map_or(2, growth));
+        packed.saturating_add(self.plain.saturating_mul(2))
+    }
+}
+
+/// An initrd and what is unpacked from it, in lengths of its file. Generous: what is named must boot, and what has been
+/// unpacked must fit into half of the memory, the limit of the tmpfs that it goes to.
+fn growth(compression: Compression) -> u64 {
+    match compression {
+        Compression::Lz4 | Compression::Lzo => 4,
+        Compression::Gzip => 5,
+        Compression::Zstd | Compression::Bzip2 => 6,
+        Compression::Xz | Compression::Lzma => 7,
+    }
+}
+
+/// Longest plain part that is walked to what is packed behind it. Debian's microcode has 6 to 14 MiB.
+const PLAIN_MAX: u64 = 32 << 20;
+
+/// Where the packed part behind a plain one starts, and how it is packed.
+fn packed_behind<R: ReadAt + ?Sized>(file: &R, head: &[u8]) -> Option<(u64, Compression)> {
+    // The plain part of a whole initrd is not walked: its names are others.
+    let marks: [&[u8]; 3] = [b"kernel\0", b"kernel/x86", b"early_cpio"];
+    if !marks.iter().any(|mark| head.windows(mark.len()).any(|bytes| bytes == *mark)) {
+        return None;
+    }
+    let stream = |at| BufReader::with_capacity(64 << 10, Stream { file, at });
+    let mut plain = 0;
+    let mut first = head.get(..cpio::MAGIC)?.try_into().ok()?;
+    while cpio::is_cpio(first) {
+        // The walk begins behind the magic.
+        let mut archive = stream(plain + cpio::MAGIC as u64).take(PLAIN_MAX.checked_sub(plain)?);
+        let limit = archive.limit();
+        cpio::walk(&mut archive, |_, _| Ok(())).ok()?;
+        plain += cpio::MAGIC as u64 + (limit - archive.limit());
+        let (at, magic) = behind_zeros(&mut stream(plain).take(PLAIN_MAX.checked_sub(plain)?))?;
+        (plain, first) = (plain + at, magic);
+    }
+    // Not of a packed initrd without a plain part.
+    (plain > 0).then(|| Compression::of(&first)).flatten().map(|compression| (plain, compression))
+}
+
+/// The first bytes behind zeros, and how many zeros there are.
+fn behind_zeros(stream: &mut impl BufRead) -> Option<(u64, [u8; cpio::MAGIC])> {
+    let mut zeros = 0;
+    loop {
+        let buf = stream.fill_buf().ok().filter(|buf| !buf.is_empty())?;
+        let (count, all) = (buf.iter().take_while(|byte| **byte == 0).count(), buf.len());
+        stream.consume(count);
+        zeros += count as u64;
+        if count < all {
+            let mut magic = [0; cpio::MAGIC];
+            stream.read_exact(&mut magic).ok()?;
+            return Some((zeros, magic));
+        }
     }
 }
 
@@ -84,6 +144,6 @@ mod tests {
     fn packed_initrd_needs_more_room_than_a_plain_one() {
         let packed = Initrd::parse(&b"\x28\xb5\x2f\xfd...."[..]).unwrap();
         let plain = Initrd::parse(&b"070701.."[..]).unwrap();
-        assert_eq!((packed.working_memory(), plain.working_memory()), (32, 16));
+        assert_eq!((packed.working_memory(), plain.working_memory()), (48, 16));
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod cmdline;
 mod compression;
 pub mod cpio;
 pub mod entry;

@@ -106,8 +106,22 @@ pub(super) fn initrd_of(host: &Host, kernel: &Path, release: &str) -> Option<Pat
 
 /// What betrays a distribution's kernel, whose drivers are modules: its release's ending, or who built it.
 pub(super) fn is_distribution(release: &str, version: Option<&str>) -> bool {
-    const ENDINGS: [&str; 8] =
-        ["-amd64", "-generic", "-lowlatency", "-default", "-azure", "-aws", "-gcp", "-kvm"];
+    const ENDINGS: [&str; 14] = [
+        "-amd64",
+        "-686",
+        "-686-pae",
+        "-generic",
+        "-lowlatency",
+        "-default",
+        "-azure",
+        "-aws",
+        "-gcp",
+        "-kvm",
+        "-virt",
+        "-lts",
+        "-zen",
+        "-hardened",
+    ];
     const BUILDERS: [&str; 5] = ["debian", "ubuntu", "buildd@", "mockbuild@", "fedoraproject"];
     let version = version.unwrap_or_default().to_ascii_lowercase();
     let numbered = |mark: &str| {

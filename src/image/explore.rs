@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use boot::read::ReadAt;
 
+use super::bootloader::grub::Stop;
+use super::bootloader::{Entry, Files, bls, grub, syslinux};
 use super::disk::{Disk, ReadError};
-use super::entries::{self, Entry};
 use super::ext::{ExtFs, FileKind, Run};
+use super::names;
 use super::partitions::{self, Kind};
 use super::sniff::{LVM, sniff};
-use super::version::compare;
+use super::text::clean;
 
 /// Most names of kernels and of loader entries that are looked at in a folder.
 const NAMES: usize = 1024;
@@ -19,8 +21,16 @@ const TEXT_MAX: u64 = 1 << 20;
 /// Longest kernel or initrd.
 const FILE_MAX: u64 = 1 << 30;
 /// Programs that make a file system a root: without one the kernel has nothing to start.
-const INITS: [&str; 5] =
-    ["/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/bin/init", "/etc/init"];
+const INITS: [&str; 8] = [
+    "/sbin/init",
+    "/usr/lib/systemd/systemd",
+    "/lib/systemd/systemd",
+    "/bin/init",
+    "/etc/init",
+    "/init",
+    "/bin/sh",
+    "/usr/bin/sh",
+];
 
 /// What is looked for besides the root file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +50,10 @@ pub(crate) struct Explored {
     pub(crate) root: Option<(String, String)>,
     pub(crate) kernel: Option<ImageFile>,
     pub(crate) initrd: Option<ImageFile>,
-    /// The boot loader's entry that names the kernel: its file, and its options if they are plain.
+    /// The boot loader's entry that names the kernel: its file and title, and its options.
     pub(crate) entry: Option<(String, Option<String>)>,
+    /// What of a boot loader's files was not followed, and why: a line each.
+    pub(crate) notes: Vec<String>,
     /// A file system that could be read, root or not.
     pub(crate) readable: bool,
     /// What was looked at and what is there, for the error of whoever wanted more.
@@ -63,6 +75,9 @@ struct Volume<'a> {
     name: String,
     root: String,
     has_init: bool,
+    /// What its superblock calls it.
+    uuid: String,
+    label: String,
 }
 
 /// A folder where kernels lie.
@@ -80,12 +95,17 @@ pub(crate) fn explore(source: &dyn ReadAt, wanted: Wanted<'_>) -> Result<Explore
     explored.readable = !volumes.is_empty();
     let root = volumes.iter().find(|volume| volume.has_init);
     explored.root = root.map(|volume| (volume.root.clone(), volume.name.clone()));
-    let mut places: Vec<_> = root.map(|volume| Place { volume, folder: "/boot" }).into_iter().collect();
-    // A partition of its own for /boot has the same at its top.
-    places
-        .extend(volumes.iter().filter(|volume| !volume.has_init).map(|volume| Place { volume, folder: "" }));
-    // Links at the root's top are Debian's oldest custom.
-    places.extend(root.map(|volume| Place { volume, folder: "" }));
+    let boot = root.map_or(Ok(None), |root| mounted_boot(root, &volumes, &mut explored.notes))?;
+    let places = places(root, boot, &volumes);
+    if wanted == Wanted::Kernel {
+        // A boot loader's file outranks bare names, wherever those are.
+        for place in &places {
+            place.entry(&volumes, &mut explored)?;
+            if explored.kernel.is_some() {
+                return Ok(explored);
+            }
+        }
+    }
     for place in places {
         match wanted {
             Wanted::Nothing => break,
@@ -96,7 +116,7 @@ pub(crate) fn explore(source: &dyn ReadAt, wanted: Wanted<'_>) -> Result<Explore
             break;
         }
         let names = match wanted {
-            Wanted::Initrd(release) => initrd_names(release).join(", no "),
+            Wanted::Initrd(release) => names::initrds(release).join(", no "),
             Wanted::Kernel | Wanted::Nothing => "vmlinuz-VERSION".to_owned(),
         };
         let folder = if place.folder.is_empty() { "at its top" } else { "in its /boot" };
@@ -130,7 +150,8 @@ fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec<Volume<'a>
                 Kind::Efi => "the EFI system partition",
                 Kind::Other => sniff(disk, partition.window),
             };
-            volumes.extend(volume(opened, name, root, kind, looked)?);
+            let found = volume(opened, name, root, kind, looked)?;
+            volumes.extend(found.map(|found| called(disk, partition.window, found)));
         }
     }
     if volumes.is_empty() {
@@ -169,13 +190,24 @@ fn volume<'a>(
     };
     let what = if has_init { "a root file system" } else { "no root file system (it has no /sbin/init)" };
     let _ = write!(looked, "{separator}{name} is ext4 with {what}");
-    Ok(Some(Volume { fs, name, root, has_init }))
+    Ok(Some(Volume { fs, name, root, has_init, uuid: String::new(), label: String::new() }))
+}
+
+/// Adds the UUID and the label in its superblock (at 0x68 and 0x78).
+fn called<'a>(disk: &Disk<'_>, window: super::disk::Window, volume: Volume<'a>) -> Volume<'a> {
+    let mut bytes = [0; 32];
+    if disk.read(window, 1024 + 0x68, &mut bytes, "its superblock").is_err() {
+        return volume;
+    }
+    let (uuid, label) = bytes.split_at(16);
+    let hex: Vec<_> = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [hex.get(..4), hex.get(4..6), hex.get(6..8), hex.get(8..10), hex.get(10..)];
+    let uuid = parts.map(|part| part.unwrap_or_default().concat()).join("-");
+    let label = label.split(|byte| *byte == 0).next().unwrap_or_default();
+    Volume { uuid, label: String::from_utf8_lossy(label).into_owned(), ..volume }
 }
 
 fn has_init(fs: &ExtFs<'_>) -> Result<bool, ReadError> {
-    if fs.find("/etc")?.is_none_or(|etc| etc.kind != FileKind::Folder) {
-        return Ok(false);
-    }
     for init in INITS {
         if fs.find(init)?.is_some_and(|init| init.kind == FileKind::File) {
             return Ok(true);
@@ -184,13 +216,81 @@ fn has_init(fs: &ExtFs<'_>) -> Result<bool, ReadError> {
     Ok(false)
 }
 
-/// What distributions call the initrd of a release.
-fn initrd_names(release: &str) -> [String; 3] {
-    [
-        format!("initrd.img-{release}"),    // Debian, Ubuntu
-        format!("initramfs-{release}.img"), // Fedora, Red Hat
-        format!("initrd-{release}"),        // SUSE
-    ]
+/// Where kernels may lie, the best place first.
+fn places<'a>(
+    root: Option<&'a Volume<'a>>,
+    boot: Option<&'a Volume<'a>>,
+    volumes: &'a [Volume<'a>],
+) -> Vec<Place<'a>> {
+    let mut places: Vec<_> = boot.map(|volume| Place { volume, folder: "" }).into_iter().collect();
+    places.extend(root.map(|volume| Place { volume, folder: "/boot" }));
+    // A partition of its own for /boot has the same at its top.
+    places
+        .extend(volumes.iter().filter(|volume| !volume.has_init).map(|volume| Place { volume, folder: "" }));
+    // Links at the root's top are Debian's oldest custom.
+    places.extend(root.map(|volume| Place { volume, folder: "" }));
+    places
+}
+
+/// The file system that the root's fstab mounts over its /boot.
+fn mounted_boot<'a>(
+    root: &Volume<'_>,
+    volumes: &'a [Volume<'a>],
+    notes: &mut Vec<String>,
+) -> Result<Option<&'a Volume<'a>>, ReadError> {
+    let fstab = Place { volume: root, folder: "" }.text("/etc/fstab")?.unwrap_or_default();
+    let device = fstab.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let device = fields.next()?;
+        (fields.next()?.trim_end_matches('/') == "/boot").then_some(device)
+    });
+    let Some(device) = device else { return Ok(None) };
+    let found = volumes.iter().find(|volume| volume.is_called(device));
+    if found.is_none() {
+        notes.push(format!("/etc/fstab mounts {} over /boot, which cannot be read here", clean(device)));
+    }
+    Ok(found)
+}
+
+impl Volume<'_> {
+    /// Whether an fstab means this file system by `device`.
+    fn is_called(&self, device: &str) -> bool {
+        let is = |name: &str, own: &str| {
+            let by = format!("/dev/disk/by-{}/", name.to_ascii_lowercase());
+            let value = device.strip_prefix(&format!("{name}=")).or_else(|| device.strip_prefix(&by));
+            value.is_some_and(|value| !own.is_empty() && value.trim_matches('"').eq_ignore_ascii_case(own))
+        };
+        let number = self.name.rsplit(' ').next().unwrap_or_default();
+        let partuuid = self.root.strip_prefix("PARTUUID=").unwrap_or_default();
+        let disk = ["/dev/vda", "/dev/sda", "/dev/xvda", "/dev/hda", "/dev/nvme0n1p", "/dev/mmcblk0p"];
+        is("UUID", &self.uuid)
+            || is("LABEL", &self.label)
+            || is("PARTUUID", partuuid)
+            || disk.iter().any(|disk| device.strip_prefix(disk) == Some(number))
+    }
+}
+
+impl Files for Place<'_> {
+    fn text(&self, path: &str) -> Result<Option<String>, ReadError> {
+        Place::text(*self, path).or_else(damaged)
+    }
+
+    fn entries(&self) -> Result<Vec<(String, String)>, ReadError> {
+        let mut all = Vec::new();
+        for name in self.names("/loader/entries", ENTRIES, |name| name.ends_with(".conf"))? {
+            let text = Place::text(*self, &format!("{}/loader/entries/{name}", self.folder))?;
+            all.extend(text.map(|text| (name, text)));
+        }
+        Ok(all)
+    }
+}
+
+/// A damaged file does not hide the others.
+fn damaged<T: Default>(error: ReadError) -> Result<T, ReadError> {
+    match error {
+        ReadError::Io(_) | ReadError::Endless => Err(error),
+        _ => Ok(T::default()),
+    }
 }
 
 impl Place<'_> {
@@ -200,7 +300,7 @@ impl Place<'_> {
         match fs.find(path)? {
             Some(inode) if inode.kind == FileKind::File && inode.size > 0 => {
                 let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-                Ok(Some(ImageFile { path, size: inode.size, runs: fs.runs(&inode, FILE_MAX)? }))
+                Ok(Some(ImageFile { path: clean(&path), size: inode.size, runs: fs.runs(&inode, FILE_MAX)? }))
             }
             _ => Ok(None),
         }
@@ -210,7 +310,7 @@ impl Place<'_> {
         let fs = &self.volume.fs;
         match fs.find(path)? {
             Some(inode) if inode.kind == FileKind::File && inode.size <= TEXT_MAX => {
-                Ok(String::from_utf8(fs.read(&inode, TEXT_MAX)?).ok())
+                Ok(Some(String::from_utf8_lossy(&fs.read(&inode, TEXT_MAX)?).into_owned()))
             }
             _ => Ok(None),
         }
@@ -230,7 +330,7 @@ impl Place<'_> {
     }
 
     fn initrd(self, release: &str) -> Result<Option<ImageFile>, ReadError> {
-        for name in initrd_names(release) {
+        for name in names::initrds(release) {
             if let Some(file) = self.file(&format!("{}/{name}", self.folder))? {
                 return Ok(Some(file));
             }
@@ -238,29 +338,14 @@ impl Place<'_> {
         Ok(None)
     }
 
-    /// The kernel that a boot loader would start, else the newest one, else the one that is linked to.
+    /// The newest kernel, else the one that is linked to, else one beside its modules.
     fn kernel(self, explored: &mut Explored) -> Result<(), ReadError> {
-        if let Some((name, entry)) = self.entry()? {
-            let kernel = self.named(&entry.kernel)?;
-            let initrd = entry.initrd.as_deref().map(|path| self.named(path)).transpose()?;
-            // One that names what is not there is out of date.
-            if let (Some(kernel), true) = (kernel, initrd.as_ref().is_none_or(Option::is_some)) {
-                explored.kernel = Some(kernel);
-                explored.initrd = initrd.flatten();
-                explored.entry = Some((name, entry.options));
-                return Ok(());
-            }
-        }
-        let is_kernel = |name: &str| {
-            let odd = [".old", ".bak", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak"];
-            name.starts_with("vmlinuz-") && !odd.iter().any(|end| name.ends_with(end))
-        };
-        let mut names = self.names("", NAMES, is_kernel)?;
-        names.sort_by(|one, other| compare(other, one));
+        let mut found = self.names("", NAMES, |name| names::release(name).is_some())?;
+        found.sort_by(names::order);
         let mut alone = None;
-        for name in names {
+        for name in found {
             let Some(kernel) = self.file(&format!("{}/{name}", self.folder))? else { continue };
-            explored.initrd = self.initrd(name.trim_start_matches("vmlinuz-"))?;
+            explored.initrd = self.initrd(names::release(&name).unwrap_or_default())?;
             if explored.initrd.is_some() {
                 explored.kernel = Some(kernel);
                 return Ok(());
@@ -272,39 +357,127 @@ impl Place<'_> {
             explored.kernel = alone;
             return Ok(());
         }
-        explored.kernel = self.file(&format!("{}/vmlinuz", self.folder))?;
-        if explored.kernel.is_some() {
-            explored.initrd = self.file(&format!("{}/initrd.img", self.folder))?;
+        for name in names::PLAIN_KERNELS {
+            explored.kernel = self.file(&format!("{}/{name}", self.folder))?;
+            if explored.kernel.is_some() {
+                for name in names::PLAIN_INITRDS {
+                    explored.initrd = self.file(&format!("{}/{name}", self.folder))?;
+                    if explored.initrd.is_some() {
+                        break;
+                    }
+                }
+                return Ok(());
+            }
+        }
+        if self.folder.is_empty() { self.beside_modules(explored) } else { Ok(()) }
+    }
+
+    /// A kernel in the folder of its modules, whose initrd is in /boot.
+    fn beside_modules(self, explored: &mut Explored) -> Result<(), ReadError> {
+        let mut releases = self.names("/lib/modules", NAMES, |name| !name.starts_with('.'))?;
+        releases.sort_by(|one, other| super::version::compare(other, one));
+        for release in releases {
+            explored.kernel = self.file(&format!("/lib/modules/{release}/vmlinuz"))?;
+            if explored.kernel.is_some() {
+                explored.initrd = Place { folder: "/boot", ..self }.initrd(&release)?;
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    /// What a boot loader's files say.
-    fn entry(self) -> Result<Option<(String, Entry)>, ReadError> {
-        let folder = format!("{}/loader/entries", self.folder);
+    /// Takes what a boot loader's files here would start.
+    fn entry(self, volumes: &[Volume<'_>], explored: &mut Explored) -> Result<(), ReadError> {
+        for (file, entry) in self.choices(explored)? {
+            let kernel = self.named(&entry.kernel, volumes)?;
+            let mut missing = kernel.is_none().then(|| entry.kernel.clone());
+            let mut initrds = Vec::new();
+            for path in &entry.initrds {
+                match self.named(path, volumes)? {
+                    Some(initrd) => initrds.push(initrd),
+                    None => missing = missing.or(Some(path.clone())),
+                }
+            }
+            // One that names what is not there is out of date.
+            if let Some(missing) = missing {
+                let note = format!(
+                    "{file} on {} names {}, which is not there or empty",
+                    self.volume.name,
+                    clean(&missing)
+                );
+                explored.notes.push(note);
+                continue;
+            }
+            let title = clean(&entry.title);
+            explored.kernel = kernel;
+            explored.initrd = join(initrds);
+            explored.entry = Some((format!("{file} ({title})"), Some(entry.options)));
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// The default entries of the boot loaders whose files are here, with those files.
+    fn choices(self, explored: &mut Explored) -> Result<Vec<(String, Entry)>, ReadError> {
         let mut all = Vec::new();
-        for name in self.names("/loader/entries", ENTRIES, |name| name.ends_with(".conf"))? {
-            let path = format!("{folder}/{name}");
-            all.extend(self.text(&path)?.and_then(|text| entries::bls(&text)).map(|entry| (path, entry)));
-        }
-        if let Some(entry) = entries::newest(all) {
-            return Ok(Some(entry));
-        }
-        for name in ["/grub/grub.cfg", "/grub2/grub.cfg"] {
-            let path = format!("{}{name}", self.folder);
-            if let Some(entry) = self.text(&path)?.and_then(|text| entries::grub(&text)) {
-                return Ok(Some((path, entry)));
+        for folder in ["/grub", "/grub2"].map(|name| format!("{}{name}", self.folder)) {
+            let path = format!("{folder}/grub.cfg");
+            let Some(text) = Files::text(&self, &path)? else { continue };
+            match grub::choose(&self, &folder, &text) {
+                Ok(entry) => all.push((path, entry)),
+                Err(Stop::Read(error)) => return Err(error),
+                Err(Stop::Because(why)) => {
+                    explored.notes.push(format!("{path} on {} is not followed: {why}", self.volume.name));
+                }
             }
         }
-        Ok(None)
+        let entries = self.entries()?.iter().filter_map(|(name, text)| bls::parse(name, text)).collect();
+        let loader = Files::text(&self, &format!("{}/loader/loader.conf", self.folder))?.unwrap_or_default();
+        if let Some(found) = bls::choose(entries, &loader) {
+            let path = format!("{}/loader/entries/{}.conf", self.folder, clean(&found.id));
+            all.push((path, found.entry));
+        }
+        for (folder, name) in [
+            ("/extlinux", "extlinux.conf"),
+            ("", "extlinux.conf"),
+            ("/syslinux", "syslinux.cfg"),
+            ("/isolinux", "isolinux.cfg"),
+            ("", "syslinux.cfg"),
+        ] {
+            let folder = format!("{}{folder}", self.folder);
+            let path = format!("{folder}/{name}");
+            let entry = Files::text(&self, &path)?.and_then(|text| syslinux::parse(&text, &folder));
+            all.extend(entry.map(|entry| (path, entry)));
+        }
+        Ok(all)
     }
 
     /// A path as a boot loader writes it: from the top of the file system that it lies in, or of the folder that it
     /// takes for one.
-    fn named(self, path: &str) -> Result<Option<ImageFile>, ReadError> {
-        match self.file(path)? {
-            Some(file) => Ok(Some(file)),
-            None => self.file(&format!("{}/{}", self.folder, path.trim_start_matches('/'))),
+    fn named(self, path: &str, volumes: &[Volume<'_>]) -> Result<Option<ImageFile>, ReadError> {
+        if let Some(file) = self.file(path)? {
+            return Ok(Some(file));
         }
+        if let Some(file) = self.file(&format!("{}/{}", self.folder, path.trim_start_matches('/')))? {
+            return Ok(Some(file));
+        }
+        for volume in volumes {
+            if let Some(file) = (Place { volume, folder: "" }).file(path)? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
     }
+}
+
+/// Several initrds one behind the other, each at a multiple of four bytes, as Linux unpacks them.
+fn join(files: Vec<ImageFile>) -> Option<ImageFile> {
+    files.into_iter().reduce(|mut all, next| {
+        let start = all.size.next_multiple_of(4);
+        let moved = next.runs.into_iter().map(|run| Run { file: run.file.saturating_add(start), ..run });
+        all.runs.extend(moved);
+        all.size = start.saturating_add(next.size);
+        all.path = format!("{} + {}", all.path, next.path);
+        all
+    })
 }

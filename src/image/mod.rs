@@ -3,17 +3,20 @@
 //!
 //! Nothing is mounted and nothing is written. The image is hostile: it gives an error, or files that lie within it.
 
+mod bootloader;
 mod disk;
-mod entries;
 mod error;
 mod explore;
 mod ext;
+mod names;
 mod partitions;
 mod sniff;
+mod survey;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod text;
 pub(crate) mod version;
 
 pub(crate) use disk::DiskFile;
@@ -21,6 +24,7 @@ pub use disk::ReadError;
 pub use error::ImageError;
 pub(crate) use explore::{Explored, ImageFile, Wanted, explore, read_file};
 pub(crate) use ext::Run;
+pub(crate) use survey::{Root, Survey};
 
 use boot::read::ReadAt;
 

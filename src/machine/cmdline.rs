@@ -1,6 +1,8 @@
 //! Puts a kernel command line together: what the disk's boot loader says, what this machine needs, where the root file
 //! system was found, and what the user says, who has the last word.
 
+use boot::cmdline::{Word, has, has_word, join, value, without};
+
 use crate::spec::Spec;
 
 /// What there is to put together.
@@ -27,52 +29,43 @@ pub(super) struct Line {
     pub(super) took_options: bool,
 }
 
-const ROOT: &str = "root=";
-
 pub(super) fn compose(said: &Said<'_>) -> Line {
     let Said { spec, options, root, initrd } = *said;
     let users = [&spec.cmdline, &spec.append].map(|text| text.as_deref().unwrap_or_default());
-    let users_root = users.iter().rev().find_map(|text| value(text, ROOT));
+    // A word without a value is the user's as well: it keeps the disk's root away.
+    let users_root = users.iter().rev().find_map(|text| value(text, "root"));
     // A command line in place of the default one is in place of the disk's as well.
     let options = options.filter(|_| spec.cmdline.is_none());
-    let mut words: Vec<&str> = options.unwrap_or_default().split_whitespace().collect();
-    // Names such as root=UUID=... are an initrd's to understand.
-    if users_root.is_some() || (!initrd && root.is_some()) {
-        words.retain(|word| !word.starts_with(ROOT));
-    }
-    let mut text = words.join(" ");
-    let append = |text: &mut String, more: &str| {
-        let space = if text.is_empty() || more.is_empty() { "" } else { " " };
-        *text = format!("{text}{space}{more}");
+    // Names such as root=UUID=... are an initrd's to understand. Without a value it says nothing.
+    let unwanted = |word: &Word<'_>| {
+        let bare = word.value.is_none_or(str::is_empty);
+        word.is("root") && (users_root.is_some() || bare || !initrd && root.is_some())
     };
-    append(&mut text, spec.base_cmdline());
-    let mut line = Line { took_options: options.is_some(), ..Line::default() };
-    match (users_root.or_else(|| value(&text, ROOT)), root) {
-        (Some(known), _) => line.root = Some(known.to_owned()),
-        (None, Some(root)) => {
-            (line.root, line.added_root) = (Some(root.to_owned()), true);
-            append(&mut text, &format!("{ROOT}{root}"));
-            // Checked first and made writable by the guest itself, as with Debian's boot loader.
-            let modes = users.iter().chain([&text.as_str()]).any(|text| mode(text));
-            append(&mut text, if modes { "" } else { "ro" });
-        }
-        (None, None) => {}
+    let options_text = without(options.unwrap_or_default(), unwanted);
+    let known = users_root.or_else(|| value(&options_text, "root"));
+    let elsewhere = users.iter().chain([&options_text.as_str()]).any(|text| root_elsewhere(text));
+    let added = root.filter(|_| known.is_none() && !elsewhere);
+    let word = added.map(|root| format!("root={root}")).unwrap_or_default();
+    // Checked first and made writable by the guest itself, as with Debian's boot loader.
+    let modes = users.iter().chain([&options_text.as_str()]).any(|text| mode(text));
+    let mode = if added.is_some() && !modes { "ro" } else { "" };
+    let append = spec.append.as_deref().unwrap_or_default();
+    Line {
+        text: join(&[&options_text, spec.base_cmdline(), &word, mode, append]),
+        root: known.or(added).map(str::to_owned).or_else(|| elsewhere.then(String::new)),
+        added_root: added.is_some(),
+        took_options: options.is_some(),
     }
-    append(&mut text, spec.append.as_deref().unwrap_or_default().trim());
-    line.text = text;
-    line
 }
 
-/// The last value of a word; the kernel takes that. Empty is as good as none.
-fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.split_whitespace()
-        .filter_map(|word| word.strip_prefix(name))
-        .next_back()
-        .filter(|value| !value.is_empty())
+/// The root file system comes from somewhere that is no disk of the machine, or an initrd looks for it by itself.
+fn root_elsewhere(text: &str) -> bool {
+    ["nfsroot", "rdinit"].iter().any(|name| has(text, name))
+        || value(text, "boot").is_some_and(|by| matches!(by, "live" | "casper" | "nfs"))
 }
 
 fn mode(text: &str) -> bool {
-    text.split_whitespace().any(|word| matches!(word, "ro" | "rw"))
+    ["ro", "rw"].iter().any(|name| has_word(text, name, None))
 }
 
 #[cfg(test)]
@@ -131,6 +124,36 @@ mod tests {
         let spec = Spec::default().with_cmdline("console=hvc0");
         let line = line(&spec, Some("quiet root=UUID=5"), Some("/dev/vda"));
         assert_eq!(line.text, "console=hvc0 root=/dev/vda ro");
+    }
+
+    #[test]
+    fn what_is_added_stands_before_the_words_for_init() {
+        let spec = Spec::default().with_append("quiet -- single  x");
+        assert_eq!(
+            line(&spec, Some("a=\"b  c\" -- from-disk"), Some("/dev/vda")).text,
+            format!("a=\"b  c\" {OWN} root=/dev/vda ro quiet -- from-disk single  x")
+        );
+        let spec = Spec::default().with_cmdline("console=hvc0 -- -s").with_append("panic=5");
+        assert_eq!(line(&spec, None, Some("/dev/vda")).text, "console=hvc0 root=/dev/vda ro panic=5 -- -s");
+    }
+
+    #[test]
+    fn words_behind_two_dashes_or_in_quotes_say_nothing_of_the_root() {
+        for append in ["-- root=/dev/vdb ro", "msg=\"root=/dev/vdb rw\"", "x-root=/dev/vdb"] {
+            let line = line(&Spec::default().with_append(append), None, Some("/dev/vda"));
+            assert!(line.text.contains(" root=/dev/vda ro "), "{line:?}");
+            assert!(line.added_root && line.text.ends_with(append), "{line:?}");
+        }
+        let quoted = line(&Spec::default().with_append("root=\"/dev/vdb\""), None, Some("/dev/vda"));
+        assert_eq!((quoted.root.as_deref(), quoted.added_root), (Some("/dev/vdb"), false));
+    }
+
+    #[test]
+    fn root_that_is_no_disk_is_let_be() {
+        for append in ["boot=live", "nfsroot=10.0.0.1:/srv", "root=", "rdinit=/bin/sh"] {
+            let line = line(&Spec::default().with_append(append), None, Some("/dev/vda"));
+            assert!(!line.added_root && !line.text.contains("/dev/vda"), "{line:?}");
+        }
     }
 
     #[test]

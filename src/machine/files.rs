@@ -15,10 +15,12 @@ use boot::read::ReadAt;
 
 use super::StartError;
 use super::backends::open_disk;
-use super::cmdline::{self, Said};
+use super::cmdline::{self, Line, Said};
 use super::loader::Origin;
 use super::supplies::Image;
-use crate::image::{DiskFile, Explored, ImageError, ImageFile, ReadError, Run, Wanted, explore};
+use crate::image::{
+    DiskFile, Explored, ImageError, ImageFile, ReadError, Root, Run, Survey, Wanted, explore,
+};
 use crate::spec::{self, Spec, SpecError};
 
 /// A file to boot from.
@@ -46,6 +48,8 @@ pub(crate) struct BootFiles {
     pub(crate) entry: Option<String>,
     /// What the first disk has, if that was looked at.
     pub(crate) looked: Option<String>,
+    /// What may surprise: a root that is not known, two disks that are copies of one.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl BootFiles {
@@ -92,13 +96,19 @@ impl BootFiles {
             },
             None => None,
         };
-        let Explored { root, entry, looked, .. } = disk.found;
+        let twins = disk.has_twin(spec);
+        let (root, unknown) = disk.root(spec, twins);
+        let Explored { entry, looked, notes, .. } = disk.found;
+        let looked = shown(&looked);
         let line = cmdline::compose(&Said {
             spec,
             options: entry.as_ref().and_then(|(_, options)| options.as_deref()),
             root: root.as_ref().map(|(root, _)| root.as_str()),
-            initrd: initrd.is_some(),
+            // A name that two disks have may be taken for the wrong one.
+            initrd: initrd.is_some() && !twins,
         });
+        let mut warnings = warnings(spec, &line, &disk.survey, twins, unknown);
+        warnings.extend(notes);
         // A kernel from here may have its root anywhere; one from the disk shall not start to find none.
         if made.is_none() && spec.kernel.is_none() && line.root.is_none() {
             return Err(ImageError::NoRoot { path: disk.path, looked }.into());
@@ -108,9 +118,10 @@ impl BootFiles {
             headers,
             initrd,
             root: root.filter(|_| line.added_root),
-            entry: entry.filter(|_| line.took_options).map(|(name, _)| name),
+            entry: entry.filter(|_| line.took_options).map(|(name, _)| shown(&name)),
             cmdline: line.text,
             looked: Some(looked).filter(|looked| !looked.is_empty()),
+            warnings,
         })
     }
 }
@@ -126,9 +137,63 @@ struct Looked {
     path: PathBuf,
     file: Option<Arc<File>>,
     found: Explored,
+    survey: Survey,
+}
+
+/// What may surprise of a root file system.
+fn warnings(spec: &Spec, line: &Line, survey: &Survey, twins: bool, unknown: Option<String>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let (Some(why), None) = (unknown, &line.root) {
+        warnings.push(format!(
+            "the root file system is not known, since on the first disk {why}; say which it is with \
+             `--append root=DEVICE`"
+        ));
+    }
+    if twins {
+        warnings.push(
+            "two disks are copies of one: names such as UUID= and PARTUUID= mean both, so the root is named by its \
+             device"
+                .to_owned(),
+        );
+    }
+    let root = line.root.as_deref().unwrap_or_default();
+    let skips = ["noload", "norecovery"].iter().any(|flag| line.text.contains(flag));
+    if spec.disk.first().is_some_and(|disk| disk.read_only) && survey.is_unclean(root) && !skips {
+        warnings.push(
+            "the root file system was not unmounted, and the disk is read-only: the guest cannot replay its journal; \
+             add `--append rootflags=noload`, or leave out `,ro` once"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 impl Looked {
+    /// The root file system, and why it is not known. Where the disk's own files show none, a kernel that was given takes
+    /// whatever Linux could mount.
+    fn root(&mut self, spec: &Spec, twins: bool) -> (Option<(String, String)>, Option<String>) {
+        let found = self.found.root.take();
+        let (root, unknown) = match (found, spec.kernel.is_some()) {
+            (Some(root), _) => (Some(root), None),
+            (None, false) => (None, None),
+            (None, true) => match self.survey.root() {
+                Root::Is(root, place) => (Some((root, place)), None),
+                Root::Unknown(why) => (None, Some(why)),
+                Root::No => (None, None),
+            },
+        };
+        let device = |root: String| self.survey.device(&root).filter(|_| twins).unwrap_or(root);
+        (root.map(|(root, place)| (device(root), place)), unknown)
+    }
+
+    /// Whether another disk of the machine is a copy of the first.
+    fn has_twin(&self, spec: &Spec) -> bool {
+        spec.disk.iter().skip(1).any(|disk| {
+            let other = DiskFile::open(&disk.path).ok().and_then(|disk| Survey::of(&disk).ok());
+            other.is_some_and(|other| self.survey.is_twin(&other))
+        })
+    }
+
     /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
     fn over(spec: &Spec, opened: Option<DiskFile>, wanted: Wanted<'_>) -> Result<Self, StartError> {
         let Some(first) = spec.disk.first() else {
@@ -156,7 +221,9 @@ impl Looked {
             }
             Err(error) => Explored { looked: error.to_string(), ..Explored::default() },
         };
-        Ok(Looked { path, file: Some(Arc::new(disk.file)), found })
+        // What cannot be read says so when the guest reads it.
+        let survey = Survey::of(&disk).unwrap_or_default();
+        Ok(Looked { path, file: Some(Arc::new(disk.file)), found, survey })
     }
 
     /// Takes a file out of what was found.
@@ -168,7 +235,7 @@ impl Looked {
         match (which(&mut self.found), &self.file) {
             (Some(inside), _) if inside.size > max => {
                 let (path, mib) = (self.path.clone(), inside.size >> 20);
-                Err(ImageError::TooLong { path, file: inside.path, mib, what })
+                Err(ImageError::TooLong { path, file: shown(&inside.path), mib, what })
             }
             (Some(inside), Some(file)) => {
                 let origin = Origin::File(file.clone());
@@ -181,12 +248,23 @@ impl Looked {
     /// What to say of a disk that has no kernel.
     fn nothing(self) -> ImageError {
         let Looked { path, found: Explored { readable, looked, .. }, .. } = self;
+        let looked = shown(&looked);
         if readable {
             ImageError::NoKernel { path, looked }
         } else {
             ImageError::NoFileSystem { path, looked }
         }
     }
+}
+
+/// A text out of an image as a terminal may have it: nothing in it moves the cursor or turns the line round.
+pub(crate) fn shown(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {
@@ -231,7 +309,7 @@ impl BootFile {
     /// What it is called where a path is shown: a file on a disk behind the disk's own path.
     pub(crate) fn name(&self) -> PathBuf {
         match &self.inside {
-            Some(inside) => format!("{}:{}", self.path.display(), inside.path).into(),
+            Some(inside) => format!("{}:{}", self.path.display(), shown(&inside.path)).into(),
             None => self.path.clone(),
         }
     }
@@ -303,7 +381,7 @@ impl ReadAt for BootFile {
 impl fmt::Display for BootFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inside {
-            Some(inside) => write!(f, "{} on {}", inside.path, self.path.display()),
+            Some(inside) => write!(f, "{} on {}", shown(&inside.path), self.path.display()),
             None => self.path.display().fmt(f),
         }
     }

@@ -179,13 +179,11 @@ impl Spec {
         }
     }
 
-    /// The kernel command line as far as the spec says it: [`DEFAULT_CMDLINE`] or what replaces it, then what is added.
+    /// The kernel command line as far as the spec says it: [`DEFAULT_CMDLINE`] or what replaces it, then what is added,
+    /// in front of a `--` whose followers are init's.
     /// What is found on the first disk comes on top: the root file system, the options of its boot loader.
     pub fn cmdline(&self) -> String {
-        let base = self.base_cmdline();
-        let append = self.append.as_deref().unwrap_or_default().trim();
-        let space = if base.is_empty() || append.is_empty() { "" } else { " " };
-        format!("{base}{space}{append}")
+        boot::cmdline::join(&[self.base_cmdline(), self.append.as_deref().unwrap_or_default()])
     }
 
     /// The same without what is added.

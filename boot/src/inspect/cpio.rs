@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 /// Length of the magic, "070701" or "070702".
-pub(super) const MAGIC: usize = 6;
+pub(crate) const MAGIC: usize = 6;
 /// Length of a header with its magic: 13 numbers of 8 hexadecimal digits follow.
 const HEADER: usize = 110;
 /// Where `c_filesize` and `c_namesize` stand in the header.
@@ -12,13 +12,13 @@ const NAME_SIZE: usize = MAGIC + 11 * 8;
 /// `PATH_MAX`: Linux skips members with longer names (init/initramfs.c); here they are damage.
 const NAME_MAX: u64 = 4096;
 
-pub(super) fn is_cpio(magic: [u8; MAGIC]) -> bool {
+pub(crate) fn is_cpio(magic: [u8; MAGIC]) -> bool {
     matches!(&magic, b"070701" | b"070702")
 }
 
 /// Walks one archive whose first magic has been read, up to and with its trailer. `member` gets each name and may read
 /// of the content; what it leaves is skipped.
-pub(super) fn walk(
+pub(crate) fn walk(
     stream: &mut dyn Read,
     mut member: impl FnMut(&[u8], &mut dyn Read) -> io::Result<()>,
 ) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! What can be said of a kernel or an initrd to someone whose machine does not boot. Takes its time (a whole initrd is
 //! unpacked in a stream), keeps little of it, and is never part of a boot.
 
-mod cpio;
+pub(crate) mod cpio;
 mod initrd;
 mod kernel;
 
@@ -13,9 +13,9 @@ use std::io::{self, Read};
 use crate::read::ReadAt;
 
 /// A file as a stream, with a position of its own.
-struct Stream<'a, R: ?Sized> {
-    file: &'a R,
-    at: u64,
+pub(crate) struct Stream<'a, R: ?Sized> {
+    pub(crate) file: &'a R,
+    pub(crate) at: u64,
 }
 
 impl<R: ReadAt + ?Sized> Read for Stream<'_, R> {

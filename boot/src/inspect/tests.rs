@@ -175,3 +175,17 @@ fn fuzz_seeds_are_those_of_the_builders() {
         ],
     );
 }
+
+#[test]
+fn microcode_in_front_does_not_lower_the_need() {
+    let mut file = cpio(&[("kernel/x86/microcode/GenuineIntel.bin", &[7; 5000])]);
+    file.resize(file.len().next_multiple_of(512), 0);
+    let plain = file.len() as u64;
+    let mut packed = b"\x28\xb5\x2f\xfd".to_vec();
+    packed.resize(1 << 20, 7);
+    let alone = crate::Initrd::parse(&packed[..]).unwrap();
+    file.extend(packed);
+    let both = crate::Initrd::parse(&file[..]).unwrap();
+    assert_eq!(both.compression(), Some(Compression::Zstd));
+    assert_eq!(both.working_memory(), alone.working_memory() + 2 * plain);
+}

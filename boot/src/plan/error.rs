@@ -9,11 +9,11 @@ use crate::kernel::Format;
 pub enum PlanError {
     /// Too little RAM to reach /init.
     #[error(
-        "{} of memory are too little for this kernel{}: it needs at least {} MiB.",
+        "{} of memory are too little for this kernel{}: it needs about {} MiB.",
         mib(*given), if *initrd { " with this initrd" } else { "" }, needed >> 20
     )]
     NotEnoughMemory {
-        /// Bytes that would do; whole MiB.
+        /// Bytes that are expected to do; whole MiB.
         needed: u64,
         /// Bytes there are.
         given: u64,

@@ -1,6 +1,8 @@
 //! What can be known to fail before a machine is started, each thing with its own sentence: what, on which path, and
 //! how to mend it. Reads a few KiB and starts nothing; whoever starts the machine checks again what it relies on.
 
+mod words;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -135,11 +137,17 @@ pub(super) fn check_with(
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
     let files = BootFiles::find_with(spec, made, None)?;
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<_> =
+        files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
+    warnings.extend(words::warning(&files.cmdline));
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         if let Some(trouble) = no_initrd(host, path, files.headers.version()) {
             return Err(looked_too(trouble, spec, &files).into());
         }
+    }
+    // A kernel from the disk may well have its drivers built in: what is known of it is its name.
+    if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
+        warnings.extend(no_initrd_on_disk(&files));
     }
     let ram = RamLayout::new(spec.mem().bytes());
     let initrd = files.initrd.as_ref().map(|(_, initrd)| *initrd);
@@ -148,6 +156,7 @@ pub(super) fn check_with(
         &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
     )
     .map_err(|error| PreflightError::Plan { error })?;
+    warnings.extend(little_memory(spec, &files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
@@ -162,6 +171,32 @@ pub(super) fn check_with(
         warnings.push(advice::no_linux_on_pvm());
     }
     Ok(Cleared { files, warnings })
+}
+
+/// What to say of memory that may do, and may not.
+fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
+    let initrd = files.initrd.as_ref().map(|(_, initrd)| initrd);
+    let needed = boot::plan::memory_estimate(&files.headers, initrd).ok()?;
+    (spec.mem().bytes() < needed).then(|| Trouble {
+        what: format!(
+            "{} of memory may be too little for this kernel{}",
+            spec.mem(),
+            if initrd.is_some() { " with this initial RAM disk" } else { "" }
+        ),
+        cure: Some(format!("`--mem {}` is expected to be enough", needed >> 20)),
+    })
+}
+
+/// What to say of a kernel from the disk that comes without an initrd.
+fn no_initrd_on_disk(files: &BootFiles) -> Option<Trouble> {
+    let release = files.release()?;
+    drivers::is_distribution(&release, files.headers.version()).then(|| Trouble {
+        what: format!(
+            "no initial RAM disk was found for the kernel {}, which is a distribution's and has its drivers as modules",
+            files.kernel
+        ),
+        cure: Some("give the one made for it with `--initrd FILE`".to_owned()),
+    })
 }
 
 /// Adds what the first disk was found to have, where an initrd was looked for there in vain.

@@ -73,7 +73,7 @@ fn machine(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
         spec.kernel = Some(kernel);
     }
     let words = spec.append.take().unwrap_or_default();
-    spec.append = Some(format!("quiet {words} rdinit=/.minivmm/init"));
+    spec.append = Some(boot::cmdline::join(&["quiet", &words, "rdinit=/.minivmm/init"]));
     (spec.initrd, spec.on_reboot) = (Some(Initrd::None), Some(OnReboot::Exit));
     Ok(spec)
 }

@@ -11,8 +11,8 @@ use super::holder::DiskHolder;
 pub enum DiskError {
     /// Nothing there.
     #[error(
-        "there is no disk {0}; make an empty one with `truncate -s 60G {0}`, or correct the path",
-        path.display()
+        "there is no disk {}; {}",
+        path.display(), missing(path)
     )]
     NotFound {
         /// Its path.
@@ -56,7 +56,7 @@ pub enum DiskError {
         format: &'static str,
     },
     /// Not a sector.
-    #[error("the disk {0} is empty; give it a size with `truncate -s 60G {0}`", path.display())]
+    #[error("the disk {} {}", path.display(), too_small(path))]
     Empty {
         /// Its path.
         path: PathBuf,
@@ -95,6 +95,30 @@ pub enum DiskError {
 
 fn of(holder: Option<&DiskHolder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
+}
+
+/// What to do about an image that is not there. One that is called as another format is not made anew.
+fn missing(path: &Path) -> String {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match ending.as_str() {
+        "qcow2" | "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
+            "correct the path; only raw images are understood, and `qemu-img convert -O raw {} {}` makes one",
+            path.display(),
+            converted(path).display()
+        ),
+        "iso" => "correct the path".to_owned(),
+        _ => format!("correct the path, or make an empty one with `truncate -s 60G {}`", path.display()),
+    }
+}
+
+/// A file that holds something is not to be made larger.
+fn too_small(path: &Path) -> String {
+    match std::fs::metadata(path).map(|meta| meta.len()) {
+        Ok(len @ 1..) => {
+            format!("has {len} bytes, and a disk has 512 at least; check that it is the right file")
+        }
+        _ => format!("is empty; give it a size with `truncate -s 60G {}`", path.display()),
+    }
 }
 
 /// A name for the raw image that is made of `path`, and is not `path`.

@@ -24,6 +24,8 @@ pub(crate) struct DiskFile {
     /// Granularity of giving space back, if the host can.
     pub(super) discard: Option<u32>,
     pub(super) topology: Topology,
+    /// Of an image that may only be read and ends inside a sector: where it ends, and zeros for the rest.
+    pub(super) tail: Option<(u64, File)>,
 }
 
 /// A descriptor past the page cache, and what it asks of buffers and offsets.
@@ -37,7 +39,8 @@ pub(super) struct Direct {
 impl DiskFile {
     /// Another descriptor of it, to read by position, and its length in bytes.
     pub(crate) fn reader(&self) -> io::Result<(File, u64)> {
-        Ok((self.buffered.try_clone()?, self.sectors.saturating_mul(SECTOR)))
+        let len = self.tail.as_ref().map_or(self.sectors.saturating_mul(SECTOR), |(end, _)| *end);
+        Ok((self.buffered.try_clone()?, len))
     }
 
     /// The disk as a device shows it.
@@ -60,6 +63,11 @@ impl DiskFile {
     /// The descriptor for moving `transfer`: what direct I/O does not take goes through the page cache, which the kernel
     /// keeps in step with it.
     pub(super) fn fd_for(&self, transfer: &Transfer) -> RawFd {
+        if let Some((end, zeros)) = &self.tail {
+            if transfer.rest().offset >= *end {
+                return zeros.as_raw_fd();
+            }
+        }
         match &self.direct {
             Some(direct) if transfer.is_aligned(direct.memory_align, direct.offset_align) => {
                 direct.file.as_raw_fd()

@@ -14,7 +14,8 @@ use super::{format, holder};
 use crate::host::identity::identity;
 use crate::host::lock::{Kind, try_lock};
 
-/// BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
+/// BLKSSZGET, BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
+const BLKSSZGET: libc::c_ulong = 0x1268;
 const BLKIOMIN: libc::c_ulong = 0x1278;
 const BLKIOOPT: libc::c_ulong = 0x1279;
 const BLKPBSZGET: libc::c_ulong = 0x127b;
@@ -67,18 +68,27 @@ impl DiskFile {
         if let Some(format) = format::foreign(&head) {
             return Err(DiskError::Format { path: path.into(), format });
         }
-        if !size.is_multiple_of(SECTOR) {
+        // A file of the user's is never made longer: only where nothing is written the last sector is filled up.
+        let odd = !size.is_multiple_of(SECTOR);
+        let tail = if odd && access.read_only && !device {
+            Some((size, File::open("/dev/zero").map_err(io("opening /dev/zero for its last sector"))?))
+        } else {
+            None
+        };
+        if odd && tail.is_none() {
             let rest = size % SECTOR;
             log::warn!(
-                "the disk {} is no whole number of sectors of 512 bytes: the guest does not see its last {rest} bytes",
+                "the disk {} is no whole number of sectors of 512 bytes: the guest does not see its last {rest} \
+                 bytes; give it as `,ro` to have them read",
                 path.display()
             );
         }
         let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
         let topology = if device { device_topology(&buffered) } else { image_topology(&metadata) };
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
-        let sectors = size / SECTOR;
-        Ok(DiskFile { buffered, direct, sectors, read_only: access.read_only, device, discard, topology })
+        let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR };
+        let read_only = access.read_only;
+        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail })
     }
 }
 
@@ -159,18 +169,27 @@ fn device_size(file: &File) -> io::Result<u64> {
 }
 
 fn device_topology(file: &File) -> Topology {
-    let physical = device_number::<libc::c_uint>(file, BLKPBSZGET).unwrap_or(512);
+    let number = |request| device_number::<libc::c_uint>(file, request).ok();
+    topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))
+}
+
+/// What a block device says of its sizes, as far as it makes sense; a guest takes what it is told for its own blocks.
+fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, best: Option<u32>) -> Topology {
+    let sane = |size: &u32| size.is_power_of_two() && (512..=64 << 10).contains(size);
+    let logical_block = logical.filter(sane).unwrap_or(512);
+    let physical_block = physical.filter(|size| size.is_power_of_two()).unwrap_or(512).max(logical_block);
     Topology {
-        physical_block: physical,
-        least_io: device_number::<libc::c_uint>(file, BLKIOMIN).unwrap_or(physical),
-        best_io: device_number::<libc::c_uint>(file, BLKIOOPT).unwrap_or(0),
+        logical_block,
+        physical_block,
+        least_io: least.unwrap_or(physical_block).max(logical_block),
+        best_io: best.unwrap_or(0),
     }
 }
 
 /// 512 bytes both, which `parted` shows as 512B/512B, and a hint that the host's file system likes more.
 fn image_topology(metadata: &Metadata) -> Topology {
     let block = u32::try_from(metadata.blksize()).unwrap_or(4096).clamp(512, 1 << 20);
-    Topology { physical_block: 512, least_io: block, best_io: 0 }
+    Topology { logical_block: 512, physical_block: 512, least_io: block, best_io: 0 }
 }
 
 /// Granularity in which the host takes space back, if it does.
@@ -245,5 +264,21 @@ fn direct_alignment(file: &File) -> (u64, u64) {
         (memory, offset)
     } else {
         (CAREFUL, CAREFUL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_a_block_device_are_passed_on() {
+        let large = topology(Some(4096), Some(4096), Some(4096), Some(1 << 20));
+        assert_eq!((large.logical_block, large.physical_block, large.least_io), (4096, 4096, 4096));
+        let emulated = topology(Some(512), Some(4096), None, None);
+        assert_eq!((emulated.logical_block, emulated.physical_block, emulated.least_io), (512, 4096, 4096));
+        for odd in [None, Some(0), Some(100), Some(1 << 30)] {
+            assert_eq!(topology(odd, Some(512), None, None).logical_block, 512);
+        }
     }
 }

@@ -153,6 +153,39 @@ fn a_read_only_disk_is_read_and_not_written() {
 }
 
 #[test]
+fn last_sector_of_an_odd_image_that_is_only_read_is_filled_with_zeros() {
+    for direct in [false, true] {
+        on_each(1024 + 77, Access { read_only: true, direct }, |rig| {
+            rig.memory.write_slice(&[0xff; 1536], GuestAddress(0x1000)).unwrap();
+            rig.run(Operation::Read, 0, &[segment(0x1000, 512), segment(0x1200, 1024)]).unwrap();
+            let bytes = rig.guest(0x1000, 1536);
+            assert!((0..1101).all(|at| bytes[at as usize] == expected(at)));
+            assert!(bytes[1101..].iter().all(|byte| *byte == 0));
+        });
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.zip");
+    fs::write(&path, [1; 1101]).unwrap();
+    let queues = NonZeroU16::MIN;
+    let open = |read_only| DiskFile::open(&path, Access { read_only, direct: false }).unwrap();
+    assert_eq!(open(true).disk("", queues).sectors, 3);
+    assert_eq!(open(false).disk("", queues).sectors, 2);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 1101);
+}
+
+#[test]
+fn what_is_missing_or_too_small_is_told_without_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let said =
+        |name: &str| DiskFile::open(&folder.path().join(name), Access::default()).unwrap_err().to_string();
+    fs::write(folder.path().join("notes"), "five!").unwrap();
+    assert!(said("notes").contains("has 5 bytes") && !said("notes").contains("truncate"));
+    fs::write(folder.path().join("none"), "").unwrap();
+    assert!(said("none").contains("is empty") && said("none").contains("truncate"));
+    assert!(said("no.qcow2").contains("qemu-img convert") && !said("no.qcow2").contains("truncate"));
+}
+
+#[test]
 fn many_operations_in_flight_all_complete_each_once() {
     on_each(4 * MIB, Access::default(), |rig| {
         for round in 0..3u64 {

@@ -127,7 +127,7 @@ fn initrd_of_another_kernel_is_not_taken() {
 #[test]
 fn data_disk_of_a_machine_that_has_all_is_let_be() {
     let own = |bench: &Bench| bench.both().with_initrd(bench.path("own.img"));
-    for disk in [vec![0; 1 << 20], b"QFI\xfb".to_vec(), Vec::new(), ext4(2048, &[("data", b"1")], &[])] {
+    for disk in [vec![0; 1 << 20], b"QFI\xfb".to_vec(), Vec::new()] {
         let bench = Bench::new(&disk);
         let files = BootFiles::find(&own(&bench)).unwrap();
         assert_eq!((files.cmdline.as_str(), files.root), (spec::DEFAULT_CMDLINE, None));
@@ -177,4 +177,52 @@ fn guest_that_upgrades_its_kernel_boots_the_new_one() {
         [("etc/x", b""), ("sbin/init", b"x"), ("boot/vmlinuz-6.1.0-30-amd64", &kernel)];
     fs::write(bench.path("vm0.raw"), ext4(8192, &files, &[])).unwrap();
     assert!(BootFiles::find(&bench.disk()).unwrap().kernel.to_string().contains("6.1.0-30"));
+}
+
+#[test]
+fn first_disk_is_the_root_of_a_kernel_from_here_whatever_its_file_system() {
+    let mut xfs = vec![0; 1 << 20];
+    xfs[..4].copy_from_slice(b"XFSB");
+    // As `docker export` leaves it: no /etc, no init of the usual names.
+    for disk in [xfs, ext4(2048, &[("app", b"1")], &[])] {
+        let bench = Bench::new(&disk);
+        let files = BootFiles::find(&bench.both()).unwrap();
+        assert!(files.cmdline.ends_with(" root=/dev/vda ro"), "{}", files.cmdline);
+        assert!(files.warnings.is_empty());
+        let own = BootFiles::find(&bench.both().with_append("root=/dev/vdb")).unwrap();
+        assert!(own.root.is_none() && !own.cmdline.contains("vda"), "{}", own.cmdline);
+    }
+    let files = BootFiles::find(&Bench::new(&gpt(512, &[(1, LVM, b"x")])).both()).unwrap();
+    assert!(files.warnings[0].contains("partition 1 is LVM") && files.warnings[0].contains("--append root="));
+    assert!(!files.cmdline.contains("root="));
+}
+
+#[test]
+fn root_of_two_copies_is_named_by_its_device() {
+    let bench = Bench::new(&gpt(512, &[(1, LINUX, &debian(RELEASE))]));
+    fs::copy(bench.path("vm0.raw"), bench.path("copy.raw")).unwrap();
+    let files = BootFiles::find(&bench.disk().with_disk(DiskSpec::new(bench.path("copy.raw")))).unwrap();
+    assert!(files.cmdline.ends_with(" root=/dev/vda1 ro"), "{}", files.cmdline);
+    assert!(files.warnings[0].contains("copies of one"), "{:?}", files.warnings);
+}
+
+#[test]
+fn journal_that_a_read_only_disk_keeps_from_being_replayed_is_told() {
+    let bench = Bench::new(&crate::image::testing::unclean(&[("etc/x", b""), ("sbin/init", b"x")]));
+    let disk = DiskSpec::new(bench.path("vm0.raw")).read_only();
+    let spec = Spec { kernel: Some(bench.path("vmlinuz")), ..Spec::default() }.with_disk(disk);
+    assert!(BootFiles::find(&spec).unwrap().warnings[0].contains("rootflags=noload"));
+    let noload = spec.with_append("rootflags=noload");
+    assert!(BootFiles::find(&noload).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn names_out_of_an_image_write_nothing_on_the_terminal() {
+    let (kernel, name) = (kernel(), "boot/vmlinuz-9\u{1b}]0;x\u{7}\n~> Root");
+    let files: [(&str, &[u8]); 3] = [("etc/x", b""), ("sbin/init", b"x"), (name, &kernel)];
+    let bench = Bench::new(&ext4(8192, &files, &[]));
+    let files = BootFiles::find(&bench.disk()).unwrap();
+    for text in [files.kernel.to_string(), files.kernel.name().display().to_string()] {
+        assert!(text.contains("vmlinuz-9") && !text.contains(char::is_control), "{text:?}");
+    }
 }

@@ -61,6 +61,8 @@ pub struct Disk {
 /// Hints on sizes (§5.2.5), in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topology {
+    /// What the medium addresses: a power of 2, at least 512. Requests are counted in sectors of 512 bytes all the same.
+    pub logical_block: u32,
     /// What the medium writes at once: a power of 2.
     pub physical_block: u32,
     /// Least good size of a request.
@@ -71,7 +73,7 @@ pub struct Topology {
 
 impl Default for Topology {
     fn default() -> Self {
-        Topology { physical_block: 512, least_io: 512, best_io: 0 }
+        Topology { logical_block: 512, physical_block: 512, least_io: 512, best_io: 0 }
     }
 }
 
@@ -100,8 +102,10 @@ impl Disk {
     /// The configuration structure, with the cache in writeback mode.
     pub(super) fn config(&self) -> ConfigSpace {
         let sector = 512;
-        let blocks = |bytes: u32| u16::try_from(bytes / sector).unwrap_or(u16::MAX);
-        let exponent = (self.topology.physical_block / sector).checked_ilog2().unwrap_or(0);
+        // The topology is in units of the logical block; all other fields are in sectors.
+        let block = self.topology.logical_block.max(sector);
+        let blocks = |bytes: u32| u16::try_from(bytes / block).unwrap_or(u16::MAX);
+        let exponent = (self.topology.physical_block / block).checked_ilog2().unwrap_or(0);
         let discard = if self.discard.is_some() { (MOST_DISCARD, MOST_RANGES) } else { (0, 0) };
         let mut bytes = Vec::with_capacity(LEN);
         bytes.extend(self.sectors.to_le_bytes());
@@ -109,10 +113,10 @@ impl Disk {
         bytes.extend(MOST_SEGMENTS.to_le_bytes());
         // Geometry: not offered, nobody has cylinders.
         bytes.extend([0; 4]);
-        bytes.extend(sector.to_le_bytes());
+        bytes.extend(block.to_le_bytes());
         bytes.extend([u8::try_from(exponent).unwrap_or(0), 0]);
         bytes.extend(blocks(self.topology.least_io).max(1).to_le_bytes());
-        bytes.extend((self.topology.best_io / sector).to_le_bytes());
+        bytes.extend((self.topology.best_io / block).to_le_bytes());
         bytes.extend([1, 0]);
         bytes.extend(self.queues.get().to_le_bytes());
         bytes.extend(discard.0.to_le_bytes());

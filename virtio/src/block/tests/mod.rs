@@ -362,7 +362,7 @@ fn requests_without_room_for_a_status_go_back_and_harm_nobody() {
 #[test]
 fn the_configuration_is_laid_out_as_the_driver_reads_it() {
     let hand = Hand::new(512);
-    let topology = Topology { physical_block: 4096, least_io: 4096, best_io: 1 << 20 };
+    let topology = Topology { logical_block: 512, physical_block: 4096, least_io: 4096, best_io: 1 << 20 };
     let mut guest = guest_of(Disk { topology, ..disk() }, &hand);
     let config = guest.config(0, 60);
     let u32_at = |at: usize| u32::from_le_bytes(config[at..at + 4].try_into().unwrap());
