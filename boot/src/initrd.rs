@@ -63,6 +63,11 @@ impl Initrd {
         self.compression
     }
 
+    /// Memory without which it cannot be unpacked: a plain archive is there twice, and of a packed one its file alone is known.
+    pub(crate) fn least_memory(&self) -> u64 {
+        if self.compression.is_some() { self.len } else { self.working_memory() }
+    }
+
     /// Memory for the initrd and what the kernel unpacks from it: it is freed only afterwards.
     pub(crate) fn working_memory(&self) -> u64 {
         let packed = (self.len - self.plain).saturating_mul(self.compression.map_or(2, growth));

@@ -148,7 +148,7 @@ pub fn memory_estimate(kernel: &Kernel, initrd: Option<&Initrd>) -> Result<u64, 
 
 /// Refuses memory that holds the kernel's room and the initrd's file for certain not. A small kernel needs little.
 fn check_memory(kernel: &Kernel, room: &Range<u64>, request: &PlanRequest<'_>) -> Result<(), PlanError> {
-    let initrd = request.initrd.map_or(0, |initrd| page_up(initrd.file_len()));
+    let initrd = request.initrd.map_or(0, |initrd| page_up(initrd.least_memory()));
     let certain = page_up(room.end).saturating_add(initrd);
     let high = request.ram.high.as_ref().map_or(0, |high| high.end - high.start);
     let given = request.ram.low.end.saturating_add(high);

@@ -189,3 +189,39 @@ fn host_that_cannot_boot_linux_is_a_warning() {
     let cleared = check(&bench.spec, &bench.host).unwrap();
     assert!(cleared.warnings[0].what.contains("kvm_pvm"), "{:?}", cleared.warnings);
 }
+
+#[test]
+fn distributions_kernel_on_a_disk_without_its_initrd_is_a_warning() {
+    let bench = bench(OWN, &[]);
+    let kernel = bzimage("6.6.1-0-virt (buildozer@build) #1 SMP");
+    let files: [(&str, &[u8]); 3] =
+        [("etc/x", b""), ("sbin/init", b"x"), ("boot/vmlinuz-6.6.1-0-virt", &kernel)];
+    let image = bench.host.path("/k/vm0.raw");
+    fs::write(&image, crate::image::testing::ext4(8192, &files, &[])).unwrap();
+    let spec = Spec::default().with_disk(crate::spec::DiskSpec::new(&image));
+    let said = |spec: &Spec| {
+        let warnings = check(spec, &bench.host).unwrap().warnings;
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert!(said(&spec).contains("no initial RAM disk was found for the kernel /boot/vmlinuz-6.6.1-0-virt"));
+    assert_eq!(said(&spec.with_initrd(InitrdSpec::None)), "");
+}
+
+#[test]
+fn memory_below_the_estimate_is_a_warning_that_names_what_is_enough() {
+    let bench = bench(OWN, &[]);
+    let packed = [b"\x28\xb5\x2f\xfd".as_slice(), &[0; 4 << 20]].concat();
+    fs::write(bench.host.path("/k/packed"), packed).unwrap();
+    let with = |mib: u64| {
+        let spec = bench.spec.clone().with_initrd(bench.host.path("/k/packed"));
+        check(&spec.with_mem(mib.to_string().parse().unwrap()), &bench.host).unwrap().warnings
+    };
+    let start = (1..512).find(|mib| {
+        let spec = bench.spec.clone().with_initrd(bench.host.path("/k/packed"));
+        check(&spec.with_mem(mib.to_string().parse().unwrap()), &bench.host).is_ok()
+    });
+    let said = with(start.unwrap())[0].to_string();
+    let (_, enough) = said.split_once("`--mem ").unwrap();
+    let enough = enough.split_once('`').unwrap().0.parse().unwrap();
+    assert!(with(enough).is_empty() && !with(enough - 1).is_empty(), "{said}");
+}

@@ -45,6 +45,16 @@ pub(super) fn warning(text: &str) -> Option<Trouble> {
         let takes = known.map(|(_, _, takes)| *takes).or_else(|| listed.then_some(DISKS));
         said.extend(takes.map(|takes| format!("`{}` takes away {takes}", word.raw.escape_debug())));
     }
+    let root = cmdline::value(text, "root").unwrap_or_default();
+    if ["/dev/sd", "/dev/hd", "/dev/xvd", "/dev/nvme", "/dev/mmcblk"]
+        .iter()
+        .any(|disk| root.starts_with(disk))
+    {
+        said.push(format!(
+            "`root={}` names a disk of another machine: the first one here is /dev/vda",
+            root.escape_debug()
+        ));
+    }
     if !cmdline::has(text, "console") {
         said.push("without `console=ttyS0` or `console=hvc0` the kernel's messages are not seen".to_owned());
     } else if !consoles(text).any(|name| matches!(name, "ttyS0" | "hvc0" | "ttyS" | "hvc")) {
@@ -77,6 +87,12 @@ mod tests {
         {
             assert!(said(word).contains(word), "{word}");
         }
+    }
+
+    #[test]
+    fn root_on_a_disk_of_another_kind_is_told() {
+        assert!(said("root=/dev/sda1").contains("the first one here is /dev/vda"));
+        assert_eq!(said("root=/dev/vda1"), "");
     }
 
     #[test]
