@@ -105,7 +105,7 @@ pub use image::explore_bytes;
 pub use image::{ImageError, ReadError};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, GuestConsole,
+    BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, GaveUp, GuestConsole,
     Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError, StartError, Stats, Unheard,
     VcpuStats,
 };

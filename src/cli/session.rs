@@ -228,6 +228,7 @@ impl Session {
             Exit::PoweredOff => ("the guest powered off".to_owned(), Status::Done),
             Exit::Rebooted => ("the guest rebooted".to_owned(), Status::Rebooted),
             Exit::Panicked => ("the guest's kernel panicked".to_owned(), Status::Panicked),
+            Exit::GaveUp(why) => (why.to_string(), Status::Panicked),
             Exit::Crashed(crash) => (format!("the guest crashed: {crash}"), Status::Crashed),
             Exit::Failed(error) => (report::chain(error), Status::Failed),
             Exit::Killed => match *self.reason.lock().unwrap_or_else(PoisonError::into_inner) {
