@@ -264,8 +264,7 @@ impl Running<'_> {
                 return Ok(Step::Called);
             }
             Exit::Unhandled(reason) => {
-                let crash =
-                    Crash { vcpu: self.vcpu.id(), rip: self.vcpu.rip(), reason: reason.to_string() };
+                let crash = Crash { vcpu: self.vcpu.id(), rip: self.vcpu.rip(), reason: reason.to_string() };
                 return Err(match reason {
                     Unhandled::TripleFault => VcpuEvent::TripleFault(crash),
                     _ => VcpuEvent::Crashed(crash),

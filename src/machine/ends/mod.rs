@@ -244,7 +244,9 @@ impl Ends {
     /// it has.
     pub(super) fn button(&mut self) -> Option<End> {
         self.hurried = true;
-        self.last.filter(|_| self.dead >= AGREE).and_then(|last| self.concludes(Duration::ZERO, last.activity))
+        self.last
+            .filter(|_| self.dead >= AGREE)
+            .and_then(|last| self.concludes(Duration::ZERO, last.activity))
     }
 
     /// The guest resets the machine.

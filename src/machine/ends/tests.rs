@@ -143,7 +143,10 @@ fn play(row: &Row) -> String {
         let mut boot = Boot::new(&row.seen);
         let mut came = Came::Nothing;
         for fact in &row.seen {
-            assert!(matches!(came, Came::Nothing) || fact.starts_with("times "), "{row:?}: over before {fact}");
+            assert!(
+                matches!(came, Came::Nothing) || fact.starts_with("times "),
+                "{row:?}: over before {fact}"
+            );
             if matches!(came, Came::Nothing) {
                 came = boot.sees(fact);
             }
