@@ -126,7 +126,7 @@ fn frames_pass_both_ways_over_a_tap() {
     guest
         .send("ping -c 3 -s 1400 192.0.2.1; grep -c virtio /proc/interrupts; cat /proc/interrupts\n")
         .unwrap();
-    let said = guest.expect("0% packet loss", SOON).unwrap();
+    let said = guest.expect(" 0% packet loss", SOON).unwrap();
     println!("{said}");
     guest.send("poweroff -f\n").unwrap();
     let out = guest.wait(SOON).unwrap();

@@ -57,6 +57,13 @@ fn panic_is_status_4_with_and_without_the_panic_device() {
     assert_eq!(without.status, Status::Exited(4));
 }
 
+#[test]
+fn panic_that_spins_for_ever_is_status_4() {
+    let out = in_guest(minivmm("cloud", "bzimage"), "true", "rdinit=/nowhere root=/dev/nowhere panic=0");
+    assert!(out.text().contains("---[ end Kernel panic - not syncing"), "{}", out.text());
+    assert_eq!(out.status, Status::Exited(4));
+}
+
 fn menu(guest: &Process, key: &str) {
     guest.send(CTRL_BRACKET).unwrap();
     guest.send(key).unwrap();

@@ -89,6 +89,69 @@ fn triple_fault_is_status_5_with_the_place() {
         .said(&["minivmm: the guest crashed: vCPU 0 stopped at rip 0x10", ": triple fault: "]);
 }
 
+const LAST_LINE: &str = "---[ end Kernel panic - not syncing: test ]---\n";
+
+fn linux(command: &[u8], words: &[&str]) -> Vmm {
+    let mut vmm = Launch::new(Guest::LinuxEnds).args(words).stdin(Stdio::piped()).spawn();
+    vmm.expect("ready\n", 1);
+    vmm.type_in(command);
+    vmm
+}
+
+#[test]
+fn panic_that_spins_is_status_4_within_seconds() {
+    let vmm = linux(b"s", &["--append", "panic=0", "--cpus", "2"]);
+    vmm.end().is(&format!("ready\n{PANIC}{LAST_LINE}"), 4).said(&["the guest's kernel panicked\n"]);
+}
+
+#[test]
+fn sigterm_after_a_panic_is_its_end() {
+    // Without the signal its reset would be waited for, longer than a test is.
+    let vmm = linux(b"w", &["--append", "panic=600"]);
+    vmm.expect("Rebooting in 600 seconds..\n", 1);
+    vmm.signal(libc::SIGTERM);
+    vmm.end().is(&format!("ready\n{PANIC}Rebooting in 600 seconds..\n"), 4);
+}
+
+#[test]
+fn guest_that_shows_an_old_panic_hears_the_button() {
+    let vmm = Launch::new(Guest::OldPanic).spawn();
+    vmm.expect("---[ end Kernel panic - not syncing: old ]---\n", 1);
+    // Longer than a guest may be silent that has panicked.
+    assert!(!vmm.stderr.wait_for(Duration::from_secs(3), |said| vmm::count(said, "panicked") > 0));
+    vmm.signal(libc::SIGTERM);
+    let ended = vmm.end();
+    assert!(ended.stdout.ends_with("done\n"), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn halt_is_power_off() {
+    linux(b"h", &["--cpus", "2"]).end().is("ready\nreboot: System halted\n", 0);
+}
+
+#[test]
+fn triple_fault_behind_the_line_of_a_restart_is_a_reboot() {
+    let mut vmm = linux(b"t", &[]);
+    vmm.expect("ready\n", 2);
+    vmm.type_in(b"q");
+    vmm.end().is("ready\nreboot: Restarting system\nready\ndone\n", 0);
+    linux(b"t", &["--on-reboot", "exit"]).end().is("ready\nreboot: Restarting system\n", 3);
+}
+
+#[test]
+fn keyboard_controller_and_chipset_reset() {
+    for (key, said) in [(b"k", "keyboard controller"), (b"p", "chipset")] {
+        linux(key, &["--on-reboot", "exit"]).end().is(&format!("ready\n{said}\n"), 3);
+    }
+}
+
+#[test]
+fn guest_that_resets_itself_in_silence_for_ever_is_status_4_and_the_sentence_says_what_helps() {
+    run(Guest::Mute, &[]).is("", 4).said(&["reset itself 5 times in a row", "console=ttyS0"]);
+    run(Guest::Mute, &["--on-reboot", "exit"]).is("", 3);
+}
+
 #[test]
 fn halted_guest_ends_by_two_signals_with_the_signals_status() {
     for (signal, status) in

@@ -15,5 +15,6 @@ pub mod pci;
 pub mod ports;
 pub mod power;
 pub mod pvpanic;
+pub mod reset;
 pub mod rtc;
 pub mod serial;

@@ -1,7 +1,7 @@
 //! The port map: every I/O port of the machine, in one table, with its reason.
 //!
 //! A port that is not here reads as all ones and ignores writes. What a PC has and this machine declares absent in
-//! ACPI (i8042, VGA, PIT, the CF8/CFC configuration mechanism) has no entry.
+//! ACPI (i8042, VGA, PIT, the CF8/CFC configuration mechanism) has no entry, but for the ways to reset a PC.
 
 /// 16550 UART, eight ports, GSI 4: where every PC kernel looks for its first serial console.
 pub const COM1: u16 = 0x3f8;
@@ -19,5 +19,9 @@ pub const POWER_PORTS: u16 = 3;
 pub const RESET_VALUE: u8 = 0x01;
 /// SLP_TYP of `_S5_`, soft off.
 pub const S5_SLEEP_TYPE: u8 = 5;
+/// Command port of a PC's keyboard controller, which is not there: only its reset line is (`reboot=k`).
+pub const KEYBOARD_COMMAND: u16 = 0x64;
+/// Reset control register of PCI chipsets (`reboot=p`).
+pub const PCI_RESET: u16 = 0xcf9;
 /// Interrupt of the generic event device that carries the power button (ACPI 6.5 §5.6.9).
 pub const POWER_BUTTON_GSI: u32 = 9;

@@ -1,5 +1,8 @@
 //! pvpanic: the one port through which a guest's kernel says that it panicked (QEMU docs/specs/pvpanic).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
 
 /// The guest panicked and will do nothing about it.
@@ -7,9 +10,18 @@ const PANICKED: u8 = 1 << 0;
 /// The guest panicked and goes on in its crash kernel.
 const CRASH_LOADED: u8 = 1 << 1;
 
-/// The port. It has no state: a read gives the events it understands.
+/// The port. A read gives the events it understands.
 #[derive(Debug, Default)]
-pub struct PvPanic;
+pub struct PvPanic {
+    crash_loaded: Arc<AtomicBool>,
+}
+
+impl PvPanic {
+    /// `crash_loaded` is set when the guest hands over to its crash kernel.
+    pub fn new(crash_loaded: Arc<AtomicBool>) -> Self {
+        PvPanic { crash_loaded }
+    }
+}
 
 impl BusDevice for PvPanic {
     fn size(&self) -> u64 {
@@ -27,6 +39,7 @@ impl BusDevice for PvPanic {
                 return Some(Effect::Panicked);
             }
             if events & CRASH_LOADED != 0 {
+                self.crash_loaded.store(true, Ordering::Release);
                 log::warn!("The guest's kernel panicked and hands over to its crash kernel.");
             }
             None
@@ -41,15 +54,19 @@ mod tests {
     #[test]
     fn both_events_are_offered() {
         let mut data = [0];
-        PvPanic.read(0, &mut data);
+        PvPanic::default().read(0, &mut data);
         assert_eq!(data, [3]);
     }
 
     #[test]
     fn a_panic_ends_the_machine_and_a_crash_kernel_goes_on() {
-        assert_eq!(PvPanic.write(0, &[1]), Some(Effect::Panicked));
-        assert_eq!(PvPanic.write(0, &[3]), Some(Effect::Panicked));
-        assert_eq!(PvPanic.write(0, &[2]), None);
-        assert_eq!(PvPanic.write(0, &[0xfc]), None);
+        let crash_loaded = Arc::new(AtomicBool::new(false));
+        let mut device = PvPanic::new(crash_loaded.clone());
+        assert_eq!(device.write(0, &[1]), Some(Effect::Panicked));
+        assert_eq!(device.write(0, &[3]), Some(Effect::Panicked));
+        assert!(!crash_loaded.load(Ordering::Acquire));
+        assert_eq!(device.write(0, &[2]), None);
+        assert!(crash_loaded.load(Ordering::Acquire));
+        assert_eq!(device.write(0, &[0xfc]), None);
     }
 }

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use log::Level;
 
+use crate::machine::Exit;
+
 /// How a run of the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -42,6 +44,18 @@ pub enum Status {
 const SIGNAL_BASE: u8 = 128;
 
 impl Status {
+    /// Of a machine that ended by itself; what it means that it was killed is for those who did it.
+    pub(crate) fn of(exit: &Exit) -> Option<Status> {
+        Some(match exit {
+            Exit::PoweredOff => Status::Done,
+            Exit::Rebooted => Status::Rebooted,
+            Exit::Panicked | Exit::GaveUp(_) => Status::Panicked,
+            Exit::Crashed(_) => Status::Crashed,
+            Exit::Failed(_) => Status::Failed,
+            Exit::Killed => return None,
+        })
+    }
+
     /// One of each, in the order of their numbers; the signal's number stands for any. What a command ends with is none
     /// of ours.
     pub const ALL: [Status; 13] = [

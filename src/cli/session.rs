@@ -224,13 +224,14 @@ impl Session {
         if let Err(error) = runs {
             return (report::chain(&error), Status::Failed);
         }
-        match exit {
-            Exit::PoweredOff => ("the guest powered off".to_owned(), Status::Done),
-            Exit::Rebooted => ("the guest rebooted".to_owned(), Status::Rebooted),
-            Exit::Panicked => ("the guest's kernel panicked".to_owned(), Status::Panicked),
-            Exit::Crashed(crash) => (format!("the guest crashed: {crash}"), Status::Crashed),
-            Exit::Failed(error) => (report::chain(error), Status::Failed),
-            Exit::Killed => match *self.reason.lock().unwrap_or_else(PoisonError::into_inner) {
+        let text = match exit {
+            Exit::PoweredOff => "the guest powered off".to_owned(),
+            Exit::Failed(error) => report::chain(error),
+            ended => ended.to_string(),
+        };
+        match Status::of(exit) {
+            Some(status) => (text, status),
+            None => match *self.reason.lock().unwrap_or_else(PoisonError::into_inner) {
                 Some(Reason::Signal(number)) => {
                     (format!("ended by signal {number}"), Status::Signal(u8::try_from(number).unwrap_or(0)))
                 }

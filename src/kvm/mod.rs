@@ -13,11 +13,13 @@ pub(crate) mod irq;
 pub(crate) mod kick;
 pub(crate) mod memory;
 mod msrs;
+mod posture;
 mod probe;
 mod regs;
 pub(crate) mod vcpu;
 mod vm;
 
+pub(crate) use posture::Posture;
 pub(crate) use probe::{KvmFacts, probe};
 pub(crate) use vm::{Vcpus, Vm};
 

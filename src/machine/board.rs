@@ -1,7 +1,6 @@
 //! The machine's board: which devices it has, where they are, and how that is told to the guest.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
@@ -12,12 +11,14 @@ use devices::pci::root::PciRoot;
 use devices::ports;
 use devices::power::{Power, PowerButton};
 use devices::pvpanic::PvPanic;
+use devices::reset::{KeyboardReset, PciReset};
 use devices::rtc;
 use devices::serial::Serial;
 use virtio::transport;
 
 use super::StartError;
 use super::boot_once::{Blueprint, Memory};
+use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
 use super::pci;
 use super::stats::Counted;
@@ -43,17 +44,19 @@ impl Board {
         blueprint: &Blueprint,
         window: Option<Range<u64>>,
         memory: &Memory,
-        panicked: &Arc<AtomicBool>,
+        watch: &Watch,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
-        let ends = console.ends(panicked).map_err(StartError::Descriptors)?;
+        let ends = console.ends(watch).map_err(StartError::Descriptors)?;
         let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
         console.attach(&serial);
         let mut bus = Bus::new();
         put(&mut bus, ports::COM1, serial)?;
         put(&mut bus, ports::POWER, Arc::new(Mutex::new(Power::new())))?;
-        put(&mut bus, ports::PVPANIC, Arc::new(Mutex::new(PvPanic)))?;
+        put(&mut bus, ports::KEYBOARD_COMMAND, Arc::new(Mutex::new(KeyboardReset)))?;
+        put(&mut bus, ports::PCI_RESET, Arc::new(Mutex::new(PciReset)))?;
+        put(&mut bus, ports::PVPANIC, Arc::new(Mutex::new(PvPanic::new(watch.crash_kernel()))))?;
         let clock = match spec.rtc() {
             Rtc::None => None,
             Rtc::Utc => Some(HostClock::Utc),

@@ -1,7 +1,6 @@
 //! One boot of a machine: made from the blueprint, run, thrown away.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::thread;
 
@@ -9,6 +8,7 @@ use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
 use devices::pci::root::PciRoot;
 use devices::power::PowerButton;
+use virtio::DeviceKind;
 use virtio::balloon::BalloonControl;
 use virtio::worker::STACK;
 use vm_memory::{Bytes, GuestAddress};
@@ -16,6 +16,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::backends::Backends;
 use super::board::{Board, pci_window, reset_code};
 use super::console::Console;
+use super::ends::{Activity, Watch, panic_timeout};
 use super::events::Publisher;
 use super::files::BootFiles;
 use super::gate::Gate;
@@ -50,8 +51,8 @@ pub(super) struct Blueprint {
 #[derive(Debug)]
 pub(super) struct Boot {
     pub(super) number: BootNumber,
-    /// The kernel's panic line was seen on the console.
-    pub(super) panicked: Arc<AtomicBool>,
+    /// How it will end, as far as that is known.
+    pub(super) watch: Watch,
     power_button: PowerButton,
     pci: Arc<PciRoot>,
     counted: Vec<Counted>,
@@ -78,9 +79,9 @@ impl Boot {
     ) -> Result<Boot, StartError> {
         let spec = &blueprint.spec;
         let layout = RamLayout::new(spec.mem().bytes());
-        let (plan, sources) = plan(blueprint, &layout)?;
+        let (plan, sources, panic_timeout) = plan(blueprint, &layout)?;
         let memory = Memory::new(spec, &layout)?;
-        let panicked = Arc::new(AtomicBool::new(false));
+        let watch = Watch::new(number, panic_timeout, events.clone());
         let gate = Arc::new(Gate::new(number, blueprint.console.output.clone(), events.clone()));
         let loader = Loader::new(&sources);
         let Assembled { vm, board, vcpus } = thread::scope(|scope| {
@@ -89,7 +90,7 @@ impl Boot {
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(blueprint, &plan, &layout, &memory, &panicked);
+            let made = assemble(blueprint, &plan, &layout, &memory, &watch);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -101,7 +102,7 @@ impl Boot {
         let threads = VcpuThreads::start(vcpus, &context)?;
         Ok(Boot {
             number,
-            panicked,
+            watch,
             power_button: board.power_button,
             pci: board.pci,
             counted: board.counted,
@@ -119,6 +120,22 @@ impl Boot {
             MemoryStats { size: ram.size(), resident: ram.resident(), balloon: self.balloon.actual() };
         let devices = self.counted.iter().map(Counted::now).collect();
         Stats { vcpus: self.vcpus.exits(), memory, devices }
+    }
+
+    /// Looks how the guest does, and asks the vCPUs for the next look.
+    pub(super) fn sample(&self) -> (u64, Activity) {
+        let work = self.counted.iter().fold(0u64, |sum, counted| {
+            sum.wrapping_add(counted.counters.requests.now()).wrapping_add(counted.counters.kicks.now())
+        });
+        let activity = self.vcpus.activity();
+        self.vcpus.ask();
+        (work, activity)
+    }
+
+    /// Bytes that the guest has given to its ports and networks.
+    pub(super) fn sent(&self) -> u64 {
+        let outside = |counted: &&Counted| matches!(counted.kind, DeviceKind::Console | DeviceKind::Network);
+        self.counted.iter().filter(outside).map(|counted| counted.counters.bytes_out.now()).sum()
     }
 
     /// Makes the vCPUs rest; [`Event::AtRest`] comes, with the number given here, when they do.
@@ -174,7 +191,7 @@ fn assemble(
     plan: &BootPlan,
     ram_layout: &RamLayout,
     memory: &Memory,
-    panicked: &Arc<AtomicBool>,
+    watch: &Watch,
 ) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
     let vm = Vm::new(&memory.slots())?;
@@ -183,7 +200,7 @@ fn assemble(
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, blueprint, window, memory, panicked)?;
+    let board = Board::new(&vm, blueprint, window, memory, watch)?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
@@ -195,8 +212,8 @@ fn assemble(
     Ok(Assembled { vm, board, vcpus })
 }
 
-/// Decides where everything goes, from the files' headers.
-fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>), StartError> {
+/// Decides where everything goes, from the files' headers; and `panic=` of the command line.
+fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
     let BootFiles { kernel, headers, initrd, cmdline, .. } = BootFiles::find_with(
         &blueprint.spec,
         blueprint.supplies.initrd.as_ref(),
@@ -213,5 +230,5 @@ fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Sour
     let mut sources = Vec::with_capacity(2);
     sources.extend(initrd.iter().map(|(file, _)| Source::new(file, plan.initrd.as_slice())));
     sources.push(Source::new(&kernel, &plan.kernel));
-    Ok((plan, sources))
+    Ok((plan, sources, panic_timeout(&cmdline)))
 }

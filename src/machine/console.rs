@@ -2,7 +2,7 @@
 //!
 //! Output goes through a bounded queue to a thread of its own, so that a slow reader holds up the guest (and loses
 //! nothing) instead of a lock. Input waits in a queue until the guest takes it. What the guest writes to the other
-//! console nobody sees; but all of it is searched for the kernel's panic line.
+//! console nobody sees; but all of it is searched for the kernel's last lines.
 
 mod guest_console;
 mod last_words;
@@ -11,7 +11,6 @@ mod sinks;
 
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -23,7 +22,8 @@ use virtio::worker::STACK;
 
 pub use self::guest_console::{ExpectError, GuestConsole, Unheard};
 pub(super) use self::scrollback::Scrollback;
-use self::sinks::{PanicWatch, UnseenOutput, WatchedOutput, WatchedPort};
+use self::sinks::{UnseenOutput, WatchedOutput, WatchedPort};
+use super::ends::Watch;
 use crate::spec::ConsoleChoice;
 
 /// Output that may wait for its reader before the guest has to.
@@ -62,22 +62,22 @@ impl Console {
         }
     }
 
-    /// What the devices of a boot are connected to. `panicked` is set when the kernel's panic line passes.
-    pub(super) fn ends(&self, panicked: &Arc<AtomicBool>) -> io::Result<ConsoleEnds> {
-        let watch = || PanicWatch::new(panicked.clone());
+    /// What the devices of a boot are connected to. `watch` is told of the lines that
+    /// say how the guest ends.
+    pub(super) fn ends(&self, watch: &Watch) -> io::Result<ConsoleEnds> {
         let output = self.output.clone();
         Ok(match self.choice {
             ConsoleChoice::Ttys0 => ConsoleEnds {
-                serial_output: Box::new(WatchedOutput::new(output, watch())),
+                serial_output: Box::new(WatchedOutput::new(output, watch.ttys0())),
                 serial_input: self.input.clone(),
-                virtio: Box::new(WatchedPort::new(Box::new(Nobody), watch(), Arc::default())),
+                virtio: Box::new(WatchedPort::new(Box::new(Nobody), watch.hvc0(), Arc::default())),
             },
             ConsoleChoice::Hvc0 => {
                 let (stream, in_use) = (Stream::new(self.input.clone(), output.clone())?, Arc::default());
                 ConsoleEnds {
-                    serial_output: Box::new(UnseenOutput::new(output, watch(), Arc::clone(&in_use))),
+                    serial_output: Box::new(UnseenOutput::new(output, watch.ttys0(), Arc::clone(&in_use))),
                     serial_input: Arc::new(ByteQueue::new(1)),
-                    virtio: Box::new(WatchedPort::new(Box::new(stream), watch(), in_use)),
+                    virtio: Box::new(WatchedPort::new(Box::new(stream), watch.hvc0(), in_use)),
                 }
             }
         })

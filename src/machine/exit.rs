@@ -8,13 +8,15 @@ use super::StartError;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Exit {
-    /// The guest switched itself off.
+    /// The guest switched itself off, or halted for good.
     PoweredOff,
     /// The guest rebooted, and the spec says to leave then.
     Rebooted,
-    /// The guest's kernel panicked: it said so to the pvpanic device, or its panic line on the console was followed
-    /// by a reset.
+    /// The guest's kernel panicked: it said so to the pvpanic device, or its panic line on a console was followed
+    /// by a reset, or by nothing at all.
     Panicked,
+    /// The guest boots and never comes up.
+    GaveUp(GaveUp),
     /// The guest did something that neither it nor KVM can go on from.
     Crashed(Crash),
     /// [`super::Machine::kill`] was called, or the machine was dropped.
@@ -31,11 +33,34 @@ impl fmt::Display for Exit {
             Exit::PoweredOff => f.write_str("the guest switched itself off"),
             Exit::Rebooted => f.write_str("the guest rebooted"),
             Exit::Panicked => f.write_str("the guest's kernel panicked"),
+            Exit::GaveUp(why) => why.fmt(f),
             Exit::Crashed(crash) => write!(f, "the guest crashed: {crash}"),
             Exit::Killed => f.write_str("the machine was ended"),
             Exit::Failed(error) => write!(f, "the host failed the machine: {error}"),
         }
     }
+}
+
+/// Why a guest that boots again and again is not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GaveUp {
+    /// Its initramfs found no root file system, and rebooted because the command line has `panic=`.
+    #[error(
+        "the guest's initramfs could not mount its root file system, and rebooted because of panic= on the kernel command \
+         line (with panic=0 it gives a shell instead)"
+    )]
+    Initramfs,
+    /// It reset itself so many times in a row, each time within seconds and before it had run a program.
+    #[error(
+        "the guest has reset itself {boots} times in a row, each time within {limit} s of its start and before it had run a \
+         program; where its console is silent, console=ttyS0 on the kernel command line shows why",
+        limit = super::ends::SHORT_BOOT.as_secs()
+    )]
+    BootLoop {
+        /// How many times.
+        boots: u32,
+    },
 }
 
 /// What a vCPU could not go on from, as a sentence, and where.

@@ -11,6 +11,7 @@ mod cmdline;
 mod console;
 mod controls;
 mod devices;
+mod ends;
 mod error;
 mod events;
 mod exit;
@@ -36,7 +37,7 @@ pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
 pub use controls::Controls;
 pub use error::{BalloonError, PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
-pub use exit::{Crash, Exit};
+pub use exit::{Crash, Exit, GaveUp};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;

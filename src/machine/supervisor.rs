@@ -1,15 +1,17 @@
 //! The thread that owns a running machine: it boots, waits for what happens, and boots again or ends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Instant;
 
 use devices::bus::Effect;
 
 use super::boot_once::{Blueprint, Boot};
+use super::ends::{BootLoop, End, TICK};
 use super::events::MachineEvent;
 use super::stats::Stats;
 use super::vcpus::VcpuEvent;
-use super::{BootNumber, Exit, PauseError};
+use super::{BootNumber, Exit, GaveUp, PauseError};
 use crate::spec::OnReboot;
 
 /// What reaches the supervisor.
@@ -17,6 +19,8 @@ use crate::spec::OnReboot;
 pub(super) enum Event {
     /// A vCPU of one boot.
     Vcpu { boot: BootNumber, what: VcpuEvent },
+    /// A boot seems to be at its end: it has to be looked at.
+    Suspect { boot: BootNumber },
     /// All vCPUs of one boot rest, as they were asked for the `round`th time.
     AtRest { boot: BootNumber, round: u64 },
     /// Whoever holds the machine.
@@ -73,7 +77,10 @@ impl Orders {
 
 /// What the guest's own actions lead to.
 enum Turn {
+    /// By command.
     BootAgain,
+    /// The guest has reset itself.
+    Reset,
     End(Exit),
 }
 
@@ -106,13 +113,25 @@ pub(super) fn supervise(
     sender: &Sender<Event>,
 ) -> Exit {
     let publisher = &blueprint.publisher;
+    let mut boot_loop = BootLoop::default();
     loop {
-        let turn = Turns { blueprint, boot: &boot, rest: Rest::Running }.next(events);
+        let turn = Turns { blueprint, boot: &boot, rest: Rest::Running, look: None }.next(events);
+        let (ran, came_up) = boot.watch.boot(boot.sent());
+        let looped = match turn {
+            Turn::Reset => boot_loop.after_reset(ran, came_up),
+            _ => {
+                boot_loop.after_command();
+                None
+            }
+        };
         let number = boot.number;
         // The old boot gives back its memory and its interrupts before the new one takes its own.
         drop(boot);
         if let Turn::End(exit) = turn {
             return exit;
+        }
+        if let Some(boots) = looped {
+            return Exit::GaveUp(GaveUp::BootLoop { boots });
         }
         publisher.publish(MachineEvent::Reset);
         if blueprint.orders.killed() {
@@ -131,6 +150,8 @@ struct Turns<'a> {
     blueprint: &'a Blueprint,
     boot: &'a Boot,
     rest: Rest,
+    /// When the guest is looked at next, because it seems to be at its end.
+    look: Option<Instant>,
 }
 
 impl Turns<'_> {
@@ -138,7 +159,7 @@ impl Turns<'_> {
     fn next(mut self, events: &Receiver<Event>) -> Turn {
         let turn = self.serve(events);
         self.rest.give_up(match turn {
-            Turn::BootAgain => &PauseError::Interrupted,
+            Turn::BootAgain | Turn::Reset => &PauseError::Interrupted,
             Turn::End(_) => &PauseError::Ended,
         });
         turn
@@ -146,16 +167,31 @@ impl Turns<'_> {
 
     fn serve(&mut self, events: &Receiver<Event>) -> Turn {
         loop {
-            match events.recv() {
+            match self.receive(events) {
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(turn) = self.look() {
+                        return turn;
+                    }
+                }
                 Ok(Event::Command(Command::Reset)) => {
                     self.blueprint.orders.taken();
                     return Turn::BootAgain;
                 }
                 // The supervisor holds a sender itself, so the channel cannot end; if it did, nobody could ask for more.
-                Ok(Event::Command(Command::Kill)) | Err(_) => return Turn::End(Exit::Killed),
+                Ok(Event::Command(Command::Kill)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Turn::End(Exit::Killed);
+                }
+                Ok(Event::Command(Command::PowerButton)) => {
+                    if let Some(end) = self.boot.watch.button() {
+                        return self.turn(end);
+                    }
+                    self.boot.press_power_button();
+                }
                 Ok(Event::Command(command)) => self.obey(command),
                 // What a vCPU of an earlier boot said last.
-                Ok(Event::Vcpu { boot, .. } | Event::AtRest { boot, .. }) if boot != self.boot.number => {}
+                Ok(Event::Vcpu { boot, .. } | Event::AtRest { boot, .. } | Event::Suspect { boot })
+                    if boot != self.boot.number => {}
+                Ok(Event::Suspect { .. }) => self.boot.watch.taken(),
                 Ok(Event::AtRest { round, .. }) => self.at_rest(round),
                 Ok(Event::Vcpu { what, .. }) => return self.ended(what),
             }
@@ -164,16 +200,17 @@ impl Turns<'_> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::PowerButton => self.boot.press_power_button(),
             Command::Pause(answer) => match &mut self.rest {
                 Rest::Paused => reply(&answer, Ok(())),
                 Rest::Asked { waiting, .. } => waiting.push(answer),
                 Rest::Running => {
+                    self.boot.watch.stop();
                     let round = self.boot.hold_vcpus();
                     self.rest = Rest::Asked { round, waiting: vec![answer] };
                 }
             },
             Command::Resume(answer) => {
+                self.boot.watch.go_on();
                 self.boot.resume();
                 self.rest.give_up(&PauseError::Interrupted);
                 if let Rest::Paused = std::mem::replace(&mut self.rest, Rest::Running) {
@@ -183,7 +220,7 @@ impl Turns<'_> {
             }
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             // Ends the boot; see above.
-            Command::Reset | Command::Kill => {}
+            Command::PowerButton | Command::Reset | Command::Kill => {}
         }
     }
 
@@ -200,23 +237,52 @@ impl Turns<'_> {
         }
     }
 
+    /// What comes next, or nothing by the time of the next look.
+    fn receive(&mut self, events: &Receiver<Event>) -> Result<Event, RecvTimeoutError> {
+        // At rest nothing happens, and time stands still.
+        let wanted = matches!(self.rest, Rest::Running) && self.boot.watch.wants_samples();
+        self.look = wanted.then(|| self.look.unwrap_or_else(|| Instant::now() + TICK));
+        match self.look {
+            Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Looks at a guest that seems to be at its end.
+    fn look(&mut self) -> Option<Turn> {
+        self.look = None;
+        let (work, activity) = self.boot.sample();
+        self.boot.watch.sample(work, activity).map(|end| self.turn(end))
+    }
+
     fn ended(&self, what: VcpuEvent) -> Turn {
-        let exit = match what {
-            VcpuEvent::Effect(Effect::PowerOff) => Exit::PoweredOff,
-            VcpuEvent::Effect(Effect::Panicked) => Exit::Panicked,
-            // Without a pvpanic driver a panic shows as its line on the console and the reset that `panic=-1` makes.
-            VcpuEvent::Effect(Effect::Reset) if self.boot.panicked.load(Ordering::Acquire) => Exit::Panicked,
-            VcpuEvent::Effect(Effect::Reset) => match self.blueprint.spec.on_reboot() {
-                OnReboot::Reboot => return Turn::BootAgain,
-                OnReboot::Exit => Exit::Rebooted,
+        let watch = &self.boot.watch;
+        match what {
+            VcpuEvent::Effect(Effect::PowerOff) => self.turn(End::PoweredOff),
+            VcpuEvent::Effect(Effect::Panicked) => self.turn(End::Panicked),
+            VcpuEvent::Effect(Effect::Reset) => self.turn(watch.reset()),
+            VcpuEvent::TripleFault(crash) => match watch.triple_fault() {
+                Some(end) => self.turn(end),
+                None => Turn::End(Exit::Crashed(crash)),
             },
-            VcpuEvent::Crashed(crash) => Exit::Crashed(crash),
-            VcpuEvent::Failed(error) => Exit::Failed(error),
-        };
-        if let Exit::Panicked = exit {
+            VcpuEvent::Crashed(crash) => Turn::End(Exit::Crashed(crash)),
+            VcpuEvent::Failed(error) => Turn::End(Exit::Failed(error)),
+        }
+    }
+
+    fn turn(&self, end: End) -> Turn {
+        if let End::Panicked | End::GaveUp = end {
             self.blueprint.publisher.publish(MachineEvent::Panicked);
         }
-        Turn::End(exit)
+        Turn::End(match end {
+            End::PoweredOff => Exit::PoweredOff,
+            End::Panicked => Exit::Panicked,
+            End::GaveUp => Exit::GaveUp(GaveUp::Initramfs),
+            End::Reset => match self.blueprint.spec.on_reboot() {
+                OnReboot::Reboot => return Turn::Reset,
+                OnReboot::Exit => Exit::Rebooted,
+            },
+        })
     }
 }
 

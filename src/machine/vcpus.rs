@@ -1,19 +1,20 @@
 //! The vCPU threads: enter the guest, hand its accesses to the buses, tell the supervisor what they ask for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
 use devices::bus::{Bus, Effect};
 
+use super::ends::Activity;
 use super::exit::Crash;
 use super::gate::{Gate, Insider};
 use super::stats::{ExitCounters, VcpuStats};
 use super::supervisor::Event;
 use super::{BootNumber, StartError};
-use crate::kvm::kick;
-use crate::kvm::vcpu::{Entry, Exit, Vcpu};
+use crate::kvm::vcpu::{Entry, Exit, Unhandled, Vcpu};
+use crate::kvm::{Posture, kick};
 
 /// What a guest's accesses go to.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ struct VcpuThread {
     /// It blocks the kick's signal by now.
     kickable: Arc<AtomicBool>,
     exits: Arc<ExitCounters>,
+    seen: Arc<Seen>,
 }
 
 impl VcpuThreads {
@@ -53,17 +55,19 @@ impl VcpuThreads {
             VcpuThreads { gate: context.gate.clone(), threads: Vec::with_capacity(vcpus.len()) };
         for vcpu in vcpus {
             let (context, kickable, exits) = (context.clone(), Arc::default(), Arc::default());
-            let (ready, counters) = (Arc::clone(&kickable), Arc::clone(&exits));
+            let seen = Arc::<Seen>::default();
+            let (ready, counters, shown) = (Arc::clone(&kickable), Arc::clone(&exits), seen.clone());
             // Here, so that a pause right after this waits for all of them.
             let insider = context.gate.come();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{}", vcpu.id()))
                 .stack_size(STACK)
                 .spawn(move || {
-                    run(Running { vcpu, context: &context, exits: &counters, spoke: false }, &insider, &ready)
+                    let (context, exits, seen) = (&context, &*counters, &*shown);
+                    run(Running { vcpu, context, exits, seen, spoke: false }, &insider, &ready)
                 })
                 .map_err(StartError::Thread)?;
-            started.threads.push(VcpuThread { thread, kickable, exits });
+            started.threads.push(VcpuThread { thread, kickable, exits, seen });
         }
         Ok(started)
     }
@@ -99,6 +103,23 @@ impl VcpuThreads {
         self.threads.iter().map(|vcpu| vcpu.exits.now()).collect()
     }
 
+    /// Asks each of them to show what it does; [`VcpuThreads::activity`] then tells.
+    pub(super) fn ask(&self) {
+        self.threads.iter().for_each(|vcpu| vcpu.seen.ask());
+        self.kick();
+    }
+
+    /// What all of them together did when they were asked.
+    pub(super) fn activity(&self) -> Activity {
+        let together = |all, vcpu: &VcpuThread| match (all, vcpu.seen.posture()) {
+            (Activity::Unknown, _) | (_, None) => Activity::Unknown,
+            (Activity::Alive, _) | (_, Some(Posture::Program | Posture::Idle)) => Activity::Alive,
+            (Activity::Kernel, _) | (_, Some(Posture::Kernel)) => Activity::Kernel,
+            (Activity::Halted, Some(Posture::Halted)) => Activity::Halted,
+        };
+        self.threads.iter().fold(Activity::Halted, together)
+    }
+
     fn kick(&self) {
         let ready = self.threads.iter().filter(|vcpu| vcpu.kickable.load(Ordering::SeqCst));
         ready.for_each(|vcpu| kick::kick(&vcpu.thread));
@@ -108,6 +129,35 @@ impl VcpuThreads {
 impl Drop for VcpuThreads {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// What a vCPU does, as its own thread shows it when it is asked.
+#[derive(Debug, Default)]
+struct Seen(AtomicU8);
+
+impl Seen {
+    const NEVER_ASKED: u8 = 0;
+    const ASKED: u8 = 1;
+    /// Behind these, postures by their number.
+    const POSTURES: [Posture; 4] = [Posture::Program, Posture::Kernel, Posture::Idle, Posture::Halted];
+
+    fn ask(&self) {
+        self.0.store(Self::ASKED, Ordering::Release);
+    }
+
+    fn answer(&self, vcpu: &Vcpu) {
+        if self.0.load(Ordering::Acquire) != Self::ASKED {
+            return;
+        }
+        let posture = vcpu.posture().and_then(|posture| Self::POSTURES.iter().position(|p| *p == posture));
+        let number = posture.and_then(|at| u8::try_from(at + 2).ok()).unwrap_or(Self::NEVER_ASKED);
+        self.0.store(number, Ordering::Release);
+    }
+
+    fn posture(&self) -> Option<Posture> {
+        let at = usize::from(self.0.load(Ordering::Acquire)).checked_sub(2)?;
+        Self::POSTURES.get(at).copied()
     }
 }
 
@@ -121,7 +171,7 @@ fn run(mut running: Running<'_>, insider: &Insider, kickable: &AtomicBool) {
     last_word.what = match kick::accept_kicks(&running.vcpu) {
         Ok(()) => {
             kickable.store(true, Ordering::SeqCst);
-            running.until_the_end(insider).unwrap_or_else(|crash| Some(VcpuEvent::Crashed(crash)))
+            running.until_the_end(insider).unwrap_or_else(Some)
         }
         Err(error) => Some(VcpuEvent::Failed(StartError::Kvm(error))),
     };
@@ -136,6 +186,7 @@ struct Running<'a> {
     vcpu: Vcpu,
     context: &'a VcpuContext,
     exits: &'a ExitCounters,
+    seen: &'a Seen,
     /// The last access may have been to the console.
     spoke: bool,
 }
@@ -150,7 +201,7 @@ enum Step {
 
 impl Running<'_> {
     /// Runs the guest until it has something to say to the supervisor, or `None` once the gate is shut.
-    fn until_the_end(&mut self, insider: &Insider) -> Result<Option<VcpuEvent>, Crash> {
+    fn until_the_end(&mut self, insider: &Insider) -> Result<Option<VcpuEvent>, VcpuEvent> {
         loop {
             while self.context.gate.is_open() {
                 if let Step::Served(Some(effect)) = self.step(Entry::Run)? {
@@ -173,7 +224,7 @@ impl Running<'_> {
     }
 
     /// Completes the access that the guest was left for, so that the vCPU stands between two instructions.
-    fn complete(&mut self) -> Result<Option<Effect>, Crash> {
+    fn complete(&mut self) -> Result<Option<Effect>, VcpuEvent> {
         for _ in 0..MOST_ACCESSES {
             match self.step(Entry::Complete)? {
                 Step::Called => break,
@@ -185,7 +236,7 @@ impl Running<'_> {
     }
 
     /// Enters the guest once and serves what it left it for.
-    fn step(&mut self, entry: Entry) -> Result<Step, Crash> {
+    fn step(&mut self, entry: Entry) -> Result<Step, VcpuEvent> {
         let (buses, exits) = (&self.context.buses, self.exits);
         let effect = match self.vcpu.enter(entry) {
             Exit::PortIn { port, width, data } => {
@@ -209,11 +260,15 @@ impl Running<'_> {
             Exit::Interrupted => {
                 exits.interrupted.add_one();
                 kick::take_kicks();
+                self.seen.answer(&self.vcpu);
                 return Ok(Step::Called);
             }
             Exit::Unhandled(reason) => {
-                let reason = reason.to_string();
-                return Err(Crash { vcpu: self.vcpu.id(), rip: self.vcpu.rip(), reason });
+                let crash = Crash { vcpu: self.vcpu.id(), rip: self.vcpu.rip(), reason: reason.to_string() };
+                return Err(match reason {
+                    Unhandled::TripleFault => VcpuEvent::TripleFault(crash),
+                    _ => VcpuEvent::Crashed(crash),
+                });
             }
         };
         Ok(Step::Served(effect))
@@ -239,6 +294,8 @@ impl Drop for LastWord<'_> {
 #[derive(Debug)]
 pub(super) enum VcpuEvent {
     Effect(Effect),
+    /// A crash, or a kernel's way to restart.
+    TripleFault(Crash),
     Crashed(Crash),
     Failed(StartError),
 }

@@ -75,6 +75,7 @@ impl Run<'_> {
         let status = if self.up { Status::RunGuestEnded } else { Status::RunNeverUp };
         let (what, status) = match exit {
             Some(Exit::Panicked) => ("the guest's kernel panicked".to_owned(), Status::RunPanicked),
+            Some(Exit::GaveUp(why)) => (why.to_string(), Status::RunPanicked),
             Some(Exit::PoweredOff) => (format!("the guest switched itself off {before}"), status),
             Some(Exit::Rebooted) => (format!("the guest rebooted {before}"), status),
             Some(Exit::Crashed(crash)) => (format!("the guest crashed {before}: {crash}"), status),

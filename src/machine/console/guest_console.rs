@@ -204,9 +204,9 @@ impl std::error::Error for ExpectError {}
 #[cfg(test)]
 mod tests {
     use super::super::last_words::PANIC_TAIL;
-    use super::super::sinks::PANIC_LINE;
     use super::*;
     use crate::machine::console::Console;
+    use crate::machine::ends::PANIC_LINE;
     use crate::spec::ConsoleChoice;
 
     const SOON: Duration = Duration::from_secs(10);

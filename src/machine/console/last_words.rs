@@ -1,6 +1,6 @@
 //! The last words of a console, for people: what a guest says must not draw on the terminal that they come out on.
 
-use super::sinks::PANIC_LINE;
+use crate::machine::ends::PANIC_LINE;
 
 /// How much of the line of a panic: it is a sentence, and a guest can write longer ones.
 pub(super) const PANIC_TAIL: usize = 256;

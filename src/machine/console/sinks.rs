@@ -1,4 +1,4 @@
-//! What the guest's consoles write into: the terminal's queue or nothing, past a look-out for the kernel's panic line.
+//! What the guest's consoles write into: the terminal's queue or nothing, past a look-out for the kernel's last lines.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +11,8 @@ use virtio::console::Backend;
 use virtio::device::Context;
 use virtio::poll::{Epoll, Token};
 
+use crate::machine::ends::LineWatch;
+
 /// How much of what nobody sees is kept.
 const UNSEEN_CAPACITY: usize = 32 << 10;
 
@@ -18,11 +20,11 @@ const UNSEEN_CAPACITY: usize = 32 << 10;
 #[derive(Debug)]
 pub(super) struct WatchedOutput {
     queue: Arc<ByteQueue>,
-    watch: PanicWatch,
+    watch: LineWatch,
 }
 
 impl WatchedOutput {
-    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch) -> Self {
+    pub(super) fn new(queue: Arc<ByteQueue>, watch: LineWatch) -> Self {
         WatchedOutput { queue, watch }
     }
 }
@@ -41,13 +43,13 @@ impl ConsoleSink for WatchedOutput {
 #[derive(Debug)]
 pub(super) struct UnseenOutput {
     queue: Arc<ByteQueue>,
-    watch: PanicWatch,
+    watch: LineWatch,
     unseen: VecDeque<u8>,
     hvc0_in_use: Arc<AtomicBool>,
 }
 
 impl UnseenOutput {
-    pub(super) fn new(queue: Arc<ByteQueue>, watch: PanicWatch, hvc0_in_use: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(queue: Arc<ByteQueue>, watch: LineWatch, hvc0_in_use: Arc<AtomicBool>) -> Self {
         UnseenOutput { queue, watch, unseen: VecDeque::new(), hvc0_in_use }
     }
 }
@@ -77,13 +79,13 @@ impl Drop for UnseenOutput {
 #[derive(Debug)]
 pub(super) struct WatchedPort {
     inner: Box<dyn Backend>,
-    watch: PanicWatch,
+    watch: LineWatch,
     in_use: Arc<AtomicBool>,
 }
 
 impl WatchedPort {
     /// `in_use` is set when the guest writes.
-    pub(super) fn new(inner: Box<dyn Backend>, watch: PanicWatch, in_use: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(inner: Box<dyn Backend>, watch: LineWatch, in_use: Arc<AtomicBool>) -> Self {
         WatchedPort { inner, watch, in_use }
     }
 }
@@ -105,77 +107,55 @@ impl Backend for WatchedPort {
     }
 }
 
-/// What Linux prints when it panics. Its first character comes up only once in it, so that a mismatch never hides a
-/// beginning.
-pub(super) const PANIC_LINE: &str = "Kernel panic - not syncing";
-const LINE: &[u8] = PANIC_LINE.as_bytes();
-
-/// Looks for the line that Linux prints when it panics.
-#[derive(Debug)]
-pub(super) struct PanicWatch {
-    matched: usize,
-    panicked: Arc<AtomicBool>,
-}
-
-impl PanicWatch {
-    /// Sets `panicked` when it has seen it.
-    pub(super) fn new(panicked: Arc<AtomicBool>) -> Self {
-        PanicWatch { matched: 0, panicked }
-    }
-
-    fn look_at(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if LINE.get(self.matched) == Some(byte) {
-                self.matched += 1;
-            } else {
-                self.matched = usize::from(LINE.first() == Some(byte));
-            }
-            if self.matched == LINE.len() {
-                self.matched = 0;
-                self.panicked.store(true, Ordering::Release);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use virtio::console::{Nobody, Stream};
 
     use super::*;
+    use crate::machine::BootNumber;
+    use crate::machine::ends::{End, Watch};
+
+    /// A watch, and whether the kernel has panicked by it.
+    fn watch() -> (Watch, impl Fn() -> bool) {
+        let watch = Watch::new(BootNumber::default(), 0, mpsc::channel().0);
+        let asked = watch.clone();
+        (watch, move || asked.reset() == End::Panicked)
+    }
 
     fn sees(chunks: &[&str]) -> bool {
-        let panicked = Arc::new(AtomicBool::new(false));
-        let mut watch = PanicWatch::new(panicked.clone());
-        chunks.iter().for_each(|chunk| watch.look_at(chunk.as_bytes()));
-        panicked.load(Ordering::Acquire)
+        let (watch, panicked) = watch();
+        let mut lines = watch.ttys0();
+        chunks.iter().for_each(|chunk| lines.look_at(chunk.as_bytes()));
+        panicked()
     }
 
     #[test]
     fn the_panic_line_is_seen_however_it_is_cut() {
-        assert!(sees(&["[    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs"]));
-        assert!(sees(&["KKernel pan", "ic - not sync", "ing"]));
-        assert!(sees(&["Kernel panicKernel panic - not syncing"]));
+        assert!(sees(&["[    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n"]));
+        assert!(sees(&["Kernel pan", "ic - not sync", "ing: x", "\n"]));
+        assert!(sees(&["Kernel panic\nKernel panic - not syncing: x\n"]));
     }
 
     #[test]
     fn other_lines_are_not_a_panic() {
-        assert!(!sees(&["Kernel panic - not syncin", "Kernel panic"]));
-        assert!(!sees(&["panic=-1 console=ttyS0"]));
+        assert!(!sees(&["Kernel panic - not syncin", "\nKernel panic\n"]));
+        assert!(!sees(&["panic=-1 console=ttyS0\n"]));
+        assert!(!sees(&["KKernel panic - not syncing: x\n"]));
     }
 
     #[test]
     fn serial_output_is_shown_when_a_boot_ends_before_hvc0_was_used_and_only_then() {
         for used in [false, true] {
-            let (queue, panicked, in_use) =
-                (Arc::new(ByteQueue::new(64 << 10)), Arc::default(), Arc::default());
-            let watch = || PanicWatch::new(Arc::clone(&panicked));
-            let mut serial = UnseenOutput::new(queue.clone(), watch(), Arc::clone(&in_use));
+            let (queue, in_use) = (Arc::new(ByteQueue::new(64 << 10)), Arc::default());
+            let (watch, _) = watch();
+            let mut serial = UnseenOutput::new(queue.clone(), watch.ttys0(), Arc::clone(&in_use));
             serial.write(&[b'.'; UNSEEN_CAPACITY]);
             serial.write(b"VFS: Unable to mount root fs");
             if used {
                 let stream = Stream::new(Arc::new(ByteQueue::new(1)), queue.clone()).unwrap();
-                let mut hvc0 = WatchedPort::new(Box::new(stream), watch(), in_use);
+                let mut hvc0 = WatchedPort::new(Box::new(stream), watch.hvc0(), in_use);
                 assert_eq!(hvc0.write(b"login: ").unwrap(), 7);
             }
             drop(serial);
@@ -191,9 +171,10 @@ mod tests {
 
     #[test]
     fn panic_line_is_seen_on_a_console_that_nobody_looks_at() {
-        let panicked = Arc::new(AtomicBool::new(false));
-        let mut hvc0 = WatchedPort::new(Box::new(Nobody), PanicWatch::new(panicked.clone()), Arc::default());
-        assert_eq!(hvc0.write(b"Kernel panic - not syncing").unwrap(), 26);
-        assert!(panicked.load(Ordering::Acquire));
+        let (watch, panicked) = watch();
+        let mut hvc0 = WatchedPort::new(Box::new(Nobody), watch.hvc0(), Arc::default());
+        assert!(!panicked());
+        assert_eq!(hvc0.write(b"Kernel panic - not syncing: x\r\n").unwrap(), 31);
+        assert!(panicked());
     }
 }

@@ -44,7 +44,7 @@ pub enum Guest {
     /// `masked: first=0 second=1 pending=01`, `open: first=1 second=1 pending=00`,
     /// `function masked: first=1 second=1 pending=02`, `function open: first=1 second=2 pending=00`.
     MsixMasks,
-    /// Writes pseudo-random numbers in every width to every port but 0x3f8, 0x505 and 0x600..=0x602, reading all; writes
+    /// Writes pseudo-random numbers in every width to every port but 0x64, 0x3f8, 0x505, 0x600..=0x602 and 0xcf9, reading all; writes
     /// them to every byte of every memory BAR (of the first 16 KiB of larger ones) and of the configuration space of
     /// every function (of absent ones, to one doubleword), then says `junk functions=NNNN bars=NNNN` on a line of its own.
     Junk,
@@ -64,6 +64,16 @@ pub enum Guest {
     /// powers off. All else is ignored. A reset empties COM1's FIFO: send the next command after
     /// the next `ready`.
     Obedient,
+    /// Says `ready` and ends as Linux does, by what it reads from COM1: `s` says a panic's first and last line and spins for
+    /// ever, `w` says a panic's first line and `Rebooting in 600 seconds..` and spins, `t` says `reboot: Restarting system` and faults thrice, `h` says `reboot: System halted` and halts with interrupts
+    /// off; `k` says `keyboard controller` and writes 0xfe to port 0x64, `p` says `chipset` and writes 2 and 6 to port 0xcf9; `q`
+    /// says `done` and powers off.
+    LinuxEnds,
+    /// Says a panic's first and last line, as a program may, halts until the power button (I/O APIC pin 9) is pressed, and powers
+    /// off.
+    OldPanic,
+    /// Says nothing and resets.
+    Mute,
     /// What boot_params tell: `e820=NN ram=N{16}` (entries, bytes of usable memory), `cmdline=...`,
     /// `initrd=ADDRESS size=NNNNNNNN begins=N{16}` (its first 8 bytes in file order; nothing without one),
     /// `rsdp=ADDRESS found` (no `found` if the signature is not there).
@@ -78,7 +88,7 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 23] = [
+    pub const ALL: [Guest; 26] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
@@ -99,6 +109,9 @@ impl Guest {
         Guest::Pvpanic,
         Guest::KernelPanic,
         Guest::Obedient,
+        Guest::LinuxEnds,
+        Guest::OldPanic,
+        Guest::Mute,
         Guest::BootFacts,
         Guest::Time,
         Guest::Pvh,

@@ -117,6 +117,7 @@ fn reset_and_panic_and_triple_fault_end_as_they_say() {
         (Guest::Reset, End::Reset, "resetting\n"),
         (Guest::KernelPanic, End::Reset, "Kernel panic - not syncing: test\n"),
         (Guest::Pvpanic, End::Panicked, "panicking\n"),
+        (Guest::Mute, End::Reset, ""),
         (Guest::TripleFault, End::TripleFault, "faulting\n"),
     ] {
         let outcome = run(guest);

@@ -288,8 +288,12 @@ GUEST junk
     ret
 
 63: # Carry if ports edx..edx+ecx must be left alone.
+    cmp edx, 0xcf9
+    je 62f
     cmp edx, 0x610
     ja 64f
+    cmp edx, 0x64
+    je 62f
     lea eax, [rdx + rcx]            # past the end
     cmp eax, 0x3f9
     jb 64f
