@@ -14,5 +14,6 @@ pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod ready;
 pub(crate) mod signals;
+pub(crate) mod stdio;
 pub(crate) mod tap;
 pub(crate) mod terminal;
