@@ -234,6 +234,7 @@ fn job_from_the_background_gets_the_keys_with_the_foreground() {
     shell.expect("q  quit at once", 1);
     shell.type_in(b"q");
     shell.expect("done\n", 1);
+    shell.expect("prompt> ", 3);
     shell.type_in(b"exit 7\n");
     assert_eq!(shell.end().status.code(), Some(7));
 }
