@@ -249,6 +249,8 @@ fn under_timeout_in_a_script_the_machine_runs_and_no_keys_are_promised() {
     let mut script = Command::new("sh");
     script.args(["-c", "\"$@\"; exit $?", "sh"]).arg(command.get_program()).args(command.get_args());
     let terminal = OnTerminal::command(&mut script, launch.folder);
+    // It holds the terminal open.
+    drop(script);
     terminal.expect("shown here; no keys in the background", 1);
     terminal.expect("ready\r\n", 1);
     assert!(!terminal.mode().is_raw());
