@@ -10,7 +10,7 @@
 mod vmm;
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -277,19 +277,78 @@ fn close_all(command: &mut std::process::Command) {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_said_to_be_lost() {
-    let mut launch = Launch::new(Guest::EchoPolled);
+fn console_that_cannot_be_written_lets_the_machine_go_on_and_fails_at_its_end() {
+    let mut launch = Launch::new(Guest::Ports);
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let out = launch
-        .command()
-        .stdout(full)
-        .stdin(Stdio::null())
-        .args(["--on-reboot", "exit"])
-        .stderr(Stdio::piped());
-    let mut child = Owned::start(out);
-    let (stderr, _thread) = Heard::listen(child.stderr.take().unwrap());
-    let said = stderr.wait(|said| count(said, "lost from here on: No space left on device") == 1);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(said, "{}", stderr.text());
+    let output = launch.command().stdout(full).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the guest's console cannot be written (No space left on device"), "{said}");
+    assert!(said.contains("the guest powered off, and "), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+}
+
+/// Runs a line of sh, where `$vmm` is the command and `$guest` its guest's words.
+fn sh(guest: Guest, line: &str) -> std::process::Output {
+    let mut launch = Launch::new(guest);
+    let (folder, program) = (launch.path().to_owned(), launch.command().get_program().to_owned());
+    let words = launch.command().get_args().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", line]).env("vmm", program).env("guest", words).current_dir(folder);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn files_at_the_limit_of_ulimit_are_errors_of_those_files() {
+    // The limit is in blocks of 512 bytes, and the guest writes 256 KiB.
+    let output = sh(Guest::Flood, "ulimit -f 8; $vmm $guest --log log > out; echo status=$?; wc -c < out");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("console cannot be written (File too large"), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "status=1\n4096\n", "{said}");
+    let output = sh(Guest::Ports, "ulimit -f 0; $vmm $guest --pidfile pid; echo status=$?");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the pidfile pid cannot be written: File too large"), "{said}");
+    assert_eq!(output.stdout, b"status=1\n", "{said}");
+    let output = sh(Guest::Ports, "ulimit -f 0; $vmm $guest --log log | tail -n 1");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the file of `--log` cannot be written: File too large"), "{said}");
+    assert_eq!(output.stdout, b"done\n", "{said}");
+}
+
+#[test]
+fn streams_that_never_wait_lose_nothing() {
+    // One socket that never waits is standard input and output, as a program leaves it that shares its own.
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    there.set_nonblocking(true).unwrap();
+    let mut launch = Launch::new(Guest::EchoPolled);
+    let stream = || Stdio::from(std::os::fd::OwnedFd::from(there.try_clone().unwrap()));
+    let mut child = Owned::start(launch.command().stdin(stream()).stdout(stream()).stderr(Stdio::null()));
+    // The command holds the socket open.
+    let _folder = launch.folder.clone();
+    drop((launch, there));
+    let (heard, _listener) = Heard::listen(here.try_clone().unwrap());
+    assert!(heard.wait(|said| said == b"ready\n"));
+    let text = text(20_000);
+    (&here).write_all(&[&text[..], b"\x04"].concat()).unwrap();
+    assert_eq!(wait(&mut child, || heard.text()).code(), Some(0));
+    assert!(heard.wait(|said| said.ends_with(b"done\n")));
+    assert!(heard.text().starts_with(&echoed(&text)));
+}
+
+#[test]
+fn what_cannot_be_printed_is_a_failure_and_a_reader_that_left_is_none() {
+    for (line, status) in [
+        ("$vmm --version > /dev/full", 1),
+        ("$vmm --help > /dev/full", 1),
+        ("$vmm run --help > /dev/full", 125),
+        ("$vmm ls --json > /dev/full", 1),
+        ("$vmm doctor --json > /dev/full", 1),
+        ("$vmm --version >&-", 1),
+    ] {
+        let output = sh(Guest::Ports, line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("standard output cannot be written: "), "{line}: {said}");
+        assert_eq!(output.status.code(), Some(status), "{line}: {said}");
+    }
+    let output = sh(Guest::Ports, "{ sleep 0.1; $vmm --help; echo status=$? >&2; } | true");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "status=0\n");
 }

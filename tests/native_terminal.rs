@@ -179,6 +179,86 @@ fn terminal_is_raw_again_after_the_process_was_stopped() {
     terminal.end().is(0);
 }
 
+#[test]
+fn menu_works_behind_ten_mebibytes_that_the_guest_does_not_read() {
+    let mut terminal = guest(Guest::Halt, &[], "halting\n");
+    terminal.type_in(&vec![b'x'; 10 << 20]);
+    terminal.type_in(b"\x1d?");
+    terminal.expect("q  quit at once", 1);
+    // More than is kept: that is said, and the menu still works.
+    terminal.type_in(&vec![b'x'; 8 << 20]);
+    terminal.expect("what is typed now is dropped", 1);
+    terminal.type_in(b"\x1dq");
+    terminal.end().is(6).said("minivmm: quit");
+}
+
+#[test]
+fn job_that_was_stopped_goes_on_in_the_background_and_gets_the_terminal_in_the_foreground() {
+    for signal in [libc::SIGSTOP, libc::SIGTSTP] {
+        let mut shell = shell(Guest::Obedient);
+        shell.type_in(b"$vmm\n");
+        shell.until_raw();
+        shell.expect("ready\n", 1);
+        let vmm = children(shell.pid())[0];
+        vmm::send_signal(vmm, signal);
+        shell.expect("Stopped", 1);
+        shell.expect("prompt> ", 2);
+        assert!(!shell.mode().is_raw());
+        shell.type_in(b"bg\n");
+        shell.expect("prompt> ", 3);
+        // It runs: without a terminal it still hears signals, and what is typed is the shell's.
+        shell.type_in(b"echo st'ill' $(jobs -r | wc -l) running\n");
+        shell.expect("still 1 running", 1);
+        assert!(!shell.mode().is_raw());
+        shell.type_in(b"fg\n");
+        shell.until_raw();
+        shell.type_in(b"q");
+        shell.expect("done\n", 1);
+        shell.expect("prompt> ", 5);
+        assert!(!shell.mode().is_raw());
+        shell.type_in(b"exit $?\n");
+        assert_eq!(shell.end().status.code(), Some(0));
+    }
+}
+
+#[test]
+fn job_from_the_background_gets_the_keys_with_the_foreground() {
+    let mut shell = shell(Guest::Obedient);
+    shell.type_in(b"stty -tostop; $vmm &\n");
+    shell.expect("shown here; no keys in the background", 1);
+    shell.expect("ready\r\n", 1);
+    shell.type_in(b"fg\n");
+    shell.until_raw();
+    shell.expect("this terminal is the guest's console now", 1);
+    shell.type_in(b"\x1d?");
+    shell.expect("q  quit at once", 1);
+    shell.type_in(b"q");
+    shell.expect("done\n", 1);
+    shell.expect("prompt> ", 3);
+    shell.type_in(b"exit 7\n");
+    assert_eq!(shell.end().status.code(), Some(7));
+}
+
+#[test]
+fn under_timeout_in_a_script_the_machine_runs_and_no_keys_are_promised() {
+    let mut launch = Launch::new(Guest::PowerButton);
+    let plain = launch.command();
+    let mut command = Command::new("timeout");
+    // `timeout` makes itself a group of its own, which is in the background where a script starts it.
+    command.args(["60"]).arg(plain.get_program()).args(plain.get_args());
+    let mut script = Command::new("sh");
+    script.args(["-c", "\"$@\"; exit $?", "sh"]).arg(command.get_program()).args(command.get_args());
+    let terminal = OnTerminal::command(&mut script, launch.folder);
+    // It holds the terminal open.
+    drop(script);
+    terminal.expect("shown here; no keys in the background", 1);
+    terminal.expect("ready\r\n", 1);
+    assert!(!terminal.mode().is_raw());
+    let timeout = children(terminal.pid())[0];
+    vmm::send_signal(children(timeout)[0], libc::SIGTERM);
+    terminal.end().is(0).said("button");
+}
+
 /// A shell with job control on a terminal, where `$vmm` runs the guest.
 fn shell(guest: Guest) -> OnTerminal {
     let mut launch = Launch::new(guest);

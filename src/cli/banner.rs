@@ -6,6 +6,8 @@ use std::path::Path;
 
 use boot::kernel::Format;
 
+use crate::host::stdio::is_terminal;
+use crate::host::terminal::in_foreground;
 use crate::image::DiskFile;
 use crate::machine::files::BootFiles;
 use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
@@ -17,13 +19,35 @@ pub(super) struct Banner<'a> {
     pub spec: &'a Spec,
     /// What it boots from.
     pub files: &'a BootFiles,
-    /// The console is a terminal that somebody types into.
-    pub terminal: bool,
+    /// Whether somebody can type into the console.
+    pub keys: Keys,
+}
+
+/// Where the console's keys come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// No terminal.
+    None,
+    /// The terminal on standard input.
+    Here,
+    /// The same, once this job is in the foreground.
+    Later,
+}
+
+impl Keys {
+    /// As standard input is now.
+    pub(super) fn here() -> Self {
+        match (is_terminal(libc::STDIN_FILENO), in_foreground()) {
+            (false, _) => Keys::None,
+            (true, true) => Keys::Here,
+            (true, false) => Keys::Later,
+        }
+    }
 }
 
 impl Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Banner { spec, files, terminal } = self;
+        let Banner { spec, files, keys } = self;
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "~> {name:<12}: {value}");
         let BootFiles { kernel, headers, initrd, root, entry, .. } = files;
         line("Kernel", &format_args!("{kernel} ({})", describe(headers.format(), headers.version())))?;
@@ -51,12 +75,19 @@ impl Display for Banner<'_> {
         for port in &spec.port {
             line("Port", &format_args!("{} = {}", port.name, port.socket.display()))?;
         }
-        if *terminal {
-            let name = match spec.console() {
-                ConsoleChoice::Ttys0 => "",
-                ConsoleChoice::Hvc0 => " (hvc0)",
-            };
-            line("Console", &format_args!("this terminal{name}; Ctrl-] then ? for the menu, q to quit"))?;
+        let name = match spec.console() {
+            ConsoleChoice::Ttys0 => "",
+            ConsoleChoice::Hvc0 => " (hvc0)",
+        };
+        match keys {
+            Keys::None => {}
+            Keys::Here => {
+                line("Console", &format_args!("this terminal{name}; Ctrl-] then ? for the menu, q to quit"))?;
+            }
+            Keys::Later => {
+                let later = "no keys in the background: use `fg`, or `timeout --foreground`";
+                line("Console", &format_args!("shown here{name}; {later}"))?;
+            }
         }
         Ok(())
     }
@@ -120,7 +151,7 @@ mod tests {
         std::fs::write(&initrd, "x").unwrap();
         let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
         let files = BootFiles::find(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, terminal: true }.to_string();
+        let text = Banner { spec: &spec, files: &files, keys: Keys::Here }.to_string();
         let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
@@ -128,7 +159,12 @@ mod tests {
         assert_eq!(lines[2], "~> RAM         : 1 GiB");
         assert_eq!(lines[3], "~> Processors  : 1");
         assert!(lines[4].contains("Ctrl-]"));
-        assert!(!Banner { spec: &spec, files: &files, terminal: false }.to_string().contains("Ctrl-]"));
+        let later = Banner { spec: &spec, files: &files, keys: Keys::Later }.to_string();
+        assert!(
+            later.contains("shown here; no keys in the background") && !later.contains("Ctrl-]"),
+            "{later}"
+        );
+        assert!(!Banner { spec: &spec, files: &files, keys: Keys::None }.to_string().contains("Console"));
     }
 
     #[test]
@@ -155,7 +191,7 @@ mod tests {
             .settled()
             .unwrap();
         let files = BootFiles::find(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, terminal: true }.to_string();
+        let text = Banner { spec: &spec, files: &files, keys: Keys::Here }.to_string();
         let image = image.display().to_string();
         let text = text.replace(&image, "vm0.raw");
         for line in [

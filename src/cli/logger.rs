@@ -1,12 +1,12 @@
 //! What the library has to say while a machine runs, as lines on stderr and in the log.
 
-use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::Level;
 
 use super::report;
+use crate::host::stdio::Output;
 
 /// Lines that may come at once, of warnings and of errors each.
 const BURST: u32 = 100;
@@ -44,7 +44,7 @@ impl log::Log for Logger {
             n => format!(" ({n} messages before this one were left out)"),
         };
         // A terminal may be in raw mode, where a line starts only where it is told to.
-        let end = if io::stderr().is_terminal() { "\r\n" } else { "\n" };
+        let end = if Output::error().is_terminal() { "\r\n" } else { "\n" };
         report::say_as(record.level(), &format_args!("minivmm: {}{more}{end}", record.args()));
     }
 

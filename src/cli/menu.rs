@@ -82,13 +82,17 @@ impl Menu {
     }
 }
 
-/// Reads standard input to its end, or until `take` has enough of it. Only a terminal has the menu: a pipe's bytes are all the
+/// Reads input to its end, or until `take` has enough of it. Only a terminal has the menu: a pipe's bytes are all the
 /// guest's.
-pub(super) fn read_input(menu: bool, mut take: impl FnMut(Typed<'_>) -> io::Result<()>) {
+pub(super) fn read_input(
+    input: &mut impl Read,
+    menu: bool,
+    mut take: impl FnMut(Typed<'_>) -> io::Result<()>,
+) {
     let mut menu = menu.then(Menu::default);
     let mut bytes = [0; 4096];
     loop {
-        let mut rest = match io::stdin().lock().read(&mut bytes) {
+        let mut rest = match input.read(&mut bytes) {
             Ok(0) => return,
             Ok(n) => bytes.get(..n).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -3,6 +3,7 @@
 mod advice;
 pub mod args;
 mod banner;
+mod console_output;
 pub mod daemon;
 mod doctor;
 mod drivers;
@@ -17,14 +18,15 @@ mod preflight;
 pub mod report;
 pub mod run;
 mod session;
+mod typing;
 pub mod verbs;
 
 use std::error::Error;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{ArgsError, Command, DoctorArgs};
-use banner::Banner;
+use banner::{Banner, Keys};
 use daemon::{Caller, Notify, Service, ServiceArgs};
 use exit::Status;
 use log::Level;
@@ -34,11 +36,14 @@ use crate::control::own_folder;
 use crate::host::facts::Host;
 use crate::host::lock::user;
 use crate::host::process::raise_descriptors;
+use crate::host::signals::ignore_file_limit;
+use crate::host::stdio::Output;
 use crate::spec::Spec;
 
 /// The whole program.
 pub fn main() -> ExitCode {
     raise_descriptors();
+    ignore_file_limit();
     match args::parse(std::env::args_os()) {
         Ok(Command::Run(spec, service)) => match spec.settled() {
             Ok(spec) => machine(&spec, &service),
@@ -85,8 +90,8 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
         Ok(service) => service,
         Err(error) => return complain(&error, Status::Failed),
     };
-    let terminal = !detached && io::stdin().is_terminal();
-    let banner = Banner { spec, files: &cleared.files, terminal }.to_string();
+    let keys = if detached { Keys::None } else { Keys::here() };
+    let banner = Banner { spec, files: &cleared.files, keys }.to_string();
     report::say(&banner);
     warnings.extend(cleared.warnings.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
@@ -138,14 +143,35 @@ fn flags(error: &clap::Error, usage: Status) -> Status {
 
 /// How a wrong command line ends: that of `run` must not look like its command.
 fn usage() -> Status {
-    let runs = std::env::args_os().nth(1).is_some_and(|word| word == "run");
-    if runs { Status::RunFailed } else { Status::Usage }
+    if is_run() { Status::RunFailed } else { Status::Usage }
 }
 
-/// Prints on stdout. A reader that closes its end early has seen what it wanted.
+fn is_run() -> bool {
+    std::env::args_os().nth(1).is_some_and(|word| word == "run")
+}
+
+/// Prints on stdout. A reader that closes its end early has seen what it wanted; any other failure is one.
 fn print(text: &str, status: Status) -> Status {
-    let _ = writeln!(io::stdout(), "{text}");
-    status
+    match write(text) {
+        Ok(()) => status,
+        Err(error) => complain(&Unprinted(error), failed()),
+    }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut output = Output::standard();
+    let written = output.open().and_then(|()| output.write_all(format!("{text}\n").as_bytes()));
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+/// What was asked for could not be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output cannot be written: {0}")]
+struct Unprinted(io::Error);
+
+/// How a command ends that could not print: `run` must not look like its command.
+fn failed() -> Status {
+    if is_run() { Status::RunFailed } else { Status::Failed }
 }
 
 fn complain(error: &dyn Error, status: Status) -> Status {

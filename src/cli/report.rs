@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use log::Level;
 
 use super::logbook;
 use crate::host::ready::has_room;
+use crate::host::stdio::Output;
 
 /// Says something on stderr, in one write, whole among what others write. Where nobody listens any more, the machine matters more than the text.
 pub fn say(text: &dyn Display) {
@@ -21,9 +22,15 @@ pub(super) fn say_as(level: Level, text: &dyn Display) {
     let text = advised(text.to_string());
     // The log first: standard error may be somebody's who reads slowly.
     logbook::keep(level, &text);
-    if !HURRIED.load(Ordering::Relaxed) || has_room(&io::stderr(), PATIENCE) {
-        let _ = io::stderr().write_all(text.as_bytes());
+    if !HURRIED.load(Ordering::Relaxed) || has_room(&Output::error(), PATIENCE) {
+        tell(&text);
     }
+}
+
+/// The same on standard error alone, for what is wrong with the log.
+pub(super) fn tell(text: &str) {
+    // There is no other place to say that this one is full or closed.
+    let _ = Output::error().write_all(text.as_bytes());
 }
 
 /// From now on a machine runs, and whoever does not read standard error misses what is said: neither a signal nor a device nor the
@@ -38,7 +45,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Says a line on stderr while a machine runs; with `raw` one that also stands right on a terminal in raw mode.
 pub fn aside(raw: bool, text: &str) {
-    if raw && io::stderr().is_terminal() {
+    if raw && Output::error().is_terminal() {
         say(&format_args!("\r\nminivmm: {text}\r\n"));
     } else {
         say(&format_args!("minivmm: {text}\n"));

@@ -1,6 +1,5 @@
 //! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
 
-use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,13 +7,16 @@ use virtio::worker::STACK;
 
 use log::Level;
 
+use super::console_output::{ConsoleOutput, Lost};
 use super::daemon::{Service, ServiceError};
 use super::exit::Status;
-use super::menu::{Choice, HELP, Typed, read_input};
+use super::menu::{Choice, HELP};
+use super::typing::carry;
 use super::{logbook, report};
 use crate::control::{Claim, ControlServer, Ending, Running};
-use crate::host::signals::{Signal, Signals};
-use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
+use crate::host::signals::{Signal, Signals, stop};
+use crate::host::stdio::{Input, Output};
+use crate::host::terminal::{GiveBack, Terminal};
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
@@ -39,7 +41,9 @@ enum Reason {
 struct Session {
     controls: Controls,
     reason: Arc<Mutex<Option<Reason>>>,
-    terminal: Arc<Option<RawTerminal>>,
+    terminal: Option<Arc<Terminal>>,
+    /// What standard output did not take of the guest's console.
+    lost: Lost,
     service: Arc<Service>,
 }
 
@@ -55,7 +59,7 @@ pub(super) fn run(spec: &Spec, service: Service) -> Status {
             let exit = machine.wait();
             // The terminal first: what is said next is for a person at a normal prompt.
             drop(terminal);
-            let (text, status) = session.ending(&exit, runs);
+            let (text, status) = session.with_losses(session.ending(&exit, runs));
             match status.level() {
                 None => logbook::keep(Level::Info, &text),
                 Some(level) => report::say_as(level, &format_args!("minivmm: {text}\n")),
@@ -78,24 +82,29 @@ fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::E
     // Before anything is opened that the other machine of this name has.
     let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
-    let signals = Signals::block()?;
-    let foreground = !service.is_detached() && in_foreground();
-    // Before the machine, whose guest may speak and be spoken to at once.
-    let terminal = Arc::new(if foreground { RawTerminal::take()? } else { None });
+    let signals = Signals::block_stop()?;
+    // A detached machine's console is for those who ask for it over the control socket.
+    let attached = !service.is_detached();
+    let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
     // If the machine or a thread cannot be had, the terminal must not stay raw.
     let unfinished = GiveBack(terminal.clone());
-    let builder = Machine::builder(spec);
-    // In the background the console is for those who ask for it over the control socket.
-    let machine = if service.is_detached() { builder } else { builder.output(io::stdout()) }.start()?;
+    if let Some(terminal) = &terminal {
+        // Before the machine, whose guest may speak and be spoken to at once.
+        terminal.settle()?;
+        terminal.announce(announce);
+    }
+    let (builder, lost) = (Machine::builder(spec), Lost::default());
+    let output = || ConsoleOutput::new(Output::standard(), lost.clone());
+    let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let service = Arc::new(service);
-    let session = Session { controls: machine.controls(), reason: Arc::default(), terminal, service };
+    let controls = machine.controls();
+    let session = Session { controls, reason: Arc::default(), terminal, lost, service };
     let listener = session.clone();
     thread::Builder::new()
         .name("signals".into())
         .stack_size(STACK)
         .spawn(move || listener.listen(&signals))?;
-    // A background job that reads from its terminal would be stopped by it.
-    if foreground {
+    if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::Builder::new()
             .name("stdin".into())
@@ -104,9 +113,14 @@ fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::E
     }
     let subject = Running::new(&machine, spec.clone()).made_of(session.service.made_of());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;
-    std::mem::forget(unfinished);
+    unfinished.keep();
     report::hurry();
     Ok((machine, session, control))
+}
+
+/// What is said when a machine that was started in the background comes to the foreground.
+fn announce() {
+    report::aside(true, "this terminal is the guest's console now; Ctrl-] then ? for the menu, q to quit");
 }
 
 /// A machine that was ended by a signal is soon gone, and this process with it, unless the host never answers what it was
@@ -115,10 +129,21 @@ pub(super) fn until_given_up(signals: &Signals) {
     let begin = Instant::now();
     loop {
         match signals.wait(Some(begin + LAST)) {
-            Ok(Some(Signal::Continued)) => {}
+            Ok(Some(Signal::Continued | Signal::Stop)) => {}
             Ok(Some(Signal::End(_))) if begin.elapsed() < ONE_EVENT => {}
             Ok(Some(Signal::End(_)) | None) | Err(_) => return,
         }
+    }
+}
+
+/// Gives the terminal back, stops this process, and takes the terminal again when it goes on.
+pub(super) fn suspend(terminal: Option<&Terminal>) {
+    if let Some(terminal) = terminal {
+        terminal.lend();
+    }
+    stop();
+    if let Some(terminal) = terminal {
+        let _ = terminal.resume();
     }
 }
 
@@ -130,9 +155,10 @@ impl Session {
         let mut presses = 0;
         while let Ok(signal) = signals.wait(asked.map(|(_, at)| at + (AGAIN * presses).min(GRACE))) {
             match (signal, asked) {
+                (Some(Signal::Stop), _) => suspend(self.terminal.as_deref()),
                 (Some(Signal::Continued), _) => {
-                    if let Some(terminal) = &*self.terminal {
-                        let _ = terminal.set_raw();
+                    if let Some(terminal) = &self.terminal {
+                        let _ = terminal.resume();
                     }
                 }
                 (Some(Signal::End(number)), None) => {
@@ -162,7 +188,7 @@ impl Session {
     /// The machine was ended by a signal, and does not end.
     fn give_up(&self, signals: &Signals, number: libc::c_int) {
         until_given_up(signals);
-        if let Some(terminal) = &*self.terminal {
+        if let Some(terminal) = &self.terminal {
             terminal.restore();
         }
         let text = "the machine has not ended yet, and is left to the kernel";
@@ -172,14 +198,10 @@ impl Session {
     }
 
     /// Carries what is typed to the guest.
-    fn read_input(&self, mut input: ConsoleInput) {
-        read_input(self.terminal.is_some(), |typed| match typed {
-            Typed::Text(text) => input.write_all(text),
-            Typed::Choice(choice) => {
-                self.choose(choice);
-                Ok(())
-            }
-        });
+    fn read_input(&self, guest: ConsoleInput) {
+        let input = Input::raw(self.terminal.clone());
+        let choose = |choice| self.choose(choice);
+        carry(input, self.terminal.is_some(), guest, choose, |text| self.say(text));
     }
 
     fn choose(&self, choice: Choice) {
@@ -216,7 +238,18 @@ impl Session {
     }
 
     fn say(&self, text: &str) {
-        report::aside(self.terminal.is_some(), text);
+        report::aside(self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw()), text);
+    }
+
+    /// An end in good order is none where the console could not be written.
+    fn with_losses(&self, (text, status): (String, Status)) -> (String, Status) {
+        match (self.lost.bytes(), status) {
+            (0, _) => (text, status),
+            (lost, Status::Done) => {
+                (format!("{text}, and {lost} bytes of its console could not be written"), Status::Failed)
+            }
+            (lost, _) => (format!("{text}; {lost} bytes of its console could not be written"), status),
+        }
     }
 
     /// How the machine ended, in words and as a status.

@@ -15,6 +15,7 @@ pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod ready;
 pub(crate) mod signals;
+pub(crate) mod stdio;
 pub(crate) mod tap;
 pub(crate) mod target;
 pub(crate) mod terminal;

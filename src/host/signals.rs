@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Signal {
     /// SIGTERM, SIGINT, SIGHUP or SIGQUIT, by number: end the machine.
     End(libc::c_int),
+    /// SIGTSTP: stop this process. Only where [`Signals::block_stop`] was called; [`stop`] does it.
+    Stop,
     /// SIGCONT: the process was stopped and runs again; a shell may have changed the terminal meanwhile.
     Continued,
 }
@@ -27,11 +29,21 @@ pub(crate) struct Signals {
 impl Signals {
     /// Blocks the signals. Call it before any other thread exists.
     pub(crate) fn block() -> io::Result<Self> {
+        Self::block_these(&SIGNALS)
+    }
+
+    /// Blocks SIGTSTP as well, for a process that has to give a terminal back before it stops.
+    pub(crate) fn block_stop() -> io::Result<Self> {
+        let [a, b, c, d, e] = SIGNALS;
+        Self::block_these(&[a, b, c, d, e, libc::SIGTSTP])
+    }
+
+    fn block_these(signals: &[libc::c_int]) -> io::Result<Self> {
         // SAFETY: an all-zero sigset_t is a valid object; the calls below only write to it.
         let mut set: libc::sigset_t = unsafe { mem::zeroed() };
         // SAFETY: `set` is valid for writing.
         unsafe { libc::sigemptyset(&mut set) };
-        for signal in SIGNALS.into_iter().filter(|signal| !is_ignored(*signal)) {
+        for signal in signals.iter().copied().filter(|signal| !is_ignored(*signal)) {
             // SAFETY: as above.
             unsafe { libc::sigaddset(&mut set, signal) };
         }
@@ -53,6 +65,7 @@ impl Signals {
             // SAFETY: both pointers are valid for the call; the information about the signal is not asked for.
             match unsafe { libc::sigtimedwait(&self.set, std::ptr::null_mut(), &limit) } {
                 libc::SIGCONT => return Ok(Some(Signal::Continued)),
+                libc::SIGTSTP => return Ok(Some(Signal::Stop)),
                 signal if signal > 0 => return Ok(Some(Signal::End(signal))),
                 _ => {}
             }
@@ -64,6 +77,28 @@ impl Signals {
             }
         }
     }
+}
+
+/// Stops this process as SIGTSTP does by itself, and returns when it goes on. The kernel does not stop a process that no
+/// shell could continue.
+pub(crate) fn stop() {
+    // SAFETY: an all-zero sigset_t is a valid object to be overwritten.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is valid for writing; the signal is for this thread, the only one that takes it for a moment.
+    unsafe {
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTSTP);
+        libc::raise(libc::SIGTSTP);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
+/// Makes a file at the limit of `ulimit -f` an error (EFBIG) of that file. By default the kernel kills the process, and with
+/// it the machine. For the command only: a library leaves its process's signals alone.
+pub(crate) fn ignore_file_limit() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Whether whoever started us wants this signal ignored: nohup its SIGHUP, a shell the Ctrl-C of its jobs in the background.

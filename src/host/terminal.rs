@@ -1,89 +1,182 @@
-//! The terminal in raw mode, and its way back.
+//! The terminal on standard input: raw while this job is in the foreground, and its way back.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The terminal on standard input in raw mode; dropping this gives it back as it was.
-#[derive(Debug)]
-pub(crate) struct RawTerminal {
-    before: libc::termios,
-    raw: libc::termios,
-    /// It was given back, for good.
-    returned: Mutex<bool>,
+use super::stdio::{is_terminal, without};
+
+/// The terminal on standard input. It is raw while this process is in the foreground, and has its own mode again when the
+/// process leaves the foreground, stops or ends; dropping this is an end.
+#[derive(Debug, Default)]
+pub(crate) struct Terminal {
+    state: Mutex<State>,
 }
 
-impl RawTerminal {
-    /// Takes the terminal on standard input. `None` where there is none.
-    pub(crate) fn take() -> io::Result<Option<Self>> {
-        if !io::stdin().is_terminal() {
-            return Ok(None);
+#[derive(Debug, Default)]
+struct State {
+    /// The mode before it was raw for the first time, and the raw mode.
+    modes: Option<(libc::termios, libc::termios)>,
+    /// This process made it raw, and has not given it back.
+    raw: bool,
+    /// This process is about to stop.
+    lent: bool,
+    /// It was given back, for good.
+    returned: bool,
+    /// Called when it becomes raw for the first time.
+    announce: Option<fn()>,
+}
+
+impl Terminal {
+    /// The terminal on standard input, not touched yet. `None` where there is none.
+    pub(crate) fn standard() -> Option<Self> {
+        is_terminal(libc::STDIN_FILENO).then(Terminal::default)
+    }
+
+    /// Makes the terminal raw in the foreground, and gives it back in the background. Says whether it is this job's.
+    pub(crate) fn settle(&self) -> io::Result<bool> {
+        self.state().settle()
+    }
+
+    /// The same after this process was stopped: a shell may have changed the mode meanwhile.
+    pub(crate) fn resume(&self) -> io::Result<bool> {
+        let mut state = self.state();
+        state.lent = false;
+        if in_foreground() {
+            state.raw = false;
         }
-        // SAFETY: an all-zero termios is a valid object to be overwritten.
-        let mut before: libc::termios = unsafe { mem::zeroed() };
-        // SAFETY: `before` is valid for writing; the descriptor is only looked at.
-        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut before) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let mut raw = before;
-        // SAFETY: `raw` is a termios that the system filled.
-        unsafe { libc::cfmakeraw(&mut raw) };
-        let terminal = RawTerminal { before, raw, returned: Mutex::new(false) };
-        terminal.set_raw()?;
-        Ok(Some(terminal))
+        state.settle()
+    }
+
+    /// Gives the terminal back until [`Terminal::resume`].
+    pub(crate) fn lend(&self) {
+        let mut state = self.state();
+        state.lent = true;
+        state.give_back();
+    }
+
+    /// Has `announce` called when the terminal becomes raw for the first time, if it has not been until now: a job that was
+    /// started in the background has come to the foreground.
+    pub(crate) fn announce(&self, announce: fn()) {
+        let mut state = self.state();
+        state.announce = state.modes.is_none().then_some(announce);
     }
 
     /// Gives the terminal back now and for good, without waiting for the drop.
     pub(crate) fn restore(&self) {
-        let mut returned = self.returned();
-        *returned = true;
-        // A terminal that has gone away needs no mode.
-        let _ = set(&self.before);
+        let mut state = self.state();
+        state.returned = true;
+        state.give_back();
     }
 
-    /// Raw mode again, after a shell had the terminal while this process was stopped. Not once it was given back, also where
-    /// another thread does that at the same time.
-    pub(crate) fn set_raw(&self) -> io::Result<()> {
-        let returned = self.returned();
-        if *returned { Ok(()) } else { set(&self.raw) }
+    pub(crate) fn is_raw(&self) -> bool {
+        self.state().raw
     }
 
-    fn returned(&self) -> MutexGuard<'_, bool> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for RawTerminal {
+impl Drop for Terminal {
     fn drop(&mut self) {
         self.restore();
     }
 }
 
+impl State {
+    fn settle(&mut self) -> io::Result<bool> {
+        if self.returned || self.lent {
+            return Ok(false);
+        }
+        if !in_foreground() {
+            self.give_back();
+            return Ok(false);
+        }
+        if !self.raw {
+            let (_, raw) = self.modes()?;
+            set(&raw)?;
+            self.raw = true;
+            if let Some(announce) = self.announce.take() {
+                announce();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Both modes. The mode before is that of the first time: later a shell may give back what it found when this job stopped.
+    fn modes(&mut self) -> io::Result<(libc::termios, libc::termios)> {
+        if let Some(modes) = self.modes {
+            return Ok(modes);
+        }
+        let before = get()?;
+        let mut raw = before;
+        // SAFETY: `raw` is a termios that the system filled.
+        unsafe { libc::cfmakeraw(&mut raw) };
+        self.modes = Some((before, raw));
+        Ok((before, raw))
+    }
+
+    /// In the background only where the mode is still the one that was set here: else it is another job's.
+    fn give_back(&mut self) {
+        let Some((before, raw)) = self.modes.filter(|_| self.raw) else { return };
+        self.raw = false;
+        let is_ours = || {
+            get().is_ok_and(|now| {
+                [now.c_iflag, now.c_oflag, now.c_lflag] == [raw.c_iflag, raw.c_oflag, raw.c_lflag]
+            })
+        };
+        if in_foreground() || is_ours() {
+            // A terminal that has gone away needs no mode.
+            let _ = set(&before);
+        }
+    }
+}
+
 /// Gives a shared terminal back on every way out, a panic among them. The threads that share it live as long as the process,
 /// so that its own drop may never come.
-pub(crate) struct GiveBack(pub(crate) Arc<Option<RawTerminal>>);
+pub(crate) struct GiveBack(pub(crate) Option<Arc<Terminal>>);
+
+impl GiveBack {
+    /// Leaves the terminal to another guard.
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for GiveBack {
     fn drop(&mut self) {
-        if let Some(terminal) = &*self.0 {
+        if let Some(terminal) = &self.0 {
             terminal.restore();
         }
     }
 }
 
-/// At once, not after pending output: output may be stopped for ever by Ctrl-S.
-fn set(mode: &libc::termios) -> io::Result<()> {
-    // SAFETY: `mode` is a valid termios for the length of the call.
-    match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) } {
-        0 => Ok(()),
+fn get() -> io::Result<libc::termios> {
+    // SAFETY: an all-zero termios is a valid object to be overwritten.
+    let mut mode: libc::termios = unsafe { mem::zeroed() };
+    // SAFETY: `mode` is valid for writing; the descriptor is only looked at.
+    match unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut mode) } {
+        0 => Ok(mode),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
+/// At once, not after pending output: output may be stopped for ever by Ctrl-S. The foreground can be lost just before; the
+/// process must not be stopped for that.
+fn set(mode: &libc::termios) -> io::Result<()> {
+    // SAFETY: `mode` is a valid termios for the length of the call.
+    let set = || match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    without(libc::SIGTTOU, set)
+}
+
 /// Whether this process may use the terminal on standard input: a job in the background that reads from it or
-/// changes it is stopped by the terminal driver. One that is not our session's own terminal stops nobody.
+/// changes it is stopped by the terminal driver. A terminal that is not this session's own stops nobody.
 pub(crate) fn in_foreground() -> bool {
-    if !io::stdin().is_terminal() {
+    if !is_terminal(libc::STDIN_FILENO) {
         return true;
     }
     // SAFETY: both calls take and return plain numbers.
@@ -129,8 +222,11 @@ mod tests {
         if std::env::var_os(BREAK_DOWN).is_none() {
             return;
         }
-        let shared = Arc::new(RawTerminal::take().unwrap());
-        assert!(shared.is_some(), "standard input is a terminal");
+        let shared = Terminal::standard().map(Arc::new);
+        assert!(
+            shared.as_ref().is_some_and(|terminal| terminal.settle().unwrap()),
+            "standard input is a terminal"
+        );
         // As a session's threads do, which live as long as the process.
         mem::forget(shared.clone());
         let _terminal = GiveBack(shared);

@@ -56,9 +56,10 @@ impl Pidfile {
     /// Makes sure that there can be one, and that what a dead machine left there is gone.
     pub(in crate::cli) fn prepare(path: &Path) -> Result<Self, PidfileError> {
         clear(path)?;
-        // All that the host may refuse later: a new file, its lock, and a second name for it.
-        let draft = Draft::new(path)?;
+        // All that the host may refuse later: a new file, its lock, room for the number, and a second name for it.
+        let mut draft = Draft::new(path)?;
         try_lock(&draft.file, Kind::Exclusive).map_err(host(path))?;
+        draft.write_pid().map_err(host(path))?;
         let mut second = draft.path.clone().into_os_string();
         second.push(".link");
         let _ = fs::remove_file(&second);
@@ -75,7 +76,7 @@ impl Pidfile {
         if !try_lock(&draft.file, Kind::Exclusive).map_err(failed())? {
             return Err(failed()(ErrorKind::WouldBlock.into()));
         }
-        draft.file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed())?;
+        draft.write_pid().map_err(failed())?;
         let file = draft.file.try_clone().map_err(failed())?;
         let mut attempt = 1;
         loop {
@@ -124,6 +125,10 @@ impl Draft {
         let file =
             File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(host(place))?;
         Ok(Draft { path, file })
+    }
+
+    fn write_pid(&mut self) -> io::Result<()> {
+        self.file.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 }
 

@@ -29,8 +29,8 @@ impl LogFile {
         Ok(LogFile { path: path.into(), end: Mutex::new(End { file: open(path)?, broken: false }) })
     }
 
-    /// Adds a line with the time before it. Where there is no room, the machine matters more than the text.
-    pub(super) fn write(&self, line: &str) {
+    /// Adds a line with the time before it. Where there is no room the line is lost and the next one is tried again.
+    pub(super) fn write(&self, line: &str) -> io::Result<()> {
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         // Lines are few, so that this may cost something, and nobody has to tell us that the file was put aside.
         if !self.is_there(&end.file) {
@@ -41,7 +41,9 @@ impl LogFile {
         // In one write, so that machines may share a file.
         let start = if end.broken { "\n" } else { "" };
         let text = format!("{start}{} {line}\n", LocalTime::now().rfc3339());
-        end.broken = end.file.write_all(text.as_bytes()).is_err();
+        let written = end.file.write_all(text.as_bytes());
+        end.broken = written.is_err();
+        written
     }
 
     fn is_there(&self, file: &File) -> bool {
@@ -74,14 +76,14 @@ mod tests {
         let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
         fs::write(&path, "before\n").unwrap();
         let log = LogFile::open(&path).unwrap();
-        log.write("one");
+        log.write("one").unwrap();
         assert!(fs::read_to_string(&path).unwrap().starts_with("before\n20"));
         fs::rename(&path, &old).unwrap();
-        log.write("two");
+        log.write("two").unwrap();
         assert_eq!(said(&path), ["two"]);
         fs::copy(&path, &old).unwrap();
         File::options().write(true).truncate(true).open(&path).unwrap();
-        log.write("three");
+        log.write("three").unwrap();
         assert_eq!(said(&path), ["three"]);
     }
 
@@ -92,7 +94,9 @@ mod tests {
         std::thread::scope(|scope| {
             for number in 0..4 {
                 let log = LogFile::open(&path).unwrap();
-                scope.spawn(move || (0..100).for_each(|_| log.write(&number.to_string().repeat(100))));
+                scope.spawn(move || {
+                    (0..100).for_each(|_| log.write(&number.to_string().repeat(100)).unwrap())
+                });
             }
         });
         let said = said(&path);

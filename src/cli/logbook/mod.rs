@@ -6,6 +6,7 @@ mod system;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, process};
 
 use log::Level;
@@ -43,6 +44,8 @@ pub(super) enum LogError {
 pub(super) struct Logbook {
     /// The machine, as each line begins with it.
     machine: String,
+    /// Standard error was told that the log cannot be written.
+    told: AtomicBool,
     sink: Sink,
 }
 
@@ -61,7 +64,11 @@ impl Logbook {
                 .map_err(|source| LogError::File { path: path.into(), source }),
             None => SystemLog::open(Path::new(SYSTEM)).map(Sink::System).map_err(LogError::System),
         };
-        Ok(Logbook { machine: name.map(|name| format!("{name}: ")).unwrap_or_default(), sink: sink? })
+        Ok(Logbook {
+            machine: name.map(|name| format!("{name}: ")).unwrap_or_default(),
+            told: AtomicBool::new(false),
+            sink: sink?,
+        })
     }
 
     /// Keeps all that is said from now on, the words of a panic among it.
@@ -83,9 +90,22 @@ impl Logbook {
             let line = line.replace(char::is_control, " ");
             let line = format!("minivmm[{}]: {}{line}", process::id(), self.machine);
             match &self.sink {
-                Sink::File(file) => file.write(&line),
+                Sink::File(file) => {
+                    if let Err(error) = file.write(&line) {
+                        self.tell(&error);
+                    }
+                }
                 Sink::System(log) => log.write(level, &line),
             }
+        }
+    }
+}
+
+impl Logbook {
+    /// Once: a log on a full disk stays as it is.
+    fn tell(&self, error: &io::Error) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            report::tell(&format!("minivmm: warning: the file of `--log` cannot be written: {error}\n"));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The ports of a run, and the threads that carry their bytes: what comes of it is news for the session.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -13,6 +12,7 @@ use super::error::RunError;
 use super::output::UpToToken;
 use super::start::Started;
 use crate::host::ready::until_left;
+use crate::host::stdio::{Input, Output};
 use crate::machine::Machine;
 use crate::machine::supplies::StreamPort;
 
@@ -92,24 +92,21 @@ impl Ports {
     pub(super) fn listen(&self, token: &str, news: &Sender<News>) -> io::Result<()> {
         let run = self.run.clone();
         spawn("run", news, move |news| hear(&run, &news))?;
-        self.carry(0, io::stdout, token, news)?;
-        self.carry(1, io::stderr, token, news)
+        self.carry(0, Output::standard(), token, news)?;
+        self.carry(1, Output::error(), token, news)
     }
 
     /// Passes one of the streams on, and looks whether its reader is there.
-    fn carry<W>(&self, index: usize, to: fn() -> W, token: &str, news: &Sender<News>) -> io::Result<()>
-    where
-        W: Write + AsRawFd + 'static,
-    {
+    fn carry(&self, index: usize, to: Output, token: &str, news: &Sender<News>) -> io::Result<()> {
         let (Some(from), Some(left)) = (self.output.get(index).cloned(), self.left.get(index).cloned())
         else {
             return Ok(());
         };
         let (token, seen) = (token.to_owned(), left.clone());
-        spawn("output", news, move |news| pass_on(index, &from, UpToToken::new(to(), &token), &left, &news))?;
+        spawn("output", news, move |news| pass_on(index, &from, UpToToken::new(to, &token), &left, &news))?;
         // At the first moment, as on the host: its next write ends a command.
         spawn("reader", news, move |_| {
-            if until_left(&to()).is_ok() {
+            if until_left(&to).is_ok() {
                 seen.try_push(LEFT);
             }
         })
@@ -208,12 +205,10 @@ fn understood(line: &[u8]) -> Option<News> {
 
 /// Gives the command what comes on standard input, to its end.
 fn feed(to: &ByteQueue) {
-    let mut bytes = [0; 16 << 10];
-    loop {
-        match io::stdin().lock().read(&mut bytes) {
-            Ok(count @ 1..) if to.push(bytes.get(..count).unwrap_or_default()).is_ok() => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            _ => break,
+    let (mut input, mut bytes) = (Input::standard(), [0; 16 << 10]);
+    while let Ok(count @ 1..) = input.read(&mut bytes) {
+        if to.push(bytes.get(..count).unwrap_or_default()).is_err() {
+            break;
         }
     }
     to.close();

@@ -10,6 +10,7 @@ use super::ports::News;
 use crate::cli::{logger, preflight, report};
 use crate::control::{Claim, ControlServer, Running};
 use crate::host::facts::Host;
+use crate::host::stdio::Output;
 use crate::machine::Machine;
 use crate::machine::files::BootFiles;
 use crate::machine::supplies::{Image, StreamPort, Supplies};
@@ -54,7 +55,7 @@ impl Start {
         }
         logger::install();
         // What is shown of the console is shown; the machine keeps the last of it.
-        let shown = args.verbose.then(|| Box::new(std::io::stderr()) as _);
+        let shown = args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = news.send(News::Boots);
         let supplies = Supplies { initrd: Some(initrd), streams: self.streams };
         let machine = Machine::start_supplied(&spec, shown, supplies)?;

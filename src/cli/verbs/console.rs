@@ -5,53 +5,84 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use super::wait::Waiting;
 use super::{ANSWER, Speaker, VerbError};
 use crate::cli::exit::Status;
-use crate::cli::menu::{ATTACHED_HELP, Choice, Typed, read_input};
+use crate::cli::menu::{ATTACHED_HELP, Choice};
 use crate::cli::report;
+use crate::cli::session::suspend;
+use crate::cli::typing::carry;
 use crate::control::client::{Attached, ClientError};
 use crate::host::ready::until_left;
 use crate::host::signals::{Signal, Signals};
-use crate::host::terminal::{GiveBack, RawTerminal, in_foreground};
+use crate::host::stdio::{Input, Output};
+use crate::host::terminal::{GiveBack, Terminal};
 use crate::spec::MachineName;
 
 /// How long a machine whose console has ended may take to end itself.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long what was read already may take to be shown once somebody has detached.
+const LAST_SHOWN: Duration = Duration::from_secs(1);
 
 pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     let speaker = Speaker::to(name)?;
     let Attached { stream, heard } =
         Attached::to(&speaker.0.socket).map_err(|source| speaker.failed(source))?;
     // Before any thread exists, so that all of them have the signals blocked.
-    let signals = Signals::block().map_err(VerbError::Terminal)?;
-    let foreground = in_foreground();
-    let terminal =
-        Arc::new(if foreground { RawTerminal::take().map_err(VerbError::Terminal)? } else { None });
+    let signals = Signals::block_stop().map_err(VerbError::Terminal)?;
+    report::hurry();
+    let terminal = Terminal::standard().map(Arc::new);
     let give_back = GiveBack(terminal.clone());
-    let viewer = Arc::new(Viewer { speaker, stream, terminal, detached: AtomicBool::new(false) });
+    if let Some(terminal) = &terminal {
+        terminal.settle().map_err(VerbError::Terminal)?;
+    }
+    let (over, ends) = mpsc::channel();
+    let viewer =
+        Arc::new(Viewer { speaker, stream, terminal, detached: AtomicBool::new(false), over: over.clone() });
     viewer.greet();
     let listener = viewer.clone();
     start("signals", move || listener.listen(&signals))?;
-    // A background job that reads from its terminal would be stopped by it.
-    if foreground {
-        let typist = viewer.clone();
-        start("stdin", move || typist.type_in())?;
-    }
+    let typist = viewer.clone();
+    start("stdin", move || typist.type_in())?;
     let watcher = viewer.clone();
-    start("stdout", move || watcher.leave_when_nobody_reads())?;
-    let shown = viewer.show(&heard);
+    start("reader", move || watcher.leave_when_nobody_reads())?;
+    let shower = viewer.clone();
+    start("stdout", move || {
+        let _ = over.send(Over::Shown(shower.show(&heard)));
+    })?;
+    let shown = match ends.recv() {
+        Ok(Over::Shown(shown)) => shown,
+        // What is stuck at its reader must not hold up a person that leaves.
+        Ok(Over::Detached) | Err(_) => match ends.recv_timeout(LAST_SHOWN) {
+            Ok(Over::Shown(shown)) => shown,
+            _ => Ok(()),
+        },
+    };
     // What is said next is for a person at a normal prompt.
     drop(give_back);
-    shown.map_err(VerbError::Terminal)?;
+    shown.map_err(VerbError::Output)?;
     viewer.ending()
+}
+
+/// What ends the verb.
+#[derive(Debug)]
+enum Over {
+    /// The console has ended, or cannot be shown.
+    Shown(io::Result<()>),
+    Detached,
 }
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), VerbError> {
     thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(VerbError::Terminal)
+}
+
+/// What is said when a console that was opened in the background comes to the foreground.
+fn announce() {
+    report::aside(true, "the keys of this terminal reach the guest now; Ctrl-] d detaches");
 }
 
 /// What the threads share.
@@ -59,8 +90,9 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), VerbErr
 struct Viewer {
     speaker: Speaker,
     stream: UnixStream,
-    terminal: Arc<Option<RawTerminal>>,
+    terminal: Option<Arc<Terminal>>,
     detached: AtomicBool,
+    over: mpsc::Sender<Over>,
 }
 
 impl Viewer {
@@ -70,25 +102,28 @@ impl Viewer {
 
     /// Only a person at a terminal is greeted.
     fn greet(&self) {
-        if self.terminal.is_some() {
+        if let Some(terminal) = &self.terminal {
+            let keys = if terminal.is_raw() {
+                "Ctrl-] d detaches, Ctrl-] ? lists the keys"
+            } else {
+                "no keys in the background: use `fg`, or `timeout --foreground`"
+            };
+            terminal.announce(announce);
             let info = self.speaker.get("/v1/machine").unwrap_or_default();
             let paused = if info.get("state") == Some(&"paused".into()) { "it is paused; " } else { "" };
-            self.say(&format!(
-                "the console of {}: {paused}Ctrl-] d detaches, Ctrl-] ? lists the keys",
-                self.name()
-            ));
+            self.say(&format!("the console of {}: {paused}{keys}", self.name()));
         }
     }
 
     /// From the guest to standard output, until the machine ends or lets us go, or nobody reads there any more.
     fn show(&self, heard: &[u8]) -> io::Result<()> {
-        let (mut output, mut from) = (io::stdout().lock(), &self.stream);
+        let (mut output, mut from) = (Output::standard(), &self.stream);
         let mut bytes = [0; 4096];
-        let mut shown = output.write_all(heard).and_then(|()| output.flush());
+        let mut shown = output.write_all(heard);
         while shown.is_ok() {
             shown = match from.read(&mut bytes) {
                 Ok(0) => return Ok(()),
-                Ok(n) => output.write_all(bytes.get(..n).unwrap_or_default()).and_then(|()| output.flush()),
+                Ok(n) => output.write_all(bytes.get(..n).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
                 // The machine's end of the connection went without a word: its process was killed.
                 Err(_) => return Ok(()),
@@ -105,7 +140,7 @@ impl Viewer {
 
     /// `minivmm console vm0 | grep -m 1 WORD` ends with grep, also when the guest has nothing more to say.
     fn leave_when_nobody_reads(&self) {
-        if until_left(&io::stdout()).is_ok() {
+        if until_left(&Output::standard()).is_ok() {
             self.detach();
         }
     }
@@ -114,20 +149,18 @@ impl Viewer {
         self.detached.store(true, Ordering::Release);
         // Ends what shows the console.
         let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.over.send(Over::Detached);
     }
 
     /// From standard input to the guest. Its end ends nothing: `minivmm console vm0 </dev/null` goes on to show.
-    fn type_in(&self) {
-        read_input(self.terminal.is_some(), |typed| match typed {
-            Typed::Text(text) => (&self.stream).write_all(text),
-            Typed::Choice(choice) => {
-                self.choose(choice);
-                Ok(())
-            }
-        });
+    fn type_in(self: &Arc<Self>) {
+        let Ok(guest) = self.stream.try_clone() else { return };
+        let input = Input::raw(self.terminal.clone());
+        let choose = |choice| self.choose(choice);
+        carry(input, self.terminal.is_some(), guest, choose, |text| self.say(text));
     }
 
-    fn choose(&self, choice: Choice) {
+    fn choose(self: &Arc<Self>, choice: Choice) {
         match choice {
             Choice::Detach => self.detach(),
             // At rest it would not hear the button.
@@ -140,10 +173,17 @@ impl Viewer {
         }
     }
 
-    fn order(&self, paths: &[&str], done: &str) {
+    /// In a thread of its own: a machine may not answer, and Ctrl-] d has to work meanwhile.
+    fn order(self: &Arc<Self>, paths: &'static [&'static str], done: &str) {
         self.say(done);
-        let obeyed = paths.iter().try_for_each(|path| self.speaker.say("POST", path, None, ANSWER).map(drop));
-        if let Err(error) = obeyed {
+        let viewer = self.clone();
+        let order = move || {
+            let say = |path: &&str| viewer.speaker.say("POST", path, None, ANSWER).map(drop);
+            if let Err(error) = paths.iter().try_for_each(say) {
+                viewer.say(&report::chain(&error));
+            }
+        };
+        if let Err(error) = start("order", order) {
             self.say(&report::chain(&error));
         }
     }
@@ -151,10 +191,9 @@ impl Viewer {
     /// Ended from outside, the terminal must not stay raw.
     fn listen(&self, signals: &Signals) {
         while let Ok(signal) = signals.wait(None) {
-            match (signal, &*self.terminal) {
-                (Some(Signal::Continued), Some(terminal)) => {
-                    let _ = terminal.set_raw();
-                }
+            match (signal, self.terminal.as_deref()) {
+                (Some(Signal::Stop), terminal) => suspend(terminal),
+                (Some(Signal::Continued), Some(terminal)) => drop(terminal.resume()),
                 (Some(Signal::End(number)), _) => {
                     drop(GiveBack(self.terminal.clone()));
                     std::process::exit(128 + number);
@@ -186,6 +225,6 @@ impl Viewer {
     }
 
     fn say(&self, text: &str) {
-        report::aside(self.terminal.is_some(), text);
+        report::aside(self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw()), text);
     }
 }

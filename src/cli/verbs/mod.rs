@@ -74,6 +74,9 @@ pub(super) enum VerbError {
     /// The terminal, its signals or a thread.
     #[error("this terminal cannot be used as a console")]
     Terminal(#[source] io::Error),
+    /// Standard output takes no more of a console.
+    #[error("standard output cannot be written, and the machine runs on: {0}")]
+    Output(io::Error),
     /// A console that broke off.
     #[error(
         "the console of {0} broke off, and the machine runs on; a reader that takes nothing for 5 s is let go, \
