@@ -81,7 +81,7 @@ fn loaders_entry_wins_over_the_newest_kernel_unless_it_is_out_of_date() {
     let disk = ext4(8192, &files, &[]);
     let found = look(&disk, Wanted::Kernel);
     assert_eq!(found.kernel.unwrap().path, "/boot/vmlinuz-6.1.0-9-amd64");
-    assert_eq!(found.entry, Some(("/boot/grub/grub.cfg".into(), Some("root=UUID=1 ro quiet".into()))));
+    assert_eq!(found.entry, Some(("/boot/grub/grub.cfg (D)".into(), Some("root=UUID=1 ro quiet".into()))));
     let stale = cfg.replace("vmlinuz-6.1.0-9", "vmlinuz-6.1.0-8");
     let files = with(&[&KERNELS[..], &[("boot/grub/grub.cfg", stale.as_bytes())]].concat());
     let found = look(&ext4(8192, &files, &[]), Wanted::Kernel);
@@ -89,7 +89,7 @@ fn loaders_entry_wins_over_the_newest_kernel_unless_it_is_out_of_date() {
     let entry = b"version 1\nlinux /boot/vmlinuz-6.1.0-9-amd64\noptions ro\n";
     let files = with(&[&KERNELS[..], &[("boot/loader/entries/a.conf", entry)]].concat());
     let found = look(&ext4(8192, &files, &[]), Wanted::Kernel);
-    assert_eq!(found.entry, Some(("/boot/loader/entries/a.conf".into(), Some("ro".into()))));
+    assert_eq!(found.entry, Some(("/boot/loader/entries/a.conf (a)".into(), Some("ro".into()))));
     assert_eq!(found.initrd, None, "the entry has none");
 }
 
@@ -165,7 +165,7 @@ fn boot_partition_of_its_own_is_found_next_to_the_root() {
     let found = look(&disk, Wanted::Kernel);
     assert!(found.root.unwrap().0.starts_with("PARTUUID=02020202-"));
     assert_eq!(content(&disk, &found.kernel.unwrap()), b"kernel");
-    assert_eq!(found.entry.unwrap().0, "/grub/grub.cfg");
+    assert_eq!(found.entry.unwrap().0, "/grub/grub.cfg (D)");
     // With its root on LVM, such a disk still says what to boot.
     let disk = gpt(512, &[(1, LINUX, &boot), (2, LVM, b"x")]);
     let found = look(&disk, Wanted::Kernel);
