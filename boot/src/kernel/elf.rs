@@ -104,7 +104,7 @@ impl Elf {
             return Err(KernelError::BadElf("its entry point lies outside of its segments"));
         }
         // The other entries of a kernel with a Multiboot header expect what only its loader leaves behind.
-        if !long_mode && pvh_entry.is_none() && multiboot(head, &segments) {
+        if pvh_entry.is_none() && multiboot(file, len)? {
             return Err(KernelError::Multiboot);
         }
         Ok(Elf { segments, entry, long_mode, pvh_entry })
@@ -225,22 +225,21 @@ impl Table {
     }
 }
 
-/// Whether the first segments of the file have a header of Multiboot (version 1: in the first 8 KiB, on 4 bytes, its three words
-/// sum to 0; version 2: on 8 bytes, four words). Only what is at hand is looked at, where link scripts put it.
-fn multiboot(head: &[u8], segments: &[Segment]) -> bool {
-    let head = Fields(head);
-    let starts = |at: usize| {
-        segments.iter().any(|s| s.file_offset <= at as u64 && (at as u64) < s.file_offset + s.file_len)
-    };
+/// Whether the file has a header of Multiboot: version 1 in its first 8 KiB, on 4 bytes, three words whose sum is 0; version 2 in
+/// its first 32 KiB, on 8 bytes, four such words.
+fn multiboot<R: ReadAt + ?Sized>(file: &R, len: u64) -> Result<bool, KernelError> {
+    const SEARCH: [(u32, usize, usize, usize); 2] =
+        [(0x1bad_b002, 8 << 10, 4, 3), (0xe852_50d6, 32 << 10, 8, 4)];
+    let size = usize::try_from(len).unwrap_or(usize::MAX).min(32 << 10);
+    let head = read_vec(file, 0, size)?;
+    let head = Fields(&head);
     let sums = |at: usize, words: usize| {
-        (0..words).map(|i| head.u32(at + 4 * i)).try_fold(0u32, |sum, word| Some(sum.wrapping_add(word?)))
-            == Some(0)
+        let words = (0..words).map(|i| head.u32(at + 4 * i));
+        words.fold(Some(0u32), |sum, word| Some(sum?.wrapping_add(word?))) == Some(0)
     };
-    (0..head.0.len()).step_by(4).filter(|at| starts(*at)).any(|at| match head.u32(at) {
-        Some(0x1bad_b002) => sums(at, 3),
-        Some(0xe852_50d6) => sums(at, 4),
-        _ => false,
-    })
+    Ok(SEARCH.into_iter().any(|(magic, end, align, words)| {
+        (0..end).step_by(align).any(|at| head.u32(at) == Some(magic) && sums(at, words))
+    }))
 }
 
 /// A `PT_LOAD` header; `None` where it takes no memory.

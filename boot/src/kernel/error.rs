@@ -47,7 +47,7 @@ pub enum KernelError {
     /// A field of the setup header that cannot be true.
     #[error("The kernel's setup header is damaged: {0}. Copy or download the file again.")]
     BadHeader(&'static str),
-    /// A 32-bit ELF kernel for a Multiboot loader.
+    /// An ELF kernel for a Multiboot loader, which enters it as no other does.
     #[error(
         "The kernel is made for a Multiboot loader, such as GRUB, and has no PVH note: put one into it \
          (XEN_ELFNOTE_PHYS32_ENTRY with the address of a 32-bit entry)."

@@ -171,6 +171,16 @@ fn a_kernel_for_multiboot_loaders_is_named() {
     }
     assert_says(&refusal(&elf32(&header, None)), &["Multiboot", "PVH note"]);
     assert!(Kernel::parse(&elf32(&header, Some(0x10_0020))[..]).is_ok());
+    // Where the usual link script puts it: behind the first page.
+    let mut file = elf32(&[], None);
+    put(&mut file, 52, &[1, 0, 0, 0, 0, 0x10, 0, 0]);
+    put(&mut file, 0x1000, &header);
+    file.resize(0x1100, 0x90);
+    assert_says(&refusal(&file), &["Multiboot"]);
+    // A 64-bit kernel with a 32-bit entry for such a loader.
+    let mut file = tiny_elf();
+    put(&mut file, 0x1000, &header);
+    assert_says(&refusal(&file), &["Multiboot"]);
     // A magic alone is no header.
     assert!(Kernel::parse(&elf32(&header[..8], None)[..]).is_ok());
 }

@@ -86,8 +86,6 @@ pub(super) struct ExtFs<'a> {
     replayed: Vec<(u64, u64)>,
     /// What it is: `ext2`, `ext3` or `ext4`.
     name: &'static str,
-    /// It was not unmounted, and has to be written to be mounted.
-    unclean: bool,
 }
 
 /// Where blocks of group descriptors lie (group_descr.rst, "Meta Block Groups").
@@ -183,7 +181,6 @@ impl<'a> ExtFs<'a> {
                 (false, true) => "ext3",
                 (false, false) => "ext2",
             },
-            unclean,
         };
         let descriptors = if wide { 64..=1024 } else { 32..=32 };
         let sane = fs.inodes_per_group > 0
@@ -209,11 +206,6 @@ impl<'a> ExtFs<'a> {
     /// `ext2`, `ext3` or `ext4`.
     pub(super) fn name(&self) -> &'static str {
         self.name
-    }
-
-    /// Whether its journal has to be replayed before it can be used.
-    pub(super) fn unclean(&self) -> bool {
-        self.unclean
     }
 
     /// The first block from `block` on, before `end`, whose newest content is in the journal, with its place there.
