@@ -197,7 +197,7 @@ mod tests {
         for line in [
             "~> Kernel      : /boot/vmlinuz-6.1.0-25-amd64 on vm0.raw (Linux 6.1.0-25-amd64, bzImage)",
             "~> Initrd      : /boot/i on vm0.raw",
-            "~> Boot entry  : /boot/grub/grub.cfg on the first disk, with its options",
+            "~> Boot entry  : /boot/grub/grub.cfg (D) on the first disk, with its options",
             "~> Root        : root=/dev/vda, the whole disk",
             "~> Balloon     : 64 MiB of it taken back",
             "~> Network     : tap2, MAC ba:ad:00:ca:fe:02, IPv6 link-local fe80::b8ad:ff:feca:fe02",
