@@ -22,7 +22,7 @@ pub(crate) mod version;
 pub(crate) use disk::DiskFile;
 pub use disk::ReadError;
 pub use error::ImageError;
-pub(crate) use explore::{Explored, ImageFile, Wanted, explore, read_file};
+pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, explore, read_file};
 pub(crate) use ext::Run;
 pub(crate) use survey::{Root, Survey};
 
