@@ -5,6 +5,8 @@
 
 mod bootloader;
 mod disk;
+#[cfg(test)]
+mod distributions;
 mod error;
 mod explore;
 mod ext;
