@@ -1,5 +1,6 @@
 //! Looks over a disk: its file systems, which of them is the root, and what there is to boot.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
 use boot::read::ReadAt;
@@ -7,7 +8,7 @@ use boot::read::ReadAt;
 use super::bootloader::grub::Stop;
 use super::bootloader::{Entry, Files, bls, grub, syslinux};
 use super::disk::{Disk, ReadError};
-use super::ext::{ExtFs, FileKind, Run};
+use super::ext::{ExtFs, FileKind, Inode, Run};
 use super::names;
 use super::partitions::{self, Kind};
 use super::sniff::{LVM, sniff};
@@ -18,19 +19,14 @@ const NAMES: usize = 1024;
 const ENTRIES: usize = 64;
 /// Longest file of a boot loader that is read.
 const TEXT_MAX: u64 = 1 << 20;
-/// Longest kernel or initrd.
-const FILE_MAX: u64 = 1 << 30;
+/// Longest kernel and initrd. A longer one is found, and no place of its bytes is looked up.
+pub(crate) const KERNEL_MAX: u64 = 256 << 20;
+pub(crate) const INITRD_MAX: u64 = 1 << 30;
 /// Programs that make a file system a root: without one the kernel has nothing to start.
-const INITS: [&str; 8] = [
-    "/sbin/init",
-    "/usr/lib/systemd/systemd",
-    "/lib/systemd/systemd",
-    "/bin/init",
-    "/etc/init",
-    "/init",
-    "/bin/sh",
-    "/usr/bin/sh",
-];
+const INITS: [&str; 5] =
+    ["/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/bin/init", "/etc/init"];
+/// Programs that Linux would start as well, and that a rescue system or an unpacked initrd has too.
+const LESSER_INITS: [&str; 3] = ["/init", "/bin/sh", "/usr/bin/sh"];
 
 /// What is looked for besides the root file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +65,23 @@ pub(crate) struct ImageFile {
     pub(crate) runs: Vec<Run>,
 }
 
+/// How much a file system looks like a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It has nothing to start.
+    No,
+    /// It has a program to start.
+    Bare,
+    /// It has an init and `/etc`.
+    Installed,
+}
+
 /// A file system that can be read.
 struct Volume<'a> {
     fs: ExtFs<'a>,
     name: String,
     root: String,
-    has_init: bool,
+    rank: Rank,
     /// What its superblock calls it.
     uuid: String,
     label: String,
@@ -87,13 +94,32 @@ struct Place<'a> {
     folder: &'static str,
 }
 
+/// A file that was found and may be taken: nothing of its content was looked at.
+struct Candidate<'a> {
+    fs: &'a ExtFs<'a>,
+    path: String,
+    inode: Inode,
+}
+
+impl Candidate<'_> {
+    /// Looks up where its bytes lie. A file that is longer than `max` has no runs.
+    fn take(&self, max: u64) -> Result<ImageFile, ReadError> {
+        let size = self.inode.size;
+        let runs = if size > max { Vec::new() } else { self.fs.runs(&self.inode, max)? };
+        Ok(ImageFile { path: clean(&self.path), size, runs })
+    }
+}
+
 /// Looks over the disk.
 pub(crate) fn explore(source: &dyn ReadAt, wanted: Wanted<'_>) -> Result<Explored, ReadError> {
-    let disk = Disk::new(source)?;
+    explore_disk(&Disk::new(source)?, wanted)
+}
+
+pub(super) fn explore_disk(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, ReadError> {
     let mut explored = Explored::default();
-    let volumes = volumes(&disk, &mut explored.looked)?;
+    let volumes = volumes(disk, &mut explored.looked)?;
     explored.readable = !volumes.is_empty();
-    let root = volumes.iter().find(|volume| volume.has_init);
+    let root = root(&volumes);
     explored.root = root.map(|volume| (volume.root.clone(), volume.name.clone()));
     let boot = root.map_or(Ok(None), |root| mounted_boot(root, &volumes, &mut explored.notes))?;
     let places = places(root, boot, &volumes);
@@ -129,18 +155,25 @@ pub(crate) fn explore(source: &dyn ReadAt, wanted: Wanted<'_>) -> Result<Explore
 pub(crate) fn read_file(source: &dyn ReadAt, path: &str, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
     let disk = Disk::new(source)?;
     let volumes = volumes(&disk, &mut String::new())?;
-    let Some(root) = volumes.iter().find(|volume| volume.has_init) else { return Ok(None) };
+    let Some(root) = root(&volumes) else { return Ok(None) };
     match root.fs.find(path)? {
         Some(inode) if inode.kind == FileKind::File => root.fs.read(&inode, max).map(Some),
         _ => Ok(None),
     }
 }
 
+/// The first of those file systems that look most like a root.
+fn root<'v, 'a>(volumes: &'v [Volume<'a>]) -> Option<&'v Volume<'a>> {
+    let best = volumes.iter().map(|volume| volume.rank).max().filter(|rank| *rank > Rank::No)?;
+    volumes.iter().find(|volume| volume.rank == best)
+}
+
 /// The file systems that can be read, in the order of their partitions. What else there is goes into `looked`.
 fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec<Volume<'a>>, ReadError> {
     let mut volumes = Vec::new();
     if let Some((table, partitions)) = partitions::read(disk)? {
-        let _ = write!(looked, "it has {} partitions ({table})", partitions.len());
+        let count = partitions.len();
+        let _ = write!(looked, "it has {count} partition{} ({table})", if count == 1 { "" } else { "s" });
         for partition in partitions {
             let name = format!("partition {}", partition.number);
             let opened = ExtFs::open(disk, partition.window);
@@ -175,22 +208,31 @@ fn volume<'a>(
     looked: &mut String,
 ) -> Result<Option<Volume<'a>>, ReadError> {
     let separator = if looked.is_empty() { "" } else { "; " };
+    let mut what = "an ext file system";
+    let ranked = opened.and_then(|fs| {
+        let Some(fs) = fs else { return Ok(None) };
+        what = fs.name();
+        Ok(Some((rank(&fs)?, fs)))
+    });
     // A damaged file system does not hide the others.
-    let (fs, has_init) = match opened.and_then(|fs| fs.map(|fs| Ok((has_init(&fs)?, fs))).transpose()) {
-        Ok(Some((has_init, fs))) => (fs, has_init),
+    let (rank, fs) = match ranked {
+        Ok(Some(found)) => found,
         Ok(None) => {
             let _ = write!(looked, "{separator}{name} is {kind}");
             return Ok(None);
         }
         Err(error @ (ReadError::Io(_) | ReadError::Endless)) => return Err(error),
         Err(error) => {
-            let _ = write!(looked, "{separator}{name} is ext4, and {error}");
+            let _ = write!(looked, "{separator}{name} is {what}, and {error}");
             return Ok(None);
         }
     };
-    let what = if has_init { "a root file system" } else { "no root file system (it has no /sbin/init)" };
-    let _ = write!(looked, "{separator}{name} is ext4 with {what}");
-    Ok(Some(Volume { fs, name, root, has_init, uuid: String::new(), label: String::new() }))
+    let system = match rank {
+        Rank::No => "no root file system (it has no /sbin/init)",
+        Rank::Bare | Rank::Installed => "a root file system",
+    };
+    let _ = write!(looked, "{separator}{name} is {what} with {system}");
+    Ok(Some(Volume { fs, name, root, rank, uuid: String::new(), label: String::new() }))
 }
 
 /// Adds the UUID and the label in its superblock (at 0x68 and 0x78).
@@ -207,13 +249,19 @@ fn called<'a>(disk: &Disk<'_>, window: super::disk::Window, volume: Volume<'a>) 
     Volume { uuid, label: String::from_utf8_lossy(label).into_owned(), ..volume }
 }
 
-fn has_init(fs: &ExtFs<'_>) -> Result<bool, ReadError> {
-    for init in INITS {
-        if fs.find(init)?.is_some_and(|init| init.kind == FileKind::File) {
-            return Ok(true);
+fn rank(fs: &ExtFs<'_>) -> Result<Rank, ReadError> {
+    let any = |paths: &[&str], kind: FileKind| {
+        for path in paths {
+            if fs.find(path)?.is_some_and(|inode| inode.kind == kind) {
+                return Ok(true);
+            }
         }
+        Ok::<_, ReadError>(false)
+    };
+    if any(&INITS, FileKind::File)? {
+        return Ok(if any(&["/etc"], FileKind::Folder)? { Rank::Installed } else { Rank::Bare });
     }
-    Ok(false)
+    Ok(if any(&LESSER_INITS, FileKind::File)? { Rank::Bare } else { Rank::No })
 }
 
 /// Where kernels may lie, the best place first.
@@ -224,9 +272,11 @@ fn places<'a>(
 ) -> Vec<Place<'a>> {
     let mut places: Vec<_> = boot.map(|volume| Place { volume, folder: "" }).into_iter().collect();
     places.extend(root.map(|volume| Place { volume, folder: "/boot" }));
-    // A partition of its own for /boot has the same at its top.
-    places
-        .extend(volumes.iter().filter(|volume| !volume.has_init).map(|volume| Place { volume, folder: "" }));
+    // A partition of its own for /boot has the same at its top. Another installed system is not searched.
+    let other = |volume: &&Volume<'_>| {
+        volume.rank < Rank::Installed && root.is_none_or(|root| !std::ptr::eq(root, *volume))
+    };
+    places.extend(volumes.iter().filter(other).map(|volume| Place { volume, folder: "" }));
     // Links at the root's top are Debian's oldest custom.
     places.extend(root.map(|volume| Place { volume, folder: "" }));
     places
@@ -293,17 +343,22 @@ fn damaged<T: Default>(error: ReadError) -> Result<T, ReadError> {
     }
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
     /// The regular file at a path of the volume, links followed.
-    fn file(self, path: &str) -> Result<Option<ImageFile>, ReadError> {
+    fn find(self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
         let fs = &self.volume.fs;
-        match fs.find(path)? {
-            Some(inode) if inode.kind == FileKind::File && inode.size > 0 => {
-                let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-                Ok(Some(ImageFile { path: clean(&path), size: inode.size, runs: fs.runs(&inode, FILE_MAX)? }))
+        let found = fs.find(path)?.filter(|inode| inode.kind == FileKind::File && inode.size > 0);
+        Ok(found.map(|inode| Candidate { fs, path: format!("/{}", path.trim_start_matches('/')), inode }))
+    }
+
+    /// The first of these names in the folder that is a file.
+    fn first(self, names: &[impl AsRef<str>]) -> Result<Option<Candidate<'a>>, ReadError> {
+        for name in names {
+            if let Some(found) = self.find(&format!("{}/{}", self.folder, name.as_ref()))? {
+                return Ok(Some(found));
             }
-            _ => Ok(None),
         }
+        Ok(None)
     }
 
     fn text(self, path: &str) -> Result<Option<String>, ReadError> {
@@ -330,46 +385,47 @@ impl Place<'_> {
     }
 
     fn initrd(self, release: &str) -> Result<Option<ImageFile>, ReadError> {
-        for name in names::initrds(release) {
-            if let Some(file) = self.file(&format!("{}/{name}", self.folder))? {
-                return Ok(Some(file));
-            }
-        }
-        Ok(None)
+        self.first(&names::initrds(release))?.map(|found| found.take(INITRD_MAX)).transpose()
     }
 
     /// The newest kernel, else the one that is linked to, else one beside its modules.
     fn kernel(self, explored: &mut Explored) -> Result<(), ReadError> {
-        let mut found = self.names("", NAMES, |name| names::release(name).is_some())?;
-        found.sort_by(names::order);
-        let mut alone = None;
-        for name in found {
-            let Some(kernel) = self.file(&format!("{}/{name}", self.folder))? else { continue };
-            explored.initrd = self.initrd(names::release(&name).unwrap_or_default())?;
-            if explored.initrd.is_some() {
-                explored.kernel = Some(kernel);
-                return Ok(());
-            }
-            // Perhaps one whose installation was cut short: an older one that is whole starts.
-            alone = alone.or(Some(kernel));
-        }
-        if alone.is_some() {
-            explored.kernel = alone;
+        let found = match self.newest()? {
+            Some(found) => Some(found),
+            None => self
+                .first(&names::PLAIN_KERNELS)?
+                .map(|kernel| Ok::<_, ReadError>((kernel, self.first(&names::PLAIN_INITRDS)?)))
+                .transpose()?,
+        };
+        if let Some((kernel, initrd)) = found {
+            explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+            explored.initrd = initrd.map(|initrd| initrd.take(INITRD_MAX)).transpose()?;
             return Ok(());
         }
-        for name in names::PLAIN_KERNELS {
-            explored.kernel = self.file(&format!("{}/{name}", self.folder))?;
-            if explored.kernel.is_some() {
-                for name in names::PLAIN_INITRDS {
-                    explored.initrd = self.file(&format!("{}/{name}", self.folder))?;
-                    if explored.initrd.is_some() {
-                        break;
-                    }
-                }
-                return Ok(());
+        if self.folder.is_empty() { self.beside_modules(explored) } else { Ok(()) }
+    }
+
+    /// The newest kernel that has an initrd, else the newest one. A name is looked up only where it can be the one.
+    fn newest(self) -> Result<Option<(Candidate<'a>, Option<Candidate<'a>>)>, ReadError> {
+        let mut found = self.names("", NAMES, |name| names::release(name).is_some())?;
+        found.sort_by(names::order);
+        let there: HashSet<String> =
+            self.names("", NAMES, |name| name.starts_with("init"))?.into_iter().collect();
+        let mut alone = None;
+        for name in found {
+            let mut initrds = names::initrds(names::release(&name).unwrap_or_default());
+            initrds.retain(|name| there.contains(name));
+            // Perhaps one whose installation was cut short: an older one that is whole starts.
+            if initrds.is_empty() && alone.is_some() {
+                continue;
+            }
+            let Some(kernel) = self.first(&[name])? else { continue };
+            match self.first(&initrds)? {
+                Some(initrd) => return Ok(Some((kernel, Some(initrd)))),
+                None => alone = alone.or(Some(kernel)),
             }
         }
-        if self.folder.is_empty() { self.beside_modules(explored) } else { Ok(()) }
+        Ok(alone.map(|kernel| (kernel, None)))
     }
 
     /// A kernel in the folder of its modules, whose initrd is in /boot.
@@ -377,8 +433,8 @@ impl Place<'_> {
         let mut releases = self.names("/lib/modules", NAMES, |name| !name.starts_with('.'))?;
         releases.sort_by(|one, other| super::version::compare(other, one));
         for release in releases {
-            explored.kernel = self.file(&format!("/lib/modules/{release}/vmlinuz"))?;
-            if explored.kernel.is_some() {
+            if let Some(kernel) = self.find(&format!("/lib/modules/{release}/vmlinuz"))? {
+                explored.kernel = Some(kernel.take(KERNEL_MAX)?);
                 explored.initrd = Place { folder: "/boot", ..self }.initrd(&release)?;
                 return Ok(());
             }
@@ -387,7 +443,7 @@ impl Place<'_> {
     }
 
     /// Takes what a boot loader's files here would start.
-    fn entry(self, volumes: &[Volume<'_>], explored: &mut Explored) -> Result<(), ReadError> {
+    fn entry(self, volumes: &'a [Volume<'a>], explored: &mut Explored) -> Result<(), ReadError> {
         for (file, entry) in self.choices(explored)? {
             let kernel = self.named(&entry.kernel, volumes)?;
             let mut missing = kernel.is_none().then(|| entry.kernel.clone());
@@ -399,7 +455,8 @@ impl Place<'_> {
                 }
             }
             // One that names what is not there is out of date.
-            if let Some(missing) = missing {
+            let (Some(kernel), None) = (kernel, &missing) else {
+                let missing = missing.unwrap_or_default();
                 let note = format!(
                     "{file} on {} names {}, which is not there or empty",
                     self.volume.name,
@@ -407,10 +464,10 @@ impl Place<'_> {
                 );
                 explored.notes.push(note);
                 continue;
-            }
+            };
             let title = clean(&entry.title);
-            explored.kernel = kernel;
-            explored.initrd = join(initrds);
+            explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+            explored.initrd = join(&initrds)?;
             explored.entry = Some((format!("{file} ({title})"), Some(entry.options)));
             return Ok(());
         }
@@ -454,30 +511,39 @@ impl Place<'_> {
 
     /// A path as a boot loader writes it: from the top of the file system that it lies in, or of the folder that it
     /// takes for one.
-    fn named(self, path: &str, volumes: &[Volume<'_>]) -> Result<Option<ImageFile>, ReadError> {
-        if let Some(file) = self.file(path)? {
-            return Ok(Some(file));
-        }
-        if let Some(file) = self.file(&format!("{}/{}", self.folder, path.trim_start_matches('/')))? {
-            return Ok(Some(file));
+    fn named(self, path: &str, volumes: &'a [Volume<'a>]) -> Result<Option<Candidate<'a>>, ReadError> {
+        let own = match self.find(path)? {
+            None => self.first(&[path.trim_start_matches('/')])?,
+            found => found,
+        };
+        if own.is_some() {
+            return Ok(own);
         }
         for volume in volumes {
-            if let Some(file) = (Place { volume, folder: "" }).file(path)? {
-                return Ok(Some(file));
+            if let Some(found) = (Place { volume, folder: "" }).find(path)? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 }
 
-/// Several initrds one behind the other, each at a multiple of four bytes, as Linux unpacks them.
-fn join(files: Vec<ImageFile>) -> Option<ImageFile> {
-    files.into_iter().reduce(|mut all, next| {
-        let start = all.size.next_multiple_of(4);
-        let moved = next.runs.into_iter().map(|run| Run { file: run.file.saturating_add(start), ..run });
-        all.runs.extend(moved);
-        all.size = start.saturating_add(next.size);
-        all.path = format!("{} + {}", all.path, next.path);
-        all
-    })
+/// Several initrds one behind the other, each at a multiple of four bytes, as Linux unpacks them. What is too long all
+/// together has no runs.
+fn join(files: &[Candidate<'_>]) -> Result<Option<ImageFile>, ReadError> {
+    let fits = files.iter().try_fold(0_u64, |size, next| {
+        size.next_multiple_of(4).checked_add(next.inode.size).filter(|size| *size <= INITRD_MAX)
+    });
+    let max = if fits.is_some() { INITRD_MAX } else { 0 };
+    let Some((first, others)) = files.split_first() else { return Ok(None) };
+    let mut all = first.take(max)?;
+    for next in others {
+        let file = next.take(max)?;
+        let start = all.size.checked_next_multiple_of(4).unwrap_or(u64::MAX);
+        all.runs.extend(file.runs.iter().map(|run| Run { file: run.file.saturating_add(start), ..*run }));
+        all.size = start.saturating_add(file.size);
+        all.path.push_str(" + ");
+        all.path.push_str(&file.path);
+    }
+    Ok(Some(all))
 }

@@ -5,6 +5,8 @@
 
 mod bootloader;
 mod disk;
+#[cfg(test)]
+mod distributions;
 mod error;
 mod explore;
 mod ext;
@@ -22,7 +24,7 @@ pub(crate) mod version;
 pub(crate) use disk::DiskFile;
 pub use disk::ReadError;
 pub use error::ImageError;
-pub(crate) use explore::{Explored, ImageFile, Wanted, explore, read_file};
+pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, explore, read_file};
 pub(crate) use ext::Run;
 pub(crate) use survey::{Root, Survey};
 

@@ -1,11 +1,12 @@
 //! Whole disks, looked over.
 #![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
-use super::explore::{Explored, Wanted, explore};
-use super::testing::{LINUX, LVM, ext4, gpt, mbr_entry, unclean};
+use super::disk::Disk;
+use super::explore::{Explored, Wanted, explore, explore_disk};
+use super::testing::{LINUX, LVM, debugfs, ext4, gpt, mbr_entry, unclean};
 use super::*;
 
-struct Bytes(Vec<u8>);
+pub(super) struct Bytes(pub(super) Vec<u8>);
 
 impl ReadAt for Bytes {
     fn length(&self) -> std::io::Result<u64> {
@@ -232,6 +233,94 @@ fn random_damage_gives_an_error_or_files_within_the_image() {
         let _ = explore_bytes(&image, None);
         image.truncate((state >> 40) as usize % image.len());
         let _ = explore_bytes(&image, Some("6.1.0-9-amd64"));
+    }
+}
+
+#[test]
+fn several_initrds_are_joined_at_multiples_of_four_bytes() {
+    let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6\n initrd /boot/a.img /boot/b.img /boot/c.img\n}\n";
+    let files = with(&[
+        ("boot/vmlinuz-6", b"kernel"),
+        ("boot/a.img", b"12345"),
+        ("boot/b.img", b"abcd"),
+        ("boot/c.img", b"xyz"),
+        ("boot/grub/grub.cfg", cfg),
+    ]);
+    let disk = ext4(8192, &files, &[]);
+    let initrd = look(&disk, Wanted::Kernel).initrd.unwrap();
+    assert_eq!(content(&disk, &initrd), b"12345\0\0\0abcdxyz");
+    assert_eq!(initrd.path, "/boot/a.img + /boot/b.img + /boot/c.img");
+}
+
+#[test]
+fn what_fstab_mounts_over_boot_wins_over_the_roots_own_boot() {
+    let boot = ext4(2048, &[("vmlinuz-5", b"mounted"), ("initrd.img-5", b"i")], &["-L", "boot"]);
+    let files = with(
+        &[&KERNELS[..], &[("etc/fstab", b"# /dev/vda1 /boot\nLABEL=boot /boot ext4 defaults 0 2\n")]]
+            .concat(),
+    );
+    let disk = gpt(512, &[(1, LINUX, &ext4(8192, &files, &[])), (2, LINUX, &boot)]);
+    let found = look(&disk, Wanted::Kernel);
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"mounted");
+}
+
+#[test]
+fn entry_that_names_what_is_missing_is_passed_over_with_a_note() {
+    let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6.1.0-9-amd64\n initrd /boot/gone\x1b[2J\n}\n";
+    let files = with(&[&KERNELS[..], &[("boot/grub/grub.cfg", cfg)]].concat());
+    let found = look(&ext4(8192, &files, &[]), Wanted::Kernel);
+    assert_eq!((found.kernel.unwrap().path.as_str(), found.entry), ("/boot/vmlinuz-6.1.0-25-amd64", None));
+    let note = "/boot/grub/grub.cfg on the whole disk names /boot/gone?[2J, which is not there or empty";
+    assert_eq!(found.notes, [note]);
+}
+
+#[test]
+fn names_from_an_image_hold_no_control_characters() {
+    let cfg = b"menuentry 'D\x1b[2J\n' {\n linux '/boot/vmlinuz-\x1b\n'\n}\n";
+    let files = with(&[("boot/vmlinuz-\x1b\n", b"kernel"), ("boot/grub/grub.cfg", cfg)]);
+    let found = look(&ext4(8192, &files, &[]), Wanted::Kernel);
+    assert_eq!(found.entry.unwrap().0, "/boot/grub/grub.cfg (D?[2J?)");
+    assert_eq!(found.kernel.unwrap().path, "/boot/vmlinuz-??");
+}
+
+#[test]
+fn installed_system_is_the_root_before_a_rescue_system() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    for rescue in ["bin/sh", "init"] {
+        let rescue = ext4(2048, &[(rescue, b"x"), ("etc/x", b"")], &["-t", "ext2"]);
+        let found = look(&gpt(512, &[(1, LINUX, &rescue), (2, LINUX, &root)]), Wanted::Kernel);
+        assert_eq!(found.root.unwrap().1, "partition 2");
+        let alone = look(&gpt(512, &[(1, LINUX, &rescue)]), Wanted::Kernel);
+        assert_eq!(alone.root.unwrap().1, "partition 1");
+        let said = "it has 1 partition (GPT); partition 1 is ext2 with a root file system";
+        assert!(alone.looked.starts_with(said), "{}", alone.looked);
+    }
+}
+
+/// A file of many pieces under 200 names: its pieces are looked up once at most, and not at all if it is too long.
+#[test]
+fn many_names_of_one_long_file_cost_no_more_than_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let [image, script] = ["image", "script"].map(|name| folder.path().join(name));
+    let content = vec![7; 1 << 20];
+    let files = with(&[("boot/vmlinuz-1.0", &content)]);
+    // Without extents each block is a piece.
+    std::fs::write(&image, ext4(8192, &files, &["-b", "1024", "-O", "^extent,^64bit"])).unwrap();
+    let room = vec!["expand_dir /boot".to_owned(); 8];
+    let names = (0..200).map(|name| format!("ln /boot/vmlinuz-1.0 /boot/vmlinuz-2.{name}"));
+    let mut commands: Vec<_> = room.into_iter().chain(names).collect();
+    for size in [200_u64 << 20, 300 << 20] {
+        commands.push(format!("set_inode_field /boot/vmlinuz-1.0 size {size}"));
+        std::fs::write(&script, commands.join("\n")).unwrap();
+        debugfs(&image, &["-w", "-f", script.to_str().unwrap()]);
+        let bytes = Bytes(std::fs::read(&image).unwrap());
+        let disk = Disk::new(&bytes).unwrap();
+        let before = disk.left();
+        let kernel = explore_disk(&disk, Wanted::Kernel).unwrap().kernel.unwrap();
+        assert_eq!((kernel.path.as_str(), kernel.size), ("/boot/vmlinuz-2.199", size));
+        assert_eq!(kernel.runs.is_empty(), size > 256 << 20);
+        assert!(before - disk.left() < 2 << 20, "{}", before - disk.left());
+        commands.clear();
     }
 }
 

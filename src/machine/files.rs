@@ -19,7 +19,8 @@ use super::cmdline::{self, Line, Said};
 use super::loader::Origin;
 use super::supplies::Image;
 use crate::image::{
-    DiskFile, Explored, ImageError, ImageFile, ReadError, Root, Run, Survey, Wanted, explore,
+    DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey, Wanted,
+    explore,
 };
 use crate::spec::{self, Spec, SpecError};
 
@@ -128,8 +129,8 @@ impl BootFiles {
 
 /// A kind of file on a disk: what it is called, in words and as an option, and the longest that is taken.
 type FileLimit = (&'static str, u64);
-const KERNEL: FileLimit = ("kernel", 256 << 20);
-const INITRD: FileLimit = ("initrd", 1 << 30);
+const KERNEL: FileLimit = ("kernel", KERNEL_MAX);
+const INITRD: FileLimit = ("initrd", INITRD_MAX);
 
 /// The first disk, looked over.
 #[derive(Debug, Default)]
