@@ -106,7 +106,7 @@ impl<P: Poller + 'static> Guest<P> {
         new.function.config_written(0..256);
         let state: TransportState = serde_json::from_str(&text).expect("text becomes a state");
         new.function.restore(&state).expect("a state of the same device");
-        new.function.resume(&state);
+        new.function.resume();
         new
     }
 

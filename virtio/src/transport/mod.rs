@@ -67,8 +67,9 @@ pub struct VirtioPci<P: Poller + 'static> {
     memory: Memory,
     worker: Arc<Worker<P>>,
     place: Place<P>,
-    /// Where the queues stood when the machine was paused, if the device was at work.
-    paused: Option<Vec<Option<QueueState>>>,
+    /// Positions of the queues of a device that was at work when it was paused, saved or restored, for
+    /// [`PciFunction::resume`]. A reset drops them.
+    held: Option<Vec<Option<QueueState>>>,
     doorbells: Arc<dyn Doorbells>,
     kicks: Vec<Arc<EventFd>>,
     /// Where the doorbells are attached.
@@ -145,7 +146,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             memory: platform.memory.clone(),
             worker,
             place: Place::Here(device),
-            paused: None,
+            held: None,
             doorbells: platform.doorbells.clone(),
             kicks: (0..queues).map(|_| kick()).collect::<io::Result<_>>()?,
             rung_at: None,
@@ -254,14 +255,14 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
     }
 
     fn pause(&mut self) {
-        if self.paused.is_none() {
+        if self.held.is_none() {
             self.wait_for_reset();
-            self.paused = self.take_back();
+            self.held = self.take_back();
         }
     }
 
     fn resume(&mut self) {
-        if let Some(states) = self.paused.take() {
+        if let Some(states) = self.held.take() {
             self.start(&states);
         }
     }
@@ -269,7 +270,6 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
     fn reset(&mut self) {
         self.begin_reset();
         self.wait_for_reset();
-        self.paused = None;
         self.msix.reset();
     }
 }

@@ -181,6 +181,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     }
 
     fn cleared(&mut self) {
+        self.held = None;
         self.registers.reset();
         self.interrupts.reset();
     }
