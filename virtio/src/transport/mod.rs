@@ -184,6 +184,19 @@ impl<P: Poller + 'static> VirtioPci<P> {
         }
     }
 
+    /// As [`VirtioPci::read`], without side effects.
+    fn peek(&mut self, offset: u64, data: &mut [u8]) {
+        match bar::area(offset) {
+            Some((Area::Isr, at)) => {
+                data.fill(0);
+                if let (0, Some(first)) = (at, data.first_mut()) {
+                    *first = self.interrupts.isr();
+                }
+            }
+            _ => self.read(offset, data),
+        }
+    }
+
     fn write(&mut self, offset: u64, data: &[u8]) {
         match bar::area(offset) {
             Some((Area::Common, at)) => self.write_common(at, data),

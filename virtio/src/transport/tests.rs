@@ -393,6 +393,36 @@ fn the_window_reaches_registers_and_a_restore_does_not_use_it() {
 }
 
 #[test]
+fn the_window_shows_isr_bits_and_leaves_them() {
+    let mut guest = Rig::new().started();
+    let at = window(&guest);
+    guest.function.interrupts().config();
+    for _ in 0..2 {
+        set(&mut guest, at + 4, &[0]);
+        set(&mut guest, at + 8, &0x1000u32.to_le_bytes());
+        set(&mut guest, at + 12, &1u32.to_le_bytes());
+        assert_eq!(guest.function.config().read_u16(at + 16) & 0xff, 2);
+    }
+    assert_eq!(guest.config_interrupts(), 1);
+    assert_eq!((guest.isr(), guest.isr()), (2, 0), "a read of the register itself clears it");
+}
+
+#[test]
+fn without_msi_x_the_isr_register_says_all_whatever_the_vector_numbers() {
+    let mut guest = Rig::new().started();
+    let mut control = guest.function.config().read_u16(0x34) & 0xff;
+    while guest.function.config().read_u16(control) & 0xff != 0x11 {
+        control = guest.function.config().read_u16(control) >> 8;
+    }
+    set(&mut guest, control + 2, &0u16.to_le_bytes());
+    guest.function.interrupts().queue(0);
+    assert_eq!(guest.isr(), 1);
+    guest.function.interrupts().config();
+    assert_eq!(guest.isr(), 2);
+    assert_eq!((guest.interrupts(0), guest.config_interrupts()), (0, 0));
+}
+
+#[test]
 fn states_that_cannot_be_are_refused() {
     let mut guest = Rig::new().started();
     let good = serde_json::to_value(guest.function.save().unwrap()).unwrap();

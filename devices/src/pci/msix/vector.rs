@@ -175,20 +175,30 @@ impl Vector {
 #[derive(Debug, Clone)]
 pub struct MsixVector(pub(super) Arc<Vector>);
 
+impl MsixVector {
+    /// As [`Irq::trigger`]; `false` if MSI-X is off, so that nobody hears.
+    ///
+    /// # Errors
+    /// The host could not raise the interrupt.
+    pub fn raise(&self) -> io::Result<bool> {
+        let vector = &self.0;
+        if vector.live.load(Ordering::Acquire) {
+            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger()).map(|()| true);
+        }
+        let mut entry = vector.lock();
+        if vector.live.load(Ordering::Acquire) {
+            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger()).map(|()| true);
+        }
+        entry.pending |= entry.enabled;
+        Ok(entry.enabled)
+    }
+}
+
 impl Irq for MsixVector {
     /// Unmasked: one load, then the host's interrupt. Masked: the pending bit. With MSI-X off: nothing, there is no
     /// other interrupt to fall back to. A trigger that races with the guest's masking counts as sent before it.
     fn trigger(&self) -> io::Result<()> {
-        let vector = &self.0;
-        if vector.live.load(Ordering::Acquire) {
-            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger());
-        }
-        let mut entry = vector.lock();
-        if vector.live.load(Ordering::Acquire) {
-            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger());
-        }
-        entry.pending |= entry.enabled;
-        Ok(())
+        self.raise().map(drop)
     }
 
     /// None while it is masked: a trigger goes to the pending bit then.
