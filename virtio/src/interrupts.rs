@@ -116,7 +116,9 @@ impl Interrupts {
             Some(vector) => match vector.raise() {
                 Ok(true) => {}
                 Ok(false) => self.show(isr),
-                Err(error) => log::error!("an interrupt of a virtio device could not be raised: {error}"),
+                Err(error) => {
+                    self.fail(log::Level::Error, &format_args!("the host refused an interrupt: {error}"));
+                }
             },
             None => self.show(isr),
         }

@@ -229,6 +229,11 @@ impl<P: Poller + 'static> Guest<P> {
         self.messages(0)
     }
 
+    /// Whether the host has no interrupt left for a vector that has none yet.
+    pub fn refuse_interrupts(&self, refuse: bool) {
+        self.msi.refuse(refuse);
+    }
+
     /// Waits until `what` is so, for ten seconds at most.
     pub fn wait_until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);

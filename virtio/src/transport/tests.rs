@@ -423,6 +423,23 @@ fn without_msi_x_the_isr_register_says_all_whatever_the_vector_numbers() {
 }
 
 #[test]
+fn an_interrupt_that_the_host_refuses_is_a_failure_of_the_device() {
+    let mut guest = Rig::new().guest();
+    guest.refuse_interrupts(true);
+    guest.start(u64::MAX, 16);
+    guest.function.interrupts().queue(0);
+    assert_eq!(guest.status(), 0x4f);
+    guest.function.interrupts().queue(0);
+    let told = guest.failures.all();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].1.starts_with("the host refused an interrupt: "), "{}", told[0].1);
+    // The host has room again: the next interrupt comes, without the guest's doing.
+    guest.refuse_interrupts(false);
+    guest.function.interrupts().queue(0);
+    assert_eq!(guest.interrupts(0), 1);
+}
+
+#[test]
 fn states_that_cannot_be_are_refused() {
     let mut guest = Rig::new().started();
     let good = serde_json::to_value(guest.function.save().unwrap()).unwrap();

@@ -41,6 +41,13 @@ struct Entry {
     route: Option<(u64, u32)>,
 }
 
+impl Entry {
+    /// Neither its own mask nor the function's holds it back.
+    fn is_deliverable(&self) -> bool {
+        self.enabled && self.open && !self.masked
+    }
+}
+
 /// After reset every vector is masked (PCI 3.0 §6.8.2.9).
 const POWER_ON: Entry =
     Entry { address: 0, data: 0, masked: true, pending: false, enabled: false, open: true, route: None };
@@ -120,8 +127,7 @@ impl Vector {
 
     /// Makes the host follow the entry, and delivers what waited.
     fn update(&self, entry: &mut Entry) {
-        let deliverable = entry.enabled && entry.open && !entry.masked;
-        if !deliverable {
+        if !entry.is_deliverable() {
             self.live.store(false, Ordering::Release);
             return;
         }
@@ -190,6 +196,11 @@ impl MsixVector {
             return vector.irq.get().map_or(Ok(()), |irq| irq.trigger()).map(|()| true);
         }
         entry.pending |= entry.enabled;
+        if entry.is_deliverable() {
+            // The host refused its route before, and may have room for it now.
+            vector.route(&mut entry)?;
+            vector.update(&mut entry);
+        }
         Ok(entry.enabled)
     }
 }
