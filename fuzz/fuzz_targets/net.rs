@@ -9,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+use devices::pci::function::PciFunction;
 use libfuzzer_sys::fuzz_target;
 use virtio::net::testing::{Frame, Wire};
 use virtio::net::{HEADER_LEN, Net, Offloads};
@@ -66,9 +67,9 @@ fn step(guest: &mut Guest<Epoll>, wire: &Wire, what: u8, queue: u8, [a, b, c]: [
         12 => {
             if let Some(state) = guest.function.save() {
                 if a & 1 == 0 {
-                    guest.function.resume(&state);
+                    guest.function.resume();
                 } else if guest.function.restore(&state).is_err() {
-                    guest.function.resume(&state);
+                    guest.function.resume();
                 }
             }
         }

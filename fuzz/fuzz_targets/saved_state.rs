@@ -108,13 +108,13 @@ fn run<P: Poller + 'static>(
     if let Ok(state) = serde_json::from_value::<TransportState>(value) {
         match guest.function.restore(&state) {
             Ok(()) => {
-                guest.function.resume(&state);
+                guest.function.resume();
                 guest.rings = rings;
                 (0..guest.rings.len()).for_each(|queue| guest.kick(queue));
                 guest.add(queue, &[], &[8]);
                 guest.kick(queue);
                 assert!(guest.function.save().is_some(), "its thread has died");
-                guest.function.resume(&state);
+                guest.function.resume();
             }
             Err(error) => assert!(!error.to_string().is_empty()),
         }

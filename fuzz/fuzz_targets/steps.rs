@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use devices::pci::function::PciFunction;
 use virtio::poll::Epoll;
 use virtio::testing::{Guest, RawDescriptor};
 
@@ -33,7 +34,7 @@ fn step(guest: &mut Guest<Epoll>, own: Own<'_>, what: u8, queue: u8, numbers: [u
         9 => {
             if let Some(state) = guest.function.save() {
                 if a & 1 == 0 || guest.function.restore(&state).is_err() {
-                    guest.function.resume(&state);
+                    guest.function.resume();
                 }
             }
         }

@@ -87,8 +87,9 @@ impl Interrupts {
         }
     }
 
-    /// The device's configuration or status changed.
+    /// The device's configuration or status changed. §4.1.4.5.1: the ISR register says so under MSI-X too.
     pub fn config(&self) {
+        self.isr.fetch_or(ISR_CONFIG, Ordering::SeqCst);
         self.raise(&self.config, ISR_CONFIG);
     }
 
@@ -112,16 +113,25 @@ impl Interrupts {
 
     fn raise(&self, vector: &AtomicU16, isr: u8) {
         match self.vectors.get(usize::from(vector.load(Ordering::Acquire))) {
-            Some(vector) => {
-                if let Err(error) = vector.trigger() {
-                    log::error!("an interrupt of a virtio device could not be raised: {error}");
+            Some(vector) => match vector.raise() {
+                Ok(true) => {}
+                Ok(false) => self.show(isr),
+                Err(error) => {
+                    self.fail(log::Level::Error, &format_args!("the host refused an interrupt: {error}"));
                 }
-            }
-            // A driver without MSI-X polls the ISR register: there is no INTx.
-            None => {
-                self.isr.fetch_or(isr, Ordering::SeqCst);
-            }
+            },
+            None => self.show(isr),
         }
+    }
+
+    /// A driver without MSI-X polls the ISR register: there is no INTx.
+    fn show(&self, isr: u8) {
+        self.isr.fetch_or(isr, Ordering::SeqCst);
+    }
+
+    /// The ISR register, which stays as it is.
+    pub(crate) fn isr(&self) -> u8 {
+        self.isr.load(Ordering::SeqCst)
     }
 
     pub(crate) fn take_isr(&self) -> u8 {

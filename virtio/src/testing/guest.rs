@@ -106,7 +106,7 @@ impl<P: Poller + 'static> Guest<P> {
         new.function.config_written(0..256);
         let state: TransportState = serde_json::from_str(&text).expect("text becomes a state");
         new.function.restore(&state).expect("a state of the same device");
-        new.function.resume(&state);
+        new.function.resume();
         new
     }
 
@@ -227,6 +227,11 @@ impl<P: Poller + 'static> Guest<P> {
     /// Interrupts that came for the configuration.
     pub fn config_interrupts(&self) -> usize {
         self.messages(0)
+    }
+
+    /// Whether the host has no interrupt left for a vector that has none yet.
+    pub fn refuse_interrupts(&self, refuse: bool) {
+        self.msi.refuse(refuse);
     }
 
     /// Waits until `what` is so, for ten seconds at most.

@@ -67,8 +67,9 @@ pub struct VirtioPci<P: Poller + 'static> {
     memory: Memory,
     worker: Arc<Worker<P>>,
     place: Place<P>,
-    /// Where the queues stood when the machine was paused, if the device was at work.
-    paused: Option<Vec<Option<QueueState>>>,
+    /// Positions of the queues of a device that was at work when it was paused, saved or restored, for
+    /// [`PciFunction::resume`]. A reset drops them.
+    held: Option<Vec<Option<QueueState>>>,
     doorbells: Arc<dyn Doorbells>,
     kicks: Vec<Arc<EventFd>>,
     /// Where the doorbells are attached.
@@ -145,7 +146,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             memory: platform.memory.clone(),
             worker,
             place: Place::Here(device),
-            paused: None,
+            held: None,
             doorbells: platform.doorbells.clone(),
             kicks: (0..queues).map(|_| kick()).collect::<io::Result<_>>()?,
             rung_at: None,
@@ -180,6 +181,19 @@ impl<P: Poller + 'static> VirtioPci<P> {
             Some((Area::Device, at)) => self.traits.config.read(at, data),
             Some((Area::Msix, _)) => self.msix.read(offset, data),
             Some((Area::Isr | Area::Notify, _)) | None => {}
+        }
+    }
+
+    /// As [`VirtioPci::read`], without side effects.
+    fn peek(&mut self, offset: u64, data: &mut [u8]) {
+        match bar::area(offset) {
+            Some((Area::Isr, at)) => {
+                data.fill(0);
+                if let (0, Some(first)) = (at, data.first_mut()) {
+                    *first = self.interrupts.isr();
+                }
+            }
+            _ => self.read(offset, data),
         }
     }
 
@@ -254,14 +268,14 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
     }
 
     fn pause(&mut self) {
-        if self.paused.is_none() {
+        if self.held.is_none() {
             self.wait_for_reset();
-            self.paused = self.take_back();
+            self.held = self.take_back();
         }
     }
 
     fn resume(&mut self) {
-        if let Some(states) = self.paused.take() {
+        if let Some(states) = self.held.take() {
             self.start(&states);
         }
     }
@@ -269,7 +283,6 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
     fn reset(&mut self) {
         self.begin_reset();
         self.wait_for_reset();
-        self.paused = None;
         self.msix.reset();
     }
 }

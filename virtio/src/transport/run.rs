@@ -181,6 +181,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     }
 
     fn cleared(&mut self) {
+        self.held = None;
         self.registers.reset();
         self.interrupts.reset();
     }
@@ -199,7 +200,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         if access.data.is_some() {
             self.write(access.offset, bytes);
         } else {
-            self.read(access.offset, bytes);
+            // Setting the window up is no read of the ISR register, which would clear it.
+            self.peek(access.offset, bytes);
             self.access.answer(&mut self.config, bytes);
         }
     }

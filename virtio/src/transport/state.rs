@@ -1,5 +1,6 @@
 //! What a virtio function is in the middle of, to be saved and taken up again.
 
+use devices::pci::function::PciFunction;
 use devices::pci::state::{MsixState, MsixStateError};
 use serde::{Deserialize, Serialize};
 
@@ -67,16 +68,16 @@ impl TransportState {
 }
 
 impl<P: Poller + 'static> VirtioPci<P> {
-    /// Stops the device's work and says all about it. `None` if its worker has died. [`VirtioPci::resume`] goes on.
+    /// Pauses the function, if it is not paused yet, and gives its state. `None` if its worker has died.
+    /// [`PciFunction::resume`] goes on.
     pub fn save(&mut self) -> Option<TransportState> {
-        self.wait_for_reset();
-        let at = self.take_back();
+        self.pause();
         let Place::Here(device) = &self.place else { return None };
         let registers = &self.registers;
         let queues = (0u16..).zip(&registers.queues).map(|(index, config)| SavedQueue {
             config: *config,
             vector: self.interrupts.queue_vector(index),
-            at: at.as_ref().and_then(|at| at.get(usize::from(index)).copied().flatten()),
+            at: self.held.as_ref().and_then(|at| at.get(usize::from(index)).copied().flatten()),
         });
         Some(TransportState {
             version: TransportState::VERSION,
@@ -92,17 +93,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         })
     }
 
-    /// Lets the device go on from `state`, which [`VirtioPci::save`] gave: here, or in another process after
-    /// [`VirtioPci::restore`].
-    pub fn resume(&mut self, state: &TransportState) {
-        if state.status & status::DRIVER_OK != 0 {
-            let states: Vec<_> = state.queues.iter().map(|queue| queue.at).collect();
-            self.start(&states);
-        }
-    }
-
     /// Takes registers, interrupt table and device of `state`. Configuration space must be restored before. The device
-    /// does nothing until [`VirtioPci::resume`].
+    /// does nothing until [`PciFunction::resume`].
     ///
     /// # Errors
     /// [`TransportRestoreError`]; the function must be reset before it is used then.
@@ -128,6 +120,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
             self.interrupts.set_queue_vector(index, saved.vector);
         }
         self.interrupts.set_status(state.status);
+        let at = || state.queues.iter().map(|queue| queue.at).collect();
+        self.held = (state.status & status::DRIVER_OK != 0).then(at);
         Ok(())
     }
 

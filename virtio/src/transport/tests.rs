@@ -320,9 +320,9 @@ fn what_was_completed_while_it_stopped_is_interrupted_for() {
     guest.kick(1);
     guest.wait_until("they are held", |_| rig.strings.kicks.load(Ordering::SeqCst) == 3);
     assert_eq!(guest.interrupts(1), 0);
-    let state = guest.function.save().unwrap();
+    assert!(guest.function.save().is_some());
     assert_eq!((guest.rings[1].used_index(), guest.interrupts(1)), (1, 1));
-    guest.function.resume(&state);
+    guest.function.resume();
     guest.rings[1].wait_used();
     guest.wait_until("it has the rest", |_| rig.strings.kicks.load(Ordering::SeqCst) >= 5);
     rig.bell.write(1).unwrap();
@@ -393,6 +393,53 @@ fn the_window_reaches_registers_and_a_restore_does_not_use_it() {
 }
 
 #[test]
+fn the_window_shows_isr_bits_and_leaves_them() {
+    let mut guest = Rig::new().started();
+    let at = window(&guest);
+    guest.function.interrupts().config();
+    for _ in 0..2 {
+        set(&mut guest, at + 4, &[0]);
+        set(&mut guest, at + 8, &0x1000u32.to_le_bytes());
+        set(&mut guest, at + 12, &1u32.to_le_bytes());
+        assert_eq!(guest.function.config().read_u16(at + 16) & 0xff, 2);
+    }
+    assert_eq!(guest.config_interrupts(), 1);
+    assert_eq!((guest.isr(), guest.isr()), (2, 0), "a read of the register itself clears it");
+}
+
+#[test]
+fn without_msi_x_the_isr_register_says_all_whatever_the_vector_numbers() {
+    let mut guest = Rig::new().started();
+    let mut control = guest.function.config().read_u16(0x34) & 0xff;
+    while guest.function.config().read_u16(control) & 0xff != 0x11 {
+        control = guest.function.config().read_u16(control) >> 8;
+    }
+    set(&mut guest, control + 2, &0u16.to_le_bytes());
+    guest.function.interrupts().queue(0);
+    assert_eq!(guest.isr(), 1);
+    guest.function.interrupts().config();
+    assert_eq!(guest.isr(), 2);
+    assert_eq!((guest.interrupts(0), guest.config_interrupts()), (0, 0));
+}
+
+#[test]
+fn an_interrupt_that_the_host_refuses_is_a_failure_of_the_device() {
+    let mut guest = Rig::new().guest();
+    guest.refuse_interrupts(true);
+    guest.start(u64::MAX, 16);
+    guest.function.interrupts().queue(0);
+    assert_eq!(guest.status(), 0x4f);
+    guest.function.interrupts().queue(0);
+    let told = guest.failures.all();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].1.starts_with("the host refused an interrupt: "), "{}", told[0].1);
+    // The host has room again: the next interrupt comes, without the guest's doing.
+    guest.refuse_interrupts(false);
+    guest.function.interrupts().queue(0);
+    assert_eq!(guest.interrupts(0), 1);
+}
+
+#[test]
 fn states_that_cannot_be_are_refused() {
     let mut guest = Rig::new().started();
     let good = serde_json::to_value(guest.function.save().unwrap()).unwrap();
@@ -427,7 +474,7 @@ fn a_saved_queue_is_checked_like_a_drivers() {
     ))
     .unwrap();
     guest.function.restore(&state).unwrap();
-    guest.function.resume(&state);
+    guest.function.resume();
     assert_eq!(guest.status(), 0x4f);
 }
 

@@ -121,16 +121,24 @@ fn reset_masks_forgets_and_gives_up_routes() {
 }
 
 #[test]
-fn a_host_without_interrupts_leaves_the_vector_silent() {
+fn an_interrupt_that_the_host_refuses_is_an_error_and_comes_when_there_is_room() {
     let mut rig = rig(1);
     rig.host.refuse(true);
     rig.control(CONTROL_ENABLE);
     rig.set(0, 0xfee0_0000, 1, false);
-    rig.trigger(0);
+    let vector = rig.msix.vector(0).unwrap();
+    assert_eq!(vector.trigger().unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded);
     assert_eq!(rig.pending(), 1);
     rig.host.refuse(false);
     rig.mask(0, false);
     assert_eq!(rig.host.all()[0].delivered().len(), 1);
+    let mut other = self::rig(1);
+    other.host.refuse(true);
+    other.control(CONTROL_ENABLE);
+    other.set(0, 0xfee0_0000, 1, false);
+    other.host.refuse(false);
+    other.trigger(0);
+    assert_eq!((other.pending(), other.host.all()[0].delivered().len()), (0, 1), "without the guest's doing");
 }
 
 #[test]

@@ -41,6 +41,13 @@ struct Entry {
     route: Option<(u64, u32)>,
 }
 
+impl Entry {
+    /// Neither its own mask nor the function's holds it back.
+    fn is_deliverable(&self) -> bool {
+        self.enabled && self.open && !self.masked
+    }
+}
+
 /// After reset every vector is masked (PCI 3.0 §6.8.2.9).
 const POWER_ON: Entry =
     Entry { address: 0, data: 0, masked: true, pending: false, enabled: false, open: true, route: None };
@@ -120,8 +127,7 @@ impl Vector {
 
     /// Makes the host follow the entry, and delivers what waited.
     fn update(&self, entry: &mut Entry) {
-        let deliverable = entry.enabled && entry.open && !entry.masked;
-        if !deliverable {
+        if !entry.is_deliverable() {
             self.live.store(false, Ordering::Release);
             return;
         }
@@ -175,20 +181,35 @@ impl Vector {
 #[derive(Debug, Clone)]
 pub struct MsixVector(pub(super) Arc<Vector>);
 
+impl MsixVector {
+    /// As [`Irq::trigger`]; `false` if MSI-X is off, so that nobody hears.
+    ///
+    /// # Errors
+    /// The host could not raise the interrupt.
+    pub fn raise(&self) -> io::Result<bool> {
+        let vector = &self.0;
+        if vector.live.load(Ordering::Acquire) {
+            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger()).map(|()| true);
+        }
+        let mut entry = vector.lock();
+        if vector.live.load(Ordering::Acquire) {
+            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger()).map(|()| true);
+        }
+        entry.pending |= entry.enabled;
+        if entry.is_deliverable() {
+            // The host refused its route before, and may have room for it now.
+            vector.route(&mut entry)?;
+            vector.update(&mut entry);
+        }
+        Ok(entry.enabled)
+    }
+}
+
 impl Irq for MsixVector {
     /// Unmasked: one load, then the host's interrupt. Masked: the pending bit. With MSI-X off: nothing, there is no
     /// other interrupt to fall back to. A trigger that races with the guest's masking counts as sent before it.
     fn trigger(&self) -> io::Result<()> {
-        let vector = &self.0;
-        if vector.live.load(Ordering::Acquire) {
-            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger());
-        }
-        let mut entry = vector.lock();
-        if vector.live.load(Ordering::Acquire) {
-            return vector.irq.get().map_or(Ok(()), |irq| irq.trigger());
-        }
-        entry.pending |= entry.enabled;
-        Ok(())
+        self.raise().map(drop)
     }
 
     /// None while it is masked: a trigger goes to the pending bit then.

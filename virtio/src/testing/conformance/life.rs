@@ -1,5 +1,7 @@
 //! Start, stop, save, move, reset.
 
+use devices::pci::function::PciFunction;
+
 use super::{RING, Subject, guest};
 use crate::testing::Guest;
 use crate::transport::FEATURE_VERSION_1;
@@ -94,9 +96,22 @@ pub fn works_after_a_move<S: Subject>(subject: &mut S) {
         assert_eq!(moved.config(0, 64), config, "the same configuration");
         subject.work(&mut moved);
     }
-    // Here, without moving: a pause.
-    let state = moved.function.save().expect("a state");
-    moved.function.resume(&state);
+    // Saved here, without moving.
+    assert!(moved.function.save().is_some());
+    moved.function.resume();
+    subject.work(&mut moved);
+    // Paused as a machine is, saved twice during the pause, resumed here, then resumed elsewhere.
+    moved.function.pause();
+    let paused = moved.function.save();
+    assert!(paused.is_some(), "a paused function has a state");
+    assert_eq!(moved.function.save(), paused, "a save changes nothing");
+    moved.function.resume();
+    subject.work(&mut moved);
+    moved.function.pause();
+    moved = next(moved, subject);
+    subject.work(&mut moved);
+    // A reset drops the positions that the pause kept.
+    moved.start(subject.wanted(), RING);
     subject.work(&mut moved);
     moved.start(subject.wanted(), RING);
     subject.work(&mut moved);
