@@ -408,7 +408,7 @@ impl<'a> Place<'a> {
     /// The newest kernel that has an initrd, else the newest one. A name is looked up only where it can be the one.
     fn newest(self) -> Result<Option<(Candidate<'a>, Option<Candidate<'a>>)>, ReadError> {
         let mut found = self.names("", NAMES, |name| names::release(name).is_some())?;
-        found.sort_by(names::order);
+        found.sort_by(|one, other| names::order(one, other));
         let there: HashSet<String> =
             self.names("", NAMES, |name| name.starts_with("init"))?.into_iter().collect();
         let mut alone = None;

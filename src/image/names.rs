@@ -22,7 +22,7 @@ pub(super) fn release(name: &str) -> Option<&str> {
 }
 
 /// Best kernel first: the newest, and a rescue system last.
-pub(super) fn order(one: &String, other: &String) -> Ordering {
+pub(super) fn order(one: &str, other: &str) -> Ordering {
     let rescue = |name: &str| name.contains("rescue") || name.contains("fallback");
     let version = |name: &str| release(name).unwrap_or_default().to_owned();
     rescue(one).cmp(&rescue(other)).then_with(|| compare(&version(other), &version(one)))
@@ -54,7 +54,7 @@ mod tests {
     fn newest_kernel_is_first_and_a_rescue_system_last() {
         let mut names: Vec<String> =
             ["vmlinuz-0-rescue-7", "vmlinuz-6.9", "kernel-6.10", "vmlinuz-6.1"].map(String::from).into();
-        names.sort_by(order);
+        names.sort_by(|one, other| order(one, other));
         assert_eq!(names, ["kernel-6.10", "vmlinuz-6.9", "vmlinuz-6.1", "vmlinuz-0-rescue-7"]);
         assert_eq!(release("vmlinuz-6.1.old"), None);
         assert_eq!(release("vmlinuz-virt"), Some("virt"));

@@ -234,8 +234,8 @@ fn multiboot<R: ReadAt + ?Sized>(file: &R, len: u64) -> Result<bool, KernelError
     let head = read_vec(file, 0, size)?;
     let head = Fields(&head);
     let sums = |at: usize, words: usize| {
-        let words = (0..words).map(|i| head.u32(at + 4 * i));
-        words.fold(Some(0u32), |sum, word| Some(sum?.wrapping_add(word?))) == Some(0)
+        let mut words = (0..words).map(|i| head.u32(at + 4 * i));
+        words.try_fold(0u32, |sum, word| Some(sum.wrapping_add(word?))) == Some(0)
     };
     Ok(SEARCH.into_iter().any(|(magic, end, align, words)| {
         (0..end).step_by(align).any(|at| head.u32(at) == Some(magic) && sums(at, words))
