@@ -17,7 +17,7 @@ named() {
 }
 # The lab tests' names, those that take minutes first: with two side by side none is left alone at the end.
 lab_names() {
-    local long='lab_readme lab_debian lab_run lab_disk lab_debian_short lab_verbs' name file
+    local long='lab_readme lab_debian lab_run lab_kernels lab_disk lab_debian_short lab_verbs' name file
     for name in $long; do
         [ -e "tests/$name.rs" ] && echo "$name"
     done
