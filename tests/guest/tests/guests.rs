@@ -152,7 +152,7 @@ fn halt_and_busy_loop_stay() {
 fn boot_facts_are_those_of_boot_params() {
     let outcome = Machine { cmdline: "console=ttyS0 quiet", ..Default::default() }.run(Guest::BootFacts);
     let said = "e820=03 ram=000000000039fc00\ncmdline=console=ttyS0 quiet\n\
-        initrd=003a0000 size=00001234 begins=74696e7974657374\nrsdp=000c0000 found\ndone\n";
+        initrd=003a0000 size=00001234 begins=74696e7974657374\nrsdp=000e0000 found\ndone\n";
     powers_off_after(&outcome, said);
 }
 
@@ -168,7 +168,7 @@ fn pvh_entry_finds_its_start_info() {
     let outcome = Machine { cmdline: "quiet", ..Default::default() }.run(Guest::Pvh);
     powers_off_after(
         &outcome,
-        "magic=336ec578 entries=00000002 modules=00000001 rsdp=000c0000\ncmdline=quiet\ndone\n",
+        "magic=336ec578 entries=00000002 modules=00000001 rsdp=000e0000\ncmdline=quiet\ndone\n",
     );
 }
 
