@@ -263,6 +263,22 @@ impl Drop for Lab {
     }
 }
 
+/// Starts a program that this process may have written just now. A child that another thread starts at the same moment holds
+/// the file open for writing until it runs its own program; until then the kernel refuses ours (ETXTBSY).
+fn spawn_written(command: &mut Command) -> std::io::Result<Child> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < until =>
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            spawned => return spawned,
+        }
+    }
+}
+
 /// Starts the command on a thread that lives as long as the lab: the parent-death signal is sent when the *thread*
 /// that started a process ends, and a test's thread ends before a lab that tests share.
 fn keep(
@@ -275,7 +291,7 @@ fn keep(
     let (child_tx, child_rx) = mpsc::channel();
     let (keeper, end) = mpsc::channel();
     let spawn = move || {
-        drop(child_tx.send(command.spawn()));
+        drop(child_tx.send(spawn_written(&mut command)));
         // Our copy of the child's end of the stream: open, it would hide that the child has gone.
         drop(command);
         let _ = end.recv();
