@@ -37,6 +37,13 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether it works on the disk's space and moves no data of the guest's.
+    pub(super) fn is_on_space(self) -> bool {
+        matches!(self, Operation::Discard | Operation::WriteZeroes { .. })
+    }
+}
+
 /// An operation that has ended.
 #[derive(Debug)]
 pub struct Completion {

@@ -7,6 +7,7 @@
 mod config;
 mod engine;
 mod errors;
+mod lane;
 mod pace;
 mod request;
 mod slots;
@@ -32,6 +33,7 @@ use crate::poll::Token;
 use crate::queue::QueueFault;
 use config::{WRITEBACK, feature};
 use errors::ErrorLog;
+use lane::SpaceLane;
 use pace::Pace;
 use slots::Slots;
 
@@ -49,6 +51,7 @@ pub struct Block {
     disk: Disk,
     config: Arc<ConfigSpace>,
     slots: Slots,
+    lane: SpaceLane,
     /// Data segments of the request at hand.
     segments: Vec<Segment>,
     /// Queues in which something was completed since the driver was told: a bit each.
@@ -93,6 +96,7 @@ impl Block {
             config: Arc::new(disk.config()),
             disk,
             slots: Slots::default(),
+            lane: SpaceLane::default(),
             segments: Vec::new(),
             used: Marks::default(),
             waiting: Marks::default(),
@@ -136,7 +140,7 @@ impl Device for Block {
     fn start(&mut self, cx: &mut Context<'_, AnyEngine>) -> io::Result<()> {
         let requests = cx.queues.iter().flatten().map(|queue| usize::from(queue.size())).sum();
         self.slots.resize(requests);
-        (self.used, self.waiting, self.pace) = Default::default();
+        (self.used, self.waiting, self.pace, self.lane) = Default::default();
         cx.poller.attach(cx.base + DONE, cx.memory);
         Ok(())
     }
@@ -152,17 +156,23 @@ impl Device for Block {
     }
 
     fn stop(&mut self, cx: &mut Context<'_, AnyEngine>) {
+        let mut skipped = self.skip_discards(cx);
         // A request of several operations goes on when one of them ends.
-        while self.slots.in_flight() > 0 {
-            if let Err(error) = cx.poller.drain() {
-                log::error!("{}: the host does not say when its requests end: {error}", self.name);
-                return;
-            }
-            if let Err(fault) = self.finish(cx) {
+        loop {
+            for fault in
+                [std::mem::replace(&mut skipped, Ok(())), self.finish(cx)].into_iter().filter_map(Result::err)
+            {
                 log::warn!("{}: {fault}, while it stopped", self.name);
                 if let Some(queue) = cx.queues.get_mut(usize::from(fault.queue)) {
                     *queue = None;
                 }
+            }
+            if self.slots.in_flight() == 0 {
+                return;
+            }
+            if let Err(error) = cx.poller.drain() {
+                log::error!("{}: the host does not say when its requests end: {error}", self.name);
+                return;
             }
         }
     }

@@ -18,13 +18,19 @@ pub(super) struct Slot {
     /// A flush comes at the end: the driver wants no cache.
     pub(super) stable: bool,
     /// What it moves, and how many bytes.
-    pub(super) moves: Moves,
-    pub(super) bytes: u64,
+    moves: Moves,
+    bytes: u64,
+    /// Bytes that it zeroes, which the host may have to write out.
+    zeroes: u64,
     /// When it came, and whether it was the only one.
     pub(super) begun: Option<(Instant, bool)>,
 }
 
 impl Slot {
+    pub(super) fn is_discard(&self) -> bool {
+        matches!(self.operation, Some((Operation::Discard, _)))
+    }
+
     /// What comes next, if anything: the next range, then the flush.
     pub(super) fn next(&mut self) -> Option<(Operation, Extent)> {
         while let Some((operation, extent)) = self.ranges.pop() {
@@ -54,14 +60,16 @@ pub(super) enum Moves {
 pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Vec<Tag>,
+    moving: usize,
     bytes: u64,
+    zeroes: u64,
 }
 
 impl Slots {
     /// Has room for `count` requests; nothing is in flight.
     pub(super) fn resize(&mut self, count: usize) {
         let count = count.min(usize::from(Tag::MAX));
-        self.bytes = 0;
+        (self.moving, self.bytes, self.zeroes) = (0, 0, 0);
         self.slots.clear();
         self.slots.resize_with(count, Slot::default);
         self.free.clear();
@@ -72,16 +80,42 @@ impl Slots {
         self.slots.len() - self.free.len()
     }
 
-    /// Bytes that requests in flight move.
+    /// How many of them move data.
+    pub(super) fn moving(&self) -> usize {
+        self.moving
+    }
+
+    /// Bytes that requests in flight move through the guest's memory.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The request in flight as `tag` works on so many bytes.
-    pub(super) fn works_on(&mut self, tag: Tag, bytes: u64) {
-        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
-            slot.bytes = bytes;
+    /// Bytes that requests in flight zero.
+    pub(super) fn zeroes(&self) -> u64 {
+        self.zeroes
+    }
+
+    /// The request in flight as `tag` moves so many bytes.
+    pub(super) fn moves(&mut self, tag: Tag, moves: Moves, bytes: u64) {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)).filter(|_| moves != Moves::Nothing) {
+            (slot.moves, slot.bytes) = (moves, bytes);
+            self.moving += 1;
             self.bytes = self.bytes.saturating_add(bytes);
+        }
+    }
+
+    /// The request in flight as `tag` zeroes so many bytes.
+    pub(super) fn zeroes_out(&mut self, tag: Tag, bytes: u64) {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+            slot.zeroes = bytes;
+            self.zeroes = self.zeroes.saturating_add(bytes);
+        }
+    }
+
+    /// Of the requests in flight, no discard goes on to its next range.
+    pub(super) fn cut_discards(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.is_discard()) {
+            slot.ranges.clear();
         }
     }
 
@@ -102,10 +136,13 @@ impl Slots {
         let chain = slot.chain.take()?;
         let moves = std::mem::take(&mut slot.moves);
         let bytes = std::mem::take(&mut slot.bytes);
+        let zeroes = std::mem::take(&mut slot.zeroes);
         slot.operation = None;
         slot.ranges.clear();
         slot.stable = false;
+        self.moving = self.moving.saturating_sub(usize::from(moves != Moves::Nothing));
         self.bytes = self.bytes.saturating_sub(bytes);
+        self.zeroes = self.zeroes.saturating_sub(zeroes);
         self.free.push(tag);
         Some((chain, moves, bytes))
     }
@@ -121,9 +158,10 @@ mod tests {
         slots.resize(2);
         // Chains come from queues only; a slot without one is never released.
         let (first, _) = slots.take().unwrap();
-        slots.works_on(first, 4096);
-        assert_eq!((slots.bytes(), slots.in_flight()), (4096, 1));
+        slots.moves(first, Moves::In, 4096);
+        slots.zeroes_out(first, 512);
+        assert_eq!((slots.bytes(), slots.moving(), slots.zeroes(), slots.in_flight()), (4096, 1, 512, 1));
         slots.resize(2);
-        assert_eq!((slots.bytes(), slots.in_flight()), (0, 0));
+        assert_eq!((slots.bytes(), slots.moving(), slots.zeroes(), slots.in_flight()), (0, 0, 0, 0));
     }
 }

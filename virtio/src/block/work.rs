@@ -15,6 +15,9 @@ use crate::queue::{Chain, Queue, QueueFault};
 /// Requests that move so much together are enough to keep any disk busy. A driver that gives the same page a thousand times
 /// could ask for terabytes, and a reset waits for what is in flight.
 const ENOUGH_IN_FLIGHT: u64 = 256 << 20;
+/// The same for bytes to be zeroed, which most hosts do without writing them: all that Linux asks for at once, 128 requests of
+/// the largest size.
+const ENOUGH_TO_ZERO: u64 = 4 << 30;
 
 impl Block {
     /// Begins what is available in queue `index`, until there is nothing and the driver will kick for the next.
@@ -28,7 +31,7 @@ impl Block {
         let mut share = queue.size();
         let now = Instant::now();
         loop {
-            if self.slots.bytes() >= ENOUGH_IN_FLIGHT {
+            if self.slots.bytes() >= ENOUGH_IN_FLIGHT || self.slots.zeroes() >= ENOUGH_TO_ZERO {
                 // Looked at again when one of them has ended.
                 self.waiting.add(index);
                 return Ok(());
@@ -44,7 +47,7 @@ impl Block {
                 continue;
             }
             // While we wait for a busy disk a kick would only disturb: we look again when it has done something.
-            if let Some((completions, limit)) = self.pace.hold(self.slots.in_flight()) {
+            if let Some((completions, limit)) = self.pace.hold(self.slots.moving()) {
                 if cx.poller.gather(completions) {
                     self.waiting.add(index);
                     cx.wake_at(Some(now + limit));
@@ -78,6 +81,7 @@ impl Block {
         };
         let parsed = Request::parse(&chain, queue.memory(), limits, &mut slot.ranges);
         self.segments.clear();
+        let mut zeroes = 0;
         let first = match parsed {
             Ok(Request::Transfer(operation, extent)) if extent.len > 0 => {
                 match operation {
@@ -88,7 +92,10 @@ impl Block {
             }
             Ok(Request::Transfer(..)) => Ok(None),
             Ok(Request::Flush) => Ok(Some((Operation::Flush, Extent::default()))),
-            Ok(Request::Ranges) => Ok(slot.next()),
+            Ok(Request::Ranges) => {
+                zeroes = zeroed(&slot.ranges);
+                Ok(slot.next())
+            }
             Ok(Request::GetId) => {
                 let wrote = self.disk.write_id(&mut chain, queue.memory());
                 Err((Status::Ok, wrote))
@@ -102,17 +109,20 @@ impl Block {
         match first {
             Ok(Some((operation, extent))) => {
                 slot.operation = Some((operation, extent));
-                slot.moves = match operation {
+                let moves = match operation {
                     Operation::Read => Moves::In,
                     Operation::Write => Moves::Out,
                     _ => Moves::Nothing,
                 };
-                if slot.moves != Moves::Nothing {
+                if moves != Moves::Nothing {
                     slot.begun = Some((now, alone));
                 }
                 slot.stable &= !matches!(operation, Operation::Read | Operation::Flush);
-                self.slots.works_on(tag, extent.len);
-                engine.submit(tag, operation, extent, &self.segments);
+                self.slots.moves(tag, moves, extent.len);
+                self.slots.zeroes_out(tag, zeroes);
+                if !operation.is_on_space() || self.lane.enter(tag) {
+                    engine.submit(tag, operation, extent, &self.segments);
+                }
                 Ok(())
             }
             Ok(None) => self.end(tag, Status::Ok, 0, queue),
@@ -130,22 +140,27 @@ impl Block {
                 self.pace.ended(now.saturating_duration_since(begun), alone);
             }
             let (operation, extent) = slot.operation.unwrap_or((Operation::Flush, Extent::default()));
-            let (status, wrote) = match result {
-                Ok(()) => {
-                    if let Some((next, at)) = slot.next() {
-                        slot.operation = Some((next, at));
-                        cx.poller.submit(tag, next, at, &[]);
-                        continue;
-                    }
-                    (Status::Ok, if operation == Operation::Read { extent.len } else { 0 })
+            let index = slot.queue;
+            let next = if result.is_ok() { slot.next() } else { None };
+            if operation.is_on_space() && !next.is_some_and(|(next, _)| next.is_on_space()) {
+                self.lane.leave();
+                self.enter_lane(cx.poller.as_mut());
+            }
+            if let Some((next, at)) = next {
+                if let Some(slot) = self.slots.get(tag) {
+                    slot.operation = Some((next, at));
+                    cx.poller.submit(tag, next, at, &[]);
                 }
+                continue;
+            }
+            let (status, wrote) = match result {
+                Ok(()) => (Status::Ok, if operation == Operation::Read { extent.len } else { 0 }),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => (Status::Unsupported, 0),
                 Err(error) => {
                     self.errors.failed(&self.name, operation, extent, &error);
                     (Status::IoError, 0)
                 }
             };
-            let index = slot.queue;
             match cx.queues.get_mut(usize::from(index)) {
                 Some(Some(queue)) => self.end(tag, status, wrote, queue)?,
                 // Latched meanwhile: nobody waits for it.
@@ -159,6 +174,32 @@ impl Block {
             result = queue.notify_by(|event| cx.poller.signal(event)).and(result);
         }
         result
+    }
+
+    /// Gives the engine what waited for room in the lane.
+    fn enter_lane(&mut self, engine: &mut dyn Engine) {
+        while let Some(tag) = self.lane.next() {
+            match self.slots.get(tag).and_then(|slot| slot.operation) {
+                Some((operation, extent)) => engine.submit(tag, operation, extent, &[]),
+                None => self.lane.leave(),
+            }
+        }
+    }
+
+    /// Ends the discards that have not begun: a device may ignore one (§5.2.6.2), and a
+    /// reset or a pause should not wait for them.
+    pub(super) fn skip_discards(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
+        self.slots.cut_discards();
+        loop {
+            let slots = &mut self.slots;
+            let waiting = self.lane.take(|tag| slots.get(tag).is_some_and(|slot| slot.is_discard()));
+            let Some(tag) = waiting else { return Ok(()) };
+            let index = slots.get(tag).map_or(0, |slot| slot.queue);
+            match cx.queues.get_mut(usize::from(index)) {
+                Some(Some(queue)) => self.end(tag, Status::Ok, 0, queue)?,
+                _ => drop(self.slots.release(tag)),
+            }
+        }
     }
 
     /// Ends the request of `tag`, of which `wrote` bytes of data went to the driver.
@@ -204,6 +245,12 @@ impl Block {
         }
         result
     }
+}
+
+/// Bytes that `ranges` zero.
+fn zeroed(ranges: &[(Operation, Extent)]) -> u64 {
+    let zeroes = ranges.iter().filter(|(operation, _)| *operation != Operation::Discard);
+    zeroes.map(|(_, extent)| extent.len).sum()
 }
 
 impl Disk {

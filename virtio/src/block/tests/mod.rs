@@ -8,7 +8,7 @@ mod parse;
 mod ram;
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::feature;
 use super::*;
@@ -289,6 +289,78 @@ fn completions_may_come_late_and_in_any_order_with_one_interrupt() {
     }
     guest.wait_until("the driver is told", |guest| guest.interrupts(0) > 0);
     assert_eq!(guest.interrupts(0), 1);
+}
+
+/// A disk that is larger than its memory: its operations fail, unless they are reads.
+fn large(hand: &Hand, wanted: u64) -> Guest<AnyEngine> {
+    let mut guest = guest_of(Disk { sectors: 1 << 30, ..disk() }, hand);
+    guest.start(wanted, 64);
+    hand.hold();
+    hand.fail(Some(ErrorKind::Other));
+    guest
+}
+
+#[test]
+fn large_discards_and_zeroing_in_flight_hold_no_reads() {
+    for (kind, sectors) in [(DISCARD, 1 << 21), (ZEROES, 1 << 16)] {
+        let hand = Hand::new(BYTES);
+        let mut guest = large(&hand, ALL & !FEATURE_EVENT_IDX);
+        for n in 0..16 {
+            guest.add(0, &[&header(kind, 0), &range(n << 21, sectors, 0)], &[1]);
+        }
+        guest.kick(0);
+        guest.wait_until("two are in flight, and no more", |_| hand.asked() == 2);
+        hand.fail(None);
+        guest.add(0, &[&header(READ, 3)], &[512, 1]);
+        guest.kick(0);
+        let is_read = |(operation, ..): &(Operation, Extent, usize)| *operation == Operation::Read;
+        let begin = Instant::now();
+        let mut seen = false;
+        while !seen && begin.elapsed() < Duration::from_secs(20) {
+            seen = hand.log().iter().any(is_read);
+        }
+        hand.fail(Some(ErrorKind::Other));
+        hand.let_go();
+        for _ in 0..17 {
+            guest.rings[0].wait_used();
+        }
+        assert!(seen, "the read did not begin while requests of kind {kind} hung");
+    }
+}
+
+#[test]
+fn discards_that_have_not_begun_hold_up_no_reset() {
+    let hand = Hand::new(BYTES);
+    let mut guest = large(&hand, ALL & !FEATURE_EVENT_IDX);
+    let ranges: Vec<u8> = (0..16).flat_map(|n| range(n, 1, 0)).collect();
+    hand.fail(None);
+    for _ in 0..10 {
+        guest.add(0, &[&header(DISCARD, 0), &ranges], &[1]);
+    }
+    guest.kick(0);
+    guest.wait_until("two are in flight", |_| hand.asked() == 2);
+    guest.set_status(0);
+    assert_ne!(guest.status(), 0, "the reset waits for these");
+    hand.let_go();
+    guest.wait_until("the reset", |guest| guest.status() == 0);
+    assert_eq!(hand.asked(), 2, "and begins no other");
+    guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    assert_eq!(read(&mut guest, 3, 512).0, OK);
+}
+
+#[test]
+fn zeroing_that_has_not_begun_is_done_before_a_stop() {
+    let (mut guest, hand) = driver(ALL & !FEATURE_EVENT_IDX);
+    hand.hold();
+    for n in 0..6 {
+        guest.add(0, &[&header(ZEROES, 0), &range(n * 8, 8, 0)], &[1]);
+    }
+    guest.kick(0);
+    guest.wait_until("two are in flight", |_| hand.asked() == 2);
+    guest.set_status(0);
+    hand.let_go();
+    guest.wait_until("the reset", |guest| guest.status() == 0);
+    assert!(hand.data(0, 6 * 4096).iter().all(|byte| *byte == 0));
 }
 
 #[test]
