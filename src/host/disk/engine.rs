@@ -7,6 +7,7 @@ use virtio::block::AnyEngine;
 use virtio::worker::MakePoller;
 
 use super::file::DiskFile;
+use super::space::SpaceThread;
 use super::sync::SyncEngine;
 use super::uring::UringEngine;
 
@@ -35,14 +36,32 @@ impl EngineKind {
 pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEngine> {
     if kind != EngineKind::Sync {
         match UringEngine::new(file.clone()) {
-            Ok(engine) => return Ok(Box::new(engine)),
+            Ok(mut engine) => {
+                // All but this io_uring does on threads of the kernel's.
+                if file.discards_by_ioctl() && file.discard.is_some() {
+                    space_thread(&file).map_or(Ok(()), |space| engine.discard_on(space))?;
+                }
+                return Ok(Box::new(engine));
+            }
             Err(error) if kind == EngineKind::Uring => return Err(error),
             Err(error) => {
                 log::info!("disks are served without io_uring, which this host does not give: {error}")
             }
         }
     }
-    Ok(Box::new(SyncEngine::new(file)?))
+    let space = if file.read_only { None } else { space_thread(&file) };
+    Ok(Box::new(SyncEngine::new(file, space)?))
+}
+
+/// The thread for discards and zeroing. Made with the engine: a host that has none left says so at the start.
+fn space_thread(file: &Arc<DiskFile>) -> Option<SpaceThread> {
+    SpaceThread::new(file.clone())
+        .inspect_err(|error| {
+            log::warn!(
+                "a disk's discards hold up its reads, since they can have no thread of their own: {error}"
+            )
+        })
+        .ok()
 }
 
 /// As [`engine`], for a worker to call on its thread.

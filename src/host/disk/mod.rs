@@ -11,6 +11,7 @@ mod format;
 mod holder;
 mod open;
 mod ring;
+mod space;
 mod sync;
 mod transfer;
 mod uring;

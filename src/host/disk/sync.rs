@@ -1,4 +1,5 @@
-//! The engine for hosts without io_uring: positioned calls on the disk's thread, done when they are submitted.
+//! The engine for hosts without io_uring: positioned calls on the disk's thread, done when they are submitted. Discards and
+//! zeroing alone have another thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +11,8 @@ use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Epoll, Interest, Poller, Token};
 
-use super::file::{DiskFile, mode};
+use super::file::DiskFile;
+use super::space::{self, BELL, SpaceThread, checked};
 use super::transfer::Transfer;
 
 /// See the module.
@@ -22,13 +24,20 @@ pub(super) struct SyncEngine {
     done: Token,
     completed: VecDeque<Completion>,
     transfer: Transfer,
+    /// Without it they are done on the disk's thread, too.
+    space: Option<SpaceThread>,
 }
 
 impl SyncEngine {
-    pub(super) fn new(file: Arc<DiskFile>) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<DiskFile>, space: Option<SpaceThread>) -> io::Result<Self> {
+        let mut poller = Epoll::new()?;
+        if let Some(space) = &space {
+            poller.watch(space.bell(), BELL, Interest::Read)?;
+        }
         Ok(SyncEngine {
             file,
-            poller: Epoll::new()?,
+            poller,
+            space,
             memory: None,
             done: 0,
             completed: VecDeque::new(),
@@ -41,72 +50,13 @@ impl SyncEngine {
             Operation::Read | Operation::Write => {
                 let memory = self.memory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
                 self.transfer.load(memory, segments, extent)?;
-                self.transfer(operation)
+                self.transfer.run(&self.file, operation)
             }
             Operation::Flush => {
                 // SAFETY: a call on an open descriptor, without memory.
                 checked(|| unsafe { libc::fdatasync(self.file.fd()) })
             }
-            Operation::Discard if self.file.discards_by_ioctl() => self.file.discard_device(extent),
-            Operation::Discard => self.space(mode::HOLE, extent),
-            Operation::WriteZeroes { unmap } => {
-                match self.space(if unmap { mode::HOLE } else { mode::ZERO }, extent) {
-                    Err(error) if self.file.cannot_zero(&error) => {
-                        self.transfer.zeros(extent);
-                        self.transfer(Operation::Write)
-                    }
-                    result => result,
-                }
-            }
-        }
-    }
-
-    fn space(&self, mode: i32, extent: Extent) -> io::Result<()> {
-        let offset = i64::try_from(extent.offset).map_err(io::Error::other)?;
-        let len = i64::try_from(extent.len).map_err(io::Error::other)?;
-        // SAFETY: a call on an open descriptor, without memory.
-        checked(|| unsafe { libc::fallocate(self.file.fd(), mode, offset, len) })
-    }
-
-    /// Moves all of the transfer: the host may stop anywhere.
-    fn transfer(&mut self, operation: Operation) -> io::Result<()> {
-        while self.transfer.rest().len > 0 {
-            let pieces = self.transfer.pieces();
-            let count = i32::try_from(pieces.len()).map_err(io::Error::other)?;
-            let offset = i64::try_from(self.transfer.rest().offset).map_err(io::Error::other)?;
-            let fd = self.file.fd_for(&self.transfer);
-            // SAFETY: the pieces are guest memory, which `self.memory` keeps mapped and nobody has references into, or for
-            // writing zeros; their list lives through the call.
-            let moved = unsafe {
-                match operation {
-                    Operation::Read => libc::preadv(fd, pieces.as_ptr(), count, offset),
-                    _ => libc::pwritev(fd, pieces.as_ptr(), count, offset),
-                }
-            };
-            match u64::try_from(moved) {
-                // The file became shorter than it was when it was opened.
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(moved) => self.transfer.advance(moved),
-                Err(_) => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error if self.file.was_direct(&error) && self.transfer.fall_back() => {}
-                    error => return Err(error),
-                },
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Calls until no signal comes between.
-fn checked(mut call: impl FnMut() -> i32) -> io::Result<()> {
-    loop {
-        if call() >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+            Operation::Discard | Operation::WriteZeroes { .. } => space::run(&self.file, operation, extent),
         }
     }
 }
@@ -119,15 +69,22 @@ impl Engine for SyncEngine {
     }
 
     fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
+        if let (Operation::Discard | Operation::WriteZeroes { .. }, Some(space)) =
+            (operation, &mut self.space)
+        {
+            return space.submit(tag, operation, extent);
+        }
         let result = self.run(operation, extent, segments);
         self.completed.push_back(Completion { tag, result });
     }
 
     fn completed(&mut self) -> Option<Completion> {
-        self.completed.pop_front()
+        let own = self.completed.pop_front();
+        own.or_else(|| self.space.as_mut().and_then(SpaceThread::completed))
     }
 
     fn drain(&mut self) -> io::Result<()> {
+        self.space.iter().for_each(SpaceThread::drain);
         Ok(())
     }
 }
@@ -142,10 +99,13 @@ impl Poller for SyncEngine {
     }
 
     fn wait(&mut self, limit: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
-        if self.completed.is_empty() {
-            return self.poller.wait(limit, ready);
+        let limit = if self.completed.is_empty() { limit } else { Some(Duration::ZERO) };
+        self.poller.wait(limit, ready)?;
+        let events = ready.len();
+        ready.retain(|token| *token != BELL);
+        if !self.completed.is_empty() || ready.len() < events {
+            ready.push(self.done);
         }
-        ready.push(self.done);
-        self.poller.wait(Some(Duration::ZERO), ready)
+        Ok(())
     }
 }

@@ -482,3 +482,73 @@ mod behind_a_driver {
         read_rounds(EngineKind::Sync, 32, 200);
     }
 }
+
+mod discards_that_take_long {
+    use std::sync::mpsc;
+
+    use super::super::space::SpaceThread;
+    use super::super::sync::SyncEngine;
+    use super::super::uring::UringEngine;
+    use super::*;
+
+    /// Runs a test on each engine with an image of 1 MiB that counts as a block device, whose discards wait for a word each.
+    fn on_each(test: impl Fn(&mut Rig, mpsc::Sender<()>)) {
+        for kind in EngineKind::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("disk.raw");
+            fs::write(&path, (0..MIB).map(expected).collect::<Vec<u8>>()).unwrap();
+            let file = DiskFile::open(&path, Access::default()).unwrap();
+            let file = Arc::new(DiskFile { device: true, ..file });
+            let (go, words) = mpsc::channel();
+            let space = SpaceThread::with(move |_, _| words.recv().map_err(io::Error::other)).unwrap();
+            let mut engine: AnyEngine = match kind {
+                EngineKind::Sync => Box::new(SyncEngine::new(file, Some(space)).unwrap()),
+                _ => {
+                    let Ok(mut engine) = UringEngine::new(file) else { continue };
+                    engine.discard_on(space).unwrap();
+                    Box::new(engine)
+                }
+            };
+            let (memory, _) = testing::memory(1 << 20);
+            engine.attach(DONE, &memory);
+            test(&mut Rig { engine, memory, path, _folder: folder }, go);
+        }
+    }
+
+    const ALL: Extent = Extent { offset: 0, len: MIB };
+
+    #[test]
+    fn hold_up_no_reads_and_end_with_an_event_of_their_own() {
+        on_each(|rig, go| {
+            for _ in 0..3 {
+                rig.engine.submit(1, Operation::Discard, ALL, &[]);
+                rig.engine.submit(2, Operation::Discard, ALL, &[]);
+                rig.run(Operation::Read, 512, &[segment(0x1000, 512)]).unwrap();
+                rig.run(Operation::Flush, 0, &[]).unwrap();
+                go.send(()).unwrap();
+                assert_eq!(rig.next().tag, 1);
+                go.send(()).unwrap();
+                let second = rig.next();
+                assert_eq!((second.tag, second.result.is_ok()), (2, true));
+            }
+        });
+    }
+
+    #[test]
+    fn are_waited_for_when_the_disk_stops() {
+        on_each(|rig, go| {
+            rig.engine.submit(1, Operation::Discard, ALL, &[]);
+            rig.engine.submit(2, Operation::Read, Extent { offset: 0, len: 512 }, &[segment(0, 512)]);
+            let later = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                go.send(()).unwrap();
+            });
+            rig.engine.drain().unwrap();
+            let mut tags: Vec<u16> =
+                std::iter::from_fn(|| rig.engine.completed()).map(|end| end.tag).collect();
+            tags.sort_unstable();
+            assert_eq!(tags, [1, 2]);
+            later.join().unwrap();
+        });
+    }
+}

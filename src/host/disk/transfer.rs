@@ -3,9 +3,11 @@
 use std::io;
 
 use libc::iovec;
-use virtio::block::Extent;
+use virtio::block::{Extent, Operation};
 use virtio::memory::{Memory, Segment};
 use vm_memory::GuestMemoryBackend;
+
+use super::file::DiskFile;
 
 /// Bytes of zeros that are written where the host has no better way. Never written to: it costs no memory.
 const ZEROS: usize = 64 << 10;
@@ -89,6 +91,35 @@ impl Transfer {
             bytes -= part as u64;
             self.first += usize::from(piece.iov_len == 0);
         }
+    }
+
+    /// Moves all of it by calls that wait: the host may stop anywhere.
+    pub(super) fn run(&mut self, file: &DiskFile, operation: Operation) -> io::Result<()> {
+        while self.rest.len > 0 {
+            let pieces = self.pieces();
+            let count = i32::try_from(pieces.len()).map_err(io::Error::other)?;
+            let offset = i64::try_from(self.rest.offset).map_err(io::Error::other)?;
+            let fd = file.fd_for(self);
+            // SAFETY: the pieces are guest memory, which the caller keeps mapped and nobody has references into, or for
+            // writing zeros; their list lives through the call.
+            let moved = unsafe {
+                match operation {
+                    Operation::Read => libc::preadv(fd, pieces.as_ptr(), count, offset),
+                    _ => libc::pwritev(fd, pieces.as_ptr(), count, offset),
+                }
+            };
+            match u64::try_from(moved) {
+                // The file became shorter than it was when it was opened.
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(moved) => self.advance(moved),
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error if file.was_direct(&error) && self.fall_back() => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(())
     }
 
     /// Direct I/O said EINVAL: whatever its rules are here, the page cache has none. `false` if it was not direct.

@@ -22,6 +22,7 @@ use virtio::poll::{Interest, Poller, Token};
 use super::file::DiskFile;
 use super::flight::{Flight, Step};
 use super::ring;
+use super::space::{BELL, SpaceThread};
 
 /// What a completion is of, in the high half of its user data.
 const OPERATION: u64 = 0;
@@ -50,6 +51,8 @@ pub(super) struct UringEngine {
     backlog: VecDeque<Entry>,
     /// How many events the next wait with a limit is for.
     gather: usize,
+    /// For discards that io_uring has no operation for.
+    space: Option<SpaceThread>,
 }
 
 impl std::fmt::Debug for UringEngine {
@@ -72,6 +75,7 @@ impl UringEngine {
     pub(super) fn new(file: Arc<DiskFile>) -> io::Result<Self> {
         Ok(UringEngine {
             ring: ring::new()?,
+            space: None,
             file,
             memory: None,
             done: 0,
@@ -84,6 +88,13 @@ impl UringEngine {
             backlog: VecDeque::new(),
             gather: 1,
         })
+    }
+
+    /// Discards of a block device are done by `space` from now on.
+    pub(super) fn discard_on(&mut self, space: SpaceThread) -> io::Result<()> {
+        self.watch(space.bell(), BELL, Interest::Read)?;
+        self.space = Some(space);
+        Ok(())
     }
 
     /// Asks the kernel for the rest of a flight.
@@ -135,10 +146,10 @@ impl UringEngine {
         }
     }
 
-    /// Takes what the kernel has completed.
+    /// Takes what the kernel has completed, and then what the thread for discards has, whose bell is one of the events.
     fn reap(&mut self) {
         loop {
-            let Some(entry) = self.ring.completion().next() else { return };
+            let Some(entry) = self.ring.completion().next() else { break };
             let (kind, id) = (entry.user_data() >> 32, entry.user_data() & u64::from(u32::MAX));
             match kind {
                 OPERATION => {
@@ -155,11 +166,13 @@ impl UringEngine {
                 _ => {}
             }
         }
+        let ended = std::iter::from_fn(|| self.space.as_mut()?.completed());
+        self.completed.extend(ended);
     }
 
     fn heard(&mut self, id: u64, more: bool) {
         let Some(watch) = self.watches.iter().find(|watch| u64::from(watch.id) == id) else { return };
-        if !self.rung.contains(&watch.token) {
+        if watch.token != BELL && !self.rung.contains(&watch.token) {
             self.rung.push(watch.token);
         }
         if !more {
@@ -255,6 +268,9 @@ impl Engine for UringEngine {
             Operation::Write => Step::Write,
             Operation::Flush => Step::Flush,
             Operation::Discard if self.file.discards_by_ioctl() => {
+                if let Some(space) = &mut self.space {
+                    return space.submit(tag, operation, extent);
+                }
                 let result = self.file.discard_device(extent);
                 return self.completed.push_back(Completion { tag, result });
             }
@@ -280,6 +296,8 @@ impl Engine for UringEngine {
             self.enter(None)?;
             self.reap();
         }
+        self.space.iter().for_each(SpaceThread::drain);
+        self.reap();
         Ok(())
     }
 
