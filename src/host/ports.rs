@@ -3,11 +3,13 @@
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use virtio::console::{Backend, SocketBackend};
 
+use super::connect::connect;
 use super::identity::identity;
 use crate::spec::PortSpec;
 
@@ -112,8 +114,10 @@ fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
         Ok(file) if !file.file_type().is_socket() => return Err(PortError::NoSocket { name, path }),
         Ok(_) => {}
     }
-    match UnixStream::connect(&path) {
+    match connect(&path, Instant::now()) {
         Ok(_) => Err(PortError::InUse { name, path }),
+        // Somebody listens, and has more clients waiting than it has room for: stopped, perhaps. That ends for nobody here.
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(PortError::InUse { name, path }),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             fs::remove_file(&path).map_err(|source| PortError::Host { name, path, source })
         }
@@ -124,7 +128,9 @@ fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixStream;
 
     fn spec(path: &Path) -> PortSpec {
         PortSpec::new("agent".parse().unwrap(), path)
@@ -148,6 +154,19 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let _socket = PortSocket::open(&spec(&path)).unwrap();
+        let error = PortSocket::open(&spec(&path)).unwrap_err();
+        assert!(matches!(error, PortError::InUse { .. }), "{error}");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn socket_whose_owner_takes_no_clients_does_not_hold_up_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let owner = UnixListener::bind(&path).unwrap();
+        // SAFETY: takes and gives numbers. The shortest backlog, which one client fills.
+        assert_eq!(unsafe { libc::listen(owner.as_raw_fd(), 0) }, 0);
+        let _waits = UnixStream::connect(&path).unwrap();
         let error = PortSocket::open(&spec(&path)).unwrap_err();
         assert!(matches!(error, PortError::InUse { .. }), "{error}");
         assert!(path.exists());
