@@ -15,6 +15,7 @@ pub mod pci;
 pub mod ports;
 pub mod power;
 pub mod pvpanic;
+pub mod ration;
 pub mod reset;
 pub mod rtc;
 pub mod serial;

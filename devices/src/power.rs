@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
 use crate::irq::Irq;
 use crate::ports::{POWER_PORTS, RESET_VALUE, S5_SLEEP_TYPE};
+use crate::ration::Ration;
 
 const SLEEP_CONTROL: u64 = 0;
 const RESET: u64 = 2;
@@ -21,6 +22,8 @@ const SLEEP_ENABLE: u8 = 1 << 5;
 #[derive(Debug, Default)]
 pub struct Power {
     sleep_type: u8,
+    /// Of warnings of sleep types.
+    ration: Ration,
 }
 
 /// A saved [`Power`].
@@ -50,7 +53,7 @@ impl Power {
 
     /// Back to power-on.
     pub fn reset(&mut self) {
-        *self = Self::default();
+        self.sleep_type = 0;
     }
 
     /// What the registers hold.
@@ -66,7 +69,7 @@ impl Power {
         if state.version != PowerState::VERSION {
             return Err(PowerStateError(state.version));
         }
-        Ok(Power { sleep_type: state.sleep_type & SLEEP_TYPE_MASK })
+        Ok(Power { sleep_type: state.sleep_type & SLEEP_TYPE_MASK, ..Power::default() })
     }
 
     fn write_register(&mut self, register: u64, value: u8) -> Option<Effect> {
@@ -78,7 +81,11 @@ impl Power {
                     return None;
                 }
                 if asked != S5_SLEEP_TYPE {
-                    log::warn!("The guest asked for sleep type {asked}, which this machine does not have.");
+                    if let Some(left_out) = self.ration.take() {
+                        log::warn!(
+                            "the guest asked for sleep type {asked}, which this machine does not have{left_out}"
+                        );
+                    }
                     return None;
                 }
                 Some(Effect::PowerOff)

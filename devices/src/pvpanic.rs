@@ -39,8 +39,10 @@ impl BusDevice for PvPanic {
                 return Some(Effect::Panicked);
             }
             if events & CRASH_LOADED != 0 {
-                self.crash_loaded.store(true, Ordering::Release);
-                log::warn!("The guest's kernel panicked and hands over to its crash kernel.");
+                // A kernel hands over once; one that says so in a loop has one line.
+                if !self.crash_loaded.swap(true, Ordering::AcqRel) {
+                    log::warn!("the guest's kernel panicked and hands over to its crash kernel");
+                }
             }
             None
         })

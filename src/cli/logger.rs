@@ -1,5 +1,6 @@
 //! What the library has to say while a machine runs, as lines on stderr and in the log.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,19 +9,35 @@ use log::Level;
 use super::report;
 use crate::host::stdio::Output;
 
-/// Lines that may come at once, of warnings and of errors each.
-const BURST: u32 = 100;
-/// One more may come after so long: 8,640 a day at most. A guest that makes its devices complain shall not fill a disk.
-const PACE: Duration = Duration::from_secs(10);
+/// Lines that may come at once from one place of the code.
+const BURST: u32 = 20;
+/// One more may come after so long: 1,440 a day at most. A guest that makes its devices complain shall not fill a disk.
+const PACE: Duration = Duration::from_secs(60);
 
+/// The place of the code that says something stands for its kind: a kind that comes without end does not keep the others from
+/// being heard.
+type Place = (&'static str, u32);
+
+#[derive(Debug)]
 struct Logger {
-    errors: Mutex<Ration>,
-    warnings: Mutex<Ration>,
+    rations: Mutex<BTreeMap<Place, Ration>>,
+}
+
+impl Logger {
+    const fn new() -> Self {
+        Logger { rations: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Whether `place` may say a line, and how many of its lines before could not be said.
+    fn take(&self, place: Place, now: Instant) -> Option<u64> {
+        let mut rations = self.rations.lock().unwrap_or_else(PoisonError::into_inner);
+        rations.entry(place).or_insert(Ration::FULL).take(now)
+    }
 }
 
 /// Says warnings and errors from now on; the rest is for debuggers of the library.
 pub(super) fn install() {
-    static LOGGER: Logger = Logger { errors: Mutex::new(Ration::FULL), warnings: Mutex::new(Ration::FULL) };
+    static LOGGER: Logger = Logger::new();
     // Fails where somebody has installed a logger before: then that one is meant.
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
@@ -36,12 +53,11 @@ impl log::Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let ration = if record.level() == Level::Error { &self.errors } else { &self.warnings };
-        let left_out = ration.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-        let Some(left_out) = left_out else { return };
+        let place = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        let Some(left_out) = self.take(place, Instant::now()) else { return };
         let more = match left_out {
             0 => String::new(),
-            n => format!(" ({n} messages before this one were left out)"),
+            n => format!(" ({n} like this before it were left out)"),
         };
         // A terminal may be in raw mode, where a line starts only where it is told to.
         let end = if Output::error().is_terminal() { "\r\n" } else { "\n" };
@@ -89,12 +105,19 @@ mod tests {
         // A thousand a second, for 100 s.
         let said: Vec<u64> =
             (0..100_000).filter_map(|ms| ration.take(start + Duration::from_millis(ms))).collect();
-        let pace = usize::try_from(100 / PACE.as_secs()).unwrap();
-        assert!((100 + pace - 1..=100 + pace).contains(&said.len()), "{}", said.len());
-        assert!(said[..100].iter().all(|left_out| *left_out == 0));
-        assert_eq!((said[100], said[101]), (9_900, 9_999));
+        assert_eq!((said.len(), &said[..20]), (21, &[0; 20][..]));
+        assert_eq!(said[20], 60_000 - 20);
         // Silence makes good.
         let later = start + Duration::from_secs(100_000);
-        assert_eq!((0..1000).filter(|_| ration.take(later).is_some()).count(), 100);
+        assert_eq!((0..1000).filter(|_| ration.take(later).is_some()).count(), 20);
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_leaves_every_other_kind_its_lines() {
+        let (logger, now) = (Logger::new(), Instant::now());
+        assert_eq!((0..1000).filter(|_| logger.take(("power.rs", 7), now).is_some()).count(), 20);
+        for other in [("power.rs", 8), ("pvpanic.rs", 7)] {
+            assert_eq!(logger.take(other, now), Some(0));
+        }
     }
 }

@@ -69,7 +69,7 @@ impl Serial {
     /// A serial port as after power-on, that interrupts through `irq`, writes to `output` and reads `input`.
     pub fn new(irq: Arc<dyn Irq>, output: Box<dyn ConsoleSink>, input: Arc<ByteQueue>) -> Self {
         Serial {
-            registers: Registers::new(Line(irq), Output(Some(output))),
+            registers: Registers::new(Line::new(irq), Output(Some(output))),
             input,
             held: VecDeque::new(),
             sent_pending: false,

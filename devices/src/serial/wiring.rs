@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::irq::Irq;
+use crate::ration::Ration;
 
 /// Where a console's output goes.
 pub trait ConsoleSink: fmt::Debug + Send {
@@ -15,14 +16,25 @@ pub trait ConsoleSink: fmt::Debug + Send {
 
 /// vm-superio's trigger in terms of our capability.
 #[derive(Debug, Clone)]
-pub(super) struct Line(pub(super) Arc<dyn Irq>);
+pub(super) struct Line {
+    irq: Arc<dyn Irq>,
+    ration: Arc<Ration>,
+}
+
+impl Line {
+    pub(super) fn new(irq: Arc<dyn Irq>) -> Self {
+        Line { irq, ration: Arc::default() }
+    }
+}
 
 impl vm_superio::Trigger for Line {
     type E = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {
-        if let Err(error) = self.0.trigger() {
-            log::warn!("The serial port's interrupt could not be raised: {error}.");
+        if let Err(error) = self.irq.trigger() {
+            if let Some(left_out) = self.ration.take() {
+                log::warn!("the serial port's interrupt could not be raised: {error}{left_out}");
+            }
         }
         Ok(())
     }

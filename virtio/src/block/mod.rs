@@ -20,6 +20,7 @@ use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use devices::ration::Ration;
 use serde::{Deserialize, Serialize};
 
 pub use config::{Disk, MOST_SEGMENTS, MOST_ZEROES, QUEUE_SIZE, SECTOR, Topology};
@@ -60,6 +61,8 @@ pub struct Block {
     waiting: Marks,
     pace: Pace,
     errors: ErrorLog,
+    /// Of warnings of rings that are found at fault while the device stops.
+    stop_ration: Ration,
 }
 
 /// A set of queues.
@@ -102,6 +105,7 @@ impl Block {
             waiting: Marks::default(),
             pace: Pace::default(),
             errors: ErrorLog::default(),
+            stop_ration: Ration::default(),
         }
     }
 
@@ -162,7 +166,9 @@ impl Device for Block {
             for fault in
                 [std::mem::replace(&mut skipped, Ok(())), self.finish(cx)].into_iter().filter_map(Result::err)
             {
-                log::warn!("{}: {fault}, while it stopped", self.name);
+                if let Some(left_out) = self.stop_ration.take() {
+                    log::warn!("{}: {fault}, while it stopped{left_out}", self.name);
+                }
                 if let Some(queue) = cx.queues.get_mut(usize::from(fault.queue)) {
                     *queue = None;
                 }

@@ -9,6 +9,8 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::ration::Ration;
+
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
 use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
@@ -35,6 +37,7 @@ pub struct Entropy {
     name: String,
     fill: Fill,
     bucket: Bucket,
+    ration: Ration,
 }
 
 impl Entropy {
@@ -45,7 +48,7 @@ impl Entropy {
 
     /// One that gives what `fill` gives.
     pub fn with_source(name: impl Into<String>, fill: Fill) -> Self {
-        Entropy { name: name.into(), fill, bucket: Bucket::new(Instant::now()) }
+        Entropy { name: name.into(), fill, bucket: Bucket::new(Instant::now()), ration: Ration::default() }
     }
 
     fn serve(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
@@ -83,7 +86,9 @@ impl Entropy {
             let part = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
             let Some(part) = bytes.get_mut(..part) else { return };
             if let Err(error) = (self.fill)(part) {
-                log::error!("{}: the host gave no random bytes: {error}", self.name);
+                if let Some(left_out) = self.ration.take() {
+                    log::error!("{}: the host gave no random bytes: {error}{left_out}", self.name);
+                }
                 return;
             }
             left -= writer.write(part) as u64;

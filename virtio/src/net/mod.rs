@@ -20,6 +20,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::ration::Ration;
 use serde::{Deserialize, Serialize};
 
 pub use backend::{HEADER_LEN, NetBackend, Offloads};
@@ -75,6 +76,9 @@ pub struct Net<P> {
     state: NetState,
     /// Commands may be left from the last turn.
     control_again: bool,
+    /// Of warnings of a wire that cannot be watched, and of commands that the host refuses.
+    wire_ration: Ration,
+    command_ration: Ration,
     poller: PhantomData<fn() -> P>,
 }
 
@@ -122,6 +126,8 @@ impl<P: Poller> Net<P> {
             config: Arc::new(ConfigSpace::new(config)),
             state: NetState::default(),
             control_again: false,
+            wire_ration: Ration::default(),
+            command_ration: Ration::default(),
             poller: PhantomData,
         }
     }
@@ -181,7 +187,9 @@ impl<P: Poller> Net<P> {
         let Some(fd) = self.backend.fd(index) else { return };
         cx.unwatch(fd);
         if let Err(error) = cx.watch(fd, index.into(), Interest::Both) {
-            log::error!("{}: its wire cannot be watched any more: {error}", self.name);
+            if let Some(left_out) = self.wire_ration.take() {
+                log::error!("{}: its wire cannot be watched any more: {error}{left_out}", self.name);
+            }
         }
     }
 
@@ -213,7 +221,12 @@ impl<P: Poller> Net<P> {
             Command::GuestOffloads(_) => self.backend.set_offloads(self.mode(features).offloads),
         };
         if let Err(error) = &done {
-            log::warn!("{}: the host refuses what the guest asks for ({command:?}): {error}", self.name);
+            if let Some(left_out) = self.command_ration.take() {
+                log::warn!(
+                    "{}: the host refuses what the guest asks for ({command:?}): {error}{left_out}",
+                    self.name
+                );
+            }
             self.state = before;
         }
         done.is_ok()

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use devices::ration::Ration;
 use vm_memory::Bytes;
 
 use super::header::{self, LONGEST_FRAME};
@@ -57,6 +58,7 @@ pub(super) struct Receiver {
     large_for: u8,
     /// The wire may have a frame. It is told of at edges only.
     pub(super) readable: bool,
+    ration: Ration,
 }
 
 impl Receiver {
@@ -104,8 +106,10 @@ impl Receiver {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.readable = false;
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        log::warn!("the network interface gives no more frames: {error}");
+                    if error.kind() != io::ErrorKind::WouldBlock
+                        && let Some(left_out) = self.ration.take()
+                    {
+                        log::warn!("the network interface gives no more frames: {error}{left_out}");
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::super::state::MsixVectorState;
@@ -15,6 +15,11 @@ const MASKED: u32 = 1;
 /// The address is of a doubleword: its two low bits are zero.
 const ADDRESS_BITS: u64 = !3;
 
+/// Kinds of complaints: a message without a route, a route that outlives its reset, an interrupt that was not raised.
+const UNROUTED: u8 = 1;
+const KEPT: u8 = 2;
+const LOST: u8 = 4;
+
 /// A vector of a function, shared between its table and whoever triggers it.
 #[derive(Debug)]
 pub(super) struct Vector {
@@ -23,8 +28,8 @@ pub(super) struct Vector {
     irq: OnceLock<Arc<dyn MsiIrq>>,
     allocator: Arc<dyn MsiAllocator>,
     entry: Mutex<Entry>,
-    /// That a message cannot be routed was said once.
-    complained: AtomicBool,
+    /// What was said of this vector, a bit for each kind: a guest may write nonsense, or reset its function, all day.
+    complained: AtomicU8,
 }
 
 #[derive(Debug)]
@@ -59,7 +64,7 @@ impl Vector {
             irq: OnceLock::new(),
             allocator,
             entry: Mutex::new(POWER_ON),
-            complained: AtomicBool::new(false),
+            complained: AtomicU8::new(0),
         }
     }
 
@@ -106,7 +111,9 @@ impl Vector {
         *entry = POWER_ON;
         if let (true, Some(irq)) = (routed, self.irq.get()) {
             if let Err(error) = irq.clear_route() {
-                log::warn!("MSI-X: the host kept the route of a reset interrupt: {error}.");
+                if self.is_new(KEPT) {
+                    log::warn!("MSI-X: the host kept the route of a reset interrupt: {error}");
+                }
             }
         }
     }
@@ -136,22 +143,28 @@ impl Vector {
                 self.live.store(true, Ordering::Release);
                 if std::mem::take(&mut entry.pending) {
                     if let Err(error) = irq.trigger() {
-                        log::warn!("MSI-X: a pending interrupt could not be raised: {error}.");
+                        if self.is_new(LOST) {
+                            log::warn!("MSI-X: a pending interrupt could not be raised: {error}");
+                        }
                     }
                 }
             }
             Err(error) => {
                 self.live.store(false, Ordering::Release);
-                // A guest may write nonsense all day.
-                if !self.complained.swap(true, Ordering::Relaxed) {
+                if self.is_new(UNROUTED) {
                     log::warn!(
-                        "MSI-X: no route for message {:#x} to {:#x}: {error}.",
+                        "MSI-X: no route for message {:#x} to {:#x}: {error}",
                         entry.data,
                         entry.address
                     );
                 }
             }
         }
+    }
+
+    /// Whether a complaint of this kind is the first.
+    fn is_new(&self, kind: u8) -> bool {
+        self.complained.fetch_or(kind, Ordering::Relaxed) & kind == 0
     }
 
     /// The host's interrupt, delivering the entry's message.
