@@ -47,6 +47,27 @@ fn banner_is_on_stderr() {
 }
 
 #[test]
+fn start_that_fails_says_why_and_no_banner() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("notes"), "five!").unwrap();
+    let _owner = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    for (words, said) in [
+        (["--tap", "no-such-tap"], "no-such-tap"),
+        (["--disk", &path("notes")], "notes"),
+        (["--port", &format!("name=a,socket={}", path("no/folder"))], "make its folder first"),
+        (["--port", &format!("name=a,socket={}", path("socket"))], "another program listens"),
+        (["--pidfile", &path("no/pid")], "no/pid"),
+        (["--log", &path("no/log")], "no/log"),
+    ] {
+        let ended = run(Guest::Ports, &words);
+        ended.said(&[said]);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(!ended.stderr.contains("~> ") && ended.stdout.is_empty(), "{ended:?}");
+    }
+}
+
+#[test]
 fn guest_reboots_three_times_in_the_same_process() {
     let mut vmm = obedient(&[]);
     for boots in 2..=4 {

@@ -53,10 +53,17 @@ pub(super) fn kvm(host: &Host, access: &Access) -> Option<Trouble> {
 fn no_kvm(host: &Host, cpu: &Cpu) -> Trouble {
     let amd = matches!(cpu.vendor.as_str(), "AuthenticAMD" | "HygonGenuine");
     let (module, feature) = if amd { ("kvm_amd", "AMD-V (SVM)") } else { ("kvm_intel", "Intel VT-x") };
-    if host.kernel_has_kvm() {
+    if !host.shows_its_kernel() {
         Trouble::new(
-            "/dev/kvm does not exist, though the kernel has KVM: this looks like a container",
-            "start the container with the device, as in `docker run --device /dev/kvm`",
+            "/dev/kvm does not exist, and neither /proc nor /sys is mounted: this looks like a chroot",
+            "give it the host's with `mount --rbind /dev DIR/dev` and `mount -t proc proc DIR/proc`, where DIR is its \
+             folder on the host",
+        )
+    } else if host.kernel_has_kvm() {
+        Trouble::new(
+            "/dev/kvm does not exist, though the kernel has KVM: this looks like a container or a chroot",
+            "start the container with the device, as in `docker run --device /dev/kvm`; in a chroot, \
+             `mknod /dev/kvm c 10 232`",
         )
     } else if cpu.vmx || cpu.svm {
         Trouble::new(
@@ -100,7 +107,7 @@ pub(super) fn tun(access: &Access) -> Option<Trouble> {
         Access::Granted => None,
         Access::Missing => Some(Trouble::new(
             "/dev/net/tun does not exist, so no TAP interface can be used",
-            "`sudo modprobe tun`",
+            "`sudo modprobe tun`; for a container, start it with `--device /dev/net/tun`",
         )),
         Access::Denied(owner) => Some(denied(TUN, owner)),
         Access::Busy => Some(Trouble { what: "/dev/net/tun is busy".into(), cure: None }),
@@ -193,6 +200,8 @@ mod tests {
         assert!(metal.contains("BIOS") && metal.contains("VT-x"), "{metal}");
         let container = missing(&[("/sys/class/misc/kvm/dev", "10:232\n")]);
         assert!(container.contains("--device /dev/kvm"), "{container}");
+        let chroot = missing(&[]);
+        assert!(chroot.contains("a chroot") && chroot.contains("mount -t proc"), "{chroot}");
     }
 
     #[test]

@@ -92,7 +92,6 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
     };
     let keys = if detached { Keys::None } else { Keys::here() };
     let banner = Banner { spec, files: &cleared.files, keys }.to_string();
-    report::say(&banner);
     warnings.extend(cleared.warnings.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(NAMELESS.to_owned());
@@ -100,11 +99,14 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
     if detached && spec.name.is_some() {
         warnings.extend(removed_at_logout(&Host::here()));
     }
-    for warning in warnings {
-        report::say_as(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
-    }
     logger::install();
-    session::run(spec, service.of(&banner))
+    let service = service.of(&banner);
+    session::run(spec, service, move || {
+        report::say(&banner);
+        for warning in warnings {
+            report::say_as(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
+        }
+    })
 }
 
 /// A machine that nobody can ask for.

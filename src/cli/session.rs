@@ -47,9 +47,9 @@ struct Session {
     service: Arc<Service>,
 }
 
-/// Runs the machine until it ends.
-pub(super) fn run(spec: &Spec, service: Service) -> Status {
-    match start(spec, service) {
+/// Runs the machine until it ends. `introduce` says what it is made of, once nothing keeps it from running.
+pub(super) fn run(spec: &Spec, service: Service, introduce: impl FnOnce() + Send + 'static) -> Status {
+    match start(spec, service, introduce) {
         Ok((machine, session, control)) => {
             let terminal = GiveBack(session.terminal.clone());
             let runs = session.service.runs();
@@ -78,7 +78,11 @@ pub(super) fn run(spec: &Spec, service: Service) -> Status {
 /// A machine that runs, and who speaks to it.
 type Started = (Machine, Session, Option<ControlServer>);
 
-fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::Error>> {
+fn start(
+    spec: &Spec,
+    service: Service,
+    introduce: impl FnOnce() + Send + 'static,
+) -> Result<Started, Box<dyn std::error::Error>> {
     // Before anything is opened that the other machine of this name has.
     let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
@@ -88,12 +92,17 @@ fn start(spec: &Spec, service: Service) -> Result<Started, Box<dyn std::error::E
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
     // If the machine or a thread cannot be had, the terminal must not stay raw.
     let unfinished = GiveBack(terminal.clone());
-    if let Some(terminal) = &terminal {
-        // Before the machine, whose guest may speak and be spoken to at once.
-        terminal.settle()?;
-        terminal.announce(announce);
-    }
-    let (builder, lost) = (Machine::builder(spec), Lost::default());
+    let console = terminal.clone();
+    let about_to_run = move || {
+        introduce();
+        if let Some(terminal) = console {
+            // Before the guest, which may speak and be spoken to at once.
+            terminal.settle()?;
+            terminal.announce(announce);
+        }
+        Ok(())
+    };
+    let (builder, lost) = (Machine::builder(spec).about_to_run(about_to_run), Lost::default());
     let output = || ConsoleOutput::new(Output::standard(), lost.clone());
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let service = Arc::new(service);

@@ -99,6 +99,8 @@ impl Boot {
         })?;
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
+        // Whatever can fail has been done by now, but for the threads.
+        blueprint.supplies.about_to_run.call().map_err(StartError::Terminal)?;
         let threads = VcpuThreads::start(vcpus, &context)?;
         Ok(Boot {
             number,

@@ -110,6 +110,9 @@ pub enum StartError {
          of the control group"
     )]
     Thread(#[source] io::Error),
+    /// The terminal could not be made the guest's console.
+    #[error("the terminal cannot be made the guest's console: {0}")]
+    Terminal(#[source] io::Error),
     /// A thread of the machine panicked.
     #[error("minivmm itself failed: {0} panicked. This is a defect: please report what was printed above")]
     Internal(&'static str),

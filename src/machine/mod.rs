@@ -27,7 +27,7 @@ mod tests;
 mod vcpus;
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -50,7 +50,7 @@ use console::{Console, OutputThread, Scrollback};
 use events::Publisher;
 use pci::MakeFunctions;
 use supervisor::{Orders, supervise};
-use supplies::Supplies;
+use supplies::{AboutToRun, Supplies};
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -127,6 +127,7 @@ pub struct Machine {
 pub struct MachineBuilder {
     spec: Spec,
     output: Option<Box<dyn Write + Send>>,
+    supplies: Supplies,
 }
 
 impl fmt::Debug for MachineBuilder {
@@ -145,12 +146,19 @@ impl MachineBuilder {
         self
     }
 
+    /// Has `call` made once, when the machine is made and its guest has not begun to run.
+    #[must_use]
+    pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        self.supplies.about_to_run = AboutToRun::new(call);
+        self
+    }
+
     /// Makes the machine and lets it run.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
     pub fn start(self) -> Result<Machine, StartError> {
-        Machine::start_with(&self.spec, self.output, devices::functions, Supplies::default())
+        Machine::start_with(&self.spec, self.output, devices::functions, self.supplies)
     }
 }
 
@@ -175,7 +183,7 @@ impl Machine {
 
     /// A machine about to be started, its console for whoever reads [`Machine::console`].
     pub fn builder(spec: &Spec) -> MachineBuilder {
-        MachineBuilder { spec: spec.clone(), output: None }
+        MachineBuilder { spec: spec.clone(), output: None, supplies: Supplies::default() }
     }
 
     /// As [`Machine::start`], with these functions on the PCI bus.

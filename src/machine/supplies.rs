@@ -1,8 +1,8 @@
 //! What a program gives its machine besides the spec: what has no name in a file or on a command line.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use boot::read::ReadAt;
 use devices::console::ByteQueue;
@@ -22,6 +22,32 @@ pub(crate) struct Supplies {
     pub(crate) initrd: Option<Arc<dyn Image>>,
     /// Named ports whose other end is in this process.
     pub(crate) streams: Vec<StreamPort>,
+    /// Called once, when everything is there and the guest is about to run for the first time.
+    pub(crate) about_to_run: AboutToRun,
+}
+
+type Call = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// A call that is made once.
+#[derive(Clone, Default)]
+pub(crate) struct AboutToRun(Arc<Mutex<Option<Call>>>);
+
+impl AboutToRun {
+    pub(crate) fn new(call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        AboutToRun(Arc::new(Mutex::new(Some(Box::new(call)))))
+    }
+
+    /// Makes the call, if it has not been made yet.
+    pub(super) fn call(&self) -> io::Result<()> {
+        let call = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        call.map_or(Ok(()), |call| call())
+    }
+}
+
+impl Debug for AboutToRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AboutToRun").finish_non_exhaustive()
+    }
 }
 
 /// A named port between the guest and this process.

@@ -139,7 +139,7 @@ pub(super) fn check_with(
     let files = BootFiles::find_with(spec, made, None)?;
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
-    warnings.extend(words::warning(&files.cmdline));
+    warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         if let Some(trouble) = no_initrd(host, path, files.headers.version()) {
             return Err(looked_too(trouble, spec, &files).into());

@@ -1,8 +1,10 @@
 //! Words of a kernel command line that cannot work on this machine.
 
 use boot::cmdline;
+use boot::layout::RamLayout;
 
 use crate::cli::advice::Trouble;
+use crate::spec::{Cpus, MemSize};
 
 /// Name, value (any if there is none), and what it takes away.
 const WORDS: [(&str, Option<&str>, &str); 14] = [
@@ -29,9 +31,11 @@ const SERIAL: &str = "the console, which is ttyS0 or hvc0";
 /// Modules that no guest does without.
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio", "virtio_ring"];
 
-/// One warning for all such words.
-pub(super) fn warning(text: &str) -> Option<Trouble> {
+/// One warning for all such words on the command line `text` of a machine with so much memory and so many processors.
+pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Trouble> {
     let mut said = Vec::new();
+    said.extend(hidden_memory(text, mem));
+    said.extend(idle_processors(text, cpus));
     for word in cmdline::words(text) {
         let value = word.value.map(|value| value.split(',').next().unwrap_or_default());
         let known =
@@ -65,6 +69,59 @@ pub(super) fn warning(text: &str) -> Option<Trouble> {
         .then(|| Trouble { what: format!("the kernel command line: {}", said.join("; ")), cure })
 }
 
+/// What to say of a word that keeps the kernel from a part of its memory.
+fn hidden_memory(text: &str, mem: MemSize) -> Option<String> {
+    let words = cmdline::words(text).filter(|word| word.is("mem"));
+    // Each takes away what lies above it.
+    let (word, end) =
+        words.filter_map(|word| Some((word.raw, size(word.value?)?))).min_by_key(|(_, end)| *end)?;
+    let layout = RamLayout::new(mem.bytes());
+    let top = layout.high.map_or(layout.low.end, |high| high.end);
+    (end < top).then(|| {
+        format!("`{}` takes away a part of the {mem} of memory that `--mem` gives", word.escape_debug())
+    })
+}
+
+/// What to say of a word that keeps the kernel from some of its processors.
+fn idle_processors(text: &str, cpus: Cpus) -> Option<String> {
+    let limits = cmdline::words(text).filter_map(|word| {
+        let most = match word.value {
+            Some(value) if word.is("maxcpus") || word.is("nr_cpus") || word.is("possible_cpus") => {
+                // With none, the kernel starts no other than the first.
+                value.parse::<u32>().ok()?.max(1)
+            }
+            _ if word.is("nosmp") => 1,
+            _ => return None,
+        };
+        Some((word.raw, most))
+    });
+    let (word, most) = limits.min_by_key(|(_, most)| *most)?;
+    (most < cpus.get()).then(|| {
+        format!(
+            "`{}` lets the guest use {most} of the {cpus} processors that `--cpus` gives",
+            word.escape_debug()
+        )
+    })
+}
+
+/// A size as the kernel reads it (lib/cmdline.c, `memparse`), as far as it is one.
+fn size(text: &str) -> Option<u64> {
+    let (digits, base) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    let end = digits.find(|c: char| !c.is_digit(base)).unwrap_or(digits.len());
+    let (number, unit) = digits.split_at_checked(end)?;
+    let shift = match unit.chars().next().map(|unit| unit.to_ascii_uppercase()) {
+        Some('K') => 10,
+        Some('M') => 20,
+        Some('G') => 30,
+        Some('T') => 40,
+        _ => 0,
+    };
+    u64::from_str_radix(number, base).ok()?.checked_mul(1 << shift)
+}
+
 fn consoles(text: &str) -> impl Iterator<Item = &str> {
     cmdline::words(text).filter(|word| word.is("console")).filter_map(|word| word.value?.split(',').next())
 }
@@ -73,6 +130,10 @@ fn consoles(text: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
     use crate::spec::{DEFAULT_CMDLINE, DEFAULT_CMDLINE_HVC0};
+
+    fn warning(text: &str) -> Option<Trouble> {
+        super::warning(text, "1024".parse().unwrap(), Cpus::DEFAULT)
+    }
 
     fn said(more: &str) -> String {
         warning(&format!("console=ttyS0 {more}")).map(|trouble| trouble.to_string()).unwrap_or_default()
@@ -86,6 +147,32 @@ mod tests {
             ["acpi=off", "nolapic", "8250.nr_uarts=0", "module_blacklist=a,virtio-pci", "console=ttyS1,9600"]
         {
             assert!(said(word).contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn words_that_contradict_mem_and_cpus_are_named_in_the_same_warning() {
+        let of = |more: &str, mem: &str, cpus: &str| {
+            let text = format!("console=ttyS0 {more}");
+            let trouble = super::warning(&text, mem.parse().unwrap(), cpus.parse().unwrap());
+            trouble.map(|trouble| trouble.to_string()).unwrap_or_default()
+        };
+        let both = of("mem=512M nr_cpus=2", "1024", "4");
+        assert!(both.contains("`mem=512M` takes away a part of the 1024 MiB"), "{both}");
+        assert!(both.contains("`nr_cpus=2` lets the guest use 2 of the 4 processors"), "{both}");
+        for word in ["maxcpus=0", "maxcpus=1", "nosmp", "nr_cpus=3"] {
+            assert!(of(word, "512", "4").contains(word), "{word}");
+            assert_eq!(of(word, "512", "1"), "", "{word}");
+        }
+        for word in ["mem=0x10000000", "mem=256m", "mem=2G mem=268435456", "mem=1K"] {
+            assert!(of(word, "512", "1").contains("takes away a part"), "{word}");
+        }
+        // Above the hole, addresses are larger than sizes.
+        assert!(of("mem=8G", "8G", "1").contains("`mem=8G`"));
+        for word in
+            ["mem=512M", "mem=1G", "mem=nopentium", "mem=", "mem", "mem=99999999999999999999G", "-- mem=1M"]
+        {
+            assert_eq!(of(word, "512", "1"), "", "{word}");
         }
     }
 
