@@ -158,7 +158,7 @@ mod tests {
             trouble.map(|trouble| trouble.to_string()).unwrap_or_default()
         };
         let both = of("mem=512M nr_cpus=2", "1024", "4");
-        assert!(both.contains("`mem=512M` takes away a part of the 1024 MiB"), "{both}");
+        assert!(both.contains("`mem=512M` takes away a part of the 1 GiB"), "{both}");
         assert!(both.contains("`nr_cpus=2` lets the guest use 2 of the 4 processors"), "{both}");
         for word in ["maxcpus=0", "maxcpus=1", "nosmp", "nr_cpus=3"] {
             assert!(of(word, "512", "4").contains(word), "{word}");
