@@ -15,7 +15,6 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use crate::config_space::ConfigSpace;
 use crate::device::{Context, Device, KICK, SEAT_TOKENS, TIMER};
 use crate::interrupts::Interrupts;
 use crate::memory::Memory;
@@ -41,7 +40,6 @@ pub(crate) struct Job<P> {
     pub(crate) kicks: Vec<Arc<EventFd>>,
     pub(crate) features: u64,
     pub(crate) memory: Memory,
-    pub(crate) config: Arc<ConfigSpace>,
     pub(crate) interrupts: Arc<Interrupts>,
 }
 
@@ -63,7 +61,6 @@ enum Command<P> {
     Stop(SeatId, Sender<Stopped<P>>),
     Quiesce(SeatId, Sender<()>),
     Go(SeatId),
-    ConfigWritten(SeatId),
     Quit,
 }
 
@@ -143,11 +140,6 @@ impl<P: Poller + 'static> Worker<P> {
         self.send(Command::Go(id));
     }
 
-    /// Tells a device that its driver wrote configuration bytes.
-    pub(crate) fn config_written(&self, id: SeatId) {
-        self.send(Command::ConfigWritten(id));
-    }
-
     fn send(&self, command: Command<P>) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = &state.running {
@@ -211,7 +203,7 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
             Command::Start(_, job) => {
                 job.interrupts.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
             }
-            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) | Command::ConfigWritten(_) => {}
+            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) => {}
             Command::Quit => return,
         }
     }
@@ -295,29 +287,10 @@ impl<P: Poller> Room<P> {
                         self.begin(place);
                     }
                 }
-                Ok(Command::ConfigWritten(id)) => {
-                    if let Some(place) = self.find(id) {
-                        self.tell_config_written(place);
-                    }
-                }
                 Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
             }
         }
-    }
-
-    fn tell_config_written(&mut self, place: usize) {
-        // A device that rests reads its configuration when it goes on.
-        if self.at(place) == Some(At::Rest) {
-            return;
-        }
-        if let Some(Some(seat)) = self.seats.get(place) {
-            seat.job.config.clear_written();
-        }
-        self.with(place, |device, cx| {
-            device.config_written(cx);
-            Ok(())
-        });
     }
 
     fn find(&self, id: SeatId) -> Option<usize> {
@@ -352,9 +325,6 @@ impl<P: Poller> Room<P> {
     /// A device that rests is at work from here on.
     fn begin(&mut self, place: usize) {
         self.set_at(place, At::Work);
-        if let Some(Some(seat)) = self.seats.get(place) {
-            seat.job.config.clear_written();
-        }
         if !self.with(place, |device, cx| device.start(cx).map_err(Fault::Host)) {
             // Half started: it hears of nothing before its driver resets it.
             self.unwatch_all(place);

@@ -204,12 +204,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     fn write(&mut self, offset: u64, data: &[u8]) {
         match bar::area(offset) {
             Some((Area::Common, at)) => self.write_common(at, data),
-            Some((Area::Device, at)) => {
-                // One command is enough for all the writes that the worker has not heard of.
-                if self.traits.config.driver_writes(at, data) && self.traits.config.mark_written() {
-                    self.place.config_written(&self.worker);
-                }
-            }
+            Some((Area::Device, at)) => self.traits.config.driver_writes(at, data),
             // Comes here where there is no ioeventfd.
             Some((Area::Notify, at)) => {
                 if let Some(kick) = self.kicks.get(at / bar::NOTIFY_STRIDE) {

@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::interrupts::NEEDS_RESET;
 use crate::poll::Poller;
 use crate::queue::{Queue, QueueState};
-use crate::worker::{Job, SeatId, Stopped, Worker};
+use crate::worker::{Job, SeatId, Stopped};
 
 /// How long a vCPU waits for a device to stop before it may look again. Almost always it takes microseconds; a disk
 /// that hangs may take for ever, and its guest then sees a reset that is not over (§4.1.4.3.2).
@@ -28,14 +28,6 @@ pub(super) enum Place<P> {
     Stopping(Receiver<Stopped<P>>),
     /// Its worker died.
     Gone,
-}
-
-impl<P: Poller + 'static> Place<P> {
-    pub(super) fn config_written(&self, worker: &Worker<P>) {
-        if let Place::Running(seat) = self {
-            worker.config_written(*seat);
-        }
-    }
 }
 
 impl<P: Poller + 'static> VirtioPci<P> {
@@ -141,7 +133,6 @@ impl<P: Poller + 'static> VirtioPci<P> {
             name: self.traits.name.clone(),
             queues,
             kicks: self.kicks.clone(),
-            config: self.traits.config.clone(),
             features: self.registers.accepted,
             memory: self.memory.clone(),
             interrupts: self.interrupts.clone(),
