@@ -1,7 +1,7 @@
 //! A device's configuration structure (virtio 1.3 §2.5): read by vCPUs, changed by the device, written in part by
 //! the driver.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::interrupts::Interrupts;
@@ -13,8 +13,6 @@ pub struct ConfigSpace {
     /// Which bits the driver may write.
     writable: Vec<u8>,
     generation: AtomicU8,
-    /// The driver wrote, and the device has not heard of it.
-    written: AtomicBool,
     interrupts: OnceLock<Arc<Interrupts>>,
 }
 
@@ -30,7 +28,6 @@ impl ConfigSpace {
             bytes: Mutex::new(bytes),
             writable,
             generation: AtomicU8::new(0),
-            written: AtomicBool::new(false),
             interrupts: OnceLock::new(),
         }
     }
@@ -67,18 +64,14 @@ impl ConfigSpace {
         u32::from_le_bytes(field)
     }
 
-    /// The driver writes; says whether any bit that it may write changed.
-    pub(crate) fn driver_writes(&self, offset: usize, data: &[u8]) -> bool {
+    /// The driver writes; bits that are not its own stay. No device waits for it: each looks when it needs to know.
+    pub(crate) fn driver_writes(&self, offset: usize, data: &[u8]) {
         let mut bytes = self.lock();
         let masks = self.writable.get(offset..).unwrap_or_default();
-        let mut changed = false;
         for ((to, from), mask) in bytes.get_mut(offset..).unwrap_or_default().iter_mut().zip(data).zip(masks)
         {
-            let new = (*to & !mask) | (from & mask);
-            changed |= new != *to;
-            *to = new;
+            *to = (*to & !mask) | (from & mask);
         }
-        changed
     }
 
     /// Which bits of byte `offset` the driver may write.
@@ -89,16 +82,6 @@ impl ConfigSpace {
     /// Bytes of it.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
-    }
-
-    /// Remembers that the driver wrote; `true` if the device has not been told yet.
-    pub(crate) fn mark_written(&self) -> bool {
-        !self.written.swap(true, Ordering::SeqCst)
-    }
-
-    /// The device looks now, or does not run: it is to be told of the next write.
-    pub(crate) fn clear_written(&self) {
-        self.written.store(false, Ordering::SeqCst);
     }
 
     /// Count of the changes: a driver that reads several fields reads it before and after (§2.5.3).

@@ -126,11 +126,6 @@ pub trait Device: Debug + Send {
         Ok(())
     }
 
-    /// The driver changed configuration bytes that it may write.
-    fn config_written(&mut self, cx: &mut Context<'_, Self::Poller>) {
-        let _ = cx;
-    }
-
     /// Ends all work: nothing of it touches guest memory afterwards, and every chain is completed or put back. What
     /// was watched through `cx` is unwatched by the worker.
     fn stop(&mut self, cx: &mut Context<'_, Self::Poller>);

@@ -1,7 +1,8 @@
 //! Worker threads: each owns devices and their queues while their drivers are at work.
 //!
 //! A thread begins with the first device that starts on it, so that a device without a driver costs nothing. One
-//! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand.
+//! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand. Another,
+//! quiesce, lets a device rest on its seat until go: commands are obeyed in order, so that nobody has to wait for either.
 
 use std::fmt;
 use std::io;
@@ -14,7 +15,6 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use crate::config_space::ConfigSpace;
 use crate::device::{Context, Device, KICK, SEAT_TOKENS, TIMER};
 use crate::interrupts::Interrupts;
 use crate::memory::Memory;
@@ -40,7 +40,6 @@ pub(crate) struct Job<P> {
     pub(crate) kicks: Vec<Arc<EventFd>>,
     pub(crate) features: u64,
     pub(crate) memory: Memory,
-    pub(crate) config: Arc<ConfigSpace>,
     pub(crate) interrupts: Arc<Interrupts>,
 }
 
@@ -60,7 +59,8 @@ pub(crate) struct SeatId(u64);
 enum Command<P> {
     Start(SeatId, Box<Job<P>>),
     Stop(SeatId, Sender<Stopped<P>>),
-    ConfigWritten(SeatId),
+    Quiesce(SeatId, Sender<()>),
+    Go(SeatId),
     Quit,
 }
 
@@ -127,9 +127,17 @@ impl<P: Poller + 'static> Worker<P> {
         receiver
     }
 
-    /// Tells a device that its driver wrote configuration bytes.
-    pub(crate) fn config_written(&self, id: SeatId) {
-        self.send(Command::ConfigWritten(id));
+    /// Has a device end its work and rest until [`Worker::go`]: no guest memory changes and no chain is taken. The channel
+    /// says when; it closes with no word if the thread has died.
+    pub(crate) fn quiesce(&self, id: SeatId) -> Receiver<()> {
+        let (sender, receiver) = mpsc::channel();
+        self.send(Command::Quiesce(id, sender));
+        receiver
+    }
+
+    /// Has a device that rests go on where it stands. Harmless for others.
+    pub(crate) fn go(&self, id: SeatId) {
+        self.send(Command::Go(id));
     }
 
     fn send(&self, command: Command<P>) {
@@ -195,7 +203,7 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
             Command::Start(_, job) => {
                 job.interrupts.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
             }
-            Command::Stop(..) | Command::ConfigWritten(_) => {}
+            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) => {}
             Command::Quit => return,
         }
     }
@@ -206,8 +214,19 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
 struct Seat<P> {
     id: SeatId,
     job: Job<P>,
+    at: At,
     watched: Vec<(RawFd, Token)>,
     deadline: Option<Instant>,
+}
+
+/// What a device on its seat is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Work,
+    /// From [`Command::Quiesce`] to [`Command::Go`].
+    Rest,
+    /// It could not start: only its driver's reset helps.
+    Fault,
 }
 
 /// The thread's side.
@@ -257,9 +276,15 @@ impl<P: Poller> Room<P> {
                         let _ = answer.send(stopped);
                     }
                 }
-                Ok(Command::ConfigWritten(id)) => {
+                Ok(Command::Quiesce(id, answer)) => {
                     if let Some(place) = self.find(id) {
-                        self.tell_config_written(place);
+                        self.rest(place);
+                    }
+                    let _ = answer.send(());
+                }
+                Ok(Command::Go(id)) => {
+                    if let Some(place) = self.find(id).filter(|place| self.at(*place) == Some(At::Rest)) {
+                        self.begin(place);
                     }
                 }
                 Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
@@ -268,23 +293,22 @@ impl<P: Poller> Room<P> {
         }
     }
 
-    fn tell_config_written(&mut self, place: usize) {
-        if let Some(Some(seat)) = self.seats.get(place) {
-            seat.job.config.clear_written();
-        }
-        self.with(place, |device, cx| {
-            device.config_written(cx);
-            Ok(())
-        });
-    }
-
     fn find(&self, id: SeatId) -> Option<usize> {
         self.seats.iter().position(|seat| seat.as_ref().is_some_and(|seat| seat.id == id))
     }
 
+    fn at(&self, place: usize) -> Option<At> {
+        self.seats.get(place)?.as_ref().map(|seat| seat.at)
+    }
+
+    fn set_at(&mut self, place: usize, at: At) {
+        if let Some(Some(seat)) = self.seats.get_mut(place) {
+            seat.at = at;
+        }
+    }
+
     fn enter(&mut self, id: SeatId, job: Job<P>) {
-        job.config.clear_written();
-        let seat = Seat { id, job, watched: Vec::new(), deadline: None };
+        let seat = Seat { id, job, at: At::Rest, watched: Vec::new(), deadline: None };
         let place = match self.seats.iter().position(Option::is_none) {
             Some(place) => place,
             None => {
@@ -295,9 +319,16 @@ impl<P: Poller> Room<P> {
         if let Some(free) = self.seats.get_mut(place) {
             *free = Some(seat);
         }
+        self.begin(place);
+    }
+
+    /// A device that rests is at work from here on.
+    fn begin(&mut self, place: usize) {
+        self.set_at(place, At::Work);
         if !self.with(place, |device, cx| device.start(cx).map_err(Fault::Host)) {
             // Half started: it hears of nothing before its driver resets it.
             self.unwatch_all(place);
+            self.set_at(place, At::Fault);
             return;
         }
         self.hear_kicks(place);
@@ -327,21 +358,37 @@ impl<P: Poller> Room<P> {
         }
     }
 
-    /// Takes a device off its seat, its work ended.
-    fn leave(&mut self, place: usize) -> Option<Stopped<P>> {
+    /// Ends a device's work. What it has completed is the driver's, and its queues stay where they stand.
+    fn rest(&mut self, place: usize) {
+        if self.at(place) != Some(At::Work) {
+            return;
+        }
+        self.end(place);
+        self.set_at(place, At::Rest);
+    }
+
+    fn end(&mut self, place: usize) {
         self.with(place, |device, cx| {
             device.stop(cx);
             Ok(())
         });
         // This also has a ring of the host do what it was given.
         self.unwatch_all(place);
-        let mut seat = self.seats.get_mut(place)?.take()?;
+        let Some(Some(seat)) = self.seats.get_mut(place) else { return };
         // What was completed and not yet said is said now: a queue's saved state does not remember it.
         for queue in seat.job.queues.iter_mut().flatten() {
             if let Err(fault) = queue.notify() {
                 log::debug!("{}: {fault} while it stopped", seat.job.name);
             }
         }
+    }
+
+    /// Takes a device off its seat, its work ended.
+    fn leave(&mut self, place: usize) -> Option<Stopped<P>> {
+        if self.at(place)? != At::Rest {
+            self.end(place);
+        }
+        let seat = self.seats.get_mut(place)?.take()?;
         let queues = seat.job.queues.iter().map(|queue| queue.as_ref().map(Queue::state)).collect();
         Some(Stopped { device: seat.job.device, queues })
     }

@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::interrupts::NEEDS_RESET;
 use crate::poll::Poller;
 use crate::queue::{Queue, QueueState};
-use crate::worker::{Job, SeatId, Stopped, Worker};
+use crate::worker::{Job, SeatId, Stopped};
 
 /// How long a vCPU waits for a device to stop before it may look again. Almost always it takes microseconds; a disk
 /// that hangs may take for ever, and its guest then sees a reset that is not over (§4.1.4.3.2).
@@ -28,14 +28,6 @@ pub(super) enum Place<P> {
     Stopping(Receiver<Stopped<P>>),
     /// Its worker died.
     Gone,
-}
-
-impl<P: Poller + 'static> Place<P> {
-    pub(super) fn config_written(&self, worker: &Worker<P>) {
-        if let Place::Running(seat) = self {
-            worker.config_written(*seat);
-        }
-    }
 }
 
 impl<P: Poller + 'static> VirtioPci<P> {
@@ -78,7 +70,28 @@ impl<P: Poller + 'static> VirtioPci<P> {
         }
         self.interrupts.add_status(new);
         if new & status::DRIVER_OK != 0 {
-            self.start(&vec![Some(QueueState::default()); self.registers.queues.len()]);
+            self.held = Some(vec![Some(QueueState::default()); self.registers.queues.len()]);
+            self.go();
+        }
+    }
+
+    /// A device whose driver has started it works from here on, if it is a bus master.
+    pub(super) fn go(&mut self) {
+        if !self.master {
+            return;
+        }
+        if let Place::Running(seat) = self.place {
+            self.worker.go(seat);
+        } else if let Some(states) = self.held.take() {
+            self.start(&states);
+        }
+    }
+
+    /// A device at work is one no more: it rests on its worker. Its driver goes on after [`PATIENCE`], whatever hangs;
+    /// the worker obeys all the same, as soon as it can.
+    pub(super) fn quiesce(&mut self) {
+        if let Place::Running(seat) = self.place {
+            let _ = self.worker.quiesce(seat).recv_timeout(PATIENCE);
         }
     }
 
@@ -92,7 +105,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     }
 
     /// Hands the device to its worker, with its queues at `states`; a queue without one does not run.
-    pub(super) fn start(&mut self, states: &[Option<QueueState>]) {
+    fn start(&mut self, states: &[Option<QueueState>]) {
         let device = match std::mem::replace(&mut self.place, Place::Gone) {
             Place::Here(device) => device,
             other => {
@@ -120,7 +133,6 @@ impl<P: Poller + 'static> VirtioPci<P> {
             name: self.traits.name.clone(),
             queues,
             kicks: self.kicks.clone(),
-            config: self.traits.config.clone(),
             features: self.registers.accepted,
             memory: self.memory.clone(),
             interrupts: self.interrupts.clone(),
