@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use virtio::block::{Completion, Extent, Operation, Tag};
 use virtio::poll::Token;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
@@ -64,7 +64,7 @@ impl SpaceThread {
     pub(super) fn with(
         mut work: impl FnMut(Operation, Extent) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
-        let bell = EventFd::new(EFD_NONBLOCK)?;
+        let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let ended = Arc::new(Ended { completions: Mutex::default(), more: Condvar::new(), bell });
         let (orders, incoming) = mpsc::channel::<Order>();
         let shared = ended.clone();
