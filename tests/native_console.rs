@@ -146,6 +146,22 @@ fn quarter_of_a_megabyte_reaches_a_slow_reader_whole() {
 }
 
 #[test]
+fn a_slow_reader_of_hvc0_holds_the_guest_up_at_no_cost_and_gets_all() {
+    // Its driver spins until its bytes are taken: in a ring that waits for the reader it would spin for as long as that.
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("hostile");
+    fs::write(&kernel, tiny_guest::HOSTILE).unwrap();
+    let mut launch = Launch::kernel(&kernel, folder);
+    launch.command.args(["--mem", "16", "--console", "hvc0", "--append", "lines=4096"]);
+    let mut child = Owned::start(&mut launch.command);
+    until_vcpu_sleeps(child.id());
+    let mut said = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+    assert!(String::from_utf8(said).unwrap() + "done\n" == flood(), "every line, in order");
+    assert_eq!(wait(&mut child, String::new).code(), Some(0));
+}
+
+#[test]
 fn reader_that_goes_away_does_not_stop_the_guest() {
     let mut launch = Launch::new(Guest::Flood);
     let mut child = Owned::start(launch.command());

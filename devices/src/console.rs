@@ -158,6 +158,21 @@ impl ByteQueue {
         }
     }
 
+    /// As [`ByteQueue::push_over`], for an event loop: puts all of `bytes` in, unless there is more inside already than it
+    /// shall hold; then `waker` is woken when something was taken. Says whether there is more than that now.
+    pub fn poll_push_over(&self, waker: &Waker, bytes: &[u8]) -> Poll<Result<bool, Closed>> {
+        let mut pipe = self.lock();
+        if pipe.closed {
+            return Poll::Ready(Err(Closed));
+        }
+        if pipe.bytes.len() > self.capacity {
+            pipe.on_writable = Some(waker.clone());
+            return Poll::Pending;
+        }
+        self.put(&mut pipe, bytes);
+        Poll::Ready(Ok(pipe.bytes.len() > self.capacity))
+    }
+
     /// As [`ByteQueue::pop`], for an event loop: if nothing is there, `waker` is woken when something is. It must not
     /// call back into the queue.
     pub fn poll_pop(&self, waker: &Waker, into: &mut [u8]) -> Poll<usize> {
@@ -430,6 +445,22 @@ mod tests {
         queue.close();
         assert_eq!((queue.poll_pop(&waker, &mut out), woken()), (Poll::Ready(0), 3));
         assert_eq!(queue.poll_push(&waker, b"d"), Poll::Ready(Err(Closed)));
+    }
+
+    #[test]
+    fn an_event_loop_may_put_in_more_than_fits_once() {
+        let queue = ByteQueue::new(2);
+        let (waker, mut out) = (Waker::noop(), [0; 8]);
+        assert_eq!(queue.poll_push_over(waker, b"ab"), Poll::Ready(Ok(false)));
+        assert_eq!(queue.poll_push_over(waker, b"cde"), Poll::Ready(Ok(true)));
+        assert_eq!(queue.poll_push_over(waker, b"f"), Poll::Pending);
+        assert_eq!(queue.try_pop(&mut out[..2]), 2);
+        assert_eq!(queue.poll_push_over(waker, b"f"), Poll::Pending, "three bytes are left");
+        assert_eq!(queue.try_pop(&mut out[2..3]), 1);
+        assert_eq!(queue.poll_push_over(waker, b"f"), Poll::Ready(Ok(true)));
+        assert_eq!((queue.try_pop(&mut out[3..]), &out[..6]), (3, &b"abcdef"[..]));
+        queue.close();
+        assert_eq!(queue.poll_push_over(waker, b"g"), Poll::Ready(Err(Closed)));
     }
 
     #[test]

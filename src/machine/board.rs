@@ -20,6 +20,7 @@ use super::StartError;
 use super::boot_once::{Blueprint, Memory};
 use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
+use super::gate::Gate;
 use super::pci;
 use super::stats::Counted;
 use super::vcpus::Buses;
@@ -45,9 +46,10 @@ impl Board {
         window: Option<Range<u64>>,
         memory: &Memory,
         watch: &Watch,
+        gate: &Arc<Gate>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
-        let ends = console.ends(watch).map_err(StartError::Descriptors)?;
+        let ends = console.ends(watch, gate.clone().into()).map_err(StartError::Descriptors)?;
         let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
         console.attach(&serial);

@@ -90,7 +90,7 @@ impl Boot {
                 .name("loader".into())
                 .spawn_scoped(scope, || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(blueprint, &plan, &layout, &memory, &watch);
+            let made = assemble(blueprint, &plan, &layout, &memory, &watch, &gate);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -143,6 +143,11 @@ impl Boot {
         self.vcpus.pause()
     }
 
+    /// Has the vCPUs look whether the console's reader has to come before they go on.
+    pub(super) fn call_vcpus(&self) {
+        self.vcpus.kick();
+    }
+
     /// Makes the devices rest, when the vCPUs do.
     pub(super) fn pause_devices(&self) {
         self.pci.pause();
@@ -192,6 +197,7 @@ fn assemble(
     ram_layout: &RamLayout,
     memory: &Memory,
     watch: &Watch,
+    gate: &Arc<Gate>,
 ) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
     let vm = Vm::new(&memory.slots())?;
@@ -200,7 +206,7 @@ fn assemble(
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, blueprint, window, memory, watch)?;
+    let board = Board::new(&vm, blueprint, window, memory, watch, gate)?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;

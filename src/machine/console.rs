@@ -12,6 +12,7 @@ mod sinks;
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -62,9 +63,9 @@ impl Console {
         }
     }
 
-    /// What the devices of a boot are connected to. `watch` is told of the lines that
-    /// say how the guest ends.
-    pub(super) fn ends(&self, watch: &Watch) -> io::Result<ConsoleEnds> {
+    /// What the devices of a boot are connected to. `watch` is told of the lines that say how the guest ends, and `hold_up` is
+    /// woken when there is more output than there shall be and the vCPUs do not know it by themselves.
+    pub(super) fn ends(&self, watch: &Watch, hold_up: Waker) -> io::Result<ConsoleEnds> {
         let output = self.output.clone();
         Ok(match self.choice {
             ConsoleChoice::Ttys0 => ConsoleEnds {
@@ -73,7 +74,8 @@ impl Console {
                 virtio: Box::new(WatchedPort::new(Box::new(Nobody), watch.hvc0(), Arc::default())),
             },
             ConsoleChoice::Hvc0 => {
-                let (stream, in_use) = (Stream::new(self.input.clone(), output.clone())?, Arc::default());
+                let stream = Stream::new(self.input.clone(), output.clone())?.that_holds_up(hold_up);
+                let in_use = Arc::default();
                 ConsoleEnds {
                     serial_output: Box::new(UnseenOutput::new(output, watch.ttys0(), Arc::clone(&in_use))),
                     serial_input: Arc::new(ByteQueue::new(1)),

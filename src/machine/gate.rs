@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Wake;
 
 use devices::console::ByteQueue;
 
@@ -143,6 +144,14 @@ impl Insider {
 impl Drop for Insider {
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+/// A device has filled the console, which no vCPU sees by itself.
+impl Wake for Gate {
+    fn wake(self: Arc<Self>) {
+        // The supervisor is gone only when the machine is going down.
+        let _ = self.events.send(Event::OutputOver { boot: self.boot });
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) enum Event {
     Suspect { boot: BootNumber },
     /// All vCPUs of one boot rest, as they were asked for the `round`th time.
     AtRest { boot: BootNumber, round: u64 },
+    /// A device of one boot has put out more than its console's reader has taken.
+    OutputOver { boot: BootNumber },
     /// Whoever holds the machine.
     Command(Command),
 }
@@ -189,9 +191,14 @@ impl Turns<'_> {
                 }
                 Ok(Event::Command(command)) => self.obey(command),
                 // What a vCPU of an earlier boot said last.
-                Ok(Event::Vcpu { boot, .. } | Event::AtRest { boot, .. } | Event::Suspect { boot })
-                    if boot != self.boot.number => {}
+                Ok(
+                    Event::Vcpu { boot, .. }
+                    | Event::AtRest { boot, .. }
+                    | Event::Suspect { boot }
+                    | Event::OutputOver { boot },
+                ) if boot != self.boot.number => {}
                 Ok(Event::Suspect { .. }) => self.boot.watch.taken(),
+                Ok(Event::OutputOver { .. }) => self.boot.call_vcpus(),
                 Ok(Event::AtRest { round, .. }) => self.at_rest(round),
                 Ok(Event::Vcpu { what, .. }) => return self.ended(what),
             }

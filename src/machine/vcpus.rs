@@ -64,7 +64,7 @@ impl VcpuThreads {
                 .stack_size(STACK)
                 .spawn(move || {
                     let (context, exits, seen) = (&context, &*counters, &*shown);
-                    run(Running { vcpu, context, exits, seen, spoke: false }, &insider, &ready)
+                    run(Running { vcpu, context, exits, seen, look: false }, &insider, &ready)
                 })
                 .map_err(StartError::Thread)?;
             started.threads.push(VcpuThread { thread, kickable, exits, seen });
@@ -120,7 +120,8 @@ impl VcpuThreads {
         self.threads.iter().fold(Activity::Halted, together)
     }
 
-    fn kick(&self) {
+    /// Makes all of them leave the guest for a moment, and look whether they may enter it again.
+    pub(super) fn kick(&self) {
         let ready = self.threads.iter().filter(|vcpu| vcpu.kickable.load(Ordering::SeqCst));
         ready.for_each(|vcpu| kick::kick(&vcpu.thread));
     }
@@ -187,8 +188,8 @@ struct Running<'a> {
     context: &'a VcpuContext,
     exits: &'a ExitCounters,
     seen: &'a Seen,
-    /// The last access may have been to the console.
-    spoke: bool,
+    /// The last access may have been to the console, or somebody called: to be looked at before the next entry.
+    look: bool,
 }
 
 /// Why the guest was left.
@@ -207,7 +208,7 @@ impl Running<'_> {
                 if let Step::Served(Some(effect)) = self.step(Entry::Run)? {
                     return Ok(Some(VcpuEvent::Effect(effect)));
                 }
-                if std::mem::take(&mut self.spoke) && self.context.gate.is_over() {
+                if std::mem::take(&mut self.look) && self.context.gate.is_over() {
                     break;
                 }
             }
@@ -245,7 +246,7 @@ impl Running<'_> {
             }
             Exit::PortOut { port, width, data } => {
                 exits.port_out.add_one();
-                self.spoke = true;
+                self.look = true;
                 data.chunks_exact(width.max(1))
                     .fold(None, |effect, data| effect.or(buses.ports.write(u64::from(port), data)))
             }
@@ -261,6 +262,7 @@ impl Running<'_> {
                 exits.interrupted.add_one();
                 kick::take_kicks();
                 self.seen.answer(&self.vcpu);
+                self.look = true;
                 return Ok(Step::Called);
             }
             Exit::Unhandled(reason) => {

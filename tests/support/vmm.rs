@@ -159,8 +159,14 @@ pub(crate) struct Launch {
 
 impl Launch {
     pub(crate) fn new(guest: Guest) -> Self {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let folder = tempfile::tempdir().unwrap();
         let kernel = guest.write(folder.path()).unwrap();
+        Self::kernel(&kernel, folder)
+    }
+
+    /// Of the file `kernel`, which lies in `folder`.
+    pub(crate) fn kernel(kernel: &Path, folder: TempDir) -> Self {
+        let folder = Arc::new(folder);
         let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
         command.arg("--kernel").arg(kernel);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

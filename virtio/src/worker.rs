@@ -1,7 +1,8 @@
 //! Worker threads: each owns devices and their queues while their drivers are at work.
 //!
 //! A thread begins with the first device that starts on it, so that a device without a driver costs nothing. One
-//! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand.
+//! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand. Another,
+//! quiesce, lets a device rest on its seat until go: commands are obeyed in order, so that nobody has to wait for either.
 
 use std::fmt;
 use std::io;
@@ -60,6 +61,8 @@ pub(crate) struct SeatId(u64);
 enum Command<P> {
     Start(SeatId, Box<Job<P>>),
     Stop(SeatId, Sender<Stopped<P>>),
+    Quiesce(SeatId, Sender<()>),
+    Go(SeatId),
     ConfigWritten(SeatId),
     Quit,
 }
@@ -125,6 +128,19 @@ impl<P: Poller + 'static> Worker<P> {
         let (sender, receiver) = mpsc::channel();
         self.send(Command::Stop(id, sender));
         receiver
+    }
+
+    /// Has a device end its work and rest until [`Worker::go`]: no guest memory changes and no chain is taken. The channel
+    /// says when; it closes with no word if the thread has died.
+    pub(crate) fn quiesce(&self, id: SeatId) -> Receiver<()> {
+        let (sender, receiver) = mpsc::channel();
+        self.send(Command::Quiesce(id, sender));
+        receiver
+    }
+
+    /// Has a device that rests go on where it stands. Harmless for others.
+    pub(crate) fn go(&self, id: SeatId) {
+        self.send(Command::Go(id));
     }
 
     /// Tells a device that its driver wrote configuration bytes.
@@ -195,7 +211,7 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
             Command::Start(_, job) => {
                 job.interrupts.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
             }
-            Command::Stop(..) | Command::ConfigWritten(_) => {}
+            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) | Command::ConfigWritten(_) => {}
             Command::Quit => return,
         }
     }
@@ -206,8 +222,19 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
 struct Seat<P> {
     id: SeatId,
     job: Job<P>,
+    at: At,
     watched: Vec<(RawFd, Token)>,
     deadline: Option<Instant>,
+}
+
+/// What a device on its seat is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Work,
+    /// From [`Command::Quiesce`] to [`Command::Go`].
+    Rest,
+    /// It could not start: only its driver's reset helps.
+    Fault,
 }
 
 /// The thread's side.
@@ -257,6 +284,17 @@ impl<P: Poller> Room<P> {
                         let _ = answer.send(stopped);
                     }
                 }
+                Ok(Command::Quiesce(id, answer)) => {
+                    if let Some(place) = self.find(id) {
+                        self.rest(place);
+                    }
+                    let _ = answer.send(());
+                }
+                Ok(Command::Go(id)) => {
+                    if let Some(place) = self.find(id).filter(|place| self.at(*place) == Some(At::Rest)) {
+                        self.begin(place);
+                    }
+                }
                 Ok(Command::ConfigWritten(id)) => {
                     if let Some(place) = self.find(id) {
                         self.tell_config_written(place);
@@ -269,6 +307,10 @@ impl<P: Poller> Room<P> {
     }
 
     fn tell_config_written(&mut self, place: usize) {
+        // A device that rests reads its configuration when it goes on.
+        if self.at(place) == Some(At::Rest) {
+            return;
+        }
         if let Some(Some(seat)) = self.seats.get(place) {
             seat.job.config.clear_written();
         }
@@ -282,9 +324,18 @@ impl<P: Poller> Room<P> {
         self.seats.iter().position(|seat| seat.as_ref().is_some_and(|seat| seat.id == id))
     }
 
+    fn at(&self, place: usize) -> Option<At> {
+        self.seats.get(place)?.as_ref().map(|seat| seat.at)
+    }
+
+    fn set_at(&mut self, place: usize, at: At) {
+        if let Some(Some(seat)) = self.seats.get_mut(place) {
+            seat.at = at;
+        }
+    }
+
     fn enter(&mut self, id: SeatId, job: Job<P>) {
-        job.config.clear_written();
-        let seat = Seat { id, job, watched: Vec::new(), deadline: None };
+        let seat = Seat { id, job, at: At::Rest, watched: Vec::new(), deadline: None };
         let place = match self.seats.iter().position(Option::is_none) {
             Some(place) => place,
             None => {
@@ -295,9 +346,19 @@ impl<P: Poller> Room<P> {
         if let Some(free) = self.seats.get_mut(place) {
             *free = Some(seat);
         }
+        self.begin(place);
+    }
+
+    /// A device that rests is at work from here on.
+    fn begin(&mut self, place: usize) {
+        self.set_at(place, At::Work);
+        if let Some(Some(seat)) = self.seats.get(place) {
+            seat.job.config.clear_written();
+        }
         if !self.with(place, |device, cx| device.start(cx).map_err(Fault::Host)) {
             // Half started: it hears of nothing before its driver resets it.
             self.unwatch_all(place);
+            self.set_at(place, At::Fault);
             return;
         }
         self.hear_kicks(place);
@@ -327,21 +388,37 @@ impl<P: Poller> Room<P> {
         }
     }
 
-    /// Takes a device off its seat, its work ended.
-    fn leave(&mut self, place: usize) -> Option<Stopped<P>> {
+    /// Ends a device's work. What it has completed is the driver's, and its queues stay where they stand.
+    fn rest(&mut self, place: usize) {
+        if self.at(place) != Some(At::Work) {
+            return;
+        }
+        self.end(place);
+        self.set_at(place, At::Rest);
+    }
+
+    fn end(&mut self, place: usize) {
         self.with(place, |device, cx| {
             device.stop(cx);
             Ok(())
         });
         // This also has a ring of the host do what it was given.
         self.unwatch_all(place);
-        let mut seat = self.seats.get_mut(place)?.take()?;
+        let Some(Some(seat)) = self.seats.get_mut(place) else { return };
         // What was completed and not yet said is said now: a queue's saved state does not remember it.
         for queue in seat.job.queues.iter_mut().flatten() {
             if let Err(fault) = queue.notify() {
                 log::debug!("{}: {fault} while it stopped", seat.job.name);
             }
         }
+    }
+
+    /// Takes a device off its seat, its work ended.
+    fn leave(&mut self, place: usize) -> Option<Stopped<P>> {
+        if self.at(place)? != At::Rest {
+            self.end(place);
+        }
+        let seat = self.seats.get_mut(place)?.take()?;
         let queues = seat.job.queues.iter().map(|queue| queue.as_ref().map(Queue::state)).collect();
         Some(Stopped { device: seat.job.device, queues })
     }

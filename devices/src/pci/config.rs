@@ -227,6 +227,11 @@ impl ConfigSpace {
         self.read_u16(reg::COMMAND) & reg::COMMAND_MEMORY != 0
     }
 
+    /// Whether the function may reach memory and send messages (PCI 3.0 §6.2.2).
+    pub fn master_enabled(&self) -> bool {
+        self.read_u16(reg::COMMAND) & reg::COMMAND_MASTER != 0
+    }
+
     /// From now on every change is published at `base`; everything is published now.
     pub fn attach(&mut self, mirror: Arc<dyn EcamMirror>, base: u64) {
         mirror.publish(base, &self.bytes);

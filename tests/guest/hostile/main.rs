@@ -2,7 +2,8 @@
 //!
 //! Freestanding, compiled for the host's own target by `build.rs`. It prints what it does on the first serial port, and
 //! `done` if every device kept its promises, and then waits for a byte to power off; else `failed: ...`. `clock=TICKS` lines tie its ticks to the host's time.
-//! The command line chooses: `seed=N`, `ops=N` (random operations a device).
+//! The command line chooses: `seed=N`, `ops=N` (random operations a device); or `lines=N`, and it only writes so many lines on
+//! `hvc0`.
 #![no_std]
 #![no_main]
 
@@ -10,6 +11,7 @@ mod attacks;
 #[macro_use]
 mod platform;
 mod device;
+mod flood;
 mod storm;
 mod work;
 
@@ -70,6 +72,10 @@ impl Fleet {
 extern "C" fn ring3(boot_params: u64) -> ! {
     let end = platform::end_of_ram(boot_params);
     assert!(end == 16 << 20, "this guest wants 16 MiB and has {end:#x}");
+    if let Some(lines) = platform::option(boot_params, b"lines=") {
+        flood::hvc0(lines);
+        power_off();
+    }
     let seed = platform::option(boot_params, b"seed=").unwrap_or(1);
     let operations = platform::option(boot_params, b"ops=").unwrap_or(1_000_000);
     let mut fleet = Fleet::find();

@@ -80,6 +80,15 @@ pub struct Stream {
     bell: Arc<Bell>,
     waker: Waker,
     ends: bool,
+    hold_up: Option<HoldUp>,
+}
+
+/// How the guest of a terminal whose reader does not come is held up.
+#[derive(Debug)]
+struct HoldUp {
+    guest: Waker,
+    /// The guest was told of the bytes that are too many now.
+    told: bool,
 }
 
 /// Wakes the worker when a queue that was empty, or full, no longer is.
@@ -100,7 +109,7 @@ impl Stream {
     /// The host has no file descriptor left.
     pub fn new(input: Arc<ByteQueue>, output: Arc<ByteQueue>) -> io::Result<Self> {
         let bell = Arc::new(Bell(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
-        Ok(Stream { input, output, waker: Waker::from(bell.clone()), bell, ends: false })
+        Ok(Stream { input, output, waker: Waker::from(bell.clone()), bell, ends: false, hold_up: None })
     }
 
     /// One whose other end is gone for the guest once its input is closed and empty: a file that was read to its end. What
@@ -108,6 +117,22 @@ impl Stream {
     #[must_use]
     pub fn that_ends(self) -> Self {
         Stream { ends: true, ..self }
+    }
+
+    /// One for a console whose driver cannot wait: Linux spins with interrupts off until its bytes are taken. Bytes that do
+    /// not fit are taken all the same, and `guest` is woken to see to it that the guest does not run until there is room
+    /// ([`ByteQueue::is_over`]). More than one call's bytes too many are never taken.
+    #[must_use]
+    pub fn that_holds_up(self, guest: Waker) -> Self {
+        Stream { hold_up: Some(HoldUp { guest, told: false }), ..self }
+    }
+}
+
+impl HoldUp {
+    fn tell(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.guest.wake_by_ref();
+        }
     }
 }
 
@@ -129,6 +154,22 @@ impl Backend for Stream {
     }
 
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        if let Some(hold_up) = &mut self.hold_up {
+            return match self.output.poll_push_over(&self.waker, from) {
+                Poll::Ready(over) => {
+                    hold_up.told = false;
+                    if over == Ok(true) {
+                        hold_up.tell();
+                    }
+                    Ok(from.len())
+                }
+                // Too many since before this console was made, perhaps: by an earlier boot.
+                Poll::Pending => {
+                    hold_up.tell();
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            };
+        }
         match self.output.poll_push(&self.waker, from) {
             Poll::Ready(Ok(count)) => Ok(count),
             // The machine is ending and nobody reads any more.

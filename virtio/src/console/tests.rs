@@ -1,5 +1,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
 use std::time::Duration;
 
 use devices::console::ByteQueue;
@@ -148,7 +150,50 @@ fn driver_without_multiport_has_a_terminal() {
 }
 
 #[test]
-fn slow_reader_of_the_terminal_holds_up_the_guest_and_loses_nothing() {
+fn a_console_takes_what_its_driver_waits_for_and_has_the_guest_held_up() {
+    #[derive(Default)]
+    struct Held(AtomicUsize);
+    impl Wake for Held {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (input, output) = (Arc::new(ByteQueue::new(64)), Arc::new(ByteQueue::new(64)));
+    let held = Arc::<Held>::default();
+    let stream = Stream::new(input, output.clone()).unwrap().that_holds_up(held.clone().into());
+    let mut guest = Guest::new(Box::new(Console::new("console", Box::new(stream))), Box::new(Epoll::new));
+    guest.start(0, 8);
+    let times = || held.0.load(Ordering::SeqCst);
+    guest.request(1, &[&[b'a'; 64]], &[]);
+    assert_eq!(times(), 0, "it fits");
+    guest.request(1, &[&[b'b'; 1000]], &[]);
+    assert_eq!(times(), 1, "it is taken, and the guest is held up");
+    // A vCPU that is not out of the guest yet.
+    guest.add(1, &[&[b'c'; 10]], &[]);
+    guest.kick(1);
+    guest.add(1, &[&[b'd'; 10]], &[]);
+    guest.kick(1);
+    let mut got = vec![0; 1064];
+    let mut taken = 0;
+    while taken < 1000 {
+        taken += output.pop(&mut got[taken..1000]);
+        assert_eq!((guest.rings[1].poll_used(), times()), (None, 1), "no more is taken until there is room");
+    }
+    while taken < got.len() {
+        taken += output.pop(&mut got[taken..]);
+    }
+    assert_eq!((guest.rings[1].wait_used().len, guest.rings[1].wait_used().len), (0, 0));
+    let mut rest = [0; 20];
+    let first = output.pop(&mut rest);
+    let second = if first < 20 { output.pop(&mut rest[first..]) } else { 0 };
+    assert_eq!((first + second, &rest), (20, b"ccccccccccdddddddddd"));
+    assert_eq!(got, [vec![b'a'; 64], vec![b'b'; 1000]].concat());
+    guest.request(1, &[&[b'e'; 100]], &[]);
+    assert_eq!(times(), 2, "the next time it is told again");
+}
+
+#[test]
+fn slow_reader_of_a_stream_holds_up_its_writer_and_loses_nothing() {
     let ((_, output), backend) = stream(64);
     let mut guest = Guest::new(Box::new(Console::new("console", backend)), Box::new(Epoll::new));
     guest.start(0, 8);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::pci::function::PciFunction;
+use devices::pci::registers as reg;
 use devices::pci::testing::TestMsiAllocator;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -80,7 +81,7 @@ impl<P: Poller + 'static> Guest<P> {
             failures: failures.clone(),
         };
         let function = VirtioPci::new(device, Worker::new("test", make), &platform).expect("a function");
-        Guest {
+        let mut guest = Guest {
             function,
             memory,
             discards,
@@ -89,7 +90,16 @@ impl<P: Poller + 'static> Guest<P> {
             failures,
             msi,
             next_buffer: BUFFERS,
-        }
+        };
+        guest.set_bus_master(true);
+        guest
+    }
+
+    /// Writes the function's command register: its memory answers, and it may reach the guest's or not.
+    pub fn set_bus_master(&mut self, master: bool) {
+        let command = reg::COMMAND_MEMORY | if master { reg::COMMAND_MASTER } else { 0 };
+        self.function.config_mut().guest_write(reg::COMMAND, &command.to_le_bytes());
+        self.function.config_written(reg::COMMAND..reg::COMMAND + 2);
     }
 
     /// What a machine does that is saved and goes on elsewhere: a guest with the same memory and rings, whose function
@@ -227,6 +237,11 @@ impl<P: Poller + 'static> Guest<P> {
     /// Interrupts that came for the configuration.
     pub fn config_interrupts(&self) -> usize {
         self.messages(0)
+    }
+
+    /// Interrupts that came, whatever for.
+    pub fn interrupts_of_all(&self) -> usize {
+        self.msi.all().iter().map(|msi| msi.delivered_count()).sum()
     }
 
     /// Whether the host has no interrupt left for a vector that has none yet.

@@ -67,8 +67,11 @@ pub struct VirtioPci<P: Poller + 'static> {
     memory: Memory,
     worker: Arc<Worker<P>>,
     place: Place<P>,
-    /// Positions of the queues of a device that was at work when it was paused, saved or restored, for
-    /// [`PciFunction::resume`]. A reset drops them.
+    /// Whether the function may reach memory (PCI 3.0 §6.2.2). While it may not, its device rests: on its worker, or here
+    /// with its positions in `held`.
+    master: bool,
+    /// Positions of the queues of a device whose driver has started it and that is here: it was paused, saved or restored,
+    /// for [`PciFunction::resume`], or it is no bus master. A reset drops them.
     held: Option<Vec<Option<QueueState>>>,
     doorbells: Arc<dyn Doorbells>,
     kicks: Vec<Arc<EventFd>>,
@@ -147,6 +150,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             worker,
             place: Place::Here(device),
             held: None,
+            master: false,
             doorbells: platform.doorbells.clone(),
             kicks: (0..queues).map(|_| kick()).collect::<io::Result<_>>()?,
             rung_at: None,
@@ -247,7 +251,16 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
     }
 
     fn config_written(&mut self, written: Range<u16>) {
+        let (old, new) = (self.master, self.config.master_enabled());
+        self.master = new;
+        if old && !new {
+            // Before the vectors close: what it has done until now, its driver hears of.
+            self.quiesce();
+        }
         self.msix.config_written(&self.config, &written);
+        if new && !old {
+            self.go();
+        }
         if let Some(access) = self.access.written(&self.config, &written) {
             self.pci_access(access);
         }
@@ -275,9 +288,7 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
     }
 
     fn resume(&mut self) {
-        if let Some(states) = self.held.take() {
-            self.start(&states);
-        }
+        self.go();
     }
 
     fn reset(&mut self) {

@@ -78,7 +78,28 @@ impl<P: Poller + 'static> VirtioPci<P> {
         }
         self.interrupts.add_status(new);
         if new & status::DRIVER_OK != 0 {
-            self.start(&vec![Some(QueueState::default()); self.registers.queues.len()]);
+            self.held = Some(vec![Some(QueueState::default()); self.registers.queues.len()]);
+            self.go();
+        }
+    }
+
+    /// A device whose driver has started it works from here on, if it is a bus master.
+    pub(super) fn go(&mut self) {
+        if !self.master {
+            return;
+        }
+        if let Place::Running(seat) = self.place {
+            self.worker.go(seat);
+        } else if let Some(states) = self.held.take() {
+            self.start(&states);
+        }
+    }
+
+    /// A device at work is one no more: it rests on its worker. Its driver goes on after [`PATIENCE`], whatever hangs;
+    /// the worker obeys all the same, as soon as it can.
+    pub(super) fn quiesce(&mut self) {
+        if let Place::Running(seat) = self.place {
+            let _ = self.worker.quiesce(seat).recv_timeout(PATIENCE);
         }
     }
 
@@ -92,7 +113,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     }
 
     /// Hands the device to its worker, with its queues at `states`; a queue without one does not run.
-    pub(super) fn start(&mut self, states: &[Option<QueueState>]) {
+    fn start(&mut self, states: &[Option<QueueState>]) {
         let device = match std::mem::replace(&mut self.place, Place::Gone) {
             Place::Here(device) => device,
             other => {

@@ -499,3 +499,36 @@ fn a_running_devices_queues_cannot_be_moved() {
     guest.write(0x16, &2u16.to_le_bytes());
     assert_eq!([0x18, 0x1c, 0x20].map(|at| common(&mut guest, at)), [0; 3]);
 }
+
+#[test]
+fn a_device_that_is_no_bus_master_goes_on_with_what_it_was_given_meanwhile() {
+    let mut guest = Rig::new().started();
+    guest.set_bus_master(false);
+    guest.add(0, &[b"hello"], &[10]);
+    guest.kick(0);
+    guest.function.pause();
+    guest.function.resume();
+    assert_eq!(guest.rings[0].used_index(), 0);
+    guest.set_bus_master(true);
+    assert_eq!(guest.rings[0].wait_used().len, 5);
+}
+
+#[test]
+fn a_device_that_hangs_does_not_hold_its_driver_and_obeys_when_it_can() {
+    let mut probe = Rig::new();
+    let mut guest = probe.started();
+    let kicks = || probe.strings.kicks.load(Ordering::SeqCst);
+    guest.wait_until("it looks at both queues once", |_| kicks() == 2);
+    probe.strings.held.store(true, Ordering::SeqCst);
+    guest.add(0, &[b"hello"], &[10]);
+    guest.kick(0);
+    guest.wait_until("it hangs", |_| kicks() == 3);
+    // Returns while the device hangs, or the test never ends.
+    guest.set_bus_master(false);
+    guest.set_bus_master(true);
+    guest.set_bus_master(false);
+    probe.strings.held.store(false, Ordering::SeqCst);
+    guest.set_bus_master(true);
+    guest.rings[0].wait_used();
+    probe.work(&mut guest);
+}

@@ -1,5 +1,7 @@
 //! MSI-X (PCI 3.0 §6.8.2): a function's table of messages, and the interrupts that its parts trigger.
 //!
+//! A message is a write to memory: while the function is no bus master (§6.2.2), its vectors count as masked.
+//!
 //! Masking is ours alone: a masked vector sets its pending bit here and never reaches the host. A route stays in the
 //! host while its vector is masked, because drivers mask and unmask far more often than they change a message, and
 //! changing routes is dear.
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use super::bar::BarIndex;
 use super::config::{CapabilityTooLong, ConfigSpace};
+use super::registers as reg;
 use super::state::{MsixState, MsixStateError};
 use crate::irq::MsiAllocator;
 pub use vector::MsixVector;
@@ -111,7 +114,8 @@ impl Msix {
 
     /// To be called from [`super::function::PciFunction::config_written`].
     pub fn config_written(&mut self, config: &ConfigSpace, written: &Range<u16>) {
-        if written.start < self.control + 2 && self.control < written.end {
+        let touched = |register: u16| written.start < register + 2 && register < written.end;
+        if touched(self.control) || touched(reg::COMMAND) {
             self.apply_control(config);
         }
     }
@@ -162,7 +166,7 @@ impl Msix {
         }
     }
 
-    /// Takes the table of `state`, with the enable and mask bits of `config`, which must be restored before.
+    /// Takes the table of `state`, with the enable, mask and bus master bits of `config`, which must be restored before.
     ///
     /// # Errors
     /// [`MsixStateError`], and nothing is changed.
@@ -183,7 +187,7 @@ impl Msix {
     fn apply_control(&self, config: &ConfigSpace) {
         let control = config.read_u16(self.control);
         let enabled = control & CONTROL_ENABLE != 0;
-        let open = control & CONTROL_MASK_ALL == 0;
+        let open = control & CONTROL_MASK_ALL == 0 && config.master_enabled();
         for vector in &self.vectors {
             vector.set_function(enabled, open);
         }

@@ -22,7 +22,9 @@ fn rig(vectors: u16) -> Rig {
     let host = Arc::new(TestMsiAllocator::default());
     let allocator: Arc<dyn MsiAllocator> = host.clone();
     let msix = Msix::new(&mut config, vectors, LAYOUT, &allocator).unwrap();
-    Rig { config, msix, host }
+    let mut rig = Rig { config, msix, host };
+    rig.command(reg::COMMAND_MEMORY | reg::COMMAND_MASTER);
+    rig
 }
 
 impl Rig {
@@ -30,6 +32,10 @@ impl Rig {
         let at = self.msix.control;
         self.config.guest_write(at, &value.to_le_bytes());
         self.msix.config_written(&self.config, &(at..at + 2));
+    }
+    fn command(&mut self, value: u16) {
+        self.config.guest_write(reg::COMMAND, &value.to_le_bytes());
+        self.msix.config_written(&self.config, &(reg::COMMAND..reg::COMMAND + 2));
     }
     fn set(&mut self, vector: u64, address: u64, data: u32, masked: bool) {
         self.msix.write(vector * 16, &address.to_le_bytes());
@@ -71,6 +77,21 @@ fn a_message_is_delivered_only_enabled_and_unmasked() {
     assert_eq!((irqs[0].delivered().len(), rig.pending()), (2, 1));
     rig.mask(0, false);
     assert_eq!((irqs[0].delivered().len(), rig.pending()), (3, 0), "two triggers, one pending bit");
+}
+
+#[test]
+fn a_function_that_is_no_bus_master_sends_no_message_until_it_is_one() {
+    let mut rig = rig(1);
+    rig.control(CONTROL_ENABLE);
+    rig.set(0, 0xfee0_1000, 0x41, false);
+    rig.command(reg::COMMAND_MEMORY);
+    rig.trigger(0);
+    rig.control(CONTROL_ENABLE | CONTROL_MASK_ALL);
+    rig.control(CONTROL_ENABLE);
+    let irqs = rig.host.all();
+    assert_eq!((irqs[0].delivered_count(), rig.pending()), (0, 1), "owed, not sent");
+    rig.command(reg::COMMAND_MEMORY | reg::COMMAND_MASTER);
+    assert_eq!((irqs[0].delivered_count(), rig.pending()), (1, 0));
 }
 
 #[test]

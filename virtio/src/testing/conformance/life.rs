@@ -3,6 +3,7 @@
 use devices::pci::function::PciFunction;
 
 use super::{RING, Subject, guest};
+use crate::poll::Poller;
 use crate::testing::Guest;
 use crate::transport::FEATURE_VERSION_1;
 
@@ -118,6 +119,56 @@ pub fn works_after_a_move<S: Subject>(subject: &mut S) {
     well(&mut moved);
 }
 
-fn well<P: crate::poll::Poller>(guest: &mut Guest<P>) {
+/// No bus master, no write to the guest's memory and no interrupt (PCI 3.0 §6.2.2): where a driver starts the device before
+/// it sets the bit, and from the clearing of the bit on; also for a machine that is paused, saved and moved meanwhile.
+pub fn rests_while_it_is_no_bus_master<S: Subject>(subject: &mut S) {
+    let mut guest = guest(subject);
+    guest.negotiate(subject.wanted());
+    guest.set_bus_master(false);
+    guest.activate(RING);
+    guest.function.interrupts().config();
+    for moved in [false, true] {
+        (0..usize::from(guest.queues())).for_each(|queue| subject.burden(queue, &mut guest));
+        if moved {
+            let (device, make) = (subject.device(), subject.poller());
+            guest = guest.moved(device, make);
+        }
+        assert_eq!(at_rest(&mut guest), (vec![0; guest.rings.len()], 0), "moved: {moved}");
+        assert_eq!(guest.status(), 0xf, "its driver has started it");
+    }
+    guest.set_bus_master(true);
+    guest.wait_until("what the device owed is delivered", |guest| guest.config_interrupts() > 0);
+    for round in 0..40u32 {
+        guest.start(subject.wanted(), RING);
+        subject.work(&mut guest);
+        guest.set_bus_master(false);
+        let idle = at_rest(&mut guest);
+        guest.function.interrupts().config();
+        assert_eq!(at_rest(&mut guest), idle, "round {round}: a change of the configuration waits");
+        guest.set_bus_master(true);
+        subject.work(&mut guest);
+        (0..usize::from(guest.queues())).for_each(|queue| subject.burden(queue, &mut guest));
+        (0..round * 500).for_each(|_| std::hint::spin_loop());
+        guest.set_bus_master(false);
+        let used: Vec<u16> = guest.rings.iter().map(|ring| ring.used_index()).collect();
+        let interrupts = guest.interrupts_of_all();
+        assert_eq!(at_rest(&mut guest), (used, interrupts), "round {round}: in the middle of its work");
+        guest.set_bus_master(true);
+    }
+    guest.start(subject.wanted(), RING);
+    subject.work(&mut guest);
+    well(&mut guest);
+}
+
+/// Kicks every queue of a device that is no bus master, and pauses it, which ends whatever its worker is at: how far its
+/// rings are used then, and how many interrupts came.
+fn at_rest<P: Poller + 'static>(guest: &mut Guest<P>) -> (Vec<u16>, usize) {
+    (0..usize::from(guest.queues())).for_each(|queue| guest.kick(queue));
+    guest.function.pause();
+    guest.function.resume();
+    (guest.rings.iter().map(|ring| ring.used_index()).collect(), guest.interrupts_of_all())
+}
+
+fn well<P: Poller>(guest: &mut Guest<P>) {
     assert_eq!(guest.status(), 0xf, "nothing went wrong");
 }

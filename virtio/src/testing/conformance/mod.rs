@@ -9,7 +9,10 @@ mod rings;
 
 pub use access::config_accesses_of_every_kind;
 pub use chains::{malformed_chains, odd_chains};
-pub use life::{works, works_after_a_move, works_after_resets, works_after_resets_in_flight};
+pub use life::{
+    rests_while_it_is_no_bus_master, works, works_after_a_move, works_after_resets,
+    works_after_resets_in_flight,
+};
 pub use rings::bad_rings;
 
 use super::Guest;
@@ -113,6 +116,11 @@ macro_rules! conformance {
             #[test]
             fn it_goes_on_elsewhere_from_its_state() {
                 promises::works_after_a_move(&mut $subject);
+            }
+
+            #[test]
+            fn it_rests_while_it_is_no_bus_master() {
+                promises::rests_while_it_is_no_bus_master(&mut $subject);
             }
 
             #[test]
