@@ -11,6 +11,7 @@ packages=(
     iproute2                           # TAP devices
     e2fsprogs                          # tests make file systems
     systemd                            # tests have systemd-analyze look at our unit
+    man-db                             # tests have man read our pages
 )
 
 fail() { echo "install-deps: $*" >&2; exit 1; }

@@ -126,8 +126,10 @@ fn frames_pass_both_ways_over_a_tap() {
     guest
         .send("ping -c 3 -s 1400 192.0.2.1; grep -c virtio /proc/interrupts; cat /proc/interrupts\n")
         .unwrap();
-    let said = guest.expect(" 0% packet loss", SOON).unwrap();
+    let said = guest.expect("3 packets transmitted, 3 packets received, 0% packet loss", SOON).unwrap();
     println!("{said}");
+    // Each answer is whole: 1400 bytes and the 8 of its header.
+    assert_eq!(said.matches("1408 bytes from 192.0.2.1: ").count(), 3, "{said}");
     guest.send("poweroff -f\n").unwrap();
     let out = guest.wait(SOON).unwrap();
     println!("{}", out.text());

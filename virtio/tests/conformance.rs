@@ -137,6 +137,19 @@ mod net {
             !queue.is_multiple_of(2) || queue + 1 == self.0.ends().to_guest.len() * 2 + 1
         }
 
+        fn provoke(&mut self, queue: usize, guest: &mut Guest<Epoll>) -> bool {
+            let pair = queue / 2;
+            if pair > 0 {
+                // It is not in use before the driver says so, to the control queue behind the queues of all pairs.
+                let pairs = pair as u8 + 1;
+                let control = usize::from(guest.queues()) - 1;
+                assert_eq!(guest.request(control, &[&[4, 0], &[pairs, 0]], &[1]).1, [[0]]);
+            }
+            // More than one buffer holds: the device goes on until its driver has no more of them.
+            self.0.give(pair as u16, (0..4).map(|_| Frame { header: [0; 12], bytes: FRAME.to_vec() }));
+            true
+        }
+
         fn burden(&mut self, queue: usize, guest: &mut Guest<Epoll>) {
             if queue == RX {
                 guest.add(RX, &[], &[2048]);
@@ -171,12 +184,14 @@ mod console {
     struct Wire {
         input: Arc<ByteQueue>,
         output: Arc<ByteQueue>,
+        /// What was typed last.
+        typed: u8,
     }
 
     fn wire() -> Wire {
         // Room for all that odd chains can bring, or they would wait.
         let [input, output] = [0; 2].map(|_| Arc::new(ByteQueue::new(64 << 20)));
-        Wire { input, output }
+        Wire { input, output, typed: 0 }
     }
 
     impl Wire {
@@ -221,9 +236,31 @@ mod console {
                 guest.request(CONTROL_TX, &[&message], &[]);
             }
             if broken != RX {
-                self.input.push(b"!").unwrap();
-                assert_ne!(guest.request(RX, &[], &[64]).0.len, 0);
+                self.typed = self.typed.wrapping_add(1);
+                self.input.push(&[self.typed]).unwrap();
+                // Behind what was typed while this queue was broken.
+                let (_, buffers) = guest.add(RX, &[], &[64]);
+                guest.kick(RX);
+                let used = guest.rings[RX].wait_used();
+                let text = guest.bytes(buffers[0], used.len as usize);
+                assert_eq!(text.last(), Some(&self.typed), "{text:?}");
             }
+        }
+
+        fn provoke(&mut self, queue: usize, guest: &mut Guest<Epoll>) -> bool {
+            match queue {
+                CONTROL_RX => {
+                    guest.request(CONTROL_TX, &[&DRIVER_READY], &[]);
+                }
+                RX => {
+                    for message in [DRIVER_READY, PORT_READY, PORT_OPEN] {
+                        guest.request(CONTROL_TX, &[&message], &[]);
+                    }
+                    self.input.push(b"!").unwrap();
+                }
+                _ => return false,
+            }
+            true
         }
 
         fn looks_at_once(&self, queue: usize) -> bool {

@@ -66,7 +66,9 @@ fn echo_by_interrupt_loses_nothing() {
     let said = echo(Guest::EchoInterrupt);
     let interrupts =
         said.strip_prefix("echoed=00002710 interrupts=").unwrap().strip_suffix("\ndone\n").unwrap();
-    assert_ne!(interrupts, "00000000");
+    // At most one for each of the 10,001 bytes; fewer where bytes came while one was served.
+    let interrupts = u32::from_str_radix(interrupts, 16).unwrap();
+    assert!((1..=10_001).contains(&interrupts), "{interrupts}");
 }
 
 #[test]

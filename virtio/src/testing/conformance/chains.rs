@@ -1,5 +1,9 @@
 //! Chains that no driver may make, and chains that none would.
 
+use std::ops::Range;
+
+use vm_memory::{Bytes, GuestAddress};
+
 use super::{RING, Subject, guest};
 use crate::poll::Poller;
 use crate::testing::{Guest, INDIRECT, NEXT, RawDescriptor, WRITE};
@@ -100,46 +104,108 @@ fn odd() -> Vec<Case> {
     ]
 }
 
-/// Every malformed chain on every queue: the queue is latched, DEVICE_NEEDS_RESET is set and said, the other queues go
-/// on, and after a reset all is well.
+/// Every malformed chain on every queue: the queue is latched, DEVICE_NEEDS_RESET is set and said, the guest's memory is not
+/// written, the other queues go on, and after a reset all is well. The same holds for a queue that the device has no reason
+/// to look at, but that nothing is said.
 pub fn malformed_chains<S: Subject>(subject: &mut S) {
     let mut guest = guest(subject);
     for queue in 0..usize::from(guest.queues()) {
         for case in malformed() {
             guest.start(subject.wanted(), RING);
             let (told, failures) = (guest.config_interrupts(), guest.failures.count());
+            let guard = Guard::set(&guest, &case);
             put(&mut guest, queue, &case);
-            if subject.looks_at_once(queue) {
-                let what = format!("queue {queue} is latched by {}", case.what);
-                guest.wait_until(&what, |guest| {
-                    guest.status() & 0x40 != 0 && guest.config_interrupts() > told
-                });
-                assert_eq!(guest.rings[queue].used_index(), 0, "{what}: it is not used");
-                assert_eq!(guest.failures.count(), failures + 1, "{what}: the machine hears once");
+            let what = format!("queue {queue} with {}", case.what);
+            if subject.looks_at_once(queue) || subject.provoke(queue, &mut guest) {
+                guest.wait_until(
+                    &format!("{what} is latched and the driver and the machine hear"),
+                    |guest| {
+                        guest.status() & 0x40 != 0
+                            && guest.config_interrupts() > told
+                            && guest.failures.count() > failures
+                    },
+                );
                 subject.work_without(queue, &mut guest);
+                assert_eq!(guest.failures.count(), failures + 1, "{what}: the machine hears once");
+            } else {
+                subject.work_without(queue, &mut guest);
+                assert_eq!(
+                    (guest.status(), guest.failures.count()),
+                    (0xf, failures),
+                    "{what}: nobody looks at it"
+                );
             }
+            assert_eq!(guest.rings[queue].used_index(), 0, "{what}: it is not used");
+            guard.holds(&guest, &[], &what);
         }
         guest.start(subject.wanted(), RING);
         subject.work(&mut guest);
     }
 }
 
-/// Every odd chain on every queue: an answer or a latched queue, and nothing worse.
+/// Every odd chain on every queue: an answer or a latched queue. An answer is no longer than what the device may write, and
+/// is written nowhere else.
 pub fn odd_chains<S: Subject>(subject: &mut S) {
     let mut guest = guest(subject);
     for queue in 0..usize::from(guest.queues()) {
         for case in odd() {
             guest.start(subject.wanted(), RING);
+            let guard = Guard::set(&guest, &case);
             put(&mut guest, queue, &case);
-            if subject.answers_at_once(queue) {
-                let what = format!("queue {queue} answers to {}", case.what);
-                guest.wait_until(&what, |guest| {
+            let what = format!("queue {queue} with {}", case.what);
+            if subject.answers_at_once(queue) || subject.provoke(queue, &mut guest) {
+                guest.wait_until(&format!("{what} is answered"), |guest| {
                     guest.status() & 0x40 != 0 || guest.rings[queue].used_index() != 0
                 });
             }
+            let room = case.writable();
+            if guest.status() & 0x40 == 0
+                && let Some(used) = guest.rings[queue].poll_used()
+            {
+                let most: u64 = room.iter().map(|range| range.end - range.start).sum();
+                assert_eq!(used.head, case.head, "{what}");
+                assert!(u64::from(used.len) <= most, "{what}: {} bytes into {most}", used.len);
+            }
+            guard.holds(&guest, &room, &what);
         }
         guest.start(subject.wanted(), RING);
         subject.work(&mut guest);
+    }
+}
+
+/// The guest's memory around tables and buffers, as it was before a chain was put in.
+struct Guard(Vec<u8>);
+
+impl Guard {
+    const RANGE: Range<u64> = TABLE - 0x1000..BUFFER + 0x2000;
+
+    fn set<P: Poller>(guest: &Guest<P>, case: &Case) -> Self {
+        let pattern = vec![0x5a; (Self::RANGE.end - Self::RANGE.start) as usize];
+        guest.memory.write_slice(&pattern, GuestAddress(Self::RANGE.start)).expect("the guest's memory");
+        for (index, descriptor) in (0u64..).zip(&case.table) {
+            guest.rings[0].write_descriptor(TABLE + 16 * index, *descriptor);
+        }
+        Guard(guest.bytes(Self::RANGE.start, pattern.len()))
+    }
+
+    /// Nothing but `room` has changed.
+    fn holds<P: Poller>(&self, guest: &Guest<P>, room: &[Range<u64>], what: &str) {
+        let now = guest.bytes(Self::RANGE.start, self.0.len());
+        let changed = self.0.iter().zip(&now).zip(Self::RANGE).filter(|((before, now), _)| before != now);
+        for (_, address) in changed {
+            assert!(room.iter().any(|range| range.contains(&address)), "{what}: {address:#x} is written");
+        }
+    }
+}
+
+impl Case {
+    /// What the device may write.
+    fn writable(&self) -> Vec<Range<u64>> {
+        let all = self.ring.iter().chain(&self.table);
+        let writable = all.filter(|descriptor| descriptor.flags & (WRITE | INDIRECT) == WRITE);
+        writable
+            .map(|descriptor| descriptor.address..descriptor.address.saturating_add(descriptor.len.into()))
+            .collect()
     }
 }
 
@@ -147,9 +213,6 @@ fn put<P: Poller>(guest: &mut Guest<P>, queue: usize, case: &Case) {
     let ring = &mut guest.rings[queue];
     for (index, descriptor) in (0..).zip(&case.ring) {
         ring.set_descriptor(index, *descriptor);
-    }
-    for (index, descriptor) in (0u64..).zip(&case.table) {
-        ring.write_descriptor(TABLE + 16 * index, *descriptor);
     }
     ring.make_available(case.head);
     ring.set_available_index(case.ahead);

@@ -55,6 +55,13 @@ pub trait Subject {
         true
     }
 
+    /// Gives the device a reason to look at the chains of `queue`, where it does not do so at once: a frame to receive, typed
+    /// text. False if there is none.
+    fn provoke(&mut self, queue: usize, guest: &mut Guest<Self::Poller>) -> bool {
+        let _ = (queue, guest);
+        false
+    }
+
     /// Whether it also gives them back at once, and does not keep them until it has to say something.
     fn answers_at_once(&self, queue: usize) -> bool {
         self.looks_at_once(queue)
