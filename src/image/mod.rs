@@ -19,6 +19,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod text;
+mod unclean;
 pub(crate) mod version;
 
 pub(crate) use disk::DiskFile;

@@ -5,6 +5,7 @@ use boot::read::ReadAt;
 
 use super::disk::{Disk, ReadError, Window};
 use super::partitions::{self, Kind};
+use super::unclean;
 
 /// What a kernel can do with something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +73,8 @@ struct Part {
     kind: Option<(&'static str, Use)>,
     /// The UUID of its ext file system.
     ext: Option<[u8; 16]>,
-    /// Its ext journal holds what is not in its place yet.
-    unclean: bool,
+    /// Its log holds what is not in its place yet: with these words Linux mounts it all the same.
+    replay: Option<&'static str>,
 }
 
 /// The root file system, as far as the first disk tells.
@@ -146,10 +147,11 @@ impl Survey {
         })
     }
 
-    /// Whether the ext file system behind this `root=` has a journal that must be replayed first.
-    pub(crate) fn is_unclean(&self, root: &str) -> bool {
+    /// If the file system behind this `root=` has a log that must be replayed first: the words with which Linux does without.
+    pub(crate) fn replay_words(&self, root: &str) -> Option<&'static str> {
         let device = self.device(root).unwrap_or_else(|| root.to_owned());
-        self.parts.iter().any(|part| part.unclean && (part.device() == device || device.starts_with("UUID=")))
+        let is_it = |part: &&Part| part.device() == device || device.starts_with("UUID=");
+        self.parts.iter().filter(is_it).find_map(|part| part.replay)
     }
 }
 
@@ -165,10 +167,8 @@ impl Part {
         let is_ext = kind.is_some_and(|(name, _)| name.starts_with("ext"));
         let superblock = bytes(1024, 0x78).filter(|_| is_ext);
         let ext = superblock.as_ref().and_then(|block| block.get(0x68..0x78)?.try_into().ok());
-        // HAS_JOURNAL and RECOVER.
-        let flag =
-            |at: usize| superblock.as_ref().and_then(|block| block.get(at)).is_some_and(|byte| byte & 4 != 0);
-        Part { number, uuid, kind, ext, unclean: flag(0x5c) && flag(0x60) }
+        let replay = kind.and_then(|(name, _)| unclean::words(disk, window, name));
+        Part { number, uuid, kind, ext, replay }
     }
 
     fn device(&self) -> String {
@@ -181,7 +181,7 @@ impl Part {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::image::testing::{LINUX, LVM, ext4, gpt, unclean};
 
@@ -196,7 +196,7 @@ mod tests {
         }
     }
 
-    fn survey(disk: &[u8]) -> Survey {
+    pub(in crate::image) fn survey(disk: &[u8]) -> Survey {
         Survey::of(&Bytes(disk)).unwrap()
     }
 
@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn journal_to_be_replayed_is_seen() {
-        assert!(survey(&unclean(&[("etc/x", b"")])).is_unclean("/dev/vda"));
-        assert!(!survey(&ext4(2048, &[("etc/x", b"")], &[])).is_unclean("/dev/vda"));
+        let words = |disk: &[u8]| survey(disk).replay_words("/dev/vda");
+        assert_eq!(words(&unclean(&[("etc/x", b"")])), Some("rootflags=noload"));
+        assert_eq!(words(&ext4(2048, &[("etc/x", b"")], &[])), None);
     }
 }

@@ -158,13 +158,13 @@ fn warnings(spec: &Spec, line: &Line, survey: &Survey, twins: bool, unknown: Opt
         );
     }
     let root = line.root.as_deref().unwrap_or_default();
-    let skips = ["noload", "norecovery"].iter().any(|flag| line.text.contains(flag));
-    if spec.disk.first().is_some_and(|disk| disk.read_only) && survey.is_unclean(root) && !skips {
-        warnings.push(
+    let skips = ["noload", "norecovery", "nologreplay"].iter().any(|flag| line.text.contains(flag));
+    let read_only = spec.disk.first().is_some_and(|disk| disk.read_only);
+    if let Some(words) = survey.replay_words(root).filter(|_| read_only && !skips) {
+        warnings.push(format!(
             "the root file system was not unmounted, and the disk is read-only: the guest cannot replay its journal; \
-             add `--append rootflags=noload`, or leave out `,ro` once"
-                .to_owned(),
-        );
+             add `--append '{words}'`, or leave out `,ro` once"
+        ));
     }
     warnings
 }

@@ -1,0 +1,204 @@
+//! File systems that were not unmounted: their log holds what a mount must write into place first. On a disk that can only
+//! be read that is not possible, and the mount fails unless it is told to leave the log alone.
+
+use super::disk::{Disk, Window};
+
+/// The words of a kernel's command line with which Linux mounts what lies in `window`, a file system of this kind, though its
+/// log cannot be replayed. `None`: its log is empty, or nothing is known of it.
+pub(super) fn words(disk: &Disk<'_>, window: Window, kind: &str) -> Option<&'static str> {
+    let log = Reader { disk, window };
+    match kind {
+        "XFS" => log.xfs().filter(|dirty| *dirty).map(|_| "ro rootflags=norecovery"),
+        "btrfs" => log.btrfs().filter(|dirty| *dirty).map(|_| "ro rootflags=rescue=nologreplay"),
+        kind if kind.starts_with("ext") => log.ext().filter(|dirty| *dirty).map(|_| "rootflags=noload"),
+        _ => None,
+    }
+}
+
+/// XFS counts its log in blocks of this size.
+const BASIC_BLOCK: u64 = 512;
+/// An XFS log record with its headers is no longer: 256 KiB of data.
+const LONGEST_RECORD: u64 = 512 + 16;
+/// First word of a record (xfs_log_format.h, XLOG_HEADER_MAGIC_NUM).
+const RECORD: u32 = 0xfeed_babe;
+/// Bytes of log data that each header of a record is for.
+const PER_HEADER: u32 = 32 << 10;
+/// Of an operation: the log ends with an unmount (XLOG_UNMOUNT_TRANS).
+const UNMOUNT: u8 = 0x20;
+
+struct Reader<'a> {
+    disk: &'a Disk<'a>,
+    window: Window,
+}
+
+/// Where the log of an XFS lies, in bytes from its start, and how many basic blocks it has.
+#[derive(Debug, Clone, Copy)]
+struct XfsLog {
+    start: u64,
+    blocks: u64,
+}
+
+impl Reader<'_> {
+    fn bytes<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.disk.read(self.window, at, &mut bytes, "its log").ok().map(|()| bytes)
+    }
+
+    fn be32(&self, at: u64) -> Option<u32> {
+        self.bytes(at).map(u32::from_be_bytes)
+    }
+
+    /// HAS_JOURNAL and RECOVER (ext4, `s_feature_compat` and `s_feature_incompat`).
+    fn ext(&self) -> Option<bool> {
+        let [compat] = self.bytes::<1>(1024 + 0x5c)?;
+        let [incompat] = self.bytes::<1>(1024 + 0x60)?;
+        Some(compat & incompat & 4 != 0)
+    }
+
+    /// A tree of what was synchronized since the last commit (`log_root` of the superblock).
+    fn btrfs(&self) -> Option<bool> {
+        Some(self.bytes(0x1_0000 + 0x60).map(u64::from_le_bytes)? != 0)
+    }
+
+    /// The last record of the log is not that of an unmount (as Linux decides, xlog_check_unmount_rec).
+    fn xfs(&self) -> Option<bool> {
+        let log = self.xfs_log()?;
+        let head = self.head(log)?;
+        let back = (1..=LONGEST_RECORD.min(log.blocks)).map(|back| (head + log.blocks - back) % log.blocks);
+        let record = back.map(|block| log.at(block)).find(|at| self.be32(*at) == Some(RECORD))?;
+        let (version, operations, size) =
+            (self.be32(record + 8)?, self.be32(record + 40)?, self.be32(record + 320)?);
+        let headers = if version & 2 != 0 { size.div_ceil(PER_HEADER).max(1) } else { 1 };
+        let operation = log.wrap(record + u64::from(headers) * BASIC_BLOCK);
+        let [flags] = self.bytes::<1>(operation + 9)?;
+        Some(operations != 1 || flags & UNMOUNT == 0)
+    }
+
+    fn xfs_log(&self) -> Option<XfsLog> {
+        let block = u64::from(self.be32(4)?);
+        let first = self.bytes(48).map(u64::from_be_bytes)?;
+        let group_blocks = u64::from(self.be32(84)?);
+        let blocks = u64::from(self.be32(96)?);
+        let [group_bits] = self.bytes::<1>(124)?;
+        // Without a first block it lies on another disk.
+        let group = first.checked_shr(group_bits.into()).filter(|_| first != 0)?;
+        let inside = first - group.checked_shl(group_bits.into())?;
+        let start = group.checked_mul(group_blocks)?.checked_add(inside)?.checked_mul(block)?;
+        let blocks = blocks.checked_mul(block)? / BASIC_BLOCK;
+        let end = start.checked_add(blocks.checked_mul(BASIC_BLOCK)?)?;
+        (blocks > 0 && end <= self.window.len).then_some(XfsLog { start, blocks })
+    }
+
+    /// The block behind the last that was written: from there on the blocks are of the round before.
+    fn head(&self, log: XfsLog) -> Option<u64> {
+        let now = self.round(log, 0)?;
+        // The round changes at most once: half of what is left is searched at a time.
+        let (mut of_now, mut before) = (0, log.blocks);
+        while before - of_now > 1 {
+            let middle = of_now + (before - of_now) / 2;
+            if self.round(log, middle)? == now { of_now = middle } else { before = middle }
+        }
+        Some(before)
+    }
+
+    /// In which round through the log a block was written: its first word, or the second where a record starts.
+    fn round(&self, log: XfsLog, block: u64) -> Option<u32> {
+        match self.be32(log.at(block))? {
+            RECORD => self.be32(log.at(block) + 4),
+            round => Some(round),
+        }
+    }
+}
+
+impl XfsLog {
+    fn at(self, block: u64) -> u64 {
+        self.start + block * BASIC_BLOCK
+    }
+
+    /// A place behind the log's end is one at its start.
+    fn wrap(self, at: u64) -> u64 {
+        let end = self.at(self.blocks);
+        if at >= end { at - (end - self.start) } else { at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::image::survey::tests::survey;
+
+    /// Blocks of 4 KiB, groups of 1024 blocks with 10 bits, a log of 16 blocks from block 4 of group 1 on.
+    const LOG: usize = (1024 + 4) * 4096;
+    const BLOCKS: usize = 16 * 8;
+
+    /// An XFS whose log has a record in each of these blocks, written in this round: a change, or an unmount.
+    fn xfs(records: &[(usize, u32, bool)]) -> Vec<u8> {
+        let mut disk = vec![0; LOG + BLOCKS * 512];
+        let mut put = |at: usize, bytes: &[u8]| disk[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"XFSB");
+        put(4, &4096u32.to_be_bytes());
+        put(48, &(1024u64 + 4).to_be_bytes());
+        put(84, &1024u32.to_be_bytes());
+        put(96, &16u32.to_be_bytes());
+        put(124, &[10]);
+        for (block, round, unmount) in records {
+            let at = LOG + block * 512;
+            put(at, &0xfeed_babe_u32.to_be_bytes());
+            put(at + 4, &round.to_be_bytes());
+            put(at + 8, &2u32.to_be_bytes());
+            put(at + 40, &(if *unmount { 1u32 } else { 5 }).to_be_bytes());
+            put(at + 320, &(32u32 << 10).to_be_bytes());
+            let operation = LOG + (block + 1) % BLOCKS * 512;
+            put(operation, &round.to_be_bytes());
+            put(operation + 9, &[if *unmount { 0x20 } else { 0 }]);
+        }
+        disk
+    }
+
+    fn words(disk: &[u8]) -> Option<&'static str> {
+        survey(disk).replay_words("/dev/vda")
+    }
+
+    #[test]
+    fn xfs_is_clean_after_an_unmount_wherever_that_is_in_its_log() {
+        const DIRTY: Option<&str> = Some("ro rootflags=norecovery");
+        let all = |round, last_is_unmount: bool| {
+            let last = BLOCKS / 2 - 1;
+            (0..=last).map(move |n| (2 * n, round, n == last && last_is_unmount))
+        };
+        assert_eq!(words(&xfs(&[(0, 1, true)])), None, "new");
+        assert_eq!(words(&xfs(&[(0, 1, true), (2, 1, false)])), DIRTY);
+        assert_eq!(words(&xfs(&[(0, 1, true), (2, 1, false), (4, 1, true)])), None);
+        // All of it is of one round, and the next one begins.
+        assert_eq!(words(&xfs(&all(3, true).collect::<Vec<_>>())), None);
+        assert_eq!(words(&xfs(&all(3, false).collect::<Vec<_>>())), DIRTY);
+        let begun = |unmount| all(3, true).chain([(0, 4, false), (2, 4, unmount)]).collect::<Vec<_>>();
+        assert_eq!(words(&xfs(&begun(true))), None);
+        assert_eq!(words(&xfs(&begun(false))), DIRTY);
+    }
+
+    #[test]
+    fn btrfs_with_a_log_tree_is_unclean() {
+        let mut disk = vec![0; 0x2_0000];
+        disk[0x1_0040..0x1_0048].copy_from_slice(b"_BHRfS_M");
+        assert_eq!(words(&disk), None);
+        disk[0x1_0060] = 1;
+        assert_eq!(words(&disk), Some("ro rootflags=rescue=nologreplay"));
+    }
+
+    #[test]
+    fn xfs_with_nonsense_in_its_superblock_is_no_matter() {
+        for (at, value) in [
+            (4, u32::MAX),
+            (48, u32::MAX),
+            (52, u32::MAX),
+            (84, u32::MAX),
+            (96, u32::MAX),
+            (124, u32::MAX),
+            (96, 0),
+        ] {
+            let mut disk = xfs(&[(0, 1, false)]);
+            disk[at..at + 4].copy_from_slice(&value.to_be_bytes());
+            words(&disk);
+        }
+    }
+}
