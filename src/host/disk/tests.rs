@@ -421,7 +421,7 @@ mod on_a_ring {
 
     /// Whether the kernel can leave out the completion of a success, without which the engine takes no signal (5.17).
     fn signals_are_taken() -> bool {
-        super::super::ring::new().unwrap().params().is_feature_skip_cqe_on_success()
+        ring::new().unwrap().params().is_feature_skip_cqe_on_success()
     }
 
     #[test]
