@@ -1,8 +1,7 @@
 //! The table of distributions in docs/boot.md, row by row: images with each distribution's own layout.
 
 use super::explore::{Explored, Wanted, explore};
-use super::testing::{LINUX, ext4, gpt};
-use super::tests::Bytes;
+use super::testing::{LINUX, ext4, gpt, with_disk};
 
 type File = (&'static str, &'static [u8]);
 
@@ -259,7 +258,7 @@ fn look(case: &Case, boot: &[File]) -> Explored {
         let root = ext4(2048, &root.into_iter().chain(boot).collect::<Vec<_>>(), &small);
         if case.gpt { gpt(512, &[(2, LINUX, &root)]) } else { root }
     };
-    explore(&Bytes(disk), Wanted::Kernel).unwrap()
+    with_disk(&disk, |disk| explore(disk, Wanted::Kernel).unwrap())
 }
 
 #[test]

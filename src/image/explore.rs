@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use boot::read::ReadAt;
-
 use super::bootloader::grub::Stop;
 use super::bootloader::{Entry, Files, bls, grub, syslinux};
 use super::disk::{Disk, ReadError};
@@ -111,11 +109,7 @@ impl Candidate<'_> {
 }
 
 /// Looks over the disk.
-pub(crate) fn explore(source: &dyn ReadAt, wanted: Wanted<'_>) -> Result<Explored, ReadError> {
-    explore_disk(&Disk::new(source)?, wanted)
-}
-
-pub(super) fn explore_disk(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, ReadError> {
+pub(crate) fn explore(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, ReadError> {
     let mut explored = Explored::default();
     let volumes = volumes(disk, &mut explored.looked)?;
     explored.readable = !volumes.is_empty();
@@ -152,9 +146,8 @@ pub(super) fn explore_disk(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explor
 }
 
 /// A whole file at a path of the disk's root file system, links followed, if it is at most so long.
-pub(crate) fn read_file(source: &dyn ReadAt, path: &str, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
-    let disk = Disk::new(source)?;
-    let volumes = volumes(&disk, &mut String::new())?;
+pub(crate) fn read_file(disk: &Disk<'_>, path: &str, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
+    let volumes = volumes(disk, &mut String::new())?;
     let Some(root) = root(&volumes) else { return Ok(None) };
     match root.fs.find(path)? {
         Some(inode) if inode.kind == FileKind::File => root.fs.read(&inode, max).map(Some),

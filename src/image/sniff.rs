@@ -3,7 +3,7 @@
 use super::disk::{Disk, Window};
 
 /// What is recognised by a few bytes at a place.
-const MARKS: [(u64, &[u8], &str); 18] = [
+const MARKS: [(u64, &[u8], &str); 19] = [
     (0, b"QFI\xfb", "a qcow2 image; `qemu-img convert -O raw OLD NEW` makes a raw one of it"),
     (0, b"KDMV", "a VMDK image; `qemu-img convert -O raw OLD NEW` makes a raw one of it"),
     (0, b"vhdxfile", "a VHDX image; `qemu-img convert -O raw OLD NEW` makes a raw one of it"),
@@ -13,6 +13,7 @@ const MARKS: [(u64, &[u8], &str); 18] = [
     (0, b"\x28\xb5\x2f\xfd", "packed with zstd; unpack it first"),
     (0, b"LUKS\xba\xbe", "encrypted (LUKS)"),
     (512, b"LABELONE", LVM),
+    (0, b"EFI PART", GPT),
     (512, b"EFI PART", GPT),
     (4096, b"EFI PART", GPT),
     (0, b"XFSB", "XFS"),
@@ -25,8 +26,8 @@ const MARKS: [(u64, &[u8], &str); 18] = [
 ];
 
 /// A table that the guest's kernel does not take by itself.
-const GPT: &str = "divided by a GPT that Linux does not take: damaged, without the MBR that protects it, or in sectors \
-                   of 4096 bytes; `sgdisk -e` or parted may mend it";
+const GPT: &str = "divided by a GPT that Linux does not take: damaged, of a larger disk, without the MBR \
+                   that protects it, or in sectors of another length; `sgdisk -e` or parted may mend it";
 
 /// How LVM is called.
 pub(super) const LVM: &str = "LVM";

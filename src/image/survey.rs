@@ -1,8 +1,6 @@
 //! What lies on a disk, seen from a few bytes of each of its parts: which of them Linux could take as its root, how they
 //! are called, and what tells two copies of one disk from two disks.
 
-use boot::read::ReadAt;
-
 use super::disk::{Disk, ReadError, Window};
 use super::partitions::{self, Kind};
 
@@ -89,11 +87,10 @@ pub(crate) enum Root {
 
 impl Survey {
     /// Looks at the beginning of each part of a disk.
-    pub(crate) fn of(source: &dyn ReadAt) -> Result<Self, ReadError> {
-        let disk = Disk::new(source)?;
+    pub(crate) fn of(disk: &Disk<'_>) -> Result<Self, ReadError> {
         let mut parts = Vec::new();
-        for partition in partitions::read(&disk)?.map(|(_, all)| all).unwrap_or_default() {
-            let mut part = Part::of(&disk, partition.window, partition.number, Some(partition.uuid));
+        for partition in partitions::read(disk)?.map(|(_, all)| all).unwrap_or_default() {
+            let mut part = Part::of(disk, partition.window, partition.number, Some(partition.uuid));
             match partition.kind {
                 Kind::Efi => part.kind = Some(("the EFI system partition", Use::Never)),
                 Kind::Lvm => part.kind = part.kind.or(Some(("LVM", Use::Inside))),
@@ -102,7 +99,7 @@ impl Survey {
             parts.push(part);
         }
         if parts.is_empty() {
-            parts.push(Part::of(&disk, disk.whole(), 0, None));
+            parts.push(Part::of(disk, disk.whole(), 0, None));
         }
         Ok(Survey { parts })
     }
@@ -183,21 +180,10 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::testing::{LINUX, LVM, ext4, gpt, unclean};
-
-    struct Bytes<'a>(&'a [u8]);
-
-    impl ReadAt for Bytes<'_> {
-        fn length(&self) -> std::io::Result<u64> {
-            self.0.length()
-        }
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-            self.0.read_at(buf, offset)
-        }
-    }
+    use crate::image::testing::{LINUX, LVM, ext4, gpt, unclean, with_disk};
 
     fn survey(disk: &[u8]) -> Survey {
-        Survey::of(&Bytes(disk)).unwrap()
+        with_disk(disk, |disk| Survey::of(disk).unwrap())
     }
 
     fn marked(at: usize, mark: &[u8]) -> Vec<u8> {

@@ -5,6 +5,33 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use boot::read::ReadAt;
+
+use super::disk::{Budget, Disk};
+
+/// A disk in memory.
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+impl ReadAt for Bytes {
+    fn length(&self) -> std::io::Result<u64> {
+        self.0.length()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+}
+
+/// What `look` sees of a disk with this content.
+pub(crate) fn with_disk<T>(content: &[u8], look: impl FnOnce(&Disk<'_>) -> T) -> T {
+    with_sectors(content, 512, look)
+}
+
+/// The same with sectors of so many bytes.
+pub(crate) fn with_sectors<T>(content: &[u8], sector: u64, look: impl FnOnce(&Disk<'_>) -> T) -> T {
+    let bytes = Bytes(content.to_vec());
+    look(&Disk::new(&bytes, sector, &Budget::new()).unwrap())
+}
+
 /// An ext4 file system of `kib` KiB with these files, or of the kind that `-t` in the options says; a content that starts with
 /// `->` is a link's.
 pub(crate) fn ext4(kib: u64, files: &[(&str, &[u8])], options: &[&str]) -> Vec<u8> {
@@ -94,6 +121,8 @@ pub(crate) fn gpt(sector: usize, partitions: &[(u8, [u8; 16], &[u8])]) -> Vec<u8
         header[..8].copy_from_slice(b"EFI PART");
         header[8..16].copy_from_slice(b"\0\0\x01\0\x5c\0\0\0");
         header[24..32].copy_from_slice(&(place as u64).to_le_bytes());
+        header[40..48].copy_from_slice(&2_u64.to_le_bytes());
+        header[48..56].copy_from_slice(&((last - 1) as u64).to_le_bytes());
         header[72..80].copy_from_slice(&(at as u64).to_le_bytes());
         header[80..84].copy_from_slice(&128_u32.to_le_bytes());
         header[84..88].copy_from_slice(&128_u32.to_le_bytes());

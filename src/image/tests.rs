@@ -1,24 +1,13 @@
 //! Whole disks, looked over.
 #![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
-use super::disk::Disk;
-use super::explore::{Explored, Wanted, explore, explore_disk};
-use super::testing::{LINUX, LVM, debugfs, ext4, gpt, mbr_entry, unclean};
+use super::disk::{Budget, Disk};
+use super::explore::{Explored, Wanted, explore};
+use super::testing::{Bytes, LINUX, LVM, debugfs, ext4, gpt, mbr_entry, unclean, with_disk, with_sectors};
 use super::*;
 
-pub(super) struct Bytes(pub(super) Vec<u8>);
-
-impl ReadAt for Bytes {
-    fn length(&self) -> std::io::Result<u64> {
-        self.0.length()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-}
-
 fn look(disk: &[u8], wanted: Wanted<'_>) -> Explored {
-    explore(&Bytes(disk.to_vec()), wanted).unwrap()
+    with_disk(disk, |disk| explore(disk, wanted).unwrap())
 }
 
 /// What a file's runs say that it holds.
@@ -111,7 +100,7 @@ fn links_at_the_top_serve_where_nothing_else_does() {
 #[test]
 fn links_never_leave_the_image_or_run_in_circles() {
     let files = with(&[("vmlinuz", b"->../../../../etc/passwd"), ("boot", b"->loop"), ("loop", b"->boot")]);
-    let found = explore(&Bytes(ext4(8192, &files, &[])), Wanted::Kernel);
+    let found = with_disk(&ext4(8192, &files, &[]), |disk| explore(disk, Wanted::Kernel));
     assert!(matches!(found, Err(ReadError::Damaged(_))), "{found:?}");
     let files = with(&[("vmlinuz", b"->../../../../etc/passwd")]);
     assert_eq!(look(&ext4(8192, &files, &[]), Wanted::Kernel).kernel, None);
@@ -137,11 +126,56 @@ fn table_that_the_guests_linux_does_not_take_is_not_taken() {
     let mut unprotected = whole.clone();
     unprotected[0x1be + 4] = 0x83;
     let large_sectors = gpt(4096, &[(1, LINUX, &root)]);
+    // Linux takes entries of 128 bytes alone, and none of a table whose disk was cut short.
+    let mut large_entries = whole.clone();
+    large_entries[512 + 84] = 0;
+    large_entries[512 + 85] = 1;
+    let cut = whole[..whole.len() - (1 << 20)].to_vec();
     assert!(look(&whole, Wanted::Kernel).kernel.is_some());
-    for disk in [damaged, unprotected, large_sectors] {
+    for disk in [damaged, unprotected, large_sectors, large_entries, cut] {
         let found = look(&disk, Wanted::Kernel);
         assert!(found.kernel.is_none() && found.looked.contains("GPT"), "{}", found.looked);
     }
+}
+
+/// What the disk is to a guest whose sectors are so long.
+fn look_in(sector: u64, disk: &[u8]) -> Explored {
+    with_sectors(disk, sector, |disk| explore(disk, Wanted::Kernel).unwrap())
+}
+
+#[test]
+fn tables_count_in_the_sectors_of_the_disk() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    let disk = gpt(4096, &[(3, LINUX, &root)]);
+    let found = look_in(4096, &disk);
+    assert_eq!(found.root.unwrap().0, "PARTUUID=03030303-0303-0303-0303-030303030303");
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+    // A table in other sectors is none.
+    assert!(look_in(4096, &gpt(512, &[(3, LINUX, &root)])).kernel.is_none());
+    // An MBR: the root is the second logical partition of an extended one at 1 MiB.
+    let mut disk = vec![0; 3 << 20];
+    mbr_entry(&mut disk, 0, 1, 5, 256, 5120);
+    mbr_entry(&mut disk, 1 << 20, 0, 0x83, 8, 8);
+    mbr_entry(&mut disk, 1 << 20, 1, 5, 256, 2560);
+    mbr_entry(&mut disk, 2 << 20, 0, 0x83, 256, 2048);
+    disk.extend(&root);
+    let found = look_in(4096, &disk);
+    assert_eq!(found.root.unwrap(), ("PARTUUID=00000000-06".into(), "partition 6".into()));
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+    let survey = with_sectors(&disk, 4096, |disk| Survey::of(disk).unwrap());
+    assert_eq!(survey.device("PARTUUID=00000000-06").as_deref(), Some("/dev/vda6"));
+}
+
+#[test]
+fn partition_that_the_disk_cuts_short_ends_with_it_as_in_linux() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    let mut disk = vec![0; 1 << 20];
+    mbr_entry(&mut disk, 0, 0, 0x83, 2048, 99_999_999);
+    mbr_entry(&mut disk, 0, 1, 0x83, 99_999_999, 8);
+    disk.extend(&root);
+    let found = look(&disk, Wanted::Kernel);
+    assert_eq!(found.root.unwrap().1, "partition 1");
+    assert!(found.looked.starts_with("it has 1 partition (MBR)"), "{}", found.looked);
 }
 
 #[test]
@@ -230,9 +264,9 @@ fn random_damage_gives_an_error_or_files_within_the_image() {
             let at = (state >> 33) as usize % image.len();
             image[at] = (state >> 25) as u8;
         }
-        let _ = explore_bytes(&image, None);
+        explore_bytes(&image, 512, None);
         image.truncate((state >> 40) as usize % image.len());
-        let _ = explore_bytes(&image, Some("6.1.0-9-amd64"));
+        explore_bytes(&image, 512, Some("6.1.0-9-amd64"));
     }
 }
 
@@ -314,12 +348,12 @@ fn many_names_of_one_long_file_cost_no_more_than_one() {
         std::fs::write(&script, commands.join("\n")).unwrap();
         debugfs(&image, &["-w", "-f", script.to_str().unwrap()]);
         let bytes = Bytes(std::fs::read(&image).unwrap());
-        let disk = Disk::new(&bytes).unwrap();
-        let before = disk.left();
-        let kernel = explore_disk(&disk, Wanted::Kernel).unwrap().kernel.unwrap();
+        let budget = Budget::new();
+        let disk = Disk::new(&bytes, 512, &budget).unwrap();
+        let kernel = explore(&disk, Wanted::Kernel).unwrap().kernel.unwrap();
         assert_eq!((kernel.path.as_str(), kernel.size), ("/boot/vmlinuz-2.199", size));
         assert_eq!(kernel.runs.is_empty(), size > 256 << 20);
-        assert!(before - disk.left() < 2 << 20, "{}", before - disk.left());
+        assert!(budget.spent() < 2 << 20, "{}", budget.spent());
         commands.clear();
     }
 }

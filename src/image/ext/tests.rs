@@ -1,24 +1,14 @@
 #![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
 use super::*;
-use crate::image::testing::{debugfs, ext4};
-use boot::read::ReadAt;
+use crate::image::disk::Budget;
+use crate::image::testing::{Bytes, debugfs, ext4};
 use std::process::Command;
-
-struct Bytes(Vec<u8>);
-
-impl ReadAt for Bytes {
-    fn length(&self) -> std::io::Result<u64> {
-        self.0.length()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-}
 
 fn read(image: Vec<u8>, path: &str) -> Result<Option<Vec<u8>>, ReadError> {
     let bytes = Bytes(image);
-    let disk = Disk::new(&bytes)?;
+    let budget = Budget::new();
+    let disk = Disk::new(&bytes, 512, &budget)?;
     let Some(fs) = ExtFs::open(&disk, disk.whole())? else { return Ok(None) };
     let Some(inode) = fs.find(path)? else { return Ok(None) };
     fs.read(&inode, 64 << 20).map(Some)
@@ -108,7 +98,8 @@ fn every_layout_that_mke2fs_makes_is_read() {
     ];
     for (name, options) in layouts {
         let bytes = Bytes(ext4(16384, &files, options));
-        let disk = Disk::new(&bytes).unwrap();
+        let budget = Budget::new();
+        let disk = Disk::new(&bytes, 512, &budget).unwrap();
         let fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
         assert_eq!(fs.name(), name, "{options:?}");
         let read = |path: &str| {
@@ -229,14 +220,15 @@ fn tree_that_would_take_ages_ends_at_the_budget() {
 fn work_is_charged_by_what_is_done() {
     let content = vec![7; 2 << 20];
     let bytes = Bytes(ext4(8192, &[("f", &content)], &["-b", "1024"]));
-    let disk = Disk::new(&bytes).unwrap();
+    let budget = Budget::new();
+    let disk = Disk::new(&bytes, 512, &budget).unwrap();
     let fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
     let inode = fs.find("/f").unwrap().unwrap();
-    let before = disk.left();
+    let before = budget.spent();
     assert!(matches!(fs.runs(&inode, 1 << 20), Err(ReadError::TooLong { mib: 2, max: 1 })));
-    assert_eq!(disk.left(), before);
+    assert_eq!(budget.spent(), before);
     assert!(!fs.runs(&inode, 2 << 20).unwrap().is_empty());
-    assert!(before - disk.left() < 64 << 10, "{}", before - disk.left());
+    assert!(budget.spent() - before < 64 << 10, "{}", budget.spent() - before);
 }
 
 /// As many transactions as a journal holds are sorted once, and a file's extent is split only where they touch it.
@@ -244,7 +236,8 @@ fn work_is_charged_by_what_is_done() {
 fn a_block_of_a_file_in_the_journal_splits_its_extent() {
     let content: Vec<u8> = (0..100 * 1024_u32).map(|n| (n / 1024 + 1) as u8).collect();
     let bytes = Bytes(ext4(8192, &[("f", &content)], &["-b", "1024"]));
-    let disk = Disk::new(&bytes).unwrap();
+    let budget = Budget::new();
+    let disk = Disk::new(&bytes, 512, &budget).unwrap();
     let mut fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
     let inode = fs.find("/f").unwrap().unwrap();
     let plain = fs.runs(&inode, 1 << 20).unwrap();
