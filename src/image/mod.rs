@@ -10,8 +10,13 @@ mod distributions;
 mod error;
 mod explore;
 mod ext;
+mod fat;
+mod filesystem;
+mod loaders;
 mod names;
 mod partitions;
+mod places;
+mod runs;
 mod sniff;
 mod survey;
 #[cfg(test)]
@@ -20,12 +25,13 @@ pub(crate) mod testing;
 mod tests;
 mod text;
 pub(crate) mod version;
+mod volumes;
 
 pub use disk::ReadError;
 pub(crate) use disk::{Budget, Disk, DiskFile};
 pub use error::ImageError;
 pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, explore, read_file};
-pub(crate) use ext::Run;
+pub(crate) use runs::Run;
 pub(crate) use survey::{Root, Survey};
 
 /// What the fuzzer sees of a search.

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::{ExtFs, Fields, ReadError, Run};
+use super::{ExtFs, Fields, ReadError};
+use crate::image::runs::Run;
 
 const MAGIC: u32 = 0xc03b_3998;
 /// Types of blocks.

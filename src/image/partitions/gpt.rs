@@ -61,6 +61,7 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
             number,
             window,
             uuid: guid(Fields(entry).bytes(16)?),
+            label: label(&Fields(entry).bytes::<72>(56)?),
             kind: match kind {
                 LVM => Kind::Lvm,
                 EFI => Kind::Efi,
@@ -104,6 +105,13 @@ fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
     let last = (disk.whole().len / disk.sector()).saturating_sub(1);
     let fits = fields.le64(40)? <= last && fields.le64(48)? <= last;
     Ok((header.size == ENTRY && fits).then_some(header))
+}
+
+/// A partition's name of 36 letters at most (UEFI 2.10 §5.3.3).
+fn label(bytes: &[u8]) -> String {
+    let letters = bytes.as_chunks().0.iter().map(|letter| u16::from_le_bytes(*letter));
+    let letters = letters.take_while(|letter| *letter != 0);
+    char::decode_utf16(letters).map(|letter| letter.unwrap_or('!')).collect()
 }
 
 /// As Linux prints it (`%pUl`): the first three fields are little-endian.

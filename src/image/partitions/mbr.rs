@@ -94,6 +94,7 @@ fn partition(disk: &Disk<'_>, number: u32, signature: u32, entry: &Entry) -> Opt
         number,
         window: window(disk, entry.first, entry.count).filter(|_| entry.kind != 0)?,
         uuid: format!("{signature:08x}-{number:02x}"),
+        label: String::new(),
         kind: match entry.kind {
             LVM => Kind::Lvm,
             EFI => Kind::Efi,

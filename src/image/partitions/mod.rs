@@ -20,6 +20,8 @@ pub(super) struct Partition {
     pub(super) window: Window,
     /// What Linux calls its `PARTUUID`.
     pub(super) uuid: String,
+    /// What Linux calls its `PARTLABEL`; empty if it has none.
+    pub(super) label: String,
     /// What its table says it holds.
     pub(super) kind: Kind,
 }
