@@ -56,6 +56,13 @@ pub(crate) fn explore(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, R
     let mut explored = Explored::default();
     let volumes = volumes(disk, &mut explored.looked)?;
     explored.readable = volumes.iter().any(|volume| volume.fs.may_be_root());
+    for volume in volumes.iter().filter(|volume| volume.fs.has_fast_commits()) {
+        explored.notes.push(format!(
+            "{} was not unmounted, and the fast commits in its journal are not read here: the guest's last changes may be \
+             missing from what it boots",
+            volume.name
+        ));
+    }
     let root = root(&volumes);
     explored.root = root.map(|volume| (volume.root(), volume.name.clone()));
     let boot = root.map_or(Ok(None), |root| mounted_boot(root, &volumes, &mut explored.notes))?;

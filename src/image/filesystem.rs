@@ -66,6 +66,11 @@ impl<'a> FileSystem<'a> {
         }
     }
 
+    /// Whether changes of its last moments are not seen here.
+    pub(super) fn has_fast_commits(&self) -> bool {
+        matches!(self, FileSystem::Ext(fs) if fs.has_fast_commits())
+    }
+
     /// Linux could have its root on it.
     pub(super) fn may_be_root(&self) -> bool {
         matches!(self, FileSystem::Ext(_))

@@ -84,6 +84,8 @@ pub(super) struct ExtFs<'a> {
     descriptors: Descriptors,
     /// Blocks whose newest content is in the journal, and where, by their numbers: it was not unmounted.
     replayed: Vec<(u64, u64)>,
+    /// Its journal ends with fast commits, which are not read here.
+    fast_commits: bool,
     /// What it is: `ext2`, `ext3` or `ext4`.
     name: &'static str,
     /// What its superblock calls it.
@@ -179,6 +181,7 @@ impl<'a> ExtFs<'a> {
                 backups,
             },
             replayed: Vec::new(),
+            fast_commits: false,
             name: match (modern, journal) {
                 (true, _) => "ext4",
                 (false, true) => "ext3",
@@ -199,7 +202,8 @@ impl<'a> ExtFs<'a> {
             return Err(odd());
         }
         if unclean {
-            fs.replayed = journal::replay(&fs, fields.le32(0xe0)?)?;
+            let journal = journal::replay(&fs, fields.le32(0xe0)?)?;
+            (fs.replayed, fs.fast_commits) = (journal.blocks, journal.fast_commits);
         }
         Ok(Some(fs))
     }
@@ -211,6 +215,11 @@ impl<'a> ExtFs<'a> {
     /// `ext2`, `ext3` or `ext4`.
     pub(super) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Whether changes of its last moments are not seen here.
+    pub(super) fn has_fast_commits(&self) -> bool {
+        self.fast_commits
     }
 
     pub(super) fn uuid(&self) -> &str {

@@ -72,6 +72,61 @@ fn what_only_the_journal_has_is_read_from_it() {
     assert_eq!(read(std::fs::read(&path).unwrap(), "/f").unwrap().as_deref(), Some(&b"old content"[..]));
 }
 
+/// An image whose file `f` of three blocks has newer content in its journal, opened by debugfs with these options.
+fn journaled(options: &[&str], open: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, new, commands] = ["image", "new", "commands"].map(|name| folder.path().join(name));
+    std::fs::write(&path, ext4(16384, &[("f", &[b'o'; 3072])], &[&["-b", "1024"], options].concat())).unwrap();
+    let blocks = [0, 1, 2].map(|block| debugfs(&path, &["-R", &format!("bmap f {block}")]).trim().to_owned());
+    std::fs::write(&new, [b'n'; 3072]).unwrap();
+    std::fs::write(&commands, format!("{open}\njw -b {} {}\njc\n", blocks.join(","), new.display())).unwrap();
+    debugfs(&path, &["-w", "-f", commands.to_str().unwrap()]);
+    std::fs::read(&path).unwrap()
+}
+
+#[test]
+fn tags_of_every_journal_are_read() {
+    for wide in ["64bit", "^64bit"] {
+        for open in ["jo", "jo -c -v 2", "jo -c -v 3"] {
+            let image = journaled(&["-O", wide], open);
+            let content = read(image, "/f").unwrap().unwrap();
+            assert!(content == [b'n'; 3072], "{open} {wide}");
+        }
+    }
+}
+
+#[test]
+fn fast_commits_are_said_and_are_no_part_of_the_log() {
+    let mut image = journaled(&["-O", "fast_commit"], "jo");
+    let journal = image.windows(8).position(|bytes| bytes == b"\xc0\x3b\x39\x98\0\0\0\x04").unwrap();
+    let word = |image: &[u8], at: usize| u32::from_be_bytes(image[journal + at..][..4].try_into().unwrap());
+    let features = word(&image, 0x28) | 0x20;
+    image[journal + 0x28..][..4].copy_from_slice(&features.to_be_bytes());
+    let opened = |image: &[u8]| {
+        let bytes = Bytes(image.to_vec());
+        let budget = Budget::new();
+        let disk = Disk::new(&bytes, 512, &budget).unwrap();
+        let fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
+        let content = fs.read(&fs.find("/f").unwrap().unwrap(), 1 << 20).unwrap();
+        assert!(content == [b'n'; 3072]);
+        fs.has_fast_commits()
+    };
+    assert!(!opened(&image));
+    // A head behind the log's blocks, of the transaction that comes next.
+    let count = match word(&image, 0x54) {
+        0 => 256,
+        count => count,
+    };
+    let (blocks, next) = (word(&image, 0x10), word(&image, 0x18) + 1);
+    let mut head = [9_u16, 8].map(u16::to_le_bytes).concat();
+    head.extend([0, next].map(u32::to_le_bytes).concat());
+    let at = journal + (blocks - count) as usize * 1024;
+    image[at..at + head.len()].copy_from_slice(&head);
+    assert!(opened(&image));
+    image[at + 8] ^= 1;
+    assert!(!opened(&image));
+}
+
 /// Older layouts and rarer ones: a long file with a hole, a short one, a large folder, a long and a short link.
 #[test]
 fn every_layout_that_mke2fs_makes_is_read() {

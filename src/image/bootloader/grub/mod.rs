@@ -18,6 +18,8 @@ const VARIABLES: usize = 1024;
 /// Most entries of one menu, and scripts and functions within each other.
 const ITEMS: usize = 1024;
 const DEPTH: usize = 16;
+/// Most words of one comparison, which may lie within each other.
+const TEST_WORDS: usize = 128;
 /// Rounds of a loop with a condition.
 const ROUNDS: usize = 256;
 /// Most lines of what was not followed.
@@ -298,6 +300,13 @@ impl Run<'_> {
     }
 
     fn command(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        let Some(at) = words.iter().position(|word| *word != "!") else { return Ok(true) };
+        let (negations, words) = words.split_at(at);
+        let success = self.run(words)?;
+        Ok(success == (negations.len() % 2 == 0))
+    }
+
+    fn run(&mut self, words: &[&str]) -> Result<bool, Stop> {
         let Some((name, words)) = words.split_first() else { return Ok(true) };
         if let Some((variable, value)) = name.split_once('=') {
             self.set(variable, value.to_owned())?;
@@ -316,7 +325,6 @@ impl Run<'_> {
             }
             ("load_env", _) => self.load_env()?,
             ("[", [words @ .., "]"]) | ("test", words) => return self.test(words),
-            ("!", words) => return Ok(!self.command(words)?),
             ("false" | "[", _) => return Ok(false),
             ("linux" | "linux16" | "linuxefi", [kernel, options @ ..]) => {
                 self.entry.kernel = self.absolute(kernel);
@@ -470,6 +478,9 @@ impl Run<'_> {
     }
 
     fn test(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        if words.len() > TEST_WORDS {
+            return Err("it compares too many words".into());
+        }
         for (joint, any) in [("-o", true), ("-a", false)] {
             if let Some(at) = words.iter().position(|word| *word == joint).filter(|at| *at > 0) {
                 let (one, other) = words.split_at(at);

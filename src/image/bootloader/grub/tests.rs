@@ -173,12 +173,15 @@ fn fedoras_entries_take_their_options_from_the_environment() {
 fn scripts_that_do_not_end_or_hold_together_are_left() {
     let files = Some_(vec![("/boot/grub/grub.cfg", "source /boot/grub/grub.cfg".into())]);
     let doubling = format!("set a=aaaaaaaa\n{}", "set a=\"$a$a\"\n".repeat(99));
+    let negated = format!("{} true\nmenuentry x {{\nlinux /k\n}}\n", "! ".repeat(200_001));
+    assert_eq!(choose(&files, "/boot/grub", &negated).unwrap().kernel, "/k");
     let deep = "if true; then\n".repeat(9999);
     for text in [
         "source /boot/grub/grub.cfg",
         "function f {\nf\nf\n}\nf\n",
         &doubling,
         &deep,
+        &format!("[ {} x ]", "! ".repeat(99_999)),
         "'",
         "}",
         "menuentry x {",
