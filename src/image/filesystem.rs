@@ -58,6 +58,14 @@ impl<'a> FileSystem<'a> {
         Ok(FatFs::open(disk, window)?.map(FileSystem::Fat))
     }
 
+    /// Some work is to be done that costs as much as reading so many bytes.
+    pub(super) fn charge(&self, cost: u64) -> Result<(), ReadError> {
+        match self {
+            FileSystem::Ext(fs) => fs.disk.charge(cost),
+            FileSystem::Fat(fs) => fs.disk.charge(cost),
+        }
+    }
+
     /// Its kind, for people.
     pub(super) fn name(&self) -> &'static str {
         match self {

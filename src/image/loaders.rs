@@ -42,6 +42,10 @@ pub(super) struct Loader<'a> {
 type Choice = (String, Result<Entry, String>);
 
 impl Files for Loader<'_> {
+    fn charge(&self, cost: u64) -> Result<(), ReadError> {
+        self.place.volume.fs.charge(cost)
+    }
+
     fn device(&self) -> String {
         self.place.volume.device()
     }
@@ -65,7 +69,7 @@ impl Files for Loader<'_> {
         let mut all = Vec::new();
         for folder in if own { vec![place.folder] } else { vec!["", "/boot"] } {
             let place = Place { folder, ..place };
-            for name in place.names("/loader/entries", ENTRIES, |name| is_conf(name))? {
+            for name in place.names("/loader/entries", ENTRIES, is_conf)? {
                 let text = place.text(&format!("{folder}/loader/entries/{name}")).or_else(damaged)?;
                 all.extend(text.map(|text| (name, text)));
             }

@@ -13,11 +13,11 @@ mod ext;
 mod fat;
 mod filesystem;
 mod loaders;
+mod marks;
 mod names;
 mod partitions;
 mod places;
 mod runs;
-mod sniff;
 mod survey;
 #[cfg(test)]
 pub(crate) mod testing;

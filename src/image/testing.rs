@@ -99,7 +99,8 @@ fn crc32(bytes: &[u8]) -> u32 {
 pub(crate) const LINUX: [u8; 16] = *b"\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4";
 pub(crate) const LVM: [u8; 16] = *b"\x79\xd3\xd6\xe6\x07\xf5\xc2\x44\xa2\x3c\x23\x8f\x2a\x3d\xf9\x28";
 
-/// A disk with a GPT of these partitions, a MiB apart, each numbered as it is given; number n has the identity n, n, n...
+/// A disk with a GPT of these partitions, a MiB apart, each numbered as it is given; number n has the identity n, n, n... and the
+/// label `partN`.
 pub(crate) fn gpt(sector: usize, partitions: &[(u8, [u8; 16], &[u8])]) -> Vec<u8> {
     const MIB: usize = 1 << 20;
     let mut disk = vec![0; MIB];
@@ -112,6 +113,10 @@ pub(crate) fn gpt(sector: usize, partitions: &[(u8, [u8; 16], &[u8])]) -> Vec<u8
         entry[..16].copy_from_slice(kind);
         entry[16..32].fill(*number);
         entry[32..40].copy_from_slice(&(first as u64).to_le_bytes());
+        let label = format!("part{number}");
+        for (letter, place) in label.bytes().zip((56..).step_by(2)) {
+            entry[place] = letter;
+        }
         entry[40..48].copy_from_slice(&((disk.len() / sector - 1) as u64).to_le_bytes());
     }
     disk.resize(disk.len() + MIB, 0);
@@ -275,7 +280,7 @@ impl Fat {
         short[28..32].copy_from_slice(&(len as u32).to_le_bytes());
         let sum = short[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
         let mut letters: Vec<u16> = name.encode_utf16().collect();
-        if letters.len() % 13 != 0 {
+        if !letters.len().is_multiple_of(13) {
             letters.push(0);
             letters.resize(letters.len().next_multiple_of(13), 0xffff);
         }

@@ -3,7 +3,9 @@
 
 use super::disk::{Budget, Disk};
 use super::explore::{Explored, Wanted, explore};
-use super::testing::{Bytes, LINUX, LVM, debugfs, ext4, gpt, mbr_entry, unclean, with_disk, with_sectors};
+use super::testing::{
+    Bytes, EFI, LINUX, LVM, debugfs, ext4, fat, gpt, mbr_entry, unclean, with_disk, with_sectors,
+};
 use super::*;
 
 fn look(disk: &[u8], wanted: Wanted<'_>) -> Explored {
@@ -355,6 +357,139 @@ fn many_names_of_one_long_file_cost_no_more_than_one() {
         assert_eq!(kernel.runs.is_empty(), size > 256 << 20);
         assert!(budget.spent() < 2 << 20, "{}", budget.spent());
         commands.clear();
+    }
+}
+
+#[test]
+fn grubs_short_script_on_an_esp_leads_to_the_other_file_system() {
+    let cfg = "menuentry 'D' {\n search --set=root --label roots\n linux /k ro\n initrd /sub/i\n}\n";
+    let options = ["-U", "01234567-89ab-cdef-0123-456789abcdef", "-L", "roots"];
+    let files = with(&[("k", b"kernel"), ("sub/i", b"initrd"), ("odd/grub.cfg", cfg.as_bytes())]);
+    let root = ext4(4096, &files, &options);
+    let stub = |uuid: &str| {
+        format!(
+            "search.fs_uuid {uuid} root hd0,gpt2\nset prefix=($root)'/odd'\nconfigfile $prefix/grub.cfg\n"
+        )
+    };
+    // A file of the same name on the EFI system partition is not meant.
+    let disk = |uuid: &str| {
+        let stub = stub(uuid);
+        let esp = fat(16, 4096, &[("EFI/debian/grub.cfg", stub.as_bytes()), ("k", b"wrong")]);
+        gpt(512, &[(1, EFI, &esp), (2, LINUX, &root)])
+    };
+    let whole = disk("01234567-89AB-cdef-0123-456789abcdef");
+    let found = look(&whole, Wanted::Kernel);
+    assert_eq!(content(&whole, &found.kernel.unwrap()), b"kernel");
+    assert_eq!(content(&whole, &found.initrd.unwrap()), b"initrd");
+    assert_eq!(found.entry.unwrap().0, "/EFI/debian/grub.cfg (D)");
+    assert!(
+        found.looked.contains("partition 1 is FAT, the EFI system partition; partition 2"),
+        "{}",
+        found.looked
+    );
+    let found = look(&disk("1"), Wanted::Kernel);
+    assert_eq!(found.kernel, None);
+    let note = "/EFI/debian/grub.cfg on partition 1 is not followed: it shows no entry, and the file system 1 that it looks for \
+                cannot be read here";
+    assert_eq!(found.notes, [note]);
+}
+
+#[test]
+fn entry_with_an_empty_initrd_starts_without_it() {
+    let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6 ro\n initrd /boot/ucode /boot/initrd-6\n}\n";
+    let files = with(&[
+        ("boot/vmlinuz-6", b"kernel"),
+        ("boot/initrd-6", b""),
+        ("boot/ucode", b"u"),
+        ("boot/grub/grub.cfg", cfg),
+    ]);
+    let found = look(&ext4(4096, &files, &[]), Wanted::Kernel);
+    assert_eq!(found.initrd.unwrap().path, "/boot/ucode");
+    assert!(found.entry.is_some());
+    let note =
+        "/boot/grub/grub.cfg on the whole disk names the empty initrd /boot/initrd-6, which is left out";
+    assert_eq!(found.notes, [note]);
+}
+
+#[test]
+fn fstab_may_mount_boot_by_any_name() {
+    let boot = fat(16, 4096, &[("vmlinuz-5", b"mounted"), ("initrd.img-5", b"i")]);
+    for device in [
+        "PARTLABEL=part2",
+        "/dev/disk/by-partlabel/part2",
+        "UUID=1234-ABCD",
+        "LABEL=ESP",
+        "/dev/sda2",
+        "PARTUUID=02020202-0202-0202-0202-020202020202",
+    ] {
+        let fstab = format!("{device} /boot vfat defaults 0 2\n");
+        let files = with(&[&KERNELS[..], &[("etc/fstab", fstab.as_bytes())]].concat());
+        let disk = gpt(512, &[(1, LINUX, &ext4(4096, &files, &[])), (2, EFI, &boot)]);
+        let found = look(&disk, Wanted::Kernel);
+        assert_eq!(content(&disk, &found.kernel.unwrap()), b"mounted", "{device}: {:?}", found.notes);
+    }
+}
+
+/// The steps of a whole start on this disk: a survey and a search.
+fn steps(disk: Vec<u8>) -> u64 {
+    let budget = Budget::new();
+    let bytes = Bytes(disk);
+    let disk = Disk::new(&bytes, 512, &budget).unwrap();
+    let _ = Survey::of(&disk);
+    let _ = explore(&disk, Wanted::Kernel);
+    budget.spent()
+}
+
+/// An image whose journal has newer contents of so many blocks of a file.
+fn long_journal(blocks: usize) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, new, commands] = ["image", "new", "commands"].map(|name| folder.path().join(name));
+    let file = vec![7; blocks * 1024];
+    let size = ["-b", "1024", "-J", "size=8"];
+    std::fs::write(&path, ext4(24 << 10, &with(&[&KERNELS[..], &[("f", &file)]].concat()), &size)).unwrap();
+    let first: usize = debugfs(&path, &["-R", "bmap f 0"]).trim().parse().unwrap();
+    std::fs::write(&new, vec![8; blocks * 1024]).unwrap();
+    let text = format!("jo\njw -b {first}-{} {}\njc\n", first + blocks - 1, new.display());
+    std::fs::write(&commands, text).unwrap();
+    debugfs(&path, &["-w", "-f", commands.to_str().unwrap()]);
+    std::fs::read(&path).unwrap()
+}
+
+#[test]
+fn twice_the_image_costs_at_most_about_twice_the_steps() {
+    let folder_of = |names: usize| {
+        let names: Vec<String> = (0..names).map(|n| format!("boot/vmlinuz-1.{n}")).collect();
+        let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"k"[..])).collect();
+        ext4(8192, &with(&files), &["-b", "1024"])
+    };
+    let chain_of = |links: usize| {
+        let mut disk = vec![0; 4 << 20];
+        mbr_entry(&mut disk, 0, 1, 5, 8, 8000);
+        for link in 0..links {
+            mbr_entry(&mut disk, (8 + link * 8) * 512, 0, 0x83, 1, 2);
+            mbr_entry(&mut disk, (8 + link * 8) * 512, 1, 5, ((link + 1) * 8) as u32, 8);
+        }
+        disk
+    };
+    let script_of = |lines: usize| {
+        let cfg = "search --set=root --label none\nset a=\"$a$b\"\n".repeat(lines);
+        ext4(8192, &with(&[&KERNELS[..], &[("boot/grub/grub.cfg", cfg.as_bytes())]].concat()), &[])
+    };
+    let fat_of = |names: usize| {
+        let names: Vec<String> = (0..names).map(|n| format!("loader/entries/{n}.conf")).collect();
+        let files: Vec<(&str, &[u8])> =
+            names.iter().map(|name| (name.as_str(), &b"linux /none"[..])).collect();
+        fat(16, 4096, &files)
+    };
+    for (what, one, two) in [
+        ("journal", steps(long_journal(2000)), steps(long_journal(4000))),
+        ("names", steps(folder_of(400)), steps(folder_of(800))),
+        ("partitions", steps(chain_of(50)), steps(chain_of(100))),
+        ("script", steps(script_of(200)), steps(script_of(400))),
+        ("entries", steps(fat_of(30)), steps(fat_of(60))),
+    ] {
+        assert!(two <= one * 9 / 4, "{what}: {one} steps, and {two} for twice as much");
+        assert!(two > 1 << 19 && two < 256 << 20, "{what}: {two} steps");
     }
 }
 

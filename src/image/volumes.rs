@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::disk::{Disk, ReadError, Window};
 use super::filesystem::{FileKind, FileSystem};
+use super::marks::{LVM, sniff};
 use super::partitions::{self, Kind, Partition};
-use super::sniff::{LVM, sniff};
 
 /// Programs that make a file system a root: without one the kernel has nothing to start.
 const INITS: [&str; 5] =
@@ -84,8 +84,8 @@ fn volume<'a>(
         Ok(Some(found)) => found,
         Ok(None) => {
             let kind = match partition.map(|partition| partition.kind) {
-                Some(Kind::Lvm) => LVM,
-                Some(Kind::Efi) => "the EFI system partition",
+                Some(Kind::Lvm) => LVM.to_owned(),
+                Some(Kind::Efi) => "the EFI system partition".to_owned(),
                 _ => sniff(disk, window),
             };
             let _ = write!(looked, "{name} is {kind}");
@@ -93,7 +93,7 @@ fn volume<'a>(
         }
         Err(error @ (ReadError::Io(_) | ReadError::Endless)) => return Err(error),
         Err(error) => {
-            let what = what.unwrap_or_else(|| sniff(disk, window));
+            let what = what.map_or_else(|| sniff(disk, window), str::to_owned);
             let _ = write!(looked, "{name} is {what}, and {error}");
             return Ok(None);
         }

@@ -105,8 +105,8 @@ impl BootFiles {
             spec,
             options: entry.as_ref().and_then(|(_, options)| options.as_deref()),
             root: root.as_ref().map(|(root, _)| root.as_str()),
-            // A name that two disks have may be taken for the wrong one.
-            initrd: initrd.is_some() && !twins,
+            initrd: initrd.is_some(),
+            twins,
         });
         let mut warnings = warnings(spec, &line, &disk.survey, twins, unknown);
         warnings.extend(notes);

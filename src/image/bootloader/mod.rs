@@ -9,6 +9,8 @@ use super::disk::ReadError;
 
 /// The files that a boot loader reads, on its own partition and on the others.
 pub(super) trait Files {
+    /// Some work is to be done that costs as much as reading so many bytes.
+    fn charge(&self, cost: u64) -> Result<(), ReadError>;
     /// What GRUB calls the device that these files are on, such as `hd0,2`.
     fn device(&self) -> String;
     /// The content of a file on a device; `None` if there is none or it is no text.

@@ -82,9 +82,9 @@ impl Menu {
             if key == "include" {
                 let name = value.split_whitespace().next().unwrap_or_default();
                 *left = left.saturating_sub(1);
-                if *left > 0
-                    && let Some(text) = files.text(&files.device(), &absolute(folder, name))?
-                {
+                let text =
+                    if *left > 0 { files.text(&files.device(), &absolute(folder, name))? } else { None };
+                if let Some(text) = text {
                     self.read(files, folder, &text, left)?;
                 }
                 continue;
@@ -194,6 +194,9 @@ mod tests {
     struct Some_(&'static [(&'static str, &'static str)]);
 
     impl Files for Some_ {
+        fn charge(&self, _: u64) -> Result<(), ReadError> {
+            Ok(())
+        }
         fn device(&self) -> String {
             String::new()
         }

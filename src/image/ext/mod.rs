@@ -72,7 +72,7 @@ const SPARSE_SUPER2: u32 = 0x200;
 /// An ext2, ext3 or ext4 file system on a part of a disk.
 #[derive(Debug)]
 pub(super) struct ExtFs<'a> {
-    disk: &'a Disk<'a>,
+    pub(super) disk: &'a Disk<'a>,
     window: Window,
     block_size: u64,
     blocks: u64,

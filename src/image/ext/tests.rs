@@ -76,7 +76,8 @@ fn what_only_the_journal_has_is_read_from_it() {
 fn journaled(options: &[&str], open: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let [path, new, commands] = ["image", "new", "commands"].map(|name| folder.path().join(name));
-    std::fs::write(&path, ext4(16384, &[("f", &[b'o'; 3072])], &[&["-b", "1024"], options].concat())).unwrap();
+    std::fs::write(&path, ext4(16384, &[("f", &[b'o'; 3072])], &[&["-b", "1024"], options].concat()))
+        .unwrap();
     let blocks = [0, 1, 2].map(|block| debugfs(&path, &["-R", &format!("bmap f {block}")]).trim().to_owned());
     std::fs::write(&new, [b'n'; 3072]).unwrap();
     std::fs::write(&commands, format!("{open}\njw -b {} {}\njc\n", blocks.join(","), new.display())).unwrap();

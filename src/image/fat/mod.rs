@@ -31,7 +31,7 @@ enum Bits {
 /// A FAT file system on a part of a disk.
 #[derive(Debug)]
 pub(super) struct FatFs<'a> {
-    disk: &'a Disk<'a>,
+    pub(super) disk: &'a Disk<'a>,
     window: Window,
     bits: Bits,
     /// Bytes of a cluster.

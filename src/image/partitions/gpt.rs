@@ -109,7 +109,8 @@ fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
 
 /// A partition's name of 36 letters at most (UEFI 2.10 §5.3.3).
 fn label(bytes: &[u8]) -> String {
-    let letters = bytes.as_chunks().0.iter().map(|letter| u16::from_le_bytes(*letter));
+    let (low, high) = (bytes.iter().step_by(2), bytes.iter().skip(1).step_by(2));
+    let letters = low.zip(high).map(|(low, high)| u16::from_le_bytes([*low, *high]));
     let letters = letters.take_while(|letter| *letter != 0);
     char::decode_utf16(letters).map(|letter| letter.unwrap_or('!')).collect()
 }

@@ -129,7 +129,7 @@ pub(in crate::image) fn choose(
 impl Run<'_> {
     fn spend(&mut self, cost: usize) -> Result<(), Stop> {
         self.left = self.left.checked_sub(cost).ok_or("it does not end")?;
-        Ok(())
+        Ok(self.files.charge(cost as u64)?)
     }
 
     fn set(&mut self, name: &str, value: String) -> Result<(), Stop> {

@@ -5,6 +5,9 @@ use super::*;
 struct Some_(Vec<(&'static str, String)>);
 
 impl Files for Some_ {
+    fn charge(&self, _: u64) -> Result<(), ReadError> {
+        Ok(())
+    }
     fn device(&self) -> String {
         "hd0,1".to_owned()
     }
