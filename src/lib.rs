@@ -100,9 +100,9 @@ pub mod spec;
 pub use host::disk::{DiskError, DiskHolder};
 pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
-#[doc(hidden)]
-pub use image::explore_bytes;
 pub use image::{ImageError, ReadError};
+#[doc(hidden)]
+pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
     BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, GaveUp,

@@ -10,6 +10,8 @@ use libfuzzer_sys::fuzz_target;
 
 const IMAGE: usize = 4 << 20;
 const BLOCK: usize = 1024;
+/// The budget of a start: what any search may cost at most.
+const STEPS: u64 = 1 << 30;
 
 fuzz_target!(|input: &[u8]| {
     let mut image = vec![0; IMAGE];
@@ -18,9 +20,10 @@ fuzz_target!(|input: &[u8]| {
         let at = usize::from(u16::from_le_bytes(*place)) % (IMAGE / BLOCK) * BLOCK;
         image[at..at + bytes.len()].copy_from_slice(bytes);
     }
-    for release in [None, Some("6.1.0-9-amd64")] {
-        if let Err(error) = minivmm::explore_bytes(&image, release) {
-            assert!(!error.to_string().is_empty());
-        }
+    for (sector, release) in [(512, None), (4096, None), (512, Some("6.1.0-9-amd64"))] {
+        let search = minivmm::explore_bytes(&image, sector, release);
+        assert!(!search.text.is_empty());
+        assert!(search.steps <= STEPS, "{} steps for an image of 4 MiB", search.steps);
+        assert_eq!(search, minivmm::explore_bytes(&image, sector, release), "the same image costs the same");
     }
 });

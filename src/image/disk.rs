@@ -10,6 +10,8 @@ use std::path::Path;
 
 use boot::read::ReadAt;
 
+use crate::host::disk::logical_sector;
+
 /// What looking for a kernel may cost, in bytes read or work that takes as long: half a second of a slow processor. A Debian
 /// of today costs about 1 MiB; one with a journal of 1 GiB to replay, all of it in the smallest transactions, 700 MiB.
 const BUDGET: u64 = 1 << 30;
@@ -55,12 +57,37 @@ pub enum ReadError {
     Endless,
 }
 
-/// A disk and what may still be read of it.
-pub(super) struct Disk<'a> {
+/// Work that may still be done. One budget serves all the disks of a start.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    steps: Cell<u64>,
+    notes: Cell<u64>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Budget {
+    /// That of a whole start.
+    pub(crate) fn new() -> Self {
+        Budget { steps: Cell::new(BUDGET), notes: Cell::new(NOTES) }
+    }
+
+    /// What was used up.
+    pub(super) fn spent(&self) -> u64 {
+        BUDGET.saturating_sub(self.steps.get())
+    }
+}
+
+/// A disk that is read within a budget.
+pub(crate) struct Disk<'a> {
     source: &'a dyn ReadAt,
     len: u64,
-    budget: Cell<u64>,
-    notes: Cell<u64>,
+    sector: u64,
+    budget: &'a Budget,
 }
 
 /// A part of a disk, in bytes.
@@ -71,8 +98,14 @@ pub(super) struct Window {
 }
 
 impl<'a> Disk<'a> {
-    pub(super) fn new(source: &'a dyn ReadAt) -> Result<Self, ReadError> {
-        Ok(Disk { source, len: source.length()?, budget: Cell::new(BUDGET), notes: Cell::new(NOTES) })
+    /// A disk whose sectors are `sector` bytes long.
+    pub(super) fn new(source: &'a dyn ReadAt, sector: u64, budget: &'a Budget) -> Result<Self, ReadError> {
+        Ok(Disk { source, len: source.length()?, sector, budget })
+    }
+
+    /// The unit in which partition tables count: the logical sector of the guest's disk.
+    pub(super) fn sector(&self) -> u64 {
+        self.sector
     }
 
     /// All of it.
@@ -82,20 +115,16 @@ impl<'a> Disk<'a> {
 
     /// Something of the disk is to be kept in memory.
     pub(super) fn note(&self) -> Result<(), ReadError> {
-        self.notes.set(self.notes.get().checked_sub(1).ok_or(ReadError::Endless)?);
+        let notes = &self.budget.notes;
+        notes.set(notes.get().checked_sub(1).ok_or(ReadError::Endless)?);
         self.charge(NOTE_COST)
     }
 
     /// Some work is to be done that costs as much as reading so many bytes.
     pub(super) fn charge(&self, cost: u64) -> Result<(), ReadError> {
-        self.budget.set(self.budget.get().checked_sub(cost).ok_or(ReadError::Endless)?);
+        let steps = &self.budget.steps;
+        steps.set(steps.get().checked_sub(cost).ok_or(ReadError::Endless)?);
         Ok(())
-    }
-
-    /// What is left of the budget.
-    #[cfg(test)]
-    pub(super) fn left(&self) -> u64 {
-        self.budget.get()
     }
 
     /// Fills `buf` from `at` in `window` on; `what` is it called.
@@ -132,6 +161,8 @@ pub(crate) struct DiskFile {
     pub(crate) file: File,
     /// Its length in bytes.
     pub(crate) len: u64,
+    /// The length of its sectors in bytes: 512 of an image.
+    pub(crate) sector: u64,
 }
 
 impl DiskFile {
@@ -151,7 +182,13 @@ impl DiskFile {
                 ));
             }
         };
-        Ok(DiskFile { file, len })
+        let sector = logical_sector(&file);
+        Ok(DiskFile { file, len, sector })
+    }
+
+    /// The disk to search, within a budget.
+    pub(crate) fn disk<'a>(&'a self, budget: &'a Budget) -> Disk<'a> {
+        Disk { source: self, len: self.len, sector: self.sector, budget }
     }
 }
 

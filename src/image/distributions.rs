@@ -1,17 +1,18 @@
 //! The table of distributions in docs/boot.md, row by row: images with each distribution's own layout.
 
 use super::explore::{Explored, Wanted, explore};
-use super::testing::{LINUX, ext4, gpt};
-use super::tests::Bytes;
+use super::testing::{EFI, LINUX, ext4, fat, gpt, with_disk};
 
 type File = (&'static str, &'static [u8]);
 
 /// A disk of a distribution, and what is to be found on it.
-struct Case {
+struct Case<'a> {
     name: &'static str,
     /// Files of /boot, or of the partition for it where `separate` is set.
-    boot: &'static [File],
+    boot: &'a [File],
     separate: bool,
+    /// Files of an EFI system partition, or of a FAT partition for /boot, in front of the others.
+    esp: &'a [File],
     /// The image has a table of partitions.
     gpt: bool,
     entry: Option<&'static str>,
@@ -68,6 +69,59 @@ const GENTOO: &[u8] = b"set default=\"0\"\nmenuentry 'Gentoo GNU/Linux' --class 
 const VOID: &[u8] = b"set default=\"0\"\nmenuentry 'Void GNU/Linux' --class void {\n\tlinux\t/boot/vmlinuz-6.6.30_1 root=UUID=7 ro  loglevel=4\n\
 \tinitrd\t/boot/initramfs-6.6.30_1.img\n}\n";
 
+const ARCH_SYSTEMD: &[File] = &[
+    ("loader/loader.conf", b"#timeout 3\r\ndefault  arch.conf\r\nconsole-mode keep\r\n"),
+    (
+        "loader/entries/arch.conf",
+        b"title   Arch Linux\nlinux   /vmlinuz-linux\ninitrd  /intel-ucode.img\ninitrd  /initramfs-linux.img\noptions root=PARTLABEL=part2 rw\n",
+    ),
+    (
+        "loader/entries/arch-fallback.conf",
+        b"title   Arch Linux (fallback)\nlinux   /vmlinuz-linux\ninitrd  /initramfs-linux-fallback.img\noptions root=PARTLABEL=part2 rw\n",
+    ),
+    ("EFI/systemd/systemd-bootx64.efi", b"x"),
+    ("EFI/BOOT/BOOTX64.EFI", b"x"),
+    ("vmlinuz-linux", b"k"),
+    ("intel-ucode.img", b"12345"),
+    ("initramfs-linux.img", b"i"),
+    ("initramfs-linux-fallback.img", b"i"),
+];
+const DEBIAN_SYSTEMD: &[File] = &[
+    ("loader/loader.conf", b"#timeout 3\n#console-mode keep\ndefault f00d-*\n"),
+    (
+        "loader/entries/f00d-6.1.0-9-amd64.conf",
+        b"title      Debian GNU/Linux 12 (bookworm)\nversion    6.1.0-9-amd64\nmachine-id f00d\nsort-key   debian\n\
+options    root=UUID=1 ro quiet systemd.machine_id=f00d\nlinux      /f00d/6.1.0-9-amd64/linux\ninitrd     /f00d/6.1.0-9-amd64/initrd.img-6.1.0-9-amd64\n",
+    ),
+    (
+        "loader/entries/f00d-6.1.0-25-amd64.conf",
+        b"title      Debian GNU/Linux 12 (bookworm)\nversion    6.1.0-25-amd64\nmachine-id f00d\nsort-key   debian\n\
+options    root=UUID=1 ro quiet systemd.machine_id=f00d\nlinux      /f00d/6.1.0-25-amd64/linux\ninitrd     /f00d/6.1.0-25-amd64/initrd.img-6.1.0-25-amd64\n",
+    ),
+    ("f00d/6.1.0-9-amd64/linux", b"k"),
+    ("f00d/6.1.0-9-amd64/initrd.img-6.1.0-9-amd64", b"i"),
+    ("f00d/6.1.0-25-amd64/linux", b"k"),
+    ("f00d/6.1.0-25-amd64/initrd.img-6.1.0-25-amd64", b"i"),
+];
+const ALPINE_FAT: &[File] = &[
+    (
+        "boot/syslinux/syslinux.cfg",
+        b"TIMEOUT 20\nPROMPT 1\nDEFAULT virt\n\nLABEL virt\nMENU LABEL Linux virt\nKERNEL /boot/vmlinuz-virt\nINITRD /boot/initramfs-virt\n\
+FDTDIR /boot/dtbs-virt\nAPPEND root=/dev/vda2 modules=loop,squashfs,sd-mod,usb-storage quiet\n",
+    ),
+    ("boot/vmlinuz-virt", b"k"),
+    ("boot/initramfs-virt", b"i"),
+    ("vmlinuz-virt", b"k"),
+    ("initramfs-virt", b"i"),
+];
+const FEDORA_STUB: &[File] = &[
+    (
+        "EFI/fedora/grub.cfg",
+        b"search --no-floppy --root-dev-only --fs-uuid --set=dev 2\nset prefix=($dev)/boot/grub2\nexport $prefix\nconfigfile $prefix/grub.cfg\n",
+    ),
+    ("EFI/fedora/shimx64.efi", b"x"),
+];
+
 const RHEL_FILES: &[File] = &[
     ("grub2/grub.cfg", FEDORA),
     ("grub2/grubenv", RHEL_ENV),
@@ -78,19 +132,21 @@ const RHEL_FILES: &[File] = &[
     ("vmlinuz-5.14.0-427.el9.x86_64", b"k"),
     ("initramfs-5.14.0-427.el9.x86_64.img", b"i"),
 ];
-const SIMPLE: Case = Case {
+const SIMPLE: Case<'static> = Case {
     name: "",
     boot: &[],
     separate: false,
+    esp: &[],
     gpt: false,
     entry: None,
     kernel: "",
     initrd: "",
     options: None,
 };
-const RHEL: Case = Case {
+const RHEL: Case<'static> = Case {
     name: "RHEL",
     boot: RHEL_FILES,
+    esp: &[],
     separate: true,
     gpt: true,
     entry: Some("/grub2/grub.cfg (Red Hat Enterprise Linux (5.14.0-427.el9.x86_64) 9.4 (Plow))"),
@@ -99,7 +155,7 @@ const RHEL: Case = Case {
     options: Some("root=/dev/vda2 ro crashkernel=1G-4G:192M"),
 };
 
-const CASES: [Case; 12] = [
+const CASES: [Case<'static>; 15] = [
     Case {
         name: "Debian",
         boot: &[
@@ -129,6 +185,7 @@ const CASES: [Case; 12] = [
     },
     Case {
         name: "Ubuntu",
+        esp: &[],
         gpt: true,
         separate: true,
         boot: &[
@@ -146,6 +203,7 @@ const CASES: [Case; 12] = [
     Case {
         name: "Fedora",
         gpt: true,
+        esp: FEDORA_STUB,
         boot: &[
             ("grub2/grub.cfg", FEDORA),
             ("grub2/grubenv", FEDORA_ENV),
@@ -164,6 +222,37 @@ const CASES: [Case; 12] = [
     },
     RHEL,
     Case { name: "Rocky", ..RHEL },
+    Case {
+        name: "Arch with systemd-boot",
+        gpt: true,
+        esp: ARCH_SYSTEMD,
+        entry: Some("/loader/entries/arch.conf (Arch Linux)"),
+        kernel: "/vmlinuz-linux",
+        initrd: "/intel-ucode.img + /initramfs-linux.img",
+        options: Some("root=PARTLABEL=part2 rw"),
+        ..SIMPLE
+    },
+    Case {
+        name: "Debian with systemd-boot",
+        gpt: true,
+        esp: DEBIAN_SYSTEMD,
+        boot: &[("vmlinuz-6.1.0-25-amd64", b"k"), ("initrd.img-6.1.0-25-amd64", b"i")],
+        entry: Some("/loader/entries/f00d-6.1.0-25-amd64.conf (Debian GNU/Linux 12 (bookworm))"),
+        kernel: "/f00d/6.1.0-25-amd64/linux",
+        initrd: "/f00d/6.1.0-25-amd64/initrd.img-6.1.0-25-amd64",
+        options: Some("root=UUID=1 ro quiet systemd.machine_id=f00d"),
+        ..SIMPLE
+    },
+    Case {
+        name: "Alpine with a FAT /boot",
+        gpt: true,
+        esp: ALPINE_FAT,
+        entry: Some("/boot/syslinux/syslinux.cfg (virt)"),
+        kernel: "/boot/vmlinuz-virt",
+        initrd: "/boot/initramfs-virt",
+        options: Some("root=/dev/vda2 modules=loop,squashfs,sd-mod,usb-storage quiet"),
+        ..SIMPLE
+    },
     Case {
         name: "Arch",
         boot: &[
@@ -247,7 +336,8 @@ const CASES: [Case; 12] = [
     },
 ];
 
-fn look(case: &Case, boot: &[File]) -> Explored {
+fn look(case: &Case<'_>) -> Explored {
+    let boot = case.boot;
     let root: [File; 2] = [("etc/hostname", b"vm0"), ("sbin/init", b"x")];
     let small = ["-O", "^has_journal"];
     let disk = if case.separate {
@@ -257,15 +347,19 @@ fn look(case: &Case, boot: &[File]) -> Explored {
         let names: Vec<_> = boot.iter().map(|(name, text)| (format!("boot/{name}"), *text)).collect();
         let boot = names.iter().map(|(name, text)| (name.as_str(), *text));
         let root = ext4(2048, &root.into_iter().chain(boot).collect::<Vec<_>>(), &small);
-        if case.gpt { gpt(512, &[(2, LINUX, &root)]) } else { root }
+        match case.esp {
+            [] if case.gpt => gpt(512, &[(2, LINUX, &root)]),
+            [] => root,
+            esp => gpt(512, &[(1, EFI, &fat(32, 2048, esp)), (2, LINUX, &root)]),
+        }
     };
-    explore(&Bytes(disk), Wanted::Kernel).unwrap()
+    with_disk(&disk, |disk| explore(disk, Wanted::Kernel).unwrap())
 }
 
 #[test]
 fn each_distributions_choice_is_followed() {
     for case in CASES {
-        let found = look(&case, case.boot);
+        let found = look(&case);
         let uuid = "PARTUUID=02020202-0202-0202-0202-020202020202";
         let root = found.root.as_ref().map(|(root, _)| root.as_str());
         assert_eq!(root, Some(if case.gpt { uuid } else { "/dev/vda" }), "{}", case.name);
@@ -292,8 +386,11 @@ fn each_distributions_choice_is_followed() {
 fn each_distributions_names_are_known() {
     for case in CASES {
         let is_file_of_kernel = |name: &str| !name.contains('/') && !name.ends_with(".conf");
-        let boot: Vec<File> = case.boot.iter().filter(|(name, _)| is_file_of_kernel(name)).copied().collect();
-        let found = look(&case, &boot);
+        let [boot, esp] = [case.boot, case.esp].map(|files| {
+            let names = files.iter().filter(|(name, _)| is_file_of_kernel(name)).copied();
+            names.collect::<Vec<File>>()
+        });
+        let found = look(&Case { boot: &boot, esp: &esp, ..case });
         assert!(found.entry.is_none() && found.kernel.is_some() && found.initrd.is_some(), "{}", case.name);
         let initrd = found.initrd.unwrap().path;
         assert!(!initrd.contains("rescue") && !initrd.contains("fallback"), "{}: {initrd}", case.name);

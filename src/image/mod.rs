@@ -10,9 +10,14 @@ mod distributions;
 mod error;
 mod explore;
 mod ext;
+mod fat;
+mod filesystem;
+mod loaders;
+mod marks;
 mod names;
 mod partitions;
-mod sniff;
+mod places;
+mod runs;
 mod survey;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -21,29 +26,34 @@ mod tests;
 mod text;
 mod unclean;
 pub(crate) mod version;
+mod volumes;
 
-pub(crate) use disk::DiskFile;
 pub use disk::ReadError;
+pub(crate) use disk::{Budget, Disk, DiskFile};
 pub use error::ImageError;
 pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, explore, read_file};
-pub(crate) use ext::Run;
+pub(crate) use runs::Run;
 pub(crate) use survey::{Root, Survey};
 
-use boot::read::ReadAt;
+/// What the fuzzer sees of a search.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Search {
+    /// What was found, or why nothing, as text.
+    pub text: String,
+    /// The work that it took.
+    pub steps: u64,
+}
 
-/// What was found, as text: for the fuzzer, which shall see no more of this.
-pub fn explore_bytes(image: &[u8], release: Option<&str>) -> Result<String, ReadError> {
-    struct Bytes<'a>(&'a [u8]);
-    impl ReadAt for Bytes<'_> {
-        fn length(&self) -> std::io::Result<u64> {
-            self.0.length()
-        }
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-            self.0.read_at(buf, offset)
-        }
-    }
+/// Searches a disk with sectors of so many bytes, for the fuzzer.
+pub fn explore_bytes(image: &[u8], sector: u64, release: Option<&str>) -> Search {
+    let budget = Budget::new();
+    let text = found(image, sector, release, &budget).unwrap_or_else(|error| error.to_string());
+    Search { text, steps: budget.spent() }
+}
+
+fn found(image: &[u8], sector: u64, release: Option<&str>, budget: &Budget) -> Result<String, ReadError> {
     let wanted = release.map_or(Wanted::Kernel, Wanted::Initrd);
-    let explored = explore(&Bytes(image), wanted)?;
+    let explored = explore(&Disk::new(&image, sector, budget)?, wanted)?;
     for file in explored.kernel.iter().chain(&explored.initrd) {
         let mut end = 0;
         for run in &file.runs {

@@ -1,60 +1,10 @@
 //! What lies on a disk, seen from a few bytes of each of its parts: which of them Linux could take as its root, how they
 //! are called, and what tells two copies of one disk from two disks.
 
-use boot::read::ReadAt;
-
-use super::disk::{Disk, ReadError, Window};
-use super::partitions::{self, Kind};
+use super::disk::{Disk, Fields, ReadError, Window};
+use super::marks::{self, EXT, LVM, Use};
+use super::partitions::{self, Kind, Partition};
 use super::unclean;
-
-/// What a kernel can do with something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
-    /// It may be the root file system.
-    Root,
-    /// The root may be inside; only the guest can tell.
-    Inside,
-    /// It is no root.
-    Never,
-}
-
-/// Marks: place, bytes, name, use. What is made of other things comes before what it may hold.
-const MARKS: [(u64, &[u8], &str, Use); 34] = [
-    (0, b"LUKS\xba\xbe", "encrypted (LUKS)", Use::Inside),
-    (512, b"LABELONE", "LVM", Use::Inside),
-    (0, b"LABELONE", "LVM", Use::Inside),
-    (4096, b"\xfc\x4e\x2b\xa9", "a member of a RAID (md)", Use::Inside),
-    (0, b"\xfc\x4e\x2b\xa9", "a member of a RAID (md)", Use::Inside),
-    (0x2_0000, b"\x0c\xb1\xba\0\0\0\0\0", "a member of a ZFS pool", Use::Inside),
-    (0x1018, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache", Use::Inside),
-    (0x1018, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9", "bcachefs", Use::Root),
-    (4086, b"SWAPSPACE2", "swap", Use::Never),
-    (0x438, b"\x53\xef", "ext2, ext3 or ext4", Use::Root),
-    (0, b"XFSB", "XFS", Use::Root),
-    (0x1_0040, b"_BHRfS_M", "btrfs", Use::Root),
-    (0, b"hsqs", "squashfs", Use::Root),
-    (1024, b"\xe2\xe1\xf5\xe0", "EROFS", Use::Root),
-    (1024, b"\x10\x20\xf5\xf2", "F2FS", Use::Root),
-    (0x1_0034, b"ReIsEr", "ReiserFS", Use::Root),
-    (0x8000, b"JFS1", "JFS", Use::Root),
-    (0x406, b"\x34\x34", "NILFS2", Use::Root),
-    (0, b"\x45\x3d\xcd\x28", "cramfs", Use::Root),
-    (0, b"-rom1fs-", "romfs", Use::Root),
-    (0x8001, b"CD001", "ISO 9660", Use::Root),
-    (0x410, b"\x7f\x13", "Minix", Use::Root),
-    (0x410, b"\x8f\x13", "Minix", Use::Root),
-    (0x410, b"\x68\x24", "Minix", Use::Root),
-    (0x410, b"\x78\x24", "Minix", Use::Root),
-    (0x418, b"\x5a\x4d", "Minix", Use::Root),
-    (3, b"EXFAT   ", "exFAT", Use::Never),
-    (3, b"NTFS    ", "NTFS", Use::Never),
-    (0x52, b"FAT32", "FAT", Use::Never),
-    (0x36, b"FAT", "FAT", Use::Never),
-    (0, b"QFI\xfb", "a qcow2 image", Use::Never),
-    (0, b"KDMV", "a VMDK image", Use::Never),
-    (0, b"vhdxfile", "a VHDX image", Use::Never),
-    (512, b"EFI PART", "a damaged GPT", Use::Never),
-];
 
 /// What was seen of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,8 +17,9 @@ pub(crate) struct Survey {
 struct Part {
     /// 0 is the whole disk.
     number: u32,
-    /// What Linux calls it behind `PARTUUID=`.
+    /// What Linux calls it behind `PARTUUID=` and `PARTLABEL=`.
     uuid: Option<String>,
+    label: String,
     /// What it is.
     kind: Option<(&'static str, Use)>,
     /// The UUID of its ext file system.
@@ -90,20 +41,19 @@ pub(crate) enum Root {
 
 impl Survey {
     /// Looks at the beginning of each part of a disk.
-    pub(crate) fn of(source: &dyn ReadAt) -> Result<Self, ReadError> {
-        let disk = Disk::new(source)?;
+    pub(crate) fn of(disk: &Disk<'_>) -> Result<Self, ReadError> {
         let mut parts = Vec::new();
-        for partition in partitions::read(&disk)?.map(|(_, all)| all).unwrap_or_default() {
-            let mut part = Part::of(&disk, partition.window, partition.number, Some(partition.uuid));
+        for partition in partitions::read(disk)?.map(|(_, all)| all).unwrap_or_default() {
+            let mut part = Part::of(disk, partition.window, Some(&partition));
             match partition.kind {
                 Kind::Efi => part.kind = Some(("the EFI system partition", Use::Never)),
-                Kind::Lvm => part.kind = part.kind.or(Some(("LVM", Use::Inside))),
+                Kind::Lvm => part.kind = part.kind.or(Some((LVM, Use::Inside))),
                 Kind::Other => {}
             }
             parts.push(part);
         }
         if parts.is_empty() {
-            parts.push(Part::of(&disk, disk.whole(), 0, None));
+            parts.push(Part::of(disk, disk.whole(), None));
         }
         Ok(Survey { parts })
     }
@@ -134,8 +84,7 @@ impl Survey {
 
     /// The device behind what Linux takes as `root=`.
     pub(crate) fn device(&self, root: &str) -> Option<String> {
-        let uuid = root.strip_prefix("PARTUUID=")?;
-        self.parts.iter().find(|part| part.uuid.as_deref() == Some(uuid)).map(Part::device)
+        self.parts.iter().find(|part| part.is_called(root)).map(Part::device)
     }
 
     /// Whether the two have the identity of a partition or of a file system in common.
@@ -149,26 +98,40 @@ impl Survey {
 
     /// If the file system behind this `root=` has a log that must be replayed first: the words with which Linux does without.
     pub(crate) fn replay_words(&self, root: &str) -> Option<&'static str> {
-        let device = self.device(root).unwrap_or_else(|| root.to_owned());
-        let is_it = |part: &&Part| part.device() == device || device.starts_with("UUID=");
-        self.parts.iter().filter(is_it).find_map(|part| part.replay)
+        // Of the UUIDs of file systems only ext's are known.
+        let may_be = |part: &Part| part.is_called(root) || root.starts_with("UUID=") && part.ext.is_none();
+        self.parts.iter().filter(|part| may_be(part)).find_map(|part| part.replay)
     }
 }
 
 impl Part {
-    fn of(disk: &Disk<'_>, window: Window, number: u32, uuid: Option<String>) -> Self {
-        let bytes = |at, len: usize| {
-            let mut bytes = vec![0; len];
-            disk.read(window, at, &mut bytes, "its beginning").ok().map(|()| bytes)
-        };
-        let found =
-            MARKS.iter().find(|(at, mark, ..)| bytes(*at, mark.len()).is_some_and(|read| read == *mark));
-        let kind = found.map(|(_, _, name, use_)| (*name, *use_));
-        let is_ext = kind.is_some_and(|(name, _)| name.starts_with("ext"));
-        let superblock = bytes(1024, 0x78).filter(|_| is_ext);
-        let ext = superblock.as_ref().and_then(|block| block.get(0x68..0x78)?.try_into().ok());
-        let replay = kind.and_then(|(name, _)| unclean::words(disk, window, name));
-        Part { number, uuid, kind, ext, replay }
+    fn of(disk: &Disk<'_>, window: Window, partition: Option<&Partition>) -> Self {
+        let kind = marks::find(disk, window).map(|mark| (mark.name, mark.usage));
+        let mut superblock = [0; 256];
+        let is_ext = kind.is_some_and(|(name, _)| name == EXT)
+            && disk.read(window, 1024, &mut superblock, "its superblock").is_ok();
+        let fields = Fields(&superblock);
+        Part {
+            number: partition.map_or(0, |partition| partition.number),
+            uuid: partition.map(|partition| partition.uuid.clone()),
+            label: partition.map(|partition| partition.label.clone()).unwrap_or_default(),
+            kind,
+            ext: fields.bytes(0x68).ok().filter(|_| is_ext),
+            replay: kind.and_then(|(name, _)| unclean::words(disk, window, name)),
+        }
+    }
+
+    /// Whether Linux, or an initrd for it, means this one by what stands behind `root=`.
+    fn is_called(&self, root: &str) -> bool {
+        let hex = |bytes: [u8; 16]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        match root.split_once('=') {
+            Some(("PARTUUID", uuid)) => self.uuid.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(uuid)),
+            Some(("PARTLABEL", label)) => !label.is_empty() && self.label == label,
+            Some(("UUID", uuid)) => {
+                self.ext.is_some_and(|own| hex(own).eq_ignore_ascii_case(&uuid.replace('-', "")))
+            }
+            _ => self.device() == root,
+        }
     }
 
     fn device(&self) -> String {
@@ -183,21 +146,10 @@ impl Part {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::image::testing::{LINUX, LVM, ext4, gpt, unclean};
-
-    struct Bytes<'a>(&'a [u8]);
-
-    impl ReadAt for Bytes<'_> {
-        fn length(&self) -> std::io::Result<u64> {
-            self.0.length()
-        }
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-            self.0.read_at(buf, offset)
-        }
-    }
+    use crate::image::testing::{LINUX, LVM, ext4, gpt, unclean, with_disk};
 
     pub(in crate::image) fn survey(disk: &[u8]) -> Survey {
-        Survey::of(&Bytes(disk)).unwrap()
+        with_disk(disk, |disk| Survey::of(disk).unwrap())
     }
 
     fn marked(at: usize, mark: &[u8]) -> Vec<u8> {
@@ -208,10 +160,10 @@ pub(super) mod tests {
 
     #[test]
     fn file_system_over_a_whole_disk_is_the_root() {
-        for (at, mark, name, use_) in MARKS {
-            let disk = marked(usize::try_from(at).unwrap(), mark);
-            let root = survey(&disk).root();
-            match use_ {
+        for mark in marks::MARKS {
+            let disk = marked(usize::try_from(mark.at).unwrap(), mark.bytes);
+            let (name, root) = (mark.name, survey(&disk).root());
+            match mark.usage {
                 Use::Root => {
                     assert_eq!(root, Root::Is("/dev/vda".into(), format!("the whole disk ({name})")));
                 }
@@ -249,8 +201,17 @@ pub(super) mod tests {
 
     #[test]
     fn journal_to_be_replayed_is_seen() {
-        let words = |disk: &[u8]| survey(disk).replay_words("/dev/vda");
-        assert_eq!(words(&unclean(&[("etc/x", b"")])), Some("rootflags=noload"));
-        assert_eq!(words(&ext4(2048, &[("etc/x", b"")], &[])), None);
+        let disk = unclean(&[("etc/x", b"")]);
+        assert_eq!(survey(&disk).replay_words("/dev/vda"), Some("rootflags=noload"));
+        let uuid: String = disk[1024 + 0x68..][..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let parted = survey(&gpt(512, &[(2, LINUX, &disk)]));
+        for root in ["PARTLABEL=part2", "/dev/vda2", &format!("UUID={uuid}")] {
+            assert_eq!(parted.replay_words(root), Some("rootflags=noload"), "{root}");
+        }
+        for root in ["PARTLABEL=part1", "PARTLABEL=", "/dev/vda1", "UUID=0"] {
+            assert_eq!(parted.replay_words(root), None, "{root}");
+        }
+        assert_eq!(parted.device("PARTLABEL=part2").as_deref(), Some("/dev/vda2"));
+        assert_eq!(survey(&ext4(2048, &[("etc/x", b"")], &[])).replay_words("/dev/vda"), None);
     }
 }

@@ -1,24 +1,15 @@
 //! Whole disks, looked over.
 #![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
-use super::disk::Disk;
-use super::explore::{Explored, Wanted, explore, explore_disk};
-use super::testing::{LINUX, LVM, debugfs, ext4, gpt, mbr_entry, unclean};
+use super::disk::{Budget, Disk};
+use super::explore::{Explored, Wanted, explore};
+use super::testing::{
+    Bytes, EFI, LINUX, LVM, debugfs, ext4, fat, gpt, mbr_entry, unclean, with_disk, with_sectors,
+};
 use super::*;
 
-pub(super) struct Bytes(pub(super) Vec<u8>);
-
-impl ReadAt for Bytes {
-    fn length(&self) -> std::io::Result<u64> {
-        self.0.length()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-}
-
 fn look(disk: &[u8], wanted: Wanted<'_>) -> Explored {
-    explore(&Bytes(disk.to_vec()), wanted).unwrap()
+    with_disk(disk, |disk| explore(disk, wanted).unwrap())
 }
 
 /// What a file's runs say that it holds.
@@ -111,7 +102,7 @@ fn links_at_the_top_serve_where_nothing_else_does() {
 #[test]
 fn links_never_leave_the_image_or_run_in_circles() {
     let files = with(&[("vmlinuz", b"->../../../../etc/passwd"), ("boot", b"->loop"), ("loop", b"->boot")]);
-    let found = explore(&Bytes(ext4(8192, &files, &[])), Wanted::Kernel);
+    let found = with_disk(&ext4(8192, &files, &[]), |disk| explore(disk, Wanted::Kernel));
     assert!(matches!(found, Err(ReadError::Damaged(_))), "{found:?}");
     let files = with(&[("vmlinuz", b"->../../../../etc/passwd")]);
     assert_eq!(look(&ext4(8192, &files, &[]), Wanted::Kernel).kernel, None);
@@ -137,11 +128,56 @@ fn table_that_the_guests_linux_does_not_take_is_not_taken() {
     let mut unprotected = whole.clone();
     unprotected[0x1be + 4] = 0x83;
     let large_sectors = gpt(4096, &[(1, LINUX, &root)]);
+    // Linux takes entries of 128 bytes alone, and none of a table whose disk was cut short.
+    let mut large_entries = whole.clone();
+    large_entries[512 + 84] = 0;
+    large_entries[512 + 85] = 1;
+    let cut = whole[..whole.len() - (1 << 20)].to_vec();
     assert!(look(&whole, Wanted::Kernel).kernel.is_some());
-    for disk in [damaged, unprotected, large_sectors] {
+    for disk in [damaged, unprotected, large_sectors, large_entries, cut] {
         let found = look(&disk, Wanted::Kernel);
         assert!(found.kernel.is_none() && found.looked.contains("GPT"), "{}", found.looked);
     }
+}
+
+/// What the disk is to a guest whose sectors are so long.
+fn look_in(sector: u64, disk: &[u8]) -> Explored {
+    with_sectors(disk, sector, |disk| explore(disk, Wanted::Kernel).unwrap())
+}
+
+#[test]
+fn tables_count_in_the_sectors_of_the_disk() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    let disk = gpt(4096, &[(3, LINUX, &root)]);
+    let found = look_in(4096, &disk);
+    assert_eq!(found.root.unwrap().0, "PARTUUID=03030303-0303-0303-0303-030303030303");
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+    // A table in other sectors is none.
+    assert!(look_in(4096, &gpt(512, &[(3, LINUX, &root)])).kernel.is_none());
+    // An MBR: the root is the second logical partition of an extended one at 1 MiB.
+    let mut disk = vec![0; 3 << 20];
+    mbr_entry(&mut disk, 0, 1, 5, 256, 5120);
+    mbr_entry(&mut disk, 1 << 20, 0, 0x83, 8, 8);
+    mbr_entry(&mut disk, 1 << 20, 1, 5, 256, 2560);
+    mbr_entry(&mut disk, 2 << 20, 0, 0x83, 256, 2048);
+    disk.extend(&root);
+    let found = look_in(4096, &disk);
+    assert_eq!(found.root.unwrap(), ("PARTUUID=00000000-06".into(), "partition 6".into()));
+    assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
+    let survey = with_sectors(&disk, 4096, |disk| Survey::of(disk).unwrap());
+    assert_eq!(survey.device("PARTUUID=00000000-06").as_deref(), Some("/dev/vda6"));
+}
+
+#[test]
+fn partition_that_the_disk_cuts_short_ends_with_it_as_in_linux() {
+    let root = ext4(8192, &with(&KERNELS), &[]);
+    let mut disk = vec![0; 1 << 20];
+    mbr_entry(&mut disk, 0, 0, 0x83, 2048, 99_999_999);
+    mbr_entry(&mut disk, 0, 1, 0x83, 99_999_999, 8);
+    disk.extend(&root);
+    let found = look(&disk, Wanted::Kernel);
+    assert_eq!(found.root.unwrap().1, "partition 1");
+    assert!(found.looked.starts_with("it has 1 partition (MBR)"), "{}", found.looked);
 }
 
 #[test]
@@ -230,9 +266,9 @@ fn random_damage_gives_an_error_or_files_within_the_image() {
             let at = (state >> 33) as usize % image.len();
             image[at] = (state >> 25) as u8;
         }
-        let _ = explore_bytes(&image, None);
+        explore_bytes(&image, 512, None);
         image.truncate((state >> 40) as usize % image.len());
-        let _ = explore_bytes(&image, Some("6.1.0-9-amd64"));
+        explore_bytes(&image, 512, Some("6.1.0-9-amd64"));
     }
 }
 
@@ -314,13 +350,146 @@ fn many_names_of_one_long_file_cost_no_more_than_one() {
         std::fs::write(&script, commands.join("\n")).unwrap();
         debugfs(&image, &["-w", "-f", script.to_str().unwrap()]);
         let bytes = Bytes(std::fs::read(&image).unwrap());
-        let disk = Disk::new(&bytes).unwrap();
-        let before = disk.left();
-        let kernel = explore_disk(&disk, Wanted::Kernel).unwrap().kernel.unwrap();
+        let budget = Budget::new();
+        let disk = Disk::new(&bytes, 512, &budget).unwrap();
+        let kernel = explore(&disk, Wanted::Kernel).unwrap().kernel.unwrap();
         assert_eq!((kernel.path.as_str(), kernel.size), ("/boot/vmlinuz-2.199", size));
         assert_eq!(kernel.runs.is_empty(), size > 256 << 20);
-        assert!(before - disk.left() < 2 << 20, "{}", before - disk.left());
+        assert!(budget.spent() < 2 << 20, "{}", budget.spent());
         commands.clear();
+    }
+}
+
+#[test]
+fn grubs_short_script_on_an_esp_leads_to_the_other_file_system() {
+    let cfg = "menuentry 'D' {\n search --set=root --label roots\n linux /k ro\n initrd /sub/i\n}\n";
+    let options = ["-U", "01234567-89ab-cdef-0123-456789abcdef", "-L", "roots"];
+    let files = with(&[("k", b"kernel"), ("sub/i", b"initrd"), ("odd/grub.cfg", cfg.as_bytes())]);
+    let root = ext4(4096, &files, &options);
+    let stub = |uuid: &str| {
+        format!(
+            "search.fs_uuid {uuid} root hd0,gpt2\nset prefix=($root)'/odd'\nconfigfile $prefix/grub.cfg\n"
+        )
+    };
+    // A file of the same name on the EFI system partition is not meant.
+    let disk = |uuid: &str| {
+        let stub = stub(uuid);
+        let esp = fat(16, 4096, &[("EFI/debian/grub.cfg", stub.as_bytes()), ("k", b"wrong")]);
+        gpt(512, &[(1, EFI, &esp), (2, LINUX, &root)])
+    };
+    let whole = disk("01234567-89AB-cdef-0123-456789abcdef");
+    let found = look(&whole, Wanted::Kernel);
+    assert_eq!(content(&whole, &found.kernel.unwrap()), b"kernel");
+    assert_eq!(content(&whole, &found.initrd.unwrap()), b"initrd");
+    assert_eq!(found.entry.unwrap().0, "/EFI/debian/grub.cfg (D)");
+    assert!(
+        found.looked.contains("partition 1 is FAT, the EFI system partition; partition 2"),
+        "{}",
+        found.looked
+    );
+    let found = look(&disk("1"), Wanted::Kernel);
+    assert_eq!(found.kernel, None);
+    let note = "/EFI/debian/grub.cfg on partition 1 is not followed: it shows no entry, and the file system 1 that it looks for \
+                cannot be read here";
+    assert_eq!(found.notes, [note]);
+}
+
+#[test]
+fn entry_with_an_empty_initrd_starts_without_it() {
+    let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6 ro\n initrd /boot/ucode /boot/initrd-6\n}\n";
+    let files = with(&[
+        ("boot/vmlinuz-6", b"kernel"),
+        ("boot/initrd-6", b""),
+        ("boot/ucode", b"u"),
+        ("boot/grub/grub.cfg", cfg),
+    ]);
+    let found = look(&ext4(4096, &files, &[]), Wanted::Kernel);
+    assert_eq!(found.initrd.unwrap().path, "/boot/ucode");
+    assert!(found.entry.is_some());
+    let note =
+        "/boot/grub/grub.cfg on the whole disk names the empty initrd /boot/initrd-6, which is left out";
+    assert_eq!(found.notes, [note]);
+}
+
+#[test]
+fn fstab_may_mount_boot_by_any_name() {
+    let boot = fat(16, 4096, &[("vmlinuz-5", b"mounted"), ("initrd.img-5", b"i")]);
+    for device in [
+        "PARTLABEL=part2",
+        "/dev/disk/by-partlabel/part2",
+        "UUID=1234-ABCD",
+        "LABEL=ESP",
+        "/dev/sda2",
+        "PARTUUID=02020202-0202-0202-0202-020202020202",
+    ] {
+        let fstab = format!("{device} /boot vfat defaults 0 2\n");
+        let files = with(&[&KERNELS[..], &[("etc/fstab", fstab.as_bytes())]].concat());
+        let disk = gpt(512, &[(1, LINUX, &ext4(4096, &files, &[])), (2, EFI, &boot)]);
+        let found = look(&disk, Wanted::Kernel);
+        assert_eq!(content(&disk, &found.kernel.unwrap()), b"mounted", "{device}: {:?}", found.notes);
+    }
+}
+
+/// The steps of a whole start on this disk: a survey and a search.
+fn steps(disk: Vec<u8>) -> u64 {
+    let budget = Budget::new();
+    let bytes = Bytes(disk);
+    let disk = Disk::new(&bytes, 512, &budget).unwrap();
+    let _ = Survey::of(&disk);
+    let _ = explore(&disk, Wanted::Kernel);
+    budget.spent()
+}
+
+/// An image whose journal has newer contents of so many blocks of a file.
+fn long_journal(blocks: usize) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, new, commands] = ["image", "new", "commands"].map(|name| folder.path().join(name));
+    let file = vec![7; blocks * 1024];
+    let size = ["-b", "1024", "-J", "size=8"];
+    std::fs::write(&path, ext4(24 << 10, &with(&[&KERNELS[..], &[("f", &file)]].concat()), &size)).unwrap();
+    let first: usize = debugfs(&path, &["-R", "bmap f 0"]).trim().parse().unwrap();
+    std::fs::write(&new, vec![8; blocks * 1024]).unwrap();
+    let text = format!("jo\njw -b {first}-{} {}\njc\n", first + blocks - 1, new.display());
+    std::fs::write(&commands, text).unwrap();
+    debugfs(&path, &["-w", "-f", commands.to_str().unwrap()]);
+    std::fs::read(&path).unwrap()
+}
+
+#[test]
+fn twice_the_image_costs_at_most_about_twice_the_steps() {
+    let folder_of = |names: usize| {
+        let names: Vec<String> = (0..names).map(|n| format!("boot/vmlinuz-1.{n}")).collect();
+        let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"k"[..])).collect();
+        ext4(8192, &with(&files), &["-b", "1024"])
+    };
+    let chain_of = |links: usize| {
+        let mut disk = vec![0; 4 << 20];
+        mbr_entry(&mut disk, 0, 1, 5, 8, 8000);
+        for link in 0..links {
+            mbr_entry(&mut disk, (8 + link * 8) * 512, 0, 0x83, 1, 2);
+            mbr_entry(&mut disk, (8 + link * 8) * 512, 1, 5, ((link + 1) * 8) as u32, 8);
+        }
+        disk
+    };
+    let script_of = |lines: usize| {
+        let cfg = "search --set=root --label none\nset a=\"$a$b\"\n".repeat(lines);
+        ext4(8192, &with(&[&KERNELS[..], &[("boot/grub/grub.cfg", cfg.as_bytes())]].concat()), &[])
+    };
+    let fat_of = |names: usize| {
+        let names: Vec<String> = (0..names).map(|n| format!("loader/entries/{n}.conf")).collect();
+        let files: Vec<(&str, &[u8])> =
+            names.iter().map(|name| (name.as_str(), &b"linux /none"[..])).collect();
+        fat(16, 4096, &files)
+    };
+    for (what, one, two) in [
+        ("journal", steps(long_journal(2000)), steps(long_journal(4000))),
+        ("names", steps(folder_of(400)), steps(folder_of(800))),
+        ("partitions", steps(chain_of(50)), steps(chain_of(100))),
+        ("script", steps(script_of(200)), steps(script_of(400))),
+        ("entries", steps(fat_of(30)), steps(fat_of(60))),
+    ] {
+        assert!(two <= one * 9 / 4, "{what}: {one} steps, and {two} for twice as much");
+        assert!(two > 1 << 19 && two < 256 << 20, "{what}: {two} steps");
     }
 }
 

@@ -36,7 +36,7 @@ impl Backends {
     pub(super) fn first_disk(&self) -> Result<Option<image::DiskFile>, StartError> {
         let first =
             self.disks.first().map(|disk| disk.reader()).transpose().map_err(StartError::Descriptors)?;
-        Ok(first.map(|(file, len)| image::DiskFile { file, len }))
+        Ok(first.map(|(file, len, sector)| image::DiskFile { file, len, sector }))
     }
 }
 

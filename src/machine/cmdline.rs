@@ -15,6 +15,8 @@ pub(super) struct Said<'a> {
     pub(super) root: Option<&'a str>,
     /// There is an initrd, which can find a root file system by more than its device.
     pub(super) initrd: bool,
+    /// Two disks are copies of one, so that a name may mean the wrong one.
+    pub(super) twins: bool,
 }
 
 /// A command line, and what became of its parts.
@@ -29,17 +31,27 @@ pub(super) struct Line {
     pub(super) took_options: bool,
 }
 
+impl Said<'_> {
+    /// Whether this value of `root=` leads the guest to what it names: UUIDs and labels of file systems are an initrd's to
+    /// find, names of partitions the kernel's own.
+    fn is_understood(&self, value: &str) -> bool {
+        let is_partition = ["PARTUUID=", "PARTLABEL="].iter().any(|name| value.starts_with(name));
+        value.starts_with("/dev/vd") || !self.twins && (self.initrd || is_partition)
+    }
+}
+
 pub(super) fn compose(said: &Said<'_>) -> Line {
-    let Said { spec, options, root, initrd } = *said;
+    let Said { spec, options, root, .. } = *said;
     let users = [&spec.cmdline, &spec.append].map(|text| text.as_deref().unwrap_or_default());
     // A word without a value is the user's as well: it keeps the disk's root away.
     let users_root = users.iter().rev().find_map(|text| value(text, "root"));
     // A command line in place of the default one is in place of the disk's as well.
     let options = options.filter(|_| spec.cmdline.is_none());
-    // Names such as root=UUID=... are an initrd's to understand. Without a value it says nothing.
+    // Without a value it says nothing.
     let unwanted = |word: &Word<'_>| {
-        let bare = word.value.is_none_or(str::is_empty);
-        word.is("root") && (users_root.is_some() || bare || !initrd && root.is_some())
+        let value = word.value.unwrap_or_default().trim_matches('"');
+        let useless = value.is_empty() || root.is_some() && !said.is_understood(value);
+        word.is("root") && (users_root.is_some() || useless)
     };
     let options_text = without(options.unwrap_or_default(), unwanted);
     let known = users_root.or_else(|| value(&options_text, "root"));
@@ -75,7 +87,7 @@ mod tests {
     const OWN: &str = "console=ttyS0 panic=-1 pci=noearly";
 
     fn line(spec: &Spec, options: Option<&str>, root: Option<&str>) -> Line {
-        compose(&Said { spec, options, root, initrd: true })
+        compose(&Said { spec, options, root, initrd: true, twins: false })
     }
 
     #[test]
@@ -115,8 +127,16 @@ mod tests {
             options: Some("root=UUID=5 rw"),
             root: Some("/dev/vda"),
             initrd: false,
+            twins: false,
         };
         assert_eq!(compose(&said).text, format!("rw {OWN} root=/dev/vda"));
+        for root in ["PARTUUID=5-02", "PARTLABEL=root-b", "/dev/vda2"] {
+            let options = format!("root={root} rw");
+            let said = Said { options: Some(&options), ..said };
+            assert_eq!(compose(&said).text, format!("root={root} rw {OWN}"));
+            let twins = compose(&Said { twins: true, ..said }).text;
+            assert_eq!(twins.contains(root), root == "/dev/vda2", "{twins}");
+        }
     }
 
     #[test]

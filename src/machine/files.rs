@@ -19,8 +19,8 @@ use super::cmdline::{self, Line, Said};
 use super::loader::Origin;
 use super::supplies::Image;
 use crate::image::{
-    DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey, Wanted,
-    explore,
+    Budget, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
+    Wanted, explore,
 };
 use crate::spec::{self, Spec, SpecError};
 
@@ -105,8 +105,8 @@ impl BootFiles {
             spec,
             options: entry.as_ref().and_then(|(_, options)| options.as_deref()),
             root: root.as_ref().map(|(root, _)| root.as_str()),
-            // A name that two disks have may be taken for the wrong one.
-            initrd: initrd.is_some() && !twins,
+            initrd: initrd.is_some(),
+            twins,
         });
         let mut warnings = warnings(spec, &line, &disk.survey, twins, unknown);
         warnings.extend(notes);
@@ -139,6 +139,8 @@ struct Looked {
     file: Option<Arc<File>>,
     found: Explored,
     survey: Survey,
+    /// What may still be done on the machine's disks.
+    budget: Budget,
 }
 
 /// What may surprise of a root file system.
@@ -190,7 +192,8 @@ impl Looked {
     /// Whether another disk of the machine is a copy of the first.
     fn has_twin(&self, spec: &Spec) -> bool {
         spec.disk.iter().skip(1).any(|disk| {
-            let other = DiskFile::open(&disk.path).ok().and_then(|disk| Survey::of(&disk).ok());
+            let opened = DiskFile::open(&disk.path).ok();
+            let other = opened.and_then(|disk| Survey::of(&disk.disk(&self.budget)).ok());
             other.is_some_and(|other| self.survey.is_twin(&other))
         })
     }
@@ -212,7 +215,10 @@ impl Looked {
                 return Err(ImageError::Open { path, source }.into());
             }
         };
-        let found = match explore(&disk, wanted) {
+        let budget = Budget::new();
+        // What cannot be read says so when the guest reads it. It costs little, so that it comes first.
+        let survey = Survey::of(&disk.disk(&budget)).unwrap_or_default();
+        let found = match explore(&disk.disk(&budget), wanted) {
             Ok(found) => found,
             Err(source)
                 if wanted == Wanted::Kernel
@@ -222,9 +228,7 @@ impl Looked {
             }
             Err(error) => Explored { looked: error.to_string(), ..Explored::default() },
         };
-        // What cannot be read says so when the guest reads it.
-        let survey = Survey::of(&disk).unwrap_or_default();
-        Ok(Looked { path, file: Some(Arc::new(disk.file)), found, survey })
+        Ok(Looked { path, file: Some(Arc::new(disk.file)), found, survey, budget })
     }
 
     /// Takes a file out of what was found.

@@ -21,7 +21,7 @@ use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::with_usual_limits;
 use crate::image::version::compare;
-use crate::image::{DiskFile, read_file};
+use crate::image::{Budget, DiskFile, read_file};
 use crate::machine::files::BootFiles;
 use crate::spec::Spec;
 
@@ -256,7 +256,9 @@ fn on_disk(spec: &Spec, release: &str) -> Option<Modules> {
     let disk = DiskFile::open(&spec.disk.first()?.path).ok()?;
     let read = move |path: &Path| {
         let path = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
-        read_file(&disk, path, MAX).map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+        read_file(&disk.disk(&Budget::new()), path, MAX)
+            .map_err(io::Error::other)?
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     };
     Modules::listed(&Path::new("/lib/modules").join(release), Box::new(read)).ok()
 }

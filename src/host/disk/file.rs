@@ -37,10 +37,10 @@ pub(super) struct Direct {
 }
 
 impl DiskFile {
-    /// Another descriptor of it, to read by position, and its length in bytes.
-    pub(crate) fn reader(&self) -> io::Result<(File, u64)> {
+    /// Another descriptor of it, to read by position, its length and the length of its sectors, both in bytes.
+    pub(crate) fn reader(&self) -> io::Result<(File, u64, u64)> {
         let len = self.tail.as_ref().map_or(self.sectors.saturating_mul(SECTOR), |(end, _)| *end);
-        Ok((self.buffered.try_clone()?, len))
+        Ok((self.buffered.try_clone()?, len, self.topology.logical_block.into()))
     }
 
     /// The disk as a device shows it.

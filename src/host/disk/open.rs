@@ -168,6 +168,12 @@ fn device_size(file: &File) -> io::Result<u64> {
     device_number::<u64>(file, BLKGETSIZE64)
 }
 
+/// Bytes of a sector as the guest has it: that of a block device, and 512 of an image.
+pub(crate) fn logical_sector(file: &File) -> u64 {
+    let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+    if is_device { device_topology(file).logical_block.into() } else { SECTOR }
+}
+
 fn device_topology(file: &File) -> Topology {
     let number = |request| device_number::<libc::c_uint>(file, request).ok();
     topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))

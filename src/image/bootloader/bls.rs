@@ -5,6 +5,9 @@ use std::cmp::Ordering;
 use super::Entry;
 use crate::image::version::compare;
 
+/// Longest pattern of names: that of a file's name.
+const PATTERN: usize = 255;
+
 /// An entry with what orders it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::image) struct BlsEntry {
@@ -20,7 +23,10 @@ pub(in crate::image) struct BlsEntry {
 
 /// Reads an entry. `None` for one that boots no Linux on this processor.
 pub(in crate::image) fn parse(name: &str, text: &str) -> Option<BlsEntry> {
-    let stem = name.strip_suffix(".conf")?;
+    let (stem, end) = name.split_at_checked(name.len().checked_sub(".conf".len())?)?;
+    if !end.eq_ignore_ascii_case(".conf") {
+        return None;
+    }
     let (id, tries) = stem.rsplit_once('+').map_or((stem, None), |(id, tries)| (id, Some(tries)));
     let failed = tries.is_some_and(|tries| tries.split('-').next() == Some("0"));
     let mut found = BlsEntry { id: id.to_owned(), failed, ..BlsEntry::default() };
@@ -68,12 +74,15 @@ pub(in crate::image) fn choose(mut entries: Vec<BlsEntry>, loader: &str) -> Opti
         let (key, value) = line.trim().split_once(char::is_whitespace)?;
         (key == "default").then(|| value.trim().to_owned())
     };
-    let wanted = loader.lines().filter_map(line).next_back();
+    // The matcher calls itself for each sign.
+    let wanted = loader.lines().filter_map(line).next_back().filter(|pattern| pattern.len() <= PATTERN);
     let matches = |entry: &BlsEntry| {
         let pattern = wanted.as_deref()?;
         let steps = &mut 100_000;
-        let found = glob(pattern.as_bytes(), entry.id.as_bytes(), steps)
-            || glob(pattern.as_bytes(), format!("{}.conf", entry.id).as_bytes(), steps);
+        // systemd-boot compares in small letters.
+        let (pattern, id) = (pattern.to_ascii_lowercase(), entry.id.to_ascii_lowercase());
+        let found = glob(pattern.as_bytes(), id.as_bytes(), steps)
+            || glob(pattern.as_bytes(), format!("{id}.conf").as_bytes(), steps);
         found.then_some(())
     };
     let chosen = entries.iter().position(|entry| matches(entry).is_some()).unwrap_or(0);
@@ -128,6 +137,8 @@ mod tests {
         assert_eq!(choose(all(), "").unwrap().id, "new");
         assert_eq!(choose(all(), "timeout 3\ndefault o*.conf\n").unwrap().id, "old");
         assert_eq!(choose(all(), "default bad\n").unwrap().id, "bad");
+        assert_eq!(choose(all(), "default OLD.conf\n").unwrap().id, "old");
+        assert_eq!(choose(all(), &format!("default {}\n", "*".repeat(999_999))).unwrap().id, "new");
         assert_eq!(choose(all(), "default nothing-*\n").unwrap().id, "new");
         assert_eq!(choose(Vec::new(), ""), None);
     }

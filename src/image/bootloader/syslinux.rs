@@ -1,56 +1,225 @@
-//! The default entry of an extlinux.conf or syslinux.cfg.
+//! The default entry of an extlinux.conf or syslinux.cfg, with the files that it includes.
 
-use super::Entry;
+use super::{Entry, Files};
+use crate::image::disk::ReadError;
 
-/// The entry that `DEFAULT`, `MENU DEFAULT` or `ONTIMEOUT` name; without them the first. Relative paths start in `folder`.
-pub(in crate::image) fn parse(text: &str, folder: &str) -> Option<Entry> {
-    let (mut default, mut labels) = (None, Vec::<(String, Entry)>::new());
-    let mut global = String::new();
-    let path = |path: &str| if path.starts_with('/') { path.to_owned() } else { format!("{folder}/{path}") };
-    for line in text.lines() {
-        let (key, value) = line.trim().split_once(char::is_whitespace).unwrap_or_default();
-        let (key, value) = (key.to_ascii_lowercase(), value.trim());
-        let label = labels.last_mut();
-        match (key.as_str(), label) {
-            ("default" | "ontimeout", _) => default = Some(value.to_owned()),
-            ("label", _) => {
-                let entry = Entry { title: value.to_owned(), options: global.clone(), ..Entry::default() };
-                labels.push((value.to_owned(), entry));
+/// Most files that are read for one, and most labels.
+const FILES: usize = 32;
+const LABELS: usize = 1024;
+
+/// What a label starts.
+#[derive(Debug, Default)]
+struct Label {
+    name: String,
+    entry: Entry,
+    /// Another file to go on with, and the folder where that one's paths start.
+    config: Option<(String, Option<String>)>,
+}
+
+/// What was read of a file and of those that it includes.
+#[derive(Debug, Default)]
+struct Menu {
+    labels: Vec<Label>,
+    /// `DEFAULT`, `MENU DEFAULT`, `ONTIMEOUT`.
+    default: Option<String>,
+    menu_default: Option<String>,
+    timeout: Option<String>,
+    /// A menu is shown, whose own words count.
+    ui: bool,
+    /// Options of labels without some of their own.
+    options: String,
+}
+
+/// The entry that is started by itself, or why there is none; `None` if nothing is said. Relative paths start in `folder`.
+pub(in crate::image) fn choose(
+    files: &dyn Files,
+    folder: &str,
+    text: &str,
+) -> Result<Option<Result<Entry, String>>, ReadError> {
+    let (mut folder, mut text, mut left) = (folder.to_owned(), text.to_owned(), FILES);
+    loop {
+        let mut menu = Menu::default();
+        menu.read(files, &folder, &text, &mut left)?;
+        let label = match menu.choose(&folder) {
+            Some(Ok(label)) => label,
+            Some(Err(why)) => return Ok(Some(Err(why))),
+            None => return Ok(None),
+        };
+        let Some((config, below)) = label.config else { return Ok(Some(Ok(finish(label.entry, &folder)))) };
+        left = left.saturating_sub(1);
+        let path = absolute(&folder, &config);
+        match files.text(&files.device(), &path)? {
+            Some(next) if left > 0 => text = next,
+            _ => {
+                return Ok(Some(Err(format!(
+                    "its default entry goes on with {config}, which cannot be read"
+                ))));
             }
-            ("menu", Some((name, _))) if value.eq_ignore_ascii_case("default") => {
-                default = Some(name.clone())
+        }
+        folder = below.map_or(folder.clone(), |below| absolute(&folder, &below));
+    }
+}
+
+impl Menu {
+    fn read(
+        &mut self,
+        files: &dyn Files,
+        folder: &str,
+        text: &str,
+        left: &mut usize,
+    ) -> Result<(), ReadError> {
+        for line in text.lines() {
+            let (key, value) = words(line);
+            let (key, value) = match key.as_str() {
+                // `MENU INCLUDE` and `MENU DEFAULT`; of the other words of a menu none matters.
+                "menu" => match words(value) {
+                    (word, rest) if word == "include" => (word, rest),
+                    (word, _) if word == "default" => ("menu default".to_owned(), ""),
+                    _ => continue,
+                },
+                _ => (key, value),
+            };
+            if key == "include" {
+                let name = value.split_whitespace().next().unwrap_or_default();
+                *left = left.saturating_sub(1);
+                let text =
+                    if *left > 0 { files.text(&files.device(), &absolute(folder, name))? } else { None };
+                if let Some(text) = text {
+                    self.read(files, folder, &text, left)?;
+                }
+                continue;
             }
-            ("kernel" | "linux", Some((_, entry))) => entry.kernel = path(value),
-            ("initrd", Some((_, entry))) => {
-                entry.initrds = value.split(',').map(|one| path(one.trim())).collect()
+            self.line(&key, value, folder);
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, key: &str, value: &str, folder: &str) {
+        let room = self.labels.len() < LABELS;
+        match (key, self.labels.last_mut()) {
+            ("default", _) => self.default = Some(value.to_owned()),
+            ("ontimeout", _) => self.timeout = Some(value.to_owned()),
+            ("ui", _) => self.ui = true,
+            ("label", _) if room => {
+                let entry =
+                    Entry { title: value.to_owned(), options: self.options.clone(), ..Entry::default() };
+                self.labels.push(Label { name: value.to_owned(), entry, config: None });
             }
-            ("append", Some((_, entry))) => {
-                entry.options = if value == "-" { String::new() } else { value.to_owned() };
+            ("append", None) => value.clone_into(&mut self.options),
+            (_, None) => {}
+            ("menu default", Some(label)) => self.menu_default = Some(label.name.clone()),
+            ("kernel" | "linux", Some(label)) => label.entry.kernel = absolute(folder, value),
+            ("config", Some(label)) => {
+                let mut words = value.split_whitespace().map(str::to_owned);
+                label.config = words.next().map(|file| (file, words.next()));
             }
-            ("append", None) => global = value.to_owned(),
+            ("initrd", Some(label)) => {
+                label.entry.initrds = value.split(',').map(|one| absolute(folder, one.trim())).collect();
+            }
+            ("append", Some(label)) => {
+                label.entry.options = if value == "-" { String::new() } else { value.to_owned() };
+            }
             _ => {}
         }
     }
-    labels.retain(|(_, entry)| !entry.kernel.is_empty() && !entry.kernel.ends_with(".c32"));
-    let wanted = default.as_deref().unwrap_or_default();
-    let name = wanted.split_whitespace().next().unwrap_or_default();
-    let at = labels.iter().position(|(label, _)| label == wanted || label == name).unwrap_or(0);
-    let (_, mut entry) = (at < labels.len()).then(|| labels.swap_remove(at))?;
-    // The initrd can stand among the options.
+
+    /// The label that is started. Without a word about it, that is the first that starts Linux.
+    fn choose(mut self, folder: &str) -> Option<Result<Label, String>> {
+        let default = self.default.unwrap_or_default();
+        let first_word = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+        let is_menu = self.ui || first_word(&default).ends_with(".c32");
+        let wanted = match (self.timeout, self.menu_default) {
+            (Some(timeout), _) => timeout,
+            (None, Some(label)) if is_menu || default.is_empty() => label,
+            _ if is_menu => String::new(),
+            _ => default,
+        };
+        let name = first_word(&wanted);
+        let is_wanted = |label: &Label| label.name == wanted || label.name.eq_ignore_ascii_case(&name);
+        let boots = |label: &Label| {
+            let kernel = &label.entry.kernel;
+            label.config.is_some() || !kernel.is_empty() && !kernel.ends_with(".c32")
+        };
+        if let Some(at) = self.labels.iter().position(is_wanted).filter(|_| !wanted.is_empty()) {
+            let label = self.labels.swap_remove(at);
+            return Some(if boots(&label) {
+                Ok(label)
+            } else {
+                Err("its default entry starts no Linux".into())
+            });
+        }
+        if let Some(at) = self.labels.iter().position(boots) {
+            return Some(Ok(self.labels.swap_remove(at)));
+        }
+        // What is no label is a kernel with its options.
+        let options = wanted.split_once(char::is_whitespace).map_or("", |(_, options)| options.trim());
+        let entry = Entry {
+            title: name.clone(),
+            kernel: absolute(folder, &name),
+            options: options.to_owned(),
+            ..Entry::default()
+        };
+        (!name.is_empty() && self.labels.is_empty()).then_some(Ok(Label { name, entry, config: None }))
+    }
+}
+
+/// Takes the initrd out of the options, where it can stand as well.
+fn finish(mut entry: Entry, folder: &str) -> Entry {
     let (initrd, options): (Vec<&str>, Vec<&str>) =
         entry.options.split(' ').partition(|word| word.starts_with("initrd="));
-    if let (Some(list), true) =
-        (initrd.last().and_then(|word| word.strip_prefix("initrd=")), entry.initrds.is_empty())
-    {
-        entry.initrds = list.split(',').map(path).collect();
+    let list = initrd.last().and_then(|word| word.strip_prefix("initrd="));
+    if let (Some(list), true) = (list, entry.initrds.is_empty()) {
+        entry.initrds = list.split(',').map(|one| absolute(folder, one)).collect();
     }
     entry.options = options.join(" ");
-    Some(entry)
+    entry
+}
+
+/// The first word of a line in small letters, and the rest.
+fn words(line: &str) -> (String, &str) {
+    let line = line.trim();
+    let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    (key.to_ascii_lowercase(), value.trim())
+}
+
+fn absolute(folder: &str, path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("{folder}/{path}") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::bootloader::SearchBy;
+
+    struct Some_(&'static [(&'static str, &'static str)]);
+
+    impl Files for Some_ {
+        fn charge(&self, _: u64) -> Result<(), ReadError> {
+            Ok(())
+        }
+        fn device(&self) -> String {
+            String::new()
+        }
+        fn text(&self, _: &str, path: &str) -> Result<Option<String>, ReadError> {
+            Ok(self.0.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned()))
+        }
+        fn size(&self, _: &str, _: &str) -> Result<Option<u64>, ReadError> {
+            Ok(None)
+        }
+        fn is_folder(&self, _: &str, _: &str) -> Result<bool, ReadError> {
+            Ok(false)
+        }
+        fn entries(&self, _: &str) -> Result<Vec<(String, String)>, ReadError> {
+            Ok(Vec::new())
+        }
+        fn search(&self, _: SearchBy, _: &str) -> Result<Option<String>, ReadError> {
+            Ok(None)
+        }
+    }
+
+    fn parse(text: &str, folder: &str) -> Option<Entry> {
+        choose(&Some_(&[]), folder, text).unwrap().and_then(Result::ok)
+    }
 
     #[test]
     fn alpines_file_is_read() {
@@ -69,6 +238,34 @@ mod tests {
         let entry = parse(text, "").unwrap();
         assert_eq!((entry.kernel.as_str(), entry.options.as_str()), ("/b", "ro"));
         assert_eq!(entry.initrds, ["/u.img", "/i.img"]);
-        assert_eq!(parse("default x\n", ""), None);
+        assert_eq!(parse("prompt 1\n", ""), None);
+        let entry = parse("default linux ro quiet\n", "/syslinux").unwrap();
+        assert_eq!((entry.kernel.as_str(), entry.options.as_str()), ("/syslinux/linux", "ro quiet"));
+    }
+
+    #[test]
+    fn included_files_are_read_and_a_config_goes_on() {
+        let files = Some_(&[
+            ("/s/menu.cfg", "LABEL menu\nLINUX /from-menu\nINCLUDE more.cfg\n"),
+            ("/s/more.cfg", "LABEL more\n LINUX /k\n APPEND ro\nINCLUDE more.cfg\n"),
+            ("/s/other.cfg", "DEFAULT x\nLABEL x\nLINUX k\n"),
+        ]);
+        let chosen = |text: &str| choose(&files, "/s", text).unwrap().unwrap();
+        for text in ["DEFAULT more\nINCLUDE menu.cfg\n", "DEFAULT more\nMENU INCLUDE /s/menu.cfg Title\n"] {
+            assert_eq!(chosen(text).unwrap().kernel, "/k", "{text}");
+        }
+        assert_eq!(chosen("LABEL a\nCONFIG /s/other.cfg /t\n").unwrap().kernel, "/t/k");
+        assert_eq!(chosen("LABEL a\nCONFIG other.cfg\n").unwrap().kernel, "/s/k");
+        // A file that goes on with itself ends.
+        let looping = Some_(&[("/s/a.cfg", "LABEL a\nCONFIG a.cfg\n")]);
+        let chosen = choose(&looping, "/s", "LABEL a\nCONFIG a.cfg\n").unwrap().unwrap();
+        assert_eq!(chosen, Err("its default entry goes on with a.cfg, which cannot be read".into()));
+    }
+
+    #[test]
+    fn default_that_starts_no_linux_is_said() {
+        let text = "DEFAULT local\nLABEL local\nLOCALBOOT 0\nLABEL install\nLINUX /k\n";
+        let chosen = choose(&Some_(&[]), "", text).unwrap().unwrap();
+        assert_eq!(chosen, Err("its default entry starts no Linux".into()));
     }
 }

@@ -1,9 +1,9 @@
 //! Inodes: what a name stands for (inodes.rst), and the way from a path to one.
 
-use super::runs::{Mapping, Run};
-use super::{ExtFs, Fields, ReadError, block_map, extents, inline};
-
+use super::runs::Mapping;
+use super::{ExtFs, Fields, FileKind, ReadError, block_map, extents, inline};
 use crate::image::disk::ENTRY_COST;
+use crate::image::runs::{self, Run};
 
 /// The root folder's.
 const ROOT: u32 = 2;
@@ -17,19 +17,6 @@ const STEPS: usize = 512;
 const EXTENTS: u32 = 0x8_0000;
 const INLINE: u32 = 0x1000_0000;
 const ENCRYPTED: u32 = 0x800;
-
-/// What a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileKind {
-    /// A regular file.
-    File,
-    /// A folder.
-    Folder,
-    /// A symbolic link.
-    Link,
-    /// A device, a pipe, a socket.
-    Special,
-}
 
 /// A file, folder or link.
 #[derive(Debug, Clone)]
@@ -160,15 +147,7 @@ impl ExtFs<'_> {
                 whole.get(..len).ok_or(ReadError::Damaged("a small file does not hold together"))?;
             return Ok(content.to_vec());
         }
-        let mut bytes = vec![0; len];
-        for run in self.runs(inode, max)? {
-            let (from, to) = (run.file, (run.file + run.len).min(inode.size));
-            let (Ok(from), Ok(to)) = (usize::try_from(from), usize::try_from(to)) else { continue };
-            if let Some(part) = bytes.get_mut(from..to) {
-                self.disk.read(self.disk.whole(), run.disk, part, "a file")?;
-            }
-        }
-        Ok(bytes)
+        runs::read(self.disk, &self.runs(inode, max)?, inode.size)
     }
 
     /// Whether its content lies in the inode.

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::{ExtFs, Fields, ReadError, Run};
+use super::{ExtFs, Fields, ReadError};
+use crate::image::runs::Run;
 
 const MAGIC: u32 = 0xc03b_3998;
 /// Types of blocks.
@@ -21,7 +22,13 @@ const BITS64: u32 = 2;
 const ASYNC_COMMIT: u32 = 4;
 const CSUM_V2: u32 = 8;
 const CSUM_V3: u32 = 0x10;
-const KNOWN: u32 = HAS_REVOKE | BITS64 | ASYNC_COMMIT | CSUM_V2 | CSUM_V3;
+const FAST_COMMIT: u32 = 0x20;
+const KNOWN: u32 = HAS_REVOKE | BITS64 | ASYNC_COMMIT | CSUM_V2 | CSUM_V3 | FAST_COMMIT;
+/// Blocks for fast commits where the superblock names no number, and the fewest that stay for others.
+const FAST_BLOCKS: u32 = 256;
+const MIN_BLOCKS: u32 = 1024;
+/// First entry of a fast commit (fs/ext4/fast_commit.h): `EXT4_FC_TAG_HEAD`.
+const FAST_HEAD: u16 = 9;
 /// Flags of a tag.
 const ESCAPED: u32 = 1;
 const SAME_UUID: u32 = 2;
@@ -58,8 +65,16 @@ struct Log {
     revoked: HashMap<u64, u32>,
 }
 
-/// Where the newest content is of every block that the journal has, in blocks of the file system, by their numbers.
-pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Vec<(u64, u64)>, ReadError> {
+/// What a journal holds.
+#[derive(Debug, Default)]
+pub(super) struct Replayed {
+    /// Where the newest content is of every block that it has, in blocks of the file system, by their numbers.
+    pub(super) blocks: Vec<(u64, u64)>,
+    /// Fast commits follow, which are not read here.
+    pub(super) fast_commits: bool,
+}
+
+pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Replayed, ReadError> {
     let inode = fs.inode(inode)?;
     let mut journal = Journal { fs, runs: fs.runs(&inode, BYTES)?, features: 0, first: 0, end: 0 };
     let superblock = journal.block(0)?;
@@ -75,9 +90,11 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Vec<(u64, u64)>, Read
     }
     (journal.end, journal.first) = (fields.be32(0x10)?, fields.be32(0x14)?);
     let (sequence, start) = (fields.be32(0x18)?, fields.be32(0x1c)?);
+    let fast =
+        if journal.features & FAST_COMMIT == 0 { None } else { Some(journal.reserve(fields.be32(0x54)?)) };
     // Nothing to do is said by a start of 0.
     if start == 0 {
-        return Ok(Vec::new());
+        return Ok(Replayed::default());
     }
     let held = inode.size / fs.block_size;
     let sane = u64::from(journal.end) <= held.min(BLOCKS)
@@ -87,7 +104,7 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Vec<(u64, u64)>, Read
     if !sane {
         return Err(odd());
     }
-    let log = journal.scan(sequence, start)?;
+    let (log, sequence) = journal.scan(sequence, start)?;
     let mut newest = HashMap::new();
     for tag in log.tags {
         // Numbers of transactions wrap: compared by their distance (`tid_gt`).
@@ -98,9 +115,9 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Vec<(u64, u64)>, Read
             newest.insert(tag.home, journal.home(tag.journal)?);
         }
     }
-    let mut newest: Vec<_> = newest.into_iter().collect();
-    newest.sort_unstable();
-    Ok(newest)
+    let mut blocks: Vec<_> = newest.into_iter().collect();
+    blocks.sort_unstable();
+    Ok(Replayed { blocks, fast_commits: journal.has_fast_commit(fast, sequence)? })
 }
 
 impl Journal<'_, '_> {
@@ -112,6 +129,27 @@ impl Journal<'_, '_> {
         Ok((run.disk - self.fs.window.start + at - run.file) / self.fs.block_size)
     }
 
+    /// Takes the blocks for fast commits off the end (`jbd2_journal_get_num_fc_blks`); returns the first of them.
+    fn reserve(&mut self, count: u32) -> u32 {
+        let count = if count == 0 { FAST_BLOCKS } else { count };
+        if let Some(end) = self.end.checked_sub(count).filter(|end| *end >= MIN_BLOCKS) {
+            self.end = end;
+        }
+        self.end
+    }
+
+    /// Whether a fast commit follows the last transaction (`ext4_fc_replay_scan`).
+    fn has_fast_commit(&self, first: Option<u32>, sequence: u32) -> Result<bool, ReadError> {
+        let Some(first) = first else { return Ok(false) };
+        let block = match self.block(first) {
+            Err(ReadError::Damaged(_) | ReadError::Outside(_)) => return Ok(false),
+            other => other?,
+        };
+        let fields = Fields(&block);
+        // An entry is a tag and a length; that of a head holds features and the number of the transaction.
+        Ok(fields.le16(0)? == FAST_HEAD && fields.le32(8)? == sequence)
+    }
+
     fn block(&self, block: u32) -> Result<Vec<u8>, ReadError> {
         self.fs.block(self.home(block)?, "its journal")
     }
@@ -120,8 +158,9 @@ impl Journal<'_, '_> {
         if block + 1 >= self.end { self.first } else { block + 1 }
     }
 
-    /// Reads transactions from `start` on until one has no end. A block of another kind or number is the end.
-    fn scan(&self, mut sequence: u32, start: u32) -> Result<Log, ReadError> {
+    /// Reads transactions from `start` on until one has no end, whose number is returned with them. A block of another kind
+    /// or number is the end.
+    fn scan(&self, mut sequence: u32, start: u32) -> Result<(Log, u32), ReadError> {
         let mut log = Log::default();
         let mut open = Log::default();
         let (mut at, mut left) = (start, self.end);
@@ -146,7 +185,7 @@ impl Journal<'_, '_> {
             // Once round is all there is, and each block is read once.
             left = left.saturating_sub(used);
         }
-        Ok(log)
+        Ok((log, sequence))
     }
 
     /// The tags of a descriptor block, one for each block behind it ("Descriptor Block").
@@ -159,12 +198,7 @@ impl Journal<'_, '_> {
     ) -> Result<u32, ReadError> {
         let v3 = self.features & CSUM_V3 != 0;
         let wide = self.features & BITS64 != 0;
-        let size = match (v3, wide) {
-            (true, _) => 16,
-            // Sizes of `journal_block_tag_t` with and without its high half (`journal_tag_bytes`).
-            (false, true) => 12,
-            (false, false) => 8,
-        };
+        let size = tag_length(self.features);
         let tail = if self.features & (CSUM_V2 | CSUM_V3) != 0 { 4 } else { 0 };
         let (mut place, mut count) = (HEADER, 0);
         while place + size + tail <= block.len() {
@@ -207,6 +241,16 @@ impl Journal<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Length of a tag (`journal_tag_bytes`).
+fn tag_length(features: u32) -> usize {
+    if features & CSUM_V3 != 0 {
+        return 16;
+    }
+    let checksum = if features & CSUM_V2 != 0 { 2 } else { 0 };
+    let high = if features & BITS64 != 0 { 4 } else { 0 };
+    8 + checksum + high
 }
 
 fn odd() -> ReadError {

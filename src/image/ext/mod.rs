@@ -15,10 +15,10 @@ mod inode;
 mod journal;
 mod runs;
 
-pub(super) use inode::{FileKind, Inode};
-pub(crate) use runs::Run;
+pub(super) use inode::Inode;
 
 use super::disk::{Disk, Fields, ReadError, Window};
+use super::filesystem::FileKind;
 
 /// The superblock: at byte 1024, of 1024 bytes (super.rst).
 const SUPERBLOCK: u64 = 1024;
@@ -72,7 +72,7 @@ const SPARSE_SUPER2: u32 = 0x200;
 /// An ext2, ext3 or ext4 file system on a part of a disk.
 #[derive(Debug)]
 pub(super) struct ExtFs<'a> {
-    disk: &'a Disk<'a>,
+    pub(super) disk: &'a Disk<'a>,
     window: Window,
     block_size: u64,
     blocks: u64,
@@ -84,8 +84,13 @@ pub(super) struct ExtFs<'a> {
     descriptors: Descriptors,
     /// Blocks whose newest content is in the journal, and where, by their numbers: it was not unmounted.
     replayed: Vec<(u64, u64)>,
+    /// Its journal ends with fast commits, which are not read here.
+    fast_commits: bool,
     /// What it is: `ext2`, `ext3` or `ext4`.
     name: &'static str,
+    /// What its superblock calls it.
+    uuid: String,
+    label: String,
 }
 
 /// Where blocks of group descriptors lie (group_descr.rst, "Meta Block Groups").
@@ -176,11 +181,14 @@ impl<'a> ExtFs<'a> {
                 backups,
             },
             replayed: Vec::new(),
+            fast_commits: false,
             name: match (modern, journal) {
                 (true, _) => "ext4",
                 (false, true) => "ext3",
                 (false, false) => "ext2",
             },
+            uuid: uuid(fields.bytes(0x68)?),
+            label: label(fields.bytes(0x78)?),
         };
         let descriptors = if wide { 64..=1024 } else { 32..=32 };
         let sane = fs.inodes_per_group > 0
@@ -194,7 +202,8 @@ impl<'a> ExtFs<'a> {
             return Err(odd());
         }
         if unclean {
-            fs.replayed = journal::replay(&fs, fields.le32(0xe0)?)?;
+            let journal = journal::replay(&fs, fields.le32(0xe0)?)?;
+            (fs.replayed, fs.fast_commits) = (journal.blocks, journal.fast_commits);
         }
         Ok(Some(fs))
     }
@@ -206,6 +215,19 @@ impl<'a> ExtFs<'a> {
     /// `ext2`, `ext3` or `ext4`.
     pub(super) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Whether changes of its last moments are not seen here.
+    pub(super) fn has_fast_commits(&self) -> bool {
+        self.fast_commits
+    }
+
+    pub(super) fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
     }
 
     /// The first block from `block` on, before `end`, whose newest content is in the journal, with its place there.
@@ -260,6 +282,18 @@ impl<'a> ExtFs<'a> {
         let inside = block.checked_add(count)? <= self.blocks && end <= self.window.len;
         inside.then(|| self.window.start + at)
     }
+}
+
+/// As an fstab has it.
+fn uuid(bytes: [u8; 16]) -> String {
+    let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [hex.get(..4), hex.get(4..6), hex.get(6..8), hex.get(8..10), hex.get(10..)];
+    parts.map(|part| part.unwrap_or_default().concat()).join("-")
+}
+
+fn label(bytes: [u8; 16]) -> String {
+    let label = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(label).into_owned()
 }
 
 fn odd() -> ReadError {

@@ -1,32 +1,19 @@
-//! Where the bytes of a file lie in the image: runs, grown piece by piece in the order of the file.
+//! Where the blocks of a file lie: in their place, or newer in the journal.
 
 use super::{ExtFs, ReadError};
 use crate::image::disk::PIECE_COST;
-
-/// Most runs of a file that is read here: an initrd of 1 GiB in pieces of 16 KiB.
-const RUNS: usize = 65_536;
-
-/// Bytes of a file that lie together in the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
-    /// Offset in the file.
-    pub(crate) file: u64,
-    /// Offset in the image.
-    pub(crate) disk: u64,
-    /// Number of bytes.
-    pub(crate) len: u64,
-}
+use crate::image::runs::{Run, Runs};
 
 /// The runs of a file of `size` bytes; what is between them is zero.
 pub(super) struct Mapping<'a, 'd> {
     pub(super) fs: &'a ExtFs<'d>,
     size: u64,
-    runs: Vec<Run>,
+    runs: Runs,
 }
 
 impl<'a, 'd> Mapping<'a, 'd> {
     pub(super) fn new(fs: &'a ExtFs<'d>, size: u64) -> Self {
-        Mapping { fs, size, runs: Vec::new() }
+        Mapping { fs, size, runs: Runs::default() }
     }
 
     /// Whether there is anything of the file from its block `file` on.
@@ -38,8 +25,7 @@ impl<'a, 'd> Mapping<'a, 'd> {
     /// order of the file, so that no byte is there twice.
     pub(super) fn add(&mut self, file: u64, start: u64, count: u64) -> Result<(), ReadError> {
         let block = self.fs.block_size;
-        let end = self.runs.last().map_or(0, |run| run.file + run.len);
-        if file.checked_mul(block).is_none_or(|at| at < end) {
+        if file.checked_mul(block).is_none_or(|at| at < self.runs.end()) {
             return Err(ReadError::Damaged("the blocks of a file are out of order"));
         }
         // Blocks behind the file's end are allocated and not part of it.
@@ -62,16 +48,10 @@ impl<'a, 'd> Mapping<'a, 'd> {
     fn push(&mut self, file: u64, start: u64, count: u64) -> Result<(), ReadError> {
         let disk = self.fs.place(start, count).ok_or(ReadError::Outside("a file's block"))?;
         let len = (count * self.fs.block_size).min(self.size - file);
-        let full = self.runs.len() >= RUNS;
-        match self.runs.last_mut() {
-            Some(run) if run.file + run.len == file && run.disk + run.len == disk => run.len += len,
-            _ if full => return Err(ReadError::Damaged("a file is in too many pieces")),
-            _ => self.runs.push(Run { file, disk, len }),
-        }
-        Ok(())
+        self.runs.push(Run { file, disk, len })
     }
 
     pub(super) fn finish(self) -> Vec<Run> {
-        self.runs
+        self.runs.finish()
     }
 }

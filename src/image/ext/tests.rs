@@ -1,24 +1,14 @@
 #![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
 use super::*;
-use crate::image::testing::{debugfs, ext4};
-use boot::read::ReadAt;
+use crate::image::disk::Budget;
+use crate::image::testing::{Bytes, debugfs, ext4};
 use std::process::Command;
-
-struct Bytes(Vec<u8>);
-
-impl ReadAt for Bytes {
-    fn length(&self) -> std::io::Result<u64> {
-        self.0.length()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-}
 
 fn read(image: Vec<u8>, path: &str) -> Result<Option<Vec<u8>>, ReadError> {
     let bytes = Bytes(image);
-    let disk = Disk::new(&bytes)?;
+    let budget = Budget::new();
+    let disk = Disk::new(&bytes, 512, &budget)?;
     let Some(fs) = ExtFs::open(&disk, disk.whole())? else { return Ok(None) };
     let Some(inode) = fs.find(path)? else { return Ok(None) };
     fs.read(&inode, 64 << 20).map(Some)
@@ -82,6 +72,62 @@ fn what_only_the_journal_has_is_read_from_it() {
     assert_eq!(read(std::fs::read(&path).unwrap(), "/f").unwrap().as_deref(), Some(&b"old content"[..]));
 }
 
+/// An image whose file `f` of three blocks has newer content in its journal, opened by debugfs with these options.
+fn journaled(options: &[&str], open: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, new, commands] = ["image", "new", "commands"].map(|name| folder.path().join(name));
+    std::fs::write(&path, ext4(16384, &[("f", &[b'o'; 3072])], &[&["-b", "1024"], options].concat()))
+        .unwrap();
+    let blocks = [0, 1, 2].map(|block| debugfs(&path, &["-R", &format!("bmap f {block}")]).trim().to_owned());
+    std::fs::write(&new, [b'n'; 3072]).unwrap();
+    std::fs::write(&commands, format!("{open}\njw -b {} {}\njc\n", blocks.join(","), new.display())).unwrap();
+    debugfs(&path, &["-w", "-f", commands.to_str().unwrap()]);
+    std::fs::read(&path).unwrap()
+}
+
+#[test]
+fn tags_of_every_journal_are_read() {
+    for wide in ["64bit", "^64bit"] {
+        for open in ["jo", "jo -c -v 2", "jo -c -v 3"] {
+            let image = journaled(&["-O", wide], open);
+            let content = read(image, "/f").unwrap().unwrap();
+            assert!(content == [b'n'; 3072], "{open} {wide}");
+        }
+    }
+}
+
+#[test]
+fn fast_commits_are_said_and_are_no_part_of_the_log() {
+    let mut image = journaled(&["-O", "fast_commit"], "jo");
+    let journal = image.windows(8).position(|bytes| bytes == b"\xc0\x3b\x39\x98\0\0\0\x04").unwrap();
+    let word = |image: &[u8], at: usize| u32::from_be_bytes(image[journal + at..][..4].try_into().unwrap());
+    let features = word(&image, 0x28) | 0x20;
+    image[journal + 0x28..][..4].copy_from_slice(&features.to_be_bytes());
+    let opened = |image: &[u8]| {
+        let bytes = Bytes(image.to_vec());
+        let budget = Budget::new();
+        let disk = Disk::new(&bytes, 512, &budget).unwrap();
+        let fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
+        let content = fs.read(&fs.find("/f").unwrap().unwrap(), 1 << 20).unwrap();
+        assert!(content == [b'n'; 3072]);
+        fs.has_fast_commits()
+    };
+    assert!(!opened(&image));
+    // A head behind the log's blocks, of the transaction that comes next.
+    let count = match word(&image, 0x54) {
+        0 => 256,
+        count => count,
+    };
+    let (blocks, next) = (word(&image, 0x10), word(&image, 0x18) + 1);
+    let mut head = [9_u16, 8].map(u16::to_le_bytes).concat();
+    head.extend([0, next].map(u32::to_le_bytes).concat());
+    let at = journal + (blocks - count) as usize * 1024;
+    image[at..at + head.len()].copy_from_slice(&head);
+    assert!(opened(&image));
+    image[at + 8] ^= 1;
+    assert!(!opened(&image));
+}
+
 /// Older layouts and rarer ones: a long file with a hole, a short one, a large folder, a long and a short link.
 #[test]
 fn every_layout_that_mke2fs_makes_is_read() {
@@ -108,7 +154,8 @@ fn every_layout_that_mke2fs_makes_is_read() {
     ];
     for (name, options) in layouts {
         let bytes = Bytes(ext4(16384, &files, options));
-        let disk = Disk::new(&bytes).unwrap();
+        let budget = Budget::new();
+        let disk = Disk::new(&bytes, 512, &budget).unwrap();
         let fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
         assert_eq!(fs.name(), name, "{options:?}");
         let read = |path: &str| {
@@ -229,14 +276,15 @@ fn tree_that_would_take_ages_ends_at_the_budget() {
 fn work_is_charged_by_what_is_done() {
     let content = vec![7; 2 << 20];
     let bytes = Bytes(ext4(8192, &[("f", &content)], &["-b", "1024"]));
-    let disk = Disk::new(&bytes).unwrap();
+    let budget = Budget::new();
+    let disk = Disk::new(&bytes, 512, &budget).unwrap();
     let fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
     let inode = fs.find("/f").unwrap().unwrap();
-    let before = disk.left();
+    let before = budget.spent();
     assert!(matches!(fs.runs(&inode, 1 << 20), Err(ReadError::TooLong { mib: 2, max: 1 })));
-    assert_eq!(disk.left(), before);
+    assert_eq!(budget.spent(), before);
     assert!(!fs.runs(&inode, 2 << 20).unwrap().is_empty());
-    assert!(before - disk.left() < 64 << 10, "{}", before - disk.left());
+    assert!(budget.spent() - before < 64 << 10, "{}", budget.spent() - before);
 }
 
 /// As many transactions as a journal holds are sorted once, and a file's extent is split only where they touch it.
@@ -244,7 +292,8 @@ fn work_is_charged_by_what_is_done() {
 fn a_block_of_a_file_in_the_journal_splits_its_extent() {
     let content: Vec<u8> = (0..100 * 1024_u32).map(|n| (n / 1024 + 1) as u8).collect();
     let bytes = Bytes(ext4(8192, &[("f", &content)], &["-b", "1024"]));
-    let disk = Disk::new(&bytes).unwrap();
+    let budget = Budget::new();
+    let disk = Disk::new(&bytes, 512, &budget).unwrap();
     let mut fs = ExtFs::open(&disk, disk.whole()).unwrap().unwrap();
     let inode = fs.find("/f").unwrap().unwrap();
     let plain = fs.runs(&inode, 1 << 20).unwrap();

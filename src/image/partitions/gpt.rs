@@ -1,16 +1,15 @@
 //! The GUID partition table (UEFI 2.10 §5.3).
 
 use super::crc32::crc32;
-use super::{Kind, MAX, Partition, SECTOR, mbr, window};
+use super::{Kind, MAX, Partition, mbr, window};
 use crate::image::disk::{Disk, Fields, ReadError};
 
 /// `EFI PART`, with which a header starts (§5.3.2).
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 /// Length of what is known of a header.
 const HEADER: usize = 92;
-/// Length of an entry at least (§5.3.3), and the most that is taken for sane.
+/// Length of an entry. UEFI allows longer ones (§5.3.3) and Linux does not (`is_gpt_valid`).
 const ENTRY: u32 = 128;
-const ENTRY_MAX: u32 = 4096;
 /// Most bytes of all entries: as many entries as Linux takes, and then some.
 const ENTRIES_MAX: usize = 1 << 20;
 
@@ -40,7 +39,7 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
         return Ok(None);
     }
     let mut entries = vec![0; len];
-    let Some(at) = header.entries.checked_mul(SECTOR) else { return Ok(None) };
+    let Some(at) = header.entries.checked_mul(disk.sector()) else { return Ok(None) };
     match disk.read(disk.whole(), at, &mut entries, "its partition table") {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,
@@ -62,6 +61,7 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
             number,
             window,
             uuid: guid(Fields(entry).bytes(16)?),
+            label: label(&Fields(entry).bytes::<72>(56)?),
             kind: match kind {
                 LVM => Kind::Lvm,
                 EFI => Kind::Efi,
@@ -75,17 +75,18 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
 /// The header in the second sector, if there is one and it holds together.
 fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
     let mut bytes = [0; HEADER];
-    match disk.read(disk.whole(), SECTOR, &mut bytes, "its partition table") {
+    match disk.read(disk.whole(), disk.sector(), &mut bytes, "its partition table") {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,
     }
     let fields = Fields(&bytes);
     let size = fields.le32(12)? as usize;
-    if !bytes.starts_with(SIGNATURE) || size < HEADER || size as u64 > SECTOR || fields.le64(24)? != 1 {
+    if !bytes.starts_with(SIGNATURE) || size < HEADER || size as u64 > disk.sector() || fields.le64(24)? != 1
+    {
         return Ok(None);
     }
     let mut whole = vec![0; size];
-    match disk.read(disk.whole(), SECTOR, &mut whole, "its partition table") {
+    match disk.read(disk.whole(), disk.sector(), &mut whole, "its partition table") {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,
     }
@@ -100,7 +101,18 @@ fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
         size: fields.le32(84)?,
         crc: fields.le32(88)?,
     };
-    Ok((ENTRY..=ENTRY_MAX).contains(&header.size).then_some(header))
+    // Neither does Linux take the table of a larger disk.
+    let last = (disk.whole().len / disk.sector()).saturating_sub(1);
+    let fits = fields.le64(40)? <= last && fields.le64(48)? <= last;
+    Ok((header.size == ENTRY && fits).then_some(header))
+}
+
+/// A partition's name of 36 letters at most (UEFI 2.10 §5.3.3).
+fn label(bytes: &[u8]) -> String {
+    let (low, high) = (bytes.iter().step_by(2), bytes.iter().skip(1).step_by(2));
+    let letters = low.zip(high).map(|(low, high)| u16::from_le_bytes([*low, *high]));
+    let letters = letters.take_while(|letter| *letter != 0);
+    char::decode_utf16(letters).map(|letter| letter.unwrap_or('!')).collect()
 }
 
 /// As Linux prints it (`%pUl`): the first three fields are little-endian.

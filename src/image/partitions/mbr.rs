@@ -1,7 +1,7 @@
 //! The PC's partition table: four entries in the first sector, and a chain of logical partitions in an extended one.
 //! Numbers and identities are those of Linux (block/partitions/msdos.c).
 
-use super::{Kind, MAX, Partition, SECTOR, window};
+use super::{Kind, MAX, Partition, window};
 use crate::image::disk::{Disk, Fields, ReadError};
 
 /// Offset of the four entries, of 16 bytes each.
@@ -14,7 +14,7 @@ const MAGIC: (usize, u16) = (0x1fe, 0xaa55);
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 const LVM: u8 = 0x8e;
 const EFI: u8 = 0xef;
-/// A table that protects a GPT: whoever reads this instead finds nothing (UEFI 2.10 §5.2.3).
+/// An entry that protects a GPT (UEFI 2.10 §5.2.3). A Linux that knows GPT takes nothing of a table with one.
 const PROTECTIVE: u8 = 0xee;
 /// Number of the first logical partition.
 const LOGICAL: u32 = 5;
@@ -37,6 +37,9 @@ pub(super) fn protects(disk: &Disk<'_>) -> Result<bool, ReadError> {
 pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError> {
     let Some(sector) = sector(disk, 0)? else { return Ok(None) };
     let entries = entries(&sector)?;
+    if entries.iter().any(|entry| entry.kind == PROTECTIVE) {
+        return Ok(None);
+    }
     // The same two bytes end a FAT's or NTFS's first sector; its flags are then no flags (Linux: `is_pte_valid`).
     let flags = (0..4).map(|n| Fields(&sector).bytes::<1>(ENTRIES + n * 16));
     for flag in flags {
@@ -50,7 +53,7 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
     for (number, entry) in (1..).zip(&entries) {
         if EXTENDED.contains(&entry.kind) {
             chain(disk, signature, entry.first, &mut logical, &mut partitions)?;
-        } else if entry.kind != PROTECTIVE {
+        } else {
             partitions.extend(partition(disk, number, signature, entry));
         }
     }
@@ -91,6 +94,7 @@ fn partition(disk: &Disk<'_>, number: u32, signature: u32, entry: &Entry) -> Opt
         number,
         window: window(disk, entry.first, entry.count).filter(|_| entry.kind != 0)?,
         uuid: format!("{signature:08x}-{number:02x}"),
+        label: String::new(),
         kind: match entry.kind {
             LVM => Kind::Lvm,
             EFI => Kind::Efi,
@@ -101,7 +105,7 @@ fn partition(disk: &Disk<'_>, number: u32, signature: u32, entry: &Entry) -> Opt
 
 fn sector(disk: &Disk<'_>, number: u64) -> Result<Option<[u8; 512]>, ReadError> {
     let mut sector = [0; 512];
-    let Some(at) = number.checked_mul(SECTOR) else { return Ok(None) };
+    let Some(at) = number.checked_mul(disk.sector()) else { return Ok(None) };
     match disk.read(disk.whole(), at, &mut sector, "its partition table") {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,

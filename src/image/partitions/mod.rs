@@ -8,8 +8,6 @@ use std::fmt;
 
 use super::disk::{Disk, ReadError, Window};
 
-/// Sectors that partition tables are counted in: those of the guest's disk, whatever the host's has.
-const SECTOR: u64 = 512;
 /// Most partitions that are looked at; Linux's own limit for a virtio disk without extended numbers is lower.
 const MAX: usize = 256;
 
@@ -22,6 +20,8 @@ pub(super) struct Partition {
     pub(super) window: Window,
     /// What Linux calls its `PARTUUID`.
     pub(super) uuid: String,
+    /// What Linux calls its `PARTLABEL`; empty if it has none.
+    pub(super) label: String,
     /// What its table says it holds.
     pub(super) kind: Kind,
 }
@@ -63,9 +63,10 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<(Table, Vec<Partition>)>, R
     Ok(mbr::read(disk)?.map(|partitions| (Table::Mbr, partitions)))
 }
 
-/// A run of sectors as bytes; `None` if there is none or it does not lie on the disk.
+/// A run of sectors as bytes, cut off at the disk's end (`blk_add_partition` in Linux); `None` if it is empty or begins
+/// behind that.
 fn window(disk: &Disk<'_>, first: u64, count: u64) -> Option<Window> {
-    let (start, len) = (first.checked_mul(SECTOR)?, count.checked_mul(SECTOR)?);
-    let fits = start > 0 && len > 0 && start.checked_add(len)? <= disk.whole().len;
-    fits.then_some(Window { start, len })
+    let (start, len) = (first.checked_mul(disk.sector())?, count.checked_mul(disk.sector())?);
+    let len = disk.whole().len.checked_sub(start)?.min(len);
+    (start > 0 && len > 0).then_some(Window { start, len })
 }

@@ -2,9 +2,10 @@
 
 mod script;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{Entry, Files, bls};
+use super::{Entry, Files, SearchBy, bls};
 use crate::image::disk::ReadError;
 use script::{Block, Piece, Statement, Word};
 
@@ -17,6 +18,12 @@ const VARIABLES: usize = 1024;
 /// Most entries of one menu, and scripts and functions within each other.
 const ITEMS: usize = 1024;
 const DEPTH: usize = 16;
+/// Most words of one comparison, which may lie within each other.
+const TEST_WORDS: usize = 128;
+/// Rounds of a loop with a condition.
+const ROUNDS: usize = 256;
+/// Most lines of what was not followed.
+const NOTES: usize = 8;
 
 /// Why a script is not followed.
 #[derive(Debug)]
@@ -24,7 +31,7 @@ pub(in crate::image) enum Stop {
     /// The disk cannot be read.
     Read(ReadError),
     /// In words.
-    Because(&'static str),
+    Because(Cow<'static, str>),
 }
 
 impl From<ReadError> for Stop {
@@ -35,7 +42,7 @@ impl From<ReadError> for Stop {
 
 impl From<&'static str> for Stop {
     fn from(why: &'static str) -> Self {
-        Stop::Because(why)
+        Stop::Because(why.into())
     }
 }
 
@@ -62,10 +69,34 @@ struct Run<'a> {
     entry: Entry,
     left: usize,
     depth: usize,
+    /// Arguments of the functions that run, the innermost last.
+    arguments: Vec<Vec<String>>,
+    /// A `break`, `continue` or `return` is on its way out.
+    leaving: Option<Leave>,
+    /// A file system that the script looked for and that cannot be read here.
+    missing: Option<String>,
+    /// What of the script was not followed: a line each.
+    notes: &'a mut Vec<String>,
+}
+
+/// What leaves blocks early. A loop is left so many levels up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Break(usize),
+    Continue(usize),
+    Return,
 }
 
 /// The default entry of the grub.cfg with this text, in this folder.
-pub(in crate::image) fn choose(files: &dyn Files, folder: &str, text: &str) -> Result<Entry, Stop> {
+/// Parts that were passed over are named in `notes`.
+pub(in crate::image) fn choose(
+    files: &dyn Files,
+    folder: &str,
+    text: &str,
+    notes: &mut Vec<String>,
+) -> Result<Entry, Stop> {
+    let device = files.device();
+    let prefix = format!("({device}){folder}");
     let mut run = Run {
         files,
         variables: HashMap::new(),
@@ -74,10 +105,15 @@ pub(in crate::image) fn choose(files: &dyn Files, folder: &str, text: &str) -> R
         entry: Entry::default(),
         left: STEPS,
         depth: 0,
+        arguments: Vec::new(),
+        leaving: None,
+        missing: None,
+        notes,
     };
     for (name, value) in [
-        ("prefix", folder),
-        ("config_directory", folder),
+        ("root", device.as_str()),
+        ("prefix", &prefix),
+        ("config_directory", &prefix),
         ("grub_platform", "pc"),
         ("grub_cpu", "i386"),
         ("feature_menuentry_id", "y"),
@@ -93,7 +129,7 @@ pub(in crate::image) fn choose(files: &dyn Files, folder: &str, text: &str) -> R
 impl Run<'_> {
     fn spend(&mut self, cost: usize) -> Result<(), Stop> {
         self.left = self.left.checked_sub(cost).ok_or("it does not end")?;
-        Ok(())
+        Ok(self.files.charge(cost as u64)?)
     }
 
     fn set(&mut self, name: &str, value: String) -> Result<(), Stop> {
@@ -105,6 +141,10 @@ impl Run<'_> {
     }
 
     fn get(&self, name: &str) -> &str {
+        let argument = name.parse().ok().and_then(|number: usize| number.checked_sub(1));
+        if let (Some(at), Some(arguments)) = (argument, self.arguments.last()) {
+            return arguments.get(at).map_or("", String::as_str);
+        }
         self.variables.get(name).map_or("", String::as_str)
     }
 
@@ -148,6 +188,9 @@ impl Run<'_> {
         for statement in block.iter() {
             self.spend(STEP)?;
             success = self.statement(statement)?;
+            if self.leaving.is_some() {
+                break;
+            }
         }
         Ok(success)
     }
@@ -160,7 +203,11 @@ impl Run<'_> {
             }
             Statement::If { arms, otherwise } => {
                 for (condition, body) in arms {
-                    if self.block(condition)? {
+                    let holds = self.block(condition)?;
+                    if self.leaving.is_some() {
+                        return Ok(holds);
+                    }
+                    if holds {
                         return self.block(body);
                     }
                 }
@@ -171,14 +218,54 @@ impl Run<'_> {
                     self.spend(STEP)?;
                     self.set(variable, value)?;
                     self.block(body)?;
+                    if self.loop_ends() {
+                        break;
+                    }
                 }
                 Ok(true)
             }
+            Statement::While { until, condition, body } => self.repeat(*until, condition, body),
             Statement::Braces { words, body } => {
                 let words = self.expand(words)?;
                 self.braces(&words, body);
                 Ok(true)
             }
+        }
+    }
+
+    /// A loop with a condition. One that goes on for long waits for a key or a device that is not here.
+    fn repeat(&mut self, until: bool, condition: &Block, body: &Block) -> Result<bool, Stop> {
+        for _ in 0..ROUNDS {
+            let holds = self.block(condition)?;
+            if holds == until || self.leaving.is_some() {
+                return Ok(true);
+            }
+            self.block(body)?;
+            if self.loop_ends() {
+                return Ok(true);
+            }
+        }
+        let word = if until { "until" } else { "while" };
+        self.note(format!("a loop (`{word}`) was left after {ROUNDS} rounds"));
+        Ok(true)
+    }
+
+    /// Whether a `break`, `continue` or `return` ends the loop whose body just ran.
+    fn loop_ends(&mut self) -> bool {
+        let (ends, leaving) = match self.leaving {
+            None | Some(Leave::Continue(0 | 1)) => (false, None),
+            Some(Leave::Break(0 | 1)) => (true, None),
+            Some(Leave::Break(levels)) => (true, Some(Leave::Break(levels - 1))),
+            Some(Leave::Continue(levels)) => (true, Some(Leave::Continue(levels - 1))),
+            Some(Leave::Return) => (true, Some(Leave::Return)),
+        };
+        self.leaving = leaving;
+        ends
+    }
+
+    fn note(&mut self, line: String) {
+        if self.notes.len() < NOTES && !self.notes.contains(&line) {
+            self.notes.push(line);
         }
     }
 
@@ -213,6 +300,13 @@ impl Run<'_> {
     }
 
     fn command(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        let Some(at) = words.iter().position(|word| *word != "!") else { return Ok(true) };
+        let (negations, words) = words.split_at(at);
+        let success = self.run(words)?;
+        Ok(success == (negations.len() % 2 == 0))
+    }
+
+    fn run(&mut self, words: &[&str]) -> Result<bool, Stop> {
         let Some((name, words)) = words.split_first() else { return Ok(true) };
         if let Some((variable, value)) = name.split_once('=') {
             self.set(variable, value.to_owned())?;
@@ -233,7 +327,7 @@ impl Run<'_> {
             ("[", [words @ .., "]"]) | ("test", words) => return self.test(words),
             ("false" | "[", _) => return Ok(false),
             ("linux" | "linux16" | "linuxefi", [kernel, options @ ..]) => {
-                self.entry.kernel = path(kernel);
+                self.entry.kernel = self.absolute(kernel);
                 let quoted = options.iter().map(|word| {
                     if word.contains([' ', '\t']) { format!("\"{word}\"") } else { (*word).to_owned() }
                 });
@@ -241,22 +335,80 @@ impl Run<'_> {
             }
             ("initrd" | "initrd16" | "initrdefi", files) => {
                 let files = files.iter().filter(|file| !file.starts_with("--"));
-                self.entry.initrds = files.map(|file| path(file)).collect();
+                self.entry.initrds = files.map(|file| self.absolute(file)).collect();
             }
-            ("source" | "configfile" | ".", [file, ..]) => return self.source(&path(file)),
+            ("source" | "configfile" | ".", [file, ..]) => return self.source(file),
             ("blscfg", _) => self.blscfg()?,
-            (name, _) => return self.other(name),
+            ("search", words) => return self.search(words),
+            ("search.fs_uuid", [value, more @ ..]) => return self.found(SearchBy::Uuid, value, more.first()),
+            ("search.fs_label", [value, more @ ..]) => {
+                return self.found(SearchBy::Label, value, more.first());
+            }
+            ("search.file", [value, more @ ..]) => return self.found(SearchBy::File, value, more.first()),
+            ("break", levels) => self.leaving = Some(Leave::Break(count(levels))),
+            ("continue", levels) => self.leaving = Some(Leave::Continue(count(levels))),
+            ("return", _) => self.leaving = Some(Leave::Return),
+            (name, words) => return self.other(name, words),
         }
         Ok(true)
     }
 
-    fn other(&mut self, name: &str) -> Result<bool, Stop> {
+    fn other(&mut self, name: &str, words: &[&str]) -> Result<bool, Stop> {
         let Some(body) = self.functions.get(name).cloned() else {
-            let fine =
-                ["true", "insmod", "search", "export", "save_env", "load_video", "echo", "terminal_output"];
+            let fine = ["true", "insmod", "export", "save_env", "load_video", "echo", "terminal_output"];
             return Ok(fine.contains(&name));
         };
-        self.deeper(&body)
+        self.spend(words.iter().map(|word| word.len()).sum())?;
+        self.arguments.push(words.iter().map(|word| (*word).to_owned()).collect());
+        let success = self.deeper(&body);
+        self.arguments.pop();
+        self.leaving = None;
+        success
+    }
+
+    /// Looks for a file system. Hints are not needed.
+    fn search(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        let (mut by, mut variable, mut values) = (SearchBy::File, None, Vec::new());
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--fs-uuid" | "-u" => by = SearchBy::Uuid,
+                "--label" | "-l" | "--fs-label" => by = SearchBy::Label,
+                "--file" | "-f" => by = SearchBy::File,
+                "--set" | "-s" => variable = variable.or(Some("root")),
+                "--hint" => drop(words.next()),
+                word if word.starts_with("--set=") => variable = word.strip_prefix("--set="),
+                word if word.starts_with('-') => {}
+                word => values.push(word),
+            }
+        }
+        // The name can also be a word of its own behind `--set`.
+        let value = match values.as_slice() {
+            [] => return Ok(false),
+            [name, value, ..] if variable == Some("root") => {
+                variable = Some(name);
+                value
+            }
+            [value, ..] => value,
+        };
+        self.found(by, value, variable.as_ref().map_or(Some(&""), Some))
+    }
+
+    /// Sets a variable to the device that has this; an empty name is none.
+    fn found(&mut self, by: SearchBy, value: &str, variable: Option<&&str>) -> Result<bool, Stop> {
+        self.spend(STEP * 16)?;
+        let Some(device) = self.files.search(by, value)? else {
+            if by != SearchBy::File {
+                self.missing = Some(value.to_owned());
+            }
+            return Ok(false);
+        };
+        match variable {
+            Some(&"") => {}
+            Some(name) => self.set(name, device)?,
+            None => self.set("root", device)?,
+        }
+        Ok(true)
     }
 
     fn deeper(&mut self, body: &Block) -> Result<bool, Stop> {
@@ -276,9 +428,37 @@ impl Run<'_> {
 
     fn text(&mut self, file: &str) -> Result<Option<String>, Stop> {
         self.spend(STEP * 16)?;
-        let text = self.files.text(file)?;
+        let (device, path) = self.place(file);
+        let text = self.files.text(device, path)?;
         self.spend(text.as_ref().map_or(0, String::len))?;
         Ok(text)
+    }
+
+    /// The device and the path of a file; without a device it is on `$root`.
+    fn place<'p>(&'p self, file: &'p str) -> (&'p str, &'p str) {
+        match file.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            Some(("", path)) => (self.get("root"), path),
+            Some(found) => found,
+            None => (self.get("root"), file),
+        }
+    }
+
+    /// The path of a file that is to be loaded, behind its device if that is another one.
+    fn absolute(&self, file: &str) -> String {
+        let (device, path) = self.place(file);
+        if device == self.files.device() { path.to_owned() } else { format!("({device}){path}") }
+    }
+
+    fn size(&mut self, file: &str) -> Result<Option<u64>, Stop> {
+        self.spend(STEP * 16)?;
+        let (device, path) = self.place(file);
+        Ok(self.files.size(device, path)?)
+    }
+
+    fn is_folder(&mut self, file: &str) -> Result<bool, Stop> {
+        self.spend(STEP * 16)?;
+        let (device, path) = self.place(file);
+        Ok(self.files.is_folder(device, path)?)
     }
 
     /// Reads the environment block: lines of names and values, a backslash in front of what is no sign of its own.
@@ -298,6 +478,9 @@ impl Run<'_> {
     }
 
     fn test(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        if words.len() > TEST_WORDS {
+            return Err("it compares too many words".into());
+        }
         for (joint, any) in [("-o", true), ("-a", false)] {
             if let Some(at) = words.iter().position(|word| *word == joint).filter(|at| *at > 0) {
                 let (one, other) = words.split_at(at);
@@ -316,8 +499,10 @@ impl Run<'_> {
             [one, "-le", other] => number(one) <= number(other),
             [one, "-gt", other] => number(one) > number(other),
             [one, "-ge", other] => number(one) >= number(other),
-            ["-s", file] => self.text(&path(file))?.is_some_and(|text| !text.is_empty()),
-            ["-f" | "-e", file] => self.text(&path(file))?.is_some(),
+            ["-s", file] => self.size(file)?.is_some_and(|size| size > 0),
+            ["-f", file] => self.size(file)?.is_some(),
+            ["-d", file] => self.is_folder(file)?,
+            ["-e", file] => self.size(file)?.is_some() || self.is_folder(file)?,
             ["-n", text] => !text.is_empty(),
             ["-z", text] => text.is_empty(),
             ["-z"] => true,
@@ -327,8 +512,12 @@ impl Run<'_> {
     }
 
     fn blscfg(&mut self) -> Result<(), Stop> {
-        let mut entries: Vec<_> =
-            self.files.entries()?.iter().filter_map(|(name, text)| bls::parse(name, text)).collect();
+        let mut entries: Vec<_> = self
+            .files
+            .entries(self.get("root"))?
+            .iter()
+            .filter_map(|(name, text)| bls::parse(name, text))
+            .collect();
         entries.sort_by(bls::order);
         for found in entries {
             let item = Item { title: found.entry.title.clone(), id: found.id, body: Body::Bls(found.entry) };
@@ -355,7 +544,8 @@ impl Run<'_> {
                 None => (find(here).or_else(|| find(self.get("fallback"))), behind),
             };
             let behind = behind.to_owned();
-            let item = items.get(at.unwrap_or(0)).cloned().ok_or("it shows no entry")?;
+            let item = items.get(at.unwrap_or(0)).cloned();
+            let item = item.ok_or_else(|| self.nothing("it shows no entry"))?;
             wanted = behind;
             match item.body {
                 Body::Submenu(body) => drop(self.block(&body)?),
@@ -371,9 +561,19 @@ impl Run<'_> {
             }
         }
         if self.entry.kernel.is_empty() {
-            Err("its default entry starts no Linux".into())
+            Err(self.nothing("its default entry starts no Linux"))
         } else {
             Ok(self.entry)
+        }
+    }
+
+    /// Why there is nothing to boot.
+    fn nothing(&self, why: &'static str) -> Stop {
+        match &self.missing {
+            Some(missing) => Stop::Because(
+                format!("{why}, and the file system {missing} that it looks for cannot be read here").into(),
+            ),
+            None => why.into(),
         }
     }
 
@@ -398,14 +598,15 @@ impl Run<'_> {
         for initrd in &entry.initrds {
             initrds.extend(fill(initrd)?.split_whitespace().map(str::to_owned));
         }
-        Ok(Entry { kernel: fill(&entry.kernel)?, initrds, options: fill(&entry.options)?, ..entry })
+        let (kernel, options) = (fill(&entry.kernel)?, fill(&entry.options)?);
+        let initrds = initrds.iter().map(|initrd| self.absolute(initrd)).collect();
+        Ok(Entry { kernel: self.absolute(&kernel), initrds, options, ..entry })
     }
 }
 
-/// A path without the device in front of it.
-fn path(path: &str) -> String {
-    let behind = path.strip_prefix('(').and_then(|rest| rest.split_once(')'));
-    behind.map_or(path, |(_, path)| path).to_owned()
+/// How many loops a `break` or a `continue` is for.
+fn count(levels: &[&str]) -> usize {
+    levels.first().and_then(|levels| levels.parse().ok()).unwrap_or(1)
 }
 
 #[cfg(test)]

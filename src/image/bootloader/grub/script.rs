@@ -34,6 +34,12 @@ pub(super) enum Statement {
         arms: Vec<(Block, Block)>,
         otherwise: Block,
     },
+    While {
+        /// It runs until the condition holds.
+        until: bool,
+        condition: Block,
+        body: Block,
+    },
     For {
         variable: String,
         values: Vec<Word>,
@@ -202,7 +208,15 @@ impl Parser<'_> {
     fn statement(&mut self, depth: usize) -> Result<Statement, &'static str> {
         match self.plain() {
             Some("if") => self.condition(depth),
-            Some("while" | "until") => Err("a loop with a condition is not followed"),
+            Some(word @ ("while" | "until")) => {
+                let until = word == "until";
+                self.at += 1;
+                let condition = self.block(&["do"], depth + 1)?;
+                self.expect(&["do"])?;
+                let body = self.block(&["done"], depth + 1)?;
+                self.expect(&["done"])?;
+                Ok(Statement::While { until, condition, body })
+            }
             Some("for") => {
                 self.at += 1;
                 let mut words = self.words();

@@ -5,13 +5,82 @@ use super::*;
 struct Some_(Vec<(&'static str, String)>);
 
 impl Files for Some_ {
-    fn text(&self, path: &str) -> Result<Option<String>, ReadError> {
+    fn charge(&self, _: u64) -> Result<(), ReadError> {
+        Ok(())
+    }
+    fn device(&self) -> String {
+        "hd0,1".to_owned()
+    }
+    fn text(&self, device: &str, path: &str) -> Result<Option<String>, ReadError> {
+        let path = if device == "hd0,1" { path.to_owned() } else { format!("({device}){path}") };
         Ok(self.0.iter().find(|(name, _)| *name == path).map(|(_, text)| text.clone()))
     }
-    fn entries(&self) -> Result<Vec<(String, String)>, ReadError> {
+    fn size(&self, device: &str, path: &str) -> Result<Option<u64>, ReadError> {
+        Ok(self.text(device, path)?.map(|text| text.len() as u64))
+    }
+    fn is_folder(&self, _: &str, path: &str) -> Result<bool, ReadError> {
+        Ok(path == "/boot")
+    }
+    fn entries(&self, _: &str) -> Result<Vec<(String, String)>, ReadError> {
         let is = |(name, _): &&(&str, String)| name.ends_with(".conf");
         Ok(self.0.iter().filter(is).map(|(name, text)| ((*name).to_owned(), text.clone())).collect())
     }
+    fn search(&self, by: SearchBy, value: &str) -> Result<Option<String>, ReadError> {
+        let here = [(SearchBy::Uuid, "2"), (SearchBy::Label, "two"), (SearchBy::File, "/is-two")];
+        Ok(here.contains(&(by, value)).then(|| "hd0,2".to_owned()))
+    }
+}
+
+/// The choice of a script, for those tests that expect no notes.
+fn choose(files: &dyn Files, folder: &str, text: &str) -> Result<Entry, Stop> {
+    let mut notes = Vec::new();
+    let entry = super::choose(files, folder, text, &mut notes);
+    assert_eq!(notes, Vec::<String>::new());
+    entry
+}
+
+#[test]
+fn what_is_searched_for_becomes_the_root() {
+    let files = Some_(vec![(
+        "(hd0,2)/grub/grub.cfg",
+        "menuentry x {\nlinux /k ro\ninitrd ($root)/i (hd0,1)/u\n}".into(),
+    )]);
+    for search in [
+        "search.fs_uuid 2 root hd0,gpt2",
+        "search --no-floppy --fs-uuid --set=root --hint-bios=hd0,msdos1 2",
+        "search --no-floppy --label --set two",
+        "search --file --set=root /is-two",
+        "search -f -s root /is-two",
+        "if search --set=dev -u 2; then\nset root=$dev\nfi",
+    ] {
+        let stub = format!("{search}\nset prefix=($root)'/grub'\nconfigfile $prefix/grub.cfg\n");
+        let entry = choose(&files, "/EFI/debian", &stub).unwrap();
+        assert_eq!(entry.kernel, "(hd0,2)/k", "{search}");
+        assert_eq!(entry.initrds, ["(hd0,2)/i", "/u"], "{search}");
+    }
+    let stub = "search.fs_uuid 9 root\nset prefix=($root)'/grub'\nconfigfile $prefix/grub.cfg\n";
+    let Err(Stop::Because(why)) = choose(&files, "/EFI/debian", stub) else { panic!("it is followed") };
+    assert!(why.contains("the file system 9"), "{why}");
+}
+
+#[test]
+fn loops_run_and_are_left() {
+    let text = "set n=\nwhile [ \"$n\" != aaa ]; do\nset n=a$n\nif [ $n = aa ]; then break; fi\ndone\n\
+        until [ x$m = xbb ]; do\nset m=b$m\ncontinue\nset m=wrong\ndone\n\
+        function f { set got=${1}-$2; return; set got=wrong; }\nf one two\n\
+        for d in /no /boot; do if [ -d $d ]; then set dir=$d; break; fi; done\n\
+        menuentry x {\nlinux $dir/k $n $m $got\n}\n";
+    let entry = choose(&Some_(Vec::new()), "/grub", text).unwrap();
+    assert_eq!((entry.kernel.as_str(), entry.options.as_str()), ("/boot/k", "aa bb one-two"));
+}
+
+#[test]
+fn loop_that_waits_for_a_key_is_left_with_a_note() {
+    let text = "while ! keystatus --shift; do\nsleep 1\ndone\nmenuentry x {\nlinux /k\n}\n";
+    let mut notes = Vec::new();
+    let entry = super::choose(&Some_(Vec::new()), "/grub", text, &mut notes).unwrap();
+    assert_eq!(entry.kernel, "/k");
+    assert_eq!(notes, ["a loop (`while`) was left after 256 rounds"]);
 }
 
 fn env(lines: &str) -> (&'static str, String) {
@@ -107,12 +176,15 @@ fn fedoras_entries_take_their_options_from_the_environment() {
 fn scripts_that_do_not_end_or_hold_together_are_left() {
     let files = Some_(vec![("/boot/grub/grub.cfg", "source /boot/grub/grub.cfg".into())]);
     let doubling = format!("set a=aaaaaaaa\n{}", "set a=\"$a$a\"\n".repeat(99));
+    let negated = format!("{} true\nmenuentry x {{\nlinux /k\n}}\n", "! ".repeat(200_001));
+    assert_eq!(choose(&files, "/boot/grub", &negated).unwrap().kernel, "/k");
     let deep = "if true; then\n".repeat(9999);
     for text in [
         "source /boot/grub/grub.cfg",
         "function f {\nf\nf\n}\nf\n",
         &doubling,
         &deep,
+        &format!("[ {} x ]", "! ".repeat(99_999)),
         "'",
         "}",
         "menuentry x {",

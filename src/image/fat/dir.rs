@@ -1,0 +1,212 @@
+//! Folders of a FAT file system: entries of 32 bytes, with a long name in the entries in front of the one that it names.
+
+use super::{FatFs, Fields, FileKind, Node, ReadError, Root};
+use crate::image::disk::ENTRY_COST;
+
+/// Length of an entry.
+const ENTRY: usize = 32;
+/// Longest folder: 65536 entries.
+const FOLDER_MAX: u64 = 2 << 20;
+/// Most entries of one long name, and the letters that each holds.
+const PARTS: u8 = 20;
+const LETTERS: usize = 13;
+/// Attributes.
+const LABEL: u8 = 0x08;
+const FOLDER: u8 = 0x10;
+const LONG_NAME: u8 = 0x0f;
+/// First byte of a name: a free entry, and the end of the folder.
+const FREE: u8 = 0xe5;
+const END: u8 = 0;
+/// What the first byte of a name stands for that begins like a free entry.
+const ESCAPED: u8 = 0x05;
+
+/// What `see` is given: the names of an entry, and the entry.
+struct Seen<'e> {
+    short: String,
+    long: Option<String>,
+    entry: Fields<'e>,
+    attributes: u8,
+}
+
+/// A long name, while its entries are collected: last part first.
+#[derive(Default)]
+struct LongName {
+    parts: Vec<[u16; LETTERS]>,
+    /// Number of the part that comes next; 0 when all are there.
+    next: u8,
+    checksum: u8,
+}
+
+impl FatFs<'_> {
+    /// What this path stands for; letters are compared as FAT does, without case. `None` if there is no such name.
+    pub(in crate::image) fn find(&self, path: &str) -> Result<Option<Node>, ReadError> {
+        // There are no symbolic links, so that `..` takes the name before it back.
+        let mut names = Vec::new();
+        for name in path.split(['/', '\\']) {
+            match name {
+                "" | "." => {}
+                ".." => drop(names.pop()),
+                name => names.push(name),
+            }
+        }
+        let mut node = Node { kind: FileKind::Folder, size: 0, place: self.root };
+        for name in names {
+            if node.kind != FileKind::Folder {
+                return Ok(None);
+            }
+            let mut found = None;
+            self.entries(&node, |seen| {
+                let named = |own: &String| own.eq_ignore_ascii_case(name);
+                let is_one =
+                    seen.attributes & LABEL == 0 && (named(&seen.short) || seen.long.iter().any(named));
+                if is_one {
+                    found = Some(self.node(seen)?);
+                }
+                Ok(found.is_none())
+            })?;
+            let Some(found) = found else { return Ok(None) };
+            node = found;
+        }
+        Ok(Some(node))
+    }
+
+    /// The names in a folder, at most `max` of those that are `wanted`.
+    pub(in crate::image) fn list(
+        &self,
+        folder: &Node,
+        max: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, ReadError> {
+        let mut names = Vec::new();
+        if folder.kind == FileKind::Folder {
+            self.entries(folder, |seen| {
+                let name = seen.long.as_ref().unwrap_or(&seen.short);
+                if seen.attributes & LABEL == 0 && !matches!(name.as_str(), "." | "..") && wanted(name) {
+                    names.push(name.clone());
+                }
+                Ok(names.len() < max)
+            })?;
+        }
+        Ok(names)
+    }
+
+    /// The label in the root folder.
+    pub(super) fn volume_label(&self) -> Result<Option<String>, ReadError> {
+        let root = Node { kind: FileKind::Folder, size: 0, place: self.root };
+        let mut label = None;
+        self.entries(&root, |seen| {
+            if seen.attributes & LABEL != 0 {
+                label = Some(text(&seen.entry.bytes::<11>(0)?));
+            }
+            Ok(label.is_none())
+        })?;
+        Ok(label)
+    }
+
+    fn node(&self, seen: &Seen<'_>) -> Result<Node, ReadError> {
+        let high = if self.bits == super::Bits::ThirtyTwo { seen.entry.le16(20)? } else { 0 };
+        let folder = seen.attributes & FOLDER != 0;
+        Ok(Node {
+            kind: if folder { FileKind::Folder } else { FileKind::File },
+            size: if folder { 0 } else { seen.entry.le32(28)?.into() },
+            place: Root::Cluster(u32::from(high) << 16 | u32::from(seen.entry.le16(26)?)),
+        })
+    }
+
+    /// Gives each entry that is in use to `see` until that returns false.
+    fn entries(
+        &self,
+        folder: &Node,
+        mut see: impl FnMut(&Seen<'_>) -> Result<bool, ReadError>,
+    ) -> Result<(), ReadError> {
+        let mut long = LongName::default();
+        let (mut at, mut len, mut cluster) = match folder.place {
+            Root::Fixed(window) => (window.start, window.len, None),
+            Root::Cluster(cluster) => (self.place(cluster)?, self.cluster, Some(cluster)),
+        };
+        let mut left = FOLDER_MAX;
+        loop {
+            left = left.checked_sub(len).ok_or(ReadError::Damaged("a folder has no end"))?;
+            let mut bytes = vec![0; usize::try_from(len).map_err(|_| super::odd())?];
+            self.disk.read(self.window, at, &mut bytes, "a folder")?;
+            for entry in bytes.chunks_exact(ENTRY) {
+                self.disk.charge(ENTRY_COST)?;
+                let entry = Fields(entry);
+                let ([first], [attributes]) = (entry.bytes(0)?, entry.bytes(11)?);
+                match first {
+                    END => return Ok(()),
+                    FREE => long = LongName::default(),
+                    _ if attributes & 0x3f == LONG_NAME => long.add(entry)?,
+                    _ => {
+                        let short = short_name(entry)?;
+                        let seen = Seen { short, long: long.take(entry)?, entry, attributes };
+                        if !see(&seen)? {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            let Some(next) = cluster.map(|cluster| self.next(cluster)).transpose()?.flatten() else {
+                return Ok(());
+            };
+            (at, len, cluster) = (self.place(next)?, self.cluster, Some(next));
+        }
+    }
+}
+
+impl LongName {
+    fn add(&mut self, entry: Fields<'_>) -> Result<(), ReadError> {
+        let ([order], [checksum]) = (entry.bytes(0)?, entry.bytes(13)?);
+        let number = order & 0x3f;
+        if order & 0x40 != 0 && (1..=PARTS).contains(&number) {
+            *self = LongName { parts: Vec::new(), next: number, checksum };
+        }
+        if number == 0 || number != self.next || checksum != self.checksum {
+            *self = LongName::default();
+            return Ok(());
+        }
+        let mut letters = [0; LETTERS];
+        let places = (1..11).step_by(2).chain((14..26).step_by(2)).chain((28..32).step_by(2));
+        for (letter, place) in letters.iter_mut().zip(places) {
+            *letter = entry.le16(place)?;
+        }
+        self.parts.push(letters);
+        self.next -= 1;
+        Ok(())
+    }
+
+    /// The long name of this entry, if all of it was in front.
+    fn take(&mut self, entry: Fields<'_>) -> Result<Option<String>, ReadError> {
+        let LongName { parts, next, checksum } = std::mem::take(self);
+        let sum =
+            entry.bytes::<11>(0)?.iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+        if parts.is_empty() || next != 0 || sum != checksum {
+            return Ok(None);
+        }
+        let letters = parts.iter().rev().flatten().copied().take_while(|letter| *letter != 0);
+        Ok(Some(char::decode_utf16(letters).map(|letter| letter.unwrap_or('\u{fffd}')).collect()))
+    }
+}
+
+/// The name of eight letters and three, with the small letters that Windows NT marks.
+fn short_name(entry: Fields<'_>) -> Result<String, ReadError> {
+    let mut name = entry.bytes::<8>(0)?;
+    if let [first @ ESCAPED, ..] = &mut name {
+        *first = FREE;
+    }
+    let (mut name, mut end) = (text(&name), text(&entry.bytes::<3>(8)?));
+    let [case] = entry.bytes(12)?;
+    if case & 0x08 != 0 {
+        name.make_ascii_lowercase();
+    }
+    if case & 0x10 != 0 {
+        end.make_ascii_lowercase();
+    }
+    Ok(if end.is_empty() { name } else { format!("{name}.{end}") })
+}
+
+/// Bytes that are filled up with spaces. What is no ASCII depends on a code page that nothing names.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let letters = bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '\u{fffd}' });
+    letters.collect::<String>().trim_end_matches([' ', '\0']).to_owned()
+}

@@ -1,0 +1,141 @@
+//! The file systems that are read here, behind one face: names to files, files to where their bytes lie.
+
+use super::disk::{Disk, ReadError, Window};
+use super::ext::{ExtFs, Inode};
+use super::fat::{self, FatFs};
+use super::runs::Run;
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device, a pipe, a socket.
+    Special,
+}
+
+/// A file system on a part of a disk.
+#[derive(Debug)]
+pub(super) enum FileSystem<'a> {
+    Ext(ExtFs<'a>),
+    Fat(FatFs<'a>),
+}
+
+/// A file or folder of one.
+#[derive(Debug, Clone)]
+pub(super) enum Node {
+    Ext(Box<Inode>),
+    Fat(fat::Node),
+}
+
+impl Node {
+    pub(super) fn kind(&self) -> FileKind {
+        match self {
+            Node::Ext(inode) => inode.kind,
+            Node::Fat(node) => node.kind,
+        }
+    }
+
+    /// The length of a file in bytes.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Node::Ext(inode) => inode.size,
+            Node::Fat(node) => node.size,
+        }
+    }
+}
+
+impl<'a> FileSystem<'a> {
+    /// Looks for one in `window`; `None` where there is none that is read here.
+    pub(super) fn open(disk: &'a Disk<'a>, window: Window) -> Result<Option<Self>, ReadError> {
+        if let Some(fs) = ExtFs::open(disk, window)? {
+            return Ok(Some(FileSystem::Ext(fs)));
+        }
+        Ok(FatFs::open(disk, window)?.map(FileSystem::Fat))
+    }
+
+    /// Some work is to be done that costs as much as reading so many bytes.
+    pub(super) fn charge(&self, cost: u64) -> Result<(), ReadError> {
+        match self {
+            FileSystem::Ext(fs) => fs.disk.charge(cost),
+            FileSystem::Fat(fs) => fs.disk.charge(cost),
+        }
+    }
+
+    /// Its kind, for people.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            FileSystem::Ext(fs) => fs.name(),
+            FileSystem::Fat(_) => "FAT",
+        }
+    }
+
+    /// Whether changes of its last moments are not seen here.
+    pub(super) fn has_fast_commits(&self) -> bool {
+        matches!(self, FileSystem::Ext(fs) if fs.has_fast_commits())
+    }
+
+    /// Linux could have its root on it.
+    pub(super) fn may_be_root(&self) -> bool {
+        matches!(self, FileSystem::Ext(_))
+    }
+
+    /// What an fstab calls it behind `UUID=`.
+    pub(super) fn uuid(&self) -> &str {
+        match self {
+            FileSystem::Ext(fs) => fs.uuid(),
+            FileSystem::Fat(fs) => fs.uuid(),
+        }
+    }
+
+    pub(super) fn label(&self) -> &str {
+        match self {
+            FileSystem::Ext(fs) => fs.label(),
+            FileSystem::Fat(fs) => fs.label(),
+        }
+    }
+
+    /// What this path stands for, links followed; they stay within the file system. `None` if there is no such name.
+    pub(super) fn find(&self, path: &str) -> Result<Option<Node>, ReadError> {
+        Ok(match self {
+            FileSystem::Ext(fs) => fs.find(path)?.map(|inode| Node::Ext(Box::new(inode))),
+            FileSystem::Fat(fs) => fs.find(path)?.map(Node::Fat),
+        })
+    }
+
+    /// The names in a folder, at most `max` of those that are `wanted`.
+    pub(super) fn list(
+        &self,
+        folder: &Node,
+        max: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, ReadError> {
+        match (self, folder) {
+            (FileSystem::Ext(fs), Node::Ext(inode)) => fs.list(inode, max, wanted),
+            (FileSystem::Fat(fs), Node::Fat(node)) => fs.list(node, max, wanted),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The runs of a file's bytes on the disk. A file longer than `max` is refused before anything of it is looked at.
+    pub(super) fn runs(&self, file: &Node, max: u64) -> Result<Vec<Run>, ReadError> {
+        match (self, file) {
+            (FileSystem::Ext(fs), Node::Ext(inode)) => fs.runs(inode, max),
+            (FileSystem::Fat(fs), Node::Fat(node)) => fs.runs(node, max),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The content of a small file.
+    pub(super) fn read(&self, file: &Node, max: u64) -> Result<Vec<u8>, ReadError> {
+        match (self, file) {
+            (FileSystem::Ext(fs), Node::Ext(inode)) => fs.read(inode, max),
+            (FileSystem::Fat(fs), Node::Fat(node)) => fs.read(node, max),
+            _ => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What the boot loaders' files of a file system say to boot, with the files that they name.
+
+use super::bootloader::grub::Stop;
+use super::bootloader::{Entry, Files, SearchBy, bls, grub, syslinux};
+use super::disk::ReadError;
+use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
+use super::filesystem::FileKind;
+use super::places::{Candidate, Place};
+use super::runs::Run;
+use super::text::clean;
+use super::volumes::{Rank, Volume};
+
+/// Most entries of the Boot Loader Specification, and folders of boot loaders on an EFI system partition.
+const ENTRIES: usize = 64;
+const FOLDERS: usize = 32;
+/// Where syslinux and its kin have their files.
+const SYSLINUX: [(&str, &str); 5] = [
+    ("/extlinux", "extlinux.conf"),
+    ("", "extlinux.conf"),
+    ("/syslinux", "syslinux.cfg"),
+    ("/isolinux", "isolinux.cfg"),
+    ("", "syslinux.cfg"),
+];
+/// The same at the top of a file system that is no root.
+const SYSLINUX_BELOW: [(&str, &str); 7] = [
+    ("/boot/extlinux", "extlinux.conf"),
+    ("/boot/syslinux", "syslinux.cfg"),
+    ("/boot/isolinux", "isolinux.cfg"),
+    ("/boot", "extlinux.conf"),
+    ("/boot", "syslinux.cfg"),
+    ("/EFI/syslinux", "syslinux.cfg"),
+    ("/EFI/BOOT", "syslinux.cfg"),
+];
+
+/// The boot loaders' files of a place, and the file systems that they can name.
+pub(super) struct Loader<'a> {
+    place: Place<'a>,
+    volumes: &'a [Volume<'a>],
+}
+
+/// A file of a boot loader, and its default entry or why that is not known.
+type Choice = (String, Result<Entry, String>);
+
+impl Files for Loader<'_> {
+    fn charge(&self, cost: u64) -> Result<(), ReadError> {
+        self.place.volume.fs.charge(cost)
+    }
+
+    fn device(&self) -> String {
+        self.place.volume.device()
+    }
+
+    fn text(&self, device: &str, path: &str) -> Result<Option<String>, ReadError> {
+        self.on(device).text(path).or_else(damaged)
+    }
+
+    fn size(&self, device: &str, path: &str) -> Result<Option<u64>, ReadError> {
+        Ok(self.on(device).regular(path).or_else(damaged)?.map(|file| file.size()))
+    }
+
+    fn is_folder(&self, device: &str, path: &str) -> Result<bool, ReadError> {
+        let found = self.on(device).volume.fs.find(path).or_else(damaged)?;
+        Ok(found.is_some_and(|node| node.kind() == FileKind::Folder))
+    }
+
+    fn entries(&self, device: &str) -> Result<Vec<(String, String)>, ReadError> {
+        let own = self.place.volume.is_device(device);
+        let place = if own { self.place } else { self.on(device) };
+        let mut all = Vec::new();
+        for folder in if own { vec![place.folder] } else { vec!["", "/boot"] } {
+            let place = Place { folder, ..place };
+            for name in place.names("/loader/entries", ENTRIES, is_conf)? {
+                let text = place.text(&format!("{folder}/loader/entries/{name}")).or_else(damaged)?;
+                all.extend(text.map(|text| (name, text)));
+            }
+            if !all.is_empty() {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn search(&self, by: SearchBy, value: &str) -> Result<Option<String>, ReadError> {
+        for volume in self.volumes {
+            let found = match by {
+                SearchBy::Uuid => volume.fs.uuid().eq_ignore_ascii_case(value),
+                SearchBy::Label => volume.fs.label() == value,
+                SearchBy::File => Place { volume, folder: "" }.regular(value).or_else(damaged)?.is_some(),
+            };
+            if found && !value.is_empty() {
+                return Ok(Some(volume.device()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(place: Place<'a>, volumes: &'a [Volume<'a>]) -> Self {
+        Loader { place, volumes }
+    }
+
+    /// The top of the file system on a device of GRUB; of this one, if that device is none that can be read.
+    fn on(&self, device: &str) -> Place<'a> {
+        let volume = self.volumes.iter().find(|volume| volume.is_device(device));
+        Place { volume: volume.unwrap_or(self.place.volume), folder: "" }
+    }
+
+    /// Takes what a boot loader's files here would start.
+    pub(super) fn entry(&self, explored: &mut Explored) -> Result<(), ReadError> {
+        for (file, entry) in self.choices(&mut explored.notes)? {
+            let on = format!("{} on {}", clean(&file), self.place.volume.name);
+            let taken = match entry {
+                Ok(entry) => self.take(&file, entry, explored)?,
+                Err(why) => Err(format!("is not followed: {}", clean(&why))),
+            };
+            match taken {
+                Ok(()) => return Ok(()),
+                Err(why) => note(&mut explored.notes, format!("{on} {why}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the files of an entry. One that names what is not there is out of date; the error says what.
+    fn take(
+        &self,
+        file: &str,
+        entry: Entry,
+        explored: &mut Explored,
+    ) -> Result<Result<(), String>, ReadError> {
+        let missing = |path: &str| Err(format!("names {}, which is not there or empty", clean(path)));
+        let Some(kernel) = self.named(&entry.kernel)?.filter(|kernel| kernel.size() > 0) else {
+            return Ok(missing(&entry.kernel));
+        };
+        let mut initrds = Vec::new();
+        for path in &entry.initrds {
+            match self.named(path)? {
+                // Linux takes no initrd of no length.
+                Some(initrd) if initrd.size() == 0 => {
+                    let on = &self.place.volume.name;
+                    let said = format!(
+                        "{} on {on} names the empty initrd {}, which is left out",
+                        clean(file),
+                        clean(path)
+                    );
+                    note(&mut explored.notes, said);
+                }
+                Some(initrd) => initrds.push(initrd),
+                None => return Ok(missing(path)),
+            }
+        }
+        explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+        explored.initrd = join(&initrds)?;
+        explored.entry = Some((format!("{} ({})", clean(file), clean(&entry.title)), Some(entry.options)));
+        Ok(Ok(()))
+    }
+
+    /// The default entries of the boot loaders whose files are here, with those files.
+    fn choices(&self, notes: &mut Vec<String>) -> Result<Vec<Choice>, ReadError> {
+        let Place { volume, folder } = self.place;
+        // The top of a file system that is no root: it may be all that a firmware's boot loader sees.
+        let top = folder.is_empty() && volume.rank == Rank::No;
+        let mut all = Vec::new();
+        for folder in self.grub_folders(top)? {
+            let path = format!("{folder}/grub.cfg");
+            let Some(text) = self.own_text(&path)? else { continue };
+            let mut said = Vec::new();
+            match grub::choose(self, &folder, &text, &mut said) {
+                Ok(entry) => all.push((path.clone(), Ok(entry))),
+                Err(Stop::Read(error)) => return Err(error),
+                Err(Stop::Because(why)) => all.push((path.clone(), Err(why.into()))),
+            }
+            for said in said {
+                note(notes, format!("{} on {}: {}", clean(&path), volume.name, clean(&said)));
+            }
+        }
+        let entries = self.entries(&self.device())?;
+        let entries = entries.iter().filter_map(|(name, text)| bls::parse(name, text)).collect();
+        if let Some(found) = bls::choose(entries, &self.loader_conf()?) {
+            let path = format!("{folder}/loader/entries/{}.conf", found.id);
+            all.push((path, Ok(found.entry)));
+        }
+        let below: &[_] = if top { &SYSLINUX_BELOW } else { &[] };
+        for (below, name) in SYSLINUX.iter().chain(below) {
+            let folder = format!("{folder}{below}");
+            let path = format!("{folder}/{name}");
+            if let Some(text) = self.own_text(&path)? {
+                all.extend(syslinux::choose(self, &folder, &text)?.map(|choice| (path, choice)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Folders with a grub.cfg.
+    fn grub_folders(&self, top: bool) -> Result<Vec<String>, ReadError> {
+        let folder = self.place.folder;
+        let mut folders: Vec<_> = ["/grub", "/grub2"].map(|name| format!("{folder}{name}")).into();
+        if top {
+            folders.extend(["/boot/grub", "/boot/grub2"].map(str::to_owned));
+            let mut names = self.place.names("/EFI", FOLDERS, |_| true).or_else(damaged)?;
+            // Distributions have folders of their own; that of no name is a copy of one.
+            names.sort_by_key(|name| (name.eq_ignore_ascii_case("BOOT"), name.clone()));
+            folders.extend(names.into_iter().map(|name| format!("/EFI/{name}")));
+        }
+        Ok(folders)
+    }
+
+    /// systemd-boot's settings: they lie on the EFI system partition, and its entries may lie on another.
+    fn loader_conf(&self) -> Result<String, ReadError> {
+        let own = self.own_text(&format!("{}/loader/loader.conf", self.place.folder))?;
+        if let Some(own) = own {
+            return Ok(own);
+        }
+        for volume in self.volumes {
+            let place = Place { volume, folder: "" };
+            if let Some(text) = place.text("/loader/loader.conf").or_else(damaged)? {
+                return Ok(text);
+            }
+        }
+        Ok(String::new())
+    }
+
+    fn own_text(&self, path: &str) -> Result<Option<String>, ReadError> {
+        self.place.text(path).or_else(damaged)
+    }
+
+    /// A path as a boot loader writes it, behind a device of GRUB or without: from the top of the file system that it lies
+    /// in, or of the folder that it takes for one.
+    fn named(&self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
+        let (device, path) = match path.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            Some((device, path)) => (Some(device), path),
+            None => (None, path),
+        };
+        let there = device.map(|device| self.on(device).regular(path)).transpose()?.flatten();
+        if there.is_some() {
+            return Ok(there);
+        }
+        let own = self.place.regular(path)?;
+        if own.is_some() {
+            return Ok(own);
+        }
+        let below = self.place.regular(&format!("{}/{}", self.place.folder, path.trim_start_matches('/')))?;
+        if below.is_some() {
+            return Ok(below);
+        }
+        for volume in self.volumes {
+            if let Some(found) = (Place { volume, folder: "" }).regular(path)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_conf(name: &str) -> bool {
+    name.len() > 5 && name.get(name.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".conf"))
+}
+
+/// Adds a line, once.
+fn note(notes: &mut Vec<String>, line: String) {
+    if !notes.contains(&line) {
+        notes.push(line);
+    }
+}
+
+/// A damaged file does not hide the others.
+fn damaged<T: Default>(error: ReadError) -> Result<T, ReadError> {
+    match error {
+        ReadError::Io(_) | ReadError::Endless => Err(error),
+        _ => Ok(T::default()),
+    }
+}
+
+/// Several initrds one behind the other, each at a multiple of four bytes, as Linux unpacks them. What is too long all
+/// together has no runs.
+fn join(files: &[Candidate<'_>]) -> Result<Option<ImageFile>, ReadError> {
+    let fits = files.iter().try_fold(0_u64, |size, next| {
+        size.next_multiple_of(4).checked_add(next.size()).filter(|size| *size <= INITRD_MAX)
+    });
+    let max = if fits.is_some() { INITRD_MAX } else { 0 };
+    let Some((first, others)) = files.split_first() else { return Ok(None) };
+    let mut all = first.take(max)?;
+    for next in others {
+        let file = next.take(max)?;
+        let start = all.size.checked_next_multiple_of(4).unwrap_or(u64::MAX);
+        all.runs.extend(file.runs.iter().map(|run| Run { file: run.file.saturating_add(start), ..*run }));
+        all.size = start.saturating_add(file.size);
+        all.path.push_str(" + ");
+        all.path.push_str(&file.path);
+    }
+    Ok(Some(all))
+}

@@ -1,0 +1,119 @@
+//! What a disk or a partition holds, told by a few bytes at a place.
+
+use super::disk::{Disk, Window};
+
+/// What a kernel can do with something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// It may be the root file system.
+    Root,
+    /// The root may be inside; only the guest can tell.
+    Inside,
+    /// It is no root.
+    Never,
+}
+
+/// A kind of content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Where its bytes are, in bytes from the beginning.
+    pub(super) at: u64,
+    pub(super) bytes: &'static [u8],
+    /// Its name for people.
+    pub(super) name: &'static str,
+    /// What to do about it.
+    pub(super) cure: &'static str,
+    pub(super) usage: Use,
+}
+
+/// A kind with nothing to do about it.
+const fn mark(at: u64, bytes: &'static [u8], name: &'static str, usage: Use) -> Mark {
+    Mark { at, bytes, name, cure: "", usage }
+}
+
+/// An image or an archive of something else, and the way out.
+const fn wrapped(at: u64, bytes: &'static [u8], name: &'static str, cure: &'static str) -> Mark {
+    Mark { at, bytes, name, cure, usage: Use::Never }
+}
+
+/// How LVM and the ext family are called.
+pub(super) const LVM: &str = "LVM";
+pub(super) const EXT: &str = "ext2, ext3 or ext4";
+const LUKS: &str = "encrypted (LUKS)";
+const RAID: &str = "a member of a RAID (md)";
+/// A table that the guest's kernel does not take by itself.
+const GPT: &str = "divided by a GPT that Linux does not take: damaged, of a larger disk, without the MBR that protects it, or \
+                   in sectors of another length";
+const MEND: &str = "`sgdisk -e` or parted may mend it";
+const CONVERT: &str = "`qemu-img convert -O raw OLD NEW` makes a raw one of it";
+const UNPACK: &str = "unpack it first";
+
+/// All that are known. What is made of other things comes before what it may hold.
+pub(super) const MARKS: [Mark; 42] = [
+    wrapped(0, b"QFI\xfb", "a qcow2 image", CONVERT),
+    wrapped(0, b"KDMV", "a VMDK image", CONVERT),
+    wrapped(0, b"vhdxfile", "a VHDX image", CONVERT),
+    wrapped(0x40, b"\x7f\x10\xda\xbe", "a VDI image", CONVERT),
+    wrapped(0, b"\x1f\x8b", "packed with gzip", UNPACK),
+    wrapped(0, b"\xfd7zXZ\0", "packed with xz", UNPACK),
+    wrapped(0, b"\x28\xb5\x2f\xfd", "packed with zstd", UNPACK),
+    wrapped(0, b"BZh", "packed with bzip2", UNPACK),
+    wrapped(0, b"PK\x03\x04", "a zip archive", UNPACK),
+    mark(0, b"LUKS\xba\xbe", LUKS, Use::Inside),
+    mark(512, b"LABELONE", LVM, Use::Inside),
+    mark(0, b"LABELONE", LVM, Use::Inside),
+    mark(4096, b"\xfc\x4e\x2b\xa9", RAID, Use::Inside),
+    mark(0, b"\xfc\x4e\x2b\xa9", RAID, Use::Inside),
+    mark(0x2_0000, b"\x0c\xb1\xba\0\0\0\0\0", "a member of a ZFS pool", Use::Inside),
+    mark(0x1018, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache", Use::Inside),
+    mark(0x1018, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9", "bcachefs", Use::Root),
+    mark(4086, b"SWAPSPACE2", "swap", Use::Never),
+    mark(0x438, b"\x53\xef", EXT, Use::Root),
+    mark(0, b"XFSB", "XFS", Use::Root),
+    mark(0x1_0040, b"_BHRfS_M", "btrfs", Use::Root),
+    mark(0, b"hsqs", "squashfs", Use::Root),
+    mark(1024, b"\xe2\xe1\xf5\xe0", "EROFS", Use::Root),
+    mark(1024, b"\x10\x20\xf5\xf2", "F2FS", Use::Root),
+    mark(0x1_0034, b"ReIsEr", "ReiserFS", Use::Root),
+    mark(0x8000, b"JFS1", "JFS", Use::Root),
+    mark(0x406, b"\x34\x34", "NILFS2", Use::Root),
+    mark(0, b"\x45\x3d\xcd\x28", "cramfs", Use::Root),
+    mark(0, b"-rom1fs-", "romfs", Use::Root),
+    mark(0x8001, b"CD001", "ISO 9660", Use::Root),
+    mark(0x410, b"\x7f\x13", "Minix", Use::Root),
+    mark(0x410, b"\x8f\x13", "Minix", Use::Root),
+    mark(0x410, b"\x68\x24", "Minix", Use::Root),
+    mark(0x410, b"\x78\x24", "Minix", Use::Root),
+    mark(0x418, b"\x5a\x4d", "Minix", Use::Root),
+    mark(3, b"EXFAT   ", "exFAT", Use::Never),
+    mark(3, b"NTFS    ", "NTFS", Use::Never),
+    mark(0x52, b"FAT32", "FAT", Use::Never),
+    mark(0x36, b"FAT", "FAT", Use::Never),
+    wrapped(0, b"EFI PART", GPT, MEND),
+    wrapped(512, b"EFI PART", GPT, MEND),
+    wrapped(4096, b"EFI PART", GPT, MEND),
+];
+
+/// What lies in `window`, if that is known.
+pub(super) fn find(disk: &Disk<'_>, window: Window) -> Option<Mark> {
+    MARKS.into_iter().find(|mark| {
+        let mut bytes = vec![0; mark.bytes.len()];
+        disk.read(window, mark.at, &mut bytes, "its beginning").is_ok() && bytes == mark.bytes
+    })
+}
+
+/// What lies in `window`, for people.
+pub(super) fn sniff(disk: &Disk<'_>, window: Window) -> String {
+    match find(disk, window) {
+        Some(Mark { name, cure: "", .. }) => name.to_owned(),
+        Some(Mark { name, cure, .. }) => format!("{name}; {cure}"),
+        None if is_zero(disk, window) => "empty".to_owned(),
+        None => "of a kind that is not known here".to_owned(),
+    }
+}
+
+/// The first 64 KiB are zero.
+fn is_zero(disk: &Disk<'_>, window: Window) -> bool {
+    let mut bytes = vec![0; usize::try_from(window.len.min(64 << 10)).unwrap_or(0)];
+    disk.read(window, 0, &mut bytes, "its beginning").is_ok() && bytes.iter().all(|byte| *byte == 0)
+}

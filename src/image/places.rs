@@ -1,0 +1,186 @@
+//! Folders where kernels lie, and what is in them by the names that distributions use.
+
+use std::collections::HashSet;
+
+use super::disk::ReadError;
+use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
+use super::filesystem::{FileKind, FileSystem, Node};
+use super::names;
+use super::text::clean;
+use super::volumes::{Rank, Volume};
+
+/// Most names of kernels that are looked at in a folder.
+const NAMES: usize = 1024;
+/// Longest file of a boot loader that is read.
+const TEXT_MAX: u64 = 1 << 20;
+
+/// A folder where kernels lie.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) volume: &'a Volume<'a>,
+    pub(super) folder: &'static str,
+}
+
+/// A file that was found and may be taken: nothing of its content was looked at.
+pub(super) struct Candidate<'a> {
+    fs: &'a FileSystem<'a>,
+    path: String,
+    node: Node,
+}
+
+impl Candidate<'_> {
+    pub(super) fn size(&self) -> u64 {
+        self.node.size()
+    }
+
+    /// Looks up where its bytes lie. A file that is longer than `max` has no runs.
+    pub(super) fn take(&self, max: u64) -> Result<ImageFile, ReadError> {
+        let size = self.size();
+        let runs = if size > max { Vec::new() } else { self.fs.runs(&self.node, max)? };
+        Ok(ImageFile { path: clean(&self.path), size, runs })
+    }
+}
+
+/// Where kernels may lie, the best place first.
+pub(super) fn places<'a>(
+    root: Option<&'a Volume<'a>>,
+    boot: Option<&'a Volume<'a>>,
+    volumes: &'a [Volume<'a>],
+) -> Vec<Place<'a>> {
+    let mut places: Vec<_> = boot.map(|volume| Place { volume, folder: "" }).into_iter().collect();
+    places.extend(root.map(|volume| Place { volume, folder: "/boot" }));
+    // A partition of its own for /boot has the same at its top. Another installed system is not searched.
+    let other = |volume: &&Volume<'_>| {
+        volume.rank < Rank::Installed && root.is_none_or(|root| !std::ptr::eq(root, *volume))
+    };
+    places.extend(volumes.iter().filter(other).map(|volume| Place { volume, folder: "" }));
+    // Links at the root's top are Debian's oldest custom.
+    places.extend(root.map(|volume| Place { volume, folder: "" }));
+    places
+}
+
+/// The file system that the root's fstab mounts over its /boot.
+pub(super) fn mounted_boot<'a>(
+    root: &Volume<'_>,
+    volumes: &'a [Volume<'a>],
+    notes: &mut Vec<String>,
+) -> Result<Option<&'a Volume<'a>>, ReadError> {
+    let fstab = Place { volume: root, folder: "" }.text("/etc/fstab")?.unwrap_or_default();
+    let device = fstab.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let device = fields.next()?;
+        (fields.next()?.trim_end_matches('/') == "/boot").then_some(device)
+    });
+    let Some(device) = device else { return Ok(None) };
+    let found = volumes.iter().find(|volume| volume.is_called(device));
+    if found.is_none() {
+        notes.push(format!("/etc/fstab mounts {} over /boot, which cannot be read here", clean(device)));
+    }
+    Ok(found)
+}
+
+impl<'a> Place<'a> {
+    /// The regular file at a path of the volume, links followed, even an empty one.
+    pub(super) fn regular(self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
+        let fs = &self.volume.fs;
+        let found = fs.find(path)?.filter(|node| node.kind() == FileKind::File);
+        Ok(found.map(|node| Candidate { fs, path: format!("/{}", path.trim_start_matches('/')), node }))
+    }
+
+    /// The regular file at a path of the volume that is not empty.
+    pub(super) fn find(self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
+        Ok(self.regular(path)?.filter(|found| found.size() > 0))
+    }
+
+    /// The first of these names in the folder that is a file.
+    fn first(self, names: &[impl AsRef<str>]) -> Result<Option<Candidate<'a>>, ReadError> {
+        for name in names {
+            if let Some(found) = self.find(&format!("{}/{}", self.folder, name.as_ref()))? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The content of a file that is short enough for a text.
+    pub(super) fn text(self, path: &str) -> Result<Option<String>, ReadError> {
+        match self.regular(path)? {
+            Some(file) if file.size() <= TEXT_MAX => {
+                Ok(Some(String::from_utf8_lossy(&file.fs.read(&file.node, TEXT_MAX)?).into_owned()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The names in a folder, whose path starts in this one.
+    pub(super) fn names(
+        self,
+        folder: &str,
+        max: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, ReadError> {
+        let path = format!("{}{folder}", self.folder);
+        match self.volume.fs.find(&path)? {
+            Some(node) => self.volume.fs.list(&node, max, wanted),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    pub(super) fn initrd(self, release: &str) -> Result<Option<ImageFile>, ReadError> {
+        self.first(&names::initrds(release))?.map(|found| found.take(INITRD_MAX)).transpose()
+    }
+
+    /// The newest kernel, else the one that is linked to, else one beside its modules.
+    pub(super) fn kernel(self, explored: &mut Explored) -> Result<(), ReadError> {
+        let found = match self.newest()? {
+            Some(found) => Some(found),
+            None => self
+                .first(&names::PLAIN_KERNELS)?
+                .map(|kernel| Ok::<_, ReadError>((kernel, self.first(&names::PLAIN_INITRDS)?)))
+                .transpose()?,
+        };
+        if let Some((kernel, initrd)) = found {
+            explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+            explored.initrd = initrd.map(|initrd| initrd.take(INITRD_MAX)).transpose()?;
+            return Ok(());
+        }
+        if self.folder.is_empty() { self.beside_modules(explored) } else { Ok(()) }
+    }
+
+    /// The newest kernel that has an initrd, else the newest one. A name is looked up only where it can be the one.
+    fn newest(self) -> Result<Option<(Candidate<'a>, Option<Candidate<'a>>)>, ReadError> {
+        let mut found = self.names("", NAMES, |name| names::release(name).is_some())?;
+        found.sort_by(|one, other| names::order(one, other));
+        let there: HashSet<String> =
+            self.names("", NAMES, |name| name.starts_with("init"))?.into_iter().collect();
+        let mut alone = None;
+        for name in found {
+            let mut initrds = names::initrds(names::release(&name).unwrap_or_default());
+            initrds.retain(|name| there.contains(name));
+            // Perhaps one whose installation was cut short: an older one that is whole starts.
+            if initrds.is_empty() && alone.is_some() {
+                continue;
+            }
+            let Some(kernel) = self.first(&[name])? else { continue };
+            match self.first(&initrds)? {
+                Some(initrd) => return Ok(Some((kernel, Some(initrd)))),
+                None => alone = alone.or(Some(kernel)),
+            }
+        }
+        Ok(alone.map(|kernel| (kernel, None)))
+    }
+
+    /// A kernel in the folder of its modules, whose initrd is in /boot.
+    fn beside_modules(self, explored: &mut Explored) -> Result<(), ReadError> {
+        let mut releases = self.names("/lib/modules", NAMES, |name| !name.starts_with('.'))?;
+        releases.sort_by(|one, other| super::version::compare(other, one));
+        for release in releases {
+            if let Some(kernel) = self.find(&format!("/lib/modules/{release}/vmlinuz"))? {
+                explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+                explored.initrd = Place { folder: "/boot", ..self }.initrd(&release)?;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
