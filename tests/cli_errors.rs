@@ -313,8 +313,16 @@ fn run_whose_guest_cannot_be_read_ends_in_time_and_by_a_signal() {
     let late = stuck(&["--timeout", "1"]).wait_with_output().unwrap();
     says(late, 124, "the machine was not up after 1 s (--timeout)");
     let told = stuck(&[]);
-    // By then it waits for signals.
-    sleep(Duration::from_secs(1));
+    // Once SIGTERM (15) is blocked, it waits until it is read.
+    let blocks_the_signal = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", told.id())).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        u64::from_str_radix(blocked.trim(), 16).unwrap() & 1 << (15 - 1) != 0
+    };
+    while !blocks_the_signal() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it does not block the signals that it reads");
+        sleep(Duration::from_millis(2));
+    }
     assert!(Command::new("kill").arg(told.id().to_string()).status().unwrap().success());
     says(told.wait_with_output().unwrap(), 128 + 15, "ended by signal 15");
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());

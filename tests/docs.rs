@@ -23,9 +23,38 @@ fn architecture_names_only_places_that_exist() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// README, page and help come from one table: no number, and no other meaning of one, stands in only one of them.
 #[test]
-fn readme_has_the_table_of_exit_statuses() {
-    assert!(read("README.md").contains(&minivmm::cli::exit::markdown()));
+fn exit_statuses_are_the_same_in_readme_page_and_help() {
+    let table = minivmm::cli::exit::markdown();
+    for document in ["README.md", "docs/exit.md"] {
+        let text = read(document);
+        assert!(text.contains(&format!("\n{table}\n")), "{document} has not this table:\n{table}");
+        assert_eq!(text.matches("| status | meaning |").count(), 1, "{document} has one table");
+    }
+    let mut help = minivmm::cli::args::definition();
+    let own = help.render_help().to_string();
+    let run = help.find_subcommand_mut("run").unwrap().render_help().to_string();
+    for (status, meaning) in minivmm::cli::exit::rows() {
+        let (of, text) = if meaning.starts_with("`run`") { ("run", &run) } else { ("machines", &own) };
+        let said = text.split_once("Exit status: ").unwrap().1;
+        let words = said.split([',', ';', '\n']).map(str::trim);
+        assert!(
+            words.into_iter().any(|word| word.starts_with(&format!("{status} "))),
+            "{status} of {of}: {said}"
+        );
+    }
+    let numbers = |text: &str| {
+        let said = text.split_once("Exit status: ").unwrap().1.to_owned();
+        said.split([',', ';', '\n'])
+            .filter(|word| word.trim().starts_with(|first: char| first.is_ascii_digit()))
+            .count()
+    };
+    assert_eq!(
+        numbers(&own) + numbers(&run),
+        minivmm::cli::exit::rows().count(),
+        "and no other:\n{own}\n{run}"
+    );
 }
 
 #[test]

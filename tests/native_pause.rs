@@ -7,12 +7,9 @@ mod embedded;
 use std::io::Write;
 use std::time::Duration;
 
-use embedded::{LIMIT, start};
+use embedded::{LIMIT, Neighbour, start};
 use minivmm::{Exit, Machine, MachineEvent, MachineState, PauseError};
 use tiny_guest::Guest;
-
-/// Long enough for a guest that runs to say something.
-const A_WHILE: Duration = Duration::from_millis(200);
 
 fn exits(machine: &Machine) -> u64 {
     let stats = machine.stats().unwrap();
@@ -22,6 +19,7 @@ fn exits(machine: &Machine) -> u64 {
 #[test]
 fn a_paused_guest_does_nothing_and_hears_afterwards_what_was_said_to_it() {
     let folder = tempfile::tempdir().unwrap();
+    let mut neighbour = Neighbour::start(&folder);
     for guest in [Guest::EchoPolled, Guest::EchoInterrupt] {
         let (machine, output) = start(&folder, guest);
         assert!(output.wait_for(&["ready\n"]));
@@ -29,7 +27,7 @@ fn a_paused_guest_does_nothing_and_hears_afterwards_what_was_said_to_it() {
         machine.pause(LIMIT).unwrap();
         machine.console_input().write_all(b"hello\n").unwrap();
         let before = exits(&machine);
-        std::thread::sleep(A_WHILE);
+        neighbour.answers();
         assert_eq!(exits(&machine), before, "{guest:?}");
         assert_eq!(output.text(), "ready\n");
         machine.resume();
@@ -110,11 +108,13 @@ fn a_reset_behind_a_pause_is_one_of_its_own() {
     machine.reset();
     let _ = machine.pause(Duration::ZERO);
     machine.reset();
-    let mut boots =
-        std::iter::from_fn(|| events.next_within(LIMIT)).filter(|event| *event == MachineEvent::Booted);
-    assert!(boots.next().is_some() && boots.next().is_some());
-    // Not at rest again.
-    std::thread::sleep(A_WHILE);
+    let mut events = std::iter::from_fn(|| events.next_within(LIMIT));
+    assert_eq!(events.by_ref().filter(|event| *event == MachineEvent::Booted).take(2).count(), 2);
+    // Not at rest again: a pause would come before the next reset.
+    assert_eq!(machine.state(), MachineState::Running);
+    machine.reset();
+    assert_eq!(events.next(), Some(MachineEvent::Reset));
+    assert_eq!(events.next(), Some(MachineEvent::Booted));
     assert_eq!(machine.state(), MachineState::Running);
 }
 
@@ -144,18 +144,19 @@ fn a_machine_whose_output_nobody_takes_comes_to_rest_all_the_same() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (release, held) = std::sync::mpsc::channel();
+    let mut neighbour = Neighbour::start(&folder);
     let spec = embedded::spec(&folder, Guest::Flood);
     let machine = Machine::start(&spec, Box::new(Stuck(held))).unwrap();
     // Until it waits for room, when it does nothing any more.
     let mut before = 0;
     while before == 0 || exits(&machine) != before {
         before = exits(&machine);
-        std::thread::sleep(A_WHILE);
+        neighbour.answers();
     }
     machine.pause(LIMIT).unwrap();
     let before = exits(&machine);
     drop(release);
-    std::thread::sleep(A_WHILE);
+    neighbour.answers();
     // Its reader takes all by now, but it rests.
     assert_eq!(exits(&machine), before);
     machine.resume();

@@ -374,7 +374,9 @@ mod tests {
             let empty = empty.clone();
             move || empty.pop(&mut [0; 1])
         });
-        thread::sleep(Duration::from_millis(20));
+        while full.waiting_producers() == 0 || empty.lock().readers == 0 {
+            thread::yield_now();
+        }
         full.close();
         empty.close();
         assert_eq!(producer.join().unwrap(), Err(Closed));

@@ -6,6 +6,11 @@
 //! | leaf | content |
 //! |---|---|
 //! | 1 | hypervisor and TSC deadline bits, APIC id, number of processors |
+//! | 5, bit of 1 | no MONITOR and MWAIT: KVM makes them NOPs, and an idle guest would spin |
+//! | 6 | ARAT only: no thermal, frequency or APERF/MPERF registers |
+//! | 0x12, bits of 7 | no SGX: a machine has no enclave memory |
+//! | 0x14, 0x1C, bits of 7 | no Intel PT, no architectural LBR: tracing goes with the performance counters |
+//! | VMX, SVM, 0x8000000A | as KVM gives them: a guest can have guests if the host's module has `nested` |
 //! | 4, 0x8000001D | caches: the last level is shared by all processors, the others by none |
 //! | 0xA, 0x80000022, bits of 1 and 0x80000001 | no performance counters |
 //! | 0xB, 0x1F, 0x8000001E, ECX of 0x80000008 | one package of single-threaded cores. Built from nothing: KVM returns only the first subleaf of 0xB and 0x1F since Linux 6.2 |
@@ -24,6 +29,16 @@ const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 ECX: performance and debug capabilities are in an MSR.
 const ECX_PDCM: u32 = 1 << 15;
+/// Leaf 1 ECX: MONITOR and MWAIT.
+const ECX_MONITOR: u32 = 1 << 3;
+/// Leaf 6 EAX: the APIC timer always runs. Linux needs no other timer then.
+const EAX_ARAT: u32 = 1 << 2;
+/// Leaf 7 EBX: SGX, Intel PT.
+const EBX7_HIDDEN: u32 = 1 << 2 | 1 << 25;
+/// Leaf 7 ECX: SGX launch control.
+const ECX7_HIDDEN: u32 = 1 << 30;
+/// Leaf 7 EDX: SGX keys, architectural LBRs.
+const EDX7_HIDDEN: u32 = 1 << 1 | 1 << 19;
 /// Leaf 0x8000_0001 ECX, AMD: the processors of leaf 1 EBX are cores, not threads.
 const ECX_CMP_LEGACY: u32 = 1 << 1;
 /// Leaf 0x8000_0001 ECX, AMD: extended performance counters of the core, the northbridge and the last-level cache.
@@ -149,7 +164,7 @@ fn topology(function: u32, cpus: u32) -> [kvm_cpuid_entry2; 3] {
 fn shape(entry: &mut kvm_cpuid_entry2, cpus: u32, deadline: bool) {
     match entry.function {
         0x1 => {
-            entry.ecx = (entry.ecx | ECX_HYPERVISOR) & !ECX_PDCM;
+            entry.ecx = (entry.ecx | ECX_HYPERVISOR) & !(ECX_PDCM | ECX_MONITOR);
             if deadline {
                 entry.ecx |= ECX_TSC_DEADLINE;
             }
@@ -164,8 +179,16 @@ fn shape(entry: &mut kvm_cpuid_entry2, cpus: u32, deadline: bool) {
             let cores = cpus.next_power_of_two().min(64) - 1;
             entry.eax = (entry.eax & 0x3fff) | sharing << 14 | cores << 26;
         }
-        // Performance counters are the host's own business.
-        0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        0x6 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (entry.eax & EAX_ARAT, 0, 0, 0),
+        0x7 if entry.index == 0 => {
+            entry.ebx &= !EBX7_HIDDEN;
+            entry.ecx &= !ECX7_HIDDEN;
+            entry.edx &= !EDX7_HIDDEN;
+        }
+        // MWAIT, performance counters, SGX, Intel PT, architectural LBRs.
+        0x5 | 0xa | 0x12 | 0x14 | 0x1c => {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+        }
         0x8000_0001 => entry.ecx &= !ECX_PERFCTR,
         // AMD: ECX 15..12 bits of the core number in the APIC id, ECX 7..0 cores - 1 (APM vol. 3 §E.4.7).
         0x8000_0008 => {
@@ -309,10 +332,61 @@ mod tests {
             shape(&mut leaf, 1, true);
             assert_eq!((leaf.eax, leaf.ebx, leaf.ecx, leaf.edx), (0, 0, 0, 0));
         }
-        for (function, bits) in [(1, ECX_PDCM), (0x8000_0001, ECX_PERFCTR)] {
+        for (function, bits) in [(1, ECX_PDCM | ECX_MONITOR), (0x8000_0001, ECX_PERFCTR)] {
             let mut leaf = kvm_cpuid_entry2 { ecx: u32::MAX, ..entry(function, 0) };
             shape(&mut leaf, 1, true);
             assert_eq!(leaf.ecx, !bits);
+        }
+    }
+
+    /// A leaf with all bits set, shaped: EAX, EBX, ECX, EDX.
+    fn all_bits(function: u32, index: u32) -> [u32; 4] {
+        let all = u32::MAX;
+        let mut leaf = kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: all,
+            ebx: all,
+            ecx: all,
+            edx: all,
+            ..Default::default()
+        };
+        shape(&mut leaf, 2, true);
+        [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
+    }
+
+    #[test]
+    fn power_states_are_not_the_guests() {
+        assert_eq!(all_bits(1, 0)[2] & 1 << 3, 0, "MONITOR");
+        assert_eq!(all_bits(5, 0), [0; 4]);
+        assert_eq!(all_bits(6, 0), [1 << 2, 0, 0, 0], "the APIC timer that always runs, and nothing else");
+        let mut without = kvm_cpuid_entry2 { function: 6, ..Default::default() };
+        shape(&mut without, 2, true);
+        assert_eq!(without.eax, 0, "not where KVM does not say so");
+    }
+
+    #[test]
+    fn sgx_tracing_and_branch_records_are_hidden_with_their_leaves() {
+        let all = u32::MAX;
+        let [eax, ebx, ecx, edx] = all_bits(7, 0);
+        assert_eq!((eax, all_bits(7, 1)), (all, [all; 4]), "the last subleaf, and what is in the next");
+        assert_eq!(ebx, all & !(1 << 2) & !(1 << 25), "SGX, PT");
+        assert_eq!(ecx, all & !(1 << 30), "SGX_LC");
+        assert_eq!(edx, all & !(1 << 1) & !(1 << 19), "SGX_KEYS, ARCH_LBR");
+        for (function, index) in [(0x12, 0), (0x12, 1), (0x12, 2), (0x14, 0), (0x14, 1), (0x1c, 0)] {
+            assert_eq!(all_bits(function, index), [0; 4], "{function:#x} {index}");
+        }
+    }
+
+    #[test]
+    fn virtualization_is_as_kvm_gives_it() {
+        let (vmx, svm) = (1 << 5, 1 << 2);
+        assert_eq!((all_bits(1, 0)[2] & vmx, all_bits(0x8000_0001, 0)[2] & svm), (vmx, svm));
+        assert_eq!(all_bits(0x8000_000a, 0), [u32::MAX; 4]);
+        for function in [1, 0x8000_0001, 0x8000_000a] {
+            let mut without = kvm_cpuid_entry2 { function, ..Default::default() };
+            shape(&mut without, 1, false);
+            assert_eq!((without.ecx & (vmx | svm), without.edx), (0, 0), "{function:#x}");
         }
     }
 }

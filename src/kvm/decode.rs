@@ -4,8 +4,20 @@ use kvm_bindings::*;
 
 use super::vcpu::{Exit, Unhandled};
 
+/// What KVM_RUN came back with: the errno if it failed, and what it left in `run`.
+pub(super) fn result(failure: Option<i32>, run: &mut kvm_run) -> Exit<'_> {
+    match failure {
+        None => decode(run),
+        // EINTR: a kick. EAGAIN: an application processor was woken by INIT or SIPI and has to be entered again.
+        Some(libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
+        // The one exit that KVM reports with an error and in `kvm_run` at once (KVM api §5, KVM_EXIT_MEMORY_FAULT).
+        Some(libc::EFAULT | libc::EHWPOISON) if run.exit_reason == KVM_EXIT_MEMORY_FAULT => decode(run),
+        Some(errno) => Exit::Unhandled(Unhandled::Run(errno)),
+    }
+}
+
 /// Reads the exit out of `run`. Call it only after KVM_RUN returned 0, or failed with a memory fault that stands there.
-pub(super) fn decode(run: &mut kvm_run) -> Exit<'_> {
+fn decode(run: &mut kvm_run) -> Exit<'_> {
     match run.exit_reason {
         KVM_EXIT_IO => port(run),
         KVM_EXIT_MMIO => {
@@ -75,4 +87,56 @@ fn internal_error(run: &kvm_run) -> Unhandled {
         instruction.extend(insn.insn_bytes.iter().take(len));
     }
     Unhandled::Emulation(instruction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel leaves it: the reason, and the address of a memory fault.
+    fn run(reason: u32) -> kvm_run {
+        let mut run = kvm_run { exit_reason: reason, ..Default::default() };
+        run.__bindgen_anon_1.memory_fault.gpa = 0x1234_5000;
+        run
+    }
+
+    fn unhandled(failure: Option<i32>, reason: u32) -> Unhandled {
+        match result(failure, &mut run(reason)) {
+            Exit::Unhandled(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_memory_fault_comes_with_an_error_and_names_its_address() {
+        for errno in [libc::EFAULT, libc::EHWPOISON] {
+            let why = unhandled(Some(errno), KVM_EXIT_MEMORY_FAULT);
+            assert_eq!(why, Unhandled::MemoryFault(0x1234_5000));
+            assert!(why.to_string().contains("guest memory at 0x12345000"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_exit_left_there_is_not_this_failures_reason() {
+        for (errno, said) in [
+            (libc::EFAULT, "may have run out of memory"),
+            (libc::ENOMEM, "may have run out of memory"),
+            (libc::EHWPOISON, "uncorrected error"),
+            (libc::EINVAL, "KVM_RUN failed: Invalid argument"),
+        ] {
+            let why = unhandled(Some(errno), KVM_EXIT_HLT);
+            assert_eq!(why, Unhandled::Run(errno));
+            assert!(why.to_string().contains(said), "{why}");
+        }
+        // Nor is a memory fault that stands there the reason of an error that brings none.
+        assert_eq!(unhandled(Some(libc::EINVAL), KVM_EXIT_MEMORY_FAULT), Unhandled::Run(libc::EINVAL));
+        assert_eq!(unhandled(None, KVM_EXIT_SHUTDOWN), Unhandled::TripleFault);
+    }
+
+    #[test]
+    fn a_kick_is_no_exit_whatever_stands_there() {
+        for errno in [libc::EINTR, libc::EAGAIN] {
+            assert!(matches!(result(Some(errno), &mut run(KVM_EXIT_SHUTDOWN)), Exit::Interrupted));
+        }
+    }
 }

@@ -260,19 +260,42 @@ mod tests {
         assert!(GuestRam::new(&[(0, 1 << 60)]).is_err());
     }
 
-    /// What the host spends on the mapping that holds `address`, in KiB: all, and in huge pages.
-    fn resident(address: u64) -> (u64, u64) {
+    /// What /proc/self/smaps says of the mapping that holds `address`.
+    fn smaps(address: u64) -> String {
         let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut lines = text.lines().skip_while(|line| {
+        let lines = text.lines().skip_while(|line| {
             let range = line.split(' ').next().and_then(|range| range.split_once('-'));
             let ends = range.map(|(a, b)| [a, b].map(|end| u64::from_str_radix(end, 16)));
             !matches!(ends, Some([Ok(start), Ok(end)]) if (start..end).contains(&address))
         });
-        let mut field = |name: &str| {
-            let line = lines.find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse().unwrap()
-        };
-        (field("Rss:"), field("AnonHugePages:"))
+        lines.fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    /// The rest of the first line that begins so.
+    fn field<'a>(smaps: &'a str, name: &str) -> &'a str {
+        smaps.lines().find_map(|line| line.strip_prefix(name)).unwrap()
+    }
+
+    /// What the host spends on the mapping that holds `address`, in KiB: all, and in huge pages.
+    fn resident(address: u64) -> (u64, u64) {
+        let smaps = smaps(address);
+        let kib = |name| field(&smaps, name).split_whitespace().next().unwrap().parse().unwrap();
+        (kib("Rss:"), kib("AnonHugePages:"))
+    }
+
+    #[test]
+    fn no_part_of_guest_memory_is_copied_by_a_fork() {
+        let ram = GuestRam::new(&[(0, 2 << 20), (1 << 32, 5 << 20)]).unwrap();
+        let mut slots = 0;
+        for slot in ram.slots() {
+            for address in [slot.host, slot.host + slot.len - 1] {
+                let smaps = smaps(address);
+                // "dc": do not copy area on fork (proc_pid_smaps(5)).
+                assert!(field(&smaps, "VmFlags:").split_whitespace().any(|flag| flag == "dc"), "{smaps}");
+            }
+            slots += 1;
+        }
+        assert_eq!(slots, 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use kvm_bindings::{KVM_EXIT_MEMORY_FAULT, Msrs};
+use kvm_bindings::Msrs;
 use kvm_ioctls::VcpuFd;
 
 use super::{KvmError, call, cpuid::CpuidTemplate, decode, regs};
@@ -158,18 +158,7 @@ impl Vcpu {
     pub(crate) fn enter(&mut self, entry: Entry) -> Exit<'_> {
         self.fd.set_kvm_immediate_exit(u8::from(entry == Entry::Complete));
         let failure = self.fd.run().err().map(|error| error.errno());
-        match failure {
-            None => decode::decode(self.fd.get_kvm_run()),
-            // EINTR: a kick. EAGAIN: an application processor was woken by INIT or SIPI and has to be entered again.
-            Some(libc::EINTR | libc::EAGAIN) => Exit::Interrupted,
-            // The one exit that KVM reports with an error and in `kvm_run` at once (KVM api §5, KVM_EXIT_MEMORY_FAULT).
-            Some(libc::EFAULT | libc::EHWPOISON)
-                if self.fd.get_kvm_run().exit_reason == KVM_EXIT_MEMORY_FAULT =>
-            {
-                decode::decode(self.fd.get_kvm_run())
-            }
-            Some(errno) => Exit::Unhandled(Unhandled::Run(errno)),
-        }
+        decode::result(failure, self.fd.get_kvm_run())
     }
 
     /// Where the guest stands, for error messages.

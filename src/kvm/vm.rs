@@ -126,14 +126,37 @@ impl Vm {
 /// Makes a VM. A signal that comes meanwhile ends the call with EINTR even where it is blocked, as the kernel looks for
 /// signals while it registers its MMU notifier, and on busy hosts without any signal.
 pub(super) fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    until_uninterrupted(|| kvm.create_vm())
+}
+
+fn until_uninterrupted<T>(
+    mut call: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
     loop {
-        match kvm.create_vm() {
+        match call() {
             Err(error) if error.errno() == libc::EINTR => {}
-            made => return made,
+            done => return done,
         }
     }
 }
 
 fn open() -> Result<Kvm, KvmError> {
     Kvm::new().map_err(|error| KvmError::Open { source: std::io::Error::from_raw_os_error(error.errno()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_call_is_made_again_and_another_error_is_not() {
+        let mut results = vec![Ok(7), Err(libc::EINTR), Err(libc::EINTR)];
+        let mut call = || results.pop().unwrap().map_err(kvm_ioctls::Error::new);
+        assert_eq!(until_uninterrupted(&mut call).unwrap(), 7);
+        assert!(results.is_empty(), "two interruptions, then success");
+        let mut results = vec![Ok(7), Err(libc::ENOMEM)];
+        let mut call = || results.pop().unwrap().map_err(kvm_ioctls::Error::new);
+        assert_eq!(until_uninterrupted(&mut call).unwrap_err().errno(), libc::ENOMEM);
+        assert_eq!(results, [Ok(7)], "not asked again");
+    }
 }

@@ -51,3 +51,29 @@ pub(crate) fn start(folder: &TempDir, guest: Guest) -> (Machine, Output) {
     let output = Output::default();
     (Machine::start(&spec(folder, guest), Box::new(output.clone())).unwrap(), output)
 }
+
+/// A running machine beside the one that is to do nothing. By the time that this one has answered several times, the other
+/// would have done something, too, however busy the host is.
+#[derive(Debug)]
+pub(crate) struct Neighbour {
+    machine: Machine,
+    output: Output,
+    answers: usize,
+}
+
+impl Neighbour {
+    pub(crate) fn start(folder: &TempDir) -> Self {
+        let (machine, output) = start(folder, Guest::EchoInterrupt);
+        assert!(output.wait_for(&["ready\n"]));
+        Neighbour { machine, output, answers: 0 }
+    }
+
+    pub(crate) fn answers(&mut self) {
+        for _ in 0..10 {
+            self.answers += 1;
+            let line = format!("{:04}\n", self.answers);
+            self.machine.console_input().write_all(line.as_bytes()).unwrap();
+            assert!(self.output.wait_for(&[&line]), "{}", self.output.text());
+        }
+    }
+}

@@ -1,7 +1,6 @@
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use super::*;
 use proptest::prelude::*;
@@ -265,7 +264,9 @@ fn a_sender_from_another_thread_waits_for_the_guest_and_ends_on_close() {
     assert_eq!(got, sent);
 
     let stuck = std::thread::spawn(move || sender.send(&[0; 1000]));
-    std::thread::sleep(Duration::from_millis(10));
+    while input.waiting_producers() == 0 {
+        std::thread::yield_now();
+    }
     input.close();
     assert!(stuck.join().unwrap().is_err());
 }

@@ -17,7 +17,7 @@ use log::Level;
 pub(super) use self::notify::Notify;
 pub(super) use self::pidfile::{Pidfile, PidfileError};
 use super::exit::Status;
-use super::{complain, logbook, print};
+use super::{complain, logbook, write};
 use crate::control::Fact;
 use crate::host::process::{Side, close_others, detach, silence};
 
@@ -66,6 +66,11 @@ enum LaunchError {
         "the process in the background died before the machine ran; run the machine without `-d` to see more"
     )]
     Died,
+    #[error(
+        "the machine runs as process {pid}, and standard output could not be told so: {source}; `minivmm ls` lists it, \
+         `kill {pid}` presses its power button"
+    )]
+    Unprinted { pid: u32, source: io::Error },
 }
 
 /// Standard input, output and error.
@@ -132,7 +137,10 @@ fn follow(mut line: UnixStream, notify: &Notify) -> Status {
     let pid = u32::from_le_bytes(pid);
     // By us, whom the manager has started: of others it may not want to hear that they are the ones now.
     notify.ready(pid);
-    print(&pid.to_string(), Status::Done)
+    match write(&pid.to_string()) {
+        Ok(()) => Status::Done,
+        Err(source) => complain(&LaunchError::Unprinted { pid, source }, Status::Failed),
+    }
 }
 
 /// Who is told of a machine that runs.

@@ -411,7 +411,7 @@ mod on_a_ring {
 
     use super::*;
 
-    fn ring() -> Option<AnyEngine> {
+    fn engine_on_ring() -> Option<AnyEngine> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.raw");
         fs::write(&path, [0; 4096]).unwrap();
@@ -426,7 +426,7 @@ mod on_a_ring {
 
     #[test]
     fn a_signal_is_written_with_the_next_wait_and_does_not_end_it() {
-        let Some(mut engine) = ring() else { return };
+        let Some(mut engine) = engine_on_ring() else { return };
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         assert_eq!(engine.signal(event.as_raw_fd()), signals_are_taken());
         assert_eq!(event.read().unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -439,7 +439,7 @@ mod on_a_ring {
 
     #[test]
     fn a_signal_is_written_when_a_watch_ends() {
-        let Some(mut engine) = ring() else { return };
+        let Some(mut engine) = engine_on_ring() else { return };
         let (event, watched) = (EventFd::new(EFD_NONBLOCK).unwrap(), EventFd::new(EFD_NONBLOCK).unwrap());
         engine.watch(watched.as_raw_fd(), 1, Interest::Read).unwrap();
         let taken = engine.signal(event.as_raw_fd());
