@@ -15,8 +15,10 @@ mod vmm;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Stdio};
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -537,7 +539,7 @@ fn limited(host: &Host, limit: &str) -> (vmm::Launch, Child) {
     let command = launch.command();
     let mut words = vec![command.get_program().to_owned()];
     words.extend(command.get_args().map(ToOwned::to_owned));
-    let mut shell = std::process::Command::new("sh");
+    let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).args(words);
     shell.env("XDG_RUNTIME_DIR", host.0.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let child = shell.stderr(Stdio::piped()).spawn().unwrap();
@@ -564,6 +566,43 @@ fn a_client_that_no_descriptor_is_left_for_is_told_so() {
     drop(clients);
     child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
     assert!(child.wait().unwrap().success());
+}
+
+/// How long a process has used a processor, in ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn a_machine_without_descriptors_does_not_spin_and_answers_when_it_has_some() {
+    let host = Host::new();
+    let machine = host.start(Guest::Obedient, "vm-without", "ready\n");
+    let pid = u32::try_from(machine.pid()).unwrap();
+    let limit = |soft: &str| {
+        let pid = pid.to_string();
+        let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]).status();
+        assert!(limited.unwrap().success(), "prlimit runs; it is in Debian's package util-linux");
+    };
+    limit("1");
+    // The socket by which its name is held, and the one that it answers on.
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let mut names = sockets.lines().filter_map(|line| line.split_once(" @").map(|(_, name)| name));
+    let name = names.find(|name| name.starts_with("minivmm/") && name.ends_with("/vm-without")).unwrap();
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let _clients = [0; 3].map(|_| UnixStream::connect_addr(&address).unwrap());
+    let mut client = host.connect("vm-without");
+    client.write_all(b"GET /v1/machine HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let before = ticks(pid);
+    thread::sleep(Duration::from_millis(500));
+    assert!(ticks(pid) - before < 20, "it spins");
+    limit("1024");
+    let mut said = String::new();
+    client.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    host.does(&["info", "vm-without"]);
+    end(machine).is("ready\ndone\n", 0);
 }
 
 #[test]

@@ -55,14 +55,18 @@ impl Guard {
         self.0.as_raw_fd()
     }
 
-    /// Lets everybody go who has connected: they have seen what there is to see.
-    pub(super) fn let_go(&self) {
+    /// Lets everybody go who has connected: they have seen what there is to see. `false`: the host has no descriptor left for
+    /// that, and says at once again that they are there.
+    pub(super) fn let_go(&self) -> bool {
         // As many as one look at the socket may leave there.
         for _ in 0..64 {
-            if self.0.accept().is_err() {
-                return;
+            match self.0.accept().map_err(|error| error.kind()) {
+                Ok(_) | Err(ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(ErrorKind::WouldBlock) => return true,
+                Err(_) => return false,
             }
         }
+        true
     }
 }
 
@@ -124,7 +128,7 @@ mod tests {
             assert_eq!(holder(&gone, &name), Holder::Ours(Some(std::process::id())));
         }
         assert_eq!(names(&gone), std::slice::from_ref(&name));
-        guard.let_go();
+        assert!(guard.let_go());
         drop(guard);
         assert_eq!(holder(&gone, &name), Holder::None);
         assert!(names(&gone).is_empty());

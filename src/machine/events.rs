@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 /// Events that wait for a listener. A guest may reset itself all day, and nobody may be listening.
 const MOST_WAITING: usize = 256;
+/// The same for failures of devices, which a guest can cause faster than it can reset itself: the other half is for what
+/// happens to the machine.
+const MOST_FAILURES: usize = MOST_WAITING / 2;
 
 /// Something that happened to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -142,6 +145,12 @@ impl Publisher {
         audience.forget_those_gone();
         for listener in audience.listeners.iter().filter_map(Weak::upgrade) {
             let mut waiting = listener.lock();
+            let is_failure = matches!(event, MachineEvent::DeviceFailed { .. });
+            if is_failure && waiting.events.len() >= MOST_FAILURES {
+                waiting.missed += 1;
+                listener.came.notify_all();
+                continue;
+            }
             if waiting.events.len() >= MOST_WAITING {
                 waiting.events.pop_front();
                 waiting.missed += 1;
@@ -202,6 +211,21 @@ mod tests {
         drop(events);
         publisher.publish(MachineEvent::Reset);
         assert!(publisher.lock().listeners.is_empty());
+    }
+
+    #[test]
+    fn failures_without_end_push_out_nothing_that_happened_to_the_machine() {
+        let publisher = Publisher::default();
+        let mut events = publisher.listen();
+        publisher.publish(MachineEvent::Paused);
+        for _ in 0..10 * MOST_WAITING {
+            publisher
+                .publish(MachineEvent::DeviceFailed { device: "blk0".into(), reason: "its ring".into() });
+        }
+        publisher.publish(MachineEvent::Exited);
+        assert!(matches!(events.next(), Some(MachineEvent::Missed(missed)) if missed > 2000));
+        assert_eq!(events.next(), Some(MachineEvent::Paused));
+        assert_eq!(events.last(), Some(MachineEvent::Exited));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -278,7 +279,9 @@ fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {
 }
 
 fn open(what: &'static str, path: &Path) -> Result<BootFile, StartError> {
-    let file = File::open(path).map_err(|source| StartError::Open { what, path: path.to_owned(), source })?;
+    // The open of a pipe would wait for its other end; like this it is a file without bytes.
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|source| StartError::Open { what, path: path.to_owned(), source })?;
     Ok(BootFile { path: path.to_owned(), origin: Origin::File(Arc::new(file)), inside: None })
 }
 

@@ -7,10 +7,13 @@ use crate::cli::advice::Trouble;
 use crate::spec::{Cpus, MemSize};
 
 /// Name, value (any if there is none), and what it takes away.
-const WORDS: [(&str, Option<&str>, &str); 14] = [
+const WORDS: [(&str, Option<&str>, &str); 17] = [
     ("pci", Some("off"), DISKS),
     ("pci", Some("conf1"), DISKS),
     ("pci", Some("conf2"), DISKS),
+    ("pci", Some("noacpi"), DISKS),
+    ("pci", Some("nommconf"), DISKS),
+    ("pci", Some("nomsi"), DISKS),
     ("acpi", Some("off"), TABLES),
     ("noacpi", None, TABLES),
     ("noapic", None, INTERRUPTS),
@@ -37,9 +40,14 @@ pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Trouble> {
     said.extend(hidden_memory(text, mem));
     said.extend(idle_processors(text, cpus));
     for word in cmdline::words(text) {
-        let value = word.value.map(|value| value.split(',').next().unwrap_or_default());
-        let known =
-            WORDS.iter().find(|(name, wanted, _)| word.is(name) && (wanted.is_none() || *wanted == value));
+        // Those of `pci=` are a list; of others the first says what they are.
+        let count = if word.is("pci") { usize::MAX } else { 1 };
+        let is_it = |wanted: &Option<&str>| {
+            wanted.is_none_or(|wanted| {
+                word.value.is_some_and(|value| value.split(',').take(count).any(|v| v == wanted))
+            })
+        };
+        let known = WORDS.iter().find(|(name, wanted, _)| word.is(name) && is_it(wanted));
         let listed = ["module_blacklist", "modprobe.blacklist"].iter().any(|name| word.is(name))
             && word
                 .value
@@ -143,9 +151,15 @@ mod tests {
     fn words_that_cannot_work_are_named_in_one_warning() {
         let both = said("pci=off quiet noapic");
         assert!(both.contains("`pci=off` takes away disks") && both.contains("`noapic`"), "{both}");
-        for word in
-            ["acpi=off", "nolapic", "8250.nr_uarts=0", "module_blacklist=a,virtio-pci", "console=ttyS1,9600"]
-        {
+        for word in [
+            "acpi=off",
+            "nolapic",
+            "8250.nr_uarts=0",
+            "module_blacklist=a,virtio-pci",
+            "console=ttyS1,9600",
+            "pci=noearly,nomsi",
+            "pci=nommconf",
+        ] {
             assert!(said(word).contains(word), "{word}");
         }
     }

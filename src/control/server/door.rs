@@ -78,8 +78,8 @@ impl Door {
             if stop && Instant::now() >= *until.get_or_insert_with(|| Instant::now() + FAREWELL) {
                 return self.claim;
             }
-            if has(GUARD) {
-                self.claim.guard().into_iter().for_each(super::super::guard::Guard::let_go);
+            if has(GUARD) && self.claim.guard().is_some_and(|guard| !guard.let_go()) {
+                thread::sleep(EXHAUSTED);
             }
             if has(LISTENER) || stop {
                 match self.claim.listener().accept() {

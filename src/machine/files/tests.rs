@@ -207,6 +207,16 @@ fn root_of_two_copies_is_named_by_its_device() {
 }
 
 #[test]
+fn pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
+    let bench = Bench::new(&[0; 4096]);
+    let pipe = bench.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(BootFiles::find(&Spec::new(&pipe)).unwrap_err().to_string().contains("pipe"));
+    let spec = Spec::new(bench.path("vmlinuz")).with_initrd(pipe);
+    assert!(BootFiles::find(&spec).unwrap_err().to_string().contains("pipe"));
+}
+
+#[test]
 fn journal_that_a_read_only_disk_keeps_from_being_replayed_is_told() {
     let bench = Bench::new(&crate::image::testing::unclean(&[("etc/x", b""), ("sbin/init", b"x")]));
     let disk = DiskSpec::new(bench.path("vm0.raw")).read_only();
