@@ -30,6 +30,9 @@ fn lab() -> &'static Lab {
             let mut spec = InitramfsSpec::default();
             // A driver for the panic device came later.
             spec.modules.retain(|module| flavour != Flavour::Bullseye || module != "pvpanic_mmio");
+            if flavour == Flavour::I386 {
+                spec.modules.extend(["virtio_pci", "virtio_blk"].map(String::from));
+            }
             let initrd = initramfs(&kernel, &spec).unwrap();
             config = config
                 .file(&kernel.bzimage, format!("{name}.bzimage"))
@@ -75,11 +78,13 @@ fn the_oldest_kernel_that_debian_still_has_boots() {
 }
 
 #[test]
-fn a_32_bit_debian_kernel_reaches_its_init_with_all_its_memory_and_processors() {
-    let text =
-        in_guest("i386", &["--cpus", "2", "--mem", "384"], "uname -rm; nproc; grep MemTotal /proc/meminfo")
-            .text();
+fn a_32_bit_debian_kernel_reaches_its_init_with_its_processors_and_a_disk() {
+    lab().sh("echo written on the host | dd of=disk.raw bs=1M conv=sync status=none").unwrap();
+    let flags = ["--cpus", "2", "--mem", "384", "--disk", "disk.raw"];
+    let line = "uname -rm; nproc; head -n 1 /dev/vda";
+    let text = in_guest("i386", &flags, line).text();
     assert!(text.contains("-686 i686"), "{text}");
+    assert!(text.lines().any(|line| line.trim() == "written on the host"), "{text}");
     assert!(text.lines().any(|line| line.trim() == "2"), "two processors: {text}");
 }
 

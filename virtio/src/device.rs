@@ -205,4 +205,9 @@ impl<P: Poller> Context<'_, P> {
     pub fn wake_at(&mut self, time: Option<Instant>) {
         *self.deadline = time;
     }
+
+    /// As [`Context::wake_at`], unless it is to be called earlier already.
+    pub fn wake_by(&mut self, time: Instant) {
+        *self.deadline = Some(self.deadline.map_or(time, |earlier| earlier.min(time)));
+    }
 }

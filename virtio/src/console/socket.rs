@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll as SysEpoll, EpollEvent, EventSet};
 
@@ -19,6 +20,9 @@ use crate::poll::{Epoll, Interest, Token};
 const LISTENER: Token = 0;
 const CLIENT: Token = 1;
 
+/// The time until a client is tried again that the host had no descriptor or memory for.
+const RETRY: Duration = Duration::from_millis(250);
+
 /// The socket. Clones are of the same one: a machine keeps one and gives a clone to the device of each boot.
 #[derive(Debug, Clone)]
 pub struct SocketBackend {
@@ -27,12 +31,20 @@ pub struct SocketBackend {
     first: Token,
 }
 
+/// Takes the next connection of a listener: accept(2), but in tests.
+type Accept = fn(&UnixListener) -> io::Result<UnixStream>;
+
 #[derive(Debug)]
 struct Socket {
     listener: UnixListener,
+    accept: Accept,
     client: Option<Client>,
     /// Somebody may wait to be let in.
     knocked: bool,
+    /// A client that was accepted and could not be watched yet.
+    accepted: Option<UnixStream>,
+    /// When a client that the host had no room for is tried again.
+    retry_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -54,8 +66,12 @@ impl SocketBackend {
     /// # Errors
     /// The host refused to make it one that does not wait.
     pub fn new(listener: UnixListener) -> io::Result<Self> {
+        Self::with_accept(listener, |listener| listener.accept().map(|(stream, _)| stream))
+    }
+
+    pub(super) fn with_accept(listener: UnixListener, accept: Accept) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let socket = Socket { listener, client: None, knocked: true };
+        let socket = Socket { listener, accept, client: None, knocked: true, accepted: None, retry_at: None };
         Ok(SocketBackend { shared: Arc::new(Mutex::new(socket)), first: 0 })
     }
 
@@ -128,36 +144,63 @@ impl Socket {
             if !self.knocked {
                 return left;
             }
-            match self.listener.accept() {
-                // Dropping it closes the connection.
-                Ok(_) if self.client.is_some() => {
-                    log::debug!("a port has a client already; another is turned away")
-                }
-                Ok((stream, _)) => self.client = Client::admit(stream, first, cx),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
+            if let Some(time) = self.retry_at.filter(|time| *time > Instant::now()) {
+                cx.wake_by(time);
+                return left;
+            }
+            match self.admit(first, cx) {
+                Ok(()) => self.retry_at = None,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.knocked = false;
-                    if error.kind() != ErrorKind::WouldBlock {
-                        log::error!("a client of a port could not be let in: {error}");
+                    self.retry_at = None;
+                }
+                Err(error) if is_of_one_client(&error) => {}
+                Err(error) => {
+                    // Its listener says no more of a client that waits already.
+                    let time = Instant::now() + RETRY;
+                    if self.retry_at.replace(time).is_none() {
+                        log::error!(
+                            "a client of a port waits until the host can take it: {error}; if descriptors have run out, \
+                             raise `ulimit -n`"
+                        );
                     }
+                    cx.wake_by(time);
+                    return left;
                 }
             }
         }
     }
-}
 
-impl Client {
-    fn admit(stream: UnixStream, first: Token, cx: &mut Context<'_, Epoll>) -> Option<Client> {
+    /// Takes the next client, or turns it away if there is one already.
+    fn admit(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        let stream = match self.accepted.take() {
+            Some(stream) => stream,
+            None => (self.accept)(&self.listener)?,
+        };
+        if self.client.is_some() {
+            // Dropping it closes the connection.
+            log::debug!("a port has a client already; another is turned away");
+            return Ok(());
+        }
         let watched = stream
             .set_nonblocking(true)
             .and_then(|()| cx.watch(stream.as_raw_fd(), first + CLIENT, Interest::Both));
         match watched {
-            Ok(()) => Some(Client { stream, ended: false, deaf: false, stirred: false, ahead: Vec::new() }),
-            Err(error) => {
-                log::error!("a client of a port could not be let in: {error}");
-                None
-            }
+            Ok(()) => self.client = Some(Client::new(stream)),
+            Err(_) => self.accepted = Some(stream),
         }
+        watched
+    }
+}
+
+/// Whether an error of accept(2) is of one client, behind which others may wait: it has gone again, or a signal came.
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted)
+}
+
+impl Client {
+    fn new(stream: UnixStream) -> Client {
+        Client { stream, ended: false, deaf: false, stirred: false, ahead: Vec::new() }
     }
 
     /// Whether it closed its end altogether; one that only sends no more still wants to hear.

@@ -1,6 +1,6 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::Wake;
 use std::time::Duration;
 
@@ -88,9 +88,13 @@ struct Socket {
 
 impl Socket {
     fn new() -> Self {
+        Self::with(SocketBackend::new)
+    }
+
+    fn with(backend: impl FnOnce(UnixListener) -> io::Result<SocketBackend>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("port");
-        let backend = SocketBackend::new(UnixListener::bind(&path).unwrap()).unwrap();
+        let backend = backend(UnixListener::bind(&path).unwrap()).unwrap();
         Socket { _folder: folder, path, backend }
     }
 
@@ -246,6 +250,28 @@ fn second_client_is_turned_away_and_the_next_one_is_not() {
     assert_eq!([driver.hear(), driver.hear()], [message(1, 6, 0), message(1, 6, 1)]);
     next.write_all(b"me too").unwrap();
     assert_eq!(driver.read(6), b"me too");
+}
+
+#[test]
+fn client_for_whom_the_host_has_no_descriptor_is_served_when_there_is_one() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    // EMFILE twice, then a client that has gone again (ECONNABORTED), then one that is there.
+    let socket = Socket::with(|listener| {
+        SocketBackend::with_accept(listener, |listener| match CALLS.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Err(io::Error::from_raw_os_error(24)),
+            2 => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => listener.accept().map(|(stream, _)| stream),
+        })
+    });
+    let mut client = socket.connect();
+    let begin = Instant::now();
+    let mut driver = Driver::new(socket.console());
+    driver.open_port("org.test.0");
+    assert_eq!(driver.hear(), message(1, 6, 1));
+    client.write_all(b"still here").unwrap();
+    assert_eq!(driver.read(10), b"still here");
+    // Its listener says nothing in between: the timer came back, and not at once.
+    assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
 }
 
 #[test]
