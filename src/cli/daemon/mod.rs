@@ -67,7 +67,7 @@ enum LaunchError {
     )]
     Died,
     #[error(
-        "the machine runs as process {pid}, and its number cannot be written to standard output: {source}; `minivmm ls` lists it, \
+        "the machine runs as process {pid}, and its number cannot be written to standard output: {source}; \
          `kill {pid}` presses its power button"
     )]
     Unprinted { pid: u32, source: io::Error },
