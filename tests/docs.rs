@@ -57,6 +57,20 @@ fn exit_statuses_are_the_same_in_readme_page_and_help() {
     );
 }
 
+/// Each status that the API names has words of the same table.
+#[test]
+fn exit_statuses_of_the_api_are_the_tables() {
+    let text = read("resources/openapi.yaml").split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = text.split_once("The exit status of the machine's command: ").unwrap().1;
+    let named: Vec<_> = said.split_once(". ").unwrap().0.split(", ").collect();
+    assert_eq!(named.len(), 7, "{named:?}");
+    for part in named {
+        let (number, words) = part.split_once(' ').unwrap();
+        let row = minivmm::cli::exit::rows().find(|(status, _)| status == number);
+        assert!(row.as_ref().is_some_and(|(_, meaning)| meaning.contains(words)), "{part}: {row:?}");
+    }
+}
+
 #[test]
 fn readme_has_every_flag_of_the_help() {
     let help = minivmm::cli::args::definition().render_help().to_string();

@@ -120,7 +120,7 @@ fn pages_are_whole(folder: &Path) {
         let bare = lines.windows(3).find(|lines| matches!(lines, [".TP", _, text] if text.trim().is_empty()));
         assert!(bare.is_none(), "{} says nothing of {bare:?}", page.display());
         let man = Command::new("man").args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8"]).arg(&page).output();
-        let man = man.expect("man is there: `make install-deps` installs it");
+        let man = man.map_err(|error| format!("man: {error}; `make install-deps` installs it")).unwrap();
         let said = String::from_utf8_lossy(&man.stderr);
         assert!(man.status.success() && said.is_empty(), "{}: {said}", page.display());
     }

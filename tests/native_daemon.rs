@@ -596,17 +596,21 @@ fn launcher_of_other_tests_sees_the_end_of_both_streams() {
 
 #[test]
 fn a_machine_whose_number_cannot_be_printed_is_named_on_standard_error() {
-    let lab = Lab::new(Guest::PowerButton);
-    let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = lab.machine(&["-d", "--name", "vm0"]).stdout(full).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    let info = lab.command(&["info", "vm0", "--json"]).output().unwrap();
-    let info: Value = serde_json::from_slice(&info.stdout).unwrap();
-    let daemon = Daemon { pid: i32::try_from(info["pid"].as_i64().unwrap()).unwrap(), ended: false };
-    assert!(said.contains(&format!("the machine runs as process {}, ", daemon.pid)), "{said}");
-    assert!(said.contains("No space left on device"), "{said}");
-    // As the sentence says.
-    daemon.signal(libc::SIGTERM);
-    assert_eq!(daemon.end(), 0);
+    let full = || File::options().write(true).open("/dev/full").unwrap().into();
+    let left = || OwnedFd::from(std::io::pipe().unwrap().1);
+    let outputs: [(OwnedFd, &str); 2] = [(full(), "No space left on device"), (left(), "Broken pipe")];
+    for (output, why) in outputs {
+        let lab = Lab::new(Guest::PowerButton);
+        let output = lab.machine(&["-d", "--name", "vm0"]).stdout(output).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let info = lab.command(&["info", "vm0", "--json"]).output().unwrap();
+        let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+        let daemon = Daemon { pid: i32::try_from(info["pid"].as_i64().unwrap()).unwrap(), ended: false };
+        assert!(said.contains(&format!("the machine runs as process {}, ", daemon.pid)), "{said}");
+        assert!(said.contains(why), "{said}");
+        // As the sentence says.
+        daemon.signal(libc::SIGTERM);
+        assert_eq!(daemon.end(), 0);
+    }
 }

@@ -161,9 +161,13 @@ fn print(text: &str, status: Status) -> Status {
 }
 
 fn write(text: &str) -> io::Result<()> {
+    deliver(text).or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+/// As [`write`], for what must not get lost: a reader that is gone is an error, too.
+fn deliver(text: &str) -> io::Result<()> {
     let mut output = Output::standard();
-    let written = output.open().and_then(|()| output.write_all(format!("{text}\n").as_bytes()));
-    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+    output.open().and_then(|()| output.write_all(format!("{text}\n").as_bytes()))
 }
 
 /// What was asked for could not be printed.

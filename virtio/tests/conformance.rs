@@ -138,15 +138,15 @@ mod net {
         }
 
         fn provoke(&mut self, queue: usize, guest: &mut Guest<Epoll>) -> bool {
-            let pair = queue / 2;
+            let pair = u16::try_from(queue / 2).unwrap();
             if pair > 0 {
                 // It is not in use before the driver says so, to the control queue behind the queues of all pairs.
-                let pairs = pair as u8 + 1;
+                let [low, high] = (pair + 1).to_le_bytes();
                 let control = usize::from(guest.queues()) - 1;
-                assert_eq!(guest.request(control, &[&[4, 0], &[pairs, 0]], &[1]).1, [[0]]);
+                assert_eq!(guest.request(control, &[&[4, 0], &[low, high]], &[1]).1, [[0]]);
             }
             // More than one buffer holds: the device goes on until its driver has no more of them.
-            self.0.give(pair as u16, (0..4).map(|_| Frame { header: [0; 12], bytes: FRAME.to_vec() }));
+            self.0.give(pair, (0..4).map(|_| Frame { header: [0; 12], bytes: FRAME.to_vec() }));
             true
         }
 

@@ -17,7 +17,7 @@ use log::Level;
 pub(super) use self::notify::Notify;
 pub(super) use self::pidfile::{Pidfile, PidfileError};
 use super::exit::Status;
-use super::{complain, logbook, write};
+use super::{complain, deliver, logbook};
 use crate::control::Fact;
 use crate::host::process::{Side, close_others, detach, silence};
 
@@ -67,7 +67,7 @@ enum LaunchError {
     )]
     Died,
     #[error(
-        "the machine runs as process {pid}, and standard output could not be told so: {source}; `minivmm ls` lists it, \
+        "the machine runs as process {pid}, and its number cannot be written to standard output: {source}; \
          `kill {pid}` presses its power button"
     )]
     Unprinted { pid: u32, source: io::Error },
@@ -137,7 +137,7 @@ fn follow(mut line: UnixStream, notify: &Notify) -> Status {
     let pid = u32::from_le_bytes(pid);
     // By us, whom the manager has started: of others it may not want to hear that they are the ones now.
     notify.ready(pid);
-    match write(&pid.to_string()) {
+    match deliver(&pid.to_string()) {
         Ok(()) => Status::Done,
         Err(source) => complain(&LaunchError::Unprinted { pid, source }, Status::Failed),
     }
