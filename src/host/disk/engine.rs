@@ -7,7 +7,7 @@ use virtio::block::AnyEngine;
 use virtio::worker::MakePoller;
 
 use super::file::DiskFile;
-use super::space::SpaceThread;
+use super::helper::Helper;
 use super::sync::SyncEngine;
 use super::uring::UringEngine;
 
@@ -39,7 +39,7 @@ pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEng
             Ok(mut engine) => {
                 // All but this io_uring does on threads of the kernel's.
                 if file.discards_by_ioctl() && file.discard.is_some() {
-                    space_thread(&file).map_or(Ok(()), |space| engine.discard_on(space))?;
+                    helper("space", &file).map_or(Ok(()), |space| engine.discard_on(space))?;
                 }
                 return Ok(Box::new(engine));
             }
@@ -49,17 +49,16 @@ pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEng
             }
         }
     }
-    let space = if file.read_only { None } else { space_thread(&file) };
-    Ok(Box::new(SyncEngine::new(file, space)?))
+    let helper = |what| if file.read_only { None } else { helper(what, &file) };
+    let (space, flush) = (helper("space"), helper("flush"));
+    Ok(Box::new(SyncEngine::new(file, space, flush)?))
 }
 
-/// The thread for discards and zeroing. Made with the engine: a host that has none left says so at the start.
-fn space_thread(file: &Arc<DiskFile>) -> Option<SpaceThread> {
-    SpaceThread::new(file.clone())
+/// A thread for what takes long. Made with the engine: a host that has none left says so at the start.
+fn helper(what: &str, file: &Arc<DiskFile>) -> Option<Helper> {
+    Helper::new(what, file.clone())
         .inspect_err(|error| {
-            log::warn!(
-                "a disk's discards hold up its reads, since they can have no thread of their own: {error}"
-            )
+            log::warn!("a disk's reads wait for its discards or flushes, which can have no thread of their own: {error}");
         })
         .ok()
 }

@@ -1,5 +1,5 @@
-//! The engine for hosts without io_uring: positioned calls on the disk's thread, done when they are submitted. Discards and
-//! zeroing alone have another thread.
+//! The engine for hosts without io_uring: positioned calls on the disk's thread, done when they are submitted. What may take
+//! long and moves no data, flushes and work on space, has threads of its own.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use virtio::memory::{Memory, Segment};
 use virtio::poll::{Epoll, Interest, Poller, Token};
 
 use super::file::DiskFile;
-use super::space::{self, BELL, SpaceThread, checked};
+use super::helper::{self, BELL, Helper};
 use super::transfer::Transfer;
 
 /// See the module.
@@ -24,20 +24,22 @@ pub(super) struct SyncEngine {
     done: Token,
     completed: VecDeque<Completion>,
     transfer: Transfer,
-    /// Without it they are done on the disk's thread, too.
-    space: Option<SpaceThread>,
+    /// For discards and zeroing, and for flushes. What has none is done on the disk's thread, too.
+    space: Option<Helper>,
+    flush: Option<Helper>,
 }
 
 impl SyncEngine {
-    pub(super) fn new(file: Arc<DiskFile>, space: Option<SpaceThread>) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<DiskFile>, space: Option<Helper>, flush: Option<Helper>) -> io::Result<Self> {
         let mut poller = Epoll::new()?;
-        if let Some(space) = &space {
-            poller.watch(space.bell(), BELL, Interest::Read)?;
+        for helper in space.iter().chain(&flush) {
+            poller.watch(helper.bell(), BELL, Interest::Read)?;
         }
         Ok(SyncEngine {
             file,
             poller,
             space,
+            flush,
             memory: None,
             done: 0,
             completed: VecDeque::new(),
@@ -52,11 +54,9 @@ impl SyncEngine {
                 self.transfer.load(memory, segments, extent)?;
                 self.transfer.run(&self.file, operation)
             }
-            Operation::Flush => {
-                // SAFETY: a call on an open descriptor, without memory.
-                checked(|| unsafe { libc::fdatasync(self.file.fd()) })
+            Operation::Flush | Operation::Discard | Operation::WriteZeroes { .. } => {
+                helper::run(&self.file, operation, extent)
             }
-            Operation::Discard | Operation::WriteZeroes { .. } => space::run(&self.file, operation, extent),
         }
     }
 }
@@ -69,10 +69,13 @@ impl Engine for SyncEngine {
     }
 
     fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
-        if let (Operation::Discard | Operation::WriteZeroes { .. }, Some(space)) =
-            (operation, &mut self.space)
-        {
-            return space.submit(tag, operation, extent);
+        let helper = match operation {
+            Operation::Read | Operation::Write => None,
+            Operation::Flush => self.flush.as_mut(),
+            Operation::Discard | Operation::WriteZeroes { .. } => self.space.as_mut(),
+        };
+        if let Some(helper) = helper {
+            return helper.submit(tag, operation, extent);
         }
         let result = self.run(operation, extent, segments);
         self.completed.push_back(Completion { tag, result });
@@ -80,11 +83,12 @@ impl Engine for SyncEngine {
 
     fn completed(&mut self) -> Option<Completion> {
         let own = self.completed.pop_front();
-        own.or_else(|| self.space.as_mut().and_then(SpaceThread::completed))
+        let mut helpers = self.space.iter_mut().chain(&mut self.flush);
+        own.or_else(|| helpers.find_map(Helper::completed))
     }
 
     fn drain(&mut self) -> io::Result<()> {
-        self.space.iter().for_each(SpaceThread::drain);
+        self.space.iter().chain(&self.flush).for_each(Helper::drain);
         Ok(())
     }
 }

@@ -507,7 +507,7 @@ mod behind_a_driver {
 mod discards_that_take_long {
     use std::sync::mpsc;
 
-    use super::super::space::SpaceThread;
+    use super::super::helper::Helper;
     use super::super::sync::SyncEngine;
     use super::super::uring::UringEngine;
     use super::*;
@@ -521,9 +521,9 @@ mod discards_that_take_long {
             let file = DiskFile::open(&path, Access::default()).unwrap();
             let file = Arc::new(DiskFile { device: true, ..file });
             let (go, words) = mpsc::channel();
-            let space = SpaceThread::with(move |_, _| words.recv().map_err(io::Error::other)).unwrap();
+            let space = Helper::with("space", move |_, _| words.recv().map_err(io::Error::other)).unwrap();
             let mut engine: AnyEngine = match kind {
-                EngineKind::Sync => Box::new(SyncEngine::new(file, Some(space)).unwrap()),
+                EngineKind::Sync => Box::new(SyncEngine::new(file, Some(space), None).unwrap()),
                 _ => {
                     let Ok(mut engine) = UringEngine::new(file) else { continue };
                     engine.discard_on(space).unwrap();
@@ -553,6 +553,26 @@ mod discards_that_take_long {
                 assert_eq!((second.tag, second.result.is_ok()), (2, true));
             }
         });
+    }
+
+    #[test]
+    fn and_flushes_that_do_hold_up_no_reads_without_io_uring() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        fs::write(&path, (0..MIB).map(expected).collect::<Vec<u8>>()).unwrap();
+        let file = Arc::new(DiskFile::open(&path, Access::default()).unwrap());
+        let (go, words) = mpsc::channel();
+        let flush = Helper::with("flush", move |_, _| words.recv().map_err(io::Error::other)).unwrap();
+        let space = Helper::new("space", file.clone()).unwrap();
+        let mut engine: AnyEngine = Box::new(SyncEngine::new(file, Some(space), Some(flush)).unwrap());
+        let (memory, _) = testing::memory(1 << 20);
+        engine.attach(DONE, &memory);
+        let mut rig = Rig { engine, memory, path, _folder: folder };
+        rig.engine.submit(1, Operation::Flush, Extent::default(), &[]);
+        rig.run(Operation::Read, 512, &[segment(0x1000, 512)]).unwrap();
+        rig.space(Operation::Discard, 0, MIB).unwrap();
+        go.send(()).unwrap();
+        assert_eq!(rig.next().tag, 1);
     }
 
     #[test]

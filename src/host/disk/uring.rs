@@ -21,8 +21,8 @@ use virtio::poll::{Interest, Poller, Token};
 
 use super::file::DiskFile;
 use super::flight::{Flight, Step};
+use super::helper::{BELL, Helper};
 use super::ring;
-use super::space::{BELL, SpaceThread};
 
 /// What a completion is of, in the high half of its user data.
 const OPERATION: u64 = 0;
@@ -52,7 +52,7 @@ pub(super) struct UringEngine {
     /// How many events the next wait with a limit is for.
     gather: usize,
     /// For discards that io_uring has no operation for.
-    space: Option<SpaceThread>,
+    space: Option<Helper>,
 }
 
 impl std::fmt::Debug for UringEngine {
@@ -91,7 +91,7 @@ impl UringEngine {
     }
 
     /// Discards of a block device are done by `space` from now on.
-    pub(super) fn discard_on(&mut self, space: SpaceThread) -> io::Result<()> {
+    pub(super) fn discard_on(&mut self, space: Helper) -> io::Result<()> {
         self.watch(space.bell(), BELL, Interest::Read)?;
         self.space = Some(space);
         Ok(())
@@ -296,7 +296,7 @@ impl Engine for UringEngine {
             self.enter(None)?;
             self.reap();
         }
-        self.space.iter().for_each(SpaceThread::drain);
+        self.space.iter().for_each(Helper::drain);
         self.reap();
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Discards and zeroing that have no asynchronous form: they run on a thread of their own, one after the other, so that
-//! reads and writes of the disk go on meanwhile.
+//! Operations that may take long and have no asynchronous form: they run on a thread of their own, one after the other, so
+//! that reads and writes of the disk go on meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +20,7 @@ const STACK: usize = 128 << 10;
 
 /// The thread, and what it has ended. Dropping it waits for what it has begun.
 #[derive(Debug)]
-pub(super) struct SpaceThread {
+pub(super) struct Helper {
     /// `None` while it is dropped.
     orders: Option<Sender<Order>>,
     ended: Arc<Ended>,
@@ -51,32 +51,32 @@ impl Ended {
     }
 }
 
-impl SpaceThread {
-    /// A thread for `file`.
+impl Helper {
+    /// A thread for `file`, called `what` behind the name of the disk's own thread: `blk0-flush`.
     ///
     /// # Errors
     /// The host has no thread or no descriptor left.
-    pub(super) fn new(file: Arc<DiskFile>) -> io::Result<Self> {
-        Self::with(move |operation, extent| run(&file, operation, extent))
+    pub(super) fn new(what: &str, file: Arc<DiskFile>) -> io::Result<Self> {
+        Self::with(what, move |operation, extent| run(&file, operation, extent))
     }
 
     /// A thread that does `work` for each operation.
     pub(super) fn with(
+        what: &str,
         mut work: impl FnMut(Operation, Extent) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let ended = Arc::new(Ended { completions: Mutex::default(), more: Condvar::new(), bell });
         let (orders, incoming) = mpsc::channel::<Order>();
         let shared = ended.clone();
-        // Named after its disk: `blk0-space`.
-        let name = format!("{}-space", thread::current().name().unwrap_or("disk"));
+        let name = format!("{}-{what}", thread::current().name().unwrap_or("disk"));
         let thread = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
             for (tag, operation, extent) in incoming {
                 let result = work(operation, extent);
                 shared.push(Completion { tag, result });
             }
         })?;
-        Ok(SpaceThread { orders: Some(orders), ended, thread: Some(thread), in_flight: 0 })
+        Ok(Helper { orders: Some(orders), ended, thread: Some(thread), in_flight: 0 })
     }
 
     /// Begins an operation. It ends with an error at once if the thread is gone.
@@ -84,7 +84,7 @@ impl SpaceThread {
         self.in_flight += 1;
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send((tag, operation, extent)).is_ok());
         if !sent {
-            let result = Err(io::Error::other("the thread for discards has ended"));
+            let result = Err(io::Error::other("the thread for this has ended"));
             self.ended.push(Completion { tag, result });
         }
     }
@@ -96,7 +96,7 @@ impl SpaceThread {
         Some(completion)
     }
 
-    /// Waits until every operation has ended. They are given by [`SpaceThread::completed`] then.
+    /// Waits until every operation has ended. They are given by [`Helper::completed`] then.
     pub(super) fn drain(&self) {
         let mut ended = self.ended.completions();
         while ended.len() < self.in_flight {
@@ -110,10 +110,10 @@ impl SpaceThread {
     }
 }
 
-/// The token of [`SpaceThread::bell`] in an engine, which is of no device.
+/// The token of [`Helper::bell`] in an engine, which is of no device.
 pub(super) const BELL: Token = Token::MAX;
 
-impl Drop for SpaceThread {
+impl Drop for Helper {
     fn drop(&mut self) {
         self.orders = None;
         if let Some(thread) = self.thread.take() {
@@ -123,7 +123,7 @@ impl Drop for SpaceThread {
     }
 }
 
-/// Does an operation on space, and waits for it.
+/// Does an operation that moves no data of the guest's, and waits for it.
 pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::Result<()> {
     match operation {
         Operation::Discard if file.discards_by_ioctl() => file.discard_device(extent),
@@ -138,7 +138,9 @@ pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::
                 result => result,
             }
         }
-        Operation::Read | Operation::Write | Operation::Flush => Err(io::ErrorKind::InvalidInput.into()),
+        // SAFETY: a call on an open descriptor, without memory.
+        Operation::Flush => checked(|| unsafe { libc::fdatasync(file.fd()) }),
+        Operation::Read | Operation::Write => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -150,7 +152,7 @@ fn allocate(file: &DiskFile, mode: i32, extent: Extent) -> io::Result<()> {
 }
 
 /// Calls until no signal comes between.
-pub(super) fn checked(mut call: impl FnMut() -> i32) -> io::Result<()> {
+fn checked(mut call: impl FnMut() -> i32) -> io::Result<()> {
     loop {
         if call() >= 0 {
             return Ok(());
