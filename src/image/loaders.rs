@@ -181,6 +181,18 @@ impl<'a> Loader<'a> {
             let path = format!("{folder}/loader/entries/{}.conf", found.id);
             all.push((path, Ok(found.entry)));
         }
+        if top {
+            let names =
+                self.place.names("/EFI/Linux", FOLDERS, |name| name.to_ascii_lowercase().ends_with(".efi"));
+            for name in names.or_else(damaged)? {
+                let said = format!(
+                    "/EFI/Linux/{} on {} is a unified kernel image, which is not read here",
+                    clean(&name),
+                    volume.name
+                );
+                note(notes, said);
+            }
+        }
         let below: &[_] = if top { &SYSLINUX_BELOW } else { &[] };
         for (below, name) in SYSLINUX.iter().chain(below) {
             let folder = format!("{folder}{below}");

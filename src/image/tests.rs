@@ -395,6 +395,13 @@ fn grubs_short_script_on_an_esp_leads_to_the_other_file_system() {
 }
 
 #[test]
+fn unified_kernel_image_is_named() {
+    let disk = gpt(512, &[(1, EFI, &fat(16, 4096, &[("EFI/Linux/arch.efi", b"MZ"), ("EFI/Linux/x", b"x")]))]);
+    let note = "/EFI/Linux/arch.efi on partition 1 is a unified kernel image, which is not read here";
+    assert_eq!(look(&disk, Wanted::Kernel).notes, [note]);
+}
+
+#[test]
 fn entry_with_an_empty_initrd_starts_without_it() {
     let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6 ro\n initrd /boot/ucode /boot/initrd-6\n}\n";
     let files = with(&[

@@ -253,8 +253,9 @@ impl Looked {
 
     /// What to say of a disk that has no kernel.
     fn nothing(self) -> ImageError {
-        let Looked { path, found: Explored { readable, looked, .. }, .. } = self;
-        let looked = shown(&looked);
+        let Looked { path, found: Explored { readable, looked, notes, .. }, .. } = self;
+        // What was passed over is the reason as often as what is not there.
+        let looked = shown(&std::iter::once(looked).chain(notes).collect::<Vec<_>>().join("; "));
         if readable {
             ImageError::NoKernel { path, looked }
         } else {

@@ -1,6 +1,7 @@
 //! GRUB's choice, as distributions write it.
 
 use super::*;
+use crate::image::bootloader::SearchBy;
 
 struct Some_(Vec<(&'static str, String)>);
 
