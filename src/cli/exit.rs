@@ -99,10 +99,14 @@ impl Status {
     pub fn meaning(self) -> &'static str {
         match self {
             Status::Done => "the guest powered off (for a verb: done, nothing wrong)",
-            Status::Failed => "the machine could not be started, or the host failed",
+            Status::Failed => {
+                "the machine could not be started, the host failed, or it did not take the output (for a verb: not done)"
+            }
             Status::Usage => "the command line or the machine's file is wrong",
             Status::Rebooted => "the guest rebooted, with `--on-reboot exit`",
-            Status::Panicked => "the guest's kernel panicked",
+            Status::Panicked => {
+                "the guest's kernel panicked, or it never came up: no root file system, boot after boot"
+            }
             Status::Crashed => "the guest crashed: a triple fault, or KVM cannot go on",
             Status::Quit => "quit from the console's menu (Ctrl-] `q`), or by `minivmm kill`",
             Status::RunPanicked => "`run`: the guest's kernel panicked",
@@ -223,7 +227,7 @@ mod tests {
     #[test]
     fn table_has_a_row_for_each_status() {
         assert_eq!(markdown().lines().count(), 2 + Status::ALL.len());
-        assert!(markdown().contains("| 4 | the guest's kernel panicked |"));
+        assert!(markdown().contains("| 4 | the guest's kernel panicked, or it never came up"));
         assert!(markdown().contains("| 128+n |"));
     }
 }
