@@ -258,12 +258,20 @@ fn disks_that_are_not_read_are_named() {
 fn random_damage_gives_an_error_or_files_within_the_image() {
     let root = ext4(2048, &with(&KERNELS), &[]);
     let disk = gpt(512, &[(1, LINUX, &root)]);
+    let entry = b"linux /vmlinuz-6\ninitrd /i\n";
+    let files: [(&str, &[u8]); 3] =
+        [("loader/entries/a.conf", entry), ("vmlinuz-6", &[1; 4000]), ("i", b"i")];
+    let fats = [(12, 512), (16, 4096), (32, 1024)].map(|(bits, kib)| fat(bits, kib, &files));
     let mut state = 1_u64;
-    for _ in 0..2000 {
-        let mut image = disk.clone();
+    for round in 0..2000 {
+        // Of a FAT the first sectors, where all that matters lies.
+        let (mut image, end) = match fats.get(round % 4) {
+            Some(fat) => (fat.clone(), [fat.len(), 40 << 10, 64][round % 3]),
+            None => (disk.clone(), disk.len()),
+        };
         for _ in 0..8 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let at = (state >> 33) as usize % image.len();
+            let at = (state >> 33) as usize % end;
             image[at] = (state >> 25) as u8;
         }
         explore_bytes(&image, 512, None);
@@ -521,6 +529,14 @@ fn write_seeds(folder: &std::path::Path) {
     let small = ["-b", "1024", "-N", "64", "-O", "^has_journal,^resize_inode"];
     let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6.1.0-9-amd64 ro\n initrd /boot/initrd.img-6.1.0-9-amd64\n}\n";
     let entry = b"version 1\nlinux /boot/vmlinuz-6.1.0-9-amd64\ninitrd /boot/initrd.img-6.1.0-9-amd64\n";
+    let esp: [(&str, &[u8]); 3] = [
+        (
+            "EFI/debian/grub.cfg",
+            b"search --set=root --file /boot/vmlinuz-6.1.0-9-amd64\nconfigfile /grub.cfg\n",
+        ),
+        ("loader/loader.conf", b"default a*\n"),
+        ("loader/entries/a.conf", entry),
+    ];
     let plain = ext4(1024, &with(&KERNELS), &small);
     let grub = ext4(1024, &with(&[&KERNELS[..], &[("boot/grub/grub.cfg", cfg)]].concat()), &small);
     let bls = ext4(1024, &with(&[&KERNELS[..], &[("boot/loader/entries/a.conf", entry)]].concat()), &small);
@@ -534,6 +550,7 @@ fn write_seeds(folder: &std::path::Path) {
         ("journal", unclean(&with(&KERNELS))),
         ("gpt", gpt(512, &[(1, LINUX, &bls), (2, LVM, b"LABELONE")])),
         ("mbr", mbr),
+        ("fat", gpt(512, &[(1, EFI, &fat(12, 512, &esp)), (2, LINUX, &bls)])),
     ];
     for (name, image) in seeds {
         std::fs::write(folder.join(name), packed(&image)).unwrap();
@@ -546,7 +563,7 @@ fn fuzz_seeds_lead_to_a_kernel() {
     if std::env::var_os("MINIVMM_WRITE_SEEDS").is_some() {
         write_seeds(&folder);
     }
-    for name in ["ext4", "journal", "gpt", "mbr"] {
+    for name in ["ext4", "journal", "gpt", "mbr", "fat"] {
         let seed = std::fs::read(folder.join(name)).unwrap();
         let found = look(&unpacked(&seed), Wanted::Kernel);
         assert!(
