@@ -70,19 +70,20 @@ impl Initrd {
 
     /// Memory for the initrd and what the kernel unpacks from it: it is freed only afterwards.
     pub(crate) fn working_memory(&self) -> u64 {
-        let packed = (self.len - self.plain).saturating_mul(self.compression.map_or(2, growth));
+        let packed = (self.len - self.plain).saturating_mul(self.compression.map_or(4, growth)) / 2;
         packed.saturating_add(self.plain.saturating_mul(2))
     }
 }
 
-/// An initrd and what is unpacked from it, in lengths of its file. Generous: what is named must boot, and what has been
-/// unpacked must fit into half of the memory, the limit of the tmpfs that it goes to.
+/// An initrd and what is unpacked from it, in halves of its file's length. What is named must boot. Debian 12's initrd of
+/// its cloud kernel, packed in each of these ways, makes 2.7 (LZ4) to 4.7 (XZ) times its file; its smallest memory in steps of
+/// 5 MiB, and what this names: zstd 150 and 165, gzip 145 and 160, XZ 150 and 160, LZ4 160 and 169.
 fn growth(compression: Compression) -> u64 {
     match compression {
-        Compression::Lz4 | Compression::Lzo => 4,
-        Compression::Gzip => 5,
-        Compression::Zstd | Compression::Bzip2 => 6,
-        Compression::Xz | Compression::Lzma => 7,
+        Compression::Lz4 | Compression::Lzo => 9,
+        Compression::Gzip => 10,
+        Compression::Zstd | Compression::Bzip2 => 12,
+        Compression::Xz | Compression::Lzma => 14,
     }
 }
 
