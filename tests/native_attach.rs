@@ -47,7 +47,7 @@ fn attached_detached_and_attached_again_the_machine_runs_on() {
     // What was said before stands there again.
     let mut second = viewer(&host, "ready\nfirst\n");
     second.type_in(b"\x1d\x1d\n\x04");
-    second.end().is(0).said("\x1d\n").said("done\n").said("minivmm: vm0 has ended");
+    second.end().is(0).said("\x1d\n").said("done\n").said("minivmm: vm0 has ended: the guest powered off");
     assert_eq!(machine.end().status.code(), Some(0));
 }
 
@@ -141,7 +141,7 @@ fn pipes_carry_bytes_as_they_are_and_an_empty_one_only_looks_on() {
     }
     let mut said = String::new();
     reader.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.starts_with("minivmm: vm0 has ended"), "{said}");
+    assert!(said.starts_with("minivmm: vm0 has ended: the guest powered off"), "{said}");
     assert_eq!(machine.end().status.code(), Some(0));
 }
 

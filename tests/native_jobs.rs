@@ -134,8 +134,7 @@ fn a_console_in_the_background_ends_with_its_machine() {
     machine.end().is("ready\ndone\n", 0);
     shell.type_in(b"wait %1; echo stat'us'=$?\n");
     shell.expect("status=0", 1);
-    // Why it ended is said, too, unless its process was gone before it could be asked.
-    shell.expect("minivmm: vm0 has ended", 1);
+    shell.expect("minivmm: vm0 has ended: the guest powered off", 1);
     assert!(!shell.mode().is_raw());
     leave(shell);
 }

@@ -43,6 +43,8 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     let (over, ends) = mpsc::channel();
     let viewer =
         Arc::new(Viewer { speaker, stream, terminal, detached: AtomicBool::new(false), over: over.clone() });
+    // Asked now: the machine's process may be gone a moment after its console's end. Without a seat it is asked then.
+    let waiting = Waiting::begin(&viewer.speaker).ok();
     viewer.greet();
     let listener = viewer.clone();
     start("signals", move || listener.listen(&signals))?;
@@ -65,7 +67,7 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     // What is said next is for a person at a normal prompt.
     drop(give_back);
     shown.map_err(VerbError::Output)?;
-    viewer.ending()
+    viewer.ending(waiting)
 }
 
 /// What ends the verb.
@@ -204,7 +206,7 @@ impl Viewer {
     }
 
     /// What the connection's end means.
-    fn ending(&self) -> Result<Status, VerbError> {
+    fn ending(&self, waiting: Option<Waiting<'_>>) -> Result<Status, VerbError> {
         let name = self.name();
         if self.detached.load(Ordering::Acquire) {
             if self.terminal.is_some() {
@@ -213,7 +215,14 @@ impl Viewer {
             return Ok(Status::Done);
         }
         // The console's end comes a moment before the machine's.
-        match Waiting::begin(&self.speaker).and_then(|mut waiting| waiting.end(LAST_WORDS)) {
+        let end = match waiting.map(|mut waiting| waiting.end(LAST_WORDS)) {
+            Some(Ok(end)) => Ok(end),
+            // Its connection was another one's to take.
+            None | Some(Err(_)) => {
+                Waiting::begin(&self.speaker).and_then(|mut waiting| waiting.end(LAST_WORDS))
+            }
+        };
+        match end {
             Ok(Some(ending)) => report::aside(false, &format!("{name} has ended: {}", ending.text)),
             Ok(None) | Err(VerbError::Machine { source: ClientError::Refused { .. }, .. }) => {
                 return Err(VerbError::LetGo(name.clone()));

@@ -5,6 +5,7 @@ use std::task::Wake;
 use std::time::Duration;
 
 use devices::console::ByteQueue;
+use devices::pci::function::PciFunction;
 
 use super::*;
 use crate::testing::Guest;
@@ -53,8 +54,16 @@ impl Driver {
         bytes
     }
 
+    /// Has the worker look at everything once more, and waits for it.
+    fn look_again(&mut self) {
+        for _ in 0..2 {
+            self.guest.function.pause();
+            self.guest.function.resume();
+        }
+    }
+
     fn hears_nothing(&mut self) -> bool {
-        std::thread::sleep(Duration::from_millis(30));
+        self.look_again();
         self.guest.rings[2].poll_used().is_none()
     }
 
@@ -125,7 +134,7 @@ fn terminal_speaks_both_ways() {
     let (_, outs) = driver.guest.add(0, &[], &[3, 100]);
     driver.guest.kick(0);
     input.push(b"early").unwrap();
-    std::thread::sleep(Duration::from_millis(20));
+    driver.look_again();
     assert_eq!(driver.guest.rings[0].poll_used(), None, "nobody in the guest has it open");
     driver.say(0, 6, 1);
     assert_eq!(driver.guest.rings[0].wait_used().len, 5);
@@ -347,7 +356,7 @@ fn megabytes_pass_both_ways_unharmed_and_a_client_that_does_not_read_holds_up_th
         driver.guest.kick(5);
         added += 1;
     }
-    std::thread::sleep(Duration::from_millis(50));
+    driver.look_again();
     while driver.guest.rings[5].poll_used().is_some() {
         used += 1;
     }
