@@ -275,9 +275,17 @@ fn runtime_folder() -> Option<PathBuf> {
 fn folders() -> Vec<PathBuf> {
     let logind = || PathBuf::from(format!("/run/user/{}", user()));
     let session = runtime_folder().unwrap_or_else(logind).join("minivmm");
-    let mut folders = vec![own_folder(), session, SYSTEM.into()];
-    folders.dedup();
-    folders
+    each_once([own_folder(), session, SYSTEM.into()])
+}
+
+fn each_once(folders: [PathBuf; 3]) -> Vec<PathBuf> {
+    let mut each = Vec::new();
+    for folder in folders {
+        if !each.contains(&folder) {
+            each.push(folder);
+        }
+    }
+    each
 }
 
 /// Makes the folder, or sees that it is ours alone.

@@ -18,6 +18,12 @@ const BUDGET: u64 = 1 << 30;
 /// What things cost that are no reads: an entry of a folder or of a table, and a piece of a file that is mapped.
 pub(super) const ENTRY_COST: u64 = 32;
 pub(super) const PIECE_COST: u64 = 128;
+/// An entry whose name is made text of, in several steps.
+pub(super) const NAME_COST: u64 = 256;
+/// A byte of a text: it is read, copied and taken apart, at worst in words of one letter.
+pub(super) const TEXT_COST: u64 = 64;
+/// A step of a script: a few allocations.
+pub(super) const STEP_COST: u64 = 64;
 /// Something that is kept and looked up in a table.
 const NOTE_COST: u64 = 256;
 /// Blocks that journals may say something of, which is kept in memory: those of 4 GiB in blocks of 4 KiB.

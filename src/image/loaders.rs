@@ -13,6 +13,8 @@ use super::volumes::{Rank, Volume};
 /// Most entries of the Boot Loader Specification, and folders of boot loaders on an EFI system partition.
 const ENTRIES: usize = 64;
 const FOLDERS: usize = 32;
+/// Most lines on what was passed over.
+const NOTES: usize = 16;
 /// Where syslinux and its kin have their files.
 const SYSLINUX: [(&str, &str); 5] = [
     ("/extlinux", "extlinux.conf"),
@@ -269,10 +271,12 @@ fn is_conf(name: &str) -> bool {
     name.len() > 5 && name.get(name.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".conf"))
 }
 
-/// Adds a line, once.
+/// Adds a line, once, while a person would still read it.
 fn note(notes: &mut Vec<String>, line: String) {
-    if !notes.contains(&line) {
+    if notes.len() < NOTES && !notes.contains(&line) {
         notes.push(line);
+    } else if notes.len() == NOTES {
+        notes.push("and more like that, which is not listed".to_owned());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::disk::ReadError;
+use super::disk::{ReadError, TEXT_COST};
 use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
 use super::filesystem::{FileKind, FileSystem, Node};
 use super::names;
@@ -106,6 +106,8 @@ impl<'a> Place<'a> {
     pub(super) fn text(self, path: &str) -> Result<Option<String>, ReadError> {
         match self.regular(path)? {
             Some(file) if file.size() <= TEXT_MAX => {
+                // Holes cost no read.
+                file.fs.charge(file.size().saturating_mul(TEXT_COST))?;
                 Ok(Some(String::from_utf8_lossy(&file.fs.read(&file.node, TEXT_MAX)?).into_owned()))
             }
             _ => Ok(None),

@@ -26,6 +26,8 @@ struct Part {
     ext: Option<[u8; 16]>,
     /// Its log holds what is not in its place yet: with these words Linux mounts it all the same.
     replay: Option<&'static str>,
+    /// An image or an archive, which is to be unpacked before it can be a disk.
+    is_wrapped: bool,
 }
 
 /// The root file system, as far as the first disk tells.
@@ -68,7 +70,13 @@ impl Survey {
             return Root::Unknown(format!("{} is {kind}", part.place()));
         }
         match roots.as_slice() {
-            [] => Root::No,
+            [] => match self.parts.iter().find(|part| part.is_wrapped) {
+                Some(part) => {
+                    let kind = part.kind.map_or("", |(kind, _)| kind);
+                    Root::Unknown(format!("{} is {kind}, which no kernel can mount", part.place()))
+                }
+                None => Root::No,
+            },
             [part] => {
                 let kind = part.kind.map_or("", |(kind, _)| kind);
                 let device =
@@ -87,6 +95,24 @@ impl Survey {
         self.parts.iter().find(|part| part.is_called(root)).map(Part::device)
     }
 
+    /// Whether no part of this disk is what stands behind `root=`, as far as that can be known.
+    pub(crate) fn lacks(&self, root: &str) -> bool {
+        if self.parts.is_empty() || self.parts.iter().any(|part| part.is_called(root)) {
+            return false;
+        }
+        let is_known =
+            |part: &Part| part.ext.is_some() || part.kind.is_none_or(|(_, usage)| usage == Use::Never);
+        match root.split_once('=') {
+            // Another partition, counted from one that has a name.
+            Some((_, value)) if value.contains('/') => false,
+            Some(("PARTUUID" | "PARTLABEL", _)) => true,
+            // Of the UUIDs of file systems only ext's are known.
+            Some(("UUID", _)) => self.parts.iter().all(is_known),
+            Some(_) => false,
+            None => root.strip_prefix("/dev/vda").is_some_and(|number| number.parse::<u32>().is_ok()),
+        }
+    }
+
     /// Whether the two have the identity of a partition or of a file system in common.
     pub(crate) fn is_twin(&self, other: &Survey) -> bool {
         self.parts.iter().any(|one| {
@@ -98,15 +124,18 @@ impl Survey {
 
     /// If the file system behind this `root=` has a log that must be replayed first: the words with which Linux does without.
     pub(crate) fn replay_words(&self, root: &str) -> Option<&'static str> {
+        let called = self.parts.iter().find(|part| part.is_called(root));
         // Of the UUIDs of file systems only ext's are known.
-        let may_be = |part: &Part| part.is_called(root) || root.starts_with("UUID=") && part.ext.is_none();
-        self.parts.iter().filter(|part| may_be(part)).find_map(|part| part.replay)
+        let unknown = called.is_none() && root.starts_with("UUID=");
+        let others = self.parts.iter().filter(|part| unknown && part.ext.is_none());
+        called.into_iter().chain(others).find_map(|part| part.replay)
     }
 }
 
 impl Part {
     fn of(disk: &Disk<'_>, window: Window, partition: Option<&Partition>) -> Self {
-        let kind = marks::find(disk, window).map(|mark| (mark.name, mark.usage));
+        let mark = marks::find(disk, window);
+        let kind = mark.map(|mark| (mark.name, mark.usage));
         let mut superblock = [0; 256];
         let is_ext = kind.is_some_and(|(name, _)| name == EXT)
             && disk.read(window, 1024, &mut superblock, "its superblock").is_ok();
@@ -116,6 +145,7 @@ impl Part {
             uuid: partition.map(|partition| partition.uuid.clone()),
             label: partition.map(|partition| partition.label.clone()).unwrap_or_default(),
             kind,
+            is_wrapped: mark.is_some_and(|mark| mark.usage == Use::Never && !mark.cure.is_empty()),
             ext: fields.bytes(0x68).ok().filter(|_| is_ext),
             replay: kind.and_then(|(name, _)| unclean::words(disk, window, name)),
         }
@@ -168,7 +198,7 @@ pub(super) mod tests {
                     assert_eq!(root, Root::Is("/dev/vda".into(), format!("the whole disk ({name})")));
                 }
                 Use::Inside => assert!(matches!(root, Root::Unknown(_)), "{name}: {root:?}"),
-                Use::Never => assert_eq!(root, Root::No, "{name}"),
+                Use::Never => assert!(!matches!(root, Root::Is(..)), "{name}: {root:?}"),
             }
         }
         assert_eq!(survey(&[0; 4096]).root(), Root::No);
@@ -197,6 +227,34 @@ pub(super) mod tests {
             disk.device("PARTUUID=01010101-0101-0101-0101-010101010101").as_deref(),
             Some("/dev/vda1")
         );
+    }
+
+    #[test]
+    fn a_root_that_no_part_has_is_known_where_all_names_are() {
+        let file_system = ext4(2048, &[("x", b"1")], &[]);
+        let disk = survey(&gpt(512, &[(2, LINUX, &file_system)]));
+        for root in ["/dev/vda1", "PARTUUID=1-2", "PARTLABEL=none", "UUID=1111-2222"] {
+            assert!(disk.lacks(root), "{root}");
+        }
+        for root in [
+            "/dev/vda2",
+            "/dev/vdb1",
+            "PARTLABEL=part2",
+            "LABEL=x",
+            "PARTUUID=1-2/PARTNROFF=1",
+            "/dev/mapper/x",
+        ] {
+            assert!(!disk.lacks(root), "{root}");
+        }
+        assert!(survey(&file_system).lacks("/dev/vda1"));
+        let xfs = survey(&marked(0, b"XFSB"));
+        assert!(!xfs.lacks("UUID=1111-2222"), "its own UUID is not known");
+    }
+
+    #[test]
+    fn archives_are_no_root() {
+        let packed = survey(&marked(0, b"\xfd7zXZ\0")).root();
+        assert!(matches!(&packed, Root::Unknown(said) if said.contains("packed with xz")), "{packed:?}");
     }
 
     #[test]

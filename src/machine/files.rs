@@ -161,6 +161,12 @@ fn warnings(spec: &Spec, line: &Line, survey: &Survey, twins: bool, unknown: Opt
         );
     }
     let root = line.root.as_deref().unwrap_or_default();
+    if spec.disk.len() == 1 && survey.lacks(root) {
+        warnings.push(format!(
+            "the kernel is told `root={}`, and the disk has nothing of that name; say which it is with `--append root=DEVICE`",
+            shown(root)
+        ));
+    }
     let skips = ["noload", "norecovery", "nologreplay"].iter().any(|flag| line.text.contains(flag));
     let read_only = spec.disk.first().is_some_and(|disk| disk.read_only);
     if let Some(words) = survey.replay_words(root).filter(|_| read_only && !skips) {

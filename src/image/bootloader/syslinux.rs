@@ -12,6 +12,8 @@ const LABELS: usize = 1024;
 struct Label {
     name: String,
     entry: Entry,
+    /// It says its options itself.
+    has_options: bool,
     /// Another file to go on with, and the folder where that one's paths start.
     config: Option<(String, Option<String>)>,
 }
@@ -40,11 +42,15 @@ pub(in crate::image) fn choose(
     loop {
         let mut menu = Menu::default();
         menu.read(files, &folder, &text, &mut left)?;
-        let label = match menu.choose(&folder) {
+        let options = std::mem::take(&mut menu.options);
+        let mut label = match menu.choose(&folder) {
             Some(Ok(label)) => label,
             Some(Err(why)) => return Ok(Some(Err(why))),
             None => return Ok(None),
         };
+        if !label.has_options {
+            label.entry.options = options;
+        }
         let Some((config, below)) = label.config else { return Ok(Some(Ok(finish(label.entry, &folder)))) };
         left = left.saturating_sub(1);
         let path = absolute(&folder, &config);
@@ -101,9 +107,8 @@ impl Menu {
             ("ontimeout", _) => self.timeout = Some(value.to_owned()),
             ("ui", _) => self.ui = true,
             ("label", _) if room => {
-                let entry =
-                    Entry { title: value.to_owned(), options: self.options.clone(), ..Entry::default() };
-                self.labels.push(Label { name: value.to_owned(), entry, config: None });
+                let entry = Entry { title: value.to_owned(), ..Entry::default() };
+                self.labels.push(Label { name: value.to_owned(), entry, ..Label::default() });
             }
             ("append", None) => value.clone_into(&mut self.options),
             (_, None) => {}
@@ -117,6 +122,7 @@ impl Menu {
                 label.entry.initrds = value.split(',').map(|one| absolute(folder, one.trim())).collect();
             }
             ("append", Some(label)) => {
+                label.has_options = true;
                 label.entry.options = if value == "-" { String::new() } else { value.to_owned() };
             }
             _ => {}
@@ -159,7 +165,12 @@ impl Menu {
             options: options.to_owned(),
             ..Entry::default()
         };
-        (!name.is_empty() && self.labels.is_empty()).then_some(Ok(Label { name, entry, config: None }))
+        (!name.is_empty() && self.labels.is_empty()).then_some(Ok(Label {
+            name,
+            entry,
+            has_options: true,
+            config: None,
+        }))
     }
 }
 

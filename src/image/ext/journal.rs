@@ -90,8 +90,11 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Replayed, ReadError> 
     }
     (journal.end, journal.first) = (fields.be32(0x10)?, fields.be32(0x14)?);
     let (sequence, start) = (fields.be32(0x18)?, fields.be32(0x1c)?);
-    let fast =
-        if journal.features & FAST_COMMIT == 0 { None } else { Some(journal.reserve(fields.be32(0x54)?)) };
+    let fast = if journal.features & FAST_COMMIT == 0 {
+        None
+    } else {
+        Some(journal.reserve(fields.be32(0x54)?).saturating_add(1))
+    };
     // Nothing to do is said by a start of 0.
     if start == 0 {
         return Ok(Replayed::default());

@@ -1,7 +1,7 @@
 //! Folders of a FAT file system: entries of 32 bytes, with a long name in the entries in front of the one that it names.
 
 use super::{FatFs, Fields, FileKind, Node, ReadError, Root};
-use crate::image::disk::ENTRY_COST;
+use crate::image::disk::{ENTRY_COST, NAME_COST};
 
 /// Length of an entry.
 const ENTRY: usize = 32;
@@ -138,6 +138,7 @@ impl FatFs<'_> {
                     FREE => long = LongName::default(),
                     _ if attributes & 0x3f == LONG_NAME => long.add(entry)?,
                     _ => {
+                        self.disk.charge(NAME_COST)?;
                         let short = short_name(entry)?;
                         let seen = Seen { short, long: long.take(entry)?, entry, attributes };
                         if !see(&seen)? {

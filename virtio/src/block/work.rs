@@ -15,9 +15,9 @@ use crate::queue::{Chain, Queue, QueueFault};
 /// Requests that move so much together are enough to keep any disk busy. A driver that gives the same page a thousand times
 /// could ask for terabytes, and a reset waits for what is in flight.
 const ENOUGH_IN_FLIGHT: u64 = 256 << 20;
-/// The same for bytes to be zeroed, which most hosts do without writing them: all that Linux asks for at once, 128 requests of
-/// the largest size.
-const ENOUGH_TO_ZERO: u64 = 4 << 30;
+/// The same for bytes to be zeroed. Most hosts do that without writing them; where one has to, a pause or a reset waits for
+/// so much.
+const ENOUGH_TO_ZERO: u64 = 1 << 30;
 
 impl Block {
     /// Begins what is available in queue `index`, until there is nothing and the driver will kick for the next.

@@ -20,6 +20,7 @@ use devices::pci::bar::BarIndex;
 use devices::pci::config::{ConfigSpace, Identity};
 use devices::pci::function::PciFunction;
 use devices::pci::msix::Msix;
+use devices::ration::Ration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::DeviceKind;
@@ -73,6 +74,8 @@ pub struct VirtioPci<P: Poller + 'static> {
     /// Positions of the queues of a device whose driver has started it and that is here: it was paused, saved or restored,
     /// for [`PciFunction::resume`], or it is no bus master. A reset drops them.
     held: Option<Vec<Option<QueueState>>>,
+    /// Of warnings that [`VirtioPci::quiesce`] did not wait to the end.
+    late_writes: Ration,
     doorbells: Arc<dyn Doorbells>,
     kicks: Vec<Arc<EventFd>>,
     /// Where the doorbells are attached.
@@ -151,6 +154,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             place: Place::Here(device),
             held: None,
             master: false,
+            late_writes: Ration::default(),
             doorbells: platform.doorbells.clone(),
             kicks: (0..queues).map(|_| kick()).collect::<io::Result<_>>()?,
             rung_at: None,

@@ -17,6 +17,10 @@ use crate::worker::{Job, SeatId, Stopped};
 /// that hangs may take for ever, and its guest then sees a reset that is not over (§4.1.4.3.2).
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// How long a vCPU waits for the last writes of a device that is bus master no more. Its guest cannot ask again, and may
+/// give the memory to another kernel at once.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
 /// Where the device is.
 #[derive(Debug)]
 pub(super) enum Place<P> {
@@ -87,11 +91,18 @@ impl<P: Poller + 'static> VirtioPci<P> {
         }
     }
 
-    /// A device at work is one no more: it rests on its worker. Its driver goes on after [`PATIENCE`], whatever hangs;
-    /// the worker obeys all the same, as soon as it can.
+    /// A device at work is one no more: it rests on its worker. What the host has in flight for it is waited for, up to
+    /// [`LAST_WRITES`]; the worker obeys later all the same, as soon as it can.
     pub(super) fn quiesce(&mut self) {
-        if let Place::Running(seat) = self.place {
-            let _ = self.worker.quiesce(seat).recv_timeout(PATIENCE);
+        if let Place::Running(seat) = self.place
+            && let Err(RecvTimeoutError::Timeout) = self.worker.quiesce(seat).recv_timeout(LAST_WRITES)
+        {
+            if let Some(left_out) = self.late_writes.take() {
+                let name = &self.traits.name;
+                log::warn!(
+                    "{name}: it is bus master no more, and requests that the host has not ended may still write{left_out}"
+                );
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::{Entry, Files};
-use crate::image::disk::ReadError;
+use crate::image::disk::{ReadError, STEP_COST};
 use menu::Item;
 use script::{Block, Piece, Statement, Word};
 
@@ -116,7 +116,7 @@ pub(in crate::image) fn choose(
 impl Run<'_> {
     fn spend(&mut self, cost: usize) -> Result<(), Stop> {
         self.left = self.left.checked_sub(cost).ok_or("it does not end")?;
-        Ok(self.files.charge(cost as u64)?)
+        Ok(self.files.charge((cost as u64).saturating_mul(STEP_COST))?)
     }
 
     fn set(&mut self, name: &str, value: String) -> Result<(), Stop> {
