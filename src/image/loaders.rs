@@ -1,7 +1,7 @@
 //! What the boot loaders' files of a file system say to boot, with the files that they name.
 
 use super::bootloader::grub::Stop;
-use super::bootloader::{Entry, Files, SearchBy, bls, grub, syslinux};
+use super::bootloader::{Entry, Fact, Files, SearchBy, bls, grub, syslinux};
 use super::disk::ReadError;
 use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
 use super::filesystem::FileKind;
@@ -92,6 +92,16 @@ impl Files for Loader<'_> {
             }
         }
         Ok(None)
+    }
+
+    fn fact(&self, device: &str, fact: Fact) -> Option<String> {
+        let volume = self.volumes.iter().find(|volume| volume.is_device(device))?;
+        let value = match fact {
+            Fact::Uuid => volume.fs.uuid(),
+            Fact::Label => volume.fs.label(),
+            Fact::PartUuid => volume.partuuid.as_deref().unwrap_or_default(),
+        };
+        Some(value.to_owned()).filter(|value| !value.is_empty())
     }
 }
 

@@ -189,7 +189,7 @@ fn absolute(folder: &str, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::bootloader::SearchBy;
+    use crate::image::bootloader::{Fact, SearchBy};
 
     struct Some_(&'static [(&'static str, &'static str)]);
 
@@ -214,6 +214,9 @@ mod tests {
         }
         fn search(&self, _: SearchBy, _: &str) -> Result<Option<String>, ReadError> {
             Ok(None)
+        }
+        fn fact(&self, _: &str, _: Fact) -> Option<String> {
+            None
         }
     }
 
