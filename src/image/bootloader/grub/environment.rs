@@ -3,6 +3,9 @@
 use super::{Run, STEP, Stop, script};
 use crate::image::bootloader::Fact;
 
+/// What a byte costs to parse: it may be a word.
+const PARSE: usize = 12;
+
 impl Run<'_> {
     /// Reads an environment block: lines of names and values, a backslash in front of what is no sign of its own. Only the
     /// variables that are named are set, if some are.
@@ -73,12 +76,12 @@ impl Run<'_> {
     }
 
     pub(super) fn eval(&mut self, text: &str) -> Result<bool, Stop> {
-        self.spend(text.len())?;
         self.script("eval", text)
     }
 
     /// Runs a text that is a script of its own. One that is none fails alone.
     pub(super) fn script(&mut self, name: &str, text: &str) -> Result<bool, Stop> {
+        self.spend(text.len().saturating_mul(PARSE))?;
         match script::parse(text) {
             Ok(block) => self.deeper(&block),
             Err(why) => {

@@ -191,6 +191,8 @@ impl Run<'_> {
             }
             all.extend(now);
         }
+        // Each word is a text of its own, which costs more than its bytes.
+        self.spend(all.len().saturating_mul(16))?;
         Ok(all)
     }
 
