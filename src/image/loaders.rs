@@ -1,7 +1,7 @@
 //! What the boot loaders' files of a file system say to boot, with the files that they name.
 
 use super::bootloader::grub::Stop;
-use super::bootloader::{Entry, Files, SearchBy, bls, grub, syslinux};
+use super::bootloader::{Entry, Fact, Files, SearchBy, bls, grub, syslinux};
 use super::disk::ReadError;
 use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
 use super::filesystem::FileKind;
@@ -95,6 +95,16 @@ impl Files for Loader<'_> {
         }
         Ok(None)
     }
+
+    fn fact(&self, device: &str, fact: Fact) -> Option<String> {
+        let volume = self.volumes.iter().find(|volume| volume.is_device(device))?;
+        let value = match fact {
+            Fact::Uuid => volume.fs.uuid(),
+            Fact::Label => volume.fs.label(),
+            Fact::PartUuid => volume.partuuid.as_deref().unwrap_or_default(),
+        };
+        Some(value.to_owned()).filter(|value| !value.is_empty())
+    }
 }
 
 impl<'a> Loader<'a> {
@@ -152,9 +162,18 @@ impl<'a> Loader<'a> {
                 None => return Ok(missing(path)),
             }
         }
+        let (options, dropped) = without_empty_root(&entry.options);
+        if let Some(word) = dropped {
+            let on = &self.place.volume.name;
+            let said = format!(
+                "{} on {on} has {word} without a value in its options, which is left out",
+                clean(file)
+            );
+            note(&mut explored.notes, said);
+        }
         explored.kernel = Some(kernel.take(KERNEL_MAX)?);
         explored.initrd = join(&initrds)?;
-        explored.entry = Some((format!("{} ({})", clean(file), clean(&entry.title)), Some(entry.options)));
+        explored.entry = Some((format!("{} ({})", clean(file), clean(&entry.title)), Some(options)));
         Ok(Ok(()))
     }
 
@@ -178,8 +197,19 @@ impl<'a> Loader<'a> {
             }
         }
         let entries = self.entries(&self.device())?;
-        let entries = entries.iter().filter_map(|(name, text)| bls::parse(name, text)).collect();
-        if let Some(found) = bls::choose(entries, &self.loader_conf()?) {
+        let mut others = Vec::new();
+        let mut parsed = Vec::new();
+        for (name, text) in &entries {
+            match bls::parse(name, text) {
+                Some(entry) => parsed.push(entry),
+                None => others.push(name.as_str()),
+            }
+        }
+        let mut said = Vec::new();
+        if let Some(found) = bls::choose(parsed, &others, &self.loader_conf()?, &mut said) {
+            for said in said {
+                note(notes, format!("loader.conf for {folder}/loader on {}: {}", volume.name, clean(&said)));
+            }
             let path = format!("{folder}/loader/entries/{}.conf", found.id);
             all.push((path, Ok(found.entry)));
         }
@@ -271,6 +301,30 @@ fn is_conf(name: &str) -> bool {
     name.len() > 5 && name.get(name.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".conf"))
 }
 
+/// Options without a `root=` that names nothing, as an unset variable leaves it, and that word.
+fn without_empty_root(options: &str) -> (String, Option<&str>) {
+    const NOTHING: [&str; 10] = [
+        "root=",
+        "root=UUID=",
+        "root=LABEL=",
+        "root=PARTUUID=",
+        "root=PARTLABEL=",
+        "root=/dev/disk/by-uuid/",
+        "root=/dev/disk/by-label/",
+        "root=/dev/disk/by-partuuid/",
+        "root=/dev/disk/by-partlabel/",
+        "root=/dev/",
+    ];
+    let is_empty = |word: &&str| NOTHING.contains(&word.replace('"', "").as_str());
+    match options.split(' ').find(is_empty) {
+        None => (options.to_owned(), None),
+        Some(word) => {
+            let kept: Vec<_> = options.split(' ').filter(|word| !is_empty(word)).collect();
+            (kept.join(" "), Some(word))
+        }
+    }
+}
+
 /// Adds a line, once, while a person would still read it.
 fn note(notes: &mut Vec<String>, line: String) {
     if notes.len() < NOTES && !notes.contains(&line) {
@@ -306,4 +360,21 @@ fn join(files: &[Candidate<'_>]) -> Result<Option<ImageFile>, ReadError> {
         all.path.push_str(&file.path);
     }
     Ok(Some(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_empty_root;
+
+    #[test]
+    fn root_that_names_nothing_is_left_out() {
+        for word in ["root=", "root=UUID=", "root=\"\"", "root=PARTUUID=\"\"", "root=/dev/disk/by-label/"] {
+            let options = format!("a root=/dev/vda1 {word} b=\"c  d\"");
+            let kept = "a root=/dev/vda1 b=\"c  d\"".to_owned();
+            assert_eq!(without_empty_root(&options), (kept, Some(word)));
+        }
+        for options in ["", "ro", "root=UUID=1", "rootflags= x=root="] {
+            assert_eq!(without_empty_root(options), (options.to_owned(), None));
+        }
+    }
 }

@@ -56,6 +56,12 @@ mod tests {
             ["vmlinuz-0-rescue-7", "vmlinuz-6.9", "kernel-6.10", "vmlinuz-6.1"].map(String::from).into();
         names.sort_by(|one, other| order(one, other));
         assert_eq!(names, ["kernel-6.10", "vmlinuz-6.9", "vmlinuz-6.1", "vmlinuz-0-rescue-7"]);
+        let newest = |names: &[&'static str]| *names.iter().min_by(|one, other| order(one, other)).unwrap();
+        assert_eq!(
+            newest(&["vmlinuz-5.14.0-427.el9.x86_64", "vmlinuz-5.14.0-427.13.1.el9_4.x86_64"]),
+            "vmlinuz-5.14.0-427.13.1.el9_4.x86_64"
+        );
+        assert_eq!(newest(&["vmlinuz-6.12.0-rc7", "vmlinuz-6.12.0"]), "vmlinuz-6.12.0");
         assert_eq!(release("vmlinuz-6.1.old"), None);
         assert_eq!(release("vmlinuz-virt"), Some("virt"));
     }

@@ -33,7 +33,7 @@ pub(super) struct Volume<'a> {
     pub(super) number: u32,
     pub(super) rank: Rank,
     /// What Linux calls its partition behind `PARTUUID=` and `PARTLABEL=`.
-    partuuid: Option<String>,
+    pub(super) partuuid: Option<String>,
     partlabel: String,
 }
 

@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use super::Entry;
 use crate::image::version::compare;
 
-/// Longest pattern of names: that of a file's name.
-const PATTERN: usize = 255;
+/// Longest pattern of names, and most bytes that order an entry by one of its keys: those of a file's name.
+const NAME: usize = 255;
 
 /// An entry with what orders it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(in crate::image) fn parse(name: &str, text: &str) -> Option<BlsEntry> {
     if !end.eq_ignore_ascii_case(".conf") {
         return None;
     }
-    let (id, tries) = stem.rsplit_once('+').map_or((stem, None), |(id, tries)| (id, Some(tries)));
-    let failed = tries.is_some_and(|tries| tries.split('-').next() == Some("0"));
-    let mut found = BlsEntry { id: id.to_owned(), failed, ..BlsEntry::default() };
+    let (id, left) = counter(stem);
+    let mut found = BlsEntry { id: id.to_owned(), failed: left == Some(0), ..BlsEntry::default() };
+    let short = |value: &str| value.chars().take(NAME).collect::<String>();
     let mut options = Vec::new();
     for line in text.lines() {
         let (key, value) = line.trim().split_once(char::is_whitespace).unwrap_or_default();
@@ -39,10 +39,12 @@ pub(in crate::image) fn parse(name: &str, text: &str) -> Option<BlsEntry> {
             "linux" => found.entry.kernel = value.to_owned(),
             "initrd" => found.entry.initrds.extend(value.split_whitespace().map(str::to_owned)),
             "options" => options.push(value),
-            "version" => found.version = value.to_owned(),
-            "sort-key" => found.sort_key = value.to_owned(),
-            "machine-id" => found.machine_id = value.to_owned(),
-            "architecture" if !matches!(value, "x64" | "ia32") => return None,
+            "version" => found.version = short(value),
+            "sort-key" => found.sort_key = short(value),
+            "machine-id" => found.machine_id = short(value),
+            "architecture" if !["x64", "ia32"].iter().any(|own| value.eq_ignore_ascii_case(own)) => {
+                return None;
+            }
             _ => {}
         }
     }
@@ -51,6 +53,20 @@ pub(in crate::image) fn parse(name: &str, text: &str) -> Option<BlsEntry> {
         found.entry.title = found.id.clone();
     }
     (!found.entry.kernel.is_empty()).then_some(found)
+}
+
+/// A name without its boot counter (`+LEFT` or `+LEFT-DONE`), and how many tries are left by it.
+fn counter(stem: &str) -> (&str, Option<u64>) {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+        digits.then(|| text.parse().unwrap_or(u64::MAX))
+    };
+    let parts = stem.rsplit_once('+').and_then(|(id, tries)| {
+        let (left, done) = tries.split_once('-').map_or((tries, None), |(left, done)| (left, Some(done)));
+        let left = number(left)?;
+        done.is_none_or(|done| number(done).is_some()).then_some((id, Some(left)))
+    });
+    parts.unwrap_or((stem, None))
 }
 
 /// In the order of the specification's "Sorting".
@@ -67,29 +83,45 @@ pub(in crate::image) fn order(one: &BlsEntry, other: &BlsEntry) -> Ordering {
         .then_with(|| compare(&other.id, &one.id))
 }
 
-/// The entry that a `loader.conf` makes the default one; without such a line, the first.
-pub(in crate::image) fn choose(mut entries: Vec<BlsEntry>, loader: &str) -> Option<BlsEntry> {
+/// The entry that a `loader.conf` makes the default one; without such a line, the first. Of `others` it is known that they start
+/// no Linux here. A default that is not taken is named in `notes`.
+pub(in crate::image) fn choose(
+    mut entries: Vec<BlsEntry>,
+    others: &[&str],
+    loader: &str,
+    notes: &mut Vec<String>,
+) -> Option<BlsEntry> {
     entries.sort_by(order);
     let line = |line: &str| {
         let (key, value) = line.trim().split_once(char::is_whitespace)?;
         (key == "default").then(|| value.trim().to_owned())
     };
     // The matcher calls itself for each sign.
-    let wanted = loader.lines().filter_map(line).next_back().filter(|pattern| pattern.len() <= PATTERN);
-    let matches = |entry: &BlsEntry| {
-        let pattern = wanted.as_deref()?;
-        let steps = &mut 100_000;
-        // systemd-boot compares in small letters.
-        let (pattern, id) = (pattern.to_ascii_lowercase(), entry.id.to_ascii_lowercase());
-        let found = glob(pattern.as_bytes(), id.as_bytes(), steps)
-            || glob(pattern.as_bytes(), format!("{id}.conf").as_bytes(), steps);
-        found.then_some(())
+    let wanted =
+        loader.lines().filter_map(line).next_back().filter(|wanted| (1..=NAME).contains(&wanted.len()));
+    let Some(wanted) = wanted else { return (!entries.is_empty()).then(|| entries.swap_remove(0)) };
+    // systemd-boot compares in small letters.
+    let pattern = wanted.to_ascii_lowercase();
+    let is = |id: &str| {
+        let id = id.to_ascii_lowercase();
+        let found = |name: &str| glob(pattern.as_bytes(), name.as_bytes(), &mut 100_000);
+        found(&id) || found(&format!("{id}.conf"))
     };
-    let chosen = entries.iter().position(|entry| matches(entry).is_some()).unwrap_or(0);
-    (chosen < entries.len()).then(|| entries.swap_remove(chosen))
+    if let Some(at) = entries.iter().position(|entry| is(&entry.id)) {
+        return Some(entries.swap_remove(at));
+    }
+    let other = others.iter().filter_map(|name| name.get(..name.len().checked_sub(".conf".len())?));
+    notes.push(if pattern.starts_with('@') {
+        format!("its default {wanted} is known to the firmware alone, and the first entry is taken")
+    } else if other.map(|stem| counter(stem).0).any(is) {
+        format!("its default {wanted} starts no Linux here, and the first entry is taken")
+    } else {
+        format!("its default {wanted} is none of the entries here, and the first one is taken")
+    });
+    (!entries.is_empty()).then(|| entries.swap_remove(0))
 }
 
-/// `*` and `?` of a pattern, in so many steps at most.
+/// `*`, `?`, `[a-z]` and `\\` of a pattern, in so many steps at most.
 fn glob(pattern: &[u8], text: &[u8], steps: &mut u32) -> bool {
     *steps = steps.saturating_sub(1);
     if *steps == 0 {
@@ -101,8 +133,35 @@ fn glob(pattern: &[u8], text: &[u8], steps: &mut u32) -> bool {
             glob(rest, text, steps) || more.is_some_and(|(_, behind)| glob(pattern, behind, steps))
         }
         (Some((b'?', rest)), Some((_, behind))) => glob(rest, behind, steps),
+        (Some((b'[', rest)), Some((sign, behind))) => match set(rest, *sign) {
+            Some((is_in, rest)) => is_in && glob(rest, behind, steps),
+            None => false,
+        },
+        (Some((b'\\', rest)), Some((sign, behind))) => {
+            rest.split_first().is_some_and(|(own, rest)| own == sign && glob(rest, behind, steps))
+        }
         (Some((a, rest)), Some((b, behind))) => a == b && glob(rest, behind, steps),
         _ => false,
+    }
+}
+
+/// Whether a sign is in the set that starts here, and what is behind its `]`. As its first sign that is one of the set.
+fn set(pattern: &[u8], sign: u8) -> Option<(bool, &[u8])> {
+    let (mut rest, mut first, mut is_in) = (pattern, true, false);
+    loop {
+        rest = match rest {
+            [b']', behind @ ..] if !first => return Some((is_in, behind)),
+            [from, b'-', to, behind @ ..] if *to != b']' => {
+                is_in |= (*from..=*to).contains(&sign);
+                behind
+            }
+            [one, behind @ ..] => {
+                is_in |= *one == sign;
+                behind
+            }
+            [] => return None,
+        };
+        first = false;
     }
 }
 
@@ -124,22 +183,76 @@ mod tests {
         assert_eq!(parse("a.conf", "linux /k\narchitecture aa64\n"), None);
     }
 
+    /// The choice, and what is said of it.
+    fn choose(entries: Vec<BlsEntry>, loader: &str) -> (Option<String>, Vec<String>) {
+        let mut notes = Vec::new();
+        let found = super::choose(entries, &["win.conf", "done+1.conf"], loader, &mut notes);
+        (found.map(|entry| entry.id), notes)
+    }
+
+    fn all() -> Vec<BlsEntry> {
+        vec![
+            entry("old.conf", "version 6.1.0-9\nsort-key debian\n"),
+            entry("new.conf", "version 6.1.0-25\nsort-key debian\n"),
+            entry("bad+0-3.conf", "version 7\nsort-key debian\n"),
+            entry("bare.conf", "version 9\n"),
+        ]
+    }
+
     #[test]
     fn order_is_that_of_the_specification() {
-        let all = || {
-            vec![
-                entry("old.conf", "version 6.1.0-9\nsort-key debian\n"),
-                entry("new.conf", "version 6.1.0-25\nsort-key debian\n"),
-                entry("bad+0-3.conf", "version 7\nsort-key debian\n"),
-                entry("bare.conf", "version 9\n"),
-            ]
-        };
-        assert_eq!(choose(all(), "").unwrap().id, "new");
-        assert_eq!(choose(all(), "timeout 3\ndefault o*.conf\n").unwrap().id, "old");
-        assert_eq!(choose(all(), "default bad\n").unwrap().id, "bad");
-        assert_eq!(choose(all(), "default OLD.conf\n").unwrap().id, "old");
-        assert_eq!(choose(all(), &format!("default {}\n", "*".repeat(999_999))).unwrap().id, "new");
-        assert_eq!(choose(all(), "default nothing-*\n").unwrap().id, "new");
-        assert_eq!(choose(Vec::new(), ""), None);
+        for (loader, id) in [
+            ("", "new"),
+            ("timeout 3\ndefault o*.conf\n", "old"),
+            ("default bad\n", "bad"),
+            ("default OLD.conf\n", "old"),
+            ("default [l-o]ld\n", "old"),
+            ("default [xO]*\n", "old"),
+            ("default b\\are\n", "bare"),
+            (&format!("default {}\n", "*".repeat(999_999)), "new"),
+        ] {
+            assert_eq!(choose(all(), loader), (Some(id.to_owned()), Vec::new()), "{loader:.40}");
+        }
+        assert_eq!(choose(Vec::new(), ""), (None, Vec::new()));
+        let rhel = ["5.14.0-427.el9.x86_64", "5.14.0-427.13.1.el9_4.x86_64"];
+        let entries =
+            rhel.map(|version| entry(&format!("m-{version}.conf"), &format!("version {version}\n")));
+        assert_eq!(choose(entries.into(), "").0.unwrap(), "m-5.14.0-427.13.1.el9_4.x86_64");
+    }
+
+    #[test]
+    fn default_that_is_not_taken_is_said() {
+        for (default, said) in [
+            ("@saved", "its default @saved is known to the firmware alone, and the first entry is taken"),
+            ("win.conf", "its default win.conf starts no Linux here, and the first entry is taken"),
+            ("done", "its default done starts no Linux here, and the first entry is taken"),
+            ("nothing-*", "its default nothing-* is none of the entries here, and the first one is taken"),
+            ("[a", "its default [a is none of the entries here, and the first one is taken"),
+        ] {
+            let chosen = choose(all(), &format!("default {default}\n"));
+            assert_eq!(chosen, (Some("new".to_owned()), vec![said.to_owned()]));
+        }
+    }
+
+    #[test]
+    fn only_numbers_are_a_boot_counter() {
+        for (name, id, failed) in [
+            ("a+3.conf", "a", false),
+            ("a+0.conf", "a", true),
+            ("a+00-2.conf", "a", true),
+            ("a+debug.conf", "a+debug", false),
+            ("a+debug+2-1.conf", "a+debug", false),
+            ("a+0-x.conf", "a+0-x", false),
+            ("a+.conf", "a+", false),
+        ] {
+            let entry = entry(name, "architecture X64\n");
+            assert_eq!((entry.id.as_str(), entry.failed), (id, failed), "{name}");
+        }
+    }
+
+    #[test]
+    fn long_keys_are_cut() {
+        let entry = entry("a.conf", &format!("version {}\n", "1.".repeat(200_000)));
+        assert_eq!(entry.version.len(), NAME);
     }
 }

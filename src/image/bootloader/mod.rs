@@ -23,6 +23,16 @@ pub(super) trait Files {
     fn entries(&self, device: &str) -> Result<Vec<(String, String)>, ReadError>;
     /// The device whose file system has this name or this file.
     fn search(&self, by: SearchBy, value: &str) -> Result<Option<String>, ReadError>;
+    /// What a device is called; `None` for one that is not known.
+    fn fact(&self, device: &str, fact: Fact) -> Option<String>;
+}
+
+/// What can be asked about a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fact {
+    Uuid,
+    Label,
+    PartUuid,
 }
 
 /// How GRUB looks for a file system.

@@ -14,6 +14,8 @@ struct Label {
     entry: Entry,
     /// It says its options itself.
     has_options: bool,
+    /// Options behind the kernel's name, which come first.
+    first: String,
     /// Another file to go on with, and the folder where that one's paths start.
     config: Option<(String, Option<String>)>,
 }
@@ -51,7 +53,11 @@ pub(in crate::image) fn choose(
         if !label.has_options {
             label.entry.options = options;
         }
-        let Some((config, below)) = label.config else { return Ok(Some(Ok(finish(label.entry, &folder)))) };
+        let Some((config, below)) = label.config else {
+            let mut entry = label.entry;
+            entry.options = format!("{} {}", label.first, entry.options).trim().to_owned();
+            return Ok(Some(Ok(finish(entry, &folder))));
+        };
         left = left.saturating_sub(1);
         let path = absolute(&folder, &config);
         match files.text(&files.device(), &path)? {
@@ -74,8 +80,14 @@ impl Menu {
         text: &str,
         left: &mut usize,
     ) -> Result<(), ReadError> {
+        let mut in_text = false;
         for line in text.lines() {
             let (key, value) = words(line);
+            // What a menu shows beside a label holds no commands.
+            if in_text || key == "text" {
+                in_text = key != "endtext" && (in_text || words(value).0 == "help");
+                continue;
+            }
             let (key, value) = match key.as_str() {
                 // `MENU INCLUDE` and `MENU DEFAULT`; of the other words of a menu none matters.
                 "menu" => match words(value) {
@@ -113,7 +125,11 @@ impl Menu {
             ("append", None) => value.clone_into(&mut self.options),
             (_, None) => {}
             ("menu default", Some(label)) => self.menu_default = Some(label.name.clone()),
-            ("kernel" | "linux", Some(label)) => label.entry.kernel = absolute(folder, value),
+            ("kernel" | "linux", Some(label)) => {
+                let (file, options) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
+                label.entry.kernel = absolute(folder, file);
+                options.trim().clone_into(&mut label.first);
+            }
             ("config", Some(label)) => {
                 let mut words = value.split_whitespace().map(str::to_owned);
                 label.config = words.next().map(|file| (file, words.next()));
@@ -169,7 +185,7 @@ impl Menu {
             name,
             entry,
             has_options: true,
-            config: None,
+            ..Label::default()
         }))
     }
 }
@@ -194,13 +210,15 @@ fn words(line: &str) -> (String, &str) {
 }
 
 fn absolute(folder: &str, path: &str) -> String {
+    // Two colons stand for the file system itself.
+    let path = path.strip_prefix("::").unwrap_or(path);
     if path.starts_with('/') { path.to_owned() } else { format!("{folder}/{path}") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::bootloader::SearchBy;
+    use crate::image::bootloader::{Fact, SearchBy};
 
     struct Some_(&'static [(&'static str, &'static str)]);
 
@@ -225,6 +243,9 @@ mod tests {
         }
         fn search(&self, _: SearchBy, _: &str) -> Result<Option<String>, ReadError> {
             Ok(None)
+        }
+        fn fact(&self, _: &str, _: Fact) -> Option<String> {
+            None
         }
     }
 
@@ -271,6 +292,18 @@ mod tests {
         let looping = Some_(&[("/s/a.cfg", "LABEL a\nCONFIG a.cfg\n")]);
         let chosen = choose(&looping, "/s", "LABEL a\nCONFIG a.cfg\n").unwrap().unwrap();
         assert_eq!(chosen, Err("its default entry goes on with a.cfg, which cannot be read".into()));
+    }
+
+    #[test]
+    fn help_holds_no_commands_and_options_may_stand_behind_the_kernel() {
+        let text = "LABEL a\nKERNEL k root=/dev/vda  ro\nINITRD i\nTEXT HELP\nLinux is great\ninitrd too\n  append nothing\n\
+            ENDTEXT\nAPPEND quiet\nText Help\nLABEL b\n endtext\n";
+        let entry = parse(text, "/s").unwrap();
+        assert_eq!((entry.kernel.as_str(), entry.initrds.as_slice()), ("/s/k", &["/s/i".to_owned()][..]));
+        assert_eq!(entry.options, "root=/dev/vda  ro quiet");
+        let entry = parse("LABEL a\nLINUX /k initrd=i,j x\nAPPEND -\n", "/s").unwrap();
+        assert_eq!((entry.options.as_str(), entry.initrds.len()), ("x", 2));
+        assert_eq!(parse("LABEL a\nLINUX ::/k\n", "/s").unwrap().kernel, "/k");
     }
 
     #[test]

@@ -1,14 +1,38 @@
 //! The commands of a script.
 
-use super::{Block, DEPTH, Leave, Run, STEP, Stop, TEST_WORDS, script};
+use super::{Block, DEPTH, Leave, Run, STEP, Stop};
 use crate::image::bootloader::SearchBy;
+
+/// Commands without an effect on what is booted. They count as done.
+const FINE: [&str; 17] = [
+    "true",
+    "insmod",
+    "export",
+    "save_env",
+    "load_video",
+    "echo",
+    "terminal_output",
+    "terminal_input",
+    "loadfont",
+    "clear",
+    "sleep",
+    "rmmod",
+    "serial",
+    "play",
+    "background_image",
+    "background_color",
+    "password_pbkdf2",
+];
+/// Commands that fail on this machine: no key is held, and its firmware is none of those that they are for.
+const FAILS: [&str; 6] = ["keystatus", "hwmatch", "fwsetup", "lsefi", "chainloader", "authenticate"];
 
 impl Run<'_> {
     pub(super) fn command(&mut self, words: &[&str]) -> Result<bool, Stop> {
         let Some(at) = words.iter().position(|word| *word != "!") else { return Ok(true) };
         let (negations, words) = words.split_at(at);
         let success = self.run(words)?;
-        Ok(success == (negations.len() % 2 == 0))
+        self.succeeded = success == (negations.len() % 2 == 0);
+        Ok(self.succeeded)
     }
 
     fn run(&mut self, words: &[&str]) -> Result<bool, Stop> {
@@ -28,21 +52,25 @@ impl Run<'_> {
                     self.variables.remove(*name);
                 }
             }
-            ("load_env", _) => self.load_env()?,
+            ("load_env", words) => return self.load_env(words),
+            ("probe", words) => return self.probe(words),
+            ("cpuid", words) => return Ok(self.cpuid(words)),
+            ("eval", words) => return self.eval(&words.join(" ")),
+            ("setparams", words) => self.set_arguments(words),
+            ("shift", counts) => self.shift(counts),
             ("[", [words @ .., "]"]) | ("test", words) => return self.test(words),
             ("false" | "[", _) => return Ok(false),
             ("linux" | "linux16" | "linuxefi", [kernel, options @ ..]) => {
                 self.entry.kernel = self.absolute(kernel);
-                let quoted = options.iter().map(|word| {
-                    if word.contains([' ', '\t']) { format!("\"{word}\"") } else { (*word).to_owned() }
-                });
-                self.entry.options = quoted.collect::<Vec<_>>().join(" ");
+                self.entry.options = options.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+                return Ok(self.size(kernel)?.is_some());
             }
             ("initrd" | "initrd16" | "initrdefi", files) => {
                 let files = files.iter().filter(|file| !file.starts_with("--"));
                 self.entry.initrds = files.map(|file| self.absolute(file)).collect();
             }
-            ("source" | "configfile" | ".", [file, ..]) => return self.source(file),
+            ("source" | ".", [file, ..]) => return self.source(file),
+            ("configfile" | "normal", [file, ..]) => return self.configfile(file),
             ("blscfg", _) => self.blscfg()?,
             ("search", words) => return self.search(words),
             ("search.fs_uuid", [value, more @ ..]) => return self.found(SearchBy::Uuid, value, more.first()),
@@ -50,25 +78,67 @@ impl Run<'_> {
                 return self.found(SearchBy::Label, value, more.first());
             }
             ("search.file", [value, more @ ..]) => return self.found(SearchBy::File, value, more.first()),
-            ("break", levels) => self.leaving = Some(Leave::Break(count(levels))),
-            ("continue", levels) => self.leaving = Some(Leave::Continue(count(levels))),
-            ("return", _) => self.leaving = Some(Leave::Return),
+            ("break" | "continue" | "return", words) => return Ok(self.leave(name, words)),
             (name, words) => return self.other(name, words),
         }
         Ok(true)
     }
 
+    /// `break`, `continue` or `return`: outside of a loop the first two do nothing, outside of a function and of an entry the
+    /// last one fails.
+    fn leave(&mut self, name: &str, words: &[&str]) -> bool {
+        let number = match words {
+            [] => None,
+            [word] => match word.parse::<usize>() {
+                Ok(number) => Some(number),
+                Err(_) => return false,
+            },
+            _ => return false,
+        };
+        match name {
+            "return" if self.arguments.is_empty() => return false,
+            "return" => {
+                let success = number.map_or(self.succeeded, |number| number == 0);
+                self.leaving = Some(Leave::Return(success));
+                return success;
+            }
+            _ if number == Some(0) => return false,
+            _ => {}
+        }
+        let levels = number.unwrap_or(1).min(self.loops);
+        if levels > 0 {
+            let leave = if name == "break" { Leave::Break } else { Leave::Continue };
+            self.leaving = Some(leave(levels));
+        }
+        true
+    }
+
     fn other(&mut self, name: &str, words: &[&str]) -> Result<bool, Stop> {
         let Some(body) = self.functions.get(name).cloned() else {
-            let fine = ["true", "insmod", "export", "save_env", "load_video", "echo", "terminal_output"];
-            return Ok(fine.contains(&name));
+            if FINE.contains(&name) {
+                return Ok(true);
+            }
+            let sets = words.iter().any(|word| *word == "-s" || word.starts_with("--set"));
+            if (self.asked || sets) && !FAILS.contains(&name) {
+                self.note(format!("the command `{name}` is not known here and counts as failed"));
+            }
+            return Ok(false);
         };
         self.spend(words.iter().map(|word| word.len()).sum())?;
-        self.arguments.push(words.iter().map(|word| (*word).to_owned()).collect());
-        let success = self.deeper(&body);
+        self.scope(words.iter().map(|word| (*word).to_owned()).collect(), &body)
+    }
+
+    /// Runs the body of a function or of an entry, with its arguments.
+    pub(super) fn scope(&mut self, arguments: Vec<String>, body: &Block) -> Result<bool, Stop> {
+        self.arguments.push(arguments);
+        let outside = (std::mem::take(&mut self.loops), std::mem::take(&mut self.asked));
+        let success = self.deeper(body);
+        (self.loops, self.asked) = outside;
         self.arguments.pop();
-        self.leaving = None;
-        success
+        match self.leaving.take() {
+            Some(Leave::Return(returned)) => success.map(|_| returned),
+            _ => success,
+        }
     }
 
     /// Looks for a file system. Hints are not needed.
@@ -116,7 +186,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    fn deeper(&mut self, body: &Block) -> Result<bool, Stop> {
+    pub(super) fn deeper(&mut self, body: &Block) -> Result<bool, Stop> {
         if self.depth >= DEPTH {
             return Err("too many scripts or functions call each other".into());
         }
@@ -126,9 +196,19 @@ impl Run<'_> {
         success
     }
 
+    /// In an entry, its menu comes next; before there is a menu, its entries are those of this one.
+    fn configfile(&mut self, file: &str) -> Result<bool, Stop> {
+        if self.in_entry {
+            for name in ["default", "fallback"] {
+                self.variables.remove(name);
+            }
+        }
+        self.source(file)
+    }
+
     fn source(&mut self, file: &str) -> Result<bool, Stop> {
         let Some(text) = self.text(file)? else { return Ok(false) };
-        self.deeper(&script::parse(&text)?)
+        self.script(file, &text)
     }
 
     pub(super) fn text(&mut self, file: &str) -> Result<Option<String>, Stop> {
@@ -140,7 +220,7 @@ impl Run<'_> {
     }
 
     /// The device and the path of a file; without a device it is on `$root`.
-    fn place<'p>(&'p self, file: &'p str) -> (&'p str, &'p str) {
+    pub(super) fn place<'p>(&'p self, file: &'p str) -> (&'p str, &'p str) {
         match file.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
             Some(("", path)) => (self.get("root"), path),
             Some(found) => found,
@@ -154,70 +234,32 @@ impl Run<'_> {
         if device == self.files.device() { path.to_owned() } else { format!("({device}){path}") }
     }
 
-    fn size(&mut self, file: &str) -> Result<Option<u64>, Stop> {
+    pub(super) fn size(&mut self, file: &str) -> Result<Option<u64>, Stop> {
         self.spend(STEP * 16)?;
         let (device, path) = self.place(file);
         Ok(self.files.size(device, path)?)
     }
 
-    fn is_folder(&mut self, file: &str) -> Result<bool, Stop> {
+    pub(super) fn is_folder(&mut self, file: &str) -> Result<bool, Stop> {
         self.spend(STEP * 16)?;
         let (device, path) = self.place(file);
         Ok(self.files.is_folder(device, path)?)
     }
-
-    /// Reads the environment block: lines of names and values, a backslash in front of what is no sign of its own.
-    fn load_env(&mut self) -> Result<(), Stop> {
-        let file = format!("{}/grubenv", self.get("prefix"));
-        let Some(text) = self.text(&file)? else { return Ok(()) };
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let Some((name, value)) = line.split_once('=') else { continue };
-            let mut escaped = false;
-            let value = value.chars().filter(|sign| {
-                escaped = *sign == '\\' && !escaped;
-                !escaped
-            });
-            self.set(name, value.collect())?;
-        }
-        Ok(())
-    }
-
-    fn test(&mut self, words: &[&str]) -> Result<bool, Stop> {
-        if words.len() > TEST_WORDS {
-            return Err("it compares too many words".into());
-        }
-        for (joint, any) in [("-o", true), ("-a", false)] {
-            if let Some(at) = words.iter().position(|word| *word == joint).filter(|at| *at > 0) {
-                let (one, other) = words.split_at(at);
-                let one = self.test(one)?;
-                return if one == any { Ok(one) } else { self.test(other.get(1..).unwrap_or_default()) };
-            }
-        }
-        let number = |text: &str| text.trim().parse::<i64>().unwrap_or(0);
-        Ok(match words {
-            ["!", rest @ ..] => !self.test(rest)?,
-            [one, "=" | "==", other] => one == other,
-            [one, "!=", other] => one != other,
-            [one, "-eq", other] => number(one) == number(other),
-            [one, "-ne", other] => number(one) != number(other),
-            [one, "-lt", other] => number(one) < number(other),
-            [one, "-le", other] => number(one) <= number(other),
-            [one, "-gt", other] => number(one) > number(other),
-            [one, "-ge", other] => number(one) >= number(other),
-            ["-s", file] => self.size(file)?.is_some_and(|size| size > 0),
-            ["-f", file] => self.size(file)?.is_some(),
-            ["-d", file] => self.is_folder(file)?,
-            ["-e", file] => self.size(file)?.is_some() || self.is_folder(file)?,
-            ["-n", text] => !text.is_empty(),
-            ["-z", text] => text.is_empty(),
-            ["-z"] => true,
-            [text] => !text.is_empty(),
-            _ => false,
-        })
-    }
 }
 
-/// How many loops a `break` or a `continue` is for.
-fn count(levels: &[&str]) -> usize {
-    levels.first().and_then(|levels| levels.parse().ok()).unwrap_or(1)
+/// A word as GRUB writes it into the kernel's command line: with quotes around spaces, and a backslash before each quote and
+/// backslash that does not begin `\\xHH`.
+fn quoted(word: &str) -> String {
+    let mut all = String::new();
+    for (at, sign) in word.char_indices() {
+        let is_code = || {
+            let code = word.get(at + 1..at + 4).and_then(|code| code.strip_prefix('x'));
+            code.is_some_and(|code| code.bytes().all(|digit| digit.is_ascii_hexdigit()))
+        };
+        if matches!(sign, '"' | '\'') || sign == '\\' && !is_code() {
+            all.push('\\');
+        }
+        all.push(sign);
+    }
+    if word.contains(' ') { format!("\"{all}\"") } else { all }
 }

@@ -9,6 +9,8 @@ use crate::image::bootloader::{Entry, bls};
 pub(super) struct Item {
     title: String,
     id: String,
+    /// What `$1` and so on are in its body: the title, and the words behind it.
+    arguments: Vec<String>,
     body: Body,
 }
 
@@ -33,7 +35,7 @@ impl Run<'_> {
             "submenu" => Body::Submenu(body.clone()),
             _ => return,
         };
-        let (mut title, mut id) = (None, None);
+        let (mut arguments, mut id) = (Vec::new(), None);
         let mut words = words.iter();
         while let Some(word) = words.next() {
             match word.split_once('=').map_or((word.as_str(), None), |(name, value)| (name, Some(value))) {
@@ -41,14 +43,15 @@ impl Run<'_> {
                 ("--id", None) => id = words.next().cloned(),
                 ("--class" | "--users" | "--hotkey", None) => drop(words.next()),
                 _ if word.starts_with("--") => {}
-                _ => title = title.or(Some(word.clone())),
+                _ => arguments.push(word.clone()),
             }
         }
-        let title = title.unwrap_or_default();
+        let title = arguments.first().cloned().unwrap_or_default();
         if self.items.len() < ITEMS {
-            self.items.push(Item { id: id.unwrap_or_else(|| title.clone()), title, body });
+            self.items.push(Item { id: id.unwrap_or_else(|| title.clone()), title, arguments, body });
         }
     }
+
     pub(super) fn blscfg(&mut self) -> Result<(), Stop> {
         let mut entries: Vec<_> = self
             .files
@@ -58,7 +61,8 @@ impl Run<'_> {
             .collect();
         entries.sort_by(bls::order);
         for found in entries {
-            let item = Item { title: found.entry.title.clone(), id: found.id, body: Body::Bls(found.entry) };
+            let (title, arguments) = (found.entry.title.clone(), Vec::new());
+            let item = Item { title, id: found.id, arguments, body: Body::Bls(found.entry) };
             if self.items.len() < ITEMS {
                 self.items.push(item);
             }
@@ -66,43 +70,82 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Takes the default entry, through submenus.
+    /// Takes the default entry, or one of those that stand in for one that cannot be started.
     pub(super) fn default(mut self) -> Result<Entry, Stop> {
-        let mut wanted = self.get("default").to_owned();
-        for _ in 0..DEPTH {
-            let items = std::mem::take(&mut self.items);
-            let find = |name: &str| {
-                let named = |item: &Item| item.id == name || item.title == name;
-                let by_number = name.parse().ok().filter(|at: &usize| *at < items.len());
-                by_number.or_else(|| items.iter().position(named))
-            };
-            let (here, behind) = wanted.split_once('>').unwrap_or((&wanted, ""));
-            let (at, behind) = match find(&wanted) {
-                Some(at) => (Some(at), ""),
-                None => (find(here).or_else(|| find(self.get("fallback"))), behind),
-            };
-            let behind = behind.to_owned();
-            let item = items.get(at.unwrap_or(0)).cloned();
-            let item = item.ok_or_else(|| self.nothing("it shows no entry"))?;
-            wanted = behind;
-            match item.body {
-                Body::Submenu(body) => drop(self.block(&body)?),
-                Body::Entry(body) => {
-                    self.block(&body)?;
-                    self.entry.title = item.title;
-                    break;
-                }
-                Body::Bls(entry) => {
-                    self.entry = self.with_variables(entry)?;
-                    break;
-                }
+        let (items, variables) = (std::mem::take(&mut self.items), self.variables.clone());
+        let wanted = self.get("default").to_owned();
+        self.descend(items.clone(), wanted)?;
+        let others: Vec<_> = self.get("fallback").split([' ', '\t']).map(str::to_owned).collect();
+        for other in others.iter().filter(|other| !other.is_empty()).take(DEPTH) {
+            if self.boots()? {
+                break;
             }
+            let found = std::mem::take(&mut self.entry);
+            self.variables.clone_from(&variables);
+            let at = find(&items, other);
+            if at.is_some() {
+                self.descend(items.clone(), other.clone())?;
+            }
+            if self.boots()? {
+                self.spend(STEP * 16)?;
+                let said = if found.title.is_empty() {
+                    "its default entry".into()
+                } else {
+                    format!("its entry {}", found.title)
+                };
+                self.note(format!("{said} cannot be started, and its fallback is taken"));
+                break;
+            }
+            self.entry = found;
         }
         if self.entry.kernel.is_empty() {
             Err(self.nothing("its default entry starts no Linux"))
         } else {
             Ok(self.entry)
         }
+    }
+
+    /// Whether the entry has a kernel that is there.
+    fn boots(&self) -> Result<bool, Stop> {
+        let (device, path) = match self.entry.kernel.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            Some((device, path)) => (device.to_owned(), path),
+            None => (self.files.device(), self.entry.kernel.as_str()),
+        };
+        Ok(!path.is_empty() && self.files.size(&device, path)?.is_some())
+    }
+
+    /// Takes an entry of a menu, through submenus and through further menus that entries show.
+    fn descend(&mut self, mut items: Vec<Item>, mut wanted: String) -> Result<(), Stop> {
+        for _ in 0..DEPTH {
+            let (here, behind) = wanted.split_once('>').unwrap_or((&wanted, ""));
+            let (at, behind) = match find(&items, &wanted) {
+                Some(at) => (at, ""),
+                None => find(&items, here).map_or((0, ""), |at| (at, behind)),
+            };
+            let behind = behind.to_owned();
+            let item = items.get(at).cloned().ok_or_else(|| self.nothing("it shows no entry"))?;
+            self.spend(items.len())?;
+            wanted = behind;
+            match item.body {
+                Body::Submenu(body) => drop(self.scope(item.arguments, &body)?),
+                Body::Entry(body) => {
+                    self.in_entry = true;
+                    self.scope(item.arguments, &body)?;
+                    self.entry.title = item.title;
+                    if !self.entry.kernel.is_empty() || self.items.is_empty() {
+                        break;
+                    }
+                    self.get("default").clone_into(&mut wanted);
+                }
+                Body::Bls(entry) => {
+                    self.entry = self.with_variables(entry)?;
+                    break;
+                }
+            }
+            items = std::mem::take(&mut self.items);
+        }
+        self.items.clear();
+        Ok(())
     }
 
     /// Why there is nothing to boot.
@@ -139,5 +182,18 @@ impl Run<'_> {
         let (kernel, options) = (fill(&entry.kernel)?, fill(&entry.options)?);
         let initrds = initrds.iter().map(|initrd| self.absolute(initrd)).collect();
         Ok(Entry { kernel: self.absolute(&kernel), initrds, options, ..entry })
+    }
+}
+
+/// The place of an entry that is named by its number, identity or title. A number is never an identity.
+fn find(items: &[Item], name: &str) -> Option<usize> {
+    let number = match name.strip_prefix("0x") {
+        Some(hex) => usize::from_str_radix(hex, 16),
+        None if name.starts_with('0') => usize::from_str_radix(name, 8),
+        None => name.parse(),
+    };
+    match number {
+        Ok(at) => Some(at).filter(|at| *at < items.len()),
+        Err(_) => items.iter().position(|item| item.id == name || item.title == name),
     }
 }

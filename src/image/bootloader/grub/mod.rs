@@ -1,8 +1,10 @@
 //! The entry that GRUB would start by itself: its script is run, with a limit on steps and bytes.
 
 mod commands;
+mod environment;
 mod menu;
 mod script;
+mod test;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -56,8 +58,16 @@ struct Run<'a> {
     entry: Entry,
     left: usize,
     depth: usize,
-    /// Arguments of the functions that run, the innermost last.
+    /// Arguments of the entry and the functions that run, the innermost last.
     arguments: Vec<Vec<String>>,
+    /// Loops around the command that runs, within its function.
+    loops: usize,
+    /// The last command was successful.
+    succeeded: bool,
+    /// A condition is asked, whose answer decides.
+    asked: bool,
+    /// An entry of the menu runs.
+    in_entry: bool,
     /// A `break`, `continue` or `return` is on its way out.
     leaving: Option<Leave>,
     /// A file system that the script looked for and that cannot be read here.
@@ -71,7 +81,8 @@ struct Run<'a> {
 enum Leave {
     Break(usize),
     Continue(usize),
-    Return,
+    /// With success or without.
+    Return(bool),
 }
 
 /// The default entry of the grub.cfg with this text, in this folder.
@@ -93,6 +104,10 @@ pub(in crate::image) fn choose(
         left: STEPS,
         depth: 0,
         arguments: Vec::new(),
+        loops: 0,
+        succeeded: true,
+        asked: false,
+        in_entry: false,
         leaving: None,
         missing: None,
         notes,
@@ -127,6 +142,16 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The value of a variable, also of those that are made of others.
+    fn value(&self, name: &str) -> String {
+        match (name, self.arguments.last()) {
+            ("?", _) => if self.succeeded { "0" } else { "1" }.to_owned(),
+            ("#", Some(arguments)) => arguments.len().to_string(),
+            ("@" | "*", Some(arguments)) => arguments.join(" "),
+            _ => self.get(name).to_owned(),
+        }
+    }
+
     fn get(&self, name: &str) -> &str {
         let argument = name.parse().ok().and_then(|number: usize| number.checked_sub(1));
         if let (Some(at), Some(arguments)) = (argument, self.arguments.last()) {
@@ -147,7 +172,7 @@ impl Run<'_> {
                         now.get_or_insert_default().push_str(text);
                     }
                     Piece::Variable { name, quoted } => {
-                        let value = self.get(name).to_owned();
+                        let value = self.value(name);
                         self.spend(value.len() + 1)?;
                         if *quoted {
                             now.get_or_insert_default().push_str(&value);
@@ -166,6 +191,8 @@ impl Run<'_> {
             }
             all.extend(now);
         }
+        // Each word is a text of its own, which costs more than its bytes.
+        self.spend(all.len().saturating_mul(16))?;
         Ok(all)
     }
 
@@ -182,6 +209,14 @@ impl Run<'_> {
         Ok(success)
     }
 
+    /// Whether a condition holds.
+    fn ask(&mut self, condition: &Block) -> Result<bool, Stop> {
+        let outside = std::mem::replace(&mut self.asked, true);
+        let holds = self.block(condition);
+        self.asked = outside;
+        holds
+    }
+
     fn statement(&mut self, statement: &Statement) -> Result<bool, Stop> {
         match statement {
             Statement::Command(words) => {
@@ -190,7 +225,7 @@ impl Run<'_> {
             }
             Statement::If { arms, otherwise } => {
                 for (condition, body) in arms {
-                    let holds = self.block(condition)?;
+                    let holds = self.ask(condition)?;
                     if self.leaving.is_some() {
                         return Ok(holds);
                     }
@@ -201,17 +236,27 @@ impl Run<'_> {
                 self.block(otherwise)
             }
             Statement::For { variable, values, body } => {
+                self.loops += 1;
                 for value in self.expand(values)? {
                     self.spend(STEP)?;
+                    if value.contains(['*', '?', '[']) {
+                        self.note(format!("the wildcards of `{value}` are not followed"));
+                    }
                     self.set(variable, value)?;
                     self.block(body)?;
                     if self.loop_ends() {
                         break;
                     }
                 }
-                Ok(true)
+                self.loops = self.loops.saturating_sub(1);
+                Ok(self.succeeded)
             }
-            Statement::While { until, condition, body } => self.repeat(*until, condition, body),
+            Statement::While { until, condition, body } => {
+                self.loops += 1;
+                let success = self.repeat(*until, condition, body);
+                self.loops = self.loops.saturating_sub(1);
+                success
+            }
             Statement::Braces { words, body } => {
                 let words = self.expand(words)?;
                 self.braces(&words, body);
@@ -223,8 +268,8 @@ impl Run<'_> {
     /// A loop with a condition. One that goes on for long waits for a key or a device that is not here.
     fn repeat(&mut self, until: bool, condition: &Block, body: &Block) -> Result<bool, Stop> {
         for _ in 0..ROUNDS {
-            let holds = self.block(condition)?;
-            if holds == until || self.leaving.is_some() {
+            let holds = self.ask(condition)?;
+            if self.loop_ends() || holds == until {
                 return Ok(true);
             }
             self.block(body)?;
@@ -244,7 +289,7 @@ impl Run<'_> {
             Some(Leave::Break(0 | 1)) => (true, None),
             Some(Leave::Break(levels)) => (true, Some(Leave::Break(levels - 1))),
             Some(Leave::Continue(levels)) => (true, Some(Leave::Continue(levels - 1))),
-            Some(Leave::Return) => (true, Some(Leave::Return)),
+            Some(Leave::Return(success)) => (true, Some(Leave::Return(success))),
         };
         self.leaving = leaving;
         ends
@@ -257,5 +302,7 @@ impl Run<'_> {
     }
 }
 
+#[cfg(test)]
+mod scripts;
 #[cfg(test)]
 mod tests;

@@ -230,6 +230,12 @@ impl Parser<'_> {
             }
             _ => {
                 let words = self.words();
+                // A function's block may start on a later line.
+                if words.first().and_then(plain) == Some("function") && words.len() > 1 {
+                    while self.tokens.get(self.at) == Some(&Token::End) {
+                        self.at += 1;
+                    }
+                }
                 if self.tokens.get(self.at) != Some(&Token::Open) {
                     return Ok(Statement::Command(words));
                 }

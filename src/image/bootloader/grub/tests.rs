@@ -1,9 +1,9 @@
 //! GRUB's choice, as distributions write it.
 
 use super::*;
-use crate::image::bootloader::SearchBy;
+use crate::image::bootloader::{Fact, SearchBy};
 
-struct Some_(Vec<(&'static str, String)>);
+pub(super) struct Some_(pub(super) Vec<(&'static str, String)>);
 
 impl Files for Some_ {
     fn charge(&self, _: u64) -> Result<(), ReadError> {
@@ -29,6 +29,9 @@ impl Files for Some_ {
     fn search(&self, by: SearchBy, value: &str) -> Result<Option<String>, ReadError> {
         let here = [(SearchBy::Uuid, "2"), (SearchBy::Label, "two"), (SearchBy::File, "/is-two")];
         Ok(here.contains(&(by, value)).then(|| "hd0,2".to_owned()))
+    }
+    fn fact(&self, device: &str, fact: Fact) -> Option<String> {
+        (device == "hd0,1").then(|| format!("{fact:?}-of-1"))
     }
 }
 

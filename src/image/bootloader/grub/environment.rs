@@ -1,0 +1,106 @@
+//! Commands that ask the machine and the environment: `load_env`, `probe`, `cpuid`, and the arguments of functions.
+
+use super::{Run, STEP, Stop, script};
+use crate::image::bootloader::Fact;
+
+/// What a byte costs to parse: it may be a word.
+const PARSE: usize = 12;
+
+impl Run<'_> {
+    /// Reads an environment block: lines of names and values, a backslash in front of what is no sign of its own. Only the
+    /// variables that are named are set, if some are.
+    pub(super) fn load_env(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        let (mut file, mut names) = (format!("{}/grubenv", self.get("prefix")), Vec::new());
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "-f" | "--file" => words.next().copied().unwrap_or_default().clone_into(&mut file),
+                word if word.starts_with("--file=") => {
+                    word.trim_start_matches("--file=").clone_into(&mut file);
+                }
+                word if word.starts_with('-') => {}
+                name => names.push(name),
+            }
+        }
+        let Some(text) = self.text(&file)? else { return Ok(false) };
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((name, value)) = line.split_once('=') else { continue };
+            self.spend(names.len())?;
+            if !names.is_empty() && !names.contains(&name) {
+                continue;
+            }
+            let mut escaped = false;
+            let value = value.chars().filter(|sign| {
+                escaped = *sign == '\\' && !escaped;
+                !escaped
+            });
+            self.set(name, value.collect())?;
+        }
+        Ok(true)
+    }
+
+    /// What a device's file system or partition is called.
+    pub(super) fn probe(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        let (mut fact, mut variable, mut device) = (None, None, None);
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--fs-uuid" | "-u" => fact = Some(Fact::Uuid),
+                "--label" | "-l" => fact = Some(Fact::Label),
+                "--part-uuid" => fact = Some(Fact::PartUuid),
+                "--set" | "-s" => variable = words.next().copied(),
+                word if word.starts_with("--set=") => variable = word.strip_prefix("--set="),
+                word if word.starts_with('-') => {
+                    self.note(format!("`probe {word}` is not known here and counts as failed"));
+                    return Ok(false);
+                }
+                word => device = Some(word.trim_start_matches('(').trim_end_matches(')')),
+            }
+        }
+        self.spend(STEP)?;
+        let (Some(fact), Some(device)) = (fact, device) else { return Ok(false) };
+        let Some(value) = self.files.fact(device, fact) else { return Ok(false) };
+        if let Some(variable) = variable {
+            self.set(variable, value)?;
+        }
+        Ok(true)
+    }
+
+    /// Each processor here runs 64-bit code.
+    pub(super) fn cpuid(&mut self, words: &[&str]) -> bool {
+        let known = words.iter().all(|word| matches!(*word, "-l" | "--long-mode" | "-p" | "--pae"));
+        if !known {
+            self.note(format!("`cpuid {}` is not known here and counts as failed", words.join(" ")));
+        }
+        known && !words.is_empty()
+    }
+
+    pub(super) fn eval(&mut self, text: &str) -> Result<bool, Stop> {
+        self.script("eval", text)
+    }
+
+    /// Runs a text that is a script of its own. One that is none fails alone.
+    pub(super) fn script(&mut self, name: &str, text: &str) -> Result<bool, Stop> {
+        self.spend(text.len().saturating_mul(PARSE))?;
+        match script::parse(text) {
+            Ok(block) => self.deeper(&block),
+            Err(why) => {
+                self.note(format!("`{name}` is not followed: {why}"));
+                Ok(false)
+            }
+        }
+    }
+
+    pub(super) fn set_arguments(&mut self, words: &[&str]) {
+        if let Some(arguments) = self.arguments.last_mut() {
+            *arguments = words.iter().map(|word| (*word).to_owned()).collect();
+        }
+    }
+
+    pub(super) fn shift(&mut self, counts: &[&str]) {
+        let count = counts.first().map_or(Ok(1), |count| count.parse()).unwrap_or(usize::MAX);
+        if let Some(arguments) = self.arguments.last_mut().filter(|arguments| count <= arguments.len()) {
+            arguments.drain(..count);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! GRUB's `test` and `[`: comparisons are joined from left to right, and two side by side must both hold.
+
+use super::{Run, Stop, TEST_WORDS};
+
+impl Run<'_> {
+    pub(super) fn test(&mut self, words: &[&str]) -> Result<bool, Stop> {
+        if words.len() > TEST_WORDS {
+            return Err("it compares too many words".into());
+        }
+        Ok(self.terms(words)?.0)
+    }
+
+    /// Whether the words hold up to the end or a closing parenthesis, and the words behind it. There are few words, and so few
+    /// parentheses within each other.
+    fn terms<'w, 't>(&mut self, mut words: &'w [&'t str]) -> Result<(bool, &'w [&'t str]), Stop> {
+        let (mut any, mut all, mut inverted) = (false, true, false);
+        while let Some((word, behind)) = words.split_first() {
+            if let Some((holds, rest)) = self.comparison(words)? {
+                all &= holds != std::mem::take(&mut inverted);
+                words = rest;
+                continue;
+            }
+            words = behind;
+            match *word {
+                ")" => break,
+                "(" => {
+                    let (holds, rest) = self.terms(words)?;
+                    all &= holds != std::mem::take(&mut inverted);
+                    words = rest;
+                }
+                "!" => inverted = !inverted,
+                "-a" => {}
+                "-o" => (any, all) = (any || all, true),
+                word => all &= word.is_empty() == std::mem::take(&mut inverted),
+            }
+        }
+        Ok((any || all, words))
+    }
+
+    /// A comparison at the front and the words behind it.
+    fn comparison<'w, 't>(&mut self, words: &'w [&'t str]) -> Result<Option<(bool, &'w [&'t str])>, Stop> {
+        if let [one, sign, other, rest @ ..] = words {
+            if let Some(holds) = self.pair(one, sign, other) {
+                return Ok(Some((holds, rest)));
+            }
+        }
+        let [sign, value, rest @ ..] = words else { return Ok(None) };
+        let holds = match *sign {
+            "-s" => self.size(value)?.is_some_and(|size| size > 0),
+            "-f" => self.size(value)?.is_some(),
+            "-d" => self.is_folder(value)?,
+            "-e" => self.size(value)?.is_some() || self.is_folder(value)?,
+            "-n" => !value.is_empty(),
+            "-z" => value.is_empty(),
+            _ => return Ok(None),
+        };
+        Ok(Some((holds, rest)))
+    }
+
+    fn pair(&mut self, one: &str, sign: &str, other: &str) -> Option<bool> {
+        let numbers = (number(one), number(other));
+        // What stands in front of a number counts for nothing here.
+        let behind = |text: &str| number(text.trim_start_matches(|sign: char| !sign.is_ascii_digit()));
+        Some(match sign {
+            "=" | "==" => one == other,
+            "!=" => one != other,
+            "<" => one < other,
+            "<=" => one <= other,
+            ">" => one > other,
+            ">=" => one >= other,
+            "-eq" => numbers.0 == numbers.1,
+            "-ne" => numbers.0 != numbers.1,
+            "-lt" => numbers.0 < numbers.1,
+            "-le" => numbers.0 <= numbers.1,
+            "-gt" => numbers.0 > numbers.1,
+            "-ge" => numbers.0 >= numbers.1,
+            "-pgt" => behind(one) > behind(other),
+            "-plt" => behind(one) < behind(other),
+            _ if sign.starts_with("-nt") || sign.starts_with("-ot") => {
+                self.note(format!(
+                    "the comparison `{sign}` of two files' times is not known here and counts as false"
+                ));
+                false
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// A number in the notations of C, up to the first sign that is none of it; 0 for what is no number.
+fn number(text: &str) -> i64 {
+    let text = text.trim_start();
+    let (text, sign) = text.strip_prefix('-').map_or((text, 1), |text| (text, -1));
+    let (text, base) = match text.strip_prefix("0x") {
+        Some(hex) => (hex, 16),
+        None if text.starts_with('0') => (text, 8),
+        None => (text, 10),
+    };
+    let end = text.find(|sign: char| !sign.is_digit(base)).unwrap_or(text.len());
+    i64::from_str_radix(text.get(..end).unwrap_or_default(), base).map_or(0, |number| sign * number)
+}
