@@ -39,9 +39,9 @@ pub(super) fn functions(
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
     placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
-    let balloon = Balloon::new("balloon0", &blueprint.backends.balloon).map_err(StartError::Descriptors)?;
+    let balloon = Balloon::new("balloon0", &blueprint.resources.balloon).map_err(StartError::Descriptors)?;
     placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
-    let ports = blueprint.backends.ports.iter();
+    let ports = blueprint.resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
     let console = blueprint.supplies.streams.iter().try_fold(console, |console, stream| {
@@ -72,7 +72,7 @@ fn network(
 
 fn disk(index: usize, blueprint: &Blueprint, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
-    let (Some(spec), Some(file)) = (blueprint.spec.disk.get(index), blueprint.backends.disks.get(index))
+    let (Some(spec), Some(file)) = (blueprint.spec.disk.get(index), blueprint.resources.disks.get(index))
     else {
         return Err(missing);
     };

@@ -4,7 +4,6 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
-mod backends;
 mod board;
 mod boot_once;
 mod cmdline;
@@ -19,6 +18,7 @@ pub(crate) mod files;
 mod gate;
 mod loader;
 mod pci;
+mod resources;
 mod stats;
 mod supervisor;
 pub(crate) mod supplies;
@@ -44,11 +44,11 @@ use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
 use virtio::worker::STACK;
 
-use backends::Backends;
 use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread, Scrollback};
 use events::Publisher;
 use pci::MakeFunctions;
+use resources::Resources;
 use supervisor::{Orders, supervise};
 use supplies::{AboutToRun, Supplies};
 
@@ -198,13 +198,13 @@ impl Machine {
         let input = ConsoleInput::new(console.clone());
         let (queue, said) = (console.output.clone(), Arc::<Scrollback>::default());
         let spec = spec.clone().settled()?;
-        let backends = Backends::open(&spec)?;
-        let (balloon, mem) = (backends.balloon.clone(), spec.mem());
+        let resources = Resources::open(&spec, supplies.initrd.as_ref())?;
+        let (balloon, mem) = (resources.balloon.clone(), spec.mem());
         let (publisher, orders) = (Publisher::default(), Arc::<Orders>::default());
         let blueprint = Blueprint {
             spec,
             console,
-            backends,
+            resources,
             supplies,
             publisher: publisher.clone(),
             orders: orders.clone(),

@@ -18,7 +18,7 @@ use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
 use crate::machine::StartError;
-use crate::machine::files::BootFiles;
+use crate::machine::files::{BootFiles, NamedFiles};
 use crate::machine::supplies::Image;
 use crate::spec::Spec;
 
@@ -136,7 +136,7 @@ pub(super) fn check_with(
     // What is named is looked at first: here there is more to say of a file that cannot be had.
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
-    let files = BootFiles::find_with(spec, made, None)?;
+    let files = BootFiles::find_with(spec, &NamedFiles::open(spec, made)?, Vec::new())?;
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
     warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));

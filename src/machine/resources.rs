@@ -1,0 +1,54 @@
+//! What the host lends a machine for all its boots: opened and locked before the first boot and before any thread of the
+//! machine exists, given back after the last.
+
+use std::sync::Arc;
+
+use virtio::balloon::BalloonControl;
+
+use super::StartError;
+use super::files::NamedFiles;
+use super::supplies::Image;
+use crate::host::disk::{Access, DiskError, DiskFile};
+use crate::host::ports::PortSocket;
+use crate::image;
+use crate::spec::{DiskSpec, Spec};
+
+/// Descriptors of the host that every boot of a machine uses.
+#[derive(Debug)]
+pub(super) struct Resources {
+    /// Locked; in the order of the spec.
+    pub(super) disks: Vec<Arc<DiskFile>>,
+    /// The kernel and the initrd, as far as the spec names them.
+    pub(super) files: NamedFiles,
+    /// In the order of the spec.
+    pub(super) ports: Vec<PortSocket>,
+    pub(super) balloon: BalloonControl,
+}
+
+impl Resources {
+    /// Opens everything that `spec` names; `initrd` was made for the machine and replaces the one of the spec.
+    pub(super) fn open(spec: &Spec, initrd: Option<&Arc<dyn Image>>) -> Result<Self, StartError> {
+        let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
+        let disks = spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new));
+        Ok(Resources {
+            disks: disks.collect::<Result<_, _>>()?,
+            files: NamedFiles::open(spec, initrd)?,
+            ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
+            balloon: BalloonControl::new(balloon),
+        })
+    }
+
+    /// The disks, to look for what the machine boots.
+    pub(super) fn readers(&self) -> Result<Vec<image::DiskFile>, StartError> {
+        let readers = self.disks.iter().map(|disk| {
+            let (file, len, sector) = disk.reader().map_err(StartError::Descriptors)?;
+            Ok(image::DiskFile { file, len, sector })
+        });
+        readers.collect()
+    }
+}
+
+/// Opens a disk as its spec wants it.
+pub(super) fn open_disk(disk: &DiskSpec) -> Result<DiskFile, DiskError> {
+    DiskFile::open(&disk.path, Access { read_only: disk.read_only, direct: disk.direct })
+}
