@@ -19,7 +19,7 @@ use super::boot_once::Blueprint;
 use super::pci::{Placed, host_bridge, slot};
 use super::stats::Counted;
 use crate::host::disk::{EngineKind, make_engine};
-use crate::host::tap::Tap;
+use crate::host::tap::{Tap, TapBackend};
 use crate::spec::{DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
@@ -30,8 +30,9 @@ pub(super) fn functions(
 ) -> Result<Vec<Placed>, StartError> {
     let spec = &blueprint.spec;
     let mut placed = vec![host_bridge()?];
-    for (index, (tap, slot)) in spec.tap.iter().zip(slots::NETWORK).enumerate() {
-        placed.push(network(index, tap, slot, spec.cpus().get(), platform)?);
+    let taps = spec.tap.iter().zip(&blueprint.resources.taps);
+    for (index, ((tap, opened), slot)) in taps.zip(slots::NETWORK).enumerate() {
+        placed.push(network(index, tap, opened, slot, spec.cpus().get(), platform)?);
     }
     for (index, slot) in (0..spec.disk.len()).zip(slots::DISK) {
         placed.push(disk(index, blueprint, slot, platform)?);
@@ -54,13 +55,14 @@ pub(super) fn functions(
 fn network(
     index: usize,
     spec: &TapSpec,
+    tap: &Arc<Tap>,
     slot: u8,
     cpus: u32,
     platform: &Platform,
 ) -> Result<Placed, StartError> {
     let name = format!("net{index}");
     let queues = u16::try_from(cpus).unwrap_or(u16::MAX);
-    let tap = Tap::open(spec.name.as_str(), queues)?;
+    let tap = TapBackend::new(tap.clone())?;
     if let Some(warning) = tap.warning() {
         log::warn!("{warning}");
     }

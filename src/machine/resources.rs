@@ -10,6 +10,7 @@ use super::files::NamedFiles;
 use super::supplies::Image;
 use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
+use crate::host::tap::Tap;
 use crate::image;
 use crate::spec::{DiskSpec, Spec};
 
@@ -18,6 +19,8 @@ use crate::spec::{DiskSpec, Spec};
 pub(super) struct Resources {
     /// Locked; in the order of the spec.
     pub(super) disks: Vec<Arc<DiskFile>>,
+    /// In the order of the spec.
+    pub(super) taps: Vec<Arc<Tap>>,
     /// The kernel and the initrd, as far as the spec names them.
     pub(super) files: NamedFiles,
     /// In the order of the spec.
@@ -30,9 +33,12 @@ impl Resources {
     pub(super) fn open(spec: &Spec, initrd: Option<&Arc<dyn Image>>) -> Result<Self, StartError> {
         let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
         let disks = spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new));
+        let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
+        let taps = spec.tap.iter().map(|tap| Tap::open(tap.name.as_str(), queues).map(Arc::new));
         Ok(Resources {
             disks: disks.collect::<Result<_, _>>()?,
             files: NamedFiles::open(spec, initrd)?,
+            taps: taps.collect::<Result<_, _>>()?,
             ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(balloon),
         })
