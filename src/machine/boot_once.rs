@@ -202,7 +202,7 @@ fn assemble(
     gate: &Arc<Gate>,
 ) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
-    let vm = Vm::new(&memory.slots())?;
+    let vm = Vm::new(&blueprint.resources.kvm, &memory.slots())?;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });

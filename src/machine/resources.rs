@@ -12,6 +12,7 @@ use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
 use crate::host::tap::Tap;
 use crate::image;
+use crate::kvm::KvmDevice;
 use crate::spec::{DiskSpec, Spec};
 
 /// Descriptors of the host that every boot of a machine uses.
@@ -23,6 +24,7 @@ pub(super) struct Resources {
     pub(super) taps: Vec<Arc<Tap>>,
     /// The kernel and the initrd, as far as the spec names them.
     pub(super) files: NamedFiles,
+    pub(super) kvm: Arc<KvmDevice>,
     /// In the order of the spec.
     pub(super) ports: Vec<PortSocket>,
     pub(super) balloon: BalloonControl,
@@ -38,6 +40,7 @@ impl Resources {
         Ok(Resources {
             disks: disks.collect::<Result<_, _>>()?,
             files: NamedFiles::open(spec, initrd)?,
+            kvm: Arc::new(KvmDevice::open()?),
             taps: taps.collect::<Result<_, _>>()?,
             ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(balloon),

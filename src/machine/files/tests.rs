@@ -211,8 +211,8 @@ fn open_files_are_those_that_were_there_then() {
     let bench = Bench::new(&[0; 4096]);
     let spec = Spec::new(bench.path("vmlinuz")).with_initrd(bench.path("own.img"));
     let named = NamedFiles::open(&spec, None).unwrap();
-    for name in ["vmlinuz", "own.img"] {
-        fs::write(bench.path("other"), bzimage("9.9.9-other")).unwrap();
+    for (name, other) in [("vmlinuz", bzimage("9.9.9-other")), ("own.img", b"other initrd".into())] {
+        fs::write(bench.path("other"), other).unwrap();
         fs::rename(bench.path("other"), bench.path(name)).unwrap();
     }
     let files = BootFiles::find_with(&spec, &named, Vec::new()).unwrap();
