@@ -47,6 +47,7 @@ use virtio::worker::STACK;
 use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread, Scrollback};
 use events::Publisher;
+use files::NamedFiles;
 use pci::MakeFunctions;
 use resources::Resources;
 use supervisor::{Orders, supervise};
@@ -146,6 +147,13 @@ impl MachineBuilder {
         self
     }
 
+    /// Boots these files, which were opened for the same spec.
+    #[must_use]
+    pub(crate) fn files(mut self, files: NamedFiles) -> Self {
+        self.supplies.files = Some(files);
+        self
+    }
+
     /// Has `call` made once, when the machine is made and its guest has not begun to run.
     #[must_use]
     pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
@@ -198,7 +206,7 @@ impl Machine {
         let input = ConsoleInput::new(console.clone());
         let (queue, said) = (console.output.clone(), Arc::<Scrollback>::default());
         let spec = spec.clone().settled()?;
-        let resources = Resources::open(&spec, supplies.initrd.as_ref())?;
+        let resources = Resources::open(&spec, supplies.files.as_ref())?;
         let (balloon, mem) = (resources.balloon.clone(), spec.mem());
         let (publisher, orders) = (Publisher::default(), Arc::<Orders>::default());
         let blueprint = Blueprint {

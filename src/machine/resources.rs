@@ -7,7 +7,6 @@ use virtio::balloon::BalloonControl;
 
 use super::StartError;
 use super::files::NamedFiles;
-use super::supplies::Image;
 use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
 use crate::host::tap::Tap;
@@ -31,15 +30,15 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// Opens everything that `spec` names; `initrd` was made for the machine and replaces the one of the spec.
-    pub(super) fn open(spec: &Spec, initrd: Option<&Arc<dyn Image>>) -> Result<Self, StartError> {
+    /// Opens everything that `spec` names; of the kernel and the initrd what is not in `files`.
+    pub(super) fn open(spec: &Spec, files: Option<&NamedFiles>) -> Result<Self, StartError> {
         let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
         let disks = spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new));
         let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
         let taps = spec.tap.iter().map(|tap| Tap::open(tap.name.as_str(), queues).map(Arc::new));
         Ok(Resources {
             disks: disks.collect::<Result<_, _>>()?,
-            files: NamedFiles::open(spec, initrd)?,
+            files: files.map_or_else(|| NamedFiles::open(spec, None), |files| Ok(files.clone()))?,
             kvm: Arc::new(KvmDevice::open()?),
             taps: taps.collect::<Result<_, _>>()?,
             ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
