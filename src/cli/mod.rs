@@ -82,7 +82,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
             Err(error) => warnings.push(error.to_string()),
         }
     }
-    let cleared = match preflight::check(spec, &Host::here()) {
+    let preflight::Cleared { named, files, warnings: more } = match preflight::check(spec, &Host::here()) {
         Ok(cleared) => cleared,
         Err(error) => return complain(&error, error.status()),
     };
@@ -91,8 +91,9 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
         Err(error) => return complain(&error, Status::Failed),
     };
     let keys = if detached { Keys::None } else { Keys::here() };
-    let banner = Banner { spec, files: &cleared.files, keys }.to_string();
-    warnings.extend(cleared.warnings.iter().map(ToString::to_string));
+    let banner = Banner { spec, files: &files, keys }.to_string();
+    drop(files);
+    warnings.extend(more.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(NAMELESS.to_owned());
     }
@@ -101,7 +102,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
     }
     logger::install();
     let service = service.of(&banner);
-    session::run(spec, service, move || {
+    session::run(spec, named, service, move || {
         report::say(&banner);
         for warning in warnings {
             report::say_as(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));

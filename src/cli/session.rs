@@ -17,6 +17,7 @@ use crate::control::{Claim, ControlServer, Ending, Running};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{GiveBack, Terminal};
+use crate::machine::files::NamedFiles;
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
@@ -48,8 +49,14 @@ struct Session {
 }
 
 /// Runs the machine until it ends. `introduce` says what it is made of, once nothing keeps it from running.
-pub(super) fn run(spec: &Spec, service: Service, introduce: impl FnOnce() + Send + 'static) -> Status {
-    match start(spec, service, introduce) {
+/// `files` are the open files of the spec.
+pub(super) fn run(
+    spec: &Spec,
+    files: NamedFiles,
+    service: Service,
+    introduce: impl FnOnce() + Send + 'static,
+) -> Status {
+    match start(spec, files, service, introduce) {
         Ok((machine, session, control)) => {
             let terminal = GiveBack(session.terminal.clone());
             let runs = session.service.runs();
@@ -80,6 +87,7 @@ type Started = (Machine, Session, Option<ControlServer>);
 
 fn start(
     spec: &Spec,
+    files: NamedFiles,
     service: Service,
     introduce: impl FnOnce() + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
@@ -102,7 +110,7 @@ fn start(
         }
         Ok(())
     };
-    let (builder, lost) = (Machine::builder(spec).about_to_run(about_to_run), Lost::default());
+    let (builder, lost) = (Machine::builder(spec).files(files).about_to_run(about_to_run), Lost::default());
     let output = || ConsoleOutput::new(Output::standard(), lost.clone());
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let service = Arc::new(service);

@@ -21,7 +21,7 @@ mod vm;
 
 pub(crate) use posture::Posture;
 pub(crate) use probe::{KvmFacts, probe};
-pub(crate) use vm::{Vcpus, Vm};
+pub(crate) use vm::{KvmDevice, Vcpus, Vm};
 
 use std::io;
 

@@ -19,10 +19,22 @@ use super::memory::Slot;
 use super::vcpu::Vcpu;
 use super::{KvmError, call, msrs};
 
+/// /dev/kvm, open.
+#[derive(Debug)]
+pub(crate) struct KvmDevice(Kvm);
+
+impl KvmDevice {
+    pub(crate) fn open() -> Result<Self, KvmError> {
+        let kvm = Kvm::new();
+        kvm.map(KvmDevice)
+            .map_err(|error| KvmError::Open { source: std::io::Error::from_raw_os_error(error.errno()) })
+    }
+}
+
 /// A KVM virtual machine.
 #[derive(Debug)]
 pub(crate) struct Vm {
-    kvm: Kvm,
+    device: Arc<KvmDevice>,
     fd: Arc<VmFd>,
 }
 
@@ -38,9 +50,8 @@ impl Vm {
     /// Makes the VM with all its memory.
     ///
     /// The caller keeps the memory behind `slots` mapped for as long as the VM lives.
-    pub(crate) fn new(slots: &[Slot]) -> Result<Self, KvmError> {
-        let kvm = open()?;
-        let fd = create_vm(&kvm).map_err(call("make a virtual machine"))?;
+    pub(crate) fn new(device: &Arc<KvmDevice>, slots: &[Slot]) -> Result<Self, KvmError> {
+        let fd = create_vm(&device.0).map_err(call("make a virtual machine"))?;
         for (slot, region) in (0u32..).zip(slots) {
             let region = kvm_userspace_memory_region {
                 slot,
@@ -58,12 +69,12 @@ impl Vm {
             // memory map is one table.
             unsafe { fd.set_user_memory_region(region) }.map_err(call(what))?;
         }
-        Ok(Vm { kvm, fd: Arc::new(fd) })
+        Ok(Vm { device: device.clone(), fd: Arc::new(fd) })
     }
 
     /// Adds the interrupt controller and the vCPUs; vCPU `n` has the APIC id `n`.
     pub(crate) fn add_vcpus(&self, cpus: u32) -> Result<Vcpus, KvmError> {
-        let mut cpuid = CpuidTemplate::new(&self.kvm, cpus)?;
+        let mut cpuid = CpuidTemplate::new(&self.device.0, cpus)?;
         if cpuid.is_intel() {
             // Only Intel hosts without "unrestricted guest" use it, and there it must be set before any vCPU.
             let address = usize::try_from(boot::layout::KVM_TSS).map_err(|_| KvmError::Missing("64 bits"))?;
@@ -108,7 +119,7 @@ impl Vm {
 
     /// Asked only for several vCPUs: one always fits, and each question is a system call on the way to the guest.
     fn check_cpus(&self, asked: u32) -> Result<(), KvmError> {
-        let max = u32::try_from(self.kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        let max = u32::try_from(self.device.0.get_max_vcpus()).unwrap_or(u32::MAX);
         if asked > max { Err(KvmError::TooManyCpus { asked, max }) } else { Ok(()) }
     }
 
@@ -138,10 +149,6 @@ fn until_uninterrupted<T>(
             done => return done,
         }
     }
-}
-
-fn open() -> Result<Kvm, KvmError> {
-    Kvm::new().map_err(|error| KvmError::Open { source: std::io::Error::from_raw_os_error(error.errno()) })
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use virtio::balloon::BalloonControl;
 use virtio::worker::STACK;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::backends::Backends;
 use super::board::{Board, pci_window, reset_code};
 use super::console::Console;
 use super::ends::{Activity, Watch, panic_timeout};
@@ -22,6 +21,7 @@ use super::files::BootFiles;
 use super::gate::Gate;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
+use super::resources::Resources;
 use super::stats::{Counted, MemoryStats, Stats};
 use super::supervisor::{Event, Orders};
 use super::supplies::Supplies;
@@ -37,7 +37,7 @@ use crate::spec::Spec;
 pub(super) struct Blueprint {
     pub(super) spec: Spec,
     pub(super) console: Console,
-    pub(super) backends: Backends,
+    pub(super) resources: Resources,
     pub(super) supplies: Supplies,
     /// Who hears what happens.
     pub(super) publisher: Publisher,
@@ -111,7 +111,7 @@ impl Boot {
             vcpus: threads,
             _vm: vm,
             memory,
-            balloon: blueprint.backends.balloon.clone(),
+            balloon: blueprint.resources.balloon.clone(),
         })
     }
 
@@ -202,7 +202,7 @@ fn assemble(
     gate: &Arc<Gate>,
 ) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
-    let vm = Vm::new(&memory.slots())?;
+    let vm = Vm::new(&blueprint.resources.kvm, &memory.slots())?;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
@@ -222,11 +222,9 @@ fn assemble(
 
 /// Decides where everything goes, from the files' headers; and `panic=` of the command line.
 fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
-    let BootFiles { kernel, headers, initrd, cmdline, .. } = BootFiles::find_with(
-        &blueprint.spec,
-        blueprint.supplies.initrd.as_ref(),
-        blueprint.backends.first_disk()?,
-    )?;
+    let Blueprint { spec, resources, .. } = blueprint;
+    let BootFiles { kernel, headers, initrd, cmdline, .. } =
+        BootFiles::find_with(spec, &resources.files, resources.readers()?)?;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),

@@ -19,7 +19,7 @@ use super::boot_once::Blueprint;
 use super::pci::{Placed, host_bridge, slot};
 use super::stats::Counted;
 use crate::host::disk::{EngineKind, make_engine};
-use crate::host::tap::Tap;
+use crate::host::tap::{Tap, TapBackend};
 use crate::spec::{DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
@@ -30,8 +30,9 @@ pub(super) fn functions(
 ) -> Result<Vec<Placed>, StartError> {
     let spec = &blueprint.spec;
     let mut placed = vec![host_bridge()?];
-    for (index, (tap, slot)) in spec.tap.iter().zip(slots::NETWORK).enumerate() {
-        placed.push(network(index, tap, slot, spec.cpus().get(), platform)?);
+    let taps = spec.tap.iter().zip(&blueprint.resources.taps);
+    for (index, ((tap, opened), slot)) in taps.zip(slots::NETWORK).enumerate() {
+        placed.push(network(index, tap, opened, slot, spec.cpus().get(), platform)?);
     }
     for (index, slot) in (0..spec.disk.len()).zip(slots::DISK) {
         placed.push(disk(index, blueprint, slot, platform)?);
@@ -39,9 +40,9 @@ pub(super) fn functions(
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
     placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
-    let balloon = Balloon::new("balloon0", &blueprint.backends.balloon).map_err(StartError::Descriptors)?;
+    let balloon = Balloon::new("balloon0", &blueprint.resources.balloon).map_err(StartError::Descriptors)?;
     placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
-    let ports = blueprint.backends.ports.iter();
+    let ports = blueprint.resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
     let console = blueprint.supplies.streams.iter().try_fold(console, |console, stream| {
@@ -54,13 +55,14 @@ pub(super) fn functions(
 fn network(
     index: usize,
     spec: &TapSpec,
+    tap: &Arc<Tap>,
     slot: u8,
     cpus: u32,
     platform: &Platform,
 ) -> Result<Placed, StartError> {
     let name = format!("net{index}");
     let queues = u16::try_from(cpus).unwrap_or(u16::MAX);
-    let tap = Tap::open(spec.name.as_str(), queues)?;
+    let tap = TapBackend::new(tap.clone())?;
     if let Some(warning) = tap.warning() {
         log::warn!("{warning}");
     }
@@ -72,7 +74,7 @@ fn network(
 
 fn disk(index: usize, blueprint: &Blueprint, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
-    let (Some(spec), Some(file)) = (blueprint.spec.disk.get(index), blueprint.backends.disks.get(index))
+    let (Some(spec), Some(file)) = (blueprint.spec.disk.get(index), blueprint.resources.disks.get(index))
     else {
         return Err(missing);
     };

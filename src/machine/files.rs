@@ -1,10 +1,14 @@
 //! What a machine boots from: the kernel and the initrd that the spec names, or those on its first disk, and the command
-//! line that goes with them. Looked for anew at each boot, so that a guest that has upgraded its kernel boots the new one.
+//! line that goes with them. The disk is searched anew at each boot, so that a guest that has upgraded its kernel boots the
+//! new one; files of the host are opened once.
+
+mod named;
+
+pub(crate) use named::NamedFiles;
 
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,15 +19,15 @@ use boot::plan::Load;
 use boot::read::ReadAt;
 
 use super::StartError;
-use super::backends::open_disk;
 use super::cmdline::{self, Line, Said};
 use super::loader::Origin;
+use super::resources::open_disk;
 use super::supplies::Image;
 use crate::image::{
     Budget, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
     Wanted, explore,
 };
-use crate::spec::{self, Spec, SpecError};
+use crate::spec::{Spec, SpecError};
 
 /// A file to boot from.
 #[derive(Debug, Clone)]
@@ -55,21 +59,22 @@ pub(crate) struct BootFiles {
 }
 
 impl BootFiles {
-    /// Finds them for this machine, opening its first disk if that has to be looked at.
+    /// Finds them for this machine, opening its files and its disks.
     pub(crate) fn find(spec: &Spec) -> Result<Self, StartError> {
-        Self::find_with(spec, None, None)
+        Self::find_with(spec, &NamedFiles::open(spec, None)?, Vec::new())
     }
 
-    /// The same, with an initrd that was made for this machine, if there is one; `first` is the first disk as the machine
-    /// has it, wherever its path leads by now.
+    /// The same for a machine that has its files open. `disks` are its disks, wherever their paths lead by now; without any,
+    /// those that are needed are opened.
     pub(crate) fn find_with(
         spec: &Spec,
-        made: Option<&Arc<dyn Image>>,
-        first: Option<DiskFile>,
+        named: &NamedFiles,
+        disks: Vec<DiskFile>,
     ) -> Result<Self, StartError> {
-        let given = spec.kernel.as_deref().map(|path| parse(open("kernel", path)?)).transpose()?;
+        let made = named.made_initrd();
+        let given = named.kernel.clone().map(parse).transpose()?;
         let release = match &given {
-            Some((file, kernel)) if made.is_none() && spec.initrd.is_none() && !spec.disk.is_empty() => {
+            Some((file, kernel)) if !made && spec.initrd.is_none() && !spec.disk.is_empty() => {
                 release_of(file, kernel)
             }
             _ => None,
@@ -79,16 +84,15 @@ impl BootFiles {
             (Some(_), Some(release)) => Wanted::Initrd(release),
             (Some(_), None) => Wanted::Nothing,
         };
-        let mut disk = Looked::over(spec, first, wanted)?;
+        let mut disk = Looked::over(spec, disks, wanted)?;
         let (kernel, headers) = match (given, disk.take(|found| found.kernel.take(), KERNEL)?) {
             (Some(given), _) => given,
             (None, Some(kernel)) => parse(kernel)?,
             (None, None) => return Err(disk.nothing().into()),
         };
-        let initrd = match (made, &spec.initrd) {
-            (Some(made), _) => Some(BootFile::made("initrd", made)),
-            (None, Some(spec::Initrd::None)) => None,
-            (None, Some(spec::Initrd::File(path))) => Some(open("initrd", path)?),
+        let initrd = match (&named.initrd, &spec.initrd) {
+            (Some(named), _) => Some(named.clone()),
+            (None, Some(_)) => None,
             (None, None) => disk.take(|found| found.initrd.take(), INITRD)?,
         };
         let initrd = match initrd {
@@ -112,7 +116,7 @@ impl BootFiles {
         let mut warnings = warnings(spec, &line, &disk.survey, twins, unknown);
         warnings.extend(notes);
         // A kernel from here may have its root anywhere; one from the disk shall not start to find none.
-        if made.is_none() && spec.kernel.is_none() && line.root.is_none() {
+        if !made && spec.kernel.is_none() && line.root.is_none() {
             return Err(ImageError::NoRoot { path: disk.path, looked }.into());
         }
         Ok(BootFiles {
@@ -138,6 +142,8 @@ const INITRD: FileLimit = ("initrd", INITRD_MAX);
 struct Looked {
     path: PathBuf,
     file: Option<Arc<File>>,
+    /// The others as the machine has them, if it does.
+    others: Vec<DiskFile>,
     found: Explored,
     survey: Survey,
     /// What may still be done on the machine's disks.
@@ -198,15 +204,18 @@ impl Looked {
 
     /// Whether another disk of the machine is a copy of the first.
     fn has_twin(&self, spec: &Spec) -> bool {
-        spec.disk.iter().skip(1).any(|disk| {
-            let opened = DiskFile::open(&disk.path).ok();
-            let other = opened.and_then(|disk| Survey::of(&disk.disk(&self.budget)).ok());
+        let is_twin = |disk: &DiskFile| {
+            let other = Survey::of(&disk.disk(&self.budget)).ok();
             other.is_some_and(|other| self.survey.is_twin(&other))
+        };
+        spec.disk.iter().skip(1).enumerate().any(|(at, disk)| match self.others.get(at) {
+            Some(opened) => is_twin(opened),
+            None => DiskFile::open(&disk.path).is_ok_and(|opened| is_twin(&opened)),
         })
     }
 
     /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
-    fn over(spec: &Spec, opened: Option<DiskFile>, wanted: Wanted<'_>) -> Result<Self, StartError> {
+    fn over(spec: &Spec, opened: Vec<DiskFile>, wanted: Wanted<'_>) -> Result<Self, StartError> {
         let Some(first) = spec.disk.first() else {
             return match wanted {
                 Wanted::Kernel => Err(SpecError::NoKernel.into()),
@@ -214,7 +223,8 @@ impl Looked {
             };
         };
         let path = first.path.clone();
-        let disk = match opened.map_or_else(|| DiskFile::open(&path), Ok) {
+        let mut opened = opened.into_iter();
+        let disk = match opened.next().map_or_else(|| DiskFile::open(&path), Ok) {
             Ok(disk) => disk,
             Err(source) => {
                 // Whoever is to use it knows best what is wrong with it.
@@ -235,7 +245,8 @@ impl Looked {
             }
             Err(error) => Explored { looked: error.to_string(), ..Explored::default() },
         };
-        Ok(Looked { path, file: Some(Arc::new(disk.file)), found, survey, budget })
+        let (file, others) = (Some(Arc::new(disk.file)), opened.collect());
+        Ok(Looked { path, file, others, found, survey, budget })
     }
 
     /// Takes a file out of what was found.
@@ -283,13 +294,6 @@ pub(crate) fn shown(text: &str) -> String {
 fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {
     let kernel = Kernel::parse(&file).map_err(|source| StartError::Kernel { path: file.name(), source })?;
     Ok((file, kernel))
-}
-
-fn open(what: &'static str, path: &Path) -> Result<BootFile, StartError> {
-    // The open of a pipe would wait for its other end; like this it is a file without bytes.
-    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = opened.map_err(|source| StartError::Open { what, path: path.to_owned(), source })?;
-    Ok(BootFile { path: path.to_owned(), origin: Origin::File(Arc::new(file)), inside: None })
 }
 
 impl BootFiles {

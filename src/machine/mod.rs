@@ -4,7 +4,6 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
-mod backends;
 mod board;
 mod boot_once;
 mod cmdline;
@@ -19,6 +18,7 @@ pub(crate) mod files;
 mod gate;
 mod loader;
 mod pci;
+mod resources;
 mod stats;
 mod supervisor;
 pub(crate) mod supplies;
@@ -44,11 +44,12 @@ use crate::spec::Spec;
 use virtio::balloon::BalloonControl;
 use virtio::worker::STACK;
 
-use backends::Backends;
 use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread, Scrollback};
 use events::Publisher;
+use files::NamedFiles;
 use pci::MakeFunctions;
+use resources::Resources;
 use supervisor::{Orders, supervise};
 use supplies::{AboutToRun, Supplies};
 
@@ -146,6 +147,13 @@ impl MachineBuilder {
         self
     }
 
+    /// Boots these files, which were opened for the same spec.
+    #[must_use]
+    pub(crate) fn files(mut self, files: NamedFiles) -> Self {
+        self.supplies.files = Some(files);
+        self
+    }
+
     /// Has `call` made once, when the machine is made and its guest has not begun to run.
     #[must_use]
     pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
@@ -198,13 +206,13 @@ impl Machine {
         let input = ConsoleInput::new(console.clone());
         let (queue, said) = (console.output.clone(), Arc::<Scrollback>::default());
         let spec = spec.clone().settled()?;
-        let backends = Backends::open(&spec)?;
-        let (balloon, mem) = (backends.balloon.clone(), spec.mem());
+        let resources = Resources::open(&spec, supplies.files.as_ref())?;
+        let (balloon, mem) = (resources.balloon.clone(), spec.mem());
         let (publisher, orders) = (Publisher::default(), Arc::<Orders>::default());
         let blueprint = Blueprint {
             spec,
             console,
-            backends,
+            resources,
             supplies,
             publisher: publisher.clone(),
             orders: orders.clone(),

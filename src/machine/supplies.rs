@@ -9,6 +9,7 @@ use devices::console::ByteQueue;
 use virtio::console::{Backend, Stream};
 
 use super::StartError;
+use super::files::NamedFiles;
 
 /// Something to boot from that is in no file; it is read as often as the machine boots.
 pub(crate) trait Image: ReadAt + Debug + Send + Sync {}
@@ -18,8 +19,8 @@ impl<T: ReadAt + Debug + Send + Sync> Image for T {}
 /// All of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Supplies {
-    /// In place of the initrd of the spec.
-    pub(crate) initrd: Option<Arc<dyn Image>>,
+    /// The kernel and the initrd of the spec where they are open already, as they were checked.
+    pub(crate) files: Option<NamedFiles>,
     /// Named ports whose other end is in this process.
     pub(crate) streams: Vec<StreamPort>,
     /// Called once, when everything is there and the guest is about to run for the first time.

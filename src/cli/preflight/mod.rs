@@ -18,13 +18,15 @@ use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
 use crate::machine::StartError;
-use crate::machine::files::BootFiles;
+use crate::machine::files::{BootFiles, NamedFiles};
 use crate::machine::supplies::Image;
 use crate::spec::Spec;
 
 /// A machine that may be started.
 #[derive(Debug)]
 pub(super) struct Cleared {
+    /// The files that the spec names. The machine gets these, so that it boots what was checked.
+    pub named: NamedFiles,
     /// What it boots from.
     pub files: BootFiles,
     /// What may surprise later.
@@ -136,7 +138,8 @@ pub(super) fn check_with(
     // What is named is looked at first: here there is more to say of a file that cannot be had.
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
-    let files = BootFiles::find_with(spec, made, None)?;
+    let named = NamedFiles::open(spec, made)?;
+    let files = BootFiles::find_with(spec, &named, Vec::new())?;
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
     warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));
@@ -170,7 +173,7 @@ pub(super) fn check_with(
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
     }
-    Ok(Cleared { files, warnings })
+    Ok(Cleared { named, files, warnings })
 }
 
 /// What to say of memory that may do, and may not.

@@ -57,7 +57,8 @@ impl Start {
         // What is shown of the console is shown; the machine keeps the last of it.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = news.send(News::Boots);
-        let supplies = Supplies { initrd: Some(initrd), streams: self.streams, ..Supplies::default() };
+        let files = Some(cleared.named);
+        let supplies = Supplies { files, streams: self.streams, ..Supplies::default() };
         let machine = Machine::start_supplied(&spec, shown, supplies)?;
         let subject = Arc::new(Running::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, subject)).transpose();

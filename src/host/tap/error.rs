@@ -69,6 +69,17 @@ pub enum TapError {
         /// The interface.
         name: String,
     },
+    /// It was removed while the machine had it.
+    #[error(
+        "{name} was removed while the machine used it; create it again, if it is not there (sudo ip tuntap add mode tap dev {name} \
+         {to} && sudo ip link set {name} up), then start the machine again"
+    )]
+    Removed {
+        /// The interface.
+        name: String,
+        /// `user ana` or `group kvm`.
+        to: String,
+    },
     /// The TUN driver is not there.
     #[error("/dev/net/tun is missing; load its driver: sudo modprobe tun")]
     DriverMissing,

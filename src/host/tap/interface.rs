@@ -21,7 +21,7 @@ const IFF_PERSIST: u32 = 0x0800;
 pub(super) const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
 /// What an interface has when nothing else is said.
-const USUAL_MTU: u16 = 1500;
+pub(super) const USUAL_MTU: u16 = 1500;
 
 /// An existing TAP, before it is opened.
 #[derive(Debug)]
@@ -69,15 +69,6 @@ impl Interface {
 
     pub(super) fn multi_queue(&self) -> bool {
         self.tun.multi_queue
-    }
-
-    /// Whether somebody has brought it up.
-    pub(super) fn is_up(&self) -> bool {
-        self.link.flags & IFF_UP != 0
-    }
-
-    pub(super) fn mtu(&self) -> u16 {
-        self.link.mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(USUAL_MTU)
     }
 
     /// Queues that are attached, ours and those of others.

@@ -1,4 +1,4 @@
-//! Whether the interface has a link, and a socket that says when to look again.
+//! What the kernel says of the interface now, and a socket that says when to look again.
 //!
 //! A routing socket reports changes of any interface; what it reports is not read, it only makes the interface be asked for
 //! again, by a socket that is kept open, so that a sandboxed process can go on.
@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::netlink::Netlink;
+use super::netlink::{Link, Netlink};
 
 /// Watches one interface.
 #[derive(Debug)]
@@ -14,32 +14,22 @@ pub(super) struct LinkWatch {
     questions: Netlink,
     changes: Netlink,
     index: u32,
-    up: bool,
 }
 
 impl LinkWatch {
     /// Watches the interface of this index. Needs no capability.
     pub(super) fn new(index: u32) -> io::Result<Self> {
-        let (questions, changes) = (Netlink::open(false)?, Netlink::open(true)?);
-        let mut watch = LinkWatch { questions, changes, index, up: false };
-        watch.refresh();
-        Ok(watch)
+        Ok(LinkWatch { questions: Netlink::open(false)?, changes: Netlink::open(true)?, index })
     }
 
-    /// Becomes readable when the link may have changed.
+    /// Becomes readable when the interface may have changed.
     pub(super) fn fd(&self) -> RawFd {
         self.changes.fd()
     }
 
-    /// Whether there was a link at the last look.
-    pub(super) fn is_up(&self) -> bool {
-        self.up
-    }
-
-    /// Looks again. An interface that is down or gone has no link.
-    pub(super) fn refresh(&mut self) {
+    /// Looks at the interface, and empties the socket first, so that no change after the look is missed. `None`: it is gone.
+    pub(super) fn look(&self) -> Option<Link> {
         self.changes.drain();
-        let link = self.questions.by_index(self.index).ok().flatten();
-        self.up = link.is_some_and(|link| link.carrier && link.flags & super::interface::IFF_UP != 0);
+        self.questions.by_index(self.index).ok().flatten()
     }
 }

@@ -9,11 +9,15 @@
 //! IFF_VNET_HDR, and with it checksum and segmentation offload, is had on *every* TAP, however it was created, and
 //! packet information (IFF_NO_PI) never gets in the way.
 //!
-//! Header size, byte order and offloads are the interface's and outlive the file: they are set at each opening, because
-//! whoever was there before may have left anything, and set back at the end, because whoever comes next may look at
+//! A machine opens its TAP once and keeps it for all its boots: closing the last queue drops the carrier, which restarts spanning tree
+//! on a bridge and lets another process take the TAP. Each boot uses it through a [`TapBackend`] of its own.
+//!
+//! Header size, byte order and offloads are the interface's and outlive the file: they are set for each boot, because the guest
+//! or the process before may have left anything, and set back at the end, because whoever comes next may look at
 //! none of them. The flag IFF_VNET_HDR stays behind: the next to attach says what it wants anyway, and setting
 //! it back would make the TAP busy for a moment after it seemed free.
 
+mod backend;
 mod error;
 mod holder;
 mod interface;
@@ -21,17 +25,18 @@ mod link;
 mod names;
 mod netlink;
 mod offload;
-mod queue;
 mod sys;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backend::TapBackend;
 pub use error::TapError;
 pub use holder::TapHolder;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use interface::Interface;
 use link::LinkWatch;
@@ -42,18 +47,17 @@ const MOST_QUEUES: u16 = 256;
 /// Where a host shows its interfaces, perhaps those of another network namespace.
 const SYS_CLASS_NET: &str = "/sys/class/net";
 
-/// An open TAP. Dropping it leaves the interface as one that was never used.
+/// An open TAP of a machine. Dropping it leaves the interface as one that was never used.
 #[derive(Debug)]
 pub(crate) struct Tap {
-    /// One open file a queue; only the first `enabled` are attached.
+    name: String,
+    /// One open file a queue.
     queues: Vec<File>,
-    enabled: usize,
+    /// How many of the queues are attached, from the first on.
+    enabled: Mutex<usize>,
+    /// What the host can do.
     offloads: virtio::net::Offloads,
-    mtu: u16,
-    /// What a user should know and need not mend.
-    warning: Option<TapWarning>,
     link: LinkWatch,
-    calls: queue::Calls,
 }
 
 /// Something that works, but not as its user will want it.
@@ -70,15 +74,14 @@ pub(crate) enum TapWarning {
 }
 
 impl Tap {
-    /// Opens the TAP called `name` with as many queues as it can have, `wanted` at most. One queue is enabled.
+    /// Opens the TAP called `name` with as many queues as it can have, `wanted` at most. One queue is attached.
     ///
     /// # Errors
     /// Each a sentence on what stands in the way, and the command that mends it.
     pub(crate) fn open(name: &str, wanted: u16) -> Result<Self, TapError> {
         let interface = Interface::find(name)?;
         let host = |doing| move |source| TapError::Host { name: name.to_owned(), doing, source };
-        // Before the state is read, so that no change after it is missed.
-        let mut link = LinkWatch::new(interface.index()).map_err(host("watch its link"))?;
+        let link = LinkWatch::new(interface.index()).map_err(host("watch its link"))?;
         let first = sys::open_tun()?;
         attach(&first, &interface)?;
         let mut queues = vec![first];
@@ -89,18 +92,21 @@ impl Tap {
             add_queues(&mut queues, &interface, wanted.clamp(1, MOST_QUEUES))?;
         }
         let offloads = match queues.first() {
-            Some(first) => sys::prepare(first).map_err(host("set it up"))?,
+            Some(first) => sys::best_offloads(first),
             None => virtio::net::Offloads::empty(),
         };
-        let warning = (!interface.is_up()).then(|| TapWarning::Down { name: name.to_owned() });
-        link.refresh();
-        let mtu = interface.mtu();
-        Ok(Tap { queues, enabled: 1, offloads, mtu, warning, link, calls: queue::Calls::default() })
+        Ok(Tap { name: name.to_owned(), queues, enabled: Mutex::new(1), offloads, link })
     }
 
-    /// What a user should know about it.
-    pub(crate) fn warning(&self) -> Option<&TapWarning> {
-        self.warning.as_ref()
+    /// Makes the TAP as it is after opening: our header, no offloads, one queue, and no frame that came for the guest before.
+    fn renew(&self) -> io::Result<()> {
+        let first = self.queue(0)?;
+        sys::set_header(first)?;
+        sys::set_offloads(first, virtio::net::Offloads::empty())?;
+        // The kernel empties a queue that it detaches.
+        self.enable(1)?;
+        sys::drain(first);
+        Ok(())
     }
 
     fn queue(&self, index: usize) -> io::Result<&File> {
@@ -112,17 +118,18 @@ impl Tap {
     }
 
     /// Attaches the first `count` queues and detaches the others: the host spreads flows over what is attached.
-    fn enable(&mut self, count: usize) -> io::Result<()> {
+    fn enable(&self, count: usize) -> io::Result<()> {
         if count == 0 || count > self.queues.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        while self.enabled < count {
-            sys::set_queue(self.queue(self.enabled)?, true)?;
-            self.enabled += 1;
+        let mut enabled = self.enabled.lock().unwrap_or_else(PoisonError::into_inner);
+        while *enabled < count {
+            sys::set_queue(self.queue(*enabled)?, true)?;
+            *enabled += 1;
         }
-        while self.enabled > count {
-            sys::set_queue(self.queue(self.enabled - 1)?, false)?;
-            self.enabled -= 1;
+        while *enabled > count {
+            sys::set_queue(self.queue(*enabled - 1)?, false)?;
+            *enabled -= 1;
         }
         Ok(())
     }

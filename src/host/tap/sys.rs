@@ -1,7 +1,7 @@
 //! The calls into the TUN driver (linux/if_tun.h). All of it works without a capability on a TAP of one's own.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -34,6 +34,8 @@ const IFF_VNET_HDR: u16 = 0x4000;
 
 /// Bytes of the header before each frame: virtio 1.3 §5.1.6, with `num_buffers`.
 const HEADER: libc::c_int = 12;
+/// A TAP keeps 500 or 1000 frames a queue, unless `ip link set txqueuelen` says more.
+const MOST_WAITING: usize = 16 << 10;
 /// What the driver starts with: the header of virtio 0.9, without `num_buffers`.
 const LEGACY_HEADER: libc::c_int = 10;
 
@@ -83,14 +85,31 @@ pub(super) fn attach(file: &File, name: &str, multi_queue: bool) -> io::Result<b
     Ok(is.flags & IFF_PERSIST != 0)
 }
 
-/// Sets what whoever was here before may have left: the header's size and byte order, and no offloads. Says which
-/// there could be.
-pub(super) fn prepare(file: &File) -> io::Result<Offloads> {
-    set_int(file, TUNSETVNETHDRSZ(), HEADER)?;
-    set_int(file, TUNSETVNETLE(), 1)?;
+/// The most that this kernel can do. It is set then.
+pub(super) fn best_offloads(file: &File) -> Offloads {
     let best = offload::LADDER.iter().find(|step| set_offloads(file, **step).is_ok());
-    set_offloads(file, Offloads::empty())?;
-    Ok(best.copied().unwrap_or(Offloads::empty()))
+    best.copied().unwrap_or(Offloads::empty())
+}
+
+/// Sets the header's size and byte order.
+pub(super) fn set_header(file: &File) -> io::Result<()> {
+    set_int(file, TUNSETVNETHDRSZ(), HEADER)?;
+    set_int(file, TUNSETVNETLE(), 1)
+}
+
+/// Takes the frames that wait in a queue, at most [`MOST_WAITING`]: on a busy network new ones come all the time.
+pub(super) fn drain(mut file: &File) {
+    // The rest of a frame that is longer is cut off.
+    let mut start = [0; 64];
+    for _ in 0..MOST_WAITING {
+        match file.read(&mut start) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A frame that the driver cannot describe in a header. It is gone, too.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 /// What frames may be handed over as.
@@ -106,7 +125,7 @@ pub(super) fn set_queue(file: &File, attached: bool) -> io::Result<()> {
     check(unsafe { ioctl_with_ref(file, TUNSETQUEUE(), &request) })
 }
 
-/// Puts back what [`prepare`] and [`set_offloads`] changed. What fails leaves the next user what any crash would.
+/// Puts back what [`set_header`] and [`set_offloads`] changed. What fails leaves the next user what any crash would.
 pub(super) fn leave(file: &File) {
     let _ = set_offloads(file, Offloads::empty());
     let _ = set_int(file, TUNSETVNETLE(), 0);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::ptr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use virtio::memory::{Memory, Segment};
@@ -87,8 +88,8 @@ fn says(interface: &str, what: &str) -> String {
     fs::read_to_string(format!("/sys/class/net/{interface}/{what}")).unwrap().trim().to_owned()
 }
 
-fn open(name: &str) -> Result<Tap, TapError> {
-    Tap::open(name, 4)
+fn open(name: &str) -> Result<TapBackend, TapError> {
+    TapBackend::new(Arc::new(Tap::open(name, 4)?))
 }
 
 fn refused(name: &str) -> String {
@@ -100,10 +101,10 @@ fn queues(interface: &str) -> usize {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("tx")).count()
 }
 
-fn readable(fd: RawFd) -> bool {
+fn readable(fd: RawFd, milliseconds: i32) -> bool {
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, valid across the call.
-    unsafe { libc::poll(&mut poll, 1, 2000) == 1 }
+    unsafe { libc::poll(&mut poll, 1, milliseconds) == 1 }
 }
 
 /// Every way that `ip tuntap add` makes a TAP, and whether it has several queues.
@@ -255,7 +256,7 @@ fn the_link_follows_the_interface() {
             [("up", true), ("carrier off", false), ("carrier on", true), ("down", false), ("up", true)]
         {
             run(&format!("ip link set t0 {command}"));
-            assert!(readable(tap.link_fd().unwrap()), "{command}");
+            assert!(readable(tap.link_fd().unwrap(), 2000), "{command}");
             let deadline = Instant::now() + Duration::from_secs(5);
             while tap.link_is_up() != up {
                 assert!(Instant::now() < deadline, "{command}");
@@ -282,14 +283,19 @@ fn segments(pieces: &[(u64, u32)]) -> Vec<Segment> {
 }
 
 /// The next frame at `tap`: its header and its length.
-fn receive(tap: &mut Tap, memory: &Memory, room: &[Segment], spill: &mut [u8]) -> ([u8; HEADER_LEN], usize) {
+fn receive(
+    tap: &mut TapBackend,
+    memory: &Memory,
+    room: &[Segment],
+    spill: &mut [u8],
+) -> ([u8; HEADER_LEN], usize) {
     let mut header = [0xff; HEADER_LEN];
     loop {
         match tap.receive(0, &mut header, memory, room, spill) {
             Ok(len) => return (header, len),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
-        assert!(readable(tap.fd(0).unwrap()), "no frame comes");
+        assert!(readable(tap.fd(0).unwrap(), 2000), "no frame comes");
     }
 }
 
@@ -353,6 +359,60 @@ fn a_large_segment_passes_uncut_to_a_guest_that_takes_it_and_cut_to_one_that_doe
         from.send(0, &header, &memory, &whole).unwrap();
         let (got, len) = receive(&mut to, &memory, &room, &mut []);
         assert_eq!((len, got[1]), (54 + 1448, 0));
+    });
+}
+
+#[test]
+fn a_boot_finds_nothing_of_the_boot_before_and_the_carrier_stays() {
+    for kind in ["", "multi_queue"] {
+        let make = format!(
+            "{BRIDGED}; ip link del t1; ip tuntap add mode tap dev t1 {kind}; ip link set t1 master b0 up"
+        );
+        alone(&make, As::Root, || {
+            let (mut from, tap) = (open("t0").unwrap(), Arc::new(Tap::open("t1", 4).unwrap()));
+            let (memory, _) = virtio::testing::memory(1 << 18);
+            let (header, frame) = large_segment(60_000);
+            memory.write_slice(&frame, GuestAddress(0)).unwrap();
+            let (whole, room) = (segments(&[(0, frame.len() as u32)]), segments(&[(0x20000, 0x20000)]));
+            let mut first = TapBackend::new(tap.clone()).unwrap();
+            let changes = says("t1", "carrier_changes");
+
+            let pairs = NetBackend::pairs(&first);
+            NetBackend::enable(&mut first, pairs).unwrap();
+            first.set_offloads(first.offloads()).unwrap();
+            from.send(0, &header, &memory, &whole).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while !(0..pairs).any(|pair| readable(first.fd(pair).unwrap(), 1)) {
+                assert!(Instant::now() < deadline, "{kind}: no frame comes");
+            }
+            drop(first);
+
+            let mut second = TapBackend::new(tap.clone()).unwrap();
+            assert_eq!(queues("t1"), 1, "{kind}");
+            let nothing = second.receive(0, &mut [0; HEADER_LEN], &memory, &room, &mut []).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock, "{kind}");
+            from.send(0, &header, &memory, &whole).unwrap();
+            let (got, len) = receive(&mut second, &memory, &room, &mut []);
+            assert_eq!((len, got[1]), (54 + 1448, 0), "{kind}: a large segment comes uncut");
+            NetBackend::enable(&mut second, pairs).unwrap();
+            assert_eq!((queues("t1"), says("t1", "carrier_changes")), (pairs.into(), changes), "{kind}");
+        });
+    }
+}
+
+#[test]
+fn a_boot_on_a_tap_that_was_removed_says_so_and_what_was_changed_is_seen() {
+    alone("ip tuntap add mode tap dev t0; ip link set t0 mtu 1400 up", As::Root, || {
+        let tap = Arc::new(Tap::open("t0", 1).unwrap());
+        let first = TapBackend::new(tap.clone()).unwrap();
+        assert!(first.warning().is_none() && NetBackend::mtu(&first) == 1400);
+        run("ip link set t0 mtu 1300 down");
+        let second = TapBackend::new(tap.clone()).unwrap();
+        assert!(second.warning().is_some() && NetBackend::mtu(&second) == 1300);
+        run("ip link del t0; ip tuntap add mode tap dev t0");
+        let removed = TapBackend::new(tap).unwrap_err();
+        assert!(matches!(removed, TapError::Removed { .. }), "{removed}");
+        assert!(removed.to_string().contains("t0 was removed while the machine used it"), "{removed}");
     });
 }
 

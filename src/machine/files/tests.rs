@@ -6,7 +6,7 @@ use std::fs;
 use super::*;
 use crate::cli::kernels::bzimage;
 use crate::image::testing::{LINUX, LVM, ext4, gpt};
-use crate::spec::DiskSpec;
+use crate::spec::{self, DiskSpec};
 
 const RELEASE: &str = "6.1.0-25-amd64";
 
@@ -203,6 +203,39 @@ fn root_of_two_copies_is_named_by_its_device() {
     fs::copy(bench.path("vm0.raw"), bench.path("copy.raw")).unwrap();
     let files = BootFiles::find(&bench.disk().with_disk(DiskSpec::new(bench.path("copy.raw")))).unwrap();
     assert!(files.cmdline.ends_with(" root=/dev/vda1 ro"), "{}", files.cmdline);
+    assert!(files.warnings[0].contains("copies of one"), "{:?}", files.warnings);
+}
+
+#[test]
+fn open_files_are_those_that_were_there_then() {
+    let bench = Bench::new(&[0; 4096]);
+    let spec = Spec::new(bench.path("vmlinuz")).with_initrd(bench.path("own.img"));
+    let named = NamedFiles::open(&spec, None).unwrap();
+    for (name, other) in [("vmlinuz", bzimage("9.9.9-other")), ("own.img", b"other initrd".into())] {
+        fs::write(bench.path("other"), other).unwrap();
+        fs::rename(bench.path("other"), bench.path(name)).unwrap();
+    }
+    let files = BootFiles::find_with(&spec, &named, Vec::new()).unwrap();
+    assert_eq!(
+        (files.release().unwrap(), content(&files.initrd.unwrap().0)),
+        (RELEASE.into(), b"own initrd".into())
+    );
+    assert_eq!(BootFiles::find(&spec).unwrap().release().unwrap(), "9.9.9-other");
+    fs::remove_file(bench.path("vmlinuz")).unwrap();
+    assert!(BootFiles::find(&spec).is_err());
+    assert_eq!(BootFiles::find_with(&spec, &named, Vec::new()).unwrap().release().unwrap(), RELEASE);
+}
+
+#[test]
+fn disks_that_are_open_are_searched_and_compared_wherever_their_paths_lead() {
+    let bench = Bench::new(&debian(RELEASE));
+    fs::copy(bench.path("vm0.raw"), bench.path("copy.raw")).unwrap();
+    let spec = bench.disk().with_disk(DiskSpec::new(bench.path("copy.raw")));
+    let disks = spec.disk.iter().map(|disk| DiskFile::open(&disk.path).unwrap()).collect();
+    fs::remove_file(bench.path("vm0.raw")).unwrap();
+    fs::remove_file(bench.path("copy.raw")).unwrap();
+    let files = BootFiles::find_with(&spec, &NamedFiles::default(), disks).unwrap();
+    assert_eq!(files.release().unwrap(), RELEASE);
     assert!(files.warnings[0].contains("copies of one"), "{:?}", files.warnings);
 }
 

@@ -1,22 +1,59 @@
-//! Frames between the TAP and guest memory: one system call each, nothing copied on the way.
+//! One boot's use of a TAP. Frames pass between the TAP and guest memory by one system call each, nothing copied on the way.
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use virtio::memory::{Memory, Segment};
 use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::GuestMemoryBackend;
 
-use super::{Tap, sys};
+use super::interface::{IFF_UP, USUAL_MTU};
+use super::names::Me;
+use super::{Tap, TapError, TapWarning, sys};
 
 /// Most pieces of a frame (UIO_MAXIOV), less our header and the spill.
 const MOST_PIECES: usize = 1022;
+
+/// The TAP as the network device of one boot has it. The machine keeps the [`Tap`]; one backend is used at a time.
+#[derive(Debug)]
+pub(crate) struct TapBackend {
+    tap: Arc<Tap>,
+    mtu: u16,
+    warning: Option<TapWarning>,
+    calls: Calls,
+}
+
+impl TapBackend {
+    /// Sets the TAP up for a boot: nothing is left of the boot before, neither settings nor frames.
+    ///
+    /// # Errors
+    /// The interface was removed, or the host refuses something.
+    pub(crate) fn new(tap: Arc<Tap>) -> Result<Self, TapError> {
+        tap.renew().map_err(|source| match source.raw_os_error() {
+            // Its files are attached to nothing.
+            Some(libc::EBADFD) => TapError::Removed { name: tap.name.clone(), to: Me::now().to_ip() },
+            _ => TapError::Host { name: tap.name.clone(), doing: "set it up", source },
+        })?;
+        // An interface that was moved to another network namespace is not seen from here, and serves.
+        let link = tap.link.look();
+        let down = link.as_ref().is_some_and(|link| link.flags & IFF_UP == 0);
+        let warning = down.then(|| TapWarning::Down { name: tap.name.clone() });
+        let mtu = link.and_then(|link| link.mtu).and_then(|mtu| u16::try_from(mtu).ok());
+        Ok(TapBackend { mtu: mtu.unwrap_or(USUAL_MTU), warning, calls: Calls::default(), tap })
+    }
+
+    /// What a user should know about it.
+    pub(crate) fn warning(&self) -> Option<&TapWarning> {
+        self.warning.as_ref()
+    }
+}
 
 /// The pieces of the call that is being prepared.
 ///
 /// Empty between calls, so that no pointer outlives the memory it is to; the room for them is kept.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+struct Calls {
     pieces: Vec<Piece>,
 }
 
@@ -73,13 +110,13 @@ impl Calls {
     }
 }
 
-impl NetBackend for Tap {
+impl NetBackend for TapBackend {
     fn pairs(&self) -> u16 {
-        u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
+        u16::try_from(self.tap.queues.len()).unwrap_or(u16::MAX)
     }
 
     fn offloads(&self) -> Offloads {
-        self.offloads
+        self.tap.offloads
     }
 
     fn mtu(&self) -> u16 {
@@ -87,24 +124,24 @@ impl NetBackend for Tap {
     }
 
     fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
-        sys::set_offloads(self.queue(0)?, offloads)
+        sys::set_offloads(self.tap.queue(0)?, offloads)
     }
 
     fn enable(&mut self, pairs: u16) -> io::Result<()> {
-        Tap::enable(self, pairs.into())
+        self.tap.enable(pairs.into())
     }
 
     fn fd(&self, pair: u16) -> Option<RawFd> {
-        self.raw(pair.into()).ok()
+        self.tap.raw(pair.into()).ok()
     }
 
     fn link_fd(&self) -> Option<RawFd> {
-        Some(self.link.fd())
+        Some(self.tap.link.fd())
     }
 
     fn link_is_up(&mut self) -> bool {
-        self.link.refresh();
-        self.link.is_up()
+        let link = self.tap.link.look();
+        link.is_some_and(|link| link.carrier && link.flags & IFF_UP != 0)
     }
 
     fn receive(
@@ -115,7 +152,7 @@ impl NetBackend for Tap {
         room: &[Segment],
         spill: &mut [u8],
     ) -> io::Result<usize> {
-        let fd = self.raw(pair.into())?;
+        let fd = self.tap.raw(pair.into())?;
         let (header, spill) = ((header.as_mut_ptr(), header.len()), (spill.as_mut_ptr(), spill.len()));
         let got = self.calls.with(header, memory, room, spill, |pieces, count| {
             // SAFETY: `count` pieces, each memory that may be written for the length of the call: two exclusive
@@ -132,7 +169,7 @@ impl NetBackend for Tap {
         memory: &Memory,
         frame: &[Segment],
     ) -> io::Result<()> {
-        let fd = self.raw(pair.into())?;
+        let fd = self.tap.raw(pair.into())?;
         let header = (header.as_ptr().cast_mut(), header.len());
         self.calls.with(header, memory, frame, (std::ptr::null_mut(), 0), |pieces, count| {
             // SAFETY: `count` pieces that are read and not written: our header, borrowed across the call, and guest
