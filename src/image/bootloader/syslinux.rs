@@ -12,6 +12,8 @@ const LABELS: usize = 1024;
 struct Label {
     name: String,
     entry: Entry,
+    /// Its `APPEND`; without one, that in front of all labels counts.
+    append: Option<String>,
     /// Options behind the kernel's name, which come first.
     first: String,
     /// Another file to go on with, and the folder where that one's paths start.
@@ -42,6 +44,7 @@ pub(in crate::image) fn choose(
     loop {
         let mut menu = Menu::default();
         menu.read(files, &folder, &text, &mut left)?;
+        let common = std::mem::take(&mut menu.options);
         let label = match menu.choose(&folder) {
             Some(Ok(label)) => label,
             Some(Err(why)) => return Ok(Some(Err(why))),
@@ -49,7 +52,7 @@ pub(in crate::image) fn choose(
         };
         let Some((config, below)) = label.config else {
             let mut entry = label.entry;
-            entry.options = format!("{} {}", label.first, entry.options).trim().to_owned();
+            entry.options = format!("{} {}", label.first, label.append.unwrap_or(common)).trim().to_owned();
             return Ok(Some(Ok(finish(entry, &folder))));
         };
         left = left.saturating_sub(1);
@@ -113,8 +116,7 @@ impl Menu {
             ("ontimeout", _) => self.timeout = Some(value.to_owned()),
             ("ui", _) => self.ui = true,
             ("label", _) if room => {
-                let entry =
-                    Entry { title: value.to_owned(), options: self.options.clone(), ..Entry::default() };
+                let entry = Entry { title: value.to_owned(), ..Entry::default() };
                 self.labels.push(Label { name: value.to_owned(), entry, ..Label::default() });
             }
             ("append", None) => value.clone_into(&mut self.options),
@@ -133,7 +135,7 @@ impl Menu {
                 label.entry.initrds = value.split(',').map(|one| absolute(folder, one.trim())).collect();
             }
             ("append", Some(label)) => {
-                label.entry.options = if value == "-" { String::new() } else { value.to_owned() };
+                label.append = Some(if value == "-" { String::new() } else { value.to_owned() });
             }
             _ => {}
         }
@@ -169,13 +171,14 @@ impl Menu {
         }
         // What is no label is a kernel with its options.
         let options = wanted.split_once(char::is_whitespace).map_or("", |(_, options)| options.trim());
-        let entry = Entry {
-            title: name.clone(),
-            kernel: absolute(folder, &name),
-            options: options.to_owned(),
-            ..Entry::default()
-        };
-        (!name.is_empty() && self.labels.is_empty()).then_some(Ok(Label { name, entry, ..Label::default() }))
+        let append = Some(options.to_owned());
+        let entry = Entry { title: name.clone(), kernel: absolute(folder, &name), ..Entry::default() };
+        (!name.is_empty() && self.labels.is_empty()).then_some(Ok(Label {
+            name,
+            entry,
+            append,
+            ..Label::default()
+        }))
     }
 }
 
