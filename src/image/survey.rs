@@ -24,6 +24,8 @@ struct Part {
     kind: Option<(&'static str, Use)>,
     /// The UUID of its ext file system.
     ext: Option<[u8; 16]>,
+    /// What its file system is called: its UUID or its label, where each is known.
+    names: Vec<Vec<u8>>,
     /// Its log holds what is not in its place yet: with these words Linux mounts it all the same.
     replay: Option<&'static str>,
     /// An image or an archive, which is to be unpacked before it can be a disk.
@@ -113,11 +115,12 @@ impl Survey {
         }
     }
 
-    /// Whether the two have the identity of a partition or of a file system in common.
+    /// Whether the two have the identity of a partition, or the UUID or the label of a file system in common.
     pub(crate) fn is_twin(&self, other: &Survey) -> bool {
         self.parts.iter().any(|one| {
             other.parts.iter().any(|other| {
-                one.uuid.is_some() && one.uuid == other.uuid || one.ext.is_some() && one.ext == other.ext
+                let named = |name: &&Vec<u8>| other.kind == one.kind && other.names.contains(*name);
+                one.uuid.is_some() && one.uuid == other.uuid || one.names.iter().any(|name| named(&name))
             })
         })
     }
@@ -130,6 +133,22 @@ impl Survey {
         let others = self.parts.iter().filter(|part| unknown && part.ext.is_none());
         called.into_iter().chain(others).find_map(|part| part.replay)
     }
+}
+
+/// The UUID and the label of a file system, where these are known; zeros are none.
+fn names(disk: &Disk<'_>, window: Window, kind: &str) -> Vec<Vec<u8>> {
+    let places: &[(u64, usize)] = match kind {
+        EXT => &[(1024 + 0x68, 16), (1024 + 0x78, 16)],
+        "XFS" => &[(32, 16), (108, 12)],
+        "btrfs" => &[(0x1_0020, 16), (0x1_012b, 256)],
+        _ => &[],
+    };
+    let read = |(at, len): &(u64, usize)| {
+        let mut name = vec![0; *len];
+        disk.read(window, *at, &mut name, "its superblock").ok()?;
+        name.iter().any(|byte| *byte != 0).then_some(name)
+    };
+    places.iter().filter_map(read).collect()
 }
 
 impl Part {
@@ -146,6 +165,7 @@ impl Part {
             label: partition.map(|partition| partition.label.clone()).unwrap_or_default(),
             kind,
             is_wrapped: mark.is_some_and(|mark| mark.usage == Use::Never && !mark.cure.is_empty()),
+            names: kind.map_or_else(Vec::new, |(name, _)| names(disk, window, name)),
             ext: fields.bytes(0x68).ok().filter(|_| is_ext),
             replay: kind.and_then(|(name, _)| unclean::words(disk, window, name)),
         }
@@ -222,6 +242,24 @@ pub(super) mod tests {
         assert!(whole.is_twin(&survey(&gpt(512, &[(3, LINUX, &file_system)]))));
         assert!(!whole.is_twin(&survey(&ext4(2048, &[("x", b"1")], &[]))));
         let disk = survey(&gpt(512, &[(1, LINUX, b"x")]));
+        // Two systems from one template: what they are called is not always their own.
+        let labelled = |label: &str| survey(&ext4(2048, &[("x", b"1")], &["-L", label]));
+        assert!(labelled("root").is_twin(&labelled("root")) && !labelled("root").is_twin(&labelled("boot")));
+        for (mark, at, name) in [
+            (&b"XFSB"[..], 0, 32),
+            (b"XFSB", 0, 108),
+            (b"_BHRfS_M", 0x1_0040, 0x1_0020),
+            (b"_BHRfS_M", 0x1_0040, 0x1_012b),
+        ] {
+            let named = |sign: u8| {
+                let mut disk = marked(at, mark);
+                disk[name] = sign;
+                survey(&disk)
+            };
+            assert!(
+                named(7).is_twin(&named(7)) && !named(7).is_twin(&named(8)) && !named(0).is_twin(&named(0))
+            );
+        }
         assert!(disk.is_twin(&disk) && !disk.is_twin(&survey(&[0; 4096])));
         assert_eq!(
             disk.device("PARTUUID=01010101-0101-0101-0101-010101010101").as_deref(),

@@ -161,7 +161,7 @@ fn warnings(spec: &Spec, line: &Line, survey: &Survey, twins: bool, unknown: Opt
     }
     if twins {
         warnings.push(
-            "two disks are copies of one: names such as UUID= and PARTUUID= mean both, so the root is named by its \
+            "two disks have a UUID, PARTUUID or label in common, as copies have: such a name means both, so the root is named by its \
              device"
                 .to_owned(),
         );

@@ -12,8 +12,8 @@ const LABELS: usize = 1024;
 struct Label {
     name: String,
     entry: Entry,
-    /// It says its options itself.
-    has_options: bool,
+    /// Its `APPEND`; without one, that in front of all labels counts.
+    append: Option<String>,
     /// Options behind the kernel's name, which come first.
     first: String,
     /// Another file to go on with, and the folder where that one's paths start.
@@ -44,18 +44,15 @@ pub(in crate::image) fn choose(
     loop {
         let mut menu = Menu::default();
         menu.read(files, &folder, &text, &mut left)?;
-        let options = std::mem::take(&mut menu.options);
-        let mut label = match menu.choose(&folder) {
+        let common = std::mem::take(&mut menu.options);
+        let label = match menu.choose(&folder) {
             Some(Ok(label)) => label,
             Some(Err(why)) => return Ok(Some(Err(why))),
             None => return Ok(None),
         };
-        if !label.has_options {
-            label.entry.options = options;
-        }
         let Some((config, below)) = label.config else {
             let mut entry = label.entry;
-            entry.options = format!("{} {}", label.first, entry.options).trim().to_owned();
+            entry.options = format!("{} {}", label.first, label.append.unwrap_or(common)).trim().to_owned();
             return Ok(Some(Ok(finish(entry, &folder))));
         };
         left = left.saturating_sub(1);
@@ -138,8 +135,7 @@ impl Menu {
                 label.entry.initrds = value.split(',').map(|one| absolute(folder, one.trim())).collect();
             }
             ("append", Some(label)) => {
-                label.has_options = true;
-                label.entry.options = if value == "-" { String::new() } else { value.to_owned() };
+                label.append = Some(if value == "-" { String::new() } else { value.to_owned() });
             }
             _ => {}
         }
@@ -175,16 +171,12 @@ impl Menu {
         }
         // What is no label is a kernel with its options.
         let options = wanted.split_once(char::is_whitespace).map_or("", |(_, options)| options.trim());
-        let entry = Entry {
-            title: name.clone(),
-            kernel: absolute(folder, &name),
-            options: options.to_owned(),
-            ..Entry::default()
-        };
+        let append = Some(options.to_owned());
+        let entry = Entry { title: name.clone(), kernel: absolute(folder, &name), ..Entry::default() };
         (!name.is_empty() && self.labels.is_empty()).then_some(Ok(Label {
             name,
             entry,
-            has_options: true,
+            append,
             ..Label::default()
         }))
     }

@@ -136,7 +136,10 @@ impl FatFs<'_> {
                 match first {
                     END => return Ok(()),
                     FREE => long = LongName::default(),
-                    _ if attributes & 0x3f == LONG_NAME => long.add(entry)?,
+                    _ if attributes & 0x3f == LONG_NAME => {
+                        self.disk.charge(NAME_COST)?;
+                        long.add(entry)?;
+                    }
                     _ => {
                         self.disk.charge(NAME_COST)?;
                         let short = short_name(entry)?;
