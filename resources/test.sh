@@ -62,8 +62,9 @@ step_native() {
     local as_root=()
     [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo'")
     cargo_test "${as_root[@]}" -p minivmm --lib -- host::tap::tests || return 1
-    cargo_test "${as_root[@]}" -p minivmm --test native_hostile || return 1
+    cargo_test "${as_root[@]}" -p minivmm --test native_hostile --test native_reboot || return 1
     tests=${tests//--test native_hostile /}
+    tests=${tests//--test native_reboot /}
     # shellcheck disable=SC2086
     cargo_test -p minivmm --lib -- machine::tests && cargo_test -p minivmm $tests
 }
