@@ -1,6 +1,7 @@
 //! A [`Spec`] in a TOML file.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Spec, SpecError};
@@ -21,10 +22,13 @@ impl Spec {
     /// [`SpecError::Unreadable`] and [`SpecError::Wrong`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, SpecError> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path)
-            .map_err(|source| SpecError::Unreadable { path: path.to_path_buf(), source })?;
+        let text =
+            text_of(path).map_err(|source| SpecError::Unreadable { path: path.to_path_buf(), source })?;
         let mut spec: Spec = toml::from_str(&text).map_err(|error| wrong(path, &text, &error))?;
-        if let Some(folder) = path.parent() {
+        // A pipe has no folder: `<(...)` is /dev/fd/63.
+        if let Some(folder) =
+            path.parent().filter(|folder| !folder.starts_with("/dev") && !folder.starts_with("/proc"))
+        {
             // Joining with an absolute path leaves that path.
             spec.paths_mut().for_each(|path| *path = folder.join(&*path));
         }
@@ -46,6 +50,22 @@ impl Spec {
     }
 }
 
+/// Longest file: a machine's has some hundred bytes, and /dev/zero no end.
+const LONGEST: u64 = 1 << 20;
+
+/// The text of a file, or of a pipe that is being written.
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is longer than 1 MiB, and is no machine's file",
+        ));
+    }
+    Ok(text)
+}
+
 fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
     let start = error.span().map_or(0, |span| span.start);
     let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
@@ -58,6 +78,8 @@ fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::{ConsoleChoice, DiskQueues, DiskSpec, Initrd, OnReboot, PortSpec, Rtc, TapSpec};
     use super::*;
 
@@ -66,6 +88,14 @@ mod tests {
         let path = folder.path().join("vm.toml");
         fs::write(&path, text).unwrap();
         (folder, Spec::from_file(path))
+    }
+
+    #[test]
+    fn file_without_an_end_is_refused() {
+        let error = Spec::from_file("/dev/zero").unwrap_err();
+        assert!(
+            matches!(&error, SpecError::Unreadable { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
+        );
     }
 
     fn mistake(text: &str) -> (usize, String) {
