@@ -19,7 +19,7 @@ const BUDGET: u64 = 1 << 30;
 pub(super) const ENTRY_COST: u64 = 32;
 pub(super) const PIECE_COST: u64 = 128;
 /// An entry whose name is made text of, in several steps.
-pub(super) const NAME_COST: u64 = 512;
+pub(super) const NAME_COST: u64 = 256;
 /// A byte of a text: it is read, copied and taken apart, at worst in words of one letter.
 pub(super) const TEXT_COST: u64 = 64;
 /// A step of a script: a few allocations.
