@@ -36,9 +36,11 @@ const fn wrapped(at: u64, bytes: &'static [u8], name: &'static str, cure: &'stat
     Mark { at, bytes, name, cure, usage: Use::Never }
 }
 
-/// How LVM and the ext family are called.
+/// How those are called that others look for.
 pub(super) const LVM: &str = "LVM";
 pub(super) const EXT: &str = "ext2, ext3 or ext4";
+pub(super) const XFS: &str = "XFS";
+pub(super) const BTRFS: &str = "btrfs";
 const LUKS: &str = "encrypted (LUKS)";
 const RAID: &str = "a member of a RAID (md)";
 /// A table that the guest's kernel does not take by itself.
@@ -69,8 +71,8 @@ pub(super) const MARKS: [Mark; 42] = [
     mark(0x1018, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9", "bcachefs", Use::Root),
     mark(4086, b"SWAPSPACE2", "swap", Use::Never),
     mark(0x438, b"\x53\xef", EXT, Use::Root),
-    mark(0, b"XFSB", "XFS", Use::Root),
-    mark(0x1_0040, b"_BHRfS_M", "btrfs", Use::Root),
+    mark(0, b"XFSB", XFS, Use::Root),
+    mark(0x1_0040, b"_BHRfS_M", BTRFS, Use::Root),
     mark(0, b"hsqs", "squashfs", Use::Root),
     mark(1024, b"\xe2\xe1\xf5\xe0", "EROFS", Use::Root),
     mark(1024, b"\x10\x20\xf5\xf2", "F2FS", Use::Root),

@@ -2,7 +2,7 @@
 //! are called, and what tells two copies of one disk from two disks.
 
 use super::disk::{Disk, Fields, ReadError, Window};
-use super::marks::{self, EXT, LVM, Use};
+use super::marks::{self, BTRFS, EXT, LVM, Use, XFS};
 use super::partitions::{self, Kind, Partition};
 use super::unclean;
 
@@ -68,22 +68,21 @@ impl Survey {
             |wanted| self.parts.iter().filter(move |part| part.kind.is_some_and(|(_, use_)| use_ == wanted));
         let roots: Vec<_> = with(Use::Root).collect();
         if let Some(part) = with(Use::Inside).next() {
-            let kind = part.kind.map_or("", |(kind, _)| kind);
-            return Root::Unknown(format!("{} is {kind}", part.place()));
+            return Root::Unknown(format!("{} is {}", part.place(), part.kind_name()));
         }
         match roots.as_slice() {
             [] => match self.parts.iter().find(|part| part.is_wrapped) {
-                Some(part) => {
-                    let kind = part.kind.map_or("", |(kind, _)| kind);
-                    Root::Unknown(format!("{} is {kind}, which no kernel can mount", part.place()))
-                }
+                Some(part) => Root::Unknown(format!(
+                    "{} is {}, which no kernel can mount",
+                    part.place(),
+                    part.kind_name()
+                )),
                 None => Root::No,
             },
             [part] => {
-                let kind = part.kind.map_or("", |(kind, _)| kind);
                 let device =
                     part.uuid.as_ref().map_or_else(|| part.device(), |uuid| format!("PARTUUID={uuid}"));
-                Root::Is(device, format!("{} ({kind})", part.place()))
+                Root::Is(device, format!("{} ({})", part.place(), part.kind_name()))
             }
             several => {
                 let places: Vec<_> = several.iter().map(|part| part.place()).collect();
@@ -92,14 +91,19 @@ impl Survey {
         }
     }
 
+    /// What stands behind `root=`, as far as its name is known.
+    fn called(&self, root: &str) -> Option<&Part> {
+        self.parts.iter().find(|part| part.is_called(root))
+    }
+
     /// The device behind what Linux takes as `root=`.
     pub(crate) fn device(&self, root: &str) -> Option<String> {
-        self.parts.iter().find(|part| part.is_called(root)).map(Part::device)
+        self.called(root).map(Part::device)
     }
 
     /// Whether no part of this disk is what stands behind `root=`, as far as that can be known.
     pub(crate) fn lacks(&self, root: &str) -> bool {
-        if self.parts.is_empty() || self.parts.iter().any(|part| part.is_called(root)) {
+        if self.parts.is_empty() || self.called(root).is_some() {
             return false;
         }
         let is_known =
@@ -127,7 +131,7 @@ impl Survey {
 
     /// If the file system behind this `root=` has a log that must be replayed first: the words with which Linux does without.
     pub(crate) fn replay_words(&self, root: &str) -> Option<&'static str> {
-        let called = self.parts.iter().find(|part| part.is_called(root));
+        let called = self.called(root);
         // Of the UUIDs of file systems only ext's are known.
         let unknown = called.is_none() && root.starts_with("UUID=");
         let others = self.parts.iter().filter(|part| unknown && part.ext.is_none());
@@ -139,8 +143,8 @@ impl Survey {
 fn names(disk: &Disk<'_>, window: Window, kind: &str) -> Vec<Vec<u8>> {
     let places: &[(u64, usize)] = match kind {
         EXT => &[(1024 + 0x68, 16), (1024 + 0x78, 16)],
-        "XFS" => &[(32, 16), (108, 12)],
-        "btrfs" => &[(0x1_0020, 16), (0x1_012b, 256)],
+        XFS => &[(32, 16), (108, 12)],
+        BTRFS => &[(0x1_0020, 16), (0x1_012b, 256)],
         _ => &[],
     };
     let read = |(at, len): &(u64, usize)| {
@@ -169,6 +173,11 @@ impl Part {
             ext: fields.bytes(0x68).ok().filter(|_| is_ext),
             replay: kind.and_then(|(name, _)| unclean::words(disk, window, name)),
         }
+    }
+
+    /// What it is, for people.
+    fn kind_name(&self) -> &'static str {
+        self.kind.map_or("", |(name, _)| name)
     }
 
     /// Whether Linux, or an initrd for it, means this one by what stands behind `root=`.

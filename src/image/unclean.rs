@@ -2,15 +2,16 @@
 //! be read that is not possible, and the mount fails unless it is told to leave the log alone.
 
 use super::disk::{Disk, Window};
+use super::marks::{BTRFS, EXT, XFS};
 
 /// The words of a kernel's command line with which Linux mounts what lies in `window`, a file system of this kind, though its
 /// log cannot be replayed. `None`: its log is empty, or nothing is known of it.
 pub(super) fn words(disk: &Disk<'_>, window: Window, kind: &str) -> Option<&'static str> {
     let log = Reader { disk, window };
     match kind {
-        "XFS" => log.xfs().filter(|dirty| *dirty).map(|_| "ro rootflags=norecovery"),
-        "btrfs" => log.btrfs().filter(|dirty| *dirty).map(|_| "ro rootflags=rescue=nologreplay"),
-        kind if kind.starts_with("ext") => log.ext().filter(|dirty| *dirty).map(|_| "rootflags=noload"),
+        XFS => log.xfs().filter(|dirty| *dirty).map(|_| "ro rootflags=norecovery"),
+        BTRFS => log.btrfs().filter(|dirty| *dirty).map(|_| "ro rootflags=rescue=nologreplay"),
+        EXT => log.ext().filter(|dirty| *dirty).map(|_| "rootflags=noload"),
         _ => None,
     }
 }

@@ -96,13 +96,12 @@ impl<P: Poller + 'static> VirtioPci<P> {
     pub(super) fn quiesce(&mut self) {
         if let Place::Running(seat) = self.place
             && let Err(RecvTimeoutError::Timeout) = self.worker.quiesce(seat).recv_timeout(LAST_WRITES)
+            && let Some(left_out) = self.late_writes.take()
         {
-            if let Some(left_out) = self.late_writes.take() {
-                let name = &self.traits.name;
-                log::warn!(
-                    "{name}: it is bus master no more, and requests that the host has not ended may still write{left_out}"
-                );
-            }
+            let name = &self.traits.name;
+            log::warn!(
+                "{name}: it is bus master no more, and requests that the host has not ended may still write{left_out}"
+            );
         }
     }
 
