@@ -102,7 +102,7 @@ pub enum StartError {
     #[error("cannot describe the machine to the guest: {0}")]
     Describe(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The host has no file descriptor left for a device.
-    #[error("the host has no file descriptors left: {0}; see `ulimit -n`")]
+    #[error("no file descriptor for a device: {0}")]
     Descriptors(#[source] io::Error),
     /// The host refused a thread.
     #[error(
