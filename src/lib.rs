@@ -105,9 +105,9 @@ pub use image::{ImageError, ReadError};
 pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, GaveUp,
-    GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError, StartError,
-    Stats, Unheard, VcpuStats,
+    BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, ExpectFailure,
+    GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError,
+    StartError, Stats, VcpuStats,
 };
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

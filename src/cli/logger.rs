@@ -16,11 +16,11 @@ const PACE: Duration = Duration::from_secs(60);
 
 /// The place of the code that says something stands for its kind: a kind that comes without end does not keep the others from
 /// being heard.
-type Place = (&'static str, u32);
+type CallSite = (&'static str, u32);
 
 #[derive(Debug)]
 struct Logger {
-    rations: Mutex<BTreeMap<Place, Ration>>,
+    rations: Mutex<BTreeMap<CallSite, Ration>>,
 }
 
 impl Logger {
@@ -29,7 +29,7 @@ impl Logger {
     }
 
     /// Whether `place` may say a line, and how many of its lines before could not be said.
-    fn take(&self, place: Place, now: Instant) -> Option<u64> {
+    fn take(&self, place: CallSite, now: Instant) -> Option<u64> {
         let mut rations = self.rations.lock().unwrap_or_else(PoisonError::into_inner);
         rations.entry(place).or_insert(Ration::FULL).take(now)
     }

@@ -13,9 +13,9 @@ pub(crate) mod client;
 mod conversation;
 mod guard;
 mod inbox;
-mod place;
 mod request;
 pub mod routes;
+mod runtime_dir;
 mod server;
 mod subject;
 #[cfg(test)]
@@ -23,8 +23,8 @@ mod testing;
 mod wire;
 
 pub use bytes::converse_bytes;
-pub use place::{Claim, PlaceError};
-pub(crate) use place::{Place, all, find, own_folder, process_of};
+pub use runtime_dir::{Claim, PlaceError};
+pub(crate) use runtime_dir::{RunningMachine, all, find, own_folder, process_of};
 pub use server::{ControlServer, Ending};
 pub use subject::{Balloon, Console, EventSource, Fact, Info, Keyboard, Next, ResetError, Running, Subject};
 

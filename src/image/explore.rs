@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::disk::{Disk, ReadError};
 use super::filesystem::FileKind;
+use super::kernel_folders::{mounted_boot, places};
 use super::loaders::Loader;
 use super::names;
-use super::places::{mounted_boot, places};
 use super::runs::Run;
 use super::volumes::{root, volumes};
 

@@ -5,7 +5,7 @@ use super::bootloader::{Entry, Fact, Files, SearchBy, bls, grub, syslinux};
 use super::disk::ReadError;
 use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
 use super::filesystem::FileKind;
-use super::places::{Candidate, Place};
+use super::kernel_folders::{Candidate, KernelFolder};
 use super::runs::Run;
 use super::text::clean;
 use super::volumes::{Rank, Volume};
@@ -36,7 +36,7 @@ const SYSLINUX_BELOW: [(&str, &str); 7] = [
 
 /// The boot loaders' files of a place, and the file systems that they can name.
 pub(super) struct Loader<'a> {
-    place: Place<'a>,
+    place: KernelFolder<'a>,
     volumes: &'a [Volume<'a>],
 }
 
@@ -70,7 +70,7 @@ impl Files for Loader<'_> {
         let place = if own { self.place } else { self.on(device) };
         let mut all = Vec::new();
         for folder in if own { vec![place.folder] } else { vec!["", "/boot"] } {
-            let place = Place { folder, ..place };
+            let place = KernelFolder { folder, ..place };
             for name in place.names("/loader/entries", ENTRIES, is_conf)? {
                 let text = place.text(&format!("{folder}/loader/entries/{name}")).or_else(damaged)?;
                 all.extend(text.map(|text| (name, text)));
@@ -87,7 +87,9 @@ impl Files for Loader<'_> {
             let found = match by {
                 SearchBy::Uuid => volume.fs.uuid().eq_ignore_ascii_case(value),
                 SearchBy::Label => volume.fs.label() == value,
-                SearchBy::File => Place { volume, folder: "" }.regular(value).or_else(damaged)?.is_some(),
+                SearchBy::File => {
+                    KernelFolder { volume, folder: "" }.regular(value).or_else(damaged)?.is_some()
+                }
             };
             if found && !value.is_empty() {
                 return Ok(Some(volume.device()));
@@ -108,14 +110,14 @@ impl Files for Loader<'_> {
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(place: Place<'a>, volumes: &'a [Volume<'a>]) -> Self {
+    pub(super) fn new(place: KernelFolder<'a>, volumes: &'a [Volume<'a>]) -> Self {
         Loader { place, volumes }
     }
 
     /// The top of the file system on a device of GRUB; of this one, if that device is none that can be read.
-    fn on(&self, device: &str) -> Place<'a> {
+    fn on(&self, device: &str) -> KernelFolder<'a> {
         let volume = self.volumes.iter().find(|volume| volume.is_device(device));
-        Place { volume: volume.unwrap_or(self.place.volume), folder: "" }
+        KernelFolder { volume: volume.unwrap_or(self.place.volume), folder: "" }
     }
 
     /// Takes what a boot loader's files here would start.
@@ -179,7 +181,7 @@ impl<'a> Loader<'a> {
 
     /// The default entries of the boot loaders whose files are here, with those files.
     fn choices(&self, notes: &mut Vec<String>) -> Result<Vec<Choice>, ReadError> {
-        let Place { volume, folder } = self.place;
+        let KernelFolder { volume, folder } = self.place;
         // The top of a file system that is no root: it may be all that a firmware's boot loader sees.
         let top = folder.is_empty() && volume.rank == Rank::No;
         let mut all = Vec::new();
@@ -257,7 +259,7 @@ impl<'a> Loader<'a> {
             return Ok(own);
         }
         for volume in self.volumes {
-            let place = Place { volume, folder: "" };
+            let place = KernelFolder { volume, folder: "" };
             if let Some(text) = place.text("/loader/loader.conf").or_else(damaged)? {
                 return Ok(text);
             }
@@ -289,7 +291,7 @@ impl<'a> Loader<'a> {
             return Ok(below);
         }
         for volume in self.volumes {
-            if let Some(found) = (Place { volume, folder: "" }).regular(path)? {
+            if let Some(found) = (KernelFolder { volume, folder: "" }).regular(path)? {
                 return Ok(Some(found));
             }
         }

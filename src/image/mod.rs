@@ -12,11 +12,11 @@ mod explore;
 mod ext;
 mod fat;
 mod filesystem;
+mod kernel_folders;
 mod loaders;
 mod marks;
 mod names;
 mod partitions;
-mod places;
 mod runs;
 mod survey;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Interrupts into the guest: eventfds that KVM turns into I/O APIC pins or messages (KVM api §4.75, §4.52); and
+//! SharedRegisters into the guest: eventfds that KVM turns into I/O APIC pins or messages (KVM api §4.75, §4.52); and
 //! doorbells out of it (§4.59).
 //!
 //! The routing table belongs to this module. KVM takes it only whole, so a change of one message rewrites it.

@@ -20,9 +20,9 @@ use super::StartError;
 use super::boot_once::{Blueprint, Memory};
 use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
-use super::gate::Gate;
+use super::gate::VcpuGate;
 use super::pci;
-use super::stats::Counted;
+use super::stats::DeviceCounters;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
 use crate::kvm::Vm;
@@ -35,7 +35,7 @@ pub(super) struct Board {
     pub(super) power_button: PowerButton,
     pub(super) pci: Arc<PciRoot>,
     /// In the order of the PCI bus.
-    pub(super) counted: Vec<Counted>,
+    pub(super) counted: Vec<DeviceCounters>,
     pub(super) platform: Platform,
 }
 
@@ -46,7 +46,7 @@ impl Board {
         window: Option<Range<u64>>,
         memory: &Memory,
         watch: &Watch,
-        gate: &Arc<Gate>,
+        gate: &Arc<VcpuGate>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&blueprint.spec, &blueprint.console);
         let ends = console.ends(watch, gate.clone().into()).map_err(StartError::Descriptors)?;
@@ -71,7 +71,7 @@ impl Board {
             memory: memory.ram.handle(),
             msi: Arc::new(vm.msi()),
             doorbells: Arc::new(vm.doorbells()),
-            failures: Arc::new(Hearsay(blueprint.publisher.clone())),
+            failures: Arc::new(FailureReporter(blueprint.publisher.clone())),
         };
         let mut functions = (blueprint.functions)(blueprint, ends.virtio, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
@@ -101,9 +101,9 @@ impl Board {
 
 /// Passes on that a device cannot go on.
 #[derive(Debug)]
-struct Hearsay(Publisher);
+struct FailureReporter(Publisher);
 
-impl transport::Failures for Hearsay {
+impl transport::Failures for FailureReporter {
     fn failed(&self, device: &str, reason: &str) {
         let (device, reason) = (device.to_owned(), reason.to_owned());
         self.0.publish(MachineEvent::DeviceFailed { device, reason });

@@ -18,13 +18,13 @@ use super::console::Console;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::events::Publisher;
 use super::files::BootFiles;
-use super::gate::Gate;
+use super::gate::VcpuGate;
 use super::loader::{Loader, Source};
 use super::pci::MakeFunctions;
 use super::resources::Resources;
-use super::stats::{Counted, MemoryStats, Stats};
-use super::supervisor::{Event, Orders};
-use super::supplies::Supplies;
+use super::run_resources::RunResources;
+use super::stats::{DeviceCounters, MemoryStats, Stats};
+use super::supervisor::{Event, UrgentRequests};
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, Slot};
@@ -38,11 +38,11 @@ pub(super) struct Blueprint {
     pub(super) spec: Spec,
     pub(super) console: Console,
     pub(super) resources: Resources,
-    pub(super) supplies: Supplies,
+    pub(super) run_resources: RunResources,
     /// Who hears what happens.
     pub(super) publisher: Publisher,
     /// What was asked of the machine out of turn.
-    pub(super) orders: Arc<Orders>,
+    pub(super) orders: Arc<UrgentRequests>,
     /// What goes on the PCI bus.
     pub(super) functions: MakeFunctions,
 }
@@ -55,7 +55,7 @@ pub(super) struct Boot {
     pub(super) watch: Watch,
     power_button: PowerButton,
     pci: Arc<PciRoot>,
-    counted: Vec<Counted>,
+    counted: Vec<DeviceCounters>,
     vcpus: VcpuThreads,
     _vm: Vm,
     // Behind `_vm`: KVM reaches into this memory for as long as the VM lives.
@@ -82,7 +82,7 @@ impl Boot {
         let (plan, sources, panic_timeout) = plan(blueprint, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
-        let gate = Arc::new(Gate::new(number, blueprint.console.output.clone(), events.clone()));
+        let gate = Arc::new(VcpuGate::new(number, blueprint.console.output.clone(), events.clone()));
         let loader = Loader::new(&sources);
         let Assembled { vm, board, vcpus } = thread::scope(|scope| {
             let helper = thread::Builder::new()
@@ -100,7 +100,7 @@ impl Boot {
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads.
-        blueprint.supplies.about_to_run.call().map_err(StartError::Terminal)?;
+        blueprint.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
         let threads = VcpuThreads::start(vcpus, &context)?;
         Ok(Boot {
             number,
@@ -120,7 +120,7 @@ impl Boot {
         let ram = self.memory.ram.as_ref();
         let memory =
             MemoryStats { size: ram.size(), resident: ram.resident(), balloon: self.balloon.actual() };
-        let devices = self.counted.iter().map(Counted::now).collect();
+        let devices = self.counted.iter().map(DeviceCounters::now).collect();
         Stats { vcpus: self.vcpus.exits(), memory, devices }
     }
 
@@ -136,7 +136,8 @@ impl Boot {
 
     /// Bytes that the guest has given to its ports and networks.
     pub(super) fn sent(&self) -> u64 {
-        let outside = |counted: &&Counted| matches!(counted.kind, DeviceKind::Console | DeviceKind::Network);
+        let outside =
+            |counted: &&DeviceCounters| matches!(counted.kind, DeviceKind::Console | DeviceKind::Network);
         self.counted.iter().filter(outside).map(|counted| counted.counters.bytes_out.now()).sum()
     }
 
@@ -199,7 +200,7 @@ fn assemble(
     ram_layout: &RamLayout,
     memory: &Memory,
     watch: &Watch,
-    gate: &Arc<Gate>,
+    gate: &Arc<VcpuGate>,
 ) -> Result<Assembled, StartError> {
     let spec = &blueprint.spec;
     let vm = Vm::new(&blueprint.resources.kvm, &memory.slots())?;

@@ -21,7 +21,7 @@ use devices::serial::{ConsoleSink, Serial, SerialInput};
 use virtio::console::{Backend, Nobody, Stream};
 use virtio::worker::STACK;
 
-pub use self::guest_console::{ExpectError, GuestConsole, Unheard};
+pub use self::guest_console::{ExpectError, ExpectFailure, GuestConsole};
 pub(super) use self::scrollback::Scrollback;
 use self::sinks::{UnseenOutput, WatchedOutput, WatchedPort};
 use super::ends::Watch;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use virtio::balloon::{self, BalloonControl};
 
 use super::events::Publisher;
-use super::supervisor::{Command, Event, Orders};
-use super::{BalloonError, Events, Exit, MachineState, Outcome, PauseError, Stats};
+use super::supervisor::{Command, Event, UrgentRequests};
+use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, Stats};
 use crate::spec::MemSize;
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
@@ -16,12 +16,12 @@ use crate::spec::MemSize;
 #[derive(Debug, Clone)]
 pub struct Controls {
     pub(super) events: Sender<Event>,
-    pub(super) orders: Arc<Orders>,
+    pub(super) orders: Arc<UrgentRequests>,
     pub(super) balloon: BalloonControl,
     /// What the guest has.
     pub(super) mem: MemSize,
     pub(super) publisher: Publisher,
-    pub(super) outcome: Arc<Outcome>,
+    pub(super) outcome: Arc<ExitCell>,
 }
 
 impl Controls {

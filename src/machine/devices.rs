@@ -17,7 +17,7 @@ use virtio::worker::Worker;
 use super::StartError;
 use super::boot_once::Blueprint;
 use super::pci::{Placed, host_bridge, slot};
-use super::stats::Counted;
+use super::stats::DeviceCounters;
 use crate::host::disk::{EngineKind, make_engine};
 use crate::host::tap::{Tap, TapBackend};
 use crate::spec::{DiskSerial, TapSpec};
@@ -45,7 +45,7 @@ pub(super) fn functions(
     let ports = blueprint.resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
-    let console = blueprint.supplies.streams.iter().try_fold(console, |console, stream| {
+    let console = blueprint.run_resources.streams.iter().try_fold(console, |console, stream| {
         stream.backend().map(|backend| console.with_port(stream.name, backend))
     })?;
     placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?);
@@ -95,7 +95,7 @@ fn put<P: Poller + 'static>(
     platform: &Platform,
 ) -> Result<Placed, StartError> {
     let function = VirtioPci::new(device, worker, platform)?;
-    let counted = Counted {
+    let counted = DeviceCounters {
         name: function.name().to_owned(),
         kind: function.kind(),
         counters: function.counters().clone(),

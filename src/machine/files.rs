@@ -22,7 +22,7 @@ use super::StartError;
 use super::cmdline::{self, Line, Said};
 use super::loader::Origin;
 use super::resources::open_disk;
-use super::supplies::Image;
+use super::run_resources::Image;
 use crate::image::{
     Budget, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
     Wanted, explore,
@@ -84,7 +84,7 @@ impl BootFiles {
             (Some(_), Some(release)) => Wanted::Initrd(release),
             (Some(_), None) => Wanted::Nothing,
         };
-        let mut disk = Looked::over(spec, disks, wanted)?;
+        let mut disk = DiskBoot::over(spec, disks, wanted)?;
         let (kernel, headers) = match (given, disk.take(|found| found.kernel.take(), KERNEL)?) {
             (Some(given), _) => given,
             (None, Some(kernel)) => parse(kernel)?,
@@ -139,7 +139,7 @@ const INITRD: FileLimit = ("initrd", INITRD_MAX);
 
 /// The first disk, looked over.
 #[derive(Debug, Default)]
-struct Looked {
+struct DiskBoot {
     path: PathBuf,
     file: Option<Arc<File>>,
     /// The others as the machine has them, if it does.
@@ -184,7 +184,7 @@ fn warnings(spec: &Spec, line: &Line, survey: &Survey, twins: bool, unknown: Opt
     warnings
 }
 
-impl Looked {
+impl DiskBoot {
     /// The root file system, and why it is not known. Where the disk's own files show none, a kernel that was given takes
     /// whatever Linux could mount.
     fn root(&mut self, spec: &Spec, twins: bool) -> (Option<(String, String)>, Option<String>) {
@@ -219,7 +219,7 @@ impl Looked {
         let Some(first) = spec.disk.first() else {
             return match wanted {
                 Wanted::Kernel => Err(SpecError::NoKernel.into()),
-                Wanted::Initrd(_) | Wanted::Nothing => Ok(Looked::default()),
+                Wanted::Initrd(_) | Wanted::Nothing => Ok(DiskBoot::default()),
             };
         };
         let path = first.path.clone();
@@ -246,7 +246,7 @@ impl Looked {
             Err(error) => Explored { looked: error.to_string(), ..Explored::default() },
         };
         let (file, others) = (Some(Arc::new(disk.file)), opened.collect());
-        Ok(Looked { path, file, others, found, survey, budget })
+        Ok(DiskBoot { path, file, others, found, survey, budget })
     }
 
     /// Takes a file out of what was found.
@@ -270,7 +270,7 @@ impl Looked {
 
     /// What to say of a disk that has no kernel.
     fn nothing(self) -> ImageError {
-        let Looked { path, found: Explored { readable, looked, notes, .. }, .. } = self;
+        let DiskBoot { path, found: Explored { readable, looked, notes, .. }, .. } = self;
         // What was passed over is the reason as often as what is not there.
         let looked = shown(&std::iter::once(looked).chain(notes).collect::<Vec<_>>().join("; "));
         if readable {

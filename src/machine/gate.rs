@@ -19,7 +19,7 @@ mod wish {
 
 /// What every vCPU asks before it enters the guest, and wherever it may have to wait for somebody outside.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct VcpuGate {
     boot: BootNumber,
     /// Changed with `inside` locked; read without, as each entry into the guest does.
     wish: AtomicU8,
@@ -38,13 +38,13 @@ struct Inside {
     round: u64,
 }
 
-impl Gate {
+impl VcpuGate {
     pub(super) fn new(boot: BootNumber, output: Arc<ByteQueue>, events: Sender<Event>) -> Self {
         let (wish, inside, changed) = (AtomicU8::new(wish::RUN), Mutex::default(), Condvar::new());
-        Gate { boot, wish, inside, changed, output, events }
+        VcpuGate { boot, wish, inside, changed, output, events }
     }
 
-    /// Whether a vCPU may enter the guest: if not, [`Gate::rest`].
+    /// Whether a vCPU may enter the guest: if not, [`VcpuGate::rest`].
     pub(super) fn is_open(&self) -> bool {
         self.wish.load(Ordering::SeqCst) == wish::RUN
     }
@@ -54,7 +54,7 @@ impl Gate {
         self.set(&self.lock(), wish::END);
     }
 
-    /// Lets no vCPU in until [`Gate::open`]. [`Event::AtRest`] comes, with the number given here, once none runs; those
+    /// Lets no vCPU in until [`VcpuGate::open`]. [`Event::AtRest`] comes, with the number given here, once none runs; those
     /// inside the guest have to be called out.
     pub(super) fn hold(&self) -> u64 {
         let mut inside = self.lock();
@@ -70,12 +70,12 @@ impl Gate {
     }
 
     /// A vCPU's thread comes, and is inside until what it gets is dropped.
-    pub(super) fn come(self: &Arc<Self>) -> Insider {
+    pub(super) fn come(self: &Arc<Self>) -> GateTicket {
         self.lock().vcpus += 1;
-        Insider(self.clone())
+        GateTicket(self.clone())
     }
 
-    /// Whether the console's reader has to come before its writers go on: [`Insider::wait_for_room`].
+    /// Whether the console's reader has to come before its writers go on: [`GateTicket::wait_for_room`].
     pub(super) fn is_over(&self) -> bool {
         self.output.is_over()
     }
@@ -116,9 +116,9 @@ impl Gate {
 
 /// A vCPU's thread behind the gate.
 #[derive(Debug)]
-pub(super) struct Insider(Arc<Gate>);
+pub(super) struct GateTicket(Arc<VcpuGate>);
 
-impl Insider {
+impl GateTicket {
     /// Stays outside until the gate is open or shut, and says whether it is open.
     pub(super) fn rest(&self) -> bool {
         self.0.leave();
@@ -141,14 +141,14 @@ impl Insider {
     }
 }
 
-impl Drop for Insider {
+impl Drop for GateTicket {
     fn drop(&mut self) {
         self.0.leave();
     }
 }
 
 /// A device has filled the console, which no vCPU sees by itself.
-impl Wake for Gate {
+impl Wake for VcpuGate {
     fn wake(self: Arc<Self>) {
         // The supervisor is gone only when the machine is going down.
         let _ = self.events.send(Event::OutputOver { boot: self.boot });
@@ -163,10 +163,10 @@ mod tests {
 
     use super::*;
 
-    fn gate() -> (Arc<Gate>, Receiver<Event>, Arc<ByteQueue>) {
+    fn gate() -> (Arc<VcpuGate>, Receiver<Event>, Arc<ByteQueue>) {
         let (sender, events) = mpsc::channel();
         let output = Arc::new(ByteQueue::new(1));
-        (Arc::new(Gate::new(BootNumber::default(), output.clone(), sender)), events, output)
+        (Arc::new(VcpuGate::new(BootNumber::default(), output.clone(), sender)), events, output)
     }
 
     fn rested(events: &Receiver<Event>, expected: u64) {

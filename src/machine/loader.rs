@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
 use super::files::BootFile;
-use super::supplies::Image;
+use super::run_resources::Image;
 use crate::kvm::memory::GuestRam;
 
 /// Pieces end at multiples of this in guest memory.

@@ -19,9 +19,9 @@ mod gate;
 mod loader;
 mod pci;
 mod resources;
+pub(crate) mod run_resources;
 mod stats;
 mod supervisor;
-pub(crate) mod supplies;
 #[cfg(test)]
 mod tests;
 mod vcpus;
@@ -33,7 +33,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use console::{ConsoleInput, ExpectError, GuestConsole, Unheard};
+pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
 pub use error::{BalloonError, PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
@@ -50,8 +50,8 @@ use events::Publisher;
 use files::NamedFiles;
 use pci::MakeFunctions;
 use resources::Resources;
-use supervisor::{Orders, supervise};
-use supplies::{AboutToRun, Supplies};
+use run_resources::{BeforeRun, RunResources};
+use supervisor::{UrgentRequests, supervise};
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,12 +65,12 @@ impl BootNumber {
 
 /// Where the supervisor leaves the machine's end.
 #[derive(Debug, Default)]
-struct Outcome {
+struct ExitCell {
     exit: Mutex<Option<Arc<Exit>>>,
     ended: Condvar,
 }
 
-impl Outcome {
+impl ExitCell {
     fn exit(&self) -> Option<Arc<Exit>> {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -96,14 +96,14 @@ impl Outcome {
 }
 
 /// Publishes how the machine ended, also when the supervisor panics: whoever waits, or types, must not wait for ever.
-struct Ending<'a> {
-    outcome: &'a Outcome,
+struct ExitPublisher<'a> {
+    outcome: &'a ExitCell,
     publisher: Publisher,
     input: ConsoleInput,
     exit: Exit,
 }
 
-impl Drop for Ending<'_> {
+impl Drop for ExitPublisher<'_> {
     fn drop(&mut self) {
         let exit = std::mem::replace(&mut self.exit, Exit::Killed);
         self.input.close();
@@ -128,7 +128,7 @@ pub struct Machine {
 pub struct MachineBuilder {
     spec: Spec,
     output: Option<Box<dyn Write + Send>>,
-    supplies: Supplies,
+    run_resources: RunResources,
 }
 
 impl fmt::Debug for MachineBuilder {
@@ -150,14 +150,14 @@ impl MachineBuilder {
     /// Boots these files, which were opened for the same spec.
     #[must_use]
     pub(crate) fn files(mut self, files: NamedFiles) -> Self {
-        self.supplies.files = Some(files);
+        self.run_resources.files = Some(files);
         self
     }
 
     /// Has `call` made once, when the machine is made and its guest has not begun to run.
     #[must_use]
     pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
-        self.supplies.about_to_run = AboutToRun::new(call);
+        self.run_resources.about_to_run = BeforeRun::new(call);
         self
     }
 
@@ -166,7 +166,7 @@ impl MachineBuilder {
     /// # Errors
     /// [`StartError`] says what is wrong with the spec, its files or the host. Nothing is left behind then.
     pub fn start(self) -> Result<Machine, StartError> {
-        Machine::start_with(&self.spec, self.output, devices::functions, self.supplies)
+        Machine::start_with(&self.spec, self.output, devices::functions, self.run_resources)
     }
 }
 
@@ -184,14 +184,14 @@ impl Machine {
     pub(crate) fn start_supplied(
         spec: &Spec,
         output: Option<Box<dyn Write + Send>>,
-        supplies: Supplies,
+        run_resources: RunResources,
     ) -> Result<Machine, StartError> {
-        Self::start_with(spec, output, devices::functions, supplies)
+        Self::start_with(spec, output, devices::functions, run_resources)
     }
 
     /// A machine about to be started, its console for whoever reads [`Machine::console`].
     pub fn builder(spec: &Spec) -> MachineBuilder {
-        MachineBuilder { spec: spec.clone(), output: None, supplies: Supplies::default() }
+        MachineBuilder { spec: spec.clone(), output: None, run_resources: RunResources::default() }
     }
 
     /// As [`Machine::start`], with these functions on the PCI bus.
@@ -199,35 +199,35 @@ impl Machine {
         spec: &Spec,
         output: Option<Box<dyn Write + Send>>,
         functions: MakeFunctions,
-        supplies: Supplies,
+        run_resources: RunResources,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let console = Console::new(spec.console());
         let input = ConsoleInput::new(console.clone());
         let (queue, said) = (console.output.clone(), Arc::<Scrollback>::default());
         let spec = spec.clone().settled()?;
-        let resources = Resources::open(&spec, supplies.files.as_ref())?;
+        let resources = Resources::open(&spec, run_resources.files.as_ref())?;
         let (balloon, mem) = (resources.balloon.clone(), spec.mem());
-        let (publisher, orders) = (Publisher::default(), Arc::<Orders>::default());
+        let (publisher, orders) = (Publisher::default(), Arc::<UrgentRequests>::default());
         let blueprint = Blueprint {
             spec,
             console,
             resources,
-            supplies,
+            run_resources,
             publisher: publisher.clone(),
             orders: orders.clone(),
             functions,
         };
         let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
-        let outcome = Arc::new(Outcome::default());
+        let outcome = Arc::new(ExitCell::default());
         let guest_console = GuestConsole::new(said, input.clone());
         let (events, result, typed) = (sender.clone(), outcome.clone(), input.clone());
         let supervisor = thread::Builder::new()
             .stack_size(STACK)
             .name("machine".into())
             .spawn(move || {
-                let mut ending = Ending {
+                let mut ending = ExitPublisher {
                     outcome: &result,
                     publisher: blueprint.publisher.clone(),
                     input: typed,

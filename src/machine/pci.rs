@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
 use super::boot_once::Blueprint;
-use super::stats::Counted;
+use super::stats::DeviceCounters;
 use crate::kvm::memory::GuestRam;
 
 /// A function and its place on the bus.
@@ -24,7 +24,7 @@ pub(super) struct Placed {
     pub(super) address: FunctionAddress,
     pub(super) function: Arc<Mutex<dyn PciFunction>>,
     /// What it does, if that is counted.
-    pub(super) counted: Option<Counted>,
+    pub(super) counted: Option<DeviceCounters>,
 }
 
 impl Placed {

@@ -22,7 +22,8 @@ pub struct Stats {
 impl Stats {
     /// Of a machine with a processor and a disk, for tests of those who show it.
     pub(crate) fn sample() -> Self {
-        let counted = Counted { name: "blk0".into(), kind: DeviceKind::Block, counters: Arc::default() };
+        let counted =
+            DeviceCounters { name: "blk0".into(), kind: DeviceKind::Block, counters: Arc::default() };
         counted.counters.requests.add(7);
         counted.counters.bytes_in.add(4096);
         Stats {
@@ -95,13 +96,13 @@ pub struct DeviceStats {
 
 /// A device's counts, where its worker counts.
 #[derive(Debug, Clone)]
-pub(super) struct Counted {
+pub(super) struct DeviceCounters {
     pub(super) name: String,
     pub(super) kind: DeviceKind,
     pub(super) counters: Arc<Counters>,
 }
 
-impl Counted {
+impl DeviceCounters {
     pub(super) fn now(&self) -> DeviceStats {
         let Counters { requests, bytes_in, bytes_out, errors, kicks, interrupts } = &*self.counters;
         DeviceStats {

@@ -36,23 +36,23 @@ pub(super) enum Command {
     Reset,
     Kill,
     /// Answered when the machine rests, or why it did not.
-    Pause(Sender<Rested>),
+    Pause(Sender<PauseResult>),
     /// Answered when it goes on.
     Resume(Sender<()>),
     Stats(Sender<Stats>),
 }
 
-type Rested = Result<(), PauseError>;
+type PauseResult = Result<(), PauseError>;
 
 /// What was asked and must neither pile up nor wait for its turn: a boot takes its time, and anybody may ask for many.
 #[derive(Debug, Default)]
-pub(super) struct Orders {
+pub(super) struct UrgentRequests {
     /// A [`Command::Reset`] waits to be taken, with nothing behind it that makes another one mean something else.
     reset: AtomicBool,
     kill: AtomicBool,
 }
 
-impl Orders {
+impl UrgentRequests {
     /// Whether a [`Command::Reset`] is to be sent: not if one waits already.
     pub(super) fn reset(&self) -> bool {
         !self.reset.swap(true, Ordering::AcqRel)
@@ -78,7 +78,7 @@ impl Orders {
 }
 
 /// What the guest's own actions lead to.
-enum Turn {
+enum NextBoot {
     /// By command.
     BootAgain,
     /// The guest has reset itself.
@@ -88,20 +88,20 @@ enum Turn {
 
 /// How far a boot is in pausing.
 #[derive(Debug)]
-enum Rest {
+enum PauseState {
     Running,
     /// The vCPUs were asked to rest; these wait for it.
     Asked {
         round: u64,
-        waiting: Vec<Sender<Rested>>,
+        waiting: Vec<Sender<PauseResult>>,
     },
     Paused,
 }
 
-impl Rest {
+impl PauseState {
     /// Tells those who wait for it what came instead.
     fn give_up(&mut self, why: &PauseError) {
-        if let Rest::Asked { waiting, .. } = self {
+        if let PauseState::Asked { waiting, .. } = self {
             waiting.drain(..).for_each(|answer| reply(&answer, Err(why.clone())));
         }
     }
@@ -117,10 +117,10 @@ pub(super) fn supervise(
     let publisher = &blueprint.publisher;
     let mut boot_loop = BootLoop::default();
     loop {
-        let turn = Turns { blueprint, boot: &boot, rest: Rest::Running, look: None }.next(events);
+        let turn = BootRun { blueprint, boot: &boot, rest: PauseState::Running, look: None }.next(events);
         let (ran, came_up) = boot.watch.boot(boot.sent());
         let looped = match turn {
-            Turn::Reset => boot_loop.after_reset(ran, came_up),
+            NextBoot::Reset => boot_loop.after_reset(ran, came_up),
             _ => {
                 boot_loop.after_command();
                 None
@@ -129,7 +129,7 @@ pub(super) fn supervise(
         let number = boot.number;
         // The old boot gives back its memory and its interrupts before the new one takes its own.
         drop(boot);
-        if let Turn::End(exit) = turn {
+        if let NextBoot::End(exit) = turn {
             return exit;
         }
         if let Some(boots) = looped {
@@ -148,26 +148,26 @@ pub(super) fn supervise(
 }
 
 /// One boot's life as the supervisor sees it.
-struct Turns<'a> {
+struct BootRun<'a> {
     blueprint: &'a Blueprint,
     boot: &'a Boot,
-    rest: Rest,
+    rest: PauseState,
     /// When the guest is looked at next, because it seems to be at its end.
     look: Option<Instant>,
 }
 
-impl Turns<'_> {
+impl BootRun<'_> {
     /// Serves what comes until this boot is over.
-    fn next(mut self, events: &Receiver<Event>) -> Turn {
+    fn next(mut self, events: &Receiver<Event>) -> NextBoot {
         let turn = self.serve(events);
         self.rest.give_up(match turn {
-            Turn::BootAgain | Turn::Reset => &PauseError::Interrupted,
-            Turn::End(_) => &PauseError::Ended,
+            NextBoot::BootAgain | NextBoot::Reset => &PauseError::Interrupted,
+            NextBoot::End(_) => &PauseError::Ended,
         });
         turn
     }
 
-    fn serve(&mut self, events: &Receiver<Event>) -> Turn {
+    fn serve(&mut self, events: &Receiver<Event>) -> NextBoot {
         loop {
             match self.receive(events) {
                 Err(RecvTimeoutError::Timeout) => {
@@ -177,11 +177,11 @@ impl Turns<'_> {
                 }
                 Ok(Event::Command(Command::Reset)) => {
                     self.blueprint.orders.taken();
-                    return Turn::BootAgain;
+                    return NextBoot::BootAgain;
                 }
                 // The supervisor holds a sender itself, so the channel cannot end; if it did, nobody could ask for more.
                 Ok(Event::Command(Command::Kill)) | Err(RecvTimeoutError::Disconnected) => {
-                    return Turn::End(Exit::Killed);
+                    return NextBoot::End(Exit::Killed);
                 }
                 Ok(Event::Command(Command::PowerButton)) => {
                     if let Some(end) = self.boot.watch.button() {
@@ -208,19 +208,19 @@ impl Turns<'_> {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Pause(answer) => match &mut self.rest {
-                Rest::Paused => reply(&answer, Ok(())),
-                Rest::Asked { waiting, .. } => waiting.push(answer),
-                Rest::Running => {
+                PauseState::Paused => reply(&answer, Ok(())),
+                PauseState::Asked { waiting, .. } => waiting.push(answer),
+                PauseState::Running => {
                     self.boot.watch.stop();
                     let round = self.boot.hold_vcpus();
-                    self.rest = Rest::Asked { round, waiting: vec![answer] };
+                    self.rest = PauseState::Asked { round, waiting: vec![answer] };
                 }
             },
             Command::Resume(answer) => {
                 self.boot.watch.go_on();
                 self.boot.resume();
                 self.rest.give_up(&PauseError::Interrupted);
-                if let Rest::Paused = std::mem::replace(&mut self.rest, Rest::Running) {
+                if let PauseState::Paused = std::mem::replace(&mut self.rest, PauseState::Running) {
                     self.blueprint.publisher.publish(MachineEvent::Resumed);
                 }
                 reply(&answer, ());
@@ -233,11 +233,11 @@ impl Turns<'_> {
 
     fn at_rest(&mut self, number: u64) {
         match &mut self.rest {
-            Rest::Asked { round, waiting } if *round == number => {
+            PauseState::Asked { round, waiting } if *round == number => {
                 self.boot.pause_devices();
                 self.blueprint.publisher.publish(MachineEvent::Paused);
                 waiting.drain(..).for_each(|answer| reply(&answer, Ok(())));
-                self.rest = Rest::Paused;
+                self.rest = PauseState::Paused;
             }
             // Resumed before it came to that.
             _ => {}
@@ -247,7 +247,7 @@ impl Turns<'_> {
     /// What comes next, or nothing by the time of the next look.
     fn receive(&mut self, events: &Receiver<Event>) -> Result<Event, RecvTimeoutError> {
         // At rest nothing happens, and time stands still.
-        let wanted = matches!(self.rest, Rest::Running) && self.boot.watch.wants_samples();
+        let wanted = matches!(self.rest, PauseState::Running) && self.boot.watch.wants_samples();
         self.look = wanted.then(|| self.look.unwrap_or_else(|| Instant::now() + TICK));
         match self.look {
             Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
@@ -256,13 +256,13 @@ impl Turns<'_> {
     }
 
     /// Looks at a guest that seems to be at its end.
-    fn look(&mut self) -> Option<Turn> {
+    fn look(&mut self) -> Option<NextBoot> {
         self.look = None;
         let (work, activity) = self.boot.sample();
         self.boot.watch.sample(work, activity).map(|end| self.turn(end))
     }
 
-    fn ended(&self, what: VcpuEvent) -> Turn {
+    fn ended(&self, what: VcpuEvent) -> NextBoot {
         let watch = &self.boot.watch;
         match what {
             VcpuEvent::Effect(Effect::PowerOff) => self.turn(End::PoweredOff),
@@ -270,23 +270,23 @@ impl Turns<'_> {
             VcpuEvent::Effect(Effect::Reset) => self.turn(watch.reset()),
             VcpuEvent::TripleFault(crash) => match watch.triple_fault() {
                 Some(end) => self.turn(end),
-                None => Turn::End(Exit::Crashed(crash)),
+                None => NextBoot::End(Exit::Crashed(crash)),
             },
-            VcpuEvent::Crashed(crash) => Turn::End(Exit::Crashed(crash)),
-            VcpuEvent::Failed(error) => Turn::End(Exit::Failed(error)),
+            VcpuEvent::Crashed(crash) => NextBoot::End(Exit::Crashed(crash)),
+            VcpuEvent::Failed(error) => NextBoot::End(Exit::Failed(error)),
         }
     }
 
-    fn turn(&self, end: End) -> Turn {
+    fn turn(&self, end: End) -> NextBoot {
         if let End::Panicked | End::GaveUp = end {
             self.blueprint.publisher.publish(MachineEvent::Panicked);
         }
-        Turn::End(match end {
+        NextBoot::End(match end {
             End::PoweredOff => Exit::PoweredOff,
             End::Panicked => Exit::Panicked,
             End::GaveUp => Exit::GaveUp(GaveUp::Initramfs),
             End::Reset => match self.blueprint.spec.on_reboot() {
-                OnReboot::Reboot => return Turn::Reset,
+                OnReboot::Reboot => return NextBoot::Reset,
                 OnReboot::Exit => Exit::Rebooted,
             },
         })

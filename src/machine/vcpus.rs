@@ -9,7 +9,7 @@ use devices::bus::{Bus, Effect};
 
 use super::ends::Activity;
 use super::exit::Crash;
-use super::gate::{Gate, Insider};
+use super::gate::{GateTicket, VcpuGate};
 use super::stats::{ExitCounters, VcpuStats};
 use super::supervisor::Event;
 use super::{BootNumber, StartError};
@@ -29,13 +29,13 @@ pub(super) struct VcpuContext {
     pub(super) buses: Arc<Buses>,
     pub(super) events: Sender<Event>,
     pub(super) boot: BootNumber,
-    pub(super) gate: Arc<Gate>,
+    pub(super) gate: Arc<VcpuGate>,
 }
 
 /// The threads `vcpu0`, `vcpu1`, ... of one boot. Dropping them stops them.
 #[derive(Debug)]
 pub(super) struct VcpuThreads {
-    gate: Arc<Gate>,
+    gate: Arc<VcpuGate>,
     threads: Vec<VcpuThread>,
 }
 
@@ -165,7 +165,7 @@ impl Seen {
 /// Address space for a vCPU thread's stack; only what is used is ever backed by memory.
 const STACK: usize = 256 << 10;
 
-fn run(mut running: Running<'_>, insider: &Insider, kickable: &AtomicBool) {
+fn run(mut running: Running<'_>, insider: &GateTicket, kickable: &AtomicBool) {
     // Said if nothing better is: a vCPU that ends without a word would leave the machine standing.
     let context = running.context;
     let mut last_word = LastWord { context, what: Some(VcpuEvent::Failed(StartError::Internal("a vCPU"))) };
@@ -202,7 +202,7 @@ enum Step {
 
 impl Running<'_> {
     /// Runs the guest until it has something to say to the supervisor, or `None` once the gate is shut.
-    fn until_the_end(&mut self, insider: &Insider) -> Result<Option<VcpuEvent>, VcpuEvent> {
+    fn until_the_end(&mut self, insider: &GateTicket) -> Result<Option<VcpuEvent>, VcpuEvent> {
         loop {
             while self.context.gate.is_open() {
                 if let Step::Served(Some(effect)) = self.step(Entry::Run)? {

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::interrupts::Interrupts;
+use crate::shared_registers::SharedRegisters;
 
 /// The bytes that both sides see, and a count of their changes.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct ConfigSpace {
     /// Which bits the driver may write.
     writable: Vec<u8>,
     generation: AtomicU8,
-    interrupts: OnceLock<Arc<Interrupts>>,
+    shared: OnceLock<Arc<SharedRegisters>>,
 }
 
 impl ConfigSpace {
@@ -28,7 +28,7 @@ impl ConfigSpace {
             bytes: Mutex::new(bytes),
             writable,
             generation: AtomicU8::new(0),
-            interrupts: OnceLock::new(),
+            shared: OnceLock::new(),
         }
     }
 
@@ -44,8 +44,8 @@ impl ConfigSpace {
             self.generation.fetch_add(1, Ordering::SeqCst);
         }
         drop(bytes);
-        if let Some(interrupts) = self.interrupts.get().filter(|_| changed) {
-            interrupts.config();
+        if let Some(shared) = self.shared.get().filter(|_| changed) {
+            shared.config();
         }
     }
 
@@ -90,9 +90,9 @@ impl ConfigSpace {
     }
 
     /// The way to tell the driver of changes, once.
-    pub(crate) fn attach(&self, interrupts: Arc<Interrupts>) {
+    pub(crate) fn attach(&self, shared: Arc<SharedRegisters>) {
         // A device belongs to one transport for life.
-        let _ = self.interrupts.set(interrupts);
+        let _ = self.shared.set(shared);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {

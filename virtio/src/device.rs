@@ -17,7 +17,7 @@ use crate::queue::{Queue, QueueFault};
 
 /// What does not change in a device's life.
 #[derive(Debug, Clone)]
-pub struct Traits {
+pub struct DeviceInfo {
     /// Its kind.
     pub kind: DeviceKind,
     /// For log lines: `blk0`, `net1`.
@@ -33,7 +33,7 @@ pub struct Traits {
 /// What a device needs to go on elsewhere, beyond its queues and its transport's registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
-    /// [`Traits::kind`].
+    /// [`DeviceInfo::kind`].
     pub kind: DeviceKind,
     /// Version of the kind's own format of `data`.
     pub version: u16,
@@ -102,7 +102,7 @@ pub trait Device: Debug + Send {
     type Poller: Poller;
 
     /// Its constants.
-    fn traits(&self) -> Traits;
+    fn info(&self) -> DeviceInfo;
 
     /// The driver is ready: `cx.queues` and `cx.features` are its choice. Watch what has to be watched. Every queue is
     /// looked at once after this, as if it had been kicked.
@@ -114,7 +114,7 @@ pub trait Device: Debug + Send {
     /// The driver put something into queue `queue`.
     ///
     /// # Errors
-    /// What was wrong in the ring; the worker latches that queue.
+    /// What was wrong in the ring; the worker marks that queue as broken.
     fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Self::Poller>) -> Result<(), QueueFault>;
 
     /// A file descriptor watched as `token` is ready, or, as [`TIMER`], the time of [`Context::wake_at`] has come.
@@ -150,12 +150,12 @@ pub const MOST_TOKENS: Token = 0x800;
 /// Above them, the doorbells of its queues.
 pub(crate) const KICK: Token = MOST_TOKENS;
 /// Tokens of each device that shares a worker.
-pub(crate) const SEAT_TOKENS: Token = 0x1000;
+pub(crate) const SLOT_TOKENS: Token = 0x1000;
 
 /// What a device works with while it runs.
 #[derive(Debug)]
 pub struct Context<'a, P> {
-    /// The queues; `None` for one that the driver did not enable, or that is latched.
+    /// The queues; `None` for one that the driver did not enable, or that is broken.
     pub queues: &'a mut [Option<Queue>],
     /// What was negotiated.
     pub features: u64,

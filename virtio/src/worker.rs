@@ -2,7 +2,7 @@
 //!
 //! A thread begins with the first device that starts on it, so that a device without a driver costs nothing. One
 //! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand. Another,
-//! quiesce, lets a device rest on its seat until go: commands are obeyed in order, so that nobody has to wait for either.
+//! quiesce, lets a device rest on its slot until go: commands are obeyed in order, so that nobody has to wait for either.
 
 use std::fmt;
 use std::io;
@@ -15,11 +15,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use crate::device::{Context, Device, KICK, SEAT_TOKENS, TIMER};
-use crate::interrupts::Interrupts;
+use crate::device::{Context, Device, KICK, SLOT_TOKENS, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
 use crate::queue::{Queue, QueueFault, QueueState};
+use crate::shared_registers::SharedRegisters;
 
 /// The worker's own token: there are commands.
 const BELL: Token = 0;
@@ -32,7 +32,7 @@ pub type MakePoller<P> = Box<dyn FnOnce() -> io::Result<P> + Send>;
 
 /// A device with what it needs to run.
 #[derive(Debug)]
-pub(crate) struct Job<P> {
+pub(crate) struct Activation<P> {
     pub(crate) device: Box<dyn Device<Poller = P>>,
     pub(crate) name: String,
     pub(crate) queues: Vec<Option<Queue>>,
@@ -40,7 +40,7 @@ pub(crate) struct Job<P> {
     pub(crate) kicks: Vec<Arc<EventFd>>,
     pub(crate) features: u64,
     pub(crate) memory: Memory,
-    pub(crate) interrupts: Arc<Interrupts>,
+    pub(crate) shared: Arc<SharedRegisters>,
 }
 
 /// What [`Worker::stop`] gives back.
@@ -53,14 +53,14 @@ pub(crate) struct Stopped<P> {
 
 /// A device that runs on a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SeatId(u64);
+pub(crate) struct SlotId(u64);
 
 #[derive(Debug)]
 enum Command<P> {
-    Start(SeatId, Box<Job<P>>),
-    Stop(SeatId, Sender<Stopped<P>>),
-    Quiesce(SeatId, Sender<()>),
-    Go(SeatId),
+    Start(SlotId, Box<Activation<P>>),
+    Stop(SlotId, Sender<Stopped<P>>),
+    Quiesce(SlotId, Sender<()>),
+    Go(SlotId),
     Quit,
 }
 
@@ -80,7 +80,7 @@ struct State<P> {
     make: Option<MakePoller<P>>,
     running: Option<Running<P>>,
     /// How many there were; 64 bits, because a guest may reset its devices for years.
-    seats: u64,
+    slots: u64,
 }
 
 struct Running<P> {
@@ -92,7 +92,7 @@ struct Running<P> {
 impl<P: Poller + 'static> Worker<P> {
     /// One whose thread is called `name` (at most 15 bytes of it are seen in the host) and waits in what `make` makes.
     pub fn new(name: impl Into<String>, make: MakePoller<P>) -> Arc<Self> {
-        let state = State { make: Some(make), running: None, seats: 0 };
+        let state = State { make: Some(make), running: None, slots: 0 };
         Arc::new(Worker { name: name.into(), state: Mutex::new(state) })
     }
 
@@ -100,10 +100,10 @@ impl<P: Poller + 'static> Worker<P> {
     ///
     /// # Errors
     /// The host refused a thread or a file descriptor; the job comes back.
-    pub(crate) fn start(&self, job: Job<P>) -> Result<SeatId, (io::Error, Box<Job<P>>)> {
+    pub(crate) fn start(&self, job: Activation<P>) -> Result<SlotId, (io::Error, Box<Activation<P>>)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let job = Box::new(job);
-        let State { make, running, seats } = &mut *state;
+        let State { make, running, slots } = &mut *state;
         let running = match running {
             Some(running) => running,
             None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make)) {
@@ -111,8 +111,8 @@ impl<P: Poller + 'static> Worker<P> {
                 Err(error) => return Err((error, job)),
             },
         };
-        let id = SeatId(*seats);
-        *seats += 1;
+        let id = SlotId(*slots);
+        *slots += 1;
         match running.send(Command::Start(id, job)) {
             Ok(()) => Ok(id),
             Err(Some(Command::Start(_, job))) => Err((gone(), job)),
@@ -121,7 +121,7 @@ impl<P: Poller + 'static> Worker<P> {
     }
 
     /// Stops a device; it comes through the channel when its work has ended. Nothing comes if the thread has died.
-    pub(crate) fn stop(&self, id: SeatId) -> Receiver<Stopped<P>> {
+    pub(crate) fn stop(&self, id: SlotId) -> Receiver<Stopped<P>> {
         let (sender, receiver) = mpsc::channel();
         self.send(Command::Stop(id, sender));
         receiver
@@ -129,14 +129,14 @@ impl<P: Poller + 'static> Worker<P> {
 
     /// Has a device end its work and rest until [`Worker::go`]: no guest memory changes and no chain is taken. The channel
     /// says when; it closes with no word if the thread has died.
-    pub(crate) fn quiesce(&self, id: SeatId) -> Receiver<()> {
+    pub(crate) fn quiesce(&self, id: SlotId) -> Receiver<()> {
         let (sender, receiver) = mpsc::channel();
         self.send(Command::Quiesce(id, sender));
         receiver
     }
 
     /// Has a device that rests go on where it stands. Harmless for others.
-    pub(crate) fn go(&self, id: SeatId) {
+    pub(crate) fn go(&self, id: SlotId) {
         self.send(Command::Go(id));
     }
 
@@ -157,7 +157,7 @@ impl<P> Running<P> {
     /// The command comes back if nobody takes it.
     fn send(&self, command: Command<P>) -> Result<(), Option<Command<P>>> {
         self.commands.send(command).map_err(|error| Some(error.0))?;
-        // Room in the counter is for 2^64 commands.
+        // WorkerLoop in the counter is for 2^64 commands.
         self.bell.write(1).map_err(|_| None)
     }
 }
@@ -185,7 +185,7 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
         let failed = |error| log::error!("{own_name}: its thread cannot wait for work: {error}");
         match poller {
             Ok(poller) => {
-                Room { poller, seats: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
+                WorkerLoop { poller, slots: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
             }
             Err(error) => {
                 failed(error);
@@ -201,7 +201,7 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
     for command in commands {
         match command {
             Command::Start(_, job) => {
-                job.interrupts.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
+                job.shared.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
             }
             Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) => {}
             Command::Quit => return,
@@ -211,15 +211,15 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
 
 /// A device at work.
 #[derive(Debug)]
-struct Seat<P> {
-    id: SeatId,
-    job: Job<P>,
+struct Slot<P> {
+    id: SlotId,
+    job: Activation<P>,
     at: At,
     watched: Vec<(RawFd, Token)>,
     deadline: Option<Instant>,
 }
 
-/// What a device on its seat is at.
+/// What a device on its slot is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Work,
@@ -231,20 +231,20 @@ enum At {
 
 /// The thread's side.
 #[derive(Debug)]
-struct Room<P: Poller> {
+struct WorkerLoop<P: Poller> {
     poller: P,
     /// A place is used again when its device has left.
-    seats: Vec<Option<Seat<P>>>,
+    slots: Vec<Option<Slot<P>>>,
     commands: Receiver<Command<P>>,
 }
 
-impl<P: Poller> Room<P> {
+impl<P: Poller> WorkerLoop<P> {
     fn run(&mut self) -> io::Result<()> {
         let mut ready = Vec::new();
         // Commands may have come before the bell was watched.
         let mut go_on = self.obey();
         while go_on {
-            let deadline = self.seats.iter().flatten().filter_map(|seat| seat.deadline).min();
+            let deadline = self.slots.iter().flatten().filter_map(|slot| slot.deadline).min();
             let limit = deadline.map(|time| time.saturating_duration_since(Instant::now()));
             self.poller.wait(limit, &mut ready)?;
             // Events before commands: they are for the devices that sit here now, not for those that come next.
@@ -259,7 +259,7 @@ impl<P: Poller> Room<P> {
                 self.ring_alarms();
             }
         }
-        for place in 0..self.seats.len() {
+        for place in 0..self.slots.len() {
             self.leave(place);
         }
         Ok(())
@@ -293,31 +293,31 @@ impl<P: Poller> Room<P> {
         }
     }
 
-    fn find(&self, id: SeatId) -> Option<usize> {
-        self.seats.iter().position(|seat| seat.as_ref().is_some_and(|seat| seat.id == id))
+    fn find(&self, id: SlotId) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.id == id))
     }
 
     fn at(&self, place: usize) -> Option<At> {
-        self.seats.get(place)?.as_ref().map(|seat| seat.at)
+        self.slots.get(place)?.as_ref().map(|slot| slot.at)
     }
 
     fn set_at(&mut self, place: usize, at: At) {
-        if let Some(Some(seat)) = self.seats.get_mut(place) {
-            seat.at = at;
+        if let Some(Some(slot)) = self.slots.get_mut(place) {
+            slot.at = at;
         }
     }
 
-    fn enter(&mut self, id: SeatId, job: Job<P>) {
-        let seat = Seat { id, job, at: At::Rest, watched: Vec::new(), deadline: None };
-        let place = match self.seats.iter().position(Option::is_none) {
+    fn enter(&mut self, id: SlotId, job: Activation<P>) {
+        let slot = Slot { id, job, at: At::Rest, watched: Vec::new(), deadline: None };
+        let place = match self.slots.iter().position(Option::is_none) {
             Some(place) => place,
             None => {
-                self.seats.push(None);
-                self.seats.len() - 1
+                self.slots.push(None);
+                self.slots.len() - 1
             }
         };
-        if let Some(free) = self.seats.get_mut(place) {
-            *free = Some(seat);
+        if let Some(free) = self.slots.get_mut(place) {
+            *free = Some(slot);
         }
         self.begin(place);
     }
@@ -335,8 +335,8 @@ impl<P: Poller> Room<P> {
     }
 
     fn hear_kicks(&mut self, place: usize) {
-        let kicks = match self.seats.get(place) {
-            Some(Some(seat)) => seat.job.kicks.clone(),
+        let kicks = match self.slots.get(place) {
+            Some(Some(slot)) => slot.job.kicks.clone(),
             _ => return,
         };
         for (queue, kick) in (0u16..).zip(&kicks) {
@@ -345,8 +345,8 @@ impl<P: Poller> Room<P> {
             let _ = kick.read();
             match self.poller.watch(kick.as_raw_fd(), token, Interest::Read) {
                 Ok(()) => {
-                    if let Some(Some(seat)) = self.seats.get_mut(place) {
-                        seat.watched.push((kick.as_raw_fd(), token));
+                    if let Some(Some(slot)) = self.slots.get_mut(place) {
+                        slot.watched.push((kick.as_raw_fd(), token));
                     }
                 }
                 Err(error) => {
@@ -374,42 +374,42 @@ impl<P: Poller> Room<P> {
         });
         // This also has a ring of the host do what it was given.
         self.unwatch_all(place);
-        let Some(Some(seat)) = self.seats.get_mut(place) else { return };
+        let Some(Some(slot)) = self.slots.get_mut(place) else { return };
         // What was completed and not yet said is said now: a queue's saved state does not remember it.
-        for queue in seat.job.queues.iter_mut().flatten() {
+        for queue in slot.job.queues.iter_mut().flatten() {
             if let Err(fault) = queue.notify() {
-                log::debug!("{}: {fault} while it stopped", seat.job.name);
+                log::debug!("{}: {fault} while it stopped", slot.job.name);
             }
         }
     }
 
-    /// Takes a device off its seat, its work ended.
+    /// Takes a device off its slot, its work ended.
     fn leave(&mut self, place: usize) -> Option<Stopped<P>> {
         if self.at(place)? != At::Rest {
             self.end(place);
         }
-        let seat = self.seats.get_mut(place)?.take()?;
-        let queues = seat.job.queues.iter().map(|queue| queue.as_ref().map(Queue::state)).collect();
-        Some(Stopped { device: seat.job.device, queues })
+        let slot = self.slots.get_mut(place)?.take()?;
+        let queues = slot.job.queues.iter().map(|queue| queue.as_ref().map(Queue::state)).collect();
+        Some(Stopped { device: slot.job.device, queues })
     }
 
     fn unwatch_all(&mut self, place: usize) {
-        let Some(Some(seat)) = self.seats.get_mut(place) else { return };
-        seat.deadline = None;
-        for (fd, token) in seat.watched.drain(..) {
+        let Some(Some(slot)) = self.slots.get_mut(place) else { return };
+        slot.deadline = None;
+        for (fd, token) in slot.watched.drain(..) {
             if let Err(error) = self.poller.unwatch(fd, token) {
-                log::debug!("{}: {error} while it stopped to listen", seat.job.name);
+                log::debug!("{}: {error} while it stopped to listen", slot.job.name);
             }
         }
     }
 
     fn dispatch(&mut self, token: Token) {
-        let Some(at) = token.checked_sub(SEAT_TOKENS) else { return };
-        let (Ok(place), token) = (usize::try_from(at / SEAT_TOKENS), at % SEAT_TOKENS) else { return };
+        let Some(at) = token.checked_sub(SLOT_TOKENS) else { return };
+        let (Ok(place), token) = (usize::try_from(at / SLOT_TOKENS), at % SLOT_TOKENS) else { return };
         match token.checked_sub(KICK).map(u16::try_from) {
             Some(Ok(queue)) if token != TIMER => {
-                if let Some(Some(seat)) = self.seats.get(place) {
-                    seat.job.interrupts.counters().kicks.add_one();
+                if let Some(Some(slot)) = self.slots.get(place) {
+                    slot.job.shared.counters().kicks.add_one();
                 }
                 self.kicked(place, queue);
             }
@@ -421,7 +421,7 @@ impl<P: Poller> Room<P> {
 
     fn kicked(&mut self, place: usize, queue: u16) {
         self.with(place, |device, cx| {
-            // A latched queue is not there: its kicks go nowhere.
+            // A broken queue is not there: its kicks go nowhere.
             if cx.queue(queue).is_some() {
                 device.kicked(queue, cx)?;
             }
@@ -431,31 +431,31 @@ impl<P: Poller> Room<P> {
 
     fn ring_alarms(&mut self) {
         let now = Instant::now();
-        for place in 0..self.seats.len() {
-            let Some(Some(seat)) = self.seats.get_mut(place) else { continue };
-            if seat.deadline.is_some_and(|time| time <= now) {
-                seat.deadline = None;
+        for place in 0..self.slots.len() {
+            let Some(Some(slot)) = self.slots.get_mut(place) else { continue };
+            if slot.deadline.is_some_and(|time| time <= now) {
+                slot.deadline = None;
                 self.dispatch(base(place) + TIMER);
             }
         }
     }
 
-    /// Calls the device of a seat; a fault latches its queue. Whether there was none.
+    /// Calls the device of a slot; a fault breaks its queue. Whether there was none.
     fn with(
         &mut self,
         place: usize,
         call: impl FnOnce(&mut dyn Device<Poller = P>, &mut Context<'_, P>) -> Result<(), Fault>,
     ) -> bool {
-        let Some(Some(seat)) = self.seats.get_mut(place) else { return false };
-        let job = &mut seat.job;
+        let Some(Some(slot)) = self.slots.get_mut(place) else { return false };
+        let job = &mut slot.job;
         let mut context = Context {
             queues: &mut job.queues,
             features: job.features,
             memory: &job.memory,
             poller: &mut self.poller,
-            watched: &mut seat.watched,
+            watched: &mut slot.watched,
             base: base(place),
-            deadline: &mut seat.deadline,
+            deadline: &mut slot.deadline,
         };
         match call(job.device.as_mut(), &mut context) {
             Ok(()) => return true,
@@ -463,11 +463,11 @@ impl<P: Poller> Room<P> {
                 if let Some(queue) = job.queues.get_mut(usize::from(fault.queue)) {
                     *queue = None;
                 }
-                job.interrupts.fail(log::Level::Warn, &fault);
+                job.shared.fail(log::Level::Warn, &fault);
             }
             Err(Fault::Host(error)) => {
                 let reason = format!("the host refused what it needs: {error}");
-                job.interrupts.fail(log::Level::Error, &reason);
+                job.shared.fail(log::Level::Error, &reason);
             }
         }
         false
@@ -475,16 +475,16 @@ impl<P: Poller> Room<P> {
 }
 
 /// Only a panic, or a host that refuses to wait, leaves devices behind: their drivers hear of it.
-impl<P: Poller> Drop for Room<P> {
+impl<P: Poller> Drop for WorkerLoop<P> {
     fn drop(&mut self) {
         let waiting =
             std::iter::from_fn(|| self.commands.try_recv().ok()).filter_map(|command| match command {
-                Command::Start(_, job) => Some(job.interrupts),
+                Command::Start(_, job) => Some(job.shared),
                 _ => None,
             });
-        let seated = self.seats.iter().flatten().map(|seat| seat.job.interrupts.clone());
-        for interrupts in seated.chain(waiting) {
-            interrupts.fail(log::Level::Error, &"its thread has ended");
+        let seated = self.slots.iter().flatten().map(|slot| slot.job.shared.clone());
+        for shared in seated.chain(waiting) {
+            shared.fail(log::Level::Error, &"its thread has ended");
         }
     }
 }
@@ -502,7 +502,7 @@ impl From<QueueFault> for Fault {
     }
 }
 
-/// The first token of a seat; those below are the worker's own.
+/// The first token of a slot; those below are the worker's own.
 fn base(place: usize) -> Token {
-    Token::try_from(place).unwrap_or(0).saturating_add(1).saturating_mul(SEAT_TOKENS)
+    Token::try_from(place).unwrap_or(0).saturating_add(1).saturating_mul(SLOT_TOKENS)
 }

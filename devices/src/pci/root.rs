@@ -41,12 +41,12 @@ struct BusState {
 struct Slot {
     function: SharedFunction,
     /// Where its registers put its BARs.
-    wanted: Vec<Place>,
+    wanted: Vec<BarRange>,
     /// Where they are, as the function was told.
-    placed: Vec<Place>,
+    placed: Vec<BarRange>,
 }
 
-type Place = (BarIndex, Range<u64>);
+type BarRange = (BarIndex, Range<u64>);
 
 #[derive(Debug, Clone)]
 struct Mapping {
@@ -243,7 +243,7 @@ impl PciRoot {
     /// everyone who leaves, then everyone who comes.
     fn place(&self, bus: &mut BusState) {
         let mut taken: Vec<Mapping> = Vec::new();
-        let mut next: Vec<Vec<Place>> = Vec::new();
+        let mut next: Vec<Vec<BarRange>> = Vec::new();
         for slot in bus.slots.values() {
             let mut placed = Vec::new();
             for (bar, range) in &slot.wanted {
@@ -294,7 +294,7 @@ pub(super) fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciFunction 
 }
 
 /// Where a function's registers put its BARs; nowhere while its memory enable bit is off.
-fn wanted(function: &dyn PciFunction) -> Vec<Place> {
+fn wanted(function: &dyn PciFunction) -> Vec<BarRange> {
     let config = function.config();
     if !config.memory_enabled() {
         return Vec::new();

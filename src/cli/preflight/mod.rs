@@ -19,7 +19,7 @@ use super::exit::Status;
 use crate::host::facts::Host;
 use crate::machine::StartError;
 use crate::machine::files::{BootFiles, NamedFiles};
-use crate::machine::supplies::Image;
+use crate::machine::run_resources::Image;
 use crate::spec::Spec;
 
 /// A machine that may be started.

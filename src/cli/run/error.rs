@@ -25,7 +25,7 @@ pub(crate) enum RunError {
     Start(#[from] StartError),
     /// Its name, or the socket of that name.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    RunningMachine(#[from] PlaceError),
     /// More ports than fit beside those of `run`.
     #[error("{asked} ports were asked for, and beside those of `minivmm run` a guest can have {max}")]
     Ports {

@@ -14,7 +14,7 @@ use super::start::Started;
 use crate::host::ready::until_left;
 use crate::host::stdio::{Input, Output};
 use crate::machine::Machine;
-use crate::machine::supplies::StreamPort;
+use crate::machine::run_resources::StreamPort;
 
 /// Output that may wait for its reader before the command has to; memory is taken as bytes come.
 const CAPACITY: usize = 1 << 20;

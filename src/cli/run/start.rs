@@ -13,7 +13,7 @@ use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
 use crate::machine::files::BootFiles;
-use crate::machine::supplies::{Image, StreamPort, Supplies};
+use crate::machine::run_resources::{Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
 /// Ports beside the console and those of a run: Linux takes 31 in all (`VIRTCONS_MAX_PORTS`).
@@ -58,8 +58,8 @@ impl Start {
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = news.send(News::Boots);
         let files = Some(cleared.named);
-        let supplies = Supplies { files, streams: self.streams, ..Supplies::default() };
-        let machine = Machine::start_supplied(&spec, shown, supplies)?;
+        let run_resources = RunResources { files, streams: self.streams, ..RunResources::default() };
+        let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         let subject = Arc::new(Running::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, subject)).transpose();
         let control = control.map_err(|source| RunError::Host { what: "a control socket", source })?;

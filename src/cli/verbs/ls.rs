@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::VerbError;
 use super::show::columns;
 use crate::control::client::ask;
-use crate::control::{Place, all};
+use crate::control::{RunningMachine, all};
 
 /// A machine that does not answer by then is shown without what it would have said.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
 }
 
 /// What each of `places` says, in their order. All are asked at the same time: some may not answer.
-fn ask_all<T: Send>(places: &[Place], ask: impl Fn(&Place) -> T + Sync) -> Vec<T> {
+fn ask_all<T: Send>(places: &[RunningMachine], ask: impl Fn(&RunningMachine) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let ask = &ask;
         let asked: Vec<_> = places
@@ -39,7 +39,7 @@ fn ask_all<T: Send>(places: &[Place], ask: impl Fn(&Place) -> T + Sync) -> Vec<T
     })
 }
 
-fn info(place: &Place) -> Value {
+fn info(place: &RunningMachine) -> Value {
     ask(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
         // It is about to start or to end, or its process is stopped.
         |_| json!({ "name": place.name.as_str(), "pid": place.pid, "state": null }),
@@ -92,7 +92,7 @@ a-longer-name  -       7      -       -        -";
 
     #[test]
     fn those_that_do_not_answer_are_waited_for_together_and_stand_in_their_order() {
-        let place = |number: u32| Place {
+        let place = |number: u32| RunningMachine {
             name: format!("vm{number}").parse().unwrap(),
             socket: "s".into(),
             pid: Some(number),

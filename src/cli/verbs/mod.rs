@@ -23,7 +23,7 @@ use super::exit::Status;
 use super::{complain, print};
 use crate::control::client::{Asked, ClientError};
 use crate::control::routes::balloon_body;
-use crate::control::{Place, find};
+use crate::control::{RunningMachine, find};
 use crate::host::lock::by;
 use crate::host::target::is_stopped;
 use crate::spec::MachineName;
@@ -131,7 +131,7 @@ fn order(args: &NameArgs, path: &str) -> Result<(), VerbError> {
 
 /// Speaks to one machine.
 #[derive(Debug)]
-struct Speaker(Place);
+struct Speaker(RunningMachine);
 
 impl Speaker {
     fn to(name: &MachineName) -> Result<Self, VerbError> {
@@ -170,7 +170,7 @@ impl Speaker {
     }
 
     fn failed(&self, source: ClientError) -> VerbError {
-        let Place { name, socket, pid } = self.0.clone();
+        let RunningMachine { name, socket, pid } = self.0.clone();
         match (source, pid) {
             (ClientError::Late(_), Some(pid)) if self.is_stopped() => VerbError::Stopped { name, pid },
             (ClientError::Late(limit), _) => VerbError::Late { name, limit, pid },

@@ -121,14 +121,14 @@ impl GuestConsole {
                 until.get_or_insert_with(|| self.said.end());
             }
             let reason = match until {
-                Some(end) if self.at >= end => Unheard::TimedOut(limit),
+                Some(end) if self.at >= end => ExpectFailure::TimedOut(limit),
                 _ => match self.read_until(&mut bytes, deadline) {
-                    Ok(0) => Unheard::Ended,
+                    Ok(0) => ExpectFailure::Ended,
                     Ok(count) => {
                         heard.extend(bytes.get(..count).unwrap_or_default());
                         continue;
                     }
-                    Err(_) => Unheard::TimedOut(limit),
+                    Err(_) => ExpectFailure::TimedOut(limit),
                 },
             };
             self.rest = heard.split_off(heard.len().saturating_sub(most)).into();
@@ -169,7 +169,7 @@ pub struct ExpectError {
     /// What it did not say.
     pub words: String,
     /// Why nothing is expected any more.
-    pub reason: Unheard,
+    pub reason: ExpectFailure,
     /// What it said last.
     pub tail: String,
 }
@@ -177,7 +177,7 @@ pub struct ExpectError {
 /// Why nothing is expected any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Unheard {
+pub enum ExpectFailure {
     /// The time was up.
     TimedOut(Duration),
     /// The machine ended.
@@ -188,8 +188,8 @@ impl fmt::Display for ExpectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the guest did not say {:?} ", self.words)?;
         match self.reason {
-            Unheard::TimedOut(limit) => write!(f, "within {limit:?}")?,
-            Unheard::Ended => write!(f, "before its machine ended")?,
+            ExpectFailure::TimedOut(limit) => write!(f, "within {limit:?}")?,
+            ExpectFailure::Ended => write!(f, "before its machine ended")?,
         }
         if self.tail.is_empty() {
             write!(f, "; it said nothing")
@@ -242,13 +242,13 @@ mod tests {
         let (said, mut console) = console();
         said.push(b"Kernel panic");
         let error = console.expect("login: ", Duration::from_millis(1)).unwrap_err();
-        assert!(matches!(error.reason, Unheard::TimedOut(_)));
+        assert!(matches!(error.reason, ExpectFailure::TimedOut(_)));
         let text = error.to_string();
         assert!(text.contains("login: ") && text.ends_with("it said last:\nKernel panic"), "{text}");
         // Something else may have been said instead.
         assert_eq!(console.expect("panic", Duration::ZERO).unwrap(), "Kernel panic");
         said.close();
-        assert_eq!(console.expect("login: ", SOON).unwrap_err().reason, Unheard::Ended);
+        assert_eq!(console.expect("login: ", SOON).unwrap_err().reason, ExpectFailure::Ended);
         assert_eq!(console.read(&mut [0]).unwrap(), 0);
     }
 
@@ -288,7 +288,7 @@ mod tests {
         let guest = talk(&said, &[b'y'; 64]);
         let begin = Instant::now();
         let error = console.expect("login: ", Duration::from_millis(200)).unwrap_err();
-        assert!(matches!(error.reason, Unheard::TimedOut(_)));
+        assert!(matches!(error.reason, ExpectFailure::TimedOut(_)));
         assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
         drop((said, console));
         guest.join().unwrap();

@@ -31,7 +31,7 @@ impl WatchedOutput {
 
 impl ConsoleSink for WatchedOutput {
     /// Never waits: the vCPU that writes has the port locked, and waits for the reader once it has let go of it
-    /// ([`Insider::wait_for_room`](crate::machine::gate::Insider::wait_for_room)).
+    /// ([`GateTicket::wait_for_room`](crate::machine::gate::GateTicket::wait_for_room)).
     fn write(&mut self, bytes: &[u8]) {
         self.watch.look_at(bytes);
         self.queue.push_over(bytes);

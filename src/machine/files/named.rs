@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::BootFile;
 use crate::machine::StartError;
 use crate::machine::loader::Origin;
-use crate::machine::supplies::Image;
+use crate::machine::run_resources::Image;
 use crate::spec::{self, Spec};
 
 /// Open files of a spec. A machine keeps them for all its boots.

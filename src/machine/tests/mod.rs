@@ -17,7 +17,7 @@ use virtio::transport::Platform;
 
 use super::boot_once::Blueprint;
 use super::pci::{self, Placed};
-use super::supplies::Supplies;
+use super::run_resources::RunResources;
 use super::{Exit, Machine, MakeFunctions, StartError};
 use crate::spec::Spec;
 use doorbell::Doorbell;
@@ -44,7 +44,8 @@ fn run(guest: Guest, functions: MakeFunctions) -> (Arc<Exit>, String) {
     let spec = Spec::new(guest.write(folder.path()).unwrap()).with_mem("4".parse().unwrap());
     let output = Output::default();
     let machine =
-        Machine::start_with(&spec, Some(Box::new(output.clone())), functions, Supplies::default()).unwrap();
+        Machine::start_with(&spec, Some(Box::new(output.clone())), functions, RunResources::default())
+            .unwrap();
     let exit = machine.wait_for(LIMIT);
     let text = String::from_utf8_lossy(&output.0.lock().unwrap()).into_owned();
     (exit.unwrap_or_else(|| panic!("the guest hangs; it said: {text}")), text)

@@ -118,7 +118,7 @@ pub fn long_chains(device: &Device, mut others: impl FnMut()) {
     well(device);
 }
 
-/// Some chains are served, some held, some latch the queue.
+/// Some chains are served, some held, some break the queue.
 fn settle(device: &Device, queue: u16) {
     let start = ticks();
     while used(ARENA, queue) == 0 && ticks() - start < 200_000 && device.status() & NEEDS_RESET == 0 {}

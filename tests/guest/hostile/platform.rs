@@ -93,7 +93,7 @@ pub fn wait_for_interrupt() {
     unsafe { asm!("ud2", in("rdi") -1i64) }
 }
 
-/// Interrupts of first queues that were taken so far.
+/// SharedRegisters of first queues that were taken so far.
 pub fn interrupts() -> u64 {
     unsafe extern "C" {
         #[link_name = "interrupts"]

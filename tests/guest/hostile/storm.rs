@@ -208,7 +208,7 @@ impl Storm<'_> {
         }
     }
 
-    /// A latched device does nothing any more: it is started again.
+    /// A broken device does nothing any more: it is started again.
     fn look(&mut self) {
         let status = self.device.status();
         if status & NEEDS_RESET != 0 || status & 4 == 0 {

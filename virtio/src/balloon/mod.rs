@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
+use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
 use crate::poll::{Epoll, Interest, Token};
 use crate::queue::{Queue, QueueFault};
 use control::Reach;
@@ -214,8 +214,8 @@ fn serve_turn(
 impl Device for Balloon {
     type Poller = Epoll;
 
-    fn traits(&self) -> Traits {
-        Traits {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
             kind: DeviceKind::Balloon,
             name: self.name.clone(),
             features: STATS_VQ | DEFLATE_ON_OOM | PAGE_REPORTING,

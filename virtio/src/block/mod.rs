@@ -28,7 +28,7 @@ pub use engine::{Completion, Engine, Extent, Operation, Tag};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceState, RestoreError, Traits};
+use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError};
 use crate::memory::Segment;
 use crate::poll::Token;
 use crate::queue::QueueFault;
@@ -131,8 +131,8 @@ impl Block {
 impl Device for Block {
     type Poller = AnyEngine;
 
-    fn traits(&self) -> Traits {
-        Traits {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
             kind: DeviceKind::Block,
             name: self.name.clone(),
             features: self.disk.features(),

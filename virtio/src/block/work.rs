@@ -32,7 +32,7 @@ impl Block {
         let now = Instant::now();
         loop {
             if self.slots.bytes() >= ENOUGH_IN_FLIGHT || self.slots.zeroes() >= ENOUGH_TO_ZERO {
-                // Looked at again when one of them has ended.
+                // DiskBoot at again when one of them has ended.
                 self.waiting.add(index);
                 return Ok(());
             }

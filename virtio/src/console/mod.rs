@@ -20,12 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
+use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
 use crate::poll::{Epoll, Token};
 use crate::queue::QueueFault;
 pub use backend::{Backend, Nobody, Stream, TOKENS};
 use control::{Event, Message};
-use port::{Port, PortState, Scratch, Turn};
+use port::{Port, PortState, Progress, Scratch};
 pub use socket::SocketBackend;
 
 /// VIRTIO_CONSOLE_F_MULTIPORT (§5.3.3).
@@ -59,7 +59,7 @@ struct State {
 
 /// A port, or one of its queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum QueueOwner {
     Control,
     Port(usize),
 }
@@ -94,10 +94,10 @@ impl Console {
         let (receive, transmit) = queues(index);
         let mut over = false;
         if let Some(queue) = cx.queue(transmit) {
-            over |= port.transmit(queue, &mut self.scratch)? == Turn::Over;
+            over |= port.transmit(queue, &mut self.scratch)? == Progress::Over;
         }
         if let Some(queue) = cx.queue(receive) {
-            over |= port.receive(queue, &mut self.scratch)? == Turn::Over;
+            over |= port.receive(queue, &mut self.scratch)? == Progress::Over;
         }
         if port.backend.attend(first_token(index), cx) {
             port.left();
@@ -148,13 +148,13 @@ impl Console {
     /// Hears what the driver says of ports.
     fn hear(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         let Some(queue) = cx.queue(CONTROL_TRANSMIT) else { return Ok(()) };
-        let mut turn = Turn::Over;
+        let mut turn = Progress::Over;
         for _ in 0..MESSAGES {
             let Some(chain) = queue.pop()? else {
                 if queue.enable_kicks()? {
                     continue;
                 }
-                turn = Turn::Done;
+                turn = Progress::Done;
                 break;
             };
             let message = Message::read(&mut chain.reader(queue.memory()));
@@ -173,7 +173,7 @@ impl Console {
             }
         }
         queue.notify()?;
-        if turn == Turn::Over {
+        if turn == Progress::Over {
             cx.wake_at(Some(Instant::now()));
         }
         Ok(())
@@ -194,11 +194,11 @@ fn queues(port: usize) -> (u16, u16) {
 }
 
 /// Whose queue it is.
-fn place(queue: u16) -> Place {
+fn place(queue: u16) -> QueueOwner {
     match usize::from(queue / 2) {
-        0 => Place::Port(0),
-        1 => Place::Control,
-        pair => Place::Port(pair - 1),
+        0 => QueueOwner::Port(0),
+        1 => QueueOwner::Control,
+        pair => QueueOwner::Port(pair - 1),
     }
 }
 
@@ -209,8 +209,8 @@ fn first_token(port: usize) -> Token {
 impl Device for Console {
     type Poller = Epoll;
 
-    fn traits(&self) -> Traits {
-        Traits {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
             kind: DeviceKind::Console,
             name: self.name.clone(),
             features: MULTIPORT,
@@ -232,13 +232,13 @@ impl Device for Console {
 
     fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         match (place(queue), queue) {
-            (Place::Port(index), _) => self.serve(index, cx)?,
-            (Place::Control, CONTROL_TRANSMIT) => {
+            (QueueOwner::Port(index), _) => self.serve(index, cx)?,
+            (QueueOwner::Control, CONTROL_TRANSMIT) => {
                 self.hear(cx)?;
                 // A port that was opened now takes what has waited for that.
                 self.serve_every_port(cx)?;
             }
-            (Place::Control, _) => {}
+            (QueueOwner::Control, _) => {}
         }
         self.tell(cx)
     }

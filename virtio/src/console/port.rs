@@ -48,7 +48,7 @@ pub(super) struct PortState {
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Progress {
     /// There is nothing that could be done now.
     Done,
     /// There may be more to do.
@@ -115,22 +115,26 @@ impl Port {
     }
 
     /// From the guest to the host, until there is no more or the host takes no more.
-    pub(super) fn transmit(&mut self, queue: &mut Queue, scratch: &mut Scratch) -> Result<Turn, QueueFault> {
+    pub(super) fn transmit(
+        &mut self,
+        queue: &mut Queue,
+        scratch: &mut Scratch,
+    ) -> Result<Progress, QueueFault> {
         if !self.backend.is_open() {
             // The chains wait in the ring for the next one to come.
             queue.disable_kicks()?;
-            return Ok(Turn::Done);
+            return Ok(Progress::Done);
         }
         let mut left = TURN;
         let turn = loop {
             if left == 0 {
-                break Turn::Over;
+                break Progress::Over;
             }
             let Some(chain) = queue.pop()? else {
                 if queue.enable_kicks()? {
                     continue;
                 }
-                break Turn::Done;
+                break Progress::Done;
             };
             left = left.saturating_sub(CHAIN_COST);
             match self.send(&chain, queue, scratch, &mut left) {
@@ -141,11 +145,11 @@ impl Port {
                 Sent::Blocked => {
                     queue.put_back(chain);
                     queue.disable_kicks()?;
-                    break Turn::Done;
+                    break Progress::Done;
                 }
                 Sent::TurnOver => {
                     queue.put_back(chain);
-                    break Turn::Over;
+                    break Progress::Over;
                 }
             }
         };
@@ -188,22 +192,26 @@ impl Port {
     }
 
     /// From the host to the guest, until there is no more or the guest takes no more.
-    pub(super) fn receive(&mut self, queue: &mut Queue, scratch: &mut Scratch) -> Result<Turn, QueueFault> {
+    pub(super) fn receive(
+        &mut self,
+        queue: &mut Queue,
+        scratch: &mut Scratch,
+    ) -> Result<Progress, QueueFault> {
         if !self.state.guest_open {
-            return Ok(Turn::Done);
+            return Ok(Progress::Done);
         }
         scratch.bytes.resize(CARRY, 0);
         let mut left = TURN;
         let turn = loop {
             if left == 0 {
-                break Turn::Over;
+                break Progress::Over;
             }
             let room = gather(queue, &mut scratch.chains)?;
             if scratch.chains.is_empty() {
                 if queue.enable_kicks()? {
                     continue;
                 }
-                break Turn::Done;
+                break Progress::Done;
             }
             left = left.saturating_sub(CHAIN_COST * scratch.chains.len());
             let into = scratch.bytes.get_mut(..room).unwrap_or_default();
@@ -216,7 +224,7 @@ impl Port {
                         continue;
                     }
                     queue.disable_kicks()?;
-                    break Turn::Done;
+                    break Progress::Done;
                 }
             };
             left = left.saturating_sub(count);

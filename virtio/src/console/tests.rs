@@ -440,9 +440,9 @@ fn every_port_has_queues_of_its_own() {
     assert_eq!([0, 1, 2, 30].map(queues), [(0, 1), (4, 5), (6, 7), (62, 63)]);
     for port in 0..40 {
         let (receive, transmit) = queues(port);
-        assert_eq!([place(receive), place(transmit)], [Place::Port(port); 2]);
+        assert_eq!([place(receive), place(transmit)], [QueueOwner::Port(port); 2]);
     }
-    assert_eq!([place(2), place(3)], [Place::Control; 2]);
+    assert_eq!([place(2), place(3)], [QueueOwner::Control; 2]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use devices::ration::Ration;
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
+use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Epoll, Token};
 use crate::queue::{Chain, QueueFault};
@@ -99,8 +99,8 @@ impl Entropy {
 impl Device for Entropy {
     type Poller = Epoll;
 
-    fn traits(&self) -> Traits {
-        Traits {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
             kind: DeviceKind::Entropy,
             name: self.name.clone(),
             features: 0,

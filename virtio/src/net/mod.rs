@@ -28,7 +28,7 @@ pub use header::FrameError;
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceState, RestoreError, TIMER, Traits};
+use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
 use crate::poll::{Interest, Poller, Token};
 use crate::queue::QueueFault;
 use control::Command;
@@ -57,7 +57,7 @@ const STATE_VERSION: u16 = 1;
 
 /// What one turn of a queue came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum Progress {
     /// Nothing is left: an event or a kick says when there is.
     Idle,
     /// There may be more, and others come first.
@@ -161,7 +161,7 @@ impl<P: Poller> Net<P> {
         let Some(pair) = self.pairs.get_mut(usize::from(index)).filter(|_| used) else { return Ok(()) };
         let Some(queue) = cx.queue(2 * index) else { return Ok(()) };
         let turn = pair.rx.run(index, queue, &mut *self.backend, mode)?;
-        pair.rx_again = turn == Turn::More;
+        pair.rx_again = turn == Progress::More;
         if pair.rx_again {
             cx.wake_at(Some(Instant::now()));
         }
@@ -173,11 +173,11 @@ impl<P: Poller> Net<P> {
         let Some(pair) = self.pairs.get_mut(usize::from(index)) else { return Ok(()) };
         let Some(queue) = cx.queue(2 * index + 1) else { return Ok(()) };
         let turn = pair.tx.run(index, queue, &mut *self.backend, allowed)?;
-        pair.tx_again = turn == Turn::More;
+        pair.tx_again = turn == Progress::More;
         match turn {
-            Turn::Idle => {}
-            Turn::More => cx.wake_at(Some(Instant::now())),
-            Turn::Blocked => self.watch_again(index, cx),
+            Progress::Idle => {}
+            Progress::More => cx.wake_at(Some(Instant::now())),
+            Progress::Blocked => self.watch_again(index, cx),
         }
         Ok(())
     }
@@ -263,7 +263,7 @@ impl<P: Poller> Net<P> {
 impl<P: Poller> Device for Net<P> {
     type Poller = P;
 
-    fn traits(&self) -> Traits {
+    fn info(&self) -> DeviceInfo {
         use features::{CTRL_GUEST_OFFLOADS, CTRL_VQ, MAC, MQ, MRG_RXBUF, MTU, STATUS};
         let mut features = MAC | STATUS | MRG_RXBUF | CTRL_VQ | features::offered(self.backend.offloads());
         if !self.backend.offloads().is_empty() {
@@ -277,7 +277,7 @@ impl<P: Poller> Device for Net<P> {
         }
         let mut queues = vec![QUEUE_SIZE; 2 * self.pairs.len()];
         queues.push(CONTROL_SIZE);
-        Traits {
+        DeviceInfo {
             kind: DeviceKind::Network,
             name: self.name.clone(),
             features,

@@ -12,7 +12,7 @@ use devices::ration::Ration;
 use vm_memory::Bytes;
 
 use super::header::{self, LONGEST_FRAME};
-use super::{HEADER_LEN, NetBackend, Offloads, Turn};
+use super::{HEADER_LEN, NetBackend, Offloads, Progress};
 use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
@@ -69,7 +69,7 @@ impl Receiver {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         mode: Mode,
-    ) -> Result<Turn, QueueFault> {
+    ) -> Result<Progress, QueueFault> {
         let turn = self.receive_some(pair, queue, backend, mode);
         // One decision about an interrupt for all of the turn.
         queue.notify()?;
@@ -82,10 +82,10 @@ impl Receiver {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         mode: Mode,
-    ) -> Result<Turn, QueueFault> {
+    ) -> Result<Progress, QueueFault> {
         for _ in 0..TURN {
             if !self.readable && self.waiting.is_none() {
-                return Ok(Turn::Idle);
+                return Ok(Progress::Idle);
             }
             let enough = self.gather(queue, mode)?;
             if !enough {
@@ -94,7 +94,7 @@ impl Receiver {
                     queue.disable_kicks()?;
                     continue;
                 }
-                return Ok(Turn::Idle);
+                return Ok(Progress::Idle);
             }
             if let Some(waiting) = self.waiting.take() {
                 self.deliver(waiting, queue, mode)?;
@@ -114,7 +114,7 @@ impl Receiver {
                 }
             }
         }
-        Ok(Turn::More)
+        Ok(Progress::More)
     }
 
     /// Takes buffers until there are enough for the next frame or for the one that waits; false if there are none to

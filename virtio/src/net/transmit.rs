@@ -3,7 +3,7 @@
 use std::io;
 
 use super::header::{self, FrameError};
-use super::{HEADER_LEN, NetBackend, Offloads, Turn};
+use super::{HEADER_LEN, NetBackend, Offloads, Progress};
 use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
@@ -28,7 +28,7 @@ impl Transmitter {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         allowed: Offloads,
-    ) -> Result<Turn, QueueFault> {
+    ) -> Result<Progress, QueueFault> {
         // The driver need not kick while we look anyway.
         queue.disable_kicks()?;
         let turn = self.send_some(pair, queue, backend, allowed);
@@ -43,7 +43,7 @@ impl Transmitter {
         queue: &mut Queue,
         backend: &mut dyn NetBackend,
         allowed: Offloads,
-    ) -> Result<Turn, QueueFault> {
+    ) -> Result<Progress, QueueFault> {
         for _ in 0..TURN {
             let Some(chain) = queue.pop()? else {
                 // Something may have come between the last look and the wish for a kick.
@@ -51,7 +51,7 @@ impl Transmitter {
                     queue.disable_kicks()?;
                     continue;
                 }
-                return Ok(Turn::Idle);
+                return Ok(Progress::Idle);
             };
             let memory = queue.memory();
             let sent = match self.prepare(&chain, memory, allowed) {
@@ -65,7 +65,7 @@ impl Transmitter {
                 Ok(()) => queue.counters().bytes_out.add(total(&self.segments)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     queue.put_back(chain);
-                    return Ok(Turn::Blocked);
+                    return Ok(Progress::Blocked);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     queue.put_back(chain);
@@ -76,7 +76,7 @@ impl Transmitter {
             }
             queue.complete(chain)?;
         }
-        Ok(Turn::More)
+        Ok(Progress::More)
     }
 
     /// The header to send, and the frame's pieces in `self.segments`. The guest's header is read here and not again.

@@ -2,7 +2,7 @@
 //! guest writes into them checked before it is used.
 //!
 //! The rings' extents are checked once, when a queue is made; a descriptor chain is copied and checked once, when it
-//! is popped, and is never read again. The first thing wrong makes a [`QueueFault`]: the worker latches that queue
+//! is popped, and is never read again. The first thing wrong makes a [`QueueFault`]: the worker marks that queue as broken
 //! and no other.
 
 mod chain;
@@ -23,8 +23,8 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::counters::Counters;
-use crate::interrupts::Interrupts;
 use crate::memory::{Memory, Segment};
+use crate::shared_registers::SharedRegisters;
 pub use chain::{Chain, Reader, Writer};
 pub use config::{QueueConfig, QueueState};
 pub use walk::{MOST_CHAIN_BYTES, MOST_SEGMENTS};
@@ -103,7 +103,7 @@ pub struct QueueFault {
 pub struct Queue {
     ring: Ring,
     memory: Memory,
-    interrupts: Arc<Interrupts>,
+    shared: Arc<SharedRegisters>,
     index: u16,
     indirect: bool,
     /// Value of `next_used` at the last decision about an interrupt.
@@ -128,7 +128,7 @@ impl Queue {
         state: QueueState,
         features: u64,
         memory: &Memory,
-        interrupts: &Arc<Interrupts>,
+        shared: &Arc<SharedRegisters>,
     ) -> Result<Self, QueueFault> {
         let ring =
             config.ring(state, features, memory).map_err(|error| QueueFault { queue: index, error })?;
@@ -136,7 +136,7 @@ impl Queue {
             signalled: Wrapping(ring.next_used()),
             ring,
             memory: memory.clone(),
-            interrupts: interrupts.clone(),
+            shared: shared.clone(),
             index,
             indirect: features & FEATURE_INDIRECT != 0,
             in_flight: 0,
@@ -178,7 +178,7 @@ impl Queue {
 
     /// What its device has done. The queue itself counts requests and interrupts.
     pub fn counters(&self) -> &Counters {
-        self.interrupts.counters()
+        self.shared.counters()
     }
 
     /// The memory that chains of this queue point into.
@@ -265,7 +265,7 @@ impl Queue {
         self.ring.add_used(&*self.memory, head, written).map_err(|_| self.used_ring_gone())
     }
 
-    /// Interrupts the driver if it wants to hear of what was completed since the last call (§2.7.7.2).
+    /// SharedRegisters the driver if it wants to hear of what was completed since the last call (§2.7.7.2).
     ///
     /// # Errors
     /// As [`Queue::pop`].
@@ -292,7 +292,7 @@ impl Queue {
             self.load(self.ring.avail_ring(), 0)? & AVAIL_NO_INTERRUPT == 0
         };
         if wanted {
-            self.interrupts.queue_by(self.index, write);
+            self.shared.queue_by(self.index, write);
         }
         Ok(())
     }

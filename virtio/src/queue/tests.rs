@@ -17,7 +17,7 @@ const MEMORY: usize = 1 << 20;
 fn pair(features: u64) -> (DriverRing, Queue) {
     let (memory, _) = memory(MEMORY);
     let ring = DriverRing::new(&memory, RING, SIZE, 256);
-    let interrupts = Arc::new(Interrupts::new(Vec::new(), 1));
+    let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
     let queue = Queue::new(0, ring.config(), QueueState::default(), features, &memory, &interrupts).unwrap();
     (ring, queue)
 }
@@ -32,7 +32,7 @@ fn pop_error(queue: &mut Queue) -> QueueError {
 
 /// The queue has asked for an interrupt since the last look.
 fn interrupted(queue: &Queue) -> bool {
-    queue.interrupts.take_isr() != 0
+    queue.shared.take_isr() != 0
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_head_that_is_made_available_for_ever_is_an_error() {
 #[test]
 fn rings_that_are_not_whole_in_memory_are_refused() {
     let (memory, _) = memory(MEMORY);
-    let interrupts = Arc::new(Interrupts::new(Vec::new(), 1));
+    let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
     let good = *DriverRing::new(&memory, RING, SIZE, 256).config();
     let make = |config| Queue::new(0, &config, QueueState::default(), 0, &memory, &interrupts).map(|_| ());
     assert!(make(good).is_ok());
@@ -180,7 +180,7 @@ fn a_queue_goes_on_from_its_state() {
     let state = queue.state();
     assert_eq!(state, QueueState { next_avail: 1, next_used: 1 });
     let memory = queue.memory().clone();
-    let interrupts = queue.interrupts.clone();
+    let interrupts = queue.shared.clone();
     let mut again = Queue::new(0, ring.config(), state, FEATURE_EVENT_IDX, &memory, &interrupts).unwrap();
     assert_eq!(again.pop().unwrap().unwrap().head(), head);
 }
@@ -247,7 +247,7 @@ proptest! {
     fn interrupts_follow_used_event(start in any::<u16>(), batch in 1..=SIZE, event in any::<u16>()) {
         let (memory, _) = memory(MEMORY);
         let mut ring = DriverRing::new(&memory, RING, SIZE, 256);
-        let interrupts = Arc::new(Interrupts::new(Vec::new(), 1));
+        let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
         let state = QueueState { next_avail: start, next_used: start };
         let mut queue = Queue::new(0, ring.config(), state, FEATURE_EVENT_IDX, &memory, &interrupts).unwrap();
         ring.set_available_index(start);

@@ -229,17 +229,17 @@ impl<P: Poller + 'static> Guest<P> {
         bytes
     }
 
-    /// Interrupts that came for `queue` since the function was made.
+    /// SharedRegisters that came for `queue` since the function was made.
     pub fn interrupts(&self, queue: usize) -> usize {
         self.messages(queue + 1)
     }
 
-    /// Interrupts that came for the configuration.
+    /// SharedRegisters that came for the configuration.
     pub fn config_interrupts(&self) -> usize {
         self.messages(0)
     }
 
-    /// Interrupts that came, whatever for.
+    /// SharedRegisters that came, whatever for.
     pub fn interrupts_of_all(&self) -> usize {
         self.msi.all().iter().map(|msi| msi.delivered_count()).sum()
     }

@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 pub use crate::conformance;
-use crate::interrupts::Failures;
 use crate::memory::{Memory, MemoryOwner};
+use crate::shared_registers::Failures;
 pub use guest::Guest;
 pub use ring::{DriverRing, INDIRECT, NEXT, RawDescriptor, Used, WRITE};
 

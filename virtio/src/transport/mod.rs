@@ -25,17 +25,17 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::DeviceKind;
 use crate::counters::Counters;
-use crate::device::{Device, Traits};
-pub use crate::interrupts::Failures;
-use crate::interrupts::Interrupts;
+use crate::device::{Device, DeviceInfo};
 use crate::memory::Memory;
 use crate::poll::Poller;
 use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT, QueueState};
+pub use crate::shared_registers::Failures;
+use crate::shared_registers::SharedRegisters;
 use crate::worker::Worker;
 use bar::Area;
 use capabilities::PciAccess;
 use registers::Registers;
-use run::Place;
+use run::DeviceLocation;
 pub use state::{TransportRestoreError, TransportState};
 
 /// VIRTIO_F_VERSION_1 (virtio 1.3 §6): everything here is modern.
@@ -62,12 +62,12 @@ pub struct VirtioPci<P: Poller + 'static> {
     config: ConfigSpace,
     msix: Msix,
     access: PciAccess,
-    traits: Traits,
+    traits: DeviceInfo,
     registers: Registers,
-    interrupts: Arc<Interrupts>,
+    shared: Arc<SharedRegisters>,
     memory: Memory,
     worker: Arc<Worker<P>>,
-    place: Place<P>,
+    place: DeviceLocation<P>,
     /// Whether the function may reach memory (PCI 3.0 §6.2.2). While it may not, its device rests: on its worker, or here
     /// with its positions in `held`.
     master: bool,
@@ -117,7 +117,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
         worker: Arc<Worker<P>>,
         platform: &Platform,
     ) -> Result<Self, TransportError> {
-        let traits = device.traits();
+        let traits = device.info();
         let layout = |error: &dyn std::fmt::Display| TransportError::Layout(error.to_string());
         let queues = u16::try_from(traits.queues.len()).map_err(|error| layout(&error))?;
         if queues > bar::MOST_QUEUES {
@@ -138,9 +138,9 @@ impl<P: Poller + 'static> VirtioPci<P> {
         let msix =
             Msix::new(&mut config, queues + 1, bar::MSIX, &platform.msi).map_err(|error| layout(&error))?;
         let vectors = (0..=queues).filter_map(|vector| msix.vector(vector)).collect();
-        let interrupts = Interrupts::new(vectors, queues.into());
-        let interrupts = Arc::new(interrupts.heard_by(traits.name.clone(), platform.failures.clone()));
-        traits.config.attach(interrupts.clone());
+        let shared = SharedRegisters::new(vectors, queues.into());
+        let shared = Arc::new(shared.heard_by(traits.name.clone(), platform.failures.clone()));
+        traits.config.attach(shared.clone());
         let offered = traits.features | FEATURE_VERSION_1 | FEATURE_INDIRECT | FEATURE_EVENT_IDX;
         let kick = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new);
         Ok(VirtioPci {
@@ -148,10 +148,10 @@ impl<P: Poller + 'static> VirtioPci<P> {
             msix,
             access,
             registers: Registers::new(offered, &traits.queues),
-            interrupts,
+            shared,
             memory: platform.memory.clone(),
             worker,
-            place: Place::Here(device),
+            place: DeviceLocation::Here(device),
             held: None,
             master: false,
             late_writes: Ration::default(),
@@ -174,7 +174,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
 
     /// What the device has done since it was made.
     pub fn counters(&self) -> &Arc<Counters> {
-        self.interrupts.counters()
+        self.shared.counters()
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8]) {
@@ -183,7 +183,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             Some((Area::Common, at)) => self.read_common(at, data),
             Some((Area::Isr, 0)) => {
                 if let Some(first) = data.first_mut() {
-                    *first = self.interrupts.take_isr();
+                    *first = self.shared.take_isr();
                 }
             }
             Some((Area::Device, at)) => self.traits.config.read(at, data),
@@ -198,7 +198,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             Some((Area::Isr, at)) => {
                 data.fill(0);
                 if let (0, Some(first)) = (at, data.first_mut()) {
-                    *first = self.interrupts.isr();
+                    *first = self.shared.isr();
                 }
             }
             _ => self.read(offset, data),

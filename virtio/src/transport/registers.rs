@@ -106,14 +106,14 @@ impl<P: Poller + 'static> VirtioPci<P> {
         put(at::DEVICE_FEATURE, &window(registers.offered, registers.device_select).to_le_bytes());
         put(at::DRIVER_FEATURE_SELECT, &registers.driver_select.to_le_bytes());
         put(at::DRIVER_FEATURE, &window(registers.accepted, registers.driver_select).to_le_bytes());
-        put(at::CONFIG_VECTOR, &self.interrupts.config_vector().to_le_bytes());
+        put(at::CONFIG_VECTOR, &self.shared.config_vector().to_le_bytes());
         put(at::NUM_QUEUES, &u16::try_from(registers.queues.len()).unwrap_or(0).to_le_bytes());
         put(at::STATUS, &[status]);
         put(at::GENERATION, &[self.traits.config.generation()]);
         put(at::QUEUE_SELECT, &registers.queue_select.to_le_bytes());
         let Some(queue) = queue else { return image };
         put(at::QUEUE_SIZE, &queue.size.to_le_bytes());
-        put(at::QUEUE_VECTOR, &self.interrupts.queue_vector(registers.queue_select).to_le_bytes());
+        put(at::QUEUE_VECTOR, &self.shared.queue_vector(registers.queue_select).to_le_bytes());
         put(at::QUEUE_ENABLE, &u16::from(queue.enabled).to_le_bytes());
         put(at::QUEUE_NOTIFY_OFF, &registers.queue_select.to_le_bytes());
         put(at::QUEUE_DESC, &queue.descriptors.to_le_bytes());
@@ -141,9 +141,9 @@ impl<P: Poller + 'static> VirtioPci<P> {
     fn write_u16(&mut self, offset: usize, value: u16) {
         let select = self.registers.queue_select;
         match offset {
-            at::CONFIG_VECTOR => self.interrupts.set_config_vector(value),
+            at::CONFIG_VECTOR => self.shared.set_config_vector(value),
             at::QUEUE_SELECT => self.registers.queue_select = value,
-            at::QUEUE_VECTOR => self.interrupts.set_queue_vector(select, value),
+            at::QUEUE_VECTOR => self.shared.set_queue_vector(select, value),
             at::QUEUE_SIZE => self.configure(|queue| queue.size = value),
             // §4.1.4.3.2: a driver must not write 0.
             at::QUEUE_ENABLE if value == 1 => self.configure(|queue| queue.enabled = true),
@@ -173,7 +173,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     fn accept(&mut self, value: u32) {
         let registers = &mut self.registers;
         // §3.1.1: features are settled once FEATURES_OK is.
-        if self.interrupts.status() & status::FEATURES_OK != 0 {
+        if self.shared.status() & status::FEATURES_OK != 0 {
             return;
         }
         let value = u64::from(value);
@@ -186,7 +186,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
 
     /// Changes the selected queue, unless it is enabled or the device runs: what was checked then stays (§4.1.4.3.2).
     fn configure(&mut self, change: impl FnOnce(&mut QueueConfig)) {
-        let running = self.interrupts.status() & status::DRIVER_OK != 0;
+        let running = self.shared.status() & status::DRIVER_OK != 0;
         if let Some(queue) = self.registers.select_mut().filter(|queue| !queue.enabled && !running) {
             change(queue);
         }

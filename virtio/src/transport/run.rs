@@ -8,10 +8,10 @@ use super::capabilities::WindowAccess;
 use super::registers::status;
 use super::{FEATURE_VERSION_1, VirtioPci};
 use crate::device::Device;
-use crate::interrupts::NEEDS_RESET;
 use crate::poll::Poller;
 use crate::queue::{Queue, QueueState};
-use crate::worker::{Job, SeatId, Stopped};
+use crate::shared_registers::NEEDS_RESET;
+use crate::worker::{Activation, SlotId, Stopped};
 
 /// How long a vCPU waits for a device to stop before it may look again. Almost always it takes microseconds; a disk
 /// that hangs may take for ever, and its guest then sees a reset that is not over (§4.1.4.3.2).
@@ -23,11 +23,11 @@ const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// Where the device is.
 #[derive(Debug)]
-pub(super) enum Place<P> {
+pub(super) enum DeviceLocation<P> {
     /// Here: no driver is at work.
     Here(Box<dyn Device<Poller = P>>),
     /// On its worker.
-    Running(SeatId),
+    Running(SlotId),
     /// On its way back.
     Stopping(Receiver<Stopped<P>>),
     /// Its worker died.
@@ -37,20 +37,20 @@ pub(super) enum Place<P> {
 impl<P: Poller + 'static> VirtioPci<P> {
     /// The status register as the driver reads it.
     pub(super) fn status(&mut self) -> u8 {
-        if let Place::Stopping(stopped) = &self.place {
+        if let DeviceLocation::Stopping(stopped) = &self.place {
             match stopped.try_recv() {
                 Ok(stopped) => self.arrived(stopped.device),
                 Err(TryRecvError::Disconnected) => self.lost(),
                 Err(TryRecvError::Empty) => {}
             }
         }
-        self.interrupts.status()
+        self.shared.status()
     }
 
     pub(super) fn write_status(&mut self, value: u8) {
         if value == 0 {
             self.begin_reset();
-            if let Place::Stopping(stopped) = &self.place {
+            if let DeviceLocation::Stopping(stopped) = &self.place {
                 match stopped.recv_timeout(PATIENCE) {
                     Ok(stopped) => self.arrived(stopped.device),
                     Err(RecvTimeoutError::Disconnected) => self.lost(),
@@ -60,7 +60,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             return;
         }
         let old = self.status();
-        if matches!(self.place, Place::Stopping(_)) {
+        if matches!(self.place, DeviceLocation::Stopping(_)) {
             return;
         }
         // A driver may add bits only (§2.1.1), and DEVICE_NEEDS_RESET is the device's.
@@ -72,7 +72,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             // §3.1.1: features come first.
             new &= !status::DRIVER_OK;
         }
-        self.interrupts.add_status(new);
+        self.shared.add_status(new);
         if new & status::DRIVER_OK != 0 {
             self.held = Some(vec![Some(QueueState::default()); self.registers.queues.len()]);
             self.go();
@@ -84,8 +84,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         if !self.master {
             return;
         }
-        if let Place::Running(seat) = self.place {
-            self.worker.go(seat);
+        if let DeviceLocation::Running(slot) = self.place {
+            self.worker.go(slot);
         } else if let Some(states) = self.held.take() {
             self.start(&states);
         }
@@ -94,8 +94,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// A device at work is one no more: it rests on its worker. What the host has in flight for it is waited for, up to
     /// [`LAST_WRITES`]; the worker obeys later all the same, as soon as it can.
     pub(super) fn quiesce(&mut self) {
-        if let Place::Running(seat) = self.place
-            && let Err(RecvTimeoutError::Timeout) = self.worker.quiesce(seat).recv_timeout(LAST_WRITES)
+        if let DeviceLocation::Running(slot) = self.place
+            && let Err(RecvTimeoutError::Timeout) = self.worker.quiesce(slot).recv_timeout(LAST_WRITES)
             && let Some(left_out) = self.late_writes.take()
         {
             let name = &self.traits.name;
@@ -109,15 +109,15 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// gives up with a message, instead of waiting for a device that never answers.
     fn features_fit(&self) -> bool {
         let registers = &self.registers;
-        !matches!(self.place, Place::Gone)
+        !matches!(self.place, DeviceLocation::Gone)
             && registers.accepted & !registers.offered == 0
             && registers.accepted & FEATURE_VERSION_1 != 0
     }
 
     /// Hands the device to its worker, with its queues at `states`; a queue without one does not run.
     fn start(&mut self, states: &[Option<QueueState>]) {
-        let device = match std::mem::replace(&mut self.place, Place::Gone) {
-            Place::Here(device) => device,
+        let device = match std::mem::replace(&mut self.place, DeviceLocation::Gone) {
+            DeviceLocation::Here(device) => device,
             other => {
                 self.place = other;
                 return;
@@ -128,51 +128,50 @@ impl<P: Poller + 'static> VirtioPci<P> {
             let features = self.registers.accepted;
             let queue = state
                 .filter(|_| config.enabled)
-                .map(|state| Queue::new(index, config, state, features, &self.memory, &self.interrupts));
-            let queue = queue.and_then(|queue| {
-                queue.inspect_err(|fault| self.interrupts.fail(log::Level::Warn, fault)).ok()
-            });
+                .map(|state| Queue::new(index, config, state, features, &self.memory, &self.shared));
+            let queue = queue
+                .and_then(|queue| queue.inspect_err(|fault| self.shared.fail(log::Level::Warn, fault)).ok());
             let doorbell = self.kicks.get(usize::from(index));
             queues.push(queue.map(|queue| match doorbell {
                 Some(doorbell) => queue.with_doorbell(doorbell.clone()),
                 None => queue,
             }));
         }
-        let job = Job {
+        let job = Activation {
             device,
             name: self.traits.name.clone(),
             queues,
             kicks: self.kicks.clone(),
             features: self.registers.accepted,
             memory: self.memory.clone(),
-            interrupts: self.interrupts.clone(),
+            shared: self.shared.clone(),
         };
         match self.worker.start(job) {
-            Ok(seat) => self.place = Place::Running(seat),
+            Ok(slot) => self.place = DeviceLocation::Running(slot),
             Err((error, job)) => {
-                self.place = Place::Here(job.device);
-                self.interrupts.fail(log::Level::Error, &format!("the host has no thread for it: {error}"));
+                self.place = DeviceLocation::Here(job.device);
+                self.shared.fail(log::Level::Error, &format!("the host has no thread for it: {error}"));
             }
         }
     }
 
     /// Everything back to power-on; the status reads 0 once the worker has let go of the device.
     pub(super) fn begin_reset(&mut self) {
-        match std::mem::replace(&mut self.place, Place::Gone) {
-            Place::Running(seat) => self.place = Place::Stopping(self.worker.stop(seat)),
-            Place::Here(mut device) => {
+        match std::mem::replace(&mut self.place, DeviceLocation::Gone) {
+            DeviceLocation::Running(slot) => self.place = DeviceLocation::Stopping(self.worker.stop(slot)),
+            DeviceLocation::Here(mut device) => {
                 device.reset();
-                self.place = Place::Here(device);
+                self.place = DeviceLocation::Here(device);
                 self.cleared();
             }
-            Place::Stopping(stopped) => self.place = Place::Stopping(stopped),
-            Place::Gone => self.cleared(),
+            DeviceLocation::Stopping(stopped) => self.place = DeviceLocation::Stopping(stopped),
+            DeviceLocation::Gone => self.cleared(),
         }
     }
 
     /// Waits for a reset that has begun, however long it takes: the machine is at rest.
     pub(super) fn wait_for_reset(&mut self) {
-        if let Place::Stopping(stopped) = &self.place {
+        if let DeviceLocation::Stopping(stopped) = &self.place {
             match stopped.recv() {
                 Ok(stopped) => self.arrived(stopped.device),
                 Err(_) => self.lost(),
@@ -182,15 +181,15 @@ impl<P: Poller + 'static> VirtioPci<P> {
 
     /// Takes the device off its worker to be saved; where its queues stand, if it ran.
     pub(super) fn take_back(&mut self) -> Option<Vec<Option<QueueState>>> {
-        let Place::Running(seat) = self.place else { return None };
-        match self.worker.stop(seat).recv() {
+        let DeviceLocation::Running(slot) = self.place else { return None };
+        match self.worker.stop(slot).recv() {
             Ok(Stopped { device, queues }) => {
-                self.place = Place::Here(device);
+                self.place = DeviceLocation::Here(device);
                 Some(queues)
             }
             Err(_) => {
                 self.lost();
-                self.interrupts.set_status(NEEDS_RESET);
+                self.shared.set_status(NEEDS_RESET);
                 None
             }
         }
@@ -198,20 +197,20 @@ impl<P: Poller + 'static> VirtioPci<P> {
 
     fn arrived(&mut self, mut device: Box<dyn Device<Poller = P>>) {
         device.reset();
-        self.place = Place::Here(device);
+        self.place = DeviceLocation::Here(device);
         self.cleared();
     }
 
     fn cleared(&mut self) {
         self.held = None;
         self.registers.reset();
-        self.interrupts.reset();
+        self.shared.reset();
     }
 
     /// A reset has to end all the same: what comes after it fails (see [`VirtioPci::features_fit`]).
     fn lost(&mut self) {
         log::error!("{}: its thread has died, and the device with it", self.traits.name);
-        self.place = Place::Gone;
+        self.place = DeviceLocation::Gone;
         self.cleared();
     }
 
@@ -229,7 +228,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     }
 
     /// The interrupts, for tests of who is told what.
-    pub fn interrupts(&self) -> &Arc<crate::interrupts::Interrupts> {
-        &self.interrupts
+    pub fn shared_registers(&self) -> &Arc<crate::shared_registers::SharedRegisters> {
+        &self.shared
     }
 }

@@ -5,12 +5,12 @@ use devices::pci::state::{MsixState, MsixStateError};
 use serde::{Deserialize, Serialize};
 
 use super::registers::status;
-use super::run::Place;
+use super::run::DeviceLocation;
 use super::{FEATURE_VERSION_1, VirtioPci};
 use crate::device::{DeviceState, RestoreError};
-use crate::interrupts::NEEDS_RESET;
 use crate::poll::Poller;
 use crate::queue::{QueueConfig, QueueState};
+use crate::shared_registers::NEEDS_RESET;
 
 /// A function's registers, queues and device. PCI configuration space is saved by the PCI root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,21 +72,21 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// [`PciFunction::resume`] goes on.
     pub fn save(&mut self) -> Option<TransportState> {
         self.pause();
-        let Place::Here(device) = &self.place else { return None };
+        let DeviceLocation::Here(device) = &self.place else { return None };
         let registers = &self.registers;
         let queues = (0u16..).zip(&registers.queues).map(|(index, config)| SavedQueue {
             config: *config,
-            vector: self.interrupts.queue_vector(index),
+            vector: self.shared.queue_vector(index),
             at: self.held.as_ref().and_then(|at| at.get(usize::from(index)).copied().flatten()),
         });
         Some(TransportState {
             version: TransportState::VERSION,
-            status: self.interrupts.status(),
+            status: self.shared.status(),
             accepted: registers.accepted,
             device_select: registers.device_select,
             driver_select: registers.driver_select,
             queue_select: registers.queue_select,
-            config_vector: self.interrupts.config_vector(),
+            config_vector: self.shared.config_vector(),
             queues: queues.collect(),
             msix: self.msix.state(),
             device: device.state(),
@@ -107,19 +107,21 @@ impl<P: Poller + 'static> VirtioPci<P> {
             return Err(TransportRestoreError::OtherDevice);
         }
         self.check_negotiated(state)?;
-        let Place::Here(device) = &mut self.place else { return Err(TransportRestoreError::Running) };
+        let DeviceLocation::Here(device) = &mut self.place else {
+            return Err(TransportRestoreError::Running);
+        };
         self.msix.restore(&state.msix, &self.config)?;
         device.restore(&state.device)?;
         self.registers.accepted = state.accepted;
         self.registers.device_select = state.device_select;
         self.registers.driver_select = state.driver_select;
         self.registers.queue_select = state.queue_select;
-        self.interrupts.set_config_vector(state.config_vector);
+        self.shared.set_config_vector(state.config_vector);
         for ((index, own), saved) in (0u16..).zip(&mut self.registers.queues).zip(&state.queues) {
             *own = saved.config;
-            self.interrupts.set_queue_vector(index, saved.vector);
+            self.shared.set_queue_vector(index, saved.vector);
         }
-        self.interrupts.set_status(state.status);
+        self.shared.set_status(state.status);
         let at = || state.queues.iter().map(|queue| queue.at).collect();
         self.held = (state.status & status::DRIVER_OK != 0).then(at);
         Ok(())

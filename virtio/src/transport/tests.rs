@@ -10,7 +10,7 @@ use devices::pci::function::PciFunction;
 use super::*;
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace as DeviceConfig;
-use crate::device::{Context, DeviceState, RestoreError, Traits};
+use crate::device::{Context, DeviceInfo, DeviceState, RestoreError};
 use crate::poll::{Epoll, Interest, Token};
 use crate::queue::{Chain, QueueFault};
 use crate::testing::Guest;
@@ -57,8 +57,8 @@ fn echo(chain: &mut Chain, memory: &Memory) {
 impl Device for Probe {
     type Poller = Epoll;
 
-    fn traits(&self) -> Traits {
-        Traits {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
             kind: DeviceKind::Console,
             name: "probe".into(),
             features: 0b101,
@@ -378,7 +378,7 @@ fn the_window_reaches_registers_and_a_restore_does_not_use_it() {
 fn the_window_shows_isr_bits_and_leaves_them() {
     let mut guest = Rig::new().started();
     let at = window(&guest);
-    guest.function.interrupts().config();
+    guest.function.shared_registers().config();
     for _ in 0..2 {
         set(&mut guest, at + 4, &[0]);
         set(&mut guest, at + 8, &0x1000u32.to_le_bytes());
@@ -397,9 +397,9 @@ fn without_msi_x_the_isr_register_says_all_whatever_the_vector_numbers() {
         control = guest.function.config().read_u16(control) >> 8;
     }
     set(&mut guest, control + 2, &0u16.to_le_bytes());
-    guest.function.interrupts().queue(0);
+    guest.function.shared_registers().queue(0);
     assert_eq!(guest.isr(), 1);
-    guest.function.interrupts().config();
+    guest.function.shared_registers().config();
     assert_eq!(guest.isr(), 2);
     assert_eq!((guest.interrupts(0), guest.config_interrupts()), (0, 0));
 }
@@ -409,15 +409,15 @@ fn an_interrupt_that_the_host_refuses_is_a_failure_of_the_device() {
     let mut guest = Rig::new().guest();
     guest.refuse_interrupts(true);
     guest.start(u64::MAX, 16);
-    guest.function.interrupts().queue(0);
+    guest.function.shared_registers().queue(0);
     assert_eq!(guest.status(), 0x4f);
-    guest.function.interrupts().queue(0);
+    guest.function.shared_registers().queue(0);
     let told = guest.failures.all();
     assert_eq!(told.len(), 1);
     assert!(told[0].1.starts_with("the host refused an interrupt: "), "{}", told[0].1);
     // The host has room again: the next interrupt comes, without the guest's doing.
     guest.refuse_interrupts(false);
-    guest.function.interrupts().queue(0);
+    guest.function.shared_registers().queue(0);
     assert_eq!(guest.interrupts(0), 1);
 }
 

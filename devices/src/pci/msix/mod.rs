@@ -65,7 +65,7 @@ pub enum MsixError {
 }
 
 impl Msix {
-    /// Adds an MSI-X capability of `vectors` vectors to `config`. Interrupts come from `allocator` when the guest
+    /// Adds an MSI-X capability of `vectors` vectors to `config`. SharedRegisters come from `allocator` when the guest
     /// first gives a vector a message: one that it does not use costs the host nothing.
     ///
     /// # Errors

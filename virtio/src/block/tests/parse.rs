@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::super::config::{MOST_DISCARD, MOST_RANGES, MOST_ZEROES};
 use super::super::request::{Limits, Request, Status};
 use super::*;
-use crate::interrupts::Interrupts;
 use crate::queue::{Queue, QueueState};
+use crate::shared_registers::SharedRegisters;
 use crate::testing::{DriverRing, memory};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -47,7 +47,7 @@ proptest! {
         }
         pieces.extend(writable.iter().map(|len| (0x20_000, *len, true)));
         ring.add(&pieces);
-        let interrupts = Arc::new(Interrupts::new(Vec::new(), 1));
+        let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
         let mut queue =
             Queue::new(0, ring.config(), QueueState::default(), 0, &memory, &interrupts).unwrap();
         let chain = queue.pop().unwrap().unwrap();

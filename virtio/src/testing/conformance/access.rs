@@ -10,7 +10,7 @@ const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 /// No access does harm, at rest or at work, and what is read-only stays.
 pub fn config_accesses_of_every_kind<S: Subject>(subject: &mut S) {
     let device = subject.device();
-    let config = device.traits().config;
+    let config = device.info().config;
     let make = subject.poller();
     let mut guest = Guest::new(device, make);
     let (offered, queues) = (guest.offered(), guest.queues());

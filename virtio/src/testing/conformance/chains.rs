@@ -104,7 +104,7 @@ fn odd() -> Vec<Case> {
     ]
 }
 
-/// Every malformed chain on every queue: the queue is latched, DEVICE_NEEDS_RESET is set and said, the guest's memory is not
+/// Every malformed chain on every queue: the queue is broken, DEVICE_NEEDS_RESET is set and said, the guest's memory is not
 /// written, the other queues go on, and after a reset all is well. The same holds for a queue that the device has no reason
 /// to look at, but that nothing is said.
 pub fn malformed_chains<S: Subject>(subject: &mut S) {
@@ -117,14 +117,11 @@ pub fn malformed_chains<S: Subject>(subject: &mut S) {
             put(&mut guest, queue, &case);
             let what = format!("queue {queue} with {}", case.what);
             if subject.looks_at_once(queue) || subject.provoke(queue, &mut guest) {
-                guest.wait_until(
-                    &format!("{what} is latched and the driver and the machine hear"),
-                    |guest| {
-                        guest.status() & 0x40 != 0
-                            && guest.config_interrupts() > told
-                            && guest.failures.count() > failures
-                    },
-                );
+                guest.wait_until(&format!("{what} is broken and the driver and the machine hear"), |guest| {
+                    guest.status() & 0x40 != 0
+                        && guest.config_interrupts() > told
+                        && guest.failures.count() > failures
+                });
                 subject.work_without(queue, &mut guest);
                 assert_eq!(guest.failures.count(), failures + 1, "{what}: the machine hears once");
             } else {
@@ -143,7 +140,7 @@ pub fn malformed_chains<S: Subject>(subject: &mut S) {
     }
 }
 
-/// Every odd chain on every queue: an answer or a latched queue. An answer is no longer than what the device may write, and
+/// Every odd chain on every queue: an answer or a broken queue. An answer is no longer than what the device may write, and
 /// is written nowhere else.
 pub fn odd_chains<S: Subject>(subject: &mut S) {
     let mut guest = guest(subject);

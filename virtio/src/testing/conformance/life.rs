@@ -130,7 +130,7 @@ pub fn rests_while_it_is_no_bus_master<S: Subject>(subject: &mut S) {
     guest.negotiate(subject.wanted());
     guest.set_bus_master(false);
     guest.activate(RING);
-    guest.function.interrupts().config();
+    guest.function.shared_registers().config();
     for moved in [false, true] {
         (0..usize::from(guest.queues())).for_each(|queue| subject.burden(queue, &mut guest));
         if moved {
@@ -147,7 +147,7 @@ pub fn rests_while_it_is_no_bus_master<S: Subject>(subject: &mut S) {
         subject.work(&mut guest);
         guest.set_bus_master(false);
         let idle = at_rest(&mut guest);
-        guest.function.interrupts().config();
+        guest.function.shared_registers().config();
         assert_eq!(at_rest(&mut guest), idle, "round {round}: a change of the configuration waits");
         guest.set_bus_master(true);
         subject.work(&mut guest);

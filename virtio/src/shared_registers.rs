@@ -29,7 +29,7 @@ pub trait Failures: std::fmt::Debug + Send + Sync {
 
 /// The part of a device's registers that its worker reaches too.
 #[derive(Debug)]
-pub struct Interrupts {
+pub struct SharedRegisters {
     vectors: Vec<MsixVector>,
     config: AtomicU16,
     queues: Vec<AtomicU16>,
@@ -42,12 +42,12 @@ pub struct Interrupts {
     counters: Arc<Counters>,
 }
 
-impl Interrupts {
+impl SharedRegisters {
     /// For `queues` queues, out of `vectors`.
     pub fn new(vectors: Vec<MsixVector>, queues: usize) -> Self {
         let queues = (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect();
         let config = AtomicU16::new(NO_VECTOR);
-        Interrupts {
+        SharedRegisters {
             vectors,
             config,
             queues,
@@ -76,7 +76,7 @@ impl Interrupts {
         self.queue_by(index, |_| false);
     }
 
-    /// As [`Interrupts::queue`]; where that means to write to an eventfd, `write` is asked first, and says whether it
+    /// As [`SharedRegisters::queue`]; where that means to write to an eventfd, `write` is asked first, and says whether it
     /// does it.
     pub(crate) fn queue_by(&self, index: u16, write: impl FnOnce(RawFd) -> bool) {
         let Some(vector) = self.queues.get(usize::from(index)) else { return };

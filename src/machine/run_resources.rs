@@ -18,24 +18,24 @@ impl<T: ReadAt + Debug + Send + Sync> Image for T {}
 
 /// All of it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Supplies {
+pub(crate) struct RunResources {
     /// The kernel and the initrd of the spec where they are open already, as they were checked.
     pub(crate) files: Option<NamedFiles>,
     /// Named ports whose other end is in this process.
     pub(crate) streams: Vec<StreamPort>,
     /// Called once, when everything is there and the guest is about to run for the first time.
-    pub(crate) about_to_run: AboutToRun,
+    pub(crate) about_to_run: BeforeRun,
 }
 
 type Call = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 /// A call that is made once.
 #[derive(Clone, Default)]
-pub(crate) struct AboutToRun(Arc<Mutex<Option<Call>>>);
+pub(crate) struct BeforeRun(Arc<Mutex<Option<Call>>>);
 
-impl AboutToRun {
+impl BeforeRun {
     pub(crate) fn new(call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
-        AboutToRun(Arc::new(Mutex::new(Some(Box::new(call)))))
+        BeforeRun(Arc::new(Mutex::new(Some(Box::new(call)))))
     }
 
     /// Makes the call, if it has not been made yet.
@@ -45,9 +45,9 @@ impl AboutToRun {
     }
 }
 
-impl Debug for AboutToRun {
+impl Debug for BeforeRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AboutToRun").finish_non_exhaustive()
+        f.debug_struct("BeforeRun").finish_non_exhaustive()
     }
 }
 

@@ -89,13 +89,13 @@ pub enum PlaceError {
 
 /// A machine that lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RunningMachine {
     pub(crate) name: MachineName,
     pub(crate) socket: PathBuf,
     pub(crate) pid: Option<u32>,
 }
 
-impl Place {
+impl RunningMachine {
     /// Whether its socket is there; without it the machine hears signals only.
     pub(crate) fn has_socket(&self) -> bool {
         fs::symlink_metadata(&self.socket).is_ok_and(|file| file.file_type().is_socket())
@@ -120,7 +120,7 @@ impl Claim {
     /// [`PlaceError`].
     pub fn take(name: &MachineName) -> Result<Self, PlaceError> {
         // Also where this user's other sessions put theirs.
-        if let Some(Place { name, pid, .. }) = find(name) {
+        if let Some(RunningMachine { name, pid, .. }) = find(name) {
             return Err(PlaceError::Taken { name, pid });
         }
         Self::take_in(&own_folder(), name)
@@ -193,13 +193,13 @@ fn take_guard(folder: &Path, name: &MachineName) -> Result<Option<Guard>, PlaceE
 }
 
 /// Every machine that lives. What dead ones have left is removed.
-pub(crate) fn all() -> Vec<Place> {
+pub(crate) fn all() -> Vec<RunningMachine> {
     let mut places: Vec<_> = folders().iter().flat_map(|folder| all_in(folder)).collect();
     places.sort_by(|one, other| one.name.cmp(&other.name));
     places
 }
 
-fn all_in(folder: &Path) -> Vec<Place> {
+fn all_in(folder: &Path) -> Vec<RunningMachine> {
     // Where the folder is not there, or of others, the kernel's list is all there is.
     let entries = fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<MachineName> = entries
@@ -225,12 +225,12 @@ fn all_in(folder: &Path) -> Vec<Place> {
 }
 
 /// The machine of this name, if it lives.
-pub(crate) fn find(name: &MachineName) -> Option<Place> {
+pub(crate) fn find(name: &MachineName) -> Option<RunningMachine> {
     folders().iter().find_map(|folder| look(folder, name))
 }
 
 /// The process that listens for this machine, in the kernel's words.
-pub(crate) fn process_of(place: &Place) -> Option<u32> {
+pub(crate) fn process_of(place: &RunningMachine) -> Option<u32> {
     let listener =
         connect(&place.socket, Instant::now() + PATIENCE).ok().and_then(|stream| Peer::of(&stream).ok());
     match (listener, place.socket.parent()) {
@@ -243,7 +243,7 @@ pub(crate) fn process_of(place: &Place) -> Option<u32> {
     }
 }
 
-fn look(folder: &Path, name: &MachineName) -> Option<Place> {
+fn look(folder: &Path, name: &MachineName) -> Option<RunningMachine> {
     let files = Files::of(folder, name);
     let lock = File::open(&files.lock).ok().filter(|lock| is_locked(lock).unwrap_or(false));
     let pid = match lock {
@@ -253,7 +253,7 @@ fn look(folder: &Path, name: &MachineName) -> Option<Place> {
             Holder::None | Holder::Stranger => return None,
         },
     };
-    Some(Place { name: name.clone(), socket: files.socket, pid })
+    Some(RunningMachine { name: name.clone(), socket: files.socket, pid })
 }
 
 /// Where this user's machines go.

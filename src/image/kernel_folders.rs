@@ -16,7 +16,7 @@ const TEXT_MAX: u64 = 1 << 20;
 
 /// A folder where kernels lie.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct KernelFolder<'a> {
     pub(super) volume: &'a Volume<'a>,
     pub(super) folder: &'static str,
 }
@@ -46,16 +46,16 @@ pub(super) fn places<'a>(
     root: Option<&'a Volume<'a>>,
     boot: Option<&'a Volume<'a>>,
     volumes: &'a [Volume<'a>],
-) -> Vec<Place<'a>> {
-    let mut places: Vec<_> = boot.map(|volume| Place { volume, folder: "" }).into_iter().collect();
-    places.extend(root.map(|volume| Place { volume, folder: "/boot" }));
+) -> Vec<KernelFolder<'a>> {
+    let mut places: Vec<_> = boot.map(|volume| KernelFolder { volume, folder: "" }).into_iter().collect();
+    places.extend(root.map(|volume| KernelFolder { volume, folder: "/boot" }));
     // A partition of its own for /boot has the same at its top. Another installed system is not searched.
     let other = |volume: &&Volume<'_>| {
         volume.rank < Rank::Installed && root.is_none_or(|root| !std::ptr::eq(root, *volume))
     };
-    places.extend(volumes.iter().filter(other).map(|volume| Place { volume, folder: "" }));
+    places.extend(volumes.iter().filter(other).map(|volume| KernelFolder { volume, folder: "" }));
     // Links at the root's top are Debian's oldest custom.
-    places.extend(root.map(|volume| Place { volume, folder: "" }));
+    places.extend(root.map(|volume| KernelFolder { volume, folder: "" }));
     places
 }
 
@@ -65,7 +65,7 @@ pub(super) fn mounted_boot<'a>(
     volumes: &'a [Volume<'a>],
     notes: &mut Vec<String>,
 ) -> Result<Option<&'a Volume<'a>>, ReadError> {
-    let fstab = Place { volume: root, folder: "" }.text("/etc/fstab")?.unwrap_or_default();
+    let fstab = KernelFolder { volume: root, folder: "" }.text("/etc/fstab")?.unwrap_or_default();
     let device = fstab.lines().filter(|line| !line.trim_start().starts_with('#')).find_map(|line| {
         let mut fields = line.split_whitespace();
         let device = fields.next()?;
@@ -79,7 +79,7 @@ pub(super) fn mounted_boot<'a>(
     Ok(found)
 }
 
-impl<'a> Place<'a> {
+impl<'a> KernelFolder<'a> {
     /// The regular file at a path of the volume, links followed, even an empty one.
     pub(super) fn regular(self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
         let fs = &self.volume.fs;
@@ -179,7 +179,7 @@ impl<'a> Place<'a> {
         for release in releases {
             if let Some(kernel) = self.find(&format!("/lib/modules/{release}/vmlinuz"))? {
                 explored.kernel = Some(kernel.take(KERNEL_MAX)?);
-                explored.initrd = Place { folder: "/boot", ..self }.initrd(&release)?;
+                explored.initrd = KernelFolder { folder: "/boot", ..self }.initrd(&release)?;
                 return Ok(());
             }
         }
