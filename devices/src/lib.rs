@@ -19,3 +19,4 @@ pub mod ration;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod thread;

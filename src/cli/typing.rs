@@ -5,10 +5,10 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use devices::console::ByteQueue;
-use virtio::worker::STACK;
+use devices::thread::{self, Role};
 
 use super::menu::{Choice, Typed, read_input};
 use crate::host::stdio::Input;
@@ -78,7 +78,7 @@ impl Kept {
                 }
             }
         };
-        let feeder = thread::Builder::new().name("typing".into()).stack_size(STACK).spawn(feed)?;
+        let feeder = thread::spawn(Role::Cli, "typing", feed)?;
         Ok(Kept { queue, feeder, full: false })
     }
 

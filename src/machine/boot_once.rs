@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread;
 
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
 use devices::pci::root::PciRoot;
 use devices::power::PowerButton;
+use devices::thread::{Role, spawn_scoped};
 use virtio::DeviceKind;
 use virtio::balloon::BalloonControl;
-use virtio::worker::STACK;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
@@ -84,11 +83,8 @@ impl Boot {
         let watch = Watch::new(number, panic_timeout, events.clone());
         let gate = Arc::new(VcpuGate::new(number, blueprint.console.output.clone(), events.clone()));
         let loader = Loader::new(&sources);
-        let Assembled { vm, board, vcpus } = thread::scope(|scope| {
-            let helper = thread::Builder::new()
-                .stack_size(STACK)
-                .name("loader".into())
-                .spawn_scoped(scope, || loader.work(&memory.ram))
+        let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
+            let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
             let made = assemble(blueprint, &plan, &layout, &memory, &watch, &gate);
             let loaded = loader.work(&memory.ram);

@@ -30,7 +30,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
@@ -41,8 +41,8 @@ pub use exit::{Crash, Exit, GaveUp};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
+use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
-use virtio::worker::STACK;
 
 use boot_once::{Blueprint, Boot};
 use console::{Console, OutputThread, Scrollback};
@@ -223,22 +223,19 @@ impl Machine {
         let outcome = Arc::new(ExitCell::default());
         let guest_console = GuestConsole::new(said, input.clone());
         let (events, result, typed) = (sender.clone(), outcome.clone(), input.clone());
-        let supervisor = thread::Builder::new()
-            .stack_size(STACK)
-            .name("machine".into())
-            .spawn(move || {
-                let mut ending = ExitPublisher {
-                    outcome: &result,
-                    publisher: blueprint.publisher.clone(),
-                    input: typed,
-                    exit: Exit::Failed(StartError::Internal("the supervisor")),
-                };
-                ending.exit = supervise(&blueprint, boot, &receiver, &events);
-                // Who waits for the end may start the next machine on the same disks and sockets.
-                drop(blueprint);
-                output.finish();
-            })
-            .map_err(StartError::Thread)?;
+        let supervisor = thread::spawn(Role::Supervisor, "machine", move || {
+            let mut ending = ExitPublisher {
+                outcome: &result,
+                publisher: blueprint.publisher.clone(),
+                input: typed,
+                exit: Exit::Failed(StartError::Internal("the supervisor")),
+            };
+            ending.exit = supervise(&blueprint, boot, &receiver, &events);
+            // Who waits for the end may start the next machine on the same disks and sockets.
+            drop(blueprint);
+            output.finish();
+        })
+        .map_err(StartError::Thread)?;
         Ok(Machine {
             controls: Controls { events: sender, orders, balloon, mem, publisher, outcome },
             input,
