@@ -108,6 +108,7 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
+    use std::thread;
 
     #[test]
     fn text_is_kept_in_order_up_to_its_limit_and_dropped_beyond_without_a_wait() {

@@ -218,6 +218,8 @@ fn give(reader: &mut (dyn Write + Send), bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[derive(Debug)]
