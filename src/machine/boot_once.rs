@@ -1,11 +1,10 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::sync::mpsc::Sender;
 
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
-use devices::pci::root::PciRoot;
 use devices::power::PowerButton;
 use devices::thread::{Role, spawn_scoped};
 use virtio::DeviceKind;
@@ -13,16 +12,18 @@ use virtio::balloon::BalloonControl;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
+use super::components::Components;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::loader::{Loader, Source};
 use super::resources::Resources;
+use super::saved::{Restore, SaveError, SavedParts, SavedState};
 use super::stats::{DeviceCounters, MemoryStats, Stats};
 use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
-use crate::kvm::memory::{GuestRam, Slot};
+use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{Vcpus, Vm};
 use crate::spec::Spec;
@@ -34,13 +35,49 @@ pub(super) struct Boot {
     /// How it will end, as far as that is known.
     pub(super) watch: Watch,
     power_button: PowerButton,
-    pci: Arc<PciRoot>,
+    /// Only one of pausing, saving and going on happens at a time.
+    components: Mutex<Components>,
+    panic_timeout: i64,
     counted: Vec<DeviceCounters>,
     vcpus: VcpuThreads,
     _vm: Vm,
     // Behind `_vm`: KVM reaches into this memory for as long as the VM lives.
     memory: Memory,
     balloon: BalloonControl,
+}
+
+/// What a boot begins with.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A kernel, at its entry.
+    Files,
+    /// A saved machine, where it was.
+    State(Restore),
+}
+
+/// What is to be loaded, and where the vCPUs begin.
+struct Beginning {
+    /// `None` for a saved machine, whose memory has all of it.
+    plan: Option<BootPlan>,
+    sources: Vec<Source>,
+    panic_timeout: i64,
+    state: Option<Arc<SavedState>>,
+}
+
+impl Origin {
+    fn prepare(&self, resources: &Resources, layout: &RamLayout, memory: &Memory) -> Result<Beginning, StartError> {
+        match self {
+            Origin::Files => {
+                let (plan, sources, panic_timeout) = plan(resources, layout)?;
+                Ok(Beginning { plan: Some(plan), sources, panic_timeout, state: None })
+            }
+            Origin::State(restore) => {
+                let sources = vec![restore.source(&memory.ram)?];
+                let state = restore.state.clone();
+                Ok(Beginning { plan: None, sources, panic_timeout: state.panic_timeout(), state: Some(state) })
+            }
+        }
+    }
 }
 
 /// The guest's memory, kept mapped for the VM.
@@ -54,20 +91,22 @@ impl Boot {
     /// Makes the machine and lets it run.
     pub(super) fn start(
         resources: &Resources,
+        origin: &Origin,
         number: BootNumber,
         events: &Sender<Event>,
     ) -> Result<Boot, StartError> {
         let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
-        let (plan, sources, panic_timeout) = plan(resources, &layout)?;
         let memory = Memory::new(spec, &layout)?;
+        let Beginning { plan, sources, panic_timeout, state } = origin.prepare(resources, &layout, &memory)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
-        let gate = Arc::new(VcpuGate::new(number, resources.console.output.clone(), events.clone()));
+        let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
+        let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let loader = Loader::new(&sources);
         let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
             let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(resources, &plan, &layout, &memory, &watch, &gate);
+            let made = assemble(resources, plan.as_ref(), &layout, &memory, &watch, &gate);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -76,14 +115,29 @@ impl Boot {
         })?;
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
-        // Whatever can fail has been done by now, but for the threads.
+        // Whatever can fail has been done by now, but for the threads and a saved state.
         resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
-        let threads = VcpuThreads::start(vcpus, &context)?;
+        let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
+        let mut components = Components::default();
+        components.push("memory", MemoryLayout(memory.ram.clone()));
+        for (number, handle) in handles.into_iter().enumerate() {
+            components.push(format!("vcpu{number}"), handle);
+        }
+        components.push("irqchip", vm.irqchip());
+        components.push("clock", vm.clock());
+        components.append(board.components);
+        if let Some(state) = state {
+            components.quiesce();
+            components.load(state.components()?)?;
+            components.go();
+            threads.resume();
+        }
         Ok(Boot {
             number,
             watch,
             power_button: board.power_button,
-            pci: board.pci,
+            components: Mutex::new(components),
+            panic_timeout,
             counted: board.counted,
             vcpus: threads,
             _vm: vm,
@@ -130,13 +184,23 @@ impl Boot {
 
     /// Makes the devices rest, when the vCPUs do.
     pub(super) fn pause_devices(&self) {
-        self.pci.pause();
+        self.components().quiesce();
     }
 
     /// Everything goes on.
     pub(super) fn resume(&self) {
-        self.pci.resume();
+        self.components().go();
         self.vcpus.resume();
+    }
+
+    /// The state of everything but the contents of memory, and the memory. The machine is paused for as long as there is `paused`.
+    pub(super) fn save(&self, paused: Weak<()>) -> Result<SavedParts, SaveError> {
+        let state = SavedState::new(self.panic_timeout, self.components().save()?);
+        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused })
+    }
+
+    fn components(&self) -> MutexGuard<'_, Components> {
+        self.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Presses the power button.
@@ -173,7 +237,7 @@ struct Assembled {
 /// Makes everything about a boot that needs no loaded kernel: VM, devices, tables, vCPUs at their entry.
 fn assemble(
     resources: &Resources,
-    plan: &BootPlan,
+    plan: Option<&BootPlan>,
     ram_layout: &RamLayout,
     memory: &Memory,
     watch: &Watch,
@@ -187,13 +251,15 @@ fn assemble(
     }
     let window = pci_window(ram_layout, physical_address_bits);
     let board = Board::new(&vm, resources, window, memory, watch, gate)?;
-    let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
-    let ram = memory.ram.memory();
-    ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
-    ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
-    plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
-    if let Some(boot_processor) = vcpus.first() {
-        boot_processor.set_entry(&plan.cpu_state())?;
+    if let Some(plan) = plan {
+        let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
+        let ram = memory.ram.memory();
+        ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
+        ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
+        plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
+        if let Some(boot_processor) = vcpus.first() {
+            boot_processor.set_entry(&plan.cpu_state())?;
+        }
     }
     Ok(Assembled { vm, board, vcpus })
 }

@@ -1,5 +1,6 @@
 //! What can be asked of a running machine: messages to its supervisor, and looks at what that has published.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use virtio::balloon::{self, BalloonControl};
 
 use super::events::Publisher;
+use super::saved::{SaveError, SavedParts, SavedState};
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, Stats};
 use crate::spec::MemSize;
@@ -109,6 +111,26 @@ impl Controls {
     pub fn resume(&self) {
         // No answer: it has ended.
         let _ = self.ask(Command::Resume).recv();
+    }
+
+    /// Saves a paused machine: its state is returned, and the contents of its memory go to `memory`, a file of which nothing
+    /// is kept (a memfd will do). Holes in it stand for zeros. What of its disks is on the host stays there.
+    ///
+    /// It stays paused, and may be resumed or ended then. Together with its disks as they are now, state and memory are all that
+    /// [`MachineBuilder::restore`](crate::MachineBuilder::restore) needs.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
+        let SavedParts { state, ram, paused } =
+            self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))?;
+        // Here, and not on a thread of the machine, which does not wait for a file.
+        ram.save(memory).map_err(|source| SaveError::Memory { source })?;
+        match paused.upgrade() {
+            Some(_) => Ok(state),
+            None if self.outcome.has_ended() => Err(SaveError::Ended),
+            None => Err(SaveError::Resumed),
+        }
     }
 
     /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when

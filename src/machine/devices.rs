@@ -77,13 +77,19 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let (Some(spec), Some(file)) = (resources.spec.disk.get(index), resources.disks.get(index)) else {
         return Err(missing);
     };
-    let name = format!("blk{index}");
+    let id = disk_id(index);
     let queues = spec.queues.map_or(resources.spec.cpus().get(), |queues| queues.get().into());
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
-    let device = Block::new(name.clone(), file.disk(serial, queues));
-    let worker = Worker::new(name, make_engine(file.clone(), EngineKind::Best));
+    let device = Block::new(id, file.disk(serial, queues));
+    let worker = Worker::new(format!("blk{index}"), make_engine(file.clone(), EngineKind::Best));
     put(Box::new(device), worker, slot, platform)
+}
+
+/// `vda`, `vdb`, ...: as Linux names the disks, in the order of their slots.
+fn disk_id(index: usize) -> String {
+    let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).filter(u8::is_ascii_lowercase);
+    letter.map_or_else(|| format!("disk{index}"), |letter| format!("vd{}", char::from(letter)))
 }
 
 /// Puts a device behind a transport, in a slot.
@@ -94,10 +100,11 @@ fn put<P: Poller + 'static>(
     platform: &Platform,
 ) -> Result<Placed, StartError> {
     let function = VirtioPci::new(device, worker, platform)?;
+    let id = function.name().to_owned();
     let counted = DeviceCounters {
-        name: function.name().to_owned(),
+        name: id.clone(),
         kind: function.kind(),
         counters: function.counters().clone(),
     };
-    Ok(Placed { counted: Some(counted), ..Placed::new(slot(device_slot)?, function) })
+    Ok(Placed { counted: Some(counted), ..Placed::new(id, slot(device_slot)?, function) })
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::RestoreError;
 use crate::host::disk::DiskError;
 use crate::host::ports::PortError;
 use crate::host::tap::TapError;
@@ -98,6 +99,9 @@ pub enum StartError {
     /// /dev/kvm could not be opened, or refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// A saved machine does not fit, or is damaged.
+    #[error("the machine cannot be restored: {0}")]
+    Restore(#[from] RestoreError),
     /// The machine's own tables could not be made.
     #[error("cannot describe the machine to the guest: {0}")]
     Describe(#[source] Box<dyn std::error::Error + Send + Sync>),

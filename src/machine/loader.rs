@@ -46,6 +46,11 @@ impl Source {
         Source { path: file.name(), origin: file.origin(), copies: file.located(copies) }
     }
 
+    /// The contents of a saved machine's memory.
+    pub(super) fn memory(file: Arc<File>, copies: Vec<Load>) -> Self {
+        Source { path: "the saved memory".into(), origin: SourceBytes::File(file), copies }
+    }
+
     fn load(&self, ram: &GuestRam, piece: &Load) -> io::Result<()> {
         match &self.origin {
             ByteSource::File(file) => ram.load(file, piece.file_offset, piece.guest, piece.len),

@@ -7,6 +7,7 @@
 mod board;
 mod boot_once;
 mod cmdline;
+mod components;
 mod console;
 mod controls;
 mod devices;
@@ -21,12 +22,15 @@ mod pci;
 mod resources;
 pub(crate) mod run_resources;
 mod stats;
+mod saved;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod vcpu_handle;
 mod vcpus;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -38,19 +42,21 @@ pub use controls::Controls;
 pub use error::{BalloonError, PauseError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
+pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
 use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
 
-use boot_once::Boot;
+use boot_once::{Boot, Origin};
 use console::{OutputThread, Scrollback};
 use events::Publisher;
 use files::NamedFiles;
 use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
+use saved::Restore;
 use supervisor::{UrgentRequests, supervise};
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
@@ -154,6 +160,17 @@ impl MachineBuilder {
         self
     }
 
+    /// Goes on where a machine of the same spec was saved, instead of booting: `state` is what
+    /// [`Machine::save`] gave, `memory` the file that it wrote. Neither is trusted. What the spec names outside the machine is the
+    /// caller's to provide as it was: the disks hold what they held when the machine was saved.
+    ///
+    /// The guest's clocks go on from when it was saved. A reset of the machine boots its kernel, as ever.
+    #[must_use]
+    pub fn restore(mut self, state: SavedState, memory: File) -> Self {
+        self.run_resources.restore = Some(Restore { state: Arc::new(state), memory: Arc::new(memory) });
+        self
+    }
+
     /// Has `call` made once, when the machine is made and its guest has not begun to run.
     #[must_use]
     pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
@@ -207,7 +224,8 @@ impl Machine {
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
-        let boot = Boot::start(&resources, BootNumber::default(), &sender)?;
+        let origin = resources.run_resources.restore.clone().map_or(Origin::Files, Origin::State);
+        let boot = Boot::start(&resources, &origin, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let outcome = Arc::new(ExitCell::default());
         let guest_console = GuestConsole::new(said, input.clone());
@@ -285,6 +303,14 @@ impl Machine {
     /// See [`Controls::resume`].
     pub fn resume(&self) {
         self.controls.resume();
+    }
+
+    /// See [`Controls::save`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
+        self.controls.save(memory)
     }
 
     /// See [`Controls::stats`].

@@ -1,15 +1,17 @@
 //! The thread that owns a running machine: it boots, waits for what happens, and boots again or ends.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use devices::bus::Effect;
 
-use super::boot_once::Boot;
+use super::boot_once::{Boot, Origin};
 use super::ends::{BootLoop, End, TICK};
 use super::events::MachineEvent;
 use super::resources::Resources;
+use super::saved::{SaveError, SavedParts};
 use super::stats::Stats;
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit, GaveUp, PauseError};
@@ -41,6 +43,8 @@ pub(super) enum Command {
     /// Answered when it goes on.
     Resume(Sender<()>),
     Stats(Sender<Stats>),
+    /// Answered at once; the machine has to be paused.
+    Save(Sender<Result<SavedParts, SaveError>>),
 }
 
 type PauseResult = Result<(), PauseError>;
@@ -96,7 +100,8 @@ enum PauseState {
         round: u64,
         waiting: Vec<Sender<PauseResult>>,
     },
-    Paused,
+    /// Until what it holds is dropped, guest memory does not change.
+    Paused(Arc<()>),
 }
 
 impl PauseState {
@@ -142,7 +147,7 @@ pub(super) fn supervise(
         if urgent.killed() {
             return Exit::Killed;
         }
-        match Boot::start(resources, number.next(), sender) {
+        match Boot::start(resources, &Origin::Files, number.next(), sender) {
             Ok(next) => boot = next,
             Err(error) => return Exit::Failed(error),
         }
@@ -212,7 +217,7 @@ impl BootRun<'_> {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Pause(answer) => match &mut self.rest {
-                PauseState::Paused => reply(&answer, Ok(())),
+                PauseState::Paused(_) => reply(&answer, Ok(())),
                 PauseState::Asked { waiting, .. } => waiting.push(answer),
                 PauseState::Running => {
                     self.boot.watch.stop();
@@ -222,13 +227,22 @@ impl BootRun<'_> {
             },
             Command::Resume(answer) => {
                 self.boot.watch.go_on();
-                self.boot.resume();
                 self.rest.give_up(&PauseError::Interrupted);
-                if let PauseState::Paused = std::mem::replace(&mut self.rest, PauseState::Running) {
+                let paused = matches!(self.rest, PauseState::Paused(_));
+                self.rest = PauseState::Running;
+                self.boot.resume();
+                if paused {
                     self.resources.publisher.publish(MachineEvent::Resumed);
                 }
                 reply(&answer, ());
             }
+            Command::Save(answer) => reply(
+                &answer,
+                match &self.rest {
+                    PauseState::Paused(paused) => self.boot.save(Arc::downgrade(paused)),
+                    _ => Err(SaveError::NotPaused),
+                },
+            ),
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             // Ends the boot; see above.
             Command::PowerButton | Command::Reset | Command::Kill => {}
@@ -241,7 +255,7 @@ impl BootRun<'_> {
                 self.boot.pause_devices();
                 self.resources.publisher.publish(MachineEvent::Paused);
                 waiting.drain(..).for_each(|answer| reply(&answer, Ok(())));
-                self.rest = PauseState::Paused;
+                self.rest = PauseState::Paused(Arc::default());
             }
             // Resumed before it came to that.
             _ => {}

@@ -32,6 +32,11 @@ impl DirtyBitmap {
         self.take(|_| ());
     }
 
+    /// Whether marks are kept.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
     /// Calls `page` with the offset of each marked page, and forgets the marks.
     pub fn take(&self, mut page: impl FnMut(u64)) {
         let words = self.words.get().map_or(&[][..], |words| words);
@@ -58,7 +63,7 @@ impl DirtyBitmap {
 
 impl Bitmap for DirtyBitmap {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        if self.on.load(Ordering::Relaxed) {
+        if self.is_on() {
             self.mark(offset, len);
         }
     }

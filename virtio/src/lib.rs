@@ -11,6 +11,7 @@ pub mod config_space;
 pub mod console;
 pub mod counters;
 pub mod device;
+pub mod dirty;
 pub mod entropy;
 pub mod memory;
 pub mod net;

@@ -62,13 +62,13 @@ fn at(device: u8, function: u8) -> FunctionAddress {
 }
 
 fn doorbell_at(address: FunctionAddress, kind: BarKind, msi: &Arc<dyn MsiAllocator>) -> Placed {
-    Placed::new(address, Doorbell::new(kind, msi))
+    Placed::new("doorbell", address, Doorbell::new(kind, msi))
 }
 
 /// In the window above memory, in a device's second function: its first is there as well, or nobody would look.
 fn wide_doorbell(_: &Resources, _: Box<dyn Backend>, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
     let mut functions = vec![pci::host_bridge()?];
-    functions.push(Placed::new(at(3, 0), devices::pci::host_bridge::HostBridge::new()));
+    functions.push(Placed::new("bridge3", at(3, 0), devices::pci::host_bridge::HostBridge::new()));
     functions.push(doorbell_at(at(3, 1), BarKind::Memory64, &virtio.msi));
     Ok(functions)
 }
@@ -122,7 +122,7 @@ fn device_that_panics_ends_its_machine_and_no_other() {
     let broken: MakeFunctions = |_, _, virtio| {
         let mut function = Doorbell::new(BarKind::Memory32, &virtio.msi);
         function.panics = true;
-        Ok(vec![pci::host_bridge()?, Placed::new(at(1, 0), function)])
+        Ok(vec![pci::host_bridge()?, Placed::new("doorbell", at(1, 0), function)])
     };
     let (exit, text) = run(Guest::Msix, broken);
     match &*exit {

@@ -170,7 +170,12 @@ impl Receiver {
         // One byte more than the longest frame, which shows that one was cut. Memory is only taken when it is used.
         self.spill.resize(usize::try_from(LONGEST_FRAME).unwrap_or(usize::MAX) + 1, 0);
         let mut header = [0; HEADER_LEN];
-        let len = backend.receive(pair, &mut header, queue.memory(), &self.segments, &mut self.spill)? as u64;
+        let memory = queue.memory();
+        let len = backend.receive(pair, &mut header, memory, &self.segments, &mut self.spill)? as u64;
+        if memory.is_logged() {
+            // Now, and not when it is delivered: it may wait for buffers until after the next look at the log.
+            self.segments.iter().for_each(|segment| memory.written(segment.address, segment.len.into()));
+        }
         self.large_for = if len > SMALL { LARGE_FOR } else { self.large_for.saturating_sub(1) };
         let placed = len.min(placed_most);
         // A driver that cannot merge has said how large a buffer has to be by what it took (§5.1.6.3.1).
