@@ -1,9 +1,9 @@
 //! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
-use virtio::worker::STACK;
+
+use devices::thread::{self, Role};
 
 use log::Level;
 
@@ -117,16 +117,10 @@ fn start(
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
     let listener = session.clone();
-    thread::Builder::new()
-        .name("signals".into())
-        .stack_size(STACK)
-        .spawn(move || listener.listen(&signals))?;
+    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
-        thread::Builder::new()
-            .name("stdin".into())
-            .stack_size(STACK)
-            .spawn(move || reader.read_input(input))?;
+        thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
     let subject = Running::new(&machine, spec.clone()).made_of(session.service.made_of());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;

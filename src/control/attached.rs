@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, spawn_scoped};
+
 use super::Limits;
 use super::answer::Answer;
 use super::conversation::{LOOK, is_there};
 use super::request::CONSOLE;
-use super::server::STACK;
 use super::subject::{Console, Keyboard, Subject};
 use super::wire::{Wire, is_late};
 use crate::host::ready::has_left;
@@ -38,13 +39,10 @@ pub(super) fn console(wire: &mut impl Wire, subject: &dyn Subject, limits: &Limi
     // `typed`: the client has closed its writing half, and may read on.
     let (gone, typed, keyboard) = (AtomicBool::new(false), AtomicBool::new(false), console.keyboard());
     thread::scope(|scope| {
-        let typist = thread::Builder::new().name("control-typist".into()).stack_size(STACK).spawn_scoped(
-            scope,
-            || {
-                let end = if carry(&second, keyboard, &gone, limits) { &typed } else { &gone };
-                end.store(true, Ordering::Release);
-            },
-        );
+        let typist = spawn_scoped(scope, Role::ControlClient, "control-typist", || {
+            let end = if carry(&second, keyboard, &gone, limits) { &typed } else { &gone };
+            end.store(true, Ordering::Release);
+        });
         if typist.is_ok() {
             show(wire, &mut *console, limits, |_, _| {
                 let left = || typed.load(Ordering::Acquire) && has_left(&second);

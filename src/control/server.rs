@@ -9,9 +9,10 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use devices::thread::{self, Role};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::conversation::{Keeper, Phase};
@@ -23,8 +24,6 @@ use door::Door;
 const EVICTION: Duration = Duration::from_secs(1);
 /// How long answers may still take to be sent once the machine has ended.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// A connection's thread needs little: its buffers are on the heap, and small.
-pub(super) const STACK: usize = 256 << 10;
 
 /// How a machine ended, for those who wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,8 +89,7 @@ impl ControlServer {
             told: Condvar::new(),
         });
         let door = Door::open(claim, &stop, connections.clone(), subject)?;
-        let thread =
-            thread::Builder::new().name("control".into()).stack_size(STACK).spawn(move || door.accept())?;
+        let thread = thread::spawn(Role::Control, "control", move || door.accept())?;
         Ok(ControlServer { connections, stop, thread: Some(thread) })
     }
 

@@ -3,9 +3,9 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread;
 
 use devices::console::ByteQueue;
+use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
@@ -120,7 +120,7 @@ pub(super) fn spawn(
     work: impl FnOnce(Sender<News>) + Send + 'static,
 ) -> io::Result<()> {
     let news = news.clone();
-    thread::Builder::new().name(name.into()).spawn(move || work(news)).map(drop)
+    thread::spawn(Role::Cli, name, move || work(news)).map(drop)
 }
 
 /// Starts whoever needs the machine: who hears of its end, and who feeds its command.

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
+
+use devices::thread::{self, Role};
 
 use super::wait::Waiting;
 use super::{ANSWER, Speaker, VerbError};
@@ -79,7 +80,7 @@ enum Over {
 }
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), VerbError> {
-    thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(VerbError::Terminal)
+    thread::spawn(Role::Cli, name, work).map(drop).map_err(VerbError::Terminal)
 }
 
 /// What is said when a console that was opened in the background comes to the foreground.

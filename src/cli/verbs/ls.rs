@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use devices::thread::{Role, spawn_scoped};
 use serde_json::{Value, json};
 
 use super::VerbError;
@@ -29,7 +30,7 @@ fn ask_all<T: Send>(places: &[RunningMachine], ask: impl Fn(&RunningMachine) -> 
         let ask = &ask;
         let asked: Vec<_> = places
             .iter()
-            .map(|place| (place, thread::Builder::new().spawn_scoped(scope, move || ask(place))))
+            .map(|place| (place, spawn_scoped(scope, Role::Cli, "ls", move || ask(place))))
             .collect();
         // Who gets no thread, or one that broke down, is asked by this one.
         let told = asked.into_iter().map(|(place, thread)| {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, spawn};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -15,7 +16,7 @@ use super::super::Claim;
 use super::super::answer::Answer;
 use super::super::conversation::converse;
 use super::super::subject::Subject;
-use super::{Connections, FAREWELL, STACK};
+use super::{Connections, FAREWELL};
 
 /// How long to wait when the host has no descriptor or thread left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -158,7 +159,7 @@ fn admit(stream: UnixStream, connections: &Arc<Connections>, subject: &Arc<dyn S
         return refuse(&stream);
     };
     let (subject, kept) = (subject.clone(), stream.clone());
-    let spawned = thread::Builder::new().name("control-client".into()).stack_size(STACK).spawn(move || {
+    let spawned = spawn(Role::ControlClient, "control-client", move || {
         let mut wire = &*kept;
         converse(&mut wire, &seat, &*subject, &seat.connections.limits);
     });
