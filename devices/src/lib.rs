@@ -20,3 +20,4 @@ pub mod ration;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod thread;
