@@ -65,11 +65,11 @@ fn step(guest: &mut Guest<Epoll>, wire: &Wire, what: u8, queue: u8, [a, b, c]: [
         10 => wire.ends().credit = (a % 3 != 0).then_some(usize::from(b) % 50),
         11 => wire.plug(a & 1 == 0),
         12 => {
-            if let Some(state) = guest.function.save() {
+            if let Some(state) = guest.function().save() {
                 if a & 1 == 0 {
-                    guest.function.resume();
-                } else if guest.function.restore(&state).is_err() {
-                    guest.function.resume();
+                    guest.function().resume();
+                } else if guest.function().restore(&state).is_err() {
+                    guest.function().resume();
                 }
             }
         }

@@ -96,25 +96,25 @@ fn run<P: Poller + 'static>(
             guest.kick(queue);
         }
     }
-    let state = guest.function.save().expect("a state");
+    let state = guest.function().save().expect("a state");
     let mut value = serde_json::to_value(&state).expect("values");
     changes.chunks_exact(CHANGE).take(16).for_each(|raw| change(&mut value, raw));
-    let config = guest.function.config().state();
+    let config = guest.function().config().state();
     let Guest { function, memory, discards, rings, .. } = guest;
     drop(function);
     let mut guest = Guest::with_memory(device(), make(), memory, discards);
-    guest.function.config_mut().restore(&config).expect("its own configuration space");
-    guest.function.config_written(0..256);
+    guest.function().config_mut().restore(&config).expect("its own configuration space");
+    guest.function().config_written(0..256);
     if let Ok(state) = serde_json::from_value::<TransportState>(value) {
-        match guest.function.restore(&state) {
+        match guest.function().restore(&state) {
             Ok(()) => {
-                guest.function.resume();
+                guest.function().resume();
                 guest.rings = rings;
                 (0..guest.rings.len()).for_each(|queue| guest.kick(queue));
                 guest.add(queue, &[], &[8]);
                 guest.kick(queue);
-                assert!(guest.function.save().is_some(), "its thread has died");
-                guest.function.resume();
+                assert!(guest.function().save().is_some(), "its thread has died");
+                guest.function().resume();
             }
             Err(error) => assert!(!error.to_string().is_empty()),
         }

@@ -32,9 +32,9 @@ fn step(guest: &mut Guest<Epoll>, own: Own<'_>, what: u8, queue: u8, numbers: [u
         7 => guest.set_config(u64::from(a % 40), &b.to_le_bytes()),
         8 => drop(guest.config(u64::from(a % 40), usize::from(b % 40))),
         9 => {
-            if let Some(state) = guest.function.save() {
-                if a & 1 == 0 || guest.function.restore(&state).is_err() {
-                    guest.function.resume();
+            if let Some(state) = guest.function().save() {
+                if a & 1 == 0 || guest.function().restore(&state).is_err() {
+                    guest.function().resume();
                 }
             }
         }

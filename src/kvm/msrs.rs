@@ -46,8 +46,10 @@ pub(super) fn boot_msrs() -> Result<Msrs, KvmError> {
 }
 
 fn list(values: &[(u32, u64)]) -> Result<Msrs, KvmError> {
-    let entries: Vec<_> =
-        values.iter().map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() }).collect();
+    let entries: Vec<_> = values
+        .iter()
+        .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
+        .collect();
     Msrs::from_entries(&entries).map_err(|_| KvmError::Missing("room for so many model-specific registers"))
 }
 
@@ -80,7 +82,9 @@ pub(super) fn read(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, KvmE
 
 /// A register that this host's KVM does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this host's KVM refuses the value {value:#x} of model-specific register {index:#x}; load the state on a host with the same processor and kernel")]
+#[error(
+    "this host's KVM refuses the value {value:#x} of model-specific register {index:#x}; load the state on a host with the same processor and kernel"
+)]
 pub(super) struct RefusedMsr {
     index: u32,
     value: u64,

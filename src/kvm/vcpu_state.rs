@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::component::{Component, State, StateError, hex};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_RUN_PENDING, KVM_VCPU_TSC_CTRL,
-    KVM_VCPU_TSC_OFFSET, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_device_attr, kvm_lapic_state, kvm_mp_state,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_RUN_PENDING,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_device_attr,
+    kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Error, KvmNestedStateBuffer, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,8 @@ impl Vcpu {
         let xsave = read_xsave(fd, self.host().xsave_len())?;
         let xcrs = fd.get_xcrs().ok().map(Raw);
         let debug_regs = fd.get_debug_regs().map_err(refused("give the debug registers"))?;
-        let indices = msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
+        let indices =
+            msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
         let mut msrs = msrs::read(fd, &indices).map_err(|error| StateError::refused(KIND, error))?;
         let tsc_offset = tsc_offset(fd);
         let lapic = fd.get_lapic().map_err(refused("give the local APIC"))?;
@@ -183,7 +184,8 @@ impl Vcpu {
             return Ok(());
         }
         self.fd().set_tsc_khz(saved).map_err(|_| {
-            let reason = format!("its clock runs at {saved} kHz, this host's at {own} kHz, and KVM cannot scale it");
+            let reason =
+                format!("its clock runs at {saved} kHz, this host's at {own} kHz, and KVM cannot scale it");
             StateError::mismatch(KIND, reason)
         })
     }
@@ -217,7 +219,8 @@ impl Vcpu {
         let found = self.fd().nested_state(&mut nested).map_or(true, |len| len.is_some());
         let busy = KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING;
         if found && u32::from(nested.flags) & busy != 0 {
-            let reason = "its guest runs a virtual machine of its own, whose state KVM keeps; stop that one first";
+            let reason =
+                "its guest runs a virtual machine of its own, whose state KVM keeps; stop that one first";
             return Err(StateError::refused(KIND, reason));
         }
         Ok(())

@@ -14,8 +14,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::cpuid::CpuidTemplate;
-use super::irq::{MsiRouter, PinIrq};
 use super::dirty::set_bits;
+use super::irq::{MsiRouter, PinIrq};
 use super::memory::Slot;
 use super::vcpu::Vcpu;
 use super::vcpu_state::VcpuHost;

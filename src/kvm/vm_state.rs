@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use devices::component::{Component, State, StateError};
-use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip};
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
+};
 use kvm_ioctls::{Error, VmFd};
 use serde::{Deserialize, Serialize};
 

@@ -18,6 +18,7 @@ pub mod net;
 pub mod poll;
 pub mod queue;
 pub mod shared_registers;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod transport;
 pub mod worker;

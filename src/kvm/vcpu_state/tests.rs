@@ -83,9 +83,15 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
     check(&|state| *field(state, "xsave") = "00".repeat(1 << 20).into(), "an XSAVE area of 1048576 bytes");
     check(&|state| drop(state.data.as_object_mut().unwrap().remove("events")), "missing field `events`");
     check(&|state| *field(state, "tsc_khz") = 1.into(), "kHz");
-    check(&|state| *field(state, "cpuid") = serde_json::json!([]), "the processor differs, in CPUID leaf 0x0");
+    check(
+        &|state| *field(state, "cpuid") = serde_json::json!([]),
+        "the processor differs, in CPUID leaf 0x0",
+    );
     check(&|state| *field(state, "msrs") = serde_json::json!([[0xdead_beefu32, 1]]), "register 0xdeadbeef");
-    check(&|state| *field(state, "msrs") = vec![[0x10u64, 1]; 5000].into(), "so many model-specific registers");
+    check(
+        &|state| *field(state, "msrs") = vec![[0x10u64, 1]; 5000].into(),
+        "so many model-specific registers",
+    );
     check(&|state| state.version = 9, "version 9");
     // KVM looks at the rest.
     let sregs = &|state: &mut State| *field(state, "sregs") = "ff".repeat(size_of::<kvm_sregs>()).into();
