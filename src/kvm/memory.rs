@@ -160,14 +160,17 @@ impl GuestRam {
         self.mapping.len as u64
     }
 
-    /// Bytes of it that the host has given so far and not taken back (mincore(2)).
-    pub(crate) fn resident(&self) -> u64 {
+    /// Bytes of its GiB number `part` that the host has given so far and not taken back (mincore(2)); `None` behind its end.
+    pub(crate) fn resident(&self, part: usize) -> Option<u64> {
+        const PART: usize = 1 << 30;
         const CHUNK: usize = 64 << 20;
         const PAGE: usize = 4096;
+        let start = part.checked_mul(PART).filter(|start| *start < self.mapping.len)?;
+        let end = start.saturating_add(PART).min(self.mapping.len);
         let mut pages = [0u8; CHUNK / PAGE];
         let mut resident = 0u64;
-        for offset in (0..self.mapping.len).step_by(CHUNK) {
-            let len = CHUNK.min(self.mapping.len - offset);
+        for offset in (start..end).step_by(CHUNK) {
+            let len = CHUNK.min(end - offset);
             // SAFETY: the range is within this mapping, which is a whole number of pages, and `pages` has a byte for each.
             let failed = unsafe {
                 libc::mincore(self.mapping.start.as_ptr().add(offset).cast(), len, pages.as_mut_ptr())
@@ -177,7 +180,7 @@ impl GuestRam {
                 resident += (here * PAGE) as u64;
             }
         }
-        resident
+        Some(resident)
     }
 
     /// Reads `len` bytes of `file` from `offset` straight into guest memory at `guest`, without moving the file's

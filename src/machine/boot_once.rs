@@ -1,6 +1,7 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 
 use boot::layout::{self, RamLayout};
@@ -18,7 +19,7 @@ use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::loader::{Loader, Source};
 use super::resources::Resources;
-use super::stats::{DeviceCounters, MemoryStats, Stats};
+use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
@@ -50,20 +51,30 @@ pub(super) struct Memory {
     pub(super) ecam: Arc<GuestRam>,
 }
 
+/// What a boot begins with.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A kernel, which begins at its entry.
+    Files(BootFiles),
+}
+
 impl Boot {
-    /// Makes the machine and lets it run.
+    /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `stop` is set.
     pub(super) fn start(
         resources: &Resources,
+        origin: Origin,
         number: BootNumber,
         events: &Sender<Event>,
+        stop: &AtomicBool,
     ) -> Result<Boot, StartError> {
         let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
-        let (plan, sources, panic_timeout) = plan(resources, &layout)?;
+        let Origin::Files(files) = origin;
+        let (plan, sources, panic_timeout) = plan(files, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let gate = Arc::new(VcpuGate::new(number, resources.console.output.clone(), events.clone()));
-        let loader = Loader::new(&sources);
+        let loader = Loader::new(&sources, stop);
         let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
             let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
@@ -93,12 +104,11 @@ impl Boot {
     }
 
     /// What it has done so far.
-    pub(super) fn stats(&self) -> Stats {
-        let ram = self.memory.ram.as_ref();
-        let memory =
-            MemoryStats { size: ram.size(), resident: ram.resident(), balloon: self.balloon.actual() };
+    pub(super) fn stats(&self) -> UnfinishedStats {
+        let ram = &self.memory.ram;
+        let memory = MemoryStats { size: ram.size(), resident: 0, balloon: self.balloon.actual() };
         let devices = self.counted.iter().map(DeviceCounters::now).collect();
-        Stats { vcpus: self.vcpus.exits(), memory, devices }
+        UnfinishedStats::new(Stats { vcpus: self.vcpus.exits(), memory, devices }, ram)
     }
 
     /// Looks how the guest does, and asks the vCPUs for the next look.
@@ -128,7 +138,12 @@ impl Boot {
         self.vcpus.kick();
     }
 
-    /// Makes the devices rest, when the vCPUs do.
+    /// Has the vCPUs leave the guest for good. Does not wait for them: dropping the boot does.
+    pub(super) fn stop_vcpus(&self) {
+        self.vcpus.shut();
+    }
+
+    /// Makes the devices rest, when the vCPUs do. Waits for what the host has in flight.
     pub(super) fn pause_devices(&self) {
         self.pci.pause();
     }
@@ -199,10 +214,8 @@ fn assemble(
 }
 
 /// Decides where everything goes, from the files' headers; and `panic=` of the command line.
-fn plan(resources: &Resources, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
-    let spec = &resources.spec;
-    let BootFiles { kernel, headers, initrd, cmdline, .. } =
-        BootFiles::find_with(spec, &resources.files, resources.readers()?)?;
+fn plan(files: BootFiles, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
+    let BootFiles { kernel, headers, initrd, cmdline, .. } = files;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),

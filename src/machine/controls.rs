@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use virtio::balloon::{self, BalloonControl};
 
 use super::events::Publisher;
+use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, Stats};
 use crate::spec::MemSize;
@@ -49,7 +50,8 @@ impl Controls {
     }
 
     /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does
-    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it.
+    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it. What
+    /// the host has in flight on a disk is waited for as long as it takes, or two seconds once the machine is killed.
     pub fn wait(&self) -> Arc<Exit> {
         loop {
             // Without a deadline it gives an end the first time.
@@ -84,7 +86,9 @@ impl Controls {
         }
     }
 
-    /// Ends the machine where it is.
+    /// Ends the machine where it is, whatever it is doing: its guest stops at once. A disk that the host does not answer for
+    /// is waited for two seconds; then the machine ends without it. A thread of this process stays with that disk, and keeps
+    /// its lock, until the host answers.
     pub fn kill(&self) {
         self.urgent.kill();
         self.send(Command::Kill);
@@ -104,17 +108,17 @@ impl Controls {
         })
     }
 
-    /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits for
-    /// what the host has in flight on a disk, answers after that.
+    /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits
+    /// for what the host has in flight on a disk, answers after that.
     pub fn resume(&self) {
         // No answer: it has ended.
         let _ = self.ask(Command::Resume).recv();
     }
 
     /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when
-    /// it has, and one that comes to rest when the host has done what a disk was asked for.
+    /// it has.
     pub fn stats(&self) -> Option<Stats> {
-        self.ask(Command::Stats).recv().ok()
+        self.ask(Command::Stats).recv().ok().map(UnfinishedStats::finish)
     }
 
     /// Whether the machine runs, rests or has ended.
@@ -124,7 +128,7 @@ impl Controls {
 
     /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
     pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
-        self.ask(Command::Stats).recv_timeout(limit).ok()
+        self.ask(Command::Stats).recv_timeout(limit).ok().map(UnfinishedStats::finish)
     }
 
     /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.
