@@ -9,6 +9,7 @@
 )]
 
 pub mod bus;
+pub mod component;
 pub mod console;
 pub mod irq;
 pub mod pci;

@@ -13,7 +13,7 @@ use super::exit::Status;
 use super::menu::{Choice, HELP};
 use super::typing::carry;
 use super::{logbook, report};
-use crate::control::{Claim, ControlServer, Ending, Running};
+use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{GiveBack, Terminal};
@@ -122,8 +122,8 @@ fn start(
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
-    let subject = Running::new(&machine, spec.clone()).made_of(session.service.made_of());
-    let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;
+    let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
+    let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose()?;
     unfinished.keep();
     report::hurry();
     Ok((machine, session, control))

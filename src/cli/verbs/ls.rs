@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::VerbError;
 use super::show::columns;
-use crate::control::client::ask;
+use crate::control::client::request;
 use crate::control::{RunningMachine, all};
 
 /// A machine that does not answer by then is shown without what it would have said.
@@ -41,7 +41,7 @@ fn ask_all<T: Send>(places: &[RunningMachine], ask: impl Fn(&RunningMachine) -> 
 }
 
 fn info(place: &RunningMachine) -> Value {
-    ask(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
+    request(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
         // It is about to start or to end, or its process is stopped.
         |_| json!({ "name": place.name.as_str(), "pid": place.pid, "state": null }),
     )
