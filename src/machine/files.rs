@@ -61,7 +61,7 @@ pub(crate) struct BootFiles {
 impl BootFiles {
     /// Finds them for this machine, opening its files and its disks.
     pub(crate) fn find(spec: &Spec) -> Result<Self, StartError> {
-        Self::find_with(spec, &NamedFiles::open(spec, None)?, Vec::new())
+        Self::find_with(spec, &NamedFiles::open(spec, None)?, Vec::new(), Budget::new())
     }
 
     /// The same for a machine that has its files open. `disks` are its disks, wherever their paths lead by now; without any,
@@ -70,6 +70,7 @@ impl BootFiles {
         spec: &Spec,
         named: &NamedFiles,
         disks: Vec<DiskFile>,
+        budget: Budget,
     ) -> Result<Self, StartError> {
         let made = named.made_initrd();
         let given = named.kernel.clone().map(parse).transpose()?;
@@ -84,7 +85,7 @@ impl BootFiles {
             (Some(_), Some(release)) => Wanted::Initrd(release),
             (Some(_), None) => Wanted::Nothing,
         };
-        let mut disk = DiskBoot::over(spec, disks, wanted)?;
+        let mut disk = DiskBoot::over(spec, disks, wanted, budget)?;
         let (kernel, headers) = match (given, disk.take(|found| found.kernel.take(), KERNEL)?) {
             (Some(given), _) => given,
             (None, Some(kernel)) => parse(kernel)?,
@@ -215,7 +216,12 @@ impl DiskBoot {
     }
 
     /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
-    fn over(spec: &Spec, opened: Vec<DiskFile>, wanted: Wanted<'_>) -> Result<Self, StartError> {
+    fn over(
+        spec: &Spec,
+        opened: Vec<DiskFile>,
+        wanted: Wanted<'_>,
+        budget: Budget,
+    ) -> Result<Self, StartError> {
         let Some(first) = spec.disk.first() else {
             return match wanted {
                 Wanted::Kernel => Err(SpecError::NoKernel.into()),
@@ -232,7 +238,6 @@ impl DiskBoot {
                 return Err(ImageError::Open { path, source }.into());
             }
         };
-        let budget = Budget::new();
         // What cannot be read says so when the guest reads it. It costs little, so that it comes first.
         let survey = Survey::of(&disk.disk(&budget)).unwrap_or_default();
         let found = match explore(&disk.disk(&budget), wanted) {

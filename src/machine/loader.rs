@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use boot::plan::Load;
 use vm_memory::{Bytes, GuestAddress};
@@ -78,20 +78,25 @@ impl Source {
 pub(super) struct Loader<'a> {
     pieces: Vec<(&'a Source, Load)>,
     next: AtomicUsize,
+    /// Nobody wants the rest.
+    stop: &'a AtomicBool,
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(sources: &'a [Source]) -> Self {
+    pub(super) fn new(sources: &'a [Source], stop: &'a AtomicBool) -> Self {
         let pieces = sources
             .iter()
             .flat_map(|source| source.copies.iter().flat_map(cut).map(move |piece| (source, piece)))
             .collect();
-        Loader { pieces, next: AtomicUsize::new(0) }
+        Loader { pieces, next: AtomicUsize::new(0), stop }
     }
 
     /// Loads pieces until none is left to take.
     pub(super) fn work(&self, ram: &GuestRam) -> Result<(), StartError> {
         while let Some((source, piece)) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if self.stop.load(Ordering::Acquire) {
+                return Err(read_error(&source.path, io::ErrorKind::Interrupted.into()));
+            }
             source.load(ram, piece).map_err(|error| read_error(&source.path, error))?;
         }
         Ok(())

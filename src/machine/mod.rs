@@ -4,6 +4,7 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
+mod blocking;
 mod board;
 mod boot_once;
 mod cmdline;
@@ -32,6 +33,7 @@ mod vcpus;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -49,6 +51,7 @@ use crate::spec::Spec;
 use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
 
+use blocking::BlockingThread;
 use boot_once::{Boot, Origin};
 use console::{OutputThread, Scrollback};
 use events::Publisher;
@@ -57,7 +60,7 @@ use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
 use saved::Restore;
-use supervisor::{UrgentRequests, supervise};
+use supervisor::{Supervisor, UrgentRequests};
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -119,8 +122,8 @@ impl Drop for ExitPublisher<'_> {
     }
 }
 
-/// A running machine. Dropping it ends it and frees everything it had: it waits, as [`Machine::wait`] does, for what the
-/// host has in flight on a disk, and for at most five seconds for a writer that does not take the console's last output.
+/// A running machine. Dropping it kills it and waits for its end, as [`Controls::kill`] says: for two seconds at most for
+/// what the host has in flight on a disk, and for five at most for a writer that does not take the console's last output.
 #[derive(Debug)]
 #[must_use = "a machine that nobody holds is ended at once"]
 pub struct Machine {
@@ -224,13 +227,18 @@ impl Machine {
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
-        let origin = resources.run_resources.restore.clone().map_or(Origin::Files, Origin::State);
-        let boot = Boot::start(&resources, &origin, BootNumber::default(), &sender)?;
+        let origin = match resources.run_resources.restore.clone() {
+            Some(restore) => Origin::State(restore),
+            None => Origin::Files(resources.find_files(urgent.killed())?),
+        };
+        let blocking = BlockingThread::spawn()?;
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
+        let boot = Boot::start(&resources, origin, BootNumber::default(), &sender, urgent.killed())?;
+        let supervisor =
+            Supervisor { blocking, urgent: urgent.clone(), events: receiver, sender: sender.clone() };
         let outcome = Arc::new(ExitCell::default());
         let guest_console = GuestConsole::new(said, input.clone());
-        let (events, result, typed) = (sender.clone(), outcome.clone(), input.clone());
-        let requests = urgent.clone();
+        let (result, typed) = (outcome.clone(), input.clone());
         let supervisor = thread::spawn(Role::Supervisor, "machine", move || {
             let mut ending = ExitPublisher {
                 outcome: &result,
@@ -238,9 +246,8 @@ impl Machine {
                 input: typed,
                 exit: Exit::Failed(StartError::Internal("the supervisor")),
             };
-            ending.exit = supervise(&resources, boot, &receiver, &events, &requests);
-            // Who waits for the end may start the next machine on the same disks and sockets.
-            drop(resources);
+            // When the end is told, the next machine on the same disks and sockets may be started at once.
+            ending.exit = supervisor.run(resources, boot);
             output.finish();
         })
         .map_err(StartError::Thread)?;
@@ -311,6 +318,22 @@ impl Machine {
     /// [`SaveError`]; the machine is as it was.
     pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
         self.controls.save(memory)
+    }
+
+    /// See [`Controls::log_writes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn log_writes(&self, on: bool) -> Result<(), SaveError> {
+        self.controls.log_writes(on)
+    }
+
+    /// See [`Controls::take_written`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        self.controls.take_written()
     }
 
     /// See [`Controls::stats`].

@@ -2,19 +2,20 @@
 //! serves the guest, and given back after the last boot.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use virtio::balloon::BalloonControl;
 
 use super::StartError;
 use super::console::Console;
 use super::events::Publisher;
-use super::files::NamedFiles;
+use super::files::{BootFiles, NamedFiles};
 use super::pci::MakeFunctions;
 use super::run_resources::RunResources;
 use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
 use crate::host::tap::Tap;
-use crate::image;
+use crate::image::{self, Budget};
 use crate::kvm::KvmDevice;
 use crate::spec::{DiskSpec, Spec};
 
@@ -67,8 +68,13 @@ impl Resources {
         })
     }
 
+    /// Finds what the machine boots; what the spec does not name is looked for on its disks, until `stop` is set.
+    pub(super) fn find_files(&self, stop: &Arc<AtomicBool>) -> Result<BootFiles, StartError> {
+        BootFiles::find_with(&self.spec, &self.files, self.readers()?, Budget::new().until(stop.clone()))
+    }
+
     /// The disks, to look for what the machine boots.
-    pub(super) fn readers(&self) -> Result<Vec<image::DiskFile>, StartError> {
+    fn readers(&self) -> Result<Vec<image::DiskFile>, StartError> {
         let readers = self.disks.iter().map(|disk| {
             let (file, len, sector) = disk.reader().map_err(StartError::Descriptors)?;
             Ok(image::DiskFile { file, len, sector })

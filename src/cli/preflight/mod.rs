@@ -17,6 +17,7 @@ use super::advice::{self, MemoryVerdict, Trouble};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
+use crate::image::Budget;
 use crate::machine::StartError;
 use crate::machine::files::{BootFiles, NamedFiles};
 use crate::machine::run_resources::Image;
@@ -139,7 +140,7 @@ pub(super) fn check_with(
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
     let named = NamedFiles::open(spec, made)?;
-    let files = BootFiles::find_with(spec, &named, Vec::new())?;
+    let files = BootFiles::find_with(spec, &named, Vec::new(), Budget::new())?;
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
     warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));

@@ -215,7 +215,7 @@ fn open_files_are_those_that_were_there_then() {
         fs::write(bench.path("other"), other).unwrap();
         fs::rename(bench.path("other"), bench.path(name)).unwrap();
     }
-    let files = BootFiles::find_with(&spec, &named, Vec::new()).unwrap();
+    let files = BootFiles::find_with(&spec, &named, Vec::new(), Budget::new()).unwrap();
     assert_eq!(
         (files.release().unwrap(), content(&files.initrd.unwrap().0)),
         (RELEASE.into(), b"own initrd".into())
@@ -223,7 +223,10 @@ fn open_files_are_those_that_were_there_then() {
     assert_eq!(BootFiles::find(&spec).unwrap().release().unwrap(), "9.9.9-other");
     fs::remove_file(bench.path("vmlinuz")).unwrap();
     assert!(BootFiles::find(&spec).is_err());
-    assert_eq!(BootFiles::find_with(&spec, &named, Vec::new()).unwrap().release().unwrap(), RELEASE);
+    assert_eq!(
+        BootFiles::find_with(&spec, &named, Vec::new(), Budget::new()).unwrap().release().unwrap(),
+        RELEASE
+    );
 }
 
 #[test]
@@ -234,7 +237,7 @@ fn disks_that_are_open_are_searched_and_compared_wherever_their_paths_lead() {
     let disks = spec.disk.iter().map(|disk| DiskFile::open(&disk.path).unwrap()).collect();
     fs::remove_file(bench.path("vm0.raw")).unwrap();
     fs::remove_file(bench.path("copy.raw")).unwrap();
-    let files = BootFiles::find_with(&spec, &NamedFiles::default(), disks).unwrap();
+    let files = BootFiles::find_with(&spec, &NamedFiles::default(), disks, Budget::new()).unwrap();
     assert_eq!(files.release().unwrap(), RELEASE);
     assert!(files.warnings[0].contains("as copies have"), "{:?}", files.warnings);
 }
