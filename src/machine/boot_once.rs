@@ -1,7 +1,7 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
@@ -65,7 +65,12 @@ struct Beginning {
 }
 
 impl Origin {
-    fn prepare(&self, resources: &Resources, layout: &RamLayout, memory: &Memory) -> Result<Beginning, StartError> {
+    fn prepare(
+        &self,
+        resources: &Resources,
+        layout: &RamLayout,
+        memory: &Memory,
+    ) -> Result<Beginning, StartError> {
         match self {
             Origin::Files => {
                 let (plan, sources, panic_timeout) = plan(resources, layout)?;
@@ -74,7 +79,12 @@ impl Origin {
             Origin::State(restore) => {
                 let sources = vec![restore.source(&memory.ram)?];
                 let state = restore.state.clone();
-                Ok(Beginning { plan: None, sources, panic_timeout: state.panic_timeout(), state: Some(state) })
+                Ok(Beginning {
+                    plan: None,
+                    sources,
+                    panic_timeout: state.panic_timeout(),
+                    state: Some(state),
+                })
             }
         }
     }
@@ -98,7 +108,8 @@ impl Boot {
         let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
         let memory = Memory::new(spec, &layout)?;
-        let Beginning { plan, sources, panic_timeout, state } = origin.prepare(resources, &layout, &memory)?;
+        let Beginning { plan, sources, panic_timeout, state } =
+            origin.prepare(resources, &layout, &memory)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));

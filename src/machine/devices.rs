@@ -1,7 +1,7 @@
 //! The virtio devices of a machine: what its spec asks for, each on its worker, each in its slot.
 
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
 use virtio::balloon::Balloon;
@@ -11,7 +11,7 @@ use virtio::device::Device;
 use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
-use virtio::transport::{Platform, VirtioPci};
+use virtio::transport::{DeviceHandle, Platform, VirtioFunction, VirtioPci};
 use virtio::worker::Worker;
 
 use super::StartError;
@@ -39,16 +39,18 @@ pub(super) fn functions(
     }
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
-    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
-    let balloon = Balloon::new("balloon0", &resources.balloon).map_err(StartError::Descriptors)?;
-    placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
+    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?.0);
+    let balloon = Box::new(Balloon::new("balloon0", &resources.balloon));
+    let (balloon, handle) = put(balloon, shared.clone(), slots::BALLOON, platform)?;
+    resources.balloon.attach(handle);
+    placed.push(balloon);
     let ports = resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
     let console = resources.run_resources.streams.iter().try_fold(console, |console, stream| {
         stream.backend().map(|backend| console.with_port(stream.name, backend))
     })?;
-    placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?);
+    placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?.0);
     Ok(placed)
 }
 
@@ -69,7 +71,7 @@ fn network(
     let mac = spec.known_mac().ok_or(StartError::Internal("the network addresses"))?;
     let device = Net::<Epoll>::new(name.clone(), mac.bytes(), Box::new(tap), queues);
     let worker = Worker::new(name, Box::new(Epoll::new));
-    put(Box::new(device), worker, slot, platform)
+    Ok(put(Box::new(device), worker, slot, platform)?.0)
 }
 
 fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
@@ -83,7 +85,7 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
     let device = Block::new(id, file.disk(serial, queues));
     let worker = Worker::new(format!("blk{index}"), make_engine(file.clone(), EngineKind::Best));
-    put(Box::new(device), worker, slot, platform)
+    Ok(put(Box::new(device), worker, slot, platform)?.0)
 }
 
 /// `vda`, `vdb`, ...: as Linux names the disks, in the order of their slots.
@@ -92,19 +94,19 @@ fn disk_id(index: usize) -> String {
     letter.map_or_else(|| format!("disk{index}"), |letter| format!("vd{}", char::from(letter)))
 }
 
-/// Puts a device behind a transport, in a slot.
+/// Puts a device behind a transport, in a slot. The handle reaches the device.
 fn put<P: Poller + 'static>(
     device: Box<dyn Device<Poller = P>>,
     worker: Arc<Worker<P>>,
     device_slot: u8,
     platform: &Platform,
-) -> Result<Placed, StartError> {
+) -> Result<(Placed, DeviceHandle), StartError> {
     let function = VirtioPci::new(device, worker, platform)?;
-    let id = function.name().to_owned();
-    let counted = DeviceCounters {
-        name: id.clone(),
-        kind: function.kind(),
-        counters: function.counters().clone(),
-    };
-    Ok(Placed { counted: Some(counted), ..Placed::new(id, slot(device_slot)?, function) })
+    let (id, kind, counters) =
+        (function.info().name.clone(), function.info().kind, function.counters().clone());
+    let counted = Some(DeviceCounters { name: id.clone(), kind, counters });
+    let function = Arc::new(Mutex::new(function));
+    let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
+    let handle = DeviceHandle::new(&shared);
+    Ok((Placed { id, address: slot(device_slot)?, function, counted }, handle))
 }

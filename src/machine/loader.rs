@@ -48,7 +48,7 @@ impl Source {
 
     /// The contents of a saved machine's memory.
     pub(super) fn memory(file: Arc<File>, copies: Vec<Load>) -> Self {
-        Source { path: "the saved memory".into(), origin: SourceBytes::File(file), copies }
+        Source { path: "the saved memory".into(), origin: ByteSource::File(file), copies }
     }
 
     fn load(&self, ram: &GuestRam, piece: &Load) -> io::Result<()> {
