@@ -27,7 +27,7 @@ pub(crate) struct RunResources {
     /// Called once, when everything is there and the guest is about to run for the first time.
     pub(crate) about_to_run: BeforeRun,
     /// What the first boot goes on from, instead of a kernel's entry.
-    pub(super) restore: Option<Restore>,
+    pub(crate) restore: Option<Restore>,
 }
 
 type Call = Box<dyn FnOnce() -> io::Result<()> + Send>;

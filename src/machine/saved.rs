@@ -56,7 +56,7 @@ pub(super) struct SavedParts {
 
 /// What a machine is restored from.
 #[derive(Debug, Clone)]
-pub(super) struct Restore {
+pub(crate) struct Restore {
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
