@@ -151,7 +151,8 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
     // Each block holds what was written to it last.
     let image = fs::read(&load.image).unwrap();
     for (at, block) in (0..BLOCKS).zip(image.chunks_exact(BLOCK)) {
-        let last = ((writes + BLOCKS - at) / BLOCKS * BLOCKS + at).checked_sub(BLOCKS).filter(|last| *last > 0);
+        let last =
+            ((writes + BLOCKS - at) / BLOCKS * BLOCKS + at).checked_sub(BLOCKS).filter(|last| *last > 0);
         let words = block.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
         let right = |(word, found)| last.map_or(0, |number| tiny_guest::load_word(number, word)) == found;
         assert!((0..).zip(words).all(right), "block {at} is not that of write {last:?} of {writes}");
