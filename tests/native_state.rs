@@ -152,7 +152,8 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
     // Each block holds what was written to it last.
     let image = fs::read(&load.image).unwrap();
     for (at, block) in (0..BLOCKS).zip(image.chunks_exact(BLOCK)) {
-        let last = ((writes + BLOCKS - at) / BLOCKS * BLOCKS + at).checked_sub(BLOCKS).filter(|last| *last > 0);
+        let last =
+            ((writes + BLOCKS - at) / BLOCKS * BLOCKS + at).checked_sub(BLOCKS).filter(|last| *last > 0);
         let words = block.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
         let right = |(word, found)| last.map_or(0, |number| tiny_guest::load_word(number, word)) == found;
         assert!((0..).zip(words).all(right), "block {at} is not that of write {last:?} of {writes}");
@@ -186,7 +187,10 @@ fn the_log_names_what_guest_and_disk_write_while_the_machine_runs() {
         let mut changed = 0;
         for (page, (old, new)) in before.chunks(4096).zip(after.chunks(4096)).enumerate() {
             changed += usize::from(old != new);
-            assert!(old == new || is_written(4096 * page), "page {page} was written and is not in {written:?}");
+            assert!(
+                old == new || is_written(4096 * page),
+                "page {page} was written and is not in {written:?}"
+            );
         }
         // And no others, of 4096, but for a few that were written with what stood there.
         let pages: u64 = written.iter().map(|range| (range.end - range.start) / 4096).sum();
@@ -226,7 +230,11 @@ fn a_state_that_does_not_fit_or_is_damaged_is_refused_in_a_sentence() {
     without_disk.disk.clear();
     refuses(&without_disk, &state, "the saved machine has a `vda`");
     refuses(&spec.clone().with_rtc(minivmm::spec::Rtc::Utc), &state, "the saved machine has no `rtc`");
-    refuses(&spec.clone().with_mem("32".parse().unwrap()), &state, "16777216 bytes and this machine 33554432");
+    refuses(
+        &spec.clone().with_mem("32".parse().unwrap()),
+        &state,
+        "16777216 bytes and this machine 33554432",
+    );
     // Damaged ones.
     let value: serde_json::Value = serde_json::from_str(&state).unwrap();
     let changed = |path: &str, to: serde_json::Value| {
@@ -235,15 +243,34 @@ fn a_state_that_does_not_fit_or_is_damaged_is_refused_in_a_sentence() {
         value.to_string()
     };
     refuses(spec, &changed("/version", 7.into()), "version 7");
-    refuses(spec, &changed("/components/vcpu0/version", 7.into()), "vcpu0: the saved state of vcpu has version 7");
-    refuses(spec, &changed("/components/vcpu0/kind", "clock".into()), "vcpu0: the saved state is of a component \"clock\"");
-    refuses(spec, &changed("/components/vcpu1/data/lapic", "00".into()), "vcpu1: the saved state of vcpu is damaged");
-    refuses(spec, &changed("/components/irqchip/data/ioapic", "00".repeat(520).into()), "irqchip: the saved state of");
+    refuses(
+        spec,
+        &changed("/components/vcpu0/version", 7.into()),
+        "vcpu0: the saved state of vcpu has version 7",
+    );
+    refuses(
+        spec,
+        &changed("/components/vcpu0/kind", "clock".into()),
+        "vcpu0: the saved state is of a component \"clock\"",
+    );
+    refuses(
+        spec,
+        &changed("/components/vcpu1/data/lapic", "00".into()),
+        "vcpu1: the saved state of vcpu is damaged",
+    );
+    refuses(
+        spec,
+        &changed("/components/irqchip/data/ioapic", "00".repeat(520).into()),
+        "irqchip: the saved state of",
+    );
     // A part that is in another one's place.
     for (id, component) in value["components"].as_object().unwrap() {
         for data in [serde_json::Value::Null, vec![component["data"].clone(); 2].into()] {
             let said = said(spec, &changed(&format!("/components/{id}/data"), data), &contents);
-            assert!(said.starts_with(&format!("{id}: the saved state of")) && said.contains("is damaged"), "{said}");
+            assert!(
+                said.starts_with(&format!("{id}: the saved state of")) && said.contains("is damaged"),
+                "{said}"
+            );
         }
     }
     // Contents that were cut off.

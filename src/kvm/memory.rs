@@ -140,8 +140,7 @@ impl GuestRam {
         let mapping = Mapping::new(total, file.as_ref())?;
         // A fork of an embedder would copy all page tables of the guest and write-protect its memory.
         mapping.advise(libc::MADV_DONTFORK);
-        let flags =
-            if file.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
+        let flags = if file.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
         let mut regions = Vec::with_capacity(ranges.len());
         let mut offset = 0usize;
         for (guest, len) in ranges {
@@ -150,15 +149,9 @@ impl GuestRam {
             let host = unsafe { mapping.start.as_ptr().add(offset) };
             // SAFETY: the range lies in `mapping`, which lives as long as the regions: both are fields of one value,
             // and nothing hands out the regions by value.
-            let region = unsafe {
-                MmapRegion::build_raw(
-                    host,
-                    len,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    flags,
-                )
-            }
-            .map_err(io::Error::other)?;
+            let region =
+                unsafe { MmapRegion::build_raw(host, len, libc::PROT_READ | libc::PROT_WRITE, flags) }
+                    .map_err(io::Error::other)?;
             regions
                 .push(GuestRegionMmap::new(region, GuestAddress(*guest)).ok_or(io::ErrorKind::InvalidInput)?);
             offset += len;
@@ -257,9 +250,8 @@ impl GuestRam {
 /// A memfd of `len` bytes that nobody can make shorter: that would be a SIGBUS for everybody who maps it.
 fn sealed_memfd(len: u64) -> io::Result<File> {
     // SAFETY: the name is a string with an end; what is returned is a new descriptor or an error.
-    let fd = unsafe {
-        libc::memfd_create(c"minivmm-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
-    };
+    let fd =
+        unsafe { libc::memfd_create(c"minivmm-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -106,7 +106,13 @@ impl Board {
             pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
         };
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
-        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, components, counted, platform })
+        Ok(Board {
+            buses: Buses { ports: bus, mmio: memory_bus },
+            power_button,
+            components,
+            counted,
+            platform,
+        })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
@@ -76,7 +76,12 @@ impl Origin {
             Origin::State(restore) => {
                 let sources = vec![restore.source(&memory.ram)?];
                 let state = restore.state;
-                Ok(Beginning { plan: None, sources, panic_timeout: state.panic_timeout(), state: Some(state) })
+                Ok(Beginning {
+                    plan: None,
+                    sources,
+                    panic_timeout: state.panic_timeout(),
+                    state: Some(state),
+                })
             }
         }
     }

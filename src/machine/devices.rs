@@ -90,7 +90,8 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
 
 /// `vda`, `vdb`, ...: as Linux names the disks, in the order of their slots.
 fn disk_id(index: usize) -> String {
-    let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).filter(u8::is_ascii_lowercase);
+    let letter =
+        u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).filter(u8::is_ascii_lowercase);
     letter.map_or_else(|| format!("disk{index}"), |letter| format!("vd{}", char::from(letter)))
 }
 

@@ -219,8 +219,7 @@ mod tests {
         let mut events = publisher.listen();
         publisher.publish(MachineEvent::Paused);
         for _ in 0..10 * MOST_WAITING {
-            publisher
-                .publish(MachineEvent::DeviceFailed { device: "vda".into(), reason: "its ring".into() });
+            publisher.publish(MachineEvent::DeviceFailed { device: "vda".into(), reason: "its ring".into() });
         }
         publisher.publish(MachineEvent::Exited);
         assert!(matches!(events.next(), Some(MachineEvent::Missed(missed)) if missed > 2000));

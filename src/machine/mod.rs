@@ -22,8 +22,8 @@ mod loader;
 mod pci;
 mod resources;
 pub(crate) mod run_resources;
-mod stats;
 mod saved;
+mod stats;
 mod supervisor;
 #[cfg(test)]
 mod tests;

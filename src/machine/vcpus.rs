@@ -69,7 +69,8 @@ impl VcpuThreads {
             let name = format!("vcpu{}", vcpu.id());
             let thread = thread::spawn(Role::Vcpu, &name, move || {
                 let (context, exits, seen) = (&context, &*counters, &*shown);
-                let running = Running { vcpu, context, exits, seen, requests, look: false, unfinished: false };
+                let running =
+                    Running { vcpu, context, exits, seen, requests, look: false, unfinished: false };
                 run(running, &insider, &ready)
             })
             .map_err(StartError::Thread)?;

@@ -1,8 +1,8 @@
 //! Building a [`Spec`] in a program, option by option.
 
 use super::{
-    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemBacking, MemSize, OnReboot, PortSpec, Rtc, Spec,
-    TapSpec,
+    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemBacking, MemSize, OnReboot, PortSpec,
+    Rtc, Spec, TapSpec,
 };
 
 impl Spec {

@@ -127,7 +127,8 @@ impl Component for MemoryLayout {
         if ranges == self.ranges() {
             return Ok(());
         }
-        let sum = |ranges: &[(u64, u64)]| ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len)) >> 20;
+        let sum =
+            |ranges: &[(u64, u64)]| ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len)) >> 20;
         let (saved, own) = (sum(&ranges), sum(&self.ranges()));
         let reason = format!("it has {saved} MiB, in {} ranges, and this machine {own} MiB", ranges.len());
         Err(StateError::mismatch(Self::KIND, reason))

@@ -183,7 +183,9 @@ impl<'a> RunningBoot<'a> {
     }
 
     fn save(&self, answer: Sender<Result<SavedParts, SaveError>>) {
-        let PauseState::Paused(paused) = &self.pause else { return reply(&answer, Err(SaveError::NotPaused)) };
+        let PauseState::Paused(paused) = &self.pause else {
+            return reply(&answer, Err(SaveError::NotPaused));
+        };
         let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
         self.supervisor.blocking.run(&self.supervisor.sender, move || {
             reply(&answer, boot.save(paused));

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_memory::GuestAddress;
 
 pub use crate::conformance;
-use crate::memory::{Regions, Memory, MemoryOwner};
+use crate::memory::{Memory, MemoryOwner, Regions};
 use crate::shared_registers::Failures;
 pub use guest::Guest;
 pub use ring::{DriverRing, INDIRECT, NEXT, RawDescriptor, Used, WRITE};
