@@ -1,7 +1,6 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 
 use boot::layout::{self, RamLayout};
@@ -14,6 +13,7 @@ use virtio::balloon::BalloonControl;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
+use super::deadline::Progress;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
@@ -59,13 +59,13 @@ pub(super) enum Origin {
 }
 
 impl Boot {
-    /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `stop` is set.
+    /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `progress` is stopped.
     pub(super) fn start(
         resources: &Resources,
         origin: Origin,
         number: BootNumber,
         events: &Sender<Event>,
-        stop: &AtomicBool,
+        progress: &Progress,
     ) -> Result<Boot, StartError> {
         let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
@@ -74,7 +74,7 @@ impl Boot {
         let memory = Memory::new(spec, &layout)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let gate = Arc::new(VcpuGate::new(number, resources.console.output.clone(), events.clone()));
-        let loader = Loader::new(&sources, stop);
+        let loader = Loader::new(&sources, progress);
         let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
             let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
@@ -88,6 +88,7 @@ impl Boot {
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads.
+        progress.wait_for_caller();
         resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
         let threads = VcpuThreads::start(vcpus, &context)?;
         Ok(Boot {
