@@ -1,7 +1,6 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -15,6 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
 use super::components::Components;
+use super::deadline::Progress;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
@@ -95,13 +95,13 @@ pub(super) struct Memory {
 }
 
 impl Boot {
-    /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `stop` is set.
+    /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `progress` is stopped.
     pub(super) fn start(
         resources: &Resources,
         origin: Origin,
         number: BootNumber,
         events: &Sender<Event>,
-        stop: &AtomicBool,
+        progress: &Progress,
     ) -> Result<Boot, StartError> {
         let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
@@ -110,7 +110,7 @@ impl Boot {
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
-        let loader = Loader::new(&sources, stop);
+        let loader = Loader::new(&sources, progress);
         let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
             let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
@@ -124,6 +124,7 @@ impl Boot {
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads and a saved state.
+        progress.wait_for_caller();
         resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
         let mut components = Components::default();

@@ -11,6 +11,7 @@ mod cmdline;
 mod components;
 mod console;
 mod controls;
+pub(crate) mod deadline;
 mod devices;
 mod ends;
 mod error;
@@ -54,8 +55,9 @@ use virtio::balloon::BalloonControl;
 use blocking::BlockingThread;
 use boot_once::{Boot, Origin};
 use console::{OutputThread, Scrollback};
+use deadline::{Progress, within};
 use events::Publisher;
-use files::NamedFiles;
+use files::Prepared;
 use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
@@ -156,10 +158,17 @@ impl MachineBuilder {
         self
     }
 
-    /// Boots these files, which were opened for the same spec.
+    /// Boots from these files, which were prepared for the same spec.
     #[must_use]
-    pub(crate) fn files(mut self, files: NamedFiles) -> Self {
-        self.run_resources.files = Some(files);
+    pub(crate) fn prepared(mut self, prepared: Prepared) -> Self {
+        self.run_resources.prepared = Some(prepared);
+        self
+    }
+
+    /// Tells `progress` what the start is doing, and lets it be interrupted there.
+    #[must_use]
+    pub(crate) fn progress(mut self, progress: Progress) -> Self {
+        self.run_resources.progress = progress;
         self
     }
 
@@ -219,21 +228,24 @@ impl Machine {
         spec: &Spec,
         output: Option<Box<dyn Write + Send>>,
         functions: MakeFunctions,
-        run_resources: RunResources,
+        mut run_resources: RunResources,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
-        let resources = Resources::open(spec.clone().settled()?, functions, run_resources)?;
+        let spec = spec.clone().settled()?;
+        let blocking = BlockingThread::spawn()?;
+        let restore = run_resources.restore.take();
+        let (progress, boots) = (run_resources.progress.clone(), sender.clone());
+        let (resources, boot) = within(&progress, move |progress| {
+            let (resources, files) = Resources::open(spec, functions, run_resources)?;
+            let origin = restore.map_or(Origin::Files(files), Origin::State);
+            let boot = Boot::start(&resources, origin, BootNumber::default(), &boots, progress)?;
+            Ok::<_, StartError>((resources, boot))
+        })?;
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
-        let origin = match resources.run_resources.restore.clone() {
-            Some(restore) => Origin::State(restore),
-            None => Origin::Files(resources.find_files(urgent.killed())?),
-        };
-        let blocking = BlockingThread::spawn()?;
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
-        let boot = Boot::start(&resources, origin, BootNumber::default(), &sender, urgent.killed())?;
         let supervisor =
             Supervisor { blocking, urgent: urgent.clone(), events: receiver, sender: sender.clone() };
         let outcome = Arc::new(ExitCell::default());

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::blocking::BlockingThread;
 use super::boot_once::{Boot, Origin};
+use super::deadline::Progress;
 use super::ends::BootLoop;
 use super::events::MachineEvent;
 use super::resources::Resources;
@@ -97,8 +98,8 @@ impl UrgentRequests {
     }
 
     /// Set once the machine is killed.
-    pub(super) fn killed(&self) -> &Arc<AtomicBool> {
-        &self.kill
+    fn killed(&self) -> Arc<AtomicBool> {
+        self.kill.clone()
     }
 
     fn taken(&self) {
@@ -170,16 +171,16 @@ impl Supervisor {
         old: Arc<Boot>,
         deferred: &mut VecDeque<Command>,
     ) -> Result<Boot, (Exit, NextResult)> {
-        let (resources, urgent, sender) = (resources.clone(), self.urgent.clone(), self.sender.clone());
+        let (resources, sender) = (resources.clone(), self.sender.clone());
+        let progress = Progress::until(self.urgent.killed());
         let (made, result) = mpsc::channel();
         self.blocking.run(&self.sender, move || {
             let number = old.number.next();
             // The old boot gives back its memory and its interrupts before the new one takes its own.
             drop(old);
-            let files = resources.find_files(urgent.killed());
-            let boot = files.and_then(|files| {
-                Boot::start(&resources, Origin::Files(files), number, &sender, urgent.killed())
-            });
+            let files = resources.find_files(&progress);
+            let boot = files
+                .and_then(|files| Boot::start(&resources, Origin::Files(files), number, &sender, &progress));
             let _ = made.send(boot);
             Event::NextBoot
         });
