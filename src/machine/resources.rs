@@ -7,6 +7,7 @@ use virtio::balloon::BalloonControl;
 
 use super::StartError;
 use super::console::Console;
+use super::disks::Disks;
 use super::events::Publisher;
 use super::files::NamedFiles;
 use super::pci::MakeFunctions;
@@ -24,6 +25,7 @@ pub(super) struct Resources {
     pub(super) spec: Spec,
     /// Locked; in the order of the spec.
     pub(super) disks: Vec<Arc<DiskFile>>,
+    pub(super) disk_handles: Disks,
     /// In the order of the spec.
     pub(super) taps: Vec<Arc<Tap>>,
     /// The kernel and the initrd, as far as the spec names them.
@@ -49,11 +51,13 @@ impl Resources {
         mut run_resources: RunResources,
     ) -> Result<Self, StartError> {
         let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
-        let disks = spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new));
+        let disks =
+            spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
         let taps = spec.tap.iter().map(|tap| Tap::open(tap.name.as_str(), queues).map(Arc::new));
         Ok(Resources {
-            disks: disks.collect::<Result<_, _>>()?,
+            disk_handles: Disks::new(&disks),
+            disks,
             files: run_resources.files.take().map_or_else(|| NamedFiles::open(&spec, None), Ok)?,
             kvm: Arc::new(KvmDevice::open()?),
             taps: taps.collect::<Result<_, _>>()?,
