@@ -144,7 +144,10 @@ pub struct Spec {
     /// `memfd`: the guest's memory is a file in memory, which other processes can share, and which is saved faster where much
     /// of it was never used. The host gives it huge pages only if /sys/kernel/mm/transparent_hugepage/shmem_enabled is
     /// `advise` or `always`; without them the guest is slower.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "KIND", hide_possible_values = true))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "KIND", hide_possible_values = true, hide_short_help = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_backing: Option<MemBacking>,
 

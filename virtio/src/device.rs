@@ -161,7 +161,7 @@ impl<P: Poller> Context<'_, P> {
         self.features & bits == bits
     }
 
-    /// From now on [`Device::ready`] hears as `token` (below [`MOST_TOKENS`]) of `fd`.
+    /// From now on [`Device::ready`] is called with `token` (below [`MOST_TOKENS`]) when `fd` is ready.
     ///
     /// # Errors
     /// The host refused.

@@ -55,7 +55,7 @@ pub struct Guest<P: Poller + 'static> {
     pub rings: Vec<DriverRing>,
     /// Those of before the last reset.
     pub last_rings: Vec<DriverRing>,
-    /// What was heard of the device's failures.
+    /// The device's failures.
     pub failures: Arc<FailureLog>,
     msi: Arc<TestMsiAllocator>,
     next_buffer: u64,

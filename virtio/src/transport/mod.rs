@@ -96,7 +96,7 @@ pub struct Platform {
     pub msi: Arc<dyn MsiAllocator>,
     /// Where doorbells go.
     pub doorbells: Arc<dyn Doorbells>,
-    /// Who hears of devices that cannot go on.
+    /// Is told of devices that cannot go on.
     pub failures: Arc<dyn Failures>,
 }
 
@@ -246,7 +246,7 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
         let (old, new) = (self.master, self.config.master_enabled());
         self.master = new;
         if old && !new {
-            // Before the vectors close: what it has done until now, its driver hears of.
+            // Before the vectors close: the driver is interrupted for what was done until now.
             self.rest();
         }
         self.msix.config_written(&self.config, &written);

@@ -131,11 +131,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
                 .map(|state| Queue::new(index, config, state, features, &self.memory, &self.shared));
             let queue = queue
                 .and_then(|queue| queue.inspect_err(|fault| self.shared.fail(log::Level::Warn, fault)).ok());
-            let doorbell = self.kicks.get(usize::from(index));
-            queues.push(queue.map(|queue| match doorbell {
-                Some(doorbell) => queue.with_doorbell(doorbell.clone()),
-                None => queue,
-            }));
+            queues.push(queue);
         }
         let job = Activation {
             device,
@@ -232,7 +228,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         }
     }
 
-    /// The interrupts, for tests of who is told what.
+    /// The registers that the worker shares, for tests of interrupts.
+    #[cfg(any(test, feature = "testing"))]
     pub fn shared_registers(&self) -> &Arc<crate::shared_registers::SharedRegisters> {
         &self.shared
     }
