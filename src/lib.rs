@@ -113,7 +113,7 @@ pub use kvm::KvmError;
 pub use machine::{
     BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, ExpectFailure,
     GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError,
-    RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
+    ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
 };
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

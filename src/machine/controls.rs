@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use virtio::balloon::{self, BalloonControl};
 
+use super::disks::Disks;
 use super::events::Publisher;
 use super::saved::{SaveError, SavedParts, SavedState};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
-use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, Stats};
+use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats};
 use crate::spec::MemSize;
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
@@ -22,6 +23,7 @@ pub struct Controls {
     pub(super) events: Sender<Event>,
     pub(super) urgent: Arc<UrgentRequests>,
     pub(super) balloon: BalloonControl,
+    pub(super) disks: Disks,
     /// What the guest has.
     pub(super) mem: MemSize,
     pub(super) publisher: Publisher,
@@ -50,6 +52,16 @@ impl Controls {
         }
         balloon::set_target(&self.balloon, mib);
         Ok(())
+    }
+
+    /// Has the guest see that the image or block device of a disk has grown, and gives the new size in bytes. `id` is `vda`
+    /// for the first disk. A driver follows at once (Linux: the size in `/sys/block/vda/size`); partitions and file systems
+    /// are the guest's to grow. A disk that became smaller keeps its size. Waits while the host does not answer for the file.
+    ///
+    /// # Errors
+    /// [`ResizeError`], and the guest sees the size of before.
+    pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
+        self.disks.resize(id)
     }
 
     /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does

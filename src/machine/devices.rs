@@ -15,6 +15,7 @@ use virtio::transport::{DeviceHandle, Platform, VirtioFunction, VirtioPci};
 use virtio::worker::Worker;
 
 use super::StartError;
+use super::disks::disk_id;
 use super::pci::{Placed, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
@@ -85,14 +86,9 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
     let device = Block::new(id, file.disk(serial, queues));
     let worker = Worker::new(format!("blk{index}"), make_engine(file.clone(), EngineKind::Best));
-    Ok(put(Box::new(device), worker, slot, platform)?.0)
-}
-
-/// `vda`, `vdb`, ...: as Linux names the disks, in the order of their slots.
-fn disk_id(index: usize) -> String {
-    let letter =
-        u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).filter(u8::is_ascii_lowercase);
-    letter.map_or_else(|| format!("disk{index}"), |letter| format!("vd{}", char::from(letter)))
+    let (disk, handle) = put(Box::new(device), worker, slot, platform)?;
+    resources.disk_handles.attach(index, handle);
+    Ok(disk)
 }
 
 /// Puts a device behind a transport, in a slot. The handle reaches the device.

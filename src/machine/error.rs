@@ -177,3 +177,28 @@ pub enum BalloonError {
     #[error("the machine has ended")]
     Ended,
 }
+
+/// A disk's new size could not be taken over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// There is no such disk.
+    #[error("the machine has no disk {id:?}; its disks are: {}", ids.join(", "))]
+    NoDisk {
+        /// What was asked for.
+        id: String,
+        /// What there is.
+        ids: Vec<String>,
+    },
+    /// The host does not say how large it is.
+    #[error("the host does not give the size of disk {id}: {source}")]
+    Host {
+        /// The disk.
+        id: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// There is no machine any more.
+    #[error("the machine has ended")]
+    Ended,
+}

@@ -13,6 +13,7 @@ mod console;
 mod controls;
 pub(crate) mod deadline;
 mod devices;
+mod disks;
 mod ends;
 mod error;
 mod events;
@@ -42,7 +43,7 @@ use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
-pub use error::{BalloonError, PauseError, StartError};
+pub use error::{BalloonError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
 pub use saved::{RestoreError, SaveError, SavedState};
@@ -244,6 +245,7 @@ impl Machine {
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
+        let disks = resources.disk_handles.clone();
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let supervisor =
@@ -264,7 +266,7 @@ impl Machine {
         })
         .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, urgent, balloon, mem, publisher, outcome },
+            controls: Controls { events: sender, urgent, balloon, disks, mem, publisher, outcome },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
@@ -374,6 +376,14 @@ impl Machine {
     /// [`BalloonError`], and nothing has changed.
     pub fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
         self.controls.set_balloon(mib)
+    }
+
+    /// See [`Controls::resize_disk`].
+    ///
+    /// # Errors
+    /// [`ResizeError`], and the guest sees the size of before.
+    pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
+        self.controls.resize_disk(id)
     }
 
     /// See [`Controls::kill`].

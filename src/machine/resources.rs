@@ -8,6 +8,7 @@ use virtio::balloon::BalloonControl;
 use super::StartError;
 use super::console::Console;
 use super::deadline::Progress;
+use super::disks::Disks;
 use super::events::Publisher;
 use super::files::{BootFiles, OpenFiles, Prepared};
 use super::pci::MakeFunctions;
@@ -23,6 +24,7 @@ pub(super) struct Resources {
     pub(super) spec: Spec,
     /// Kernel and initrd, as far as the spec names them; the disks.
     pub(super) files: OpenFiles,
+    pub(super) disk_handles: Disks,
     /// In the order of the spec.
     pub(super) taps: Vec<Arc<Tap>>,
     pub(super) kvm: Arc<KvmDevice>,
@@ -63,6 +65,7 @@ impl Resources {
             PortSocket::open(port)
         });
         let resources = Resources {
+            disk_handles: Disks::new(&files.disks),
             files,
             taps,
             kvm,

@@ -546,6 +546,20 @@ mod behind_a_driver {
     }
 }
 
+#[test]
+fn a_file_that_grows_is_measured_and_one_that_shrinks_keeps_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    let raw = fs::File::create(&path).unwrap();
+    raw.set_len(MIB).unwrap();
+    let file = DiskFile::open(&path, Access::default()).unwrap();
+    for (len, sectors) in [(MIB, 2048), (2 * MIB + 511, 4096), (MIB, 4096)] {
+        raw.set_len(len).unwrap();
+        assert_eq!(file.measure().unwrap(), sectors);
+        assert_eq!(file.disk("", NonZeroU16::MIN).sectors, sectors, "for the device of the next boot");
+    }
+}
+
 mod discards_that_take_long {
     use std::sync::mpsc;
 

@@ -19,7 +19,7 @@ use virtio::transport::Platform;
 use super::pci::{self, Placed};
 use super::resources::Resources;
 use super::run_resources::RunResources;
-use super::{Exit, Machine, MakeFunctions, StartError};
+use super::{Exit, Machine, MakeFunctions, ResizeError, StartError};
 use crate::spec::Spec;
 use doorbell::Doorbell;
 
@@ -85,6 +85,27 @@ fn msix_reaches_a_gate_of_the_guest() {
     powers_off_after(run(Guest::Msix, wide_doorbell), wide);
     let narrow = "msix device=1f function=0 bir=0\ninterrupt\ndone\n";
     powers_off_after(run(Guest::Msix, narrow_doorbell), narrow);
+}
+
+#[test]
+fn a_disk_that_grows_is_resized_while_its_machine_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    let raw = std::fs::File::create(&image).unwrap();
+    raw.set_len(1 << 20).unwrap();
+    let spec = Spec::new(Guest::PowerButton.write(folder.path()).unwrap()).with_mem("4".parse().unwrap());
+    let spec = spec.with_disk(image.to_str().unwrap().parse().unwrap());
+    let machine = Machine::start(&spec, Box::new(io::sink())).unwrap();
+    let controls = machine.controls();
+    raw.set_len(3 << 20).unwrap();
+    assert_eq!(controls.resize_disk("vda").unwrap(), 3 << 20);
+    raw.set_len(1 << 20).unwrap();
+    assert_eq!(controls.resize_disk("vda").unwrap(), 3 << 20, "the guest has data there");
+    let error = controls.resize_disk("vdb").unwrap_err().to_string();
+    assert!(error.contains("\"vdb\"") && error.contains("vda"), "{error}");
+    machine.kill();
+    machine.wait_for(LIMIT).unwrap();
+    assert!(matches!(controls.resize_disk("vda"), Err(ResizeError::Ended)));
 }
 
 #[test]
