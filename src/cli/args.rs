@@ -111,7 +111,7 @@ pub enum ArgsError {
     Spec(#[from] SpecError),
     /// There is no word in it.
     #[error("{FIRST_STEPS}")]
-    Nothing,
+    Empty,
 }
 
 /// The definition of the command line.
@@ -124,9 +124,9 @@ pub fn definition() -> clap::Command {
 /// # Errors
 /// [`ArgsError`].
 pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Command, ArgsError> {
-    let words = asking_for_help(words.into_iter().map(Into::into).collect());
+    let words = rewrite_help(words.into_iter().map(Into::into).collect());
     if words.len() <= 1 {
-        return Err(ArgsError::Nothing);
+        return Err(ArgsError::Empty);
     }
     let matches = definition().try_get_matches_from(words)?;
     let args = Args::from_arg_matches(&matches)?;
@@ -142,7 +142,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
 }
 
 /// `help VERB` is `VERB --help`.
-fn asking_for_help(words: Vec<OsString>) -> Vec<OsString> {
+fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
     match words.split_first_chunk::<2>() {
         Some(([program, help], rest)) if help == "help" => {
             [program.clone()].into_iter().chain(rest.iter().cloned()).chain(["--help".into()]).collect()
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn no_words_are_answered_with_the_first_steps() {
-        let Err(error @ ArgsError::Nothing) = parse(["minivmm"]) else { panic!() };
+        let Err(error @ ArgsError::Empty) = parse(["minivmm"]) else { panic!() };
         let text = error.to_string();
         assert!(
             text.lines().count() < 12 && text.contains("minivmm doctor") && text.contains("--help"),

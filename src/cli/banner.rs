@@ -20,27 +20,27 @@ pub(super) struct Banner<'a> {
     /// What it boots from.
     pub files: &'a BootFiles,
     /// Whether somebody can type into the console.
-    pub keys: Keys,
+    pub keys: KeyboardInput,
 }
 
 /// Where the console's keys come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keys {
+pub(super) enum KeyboardInput {
     /// No terminal.
     None,
     /// The terminal on standard input.
-    Here,
+    Terminal,
     /// The same, once this job is in the foreground.
-    Later,
+    Background,
 }
 
-impl Keys {
+impl KeyboardInput {
     /// As standard input is now.
-    pub(super) fn here() -> Self {
+    pub(super) fn detect() -> Self {
         match (is_terminal(libc::STDIN_FILENO), in_foreground()) {
-            (false, _) => Keys::None,
-            (true, true) => Keys::Here,
-            (true, false) => Keys::Later,
+            (false, _) => KeyboardInput::None,
+            (true, true) => KeyboardInput::Terminal,
+            (true, false) => KeyboardInput::Background,
         }
     }
 }
@@ -80,11 +80,11 @@ impl Display for Banner<'_> {
             ConsoleChoice::Hvc0 => " (hvc0)",
         };
         match keys {
-            Keys::None => {}
-            Keys::Here => {
+            KeyboardInput::None => {}
+            KeyboardInput::Terminal => {
                 line("Console", &format_args!("this terminal{name}; Ctrl-] then ? for the menu, q to quit"))?;
             }
-            Keys::Later => {
+            KeyboardInput::Background => {
                 let later = "no keys in the background: use `fg`, or `timeout --foreground`";
                 line("Console", &format_args!("shown here{name}; {later}"))?;
             }
@@ -151,7 +151,7 @@ mod tests {
         std::fs::write(&initrd, "x").unwrap();
         let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
         let files = BootFiles::find(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: Keys::Here }.to_string();
+        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
         let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
@@ -159,12 +159,14 @@ mod tests {
         assert_eq!(lines[2], "~> RAM         : 1 GiB");
         assert_eq!(lines[3], "~> Processors  : 1");
         assert!(lines[4].contains("Ctrl-]"));
-        let later = Banner { spec: &spec, files: &files, keys: Keys::Later }.to_string();
+        let later = Banner { spec: &spec, files: &files, keys: KeyboardInput::Background }.to_string();
         assert!(
             later.contains("shown here; no keys in the background") && !later.contains("Ctrl-]"),
             "{later}"
         );
-        assert!(!Banner { spec: &spec, files: &files, keys: Keys::None }.to_string().contains("Console"));
+        assert!(
+            !Banner { spec: &spec, files: &files, keys: KeyboardInput::None }.to_string().contains("Console")
+        );
     }
 
     #[test]
@@ -191,7 +193,7 @@ mod tests {
             .settled()
             .unwrap();
         let files = BootFiles::find(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: Keys::Here }.to_string();
+        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
         let image = image.display().to_string();
         let text = text.replace(&image, "vm0.raw");
         for line in [

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How much of the console could not be written.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lost(Arc<AtomicU64>);
+pub(super) struct LostBytes(Arc<AtomicU64>);
 
-impl Lost {
+impl LostBytes {
     /// In bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -24,13 +24,13 @@ impl Lost {
 #[derive(Debug)]
 pub(super) struct ConsoleOutput<W> {
     to: W,
-    lost: Lost,
+    lost: LostBytes,
     /// Bytes that have been lost since it could be written last.
     gap: u64,
 }
 
 impl<W: Write> ConsoleOutput<W> {
-    pub(super) fn new(to: W, lost: Lost) -> Self {
+    pub(super) fn new(to: W, lost: LostBytes) -> Self {
         ConsoleOutput { to, lost, gap: 0 }
     }
 }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn console_goes_on_when_there_is_room_again_and_what_is_missing_is_counted() {
-        let lost = Lost::default();
+        let lost = LostBytes::default();
         let mut output = ConsoleOutput::new(Disk(Vec::new(), 0), lost.clone());
         for text in ["one ", "two ", "three ", "four"] {
             output.write_all(text.as_bytes()).unwrap();
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_left_is_no_loss() {
-        let lost = Lost::default();
+        let lost = LostBytes::default();
         let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         drop(there);
         let mut output = ConsoleOutput::new(here, lost.clone());

@@ -53,11 +53,11 @@ impl Drivers {
         (!text.is_empty()).then_some(Drivers { source, virtio_pci, virtio_blk, ext4 })
     }
 
-    fn from_modules(folder: &Path) -> Option<Self> {
-        let source = folder.join("modules.builtin");
+    fn from_modules(parent_folder: &Path) -> Option<Self> {
+        let source = parent_folder.join("modules.builtin");
         let built_in = read(&source);
         // modules.order is in the package, modules.dep is made at its installation; either lists every module.
-        let modules = [read(&folder.join("modules.order")), read(&folder.join("modules.dep"))];
+        let modules = [read(&parent_folder.join("modules.order")), read(&parent_folder.join("modules.dep"))];
         let find = |file: &str| {
             // A line of modules.dep goes on after the name, and the file may be packed: virtio_pci.ko.xz.
             if built_in.contains(file) {
@@ -78,7 +78,7 @@ pub(super) use crate::machine::files::release;
 
 /// What the files beside the kernel, in /boot or in /lib/modules say of its drivers.
 pub(super) fn find(host: &Host, kernel: &Path, release: &str) -> Option<Drivers> {
-    let beside = folder(kernel);
+    let beside = parent_folder(kernel);
     let config = format!("config-{release}");
     // The folder above is that of an unpacked package.
     let package =
@@ -100,8 +100,11 @@ pub(super) fn initrd_of(host: &Host, kernel: &Path, release: &str) -> Option<Pat
         format!("initramfs-{release}.img"), // Fedora, Red Hat
         format!("initrd-{release}"),        // SUSE
     ];
-    let folders = [folder(kernel), host.path("/boot")];
-    folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))).find(|path| path.is_file())
+    let folders = [parent_folder(kernel), host.path("/boot")];
+    folders
+        .iter()
+        .flat_map(|parent_folder| names.iter().map(|name| parent_folder.join(name)))
+        .find(|path| path.is_file())
 }
 
 /// What betrays a distribution's kernel, whose drivers are modules: its release's ending, or who built it.
@@ -137,7 +140,7 @@ pub(super) fn is_distribution(release: &str, version: Option<&str>) -> bool {
 }
 
 /// The folder of a file; empty for one that is named alone, so that what is joined to it is too.
-fn folder(kernel: &Path) -> PathBuf {
+fn parent_folder(kernel: &Path) -> PathBuf {
     kernel.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 

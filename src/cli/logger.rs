@@ -12,7 +12,7 @@ use crate::host::stdio::Output;
 /// Lines that may come at once from one place of the code.
 const BURST: u32 = 20;
 /// One more may come after so long: 1,440 a day at most. A guest that makes its devices complain shall not fill a disk.
-const PACE: Duration = Duration::from_secs(60);
+const REFILL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The place of the code that says something stands for its kind: a kind that comes without end does not keep the others from
 /// being heard.
@@ -20,18 +20,18 @@ type CallSite = (&'static str, u32);
 
 #[derive(Debug)]
 struct Logger {
-    rations: Mutex<BTreeMap<CallSite, Ration>>,
+    limits: Mutex<BTreeMap<CallSite, RateLimit>>,
 }
 
 impl Logger {
     const fn new() -> Self {
-        Logger { rations: Mutex::new(BTreeMap::new()) }
+        Logger { limits: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether `place` may say a line, and how many of its lines before could not be said.
-    fn take(&self, place: CallSite, now: Instant) -> Option<u64> {
-        let mut rations = self.rations.lock().unwrap_or_else(PoisonError::into_inner);
-        rations.entry(place).or_insert(Ration::FULL).take(now)
+    /// Whether `call_site` may say a line, and how many of its lines before could not be said.
+    fn take(&self, call_site: CallSite, now: Instant) -> Option<u64> {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.entry(call_site).or_insert(RateLimit::FULL).take(now)
     }
 }
 
@@ -53,15 +53,15 @@ impl log::Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let place = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
-        let Some(left_out) = self.take(place, Instant::now()) else { return };
-        let more = match left_out {
+        let call_site = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        let Some(suppressed) = self.take(call_site, Instant::now()) else { return };
+        let more = match suppressed {
             0 => String::new(),
             n => format!(" ({n} like this before it were left out)"),
         };
         // A terminal may be in raw mode, where a line starts only where it is told to.
         let end = if Output::error().is_terminal() { "\r\n" } else { "\n" };
-        report::say_as(record.level(), &format_args!("minivmm: {}{more}{end}", record.args()));
+        report::message_at(record.level(), &format_args!("minivmm: {}{more}{end}", record.args()));
     }
 
     fn flush(&self) {}
@@ -69,29 +69,31 @@ impl log::Log for Logger {
 
 /// How much may still be said.
 #[derive(Debug)]
-struct Ration {
-    left: u32,
+struct RateLimit {
+    tokens: u32,
     /// When the ration began to grow again; `None` while it is full.
-    growing: Option<Instant>,
-    left_out: u64,
+    refilling_since: Option<Instant>,
+    suppressed: u64,
 }
 
-impl Ration {
-    const FULL: Ration = Ration { left: BURST, growing: None, left_out: 0 };
+impl RateLimit {
+    const FULL: RateLimit = RateLimit { tokens: BURST, refilling_since: None, suppressed: 0 };
 
     /// Whether a line may be said, and how many before it could not.
     fn take(&mut self, now: Instant) -> Option<u64> {
-        while let Some(next) = self.growing.map(|since| since + PACE).filter(|next| *next <= now) {
-            self.left += 1;
-            self.growing = (self.left < BURST).then_some(next);
+        while let Some(next) =
+            self.refilling_since.map(|since| since + REFILL_INTERVAL).filter(|next| *next <= now)
+        {
+            self.tokens += 1;
+            self.refilling_since = (self.tokens < BURST).then_some(next);
         }
-        let Some(left) = self.left.checked_sub(1) else {
-            self.left_out = self.left_out.saturating_add(1);
+        let Some(tokens) = self.tokens.checked_sub(1) else {
+            self.suppressed = self.suppressed.saturating_add(1);
             return None;
         };
-        self.left = left;
-        self.growing.get_or_insert(now);
-        Some(std::mem::take(&mut self.left_out))
+        self.tokens = tokens;
+        self.refilling_since.get_or_insert(now);
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -101,15 +103,15 @@ mod tests {
 
     #[test]
     fn a_guest_that_makes_noise_is_heard_at_first_and_then_now_and_then() {
-        let (mut ration, start) = (Ration::FULL, Instant::now());
+        let (mut limit, start) = (RateLimit::FULL, Instant::now());
         // A thousand a second, for 100 s.
         let said: Vec<u64> =
-            (0..100_000).filter_map(|ms| ration.take(start + Duration::from_millis(ms))).collect();
+            (0..100_000).filter_map(|ms| limit.take(start + Duration::from_millis(ms))).collect();
         assert_eq!((said.len(), &said[..20]), (21, &[0; 20][..]));
         assert_eq!(said[20], 60_000 - 20);
         // Silence makes good.
         let later = start + Duration::from_secs(100_000);
-        assert_eq!((0..1000).filter(|_| ration.take(later).is_some()).count(), 20);
+        assert_eq!((0..1000).filter(|_| limit.take(later).is_some()).count(), 20);
     }
 
     #[test]

@@ -11,11 +11,11 @@ use std::sync::OnceLock;
 
 /// Which of the two processes this is, with its end of the line to the other one.
 #[derive(Debug)]
-pub(crate) enum Side {
+pub(crate) enum Fork {
     /// Who asked.
-    Caller(UnixStream),
+    Parent(UnixStream),
     /// The new process: in a session without a terminal that it does not lead, so that it never gets one.
-    Detached(UnixStream),
+    Child(UnixStream),
 }
 
 /// Makes a detached process that goes on from here as this one does.
@@ -23,7 +23,7 @@ pub(crate) enum Side {
 /// # Errors
 /// The host has no process left, or this one has other threads: they would be missing in the new one, with whatever they
 /// have locked.
-pub(crate) fn detach() -> io::Result<Side> {
+pub(crate) fn detach() -> io::Result<Fork> {
     if !is_alone()? {
         return Err(io::Error::other("other threads run already"));
     }
@@ -37,16 +37,16 @@ pub(crate) fn detach() -> io::Result<Side> {
             unsafe { libc::setsid() };
             // SAFETY: as the first.
             match unsafe { libc::fork() } {
-                0 => return Ok(Side::Detached(there)),
-                -1 => leave(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN)),
-                _ => leave(0),
+                0 => return Ok(Fork::Child(there)),
+                -1 => exit(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN)),
+                _ => exit(0),
             }
         }
         between => between,
     };
     drop(there);
     match wait_for(between) {
-        0 => Ok(Side::Caller(here)),
+        0 => Ok(Fork::Parent(here)),
         error => Err(io::Error::from_raw_os_error(error)),
     }
 }
@@ -65,7 +65,7 @@ fn wait_for(child: libc::pid_t) -> libc::c_int {
 }
 
 /// Ends the process in between, which has nothing to tidy up.
-fn leave(status: libc::c_int) -> ! {
+fn exit(status: libc::c_int) -> ! {
     // SAFETY: takes a number and never returns.
     unsafe { libc::_exit(status) }
 }

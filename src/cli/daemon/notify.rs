@@ -26,17 +26,17 @@ pub(in crate::cli) struct Notify {
 impl Notify {
     /// The one that is named in our surroundings, from where it is taken: it is for this process.
     pub(in crate::cli) fn take() -> Self {
-        take_variable("NOTIFY_SOCKET").map_or_else(Notify::default, |place| Notify::at(&place))
+        take_variable("NOTIFY_SOCKET").map_or_else(Notify::default, |address| Notify::new(&address))
     }
 
-    fn at(place: &OsStr) -> Self {
-        let manager = match place.as_bytes().split_first() {
+    fn new(address: &OsStr) -> Self {
+        let manager = match address.as_bytes().split_first() {
             Some((b'@', name)) => SocketAddr::from_abstract_name(name),
-            Some((b'/', _)) => SocketAddr::from_pathname(place),
+            Some((b'/', _)) => SocketAddr::from_pathname(address),
             // sd_notify(3) knows no others on this machine.
             _ => Err(io::ErrorKind::InvalidInput.into()),
         };
-        Notify { manager: manager.map_err(complain).ok(), stopping: AtomicBool::new(false) }
+        Notify { manager: manager.map_err(warn).ok(), stopping: AtomicBool::new(false) }
     }
 
     /// The machine runs, in this process.
@@ -58,14 +58,14 @@ impl Notify {
             socket.send_to_addr(text.as_bytes(), manager)
         });
         if let Err(error) = sent {
-            complain(error);
+            warn(error);
         }
     }
 }
 
-fn complain(error: io::Error) {
+fn warn(error: io::Error) {
     let text = format_args!("minivmm: warning: the service manager in NOTIFY_SOCKET was not told: {error}\n");
-    report::say_as(Level::Warn, &text);
+    report::message_at(Level::Warn, &text);
 }
 
 #[cfg(test)]
@@ -85,8 +85,8 @@ mod tests {
         let name = format!("@minivmm-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name[1..]).unwrap();
         let sockets = [UnixDatagram::bind(&path).unwrap(), UnixDatagram::bind_addr(&address).unwrap()];
-        for (socket, place) in sockets.iter().zip([path.as_os_str(), OsStr::new(&name)]) {
-            let notify = Notify::at(place);
+        for (socket, address) in sockets.iter().zip([path.as_os_str(), OsStr::new(&name)]) {
+            let notify = Notify::new(address);
             notify.ready(7);
             assert_eq!(receive(socket), "READY=1\nSTATUS=The machine runs.\nMAINPID=7\n");
             notify.stopping("It was asked to.");
@@ -96,7 +96,7 @@ mod tests {
             assert!(socket.recv(&mut [0]).is_err());
         }
         for nowhere in ["", "relative", "/nonexistent/notify"] {
-            Notify::at(OsStr::new(nowhere)).ready(7);
+            Notify::new(OsStr::new(nowhere)).ready(7);
         }
     }
 }

@@ -2,13 +2,13 @@
 
 mod files;
 mod host;
-mod lasting;
+mod persistent;
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::advice::Trouble;
+use super::advice::Problem;
 use super::args::DoctorArgs;
 use super::exit::Status;
 use crate::host::facts::Host;
@@ -55,12 +55,12 @@ impl Finding {
         Finding { level: Level::Ok, about, text: text.into(), cure: None }
     }
 
-    fn warn(about: &'static str, trouble: Trouble) -> Self {
-        Finding { level: Level::Warn, about, text: trouble.what, cure: trouble.cure }
+    fn warn(about: &'static str, problem: Problem) -> Self {
+        Finding { level: Level::Warn, about, text: problem.what, cure: problem.cure }
     }
 
-    fn fail(about: &'static str, trouble: Trouble) -> Self {
-        Finding { level: Level::Fail, ..Self::warn(about, trouble) }
+    fn fail(about: &'static str, problem: Problem) -> Self {
+        Finding { level: Level::Fail, ..Self::warn(about, problem) }
     }
 }
 

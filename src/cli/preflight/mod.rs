@@ -1,7 +1,7 @@
 //! What can be known to fail before a machine is started, each thing with its own sentence: what, on which path, and
 //! how to mend it. Reads a few KiB and starts nothing; whoever starts the machine checks again what it relies on.
 
-mod words;
+mod cmdline_words;
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +13,7 @@ use boot::kernel::{Format, Kernel, KernelError};
 use boot::layout::RamLayout;
 use boot::plan::{PlanError, PlanRequest};
 
-use super::advice::{self, MemoryVerdict, Trouble};
+use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
@@ -24,13 +24,13 @@ use crate::spec::Spec;
 
 /// A machine that may be started.
 #[derive(Debug)]
-pub(super) struct Cleared {
+pub(super) struct Checked {
     /// The files that the spec names. The machine gets these, so that it boots what was checked.
     pub named: NamedFiles,
     /// What it boots from.
     pub files: BootFiles,
     /// What may surprise later.
-    pub warnings: Vec<Trouble>,
+    pub warnings: Vec<Problem>,
 }
 
 /// A machine that cannot be started as it stands.
@@ -66,7 +66,7 @@ pub(super) enum PreflightError {
     },
     /// An initrd that is missing, memory that no host like this has, KVM that is not to be had.
     #[error(transparent)]
-    Trouble(#[from] Trouble),
+    Problem(#[from] Problem),
 }
 
 /// A file that was named and cannot be had.
@@ -125,7 +125,7 @@ impl PreflightError {
 }
 
 /// Looks at everything.
-pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError> {
+pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
     check_with(spec, host, None)
 }
 
@@ -133,19 +133,19 @@ pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError>
 pub(super) fn check_with(
     spec: &Spec,
     host: &Host,
-    made: Option<&Arc<dyn Image>>,
-) -> Result<Cleared, PreflightError> {
+    own_initrd: Option<&Arc<dyn Image>>,
+) -> Result<Checked, PreflightError> {
     // What is named is looked at first: here there is more to say of a file that cannot be had.
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
-    let named = NamedFiles::open(spec, made)?;
+    let named = NamedFiles::open(spec, own_initrd)?;
     let files = BootFiles::find_with(spec, &named, Vec::new())?;
     let mut warnings: Vec<_> =
-        files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
-    warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));
+        files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
+    warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        if let Some(trouble) = no_initrd(host, path, files.headers.version()) {
-            return Err(looked_too(trouble, spec, &files).into());
+        if let Some(problem) = no_initrd(host, path, files.headers.version()) {
+            return Err(add_disk_findings(problem, spec, &files).into());
         }
     }
     // A kernel from the disk may well have its drivers built in: what is known of it is its name.
@@ -163,24 +163,24 @@ pub(super) fn check_with(
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
-            MemoryVerdict::Overcommitted(trouble) => warnings.push(trouble),
-            MemoryVerdict::Absurd(trouble) => return Err(trouble.into()),
+            MemoryVerdict::Overcommitted(problem) => warnings.push(problem),
+            MemoryVerdict::Excessive(problem) => return Err(problem.into()),
         }
     }
-    if let Some(trouble) = advice::kvm(host, &host.access(advice::KVM)) {
-        return Err(trouble.into());
+    if let Some(problem) = advice::kvm(host, &host.access(advice::KVM)) {
+        return Err(problem.into());
     }
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
     }
-    Ok(Cleared { named, files, warnings })
+    Ok(Checked { named, files, warnings })
 }
 
 /// What to say of memory that may do, and may not.
-fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
+fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Problem> {
     let initrd = files.initrd.as_ref().map(|(_, initrd)| initrd);
     let needed = boot::plan::memory_estimate(&files.headers, initrd).ok()?;
-    (spec.mem().bytes() < needed).then(|| Trouble {
+    (spec.mem().bytes() < needed).then(|| Problem {
         what: format!(
             "{} of memory may be too little for this kernel{}",
             spec.mem(),
@@ -191,9 +191,9 @@ fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
 }
 
 /// What to say of a kernel from the disk that comes without an initrd.
-fn no_initrd_on_disk(files: &BootFiles) -> Option<Trouble> {
+fn no_initrd_on_disk(files: &BootFiles) -> Option<Problem> {
     let release = files.release()?;
-    drivers::is_distribution(&release, files.headers.version()).then(|| Trouble {
+    drivers::is_distribution(&release, files.headers.version()).then(|| Problem {
         what: format!(
             "no initial RAM disk was found for the kernel {}, which is a distribution's and has its drivers as modules",
             files.kernel
@@ -203,13 +203,13 @@ fn no_initrd_on_disk(files: &BootFiles) -> Option<Trouble> {
 }
 
 /// Adds what the first disk was found to have, where an initrd was looked for there in vain.
-fn looked_too(trouble: Trouble, spec: &Spec, files: &BootFiles) -> Trouble {
+fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Problem {
     match (spec.disk.first(), &files.looked) {
-        (Some(disk), Some(looked)) => Trouble {
-            what: format!("{}; on the disk {}, {looked}", trouble.what, disk.path.display()),
-            ..trouble
+        (Some(disk), Some(looked)) => Problem {
+            what: format!("{}; on the disk {}, {looked}", problem.what, disk.path.display()),
+            ..problem
         },
-        _ => trouble,
+        _ => problem,
     }
 }
 
@@ -226,7 +226,7 @@ pub(super) fn initrd(path: &Path) -> Result<Initrd, PreflightError> {
 }
 
 /// What is wrong with a kernel that comes without an initrd: its drivers may be modules.
-pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Trouble> {
+pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Problem> {
     let release = drivers::release(path, version)?;
     let because = match drivers::find(host, path, release) {
         Some(drivers) if drivers.modular() => {
@@ -243,7 +243,7 @@ pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Opti
         Some(initrd) => format!("add `--initrd {}`", initrd.display()),
         None => format!("add `--initrd FILE` with the one made for it (Debian: /boot/initrd.img-{release})"),
     };
-    Some(Trouble {
+    Some(Problem {
         what: format!("the kernel {} needs an initial RAM disk, because {because}", path.display()),
         cure: Some(format!("{add}, or `--initrd none` to try without")),
     })
@@ -258,14 +258,14 @@ fn plan_cure(error: &PlanError) -> String {
 
 /// Opens a file that is one: opening a pipe would wait for its other end.
 pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
-    let failed = |source: io::Error| match source.kind() {
+    let error = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             FileError::Missing { what, path: path.to_path_buf(), hint: missing_hint(path) }
         }
         io::ErrorKind::PermissionDenied => FileError::Denied { what, path: path.to_path_buf() },
         _ => FileError::Unreadable { what, path: path.to_path_buf(), source },
     };
-    let meta = fs::metadata(path).map_err(failed)?;
+    let meta = fs::metadata(path).map_err(error)?;
     if !meta.is_file() {
         let (kind, hint) = if meta.is_dir() {
             ("a folder", newest_in(what, path).map(|file| format!(" in it, such as {}", file.display())))
@@ -274,7 +274,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
         };
         return Err(FileError::Kind { what, path: path.to_path_buf(), kind, hint: hint.unwrap_or_default() });
     }
-    File::open(path).map_err(failed)
+    File::open(path).map_err(error)
 }
 
 fn missing_hint(path: &Path) -> String {

@@ -171,8 +171,8 @@ fn memory_that_the_host_never_had_is_refused_and_overcommitment_is_not() {
     let with = |mem: &str| bench.spec.clone().with_mem(mem.parse().unwrap());
     let said = bench.refusal(with("100G"));
     assert!(said.starts_with("100 GiB of memory were asked for and this host has 2048 MiB"), "{said}");
-    let cleared = check(&with("6G"), &bench.host).unwrap();
-    assert!(cleared.warnings[0].what.contains("1024 MiB available"), "{:?}", cleared.warnings);
+    let checked = check(&with("6G"), &bench.host).unwrap();
+    assert!(checked.warnings[0].what.contains("1024 MiB available"), "{:?}", checked.warnings);
 }
 
 #[test]
@@ -186,8 +186,8 @@ fn host_without_kvm_is_told_with_the_module() {
 #[test]
 fn host_that_cannot_boot_linux_is_a_warning() {
     let bench = bench(OWN, &[("/sys/module/kvm_pvm/x", "")]);
-    let cleared = check(&bench.spec, &bench.host).unwrap();
-    assert!(cleared.warnings[0].what.contains("kvm_pvm"), "{:?}", cleared.warnings);
+    let checked = check(&bench.spec, &bench.host).unwrap();
+    assert!(checked.warnings[0].what.contains("kvm_pvm"), "{:?}", checked.warnings);
 }
 
 #[test]

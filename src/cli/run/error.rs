@@ -44,14 +44,14 @@ pub(crate) enum RunError {
     },
     /// The kernel's modules are not to be found.
     #[error(
-        "the drivers of Linux {release} are modules, and they are not there (looked for in {looked}); install the kernel's \
+        "the drivers of Linux {release} are modules, and they are not there (looked for in {searched}); install the kernel's \
          package, or name the directory with `--modules DIR`"
     )]
     NoModules {
         /// The kernel.
         release: String,
         /// Where.
-        looked: String,
+        searched: String,
     },
     /// The folder that was named is none, or has none.
     #[error("the directory {path} has no modules for Linux {release}: neither it nor {release} or lib/modules/{release} in it has a modules.dep or a kernel directory", path = path.display())]
@@ -70,12 +70,12 @@ pub(crate) enum RunError {
         source: ModuleError,
     },
     /// They cannot be listed, or one cannot be read.
-    #[error("cannot read the modules of Linux {release}: {said}")]
+    #[error("cannot read the modules of Linux {release}: {reason}")]
     Modules {
         /// The kernel.
         release: String,
         /// Why.
-        said: String,
+        reason: String,
     },
     /// There is none, or only one that needs libraries.
     #[error(
@@ -95,7 +95,7 @@ pub(crate) enum RunError {
     },
     /// It is there and no folder.
     #[error("--root {path} is no directory; name the one that holds the guest's /bin, /lib and so on", path = path.display())]
-    NoFolder {
+    NotADirectory {
         /// What was named.
         path: PathBuf,
     },

@@ -28,7 +28,7 @@ use crate::spec::Spec;
 /// Its init, less the lines that differ from run to run.
 const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
 /// What is ours in a guest whose files are somebody else's; resources/initramfs/run.sh says it too.
-const PLACE: &str = ".minivmm";
+const PRIVATE_FOLDER: &str = ".minivmm";
 
 /// The newest kernel of the host's /boot that this user may read.
 pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
@@ -70,14 +70,14 @@ pub(super) fn initramfs(
     let shell = match (&args.root, busybox) {
         (None, Err(error)) => return Err(error),
         (None, Ok(busybox)) => {
-            small(&mut archive, &busybox)?;
+            add_busybox_root(&mut archive, &busybox)?;
             Shell { shell: "/bin/busybox sh", busybox: "/bin/busybox", links: true }
         }
         (Some(root), busybox) => {
-            warn_of(root, &tree::pack(&mut archive, root, spec.mem())?);
+            warn_unreadable(root, &tree::pack(&mut archive, root, spec.mem())?);
             match busybox {
                 Ok(busybox) => {
-                    add_busybox(&mut archive, &format!("{PLACE}/busybox"), &busybox)?;
+                    add_busybox(&mut archive, &format!("{PRIVATE_FOLDER}/busybox"), &busybox)?;
                     Shell { shell: "/.minivmm/busybox sh", busybox: "/.minivmm/busybox", links: false }
                 }
                 Err(_) if fs::symlink_metadata(root.join("bin/sh")).is_ok() => {
@@ -87,9 +87,9 @@ pub(super) fn initramfs(
             }
         }
     };
-    places(&mut archive)?;
+    add_mount_points(&mut archive)?;
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
-        archive.add(format!("{PLACE}/{name}"), Member::file(mode, content)).map(drop)
+        archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
     put("init", 0o755, shell.init(args.stdin, token).into_bytes())?;
     put("command", 0o644, set_arguments(&args.command))?;
@@ -102,7 +102,7 @@ pub(super) fn initramfs(
 }
 
 /// Says once what the guest will not have.
-fn warn_of(root: &Path, unreadable: &[PathBuf]) {
+fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
     const MOST: usize = 3;
     if unreadable.is_empty() {
         return;
@@ -115,7 +115,7 @@ fn warn_of(root: &Path, unreadable: &[PathBuf]) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    report::say_as(
+    report::message_at(
         Level::Warn,
         &format_args!(
             "minivmm: warning: the guest is without {names}{more} of --root {}, which this user may not read; let it with `chmod -R u+rX`, or run as root\n",
@@ -141,7 +141,7 @@ impl Shell {
 }
 
 /// A guest that is nothing but busybox.
-fn small(archive: &mut Archive, busybox: &Path) -> Result<(), RunError> {
+fn add_busybox_root(archive: &mut Archive, busybox: &Path) -> Result<(), RunError> {
     add_busybox(archive, "bin/busybox", busybox)?;
     for folder in ["sbin", "usr/bin", "usr/sbin"] {
         archive.folder(folder)?;
@@ -159,7 +159,7 @@ fn add_busybox(archive: &mut Archive, name: &str, busybox: &Path) -> Result<(), 
 }
 
 /// What init and the kernel need to find, as far as it is not there.
-fn places(archive: &mut Archive) -> Result<(), RunError> {
+fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     for folder in ["dev", "proc", "sys", "run", "root"] {
         archive.folder(folder)?;
     }
@@ -195,19 +195,19 @@ fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Resul
         // A kernel that does not say what it is, is somebody's own; it has its drivers, or the guest says what is missing.
         return Ok(Vec::new());
     };
-    let said = |said: String| RunError::Modules { release: release.clone(), said };
-    let all = match (&args.modules, find(args, spec, &release, host)) {
+    let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
+    let all = match (&args.modules, find_modules(args, spec, &release, host)) {
         (_, Ok(folder)) => {
-            Modules::open(&folder).map_err(|error| said(format!("{}: {error}", folder.display())))?
+            Modules::open(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?
         }
         (Some(path), Err(_)) => return Err(RunError::NotModules { path: path.clone(), release }),
-        (None, Err(looked)) => match on_disk(spec, &release) {
+        (None, Err(searched)) => match modules_on_disk(spec, &release) {
             Some(modules) => modules,
             None if drivers::is_distribution(&release, files.headers.version()) => {
-                let looked = looked.iter().map(|path| path.display().to_string());
-                let looked: Vec<_> =
-                    looked.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
-                return Err(RunError::NoModules { release, looked: looked.join(", ") });
+                let searched = searched.iter().map(|path| path.display().to_string());
+                let searched: Vec<_> =
+                    searched.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
+                return Err(RunError::NoModules { release, searched: searched.join(", ") });
             }
             None => return Ok(Vec::new()),
         },
@@ -218,14 +218,14 @@ fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Resul
     names.extend(spec.balloon.map(|_| "virtio_balloon"));
     // Without it a panic is seen by its line on the console.
     names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-    all.load(&names, &|_, packed| unpack(packed)).map_err(|error| match error {
+    all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
         source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
-        other => said(other.to_string()),
+        other => failed(other.to_string()),
     })
 }
 
 /// The folder of this release's modules, or where it was looked for.
-fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
+fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
     let candidates: Vec<PathBuf> = match &args.modules {
         Some(named) => vec![
             named.clone(),
@@ -234,15 +234,17 @@ fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathB
             named.join("usr/lib/modules").join(release),
         ],
         None => {
-            let mut homes = vec![host.path("/lib/modules"), host.path("/usr/lib/modules")];
+            let mut module_folders = vec![host.path("/lib/modules"), host.path("/usr/lib/modules")];
             let kernel = spec.kernel.as_ref().and_then(|kernel| fs::canonicalize(kernel).ok());
             // Of a kernel in an unpacked package, whose boot/ stands beside its lib/.
             if let Some(package) = kernel.as_deref().and_then(Path::parent).and_then(Path::parent) {
                 let more = [package.join("lib/modules"), package.join("usr/lib/modules")];
                 // That of a kernel in /boot is the host's own.
-                homes.extend(more.into_iter().filter(|path| !homes.contains(path)).collect::<Vec<_>>());
+                module_folders.extend(
+                    more.into_iter().filter(|path| !module_folders.contains(path)).collect::<Vec<_>>(),
+                );
             }
-            homes.into_iter().map(|home| home.join(release)).collect()
+            module_folders.into_iter().map(|folder| folder.join(release)).collect()
         }
     };
     let is_one = |folder: &&PathBuf| folder.join("modules.dep").is_file() || folder.join("kernel").is_dir();
@@ -250,7 +252,7 @@ fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathB
 }
 
 /// Those that the first disk has for this release, as an installed Debian does.
-fn on_disk(spec: &Spec, release: &str) -> Option<Modules> {
+fn modules_on_disk(spec: &Spec, release: &str) -> Option<Modules> {
     // The longest list of modules, and the largest module.
     const MAX: u64 = 64 << 20;
     let disk = DiskFile::open(&spec.disk.first()?.path).ok()?;
@@ -264,7 +266,7 @@ fn on_disk(spec: &Spec, release: &str) -> Option<Modules> {
 }
 
 /// What is packed in a way that has no unpacker in here: Debian's newer modules and Fedora's are xz.
-fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
+fn unpack_xz(packed: &[u8]) -> io::Result<Vec<u8>> {
     let missing =
         |error: io::Error| io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"));
     let mut command = Command::new("xz");
@@ -315,15 +317,15 @@ mod tests {
         ];
         fs::write(&path, ext4(8192, &files, &["-b", "1024"])).unwrap();
         let spec = Spec::default().with_disk(DiskSpec::new(&path));
-        let modules = on_disk(&spec, "6.1.0-25-amd64").unwrap();
+        let modules = modules_on_disk(&spec, "6.1.0-25-amd64").unwrap();
         let order: Vec<_> = modules
-            .load(&["a"], &|_, packed| unpack(packed))
+            .load(&["a"], &|_, packed| unpack_xz(packed))
             .unwrap()
             .into_iter()
             .map(|module| module.file)
             .collect();
         assert_eq!(order, ["b.ko", "a.ko"]);
-        assert!(on_disk(&spec, "6.1.0-26-amd64").is_none());
+        assert!(modules_on_disk(&spec, "6.1.0-26-amd64").is_none());
     }
 
     #[test]

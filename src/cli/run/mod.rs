@@ -22,5 +22,5 @@ use crate::spec::Spec;
 
 /// Runs a command in a machine.
 pub(super) fn run(args: &RunArgs, spec: Spec) -> Status {
-    session::run(args, spec).unwrap_or_else(|error| super::complain(&error, Status::RunFailed))
+    session::run(args, spec).unwrap_or_else(|error| super::report_error(&error, Status::RunFailed))
 }

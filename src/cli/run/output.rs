@@ -5,37 +5,37 @@ use std::io::{self, Write};
 /// Passes a stream on as it comes, but for the token at its end. The guest sends the token when the command has ended;
 /// without it, nobody could know whether something is still on its way.
 #[derive(Debug)]
-pub(super) struct UpToToken<W> {
+pub(super) struct TokenFilter<W> {
     to: W,
     token: Vec<u8>,
     /// How much of the token the stream ends with so far: it has not been passed on.
-    held: usize,
+    matched: usize,
     /// It could not be passed on, and is not any more.
     broken: bool,
     /// Why; told once.
     failure: Option<io::Error>,
 }
 
-impl<W: Write> UpToToken<W> {
+impl<W: Write> TokenFilter<W> {
     pub(super) fn new(to: W, token: &str) -> Self {
-        UpToToken { to, token: token.into(), held: 0, broken: false, failure: None }
+        TokenFilter { to, token: token.into(), matched: 0, broken: false, failure: None }
     }
 
     /// Takes the next bytes, and says whether the stream ends with the token now.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        let held = self.token.get(..self.held).unwrap_or_default();
-        let all = [held, bytes].concat();
+    pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
+        let matched = self.token.get(..self.matched).unwrap_or_default();
+        let all = [matched, bytes].concat();
         let most = self.token.len().min(all.len());
         let ends = |len: &usize| self.token.get(..*len).is_some_and(|start| all.ends_with(start));
-        self.held = (0..=most).rev().find(ends).unwrap_or(0);
-        self.write(all.get(..all.len() - self.held).unwrap_or_default());
-        self.held == self.token.len()
+        self.matched = (0..=most).rev().find(ends).unwrap_or(0);
+        self.write(all.get(..all.len() - self.matched).unwrap_or_default());
+        self.matched == self.token.len()
     }
 
     /// There is no more. The beginning of a token was none then.
     pub(super) fn finish(&mut self) {
-        if self.held < self.token.len() {
-            let rest = self.token.get(..self.held).unwrap_or_default().to_vec();
+        if self.matched < self.token.len() {
+            let rest = self.token.get(..self.matched).unwrap_or_default().to_vec();
             self.write(&rest);
         }
     }
@@ -64,8 +64,8 @@ mod tests {
     /// What comes out of these pieces, and whether the token was at the end of each.
     fn pass(pieces: &[&[u8]]) -> (Vec<u8>, Vec<bool>) {
         let mut out = Vec::new();
-        let mut stream = UpToToken::new(&mut out, TOKEN);
-        let ends = pieces.iter().map(|piece| stream.take(piece)).collect();
+        let mut stream = TokenFilter::new(&mut out, TOKEN);
+        let ends = pieces.iter().map(|piece| stream.push(piece)).collect();
         stream.finish();
         (out, ends)
     }
@@ -118,11 +118,11 @@ mod tests {
     #[test]
     fn output_that_cannot_be_written_is_told_once_and_its_end_is_still_seen() {
         for with in [ErrorKind::BrokenPipe, ErrorKind::StorageFull] {
-            let mut stream = UpToToken::new(Fails { taken: Vec::new(), room: 6, calls: 0, with }, TOKEN);
-            assert!(!stream.take(b"out") && stream.failure().is_none());
-            assert!(!stream.take(b"put and more") && !stream.take(b"and more"));
+            let mut stream = TokenFilter::new(Fails { taken: Vec::new(), room: 6, calls: 0, with }, TOKEN);
+            assert!(!stream.push(b"out") && stream.failure().is_none());
+            assert!(!stream.push(b"put and more") && !stream.push(b"and more"));
             assert_eq!(stream.failure().map(|error| error.kind()), Some(with));
-            assert!(stream.take(TOKEN.as_bytes()));
+            assert!(stream.push(TOKEN.as_bytes()));
             stream.finish();
             assert!(stream.failure().is_none());
             assert_eq!(stream.to.taken, b"output");
@@ -132,8 +132,8 @@ mod tests {
     #[test]
     fn what_is_held_until_the_end_can_fail_too() {
         let with = ErrorKind::StorageFull;
-        let mut stream = UpToToken::new(Fails { taken: Vec::new(), room: 0, calls: 0, with }, TOKEN);
-        assert!(!stream.take(b"aab") && stream.failure().is_none());
+        let mut stream = TokenFilter::new(Fails { taken: Vec::new(), room: 0, calls: 0, with }, TOKEN);
+        assert!(!stream.push(b"aab") && stream.failure().is_none());
         stream.finish();
         assert!(stream.failure().is_some());
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use super::args::RunArgs;
 use super::error::RunError;
 use super::guest;
-use super::ports::News;
+use super::ports::RunEvent;
 use crate::cli::{logger, preflight, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
@@ -21,7 +21,7 @@ const PORTS: usize = 26;
 
 /// What a machine of a run is started from.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct RunStart {
     pub(super) args: RunArgs,
     pub(super) spec: Spec,
     pub(super) streams: Vec<StreamPort>,
@@ -35,29 +35,29 @@ pub(super) struct Started {
     pub(super) control: Option<ControlServer>,
 }
 
-impl Start {
+impl RunStart {
     /// Starts it. That can take long, or for ever: a directory may be large, and its file system away.
-    pub(super) fn start(self, news: &Sender<News>) -> Result<Started, RunError> {
+    pub(super) fn start(self, events: &Sender<RunEvent>) -> Result<Started, RunError> {
         let (host, args) = (Host::here(), self.args);
         if self.spec.port.len() > PORTS {
             return Err(RunError::Ports { asked: self.spec.port.len(), max: PORTS });
         }
-        let spec = machine(self.spec.settled()?, &host)?;
+        let spec = run_spec(self.spec.settled()?, &host)?;
         // Before anything is opened that the other machine of this name has.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
         // What is named is looked at first: there is more to say of a file that cannot be had.
         spec.kernel.as_deref().map(preflight::kernel).transpose()?;
         let files = BootFiles::find(&spec)?;
         let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &files, &host, &self.token)?);
-        let cleared = preflight::check_with(&spec, &host, Some(&initrd))?;
-        for warning in cleared.warnings {
-            report::say(&format_args!("minivmm: warning: {warning}\n"));
+        let checked = preflight::check_with(&spec, &host, Some(&initrd))?;
+        for warning in checked.warnings {
+            report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
         logger::install();
         // What is shown of the console is shown; the machine keeps the last of it.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
-        let _ = news.send(News::Boots);
-        let files = Some(cleared.named);
+        let _ = events.send(RunEvent::Starting);
+        let files = Some(checked.named);
         let run_resources = RunResources { files, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         let target = Arc::new(RunningTarget::new(&machine, spec));
@@ -68,10 +68,13 @@ impl Start {
 }
 
 /// The machine that runs the command: what is said of it, and what a run decides.
-fn machine(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
+fn run_spec(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
     if spec.kernel.is_none() && spec.disk.is_empty() {
         let kernel = guest::newest_kernel(host)?;
-        report::say(&format_args!("minivmm: the kernel is {}, the newest of this host\n", kernel.display()));
+        report::message(&format_args!(
+            "minivmm: the kernel is {}, the newest of this host\n",
+            kernel.display()
+        ));
         spec.kernel = Some(kernel);
     }
     let words = spec.append.take().unwrap_or_default();

@@ -25,22 +25,22 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<V
     };
     let top = fs::metadata(root).map_err(failed(root))?;
     if !top.is_dir() {
-        return Err(RunError::NoFolder { path: root.to_path_buf() });
+        return Err(RunError::NotADirectory { path: root.to_path_buf() });
     }
     let mut packer = Packer { archive, linked: HashMap::new(), unreadable: Vec::new() };
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
-        let place = root.join(&folder);
-        let entries = match fs::read_dir(&place) {
+        let path_here = root.join(&folder);
+        let entries = match fs::read_dir(&path_here) {
             // The directory that was named itself is an error.
             Err(error) if is_denied(&error) && !folder.as_os_str().is_empty() => {
                 packer.unreadable.push(folder);
                 continue;
             }
-            entries => entries.map_err(failed(&place))?,
+            entries => entries.map_err(failed(&path_here))?,
         };
         let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
-        let mut names = names.collect::<Result<Vec<_>, _>>().map_err(failed(&place))?;
+        let mut names = names.collect::<Result<Vec<_>, _>>().map_err(failed(&path_here))?;
         // The same directory gives the same archive.
         names.sort_unstable();
         for name in names {
@@ -91,8 +91,8 @@ impl Packer<'_> {
                 opened => drop(opened.map_err(failed)?),
             }
         }
-        let several = kind.is_file() && meta.nlink() > 1;
-        let kind = if let Some(inode) = self.linked.get(&identity).filter(|_| several) {
+        let hard_linked = kind.is_file() && meta.nlink() > 1;
+        let kind = if let Some(inode) = self.linked.get(&identity).filter(|_| hard_linked) {
             Kind::Link(*inode)
         } else if kind.is_file() {
             Kind::File(Content::Host { path: path.to_path_buf(), size: meta.len(), identity })
@@ -109,17 +109,17 @@ impl Packer<'_> {
         } else {
             return Ok(());
         };
-        let own = |number: u32, own: u32| if number == own { 0 } else { number };
+        let map_id = |number: u32, map_id: u32| if number == map_id { 0 } else { number };
         let member = Member {
             kind,
             mode: meta.mode(),
-            uid: own(meta.uid(), user()),
-            gid: own(meta.gid(), group()),
-            links: if several { 2 } else { 1 },
+            uid: map_id(meta.uid(), user()),
+            gid: map_id(meta.gid(), group()),
+            links: if hard_linked { 2 } else { 1 },
             mtime: u32::try_from(meta.mtime().max(1)).unwrap_or(u32::MAX),
         };
         let inode = self.archive.add(name.as_os_str().as_bytes(), member)?;
-        if several {
+        if hard_linked {
             self.linked.entry(identity).or_insert(inode);
         }
         Ok(())

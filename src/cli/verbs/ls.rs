@@ -11,12 +11,12 @@ use crate::control::client::request;
 use crate::control::{RunningMachine, all};
 
 /// A machine that does not answer by then is shown without what it would have said.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const HEADINGS: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "MEM", "CPUS"];
 
 /// The list, as a table or as JSON. No machines are the headings alone.
 pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
-    let infos = ask_all(&all(), info);
+    let infos = request_all(&all(), info);
     if as_json {
         return Ok(serde_json::to_string_pretty(&infos)?);
     }
@@ -24,25 +24,25 @@ pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
 }
 
 /// What each of `places` says, in their order. All are asked at the same time: some may not answer.
-fn ask_all<T: Send>(places: &[RunningMachine], ask: impl Fn(&RunningMachine) -> T + Sync) -> Vec<T> {
+fn request_all<T: Send>(places: &[RunningMachine], fetch: impl Fn(&RunningMachine) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
-        let ask = &ask;
-        let asked: Vec<_> = places
+        let fetch = &fetch;
+        let threads: Vec<_> = places
             .iter()
-            .map(|place| (place, thread::Builder::new().spawn_scoped(scope, move || ask(place))))
+            .map(|machine| (machine, thread::Builder::new().spawn_scoped(scope, move || fetch(machine))))
             .collect();
         // Who gets no thread, or one that broke down, is asked by this one.
-        let told = asked.into_iter().map(|(place, thread)| {
-            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| ask(place))
+        let answers = threads.into_iter().map(|(machine, thread)| {
+            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| fetch(machine))
         });
-        told.collect()
+        answers.collect()
     })
 }
 
-fn info(place: &RunningMachine) -> Value {
-    request(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
+fn info(machine: &RunningMachine) -> Value {
+    request(&machine.socket, "GET", "/v1/machine", None, ANSWER_LIMIT).unwrap_or_else(
         // It is about to start or to end, or its process is stopped.
-        |_| json!({ "name": place.name.as_str(), "pid": place.pid, "state": null }),
+        |_| json!({ "name": machine.name.as_str(), "pid": machine.pid, "state": null }),
     )
 }
 
@@ -92,17 +92,17 @@ a-longer-name  -       7      -       -        -";
 
     #[test]
     fn those_that_do_not_answer_are_waited_for_together_and_stand_in_their_order() {
-        let place = |number: u32| RunningMachine {
+        let machine = |number: u32| RunningMachine {
             name: format!("vm{number}").parse().unwrap(),
             socket: "s".into(),
             pid: Some(number),
         };
-        let places: Vec<_> = (0..10).map(place).collect();
+        let places: Vec<_> = (0..10).map(machine).collect();
         let all_there = std::sync::Barrier::new(places.len());
-        let said = ask_all(&places, |place| {
+        let said = request_all(&places, |machine| {
             // None goes on before all are asked.
             all_there.wait();
-            place.pid
+            machine.pid
         });
         assert_eq!(said, (0..10).map(Some).collect::<Vec<_>>());
     }

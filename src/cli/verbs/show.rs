@@ -3,15 +3,15 @@
 use serde_json::Value;
 
 use super::ls::uptime;
-use super::{ShowArgs, Speaker, VerbError};
+use super::{MachineClient, ShowArgs, VerbError};
 
 pub(super) fn info(args: &ShowArgs) -> Result<String, VerbError> {
-    let info = Speaker::to(&args.name)?.get("/v1/machine")?;
+    let info = MachineClient::find(&args.name)?.get("/v1/machine")?;
     if args.json { Ok(serde_json::to_string_pretty(&info)?) } else { Ok(facts(&info)) }
 }
 
 pub(super) fn stats(args: &ShowArgs) -> Result<String, VerbError> {
-    let stats = Speaker::to(&args.name)?.get("/v1/stats")?;
+    let stats = MachineClient::find(&args.name)?.get("/v1/stats")?;
     if args.json { Ok(serde_json::to_string_pretty(&stats)?) } else { Ok(numbers(&stats)) }
 }
 

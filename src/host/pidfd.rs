@@ -9,9 +9,9 @@ use super::ready::is_readable;
 
 /// A process.
 #[derive(Debug)]
-pub(crate) struct Target(OwnedFd);
+pub(crate) struct PidFd(OwnedFd);
 
-impl Target {
+impl PidFd {
     /// The process of this number.
     ///
     /// # Errors
@@ -24,7 +24,7 @@ impl Target {
         }
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
         // SAFETY: a new descriptor, which nobody else has.
-        Ok(Target(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(PidFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Sends it a signal. One that has ended already is no error.
@@ -40,7 +40,7 @@ impl Target {
     }
 
     /// Whether it has ended, or does within `limit`.
-    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+    pub(crate) fn exits_within(&self, limit: Duration) -> bool {
         is_readable(&self.0, limit)
     }
 }
@@ -64,17 +64,17 @@ mod tests {
     #[test]
     fn a_stopped_process_is_known_as_such_and_ended_by_its_descriptor() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let target = Target::open(child.id()).unwrap();
+        let target = PidFd::open(child.id()).unwrap();
         assert!(!is_stopped(child.id()));
         target.signal(libc::SIGSTOP).unwrap();
         while !is_stopped(child.id()) {
             thread::yield_now();
         }
-        assert!(!target.ends_within(Duration::ZERO));
+        assert!(!target.exits_within(Duration::ZERO));
         target.signal(libc::SIGKILL).unwrap();
-        assert!(target.ends_within(Duration::from_secs(20)));
+        assert!(target.exits_within(Duration::from_secs(20)));
         child.wait().unwrap();
         target.signal(libc::SIGKILL).unwrap();
-        assert!(Target::open(child.id()).is_err());
+        assert!(PidFd::open(child.id()).is_err());
     }
 }
