@@ -1,22 +1,22 @@
-//! What follows from the facts of a host: what is wrong and what mends it. The doctor and the checks before a start
-//! say the same.
+//! What the facts of a host mean: the problem, and the cure. The doctor and the preflight checks use the same
+//! sentences.
 
 use std::fmt;
 
 use crate::host::facts::{Access, Backend, Cpu, Host, Memory, Owner};
 use crate::spec::MemSize;
 
-/// The device that everything rests on.
+/// The KVM device.
 pub(super) const KVM: &str = "/dev/kvm";
-/// The device behind TAP interfaces.
+/// The device for TAP interfaces.
 pub(super) const TUN: &str = "/dev/net/tun";
 
-/// Something that is wrong, and the cure.
+/// A problem and its cure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// What is wrong.
+    /// The problem.
     pub what: String,
-    /// What mends it, where that is known.
+    /// The cure, if one is known.
     pub cure: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// What is wrong with /dev/kvm, found like this.
+/// The problem of /dev/kvm, given the result of opening it.
 pub(super) fn kvm(host: &Host, access: &Access) -> Option<Problem> {
     let problem = match access {
         Access::Granted => return None,
@@ -101,7 +101,7 @@ fn denied(device: &str, owner: &Owner) -> Problem {
     Problem::new(format!("{device} may not be opened by this user: permission denied"), cure)
 }
 
-/// What is wrong with /dev/net/tun, found like this.
+/// The problem of /dev/net/tun, given the result of opening it.
 pub(super) fn tun(access: &Access) -> Option<Problem> {
     match access {
         Access::Granted => None,
@@ -117,7 +117,7 @@ pub(super) fn tun(access: &Access) -> Option<Problem> {
     }
 }
 
-/// What a backend is called and what it means for a guest.
+/// What a backend is called and which guests it runs.
 pub(super) fn backend(backend: Backend) -> &'static str {
     match backend {
         Backend::Vmx => "Intel VT-x, boots any Linux kernel",
@@ -127,7 +127,7 @@ pub(super) fn backend(backend: Backend) -> &'static str {
     }
 }
 
-/// The one thing that must be known of kvm_pvm.
+/// The limit of kvm_pvm.
 pub(super) fn no_linux_on_pvm() -> Problem {
     Problem::new(
         "this host's KVM is kvm_pvm, on which a stock Linux kernel cannot boot; tiny guests can",
@@ -135,21 +135,21 @@ pub(super) fn no_linux_on_pvm() -> Problem {
     )
 }
 
-/// What is to be said about giving a guest so much memory.
+/// The result of comparing a guest's memory with the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MemoryVerdict {
-    /// Nothing.
+    /// The guest's memory is available.
     Fits,
     /// More than is available now: allowed, as the guest may never touch it all.
     Overcommitted(Problem),
-    /// So much that it must be a mistake.
+    /// So much more that it must be a mistake.
     Excessive(Problem),
 }
 
-/// Past this many times what the host has, a number is a slip of the keyboard and no overcommitment.
+/// A guest with more than this many times the host's memory is a typing mistake, not overcommitment.
 const MISTAKE_FACTOR: u64 = 8;
 
-/// Judges `asked` on a host that has `memory`.
+/// Compares `asked` with the host's `memory`.
 pub(super) fn memory(asked: MemSize, memory: Memory) -> MemoryVerdict {
     let asked_kib = asked.bytes() / 1024;
     let has = memory.total_kib.saturating_add(memory.swap_kib);

@@ -1,4 +1,4 @@
-//! What a machine is made of, said on stderr before it starts, as lab scripts do.
+//! The banner: what a machine is made of, printed on stderr before it starts.
 
 use std::fmt::{self, Display};
 use std::os::unix::fs::MetadataExt;
@@ -17,25 +17,25 @@ use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
 pub(super) struct Banner<'a> {
     /// The machine.
     pub spec: &'a Spec,
-    /// What it boots from.
+    /// Its boot files.
     pub files: &'a BootFiles,
-    /// Whether somebody can type into the console.
+    /// Where the console's input comes from.
     pub keys: KeyboardInput,
 }
 
-/// Where the console's keys come from.
+/// Where the console's input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyboardInput {
     /// No terminal.
     None,
     /// The terminal on standard input.
     Terminal,
-    /// The same, once this job is in the foreground.
+    /// The terminal, once this job is in the foreground.
     Background,
 }
 
 impl KeyboardInput {
-    /// As standard input is now.
+    /// The state of standard input now.
     pub(super) fn detect() -> Self {
         match (is_terminal(libc::STDIN_FILENO), in_foreground()) {
             (false, _) => KeyboardInput::None,
@@ -101,7 +101,7 @@ pub(super) fn describe(format: Format, version: Option<&str>) -> String {
     }
 }
 
-/// A disk with its size and, of an image, how much of it the host really holds (as `ls -s` shows).
+/// A disk with its size and, for an image, the space that it occupies on the host (as `ls -s` shows).
 fn describe_disk(disk: &DiskSpec) -> String {
     let DiskSpec { path, read_only, direct, .. } = disk;
     let size = size(path).map(|size| format!(" ({size})")).unwrap_or_default();
@@ -113,12 +113,12 @@ fn describe_disk(disk: &DiskSpec) -> String {
 fn size(path: &Path) -> Option<String> {
     let disk = DiskFile::open(path).ok()?;
     let meta = disk.file.metadata().ok()?;
-    // st_blocks counts 512 bytes whatever the file system's blocks are.
+    // st_blocks counts units of 512 bytes, whatever the file system's block size.
     let used = meta.is_file().then(|| format!(", {} of them in use on the host", bytes(meta.blocks() * 512)));
     Some(format!("{}{}", bytes(disk.len), used.unwrap_or_default()))
 }
 
-/// In the largest unit that leaves three digits or so.
+/// In the largest unit that leaves about three digits.
 fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let (mut count, mut unit, mut tenths) = (count, 0, 0);
@@ -129,7 +129,7 @@ fn bytes(count: u64) -> String {
     if count < 10 && tenths > 0 { format!("{count}.{tenths} {name}") } else { format!("{count} {name}") }
 }
 
-/// An interface with the address that the guest is reached by before it says any.
+/// An interface with the address that the guest has without any configuration.
 fn describe_tap(tap: &TapSpec) -> String {
     match tap.mac {
         Some(mac) => format!("{}, MAC {mac}, IPv6 link-local {}", tap.name, mac.link_local()),

@@ -1,7 +1,8 @@
-//! What is typed, on its way to a guest that may not read it.
+//! The user's input on its way to a guest that may not read it.
 //!
-//! A pipe is read only as fast as the guest reads: nothing is lost. A terminal is read at all times, as the menu's keys are
-//! among what is typed: text that the guest does not take is kept, and only text beyond [`BUFFER_SIZE`] is dropped.
+//! A pipe has back-pressure: it is read only as fast as the guest reads, and nothing is lost. A terminal is
+//! read at all times for the menu's keys: input that the guest does not read is buffered, and input beyond
+//! [`BUFFER_SIZE`] is dropped.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,12 +14,12 @@ use virtio::worker::STACK;
 use super::menu::{Choice, Typed, read_input};
 use crate::host::stdio::Input;
 
-/// Text of a terminal that is kept for a guest: more than a person pastes. Memory is taken as it comes.
+/// Buffer for a terminal's input: more than a person pastes. Memory is allocated as it comes.
 const BUFFER_SIZE: usize = 16 << 20;
 
 const DROPPED: &str = "the guest takes no input and 16 MiB wait for it already: what is typed now is dropped, the keys of Ctrl-] work";
 
-/// Carries standard input to the guest until either ends. Only a terminal has the menu.
+/// Copies standard input to the guest until either ends. Only a terminal has the menu.
 pub(super) fn forward_input(
     mut input: Input,
     is_terminal: bool,
@@ -48,16 +49,16 @@ pub(super) fn forward_input(
     });
 }
 
-/// What became of a text.
+/// The result of adding input to the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Added {
     Whole,
-    /// There was no room for all of it, as there was for the one before.
+    /// The buffer became full with this input.
     FirstDropped,
     Dropped,
 }
 
-/// Text that waits for the guest.
+/// Input that waits for the guest.
 #[derive(Debug)]
 struct InputBuffer {
     queue: Arc<ByteQueue>,
@@ -66,7 +67,7 @@ struct InputBuffer {
 }
 
 impl InputBuffer {
-    /// With a thread that feeds the guest, which may wait for it.
+    /// Starts the thread that writes to the guest, and may block on it.
     fn start(mut to: impl Write + Send + 'static, capacity: usize) -> io::Result<Self> {
         let queue = Arc::new(ByteQueue::new(capacity));
         let from = queue.clone();
@@ -84,7 +85,7 @@ impl InputBuffer {
         Ok(InputBuffer { queue, copier, full: false })
     }
 
-    /// Never waits. An error once the guest takes no more.
+    /// Never blocks. An error once the guest is gone.
     fn push(&mut self, text: &[u8]) -> io::Result<Added> {
         if self.copier.is_finished() {
             return Err(io::ErrorKind::BrokenPipe.into());

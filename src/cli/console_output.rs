@@ -1,11 +1,11 @@
-//! The guest's console on standard output, which may be a file on a full disk: the machine goes on, what cannot be written is
-//! counted, and writing goes on when there is room again.
+//! The guest's console on standard output, which may be a file on a full disk: the machine runs on, lost
+//! bytes are counted, and writing resumes when there is space again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much of the console could not be written.
+/// Number of console bytes that could not be written.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LostBytes(Arc<AtomicU64>);
 
@@ -20,12 +20,12 @@ impl LostBytes {
     }
 }
 
-/// A writer that passes the console on.
+/// A writer for the console that survives a full disk.
 #[derive(Debug)]
 pub(super) struct ConsoleOutput<W> {
     to: W,
     lost: LostBytes,
-    /// Bytes that have been lost since it could be written last.
+    /// Bytes lost since the last successful write.
     gap: u64,
 }
 
@@ -75,7 +75,7 @@ fn has_no_room(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// Has no room for the second and third write.
+    /// Fails the second and third write with ENOSPC.
     struct Disk(Vec<u8>, usize);
     impl Write for Disk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

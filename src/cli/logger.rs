@@ -1,4 +1,4 @@
-//! What the library has to say while a machine runs, as lines on stderr and in the log.
+//! Messages of the library while a machine runs, as lines on stderr and in the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,13 +9,13 @@ use log::Level;
 use super::report;
 use crate::host::stdio::Output;
 
-/// Lines that may come at once from one place of the code.
+/// Lines of one call site that may follow each other at once.
 const BURST: u32 = 20;
-/// One more may come after so long: 1,440 a day at most. A guest that makes its devices complain shall not fill a disk.
+/// One more line is allowed after this interval: at most 1,440 a day. A guest that provokes errors in its
+/// devices must not fill a disk.
 const REFILL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The place of the code that says something stands for its kind: a kind that comes without end does not keep the others from
-/// being heard.
+/// The kind of a message is its call site: a flood of one kind leaves the others their lines.
 type CallSite = (&'static str, u32);
 
 #[derive(Debug)]
@@ -28,17 +28,17 @@ impl Logger {
         Logger { limits: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether `call_site` may say a line, and how many of its lines before could not be said.
+    /// Whether a call site may log a line, and how many of its lines were suppressed before.
     fn take(&self, call_site: CallSite, now: Instant) -> Option<u64> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.entry(call_site).or_insert(RateLimit::FULL).take(now)
     }
 }
 
-/// Says warnings and errors from now on; the rest is for debuggers of the library.
+/// Prints warnings and errors from now on; the other levels are for debugging the library.
 pub(super) fn install() {
     static LOGGER: Logger = Logger::new();
-    // Fails where somebody has installed a logger before: then that one is meant.
+    // Fails if another logger is installed, which is then used.
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
     }
@@ -59,7 +59,7 @@ impl log::Log for Logger {
             0 => String::new(),
             n => format!(" ({n} like this before it were left out)"),
         };
-        // A terminal may be in raw mode, where a line starts only where it is told to.
+        // In raw mode a newline needs a carriage return.
         let end = if Output::error().is_terminal() { "\r\n" } else { "\n" };
         report::message_at(record.level(), &format_args!("minivmm: {}{more}{end}", record.args()));
     }
@@ -67,11 +67,11 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// How much may still be said.
+/// A token bucket.
 #[derive(Debug)]
 struct RateLimit {
     tokens: u32,
-    /// When the ration began to grow again; `None` while it is full.
+    /// When the bucket began to refill; `None` while it is full.
     refilling_since: Option<Instant>,
     suppressed: u64,
 }
@@ -79,7 +79,7 @@ struct RateLimit {
 impl RateLimit {
     const FULL: RateLimit = RateLimit { tokens: BURST, refilling_since: None, suppressed: 0 };
 
-    /// Whether a line may be said, and how many before it could not.
+    /// Takes a token; returns how many lines were suppressed before, or `None` if the bucket is empty.
     fn take(&mut self, now: Instant) -> Option<u64> {
         while let Some(next) =
             self.refilling_since.map(|since| since + REFILL_INTERVAL).filter(|next| *next <= now)
@@ -104,12 +104,12 @@ mod tests {
     #[test]
     fn a_guest_that_makes_noise_is_heard_at_first_and_then_now_and_then() {
         let (mut limit, start) = (RateLimit::FULL, Instant::now());
-        // A thousand a second, for 100 s.
+        // A thousand per second, for 100 s.
         let said: Vec<u64> =
             (0..100_000).filter_map(|ms| limit.take(start + Duration::from_millis(ms))).collect();
         assert_eq!((said.len(), &said[..20]), (21, &[0; 20][..]));
         assert_eq!(said[20], 60_000 - 20);
-        // Silence makes good.
+        // The bucket refills.
         let later = start + Duration::from_secs(100_000);
         assert_eq!((0..1000).filter(|_| limit.take(later).is_some()).count(), 20);
     }

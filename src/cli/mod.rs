@@ -1,4 +1,5 @@
-//! The command `minivmm`: arguments in, text for people and an exit status out. Nothing of a machine is decided here.
+//! The command `minivmm`: arguments in, text for people and an exit status out. Decisions about a machine are
+//! made elsewhere.
 
 mod advice;
 pub mod args;
@@ -71,7 +72,7 @@ fn run_machine(spec: &Spec, args: &ServiceArgs) -> Status {
     serve(spec, args, notify, None)
 }
 
-/// Checks a machine, says what it is made of, runs it.
+/// Checks a machine, prints its banner and runs it.
 fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>) -> Status {
     let detached = parent.is_some();
     let mut warnings = Vec::new();
@@ -110,11 +111,11 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
     })
 }
 
-/// A machine that nobody can ask for.
+/// Warning for a machine in the background without a name.
 const UNNAMED_WARNING: &str =
     "without `--name` this machine is reached by signals only: no verb finds it, its console is nobody's";
 
-/// A machine in the background whose socket goes with its user's session.
+/// Warning for a machine in the background whose socket is removed with its user's session.
 fn removed_at_logout(host: &Host) -> Option<String> {
     let folder = own_folder();
     let user = host.removed_at_logout(&folder, user())?;
@@ -134,7 +135,7 @@ fn examine(args: &DoctorArgs) -> Status {
     }
 }
 
-/// Help and version go to stdout and are no failure, a mistake goes to stderr.
+/// Help and version go to stdout and are a success; a mistake goes to stderr.
 fn report_flag_error(error: &clap::Error, usage_status: Status) -> Status {
     let text = error.render().to_string();
     if !error.use_stderr() {
@@ -144,7 +145,7 @@ fn report_flag_error(error: &clap::Error, usage_status: Status) -> Status {
     usage_status
 }
 
-/// How a wrong command line ends: that of `run` must not look like its command.
+/// The status of a wrong command line: that of `run` must differ from a command's.
 fn usage_status() -> Status {
     if is_run() { Status::RunFailed } else { Status::Usage }
 }
@@ -153,7 +154,7 @@ fn is_run() -> bool {
     std::env::args_os().nth(1).is_some_and(|word| word == "run")
 }
 
-/// Prints on stdout. A reader that closes its end early has seen what it wanted; any other failure is one.
+/// Prints on stdout. A reader that has closed its end is no error; any other failure is one.
 fn print(text: &str, status: Status) -> Status {
     match print_text(text) {
         Ok(()) => status,
@@ -166,18 +167,18 @@ fn print_text(text: &str) -> io::Result<()> {
         .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
-/// As [`print_text`], for what must not get lost: a reader that is gone is an error, too.
+/// As [`print_text`], but a reader that has closed its end is an error.
 fn print_line(text: &str) -> io::Result<()> {
     let mut output = Output::standard();
     output.open().and_then(|()| output.write_all(format!("{text}\n").as_bytes()))
 }
 
-/// What was asked for could not be printed.
+/// The output could not be printed.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output cannot be written: {0}")]
 struct StdoutError(io::Error);
 
-/// How a command ends that could not print: `run` must not look like its command.
+/// The status of a command that could not print: that of `run` must differ from a command's.
 fn failure_status() -> Status {
     if is_run() { Status::RunFailed } else { Status::Failed }
 }

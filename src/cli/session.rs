@@ -1,4 +1,5 @@
-//! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
+//! A machine in this process: its console on standard input and output unless it is detached, its end as an
+//! exit status.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -21,35 +22,36 @@ use crate::machine::files::NamedFiles;
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
-/// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
+/// How long a guest may take to shut down after a signal; systemd gives a service the same.
 const GRACE: Duration = Duration::from_secs(90);
-/// How often the button is pressed: a guest that still boots does not hear it.
+/// How often the power button is pressed: a guest that still boots ignores it.
 pub(super) const PRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// Signals that come together are one wish: a terminal that is closed sends SIGHUP through its shell and by itself.
+/// Signals within this time count as one: a terminal that is closed sends SIGHUP itself and through its
+/// shell.
 const DEBOUNCE: Duration = Duration::from_secs(1);
-/// How long a machine may then take to end: longer than the console's last words.
+/// How long a machine may then take to end: longer than the final flush of its console.
 pub(super) const END_LIMIT: Duration = Duration::from_secs(20);
 
-/// Why this side killed the machine.
+/// Why this process killed the machine.
 #[derive(Debug, Clone, Copy)]
 enum KillReason {
     Menu,
     Signal(libc::c_int),
 }
 
-/// What the threads of the session share.
+/// State that the threads of the session share.
 #[derive(Debug, Clone)]
 struct Session {
     controls: Controls,
     reason: Arc<Mutex<Option<KillReason>>>,
     terminal: Option<Arc<Terminal>>,
-    /// What standard output did not take of the guest's console.
+    /// Console output that could not be written to standard output.
     lost: LostBytes,
     service: Arc<Service>,
 }
 
-/// Runs the machine until it ends. `print_banner` says what it is made of, once nothing keeps it from running.
-/// `files` are the open files of the spec.
+/// Runs the machine until it ends. `print_banner` is called when nothing prevents the start any more. `files`
+/// are the open files of the spec.
 pub(super) fn run(
     spec: &Spec,
     files: NamedFiles,
@@ -64,14 +66,14 @@ pub(super) fn run(
                 machine.kill();
             }
             let exit = machine.wait();
-            // The terminal first: what is said next is for a person at a normal prompt.
+            // Restores the terminal first: the final message is for a normal prompt.
             drop(terminal);
             let (text, status) = session.add_lost_output(session.outcome(&exit, running));
             match status.level() {
                 None => machine_log::record(Level::Info, &text),
                 Some(level) => report::message_at(level, &format_args!("minivmm: {text}\n")),
             }
-            // Before anybody is told, who may start the next machine at once.
+            // Before clients are told, which may start the next machine at once.
             session.service.report_ended(&text);
             if let Some(control) = control {
                 control.finish(Ending { status: status.code(), text });
@@ -82,7 +84,7 @@ pub(super) fn run(
     }
 }
 
-/// A machine that runs, and who speaks to it.
+/// A running machine, its session and its control server.
 type Started = (Machine, Session, Option<ControlServer>);
 
 fn start(
@@ -91,20 +93,20 @@ fn start(
     service: Service,
     print_banner: impl FnOnce() + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
-    // Before anything is opened that the other machine of this name has.
+    // Before opening anything that another machine of this name uses.
     let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
-    // A detached machine's console is for those who ask for it over the control socket.
+    // The console of a detached machine is only on the control socket.
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
-    // If the machine or a thread cannot be had, the terminal must not stay raw.
+    // If the machine or a thread cannot be started, the terminal must not stay raw.
     let restore_guard = GiveBack(terminal.clone());
     let console = terminal.clone();
     let about_to_run = move || {
         print_banner();
         if let Some(terminal) = console {
-            // Before the guest, which may speak and be spoken to at once.
+            // Before the guest starts, which may use the console at once.
             terminal.settle()?;
             terminal.announce(announce);
         }
@@ -136,13 +138,13 @@ fn start(
     Ok((machine, session, control))
 }
 
-/// What is said when a machine that was started in the background comes to the foreground.
+/// Printed when a machine that was started in the background comes to the foreground.
 fn announce() {
     report::notice(true, "this terminal is the guest's console now; Ctrl-] then ? for the menu, q to quit");
 }
 
-/// A machine that was ended by a signal is soon gone, and this process with it, unless the host never answers what it was
-/// asked for: a disk on a network that is away. Waits for that, or for another signal, which says that nobody will.
+/// Waits until the machine ends after a signal, or until a further signal. A machine may not end if the host
+/// never completes an operation: a disk on an unreachable network.
 pub(super) fn wait_until_abandoned(signals: &Signals) {
     let begin = Instant::now();
     loop {
@@ -154,7 +156,7 @@ pub(super) fn wait_until_abandoned(signals: &Signals) {
     }
 }
 
-/// Gives the terminal back, stops this process, and takes the terminal again when it goes on.
+/// Restores the terminal, stops this process, and sets the terminal up again when it continues.
 pub(super) fn suspend(terminal: Option<&Terminal>) {
     if let Some(terminal) = terminal {
         terminal.lend();
@@ -166,8 +168,8 @@ pub(super) fn suspend(terminal: Option<&Terminal>) {
 }
 
 impl Session {
-    /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
-    /// sent it wants it gone, and the guest may not listen.
+    /// The first signal presses the power button. The second, of whatever kind, or [`GRACE`] ends the
+    /// machine: the guest may ignore the button.
     fn handle_signals(&self, signals: &Signals) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
         let mut presses = 0;
@@ -215,7 +217,7 @@ impl Session {
         std::process::exit(128 + number);
     }
 
-    /// Carries what is typed to the guest.
+    /// Copies standard input to the guest.
     fn read_input(&self, guest: ConsoleInput) {
         let input = Input::raw(self.terminal.clone());
         let handle_choice = |choice| self.handle_choice(choice);
@@ -243,8 +245,8 @@ impl Session {
         }
     }
 
-    /// At rest, or coming to rest, the guest would not hear the button: it goes on first. Both are done in this order, and not
-    /// waited for: a machine may be busy, and another signal may come.
+    /// Resumes the guest first, which would not see the button while it is paused. The two requests are sent
+    /// in this order without waiting: the machine may be busy, and another signal may come.
     fn press_power_button(&self) {
         self.controls.resume_within(Duration::ZERO);
         self.controls.power_button();
@@ -259,7 +261,7 @@ impl Session {
         report::notice(self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw()), text);
     }
 
-    /// An end in good order is none where the console could not be written.
+    /// A normal end is a failure if console output was lost.
     fn add_lost_output(&self, (text, status): (String, Status)) -> (String, Status) {
         match (self.lost.bytes(), status) {
             (0, _) => (text, status),
@@ -287,7 +289,7 @@ impl Session {
                     (format!("ended by signal {number}"), Status::Signal(u8::try_from(number).unwrap_or(0)))
                 }
                 Some(KillReason::Menu) => ("quit".to_owned(), Status::Quit),
-                // Nobody else has the machine in hand.
+                // No other cause remains.
                 None => ("killed over its control socket".to_owned(), Status::Quit),
             },
         }

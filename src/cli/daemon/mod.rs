@@ -1,8 +1,9 @@
-//! A machine as a service: in the background, with a pidfile, with a service manager that wants to know how it stands.
+//! A machine as a service: in the background, with a pidfile, and with notifications for a service manager.
 //!
-//! With `-d` the process that was called only waits for another one, which does all the work and says on the same
-//! standard error what is wrong, until the machine runs. It then lets go of the caller's streams and says so. Should the
-//! caller have gone by then, nobody would know of the machine, and it is ended.
+//! With `-d` the process that was called only waits for a child, which does all the work and reports errors
+//! on the same standard error until the machine runs. The child then redirects the standard streams to
+//! /dev/null and reports success. If the parent has died by then, nobody would know of the machine, so it is
+//! ended.
 
 mod notify;
 mod pidfile;
@@ -43,16 +44,16 @@ pub struct ServiceArgs {
     pub log: Option<PathBuf>,
 }
 
-/// Why a machine that runs is no service all the same.
+/// Why a running machine must be ended again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServiceError {
     /// No pidfile.
     #[error(transparent)]
     Pidfile(#[from] PidfileError),
-    /// The caller was killed, perhaps by Ctrl-C.
+    /// The parent was killed, perhaps by Ctrl-C.
     #[error("the machine is ended, as whoever started it has gone meanwhile")]
     ParentGone,
-    /// The caller's streams.
+    /// The standard streams could not be redirected.
     #[error("the standard streams cannot be let go: {0}")]
     Streams(io::Error),
 }
@@ -76,7 +77,7 @@ enum LaunchError {
 /// Standard input, output and error.
 const STANDARD_STREAMS: [libc::c_int; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
 
-/// The process that was called, until it has been told how the start went.
+/// The parent process, until it has been told the result of the start.
 #[derive(Debug, Clone)]
 pub(super) struct Parent(Arc<Mutex<Option<UnixStream>>>);
 
@@ -85,7 +86,7 @@ impl Parent {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The machine runs.
+    /// Reports that the machine runs.
     fn report_ready(&self) -> Result<(), ServiceError> {
         let Some(mut channel) = self.channel().take() else { return Ok(()) };
         silence(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
@@ -93,7 +94,7 @@ impl Parent {
         channel.write_all(&[Status::Done.code(), a, b, c, d]).map_err(|_| ServiceError::ParentGone)
     }
 
-    /// It does not, and the reason has been said.
+    /// Reports a failure whose reason was already printed.
     fn report_failure(&self, status: Status) {
         if let Some(mut channel) = self.channel().take() {
             let _ = channel.write_all(&[status.code()]);
@@ -101,12 +102,12 @@ impl Parent {
     }
 }
 
-/// Does `work` in a process in the background and waits until that runs a machine, or fails.
+/// Forks a child that does `work`, and waits until it runs a machine or fails.
 pub(super) fn launch(notify: Notify, work: impl FnOnce(Notify, Parent) -> Status) -> Status {
     match detach() {
         Ok(Fork::Parent(channel)) => wait_for_child(channel, &notify),
         Ok(Fork::Child(channel)) => {
-            // What is said still goes to the caller's standard error.
+            // Errors still go to the parent's standard error.
             let [input, output, _] = STANDARD_STREAMS;
             let ours = close_others(&channel).and_then(|()| silence(&[input, output]));
             let parent = Parent(Arc::new(Mutex::new(Some(channel))));
@@ -121,7 +122,7 @@ pub(super) fn launch(notify: Notify, work: impl FnOnce(Notify, Parent) -> Status
     }
 }
 
-/// Waits for the news from the other process.
+/// Waits for the child's result.
 fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
     let (mut status, mut pid) = ([0], [0; 4]);
     if channel.read_exact(&mut status).is_err() {
@@ -135,7 +136,7 @@ fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
         return report_error(&LaunchError::Died, Status::Failed);
     }
     let pid = u32::from_le_bytes(pid);
-    // By us, whom the manager has started: of others it may not want to hear that they are the ones now.
+    // Sent by the parent, which the manager has started: it may ignore messages from other processes.
     notify.ready(pid);
     match print_line(&pid.to_string()) {
         Ok(()) => Status::Done,
@@ -143,7 +144,7 @@ fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
     }
 }
 
-/// Who is told of a machine that runs.
+/// The parties that are informed about a running machine.
 #[derive(Debug)]
 pub(super) struct Service {
     notify: Notify,
@@ -153,7 +154,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Before the machine is started, so that what cannot be had is an error by then.
+    /// Runs before the start of the machine, so that errors are reported by then.
     pub(super) fn prepare(
         args: &ServiceArgs,
         notify: Notify,
@@ -163,7 +164,7 @@ impl Service {
         Ok(Service { notify, parent, pidfile: Mutex::new(pidfile), banner: Vec::new() })
     }
 
-    /// The same of a machine whose banner is this.
+    /// The same with the lines of the banner.
     pub(super) fn with_banner(self, banner: &str) -> Self {
         let lines = banner.lines().filter_map(|channel| channel.strip_prefix("~> ")?.split_once(':'));
         let channel =
@@ -171,20 +172,20 @@ impl Service {
         Service { banner: lines.map(channel).collect(), ..self }
     }
 
-    /// What the machine is made of.
+    /// The lines of the banner.
     pub(super) fn banner(&self) -> Vec<BannerLine> {
         self.banner.clone()
     }
 
-    /// Whether nobody sits in front of it.
+    /// Whether the machine runs in the background.
     pub(super) fn is_detached(&self) -> bool {
         self.parent.is_some()
     }
 
-    /// The machine runs.
+    /// Reports that the machine runs.
     pub(super) fn report_running(&self) -> Result<(), ServiceError> {
         self.pidfile().as_mut().map(Pidfile::publish).transpose()?;
-        // Before the caller goes on, who may end it at once.
+        // Before the parent continues, which may end the machine at once.
         machine_log::record(Level::Info, "the machine runs");
         match &self.parent {
             Some(parent) => parent.report_ready(),
@@ -195,12 +196,12 @@ impl Service {
         }
     }
 
-    /// It will have ended soon, whatever its guest wants.
+    /// Reports that the machine will end soon, whatever its guest does.
     pub(super) fn report_stopping(&self) {
         self.notify.stopping("The guest is asked to shut down.");
     }
 
-    /// It has ended in this way; the next one may have its files.
+    /// Reports how the machine has ended, and removes the pidfile.
     pub(super) fn report_ended(&self, how: &str) {
         self.notify.stopping(how);
         drop(self.pidfile().take());

@@ -1,4 +1,4 @@
-//! Tells the service manager how the machine stands: sd_notify(3), a datagram to the socket that it names.
+//! Notifications for the service manager: sd_notify(3), a datagram to the socket in NOTIFY_SOCKET.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,10 +13,10 @@ use log::Level;
 use crate::cli::report;
 use crate::host::process::take_variable;
 
-/// The manager reads as fast as it can. One that does not shall hold up nobody.
+/// A service manager that reads nothing must not block the machine.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The service manager, if there is one that wants to know.
+/// The service manager, if there is one.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Notify {
     manager: Option<SocketAddr>,
@@ -24,7 +24,8 @@ pub(in crate::cli) struct Notify {
 }
 
 impl Notify {
-    /// The one that is named in our surroundings, from where it is taken: it is for this process.
+    /// The manager in NOTIFY_SOCKET, which is removed from the environment: it is meant for this process
+    /// only.
     pub(in crate::cli) fn take() -> Self {
         take_variable("NOTIFY_SOCKET").map_or_else(Notify::default, |address| Notify::new(&address))
     }
@@ -33,18 +34,18 @@ impl Notify {
         let manager = match address.as_bytes().split_first() {
             Some((b'@', name)) => SocketAddr::from_abstract_name(name),
             Some((b'/', _)) => SocketAddr::from_pathname(address),
-            // sd_notify(3) knows no others on this machine.
+            // sd_notify(3) defines no other address for this host.
             _ => Err(io::ErrorKind::InvalidInput.into()),
         };
         Notify { manager: manager.map_err(warn).ok(), stopping: AtomicBool::new(false) }
     }
 
-    /// The machine runs, in this process.
+    /// The machine runs in this process.
     pub(super) fn ready(&self, pid: u32) {
         self.send(&format!("READY=1\nSTATUS=The machine runs.\nMAINPID={pid}\n"));
     }
 
-    /// The machine will end, or has: said once.
+    /// The machine will end, or has ended: sent once.
     pub(super) fn stopping(&self, status: &str) {
         if !self.stopping.swap(true, Ordering::Relaxed) {
             self.send(&format!("STOPPING=1\nSTATUS={status}\n"));

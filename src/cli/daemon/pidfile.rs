@@ -1,7 +1,7 @@
-//! The file of `--pidfile`: there while the machine runs, and complete from its first moment on.
+//! The file of `--pidfile`: present while the machine runs, and complete whenever it is visible.
 //!
-//! The machine's process has the file locked for as long as it lives, so that a file without a lock is of the dead, and
-//! may be replaced; only by who has the lock himself meanwhile.
+//! The machine's process holds a lock on the file for its whole life. A file without a lock is stale; only a
+//! process that has taken the lock itself may replace it.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use crate::host::identity::is_at;
 use crate::host::lock::{Kind, by, try_lock};
 
-/// Somebody else may take the name at the same moment, and die at the next.
+/// Another process may take the name at the same moment, and die at once.
 const ATTEMPTS: u32 = 10;
-/// The longest pid that there is has seven digits.
+/// Maximum length of a pidfile's content; a pid has at most seven digits.
 const MAX_LENGTH: usize = 16;
 
-/// Why there is none.
+/// Why there is no pidfile.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum PidfileError {
-    /// A machine that runs has it.
+    /// A running machine has it.
     #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", by(.pid), path = path.display())]
     InUse {
         /// The file.
@@ -28,7 +28,7 @@ pub(in crate::cli) enum PidfileError {
         /// Its process.
         pid: Option<u32>,
     },
-    /// Something else is there.
+    /// The path is another kind of file.
     #[error("{path} is there and is no pidfile; it is left alone: name another one with `--pidfile`", path = path.display())]
     NotPidfile {
         /// The file.
@@ -44,19 +44,20 @@ pub(in crate::cli) enum PidfileError {
     },
 }
 
-/// A pidfile. With this value it goes.
+/// A pidfile, removed on drop.
 #[derive(Debug)]
 pub(in crate::cli) struct Pidfile {
     path: PathBuf,
-    /// The file, locked, once it is there.
+    /// The file, locked, once it is published.
     file: Option<File>,
 }
 
 impl Pidfile {
-    /// Makes sure that there can be one, and that what a dead machine left there is gone.
+    /// Checks that the file can be made, and removes a stale one.
     pub(in crate::cli) fn prepare(path: &Path) -> Result<Self, PidfileError> {
         remove_stale(path)?;
-        // All that the host may refuse later: a new file, its lock, room for the number, and a second name for it.
+        // Everything that the host may refuse later: a new file, its lock, space for the pid, and a hard
+        // link.
         let mut temporary = TempFile::new(path)?;
         try_lock(&temporary.file, Kind::Exclusive).map_err(host(path))?;
         temporary.write_pid().map_err(host(path))?;
@@ -69,7 +70,7 @@ impl Pidfile {
         Ok(Pidfile { path: path.into(), file: None })
     }
 
-    /// Puts it in its place.
+    /// Moves the file to its path.
     pub(in crate::cli) fn publish(&mut self) -> Result<(), PidfileError> {
         let mut temporary = TempFile::new(&self.path)?;
         let error = || host(&self.path);
@@ -80,7 +81,7 @@ impl Pidfile {
         let file = temporary.file.try_clone().map_err(error())?;
         let mut attempt = 1;
         loop {
-            // A link is made only where nothing is.
+            // link(2) never replaces a file.
             match fs::hard_link(&temporary.path, &self.path) {
                 Ok(()) => break,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && attempt < ATTEMPTS => {
@@ -97,14 +98,14 @@ impl Pidfile {
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        // Before the lock is let go, so that it is nobody else's.
+        // Before the lock is released, so that it is not another process's file.
         if self.file.as_ref().is_some_and(|file| is_at(file, &self.path)) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// A new file beside the place that it is for. With this value its first name goes.
+/// A new file beside its destination. Its temporary name is removed on drop.
 #[derive(Debug)]
 struct TempFile {
     path: PathBuf,
@@ -120,7 +121,7 @@ impl TempFile {
         first.push(name);
         first.push(format!(".{}", std::process::id()));
         let path = place.with_file_name(first);
-        // With our number in its name: whoever left it is dead.
+        // The name contains our pid: a file of that name is stale.
         let _ = fs::remove_file(&path);
         let file =
             File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(host(place))?;
@@ -138,11 +139,11 @@ impl Drop for TempFile {
     }
 }
 
-/// Removes a dead machine's pidfile, and nothing else.
+/// Removes a stale pidfile, and no other file.
 fn remove_stale(path: &Path) -> Result<(), PidfileError> {
     let not_pidfile = || PidfileError::NotPidfile { path: path.into() };
     let mut options = OpenOptions::new();
-    // No link is followed to a file that somebody else meant, no pipe waited for.
+    // O_NOFOLLOW: a symbolic link may lead to another user's file. O_NONBLOCK: a FIFO would block.
     options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     let mut file = match options.open(path) {
         Ok(file) => file,
@@ -169,7 +170,7 @@ fn remove_stale(path: &Path) -> Result<(), PidfileError> {
     Ok(())
 }
 
-/// What is in a pidfile: a number, or nothing yet as `mktemp` leaves it. `None` for any other file.
+/// The content of a pidfile: a number, or nothing yet as `mktemp` leaves it. `None` for any other file.
 fn read_pid(file: &mut File) -> Option<Option<u32>> {
     let mut text = String::new();
     file.take(MAX_LENGTH as u64 + 1).read_to_string(&mut text).ok()?;

@@ -1,4 +1,4 @@
-//! The doctor's look at a kernel and at an initrd, each by itself and both together.
+//! The doctor's examination of a kernel and an initrd, each by itself and both together.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::cli::preflight::{self, PreflightError};
 use crate::cli::report::chain;
 use crate::host::facts::Host;
 
-/// What was found in the files that are named.
+/// The findings about the files that are named.
 pub(super) fn examine(host: &Host, args: &DoctorArgs, boots_linux: bool) -> Vec<Finding> {
     let kernel = args.kernel.as_deref().map(|path| (path, read_kernel(path)));
     let initrd = args.initrd.as_deref().map(|path| (path, read_initrd(path)));
@@ -65,7 +65,7 @@ fn kernel_file(path: &Path, facts: &KernelFacts, boots_linux: bool, findings: &m
     }
 }
 
-/// How the kernel has virtio, by its configuration or, where there is none, by the lists in its initrd.
+/// How the kernel has virtio, from its configuration or else from the lists in its initrd.
 fn virtio(host: &Host, kernel: &Path, release: Option<&str>, contents: Option<&Contents>) -> Finding {
     let Some(release) = release else {
         return drivers_unknown("the kernel does not say which version it is");
@@ -171,7 +171,7 @@ mod tests {
 
     const DEBIAN: &str = "6.1.0-25-amd64 (debian-kernel@lists.debian.org) #1 SMP";
 
-    /// A cpio archive in the "newc" format of these files, empty.
+    /// A cpio archive in the "newc" format of these empty files.
     fn cpio(names: &[&str]) -> Vec<u8> {
         let mut archive = Vec::new();
         for name in names.iter().chain(&["TRAILER!!!"]) {
@@ -185,7 +185,7 @@ mod tests {
         archive
     }
 
-    /// What is found of a Debian kernel with this initrd.
+    /// The findings about a Debian kernel with this initrd.
     fn found(initrd: Option<&[u8]>, boots_linux: bool) -> Vec<(Level, &'static str, String)> {
         let (_folder, host) = tree(&[("/k/x", "")]);
         let [kernel, image] = ["/k/vmlinuz", "/k/initrd.img"].map(|path| host.path(path));

@@ -1,4 +1,4 @@
-//! The doctor's look at the host.
+//! The doctor's examination of the host.
 
 use super::{Finding, Level, persistent};
 use crate::cli::advice::{self, KVM, MemoryVerdict, Problem, TUN};
@@ -8,7 +8,7 @@ use crate::spec::MemSize;
 /// KVM_GET_API_VERSION of every kernel since 2.6.22; callers shall refuse any other (KVM api §4.1).
 const API_VERSION: i32 = 12;
 
-/// What was found on the host, for a machine of this much memory.
+/// The findings about the host, for a machine of this much memory.
 pub(super) fn examine(host: &Host, mem: MemSize) -> Vec<Finding> {
     let cpu = host.cpu();
     let mut findings = kvm(host, &cpu);
@@ -22,7 +22,7 @@ pub(super) fn examine(host: &Host, mem: MemSize) -> Vec<Finding> {
     findings
 }
 
-/// Whether a stock Linux kernel boots on this host, given what was found of its KVM.
+/// Whether a stock Linux kernel boots on this host, given the findings about its KVM.
 pub(super) fn boots_linux(host: &Host, findings: &[Finding]) -> bool {
     let usable = findings.iter().all(|finding| finding.about != "kvm" || finding.level != Level::Fail);
     usable && host.backend(&host.cpu()) != Backend::Pvm

@@ -1,14 +1,14 @@
-//! Cures that last. What is set in /dev, /sys or by modprobe is gone after the next boot, so that the doctor, unlike an error at a
-//! start, names the file that has it set again.
+//! Persistent cures. Settings in /dev, /sys or by modprobe are lost at the next boot, so the doctor, unlike
+//! an error at a start, names the file that sets them again.
 
 use crate::cli::advice::Problem;
 use crate::host::facts::{Access, Cpu, Host};
 
-/// Both now and at each boot.
+/// Takes effect at once and at each boot.
 pub(super) const HUGE_PAGES: &str = "`echo 'w /sys/kernel/mm/transparent_hugepage/enabled - - - - madvise' | sudo tee \
      /etc/tmpfiles.d/huge-pages.conf && sudo systemd-tmpfiles --create huge-pages.conf`, which each boot does again";
 
-/// Of /dev/kvm.
+/// The persistent cure for /dev/kvm.
 pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, problem: Problem) -> Problem {
     match access {
         Access::Denied(_) if host.is_in_user_namespace() => in_user_namespace(problem, "/dev/kvm"),
@@ -29,7 +29,8 @@ pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, problem: Problem) -> 
                         chroot the host's folders, as in `for d in dev proc sys; do mount --rbind /$d ROOT/$d; done`";
             Problem { what: format!("/dev/kvm does not exist, {seen}"), cure: Some(cure.to_owned()) }
         }
-        // The module is named by the trouble itself; a distribution loads it at each boot where the processor has the feature.
+        // The problem itself names the module; a distribution loads it at each boot where the processor has
+        // the feature.
         Access::Missing if cpu.vmx || cpu.svm => {
             let module = if cpu.svm { "kvm_amd" } else { "kvm_intel" };
             append_cure(
@@ -41,7 +42,7 @@ pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, problem: Problem) -> 
     }
 }
 
-/// Of /dev/net/tun.
+/// The persistent cure for /dev/net/tun.
 pub(super) fn tun(host: &Host, access: &Access, problem: Problem) -> Problem {
     match access {
         Access::Denied(_) if host.is_in_user_namespace() => in_user_namespace(problem, "/dev/net/tun"),
@@ -58,7 +59,7 @@ pub(super) fn tun(host: &Host, access: &Access, problem: Problem) -> Problem {
     }
 }
 
-/// A rule of udev's, which holds from now on and at each boot.
+/// A udev rule, which takes effect at once and at each boot.
 fn udev_rule(device: &str, udev_rule: &str) -> String {
     format!(
         "`echo '{udev_rule}' | sudo tee /etc/udev/rules.d/65-{device}.rules && sudo udevadm control --reload && sudo udevadm trigger \
@@ -71,7 +72,7 @@ fn append_cure(problem: Problem, more: &str) -> Problem {
     Problem { cure: Some(cure), ..problem }
 }
 
-/// In a user namespace root is root of what the namespace owns, and devices are not.
+/// In a user namespace root has no rights on the host's devices.
 fn in_user_namespace(problem: Problem, device: &str) -> Problem {
     let cure = format!(
         "this process is in a user namespace, where its groups and root's rights do not count for devices: let the user outside \

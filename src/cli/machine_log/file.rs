@@ -1,4 +1,4 @@
-//! A log file that may be rotated in any way, and shared.
+//! A log file that may be rotated in any way, and shared by machines.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,18 +9,18 @@ use std::sync::{Mutex, PoisonError};
 use crate::host::clock::LocalTime;
 use crate::host::identity::identity;
 
-/// A file that lines are added to.
+/// A file that lines are appended to.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     writer: Mutex<Writer>,
 }
 
-/// Where the next line goes.
+/// The open file.
 #[derive(Debug)]
 struct Writer {
     file: File,
-    /// The last line may have been written in part, on a disk that is full.
+    /// The last line may be incomplete, on a full disk.
     partial_line: bool,
 }
 
@@ -32,10 +32,10 @@ impl LogFile {
         })
     }
 
-    /// Adds a line with the time before it. Where there is no room the line is lost and the next one is tried again.
+    /// Appends a line with its time. Without space the line is lost, and the next one is tried again.
     pub(super) fn write(&self, line: &str) -> io::Result<()> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        // Lines are few, so that this may cost something, and nobody has to tell us that the file was put aside.
+        // Lines are rare, so the check may cost a stat; no signal is needed after a rotation.
         if !self.is_current(&writer.file) {
             if let Ok(new) = open(&self.path) {
                 writer.file = new;
@@ -57,8 +57,8 @@ impl LogFile {
     }
 }
 
-/// Each write goes to the end as it is then, also after somebody has cut the file. A pipe is written to only while
-/// somebody reads, and holds nobody up.
+/// Opens the file in append mode, so that it may be truncated by others. O_NONBLOCK: a FIFO without a reader
+/// must not block the machine.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)

@@ -1,4 +1,4 @@
-//! Where what minivmm says is kept besides standard error: the file of `--log`, or the host's log for a machine in the
+//! The log of a machine besides standard error: the file of `--log`, or the host's log for a machine in the
 //! background.
 
 mod file;
@@ -16,12 +16,12 @@ use self::system::SystemLog;
 use super::report;
 use crate::spec::MachineName;
 
-/// Where programs leave messages for the host's log: journald and every syslog daemon listen there.
+/// The socket of the host's log: journald and every syslog daemon listen there.
 const SYSTEM: &str = "/dev/log";
 
 static LOG: OnceLock<MachineLog> = OnceLock::new();
 
-/// Why there is none.
+/// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogError {
     /// The file of `--log`.
@@ -39,12 +39,12 @@ pub(super) enum LogError {
     System(io::Error),
 }
 
-/// A log, and whose it is.
+/// A log with the name of its machine.
 #[derive(Debug)]
 pub(super) struct MachineLog {
-    /// The machine, as each line begins with it.
+    /// The prefix of each line: the machine.
     machine: String,
-    /// Standard error was told that the log cannot be written.
+    /// A warning that the log cannot be written was printed.
     warned: AtomicBool,
     sink: Sink,
 }
@@ -56,7 +56,7 @@ enum Sink {
 }
 
 impl MachineLog {
-    /// This file, made if it is not there, or else the host's log.
+    /// Opens this file, created if needed, or else the host's log.
     pub(super) fn open(path: Option<&Path>, name: Option<&MachineName>) -> Result<Self, LogError> {
         let sink = match path {
             Some(path) => LogFile::open(path)
@@ -71,7 +71,7 @@ impl MachineLog {
         })
     }
 
-    /// Keeps all that is said from now on, the words of a panic among it.
+    /// Records all messages from now on, including panics.
     pub(super) fn install(self) {
         if LOG.set(self).is_ok() {
             std::panic::set_hook(Box::new(|panic| {
@@ -86,7 +86,7 @@ impl MachineLog {
             if line.is_empty() {
                 continue;
             }
-            // One thing is one line, whatever is in it.
+            // One message is one line, whatever it contains.
             let line = line.replace(char::is_control, " ");
             let line = format!("minivmm[{}]: {}{line}", process::id(), self.machine);
             match &self.sink {
@@ -102,7 +102,7 @@ impl MachineLog {
 }
 
 impl MachineLog {
-    /// Once: a log on a full disk stays as it is.
+    /// Warns once: a log on a full disk stays as it is.
     fn warn_once(&self, error: &io::Error) {
         if !self.warned.swap(true, Ordering::Relaxed) {
             report::stderr_only(&format!(
@@ -112,7 +112,7 @@ impl MachineLog {
     }
 }
 
-/// Keeps a text, if there is a log.
+/// Records a message, if there is a log.
 pub(super) fn record(level: Level, text: &str) {
     if let Some(machine_log) = LOG.get() {
         machine_log.record(level, text);

@@ -1,4 +1,4 @@
-//! Words of a kernel command line that cannot work on this machine.
+//! Words of a kernel command line that conflict with this machine.
 
 use boot::cmdline;
 use boot::layout::RamLayout;
@@ -6,7 +6,7 @@ use boot::layout::RamLayout;
 use crate::cli::advice::Problem;
 use crate::spec::{Cpus, MemSize};
 
-/// Name, value (any if there is none), and what it takes away.
+/// Name, value (any if `None`), and what the guest loses.
 const CONFLICTING_WORDS: [(&str, Option<&str>, &str); 17] = [
     ("pci", Some("off"), DISKS),
     ("pci", Some("conf1"), DISKS),
@@ -31,16 +31,17 @@ const TABLES: &str = "PCI and the power button, which ACPI describes";
 const INTERRUPTS: &str = "interrupts";
 const SERIAL: &str = "the console, which is ttyS0 or hvc0";
 
-/// Modules that no guest does without.
+/// Modules that every guest needs.
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio", "virtio_ring"];
 
-/// One warning for all such words on the command line `text` of a machine with so much memory and so many processors.
+/// One warning for all such words on the command line `text` of a machine with this memory and these
+/// processors.
 pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Problem> {
     let mut problems = Vec::new();
     problems.extend(hidden_memory(text, mem));
     problems.extend(idle_processors(text, cpus));
     for word in cmdline::words(text) {
-        // Those of `pci=` are a list; of others the first says what they are.
+        // The value of `pci=` is a list; of others only the first item is relevant.
         let count = if word.is("pci") { usize::MAX } else { 1 };
         let is_it = |wanted: &Option<&str>| {
             wanted.is_none_or(|wanted| {
@@ -78,10 +79,10 @@ pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Problem> {
         .then(|| Problem { what: format!("the kernel command line: {}", problems.join("; ")), cure })
 }
 
-/// What to say of a word that keeps the kernel from a part of its memory.
+/// A warning about a word that hides memory from the kernel.
 fn hidden_memory(text: &str, mem: MemSize) -> Option<String> {
     let words = cmdline::words(text).filter(|word| word.is("mem"));
-    // Each takes away what lies above it.
+    // Each hides the memory above its value.
     let (word, end) =
         words.filter_map(|word| Some((word.raw, size(word.value?)?))).min_by_key(|(_, end)| *end)?;
     let layout = RamLayout::new(mem.bytes());
@@ -91,12 +92,12 @@ fn hidden_memory(text: &str, mem: MemSize) -> Option<String> {
     })
 }
 
-/// What to say of a word that keeps the kernel from some of its processors.
+/// A warning about a word that hides processors from the kernel.
 fn idle_processors(text: &str, cpus: Cpus) -> Option<String> {
     let limits = cmdline::words(text).filter_map(|word| {
         let most = match word.value {
             Some(value) if word.is("maxcpus") || word.is("nr_cpus") || word.is("possible_cpus") => {
-                // With none, the kernel starts no other than the first.
+                // 0 means one processor.
                 value.parse::<u32>().ok()?.max(1)
             }
             _ if word.is("nosmp") => 1,
@@ -113,7 +114,7 @@ fn idle_processors(text: &str, cpus: Cpus) -> Option<String> {
     })
 }
 
-/// A size as the kernel reads it (lib/cmdline.c, `memparse`), as far as it is one.
+/// A size as the kernel parses it (lib/cmdline.c, `memparse`).
 fn size(text: &str) -> Option<u64> {
     let (digits, base) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),

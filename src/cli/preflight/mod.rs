@@ -1,5 +1,5 @@
-//! What can be known to fail before a machine is started, each thing with its own sentence: what, on which path, and
-//! how to mend it. Reads a few KiB and starts nothing; whoever starts the machine checks again what it relies on.
+//! Checks before a machine is started, each with its own sentence: what is wrong, on which path, and how to
+//! mend it. Reads a few KiB and starts nothing; the start itself checks again what it relies on.
 
 mod cmdline_words;
 
@@ -25,89 +25,90 @@ use crate::spec::Spec;
 /// A machine that may be started.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// The files that the spec names. The machine gets these, so that it boots what was checked.
+    /// The open files of the spec. The machine gets these descriptors, so that it boots the files that were
+    /// checked.
     pub named: NamedFiles,
-    /// What it boots from.
+    /// The boot files.
     pub files: BootFiles,
-    /// What may surprise later.
+    /// Warnings.
     pub warnings: Vec<Problem>,
 }
 
-/// A machine that cannot be started as it stands.
+/// Why a machine cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PreflightError {
-    /// The spec is not complete, or its first disk gives nothing to boot.
+    /// The spec is incomplete, or its first disk has nothing to boot.
     #[error(transparent)]
     Files(#[from] StartError),
-    /// A file that cannot be had.
+    /// A file cannot be opened.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file that is no kernel for this machine.
+    /// The kernel is not bootable here.
     #[error("{path} cannot be booted", path = path.display())]
     Kernel {
         /// The file.
         path: PathBuf,
-        /// Why, and what to give instead.
+        /// The reason, and what to give instead.
         source: KernelError,
     },
-    /// A file that is no initrd.
+    /// The initrd is not one.
     #[error("{path} cannot serve as the initial RAM disk", path = path.display())]
     Initrd {
         /// The file.
         path: PathBuf,
-        /// Why, and what to give instead.
+        /// The reason, and what to give instead.
         source: InitrdError,
     },
-    /// Too little memory, a command line that is too long.
+    /// Too little memory, or too long a command line.
     #[error("{error}{}", plan_cure(error))]
     Plan {
-        /// What the plan of the boot found.
+        /// The error of the boot plan.
         error: PlanError,
     },
-    /// An initrd that is missing, memory that no host like this has, KVM that is not to be had.
+    /// An initrd is missing, the memory is excessive, or KVM is not available.
     #[error(transparent)]
     Problem(#[from] Problem),
 }
 
-/// A file that was named and cannot be had.
+/// A file that was named cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
-    /// There is none.
+    /// It does not exist.
     #[error("the {what} {path} does not exist; {hint}", path = path.display())]
     Missing {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// Where to look instead.
         hint: String,
     },
-    /// It is a folder, a device, a pipe.
+    /// It is a folder, a device or a FIFO.
     #[error("the {what} {path} is {kind}; name a file{hint}", path = path.display())]
     Kind {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         kind: &'static str,
-        /// What was perhaps meant.
+        /// A suggestion.
         hint: String,
     },
     /// The user may not read it.
     #[error("the {what} {path} may not be read by this user; `sudo chmod a+r {path}` lets everybody", path = path.display())]
     Denied {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
-    /// Something else.
+    /// Any other error.
     #[error("the {what} {path} cannot be read", path = path.display())]
     Unreadable {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The host's error.
         source: io::Error,
@@ -115,7 +116,7 @@ pub(super) enum FileError {
 }
 
 impl PreflightError {
-    /// How the command ends then: only what is wrong whatever the host has is the command line's fault.
+    /// The exit status: `Usage` only for what is wrong on every host.
     pub(super) fn status(&self) -> Status {
         match self {
             PreflightError::Files(StartError::Spec(_)) => Status::Usage,
@@ -124,18 +125,18 @@ impl PreflightError {
     }
 }
 
-/// Looks at everything.
+/// Runs all checks.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
     check_with(spec, host, None)
 }
 
-/// The same for a machine whose initrd was made for it.
+/// The same for a machine whose initrd is given.
 pub(super) fn check_with(
     spec: &Spec,
     host: &Host,
     own_initrd: Option<&Arc<dyn Image>>,
 ) -> Result<Checked, PreflightError> {
-    // What is named is looked at first: here there is more to say of a file that cannot be had.
+    // Named files are checked first: the errors here are more specific.
     spec.kernel.as_deref().map(kernel).transpose()?;
     spec.initrd().map(initrd).transpose()?;
     let named = NamedFiles::open(spec, own_initrd)?;
@@ -148,7 +149,7 @@ pub(super) fn check_with(
             return Err(add_disk_findings(problem, spec, &files).into());
         }
     }
-    // A kernel from the disk may well have its drivers built in: what is known of it is its name.
+    // A kernel from the disk may have its drivers built in: only its name is known.
     if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         warnings.extend(no_initrd_on_disk(&files));
     }
@@ -176,7 +177,7 @@ pub(super) fn check_with(
     Ok(Checked { named, files, warnings })
 }
 
-/// What to say of memory that may do, and may not.
+/// A warning about memory that may not be enough.
 fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Problem> {
     let initrd = files.initrd.as_ref().map(|(_, initrd)| initrd);
     let needed = boot::plan::memory_estimate(&files.headers, initrd).ok()?;
@@ -190,7 +191,7 @@ fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Problem> {
     })
 }
 
-/// What to say of a kernel from the disk that comes without an initrd.
+/// A warning about a kernel from the disk without an initrd.
 fn no_initrd_on_disk(files: &BootFiles) -> Option<Problem> {
     let release = files.release()?;
     drivers::is_distribution(&release, files.headers.version()).then(|| Problem {
@@ -202,7 +203,7 @@ fn no_initrd_on_disk(files: &BootFiles) -> Option<Problem> {
     })
 }
 
-/// Adds what the first disk was found to have, where an initrd was looked for there in vain.
+/// Adds the result of searching the first disk for an initrd.
 fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Problem {
     match (spec.disk.first(), &files.looked) {
         (Some(disk), Some(looked)) => Problem {
@@ -213,19 +214,19 @@ fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Proble
     }
 }
 
-/// Reads a kernel's headers.
+/// Parses a kernel's headers.
 pub(super) fn kernel(path: &Path) -> Result<Kernel, PreflightError> {
     let file = open("kernel", path)?;
     Kernel::parse(&file).map_err(|source| PreflightError::Kernel { path: path.to_path_buf(), source })
 }
 
-/// Looks at an initial RAM disk.
+/// Parses an initial RAM disk.
 pub(super) fn initrd(path: &Path) -> Result<Initrd, PreflightError> {
     let file = open("initial RAM disk", path)?;
     Initrd::parse(&file).map_err(|source| PreflightError::Initrd { path: path.to_path_buf(), source })
 }
 
-/// What is wrong with a kernel that comes without an initrd: its drivers may be modules.
+/// The problem of a kernel without an initrd: its drivers may be modules.
 pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Problem> {
     let release = drivers::release(path, version)?;
     let because = match drivers::find(host, path, release) {
@@ -256,7 +257,7 @@ fn plan_cure(error: &PlanError) -> String {
     }
 }
 
-/// Opens a file that is one: opening a pipe would wait for its other end.
+/// Opens a regular file; opening a FIFO would block.
 pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
     let error = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -285,7 +286,7 @@ fn missing_hint(path: &Path) -> String {
     }
 }
 
-/// The last of the files in a folder that are called as such files are.
+/// The last file of a folder whose name is usual for its role.
 fn newest_in(what: &str, folder: &Path) -> Option<PathBuf> {
     let prefix = if what == "kernel" { "vmlinu" } else { "init" };
     let names = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());

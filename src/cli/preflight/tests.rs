@@ -29,7 +29,7 @@ impl Bench {
     fn refusal(&self, spec: Spec) -> String {
         let error = check(&spec, &self.host).unwrap_err();
         assert_eq!(error.status(), Status::Failed);
-        // Paths without the folder of this run.
+        // Paths without the temporary folder.
         chain(&error).replace(&self.host.path("/").display().to_string(), "/")
     }
 }
@@ -76,7 +76,7 @@ fn unreadable_kernel_is_told_with_the_cure() {
     let bench = bench(OWN, &[]);
     let path = bench.host.path("/k/vmlinuz");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    // Root may read it all the same: the sentence is then looked at by itself.
+    // Root can read it, so the sentence is checked by itself.
     let said = match check(&bench.spec, &bench.host) {
         Err(error) => error.to_string(),
         Ok(_) => FileError::Denied { what: "kernel", path: path.clone() }.to_string(),

@@ -1,4 +1,4 @@
-//! What the guest of a command boots: which kernel, and the initramfs that is made for it.
+//! The guest of a command: its kernel, and the initramfs that is made for it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -25,12 +25,12 @@ use crate::image::{Budget, DiskFile, read_file};
 use crate::machine::files::BootFiles;
 use crate::spec::Spec;
 
-/// Its init, less the lines that differ from run to run.
+/// The init script, without the lines that differ from run to run.
 const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
-/// What is ours in a guest whose files are somebody else's; resources/initramfs/run.sh says it too.
+/// The folder for our files in the guest; resources/initramfs/run.sh has the same name.
 const PRIVATE_FOLDER: &str = ".minivmm";
 
-/// The newest kernel of the host's /boot that this user may read.
+/// The newest kernel in the host's /boot that this user may read.
 pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     let boot = host.path("/boot");
     let names = fs::read_dir(&boot).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -101,13 +101,13 @@ pub(super) fn initramfs(
     Ok(archive.finish()?)
 }
 
-/// Says once what the guest will not have.
+/// Prints one warning about files that the guest will not have.
 fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
     const MOST: usize = 3;
     if unreadable.is_empty() {
         return;
     }
-    // Names of files may have any byte, those of a terminal's commands too.
+    // A file name may contain any byte, also control sequences for a terminal.
     let names =
         unreadable.iter().take(MOST).map(|path| path.display().to_string().escape_debug().to_string());
     let names = names.collect::<Vec<_>>().join(", ");
@@ -124,11 +124,11 @@ fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
     );
 }
 
-/// What runs init, and what it runs.
+/// The shell for init.
 struct Shell {
     shell: &'static str,
     busybox: &'static str,
-    /// Every name that busybox can have is to be its.
+    /// Whether to make links for all names of busybox.
     links: bool,
 }
 
@@ -140,7 +140,7 @@ impl Shell {
     }
 }
 
-/// A guest that is nothing but busybox.
+/// The files of a guest without `--root`.
 fn add_busybox_root(archive: &mut Archive, busybox: &Path) -> Result<(), RunError> {
     add_busybox(archive, "bin/busybox", busybox)?;
     for folder in ["sbin", "usr/bin", "usr/sbin"] {
@@ -158,7 +158,7 @@ fn add_busybox(archive: &mut Archive, name: &str, busybox: &Path) -> Result<(), 
     Ok(())
 }
 
-/// What init and the kernel need to find, as far as it is not there.
+/// Folders and devices for init and the kernel, unless they exist.
 fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     for folder in ["dev", "proc", "sys", "run", "root"] {
         archive.folder(folder)?;
@@ -166,7 +166,7 @@ fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     if !archive.contains("tmp") {
         archive.add("tmp", Member::new(0o1777, Kind::Directory))?;
     }
-    // The kernel gives init its console before anything is mounted.
+    // The kernel opens init's console before anything is mounted.
     for (name, minor, major) in [("dev/console", 1, 5), ("dev/null", 3, 1)] {
         if !archive.contains(name) {
             archive.add(name, Member::new(0o600, Kind::CharacterDevice(major, minor)))?;
@@ -175,7 +175,7 @@ fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The command as a line for the shell that makes it the arguments, whatever bytes it has.
+/// The command as a line that makes it the shell's arguments, whatever bytes it has.
 fn set_arguments(command: &[OsString]) -> Vec<u8> {
     let mut line = b"set --".to_vec();
     for word in command {
@@ -192,7 +192,8 @@ fn set_arguments(command: &[OsString]) -> Vec<u8> {
 /// The drivers that the kernel has as modules.
 fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Result<Vec<Module>, RunError> {
     let Some(release) = files.release() else {
-        // A kernel that does not say what it is, is somebody's own; it has its drivers, or the guest says what is missing.
+        // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
+        // what is missing.
         return Ok(Vec::new());
     };
     let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
@@ -216,7 +217,7 @@ fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Resul
     names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
     names.extend((!spec.tap.is_empty()).then_some("virtio_net"));
     names.extend(spec.balloon.map(|_| "virtio_balloon"));
-    // Without it a panic is seen by its line on the console.
+    // Without pvpanic, a panic is detected by its message on the console.
     names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
     all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
         source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
@@ -224,7 +225,7 @@ fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Resul
     })
 }
 
-/// The folder of this release's modules, or where it was looked for.
+/// The folder of this release's modules, or the folders that were searched.
 fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
     let candidates: Vec<PathBuf> = match &args.modules {
         Some(named) => vec![
@@ -236,10 +237,10 @@ fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Resu
         None => {
             let mut module_folders = vec![host.path("/lib/modules"), host.path("/usr/lib/modules")];
             let kernel = spec.kernel.as_ref().and_then(|kernel| fs::canonicalize(kernel).ok());
-            // Of a kernel in an unpacked package, whose boot/ stands beside its lib/.
+            // For a kernel in an unpacked package, boot/ is beside lib/.
             if let Some(package) = kernel.as_deref().and_then(Path::parent).and_then(Path::parent) {
                 let more = [package.join("lib/modules"), package.join("usr/lib/modules")];
-                // That of a kernel in /boot is the host's own.
+                // For a kernel in /boot these are the host's own folders.
                 module_folders.extend(
                     more.into_iter().filter(|path| !module_folders.contains(path)).collect::<Vec<_>>(),
                 );
@@ -251,9 +252,9 @@ fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Resu
     candidates.iter().find(is_one).cloned().ok_or(candidates)
 }
 
-/// Those that the first disk has for this release, as an installed Debian does.
+/// The modules of this release on the first disk, as an installed Debian has them.
 fn modules_on_disk(spec: &Spec, release: &str) -> Option<Modules> {
-    // The longest list of modules, and the largest module.
+    // Maximum size of a list of modules, and of a module.
     const MAX: u64 = 64 << 20;
     let disk = DiskFile::open(&spec.disk.first()?.path).ok()?;
     let read = move |path: &Path| {
@@ -265,7 +266,7 @@ fn modules_on_disk(spec: &Spec, release: &str) -> Option<Modules> {
     Modules::listed(&Path::new("/lib/modules").join(release), Box::new(read)).ok()
 }
 
-/// What is packed in a way that has no unpacker in here: Debian's newer modules and Fedora's are xz.
+/// Decompresses a module: Debian's newer modules and Fedora's are xz.
 fn unpack_xz(packed: &[u8]) -> io::Result<Vec<u8>> {
     let missing =
         |error: io::Error| io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"));
@@ -274,7 +275,7 @@ fn unpack_xz(packed: &[u8]) -> io::Result<Vec<u8>> {
     let mut child = with_usual_limits(&mut command).spawn().map_err(missing)?;
     let stdin = child.stdin.take();
     let out = thread::scope(|scope| {
-        // One that stops reading says why in its status.
+        // If xz stops reading, its exit status gives the reason.
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(packed)));
         child.wait_with_output()
     })?;

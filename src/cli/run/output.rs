@@ -1,18 +1,18 @@
-//! The command's output, whose end is told by a token behind it.
+//! The command's output, whose end is marked by a token.
 
 use std::io::{self, Write};
 
-/// Passes a stream on as it comes, but for the token at its end. The guest sends the token when the command has ended;
-/// without it, nobody could know whether something is still on its way.
+/// Passes a stream on, without the token at its end. The guest sends the token when the command has ended;
+/// otherwise output could still be on its way.
 #[derive(Debug)]
 pub(super) struct TokenFilter<W> {
     to: W,
     token: Vec<u8>,
-    /// How much of the token the stream ends with so far: it has not been passed on.
+    /// Length of the token's prefix at the end of the stream; these bytes are held back.
     matched: usize,
-    /// It could not be passed on, and is not any more.
+    /// Writing failed; later output is discarded.
     broken: bool,
-    /// Why; told once.
+    /// The reason, until it is reported.
     failure: Option<io::Error>,
 }
 
@@ -21,7 +21,7 @@ impl<W: Write> TokenFilter<W> {
         TokenFilter { to, token: token.into(), matched: 0, broken: false, failure: None }
     }
 
-    /// Takes the next bytes, and says whether the stream ends with the token now.
+    /// Passes on the next bytes; true if the stream now ends with the token.
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
         let matched = self.token.get(..self.matched).unwrap_or_default();
         let all = [matched, bytes].concat();
@@ -32,7 +32,7 @@ impl<W: Write> TokenFilter<W> {
         self.matched == self.token.len()
     }
 
-    /// There is no more. The beginning of a token was none then.
+    /// The stream has ended. A partial token was output.
     pub(super) fn finish(&mut self) {
         if self.matched < self.token.len() {
             let rest = self.token.get(..self.matched).unwrap_or_default().to_vec();
@@ -40,7 +40,7 @@ impl<W: Write> TokenFilter<W> {
         }
     }
 
-    /// Why nothing is passed on any more, if that is news.
+    /// Why writing failed, once.
     pub(super) fn failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
@@ -61,7 +61,7 @@ mod tests {
 
     const TOKEN: &str = "aab-token";
 
-    /// What comes out of these pieces, and whether the token was at the end of each.
+    /// The output for these pieces, and whether the token was at the end of each.
     fn pass(pieces: &[&[u8]]) -> (Vec<u8>, Vec<bool>) {
         let mut out = Vec::new();
         let mut stream = TokenFilter::new(&mut out, TOKEN);
@@ -86,12 +86,12 @@ mod tests {
     fn what_only_begins_as_a_token_is_output() {
         assert_eq!(pass(&[b"aaaab-tokee", b"aa"]), (b"aaaab-tokeeaa".to_vec(), vec![false, false]));
         assert_eq!(pass(&[b"a", b"a", b"a", b"b-token"]), (b"a".to_vec(), vec![false, false, false, true]));
-        // A token with output behind it was output too.
+        // A token that is followed by output was output too.
         assert_eq!(pass(&[b"aab-token", b"!"]), (b"aab-token!".to_vec(), vec![true, false]));
         assert_eq!(pass(&[b"", b""]), (Vec::new(), vec![false, false]));
     }
 
-    /// Takes `room` bytes, a few at a time and not always, and then fails like this.
+    /// Accepts `room` bytes, with short writes and interruptions, and then fails.
     struct Fails {
         taken: Vec<u8>,
         room: usize,

@@ -1,4 +1,4 @@
-//! The ports of a run, and the threads that carry their bytes: what comes of it is news for the session.
+//! The ports of a run, and the threads that copy their bytes and report events to the session.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -16,33 +16,33 @@ use crate::host::stdio::{Input, Output};
 use crate::machine::Machine;
 use crate::machine::run_resources::StreamPort;
 
-/// Output that may wait for its reader before the command has to; memory is taken as bytes come.
+/// Size of an output buffer; when it is full the command waits. Memory is allocated as bytes come.
 const CAPACITY: usize = 1 << 20;
-/// The longest line that is taken of what init says.
+/// Maximum length of a line from init.
 const LINE_MAX: usize = 256;
-/// What init is told over the port of a stream that nobody reads any more.
+/// Sent to init over the port of a stream whose reader has closed it.
 const READER_CLOSED: &[u8] = b"\n";
 
-/// What happens during a run.
+/// An event of a run.
 #[derive(Debug)]
 pub(super) enum RunEvent {
-    /// The machine is about to.
+    /// The machine is about to start.
     Starting,
     /// It runs, or could not be started.
     Started(Box<Result<Started, RunError>>),
-    /// Init runs the command.
+    /// Init starts the command.
     Up,
-    /// The command has ended like this.
+    /// The command has exited with this status.
     CommandExited(u8),
-    /// This stream is complete, as far as is known.
+    /// Whether this stream now ends with the token.
     StreamComplete(usize, bool),
-    /// The host does not take it.
+    /// The host could not write this stream.
     OutputFailed(usize, io::Error),
-    /// Nothing comes from this port any more.
+    /// A port has reached its end.
     Closed,
     /// The machine has ended.
     MachineEnded,
-    /// Somebody wants an end.
+    /// A signal to end the run.
     Signal(libc::c_int),
 }
 
@@ -50,13 +50,13 @@ pub(super) enum RunEvent {
 #[derive(Debug)]
 pub(super) struct Ports {
     output: [Arc<ByteQueue>; 2],
-    /// The other direction of each: whether its reader has left.
+    /// The opposite direction of each: tells the guest that the reader has closed the stream.
     reader_closed: [Arc<ByteQueue>; 2],
     run: Arc<ByteQueue>,
     input: Arc<ByteQueue>,
 }
 
-/// How many ports have something to close.
+/// Number of ports whose end is awaited.
 pub(super) const READ_PORTS: usize = 3;
 
 impl Ports {
@@ -73,7 +73,7 @@ impl Ports {
 
     pub(super) fn streams(&self) -> Vec<StreamPort> {
         let ([out, err], [out_left, err_left]) = (&self.output, &self.reader_closed);
-        // The other direction, for which there is no use.
+        // The unused direction of a port.
         let unused = Arc::new(ByteQueue::new(1));
         let port = |name, input: &Arc<ByteQueue>, output: &Arc<ByteQueue>| StreamPort {
             name,
@@ -88,12 +88,12 @@ impl Ports {
         ]
     }
 
-    /// Nothing comes any more; what is in them is still taken.
+    /// Closes the ports; buffered bytes are still read.
     pub(super) fn close(&self) {
         self.output.iter().chain([&self.run, &self.input]).for_each(|queue| queue.close());
     }
 
-    /// Starts whoever takes what comes from the guest.
+    /// Starts the threads that read from the guest.
     pub(super) fn listen(&self, token: &str, events: &Sender<RunEvent>) -> io::Result<()> {
         let run = self.run.clone();
         spawn("run", events, move |events| read_init_lines(&run, &events))?;
@@ -101,7 +101,7 @@ impl Ports {
         self.copy_stream(1, Output::error(), token, events)
     }
 
-    /// Passes one of the streams on, and looks whether its reader is there.
+    /// Starts the threads that copy a stream and watch its reader.
     fn copy_stream(
         &self,
         index: usize,
@@ -118,7 +118,7 @@ impl Ports {
         spawn("output", events, move |events| {
             copy_output(index, &from, TokenFilter::new(to, &token), &reader_closed, &events)
         })?;
-        // At the first moment, as on the host: its next write ends a command.
+        // At once, as on the host: the command's next write fails.
         spawn("reader", events, move |_| {
             if wait_for_hangup(&to).is_ok() {
                 seen.try_push(READER_CLOSED);
@@ -127,7 +127,7 @@ impl Ports {
     }
 }
 
-/// Starts a thread that may have news.
+/// Starts a thread that may send events.
 pub(super) fn spawn(
     name: &str,
     events: &Sender<RunEvent>,
@@ -137,7 +137,7 @@ pub(super) fn spawn(
     thread::Builder::new().name(name.into()).spawn(move || work(events)).map(drop)
 }
 
-/// Starts whoever needs the machine: who hears of its end, and who feeds its command.
+/// Starts the threads that need the machine: one for its end, one for the command's input.
 pub(super) fn start_guest_threads(
     args: &RunArgs,
     machine: &Machine,
@@ -153,7 +153,7 @@ pub(super) fn start_guest_threads(
     if args.stdin { spawn("stdin", events, move |_| copy_stdin(&input)) } else { Ok(()) }
 }
 
-/// Passes a stream on. What the host does not take is thrown away: the command must not wait for it.
+/// Copies a stream. Output that the host cannot write is discarded: the command must not wait for it.
 fn copy_output<W: Write>(
     index: usize,
     from: &ByteQueue,
@@ -162,7 +162,7 @@ fn copy_output<W: Write>(
     events: &Sender<RunEvent>,
 ) {
     let report = |failure: Option<io::Error>| match failure {
-        // Closing the other end of a pipe is a reader's way to say that it has seen enough.
+        // A reader closes its end of a pipe when it has seen enough.
         Some(error) if error.kind() == ErrorKind::BrokenPipe => drop(reader_closed.try_push(READER_CLOSED)),
         Some(error) => drop(events.send(RunEvent::OutputFailed(index, error))),
         None => {}
@@ -184,7 +184,7 @@ fn copy_output<W: Write>(
     let _ = events.send(RunEvent::Closed);
 }
 
-/// Hears what init says: lines, of which unknown ones say nothing.
+/// Reads lines from init; unknown ones are ignored.
 fn read_init_lines(from: &ByteQueue, events: &Sender<RunEvent>) {
     let mut bytes = [0; LINE_MAX];
     let mut line = Vec::new();
@@ -217,7 +217,7 @@ fn parse_init_line(line: &[u8]) -> Option<RunEvent> {
     }
 }
 
-/// Gives the command what comes on standard input, to its end.
+/// Copies standard input to the command, to its end.
 fn copy_stdin(to: &ByteQueue) {
     let (mut input, mut bytes) = (Input::standard(), [0; 16 << 10]);
     while let Ok(count @ 1..) = input.read(&mut bytes) {
@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of output whose writer fails like this.
+    /// The events for output whose writer fails with this error.
     fn carried(error: i32) -> (Vec<RunEvent>, usize) {
         struct Fails(i32);
         impl Write for Fails {

@@ -1,7 +1,7 @@
-//! The run itself: what happens to the machine and its command, until something ends it.
+//! The run itself: handles the events of the machine and its command until one ends the run.
 //!
-//! The main thread decides, and never waits for anything without a limit: others start the machine, carry its bytes and hear
-//! signals.
+//! The main thread decides, and never blocks without a limit: other threads start the machine, copy its bytes
+//! and wait for signals.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,18 +21,18 @@ use crate::control::Ending;
 use crate::host::signals::{Signal, Signals};
 use crate::spec::Spec;
 
-/// How long what is left of the output may take to leave once the machine has ended.
+/// How long the rest of the output may take once the machine has ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// How long a machine that is about to run may take to, so that it is ended in good order when it is not wanted any more.
+/// How long to wait for a machine that is starting, so that it can be ended in order.
 const START_LIMIT: Duration = Duration::from_secs(1);
-/// How long the last words may take: what holds standard error may be output that nobody reads.
+/// Limit for the final message: the reader of standard error may be blocked.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(2);
-/// Where nothing has a limit.
+/// For waits without a limit.
 const NO_LIMIT: Duration = Duration::from_secs(3600);
 /// Lines of the console that are shown.
 const CONSOLE_LINES: usize = 15;
 
-/// Runs the machine until the command has ended, or something else has.
+/// Runs the machine until the command has exited, or another event ends the run.
 pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     // Before any thread exists, so that all of them have the signals blocked.
     let refused = |what| move |source| RunError::Host { what, source };
@@ -55,14 +55,15 @@ pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     Ok(run.finish(&end, &events))
 }
 
-/// What no command writes by chance.
+/// Random, so that no command prints it by chance.
 fn token() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The first signal ends the run; another, or time, leaves what does not end then.
+/// The first signal ends the run. After another one, or the limit, the process exits without waiting for the
+/// machine.
 fn forward_signal(signals: &Signals, events: &Sender<RunEvent>) {
     let number = loop {
         match signals.wait(None) {
@@ -79,7 +80,7 @@ fn forward_signal(signals: &Signals, events: &Sender<RunEvent>) {
 
 const ABANDONED: &str = "minivmm: the machine has not ended yet, and is left to the kernel\n";
 
-/// Says something, and does not wait for it for ever.
+/// Prints a message, within a limit.
 fn print_within_limit(text: String) {
     let (done_sender, done) = mpsc::channel::<()>();
     let print = move || {
@@ -91,7 +92,7 @@ fn print_within_limit(text: String) {
     }
 }
 
-/// What is known of a run.
+/// The state of a run.
 #[derive(Debug)]
 pub(super) struct Run<'a> {
     pub(super) args: &'a RunArgs,
@@ -105,7 +106,7 @@ pub(super) struct Run<'a> {
     pub(super) ended: Option<u8>,
     complete: [bool; 2],
     closed: usize,
-    /// What the host did not take of the output.
+    /// The error of writing the output, if any.
     pub(super) output_error: Option<String>,
 }
 
@@ -126,7 +127,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Follows the run until it is over.
+    /// Handles events until the run ends.
     fn wait(&mut self, events: &Receiver<RunEvent>) -> Result<RunEnd, RunError> {
         loop {
             let limit = self.args.limit().and_then(|limit| self.begin.checked_add(limit));
@@ -139,7 +140,7 @@ impl<'a> Run<'a> {
                 return Ok(RunEnd::BootTimeout);
             }
             let soonest = [limit, boot].into_iter().flatten().min();
-            // Beyond the limit is what comes next.
+            // An event that arrives after the limit is ignored.
             let Ok(event) = events.recv_timeout(soonest.map_or(NO_LIMIT, |at| at - now)) else { continue };
             if let Some(end) = self.handle(event)? {
                 return Ok(end);
@@ -174,12 +175,12 @@ impl<'a> Run<'a> {
         Ok(self.done().map(RunEnd::Done))
     }
 
-    /// What the command ended with, if all its output is out.
+    /// The command's status, once all its output is written.
     pub(super) fn done(&self) -> Option<u8> {
         self.ended.filter(|_| self.complete == [true; 2])
     }
 
-    /// Ends the machine, and says how the run ended.
+    /// Ends the machine, and prints how the run ended.
     fn finish(mut self, end: &RunEnd, events: &Receiver<RunEvent>) -> Status {
         self.await_start(events);
         let exit = self.started.as_ref().and_then(|Started { machine, .. }| {
@@ -191,7 +192,7 @@ impl<'a> Run<'a> {
         let (text, status) = self.verdict(end, exit.as_deref());
         if let Some(text) = &text {
             let mut words = format!("minivmm: {text}\n");
-            // A guest that is shown has said it already.
+            // With `--verbose` the console was already shown.
             if !self.args.verbose && end.is_caused_by_guest() {
                 words.push_str(&self.console_tail());
             }
@@ -204,19 +205,19 @@ impl<'a> Run<'a> {
             }
             if exit.is_none() {
                 print_within_limit(ABANDONED.into());
-                // It would be waited for; the kernel ends it with this process.
+                // Dropping it would wait; the kernel ends it with this process.
                 std::mem::forget(machine);
             }
         }
         status
     }
 
-    /// Takes the machine that is just coming. One that is not is still being made, and is left to the kernel.
+    /// Waits for a machine that is starting. One that takes longer is left to the kernel.
     fn await_start(&mut self, events: &Receiver<RunEvent>) {
         let deadline = Instant::now() + START_LIMIT;
         while self.started.is_none() {
             match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                // It shall not run: there is nobody to feed it, or to hear of its end.
+                // The machine is ended at once: its threads are not running.
                 Ok(RunEvent::Started(started)) => match *started {
                     Ok(started) => self.started = Some(started),
                     Err(_) => return,
@@ -227,7 +228,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Waits until everything that came before the machine's end is out.
+    /// Waits until all output before the machine's end is written.
     fn drain(&mut self, events: &Receiver<RunEvent>) {
         let deadline = Instant::now() + DRAIN_LIMIT;
         while self.closed < READ_PORTS {
@@ -240,7 +241,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What the console said last.
+    /// The last lines of the console.
     fn console_tail(&self) -> String {
         let text =
             self.started.as_ref().map(|Started { machine, .. }| machine.console().last_lines(CONSOLE_LINES));

@@ -1,4 +1,4 @@
-//! From what was asked for to a machine that runs.
+//! The start of a machine for a run.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -16,7 +16,8 @@ use crate::machine::files::BootFiles;
 use crate::machine::run_resources::{Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
-/// Ports beside the console and those of a run: Linux takes 31 in all (`VIRTCONS_MAX_PORTS`).
+/// Maximum number of ports beside the console and those of a run: Linux takes 31 in all
+/// (`VIRTCONS_MAX_PORTS`).
 const PORTS: usize = 26;
 
 /// What a machine of a run is started from.
@@ -28,7 +29,7 @@ pub(super) struct RunStart {
     pub(super) token: String,
 }
 
-/// A machine that runs, and who answers for it if it has a name.
+/// A running machine, with its control server if it has a name.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) machine: Machine,
@@ -36,16 +37,16 @@ pub(super) struct Started {
 }
 
 impl RunStart {
-    /// Starts it. That can take long, or for ever: a directory may be large, and its file system away.
+    /// Starts it. This may block without a limit: a directory may be large, or its file system unreachable.
     pub(super) fn start(self, events: &Sender<RunEvent>) -> Result<Started, RunError> {
         let (host, args) = (Host::here(), self.args);
         if self.spec.port.len() > PORTS {
             return Err(RunError::Ports { asked: self.spec.port.len(), max: PORTS });
         }
         let spec = run_spec(self.spec.settled()?, &host)?;
-        // Before anything is opened that the other machine of this name has.
+        // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
-        // What is named is looked at first: there is more to say of a file that cannot be had.
+        // Named files are checked first: the errors here are more specific.
         spec.kernel.as_deref().map(preflight::kernel).transpose()?;
         let files = BootFiles::find(&spec)?;
         let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &files, &host, &self.token)?);
@@ -54,7 +55,7 @@ impl RunStart {
             report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
         logger::install();
-        // What is shown of the console is shown; the machine keeps the last of it.
+        // The console goes to stderr if asked for; the machine keeps its last output in any case.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = events.send(RunEvent::Starting);
         let files = Some(checked.named);
@@ -67,7 +68,7 @@ impl RunStart {
     }
 }
 
-/// The machine that runs the command: what is said of it, and what a run decides.
+/// The machine for the command: the user's spec, with the fields that a run sets.
 fn run_spec(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
     if spec.kernel.is_none() && spec.disk.is_empty() {
         let kernel = guest::newest_kernel(host)?;

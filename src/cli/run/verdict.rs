@@ -1,4 +1,4 @@
-//! How a run ended: in words, and as a status.
+//! The result of a run: in words, and as an exit status.
 
 use std::io;
 
@@ -7,16 +7,16 @@ use crate::cli::exit::Status;
 use crate::cli::report;
 use crate::machine::Exit;
 
-/// Why a run is over.
+/// Why a run has ended.
 #[derive(Debug)]
 pub(super) enum RunEnd {
-    /// The command has ended, and all its output is there.
+    /// The command has exited, and all its output is written.
     Done(u8),
-    /// The machine has.
+    /// The machine has ended.
     MachineEnded,
-    /// The host does not take its output.
+    /// The host could not write the output.
     OutputFailed,
-    /// It did not come up.
+    /// The machine did not come up.
     BootTimeout,
     /// `--timeout`.
     Timeout,
@@ -25,20 +25,20 @@ pub(super) enum RunEnd {
 }
 
 impl RunEnd {
-    /// Whether what the guest said may tell why.
+    /// Whether the guest's console may explain it.
     pub(super) fn is_caused_by_guest(&self) -> bool {
         !matches!(self, RunEnd::Signal(_) | RunEnd::OutputFailed)
     }
 }
 
-/// What there is to say of output that the host did not take.
+/// The message for output that could not be written.
 pub(super) fn output_error(index: usize, error: &io::Error) -> String {
     let stream = if index == 0 { "standard output" } else { "standard error" };
     format!("the command's {stream} could not be written, so the run was ended: {error}")
 }
 
 impl Run<'_> {
-    /// What there is to say, and how the command ends. Without an `exit` the machine is still there.
+    /// The message, if any, and the exit status. Without an `exit` the machine is still there.
     pub(super) fn verdict(&self, end: &RunEnd, exit: Option<&Exit>) -> (Option<String>, Status) {
         match end {
             RunEnd::Done(_) | RunEnd::MachineEnded | RunEnd::OutputFailed if self.output_error.is_some() => {
@@ -80,7 +80,7 @@ impl Run<'_> {
             Some(Exit::Rebooted) => (format!("the guest rebooted {before}"), status),
             Some(Exit::Crashed(crash)) => (format!("the guest crashed {before}: {crash}"), status),
             Some(Exit::Failed(error)) => (report::chain(error), Status::RunFailed),
-            // Whoever else ends it does so for a reason that comes before this one.
+            // Every other killer has set a reason before.
             Some(Exit::Killed) | None => {
                 (format!("the machine was killed over its control socket {before}"), status)
             }
@@ -119,7 +119,7 @@ mod tests {
             let told = format!("{said:?}");
             assert!(run.handle(said).unwrap().is_none(), "{told}");
         }
-        // A second status is nobody's.
+        // A second status is ignored.
         assert!(run.handle(RunEvent::CommandExited(4)).unwrap().is_none());
         assert!(matches!(run.handle(RunEvent::StreamComplete(0, true)).unwrap(), Some(RunEnd::Done(3))));
         assert_eq!(run.verdict(&RunEnd::MachineEnded, Some(&Exit::PoweredOff)).1, Status::Command(3));
@@ -139,7 +139,7 @@ mod tests {
         }
         let full = || io::Error::from_raw_os_error(libc::ENOSPC);
         assert!(matches!(run.handle(RunEvent::OutputFailed(0, full())).unwrap(), Some(RunEnd::OutputFailed)));
-        // Also where it comes out last of all.
+        // Also if it is reported last.
         run.handle(RunEvent::StreamComplete(0, true)).unwrap();
         for end in [RunEnd::OutputFailed, RunEnd::MachineEnded, RunEnd::Done(0)] {
             let (text, status) = run.verdict(&end, Some(&Exit::Killed));
@@ -147,7 +147,7 @@ mod tests {
             let text = text.unwrap();
             assert!(text.contains("standard output") && text.contains("No space left"), "{text}");
         }
-        // Somebody wanted it so before.
+        // The signal came first.
         assert_eq!(run.verdict(&RunEnd::Signal(2), None).1.code(), 130);
     }
 }

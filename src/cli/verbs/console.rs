@@ -1,4 +1,4 @@
-//! `minivmm console`: a machine's console in this terminal, until the machine ends or somebody detaches.
+//! `minivmm console`: a machine's console in this terminal, until the machine ends or the user detaches.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -23,9 +23,9 @@ use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{GiveBack, Terminal};
 use crate::spec::MachineName;
 
-/// How long a machine whose console has ended may take to end itself.
+/// How long a machine may take to end after its console has ended.
 const END_LIMIT: Duration = Duration::from_secs(2);
-/// How long what was read already may take to be shown once somebody has detached.
+/// How long output that was already read may take to be shown after detaching.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
@@ -48,7 +48,8 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
         detached: AtomicBool::new(false),
         events: events.clone(),
     });
-    // Asked now: the machine's process may be gone a moment after its console's end. Without a seat it is asked then.
+    // Sent now, as the machine's process may end directly after its console. If the limit on streams refuses
+    // it, it is sent again then.
     let waiter = EndWaiter::start(&viewer.client).ok();
     viewer.print_greeting();
     let signal_viewer = viewer.clone();
@@ -63,19 +64,19 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     })?;
     let shown = match event_receiver.recv() {
         Ok(ViewerEvent::Shown(shown)) => shown,
-        // What is stuck at its reader must not hold up a person that leaves.
+        // A blocked reader must not delay the user's detaching.
         Ok(ViewerEvent::Detached) | Err(_) => match event_receiver.recv_timeout(DRAIN_LIMIT) {
             Ok(ViewerEvent::Shown(shown)) => shown,
             _ => Ok(()),
         },
     };
-    // What is said next is for a person at a normal prompt.
+    // The next message is for a normal prompt.
     drop(restore_guard);
     shown.map_err(VerbError::Output)?;
     viewer.report_end(waiter)
 }
 
-/// What ends the verb.
+/// An event that ends the verb.
 #[derive(Debug)]
 enum ViewerEvent {
     /// The console has ended, or cannot be shown.
@@ -87,12 +88,12 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), VerbErr
     thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(VerbError::Terminal)
 }
 
-/// What is said when a console that was opened in the background comes to the foreground.
+/// Printed when a console that was opened in the background comes to the foreground.
 fn announce() {
     report::notice(true, "the keys of this terminal reach the guest now; Ctrl-] d detaches");
 }
 
-/// What the threads share.
+/// State that the threads share.
 #[derive(Debug)]
 struct Viewer {
     client: MachineClient,
@@ -107,7 +108,7 @@ impl Viewer {
         &self.client.0.name
     }
 
-    /// Only a person at a terminal is greeted.
+    /// Prints a greeting on a terminal.
     fn print_greeting(&self) {
         if let Some(terminal) = &self.terminal {
             let keys = if terminal.is_raw() {
@@ -122,7 +123,8 @@ impl Viewer {
         }
     }
 
-    /// From the guest to standard output, until the machine ends or lets us go, or nobody reads there any more.
+    /// Copies the guest's output to standard output, until the machine ends, the connection closes, or the
+    /// reader of standard output is gone.
     fn show(&self, received: &[u8]) -> io::Result<()> {
         let (mut output, mut from) = (Output::standard(), &self.stream);
         let mut bytes = [0; 4096];
@@ -132,7 +134,7 @@ impl Viewer {
                 Ok(0) => return Ok(()),
                 Ok(n) => output.write_all(bytes.get(..n).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-                // The machine's end of the connection went without a word: its process was killed.
+                // The connection was reset: the machine's process was killed.
                 Err(_) => return Ok(()),
             };
         }
@@ -145,7 +147,7 @@ impl Viewer {
         }
     }
 
-    /// `minivmm console vm0 | grep -m 1 WORD` ends with grep, also when the guest has nothing more to say.
+    /// `minivmm console vm0 | grep -m 1 WORD` ends with grep, also when the guest has no more output.
     fn detach_when_reader_closes(&self) {
         if wait_for_hangup(&Output::standard()).is_ok() {
             self.detach();
@@ -154,12 +156,13 @@ impl Viewer {
 
     fn detach(&self) {
         self.detached.store(true, Ordering::Release);
-        // Ends what shows the console.
+        // Ends the output thread.
         let _ = self.stream.shutdown(Shutdown::Both);
         let _ = self.events.send(ViewerEvent::Detached);
     }
 
-    /// From standard input to the guest. Its end ends nothing: `minivmm console vm0 </dev/null` goes on to show.
+    /// Copies standard input to the guest. Its end does not end the verb: `minivmm console vm0 </dev/null`
+    /// still shows output.
     fn forward_stdin(self: &Arc<Self>) {
         let Ok(guest) = self.stream.try_clone() else { return };
         let input = Input::raw(self.terminal.clone());
@@ -170,10 +173,10 @@ impl Viewer {
     fn handle_choice(self: &Arc<Self>, choice: Choice) {
         match choice {
             Choice::Detach => self.detach(),
-            // At rest it would not hear the button.
+            // A paused guest would not see the button.
             Choice::PowerButton => self.post(&["/v1/resume", "/v1/power-button"], "power button pressed"),
             Choice::Reset => self.post(&["/v1/reset"], "reset"),
-            // Whoever wants this viewer gone must not lose the machine.
+            // Quitting the viewer must not end the machine.
             Choice::Quit => {
                 self.notice(&format!("d detaches; `minivmm kill {}` ends the machine", self.name()))
             }
@@ -182,7 +185,7 @@ impl Viewer {
         }
     }
 
-    /// In a thread of its own: a machine may not answer, and Ctrl-] d has to work meanwhile.
+    /// Sends requests in a thread of its own: a machine may not answer, and Ctrl-] d must work meanwhile.
     fn post(self: &Arc<Self>, paths: &'static [&'static str], done: &str) {
         self.notice(done);
         let viewer = self.clone();
@@ -197,7 +200,7 @@ impl Viewer {
         }
     }
 
-    /// Ended from outside, the terminal must not stay raw.
+    /// Restores the terminal if a signal ends the verb.
     fn handle_signals(&self, signals: &Signals) {
         while let Ok(signal) = signals.wait(None) {
             match (signal, self.terminal.as_deref()) {
@@ -212,7 +215,7 @@ impl Viewer {
         }
     }
 
-    /// What the connection's end means.
+    /// Reports why the connection ended.
     fn report_end(&self, waiter: Option<EndWaiter<'_>>) -> Result<Status, VerbError> {
         let name = self.name();
         if self.detached.load(Ordering::Acquire) {
@@ -221,10 +224,10 @@ impl Viewer {
             }
             return Ok(Status::Done);
         }
-        // The console's end comes a moment before the machine's.
+        // The console ends a moment before the machine.
         let end = match waiter.map(|mut waiter| waiter.end(END_LIMIT)) {
             Some(Ok(end)) => Ok(end),
-            // Its connection was another one's to take.
+            // The request was refused, or its connection was replaced.
             None | Some(Err(_)) => {
                 EndWaiter::start(&self.client).and_then(|mut waiter| waiter.end(END_LIMIT))
             }
@@ -234,7 +237,7 @@ impl Viewer {
             Ok(None) | Err(VerbError::Machine { source: ClientError::Refused { .. }, .. }) => {
                 return Err(VerbError::Disconnected(name.clone()));
             }
-            // Gone in the midst of an answer, or before it.
+            // The machine ended before or during its answer.
             Err(_) => report::notice(false, &format!("{name} has ended")),
         }
         Ok(Status::Done)

@@ -1,4 +1,4 @@
-//! Machines that do not answer: their process is told by signals.
+//! Machines that do not answer: their process is ended by signals.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use crate::cli::report;
 use crate::control::{all, process_of};
 use crate::host::pidfd::PidFd;
 
-/// How long a process may take to end that was told to, and the kernel for one that was sent SIGKILL.
+/// How long a process may take to end after SIGTERM, and the kernel after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// Signals that come closer together are one to a machine's process.
+/// A machine's process counts signals within a shorter time as one.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(1100);
 
-/// Ends the process of a machine that has not ended `after` so long.
+/// Ends the process of a machine that has not ended within `after`.
 pub(super) fn end_by_force(client: &MachineClient, after: Duration) -> Result<(), VerbError> {
     let Some((pid, target)) = hold_process(client)? else { return Ok(()) };
     let stopped = client.is_stopped();
@@ -25,8 +25,9 @@ pub(super) fn end_by_force(client: &MachineClient, after: Duration) -> Result<()
     Ok(())
 }
 
-/// `minivmm stop`, or `minivmm kill` without a `limit`, for a machine whose socket is gone. SIGTERM presses its power button, and
-/// its process presses it again by itself; the second one, at least [`SIGNAL_INTERVAL`] later, ends the machine in order.
+/// `minivmm stop`, or `minivmm kill` without a `limit`, for a machine whose socket is gone. SIGTERM presses
+/// its power button, and its process repeats that by itself; the second SIGTERM, at least [`SIGNAL_INTERVAL`]
+/// later, ends the machine in order.
 pub(super) fn by_signals(client: &MachineClient, limit: Option<Duration>) -> Result<(), VerbError> {
     let Some((pid, target)) = hold_process(client)? else { return Ok(()) };
     let send_term =
@@ -49,7 +50,7 @@ pub(super) fn by_signals(client: &MachineClient, limit: Option<Duration>) -> Res
     end_by_force(client, KILL_LIMIT)
 }
 
-/// The machine's process, held so that its number cannot become another's; `None` if the machine has ended.
+/// The machine's process by a pidfd, so that its pid cannot be reused; `None` if the machine has ended.
 fn hold_process(client: &MachineClient) -> Result<Option<(u32, PidFd)>, VerbError> {
     let machine = &client.0;
     let Some(pid) = machine.pid.or_else(|| process_of(machine)) else {
@@ -60,7 +61,8 @@ fn hold_process(client: &MachineClient) -> Result<Option<(u32, PidFd)>, VerbErro
         };
     };
     let target = PidFd::open(pid);
-    // Asked after it is held: the process that the kernel says listens for the machine, which the file could say wrongly.
+    // Read after the pidfd is open: the process that the kernel reports as the listener, as the file may be
+    // wrong.
     let listener = process_of(machine);
     match (is_there(client), target, listener) {
         (false, ..) => Ok(None),
@@ -73,7 +75,7 @@ fn hold_process(client: &MachineClient) -> Result<Option<(u32, PidFd)>, VerbErro
     }
 }
 
-/// SIGKILL, and what a machine removes that ends by itself.
+/// Sends SIGKILL, and removes the files that a machine removes when it ends by itself.
 fn kill_process(client: &MachineClient, pid: u32, target: &PidFd) -> Result<(), VerbError> {
     target.signal(libc::SIGKILL).map_err(|error| cannot_end(client, Some(pid), error.to_string()))?;
     let until = Instant::now() + KILL_LIMIT;
@@ -84,7 +86,7 @@ fn kill_process(client: &MachineClient, pid: u32, target: &PidFd) -> Result<(), 
     while is_there(client) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(10));
     }
-    // Looking removes the files of the dead.
+    // Listing removes stale files.
     drop(all());
     Ok(())
 }

@@ -10,11 +10,11 @@ use super::show::columns;
 use crate::control::client::request;
 use crate::control::{RunningMachine, all};
 
-/// A machine that does not answer by then is shown without what it would have said.
+/// Limit for an answer; a machine without one is listed without details.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const HEADINGS: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "MEM", "CPUS"];
 
-/// The list, as a table or as JSON. No machines are the headings alone.
+/// The list, as a table or as JSON. Without machines the table has only its headings.
 pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
     let infos = request_all(&all(), info);
     if as_json {
@@ -23,7 +23,7 @@ pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
     Ok(table(&infos))
 }
 
-/// What each of `places` says, in their order. All are asked at the same time: some may not answer.
+/// The answer of each machine, in their order. All are asked in parallel: some may not answer.
 fn request_all<T: Send>(places: &[RunningMachine], fetch: impl Fn(&RunningMachine) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let fetch = &fetch;
@@ -31,7 +31,7 @@ fn request_all<T: Send>(places: &[RunningMachine], fetch: impl Fn(&RunningMachin
             .iter()
             .map(|machine| (machine, thread::Builder::new().spawn_scoped(scope, move || fetch(machine))))
             .collect();
-        // Who gets no thread, or one that broke down, is asked by this one.
+        // Without a thread, or after a panic of one, this thread asks.
         let answers = threads.into_iter().map(|(machine, thread)| {
             thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| fetch(machine))
         });
@@ -41,7 +41,7 @@ fn request_all<T: Send>(places: &[RunningMachine], fetch: impl Fn(&RunningMachin
 
 fn info(machine: &RunningMachine) -> Value {
     request(&machine.socket, "GET", "/v1/machine", None, ANSWER_LIMIT).unwrap_or_else(
-        // It is about to start or to end, or its process is stopped.
+        // The machine is starting or ending, or its process is stopped.
         |_| json!({ "name": machine.name.as_str(), "pid": machine.pid, "state": null }),
     )
 }
@@ -62,7 +62,7 @@ fn table(infos: &[Value]) -> String {
 
 /// In its two largest units.
 pub(super) fn uptime(seconds: f64) -> String {
-    // Whole seconds; a machine that has run for longer than a u64 holds is not to be expected.
+    // Whole seconds.
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (days, hours, minutes) {
@@ -100,7 +100,7 @@ a-longer-name  -       7      -       -        -";
         let places: Vec<_> = (0..10).map(machine).collect();
         let all_there = std::sync::Barrier::new(places.len());
         let said = request_all(&places, |machine| {
-            // None goes on before all are asked.
+            // No answer is returned before all requests are sent.
             all_there.wait();
             machine.pid
         });

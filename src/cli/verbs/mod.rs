@@ -1,4 +1,4 @@
-//! Verbs that speak to machines with a name.
+//! Verbs that send requests to machines with a name.
 
 mod args;
 mod console;
@@ -28,23 +28,23 @@ use crate::host::lock::by;
 use crate::host::pidfd::is_stopped;
 use crate::spec::MachineName;
 
-/// How long a machine may take to answer a question.
+/// Limit for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How long an answer is waited for before we look whether the process is stopped.
+/// How long to wait for an answer before checking whether the process is stopped.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long it may take to do what it is told; it is told to come to rest within half of that.
+/// Limit for an action; a pause has half of it.
 const ACTION_LIMIT: Duration = Duration::from_secs(60);
 
-/// Why a verb did not do what it was asked.
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VerbError {
-    /// Nobody has that name.
+    /// No machine has that name.
     #[error("no machine called {0} runs here; `minivmm ls` lists those that do")]
     NoMachine(MachineName),
-    /// Somebody has, and it came to nothing.
+    /// The request failed.
     #[error("{name}: {source}")]
     Machine { name: MachineName, source: ClientError },
-    /// It does not answer in time.
+    /// No answer within the limit.
     #[error(
         "{name} did not answer within {} s: its process{} has no time, or waits for the host; `minivmm kill {name}` ends it \
          in any case", limit.as_secs(), pid_suffix(.pid)
@@ -62,10 +62,10 @@ pub(super) enum VerbError {
         by(.pid), .socket.display()
     )]
     SocketGone { name: MachineName, socket: PathBuf, pid: Option<u32> },
-    /// It was to be ended by force, and its process cannot be told for sure.
+    /// Its process cannot be identified, so it cannot be ended by force.
     #[error("{name} does not answer, and its process{} cannot be ended from here: {why}{}", pid_suffix(.pid), sudo_kill(.pid))]
     CannotEnd { name: MachineName, pid: Option<u32>, why: String },
-    /// It was ended by force, and is still there.
+    /// It was sent SIGKILL, and is still there.
     #[error(
         "{name} is still there: its process {pid} was sent SIGKILL, and the kernel has not ended it within {} s; it waits for \
          a device or a file system that does not answer, and ends when that does", limit.as_secs()
@@ -74,21 +74,21 @@ pub(super) enum VerbError {
     /// The terminal, its signals or a thread.
     #[error("this terminal cannot be used as a console")]
     Terminal(#[source] io::Error),
-    /// Standard output takes no more of a console.
+    /// Standard output cannot be written.
     #[error("standard output cannot be written, and the machine runs on: {0}")]
     Output(io::Error),
-    /// A console that broke off.
+    /// The machine has closed the connection.
     #[error(
         "the console of {0} broke off, and the machine runs on; a reader that takes nothing for 5 s is let go, \
          `minivmm console {0}` shows it again"
     )]
     Disconnected(MachineName),
-    /// It cannot be shown.
+    /// It cannot be formatted.
     #[error("the machine's answer cannot be shown")]
     Json(#[from] serde_json::Error),
 }
 
-/// A process in the middle of a sentence.
+/// A pid in the middle of a sentence.
 fn pid_suffix(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" {pid}")).unwrap_or_default()
 }
@@ -97,7 +97,7 @@ fn sudo_kill(pid: &Option<u32>) -> String {
     pid.map(|pid| format!("; `sudo kill -9 {pid}` may")).unwrap_or_default()
 }
 
-/// A verb's way out: an error is said and is a failure.
+/// Runs a verb; an error is printed and is a failure.
 pub(super) fn run(verb: &NameVerb) -> ExitCode {
     match dispatch(verb) {
         Ok(code) => code,
@@ -129,7 +129,7 @@ fn post(args: &NameArgs, path: &str) -> Result<(), VerbError> {
     MachineClient::find(&args.name)?.send("POST", path, None, ACTION_LIMIT).map(drop)
 }
 
-/// Speaks to one machine.
+/// Sends requests to one machine.
 #[derive(Debug)]
 struct MachineClient(RunningMachine);
 
@@ -142,7 +142,7 @@ impl MachineClient {
         self.send("GET", path, None, ANSWER_LIMIT)
     }
 
-    /// Asks, and gives back the answer. A stopped process is not waited for.
+    /// Sends a request and returns the answer. Gives up early if the process is stopped.
     fn send(
         &self,
         method: &str,
@@ -164,7 +164,7 @@ impl MachineClient {
         }
     }
 
-    /// Whether its process is stopped, as far as that can be seen.
+    /// Whether its process is stopped, if known.
     fn is_stopped(&self) -> bool {
         self.0.pid.is_some_and(is_stopped)
     }

@@ -1,6 +1,6 @@
-//! `minivmm stop`: as a person switches a computer off: the power button, and the plug if that does not help. `minivmm
-//! kill` is the plug alone. Both are done when the machine has ended and its name is free, and both end in SIGKILL for a
-//! process that answers to nothing.
+//! `minivmm stop` presses the power button, and kills the machine if that does not help; `minivmm kill` kills
+//! it at once. Both return when the machine has ended and its name is free, and both use SIGKILL for a
+//! process that does not answer.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use crate::cli::session::PRESS_INTERVAL;
 use crate::control::client::{ClientError, PendingRequest};
 use crate::control::find;
 
-/// How often to look whether a machine is there that does not tell.
+/// Poll interval for a machine that cannot report its end.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a machine may take to say that it has heard of its end.
+/// Limit for a machine to accept a request.
 const ACCEPT_LIMIT: Duration = Duration::from_secs(5);
-/// The same where its process is stopped: it may go on at this moment.
+/// The same where its process is stopped: it may be continued at this moment.
 const STOPPED: Duration = Duration::from_millis(500);
-/// How long it may then take to end: twice what the console's last words may take.
+/// How long it may then take to end: twice the limit for the final flush of its console.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// The least that an answer is waited for.
+/// The minimum limit for an answer.
 const MIN_LIMIT: Duration = Duration::from_secs(1);
-/// There is no machine any more (RFC 9110 §15.5.10).
+/// The machine has ended (RFC 9110 §15.5.10).
 const CONFLICT: u16 = 409;
 
 pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
@@ -33,11 +33,11 @@ pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
     if !client.0.has_socket() {
         return by_signals(&client, Some(limit));
     }
-    // Asked before, so that an end that comes at once is not missed.
+    // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start_within(&client, limit.max(MIN_LIMIT)).ok();
     let press = || {
         let left = || until.saturating_duration_since(Instant::now()).max(MIN_LIMIT);
-        // At rest, or coming to rest, it would not hear the button.
+        // A paused guest would not see the button.
         let pressed =
             post(&client, "/v1/resume", left()).and_then(|_| post(&client, "/v1/power-button", left()));
         pressed.map(drop).map_err(|source| client.failed(source))
@@ -62,7 +62,7 @@ pub(super) fn kill(args: &NameArgs) -> Result<(), VerbError> {
     kill_machine(&client, waiter)
 }
 
-/// Ends the machine where it is.
+/// Kills the machine.
 fn kill_machine(client: &MachineClient, mut waiter: Option<EndWaiter<'_>>) -> Result<(), VerbError> {
     let limit = if client.is_stopped() { STOPPED } else { ACCEPT_LIMIT };
     let begin = Instant::now();
@@ -73,21 +73,21 @@ fn kill_machine(client: &MachineClient, mut waiter: Option<EndWaiter<'_>>) -> Re
     end_by_force(client, begin.elapsed())
 }
 
-/// Tells the machine; whether it has heard within `limit`. One that ends at the moment has.
+/// Sends a request; whether it was accepted within `limit`. A machine that is ending counts as accepting.
 fn post(client: &MachineClient, path: &str, limit: Duration) -> Result<bool, ClientError> {
     let answered = PendingRequest::send(&client.0.socket, "POST", path, None, limit)
         .and_then(|mut pending| pending.answer(limit));
     match answered {
         Ok(answer) => Ok(answer.is_some()),
         Err(ClientError::TimedOut(_)) => Ok(false),
-        // Whoever waits for the end hears of it, or sees it.
+        // The wait for the end will notice it.
         Err(ClientError::Unreachable(_)) => Ok(client.0.has_socket()),
         Err(ClientError::Refused { status: CONFLICT, .. }) => Ok(true),
         Err(error) => Err(error),
     }
 }
 
-/// Presses until it `has_ended`, now and every `interval`; whether that came within `limit`.
+/// Presses the button now and at every `interval` until it `has_ended`; false after `limit`.
 fn press_until<E>(
     mut press: impl FnMut() -> Result<(), E>,
     mut has_ended: impl FnMut(Duration) -> Result<bool, E>,
@@ -107,8 +107,8 @@ fn press_until<E>(
     }
 }
 
-/// Whether the machine ends within `limit`. One that cannot tell (others wait in all of its places, or its process was
-/// killed) shows it by its lock.
+/// Whether the machine ends within `limit`. If it cannot report that (too many clients wait, or its process
+/// was killed), its lock shows it.
 fn has_ended(
     waiter: &mut Option<EndWaiter<'_>>,
     client: &MachineClient,
@@ -132,7 +132,7 @@ fn has_ended(
     Ok(true)
 }
 
-/// Whether the name is still that machine's, and not the next one's.
+/// Whether the name still belongs to that machine, not to a new one.
 pub(super) fn is_there(MachineClient(machine): &MachineClient) -> bool {
     let same = |pid: Option<u32>| pid.is_none() || machine.pid.is_none() || pid == machine.pid;
     find(&machine.name).is_some_and(|now| same(now.pid))
@@ -144,7 +144,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(20);
 
-    /// How often a machine is pressed that ends once it was so many times, and whether it did.
+    /// How often the button of a machine is pressed that ends at press `ends_at`, and whether it ended.
     fn pressed(ends_at: usize, limit: Duration) -> (usize, bool) {
         let presses = std::cell::Cell::new(0);
         let ended = press_until::<()>(

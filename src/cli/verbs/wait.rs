@@ -1,4 +1,4 @@
-//! `minivmm wait`: until a machine has ended.
+//! `minivmm wait`: waits until a machine has ended.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl<'a> EndWaiter<'a> {
         Self::start_within(client, ANSWER_LIMIT)
     }
 
-    /// The same, for which there is room within `limit`.
+    /// The same with a limit for sending the request.
     pub(super) fn start_within(client: &'a MachineClient, limit: Duration) -> Result<Self, VerbError> {
         let pending = PendingRequest::send(&client.0.socket, "GET", "/v1/wait", None, limit);
         Ok(EndWaiter { client, pending: pending.map_err(|source| client.failed(source))? })
