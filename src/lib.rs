@@ -87,8 +87,13 @@
 //! A machine has one for each processor, disk and network, and a few for itself. [`Machine`] and all that it hands out can be
 //! sent to and shared with other threads. Of a call's waiting its documentation tells; the others return at once.
 
+// The command uses more of the machine's inside than the API shows.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
+
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod control;
 mod host;

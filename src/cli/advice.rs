@@ -53,7 +53,7 @@ pub(super) fn kvm(host: &Host, access: &Access) -> Option<Problem> {
 fn no_kvm(host: &Host, cpu: &Cpu) -> Problem {
     let amd = matches!(cpu.vendor.as_str(), "AuthenticAMD" | "HygonGenuine");
     let (module, feature) = if amd { ("kvm_amd", "AMD-V (SVM)") } else { ("kvm_intel", "Intel VT-x") };
-    if !host.shows_its_kernel() {
+    if !host.has_proc_or_sys() {
         Problem::new(
             "/dev/kvm does not exist, and neither /proc nor /sys is mounted: this looks like a chroot",
             "give it the host's with `mount --rbind /dev DIR/dev` and `mount -t proc proc DIR/proc`, where DIR is its \

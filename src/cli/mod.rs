@@ -36,14 +36,14 @@ use machine_log::MachineLog;
 use crate::control::own_folder;
 use crate::host::facts::Host;
 use crate::host::lock::user;
-use crate::host::process::raise_descriptors;
+use crate::host::process::raise_fd_limit;
 use crate::host::signals::ignore_file_limit;
 use crate::host::stdio::Output;
 use crate::spec::Spec;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    raise_descriptors();
+    raise_fd_limit();
     ignore_file_limit();
     match args::parse(std::env::args_os()) {
         Ok(Command::Run(spec, service)) => match spec.settled() {

@@ -2,9 +2,9 @@
 //! exit status.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
-use virtio::worker::STACK;
+
+use devices::thread::{self, Role};
 
 use log::Level;
 
@@ -17,7 +17,7 @@ use super::{machine_log, report};
 use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
-use crate::host::terminal::{GiveBack, Terminal};
+use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::machine::files::NamedFiles;
 use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
@@ -60,7 +60,7 @@ pub(super) fn run(
 ) -> Status {
     match start(spec, files, service, print_banner) {
         Ok((machine, session, control)) => {
-            let terminal = GiveBack(session.terminal.clone());
+            let terminal = RestoreGuard(session.terminal.clone());
             let running = session.service.report_running();
             if running.is_err() {
                 machine.kill();
@@ -101,13 +101,13 @@ fn start(
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
     // If the machine or a thread cannot be started, the terminal must not stay raw.
-    let restore_guard = GiveBack(terminal.clone());
+    let restore_guard = RestoreGuard(terminal.clone());
     let console = terminal.clone();
     let about_to_run = move || {
         print_banner();
         if let Some(terminal) = console {
             // Before the guest starts, which may use the console at once.
-            terminal.settle()?;
+            terminal.update()?;
             terminal.announce(announce);
         }
         Ok(())
@@ -120,16 +120,10 @@ fn start(
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
     let listener = session.clone();
-    thread::Builder::new()
-        .name("signals".into())
-        .stack_size(STACK)
-        .spawn(move || listener.handle_signals(&signals))?;
+    thread::spawn(Role::Cli, "signals", move || listener.handle_signals(&signals))?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
-        thread::Builder::new()
-            .name("stdin".into())
-            .stack_size(STACK)
-            .spawn(move || reader.read_input(input))?;
+        thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
     let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose()?;
@@ -159,7 +153,7 @@ pub(super) fn wait_until_abandoned(signals: &Signals) {
 /// Restores the terminal, stops this process, and sets the terminal up again when it continues.
 pub(super) fn suspend(terminal: Option<&Terminal>) {
     if let Some(terminal) = terminal {
-        terminal.lend();
+        terminal.suspend();
     }
     stop();
     if let Some(terminal) = terminal {

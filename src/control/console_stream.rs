@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, spawn_scoped};
+
 use super::Limits;
 use super::answer::Answer;
 use super::connection::{CHECK_INTERVAL, is_connected};
 use super::request::CONSOLE;
-use super::server::STACK;
 use super::target::{Console, ControlTarget, Keyboard};
 use super::wire::{Wire, is_timeout};
 use crate::host::ready::is_hung_up;
@@ -42,15 +43,11 @@ pub(super) fn serve(wire: &mut impl Wire, target: &dyn ControlTarget, limits: &L
     let (closed, input_ended, keyboard) =
         (AtomicBool::new(false), AtomicBool::new(false), console.keyboard());
     thread::scope(|scope| {
-        let input_thread =
-            thread::Builder::new().name("control-input".into()).stack_size(STACK).spawn_scoped(scope, || {
-                let end = if input_to_guest(&stream_copy, keyboard, &closed, limits) {
-                    &input_ended
-                } else {
-                    &closed
-                };
-                end.store(true, Ordering::Release);
-            });
+        let input_thread = spawn_scoped(scope, Role::ControlClient, "control-input", || {
+            let end =
+                if input_to_guest(&stream_copy, keyboard, &closed, limits) { &input_ended } else { &closed };
+            end.store(true, Ordering::Release);
+        });
         if input_thread.is_ok() {
             output_to_client(wire, &mut *console, limits, |_, _| {
                 let disconnected = || input_ended.load(Ordering::Acquire) && is_hung_up(&stream_copy);

@@ -9,9 +9,10 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use devices::thread::{self, Role};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::connection::{Phase, Registration};
@@ -23,8 +24,6 @@ use acceptor::Acceptor;
 const REPLACE_LIMIT: Duration = Duration::from_secs(1);
 /// How long answers may take to be sent once the machine has ended.
 const END_LIMIT: Duration = Duration::from_secs(2);
-/// Stack of a connection's thread: its buffers are on the heap, and small.
-pub(super) const STACK: usize = 256 << 10;
 
 /// How a machine ended, for clients that wait for its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,10 +93,7 @@ impl ControlServer {
             ended: Condvar::new(),
         });
         let acceptor = Acceptor::new(claim, &stop, connections.clone(), target)?;
-        let thread = thread::Builder::new()
-            .name("control".into())
-            .stack_size(STACK)
-            .spawn(move || acceptor.accept())?;
+        let thread = thread::spawn(Role::Control, "control", move || acceptor.accept())?;
         Ok(ControlServer { connections, stop, thread: Some(thread) })
     }
 

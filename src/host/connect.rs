@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long to leave a listener alone that has no room for another connection.
-const NO_ROOM: Duration = Duration::from_millis(10);
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Connects to the socket at `path`; [`ErrorKind::TimedOut`] if its listener has no room for another one until `until`.
 pub(crate) fn connect(path: &Path, until: Instant) -> io::Result<UnixStream> {
@@ -57,7 +57,7 @@ fn connect_to(
                 if Instant::now() >= until {
                     return Err(ErrorKind::TimedOut.into());
                 }
-                thread::sleep(NO_ROOM);
+                thread::sleep(RETRY_DELAY);
             }
             error => return Err(error),
         }

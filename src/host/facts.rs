@@ -104,18 +104,18 @@ impl Host {
         let path = self.path(device);
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(_) => Access::Granted,
-            Err(error) => self.refused(&path, &error),
+            Err(error) => self.access_error(&path, &error),
         }
     }
 
     /// Asks KVM what it can.
-    pub(crate) fn ask_kvm(&self, device: &str) -> Result<KvmFacts, Access> {
+    pub(crate) fn probe_kvm(&self, device: &str) -> Result<KvmFacts, Access> {
         let path = self.path(device);
-        kvm::probe(&path).map_err(|error| self.refused(&path, &error))
+        kvm::probe(&path).map_err(|error| self.access_error(&path, &error))
     }
 
     /// What it means that `device` was not to be had.
-    pub(crate) fn refused(&self, path: &Path, error: &io::Error) -> Access {
+    pub(crate) fn access_error(&self, path: &Path, error: &io::Error) -> Access {
         match error.kind() {
             io::ErrorKind::NotFound => Access::Missing,
             io::ErrorKind::PermissionDenied => Access::Denied(Owner { group: self.group(path) }),
@@ -175,7 +175,7 @@ impl Host {
     }
 
     /// Whether /proc or /sys is mounted.
-    pub(crate) fn shows_its_kernel(&self) -> bool {
+    pub(crate) fn has_proc_or_sys(&self) -> bool {
         self.path("/proc/cpuinfo").exists()
             || self.path("/proc/misc").exists()
             || self.path("/sys/class").exists()
@@ -205,19 +205,19 @@ impl Host {
                 _ => {}
             }
         }
-        if cpu.count == 0 && self.is_here() { processor::ask() } else { cpu }
+        if cpu.count == 0 && self.is_real_root() { processor::from_cpuid() } else { cpu }
     }
 
     /// Whether this is the host that the process runs on, which can be asked in other ways than by files.
-    fn is_here(&self) -> bool {
+    fn is_real_root(&self) -> bool {
         self.root == Path::new("/")
     }
 
     /// Memory that this process can have: the host's, or less where a control group (a container, a service) has a limit.
     /// `None` where it cannot be known.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        let memory = self.all_memory().or_else(|| limits::ask_kernel().filter(|_| self.is_here()))?;
-        Some(limits::of_groups(self, memory))
+        let memory = self.all_memory().or_else(|| limits::from_sysinfo().filter(|_| self.is_real_root()))?;
+        Some(limits::apply_cgroup_limits(self, memory))
     }
 
     /// The host's, as /proc/meminfo says.
@@ -258,14 +258,14 @@ impl Host {
 
 /// The text of a small file; empty if there is none. Bounded, for a path may lead anywhere.
 pub(crate) fn read(path: &Path) -> String {
-    const MOST: u64 = 8 << 20;
+    const MAX_SIZE: u64 = 8 << 20;
     let regular = fs::metadata(path).is_ok_and(|meta| meta.is_file());
     // As much as most of these files have, so that they are read at once.
     let mut bytes = Vec::with_capacity(4096);
     if regular {
         if let Ok(file) = File::open(path) {
             // What could be read until an error is better than nothing.
-            let _ = file.take(MOST).read_to_end(&mut bytes);
+            let _ = file.take(MAX_SIZE).read_to_end(&mut bytes);
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

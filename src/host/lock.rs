@@ -15,7 +15,7 @@ pub(crate) enum Kind {
 
 /// Takes the lock for this open file; false if another one has it.
 pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
-    match call(file, libc::F_OFD_SETLK, kind) {
+    match fcntl_lock(file, libc::F_OFD_SETLK, kind) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
@@ -24,7 +24,7 @@ pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
 
 /// Whether another open file has the lock. Takes none: who wants it at this moment gets it.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
-    let found = call(file, libc::F_OFD_GETLK, Kind::Exclusive)?;
+    let found = fcntl_lock(file, libc::F_OFD_GETLK, Kind::Exclusive)?;
     Ok(i32::from(found.l_type) != libc::F_UNLCK)
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-fn call(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
+fn fcntl_lock(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
     let kind = match kind {
         Kind::Shared => libc::F_RDLCK,
         Kind::Exclusive => libc::F_WRLCK,
@@ -52,7 +52,7 @@ fn call(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock
 }
 
 /// Who has a lock whose file says its process, for the end of a sentence.
-pub(crate) fn by(pid: &Option<u32>) -> String {
+pub(crate) fn pid_clause(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(", as process {pid}")).unwrap_or_default()
 }
 

@@ -74,7 +74,7 @@ impl PortSocket {
     pub(crate) fn open(spec: &PortSpec) -> Result<Self, PortError> {
         let (name, path) = (spec.name.to_string(), spec.socket.clone());
         let refused = |source| PortError::Host { name: name.clone(), path: path.clone(), source };
-        make_room(&name, &path)?;
+        remove_stale_socket(&name, &path)?;
         let listener = UnixListener::bind(&path).map_err(refused)?;
         let identity = fs::symlink_metadata(&path).map(|file| identity(&file)).ok();
         let backend = SocketBackend::new(listener).map_err(refused)?;
@@ -106,7 +106,7 @@ impl Drop for PortSocket {
 }
 
 /// Removes a socket that nobody listens on any more.
-fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
+fn remove_stale_socket(name: &str, path: &Path) -> Result<(), PortError> {
     let (name, path) = (name.to_owned(), path.to_owned());
     match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

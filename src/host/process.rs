@@ -24,12 +24,12 @@ pub(crate) enum Fork {
 /// The host has no process left, or this one has other threads: they would be missing in the new one, with whatever they
 /// have locked.
 pub(crate) fn detach() -> io::Result<Fork> {
-    if !is_alone()? {
+    if !is_single_threaded()? {
         return Err(io::Error::other("other threads run already"));
     }
     let (here, there) = UnixStream::pair()?;
     // SAFETY: there is no other thread, so that the new process has all that this one has.
-    let between = match unsafe { libc::fork() } {
+    let middle = match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()),
         0 => {
             drop(here);
@@ -42,10 +42,10 @@ pub(crate) fn detach() -> io::Result<Fork> {
                 _ => exit(0),
             }
         }
-        between => between,
+        middle => middle,
     };
     drop(there);
-    match wait_for(between) {
+    match wait_for(middle) {
         0 => Ok(Fork::Parent(here)),
         error => Err(io::Error::from_raw_os_error(error)),
     }
@@ -85,7 +85,7 @@ pub(crate) fn close_others(keep: &impl AsRawFd) -> io::Result<()> {
 }
 
 /// Puts /dev/null in the place of these standard streams.
-pub(crate) fn silence(streams: &[RawFd]) -> io::Result<()> {
+pub(crate) fn redirect_to_null(streams: &[RawFd]) -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for stream in streams {
         // SAFETY: takes two numbers. Whoever uses a standard stream does so by its number, which stays that of an open file.
@@ -100,7 +100,7 @@ pub(crate) fn silence(streams: &[RawFd]) -> io::Result<()> {
 /// reading them.
 pub(crate) fn take_variable(name: &str) -> Option<OsString> {
     let value = std::env::var_os(name)?;
-    if is_alone().unwrap_or(false) {
+    if is_single_threaded().unwrap_or(false) {
         // SAFETY: there is no other thread.
         unsafe { std::env::remove_var(name) };
     }
@@ -108,8 +108,8 @@ pub(crate) fn take_variable(name: &str) -> Option<OsString> {
 }
 
 /// Lets this process open as many files as the host lets it (`ulimit -Hn`): 64 processors with 8 disks need more than the usual
-/// 1,024. See [`with_usual_limits`].
-pub(crate) fn raise_descriptors() {
+/// 1,024. See [`with_original_fd_limit`].
+pub(crate) fn raise_fd_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for writing one rlimit.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 || limit.rlim_cur >= limit.rlim_max {
@@ -118,19 +118,19 @@ pub(crate) fn raise_descriptors() {
     let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
     // SAFETY: reads one rlimit. What the host refuses leaves the limit as it was.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
-        let _ = USUAL.set(limit);
+        let _ = ORIGINAL_LIMIT.set(limit);
     }
 }
 
 /// What the limit was before it was raised.
-static USUAL: OnceLock<libc::rlimit> = OnceLock::new();
+static ORIGINAL_LIMIT: OnceLock<libc::rlimit> = OnceLock::new();
 
 /// Gives a program the limit that this process was started with: programs that use select(2) cannot take more.
-pub(crate) fn with_usual_limits(command: &mut Command) -> &mut Command {
-    let Some(usual) = USUAL.get() else { return command };
+pub(crate) fn with_original_fd_limit(command: &mut Command) -> &mut Command {
+    let Some(original) = ORIGINAL_LIMIT.get() else { return command };
     // SAFETY: between fork and exec only setrlimit(2) is called, which is async-signal-safe, on a value that stays.
     unsafe {
-        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, usual) {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, original) {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         })
@@ -141,7 +141,7 @@ pub(crate) fn with_usual_limits(command: &mut Command) -> &mut Command {
 ///
 /// # Errors
 /// Neither the kernel nor /proc says it.
-fn is_alone() -> io::Result<bool> {
+fn is_single_threaded() -> io::Result<bool> {
     // SAFETY: takes a number. Of a process with one thread the call changes nothing; of another it does not work (unshare(2)).
     if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
         return Ok(true);

@@ -16,7 +16,7 @@ pub(crate) enum Signal {
 }
 
 /// Between two looks where there is no deadline.
-const LONG: Duration = Duration::from_secs(3600);
+const NO_DEADLINE: Duration = Duration::from_secs(3600);
 
 const SIGNALS: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
 
@@ -29,16 +29,16 @@ pub(crate) struct Signals {
 impl Signals {
     /// Blocks the signals. Call it before any other thread exists.
     pub(crate) fn block() -> io::Result<Self> {
-        Self::block_these(&SIGNALS)
+        Self::block_set(&SIGNALS)
     }
 
     /// Blocks SIGTSTP as well, for a process that has to give a terminal back before it stops.
     pub(crate) fn block_stop() -> io::Result<Self> {
         let [a, b, c, d, e] = SIGNALS;
-        Self::block_these(&[a, b, c, d, e, libc::SIGTSTP])
+        Self::block_set(&[a, b, c, d, e, libc::SIGTSTP])
     }
 
-    fn block_these(signals: &[libc::c_int]) -> io::Result<Self> {
+    fn block_set(signals: &[libc::c_int]) -> io::Result<Self> {
         // SAFETY: an all-zero sigset_t is a valid object; the calls below only write to it.
         let mut set: libc::sigset_t = unsafe { mem::zeroed() };
         // SAFETY: `set` is valid for writing.
@@ -57,7 +57,7 @@ impl Signals {
     /// Waits for the next one, until `deadline` if there is one; `None` when that has come.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<Option<Signal>> {
         loop {
-            let left = deadline.map_or(LONG, |at| at.saturating_duration_since(Instant::now()));
+            let left = deadline.map_or(NO_DEADLINE, |at| at.saturating_duration_since(Instant::now()));
             let limit = libc::timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(left.subsec_nanos()),

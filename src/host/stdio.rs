@@ -19,7 +19,7 @@ const BACKGROUND_TICK: Duration = Duration::from_millis(200);
 /// How often a job in the foreground looks whether it still is: the terminal can be taken away without a signal.
 const FOREGROUND_TICK: Duration = Duration::from_secs(1);
 /// Between two writes where poll says that there is room and the write says that there is none.
-const RETRY: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// Standard output or standard error. Writing waits for room, whatever the flags of the descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +69,7 @@ impl Write for Output {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN) => {
                     if full > 0 {
-                        thread::sleep(RETRY);
+                        thread::sleep(RETRY_DELAY);
                     }
                     full += 1;
                     poll(self.0, libc::POLLOUT, None)?;
@@ -106,16 +106,16 @@ impl Input {
     }
 
     /// Whether the terminal is this job's.
-    fn is_ours(&self) -> bool {
-        self.raw.as_ref().map_or_else(in_foreground, |terminal| terminal.settle().unwrap_or(true))
+    fn is_foreground(&self) -> bool {
+        self.raw.as_ref().map_or_else(in_foreground, |terminal| terminal.update().unwrap_or(true))
     }
 
     /// Waits until the terminal is this job's and has bytes for it.
-    fn until_typed(&self) -> io::Result<()> {
+    fn wait_for_input(&self) -> io::Result<()> {
         loop {
-            if !self.is_ours() {
+            if !self.is_foreground() {
                 thread::sleep(BACKGROUND_TICK);
-            } else if poll(libc::STDIN_FILENO, libc::POLLIN, Some(FOREGROUND_TICK))? && self.is_ours() {
+            } else if poll(libc::STDIN_FILENO, libc::POLLIN, Some(FOREGROUND_TICK))? && self.is_foreground() {
                 return Ok(());
             }
         }
@@ -126,7 +126,7 @@ impl Read for Input {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.is_terminal {
-                self.until_typed()?;
+                self.wait_for_input()?;
             }
             let mut take = || {
                 // SAFETY: the pointer and the length are those of `bytes`.
@@ -134,7 +134,7 @@ impl Read for Input {
                 usize::try_from(count).map_err(|_| io::Error::last_os_error())
             };
             // Where the foreground was lost in between, an error is better than a stop of all threads.
-            let read = if self.is_terminal { without(libc::SIGTTIN, take) } else { take() };
+            let read = if self.is_terminal { with_signal_blocked(libc::SIGTTIN, take) } else { take() };
             let error = match read {
                 Ok(count) => return Ok(count),
                 Err(error) => error,
@@ -153,7 +153,7 @@ impl Read for Input {
 
 /// Calls `work` with a signal blocked in this thread: the terminal driver then lets a job in the background change the
 /// terminal's mode, and refuses its reads, instead of stopping the process.
-pub(super) fn without<T>(signal: libc::c_int, work: impl FnOnce() -> T) -> T {
+pub(super) fn with_signal_blocked<T>(signal: libc::c_int, work: impl FnOnce() -> T) -> T {
     // SAFETY: all-zero signal sets are valid objects to be overwritten.
     let (mut set, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
     // SAFETY: both sets are valid for writing; the mask is that of this thread only.
@@ -198,7 +198,7 @@ pub(crate) fn is_terminal(fd: RawFd) -> bool {
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
 /// Looks at the descriptors before Rust's runtime puts /dev/null in the place of closed ones. It only looks.
-extern "C" fn look() {
+extern "C" fn record_closed_streams() {
     for fd in 0..3 {
         // SAFETY: takes numbers and changes nothing.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
@@ -210,7 +210,7 @@ extern "C" fn look() {
 // SAFETY: the C library calls the functions of this section once each, before main; this one needs nothing of Rust's runtime.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static LOOK: extern "C" fn() = look;
+static RECORD_CLOSED_STREAMS: extern "C" fn() = record_closed_streams;
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::stdio::{is_terminal, without};
+use super::stdio::{is_terminal, with_signal_blocked};
 
 /// The terminal on standard input. It is raw while this process is in the foreground, and has its own mode again when the
 /// process leaves the foreground, stops or ends; dropping this is an end.
@@ -20,9 +20,9 @@ struct State {
     /// This process made it raw, and has not given it back.
     raw: bool,
     /// This process is about to stop.
-    lent: bool,
+    suspended: bool,
     /// It was given back, for good.
-    returned: bool,
+    restored: bool,
     /// Called when it becomes raw for the first time.
     announce: Option<fn()>,
 }
@@ -34,25 +34,25 @@ impl Terminal {
     }
 
     /// Makes the terminal raw in the foreground, and gives it back in the background. Says whether it is this job's.
-    pub(crate) fn settle(&self) -> io::Result<bool> {
-        self.state().settle()
+    pub(crate) fn update(&self) -> io::Result<bool> {
+        self.state().update()
     }
 
     /// The same after this process was stopped: a shell may have changed the mode meanwhile.
     pub(crate) fn resume(&self) -> io::Result<bool> {
         let mut state = self.state();
-        state.lent = false;
+        state.suspended = false;
         if in_foreground() {
             state.raw = false;
         }
-        state.settle()
+        state.update()
     }
 
     /// Gives the terminal back until [`Terminal::resume`].
-    pub(crate) fn lend(&self) {
+    pub(crate) fn suspend(&self) {
         let mut state = self.state();
-        state.lent = true;
-        state.give_back();
+        state.suspended = true;
+        state.restore_mode();
     }
 
     /// Has `announce` called when the terminal becomes raw for the first time, if it has not been until now: a job that was
@@ -65,8 +65,8 @@ impl Terminal {
     /// Gives the terminal back now and for good, without waiting for the drop.
     pub(crate) fn restore(&self) {
         let mut state = self.state();
-        state.returned = true;
-        state.give_back();
+        state.restored = true;
+        state.restore_mode();
     }
 
     pub(crate) fn is_raw(&self) -> bool {
@@ -85,12 +85,12 @@ impl Drop for Terminal {
 }
 
 impl State {
-    fn settle(&mut self) -> io::Result<bool> {
-        if self.returned || self.lent {
+    fn update(&mut self) -> io::Result<bool> {
+        if self.restored || self.suspended {
             return Ok(false);
         }
         if !in_foreground() {
-            self.give_back();
+            self.restore_mode();
             return Ok(false);
         }
         if !self.raw {
@@ -118,15 +118,15 @@ impl State {
     }
 
     /// In the background only where the mode is still the one that was set here: else it is another job's.
-    fn give_back(&mut self) {
+    fn restore_mode(&mut self) {
         let Some((before, raw)) = self.modes.filter(|_| self.raw) else { return };
         self.raw = false;
-        let is_ours = || {
+        let is_raw_here = || {
             get().is_ok_and(|now| {
                 [now.c_iflag, now.c_oflag, now.c_lflag] == [raw.c_iflag, raw.c_oflag, raw.c_lflag]
             })
         };
-        if in_foreground() || is_ours() {
+        if in_foreground() || is_raw_here() {
             // A terminal that has gone away needs no mode.
             let _ = set(&before);
         }
@@ -135,16 +135,16 @@ impl State {
 
 /// Gives a shared terminal back on every way out, a panic among them. The threads that share it live as long as the process,
 /// so that its own drop may never come.
-pub(crate) struct GiveBack(pub(crate) Option<Arc<Terminal>>);
+pub(crate) struct RestoreGuard(pub(crate) Option<Arc<Terminal>>);
 
-impl GiveBack {
+impl RestoreGuard {
     /// Leaves the terminal to another guard.
     pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for GiveBack {
+impl Drop for RestoreGuard {
     fn drop(&mut self) {
         if let Some(terminal) = &self.0 {
             terminal.restore();
@@ -170,7 +170,7 @@ fn set(mode: &libc::termios) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     };
-    without(libc::SIGTTOU, set)
+    with_signal_blocked(libc::SIGTTOU, set)
 }
 
 /// Whether this process may use the terminal on standard input: a job in the background that reads from it or
@@ -224,12 +224,12 @@ mod tests {
         }
         let shared = Terminal::standard().map(Arc::new);
         assert!(
-            shared.as_ref().is_some_and(|terminal| terminal.settle().unwrap()),
+            shared.as_ref().is_some_and(|terminal| terminal.update().unwrap()),
             "standard input is a terminal"
         );
         // As a session's threads do, which live as long as the process.
         mem::forget(shared.clone());
-        let _terminal = GiveBack(shared);
+        let _terminal = RestoreGuard(shared);
         print!("raw");
         io::stdout().flush().unwrap();
         // Goes on when the test has looked at the terminal.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::{Spec, SpecError};
+use super::{Spec, SpecError, SpecVersion};
 
 impl Spec {
     /// Reads a machine from a TOML file. Relative paths in it count from its folder.
@@ -24,7 +24,10 @@ impl Spec {
         let path = path.as_ref();
         let text =
             text_of(path).map_err(|source| SpecError::Unreadable { path: path.to_path_buf(), source })?;
-        let mut spec: Spec = toml::from_str(&text).map_err(|error| wrong(path, &text, &error))?;
+        let wrong = |error| wrong(path, &text, &error);
+        // The version comes first: keys of another one need not be known here.
+        let _: SpecVersion = toml::from_str::<Version>(&text).map_err(wrong)?.version;
+        let mut spec: Spec = toml::from_str(&text).map_err(wrong)?;
         // A pipe has no folder: `<(...)` is /dev/fd/63.
         if let Some(folder) =
             path.parent().filter(|folder| !folder.starts_with("/dev") && !folder.starts_with("/proc"))
@@ -39,7 +42,7 @@ impl Spec {
     ///
     /// ```
     /// # use minivmm::spec::Spec;
-    /// assert_eq!(Spec::new("/boot/vmlinuz").with_mem("2G".parse()?).to_toml()?, "kernel = \"/boot/vmlinuz\"\nmem = 2048\n");
+    /// assert_eq!(Spec::new("/boot/vmlinuz").with_mem("2G".parse()?).to_toml()?, "version = 1\nkernel = \"/boot/vmlinuz\"\nmem = 2048\n");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -48,6 +51,13 @@ impl Spec {
     pub fn to_toml(&self) -> Result<String, SpecError> {
         toml::to_string(self).map_err(|error| SpecError::Unwritable(Box::new(error)))
     }
+}
+
+/// A machine's file without its other keys.
+#[derive(serde::Deserialize)]
+struct Version {
+    #[serde(default)]
+    version: SpecVersion,
 }
 
 /// Longest file: a machine's has some hundred bytes, and /dev/zero no end.
@@ -140,7 +150,7 @@ mod tests {
             .with_port(PortSpec::new("agent".parse().unwrap(), "/run/agent.sock"));
         let text = spec.to_toml().unwrap();
         let keys = text.parse::<toml::Table>().unwrap();
-        assert_eq!(keys.len(), 13, "an option is missing in the test or in the file:\n{text}");
+        assert_eq!(keys.len(), 14, "an option is missing in the test or in the file:\n{text}");
         assert_eq!(read(&text).1.unwrap(), spec);
     }
 
@@ -211,6 +221,15 @@ mod tests {
         let (line, message) = mistake("kernel = 'k'\ncpus 2\n");
         assert_eq!(line, 2);
         assert!(!message.is_empty() && !message.contains('\n'), "{message}");
+    }
+
+    #[test]
+    fn file_of_another_version_is_refused_for_that_whatever_its_keys_are() {
+        let (line, message) = mistake("kernel = 'k'\nbrand-new = 5\nversion = 2\n");
+        assert_eq!(line, 3);
+        assert!(message.contains("version 2") && message.contains("`version = 1`"), "{message}");
+        assert_eq!(read("version = 1\nmem = 5").1.unwrap(), read("mem = 5").1.unwrap());
+        assert_eq!(mistake("mem = 5\nversion = 'new'").0, 2);
     }
 
     #[test]

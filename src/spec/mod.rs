@@ -1,12 +1,14 @@
-//! What a machine is made of: one struct that the command line, a TOML file and the library share.
+//! What a machine is made of: one struct for the command line, TOML files and the library.
 //!
-//! A new option is a field here. Its doc comment is its help text, its name is its flag and its key in the file.
+//! A new option is one field of [`Spec`]: its doc comment is its help text, its name is its flag and its key in a file. The
+//! flags and the files need the feature `cli`.
 
 mod build;
 mod check;
 mod cpus;
 mod disk;
 mod error;
+#[cfg(feature = "cli")]
 mod file;
 mod mac;
 mod name;
@@ -15,10 +17,12 @@ mod options;
 mod port;
 mod size;
 mod text;
+mod version;
 mod words;
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "cli")]
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
@@ -31,21 +35,25 @@ pub use net::{InterfaceName, TapSpec};
 pub use options::{ConsoleChoice, Initrd, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};
+pub use version::{SpecVersion, SpecVersionError};
 pub use words::DeviceError;
 
-/// The kernel command line of a machine that does not say: the first serial port is the console, and a panic resets
-/// at once, so that it can be seen from outside. The last word spares the kernel 76 port accesses that look for PCI
-/// devices before PCI is there, in a way (CF8/CFC) that this machine does not have.
+/// The default kernel command line. The first serial port is the console. A panic resets the guest at once, so that the
+/// host sees it. `pci=noearly` saves 76 port accesses: the kernel would look for PCI devices through ports (CF8/CFC) that
+/// this machine does not have.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1 pci=noearly";
 
-/// The same of a machine whose terminal gets the virtio console. Linux writes to every console that is named and
-/// takes the last one for `/dev/console` (its admin-guide/serial-console.rst). The serial port stays: it alone is there
-/// before the virtio driver is loaded, and for the last words of a panic.
+/// The default kernel command line of a machine whose terminal has the virtio console. Linux writes to every console that
+/// is named and uses the last one as `/dev/console` (admin-guide/serial-console.rst). The serial port stays on the list,
+/// because only it works before the virtio driver is loaded and while the kernel panics.
 pub const DEFAULT_CMDLINE_HVC0: &str = "console=ttyS0 console=hvc0 panic=-1 pci=noearly";
 
 /// What a machine is made of.
 ///
-/// What is `None` was not said; the methods of the same names give the default then.
+/// An option that was not given is `None`; the method of the same name returns its default.
+///
+/// A `Spec` can be written and read with any self-describing format of serde, such as JSON. Relative paths count from the
+/// working directory of the process that starts the machine.
 ///
 /// ```
 /// use minivmm::spec::Spec;
@@ -56,111 +64,125 @@ pub const DEFAULT_CMDLINE_HVC0: &str = "console=ttyS0 console=hvc0 panic=-1 pci=
 /// assert_eq!(spec.cmdline(), "console=ttyS0 panic=-1 pci=noearly quiet");
 /// # Ok::<(), minivmm::spec::SizeError>(())
 /// ```
-// The first paragraph of a field's comment is its line in `--help`; the rest is for the manual.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+// The first paragraph of a field's comment is its line in `--help`; the rest is for the manual page and docs/reference.md.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Spec {
-    /// Linux kernel: vmlinuz or vmlinux; else the disk's own
+    /// The version of this format.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub version: SpecVersion,
+
+    /// Kernel: bzImage or ELF [default: the disk's own]
     ///
-    /// A bzImage or an ELF file. Without one, the first disk is searched for the kernel that its boot loader would
-    /// start, else for its newest.
-    #[arg(long, value_name = "FILE")]
+    /// A bzImage (vmlinuz) or an ELF file (vmlinux). Without this option the first disk is searched: the default entry of
+    /// its boot loader is booted, else its newest kernel.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
 
-    /// Initial RAM disk; else the disk's; `none` for none
+    /// Initial RAM disk, or `none` [default: the disk's]
     ///
-    /// Without one, the first disk is searched for the one that belongs to the kernel.
-    ///
-    /// A distribution's kernel has its disk and network drivers as modules and needs the initrd made for it.
-    #[arg(long, value_name = "FILE")]
+    /// Without this option the first disk is searched for the initrd that belongs to the kernel. `none` boots without one.
+    /// A distribution's kernel has its disk and network drivers as modules, and needs the initrd that was made for it.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<Initrd>,
 
-    /// Kernel command line, in place of the default one
+    /// Kernel command line, instead of the default one
     ///
-    /// The default is `console=ttyS0 panic=-1 pci=noearly`.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    /// The default is `console=ttyS0 panic=-1 pci=noearly`. It also replaces the options of the disk's boot loader entry.
+    /// If it is given several times, the texts are joined by a space.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append))]
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
 
     /// Words to add to the kernel command line
     ///
-    /// May be given several times: the texts are joined by a space, as those of `--cmdline` are. In a file it is a text or a list.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append)]
+    /// If it is given several times, the texts are joined by a space. In a file it is a text or a list of texts.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append))]
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
 
     /// Disk image or device; also ,direct ,serial= ,queues=
     ///
-    /// May be given several times. Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N]`. `ro`: the guest may not write. `serial`: what the guest
-    /// finds in /dev/disk/by-id. `direct`: past the host's page cache. `queues`: as many as processors if not said. A
-    /// comma in the path is written twice. The first one is the guest's vda.
-    #[arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text)))]
+    /// Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N]`, once for each disk; the first one is the guest's vda.
+    /// `ro`: the guest cannot write. `serial`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the host's
+    /// page cache. `queues`: number of queues, by default the number of processors. A comma in the path is written twice.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskSpec>,
 
     /// Network interface on this TAP; also ,mac=ADDRESS
     ///
-    /// May be given several times. Written as `NAME[,mac=ADDRESS]`. The TAP exists and is this user's or group's. The guest's address is, for tapN,
-    /// ba:ad:00:ca:fe:00 and N more, else one made of this host's machine-id, the machine's name (without one, its first
-    /// disk's path) and the TAP's name: the same at every start.
-    #[arg(long, value_name = "NAME")]
+    /// Written as `NAME[,mac=ADDRESS]`, once for each interface. The TAP exists and belongs to this user or group. The
+    /// default address on tapN is ba:ad:00:ca:fe:00 plus N. On another TAP it is computed from the host's machine-id, the
+    /// machine's name (without one, the first disk's path) and the TAP's name, and is the same at each start.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "NAME"))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub tap: Vec<TapSpec>,
 
     /// Byte stream to the host: name=NAME,socket=PATH
     ///
-    /// May be given several times. Written as `name=NAME,socket=PATH`: /dev/virtio-ports/NAME in the guest, the socket at PATH on the host, one client
-    /// at a time. A comma in the path is written twice.
-    #[arg(long, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text)))]
+    /// Written as `name=NAME,socket=PATH`, once for each stream. The guest has it as /dev/virtio-ports/NAME. On the host it
+    /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<PortSpec>,
 
     /// Memory: 512 (MiB), 512M, 2G [default: 512]
-    #[arg(long, alias = "memory", value_name = "SIZE", allow_hyphen_values = true)]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, alias = "memory", value_name = "SIZE", allow_hyphen_values = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem: Option<MemSize>,
 
-    /// Take this much of it back at the start
+    /// Memory to take back from the guest at its start
     ///
-    /// The balloon gives the pages back to the host once the guest has its driver, and can be changed while it runs.
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    /// The guest's balloon driver returns the pages to the host when it is loaded. The amount can be changed while the
+    /// guest runs.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SIZE", allow_hyphen_values = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balloon: Option<BalloonSize>,
 
-    /// Number of processors [default: 1]
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    /// Number of processors, 1 to 255 [default: 1]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_hyphen_values = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
 
-    /// Terminal on ttyS0 or hvc0 [default: ttyS0]
+    /// Console in the terminal: ttyS0, hvc0 [default: ttyS0]
     ///
-    /// The other console is there as well. With `hvc0` the kernel's messages come there as soon as it has the driver,
-    /// which Debian's loads as a module.
-    #[arg(long, value_name = "NAME", hide_possible_values = true, ignore_case = true)]
+    /// The machine has both consoles in either case. `hvc0` is also the kernel's last `console=`: its messages go there once
+    /// the virtio driver is loaded, which is a module in Debian's kernel.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "NAME", hide_possible_values = true, ignore_case = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<ConsoleChoice>,
 
     /// Clock chip: none, utc or localtime [default: none]
     ///
-    /// Linux needs none: kvm-clock gives it the right time from its first second on. The chip is for guests that
-    /// know no KVM; `localtime` is for those which take it to show local time.
-    #[arg(long, value_name = "CLOCK", hide_possible_values = true)]
+    /// Linux needs none: it has the right time from kvm-clock when it starts. The chip is for guests without kvm-clock;
+    /// `localtime` is for guests that expect local time in it.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "CLOCK", hide_possible_values = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtc: Option<Rtc>,
 
     /// If the guest reboots: reboot, exit [default: reboot]
-    #[arg(long, value_name = "WHAT", hide_possible_values = true)]
+    ///
+    /// `reboot` boots the guest again in the same process. `exit` ends the machine.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", hide_possible_values = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_reboot: Option<OnReboot>,
 
-    /// Make `minivmm stop NAME` and its like find it
+    /// Name of the machine, for verbs: `minivmm stop NAME`
     ///
     /// 1 to 63 of A-Z a-z 0-9 . _ -. The command makes a control socket of this name in $XDG_RUNTIME_DIR/minivmm, or in
     /// /run/minivmm. The library makes none.
-    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "NAME", allow_hyphen_values = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<MachineName>,
 }
@@ -220,9 +242,11 @@ impl Spec {
         self.on_reboot.unwrap_or_default()
     }
 
-    /// The paths in it, which a file counts from its own folder. Names every field: the compiler asks about a new one.
+    /// The paths in it: those in a file count from its folder. Names every field, so that a new one is not forgotten.
+    #[cfg(feature = "cli")]
     fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Spec {
+            version: _,
             kernel,
             initrd,
             cmdline: _,

@@ -17,7 +17,8 @@ pub enum Initrd {
 }
 
 /// The clock chip that the guest finds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Rtc {
@@ -31,7 +32,8 @@ pub enum Rtc {
 }
 
 /// What happens when the guest reboots.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum OnReboot {
@@ -43,17 +45,18 @@ pub enum OnReboot {
 }
 
 /// Which of the guest's consoles this side's terminal gets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
 pub enum ConsoleChoice {
     /// The first serial port: there from the guest's first instruction on.
     #[default]
     #[serde(rename = "ttyS0")]
-    #[value(name = "ttyS0")]
+    #[cfg_attr(feature = "cli", value(name = "ttyS0"))]
     Ttys0,
     /// The virtio console: faster, there once the guest has loaded its driver.
     #[serde(rename = "hvc0")]
-    #[value(name = "hvc0")]
+    #[cfg_attr(feature = "cli", value(name = "hvc0"))]
     Hvc0,
 }
 

@@ -20,7 +20,7 @@ pub(super) use self::pidfile::{Pidfile, PidfileError};
 use super::exit::Status;
 use super::{machine_log, print_line, report_error};
 use crate::control::BannerLine;
-use crate::host::process::{Fork, close_others, detach, silence};
+use crate::host::process::{Fork, close_others, detach, redirect_to_null};
 
 /// How a machine runs, whatever it is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -89,7 +89,7 @@ impl Parent {
     /// Reports that the machine runs.
     fn report_ready(&self) -> Result<(), ServiceError> {
         let Some(mut channel) = self.channel().take() else { return Ok(()) };
-        silence(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
+        redirect_to_null(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
         let [a, b, c, d] = std::process::id().to_le_bytes();
         channel.write_all(&[Status::Done.code(), a, b, c, d]).map_err(|_| ServiceError::ParentGone)
     }
@@ -109,7 +109,7 @@ pub(super) fn launch(notify: Notify, work: impl FnOnce(Notify, Parent) -> Status
         Ok(Fork::Child(channel)) => {
             // Errors still go to the parent's standard error.
             let [input, output, _] = STANDARD_STREAMS;
-            let ours = close_others(&channel).and_then(|()| silence(&[input, output]));
+            let ours = close_others(&channel).and_then(|()| redirect_to_null(&[input, output]));
             let parent = Parent(Arc::new(Mutex::new(Some(channel))));
             let status = match ours {
                 Ok(()) => work(notify, parent.clone()),

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::host::identity::is_at;
-use crate::host::lock::{Kind, by, try_lock};
+use crate::host::lock::{Kind, pid_clause, try_lock};
 
 /// Another process may take the name at the same moment, and die at once.
 const ATTEMPTS: u32 = 10;
@@ -21,7 +21,7 @@ const MAX_LENGTH: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum PidfileError {
     /// A running machine has it.
-    #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", by(.pid), path = path.display())]
+    #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", pid_clause(.pid), path = path.display())]
     InUse {
         /// The file.
         path: PathBuf,

@@ -29,7 +29,7 @@ pub(super) fn boots_linux(host: &Host, findings: &[Finding]) -> bool {
 }
 
 fn kvm(host: &Host, cpu: &Cpu) -> Vec<Finding> {
-    let facts = match host.ask_kvm(KVM) {
+    let facts = match host.probe_kvm(KVM) {
         Ok(facts) => facts,
         Err(access) => {
             let problem =

@@ -19,7 +19,7 @@ pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, problem: Problem) -> 
             );
             Problem { cure: Some(cure), ..problem }
         }
-        Access::Missing if host.kernel_has_kvm() || !host.shows_its_kernel() => {
+        Access::Missing if host.kernel_has_kvm() || !host.has_proc_or_sys() => {
             let seen = if host.kernel_has_kvm() {
                 "though the kernel has KVM: this looks like a container or a chroot"
             } else {

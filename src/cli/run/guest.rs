@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use boot::cpio::{Archive, Cpio, Kind, Member};
 use boot::modules::{Module, ModuleError, Modules};
+use devices::thread::{Role, spawn_scoped};
 
 use log::Level;
 
@@ -19,7 +20,7 @@ use super::error::RunError;
 use super::{busybox, tree};
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
-use crate::host::process::with_usual_limits;
+use crate::host::process::with_original_fd_limit;
 use crate::image::version::compare;
 use crate::image::{Budget, DiskFile, read_file};
 use crate::machine::files::BootFiles;
@@ -272,11 +273,11 @@ fn unpack_xz(packed: &[u8]) -> io::Result<Vec<u8>> {
         |error: io::Error| io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"));
     let mut command = Command::new("xz");
     command.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = with_usual_limits(&mut command).spawn().map_err(missing)?;
+    let mut child = with_original_fd_limit(&mut command).spawn().map_err(missing)?;
     let stdin = child.stdin.take();
     let out = thread::scope(|scope| {
         // If xz stops reading, its exit status gives the reason.
-        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(packed)));
+        spawn_scoped(scope, Role::Cli, "xz", move || stdin.map(|mut stdin| stdin.write_all(packed)))?;
         child.wait_with_output()
     })?;
     if out.status.success() {

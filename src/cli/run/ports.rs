@@ -3,9 +3,9 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread;
 
 use devices::console::ByteQueue;
+use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
@@ -134,7 +134,7 @@ pub(super) fn spawn(
     work: impl FnOnce(Sender<RunEvent>) + Send + 'static,
 ) -> io::Result<()> {
     let events = events.clone();
-    thread::Builder::new().name(name.into()).spawn(move || work(events)).map(drop)
+    thread::spawn(Role::Cli, name, move || work(events)).map(drop)
 }
 
 /// Starts the threads that need the machine: one for its end, one for the command's input.

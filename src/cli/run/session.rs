@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
+
+use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
@@ -87,7 +88,7 @@ fn print_within_limit(text: String) {
         report::message(&text);
         drop(done_sender);
     };
-    if thread::Builder::new().name("says".into()).spawn(print).is_ok() {
+    if thread::spawn(Role::Cli, "says", print).is_ok() {
         let _ = done.recv_timeout(MESSAGE_LIMIT);
     }
 }

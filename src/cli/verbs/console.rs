@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
+
+use devices::thread::{self, Role};
 
 use super::wait::EndWaiter;
 use super::{ANSWER_LIMIT, MachineClient, VerbError};
@@ -20,7 +21,7 @@ use crate::control::client::{ClientError, ConsoleConnection};
 use crate::host::ready::wait_for_hangup;
 use crate::host::signals::{Signal, Signals};
 use crate::host::stdio::{Input, Output};
-use crate::host::terminal::{GiveBack, Terminal};
+use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::spec::MachineName;
 
 /// How long a machine may take to end after its console has ended.
@@ -36,9 +37,9 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     let signals = Signals::block_stop().map_err(VerbError::Terminal)?;
     report::limit_stderr_waits();
     let terminal = Terminal::standard().map(Arc::new);
-    let restore_guard = GiveBack(terminal.clone());
+    let restore_guard = RestoreGuard(terminal.clone());
     if let Some(terminal) = &terminal {
-        terminal.settle().map_err(VerbError::Terminal)?;
+        terminal.update().map_err(VerbError::Terminal)?;
     }
     let (events, event_receiver) = mpsc::channel();
     let viewer = Arc::new(Viewer {
@@ -85,7 +86,7 @@ enum ViewerEvent {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), VerbError> {
-    thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(VerbError::Terminal)
+    thread::spawn(Role::Cli, name, work).map(drop).map_err(VerbError::Terminal)
 }
 
 /// Printed when a console that was opened in the background comes to the foreground.
@@ -207,7 +208,7 @@ impl Viewer {
                 (Some(Signal::Stop), terminal) => suspend(terminal),
                 (Some(Signal::Continued), Some(terminal)) => drop(terminal.resume()),
                 (Some(Signal::End(number)), _) => {
-                    drop(GiveBack(self.terminal.clone()));
+                    drop(RestoreGuard(self.terminal.clone()));
                     std::process::exit(128 + number);
                 }
                 (Some(Signal::Continued) | None, _) => {}

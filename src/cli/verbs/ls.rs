@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use devices::thread::{Role, spawn_scoped};
 use serde_json::{Value, json};
 
 use super::VerbError;
@@ -29,7 +30,7 @@ fn request_all<T: Send>(places: &[RunningMachine], fetch: impl Fn(&RunningMachin
         let fetch = &fetch;
         let threads: Vec<_> = places
             .iter()
-            .map(|machine| (machine, thread::Builder::new().spawn_scoped(scope, move || fetch(machine))))
+            .map(|machine| (machine, spawn_scoped(scope, Role::Cli, "ls", move || fetch(machine))))
             .collect();
         // Without a thread, or after a panic of one, this thread asks.
         let answers = threads.into_iter().map(|(machine, thread)| {

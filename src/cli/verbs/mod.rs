@@ -24,7 +24,7 @@ use super::{print, report_error};
 use crate::control::client::{ClientError, PendingRequest};
 use crate::control::routes::balloon_body;
 use crate::control::{RunningMachine, find};
-use crate::host::lock::by;
+use crate::host::lock::pid_clause;
 use crate::host::pidfd::is_stopped;
 use crate::spec::MachineName;
 
@@ -59,7 +59,7 @@ pub(super) enum VerbError {
     #[error(
         "{name} runs{}, and its control socket {} is gone; the machine makes it again within seconds once its folder can be \
          made (the next login does that); until then `minivmm stop {name}` and `minivmm kill {name}` end it by signals",
-        by(.pid), .socket.display()
+        pid_clause(.pid), .socket.display()
     )]
     SocketGone { name: MachineName, socket: PathBuf, pid: Option<u32> },
     /// Its process cannot be identified, so it cannot be ended by force.

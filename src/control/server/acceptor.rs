@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, spawn};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -15,7 +16,7 @@ use super::super::Claim;
 use super::super::answer::Answer;
 use super::super::connection::serve_connection;
 use super::super::target::ControlTarget;
-use super::{Connections, END_LIMIT, STACK};
+use super::{Connections, END_LIMIT};
 
 /// Pause when the host has no descriptor or thread left.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -158,7 +159,7 @@ fn start_connection(stream: UnixStream, connections: &Arc<Connections>, target: 
         return refuse(&stream);
     };
     let (target, kept) = (target.clone(), stream.clone());
-    let spawned = thread::Builder::new().name("control-client".into()).stack_size(STACK).spawn(move || {
+    let spawned = spawn(Role::ControlClient, "control-client", move || {
         let mut wire = &*kept;
         serve_connection(&mut wire, &register, &*target, &register.connections.limits);
     });

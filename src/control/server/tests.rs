@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::thread;
 
 use serde_json::{Value, json};
 

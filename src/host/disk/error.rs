@@ -12,7 +12,7 @@ pub enum DiskError {
     /// Nothing there.
     #[error(
         "there is no disk {}; {}",
-        path.display(), missing(path)
+        path.display(), missing_hint(path)
     )]
     NotFound {
         /// Its path.
@@ -27,12 +27,12 @@ pub enum DiskError {
         what: &'static str,
     },
     /// The user may not.
-    #[error("you may not {wish} the disk {}: {cure}", path.display())]
+    #[error("you may not {operation} the disk {}: {cure}", path.display())]
     Denied {
         /// Its path.
         path: PathBuf,
         /// What was wanted of it.
-        wish: &'static str,
+        operation: &'static str,
         /// What helps.
         cure: String,
     },
@@ -64,7 +64,7 @@ pub enum DiskError {
     /// Somebody else writes to it, or reads what would be written.
     #[error(
         "the disk {} is in use{}; two machines would destroy it. End the other, or give it read-only (`,ro`) to both",
-        path.display(), of(.holder.as_ref())
+        path.display(), used_by(.holder.as_ref())
     )]
     Busy {
         /// Its path.
@@ -93,12 +93,12 @@ pub enum DiskError {
     },
 }
 
-fn of(holder: Option<&DiskHolder>) -> String {
+fn used_by(holder: Option<&DiskHolder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
 }
 
 /// What to do about an image that is not there. One that is called as another format is not made anew.
-fn missing(path: &Path) -> String {
+fn missing_hint(path: &Path) -> String {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
         "qcow2" | "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(

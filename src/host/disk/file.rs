@@ -77,7 +77,7 @@ impl DiskFile {
     }
 
     /// Whether `error` may be of a rule of direct I/O.
-    pub(super) fn was_direct(&self, error: &io::Error) -> bool {
+    pub(super) fn is_direct_error(&self, error: &io::Error) -> bool {
         self.direct.is_some() && error.raw_os_error() == Some(libc::EINVAL)
     }
 
@@ -88,7 +88,7 @@ impl DiskFile {
 
     /// Whether `error` says that the host has no faster way to write zeros here. Block devices with sectors larger than
     /// the guest's also refuse what is not aligned to theirs.
-    pub(super) fn cannot_zero(&self, error: &io::Error) -> bool {
+    pub(super) fn is_zeroing_unsupported(&self, error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::Unsupported
             || self.device && error.raw_os_error() == Some(libc::EINVAL)
     }

@@ -15,7 +15,7 @@ pub(super) struct Flight {
     pub(super) extent: Extent,
     pub(super) transfer: Transfer,
     /// It is tried again on a thread of the kernel's, which may wait.
-    pub(super) waits: bool,
+    pub(super) may_block: bool,
 }
 
 /// What the kernel was asked for.
@@ -55,7 +55,7 @@ impl Flight {
             Step::Hole | Step::Zero { unmap: true } => space(mode::HOLE),
             Step::Zero { unmap: false } => space(mode::ZERO),
         };
-        let flags = if self.waits { Flags::ASYNC } else { Flags::empty() };
+        let flags = if self.may_block { Flags::ASYNC } else { Flags::empty() };
         Some(entry.flags(flags))
     }
 }

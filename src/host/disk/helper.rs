@@ -6,8 +6,9 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{JoinHandle, current};
 
+use devices::thread::{self, Role};
 use virtio::block::{Completion, Extent, Operation, Tag};
 use virtio::poll::Token;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -15,30 +16,27 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
 
-/// What a call on the host's file needs of it.
-const STACK: usize = 128 << 10;
-
 /// The thread, and what it has ended. Dropping it waits for what it has begun.
 #[derive(Debug)]
 pub(super) struct Helper {
     /// `None` while it is dropped.
-    orders: Option<Sender<Order>>,
-    ended: Arc<Ended>,
+    requests: Option<Sender<Request>>,
+    completed_operations: Arc<Completed>,
     thread: Option<JoinHandle<()>>,
     in_flight: usize,
 }
 
-type Order = (Tag, Operation, Extent);
+type Request = (Tag, Operation, Extent);
 
 #[derive(Debug)]
-struct Ended {
+struct Completed {
     completions: Mutex<VecDeque<Completion>>,
     /// Both are told of each of them.
     more: Condvar,
-    bell: EventFd,
+    event: EventFd,
 }
 
-impl Ended {
+impl Completed {
     fn completions(&self) -> MutexGuard<'_, VecDeque<Completion>> {
         self.completions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,7 +45,7 @@ impl Ended {
         self.completions().push_back(completion);
         self.more.notify_all();
         // The counter is never read: it just grows.
-        let _ = self.bell.write(1);
+        let _ = self.event.write(1);
     }
 }
 
@@ -65,57 +63,63 @@ impl Helper {
         what: &str,
         mut work: impl FnMut(Operation, Extent) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
-        let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let ended = Arc::new(Ended { completions: Mutex::default(), more: Condvar::new(), bell });
-        let (orders, incoming) = mpsc::channel::<Order>();
-        let shared = ended.clone();
-        let name = format!("{}-{what}", thread::current().name().unwrap_or("disk"));
-        let thread = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let completed_operations =
+            Arc::new(Completed { completions: Mutex::default(), more: Condvar::new(), event });
+        let (requests, incoming) = mpsc::channel::<Request>();
+        let shared = completed_operations.clone();
+        let name = format!("{}-{what}", current().name().unwrap_or("disk"));
+        let thread = thread::spawn(Role::DiskHelper, &name, move || {
             for (tag, operation, extent) in incoming {
                 let result = work(operation, extent);
                 shared.push(Completion { tag, result });
             }
         })?;
-        Ok(Helper { orders: Some(orders), ended, thread: Some(thread), in_flight: 0 })
+        Ok(Helper { requests: Some(requests), completed_operations, thread: Some(thread), in_flight: 0 })
     }
 
     /// Begins an operation. It ends with an error at once if the thread is gone.
     pub(super) fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent) {
         self.in_flight += 1;
-        let sent = self.orders.as_ref().is_some_and(|orders| orders.send((tag, operation, extent)).is_ok());
+        let sent =
+            self.requests.as_ref().is_some_and(|requests| requests.send((tag, operation, extent)).is_ok());
         if !sent {
             let result = Err(io::Error::other("the thread for this has ended"));
-            self.ended.push(Completion { tag, result });
+            self.completed_operations.push(Completion { tag, result });
         }
     }
 
     /// The next operation that has ended, if any has.
     pub(super) fn completed(&mut self) -> Option<Completion> {
-        let completion = self.ended.completions().pop_front()?;
+        let completion = self.completed_operations.completions().pop_front()?;
         self.in_flight = self.in_flight.saturating_sub(1);
         Some(completion)
     }
 
     /// Waits until every operation has ended. They are given by [`Helper::completed`] then.
     pub(super) fn drain(&self) {
-        let mut ended = self.ended.completions();
-        while ended.len() < self.in_flight {
-            ended = self.ended.more.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        let mut completed_operations = self.completed_operations.completions();
+        while completed_operations.len() < self.in_flight {
+            completed_operations = self
+                .completed_operations
+                .more
+                .wait(completed_operations)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Becomes readable when an operation ends; to be watched at edges.
-    pub(super) fn bell(&self) -> RawFd {
-        self.ended.bell.as_raw_fd()
+    pub(super) fn event(&self) -> RawFd {
+        self.completed_operations.event.as_raw_fd()
     }
 }
 
-/// The token of [`Helper::bell`] in an engine, which is of no device.
-pub(super) const BELL: Token = Token::MAX;
+/// The token of [`Helper::event`] in an engine, which is of no device.
+pub(super) const HELPER_EVENT: Token = Token::MAX;
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        self.orders = None;
+        self.requests = None;
         if let Some(thread) = self.thread.take() {
             // An error is a panic, which it has told of itself.
             let _ = thread.join();
@@ -130,7 +134,7 @@ pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::
         Operation::Discard => allocate(file, mode::HOLE, extent),
         Operation::WriteZeroes { unmap } => {
             match allocate(file, if unmap { mode::HOLE } else { mode::ZERO }, extent) {
-                Err(error) if file.cannot_zero(&error) => {
+                Err(error) if file.is_zeroing_unsupported(&error) => {
                     let mut transfer = Transfer::default();
                     transfer.zeros(extent);
                     transfer.run(file, Operation::Write)

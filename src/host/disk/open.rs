@@ -36,7 +36,7 @@ impl DiskFile {
     /// # Errors
     /// [`DiskError`], with what to do.
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
-        let metadata = fs::metadata(path).map_err(|error| refused(path, access, error))?;
+        let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
         let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
@@ -50,8 +50,10 @@ impl DiskFile {
         }
         let buffered = options.open(path).map_err(|error| match error.raw_os_error() {
             // Perhaps a machine has it, which its lock tells.
-            Some(libc::EBUSY) => held(path, access).unwrap_or_else(|| refused(path, access, error)),
-            _ => refused(path, access, error),
+            Some(libc::EBUSY) => {
+                lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error))
+            }
+            _ => open_error(path, access, error),
         })?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
         // Of what is open: the path may lead elsewhere meanwhile.
@@ -65,7 +67,7 @@ impl DiskFile {
         }
         let mut head = [0; format::HEAD];
         buffered.read_exact_at(&mut head, 0).map_err(io("reading its first sector"))?;
-        if let Some(format) = format::foreign(&head) {
+        if let Some(format) = format::image_format(&head) {
             return Err(DiskError::Format { path: path.into(), format });
         }
         // A file of the user's is never made longer: only where nothing is written the last sector is filled up.
@@ -93,43 +95,43 @@ impl DiskFile {
 }
 
 /// The machine that has locked the block device at `path`.
-fn held(path: &Path, access: Access) -> Option<DiskError> {
+fn lock_conflict(path: &Path, access: Access) -> Option<DiskError> {
     let file = OpenOptions::new().read(true).write(!access.read_only).open(path).ok()?;
     lock(&file, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
 }
 
 /// Why `path` could not be opened.
-fn refused(path: &Path, access: Access, error: io::Error) -> DiskError {
+fn open_error(path: &Path, access: Access, error: io::Error) -> DiskError {
     let path = PathBuf::from(path);
     match error.raw_os_error() {
         Some(libc::ENOENT) => DiskError::NotFound { path },
         Some(libc::EISDIR) => DiskError::NotADisk { path, what: "a directory" },
         Some(libc::EBUSY) => DiskError::OwnedByHost { path },
         Some(libc::EROFS) => DiskError::ReadOnly { path, why: "its file system is mounted read-only" },
-        Some(libc::EACCES | libc::EPERM) => denied(path, access, error),
+        Some(libc::EACCES | libc::EPERM) => permission_error(path, access, error),
         _ => DiskError::Io { path, action: "opening it", error },
     }
 }
 
-fn denied(path: PathBuf, access: Access, error: io::Error) -> DiskError {
+fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskError {
     // A block device that is write-protected says EACCES or EPERM too, and so does a folder on the way.
     if File::open(&path).is_ok() && !access.read_only {
         let cure =
             format!("give it as `{},ro` to read only, or change its rights with chmod", path.display());
-        return DiskError::Denied { path, wish: "write to", cure };
+        return DiskError::Denied { path, operation: "write to", cure };
     }
     match fs::metadata(&path) {
         Ok(metadata) if metadata.file_type().is_block_device() => {
             let cure = "its group (often `disk`) may; `ls -l` shows it".to_owned();
-            DiskError::Denied { path, wish: "open", cure }
+            DiskError::Denied { path, operation: "open", cure }
         }
         Ok(_) => {
             let cure = "change its rights with chmod, or its owner with chown".to_owned();
-            DiskError::Denied { path, wish: "open", cure }
+            DiskError::Denied { path, operation: "open", cure }
         }
         Err(_) => {
             let cure = format!("a folder on the way is closed to you ({error})");
-            DiskError::Denied { path, wish: "reach", cure }
+            DiskError::Denied { path, operation: "reach", cure }
         }
     }
 }
@@ -257,7 +259,7 @@ fn is_same(one: &File, other: &File) -> bool {
 
 /// What direct I/O asks of addresses and of offsets: what the kernel says (Linux 6.1), else the page size, which fits all.
 fn direct_alignment(file: &File) -> (u64, u64) {
-    const CAREFUL: u64 = 4096;
+    const PAGE_SIZE: u64 = 4096;
     // SAFETY: an all-zero statx is a valid object to be overwritten.
     let mut facts: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is an empty C string, with which the descriptor itself is meant, and the kernel fills `facts`.
@@ -265,11 +267,11 @@ fn direct_alignment(file: &File) -> (u64, u64) {
         libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut facts)
     };
     let (memory, offset) = (u64::from(facts.stx_dio_mem_align), u64::from(facts.stx_dio_offset_align));
-    let said = result == 0 && facts.stx_mask & libc::STATX_DIOALIGN != 0;
-    if said && memory.is_power_of_two() && offset.is_power_of_two() {
+    let reported = result == 0 && facts.stx_mask & libc::STATX_DIOALIGN != 0;
+    if reported && memory.is_power_of_two() && offset.is_power_of_two() {
         (memory, offset)
     } else {
-        (CAREFUL, CAREFUL)
+        (PAGE_SIZE, PAGE_SIZE)
     }
 }
 

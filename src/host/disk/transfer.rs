@@ -114,7 +114,7 @@ impl Transfer {
                 Ok(moved) => self.advance(moved),
                 Err(_) => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error if file.was_direct(&error) && self.fall_back() => {}
+                    error if file.is_direct_error(&error) && self.fall_back_to_buffered() => {}
                     error => return Err(error),
                 },
             }
@@ -123,7 +123,7 @@ impl Transfer {
     }
 
     /// Direct I/O said EINVAL: whatever its rules are here, the page cache has none. `false` if it was not direct.
-    pub(super) fn fall_back(&mut self) -> bool {
+    pub(super) fn fall_back_to_buffered(&mut self) -> bool {
         !std::mem::replace(&mut self.buffered, true)
     }
 

@@ -21,7 +21,7 @@ use virtio::poll::{Interest, Poller, Token};
 
 use super::file::DiskFile;
 use super::flight::{Flight, Step};
-use super::helper::{BELL, Helper};
+use super::helper::{HELPER_EVENT, Helper};
 use super::ring;
 
 /// What a completion is of, in the high half of its user data.
@@ -46,7 +46,7 @@ pub(super) struct UringEngine {
     watches: Vec<Watch>,
     next_watch: u32,
     /// Doorbells that were seen and not yet reported.
-    rung: Vec<Token>,
+    ready_watches: Vec<Token>,
     /// What found no room in the ring.
     backlog: VecDeque<Entry>,
     /// How many events the next wait with a limit is for.
@@ -84,7 +84,7 @@ impl UringEngine {
             completed: VecDeque::new(),
             watches: Vec::new(),
             next_watch: 0,
-            rung: Vec::new(),
+            ready_watches: Vec::new(),
             backlog: VecDeque::new(),
             gather: 1,
         })
@@ -92,13 +92,13 @@ impl UringEngine {
 
     /// Discards of a block device are done by `space` from now on.
     pub(super) fn discard_on(&mut self, space: Helper) -> io::Result<()> {
-        self.watch(space.bell(), BELL, Interest::Read)?;
+        self.watch(space.event(), HELPER_EVENT, Interest::Read)?;
         self.space = Some(space);
         Ok(())
     }
 
     /// Asks the kernel for the rest of a flight.
-    fn launch(&mut self, tag: Tag) {
+    fn submit_flight(&mut self, tag: Tag) {
         let Some(flight) = self.flights.get(usize::from(tag)) else { return };
         if let Some(entry) = flight.entry(&self.file) {
             self.push(entry.user_data(user_data(OPERATION, tag.into())));
@@ -154,10 +154,10 @@ impl UringEngine {
             match kind {
                 OPERATION => {
                     if let Ok(tag) = Tag::try_from(id) {
-                        self.landed(tag, entry.result());
+                        self.on_completion(tag, entry.result());
                     }
                 }
-                WATCH => self.heard(id, cqueue::more(entry.flags())),
+                WATCH => self.on_watch_event(id, cqueue::more(entry.flags())),
                 // Only failures are told.
                 SIGNAL => log::error!(
                     "an interrupt of a disk could not be raised: {}",
@@ -170,10 +170,10 @@ impl UringEngine {
         self.completed.extend(ended);
     }
 
-    fn heard(&mut self, id: u64, more: bool) {
+    fn on_watch_event(&mut self, id: u64, more: bool) {
         let Some(watch) = self.watches.iter().find(|watch| u64::from(watch.id) == id) else { return };
-        if watch.token != BELL && !self.rung.contains(&watch.token) {
-            self.rung.push(watch.token);
+        if watch.token != HELPER_EVENT && !self.ready_watches.contains(&watch.token) {
+            self.ready_watches.push(watch.token);
         }
         if !more {
             let entry = poll(watch);
@@ -181,7 +181,7 @@ impl UringEngine {
         }
     }
 
-    fn landed(&mut self, tag: Tag, result: i32) {
+    fn on_completion(&mut self, tag: Tag, result: i32) {
         let Some(flight) = self.flights.get_mut(usize::from(tag)) else { return };
         let moved = match u64::try_from(result) {
             Ok(moved) => Ok(moved),
@@ -193,25 +193,25 @@ impl UringEngine {
             (Step::Read | Step::Write, Ok(moved)) => {
                 flight.transfer.advance(moved);
                 if flight.transfer.rest().len > 0 {
-                    return self.launch(tag);
+                    return self.submit_flight(tag);
                 }
                 Ok(())
             }
             (_, Ok(_)) => Ok(()),
-            (Step::Zero { .. }, Err(error)) if self.file.cannot_zero(&error) => {
+            (Step::Zero { .. }, Err(error)) if self.file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
-                return self.launch(tag);
+                return self.submit_flight(tag);
             }
             (Step::Read | Step::Write, Err(error))
-                if self.file.was_direct(&error) && flight.transfer.fall_back() =>
+                if self.file.is_direct_error(&error) && flight.transfer.fall_back_to_buffered() =>
             {
-                return self.launch(tag);
+                return self.submit_flight(tag);
             }
             (_, Err(error)) => match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) if !flight.waits => {
-                    flight.waits = true;
-                    return self.launch(tag);
+                Some(libc::EAGAIN | libc::EINTR) if !flight.may_block => {
+                    flight.may_block = true;
+                    return self.submit_flight(tag);
                 }
                 _ => Err(error),
             },
@@ -235,7 +235,7 @@ impl UringEngine {
             let memory = self.memory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
             flight.transfer.load(memory, segments, extent)?;
         }
-        (flight.step, flight.extent, flight.waits) = (step, extent, false);
+        (flight.step, flight.extent, flight.may_block) = (step, extent, false);
         Ok(())
     }
 }
@@ -280,7 +280,7 @@ impl Engine for UringEngine {
         match self.prepare(tag, step, extent, segments) {
             Ok(()) => {
                 self.in_flight += 1;
-                self.launch(tag);
+                self.submit_flight(tag);
             }
             Err(error) => self.completed.push_back(Completion { tag, result: Err(error) }),
         }
@@ -340,7 +340,7 @@ impl Poller for UringEngine {
 
     fn wait(&mut self, limit: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
         self.reap();
-        let idle = self.rung.is_empty() && self.completed.is_empty();
+        let idle = self.ready_watches.is_empty() && self.completed.is_empty();
         if idle {
             self.enter(limit)?;
             self.reap();
@@ -348,7 +348,7 @@ impl Poller for UringEngine {
             self.enter(Some(Duration::ZERO))?;
             self.reap();
         }
-        ready.append(&mut self.rung);
+        ready.append(&mut self.ready_watches);
         if !self.completed.is_empty() {
             ready.push(self.done);
         }

@@ -31,7 +31,7 @@ const V1: Files = Files {
 };
 
 /// `memory`, or what is left of it within the control groups of this process.
-pub(super) fn of_groups(host: &Host, memory: Memory) -> Memory {
+pub(super) fn apply_cgroup_limits(host: &Host, memory: Memory) -> Memory {
     let groups = read(&host.path("/proc/self/cgroup"));
     let mut memory = memory;
     for line in groups.lines() {
@@ -49,7 +49,7 @@ pub(super) fn of_groups(host: &Host, memory: Memory) -> Memory {
         };
         let mount = host.path(mount);
         for group in groups_of(&mount, path) {
-            within(&group, &files, &mut memory);
+            apply_limit(&group, &files, &mut memory);
         }
     }
     memory
@@ -64,7 +64,7 @@ fn groups_of(mount: &Path, path: &str) -> Vec<PathBuf> {
     own.ancestors().take_while(|group| group.starts_with(mount)).take(DEPTH).map(Path::to_path_buf).collect()
 }
 
-fn within(group: &Path, files: &Files, memory: &mut Memory) {
+fn apply_limit(group: &Path, files: &Files, memory: &mut Memory) {
     let kib = |file: &str| read(&group.join(file)).trim().parse::<u64>().ok().map(|bytes| bytes / 1024);
     // `max` is no number; version 1 says a number beyond any memory.
     if let Some(limit) = kib(files.limit) {
@@ -85,7 +85,7 @@ fn cache(group: &Path, files: &Files) -> u64 {
 
 /// The host's memory in the kernel's own words, where /proc is not mounted (sysinfo(2)). What caches would give back is not
 /// counted as available.
-pub(super) fn ask_kernel() -> Option<Memory> {
+pub(super) fn from_sysinfo() -> Option<Memory> {
     // SAFETY: an all-zero sysinfo is a valid object to be overwritten.
     let mut facts: libc::sysinfo = unsafe { std::mem::zeroed() };
     // SAFETY: `facts` is valid for writing.
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_kernel_says_how_much_there_is_without_proc() {
-        let (asked, read) = (ask_kernel().unwrap(), Host::here().all_memory().unwrap());
+        let (asked, read) = (from_sysinfo().unwrap(), Host::here().all_memory().unwrap());
         assert_eq!(asked.total_kib, read.total_kib);
     }
 }

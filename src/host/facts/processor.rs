@@ -6,7 +6,7 @@ use std::thread;
 use super::Cpu;
 
 /// What the instruction CPUID says. Unlike /proc/cpuinfo it also shows what the kernel does not use.
-pub(super) fn ask() -> Cpu {
+pub(super) fn from_cpuid() -> Cpu {
     let leaf = |number| {
         // SAFETY: every x86-64 processor has the instruction.
         #[allow(unused_unsafe, reason = "newer compilers know that")]
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn the_processor_says_the_same_as_the_kernel() {
-        let (asked, read) = (ask(), super::super::Host::here().cpu());
+        let (asked, read) = (from_cpuid(), super::super::Host::here().cpu());
         assert_eq!((asked.vendor, asked.model, asked.hypervisor), (read.vendor, read.model, read.hypervisor));
     }
 }

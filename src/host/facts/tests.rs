@@ -63,12 +63,13 @@ fn huge_page_setting_is_the_bracketed_word() {
 #[test]
 fn refusals_are_told_apart() {
     let (_folder, host) = tree(&[("/dev/kvm", "")]);
-    let refused = |errno| host.refused(&host.path("/dev/kvm"), &io::Error::from_raw_os_error(errno));
-    assert_eq!(refused(libc::ENOENT), Access::Missing);
-    assert_eq!(refused(libc::ENODEV), Access::Missing);
-    assert_eq!(refused(libc::EBUSY), Access::Busy);
-    assert!(matches!(refused(libc::EACCES), Access::Denied(_)));
-    assert!(matches!(refused(libc::EIO), Access::Failed(_)));
+    let access_error =
+        |errno| host.access_error(&host.path("/dev/kvm"), &io::Error::from_raw_os_error(errno));
+    assert_eq!(access_error(libc::ENOENT), Access::Missing);
+    assert_eq!(access_error(libc::ENODEV), Access::Missing);
+    assert_eq!(access_error(libc::EBUSY), Access::Busy);
+    assert!(matches!(access_error(libc::EACCES), Access::Denied(_)));
+    assert!(matches!(access_error(libc::EIO), Access::Failed(_)));
 }
 
 #[test]

@@ -15,14 +15,14 @@ pub enum TapError {
     Name(String),
     /// No such interface.
     #[error(
-        "there is no network interface {name}{others}; create it: sudo ip tuntap add mode tap dev {name} {to} && sudo ip \
+        "there is no network interface {name}{other_taps}; create it: sudo ip tuntap add mode tap dev {name} {to} && sudo ip \
          link set {name} up (and to put it on an Open vSwitch: sudo ovs-vsctl add-port SWITCH {name})"
     )]
     Missing {
         /// What was asked for.
         name: String,
         /// Which TAPs there are, in words.
-        others: String,
+        other_taps: String,
         /// `user ana` or `group kvm`.
         to: String,
     },

@@ -14,10 +14,10 @@ pub struct TapHolder {
     pub program: String,
 }
 
-/// The first process that has `interface` open in another file than `but`.
-pub(super) fn find(proc: &Path, interface: &str, but: Option<&impl AsRawFd>) -> Option<TapHolder> {
+/// The first process that has `interface` open in another file than `except`.
+pub(super) fn find(proc: &Path, interface: &str, except: Option<&impl AsRawFd>) -> Option<TapHolder> {
     let wanted = format!("iff:\t{interface}");
-    let own = but.map(AsRawFd::as_raw_fd);
+    let own = except.map(AsRawFd::as_raw_fd);
     fs::read_dir(proc).ok()?.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         holds(&entry.path(), &wanted, own.filter(|_| pid == std::process::id())).then(|| TapHolder {
@@ -27,12 +27,12 @@ pub(super) fn find(proc: &Path, interface: &str, but: Option<&impl AsRawFd>) -> 
     })
 }
 
-fn holds(process: &Path, wanted: &str, but: Option<RawFd>) -> bool {
+fn holds(process: &Path, wanted: &str, except: Option<RawFd>) -> bool {
     // Descriptors of others cannot be read: they are then not found, which the error says.
     let Ok(files) = fs::read_dir(process.join("fd")) else { return false };
     files.flatten().any(|file| {
         let number = file.file_name();
-        let own = number.to_str().and_then(|text| text.parse().ok()) == but && but.is_some();
+        let own = number.to_str().and_then(|text| text.parse().ok()) == except && except.is_some();
         !own && fs::read_link(file.path()).is_ok_and(|to| to.ends_with("net/tun"))
             && fs::read_to_string(process.join("fdinfo").join(&number))
                 .is_ok_and(|info| info.lines().any(|line| line == wanted))

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use super::SYS_CLASS_NET;
 use super::error::TapError;
 use super::holder;
-use super::names::{self, Me};
+use super::names::{self, Credentials};
 use super::netlink::{Link, Netlink, Tun};
 
 /// `tun_flags` (linux/if_tun.h).
@@ -21,7 +21,7 @@ const IFF_PERSIST: u32 = 0x0800;
 pub(super) const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
 /// What an interface has when nothing else is said.
-pub(super) const USUAL_MTU: u16 = 1500;
+pub(super) const DEFAULT_MTU: u16 = 1500;
 
 /// An existing TAP, before it is opened.
 #[derive(Debug)]
@@ -44,7 +44,11 @@ impl Interface {
             return Err(if sys.join(&name).exists() {
                 TapError::Namespace { name }
             } else {
-                TapError::Missing { name, others: others(sys, &netlink), to: Me::now().to_ip() }
+                TapError::Missing {
+                    name,
+                    other_taps: other_taps(sys, &netlink),
+                    to: Credentials::current().ip_owner_argument(),
+                }
             });
         };
         let Some(tun) = link.tun.clone().or_else(|| old_kernel(&Path::new(SYS_CLASS_NET).join(name), &link))
@@ -99,8 +103,10 @@ impl Interface {
             |error| TapError::Host { name: self.name.clone(), doing: "attach to a TAP", source: error };
         match error.raw_os_error() {
             Some(libc::EBUSY) => self.busy(None::<&fs::File>),
-            Some(libc::EPERM) => not_yours(&self.name, self.tun.owner, self.tun.group, &Me::now())
-                .unwrap_or_else(|| host(error)),
+            Some(libc::EPERM) => {
+                not_yours(&self.name, self.tun.owner, self.tun.group, &Credentials::current())
+                    .unwrap_or_else(|| host(error))
+            }
             _ => host(error),
         }
     }
@@ -121,10 +127,15 @@ fn old_kernel(path: &Path, link: &Link) -> Option<Tun> {
 }
 
 /// The kernel wants the owner, if one is set, and a member of the group, if one is set. `None`: it is yours.
-pub(super) fn not_yours(name: &str, owner: Option<u32>, group: Option<u32>, me: &Me) -> Option<TapError> {
-    let wrong_user = owner.filter(|owner| *owner != me.uid);
-    let wrong_group = group.filter(|group| !me.groups.contains(group));
-    let you = names::user(me.uid);
+pub(super) fn not_yours(
+    name: &str,
+    owner: Option<u32>,
+    group: Option<u32>,
+    credentials: &Credentials,
+) -> Option<TapError> {
+    let wrong_user = owner.filter(|owner| *owner != credentials.uid);
+    let wrong_group = group.filter(|group| !credentials.groups.contains(group));
+    let you = names::user(credentials.uid);
     let cure = match (wrong_user, wrong_group) {
         (None, None) => return None,
         (None, Some(group)) => {
@@ -133,7 +144,7 @@ pub(super) fn not_yours(name: &str, owner: Option<u32>, group: Option<u32>, me: 
         (Some(_), _) => format!(
             "create it anew as yours: sudo ip link del {name} && sudo ip tuntap add mode tap dev {name} {} && sudo ip link set {name} \
              up, and put it back on its bridge or switch",
-            me.to_ip()
+            credentials.ip_owner_argument()
         ),
     };
     let owner = match (owner, group) {
@@ -158,7 +169,7 @@ fn not_tap(name: &str, kind: &'static str) -> TapError {
         BRIDGE => format!(" && sudo ip link set tap0 master {name}"),
         _ => String::new(),
     };
-    TapError::NotTap { name: name.to_owned(), kind, to: Me::now().to_ip(), bridge }
+    TapError::NotTap { name: name.to_owned(), kind, to: Credentials::current().ip_owner_argument(), bridge }
 }
 
 const BRIDGE: &str = "a bridge";
@@ -176,7 +187,7 @@ fn kind(link: &Link) -> &'static str {
 }
 
 /// The TAPs that there are, for somebody who mistyped one: names from /sys, as far as the kernel says that they are here.
-fn others(interfaces: &Path, netlink: &Netlink) -> String {
+fn other_taps(interfaces: &Path, netlink: &Netlink) -> String {
     let entries = fs::read_dir(interfaces).into_iter().flatten().flatten();
     let is_tap = |name: &String| {
         let link = netlink.by_name(name).ok().flatten();
@@ -214,8 +225,9 @@ mod tests {
 
     #[test]
     fn whom_a_tap_belongs_to_decides_what_mends_it() {
-        let me = Me { uid: 4_000_001, groups: vec![4_000_002] };
-        let cure = |owner, group| not_yours("tap2", owner, group, &me).map(|error| error.to_string());
+        let credentials = Credentials { uid: 4_000_001, groups: vec![4_000_002] };
+        let cure =
+            |owner, group| not_yours("tap2", owner, group, &credentials).map(|error| error.to_string());
         assert_eq!(cure(None, None), None);
         assert_eq!(cure(Some(4_000_001), Some(4_000_002)), None);
         let group = cure(None, Some(4_000_003)).unwrap();

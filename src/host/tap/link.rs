@@ -11,25 +11,25 @@ use super::netlink::{Link, Netlink};
 /// Watches one interface.
 #[derive(Debug)]
 pub(super) struct LinkWatch {
-    questions: Netlink,
-    changes: Netlink,
+    requests: Netlink,
+    notifications: Netlink,
     index: u32,
 }
 
 impl LinkWatch {
     /// Watches the interface of this index. Needs no capability.
     pub(super) fn new(index: u32) -> io::Result<Self> {
-        Ok(LinkWatch { questions: Netlink::open(false)?, changes: Netlink::open(true)?, index })
+        Ok(LinkWatch { requests: Netlink::open(false)?, notifications: Netlink::open(true)?, index })
     }
 
     /// Becomes readable when the interface may have changed.
     pub(super) fn fd(&self) -> RawFd {
-        self.changes.fd()
+        self.notifications.fd()
     }
 
     /// Looks at the interface, and empties the socket first, so that no change after the look is missed. `None`: it is gone.
-    pub(super) fn look(&self) -> Option<Link> {
-        self.changes.drain();
-        self.questions.by_index(self.index).ok().flatten()
+    pub(super) fn read(&self) -> Option<Link> {
+        self.notifications.drain();
+        self.requests.by_index(self.index).ok().flatten()
     }
 }

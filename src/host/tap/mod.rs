@@ -42,7 +42,7 @@ use interface::Interface;
 use link::LinkWatch;
 
 /// Most queues that a TAP can have (`MAX_TAP_QUEUES` in drivers/net/tun.c).
-const MOST_QUEUES: u16 = 256;
+const MAX_QUEUES: u16 = 256;
 
 /// Where a host shows its interfaces, perhaps those of another network namespace.
 const SYS_CLASS_NET: &str = "/sys/class/net";
@@ -89,7 +89,7 @@ impl Tap {
             if interface.queues_in_use() > 1 {
                 return Err(interface.busy(queues.first()));
             }
-            add_queues(&mut queues, &interface, wanted.clamp(1, MOST_QUEUES))?;
+            add_queues(&mut queues, &interface, wanted.clamp(1, MAX_QUEUES))?;
         }
         let offloads = match queues.first() {
             Some(first) => sys::best_offloads(first),
@@ -99,7 +99,7 @@ impl Tap {
     }
 
     /// Makes the TAP as it is after opening: our header, no offloads, one queue, and no frame that came for the guest before.
-    fn renew(&self) -> io::Result<()> {
+    fn reset(&self) -> io::Result<()> {
         let first = self.queue(0)?;
         sys::set_header(first)?;
         sys::set_offloads(first, virtio::net::Offloads::empty())?;
@@ -138,7 +138,7 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         if let Some(first) = self.queues.first() {
-            sys::leave(first);
+            sys::restore(first);
         }
     }
 }

@@ -27,14 +27,14 @@ fn named(table: &str, id: u32) -> Option<String> {
 
 /// Who the process is to the TUN driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Me {
+pub(super) struct Credentials {
     pub uid: u32,
     pub groups: Vec<u32>,
 }
 
-impl Me {
+impl Credentials {
     /// This process.
-    pub(super) fn now() -> Self {
+    pub(super) fn current() -> Self {
         // SAFETY: both take nothing and return numbers.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
         let mut groups = vec![0; 65536];
@@ -43,11 +43,11 @@ impl Me {
         let count = unsafe { libc::getgroups(room, groups.as_mut_ptr()) };
         groups.truncate(usize::try_from(count).unwrap_or(0));
         groups.push(gid);
-        Me { uid, groups }
+        Credentials { uid, groups }
     }
 
     /// What `ip tuntap add` takes to give a TAP to this process: its group kvm if it is in that, else its user.
-    pub(super) fn to_ip(&self) -> String {
+    pub(super) fn ip_owner_argument(&self) -> String {
         match self.groups.iter().map(|gid| group(*gid)).find(|name| name == "kvm") {
             Some(group) => format!("group {group}"),
             None => format!("user {}", user(self.uid)),

@@ -60,8 +60,8 @@ pub(super) struct Netlink(OwnedFd);
 
 impl Netlink {
     /// For questions, or to hear of changes of any interface.
-    pub(super) fn open(changes: bool) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | if changes { libc::SOCK_NONBLOCK } else { 0 };
+    pub(super) fn open(notifications: bool) -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | if notifications { libc::SOCK_NONBLOCK } else { 0 };
         // SAFETY: takes numbers and returns a descriptor or -1.
         let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
         if socket < 0 {
@@ -72,7 +72,7 @@ impl Netlink {
         // SAFETY: an all-zero sockaddr_nl is valid: the kernel chooses the port.
         let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
         address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
-        if changes {
+        if notifications {
             address.nl_groups = u32::try_from(libc::RTMGRP_LINK).map_err(io::Error::other)?;
         }
         let size = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;

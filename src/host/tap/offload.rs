@@ -15,7 +15,7 @@ const NAMES: [(Offloads, libc::c_ulong); 7] = [
 const TCP: Offloads = Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
 
 /// Sets of offloads that kernels know, best first: USO came with Linux 6.2; UFO went and came.
-pub(super) const LADDER: [Offloads; 5] = [
+pub(super) const CANDIDATES: [Offloads; 5] = [
     TCP.union(Offloads::UFO).union(Offloads::USO),
     TCP.union(Offloads::USO),
     TCP.union(Offloads::UFO),

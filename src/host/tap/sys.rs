@@ -35,7 +35,7 @@ const IFF_VNET_HDR: u16 = 0x4000;
 /// Bytes of the header before each frame: virtio 1.3 §5.1.6, with `num_buffers`.
 const HEADER: libc::c_int = 12;
 /// A TAP keeps 500 or 1000 frames a queue, unless `ip link set txqueuelen` says more.
-const MOST_WAITING: usize = 16 << 10;
+const MAX_DRAINED: usize = 16 << 10;
 /// What the driver starts with: the header of virtio 0.9, without `num_buffers`.
 const LEGACY_HEADER: libc::c_int = 10;
 
@@ -87,7 +87,7 @@ pub(super) fn attach(file: &File, name: &str, multi_queue: bool) -> io::Result<b
 
 /// The most that this kernel can do. It is set then.
 pub(super) fn best_offloads(file: &File) -> Offloads {
-    let best = offload::LADDER.iter().find(|step| set_offloads(file, **step).is_ok());
+    let best = offload::CANDIDATES.iter().find(|step| set_offloads(file, **step).is_ok());
     best.copied().unwrap_or(Offloads::empty())
 }
 
@@ -97,11 +97,11 @@ pub(super) fn set_header(file: &File) -> io::Result<()> {
     set_int(file, TUNSETVNETLE(), 1)
 }
 
-/// Takes the frames that wait in a queue, at most [`MOST_WAITING`]: on a busy network new ones come all the time.
+/// Takes the frames that wait in a queue, at most [`MAX_DRAINED`]: on a busy network new ones come all the time.
 pub(super) fn drain(mut file: &File) {
     // The rest of a frame that is longer is cut off.
     let mut start = [0; 64];
-    for _ in 0..MOST_WAITING {
+    for _ in 0..MAX_DRAINED {
         match file.read(&mut start) {
             Ok(1..) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -126,7 +126,7 @@ pub(super) fn set_queue(file: &File, attached: bool) -> io::Result<()> {
 }
 
 /// Puts back what [`set_header`] and [`set_offloads`] changed. What fails leaves the next user what any crash would.
-pub(super) fn leave(file: &File) {
+pub(super) fn restore(file: &File) {
     let _ = set_offloads(file, Offloads::empty());
     let _ = set_int(file, TUNSETVNETLE(), 0);
     let _ = set_int(file, TUNSETVNETHDRSZ(), LEGACY_HEADER);
