@@ -1,4 +1,4 @@
-//! The process's own surroundings: terminal, signals, clock, and what kind of host this is. The only room besides
+//! The process's environment: terminal, signals, clock, and facts about the host. The only module besides
 //! `kvm` with unsafe code.
 //!
 //! Only the command line uses the terminal, the signals and the process: the library leaves them alone.

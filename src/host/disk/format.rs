@@ -1,7 +1,7 @@
-//! Image formats that are not raw, by their first bytes. Such an image would look like a broken disk to the guest, and the
-//! guest's writes would destroy it.
+//! Image formats other than raw, by their magic numbers. A guest would see such an image as a broken disk,
+//! and its writes would destroy it.
 
-/// Bytes of the beginning that are looked at.
+/// Number of bytes to check.
 pub(super) const HEAD: usize = 512;
 
 /// The format of an image that begins with `head`, with its article; `None` for what may be raw.

@@ -1,5 +1,5 @@
-//! Operations that may take long and have no asynchronous form: they run on a thread of their own, one after the other, so
-//! that reads and writes of the disk go on meanwhile.
+//! Operations that may take long and have no asynchronous form: they run one by one on a thread of their own,
+//! so that reads and writes of the disk continue.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,10 +16,10 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
 
-/// The thread, and what it has ended. Dropping it waits for what it has begun.
+/// The thread and its completions. Dropping it waits for the operations in flight.
 #[derive(Debug)]
 pub(super) struct Helper {
-    /// `None` while it is dropped.
+    /// `None` during the drop.
     requests: Option<Sender<Request>>,
     completed_operations: Arc<Completed>,
     thread: Option<JoinHandle<()>>,
@@ -31,7 +31,7 @@ type Request = (Tag, Operation, Extent);
 #[derive(Debug)]
 struct Completed {
     completions: Mutex<VecDeque<Completion>>,
-    /// Both are told of each of them.
+    /// Both are notified of each completion.
     more: Condvar,
     event: EventFd,
 }
@@ -44,13 +44,13 @@ impl Completed {
     fn push(&self, completion: Completion) {
         self.completions().push_back(completion);
         self.more.notify_all();
-        // The counter is never read: it just grows.
+        // The counter is never read, it only grows.
         let _ = self.event.write(1);
     }
 }
 
 impl Helper {
-    /// A thread for `file`, called `what` behind the name of the disk's own thread: `blk0-flush`.
+    /// Starts a thread for `file`, named after the disk's thread and `what`: `blk0-flush`.
     ///
     /// # Errors
     /// The host has no thread or no descriptor left.
@@ -58,7 +58,7 @@ impl Helper {
         Self::with(what, move |operation, extent| run(&file, operation, extent))
     }
 
-    /// A thread that does `work` for each operation.
+    /// Starts a thread that does `work` for each operation.
     pub(super) fn with(
         what: &str,
         mut work: impl FnMut(Operation, Extent) -> io::Result<()> + Send + 'static,
@@ -78,7 +78,7 @@ impl Helper {
         Ok(Helper { requests: Some(requests), completed_operations, thread: Some(thread), in_flight: 0 })
     }
 
-    /// Begins an operation. It ends with an error at once if the thread is gone.
+    /// Submits an operation. It completes with an error at once if the thread has ended.
     pub(super) fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent) {
         self.in_flight += 1;
         let sent =
@@ -89,14 +89,14 @@ impl Helper {
         }
     }
 
-    /// The next operation that has ended, if any has.
+    /// The next completion, if any.
     pub(super) fn completed(&mut self) -> Option<Completion> {
         let completion = self.completed_operations.completions().pop_front()?;
         self.in_flight = self.in_flight.saturating_sub(1);
         Some(completion)
     }
 
-    /// Waits until every operation has ended. They are given by [`Helper::completed`] then.
+    /// Waits until every operation has completed; [`Helper::completed`] returns them then.
     pub(super) fn drain(&self) {
         let mut completed_operations = self.completed_operations.completions();
         while completed_operations.len() < self.in_flight {
@@ -108,26 +108,26 @@ impl Helper {
         }
     }
 
-    /// Becomes readable when an operation ends; to be watched at edges.
+    /// Becomes readable at each completion; watch it edge-triggered.
     pub(super) fn event(&self) -> RawFd {
         self.completed_operations.event.as_raw_fd()
     }
 }
 
-/// The token of [`Helper::event`] in an engine, which is of no device.
+/// The token of [`Helper::event`] in an engine; no device has it.
 pub(super) const HELPER_EVENT: Token = Token::MAX;
 
 impl Drop for Helper {
     fn drop(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take() {
-            // An error is a panic, which it has told of itself.
+            // An error is a panic, which was printed already.
             let _ = thread.join();
         }
     }
 }
 
-/// Does an operation that moves no data of the guest's, and waits for it.
+/// Executes an operation without guest data, and blocks.
 pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::Result<()> {
     match operation {
         Operation::Discard if file.discards_by_ioctl() => file.discard_device(extent),
@@ -155,7 +155,7 @@ fn allocate(file: &DiskFile, mode: i32, extent: Extent) -> io::Result<()> {
     checked(|| unsafe { libc::fallocate(file.fd(), mode, offset, len) })
 }
 
-/// Calls until no signal comes between.
+/// Repeats the call after a signal.
 fn checked(mut call: impl FnMut() -> i32) -> io::Result<()> {
     loop {
         if call() >= 0 {

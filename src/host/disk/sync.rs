@@ -1,5 +1,5 @@
-//! The engine for hosts without io_uring: positioned calls on the disk's thread, done when they are submitted. What may take
-//! long and moves no data, flushes and work on space, has threads of its own.
+//! The engine for hosts without io_uring: positioned calls on the disk's thread, executed at submission.
+//! Flushes, discards and zeroing, which may take long, have threads of their own.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +24,7 @@ pub(super) struct SyncEngine {
     done: Token,
     completed: VecDeque<Completion>,
     transfer: Transfer,
-    /// For discards and zeroing, and for flushes. What has none is done on the disk's thread, too.
+    /// For discards and zeroing, and for flushes. Without a helper they run on the disk's thread.
     space: Option<Helper>,
     flush: Option<Helper>,
 }

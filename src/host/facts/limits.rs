@@ -1,18 +1,17 @@
-//! Memory that a process can have: less than the host has, where its control groups say so (cgroups(7)). /proc/meminfo shows the
-//! whole host in every container.
+//! Memory limits of control groups (cgroups(7)). /proc/meminfo shows the whole host in every container.
 
 use std::path::{Path, PathBuf};
 
 use super::{Host, Memory, read};
 
-/// Groups that stand in each other, at most.
+/// Maximum nesting of groups.
 const DEPTH: usize = 64;
 
-/// What one version of control groups calls its files.
+/// The file names of one version of control groups.
 struct Files {
     limit: &'static str,
     used: &'static str,
-    /// In `memory.stat`: what the kernel takes back before it refuses memory.
+    /// Key in `memory.stat` of the cache that the kernel reclaims before it refuses memory.
     cache: &'static str,
     swap: Option<&'static str>,
 }
@@ -30,7 +29,7 @@ const V1: Files = Files {
     swap: None,
 };
 
-/// `memory`, or what is left of it within the control groups of this process.
+/// `memory`, reduced to the limits of this process's control groups.
 pub(super) fn apply_cgroup_limits(host: &Host, memory: Memory) -> Memory {
     let groups = read(&host.path("/proc/self/cgroup"));
     let mut memory = memory;
@@ -55,8 +54,8 @@ pub(super) fn apply_cgroup_limits(host: &Host, memory: Memory) -> Memory {
     memory
 }
 
-/// A group and those around it, up to the mount. A path that leads out of what is mounted is another namespace's; then the
-/// mount itself is the group that counts.
+/// A group and its ancestors, up to the mount. A path outside of the mount belongs to another namespace; the
+/// mount itself is the relevant group then.
 fn groups_of(mount: &Path, path: &str) -> Vec<PathBuf> {
     let own = mount.join(path.trim_start_matches('/'));
     let leads_out = path.split('/').any(|part| part == "..") || !own.exists();
@@ -66,7 +65,7 @@ fn groups_of(mount: &Path, path: &str) -> Vec<PathBuf> {
 
 fn apply_limit(group: &Path, files: &Files, memory: &mut Memory) {
     let kib = |file: &str| read(&group.join(file)).trim().parse::<u64>().ok().map(|bytes| bytes / 1024);
-    // `max` is no number; version 1 says a number beyond any memory.
+    // `max` is no number; version 1 reports a number beyond any memory.
     if let Some(limit) = kib(files.limit) {
         let used = kib(files.used).unwrap_or(0).saturating_sub(cache(group, files));
         memory.total_kib = memory.total_kib.min(limit);
@@ -83,8 +82,8 @@ fn cache(group: &Path, files: &Files) -> u64 {
     line.and_then(|bytes| bytes.parse::<u64>().ok()).map_or(0, |bytes| bytes / 1024)
 }
 
-/// The host's memory in the kernel's own words, where /proc is not mounted (sysinfo(2)). What caches would give back is not
-/// counted as available.
+/// The host's memory from sysinfo(2), where /proc is not mounted. Reclaimable caches are not counted as
+/// available.
 pub(super) fn from_sysinfo() -> Option<Memory> {
     // SAFETY: an all-zero sysinfo is a valid object to be overwritten.
     let mut facts: libc::sysinfo = unsafe { std::mem::zeroed() };

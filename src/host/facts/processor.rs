@@ -1,11 +1,11 @@
-//! The processor, asked itself, where /proc is not mounted.
+//! The processor from CPUID, where /proc is not mounted.
 
 use std::arch::x86_64::{__cpuid, CpuidResult};
 use std::thread;
 
 use super::Cpu;
 
-/// What the instruction CPUID says. Unlike /proc/cpuinfo it also shows what the kernel does not use.
+/// Executes CPUID. Unlike /proc/cpuinfo it also reports features that the kernel does not use.
 pub(super) fn from_cpuid() -> Cpu {
     let leaf = |number| {
         // SAFETY: every x86-64 processor has the instruction.

@@ -81,7 +81,7 @@ fn group_with_rights_is_named() {
     let gid = fs::metadata(&path).unwrap().gid();
     fs::create_dir_all(host.path("/etc")).unwrap();
     fs::write(host.path("/etc/group"), format!("kvm:x:{gid}:\n")).unwrap();
-    // A tree made by root belongs to root's group, which nobody should join.
+    // A tree made by root belongs to root's group, which is never suggested.
     assert_eq!(host.group(&path), (gid != 0).then(|| "kvm".to_owned()));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(host.group(&path), None);

@@ -1,4 +1,5 @@
-//! One boot's use of a TAP. Frames pass between the TAP and guest memory by one system call each, nothing copied on the way.
+//! One boot's use of a TAP. Each frame passes between the TAP and guest memory in one system call, without a
+//! copy.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -12,10 +13,10 @@ use super::interface::{DEFAULT_MTU, IFF_UP};
 use super::names::Credentials;
 use super::{Tap, TapError, TapWarning, sys};
 
-/// Most pieces of a frame (UIO_MAXIOV), less our header and the spill.
+/// Maximum segments of a frame: UIO_MAXIOV, less the header and the spill.
 const MAX_SEGMENTS: usize = 1022;
 
-/// The TAP as the network device of one boot has it. The machine keeps the [`Tap`]; one backend is used at a time.
+/// The TAP for the network device of one boot. The machine keeps the [`Tap`]; one backend is used at a time.
 #[derive(Debug)]
 pub(crate) struct TapBackend {
     tap: Arc<Tap>,
@@ -25,19 +26,19 @@ pub(crate) struct TapBackend {
 }
 
 impl TapBackend {
-    /// Sets the TAP up for a boot: nothing is left of the boot before, neither settings nor frames.
+    /// Sets the TAP up for a boot: settings and frames of the boot before are removed.
     ///
     /// # Errors
-    /// The interface was removed, or the host refuses something.
+    /// The interface was removed, or the host refuses an operation.
     pub(crate) fn new(tap: Arc<Tap>) -> Result<Self, TapError> {
         tap.reset().map_err(|source| match source.raw_os_error() {
-            // Its files are attached to nothing.
+            // The interface of its files was removed.
             Some(libc::EBADFD) => {
                 TapError::Removed { name: tap.name.clone(), to: Credentials::current().ip_owner_argument() }
             }
             _ => TapError::Host { name: tap.name.clone(), doing: "set it up", source },
         })?;
-        // An interface that was moved to another network namespace is not seen from here, and serves.
+        // An interface that was moved to another network namespace is not visible, and still works.
         let link = tap.link.read();
         let down = link.as_ref().is_some_and(|link| link.flags & IFF_UP == 0);
         let warning = down.then(|| TapWarning::Down { name: tap.name.clone() });
@@ -45,21 +46,21 @@ impl TapBackend {
         Ok(TapBackend { mtu: mtu.unwrap_or(DEFAULT_MTU), warning, iovecs: IoVecs::default(), tap })
     }
 
-    /// What a user should know about it.
+    /// A warning for the user.
     pub(crate) fn warning(&self) -> Option<&TapWarning> {
         self.warning.as_ref()
     }
 }
 
-/// The pieces of the call that is being prepared.
+/// The iovecs of the call that is being prepared.
 ///
-/// Empty between calls, so that no pointer outlives the memory it is to; the room for them is kept.
+/// Empty between calls, so that no pointer outlives the memory that it points to; the allocation is kept.
 #[derive(Debug, Default)]
 struct IoVecs {
     pieces: Vec<IoVec>,
 }
 
-/// `struct iovec`. It is a number to everybody but the kernel.
+/// `struct iovec`; only the kernel dereferences it.
 #[repr(transparent)]
 struct IoVec(libc::iovec);
 
@@ -69,13 +70,14 @@ impl std::fmt::Debug for IoVec {
     }
 }
 
-// SAFETY: a piece is only used between filling and clearing the list, which one thread does within one call.
+// SAFETY: an entry is only used between filling and clearing the list, within one call on one thread.
 unsafe impl Send for IoVec {}
 
 impl IoVecs {
-    /// Fills the list with `header`, `segments` and `rest`, and gives it to `call`.
+    /// Fills the list with `header`, `segments` and `rest`, and passes it to `call`.
     ///
-    /// `call` may read what the pieces point to, and write if `header` and `rest` were made from exclusive borrows.
+    /// `call` may read the memory that the entries point to, and write it if `header` and `rest` were made
+    /// from exclusive borrows.
     fn with(
         &mut self,
         header: (*mut u8, usize),
@@ -94,7 +96,7 @@ impl IoVecs {
         for segment in segments {
             let len = usize::try_from(segment.len).map_err(io::Error::other)?;
             let slice = memory.get_slice(segment.address, len).map_err(io::Error::other)?;
-            // The guard does nothing for memory that is mapped all the time, and `memory` is.
+            // The guard has no effect on memory that stays mapped, as `memory` does.
             self.pieces.push(piece((slice.ptr_guard_mut().as_ptr(), len)));
         }
         if rest.1 > 0 {

@@ -1,4 +1,5 @@
-//! Who has a TAP open, as far as this process may see: the driver says the interface of each of its files in fdinfo.
+//! Finds the process that has a TAP open, if this process may see it: the driver shows the interface of each
+//! of its files in fdinfo.
 
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
@@ -8,7 +9,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TapHolder {
-    /// Its number.
+    /// Its pid.
     pub pid: u32,
     /// The name of its program.
     pub program: String,
@@ -28,7 +29,7 @@ pub(super) fn find(proc: &Path, interface: &str, except: Option<&impl AsRawFd>) 
 }
 
 fn holds(process: &Path, wanted: &str, except: Option<RawFd>) -> bool {
-    // Descriptors of others cannot be read: they are then not found, which the error says.
+    // Other users' descriptors are not readable; the error message says so.
     let Ok(files) = fs::read_dir(process.join("fd")) else { return false };
     files.flatten().any(|file| {
         let number = file.file_name();

@@ -1,5 +1,5 @@
-//! What the kernel says of an interface, which everybody may ask, and what follows from it for a refusal. /sys/class/net shows
-//! the network namespace that it was mounted in: it is asked only where an old kernel says too little.
+//! Queries the kernel about an interface, which any user may do, and explains refusals. /sys/class/net shows
+//! the network namespace in which it was mounted, so it is used only where an old kernel reports too little.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ const IFF_PERSIST: u32 = 0x0800;
 /// `flags` (linux/if.h).
 pub(super) const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
-/// What an interface has when nothing else is said.
+/// The default MTU.
 pub(super) const DEFAULT_MTU: u16 = 1500;
 
 /// An existing TAP, before it is opened.
@@ -59,7 +59,7 @@ impl Interface {
             return Err(not_tap(name, "a TUN interface, which carries IP packets and no Ethernet frames"));
         }
         let interface = Interface { name: name.to_owned(), netlink, link, tun };
-        // One that does not persist is there because somebody holds it, and goes when they do.
+        // A TAP that is not persistent exists only while another process has it open.
         if interface.tun.persist { Ok(interface) } else { Err(interface.busy(None::<&fs::File>)) }
     }
 
@@ -75,7 +75,7 @@ impl Interface {
         self.tun.multi_queue
     }
 
-    /// Queues that are attached, ours and those of others.
+    /// Attached queues, of this and of other processes.
     pub(super) fn queues_in_use(&self) -> usize {
         let now = self.netlink.by_index(self.link.index).ok().flatten();
         if let Some(tun) = now.and_then(|link| link.tun) {
@@ -87,17 +87,17 @@ impl Interface {
         queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("tx-")).count()
     }
 
-    /// In use by somebody, who is not `own`.
+    /// The error for a TAP that another process than `own` uses.
     pub(super) fn busy(&self, own: Option<&impl AsRawFd>) -> TapError {
         TapError::Busy { name: self.name.clone(), holder: holder::find(Path::new("/proc"), &self.name, own) }
     }
 
-    /// The interface of another namespace has this name.
+    /// The error for an interface of another namespace with this name.
     pub(super) fn other_namespace(&self) -> TapError {
         TapError::Namespace { name: self.name.clone() }
     }
 
-    /// What the kernel's refusal to attach means.
+    /// The error for a refused attach.
     pub(super) fn refused(&self, error: io::Error) -> TapError {
         let host =
             |error| TapError::Host { name: self.name.clone(), doing: "attach to a TAP", source: error };
@@ -112,21 +112,22 @@ impl Interface {
     }
 }
 
-/// What /sys says of a TAP where the kernel's answer has nothing of it (before Linux 4.18), if it means the same interface.
+/// A TAP's attributes from /sys, if it is the same interface: before Linux 4.18 netlink does not report them.
 fn old_kernel(path: &Path, link: &Link) -> Option<Tun> {
     let flags = hex(&path.join("tun_flags")).filter(|_| number(&path.join("ifindex")) == Some(link.index))?;
     Some(Tun {
         tap: flags & IFF_TAP != 0,
         persist: flags & IFF_PERSIST != 0,
         multi_queue: flags & IFF_MULTI_QUEUE != 0,
-        // Unset is -1, which is no number.
+        // Unset is -1, which does not parse.
         owner: number(&path.join("owner")),
         group: number(&path.join("group")),
         queues: 0,
     })
 }
 
-/// The kernel wants the owner, if one is set, and a member of the group, if one is set. `None`: it is yours.
+/// The kernel requires the owner, if one is set, and membership in the group, if one is set. `None` if both
+/// match.
 pub(super) fn not_yours(
     name: &str,
     owner: Option<u32>,
@@ -157,7 +158,7 @@ pub(super) fn not_yours(
     Some(TapError::NotYours { name: name.to_owned(), owner, you, cure })
 }
 
-/// What the kernel takes as a name (`dev_valid_name`), less `%`, which it would replace by a number.
+/// Names that the kernel accepts (`dev_valid_name`), without `%`, which it would replace by a number.
 fn check_name(name: &str) -> Result<(), TapError> {
     let fits = (1..libc::IFNAMSIZ).contains(&name.len()) && name != "." && name != "..";
     let plain = name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
@@ -186,7 +187,8 @@ fn kind(link: &Link) -> &'static str {
     }
 }
 
-/// The TAPs that there are, for somebody who mistyped one: names from /sys, as far as the kernel says that they are here.
+/// The existing TAPs, as a hint after a typing mistake: names from /sys that the kernel confirms for this
+/// namespace.
 fn other_taps(interfaces: &Path, netlink: &Netlink) -> String {
     let entries = fs::read_dir(interfaces).into_iter().flatten().flatten();
     let is_tap = |name: &String| {

@@ -1,4 +1,4 @@
-//! TAPs of this machine's kernel, made and lost with a network namespace of each test's own. They need root, and `ip`.
+//! Tests with TAPs of this kernel, each in a network namespace of its own. They need root and `ip`.
 #![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
 use std::fs;
@@ -16,11 +16,11 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 
-/// The user and the group that TAPs here belong to.
+/// The user and the group of the TAPs here.
 const USER: u32 = 54_321;
 const GROUP: u32 = 54_322;
 
-/// Who runs a test.
+/// The user of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RunAs {
     Root,
@@ -32,8 +32,8 @@ fn check(result: libc::c_int, what: &str) {
     assert_eq!(result, 0, "{what}: {} (these tests need root: sudo)", io::Error::last_os_error());
 }
 
-/// Runs `test` in a thread with a network, /sys and /dev/net of its own, in which `commands` were run first. All of it
-/// ends with the thread, however that ends.
+/// Runs `test` in a thread with its own network, /sys and /dev/net, after `commands`. The namespaces end with
+/// the thread.
 fn in_namespace(commands: &str, run_as: RunAs, test: impl FnOnce() + Send) {
     let inside = || {
         // SAFETY: numbers and constant texts only; namespaces of this thread alone are changed.
@@ -64,7 +64,7 @@ fn in_namespace(commands: &str, run_as: RunAs, test: impl FnOnce() + Send) {
     });
 }
 
-/// This thread is then [`USER`] without any capability. The C library's calls would change the whole process.
+/// Makes this thread [`USER`] without any capability. The C library's calls would change the whole process.
 fn become_user() {
     let groups = [GROUP];
     // SAFETY: numbers, and one group from an array of one.
@@ -130,7 +130,7 @@ fn a_tap_of_every_kind_opens_with_offloads_and_no_capability_and_is_left_as_it_w
             assert!(tap.mtu() == 1400 && tap.warning().is_none() && tap.link_is_up(), "{kind}");
             assert_eq!(before, ["mtu", "address", "flags", "owner"].map(|what| says("t0", what)), "{kind}");
             drop(tap);
-            // What the next one finds who sets nothing.
+            // A new process that sets nothing.
             let file = sys::open_tun().unwrap();
             sys::attach(&file, "t0", several).unwrap();
             assert_eq!(sys::header_len(&file).unwrap(), 10, "{kind}");
@@ -170,7 +170,7 @@ fn a_tap_in_use_says_by_whom_also_where_the_kernel_would_share_it() {
             };
             assert_eq!(holder.pid, std::process::id());
             drop(first);
-            // Another test's child may hold what was open here, from its fork until its exec.
+            // A child of another test may hold the file between its fork and its exec.
             let free = (0..100).any(|_| {
                 std::thread::sleep(Duration::from_millis(20));
                 open("t0").is_ok()
@@ -197,7 +197,7 @@ fn what_is_no_tap_is_refused_by_what_it_is() {
             missing.contains("sudo ip tuntap add mode tap dev tap2 user root && sudo ip link set tap2 up")
         );
         assert!(missing.contains("sudo ovs-vsctl add-port"));
-        // Root could have made one by asking.
+        // Root could have created it by the request.
         assert!(!Path::new("/sys/class/net/tap2").exists());
     });
 }
@@ -270,7 +270,7 @@ fn the_link_follows_the_interface() {
     });
 }
 
-/// Two TAPs on a bridge that says nothing itself: it has no address, and joins no group to snoop on others' groups.
+/// Two TAPs on a silent bridge: without an address, and without multicast snooping.
 const BRIDGED: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
     ip link add b0 type bridge mcast_snooping 0; ip link set b0 up
     for t in t0 t1; do ip tuntap add mode tap dev $t; ip link set $t master b0 up; done";
