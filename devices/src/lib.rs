@@ -9,6 +9,7 @@
 )]
 
 pub mod bus;
+pub mod component;
 pub mod console;
 pub mod irq;
 pub mod pci;
@@ -19,3 +20,4 @@ pub mod ration;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod thread;

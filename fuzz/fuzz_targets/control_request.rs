@@ -10,7 +10,7 @@ const SHORTEST: usize = 14;
 
 /// What is said, without the asking for a body, which is spared where the body is there already.
 fn said(input: &[u8], piece: usize) -> String {
-    let said = minivmm::control::converse_bytes(input, piece);
+    let said = minivmm::control::serve_bytes(input, piece);
     String::from_utf8(said).expect("answers are text").replace("HTTP/1.1 100 Continue\r\n\r\n", "")
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::logbook;
-use crate::host::ready::has_room;
+use crate::host::ready::is_writable;
 use crate::host::stdio::Output;
 
 /// Says something on stderr, in one write, whole among what others write. Where nobody listens any more, the machine matters more than the text.
@@ -22,7 +22,7 @@ pub(super) fn say_as(level: Level, text: &dyn Display) {
     let text = advised(text.to_string());
     // The log first: standard error may be somebody's who reads slowly.
     logbook::keep(level, &text);
-    if !HURRIED.load(Ordering::Relaxed) || has_room(&Output::error(), PATIENCE) {
+    if !HURRIED.load(Ordering::Relaxed) || is_writable(&Output::error(), PATIENCE) {
         tell(&text);
     }
 }

@@ -1,9 +1,9 @@
 //! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
-use virtio::worker::STACK;
+
+use devices::thread::{self, Role};
 
 use log::Level;
 
@@ -13,7 +13,7 @@ use super::exit::Status;
 use super::menu::{Choice, HELP};
 use super::typing::carry;
 use super::{logbook, report};
-use crate::control::{Claim, ControlServer, Ending, Running};
+use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{GiveBack, Terminal};
@@ -117,19 +117,13 @@ fn start(
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
     let listener = session.clone();
-    thread::Builder::new()
-        .name("signals".into())
-        .stack_size(STACK)
-        .spawn(move || listener.listen(&signals))?;
+    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
-        thread::Builder::new()
-            .name("stdin".into())
-            .stack_size(STACK)
-            .spawn(move || reader.read_input(input))?;
+        thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
-    let subject = Running::new(&machine, spec.clone()).made_of(session.service.made_of());
-    let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(subject))).transpose()?;
+    let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
+    let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose()?;
     unfinished.keep();
     report::hurry();
     Ok((machine, session, control))

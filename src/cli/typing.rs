@@ -5,10 +5,10 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use devices::console::ByteQueue;
-use virtio::worker::STACK;
+use devices::thread::{self, Role};
 
 use super::menu::{Choice, Typed, read_input};
 use crate::host::stdio::Input;
@@ -78,7 +78,7 @@ impl Kept {
                 }
             }
         };
-        let feeder = thread::Builder::new().name("typing".into()).stack_size(STACK).spawn(feed)?;
+        let feeder = thread::spawn(Role::Cli, "typing", feed)?;
         Ok(Kept { queue, feeder, full: false })
     }
 
@@ -108,6 +108,7 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
+    use std::thread;
 
     #[test]
     fn text_is_kept_in_order_up_to_its_limit_and_dropped_beyond_without_a_wait() {

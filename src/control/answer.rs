@@ -1,18 +1,18 @@
-//! What is said to a client.
+//! Answers of the control socket as HTTP/1.1 responses.
 
 use serde_json::{Value, json};
 
-/// An answer that is there at once.
+/// A response whose body is complete.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
     pub(super) status: u16,
     body: Option<Value>,
-    /// The methods that a path has, for one that it does not have (RFC 9110 §15.5.6).
+    /// The methods that the path supports, for a 405 (RFC 9110 §15.5.6).
     allow: Option<String>,
 }
 
 impl Answer {
-    /// Done, and there is nothing to say.
+    /// 204: done, without a body.
     pub(super) fn done() -> Self {
         Answer { status: 204, body: None, allow: None }
     }
@@ -21,7 +21,7 @@ impl Answer {
         Answer { status: 200, body: Some(body), allow: None }
     }
 
-    /// A refusal, with a sentence that says what to do about it; an error's text becomes one.
+    /// A refusal whose sentence says how to mend it. The text of an error becomes such a sentence.
     pub(super) fn refusal(status: u16, text: impl AsRef<str>) -> Self {
         Answer { status, body: Some(json!({ "error": sentence(text.as_ref()) })), allow: None }
     }
@@ -30,7 +30,7 @@ impl Answer {
         Answer { allow: Some(methods), ..self }
     }
 
-    /// As it goes over the wire.
+    /// The response as it is sent.
     pub(super) fn bytes(&self, keep_alive: bool) -> Vec<u8> {
         let mut text = status_line(self.status);
         if !keep_alive {
@@ -53,18 +53,18 @@ impl Answer {
         text.into_bytes()
     }
 
-    /// What precedes a stream of this kind, which ends with the connection.
+    /// The head of a stream of this media type, which lasts until the connection closes.
     pub(super) fn stream_head(kind: &str) -> Vec<u8> {
         format!("{}Connection: close\r\nContent-Type: {kind}\r\n\r\n", status_line(200)).into_bytes()
     }
 
-    /// What precedes a connection that is no HTTP any more.
+    /// The head of a 101 response; the connection is not HTTP afterwards.
     pub(super) fn upgrade_head(to: &str) -> Vec<u8> {
         format!("{}Connection: Upgrade\r\nUpgrade: {to}\r\n\r\n", status_line(101)).into_bytes()
     }
 }
 
-/// As it stands alone, with a capital and a full stop.
+/// The text with a capital letter and a full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.trim_end_matches('.').chars();
     let first = letters.next().into_iter().flat_map(char::to_uppercase);

@@ -1,4 +1,4 @@
-//! The other end of a control socket, for the verbs of the command.
+//! The client's end of a control socket, for the verbs of the command.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,47 +8,47 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::request::CONSOLE;
-use super::wire::is_late;
+use super::wire::is_timeout;
 use crate::host::connect::connect;
 
-/// How long a machine may take to give its console.
-const ATTACH: Duration = Duration::from_secs(10);
-/// Bytes of the longest answer that makes sense.
+/// Limit for a machine to open its console.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// The longest answer in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// Why there is no answer.
+/// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Nobody is there, or nobody any more.
+    /// No process listens on the socket.
     #[error("the machine has ended, or is about to: its control socket does not answer ({0})")]
-    Gone(#[source] io::Error),
-    /// No answer in time.
+    Unreachable(#[source] io::Error),
+    /// No answer within the limit.
     #[error(
         "the machine did not answer within {0:?}: its process is stopped, or the host has no time for it"
     )]
-    Late(Duration),
-    /// Something else answers there, or a minivmm that speaks otherwise.
+    TimedOut(Duration),
+    /// The answer is not minivmm's protocol.
     #[error("the control socket does not speak as minivmm does: {0}")]
-    Strange(String),
-    /// The machine says no.
+    Protocol(String),
+    /// The machine refused.
     #[error("{reason}")]
     Refused {
-        /// Of HTTP.
+        /// The HTTP status.
         status: u16,
-        /// In words.
+        /// The reason in words.
         reason: String,
     },
 }
 
-/// A request on its way, with a connection of its own.
+/// A request that was sent, with a connection of its own.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct PendingRequest {
     stream: UnixStream,
-    heard: Vec<u8>,
+    received: Vec<u8>,
 }
 
-/// Asks, and gives back what is answered within `limit`.
-pub(crate) fn ask(
+/// Sends a request and waits for the answer, `limit` altogether.
+pub(crate) fn request(
     socket: &Path,
     method: &str,
     path: &str,
@@ -56,12 +56,12 @@ pub(crate) fn ask(
     limit: Duration,
 ) -> Result<Value, ClientError> {
     let until = Instant::now() + limit;
-    let mut asked = Asked::send(socket, method, path, body, limit)?;
-    asked.answer(until.saturating_duration_since(Instant::now()))?.ok_or(ClientError::Late(limit))
+    let mut pending = PendingRequest::send(socket, method, path, body, limit)?;
+    pending.answer(until.saturating_duration_since(Instant::now()))?.ok_or(ClientError::TimedOut(limit))
 }
 
-impl Asked {
-    /// Sends a request, for which there is room within `limit`, and does not wait for the answer.
+impl PendingRequest {
+    /// Sends a request within `limit`, and does not wait for the answer.
     pub(crate) fn send(
         socket: &Path,
         method: &str,
@@ -69,153 +69,153 @@ impl Asked {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<Self, ClientError> {
-        let mut stream = call(socket, limit)?;
+        let mut stream = connect_within(socket, limit)?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         match stream.write_all(head.as_bytes()) {
-            // It may have answered without listening to all.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(ClientError::Gone(error)),
-            _ => Ok(Asked { stream, heard: Vec::new() }),
+            // The server may answer before it has read everything.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(ClientError::Unreachable(error)),
+            _ => Ok(PendingRequest { stream, received: Vec::new() }),
         }
     }
 
-    /// The answer, if it comes within `limit`; may be asked again if not.
+    /// The answer, or `None` if it does not arrive within `limit`; the caller may try again then.
     pub(crate) fn answer(&mut self, limit: Duration) -> Result<Option<Value>, ClientError> {
         let until = Instant::now().checked_add(limit);
         loop {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
+            let remaining = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if remaining.is_some_and(|remaining| remaining.is_zero()) {
                 return Ok(None);
             }
-            self.stream.set_read_timeout(left).map_err(ClientError::Gone)?;
-            match hear(&mut self.stream, &mut self.heard)? {
-                Came::Bytes => {}
-                Came::End => return parse(&self.heard).map(Some),
-                Came::Nothing => return Ok(None),
+            self.stream.set_read_timeout(remaining).map_err(ClientError::Unreachable)?;
+            match read_more(&mut self.stream, &mut self.received)? {
+                ReadOutcome::Bytes => {}
+                ReadOutcome::End => return parse(&self.received).map(Some),
+                ReadOutcome::TimedOut => return Ok(None),
             }
         }
     }
 }
 
 /// Connects within `limit`.
-fn call(socket: &Path, limit: Duration) -> Result<UnixStream, ClientError> {
+fn connect_within(socket: &Path, limit: Duration) -> Result<UnixStream, ClientError> {
     connect(socket, Instant::now() + limit).map_err(|error| match error.kind() {
-        ErrorKind::TimedOut => ClientError::Late(limit),
-        _ => ClientError::Gone(error),
+        ErrorKind::TimedOut => ClientError::TimedOut(limit),
+        _ => ClientError::Unreachable(error),
     })
 }
 
-/// What came of reading.
-enum Came {
+/// The outcome of a read.
+enum ReadOutcome {
     Bytes,
-    /// There will be no more.
+    /// End of the stream.
     End,
-    /// Within the connection's time limit.
-    Nothing,
+    /// The connection's time limit passed.
+    TimedOut,
 }
 
-/// Reads some more of an answer.
-fn hear(stream: &mut UnixStream, heard: &mut Vec<u8>) -> Result<Came, ClientError> {
+/// Reads more of an answer.
+fn read_more(stream: &mut UnixStream, received: &mut Vec<u8>) -> Result<ReadOutcome, ClientError> {
     let mut bytes = [0; 4096];
     match stream.read(&mut bytes) {
-        Ok(0) => return Ok(Came::End),
-        Ok(n) => heard.extend(bytes.iter().take(n)),
-        // Broken off behind its last byte, since it did not read all of ours.
-        Err(error) if error.kind() == ErrorKind::ConnectionReset && !heard.is_empty() => {
-            return Ok(Came::End);
+        Ok(0) => return Ok(ReadOutcome::End),
+        Ok(n) => received.extend(bytes.iter().take(n)),
+        // The server closed the connection with unread bytes of ours in it; its answer is complete.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset && !received.is_empty() => {
+            return Ok(ReadOutcome::End);
         }
         Err(error) if error.kind() == ErrorKind::Interrupted => {}
-        Err(error) if is_late(&error) => return Ok(Came::Nothing),
-        Err(error) => return Err(ClientError::Gone(error)),
+        Err(error) if is_timeout(&error) => return Ok(ReadOutcome::TimedOut),
+        Err(error) => return Err(ClientError::Unreachable(error)),
     }
-    if heard.len() > MAX_ANSWER {
-        return Err(ClientError::Strange("its answer has no end".into()));
+    if received.len() > MAX_ANSWER {
+        return Err(ClientError::Protocol("its answer has no end".into()));
     }
-    Ok(Came::Bytes)
+    Ok(ReadOutcome::Bytes)
 }
 
 /// Both directions of a machine's console.
 #[derive(Debug)]
-pub(crate) struct Attached {
-    /// The connection, and nothing but the console's bytes on it.
+pub(crate) struct ConsoleConnection {
+    /// The connection, which carries the console's bytes only.
     pub(crate) stream: UnixStream,
-    /// What came with the answer's head: the console's first bytes.
-    pub(crate) heard: Vec<u8>,
+    /// Console output that was read together with the head of the answer.
+    pub(crate) received: Vec<u8>,
 }
 
-impl Attached {
-    /// Asks for the console and its keyboard.
-    pub(crate) fn to(socket: &Path) -> Result<Self, ClientError> {
-        let mut stream = call(socket, ATTACH)?;
+impl ConsoleConnection {
+    /// Opens the console for reading and typing.
+    pub(crate) fn open(socket: &Path) -> Result<Self, ClientError> {
+        let mut stream = connect_within(socket, OPEN_LIMIT)?;
         let head = format!(
             "GET /v1/console HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {CONSOLE}\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).map_err(ClientError::Gone)?;
-        stream.set_read_timeout(Some(ATTACH)).map_err(ClientError::Gone)?;
-        let mut heard = Vec::new();
+        stream.write_all(head.as_bytes()).map_err(ClientError::Unreachable)?;
+        stream.set_read_timeout(Some(OPEN_LIMIT)).map_err(ClientError::Unreachable)?;
+        let mut received = Vec::new();
         loop {
-            match hear(&mut stream, &mut heard)? {
-                Came::Bytes => {}
-                Came::End => {
-                    return parse(&heard).and(Err(ClientError::Strange("it gives no console".into())));
+            match read_more(&mut stream, &mut received)? {
+                ReadOutcome::Bytes => {}
+                ReadOutcome::End => {
+                    return parse(&received).and(Err(ClientError::Protocol("it gives no console".into())));
                 }
-                Came::Nothing => return Err(ClientError::Late(ATTACH)),
+                ReadOutcome::TimedOut => return Err(ClientError::TimedOut(OPEN_LIMIT)),
             }
-            if let Some(head) = upgraded(&heard)? {
-                stream.set_read_timeout(None).map_err(ClientError::Gone)?;
-                heard.drain(..head);
-                return Ok(Attached { stream, heard });
+            if let Some(head) = upgrade_head_length(&received)? {
+                stream.set_read_timeout(None).map_err(ClientError::Unreachable)?;
+                received.drain(..head);
+                return Ok(ConsoleConnection { stream, received });
             }
         }
     }
 }
 
-/// Bytes of the head that says the connection is the console's now; `None` while it is not whole or says something else,
-/// which ends with the connection.
-fn upgraded(bytes: &[u8]) -> Result<Option<usize>, ClientError> {
+/// The length of a complete head with status 101. `None` while the head is not complete, and for any other
+/// status, whose answer ends with the connection.
+fn upgrade_head_length(bytes: &[u8]) -> Result<Option<usize>, ClientError> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut fields);
     match (response.parse(bytes), response.code) {
         (Ok(httparse::Status::Complete(head)), Some(101)) => Ok(Some(head)),
         (Ok(_), _) => Ok(None),
-        (Err(error), _) => Err(ClientError::Strange(error.to_string())),
+        (Err(error), _) => Err(ClientError::Protocol(error.to_string())),
     }
 }
 
-/// Reads a whole answer: null where there is nothing to say.
+/// Parses a complete answer; null for an empty body.
 fn parse(bytes: &[u8]) -> Result<Value, ClientError> {
     if bytes.is_empty() {
-        return Err(ClientError::Gone(ErrorKind::UnexpectedEof.into()));
+        return Err(ClientError::Unreachable(ErrorKind::UnexpectedEof.into()));
     }
-    let strange = |what: &str| ClientError::Strange(what.into());
+    let protocol_error = |what: &str| ClientError::Protocol(what.into());
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut fields);
     let (status, body) = match (response.parse(bytes), response.code) {
         (Ok(httparse::Status::Complete(head)), Some(code)) => (code, bytes.get(head..).unwrap_or_default()),
-        (Err(error), _) => return Err(ClientError::Strange(error.to_string())),
-        _ => return Err(strange("its answer broke off")),
+        (Err(error), _) => return Err(ClientError::Protocol(error.to_string())),
+        _ => return Err(protocol_error("its answer broke off")),
     };
     let value = match body {
         [] => Value::Null,
-        body => serde_json::from_slice(body).map_err(|error| ClientError::Strange(error.to_string()))?,
+        body => serde_json::from_slice(body).map_err(|error| ClientError::Protocol(error.to_string()))?,
     };
     match status {
         200..=299 => Ok(value),
         _ => {
             let sentence = value.get("error").and_then(Value::as_str);
             Err(sentence.map_or_else(
-                || strange(&format!("status {status} without a reason")),
+                || protocol_error(&format!("status {status} without a reason")),
                 |sentence| ClientError::Refused { status, reason: clause(sentence) },
             ))
         }
     }
 }
 
-/// A sentence as it goes on behind a name and a colon: without its full stop, and without its capital where that is only the
-/// sentence's.
+/// A sentence as it follows a name and a colon: without its full stop, and without a capital that only marks
+/// the start of the sentence.
 fn clause(sentence: &str) -> String {
     let text = sentence.trim_end_matches('.');
     let mut letters = text.chars();
@@ -242,25 +242,25 @@ mod tests {
         let clauses =
             ["A balloon.", "The machine has ended.", "16 clients wait.", "HTTP it is.", "", "."].map(clause);
         assert_eq!(clauses, ["a balloon", "the machine has ended", "16 clients wait", "HTTP it is", "", ""]);
-        assert!(matches!(parse(b""), Err(ClientError::Gone(_))));
-        let strange: [&[u8]; 4] = [
+        assert!(matches!(parse(b""), Err(ClientError::Unreachable(_))));
+        let protocol_error: [&[u8]; 4] = [
             b"SSH-2.0\r\n",
             b"HTTP/1.1 200 OK\r\n",
             b"HTTP/1.1 200 OK\r\n\r\n{",
             b"HTTP/1.1 500 No\r\n\r\n{}",
         ];
-        for answer in strange {
-            assert!(matches!(parse(answer), Err(ClientError::Strange(_))), "{answer:?}");
+        for answer in protocol_error {
+            assert!(matches!(parse(answer), Err(ClientError::Protocol(_))), "{answer:?}");
         }
     }
 
     #[test]
     fn a_console_begins_behind_the_head_that_upgrades() {
         let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: minivmm-console\r\n\r\n";
-        assert_eq!(upgraded(&[head.as_slice(), b"login: "].concat()).unwrap(), Some(head.len()));
-        assert_eq!(upgraded(&head[..40]).unwrap(), None);
-        // Whose end is the connection's.
-        assert_eq!(upgraded(b"HTTP/1.1 503 No\r\n\r\n{\"error\":\"No.\"}").unwrap(), None);
-        assert!(matches!(upgraded(b"SSH-2.0\r\n\r\n"), Err(ClientError::Strange(_))));
+        assert_eq!(upgrade_head_length(&[head.as_slice(), b"login: "].concat()).unwrap(), Some(head.len()));
+        assert_eq!(upgrade_head_length(&head[..40]).unwrap(), None);
+        // This answer ends with the connection.
+        assert_eq!(upgrade_head_length(b"HTTP/1.1 503 No\r\n\r\n{\"error\":\"No.\"}").unwrap(), None);
+        assert!(matches!(upgrade_head_length(b"SSH-2.0\r\n\r\n"), Err(ClientError::Protocol(_))));
     }
 }

@@ -1,49 +1,52 @@
-//! The control socket: HTTP/1.1 with JSON over a Unix socket, so that other processes can speak to a machine.
+//! The control socket: HTTP/1.1 with JSON over a Unix socket, for other processes that control a machine.
 //!
-//! Whoever can connect may do anything with the machine, so that the socket is its owner's alone. What comes over it is
-//! not trusted all the same: every request has a size and a time in which it must be there, every answer a time in which it
-//! must be taken, connections are counted, and the machine never waits for any of them.
+//! Anyone who can connect to the socket controls the machine, so only its owner may. The server does not
+//! trust clients all the same: each request has a maximum size and a deadline, each answer has a deadline,
+//! connections are limited, and the machine never waits for a client.
 //!
-//! [`routes::ROUTES`] is the one table of what can be asked; resources/openapi.yaml describes it for clients.
+//! [`routes::ROUTES`] is the one table of requests; resources/openapi.yaml describes it for clients.
 
+mod abstract_name;
 mod answer;
-mod attached;
-mod bytes;
 pub(crate) mod client;
-mod conversation;
-mod guard;
-mod inbox;
+mod connection;
+mod console_stream;
+mod in_memory;
 mod request;
+mod request_reader;
 pub mod routes;
 mod runtime_dir;
 mod server;
-mod subject;
+mod target;
 #[cfg(test)]
 mod testing;
 mod wire;
 
-pub use bytes::converse_bytes;
-pub use runtime_dir::{Claim, PlaceError};
+pub use in_memory::serve_bytes;
+pub use runtime_dir::{Claim, ClaimError};
 pub(crate) use runtime_dir::{RunningMachine, all, find, own_folder, process_of};
 pub use server::{ControlServer, Ending};
-pub use subject::{Balloon, Console, EventSource, Fact, Info, Keyboard, Next, ResetError, Running, Subject};
+pub use target::{
+    Balloon, BannerLine, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError,
+    RunningTarget,
+};
 
 use std::time::Duration;
 
-/// What a client may take.
+/// Limits for clients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Connections at once. Beyond it the one that has done nothing for longest goes.
+    /// Connections at once. When all are in use, a new one replaces the one that has been idle for longest.
     pub(crate) connections: usize,
-    /// Of these, such as wait for the machine. The others are for requests that are answered at once.
+    /// How many of the connections may wait for the machine. The rest stays free for short requests.
     pub(crate) streams: usize,
-    /// How long a connection may be without a request.
+    /// How long a connection may be idle between requests.
     pub(crate) idle: Duration,
-    /// From a request's first byte to its last.
+    /// Limit from a request's first byte to its last.
     pub(crate) request: Duration,
-    /// Until an answer is taken.
+    /// Limit for writing an answer.
     pub(crate) write: Duration,
-    /// How long what is still coming is read after the last answer, so that the client gets to see it.
+    /// How long to read on after the last answer, so that the client receives it.
     pub(crate) linger: Duration,
 }
 
@@ -58,9 +61,9 @@ impl Limits {
     };
 }
 
-/// Bytes of a request up to its body.
+/// Maximum length of a request's head.
 const MAX_HEAD: usize = 8 << 10;
-/// Bytes of a body.
+/// Maximum length of a body.
 const MAX_BODY: usize = 64 << 10;
-/// Bytes that are read and thrown away before a connection is closed on a client that goes on sending.
+/// Bytes that are discarded before a connection is closed on a client that keeps sending.
 const MAX_DISCARD: usize = 1 << 20;

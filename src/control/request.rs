@@ -1,32 +1,32 @@
-//! The head of a request: bytes in, what we go by out. Everything else of it is forgotten.
+//! The head of a request: parses it and keeps what the server uses.
 
 use super::answer::Answer;
 use super::{MAX_BODY, MAX_HEAD};
 
-/// Header fields of a request. curl sends four, a browser twenty.
+/// Maximum number of header fields. curl sends four, a browser twenty.
 const MAX_FIELDS: usize = 32;
 
-/// What the head of a request says.
+/// The parsed head of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) method: String,
     pub(super) path: String,
-    /// Bytes of its body.
+    /// Length of the body.
     pub(super) body: usize,
-    /// The client may send another one after it.
+    /// The connection may carry another request after this one.
     pub(super) keep_alive: bool,
-    /// The client waits to be told to send the body (RFC 9110 §10.1.1).
+    /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
     pub(super) expects_continue: bool,
-    /// The client wants to go on with the bytes of a console (RFC 9110 §7.8).
+    /// The client asks for an upgrade to a console (RFC 9110 §7.8).
     pub(super) upgrades: bool,
 }
 
-/// What a connection becomes that is a console.
+/// The upgrade protocol of a console.
 pub(super) const CONSOLE: &str = "minivmm-console";
 
-/// Reads the head that `bytes` begin with: it and its length, or nothing if it is not all there yet.
+/// Parses the head at the start of `bytes` and returns it with its length, or `None` while it is incomplete.
 ///
-/// `Host` is not asked for, against RFC 9112 §3.2: on this socket there is one host.
+/// `Host` is not required, against RFC 9112 §3.2: this socket has one host.
 pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Answer> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
@@ -66,7 +66,7 @@ fn too_large() -> Answer {
     )
 }
 
-/// `said` is the length that an earlier field gave.
+/// Applies one header field. `said` is the value of an earlier Content-Length.
 fn read_field(head: &mut Head, said: &mut Option<usize>, field: &httparse::Header<'_>) -> Result<(), Answer> {
     let value = field.value.trim_ascii();
     let has = |word: &str| {
@@ -76,7 +76,7 @@ fn read_field(head: &mut Head, said: &mut Option<usize>, field: &httparse::Heade
     match field.name {
         name if name.eq_ignore_ascii_case("content-length") => {
             let length = read_length(value)?;
-            // Two that differ could be read in two ways (RFC 9112 §6.3).
+            // Two different lengths are ambiguous (RFC 9112 §6.3).
             if said.replace(length).is_some_and(|other| other != length) {
                 return Err(Answer::refusal(400, "The request has two lengths; send one Content-Length."));
             }
@@ -98,7 +98,7 @@ fn read_length(value: &[u8]) -> Result<usize, Answer> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(Answer::refusal(400, "The Content-Length is no number."));
     }
-    // More digits than a number can have are a number that is too large.
+    // A number that overflows usize is too large.
     let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
     if length > MAX_BODY {
         return Err(Answer::refusal(413, format!("A body has at most {MAX_BODY} bytes.")));

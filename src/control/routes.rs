@@ -1,4 +1,4 @@
-//! What can be asked over the control socket: one table, which resources/openapi.yaml describes and a test compares.
+//! The requests of the control socket: one table, which a test compares with resources/openapi.yaml.
 
 #[cfg(test)]
 mod tests;
@@ -9,32 +9,32 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::answer::Answer;
-use super::inbox::Request;
-use super::subject::{ResetError, Subject};
+use super::request_reader::Request;
+use super::target::{ControlTarget, ResetError};
 use crate::machine::{BalloonError, MachineState, PauseError};
 
-/// How long a machine may take to boot again: it reads its kernel, and perhaps searches a disk for it.
+/// Limit for a reset: the machine reads its kernel, and may search a disk for it.
 const RESET: Duration = Duration::from_secs(30);
-/// How long a machine may take to come to rest if the client does not say.
+/// Default limit for a pause, in seconds.
 const PAUSE: u64 = 30;
-/// And if it does.
+/// Maximum limit for a pause.
 const MAX_PAUSE: u64 = 600;
 
-/// One thing that can be asked.
+/// One kind of request.
 #[derive(Debug)]
 pub struct Route {
-    /// Method of HTTP.
+    /// HTTP method.
     pub method: &'static str,
-    /// Path, from the slash on.
+    /// Path, with its leading slash.
     pub path: &'static str,
-    /// What it does, in a line.
-    pub about: &'static str,
-    /// Statuses of its answers, besides those that any request may have: see `default` in the OpenAPI file.
+    /// Summary in one line.
+    pub summary: &'static str,
+    /// Statuses of its answers, besides those of every request: see `default` in the OpenAPI file.
     pub statuses: &'static [u16],
-    act: fn(&dyn Subject, &[u8]) -> Reply,
+    run: fn(&dyn ControlTarget, &[u8]) -> Reply,
 }
 
-/// What a request leads to.
+/// The outcome of a request.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// An answer.
@@ -43,109 +43,109 @@ pub(super) enum Reply {
     Wait,
     /// Events until the machine has ended.
     Events,
-    /// The console until the machine has ended or the client goes.
+    /// The console until the machine has ended or the client disconnects.
     Console,
 }
 
-/// All that can be asked.
+/// All requests.
 pub static ROUTES: [Route; 12] = [
     Route {
         method: "GET",
         path: "/v1/machine",
-        about: "What the machine is, and whether it runs",
+        summary: "What the machine is, and whether it runs",
         statuses: &[200],
-        act: info,
+        run: info,
     },
     Route {
         method: "POST",
         path: "/v1/pause",
-        about: "Bring the machine to rest, and answer when it does rest",
+        summary: "Bring the machine to rest, and answer when it does rest",
         statuses: &[204, 400, 409, 504],
-        act: pause,
+        run: pause,
     },
     Route {
         method: "POST",
         path: "/v1/resume",
-        about: "Let a paused machine go on",
+        summary: "Let a paused machine go on",
         statuses: &[204, 409],
-        act: |subject, _| order(subject, |it| it.resume()),
+        run: |target, _| command(target, |it| it.resume()),
     },
     Route {
         method: "POST",
         path: "/v1/reset",
-        about: "Stop the guest where it is and boot it again, and answer when it boots",
+        summary: "Stop the guest where it is and boot it again, and answer when it boots",
         statuses: &[204, 409, 504],
-        act: reset,
+        run: reset,
     },
     Route {
         method: "POST",
         path: "/v1/power-button",
-        about: "Press the power button; what comes of it is up to the guest",
+        summary: "Press the power button; what comes of it is up to the guest",
         statuses: &[204, 409],
-        act: |subject, _| order(subject, |it| it.power_button()),
+        run: |target, _| command(target, |it| it.power_button()),
     },
     Route {
         method: "POST",
         path: "/v1/kill",
-        about: "End the machine where it is",
+        summary: "End the machine where it is",
         statuses: &[204, 409],
-        act: |subject, _| order(subject, |it| it.kill()),
+        run: |target, _| command(target, |it| it.kill()),
     },
     Route {
         method: "GET",
         path: "/v1/balloon",
-        about: "How much memory the guest shall leave to the host, and how much it does",
+        summary: "How much memory the guest shall leave to the host, and how much it does",
         statuses: &[200],
-        act: |subject, _| json(&subject.balloon()),
+        run: |target, _| json(&target.balloon()),
     },
     Route {
         method: "PUT",
         path: "/v1/balloon",
-        about: "Set how much memory the guest shall leave to the host",
+        summary: "Set how much memory the guest shall leave to the host",
         statuses: &[204, 400, 409],
-        act: set_balloon,
+        run: set_balloon,
     },
     Route {
         method: "GET",
         path: "/v1/stats",
-        about: "What the machine has done since its guest booted last",
+        summary: "What the machine has done since its guest booted last",
         statuses: &[200, 409, 504],
-        act: stats,
+        run: stats,
     },
     Route {
         method: "GET",
         path: "/v1/events",
-        about: "What happens to the machine from now on, a line of JSON each, until it ends",
+        summary: "What happens to the machine from now on, a line of JSON each, until it ends",
         statuses: &[200, 503],
-        act: |_, _| Reply::Events,
+        run: |_, _| Reply::Events,
     },
     Route {
         method: "GET",
         path: "/v1/console",
-        about: "The last 64 KiB that the guest has said and all it says from now on, and with an upgrade its keyboard",
+        summary: "The last 64 KiB that the guest has said and all it says from now on, and with an upgrade its keyboard",
         statuses: &[101, 200, 503],
-        act: |_, _| Reply::Console,
+        run: |_, _| Reply::Console,
     },
     Route {
         method: "GET",
         path: "/v1/wait",
-        about: "How the machine ended, answered when it has",
+        summary: "How the machine ended, answered when it has",
         statuses: &[200, 503],
-        act: |_, _| Reply::Wait,
+        run: |_, _| Reply::Wait,
     },
 ];
 
-/// Does what a request asks for.
-pub(super) fn answer(subject: &dyn Subject, request: &Request) -> Reply {
+/// Carries out a request.
+pub(super) fn answer(target: &dyn ControlTarget, request: &Request) -> Reply {
     let (method, path) = (request.head.method.as_str(), request.head.path.as_str());
-    let here = || ROUTES.iter().filter(|route| route.path == path);
-    if let Some(route) = here().find(|route| route.method == method) {
-        return (route.act)(subject, &request.body);
+    let on_path = || ROUTES.iter().filter(|route| route.path == path);
+    if let Some(route) = on_path().find(|route| route.method == method) {
+        return (route.run)(target, &request.body);
     }
-    let methods: Vec<_> = here().map(|route| route.method).collect();
+    let methods: Vec<_> = on_path().map(|route| route.method).collect();
     let answer = if methods.is_empty() {
         let mut paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
-        // Those that take two methods stand next to each other.
+        // Routes of one path stand next to each other.
         paths.dedup();
         Answer::refusal(404, format!("There is no such path here; there are {}.", paths.join(", ")))
     } else {
@@ -166,23 +166,23 @@ fn json(value: &impl serde::Serialize) -> Reply {
     }
 }
 
-fn ended(subject: &dyn Subject) -> Option<Reply> {
-    (subject.state() == MachineState::Ended).then(|| refuse(409, "The machine has ended."))
+fn ended(target: &dyn ControlTarget) -> Option<Reply> {
+    (target.state() == MachineState::Ended).then(|| refuse(409, "The machine has ended."))
 }
 
-/// What is done by telling the machine.
-fn order(subject: &dyn Subject, act: fn(&dyn Subject)) -> Reply {
-    ended(subject).unwrap_or_else(|| {
-        act(subject);
+/// Calls a function of the machine that returns nothing.
+fn command(target: &dyn ControlTarget, run: fn(&dyn ControlTarget)) -> Reply {
+    ended(target).unwrap_or_else(|| {
+        run(target);
         Reply::Answer(Answer::done())
     })
 }
 
-fn reset(subject: &dyn Subject, _: &[u8]) -> Reply {
-    if let Some(ended) = ended(subject) {
+fn reset(target: &dyn ControlTarget, _: &[u8]) -> Reply {
+    if let Some(ended) = ended(target) {
         return ended;
     }
-    match subject.reset(RESET) {
+    match target.reset(RESET) {
         Ok(()) => Reply::Answer(Answer::done()),
         Err(error @ ResetError::TimedOut(_)) => refuse(504, sentence(&error)),
         Err(error @ ResetError::Ended(_)) => refuse(409, sentence(&error)),
@@ -198,8 +198,8 @@ fn sentence(error: &impl std::fmt::Display) -> String {
     format!("{first}{}{end}", letters.as_str())
 }
 
-fn info(subject: &dyn Subject, _: &[u8]) -> Reply {
-    json(&subject.info())
+fn info(target: &dyn ControlTarget, _: &[u8]) -> Reply {
+    json(&target.info())
 }
 
 #[derive(Debug, Deserialize)]
@@ -215,14 +215,14 @@ impl Default for Pause {
     }
 }
 
-fn pause(subject: &dyn Subject, body: &[u8]) -> Reply {
+fn pause(target: &dyn ControlTarget, body: &[u8]) -> Reply {
     let asked = if body.is_empty() { Ok(Pause::default()) } else { serde_json::from_slice(body) };
     let timeout = match asked {
         Ok(Pause { timeout }) if timeout <= MAX_PAUSE => timeout,
         Ok(_) => return refuse(400, format!("A machine is waited for {MAX_PAUSE} seconds at most.")),
         Err(error) => return refuse(400, format!("Send nothing, or {{\"timeout\": SECONDS}}: {error}.")),
     };
-    match subject.pause(Duration::from_secs(timeout)) {
+    match target.pause(Duration::from_secs(timeout)) {
         Ok(()) => Reply::Answer(Answer::done()),
         Err(PauseError::TimedOut(_)) if timeout == 0 => refuse(
             504,
@@ -239,22 +239,22 @@ struct BalloonTarget {
     mib: u64,
 }
 
-fn set_balloon(subject: &dyn Subject, body: &[u8]) -> Reply {
+fn set_balloon(target: &dyn ControlTarget, body: &[u8]) -> Reply {
     let mib = match serde_json::from_slice(body) {
         Ok(BalloonTarget { mib }) => mib,
         Err(error) => return refuse(400, format!("Send {{\"mib\": NUMBER}}: {error}.")),
     };
-    match subject.set_balloon(mib) {
+    match target.set_balloon(mib) {
         Ok(()) => Reply::Answer(Answer::done()),
         Err(error @ BalloonError::NothingLeft { .. }) => refuse(400, error.to_string()),
         Err(error) => refuse(409, error.to_string()),
     }
 }
 
-fn stats(subject: &dyn Subject, _: &[u8]) -> Reply {
-    match subject.stats() {
+fn stats(target: &dyn ControlTarget, _: &[u8]) -> Reply {
+    match target.stats() {
         Some(stats) => json(&stats),
-        None => ended(subject)
+        None => ended(target)
             .unwrap_or_else(|| refuse(504, "The machine is busy coming to rest or booting; ask again.")),
     }
 }

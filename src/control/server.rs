@@ -1,6 +1,6 @@
-//! The control socket at work: a thread that accepts, and one for each connection.
+//! The server of the control socket: one thread that accepts, and one per connection.
 
-mod door;
+mod acceptor;
 #[cfg(test)]
 mod tests;
 
@@ -9,27 +9,26 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use devices::thread::{self, Role};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::conversation::{Keeper, Phase};
-use super::subject::Subject;
+use super::connection::{Phase, Registration};
+use super::target::ControlTarget;
 use super::{Claim, Limits};
-use door::Door;
+use acceptor::Acceptor;
 
-/// How long a connection that has to go may take until the new one is refused.
-const EVICTION: Duration = Duration::from_secs(1);
-/// How long answers may still take to be sent once the machine has ended.
-const FAREWELL: Duration = Duration::from_secs(2);
-/// A connection's thread needs little: its buffers are on the heap, and small.
-pub(super) const STACK: usize = 256 << 10;
+/// How long a connection that is replaced may take to close before the new one is refused.
+const REPLACE_LIMIT: Duration = Duration::from_secs(1);
+/// How long answers may take to be sent once the machine has ended.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// How a machine ended, for those who wait for it.
+/// How a machine ended, for clients that wait for its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
-    /// Exit status of its command.
+    /// Exit status of the machine's command.
     pub status: u8,
     /// The same in words.
     pub text: String,
@@ -40,26 +39,26 @@ pub struct Ending {
 pub struct ControlServer {
     connections: Arc<Connections>,
     stop: EventFd,
-    /// Gives the name back, which is free before anybody is told of the end.
+    /// Returns the claim, so that the name is released before any client is told of the end.
     thread: Option<JoinHandle<Claim>>,
 }
 
-/// Those who are connected.
+/// The table of connections.
 #[derive(Debug)]
 struct Connections {
     limits: Limits,
     state: Mutex<State>,
-    /// One has gone.
-    left: Condvar,
-    /// All are told that the server stops.
-    told: Condvar,
+    /// Signalled when a connection is removed.
+    removed: Condvar,
+    /// Signalled when the server stops.
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     open: BTreeMap<u64, Connection>,
     next: u64,
-    /// The last ones are let in; nobody has to go for them.
+    /// The last pending connections are accepted; none is closed to make room for them.
     closing: bool,
     stopping: bool,
     ending: Option<Ending>,
@@ -73,30 +72,34 @@ struct Connection {
 }
 
 impl ControlServer {
-    /// Begins to serve what connects to the claimed socket; those who have connected before are waiting there.
+    /// Starts to serve the claimed socket; clients that have connected before are in its backlog.
     ///
     /// # Errors
     /// The host has no thread or descriptor left.
-    pub fn serve(claim: Claim, subject: Arc<dyn Subject>) -> io::Result<Self> {
-        Self::serve_within(claim, subject, Limits::DEFAULT)
+    pub fn serve(claim: Claim, target: Arc<dyn ControlTarget>) -> io::Result<Self> {
+        Self::serve_within(claim, target, Limits::DEFAULT)
     }
 
-    pub(super) fn serve_within(claim: Claim, subject: Arc<dyn Subject>, limits: Limits) -> io::Result<Self> {
+    pub(super) fn serve_within(
+        claim: Claim,
+        target: Arc<dyn ControlTarget>,
+        limits: Limits,
+    ) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let connections = Arc::new(Connections {
             limits,
             state: Mutex::default(),
-            left: Condvar::new(),
-            told: Condvar::new(),
+            removed: Condvar::new(),
+            ended: Condvar::new(),
         });
-        let door = Door::open(claim, &stop, connections.clone(), subject)?;
-        let thread =
-            thread::Builder::new().name("control".into()).stack_size(STACK).spawn(move || door.accept())?;
+        let acceptor = Acceptor::new(claim, &stop, connections.clone(), target)?;
+        let thread = thread::spawn(Role::Control, "control", move || acceptor.accept())?;
         Ok(ControlServer { connections, stop, thread: Some(thread) })
     }
 
-    /// The machine has ended: gives its name back, tells those who wait, lets answers that are on their way arrive, closes
-    /// the rest. Who is told may start the next machine of this name at once.
+    /// The machine has ended: releases its name, answers clients that wait for the end, completes answers
+    /// that are being written, and closes the rest. A client may start the next machine of this name as soon
+    /// as it has its answer.
     pub fn finish(mut self, ending: Ending) {
         self.stop(Some(ending));
     }
@@ -104,11 +107,11 @@ impl ControlServer {
     fn stop(&mut self, ending: Option<Ending>) {
         let Some(thread) = self.thread.take() else { return };
         self.connections.state().closing = true;
-        // Its counter has room for 2^64 of these.
+        // The counter of an eventfd has room for 2^64 of these.
         let _ = self.stop.write(1);
-        // It cannot have panicked without having been seen on stderr.
+        // A panic of the thread was already printed on stderr.
         drop(thread.join());
-        self.connections.say_goodbye(ending);
+        self.connections.announce_end(ending);
         self.connections.wait_until_gone();
     }
 }
@@ -124,9 +127,9 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection. Where all are taken, the one goes that has been at the same thing for longest, unless
-    /// the machine is at work for it: of those who ask and listen none is ever that one.
-    fn seat(self: &Arc<Self>, stream: &Arc<UnixStream>) -> Option<Seat> {
+    /// An entry for a new connection. When all are in use, it replaces the one that has been in its phase for
+    /// longest, unless the machine is working for that one; an active client is never that one.
+    fn register(self: &Arc<Self>, stream: &Arc<UnixStream>) -> Option<Registered> {
         let mut state = self.state();
         if state.open.len() >= self.limits.connections {
             if state.closing {
@@ -137,8 +140,10 @@ impl Connections {
             // Its thread sees the end of its stream, whatever it is waiting for there.
             let _ = victim.stream.shutdown(Shutdown::Both);
             let full = |state: &mut State| state.open.len() >= self.limits.connections;
-            (state, _) =
-                self.left.wait_timeout_while(state, EVICTION, full).unwrap_or_else(PoisonError::into_inner);
+            (state, _) = self
+                .removed
+                .wait_timeout_while(state, REPLACE_LIMIT, full)
+                .unwrap_or_else(PoisonError::into_inner);
             if full(&mut state) {
                 return None;
             }
@@ -147,21 +152,21 @@ impl Connections {
         state.next += 1;
         let connection = Connection { stream: stream.clone(), phase: Phase::Idle, since: Instant::now() };
         state.open.insert(number, connection);
-        Some(Seat { connections: self.clone(), number })
+        Some(Registered { connections: self.clone(), number })
     }
 
-    /// Wakes those who wait for a request or for the end. Others see it when they are done with what they do.
-    fn say_goodbye(&self, ending: Option<Ending>) {
+    /// Wakes connections that read a request or wait for the end. The others see it when their work is done.
+    fn announce_end(&self, ending: Option<Ending>) {
         let mut state = self.state();
         state.stopping = true;
-        let told = ending.is_some();
+        let ended = ending.is_some();
         state.ending = ending;
-        self.told.notify_all();
+        self.ended.notify_all();
         for one in state.open.values() {
             let how = match one.phase {
                 Phase::Idle | Phase::Reading | Phase::Waiting => Shutdown::Read,
-                // Without an end of the machine nothing would end it.
-                Phase::Streaming if !told => Shutdown::Both,
+                // Without an ending the stream of events does not end by itself.
+                Phase::Streaming if !ended => Shutdown::Both,
                 Phase::Writing | Phase::Acting | Phase::Streaming => continue,
             };
             let _ = one.stream.shutdown(how);
@@ -171,8 +176,8 @@ impl Connections {
     fn wait_until_gone(&self) {
         let some = |state: &mut State| !state.open.is_empty();
         let (state, _) = self
-            .left
-            .wait_timeout_while(self.state(), FAREWELL, some)
+            .removed
+            .wait_timeout_while(self.state(), END_LIMIT, some)
             .unwrap_or_else(PoisonError::into_inner);
         for one in state.open.values() {
             let _ = one.stream.shutdown(Shutdown::Both);
@@ -180,14 +185,14 @@ impl Connections {
     }
 }
 
-/// One connection's place, given back with this value.
+/// One connection's entry in the table, removed on drop.
 #[derive(Debug)]
-struct Seat {
+struct Registered {
     connections: Arc<Connections>,
     number: u64,
 }
 
-impl Keeper for Seat {
+impl Registration for Registered {
     fn enter(&self, phase: Phase) -> bool {
         let mut state = self.connections.state();
         let is_stream = |phase| phase >= Phase::Waiting;
@@ -202,7 +207,7 @@ impl Keeper for Seat {
         if let Some(own) = state.open.get_mut(&self.number).filter(|_| !refused) {
             (own.phase, own.since) = (phase, Instant::now());
             if stopping && phase == Phase::Idle {
-                // What has come is still read and answered, then the stream is at its end.
+                // Requests that have arrived are still answered, then the stream is at its end.
                 let _ = own.stream.shutdown(Shutdown::Read);
             }
         }
@@ -215,15 +220,15 @@ impl Keeper for Seat {
 
     fn stops_within(&self, limit: Duration) -> bool {
         let goes_on = |state: &mut State| !state.stopping;
-        let told = &self.connections.told;
-        let waited = told.wait_timeout_while(self.connections.state(), limit, goes_on);
+        let ended = &self.connections.ended;
+        let waited = ended.wait_timeout_while(self.connections.state(), limit, goes_on);
         waited.unwrap_or_else(PoisonError::into_inner).0.stopping
     }
 }
 
-impl Drop for Seat {
+impl Drop for Registered {
     fn drop(&mut self) {
         self.connections.state().open.remove(&self.number);
-        self.connections.left.notify_all();
+        self.connections.removed.notify_all();
     }
 }

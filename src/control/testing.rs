@@ -1,4 +1,4 @@
-//! A machine that is none.
+//! A machine for tests.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,32 +6,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::subject::{Balloon, Console, EventSource, Fact, Info, Keyboard, Next, ResetError, Subject};
+use super::target::{
+    Balloon, BannerLine, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError,
+};
 use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
 
-/// Says yes to everything, and remembers what it was asked.
+/// Accepts every request and records it.
 #[derive(Debug, Default)]
 pub(super) struct Fake {
-    pub(super) orders: Mutex<Vec<&'static str>>,
+    pub(super) calls: Mutex<Vec<&'static str>>,
     pub(super) state: Mutex<MachineState>,
     pub(super) events: Arc<Mutex<VecDeque<MachineEvent>>>,
     pub(super) typed: Arc<Mutex<VecDeque<u8>>>,
-    /// The guest reads nothing of what is typed.
-    pub(super) deaf: Arc<AtomicBool>,
+    /// The guest reads no input.
+    pub(super) reads_nothing: Arc<AtomicBool>,
     balloon: AtomicU64,
 }
 
 impl Fake {
-    fn order(&self, order: &'static str) {
-        self.orders.lock().unwrap().push(order);
+    fn record(&self, record: &'static str) {
+        self.calls.lock().unwrap().push(record);
     }
 }
 
-impl Subject for Fake {
+impl ControlTarget for Fake {
     fn info(&self) -> Info {
         let spec = Some(serde_json::json!({ "kernel": "k" }));
         let name = Some("vm0".to_owned());
-        let made_of = vec![Fact { name: "Kernel".into(), value: "/boot/vmlinuz".into() }];
+        let banner = vec![BannerLine { name: "Kernel".into(), value: "/boot/vmlinuz".into() }];
         Info {
             name,
             pid: 1,
@@ -41,7 +43,7 @@ impl Subject for Fake {
             mem: 512,
             cpus: 1,
             console: "ttyS0",
-            made_of,
+            banner,
             spec,
         }
     }
@@ -51,7 +53,7 @@ impl Subject for Fake {
     }
 
     fn pause(&self, limit: Duration) -> Result<(), PauseError> {
-        self.order("pause");
+        self.record("pause");
         match (self.state(), limit) {
             (MachineState::Ended, _) => Err(PauseError::Ended),
             (_, Duration::ZERO) => Err(PauseError::TimedOut(limit)),
@@ -60,11 +62,11 @@ impl Subject for Fake {
     }
 
     fn resume(&self) {
-        self.order("resume");
+        self.record("resume");
     }
 
     fn reset(&self, _: Duration) -> Result<(), ResetError> {
-        self.order("reset");
+        self.record("reset");
         match self.state() {
             MachineState::Ended => Err(ResetError::Ended("it panicked".into())),
             _ => Ok(()),
@@ -72,11 +74,11 @@ impl Subject for Fake {
     }
 
     fn power_button(&self) {
-        self.order("power-button");
+        self.record("power-button");
     }
 
     fn kill(&self) {
-        self.order("kill");
+        self.record("kill");
     }
 
     fn balloon(&self) -> Balloon {
@@ -100,22 +102,22 @@ impl Subject for Fake {
     }
 
     fn events(&self) -> Box<dyn EventSource> {
-        Box::new(Queue(self.events.clone()))
+        Box::new(FakeEvents(self.events.clone()))
     }
 
     fn console(&self) -> Box<dyn Console> {
-        Box::new(Line { typed: self.typed.clone(), deaf: self.deaf.clone() })
+        Box::new(FakeConsole { typed: self.typed.clone(), reads_nothing: self.reads_nothing.clone() })
     }
 }
 
-/// Says at once what is typed, and ends with the byte 4.
+/// Echoes its input, and ends with the byte 4.
 #[derive(Debug, Clone)]
-struct Line {
+struct FakeConsole {
     typed: Arc<Mutex<VecDeque<u8>>>,
-    deaf: Arc<AtomicBool>,
+    reads_nothing: Arc<AtomicBool>,
 }
 
-impl Console for Line {
+impl Console for FakeConsole {
     fn read(&mut self, into: &mut [u8], _: Duration) -> io::Result<usize> {
         std::thread::sleep(Duration::from_millis(5));
         let mut typed = self.typed.lock().unwrap();
@@ -134,26 +136,26 @@ impl Console for Line {
     }
 }
 
-impl Keyboard for Line {
+impl Keyboard for FakeConsole {
     fn type_in(&mut self, bytes: &[u8]) -> usize {
-        if self.deaf.load(Ordering::Relaxed) {
+        if self.reads_nothing.load(Ordering::Relaxed) {
             return 0;
         }
-        // Sometimes there is no room.
+        // A partial write.
         let taken = bytes.len() / 2 + bytes.len() % 2;
         self.typed.lock().unwrap().extend(&bytes[..taken]);
         taken
     }
 }
 
-struct Queue(Arc<Mutex<VecDeque<MachineEvent>>>);
+struct FakeEvents(Arc<Mutex<VecDeque<MachineEvent>>>);
 
-impl EventSource for Queue {
-    fn next(&mut self, _: Duration) -> Next {
+impl EventSource for FakeEvents {
+    fn next(&mut self, _: Duration) -> NextEvent {
         let event = self.0.lock().unwrap().pop_front();
         if event.is_none() {
             std::thread::sleep(Duration::from_millis(5));
         }
-        event.map_or(Next::Nothing, Next::Event)
+        event.map_or(NextEvent::Nothing, NextEvent::Event)
     }
 }

@@ -5,28 +5,29 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::host::ready::has_left;
+use crate::host::ready::is_hung_up;
 
-/// A connection whose every call ends in time.
+/// A connection whose calls all have a deadline.
 pub(super) trait Wire {
-    /// Some bytes, none at the end; [`is_late`] for none until `until`.
+    /// Reads some bytes; 0 at the end of the stream; an error that [`is_timeout`] accepts after `until`.
     fn read(&mut self, into: &mut [u8], until: Instant) -> io::Result<usize>;
-    /// All of `bytes`.
+    /// Writes all of `bytes`.
     fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()>;
-    /// Nothing more will be written.
+    /// Closes the writing half.
     fn finish(&mut self);
-    /// Whether the client has closed both directions. A client that closed its writing half only still reads.
-    fn has_left(&self) -> bool;
+    /// Whether the client has closed both directions. A client that has closed only its writing half still
+    /// reads.
+    fn is_closed(&self) -> bool;
     /// The same connection, for a second thread.
-    fn second(&self) -> Option<&UnixStream>;
+    fn shared_stream(&self) -> Option<&UnixStream>;
 }
 
-/// The deadline has passed.
-pub(super) fn is_late(error: &io::Error) -> bool {
+/// Whether the deadline has passed.
+pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// What is left until then; the host takes no timeout of nothing.
+/// Time until the deadline; setsockopt refuses a timeout of zero.
 fn left(until: Instant) -> io::Result<Option<Duration>> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
@@ -58,15 +59,15 @@ impl Wire for &UnixStream {
     }
 
     fn finish(&mut self) {
-        // The client may have gone.
+        // The client may have disconnected.
         let _ = self.shutdown(Shutdown::Write);
     }
 
-    fn has_left(&self) -> bool {
-        has_left(*self)
+    fn is_closed(&self) -> bool {
+        is_hung_up(*self)
     }
 
-    fn second(&self) -> Option<&UnixStream> {
+    fn shared_stream(&self) -> Option<&UnixStream> {
         Some(self)
     }
 }

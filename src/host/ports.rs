@@ -46,7 +46,7 @@ pub enum PortError {
         name: String,
         /// Where the socket should be.
         path: PathBuf,
-        /// What it said.
+        /// The host's error.
         source: io::Error,
     },
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Whether a short write would go through, at the latest after `limit`. What cannot be waited for, as a file, always takes it.
-pub(crate) fn has_room(stream: &impl AsRawFd, limit: Duration) -> bool {
+pub(crate) fn is_writable(stream: &impl AsRawFd, limit: Duration) -> bool {
     let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
     match wait(stream, EventSet::OUT, limit) {
         Ok(count) => count > 0,
@@ -16,19 +16,19 @@ pub(crate) fn has_room(stream: &impl AsRawFd, limit: Duration) -> bool {
 }
 
 /// Whether there is something to read, at the latest after `limit`. Of what cannot be asked there is none.
-pub(crate) fn has_input(stream: &impl AsRawFd, limit: Duration) -> bool {
+pub(crate) fn is_readable(stream: &impl AsRawFd, limit: Duration) -> bool {
     let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
     wait(stream, EventSet::IN, limit).is_ok_and(|count| count > 0)
 }
 
 /// Waits until nobody is at the other end of a stream any more. An error for what has no other end, as a file.
-pub(crate) fn until_left(stream: &impl AsRawFd) -> io::Result<()> {
+pub(crate) fn wait_for_hangup(stream: &impl AsRawFd) -> io::Result<()> {
     // Errors and hang-ups are told without being asked for.
     wait(stream, EventSet::empty(), -1).map(drop)
 }
 
 /// Whether the other end of a stream is closed in both directions, also while there are bytes of it that nobody has read.
-pub(crate) fn has_left(stream: &impl AsRawFd) -> bool {
+pub(crate) fn is_hung_up(stream: &impl AsRawFd) -> bool {
     matches!(wait(stream, EventSet::empty(), 0), Ok(1..))
 }
 
@@ -55,19 +55,19 @@ mod tests {
     #[test]
     fn full_streams_have_no_room_and_files_always_do() {
         let (here, there) = UnixStream::pair().unwrap();
-        assert!(has_room(&here, SHORT));
+        assert!(is_writable(&here, SHORT));
         here.set_nonblocking(true).unwrap();
         while (&here).write(&[0; 4096]).is_ok() {}
-        assert!(!has_room(&here, SHORT));
-        assert!(!has_left(&here));
+        assert!(!is_writable(&here, SHORT));
+        assert!(!is_hung_up(&here));
         (&there).write_all(b"unread").unwrap();
         there.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(!has_left(&here), "it still reads");
+        assert!(!is_hung_up(&here), "it still reads");
         drop(there);
-        assert!(has_left(&here));
-        assert!(has_room(&here, SHORT), "the write fails at once");
-        assert!(until_left(&here).is_ok());
+        assert!(is_hung_up(&here));
+        assert!(is_writable(&here, SHORT), "the write fails at once");
+        assert!(wait_for_hangup(&here).is_ok());
         let file = File::create(tempfile::tempdir().unwrap().path().join("file")).unwrap();
-        assert!(has_room(&file, SHORT) && until_left(&file).is_err() && !has_left(&file));
+        assert!(is_writable(&file, SHORT) && wait_for_hangup(&file).is_err() && !is_hung_up(&file));
     }
 }

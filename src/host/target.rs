@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::ready::has_input;
+use super::ready::is_readable;
 
 /// A process.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Target {
 
     /// Whether it has ended, or does within `limit`.
     pub(crate) fn ends_within(&self, limit: Duration) -> bool {
-        has_input(&self.0, limit)
+        is_readable(&self.0, limit)
     }
 }
 

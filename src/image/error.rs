@@ -14,7 +14,7 @@ pub enum ImageError {
     Open {
         /// The image.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
     /// The disk, or a file system on it, cannot be read.

@@ -9,15 +9,19 @@
 
 mod cpuid;
 mod decode;
+pub(crate) mod dirty;
 pub(crate) mod irq;
 pub(crate) mod kick;
 pub(crate) mod memory;
 mod msrs;
 mod posture;
 mod probe;
+mod raw;
 mod regs;
 pub(crate) mod vcpu;
+mod vcpu_state;
 mod vm;
+mod vm_state;
 
 pub(crate) use posture::Posture;
 pub(crate) use probe::{KvmFacts, probe};

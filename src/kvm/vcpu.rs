@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use kvm_bindings::Msrs;
 use kvm_ioctls::VcpuFd;
 
+use super::vcpu_state::VcpuHost;
 use super::{KvmError, call, cpuid::CpuidTemplate, decode, regs};
 use boot::entry::CpuState;
 
@@ -120,16 +122,23 @@ impl fmt::Display for Unhandled {
 pub(crate) struct Vcpu {
     id: u32,
     fd: VcpuFd,
+    host: Arc<VcpuHost>,
 }
 
 impl Vcpu {
-    pub(super) fn new(id: u32, fd: VcpuFd, cpuid: &mut CpuidTemplate, msrs: &Msrs) -> Result<Self, KvmError> {
+    pub(super) fn new(
+        id: u32,
+        fd: VcpuFd,
+        cpuid: &mut CpuidTemplate,
+        msrs: &Msrs,
+        host: Arc<VcpuHost>,
+    ) -> Result<Self, KvmError> {
         fd.set_cpuid2(cpuid.for_vcpu(id)).map_err(call("take the vCPU's CPUID"))?;
         let written = fd.set_msrs(msrs).map_err(call("take the vCPU's MSRs"))?;
         if written != msrs.as_slice().len() {
             return Err(KvmError::Missing("a model-specific register that every x86 processor has"));
         }
-        Ok(Vcpu { id, fd })
+        Ok(Vcpu { id, fd, host })
     }
 
     /// The APIC id, which is the vCPU's number as well.
@@ -168,5 +177,9 @@ impl Vcpu {
 
     pub(super) fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    pub(super) fn host(&self) -> &VcpuHost {
+        &self.host
     }
 }

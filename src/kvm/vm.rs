@@ -8,20 +8,22 @@ use std::sync::Arc;
 
 use devices::irq::Irq;
 use kvm_bindings::{
-    KVM_CAP_PMU_CAPABILITY, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
+    KVM_CAP_PMU_CAPABILITY, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PMU_CAP_DISABLE, kvm_enable_cap,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::cpuid::CpuidTemplate;
+use super::dirty::set_bits;
 use super::irq::{MsiRouter, PinIrq};
 use super::memory::Slot;
 use super::vcpu::Vcpu;
+use super::vcpu_state::VcpuHost;
 use super::{KvmError, call, msrs};
 
 /// /dev/kvm, open.
 #[derive(Debug)]
-pub(crate) struct KvmDevice(Kvm);
+pub(crate) struct KvmDevice(pub(super) Kvm);
 
 impl KvmDevice {
     pub(crate) fn open() -> Result<Self, KvmError> {
@@ -36,6 +38,8 @@ impl KvmDevice {
 pub(crate) struct Vm {
     device: Arc<KvmDevice>,
     fd: Arc<VmFd>,
+    /// The memory slots as KVM has them; the index is the slot's number.
+    slots: Vec<Slot>,
 }
 
 /// The vCPUs of a VM, and what they have in common.
@@ -52,24 +56,17 @@ impl Vm {
     /// The caller keeps the memory behind `slots` mapped for as long as the VM lives.
     pub(crate) fn new(device: &Arc<KvmDevice>, slots: &[Slot]) -> Result<Self, KvmError> {
         let fd = create_vm(&device.0).map_err(call("make a virtual machine"))?;
-        for (slot, region) in (0u32..).zip(slots) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: if region.read_only { KVM_MEM_READONLY } else { 0 },
-                guest_phys_addr: region.guest,
-                memory_size: region.len,
-                userspace_addr: region.host,
-            };
-            let what = if region.flags & KVM_MEM_READONLY == 0 {
-                "take the guest's memory"
-            } else {
+        for (number, slot) in (0u32..).zip(slots) {
+            let what = if slot.read_only {
                 "take read-only memory, which PCI configuration space needs (Linux 3.7 or later has it on Intel and AMD)"
+            } else {
+                "take the guest's memory"
             };
             // SAFETY: the caller keeps the host memory mapped while the VM lives, and slots do not overlap: the guest
             // memory map is one table.
-            unsafe { fd.set_user_memory_region(region) }.map_err(call(what))?;
+            unsafe { fd.set_user_memory_region(region(number, slot, false)) }.map_err(call(what))?;
         }
-        Ok(Vm { device: device.clone(), fd: Arc::new(fd) })
+        Ok(Vm { device: device.clone(), fd: Arc::new(fd), slots: slots.to_vec() })
     }
 
     /// Adds the interrupt controller and the vCPUs; vCPU `n` has the APIC id `n`.
@@ -88,16 +85,42 @@ impl Vm {
         }
         self.fd.create_irq_chip().map_err(call("make the interrupt controller"))?;
         let msrs = msrs::boot_msrs()?;
+        let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone()));
         let make = |id| {
             let fd = self.fd.create_vcpu(u64::from(id)).map_err(call("make a vCPU"))?;
             // All have the same frequency. 0 and an error both say that KVM does not know it.
             if let (0, Ok(khz @ 1..)) = (id, fd.get_tsc_khz()) {
                 cpuid.set_frequencies(khz)?;
             }
-            Vcpu::new(id, fd, &mut cpuid, &msrs)
+            Vcpu::new(id, fd, &mut cpuid, &msrs, host.clone())
         };
         let vcpus = (0..cpus).map(make).collect::<Result<Vec<_>, _>>()?;
         Ok(Vcpus { vcpus, physical_address_bits: cpuid.physical_address_bits() })
+    }
+
+    /// Has KVM log from now on which pages of writable memory the guest writes, or no longer.
+    pub(crate) fn log_dirty(&self, on: bool) -> Result<(), KvmError> {
+        for (number, slot) in (0u32..).zip(&self.slots).filter(|(_, slot)| !slot.read_only) {
+            // SAFETY: the same memory as in `Vm::new`, which the caller keeps mapped; only the flags differ.
+            unsafe { self.fd.set_user_memory_region(region(number, slot, on)) }
+                .map_err(call("change what it logs of the guest's memory"))?;
+        }
+        Ok(())
+    }
+
+    /// Calls `page` with the guest address of each page that the guest has written since the last call, or since the log was
+    /// switched on.
+    pub(crate) fn take_dirty(&self, mut page: impl FnMut(u64)) -> Result<(), KvmError> {
+        for (number, slot) in (0u32..).zip(&self.slots).filter(|(_, slot)| !slot.read_only) {
+            let len = usize::try_from(slot.len).map_err(|_| KvmError::Missing("64 bits"))?;
+            let words = self.fd.get_dirty_log(number, len).map_err(call("give its log of written pages"))?;
+            set_bits(&words).for_each(|bit| page(slot.guest + bit * PAGE));
+        }
+        Ok(())
+    }
+
+    pub(super) fn fd(&self) -> &Arc<VmFd> {
+        &self.fd
     }
 
     /// An edge-triggered interrupt on a pin of the I/O APIC.
@@ -131,6 +154,20 @@ impl Vm {
         if let Err(error) = self.fd.enable_cap(&cap) {
             log::debug!("KVM_CAP_PMU_CAPABILITY: {error}");
         }
+    }
+}
+
+const PAGE: u64 = 4096;
+
+/// Slot `number` as KVM takes it.
+fn region(number: u32, slot: &Slot, log: bool) -> kvm_userspace_memory_region {
+    let read_only = if slot.read_only { KVM_MEM_READONLY } else { 0 };
+    kvm_userspace_memory_region {
+        slot: number,
+        flags: read_only | if log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
+        guest_phys_addr: slot.guest,
+        memory_size: slot.len,
+        userspace_addr: slot.host,
     }
 }
 

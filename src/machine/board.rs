@@ -17,11 +17,12 @@ use devices::serial::Serial;
 use virtio::transport;
 
 use super::StartError;
-use super::boot_once::{Blueprint, Memory};
+use super::boot_once::Memory;
 use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
 use super::gate::VcpuGate;
 use super::pci;
+use super::resources::Resources;
 use super::stats::DeviceCounters;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
@@ -42,13 +43,13 @@ pub(super) struct Board {
 impl Board {
     pub(super) fn new(
         vm: &Vm,
-        blueprint: &Blueprint,
+        resources: &Resources,
         window: Option<Range<u64>>,
         memory: &Memory,
         watch: &Watch,
         gate: &Arc<VcpuGate>,
     ) -> Result<Self, StartError> {
-        let (spec, console) = (&blueprint.spec, &blueprint.console);
+        let (spec, console) = (&resources.spec, &resources.console);
         let ends = console.ends(watch, gate.clone().into()).map_err(StartError::Descriptors)?;
         let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
@@ -71,9 +72,9 @@ impl Board {
             memory: memory.ram.handle(),
             msi: Arc::new(vm.msi()),
             doorbells: Arc::new(vm.doorbells()),
-            failures: Arc::new(FailureReporter(blueprint.publisher.clone())),
+            failures: Arc::new(FailureReporter(resources.publisher.clone())),
         };
-        let mut functions = (blueprint.functions)(blueprint, ends.virtio, &virtio)?;
+        let mut functions = (resources.functions)(resources, ends.virtio, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
         let counted = functions.iter().filter_map(|placed| placed.counted.clone()).collect();
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };

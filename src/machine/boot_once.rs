@@ -1,51 +1,31 @@
-//! One boot of a machine: made from the blueprint, run, thrown away.
+//! One boot of a machine: made from the resources, run, thrown away.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread;
 
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
 use devices::pci::root::PciRoot;
 use devices::power::PowerButton;
+use devices::thread::{Role, spawn_scoped};
 use virtio::DeviceKind;
 use virtio::balloon::BalloonControl;
-use virtio::worker::STACK;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
-use super::console::Console;
 use super::ends::{Activity, Watch, panic_timeout};
-use super::events::Publisher;
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::loader::{Loader, Source};
-use super::pci::MakeFunctions;
 use super::resources::Resources;
-use super::run_resources::RunResources;
 use super::stats::{DeviceCounters, MemoryStats, Stats};
-use super::supervisor::{Event, UrgentRequests};
+use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, Slot};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{Vcpus, Vm};
 use crate::spec::Spec;
-
-/// What every boot of a machine is made from.
-#[derive(Debug)]
-pub(super) struct Blueprint {
-    pub(super) spec: Spec,
-    pub(super) console: Console,
-    pub(super) resources: Resources,
-    pub(super) run_resources: RunResources,
-    /// Who hears what happens.
-    pub(super) publisher: Publisher,
-    /// What was asked of the machine out of turn.
-    pub(super) orders: Arc<UrgentRequests>,
-    /// What goes on the PCI bus.
-    pub(super) functions: MakeFunctions,
-}
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
 #[derive(Debug)]
@@ -73,24 +53,21 @@ pub(super) struct Memory {
 impl Boot {
     /// Makes the machine and lets it run.
     pub(super) fn start(
-        blueprint: &Blueprint,
+        resources: &Resources,
         number: BootNumber,
         events: &Sender<Event>,
     ) -> Result<Boot, StartError> {
-        let spec = &blueprint.spec;
+        let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
-        let (plan, sources, panic_timeout) = plan(blueprint, &layout)?;
+        let (plan, sources, panic_timeout) = plan(resources, &layout)?;
         let memory = Memory::new(spec, &layout)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
-        let gate = Arc::new(VcpuGate::new(number, blueprint.console.output.clone(), events.clone()));
+        let gate = Arc::new(VcpuGate::new(number, resources.console.output.clone(), events.clone()));
         let loader = Loader::new(&sources);
-        let Assembled { vm, board, vcpus } = thread::scope(|scope| {
-            let helper = thread::Builder::new()
-                .stack_size(STACK)
-                .name("loader".into())
-                .spawn_scoped(scope, || loader.work(&memory.ram))
+        let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
+            let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(blueprint, &plan, &layout, &memory, &watch, &gate);
+            let made = assemble(resources, &plan, &layout, &memory, &watch, &gate);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -100,7 +77,7 @@ impl Boot {
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads.
-        blueprint.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
+        resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
         let threads = VcpuThreads::start(vcpus, &context)?;
         Ok(Boot {
             number,
@@ -111,7 +88,7 @@ impl Boot {
             vcpus: threads,
             _vm: vm,
             memory,
-            balloon: blueprint.resources.balloon.clone(),
+            balloon: resources.balloon.clone(),
         })
     }
 
@@ -195,21 +172,21 @@ struct Assembled {
 
 /// Makes everything about a boot that needs no loaded kernel: VM, devices, tables, vCPUs at their entry.
 fn assemble(
-    blueprint: &Blueprint,
+    resources: &Resources,
     plan: &BootPlan,
     ram_layout: &RamLayout,
     memory: &Memory,
     watch: &Watch,
     gate: &Arc<VcpuGate>,
 ) -> Result<Assembled, StartError> {
-    let spec = &blueprint.spec;
-    let vm = Vm::new(&blueprint.resources.kvm, &memory.slots())?;
+    let spec = &resources.spec;
+    let vm = Vm::new(&resources.kvm, &memory.slots())?;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, blueprint, window, memory, watch, gate)?;
+    let board = Board::new(&vm, resources, window, memory, watch, gate)?;
     let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
     let ram = memory.ram.memory();
     ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
@@ -222,8 +199,8 @@ fn assemble(
 }
 
 /// Decides where everything goes, from the files' headers; and `panic=` of the command line.
-fn plan(blueprint: &Blueprint, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
-    let Blueprint { spec, resources, .. } = blueprint;
+fn plan(resources: &Resources, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
+    let spec = &resources.spec;
     let BootFiles { kernel, headers, initrd, cmdline, .. } =
         BootFiles::find_with(spec, &resources.files, resources.readers()?)?;
     let request = PlanRequest {

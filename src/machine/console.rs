@@ -13,13 +13,13 @@ use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use devices::console::ByteQueue;
 use devices::serial::{ConsoleSink, Serial, SerialInput};
+use devices::thread::{self, Role};
 use virtio::console::{Backend, Nobody, Stream};
-use virtio::worker::STACK;
 
 pub use self::guest_console::{ExpectError, ExpectFailure, GuestConsole};
 pub(super) use self::scrollback::Scrollback;
@@ -167,10 +167,7 @@ impl OutputThread {
         reader: Option<Box<dyn Write + Send>>,
     ) -> io::Result<Self> {
         let (from, keep) = (queue.clone(), said.clone());
-        let thread = thread::Builder::new()
-            .name("console".into())
-            .stack_size(STACK)
-            .spawn(move || carry(&from, &keep, reader))?;
+        let thread = thread::spawn(Role::Console, "console", move || carry(&from, &keep, reader))?;
         Ok(OutputThread { queue, said, thread: Some(thread) })
     }
 
@@ -221,6 +218,8 @@ fn give(reader: &mut (dyn Write + Send), bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[derive(Debug)]

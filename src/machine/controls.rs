@@ -16,7 +16,7 @@ use crate::spec::MemSize;
 #[derive(Debug, Clone)]
 pub struct Controls {
     pub(super) events: Sender<Event>,
-    pub(super) orders: Arc<UrgentRequests>,
+    pub(super) urgent: Arc<UrgentRequests>,
     pub(super) balloon: BalloonControl,
     /// What the guest has.
     pub(super) mem: MemSize,
@@ -79,14 +79,14 @@ impl Controls {
     /// Resets the machine: the guest is stopped where it is and boots again. Resets that are asked for before the machine
     /// has come to the first are one.
     pub fn reset(&self) {
-        if self.orders.reset() {
+        if self.urgent.reset() {
             self.send(Command::Reset);
         }
     }
 
     /// Ends the machine where it is.
     pub fn kill(&self) {
-        self.orders.kill();
+        self.urgent.kill();
         self.send(Command::Kill);
     }
 
@@ -149,7 +149,7 @@ impl Controls {
         // Nobody listens any more once the machine has ended, which is what makes it harmless.
         let _ = self.events.send(Event::Command(command));
         if apart {
-            self.orders.other();
+            self.urgent.other();
         }
     }
 }

@@ -15,8 +15,8 @@ use virtio::transport::{Platform, VirtioPci};
 use virtio::worker::Worker;
 
 use super::StartError;
-use super::boot_once::Blueprint;
 use super::pci::{Placed, host_bridge, slot};
+use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::{EngineKind, make_engine};
 use crate::host::tap::{Tap, TapBackend};
@@ -24,28 +24,28 @@ use crate::spec::{DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
-    blueprint: &Blueprint,
+    resources: &Resources,
     hvc0: Box<dyn Backend>,
     platform: &Platform,
 ) -> Result<Vec<Placed>, StartError> {
-    let spec = &blueprint.spec;
+    let spec = &resources.spec;
     let mut placed = vec![host_bridge()?];
-    let taps = spec.tap.iter().zip(&blueprint.resources.taps);
+    let taps = spec.tap.iter().zip(&resources.taps);
     for (index, ((tap, opened), slot)) in taps.zip(slots::NETWORK).enumerate() {
         placed.push(network(index, tap, opened, slot, spec.cpus().get(), platform)?);
     }
     for (index, slot) in (0..spec.disk.len()).zip(slots::DISK) {
-        placed.push(disk(index, blueprint, slot, platform)?);
+        placed.push(disk(index, resources, slot, platform)?);
     }
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
     placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
-    let balloon = Balloon::new("balloon0", &blueprint.resources.balloon).map_err(StartError::Descriptors)?;
+    let balloon = Balloon::new("balloon0", &resources.balloon).map_err(StartError::Descriptors)?;
     placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
-    let ports = blueprint.resources.ports.iter();
+    let ports = resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
-    let console = blueprint.run_resources.streams.iter().try_fold(console, |console, stream| {
+    let console = resources.run_resources.streams.iter().try_fold(console, |console, stream| {
         stream.backend().map(|backend| console.with_port(stream.name, backend))
     })?;
     placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?);
@@ -72,14 +72,13 @@ fn network(
     put(Box::new(device), worker, slot, platform)
 }
 
-fn disk(index: usize, blueprint: &Blueprint, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
+fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
-    let (Some(spec), Some(file)) = (blueprint.spec.disk.get(index), blueprint.resources.disks.get(index))
-    else {
+    let (Some(spec), Some(file)) = (resources.spec.disk.get(index), resources.disks.get(index)) else {
         return Err(missing);
     };
     let name = format!("blk{index}");
-    let queues = spec.queues.map_or(blueprint.spec.cpus().get(), |queues| queues.get().into());
+    let queues = spec.queues.map_or(resources.spec.cpus().get(), |queues| queues.get().into());
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
     let device = Block::new(name.clone(), file.disk(serial, queues));

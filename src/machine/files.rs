@@ -20,7 +20,7 @@ use boot::read::ReadAt;
 
 use super::StartError;
 use super::cmdline::{self, Line, Said};
-use super::loader::Origin;
+use super::loader::ByteSource;
 use super::resources::open_disk;
 use super::run_resources::Image;
 use crate::image::{
@@ -34,7 +34,7 @@ use crate::spec::{Spec, SpecError};
 pub(crate) struct BootFile {
     /// The file, or the disk it is on.
     path: PathBuf,
-    origin: Origin,
+    origin: ByteSource,
     /// Where on the disk.
     inside: Option<ImageFile>,
 }
@@ -261,7 +261,7 @@ impl DiskBoot {
                 Err(ImageError::TooLong { path, file: shown(&inside.path), mib, what })
             }
             (Some(inside), Some(file)) => {
-                let origin = Origin::File(file.clone());
+                let origin = ByteSource::File(file.clone());
                 Ok(Some(BootFile { path: self.path.clone(), origin, inside: Some(inside) }))
             }
             _ => Ok(None),
@@ -336,11 +336,11 @@ impl BootFile {
     /// Something that was made for this machine, and what it is called where a path is shown.
     fn made(name: &str, image: &Arc<dyn Image>) -> Self {
         let path = format!("the {name} that was made for this machine").into();
-        BootFile { path, origin: Origin::Made(image.clone()), inside: None }
+        BootFile { path, origin: ByteSource::Made(image.clone()), inside: None }
     }
 
     /// What the bytes come from.
-    pub(super) fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> ByteSource {
         self.origin.clone()
     }
 
@@ -372,16 +372,16 @@ impl ReadAt for BootFile {
     fn length(&self) -> io::Result<u64> {
         match (&self.inside, &self.origin) {
             (Some(inside), _) => Ok(inside.size),
-            (None, Origin::File(file)) => file.length(),
-            (None, Origin::Made(image)) => image.length(),
+            (None, ByteSource::File(file)) => file.length(),
+            (None, ByteSource::Made(image)) => image.length(),
         }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let (inside, file) = match (&self.inside, &self.origin) {
-            (Some(inside), Origin::File(file)) => (inside, file),
-            (None, Origin::File(file)) => return file.read_at(buf, offset),
-            (_, Origin::Made(image)) => return image.read_at(buf, offset),
+            (Some(inside), ByteSource::File(file)) => (inside, file),
+            (None, ByteSource::File(file)) => return file.read_at(buf, offset),
+            (_, ByteSource::Made(image)) => return image.read_at(buf, offset),
         };
         let len = (buf.len() as u64).min(inside.size.saturating_sub(offset));
         let wanted = Load { file_offset: offset, guest: 0, len };

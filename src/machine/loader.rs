@@ -25,7 +25,7 @@ const BUFFER: usize = 256 << 10;
 
 /// Where bytes come from.
 #[derive(Debug, Clone)]
-pub(super) enum Origin {
+pub(super) enum ByteSource {
     /// A file, read straight into guest memory.
     File(Arc<File>),
     /// What is made as it is read.
@@ -36,7 +36,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct Source {
     path: PathBuf,
-    origin: Origin,
+    origin: ByteSource,
     copies: Vec<Load>,
 }
 
@@ -48,8 +48,8 @@ impl Source {
 
     fn load(&self, ram: &GuestRam, piece: &Load) -> io::Result<()> {
         match &self.origin {
-            Origin::File(file) => ram.load(file, piece.file_offset, piece.guest, piece.len),
-            Origin::Made(image) => {
+            ByteSource::File(file) => ram.load(file, piece.file_offset, piece.guest, piece.len),
+            ByteSource::Made(image) => {
                 let mut buffer = vec![0; BUFFER];
                 let mut done = 0;
                 while done < piece.len {

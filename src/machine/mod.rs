@@ -30,7 +30,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
@@ -41,11 +41,11 @@ pub use exit::{Crash, Exit, GaveUp};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
+use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
-use virtio::worker::STACK;
 
-use boot_once::{Blueprint, Boot};
-use console::{Console, OutputThread, Scrollback};
+use boot_once::Boot;
+use console::{OutputThread, Scrollback};
 use events::Publisher;
 use files::NamedFiles;
 use pci::MakeFunctions;
@@ -202,45 +202,32 @@ impl Machine {
         run_resources: RunResources,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
-        let console = Console::new(spec.console());
-        let input = ConsoleInput::new(console.clone());
-        let (queue, said) = (console.output.clone(), Arc::<Scrollback>::default());
-        let spec = spec.clone().settled()?;
-        let resources = Resources::open(&spec, run_resources.files.as_ref())?;
-        let (balloon, mem) = (resources.balloon.clone(), spec.mem());
-        let (publisher, orders) = (Publisher::default(), Arc::<UrgentRequests>::default());
-        let blueprint = Blueprint {
-            spec,
-            console,
-            resources,
-            run_resources,
-            publisher: publisher.clone(),
-            orders: orders.clone(),
-            functions,
-        };
-        let boot = Boot::start(&blueprint, BootNumber::default(), &sender)?;
+        let resources = Resources::open(spec.clone().settled()?, functions, run_resources)?;
+        let input = ConsoleInput::new(resources.console.clone());
+        let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
+        let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
+        let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
+        let boot = Boot::start(&resources, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let outcome = Arc::new(ExitCell::default());
         let guest_console = GuestConsole::new(said, input.clone());
         let (events, result, typed) = (sender.clone(), outcome.clone(), input.clone());
-        let supervisor = thread::Builder::new()
-            .stack_size(STACK)
-            .name("machine".into())
-            .spawn(move || {
-                let mut ending = ExitPublisher {
-                    outcome: &result,
-                    publisher: blueprint.publisher.clone(),
-                    input: typed,
-                    exit: Exit::Failed(StartError::Internal("the supervisor")),
-                };
-                ending.exit = supervise(&blueprint, boot, &receiver, &events);
-                // Who waits for the end may start the next machine on the same disks and sockets.
-                drop(blueprint);
-                output.finish();
-            })
-            .map_err(StartError::Thread)?;
+        let requests = urgent.clone();
+        let supervisor = thread::spawn(Role::Supervisor, "machine", move || {
+            let mut ending = ExitPublisher {
+                outcome: &result,
+                publisher: resources.publisher.clone(),
+                input: typed,
+                exit: Exit::Failed(StartError::Internal("the supervisor")),
+            };
+            ending.exit = supervise(&resources, boot, &receiver, &events, &requests);
+            // Who waits for the end may start the next machine on the same disks and sockets.
+            drop(resources);
+            output.finish();
+        })
+        .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, orders, balloon, mem, publisher, outcome },
+            controls: Controls { events: sender, urgent, balloon, mem, publisher, outcome },
             input,
             console: guest_console,
             supervisor: Some(supervisor),

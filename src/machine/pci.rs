@@ -14,7 +14,7 @@ use virtio::transport::Platform;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
-use super::boot_once::Blueprint;
+use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::kvm::memory::GuestRam;
 
@@ -36,7 +36,7 @@ impl Placed {
 
 /// Makes a machine's functions for one boot, its `hvc0` connected to the given end.
 pub(super) type MakeFunctions =
-    fn(&Blueprint, Box<dyn Backend>, &Platform) -> Result<Vec<Placed>, StartError>;
+    fn(&Resources, Box<dyn Backend>, &Platform) -> Result<Vec<Placed>, StartError>;
 
 /// The host bridge, where people look for one.
 pub(super) fn host_bridge() -> Result<Placed, StartError> {

@@ -1,12 +1,16 @@
-//! What the host lends a machine for all its boots: opened and locked before the first boot and before any thread of the
-//! machine exists, given back after the last.
+//! What all boots of a machine are made from: its spec, and everything that the host gives it. Opened once, before any thread
+//! serves the guest, and given back after the last boot.
 
 use std::sync::Arc;
 
 use virtio::balloon::BalloonControl;
 
 use super::StartError;
+use super::console::Console;
+use super::events::Publisher;
 use super::files::NamedFiles;
+use super::pci::MakeFunctions;
+use super::run_resources::RunResources;
 use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
 use crate::host::tap::Tap;
@@ -14,9 +18,10 @@ use crate::image;
 use crate::kvm::KvmDevice;
 use crate::spec::{DiskSpec, Spec};
 
-/// Descriptors of the host that every boot of a machine uses.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Resources {
+    pub(super) spec: Spec,
     /// Locked; in the order of the spec.
     pub(super) disks: Vec<Arc<DiskFile>>,
     /// In the order of the spec.
@@ -27,22 +32,38 @@ pub(super) struct Resources {
     /// In the order of the spec.
     pub(super) ports: Vec<PortSocket>,
     pub(super) balloon: BalloonControl,
+    /// The queues of the guest's console.
+    pub(super) console: Console,
+    pub(super) run_resources: RunResources,
+    /// Tells listeners what happens.
+    pub(super) publisher: Publisher,
+    /// Makes what goes on the PCI bus.
+    pub(super) functions: MakeFunctions,
 }
 
 impl Resources {
-    /// Opens everything that `spec` names; of the kernel and the initrd what is not in `files`.
-    pub(super) fn open(spec: &Spec, files: Option<&NamedFiles>) -> Result<Self, StartError> {
+    /// Opens everything that `spec` names, less what `run_resources` has open already.
+    pub(super) fn open(
+        spec: Spec,
+        functions: MakeFunctions,
+        mut run_resources: RunResources,
+    ) -> Result<Self, StartError> {
         let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
         let disks = spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new));
         let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
         let taps = spec.tap.iter().map(|tap| Tap::open(tap.name.as_str(), queues).map(Arc::new));
         Ok(Resources {
             disks: disks.collect::<Result<_, _>>()?,
-            files: files.map_or_else(|| NamedFiles::open(spec, None), |files| Ok(files.clone()))?,
+            files: run_resources.files.take().map_or_else(|| NamedFiles::open(&spec, None), Ok)?,
             kvm: Arc::new(KvmDevice::open()?),
             taps: taps.collect::<Result<_, _>>()?,
             ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(balloon),
+            console: Console::new(spec.console()),
+            publisher: Publisher::default(),
+            spec,
+            run_resources,
+            functions,
         })
     }
 

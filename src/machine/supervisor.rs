@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use devices::bus::Effect;
 
-use super::boot_once::{Blueprint, Boot};
+use super::boot_once::Boot;
 use super::ends::{BootLoop, End, TICK};
 use super::events::MachineEvent;
+use super::resources::Resources;
 use super::stats::Stats;
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit, GaveUp, PauseError};
@@ -109,15 +110,17 @@ impl PauseState {
 
 /// Runs until the machine ends.
 pub(super) fn supervise(
-    blueprint: &Blueprint,
+    resources: &Resources,
     mut boot: Boot,
     events: &Receiver<Event>,
     sender: &Sender<Event>,
+    urgent: &UrgentRequests,
 ) -> Exit {
-    let publisher = &blueprint.publisher;
+    let publisher = &resources.publisher;
     let mut boot_loop = BootLoop::default();
     loop {
-        let turn = BootRun { blueprint, boot: &boot, rest: PauseState::Running, look: None }.next(events);
+        let turn =
+            BootRun { resources, urgent, boot: &boot, rest: PauseState::Running, look: None }.next(events);
         let (ran, came_up) = boot.watch.boot(boot.sent());
         let looped = match turn {
             NextBoot::Reset => boot_loop.after_reset(ran, came_up),
@@ -136,10 +139,10 @@ pub(super) fn supervise(
             return Exit::GaveUp(GaveUp::BootLoop { boots });
         }
         publisher.publish(MachineEvent::Reset);
-        if blueprint.orders.killed() {
+        if urgent.killed() {
             return Exit::Killed;
         }
-        match Boot::start(blueprint, number.next(), sender) {
+        match Boot::start(resources, number.next(), sender) {
             Ok(next) => boot = next,
             Err(error) => return Exit::Failed(error),
         }
@@ -149,7 +152,8 @@ pub(super) fn supervise(
 
 /// One boot's life as the supervisor sees it.
 struct BootRun<'a> {
-    blueprint: &'a Blueprint,
+    resources: &'a Resources,
+    urgent: &'a UrgentRequests,
     boot: &'a Boot,
     rest: PauseState,
     /// When the guest is looked at next, because it seems to be at its end.
@@ -176,7 +180,7 @@ impl BootRun<'_> {
                     }
                 }
                 Ok(Event::Command(Command::Reset)) => {
-                    self.blueprint.orders.taken();
+                    self.urgent.taken();
                     return NextBoot::BootAgain;
                 }
                 // The supervisor holds a sender itself, so the channel cannot end; if it did, nobody could ask for more.
@@ -221,7 +225,7 @@ impl BootRun<'_> {
                 self.boot.resume();
                 self.rest.give_up(&PauseError::Interrupted);
                 if let PauseState::Paused = std::mem::replace(&mut self.rest, PauseState::Running) {
-                    self.blueprint.publisher.publish(MachineEvent::Resumed);
+                    self.resources.publisher.publish(MachineEvent::Resumed);
                 }
                 reply(&answer, ());
             }
@@ -235,7 +239,7 @@ impl BootRun<'_> {
         match &mut self.rest {
             PauseState::Asked { round, waiting } if *round == number => {
                 self.boot.pause_devices();
-                self.blueprint.publisher.publish(MachineEvent::Paused);
+                self.resources.publisher.publish(MachineEvent::Paused);
                 waiting.drain(..).for_each(|answer| reply(&answer, Ok(())));
                 self.rest = PauseState::Paused;
             }
@@ -279,13 +283,13 @@ impl BootRun<'_> {
 
     fn turn(&self, end: End) -> NextBoot {
         if let End::Panicked | End::GaveUp = end {
-            self.blueprint.publisher.publish(MachineEvent::Panicked);
+            self.resources.publisher.publish(MachineEvent::Panicked);
         }
         NextBoot::End(match end {
             End::PoweredOff => Exit::PoweredOff,
             End::Panicked => Exit::Panicked,
             End::GaveUp => Exit::GaveUp(GaveUp::Initramfs),
-            End::Reset => match self.blueprint.spec.on_reboot() {
+            End::Reset => match self.resources.spec.on_reboot() {
                 OnReboot::Reboot => return NextBoot::Reset,
                 OnReboot::Exit => Exit::Rebooted,
             },

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::Sender;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use devices::bus::{Bus, Effect};
+use devices::thread::{self, Role};
 
 use super::ends::Activity;
 use super::exit::Crash;
@@ -59,14 +60,12 @@ impl VcpuThreads {
             let (ready, counters, shown) = (Arc::clone(&kickable), Arc::clone(&exits), seen.clone());
             // Here, so that a pause right after this waits for all of them.
             let insider = context.gate.come();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{}", vcpu.id()))
-                .stack_size(STACK)
-                .spawn(move || {
-                    let (context, exits, seen) = (&context, &*counters, &*shown);
-                    run(Running { vcpu, context, exits, seen, look: false }, &insider, &ready)
-                })
-                .map_err(StartError::Thread)?;
+            let name = format!("vcpu{}", vcpu.id());
+            let thread = thread::spawn(Role::Vcpu, &name, move || {
+                let (context, exits, seen) = (&context, &*counters, &*shown);
+                run(Running { vcpu, context, exits, seen, look: false }, &insider, &ready)
+            })
+            .map_err(StartError::Thread)?;
             started.threads.push(VcpuThread { thread, kickable, exits, seen });
         }
         Ok(started)
@@ -161,9 +160,6 @@ impl Seen {
         Self::POSTURES.get(at).copied()
     }
 }
-
-/// Address space for a vCPU thread's stack; only what is used is ever backed by memory.
-const STACK: usize = 256 << 10;
 
 fn run(mut running: Running<'_>, insider: &GateTicket, kickable: &AtomicBool) {
     // Said if nothing better is: a vCPU that ends without a word would leave the machine standing.

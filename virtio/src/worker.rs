@@ -8,9 +8,10 @@ use std::fmt;
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
+use devices::thread::{self, Role};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
@@ -23,9 +24,6 @@ use crate::shared_registers::SharedRegisters;
 
 /// The worker's own token: there are commands.
 const BELL: Token = 0;
-
-/// Of each thread of a machine. Less than a huge page: of those the host may give one to a stack of which a few KiB are used.
-pub const STACK: usize = 1 << 20;
 
 /// Makes what a worker waits in, on the worker's thread.
 pub type MakePoller<P> = Box<dyn FnOnce() -> io::Result<P> + Send>;
@@ -177,7 +175,7 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
     let (commands, receiver) = mpsc::channel();
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (own_bell, own_name) = (bell.clone(), name.to_owned());
-    let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
+    let thread = thread::spawn(Role::Device, name, move || {
         let poller = make().and_then(|mut poller| {
             poller.watch(own_bell.as_raw_fd(), BELL, Interest::Read)?;
             Ok(poller)

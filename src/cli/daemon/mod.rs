@@ -18,7 +18,7 @@ pub(super) use self::notify::Notify;
 pub(super) use self::pidfile::{Pidfile, PidfileError};
 use super::exit::Status;
 use super::{complain, deliver, logbook};
-use crate::control::Fact;
+use crate::control::BannerLine;
 use crate::host::process::{Side, close_others, detach, silence};
 
 /// How a machine runs, whatever it is made of.
@@ -149,7 +149,7 @@ pub(super) struct Service {
     notify: Notify,
     caller: Option<Caller>,
     pidfile: Mutex<Option<Pidfile>>,
-    made_of: Vec<Fact>,
+    banner: Vec<BannerLine>,
 }
 
 impl Service {
@@ -160,20 +160,20 @@ impl Service {
         caller: Option<Caller>,
     ) -> Result<Self, PidfileError> {
         let pidfile = args.pidfile.as_deref().map(Pidfile::prepare).transpose()?;
-        Ok(Service { notify, caller, pidfile: Mutex::new(pidfile), made_of: Vec::new() })
+        Ok(Service { notify, caller, pidfile: Mutex::new(pidfile), banner: Vec::new() })
     }
 
     /// The same of a machine whose banner is this.
     pub(super) fn of(self, banner: &str) -> Self {
-        let facts = banner.lines().filter_map(|line| line.strip_prefix("~> ")?.split_once(':'));
-        let fact =
-            |(name, value): (&str, &str)| Fact { name: name.trim().into(), value: value.trim().into() };
-        Service { made_of: facts.map(fact).collect(), ..self }
+        let lines = banner.lines().filter_map(|line| line.strip_prefix("~> ")?.split_once(':'));
+        let line =
+            |(name, value): (&str, &str)| BannerLine { name: name.trim().into(), value: value.trim().into() };
+        Service { banner: lines.map(line).collect(), ..self }
     }
 
     /// What the machine is made of.
-    pub(super) fn made_of(&self) -> Vec<Fact> {
-        self.made_of.clone()
+    pub(super) fn banner(&self) -> Vec<BannerLine> {
+        self.banner.clone()
     }
 
     /// Whether nobody sits in front of it.

@@ -39,7 +39,7 @@ pub(in crate::cli) enum PidfileError {
     Host {
         /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }

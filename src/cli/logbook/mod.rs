@@ -29,7 +29,7 @@ pub(super) enum LogError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
     /// The host has none.

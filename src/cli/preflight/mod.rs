@@ -109,7 +109,7 @@ pub(super) enum FileError {
         what: &'static str,
         /// Where.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }

@@ -7,7 +7,7 @@ use boot::cpio::CpioError;
 use boot::modules::ModuleError;
 
 use crate::cli::preflight::PreflightError;
-use crate::control::PlaceError;
+use crate::control::ClaimError;
 use crate::machine::StartError;
 use crate::spec::{MemSize, SpecError};
 
@@ -25,7 +25,7 @@ pub(crate) enum RunError {
     Start(#[from] StartError),
     /// Its name, or the socket of that name.
     #[error(transparent)]
-    RunningMachine(#[from] PlaceError),
+    Name(#[from] ClaimError),
     /// More ports than fit beside those of `run`.
     #[error("{asked} ports were asked for, and beside those of `minivmm run` a guest can have {max}")]
     Ports {
@@ -125,7 +125,7 @@ pub(crate) enum RunError {
     Host {
         /// Which.
         what: &'static str,
-        /// What it said.
+        /// The host's error.
         source: io::Error,
     },
 }

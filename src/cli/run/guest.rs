@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use boot::cpio::{Archive, Cpio, Kind, Member};
 use boot::modules::{Module, ModuleError, Modules};
+use devices::thread::{Role, spawn_scoped};
 
 use log::Level;
 
@@ -273,7 +274,7 @@ fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
     let stdin = child.stdin.take();
     let out = thread::scope(|scope| {
         // One that stops reading says why in its status.
-        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(packed)));
+        spawn_scoped(scope, Role::Cli, "xz", move || stdin.map(|mut stdin| stdin.write_all(packed)))?;
         child.wait_with_output()
     })?;
     if out.status.success() {

@@ -3,15 +3,15 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread;
 
 use devices::console::ByteQueue;
+use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
 use super::output::UpToToken;
 use super::start::Started;
-use crate::host::ready::until_left;
+use crate::host::ready::wait_for_hangup;
 use crate::host::stdio::{Input, Output};
 use crate::machine::Machine;
 use crate::machine::run_resources::StreamPort;
@@ -106,7 +106,7 @@ impl Ports {
         spawn("output", news, move |news| pass_on(index, &from, UpToToken::new(to, &token), &left, &news))?;
         // At the first moment, as on the host: its next write ends a command.
         spawn("reader", news, move |_| {
-            if until_left(&to).is_ok() {
+            if wait_for_hangup(&to).is_ok() {
                 seen.try_push(LEFT);
             }
         })
@@ -120,7 +120,7 @@ pub(super) fn spawn(
     work: impl FnOnce(Sender<News>) + Send + 'static,
 ) -> io::Result<()> {
     let news = news.clone();
-    thread::Builder::new().name(name.into()).spawn(move || work(news)).map(drop)
+    thread::spawn(Role::Cli, name, move || work(news)).map(drop)
 }
 
 /// Starts whoever needs the machine: who hears of its end, and who feeds its command.

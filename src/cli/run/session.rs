@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
+
+use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
@@ -85,7 +86,7 @@ fn say(text: String) {
         report::say(&text);
         drop(told);
     };
-    if thread::Builder::new().name("says".into()).spawn(speak).is_ok() {
+    if thread::spawn(Role::Cli, "says", speak).is_ok() {
         let _ = said.recv_timeout(WORDS);
     }
 }

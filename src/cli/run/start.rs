@@ -8,7 +8,7 @@ use super::error::RunError;
 use super::guest;
 use super::ports::News;
 use crate::cli::{logger, preflight, report};
-use crate::control::{Claim, ControlServer, Running};
+use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
@@ -60,8 +60,8 @@ impl Start {
         let files = Some(cleared.named);
         let run_resources = RunResources { files, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
-        let subject = Arc::new(Running::new(&machine, spec));
-        let control = claim.map(|claim| ControlServer::serve(claim, subject)).transpose();
+        let target = Arc::new(RunningTarget::new(&machine, spec));
+        let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();
         let control = control.map_err(|source| RunError::Host { what: "a control socket", source })?;
         Ok(Started { machine, control })
     }

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
+
+use devices::thread::{self, Role};
 
 use super::wait::Waiting;
 use super::{ANSWER, Speaker, VerbError};
@@ -16,8 +17,8 @@ use crate::cli::menu::{ATTACHED_HELP, Choice};
 use crate::cli::report;
 use crate::cli::session::suspend;
 use crate::cli::typing::carry;
-use crate::control::client::{Attached, ClientError};
-use crate::host::ready::until_left;
+use crate::control::client::{ClientError, ConsoleConnection};
+use crate::host::ready::wait_for_hangup;
 use crate::host::signals::{Signal, Signals};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{GiveBack, Terminal};
@@ -30,8 +31,8 @@ const LAST_SHOWN: Duration = Duration::from_secs(1);
 
 pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     let speaker = Speaker::to(name)?;
-    let Attached { stream, heard } =
-        Attached::to(&speaker.0.socket).map_err(|source| speaker.failed(source))?;
+    let ConsoleConnection { stream, received } =
+        ConsoleConnection::open(&speaker.0.socket).map_err(|source| speaker.failed(source))?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop().map_err(VerbError::Terminal)?;
     report::hurry();
@@ -54,7 +55,7 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     start("reader", move || watcher.leave_when_nobody_reads())?;
     let shower = viewer.clone();
     start("stdout", move || {
-        let _ = over.send(Over::Shown(shower.show(&heard)));
+        let _ = over.send(Over::Shown(shower.show(&received)));
     })?;
     let shown = match ends.recv() {
         Ok(Over::Shown(shown)) => shown,
@@ -79,7 +80,7 @@ enum Over {
 }
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), VerbError> {
-    thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(VerbError::Terminal)
+    thread::spawn(Role::Cli, name, work).map(drop).map_err(VerbError::Terminal)
 }
 
 /// What is said when a console that was opened in the background comes to the foreground.
@@ -118,10 +119,10 @@ impl Viewer {
     }
 
     /// From the guest to standard output, until the machine ends or lets us go, or nobody reads there any more.
-    fn show(&self, heard: &[u8]) -> io::Result<()> {
+    fn show(&self, received: &[u8]) -> io::Result<()> {
         let (mut output, mut from) = (Output::standard(), &self.stream);
         let mut bytes = [0; 4096];
-        let mut shown = output.write_all(heard);
+        let mut shown = output.write_all(received);
         while shown.is_ok() {
             shown = match from.read(&mut bytes) {
                 Ok(0) => return Ok(()),
@@ -142,7 +143,7 @@ impl Viewer {
 
     /// `minivmm console vm0 | grep -m 1 WORD` ends with grep, also when the guest has nothing more to say.
     fn leave_when_nobody_reads(&self) {
-        if until_left(&Output::standard()).is_ok() {
+        if wait_for_hangup(&Output::standard()).is_ok() {
             self.detach();
         }
     }

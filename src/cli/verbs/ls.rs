@@ -3,11 +3,12 @@
 use std::thread;
 use std::time::Duration;
 
+use devices::thread::{Role, spawn_scoped};
 use serde_json::{Value, json};
 
 use super::VerbError;
 use super::show::columns;
-use crate::control::client::ask;
+use crate::control::client::request;
 use crate::control::{RunningMachine, all};
 
 /// A machine that does not answer by then is shown without what it would have said.
@@ -29,7 +30,7 @@ fn ask_all<T: Send>(places: &[RunningMachine], ask: impl Fn(&RunningMachine) -> 
         let ask = &ask;
         let asked: Vec<_> = places
             .iter()
-            .map(|place| (place, thread::Builder::new().spawn_scoped(scope, move || ask(place))))
+            .map(|place| (place, spawn_scoped(scope, Role::Cli, "ls", move || ask(place))))
             .collect();
         // Who gets no thread, or one that broke down, is asked by this one.
         let told = asked.into_iter().map(|(place, thread)| {
@@ -40,7 +41,7 @@ fn ask_all<T: Send>(places: &[RunningMachine], ask: impl Fn(&RunningMachine) -> 
 }
 
 fn info(place: &RunningMachine) -> Value {
-    ask(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
+    request(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
         // It is about to start or to end, or its process is stopped.
         |_| json!({ "name": place.name.as_str(), "pid": place.pid, "state": null }),
     )

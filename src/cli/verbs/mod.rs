@@ -21,7 +21,7 @@ pub(super) use exits::exits;
 
 use super::exit::Status;
 use super::{complain, print};
-use crate::control::client::{Asked, ClientError};
+use crate::control::client::{ClientError, PendingRequest};
 use crate::control::routes::balloon_body;
 use crate::control::{RunningMachine, find};
 use crate::host::lock::by;
@@ -151,14 +151,14 @@ impl Speaker {
         limit: Duration,
     ) -> Result<Value, VerbError> {
         let until = Instant::now() + limit;
-        let asked = Asked::send(&self.0.socket, method, path, body, limit.min(ANSWER));
+        let asked = PendingRequest::send(&self.0.socket, method, path, body, limit.min(ANSWER));
         let mut asked = asked.map_err(|source| self.failed(source))?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match asked.answer(left.min(STOPPED)) {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) if left > STOPPED && !self.is_stopped() => {}
-                Ok(None) => return Err(self.failed(ClientError::Late(limit))),
+                Ok(None) => return Err(self.failed(ClientError::TimedOut(limit))),
                 Err(source) => return Err(self.failed(source)),
             }
         }
@@ -172,9 +172,9 @@ impl Speaker {
     fn failed(&self, source: ClientError) -> VerbError {
         let RunningMachine { name, socket, pid } = self.0.clone();
         match (source, pid) {
-            (ClientError::Late(_), Some(pid)) if self.is_stopped() => VerbError::Stopped { name, pid },
-            (ClientError::Late(limit), _) => VerbError::Late { name, limit, pid },
-            (ClientError::Gone(_), _) if !self.0.has_socket() && find(&name).is_some() => {
+            (ClientError::TimedOut(_), Some(pid)) if self.is_stopped() => VerbError::Stopped { name, pid },
+            (ClientError::TimedOut(limit), _) => VerbError::Late { name, limit, pid },
+            (ClientError::Unreachable(_), _) if !self.0.has_socket() && find(&name).is_some() => {
                 VerbError::Unreachable { name, socket, pid }
             }
             (source, _) => VerbError::Machine { name, source },

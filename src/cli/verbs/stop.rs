@@ -10,7 +10,7 @@ use super::wait::Waiting;
 use super::{NameArgs, Speaker, StopArgs, VerbError};
 use crate::cli::report;
 use crate::cli::session::AGAIN;
-use crate::control::client::{Asked, ClientError};
+use crate::control::client::{ClientError, PendingRequest};
 use crate::control::find;
 
 /// How often to look whether a machine is there that does not tell.
@@ -75,13 +75,13 @@ fn pull(speaker: &Speaker, mut waiting: Option<Waiting<'_>>) -> Result<(), VerbE
 
 /// Tells the machine; whether it has heard within `limit`. One that ends at the moment has.
 fn order(speaker: &Speaker, path: &str, limit: Duration) -> Result<bool, ClientError> {
-    let answered =
-        Asked::send(&speaker.0.socket, "POST", path, None, limit).and_then(|mut asked| asked.answer(limit));
+    let answered = PendingRequest::send(&speaker.0.socket, "POST", path, None, limit)
+        .and_then(|mut asked| asked.answer(limit));
     match answered {
         Ok(answer) => Ok(answer.is_some()),
-        Err(ClientError::Late(_)) => Ok(false),
+        Err(ClientError::TimedOut(_)) => Ok(false),
         // Whoever waits for the end hears of it, or sees it.
-        Err(ClientError::Gone(_)) => Ok(speaker.0.has_socket()),
+        Err(ClientError::Unreachable(_)) => Ok(speaker.0.has_socket()),
         Err(ClientError::Refused { status: CONFLICT, .. }) => Ok(true),
         Err(error) => Err(error),
     }
@@ -118,7 +118,7 @@ fn has_ended(
     match waiting.as_mut().map(|waiting| waiting.end(limit)) {
         None
         | Some(Err(
-            VerbError::Machine { source: ClientError::Gone(_) | ClientError::Refused { .. }, .. }
+            VerbError::Machine { source: ClientError::Unreachable(_) | ClientError::Refused { .. }, .. }
             | VerbError::Unreachable { .. },
         )) => {}
         Some(told) => return told.map(|ending| ending.is_some()),

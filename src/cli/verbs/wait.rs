@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ANSWER, Speaker, VerbError};
 use crate::cli::exit::Status;
 use crate::cli::report;
-use crate::control::client::{Asked, ClientError};
+use crate::control::client::{ClientError, PendingRequest};
 use crate::spec::MachineName;
 
 pub(super) fn wait(name: &MachineName) -> Result<ExitCode, VerbError> {
@@ -30,7 +30,7 @@ pub(super) struct Ending {
 /// Waits for a machine's end.
 pub(super) struct Waiting<'a> {
     speaker: &'a Speaker,
-    asked: Asked,
+    asked: PendingRequest,
 }
 
 impl<'a> Waiting<'a> {
@@ -40,7 +40,7 @@ impl<'a> Waiting<'a> {
 
     /// The same, for which there is room within `limit`.
     pub(super) fn begin_within(speaker: &'a Speaker, limit: Duration) -> Result<Self, VerbError> {
-        let asked = Asked::send(&speaker.0.socket, "GET", "/v1/wait", None, limit);
+        let asked = PendingRequest::send(&speaker.0.socket, "GET", "/v1/wait", None, limit);
         Ok(Waiting { speaker, asked: asked.map_err(|source| speaker.failed(source))? })
     }
 
@@ -54,7 +54,7 @@ impl<'a> Waiting<'a> {
         match (status, text) {
             (Some(status), Some(text)) => Ok(Some(Ending { status, text: text.into() })),
             _ => {
-                let strange = ClientError::Strange("its end has no status".into());
+                let strange = ClientError::Protocol("its end has no status".into());
                 Err(self.speaker.failed(strange))
             }
         }

@@ -4,8 +4,9 @@ use super::*;
 
 const FILE: &str = include_str!("../../../resources/openapi.yaml");
 
-/// Summary and statuses of each operation in the OpenAPI file, by method and path. Reads the file's own shape of YAML.
-fn described() -> BTreeMap<(String, String), (String, Vec<u16>)> {
+/// Summary and statuses of each operation in the OpenAPI file, by method and path. Parses only this file's
+/// subset of YAML.
+fn operations() -> BTreeMap<(String, String), (String, Vec<u16>)> {
     let (_, paths) = FILE.split_once("\npaths:\n").unwrap();
     let mut operations = BTreeMap::new();
     let (mut path, mut method) = (String::new(), String::new());
@@ -37,21 +38,21 @@ fn described() -> BTreeMap<(String, String), (String, Vec<u16>)> {
 fn the_openapi_file_describes_each_route_and_no_other() {
     let table = ROUTES.iter().map(|route| {
         let key = (route.method.to_owned(), route.path.to_owned());
-        (key, (route.about.to_owned(), route.statuses.to_vec()))
+        (key, (route.summary.to_owned(), route.statuses.to_vec()))
     });
-    assert_eq!(described(), table.collect());
+    assert_eq!(operations(), table.collect());
 }
 
 #[test]
 fn the_openapi_file_names_every_field_of_the_answers() {
-    let subject = super::super::testing::Fake::default();
+    let target = super::super::testing::Fake::default();
     let said = [
-        serde_json::to_value(subject.info()).unwrap(),
-        serde_json::to_value(subject.balloon()).unwrap(),
-        serde_json::to_value(subject.stats().unwrap()).unwrap(),
+        serde_json::to_value(target.info()).unwrap(),
+        serde_json::to_value(target.balloon()).unwrap(),
+        serde_json::to_value(target.stats().unwrap()).unwrap(),
         serde_json::to_value(crate::VcpuStats::default()).unwrap(),
         serde_json::to_value(crate::MemoryStats::default()).unwrap(),
-        serde_json::to_value(subject.stats().unwrap().devices.first().unwrap()).unwrap(),
+        serde_json::to_value(target.stats().unwrap().devices.first().unwrap()).unwrap(),
     ];
     for field in said.iter().flat_map(|value| value.as_object().unwrap().keys()) {
         assert!(FILE.contains(&format!(" {field}:")), "{field}");
@@ -115,7 +116,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         MachineEvent::Missed(1),
         MachineEvent::Exited,
     ];
-    // Whoever adds one is told here, by the compiler, that the file and the list above want it too.
+    // A new variant fails to compile here: add it to the file and to the list above.
     for state in states {
         match state {
             MachineState::Running | MachineState::Paused | MachineState::Ended => {}
@@ -131,7 +132,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
     assert_eq!(values("Machine", "state"), states.map(text));
     let said = events.map(|event| text(serde_json::to_value(event).unwrap().get("event").unwrap()));
     assert_eq!(values("Event", "event"), said);
-    // Its reader lists them all: expected one of `network`, ...
+    // The error message lists them all: expected one of `network`, ...
     let kinds = serde_json::from_str::<virtio::DeviceKind>("\"?\"").unwrap_err().to_string();
     let (_, kinds) = kinds.split_once("one of ").unwrap();
     let kinds: Vec<_> = kinds.split('`').skip(1).step_by(2).collect();

@@ -13,7 +13,7 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    all_in(folder).iter().map(|place| place.name.to_string()).collect()
+    all_in(folder).iter().map(|machine| machine.name.to_string()).collect()
 }
 
 #[test]
@@ -35,10 +35,10 @@ fn a_name_is_one_machines_and_its_files_are_its_users_alone() {
     UnixStream::connect(claim.path()).unwrap();
     let other = Claim::take_in(&folder, &name("vm1")).unwrap();
     assert_eq!(names(&folder), ["vm0", "vm1"]);
-    assert_eq!(look(&folder, &name("vm1")).unwrap().pid, Some(own));
+    assert_eq!(find_in(&folder, &name("vm1")).unwrap().pid, Some(own));
     drop((claim, other));
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-    assert!(look(&folder, &name("vm0")).is_none());
+    assert!(find_in(&folder, &name("vm0")).is_none());
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn what_a_dead_machine_left_is_removed_by_the_next_and_by_a_look_around() {
     };
     for lock in [true, false] {
         leave(lock);
-        assert!(look(&folder, &name("vm0")).is_none());
+        assert!(find_in(&folder, &name("vm0")).is_none());
         assert!(names(&folder).is_empty());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         leave(lock);
@@ -68,7 +68,7 @@ fn what_is_not_ours_is_left_alone() {
     prepare(&folder).unwrap();
     fs::write(folder.join("vm0.sock"), "precious").unwrap();
     fs::write(folder.join("notes.txt"), "precious").unwrap();
-    assert!(matches!(Claim::take_in(&folder, &name("vm0")), Err(PlaceError::Host { .. })));
+    assert!(matches!(Claim::take_in(&folder, &name("vm0")), Err(ClaimError::Host { .. })));
     assert!(names(&folder).is_empty());
     assert!(folder.join("vm0.sock").exists() && folder.join("notes.txt").exists());
 }
@@ -79,12 +79,12 @@ fn a_folder_that_others_can_enter_is_refused() {
     prepare(&folder).unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
     let error = Claim::take_in(&folder, &name("vm0")).unwrap_err();
-    assert!(matches!(error, PlaceError::Shared { .. }) && error.to_string().contains("chmod 700"));
+    assert!(matches!(error, ClaimError::Shared { .. }) && error.to_string().contains("chmod 700"));
     let link = outer.path().join("link");
     std::os::unix::fs::symlink(outer.path(), &link).unwrap();
-    assert!(matches!(Claim::take_in(&link, &name("vm0")), Err(PlaceError::Shared { .. })));
+    assert!(matches!(Claim::take_in(&link, &name("vm0")), Err(ClaimError::Shared { .. })));
     let nowhere = outer.path().join("no/such");
-    assert!(matches!(Claim::take_in(&nowhere, &name("vm0")), Err(PlaceError::Folder { .. })));
+    assert!(matches!(Claim::take_in(&nowhere, &name("vm0")), Err(ClaimError::Folder { .. })));
 }
 
 #[test]
@@ -116,19 +116,19 @@ fn a_name_outlives_its_folder_and_has_its_files_again_when_there_is_a_place() {
     let folder = session.join(folder.file_name().unwrap());
     let mut claim = Claim::take_in(&folder, &name("vm0")).unwrap();
     assert!(!claim.renew().unwrap());
-    // As at logout.
+    // As logind does at logout.
     fs::remove_dir_all(&session).unwrap();
     assert!(claim.renew().is_err());
     assert_eq!(names(&folder), ["vm0"]);
-    let found = look(&folder, &name("vm0")).unwrap();
+    let found = find_in(&folder, &name("vm0")).unwrap();
     assert!(found.pid == Some(std::process::id()) && !found.has_socket());
-    // As at the next login.
+    // As logind does at the next login.
     fs::create_dir(&session).unwrap();
     let taken = Claim::take_in(&folder, &name("vm0")).unwrap_err();
-    assert!(matches!(taken, PlaceError::Taken { .. }), "{taken}");
+    assert!(matches!(taken, ClaimError::Taken { .. }), "{taken}");
     assert!(claim.renew().unwrap());
     UnixStream::connect(claim.path()).unwrap();
-    assert!(look(&folder, &name("vm0")).unwrap().has_socket());
+    assert!(find_in(&folder, &name("vm0")).unwrap().has_socket());
     // As programs do that clean a folder.
     for file in ["vm0.sock", "vm0.lock"] {
         fs::remove_file(folder.join(file)).unwrap();
@@ -138,15 +138,15 @@ fn a_name_outlives_its_folder_and_has_its_files_again_when_there_is_a_place() {
         assert!(is_locked(&File::open(folder.join("vm0.lock")).unwrap()).unwrap());
     }
     assert!(!claim.renew().unwrap());
-    // A folder that others can enter is not gone into.
+    // A folder that other users can enter is not used.
     fs::remove_dir_all(&folder).unwrap();
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
-    assert!(matches!(claim.renew(), Err(PlaceError::Shared { .. })));
+    assert!(matches!(claim.renew(), Err(ClaimError::Shared { .. })));
     fs::write(folder.join("vm0.lock"), "another process's").unwrap();
     drop(claim);
     assert!(folder.join("vm0.lock").exists());
-    assert!(look(&folder, &name("vm0")).is_none());
+    assert!(find_in(&folder, &name("vm0")).is_none());
 }
 
 #[test]

@@ -1,15 +1,16 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::thread;
 
 use serde_json::{Value, json};
 
-use super::super::client::{Asked, ClientError, ask};
+use super::super::client::{ClientError, PendingRequest, request};
 use super::super::routes::ROUTES;
 use super::super::testing::Fake;
 use super::*;
 use crate::machine::{MachineEvent, MachineState};
 
-/// Longer than anything here takes.
+/// Longer than any operation here takes.
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -36,11 +37,11 @@ impl Served {
         stream
     }
 
-    fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
-        ask(&self.socket, method, path, body.as_ref(), LONG)
+    fn request(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, ClientError> {
+        request(&self.socket, method, path, body.as_ref(), LONG)
     }
 
-    /// Sends text as it is; what comes until the end.
+    /// Sends text as it is; returns everything that is received until the end.
     fn raw(&self, text: &str) -> String {
         let mut stream = self.connect();
         stream.write_all(text.as_bytes()).unwrap();
@@ -51,7 +52,7 @@ impl Served {
 
     #[track_caller]
     fn answers(&self) {
-        let info = self.ask("GET", "/v1/machine", None).unwrap();
+        let info = self.request("GET", "/v1/machine", None).unwrap();
         assert_eq!(info["name"], "vm0");
     }
 
@@ -92,16 +93,16 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
             "{said}"
         );
     }
-    assert_eq!(*served.fake.orders.lock().unwrap(), ["pause", "resume", "reset", "power-button", "kill"]);
-    assert_eq!(served.ask("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
-    let late = served.ask("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();
+    assert_eq!(*served.fake.calls.lock().unwrap(), ["pause", "resume", "reset", "power-button", "kill"]);
+    assert_eq!(served.request("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
+    let late = served.request("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();
     assert!(late.to_string().ends_with("a timeout of 0 does not wait for it"), "{late}");
-    let nowhere = served.ask("GET", "/v1/nowhere", None).unwrap_err().to_string();
+    let nowhere = served.request("GET", "/v1/nowhere", None).unwrap_err().to_string();
     assert_eq!(nowhere.matches("/v1/balloon").count(), 1, "{nowhere}");
     *served.fake.state.lock().unwrap() = MachineState::Ended;
     for route in ROUTES.iter().filter(|route| route.statuses.contains(&409)) {
         let body = (route.method == "PUT").then(|| json!({ "mib": 64 }));
-        let error = served.ask(route.method, route.path, body).unwrap_err().to_string();
+        let error = served.request(route.method, route.path, body).unwrap_err().to_string();
         assert!(error.to_lowercase().contains("the machine has ended"), "{error}");
     }
 }
@@ -111,14 +112,14 @@ fn silent_and_half_silent_clients_make_room_for_those_who_speak() {
     let served = Served::new(limits());
     let mut silent: Vec<_> = (0..20).map(|_| served.connect()).collect();
     for stream in silent.iter_mut().step_by(2) {
-        // Those that had to go already do not take it any more.
+        // Connections that were closed already refuse it.
         let _ = stream.write_all(b"GET /v1/machine HTT");
     }
     for _ in 0..10 {
         served.answers();
     }
     assert!(served.open() <= 4);
-    // Who was there first went first.
+    // The oldest connection was closed first.
     assert_eq!(silent[0].read(&mut [0]).unwrap_or(0), 0);
 }
 
@@ -129,7 +130,7 @@ fn a_client_that_asks_and_never_reads_is_let_go() {
     let requests = "GET /v1/machine HTTP/1.1\r\n\r\n".repeat(100);
     for stream in &mut streams {
         stream.set_write_timeout(Some(SHORT)).unwrap();
-        // Until the answers fill the socket and nobody reads the requests any more.
+        // Until the answers fill the socket and the server reads no more requests.
         while stream.write_all(requests.as_bytes()).is_ok() {}
     }
     served.answers();
@@ -146,7 +147,7 @@ fn a_request_that_takes_too_long_or_never_comes_ends_the_connection() {
     );
     assert_eq!(served.raw(""), "");
     assert!(begin.elapsed() >= SHORT);
-    // A byte now and then makes no more time.
+    // A slow byte does not extend the deadline.
     let mut stream = served.connect();
     let begin = Instant::now();
     while stream.write_all(b"G").is_ok() && begin.elapsed() < LONG {
@@ -160,7 +161,7 @@ fn a_body_that_is_too_large_is_refused_in_words_while_it_still_comes() {
     let served = Served::new(limits());
     let mut stream = served.connect();
     stream.write_all(b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
-    // More than a socket holds, so that somebody must read it.
+    // More than a socket's buffers hold, so that the server must read it.
     stream.write_all(&vec![b'x'; 900_000]).unwrap();
     let mut said = String::new();
     stream.read_to_string(&mut said).unwrap();
@@ -173,14 +174,14 @@ fn a_body_that_is_too_large_is_refused_in_words_while_it_still_comes() {
 #[test]
 fn those_who_wait_leave_room_for_those_who_ask() {
     let mut served = Served::new(limits());
-    let mut waiting = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
+    let mut waiting = PendingRequest::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
     let mut events = served.connect();
     events.write_all(b"GET /v1/events HTTP/1.1\r\n\r\n").unwrap();
     let mut head = [0; 15];
     events.read_exact(&mut head).unwrap();
-    // Let the first one get there too.
+    // Let the first one arrive.
     assert!(waiting.answer(SHORT).unwrap().is_none());
-    let error = served.ask("GET", "/v1/wait", None).unwrap_err();
+    let error = served.request("GET", "/v1/wait", None).unwrap_err();
     assert!(error.to_string().contains("2 clients wait"), "{error}");
     let silent: Vec<_> = (0..10).map(|_| served.connect()).collect();
     served.answers();
@@ -199,7 +200,7 @@ fn a_client_that_stops_waiting_gives_its_place_back() {
     let served = Served::new(limits());
     for path in ["/v1/wait", "/v1/events", "/v1/console"] {
         for _ in 0..5 {
-            let mut asked = Asked::send(&served.socket, "GET", path, None, LONG).unwrap();
+            let mut asked = PendingRequest::send(&served.socket, "GET", path, None, LONG).unwrap();
             assert!(asked.answer(Duration::from_millis(20)).unwrap().is_none());
             drop(asked);
             served.until_open(0);
@@ -230,7 +231,7 @@ fn a_console_is_read_by_all_who_ask_and_typed_into_by_those_who_upgrade() {
 #[test]
 fn who_leaves_a_guest_that_neither_reads_nor_speaks_gives_the_place_back() {
     let served = Served::new(Limits { write: SHORT, ..limits() });
-    served.fake.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    served.fake.reads_nothing.store(true, std::sync::atomic::Ordering::Relaxed);
     let paste = || {
         let mut stream = served.connect();
         let request = b"GET /v1/console HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: minivmm-console\r\n\r\n";
@@ -243,19 +244,20 @@ fn who_leaves_a_guest_that_neither_reads_nor_speaks_gives_the_place_back() {
         drop((paste(), paste()));
         served.until_open(0);
     }
-    // Who is there stays, also with a side closed, and what it has typed is typed once the guest reads again.
+    // A connected client stays, also with its writing half closed, and its input reaches the guest once that
+    // reads again.
     let stream = paste();
     stream.shutdown(Shutdown::Write).unwrap();
     thread::sleep(3 * SHORT);
     assert_eq!(served.open(), 1);
-    served.fake.deaf.store(false, std::sync::atomic::Ordering::Relaxed);
+    served.fake.reads_nothing.store(false, std::sync::atomic::Ordering::Relaxed);
     let mut heard = Vec::new();
     while !heard.ends_with(&[b'x'; 50]) {
         let mut byte = [0];
         (&stream).read_exact(&mut byte).unwrap();
         heard.extend(byte);
     }
-    // It reads on, although it will type nothing more.
+    // The client still reads, although it will type nothing more.
     assert_eq!(served.open(), 1);
     drop(stream);
     served.until_open(0);
@@ -271,7 +273,7 @@ fn a_connection_serves_many_requests() {
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"HTTP/1.1 204 No Content\r\n\r\n");
     }
-    assert_eq!(served.fake.orders.lock().unwrap().len(), 1000);
+    assert_eq!(served.fake.calls.lock().unwrap().len(), 1000);
 }
 
 #[test]
@@ -283,7 +285,7 @@ fn dropping_the_server_ends_all_connections() {
     served.until_open(3);
     let begin = Instant::now();
     drop(served.server.take());
-    assert!(begin.elapsed() < FAREWELL);
+    assert!(begin.elapsed() < END_LIMIT);
     for stream in &mut streams {
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
@@ -295,8 +297,8 @@ fn dropping_the_server_ends_all_connections() {
 fn who_has_asked_how_it_ends_before_it_did_is_told() {
     for _ in 0..200 {
         let mut served = Served::new(Limits::DEFAULT);
-        // Not waited for: the server may not have heard of it yet.
-        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
+        // Without waiting: the server may not have read the request yet.
+        let mut asked = PendingRequest::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
         served.finish();
         assert_eq!(asked.answer(LONG).unwrap().unwrap()["status"], 4);
     }
@@ -306,12 +308,12 @@ fn who_has_asked_how_it_ends_before_it_did_is_told() {
 fn the_name_is_free_when_the_end_is_told_also_while_clients_take_no_answer() {
     for _ in 0..2 {
         let mut served = Served::new(limits());
-        // Holds the server's farewell up to its end.
-        let mut deaf = served.connect();
-        deaf.set_write_timeout(Some(SHORT)).unwrap();
+        // Keeps the server busy for the whole of END_LIMIT.
+        let mut reads_nothing = served.connect();
+        reads_nothing.set_write_timeout(Some(SHORT)).unwrap();
         let requests = "GET /v1/machine HTTP/1.1\r\n\r\n".repeat(100);
-        while deaf.write_all(requests.as_bytes()).is_ok() {}
-        let mut asked = Asked::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
+        while reads_nothing.write_all(requests.as_bytes()).is_ok() {}
+        let mut asked = PendingRequest::send(&served.socket, "GET", "/v1/wait", None, LONG).unwrap();
         let (folder, server) = (served.folder.path().join("m"), served.server.take().unwrap());
         thread::scope(|scope| {
             let finish = scope.spawn(|| server.finish(Ending { status: 0, text: "it is over".into() }));
@@ -319,7 +321,7 @@ fn the_name_is_free_when_the_end_is_told_also_while_clients_take_no_answer() {
             let next = Claim::take_in(&folder, &"vm0".parse().unwrap()).unwrap();
             assert!(!finish.is_finished(), "nobody held it up");
             finish.join().unwrap();
-            // What is the next one's is left alone.
+            // The files of the next machine are left alone.
             assert!(next.path().exists());
         });
     }
@@ -328,15 +330,15 @@ fn the_name_is_free_when_the_end_is_told_also_while_clients_take_no_answer() {
 #[test]
 fn clients_that_close_their_writing_half_get_the_whole_answer() {
     let mut served = Served::new(limits());
-    let ask = |path: &str| {
+    let request = |path: &str| {
         let mut stream = served.connect();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         stream
     };
-    let (mut wait, mut events) = (ask("/v1/wait"), ask("/v1/events"));
+    let (mut wait, mut events) = (request("/v1/wait"), request("/v1/events"));
     served.until_open(2);
-    // Longer than a stream takes to look whether its client is there.
+    // Longer than CHECK_INTERVAL.
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(1200) {
         assert_eq!(served.open(), 2);

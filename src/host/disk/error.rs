@@ -88,7 +88,7 @@ pub enum DiskError {
         path: PathBuf,
         /// What was being done.
         action: &'static str,
-        /// What the host said.
+        /// The host's error.
         error: io::Error,
     },
 }

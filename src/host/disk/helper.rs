@@ -6,17 +6,15 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{JoinHandle, current};
 
+use devices::thread::{self, Role};
 use virtio::block::{Completion, Extent, Operation, Tag};
 use virtio::poll::Token;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
-
-/// What a call on the host's file needs of it.
-const STACK: usize = 128 << 10;
 
 /// The thread, and what it has ended. Dropping it waits for what it has begun.
 #[derive(Debug)]
@@ -69,8 +67,8 @@ impl Helper {
         let ended = Arc::new(Ended { completions: Mutex::default(), more: Condvar::new(), bell });
         let (orders, incoming) = mpsc::channel::<Order>();
         let shared = ended.clone();
-        let name = format!("{}-{what}", thread::current().name().unwrap_or("disk"));
-        let thread = thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
+        let name = format!("{}-{what}", current().name().unwrap_or("disk"));
+        let thread = thread::spawn(Role::DiskHelper, &name, move || {
             for (tag, operation, extent) in incoming {
                 let result = work(operation, extent);
                 shared.push(Completion { tag, result });

@@ -98,7 +98,7 @@ pub enum TapError {
         name: String,
         /// What failed.
         doing: &'static str,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::BootFile;
 use crate::machine::StartError;
-use crate::machine::loader::Origin;
+use crate::machine::loader::ByteSource;
 use crate::machine::run_resources::Image;
 use crate::spec::{self, Spec};
 
@@ -33,7 +33,7 @@ impl NamedFiles {
 
     /// Whether the initrd was made for this machine.
     pub(super) fn made_initrd(&self) -> bool {
-        self.initrd.as_ref().is_some_and(|file| matches!(file.origin, Origin::Made(_)))
+        self.initrd.as_ref().is_some_and(|file| matches!(file.origin, ByteSource::Made(_)))
     }
 }
 
@@ -41,5 +41,5 @@ fn open(what: &'static str, path: &Path) -> Result<BootFile, StartError> {
     // The open of a pipe would wait for its other end; like this it is a file without bytes.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|source| StartError::Open { what, path: path.to_owned(), source })?;
-    Ok(BootFile { path: path.to_owned(), origin: Origin::File(Arc::new(file)), inside: None })
+    Ok(BootFile { path: path.to_owned(), origin: ByteSource::File(Arc::new(file)), inside: None })
 }

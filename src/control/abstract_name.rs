@@ -1,9 +1,10 @@
-//! A machine's name in the kernel, beside its files: an abstract Unix socket (unix(7)) that is bound as long as the machine's
-//! process lives. No file system that is unmounted, cleaned or removed takes it away.
+//! A machine's name in the kernel, beside its files: an abstract Unix socket (unix(7)) that is bound as long
+//! as the machine's process lives. Unmounting, cleaning or removing a file system does not affect it.
 //!
-//! It answers nothing: an abstract socket has no permissions, so that every process of the network namespace may connect,
-//! containers with the host's network too. What it says is in the kernel's own words: the process and the user that listen.
-//! One of another user is ignored. Network namespaces have abstract sockets of their own; there the files alone count.
+//! The socket answers nothing: an abstract socket has no permissions, so every process of the network
+//! namespace may connect, also from containers that use the host's network. The kernel supplies the
+//! information: pid and user of the listening process. A process of another user is ignored. Each network
+//! namespace has its own abstract sockets; in another namespace only the files count.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -19,32 +20,32 @@ use crate::host::lock::user;
 use crate::host::peer::Peer;
 use crate::spec::MachineName;
 
-/// How long a listener without room for another connection is waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Limit for connecting to a listener whose backlog is full.
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
-/// A name that is ours.
+/// A name that this process has bound.
 #[derive(Debug)]
-pub(super) struct Guard(UnixListener);
+pub(super) struct AbstractName(UnixListener);
 
-/// Who has a name.
+/// The process that has bound a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// Nobody.
+    /// No process.
     None,
-    /// A machine of this user's, in this process if that has a number here.
-    Ours(Option<u32>),
-    /// Another user's process, which is nothing to go by.
-    Stranger,
+    /// A process of this user, with its pid if it has one in this PID namespace.
+    OwnUser(Option<u32>),
+    /// A process of another user, which is ignored.
+    OtherUser,
 }
 
-impl Guard {
-    /// Takes the name in this folder; `None` if another process has it. See [`holder`].
+impl AbstractName {
+    /// Binds the name for this folder; `None` if another process has bound it. See [`holder`].
     pub(super) fn take(folder: &Path, name: &MachineName) -> io::Result<Option<Self>> {
         let address = SocketAddr::from_abstract_name(address(folder, name.as_str()))?;
         match UnixListener::bind_addr(&address) {
             Ok(listener) => {
                 listener.set_nonblocking(true)?;
-                Ok(Some(Guard(listener)))
+                Ok(Some(AbstractName(listener)))
             }
             Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
             Err(error) => Err(error),
@@ -55,10 +56,10 @@ impl Guard {
         self.0.as_raw_fd()
     }
 
-    /// Lets everybody go who has connected: they have seen what there is to see. `false`: the host has no descriptor left for
-    /// that, and says at once again that they are there.
-    pub(super) fn let_go(&self) -> bool {
-        // As many as one look at the socket may leave there.
+    /// Closes all pending connections. `false` if the host has no descriptor left for that: the listener
+    /// stays readable then.
+    pub(super) fn drain(&self) -> bool {
+        // At most one backlog per call.
         for _ in 0..64 {
             match self.0.accept().map_err(|error| error.kind()) {
                 Ok(_) | Err(ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
@@ -70,21 +71,21 @@ impl Guard {
     }
 }
 
-/// Who has this name in this folder.
+/// The process that has bound this name for this folder.
 pub(super) fn holder(folder: &Path, name: &MachineName) -> Holder {
-    let stream = match connect_abstract(&address(folder, name.as_str()), Instant::now() + PATIENCE) {
+    let stream = match connect_abstract(&address(folder, name.as_str()), Instant::now() + CONNECT_LIMIT) {
         Ok(stream) => stream,
-        // Someone is there, and cannot be asked.
-        Err(error) if error.kind() == ErrorKind::TimedOut => return Holder::Stranger,
+        // A process listens, and the kernel cannot say which one.
+        Err(error) if error.kind() == ErrorKind::TimedOut => return Holder::OtherUser,
         Err(_) => return Holder::None,
     };
     match Peer::of(&stream) {
-        Ok(peer) if peer.user == user() => Holder::Ours(peer.pid),
-        _ => Holder::Stranger,
+        Ok(peer) if peer.user == user() => Holder::OwnUser(peer.pid),
+        _ => Holder::OtherUser,
     }
 }
 
-/// The names in this folder that some process has, as the kernel lists them. None where /proc is not mounted.
+/// The names that are bound for this folder, from /proc/net/unix. Empty where /proc is not mounted.
 pub(super) fn names(folder: &Path) -> Vec<MachineName> {
     let Ok(table) = fs::read("/proc/net/unix") else { return Vec::new() };
     let wanted = [b"@".as_slice(), &address(folder, "")].concat();
@@ -94,19 +95,19 @@ pub(super) fn names(folder: &Path) -> Vec<MachineName> {
         std::str::from_utf8(address.strip_prefix(wanted.as_slice())?).ok()?.parse().ok()
     });
     let mut names: Vec<_> = names.collect();
-    // A connection that nobody has accepted yet has the same name.
+    // A pending connection is listed under the same name.
     names.sort();
     names.dedup();
     names
 }
 
-/// An abstract name has 107 bytes at most: 10 digits, 16 digits and the name's 63 fit.
+/// An abstract name has at most 107 bytes: 10 digits, 16 digits and a name of 63 fit.
 fn address(folder: &Path, name: &str) -> Vec<u8> {
-    format!("minivmm/{}/{:016x}/{name}", user(), fold(folder.as_os_str().as_bytes())).into_bytes()
+    format!("minivmm/{}/{:016x}/{name}", user(), fnv1a(folder.as_os_str().as_bytes())).into_bytes()
 }
 
-/// FNV-1a: tells folders apart, and is the same in every version of minivmm.
-fn fold(bytes: &[u8]) -> u64 {
+/// FNV-1a: distinguishes folders, and is the same in every version of minivmm.
+fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
@@ -121,21 +122,24 @@ mod tests {
         let gone = folder.path().join("was never made");
         let name: MachineName = "n".repeat(MachineName::MAX).parse().unwrap();
         assert_eq!(holder(&gone, &name), Holder::None);
-        let guard = Guard::take(&gone, &name).unwrap().unwrap();
-        assert!(Guard::take(&gone, &name).unwrap().is_none());
-        assert!(Guard::take(folder.path(), &name).unwrap().is_some(), "another folder's name is another one");
+        let abstract_name = AbstractName::take(&gone, &name).unwrap().unwrap();
+        assert!(AbstractName::take(&gone, &name).unwrap().is_none());
+        assert!(
+            AbstractName::take(folder.path(), &name).unwrap().is_some(),
+            "another folder's name is another one"
+        );
         for _ in 0..100 {
-            assert_eq!(holder(&gone, &name), Holder::Ours(Some(std::process::id())));
+            assert_eq!(holder(&gone, &name), Holder::OwnUser(Some(std::process::id())));
         }
         assert_eq!(names(&gone), std::slice::from_ref(&name));
-        assert!(guard.let_go());
-        drop(guard);
+        assert!(abstract_name.drain());
+        drop(abstract_name);
         assert_eq!(holder(&gone, &name), Holder::None);
         assert!(names(&gone).is_empty());
     }
 
     #[test]
     fn the_hash_is_fnv_1a() {
-        assert_eq!(fold(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
     }
 }

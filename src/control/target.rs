@@ -1,4 +1,4 @@
-//! The machine as its control socket sees it.
+//! A machine as the control socket sees it.
 
 use std::fmt;
 use std::io;
@@ -12,21 +12,22 @@ use crate::machine::{
 };
 use crate::spec::{ConsoleChoice, Spec};
 
-/// How long the machine may take for an answer that it has at hand.
+/// Limit for answers that need no work.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What can be asked of a machine. Calls come from many threads and return in their time, whatever the machine does.
-pub trait Subject: Send + Sync + fmt::Debug {
-    /// What it is.
+/// The operations of a machine that the control socket offers. Calls come from several threads, and return
+/// within their limits whatever the machine does.
+pub trait ControlTarget: Send + Sync + fmt::Debug {
+    /// What the machine is.
     fn info(&self) -> Info;
-    /// What it does.
+    /// Its state.
     fn state(&self) -> MachineState;
-    /// Brings it to rest.
+    /// Pauses it.
     ///
     /// # Errors
     /// [`PauseError`].
     fn pause(&self, limit: Duration) -> Result<(), PauseError>;
-    /// Lets it go on.
+    /// Resumes it.
     fn resume(&self);
     /// Resets it, and returns when it boots again.
     ///
@@ -39,33 +40,33 @@ pub trait Subject: Send + Sync + fmt::Debug {
     fn kill(&self);
     /// Its balloon.
     fn balloon(&self) -> Balloon;
-    /// From now on the balloon shall have so many MiB.
+    /// Sets the size of the balloon in MiB.
     ///
     /// # Errors
     /// [`BalloonError`].
     fn set_balloon(&self, mib: u64) -> Result<(), BalloonError>;
-    /// What it has done; `None` if it does not answer.
+    /// Its counters; `None` if it does not answer.
     fn stats(&self) -> Option<Stats>;
-    /// What happens to it from now on.
+    /// Its events from now on.
     fn events(&self) -> Box<dyn EventSource>;
-    /// Its guest's console, from the last it has said on.
+    /// Its guest's console, from the last output that is kept.
     fn console(&self) -> Box<dyn Console>;
 }
 
-/// Why a machine does not boot again.
+/// Why a machine did not boot again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResetError {
     /// It has ended, in this way.
     #[error("the machine has ended instead of booting again: {0}")]
     Ended(String),
-    /// It takes longer.
+    /// It takes longer than the limit.
     #[error("the machine has not booted again within {} s; it will, unless it ends", .0.as_secs())]
     TimedOut(Duration),
 }
 
-/// What a machine was made of when it was started: a line of what is printed then.
+/// One line of the banner: a resource of the machine at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fact {
+pub struct BannerLine {
     /// Such as `Kernel` or `Disk`.
     pub name: String,
     /// In words.
@@ -74,62 +75,63 @@ pub struct Fact {
 
 /// A reader of a guest's console.
 pub trait Console {
-    /// What the guest says next; 0 once the machine has ended.
+    /// The next output of the guest; 0 once the machine has ended.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] if it says nothing within `limit`.
+    /// [`io::ErrorKind::TimedOut`] if there is none within `limit`.
     fn read(&mut self, into: &mut [u8], limit: Duration) -> io::Result<usize>;
-    /// Where to type.
+    /// The input of the same console.
     fn keyboard(&self) -> Box<dyn Keyboard>;
 }
 
-/// Types into a guest's console.
+/// The input of a guest's console.
 pub trait Keyboard: Send {
-    /// Types as much as there is room for, and does not wait for more.
+    /// Types as much as there is room for, without blocking; returns the number of bytes.
     fn type_in(&mut self, bytes: &[u8]) -> usize;
 }
 
-/// Events, one by one.
+/// A stream of events.
 pub trait EventSource {
-    /// The next one, if it comes within `limit`.
-    fn next(&mut self, limit: Duration) -> Next;
+    /// The next event, if it happens within `limit`.
+    fn next(&mut self, limit: Duration) -> NextEvent;
 }
 
-/// What came of waiting for an event.
+/// The outcome of waiting for an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
+pub enum NextEvent {
     /// This happened.
     Event(MachineEvent),
-    /// Nothing did so far.
+    /// Nothing within the limit.
     Nothing,
-    /// Nothing will any more.
+    /// There are no more events.
     Ended,
 }
 
-/// What a machine is.
+/// A description of a machine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Info {
     /// Its name, if it has one.
     pub name: Option<String>,
-    /// The process that it lives in.
+    /// Its process.
     pub pid: u32,
-    /// Of minivmm.
+    /// The version of minivmm.
     pub version: &'static str,
-    /// What it does.
+    /// Its state.
     pub state: MachineState,
     /// Seconds since its start.
     pub uptime: f64,
     /// Its memory in MiB.
     pub mem: u64,
-    /// Its processors.
+    /// Its number of vCPUs.
     pub cpus: u32,
-    /// The console that its terminal gets.
+    /// The console that its terminal is connected to.
     pub console: &'static str,
-    /// What it was made of when it was started: the kernel that was found, the addresses of its interfaces. Several facts may
-    /// have one name.
-    pub made_of: Vec<Fact>,
-    /// What was asked for, as in a machine's file; nothing if a path in it is not UTF-8.
+    /// The banner at its start, such as the kernel that was found and the addresses of its interfaces.
+    /// Several entries may have one name.
+    #[serde(rename = "made-of")]
+    pub banner: Vec<BannerLine>,
+    /// The spec, as in a machine's file; `None` if a path in it is not UTF-8.
     pub spec: Option<Value>,
 }
 
@@ -137,37 +139,37 @@ pub struct Info {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Balloon {
-    /// What the guest shall leave to the host.
+    /// The size that the guest was asked for.
     pub mib: u64,
-    /// What it does.
+    /// The size that the guest has reached.
     pub actual_mib: u64,
 }
 
-/// A machine that was started, as the subject of a control socket.
+/// A running machine as the target of a control socket.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningTarget {
     controls: Controls,
     console: GuestConsole,
     spec: Spec,
-    made_of: Vec<Fact>,
+    banner: Vec<BannerLine>,
     started: Instant,
 }
 
-impl Running {
-    /// `machine`, which was started from `spec` a moment ago.
+impl RunningTarget {
+    /// `machine`, which was just started from `spec`.
     pub fn new(machine: &Machine, spec: Spec) -> Self {
         let (controls, console) = (machine.controls(), machine.console());
-        Running { controls, console, spec, made_of: Vec::new(), started: Instant::now() }
+        RunningTarget { controls, console, spec, banner: Vec::new(), started: Instant::now() }
     }
 
-    /// The same, which was made of this.
+    /// The same with these banner.
     #[must_use]
-    pub fn made_of(self, made_of: Vec<Fact>) -> Self {
-        Running { made_of, ..self }
+    pub fn banner(self, banner: Vec<BannerLine>) -> Self {
+        RunningTarget { banner, ..self }
     }
 }
 
-impl Subject for Running {
+impl ControlTarget for RunningTarget {
     fn info(&self) -> Info {
         Info {
             name: self.spec.name.as_ref().map(ToString::to_string),
@@ -184,7 +186,7 @@ impl Subject for Running {
                 ConsoleChoice::Ttys0 => "ttyS0",
                 ConsoleChoice::Hvc0 => "hvc0",
             },
-            made_of: self.made_of.clone(),
+            banner: self.banner.clone(),
             spec: serde_json::to_value(&self.spec).ok(),
         }
     }
@@ -205,8 +207,8 @@ impl Subject for Running {
         let (until, events) = (Instant::now() + limit, self.controls.events());
         self.controls.reset();
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match events.next_within(left) {
+            let remaining = until.saturating_duration_since(Instant::now());
+            match events.next_within(remaining) {
                 Some(MachineEvent::Booted) => return Ok(()),
                 Some(MachineEvent::Exited) => break,
                 Some(_) => {}
@@ -242,7 +244,7 @@ impl Subject for Running {
     }
 
     fn events(&self) -> Box<dyn EventSource> {
-        Box::new(Heard { events: self.controls.events(), controls: self.controls.clone() })
+        Box::new(MachineEvents { events: self.controls.events(), controls: self.controls.clone() })
     }
 
     fn console(&self) -> Box<dyn Console> {
@@ -267,20 +269,20 @@ impl Keyboard for GuestConsole {
 }
 
 /// A running machine's events.
-struct Heard {
+struct MachineEvents {
     events: Events,
     controls: Controls,
 }
 
-impl EventSource for Heard {
-    fn next(&mut self, limit: Duration) -> Next {
-        // Asked first: an event that comes before the end is not taken for missing.
+impl EventSource for MachineEvents {
+    fn next(&mut self, limit: Duration) -> NextEvent {
+        // Read before the wait, so that an event just before the end is not missed.
         let ended = self.controls.state() == MachineState::Ended;
         // The last event may be published a moment after the end.
         match self.events.next_within(limit) {
-            Some(event) => Next::Event(event),
-            None if ended => Next::Ended,
-            None => Next::Nothing,
+            Some(event) => NextEvent::Event(event),
+            None if ended => NextEvent::Ended,
+            None => NextEvent::Nothing,
         }
     }
 }

@@ -1,31 +1,31 @@
-//! A conversation in memory, for those who try what any bytes lead to.
+//! A connection in memory, for tests and fuzzing of the protocol with any bytes.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::conversation::{Keeper, Phase, converse};
+use super::connection::{Phase, Registration, serve_connection};
 use super::server::Ending;
-use super::subject::{Balloon, Console, EventSource, Info, Keyboard, Next, ResetError, Subject};
+use super::target::{Balloon, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError};
 use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
 
-/// All that is said to a client who sends `input` in pieces of `piece` bytes and then goes, by a machine that agrees to
-/// everything.
-pub fn converse_bytes(input: &[u8], piece: usize) -> Vec<u8> {
-    let mut memory = Memory { input, piece: piece.max(1), output: Vec::new() };
-    converse(&mut memory, &Alone, &Agreeable, &Limits::DEFAULT);
+/// Everything that the server sends to a client that sends `input` in pieces of `piece` bytes and then
+/// disconnects. The machine accepts every request.
+pub fn serve_bytes(input: &[u8], piece: usize) -> Vec<u8> {
+    let mut memory = MemoryWire { input, piece: piece.max(1), output: Vec::new() };
+    serve_connection(&mut memory, &SingleConnection, &StubMachine, &Limits::DEFAULT);
     memory.output
 }
 
-struct Memory<'a> {
+struct MemoryWire<'a> {
     input: &'a [u8],
     piece: usize,
     output: Vec<u8>,
 }
 
-impl Wire for Memory<'_> {
+impl Wire for MemoryWire<'_> {
     fn read(&mut self, into: &mut [u8], _: Instant) -> io::Result<usize> {
         assert!(into.len() <= MAX_HEAD + MAX_BODY, "an unbounded read");
         let (now, later) = self.input.split_at(self.piece.min(into.len()).min(self.input.len()));
@@ -41,18 +41,18 @@ impl Wire for Memory<'_> {
 
     fn finish(&mut self) {}
 
-    fn has_left(&self) -> bool {
+    fn is_closed(&self) -> bool {
         self.input.is_empty()
     }
 
-    fn second(&self) -> Option<&UnixStream> {
+    fn shared_stream(&self) -> Option<&UnixStream> {
         None
     }
 }
 
-struct Alone;
+struct SingleConnection;
 
-impl Keeper for Alone {
+impl Registration for SingleConnection {
     fn enter(&self, _: Phase) -> bool {
         true
     }
@@ -67,9 +67,9 @@ impl Keeper for Alone {
 }
 
 #[derive(Debug)]
-struct Agreeable;
+struct StubMachine;
 
-impl Subject for Agreeable {
+impl ControlTarget for StubMachine {
     fn info(&self) -> Info {
         Info {
             name: None,
@@ -80,7 +80,7 @@ impl Subject for Agreeable {
             mem: 512,
             cpus: 1,
             console: "ttyS0",
-            made_of: Vec::new(),
+            banner: Vec::new(),
             spec: None,
         }
     }
@@ -117,37 +117,37 @@ impl Subject for Agreeable {
     }
 
     fn events(&self) -> Box<dyn EventSource> {
-        Box::new(Once(true))
+        Box::new(OneItem(true))
     }
 
     fn console(&self) -> Box<dyn Console> {
-        Box::new(Once(true))
+        Box::new(OneItem(true))
     }
 }
 
-impl Console for Once {
+impl Console for OneItem {
     fn read(&mut self, into: &mut [u8], _: Duration) -> io::Result<usize> {
-        let said: &[u8] = if std::mem::take(&mut self.0) { b"ready\n" } else { b"" };
-        into.iter_mut().zip(said).for_each(|(into, byte)| *into = *byte);
-        Ok(said.len())
+        let output: &[u8] = if std::mem::take(&mut self.0) { b"ready\n" } else { b"" };
+        into.iter_mut().zip(output).for_each(|(into, byte)| *into = *byte);
+        Ok(output.len())
     }
 
     fn keyboard(&self) -> Box<dyn Keyboard> {
-        Box::new(Once(false))
+        Box::new(OneItem(false))
     }
 }
 
-impl Keyboard for Once {
+impl Keyboard for OneItem {
     fn type_in(&mut self, bytes: &[u8]) -> usize {
         bytes.len()
     }
 }
 
-struct Once(bool);
+struct OneItem(bool);
 
-impl EventSource for Once {
-    fn next(&mut self, _: Duration) -> Next {
-        if std::mem::take(&mut self.0) { Next::Event(MachineEvent::Exited) } else { Next::Ended }
+impl EventSource for OneItem {
+    fn next(&mut self, _: Duration) -> NextEvent {
+        if std::mem::take(&mut self.0) { NextEvent::Event(MachineEvent::Exited) } else { NextEvent::Ended }
     }
 }
 
@@ -155,8 +155,8 @@ impl EventSource for Once {
 mod tests {
     use super::*;
 
-    fn said(input: &str, piece: usize) -> String {
-        String::from_utf8(converse_bytes(input.as_bytes(), piece)).unwrap()
+    fn output(input: &str, piece: usize) -> String {
+        String::from_utf8(serve_bytes(input.as_bytes(), piece)).unwrap()
     }
 
     #[test]
@@ -164,12 +164,12 @@ mod tests {
         let input = "PUT /v1/balloon HTTP/1.1\r\nContent-Length: 12\r\n\r\n{\"mib\": 511}\
                      GET /v1/balloon HTTP/1.1\r\n\r\nPOST /v1/pause HTTP/1.1\r\nConnection: close\r\n\r\n\
                      GET /v1/machine HTTP/1.1\r\n\r\n";
-        let whole = said(input, input.len());
+        let whole = output(input, input.len());
         let answers: Vec<_> =
             whole.split("HTTP/1.1 ").map(|answer| answer.get(..3).unwrap_or_default()).collect();
         assert_eq!(answers, ["", "204", "200", "204"], "{whole}");
         for piece in 1..60 {
-            assert_eq!(said(input, piece), whole, "{piece}");
+            assert_eq!(output(input, piece), whole, "{piece}");
         }
     }
 
@@ -185,27 +185,27 @@ mod tests {
             ("POST /v1/pause HTTP/1.0\r\nContent-Length: 15\r\n\r\n{\"timeout\":601}", 400),
             ("POST /v1/pause HTTP/1.0\r\nContent-Length: 9\r\n\r\n{\"nap\":1}", 400),
         ] {
-            let said = said(input, 7);
-            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{input}: {said}");
-            assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{input}: {said}");
-            assert!(said.contains("Connection: close"), "{said}");
+            let output = output(input, 7);
+            assert!(output.starts_with(&format!("HTTP/1.1 {status} ")), "{input}: {output}");
+            assert_eq!(output.matches("HTTP/1.1 ").count(), 1, "{input}: {output}");
+            assert!(output.contains("Connection: close"), "{output}");
         }
-        assert!(said("DELETE /v1/balloon HTTP/1.1\r\n\r\n", 99).contains("\r\nAllow: GET, PUT\r\n"));
+        assert!(output("DELETE /v1/balloon HTTP/1.1\r\n\r\n", 99).contains("\r\nAllow: GET, PUT\r\n"));
         let long = format!("GET /{}", "x".repeat(1 << 20));
-        assert!(said(&long, 4096).starts_with("HTTP/1.1 431 "));
+        assert!(output(&long, 4096).starts_with("HTTP/1.1 431 "));
     }
 
     #[test]
     fn a_client_that_expects_to_be_asked_for_the_body_is_asked() {
         let input =
             "PUT /v1/balloon HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n{\"mib\":5}";
-        assert!(said(input, 1).starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 "));
+        assert!(output(input, 1).starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 "));
     }
 
     #[test]
     fn events_are_lines_until_the_end_of_the_connection() {
-        let said = said("GET /v1/events HTTP/1.1\r\n\r\n", 99);
-        assert!(said.ends_with("\r\n\r\n{\"event\":\"exited\"}\n"), "{said}");
-        assert!(said.contains("Connection: close\r\n"));
+        let output = output("GET /v1/events HTTP/1.1\r\n\r\n", 99);
+        assert!(output.ends_with("\r\n\r\n{\"event\":\"exited\"}\n"), "{output}");
+        assert!(output.contains("Connection: close\r\n"));
     }
 }

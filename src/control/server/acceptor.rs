@@ -1,4 +1,4 @@
-//! The thread that accepts connections, and looks after the socket that they come to.
+//! The thread that accepts connections, and checks that the socket still exists.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,62 +8,63 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, spawn};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::Claim;
 use super::super::answer::Answer;
-use super::super::conversation::converse;
-use super::super::subject::Subject;
-use super::{Connections, FAREWELL, STACK};
+use super::super::connection::serve_connection;
+use super::super::target::ControlTarget;
+use super::{Connections, END_LIMIT};
 
-/// How long to wait when the host has no descriptor or thread left.
-const EXHAUSTED: Duration = Duration::from_millis(100);
-/// How often to look whether the socket is still there: its folder may be removed.
-const LOOK: Duration = Duration::from_secs(2);
+/// Pause when the host has no descriptor or thread left.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How often to check that the socket still exists: its folder may be removed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
-const GUARD: u64 = 2;
+const ABSTRACT_NAME: u64 = 2;
 
-/// What the accepting thread has.
+/// State of the accepting thread.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Acceptor {
     claim: Claim,
     epoll: Epoll,
     connections: Arc<Connections>,
-    subject: Arc<dyn Subject>,
-    /// Given up for a moment to refuse a client in words when the process has no descriptor left.
+    target: Arc<dyn ControlTarget>,
+    /// Closed for a moment to refuse a client with a message when the process has no descriptor left.
     spare: Option<File>,
-    looked: Instant,
-    /// Why the socket could not be made again, once it was said.
-    said: bool,
+    last_check: Instant,
+    /// A warning that the socket cannot be made again was logged.
+    warned: bool,
 }
 
-impl Door {
-    pub(super) fn open(
+impl Acceptor {
+    pub(super) fn new(
         claim: Claim,
         stop: &EventFd,
         connections: Arc<Connections>,
-        subject: Arc<dyn Subject>,
+        target: Arc<dyn ControlTarget>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut watched = vec![(claim.listener().as_raw_fd(), LISTENER), (stop.as_raw_fd(), STOP)];
-        watched.extend(claim.guard().map(|guard| (guard.fd(), GUARD)));
+        watched.extend(claim.abstract_name().map(|socket| (socket.fd(), ABSTRACT_NAME)));
         for (fd, token) in watched {
             epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token))?;
         }
         claim.listener().set_nonblocking(true)?;
-        let (spare, looked) = (spare(), Instant::now());
-        Ok(Door { claim, epoll, connections, subject, spare, looked, said: false })
+        let (spare, last_check) = (spare(), Instant::now());
+        Ok(Acceptor { claim, epoll, connections, target, spare, last_check, warned: false })
     }
 
-    /// Takes connections until it is told to stop. Gives the name back.
+    /// Accepts connections until the server stops. Returns the claim.
     pub(super) fn accept(mut self) -> Claim {
         let mut events = [EpollEvent::default(); 3];
         let mut until = None;
         loop {
-            let limit = i32::try_from(LOOK.as_millis()).unwrap_or(i32::MAX);
+            let limit = i32::try_from(CHECK_INTERVAL.as_millis()).unwrap_or(i32::MAX);
             let count = match self.epoll.wait(limit, &mut events) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -74,32 +75,32 @@ impl Door {
             };
             let has = |token| events.iter().take(count).any(|event| event.data() == token);
             let stop = has(STOP);
-            // Who connected before the end is heard, however many more come meanwhile.
-            if stop && Instant::now() >= *until.get_or_insert_with(|| Instant::now() + FAREWELL) {
+            // Connections that were made before the end are accepted, up to a deadline.
+            if stop && Instant::now() >= *until.get_or_insert_with(|| Instant::now() + END_LIMIT) {
                 return self.claim;
             }
-            if has(GUARD) && self.claim.guard().is_some_and(|guard| !guard.let_go()) {
-                thread::sleep(EXHAUSTED);
+            if has(ABSTRACT_NAME) && self.claim.abstract_name().is_some_and(|socket| !socket.drain()) {
+                thread::sleep(RETRY_DELAY);
             }
             if has(LISTENER) || stop {
                 match self.claim.listener().accept() {
-                    Ok((stream, _)) => admit(stream, &self.connections, &self.subject),
+                    Ok((stream, _)) => start_connection(stream, &self.connections, &self.target),
                     Err(_) if stop => return self.claim,
-                    Err(error) => self.refused(&error),
+                    Err(error) => self.accept_failed(&error),
                 }
             }
-            if !stop && self.looked.elapsed() >= LOOK {
-                self.look();
+            if !stop && self.last_check.elapsed() >= CHECK_INTERVAL {
+                self.check_socket();
             }
         }
     }
 
-    /// What it means that nobody could be let in.
-    fn refused(&mut self, error: &io::Error) {
+    /// Handles an error of accept.
+    fn accept_failed(&mut self, error: &io::Error) {
         match error.raw_os_error() {
-            // The client has gone already.
+            // The client has disconnected already.
             Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED) => {}
-            // It would come up again at once.
+            // The listener would be readable again at once.
             Some(libc::EMFILE | libc::ENFILE) if self.spare.take().is_some() => {
                 if let Ok((stream, _)) = self.claim.listener().accept() {
                     let sentence =
@@ -107,22 +108,22 @@ impl Door {
                     send(&stream, &Answer::refusal(503, sentence));
                 }
                 self.spare = spare();
-                thread::sleep(EXHAUSTED);
+                thread::sleep(RETRY_DELAY);
             }
             _ => {
                 self.spare = self.spare.take().or_else(spare);
-                thread::sleep(EXHAUSTED);
+                thread::sleep(RETRY_DELAY);
             }
         }
     }
 
     /// Makes the socket again if its folder was removed.
-    fn look(&mut self) {
-        self.looked = Instant::now();
+    fn check_socket(&mut self) {
+        self.last_check = Instant::now();
         match self.claim.renew() {
-            Ok(false) => self.said = false,
+            Ok(false) => self.warned = false,
             Ok(true) => {
-                self.said = false;
+                self.warned = false;
                 log::info!(
                     "the control socket {} had vanished and is there again",
                     self.claim.path().display()
@@ -136,8 +137,8 @@ impl Door {
                     log::error!("the control socket answers no more: {error}");
                 }
             }
-            Err(error) if !self.said => {
-                self.said = true;
+            Err(error) if !self.warned => {
+                self.warned = true;
                 log::warn!(
                     "the control socket has vanished, so that the machine hears signals only: {error}"
                 );
@@ -151,24 +152,24 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Gives a connection its thread, if there is room.
-fn admit(stream: UnixStream, connections: &Arc<Connections>, subject: &Arc<dyn Subject>) {
+/// Starts a thread for a connection, within the limits.
+fn start_connection(stream: UnixStream, connections: &Arc<Connections>, target: &Arc<dyn ControlTarget>) {
     let stream = Arc::new(stream);
-    let Some(seat) = connections.seat(&stream) else {
+    let Some(register) = connections.register(&stream) else {
         return refuse(&stream);
     };
-    let (subject, kept) = (subject.clone(), stream.clone());
-    let spawned = thread::Builder::new().name("control-client".into()).stack_size(STACK).spawn(move || {
+    let (target, kept) = (target.clone(), stream.clone());
+    let spawned = spawn(Role::ControlClient, "control-client", move || {
         let mut wire = &*kept;
-        converse(&mut wire, &seat, &*subject, &seat.connections.limits);
+        serve_connection(&mut wire, &register, &*target, &register.connections.limits);
     });
     if spawned.is_err() {
         refuse(&stream);
-        thread::sleep(EXHAUSTED);
+        thread::sleep(RETRY_DELAY);
     }
 }
 
-/// Never waits: a new connection has room for this, or is given up.
+/// Never blocks: a new connection has room for this answer, or does not get it.
 fn refuse(stream: &UnixStream) {
     send(stream, &Answer::refusal(503, "This machine has as many clients as it can; try again."));
 }

@@ -1,60 +1,60 @@
-//! What has come from a client and is not answered yet: whole requests out of bytes, within their limits.
+//! The receive buffer of a connection: splits bytes into requests, within their limits.
 
 use std::time::Instant;
 
 use super::answer::Answer;
-use super::conversation::{Keeper, Phase};
+use super::connection::{Phase, Registration};
 use super::request::{Head, parse_head};
-use super::wire::{Wire, is_late};
+use super::wire::{Wire, is_timeout};
 use super::{Limits, MAX_HEAD};
 
-/// A whole request.
+/// A complete request.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) head: Head,
     pub(super) body: Vec<u8>,
 }
 
-/// Bytes of a request that is on its way, at most [`MAX_HEAD`] and a body.
+/// Bytes of an incomplete request, at most [`MAX_HEAD`] and a body.
 #[derive(Debug, Default)]
-pub(super) struct Inbox(Vec<u8>);
+pub(super) struct RequestReader(Vec<u8>);
 
-/// What came of reading.
-enum Came {
+/// The outcome of a read.
+enum ReadOutcome {
     Bytes,
-    /// The client has gone, or said nothing for too long.
+    /// The client has disconnected, or was silent for too long.
     End,
 }
 
-impl Inbox {
-    /// The next request; `None` when there will be none, an answer to one that is none.
+impl RequestReader {
+    /// The next request; `None` at the end of the connection. An error is the answer to a malformed request.
     pub(super) fn next(
         &mut self,
         wire: &mut impl Wire,
-        keeper: &impl Keeper,
+        registration: &impl Registration,
         limits: &Limits,
     ) -> Result<Option<Request>, Answer> {
         let mut deadline = Deadline::Idle(Instant::now() + limits.idle);
         let (head, length) = loop {
             if !self.0.is_empty() {
-                deadline.request(keeper, limits);
+                deadline.request(registration, limits);
                 if let Some(found) = parse_head(&self.0)? {
                     break found;
                 }
             }
-            if let Came::End = self.read(wire, &deadline, MAX_HEAD)? {
+            if let ReadOutcome::End = self.read(wire, &deadline, MAX_HEAD)? {
                 return Ok(None);
             }
         };
         self.0.drain(..length);
         if head.expects_continue && self.0.len() < head.body {
-            let asked = wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", Instant::now() + limits.write);
-            if asked.is_err() {
+            let sent = wire.write(b"HTTP/1.1 100 Continue\r\n\r\n", Instant::now() + limits.write);
+            if sent.is_err() {
                 return Ok(None);
             }
         }
         while self.0.len() < head.body {
-            if let Came::End = self.read(wire, &deadline, head.body)? {
+            if let ReadOutcome::End = self.read(wire, &deadline, head.body)? {
                 return Ok(None);
             }
         }
@@ -64,24 +64,29 @@ impl Inbox {
     }
 
     /// Reads more, up to `most` bytes altogether.
-    fn read(&mut self, wire: &mut impl Wire, deadline: &Deadline, most: usize) -> Result<Came, Answer> {
+    fn read(
+        &mut self,
+        wire: &mut impl Wire,
+        deadline: &Deadline,
+        most: usize,
+    ) -> Result<ReadOutcome, Answer> {
         let mut bytes = [0; 4096];
         let room = most.saturating_sub(self.0.len()).min(bytes.len());
         let room = bytes.get_mut(..room).unwrap_or_default();
         match (wire.read(room, deadline.instant()), deadline) {
             (Ok(n @ 1..), _) => {
                 self.0.extend(room.iter().take(n));
-                Ok(Came::Bytes)
+                Ok(ReadOutcome::Bytes)
             }
-            (Err(error), Deadline::Request(_)) if is_late(&error) => {
+            (Err(error), Deadline::Request(_)) if is_timeout(&error) => {
                 Err(Answer::refusal(408, "The request did not come to its end in time."))
             }
-            (Ok(0) | Err(_), _) => Ok(Came::End),
+            (Ok(0) | Err(_), _) => Ok(ReadOutcome::End),
         }
     }
 }
 
-/// Until when the next byte must be there.
+/// When the next byte is due.
 enum Deadline {
     Idle(Instant),
     Request(Instant),
@@ -89,10 +94,10 @@ enum Deadline {
 
 impl Deadline {
     /// The request has begun.
-    fn request(&mut self, keeper: &impl Keeper, limits: &Limits) {
+    fn request(&mut self, registration: &impl Registration, limits: &Limits) {
         if let Deadline::Idle(_) = self {
             *self = Deadline::Request(Instant::now() + limits.request);
-            keeper.enter(Phase::Reading);
+            registration.enter(Phase::Reading);
         }
     }
 

@@ -1,0 +1,317 @@
+//! A vCPU's state: what is read from KVM, in which order, and how it is written into a vCPU that has not run yet.
+//!
+//! The orders matter. Saving: MP_STATE first, since KVM then takes up a pending INIT or SIPI; the MSRs before the LAPIC, so that a
+//! timer that fires meanwhile is in one of the two. Loading: the system registers before XCRS (CR4.OSXSAVE), the LAPIC after the APIC
+//! base in the system registers and before the MSRs, the TSC before its deadline, the pending events last.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::component::{Component, State, StateError, hex};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_RUN_PENDING,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_device_attr,
+    kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{Cap, Error, KvmNestedStateBuffer, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::fam::FamStruct;
+use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
+
+use super::msrs::{self, TSC, TSC_DEADLINE};
+use super::raw::Raw;
+use super::vcpu::Vcpu;
+use super::vm::KvmDevice;
+
+const KIND: &str = "vcpu";
+const VERSION: u16 = 1;
+
+/// Bytes of the part of the XSAVE area that every KVM has.
+const XSAVE: usize = size_of::<kvm_xsave>();
+
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, kvm_bindings::KVMIO, 0xe1, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, kvm_bindings::KVMIO, 0xe2, kvm_device_attr);
+
+/// What the vCPUs of one VM share for saving and loading.
+#[derive(Debug)]
+pub(super) struct VcpuHost {
+    pub(super) device: Arc<KvmDevice>,
+    pub(super) vm: Arc<VmFd>,
+    /// TSC offset of the first vCPU, as it was saved and as it was loaded: the others keep their distance to it, or KVM
+    /// would give up its common clock for all vCPUs.
+    anchor: Mutex<Option<(u64, u64)>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VcpuState {
+    mp_state: Raw<kvm_mp_state>,
+    regs: Raw<kvm_regs>,
+    sregs: Raw<kvm_sregs>,
+    #[serde(with = "hex")]
+    xsave: Vec<u8>,
+    /// Absent on a host whose processor has no XSAVE.
+    xcrs: Option<Raw<kvm_xcrs>>,
+    debug_regs: Raw<kvm_debugregs>,
+    lapic: Raw<kvm_lapic_state>,
+    events: Raw<kvm_vcpu_events>,
+    tsc_khz: Option<u32>,
+    /// Absent where KVM does not say (before Linux 5.16).
+    tsc_offset: Option<u64>,
+    msrs: Vec<(u32, u64)>,
+    cpuid: Vec<Raw<kvm_cpuid_entry2>>,
+}
+
+impl VcpuHost {
+    pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>) -> Self {
+        VcpuHost { device, vm, anchor: Mutex::default() }
+    }
+
+    /// Bytes of the XSAVE area on this host (KVM api §4.134).
+    fn xsave_len(&self) -> usize {
+        usize::try_from(self.vm.check_extension_int(Cap::Xsave2)).unwrap_or(0).max(XSAVE)
+    }
+}
+
+/// KVM refused to `what`.
+fn refused(what: &'static str) -> impl Fn(Error) -> StateError {
+    move |error| {
+        let source = std::io::Error::from_raw_os_error(error.errno());
+        StateError::refused(KIND, format!("KVM refused to {what}: {source}"))
+    }
+}
+
+impl Component for Vcpu {
+    fn save(&self) -> Result<State, StateError> {
+        State::new(KIND, VERSION, &self.read_state()?)
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        self.write_state(&state.open(KIND, VERSION)?)
+    }
+}
+
+impl Vcpu {
+    fn read_state(&self) -> Result<VcpuState, StateError> {
+        let fd = self.fd();
+        self.check_not_nested()?;
+        let mp_state = fd.get_mp_state().map_err(refused("give the run state"))?;
+        let regs = fd.get_regs().map_err(refused("give the registers"))?;
+        let sregs = fd.get_sregs().map_err(refused("give the system registers"))?;
+        let xsave = read_xsave(fd, self.host().xsave_len())?;
+        let xcrs = fd.get_xcrs().ok().map(Raw);
+        let debug_regs = fd.get_debug_regs().map_err(refused("give the debug registers"))?;
+        let indices =
+            msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
+        let mut msrs = msrs::read(fd, &indices).map_err(|error| StateError::refused(KIND, error))?;
+        let tsc_offset = tsc_offset(fd);
+        let lapic = fd.get_lapic().map_err(refused("give the local APIC"))?;
+        rearm_fired_timer(&mut msrs, &lapic);
+        let events = fd.get_vcpu_events().map_err(refused("give the pending events"))?;
+        Ok(VcpuState {
+            mp_state: Raw(mp_state),
+            regs: Raw(regs),
+            sregs: Raw(sregs),
+            xsave,
+            xcrs,
+            debug_regs: Raw(debug_regs),
+            lapic: Raw(lapic),
+            events: Raw(events),
+            tsc_khz: fd.get_tsc_khz().ok().filter(|khz| *khz > 0),
+            tsc_offset,
+            msrs,
+            cpuid: self.cpuid()?,
+        })
+    }
+
+    fn write_state(&self, state: &VcpuState) -> Result<(), StateError> {
+        let fd = self.fd();
+        self.check_cpuid(&state.cpuid)?;
+        self.set_frequency(state.tsc_khz)?;
+        fd.set_mp_state(state.mp_state.0).map_err(refused("take the run state"))?;
+        fd.set_regs(&state.regs.0).map_err(refused("take the registers"))?;
+        fd.set_sregs(&state.sregs.0).map_err(refused("take the system registers"))?;
+        if let Some(Raw(xcrs)) = &state.xcrs {
+            fd.set_xcrs(xcrs).map_err(refused("take the extended control registers"))?;
+        }
+        write_xsave(fd, &state.xsave, self.host().xsave_len())?;
+        fd.set_debug_regs(&state.debug_regs.0).map_err(refused("take the debug registers"))?;
+        fd.set_lapic(&state.lapic.0).map_err(refused("take the local APIC"))?;
+        self.write_msrs(state)?;
+        fd.set_vcpu_events(&state.events.0).map_err(refused("take the pending events"))
+    }
+
+    fn write_msrs(&self, state: &VcpuState) -> Result<(), StateError> {
+        let late = |index: u32| index == TSC || index == TSC_DEADLINE;
+        let (mut last, mut values): (Vec<_>, Vec<_>) = state.msrs.iter().partition(|(index, _)| late(*index));
+        last.sort_unstable_by_key(|(index, _)| *index == TSC_DEADLINE);
+        let deadline = last.iter().position(|(index, _)| *index == TSC_DEADLINE).unwrap_or(last.len());
+        let deadline = last.split_off(deadline);
+        values.extend(last);
+        self.put_msrs(&values)?;
+        self.align_tsc(state.tsc_offset);
+        self.put_msrs(&deadline)
+    }
+
+    fn put_msrs(&self, values: &[(u32, u64)]) -> Result<(), StateError> {
+        match msrs::write(self.fd(), values) {
+            Ok(None) => Ok(()),
+            Ok(Some(msr)) => Err(StateError::mismatch(KIND, msr)),
+            Err(error) => Err(StateError::refused(KIND, error)),
+        }
+    }
+
+    /// Gives this vCPU the TSC offset that it had relative to the first one. Without the attribute KVM's own heuristics do
+    /// that, for vCPUs that were saved within a second.
+    fn align_tsc(&self, saved: Option<u64>) {
+        let (Some(saved), Some(own)) = (saved, tsc_offset(self.fd())) else { return };
+        let mut anchor = self.host().anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        match *anchor {
+            Some((first_saved, first_own)) if self.id() > 0 => {
+                let offset = first_own.wrapping_add(saved.wrapping_sub(first_saved));
+                if offset != own && !set_tsc_offset(self.fd(), offset) {
+                    log::warn!("vcpu{}: KVM does not take its TSC offset", self.id());
+                }
+            }
+            _ => *anchor = Some((saved, own)),
+        }
+    }
+
+    /// A host with another TSC frequency has to scale the TSC, which few can.
+    fn set_frequency(&self, saved: Option<u32>) -> Result<(), StateError> {
+        let own = self.fd().get_tsc_khz().ok().filter(|khz| *khz > 0);
+        let (Some(saved), Some(own)) = (saved, own) else { return Ok(()) };
+        if saved == own {
+            return Ok(());
+        }
+        self.fd().set_tsc_khz(saved).map_err(|_| {
+            let reason =
+                format!("its clock runs at {saved} kHz, this host's at {own} kHz, and KVM cannot scale it");
+            StateError::mismatch(KIND, reason)
+        })
+    }
+
+    /// The CPUID that the guest sees, as far as it does not depend on the guest's own control registers.
+    fn cpuid(&self) -> Result<Vec<Raw<kvm_cpuid_entry2>>, StateError> {
+        let cpuid: CpuId = self.fd().get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(refused("give its CPUID"))?;
+        let mut entries = cpuid.as_slice().to_vec();
+        entries.iter_mut().for_each(clear_dynamic);
+        Ok(entries.into_iter().map(Raw).collect())
+    }
+
+    fn check_cpuid(&self, saved: &[Raw<kvm_cpuid_entry2>]) -> Result<(), StateError> {
+        let own = self.cpuid()?;
+        let difference = own.iter().zip(saved).find(|(own, saved)| own != saved);
+        let leaf = match difference {
+            Some((Raw(own), _)) => own.function,
+            None if own.len() == saved.len() => return Ok(()),
+            None => own.get(saved.len()).or(saved.get(own.len())).map_or(0, |Raw(entry)| entry.function),
+        };
+        Err(StateError::mismatch(KIND, format!("the processor differs, in CPUID leaf {leaf:#x}")))
+    }
+
+    /// A guest that runs guests of its own has state in KVM that is not saved.
+    fn check_not_nested(&self) -> Result<(), StateError> {
+        if !self.host().vm.check_extension(Cap::NestedState) {
+            return Ok(());
+        }
+        let mut nested = KvmNestedStateBuffer::empty();
+        // KVM says E2BIG where the state is larger than the buffer: it is not empty then.
+        let found = self.fd().nested_state(&mut nested).map_or(true, |len| len.is_some());
+        let busy = KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING;
+        if found && u32::from(nested.flags) & busy != 0 {
+            let reason =
+                "its guest runs a virtual machine of its own, whose state KVM keeps; stop that one first";
+            return Err(StateError::refused(KIND, reason));
+        }
+        Ok(())
+    }
+}
+
+/// Bits of CPUID that follow the guest's control registers: KVM keeps them up to date by itself.
+fn clear_dynamic(entry: &mut kvm_cpuid_entry2) {
+    match (entry.function, entry.index) {
+        // OSXSAVE, MONITOR; the local APIC is enabled.
+        (0x1, _) => (entry.ecx, entry.edx) = (entry.ecx & !(1 << 27 | 1 << 3), entry.edx & !(1 << 9)),
+        // OSPKE.
+        (0x7, 0) => entry.ecx &= !(1 << 4),
+        // Size of the enabled XSAVE area.
+        (0xd, 0 | 1) => entry.ebx = 0,
+        // The TSC's frequency is compared by itself.
+        (0x4000_0010, _) => entry.eax = 0,
+        _ => {}
+    }
+    entry.padding = [0; 3];
+}
+
+/// A TSC deadline that has passed reads as 0, and on some kernels its interrupt is not in the LAPIC yet. The timer fires once
+/// more then: a guest takes a spurious tick, and without one it might wait for ever.
+fn rearm_fired_timer(msrs: &mut [(u32, u64)], lapic: &kvm_lapic_state) {
+    /// LVT timer: vector 7..0, masked 16, mode 18..17, 2 is TSC deadline (Intel SDM vol. 3 §11.5.1).
+    const LVT_TIMER: usize = 0x320;
+    let lvt = lapic.regs.get(LVT_TIMER..).and_then(|bytes| bytes.first_chunk::<4>());
+    #[allow(clippy::cast_sign_loss, reason = "bytes of a register")]
+    let lvt = u32::from_le_bytes(lvt.map_or([0; 4], |bytes| bytes.map(|byte| byte as u8)));
+    if lvt >> 16 & 0b111 != 0b100 {
+        return;
+    }
+    let now = msrs.iter().find(|(index, _)| *index == TSC).map_or(1, |(_, value)| *value);
+    if let Some((_, deadline @ 0)) = msrs.iter_mut().find(|(index, _)| *index == TSC_DEADLINE) {
+        *deadline = now;
+    }
+}
+
+fn read_xsave(fd: &VcpuFd, len: usize) -> Result<Vec<u8>, StateError> {
+    let words = if len > XSAVE {
+        let mut area = xsave_of(len)?;
+        // SAFETY: the area is as long as KVM says that it writes (KVM_CAP_XSAVE2).
+        unsafe { fd.get_xsave2(&mut area) }.map_err(refused("give the XSAVE area"))?;
+        let area = area.as_fam_struct_ref();
+        [&area.xsave.region[..], area.as_slice()].concat()
+    } else {
+        fd.get_xsave().map_err(refused("give the XSAVE area"))?.region.to_vec()
+    };
+    Ok(words.iter().flat_map(|word| word.to_le_bytes()).collect())
+}
+
+fn write_xsave(fd: &VcpuFd, bytes: &[u8], len: usize) -> Result<(), StateError> {
+    // A larger area has parts that this host does not know; one that is smaller than the least is damaged.
+    if bytes.len() < XSAVE || bytes.len() > len || !bytes.len().is_multiple_of(4) {
+        return Err(StateError::damaged(KIND, format!("an XSAVE area of {} bytes", bytes.len())));
+    }
+    let mut area = xsave_of(len)?;
+    let words = bytes.chunks_exact(4).filter_map(|word| word.try_into().ok());
+    let mut words = words.map(u32::from_le_bytes);
+    // SAFETY: the length of the flexible part stays as it is.
+    let inner = unsafe { area.as_mut_fam_struct() };
+    inner.xsave.region.iter_mut().zip(&mut words).for_each(|(to, from)| *to = from);
+    inner.as_mut_slice().iter_mut().zip(words).for_each(|(to, from)| *to = from);
+    // SAFETY: the area is as long as KVM says that it reads (KVM_CAP_XSAVE2).
+    unsafe { fd.set_xsave2(&area) }.map_err(refused("take the XSAVE area"))
+}
+
+/// Room for an XSAVE area of `len` bytes.
+fn xsave_of(len: usize) -> Result<Xsave, StateError> {
+    let words = len.saturating_sub(XSAVE).div_ceil(size_of::<u32>());
+    Xsave::new(words).map_err(|_| StateError::refused(KIND, "no memory for its XSAVE area"))
+}
+
+fn tsc_attribute(addr: u64) -> kvm_device_attr {
+    kvm_device_attr { flags: 0, group: KVM_VCPU_TSC_CTRL, attr: KVM_VCPU_TSC_OFFSET.into(), addr }
+}
+
+/// What is added to the host's TSC to get the guest's, where KVM says it (Linux 5.16).
+fn tsc_offset(fd: &VcpuFd) -> Option<u64> {
+    let mut offset = 0u64;
+    let attribute = tsc_attribute(std::ptr::from_mut(&mut offset) as u64);
+    // SAFETY: KVM writes 64 bits to `offset`, which lives through the call.
+    (unsafe { ioctl_with_ref(fd, KVM_GET_DEVICE_ATTR(), &attribute) } == 0).then_some(offset)
+}
+
+fn set_tsc_offset(fd: &VcpuFd, offset: u64) -> bool {
+    let attribute = tsc_attribute(std::ptr::from_ref(&offset) as u64);
+    // SAFETY: KVM reads 64 bits from `offset`, which lives through the call.
+    unsafe { ioctl_with_ref(fd, KVM_SET_DEVICE_ATTR(), &attribute) == 0 }
+}
+
+#[cfg(test)]
+mod tests;

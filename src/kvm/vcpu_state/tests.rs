@@ -1,0 +1,100 @@
+//! vCPUs that have not run, on the real /dev/kvm. `tests/native_state.rs` has some that run.
+
+use super::super::memory::GuestRam;
+use super::super::vm::Vm;
+use super::*;
+
+/// A VM with vCPUs that have not run yet.
+fn vm(cpus: u32) -> (Vm, Vec<Vcpu>, GuestRam) {
+    let ram = GuestRam::new(&[(0, 2 << 20)]).unwrap();
+    let slots: Vec<_> = ram.slots().collect();
+    let vm = Vm::new(&Arc::new(KvmDevice::open().unwrap()), &slots).unwrap();
+    let vcpus = vm.add_vcpus(cpus).unwrap().vcpus;
+    (vm, vcpus, ram)
+}
+
+/// A field of a saved vCPU.
+fn field<'a>(state: &'a mut State, name: &str) -> &'a mut serde_json::Value {
+    state.data.get_mut(name).unwrap()
+}
+
+/// The registers of a state that time changes.
+fn still(state: &State) -> VcpuState {
+    let mut fields: VcpuState = state.open(KIND, VERSION).unwrap();
+    fields.msrs.retain(|(index, _)| *index != TSC);
+    fields.tsc_offset = None;
+    fields
+}
+
+#[test]
+fn a_vcpu_loaded_into_another_vm_is_saved_as_it_was() {
+    let (_vm, mut vcpus, _ram) = vm(2);
+    let mut saved = vcpus[1].save().unwrap();
+    // Values that no fresh vCPU has.
+    let mut fields: VcpuState = saved.open(KIND, VERSION).unwrap();
+    println!("{} msrs, xsave {}, offset {:?}", fields.msrs.len(), fields.xsave.len(), fields.tsc_offset);
+    fields.regs.0.rax = 0x1234_5678_9abc_def0;
+    fields.regs.0.r15 = 7;
+    fields.mp_state.0.mp_state = kvm_bindings::KVM_MP_STATE_HALTED;
+    fields.debug_regs.0.db = [0x1000, 0x2000, 0x3000, 0x4000];
+    // ST0's mantissa and XMM0 in the legacy area.
+    fields.xsave[32..40].copy_from_slice(&[0x5a; 8]);
+    fields.xsave[160..176].copy_from_slice(&[0xa5; 16]);
+    // XSTATE_BV: both are in use.
+    fields.xsave[512] |= 3;
+    for (index, value) in &mut fields.msrs {
+        match index {
+            0x277 => *value = 0x0606_0606_0606_0606,
+            0x200 => *value = 0x8000_0006,
+            0xc000_0102 => *value = 0xffff_8880_0000_0000,
+            _ => {}
+        }
+    }
+    saved = State::new(KIND, VERSION, &fields).unwrap();
+    vcpus[1].load(&saved).unwrap();
+    let saved = vcpus[1].save().unwrap();
+    let (_other, mut others, _memory) = vm(2);
+    let mut first = others.remove(0);
+    first.load(&vcpus[0].save().unwrap()).unwrap();
+    others[0].load(&saved).unwrap();
+    let again = others[0].save().unwrap();
+    let (before, after) = (still(&saved), still(&again));
+    let json = |state: &VcpuState| serde_json::to_value(state).unwrap();
+    assert_eq!(json(&before), json(&after));
+    assert_eq!(before.regs.0.rax, 0x1234_5678_9abc_def0);
+    assert!(before.msrs.contains(&(0x277, 0x0606_0606_0606_0606)));
+    // Both count from one offset, or KVM leaves its common clock.
+    assert_eq!(tsc_offset(first.fd()), tsc_offset(others[0].fd()));
+}
+
+#[test]
+fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
+    let (_vm, mut vcpus, _ram) = vm(1);
+    let saved = vcpus[0].save().unwrap();
+    let vcpu = &mut vcpus[0];
+    let mut check = |change: &dyn Fn(&mut State), said: &str| {
+        let mut state = saved.clone();
+        change(&mut state);
+        let error = vcpu.load(&state).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    };
+    check(&|state| *field(state, "regs") = "00".into(), "1 bytes instead of 144");
+    check(&|state| *field(state, "xsave") = "00000000".into(), "an XSAVE area of 4 bytes");
+    check(&|state| *field(state, "xsave") = "00".repeat(1 << 20).into(), "an XSAVE area of 1048576 bytes");
+    check(&|state| drop(state.data.as_object_mut().unwrap().remove("events")), "missing field `events`");
+    check(&|state| *field(state, "tsc_khz") = 1.into(), "kHz");
+    check(
+        &|state| *field(state, "cpuid") = serde_json::json!([]),
+        "the processor differs, in CPUID leaf 0x0",
+    );
+    check(&|state| *field(state, "msrs") = serde_json::json!([[0xdead_beefu32, 1]]), "register 0xdeadbeef");
+    check(
+        &|state| *field(state, "msrs") = vec![[0x10u64, 1]; 5000].into(),
+        "so many model-specific registers",
+    );
+    check(&|state| state.version = 9, "version 9");
+    // KVM looks at the rest.
+    let sregs = &|state: &mut State| *field(state, "sregs") = "ff".repeat(size_of::<kvm_sregs>()).into();
+    check(sregs, "KVM refused to take the system registers");
+    vcpu.load(&saved).unwrap();
+}
