@@ -33,6 +33,16 @@ pub enum SpecError {
         /// What is wrong there and what may stand there.
         message: String,
     },
+    /// A version of the format that is not known.
+    #[error(
+        "version {found} of the format of a machine's description is not known here; this minivmm reads version {known}: use \
+         the minivmm that wrote it, or describe the machine with `version = {known}`",
+        known = super::SpecVersion::CURRENT.get()
+    )]
+    Version {
+        /// The version that was found.
+        found: u32,
+    },
     /// A path that TOML cannot hold, TOML being UTF-8.
     #[error("this machine cannot be written as TOML; its paths must be UTF-8")]
     Unwritable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -35,7 +35,7 @@ pub use net::{InterfaceName, TapSpec};
 pub use options::{ConsoleChoice, Initrd, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};
-pub use version::{SpecVersion, SpecVersionError};
+pub use version::SpecVersion;
 pub use words::DeviceError;
 
 /// The default kernel command line. The first serial port is the console. A panic resets the guest at once, so that the
