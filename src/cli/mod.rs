@@ -32,7 +32,7 @@ use exit::Status;
 use log::Level;
 use logbook::Logbook;
 
-use crate::control::own_folder;
+use crate::control::{Claim, own_folder};
 use crate::host::facts::Host;
 use crate::host::lock::user;
 use crate::host::process::raise_descriptors;
@@ -82,17 +82,21 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
             Err(error) => warnings.push(error.to_string()),
         }
     }
-    let preflight::Cleared { named, files, warnings: more } = match preflight::check(spec, &Host::here()) {
-        Ok(cleared) => cleared,
-        Err(error) => return complain(&error, error.status()),
+    // Before anything is opened that the other machine of this name, or with this pidfile, has.
+    let claim = match spec.name.as_ref().map(Claim::take).transpose() {
+        Ok(claim) => claim,
+        Err(error) => return complain(&error, Status::Failed),
     };
     let service = match Service::prepare(args, notify, caller) {
         Ok(service) => service,
         Err(error) => return complain(&error, Status::Failed),
     };
+    let preflight::Cleared { prepared, warnings: more } = match preflight::check(spec, &Host::here()) {
+        Ok(cleared) => cleared,
+        Err(error) => return complain(&error, error.status()),
+    };
     let keys = if detached { Keys::None } else { Keys::here() };
-    let banner = Banner { spec, files: &files, keys }.to_string();
-    drop(files);
+    let banner = Banner { spec, files: &prepared.boot, keys }.to_string();
     warnings.extend(more.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(NAMELESS.to_owned());
@@ -102,7 +106,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
     }
     logger::install();
     let service = service.of(&banner);
-    session::run(spec, named, service, move || {
+    session::run(spec, prepared, claim, service, move || {
         report::say(&banner);
         for warning in warnings {
             report::say_as(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));

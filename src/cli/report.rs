@@ -115,7 +115,7 @@ mod tests {
         let said = chain(&error);
         assert!(said.ends_with("LimitNOFILE= of a systemd unit") && said.contains("`ulimit -n"), "{said}");
         assert_eq!(advised(said.clone()), said, "said once");
-        let line = advised(format!("minivmm: blk0: {error}\r\n"));
+        let line = advised(format!("minivmm: vda: {error}\r\n"));
         assert!(line.contains("(os error 24); raise") && line.ends_with("unit\r\n"), "{line}");
         let host = advised(io::Error::from_raw_os_error(libc::ENFILE).to_string());
         assert!(host.contains("fs.file-max"), "{host}");

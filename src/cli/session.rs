@@ -1,6 +1,6 @@
 //! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
@@ -17,8 +17,9 @@ use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{GiveBack, Terminal};
-use crate::machine::files::NamedFiles;
-use crate::machine::{ConsoleInput, Controls, Exit, Machine};
+use crate::machine::deadline::Progress;
+use crate::machine::files::Prepared;
+use crate::machine::{ConsoleInput, Controls, Exit, Machine, StartError};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
@@ -48,15 +49,78 @@ struct Session {
     service: Arc<Service>,
 }
 
+/// A start that is under way, as the thread that hears signals sees it.
+#[derive(Debug, Default)]
+struct Start {
+    progress: Progress,
+    state: Mutex<StartState>,
+}
+
+#[derive(Debug, Default)]
+enum StartState {
+    #[default]
+    UnderWay,
+    /// By this signal.
+    Interrupted(libc::c_int),
+    Running(Session),
+}
+
+impl Start {
+    fn state(&self) -> MutexGuard<'_, StartState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn interrupted(&self) -> Option<libc::c_int> {
+        if let StartState::Interrupted(number) = *self.state() { Some(number) } else { None }
+    }
+
+    /// The machine runs, unless a signal came before.
+    fn runs(&self, session: &Session) -> Result<(), StartError> {
+        let mut state = self.state();
+        if let StartState::Interrupted(_) = *state {
+            return Err(StartError::Interrupted);
+        }
+        *state = StartState::Running(session.clone());
+        Ok(())
+    }
+
+    /// Hears signals from before anything is opened on. Until the machine runs the first one interrupts the start, whatever that
+    /// waits for.
+    fn listen(&self, signals: &Signals) {
+        while let Ok(signal) = signals.wait(None) {
+            let running = match (&mut *self.state(), signal) {
+                (StartState::Running(session), _) => Some(session.clone()),
+                (state, Some(Signal::End(number))) => {
+                    *state = StartState::Interrupted(number);
+                    None
+                }
+                (_, Some(Signal::Stop)) => {
+                    stop();
+                    continue;
+                }
+                (_, Some(Signal::Continued) | None) => continue,
+            };
+            if let Some(session) = running {
+                return session.listen(signals, signal);
+            }
+            self.progress.interrupt();
+            until_given_up(signals);
+            std::process::exit(128 + self.interrupted().unwrap_or_default());
+        }
+    }
+}
+
 /// Runs the machine until it ends. `introduce` says what it is made of, once nothing keeps it from running.
-/// `files` are the open files of the spec.
+/// `prepared` are the files of the spec, and what it boots; `claim` is on its name.
 pub(super) fn run(
     spec: &Spec,
-    files: NamedFiles,
+    prepared: Prepared,
+    claim: Option<Claim>,
     service: Service,
     introduce: impl FnOnce() + Send + 'static,
 ) -> Status {
-    match start(spec, files, service, introduce) {
+    let begin = Arc::<Start>::default();
+    match start(spec, prepared, claim, service, &begin, introduce) {
         Ok((machine, session, control)) => {
             let terminal = GiveBack(session.terminal.clone());
             let runs = session.service.runs();
@@ -78,7 +142,14 @@ pub(super) fn run(
             }
             status
         }
-        Err(failure) => super::complain(&*failure, Status::Failed),
+        Err(failure) => match begin.interrupted() {
+            Some(number) => {
+                let text = format!("minivmm: ended by signal {number} before the guest ran\n");
+                report::say_as(Level::Error, &text);
+                Status::Signal(u8::try_from(number).unwrap_or(0))
+            }
+            None => super::complain(&*failure, Status::Failed),
+        },
     }
 }
 
@@ -87,14 +158,16 @@ type Started = (Machine, Session, Option<ControlServer>);
 
 fn start(
     spec: &Spec,
-    files: NamedFiles,
+    prepared: Prepared,
+    claim: Option<Claim>,
     service: Service,
+    begin: &Arc<Start>,
     introduce: impl FnOnce() + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
-    // Before anything is opened that the other machine of this name has.
-    let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
+    let listener = begin.clone();
+    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
     // A detached machine's console is for those who ask for it over the control socket.
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
@@ -110,14 +183,14 @@ fn start(
         }
         Ok(())
     };
-    let (builder, lost) = (Machine::builder(spec).files(files).about_to_run(about_to_run), Lost::default());
+    let builder = Machine::builder(spec).prepared(prepared).progress(begin.progress.clone());
+    let (builder, lost) = (builder.about_to_run(about_to_run), Lost::default());
     let output = || ConsoleOutput::new(Output::standard(), lost.clone());
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let service = Arc::new(service);
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
-    let listener = session.clone();
-    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
+    begin.runs(&session)?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
@@ -161,10 +234,14 @@ pub(super) fn suspend(terminal: Option<&Terminal>) {
 impl Session {
     /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
     /// sent it wants it gone, and the guest may not listen.
-    fn listen(&self, signals: &Signals) {
+    fn listen(&self, signals: &Signals, mut first: Option<Signal>) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
         let mut presses = 0;
-        while let Ok(signal) = signals.wait(asked.map(|(_, at)| at + (AGAIN * presses).min(GRACE))) {
+        let mut next = |asked: Option<(libc::c_int, Instant)>, presses: u32| match first.take() {
+            Some(signal) => Ok(Some(signal)),
+            None => signals.wait(asked.map(|(_, at)| at + (AGAIN * presses).min(GRACE))),
+        };
+        while let Ok(signal) = next(asked, presses) {
             match (signal, asked) {
                 (Some(Signal::Stop), _) => suspend(self.terminal.as_deref()),
                 (Some(Signal::Continued), _) => {

@@ -1,11 +1,13 @@
 //! A process of its own: away from who started it, its session, its terminal and its open files.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -157,6 +159,13 @@ fn is_alone() -> io::Result<bool> {
             "whether other threads run cannot be known: unshare(2) is not permitted ({error}) and /proc is not mounted"
         ))),
     }
+}
+
+/// Whether this user may read `path`, which is not opened for that.
+pub(crate) fn may_read(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `path` ends with a zero and lives through the call.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::R_OK, libc::AT_EACCESS) == 0 }
 }
 
 /// The group that files made by this process belong to.

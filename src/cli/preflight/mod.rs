@@ -6,10 +6,9 @@ mod words;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use boot::initrd::{Initrd, InitrdError};
-use boot::kernel::{Format, Kernel, KernelError};
+use boot::initrd::InitrdError;
+use boot::kernel::{Format, KernelError};
 use boot::layout::RamLayout;
 use boot::plan::{PlanError, PlanRequest};
 
@@ -18,17 +17,15 @@ use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
 use crate::machine::StartError;
-use crate::machine::files::{BootFiles, NamedFiles};
-use crate::machine::run_resources::Image;
+use crate::machine::deadline::{Progress, within};
+use crate::machine::files::{BootFiles, OpenFiles, Prepared};
 use crate::spec::Spec;
 
 /// A machine that may be started.
 #[derive(Debug)]
 pub(super) struct Cleared {
-    /// The files that the spec names. The machine gets these, so that it boots what was checked.
-    pub named: NamedFiles,
-    /// What it boots from.
-    pub files: BootFiles,
+    /// Its files, open, and what it boots from. The machine gets these, so that it boots what was checked.
+    pub prepared: Prepared,
     /// What may surprise later.
     pub warnings: Vec<Trouble>,
 }
@@ -38,7 +35,7 @@ pub(super) struct Cleared {
 pub(super) enum PreflightError {
     /// The spec is not complete, or its first disk gives nothing to boot.
     #[error(transparent)]
-    Files(#[from] StartError),
+    Files(StartError),
     /// A file that cannot be had.
     #[error(transparent)]
     File(#[from] FileError),
@@ -114,6 +111,16 @@ pub(super) enum FileError {
     },
 }
 
+impl From<StartError> for PreflightError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Kernel { path, source } => PreflightError::Kernel { path, source },
+            StartError::Initrd { path, source } => PreflightError::Initrd { path, source },
+            other => PreflightError::Files(other),
+        }
+    }
+}
+
 impl PreflightError {
     /// How the command ends then: only what is wrong whatever the host has is the command line's fault.
     pub(super) fn status(&self) -> Status {
@@ -124,33 +131,48 @@ impl PreflightError {
     }
 }
 
-/// Looks at everything.
+/// Opens and looks at everything.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError> {
-    check_with(spec, host, None)
+    let prepared = prepare(spec, InitrdOrigin::Spec)?;
+    let warnings = judge(spec, host, &prepared.boot)?;
+    Ok(Cleared { prepared, warnings })
 }
 
-/// The same for a machine whose initrd was made for it.
-pub(super) fn check_with(
-    spec: &Spec,
-    host: &Host,
-    made: Option<&Arc<dyn Image>>,
-) -> Result<Cleared, PreflightError> {
-    // What is named is looked at first: here there is more to say of a file that cannot be had.
-    spec.kernel.as_deref().map(kernel).transpose()?;
-    spec.initrd().map(initrd).transpose()?;
-    let named = NamedFiles::open(spec, made)?;
-    let files = BootFiles::find_with(spec, &named, Vec::new())?;
+/// Where a machine's initrd comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InitrdOrigin {
+    /// What the spec says.
+    Spec,
+    /// It is made for the kernel that is found.
+    ToBeMade,
+}
+
+/// Opens the files that `spec` names and finds what they boot. The machine gets what is opened here.
+pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
+    let spec = spec.clone();
+    within(&Progress::default(), move |progress| {
+        let files = OpenFiles::open_by(&spec, progress, |what, path| {
+            let what = if what == "initrd" { "initial RAM disk" } else { what };
+            open(what, path).map_err(PreflightError::File)
+        })?;
+        let files = if initrd == InitrdOrigin::ToBeMade { files.without_initrd() } else { files };
+        Ok(Prepared::find(&spec, files, progress)?)
+    })
+}
+
+/// What may surprise of a machine that boots `files`.
+pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<Trouble>, PreflightError> {
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
     warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         if let Some(trouble) = no_initrd(host, path, files.headers.version()) {
-            return Err(looked_too(trouble, spec, &files).into());
+            return Err(looked_too(trouble, spec, files).into());
         }
     }
     // A kernel from the disk may well have its drivers built in: what is known of it is its name.
     if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        warnings.extend(no_initrd_on_disk(&files));
+        warnings.extend(no_initrd_on_disk(files));
     }
     let ram = RamLayout::new(spec.mem().bytes());
     let initrd = files.initrd.as_ref().map(|(_, initrd)| *initrd);
@@ -159,7 +181,7 @@ pub(super) fn check_with(
         &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
     )
     .map_err(|error| PreflightError::Plan { error })?;
-    warnings.extend(little_memory(spec, &files));
+    warnings.extend(little_memory(spec, files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
@@ -173,7 +195,7 @@ pub(super) fn check_with(
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
     }
-    Ok(Cleared { named, files, warnings })
+    Ok(warnings)
 }
 
 /// What to say of memory that may do, and may not.
@@ -211,18 +233,6 @@ fn looked_too(trouble: Trouble, spec: &Spec, files: &BootFiles) -> Trouble {
         },
         _ => trouble,
     }
-}
-
-/// Reads a kernel's headers.
-pub(super) fn kernel(path: &Path) -> Result<Kernel, PreflightError> {
-    let file = open("kernel", path)?;
-    Kernel::parse(&file).map_err(|source| PreflightError::Kernel { path: path.to_path_buf(), source })
-}
-
-/// Looks at an initial RAM disk.
-pub(super) fn initrd(path: &Path) -> Result<Initrd, PreflightError> {
-    let file = open("initial RAM disk", path)?;
-    Initrd::parse(&file).map_err(|source| PreflightError::Initrd { path: path.to_path_buf(), source })
 }
 
 /// What is wrong with a kernel that comes without an initrd: its drivers may be modules.

@@ -7,12 +7,12 @@ use super::args::RunArgs;
 use super::error::RunError;
 use super::guest;
 use super::ports::News;
-use crate::cli::{logger, preflight, report};
+use crate::cli::preflight::{self, InitrdOrigin};
+use crate::cli::{logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
-use crate::machine::files::BootFiles;
 use crate::machine::run_resources::{Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
@@ -45,20 +45,18 @@ impl Start {
         let spec = machine(self.spec.settled()?, &host)?;
         // Before anything is opened that the other machine of this name has.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
-        // What is named is looked at first: there is more to say of a file that cannot be had.
-        spec.kernel.as_deref().map(preflight::kernel).transpose()?;
-        let files = BootFiles::find(&spec)?;
-        let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &files, &host, &self.token)?);
-        let cleared = preflight::check_with(&spec, &host, Some(&initrd))?;
-        for warning in cleared.warnings {
+        let mut prepared = preflight::prepare(&spec, InitrdOrigin::ToBeMade)?;
+        let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
+        prepared.give_initrd(&initrd)?;
+        for warning in preflight::judge(&spec, &host, &prepared.boot)? {
             report::say(&format_args!("minivmm: warning: {warning}\n"));
         }
         logger::install();
         // What is shown of the console is shown; the machine keeps the last of it.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = news.send(News::Boots);
-        let files = Some(cleared.named);
-        let run_resources = RunResources { files, streams: self.streams, ..RunResources::default() };
+        let prepared = Some(prepared);
+        let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();
