@@ -66,7 +66,8 @@ fn pool_of_linux_guests_answers() {
 /// Clocks, timers, interrupts and both processors of a Linux guest survive it.
 #[test]
 fn linux_guest_goes_on_in_a_fresh_machine_each_time_that_it_is_saved() {
-    let spec = "kernel = 'vmlinuz'\ninitrd = 'initrd.img'\ncpus = 2\nmem = 256\nappend = 'quiet rdinit=/bin/sh'\n";
+    let spec =
+        "kernel = 'vmlinuz'\ninitrd = 'initrd.img'\ncpus = 2\nmem = 256\nappend = 'quiet rdinit=/bin/sh'\n";
     lab().put("save.toml", spec.as_bytes()).unwrap();
     let out = lab().exec(&Cmd::new("./save").args(["save.toml", "5", "# "]).limit(LIMIT)).unwrap();
     assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
