@@ -96,7 +96,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, caller: Option<Caller>
         Err(error) => return complain(&error, error.status()),
     };
     let keys = if detached { Keys::None } else { Keys::here() };
-    let banner = Banner { spec, files: &prepared.boot, keys }.to_string();
+    let banner = Banner { spec, prepared: &prepared, keys }.to_string();
     warnings.extend(more.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(NAMELESS.to_owned());

@@ -82,11 +82,18 @@ impl Prepared {
 }
 
 #[cfg(test)]
-impl BootFiles {
+impl Prepared {
     /// Opens the files of `spec` and finds what they boot.
     pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
         let progress = Progress::default();
-        Self::find(spec, &OpenFiles::open(spec, &progress)?, &progress)
+        Self::find(spec, OpenFiles::open(spec, &progress)?, &progress)
+    }
+}
+
+#[cfg(test)]
+impl BootFiles {
+    pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
+        Prepared::of(spec).map(|prepared| prepared.boot)
     }
 }
 

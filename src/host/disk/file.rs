@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use virtio::block::{Disk, Extent, SECTOR, Topology};
 
@@ -41,6 +42,14 @@ impl DiskFile {
     pub(crate) fn reader(&self) -> io::Result<(File, u64, u64)> {
         let len = self.tail.as_ref().map_or(self.sectors.saturating_mul(SECTOR), |(end, _)| *end);
         Ok((self.buffered.try_clone()?, len, self.topology.logical_block.into()))
+    }
+
+    /// Its length, and how much of that the host has given to an image, both in bytes.
+    pub(crate) fn size(&self) -> (u64, Option<u64>) {
+        let meta = self.buffered.metadata().ok().filter(|meta| meta.is_file());
+        // st_blocks counts 512 bytes whatever the file system's blocks are.
+        let used = meta.map(|meta| meta.blocks().saturating_mul(512));
+        (self.tail.as_ref().map_or(self.sectors.saturating_mul(SECTOR), |(end, _)| *end), used)
     }
 
     /// The disk as a device shows it.

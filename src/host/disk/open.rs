@@ -60,13 +60,13 @@ impl DiskFile {
         lock(&buffered, path, access)?;
         let size =
             if device { device_size(&buffered).map_err(io("asking for its size"))? } else { metadata.len() };
+        let mut head = [0; format::HEAD];
+        let read = buffered.read_at(&mut head, 0).map_err(io("reading its first sector"))?;
+        if let Some(format) = head.get(..read).and_then(format::foreign) {
+            return Err(DiskError::Format { path: path.into(), format });
+        }
         if size < SECTOR {
             return Err(DiskError::Empty { path: path.into() });
-        }
-        let mut head = [0; format::HEAD];
-        buffered.read_exact_at(&mut head, 0).map_err(io("reading its first sector"))?;
-        if let Some(format) = format::foreign(&head) {
-            return Err(DiskError::Format { path: path.into(), format });
         }
         // A file of the user's is never made longer: only where nothing is written the last sector is filled up.
         let odd = !size.is_multiple_of(SECTOR);
