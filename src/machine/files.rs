@@ -65,13 +65,15 @@ pub(crate) struct Prepared {
     pub(crate) open: OpenFiles,
     /// What the first boot is made from.
     pub(crate) boot: BootFiles,
+    /// /dev/kvm, if it was opened to see whether it can be.
+    pub(crate) kvm: Option<File>,
 }
 
 impl Prepared {
     /// Finds what a machine boots that has these files open.
     pub(crate) fn find(spec: &Spec, open: OpenFiles, progress: &Progress) -> Result<Self, StartError> {
         let boot = BootFiles::find(spec, &open, progress)?;
-        Ok(Prepared { open, boot })
+        Ok(Prepared { open, boot, kvm: None })
     }
 
     /// Gives it the initrd that was made for its kernel.

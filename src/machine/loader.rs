@@ -50,6 +50,12 @@ impl Source {
         Source { path: file.name(), origin: file.origin(), copies: file.located(copies), step }
     }
 
+    /// The contents of a saved machine's memory.
+    pub(super) fn memory(file: Arc<File>, copies: Vec<Load>) -> Self {
+        let step = "reading the saved memory".into();
+        Source { path: "the saved memory".into(), origin: ByteSource::File(file), copies, step }
+    }
+
     fn load(&self, ram: &GuestRam, piece: &Load) -> io::Result<()> {
         match &self.origin {
             ByteSource::File(file) => ram.load(file, piece.file_offset, piece.guest, piece.len),

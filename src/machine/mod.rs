@@ -8,10 +8,12 @@ mod blocking;
 mod board;
 mod boot_once;
 mod cmdline;
+mod components;
 mod console;
 mod controls;
 pub(crate) mod deadline;
 mod devices;
+mod disks;
 mod ends;
 mod error;
 mod events;
@@ -22,14 +24,18 @@ mod loader;
 mod pci;
 mod resources;
 pub(crate) mod run_resources;
+mod saved;
 mod stats;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod vcpu_handle;
 mod vcpus;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,9 +43,10 @@ use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
-pub use error::{BalloonError, PauseError, StartError};
+pub use error::{BalloonError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
+pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
@@ -55,6 +62,7 @@ use files::Prepared;
 use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
+use saved::Restore;
 use supervisor::{Supervisor, UrgentRequests};
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
@@ -165,6 +173,17 @@ impl MachineBuilder {
         self
     }
 
+    /// Goes on where a machine of the same spec was saved, instead of booting: `state` is what
+    /// [`Machine::save`] gave, `memory` the file that it wrote. Neither is trusted. What the spec names outside the machine is the
+    /// caller's to provide as it was: the disks hold what they held when the machine was saved.
+    ///
+    /// The guest's clocks go on from when it was saved. A reset of the machine boots its kernel, as ever.
+    #[must_use]
+    pub fn restore(mut self, state: SavedState, memory: File) -> Self {
+        self.run_resources.restore = Some(Restore { state: Arc::new(state), memory: Arc::new(memory) });
+        self
+    }
+
     /// Has `call` made once, when the machine is made and its guest has not begun to run.
     #[must_use]
     pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
@@ -210,21 +229,23 @@ impl Machine {
         spec: &Spec,
         output: Option<Box<dyn Write + Send>>,
         functions: MakeFunctions,
-        run_resources: RunResources,
+        mut run_resources: RunResources,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let spec = spec.clone().settled()?;
         let blocking = BlockingThread::spawn()?;
+        let restore = run_resources.restore.take();
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
         let (resources, boot) = within(&progress, move |progress| {
             let (resources, files) = Resources::open(spec, functions, run_resources)?;
-            let origin = Origin::Files(files);
+            let origin = restore.map_or(Origin::Files(files), Origin::State);
             let boot = Boot::start(&resources, origin, BootNumber::default(), &boots, progress)?;
             Ok::<_, StartError>((resources, boot))
         })?;
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
+        let disks = resources.disk_handles.clone();
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let supervisor =
@@ -245,7 +266,7 @@ impl Machine {
         })
         .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, urgent, balloon, mem, publisher, outcome },
+            controls: Controls { events: sender, urgent, balloon, disks, mem, publisher, outcome },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
@@ -305,6 +326,30 @@ impl Machine {
         self.controls.resume();
     }
 
+    /// See [`Controls::save`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
+        self.controls.save(memory)
+    }
+
+    /// See [`Controls::log_writes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn log_writes(&self, on: bool) -> Result<(), SaveError> {
+        self.controls.log_writes(on)
+    }
+
+    /// See [`Controls::take_written`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        self.controls.take_written()
+    }
+
     /// See [`Controls::stats`].
     pub fn stats(&self) -> Option<Stats> {
         self.controls.stats()
@@ -331,6 +376,14 @@ impl Machine {
     /// [`BalloonError`], and nothing has changed.
     pub fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
         self.controls.set_balloon(mib)
+    }
+
+    /// See [`Controls::resize_disk`].
+    ///
+    /// # Errors
+    /// [`ResizeError`], and the guest sees the size of before.
+    pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
+        self.controls.resize_disk(id)
     }
 
     /// See [`Controls::kill`].

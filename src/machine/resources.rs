@@ -8,6 +8,7 @@ use virtio::balloon::BalloonControl;
 use super::StartError;
 use super::console::Console;
 use super::deadline::Progress;
+use super::disks::Disks;
 use super::events::Publisher;
 use super::files::{BootFiles, OpenFiles, Prepared};
 use super::pci::MakeFunctions;
@@ -23,6 +24,7 @@ pub(super) struct Resources {
     pub(super) spec: Spec,
     /// Kernel and initrd, as far as the spec names them; the disks.
     pub(super) files: OpenFiles,
+    pub(super) disk_handles: Disks,
     /// In the order of the spec.
     pub(super) taps: Vec<Arc<Tap>>,
     pub(super) kvm: Arc<KvmDevice>,
@@ -46,12 +48,12 @@ impl Resources {
         mut run_resources: RunResources,
     ) -> Result<(Self, BootFiles), StartError> {
         let progress = run_resources.progress.clone();
-        let Prepared { open: files, boot } = match run_resources.prepared.take() {
+        let Prepared { open: files, boot, kvm } = match run_resources.prepared.take() {
             Some(prepared) => prepared,
             None => Prepared::find(&spec, OpenFiles::open(&spec, &progress)?, &progress)?,
         };
         progress.begin("opening /dev/kvm");
-        let kvm = Arc::new(KvmDevice::open()?);
+        let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
         let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
         let taps = spec.tap.iter().map(|tap| {
             progress.begin(format!("opening the TAP {}", tap.name.as_str()));
@@ -63,6 +65,7 @@ impl Resources {
             PortSocket::open(port)
         });
         let resources = Resources {
+            disk_handles: Disks::new(&files.disks),
             files,
             taps,
             kvm,

@@ -11,6 +11,7 @@ use virtio::console::{Backend, Stream};
 use super::StartError;
 use super::deadline::Progress;
 use super::files::Prepared;
+use super::saved::Restore;
 
 /// Something to boot from that is in no file; it is read as often as the machine boots.
 pub(crate) trait Image: ReadAt + Debug + Send + Sync {}
@@ -28,6 +29,8 @@ pub(crate) struct RunResources {
     pub(crate) streams: Vec<StreamPort>,
     /// Called once, when everything is there and the guest is about to run for the first time.
     pub(crate) about_to_run: BeforeRun,
+    /// What the first boot goes on from, instead of a kernel's entry.
+    pub(crate) restore: Option<Restore>,
 }
 
 type Call = Box<dyn FnOnce() -> io::Result<()> + Send>;

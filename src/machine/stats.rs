@@ -25,7 +25,7 @@ impl Stats {
     /// Of a machine with a processor and a disk, for tests of those who show it.
     pub(crate) fn sample() -> Self {
         let counted =
-            DeviceCounters { name: "blk0".into(), kind: DeviceKind::Block, counters: Arc::default() };
+            DeviceCounters { name: "vda".into(), kind: DeviceKind::Block, counters: Arc::default() };
         counted.counters.requests.add(7);
         counted.counters.bytes_in.add(4096);
         Stats {
@@ -72,7 +72,7 @@ pub struct MemoryStats {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct DeviceStats {
-    /// Such as `blk0`: as its thread is called, and as
+    /// Its id, such as `vda`, `net0` or `console0`: as Linux names a disk, and as
     /// [`MachineEvent::DeviceFailed`](crate::MachineEvent::DeviceFailed) and the log call it.
     pub name: String,
     /// What it is.

@@ -4,6 +4,7 @@
 mod running;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -15,6 +16,7 @@ use super::deadline::Progress;
 use super::ends::BootLoop;
 use super::events::MachineEvent;
 use super::resources::Resources;
+use super::saved::{SaveError, SavedParts};
 use super::stats::UnfinishedStats;
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit, GaveUp, PauseError, StartError};
@@ -37,6 +39,8 @@ pub(super) enum Event {
     OutputOver { boot: BootNumber },
     /// All devices of one boot are quiesced.
     Quiesced { boot: BootNumber },
+    /// A boot was saved, and the caller has its state.
+    Saved,
     /// The boot before was dropped, and the next one runs or could not be made.
     NextBoot,
     /// All that the machine had is given back.
@@ -58,6 +62,12 @@ pub(super) enum Command {
     /// Answered when it goes on.
     Resume(Sender<()>),
     Stats(Sender<UnfinishedStats>),
+    /// Answered when it is saved; the machine has to be paused.
+    Save(Sender<Result<SavedParts, SaveError>>),
+    /// Answered at once.
+    LogWrites(bool, Sender<Result<(), SaveError>>),
+    /// Answered at once.
+    TakeWritten(Sender<Result<Vec<Range<u64>>, SaveError>>),
 }
 
 type PauseResult = Result<(), PauseError>;

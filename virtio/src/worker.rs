@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use crate::device::{Context, Device, KICK, SLOT_TOKENS, TIMER};
+use crate::device::{Context, Device, KICK, Message, SLOT_TOKENS, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
 use crate::queue::{Queue, QueueFault, QueueState};
@@ -59,6 +59,7 @@ enum Command<P> {
     Stop(SlotId, Sender<Stopped<P>>),
     Quiesce(SlotId, Sender<()>),
     Go(SlotId),
+    Tell(SlotId, Message),
     Quit,
 }
 
@@ -94,6 +95,20 @@ impl<P: Poller + 'static> Worker<P> {
         Arc::new(Worker { name: name.into(), state: Mutex::new(state) })
     }
 
+    /// Starts its thread now, so that what it waits in is made beside other work; [`Worker::start`] does it otherwise. `None` if
+    /// the thread is there already.
+    ///
+    /// # Errors
+    /// The host refused a thread or a file descriptor.
+    pub fn begin(&self) -> io::Result<Option<Ready>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { make, running, .. } = &mut *state;
+        let Some(make) = make.take() else { return Ok(None) };
+        let (made, ready) = mpsc::channel();
+        *running = Some(spawn(&self.name, make, Some(made))?);
+        Ok(Some(Ready(ready)))
+    }
+
     /// Starts `job`'s device.
     ///
     /// # Errors
@@ -104,7 +119,7 @@ impl<P: Poller + 'static> Worker<P> {
         let State { make, running, slots } = &mut *state;
         let running = match running {
             Some(running) => running,
-            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make)) {
+            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make, None)) {
                 Ok(new) => running.insert(new),
                 Err(error) => return Err((error, job)),
             },
@@ -136,6 +151,11 @@ impl<P: Poller + 'static> Worker<P> {
     /// Has a device that rests go on where it stands. Harmless for others.
     pub(crate) fn go(&self, id: SlotId) {
         self.send(Command::Go(id));
+    }
+
+    /// Tells a device something.
+    pub(crate) fn tell(&self, id: SlotId, message: Message) {
+        self.send(Command::Tell(id, message));
     }
 
     fn send(&self, command: Command<P>) {
@@ -171,7 +191,25 @@ impl<P: Poller + 'static> Drop for Worker<P> {
     }
 }
 
-fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Running<P>> {
+/// A worker's thread that was begun, and makes what it waits in.
+#[derive(Debug)]
+pub struct Ready(Receiver<io::Result<()>>);
+
+impl Ready {
+    /// Waits until it is made.
+    ///
+    /// # Errors
+    /// The host refused it; no device of this worker would work.
+    pub fn wait(self) -> io::Result<()> {
+        self.0.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn spawn<P: Poller + 'static>(
+    name: &str,
+    make: MakePoller<P>,
+    made: Option<Sender<io::Result<()>>>,
+) -> io::Result<Running<P>> {
     let (commands, receiver) = mpsc::channel();
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (own_bell, own_name) = (bell.clone(), name.to_owned());
@@ -183,10 +221,16 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
         let failed = |error| log::error!("{own_name}: its thread cannot wait for work: {error}");
         match poller {
             Ok(poller) => {
+                if let Some(made) = made {
+                    let _ = made.send(Ok(()));
+                }
                 WorkerLoop { poller, slots: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
             }
             Err(error) => {
-                failed(error);
+                match made {
+                    Some(made) => drop(made.send(Err(error))),
+                    None => failed(error),
+                }
                 refuse(&receiver);
             }
         }
@@ -201,7 +245,7 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
             Command::Start(_, job) => {
                 job.shared.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
             }
-            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) => {}
+            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) | Command::Tell(..) => {}
             Command::Quit => return,
         }
     }
@@ -283,6 +327,12 @@ impl<P: Poller> WorkerLoop<P> {
                 Ok(Command::Go(id)) => {
                     if let Some(place) = self.find(id).filter(|place| self.at(*place) == Some(At::Rest)) {
                         self.begin(place);
+                    }
+                }
+                Ok(Command::Tell(id, message)) => {
+                    if let Some(place) = self.find(id) {
+                        let works = self.at(place) == Some(At::Work);
+                        self.with(place, |device, cx| Ok(device.tell(message, works.then_some(cx))?));
                     }
                 }
                 Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,

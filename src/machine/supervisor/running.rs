@@ -12,6 +12,7 @@ use crate::machine::boot_once::Boot;
 use crate::machine::ends::{End, TICK};
 use crate::machine::events::MachineEvent;
 use crate::machine::resources::Resources;
+use crate::machine::saved::{SaveError, SavedParts};
 use crate::machine::vcpus::VcpuEvent;
 use crate::machine::{Exit, GaveUp, PauseError, StartError};
 use crate::spec::OnReboot;
@@ -39,7 +40,8 @@ enum PauseState {
         waiting: Vec<Sender<PauseResult>>,
         resumed: Vec<Sender<()>>,
     },
-    Paused,
+    /// Guest memory does not change for as long as there is what this holds.
+    Paused(Arc<()>),
 }
 
 impl PauseState {
@@ -114,7 +116,7 @@ impl<'a> RunningBoot<'a> {
                 return Some(NextBoot::End(Exit::Failed(StartError::Internal("a device"))));
             }
             // While a boot runs, no other one is made and nothing is given back.
-            Event::NextBoot | Event::Released => {}
+            Event::NextBoot | Event::Released | Event::Saved => {}
         }
         None
     }
@@ -133,13 +135,16 @@ impl<'a> RunningBoot<'a> {
             Command::Pause(answer) => self.pause(answer),
             Command::Resume(answer) => self.resume(answer),
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
+            Command::Save(answer) => self.save(answer),
+            Command::LogWrites(on, answer) => reply(&answer, self.boot.log_writes(on)),
+            Command::TakeWritten(answer) => reply(&answer, self.boot.take_written()),
         }
         None
     }
 
     fn pause(&mut self, answer: Sender<PauseResult>) {
         match &mut self.pause {
-            PauseState::Paused => reply(&answer, Ok(())),
+            PauseState::Paused(_) => reply(&answer, Ok(())),
             PauseState::Stopping { waiting, .. } => waiting.push(answer),
             PauseState::Quiescing { waiting, resumed } => {
                 // Behind a resume: it stays where it is after all.
@@ -159,8 +164,8 @@ impl<'a> RunningBoot<'a> {
         match &mut self.pause {
             // Devices cannot go on before they have come to rest.
             PauseState::Quiescing { resumed, .. } => resumed.push(answer),
-            PauseState::Running | PauseState::Stopping { .. } | PauseState::Paused => {
-                let was_paused = matches!(self.pause, PauseState::Paused);
+            PauseState::Running | PauseState::Stopping { .. } | PauseState::Paused(_) => {
+                let was_paused = matches!(self.pause, PauseState::Paused(_));
                 self.go_on();
                 if was_paused {
                     self.resources.publisher.publish(MachineEvent::Resumed);
@@ -172,8 +177,20 @@ impl<'a> RunningBoot<'a> {
 
     fn go_on(&mut self) {
         self.boot.watch.go_on();
-        self.boot.resume();
+        // First, so that nobody takes memory that changes for memory that was saved.
         self.pause = PauseState::Running;
+        self.boot.resume();
+    }
+
+    fn save(&self, answer: Sender<Result<SavedParts, SaveError>>) {
+        let PauseState::Paused(paused) = &self.pause else {
+            return reply(&answer, Err(SaveError::NotPaused));
+        };
+        let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
+        self.supervisor.blocking.run(&self.supervisor.sender, move || {
+            reply(&answer, boot.save(paused));
+            Event::Saved
+        });
     }
 
     /// The vCPUs rest: now the devices.
@@ -197,7 +214,7 @@ impl<'a> RunningBoot<'a> {
         let PauseState::Quiescing { waiting, resumed } = &mut self.pause else { return };
         let (waiting, resumed) = (std::mem::take(waiting), std::mem::take(resumed));
         if resumed.is_empty() {
-            self.pause = PauseState::Paused;
+            self.pause = PauseState::Paused(Arc::default());
             self.resources.publisher.publish(MachineEvent::Paused);
             waiting.iter().for_each(|answer| reply(answer, Ok(())));
         } else {

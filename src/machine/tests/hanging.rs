@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use devices::bus::Effect;
+use devices::component::{Component, State, StateError};
 use devices::pci::bar::BarIndex;
 use devices::pci::config::ConfigSpace;
 use devices::pci::function::PciFunction;
@@ -76,9 +77,17 @@ impl PciFunction for Hanging {
         None
     }
     fn bar_changed(&mut self, _: BarIndex, _: Option<u64>) {}
-    fn reset(&mut self) {}
-    fn pause(&mut self) {
+}
+
+impl Component for Hanging {
+    fn quiesce(&mut self) {
         self.pause.iter().for_each(|barrier| barrier.pass());
+    }
+    fn save(&self) -> Result<State, StateError> {
+        self.bridge.save()
+    }
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        self.bridge.load(state)
     }
 }
 
@@ -110,7 +119,7 @@ fn machine_whose_device_does_not_come_to_rest_answers_and_is_killed() {
     static BARRIER: Barrier = Barrier::new();
     let (machine, _folder) = start(|_, _, _| {
         let function = Hanging { bridge: HostBridge::new(), pause: Some(&BARRIER), drop: None };
-        Ok(vec![Placed::new(at(0, 0), function)])
+        Ok(vec![Placed::new("hanging", at(0, 0), function)])
     });
     let _opens = Opens(&BARRIER);
     assert_eq!(machine.pause(SHORT), Err(PauseError::TimedOut(SHORT)));
@@ -125,7 +134,7 @@ fn machine_that_is_resumed_before_its_devices_rest_goes_on_when_they_do() {
     static BARRIER: Barrier = Barrier::new();
     let (machine, _folder) = start(|_, _, _| {
         let function = Hanging { bridge: HostBridge::new(), pause: Some(&BARRIER), drop: None };
-        Ok(vec![Placed::new(at(0, 0), function)])
+        Ok(vec![Placed::new("hanging", at(0, 0), function)])
     });
     let opens = Opens(&BARRIER);
     assert_eq!(machine.pause(SHORT), Err(PauseError::TimedOut(SHORT)));
@@ -146,7 +155,7 @@ fn machine_whose_boot_cannot_be_given_back_for_a_reboot_is_killed() {
     static BARRIER: Barrier = Barrier::new();
     let (machine, _folder) = start(|_, _, _| {
         let function = Hanging { bridge: HostBridge::new(), pause: None, drop: Some(&BARRIER) };
-        Ok(vec![Placed::new(at(0, 0), function)])
+        Ok(vec![Placed::new("hanging", at(0, 0), function)])
     });
     let _opens = Opens(&BARRIER);
     let events = machine.events();
