@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use crate::counters::Counters;
 use crate::device::{Context, Device, KICK, Message, SLOT_TOKENS, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
@@ -35,11 +36,12 @@ pub(crate) struct Activation<P> {
     pub(crate) device: Box<dyn Device<Poller = P>>,
     pub(crate) name: String,
     pub(crate) queues: Vec<Option<Queue>>,
-    /// A doorbell a queue, in the same order.
-    pub(crate) kicks: Vec<Arc<EventFd>>,
+    /// The doorbells of the queues that this thread serves.
+    pub(crate) kicks: Vec<(u16, Arc<EventFd>)>,
     pub(crate) features: u64,
     pub(crate) memory: Memory,
     pub(crate) shared: Arc<SharedRegisters>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// What [`Worker::stop`] gives back.
@@ -350,8 +352,8 @@ impl<P: Poller> WorkerLoop<P> {
             Some(Some(slot)) => slot.job.kicks.clone(),
             _ => return,
         };
-        for (queue, kick) in (0u16..).zip(&kicks) {
-            let token = base(place) + KICK + Token::from(queue);
+        for (queue, kick) in &kicks {
+            let token = base(place) + KICK + Token::from(*queue);
             // Clear earlier kicks: the queue is served below in any case. An eventfd at zero gives an error.
             let _ = kick.read();
             match self.poller.watch(kick.as_raw_fd(), token, Interest::Read) {
@@ -365,7 +367,7 @@ impl<P: Poller> WorkerLoop<P> {
                 }
             }
             // Serve what was made available before the doorbell was watched.
-            self.kicked(place, queue);
+            self.kicked(place, *queue);
         }
     }
 
@@ -420,7 +422,7 @@ impl<P: Poller> WorkerLoop<P> {
         match token.checked_sub(KICK).map(u16::try_from) {
             Some(Ok(queue)) if token != TIMER => {
                 if let Some(Some(slot)) = self.slots.get(place) {
-                    slot.job.shared.counters().kicks.add_one();
+                    slot.job.counters.kicks.add_one();
                 }
                 self.kicked(place, queue);
             }
