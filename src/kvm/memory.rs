@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use virtio::dirty;
 use virtio::memory::{Memory, MemoryOwner, Regions};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegion;
@@ -186,24 +187,25 @@ impl GuestRam {
 
     /// Has writes of this process marked from now on, or no longer; those of the guest are KVM's to log.
     pub(crate) fn log_dirty(&self, on: bool) {
-        self.regions.iter().for_each(|region| (**region).bitmap().set_on(on));
+        dirty::set_on(&self.regions, on);
     }
 
     /// Calls `page` with the guest address of each page that this process has written since the last call.
-    pub(crate) fn take_dirty(&self, mut page: impl FnMut(u64)) {
-        for region in self.regions.iter() {
-            (**region).bitmap().take(|offset| page(region.start_addr().0 + offset));
-        }
+    pub(crate) fn take_dirty(&self, page: impl FnMut(u64)) {
+        dirty::take(&self.regions, page);
     }
 
-    /// Bytes of it that the host has given so far and not taken back (mincore(2)).
-    pub(crate) fn resident(&self) -> u64 {
+    /// Bytes of its GiB number `part` that the host has given so far and not taken back (mincore(2)); `None` behind its end.
+    pub(crate) fn resident(&self, part: usize) -> Option<u64> {
+        const PART: usize = 1 << 30;
         const CHUNK: usize = 64 << 20;
         const PAGE: usize = 4096;
+        let start = part.checked_mul(PART).filter(|start| *start < self.mapping.len)?;
+        let end = start.saturating_add(PART).min(self.mapping.len);
         let mut pages = [0u8; CHUNK / PAGE];
         let mut resident = 0u64;
-        for offset in (0..self.mapping.len).step_by(CHUNK) {
-            let len = CHUNK.min(self.mapping.len - offset);
+        for offset in (start..end).step_by(CHUNK) {
+            let len = CHUNK.min(end - offset);
             // SAFETY: the range is within this mapping, which is a whole number of pages, and `pages` has a byte for each.
             let failed = unsafe {
                 libc::mincore(self.mapping.start.as_ptr().add(offset).cast(), len, pages.as_mut_ptr())
@@ -213,7 +215,7 @@ impl GuestRam {
                 resident += (here * PAGE) as u64;
             }
         }
-        resident
+        Some(resident)
     }
 
     /// Reads `len` bytes of `file` from `offset` straight into guest memory at `guest`, without moving the file's

@@ -1,5 +1,6 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
+use std::ops::Range;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,20 +14,21 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
 use super::components::Components;
+use super::deadline::Progress;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::loader::{Loader, Source};
 use super::resources::Resources;
 use super::saved::{Restore, SaveError, SavedParts, SavedState};
-use super::stats::{DeviceCounters, MemoryStats, Stats};
+use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
-use crate::kvm::{Vcpus, Vm};
-use crate::spec::Spec;
+use crate::kvm::{PAGE, Vcpus, Vm};
+use crate::spec::{MemBacking, Spec};
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
 #[derive(Debug)]
@@ -40,8 +42,8 @@ pub(super) struct Boot {
     panic_timeout: i64,
     counted: Vec<DeviceCounters>,
     vcpus: VcpuThreads,
-    _vm: Vm,
-    // Behind `_vm`: KVM reaches into this memory for as long as the VM lives.
+    vm: Vm,
+    // Behind `vm`: KVM reaches into this memory for as long as the VM lives.
     memory: Memory,
     balloon: BalloonControl,
 }
@@ -49,8 +51,8 @@ pub(super) struct Boot {
 /// What a boot begins with.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// A kernel, at its entry.
-    Files,
+    /// A kernel, which begins at its entry.
+    Files(BootFiles),
     /// A saved machine, where it was.
     State(Restore),
 }
@@ -65,20 +67,15 @@ struct Beginning {
 }
 
 impl Origin {
-    fn prepare(
-        &self,
-        resources: &Resources,
-        layout: &RamLayout,
-        memory: &Memory,
-    ) -> Result<Beginning, StartError> {
+    fn prepare(self, layout: &RamLayout, memory: &Memory) -> Result<Beginning, StartError> {
         match self {
-            Origin::Files => {
-                let (plan, sources, panic_timeout) = plan(resources, layout)?;
+            Origin::Files(files) => {
+                let (plan, sources, panic_timeout) = plan(files, layout)?;
                 Ok(Beginning { plan: Some(plan), sources, panic_timeout, state: None })
             }
             Origin::State(restore) => {
                 let sources = vec![restore.source(&memory.ram)?];
-                let state = restore.state.clone();
+                let state = restore.state;
                 Ok(Beginning {
                     plan: None,
                     sources,
@@ -98,22 +95,22 @@ pub(super) struct Memory {
 }
 
 impl Boot {
-    /// Makes the machine and lets it run.
+    /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `progress` is stopped.
     pub(super) fn start(
         resources: &Resources,
-        origin: &Origin,
+        origin: Origin,
         number: BootNumber,
         events: &Sender<Event>,
+        progress: &Progress,
     ) -> Result<Boot, StartError> {
         let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
         let memory = Memory::new(spec, &layout)?;
-        let Beginning { plan, sources, panic_timeout, state } =
-            origin.prepare(resources, &layout, &memory)?;
+        let Beginning { plan, sources, panic_timeout, state } = origin.prepare(&layout, &memory)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
-        let loader = Loader::new(&sources);
+        let loader = Loader::new(&sources, progress);
         let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
             let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
@@ -127,6 +124,7 @@ impl Boot {
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads and a saved state.
+        progress.wait_for_caller();
         resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
         let mut components = Components::default();
@@ -151,19 +149,18 @@ impl Boot {
             panic_timeout,
             counted: board.counted,
             vcpus: threads,
-            _vm: vm,
+            vm,
             memory,
             balloon: resources.balloon.clone(),
         })
     }
 
     /// What it has done so far.
-    pub(super) fn stats(&self) -> Stats {
-        let ram = self.memory.ram.as_ref();
-        let memory =
-            MemoryStats { size: ram.size(), resident: ram.resident(), balloon: self.balloon.actual() };
+    pub(super) fn stats(&self) -> UnfinishedStats {
+        let ram = &self.memory.ram;
+        let memory = MemoryStats { size: ram.size(), resident: 0, balloon: self.balloon.actual() };
         let devices = self.counted.iter().map(DeviceCounters::now).collect();
-        Stats { vcpus: self.vcpus.exits(), memory, devices }
+        UnfinishedStats::new(Stats { vcpus: self.vcpus.exits(), memory, devices }, ram)
     }
 
     /// Looks how the guest does, and asks the vCPUs for the next look.
@@ -193,7 +190,12 @@ impl Boot {
         self.vcpus.kick();
     }
 
-    /// Makes the devices rest, when the vCPUs do.
+    /// Has the vCPUs leave the guest for good. Does not wait for them: dropping the boot does.
+    pub(super) fn stop_vcpus(&self) {
+        self.vcpus.shut();
+    }
+
+    /// Makes the devices rest, when the vCPUs do. Waits for what the host has in flight.
     pub(super) fn pause_devices(&self) {
         self.components().quiesce();
     }
@@ -208,6 +210,21 @@ impl Boot {
     pub(super) fn save(&self, paused: Weak<()>) -> Result<SavedParts, SaveError> {
         let state = SavedState::new(self.panic_timeout, self.components().save()?);
         Ok(SavedParts { state, ram: self.memory.ram.clone(), paused })
+    }
+
+    /// Logs what is written to guest memory from now on, or no longer: by the guest and by devices.
+    pub(super) fn log_writes(&self, on: bool) -> Result<(), SaveError> {
+        self.memory.ram.log_dirty(on);
+        self.vm.log_dirty(on).map_err(SaveError::Log)
+    }
+
+    /// What was written since it was asked last, in whole pages.
+    pub(super) fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        let mut pages = Vec::new();
+        self.vm.take_dirty(|page| pages.push(page)).map_err(SaveError::Log)?;
+        self.memory.ram.take_dirty(|page| pages.push(page));
+        pages.sort_unstable();
+        Ok(join_pages(&pages))
     }
 
     fn components(&self) -> MutexGuard<'_, Components> {
@@ -227,7 +244,11 @@ impl Memory {
         let failed = |source| StartError::Memory { mib: spec.mem().mib(), source };
         let mut ranges = vec![(layout.low.start, layout.low.end)];
         ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
-        let ram = GuestRam::new(&ranges).map_err(failed)?;
+        let make = match spec.mem_backing() {
+            MemBacking::Anonymous => GuestRam::new,
+            MemBacking::Memfd => GuestRam::in_memfd,
+        };
+        let ram = make(&ranges).map_err(failed)?;
         let ecam = layout::ECAM;
         let ecam = GuestRam::read_only(ecam.start, ecam.end - ecam.start).map_err(failed)?;
         Ok(Memory { ram: Arc::new(ram), ecam: Arc::new(ecam) })
@@ -236,6 +257,18 @@ impl Memory {
     fn slots(&self) -> Vec<Slot> {
         self.ram.slots().chain(self.ecam.slots()).collect()
     }
+}
+
+/// Ranges of pages that lie side by side in `pages`, which are sorted.
+fn join_pages(pages: &[u64]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for page in pages {
+        match ranges.last_mut() {
+            Some(last) if *page <= last.end => last.end = last.end.max(page + PAGE),
+            _ => ranges.push(*page..page + PAGE),
+        }
+    }
+    ranges
 }
 
 /// A machine that lacks nothing but its kernel in memory.
@@ -276,10 +309,8 @@ fn assemble(
 }
 
 /// Decides where everything goes, from the files' headers; and `panic=` of the command line.
-fn plan(resources: &Resources, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
-    let spec = &resources.spec;
-    let BootFiles { kernel, headers, initrd, cmdline, .. } =
-        BootFiles::find_with(spec, &resources.files, resources.readers()?)?;
+fn plan(files: BootFiles, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
+    let BootFiles { kernel, headers, initrd, cmdline, .. } = files;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),

@@ -112,7 +112,7 @@ mod tests {
         for (name, number) in [("memory", 1), ("vcpu0", 2), ("pci", 3)] {
             components.push(name, Part { name, calls: calls.clone(), number });
         }
-        let mut called = || said.try_iter().collect::<Vec<_>>();
+        let called = || said.try_iter().collect::<Vec<_>>();
         components.quiesce();
         assert_eq!(called(), ["quiesce memory", "quiesce vcpu0", "quiesce pci"]);
         let mut states = components.save().unwrap();

@@ -1,6 +1,7 @@
 //! What can be asked of a running machine: messages to its supervisor, and looks at what that has published.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use virtio::balloon::{self, BalloonControl};
 use super::disks::Disks;
 use super::events::Publisher;
 use super::saved::{SaveError, SavedParts, SavedState};
+use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats};
 use crate::spec::MemSize;
@@ -63,7 +65,8 @@ impl Controls {
     }
 
     /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does
-    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it.
+    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it. What
+    /// the host has in flight on a disk is waited for as long as it takes, or two seconds once the machine is killed.
     pub fn wait(&self) -> Arc<Exit> {
         loop {
             // Without a deadline it gives an end the first time.
@@ -98,7 +101,9 @@ impl Controls {
         }
     }
 
-    /// Ends the machine where it is.
+    /// Ends the machine where it is, whatever it is doing: its guest stops at once. A disk that the host does not answer for
+    /// is waited for two seconds; then the machine ends without it. A thread of this process stays with that disk, and keeps
+    /// its lock, until the host answers.
     pub fn kill(&self) {
         self.urgent.kill();
         self.send(Command::Kill);
@@ -118,8 +123,8 @@ impl Controls {
         })
     }
 
-    /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits for
-    /// what the host has in flight on a disk, answers after that.
+    /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits
+    /// for what the host has in flight on a disk, answers after that.
     pub fn resume(&self) {
         // No answer: it has ended.
         let _ = self.ask(Command::Resume).recv();
@@ -145,10 +150,29 @@ impl Controls {
         }
     }
 
+    /// Logs from now on which pages of memory the guest and its devices write, or no longer; [`Controls::take_written`] tells.
+    /// So memory can be copied while the machine runs: all of it, then what was written meanwhile, again and again. A reset of
+    /// the machine ends the log. It costs the guest a fault for each page that it writes.
+    ///
+    /// # Errors
+    /// [`SaveError::Log`], [`SaveError::Ended`].
+    pub fn log_writes(&self, on: bool) -> Result<(), SaveError> {
+        self.ask(|answer| Command::LogWrites(on, answer)).recv().unwrap_or(Err(SaveError::Ended))
+    }
+
+    /// Guest addresses of what was written since the last call, or since [`Controls::log_writes`]: whole pages, in ascending order.
+    /// What a device has in flight is in it once it is done; a paused machine has nothing in flight.
+    ///
+    /// # Errors
+    /// [`SaveError::Log`] if the log is off, [`SaveError::Ended`].
+    pub fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        self.ask(Command::TakeWritten).recv().unwrap_or(Err(SaveError::Ended))
+    }
+
     /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when
-    /// it has, and one that comes to rest when the host has done what a disk was asked for.
+    /// it has.
     pub fn stats(&self) -> Option<Stats> {
-        self.ask(Command::Stats).recv().ok()
+        self.ask(Command::Stats).recv().ok().map(UnfinishedStats::finish)
     }
 
     /// Whether the machine runs, rests or has ended.
@@ -158,7 +182,7 @@ impl Controls {
 
     /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
     pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
-        self.ask(Command::Stats).recv_timeout(limit).ok()
+        self.ask(Command::Stats).recv_timeout(limit).ok().map(UnfinishedStats::finish)
     }
 
     /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.

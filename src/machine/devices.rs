@@ -77,7 +77,7 @@ fn network(
 
 fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
-    let (Some(spec), Some(file)) = (resources.spec.disk.get(index), resources.disks.get(index)) else {
+    let (Some(spec), Some(file)) = (resources.spec.disk.get(index), resources.files.disks.get(index)) else {
         return Err(missing);
     };
     let id = disk_id(index);

@@ -114,6 +114,20 @@ pub enum StartError {
          of the control group"
     )]
     Thread(#[source] io::Error),
+    /// A call of the host does not return.
+    #[error(
+        "{what} takes longer than {limit:?}: what it is on does not answer, such as a file server or a device that is away; look at \
+         it with `ls`, and start the machine when that answers"
+    )]
+    Unanswered {
+        /// What is being done, and on which path.
+        what: String,
+        /// How long that was waited for.
+        limit: std::time::Duration,
+    },
+    /// The caller does not want the machine any more.
+    #[error("the start was interrupted")]
+    Interrupted,
     /// The terminal could not be made the guest's console.
     #[error("the terminal cannot be made the guest's console: {0}")]
     Terminal(#[source] io::Error),

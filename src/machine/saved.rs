@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::components::States;
 use super::loader::Source;
+use crate::kvm::KvmError;
 use crate::kvm::memory::{GuestRam, Placement, extents};
 
 /// Layout of [`SavedState`].
@@ -101,6 +102,9 @@ pub enum SaveError {
         /// Why.
         source: StateError,
     },
+    /// Written pages are not known: the log was not switched on since the guest booted, or KVM refused.
+    #[error("the log of what the guest writes cannot be had: {0}")]
+    Log(#[source] KvmError),
     /// The file for the memory's contents did not take them.
     #[error("the guest's memory could not be written: {source}")]
     Memory {

@@ -85,13 +85,18 @@ impl VcpuThreads {
     /// A kick is a signal, which would end the process if it met a thread that has only just begun and does not block
     /// it yet. So only those are kicked that said they are ready; one that says so later sees the gate shut after it. Each
     /// side writes its flag before it reads the other's, in one order for all: one of the two must see.
-    pub(super) fn stop(&mut self) {
-        self.gate.shut();
-        self.kick();
+    fn stop(&mut self) {
+        self.shut();
         for vcpu in self.threads.drain(..) {
             // A panic in it was printed when it happened, and the machine is going down.
             let _ = vcpu.thread.join();
         }
+    }
+
+    /// Makes all of them leave the guest and end, and does not wait until they have.
+    pub(super) fn shut(&self) {
+        self.gate.shut();
+        self.kick();
     }
 
     /// Makes all of them leave the guest and wait. [`Event::AtRest`] comes, with the number given here, when they do.

@@ -20,7 +20,7 @@ use crate::queue::{Queue, QueueFault};
 pub struct DeviceInfo {
     /// Its kind.
     pub kind: DeviceKind,
-    /// For log lines: `blk0`, `net1`.
+    /// For log lines: `vda`, `net1`.
     pub name: String,
     /// Feature bits of its kind that it offers (§5); the transport adds those of the ring.
     pub features: u64,

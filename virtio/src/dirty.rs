@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::memory::Regions;
 
 const PAGE: usize = 4096;
 const WORD: usize = 64;
@@ -58,6 +61,18 @@ impl DirtyBitmap {
                 word.fetch_or(1 << (page % WORD), Ordering::AcqRel);
             }
         }
+    }
+}
+
+/// Has what this process writes to `memory` marked from now on, or no longer.
+pub fn set_on(memory: &Regions, on: bool) {
+    memory.iter().for_each(|region| (**region).bitmap().set_on(on));
+}
+
+/// Calls `page` with the guest address of each page of `memory` that is marked, and forgets the marks.
+pub fn take(memory: &Regions, mut page: impl FnMut(u64)) {
+    for region in memory.iter() {
+        (**region).bitmap().take(|offset| page(region.start_addr().0 + offset));
     }
 }
 

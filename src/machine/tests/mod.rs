@@ -2,6 +2,7 @@
 //! outside, in `tests/native_*.rs`.
 
 mod doorbell;
+mod hanging;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};

@@ -93,7 +93,7 @@ struct BlockState {
 }
 
 impl Block {
-    /// A disk that log lines call `name`: `blk0`. More than [`MOST_QUEUES`] queues are not made.
+    /// A disk that log lines call `name`: `vda`. More than [`MOST_QUEUES`] queues are not made.
     pub fn new(name: impl Into<String>, mut disk: Disk) -> Self {
         disk.queues = disk.queues.min(MOST_QUEUES);
         Block {
