@@ -45,7 +45,7 @@ const TARGET: usize = 0;
 const ACTUAL: usize = 4;
 const CONFIG_LEN: usize = 8;
 
-/// Pages, or ranges, that are given back before other devices of the thread have their turn.
+/// Budget in pages or ranges, after which other devices of the thread are served.
 const TURN: usize = 4096;
 const KIND: &str = "virtio-balloon";
 const VERSION: u16 = 1;
@@ -62,8 +62,8 @@ pub struct Balloon {
     statistics_read: bool,
     /// Scratch, so that no request allocates.
     numbers: Vec<u32>,
-    /// The guest gave what is not its own; that was said.
-    complained: bool,
+    /// The warning that the guest gave pages beyond its memory was logged.
+    warned: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ impl Balloon {
             statistics_wanted: false,
             statistics_read: false,
             numbers: Vec::new(),
-            complained: false,
+            warned: false,
         }
     }
 
@@ -147,8 +147,8 @@ impl Balloon {
         if more {
             cx.wake_at(Some(Instant::now()));
         }
-        if refused > 0 && !self.complained {
-            self.complained = true;
+        if refused > 0 && !self.warned {
+            self.warned = true;
             log::warn!("{}: the guest gave back pages that are not its memory; they are ignored", self.name);
         }
     }
@@ -246,8 +246,8 @@ impl Device for Balloon {
         if token != TIMER {
             return Ok(());
         }
-        // A turn was over before the work was; whose it was is soon seen.
-        // One that is at fault does not cost the others their turn.
+        // A budget was used up before the work was done. Serve all queues: idle ones cost little.
+        // A fault of one queue does not keep the others from being served.
         let mut outcome = Ok(());
         for queue in (0..).take(QUEUES) {
             outcome = self.kicked(queue, cx).and(outcome);

@@ -193,7 +193,7 @@ impl<P: Poller> Net<P> {
         Ok(())
     }
 
-    /// The wire is full. The TUN driver only tells of room to whoever has looked since it was: watching anew looks.
+    /// The wire is full. The TUN driver reports room only after a poll that found none: watching again polls.
     fn watch_again(&mut self, index: u16, cx: &mut Context<'_, P>) {
         let Some(fd) = self.backend.fd(index) else { return };
         cx.unwatch(fd);
@@ -348,7 +348,7 @@ impl<P: Poller> Device for Net<P> {
     fn reset(&mut self) {
         self.driver = DriverState::default();
         self.pairs.iter_mut().for_each(|pair| pair.rx.reset());
-        // Nobody is there to take anything; what the host refuses now it is asked again at the start.
+        // There is no driver now. The start repeats both calls and reports their errors.
         let _ = self.backend.set_offloads(Offloads::empty());
         let _ = self.backend.enable(1);
     }

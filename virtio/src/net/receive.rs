@@ -18,7 +18,7 @@ use super::{HEADER_LEN, NetBackend, Offloads, Progress};
 use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
-/// Frames taken before others get their turn.
+/// Budget in frames, after which other queues are served.
 const TURN: u16 = 128;
 /// Most pieces of guest memory given to the host at once.
 const MOST_PIECES: usize = 512;
@@ -106,7 +106,7 @@ impl Receiver {
             }
             let enough = self.gather(queue, mode)?;
             if !enough {
-                // Only now does a kick say anything: there are buffers again.
+                // We are out of buffers, so ask the driver to kick when it adds some.
                 if queue.enable_kicks()? {
                     queue.disable_kicks()?;
                     continue;

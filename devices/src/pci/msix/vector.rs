@@ -19,7 +19,7 @@ const ADDRESS_BITS: u64 = !3;
 const UNROUTED: u8 = 1;
 const LOST: u8 = 2;
 
-/// A vector of a function, shared between its table and whoever triggers it.
+/// A vector of a function, shared between its table and the part of the function that triggers it.
 #[derive(Debug)]
 pub(super) struct Vector {
     /// Whether a trigger goes straight to `irq`. Changed only with `entry` locked.
@@ -180,7 +180,7 @@ impl Vector {
 pub struct MsixVector(pub(super) Arc<Vector>);
 
 impl MsixVector {
-    /// As [`Irq::trigger`]; `false` if MSI-X is off, so that nobody hears.
+    /// As [`Irq::trigger`]; `false` if MSI-X is off and no message is sent.
     ///
     /// # Errors
     /// The host could not raise the interrupt.
