@@ -102,6 +102,7 @@ mod kvm;
 mod machine;
 pub mod spec;
 
+pub use devices::component::StateError;
 pub use host::disk::{DiskError, DiskHolder};
 pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
@@ -112,7 +113,7 @@ pub use kvm::KvmError;
 pub use machine::{
     BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, ExpectFailure,
     GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError,
-    StartError, Stats, VcpuStats,
+    ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
 };
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

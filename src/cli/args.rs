@@ -190,7 +190,7 @@ minivmm boots a Linux in a virtual machine on /dev/kvm.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{ConsoleChoice, DiskSpec, Initrd, OnReboot, Rtc};
+    use crate::spec::{ConsoleChoice, DiskSpec, Initrd, MemBacking, OnReboot, Rtc};
 
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
@@ -234,6 +234,8 @@ mod tests {
             "--y",
             "--mem",
             "2G",
+            "--mem-backing",
+            "memfd",
             "--cpus",
             "4",
             "--rtc",
@@ -261,6 +263,7 @@ mod tests {
             .with_cmdline("-x")
             .with_append("--y")
             .with_mem("2048".parse().unwrap())
+            .with_mem_backing(MemBacking::Memfd)
             .with_cpus("4".parse().unwrap())
             .with_rtc(Rtc::Utc)
             .with_on_reboot(OnReboot::Exit)

@@ -150,7 +150,7 @@ mod tests {
         std::fs::write(&kernel, bzimage("6.1.0-own (me@laptop) #1 SMP")).unwrap();
         std::fs::write(&initrd, "x").unwrap();
         let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
-        let files = BootFiles::find(&spec).unwrap();
+        let files = BootFiles::of(&spec).unwrap();
         let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
         let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
@@ -192,7 +192,7 @@ mod tests {
             .with_console(ConsoleChoice::Hvc0)
             .settled()
             .unwrap();
-        let files = BootFiles::find(&spec).unwrap();
+        let files = BootFiles::of(&spec).unwrap();
         let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
         let image = image.display().to_string();
         let text = text.replace(&image, "vm0.raw");

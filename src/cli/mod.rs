@@ -33,7 +33,7 @@ use exit::Status;
 use log::Level;
 use machine_log::MachineLog;
 
-use crate::control::own_folder;
+use crate::control::{Claim, own_folder};
 use crate::host::facts::Host;
 use crate::host::lock::user;
 use crate::host::process::raise_fd_limit;
@@ -83,17 +83,21 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
             Err(error) => warnings.push(error.to_string()),
         }
     }
-    let preflight::Checked { named, files, warnings: more } = match preflight::check(spec, &Host::here()) {
-        Ok(checked) => checked,
-        Err(error) => return report_error(&error, error.status()),
+    // Before opening anything that another machine of this name, or with this pidfile, uses.
+    let claim = match spec.name.as_ref().map(Claim::take).transpose() {
+        Ok(claim) => claim,
+        Err(error) => return report_error(&error, Status::Failed),
     };
     let service = match Service::prepare(args, notify, parent) {
         Ok(service) => service,
         Err(error) => return report_error(&error, Status::Failed),
     };
+    let preflight::Checked { prepared, warnings: more } = match preflight::check(spec, &Host::here()) {
+        Ok(checked) => checked,
+        Err(error) => return report_error(&error, error.status()),
+    };
     let keys = if detached { KeyboardInput::None } else { KeyboardInput::detect() };
-    let banner = Banner { spec, files: &files, keys }.to_string();
-    drop(files);
+    let banner = Banner { spec, files: &prepared.boot, keys }.to_string();
     warnings.extend(more.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(UNNAMED_WARNING.to_owned());
@@ -103,7 +107,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
     }
     logger::install();
     let service = service.with_banner(&banner);
-    session::run(spec, named, service, move || {
+    session::run(spec, prepared, claim, service, move || {
         report::message(&banner);
         for warning in warnings {
             report::message_at(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));

@@ -116,7 +116,7 @@ mod tests {
         let text = chain(&error);
         assert!(text.ends_with("LimitNOFILE= of a systemd unit") && text.contains("`ulimit -n"), "{text}");
         assert_eq!(with_limit_advice(text.clone()), text, "said once");
-        let line = with_limit_advice(format!("minivmm: blk0: {error}\r\n"));
+        let line = with_limit_advice(format!("minivmm: vda: {error}\r\n"));
         assert!(line.contains("(os error 24); raise") && line.ends_with("unit\r\n"), "{line}");
         let host = with_limit_advice(io::Error::from_raw_os_error(libc::ENFILE).to_string());
         assert!(host.contains("fs.file-max"), "{host}");

@@ -1,7 +1,7 @@
 //! A machine in this process: its console on standard input and output unless it is detached, its end as an
 //! exit status.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
@@ -18,8 +18,9 @@ use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{RestoreGuard, Terminal};
-use crate::machine::files::NamedFiles;
-use crate::machine::{ConsoleInput, Controls, Exit, Machine};
+use crate::machine::deadline::Progress;
+use crate::machine::files::Prepared;
+use crate::machine::{ConsoleInput, Controls, Exit, Machine, StartError};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down after a signal; systemd gives a service the same.
@@ -50,15 +51,78 @@ struct Session {
     service: Arc<Service>,
 }
 
-/// Runs the machine until it ends. `print_banner` is called when nothing prevents the start any more. `files`
-/// are the open files of the spec.
+/// A start in progress, for the thread that receives signals.
+#[derive(Debug, Default)]
+struct Start {
+    progress: Progress,
+    state: Mutex<StartState>,
+}
+
+#[derive(Debug, Default)]
+enum StartState {
+    #[default]
+    InProgress,
+    /// By this signal.
+    Interrupted(libc::c_int),
+    Running(Session),
+}
+
+impl Start {
+    fn state(&self) -> MutexGuard<'_, StartState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn interrupted(&self) -> Option<libc::c_int> {
+        if let StartState::Interrupted(number) = *self.state() { Some(number) } else { None }
+    }
+
+    /// Marks the machine as running, unless a signal came before.
+    fn set_running(&self, session: &Session) -> Result<(), StartError> {
+        let mut state = self.state();
+        if let StartState::Interrupted(_) = *state {
+            return Err(StartError::Interrupted);
+        }
+        *state = StartState::Running(session.clone());
+        Ok(())
+    }
+
+    /// Handles signals from before the first open on. Until the machine runs, the first signal interrupts the
+    /// start, whatever it is waiting for.
+    fn handle_signals(&self, signals: &Signals) {
+        while let Ok(signal) = signals.wait(None) {
+            let running = match (&mut *self.state(), signal) {
+                (StartState::Running(session), _) => Some(session.clone()),
+                (state, Some(Signal::End(number))) => {
+                    *state = StartState::Interrupted(number);
+                    None
+                }
+                (_, Some(Signal::Stop)) => {
+                    stop();
+                    continue;
+                }
+                (_, Some(Signal::Continued) | None) => continue,
+            };
+            if let Some(session) = running {
+                return session.handle_signals(signals, signal);
+            }
+            self.progress.interrupt();
+            wait_until_abandoned(signals);
+            std::process::exit(128 + self.interrupted().unwrap_or_default());
+        }
+    }
+}
+
+/// Runs the machine until it ends. `print_banner` is called when nothing prevents the start any more.
+/// `prepared` are the open files of the spec and the boot files; `claim` is for the machine's name.
 pub(super) fn run(
     spec: &Spec,
-    files: NamedFiles,
+    prepared: Prepared,
+    claim: Option<Claim>,
     service: Service,
     print_banner: impl FnOnce() + Send + 'static,
 ) -> Status {
-    match start(spec, files, service, print_banner) {
+    let begin = Arc::<Start>::default();
+    match start(spec, prepared, claim, service, &begin, print_banner) {
         Ok((machine, session, control)) => {
             let terminal = RestoreGuard(session.terminal.clone());
             let running = session.service.report_running();
@@ -80,7 +144,14 @@ pub(super) fn run(
             }
             status
         }
-        Err(failure) => super::report_error(&*failure, Status::Failed),
+        Err(failure) => match begin.interrupted() {
+            Some(number) => {
+                let text = format!("minivmm: ended by signal {number} before the guest ran\n");
+                report::message_at(Level::Error, &text);
+                Status::Signal(u8::try_from(number).unwrap_or(0))
+            }
+            None => super::report_error(&*failure, Status::Failed),
+        },
     }
 }
 
@@ -89,14 +160,16 @@ type Started = (Machine, Session, Option<ControlServer>);
 
 fn start(
     spec: &Spec,
-    files: NamedFiles,
+    prepared: Prepared,
+    claim: Option<Claim>,
     service: Service,
+    begin: &Arc<Start>,
     print_banner: impl FnOnce() + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
-    // Before opening anything that another machine of this name uses.
-    let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
+    let listener = begin.clone();
+    thread::spawn(Role::Cli, "signals", move || listener.handle_signals(&signals))?;
     // The console of a detached machine is only on the control socket.
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
@@ -112,15 +185,14 @@ fn start(
         }
         Ok(())
     };
-    let (builder, lost) =
-        (Machine::builder(spec).files(files).about_to_run(about_to_run), LostBytes::default());
+    let builder = Machine::builder(spec).prepared(prepared).progress(begin.progress.clone());
+    let (builder, lost) = (builder.about_to_run(about_to_run), LostBytes::default());
     let output = || ConsoleOutput::new(Output::standard(), lost.clone());
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let service = Arc::new(service);
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
-    let listener = session.clone();
-    thread::spawn(Role::Cli, "signals", move || listener.handle_signals(&signals))?;
+    begin.set_running(&session)?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
@@ -164,10 +236,14 @@ pub(super) fn suspend(terminal: Option<&Terminal>) {
 impl Session {
     /// The first signal presses the power button. The second, of whatever kind, or [`GRACE`] ends the
     /// machine: the guest may ignore the button.
-    fn handle_signals(&self, signals: &Signals) {
+    fn handle_signals(&self, signals: &Signals, mut first: Option<Signal>) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
         let mut presses = 0;
-        while let Ok(signal) = signals.wait(asked.map(|(_, at)| at + (PRESS_INTERVAL * presses).min(GRACE))) {
+        let mut next = |asked: Option<(libc::c_int, Instant)>, presses: u32| match first.take() {
+            Some(signal) => Ok(Some(signal)),
+            None => signals.wait(asked.map(|(_, at)| at + (PRESS_INTERVAL * presses).min(GRACE))),
+        };
+        while let Ok(signal) = next(asked, presses) {
             match (signal, asked) {
                 (Some(Signal::Stop), _) => suspend(self.terminal.as_deref()),
                 (Some(Signal::Continued), _) => {

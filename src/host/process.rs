@@ -1,11 +1,13 @@
 //! A detached process: without the caller's session, terminal and open files.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -160,6 +162,13 @@ fn is_single_threaded() -> io::Result<bool> {
             "whether other threads run cannot be known: unshare(2) is not permitted ({error}) and /proc is not mounted"
         ))),
     }
+}
+
+/// Whether this user may read `path`, without opening it.
+pub(crate) fn may_read(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `path` ends with a zero and lives through the call.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::R_OK, libc::AT_EACCESS) == 0 }
 }
 
 /// The effective group, which owns files that this process makes.

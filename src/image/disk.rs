@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use boot::read::ReadAt;
 
@@ -68,6 +70,8 @@ pub enum ReadError {
 pub(crate) struct Budget {
     steps: Cell<u64>,
     journal_entries: Cell<u64>,
+    /// Set by another thread to abort the search.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Default for Budget {
@@ -79,7 +83,12 @@ impl Default for Budget {
 impl Budget {
     /// That of a whole start.
     pub(crate) fn new() -> Self {
-        Budget { steps: Cell::new(TOTAL), journal_entries: Cell::new(JOURNAL_ENTRIES) }
+        Budget { steps: Cell::new(TOTAL), journal_entries: Cell::new(JOURNAL_ENTRIES), stop: None }
+    }
+
+    /// The same, which is also exhausted as soon as `stop` is set.
+    pub(crate) fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Budget { stop: Some(stop), ..self }
     }
 
     /// What was used up.
@@ -128,6 +137,9 @@ impl<'a> Disk<'a> {
 
     /// Some work is to be done that costs as much as reading so many bytes.
     pub(super) fn charge(&self, cost: u64) -> Result<(), ReadError> {
+        if self.budget.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(ReadError::Endless);
+        }
         let steps = &self.budget.steps;
         steps.set(steps.get().checked_sub(cost).ok_or(ReadError::Endless)?);
         Ok(())

@@ -157,7 +157,8 @@ impl Vm {
     }
 }
 
-const PAGE: u64 = 4096;
+/// Bytes of a page, as KVM's log counts them.
+pub(crate) const PAGE: u64 = 4096;
 
 /// Slot `number` as KVM takes it.
 fn region(number: u32, slot: &Slot, log: bool) -> kvm_userspace_memory_region {

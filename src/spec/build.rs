@@ -1,8 +1,8 @@
 //! Building a [`Spec`] in a program, option by option.
 
 use super::{
-    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemSize, OnReboot, PortSpec, Rtc, Spec,
-    TapSpec,
+    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemBacking, MemSize, OnReboot, PortSpec,
+    Rtc, Spec, TapSpec,
 };
 
 impl Spec {
@@ -79,6 +79,12 @@ impl Spec {
     #[must_use]
     pub fn with_name(self, name: MachineName) -> Self {
         Spec { name: Some(name), ..self }
+    }
+
+    /// With memory of this kind in the host.
+    #[must_use]
+    pub fn with_mem_backing(self, backing: MemBacking) -> Self {
+        Spec { mem_backing: Some(backing), ..self }
     }
 
     /// With the terminal on this console.

@@ -32,7 +32,7 @@ pub use error::SpecError;
 pub use mac::MacAddress;
 pub use name::MachineName;
 pub use net::{InterfaceName, TapSpec};
-pub use options::{ConsoleChoice, Initrd, OnReboot, Rtc};
+pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};
 pub use version::{SpecVersion, SpecVersionError};
@@ -139,6 +139,15 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem: Option<MemSize>,
 
+    /// Memory is anonymous or memfd [default: anonymous]
+    ///
+    /// `memfd`: the guest's memory is a file in memory, which other processes can share, and which is saved faster where much
+    /// of it was never used. The host gives it huge pages only if /sys/kernel/mm/transparent_hugepage/shmem_enabled is
+    /// `advise` or `always`; without them the guest is slower.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "KIND", hide_possible_values = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_backing: Option<MemBacking>,
+
     /// Memory to take back from the guest at its start
     ///
     /// The guest's balloon driver returns the pages to the host when it is loaded. The amount can be changed while the
@@ -222,6 +231,11 @@ impl Spec {
         self.mem.unwrap_or_default()
     }
 
+    /// What memory is in the host.
+    pub fn mem_backing(&self) -> MemBacking {
+        self.mem_backing.unwrap_or_default()
+    }
+
     /// Number of processors.
     pub fn cpus(&self) -> Cpus {
         self.cpus.unwrap_or_default()
@@ -255,6 +269,7 @@ impl Spec {
             tap: _,
             port,
             mem: _,
+            mem_backing: _,
             balloon: _,
             cpus: _,
             console: _,

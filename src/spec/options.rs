@@ -31,6 +31,19 @@ pub enum Rtc {
     Localtime,
 }
 
+/// What the guest's memory is in the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum MemBacking {
+    /// Private memory of the process.
+    #[default]
+    Anonymous,
+    /// A memfd (memfd_create(2)), which other processes can map too.
+    Memfd,
+}
+
 /// What happens when the guest reboots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]

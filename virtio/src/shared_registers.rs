@@ -14,6 +14,8 @@ use crate::counters::Counters;
 pub const NO_VECTOR: u16 = 0xffff;
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
+/// Bits of the ISR register.
+pub(crate) const ISR_BITS: u8 = ISR_QUEUE | ISR_CONFIG;
 /// DEVICE_NEEDS_RESET (virtio 1.3 §2.1).
 pub(crate) const NEEDS_RESET: u8 = 64;
 
@@ -132,6 +134,10 @@ impl SharedRegisters {
     /// The ISR register, which stays as it is.
     pub(crate) fn isr(&self) -> u8 {
         self.isr.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_isr(&self, isr: u8) {
+        self.isr.store(isr, Ordering::SeqCst);
     }
 
     pub(crate) fn take_isr(&self) -> u8 {

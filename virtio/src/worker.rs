@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use crate::device::{Context, Device, KICK, SLOT_TOKENS, TIMER};
+use crate::device::{Context, Device, KICK, Message, SLOT_TOKENS, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
 use crate::queue::{Queue, QueueFault, QueueState};
@@ -59,6 +59,7 @@ enum Command<P> {
     Stop(SlotId, Sender<Stopped<P>>),
     Quiesce(SlotId, Sender<()>),
     Go(SlotId),
+    Tell(SlotId, Message),
     Quit,
 }
 
@@ -138,6 +139,11 @@ impl<P: Poller + 'static> Worker<P> {
         self.send(Command::Go(id));
     }
 
+    /// Tells a device something.
+    pub(crate) fn tell(&self, id: SlotId, message: Message) {
+        self.send(Command::Tell(id, message));
+    }
+
     fn send(&self, command: Command<P>) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = &state.running {
@@ -201,7 +207,7 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
             Command::Start(_, job) => {
                 job.shared.fail(log::Level::Error, &"the host gives its thread nothing to wait in");
             }
-            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) => {}
+            Command::Stop(..) | Command::Quiesce(..) | Command::Go(_) | Command::Tell(..) => {}
             Command::Quit => return,
         }
     }
@@ -283,6 +289,12 @@ impl<P: Poller> WorkerLoop<P> {
                 Ok(Command::Go(id)) => {
                     if let Some(place) = self.find(id).filter(|place| self.at(*place) == Some(At::Rest)) {
                         self.begin(place);
+                    }
+                }
+                Ok(Command::Tell(id, message)) => {
+                    if let Some(place) = self.find(id) {
+                        let works = self.at(place) == Some(At::Work);
+                        self.with(place, |device, cx| Ok(device.tell(message, works.then_some(cx))?));
                     }
                 }
                 Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,

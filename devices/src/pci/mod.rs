@@ -18,6 +18,7 @@ pub mod registers;
 pub mod root;
 pub mod slots;
 pub mod state;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;

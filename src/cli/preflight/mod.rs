@@ -6,10 +6,9 @@ mod cmdline_words;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use boot::initrd::{Initrd, InitrdError};
-use boot::kernel::{Format, Kernel, KernelError};
+use boot::initrd::InitrdError;
+use boot::kernel::{Format, KernelError};
 use boot::layout::RamLayout;
 use boot::plan::{PlanError, PlanRequest};
 
@@ -18,18 +17,15 @@ use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
 use crate::machine::StartError;
-use crate::machine::files::{BootFiles, NamedFiles};
-use crate::machine::run_resources::Image;
+use crate::machine::deadline::{Progress, within};
+use crate::machine::files::{BootFiles, OpenFiles, Prepared};
 use crate::spec::Spec;
 
 /// A machine that may be started.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// The open files of the spec. The machine gets these descriptors, so that it boots the files that were
-    /// checked.
-    pub named: NamedFiles,
-    /// The boot files.
-    pub files: BootFiles,
+    /// The open files of the spec, and the boot files. The machine gets these, so that it boots what was checked.
+    pub prepared: Prepared,
     /// Warnings.
     pub warnings: Vec<Problem>,
 }
@@ -39,7 +35,7 @@ pub(super) struct Checked {
 pub(super) enum PreflightError {
     /// The spec is incomplete, or its first disk has nothing to boot.
     #[error(transparent)]
-    Files(#[from] StartError),
+    Files(StartError),
     /// A file cannot be opened.
     #[error(transparent)]
     File(#[from] FileError),
@@ -115,6 +111,16 @@ pub(super) enum FileError {
     },
 }
 
+impl From<StartError> for PreflightError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Kernel { path, source } => PreflightError::Kernel { path, source },
+            StartError::Initrd { path, source } => PreflightError::Initrd { path, source },
+            other => PreflightError::Files(other),
+        }
+    }
+}
+
 impl PreflightError {
     /// The exit status: `Usage` only for what is wrong on every host.
     pub(super) fn status(&self) -> Status {
@@ -125,33 +131,48 @@ impl PreflightError {
     }
 }
 
-/// Runs all checks.
+/// Opens the machine's files and runs all checks.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
-    check_with(spec, host, None)
+    let prepared = prepare(spec, InitrdOrigin::Spec)?;
+    let warnings = judge(spec, host, &prepared.boot)?;
+    Ok(Checked { prepared, warnings })
 }
 
-/// The same for a machine whose initrd is given.
-pub(super) fn check_with(
-    spec: &Spec,
-    host: &Host,
-    own_initrd: Option<&Arc<dyn Image>>,
-) -> Result<Checked, PreflightError> {
-    // Named files are checked first: the errors here are more specific.
-    spec.kernel.as_deref().map(kernel).transpose()?;
-    spec.initrd().map(initrd).transpose()?;
-    let named = NamedFiles::open(spec, own_initrd)?;
-    let files = BootFiles::find_with(spec, &named, Vec::new())?;
+/// Where a machine's initrd comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InitrdOrigin {
+    /// The spec, or the first disk.
+    Spec,
+    /// It is made for the kernel that is found.
+    ToBeMade,
+}
+
+/// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
+pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
+    let spec = spec.clone();
+    within(&Progress::default(), move |progress| {
+        let files = OpenFiles::open_by(&spec, progress, |what, path| {
+            let what = if what == "initrd" { "initial RAM disk" } else { what };
+            open(what, path).map_err(PreflightError::File)
+        })?;
+        let files = if initrd == InitrdOrigin::ToBeMade { files.without_initrd() } else { files };
+        Ok(Prepared::find(&spec, files, progress)?)
+    })
+}
+
+/// Checks a machine that boots `files`; returns its warnings.
+pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<Problem>, PreflightError> {
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
     warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         if let Some(problem) = no_initrd(host, path, files.headers.version()) {
-            return Err(add_disk_findings(problem, spec, &files).into());
+            return Err(add_disk_findings(problem, spec, files).into());
         }
     }
     // A kernel from the disk may have its drivers built in: only its name is known.
     if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        warnings.extend(no_initrd_on_disk(&files));
+        warnings.extend(no_initrd_on_disk(files));
     }
     let ram = RamLayout::new(spec.mem().bytes());
     let initrd = files.initrd.as_ref().map(|(_, initrd)| *initrd);
@@ -160,7 +181,7 @@ pub(super) fn check_with(
         &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
     )
     .map_err(|error| PreflightError::Plan { error })?;
-    warnings.extend(little_memory(spec, &files));
+    warnings.extend(little_memory(spec, files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
@@ -174,7 +195,7 @@ pub(super) fn check_with(
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
     }
-    Ok(Checked { named, files, warnings })
+    Ok(warnings)
 }
 
 /// A warning about memory that may not be enough.
@@ -212,18 +233,6 @@ fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Proble
         },
         _ => problem,
     }
-}
-
-/// Parses a kernel's headers.
-pub(super) fn kernel(path: &Path) -> Result<Kernel, PreflightError> {
-    let file = open("kernel", path)?;
-    Kernel::parse(&file).map_err(|source| PreflightError::Kernel { path: path.to_path_buf(), source })
-}
-
-/// Parses an initial RAM disk.
-pub(super) fn initrd(path: &Path) -> Result<Initrd, PreflightError> {
-    let file = open("initial RAM disk", path)?;
-    Initrd::parse(&file).map_err(|source| PreflightError::Initrd { path: path.to_path_buf(), source })
 }
 
 /// The problem of a kernel without an initrd: its drivers may be modules.

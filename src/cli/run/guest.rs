@@ -1,7 +1,7 @@
 //! The guest of a command: its kernel, and the initramfs that is made for it.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use super::error::RunError;
 use super::{busybox, tree};
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
-use crate::host::process::with_original_fd_limit;
+use crate::host::process::{may_read, with_original_fd_limit};
 use crate::image::version::compare;
-use crate::image::{Budget, DiskFile, read_file};
-use crate::machine::files::BootFiles;
+use crate::image::{Budget, read_file};
+use crate::machine::files::{OpenFiles, Prepared};
 use crate::spec::Spec;
 
 /// The init script, without the lines that differ from run to run.
@@ -40,7 +40,7 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     kernels.sort_by(|one, other| compare(other, one));
     let readable = |name: &&String| {
         let path = boot.join(name);
-        path.is_file() && File::open(path).is_ok()
+        path.is_file() && may_read(&path)
     };
     match (kernels.iter().find(readable), kernels.first()) {
         (Some(name), _) => Ok(boot.join(name)),
@@ -60,11 +60,11 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
 pub(super) fn initramfs(
     args: &RunArgs,
     spec: &Spec,
-    files: &BootFiles,
+    prepared: &Prepared,
     host: &Host,
     token: &str,
 ) -> Result<Cpio, RunError> {
-    let modules = modules(args, spec, files, host)?;
+    let modules = modules(args, spec, prepared, host)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
     let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
@@ -191,7 +191,12 @@ fn set_arguments(command: &[OsString]) -> Vec<u8> {
 }
 
 /// The drivers that the kernel has as modules.
-fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Result<Vec<Module>, RunError> {
+fn modules(
+    args: &RunArgs,
+    spec: &Spec,
+    Prepared { open, boot: files }: &Prepared,
+    host: &Host,
+) -> Result<Vec<Module>, RunError> {
     let Some(release) = files.release() else {
         // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
         // what is missing.
@@ -203,7 +208,7 @@ fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Resul
             Modules::open(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?
         }
         (Some(path), Err(_)) => return Err(RunError::NotModules { path: path.clone(), release }),
-        (None, Err(searched)) => match modules_on_disk(spec, &release) {
+        (None, Err(searched)) => match modules_on_disk(open, &release) {
             Some(modules) => modules,
             None if drivers::is_distribution(&release, files.headers.version()) => {
                 let searched = searched.iter().map(|path| path.display().to_string());
@@ -254,10 +259,10 @@ fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Resu
 }
 
 /// The modules of this release on the first disk, as an installed Debian has them.
-fn modules_on_disk(spec: &Spec, release: &str) -> Option<Modules> {
+fn modules_on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
     // Maximum size of a list of modules, and of a module.
     const MAX: u64 = 64 << 20;
-    let disk = DiskFile::open(&spec.disk.first()?.path).ok()?;
+    let disk = open.readers().ok()?.into_iter().next()?;
     let read = move |path: &Path| {
         let path = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         read_file(&disk.disk(&Budget::new()), path, MAX)
@@ -291,6 +296,7 @@ mod tests {
     use super::*;
     use crate::host::facts::tests::tree;
     use crate::image::testing::ext4;
+    use crate::machine::deadline::Progress;
     use crate::spec::DiskSpec;
 
     #[test]
@@ -319,7 +325,8 @@ mod tests {
         ];
         fs::write(&path, ext4(8192, &files, &["-b", "1024"])).unwrap();
         let spec = Spec::default().with_disk(DiskSpec::new(&path));
-        let modules = modules_on_disk(&spec, "6.1.0-25-amd64").unwrap();
+        let open = OpenFiles::open(&spec, &Progress::default()).unwrap();
+        let modules = modules_on_disk(&open, "6.1.0-25-amd64").unwrap();
         let order: Vec<_> = modules
             .load(&["a"], &|_, packed| unpack_xz(packed))
             .unwrap()
@@ -327,7 +334,7 @@ mod tests {
             .map(|module| module.file)
             .collect();
         assert_eq!(order, ["b.ko", "a.ko"]);
-        assert!(modules_on_disk(&spec, "6.1.0-26-amd64").is_none());
+        assert!(modules_on_disk(&open, "6.1.0-26-amd64").is_none());
     }
 
     #[test]

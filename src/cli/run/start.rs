@@ -7,12 +7,12 @@ use super::args::RunArgs;
 use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
-use crate::cli::{logger, preflight, report};
+use crate::cli::preflight::{self, InitrdOrigin};
+use crate::cli::{logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
-use crate::machine::files::BootFiles;
 use crate::machine::run_resources::{Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
@@ -46,20 +46,18 @@ impl RunStart {
         let spec = run_spec(self.spec.settled()?, &host)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
-        // Named files are checked first: the errors here are more specific.
-        spec.kernel.as_deref().map(preflight::kernel).transpose()?;
-        let files = BootFiles::find(&spec)?;
-        let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &files, &host, &self.token)?);
-        let checked = preflight::check_with(&spec, &host, Some(&initrd))?;
-        for warning in checked.warnings {
+        let mut prepared = preflight::prepare(&spec, InitrdOrigin::ToBeMade)?;
+        let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
+        prepared.give_initrd(&initrd)?;
+        for warning in preflight::judge(&spec, &host, &prepared.boot)? {
             report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
         logger::install();
         // The console goes to stderr if asked for; the machine keeps its last output in any case.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = events.send(RunEvent::Starting);
-        let files = Some(checked.named);
-        let run_resources = RunResources { files, streams: self.streams, ..RunResources::default() };
+        let prepared = Some(prepared);
+        let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();

@@ -135,13 +135,13 @@ mod tests {
         let text = numbers(&json!({
             "vcpus": [{ "mmio-read": 10, "port-in": 1 }, { "mmio-read": 0, "port-in": 2 }],
             "memory": { "size": 3 },
-            "devices": [{ "errors": 0, "kind": "block", "name": "blk0" }, { "errors": 5, "name": "net0" }],
+            "devices": [{ "errors": 0, "kind": "block", "name": "vda" }, { "errors": 5, "name": "net0" }],
         }));
         let expected = "\
 memory.size 3 B
 
 devices  kind   errors
-blk0     block  0
+vda      block  0
 net0     -      5
 
 vcpus  mmio-read  port-in
@@ -149,9 +149,9 @@ vcpus  mmio-read  port-in
 1      0          2";
         assert_eq!(text, expected);
         let real = numbers(&serde_json::to_value(crate::Stats::sample()).unwrap());
-        let blk0 = real.lines().find(|line| line.starts_with("blk0")).unwrap();
-        let cells: Vec<_> = blk0.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["blk0", "block", "4 KiB", "0 B", "0", "0", "0", "7"]);
+        let vda = real.lines().find(|line| line.starts_with("vda")).unwrap();
+        let cells: Vec<_> = vda.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["vda", "block", "4 KiB", "0 B", "0", "0", "0", "7"]);
     }
 
     #[test]

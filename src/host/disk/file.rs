@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio::block::{Disk, Extent, SECTOR, Topology};
 
+use super::open::size;
 use super::transfer::Transfer;
 
 /// BLKDISCARD (linux/fs.h): `_IO(0x12, 119)`.
@@ -17,7 +19,8 @@ const BLKDISCARD: libc::c_ulong = 0x1277;
 pub(crate) struct DiskFile {
     pub(super) buffered: File,
     pub(super) direct: Option<Direct>,
-    pub(super) sectors: u64,
+    /// Changes only by [`DiskFile::measure`].
+    pub(super) sectors: AtomicU64,
     pub(super) read_only: bool,
     /// A block device, not an image.
     pub(super) device: bool,
@@ -39,14 +42,29 @@ pub(super) struct Direct {
 impl DiskFile {
     /// A second descriptor for positioned reads, the length, and the logical sector size, both in bytes.
     pub(crate) fn reader(&self) -> io::Result<(File, u64, u64)> {
-        let len = self.tail.as_ref().map_or(self.sectors.saturating_mul(SECTOR), |(end, _)| *end);
+        let len = self.tail.as_ref().map_or(self.sectors().saturating_mul(SECTOR), |(end, _)| *end);
         Ok((self.buffered.try_clone()?, len, self.topology.logical_block.into()))
+    }
+
+    /// Its size in sectors, as last measured.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    /// Updates the size after the file or device has grown, and returns it in sectors. A smaller size is ignored:
+    /// the guest has data there.
+    pub(crate) fn measure(&self) -> io::Result<u64> {
+        // The zeros for the rest of the last sector are where the file would grow.
+        if self.tail.is_none() {
+            self.sectors.fetch_max(size(&self.buffered, self.device)? / SECTOR, Ordering::AcqRel);
+        }
+        Ok(self.sectors())
     }
 
     /// The disk for the device model.
     pub(crate) fn disk(&self, serial: impl Into<String>, queues: NonZeroU16) -> Disk {
         Disk {
-            sectors: self.sectors,
+            sectors: self.sectors(),
             read_only: self.read_only,
             serial: serial.into(),
             queues,

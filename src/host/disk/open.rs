@@ -60,8 +60,7 @@ impl DiskFile {
         let metadata = buffered.metadata().map_err(io("looking at it"))?;
         let device = metadata.file_type().is_block_device();
         lock(&buffered, path, access)?;
-        let size =
-            if device { device_size(&buffered).map_err(io("asking for its size"))? } else { metadata.len() };
+        let size = size(&buffered, device).map_err(io("asking for its size"))?;
         if size < SECTOR {
             return Err(DiskError::Empty { path: path.into() });
         }
@@ -88,10 +87,15 @@ impl DiskFile {
         let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
         let topology = if device { device_topology(&buffered) } else { image_topology(&metadata) };
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
-        let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR };
+        let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
         Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail })
     }
+}
+
+/// The size of an image or a block device in bytes.
+pub(super) fn size(file: &File, device: bool) -> io::Result<u64> {
+    if device { device_size(file) } else { Ok(file.metadata()?.len()) }
 }
 
 /// The error of a block device that another machine has locked.

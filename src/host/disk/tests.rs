@@ -449,7 +449,9 @@ mod on_a_ring {
 }
 
 mod behind_a_driver {
+    use devices::component::Component;
     use virtio::block::Block;
+    use virtio::dirty;
     use virtio::testing::Guest;
 
     use super::*;
@@ -484,6 +486,46 @@ mod behind_a_driver {
     }
 
     #[test]
+    fn what_a_disk_reads_into_memory_is_logged_page_by_page() {
+        for kind in EngineKind::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("disk.raw");
+            fs::write(&path, vec![7; 64 << 10]).unwrap();
+            let file = Arc::new(DiskFile::open(&path, Access::default()).unwrap());
+            if engine_or_skip(file.clone(), kind).is_none() {
+                continue;
+            }
+            let block = Block::new("vda", file.disk("s", NonZeroU16::MIN));
+            let mut guest = Guest::new(Box::new(block), make_engine(file, kind));
+            guest.start(0, 16);
+            // Without a log nothing is marked, and nothing is left of it when it begins.
+            for logged in [false, true] {
+                dirty::set_on(&guest.memory, logged);
+                guest.function().quiesce();
+                let reads = [16usize << 10, 512].map(|len| (len, guest.add(0, &[&header(0)], &[len, 1]).1));
+                let mut pages = Vec::new();
+                // The driver's own writes.
+                dirty::take(&guest.memory, |_| ());
+                guest.function().go();
+                reads.iter().for_each(|_| assert!(guest.rings[0].wait_used().len > 1));
+                // Until it has said whether it wants kicks.
+                guest.function().quiesce();
+                dirty::take(&guest.memory, |page| pages.push(page));
+                let page = |address: u64| address & !0xfff;
+                let mut expected = vec![page(guest.rings[0].config().device)];
+                for (len, outs) in &reads {
+                    expected.extend((page(outs[0])..outs[0] + *len as u64).step_by(4096));
+                    expected.push(page(outs[1]));
+                }
+                expected.sort_unstable();
+                expected.dedup();
+                assert_eq!(pages, if logged { expected } else { Vec::new() }, "{kind:?}");
+                guest.function().go();
+            }
+        }
+    }
+
+    #[test]
     fn uring_at_depth_1() {
         read_rounds(EngineKind::Uring, 1, 200);
     }
@@ -501,6 +543,20 @@ mod behind_a_driver {
     #[test]
     fn sync_at_depth_32() {
         read_rounds(EngineKind::Sync, 32, 200);
+    }
+}
+
+#[test]
+fn a_file_that_grows_is_measured_and_one_that_shrinks_keeps_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    let raw = File::create(&path).unwrap();
+    raw.set_len(MIB).unwrap();
+    let file = DiskFile::open(&path, Access::default()).unwrap();
+    for (len, sectors) in [(MIB, 2048), (2 * MIB + 511, 4096), (MIB, 4096)] {
+        raw.set_len(len).unwrap();
+        assert_eq!(file.measure().unwrap(), sectors);
+        assert_eq!(file.disk("", NonZeroU16::MIN).sectors, sectors, "for the device of the next boot");
     }
 }
 

@@ -456,7 +456,7 @@ fn a_driver_behind_the_device_talks_through_a_tap_both_ways() {
             assert_eq!(guest.rings[0].wait_used().len as usize, HEADER_LEN + 1000);
             assert_eq!(guest.bytes(buffer[0] + HEADER_LEN as u64, 1000), frame, "frame {turn}");
         }
-        let counters = guest.function.counters();
+        let counters = guest.counters();
         let [requests, sent, received] =
             [&counters.requests, &counters.bytes_out, &counters.bytes_in].map(|count| count.now());
         assert_eq!((requests, sent, received, counters.errors.now()), (1000, 500_000, 500_000, 0));

@@ -16,11 +16,12 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
+use crate::device::{Context, Device, DeviceInfo, TIMER};
 use crate::poll::{Epoll, Token};
 use crate::queue::QueueFault;
 pub use backend::{Backend, Nobody, Stream, TOKENS};
@@ -38,7 +39,8 @@ const CONTROL_TRANSMIT: u16 = 3;
 const MESSAGES: usize = 256;
 /// Most ports: their tokens (below 2048) and queues (below 768) must fit.
 const MOST_PORTS: usize = 256;
-const STATE_VERSION: u16 = 1;
+const KIND: &str = "virtio-console";
+const VERSION: u16 = 1;
 
 /// The device.
 #[derive(Debug)]
@@ -48,13 +50,24 @@ pub struct Console {
     ports: Vec<Port>,
     /// The driver wants to hear of ports.
     driver_ready: bool,
+    /// A state was loaded, and the device was not started since.
+    loaded: bool,
     scratch: Scratch,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+#[serde(deny_unknown_fields)]
+struct ConsoleState {
     driver_ready: bool,
-    ports: Vec<(Option<String>, PortState)>,
+    ports: Vec<SavedPort>,
+}
+
+/// Bytes in the host's queues and sockets belong to the host and are not saved.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedPort {
+    name: Option<String>,
+    state: PortState,
 }
 
 /// A port, or one of its queues.
@@ -72,6 +85,7 @@ impl Console {
             config: Arc::new(ConfigSpace::new(config(1))),
             ports: Vec::new(),
             driver_ready: false,
+            loaded: false,
             scratch: Scratch::default(),
         };
         console.ports.push(Port::new(None, terminal));
@@ -222,7 +236,12 @@ impl Device for Console {
     fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
         for (index, port) in self.ports.iter_mut().enumerate() {
             port.backend.start(first_token(index), cx)?;
+            if self.loaded && port.name.is_some() {
+                // A client at the host's end is not that of the saved machine.
+                port.left();
+            }
         }
+        self.loaded = false;
         if let Some(first) = self.ports.first_mut().filter(|_| !cx.has(MULTIPORT)) {
             // A driver that knows of one port only has it open.
             first.state.guest_open = true;
@@ -262,28 +281,28 @@ impl Device for Console {
     fn stop(&mut self, _: &mut Context<'_, Epoll>) {}
 
     fn reset(&mut self) {
-        self.driver_ready = false;
+        (self.driver_ready, self.loaded) = (false, false);
         for port in &mut self.ports {
             port.state = PortState::default();
         }
     }
 
-    fn state(&self) -> DeviceState {
-        let ports = self.ports.iter().map(|port| (port.name.clone(), port.state.clone())).collect();
-        let state = State { driver_ready: self.driver_ready, ports };
-        DeviceState::new(DeviceKind::Console, STATE_VERSION, &state)
+    fn save(&self) -> Result<State, StateError> {
+        let ports =
+            self.ports.iter().map(|port| SavedPort { name: port.name.clone(), state: port.state.clone() });
+        State::new(KIND, VERSION, &ConsoleState { driver_ready: self.driver_ready, ports: ports.collect() })
     }
 
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let state: State = state.open(DeviceKind::Console, STATE_VERSION)?;
-        let names = |(name, _): &(Option<String>, PortState)| name.clone();
-        if !state.ports.iter().map(names).eq(self.ports.iter().map(|port| port.name.clone())) {
-            return Err(RestoreError::Damaged("its ports are not those of this machine".into()));
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let ConsoleState { driver_ready, ports } = state.open(KIND, VERSION)?;
+        if !ports.iter().map(|port| &port.name).eq(self.ports.iter().map(|port| &port.name)) {
+            return Err(StateError::mismatch(KIND, "it has other ports"));
         }
-        self.driver_ready = state.driver_ready;
-        for (port, (_, saved)) in self.ports.iter_mut().zip(state.ports) {
-            port.state = saved;
+        self.driver_ready = driver_ready;
+        for (port, saved) in self.ports.iter_mut().zip(ports) {
+            port.state = saved.state;
         }
+        self.loaded = true;
         Ok(())
     }
 }

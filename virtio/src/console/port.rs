@@ -30,6 +30,7 @@ pub(super) struct Port {
 
 /// What is between a port and its driver.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PortState {
     /// The driver was told of it, and of what it is.
     added: bool,

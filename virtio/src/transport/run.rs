@@ -37,7 +37,7 @@ pub(super) enum DeviceLocation<P> {
 impl<P: Poller + 'static> VirtioPci<P> {
     /// The status register as the driver reads it.
     pub(super) fn status(&mut self) -> u8 {
-        if let DeviceLocation::Stopping(stopped) = &self.place {
+        if let DeviceLocation::Stopping(stopped) = &self.location {
             match stopped.try_recv() {
                 Ok(stopped) => self.arrived(stopped.device),
                 Err(TryRecvError::Disconnected) => self.lost(),
@@ -50,7 +50,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     pub(super) fn write_status(&mut self, value: u8) {
         if value == 0 {
             self.begin_reset();
-            if let DeviceLocation::Stopping(stopped) = &self.place {
+            if let DeviceLocation::Stopping(stopped) = &self.location {
                 match stopped.recv_timeout(PATIENCE) {
                     Ok(stopped) => self.arrived(stopped.device),
                     Err(RecvTimeoutError::Disconnected) => self.lost(),
@@ -60,7 +60,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             return;
         }
         let old = self.status();
-        if matches!(self.place, DeviceLocation::Stopping(_)) {
+        if matches!(self.location, DeviceLocation::Stopping(_)) {
             return;
         }
         // A driver may add bits only (§2.1.1), and DEVICE_NEEDS_RESET is the device's.
@@ -75,30 +75,30 @@ impl<P: Poller + 'static> VirtioPci<P> {
         self.shared.add_status(new);
         if new & status::DRIVER_OK != 0 {
             self.held = Some(vec![Some(QueueState::default()); self.registers.queues.len()]);
-            self.go();
+            self.run();
         }
     }
 
-    /// A device whose driver has started it works from here on, if it is a bus master.
-    pub(super) fn go(&mut self) {
-        if !self.master {
+    /// Starts a device whose driver has started it, if it is a bus master and not quiesced.
+    pub(super) fn run(&mut self) {
+        if !self.master || self.quiesced {
             return;
         }
-        if let DeviceLocation::Running(slot) = self.place {
+        if let DeviceLocation::Running(slot) = self.location {
             self.worker.go(slot);
         } else if let Some(states) = self.held.take() {
             self.start(&states);
         }
     }
 
-    /// A device at work is one no more: it rests on its worker. What the host has in flight for it is waited for, up to
-    /// [`LAST_WRITES`]; the worker obeys later all the same, as soon as it can.
-    pub(super) fn quiesce(&mut self) {
-        if let DeviceLocation::Running(slot) = self.place
+    /// The function is no bus master any more: its device rests on its worker. Waits for what the host has in flight, up to
+    /// [`LAST_WRITES`]; after that the worker still obeys as soon as it can.
+    pub(super) fn rest(&mut self) {
+        if let DeviceLocation::Running(slot) = self.location
             && let Err(RecvTimeoutError::Timeout) = self.worker.quiesce(slot).recv_timeout(LAST_WRITES)
             && let Some(left_out) = self.late_writes.take()
         {
-            let name = &self.traits.name;
+            let name = &self.info.name;
             log::warn!(
                 "{name}: it is bus master no more, and requests that the host has not ended may still write{left_out}"
             );
@@ -109,17 +109,17 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// gives up with a message, instead of waiting for a device that never answers.
     fn features_fit(&self) -> bool {
         let registers = &self.registers;
-        !matches!(self.place, DeviceLocation::Gone)
+        !matches!(self.location, DeviceLocation::Gone)
             && registers.accepted & !registers.offered == 0
             && registers.accepted & FEATURE_VERSION_1 != 0
     }
 
     /// Hands the device to its worker, with its queues at `states`; a queue without one does not run.
     fn start(&mut self, states: &[Option<QueueState>]) {
-        let device = match std::mem::replace(&mut self.place, DeviceLocation::Gone) {
+        let device = match std::mem::replace(&mut self.location, DeviceLocation::Gone) {
             DeviceLocation::Here(device) => device,
             other => {
-                self.place = other;
+                self.location = other;
                 return;
             }
         };
@@ -139,7 +139,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
         }
         let job = Activation {
             device,
-            name: self.traits.name.clone(),
+            name: self.info.name.clone(),
             queues,
             kicks: self.kicks.clone(),
             features: self.registers.accepted,
@@ -147,9 +147,9 @@ impl<P: Poller + 'static> VirtioPci<P> {
             shared: self.shared.clone(),
         };
         match self.worker.start(job) {
-            Ok(slot) => self.place = DeviceLocation::Running(slot),
+            Ok(slot) => self.location = DeviceLocation::Running(slot),
             Err((error, job)) => {
-                self.place = DeviceLocation::Here(job.device);
+                self.location = DeviceLocation::Here(job.device);
                 self.shared.fail(log::Level::Error, &format!("the host has no thread for it: {error}"));
             }
         }
@@ -157,21 +157,21 @@ impl<P: Poller + 'static> VirtioPci<P> {
 
     /// Everything back to power-on; the status reads 0 once the worker has let go of the device.
     pub(super) fn begin_reset(&mut self) {
-        match std::mem::replace(&mut self.place, DeviceLocation::Gone) {
-            DeviceLocation::Running(slot) => self.place = DeviceLocation::Stopping(self.worker.stop(slot)),
+        match std::mem::replace(&mut self.location, DeviceLocation::Gone) {
+            DeviceLocation::Running(slot) => self.location = DeviceLocation::Stopping(self.worker.stop(slot)),
             DeviceLocation::Here(mut device) => {
                 device.reset();
-                self.place = DeviceLocation::Here(device);
+                self.location = DeviceLocation::Here(device);
                 self.cleared();
             }
-            DeviceLocation::Stopping(stopped) => self.place = DeviceLocation::Stopping(stopped),
+            DeviceLocation::Stopping(stopped) => self.location = DeviceLocation::Stopping(stopped),
             DeviceLocation::Gone => self.cleared(),
         }
     }
 
     /// Waits for a reset that has begun, however long it takes: the machine is at rest.
     pub(super) fn wait_for_reset(&mut self) {
-        if let DeviceLocation::Stopping(stopped) = &self.place {
+        if let DeviceLocation::Stopping(stopped) = &self.location {
             match stopped.recv() {
                 Ok(stopped) => self.arrived(stopped.device),
                 Err(_) => self.lost(),
@@ -181,10 +181,10 @@ impl<P: Poller + 'static> VirtioPci<P> {
 
     /// Takes the device off its worker to be saved; where its queues stand, if it ran.
     pub(super) fn take_back(&mut self) -> Option<Vec<Option<QueueState>>> {
-        let DeviceLocation::Running(slot) = self.place else { return None };
+        let DeviceLocation::Running(slot) = self.location else { return None };
         match self.worker.stop(slot).recv() {
             Ok(Stopped { device, queues }) => {
-                self.place = DeviceLocation::Here(device);
+                self.location = DeviceLocation::Here(device);
                 Some(queues)
             }
             Err(_) => {
@@ -197,20 +197,25 @@ impl<P: Poller + 'static> VirtioPci<P> {
 
     fn arrived(&mut self, mut device: Box<dyn Device<Poller = P>>) {
         device.reset();
-        self.place = DeviceLocation::Here(device);
+        for message in self.untold.drain(..) {
+            // Without queues none can be at fault.
+            let _ = device.tell(message, None);
+        }
+        self.location = DeviceLocation::Here(device);
         self.cleared();
     }
 
     fn cleared(&mut self) {
         self.held = None;
+        self.loaded = false;
         self.registers.reset();
         self.shared.reset();
     }
 
     /// A reset has to end all the same: what comes after it fails (see [`VirtioPci::features_fit`]).
     fn lost(&mut self) {
-        log::error!("{}: its thread has died, and the device with it", self.traits.name);
-        self.place = DeviceLocation::Gone;
+        log::error!("{}: its thread has died, and the device with it", self.info.name);
+        self.location = DeviceLocation::Gone;
         self.cleared();
     }
 
