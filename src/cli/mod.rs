@@ -83,7 +83,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
             Err(error) => warnings.push(error.to_string()),
         }
     }
-    // Before anything is opened that the other machine of this name, or with this pidfile, has.
+    // Before opening anything that another machine of this name, or with this pidfile, uses.
     let claim = match spec.name.as_ref().map(Claim::take).transpose() {
         Ok(claim) => claim,
         Err(error) => return report_error(&error, Status::Failed),

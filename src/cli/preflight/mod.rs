@@ -24,9 +24,9 @@ use crate::spec::Spec;
 /// A machine that may be started.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// Its files, open, and what it boots from. The machine gets these, so that it boots what was checked.
+    /// The open files of the spec, and the boot files. The machine gets these, so that it boots what was checked.
     pub prepared: Prepared,
-    /// What may surprise later.
+    /// Warnings.
     pub warnings: Vec<Problem>,
 }
 
@@ -36,7 +36,7 @@ pub(super) enum PreflightError {
     /// The spec is incomplete, or its first disk has nothing to boot.
     #[error(transparent)]
     Files(StartError),
-    /// A file that cannot be had.
+    /// A file cannot be opened.
     #[error(transparent)]
     File(#[from] FileError),
     /// The kernel is not bootable here.
@@ -141,13 +141,13 @@ pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError>
 /// Where a machine's initrd comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InitrdOrigin {
-    /// What the spec says.
+    /// The spec, or the first disk.
     Spec,
     /// It is made for the kernel that is found.
     ToBeMade,
 }
 
-/// Opens the files that `spec` names and finds what they boot. The machine gets what is opened here.
+/// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
 pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
     let spec = spec.clone();
     within(&Progress::default(), move |progress| {
@@ -245,7 +245,7 @@ fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Proble
     }
 }
 
-/// What is wrong with a kernel that comes without an initrd: its drivers may be modules.
+/// The problem of a kernel without an initrd: its drivers may be modules.
 pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Problem> {
     let release = drivers::release(path, version)?;
     let because = match drivers::find(host, path, release) {

@@ -58,22 +58,22 @@ impl DiskFile {
         Some(meta.blocks().saturating_mul(512))
     }
 
-    /// Its size in sectors, as it was last measured.
+    /// Its size in sectors, as last measured.
     pub(crate) fn sectors(&self) -> u64 {
         self.sectors.load(Ordering::Acquire)
     }
 
-    /// Takes over the size of a file or device that has grown, and gives the size in sectors. A smaller one is not taken over:
+    /// Updates the size after the file or device has grown, and returns it in sectors. A smaller size is ignored:
     /// the guest has data there.
     pub(crate) fn measure(&self) -> io::Result<u64> {
-        // The zeros that fill up the last sector lie where the file would grow.
+        // The zeros for the rest of the last sector are where the file would grow.
         if self.tail.is_none() {
             self.sectors.fetch_max(size(&self.buffered, self.device)? / SECTOR, Ordering::AcqRel);
         }
         Ok(self.sectors())
     }
 
-    /// The disk as a device shows it.
+    /// The disk for the device model.
     pub(crate) fn disk(&self, serial: impl Into<String>, queues: NonZeroU16) -> Disk {
         Disk {
             sectors: self.sectors(),

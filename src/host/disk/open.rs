@@ -93,12 +93,12 @@ impl DiskFile {
     }
 }
 
-/// Bytes of an image or a block device.
+/// The size of an image or a block device in bytes.
 pub(super) fn size(file: &File, device: bool) -> io::Result<u64> {
     if device { device_size(file) } else { Ok(file.metadata()?.len()) }
 }
 
-/// The machine that has locked the block device at `path`.
+/// The error of a block device that another machine has locked.
 fn lock_conflict(path: &Path, access: Access) -> Option<DiskError> {
     let file = OpenOptions::new().read(true).write(!access.read_only).open(path).ok()?;
     lock(&file, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
