@@ -35,22 +35,25 @@ const FIXED: &[&str] = &[];
 struct Docs(Value);
 
 impl Docs {
-    fn read(package: &str) -> Self {
+    /// Those of [`OURS`], made in one run of cargo with what the lints' step has checked already. Only rustdoc is told that
+    /// unstable options are in order: told to cargo, it would make every dependency anew.
+    fn of_ours() -> [(&'static str, Self); OURS.len()] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        // A folder of its own: rustdoc's unstable options make everything anew.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("api");
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let out = Command::new(env!("CARGO"))
-            .args(["rustdoc", "--quiet", "--no-default-features", "--lib", "-p", package, "--target-dir"])
-            .arg(&target)
-            .args(["--", "-Zunstable-options", "--output-format=json", "--cap-lints=allow"])
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env_remove("RUSTDOCFLAGS")
+            .args(["doc", "--quiet", "--no-default-features", "--lib", "--no-deps", "--target-dir"])
+            .arg(target)
+            .args(OURS.map(|package| format!("--package={package}")))
+            .env("RUSTDOC", root.join("tests/support/rustdoc-unstable.sh"))
+            .env("RUSTDOCFLAGS", "-Zunstable-options --output-format=json --cap-lints=allow")
             .current_dir(root)
             .output()
             .unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        let text = std::fs::read(target.join("doc").join(format!("{package}.json"))).unwrap();
-        Docs(serde_json::from_slice(&text).unwrap())
+        OURS.map(|package| {
+            let text = std::fs::read(target.join("doc").join(format!("{package}.json"))).unwrap();
+            (package, Docs(serde_json::from_slice(&text).unwrap()))
+        })
     }
 
     /// An item, if it is this crate's and documented.
@@ -93,7 +96,7 @@ impl Api {
     fn of_library() -> &'static Self {
         static API: OnceLock<Api> = OnceLock::new();
         API.get_or_init(|| {
-            let docs = OURS.map(|package| (package, Docs::read(package)));
+            let docs = Docs::of_ours();
             let mut api = Api::default();
             api.walk(&docs, &docs[0].1, &docs[0].1.0["root"], "minivmm");
             api

@@ -1,4 +1,4 @@
-//! What a machine is made of, said on stderr before it starts, as lab scripts do.
+//! The banner: what a machine is made of, printed on stderr before it starts.
 
 use std::fmt::{self, Display};
 use std::os::unix::fs::MetadataExt;
@@ -17,30 +17,30 @@ use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
 pub(super) struct Banner<'a> {
     /// The machine.
     pub spec: &'a Spec,
-    /// What it boots from.
+    /// Its boot files.
     pub files: &'a BootFiles,
-    /// Whether somebody can type into the console.
-    pub keys: Keys,
+    /// Where the console's input comes from.
+    pub keys: KeyboardInput,
 }
 
-/// Where the console's keys come from.
+/// Where the console's input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keys {
+pub(super) enum KeyboardInput {
     /// No terminal.
     None,
     /// The terminal on standard input.
-    Here,
-    /// The same, once this job is in the foreground.
-    Later,
+    Terminal,
+    /// The terminal, once this job is in the foreground.
+    Background,
 }
 
-impl Keys {
-    /// As standard input is now.
-    pub(super) fn here() -> Self {
+impl KeyboardInput {
+    /// The state of standard input now.
+    pub(super) fn detect() -> Self {
         match (is_terminal(libc::STDIN_FILENO), in_foreground()) {
-            (false, _) => Keys::None,
-            (true, true) => Keys::Here,
-            (true, false) => Keys::Later,
+            (false, _) => KeyboardInput::None,
+            (true, true) => KeyboardInput::Terminal,
+            (true, false) => KeyboardInput::Background,
         }
     }
 }
@@ -80,11 +80,11 @@ impl Display for Banner<'_> {
             ConsoleChoice::Hvc0 => " (hvc0)",
         };
         match keys {
-            Keys::None => {}
-            Keys::Here => {
+            KeyboardInput::None => {}
+            KeyboardInput::Terminal => {
                 line("Console", &format_args!("this terminal{name}; Ctrl-] then ? for the menu, q to quit"))?;
             }
-            Keys::Later => {
+            KeyboardInput::Background => {
                 let later = "no keys in the background: use `fg`, or `timeout --foreground`";
                 line("Console", &format_args!("shown here{name}; {later}"))?;
             }
@@ -101,7 +101,7 @@ pub(super) fn describe(format: Format, version: Option<&str>) -> String {
     }
 }
 
-/// A disk with its size and, of an image, how much of it the host really holds (as `ls -s` shows).
+/// A disk with its size and, for an image, the space that it occupies on the host (as `ls -s` shows).
 fn describe_disk(disk: &DiskSpec) -> String {
     let DiskSpec { path, read_only, direct, .. } = disk;
     let size = size(path).map(|size| format!(" ({size})")).unwrap_or_default();
@@ -113,12 +113,12 @@ fn describe_disk(disk: &DiskSpec) -> String {
 fn size(path: &Path) -> Option<String> {
     let disk = DiskFile::open(path).ok()?;
     let meta = disk.file.metadata().ok()?;
-    // st_blocks counts 512 bytes whatever the file system's blocks are.
+    // st_blocks counts units of 512 bytes, whatever the file system's block size.
     let used = meta.is_file().then(|| format!(", {} of them in use on the host", bytes(meta.blocks() * 512)));
     Some(format!("{}{}", bytes(disk.len), used.unwrap_or_default()))
 }
 
-/// In the largest unit that leaves three digits or so.
+/// In the largest unit that leaves about three digits.
 fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let (mut count, mut unit, mut tenths) = (count, 0, 0);
@@ -129,7 +129,7 @@ fn bytes(count: u64) -> String {
     if count < 10 && tenths > 0 { format!("{count}.{tenths} {name}") } else { format!("{count} {name}") }
 }
 
-/// An interface with the address that the guest is reached by before it says any.
+/// An interface with the address that the guest has without any configuration.
 fn describe_tap(tap: &TapSpec) -> String {
     match tap.mac {
         Some(mac) => format!("{}, MAC {mac}, IPv6 link-local {}", tap.name, mac.link_local()),
@@ -151,7 +151,7 @@ mod tests {
         std::fs::write(&initrd, "x").unwrap();
         let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
         let files = BootFiles::of(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: Keys::Here }.to_string();
+        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
         let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
@@ -159,12 +159,14 @@ mod tests {
         assert_eq!(lines[2], "~> RAM         : 1 GiB");
         assert_eq!(lines[3], "~> Processors  : 1");
         assert!(lines[4].contains("Ctrl-]"));
-        let later = Banner { spec: &spec, files: &files, keys: Keys::Later }.to_string();
+        let later = Banner { spec: &spec, files: &files, keys: KeyboardInput::Background }.to_string();
         assert!(
             later.contains("shown here; no keys in the background") && !later.contains("Ctrl-]"),
             "{later}"
         );
-        assert!(!Banner { spec: &spec, files: &files, keys: Keys::None }.to_string().contains("Console"));
+        assert!(
+            !Banner { spec: &spec, files: &files, keys: KeyboardInput::None }.to_string().contains("Console")
+        );
     }
 
     #[test]
@@ -191,7 +193,7 @@ mod tests {
             .settled()
             .unwrap();
         let files = BootFiles::of(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: Keys::Here }.to_string();
+        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
         let image = image.display().to_string();
         let text = text.replace(&image, "vm0.raw");
         for line in [

@@ -1,7 +1,7 @@
-//! What can be known to fail before a machine is started, each thing with its own sentence: what, on which path, and
-//! how to mend it. Reads a few KiB and starts nothing; whoever starts the machine checks again what it relies on.
+//! Checks before a machine is started, each with its own sentence: what is wrong, on which path, and how to
+//! mend it. Reads a few KiB and starts nothing; the start itself checks again what it relies on.
 
-mod words;
+mod cmdline_words;
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,7 @@ use boot::kernel::{Format, KernelError};
 use boot::layout::RamLayout;
 use boot::plan::{PlanError, PlanRequest};
 
-use super::advice::{self, MemoryVerdict, Trouble};
+use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
@@ -23,88 +23,88 @@ use crate::spec::Spec;
 
 /// A machine that may be started.
 #[derive(Debug)]
-pub(super) struct Cleared {
+pub(super) struct Checked {
     /// Its files, open, and what it boots from. The machine gets these, so that it boots what was checked.
     pub prepared: Prepared,
     /// What may surprise later.
-    pub warnings: Vec<Trouble>,
+    pub warnings: Vec<Problem>,
 }
 
-/// A machine that cannot be started as it stands.
+/// Why a machine cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PreflightError {
-    /// The spec is not complete, or its first disk gives nothing to boot.
+    /// The spec is incomplete, or its first disk has nothing to boot.
     #[error(transparent)]
     Files(StartError),
     /// A file that cannot be had.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file that is no kernel for this machine.
+    /// The kernel is not bootable here.
     #[error("{path} cannot be booted", path = path.display())]
     Kernel {
         /// The file.
         path: PathBuf,
-        /// Why, and what to give instead.
+        /// The reason, and what to give instead.
         source: KernelError,
     },
-    /// A file that is no initrd.
+    /// The initrd is not one.
     #[error("{path} cannot serve as the initial RAM disk", path = path.display())]
     Initrd {
         /// The file.
         path: PathBuf,
-        /// Why, and what to give instead.
+        /// The reason, and what to give instead.
         source: InitrdError,
     },
-    /// Too little memory, a command line that is too long.
+    /// Too little memory, or too long a command line.
     #[error("{error}{}", plan_cure(error))]
     Plan {
-        /// What the plan of the boot found.
+        /// The error of the boot plan.
         error: PlanError,
     },
-    /// An initrd that is missing, memory that no host like this has, KVM that is not to be had.
+    /// An initrd is missing, the memory is excessive, or KVM is not available.
     #[error(transparent)]
-    Trouble(#[from] Trouble),
+    Problem(#[from] Problem),
 }
 
-/// A file that was named and cannot be had.
+/// A file that was named cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
-    /// There is none.
+    /// It does not exist.
     #[error("the {what} {path} does not exist; {hint}", path = path.display())]
     Missing {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// Where to look instead.
         hint: String,
     },
-    /// It is a folder, a device, a pipe.
+    /// It is a folder, a device or a FIFO.
     #[error("the {what} {path} is {kind}; name a file{hint}", path = path.display())]
     Kind {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         kind: &'static str,
-        /// What was perhaps meant.
+        /// A suggestion.
         hint: String,
     },
     /// The user may not read it.
     #[error("the {what} {path} may not be read by this user; `sudo chmod a+r {path}` lets everybody", path = path.display())]
     Denied {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
-    /// Something else.
+    /// Any other error.
     #[error("the {what} {path} cannot be read", path = path.display())]
     Unreadable {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The host's error.
         source: io::Error,
@@ -122,7 +122,7 @@ impl From<StartError> for PreflightError {
 }
 
 impl PreflightError {
-    /// How the command ends then: only what is wrong whatever the host has is the command line's fault.
+    /// The exit status: `Usage` only for what is wrong on every host.
     pub(super) fn status(&self) -> Status {
         match self {
             PreflightError::Files(StartError::Spec(_)) => Status::Usage,
@@ -132,10 +132,10 @@ impl PreflightError {
 }
 
 /// Opens and looks at everything.
-pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError> {
+pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
     let prepared = prepare(spec, InitrdOrigin::Spec)?;
     let warnings = judge(spec, host, &prepared.boot)?;
-    Ok(Cleared { prepared, warnings })
+    Ok(Checked { prepared, warnings })
 }
 
 /// Where a machine's initrd comes from.
@@ -161,16 +161,16 @@ pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, Pre
 }
 
 /// What may surprise of a machine that boots `files`.
-pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<Trouble>, PreflightError> {
+pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<Problem>, PreflightError> {
     let mut warnings: Vec<_> =
-        files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
-    warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));
+        files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
+    warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        if let Some(trouble) = no_initrd(host, path, files.headers.version()) {
-            return Err(looked_too(trouble, spec, files).into());
+        if let Some(problem) = no_initrd(host, path, files.headers.version()) {
+            return Err(add_disk_findings(problem, spec, files).into());
         }
     }
-    // A kernel from the disk may well have its drivers built in: what is known of it is its name.
+    // A kernel from the disk may have its drivers built in: only its name is known.
     if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         warnings.extend(no_initrd_on_disk(files));
     }
@@ -185,12 +185,12 @@ pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<T
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
-            MemoryVerdict::Overcommitted(trouble) => warnings.push(trouble),
-            MemoryVerdict::Absurd(trouble) => return Err(trouble.into()),
+            MemoryVerdict::Overcommitted(problem) => warnings.push(problem),
+            MemoryVerdict::Excessive(problem) => return Err(problem.into()),
         }
     }
-    if let Some(trouble) = advice::kvm(host, &host.access(advice::KVM)) {
-        return Err(trouble.into());
+    if let Some(problem) = advice::kvm(host, &host.access(advice::KVM)) {
+        return Err(problem.into());
     }
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
@@ -198,11 +198,11 @@ pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<T
     Ok(warnings)
 }
 
-/// What to say of memory that may do, and may not.
-fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
+/// A warning about memory that may not be enough.
+fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Problem> {
     let initrd = files.initrd.as_ref().map(|(_, initrd)| initrd);
     let needed = boot::plan::memory_estimate(&files.headers, initrd).ok()?;
-    (spec.mem().bytes() < needed).then(|| Trouble {
+    (spec.mem().bytes() < needed).then(|| Problem {
         what: format!(
             "{} of memory may be too little for this kernel{}",
             spec.mem(),
@@ -212,10 +212,10 @@ fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
     })
 }
 
-/// What to say of a kernel from the disk that comes without an initrd.
-fn no_initrd_on_disk(files: &BootFiles) -> Option<Trouble> {
+/// A warning about a kernel from the disk without an initrd.
+fn no_initrd_on_disk(files: &BootFiles) -> Option<Problem> {
     let release = files.release()?;
-    drivers::is_distribution(&release, files.headers.version()).then(|| Trouble {
+    drivers::is_distribution(&release, files.headers.version()).then(|| Problem {
         what: format!(
             "no initial RAM disk was found for the kernel {}, which is a distribution's and has its drivers as modules",
             files.kernel
@@ -224,19 +224,19 @@ fn no_initrd_on_disk(files: &BootFiles) -> Option<Trouble> {
     })
 }
 
-/// Adds what the first disk was found to have, where an initrd was looked for there in vain.
-fn looked_too(trouble: Trouble, spec: &Spec, files: &BootFiles) -> Trouble {
+/// Adds the result of searching the first disk for an initrd.
+fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Problem {
     match (spec.disk.first(), &files.looked) {
-        (Some(disk), Some(looked)) => Trouble {
-            what: format!("{}; on the disk {}, {looked}", trouble.what, disk.path.display()),
-            ..trouble
+        (Some(disk), Some(looked)) => Problem {
+            what: format!("{}; on the disk {}, {looked}", problem.what, disk.path.display()),
+            ..problem
         },
-        _ => trouble,
+        _ => problem,
     }
 }
 
 /// What is wrong with a kernel that comes without an initrd: its drivers may be modules.
-pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Trouble> {
+pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Problem> {
     let release = drivers::release(path, version)?;
     let because = match drivers::find(host, path, release) {
         Some(drivers) if drivers.modular() => {
@@ -253,7 +253,7 @@ pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Opti
         Some(initrd) => format!("add `--initrd {}`", initrd.display()),
         None => format!("add `--initrd FILE` with the one made for it (Debian: /boot/initrd.img-{release})"),
     };
-    Some(Trouble {
+    Some(Problem {
         what: format!("the kernel {} needs an initial RAM disk, because {because}", path.display()),
         cure: Some(format!("{add}, or `--initrd none` to try without")),
     })
@@ -266,16 +266,16 @@ fn plan_cure(error: &PlanError) -> String {
     }
 }
 
-/// Opens a file that is one: opening a pipe would wait for its other end.
+/// Opens a regular file; opening a FIFO would block.
 pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
-    let failed = |source: io::Error| match source.kind() {
+    let error = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             FileError::Missing { what, path: path.to_path_buf(), hint: missing_hint(path) }
         }
         io::ErrorKind::PermissionDenied => FileError::Denied { what, path: path.to_path_buf() },
         _ => FileError::Unreadable { what, path: path.to_path_buf(), source },
     };
-    let meta = fs::metadata(path).map_err(failed)?;
+    let meta = fs::metadata(path).map_err(error)?;
     if !meta.is_file() {
         let (kind, hint) = if meta.is_dir() {
             ("a folder", newest_in(what, path).map(|file| format!(" in it, such as {}", file.display())))
@@ -284,7 +284,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
         };
         return Err(FileError::Kind { what, path: path.to_path_buf(), kind, hint: hint.unwrap_or_default() });
     }
-    File::open(path).map_err(failed)
+    File::open(path).map_err(error)
 }
 
 fn missing_hint(path: &Path) -> String {
@@ -295,7 +295,7 @@ fn missing_hint(path: &Path) -> String {
     }
 }
 
-/// The last of the files in a folder that are called as such files are.
+/// The last file of a folder whose name is usual for its role.
 fn newest_in(what: &str, folder: &Path) -> Option<PathBuf> {
     let prefix = if what == "kernel" { "vmlinu" } else { "init" };
     let names = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());

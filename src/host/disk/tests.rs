@@ -1,5 +1,5 @@
-//! The same promises for every engine. A host without io_uring fails these tests, as it cannot show that they hold; with
-//! `MINIVMM_TEST_WITHOUT=io_uring` in the environment they print that they were skipped and pass.
+//! The same promises for every engine. On a host without io_uring these tests fail; with
+//! `MINIVMM_TEST_WITHOUT=io_uring` in the environment they print that they were skipped, and pass.
 #![allow(
     clippy::cast_possible_truncation,
     reason = "numbers of the tests are small, and bytes of patterns wrap"
@@ -51,7 +51,7 @@ fn on_each(size: u64, access: Access, test: impl Fn(&mut Rig)) {
     }
 }
 
-/// An engine of this kind; `None` where the host has no io_uring and the environment says to go on without it.
+/// An engine of this kind; `None` where the host has no io_uring and the environment allows that.
 fn engine_or_skip(file: Arc<DiskFile>, kind: EngineKind) -> Option<AnyEngine> {
     let error = match engine(file, kind) {
         Ok(engine) => return Some(engine),
@@ -63,7 +63,7 @@ fn engine_or_skip(file: Arc<DiskFile>, kind: EngineKind) -> Option<AnyEngine> {
         "the host gives no {kind:?} engine: {error}. Allow io_uring (sysctl kernel.io_uring_disabled=0; in a container, its \
          seccomp profile), or set MINIVMM_TEST_WITHOUT=io_uring to skip these tests"
     );
-    // Past the capture of the test harness: a skip is seen in every log.
+    // Bypasses the capture of the test harness, so that a skip is in every log.
     let said = format!("SKIPPED by MINIVMM_TEST_WITHOUT=io_uring: {:?}\n", std::thread::current().name());
     let _ = io::Write::write_all(&mut io::stderr(), said.as_bytes());
     None
@@ -387,7 +387,7 @@ mod opening {
         qcow2[..4].copy_from_slice(b"QFI\xfb");
         let text = sentence(&image(folder.path(), &qcow2), Access::default());
         assert!(text.contains("qcow2") && text.contains("qemu-img convert -O raw"), "{text}");
-        // Onto itself it would be lost.
+        // Converting a file onto itself would destroy it.
         assert!(text.contains("vm0.new.raw`"), "{text}");
     }
 
@@ -460,7 +460,7 @@ mod behind_a_driver {
         [&[0; 8][..], &sector.to_le_bytes()].concat()
     }
 
-    /// Reads `rounds` times `depth` requests of 4 KiB, each round with one kick.
+    /// Reads `rounds` times `depth` requests of 4 KiB, with one kick per round.
     fn read_rounds(kind: EngineKind, depth: u64, rounds: u64) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.raw");
@@ -550,7 +550,7 @@ mod behind_a_driver {
 fn a_file_that_grows_is_measured_and_one_that_shrinks_keeps_its_size() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk.raw");
-    let raw = fs::File::create(&path).unwrap();
+    let raw = File::create(&path).unwrap();
     raw.set_len(MIB).unwrap();
     let file = DiskFile::open(&path, Access::default()).unwrap();
     for (len, sectors) in [(MIB, 2048), (2 * MIB + 511, 4096), (MIB, 4096)] {
@@ -568,7 +568,8 @@ mod discards_that_take_long {
     use super::super::uring::UringEngine;
     use super::*;
 
-    /// Runs a test on each engine with an image of 1 MiB that counts as a block device, whose discards wait for a word each.
+    /// Runs a test on each engine with an image of 1 MiB that counts as a block device, whose discards each
+    /// wait for a message.
     fn on_each(test: impl Fn(&mut Rig, mpsc::Sender<()>)) {
         for kind in EngineKind::ALL {
             let folder = tempfile::tempdir().unwrap();

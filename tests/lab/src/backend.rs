@@ -1,7 +1,8 @@
 //! What a lab's commands run under: the agent on this host, or in a machine that QEMU emulates with SVM in software.
 
 use crate::archive::Archive;
-use crate::host::{install_tools, run, tool};
+use crate::host::{install_tools, tool};
+use crate::qemu::Qemu;
 use crate::{Access, Debian, Kernel, LabConfig, LabError, cache, debian, image, kernel};
 use rustix::fs::MemfdFlags;
 use std::fs::{self, File};
@@ -95,11 +96,10 @@ fn agent_file() -> Result<PathBuf, LabError> {
 /// QEMU emulates a processor with SVM, Debian's cloud kernel runs KVM on it.
 pub(crate) fn nested(config: &LabConfig) -> Result<(Command, File), LabError> {
     install_tools()?;
-    let (qemu, kernel) = (tool("qemu-system-x86_64")?, kernel(config.kernel)?);
+    let (qemu, kernel) = (Qemu::find()?, kernel(config.kernel)?);
     let drives = drives(config)?;
-    let archive = in_memory(&initramfs(config, &drives, &kernel, qemu_major(&qemu)?)?)?;
-    let mut command = Command::new(tool("setpriv")?);
-    command.args(["--pdeathsig", "KILL"]).arg(qemu);
+    let archive = in_memory(&initramfs(config, &drives, &kernel, qemu.nested_paging)?)?;
+    let mut command = qemu.command(&[&tool("setpriv")?, Path::new("--pdeathsig=KILL")]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"]);
     command.args(["-machine", "q35", "-accel", "tcg,thread=multi"]);
     command.args(["-cpu", PROCESSOR]);
@@ -145,13 +145,13 @@ fn drives(config: &LabConfig) -> Result<Vec<Drive>, LabError> {
     Ok(drives)
 }
 
-fn initramfs(config: &LabConfig, drives: &[Drive], kernel: &Kernel, qemu: u32) -> Result<Vec<u8>, LabError> {
+fn initramfs(config: &LabConfig, drives: &[Drive], kernel: &Kernel, nested_paging: bool) -> Result<Vec<u8>, LabError> {
     let mut archive = Archive::with_busybox(&tool("busybox")?)?;
     archive.text("init", 0o755, INIT)?;
     archive.file("lab-agent", 0o755, AGENT)?;
-    // QEMU before 10 loses events on nested page faults: guests newer than 6.1 die of it half the time. With shadow
-    // paging none has been seen to.
-    let npt = if qemu < 10 && !config.nested_paging { "npt=0" } else { "npt=1" };
+    // An older QEMU loses events on nested page faults: guests newer than 6.1 die of it half the time. With shadow paging none
+    // has been seen to.
+    let npt = if nested_paging || config.nested_paging { "npt=1" } else { "npt=0" };
     let mut modules = MODULES.to_vec();
     let line = |(number, drive): (usize, &Drive)| format!("lab-{number} {}\n", drive.role);
     archive.text("drives", 0o644, &drives.iter().enumerate().map(line).collect::<String>())?;
@@ -166,13 +166,6 @@ fn initramfs(config: &LabConfig, drives: &[Drive], kernel: &Kernel, qemu: u32) -
         archive.program(&format!("lab/{name}"), host)?;
     }
     archive.finish()
-}
-
-fn qemu_major(qemu: &Path) -> Result<u32, LabError> {
-    let text = run(Command::new(qemu).arg("--version"))?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let number = text.split("version ").nth(1).and_then(|v| v.split('.').next()).and_then(|v| v.parse().ok());
-    number.ok_or_else(|| LabError::format(qemu, format!("its --version says no number: {text:?}")))
 }
 
 /// A file without a name: nothing is left behind, whatever happens.
