@@ -112,6 +112,9 @@ pub enum TransportError {
     Doorbell(#[from] io::Error),
 }
 
+/// A device for a share of the queues, and the worker that runs it.
+pub type DeviceThread<P> = (Box<dyn Device<Poller = P>>, Arc<Worker<P>>);
+
 impl<P: Poller + 'static> VirtioPci<P> {
     /// Makes a function of `device`, which will run on `worker`.
     ///
@@ -133,7 +136,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// [`TransportError`].
     pub fn with_threads(
         info: DeviceInfo,
-        threads: Vec<(Box<dyn Device<Poller = P>>, Arc<Worker<P>>)>,
+        threads: Vec<DeviceThread<P>>,
         platform: &Platform,
     ) -> Result<Self, TransportError> {
         let parts = threads.into_iter().map(|(device, worker)| Part::new(device, worker)).collect();
