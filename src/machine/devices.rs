@@ -98,6 +98,8 @@ fn put<P: Poller + 'static>(
     device_slot: u8,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
+    // From here on, beside what else is made: a disk's ring costs milliseconds.
+    let ready = worker.begin().map_err(StartError::Descriptors)?;
     let function = VirtioPci::new(device, worker, platform)?;
     let (id, kind, counters) =
         (function.info().name.clone(), function.info().kind, function.counters().clone());
@@ -105,5 +107,5 @@ fn put<P: Poller + 'static>(
     let function = Arc::new(Mutex::new(function));
     let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
     let handle = DeviceHandle::new(&shared);
-    Ok((Placed { id, address: slot(device_slot)?, function, counted }, handle))
+    Ok((Placed { id, address: slot(device_slot)?, function, counted, worker: ready }, handle))
 }

@@ -137,7 +137,7 @@ pub(crate) const SLOT_TOKENS: Token = 0x1000;
 /// What a device works with while it runs.
 #[derive(Debug)]
 pub struct Context<'a, P> {
-    /// The queues; `None` for one that the driver did not enable, or that is broken.
+    /// The queues; `None` for one that the driver did not enable, that is broken, or that another thread serves.
     pub queues: &'a mut [Option<Queue>],
     /// What was negotiated.
     pub features: u64,

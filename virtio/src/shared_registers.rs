@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use devices::irq::Irq;
 use devices::pci::msix::MsixVector;
 
-use crate::counters::Counters;
-
 /// What says that there is no vector (virtio 1.3 §4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
 const ISR_QUEUE: u8 = 1;
@@ -42,7 +40,6 @@ pub struct SharedRegisters {
     failures: AtomicU32,
     /// The device's name, and the listener that is told of failures.
     listener: Option<(String, Arc<dyn Failures>)>,
-    counters: Arc<Counters>,
 }
 
 impl SharedRegisters {
@@ -58,7 +55,6 @@ impl SharedRegisters {
             status: AtomicU8::new(0),
             failures: AtomicU32::new(0),
             listener: None,
-            counters: Arc::default(),
         }
     }
 
@@ -67,11 +63,6 @@ impl SharedRegisters {
     pub fn heard_by(mut self, name: String, listener: Arc<dyn Failures>) -> Self {
         self.listener = Some((name, listener));
         self
-    }
-
-    /// What the device has done.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
     }
 
     /// Buffers of queue `index` were used.
@@ -83,7 +74,6 @@ impl SharedRegisters {
     /// does it.
     pub(crate) fn queue_by(&self, index: u16, write: impl FnOnce(RawFd) -> bool) {
         let Some(vector) = self.queues.get(usize::from(index)) else { return };
-        self.counters.interrupts.add_one();
         let event = self.vectors.get(usize::from(vector.load(Ordering::Acquire))).and_then(Irq::event);
         if !event.is_some_and(write) {
             self.raise(vector, ISR_QUEUE);

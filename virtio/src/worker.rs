@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use crate::counters::Counters;
 use crate::device::{Context, Device, KICK, Message, SLOT_TOKENS, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
@@ -35,11 +36,12 @@ pub(crate) struct Activation<P> {
     pub(crate) device: Box<dyn Device<Poller = P>>,
     pub(crate) name: String,
     pub(crate) queues: Vec<Option<Queue>>,
-    /// A doorbell a queue, in the same order.
-    pub(crate) kicks: Vec<Arc<EventFd>>,
+    /// The doorbells of the queues that this thread serves.
+    pub(crate) kicks: Vec<(u16, Arc<EventFd>)>,
     pub(crate) features: u64,
     pub(crate) memory: Memory,
     pub(crate) shared: Arc<SharedRegisters>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// What [`Worker::stop`] gives back.
@@ -96,6 +98,20 @@ impl<P: Poller + 'static> Worker<P> {
         Arc::new(Worker { name: name.into(), state: Mutex::new(state) })
     }
 
+    /// Starts its thread now, so that what it waits in is made beside other work; [`Worker::start`] does it otherwise. `None` if
+    /// the thread is there already.
+    ///
+    /// # Errors
+    /// The host refused a thread or a file descriptor.
+    pub fn begin(&self) -> io::Result<Option<Ready>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { make, running, .. } = &mut *state;
+        let Some(make) = make.take() else { return Ok(None) };
+        let (made, ready) = mpsc::channel();
+        *running = Some(spawn(&self.name, make, Some(made))?);
+        Ok(Some(Ready(ready)))
+    }
+
     /// Starts `job`'s device.
     ///
     /// # Errors
@@ -106,7 +122,7 @@ impl<P: Poller + 'static> Worker<P> {
         let State { make, running, slots } = &mut *state;
         let running = match running {
             Some(running) => running,
-            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make)) {
+            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make, None)) {
                 Ok(new) => running.insert(new),
                 Err(error) => return Err((error, job)),
             },
@@ -178,7 +194,25 @@ impl<P: Poller + 'static> Drop for Worker<P> {
     }
 }
 
-fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Running<P>> {
+/// A worker's thread that was begun, and makes what it waits in.
+#[derive(Debug)]
+pub struct Ready(Receiver<io::Result<()>>);
+
+impl Ready {
+    /// Waits until it is made.
+    ///
+    /// # Errors
+    /// The host refused it; no device of this worker would work.
+    pub fn wait(self) -> io::Result<()> {
+        self.0.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn spawn<P: Poller + 'static>(
+    name: &str,
+    make: MakePoller<P>,
+    made: Option<Sender<io::Result<()>>>,
+) -> io::Result<Running<P>> {
     let (commands, receiver) = mpsc::channel();
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (own_bell, own_name) = (bell.clone(), name.to_owned());
@@ -190,10 +224,16 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
         let failed = |error| log::error!("{own_name}: its thread cannot wait for work: {error}");
         match poller {
             Ok(poller) => {
+                if let Some(made) = made {
+                    let _ = made.send(Ok(()));
+                }
                 WorkerLoop { poller, slots: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
             }
             Err(error) => {
-                failed(error);
+                match made {
+                    Some(made) => drop(made.send(Err(error))),
+                    None => failed(error),
+                }
                 refuse(&receiver);
             }
         }
@@ -350,8 +390,8 @@ impl<P: Poller> WorkerLoop<P> {
             Some(Some(slot)) => slot.job.kicks.clone(),
             _ => return,
         };
-        for (queue, kick) in (0u16..).zip(&kicks) {
-            let token = base(place) + KICK + Token::from(queue);
+        for (queue, kick) in &kicks {
+            let token = base(place) + KICK + Token::from(*queue);
             // Clear earlier kicks: the queue is served below in any case. An eventfd at zero gives an error.
             let _ = kick.read();
             match self.poller.watch(kick.as_raw_fd(), token, Interest::Read) {
@@ -365,7 +405,7 @@ impl<P: Poller> WorkerLoop<P> {
                 }
             }
             // Serve what was made available before the doorbell was watched.
-            self.kicked(place, queue);
+            self.kicked(place, *queue);
         }
     }
 
@@ -420,7 +460,7 @@ impl<P: Poller> WorkerLoop<P> {
         match token.checked_sub(KICK).map(u16::try_from) {
             Some(Ok(queue)) if token != TIMER => {
                 if let Some(Some(slot)) = self.slots.get(place) {
-                    slot.job.shared.counters().kicks.add_one();
+                    slot.job.counters.kicks.add_one();
                 }
                 self.kicked(place, queue);
             }

@@ -111,6 +111,12 @@ impl Block {
         }
     }
 
+    /// The same disk for another thread, which serves other queues with an engine of its own on the same file.
+    #[must_use]
+    pub fn for_another_thread(&self) -> Self {
+        Block { config: self.config.clone(), ..Block::new(self.name.clone(), self.disk.clone()) }
+    }
+
     /// §5.2.6.2: what completes is on stable storage already.
     fn writes_through(&self, features: u64) -> bool {
         // §5.2.5.2: a driver that cannot flush has no cache.

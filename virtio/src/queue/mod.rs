@@ -101,6 +101,7 @@ pub struct Queue {
     ring: Ring,
     memory: Memory,
     shared: Arc<SharedRegisters>,
+    counters: Arc<Counters>,
     index: u16,
     indirect: bool,
     /// Value of `next_used` at the last decision about an interrupt.
@@ -124,6 +125,7 @@ impl Queue {
         features: u64,
         memory: &Memory,
         shared: &Arc<SharedRegisters>,
+        counters: &Arc<Counters>,
     ) -> Result<Self, QueueFault> {
         let ring =
             config.ring(state, features, memory).map_err(|error| QueueFault { queue: index, error })?;
@@ -132,6 +134,7 @@ impl Queue {
             ring,
             memory: memory.clone(),
             shared: shared.clone(),
+            counters: counters.clone(),
             index,
             indirect: features & FEATURE_INDIRECT != 0,
             in_flight: 0,
@@ -157,7 +160,7 @@ impl Queue {
 
     /// What its device has done. The queue itself counts requests and interrupts.
     pub fn counters(&self) -> &Counters {
-        self.shared.counters()
+        &self.counters
     }
 
     /// The memory that chains of this queue point into.
@@ -271,6 +274,7 @@ impl Queue {
             self.load(self.ring.avail_ring(), 0)? & AVAIL_NO_INTERRUPT == 0
         };
         if wanted {
+            self.counters.interrupts.add_one();
             self.shared.queue_by(self.index, write);
         }
         Ok(())
