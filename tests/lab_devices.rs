@@ -186,7 +186,11 @@ fn a_port_moves_bytes_each_way_unharmed_and_waits_for_whoever_is_slow(guest: &mu
     guest.expect("/dev/vport", SOON).unwrap();
     // The guest is late, then the host is: neither loses a byte.
     let sender = lab().spawn(&Cmd::sh("socat -u FILE:blob UNIX-CONNECT:bulk.sock")).unwrap();
-    guest.send(format!("sleep 2; dd if=$port of=/tmp/blob bs=100000 count={blocks} iflag=fullblock; sha1sum </tmp/blob\n")).unwrap();
+    guest
+        .send(format!(
+            "sleep 2; dd if=$port of=/tmp/blob bs=100000 count={blocks} iflag=fullblock; sha1sum </tmp/blob\n"
+        ))
+        .unwrap();
     guest.expect(sum, 2 * BOOT).unwrap();
     assert_eq!({ sender }.wait(SOON).unwrap().status, Status::Exited(0));
     guest.send("cat /tmp/blob >$port; echo has''-sent.\n").unwrap();

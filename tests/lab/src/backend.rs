@@ -145,7 +145,12 @@ fn drives(config: &LabConfig) -> Result<Vec<Drive>, LabError> {
     Ok(drives)
 }
 
-fn initramfs(config: &LabConfig, drives: &[Drive], kernel: &Kernel, nested_paging: bool) -> Result<Vec<u8>, LabError> {
+fn initramfs(
+    config: &LabConfig,
+    drives: &[Drive],
+    kernel: &Kernel,
+    nested_paging: bool,
+) -> Result<Vec<u8>, LabError> {
     let mut archive = Archive::with_busybox(&tool("busybox")?)?;
     archive.text("init", 0o755, INIT)?;
     archive.file("lab-agent", 0o755, AGENT)?;
