@@ -212,9 +212,9 @@ fn pauses_lose_nothing(options: &str, pauses: u64) {
         "seed {seed}, {pauses} pauses in {took:?}: {} {disk:?}",
         load.output.text().lines().last().unwrap()
     );
-    assert_eq!((disk.name.as_str(), disk.errors), ("blk0", 0));
+    assert_eq!((disk.name.as_str(), disk.errors), ("vda", 0));
     let names = load.machine.stats().unwrap().devices.into_iter().map(|device| device.name);
-    assert_eq!(names.collect::<Vec<_>>(), ["blk0", "console0", "rng0", "balloon0"]);
+    assert_eq!(names.collect::<Vec<_>>(), ["vda", "console0", "rng0", "balloon0"]);
     assert_eq!((disk.requests, writes), (writes + reads + flushes, reads));
     assert_eq!((disk.bytes_out, disk.bytes_in), (writes * BLOCK as u64, reads * BLOCK as u64));
     assert!(interrupts <= disk.interrupts && disk.kicks <= kicks, "more than were made");
@@ -280,7 +280,7 @@ fn a_device_that_its_driver_mistreats_is_said_once_each_time_and_serves_after_it
     let mut reasons = Vec::new();
     while let Some(event) = events.next_within(Duration::ZERO) {
         match event {
-            MachineEvent::DeviceFailed { device, reason } if device == "blk0" => reasons.push(reason),
+            MachineEvent::DeviceFailed { device, reason } if device == "vda" => reasons.push(reason),
             other => panic!("{other:?}"),
         }
     }

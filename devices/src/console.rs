@@ -1,7 +1,7 @@
 //! A bounded pipe of bytes between threads: the console's way in and its way out.
 //!
-//! It never loses a byte while it is open: who finds it full waits (or is told how much fitted). It must never
-//! do a system call when nobody waits at the other end.
+//! Lossless while it is open: a writer that finds it full waits, or learns how much fitted. It makes no system call unless
+//! a thread waits at the other end.
 
 use std::collections::VecDeque;
 use std::fmt;

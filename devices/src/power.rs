@@ -3,7 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
+use crate::component::{Component, State, StateError};
 use crate::irq::Irq;
 use crate::ports::{POWER_PORTS, RESET_VALUE, S5_SLEEP_TYPE};
 use crate::ration::Ration;
@@ -26,50 +29,20 @@ pub struct Power {
     ration: Ration,
 }
 
-/// A saved [`Power`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PowerState {
-    /// Layout of this structure; [`PowerState::VERSION`].
-    pub version: u16,
+const KIND: &str = "power";
+const VERSION: u16 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PowerState {
     /// SLP_TYPx as last written, in its place in the register.
-    pub sleep_type: u8,
+    sleep_type: u8,
 }
-
-impl PowerState {
-    /// The only layout so far.
-    pub const VERSION: u16 = 1;
-}
-
-/// A saved power device of another program version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the saved power registers have version {0}, and only version {version} is understood; restore them with the program that saved them", version = PowerState::VERSION)]
-pub struct PowerStateError(pub u16);
 
 impl Power {
     /// The registers as after power-on.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Back to power-on.
-    pub fn reset(&mut self) {
-        self.sleep_type = 0;
-    }
-
-    /// What the registers hold.
-    pub fn state(&self) -> PowerState {
-        PowerState { version: PowerState::VERSION, sleep_type: self.sleep_type }
-    }
-
-    /// Registers as `state` says; bits that no register has are dropped.
-    ///
-    /// # Errors
-    /// [`PowerStateError`] for a version that is not understood.
-    pub fn from_state(state: &PowerState) -> Result<Self, PowerStateError> {
-        if state.version != PowerState::VERSION {
-            return Err(PowerStateError(state.version));
-        }
-        Ok(Power { sleep_type: state.sleep_type & SLEEP_TYPE_MASK, ..Power::default() })
     }
 
     fn write_register(&mut self, register: u64, value: u8) -> Option<Effect> {
@@ -93,6 +66,21 @@ impl Power {
             RESET => (value == RESET_VALUE).then_some(Effect::Reset),
             _ => None,
         }
+    }
+}
+
+impl Component for Power {
+    fn save(&self) -> Result<State, StateError> {
+        State::new(KIND, VERSION, &PowerState { sleep_type: self.sleep_type })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let PowerState { sleep_type } = state.open(KIND, VERSION)?;
+        if sleep_type & !SLEEP_TYPE_MASK != 0 {
+            return Err(StateError::damaged(KIND, format_args!("{sleep_type:#04x} is no sleep type")));
+        }
+        self.sleep_type = sleep_type;
+        Ok(())
     }
 }
 
@@ -169,10 +157,11 @@ mod tests {
         assert_eq!(data, [0x1c, 0]);
         power.read(1, &mut data);
         assert_eq!(data, [0, 0]);
-        let saved = power.state();
-        assert_eq!(Power::from_state(&saved).unwrap().state(), saved);
-        power.reset();
-        assert_eq!(power.state().sleep_type, 0);
-        assert!(Power::from_state(&PowerState { version: 9, ..saved }).is_err());
+        let mut loaded = Power::new();
+        loaded.load(&power.save().unwrap()).unwrap();
+        loaded.read(0, &mut data);
+        assert_eq!(data, [0x1c, 0], "after a load");
+        let damaged = State { data: serde_json::json!({ "sleep_type": 0x20 }), ..power.save().unwrap() };
+        assert!(matches!(loaded.load(&damaged), Err(StateError::Damaged { .. })));
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
+use crate::component::{Component, State, StateError};
 
 /// The guest panicked and will do nothing about it.
 const PANICKED: u8 = 1 << 0;
@@ -20,6 +23,27 @@ impl PvPanic {
     /// `crash_loaded` is set when the guest hands over to its crash kernel.
     pub fn new(crash_loaded: Arc<AtomicBool>) -> Self {
         PvPanic { crash_loaded }
+    }
+}
+
+const KIND: &str = "pvpanic";
+const VERSION: u16 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PvPanicState {
+    crash_loaded: bool,
+}
+
+impl Component for PvPanic {
+    fn save(&self) -> Result<State, StateError> {
+        State::new(KIND, VERSION, &PvPanicState { crash_loaded: self.crash_loaded.load(Ordering::Acquire) })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let PvPanicState { crash_loaded } = state.open(KIND, VERSION)?;
+        self.crash_loaded.store(crash_loaded, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -70,5 +94,14 @@ mod tests {
         assert_eq!(device.write(0, &[2]), None);
         assert!(crash_loaded.load(Ordering::Acquire));
         assert_eq!(device.write(0, &[0xfc]), None);
+    }
+
+    #[test]
+    fn crash_kernel_is_known_after_a_load() {
+        let (old, new) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let mut device = PvPanic::new(old);
+        device.write(0, &[CRASH_LOADED]);
+        PvPanic::new(new.clone()).load(&device.save().unwrap()).unwrap();
+        assert!(new.load(Ordering::Acquire));
     }
 }

@@ -1,5 +1,5 @@
-//! How often one kind of warning is said. A guest, or a host that fails all day, can cause some of them without end; each
-//! kind has a ration of its own, so that none keeps another from being heard:
+//! Limits how often one kind of warning is logged. A guest, or a host that fails all day, can cause some of them without end.
+//! Each kind has a limit of its own, so that none suppresses another:
 //! `if let Some(left_out) = ration.take() { log::warn!("...{left_out}") }`.
 
 use std::fmt;

@@ -18,7 +18,8 @@ use virtio::testing::Guest;
 
 fuzz_target!(|input: &[u8]| {
     let control = BalloonControl::new(1);
-    let mut guest = Guest::new(Box::new(Balloon::new("balloon", &control).expect("a file descriptor")), Box::new(Epoll::new));
+    let mut guest = Guest::new(Box::new(Balloon::new("balloon", &control)), Box::new(Epoll::new));
+    control.attach(guest.handle());
     let mut own = |guest: &mut Guest<Epoll>, what: u8, queue: usize, [a, b, c]: [u16; 3]| {
         match what % 16 {
             11 => set_target(&control, u64::from(a) << (b % 40)),

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use devices::pci::function::PciFunction;
+use devices::component::Component;
 use libfuzzer_sys::fuzz_target;
 use virtio::net::testing::{Frame, Wire};
 use virtio::net::{HEADER_LEN, Net, Offloads};
@@ -65,13 +65,12 @@ fn step(guest: &mut Guest<Epoll>, wire: &Wire, what: u8, queue: u8, [a, b, c]: [
         10 => wire.ends().credit = (a % 3 != 0).then_some(usize::from(b) % 50),
         11 => wire.plug(a & 1 == 0),
         12 => {
-            if let Some(state) = guest.function.save() {
-                if a & 1 == 0 {
-                    guest.function.resume();
-                } else if guest.function.restore(&state).is_err() {
-                    guest.function.resume();
-                }
+            guest.function.quiesce();
+            let state = guest.function.save().expect("its thread lives");
+            if a & 1 != 0 {
+                guest.function.load(&state).expect("its own state");
             }
+            guest.function.go();
         }
         _ => {
             guest.start(u64::MAX ^ (u64::from(a) << 1), SIZE);

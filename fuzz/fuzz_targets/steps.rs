@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use devices::pci::function::PciFunction;
+use devices::component::Component;
 use virtio::poll::Epoll;
 use virtio::testing::{Guest, RawDescriptor};
 
@@ -32,11 +32,12 @@ fn step(guest: &mut Guest<Epoll>, own: Own<'_>, what: u8, queue: u8, numbers: [u
         7 => guest.set_config(u64::from(a % 40), &b.to_le_bytes()),
         8 => drop(guest.config(u64::from(a % 40), usize::from(b % 40))),
         9 => {
-            if let Some(state) = guest.function.save() {
-                if a & 1 == 0 || guest.function.restore(&state).is_err() {
-                    guest.function.resume();
-                }
+            guest.function.quiesce();
+            let state = guest.function.save().expect("its thread lives");
+            if a & 1 != 0 {
+                guest.function.load(&state).expect("its own state");
             }
+            guest.function.go();
         }
         10 => {
             guest.start(u64::MAX ^ (u64::from(a) << (b % 30)), SIZE);

@@ -1,72 +1,72 @@
-//! What follows from the facts of a host: what is wrong and what mends it. The doctor and the checks before a start
-//! say the same.
+//! What the facts of a host mean: the problem, and the cure. The doctor and the preflight checks use the same
+//! sentences.
 
 use std::fmt;
 
 use crate::host::facts::{Access, Backend, Cpu, Host, Memory, Owner};
 use crate::spec::MemSize;
 
-/// The device that everything rests on.
+/// The KVM device.
 pub(super) const KVM: &str = "/dev/kvm";
-/// The device behind TAP interfaces.
+/// The device for TAP interfaces.
 pub(super) const TUN: &str = "/dev/net/tun";
 
-/// Something that is wrong, and the cure.
+/// A problem and its cure.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trouble {
-    /// What is wrong.
+pub(super) struct Problem {
+    /// The problem.
     pub what: String,
-    /// What mends it, where that is known.
+    /// The cure, if one is known.
     pub cure: Option<String>,
 }
 
-impl Trouble {
+impl Problem {
     fn new(what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Trouble { what: what.into(), cure: Some(cure.into()) }
+        Problem { what: what.into(), cure: Some(cure.into()) }
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         self.cure.as_ref().map_or(Ok(()), |cure| write!(f, "; {cure}"))
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for Problem {}
 
-/// What is wrong with /dev/kvm, found like this.
-pub(super) fn kvm(host: &Host, access: &Access) -> Option<Trouble> {
-    let trouble = match access {
+/// The problem of /dev/kvm, given the result of opening it.
+pub(super) fn kvm(host: &Host, access: &Access) -> Option<Problem> {
+    let problem = match access {
         Access::Granted => return None,
         Access::Missing => no_kvm(host, &host.cpu()),
         Access::Denied(owner) => denied(KVM, owner),
-        Access::Busy => Trouble::new(
+        Access::Busy => Problem::new(
             "/dev/kvm is busy: another hypervisor, such as VirtualBox, holds the processor's virtualization",
             "stop its machines first",
         ),
-        Access::Failed(said) => Trouble { what: format!("/dev/kvm cannot be used: {said}"), cure: None },
+        Access::Failed(said) => Problem { what: format!("/dev/kvm cannot be used: {said}"), cure: None },
     };
-    Some(trouble)
+    Some(problem)
 }
 
-fn no_kvm(host: &Host, cpu: &Cpu) -> Trouble {
+fn no_kvm(host: &Host, cpu: &Cpu) -> Problem {
     let amd = matches!(cpu.vendor.as_str(), "AuthenticAMD" | "HygonGenuine");
     let (module, feature) = if amd { ("kvm_amd", "AMD-V (SVM)") } else { ("kvm_intel", "Intel VT-x") };
-    if !host.shows_its_kernel() {
-        Trouble::new(
+    if !host.has_proc_or_sys() {
+        Problem::new(
             "/dev/kvm does not exist, and neither /proc nor /sys is mounted: this looks like a chroot",
             "give it the host's with `mount --rbind /dev DIR/dev` and `mount -t proc proc DIR/proc`, where DIR is its \
              folder on the host",
         )
     } else if host.kernel_has_kvm() {
-        Trouble::new(
+        Problem::new(
             "/dev/kvm does not exist, though the kernel has KVM: this looks like a container or a chroot",
             "start the container with the device, as in `docker run --device /dev/kvm`; in a chroot, \
              `mknod /dev/kvm c 10 232`",
         )
     } else if cpu.vmx || cpu.svm {
-        Trouble::new(
+        Problem::new(
             "/dev/kvm does not exist, though the processor can virtualize",
             format!(
                 "load the module with `sudo modprobe {module}`; \
@@ -74,19 +74,19 @@ fn no_kvm(host: &Host, cpu: &Cpu) -> Trouble {
             ),
         )
     } else if cpu.hypervisor {
-        Trouble::new(
+        Problem::new(
             "/dev/kvm does not exist: this host is itself a virtual machine and was given no virtualization",
             format!("switch nested virtualization on for it in its own host, then `sudo modprobe {module}`"),
         )
     } else {
-        Trouble::new(
+        Problem::new(
             "/dev/kvm does not exist and the processor shows no virtualization",
             format!("switch {feature} on in the firmware (BIOS) setup, then `sudo modprobe {module}`"),
         )
     }
 }
 
-fn denied(device: &str, owner: &Owner) -> Trouble {
+fn denied(device: &str, owner: &Owner) -> Problem {
     let cure = match &owner.group {
         Some(group) => {
             format!("join its group with `sudo usermod -aG {group} $USER`, then log in again")
@@ -98,26 +98,26 @@ fn denied(device: &str, owner: &Owner) -> Trouble {
         }
         None => format!("open it to all users, as distributions do, with `sudo chmod 666 {device}`"),
     };
-    Trouble::new(format!("{device} may not be opened by this user: permission denied"), cure)
+    Problem::new(format!("{device} may not be opened by this user: permission denied"), cure)
 }
 
-/// What is wrong with /dev/net/tun, found like this.
-pub(super) fn tun(access: &Access) -> Option<Trouble> {
+/// The problem of /dev/net/tun, given the result of opening it.
+pub(super) fn tun(access: &Access) -> Option<Problem> {
     match access {
         Access::Granted => None,
-        Access::Missing => Some(Trouble::new(
+        Access::Missing => Some(Problem::new(
             "/dev/net/tun does not exist, so no TAP interface can be used",
             "`sudo modprobe tun`; for a container, start it with `--device /dev/net/tun`",
         )),
         Access::Denied(owner) => Some(denied(TUN, owner)),
-        Access::Busy => Some(Trouble { what: "/dev/net/tun is busy".into(), cure: None }),
+        Access::Busy => Some(Problem { what: "/dev/net/tun is busy".into(), cure: None }),
         Access::Failed(said) => {
-            Some(Trouble { what: format!("/dev/net/tun cannot be used: {said}"), cure: None })
+            Some(Problem { what: format!("/dev/net/tun cannot be used: {said}"), cure: None })
         }
     }
 }
 
-/// What a backend is called and what it means for a guest.
+/// What a backend is called and which guests it runs.
 pub(super) fn backend(backend: Backend) -> &'static str {
     match backend {
         Backend::Vmx => "Intel VT-x, boots any Linux kernel",
@@ -127,42 +127,42 @@ pub(super) fn backend(backend: Backend) -> &'static str {
     }
 }
 
-/// The one thing that must be known of kvm_pvm.
-pub(super) fn no_linux_on_pvm() -> Trouble {
-    Trouble::new(
+/// The limit of kvm_pvm.
+pub(super) fn no_linux_on_pvm() -> Problem {
+    Problem::new(
         "this host's KVM is kvm_pvm, on which a stock Linux kernel cannot boot; tiny guests can",
         "use a host whose processor shows vmx or svm",
     )
 }
 
-/// What is to be said about giving a guest so much memory.
+/// The result of comparing a guest's memory with the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MemoryVerdict {
-    /// Nothing.
+    /// The guest's memory is available.
     Fits,
     /// More than is available now: allowed, as the guest may never touch it all.
-    Overcommitted(Trouble),
-    /// So much that it must be a mistake.
-    Absurd(Trouble),
+    Overcommitted(Problem),
+    /// So much more that it must be a mistake.
+    Excessive(Problem),
 }
 
-/// Past this many times what the host has, a number is a slip of the keyboard and no overcommitment.
-const ABSURD: u64 = 8;
+/// A guest with more than this many times the host's memory is a typing mistake, not overcommitment.
+const MISTAKE_FACTOR: u64 = 8;
 
-/// Judges `asked` on a host that has `memory`.
+/// Compares `asked` with the host's `memory`.
 pub(super) fn memory(asked: MemSize, memory: Memory) -> MemoryVerdict {
     let asked_kib = asked.bytes() / 1024;
     let has = memory.total_kib.saturating_add(memory.swap_kib);
     let mib = |kib: u64| kib / 1024;
-    if asked_kib > has.saturating_mul(ABSURD) {
+    if asked_kib > has.saturating_mul(MISTAKE_FACTOR) {
         let swap = if memory.swap_kib > 0 { " with its swap" } else { "" };
-        return MemoryVerdict::Absurd(Trouble::new(
+        return MemoryVerdict::Excessive(Problem::new(
             format!("{asked} of memory were asked for and this host has {} MiB{swap}", mib(has)),
             format!("a plain number counts MiB; write `--mem {}` or less", mib(memory.available_kib).max(1)),
         ));
     }
     if asked_kib > memory.available_kib {
-        return MemoryVerdict::Overcommitted(Trouble::new(
+        return MemoryVerdict::Overcommitted(Problem::new(
             format!(
                 "the guest may use {asked} of memory and this host has {} MiB available now",
                 mib(memory.available_kib)
@@ -232,7 +232,7 @@ mod tests {
         let MemoryVerdict::Overcommitted(said) = judge("513") else { panic!() };
         assert!(said.what.contains("513 MiB") && said.what.contains("512 MiB available"), "{said}");
         assert!(matches!(judge("8G"), MemoryVerdict::Overcommitted(_)));
-        let MemoryVerdict::Absurd(said) = judge("8193") else { panic!() };
+        let MemoryVerdict::Excessive(said) = judge("8193") else { panic!() };
         assert!(said.to_string().contains("this host has 1024 MiB"), "{said}");
         assert!(said.to_string().contains("`--mem 512`"), "{said}");
         assert!(matches!(

@@ -25,20 +25,20 @@ use crate::spec::{MemSize, Spec, SpecError};
     max_term_width = 100
 )]
 pub struct Args {
-    /// What to do instead of running a machine.
+    /// The verb, if any; without one a machine is run.
     #[command(subcommand)]
     pub verb: Option<Verb>,
-    /// What a machine is made of.
+    /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// How it runs.
+    /// How the machine runs.
     #[command(flatten)]
     pub service: ServiceArgs,
     /// Print this help; -V prints the version
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
     /// Print the version
-    // The manual page has the long help of what the short one hides.
+    // The manual page prints the long help of options that the short help hides.
     #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true, long_help = "Print the version")]
     version: Option<bool>,
 }
@@ -61,12 +61,12 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Run one command in a small guest, and end with its status
     Run(Box<RunArgs>),
-    /// What is done to a machine that has a name.
+    /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
 }
 
-/// What the doctor looks at besides the host.
+/// What the doctor examines besides the host.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct DoctorArgs {
@@ -87,31 +87,31 @@ pub struct DoctorArgs {
     pub(super) help: Option<bool>,
 }
 
-/// What was asked for.
+/// A parsed command line.
 #[derive(Debug)]
 pub enum Command {
     /// Run this machine until it ends.
     Run(Spec, ServiceArgs),
-    /// Look at the host.
+    /// Examine the host.
     Doctor(DoctorArgs),
     /// Run a command in this machine.
     RunCommand(Box<RunArgs>, Spec),
-    /// Speak to a machine.
+    /// Send a request to a machine.
     Named(NameVerb),
 }
 
-/// Why the command line asks for nothing that can be done.
+/// Why a command line is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum ArgsError {
-    /// Not our flags; or `--help` and `--version`, which clap treats alike.
+    /// Wrong flags; also `--help` and `--version`, which clap reports as errors.
     #[error(transparent)]
     Flags(#[from] clap::Error),
     /// The file of `--config`.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// There is no word in it.
+    /// The command line is empty.
     #[error("{FIRST_STEPS}")]
-    Nothing,
+    Empty,
 }
 
 /// The definition of the command line.
@@ -119,14 +119,14 @@ pub fn definition() -> clap::Command {
     Args::command().mut_subcommand("run", run::args::define).after_help(exit::summary())
 }
 
-/// Reads a command line, whose first word is the program's name.
+/// Parses a command line, whose first word is the program's name.
 ///
 /// # Errors
 /// [`ArgsError`].
 pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Command, ArgsError> {
-    let words = asking_for_help(words.into_iter().map(Into::into).collect());
+    let words = rewrite_help(words.into_iter().map(Into::into).collect());
     if words.len() <= 1 {
-        return Err(ArgsError::Nothing);
+        return Err(ArgsError::Empty);
     }
     let matches = definition().try_get_matches_from(words)?;
     let args = Args::from_arg_matches(&matches)?;
@@ -141,8 +141,8 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     }
 }
 
-/// `help VERB` is `VERB --help`.
-fn asking_for_help(words: Vec<OsString>) -> Vec<OsString> {
+/// Rewrites `help VERB` as `VERB --help`.
+fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
     match words.split_first_chunk::<2>() {
         Some(([program, help], rest)) if help == "help" => {
             [program.clone()].into_iter().chain(rest.iter().cloned()).chain(["--help".into()]).collect()
@@ -152,15 +152,15 @@ fn asking_for_help(words: Vec<OsString>) -> Vec<OsString> {
 }
 
 impl MachineArgs {
-    /// The machine of the file, if one is named, with what `matches` says over it.
+    /// The machine of the file, if there is one, overridden by the flags in `matches`.
     pub(super) fn spec(self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
         let mut spec = self.spec;
         if let Some(file) = self.config {
             spec = Spec::from_file(file)?;
-            // Sets the fields that have a flag on this command line and leaves the others: every field, also future ones.
+            // Sets the fields whose flag is on this command line, and leaves the others.
             spec.update_from_arg_matches(matches)?;
         }
-        // A text that is given several times is one text.
+        // A text option that is given several times is joined with spaces.
         for (flag, field) in [("cmdline", &mut spec.cmdline), ("append", &mut spec.append)] {
             if let Some(texts) = matches.get_many::<String>(flag) {
                 *field = Some(texts.map(String::as_str).collect::<Vec<_>>().join(" "));
@@ -170,12 +170,12 @@ impl MachineArgs {
     }
 }
 
-/// The first lines of `--help`.
+/// The usage lines of `--help`.
 const USAGE: &str = "\
 minivmm --kernel FILE --disk PATH [OPTIONS]   boot a Linux on KVM
        minivmm VERB [OPTIONS]                        see `minivmm help VERB`";
 
-/// What is said where nothing is asked for.
+/// Printed for an empty command line.
 pub(super) const FIRST_STEPS: &str = "\
 minivmm boots a Linux in a virtual machine on /dev/kvm.
 
@@ -190,7 +190,7 @@ minivmm boots a Linux in a virtual machine on /dev/kvm.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{ConsoleChoice, DiskSpec, Initrd, OnReboot, Rtc};
+    use crate::spec::{ConsoleChoice, DiskSpec, Initrd, MemBacking, OnReboot, Rtc};
 
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
@@ -234,6 +234,8 @@ mod tests {
             "--y",
             "--mem",
             "2G",
+            "--mem-backing",
+            "memfd",
             "--cpus",
             "4",
             "--rtc",
@@ -261,6 +263,7 @@ mod tests {
             .with_cmdline("-x")
             .with_append("--y")
             .with_mem("2048".parse().unwrap())
+            .with_mem_backing(MemBacking::Memfd)
             .with_cpus("4".parse().unwrap())
             .with_rtc(Rtc::Utc)
             .with_on_reboot(OnReboot::Exit)
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn no_words_are_answered_with_the_first_steps() {
-        let Err(error @ ArgsError::Nothing) = parse(["minivmm"]) else { panic!() };
+        let Err(error @ ArgsError::Empty) = parse(["minivmm"]) else { panic!() };
         let text = error.to_string();
         assert!(
             text.lines().count() < 12 && text.contains("minivmm doctor") && text.contains("--help"),

@@ -1,15 +1,15 @@
-//! The guest's console on standard output, which may be a file on a full disk: the machine goes on, what cannot be written is
-//! counted, and writing goes on when there is room again.
+//! The guest's console on standard output, which may be a file on a full disk: the machine runs on, lost
+//! bytes are counted, and writing resumes when there is space again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How much of the console could not be written.
+/// Number of console bytes that could not be written.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lost(Arc<AtomicU64>);
+pub(super) struct LostBytes(Arc<AtomicU64>);
 
-impl Lost {
+impl LostBytes {
     /// In bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -20,17 +20,17 @@ impl Lost {
     }
 }
 
-/// A writer that passes the console on.
+/// A writer for the console that survives a full disk.
 #[derive(Debug)]
 pub(super) struct ConsoleOutput<W> {
     to: W,
-    lost: Lost,
-    /// Bytes that have been lost since it could be written last.
+    lost: LostBytes,
+    /// Bytes lost since the last successful write.
     gap: u64,
 }
 
 impl<W: Write> ConsoleOutput<W> {
-    pub(super) fn new(to: W, lost: Lost) -> Self {
+    pub(super) fn new(to: W, lost: LostBytes) -> Self {
         ConsoleOutput { to, lost, gap: 0 }
     }
 }
@@ -75,7 +75,7 @@ fn has_no_room(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// Has no room for the second and third write.
+    /// Fails the second and third write with ENOSPC.
     struct Disk(Vec<u8>, usize);
     impl Write for Disk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn console_goes_on_when_there_is_room_again_and_what_is_missing_is_counted() {
-        let lost = Lost::default();
+        let lost = LostBytes::default();
         let mut output = ConsoleOutput::new(Disk(Vec::new(), 0), lost.clone());
         for text in ["one ", "two ", "three ", "four"] {
             output.write_all(text.as_bytes()).unwrap();
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_left_is_no_loss() {
-        let lost = Lost::default();
+        let lost = LostBytes::default();
         let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         drop(there);
         let mut output = ConsoleOutput::new(here, lost.clone());

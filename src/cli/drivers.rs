@@ -1,4 +1,4 @@
-//! Which drivers a kernel has built in and which are modules, as far as the files that come with it say, and the
+//! Which drivers a kernel has built in and which are modules, from the files that come with it, and the
 //! initrd that belongs to it.
 
 use std::path::{Path, PathBuf};
@@ -8,34 +8,34 @@ use crate::host::facts::{Host, read};
 /// How a kernel has a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Driver {
-    /// In itself.
+    /// Built in.
     BuiltIn,
-    /// In a module, which comes out of an initrd.
+    /// As a module, which an initrd contains.
     Module,
     /// Not at all.
     Absent,
 }
 
-/// What is known of a kernel's drivers.
+/// A kernel's drivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Drivers {
-    /// The file that says so.
+    /// The file with this information.
     pub source: PathBuf,
     /// virtio over PCI.
     pub virtio_pci: Driver,
     /// virtio disks.
     pub virtio_blk: Driver,
-    /// Debian's file system.
+    /// ext4, Debian's file system.
     pub ext4: Driver,
 }
 
 impl Drivers {
-    /// What a machine's disk and its file system need, in the order they are shown.
+    /// The drivers of a machine's disk and its file system, in the order of display.
     pub(super) fn all(&self) -> [(&'static str, Driver); 3] {
         [("virtio_pci", self.virtio_pci), ("virtio_blk", self.virtio_blk), ("ext4", self.ext4)]
     }
 
-    /// Whether some of them come out of an initrd.
+    /// Whether an initrd is needed for some of them.
     pub(super) fn modular(&self) -> bool {
         self.all().iter().any(|(_, driver)| *driver == Driver::Module)
     }
@@ -53,13 +53,15 @@ impl Drivers {
         (!text.is_empty()).then_some(Drivers { source, virtio_pci, virtio_blk, ext4 })
     }
 
-    fn from_modules(folder: &Path) -> Option<Self> {
-        let source = folder.join("modules.builtin");
+    fn from_modules(parent_folder: &Path) -> Option<Self> {
+        let source = parent_folder.join("modules.builtin");
         let built_in = read(&source);
-        // modules.order is in the package, modules.dep is made at its installation; either lists every module.
-        let modules = [read(&folder.join("modules.order")), read(&folder.join("modules.dep"))];
+        // modules.order is in the package, modules.dep is made at its installation; either lists every
+        // module.
+        let modules = [read(&parent_folder.join("modules.order")), read(&parent_folder.join("modules.dep"))];
         let find = |file: &str| {
-            // A line of modules.dep goes on after the name, and the file may be packed: virtio_pci.ko.xz.
+            // A line of modules.dep continues after the name, and the file may be compressed:
+            // virtio_pci.ko.xz.
             if built_in.contains(file) {
                 Driver::BuiltIn
             } else if modules.iter().any(|list| list.contains(file)) {
@@ -76,11 +78,11 @@ impl Drivers {
 
 pub(super) use crate::machine::files::release;
 
-/// What the files beside the kernel, in /boot or in /lib/modules say of its drivers.
+/// Finds the drivers in the files beside the kernel, in /boot or in /lib/modules.
 pub(super) fn find(host: &Host, kernel: &Path, release: &str) -> Option<Drivers> {
-    let beside = folder(kernel);
+    let beside = parent_folder(kernel);
     let config = format!("config-{release}");
-    // The folder above is that of an unpacked package.
+    // The parent folder is that of an unpacked package.
     let package =
         std::fs::canonicalize(&beside).ok().and_then(|beside| Some(beside.parent()?.join("lib/modules")));
     let homes = [host.path("/lib/modules")].into_iter().chain(package);
@@ -93,18 +95,22 @@ pub(super) fn find(host: &Host, kernel: &Path, release: &str) -> Option<Drivers>
         .or_else(|| modules.iter().find_map(|path| Drivers::from_modules(path)))
 }
 
-/// The initrd that a distribution made for this kernel, if it is there.
+/// The initrd that a distribution made for this kernel, if it exists.
 pub(super) fn initrd_of(host: &Host, kernel: &Path, release: &str) -> Option<PathBuf> {
     let names = [
         format!("initrd.img-{release}"),    // Debian, Ubuntu
         format!("initramfs-{release}.img"), // Fedora, Red Hat
         format!("initrd-{release}"),        // SUSE
     ];
-    let folders = [folder(kernel), host.path("/boot")];
-    folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))).find(|path| path.is_file())
+    let folders = [parent_folder(kernel), host.path("/boot")];
+    folders
+        .iter()
+        .flat_map(|parent_folder| names.iter().map(|name| parent_folder.join(name)))
+        .find(|path| path.is_file())
 }
 
-/// What betrays a distribution's kernel, whose drivers are modules: its release's ending, or who built it.
+/// Whether this is a distribution's kernel, whose drivers are modules: by the suffix of its release, or by
+/// its builder.
 pub(super) fn is_distribution(release: &str, version: Option<&str>) -> bool {
     const ENDINGS: [&str; 14] = [
         "-amd64",
@@ -136,8 +142,8 @@ pub(super) fn is_distribution(release: &str, version: Option<&str>) -> bool {
         || BUILDERS.iter().any(|builder| version.contains(builder))
 }
 
-/// The folder of a file; empty for one that is named alone, so that what is joined to it is too.
-fn folder(kernel: &Path) -> PathBuf {
+/// The folder of a file; empty for a name without a folder, so that a joined path is relative too.
+fn parent_folder(kernel: &Path) -> PathBuf {
     kernel.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 

@@ -6,12 +6,12 @@ use log::Level;
 
 use crate::machine::Exit;
 
-/// How a run of the command ended.
+/// The result of a run of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// The guest switched itself off, or the verb did what it was asked.
+    /// The guest powered off, or the verb did its work.
     Done,
-    /// The machine could not be started, or the host failed under it.
+    /// The machine could not be started, or the host failed.
     Failed,
     /// The command line or the machine's file is wrong.
     Usage,
@@ -25,18 +25,18 @@ pub enum Status {
     Quit,
     /// `minivmm run`: the guest's kernel panicked.
     RunPanicked,
-    /// `minivmm run`: the guest ended and its command had not.
+    /// `minivmm run`: the guest ended before its command.
     RunGuestEnded,
     /// `minivmm run`: the machine did not come up.
     RunNeverUp,
     /// `minivmm run`: the time limit.
     RunTimedOut,
-    /// `minivmm run`: nothing was run, because something is wrong with the command line, a file or the host; or the host did not
-    /// take the output.
+    /// `minivmm run`: the command was not run, because the command line, a file or the host is wrong; or the
+    /// output could not be written.
     RunFailed,
     /// Ended by this signal.
     Signal(u8),
-    /// `minivmm run`: what its command ended with.
+    /// `minivmm run`: the exit status of its command.
     Command(u8),
 }
 
@@ -44,7 +44,8 @@ pub enum Status {
 const SIGNAL_BASE: u8 = 128;
 
 impl Status {
-    /// Of a machine that ended by itself; what it means that it was killed is for those who did it.
+    /// The status of a machine that ended by itself; `None` if it was killed, which only the killer can
+    /// explain.
     pub(crate) fn of(exit: &Exit) -> Option<Status> {
         Some(match exit {
             Exit::PoweredOff => Status::Done,
@@ -56,8 +57,8 @@ impl Status {
         })
     }
 
-    /// One of each, in the order of their numbers; the signal's number stands for any. What a command ends with is none
-    /// of ours.
+    /// One of each, in the order of their numbers. `Signal(0)` stands for any signal; a command's own status
+    /// is not included.
     pub const ALL: [Status; 13] = [
         Status::Done,
         Status::Failed,
@@ -74,7 +75,7 @@ impl Status {
         Status::Signal(0),
     ];
 
-    /// The number that the shell sees.
+    /// The number for the shell.
     pub fn code(self) -> u8 {
         match self {
             Status::Done => 0,
@@ -84,7 +85,7 @@ impl Status {
             Status::Panicked => 4,
             Status::Crashed => 5,
             Status::Quit => 6,
-            // Below timeout(1)'s 124 and with 125 as in docker(1): commands themselves hardly end with these.
+            // Below timeout(1)'s 124, and with 125 as in docker(1): few commands end with these.
             Status::RunPanicked => 121,
             Status::RunGuestEnded => 122,
             Status::RunNeverUp => 123,
@@ -95,7 +96,7 @@ impl Status {
         }
     }
 
-    /// What it means, for the README and the manual.
+    /// The meaning, for the README and the manual.
     pub fn meaning(self) -> &'static str {
         match self {
             Status::Done => "the guest powered off (for a verb: done, nothing wrong)",
@@ -123,11 +124,11 @@ impl Status {
         }
     }
 
-    /// How much a machine's end with it matters; `None` where there is nothing to tell.
+    /// The log level of a machine's end with this status; `None` if it is not printed.
     pub(super) fn level(self) -> Option<Level> {
         match self {
             Status::Done => None,
-            // Somebody wanted it so.
+            // Someone asked for it.
             Status::Rebooted | Status::Quit | Status::Signal(_) => Some(Level::Info),
             _ => Some(Level::Error),
         }
@@ -171,14 +172,14 @@ impl From<Status> for ExitCode {
     }
 }
 
-/// The table for `--help`: the statuses of machines and verbs but `run`.
+/// The table for `--help`: the statuses of machines and of verbs other than `run`.
 pub fn summary() -> String {
     let machine: Vec<_> = Status::ALL.into_iter().filter(|status| !status.is_of_run()).collect();
     let (first, second) = machine.split_at(3);
     format!("Exit status: {},\n             {}", words(first), words(second))
 }
 
-/// The same of `run`.
+/// The table of `run`.
 pub fn run_summary() -> String {
     let run: Vec<_> = Status::ALL.into_iter().filter(|status| status.is_of_run()).collect();
     format!("Exit status: command's; {}", words(&run))
@@ -188,12 +189,12 @@ fn words(part: &[Status]) -> String {
     part.iter().map(|s| format!("{} {}", s.number(), s.word())).collect::<Vec<_>>().join(", ")
 }
 
-/// The table: numbers as they are written, and what they mean.
+/// The table: numbers as text, and their meaning.
 pub fn rows() -> impl Iterator<Item = (String, &'static str)> {
     Status::ALL.into_iter().map(|status| (status.number(), status.meaning()))
 }
 
-/// The rows that a verb, or a machine of its own, ends with.
+/// The rows of a verb, or of a machine without a verb.
 pub fn rows_of(verb: Option<&str>) -> Vec<(String, &'static str)> {
     if let Some(rows) = verb.and_then(super::verbs::exits) {
         return rows.into_iter().map(|(status, meaning)| (status.number(), meaning)).collect();
@@ -201,14 +202,14 @@ pub fn rows_of(verb: Option<&str>) -> Vec<(String, &'static str)> {
     let own = |status: &Status| match verb {
         None => !status.is_of_run(),
         Some("run") => status.is_of_run() || matches!(status, Status::Signal(_)),
-        // As the machine that it waits for.
+        // The status of the machine that it waits for.
         Some("wait") => !status.is_of_run(),
         Some(_) => matches!(status, Status::Done | Status::Failed | Status::Usage),
     };
     Status::ALL.into_iter().filter(own).map(|status| (status.number(), status.meaning())).collect()
 }
 
-/// The table in Markdown, as the README has it.
+/// The table in Markdown, as in the README.
 pub fn markdown() -> String {
     let rows: String = rows().map(|(number, meaning)| format!("| {number} | {meaning} |\n")).collect();
     format!("| status | meaning |\n|---|---|\n{rows}")

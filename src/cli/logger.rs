@@ -1,4 +1,4 @@
-//! What the library has to say while a machine runs, as lines on stderr and in the log.
+//! Messages of the library while a machine runs, as lines on stderr and in the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,36 +9,36 @@ use log::Level;
 use super::report;
 use crate::host::stdio::Output;
 
-/// Lines that may come at once from one place of the code.
+/// Lines of one call site that may follow each other at once.
 const BURST: u32 = 20;
-/// One more may come after so long: 1,440 a day at most. A guest that makes its devices complain shall not fill a disk.
-const PACE: Duration = Duration::from_secs(60);
+/// One more line is allowed after this interval: at most 1,440 a day. A guest that provokes errors in its
+/// devices must not fill a disk.
+const REFILL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The place of the code that says something stands for its kind: a kind that comes without end does not keep the others from
-/// being heard.
+/// The kind of a message is its call site: a flood of one kind leaves the others their lines.
 type CallSite = (&'static str, u32);
 
 #[derive(Debug)]
 struct Logger {
-    rations: Mutex<BTreeMap<CallSite, Ration>>,
+    limits: Mutex<BTreeMap<CallSite, RateLimit>>,
 }
 
 impl Logger {
     const fn new() -> Self {
-        Logger { rations: Mutex::new(BTreeMap::new()) }
+        Logger { limits: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether `place` may say a line, and how many of its lines before could not be said.
-    fn take(&self, place: CallSite, now: Instant) -> Option<u64> {
-        let mut rations = self.rations.lock().unwrap_or_else(PoisonError::into_inner);
-        rations.entry(place).or_insert(Ration::FULL).take(now)
+    /// Whether a call site may log a line, and how many of its lines were suppressed before.
+    fn take(&self, call_site: CallSite, now: Instant) -> Option<u64> {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.entry(call_site).or_insert(RateLimit::FULL).take(now)
     }
 }
 
-/// Says warnings and errors from now on; the rest is for debuggers of the library.
+/// Prints warnings and errors from now on; the other levels are for debugging the library.
 pub(super) fn install() {
     static LOGGER: Logger = Logger::new();
-    // Fails where somebody has installed a logger before: then that one is meant.
+    // Fails if another logger is installed, which is then used.
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
     }
@@ -53,45 +53,47 @@ impl log::Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let place = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
-        let Some(left_out) = self.take(place, Instant::now()) else { return };
-        let more = match left_out {
+        let call_site = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        let Some(suppressed) = self.take(call_site, Instant::now()) else { return };
+        let more = match suppressed {
             0 => String::new(),
             n => format!(" ({n} like this before it were left out)"),
         };
-        // A terminal may be in raw mode, where a line starts only where it is told to.
+        // In raw mode a newline needs a carriage return.
         let end = if Output::error().is_terminal() { "\r\n" } else { "\n" };
-        report::say_as(record.level(), &format_args!("minivmm: {}{more}{end}", record.args()));
+        report::message_at(record.level(), &format_args!("minivmm: {}{more}{end}", record.args()));
     }
 
     fn flush(&self) {}
 }
 
-/// How much may still be said.
+/// A token bucket.
 #[derive(Debug)]
-struct Ration {
-    left: u32,
-    /// When the ration began to grow again; `None` while it is full.
-    growing: Option<Instant>,
-    left_out: u64,
+struct RateLimit {
+    tokens: u32,
+    /// When the bucket began to refill; `None` while it is full.
+    refilling_since: Option<Instant>,
+    suppressed: u64,
 }
 
-impl Ration {
-    const FULL: Ration = Ration { left: BURST, growing: None, left_out: 0 };
+impl RateLimit {
+    const FULL: RateLimit = RateLimit { tokens: BURST, refilling_since: None, suppressed: 0 };
 
-    /// Whether a line may be said, and how many before it could not.
+    /// Takes a token; returns how many lines were suppressed before, or `None` if the bucket is empty.
     fn take(&mut self, now: Instant) -> Option<u64> {
-        while let Some(next) = self.growing.map(|since| since + PACE).filter(|next| *next <= now) {
-            self.left += 1;
-            self.growing = (self.left < BURST).then_some(next);
+        while let Some(next) =
+            self.refilling_since.map(|since| since + REFILL_INTERVAL).filter(|next| *next <= now)
+        {
+            self.tokens += 1;
+            self.refilling_since = (self.tokens < BURST).then_some(next);
         }
-        let Some(left) = self.left.checked_sub(1) else {
-            self.left_out = self.left_out.saturating_add(1);
+        let Some(tokens) = self.tokens.checked_sub(1) else {
+            self.suppressed = self.suppressed.saturating_add(1);
             return None;
         };
-        self.left = left;
-        self.growing.get_or_insert(now);
-        Some(std::mem::take(&mut self.left_out))
+        self.tokens = tokens;
+        self.refilling_since.get_or_insert(now);
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -101,15 +103,15 @@ mod tests {
 
     #[test]
     fn a_guest_that_makes_noise_is_heard_at_first_and_then_now_and_then() {
-        let (mut ration, start) = (Ration::FULL, Instant::now());
-        // A thousand a second, for 100 s.
+        let (mut limit, start) = (RateLimit::FULL, Instant::now());
+        // A thousand per second, for 100 s.
         let said: Vec<u64> =
-            (0..100_000).filter_map(|ms| ration.take(start + Duration::from_millis(ms))).collect();
+            (0..100_000).filter_map(|ms| limit.take(start + Duration::from_millis(ms))).collect();
         assert_eq!((said.len(), &said[..20]), (21, &[0; 20][..]));
         assert_eq!(said[20], 60_000 - 20);
-        // Silence makes good.
+        // The bucket refills.
         let later = start + Duration::from_secs(100_000);
-        assert_eq!((0..1000).filter(|_| ration.take(later).is_some()).count(), 20);
+        assert_eq!((0..1000).filter(|_| limit.take(later).is_some()).count(), 20);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Standard input at a console: what is typed, and the escape key's menu, Ctrl-] and a letter.
+//! Standard input at a console: the guest's input, and the menu of the escape key, Ctrl-] and a letter.
 
 use std::io::{self, Read};
 
-/// Ctrl-], as telnet and virsh have it.
+/// Ctrl-], as in telnet and virsh.
 const ESCAPE: u8 = 0x1d;
 
-/// What a key in the menu asks for.
+/// A key of the menu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
     PowerButton,
@@ -17,7 +17,7 @@ pub(super) enum Choice {
     Unknown,
 }
 
-/// Lines that `?` shows where the machine runs.
+/// The help of `?` where the machine runs.
 pub(super) const HELP: &[&str] = &[
     "Ctrl-] then: p  press the power button",
     "             r  reset the machine",
@@ -26,7 +26,7 @@ pub(super) const HELP: &[&str] = &[
     "        Ctrl-]  send Ctrl-] to the guest",
 ];
 
-/// Lines that `?` shows at the console of a machine that runs elsewhere.
+/// The help of `?` in `minivmm console`.
 pub(super) const ATTACHED_HELP: &[&str] = &[
     "Ctrl-] then: d  detach; the machine runs on",
     "             p  press the power button",
@@ -35,7 +35,7 @@ pub(super) const ATTACHED_HELP: &[&str] = &[
     "        Ctrl-]  send Ctrl-] to the guest",
 ];
 
-/// What typed bytes turn out to be.
+/// A piece of input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Typed<'a> {
     /// For the guest.
@@ -44,14 +44,14 @@ pub(super) enum Typed<'a> {
     Choice(Choice),
 }
 
-/// Tells the guest's input from the menu's keys, also where a read ends between the two.
+/// Separates the guest's input from the menu's keys, also across reads.
 #[derive(Debug, Default)]
 struct Menu {
     escaped: bool,
 }
 
 impl Menu {
-    /// Takes the next thing off the front of `bytes`; `None` when nothing is left.
+    /// Takes the next piece from the front of `bytes`; `None` when nothing is left.
     fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Typed<'a>> {
         loop {
             let (&key, rest) = bytes.split_first()?;
@@ -82,7 +82,7 @@ impl Menu {
     }
 }
 
-/// Reads input to its end, or until `take` has enough of it. Only a terminal has the menu: a pipe's bytes are all the
+/// Reads input to its end, or until `take` fails. Only a terminal has the menu: all bytes of a pipe are the
 /// guest's.
 pub(super) fn read_input(
     input: &mut impl Read,
@@ -117,7 +117,7 @@ fn next<'a>(menu: &mut Option<Menu>, rest: &mut &'a [u8]) -> Option<Typed<'a>> {
 mod tests {
     use super::*;
 
-    /// What the guest gets and what was chosen, from reads of the given pieces.
+    /// The guest's input and the menu's keys in these pieces.
     fn typed(pieces: &[&[u8]]) -> (Vec<u8>, Vec<Choice>) {
         let (mut menu, mut text, mut choices) = (Menu::default(), Vec::new(), Vec::new());
         for mut piece in pieces.iter().copied() {

@@ -1,4 +1,4 @@
-//! Text for people, on stderr and in the log.
+//! Messages for people, on stderr and in the log.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -8,69 +8,70 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::logbook;
+use super::machine_log;
 use crate::host::ready::is_writable;
 use crate::host::stdio::Output;
 
-/// Says something on stderr, in one write, whole among what others write. Where nobody listens any more, the machine matters more than the text.
-pub fn say(text: &dyn Display) {
-    say_as(Level::Info, text);
+/// Prints on stderr, in one write, so that messages of several processes do not mix. An error is ignored: the
+/// machine matters more than the text.
+pub fn message(text: &dyn Display) {
+    message_at(Level::Info, text);
 }
 
-/// The same with how much it matters, for a log that wants to know.
-pub(super) fn say_as(level: Level, text: &dyn Display) {
-    let text = advised(text.to_string());
-    // The log first: standard error may be somebody's who reads slowly.
-    logbook::keep(level, &text);
-    if !HURRIED.load(Ordering::Relaxed) || is_writable(&Output::error(), PATIENCE) {
-        tell(&text);
+/// The same with a level for the log.
+pub(super) fn message_at(level: Level, text: &dyn Display) {
+    let text = with_limit_advice(text.to_string());
+    // The log first: standard error may have a slow reader.
+    machine_log::record(level, &text);
+    if !LIMIT_WAITS.load(Ordering::Relaxed) || is_writable(&Output::error(), STDERR_LIMIT) {
+        stderr_only(&text);
     }
 }
 
-/// The same on standard error alone, for what is wrong with the log.
-pub(super) fn tell(text: &str) {
-    // There is no other place to say that this one is full or closed.
+/// Prints on standard error alone, for errors of the log.
+pub(super) fn stderr_only(text: &str) {
+    // There is no other place to report that stderr is full or closed.
     let _ = Output::error().write_all(text.as_bytes());
 }
 
-/// From now on a machine runs, and whoever does not read standard error misses what is said: neither a signal nor a device nor the
-/// machine's end may wait for that.
-pub(super) fn hurry() {
-    HURRIED.store(true, Ordering::Relaxed);
+/// From now on a machine runs, so a reader of standard error that does not read loses messages: no signal,
+/// device or end of the machine may wait for it.
+pub(super) fn limit_stderr_waits() {
+    LIMIT_WAITS.store(true, Ordering::Relaxed);
 }
 
-static HURRIED: AtomicBool = AtomicBool::new(false);
-/// How long a reader may be elsewhere.
-const PATIENCE: Duration = Duration::from_millis(200);
+static LIMIT_WAITS: AtomicBool = AtomicBool::new(false);
+/// How long to wait for a slow reader.
+const STDERR_LIMIT: Duration = Duration::from_millis(200);
 
-/// Says a line on stderr while a machine runs; with `raw` one that also stands right on a terminal in raw mode.
-pub fn aside(raw: bool, text: &str) {
+/// Prints a line on stderr while a machine runs; `raw` adds carriage returns for a terminal in raw mode.
+pub fn notice(raw: bool, text: &str) {
     if raw && Output::error().is_terminal() {
-        say(&format_args!("\r\nminivmm: {text}\r\n"));
+        message(&format_args!("\r\nminivmm: {text}\r\n"));
     } else {
-        say(&format_args!("minivmm: {text}\n"));
+        message(&format_args!("minivmm: {text}\n"));
     }
 }
 
-/// An error and its causes in one line, each said once: a cause that the message before it quotes already is left out.
+/// An error and its causes in one line. A cause that is already part of the message before it is left out.
 pub fn chain(error: &dyn Error) -> String {
-    let mut said = error.to_string();
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let message = error.to_string();
-        if !said.contains(&message) {
-            // "It cannot be read." and its cause make one sentence.
-            said = format!("{}: {message}", said.trim_end_matches('.'));
+        if !text.contains(&message) {
+            // A sentence and its cause make one sentence.
+            text = format!("{}: {message}", text.trim_end_matches('.'));
         }
         cause = error.source();
     }
-    advised(said)
+    with_limit_advice(text)
 }
 
-/// The same text with what mends it, where the process or the host has no file descriptor left: errors of any part of the
-/// program may say so, and none of them knows the cure.
-fn advised(text: String) -> String {
-    // As std writes EMFILE and ENFILE.
+/// The same text with a cure, where the process or the host has no file descriptor left: any part of the
+/// program may fail so.
+fn with_limit_advice(text: String) -> String {
+    // As std formats EMFILE and ENFILE.
     let cure = if text.contains("(os error 24)") && !text.contains("ulimit -n") {
         "; raise the limit of open files, as with `ulimit -n 65536`, or LimitNOFILE= of a systemd unit"
     } else if text.contains("(os error 23)") && !text.contains("fs.file-max") {
@@ -114,12 +115,12 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::EMFILE);
         let said = chain(&error);
         assert!(said.ends_with("LimitNOFILE= of a systemd unit") && said.contains("`ulimit -n"), "{said}");
-        assert_eq!(advised(said.clone()), said, "said once");
-        let line = advised(format!("minivmm: blk0: {error}\r\n"));
+        assert_eq!(with_limit_advice(said.clone()), said, "said once");
+        let line = with_limit_advice(format!("minivmm: vda: {error}\r\n"));
         assert!(line.contains("(os error 24); raise") && line.ends_with("unit\r\n"), "{line}");
-        let host = advised(io::Error::from_raw_os_error(libc::ENFILE).to_string());
+        let host = with_limit_advice(io::Error::from_raw_os_error(libc::ENFILE).to_string());
         assert!(host.contains("fs.file-max"), "{host}");
-        assert_eq!(advised("all is well\n".into()), "all is well\n");
+        assert_eq!(with_limit_advice("all is well\n".into()), "all is well\n");
     }
 
     #[test]

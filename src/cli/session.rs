@@ -1,156 +1,231 @@
-//! A machine in this process: its console on standard input and output if somebody is there, its end as an exit status.
+//! A machine in this process: its console on standard input and output unless it is detached, its end as an
+//! exit status.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
 
 use log::Level;
 
-use super::console_output::{ConsoleOutput, Lost};
+use super::console_input::forward_input;
+use super::console_output::{ConsoleOutput, LostBytes};
 use super::daemon::{Service, ServiceError};
 use super::exit::Status;
 use super::menu::{Choice, HELP};
-use super::typing::carry;
-use super::{logbook, report};
+use super::{machine_log, report};
 use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
-use crate::host::terminal::{GiveBack, Terminal};
-use crate::machine::files::NamedFiles;
-use crate::machine::{ConsoleInput, Controls, Exit, Machine};
+use crate::host::terminal::{RestoreGuard, Terminal};
+use crate::machine::deadline::Progress;
+use crate::machine::files::Prepared;
+use crate::machine::{ConsoleInput, Controls, Exit, Machine, StartError};
 use crate::spec::Spec;
 
-/// How long a guest may take to shut down once a signal has asked it to; what systemd gives a service.
+/// How long a guest may take to shut down after a signal; systemd gives a service the same.
 const GRACE: Duration = Duration::from_secs(90);
-/// How often the button is pressed: a guest that still boots does not hear it.
-pub(super) const AGAIN: Duration = Duration::from_secs(10);
-/// Signals that come together are one wish: a terminal that is closed sends SIGHUP through its shell and by itself.
-const ONE_EVENT: Duration = Duration::from_secs(1);
-/// How long a machine may then take to end: longer than the console's last words.
-pub(super) const LAST: Duration = Duration::from_secs(20);
+/// How often the power button is pressed: a guest that still boots ignores it.
+pub(super) const PRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// Signals within this time count as one: a terminal that is closed sends SIGHUP itself and through its
+/// shell.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+/// How long a machine may then take to end: longer than the final flush of its console.
+pub(super) const END_LIMIT: Duration = Duration::from_secs(20);
 
-/// Why this side killed the machine.
+/// Why this process killed the machine.
 #[derive(Debug, Clone, Copy)]
-enum Reason {
+enum KillReason {
     Menu,
     Signal(libc::c_int),
 }
 
-/// What the threads of the session share.
+/// State that the threads of the session share.
 #[derive(Debug, Clone)]
 struct Session {
     controls: Controls,
-    reason: Arc<Mutex<Option<Reason>>>,
+    reason: Arc<Mutex<Option<KillReason>>>,
     terminal: Option<Arc<Terminal>>,
-    /// What standard output did not take of the guest's console.
-    lost: Lost,
+    /// Console output that could not be written to standard output.
+    lost: LostBytes,
     service: Arc<Service>,
 }
 
-/// Runs the machine until it ends. `introduce` says what it is made of, once nothing keeps it from running.
-/// `files` are the open files of the spec.
+/// A start in progress, for the thread that receives signals.
+#[derive(Debug, Default)]
+struct Start {
+    progress: Progress,
+    state: Mutex<StartState>,
+}
+
+#[derive(Debug, Default)]
+enum StartState {
+    #[default]
+    InProgress,
+    /// By this signal.
+    Interrupted(libc::c_int),
+    Running(Session),
+}
+
+impl Start {
+    fn state(&self) -> MutexGuard<'_, StartState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn interrupted(&self) -> Option<libc::c_int> {
+        if let StartState::Interrupted(number) = *self.state() { Some(number) } else { None }
+    }
+
+    /// Marks the machine as running, unless a signal came before.
+    fn set_running(&self, session: &Session) -> Result<(), StartError> {
+        let mut state = self.state();
+        if let StartState::Interrupted(_) = *state {
+            return Err(StartError::Interrupted);
+        }
+        *state = StartState::Running(session.clone());
+        Ok(())
+    }
+
+    /// Handles signals from before the first open on. Until the machine runs, the first signal interrupts the
+    /// start, whatever it is waiting for.
+    fn handle_signals(&self, signals: &Signals) {
+        while let Ok(signal) = signals.wait(None) {
+            let running = match (&mut *self.state(), signal) {
+                (StartState::Running(session), _) => Some(session.clone()),
+                (state, Some(Signal::End(number))) => {
+                    *state = StartState::Interrupted(number);
+                    None
+                }
+                (_, Some(Signal::Stop)) => {
+                    stop();
+                    continue;
+                }
+                (_, Some(Signal::Continued) | None) => continue,
+            };
+            if let Some(session) = running {
+                return session.handle_signals(signals, signal);
+            }
+            self.progress.interrupt();
+            wait_until_abandoned(signals);
+            std::process::exit(128 + self.interrupted().unwrap_or_default());
+        }
+    }
+}
+
+/// Runs the machine until it ends. `print_banner` is called when nothing prevents the start any more.
+/// `prepared` are the open files of the spec and the boot files; `claim` is for the machine's name.
 pub(super) fn run(
     spec: &Spec,
-    files: NamedFiles,
+    prepared: Prepared,
+    claim: Option<Claim>,
     service: Service,
-    introduce: impl FnOnce() + Send + 'static,
+    print_banner: impl FnOnce() + Send + 'static,
 ) -> Status {
-    match start(spec, files, service, introduce) {
+    let begin = Arc::<Start>::default();
+    match start(spec, prepared, claim, service, &begin, print_banner) {
         Ok((machine, session, control)) => {
-            let terminal = GiveBack(session.terminal.clone());
-            let runs = session.service.runs();
-            if runs.is_err() {
+            let terminal = RestoreGuard(session.terminal.clone());
+            let running = session.service.report_running();
+            if running.is_err() {
                 machine.kill();
             }
             let exit = machine.wait();
-            // The terminal first: what is said next is for a person at a normal prompt.
+            // Restores the terminal first: the final message is for a normal prompt.
             drop(terminal);
-            let (text, status) = session.with_losses(session.ending(&exit, runs));
+            let (text, status) = session.add_lost_output(session.outcome(&exit, running));
             match status.level() {
-                None => logbook::keep(Level::Info, &text),
-                Some(level) => report::say_as(level, &format_args!("minivmm: {text}\n")),
+                None => machine_log::record(Level::Info, &text),
+                Some(level) => report::message_at(level, &format_args!("minivmm: {text}\n")),
             }
-            // Before anybody is told, who may start the next machine at once.
-            session.service.has_ended(&text);
+            // Before clients are told, which may start the next machine at once.
+            session.service.report_ended(&text);
             if let Some(control) = control {
                 control.finish(Ending { status: status.code(), text });
             }
             status
         }
-        Err(failure) => super::complain(&*failure, Status::Failed),
+        Err(failure) => match begin.interrupted() {
+            Some(number) => {
+                let text = format!("minivmm: ended by signal {number} before the guest ran\n");
+                report::message_at(Level::Error, &text);
+                Status::Signal(u8::try_from(number).unwrap_or(0))
+            }
+            None => super::report_error(&*failure, Status::Failed),
+        },
     }
 }
 
-/// A machine that runs, and who speaks to it.
+/// A running machine, its session and its control server.
 type Started = (Machine, Session, Option<ControlServer>);
 
 fn start(
     spec: &Spec,
-    files: NamedFiles,
+    prepared: Prepared,
+    claim: Option<Claim>,
     service: Service,
-    introduce: impl FnOnce() + Send + 'static,
+    begin: &Arc<Start>,
+    print_banner: impl FnOnce() + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
-    // Before anything is opened that the other machine of this name has.
-    let claim = spec.name.as_ref().map(Claim::take).transpose()?;
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
+    let listener = begin.clone();
+    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
     // A detached machine's console is for those who ask for it over the control socket.
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
-    // If the machine or a thread cannot be had, the terminal must not stay raw.
-    let unfinished = GiveBack(terminal.clone());
+    // If the machine or a thread cannot be started, the terminal must not stay raw.
+    let restore_guard = RestoreGuard(terminal.clone());
     let console = terminal.clone();
     let about_to_run = move || {
-        introduce();
+        print_banner();
         if let Some(terminal) = console {
-            // Before the guest, which may speak and be spoken to at once.
-            terminal.settle()?;
+            // Before the guest starts, which may use the console at once.
+            terminal.update()?;
             terminal.announce(announce);
         }
         Ok(())
     };
-    let (builder, lost) = (Machine::builder(spec).files(files).about_to_run(about_to_run), Lost::default());
+    let builder = Machine::builder(spec).prepared(prepared).progress(begin.progress.clone());
+    let (builder, lost) = (builder.about_to_run(about_to_run), LostBytes::default());
     let output = || ConsoleOutput::new(Output::standard(), lost.clone());
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let service = Arc::new(service);
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
-    let listener = session.clone();
-    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
+    begin.runs(&session)?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
     let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
     let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose()?;
-    unfinished.keep();
-    report::hurry();
+    restore_guard.keep();
+    report::limit_stderr_waits();
     Ok((machine, session, control))
 }
 
-/// What is said when a machine that was started in the background comes to the foreground.
+/// Printed when a machine that was started in the background comes to the foreground.
 fn announce() {
-    report::aside(true, "this terminal is the guest's console now; Ctrl-] then ? for the menu, q to quit");
+    report::notice(true, "this terminal is the guest's console now; Ctrl-] then ? for the menu, q to quit");
 }
 
-/// A machine that was ended by a signal is soon gone, and this process with it, unless the host never answers what it was
-/// asked for: a disk on a network that is away. Waits for that, or for another signal, which says that nobody will.
-pub(super) fn until_given_up(signals: &Signals) {
+/// Waits until the machine ends after a signal, or until a further signal. A machine may not end if the host
+/// never completes an operation: a disk on an unreachable network.
+pub(super) fn wait_until_abandoned(signals: &Signals) {
     let begin = Instant::now();
     loop {
-        match signals.wait(Some(begin + LAST)) {
+        match signals.wait(Some(begin + END_LIMIT)) {
             Ok(Some(Signal::Continued | Signal::Stop)) => {}
-            Ok(Some(Signal::End(_))) if begin.elapsed() < ONE_EVENT => {}
+            Ok(Some(Signal::End(_))) if begin.elapsed() < DEBOUNCE => {}
             Ok(Some(Signal::End(_)) | None) | Err(_) => return,
         }
     }
 }
 
-/// Gives the terminal back, stops this process, and takes the terminal again when it goes on.
+/// Restores the terminal, stops this process, and sets the terminal up again when it continues.
 pub(super) fn suspend(terminal: Option<&Terminal>) {
     if let Some(terminal) = terminal {
-        terminal.lend();
+        terminal.suspend();
     }
     stop();
     if let Some(terminal) = terminal {
@@ -161,10 +236,14 @@ pub(super) fn suspend(terminal: Option<&Terminal>) {
 impl Session {
     /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
     /// sent it wants it gone, and the guest may not listen.
-    fn listen(&self, signals: &Signals) {
+    fn listen(&self, signals: &Signals, mut first: Option<Signal>) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
         let mut presses = 0;
-        while let Ok(signal) = signals.wait(asked.map(|(_, at)| at + (AGAIN * presses).min(GRACE))) {
+        let mut next = |asked: Option<(libc::c_int, Instant)>, presses: u32| match first.take() {
+            Some(signal) => Ok(Some(signal)),
+            None => signals.wait(asked.map(|(_, at)| at + (PRESS_INTERVAL * presses).min(GRACE))),
+        };
+        while let Ok(signal) = next(asked, presses) {
             match (signal, asked) {
                 (Some(Signal::Stop), _) => suspend(self.terminal.as_deref()),
                 (Some(Signal::Continued), _) => {
@@ -173,22 +252,22 @@ impl Session {
                     }
                 }
                 (Some(Signal::End(number)), None) => {
-                    self.service.will_end();
-                    self.press();
+                    self.service.report_stopping();
+                    self.press_power_button();
                     (asked, presses) = (Some((number, Instant::now())), 1);
-                    self.say(&format!(
+                    self.notice(&format!(
                         "power button pressed; a second signal, or {} s, ends the machine",
                         GRACE.as_secs()
                     ));
                 }
-                (Some(Signal::End(_)), Some((_, at))) if at.elapsed() < ONE_EVENT => {}
+                (Some(Signal::End(_)), Some((_, at))) if at.elapsed() < DEBOUNCE => {}
                 (None, Some((_, at))) if at.elapsed() < GRACE => {
-                    self.press();
+                    self.press_power_button();
                     presses += 1;
                 }
                 (Some(Signal::End(number)), Some(_)) | (None, Some((number, _))) => {
-                    self.end(Reason::Signal(number));
-                    return self.give_up(signals, number);
+                    self.end(KillReason::Signal(number));
+                    return self.abandon(signals, number);
                 }
                 // There is no deadline before the first signal.
                 (None, None) => {}
@@ -197,63 +276,63 @@ impl Session {
     }
 
     /// The machine was ended by a signal, and does not end.
-    fn give_up(&self, signals: &Signals, number: libc::c_int) {
-        until_given_up(signals);
+    fn abandon(&self, signals: &Signals, number: libc::c_int) {
+        wait_until_abandoned(signals);
         if let Some(terminal) = &self.terminal {
             terminal.restore();
         }
         let text = "the machine has not ended yet, and is left to the kernel";
-        self.say(text);
-        self.service.has_ended(text);
+        self.notice(text);
+        self.service.report_ended(text);
         std::process::exit(128 + number);
     }
 
-    /// Carries what is typed to the guest.
+    /// Copies standard input to the guest.
     fn read_input(&self, guest: ConsoleInput) {
         let input = Input::raw(self.terminal.clone());
-        let choose = |choice| self.choose(choice);
-        carry(input, self.terminal.is_some(), guest, choose, |text| self.say(text));
+        let handle_choice = |choice| self.handle_choice(choice);
+        forward_input(input, self.terminal.is_some(), guest, handle_choice, |text| self.notice(text));
     }
 
-    fn choose(&self, choice: Choice) {
+    fn handle_choice(&self, choice: Choice) {
         match choice {
             Choice::PowerButton => {
-                self.press();
-                self.say("power button pressed");
+                self.press_power_button();
+                self.notice("power button pressed");
             }
             Choice::Reset => {
                 self.controls.reset();
-                self.say("reset");
+                self.notice("reset");
             }
-            Choice::Quit => self.end(Reason::Menu),
+            Choice::Quit => self.end(KillReason::Menu),
             Choice::Detach => {
-                self.say(
+                self.notice(
                     "the machine runs in this terminal; one that was started with -d can be detached from",
                 );
             }
-            Choice::Help => HELP.iter().for_each(|line| self.say(line)),
-            Choice::Unknown => self.say("no such key in the menu; Ctrl-] ? lists them"),
+            Choice::Help => HELP.iter().for_each(|line| self.notice(line)),
+            Choice::Unknown => self.notice("no such key in the menu; Ctrl-] ? lists them"),
         }
     }
 
-    /// At rest, or coming to rest, the guest would not hear the button: it goes on first. Both are done in this order, and not
-    /// waited for: a machine may be busy, and another signal may come.
-    fn press(&self) {
+    /// Resumes the guest first, which would not see the button while it is paused. The two requests are sent
+    /// in this order without waiting: the machine may be busy, and another signal may come.
+    fn press_power_button(&self) {
         self.controls.resume_within(Duration::ZERO);
         self.controls.power_button();
     }
 
-    fn end(&self, reason: Reason) {
+    fn end(&self, reason: KillReason) {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
         self.controls.kill();
     }
 
-    fn say(&self, text: &str) {
-        report::aside(self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw()), text);
+    fn notice(&self, text: &str) {
+        report::notice(self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw()), text);
     }
 
-    /// An end in good order is none where the console could not be written.
-    fn with_losses(&self, (text, status): (String, Status)) -> (String, Status) {
+    /// A normal end is a failure if console output was lost.
+    fn add_lost_output(&self, (text, status): (String, Status)) -> (String, Status) {
         match (self.lost.bytes(), status) {
             (0, _) => (text, status),
             (lost, Status::Done) => {
@@ -264,8 +343,8 @@ impl Session {
     }
 
     /// How the machine ended, in words and as a status.
-    fn ending(&self, exit: &Exit, runs: Result<(), ServiceError>) -> (String, Status) {
-        if let Err(error) = runs {
+    fn outcome(&self, exit: &Exit, running: Result<(), ServiceError>) -> (String, Status) {
+        if let Err(error) = running {
             return (report::chain(&error), Status::Failed);
         }
         let text = match exit {
@@ -276,11 +355,11 @@ impl Session {
         match Status::of(exit) {
             Some(status) => (text, status),
             None => match *self.reason.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(Reason::Signal(number)) => {
+                Some(KillReason::Signal(number)) => {
                     (format!("ended by signal {number}"), Status::Signal(u8::try_from(number).unwrap_or(0)))
                 }
-                Some(Reason::Menu) => ("quit".to_owned(), Status::Quit),
-                // Nobody else has the machine in hand.
+                Some(KillReason::Menu) => ("quit".to_owned(), Status::Quit),
+                // No other cause remains.
                 None => ("killed over its control socket".to_owned(), Status::Quit),
             },
         }

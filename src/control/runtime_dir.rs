@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::abstract_name::{self, AbstractName, Holder};
 use crate::host::connect::connect;
 use crate::host::identity::{identity, is_at};
-use crate::host::lock::{Kind, by, is_locked, try_lock, user};
+use crate::host::lock::{Kind, is_locked, pid_clause, try_lock, user};
 use crate::host::peer::Peer;
 use crate::spec::MachineName;
 
@@ -39,7 +39,7 @@ const SOCKET_PATH_MAX: usize = 107;
 #[non_exhaustive]
 pub enum ClaimError {
     /// Another machine has the name.
-    #[error("a machine called {name} runs already{}; stop it with `minivmm stop {name}`, or choose another name", by(.pid))]
+    #[error("a machine called {name} runs already{}; stop it with `minivmm stop {name}`, or choose another name", pid_clause(.pid))]
     Taken {
         /// The name.
         name: MachineName,

@@ -1,10 +1,10 @@
-//! The wall clock, as the guest's real-time clock and a log want to read it.
+//! The wall clock, for the guest's real-time clock and for logs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use devices::rtc::WallClock;
 
-/// Which time the guest's clock shows.
+/// The time zone of the guest's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HostClock {
     Utc,
@@ -24,12 +24,12 @@ impl WallClock for HostClock {
     }
 }
 
-/// Seconds that local time is ahead of UTC at `utc`.
+/// The offset of local time from UTC at `utc`, in seconds.
 fn local_offset(utc: i64) -> i64 {
     local(utc).map_or(0, |local| local.tm_gmtoff)
 }
 
-/// The calendar at `utc`; `None` for a year that it has no number for.
+/// The calendar at `utc`; `None` if the year overflows.
 fn local(utc: i64) -> Option<libc::tm> {
     // SAFETY: an all-zero tm is a valid object to be overwritten.
     let mut local: libc::tm = unsafe { std::mem::zeroed() };
@@ -53,12 +53,12 @@ impl LocalTime {
     fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let utc = i64::try_from(since.as_secs()).unwrap_or_default();
-        // SAFETY: an all-zero tm is a valid object: it stands for what the calendar does not know.
+        // SAFETY: an all-zero tm is a valid object; it stands for a date that overflows.
         let at = local(utc).unwrap_or_else(|| unsafe { std::mem::zeroed() });
         LocalTime { at, millis: since.subsec_millis() }
     }
 
-    /// As RFC 3339 wants it: 2026-02-03T04:05:06.007+01:00.
+    /// In RFC 3339 format: 2026-02-03T04:05:06.007+01:00.
     pub(crate) fn rfc3339(&self) -> String {
         let LocalTime { at, millis } = self;
         let (sign, offset) = (if at.tm_gmtoff < 0 { '-' } else { '+' }, at.tm_gmtoff.abs() / 60);
@@ -75,7 +75,7 @@ impl LocalTime {
         )
     }
 
-    /// As RFC 3164 wants it (4.1.2): `Feb  3 04:05:06`.
+    /// In RFC 3164 format (4.1.2): `Feb 3 04:05:06`.
     pub(crate) fn rfc3164(&self) -> String {
         const MONTHS: [&str; 12] =
             ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -96,7 +96,7 @@ mod tests {
         let (utc, millis) = (1_770_091_506, 7);
         let moment = LocalTime::of(UNIX_EPOCH + Duration::from_secs(utc) + Duration::from_millis(millis));
         let text = moment.rfc3339();
-        // Wherever the test runs, the two halves make the moment again.
+        // In every time zone, local time less its offset is the moment again.
         let number = |at: std::ops::Range<usize>| text[at].parse::<i64>().unwrap();
         assert!(
             text.len() == 29 && text.starts_with("2026-02-0") && text[19..].starts_with(".007"),

@@ -1,4 +1,4 @@
-//! Connecting to a Unix socket within a time limit, which std does not have: whoever listens there may be stopped.
+//! Connecting to a Unix socket within a time limit, which std does not offer: the listener may be stopped.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,21 +8,21 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long to leave a listener alone that has no room for another connection.
-const NO_ROOM: Duration = Duration::from_millis(10);
+/// Pause between attempts while the backlog is full.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Connects to the socket at `path`; [`ErrorKind::TimedOut`] if its listener has no room for another one until `until`.
+/// Connects to the socket at `path`; [`ErrorKind::TimedOut`] if its backlog stays full until `until`.
 pub(crate) fn connect(path: &Path, until: Instant) -> io::Result<UnixStream> {
     connect_to(&address(path)?, until)
 }
 
-/// The same for an abstract name (unix(7)), which no file system has.
+/// The same for an abstract name (unix(7)).
 pub(crate) fn connect_abstract(name: &[u8], until: Instant) -> io::Result<UnixStream> {
     let (mut address, _) = address(Path::new(""))?;
     if name.len() >= address.sun_path.len() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "the name of the socket is too long"));
     }
-    // The first byte stays zero, and none ends it.
+    // The first byte stays zero; there is no terminating one.
     for (into, byte) in address.sun_path.iter_mut().skip(1).zip(name) {
         *into = libc::c_char::from_ne_bytes([*byte]);
     }
@@ -52,25 +52,25 @@ fn connect_to(
         }
         match io::Error::last_os_error() {
             error if error.kind() == ErrorKind::Interrupted => {}
-            // EAGAIN: its backlog is full (unix(7)); nothing tells when it has room again.
+            // EAGAIN: its backlog is full (unix(7)); no event reports free space.
             error if error.kind() == ErrorKind::WouldBlock => {
                 if Instant::now() >= until {
                     return Err(ErrorKind::TimedOut.into());
                 }
-                thread::sleep(NO_ROOM);
+                thread::sleep(RETRY_DELAY);
             }
             error => return Err(error),
         }
     }
 }
 
-/// `path` as unix(7) wants it, and its length.
+/// `path` as a sockaddr_un (unix(7)), and its length.
 fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     // SAFETY: an all-zero sockaddr_un is a valid object.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).map_err(io::Error::other)?;
     let bytes = path.as_os_str().as_bytes();
-    // One byte stays zero and ends it.
+    // One byte stays zero as the terminator.
     if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
         return Err(io::Error::new(ErrorKind::InvalidInput, "the path of the socket is too long"));
     }
@@ -109,7 +109,7 @@ mod tests {
         };
         assert_eq!((error.kind(), taken.len()), (ErrorKind::TimedOut, 2));
         assert!(begin.elapsed() >= SHORT);
-        // Room comes while somebody waits for it; the connection then is as any.
+        // The backlog drains during the wait; the connection then works.
         let waiting = thread::spawn(move || connect(&path, Instant::now() + LONG));
         for mut stream in taken {
             stream.write_all(b"early").unwrap();

@@ -1,7 +1,8 @@
-//! What the host is, read from /proc, /sys and /dev. Facts only: what follows from them is for others to say.
+//! Facts about the host, read from /proc, /sys and /dev; their interpretation is elsewhere.
 //!
-//! Everything is found under one root, so that a test can give a tree of its own. /proc and /sys may not be mounted, and may
-//! show another world than this process's: docs/host.md lists what is asked of them, and what is asked instead.
+//! Everything is read below one root, so that a test can use a tree of its own. /proc and /sys may be
+//! missing, or show another namespace than this process's: docs/host.md lists what is read, and the
+//! alternatives.
 
 mod limits;
 mod processor;
@@ -19,38 +20,38 @@ pub(crate) struct Host {
     root: PathBuf,
 }
 
-/// Whether a device can be used by this process.
+/// Whether this process can open a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Access {
     /// It can.
     Granted,
-    /// There is none.
+    /// It does not exist.
     Missing,
-    /// It is there for others. What could let this process in.
+    /// Permission denied, with the owner that would have it.
     Denied(Owner),
-    /// Somebody else has it.
+    /// Another process uses it.
     Busy,
-    /// Something else, in the host's words.
+    /// Any other error, as text.
     Failed(String),
 }
 
-/// Who may use a device.
+/// The owner of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
-    /// The group that may, by name; `None` if it has no rights or no name, or is root's.
+    /// The group with access, by name; `None` if it has no rights or no name, or is root's.
     pub group: Option<String>,
 }
 
-/// What virtualizes under /dev/kvm.
+/// The implementation behind /dev/kvm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// Intel VT-x.
     Vmx,
     /// AMD-V.
     Svm,
-    /// kvm_pvm: page tables and emulation, with no help from the processor.
+    /// kvm_pvm: page tables and emulation, without help from the processor.
     Pvm,
-    /// Nothing known.
+    /// Unknown.
     Unknown,
 }
 
@@ -59,9 +60,9 @@ pub(crate) enum Backend {
 pub(crate) struct Cpu {
     /// `vendor_id`: `GenuineIntel`, `AuthenticAMD`.
     pub vendor: String,
-    /// Name of the model.
+    /// Model name.
     pub model: String,
-    /// How many this host has on line.
+    /// Number of processors online.
     pub count: usize,
     /// Intel VT-x is visible.
     pub vmx: bool,
@@ -71,24 +72,24 @@ pub(crate) struct Cpu {
     pub hypervisor: bool,
 }
 
-/// Memory, in KiB as /proc/meminfo counts it.
+/// Memory, in KiB as in /proc/meminfo.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
-    /// All of it.
+    /// Total memory.
     pub total_kib: u64,
-    /// What can be had without swapping.
+    /// Memory that is available without swapping.
     pub available_kib: u64,
-    /// All swap.
+    /// Total swap.
     pub swap_kib: u64,
 }
 
 impl Host {
-    /// The host that this process runs on.
+    /// The host of this process.
     pub(crate) fn here() -> Self {
         Host { root: PathBuf::from("/") }
     }
 
-    /// A host whose files lie under `root`.
+    /// A host whose files are below `root`.
     #[cfg(test)]
     pub(crate) fn under(root: impl Into<PathBuf>) -> Self {
         Host { root: root.into() }
@@ -99,29 +100,33 @@ impl Host {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// Whether `device` can be opened for reading and writing. Opening /dev/kvm or /dev/net/tun changes nothing.
+    /// Whether `device` can be opened for reading and writing. Opening /dev/kvm or /dev/net/tun changes
+    /// nothing.
     pub(crate) fn access(&self, device: &str) -> Access {
-        let path = self.path(device);
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(_) => Access::Granted,
-            Err(error) => self.refused(&path, &error),
-        }
+        self.open(device).map_or_else(|refused| refused, |_| Access::Granted)
     }
 
-    /// Asks KVM what it can.
-    pub(crate) fn ask_kvm(&self, device: &str) -> Result<KvmFacts, Access> {
+    /// Opens `device` for reading and writing.
+    pub(crate) fn open(&self, device: &str) -> Result<File, Access> {
         let path = self.path(device);
-        kvm::probe(&path).map_err(|error| self.refused(&path, &error))
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        opened.map_err(|error| self.access_error(&path, &error))
     }
 
-    /// What it means that `device` was not to be had.
-    pub(crate) fn refused(&self, path: &Path, error: &io::Error) -> Access {
+    /// Queries KVM.
+    pub(crate) fn probe_kvm(&self, device: &str) -> Result<KvmFacts, Access> {
+        let path = self.path(device);
+        kvm::probe(&path).map_err(|error| self.access_error(&path, &error))
+    }
+
+    /// The meaning of an error of opening `device`.
+    pub(crate) fn access_error(&self, path: &Path, error: &io::Error) -> Access {
         match error.kind() {
             io::ErrorKind::NotFound => Access::Missing,
             io::ErrorKind::PermissionDenied => Access::Denied(Owner { group: self.group(path) }),
             io::ErrorKind::ResourceBusy => Access::Busy,
             _ => match error.raw_os_error() {
-                // The node is there and no driver is behind it.
+                // The node exists without a driver.
                 Some(libc::ENODEV | libc::ENXIO) => Access::Missing,
                 _ => Access::Failed(error.to_string()),
             },
@@ -142,7 +147,7 @@ impl Host {
         line.split(':').next().map(str::to_owned)
     }
 
-    /// Which backend /dev/kvm has. A module that is built in has its folder also where it found no hardware: the
+    /// The backend of /dev/kvm. A built-in module has its folder even without hardware support, so the
     /// processor must agree.
     pub(crate) fn backend(&self, cpu: &Cpu) -> Backend {
         if self.module("kvm_intel") && cpu.vmx {
@@ -156,7 +161,8 @@ impl Host {
         }
     }
 
-    /// Whether /dev/kvm is kvm_pvm's, without reading /proc/cpuinfo, which asks every processor of the host.
+    /// Whether /dev/kvm is kvm_pvm's, without reading /proc/cpuinfo, which interrupts every processor of the
+    /// host.
     pub(crate) fn is_pvm(&self) -> bool {
         self.module("kvm_pvm") && !self.module("kvm_intel") && !self.module("kvm_amd")
     }
@@ -165,7 +171,7 @@ impl Host {
         self.path("/sys/module").join(name).exists()
     }
 
-    /// Whether the kernel has KVM, whatever stands in /dev. No namespace hides either file; a chroot has none of them.
+    /// Whether the kernel has KVM, regardless of /dev. Namespaces hide neither file; a chroot has neither.
     pub(crate) fn kernel_has_kvm(&self) -> bool {
         let listed = || {
             let devices = read(&self.path("/proc/misc"));
@@ -175,13 +181,13 @@ impl Host {
     }
 
     /// Whether /proc or /sys is mounted.
-    pub(crate) fn shows_its_kernel(&self) -> bool {
+    pub(crate) fn has_proc_or_sys(&self) -> bool {
         self.path("/proc/cpuinfo").exists()
             || self.path("/proc/misc").exists()
             || self.path("/sys/class").exists()
     }
 
-    /// Whether this process is in a user namespace of its own: its users are a part of the host's, or others (user_namespaces(7)).
+    /// Whether this process is in a user namespace other than the initial one (user_namespaces(7)).
     pub(crate) fn is_in_user_namespace(&self) -> bool {
         let map = read(&self.path("/proc/self/uid_map"));
         let whole = ["0", "0", "4294967295"];
@@ -205,22 +211,22 @@ impl Host {
                 _ => {}
             }
         }
-        if cpu.count == 0 && self.is_here() { processor::ask() } else { cpu }
+        if cpu.count == 0 && self.is_real_root() { processor::from_cpuid() } else { cpu }
     }
 
-    /// Whether this is the host that the process runs on, which can be asked in other ways than by files.
-    fn is_here(&self) -> bool {
+    /// Whether the root is `/`, so that system calls describe the same host.
+    fn is_real_root(&self) -> bool {
         self.root == Path::new("/")
     }
 
-    /// Memory that this process can have: the host's, or less where a control group (a container, a service) has a limit.
-    /// `None` where it cannot be known.
+    /// Memory for this process: the host's, or less under the limit of a control group (a container, a
+    /// service). `None` if unknown.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        let memory = self.all_memory().or_else(|| limits::ask_kernel().filter(|_| self.is_here()))?;
-        Some(limits::of_groups(self, memory))
+        let memory = self.all_memory().or_else(|| limits::from_sysinfo().filter(|_| self.is_real_root()))?;
+        Some(limits::apply_cgroup_limits(self, memory))
     }
 
-    /// The host's, as /proc/meminfo says.
+    /// The host's memory, from /proc/meminfo.
     fn all_memory(&self) -> Option<Memory> {
         let text = read(&self.path("/proc/meminfo"));
         let field = |name: &str| {
@@ -234,14 +240,14 @@ impl Host {
         })
     }
 
-    /// The user whose folder this is, if logind removes it when that user's last session ends: it makes /run/user/UID at the first
-    /// login and knows no lingering for the user (loginctl(1)).
+    /// The owner of `folder`, if logind removes it when that user's last session ends: logind makes
+    /// /run/user/UID at the first login, and removes it unless the user lingers (loginctl(1)).
     pub(crate) fn removed_at_logout(&self, folder: &Path, user: u32) -> Option<String> {
         let own = Path::new("/run/user").join(user.to_string());
         if !folder.starts_with(own) {
             return None;
         }
-        // Of its own making, for programs to read: sd-login(3) does.
+        // logind's own record; sd-login(3) reads it too.
         let text = read(&self.path("/run/systemd/users").join(user.to_string()));
         let name = text.lines().find_map(|line| line.strip_prefix("NAME="))?;
         let lingers = self.path("/var/lib/systemd/linger").join(name).exists();
@@ -256,16 +262,16 @@ impl Host {
     }
 }
 
-/// The text of a small file; empty if there is none. Bounded, for a path may lead anywhere.
+/// The text of a small file; empty if it does not exist. The size is bounded, as a path may lead to any file.
 pub(crate) fn read(path: &Path) -> String {
-    const MOST: u64 = 8 << 20;
+    const MAX_SIZE: u64 = 8 << 20;
     let regular = fs::metadata(path).is_ok_and(|meta| meta.is_file());
-    // As much as most of these files have, so that they are read at once.
+    // Most of these files are shorter, so one read suffices.
     let mut bytes = Vec::with_capacity(4096);
     if regular {
         if let Ok(file) = File::open(path) {
-            // What could be read until an error is better than nothing.
-            let _ = file.take(MOST).read_to_end(&mut bytes);
+            // Keep what was read before an error.
+            let _ = file.take(MAX_SIZE).read_to_end(&mut bytes);
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -1,15 +1,15 @@
-//! Which file a file is, whatever it is called.
+//! The identity of a file, independent of its name.
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What no two files of the host have in common: device and inode.
+/// Device and inode.
 pub(crate) fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Whether this open file is the one that has this name, which is no link to it.
+/// Whether this open file is at `path`, and `path` is no symbolic link to it.
 pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(ours), Ok(there)) => identity(&ours) == identity(&there),

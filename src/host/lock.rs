@@ -1,45 +1,45 @@
-//! Locks on whole files that belong to the open file: they end with it, however its process ends.
+//! Locks on whole files that belong to the open file, so they end with it in any case.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Who may have a lock beside this open file.
+/// Kinds of locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Others that share it.
+    /// Several open files may hold it.
     Shared,
-    /// Nobody.
+    /// One open file holds it.
     Exclusive,
 }
 
 /// Takes the lock for this open file; false if another one has it.
 pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
-    match call(file, libc::F_OFD_SETLK, kind) {
+    match fcntl_lock(file, libc::F_OFD_SETLK, kind) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Whether another open file has the lock. Takes none: who wants it at this moment gets it.
+/// Whether another open file has the lock. Does not take it, so that another process can at this moment.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
-    let found = call(file, libc::F_OFD_GETLK, Kind::Exclusive)?;
+    let found = fcntl_lock(file, libc::F_OFD_GETLK, Kind::Exclusive)?;
     Ok(i32::from(found.l_type) != libc::F_UNLCK)
 }
 
-/// The user that files made by this process belong to.
+/// The effective user, who owns files that this process makes.
 pub(crate) fn user() -> u32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-fn call(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
+fn fcntl_lock(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
     let kind = match kind {
         Kind::Shared => libc::F_RDLCK,
         Kind::Exclusive => libc::F_WRLCK,
     };
-    // SAFETY: an all-zero flock is a valid one: from the start to the end, and no owner, as OFD locks want it.
+    // SAFETY: an all-zero flock is valid: from the start to the end, without a pid, as OFD locks require.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
@@ -51,8 +51,8 @@ fn call(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock
     }
 }
 
-/// Who has a lock whose file says its process, for the end of a sentence.
-pub(crate) fn by(pid: &Option<u32>) -> String {
+/// The holder of a lock at the end of a sentence.
+pub(crate) fn pid_clause(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(", as process {pid}")).unwrap_or_default()
 }
 

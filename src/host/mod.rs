@@ -1,4 +1,4 @@
-//! The process's own surroundings: terminal, signals, clock, and what kind of host this is. The only room besides
+//! The process's environment: terminal, signals, clock, and facts about the host. The only module besides
 //! `kvm` with unsafe code.
 //!
 //! Only the command line uses the terminal, the signals and the process: the library leaves them alone.
@@ -13,6 +13,8 @@ pub(crate) mod identity;
 pub(crate) mod lock;
 #[cfg(feature = "cli")]
 pub(crate) mod peer;
+#[cfg(feature = "cli")]
+pub(crate) mod pidfd;
 pub(crate) mod ports;
 #[cfg(feature = "cli")]
 pub(crate) mod process;
@@ -23,7 +25,5 @@ pub(crate) mod signals;
 #[cfg(feature = "cli")]
 pub(crate) mod stdio;
 pub(crate) mod tap;
-#[cfg(feature = "cli")]
-pub(crate) mod target;
 #[cfg(feature = "cli")]
 pub(crate) mod terminal;

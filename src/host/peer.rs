@@ -1,20 +1,20 @@
-//! The process at the other end of a Unix socket, as the kernel knows it.
+//! The process at the other end of a Unix socket, as the kernel reports it.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-/// Who listens at the other end of a connection (`SO_PEERCRED`, unix(7)).
+/// The listening process of a connection (`SO_PEERCRED`, unix(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// Its process; `None` for one of another pid namespace, which has no number here.
+    /// Its pid; `None` for a process of another PID namespace.
     pub pid: Option<u32>,
     /// Its effective user.
     pub user: u32,
 }
 
 impl Peer {
-    /// Of this connection: what held when its listener began to listen.
+    /// The peer of this connection, as of its call of listen(2).
     pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
         let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
         let mut length = libc::socklen_t::try_from(size_of_val(&found)).map_err(io::Error::other)?;

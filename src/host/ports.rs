@@ -1,4 +1,4 @@
-//! The sockets of a machine's named ports: made before its first boot, gone after its last.
+//! The sockets of a machine's named ports: made before its first boot, removed after its last.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -17,7 +17,7 @@ use crate::spec::PortSpec;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PortError {
-    /// Something that is no socket is there.
+    /// The path is another kind of file.
     #[error(
         "cannot make the socket of port {name}: {path} is there already and is no socket; remove it, or give another path with `--port`",
         path = path.display()
@@ -25,7 +25,7 @@ pub enum PortError {
     NoSocket {
         /// The port.
         name: String,
-        /// Where the socket should be.
+        /// The path of the socket.
         path: PathBuf,
     },
     /// A program listens there.
@@ -36,7 +36,7 @@ pub enum PortError {
     InUse {
         /// The port.
         name: String,
-        /// Where the socket should be.
+        /// The path of the socket.
         path: PathBuf,
     },
     /// The host refused.
@@ -44,7 +44,7 @@ pub enum PortError {
     Host {
         /// The port.
         name: String,
-        /// Where the socket should be.
+        /// The path of the socket.
         path: PathBuf,
         /// The host's error.
         source: io::Error,
@@ -59,27 +59,27 @@ fn cure(source: &io::Error) -> &'static str {
     }
 }
 
-/// A port's socket. It is removed with this value.
+/// A port's socket, removed on drop.
 #[derive(Debug)]
 pub(crate) struct PortSocket {
     name: String,
     path: PathBuf,
-    /// Device and inode, to remove no other machine's.
+    /// Device and inode, so that another machine's socket is not removed.
     identity: Option<(u64, u64)>,
     backend: SocketBackend,
 }
 
 impl PortSocket {
-    /// Makes the socket that `spec` asks for. One that a dead machine left is replaced.
+    /// Makes the socket for `spec`. A stale socket is replaced.
     pub(crate) fn open(spec: &PortSpec) -> Result<Self, PortError> {
         let (name, path) = (spec.name.to_string(), spec.socket.clone());
         let refused = |source| PortError::Host { name: name.clone(), path: path.clone(), source };
-        make_room(&name, &path)?;
+        remove_stale_socket(&name, &path)?;
         let listener = UnixListener::bind(&path).map_err(refused)?;
         let identity = fs::symlink_metadata(&path).map(|file| identity(&file)).ok();
         let backend = SocketBackend::new(listener).map_err(refused)?;
         let socket = PortSocket { name: name.clone(), path: path.clone(), identity, backend };
-        // For its owner alone: who connects speaks to a program in the guest.
+        // For its owner only: a client of the socket talks to a program in the guest.
         fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(refused)?;
         Ok(socket)
     }
@@ -89,7 +89,7 @@ impl PortSocket {
         &self.name
     }
 
-    /// The way to it for the device of one boot.
+    /// A backend for the device of one boot.
     pub(crate) fn backend(&self) -> Box<dyn Backend> {
         Box::new(self.backend.clone())
     }
@@ -99,14 +99,14 @@ impl Drop for PortSocket {
     fn drop(&mut self) {
         let here = fs::symlink_metadata(&self.path).map(|file| identity(&file)).ok();
         if here.is_some() && here == self.identity {
-            // If it cannot be removed, the next machine replaces it.
+            // If this fails, the next machine replaces the socket.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Removes a socket that nobody listens on any more.
-fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
+/// Removes a stale socket.
+fn remove_stale_socket(name: &str, path: &Path) -> Result<(), PortError> {
     let (name, path) = (name.to_owned(), path.to_owned());
     match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -116,7 +116,7 @@ fn make_room(name: &str, path: &Path) -> Result<(), PortError> {
     }
     match connect(&path, Instant::now()) {
         Ok(_) => Err(PortError::InUse { name, path }),
-        // Somebody listens, and has more clients waiting than it has room for: stopped, perhaps. That ends for nobody here.
+        // A listener whose backlog is full: its process may be stopped.
         Err(error) if error.kind() == ErrorKind::TimedOut => Err(PortError::InUse { name, path }),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             fs::remove_file(&path).map_err(|source| PortError::Host { name, path, source })
@@ -189,7 +189,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.sock");
         let first = PortSocket::open(&spec(&path)).unwrap();
-        // The file is held under another name, so that its inode is not used again.
+        // The file is kept under another name, so that its inode is not reused.
         fs::rename(&path, folder.path().join("old")).unwrap();
         let _second = PortSocket::open(&spec(&path)).unwrap();
         drop(first);

@@ -1,4 +1,4 @@
-//! Whether a stream of somebody else's would hold us up, and whether anybody is at its other end.
+//! Whether a stream of another process would block, and whether its other end is still open.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-/// Whether a short write would go through, at the latest after `limit`. What cannot be waited for, as a file, always takes it.
+/// Whether a short write would succeed within `limit`. A file, which cannot be polled, is always writable.
 pub(crate) fn is_writable(stream: &impl AsRawFd, limit: Duration) -> bool {
     let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
     match wait(stream, EventSet::OUT, limit) {
@@ -15,19 +15,19 @@ pub(crate) fn is_writable(stream: &impl AsRawFd, limit: Duration) -> bool {
     }
 }
 
-/// Whether there is something to read, at the latest after `limit`. Of what cannot be asked there is none.
+/// Whether there is input within `limit`. False for what cannot be polled.
 pub(crate) fn is_readable(stream: &impl AsRawFd, limit: Duration) -> bool {
     let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
     wait(stream, EventSet::IN, limit).is_ok_and(|count| count > 0)
 }
 
-/// Waits until nobody is at the other end of a stream any more. An error for what has no other end, as a file.
+/// Waits until the other end of a stream is closed. An error for a file, which has no other end.
 pub(crate) fn wait_for_hangup(stream: &impl AsRawFd) -> io::Result<()> {
-    // Errors and hang-ups are told without being asked for.
+    // Errors and hang-ups are always reported.
     wait(stream, EventSet::empty(), -1).map(drop)
 }
 
-/// Whether the other end of a stream is closed in both directions, also while there are bytes of it that nobody has read.
+/// Whether the other end of a stream is closed in both directions, even if unread bytes are left.
 pub(crate) fn is_hung_up(stream: &impl AsRawFd) -> bool {
     matches!(wait(stream, EventSet::empty(), 0), Ok(1..))
 }

@@ -1,26 +1,26 @@
-//! Signals as messages: blocked everywhere, waited for in one thread. No handler, so nothing to get wrong in one.
+//! Signals as messages: blocked in every thread, and waited for in one. There is no signal handler.
 
 use std::io;
 use std::mem;
 use std::time::{Duration, Instant};
 
-/// What somebody outside asks of the process.
+/// A signal to the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// SIGTERM, SIGINT, SIGHUP or SIGQUIT, by number: end the machine.
     End(libc::c_int),
-    /// SIGTSTP: stop this process. Only where [`Signals::block_stop`] was called; [`stop`] does it.
+    /// SIGTSTP: stop this process with [`stop`]. Only after [`Signals::block_stop`].
     Stop,
-    /// SIGCONT: the process was stopped and runs again; a shell may have changed the terminal meanwhile.
+    /// SIGCONT: the process was stopped and continues; a shell may have changed the terminal meanwhile.
     Continued,
 }
 
-/// Between two looks where there is no deadline.
-const LONG: Duration = Duration::from_secs(3600);
+/// Time per wait without a deadline.
+const NO_DEADLINE: Duration = Duration::from_secs(3600);
 
 const SIGNALS: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGCONT];
 
-/// The signals, blocked in the thread that made this and in all that it starts from then on.
+/// The signals, blocked in the thread that made this and in all threads that it starts afterwards.
 #[derive(Debug)]
 pub(crate) struct Signals {
     set: libc::sigset_t,
@@ -29,16 +29,16 @@ pub(crate) struct Signals {
 impl Signals {
     /// Blocks the signals. Call it before any other thread exists.
     pub(crate) fn block() -> io::Result<Self> {
-        Self::block_these(&SIGNALS)
+        Self::block_set(&SIGNALS)
     }
 
-    /// Blocks SIGTSTP as well, for a process that has to give a terminal back before it stops.
+    /// Blocks SIGTSTP as well, for a process that must restore the terminal before it stops.
     pub(crate) fn block_stop() -> io::Result<Self> {
         let [a, b, c, d, e] = SIGNALS;
-        Self::block_these(&[a, b, c, d, e, libc::SIGTSTP])
+        Self::block_set(&[a, b, c, d, e, libc::SIGTSTP])
     }
 
-    fn block_these(signals: &[libc::c_int]) -> io::Result<Self> {
+    fn block_set(signals: &[libc::c_int]) -> io::Result<Self> {
         // SAFETY: an all-zero sigset_t is a valid object; the calls below only write to it.
         let mut set: libc::sigset_t = unsafe { mem::zeroed() };
         // SAFETY: `set` is valid for writing.
@@ -47,22 +47,22 @@ impl Signals {
             // SAFETY: as above.
             unsafe { libc::sigaddset(&mut set, signal) };
         }
-        // SAFETY: `set` is initialised; the previous mask is not asked for.
+        // SAFETY: `set` is initialised; the previous mask is not requested.
         match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) } {
             0 => Ok(Signals { set }),
             error => Err(io::Error::from_raw_os_error(error)),
         }
     }
 
-    /// Waits for the next one, until `deadline` if there is one; `None` when that has come.
+    /// Waits for the next signal; `None` at the deadline.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<Option<Signal>> {
         loop {
-            let left = deadline.map_or(LONG, |at| at.saturating_duration_since(Instant::now()));
+            let left = deadline.map_or(NO_DEADLINE, |at| at.saturating_duration_since(Instant::now()));
             let limit = libc::timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(left.subsec_nanos()),
             };
-            // SAFETY: both pointers are valid for the call; the information about the signal is not asked for.
+            // SAFETY: both pointers are valid for the call; siginfo is not requested.
             match unsafe { libc::sigtimedwait(&self.set, std::ptr::null_mut(), &limit) } {
                 libc::SIGCONT => return Ok(Some(Signal::Continued)),
                 libc::SIGTSTP => return Ok(Some(Signal::Stop)),
@@ -79,12 +79,13 @@ impl Signals {
     }
 }
 
-/// Stops this process as SIGTSTP does by itself, and returns when it goes on. The kernel does not stop a process that no
-/// shell could continue.
+/// Stops this process as the default action of SIGTSTP does, and returns when it continues. The kernel does
+/// not stop a process of an orphaned group.
 pub(crate) fn stop() {
     // SAFETY: an all-zero sigset_t is a valid object to be overwritten.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-    // SAFETY: `set` is valid for writing; the signal is for this thread, the only one that takes it for a moment.
+    // SAFETY: `set` is valid for writing; the signal is for this thread, which alone unblocks it for a
+    // moment.
     unsafe {
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGTSTP);
@@ -94,15 +95,15 @@ pub(crate) fn stop() {
     }
 }
 
-/// Makes a file at the limit of `ulimit -f` an error (EFBIG) of that file. By default the kernel kills the process, and with
-/// it the machine. For the command only: a library leaves its process's signals alone.
+/// Turns the limit of `ulimit -f` into an error (EFBIG). By default the kernel kills the process, and with it
+/// the machine. For the command only: a library leaves its process's signals alone.
 pub(crate) fn ignore_file_limit() {
     // SAFETY: no handler is installed.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Whether whoever started us wants this signal ignored: nohup its SIGHUP, a shell the Ctrl-C of its jobs in the background.
-/// Blocked, it would be queued all the same.
+/// Whether the parent set this signal to be ignored: nohup does so for SIGHUP, a shell for the Ctrl-C of its
+/// background jobs. If it were blocked, it would be queued all the same.
 fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: an all-zero sigaction is a valid object to be overwritten.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };

@@ -1,8 +1,8 @@
-//! Standard input, output and error as they were inherited: blocking or not, a terminal or not, in the foreground or not,
-//! full or closed. Nothing else in the command reads or writes descriptors 0, 1 and 2.
+//! Standard input, output and error as they were inherited: blocking or not, a terminal or not, in the
+//! foreground or not, full or closed. Nothing else in the command reads or writes descriptors 0, 1 and 2.
 //!
-//! The open file descriptions are shared with other processes (a shell, the other end of a pipeline), so their flags are
-//! never changed: where O_NONBLOCK is set, EAGAIN means to poll and to go on.
+//! The open file descriptions are shared with other processes (a shell, the other end of a pipeline), so
+//! their flags are never changed: with O_NONBLOCK, EAGAIN means to poll and continue.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -13,15 +13,16 @@ use std::time::Duration;
 
 use super::terminal::{Terminal, in_foreground};
 
-/// How often a job in the background looks whether it has come to the foreground: shells send no signal for that to a job
-/// that runs.
+/// Poll interval of a job in the background for coming to the foreground: shells send no signal for that to a
+/// running job.
 const BACKGROUND_TICK: Duration = Duration::from_millis(200);
-/// How often a job in the foreground looks whether it still is: the terminal can be taken away without a signal.
+/// Poll interval of a job in the foreground for losing it: the terminal can be taken away without a signal.
 const FOREGROUND_TICK: Duration = Duration::from_secs(1);
-/// Between two writes where poll says that there is room and the write says that there is none.
-const RETRY: Duration = Duration::from_millis(5);
+/// Pause where poll reports room and the write still fails.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// Standard output or standard error. Writing waits for room, whatever the flags of the descriptor.
+/// Standard output or standard error. A write blocks until there is room, whatever the flags of the
+/// descriptor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output(RawFd);
 
@@ -40,7 +41,8 @@ impl Output {
         is_terminal(self.0)
     }
 
-    /// An error where the descriptor was closed when the process began: its number is that of /dev/null by now.
+    /// An error if the descriptor was closed when the process began; Rust's runtime has opened /dev/null in
+    /// its place.
     pub(crate) fn open(self) -> io::Result<()> {
         match u32::try_from(self.0).map(|bit| CLOSED.load(Ordering::Relaxed) >> bit & 1) {
             Ok(0) => Ok(()),
@@ -69,7 +71,7 @@ impl Write for Output {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN) => {
                     if full > 0 {
-                        thread::sleep(RETRY);
+                        thread::sleep(RETRY_DELAY);
                     }
                     full += 1;
                     poll(self.0, libc::POLLOUT, None)?;
@@ -85,12 +87,12 @@ impl Write for Output {
     }
 }
 
-/// Standard input. Reading waits for bytes, whatever the flags of the descriptor; where it is this session's terminal, also
-/// for the foreground, so that a job in the background is not stopped by it.
+/// Standard input. A read blocks until there are bytes, whatever the flags of the descriptor. If it is this
+/// session's terminal, a read also waits for the foreground, so that a job in the background is not stopped.
 #[derive(Debug)]
 pub(crate) struct Input {
     is_terminal: bool,
-    /// To be raw in the foreground; else its mode is left alone.
+    /// The terminal to put into raw mode in the foreground; `None` leaves its mode alone.
     raw: Option<Arc<Terminal>>,
 }
 
@@ -100,22 +102,22 @@ impl Input {
         Input { is_terminal: is_terminal(libc::STDIN_FILENO), raw: None }
     }
 
-    /// Standard input, whose terminal is raw while this job is in the foreground.
+    /// Standard input, whose terminal is in raw mode while this job is in the foreground.
     pub(crate) fn raw(terminal: Option<Arc<Terminal>>) -> Self {
         Input { raw: terminal, ..Input::standard() }
     }
 
-    /// Whether the terminal is this job's.
-    fn is_ours(&self) -> bool {
-        self.raw.as_ref().map_or_else(in_foreground, |terminal| terminal.settle().unwrap_or(true))
+    /// Whether this job is in the foreground.
+    fn is_foreground(&self) -> bool {
+        self.raw.as_ref().map_or_else(in_foreground, |terminal| terminal.update().unwrap_or(true))
     }
 
-    /// Waits until the terminal is this job's and has bytes for it.
-    fn until_typed(&self) -> io::Result<()> {
+    /// Waits until this job is in the foreground and the terminal has input.
+    fn wait_for_input(&self) -> io::Result<()> {
         loop {
-            if !self.is_ours() {
+            if !self.is_foreground() {
                 thread::sleep(BACKGROUND_TICK);
-            } else if poll(libc::STDIN_FILENO, libc::POLLIN, Some(FOREGROUND_TICK))? && self.is_ours() {
+            } else if poll(libc::STDIN_FILENO, libc::POLLIN, Some(FOREGROUND_TICK))? && self.is_foreground() {
                 return Ok(());
             }
         }
@@ -126,15 +128,15 @@ impl Read for Input {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.is_terminal {
-                self.until_typed()?;
+                self.wait_for_input()?;
             }
             let mut take = || {
                 // SAFETY: the pointer and the length are those of `bytes`.
                 let count = unsafe { libc::read(libc::STDIN_FILENO, bytes.as_mut_ptr().cast(), bytes.len()) };
                 usize::try_from(count).map_err(|_| io::Error::last_os_error())
             };
-            // Where the foreground was lost in between, an error is better than a stop of all threads.
-            let read = if self.is_terminal { without(libc::SIGTTIN, take) } else { take() };
+            // If the foreground was lost in between, an error is better than stopping all threads.
+            let read = if self.is_terminal { with_signal_blocked(libc::SIGTTIN, take) } else { take() };
             let error = match read {
                 Ok(count) => return Ok(count),
                 Err(error) => error,
@@ -143,7 +145,7 @@ impl Read for Input {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN) => drop(poll(libc::STDIN_FILENO, libc::POLLIN, None)?),
                 Some(libc::EIO) if self.is_terminal && !in_foreground() => {}
-                // Not open for reading, as nohup leaves it: there is nothing to read.
+                // Not open for reading, as nohup leaves it: treat it as empty.
                 Some(libc::EBADF) => return Ok(0),
                 _ => return Err(error),
             }
@@ -151,9 +153,9 @@ impl Read for Input {
     }
 }
 
-/// Calls `work` with a signal blocked in this thread: the terminal driver then lets a job in the background change the
-/// terminal's mode, and refuses its reads, instead of stopping the process.
-pub(super) fn without<T>(signal: libc::c_int, work: impl FnOnce() -> T) -> T {
+/// Calls `work` with a signal blocked in this thread: the terminal driver then lets a job in the background
+/// change the terminal's mode, and refuses its reads, instead of stopping the process.
+pub(super) fn with_signal_blocked<T>(signal: libc::c_int, work: impl FnOnce() -> T) -> T {
     // SAFETY: all-zero signal sets are valid objects to be overwritten.
     let (mut set, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
     // SAFETY: both sets are valid for writing; the mask is that of this thread only.
@@ -170,7 +172,7 @@ pub(super) fn without<T>(signal: libc::c_int, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Whether this is what was waited for, or its end; false when `limit` has come.
+/// Whether the descriptor is ready or at its end; false at `limit`.
 fn poll(fd: RawFd, events: libc::c_short, limit: Option<Duration>) -> io::Result<bool> {
     let limit = limit.map_or(-1, |limit| i32::try_from(limit.as_millis()).unwrap_or(i32::MAX));
     let mut wanted = libc::pollfd { fd, events, revents: 0 };
@@ -197,8 +199,8 @@ pub(crate) fn is_terminal(fd: RawFd) -> bool {
 /// Bit n is set if descriptor n was closed when the process began.
 static CLOSED: AtomicU8 = AtomicU8::new(0);
 
-/// Looks at the descriptors before Rust's runtime puts /dev/null in the place of closed ones. It only looks.
-extern "C" fn look() {
+/// Records closed descriptors before Rust's runtime opens /dev/null in their place.
+extern "C" fn record_closed_streams() {
     for fd in 0..3 {
         // SAFETY: takes numbers and changes nothing.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
@@ -207,10 +209,11 @@ extern "C" fn look() {
     }
 }
 
-// SAFETY: the C library calls the functions of this section once each, before main; this one needs nothing of Rust's runtime.
+// SAFETY: the C library calls the functions of this section once each, before main; this one does not need
+// Rust's runtime.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static LOOK: extern "C" fn() = look;
+static RECORD_CLOSED_STREAMS: extern "C" fn() = record_closed_streams;
 
 #[cfg(test)]
 mod tests {

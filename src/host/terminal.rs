@@ -1,13 +1,13 @@
-//! The terminal on standard input: raw while this job is in the foreground, and its way back.
+//! The terminal on standard input: raw mode in the foreground, and its restoration.
 
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::stdio::{is_terminal, without};
+use super::stdio::{is_terminal, with_signal_blocked};
 
-/// The terminal on standard input. It is raw while this process is in the foreground, and has its own mode again when the
-/// process leaves the foreground, stops or ends; dropping this is an end.
+/// The terminal on standard input. It is in raw mode while this process is in the foreground. Its own mode is
+/// restored when the process leaves the foreground, stops or ends, and on drop.
 #[derive(Debug, Default)]
 pub(crate) struct Terminal {
     state: Mutex<State>,
@@ -15,58 +15,59 @@ pub(crate) struct Terminal {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The mode before it was raw for the first time, and the raw mode.
+    /// The mode before raw mode was first set, and the raw mode.
     modes: Option<(libc::termios, libc::termios)>,
-    /// This process made it raw, and has not given it back.
+    /// This process has set raw mode, and not restored it.
     raw: bool,
     /// This process is about to stop.
-    lent: bool,
-    /// It was given back, for good.
-    returned: bool,
-    /// Called when it becomes raw for the first time.
+    suspended: bool,
+    /// Restored for good.
+    restored: bool,
+    /// Called when raw mode is first set.
     announce: Option<fn()>,
 }
 
 impl Terminal {
-    /// The terminal on standard input, not touched yet. `None` where there is none.
+    /// The terminal on standard input, unchanged so far; `None` if there is none.
     pub(crate) fn standard() -> Option<Self> {
         is_terminal(libc::STDIN_FILENO).then(Terminal::default)
     }
 
-    /// Makes the terminal raw in the foreground, and gives it back in the background. Says whether it is this job's.
-    pub(crate) fn settle(&self) -> io::Result<bool> {
-        self.state().settle()
+    /// Sets raw mode in the foreground, and restores the mode in the background. Returns whether this job is
+    /// in the foreground.
+    pub(crate) fn update(&self) -> io::Result<bool> {
+        self.state().update()
     }
 
     /// The same after this process was stopped: a shell may have changed the mode meanwhile.
     pub(crate) fn resume(&self) -> io::Result<bool> {
         let mut state = self.state();
-        state.lent = false;
+        state.suspended = false;
         if in_foreground() {
             state.raw = false;
         }
-        state.settle()
+        state.update()
     }
 
-    /// Gives the terminal back until [`Terminal::resume`].
-    pub(crate) fn lend(&self) {
+    /// Restores the mode until [`Terminal::resume`].
+    pub(crate) fn suspend(&self) {
         let mut state = self.state();
-        state.lent = true;
-        state.give_back();
+        state.suspended = true;
+        state.restore_mode();
     }
 
-    /// Has `announce` called when the terminal becomes raw for the first time, if it has not been until now: a job that was
-    /// started in the background has come to the foreground.
+    /// Has `announce` called when raw mode is first set, unless it was set already: a job that was started in
+    /// the background has come to the foreground.
     pub(crate) fn announce(&self, announce: fn()) {
         let mut state = self.state();
         state.announce = state.modes.is_none().then_some(announce);
     }
 
-    /// Gives the terminal back now and for good, without waiting for the drop.
+    /// Restores the mode for good, without waiting for the drop.
     pub(crate) fn restore(&self) {
         let mut state = self.state();
-        state.returned = true;
-        state.give_back();
+        state.restored = true;
+        state.restore_mode();
     }
 
     pub(crate) fn is_raw(&self) -> bool {
@@ -85,12 +86,12 @@ impl Drop for Terminal {
 }
 
 impl State {
-    fn settle(&mut self) -> io::Result<bool> {
-        if self.returned || self.lent {
+    fn update(&mut self) -> io::Result<bool> {
+        if self.restored || self.suspended {
             return Ok(false);
         }
         if !in_foreground() {
-            self.give_back();
+            self.restore_mode();
             return Ok(false);
         }
         if !self.raw {
@@ -104,7 +105,8 @@ impl State {
         Ok(true)
     }
 
-    /// Both modes. The mode before is that of the first time: later a shell may give back what it found when this job stopped.
+    /// Both modes. The original mode is read once: later a shell may set the mode that it saw when this job
+    /// stopped.
     fn modes(&mut self) -> io::Result<(libc::termios, libc::termios)> {
         if let Some(modes) = self.modes {
             return Ok(modes);
@@ -117,34 +119,34 @@ impl State {
         Ok((before, raw))
     }
 
-    /// In the background only where the mode is still the one that was set here: else it is another job's.
-    fn give_back(&mut self) {
+    /// In the background only if the mode is still our raw mode: otherwise another job has set it.
+    fn restore_mode(&mut self) {
         let Some((before, raw)) = self.modes.filter(|_| self.raw) else { return };
         self.raw = false;
-        let is_ours = || {
+        let is_raw_here = || {
             get().is_ok_and(|now| {
                 [now.c_iflag, now.c_oflag, now.c_lflag] == [raw.c_iflag, raw.c_oflag, raw.c_lflag]
             })
         };
-        if in_foreground() || is_ours() {
-            // A terminal that has gone away needs no mode.
+        if in_foreground() || is_raw_here() {
+            // A terminal that was closed needs no mode.
             let _ = set(&before);
         }
     }
 }
 
-/// Gives a shared terminal back on every way out, a panic among them. The threads that share it live as long as the process,
-/// so that its own drop may never come.
-pub(crate) struct GiveBack(pub(crate) Option<Arc<Terminal>>);
+/// Restores a shared terminal on every way out, including a panic. The threads that share it live as long as
+/// the process, so its own drop may never run.
+pub(crate) struct RestoreGuard(pub(crate) Option<Arc<Terminal>>);
 
-impl GiveBack {
-    /// Leaves the terminal to another guard.
+impl RestoreGuard {
+    /// Disarms this guard.
     pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for GiveBack {
+impl Drop for RestoreGuard {
     fn drop(&mut self) {
         if let Some(terminal) = &self.0 {
             terminal.restore();
@@ -155,26 +157,26 @@ impl Drop for GiveBack {
 fn get() -> io::Result<libc::termios> {
     // SAFETY: an all-zero termios is a valid object to be overwritten.
     let mut mode: libc::termios = unsafe { mem::zeroed() };
-    // SAFETY: `mode` is valid for writing; the descriptor is only looked at.
+    // SAFETY: `mode` is valid for writing; the descriptor is not changed.
     match unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut mode) } {
         0 => Ok(mode),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// At once, not after pending output: output may be stopped for ever by Ctrl-S. The foreground can be lost just before; the
-/// process must not be stopped for that.
+/// TCSANOW, without waiting for pending output, which Ctrl-S may stop for ever. The foreground may be lost
+/// just before; the process must not be stopped for that.
 fn set(mode: &libc::termios) -> io::Result<()> {
     // SAFETY: `mode` is a valid termios for the length of the call.
     let set = || match unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     };
-    without(libc::SIGTTOU, set)
+    with_signal_blocked(libc::SIGTTOU, set)
 }
 
-/// Whether this process may use the terminal on standard input: a job in the background that reads from it or
-/// changes it is stopped by the terminal driver. A terminal that is not this session's own stops nobody.
+/// Whether this process may use the terminal on standard input: the terminal driver stops a job in the
+/// background that reads from it or changes it. The terminal of another session stops no process.
 pub(crate) fn in_foreground() -> bool {
     if !is_terminal(libc::STDIN_FILENO) {
         return true;
@@ -192,7 +194,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::sync::Arc;
 
-    /// Set for the process that breaks down on purpose.
+    /// Set for the process that panics on purpose.
     const BREAK_DOWN: &str = "MINIVMM_TEST_BREAK_DOWN";
 
     /// Both ends of a new terminal.
@@ -202,11 +204,11 @@ mod tests {
         let none = std::ptr::null_mut();
         // SAFETY: both numbers are written; no name, mode or size is asked for.
         assert_eq!(unsafe { libc::openpty(&mut master, &mut slave, none, none.cast(), none.cast()) }, 0);
-        // SAFETY: openpty gave two new descriptors that nobody else has.
+        // SAFETY: openpty returned two new descriptors that nothing else owns.
         unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) }
     }
 
-    /// The local modes of a terminal: echo, lines, signals.
+    /// The local modes of a terminal: echo, canonical mode, signals.
     #[allow(unsafe_code, reason = "termios is a C interface")]
     fn mode(terminal: &OwnedFd) -> libc::tcflag_t {
         // SAFETY: an all-zero termios is a valid object to be overwritten.
@@ -216,7 +218,7 @@ mod tests {
         mode.c_lflag
     }
 
-    /// The other process of the next test: does as a session does, and breaks down where that waits for the machine.
+    /// The child process of the next test: acts as a session, and panics where that waits for the machine.
     #[test]
     fn breaks_down_with_the_terminal_raw() {
         if std::env::var_os(BREAK_DOWN).is_none() {
@@ -224,15 +226,15 @@ mod tests {
         }
         let shared = Terminal::standard().map(Arc::new);
         assert!(
-            shared.as_ref().is_some_and(|terminal| terminal.settle().unwrap()),
+            shared.as_ref().is_some_and(|terminal| terminal.update().unwrap()),
             "standard input is a terminal"
         );
-        // As a session's threads do, which live as long as the process.
+        // The threads of a session live as long as the process.
         mem::forget(shared.clone());
-        let _terminal = GiveBack(shared);
+        let _terminal = RestoreGuard(shared);
         print!("raw");
         io::stdout().flush().unwrap();
-        // Goes on when the test has looked at the terminal.
+        // Continues when the test has checked the terminal.
         io::stdin().read_exact(&mut [0]).unwrap();
         panic!("on purpose");
     }
@@ -259,7 +261,7 @@ mod tests {
         let raw = mode(&slave);
         assert_eq!(raw & (libc::ICANON | libc::ECHO | libc::ISIG), 0);
         assert_ne!(raw, before);
-        // Kept open: a terminal whose other end is gone has no mode.
+        // Kept open: a terminal whose other end is closed has no mode.
         let mut keyboard = std::fs::File::from(master);
         keyboard.write_all(b"x").unwrap();
         assert!(!child.wait().unwrap().success(), "it panicked");

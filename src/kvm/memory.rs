@@ -1,17 +1,23 @@
-//! Guest RAM: one anonymous mapping, aligned to 2 MiB and open to huge pages.
+//! Guest RAM: one mapping, aligned to 2 MiB and open to huge pages; anonymous, or of a memfd where that is asked for.
 //!
 //! The alignment is the largest single effect on a boot: with it some 50 page-fault exits until /init, without it
 //! over 20,000, because KVM can map a huge page into the guest only where host and guest addresses agree modulo 2 MiB.
 
+mod contents;
+
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use virtio::memory::{Memory, MemoryOwner};
+use virtio::dirty;
+use virtio::memory::{Memory, MemoryOwner, Regions};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegion;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+
+pub(crate) use contents::{MemoryLayout, Placement, extents};
 
 const HUGE_PAGE: usize = 2 << 20;
 const PAGE: usize = 4096;
@@ -29,8 +35,9 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// `len` bytes of zeroes at a multiple of 2 MiB; nothing is committed before it is touched.
-    fn anonymous(len: usize) -> io::Result<Self> {
+    /// `len` bytes of zeroes at a multiple of 2 MiB; nothing is committed before it is touched. Those of `file` where one is
+    /// given, so that others who have it see the same.
+    fn new(len: usize, file: Option<&File>) -> io::Result<Self> {
         let room = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
@@ -50,7 +57,18 @@ impl Mapping {
             }
         }
         let start = NonNull::new(aligned as *mut u8).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Mapping { start, len })
+        let mapping = Mapping { start, len };
+        if let Some(file) = file {
+            let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: it takes the place of the mapping made above, to which nothing refers yet.
+            let address =
+                unsafe { libc::mmap(start.as_ptr().cast(), len, protection, flags, file.as_raw_fd(), 0) };
+            if address == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(mapping)
     }
 
     /// Advice is only advice: a host without huge pages still runs the guest, more slowly.
@@ -80,15 +98,28 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 pub(crate) struct GuestRam {
     // Before `mapping`: the regions point into it.
-    regions: GuestMemoryMmap,
+    regions: Regions,
     mapping: Mapping,
     read_only: bool,
+    /// The memfd that is mapped, if one is.
+    file: Option<File>,
 }
 
 impl GuestRam {
     /// RAM at `ranges` (guest address, bytes), all from one mapping in that order.
     pub(crate) fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
-        let ram = Self::map(ranges, false)?;
+        Self::ram(ranges, None)
+    }
+
+    /// As [`GuestRam::new`], in a memfd.
+    pub(crate) fn in_memfd(ranges: &[(u64, u64)]) -> io::Result<Self> {
+        let len = ranges.iter().try_fold(0u64, |sum, (_, len)| sum.checked_add(*len));
+        let file = sealed_memfd(len.ok_or(io::ErrorKind::OutOfMemory)?)?;
+        Self::ram(ranges, Some(file))
+    }
+
+    fn ram(ranges: &[(u64, u64)], file: Option<File>) -> io::Result<Self> {
+        let ram = Self::map(ranges, false, file)?;
         ram.mapping.advise(libc::MADV_HUGEPAGE);
         // A crash of ours must not write the guest's secrets to a core file.
         ram.mapping.advise(libc::MADV_DONTDUMP);
@@ -97,18 +128,19 @@ impl GuestRam {
 
     /// Memory that the guest may only read, and that is written from this side.
     pub(crate) fn read_only(guest: u64, len: u64) -> io::Result<Self> {
-        Self::map(&[(guest, len)], true)
+        Self::map(&[(guest, len)], true, None)
     }
 
-    fn map(ranges: &[(u64, u64)], read_only: bool) -> io::Result<Self> {
+    fn map(ranges: &[(u64, u64)], read_only: bool, file: Option<File>) -> io::Result<Self> {
         let mut total = 0usize;
         for (_, len) in ranges {
             let len = usize::try_from(*len).map_err(|_| io::ErrorKind::OutOfMemory)?;
             total = total.checked_add(len).ok_or(io::ErrorKind::OutOfMemory)?;
         }
-        let mapping = Mapping::anonymous(total)?;
+        let mapping = Mapping::new(total, file.as_ref())?;
         // A fork of an embedder would copy all page tables of the guest and write-protect its memory.
         mapping.advise(libc::MADV_DONTFORK);
+        let flags = if file.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
         let mut regions = Vec::with_capacity(ranges.len());
         let mut offset = 0usize;
         for (guest, len) in ranges {
@@ -117,25 +149,19 @@ impl GuestRam {
             let host = unsafe { mapping.start.as_ptr().add(offset) };
             // SAFETY: the range lies in `mapping`, which lives as long as the regions: both are fields of one value,
             // and nothing hands out the regions by value.
-            let region = unsafe {
-                MmapRegion::build_raw(
-                    host,
-                    len,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                )
-            }
-            .map_err(io::Error::other)?;
+            let region =
+                unsafe { MmapRegion::build_raw(host, len, libc::PROT_READ | libc::PROT_WRITE, flags) }
+                    .map_err(io::Error::other)?;
             regions
                 .push(GuestRegionMmap::new(region, GuestAddress(*guest)).ok_or(io::ErrorKind::InvalidInput)?);
             offset += len;
         }
-        let regions = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
-        Ok(GuestRam { regions, mapping, read_only })
+        let regions = Regions::from_regions(regions).map_err(io::Error::other)?;
+        Ok(GuestRam { regions, mapping, read_only, file })
     }
 
     /// The memory with its checked, volatile accessors.
-    pub(crate) fn memory(&self) -> &GuestMemoryMmap {
+    pub(crate) fn memory(&self) -> &Regions {
         &self.regions
     }
 
@@ -146,7 +172,6 @@ impl GuestRam {
 
     /// The slots to register.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        use vm_memory::GuestMemoryRegion;
         self.regions.iter().map(|region| Slot {
             guest: region.start_addr().0,
             host: region.as_ptr() as u64,
@@ -160,14 +185,27 @@ impl GuestRam {
         self.mapping.len as u64
     }
 
-    /// Bytes of it that the host has given so far and not taken back (mincore(2)).
-    pub(crate) fn resident(&self) -> u64 {
+    /// Has writes of this process marked from now on, or no longer; those of the guest are KVM's to log.
+    pub(crate) fn log_dirty(&self, on: bool) {
+        dirty::set_on(&self.regions, on);
+    }
+
+    /// Calls `page` with the guest address of each page that this process has written since the last call.
+    pub(crate) fn take_dirty(&self, page: impl FnMut(u64)) {
+        dirty::take(&self.regions, page);
+    }
+
+    /// Bytes of its GiB number `part` that the host has given so far and not taken back (mincore(2)); `None` behind its end.
+    pub(crate) fn resident(&self, part: usize) -> Option<u64> {
+        const PART: usize = 1 << 30;
         const CHUNK: usize = 64 << 20;
         const PAGE: usize = 4096;
+        let start = part.checked_mul(PART).filter(|start| *start < self.mapping.len)?;
+        let end = start.saturating_add(PART).min(self.mapping.len);
         let mut pages = [0u8; CHUNK / PAGE];
         let mut resident = 0u64;
-        for offset in (0..self.mapping.len).step_by(CHUNK) {
-            let len = CHUNK.min(self.mapping.len - offset);
+        for offset in (start..end).step_by(CHUNK) {
+            let len = CHUNK.min(end - offset);
             // SAFETY: the range is within this mapping, which is a whole number of pages, and `pages` has a byte for each.
             let failed = unsafe {
                 libc::mincore(self.mapping.start.as_ptr().add(offset).cast(), len, pages.as_mut_ptr())
@@ -177,7 +215,7 @@ impl GuestRam {
                 resident += (here * PAGE) as u64;
             }
         }
-        resident
+        Some(resident)
     }
 
     /// Reads `len` bytes of `file` from `offset` straight into guest memory at `guest`, without moving the file's
@@ -209,19 +247,42 @@ impl GuestRam {
     }
 }
 
+/// A memfd of `len` bytes that nobody can make shorter: that would be a SIGBUS for everybody who maps it.
+fn sealed_memfd(len: u64) -> io::Result<File> {
+    // SAFETY: the name is a string with an end; what is returned is a new descriptor or an error.
+    let fd =
+        unsafe { libc::memfd_create(c"minivmm-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(len)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: the descriptor is open, and the call touches no memory of this process.
+    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
+}
+
 impl MemoryOwner for GuestRam {
     fn discard(&self, start: GuestAddress, len: u64) -> io::Result<()> {
         let whole = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         let slice = self.regions.get_slice(start, whole).map_err(io::Error::other)?;
         let guard = slice.ptr_guard_mut();
+        // They read as zeros afterwards, which is a write.
+        slice.bitmap().mark_dirty(0, whole);
         let first = (guard.as_ptr() as usize).next_multiple_of(PAGE);
         let end = (guard.as_ptr() as usize + whole) & !(PAGE - 1);
         if first >= end {
             return Ok(());
         }
-        // SAFETY: whole pages inside `slice`, which is this mapping's own memory, private and anonymous. The guest and
-        // everybody here reach it by volatile accesses only, which then read zeros.
-        let done = unsafe { libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_DONTNEED) };
+        // A memfd keeps its pages until a hole is made in it.
+        let advice = if self.file.is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        // SAFETY: whole pages inside `slice`, which is this mapping's own memory. The guest and everybody here reach it by
+        // volatile accesses only, which then read zeros.
+        let done = unsafe { libc::madvise(first as *mut libc::c_void, end - first, advice) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
@@ -321,6 +382,24 @@ mod tests {
         // And all come back when they are touched.
         ram.memory().write_slice(&vec![1; SIZE], GuestAddress(0)).unwrap();
         assert!(resident(host).0 >= full);
+    }
+
+    #[test]
+    fn memory_in_a_memfd_is_aligned_cannot_shrink_and_gives_back_what_is_discarded() {
+        use std::os::unix::fs::MetadataExt;
+        const SIZE: usize = 8 << 20;
+        let ram = GuestRam::in_memfd(&[(0, 4 << 20), (1 << 32, 4 << 20)]).unwrap();
+        assert!(ram.slots().all(|slot| slot.host % HUGE_PAGE as u64 == 0));
+        let file = ram.file.as_ref().unwrap();
+        ram.memory().write_slice(&vec![7; 4 << 20], GuestAddress(1 << 32)).unwrap();
+        let kib = || file.metadata().unwrap().blocks() / 2;
+        assert!(kib() >= 4 << 10, "{} KiB", kib());
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_at(file, &mut byte, 4 << 20).unwrap();
+        assert_eq!(byte, [7], "what is written is in the file");
+        ram.discard(GuestAddress(1 << 32), 2 << 20).unwrap();
+        assert!(kib() <= 2 << 10, "{} KiB", kib());
+        assert_eq!(file.set_len(SIZE as u64 / 2).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 mod cpuid;
 mod decode;
-pub(crate) mod dirty;
+mod dirty;
 pub(crate) mod irq;
 pub(crate) mod kick;
 pub(crate) mod memory;
@@ -25,7 +25,7 @@ mod vm_state;
 
 pub(crate) use posture::Posture;
 pub(crate) use probe::{KvmFacts, probe};
-pub(crate) use vm::{KvmDevice, Vcpus, Vm};
+pub(crate) use vm::{KvmDevice, PAGE, Vcpus, Vm};
 
 use std::io;
 

@@ -7,7 +7,6 @@ use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
 use boot::layout::{self, RamLayout};
 use devices::bus::{Bus, BusDevice};
 use devices::pci::alloc::Windows;
-use devices::pci::root::PciRoot;
 use devices::ports;
 use devices::power::{Power, PowerButton};
 use devices::pvpanic::PvPanic;
@@ -15,9 +14,11 @@ use devices::reset::{KeyboardReset, PciReset};
 use devices::rtc;
 use devices::serial::Serial;
 use virtio::transport;
+use virtio::worker::Ready;
 
 use super::StartError;
 use super::boot_once::Memory;
+use super::components::Components;
 use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
 use super::gate::VcpuGate;
@@ -34,9 +35,12 @@ use crate::spec::Rtc;
 pub(super) struct Board {
     pub(super) buses: Buses,
     pub(super) power_button: PowerButton,
-    pub(super) pci: Arc<PciRoot>,
+    /// PCI and all devices.
+    pub(super) components: Components,
     /// In the order of the PCI bus.
     pub(super) counted: Vec<DeviceCounters>,
+    /// Of the devices; they are being made.
+    pub(super) workers: Vec<Ready>,
     pub(super) platform: Platform,
 }
 
@@ -55,18 +59,26 @@ impl Board {
         let serial = Arc::new(Mutex::new(serial));
         console.attach(&serial);
         let mut bus = Bus::new();
-        put(&mut bus, ports::COM1, serial)?;
-        put(&mut bus, ports::POWER, Arc::new(Mutex::new(Power::new())))?;
+        let mut legacy = Components::default();
+        put(&mut bus, ports::COM1, serial.clone())?;
+        legacy.push("serial0", serial);
+        let power = Arc::new(Mutex::new(Power::new()));
+        put(&mut bus, ports::POWER, power.clone())?;
+        legacy.push("power", power);
         put(&mut bus, ports::KEYBOARD_COMMAND, Arc::new(Mutex::new(KeyboardReset)))?;
         put(&mut bus, ports::PCI_RESET, Arc::new(Mutex::new(PciReset)))?;
-        put(&mut bus, ports::PVPANIC, Arc::new(Mutex::new(PvPanic::new(watch.crash_kernel()))))?;
+        let pvpanic = Arc::new(Mutex::new(PvPanic::new(watch.crash_kernel())));
+        put(&mut bus, ports::PVPANIC, pvpanic.clone())?;
+        legacy.push("pvpanic", pvpanic);
         let clock = match spec.rtc() {
             Rtc::None => None,
             Rtc::Utc => Some(HostClock::Utc),
             Rtc::Localtime => Some(HostClock::Local),
         };
         if let Some(clock) = clock {
-            put(&mut bus, ports::RTC, Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock)))))?;
+            let rtc = Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock))));
+            put(&mut bus, ports::RTC, rtc.clone())?;
+            legacy.push("rtc", rtc);
         }
         let virtio = transport::Platform {
             memory: memory.ram.handle(),
@@ -76,10 +88,12 @@ impl Board {
         };
         let mut functions = (resources.functions)(resources, ends.virtio, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
+        let workers = functions.iter_mut().filter_map(|placed| placed.worker.take()).collect();
         let counted = functions.iter().filter_map(|placed| placed.counted.clone()).collect();
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();
-        let pci = pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
+        let mut components = pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
+        components.append(legacy);
         let platform = Platform {
             cpus: spec.cpus().get(),
             com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),
@@ -96,7 +110,14 @@ impl Board {
             pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
         };
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
-        Ok(Board { buses: Buses { ports: bus, mmio: memory_bus }, power_button, pci, counted, platform })
+        Ok(Board {
+            buses: Buses { ports: bus, mmio: memory_bus },
+            power_button,
+            components,
+            counted,
+            workers,
+            platform,
+        })
     }
 }
 

@@ -1,11 +1,11 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use boot::layout::{self, RamLayout};
 use boot::plan::{BootPlan, PlanRequest};
-use devices::pci::root::PciRoot;
 use devices::power::PowerButton;
 use devices::thread::{Role, spawn_scoped};
 use virtio::DeviceKind;
@@ -13,19 +13,22 @@ use virtio::balloon::BalloonControl;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
+use super::components::Components;
+use super::deadline::Progress;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::loader::{Loader, Source};
 use super::resources::Resources;
-use super::stats::{DeviceCounters, MemoryStats, Stats};
+use super::saved::{Restore, SaveError, SavedParts, SavedState};
+use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
-use crate::kvm::memory::{GuestRam, Slot};
+use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
-use crate::kvm::{Vcpus, Vm};
-use crate::spec::Spec;
+use crate::kvm::{PAGE, Vcpus, Vm};
+use crate::spec::{MemBacking, Spec};
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
 #[derive(Debug)]
@@ -34,13 +37,54 @@ pub(super) struct Boot {
     /// How it will end, as far as that is known.
     pub(super) watch: Watch,
     power_button: PowerButton,
-    pci: Arc<PciRoot>,
+    /// Only one of pausing, saving and going on happens at a time.
+    components: Mutex<Components>,
+    panic_timeout: i64,
     counted: Vec<DeviceCounters>,
     vcpus: VcpuThreads,
-    _vm: Vm,
-    // Behind `_vm`: KVM reaches into this memory for as long as the VM lives.
+    vm: Vm,
+    // Behind `vm`: KVM reaches into this memory for as long as the VM lives.
     memory: Memory,
     balloon: BalloonControl,
+}
+
+/// What a boot begins with.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// A kernel, which begins at its entry.
+    Files(BootFiles),
+    /// A saved machine, where it was.
+    State(Restore),
+}
+
+/// What is to be loaded, and where the vCPUs begin.
+struct Beginning {
+    /// `None` for a saved machine, whose memory has all of it.
+    plan: Option<BootPlan>,
+    sources: Vec<Source>,
+    panic_timeout: i64,
+    state: Option<Arc<SavedState>>,
+}
+
+impl Origin {
+    fn prepare(self, layout: &RamLayout, memory: &Memory) -> Result<Beginning, StartError> {
+        match self {
+            Origin::Files(files) => {
+                let (plan, sources, panic_timeout) = plan(files, layout)?;
+                Ok(Beginning { plan: Some(plan), sources, panic_timeout, state: None })
+            }
+            Origin::State(restore) => {
+                let sources = vec![restore.source(&memory.ram)?];
+                let state = restore.state;
+                Ok(Beginning {
+                    plan: None,
+                    sources,
+                    panic_timeout: state.panic_timeout(),
+                    state: Some(state),
+                })
+            }
+        }
+    }
 }
 
 /// The guest's memory, kept mapped for the VM.
@@ -51,54 +95,75 @@ pub(super) struct Memory {
 }
 
 impl Boot {
-    /// Makes the machine and lets it run.
+    /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `progress` is stopped.
     pub(super) fn start(
         resources: &Resources,
+        origin: Origin,
         number: BootNumber,
         events: &Sender<Event>,
+        progress: &Progress,
     ) -> Result<Boot, StartError> {
         let spec = &resources.spec;
         let layout = RamLayout::new(spec.mem().bytes());
-        let (plan, sources, panic_timeout) = plan(resources, &layout)?;
         let memory = Memory::new(spec, &layout)?;
+        let Beginning { plan, sources, panic_timeout, state } = origin.prepare(&layout, &memory)?;
         let watch = Watch::new(number, panic_timeout, events.clone());
-        let gate = Arc::new(VcpuGate::new(number, resources.console.output.clone(), events.clone()));
-        let loader = Loader::new(&sources);
+        let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
+        let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
+        let loader = Loader::new(&sources, progress);
         let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
             let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
                 .map_err(StartError::Thread)?;
-            let made = assemble(resources, &plan, &layout, &memory, &watch, &gate);
+            let made = assemble(resources, plan.as_ref(), &layout, &memory, &watch, &gate);
             let loaded = loader.work(&memory.ram);
             // A panic in the helper goes on here: half a kernel must not run.
             helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             loaded?;
             made
         })?;
+        for worker in board.workers {
+            worker.wait().map_err(StartError::Descriptors)?;
+        }
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
-        // Whatever can fail has been done by now, but for the threads.
+        // Whatever can fail has been done by now, but for the threads and a saved state.
+        progress.wait_for_caller();
         resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
-        let threads = VcpuThreads::start(vcpus, &context)?;
+        let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
+        let mut components = Components::default();
+        components.push("memory", MemoryLayout(memory.ram.clone()));
+        for (number, handle) in handles.into_iter().enumerate() {
+            components.push(format!("vcpu{number}"), handle);
+        }
+        components.push("irqchip", vm.irqchip());
+        components.push("clock", vm.clock());
+        components.append(board.components);
+        if let Some(state) = state {
+            components.quiesce();
+            components.load(state.components()?)?;
+            components.go();
+            threads.resume();
+        }
         Ok(Boot {
             number,
             watch,
             power_button: board.power_button,
-            pci: board.pci,
+            components: Mutex::new(components),
+            panic_timeout,
             counted: board.counted,
             vcpus: threads,
-            _vm: vm,
+            vm,
             memory,
             balloon: resources.balloon.clone(),
         })
     }
 
     /// What it has done so far.
-    pub(super) fn stats(&self) -> Stats {
-        let ram = self.memory.ram.as_ref();
-        let memory =
-            MemoryStats { size: ram.size(), resident: ram.resident(), balloon: self.balloon.actual() };
+    pub(super) fn stats(&self) -> UnfinishedStats {
+        let ram = &self.memory.ram;
+        let memory = MemoryStats { size: ram.size(), resident: 0, balloon: self.balloon.actual() };
         let devices = self.counted.iter().map(DeviceCounters::now).collect();
-        Stats { vcpus: self.vcpus.exits(), memory, devices }
+        UnfinishedStats::new(Stats { vcpus: self.vcpus.exits(), memory, devices }, ram)
     }
 
     /// Looks how the guest does, and asks the vCPUs for the next look.
@@ -128,15 +193,45 @@ impl Boot {
         self.vcpus.kick();
     }
 
-    /// Makes the devices rest, when the vCPUs do.
+    /// Has the vCPUs leave the guest for good. Does not wait for them: dropping the boot does.
+    pub(super) fn stop_vcpus(&self) {
+        self.vcpus.shut();
+    }
+
+    /// Makes the devices rest, when the vCPUs do. Waits for what the host has in flight.
     pub(super) fn pause_devices(&self) {
-        self.pci.pause();
+        self.components().quiesce();
     }
 
     /// Everything goes on.
     pub(super) fn resume(&self) {
-        self.pci.resume();
+        self.components().go();
         self.vcpus.resume();
+    }
+
+    /// The state of everything but the contents of memory, and the memory. The machine is paused for as long as there is `paused`.
+    pub(super) fn save(&self, paused: Weak<()>) -> Result<SavedParts, SaveError> {
+        let state = SavedState::new(self.panic_timeout, self.components().save()?);
+        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused })
+    }
+
+    /// Logs what is written to guest memory from now on, or no longer: by the guest and by devices.
+    pub(super) fn log_writes(&self, on: bool) -> Result<(), SaveError> {
+        self.memory.ram.log_dirty(on);
+        self.vm.log_dirty(on).map_err(SaveError::Log)
+    }
+
+    /// What was written since it was asked last, in whole pages.
+    pub(super) fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        let mut pages = Vec::new();
+        self.vm.take_dirty(|page| pages.push(page)).map_err(SaveError::Log)?;
+        self.memory.ram.take_dirty(|page| pages.push(page));
+        pages.sort_unstable();
+        Ok(join_pages(&pages))
+    }
+
+    fn components(&self) -> MutexGuard<'_, Components> {
+        self.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Presses the power button.
@@ -152,7 +247,11 @@ impl Memory {
         let failed = |source| StartError::Memory { mib: spec.mem().mib(), source };
         let mut ranges = vec![(layout.low.start, layout.low.end)];
         ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
-        let ram = GuestRam::new(&ranges).map_err(failed)?;
+        let make = match spec.mem_backing() {
+            MemBacking::Anonymous => GuestRam::new,
+            MemBacking::Memfd => GuestRam::in_memfd,
+        };
+        let ram = make(&ranges).map_err(failed)?;
         let ecam = layout::ECAM;
         let ecam = GuestRam::read_only(ecam.start, ecam.end - ecam.start).map_err(failed)?;
         Ok(Memory { ram: Arc::new(ram), ecam: Arc::new(ecam) })
@@ -161,6 +260,18 @@ impl Memory {
     fn slots(&self) -> Vec<Slot> {
         self.ram.slots().chain(self.ecam.slots()).collect()
     }
+}
+
+/// Ranges of pages that lie side by side in `pages`, which are sorted.
+fn join_pages(pages: &[u64]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for page in pages {
+        match ranges.last_mut() {
+            Some(last) if *page <= last.end => last.end = last.end.max(page + PAGE),
+            _ => ranges.push(*page..page + PAGE),
+        }
+    }
+    ranges
 }
 
 /// A machine that lacks nothing but its kernel in memory.
@@ -173,7 +284,7 @@ struct Assembled {
 /// Makes everything about a boot that needs no loaded kernel: VM, devices, tables, vCPUs at their entry.
 fn assemble(
     resources: &Resources,
-    plan: &BootPlan,
+    plan: Option<&BootPlan>,
     ram_layout: &RamLayout,
     memory: &Memory,
     watch: &Watch,
@@ -187,22 +298,22 @@ fn assemble(
     }
     let window = pci_window(ram_layout, physical_address_bits);
     let board = Board::new(&vm, resources, window, memory, watch, gate)?;
-    let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
-    let ram = memory.ram.memory();
-    ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
-    ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
-    plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
-    if let Some(boot_processor) = vcpus.first() {
-        boot_processor.set_entry(&plan.cpu_state())?;
+    if let Some(plan) = plan {
+        let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
+        let ram = memory.ram.memory();
+        ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
+        ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
+        plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
+        if let Some(boot_processor) = vcpus.first() {
+            boot_processor.set_entry(&plan.cpu_state())?;
+        }
     }
     Ok(Assembled { vm, board, vcpus })
 }
 
 /// Decides where everything goes, from the files' headers; and `panic=` of the command line.
-fn plan(resources: &Resources, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
-    let spec = &resources.spec;
-    let BootFiles { kernel, headers, initrd, cmdline, .. } =
-        BootFiles::find_with(spec, &resources.files, resources.readers()?)?;
+fn plan(files: BootFiles, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
+    let BootFiles { kernel, headers, initrd, cmdline, .. } = files;
     let request = PlanRequest {
         cmdline: &cmdline,
         initrd: initrd.as_ref().map(|(_, initrd)| *initrd),

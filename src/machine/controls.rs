@@ -1,14 +1,19 @@
 //! What can be asked of a running machine: messages to its supervisor, and looks at what that has published.
 
+use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use virtio::balloon::{self, BalloonControl};
 
+use super::disks::Disks;
 use super::events::Publisher;
+use super::saved::{SaveError, SavedParts, SavedState};
+use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
-use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, Stats};
+use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats};
 use crate::spec::MemSize;
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
@@ -18,6 +23,7 @@ pub struct Controls {
     pub(super) events: Sender<Event>,
     pub(super) urgent: Arc<UrgentRequests>,
     pub(super) balloon: BalloonControl,
+    pub(super) disks: Disks,
     /// What the guest has.
     pub(super) mem: MemSize,
     pub(super) publisher: Publisher,
@@ -48,8 +54,19 @@ impl Controls {
         Ok(())
     }
 
+    /// Has the guest see that the image or block device of a disk has grown, and gives the new size in bytes. `id` is `vda`
+    /// for the first disk. A driver follows at once (Linux: the size in `/sys/block/vda/size`); partitions and file systems
+    /// are the guest's to grow. A disk that became smaller keeps its size. Waits while the host does not answer for the file.
+    ///
+    /// # Errors
+    /// [`ResizeError`], and the guest sees the size of before.
+    pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
+        self.disks.resize(id)
+    }
+
     /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does
-    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it.
+    /// not take the last output it waits five seconds; then what is left is lost, and the writer's thread stays with it. What
+    /// the host has in flight on a disk is waited for as long as it takes, or two seconds once the machine is killed.
     pub fn wait(&self) -> Arc<Exit> {
         loop {
             // Without a deadline it gives an end the first time.
@@ -84,7 +101,9 @@ impl Controls {
         }
     }
 
-    /// Ends the machine where it is.
+    /// Ends the machine where it is, whatever it is doing: its guest stops at once. A disk that the host does not answer for
+    /// is waited for two seconds; then the machine ends without it. A thread of this process stays with that disk, and keeps
+    /// its lock, until the host answers.
     pub fn kill(&self) {
         self.urgent.kill();
         self.send(Command::Kill);
@@ -104,17 +123,56 @@ impl Controls {
         })
     }
 
-    /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits for
-    /// what the host has in flight on a disk, answers after that.
+    /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits
+    /// for what the host has in flight on a disk, answers after that.
     pub fn resume(&self) {
         // No answer: it has ended.
         let _ = self.ask(Command::Resume).recv();
     }
 
+    /// Saves a paused machine: its state is returned, and the contents of its memory go to `memory`, a file of which nothing
+    /// is kept (a memfd will do). Holes in it stand for zeros. What of its disks is on the host stays there.
+    ///
+    /// It stays paused, and may be resumed or ended then. Together with its disks as they are now, state and memory are all that
+    /// [`MachineBuilder::restore`](crate::MachineBuilder::restore) needs.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
+        let SavedParts { state, ram, paused } =
+            self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))?;
+        // Here, and not on a thread of the machine, which does not wait for a file.
+        ram.save(memory).map_err(|source| SaveError::Memory { source })?;
+        match paused.upgrade() {
+            Some(_) => Ok(state),
+            None if self.outcome.has_ended() => Err(SaveError::Ended),
+            None => Err(SaveError::Resumed),
+        }
+    }
+
+    /// Logs from now on which pages of memory the guest and its devices write, or no longer; [`Controls::take_written`] tells.
+    /// So memory can be copied while the machine runs: all of it, then what was written meanwhile, again and again. A reset of
+    /// the machine ends the log. It costs the guest a fault for each page that it writes.
+    ///
+    /// # Errors
+    /// [`SaveError::Log`], [`SaveError::Ended`].
+    pub fn log_writes(&self, on: bool) -> Result<(), SaveError> {
+        self.ask(|answer| Command::LogWrites(on, answer)).recv().unwrap_or(Err(SaveError::Ended))
+    }
+
+    /// Guest addresses of what was written since the last call, or since [`Controls::log_writes`]: whole pages, in ascending order.
+    /// What a device has in flight is in it once it is done; a paused machine has nothing in flight.
+    ///
+    /// # Errors
+    /// [`SaveError::Log`] if the log is off, [`SaveError::Ended`].
+    pub fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        self.ask(Command::TakeWritten).recv().unwrap_or(Err(SaveError::Ended))
+    }
+
     /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when
-    /// it has, and one that comes to rest when the host has done what a disk was asked for.
+    /// it has.
     pub fn stats(&self) -> Option<Stats> {
-        self.ask(Command::Stats).recv().ok()
+        self.ask(Command::Stats).recv().ok().map(UnfinishedStats::finish)
     }
 
     /// Whether the machine runs, rests or has ended.
@@ -124,7 +182,7 @@ impl Controls {
 
     /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
     pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
-        self.ask(Command::Stats).recv_timeout(limit).ok()
+        self.ask(Command::Stats).recv_timeout(limit).ok().map(UnfinishedStats::finish)
     }
 
     /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.

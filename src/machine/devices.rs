@@ -1,7 +1,7 @@
 //! The virtio devices of a machine: what its spec asks for, each on its worker, each in its slot.
 
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
 use virtio::balloon::Balloon;
@@ -11,10 +11,11 @@ use virtio::device::Device;
 use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
-use virtio::transport::{Platform, VirtioPci};
+use virtio::transport::{DeviceHandle, Platform, VirtioFunction, VirtioPci};
 use virtio::worker::Worker;
 
 use super::StartError;
+use super::disks::disk_id;
 use super::pci::{Placed, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
@@ -39,16 +40,18 @@ pub(super) fn functions(
     }
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
-    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?);
-    let balloon = Balloon::new("balloon0", &resources.balloon).map_err(StartError::Descriptors)?;
-    placed.push(put(Box::new(balloon), shared.clone(), slots::BALLOON, platform)?);
+    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?.0);
+    let balloon = Box::new(Balloon::new("balloon0", &resources.balloon));
+    let (balloon, handle) = put(balloon, shared.clone(), slots::BALLOON, platform)?;
+    resources.balloon.attach(handle);
+    placed.push(balloon);
     let ports = resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
     let console = resources.run_resources.streams.iter().try_fold(console, |console, stream| {
         stream.backend().map(|backend| console.with_port(stream.name, backend))
     })?;
-    placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?);
+    placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?.0);
     Ok(placed)
 }
 
@@ -69,35 +72,40 @@ fn network(
     let mac = spec.known_mac().ok_or(StartError::Internal("the network addresses"))?;
     let device = Net::<Epoll>::new(name.clone(), mac.bytes(), Box::new(tap), queues);
     let worker = Worker::new(name, Box::new(Epoll::new));
-    put(Box::new(device), worker, slot, platform)
+    Ok(put(Box::new(device), worker, slot, platform)?.0)
 }
 
 fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
-    let (Some(spec), Some(file)) = (resources.spec.disk.get(index), resources.disks.get(index)) else {
+    let (Some(spec), Some(file)) = (resources.spec.disk.get(index), resources.files.disks.get(index)) else {
         return Err(missing);
     };
-    let name = format!("blk{index}");
+    let id = disk_id(index);
     let queues = spec.queues.map_or(resources.spec.cpus().get(), |queues| queues.get().into());
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
-    let device = Block::new(name.clone(), file.disk(serial, queues));
-    let worker = Worker::new(name, make_engine(file.clone(), EngineKind::Best));
-    put(Box::new(device), worker, slot, platform)
+    let device = Block::new(id, file.disk(serial, queues));
+    let worker = Worker::new(format!("blk{index}"), make_engine(file.clone(), EngineKind::Best));
+    let (disk, handle) = put(Box::new(device), worker, slot, platform)?;
+    resources.disk_handles.attach(index, handle);
+    Ok(disk)
 }
 
-/// Puts a device behind a transport, in a slot.
+/// Puts a device behind a transport, in a slot. The handle reaches the device.
 fn put<P: Poller + 'static>(
     device: Box<dyn Device<Poller = P>>,
     worker: Arc<Worker<P>>,
     device_slot: u8,
     platform: &Platform,
-) -> Result<Placed, StartError> {
+) -> Result<(Placed, DeviceHandle), StartError> {
+    // From here on, beside what else is made: a disk's ring costs milliseconds.
+    let ready = worker.begin().map_err(StartError::Descriptors)?;
     let function = VirtioPci::new(device, worker, platform)?;
-    let counted = DeviceCounters {
-        name: function.name().to_owned(),
-        kind: function.kind(),
-        counters: function.counters().clone(),
-    };
-    Ok(Placed { counted: Some(counted), ..Placed::new(slot(device_slot)?, function) })
+    let (id, kind, counters) =
+        (function.info().name.clone(), function.info().kind, function.counters().clone());
+    let counted = Some(DeviceCounters { name: id.clone(), kind, counters });
+    let function = Arc::new(Mutex::new(function));
+    let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
+    let handle = DeviceHandle::new(&shared);
+    Ok((Placed { id, address: slot(device_slot)?, function, counted, worker: ready }, handle))
 }

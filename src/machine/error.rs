@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::RestoreError;
 use crate::host::disk::DiskError;
 use crate::host::ports::PortError;
 use crate::host::tap::TapError;
@@ -98,6 +99,9 @@ pub enum StartError {
     /// /dev/kvm could not be opened, or refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// A saved machine does not fit, or is damaged.
+    #[error("the machine cannot be restored: {0}")]
+    Restore(#[from] RestoreError),
     /// The machine's own tables could not be made.
     #[error("cannot describe the machine to the guest: {0}")]
     Describe(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -110,6 +114,20 @@ pub enum StartError {
          of the control group"
     )]
     Thread(#[source] io::Error),
+    /// A call of the host does not return.
+    #[error(
+        "{what} takes longer than {limit:?}: what it is on does not answer, such as a file server or a device that is away; look at \
+         it with `ls`, and start the machine when that answers"
+    )]
+    Unanswered {
+        /// What is being done, and on which path.
+        what: String,
+        /// How long that was waited for.
+        limit: std::time::Duration,
+    },
+    /// The caller does not want the machine any more.
+    #[error("the start was interrupted")]
+    Interrupted,
     /// The terminal could not be made the guest's console.
     #[error("the terminal cannot be made the guest's console: {0}")]
     Terminal(#[source] io::Error),
@@ -154,6 +172,31 @@ pub enum BalloonError {
         mib: u64,
         /// What the guest has.
         mem: MemSize,
+    },
+    /// There is no machine any more.
+    #[error("the machine has ended")]
+    Ended,
+}
+
+/// A disk's new size could not be taken over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// There is no such disk.
+    #[error("the machine has no disk {id:?}; its disks are: {}", ids.join(", "))]
+    NoDisk {
+        /// What was asked for.
+        id: String,
+        /// What there is.
+        ids: Vec<String>,
+    },
+    /// The host does not say how large it is.
+    #[error("the host does not give the size of disk {id}: {source}")]
+    Host {
+        /// The disk.
+        id: String,
+        /// What it said.
+        source: io::Error,
     },
     /// There is no machine any more.
     #[error("the machine has ended")]

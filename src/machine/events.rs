@@ -28,7 +28,7 @@ pub enum MachineEvent {
     Panicked,
     /// A device waits for its driver to reset it, because of what the driver did or what the host refused.
     DeviceFailed {
-        /// Such as `blk0`.
+        /// Such as `vda`.
         device: String,
         /// In words.
         reason: String,
@@ -219,8 +219,7 @@ mod tests {
         let mut events = publisher.listen();
         publisher.publish(MachineEvent::Paused);
         for _ in 0..10 * MOST_WAITING {
-            publisher
-                .publish(MachineEvent::DeviceFailed { device: "blk0".into(), reason: "its ring".into() });
+            publisher.publish(MachineEvent::DeviceFailed { device: "vda".into(), reason: "its ring".into() });
         }
         publisher.publish(MachineEvent::Exited);
         assert!(matches!(events.next(), Some(MachineEvent::Missed(missed)) if missed > 2000));

@@ -2,9 +2,10 @@
 //! line that goes with them. The disk is searched anew at each boot, so that a guest that has upgraded its kernel boots the
 //! new one; files of the host are opened once.
 
-mod named;
+mod open;
 
-pub(crate) use named::NamedFiles;
+pub(crate) use open::OpenFiles;
+use open::OpenInitrd;
 
 use std::fmt;
 use std::fs::File;
@@ -20,8 +21,8 @@ use boot::read::ReadAt;
 
 use super::StartError;
 use super::cmdline::{self, Line, Said};
+use super::deadline::Progress;
 use super::loader::ByteSource;
-use super::resources::open_disk;
 use super::run_resources::Image;
 use crate::image::{
     Budget, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
@@ -58,21 +59,52 @@ pub(crate) struct BootFiles {
     pub(crate) warnings: Vec<String>,
 }
 
-impl BootFiles {
-    /// Finds them for this machine, opening its files and its disks.
-    pub(crate) fn find(spec: &Spec) -> Result<Self, StartError> {
-        Self::find_with(spec, &NamedFiles::open(spec, None)?, Vec::new())
+/// What a start needs of the host's files, as it was checked.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) open: OpenFiles,
+    /// What the first boot is made from.
+    pub(crate) boot: BootFiles,
+    /// /dev/kvm, if it was opened to see whether it can be.
+    pub(crate) kvm: Option<File>,
+}
+
+impl Prepared {
+    /// Finds what a machine boots that has these files open.
+    pub(crate) fn find(spec: &Spec, open: OpenFiles, progress: &Progress) -> Result<Self, StartError> {
+        let boot = BootFiles::find(spec, &open, progress)?;
+        Ok(Prepared { open, boot, kvm: None })
     }
 
-    /// The same for a machine that has its files open. `disks` are its disks, wherever their paths lead by now; without any,
-    /// those that are needed are opened.
-    pub(crate) fn find_with(
-        spec: &Spec,
-        named: &NamedFiles,
-        disks: Vec<DiskFile>,
-    ) -> Result<Self, StartError> {
-        let made = named.made_initrd();
-        let given = named.kernel.clone().map(parse).transpose()?;
+    /// Gives it the initrd that was made for its kernel.
+    pub(crate) fn give_initrd(&mut self, image: &Arc<dyn Image>) -> Result<(), StartError> {
+        self.boot.initrd = Some(parse_initrd(self.open.make_initrd(image))?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Prepared {
+    /// Opens the files of `spec` and finds what they boot.
+    pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
+        let progress = Progress::default();
+        Self::find(spec, OpenFiles::open(spec, &progress)?, &progress)
+    }
+}
+
+#[cfg(test)]
+impl BootFiles {
+    pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
+        Prepared::of(spec).map(|prepared| prepared.boot)
+    }
+}
+
+impl BootFiles {
+    /// Finds them in the open files of a machine, and on its disks what it does not name.
+    pub(crate) fn find(spec: &Spec, open: &OpenFiles, progress: &Progress) -> Result<Self, StartError> {
+        let made = open.initrd_is_made();
+        let kernel = open.kernel.clone().inspect(|file| progress.begin(format!("reading {file}")));
+        let given = kernel.map(parse).transpose()?;
         let release = match &given {
             Some((file, kernel)) if !made && spec.initrd.is_none() && !spec.disk.is_empty() => {
                 release_of(file, kernel)
@@ -84,25 +116,19 @@ impl BootFiles {
             (Some(_), Some(release)) => Wanted::Initrd(release),
             (Some(_), None) => Wanted::Nothing,
         };
-        let mut disk = DiskBoot::over(spec, disks, wanted)?;
+        let mut disk = DiskBoot::over(spec, open.readers()?, wanted, progress)?;
         let (kernel, headers) = match (given, disk.take(|found| found.kernel.take(), KERNEL)?) {
             (Some(given), _) => given,
             (None, Some(kernel)) => parse(kernel)?,
             (None, None) => return Err(disk.nothing().into()),
         };
-        let initrd = match (&named.initrd, &spec.initrd) {
-            (Some(named), _) => Some(named.clone()),
-            (None, Some(_)) => None,
-            (None, None) => disk.take(|found| found.initrd.take(), INITRD)?,
+        let initrd = match (&open.initrd, &spec.initrd) {
+            (OpenInitrd::Named(file) | OpenInitrd::Made(file), _) => Some(file.clone()),
+            (OpenInitrd::ToBeMade, _) | (OpenInitrd::Unnamed, Some(_)) => None,
+            (OpenInitrd::Unnamed, None) => disk.take(|found| found.initrd.take(), INITRD)?,
         };
-        let initrd = match initrd {
-            Some(file) => match Initrd::parse(&file) {
-                Ok(parsed) => Some((file, parsed)),
-                Err(source) => return Err(StartError::Initrd { path: file.name(), source }),
-            },
-            None => None,
-        };
-        let twins = disk.has_twin(spec);
+        let initrd = initrd.map(parse_initrd).transpose()?;
+        let twins = disk.has_twin();
         let (root, unknown) = disk.root(spec, twins);
         let Explored { entry, looked, notes, .. } = disk.found;
         let looked = shown(&looked);
@@ -110,7 +136,7 @@ impl BootFiles {
             spec,
             options: entry.as_ref().and_then(|(_, options)| options.as_deref()),
             root: root.as_ref().map(|(root, _)| root.as_str()),
-            initrd: initrd.is_some(),
+            initrd: initrd.is_some() || made,
             twins,
         });
         let mut warnings = warnings(spec, &line, &disk.survey, twins, unknown);
@@ -142,7 +168,7 @@ const INITRD: FileLimit = ("initrd", INITRD_MAX);
 struct DiskBoot {
     path: PathBuf,
     file: Option<Arc<File>>,
-    /// The others as the machine has them, if it does.
+    /// The others.
     others: Vec<DiskFile>,
     found: Explored,
     survey: Survey,
@@ -203,36 +229,30 @@ impl DiskBoot {
     }
 
     /// Whether another disk of the machine is a copy of the first.
-    fn has_twin(&self, spec: &Spec) -> bool {
-        let is_twin = |disk: &DiskFile| {
+    fn has_twin(&self) -> bool {
+        self.others.iter().any(|disk| {
             let other = Survey::of(&disk.disk(&self.budget)).ok();
             other.is_some_and(|other| self.survey.is_twin(&other))
-        };
-        spec.disk.iter().skip(1).enumerate().any(|(at, disk)| match self.others.get(at) {
-            Some(opened) => is_twin(opened),
-            None => DiskFile::open(&disk.path).is_ok_and(|opened| is_twin(&opened)),
         })
     }
 
     /// Looks over the first disk, if there is one. Where the kernel is given, the disk may hold anything.
-    fn over(spec: &Spec, opened: Vec<DiskFile>, wanted: Wanted<'_>) -> Result<Self, StartError> {
-        let Some(first) = spec.disk.first() else {
+    fn over(
+        spec: &Spec,
+        opened: Vec<DiskFile>,
+        wanted: Wanted<'_>,
+        progress: &Progress,
+    ) -> Result<Self, StartError> {
+        let mut opened = opened.into_iter();
+        let (Some(first), Some(disk)) = (spec.disk.first(), opened.next()) else {
             return match wanted {
                 Wanted::Kernel => Err(SpecError::NoKernel.into()),
                 Wanted::Initrd(_) | Wanted::Nothing => Ok(DiskBoot::default()),
             };
         };
         let path = first.path.clone();
-        let mut opened = opened.into_iter();
-        let disk = match opened.next().map_or_else(|| DiskFile::open(&path), Ok) {
-            Ok(disk) => disk,
-            Err(source) => {
-                // Whoever is to use it knows best what is wrong with it.
-                open_disk(first)?;
-                return Err(ImageError::Open { path, source }.into());
-            }
-        };
-        let budget = Budget::new();
+        progress.begin(format!("reading the disk {}", path.display()));
+        let budget = Budget::new().until(progress.stop().clone());
         // What cannot be read says so when the guest reads it. It costs little, so that it comes first.
         let survey = Survey::of(&disk.disk(&budget)).unwrap_or_default();
         let found = match explore(&disk.disk(&budget), wanted) {
@@ -291,6 +311,11 @@ pub(crate) fn shown(text: &str) -> String {
     shown
 }
 
+fn parse_initrd(file: BootFile) -> Result<(BootFile, Initrd), StartError> {
+    let initrd = Initrd::parse(&file).map_err(|source| StartError::Initrd { path: file.name(), source })?;
+    Ok((file, initrd))
+}
+
 fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {
     let kernel = Kernel::parse(&file).map_err(|source| StartError::Kernel { path: file.name(), source })?;
     Ok((file, kernel))
@@ -331,6 +356,10 @@ impl BootFile {
             Some(inside) => format!("{}:{}", self.path.display(), shown(&inside.path)).into(),
             None => self.path.clone(),
         }
+    }
+
+    fn opened(path: &Path, file: File) -> Self {
+        BootFile { path: path.to_owned(), origin: ByteSource::File(Arc::new(file)), inside: None }
     }
 
     /// Something that was made for this machine, and what it is called where a path is shown.

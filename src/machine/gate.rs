@@ -36,12 +36,19 @@ struct Inside {
     vcpus: usize,
     /// How often they were asked to rest, so that the answer to one is not taken for the next one's.
     round: u64,
+    /// How often a resting vCPU was given something to do.
+    requests: u64,
 }
 
 impl VcpuGate {
     pub(super) fn new(boot: BootNumber, output: Arc<ByteQueue>, events: Sender<Event>) -> Self {
         let (wish, inside, changed) = (AtomicU8::new(wish::RUN), Mutex::default(), Condvar::new());
         VcpuGate { boot, wish, inside, changed, output, events }
+    }
+
+    /// One that lets no vCPU in before [`VcpuGate::open`].
+    pub(super) fn new_held(boot: BootNumber, output: Arc<ByteQueue>, events: Sender<Event>) -> Self {
+        VcpuGate { wish: AtomicU8::new(wish::REST), ..VcpuGate::new(boot, output, events) }
     }
 
     /// Whether a vCPU may enter the guest: if not, [`VcpuGate::rest`].
@@ -69,6 +76,12 @@ impl VcpuGate {
         self.set(&self.lock(), wish::RUN);
     }
 
+    /// Wakes the vCPUs that rest, for what they have been sent.
+    pub(super) fn call_resting(&self) {
+        self.lock().requests += 1;
+        self.changed.notify_all();
+    }
+
     /// A vCPU's thread comes, and is inside until what it gets is dropped.
     pub(super) fn come(self: &Arc<Self>) -> GateTicket {
         self.lock().vcpus += 1;
@@ -86,11 +99,18 @@ impl VcpuGate {
         self.tell(&inside);
     }
 
-    /// Waits until the gate is open or shut, and says whether it is open.
-    fn enter(&self) -> bool {
+    /// Waits until the gate is open or shut, and says whether it is open. Meanwhile calls `serve` when it comes, and after each
+    /// [`VcpuGate::call_resting`].
+    fn enter(&self, serve: &mut dyn FnMut()) -> bool {
         let mut inside = self.lock();
         while self.wish.load(Ordering::SeqCst) == wish::REST {
-            inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
+            let requests = inside.requests;
+            drop(inside);
+            serve();
+            inside = self.lock();
+            while self.wish.load(Ordering::SeqCst) == wish::REST && inside.requests == requests {
+                inside = self.changed.wait(inside).unwrap_or_else(PoisonError::into_inner);
+            }
         }
         inside.vcpus += 1;
         self.is_open()
@@ -119,19 +139,20 @@ impl VcpuGate {
 pub(super) struct GateTicket(Arc<VcpuGate>);
 
 impl GateTicket {
-    /// Stays outside until the gate is open or shut, and says whether it is open.
-    pub(super) fn rest(&self) -> bool {
+    /// Stays outside until the gate is open or shut, and says whether it is open. Calls `serve` for what the vCPU is sent
+    /// meanwhile; see [`VcpuGate::call_resting`].
+    pub(super) fn rest(&self, serve: &mut dyn FnMut()) -> bool {
         self.0.leave();
-        self.0.enter()
+        self.0.enter(serve)
     }
 
     /// Stays outside until the console's reader has come, too: a vCPU that waits does not run. It holds no device meanwhile,
     /// so that others can still come to rest.
-    pub(super) fn wait_for_room(&self) -> bool {
+    pub(super) fn wait_for_room(&self, serve: &mut dyn FnMut()) -> bool {
         loop {
             self.0.leave();
             self.0.output.wait_while_over(|| self.0.is_open());
-            if !self.0.enter() {
+            if !self.0.enter(serve) {
                 return false;
             }
             if !self.0.is_over() {
@@ -181,7 +202,7 @@ mod tests {
         let stay = || {
             let (insider, gate) = (gate.come(), gate.clone());
             thread::spawn(move || {
-                while gate.is_open() || insider.rest() {
+                while gate.is_open() || insider.rest(&mut || ()) {
                     thread::yield_now();
                 }
             })
@@ -203,7 +224,7 @@ mod tests {
         let (gate, events, output) = gate();
         output.push_over(b"xy");
         let own = gate.clone();
-        let thread = thread::spawn(move || own.come().wait_for_room());
+        let thread = thread::spawn(move || own.come().wait_for_room(&mut || ()));
         while output.waiting_producers() == 0 {
             thread::yield_now();
         }
@@ -220,12 +241,33 @@ mod tests {
     }
 
     #[test]
+    fn a_resting_vcpu_serves_what_it_is_sent_and_none_is_lost() {
+        let (gate, events, _) = gate();
+        let round = gate.hold();
+        rested(&events, round);
+        let (sender, sent) = mpsc::channel::<u32>();
+        let (answer, answers) = mpsc::channel();
+        let (insider, own) = (gate.come(), gate.clone());
+        let thread = thread::spawn(move || {
+            let mut serve = || sent.try_iter().for_each(|number| answer.send(number).unwrap());
+            assert!(!own.is_open() && insider.rest(&mut serve));
+        });
+        for number in 0..1000 {
+            sender.send(number).unwrap();
+            gate.call_resting();
+            assert_eq!(answers.recv_timeout(Duration::from_secs(10)), Ok(number));
+        }
+        gate.open();
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn nobody_waits_behind_a_shut_gate() {
         let (gate, _, output) = gate();
         output.push_over(b"xy");
         gate.hold();
         gate.shut();
-        assert!(!gate.come().rest());
-        assert!(!gate.come().wait_for_room());
+        assert!(!gate.come().rest(&mut || ()));
+        assert!(!gate.come().wait_for_room(&mut || ()));
     }
 }

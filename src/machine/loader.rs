@@ -14,6 +14,7 @@ use boot::plan::Load;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
+use super::deadline::Progress;
 use super::files::BootFile;
 use super::run_resources::Image;
 use crate::kvm::memory::GuestRam;
@@ -38,12 +39,21 @@ pub(super) struct Source {
     path: PathBuf,
     origin: ByteSource,
     copies: Vec<Load>,
+    /// What loading it is called.
+    step: Arc<str>,
 }
 
 impl Source {
     /// A file on a guest's disk comes from where it lies in the image, with nothing in between.
     pub(super) fn new(file: &BootFile, copies: &[Load]) -> Self {
-        Source { path: file.name(), origin: file.origin(), copies: file.located(copies) }
+        let step = format!("reading {file}").into();
+        Source { path: file.name(), origin: file.origin(), copies: file.located(copies), step }
+    }
+
+    /// The contents of a saved machine's memory.
+    pub(super) fn memory(file: Arc<File>, copies: Vec<Load>) -> Self {
+        let step = "reading the saved memory".into();
+        Source { path: "the saved memory".into(), origin: ByteSource::File(file), copies, step }
     }
 
     fn load(&self, ram: &GuestRam, piece: &Load) -> io::Result<()> {
@@ -73,20 +83,25 @@ impl Source {
 pub(super) struct Loader<'a> {
     pieces: Vec<(&'a Source, Load)>,
     next: AtomicUsize,
+    progress: &'a Progress,
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(sources: &'a [Source]) -> Self {
+    pub(super) fn new(sources: &'a [Source], progress: &'a Progress) -> Self {
         let pieces = sources
             .iter()
             .flat_map(|source| source.copies.iter().flat_map(cut).map(move |piece| (source, piece)))
             .collect();
-        Loader { pieces, next: AtomicUsize::new(0) }
+        Loader { pieces, next: AtomicUsize::new(0), progress }
     }
 
     /// Loads pieces until none is left to take.
     pub(super) fn work(&self, ram: &GuestRam) -> Result<(), StartError> {
         while let Some((source, piece)) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if self.progress.is_stopped() {
+                return Err(read_error(&source.path, io::ErrorKind::Interrupted.into()));
+            }
+            self.progress.begin(source.step.clone());
             source.load(ram, piece).map_err(|error| read_error(&source.path, error))?;
         }
         Ok(())

@@ -4,12 +4,16 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
+mod blocking;
 mod board;
 mod boot_once;
 mod cmdline;
+mod components;
 mod console;
 mod controls;
+pub(crate) mod deadline;
 mod devices;
+mod disks;
 mod ends;
 mod error;
 mod events;
@@ -20,14 +24,18 @@ mod loader;
 mod pci;
 mod resources;
 pub(crate) mod run_resources;
+mod saved;
 mod stats;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod vcpu_handle;
 mod vcpus;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -35,23 +43,27 @@ use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
-pub use error::{BalloonError, PauseError, StartError};
+pub use error::{BalloonError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
+pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::spec::Spec;
 use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
 
-use boot_once::Boot;
+use blocking::BlockingThread;
+use boot_once::{Boot, Origin};
 use console::{OutputThread, Scrollback};
+use deadline::{Progress, within};
 use events::Publisher;
-use files::NamedFiles;
+use files::Prepared;
 use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
-use supervisor::{UrgentRequests, supervise};
+use saved::Restore;
+use supervisor::{Supervisor, UrgentRequests};
 
 /// Which boot of a machine, so that the last words of one are not taken for the next one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,8 +125,8 @@ impl Drop for ExitPublisher<'_> {
     }
 }
 
-/// A running machine. Dropping it ends it and frees everything it had: it waits, as [`Machine::wait`] does, for what the
-/// host has in flight on a disk, and for at most five seconds for a writer that does not take the console's last output.
+/// A running machine. Dropping it kills it and waits for its end, as [`Controls::kill`] says: for two seconds at most for
+/// what the host has in flight on a disk, and for five at most for a writer that does not take the console's last output.
 #[derive(Debug)]
 #[must_use = "a machine that nobody holds is ended at once"]
 pub struct Machine {
@@ -147,10 +159,28 @@ impl MachineBuilder {
         self
     }
 
-    /// Boots these files, which were opened for the same spec.
+    /// Boots from these files, which were prepared for the same spec.
     #[must_use]
-    pub(crate) fn files(mut self, files: NamedFiles) -> Self {
-        self.run_resources.files = Some(files);
+    pub(crate) fn prepared(mut self, prepared: Prepared) -> Self {
+        self.run_resources.prepared = Some(prepared);
+        self
+    }
+
+    /// Tells `progress` what the start is doing, and lets it be interrupted there.
+    #[must_use]
+    pub(crate) fn progress(mut self, progress: Progress) -> Self {
+        self.run_resources.progress = progress;
+        self
+    }
+
+    /// Goes on where a machine of the same spec was saved, instead of booting: `state` is what
+    /// [`Machine::save`] gave, `memory` the file that it wrote. Neither is trusted. What the spec names outside the machine is the
+    /// caller's to provide as it was: the disks hold what they held when the machine was saved.
+    ///
+    /// The guest's clocks go on from when it was saved. A reset of the machine boots its kernel, as ever.
+    #[must_use]
+    pub fn restore(mut self, state: SavedState, memory: File) -> Self {
+        self.run_resources.restore = Some(Restore { state: Arc::new(state), memory: Arc::new(memory) });
         self
     }
 
@@ -199,20 +229,30 @@ impl Machine {
         spec: &Spec,
         output: Option<Box<dyn Write + Send>>,
         functions: MakeFunctions,
-        run_resources: RunResources,
+        mut run_resources: RunResources,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
-        let resources = Resources::open(spec.clone().settled()?, functions, run_resources)?;
+        let spec = spec.clone().settled()?;
+        let blocking = BlockingThread::spawn()?;
+        let restore = run_resources.restore.take();
+        let (progress, boots) = (run_resources.progress.clone(), sender.clone());
+        let (resources, boot) = within(&progress, move |progress| {
+            let (resources, files) = Resources::open(spec, functions, run_resources)?;
+            let origin = restore.map_or(Origin::Files(files), Origin::State);
+            let boot = Boot::start(&resources, origin, BootNumber::default(), &boots, progress)?;
+            Ok::<_, StartError>((resources, boot))
+        })?;
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
+        let disks = resources.disk_handles.clone();
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
-        let boot = Boot::start(&resources, BootNumber::default(), &sender)?;
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
+        let supervisor =
+            Supervisor { blocking, urgent: urgent.clone(), events: receiver, sender: sender.clone() };
         let outcome = Arc::new(ExitCell::default());
         let guest_console = GuestConsole::new(said, input.clone());
-        let (events, result, typed) = (sender.clone(), outcome.clone(), input.clone());
-        let requests = urgent.clone();
+        let (result, typed) = (outcome.clone(), input.clone());
         let supervisor = thread::spawn(Role::Supervisor, "machine", move || {
             let mut ending = ExitPublisher {
                 outcome: &result,
@@ -220,14 +260,13 @@ impl Machine {
                 input: typed,
                 exit: Exit::Failed(StartError::Internal("the supervisor")),
             };
-            ending.exit = supervise(&resources, boot, &receiver, &events, &requests);
-            // Who waits for the end may start the next machine on the same disks and sockets.
-            drop(resources);
+            // When the end is told, the next machine on the same disks and sockets may be started at once.
+            ending.exit = supervisor.run(resources, boot);
             output.finish();
         })
         .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, urgent, balloon, mem, publisher, outcome },
+            controls: Controls { events: sender, urgent, balloon, disks, mem, publisher, outcome },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
@@ -287,6 +326,30 @@ impl Machine {
         self.controls.resume();
     }
 
+    /// See [`Controls::save`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
+        self.controls.save(memory)
+    }
+
+    /// See [`Controls::log_writes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn log_writes(&self, on: bool) -> Result<(), SaveError> {
+        self.controls.log_writes(on)
+    }
+
+    /// See [`Controls::take_written`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        self.controls.take_written()
+    }
+
     /// See [`Controls::stats`].
     pub fn stats(&self) -> Option<Stats> {
         self.controls.stats()
@@ -313,6 +376,14 @@ impl Machine {
     /// [`BalloonError`], and nothing has changed.
     pub fn set_balloon(&self, mib: u64) -> Result<(), BalloonError> {
         self.controls.set_balloon(mib)
+    }
+
+    /// See [`Controls::resize_disk`].
+    ///
+    /// # Errors
+    /// [`ResizeError`], and the guest sees the size of before.
+    pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
+        self.controls.resize_disk(id)
     }
 
     /// See [`Controls::kill`].

@@ -11,9 +11,11 @@ use devices::pci::root::PciRoot;
 use devices::pci::{EcamMirror, FunctionAddress, slots};
 use virtio::console::Backend;
 use virtio::transport::Platform;
+use virtio::worker::Ready;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
+use super::components::Components;
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::kvm::memory::GuestRam;
@@ -21,16 +23,30 @@ use crate::kvm::memory::GuestRam;
 /// A function and its place on the bus.
 #[derive(Debug)]
 pub(super) struct Placed {
+    /// Its id as a component.
+    pub(super) id: String,
     pub(super) address: FunctionAddress,
     pub(super) function: Arc<Mutex<dyn PciFunction>>,
     /// What it does, if that is counted.
     pub(super) counted: Option<DeviceCounters>,
+    /// Its worker, which is being made; of one worker's devices the first has it.
+    pub(super) worker: Option<Ready>,
 }
 
 impl Placed {
     /// One that counts nothing.
-    pub(super) fn new(address: FunctionAddress, function: impl PciFunction + 'static) -> Self {
-        Placed { address, function: Arc::new(Mutex::new(function)), counted: None }
+    pub(super) fn new(
+        id: impl Into<String>,
+        address: FunctionAddress,
+        function: impl PciFunction + 'static,
+    ) -> Self {
+        Placed {
+            id: id.into(),
+            address,
+            function: Arc::new(Mutex::new(function)),
+            counted: None,
+            worker: None,
+        }
     }
 }
 
@@ -40,7 +56,7 @@ pub(super) type MakeFunctions =
 
 /// The host bridge, where people look for one.
 pub(super) fn host_bridge() -> Result<Placed, StartError> {
-    Ok(Placed::new(slot(slots::HOST_BRIDGE)?, HostBridge::new()))
+    Ok(Placed::new("bridge", slot(slots::HOST_BRIDGE)?, HostBridge::new()))
 }
 
 /// The first function of a device's slot.
@@ -48,19 +64,22 @@ pub(super) fn slot(device: u8) -> Result<FunctionAddress, StartError> {
     FunctionAddress::new(device, 0).ok_or(StartError::Internal("the PCI slot table"))
 }
 
-/// Puts the PCI bus on the machine's memory bus.
+/// Puts the PCI bus on the machine's memory bus. The components are the bus, then its functions.
 pub(super) fn plug(
     bus: &mut Bus,
     windows: Windows,
     ecam: &Arc<GuestRam>,
     functions: Vec<Placed>,
-) -> Result<Arc<PciRoot>, StartError> {
+) -> Result<Components, StartError> {
     let root = PciRoot::new(windows, Arc::new(RamMirror(ecam.clone())));
-    for Placed { address, function, .. } in functions {
-        root.insert(address, function).map_err(StartError::describe)?;
+    let mut components = Components::default();
+    components.push("pci", root.clone());
+    for Placed { id, address, function, .. } in functions {
+        root.insert(address, function.clone()).map_err(StartError::describe)?;
+        components.push(id, function);
     }
     root.put_on(bus, layout::ECAM.start).map_err(StartError::describe)?;
-    Ok(root)
+    Ok(components)
 }
 
 /// The read-only memory slot that holds the configuration space: the guest reads it without an exit.

@@ -7,27 +7,26 @@ use virtio::balloon::BalloonControl;
 
 use super::StartError;
 use super::console::Console;
+use super::deadline::Progress;
+use super::disks::Disks;
 use super::events::Publisher;
-use super::files::NamedFiles;
+use super::files::{BootFiles, OpenFiles, Prepared};
 use super::pci::MakeFunctions;
 use super::run_resources::RunResources;
-use crate::host::disk::{Access, DiskError, DiskFile};
 use crate::host::ports::PortSocket;
 use crate::host::tap::Tap;
-use crate::image;
 use crate::kvm::KvmDevice;
-use crate::spec::{DiskSpec, Spec};
+use crate::spec::Spec;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Resources {
     pub(super) spec: Spec,
-    /// Locked; in the order of the spec.
-    pub(super) disks: Vec<Arc<DiskFile>>,
+    /// Kernel and initrd, as far as the spec names them; the disks.
+    pub(super) files: OpenFiles,
+    pub(super) disk_handles: Disks,
     /// In the order of the spec.
     pub(super) taps: Vec<Arc<Tap>>,
-    /// The kernel and the initrd, as far as the spec names them.
-    pub(super) files: NamedFiles,
     pub(super) kvm: Arc<KvmDevice>,
     /// In the order of the spec.
     pub(super) ports: Vec<PortSocket>,
@@ -42,42 +41,47 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// Opens everything that `spec` names, less what `run_resources` has open already.
+    /// Opens everything that `spec` names, less what `run_resources` has open already, and finds what the first boot is made from.
     pub(super) fn open(
         spec: Spec,
         functions: MakeFunctions,
         mut run_resources: RunResources,
-    ) -> Result<Self, StartError> {
-        let balloon = spec.balloon.map_or(0, |balloon| balloon.mib());
-        let disks = spec.disk.iter().map(|disk| open_disk(disk).map(Arc::new));
+    ) -> Result<(Self, BootFiles), StartError> {
+        let progress = run_resources.progress.clone();
+        let Prepared { open: files, boot, kvm } = match run_resources.prepared.take() {
+            Some(prepared) => prepared,
+            None => Prepared::find(&spec, OpenFiles::open(&spec, &progress)?, &progress)?,
+        };
+        progress.begin("opening /dev/kvm");
+        let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
         let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
-        let taps = spec.tap.iter().map(|tap| Tap::open(tap.name.as_str(), queues).map(Arc::new));
-        Ok(Resources {
-            disks: disks.collect::<Result<_, _>>()?,
-            files: run_resources.files.take().map_or_else(|| NamedFiles::open(&spec, None), Ok)?,
-            kvm: Arc::new(KvmDevice::open()?),
-            taps: taps.collect::<Result<_, _>>()?,
-            ports: spec.port.iter().map(PortSocket::open).collect::<Result<_, _>>()?,
-            balloon: BalloonControl::new(balloon),
+        let taps = spec.tap.iter().map(|tap| {
+            progress.begin(format!("opening the TAP {}", tap.name.as_str()));
+            Tap::open(tap.name.as_str(), queues).map(Arc::new)
+        });
+        let taps = taps.collect::<Result<_, _>>()?;
+        let ports = spec.port.iter().map(|port| {
+            progress.begin(format!("making the socket {}", port.socket.display()));
+            PortSocket::open(port)
+        });
+        let resources = Resources {
+            disk_handles: Disks::new(&files.disks),
+            files,
+            taps,
+            kvm,
+            ports: ports.collect::<Result<_, _>>()?,
+            balloon: BalloonControl::new(spec.balloon.map_or(0, |balloon| balloon.mib())),
             console: Console::new(spec.console()),
             publisher: Publisher::default(),
             spec,
             run_resources,
             functions,
-        })
+        };
+        Ok((resources, boot))
     }
 
-    /// The disks, to look for what the machine boots.
-    pub(super) fn readers(&self) -> Result<Vec<image::DiskFile>, StartError> {
-        let readers = self.disks.iter().map(|disk| {
-            let (file, len, sector) = disk.reader().map_err(StartError::Descriptors)?;
-            Ok(image::DiskFile { file, len, sector })
-        });
-        readers.collect()
+    /// Finds what the machine boots next: its disks are searched anew.
+    pub(super) fn find_files(&self, progress: &Progress) -> Result<BootFiles, StartError> {
+        BootFiles::find(&self.spec, &self.files, progress)
     }
-}
-
-/// Opens a disk as its spec wants it.
-pub(super) fn open_disk(disk: &DiskSpec) -> Result<DiskFile, DiskError> {
-    DiskFile::open(&disk.path, Access { read_only: disk.read_only, direct: disk.direct })
 }

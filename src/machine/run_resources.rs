@@ -9,7 +9,9 @@ use devices::console::ByteQueue;
 use virtio::console::{Backend, Stream};
 
 use super::StartError;
-use super::files::NamedFiles;
+use super::deadline::Progress;
+use super::files::Prepared;
+use super::saved::Restore;
 
 /// Something to boot from that is in no file; it is read as often as the machine boots.
 pub(crate) trait Image: ReadAt + Debug + Send + Sync {}
@@ -17,14 +19,18 @@ pub(crate) trait Image: ReadAt + Debug + Send + Sync {}
 impl<T: ReadAt + Debug + Send + Sync> Image for T {}
 
 /// All of it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct RunResources {
-    /// The kernel and the initrd of the spec where they are open already, as they were checked.
-    pub(crate) files: Option<NamedFiles>,
+    /// The files of the spec where they are open already, and what was found in them.
+    pub(crate) prepared: Option<Prepared>,
+    /// What the start is doing.
+    pub(crate) progress: Progress,
     /// Named ports whose other end is in this process.
     pub(crate) streams: Vec<StreamPort>,
     /// Called once, when everything is there and the guest is about to run for the first time.
     pub(crate) about_to_run: BeforeRun,
+    /// What the first boot goes on from, instead of a kernel's entry.
+    pub(crate) restore: Option<Restore>,
 }
 
 type Call = Box<dyn FnOnce() -> io::Result<()> + Send>;

@@ -1,9 +1,11 @@
 //! What a machine has done so far, in numbers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use virtio::DeviceKind;
 use virtio::counters::{Count, Counters};
+
+use crate::kvm::memory::GuestRam;
 
 /// What one boot of a machine has done so far. Counts begin anew when the guest is reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -23,7 +25,7 @@ impl Stats {
     /// Of a machine with a processor and a disk, for tests of those who show it.
     pub(crate) fn sample() -> Self {
         let counted =
-            DeviceCounters { name: "blk0".into(), kind: DeviceKind::Block, counters: Arc::default() };
+            DeviceCounters { name: "vda".into(), kind: DeviceKind::Block, counters: Arc::default() };
         counted.counters.requests.add(7);
         counted.counters.bytes_in.add(4096);
         Stats {
@@ -70,7 +72,7 @@ pub struct MemoryStats {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct DeviceStats {
-    /// Such as `blk0`: as its thread is called, and as
+    /// Its id, such as `vda`, `net0` or `console0`: as Linux names a disk, and as
     /// [`MachineEvent::DeviceFailed`](crate::MachineEvent::DeviceFailed) and the log call it.
     pub name: String,
     /// What it is.
@@ -92,6 +94,27 @@ pub struct DeviceStats {
     pub kicks: u64,
     /// How often the device told the guest that something is done.
     pub interrupts: u64,
+}
+
+/// Stats that lack how much memory the host has given, which takes long to count: 0.6 s a TiB. That is done on the thread of
+/// the caller who wants to know.
+#[derive(Debug)]
+pub(super) struct UnfinishedStats {
+    stats: Stats,
+    /// Weak, so that a boot that ends meanwhile gives its memory back.
+    ram: Weak<GuestRam>,
+}
+
+impl UnfinishedStats {
+    pub(super) fn new(stats: Stats, ram: &Arc<GuestRam>) -> Self {
+        UnfinishedStats { stats, ram: Arc::downgrade(ram) }
+    }
+
+    pub(super) fn finish(mut self) -> Stats {
+        let part = |number| self.ram.upgrade().and_then(|ram| ram.resident(number));
+        self.stats.memory.resident = (0..).map_while(part).sum();
+        self.stats
+    }
 }
 
 /// A device's counts, where its worker counts.

@@ -1,19 +1,30 @@
-//! The thread that owns a running machine: it boots, waits for what happens, and boots again or ends.
+//! The thread that owns a running machine: it boots, waits for what happens, and boots again or ends. It never waits for
+//! the host: what may take long is a job of the [`BlockingThread`], and an event says when it is done.
 
+mod running;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Instant;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
-use devices::bus::Effect;
-
-use super::boot_once::Boot;
-use super::ends::{BootLoop, End, TICK};
+use super::blocking::BlockingThread;
+use super::boot_once::{Boot, Origin};
+use super::deadline::Progress;
+use super::ends::BootLoop;
 use super::events::MachineEvent;
 use super::resources::Resources;
-use super::stats::Stats;
+use super::saved::{SaveError, SavedParts};
+use super::stats::UnfinishedStats;
 use super::vcpus::VcpuEvent;
-use super::{BootNumber, Exit, GaveUp, PauseError};
-use crate::spec::OnReboot;
+use super::{BootNumber, Exit, GaveUp, PauseError, StartError};
+use running::{NextBoot, RunningBoot};
+
+/// How long a machine that was killed waits for calls of the host that are under way, such as a write of a disk. They go on
+/// without it after that.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 /// What reaches the supervisor.
 #[derive(Debug)]
@@ -26,7 +37,17 @@ pub(super) enum Event {
     AtRest { boot: BootNumber, round: u64 },
     /// A device of one boot has put out more than its console's reader has taken.
     OutputOver { boot: BootNumber },
-    /// Whoever holds the machine.
+    /// All devices of one boot are quiesced.
+    Quiesced { boot: BootNumber },
+    /// A boot was saved, and the caller has its state.
+    Saved,
+    /// The boot before was dropped, and the next one runs or could not be made.
+    NextBoot,
+    /// All that the machine had is given back.
+    Released,
+    /// A job of the blocking thread panicked.
+    JobPanicked,
+    /// From a holder of the machine.
     Command(Command),
 }
 
@@ -40,17 +61,24 @@ pub(super) enum Command {
     Pause(Sender<PauseResult>),
     /// Answered when it goes on.
     Resume(Sender<()>),
-    Stats(Sender<Stats>),
+    Stats(Sender<UnfinishedStats>),
+    /// Answered when it is saved; the machine has to be paused.
+    Save(Sender<Result<SavedParts, SaveError>>),
+    /// Answered at once.
+    LogWrites(bool, Sender<Result<(), SaveError>>),
+    /// Answered at once.
+    TakeWritten(Sender<Result<Vec<Range<u64>>, SaveError>>),
 }
 
 type PauseResult = Result<(), PauseError>;
 
-/// What was asked and must neither pile up nor wait for its turn: a boot takes its time, and anybody may ask for many.
+/// Requests that must neither pile up nor wait for their turn.
 #[derive(Debug, Default)]
 pub(super) struct UrgentRequests {
     /// A [`Command::Reset`] waits to be taken, with nothing behind it that makes another one mean something else.
     reset: AtomicBool,
-    kill: AtomicBool,
+    /// Whatever is being done for the machine is to end soon.
+    kill: Arc<AtomicBool>,
 }
 
 impl UrgentRequests {
@@ -69,235 +97,142 @@ impl UrgentRequests {
         self.kill.store(true, Ordering::Release);
     }
 
+    /// Set once the machine is killed.
+    fn killed(&self) -> Arc<AtomicBool> {
+        self.kill.clone()
+    }
+
     fn taken(&self) {
         self.reset.store(false, Ordering::Release);
     }
-
-    fn killed(&self) -> bool {
-        self.kill.load(Ordering::Acquire)
-    }
 }
 
-/// What the guest's own actions lead to.
-enum NextBoot {
-    /// By command.
-    BootAgain,
-    /// The guest has reset itself.
-    Reset,
-    End(Exit),
-}
+/// Where the next boot comes, unless it is wanted no more.
+type NextResult = Receiver<Result<Boot, StartError>>;
 
-/// How far a boot is in pausing.
+/// What the machine ends with: to be dropped on the blocking thread.
 #[derive(Debug)]
-enum PauseState {
-    Running,
-    /// The vCPUs were asked to rest; these wait for it.
-    Asked {
-        round: u64,
-        waiting: Vec<Sender<PauseResult>>,
-    },
-    Paused,
+enum LastBoot {
+    Made(#[expect(dead_code, reason = "only dropped")] Arc<Boot>),
+    Coming(#[expect(dead_code, reason = "only dropped")] NextResult),
 }
 
-impl PauseState {
-    /// Tells those who wait for it what came instead.
-    fn give_up(&mut self, why: &PauseError) {
-        if let PauseState::Asked { waiting, .. } = self {
-            waiting.drain(..).for_each(|answer| reply(&answer, Err(why.clone())));
-        }
-    }
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    pub(super) blocking: BlockingThread,
+    pub(super) urgent: Arc<UrgentRequests>,
+    pub(super) events: Receiver<Event>,
+    /// To give to boots and jobs.
+    pub(super) sender: Sender<Event>,
 }
 
-/// Runs until the machine ends.
-pub(super) fn supervise(
-    resources: &Resources,
-    mut boot: Boot,
-    events: &Receiver<Event>,
-    sender: &Sender<Event>,
-    urgent: &UrgentRequests,
-) -> Exit {
-    let publisher = &resources.publisher;
-    let mut boot_loop = BootLoop::default();
-    loop {
-        let turn =
-            BootRun { resources, urgent, boot: &boot, rest: PauseState::Running, look: None }.next(events);
-        let (ran, came_up) = boot.watch.boot(boot.sent());
-        let looped = match turn {
-            NextBoot::Reset => boot_loop.after_reset(ran, came_up),
-            _ => {
-                boot_loop.after_command();
-                None
-            }
-        };
-        let number = boot.number;
-        // The old boot gives back its memory and its interrupts before the new one takes its own.
-        drop(boot);
-        if let NextBoot::End(exit) = turn {
-            return exit;
-        }
-        if let Some(boots) = looped {
-            return Exit::GaveUp(GaveUp::BootLoop { boots });
-        }
-        publisher.publish(MachineEvent::Reset);
-        if urgent.killed() {
-            return Exit::Killed;
-        }
-        match Boot::start(resources, number.next(), sender) {
-            Ok(next) => boot = next,
-            Err(error) => return Exit::Failed(error),
-        }
-        publisher.publish(MachineEvent::Booted);
-    }
-}
-
-/// One boot's life as the supervisor sees it.
-struct BootRun<'a> {
-    resources: &'a Resources,
-    urgent: &'a UrgentRequests,
-    boot: &'a Boot,
-    rest: PauseState,
-    /// When the guest is looked at next, because it seems to be at its end.
-    look: Option<Instant>,
-}
-
-impl BootRun<'_> {
-    /// Serves what comes until this boot is over.
-    fn next(mut self, events: &Receiver<Event>) -> NextBoot {
-        let turn = self.serve(events);
-        self.rest.give_up(match turn {
-            NextBoot::BootAgain | NextBoot::Reset => &PauseError::Interrupted,
-            NextBoot::End(_) => &PauseError::Ended,
-        });
-        turn
+impl Supervisor {
+    /// Runs until the machine has ended and given back what it had.
+    pub(super) fn run(self, resources: Resources, boot: Boot) -> Exit {
+        let resources = Arc::new(resources);
+        let (exit, last) = self.run_boots(&resources, boot);
+        self.release(last, resources, matches!(exit, Exit::Killed));
+        exit
     }
 
-    fn serve(&mut self, events: &Receiver<Event>) -> NextBoot {
+    /// Runs one boot after the other, until the machine ends with the last one.
+    fn run_boots(&self, resources: &Arc<Resources>, first: Boot) -> (Exit, LastBoot) {
+        let mut boot_loop = BootLoop::default();
+        let (mut boot, mut deferred) = (Arc::new(first), VecDeque::new());
         loop {
-            match self.receive(events) {
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(turn) = self.look() {
-                        return turn;
-                    }
+            let next = RunningBoot::new(self, resources, &boot).run(&mut deferred);
+            boot.stop_vcpus();
+            let (ran, came_up) = boot.watch.boot(boot.sent());
+            let looped = match next {
+                NextBoot::End(exit) => return (exit, LastBoot::Made(boot)),
+                NextBoot::Reset => boot_loop.after_reset(ran, came_up),
+                NextBoot::BootAgain => {
+                    boot_loop.after_command();
+                    None
                 }
-                Ok(Event::Command(Command::Reset)) => {
-                    self.urgent.taken();
-                    return NextBoot::BootAgain;
+            };
+            if let Some(boots) = looped {
+                return (Exit::GaveUp(GaveUp::BootLoop { boots }), LastBoot::Made(boot));
+            }
+            resources.publisher.publish(MachineEvent::Reset);
+            boot = match self.boot_again(resources, boot, &mut deferred) {
+                Ok(next) => Arc::new(next),
+                Err((exit, last)) => return (exit, LastBoot::Coming(last)),
+            };
+            resources.publisher.publish(MachineEvent::Booted);
+        }
+    }
+
+    /// Drops a boot and makes the next one, on the blocking thread. Commands that come meanwhile wait in `deferred`.
+    fn boot_again(
+        &self,
+        resources: &Arc<Resources>,
+        old: Arc<Boot>,
+        deferred: &mut VecDeque<Command>,
+    ) -> Result<Boot, (Exit, NextResult)> {
+        let (resources, sender) = (resources.clone(), self.sender.clone());
+        let progress = Progress::until(self.urgent.killed());
+        let (made, result) = mpsc::channel();
+        self.blocking.run(&self.sender, move || {
+            let number = old.number.next();
+            // The old boot gives back its memory and its interrupts before the new one takes its own.
+            drop(old);
+            let files = resources.find_files(&progress);
+            let boot = files
+                .and_then(|files| Boot::start(&resources, Origin::Files(files), number, &sender, &progress));
+            let _ = made.send(boot);
+            Event::NextBoot
+        });
+        loop {
+            match self.events.recv() {
+                Ok(Event::NextBoot | Event::JobPanicked) => {
+                    let next = result.try_recv().unwrap_or(Err(StartError::Internal("a boot")));
+                    return next.map_err(|error| (Exit::Failed(error), result));
                 }
-                // The supervisor holds a sender itself, so the channel cannot end; if it did, nobody could ask for more.
-                Ok(Event::Command(Command::Kill)) | Err(RecvTimeoutError::Disconnected) => {
-                    return NextBoot::End(Exit::Killed);
-                }
-                Ok(Event::Command(Command::PowerButton)) => {
-                    if let Some(end) = self.boot.watch.button() {
-                        return self.turn(end);
-                    }
-                    self.boot.press_power_button();
-                }
-                Ok(Event::Command(command)) => self.obey(command),
-                // What a vCPU of an earlier boot said last.
-                Ok(
-                    Event::Vcpu { boot, .. }
-                    | Event::AtRest { boot, .. }
-                    | Event::Suspect { boot }
-                    | Event::OutputOver { boot },
-                ) if boot != self.boot.number => {}
-                Ok(Event::Suspect { .. }) => self.boot.watch.taken(),
-                Ok(Event::OutputOver { .. }) => self.boot.call_vcpus(),
-                Ok(Event::AtRest { round, .. }) => self.at_rest(round),
-                Ok(Event::Vcpu { what, .. }) => return self.ended(what),
+                // The channel cannot end, since `self.sender` is one of its senders.
+                Ok(Event::Command(Command::Kill)) | Err(_) => return Err((Exit::Killed, result)),
+                // Nobody presses a button twice while nobody can see it.
+                Ok(Event::Command(Command::PowerButton))
+                    if matches!(deferred.back(), Some(Command::PowerButton)) => {}
+                Ok(Event::Command(command)) => deferred.push_back(command),
+                // From the boot before.
+                Ok(_) => {}
             }
         }
     }
 
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Pause(answer) => match &mut self.rest {
-                PauseState::Paused => reply(&answer, Ok(())),
-                PauseState::Asked { waiting, .. } => waiting.push(answer),
-                PauseState::Running => {
-                    self.boot.watch.stop();
-                    let round = self.boot.hold_vcpus();
-                    self.rest = PauseState::Asked { round, waiting: vec![answer] };
+    /// Gives back the last boot, then the resources. Waits for calls of the host that are under way, for [`KILL_LIMIT`] at most
+    /// once the machine is killed.
+    fn release(self, last: LastBoot, resources: Arc<Resources>, killed: bool) {
+        self.blocking.run(&self.sender, move || {
+            drop(last);
+            drop(resources);
+            Event::Released
+        });
+        let mut until = killed.then(|| Instant::now() + KILL_LIMIT);
+        loop {
+            match receive(&self.events, until) {
+                Ok(Event::Released | Event::JobPanicked) => return,
+                Ok(Event::Command(Command::Kill)) => {
+                    until.get_or_insert_with(|| Instant::now() + KILL_LIMIT);
                 }
-            },
-            Command::Resume(answer) => {
-                self.boot.watch.go_on();
-                self.boot.resume();
-                self.rest.give_up(&PauseError::Interrupted);
-                if let PauseState::Paused = std::mem::replace(&mut self.rest, PauseState::Running) {
-                    self.resources.publisher.publish(MachineEvent::Resumed);
-                }
-                reply(&answer, ());
+                // A command that is dropped here is told that the machine has ended.
+                Ok(_) => {}
+                Err(_) => break,
             }
-            Command::Stats(answer) => reply(&answer, self.boot.stats()),
-            // Ends the boot; see above.
-            Command::PowerButton | Command::Reset | Command::Kill => {}
         }
-    }
-
-    fn at_rest(&mut self, number: u64) {
-        match &mut self.rest {
-            PauseState::Asked { round, waiting } if *round == number => {
-                self.boot.pause_devices();
-                self.resources.publisher.publish(MachineEvent::Paused);
-                waiting.drain(..).for_each(|answer| reply(&answer, Ok(())));
-                self.rest = PauseState::Paused;
-            }
-            // Resumed before it came to that.
-            _ => {}
-        }
-    }
-
-    /// What comes next, or nothing by the time of the next look.
-    fn receive(&mut self, events: &Receiver<Event>) -> Result<Event, RecvTimeoutError> {
-        // At rest nothing happens, and time stands still.
-        let wanted = matches!(self.rest, PauseState::Running) && self.boot.watch.wants_samples();
-        self.look = wanted.then(|| self.look.unwrap_or_else(|| Instant::now() + TICK));
-        match self.look {
-            Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
-            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        }
-    }
-
-    /// Looks at a guest that seems to be at its end.
-    fn look(&mut self) -> Option<NextBoot> {
-        self.look = None;
-        let (work, activity) = self.boot.sample();
-        self.boot.watch.sample(work, activity).map(|end| self.turn(end))
-    }
-
-    fn ended(&self, what: VcpuEvent) -> NextBoot {
-        let watch = &self.boot.watch;
-        match what {
-            VcpuEvent::Effect(Effect::PowerOff) => self.turn(End::PoweredOff),
-            VcpuEvent::Effect(Effect::Panicked) => self.turn(End::Panicked),
-            VcpuEvent::Effect(Effect::Reset) => self.turn(watch.reset()),
-            VcpuEvent::TripleFault(crash) => match watch.triple_fault() {
-                Some(end) => self.turn(end),
-                None => NextBoot::End(Exit::Crashed(crash)),
-            },
-            VcpuEvent::Crashed(crash) => NextBoot::End(Exit::Crashed(crash)),
-            VcpuEvent::Failed(error) => NextBoot::End(Exit::Failed(error)),
-        }
-    }
-
-    fn turn(&self, end: End) -> NextBoot {
-        if let End::Panicked | End::GaveUp = end {
-            self.resources.publisher.publish(MachineEvent::Panicked);
-        }
-        NextBoot::End(match end {
-            End::PoweredOff => Exit::PoweredOff,
-            End::Panicked => Exit::Panicked,
-            End::GaveUp => Exit::GaveUp(GaveUp::Initramfs),
-            End::Reset => match self.resources.spec.on_reboot() {
-                OnReboot::Reboot => return NextBoot::Reset,
-                OnReboot::Exit => Exit::Rebooted,
-            },
-        })
+        log::warn!(
+            "the machine was killed, and the host has not ended yet what it was asked for; its disks stay locked until it has"
+        );
+        self.blocking.leave();
     }
 }
 
-/// Whoever asked may have given up waiting.
-fn reply<T>(to: &Sender<T>, with: T) {
-    let _ = to.send(with);
+/// The next event; none by `until`, if there is such a time.
+fn receive(events: &Receiver<Event>, until: Option<Instant>) -> Result<Event, RecvTimeoutError> {
+    match until {
+        Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+        None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
 }

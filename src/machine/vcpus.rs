@@ -13,6 +13,7 @@ use super::exit::Crash;
 use super::gate::{GateTicket, VcpuGate};
 use super::stats::{ExitCounters, VcpuStats};
 use super::supervisor::Event;
+use super::vcpu_handle::{VcpuHandle, VcpuRequests};
 use super::{BootNumber, StartError};
 use crate::kvm::vcpu::{Entry, Exit, Unhandled, Vcpu};
 use crate::kvm::{Posture, kick};
@@ -50,25 +51,33 @@ struct VcpuThread {
 }
 
 impl VcpuThreads {
-    /// Starts a thread for each vCPU.
-    pub(super) fn start(vcpus: Vec<Vcpu>, context: &VcpuContext) -> Result<Self, StartError> {
+    /// Starts a thread for each vCPU. The handles, in the same order, save and load them.
+    pub(super) fn start(
+        vcpus: Vec<Vcpu>,
+        context: &VcpuContext,
+    ) -> Result<(Self, Vec<VcpuHandle>), StartError> {
         let mut started =
             VcpuThreads { gate: context.gate.clone(), threads: Vec::with_capacity(vcpus.len()) };
+        let mut handles = Vec::with_capacity(vcpus.len());
         for vcpu in vcpus {
             let (context, kickable, exits) = (context.clone(), Arc::default(), Arc::default());
             let seen = Arc::<Seen>::default();
             let (ready, counters, shown) = (Arc::clone(&kickable), Arc::clone(&exits), seen.clone());
             // Here, so that a pause right after this waits for all of them.
             let insider = context.gate.come();
+            let (handle, requests) = VcpuHandle::new(context.gate.clone());
             let name = format!("vcpu{}", vcpu.id());
             let thread = thread::spawn(Role::Vcpu, &name, move || {
                 let (context, exits, seen) = (&context, &*counters, &*shown);
-                run(Running { vcpu, context, exits, seen, look: false }, &insider, &ready)
+                let running =
+                    Running { vcpu, context, exits, seen, requests, look: false, unfinished: false };
+                run(running, &insider, &ready)
             })
             .map_err(StartError::Thread)?;
             started.threads.push(VcpuThread { thread, kickable, exits, seen });
+            handles.push(handle);
         }
-        Ok(started)
+        Ok((started, handles))
     }
 
     /// Makes all of them leave the guest and end.
@@ -76,13 +85,18 @@ impl VcpuThreads {
     /// A kick is a signal, which would end the process if it met a thread that has only just begun and does not block
     /// it yet. So only those are kicked that said they are ready; one that says so later sees the gate shut after it. Each
     /// side writes its flag before it reads the other's, in one order for all: one of the two must see.
-    pub(super) fn stop(&mut self) {
-        self.gate.shut();
-        self.kick();
+    fn stop(&mut self) {
+        self.shut();
         for vcpu in self.threads.drain(..) {
             // A panic in it was printed when it happened, and the machine is going down.
             let _ = vcpu.thread.join();
         }
+    }
+
+    /// Makes all of them leave the guest and end, and does not wait until they have.
+    pub(super) fn shut(&self) {
+        self.gate.shut();
+        self.kick();
     }
 
     /// Makes all of them leave the guest and wait. [`Event::AtRest`] comes, with the number given here, when they do.
@@ -174,9 +188,9 @@ fn run(mut running: Running<'_>, insider: &GateTicket, kickable: &AtomicBool) {
     };
 }
 
-/// An instruction may need so many accesses before a vCPU rests. Only a string instruction needs more than a few; one
-/// that goes on for ever shall not keep the machine from pausing.
-const MOST_ACCESSES: usize = 64;
+/// An instruction may need so many accesses before a vCPU rests. Only a string instruction needs more than a few: KVM
+/// leaves it after 1024 elements at the latest, at a place where the vCPU can be saved.
+const MOST_ACCESSES: usize = 2048;
 
 /// A vCPU on its thread.
 struct Running<'a> {
@@ -184,8 +198,11 @@ struct Running<'a> {
     context: &'a VcpuContext,
     exits: &'a ExitCounters,
     seen: &'a Seen,
+    requests: VcpuRequests,
     /// The last access may have been to the console, or somebody called: to be looked at before the next entry.
     look: bool,
+    /// It rests in the midst of an instruction, after [`MOST_ACCESSES`].
+    unfinished: bool,
 }
 
 /// Why the guest was left.
@@ -212,7 +229,10 @@ impl Running<'_> {
                 return Ok(Some(VcpuEvent::Effect(effect)));
             }
             // A reader that does not come holds up who writes, between two instructions.
-            let open = if self.context.gate.is_open() { insider.wait_for_room() } else { insider.rest() };
+            let mut serve = || self.requests.serve(&mut self.vcpu, self.unfinished);
+            let gate = &self.context.gate;
+            let open =
+                if gate.is_open() { insider.wait_for_room(&mut serve) } else { insider.rest(&mut serve) };
             if !open {
                 return Ok(None);
             }
@@ -222,13 +242,15 @@ impl Running<'_> {
 
     /// Completes the access that the guest was left for, so that the vCPU stands between two instructions.
     fn complete(&mut self) -> Result<Option<Effect>, VcpuEvent> {
+        self.unfinished = false;
         for _ in 0..MOST_ACCESSES {
             match self.step(Entry::Complete)? {
-                Step::Called => break,
+                Step::Called => return Ok(None),
                 Step::Served(None) => {}
                 Step::Served(effect) => return Ok(effect),
             }
         }
+        self.unfinished = true;
         Ok(None)
     }
 

@@ -32,10 +32,10 @@ pub use error::SpecError;
 pub use mac::MacAddress;
 pub use name::MachineName;
 pub use net::{InterfaceName, TapSpec};
-pub use options::{ConsoleChoice, Initrd, OnReboot, Rtc};
+pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};
-pub use version::{SpecVersion, SpecVersionError};
+pub use version::SpecVersion;
 pub use words::DeviceError;
 
 /// The default kernel command line. The first serial port is the console. A panic resets the guest at once, so that the
@@ -139,6 +139,19 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem: Option<MemSize>,
 
+    /// Memory: anonymous or memfd [default: anonymous]
+    ///
+    /// `memfd`: the guest's memory is a file in memory. Other processes can map it, and it is saved faster if much of it was
+    /// never used. It has huge pages only if the host's /sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise` or
+    /// `always`; the guest is slower without them.
+    // `minivmm run --help` would not fit a screen.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "KIND", hide_possible_values = true, hide_short_help = true)
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_backing: Option<MemBacking>,
+
     /// Memory to take back from the guest at its start
     ///
     /// The guest's balloon driver returns the pages to the host when it is loaded. The amount can be changed while the
@@ -152,7 +165,7 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
 
-    /// Console in the terminal: ttyS0, hvc0 [default: ttyS0]
+    /// Terminal's console: ttyS0, hvc0 [default: ttyS0]
     ///
     /// The machine has both consoles in either case. `hvc0` is also the kernel's last `console=`: its messages go there once
     /// the virtio driver is loaded, which is a module in Debian's kernel.
@@ -222,6 +235,11 @@ impl Spec {
         self.mem.unwrap_or_default()
     }
 
+    /// What backs the memory on the host.
+    pub fn mem_backing(&self) -> MemBacking {
+        self.mem_backing.unwrap_or_default()
+    }
+
     /// Number of processors.
     pub fn cpus(&self) -> Cpus {
         self.cpus.unwrap_or_default()
@@ -255,6 +273,7 @@ impl Spec {
             tap: _,
             port,
             mem: _,
+            mem_backing: _,
             balloon: _,
             cpus: _,
             console: _,

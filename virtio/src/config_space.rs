@@ -49,6 +49,18 @@ impl ConfigSpace {
         }
     }
 
+    /// Sets `data.len()` bytes at `offset` as they were saved: the driver knows them already.
+    pub(crate) fn load(&self, offset: usize, data: &[u8]) {
+        for (to, from) in self.lock().get_mut(offset..).unwrap_or_default().iter_mut().zip(data) {
+            *to = *from;
+        }
+    }
+
+    /// Sets [`ConfigSpace::generation`] as it was saved.
+    pub(crate) fn load_generation(&self, generation: u8) {
+        self.generation.store(generation, Ordering::SeqCst);
+    }
+
     /// Reads at `offset`; beyond the end there are zeros.
     pub fn read(&self, offset: usize, data: &mut [u8]) {
         data.fill(0);
@@ -75,11 +87,13 @@ impl ConfigSpace {
     }
 
     /// Which bits of byte `offset` the driver may write.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn mask(&self, offset: usize) -> u8 {
         self.writable.get(offset).copied().unwrap_or(0)
     }
 
     /// Bytes of it.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }

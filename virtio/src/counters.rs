@@ -23,7 +23,7 @@ impl Count {
     }
 }
 
-/// What a device has done since it was made. Only the thread of its worker counts.
+/// What a device has done on one thread since it was made. Only that thread counts.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Chains that went back to the driver; those of one frame together are one.

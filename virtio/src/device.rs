@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use devices::component::{State, StateError};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
@@ -20,7 +20,7 @@ use crate::queue::{Queue, QueueFault};
 pub struct DeviceInfo {
     /// Its kind.
     pub kind: DeviceKind,
-    /// For log lines: `blk0`, `net1`.
+    /// For log lines: `vda`, `net1`.
     pub name: String,
     /// Feature bits of its kind that it offers (§5); the transport adds those of the ring.
     pub features: u64,
@@ -30,68 +30,31 @@ pub struct DeviceInfo {
     pub config: Arc<ConfigSpace>,
 }
 
-/// What a device needs to go on elsewhere, beyond its queues and its transport's registers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceState {
-    /// [`DeviceInfo::kind`].
-    pub kind: DeviceKind,
-    /// Version of the kind's own format of `data`.
-    pub version: u16,
-    /// What the kind says.
-    pub data: serde_json::Value,
+/// What the machine tells a device while it exists. Each message sets something, so that only the last one of a kind counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Message {
+    /// A block device has this many sectors of 512 bytes.
+    DiskSize {
+        /// Sectors.
+        sectors: u64,
+    },
+    /// The guest should give this many pages of 4 KiB to the host.
+    BalloonTarget {
+        /// Pages.
+        pages: u32,
+    },
+    /// The guest should send new memory statistics.
+    BalloonStatistics,
 }
 
-/// A state that a device does not take.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
-    /// Of another kind.
-    #[error("the saved state is of a virtio {saved:?} device and this one is a {own:?} device")]
-    Kind {
-        /// Of the state.
-        saved: DeviceKind,
-        /// Of the device.
-        own: DeviceKind,
-    },
-    /// Written by another version of this program.
-    #[error(
-        "the saved state of a virtio {kind:?} device has version {saved}, and only {own} is understood; restore it with the program that saved it"
-    )]
-    Version {
-        /// Of both.
-        kind: DeviceKind,
-        /// Of the state.
-        saved: u16,
-        /// Of the device.
-        own: u16,
-    },
-    /// Nonsense.
-    #[error("the saved state of a virtio device is damaged: {0}")]
-    Damaged(String),
-}
-
-impl DeviceState {
-    /// Says `data` as version `version` of `kind`.
-    pub fn new(kind: DeviceKind, version: u16, data: &impl Serialize) -> Self {
-        // Plain structs of numbers and texts always become JSON.
-        DeviceState { kind, version, data: serde_json::to_value(data).unwrap_or_default() }
-    }
-
-    /// The data, if it is version `version` of `kind`.
-    ///
-    /// # Errors
-    /// [`RestoreError`].
-    pub fn open<T: for<'a> Deserialize<'a>>(
-        &self,
-        kind: DeviceKind,
-        version: u16,
-    ) -> Result<T, RestoreError> {
-        if self.kind != kind {
-            return Err(RestoreError::Kind { saved: self.kind, own: kind });
+impl Message {
+    /// The kind of device that understands it.
+    pub fn kind(&self) -> DeviceKind {
+        match self {
+            Message::DiskSize { .. } => DeviceKind::Block,
+            Message::BalloonTarget { .. } | Message::BalloonStatistics => DeviceKind::Balloon,
         }
-        if self.version != version {
-            return Err(RestoreError::Version { kind, saved: self.version, own: version });
-        }
-        T::deserialize(&self.data).map_err(|error| RestoreError::Damaged(error.to_string()))
     }
 }
 
@@ -133,14 +96,33 @@ pub trait Device: Debug + Send {
     /// Back to what it was before the driver first came: forget what was negotiated.
     fn reset(&mut self) {}
 
-    /// Its state; while it is stopped.
-    fn state(&self) -> DeviceState;
-
-    /// Takes a state; while it is stopped.
+    /// The machine tells the device something of its [`DeviceInfo::kind`]. Without `cx` no driver is at work, or the device
+    /// is quiesced: guest memory must not change then.
     ///
     /// # Errors
-    /// [`RestoreError`], and nothing is changed.
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError>;
+    /// As [`Device::kicked`].
+    fn tell(
+        &mut self,
+        message: Message,
+        cx: Option<&mut Context<'_, Self::Poller>>,
+    ) -> Result<(), QueueFault> {
+        let _ = (message, cx);
+        Ok(())
+    }
+
+    /// The state of a stopped device, without its queues and its transport's registers, as
+    /// [`Component::save`](devices::component::Component::save).
+    ///
+    /// # Errors
+    /// As there.
+    fn save(&self) -> Result<State, StateError>;
+
+    /// Takes over a state, while stopped, as [`Component::load`](devices::component::Component::load). Changes nothing on an
+    /// error, and raises no interrupt.
+    ///
+    /// # Errors
+    /// As there.
+    fn load(&mut self, state: &State) -> Result<(), StateError>;
 }
 
 /// The token of [`Device::ready`] for [`Context::wake_at`].
@@ -155,7 +137,7 @@ pub(crate) const SLOT_TOKENS: Token = 0x1000;
 /// What a device works with while it runs.
 #[derive(Debug)]
 pub struct Context<'a, P> {
-    /// The queues; `None` for one that the driver did not enable, or that is broken.
+    /// The queues; `None` for one that the driver did not enable, that is broken, or that another thread serves.
     pub queues: &'a mut [Option<Queue>],
     /// What was negotiated.
     pub features: u64,
@@ -179,7 +161,7 @@ impl<P: Poller> Context<'_, P> {
         self.features & bits == bits
     }
 
-    /// From now on [`Device::ready`] hears as `token` (below [`MOST_TOKENS`]) of `fd`.
+    /// From now on [`Device::ready`] is called with `token` (below [`MOST_TOKENS`]) when `fd` is ready.
     ///
     /// # Errors
     /// The host refused.

@@ -1,13 +1,16 @@
 //! Which pages of guest memory this process has written, for saving a machine while it runs.
 //!
 //! KVM logs what the guest writes. What devices write is marked here: by vm-memory wherever it writes, and by
-//! [`Memory::written`](crate::memory::Memory::written) where the kernel wrote through a pointer. While nobody wants to know, a write
+//! [`Memory::written`](crate::memory::Memory::written) where the kernel wrote through a pointer. While the log is off, a write
 //! costs one load more.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::memory::Regions;
 
 const PAGE: usize = 4096;
 const WORD: usize = 64;
@@ -30,6 +33,11 @@ impl DirtyBitmap {
         }
         self.on.store(on, Ordering::SeqCst);
         self.take(|_| ());
+    }
+
+    /// Whether marks are kept.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
     }
 
     /// Calls `page` with the offset of each marked page, and forgets the marks.
@@ -56,9 +64,21 @@ impl DirtyBitmap {
     }
 }
 
+/// Has what this process writes to `memory` marked from now on, or no longer.
+pub fn set_on(memory: &Regions, on: bool) {
+    memory.iter().for_each(|region| (**region).bitmap().set_on(on));
+}
+
+/// Calls `page` with the guest address of each page of `memory` that is marked, and forgets the marks.
+pub fn take(memory: &Regions, mut page: impl FnMut(u64)) {
+    for region in memory.iter() {
+        (**region).bitmap().take(|offset| page(region.start_addr().0 + offset));
+    }
+}
+
 impl Bitmap for DirtyBitmap {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        if self.on.load(Ordering::Relaxed) {
+        if self.is_on() {
             self.mark(offset, len);
         }
     }

@@ -11,12 +11,14 @@ pub mod config_space;
 pub mod console;
 pub mod counters;
 pub mod device;
+pub mod dirty;
 pub mod entropy;
 pub mod memory;
 pub mod net;
 pub mod poll;
 pub mod queue;
 pub mod shared_registers;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod transport;
 pub mod worker;

@@ -5,7 +5,13 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use crate::dirty::DirtyBitmap;
+
+/// Guest memory on the host's side, with marks of what was written.
+pub type Regions = GuestMemoryMmap<DirtyBitmap>;
 
 /// What owns the host's side of guest memory. It outlives every [`Memory`] that was made from it.
 pub trait MemoryOwner: Debug + Send + Sync {
@@ -20,13 +26,13 @@ pub trait MemoryOwner: Debug + Send + Sync {
 /// A handle on a machine's memory; clones are cheap and keep it mapped.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    regions: GuestMemoryMmap,
+    regions: Regions,
     owner: Arc<dyn MemoryOwner>,
 }
 
 impl Memory {
     /// The memory of `regions`, which stays mapped while `owner` lives.
-    pub fn new(regions: GuestMemoryMmap, owner: Arc<dyn MemoryOwner>) -> Self {
+    pub fn new(regions: Regions, owner: Arc<dyn MemoryOwner>) -> Self {
         Memory { regions, owner }
     }
 
@@ -38,6 +44,20 @@ impl Memory {
         self.owner.discard(start, len)
     }
 
+    /// Whether anybody wants to know what is written: then [`Memory::written`] has to be told of what was written through
+    /// a pointer.
+    pub fn is_logged(&self) -> bool {
+        self.regions.iter().next().is_some_and(|region| (**region).bitmap().is_on())
+    }
+
+    /// Marks `len` bytes at `start` as written, for the accesses that do not go through this handle: those of the kernel.
+    pub fn written(&self, start: GuestAddress, len: u64) {
+        let slice = usize::try_from(len).map(|len| self.regions.get_slice(start, len));
+        if let Ok(Ok(slice)) = slice {
+            slice.bitmap().mark_dirty(0, slice.len());
+        }
+    }
+
     /// Whether `len` bytes at `start` are guest memory in one piece on the host's side.
     pub fn holds(&self, start: GuestAddress, len: u64) -> bool {
         usize::try_from(len).is_ok_and(|len| self.regions.get_slice(start, len).is_ok())
@@ -45,9 +65,9 @@ impl Memory {
 }
 
 impl Deref for Memory {
-    type Target = GuestMemoryMmap;
+    type Target = Regions;
 
-    fn deref(&self) -> &GuestMemoryMmap {
+    fn deref(&self) -> &Regions {
         &self.regions
     }
 }

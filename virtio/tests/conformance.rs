@@ -46,7 +46,7 @@ mod balloon {
         type Poller = Epoll;
 
         fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
-            Box::new(Balloon::new("balloon", &self.0).unwrap())
+            Box::new(Balloon::new("balloon", &self.0))
         }
 
         fn poller(&self) -> MakePoller<Epoll> {

@@ -44,7 +44,6 @@ pub struct Bar {
     index: BarIndex,
     kind: BarKind,
     size: u64,
-    prefetchable: bool,
 }
 
 /// A BAR that cannot be.
@@ -79,13 +78,7 @@ impl Bar {
         if kind == BarKind::Memory64 && index.0 == 5 {
             return Err(BarError::NoUpperHalf);
         }
-        Ok(Bar { index, kind, size, prefetchable: false })
-    }
-
-    /// The same, prefetchable: reads have no side effects.
-    #[must_use]
-    pub fn prefetchable(self) -> Self {
-        Bar { prefetchable: true, ..self }
+        Ok(Bar { index, kind, size })
     }
 
     /// Which one.
@@ -103,10 +96,9 @@ impl Bar {
         self.size
     }
 
-    /// Read-only low bits: memory, type, prefetchable.
+    /// Read-only low bits: memory, type.
     pub(super) fn flags(&self) -> u64 {
-        let kind = if self.kind == BarKind::Memory64 { 0b100 } else { 0 };
-        kind | if self.prefetchable { 0b1000 } else { 0 }
+        if self.kind == BarKind::Memory64 { 0b100 } else { 0 }
     }
 
     /// Bits of the register (pair) that hold the address.

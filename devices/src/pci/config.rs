@@ -1,14 +1,13 @@
 //! A function's configuration space: values, what the guest may write, and where changes are published.
 //!
-//! Conventional functions have 256 bytes; the rest of a function's 4 KiB in the ECAM reads as zero, which says
-//! "no extended capability" to those who look (PCI Express 5.0 §7.6.2).
+//! Conventional functions have 256 bytes; the rest of a function's 4 KiB in the ECAM reads as zero, which means
+//! "no extended capability" (PCI Express 5.0 §7.6.2).
 
 use std::sync::Arc;
 
 use super::EcamMirror;
 use super::bar::{Bar, BarError, BarKind};
 use super::registers as reg;
-use super::state::{ConfigState, ConfigStateError};
 
 /// Bytes that a function stores.
 pub const CONFIG_SIZE: usize = 256;
@@ -17,7 +16,7 @@ pub const CONFIG_SIZE: usize = 256;
 /// is left alone: one exit less a function.
 const LATENCY_TIMER: u8 = 64;
 
-/// Who a function is.
+/// Identification registers of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// Vendor id.
@@ -39,16 +38,32 @@ pub struct Identity {
 #[error("a capability of {0} bytes does not fit into the 192 bytes that a function has for them")]
 pub struct CapabilityTooLong(pub usize);
 
+/// Saved registers that are not of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OtherFunction {
+    /// Another size.
+    #[error("it has {0} bytes of configuration space instead of {CONFIG_SIZE}")]
+    Length(usize),
+    /// A register that no write can change differs.
+    #[error("its register {offset:#x} is {saved:#04x}, and {own:#04x} here")]
+    ReadOnly {
+        /// Offset of the byte.
+        offset: usize,
+        /// The saved byte.
+        saved: u8,
+        /// The function's own.
+        own: u8,
+    },
+}
+
 /// A function's configuration space.
 #[derive(Debug)]
 pub struct ConfigSpace {
     bytes: Bytes,
-    /// As after reset, BARs at their preset addresses.
+    /// As at power-on, BARs at their preset addresses.
     initial: Bytes,
     /// Bits that a guest's write sets and clears.
     writable: Bytes,
-    /// Bits that a guest's write of one clears.
-    clearable: Bytes,
     bars: [Option<Bar>; 6],
     /// Next free byte for a capability, and the pointer that the next one is linked from.
     capability_end: u16,
@@ -65,7 +80,6 @@ impl ConfigSpace {
             bytes: [0; CONFIG_SIZE],
             initial: [0; CONFIG_SIZE],
             writable: [0; CONFIG_SIZE],
-            clearable: [0; CONFIG_SIZE],
             bars: [None; 6],
             capability_end: reg::CAPABILITY_AREA,
             last_link: reg::CAPABILITIES,
@@ -133,13 +147,6 @@ impl ConfigSpace {
         Ok(start)
     }
 
-    /// Lets the guest clear the bits of `mask` at `offset` by writing ones (the error bits of a status register).
-    pub fn clear_on_write(&mut self, offset: u16, mask: &[u8]) {
-        for (slot, bits) in tail_mut(&mut self.clearable, offset).iter_mut().zip(mask) {
-            *slot |= bits;
-        }
-    }
-
     /// The guest or anyone reads; past the stored bytes are zeros.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0);
@@ -167,9 +174,8 @@ impl ConfigSpace {
         for (at, data) in (offset..).step_by(8).zip(data.chunks(8)) {
             let mut merged = [0; 8];
             self.read(at, &mut merged);
-            let masks = tail(&self.writable, at).iter().zip(tail(&self.clearable, at));
-            for ((byte, new), (writable, clearable)) in merged.iter_mut().zip(data).zip(masks) {
-                *byte = ((*byte & !writable) | (new & writable)) & !(new & clearable);
+            for ((byte, new), writable) in merged.iter_mut().zip(data).zip(tail(&self.writable, at)) {
+                *byte = (*byte & !writable) | (new & writable);
             }
             self.set(at, merged.split_at(data.len()).0);
         }
@@ -215,7 +221,7 @@ impl ConfigSpace {
         (u64::from(high) << 32 | u64::from(low)) & bar.address_mask()
     }
 
-    /// Presets `bar`'s address, also for after a reset. Bits below its size, or above 32 in a 32-bit one, are dropped.
+    /// Presets `bar`'s address. Bits below its size, or above 32 in a 32-bit one, are dropped.
     pub fn set_bar_address(&mut self, bar: &Bar, address: u64) {
         let registers = bar.registers();
         let value = (address & bar.address_mask() | bar.flags()).to_le_bytes();
@@ -243,38 +249,33 @@ impl ConfigSpace {
         self.define(reg::HEADER_TYPE, &[0x80]);
     }
 
-    /// Back to the values after power-on, BARs at their preset addresses.
-    pub fn reset(&mut self) {
-        let initial = self.initial;
-        self.set(0, &initial);
+    /// All registers.
+    pub fn bytes(&self) -> &[u8; CONFIG_SIZE] {
+        &self.bytes
     }
 
-    /// What the registers hold.
-    pub fn state(&self) -> ConfigState {
-        ConfigState { version: ConfigState::VERSION, bytes: self.bytes.to_vec() }
-    }
-
-    /// Takes the registers of `state`, which must be of a function that is built like this one.
+    /// The registers `saved`, if they are of a function that is built like this one.
     ///
     /// # Errors
-    /// [`ConfigStateError`], and nothing is changed.
-    pub fn restore(&mut self, state: &ConfigState) -> Result<(), ConfigStateError> {
-        state.check_version()?;
-        let saved: &Bytes =
-            state.bytes.as_slice().try_into().map_err(|_| ConfigStateError::Length(state.bytes.len()))?;
-        let masks = self.writable.iter().zip(&self.clearable);
-        for ((at, (saved, own)), (writable, clearable)) in
-            saved.iter().zip(&self.initial).enumerate().zip(masks)
+    /// [`OtherFunction`].
+    pub fn check<'a>(&self, saved: &'a [u8]) -> Result<&'a [u8; CONFIG_SIZE], OtherFunction> {
+        let saved: &Bytes = saved.try_into().map_err(|_| OtherFunction::Length(saved.len()))?;
+        for (offset, ((saved, own), writable)) in
+            saved.iter().zip(&self.initial).zip(&self.writable).enumerate()
         {
-            if (saved ^ own) & !(writable | clearable) != 0 {
-                return Err(ConfigStateError::ReadOnly { offset: at, saved: *saved, own: *own });
+            if (saved ^ own) & !writable != 0 {
+                return Err(OtherFunction::ReadOnly { offset, saved: *saved, own: *own });
             }
         }
-        self.set(0, saved);
-        Ok(())
+        Ok(saved)
     }
 
-    /// Sets a register for now and for after every reset.
+    /// Takes over registers that passed [`ConfigSpace::check`].
+    pub fn load(&mut self, checked: &[u8; CONFIG_SIZE]) {
+        self.set(0, checked);
+    }
+
+    /// Sets a register, and what a saved one must agree with.
     fn define(&mut self, offset: u16, data: &[u8]) {
         for (to, from) in tail_mut(&mut self.initial, offset).iter_mut().zip(data) {
             *to = *from;

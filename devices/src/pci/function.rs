@@ -1,17 +1,20 @@
 //! What a PCI function is to the root.
 
-use std::fmt;
 use std::ops::Range;
 
 use super::bar::BarIndex;
 use super::config::ConfigSpace;
 use crate::bus::Effect;
+use crate::component::Component;
 
 /// A PCI function: a configuration space, and what is behind its BARs.
 ///
 /// The root calls these with the function locked; a function must not call the root. Offsets are within the BAR, and
 /// the whole access lies inside it; `data.len()` is 1, 2, 4 or 8, at any alignment.
-pub trait PciFunction: fmt::Debug + Send {
+///
+/// The state of a function as a [`Component`] is what its BARs hold. The root saves and loads the configuration spaces, and
+/// loads them first.
+pub trait PciFunction: Component {
     /// The configuration space. Changes are published by themselves.
     fn config(&self) -> &ConfigSpace;
 
@@ -19,7 +22,7 @@ pub trait PciFunction: fmt::Debug + Send {
     fn config_mut(&mut self) -> &mut ConfigSpace;
 
     /// The guest wrote to `written` bytes of the configuration space; what was writable is changed and published. Also
-    /// called when nothing changed, and after a restore for the whole space. There is no call for reads: the guest
+    /// called when nothing changed, and after a load for the whole space. There is no call for reads: the guest
     /// reads without telling. What a read shall give must be set before, here.
     fn config_written(&mut self, written: Range<u16>);
 
@@ -32,15 +35,4 @@ pub trait PciFunction: fmt::Debug + Send {
     /// From now on the guest finds `bar` at `address`, or nowhere. Called for changes only; doorbells follow the BAR.
     /// Between the old and the new place there is always a call with nowhere, so that places never collide.
     fn bar_changed(&mut self, bar: BarIndex, address: Option<u64>);
-
-    /// The machine rests: work that is under way is brought to an end, no new work begins, guest memory does not change.
-    /// The guest's vCPUs rest already. Waits as long as the host takes for what it was asked.
-    fn pause(&mut self) {}
-
-    /// Goes on where [`PciFunction::pause`] left it. Harmless without.
-    fn resume(&mut self) {}
-
-    /// Back to power-on, but for the configuration space, which the root resets afterwards (with
-    /// [`PciFunction::config_written`] and [`PciFunction::bar_changed`] as for a guest's write).
-    fn reset(&mut self);
 }

@@ -5,10 +5,13 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::bar::BarIndex;
 use super::config::{ConfigSpace, Identity};
 use super::function::PciFunction;
 use crate::bus::Effect;
+use crate::component::{Component, State, StateError};
 
 /// Red Hat's "QEMU PCIe Host bridge": a generic host bridge that no driver binds to and no quirk applies to.
 const IDENTITY: Identity = Identity {
@@ -39,6 +42,24 @@ impl Default for HostBridge {
     }
 }
 
+const KIND: &str = "pci-host-bridge";
+const VERSION: u16 = 1;
+
+/// It has its configuration space only.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostBridgeState {}
+
+impl Component for HostBridge {
+    fn save(&self) -> Result<State, StateError> {
+        State::new(KIND, VERSION, &HostBridgeState {})
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        state.open(KIND, VERSION).map(|HostBridgeState {}| ())
+    }
+}
+
 impl PciFunction for HostBridge {
     fn config(&self) -> &ConfigSpace {
         &self.config
@@ -55,5 +76,4 @@ impl PciFunction for HostBridge {
         None
     }
     fn bar_changed(&mut self, _bar: BarIndex, _address: Option<u64>) {}
-    fn reset(&mut self) {}
 }

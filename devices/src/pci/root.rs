@@ -1,4 +1,4 @@
-//! The PCI bus: takes the guest's configuration writes, and knows which function answers at which address.
+//! The PCI bus: takes the guest's configuration writes, and decodes addresses to functions.
 //!
 //! A BAR answers when its function's memory enable bit is set, it lies in one of the machine's windows whole, and no
 //! BAR of a lower slot lies there already. Anywhere else (over RAM, over the ECAM, over another BAR) it is nowhere.
@@ -12,9 +12,10 @@ use super::alloc::{BarAllocator, WindowFull, Windows};
 use super::bar::BarIndex;
 use super::config::CONFIG_SIZE;
 use super::function::PciFunction;
-use super::state::{ConfigStateError, PciRootState, PciSlotState};
+use super::state::{FunctionState, KIND, RootState, VERSION};
 use super::{DEVICES, EcamMirror, FUNCTION_ECAM, FUNCTIONS, FunctionAddress};
 use crate::bus::{Bus, BusConflict};
+use crate::component::{Component, State, StateError};
 
 /// What the first doubleword of an absent device reads as (PCI 3.0 §6.1).
 const ABSENT: [u8; 4] = [0xff; 4];
@@ -27,7 +28,7 @@ pub struct PciRoot {
     mirror: Arc<dyn EcamMirror>,
     windows: Windows,
     bus: Mutex<BusState>,
-    /// Who answers where, by address; replaced as a whole, with `bus` locked.
+    /// The BARs that answer, by address; replaced as a whole, with `bus` locked.
     decoded: RwLock<Vec<Mapping>>,
 }
 
@@ -58,28 +59,12 @@ struct Mapping {
 /// A function that does not go on the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PciError {
-    /// Somebody sits there.
+    /// The slot is in use.
     #[error("PCI slot {0} is taken already")]
     Taken(FunctionAddress),
     /// No addresses left.
     #[error(transparent)]
     WindowFull(#[from] WindowFull),
-}
-
-/// A saved bus that is not this one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PciRestoreError {
-    /// Written by another version of this program.
-    #[error("the saved PCI bus has version {0}, and only version {version} is understood; restore it with the program that saved it", version = PciRootState::VERSION)]
-    Version(u16),
-    /// Other functions than here.
-    #[error(
-        "the saved PCI bus has other devices than this machine; restore it into a machine of the same specification"
-    )]
-    OtherDevices,
-    /// One function differs.
-    #[error("PCI device {0}: {1}")]
-    Function(FunctionAddress, #[source] ConfigStateError),
 }
 
 impl PciRoot {
@@ -142,66 +127,6 @@ impl PciRoot {
         Ecam(self.clone())
     }
 
-    /// All functions back to power-on, BARs disabled at their preset addresses.
-    pub fn reset(&self) {
-        let bus = &mut *self.lock_bus();
-        for slot in bus.slots.values_mut() {
-            let mut function = lock(&slot.function);
-            function.reset();
-            function.config_mut().reset();
-            function.config_written(WHOLE);
-            slot.wanted = wanted(&*function);
-        }
-        self.place(bus);
-    }
-
-    /// All functions at rest; see [`super::function::PciFunction::pause`].
-    pub fn pause(&self) {
-        self.lock_bus().slots.values().for_each(|slot| lock(&slot.function).pause());
-    }
-
-    /// All functions go on.
-    pub fn resume(&self) {
-        self.lock_bus().slots.values().for_each(|slot| lock(&slot.function).resume());
-    }
-
-    /// What the configuration spaces hold. Functions say the rest of their state themselves.
-    pub fn state(&self) -> PciRootState {
-        let bus = self.lock_bus();
-        let slots = bus.slots.iter().map(|(address, slot)| PciSlotState {
-            device: address.device(),
-            function: address.function(),
-            config: lock(&slot.function).config().state(),
-        });
-        PciRootState { version: PciRootState::VERSION, slots: slots.collect() }
-    }
-
-    /// Takes the configuration spaces of `state` and places the BARs. Functions restore the rest afterwards.
-    ///
-    /// # Errors
-    /// [`PciRestoreError`]; the machine must not run then, as part of its functions may be restored.
-    pub fn restore(&self, state: &PciRootState) -> Result<(), PciRestoreError> {
-        if state.version != PciRootState::VERSION {
-            return Err(PciRestoreError::Version(state.version));
-        }
-        let bus = &mut *self.lock_bus();
-        let saved = state.slots.iter().map(|slot| FunctionAddress::new(slot.device, slot.function));
-        if !saved.eq(bus.slots.keys().map(|address| Some(*address))) {
-            return Err(PciRestoreError::OtherDevices);
-        }
-        for ((address, slot), saved) in bus.slots.iter_mut().zip(&state.slots) {
-            let mut function = lock(&slot.function);
-            function
-                .config_mut()
-                .restore(&saved.config)
-                .map_err(|error| PciRestoreError::Function(*address, error))?;
-            function.config_written(WHOLE);
-            slot.wanted = wanted(&*function);
-        }
-        self.place(bus);
-        Ok(())
-    }
-
     /// One function's part of a configuration read: zeros for an absent one, but for the word that says so.
     pub(super) fn config_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
@@ -239,8 +164,8 @@ impl PciRoot {
         }
     }
 
-    /// Makes the address map follow what the functions want, and tells those whose BARs came, went or moved: first
-    /// everyone who leaves, then everyone who comes.
+    /// Updates the address map from the functions' registers, and tells the functions whose BARs changed: first all ranges
+    /// that end, then all that begin.
     fn place(&self, bus: &mut BusState) {
         let mut taken: Vec<Mapping> = Vec::new();
         let mut next: Vec<Vec<BarRange>> = Vec::new();
@@ -270,7 +195,7 @@ impl PciRoot {
         }
     }
 
-    /// Who answers to the whole of an access, and where in its BAR.
+    /// The function and BAR that answer to the whole of an access, and the offset in the BAR.
     pub(super) fn find(&self, address: u64, len: usize) -> Option<(SharedFunction, BarIndex, u64)> {
         let end = address.checked_add(len as u64)?;
         let decoded = self.decoded.read().unwrap_or_else(PoisonError::into_inner);
@@ -282,6 +207,42 @@ impl PciRoot {
 
     fn lock_bus(&self) -> MutexGuard<'_, BusState> {
         self.bus.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The configuration spaces, and with them where the BARs are. The functions are components of their own.
+impl Component for Arc<PciRoot> {
+    fn save(&self) -> Result<State, StateError> {
+        let bus = self.lock_bus();
+        let functions = bus.slots.iter().map(|(address, slot)| FunctionState {
+            device: address.device(),
+            function: address.function(),
+            config: lock(&slot.function).config().bytes().to_vec(),
+        });
+        State::new(KIND, VERSION, &RootState { functions: functions.collect() })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let RootState { functions } = state.open(KIND, VERSION)?;
+        let bus = &mut *self.lock_bus();
+        let saved = functions.iter().map(|saved| FunctionAddress::new(saved.device, saved.function));
+        if !saved.eq(bus.slots.keys().map(|address| Some(*address))) {
+            return Err(StateError::mismatch(KIND, "it has devices in other slots"));
+        }
+        for ((address, slot), saved) in bus.slots.iter().zip(&functions) {
+            if let Err(error) = lock(&slot.function).config().check(&saved.config) {
+                return Err(StateError::mismatch(KIND, format_args!("the device at {address}: {error}")));
+            }
+        }
+        for (slot, saved) in bus.slots.values_mut().zip(&functions) {
+            let mut function = lock(&slot.function);
+            let Ok(checked) = function.config().check(&saved.config) else { continue };
+            function.config_mut().load(checked);
+            function.config_written(WHOLE);
+            slot.wanted = wanted(&*function);
+        }
+        self.place(bus);
+        Ok(())
     }
 }
 

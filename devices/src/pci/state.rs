@@ -1,66 +1,35 @@
-//! What configuration spaces and MSI-X tables are at one moment, for snapshots. Both are checked like a stranger's.
+//! What is saved of configuration spaces and MSI-X tables. Both are checked as hostile.
 
-use super::config::CONFIG_SIZE;
+use serde::{Deserialize, Serialize};
 
-/// A saved configuration space.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ConfigState {
-    /// Layout of this structure; [`ConfigState::VERSION`].
-    pub version: u16,
-    /// The registers, 256 bytes.
-    pub bytes: Vec<u8>,
+use crate::component::hex;
+
+/// Kind of the PCI bus in a saved state.
+pub(super) const KIND: &str = "pci";
+pub(super) const VERSION: u16 = 1;
+
+/// The saved configuration spaces of a bus. Its functions are components of their own.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RootState {
+    /// One for each function, in the order of their addresses.
+    pub(super) functions: Vec<FunctionState>,
 }
 
-impl ConfigState {
-    /// The only layout so far.
-    pub const VERSION: u16 = 1;
-
-    pub(super) fn check_version(&self) -> Result<(), ConfigStateError> {
-        if self.version == Self::VERSION { Ok(()) } else { Err(ConfigStateError::Version(self.version)) }
-    }
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FunctionState {
+    /// Address on the bus.
+    pub(super) device: u8,
+    pub(super) function: u8,
+    /// The registers.
+    #[serde(with = "hex")]
+    pub(super) config: Vec<u8>,
 }
 
-/// A saved configuration space that is not this function's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigStateError {
-    /// Written by another version of this program.
-    #[error("the saved PCI function has version {0}, and only version {version} is understood; restore it with the program that saved it", version = ConfigState::VERSION)]
-    Version(u16),
-    /// Not 256 bytes.
-    #[error(
-        "the saved PCI function has {0} bytes of configuration space instead of {CONFIG_SIZE}; the file is damaged"
-    )]
-    Length(usize),
-    /// A register that nothing can change was changed.
-    #[error(
-        "the saved PCI function is another one: its register {offset:#x} is {saved:#04x} and here it is {own:#04x}; restore it into a machine of the same specification"
-    )]
-    ReadOnly {
-        /// Offset of the byte.
-        offset: usize,
-        /// What was saved.
-        saved: u8,
-        /// What this function has.
-        own: u8,
-    },
-}
-
-/// A saved MSI-X table. Its enable and mask bits are in the function's configuration space.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct MsixState {
-    /// Layout of this structure; [`MsixState::VERSION`].
-    pub version: u16,
-    /// One per vector.
-    pub vectors: Vec<MsixVectorState>,
-}
-
-impl MsixState {
-    /// The only layout so far.
-    pub const VERSION: u16 = 1;
-}
-
-/// A saved MSI-X vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// A saved MSI-X vector. Enable and mask bits of the function are in its configuration space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MsixVectorState {
     /// Message address.
     pub address: u64,
@@ -70,47 +39,4 @@ pub struct MsixVectorState {
     pub masked: bool,
     /// A message waits for the mask to go.
     pub pending: bool,
-}
-
-/// A saved MSI-X table that is not this function's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MsixStateError {
-    /// Written by another version of this program.
-    #[error("the saved MSI-X table has version {0}, and only version {version} is understood; restore it with the program that saved it", version = MsixState::VERSION)]
-    Version(u16),
-    /// Another number of vectors.
-    #[error(
-        "the saved MSI-X table has {saved} vectors and this function has {own}; restore it into a machine of the same specification"
-    )]
-    Vectors {
-        /// Vectors in the saved table.
-        saved: usize,
-        /// Vectors of this function.
-        own: usize,
-    },
-}
-
-/// The saved configuration spaces of a bus.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PciRootState {
-    /// Layout of this structure; [`PciRootState::VERSION`].
-    pub version: u16,
-    /// One per function, in the order of their addresses.
-    pub slots: Vec<PciSlotState>,
-}
-
-impl PciRootState {
-    /// The only layout so far.
-    pub const VERSION: u16 = 1;
-}
-
-/// A function's place and its saved configuration space.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PciSlotState {
-    /// Device number.
-    pub device: u8,
-    /// Function number.
-    pub function: u8,
-    /// Its registers.
-    pub config: ConfigState,
 }

@@ -5,13 +5,16 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::bar::{Bar, BarIndex, BarKind};
 use super::config::{ConfigSpace, Identity};
 use super::function::PciFunction;
 use super::msix::{Msix, MsixLayout};
-use super::state::{MsixState, MsixStateError};
+use super::state::MsixVectorState;
 use super::{ECAM_SIZE, EcamMirror};
 use crate::bus::Effect;
+use crate::component::{Component, State, StateError};
 use crate::irq::{Irq, MsiAllocator, MsiIrq};
 
 /// The memory that a guest would read configuration space from.
@@ -161,23 +164,45 @@ impl Scratch {
         });
         let (scratch, table) = (SCRATCH_BAR?, SCRATCH_MSIX_BAR?);
         config.add_bar(Bar::new(scratch, BarKind::Memory32, SCRATCH_SIZE).ok()?).ok()?;
-        config.add_bar(Bar::new(table, BarKind::Memory64, SCRATCH_MSIX_SIZE).ok()?.prefetchable()).ok()?;
+        config.add_bar(Bar::new(table, BarKind::Memory64, SCRATCH_MSIX_SIZE).ok()?).ok()?;
         let layout = MsixLayout { bar: table, table: 0, pending: 0x1000 };
         let msix = Msix::new(&mut config, 3, layout, allocator).ok()?;
         config.add_capability(0x09, &[8, 0x11, 0x22, 0x33], &[0, 0, 0xf0, 0xff]).ok()?;
         Some(Scratch { config, msix, places: [None; 6], broken_promises: 0, memory: [0; 16] })
     }
 
-    /// Restores the MSI-X table alone, the configuration space being restored.
-    ///
-    /// # Errors
-    /// [`MsixStateError`] for a table of another kind.
-    pub fn restore_msix(&mut self, state: &MsixState) -> Result<(), MsixStateError> {
-        self.msix.restore(state, &self.config)
-    }
-
     fn expect(&mut self, promise: bool) {
         self.broken_promises += usize::from(!promise);
+    }
+}
+
+const KIND: &str = "scratch";
+const VERSION: u16 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScratchState {
+    memory: [u8; 16],
+    msix: Vec<MsixVectorState>,
+}
+
+impl Component for Scratch {
+    fn save(&self) -> Result<State, StateError> {
+        State::new(KIND, VERSION, &ScratchState { memory: self.memory, msix: self.msix.state() })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let ScratchState { memory, msix } = state.open(KIND, VERSION)?;
+        if msix.len() != self.msix.len() {
+            return Err(StateError::mismatch(KIND, "it has another number of vectors"));
+        }
+        self.memory = memory;
+        self.msix.load(&msix);
+        Ok(())
+    }
+
+    fn go(&mut self) {
+        self.msix.go(&self.config);
     }
 }
 
@@ -234,11 +259,6 @@ impl PciFunction for Scratch {
             *place = address;
         }
         self.expect(promise);
-    }
-
-    fn reset(&mut self) {
-        self.memory = [0; 16];
-        self.msix.reset();
     }
 }
 

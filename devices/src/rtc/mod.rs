@@ -11,7 +11,6 @@ mod tests;
 use std::fmt;
 
 use civil::Civil;
-pub use state::{RtcState, RtcStateError};
 
 use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
 

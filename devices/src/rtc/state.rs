@@ -1,81 +1,53 @@
-//! What a clock is at one moment, for snapshots.
+//! Saving and loading a clock.
+//!
+//! No time is saved but the distance of the guest's clock from the host's: a guest that is loaded reads the time of the host
+//! that it runs on.
 
-use super::{
-    A_WRITABLE, B_SET, INDEX_MASK, REGISTERS, Rtc, STATUS_A, STATUS_B, STATUS_C, STATUS_D, TIME, WallClock,
-};
+use serde::{Deserialize, Serialize};
 
-/// A saved clock. It saves no time but how far the guest's clock is ahead of the host's: a restored guest reads the
-/// time of its restoration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RtcState {
-    /// Layout of this structure; [`RtcState::VERSION`].
-    pub version: u16,
+use super::{A_WRITABLE, B_SET, INDEX_MASK, REGISTERS, Rtc, STATUS_A, STATUS_B, STATUS_C, STATUS_D, TIME};
+use crate::component::{Component, State, StateError, hex};
+
+const KIND: &str = "rtc";
+const VERSION: u16 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RtcState {
     /// Register that the data port shows.
-    pub index: u8,
-    /// The 128 registers; those of the time are unused.
-    pub ram: Vec<u8>,
+    index: u8,
+    /// The registers; those of the time are unused.
+    #[serde(with = "hex")]
+    ram: Vec<u8>,
     /// Seconds that the guest's clock is ahead of the host's.
-    pub offset: i64,
+    offset: i64,
     /// Seconds, minutes, hours, weekday, day, month, year, century as they stand while the guest sets them.
-    pub frozen: Option<[u8; 8]>,
+    frozen: Option<[u8; TIME.len()]>,
+    /// The guest's time when it last read the seconds.
+    read_at: i64,
 }
 
-impl RtcState {
-    /// The only layout so far.
-    pub const VERSION: u16 = 1;
-}
-
-/// A saved clock that cannot be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RtcStateError {
-    /// Written by another version of this program.
-    #[error("the saved clock has version {0}, and only version {version} is understood; restore it with the program that saved it", version = RtcState::VERSION)]
-    Version(u16),
-    /// Not 128 registers.
-    #[error("the saved clock has {0} registers instead of {REGISTERS}; the file is damaged")]
-    Registers(usize),
-    /// The SET bit and the frozen registers contradict each other.
-    #[error("the saved clock is being set and is not, both at once; the file is damaged")]
-    HalfSet,
-}
-
-impl Rtc {
-    /// What this clock is now.
-    pub fn state(&self) -> RtcState {
-        RtcState {
-            version: RtcState::VERSION,
-            index: self.index,
-            ram: self.ram.to_vec(),
-            offset: self.offset,
-            frozen: self.frozen,
-        }
+impl Component for Rtc {
+    fn save(&self) -> Result<State, StateError> {
+        let Rtc { index, ref ram, offset, frozen, read_at, .. } = *self;
+        State::new(KIND, VERSION, &RtcState { index, ram: ram.to_vec(), offset, frozen, read_at })
     }
 
-    /// A clock as `state` says, on this host's time.
-    ///
-    /// # Errors
-    /// [`RtcStateError`] where no clock can be in such a state.
-    pub fn from_state(state: &RtcState, clock: Box<dyn WallClock>) -> Result<Self, RtcStateError> {
-        if state.version != RtcState::VERSION {
-            return Err(RtcStateError::Version(state.version));
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let RtcState { index, ram, offset, frozen, read_at } = state.open(KIND, VERSION)?;
+        let ram: [u8; REGISTERS] = ram.as_slice().try_into().map_err(|_| {
+            StateError::damaged(KIND, format_args!("it has {} registers instead of {REGISTERS}", ram.len()))
+        })?;
+        let status = ram.get(usize::from(STATUS_B)).copied().unwrap_or(0);
+        if (status & B_SET != 0) != frozen.is_some() {
+            return Err(StateError::damaged(KIND, "it is being set and is not, both at once"));
         }
-        let ram: [u8; REGISTERS] =
-            state.ram.as_slice().try_into().map_err(|_| RtcStateError::Registers(state.ram.len()))?;
-        let mut rtc = Rtc {
-            clock,
-            index: state.index & INDEX_MASK,
-            ram,
-            offset: state.offset,
-            frozen: state.frozen,
-            read_at: i64::MIN,
-        };
-        if (rtc.ram(STATUS_B) & B_SET != 0) != rtc.frozen.is_some() {
-            return Err(RtcStateError::HalfSet);
-        }
-        rtc.set_ram(STATUS_A, rtc.ram(STATUS_A) & A_WRITABLE);
+        self.index = index & INDEX_MASK;
+        (self.ram, self.offset, self.frozen, self.read_at) = (ram, offset, frozen, read_at);
+        self.set_ram(STATUS_A, self.ram(STATUS_A) & A_WRITABLE);
         for unused in TIME.into_iter().chain([STATUS_C, STATUS_D]) {
-            rtc.set_ram(unused, 0);
+            self.set_ram(unused, 0);
         }
-        Ok(rtc)
+        Ok(())
     }
 }

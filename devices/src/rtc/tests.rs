@@ -2,7 +2,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
+use crate::component::{Component, StateError};
 use proptest::prelude::*;
+use serde_json::json;
 
 #[derive(Debug, Clone)]
 struct Fixed(Arc<AtomicI64>);
@@ -120,14 +122,27 @@ fn a_word_written_to_the_index_port_sets_index_and_data() {
 }
 
 #[test]
-fn a_damaged_state_is_refused() {
-    let good = rig(0).0.state();
-    let restore =
-        |state: RtcState| Rtc::from_state(&state, Box::new(Fixed(Arc::default()))).map(|rtc| rtc.state());
-    assert_eq!(restore(good.clone()), Ok(good.clone()));
-    assert_eq!(restore(RtcState { version: 2, ..good.clone() }), Err(RtcStateError::Version(2)));
-    assert_eq!(restore(RtcState { ram: vec![0; 127], ..good.clone() }), Err(RtcStateError::Registers(127)));
-    assert_eq!(restore(RtcState { frozen: Some([0; 8]), ..good }), Err(RtcStateError::HalfSet));
+fn a_damaged_state_is_refused_and_changes_nothing() {
+    let mut rig = rig(0);
+    let good = rig.0.save().unwrap();
+    for (field, value) in [
+        ("ram", json!("00".repeat(127))),
+        ("ram", json!("0")),
+        ("frozen", json!(vec![0; 8])),
+        ("index", json!(256)),
+        ("more", json!(0)),
+    ] {
+        let mut damaged = good.clone();
+        damaged.data[field] = value;
+        assert!(matches!(rig.0.load(&damaged), Err(StateError::Damaged { .. })), "{field}");
+        assert_eq!(rig.0.save().unwrap(), good);
+    }
+    for [offset, read_at] in [[i64::MIN, i64::MAX], [i64::MAX, i64::MIN]] {
+        let mut odd = good.clone();
+        (odd.data["offset"], odd.data["read_at"]) = (offset.into(), read_at.into());
+        rig.0.load(&odd).unwrap();
+        rig.time();
+    }
 }
 
 proptest! {
@@ -150,7 +165,8 @@ proptest! {
         }
         rig.set(STATUS_B, mode << 1);
         prop_assert_eq!(rig.time(), time);
-        let again = Rtc::from_state(&rig.0.state(), Box::new(Fixed(rig.1.clone()))).unwrap();
+        let mut again = Rtc::new(Box::new(Fixed(rig.1.clone())));
+        again.load(&rig.0.save().unwrap()).unwrap();
         prop_assert_eq!(Rig(again, rig.1).time(), time);
     }
 }

@@ -1,8 +1,8 @@
 //! The 16550 UART: register file from vm-superio, and around it what a driver and a person need besides.
 //!
 //! vm-superio keeps the registers and raises edges. This module owns the flow of input: no byte of it is ever lost,
-//! because bytes leave the host's queue only when the guest listens, wait outside while the UART is in loopback, and
-//! survive a reset. It also makes the interrupt identification a function of levels, as in the data sheet (PC16550D
+//! because bytes leave the host's queue only when the guest listens, and wait outside while the UART is in
+//! loopback. It also makes the interrupt identification a function of levels, as in the data sheet (PC16550D
 //! §8.6): a driver that reads "nothing pending" can rely on it, one that leaves bytes in the FIFO is told so.
 
 mod input;
@@ -21,7 +21,6 @@ use crate::console::ByteQueue;
 use crate::irq::Irq;
 
 pub use input::SerialInput;
-pub use state::{SerialState, SerialStateError};
 pub use wiring::ConsoleSink;
 use wiring::{Line, Output};
 
@@ -56,13 +55,15 @@ const LSR_DATA_READY: u8 = 0x01;
 pub struct Serial {
     registers: Registers<Line, NoEvents, Output>,
     input: Arc<ByteQueue>,
-    /// Input that was in the FIFO when the guest switched to loopback or was reset; goes back in before anything else.
+    /// Input that was in the FIFO when the guest switched to loopback; goes back in before anything else.
     /// Never more than one FIFO's worth.
     held: VecDeque<u8>,
     /// "Transmitter empty" that was pending behind "data received" when the guest read the identification.
     sent_pending: bool,
     /// LSR reads in a row, up to [`POLLS`].
     polls: u8,
+    /// Input stays in the host's queue.
+    quiesced: bool,
 }
 
 impl Serial {
@@ -74,20 +75,15 @@ impl Serial {
             held: VecDeque::new(),
             sent_pending: false,
             polls: 0,
+            quiesced: false,
         }
     }
 
     /// Tells the port that its input queue may have bytes. Cheap when the guest does not listen.
     pub fn poke(&mut self) {
-        self.fill_fifo();
-    }
-
-    /// Back to the power-on registers. Input that the guest has not read yet stays.
-    pub fn reset(&mut self) {
-        self.hold_fifo();
-        self.replace_registers(&vm_superio::serial::SerialState::default());
-        self.sent_pending = false;
-        self.polls = 0;
+        if !self.quiesced {
+            self.fill_fifo();
+        }
     }
 
     fn read_register(&mut self, register: u8) -> u8 {

@@ -3,7 +3,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::component::{Component, State, StateError};
 use proptest::prelude::*;
+use serde_json::json;
 
 #[derive(Debug, Default)]
 struct Edges(AtomicUsize);
@@ -204,35 +206,52 @@ fn a_wide_access_is_byte_accesses_at_successive_registers() {
     assert_eq!(wide, [0x03, 0x0b, 0x60, 0xb0]);
 }
 
-#[test]
-fn reset_gives_power_on_registers_and_keeps_unread_input() {
-    let mut rig = rig();
-    let fresh = rig.port.state();
-    rig.outb(IER, IER_RECEIVED);
-    rig.outb(7, 0x5a);
-    rig.type_in(b"keep");
-    rig.port.reset();
-    let state = rig.port.state();
-    assert_eq!(SerialState { held: vec![], ..state.clone() }, fresh);
-    assert_eq!(state.held, b"keep");
-    rig.outb(IER, IER_RECEIVED);
-    assert_eq!(rig.linux_interrupt(), b"keep");
+impl Rig {
+    fn save(&mut self) -> State {
+        self.port.quiesce();
+        let state = self.port.save().unwrap();
+        self.port.go();
+        state
+    }
 }
 
 #[test]
-fn a_damaged_state_is_refused() {
-    let good = rig().port.state();
-    let restore = |state: SerialState| {
-        let rig = rig();
-        Serial::from_state(&state, rig.edges, Box::new(rig.screen), rig.input).map(|_| ())
-    };
-    assert_eq!(restore(good.clone()), Ok(()));
-    let old = SerialState { version: 0, ..good.clone() };
-    assert_eq!(restore(old), Err(SerialStateError::Version(0)));
-    let long = SerialState { fifo: vec![0; 65], ..good.clone() };
-    assert_eq!(restore(long), Err(SerialStateError::TooMuchInput(65)));
-    let both = SerialState { fifo: vec![0; 40], held: vec![0; 40], ..good };
-    assert_eq!(restore(both), Err(SerialStateError::TooMuchInput(80)));
+fn a_loaded_port_raises_its_interrupt_and_takes_input_when_it_goes() {
+    let mut old = rig();
+    old.outb(IER, IER_RECEIVED);
+    old.type_in(b"ab");
+    let state = old.save();
+    let mut new = rig();
+    new.port.quiesce();
+    new.port.load(&state).unwrap();
+    new.type_in(b"c");
+    assert_eq!(new.edges(), 0, "quiesced");
+    assert_eq!(new.port.save().unwrap(), state);
+    new.port.go();
+    assert!(new.edges() > 0);
+    assert_eq!(new.linux_interrupt(), b"abc");
+}
+
+#[test]
+fn a_state_that_no_port_has_is_refused_and_changes_nothing() {
+    let mut rig = rig();
+    let good = rig.save();
+    assert_eq!(rig.port.load(&good), Err(StateError::Running { kind: "serial" }));
+    assert_eq!(rig.port.save(), Err(StateError::Running { kind: "serial" }));
+    rig.port.quiesce();
+    for changes in [
+        vec![("fifo", json!("00".repeat(65)))],
+        vec![("fifo", json!("00".repeat(40))), ("held", json!("00".repeat(40)))],
+        vec![("mcr", json!(-1))],
+        vec![("polls", json!(null))],
+    ] {
+        let mut damaged = good.clone();
+        for (field, value) in changes {
+            damaged.data[field] = value;
+        }
+        assert!(matches!(rig.port.load(&damaged), Err(StateError::Damaged { .. })), "{damaged:?}");
+        assert_eq!(rig.port.save().unwrap(), good);
+    }
 }
 
 #[test]
@@ -285,7 +304,7 @@ proptest! {
                 1 => { rig.port.write(register & 6, &[value, value][..]); }
                 2 if register == 0 => {
                     let host = !looped(&mut rig) && rig.inb(LCR) & LCR_DLAB == 0;
-                    let before = rig.port.state().fifo.len();
+                    let before = rig.port.registers.state().in_buffer.len();
                     let byte = rig.inb(DATA);
                     if host && before > 0 && rig.port.registers_ier() & IER_RECEIVED != 0 {
                         prop_assert_eq!(byte, next_out);
@@ -298,9 +317,13 @@ proptest! {
                     next_in = next_in.wrapping_add(1);
                 }
                 _ => {
-                    let state = rig.port.state();
+                    rig.port.quiesce();
+                    let state = rig.port.save().unwrap();
                     let (irq, screen, input) = (rig.edges.clone(), rig.screen.clone(), rig.input.clone());
-                    rig.port = Serial::from_state(&state, irq, Box::new(screen), input).unwrap();
+                    rig.port = Serial::new(irq, Box::new(screen), input);
+                    rig.port.quiesce();
+                    rig.port.load(&state).unwrap();
+                    rig.port.go();
                     prop_assert!(rig.port.held.len() <= FIFO);
                 }
             }

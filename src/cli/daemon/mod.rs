@@ -1,8 +1,9 @@
-//! A machine as a service: in the background, with a pidfile, with a service manager that wants to know how it stands.
+//! A machine as a service: in the background, with a pidfile, and with notifications for a service manager.
 //!
-//! With `-d` the process that was called only waits for another one, which does all the work and says on the same
-//! standard error what is wrong, until the machine runs. It then lets go of the caller's streams and says so. Should the
-//! caller have gone by then, nobody would know of the machine, and it is ended.
+//! With `-d` the process that was called only waits for a child, which does all the work and reports errors
+//! on the same standard error until the machine runs. The child then redirects the standard streams to
+//! /dev/null and reports success. If the parent has died by then, nobody would know of the machine, so it is
+//! ended.
 
 mod notify;
 mod pidfile;
@@ -17,9 +18,9 @@ use log::Level;
 pub(super) use self::notify::Notify;
 pub(super) use self::pidfile::{Pidfile, PidfileError};
 use super::exit::Status;
-use super::{complain, deliver, logbook};
+use super::{machine_log, print_line, report_error};
 use crate::control::BannerLine;
-use crate::host::process::{Side, close_others, detach, silence};
+use crate::host::process::{Fork, close_others, detach, redirect_to_null};
 
 /// How a machine runs, whatever it is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -43,16 +44,16 @@ pub struct ServiceArgs {
     pub log: Option<PathBuf>,
 }
 
-/// Why a machine that runs is no service all the same.
+/// Why a running machine must be ended again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServiceError {
     /// No pidfile.
     #[error(transparent)]
     Pidfile(#[from] PidfileError),
-    /// The caller was killed, perhaps by Ctrl-C.
+    /// The parent was killed, perhaps by Ctrl-C.
     #[error("the machine is ended, as whoever started it has gone meanwhile")]
-    CallerGone,
-    /// The caller's streams.
+    ParentGone,
+    /// The standard streams could not be redirected.
     #[error("the standard streams cannot be let go: {0}")]
     Streams(io::Error),
 }
@@ -70,124 +71,124 @@ enum LaunchError {
         "the machine runs as process {pid}, and its number cannot be written to standard output: {source}; \
          `kill {pid}` presses its power button"
     )]
-    Unprinted { pid: u32, source: io::Error },
+    PidNotPrinted { pid: u32, source: io::Error },
 }
 
 /// Standard input, output and error.
-const STREAMS: [libc::c_int; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
+const STANDARD_STREAMS: [libc::c_int; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
 
-/// The process that was called, until it has been told how the start went.
+/// The parent process, until it has been told the result of the start.
 #[derive(Debug, Clone)]
-pub(super) struct Caller(Arc<Mutex<Option<UnixStream>>>);
+pub(super) struct Parent(Arc<Mutex<Option<UnixStream>>>);
 
-impl Caller {
-    fn line(&self) -> MutexGuard<'_, Option<UnixStream>> {
+impl Parent {
+    fn channel(&self) -> MutexGuard<'_, Option<UnixStream>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The machine runs.
-    fn release(&self) -> Result<(), ServiceError> {
-        let Some(mut line) = self.line().take() else { return Ok(()) };
-        silence(&STREAMS).map_err(ServiceError::Streams)?;
+    /// Reports that the machine runs.
+    fn report_ready(&self) -> Result<(), ServiceError> {
+        let Some(mut channel) = self.channel().take() else { return Ok(()) };
+        redirect_to_null(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
         let [a, b, c, d] = std::process::id().to_le_bytes();
-        line.write_all(&[Status::Done.code(), a, b, c, d]).map_err(|_| ServiceError::CallerGone)
+        channel.write_all(&[Status::Done.code(), a, b, c, d]).map_err(|_| ServiceError::ParentGone)
     }
 
-    /// It does not, and the reason has been said.
-    fn fail(&self, status: Status) {
-        if let Some(mut line) = self.line().take() {
-            let _ = line.write_all(&[status.code()]);
+    /// Reports a failure whose reason was already printed.
+    fn report_failure(&self, status: Status) {
+        if let Some(mut channel) = self.channel().take() {
+            let _ = channel.write_all(&[status.code()]);
         }
     }
 }
 
-/// Does `work` in a process in the background and waits until that runs a machine, or fails.
-pub(super) fn launch(notify: Notify, work: impl FnOnce(Notify, Caller) -> Status) -> Status {
+/// Forks a child that does `work`, and waits until it runs a machine or fails.
+pub(super) fn launch(notify: Notify, work: impl FnOnce(Notify, Parent) -> Status) -> Status {
     match detach() {
-        Ok(Side::Caller(line)) => follow(line, &notify),
-        Ok(Side::Detached(line)) => {
-            // What is said still goes to the caller's standard error.
-            let [input, output, _] = STREAMS;
-            let ours = close_others(&line).and_then(|()| silence(&[input, output]));
-            let caller = Caller(Arc::new(Mutex::new(Some(line))));
+        Ok(Fork::Parent(channel)) => wait_for_child(channel, &notify),
+        Ok(Fork::Child(channel)) => {
+            // Errors still go to the parent's standard error.
+            let [input, output, _] = STANDARD_STREAMS;
+            let ours = close_others(&channel).and_then(|()| redirect_to_null(&[input, output]));
+            let parent = Parent(Arc::new(Mutex::new(Some(channel))));
             let status = match ours {
-                Ok(()) => work(notify, caller.clone()),
-                Err(error) => complain(&LaunchError::Detach(error), Status::Failed),
+                Ok(()) => work(notify, parent.clone()),
+                Err(error) => report_error(&LaunchError::Detach(error), Status::Failed),
             };
-            caller.fail(status);
+            parent.report_failure(status);
             status
         }
-        Err(error) => complain(&LaunchError::Detach(error), Status::Failed),
+        Err(error) => report_error(&LaunchError::Detach(error), Status::Failed),
     }
 }
 
-/// Waits for the news from the other process.
-fn follow(mut line: UnixStream, notify: &Notify) -> Status {
+/// Waits for the child's result.
+fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
     let (mut status, mut pid) = ([0], [0; 4]);
-    if line.read_exact(&mut status).is_err() {
-        return complain(&LaunchError::Died, Status::Failed);
+    if channel.read_exact(&mut status).is_err() {
+        return report_error(&LaunchError::Died, Status::Failed);
     }
     let [code] = status;
     if code != Status::Done.code() {
         return Status::ALL.into_iter().find(|status| status.code() == code).unwrap_or(Status::Failed);
     }
-    if line.read_exact(&mut pid).is_err() {
-        return complain(&LaunchError::Died, Status::Failed);
+    if channel.read_exact(&mut pid).is_err() {
+        return report_error(&LaunchError::Died, Status::Failed);
     }
     let pid = u32::from_le_bytes(pid);
-    // By us, whom the manager has started: of others it may not want to hear that they are the ones now.
+    // Sent by the parent, which the manager has started: it may ignore messages from other processes.
     notify.ready(pid);
-    match deliver(&pid.to_string()) {
+    match print_line(&pid.to_string()) {
         Ok(()) => Status::Done,
-        Err(source) => complain(&LaunchError::Unprinted { pid, source }, Status::Failed),
+        Err(source) => report_error(&LaunchError::PidNotPrinted { pid, source }, Status::Failed),
     }
 }
 
-/// Who is told of a machine that runs.
+/// The parties that are informed about a running machine.
 #[derive(Debug)]
 pub(super) struct Service {
     notify: Notify,
-    caller: Option<Caller>,
+    parent: Option<Parent>,
     pidfile: Mutex<Option<Pidfile>>,
     banner: Vec<BannerLine>,
 }
 
 impl Service {
-    /// Before the machine is started, so that what cannot be had is an error by then.
+    /// Runs before the start of the machine, so that errors are reported by then.
     pub(super) fn prepare(
         args: &ServiceArgs,
         notify: Notify,
-        caller: Option<Caller>,
+        parent: Option<Parent>,
     ) -> Result<Self, PidfileError> {
         let pidfile = args.pidfile.as_deref().map(Pidfile::prepare).transpose()?;
-        Ok(Service { notify, caller, pidfile: Mutex::new(pidfile), banner: Vec::new() })
+        Ok(Service { notify, parent, pidfile: Mutex::new(pidfile), banner: Vec::new() })
     }
 
-    /// The same of a machine whose banner is this.
-    pub(super) fn of(self, banner: &str) -> Self {
-        let lines = banner.lines().filter_map(|line| line.strip_prefix("~> ")?.split_once(':'));
-        let line =
+    /// The same with the lines of the banner.
+    pub(super) fn with_banner(self, banner: &str) -> Self {
+        let lines = banner.lines().filter_map(|channel| channel.strip_prefix("~> ")?.split_once(':'));
+        let channel =
             |(name, value): (&str, &str)| BannerLine { name: name.trim().into(), value: value.trim().into() };
-        Service { banner: lines.map(line).collect(), ..self }
+        Service { banner: lines.map(channel).collect(), ..self }
     }
 
-    /// What the machine is made of.
+    /// The lines of the banner.
     pub(super) fn banner(&self) -> Vec<BannerLine> {
         self.banner.clone()
     }
 
-    /// Whether nobody sits in front of it.
+    /// Whether the machine runs in the background.
     pub(super) fn is_detached(&self) -> bool {
-        self.caller.is_some()
+        self.parent.is_some()
     }
 
-    /// The machine runs.
-    pub(super) fn runs(&self) -> Result<(), ServiceError> {
+    /// Reports that the machine runs.
+    pub(super) fn report_running(&self) -> Result<(), ServiceError> {
         self.pidfile().as_mut().map(Pidfile::publish).transpose()?;
-        // Before the caller goes on, who may end it at once.
-        logbook::keep(Level::Info, "the machine runs");
-        match &self.caller {
-            Some(caller) => caller.release(),
+        // Before the parent continues, which may end the machine at once.
+        machine_log::record(Level::Info, "the machine runs");
+        match &self.parent {
+            Some(parent) => parent.report_ready(),
             None => {
                 self.notify.ready(std::process::id());
                 Ok(())
@@ -195,13 +196,13 @@ impl Service {
         }
     }
 
-    /// It will have ended soon, whatever its guest wants.
-    pub(super) fn will_end(&self) {
+    /// Reports that the machine will end soon, whatever its guest does.
+    pub(super) fn report_stopping(&self) {
         self.notify.stopping("The guest is asked to shut down.");
     }
 
-    /// It has ended in this way; the next one may have its files.
-    pub(super) fn has_ended(&self, how: &str) {
+    /// Reports how the machine has ended, and removes the pidfile.
+    pub(super) fn report_ended(&self, how: &str) {
         self.notify.stopping(how);
         drop(self.pidfile().take());
     }

@@ -1,4 +1,4 @@
-//! Tells the service manager how the machine stands: sd_notify(3), a datagram to the socket that it names.
+//! Notifications for the service manager: sd_notify(3), a datagram to the socket in NOTIFY_SOCKET.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,10 +13,10 @@ use log::Level;
 use crate::cli::report;
 use crate::host::process::take_variable;
 
-/// The manager reads as fast as it can. One that does not shall hold up nobody.
+/// A service manager that reads nothing must not block the machine.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The service manager, if there is one that wants to know.
+/// The service manager, if there is one.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Notify {
     manager: Option<SocketAddr>,
@@ -24,27 +24,28 @@ pub(in crate::cli) struct Notify {
 }
 
 impl Notify {
-    /// The one that is named in our surroundings, from where it is taken: it is for this process.
+    /// The manager in NOTIFY_SOCKET, which is removed from the environment: it is meant for this process
+    /// only.
     pub(in crate::cli) fn take() -> Self {
-        take_variable("NOTIFY_SOCKET").map_or_else(Notify::default, |place| Notify::at(&place))
+        take_variable("NOTIFY_SOCKET").map_or_else(Notify::default, |address| Notify::new(&address))
     }
 
-    fn at(place: &OsStr) -> Self {
-        let manager = match place.as_bytes().split_first() {
+    fn new(address: &OsStr) -> Self {
+        let manager = match address.as_bytes().split_first() {
             Some((b'@', name)) => SocketAddr::from_abstract_name(name),
-            Some((b'/', _)) => SocketAddr::from_pathname(place),
-            // sd_notify(3) knows no others on this machine.
+            Some((b'/', _)) => SocketAddr::from_pathname(address),
+            // sd_notify(3) defines no other address for this host.
             _ => Err(io::ErrorKind::InvalidInput.into()),
         };
-        Notify { manager: manager.map_err(complain).ok(), stopping: AtomicBool::new(false) }
+        Notify { manager: manager.map_err(warn).ok(), stopping: AtomicBool::new(false) }
     }
 
-    /// The machine runs, in this process.
+    /// The machine runs in this process.
     pub(super) fn ready(&self, pid: u32) {
         self.send(&format!("READY=1\nSTATUS=The machine runs.\nMAINPID={pid}\n"));
     }
 
-    /// The machine will end, or has: said once.
+    /// The machine will end, or has ended: sent once.
     pub(super) fn stopping(&self, status: &str) {
         if !self.stopping.swap(true, Ordering::Relaxed) {
             self.send(&format!("STOPPING=1\nSTATUS={status}\n"));
@@ -58,14 +59,14 @@ impl Notify {
             socket.send_to_addr(text.as_bytes(), manager)
         });
         if let Err(error) = sent {
-            complain(error);
+            warn(error);
         }
     }
 }
 
-fn complain(error: io::Error) {
+fn warn(error: io::Error) {
     let text = format_args!("minivmm: warning: the service manager in NOTIFY_SOCKET was not told: {error}\n");
-    report::say_as(Level::Warn, &text);
+    report::message_at(Level::Warn, &text);
 }
 
 #[cfg(test)]
@@ -85,8 +86,8 @@ mod tests {
         let name = format!("@minivmm-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name[1..]).unwrap();
         let sockets = [UnixDatagram::bind(&path).unwrap(), UnixDatagram::bind_addr(&address).unwrap()];
-        for (socket, place) in sockets.iter().zip([path.as_os_str(), OsStr::new(&name)]) {
-            let notify = Notify::at(place);
+        for (socket, address) in sockets.iter().zip([path.as_os_str(), OsStr::new(&name)]) {
+            let notify = Notify::new(address);
             notify.ready(7);
             assert_eq!(receive(socket), "READY=1\nSTATUS=The machine runs.\nMAINPID=7\n");
             notify.stopping("It was asked to.");
@@ -96,7 +97,7 @@ mod tests {
             assert!(socket.recv(&mut [0]).is_err());
         }
         for nowhere in ["", "relative", "/nonexistent/notify"] {
-            Notify::at(OsStr::new(nowhere)).ready(7);
+            Notify::new(OsStr::new(nowhere)).ready(7);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The file of `--pidfile`: there while the machine runs, and complete from its first moment on.
+//! The file of `--pidfile`: present while the machine runs, and complete whenever it is visible.
 //!
-//! The machine's process has the file locked for as long as it lives, so that a file without a lock is of the dead, and
-//! may be replaced; only by who has the lock himself meanwhile.
+//! The machine's process holds a lock on the file for its whole life. A file without a lock is stale; only a
+//! process that has taken the lock itself may replace it.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -10,27 +10,27 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::host::identity::is_at;
-use crate::host::lock::{Kind, by, try_lock};
+use crate::host::lock::{Kind, pid_clause, try_lock};
 
-/// Somebody else may take the name at the same moment, and die at the next.
+/// Another process may take the name at the same moment, and die at once.
 const ATTEMPTS: u32 = 10;
-/// The longest pid that there is has seven digits.
-const LONGEST: usize = 16;
+/// Maximum length of a pidfile's content; a pid has at most seven digits.
+const MAX_LENGTH: usize = 16;
 
-/// Why there is none.
+/// Why there is no pidfile.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum PidfileError {
-    /// A machine that runs has it.
-    #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", by(.pid), path = path.display())]
-    Taken {
+    /// A running machine has it.
+    #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", pid_clause(.pid), path = path.display())]
+    InUse {
         /// The file.
         path: PathBuf,
         /// Its process.
         pid: Option<u32>,
     },
-    /// Something else is there.
+    /// The path is another kind of file.
     #[error("{path} is there and is no pidfile; it is left alone: name another one with `--pidfile`", path = path.display())]
-    Foreign {
+    NotPidfile {
         /// The file.
         path: PathBuf,
     },
@@ -44,49 +44,50 @@ pub(in crate::cli) enum PidfileError {
     },
 }
 
-/// A pidfile. With this value it goes.
+/// A pidfile, removed on drop.
 #[derive(Debug)]
 pub(in crate::cli) struct Pidfile {
     path: PathBuf,
-    /// The file, locked, once it is there.
+    /// The file, locked, once it is published.
     file: Option<File>,
 }
 
 impl Pidfile {
-    /// Makes sure that there can be one, and that what a dead machine left there is gone.
+    /// Checks that the file can be made, and removes a stale one.
     pub(in crate::cli) fn prepare(path: &Path) -> Result<Self, PidfileError> {
-        clear(path)?;
-        // All that the host may refuse later: a new file, its lock, room for the number, and a second name for it.
-        let mut draft = Draft::new(path)?;
-        try_lock(&draft.file, Kind::Exclusive).map_err(host(path))?;
-        draft.write_pid().map_err(host(path))?;
-        let mut second = draft.path.clone().into_os_string();
+        remove_stale(path)?;
+        // Everything that the host may refuse later: a new file, its lock, space for the pid, and a hard
+        // link.
+        let mut temporary = TempFile::new(path)?;
+        try_lock(&temporary.file, Kind::Exclusive).map_err(host(path))?;
+        temporary.write_pid().map_err(host(path))?;
+        let mut second = temporary.path.clone().into_os_string();
         second.push(".link");
         let _ = fs::remove_file(&second);
-        let linked = fs::hard_link(&draft.path, &second);
+        let linked = fs::hard_link(&temporary.path, &second);
         let _ = fs::remove_file(&second);
         linked.map_err(host(path))?;
         Ok(Pidfile { path: path.into(), file: None })
     }
 
-    /// Puts it in its place.
+    /// Moves the file to its path.
     pub(in crate::cli) fn publish(&mut self) -> Result<(), PidfileError> {
-        let mut draft = Draft::new(&self.path)?;
-        let failed = || host(&self.path);
-        if !try_lock(&draft.file, Kind::Exclusive).map_err(failed())? {
-            return Err(failed()(ErrorKind::WouldBlock.into()));
+        let mut temporary = TempFile::new(&self.path)?;
+        let error = || host(&self.path);
+        if !try_lock(&temporary.file, Kind::Exclusive).map_err(error())? {
+            return Err(error()(ErrorKind::WouldBlock.into()));
         }
-        draft.write_pid().map_err(failed())?;
-        let file = draft.file.try_clone().map_err(failed())?;
+        temporary.write_pid().map_err(error())?;
+        let file = temporary.file.try_clone().map_err(error())?;
         let mut attempt = 1;
         loop {
-            // A link is made only where nothing is.
-            match fs::hard_link(&draft.path, &self.path) {
+            // link(2) never replaces a file.
+            match fs::hard_link(&temporary.path, &self.path) {
                 Ok(()) => break,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && attempt < ATTEMPTS => {
-                    clear(&self.path)?
+                    remove_stale(&self.path)?
                 }
-                Err(error) => return Err(failed()(error)),
+                Err(source) => return Err(error()(source)),
             }
             attempt += 1;
         }
@@ -97,21 +98,21 @@ impl Pidfile {
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        // Before the lock is let go, so that it is nobody else's.
+        // Before the lock is released, so that it is not another process's file.
         if self.file.as_ref().is_some_and(|file| is_at(file, &self.path)) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// A new file beside the place that it is for. With this value its first name goes.
+/// A new file beside its destination. Its temporary name is removed on drop.
 #[derive(Debug)]
-struct Draft {
+struct TempFile {
     path: PathBuf,
     file: File,
 }
 
-impl Draft {
+impl TempFile {
     fn new(place: &Path) -> Result<Self, PidfileError> {
         let Some(name) = place.file_name() else {
             return Err(host(place)(ErrorKind::InvalidInput.into()));
@@ -120,11 +121,11 @@ impl Draft {
         first.push(name);
         first.push(format!(".{}", std::process::id()));
         let path = place.with_file_name(first);
-        // With our number in its name: whoever left it is dead.
+        // The name contains our pid: a file of that name is stale.
         let _ = fs::remove_file(&path);
         let file =
             File::options().write(true).create_new(true).mode(0o644).open(&path).map_err(host(place))?;
-        Ok(Draft { path, file })
+        Ok(TempFile { path, file })
     }
 
     fn write_pid(&mut self) -> io::Result<()> {
@@ -132,36 +133,36 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for TempFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Removes a dead machine's pidfile, and nothing else.
-fn clear(path: &Path) -> Result<(), PidfileError> {
-    let foreign = || PidfileError::Foreign { path: path.into() };
+/// Removes a stale pidfile, and no other file.
+fn remove_stale(path: &Path) -> Result<(), PidfileError> {
+    let not_pidfile = || PidfileError::NotPidfile { path: path.into() };
     let mut options = OpenOptions::new();
-    // No link is followed to a file that somebody else meant, no pipe waited for.
+    // O_NOFOLLOW: a symbolic link may lead to another user's file. O_NONBLOCK: a FIFO would block.
     options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     let mut file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EISDIR | libc::ENXIO)) => {
-            return Err(foreign());
+            return Err(not_pidfile());
         }
         Err(error) => return Err(host(path)(error)),
     };
     if !file.metadata().map_err(host(path))?.is_file() {
-        return Err(foreign());
+        return Err(not_pidfile());
     }
     let free = try_lock(&file, Kind::Exclusive).map_err(host(path))?;
     let pid = read_pid(&mut file);
     if !free {
-        return Err(PidfileError::Taken { path: path.into(), pid: pid.flatten() });
+        return Err(PidfileError::InUse { path: path.into(), pid: pid.flatten() });
     }
     if pid.is_none() {
-        return Err(foreign());
+        return Err(not_pidfile());
     }
     if is_at(&file, path) {
         fs::remove_file(path).map_err(host(path))?;
@@ -169,13 +170,13 @@ fn clear(path: &Path) -> Result<(), PidfileError> {
     Ok(())
 }
 
-/// What is in a pidfile: a number, or nothing yet as `mktemp` leaves it. `None` for any other file.
+/// The content of a pidfile: a number, or nothing yet as `mktemp` leaves it. `None` for any other file.
 fn read_pid(file: &mut File) -> Option<Option<u32>> {
     let mut text = String::new();
-    file.take(LONGEST as u64 + 1).read_to_string(&mut text).ok()?;
+    file.take(MAX_LENGTH as u64 + 1).read_to_string(&mut text).ok()?;
     match text.trim() {
         "" => Some(None),
-        number if text.len() <= LONGEST => number.parse().ok().map(Some),
+        number if text.len() <= MAX_LENGTH => number.parse().ok().map(Some),
         _ => None,
     }
 }
@@ -223,13 +224,13 @@ mod tests {
         }
         for precious in ["QFI\u{fb}", "12 34", "-5", "1\n2\n", "00000000000000000001"] {
             fs::write(&path, precious).unwrap();
-            assert!(matches!(Pidfile::prepare(&path), Err(PidfileError::Foreign { .. })), "{precious}");
+            assert!(matches!(Pidfile::prepare(&path), Err(PidfileError::NotPidfile { .. })), "{precious}");
             assert_eq!(fs::read_to_string(&path).unwrap(), precious);
         }
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         for other in [&link, folder.path(), Path::new("/dev/null")] {
-            assert!(matches!(Pidfile::prepare(other), Err(PidfileError::Foreign { .. })), "{other:?}");
+            assert!(matches!(Pidfile::prepare(other), Err(PidfileError::NotPidfile { .. })), "{other:?}");
         }
         let error = Pidfile::prepare(&folder.path().join("no/pid")).unwrap_err();
         assert!(matches!(error, PidfileError::Host { .. }), "{error}");
@@ -255,7 +256,7 @@ mod tests {
         let mut first = Pidfile::prepare(&path).unwrap();
         let mut second = Pidfile::prepare(&path).unwrap();
         first.publish().unwrap();
-        assert!(matches!(second.publish(), Err(PidfileError::Taken { pid: Some(_), .. })));
+        assert!(matches!(second.publish(), Err(PidfileError::InUse { pid: Some(_), .. })));
         drop(second);
         assert!(path.exists());
         drop(first);

@@ -1,11 +1,11 @@
-//! The doctor's look at a kernel and at an initrd, each by itself and both together.
+//! The doctor's examination of a kernel and an initrd, each by itself and both together.
 
 use std::path::Path;
 
 use boot::inspect::{Contents, InitrdFacts, KernelFacts, Seen, inspect_initrd, inspect_kernel};
 
 use super::Finding;
-use crate::cli::advice::{self, Trouble};
+use crate::cli::advice::{self, Problem};
 use crate::cli::args::DoctorArgs;
 use crate::cli::banner::describe;
 use crate::cli::drivers::{self, Driver, Drivers};
@@ -13,10 +13,10 @@ use crate::cli::preflight::{self, PreflightError};
 use crate::cli::report::chain;
 use crate::host::facts::Host;
 
-/// What was found in the files that are named.
+/// The findings about the files that are named.
 pub(super) fn examine(host: &Host, args: &DoctorArgs, boots_linux: bool) -> Vec<Finding> {
-    let kernel = args.kernel.as_deref().map(|path| (path, look_at_kernel(path)));
-    let initrd = args.initrd.as_deref().map(|path| (path, look_at_initrd(path)));
+    let kernel = args.kernel.as_deref().map(|path| (path, read_kernel(path)));
+    let initrd = args.initrd.as_deref().map(|path| (path, read_initrd(path)));
     let release = kernel
         .as_ref()
         .and_then(|(path, kernel)| drivers::release(path, kernel.as_ref().ok()?.version.as_deref()));
@@ -28,32 +28,32 @@ pub(super) fn examine(host: &Host, args: &DoctorArgs, boots_linux: bool) -> Vec<
             findings.push(virtio(host, path, release, contents));
             if initrd.is_none() {
                 let needed = preflight::no_initrd(host, path, facts.version.as_deref());
-                findings.extend(needed.map(|trouble| Finding::warn("initrd", trouble)));
+                findings.extend(needed.map(|problem| Finding::warn("initrd", problem)));
             }
         }
-        Some((_, Err(error))) => findings.push(Finding::fail("kernel", refused(error))),
+        Some((_, Err(error))) => findings.push(Finding::fail("kernel", problem(error))),
         None => {}
     }
     match &initrd {
         Some((path, Ok(facts))) => initrd_file(path, facts, release, &mut findings),
-        Some((_, Err(error))) => findings.push(Finding::fail("initrd", refused(error))),
+        Some((_, Err(error))) => findings.push(Finding::fail("initrd", problem(error))),
         None => {}
     }
     findings
 }
 
-fn look_at_kernel(path: &Path) -> Result<KernelFacts, PreflightError> {
+fn read_kernel(path: &Path) -> Result<KernelFacts, PreflightError> {
     let file = preflight::open("kernel", path)?;
     inspect_kernel(&file).map_err(|source| PreflightError::Kernel { path: path.to_path_buf(), source })
 }
 
-fn look_at_initrd(path: &Path) -> Result<InitrdFacts, PreflightError> {
+fn read_initrd(path: &Path) -> Result<InitrdFacts, PreflightError> {
     let file = preflight::open("initial RAM disk", path)?;
     inspect_initrd(&file).map_err(|source| PreflightError::Initrd { path: path.to_path_buf(), source })
 }
 
-fn refused(error: &PreflightError) -> Trouble {
-    Trouble { what: chain(error), cure: None }
+fn problem(error: &PreflightError) -> Problem {
+    Problem { what: chain(error), cure: None }
 }
 
 fn kernel_file(path: &Path, facts: &KernelFacts, boots_linux: bool, findings: &mut Vec<Finding>) {
@@ -65,11 +65,13 @@ fn kernel_file(path: &Path, facts: &KernelFacts, boots_linux: bool, findings: &m
     }
 }
 
-/// How the kernel has virtio, by its configuration or, where there is none, by the lists in its initrd.
+/// How the kernel has virtio, from its configuration or else from the lists in its initrd.
 fn virtio(host: &Host, kernel: &Path, release: Option<&str>, contents: Option<&Contents>) -> Finding {
-    let Some(release) = release else { return unknown("the kernel does not say which version it is") };
+    let Some(release) = release else {
+        return drivers_unknown("the kernel does not say which version it is");
+    };
     if let Some(drivers) = drivers::find(host, kernel, release) {
-        return known(&drivers);
+        return drivers_found(&drivers);
     }
     match contents.filter(|contents| contents.releases.iter().any(|name| name == release)) {
         Some(contents) if contents.virtio_builtin.iter().any(|name| name == "virtio_pci") => {
@@ -78,13 +80,13 @@ fn virtio(host: &Host, kernel: &Path, release: Option<&str>, contents: Option<&C
         Some(contents) if contents.virtio_modules.iter().any(|name| name == "virtio_pci") => {
             Finding::ok("drivers", "virtio_pci as a module, which the initrd has")
         }
-        _ => unknown(&format!(
+        _ => drivers_unknown(&format!(
             "there is neither config-{release} beside the kernel or in /boot nor /lib/modules/{release}"
         )),
     }
 }
 
-fn known(drivers: &Drivers) -> Finding {
+fn drivers_found(drivers: &Drivers) -> Finding {
     let named = |wanted: Driver| {
         let names = drivers.all().into_iter().filter(|(_, how)| *how == wanted).map(|(name, _)| name);
         names.collect::<Vec<_>>().join(", ")
@@ -98,15 +100,15 @@ fn known(drivers: &Drivers) -> Finding {
         Finding::ok("drivers", text)
     } else {
         let cure = "take a kernel that has them: Debian's linux-image-cloud-amd64 does".to_owned();
-        Finding::warn("drivers", Trouble { what: text, cure: Some(cure) })
+        Finding::warn("drivers", Problem { what: text, cure: Some(cure) })
     }
 }
 
-fn unknown(why: &str) -> Finding {
+fn drivers_unknown(why: &str) -> Finding {
     let what = format!("whether virtio is built in or modular cannot be known: {why}");
     Finding::warn(
         "drivers",
-        Trouble { what, cure: Some("give the initrd made for it, right in both cases".into()) },
+        Problem { what, cure: Some("give the initrd made for it, right in both cases".into()) },
     )
 }
 
@@ -123,7 +125,7 @@ fn initrd_file(path: &Path, facts: &InitrdFacts, release: Option<&str>, findings
     let size = file_len.div_ceil(1 << 20);
     findings.push(Finding::ok("initrd", format!("{path}: {size} MiB, {}, {of}", parts.join(" + "))));
     let mut warn =
-        |what: String, cure: Option<String>| findings.push(Finding::warn("initrd", Trouble { what, cure }));
+        |what: String, cure: Option<String>| findings.push(Finding::warn("initrd", Problem { what, cure }));
     match seen {
         Seen::All if !contents.init => {
             warn(format!("{path} has no /init, so the kernel has nothing to start from it"), None);
@@ -169,7 +171,7 @@ mod tests {
 
     const DEBIAN: &str = "6.1.0-25-amd64 (debian-kernel@lists.debian.org) #1 SMP";
 
-    /// A cpio archive in the "newc" format of these files, empty.
+    /// A cpio archive in the "newc" format of these empty files.
     fn cpio(names: &[&str]) -> Vec<u8> {
         let mut archive = Vec::new();
         for name in names.iter().chain(&["TRAILER!!!"]) {
@@ -183,7 +185,7 @@ mod tests {
         archive
     }
 
-    /// What is found of a Debian kernel with this initrd.
+    /// The findings about a Debian kernel with this initrd.
     fn found(initrd: Option<&[u8]>, boots_linux: bool) -> Vec<(Level, &'static str, String)> {
         let (_folder, host) = tree(&[("/k/x", "")]);
         let [kernel, image] = ["/k/vmlinuz", "/k/initrd.img"].map(|path| host.path(path));

@@ -1,14 +1,14 @@
-//! The doctor's look at the host.
+//! The doctor's examination of the host.
 
-use super::{Finding, Level, lasting};
-use crate::cli::advice::{self, KVM, MemoryVerdict, TUN, Trouble};
+use super::{Finding, Level, persistent};
+use crate::cli::advice::{self, KVM, MemoryVerdict, Problem, TUN};
 use crate::host::facts::{Backend, Cpu, Host};
 use crate::spec::MemSize;
 
 /// KVM_GET_API_VERSION of every kernel since 2.6.22; callers shall refuse any other (KVM api §4.1).
 const API_VERSION: i32 = 12;
 
-/// What was found on the host, for a machine of this much memory.
+/// The findings about the host, for a machine of this much memory.
 pub(super) fn examine(host: &Host, mem: MemSize) -> Vec<Finding> {
     let cpu = host.cpu();
     let mut findings = kvm(host, &cpu);
@@ -17,28 +17,29 @@ pub(super) fn examine(host: &Host, mem: MemSize) -> Vec<Finding> {
     let tun = host.access(TUN);
     findings.push(match advice::tun(&tun) {
         None => Finding::ok("tun", "/dev/net/tun opens, for networks on TAP interfaces"),
-        Some(trouble) => Finding::warn("tun", lasting::tun(host, &tun, trouble)),
+        Some(problem) => Finding::warn("tun", persistent::tun(host, &tun, problem)),
     });
     findings
 }
 
-/// Whether a stock Linux kernel boots on this host, given what was found of its KVM.
+/// Whether a stock Linux kernel boots on this host, given the findings about its KVM.
 pub(super) fn boots_linux(host: &Host, findings: &[Finding]) -> bool {
     let usable = findings.iter().all(|finding| finding.about != "kvm" || finding.level != Level::Fail);
     usable && host.backend(&host.cpu()) != Backend::Pvm
 }
 
 fn kvm(host: &Host, cpu: &Cpu) -> Vec<Finding> {
-    let facts = match host.ask_kvm(KVM) {
+    let facts = match host.probe_kvm(KVM) {
         Ok(facts) => facts,
         Err(access) => {
-            let trouble = advice::kvm(host, &access).map(|trouble| lasting::kvm(host, cpu, &access, trouble));
-            return trouble.into_iter().map(|trouble| Finding::fail("kvm", trouble)).collect();
+            let problem =
+                advice::kvm(host, &access).map(|problem| persistent::kvm(host, cpu, &access, problem));
+            return problem.into_iter().map(|problem| Finding::fail("kvm", problem)).collect();
         }
     };
     if facts.api_version != API_VERSION {
         let what = format!("/dev/kvm speaks api version {} and {API_VERSION} is needed", facts.api_version);
-        return vec![Finding::fail("kvm", Trouble { what, cure: None })];
+        return vec![Finding::fail("kvm", Problem { what, cure: None })];
     }
     let backend = host.backend(cpu);
     let text = format!(
@@ -71,7 +72,7 @@ fn processors(cpu: &Cpu) -> Finding {
 fn memory(host: &Host, mem: MemSize, findings: &mut Vec<Finding>) {
     let Some(memory) = host.memory() else {
         let what = "neither /proc/meminfo nor the kernel says how much memory this host has".to_owned();
-        findings.push(Finding::warn("memory", Trouble { what, cure: None }));
+        findings.push(Finding::warn("memory", Problem { what, cure: None }));
         return;
     };
     findings.push(match advice::memory(mem, memory) {
@@ -82,15 +83,15 @@ fn memory(host: &Host, mem: MemSize, findings: &mut Vec<Finding>) {
                 format!("{available} MiB available of {total} MiB, enough for a guest of {mem}"),
             )
         }
-        MemoryVerdict::Overcommitted(trouble) => Finding::warn("memory", trouble),
-        MemoryVerdict::Absurd(trouble) => Finding::fail("memory", trouble),
+        MemoryVerdict::Overcommitted(problem) => Finding::warn("memory", problem),
+        MemoryVerdict::Excessive(problem) => Finding::fail("memory", problem),
     });
     findings.extend(host.huge_pages().map(|setting| match setting.as_str() {
         "never" => Finding::warn(
             "memory",
-            Trouble {
+            Problem {
                 what: "transparent huge pages are off, which makes guests slower to start and to run".into(),
-                cure: Some(lasting::HUGE_PAGES.into()),
+                cure: Some(persistent::HUGE_PAGES.into()),
             },
         ),
         setting => Finding::ok("memory", format!("transparent huge pages are on ({setting})")),

@@ -1,44 +1,44 @@
-//! `minivmm doctor`: says whether this host can run a machine, what will not work, and the command that mends it.
+//! `minivmm doctor`: whether this host can run a machine, what will not work, and the command that mends it.
 
 mod files;
 mod host;
-mod lasting;
+mod persistent;
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::advice::Trouble;
+use super::advice::Problem;
 use super::args::DoctorArgs;
 use super::exit::Status;
 use crate::host::facts::Host;
 
-/// What the doctor says.
+/// The doctor's report.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Report {
     version: &'static str,
-    /// No finding stands in the way of a machine.
+    /// No finding prevents a machine.
     can_start: bool,
     /// This host's KVM can boot a stock Linux kernel.
     boots_linux: bool,
     findings: Vec<Finding>,
 }
 
-/// One thing that was looked at.
+/// One thing that was examined.
 #[derive(Debug, Serialize)]
 struct Finding {
     level: Level,
-    /// What was looked at, in a word.
+    /// Its subject, in a word.
     about: &'static str,
-    /// What was found, in plain words.
+    /// The result, in plain words.
     text: String,
-    /// What mends it.
+    /// The cure.
     #[serde(skip_serializing_if = "Option::is_none")]
     cure: Option<String>,
 }
 
-/// How much a finding matters.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
@@ -55,16 +55,16 @@ impl Finding {
         Finding { level: Level::Ok, about, text: text.into(), cure: None }
     }
 
-    fn warn(about: &'static str, trouble: Trouble) -> Self {
-        Finding { level: Level::Warn, about, text: trouble.what, cure: trouble.cure }
+    fn warn(about: &'static str, problem: Problem) -> Self {
+        Finding { level: Level::Warn, about, text: problem.what, cure: problem.cure }
     }
 
-    fn fail(about: &'static str, trouble: Trouble) -> Self {
-        Finding { level: Level::Fail, ..Self::warn(about, trouble) }
+    fn fail(about: &'static str, problem: Problem) -> Self {
+        Finding { level: Level::Fail, ..Self::warn(about, problem) }
     }
 }
 
-/// Looks at the host and at what is named.
+/// Examines the host and the files that are named.
 pub(super) fn examine(args: &DoctorArgs, host: &Host) -> Report {
     let mut findings = host::examine(host, args.mem.unwrap_or_default());
     let boots_linux = host::boots_linux(host, &findings);
@@ -79,7 +79,7 @@ impl Report {
         serde_json::to_string_pretty(self)
     }
 
-    /// How the command ends.
+    /// The exit status of the command.
     pub(super) fn status(&self) -> Status {
         if self.can_start { Status::Done } else { Status::Failed }
     }

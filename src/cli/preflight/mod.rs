@@ -1,121 +1,128 @@
-//! What can be known to fail before a machine is started, each thing with its own sentence: what, on which path, and
-//! how to mend it. Reads a few KiB and starts nothing; whoever starts the machine checks again what it relies on.
+//! Checks before a machine is started, each with its own sentence: what is wrong, on which path, and how to
+//! mend it. Reads a few KiB and starts nothing; the start itself checks again what it relies on.
 
-mod words;
+mod cmdline_words;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use boot::initrd::{Initrd, InitrdError};
-use boot::kernel::{Format, Kernel, KernelError};
+use boot::initrd::InitrdError;
+use boot::kernel::{Format, KernelError};
 use boot::layout::RamLayout;
 use boot::plan::{PlanError, PlanRequest};
 
-use super::advice::{self, MemoryVerdict, Trouble};
+use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
 use crate::machine::StartError;
-use crate::machine::files::{BootFiles, NamedFiles};
-use crate::machine::run_resources::Image;
+use crate::machine::deadline::{Progress, within};
+use crate::machine::files::{BootFiles, OpenFiles, Prepared};
 use crate::spec::Spec;
 
 /// A machine that may be started.
 #[derive(Debug)]
-pub(super) struct Cleared {
-    /// The files that the spec names. The machine gets these, so that it boots what was checked.
-    pub named: NamedFiles,
-    /// What it boots from.
-    pub files: BootFiles,
-    /// What may surprise later.
-    pub warnings: Vec<Trouble>,
+pub(super) struct Checked {
+    /// The open files of the spec, and the boot files. The machine gets these, so that it boots what was checked.
+    pub prepared: Prepared,
+    /// Warnings.
+    pub warnings: Vec<Problem>,
 }
 
-/// A machine that cannot be started as it stands.
+/// Why a machine cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PreflightError {
-    /// The spec is not complete, or its first disk gives nothing to boot.
+    /// The spec is incomplete, or its first disk has nothing to boot.
     #[error(transparent)]
-    Files(#[from] StartError),
-    /// A file that cannot be had.
+    Files(StartError),
+    /// A file cannot be opened.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file that is no kernel for this machine.
+    /// The kernel is not bootable here.
     #[error("{path} cannot be booted", path = path.display())]
     Kernel {
         /// The file.
         path: PathBuf,
-        /// Why, and what to give instead.
+        /// The reason, and what to give instead.
         source: KernelError,
     },
-    /// A file that is no initrd.
+    /// The initrd is not one.
     #[error("{path} cannot serve as the initial RAM disk", path = path.display())]
     Initrd {
         /// The file.
         path: PathBuf,
-        /// Why, and what to give instead.
+        /// The reason, and what to give instead.
         source: InitrdError,
     },
-    /// Too little memory, a command line that is too long.
+    /// Too little memory, or too long a command line.
     #[error("{error}{}", plan_cure(error))]
     Plan {
-        /// What the plan of the boot found.
+        /// The error of the boot plan.
         error: PlanError,
     },
-    /// An initrd that is missing, memory that no host like this has, KVM that is not to be had.
+    /// An initrd is missing, the memory is excessive, or KVM is not available.
     #[error(transparent)]
-    Trouble(#[from] Trouble),
+    Problem(#[from] Problem),
 }
 
-/// A file that was named and cannot be had.
+/// A file that was named cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
-    /// There is none.
+    /// It does not exist.
     #[error("the {what} {path} does not exist; {hint}", path = path.display())]
     Missing {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// Where to look instead.
         hint: String,
     },
-    /// It is a folder, a device, a pipe.
+    /// It is a folder, a device or a FIFO.
     #[error("the {what} {path} is {kind}; name a file{hint}", path = path.display())]
     Kind {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         kind: &'static str,
-        /// What was perhaps meant.
+        /// A suggestion.
         hint: String,
     },
     /// The user may not read it.
     #[error("the {what} {path} may not be read by this user; `sudo chmod a+r {path}` lets everybody", path = path.display())]
     Denied {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
-    /// Something else.
+    /// Any other error.
     #[error("the {what} {path} cannot be read", path = path.display())]
     Unreadable {
-        /// What it should have been.
+        /// Its role.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The host's error.
         source: io::Error,
     },
 }
 
+impl From<StartError> for PreflightError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Kernel { path, source } => PreflightError::Kernel { path, source },
+            StartError::Initrd { path, source } => PreflightError::Initrd { path, source },
+            other => PreflightError::Files(other),
+        }
+    }
+}
+
 impl PreflightError {
-    /// How the command ends then: only what is wrong whatever the host has is the command line's fault.
+    /// The exit status: `Usage` only for what is wrong on every host.
     pub(super) fn status(&self) -> Status {
         match self {
             PreflightError::Files(StartError::Spec(_)) => Status::Usage,
@@ -124,33 +131,53 @@ impl PreflightError {
     }
 }
 
-/// Looks at everything.
-pub(super) fn check(spec: &Spec, host: &Host) -> Result<Cleared, PreflightError> {
-    check_with(spec, host, None)
+/// Opens and looks at everything.
+pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
+    let mut prepared = prepare(spec, InitrdOrigin::Spec)?;
+    let warnings = judge(spec, host, &mut prepared)?;
+    Ok(Checked { prepared, warnings })
 }
 
-/// The same for a machine whose initrd was made for it.
-pub(super) fn check_with(
+/// Where a machine's initrd comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InitrdOrigin {
+    /// The spec, or the first disk.
+    Spec,
+    /// It is made for the kernel that is found.
+    ToBeMade,
+}
+
+/// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
+pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
+    let spec = spec.clone();
+    within(&Progress::default(), move |progress| {
+        let files = OpenFiles::open_by(&spec, progress, |what, path| {
+            let what = if what == "initrd" { "initial RAM disk" } else { what };
+            open(what, path).map_err(PreflightError::File)
+        })?;
+        let files = if initrd == InitrdOrigin::ToBeMade { files.without_initrd() } else { files };
+        Ok(Prepared::find(&spec, files, progress)?)
+    })
+}
+
+/// What may surprise of a machine that boots what was prepared, and /dev/kvm for it.
+pub(super) fn judge(
     spec: &Spec,
     host: &Host,
-    made: Option<&Arc<dyn Image>>,
-) -> Result<Cleared, PreflightError> {
-    // What is named is looked at first: here there is more to say of a file that cannot be had.
-    spec.kernel.as_deref().map(kernel).transpose()?;
-    spec.initrd().map(initrd).transpose()?;
-    let named = NamedFiles::open(spec, made)?;
-    let files = BootFiles::find_with(spec, &named, Vec::new())?;
+    prepared: &mut Prepared,
+) -> Result<Vec<Problem>, PreflightError> {
+    let files = &prepared.boot;
     let mut warnings: Vec<_> =
-        files.warnings.iter().map(|what| Trouble { what: what.clone(), cure: None }).collect();
-    warnings.extend(words::warning(&files.cmdline, spec.mem(), spec.cpus()));
+        files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
+    warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
     if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        if let Some(trouble) = no_initrd(host, path, files.headers.version()) {
-            return Err(looked_too(trouble, spec, &files).into());
+        if let Some(problem) = no_initrd(host, path, files.headers.version()) {
+            return Err(add_disk_findings(problem, spec, files).into());
         }
     }
-    // A kernel from the disk may well have its drivers built in: what is known of it is its name.
+    // A kernel from the disk may have its drivers built in: only its name is known.
     if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        warnings.extend(no_initrd_on_disk(&files));
+        warnings.extend(no_initrd_on_disk(files));
     }
     let ram = RamLayout::new(spec.mem().bytes());
     let initrd = files.initrd.as_ref().map(|(_, initrd)| *initrd);
@@ -159,28 +186,33 @@ pub(super) fn check_with(
         &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
     )
     .map_err(|error| PreflightError::Plan { error })?;
-    warnings.extend(little_memory(spec, &files));
+    warnings.extend(little_memory(spec, files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
-            MemoryVerdict::Overcommitted(trouble) => warnings.push(trouble),
-            MemoryVerdict::Absurd(trouble) => return Err(trouble.into()),
+            MemoryVerdict::Overcommitted(problem) => warnings.push(problem),
+            MemoryVerdict::Excessive(problem) => return Err(problem.into()),
         }
     }
-    if let Some(trouble) = advice::kvm(host, &host.access(advice::KVM)) {
-        return Err(trouble.into());
+    match host.open(advice::KVM) {
+        Ok(kvm) => prepared.kvm = Some(kvm),
+        Err(access) => {
+            if let Some(problem) = advice::kvm(host, &access) {
+                return Err(problem.into());
+            }
+        }
     }
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
     }
-    Ok(Cleared { named, files, warnings })
+    Ok(warnings)
 }
 
-/// What to say of memory that may do, and may not.
-fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
+/// A warning about memory that may not be enough.
+fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Problem> {
     let initrd = files.initrd.as_ref().map(|(_, initrd)| initrd);
     let needed = boot::plan::memory_estimate(&files.headers, initrd).ok()?;
-    (spec.mem().bytes() < needed).then(|| Trouble {
+    (spec.mem().bytes() < needed).then(|| Problem {
         what: format!(
             "{} of memory may be too little for this kernel{}",
             spec.mem(),
@@ -190,10 +222,10 @@ fn little_memory(spec: &Spec, files: &BootFiles) -> Option<Trouble> {
     })
 }
 
-/// What to say of a kernel from the disk that comes without an initrd.
-fn no_initrd_on_disk(files: &BootFiles) -> Option<Trouble> {
+/// A warning about a kernel from the disk without an initrd.
+fn no_initrd_on_disk(files: &BootFiles) -> Option<Problem> {
     let release = files.release()?;
-    drivers::is_distribution(&release, files.headers.version()).then(|| Trouble {
+    drivers::is_distribution(&release, files.headers.version()).then(|| Problem {
         what: format!(
             "no initial RAM disk was found for the kernel {}, which is a distribution's and has its drivers as modules",
             files.kernel
@@ -202,31 +234,19 @@ fn no_initrd_on_disk(files: &BootFiles) -> Option<Trouble> {
     })
 }
 
-/// Adds what the first disk was found to have, where an initrd was looked for there in vain.
-fn looked_too(trouble: Trouble, spec: &Spec, files: &BootFiles) -> Trouble {
+/// Adds the result of searching the first disk for an initrd.
+fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Problem {
     match (spec.disk.first(), &files.looked) {
-        (Some(disk), Some(looked)) => Trouble {
-            what: format!("{}; on the disk {}, {looked}", trouble.what, disk.path.display()),
-            ..trouble
+        (Some(disk), Some(looked)) => Problem {
+            what: format!("{}; on the disk {}, {looked}", problem.what, disk.path.display()),
+            ..problem
         },
-        _ => trouble,
+        _ => problem,
     }
 }
 
-/// Reads a kernel's headers.
-pub(super) fn kernel(path: &Path) -> Result<Kernel, PreflightError> {
-    let file = open("kernel", path)?;
-    Kernel::parse(&file).map_err(|source| PreflightError::Kernel { path: path.to_path_buf(), source })
-}
-
-/// Looks at an initial RAM disk.
-pub(super) fn initrd(path: &Path) -> Result<Initrd, PreflightError> {
-    let file = open("initial RAM disk", path)?;
-    Initrd::parse(&file).map_err(|source| PreflightError::Initrd { path: path.to_path_buf(), source })
-}
-
-/// What is wrong with a kernel that comes without an initrd: its drivers may be modules.
-pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Trouble> {
+/// The problem of a kernel without an initrd: its drivers may be modules.
+pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Problem> {
     let release = drivers::release(path, version)?;
     let because = match drivers::find(host, path, release) {
         Some(drivers) if drivers.modular() => {
@@ -243,7 +263,7 @@ pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Opti
         Some(initrd) => format!("add `--initrd {}`", initrd.display()),
         None => format!("add `--initrd FILE` with the one made for it (Debian: /boot/initrd.img-{release})"),
     };
-    Some(Trouble {
+    Some(Problem {
         what: format!("the kernel {} needs an initial RAM disk, because {because}", path.display()),
         cure: Some(format!("{add}, or `--initrd none` to try without")),
     })
@@ -256,16 +276,16 @@ fn plan_cure(error: &PlanError) -> String {
     }
 }
 
-/// Opens a file that is one: opening a pipe would wait for its other end.
+/// Opens a regular file; opening a FIFO would block.
 pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
-    let failed = |source: io::Error| match source.kind() {
+    let error = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             FileError::Missing { what, path: path.to_path_buf(), hint: missing_hint(path) }
         }
         io::ErrorKind::PermissionDenied => FileError::Denied { what, path: path.to_path_buf() },
         _ => FileError::Unreadable { what, path: path.to_path_buf(), source },
     };
-    let meta = fs::metadata(path).map_err(failed)?;
+    let meta = fs::metadata(path).map_err(error)?;
     if !meta.is_file() {
         let (kind, hint) = if meta.is_dir() {
             ("a folder", newest_in(what, path).map(|file| format!(" in it, such as {}", file.display())))
@@ -274,7 +294,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
         };
         return Err(FileError::Kind { what, path: path.to_path_buf(), kind, hint: hint.unwrap_or_default() });
     }
-    File::open(path).map_err(failed)
+    File::open(path).map_err(error)
 }
 
 fn missing_hint(path: &Path) -> String {
@@ -285,7 +305,7 @@ fn missing_hint(path: &Path) -> String {
     }
 }
 
-/// The last of the files in a folder that are called as such files are.
+/// The last file of a folder whose name is usual for its role.
 fn newest_in(what: &str, folder: &Path) -> Option<PathBuf> {
     let prefix = if what == "kernel" { "vmlinu" } else { "init" };
     let names = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());

@@ -29,7 +29,7 @@ impl Bench {
     fn refusal(&self, spec: Spec) -> String {
         let error = check(&spec, &self.host).unwrap_err();
         assert_eq!(error.status(), Status::Failed);
-        // Paths without the folder of this run.
+        // Paths without the temporary folder.
         chain(&error).replace(&self.host.path("/").display().to_string(), "/")
     }
 }
@@ -76,7 +76,7 @@ fn unreadable_kernel_is_told_with_the_cure() {
     let bench = bench(OWN, &[]);
     let path = bench.host.path("/k/vmlinuz");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    // Root may read it all the same: the sentence is then looked at by itself.
+    // Root can read it, so the sentence is checked by itself.
     let said = match check(&bench.spec, &bench.host) {
         Err(error) => error.to_string(),
         Ok(_) => FileError::Denied { what: "kernel", path: path.clone() }.to_string(),
@@ -171,8 +171,8 @@ fn memory_that_the_host_never_had_is_refused_and_overcommitment_is_not() {
     let with = |mem: &str| bench.spec.clone().with_mem(mem.parse().unwrap());
     let said = bench.refusal(with("100G"));
     assert!(said.starts_with("100 GiB of memory were asked for and this host has 2048 MiB"), "{said}");
-    let cleared = check(&with("6G"), &bench.host).unwrap();
-    assert!(cleared.warnings[0].what.contains("1024 MiB available"), "{:?}", cleared.warnings);
+    let checked = check(&with("6G"), &bench.host).unwrap();
+    assert!(checked.warnings[0].what.contains("1024 MiB available"), "{:?}", checked.warnings);
 }
 
 #[test]
@@ -186,8 +186,8 @@ fn host_without_kvm_is_told_with_the_module() {
 #[test]
 fn host_that_cannot_boot_linux_is_a_warning() {
     let bench = bench(OWN, &[("/sys/module/kvm_pvm/x", "")]);
-    let cleared = check(&bench.spec, &bench.host).unwrap();
-    assert!(cleared.warnings[0].what.contains("kvm_pvm"), "{:?}", cleared.warnings);
+    let checked = check(&bench.spec, &bench.host).unwrap();
+    assert!(checked.warnings[0].what.contains("kvm_pvm"), "{:?}", checked.warnings);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::super::args::{ArgsError, MachineArgs};
 use super::super::exit;
 use crate::spec::Spec;
 
-/// What is run, and where.
+/// The command and its guest.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     disable_help_flag = true,
@@ -53,46 +53,48 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// What `run` decides itself.
-const OWN: [&str; 3] = ["initrd", "console", "on_reboot"];
+/// Options that `run` sets itself.
+const RESERVED: [&str; 3] = ["initrd", "console", "on_reboot"];
 
 impl RunArgs {
-    /// How long the machine may take to come up.
+    /// Limit for the machine to come up.
     pub(super) fn boot_limit(&self) -> Duration {
         Duration::from_secs(self.boot_timeout.unwrap_or(60).into())
     }
 
-    /// How long all of it may take.
+    /// Limit for the whole run.
     pub(super) fn limit(&self) -> Option<Duration> {
         self.timeout.map(|seconds| Duration::from_secs(seconds.into()))
     }
 
-    /// The machine, as far as it is said.
+    /// The machine, without the parts that `run` sets.
     pub(in super::super) fn spec(&self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
-        let flag = OWN.iter().find(|own| matches!(matches.try_contains_id(own), Ok(true)));
+        let flag = RESERVED.iter().find(|reserved| matches!(matches.try_contains_id(reserved), Ok(true)));
         if let Some(flag) = flag {
-            return Err(refused(&format!("--{}", flag.replace('_', "-"))));
+            return Err(reserved_option(&format!("--{}", flag.replace('_', "-"))));
         }
         let spec = self.machine.clone().spec(matches)?;
-        // Said all the same, so in the machine's file.
-        let said = [spec.initrd.is_some(), spec.console.is_some(), spec.on_reboot.is_some()];
-        match OWN.iter().zip(said).find(|(_, said)| *said) {
-            Some((key, _)) => Err(refused(&format!("`{}` in the machine's file", key.replace('_', "-")))),
+        // The same options may be in the machine's file.
+        let given = [spec.initrd.is_some(), spec.console.is_some(), spec.on_reboot.is_some()];
+        match RESERVED.iter().zip(given).find(|(_, given)| *given) {
+            Some((key, _)) => {
+                Err(reserved_option(&format!("`{}` in the machine's file", key.replace('_', "-"))))
+            }
             None => Ok(spec),
         }
     }
 }
 
-fn refused(what: &str) -> ArgsError {
-    let said = format!(
+fn reserved_option(what: &str) -> ArgsError {
+    let given = format!(
         "`minivmm run` makes the initial RAM disk itself, shows output and not a console, and ends with its command: leave out {what}\n"
     );
-    Error::raw(ErrorKind::ArgumentConflict, said).into()
+    Error::raw(ErrorKind::ArgumentConflict, given).into()
 }
 
-/// The definition of the verb: what it decides itself is not in its help.
+/// The definition of the verb: options that it sets itself are not in its help.
 pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
-    let verb = OWN.iter().fold(verb, |verb, own| verb.mut_arg(own, |arg| arg.hide(true)));
+    let verb = RESERVED.iter().fold(verb, |verb, reserved| verb.mut_arg(reserved, |arg| arg.hide(true)));
     verb.mut_arg("kernel", |arg| {
         let help = "Linux kernel; else the disk's, else /boot's newest";
         arg.help(help).long_help(help)

@@ -1,4 +1,4 @@
-//! Looks for a busybox that runs in a guest that has nothing else.
+//! Searches the host for a busybox that runs without libraries.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::error::RunError;
 
 const NAMES: [&str; 3] = ["busybox", "busybox.static", "busybox-static"];
-/// Where it may lie though an ordinary user's PATH does not say so.
+/// Folders that are searched even if PATH does not list them.
 const FOLDERS: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// The first static busybox in `path`, which is written as PATH is, or in the system's folders.
+/// The first static busybox in `path`, a list like PATH, or in the system's folders.
 pub(super) fn find(path: &str) -> Result<PathBuf, RunError> {
     let folders = path.split(':').chain(FOLDERS.split(':')).filter(|folder| !folder.is_empty());
     let mut dynamic = None;
@@ -31,13 +31,13 @@ pub(super) fn find(path: &str) -> Result<PathBuf, RunError> {
     Err(RunError::NoBusybox { found })
 }
 
-/// Whether a program needs no dynamic loader (a program header PT_INTERP of the ELF specification); `None` for what is no
-/// program of this machine.
+/// Whether a program needs no dynamic loader (no program header PT_INTERP of the ELF specification); `None`
+/// for a file that is no program for this processor.
 fn is_static(path: &Path) -> Option<bool> {
     const INTERP: u32 = 3;
     const X86_64: u16 = 62;
     let mut head = Vec::new();
-    // Program headers follow the ELF header in whatever a linker makes.
+    // Every linker puts the program headers directly after the ELF header.
     File::open(path).ok()?.take(4096).read_to_end(&mut head).ok()?;
     let bytes = |at: usize, len: usize| head.get(at..at.checked_add(len)?);
     let half = |at: usize| Some(u16::from_le_bytes(bytes(at, 2)?.try_into().ok()?));

@@ -14,27 +14,27 @@ use crate::spec::{MemSize, SpecError};
 /// Why a command could not be run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
-    /// The options do not fit each other.
+    /// The options conflict.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// What is known before the machine is made.
+    /// A preflight check.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
-    /// The machine.
+    /// The start of the machine.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Its name, or the socket of that name.
+    /// The machine's name.
     #[error(transparent)]
     Name(#[from] ClaimError),
-    /// More ports than fit beside those of `run`.
+    /// More ports than a guest can have beside those of `run`.
     #[error("{asked} ports were asked for, and beside those of `minivmm run` a guest can have {max}")]
     Ports {
-        /// As many.
+        /// The number asked for.
         asked: usize,
-        /// The most.
+        /// The maximum.
         max: usize,
     },
-    /// No kernel was named, and the host's are not there or not readable.
+    /// No kernel was named, and the host's are missing or not readable.
     #[error(
         "no kernel was named, and {found}; name one with `--kernel FILE`, or a disk that has one with `--disk`"
     )]
@@ -42,64 +42,64 @@ pub(crate) enum RunError {
         /// What /boot has.
         found: String,
     },
-    /// The kernel's modules are not to be found.
+    /// The kernel's modules are missing.
     #[error(
-        "the drivers of Linux {release} are modules, and they are not there (looked for in {looked}); install the kernel's \
+        "the drivers of Linux {release} are modules, and they are not there (looked for in {searched}); install the kernel's \
          package, or name the directory with `--modules DIR`"
     )]
     NoModules {
-        /// The kernel.
+        /// The kernel's release.
         release: String,
-        /// Where.
-        looked: String,
+        /// The folders that were searched.
+        searched: String,
     },
-    /// The folder that was named is none, or has none.
+    /// The folder that was named has no modules of this kernel.
     #[error("the directory {path} has no modules for Linux {release}: neither it nor {release} or lib/modules/{release} in it has a modules.dep or a kernel directory", path = path.display())]
     NotModules {
-        /// What was named.
+        /// The folder.
         path: PathBuf,
-        /// The kernel.
+        /// The kernel's release.
         release: String,
     },
-    /// They are, but this one is not among them.
+    /// One driver is neither a module nor built in.
     #[error("Linux {release} cannot be used by `minivmm run`: {source}, and it is not built in")]
     NoDriver {
-        /// The kernel.
+        /// The kernel's release.
         release: String,
         /// Which module.
         source: ModuleError,
     },
-    /// They cannot be listed, or one cannot be read.
-    #[error("cannot read the modules of Linux {release}: {said}")]
+    /// The modules cannot be listed or read.
+    #[error("cannot read the modules of Linux {release}: {reason}")]
     Modules {
-        /// The kernel.
+        /// The kernel's release.
         release: String,
-        /// Why.
-        said: String,
+        /// The reason.
+        reason: String,
     },
     /// There is none, or only one that needs libraries.
     #[error(
         "{found}; install it (Debian: apt-get install busybox-static), or give the guest's files with `--root DIR`"
     )]
     NoBusybox {
-        /// What is wrong.
+        /// What was found.
         found: String,
     },
-    /// It cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {path}: {source}", path = path.display())]
     Read {
-        /// What.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// It is there and no folder.
+    /// The path is not a directory.
     #[error("--root {path} is no directory; name the one that holds the guest's /bin, /lib and so on", path = path.display())]
-    NoFolder {
-        /// What was named.
+    NotADirectory {
+        /// The path.
         path: PathBuf,
     },
-    /// No program of the folder could run the command.
+    /// The folder has no shell, and the host no busybox.
     #[error(
         "--root {path} has no /bin/sh, and this host has no static busybox to run the command with; put a shell there, or \
          install busybox-static",
@@ -109,21 +109,21 @@ pub(crate) enum RunError {
         /// The folder.
         path: PathBuf,
     },
-    /// It holds more than the guest has memory.
+    /// The folder is larger than the guest's memory.
     #[error("--root {path} holds more than the guest's memory of {mem}: give it more than twice as much as is in the directory with `--mem`, or put what is large on a disk", path = path.display())]
     TooLarge {
         /// The folder.
         path: PathBuf,
-        /// What the guest has.
+        /// The guest's memory.
         mem: MemSize,
     },
-    /// Something in it does not fit the format.
+    /// A file does not fit the archive format.
     #[error("cannot make the initramfs: {0}")]
     Archive(#[from] CpioError),
     /// The host refused threads, or signals.
     #[error("the host refused {what}: {source}")]
     Host {
-        /// Which.
+        /// What was refused.
         what: &'static str,
         /// The host's error.
         source: io::Error,

@@ -1,7 +1,7 @@
-//! What the guest of a command boots: which kernel, and the initramfs that is made for it.
+//! The guest of a command: its kernel, and the initramfs that is made for it.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -20,18 +20,18 @@ use super::error::RunError;
 use super::{busybox, tree};
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
-use crate::host::process::with_usual_limits;
+use crate::host::process::{may_read, with_original_fd_limit};
 use crate::image::version::compare;
-use crate::image::{Budget, DiskFile, read_file};
-use crate::machine::files::BootFiles;
+use crate::image::{Budget, read_file};
+use crate::machine::files::{OpenFiles, Prepared};
 use crate::spec::Spec;
 
-/// Its init, less the lines that differ from run to run.
+/// The init script, without the lines that differ from run to run.
 const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
-/// What is ours in a guest whose files are somebody else's; resources/initramfs/run.sh says it too.
-const PLACE: &str = ".minivmm";
+/// The folder for our files in the guest; resources/initramfs/run.sh has the same name.
+const PRIVATE_FOLDER: &str = ".minivmm";
 
-/// The newest kernel of the host's /boot that this user may read.
+/// The newest kernel in the host's /boot that this user may read.
 pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     let boot = host.path("/boot");
     let names = fs::read_dir(&boot).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -40,7 +40,7 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     kernels.sort_by(|one, other| compare(other, one));
     let readable = |name: &&String| {
         let path = boot.join(name);
-        path.is_file() && File::open(path).is_ok()
+        path.is_file() && may_read(&path)
     };
     match (kernels.iter().find(readable), kernels.first()) {
         (Some(name), _) => Ok(boot.join(name)),
@@ -60,25 +60,25 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
 pub(super) fn initramfs(
     args: &RunArgs,
     spec: &Spec,
-    files: &BootFiles,
+    prepared: &Prepared,
     host: &Host,
     token: &str,
 ) -> Result<Cpio, RunError> {
-    let modules = modules(args, spec, files, host)?;
+    let modules = modules(args, spec, prepared, host)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
     let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
     let shell = match (&args.root, busybox) {
         (None, Err(error)) => return Err(error),
         (None, Ok(busybox)) => {
-            small(&mut archive, &busybox)?;
+            add_busybox_root(&mut archive, &busybox)?;
             Shell { shell: "/bin/busybox sh", busybox: "/bin/busybox", links: true }
         }
         (Some(root), busybox) => {
-            warn_of(root, &tree::pack(&mut archive, root, spec.mem())?);
+            warn_unreadable(root, &tree::pack(&mut archive, root, spec.mem())?);
             match busybox {
                 Ok(busybox) => {
-                    add_busybox(&mut archive, &format!("{PLACE}/busybox"), &busybox)?;
+                    add_busybox(&mut archive, &format!("{PRIVATE_FOLDER}/busybox"), &busybox)?;
                     Shell { shell: "/.minivmm/busybox sh", busybox: "/.minivmm/busybox", links: false }
                 }
                 Err(_) if fs::symlink_metadata(root.join("bin/sh")).is_ok() => {
@@ -88,9 +88,9 @@ pub(super) fn initramfs(
             }
         }
     };
-    places(&mut archive)?;
+    add_mount_points(&mut archive)?;
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
-        archive.add(format!("{PLACE}/{name}"), Member::file(mode, content)).map(drop)
+        archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
     put("init", 0o755, shell.init(args.stdin, token).into_bytes())?;
     put("command", 0o644, set_arguments(&args.command))?;
@@ -102,13 +102,13 @@ pub(super) fn initramfs(
     Ok(archive.finish()?)
 }
 
-/// Says once what the guest will not have.
-fn warn_of(root: &Path, unreadable: &[PathBuf]) {
+/// Prints one warning about files that the guest will not have.
+fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
     const MOST: usize = 3;
     if unreadable.is_empty() {
         return;
     }
-    // Names of files may have any byte, those of a terminal's commands too.
+    // A file name may contain any byte, also control sequences for a terminal.
     let names =
         unreadable.iter().take(MOST).map(|path| path.display().to_string().escape_debug().to_string());
     let names = names.collect::<Vec<_>>().join(", ");
@@ -116,7 +116,7 @@ fn warn_of(root: &Path, unreadable: &[PathBuf]) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    report::say_as(
+    report::message_at(
         Level::Warn,
         &format_args!(
             "minivmm: warning: the guest is without {names}{more} of --root {}, which this user may not read; let it with `chmod -R u+rX`, or run as root\n",
@@ -125,11 +125,11 @@ fn warn_of(root: &Path, unreadable: &[PathBuf]) {
     );
 }
 
-/// What runs init, and what it runs.
+/// The shell for init.
 struct Shell {
     shell: &'static str,
     busybox: &'static str,
-    /// Every name that busybox can have is to be its.
+    /// Whether to make links for all names of busybox.
     links: bool,
 }
 
@@ -141,8 +141,8 @@ impl Shell {
     }
 }
 
-/// A guest that is nothing but busybox.
-fn small(archive: &mut Archive, busybox: &Path) -> Result<(), RunError> {
+/// The files of a guest without `--root`.
+fn add_busybox_root(archive: &mut Archive, busybox: &Path) -> Result<(), RunError> {
     add_busybox(archive, "bin/busybox", busybox)?;
     for folder in ["sbin", "usr/bin", "usr/sbin"] {
         archive.folder(folder)?;
@@ -159,15 +159,15 @@ fn add_busybox(archive: &mut Archive, name: &str, busybox: &Path) -> Result<(), 
     Ok(())
 }
 
-/// What init and the kernel need to find, as far as it is not there.
-fn places(archive: &mut Archive) -> Result<(), RunError> {
+/// Folders and devices for init and the kernel, unless they exist.
+fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     for folder in ["dev", "proc", "sys", "run", "root"] {
         archive.folder(folder)?;
     }
     if !archive.contains("tmp") {
         archive.add("tmp", Member::new(0o1777, Kind::Directory))?;
     }
-    // The kernel gives init its console before anything is mounted.
+    // The kernel opens init's console before anything is mounted.
     for (name, minor, major) in [("dev/console", 1, 5), ("dev/null", 3, 1)] {
         if !archive.contains(name) {
             archive.add(name, Member::new(0o600, Kind::CharacterDevice(major, minor)))?;
@@ -176,7 +176,7 @@ fn places(archive: &mut Archive) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The command as a line for the shell that makes it the arguments, whatever bytes it has.
+/// The command as a line that makes it the shell's arguments, whatever bytes it has.
 fn set_arguments(command: &[OsString]) -> Vec<u8> {
     let mut line = b"set --".to_vec();
     for word in command {
@@ -191,24 +191,30 @@ fn set_arguments(command: &[OsString]) -> Vec<u8> {
 }
 
 /// The drivers that the kernel has as modules.
-fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Result<Vec<Module>, RunError> {
+fn modules(
+    args: &RunArgs,
+    spec: &Spec,
+    Prepared { open, boot: files, .. }: &Prepared,
+    host: &Host,
+) -> Result<Vec<Module>, RunError> {
     let Some(release) = files.release() else {
-        // A kernel that does not say what it is, is somebody's own; it has its drivers, or the guest says what is missing.
+        // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
+        // what is missing.
         return Ok(Vec::new());
     };
-    let said = |said: String| RunError::Modules { release: release.clone(), said };
-    let all = match (&args.modules, find(args, spec, &release, host)) {
+    let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
+    let all = match (&args.modules, find_modules(args, spec, &release, host)) {
         (_, Ok(folder)) => {
-            Modules::open(&folder).map_err(|error| said(format!("{}: {error}", folder.display())))?
+            Modules::open(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?
         }
         (Some(path), Err(_)) => return Err(RunError::NotModules { path: path.clone(), release }),
-        (None, Err(looked)) => match on_disk(spec, &release) {
+        (None, Err(searched)) => match on_disk(open, &release) {
             Some(modules) => modules,
             None if drivers::is_distribution(&release, files.headers.version()) => {
-                let looked = looked.iter().map(|path| path.display().to_string());
-                let looked: Vec<_> =
-                    looked.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
-                return Err(RunError::NoModules { release, looked: looked.join(", ") });
+                let searched = searched.iter().map(|path| path.display().to_string());
+                let searched: Vec<_> =
+                    searched.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
+                return Err(RunError::NoModules { release, searched: searched.join(", ") });
             }
             None => return Ok(Vec::new()),
         },
@@ -217,16 +223,16 @@ fn modules(args: &RunArgs, spec: &Spec, files: &BootFiles, host: &Host) -> Resul
     names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
     names.extend((!spec.tap.is_empty()).then_some("virtio_net"));
     names.extend(spec.balloon.map(|_| "virtio_balloon"));
-    // Without it a panic is seen by its line on the console.
+    // Without pvpanic, a panic is detected by its message on the console.
     names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-    all.load(&names, &|_, packed| unpack(packed)).map_err(|error| match error {
+    all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
         source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
-        other => said(other.to_string()),
+        other => failed(other.to_string()),
     })
 }
 
-/// The folder of this release's modules, or where it was looked for.
-fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
+/// The folder of this release's modules, or the folders that were searched.
+fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
     let candidates: Vec<PathBuf> = match &args.modules {
         Some(named) => vec![
             named.clone(),
@@ -235,15 +241,17 @@ fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathB
             named.join("usr/lib/modules").join(release),
         ],
         None => {
-            let mut homes = vec![host.path("/lib/modules"), host.path("/usr/lib/modules")];
+            let mut module_folders = vec![host.path("/lib/modules"), host.path("/usr/lib/modules")];
             let kernel = spec.kernel.as_ref().and_then(|kernel| fs::canonicalize(kernel).ok());
-            // Of a kernel in an unpacked package, whose boot/ stands beside its lib/.
+            // For a kernel in an unpacked package, boot/ is beside lib/.
             if let Some(package) = kernel.as_deref().and_then(Path::parent).and_then(Path::parent) {
                 let more = [package.join("lib/modules"), package.join("usr/lib/modules")];
-                // That of a kernel in /boot is the host's own.
-                homes.extend(more.into_iter().filter(|path| !homes.contains(path)).collect::<Vec<_>>());
+                // For a kernel in /boot these are the host's own folders.
+                module_folders.extend(
+                    more.into_iter().filter(|path| !module_folders.contains(path)).collect::<Vec<_>>(),
+                );
             }
-            homes.into_iter().map(|home| home.join(release)).collect()
+            module_folders.into_iter().map(|folder| folder.join(release)).collect()
         }
     };
     let is_one = |folder: &&PathBuf| folder.join("modules.dep").is_file() || folder.join("kernel").is_dir();
@@ -251,10 +259,10 @@ fn find(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathB
 }
 
 /// Those that the first disk has for this release, as an installed Debian does.
-fn on_disk(spec: &Spec, release: &str) -> Option<Modules> {
+fn on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
     // The longest list of modules, and the largest module.
     const MAX: u64 = 64 << 20;
-    let disk = DiskFile::open(&spec.disk.first()?.path).ok()?;
+    let disk = open.readers().ok()?.into_iter().next()?;
     let read = move |path: &Path| {
         let path = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         read_file(&disk.disk(&Budget::new()), path, MAX)
@@ -264,16 +272,16 @@ fn on_disk(spec: &Spec, release: &str) -> Option<Modules> {
     Modules::listed(&Path::new("/lib/modules").join(release), Box::new(read)).ok()
 }
 
-/// What is packed in a way that has no unpacker in here: Debian's newer modules and Fedora's are xz.
-fn unpack(packed: &[u8]) -> io::Result<Vec<u8>> {
+/// Decompresses a module: Debian's newer modules and Fedora's are xz.
+fn unpack_xz(packed: &[u8]) -> io::Result<Vec<u8>> {
     let missing =
         |error: io::Error| io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"));
     let mut command = Command::new("xz");
     command.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = with_usual_limits(&mut command).spawn().map_err(missing)?;
+    let mut child = with_original_fd_limit(&mut command).spawn().map_err(missing)?;
     let stdin = child.stdin.take();
     let out = thread::scope(|scope| {
-        // One that stops reading says why in its status.
+        // If xz stops reading, its exit status gives the reason.
         spawn_scoped(scope, Role::Cli, "xz", move || stdin.map(|mut stdin| stdin.write_all(packed)))?;
         child.wait_with_output()
     })?;
@@ -288,6 +296,7 @@ mod tests {
     use super::*;
     use crate::host::facts::tests::tree;
     use crate::image::testing::ext4;
+    use crate::machine::deadline::Progress;
     use crate::spec::DiskSpec;
 
     #[test]
@@ -316,15 +325,16 @@ mod tests {
         ];
         fs::write(&path, ext4(8192, &files, &["-b", "1024"])).unwrap();
         let spec = Spec::default().with_disk(DiskSpec::new(&path));
-        let modules = on_disk(&spec, "6.1.0-25-amd64").unwrap();
+        let open = OpenFiles::open(&spec, &Progress::default()).unwrap();
+        let modules = on_disk(&open, "6.1.0-25-amd64").unwrap();
         let order: Vec<_> = modules
-            .load(&["a"], &|_, packed| unpack(packed))
+            .load(&["a"], &|_, packed| unpack_xz(packed))
             .unwrap()
             .into_iter()
             .map(|module| module.file)
             .collect();
         assert_eq!(order, ["b.ko", "a.ko"]);
-        assert!(on_disk(&spec, "6.1.0-26-amd64").is_none());
+        assert!(on_disk(&open, "6.1.0-26-amd64").is_none());
     }
 
     #[test]

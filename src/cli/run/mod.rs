@@ -1,8 +1,8 @@
-//! `minivmm run`: one command in a guest that lives no longer than it. Its output comes out as it is, standard error apart,
-//! and its exit status is ours.
+//! `minivmm run`: one command in a guest that lives as long as it. Standard output and standard error pass
+//! unchanged and separate, and the exit status is the command's.
 //!
-//! The guest boots an initramfs that is made here. Its init finds named ports of the virtio console, whose other ends are in
-//! this process: no file is left behind, whatever happens.
+//! The guest boots an initramfs that is made here. Its init uses named ports of the virtio console, whose
+//! other ends are in this process: no file is left behind, whatever happens.
 
 pub mod args;
 mod busybox;
@@ -22,5 +22,5 @@ use crate::spec::Spec;
 
 /// Runs a command in a machine.
 pub(super) fn run(args: &RunArgs, spec: Spec) -> Status {
-    session::run(args, spec).unwrap_or_else(|error| super::complain(&error, Status::RunFailed))
+    session::run(args, spec).unwrap_or_else(|error| super::report_error(&error, Status::RunFailed))
 }

@@ -1,46 +1,46 @@
-//! The command's output, whose end is told by a token behind it.
+//! The command's output, whose end is marked by a token.
 
 use std::io::{self, Write};
 
-/// Passes a stream on as it comes, but for the token at its end. The guest sends the token when the command has ended;
-/// without it, nobody could know whether something is still on its way.
+/// Passes a stream on, without the token at its end. The guest sends the token when the command has ended;
+/// otherwise output could still be on its way.
 #[derive(Debug)]
-pub(super) struct UpToToken<W> {
+pub(super) struct TokenFilter<W> {
     to: W,
     token: Vec<u8>,
-    /// How much of the token the stream ends with so far: it has not been passed on.
-    held: usize,
-    /// It could not be passed on, and is not any more.
+    /// Length of the token's prefix at the end of the stream; these bytes are held back.
+    matched: usize,
+    /// Writing failed; later output is discarded.
     broken: bool,
-    /// Why; told once.
+    /// The reason, until it is reported.
     failure: Option<io::Error>,
 }
 
-impl<W: Write> UpToToken<W> {
+impl<W: Write> TokenFilter<W> {
     pub(super) fn new(to: W, token: &str) -> Self {
-        UpToToken { to, token: token.into(), held: 0, broken: false, failure: None }
+        TokenFilter { to, token: token.into(), matched: 0, broken: false, failure: None }
     }
 
-    /// Takes the next bytes, and says whether the stream ends with the token now.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
-        let held = self.token.get(..self.held).unwrap_or_default();
-        let all = [held, bytes].concat();
+    /// Passes on the next bytes; true if the stream now ends with the token.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
+        let matched = self.token.get(..self.matched).unwrap_or_default();
+        let all = [matched, bytes].concat();
         let most = self.token.len().min(all.len());
         let ends = |len: &usize| self.token.get(..*len).is_some_and(|start| all.ends_with(start));
-        self.held = (0..=most).rev().find(ends).unwrap_or(0);
-        self.write(all.get(..all.len() - self.held).unwrap_or_default());
-        self.held == self.token.len()
+        self.matched = (0..=most).rev().find(ends).unwrap_or(0);
+        self.write(all.get(..all.len() - self.matched).unwrap_or_default());
+        self.matched == self.token.len()
     }
 
-    /// There is no more. The beginning of a token was none then.
+    /// The stream has ended. A partial token was output.
     pub(super) fn finish(&mut self) {
-        if self.held < self.token.len() {
-            let rest = self.token.get(..self.held).unwrap_or_default().to_vec();
+        if self.matched < self.token.len() {
+            let rest = self.token.get(..self.matched).unwrap_or_default().to_vec();
             self.write(&rest);
         }
     }
 
-    /// Why nothing is passed on any more, if that is news.
+    /// Why writing failed, once.
     pub(super) fn failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
@@ -61,11 +61,11 @@ mod tests {
 
     const TOKEN: &str = "aab-token";
 
-    /// What comes out of these pieces, and whether the token was at the end of each.
+    /// The output for these pieces, and whether the token was at the end of each.
     fn pass(pieces: &[&[u8]]) -> (Vec<u8>, Vec<bool>) {
         let mut out = Vec::new();
-        let mut stream = UpToToken::new(&mut out, TOKEN);
-        let ends = pieces.iter().map(|piece| stream.take(piece)).collect();
+        let mut stream = TokenFilter::new(&mut out, TOKEN);
+        let ends = pieces.iter().map(|piece| stream.push(piece)).collect();
         stream.finish();
         (out, ends)
     }
@@ -86,12 +86,12 @@ mod tests {
     fn what_only_begins_as_a_token_is_output() {
         assert_eq!(pass(&[b"aaaab-tokee", b"aa"]), (b"aaaab-tokeeaa".to_vec(), vec![false, false]));
         assert_eq!(pass(&[b"a", b"a", b"a", b"b-token"]), (b"a".to_vec(), vec![false, false, false, true]));
-        // A token with output behind it was output too.
+        // A token that is followed by output was output too.
         assert_eq!(pass(&[b"aab-token", b"!"]), (b"aab-token!".to_vec(), vec![true, false]));
         assert_eq!(pass(&[b"", b""]), (Vec::new(), vec![false, false]));
     }
 
-    /// Takes `room` bytes, a few at a time and not always, and then fails like this.
+    /// Accepts `room` bytes, with short writes and interruptions, and then fails.
     struct Fails {
         taken: Vec<u8>,
         room: usize,
@@ -118,11 +118,11 @@ mod tests {
     #[test]
     fn output_that_cannot_be_written_is_told_once_and_its_end_is_still_seen() {
         for with in [ErrorKind::BrokenPipe, ErrorKind::StorageFull] {
-            let mut stream = UpToToken::new(Fails { taken: Vec::new(), room: 6, calls: 0, with }, TOKEN);
-            assert!(!stream.take(b"out") && stream.failure().is_none());
-            assert!(!stream.take(b"put and more") && !stream.take(b"and more"));
+            let mut stream = TokenFilter::new(Fails { taken: Vec::new(), room: 6, calls: 0, with }, TOKEN);
+            assert!(!stream.push(b"out") && stream.failure().is_none());
+            assert!(!stream.push(b"put and more") && !stream.push(b"and more"));
             assert_eq!(stream.failure().map(|error| error.kind()), Some(with));
-            assert!(stream.take(TOKEN.as_bytes()));
+            assert!(stream.push(TOKEN.as_bytes()));
             stream.finish();
             assert!(stream.failure().is_none());
             assert_eq!(stream.to.taken, b"output");
@@ -132,8 +132,8 @@ mod tests {
     #[test]
     fn what_is_held_until_the_end_can_fail_too() {
         let with = ErrorKind::StorageFull;
-        let mut stream = UpToToken::new(Fails { taken: Vec::new(), room: 0, calls: 0, with }, TOKEN);
-        assert!(!stream.take(b"aab") && stream.failure().is_none());
+        let mut stream = TokenFilter::new(Fails { taken: Vec::new(), room: 0, calls: 0, with }, TOKEN);
+        assert!(!stream.push(b"aab") && stream.failure().is_none());
         stream.finish();
         assert!(stream.failure().is_some());
     }

@@ -1,4 +1,4 @@
-//! The ports of a run, and the threads that carry their bytes: what comes of it is news for the session.
+//! The ports of a run, and the threads that copy their bytes and report events to the session.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -9,40 +9,40 @@ use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::output::UpToToken;
+use super::output::TokenFilter;
 use super::start::Started;
 use crate::host::ready::wait_for_hangup;
 use crate::host::stdio::{Input, Output};
 use crate::machine::Machine;
 use crate::machine::run_resources::StreamPort;
 
-/// Output that may wait for its reader before the command has to; memory is taken as bytes come.
+/// Size of an output buffer; when it is full the command waits. Memory is allocated as bytes come.
 const CAPACITY: usize = 1 << 20;
-/// The longest line that is taken of what init says.
+/// Maximum length of a line from init.
 const LINE_MAX: usize = 256;
-/// What init is told over the port of a stream that nobody reads any more.
-const LEFT: &[u8] = b"\n";
+/// Sent to init over the port of a stream whose reader has closed it.
+const READER_CLOSED: &[u8] = b"\n";
 
-/// What happens during a run.
+/// An event of a run.
 #[derive(Debug)]
-pub(super) enum News {
-    /// The machine is about to.
-    Boots,
+pub(super) enum RunEvent {
+    /// The machine is about to start.
+    Starting,
     /// It runs, or could not be started.
     Started(Box<Result<Started, RunError>>),
-    /// Init runs the command.
+    /// Init starts the command.
     Up,
-    /// The command has ended like this.
-    Ended(u8),
-    /// This stream is complete, as far as is known.
-    Complete(usize, bool),
-    /// The host does not take it.
-    Lost(usize, io::Error),
-    /// Nothing comes from this port any more.
+    /// The command has exited with this status.
+    CommandExited(u8),
+    /// Whether this stream now ends with the token.
+    StreamComplete(usize, bool),
+    /// The host could not write this stream.
+    OutputFailed(usize, io::Error),
+    /// A port has reached its end.
     Closed,
     /// The machine has ended.
     MachineEnded,
-    /// Somebody wants an end.
+    /// A signal to end the run.
     Signal(libc::c_int),
 }
 
@@ -50,25 +50,30 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Ports {
     output: [Arc<ByteQueue>; 2],
-    /// The other direction of each: whether its reader has left.
-    left: [Arc<ByteQueue>; 2],
+    /// The opposite direction of each: tells the guest that the reader has closed the stream.
+    reader_closed: [Arc<ByteQueue>; 2],
     run: Arc<ByteQueue>,
     input: Arc<ByteQueue>,
 }
 
-/// How many ports have something to close.
+/// Number of ports whose end is awaited.
 pub(super) const READ_PORTS: usize = 3;
 
 impl Ports {
     pub(super) fn new() -> Self {
         let queue = || Arc::new(ByteQueue::new(CAPACITY));
-        let left = || Arc::new(ByteQueue::new(LEFT.len()));
-        Ports { output: [queue(), queue()], left: [left(), left()], run: queue(), input: queue() }
+        let reader_closed = || Arc::new(ByteQueue::new(READER_CLOSED.len()));
+        Ports {
+            output: [queue(), queue()],
+            reader_closed: [reader_closed(), reader_closed()],
+            run: queue(),
+            input: queue(),
+        }
     }
 
     pub(super) fn streams(&self) -> Vec<StreamPort> {
-        let ([out, err], [out_left, err_left]) = (&self.output, &self.left);
-        // The other direction, for which there is no use.
+        let ([out, err], [out_left, err_left]) = (&self.output, &self.reader_closed);
+        // The unused direction of a port.
         let unused = Arc::new(ByteQueue::new(1));
         let port = |name, input: &Arc<ByteQueue>, output: &Arc<ByteQueue>| StreamPort {
             name,
@@ -83,74 +88,83 @@ impl Ports {
         ]
     }
 
-    /// Nothing comes any more; what is in them is still taken.
+    /// Closes the ports; buffered bytes are still read.
     pub(super) fn close(&self) {
         self.output.iter().chain([&self.run, &self.input]).for_each(|queue| queue.close());
     }
 
-    /// Starts whoever takes what comes from the guest.
-    pub(super) fn listen(&self, token: &str, news: &Sender<News>) -> io::Result<()> {
+    /// Starts the threads that read from the guest.
+    pub(super) fn listen(&self, token: &str, events: &Sender<RunEvent>) -> io::Result<()> {
         let run = self.run.clone();
-        spawn("run", news, move |news| hear(&run, &news))?;
-        self.carry(0, Output::standard(), token, news)?;
-        self.carry(1, Output::error(), token, news)
+        spawn("run", events, move |events| read_init_lines(&run, &events))?;
+        self.copy_stream(0, Output::standard(), token, events)?;
+        self.copy_stream(1, Output::error(), token, events)
     }
 
-    /// Passes one of the streams on, and looks whether its reader is there.
-    fn carry(&self, index: usize, to: Output, token: &str, news: &Sender<News>) -> io::Result<()> {
-        let (Some(from), Some(left)) = (self.output.get(index).cloned(), self.left.get(index).cloned())
+    /// Starts the threads that copy a stream and watch its reader.
+    fn copy_stream(
+        &self,
+        index: usize,
+        to: Output,
+        token: &str,
+        events: &Sender<RunEvent>,
+    ) -> io::Result<()> {
+        let (Some(from), Some(reader_closed)) =
+            (self.output.get(index).cloned(), self.reader_closed.get(index).cloned())
         else {
             return Ok(());
         };
-        let (token, seen) = (token.to_owned(), left.clone());
-        spawn("output", news, move |news| pass_on(index, &from, UpToToken::new(to, &token), &left, &news))?;
-        // At the first moment, as on the host: its next write ends a command.
-        spawn("reader", news, move |_| {
+        let (token, seen) = (token.to_owned(), reader_closed.clone());
+        spawn("output", events, move |events| {
+            copy_output(index, &from, TokenFilter::new(to, &token), &reader_closed, &events)
+        })?;
+        // At once, as on the host: the command's next write fails.
+        spawn("reader", events, move |_| {
             if wait_for_hangup(&to).is_ok() {
-                seen.try_push(LEFT);
+                seen.try_push(READER_CLOSED);
             }
         })
     }
 }
 
-/// Starts a thread that may have news.
+/// Starts a thread that may send events.
 pub(super) fn spawn(
     name: &str,
-    news: &Sender<News>,
-    work: impl FnOnce(Sender<News>) + Send + 'static,
+    events: &Sender<RunEvent>,
+    work: impl FnOnce(Sender<RunEvent>) + Send + 'static,
 ) -> io::Result<()> {
-    let news = news.clone();
-    thread::spawn(Role::Cli, name, move || work(news)).map(drop)
+    let events = events.clone();
+    thread::spawn(Role::Cli, name, move || work(events)).map(drop)
 }
 
-/// Starts whoever needs the machine: who hears of its end, and who feeds its command.
-pub(super) fn to_guest(
+/// Starts the threads that need the machine: one for its end, one for the command's input.
+pub(super) fn start_guest_threads(
     args: &RunArgs,
     machine: &Machine,
     ports: &Ports,
-    news: &Sender<News>,
+    events: &Sender<RunEvent>,
 ) -> io::Result<()> {
-    let events = machine.events();
-    spawn("events", news, move |news| {
-        events.for_each(drop);
-        let _ = news.send(News::MachineEnded);
+    let machine_events = machine.events();
+    spawn("events", events, move |events| {
+        machine_events.for_each(drop);
+        let _ = events.send(RunEvent::MachineEnded);
     })?;
     let input = ports.input.clone();
-    if args.stdin { spawn("stdin", news, move |_| feed(&input)) } else { Ok(()) }
+    if args.stdin { spawn("stdin", events, move |_| copy_stdin(&input)) } else { Ok(()) }
 }
 
-/// Passes a stream on. What the host does not take is thrown away: the command must not wait for it.
-fn pass_on<W: Write>(
+/// Copies a stream. Output that the host cannot write is discarded: the command must not wait for it.
+fn copy_output<W: Write>(
     index: usize,
     from: &ByteQueue,
-    mut to: UpToToken<W>,
-    left: &ByteQueue,
-    news: &Sender<News>,
+    mut to: TokenFilter<W>,
+    reader_closed: &ByteQueue,
+    events: &Sender<RunEvent>,
 ) {
-    let tell = |failure: Option<io::Error>| match failure {
-        // Closing the other end of a pipe is a reader's way to say that it has seen enough.
-        Some(error) if error.kind() == ErrorKind::BrokenPipe => drop(left.try_push(LEFT)),
-        Some(error) => drop(news.send(News::Lost(index, error))),
+    let report = |failure: Option<io::Error>| match failure {
+        // A reader closes its end of a pipe when it has seen enough.
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => drop(reader_closed.try_push(READER_CLOSED)),
+        Some(error) => drop(events.send(RunEvent::OutputFailed(index, error))),
         None => {}
     };
     let mut bytes = vec![0; 64 << 10];
@@ -158,20 +172,20 @@ fn pass_on<W: Write>(
     loop {
         let count = from.pop(&mut bytes);
         let Some(batch) = bytes.get(..count).filter(|batch| !batch.is_empty()) else { break };
-        let now = to.take(batch);
-        tell(to.failure());
+        let now = to.push(batch);
+        report(to.failure());
         if now != complete {
             complete = now;
-            let _ = news.send(News::Complete(index, complete));
+            let _ = events.send(RunEvent::StreamComplete(index, complete));
         }
     }
     to.finish();
-    tell(to.failure());
-    let _ = news.send(News::Closed);
+    report(to.failure());
+    let _ = events.send(RunEvent::Closed);
 }
 
-/// Hears what init says: lines, of which unknown ones say nothing.
-fn hear(from: &ByteQueue, news: &Sender<News>) {
+/// Reads lines from init; unknown ones are ignored.
+fn read_init_lines(from: &ByteQueue, events: &Sender<RunEvent>) {
     let mut bytes = [0; LINE_MAX];
     let mut line = Vec::new();
     loop {
@@ -186,25 +200,25 @@ fn hear(from: &ByteQueue, news: &Sender<News>) {
                 }
                 continue;
             }
-            if let Some(said) = understood(&line) {
-                let _ = news.send(said);
+            if let Some(event) = parse_init_line(&line) {
+                let _ = events.send(event);
             }
             line.clear();
         }
     }
-    let _ = news.send(News::Closed);
+    let _ = events.send(RunEvent::Closed);
 }
 
-fn understood(line: &[u8]) -> Option<News> {
+fn parse_init_line(line: &[u8]) -> Option<RunEvent> {
     match std::str::from_utf8(line).ok()?.split_once(' ') {
-        None => (line == b"up").then_some(News::Up),
-        Some(("exit", status)) => status.parse().ok().map(News::Ended),
+        None => (line == b"up").then_some(RunEvent::Up),
+        Some(("exit", status)) => status.parse().ok().map(RunEvent::CommandExited),
         Some(_) => None,
     }
 }
 
-/// Gives the command what comes on standard input, to its end.
-fn feed(to: &ByteQueue) {
+/// Copies standard input to the command, to its end.
+fn copy_stdin(to: &ByteQueue) {
     let (mut input, mut bytes) = (Input::standard(), [0; 16 << 10]);
     while let Ok(count @ 1..) = input.read(&mut bytes) {
         if to.push(bytes.get(..count).unwrap_or_default()).is_err() {
@@ -220,8 +234,8 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of output whose writer fails like this.
-    fn carried(error: i32) -> (Vec<News>, usize) {
+    /// The events for output whose writer fails with this error.
+    fn carried(error: i32) -> (Vec<RunEvent>, usize) {
         struct Fails(i32);
         impl Write for Fails {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -231,22 +245,28 @@ mod tests {
                 Ok(())
             }
         }
-        let (from, left) = (ByteQueue::new(64), ByteQueue::new(LEFT.len()));
+        let (from, reader_closed) = (ByteQueue::new(64), ByteQueue::new(READER_CLOSED.len()));
         from.push(b"output-token").unwrap();
         from.close();
-        let (sender, news) = mpsc::channel();
-        pass_on(1, &from, UpToToken::new(Fails(error), "-token"), &left, &sender);
+        let (sender, events) = mpsc::channel();
+        copy_output(1, &from, TokenFilter::new(Fails(error), "-token"), &reader_closed, &sender);
         drop(sender);
-        (news.iter().collect(), left.try_pop(&mut [0; 8]))
+        (events.iter().collect(), reader_closed.try_pop(&mut [0; 8]))
     }
 
     #[test]
     fn guest_hears_of_a_reader_that_left_and_the_host_of_any_other_failure() {
-        let (news, told) = carried(libc::EPIPE);
-        assert!(matches!(news[..], [News::Complete(1, true), News::Closed]), "{news:?}");
-        assert_eq!(told, LEFT.len());
-        let (news, told) = carried(libc::ENOSPC);
-        assert!(matches!(news[..], [News::Lost(1, _), News::Complete(1, true), News::Closed]), "{news:?}");
+        let (events, told) = carried(libc::EPIPE);
+        assert!(matches!(events[..], [RunEvent::StreamComplete(1, true), RunEvent::Closed]), "{events:?}");
+        assert_eq!(told, READER_CLOSED.len());
+        let (events, told) = carried(libc::ENOSPC);
+        assert!(
+            matches!(
+                events[..],
+                [RunEvent::OutputFailed(1, _), RunEvent::StreamComplete(1, true), RunEvent::Closed]
+            ),
+            "{events:?}"
+        );
         assert_eq!(told, 0);
     }
 
@@ -257,10 +277,16 @@ mod tests {
         queue.push(&[b'x'; 5000]).unwrap();
         queue.push(b"\nexit 0\nexit 9").unwrap();
         queue.close();
-        let (sender, news) = mpsc::channel();
-        hear(&queue, &sender);
+        let (sender, events) = mpsc::channel();
+        read_init_lines(&queue, &sender);
         drop(sender);
-        let said: Vec<_> = news.iter().collect();
-        assert!(matches!(said[..], [News::Up, News::Ended(7), News::Ended(0), News::Closed]), "{said:?}");
+        let event: Vec<_> = events.iter().collect();
+        assert!(
+            matches!(
+                event[..],
+                [RunEvent::Up, RunEvent::CommandExited(7), RunEvent::CommandExited(0), RunEvent::Closed]
+            ),
+            "{event:?}"
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! The run itself: what happens to the machine and its command, until something ends it.
+//! The run itself: handles the events of the machine and its command until one ends the run.
 //!
-//! The main thread decides, and never waits for anything without a limit: others start the machine, carry its bytes and hear
-//! signals.
+//! The main thread decides, and never blocks without a limit: other threads start the machine, copy its bytes
+//! and wait for signals.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,58 +12,60 @@ use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::ports::{News, Ports, READ_PORTS, spawn, to_guest};
-use super::start::{Start, Started};
-use super::verdict::{Over, lost};
+use super::ports::{Ports, READ_PORTS, RunEvent, spawn, start_guest_threads};
+use super::start::{RunStart, Started};
+use super::verdict::{RunEnd, output_error};
 use crate::cli::exit::Status;
 use crate::cli::report;
-use crate::cli::session::{LAST, until_given_up};
+use crate::cli::session::{END_LIMIT, wait_until_abandoned};
 use crate::control::Ending;
 use crate::host::signals::{Signal, Signals};
 use crate::spec::Spec;
 
-/// How long what is left of the output may take to leave once the machine has ended.
+/// How long the rest of the output may take once the machine has ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// How long a machine that is about to run may take to, so that it is ended in good order when it is not wanted any more.
-const ABOUT: Duration = Duration::from_secs(1);
-/// How long the last words may take: what holds standard error may be output that nobody reads.
-const WORDS: Duration = Duration::from_secs(2);
-/// Where nothing has a limit.
-const LONG: Duration = Duration::from_secs(3600);
+/// How long to wait for a machine that is starting, so that it can be ended in order.
+const START_LIMIT: Duration = Duration::from_secs(1);
+/// Limit for the final message: the reader of standard error may be blocked.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(2);
+/// For waits without a limit.
+const NO_LIMIT: Duration = Duration::from_secs(3600);
 /// Lines of the console that are shown.
-const LINES: usize = 15;
+const CONSOLE_LINES: usize = 15;
 
-/// Runs the machine until the command has ended, or something else has.
+/// Runs the machine until the command has exited, or another event ends the run.
 pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     // Before any thread exists, so that all of them have the signals blocked.
     let refused = |what| move |source| RunError::Host { what, source };
     let signals = Signals::block().map_err(refused("to block signals"))?;
-    report::hurry();
+    report::limit_stderr_waits();
     let token = token().map_err(refused("random bytes"))?;
-    let (sender, news) = mpsc::channel();
+    let (sender, events) = mpsc::channel();
     let ports = Ports::new();
-    spawn("signals", &sender, move |news| hear(&signals, &news)).map_err(refused("a thread"))?;
+    spawn("signals", &sender, move |events| forward_signal(&signals, &events))
+        .map_err(refused("a thread"))?;
     ports.listen(&token, &sender).map_err(refused("a thread"))?;
-    let start = Start { args: args.clone(), spec, streams: ports.streams(), token };
-    spawn("start", &sender, move |news| {
-        let started = start.start(&news);
-        let _ = news.send(News::Started(Box::new(started)));
+    let start = RunStart { args: args.clone(), spec, streams: ports.streams(), token };
+    spawn("start", &sender, move |events| {
+        let started = start.start(&events);
+        let _ = events.send(RunEvent::Started(Box::new(started)));
     })
     .map_err(refused("a thread"))?;
     let mut run = Run::new(args, ports, sender);
-    let over = run.follow(&news)?;
-    Ok(run.end(&over, &news))
+    let end = run.wait(&events)?;
+    Ok(run.finish(&end, &events))
 }
 
-/// What no command writes by chance.
+/// Random, so that no command prints it by chance.
 fn token() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The first signal ends the run; another, or time, leaves what does not end then.
-fn hear(signals: &Signals, news: &Sender<News>) {
+/// The first signal ends the run. After another one, or the limit, the process exits without waiting for the
+/// machine.
+fn forward_signal(signals: &Signals, events: &Sender<RunEvent>) {
     let number = loop {
         match signals.wait(None) {
             Ok(Some(Signal::End(number))) => break number,
@@ -71,32 +73,32 @@ fn hear(signals: &Signals, news: &Sender<News>) {
             Err(_) => return,
         }
     };
-    let _ = news.send(News::Signal(number));
-    until_given_up(signals);
-    say(LEFT.into());
+    let _ = events.send(RunEvent::Signal(number));
+    wait_until_abandoned(signals);
+    print_within_limit(ABANDONED.into());
     std::process::exit(128 + number);
 }
 
-const LEFT: &str = "minivmm: the machine has not ended yet, and is left to the kernel\n";
+const ABANDONED: &str = "minivmm: the machine has not ended yet, and is left to the kernel\n";
 
-/// Says something, and does not wait for it for ever.
-fn say(text: String) {
-    let (told, said) = mpsc::channel::<()>();
-    let speak = move || {
-        report::say(&text);
-        drop(told);
+/// Prints a message, within a limit.
+fn print_within_limit(text: String) {
+    let (done_sender, done) = mpsc::channel::<()>();
+    let print = move || {
+        report::message(&text);
+        drop(done_sender);
     };
-    if thread::spawn(Role::Cli, "says", speak).is_ok() {
-        let _ = said.recv_timeout(WORDS);
+    if thread::spawn(Role::Cli, "says", print).is_ok() {
+        let _ = done.recv_timeout(MESSAGE_LIMIT);
     }
 }
 
-/// What is known of a run.
+/// The state of a run.
 #[derive(Debug)]
 pub(super) struct Run<'a> {
     pub(super) args: &'a RunArgs,
     ports: Ports,
-    sender: Sender<News>,
+    sender: Sender<RunEvent>,
     begin: Instant,
     /// When the machine began to start.
     boots: Option<Instant>,
@@ -105,12 +107,12 @@ pub(super) struct Run<'a> {
     pub(super) ended: Option<u8>,
     complete: [bool; 2],
     closed: usize,
-    /// What the host did not take of the output.
-    pub(super) lost: Option<String>,
+    /// The error of writing the output, if any.
+    pub(super) output_error: Option<String>,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(args: &'a RunArgs, ports: Ports, sender: Sender<News>) -> Self {
+    pub(super) fn new(args: &'a RunArgs, ports: Ports, sender: Sender<RunEvent>) -> Self {
         Run {
             args,
             ports,
@@ -122,80 +124,80 @@ impl<'a> Run<'a> {
             ended: None,
             complete: [false; 2],
             closed: 0,
-            lost: None,
+            output_error: None,
         }
     }
 
-    /// Follows the run until it is over.
-    fn follow(&mut self, news: &Receiver<News>) -> Result<Over, RunError> {
+    /// Handles events until the run ends.
+    fn wait(&mut self, events: &Receiver<RunEvent>) -> Result<RunEnd, RunError> {
         loop {
             let limit = self.args.limit().and_then(|limit| self.begin.checked_add(limit));
             let boot = self.boots.filter(|_| !self.up).and_then(|at| at.checked_add(self.args.boot_limit()));
             let now = Instant::now();
             if limit.is_some_and(|at| at <= now) {
-                return Ok(Over::Limit);
+                return Ok(RunEnd::Timeout);
             }
             if boot.is_some_and(|at| at <= now) {
-                return Ok(Over::BootLimit);
+                return Ok(RunEnd::BootTimeout);
             }
             let soonest = [limit, boot].into_iter().flatten().min();
-            // Beyond the limit is what comes next.
-            let Ok(said) = news.recv_timeout(soonest.map_or(LONG, |at| at - now)) else { continue };
-            if let Some(over) = self.note(said)? {
-                return Ok(over);
+            // An event that arrives after the limit is ignored.
+            let Ok(event) = events.recv_timeout(soonest.map_or(NO_LIMIT, |at| at - now)) else { continue };
+            if let Some(end) = self.handle(event)? {
+                return Ok(end);
             }
         }
     }
 
-    pub(super) fn note(&mut self, said: News) -> Result<Option<Over>, RunError> {
-        match said {
-            News::Boots => self.boots = Some(Instant::now()),
-            News::Started(started) => {
+    pub(super) fn handle(&mut self, event: RunEvent) -> Result<Option<RunEnd>, RunError> {
+        match event {
+            RunEvent::Starting => self.boots = Some(Instant::now()),
+            RunEvent::Started(started) => {
                 let started = (*started)?;
-                to_guest(self.args, &started.machine, &self.ports, &self.sender)
+                start_guest_threads(self.args, &started.machine, &self.ports, &self.sender)
                     .map_err(|source| RunError::Host { what: "a thread", source })?;
                 self.started = Some(started);
             }
-            News::Up => self.up = true,
-            News::Ended(status) => self.ended = self.ended.or(Some(status)),
-            News::Complete(index, now) => {
+            RunEvent::Up => self.up = true,
+            RunEvent::CommandExited(status) => self.ended = self.ended.or(Some(status)),
+            RunEvent::StreamComplete(index, now) => {
                 if let Some(complete) = self.complete.get_mut(index) {
                     *complete = now;
                 }
             }
-            News::Lost(index, error) => {
-                self.lost.get_or_insert(lost(index, &error));
-                return Ok(Some(Over::Lost));
+            RunEvent::OutputFailed(index, error) => {
+                self.output_error.get_or_insert(output_error(index, &error));
+                return Ok(Some(RunEnd::OutputFailed));
             }
-            News::Closed => self.closed += 1,
-            News::MachineEnded => return Ok(Some(Over::Machine)),
-            News::Signal(number) => return Ok(Some(Over::Signal(number))),
+            RunEvent::Closed => self.closed += 1,
+            RunEvent::MachineEnded => return Ok(Some(RunEnd::MachineEnded)),
+            RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
         }
-        Ok(self.done().map(Over::Done))
+        Ok(self.done().map(RunEnd::Done))
     }
 
-    /// What the command ended with, if all its output is out.
+    /// The command's status, once all its output is written.
     pub(super) fn done(&self) -> Option<u8> {
         self.ended.filter(|_| self.complete == [true; 2])
     }
 
-    /// Ends the machine, and says how the run ended.
-    fn end(mut self, over: &Over, news: &Receiver<News>) -> Status {
-        self.await_start(news);
+    /// Ends the machine, and prints how the run ended.
+    fn finish(mut self, end: &RunEnd, events: &Receiver<RunEvent>) -> Status {
+        self.await_start(events);
         let exit = self.started.as_ref().and_then(|Started { machine, .. }| {
             machine.kill();
-            machine.wait_for(LAST)
+            machine.wait_for(END_LIMIT)
         });
         self.ports.close();
-        self.drain(news);
-        let (text, status) = self.verdict(over, exit.as_deref());
+        self.drain(events);
+        let (text, status) = self.verdict(end, exit.as_deref());
         if let Some(text) = &text {
             let mut words = format!("minivmm: {text}\n");
-            // A guest that is shown has said it already.
-            if !self.args.verbose && over.is_the_guests() {
-                words.push_str(&self.last_words());
+            // With `--verbose` the console was already shown.
+            if !self.args.verbose && end.is_caused_by_guest() {
+                words.push_str(&self.console_tail());
             }
-            say(words);
+            print_within_limit(words);
         }
         if let Some(Started { machine, control }) = self.started {
             let text = text.unwrap_or_else(|| format!("its command ended with status {}", status.code()));
@@ -203,21 +205,21 @@ impl<'a> Run<'a> {
                 control.finish(Ending { status: status.code(), text });
             }
             if exit.is_none() {
-                say(LEFT.into());
-                // It would be waited for; the kernel ends it with this process.
+                print_within_limit(ABANDONED.into());
+                // Dropping it would wait; the kernel ends it with this process.
                 std::mem::forget(machine);
             }
         }
         status
     }
 
-    /// Takes the machine that is just coming. One that is not is still being made, and is left to the kernel.
-    fn await_start(&mut self, news: &Receiver<News>) {
-        let deadline = Instant::now() + ABOUT;
+    /// Waits for a machine that is starting. One that takes longer is left to the kernel.
+    fn await_start(&mut self, events: &Receiver<RunEvent>) {
+        let deadline = Instant::now() + START_LIMIT;
         while self.started.is_none() {
-            match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                // It shall not run: there is nobody to feed it, or to hear of its end.
-                Ok(News::Started(started)) => match *started {
+            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                // The machine is ended at once: its threads are not running.
+                Ok(RunEvent::Started(started)) => match *started {
                     Ok(started) => self.started = Some(started),
                     Err(_) => return,
                 },
@@ -227,24 +229,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Waits until everything that came before the machine's end is out.
-    fn drain(&mut self, news: &Receiver<News>) {
+    /// Waits until all output before the machine's end is written.
+    fn drain(&mut self, events: &Receiver<RunEvent>) {
         let deadline = Instant::now() + DRAIN_LIMIT;
         while self.closed < READ_PORTS {
             let left = deadline.saturating_duration_since(Instant::now());
-            match news.recv_timeout(left) {
-                Ok(News::MachineEnded | News::Signal(_)) => {}
-                Ok(said) => drop(self.note(said)),
+            match events.recv_timeout(left) {
+                Ok(RunEvent::MachineEnded | RunEvent::Signal(_)) => {}
+                Ok(event) => drop(self.handle(event)),
                 Err(_) => return,
             }
         }
     }
 
-    /// What the console said last.
-    fn last_words(&self) -> String {
-        let said = self.started.as_ref().map(|Started { machine, .. }| machine.console().last_lines(LINES));
+    /// The last lines of the console.
+    fn console_tail(&self) -> String {
+        let text =
+            self.started.as_ref().map(|Started { machine, .. }| machine.console().last_lines(CONSOLE_LINES));
         let lines: String =
-            said.iter().flat_map(|said| said.lines()).map(|line| format!("  | {line}\n")).collect();
+            text.iter().flat_map(|text| text.lines()).map(|line| format!("  | {line}\n")).collect();
         match lines.is_empty() {
             true => "minivmm: the console said nothing\n".to_owned(),
             false => format!("minivmm: the console said last:\n{lines}"),

@@ -1,4 +1,4 @@
-//! From what was asked for to a machine that runs.
+//! The start of a machine for a run.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -6,59 +6,58 @@ use std::sync::mpsc::Sender;
 use super::args::RunArgs;
 use super::error::RunError;
 use super::guest;
-use super::ports::News;
-use crate::cli::{logger, preflight, report};
+use super::ports::RunEvent;
+use crate::cli::preflight::{self, InitrdOrigin};
+use crate::cli::{logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
-use crate::machine::files::BootFiles;
 use crate::machine::run_resources::{Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
-/// Ports beside the console and those of a run: Linux takes 31 in all (`VIRTCONS_MAX_PORTS`).
+/// Maximum number of ports beside the console and those of a run: Linux takes 31 in all
+/// (`VIRTCONS_MAX_PORTS`).
 const PORTS: usize = 26;
 
 /// What a machine of a run is started from.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct RunStart {
     pub(super) args: RunArgs,
     pub(super) spec: Spec,
     pub(super) streams: Vec<StreamPort>,
     pub(super) token: String,
 }
 
-/// A machine that runs, and who answers for it if it has a name.
+/// A running machine, with its control server if it has a name.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) machine: Machine,
     pub(super) control: Option<ControlServer>,
 }
 
-impl Start {
-    /// Starts it. That can take long, or for ever: a directory may be large, and its file system away.
-    pub(super) fn start(self, news: &Sender<News>) -> Result<Started, RunError> {
+impl RunStart {
+    /// Starts it. This may block without a limit: a directory may be large, or its file system unreachable.
+    pub(super) fn start(self, events: &Sender<RunEvent>) -> Result<Started, RunError> {
         let (host, args) = (Host::here(), self.args);
         if self.spec.port.len() > PORTS {
             return Err(RunError::Ports { asked: self.spec.port.len(), max: PORTS });
         }
-        let spec = machine(self.spec.settled()?, &host)?;
-        // Before anything is opened that the other machine of this name has.
+        let spec = run_spec(self.spec.settled()?, &host)?;
+        // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
-        // What is named is looked at first: there is more to say of a file that cannot be had.
-        spec.kernel.as_deref().map(preflight::kernel).transpose()?;
-        let files = BootFiles::find(&spec)?;
-        let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &files, &host, &self.token)?);
-        let cleared = preflight::check_with(&spec, &host, Some(&initrd))?;
-        for warning in cleared.warnings {
-            report::say(&format_args!("minivmm: warning: {warning}\n"));
+        let mut prepared = preflight::prepare(&spec, InitrdOrigin::ToBeMade)?;
+        let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
+        prepared.give_initrd(&initrd)?;
+        for warning in preflight::judge(&spec, &host, &mut prepared)? {
+            report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
         logger::install();
-        // What is shown of the console is shown; the machine keeps the last of it.
+        // The console goes to stderr if asked for; the machine keeps its last output in any case.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
-        let _ = news.send(News::Boots);
-        let files = Some(cleared.named);
-        let run_resources = RunResources { files, streams: self.streams, ..RunResources::default() };
+        let _ = events.send(RunEvent::Starting);
+        let prepared = Some(prepared);
+        let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();
@@ -67,11 +66,14 @@ impl Start {
     }
 }
 
-/// The machine that runs the command: what is said of it, and what a run decides.
-fn machine(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
+/// The machine for the command: the user's spec, with the fields that a run sets.
+fn run_spec(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
     if spec.kernel.is_none() && spec.disk.is_empty() {
         let kernel = guest::newest_kernel(host)?;
-        report::say(&format_args!("minivmm: the kernel is {}, the newest of this host\n", kernel.display()));
+        report::message(&format_args!(
+            "minivmm: the kernel is {}, the newest of this host\n",
+            kernel.display()
+        ));
         spec.kernel = Some(kernel);
     }
     let words = spec.append.take().unwrap_or_default();

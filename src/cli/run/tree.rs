@@ -15,9 +15,9 @@ use crate::host::lock::user;
 use crate::host::process::group;
 use crate::spec::MemSize;
 
-/// Packs a directory whole, one file system of it: what is mounted in it, such as /proc, becomes an empty folder, and sockets
-/// are left out. Files of this process's user are root's in the guest, so that an ordinary user can make a guest's files. What
-/// this process may not read is left out, too, and given back.
+/// Packs a directory, one file system only: a mount point in it, such as /proc, becomes an empty folder, and
+/// sockets are left out. Files of this process's user belong to root in the guest, so that an ordinary user
+/// can make a guest's files. Returns the files that this process may not read, which are left out.
 pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<Vec<PathBuf>, RunError> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
@@ -25,23 +25,23 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<V
     };
     let top = fs::metadata(root).map_err(failed(root))?;
     if !top.is_dir() {
-        return Err(RunError::NoFolder { path: root.to_path_buf() });
+        return Err(RunError::NotADirectory { path: root.to_path_buf() });
     }
     let mut packer = Packer { archive, linked: HashMap::new(), unreadable: Vec::new() };
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
-        let place = root.join(&folder);
-        let entries = match fs::read_dir(&place) {
-            // The directory that was named itself is an error.
+        let path_here = root.join(&folder);
+        let entries = match fs::read_dir(&path_here) {
+            // For the directory itself it is an error.
             Err(error) if is_denied(&error) && !folder.as_os_str().is_empty() => {
                 packer.unreadable.push(folder);
                 continue;
             }
-            entries => entries.map_err(failed(&place))?,
+            entries => entries.map_err(failed(&path_here))?,
         };
         let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
-        let mut names = names.collect::<Result<Vec<_>, _>>().map_err(failed(&place))?;
-        // The same directory gives the same archive.
+        let mut names = names.collect::<Result<Vec<_>, _>>().map_err(failed(&path_here))?;
+        // Sorted, so that the archive is reproducible.
         names.sort_unstable();
         for name in names {
             let inside = folder.join(name);
@@ -71,9 +71,9 @@ fn is_denied(error: &io::Error) -> bool {
 
 struct Packer<'a> {
     archive: &'a mut Archive,
-    /// Files that have several names, by device and inode.
+    /// Hard links, by device and inode.
     linked: HashMap<(u64, u64), Inode>,
-    /// What this process may not read.
+    /// Files that this process may not read.
     unreadable: Vec<PathBuf>,
 }
 
@@ -91,8 +91,8 @@ impl Packer<'_> {
                 opened => drop(opened.map_err(failed)?),
             }
         }
-        let several = kind.is_file() && meta.nlink() > 1;
-        let kind = if let Some(inode) = self.linked.get(&identity).filter(|_| several) {
+        let hard_linked = kind.is_file() && meta.nlink() > 1;
+        let kind = if let Some(inode) = self.linked.get(&identity).filter(|_| hard_linked) {
             Kind::Link(*inode)
         } else if kind.is_file() {
             Kind::File(Content::Host { path: path.to_path_buf(), size: meta.len(), identity })
@@ -109,24 +109,24 @@ impl Packer<'_> {
         } else {
             return Ok(());
         };
-        let own = |number: u32, own: u32| if number == own { 0 } else { number };
+        let map_id = |number: u32, map_id: u32| if number == map_id { 0 } else { number };
         let member = Member {
             kind,
             mode: meta.mode(),
-            uid: own(meta.uid(), user()),
-            gid: own(meta.gid(), group()),
-            links: if several { 2 } else { 1 },
+            uid: map_id(meta.uid(), user()),
+            gid: map_id(meta.gid(), group()),
+            links: if hard_linked { 2 } else { 1 },
             mtime: u32::try_from(meta.mtime().max(1)).unwrap_or(u32::MAX),
         };
         let inode = self.archive.add(name.as_os_str().as_bytes(), member)?;
-        if several {
+        if hard_linked {
             self.linked.entry(identity).or_insert(inode);
         }
         Ok(())
     }
 }
 
-/// The numbers of a device as Linux gives them to programs (makedev(3)).
+/// The numbers of a device, encoded as in makedev(3).
 #[allow(clippy::cast_possible_truncation, reason = "what is cut off is the other number")]
 fn major(device: u64) -> u32 {
     ((device >> 32) as u32 & 0xffff_f000) | ((device >> 8) as u32 & 0xfff)
@@ -164,7 +164,7 @@ mod tests {
         symlink("usr/bin", root.join("bin")).unwrap();
         let _socket = UnixListener::bind(root.join("socket")).unwrap();
         let archive = packed(root, "16").unwrap();
-        // Mode, owner, group, number of names, time.
+        // Mode, owner, group, number of links, time.
         let time = format!("{:08x}", fs::metadata(root.join("usr/bin/tool")).unwrap().mtime());
         assert!(
             has(&archive, &format!("000089e9000000000000000000000002{time}")),

@@ -1,4 +1,4 @@
-//! The words that these verbs take.
+//! The arguments of these verbs.
 
 use clap::ArgAction;
 
@@ -51,7 +51,7 @@ pub struct NameArgs {
     help: Option<bool>,
 }
 
-/// Whose console.
+/// The machine whose console is shown.
 #[derive(Debug, Clone, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct ConsoleArgs {
@@ -74,7 +74,7 @@ pub struct ListArgs {
     help: Option<bool>,
 }
 
-/// What to show of a machine, and how.
+/// A machine, and the output format.
 #[derive(Debug, Clone, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct ShowArgs {
@@ -102,7 +102,7 @@ pub struct StopArgs {
     help: Option<bool>,
 }
 
-/// What a guest shall leave to the host.
+/// The size of a machine's balloon.
 #[derive(Debug, Clone, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct BalloonArgs {

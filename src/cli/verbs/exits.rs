@@ -1,8 +1,8 @@
-//! What the exit statuses of verbs mean that start no machine, for their manual pages.
+//! The meaning of exit statuses of verbs that start no machine, for their manual pages.
 
 use crate::cli::exit::Status;
 
-/// Of a verb that starts no machine, each status and what it means; `None` for any other.
+/// Each status of a verb that starts no machine, with its meaning; `None` for any other verb.
 pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
     let done = match verb {
         "ls" => "the machines are listed, also if there are none",
@@ -53,7 +53,7 @@ mod tests {
                 );
             }
         }
-        // It ends as the machine does.
+        // Its status is the machine's.
         assert!(exits("wait").is_none());
     }
 }

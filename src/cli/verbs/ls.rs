@@ -11,39 +11,39 @@ use super::show::columns;
 use crate::control::client::request;
 use crate::control::{RunningMachine, all};
 
-/// A machine that does not answer by then is shown without what it would have said.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Limit for an answer; a machine without one is listed without details.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const HEADINGS: [&str; 6] = ["NAME", "STATE", "PID", "UPTIME", "MEM", "CPUS"];
 
-/// The list, as a table or as JSON. No machines are the headings alone.
+/// The list, as a table or as JSON. Without machines the table has only its headings.
 pub(super) fn list(as_json: bool) -> Result<String, VerbError> {
-    let infos = ask_all(&all(), info);
+    let infos = request_all(&all(), info);
     if as_json {
         return Ok(serde_json::to_string_pretty(&infos)?);
     }
     Ok(table(&infos))
 }
 
-/// What each of `places` says, in their order. All are asked at the same time: some may not answer.
-fn ask_all<T: Send>(places: &[RunningMachine], ask: impl Fn(&RunningMachine) -> T + Sync) -> Vec<T> {
+/// The answer of each machine, in their order. All are asked in parallel: some may not answer.
+fn request_all<T: Send>(places: &[RunningMachine], fetch: impl Fn(&RunningMachine) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
-        let ask = &ask;
-        let asked: Vec<_> = places
+        let fetch = &fetch;
+        let threads: Vec<_> = places
             .iter()
-            .map(|place| (place, spawn_scoped(scope, Role::Cli, "ls", move || ask(place))))
+            .map(|machine| (machine, spawn_scoped(scope, Role::Cli, "ls", move || fetch(machine))))
             .collect();
-        // Who gets no thread, or one that broke down, is asked by this one.
-        let told = asked.into_iter().map(|(place, thread)| {
-            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| ask(place))
+        // Without a thread, or after a panic of one, this thread asks.
+        let answers = threads.into_iter().map(|(machine, thread)| {
+            thread.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| fetch(machine))
         });
-        told.collect()
+        answers.collect()
     })
 }
 
-fn info(place: &RunningMachine) -> Value {
-    request(&place.socket, "GET", "/v1/machine", None, PATIENCE).unwrap_or_else(
-        // It is about to start or to end, or its process is stopped.
-        |_| json!({ "name": place.name.as_str(), "pid": place.pid, "state": null }),
+fn info(machine: &RunningMachine) -> Value {
+    request(&machine.socket, "GET", "/v1/machine", None, ANSWER_LIMIT).unwrap_or_else(
+        // The machine is starting or ending, or its process is stopped.
+        |_| json!({ "name": machine.name.as_str(), "pid": machine.pid, "state": null }),
     )
 }
 
@@ -63,7 +63,7 @@ fn table(infos: &[Value]) -> String {
 
 /// In its two largest units.
 pub(super) fn uptime(seconds: f64) -> String {
-    // Whole seconds; a machine that has run for longer than a u64 holds is not to be expected.
+    // Whole seconds.
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (days, hours, minutes) {
@@ -93,17 +93,17 @@ a-longer-name  -       7      -       -        -";
 
     #[test]
     fn those_that_do_not_answer_are_waited_for_together_and_stand_in_their_order() {
-        let place = |number: u32| RunningMachine {
+        let machine = |number: u32| RunningMachine {
             name: format!("vm{number}").parse().unwrap(),
             socket: "s".into(),
             pid: Some(number),
         };
-        let places: Vec<_> = (0..10).map(place).collect();
+        let places: Vec<_> = (0..10).map(machine).collect();
         let all_there = std::sync::Barrier::new(places.len());
-        let said = ask_all(&places, |place| {
-            // None goes on before all are asked.
+        let said = request_all(&places, |machine| {
+            // No answer is returned before all requests are sent.
             all_there.wait();
-            place.pid
+            machine.pid
         });
         assert_eq!(said, (0..10).map(Some).collect::<Vec<_>>());
     }

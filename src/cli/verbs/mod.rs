@@ -1,4 +1,4 @@
-//! Verbs that speak to machines with a name.
+//! Verbs that send requests to machines with a name.
 
 mod args;
 mod console;
@@ -20,36 +20,36 @@ pub use args::{BalloonArgs, ConsoleArgs, ListArgs, NameArgs, NameVerb, ShowArgs,
 pub(super) use exits::exits;
 
 use super::exit::Status;
-use super::{complain, print};
+use super::{print, report_error};
 use crate::control::client::{ClientError, PendingRequest};
 use crate::control::routes::balloon_body;
 use crate::control::{RunningMachine, find};
-use crate::host::lock::by;
-use crate::host::target::is_stopped;
+use crate::host::lock::pid_clause;
+use crate::host::pidfd::is_stopped;
 use crate::spec::MachineName;
 
-/// How long a machine may take to answer a question.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How long an answer is waited for before we look whether the process is stopped.
-const STOPPED: Duration = Duration::from_secs(2);
-/// How long it may take to do what it is told; it is told to come to rest within half of that.
-const ORDER: Duration = Duration::from_secs(60);
+/// Limit for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait for an answer before checking whether the process is stopped.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Limit for an action; a pause has half of it.
+const ACTION_LIMIT: Duration = Duration::from_secs(60);
 
-/// Why a verb did not do what it was asked.
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VerbError {
-    /// Nobody has that name.
+    /// No machine has that name.
     #[error("no machine called {0} runs here; `minivmm ls` lists those that do")]
     NoMachine(MachineName),
-    /// Somebody has, and it came to nothing.
+    /// The request failed.
     #[error("{name}: {source}")]
     Machine { name: MachineName, source: ClientError },
-    /// It does not answer in time.
+    /// No answer within the limit.
     #[error(
         "{name} did not answer within {} s: its process{} has no time, or waits for the host; `minivmm kill {name}` ends it \
-         in any case", limit.as_secs(), number(.pid)
+         in any case", limit.as_secs(), pid_suffix(.pid)
     )]
-    Late { name: MachineName, limit: Duration, pid: Option<u32> },
+    TimedOut { name: MachineName, limit: Duration, pid: Option<u32> },
     /// Its process is stopped.
     #[error(
         "{name} cannot answer: its process {pid} is stopped; `kill -CONT {pid}` lets it go on, `minivmm kill {name}` ends it"
@@ -59,53 +59,53 @@ pub(super) enum VerbError {
     #[error(
         "{name} runs{}, and its control socket {} is gone; the machine makes it again within seconds once its folder can be \
          made (the next login does that); until then `minivmm stop {name}` and `minivmm kill {name}` end it by signals",
-        by(.pid), .socket.display()
+        pid_clause(.pid), .socket.display()
     )]
-    Unreachable { name: MachineName, socket: PathBuf, pid: Option<u32> },
-    /// It was to be ended by force, and its process cannot be told for sure.
-    #[error("{name} does not answer, and its process{} cannot be ended from here: {why}{}", number(.pid), cure(.pid))]
-    Beyond { name: MachineName, pid: Option<u32>, why: String },
-    /// It was ended by force, and is still there.
+    SocketGone { name: MachineName, socket: PathBuf, pid: Option<u32> },
+    /// Its process cannot be identified, so it cannot be ended by force.
+    #[error("{name} does not answer, and its process{} cannot be ended from here: {why}{}", pid_suffix(.pid), sudo_kill(.pid))]
+    CannotEnd { name: MachineName, pid: Option<u32>, why: String },
+    /// It was sent SIGKILL, and is still there.
     #[error(
         "{name} is still there: its process {pid} was sent SIGKILL, and the kernel has not ended it within {} s; it waits for \
          a device or a file system that does not answer, and ends when that does", limit.as_secs()
     )]
-    Lives { name: MachineName, limit: Duration, pid: u32 },
+    SurvivedKill { name: MachineName, limit: Duration, pid: u32 },
     /// The terminal, its signals or a thread.
     #[error("this terminal cannot be used as a console")]
     Terminal(#[source] io::Error),
-    /// Standard output takes no more of a console.
+    /// Standard output cannot be written.
     #[error("standard output cannot be written, and the machine runs on: {0}")]
     Output(io::Error),
-    /// A console that broke off.
+    /// The machine has closed the connection.
     #[error(
         "the console of {0} broke off, and the machine runs on; a reader that takes nothing for 5 s is let go, \
          `minivmm console {0}` shows it again"
     )]
-    LetGo(MachineName),
-    /// It cannot be shown.
+    Disconnected(MachineName),
+    /// It cannot be formatted.
     #[error("the machine's answer cannot be shown")]
-    Shown(#[from] serde_json::Error),
+    Json(#[from] serde_json::Error),
 }
 
-/// A process in the middle of a sentence.
-fn number(pid: &Option<u32>) -> String {
+/// A pid in the middle of a sentence.
+fn pid_suffix(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" {pid}")).unwrap_or_default()
 }
 
-fn cure(pid: &Option<u32>) -> String {
+fn sudo_kill(pid: &Option<u32>) -> String {
     pid.map(|pid| format!("; `sudo kill -9 {pid}` may")).unwrap_or_default()
 }
 
-/// A verb's way out: an error is said and is a failure.
+/// Runs a verb; an error is printed and is a failure.
 pub(super) fn run(verb: &NameVerb) -> ExitCode {
-    match obey(verb) {
+    match dispatch(verb) {
         Ok(code) => code,
-        Err(error) => complain(&error, Status::Failed).into(),
+        Err(error) => report_error(&error, Status::Failed).into(),
     }
 }
 
-fn obey(verb: &NameVerb) -> Result<ExitCode, VerbError> {
+fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
     let done = Status::Done.into();
     match verb {
         NameVerb::Ls(ListArgs { json, .. }) => Ok(print(&ls::list(*json)?, Status::Done).into()),
@@ -114,36 +114,36 @@ fn obey(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Stop(args) => stop::stop(args).map(|()| done),
         NameVerb::Wait(args) => wait::wait(&args.name),
         NameVerb::Console(args) => console::attach(&args.name).map(Status::into),
-        NameVerb::Pause(args) => order(args, "/v1/pause").map(|()| done),
-        NameVerb::Resume(args) => order(args, "/v1/resume").map(|()| done),
-        NameVerb::Reset(args) => order(args, "/v1/reset").map(|()| done),
+        NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
+        NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
+        NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),
         NameVerb::Kill(args) => stop::kill(args).map(|()| done),
         NameVerb::Balloon(BalloonArgs { name, size, .. }) => {
             let body = balloon_body(size.mib());
-            Speaker::to(name)?.say("PUT", "/v1/balloon", Some(&body), ORDER).map(|_| done)
+            MachineClient::find(name)?.send("PUT", "/v1/balloon", Some(&body), ACTION_LIMIT).map(|_| done)
         }
     }
 }
 
-fn order(args: &NameArgs, path: &str) -> Result<(), VerbError> {
-    Speaker::to(&args.name)?.say("POST", path, None, ORDER).map(drop)
+fn post(args: &NameArgs, path: &str) -> Result<(), VerbError> {
+    MachineClient::find(&args.name)?.send("POST", path, None, ACTION_LIMIT).map(drop)
 }
 
-/// Speaks to one machine.
+/// Sends requests to one machine.
 #[derive(Debug)]
-struct Speaker(RunningMachine);
+struct MachineClient(RunningMachine);
 
-impl Speaker {
-    fn to(name: &MachineName) -> Result<Self, VerbError> {
-        find(name).map(Speaker).ok_or_else(|| VerbError::NoMachine(name.clone()))
+impl MachineClient {
+    fn find(name: &MachineName) -> Result<Self, VerbError> {
+        find(name).map(MachineClient).ok_or_else(|| VerbError::NoMachine(name.clone()))
     }
 
     fn get(&self, path: &str) -> Result<Value, VerbError> {
-        self.say("GET", path, None, ANSWER)
+        self.send("GET", path, None, ANSWER_LIMIT)
     }
 
-    /// Asks, and gives back the answer. A stopped process is not waited for.
-    fn say(
+    /// Sends a request and returns the answer. Gives up early if the process is stopped.
+    fn send(
         &self,
         method: &str,
         path: &str,
@@ -151,20 +151,20 @@ impl Speaker {
         limit: Duration,
     ) -> Result<Value, VerbError> {
         let until = Instant::now() + limit;
-        let asked = PendingRequest::send(&self.0.socket, method, path, body, limit.min(ANSWER));
-        let mut asked = asked.map_err(|source| self.failed(source))?;
+        let pending = PendingRequest::send(&self.0.socket, method, path, body, limit.min(ANSWER_LIMIT));
+        let mut pending = pending.map_err(|source| self.failed(source))?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match asked.answer(left.min(STOPPED)) {
+            match pending.answer(left.min(CHECK_INTERVAL)) {
                 Ok(Some(answer)) => return Ok(answer),
-                Ok(None) if left > STOPPED && !self.is_stopped() => {}
+                Ok(None) if left > CHECK_INTERVAL && !self.is_stopped() => {}
                 Ok(None) => return Err(self.failed(ClientError::TimedOut(limit))),
                 Err(source) => return Err(self.failed(source)),
             }
         }
     }
 
-    /// Whether its process is stopped, as far as that can be seen.
+    /// Whether its process is stopped, if known.
     fn is_stopped(&self) -> bool {
         self.0.pid.is_some_and(is_stopped)
     }
@@ -173,9 +173,9 @@ impl Speaker {
         let RunningMachine { name, socket, pid } = self.0.clone();
         match (source, pid) {
             (ClientError::TimedOut(_), Some(pid)) if self.is_stopped() => VerbError::Stopped { name, pid },
-            (ClientError::TimedOut(limit), _) => VerbError::Late { name, limit, pid },
+            (ClientError::TimedOut(limit), _) => VerbError::TimedOut { name, limit, pid },
             (ClientError::Unreachable(_), _) if !self.0.has_socket() && find(&name).is_some() => {
-                VerbError::Unreachable { name, socket, pid }
+                VerbError::SocketGone { name, socket, pid }
             }
             (source, _) => VerbError::Machine { name, source },
         }

@@ -1,21 +1,21 @@
-//! `minivmm info` and `minivmm stats`: what a machine says of itself.
+//! `minivmm info` and `minivmm stats`: a machine's description and counters.
 
 use serde_json::Value;
 
 use super::ls::uptime;
-use super::{ShowArgs, Speaker, VerbError};
+use super::{MachineClient, ShowArgs, VerbError};
 
 pub(super) fn info(args: &ShowArgs) -> Result<String, VerbError> {
-    let info = Speaker::to(&args.name)?.get("/v1/machine")?;
+    let info = MachineClient::find(&args.name)?.get("/v1/machine")?;
     if args.json { Ok(serde_json::to_string_pretty(&info)?) } else { Ok(facts(&info)) }
 }
 
 pub(super) fn stats(args: &ShowArgs) -> Result<String, VerbError> {
-    let stats = Speaker::to(&args.name)?.get("/v1/stats")?;
+    let stats = MachineClient::find(&args.name)?.get("/v1/stats")?;
     if args.json { Ok(serde_json::to_string_pretty(&stats)?) } else { Ok(numbers(&stats)) }
 }
 
-/// The facts, what the machine was made of, and what was asked for as it could stand in a machine's file.
+/// The facts, the banner, and the spec as in a machine's file.
 fn facts(info: &Value) -> String {
     let mut lines = Vec::new();
     for (key, value) in
@@ -67,7 +67,7 @@ fn flatten(path: &str, value: &Value, text: &mut String) {
     }
 }
 
-/// A line for each of `items`, by its name or its place; texts before numbers.
+/// A line for each of `items`, by its name or its index; texts before numbers.
 fn table(name: &str, items: &[Value]) -> String {
     let fields = items.first().and_then(Value::as_object).into_iter().flatten();
     let mut keys: Vec<_> =
@@ -95,7 +95,7 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A value as people read it: what counts bytes, in the largest unit that leaves a number before the point. `--json` has it exact.
+/// A value for people: bytes in the largest unit that leaves a number before the point. `--json` is exact.
 fn amount(path: &str, value: &Value) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let in_bytes = path.starts_with("memory.") || path.starts_with("bytes-");
@@ -135,13 +135,13 @@ mod tests {
         let text = numbers(&json!({
             "vcpus": [{ "mmio-read": 10, "port-in": 1 }, { "mmio-read": 0, "port-in": 2 }],
             "memory": { "size": 3 },
-            "devices": [{ "errors": 0, "kind": "block", "name": "blk0" }, { "errors": 5, "name": "net0" }],
+            "devices": [{ "errors": 0, "kind": "block", "name": "vda" }, { "errors": 5, "name": "net0" }],
         }));
         let expected = "\
 memory.size 3 B
 
 devices  kind   errors
-blk0     block  0
+vda      block  0
 net0     -      5
 
 vcpus  mmio-read  port-in
@@ -149,9 +149,9 @@ vcpus  mmio-read  port-in
 1      0          2";
         assert_eq!(text, expected);
         let real = numbers(&serde_json::to_value(crate::Stats::sample()).unwrap());
-        let blk0 = real.lines().find(|line| line.starts_with("blk0")).unwrap();
-        let cells: Vec<_> = blk0.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["blk0", "block", "4 KiB", "0 B", "0", "0", "0", "7"]);
+        let vda = real.lines().find(|line| line.starts_with("vda")).unwrap();
+        let cells: Vec<_> = vda.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["vda", "block", "4 KiB", "0 B", "0", "0", "0", "7"]);
     }
 
     #[test]

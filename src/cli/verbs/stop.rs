@@ -1,141 +1,141 @@
-//! `minivmm stop`: as a person switches a computer off: the power button, and the plug if that does not help. `minivmm
-//! kill` is the plug alone. Both are done when the machine has ended and its name is free, and both end in SIGKILL for a
-//! process that answers to nothing.
+//! `minivmm stop` presses the power button, and kills the machine if that does not help; `minivmm kill` kills
+//! it at once. Both return when the machine has ended and its name is free, and both use SIGKILL for a
+//! process that does not answer.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::force::{by_signals, force};
-use super::wait::Waiting;
-use super::{NameArgs, Speaker, StopArgs, VerbError};
+use super::force::{by_signals, end_by_force};
+use super::wait::EndWaiter;
+use super::{MachineClient, NameArgs, StopArgs, VerbError};
 use crate::cli::report;
-use crate::cli::session::AGAIN;
+use crate::cli::session::PRESS_INTERVAL;
 use crate::control::client::{ClientError, PendingRequest};
 use crate::control::find;
 
-/// How often to look whether a machine is there that does not tell.
-const LOOK: Duration = Duration::from_millis(100);
-/// How long a machine may take to say that it has heard of its end.
-const HEARD: Duration = Duration::from_secs(5);
-/// The same where its process is stopped: it may go on at this moment.
+/// Poll interval for a machine that cannot report its end.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Limit for a machine to accept a request.
+const ACCEPT_LIMIT: Duration = Duration::from_secs(5);
+/// The same where its process is stopped: it may be continued at this moment.
 const STOPPED: Duration = Duration::from_millis(500);
-/// How long it may then take to end: twice what the console's last words may take.
-const ENDS: Duration = Duration::from_secs(10);
-/// The least that an answer is waited for.
-const SOON: Duration = Duration::from_secs(1);
-/// There is no machine any more (RFC 9110 §15.5.10).
+/// How long it may then take to end: twice the limit for the final flush of its console.
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// The minimum limit for an answer.
+const MIN_LIMIT: Duration = Duration::from_secs(1);
+/// The machine has ended (RFC 9110 §15.5.10).
 const CONFLICT: u16 = 409;
 
 pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
-    let speaker = Speaker::to(&args.name)?;
+    let client = MachineClient::find(&args.name)?;
     let limit = Duration::from_secs(args.timeout.into());
     let until = Instant::now() + limit;
-    if !speaker.0.has_socket() {
-        return by_signals(&speaker, Some(limit));
+    if !client.0.has_socket() {
+        return by_signals(&client, Some(limit));
     }
-    // Asked before, so that an end that comes at once is not missed.
-    let mut waiting = Waiting::begin_within(&speaker, limit.max(SOON)).ok();
+    // Sent before, so that an end that comes at once is not missed.
+    let mut waiter = EndWaiter::start_within(&client, limit.max(MIN_LIMIT)).ok();
     let press = || {
-        let left = || until.saturating_duration_since(Instant::now()).max(SOON);
-        // At rest, or coming to rest, it would not hear the button.
+        let left = || until.saturating_duration_since(Instant::now()).max(MIN_LIMIT);
+        // A paused guest would not see the button.
         let pressed =
-            order(&speaker, "/v1/resume", left()).and_then(|_| order(&speaker, "/v1/power-button", left()));
-        pressed.map(drop).map_err(|source| speaker.failed(source))
+            post(&client, "/v1/resume", left()).and_then(|_| post(&client, "/v1/power-button", left()));
+        pressed.map(drop).map_err(|source| client.failed(source))
     };
-    if press_until(press, |limit| has_ended(&mut waiting, &speaker, limit), limit, AGAIN)? {
+    if press_until(press, |limit| has_ended(&mut waiter, &client, limit), limit, PRESS_INTERVAL)? {
         return Ok(());
     }
-    let Some(waiting) = waiting else { return force(&speaker, limit) };
-    report::say(&format_args!(
+    let Some(waiter) = waiter else { return end_by_force(&client, limit) };
+    report::message(&format_args!(
         "minivmm: the guest of {} did not shut down within {} s; the machine is ended\n",
         args.name, args.timeout
     ));
-    pull(&speaker, Some(waiting))
+    kill_machine(&client, Some(waiter))
 }
 
 pub(super) fn kill(args: &NameArgs) -> Result<(), VerbError> {
-    let speaker = Speaker::to(&args.name)?;
-    if !speaker.0.has_socket() {
-        return by_signals(&speaker, None);
+    let client = MachineClient::find(&args.name)?;
+    if !client.0.has_socket() {
+        return by_signals(&client, None);
     }
-    let waiting = Waiting::begin_within(&speaker, HEARD).ok();
-    pull(&speaker, waiting)
+    let waiter = EndWaiter::start_within(&client, ACCEPT_LIMIT).ok();
+    kill_machine(&client, waiter)
 }
 
-/// Ends the machine where it is.
-fn pull(speaker: &Speaker, mut waiting: Option<Waiting<'_>>) -> Result<(), VerbError> {
-    let patience = if speaker.is_stopped() { STOPPED } else { HEARD };
+/// Kills the machine.
+fn kill_machine(client: &MachineClient, mut waiter: Option<EndWaiter<'_>>) -> Result<(), VerbError> {
+    let limit = if client.is_stopped() { STOPPED } else { ACCEPT_LIMIT };
     let begin = Instant::now();
-    let heard = order(speaker, "/v1/kill", patience).map_err(|source| speaker.failed(source))?;
-    if heard && has_ended(&mut waiting, speaker, ENDS)? {
+    let accepted = post(client, "/v1/kill", limit).map_err(|source| client.failed(source))?;
+    if accepted && has_ended(&mut waiter, client, END_LIMIT)? {
         return Ok(());
     }
-    force(speaker, begin.elapsed())
+    end_by_force(client, begin.elapsed())
 }
 
-/// Tells the machine; whether it has heard within `limit`. One that ends at the moment has.
-fn order(speaker: &Speaker, path: &str, limit: Duration) -> Result<bool, ClientError> {
-    let answered = PendingRequest::send(&speaker.0.socket, "POST", path, None, limit)
-        .and_then(|mut asked| asked.answer(limit));
+/// Sends a request; whether it was accepted within `limit`. A machine that is ending counts as accepting.
+fn post(client: &MachineClient, path: &str, limit: Duration) -> Result<bool, ClientError> {
+    let answered = PendingRequest::send(&client.0.socket, "POST", path, None, limit)
+        .and_then(|mut pending| pending.answer(limit));
     match answered {
         Ok(answer) => Ok(answer.is_some()),
         Err(ClientError::TimedOut(_)) => Ok(false),
-        // Whoever waits for the end hears of it, or sees it.
-        Err(ClientError::Unreachable(_)) => Ok(speaker.0.has_socket()),
+        // The wait for the end will notice it.
+        Err(ClientError::Unreachable(_)) => Ok(client.0.has_socket()),
         Err(ClientError::Refused { status: CONFLICT, .. }) => Ok(true),
         Err(error) => Err(error),
     }
 }
 
-/// Presses until it `has_ended`, now and every `again`; whether that came within `limit`.
+/// Presses the button now and at every `interval` until it `has_ended`; false after `limit`.
 fn press_until<E>(
     mut press: impl FnMut() -> Result<(), E>,
     mut has_ended: impl FnMut(Duration) -> Result<bool, E>,
     limit: Duration,
-    again: Duration,
+    interval: Duration,
 ) -> Result<bool, E> {
     let until = Instant::now() + limit;
     loop {
         press()?;
         let left = until.saturating_duration_since(Instant::now());
-        if has_ended(left.min(again))? {
+        if has_ended(left.min(interval))? {
             return Ok(true);
         }
-        if left <= again {
+        if left <= interval {
             return Ok(false);
         }
     }
 }
 
-/// Whether the machine ends within `limit`. One that cannot tell (others wait in all of its places, or its process was
-/// killed) shows it by its lock.
+/// Whether the machine ends within `limit`. If it cannot report that (too many clients wait, or its process
+/// was killed), its lock shows it.
 fn has_ended(
-    waiting: &mut Option<Waiting<'_>>,
-    speaker: &Speaker,
+    waiter: &mut Option<EndWaiter<'_>>,
+    client: &MachineClient,
     limit: Duration,
 ) -> Result<bool, VerbError> {
     let until = Instant::now() + limit;
-    match waiting.as_mut().map(|waiting| waiting.end(limit)) {
+    match waiter.as_mut().map(|waiter| waiter.end(limit)) {
         None
         | Some(Err(
             VerbError::Machine { source: ClientError::Unreachable(_) | ClientError::Refused { .. }, .. }
-            | VerbError::Unreachable { .. },
+            | VerbError::SocketGone { .. },
         )) => {}
-        Some(told) => return told.map(|ending| ending.is_some()),
+        Some(ended) => return ended.map(|ending| ending.is_some()),
     }
-    while is_there(speaker) {
+    while is_there(client) {
         if Instant::now() >= until {
             return Ok(false);
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
     Ok(true)
 }
 
-/// Whether the name is still that machine's, and not the next one's.
-pub(super) fn is_there(Speaker(place): &Speaker) -> bool {
-    let same = |pid: Option<u32>| pid.is_none() || place.pid.is_none() || pid == place.pid;
-    find(&place.name).is_some_and(|now| same(now.pid))
+/// Whether the name still belongs to that machine, not to a new one.
+pub(super) fn is_there(MachineClient(machine): &MachineClient) -> bool {
+    let same = |pid: Option<u32>| pid.is_none() || machine.pid.is_none() || pid == machine.pid;
+    find(&machine.name).is_some_and(|now| same(now.pid))
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(20);
 
-    /// How often a machine is pressed that ends once it was so many times, and whether it did.
+    /// How often the button of a machine is pressed that ends at press `ends_at`, and whether it ended.
     fn pressed(ends_at: usize, limit: Duration) -> (usize, bool) {
         let presses = std::cell::Cell::new(0);
         let ended = press_until::<()>(

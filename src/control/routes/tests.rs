@@ -105,7 +105,7 @@ fn text(value: impl serde::Serialize) -> String {
 fn the_openapi_file_names_every_value_of_an_answers_enums() {
     use crate::{MachineEvent, MachineState};
     let states = [MachineState::Running, MachineState::Paused, MachineState::Ended];
-    let (device, reason) = ("blk0".to_owned(), "it is away".to_owned());
+    let (device, reason) = ("vda".to_owned(), "it is away".to_owned());
     let events = [
         MachineEvent::Booted,
         MachineEvent::Paused,

@@ -1,4 +1,4 @@
-//! Which engine serves a disk.
+//! Chooses the engine of a disk.
 
 use std::io;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::helper::Helper;
 use super::sync::SyncEngine;
 use super::uring::UringEngine;
 
-/// How a disk is read and written.
+/// The engine of a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum EngineKind {
-    /// The best that the host has.
+    /// The best that the host offers.
     #[default]
     Best,
     /// io_uring, or an error.
@@ -25,19 +25,19 @@ pub(crate) enum EngineKind {
 
 #[cfg(test)]
 impl EngineKind {
-    /// All of them.
+    /// All engines.
     pub(super) const ALL: [Self; 2] = [EngineKind::Uring, EngineKind::Sync];
 }
 
-/// An engine on `file`. To be made on the thread that uses it.
+/// Makes an engine for `file`. Call it on the thread that uses it.
 ///
 /// # Errors
-/// The host has no file descriptor left, or not the engine that was asked for.
+/// The host has no file descriptor left, or does not offer this engine.
 pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEngine> {
     if kind != EngineKind::Sync {
         match UringEngine::new(file.clone()) {
             Ok(mut engine) => {
-                // All but this io_uring does on threads of the kernel's.
+                // io_uring has no operation for a device's discards.
                 if file.discards_by_ioctl() && file.discard.is_some() {
                     helper("space", &file).map_or(Ok(()), |space| engine.discard_on(space))?;
                 }
@@ -54,7 +54,8 @@ pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEng
     Ok(Box::new(SyncEngine::new(file, space, flush)?))
 }
 
-/// A thread for what takes long. Made with the engine: a host that has none left says so at the start.
+/// A thread for operations that take long. Made together with the engine, so that an error is reported at the
+/// start.
 fn helper(what: &str, file: &Arc<DiskFile>) -> Option<Helper> {
     Helper::new(what, file.clone())
         .inspect_err(|error| {
@@ -63,7 +64,7 @@ fn helper(what: &str, file: &Arc<DiskFile>) -> Option<Helper> {
         .ok()
 }
 
-/// As [`engine`], for a worker to call on its thread.
+/// [`engine`] as a closure, for a worker to call on its thread.
 pub(crate) fn make_engine(file: Arc<DiskFile>, kind: EngineKind) -> MakePoller<AnyEngine> {
     Box::new(move || engine(file, kind))
 }

@@ -1,42 +1,42 @@
-//! What can be wrong with a disk that is asked for, for people.
+//! Errors of disks, for people.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::holder::DiskHolder;
 
-/// A disk cannot be used.
+/// Why a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiskError {
-    /// Nothing there.
+    /// It does not exist.
     #[error(
         "there is no disk {}; {}",
-        path.display(), missing(path)
+        path.display(), missing_hint(path)
     )]
     NotFound {
         /// Its path.
         path: PathBuf,
     },
-    /// A folder, a pipe, a terminal.
+    /// It is a folder, a FIFO or a terminal.
     #[error("{} is {what}, and a disk must be a raw image file or a block device", path.display())]
     NotADisk {
         /// Its path.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         what: &'static str,
     },
-    /// The user may not.
-    #[error("you may not {wish} the disk {}: {cure}", path.display())]
+    /// The user lacks permission.
+    #[error("you may not {operation} the disk {}: {cure}", path.display())]
     Denied {
         /// Its path.
         path: PathBuf,
-        /// What was wanted of it.
-        wish: &'static str,
-        /// What helps.
+        /// The operation.
+        operation: &'static str,
+        /// The cure.
         cure: String,
     },
-    /// It cannot be written by anybody.
+    /// No user can write to it.
     #[error("the disk {0} cannot be written to, since {why}; give it as `{0},ro` to read only", path.display())]
     ReadOnly {
         /// Its path.
@@ -44,7 +44,7 @@ pub enum DiskError {
         /// The reason.
         why: &'static str,
     },
-    /// An image with a format of its own.
+    /// It is an image in another format.
     #[error(
         "{0} is {format} image, and only raw images are understood; convert it with `qemu-img convert -O raw {0} {1}`",
         path.display(), converted(path).display()
@@ -52,24 +52,24 @@ pub enum DiskError {
     Format {
         /// Its path.
         path: PathBuf,
-        /// Which.
+        /// The format.
         format: &'static str,
     },
-    /// Not a sector.
+    /// It has less than one sector.
     #[error("the disk {} {}", path.display(), too_small(path))]
     Empty {
         /// Its path.
         path: PathBuf,
     },
-    /// Somebody else writes to it, or reads what would be written.
+    /// Another process has locked it.
     #[error(
         "the disk {} is in use{}; two machines would destroy it. End the other, or give it read-only (`,ro`) to both",
-        path.display(), of(.holder.as_ref())
+        path.display(), used_by(.holder.as_ref())
     )]
     Busy {
         /// Its path.
         path: PathBuf,
-        /// Who has it, if that could be seen.
+        /// The process with the lock, if known.
         holder: Option<DiskHolder>,
     },
     /// The host itself uses it.
@@ -81,24 +81,24 @@ pub enum DiskError {
         /// Its path.
         path: PathBuf,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("the disk {} cannot be used: {action}: {error}", path.display())]
     Io {
         /// Its path.
         path: PathBuf,
-        /// What was being done.
+        /// The operation.
         action: &'static str,
         /// The host's error.
         error: io::Error,
     },
 }
 
-fn of(holder: Option<&DiskHolder>) -> String {
+fn used_by(holder: Option<&DiskHolder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
 }
 
-/// What to do about an image that is not there. One that is called as another format is not made anew.
-fn missing(path: &Path) -> String {
+/// The cure for a missing image. For the suffix of another format, making an empty image would be wrong.
+fn missing_hint(path: &Path) -> String {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
         "qcow2" | "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
@@ -111,7 +111,7 @@ fn missing(path: &Path) -> String {
     }
 }
 
-/// A file that holds something is not to be made larger.
+/// The cure for a tiny image. A file with content must not be extended.
 fn too_small(path: &Path) -> String {
     match std::fs::metadata(path).map(|meta| meta.len()) {
         Ok(len @ 1..) => {
@@ -121,7 +121,7 @@ fn too_small(path: &Path) -> String {
     }
 }
 
-/// A name for the raw image that is made of `path`, and is not `path`.
+/// A path for the raw image that is converted from `path`, different from it.
 fn converted(path: &Path) -> PathBuf {
     let raw = path.with_extension("raw");
     if raw == path { path.with_extension("new.raw") } else { raw }

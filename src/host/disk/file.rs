@@ -1,34 +1,38 @@
-//! An open disk: which file descriptor serves what, and the calls that have no positioned form.
+//! An open disk: the choice of its file descriptor for each transfer, and the operations that are ioctls.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio::block::{Disk, Extent, SECTOR, Topology};
 
+use super::open::size;
 use super::transfer::Transfer;
 
 /// BLKDISCARD (linux/fs.h): `_IO(0x12, 119)`.
 const BLKDISCARD: libc::c_ulong = 0x1277;
 
-/// A disk, open and locked. The lock goes with the last descriptor.
+/// An open and locked disk. The lock is released with the last descriptor.
 #[derive(Debug)]
 pub(crate) struct DiskFile {
     pub(super) buffered: File,
     pub(super) direct: Option<Direct>,
-    pub(super) sectors: u64,
+    /// Changes only by [`DiskFile::measure`].
+    pub(super) sectors: AtomicU64,
     pub(super) read_only: bool,
     /// A block device, not an image.
     pub(super) device: bool,
-    /// Granularity of giving space back, if the host can.
+    /// Discard granularity, if the host can discard.
     pub(super) discard: Option<u32>,
     pub(super) topology: Topology,
-    /// Of an image that may only be read and ends inside a sector: where it ends, and zeros for the rest.
+    /// For a read-only image that ends inside a sector: its length, and /dev/zero for the rest of the sector.
     pub(super) tail: Option<(u64, File)>,
 }
 
-/// A descriptor past the page cache, and what it asks of buffers and offsets.
+/// A descriptor for direct I/O, with its alignment rules.
 #[derive(Debug)]
 pub(super) struct Direct {
     pub(super) file: File,
@@ -37,16 +41,42 @@ pub(super) struct Direct {
 }
 
 impl DiskFile {
-    /// Another descriptor of it, to read by position, its length and the length of its sectors, both in bytes.
+    /// A second descriptor for positioned reads, the length, and the logical sector size, both in bytes.
     pub(crate) fn reader(&self) -> io::Result<(File, u64, u64)> {
-        let len = self.tail.as_ref().map_or(self.sectors.saturating_mul(SECTOR), |(end, _)| *end);
-        Ok((self.buffered.try_clone()?, len, self.topology.logical_block.into()))
+        Ok((self.buffered.try_clone()?, self.length(), self.topology.logical_block.into()))
     }
 
-    /// The disk as a device shows it.
+    /// Its length in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.tail.as_ref().map_or(self.sectors().saturating_mul(SECTOR), |(end, _)| *end)
+    }
+
+    /// The bytes that an image occupies on the host.
+    pub(crate) fn used(&self) -> Option<u64> {
+        let meta = self.buffered.metadata().ok().filter(Metadata::is_file)?;
+        // st_blocks counts units of 512 bytes, whatever the file system's block size.
+        Some(meta.blocks().saturating_mul(512))
+    }
+
+    /// Its size in sectors, as last measured.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    /// Updates the size after the file or device has grown, and returns it in sectors. A smaller size is ignored:
+    /// the guest has data there.
+    pub(crate) fn measure(&self) -> io::Result<u64> {
+        // The zeros for the rest of the last sector are where the file would grow.
+        if self.tail.is_none() {
+            self.sectors.fetch_max(size(&self.buffered, self.device)? / SECTOR, Ordering::AcqRel);
+        }
+        Ok(self.sectors())
+    }
+
+    /// The disk for the device model.
     pub(crate) fn disk(&self, serial: impl Into<String>, queues: NonZeroU16) -> Disk {
         Disk {
-            sectors: self.sectors,
+            sectors: self.sectors(),
             read_only: self.read_only,
             serial: serial.into(),
             queues,
@@ -55,13 +85,13 @@ impl DiskFile {
         }
     }
 
-    /// The descriptor for flushing and for space.
+    /// The descriptor for flush, discard and zeroing.
     pub(super) fn fd(&self) -> RawFd {
         self.buffered.as_raw_fd()
     }
 
-    /// The descriptor for moving `transfer`: what direct I/O does not take goes through the page cache, which the kernel
-    /// keeps in step with it.
+    /// The descriptor for `transfer`: unaligned transfers use the page cache, which the kernel keeps coherent
+    /// with direct I/O.
     pub(super) fn fd_for(&self, transfer: &Transfer) -> RawFd {
         if let Some((end, zeros)) = &self.tail {
             if transfer.rest().offset >= *end {
@@ -76,24 +106,24 @@ impl DiskFile {
         }
     }
 
-    /// Whether `error` may be of a rule of direct I/O.
-    pub(super) fn was_direct(&self, error: &io::Error) -> bool {
+    /// Whether `error` may come from an alignment rule of direct I/O.
+    pub(super) fn is_direct_error(&self, error: &io::Error) -> bool {
         self.direct.is_some() && error.raw_os_error() == Some(libc::EINVAL)
     }
 
-    /// The way to discard: `None` for a hole.
+    /// Whether to discard with BLKDISCARD instead of a hole.
     pub(super) fn discards_by_ioctl(&self) -> bool {
         self.device
     }
 
-    /// Whether `error` says that the host has no faster way to write zeros here. Block devices with sectors larger than
-    /// the guest's also refuse what is not aligned to theirs.
-    pub(super) fn cannot_zero(&self, error: &io::Error) -> bool {
+    /// Whether the host has no fast way to write zeros here. Block devices with larger sectors than the
+    /// guest's also refuse unaligned ranges.
+    pub(super) fn is_zeroing_unsupported(&self, error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::Unsupported
             || self.device && error.raw_os_error() == Some(libc::EINVAL)
     }
 
-    /// Discards on a block device, whose fallocate would zero as well.
+    /// Discards on a block device, where fallocate would also write zeros.
     pub(super) fn discard_device(&self, extent: Extent) -> io::Result<()> {
         let range = [extent.offset, extent.len];
         // SAFETY: BLKDISCARD reads two 64-bit numbers, start and length, which live through the call.
@@ -102,10 +132,10 @@ impl DiskFile {
     }
 }
 
-/// fallocate modes of operations on space.
+/// fallocate modes.
 pub(super) mod mode {
-    /// The space is given back and reads as zeros.
+    /// Releases the space; it reads as zeros.
     pub(in crate::host::disk) const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    /// It reads as zeros and stays.
+    /// Writes zeros and keeps the space.
     pub(in crate::host::disk) const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 }

@@ -1,4 +1,4 @@
-//! An operation in flight on a ring, and how the kernel is asked for it.
+//! An operation in flight on a ring, and its submission entry.
 
 use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
@@ -8,17 +8,17 @@ use virtio::block::Extent;
 use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
 
-/// An operation in flight. Its lists stay where they are until it completes.
+/// An operation in flight. Its lists do not move until it completes.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
     pub(super) step: Step,
     pub(super) extent: Extent,
     pub(super) transfer: Transfer,
-    /// It is tried again on a thread of the kernel's, which may wait.
-    pub(super) waits: bool,
+    /// It is tried again on a kernel thread, which may block.
+    pub(super) may_block: bool,
 }
 
-/// What the kernel was asked for.
+/// The kind of submission.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     #[default]
@@ -27,14 +27,14 @@ pub(super) enum Step {
     Write,
     Flush,
     Hole,
-    /// As a hole or kept; with plain writes where there is no such call.
+    /// As a hole or with allocated space; as plain writes where the host has no such call.
     Zero {
         unmap: bool,
     },
 }
 
 impl Flight {
-    /// Asks for the rest of it. The entry points into the flight's lists.
+    /// The submission entry for the rest of the operation. It points into the flight's lists.
     pub(super) fn entry(&self, file: &DiskFile) -> Option<Entry> {
         let (transfer, extent) = (&self.transfer, self.extent);
         let fd = Fd(file.fd());
@@ -55,7 +55,7 @@ impl Flight {
             Step::Hole | Step::Zero { unmap: true } => space(mode::HOLE),
             Step::Zero { unmap: false } => space(mode::ZERO),
         };
-        let flags = if self.waits { Flags::ASYNC } else { Flags::empty() };
+        let flags = if self.may_block { Flags::ASYNC } else { Flags::empty() };
         Some(entry.flags(flags))
     }
 }

@@ -1,11 +1,11 @@
-//! Image formats that are not raw, by their first bytes. Such an image would look like a broken disk to the guest, and the
-//! guest's writes would destroy it.
+//! Image formats other than raw, by their magic numbers. A guest would see such an image as a broken disk,
+//! and its writes would destroy it.
 
-/// Bytes of the beginning that are looked at.
+/// Number of bytes to check.
 pub(super) const HEAD: usize = 512;
 
 /// The format of an image that begins with `head`, with its article; `None` for what may be raw.
-pub(super) fn foreign(head: &[u8]) -> Option<&'static str> {
+pub(super) fn image_format(head: &[u8]) -> Option<&'static str> {
     let known: [(usize, &[u8], &str); 9] = [
         (0, b"QFI\xfb", "a qcow2"),
         (0, b"KDMV", "a VMDK"),
@@ -29,17 +29,17 @@ mod tests {
     #[test]
     fn boot_sectors_and_zeros_may_be_raw() {
         let mut head = [0; HEAD];
-        assert_eq!(foreign(&head), None);
+        assert_eq!(image_format(&head), None);
         head[510..].copy_from_slice(&[0x55, 0xaa]);
-        assert_eq!(foreign(&head), None);
-        assert_eq!(foreign(b""), None);
+        assert_eq!(image_format(&head), None);
+        assert_eq!(image_format(b""), None);
     }
 
     #[test]
     fn magic_at_its_place_is_recognised() {
         let mut head = [0; HEAD];
         head[0x40..0x44].copy_from_slice(&0xbeda_107fu32.to_le_bytes());
-        assert_eq!(foreign(&head), Some("a VDI"));
-        assert_eq!(foreign(b"QFI\xfb\0\0\0\x03"), Some("a qcow2"));
+        assert_eq!(image_format(&head), Some("a VDI"));
+        assert_eq!(image_format(b"QFI\xfb\0\0\0\x03"), Some("a qcow2"));
     }
 }

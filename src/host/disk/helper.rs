@@ -1,5 +1,5 @@
-//! Operations that may take long and have no asynchronous form: they run on a thread of their own, one after the other, so
-//! that reads and writes of the disk go on meanwhile.
+//! Operations that may take long and have no asynchronous form: they run one by one on a thread of their own,
+//! so that reads and writes of the disk continue.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,27 +16,27 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
 
-/// The thread, and what it has ended. Dropping it waits for what it has begun.
+/// The thread and its completions. Dropping it waits for the operations in flight.
 #[derive(Debug)]
 pub(super) struct Helper {
-    /// `None` while it is dropped.
-    orders: Option<Sender<Order>>,
-    ended: Arc<Ended>,
+    /// `None` during the drop.
+    requests: Option<Sender<Request>>,
+    completed_operations: Arc<Completed>,
     thread: Option<JoinHandle<()>>,
     in_flight: usize,
 }
 
-type Order = (Tag, Operation, Extent);
+type Request = (Tag, Operation, Extent);
 
 #[derive(Debug)]
-struct Ended {
+struct Completed {
     completions: Mutex<VecDeque<Completion>>,
-    /// Both are told of each of them.
+    /// Both are notified of each completion.
     more: Condvar,
-    bell: EventFd,
+    event: EventFd,
 }
 
-impl Ended {
+impl Completed {
     fn completions(&self) -> MutexGuard<'_, VecDeque<Completion>> {
         self.completions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -44,13 +44,13 @@ impl Ended {
     fn push(&self, completion: Completion) {
         self.completions().push_back(completion);
         self.more.notify_all();
-        // The counter is never read: it just grows.
-        let _ = self.bell.write(1);
+        // The counter is never read, it only grows.
+        let _ = self.event.write(1);
     }
 }
 
 impl Helper {
-    /// A thread for `file`, called `what` behind the name of the disk's own thread: `blk0-flush`.
+    /// Starts a thread for `file`, named after the disk's thread and `what`: `blk0-flush`.
     ///
     /// # Errors
     /// The host has no thread or no descriptor left.
@@ -58,15 +58,16 @@ impl Helper {
         Self::with(what, move |operation, extent| run(&file, operation, extent))
     }
 
-    /// A thread that does `work` for each operation.
+    /// Starts a thread that does `work` for each operation.
     pub(super) fn with(
         what: &str,
         mut work: impl FnMut(Operation, Extent) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
-        let bell = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let ended = Arc::new(Ended { completions: Mutex::default(), more: Condvar::new(), bell });
-        let (orders, incoming) = mpsc::channel::<Order>();
-        let shared = ended.clone();
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let completed_operations =
+            Arc::new(Completed { completions: Mutex::default(), more: Condvar::new(), event });
+        let (requests, incoming) = mpsc::channel::<Request>();
+        let shared = completed_operations.clone();
         let name = format!("{}-{what}", current().name().unwrap_or("disk"));
         let thread = thread::spawn(Role::DiskHelper, &name, move || {
             for (tag, operation, extent) in incoming {
@@ -74,61 +75,66 @@ impl Helper {
                 shared.push(Completion { tag, result });
             }
         })?;
-        Ok(Helper { orders: Some(orders), ended, thread: Some(thread), in_flight: 0 })
+        Ok(Helper { requests: Some(requests), completed_operations, thread: Some(thread), in_flight: 0 })
     }
 
-    /// Begins an operation. It ends with an error at once if the thread is gone.
+    /// Submits an operation. It completes with an error at once if the thread has ended.
     pub(super) fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent) {
         self.in_flight += 1;
-        let sent = self.orders.as_ref().is_some_and(|orders| orders.send((tag, operation, extent)).is_ok());
+        let sent =
+            self.requests.as_ref().is_some_and(|requests| requests.send((tag, operation, extent)).is_ok());
         if !sent {
             let result = Err(io::Error::other("the thread for this has ended"));
-            self.ended.push(Completion { tag, result });
+            self.completed_operations.push(Completion { tag, result });
         }
     }
 
-    /// The next operation that has ended, if any has.
+    /// The next completion, if any.
     pub(super) fn completed(&mut self) -> Option<Completion> {
-        let completion = self.ended.completions().pop_front()?;
+        let completion = self.completed_operations.completions().pop_front()?;
         self.in_flight = self.in_flight.saturating_sub(1);
         Some(completion)
     }
 
-    /// Waits until every operation has ended. They are given by [`Helper::completed`] then.
+    /// Waits until every operation has completed; [`Helper::completed`] returns them then.
     pub(super) fn drain(&self) {
-        let mut ended = self.ended.completions();
-        while ended.len() < self.in_flight {
-            ended = self.ended.more.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        let mut completed_operations = self.completed_operations.completions();
+        while completed_operations.len() < self.in_flight {
+            completed_operations = self
+                .completed_operations
+                .more
+                .wait(completed_operations)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Becomes readable when an operation ends; to be watched at edges.
-    pub(super) fn bell(&self) -> RawFd {
-        self.ended.bell.as_raw_fd()
+    /// Becomes readable at each completion; watch it edge-triggered.
+    pub(super) fn event(&self) -> RawFd {
+        self.completed_operations.event.as_raw_fd()
     }
 }
 
-/// The token of [`Helper::bell`] in an engine, which is of no device.
-pub(super) const BELL: Token = Token::MAX;
+/// The token of [`Helper::event`] in an engine; no device has it.
+pub(super) const HELPER_EVENT: Token = Token::MAX;
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        self.orders = None;
+        self.requests = None;
         if let Some(thread) = self.thread.take() {
-            // An error is a panic, which it has told of itself.
+            // An error is a panic, which was printed already.
             let _ = thread.join();
         }
     }
 }
 
-/// Does an operation that moves no data of the guest's, and waits for it.
+/// Executes an operation without guest data, and blocks.
 pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::Result<()> {
     match operation {
         Operation::Discard if file.discards_by_ioctl() => file.discard_device(extent),
         Operation::Discard => allocate(file, mode::HOLE, extent),
         Operation::WriteZeroes { unmap } => {
             match allocate(file, if unmap { mode::HOLE } else { mode::ZERO }, extent) {
-                Err(error) if file.cannot_zero(&error) => {
+                Err(error) if file.is_zeroing_unsupported(&error) => {
                     let mut transfer = Transfer::default();
                     transfer.zeros(extent);
                     transfer.run(file, Operation::Write)
@@ -149,7 +155,7 @@ fn allocate(file: &DiskFile, mode: i32, extent: Extent) -> io::Result<()> {
     checked(|| unsafe { libc::fallocate(file.fd(), mode, offset, len) })
 }
 
-/// Calls until no signal comes between.
+/// Repeats the call after a signal.
 fn checked(mut call: impl FnMut() -> i32) -> io::Result<()> {
     loop {
         if call() >= 0 {

@@ -1,5 +1,5 @@
-//! Who has a lock on a file. The lock call does not say it of open-file-description locks: their owner is an open file,
-//! not a process. /proc does, as far as this user may look.
+//! Finds the process with a lock on a file. fcntl(2) does not report it for open-file-description locks, as
+//! their owner is an open file; /proc does, as far as this user may read it.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -12,9 +12,9 @@ use crate::host::identity::identity;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiskHolder {
-    /// Its number.
+    /// Its pid.
     pub pid: u32,
-    /// Its name, if it can be read.
+    /// Its name, if readable.
     pub command: Option<String>,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn find(file: &File) -> Option<DiskHolder> {
 /// Whether `pid` has `file` open and locked.
 fn holds(pid: u32, file: &Metadata) -> bool {
     let process = Path::new("/proc").join(pid.to_string());
-    // Processes of others are closed to us, and processes end while we look.
+    // Other users' processes are not readable, and processes may end meanwhile.
     let Ok(open) = fs::read_dir(process.join("fd")) else { return false };
     open.flatten().any(|fd| {
         fs::metadata(fd.path()).is_ok_and(|other| is_same(&other, file))

@@ -1,7 +1,7 @@
 //! The host's side of a disk: a raw image or a block device, and the engines that read and write it.
 //!
-//! [`DiskFile::open`] checks what it is given, locks it and says what it is; [`make_engine`] makes what a disk's thread waits
-//! in: io_uring where the host has it, positioned calls where not.
+//! [`DiskFile::open`] checks, locks and describes the file; [`make_engine`] makes the event loop of a disk's
+//! thread: io_uring where the host offers it, positioned calls otherwise.
 
 mod engine;
 mod error;
@@ -23,4 +23,4 @@ pub(crate) use engine::{EngineKind, make_engine};
 pub use error::DiskError;
 pub(crate) use file::DiskFile;
 pub use holder::DiskHolder;
-pub(crate) use open::{Access, logical_sector};
+pub(crate) use open::Access;

@@ -1,4 +1,4 @@
-//! Opening a disk: everything that can be wrong is found here, before a machine starts.
+//! Opens a disk: every error is found here, before a machine starts.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -21,12 +21,12 @@ const BLKIOOPT: libc::c_ulong = 0x1279;
 const BLKPBSZGET: libc::c_ulong = 0x127b;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
-/// How a disk is wanted.
+/// How to open a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Access {
-    /// Not to be written; others may read it too.
+    /// Read-only; other processes may read it too.
     pub(crate) read_only: bool,
-    /// Past the page cache.
+    /// With direct I/O.
     pub(crate) direct: bool,
 }
 
@@ -34,9 +34,9 @@ impl DiskFile {
     /// Opens and locks the disk at `path`.
     ///
     /// # Errors
-    /// [`DiskError`], with what to do.
+    /// [`DiskError`], with its cure.
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
-        let metadata = fs::metadata(path).map_err(|error| refused(path, access, error))?;
+        let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
         let kind = metadata.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
@@ -45,30 +45,31 @@ impl DiskFile {
         let mut options = OpenOptions::new();
         options.read(true).write(!access.read_only);
         if kind.is_block_device() && !access.read_only {
-            // Not one that is mounted: two file systems would destroy it.
+            // O_EXCL refuses a mounted device: two file systems would destroy it.
             options.custom_flags(libc::O_EXCL);
         }
         let buffered = options.open(path).map_err(|error| match error.raw_os_error() {
-            // Perhaps a machine has it, which its lock tells.
-            Some(libc::EBUSY) => held(path, access).unwrap_or_else(|| refused(path, access, error)),
-            _ => refused(path, access, error),
+            // Another machine's lock is a better explanation than EBUSY.
+            Some(libc::EBUSY) => {
+                lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error))
+            }
+            _ => open_error(path, access, error),
         })?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
-        // Of what is open: the path may lead elsewhere meanwhile.
+        // From the descriptor: the path may lead to another file by now.
         let metadata = buffered.metadata().map_err(io("looking at it"))?;
         let device = metadata.file_type().is_block_device();
         lock(&buffered, path, access)?;
-        let size =
-            if device { device_size(&buffered).map_err(io("asking for its size"))? } else { metadata.len() };
+        let size = size(&buffered, device).map_err(io("asking for its size"))?;
+        let mut head = [0; format::HEAD];
+        let read = buffered.read_at(&mut head, 0).map_err(io("reading its first sector"))?;
+        if let Some(format) = head.get(..read).and_then(format::image_format) {
+            return Err(DiskError::Format { path: path.into(), format });
+        }
         if size < SECTOR {
             return Err(DiskError::Empty { path: path.into() });
         }
-        let mut head = [0; format::HEAD];
-        buffered.read_exact_at(&mut head, 0).map_err(io("reading its first sector"))?;
-        if let Some(format) = format::foreign(&head) {
-            return Err(DiskError::Format { path: path.into(), format });
-        }
-        // A file of the user's is never made longer: only where nothing is written the last sector is filled up.
+        // A user's file is never extended. In a read-only image the last sector is filled up with zeros.
         let odd = !size.is_multiple_of(SECTOR);
         let tail = if odd && access.read_only && !device {
             Some((size, File::open("/dev/zero").map_err(io("opening /dev/zero for its last sector"))?))
@@ -86,56 +87,61 @@ impl DiskFile {
         let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
         let topology = if device { device_topology(&buffered) } else { image_topology(&metadata) };
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
-        let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR };
+        let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
         Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail })
     }
 }
 
-/// The machine that has locked the block device at `path`.
-fn held(path: &Path, access: Access) -> Option<DiskError> {
+/// The size of an image or a block device in bytes.
+pub(super) fn size(file: &File, device: bool) -> io::Result<u64> {
+    if device { device_size(file) } else { Ok(file.metadata()?.len()) }
+}
+
+/// The error of a block device that another machine has locked.
+fn lock_conflict(path: &Path, access: Access) -> Option<DiskError> {
     let file = OpenOptions::new().read(true).write(!access.read_only).open(path).ok()?;
     lock(&file, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
 }
 
-/// Why `path` could not be opened.
-fn refused(path: &Path, access: Access, error: io::Error) -> DiskError {
+/// The error of opening `path`.
+fn open_error(path: &Path, access: Access, error: io::Error) -> DiskError {
     let path = PathBuf::from(path);
     match error.raw_os_error() {
         Some(libc::ENOENT) => DiskError::NotFound { path },
         Some(libc::EISDIR) => DiskError::NotADisk { path, what: "a directory" },
         Some(libc::EBUSY) => DiskError::OwnedByHost { path },
         Some(libc::EROFS) => DiskError::ReadOnly { path, why: "its file system is mounted read-only" },
-        Some(libc::EACCES | libc::EPERM) => denied(path, access, error),
+        Some(libc::EACCES | libc::EPERM) => permission_error(path, access, error),
         _ => DiskError::Io { path, action: "opening it", error },
     }
 }
 
-fn denied(path: PathBuf, access: Access, error: io::Error) -> DiskError {
-    // A block device that is write-protected says EACCES or EPERM too, and so does a folder on the way.
+fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskError {
+    // A write-protected block device also gives EACCES or EPERM, and so does a folder on the path.
     if File::open(&path).is_ok() && !access.read_only {
         let cure =
             format!("give it as `{},ro` to read only, or change its rights with chmod", path.display());
-        return DiskError::Denied { path, wish: "write to", cure };
+        return DiskError::Denied { path, operation: "write to", cure };
     }
     match fs::metadata(&path) {
         Ok(metadata) if metadata.file_type().is_block_device() => {
             let cure = "its group (often `disk`) may; `ls -l` shows it".to_owned();
-            DiskError::Denied { path, wish: "open", cure }
+            DiskError::Denied { path, operation: "open", cure }
         }
         Ok(_) => {
             let cure = "change its rights with chmod, or its owner with chown".to_owned();
-            DiskError::Denied { path, wish: "open", cure }
+            DiskError::Denied { path, operation: "open", cure }
         }
         Err(_) => {
             let cure = format!("a folder on the way is closed to you ({error})");
-            DiskError::Denied { path, wish: "reach", cure }
+            DiskError::Denied { path, operation: "reach", cure }
         }
     }
 }
 
-/// Locks all of `file`: for itself if it is to be written, against writers if it is read. The lock is of the open file, so
-/// that it ends with it however the process ends.
+/// Locks all of `file`: exclusively for writing, shared for reading. The lock belongs to the open file, so it
+/// ends with the process in any case.
 fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
     let error = match try_lock(file, kind) {
@@ -144,7 +150,7 @@ fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
         Err(error) => error,
     };
     match error.raw_os_error() {
-        // File systems without locks, some network ones: better a disk without one than none.
+        // A file system without locks, such as some network ones: continue without a lock.
         Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => {
             log::warn!(
                 "the file system of the disk {} has no locks ({error}): take care that no second machine uses it",
@@ -156,7 +162,7 @@ fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
     }
 }
 
-/// A number that a block device says of itself.
+/// A number from an ioctl of a block device.
 fn device_number<T: Default>(file: &File, request: libc::c_ulong) -> io::Result<T> {
     let mut number = T::default();
     // SAFETY: each request here writes one number of the type that its caller names.
@@ -168,18 +174,12 @@ fn device_size(file: &File) -> io::Result<u64> {
     device_number::<u64>(file, BLKGETSIZE64)
 }
 
-/// Bytes of a sector as the guest has it: that of a block device, and 512 of an image.
-pub(crate) fn logical_sector(file: &File) -> u64 {
-    let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
-    if is_device { device_topology(file).logical_block.into() } else { SECTOR }
-}
-
 fn device_topology(file: &File) -> Topology {
     let number = |request| device_number::<libc::c_uint>(file, request).ok();
     topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))
 }
 
-/// What a block device says of its sizes, as far as it makes sense; a guest takes what it is told for its own blocks.
+/// The block sizes of a block device, without implausible values; the guest uses them for its own blocks.
 fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, best: Option<u32>) -> Topology {
     let sane = |size: &u32| size.is_power_of_two() && (512..=64 << 10).contains(size);
     let logical_block = logical.filter(sane).unwrap_or(512);
@@ -192,19 +192,19 @@ fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, bes
     }
 }
 
-/// 512 bytes both, which `parted` shows as 512B/512B, and a hint that the host's file system likes more.
+/// Both block sizes are 512 bytes, which `parted` shows as 512B/512B, with the host's block size as a hint.
 fn image_topology(metadata: &Metadata) -> Topology {
     let block = u32::try_from(metadata.blksize()).unwrap_or(4096).clamp(512, 1 << 20);
     Topology { logical_block: 512, physical_block: 512, least_io: block, best_io: 0 }
 }
 
-/// Granularity in which the host takes space back, if it does.
+/// Discard granularity, if the host supports it.
 fn discard(file: &File, metadata: &Metadata) -> Option<u32> {
     if metadata.file_type().is_block_device() {
         let device = metadata.rdev();
         let (major, minor) = (libc::major(device), libc::minor(device));
         let limit = |name| {
-            // A partition's queue is that of its disk.
+            // A partition has the queue of its disk.
             let sys = format!("/sys/dev/block/{major}:{minor}");
             let own = fs::read_to_string(format!("{sys}/queue/{name}"));
             let text = own.or_else(|_| fs::read_to_string(format!("{sys}/../queue/{name}"))).ok()?;
@@ -213,21 +213,21 @@ fn discard(file: &File, metadata: &Metadata) -> Option<u32> {
         let granularity = u32::try_from(limit("discard_granularity")?).ok()?;
         return (limit("discard_max_bytes")? > 0).then_some(granularity.max(512));
     }
-    // A hole behind the end changes nothing, and shows whether there can be one.
+    // Punching a hole behind the end changes nothing, and shows whether holes are supported.
     let end = i64::try_from(metadata.len().checked_next_multiple_of(1 << 20)?).ok()?;
     // SAFETY: a call on an open descriptor, without memory.
     let result = unsafe { libc::fallocate(file.as_raw_fd(), mode::HOLE, end, 4096) };
     (result == 0).then(|| image_topology(metadata).least_io)
 }
 
-/// The same file past the page cache; `None`, and a line in the log, where its file system has no such way.
+/// The same file for direct I/O; `None`, with a warning, where the file system does not support it.
 fn open_direct(file: &File, path: &Path, access: Access) -> Option<Direct> {
-    // Through /proc it is the same file, whatever the path leads to now.
+    // /proc leads to the same file, whatever the path leads to now.
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only).custom_flags(libc::O_DIRECT);
     let opened = match options.open(again) {
-        // Without /proc the path is opened once more, and must lead to the same file.
+        // Without /proc the path is opened again, and must lead to the same file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             options.open(path).and_then(|direct| if is_same(&direct, file) { Ok(direct) } else { Err(error) })
         }
@@ -255,9 +255,10 @@ fn is_same(one: &File, other: &File) -> bool {
     }
 }
 
-/// What direct I/O asks of addresses and of offsets: what the kernel says (Linux 6.1), else the page size, which fits all.
+/// The alignment of memory and of offsets for direct I/O: from the kernel (Linux 6.1), else the page size,
+/// which always fits.
 fn direct_alignment(file: &File) -> (u64, u64) {
-    const CAREFUL: u64 = 4096;
+    const PAGE_SIZE: u64 = 4096;
     // SAFETY: an all-zero statx is a valid object to be overwritten.
     let mut facts: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is an empty C string, with which the descriptor itself is meant, and the kernel fills `facts`.
@@ -265,11 +266,11 @@ fn direct_alignment(file: &File) -> (u64, u64) {
         libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &mut facts)
     };
     let (memory, offset) = (u64::from(facts.stx_dio_mem_align), u64::from(facts.stx_dio_offset_align));
-    let said = result == 0 && facts.stx_mask & libc::STATX_DIOALIGN != 0;
-    if said && memory.is_power_of_two() && offset.is_power_of_two() {
+    let reported = result == 0 && facts.stx_mask & libc::STATX_DIOALIGN != 0;
+    if reported && memory.is_power_of_two() && offset.is_power_of_two() {
         (memory, offset)
     } else {
-        (CAREFUL, CAREFUL)
+        (PAGE_SIZE, PAGE_SIZE)
     }
 }
 

@@ -1,21 +1,21 @@
-//! An io_uring with all that the engine needs, or an error.
+//! An io_uring with all features that the engine needs, or an error.
 
 use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
-/// Submissions that fit between two system calls: what 256 requests of one wake-up need.
+/// Submissions between two system calls: enough for 256 requests of one wake-up.
 const SUBMISSIONS: u32 = 256;
-/// Completions that fit; more wait in the kernel.
+/// Completion entries; more wait in the kernel.
 const COMPLETIONS: u32 = 1024;
 
-/// A ring for one thread: the one that makes it.
+/// A ring for the thread that calls this.
 ///
 /// # Errors
 /// The host has none, forbids it (`kernel.io_uring_disabled`, seccomp), or it is older than Linux 5.13.
 pub(super) fn new() -> io::Result<IoUring> {
     let ring = build()?;
-    // Polling more than once came together with this feature, in 5.13, and has no other sign.
+    // Multishot polling came with 5.13, as this feature did; it has no flag of its own.
     if !ring.params().is_feature_resource_tagging() || !ring.params().is_feature_nodrop() {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -37,8 +37,8 @@ pub(super) fn new() -> io::Result<IoUring> {
     }
 }
 
-/// The newest kind of ring that the kernel takes: completions that arrive only when asked for (6.1), ones that do not
-/// interrupt the thread (5.19), any.
+/// The newest kind of ring that the kernel accepts: with deferred task work (6.1), with cooperative task work
+/// (5.19), plain.
 fn build() -> io::Result<IoUring> {
     let new = IoUring::builder()
         .setup_cqsize(COMPLETIONS)

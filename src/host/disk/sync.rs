@@ -1,5 +1,5 @@
-//! The engine for hosts without io_uring: positioned calls on the disk's thread, done when they are submitted. What may take
-//! long and moves no data, flushes and work on space, has threads of its own.
+//! The engine for hosts without io_uring: positioned calls on the disk's thread, executed at submission.
+//! Flushes, discards and zeroing, which may take long, have threads of their own.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use virtio::memory::{Memory, Segment};
 use virtio::poll::{Epoll, Interest, Poller, Token};
 
 use super::file::DiskFile;
-use super::helper::{self, BELL, Helper};
+use super::helper::{self, HELPER_EVENT, Helper};
 use super::transfer::Transfer;
 
 /// See the module.
@@ -24,7 +24,7 @@ pub(super) struct SyncEngine {
     done: Token,
     completed: VecDeque<Completion>,
     transfer: Transfer,
-    /// For discards and zeroing, and for flushes. What has none is done on the disk's thread, too.
+    /// For discards and zeroing, and for flushes. Without a helper they run on the disk's thread.
     space: Option<Helper>,
     flush: Option<Helper>,
 }
@@ -33,7 +33,7 @@ impl SyncEngine {
     pub(super) fn new(file: Arc<DiskFile>, space: Option<Helper>, flush: Option<Helper>) -> io::Result<Self> {
         let mut poller = Epoll::new()?;
         for helper in space.iter().chain(&flush) {
-            poller.watch(helper.bell(), BELL, Interest::Read)?;
+            poller.watch(helper.event(), HELPER_EVENT, Interest::Read)?;
         }
         Ok(SyncEngine {
             file,
@@ -106,7 +106,7 @@ impl Poller for SyncEngine {
         let limit = if self.completed.is_empty() { limit } else { Some(Duration::ZERO) };
         self.poller.wait(limit, ready)?;
         let events = ready.len();
-        ready.retain(|token| *token != BELL);
+        ready.retain(|token| *token != HELPER_EVENT);
         if !self.completed.is_empty() || ready.len() < events {
             ready.push(self.done);
         }

@@ -1,5 +1,5 @@
-//! The same promises for every engine. A host without io_uring fails these tests, as it cannot show that they hold; with
-//! `MINIVMM_TEST_WITHOUT=io_uring` in the environment they print that they were skipped and pass.
+//! The same promises for every engine. On a host without io_uring these tests fail; with
+//! `MINIVMM_TEST_WITHOUT=io_uring` in the environment they print that they were skipped, and pass.
 #![allow(
     clippy::cast_possible_truncation,
     reason = "numbers of the tests are small, and bytes of patterns wrap"
@@ -51,7 +51,7 @@ fn on_each(size: u64, access: Access, test: impl Fn(&mut Rig)) {
     }
 }
 
-/// An engine of this kind; `None` where the host has no io_uring and the environment says to go on without it.
+/// An engine of this kind; `None` where the host has no io_uring and the environment allows that.
 fn engine_or_skip(file: Arc<DiskFile>, kind: EngineKind) -> Option<AnyEngine> {
     let error = match engine(file, kind) {
         Ok(engine) => return Some(engine),
@@ -63,7 +63,7 @@ fn engine_or_skip(file: Arc<DiskFile>, kind: EngineKind) -> Option<AnyEngine> {
         "the host gives no {kind:?} engine: {error}. Allow io_uring (sysctl kernel.io_uring_disabled=0; in a container, its \
          seccomp profile), or set MINIVMM_TEST_WITHOUT=io_uring to skip these tests"
     );
-    // Past the capture of the test harness: a skip is seen in every log.
+    // Bypasses the capture of the test harness, so that a skip is in every log.
     let said = format!("SKIPPED by MINIVMM_TEST_WITHOUT=io_uring: {:?}\n", std::thread::current().name());
     let _ = io::Write::write_all(&mut io::stderr(), said.as_bytes());
     None
@@ -387,7 +387,7 @@ mod opening {
         qcow2[..4].copy_from_slice(b"QFI\xfb");
         let text = sentence(&image(folder.path(), &qcow2), Access::default());
         assert!(text.contains("qcow2") && text.contains("qemu-img convert -O raw"), "{text}");
-        // Onto itself it would be lost.
+        // Converting a file onto itself would destroy it.
         assert!(text.contains("vm0.new.raw`"), "{text}");
     }
 
@@ -449,7 +449,9 @@ mod on_a_ring {
 }
 
 mod behind_a_driver {
+    use devices::component::Component;
     use virtio::block::Block;
+    use virtio::dirty;
     use virtio::testing::Guest;
 
     use super::*;
@@ -458,7 +460,7 @@ mod behind_a_driver {
         [&[0; 8][..], &sector.to_le_bytes()].concat()
     }
 
-    /// Reads `rounds` times `depth` requests of 4 KiB, each round with one kick.
+    /// Reads `rounds` times `depth` requests of 4 KiB, with one kick per round.
     fn read_rounds(kind: EngineKind, depth: u64, rounds: u64) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.raw");
@@ -484,6 +486,46 @@ mod behind_a_driver {
     }
 
     #[test]
+    fn what_a_disk_reads_into_memory_is_logged_page_by_page() {
+        for kind in EngineKind::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("disk.raw");
+            fs::write(&path, vec![7; 64 << 10]).unwrap();
+            let file = Arc::new(DiskFile::open(&path, Access::default()).unwrap());
+            if engine_or_skip(file.clone(), kind).is_none() {
+                continue;
+            }
+            let block = Block::new("vda", file.disk("s", NonZeroU16::MIN));
+            let mut guest = Guest::new(Box::new(block), make_engine(file, kind));
+            guest.start(0, 16);
+            // Without a log nothing is marked, and nothing is left of it when it begins.
+            for logged in [false, true] {
+                dirty::set_on(&guest.memory, logged);
+                guest.function().quiesce();
+                let reads = [16usize << 10, 512].map(|len| (len, guest.add(0, &[&header(0)], &[len, 1]).1));
+                let mut pages = Vec::new();
+                // The driver's own writes.
+                dirty::take(&guest.memory, |_| ());
+                guest.function().go();
+                reads.iter().for_each(|_| assert!(guest.rings[0].wait_used().len > 1));
+                // Until it has said whether it wants kicks.
+                guest.function().quiesce();
+                dirty::take(&guest.memory, |page| pages.push(page));
+                let page = |address: u64| address & !0xfff;
+                let mut expected = vec![page(guest.rings[0].config().device)];
+                for (len, outs) in &reads {
+                    expected.extend((page(outs[0])..outs[0] + *len as u64).step_by(4096));
+                    expected.push(page(outs[1]));
+                }
+                expected.sort_unstable();
+                expected.dedup();
+                assert_eq!(pages, if logged { expected } else { Vec::new() }, "{kind:?}");
+                guest.function().go();
+            }
+        }
+    }
+
+    #[test]
     fn uring_at_depth_1() {
         read_rounds(EngineKind::Uring, 1, 200);
     }
@@ -504,6 +546,20 @@ mod behind_a_driver {
     }
 }
 
+#[test]
+fn a_file_that_grows_is_measured_and_one_that_shrinks_keeps_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    let raw = File::create(&path).unwrap();
+    raw.set_len(MIB).unwrap();
+    let file = DiskFile::open(&path, Access::default()).unwrap();
+    for (len, sectors) in [(MIB, 2048), (2 * MIB + 511, 4096), (MIB, 4096)] {
+        raw.set_len(len).unwrap();
+        assert_eq!(file.measure().unwrap(), sectors);
+        assert_eq!(file.disk("", NonZeroU16::MIN).sectors, sectors, "for the device of the next boot");
+    }
+}
+
 mod discards_that_take_long {
     use std::sync::mpsc;
 
@@ -512,7 +568,8 @@ mod discards_that_take_long {
     use super::super::uring::UringEngine;
     use super::*;
 
-    /// Runs a test on each engine with an image of 1 MiB that counts as a block device, whose discards wait for a word each.
+    /// Runs a test on each engine with an image of 1 MiB that counts as a block device, whose discards each
+    /// wait for a message.
     fn on_each(test: impl Fn(&mut Rig, mpsc::Sender<()>)) {
         for kind in EngineKind::ALL {
             let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Where the bytes of an operation go: a list of pieces of the host's memory that the kernel takes as it is.
+//! The buffers of an operation: an iovec list that is passed to the kernel.
 
 use std::io;
 
@@ -9,14 +9,14 @@ use vm_memory::GuestMemoryBackend;
 
 use super::file::DiskFile;
 
-/// Bytes of zeros that are written where the host has no better way. Never written to: it costs no memory.
+/// Zeros for hosts without a fast way to write them. A static that is never written, so it costs no memory.
 const ZEROS: usize = 64 << 10;
 
 #[repr(C, align(4096))]
 struct Zeros([u8; ZEROS]);
 static ZERO: Zeros = Zeros([0; ZEROS]);
 
-/// What an operation has still to move. Its list keeps its room from one operation to the next.
+/// The remaining work of an operation. The list keeps its allocation for the next operation.
 #[derive(Debug, Default)]
 pub(super) struct Transfer {
     pieces: Vec<iovec>,
@@ -27,15 +27,15 @@ pub(super) struct Transfer {
     buffered: bool,
 }
 
-// SAFETY: the pointers are into guest memory or zeros, which belong to no thread; whoever hands them to the kernel keeps
-// that memory mapped (the engines hold a `Memory`).
+// SAFETY: the pointers lead to guest memory or zeros, which belong to no thread; whoever passes them to the
+// kernel keeps that memory mapped (the engines hold a `Memory`).
 unsafe impl Send for Transfer {}
 
 impl Transfer {
-    /// To move `extent` from or to `segments`.
+    /// Prepares a transfer of `extent` from or to `segments`.
     ///
     /// # Errors
-    /// Segments that are not in guest memory, or not as long as the extent.
+    /// Segments outside guest memory, or a length that differs from the extent's.
     pub(super) fn load(&mut self, memory: &Memory, segments: &[Segment], extent: Extent) -> io::Result<()> {
         self.start(extent);
         let mut bytes = 0u64;
@@ -48,13 +48,13 @@ impl Transfer {
         if bytes == extent.len { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
-    /// To write zeros to `extent`.
+    /// Prepares writing zeros to `extent`.
     pub(super) fn zeros(&mut self, extent: Extent) {
         self.start(extent);
         let mut left = extent.len;
         while left > 0 {
             let len = usize::try_from(left).unwrap_or(ZEROS).min(ZEROS);
-            // The kernel only reads from it: it is used for writing to files.
+            // The kernel only reads it: it is used for writing to files.
             let start = ZERO.0.as_ptr().cast_mut().cast();
             self.pieces.push(iovec { iov_base: start, iov_len: len });
             left -= len as u64;
@@ -68,18 +68,18 @@ impl Transfer {
         self.buffered = false;
     }
 
-    /// What is left of the extent.
+    /// The rest of the extent.
     pub(super) fn rest(&self) -> Extent {
         self.rest
     }
 
-    /// What is left of the list, at most as much as the kernel takes at once.
+    /// The rest of the list, at most UIO_MAXIOV entries.
     pub(super) fn pieces(&self) -> &[iovec] {
         let pieces = self.pieces.get(self.first..).unwrap_or_default();
         pieces.get(..libc::UIO_MAXIOV as usize).unwrap_or(pieces)
     }
 
-    /// The host moved `bytes`: what it left is moved next.
+    /// The host moved `bytes`; the rest comes next.
     pub(super) fn advance(&mut self, bytes: u64) {
         let bytes = bytes.min(self.rest.len);
         self.rest = Extent { offset: self.rest.offset.saturating_add(bytes), len: self.rest.len - bytes };
@@ -93,7 +93,7 @@ impl Transfer {
         }
     }
 
-    /// Moves all of it by calls that wait: the host may stop anywhere.
+    /// Moves everything by blocking calls, also after short transfers.
     pub(super) fn run(&mut self, file: &DiskFile, operation: Operation) -> io::Result<()> {
         while self.rest.len > 0 {
             let pieces = self.pieces();
@@ -109,12 +109,12 @@ impl Transfer {
                 }
             };
             match u64::try_from(moved) {
-                // The file became shorter than it was when it was opened.
+                // The file was truncated after it was opened.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(moved) => self.advance(moved),
                 Err(_) => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error if file.was_direct(&error) && self.fall_back() => {}
+                    error if file.is_direct_error(&error) && self.fall_back_to_buffered() => {}
                     error => return Err(error),
                 },
             }
@@ -122,12 +122,12 @@ impl Transfer {
         Ok(())
     }
 
-    /// Direct I/O said EINVAL: whatever its rules are here, the page cache has none. `false` if it was not direct.
-    pub(super) fn fall_back(&mut self) -> bool {
+    /// Switches to the page cache after EINVAL; `false` if the transfer uses it already.
+    pub(super) fn fall_back_to_buffered(&mut self) -> bool {
         !std::mem::replace(&mut self.buffered, true)
     }
 
-    /// Whether direct I/O takes it: addresses at multiples of `memory`, offset and lengths of `offset`.
+    /// Whether the transfer is aligned for direct I/O: addresses to `memory`, offset and lengths to `offset`.
     pub(super) fn is_aligned(&self, memory: u64, offset: u64) -> bool {
         let fits = |piece: &iovec| {
             (piece.iov_base.addr() as u64).is_multiple_of(memory)

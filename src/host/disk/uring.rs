@@ -1,10 +1,10 @@
 //! The engine on io_uring: doorbells, submissions and completions go through one system call.
 //!
-//! Doorbells are polled by the ring itself, so that there is one place to wait. Everything that was submitted between two
-//! waits goes to the kernel with the second one, which comes back with whatever has completed.
+//! The ring itself polls doorbells, so there is one place to wait. Everything that was submitted between two
+//! waits goes to the kernel with the second one, which returns with the completions.
 //!
-//! The kernel writes into guest memory while an operation is in flight: [`UringEngine`] holds that memory, counts what is
-//! in flight, and does not end before.
+//! The kernel writes into guest memory while an operation is in flight: [`UringEngine`] holds that memory,
+//! counts the operations in flight, and does not end before they complete.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,16 +21,16 @@ use virtio::poll::{Interest, Poller, Token};
 
 use super::file::DiskFile;
 use super::flight::{Flight, Step};
-use super::helper::{BELL, Helper};
+use super::helper::{HELPER_EVENT, Helper};
 use super::ring;
 
-/// What a completion is of, in the high half of its user data.
+/// The kind of a completion, in the high half of its user data.
 const OPERATION: u64 = 0;
 const WATCH: u64 = 1;
 const IGNORED: u64 = 2;
 const SIGNAL: u64 = 3;
 
-/// What is written to an eventfd.
+/// The value that is written to an eventfd.
 static ONE: u64 = 1;
 
 /// See the module.
@@ -39,19 +39,19 @@ pub(super) struct UringEngine {
     file: Arc<DiskFile>,
     memory: Option<Memory>,
     done: Token,
-    /// By tag.
+    /// Indexed by tag.
     flights: Vec<Flight>,
     in_flight: usize,
     completed: VecDeque<Completion>,
     watches: Vec<Watch>,
     next_watch: u32,
-    /// Doorbells that were seen and not yet reported.
-    rung: Vec<Token>,
-    /// What found no room in the ring.
+    /// Doorbells that rang and are not yet reported.
+    ready_watches: Vec<Token>,
+    /// Entries for which the ring had no room.
     backlog: VecDeque<Entry>,
-    /// How many events the next wait with a limit is for.
+    /// Number of events that the next wait with a limit waits for.
     gather: usize,
-    /// For discards that io_uring has no operation for.
+    /// For discards, which io_uring has no operation for.
     space: Option<Helper>,
 }
 
@@ -71,7 +71,7 @@ struct Watch {
 
 impl UringEngine {
     /// # Errors
-    /// This host has no io_uring, or not all that is needed of it.
+    /// This host has no io_uring, or not all features that are needed.
     pub(super) fn new(file: Arc<DiskFile>) -> io::Result<Self> {
         Ok(UringEngine {
             ring: ring::new()?,
@@ -84,21 +84,21 @@ impl UringEngine {
             completed: VecDeque::new(),
             watches: Vec::new(),
             next_watch: 0,
-            rung: Vec::new(),
+            ready_watches: Vec::new(),
             backlog: VecDeque::new(),
             gather: 1,
         })
     }
 
-    /// Discards of a block device are done by `space` from now on.
+    /// Executes a block device's discards on `space` from now on.
     pub(super) fn discard_on(&mut self, space: Helper) -> io::Result<()> {
-        self.watch(space.bell(), BELL, Interest::Read)?;
+        self.watch(space.event(), HELPER_EVENT, Interest::Read)?;
         self.space = Some(space);
         Ok(())
     }
 
-    /// Asks the kernel for the rest of a flight.
-    fn launch(&mut self, tag: Tag) {
+    /// Submits the rest of a flight.
+    fn submit_flight(&mut self, tag: Tag) {
         let Some(flight) = self.flights.get(usize::from(tag)) else { return };
         if let Some(entry) = flight.entry(&self.file) {
             self.push(entry.user_data(user_data(OPERATION, tag.into())));
@@ -111,10 +111,11 @@ impl UringEngine {
         }
     }
 
-    /// Whether the ring took it. Descriptors in `entry` stay open, and memory that it points to stays, as said below.
+    /// Whether the ring had room. Descriptors in `entry` stay open, and the memory that it points to stays
+    /// valid, as stated below.
     fn try_push(&mut self, entry: &Entry) -> bool {
         if self.ring.submission().is_full() {
-            // A kernel that is too busy says so again when we wait, and is asked again then.
+            // A busy kernel reports that again at the next wait, where it is retried.
             let _ = self.ring.submit();
         }
         // SAFETY: descriptors in it are of `self.file`, or watched and signalled ones that the caller keeps open. Its pointers
@@ -123,7 +124,7 @@ impl UringEngine {
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
-    /// Tells the kernel what was submitted and waits until something has completed, for `limit` at most.
+    /// Submits everything and waits for a completion, for `limit` at most.
     fn enter(&mut self, limit: Option<Duration>) -> io::Result<()> {
         while let Some(entry) = self.backlog.pop_front() {
             if !self.try_push(&entry) {
@@ -140,13 +141,13 @@ impl UringEngine {
             }
         };
         match result.map_err(|error| (error.raw_os_error(), error)) {
-            // Time is over, a signal came, or completions have to be taken first.
+            // Timeout, a signal, or completions have to be reaped first.
             Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
             Err((_, error)) => Err(error),
         }
     }
 
-    /// Takes what the kernel has completed, and then what the thread for discards has, whose bell is one of the events.
+    /// Takes the kernel's completions, and then those of the discard thread, whose event is one of them.
     fn reap(&mut self) {
         loop {
             let Some(entry) = self.ring.completion().next() else { break };
@@ -154,11 +155,11 @@ impl UringEngine {
             match kind {
                 OPERATION => {
                     if let Ok(tag) = Tag::try_from(id) {
-                        self.landed(tag, entry.result());
+                        self.on_completion(tag, entry.result());
                     }
                 }
-                WATCH => self.heard(id, cqueue::more(entry.flags())),
-                // Only failures are told.
+                WATCH => self.on_watch_event(id, cqueue::more(entry.flags())),
+                // Only failures have a completion.
                 SIGNAL => log::error!(
                     "an interrupt of a disk could not be raised: {}",
                     io::Error::from_raw_os_error(entry.result().saturating_neg())
@@ -170,10 +171,10 @@ impl UringEngine {
         self.completed.extend(ended);
     }
 
-    fn heard(&mut self, id: u64, more: bool) {
+    fn on_watch_event(&mut self, id: u64, more: bool) {
         let Some(watch) = self.watches.iter().find(|watch| u64::from(watch.id) == id) else { return };
-        if watch.token != BELL && !self.rung.contains(&watch.token) {
-            self.rung.push(watch.token);
+        if watch.token != HELPER_EVENT && !self.ready_watches.contains(&watch.token) {
+            self.ready_watches.push(watch.token);
         }
         if !more {
             let entry = poll(watch);
@@ -181,7 +182,7 @@ impl UringEngine {
         }
     }
 
-    fn landed(&mut self, tag: Tag, result: i32) {
+    fn on_completion(&mut self, tag: Tag, result: i32) {
         let Some(flight) = self.flights.get_mut(usize::from(tag)) else { return };
         let moved = match u64::try_from(result) {
             Ok(moved) => Ok(moved),
@@ -193,25 +194,25 @@ impl UringEngine {
             (Step::Read | Step::Write, Ok(moved)) => {
                 flight.transfer.advance(moved);
                 if flight.transfer.rest().len > 0 {
-                    return self.launch(tag);
+                    return self.submit_flight(tag);
                 }
                 Ok(())
             }
             (_, Ok(_)) => Ok(()),
-            (Step::Zero { .. }, Err(error)) if self.file.cannot_zero(&error) => {
+            (Step::Zero { .. }, Err(error)) if self.file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
-                return self.launch(tag);
+                return self.submit_flight(tag);
             }
             (Step::Read | Step::Write, Err(error))
-                if self.file.was_direct(&error) && flight.transfer.fall_back() =>
+                if self.file.is_direct_error(&error) && flight.transfer.fall_back_to_buffered() =>
             {
-                return self.launch(tag);
+                return self.submit_flight(tag);
             }
             (_, Err(error)) => match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) if !flight.waits => {
-                    flight.waits = true;
-                    return self.launch(tag);
+                Some(libc::EAGAIN | libc::EINTR) if !flight.may_block => {
+                    flight.may_block = true;
+                    return self.submit_flight(tag);
                 }
                 _ => Err(error),
             },
@@ -221,7 +222,7 @@ impl UringEngine {
         self.completed.push_back(Completion { tag, result });
     }
 
-    /// Makes a flight; `Err` if it ends before it starts.
+    /// Prepares a flight; `Err` if it fails before its submission.
     fn prepare(&mut self, tag: Tag, step: Step, extent: Extent, segments: &[Segment]) -> io::Result<()> {
         let index = usize::from(tag);
         if self.flights.len() <= index {
@@ -235,7 +236,7 @@ impl UringEngine {
             let memory = self.memory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
             flight.transfer.load(memory, segments, extent)?;
         }
-        (flight.step, flight.extent, flight.waits) = (step, extent, false);
+        (flight.step, flight.extent, flight.may_block) = (step, extent, false);
         Ok(())
     }
 }
@@ -247,7 +248,6 @@ fn user_data(kind: u64, id: u32) -> u64 {
 fn poll(watch: &Watch) -> Entry {
     let events = match watch.interest {
         Interest::Read => libc::POLLIN,
-        Interest::Write => libc::POLLOUT,
         Interest::Both => libc::POLLIN | libc::POLLOUT,
     };
     let events = u32::try_from(events).unwrap_or(0);
@@ -257,7 +257,7 @@ fn poll(watch: &Watch) -> Entry {
 impl Engine for UringEngine {
     fn attach(&mut self, done: Token, memory: &Memory) {
         self.done = done;
-        // Nothing is in flight: nothing uses the old one.
+        // Nothing is in flight, so the old memory is unused.
         self.memory = Some(memory.clone());
         self.completed.clear();
     }
@@ -280,7 +280,7 @@ impl Engine for UringEngine {
         match self.prepare(tag, step, extent, segments) {
             Ok(()) => {
                 self.in_flight += 1;
-                self.launch(tag);
+                self.submit_flight(tag);
             }
             Err(error) => self.completed.push_back(Completion { tag, result: Err(error) }),
         }
@@ -308,7 +308,7 @@ impl Engine for UringEngine {
     }
 
     fn signal(&mut self, event: RawFd) -> bool {
-        // A success must not end the wait that follows; kernels before 5.17 cannot leave it out.
+        // A completion of a success would end the next wait; kernels before 5.17 cannot suppress it.
         if !self.ring.params().is_feature_skip_cqe_on_success() || !self.backlog.is_empty() {
             return false;
         }
@@ -334,13 +334,13 @@ impl Poller for UringEngine {
         let watch = self.watches.swap_remove(at);
         let remove = opcode::PollRemove::new(user_data(WATCH, watch.id)).build();
         self.push(remove.user_data(user_data(IGNORED, 0)));
-        // What is not told to the kernel yet would name a descriptor that may be closed by then.
+        // An entry that is submitted later would name a descriptor that may be closed by then.
         self.ring.submit().map(drop)
     }
 
     fn wait(&mut self, limit: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
         self.reap();
-        let idle = self.rung.is_empty() && self.completed.is_empty();
+        let idle = self.ready_watches.is_empty() && self.completed.is_empty();
         if idle {
             self.enter(limit)?;
             self.reap();
@@ -348,7 +348,7 @@ impl Poller for UringEngine {
             self.enter(Some(Duration::ZERO))?;
             self.reap();
         }
-        ready.append(&mut self.rung);
+        ready.append(&mut self.ready_watches);
         if !self.completed.is_empty() {
             ready.push(self.done);
         }
@@ -359,7 +359,7 @@ impl Poller for UringEngine {
 impl Drop for UringEngine {
     fn drop(&mut self) {
         if let Err(error) = self.drain() {
-            // The kernel may write into guest memory for as long as it likes: then that is never given back.
+            // The kernel may still write into guest memory, so that must never be unmapped.
             log::error!("requests of a disk do not end: {error}");
             std::mem::forget((self.memory.take(), std::mem::take(&mut self.flights), self.file.clone()));
         }

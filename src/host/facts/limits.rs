@@ -1,18 +1,17 @@
-//! Memory that a process can have: less than the host has, where its control groups say so (cgroups(7)). /proc/meminfo shows the
-//! whole host in every container.
+//! Memory limits of control groups (cgroups(7)). /proc/meminfo shows the whole host in every container.
 
 use std::path::{Path, PathBuf};
 
 use super::{Host, Memory, read};
 
-/// Groups that stand in each other, at most.
+/// Maximum nesting of groups.
 const DEPTH: usize = 64;
 
-/// What one version of control groups calls its files.
+/// The file names of one version of control groups.
 struct Files {
     limit: &'static str,
     used: &'static str,
-    /// In `memory.stat`: what the kernel takes back before it refuses memory.
+    /// Key in `memory.stat` of the cache that the kernel reclaims before it refuses memory.
     cache: &'static str,
     swap: Option<&'static str>,
 }
@@ -30,8 +29,8 @@ const V1: Files = Files {
     swap: None,
 };
 
-/// `memory`, or what is left of it within the control groups of this process.
-pub(super) fn of_groups(host: &Host, memory: Memory) -> Memory {
+/// `memory`, reduced to the limits of this process's control groups.
+pub(super) fn apply_cgroup_limits(host: &Host, memory: Memory) -> Memory {
     let groups = read(&host.path("/proc/self/cgroup"));
     let mut memory = memory;
     for line in groups.lines() {
@@ -49,14 +48,14 @@ pub(super) fn of_groups(host: &Host, memory: Memory) -> Memory {
         };
         let mount = host.path(mount);
         for group in groups_of(&mount, path) {
-            within(&group, &files, &mut memory);
+            apply_limit(&group, &files, &mut memory);
         }
     }
     memory
 }
 
-/// A group and those around it, up to the mount. A path that leads out of what is mounted is another namespace's; then the
-/// mount itself is the group that counts.
+/// A group and its ancestors, up to the mount. A path outside of the mount belongs to another namespace; the
+/// mount itself is the relevant group then.
 fn groups_of(mount: &Path, path: &str) -> Vec<PathBuf> {
     let own = mount.join(path.trim_start_matches('/'));
     let leads_out = path.split('/').any(|part| part == "..") || !own.exists();
@@ -64,9 +63,9 @@ fn groups_of(mount: &Path, path: &str) -> Vec<PathBuf> {
     own.ancestors().take_while(|group| group.starts_with(mount)).take(DEPTH).map(Path::to_path_buf).collect()
 }
 
-fn within(group: &Path, files: &Files, memory: &mut Memory) {
+fn apply_limit(group: &Path, files: &Files, memory: &mut Memory) {
     let kib = |file: &str| read(&group.join(file)).trim().parse::<u64>().ok().map(|bytes| bytes / 1024);
-    // `max` is no number; version 1 says a number beyond any memory.
+    // `max` is no number; version 1 reports a number beyond any memory.
     if let Some(limit) = kib(files.limit) {
         let used = kib(files.used).unwrap_or(0).saturating_sub(cache(group, files));
         memory.total_kib = memory.total_kib.min(limit);
@@ -83,9 +82,9 @@ fn cache(group: &Path, files: &Files) -> u64 {
     line.and_then(|bytes| bytes.parse::<u64>().ok()).map_or(0, |bytes| bytes / 1024)
 }
 
-/// The host's memory in the kernel's own words, where /proc is not mounted (sysinfo(2)). What caches would give back is not
-/// counted as available.
-pub(super) fn ask_kernel() -> Option<Memory> {
+/// The host's memory from sysinfo(2), where /proc is not mounted. Reclaimable caches are not counted as
+/// available.
+pub(super) fn from_sysinfo() -> Option<Memory> {
     // SAFETY: an all-zero sysinfo is a valid object to be overwritten.
     let mut facts: libc::sysinfo = unsafe { std::mem::zeroed() };
     // SAFETY: `facts` is valid for writing.
@@ -152,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_kernel_says_how_much_there_is_without_proc() {
-        let (asked, read) = (ask_kernel().unwrap(), Host::here().all_memory().unwrap());
+        let (asked, read) = (from_sysinfo().unwrap(), Host::here().all_memory().unwrap());
         assert_eq!(asked.total_kib, read.total_kib);
     }
 }

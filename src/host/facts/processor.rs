@@ -1,12 +1,12 @@
-//! The processor, asked itself, where /proc is not mounted.
+//! The processor from CPUID, where /proc is not mounted.
 
 use std::arch::x86_64::{__cpuid, CpuidResult};
 use std::thread;
 
 use super::Cpu;
 
-/// What the instruction CPUID says. Unlike /proc/cpuinfo it also shows what the kernel does not use.
-pub(super) fn ask() -> Cpu {
+/// Executes CPUID. Unlike /proc/cpuinfo it also reports features that the kernel does not use.
+pub(super) fn from_cpuid() -> Cpu {
     let leaf = |number| {
         // SAFETY: every x86-64 processor has the instruction.
         #[allow(unused_unsafe, reason = "newer compilers know that")]
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn the_processor_says_the_same_as_the_kernel() {
-        let (asked, read) = (ask(), super::super::Host::here().cpu());
+        let (asked, read) = (from_cpuid(), super::super::Host::here().cpu());
         assert_eq!((asked.vendor, asked.model, asked.hypervisor), (read.vendor, read.model, read.hypervisor));
     }
 }

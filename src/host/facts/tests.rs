@@ -63,12 +63,13 @@ fn huge_page_setting_is_the_bracketed_word() {
 #[test]
 fn refusals_are_told_apart() {
     let (_folder, host) = tree(&[("/dev/kvm", "")]);
-    let refused = |errno| host.refused(&host.path("/dev/kvm"), &io::Error::from_raw_os_error(errno));
-    assert_eq!(refused(libc::ENOENT), Access::Missing);
-    assert_eq!(refused(libc::ENODEV), Access::Missing);
-    assert_eq!(refused(libc::EBUSY), Access::Busy);
-    assert!(matches!(refused(libc::EACCES), Access::Denied(_)));
-    assert!(matches!(refused(libc::EIO), Access::Failed(_)));
+    let access_error =
+        |errno| host.access_error(&host.path("/dev/kvm"), &io::Error::from_raw_os_error(errno));
+    assert_eq!(access_error(libc::ENOENT), Access::Missing);
+    assert_eq!(access_error(libc::ENODEV), Access::Missing);
+    assert_eq!(access_error(libc::EBUSY), Access::Busy);
+    assert!(matches!(access_error(libc::EACCES), Access::Denied(_)));
+    assert!(matches!(access_error(libc::EIO), Access::Failed(_)));
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn group_with_rights_is_named() {
     let gid = fs::metadata(&path).unwrap().gid();
     fs::create_dir_all(host.path("/etc")).unwrap();
     fs::write(host.path("/etc/group"), format!("kvm:x:{gid}:\n")).unwrap();
-    // A tree made by root belongs to root's group, which nobody should join.
+    // A tree made by root belongs to root's group, which is never suggested.
     assert_eq!(host.group(&path), (gid != 0).then(|| "kvm".to_owned()));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(host.group(&path), None);

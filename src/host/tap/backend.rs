@@ -1,4 +1,5 @@
-//! One boot's use of a TAP. Frames pass between the TAP and guest memory by one system call each, nothing copied on the way.
+//! One boot's use of a TAP. Each frame passes between the TAP and guest memory in one system call, without a
+//! copy.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -8,72 +9,75 @@ use virtio::memory::{Memory, Segment};
 use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::GuestMemoryBackend;
 
-use super::interface::{IFF_UP, USUAL_MTU};
-use super::names::Me;
+use super::interface::{DEFAULT_MTU, IFF_UP};
+use super::names::Credentials;
 use super::{Tap, TapError, TapWarning, sys};
 
-/// Most pieces of a frame (UIO_MAXIOV), less our header and the spill.
-const MOST_PIECES: usize = 1022;
+/// Maximum segments of a frame: UIO_MAXIOV, less the header and the spill.
+const MAX_SEGMENTS: usize = 1022;
 
-/// The TAP as the network device of one boot has it. The machine keeps the [`Tap`]; one backend is used at a time.
+/// The TAP for the network device of one boot. The machine keeps the [`Tap`]; one backend is used at a time.
 #[derive(Debug)]
 pub(crate) struct TapBackend {
     tap: Arc<Tap>,
     mtu: u16,
     warning: Option<TapWarning>,
-    calls: Calls,
+    iovecs: IoVecs,
 }
 
 impl TapBackend {
-    /// Sets the TAP up for a boot: nothing is left of the boot before, neither settings nor frames.
+    /// Sets the TAP up for a boot: settings and frames of the boot before are removed.
     ///
     /// # Errors
-    /// The interface was removed, or the host refuses something.
+    /// The interface was removed, or the host refuses an operation.
     pub(crate) fn new(tap: Arc<Tap>) -> Result<Self, TapError> {
-        tap.renew().map_err(|source| match source.raw_os_error() {
-            // Its files are attached to nothing.
-            Some(libc::EBADFD) => TapError::Removed { name: tap.name.clone(), to: Me::now().to_ip() },
+        tap.reset().map_err(|source| match source.raw_os_error() {
+            // The interface of its files was removed.
+            Some(libc::EBADFD) => {
+                TapError::Removed { name: tap.name.clone(), to: Credentials::current().ip_owner_argument() }
+            }
             _ => TapError::Host { name: tap.name.clone(), doing: "set it up", source },
         })?;
-        // An interface that was moved to another network namespace is not seen from here, and serves.
-        let link = tap.link.look();
+        // An interface that was moved to another network namespace is not visible, and still works.
+        let link = tap.link.read();
         let down = link.as_ref().is_some_and(|link| link.flags & IFF_UP == 0);
         let warning = down.then(|| TapWarning::Down { name: tap.name.clone() });
         let mtu = link.and_then(|link| link.mtu).and_then(|mtu| u16::try_from(mtu).ok());
-        Ok(TapBackend { mtu: mtu.unwrap_or(USUAL_MTU), warning, calls: Calls::default(), tap })
+        Ok(TapBackend { mtu: mtu.unwrap_or(DEFAULT_MTU), warning, iovecs: IoVecs::default(), tap })
     }
 
-    /// What a user should know about it.
+    /// A warning for the user.
     pub(crate) fn warning(&self) -> Option<&TapWarning> {
         self.warning.as_ref()
     }
 }
 
-/// The pieces of the call that is being prepared.
+/// The iovecs of the call that is being prepared.
 ///
-/// Empty between calls, so that no pointer outlives the memory it is to; the room for them is kept.
+/// Empty between calls, so that no pointer outlives the memory that it points to; the allocation is kept.
 #[derive(Debug, Default)]
-struct Calls {
-    pieces: Vec<Piece>,
+struct IoVecs {
+    pieces: Vec<IoVec>,
 }
 
-/// `struct iovec`. It is a number to everybody but the kernel.
+/// `struct iovec`; only the kernel dereferences it.
 #[repr(transparent)]
-struct Piece(libc::iovec);
+struct IoVec(libc::iovec);
 
-impl std::fmt::Debug for Piece {
+impl std::fmt::Debug for IoVec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} bytes", self.0.iov_len)
     }
 }
 
-// SAFETY: a piece is only used between filling and clearing the list, which one thread does within one call.
-unsafe impl Send for Piece {}
+// SAFETY: an entry is only used between filling and clearing the list, within one call on one thread.
+unsafe impl Send for IoVec {}
 
-impl Calls {
-    /// Fills the list with `header`, `segments` and `rest`, and gives it to `call`.
+impl IoVecs {
+    /// Fills the list with `header`, `segments` and `rest`, and passes it to `call`.
     ///
-    /// `call` may read what the pieces point to, and write if `header` and `rest` were made from exclusive borrows.
+    /// `call` may read the memory that the entries point to, and write it if `header` and `rest` were made
+    /// from exclusive borrows.
     fn with(
         &mut self,
         header: (*mut u8, usize),
@@ -83,16 +87,16 @@ impl Calls {
         call: impl FnOnce(*const libc::iovec, libc::c_int) -> isize,
     ) -> io::Result<usize> {
         self.pieces.clear();
-        if segments.len() > MOST_PIECES {
+        if segments.len() > MAX_SEGMENTS {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let piece =
-            |(base, len): (*mut u8, usize)| Piece(libc::iovec { iov_base: base.cast(), iov_len: len });
+            |(base, len): (*mut u8, usize)| IoVec(libc::iovec { iov_base: base.cast(), iov_len: len });
         self.pieces.push(piece(header));
         for segment in segments {
             let len = usize::try_from(segment.len).map_err(io::Error::other)?;
             let slice = memory.get_slice(segment.address, len).map_err(io::Error::other)?;
-            // The guard does nothing for memory that is mapped all the time, and `memory` is.
+            // The guard has no effect on memory that stays mapped, as `memory` does.
             self.pieces.push(piece((slice.ptr_guard_mut().as_ptr(), len)));
         }
         if rest.1 > 0 {
@@ -140,7 +144,7 @@ impl NetBackend for TapBackend {
     }
 
     fn link_is_up(&mut self) -> bool {
-        let link = self.tap.link.look();
+        let link = self.tap.link.read();
         link.is_some_and(|link| link.carrier && link.flags & IFF_UP != 0)
     }
 
@@ -154,7 +158,7 @@ impl NetBackend for TapBackend {
     ) -> io::Result<usize> {
         let fd = self.tap.raw(pair.into())?;
         let (header, spill) = ((header.as_mut_ptr(), header.len()), (spill.as_mut_ptr(), spill.len()));
-        let got = self.calls.with(header, memory, room, spill, |pieces, count| {
+        let got = self.iovecs.with(header, memory, room, spill, |pieces, count| {
             // SAFETY: `count` pieces, each memory that may be written for the length of the call: two exclusive
             // borrows of our own, and guest memory, which `memory` keeps mapped and only raw pointers reach.
             unsafe { libc::readv(fd, pieces, count) }
@@ -171,7 +175,7 @@ impl NetBackend for TapBackend {
     ) -> io::Result<()> {
         let fd = self.tap.raw(pair.into())?;
         let header = (header.as_ptr().cast_mut(), header.len());
-        self.calls.with(header, memory, frame, (std::ptr::null_mut(), 0), |pieces, count| {
+        self.iovecs.with(header, memory, frame, (std::ptr::null_mut(), 0), |pieces, count| {
             // SAFETY: `count` pieces that are read and not written: our header, borrowed across the call, and guest
             // memory, which `memory` keeps mapped.
             unsafe { libc::writev(fd, pieces, count) }

@@ -1,43 +1,43 @@
-//! Why a TAP cannot be had. Each message ends with what mends it.
+//! Why a TAP cannot be used. Each message ends with the cure.
 
 use std::io;
 
 use super::holder::TapHolder;
 
-/// Why a TAP cannot be had.
+/// Why a TAP cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TapError {
-    /// No name that an interface can have.
+    /// Not a valid interface name.
     #[error(
         "`{0}` cannot be the name of a network interface: a name has 1 to 15 letters, digits, dots or dashes"
     )]
     Name(String),
-    /// No such interface.
+    /// There is no such interface.
     #[error(
-        "there is no network interface {name}{others}; create it: sudo ip tuntap add mode tap dev {name} {to} && sudo ip \
+        "there is no network interface {name}{other_taps}; create it: sudo ip tuntap add mode tap dev {name} {to} && sudo ip \
          link set {name} up (and to put it on an Open vSwitch: sudo ovs-vsctl add-port SWITCH {name})"
     )]
     Missing {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// Which TAPs there are, in words.
-        others: String,
+        /// The existing TAPs, in words.
+        other_taps: String,
         /// `user ana` or `group kvm`.
         to: String,
     },
-    /// An interface of another kind.
+    /// The interface is of another kind.
     #[error(
         "{name} is {kind}, not a TAP; create one: sudo ip tuntap add mode tap dev tap0 {to} && sudo ip link set tap0 up{bridge}"
     )]
     NotTap {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// What it is.
+        /// Its kind.
         kind: &'static str,
         /// `user ana` or `group kvm`.
         to: String,
-        /// How to connect a TAP to it, where it is something that takes one.
+        /// How to connect a TAP to it, if it is a bridge.
         bridge: String,
     },
     /// It belongs to another user or group.
@@ -45,19 +45,19 @@ pub enum TapError {
     NotYours {
         /// The interface.
         name: String,
-        /// Whom it belongs to, in words.
+        /// The owner, in words.
         owner: String,
-        /// Who asked.
+        /// This process's user.
         you: String,
-        /// What mends it.
+        /// The cure.
         cure: String,
     },
-    /// Somebody has it.
+    /// Another process uses it.
     #[error("{name} is in use by {}; stop that first, or give this machine a TAP of its own", holder_words(name, holder.as_ref()))]
     Busy {
         /// The interface.
         name: String,
-        /// Who, as far as can be seen.
+        /// The process, if known.
         holder: Option<TapHolder>,
     },
     /// It is an interface of another network namespace.
@@ -69,7 +69,7 @@ pub enum TapError {
         /// The interface.
         name: String,
     },
-    /// It was removed while the machine had it.
+    /// It was removed while the machine used it.
     #[error(
         "{name} was removed while the machine used it; create it again, if it is not there (sudo ip tuntap add mode tap dev {name} \
          {to} && sudo ip link set {name} up), then start the machine again"
@@ -80,23 +80,23 @@ pub enum TapError {
         /// `user ana` or `group kvm`.
         to: String,
     },
-    /// The TUN driver is not there.
+    /// The TUN driver is missing.
     #[error("/dev/net/tun is missing; load its driver: sudo modprobe tun")]
     DriverMissing,
-    /// The TUN driver may not be used.
+    /// This user may not use the TUN driver.
     #[error(
         "/dev/net/tun is not open to you; on Debian everybody may use it: sudo chmod 0666 /dev/net/tun (until the next boot; `minivmm doctor` has a rule that lasts)"
     )]
     DriverDenied,
-    /// The TUN driver cannot be used for another reason.
+    /// Any other error of the TUN driver.
     #[error("/dev/net/tun cannot be opened: {0}")]
     Driver(#[source] io::Error),
-    /// Something else, in the host's words.
+    /// Any other error.
     #[error("cannot {doing}: {name}: {source}")]
     Host {
         /// The interface.
         name: String,
-        /// What failed.
+        /// The operation.
         doing: &'static str,
         /// The host's error.
         source: io::Error,

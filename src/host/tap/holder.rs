@@ -1,4 +1,5 @@
-//! Who has a TAP open, as far as this process may see: the driver says the interface of each of its files in fdinfo.
+//! Finds the process that has a TAP open, if this process may see it: the driver shows the interface of each
+//! of its files in fdinfo.
 
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
@@ -8,16 +9,16 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TapHolder {
-    /// Its number.
+    /// Its pid.
     pub pid: u32,
     /// The name of its program.
     pub program: String,
 }
 
-/// The first process that has `interface` open in another file than `but`.
-pub(super) fn find(proc: &Path, interface: &str, but: Option<&impl AsRawFd>) -> Option<TapHolder> {
+/// The first process that has `interface` open in another file than `except`.
+pub(super) fn find(proc: &Path, interface: &str, except: Option<&impl AsRawFd>) -> Option<TapHolder> {
     let wanted = format!("iff:\t{interface}");
-    let own = but.map(AsRawFd::as_raw_fd);
+    let own = except.map(AsRawFd::as_raw_fd);
     fs::read_dir(proc).ok()?.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         holds(&entry.path(), &wanted, own.filter(|_| pid == std::process::id())).then(|| TapHolder {
@@ -27,12 +28,12 @@ pub(super) fn find(proc: &Path, interface: &str, but: Option<&impl AsRawFd>) -> 
     })
 }
 
-fn holds(process: &Path, wanted: &str, but: Option<RawFd>) -> bool {
-    // Descriptors of others cannot be read: they are then not found, which the error says.
+fn holds(process: &Path, wanted: &str, except: Option<RawFd>) -> bool {
+    // Other users' descriptors are not readable; the error message says so.
     let Ok(files) = fs::read_dir(process.join("fd")) else { return false };
     files.flatten().any(|file| {
         let number = file.file_name();
-        let own = number.to_str().and_then(|text| text.parse().ok()) == but && but.is_some();
+        let own = number.to_str().and_then(|text| text.parse().ok()) == except && except.is_some();
         !own && fs::read_link(file.path()).is_ok_and(|to| to.ends_with("net/tun"))
             && fs::read_to_string(process.join("fdinfo").join(&number))
                 .is_ok_and(|info| info.lines().any(|line| line == wanted))

@@ -1,5 +1,5 @@
-//! What the kernel says of an interface, which everybody may ask, and what follows from it for a refusal. /sys/class/net shows
-//! the network namespace that it was mounted in: it is asked only where an old kernel says too little.
+//! Queries the kernel about an interface, which any user may do, and explains refusals. /sys/class/net shows
+//! the network namespace in which it was mounted, so it is used only where an old kernel reports too little.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 use super::SYS_CLASS_NET;
 use super::error::TapError;
 use super::holder;
-use super::names::{self, Me};
+use super::names::{self, Credentials};
 use super::netlink::{Link, Netlink, Tun};
 
 /// `tun_flags` (linux/if_tun.h).
@@ -20,8 +20,8 @@ const IFF_PERSIST: u32 = 0x0800;
 /// `flags` (linux/if.h).
 pub(super) const IFF_UP: u32 = 0x1;
 const IFF_LOOPBACK: u32 = 0x8;
-/// What an interface has when nothing else is said.
-pub(super) const USUAL_MTU: u16 = 1500;
+/// The default MTU.
+pub(super) const DEFAULT_MTU: u16 = 1500;
 
 /// An existing TAP, before it is opened.
 #[derive(Debug)]
@@ -44,7 +44,11 @@ impl Interface {
             return Err(if sys.join(&name).exists() {
                 TapError::Namespace { name }
             } else {
-                TapError::Missing { name, others: others(sys, &netlink), to: Me::now().to_ip() }
+                TapError::Missing {
+                    name,
+                    other_taps: other_taps(sys, &netlink),
+                    to: Credentials::current().ip_owner_argument(),
+                }
             });
         };
         let Some(tun) = link.tun.clone().or_else(|| old_kernel(&Path::new(SYS_CLASS_NET).join(name), &link))
@@ -55,7 +59,7 @@ impl Interface {
             return Err(not_tap(name, "a TUN interface, which carries IP packets and no Ethernet frames"));
         }
         let interface = Interface { name: name.to_owned(), netlink, link, tun };
-        // One that does not persist is there because somebody holds it, and goes when they do.
+        // A TAP that is not persistent exists only while another process has it open.
         if interface.tun.persist { Ok(interface) } else { Err(interface.busy(None::<&fs::File>)) }
     }
 
@@ -71,7 +75,7 @@ impl Interface {
         self.tun.multi_queue
     }
 
-    /// Queues that are attached, ours and those of others.
+    /// Attached queues, of this and of other processes.
     pub(super) fn queues_in_use(&self) -> usize {
         let now = self.netlink.by_index(self.link.index).ok().flatten();
         if let Some(tun) = now.and_then(|link| link.tun) {
@@ -83,48 +87,56 @@ impl Interface {
         queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("tx-")).count()
     }
 
-    /// In use by somebody, who is not `own`.
+    /// The error for a TAP that another process than `own` uses.
     pub(super) fn busy(&self, own: Option<&impl AsRawFd>) -> TapError {
         TapError::Busy { name: self.name.clone(), holder: holder::find(Path::new("/proc"), &self.name, own) }
     }
 
-    /// The interface of another namespace has this name.
+    /// The error for an interface of another namespace with this name.
     pub(super) fn other_namespace(&self) -> TapError {
         TapError::Namespace { name: self.name.clone() }
     }
 
-    /// What the kernel's refusal to attach means.
+    /// The error for a refused attach.
     pub(super) fn refused(&self, error: io::Error) -> TapError {
         let host =
             |error| TapError::Host { name: self.name.clone(), doing: "attach to a TAP", source: error };
         match error.raw_os_error() {
             Some(libc::EBUSY) => self.busy(None::<&fs::File>),
-            Some(libc::EPERM) => not_yours(&self.name, self.tun.owner, self.tun.group, &Me::now())
-                .unwrap_or_else(|| host(error)),
+            Some(libc::EPERM) => {
+                not_yours(&self.name, self.tun.owner, self.tun.group, &Credentials::current())
+                    .unwrap_or_else(|| host(error))
+            }
             _ => host(error),
         }
     }
 }
 
-/// What /sys says of a TAP where the kernel's answer has nothing of it (before Linux 4.18), if it means the same interface.
+/// A TAP's attributes from /sys, if it is the same interface: before Linux 4.18 netlink does not report them.
 fn old_kernel(path: &Path, link: &Link) -> Option<Tun> {
     let flags = hex(&path.join("tun_flags")).filter(|_| number(&path.join("ifindex")) == Some(link.index))?;
     Some(Tun {
         tap: flags & IFF_TAP != 0,
         persist: flags & IFF_PERSIST != 0,
         multi_queue: flags & IFF_MULTI_QUEUE != 0,
-        // Unset is -1, which is no number.
+        // Unset is -1, which does not parse.
         owner: number(&path.join("owner")),
         group: number(&path.join("group")),
         queues: 0,
     })
 }
 
-/// The kernel wants the owner, if one is set, and a member of the group, if one is set. `None`: it is yours.
-pub(super) fn not_yours(name: &str, owner: Option<u32>, group: Option<u32>, me: &Me) -> Option<TapError> {
-    let wrong_user = owner.filter(|owner| *owner != me.uid);
-    let wrong_group = group.filter(|group| !me.groups.contains(group));
-    let you = names::user(me.uid);
+/// The kernel requires the owner, if one is set, and membership in the group, if one is set. `None` if both
+/// match.
+pub(super) fn not_yours(
+    name: &str,
+    owner: Option<u32>,
+    group: Option<u32>,
+    credentials: &Credentials,
+) -> Option<TapError> {
+    let wrong_user = owner.filter(|owner| *owner != credentials.uid);
+    let wrong_group = group.filter(|group| !credentials.groups.contains(group));
+    let you = names::user(credentials.uid);
     let cure = match (wrong_user, wrong_group) {
         (None, None) => return None,
         (None, Some(group)) => {
@@ -133,7 +145,7 @@ pub(super) fn not_yours(name: &str, owner: Option<u32>, group: Option<u32>, me: 
         (Some(_), _) => format!(
             "create it anew as yours: sudo ip link del {name} && sudo ip tuntap add mode tap dev {name} {} && sudo ip link set {name} \
              up, and put it back on its bridge or switch",
-            me.to_ip()
+            credentials.ip_owner_argument()
         ),
     };
     let owner = match (owner, group) {
@@ -146,7 +158,7 @@ pub(super) fn not_yours(name: &str, owner: Option<u32>, group: Option<u32>, me: 
     Some(TapError::NotYours { name: name.to_owned(), owner, you, cure })
 }
 
-/// What the kernel takes as a name (`dev_valid_name`), less `%`, which it would replace by a number.
+/// Names that the kernel accepts (`dev_valid_name`), without `%`, which it would replace by a number.
 fn check_name(name: &str) -> Result<(), TapError> {
     let fits = (1..libc::IFNAMSIZ).contains(&name.len()) && name != "." && name != "..";
     let plain = name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
@@ -158,7 +170,7 @@ fn not_tap(name: &str, kind: &'static str) -> TapError {
         BRIDGE => format!(" && sudo ip link set tap0 master {name}"),
         _ => String::new(),
     };
-    TapError::NotTap { name: name.to_owned(), kind, to: Me::now().to_ip(), bridge }
+    TapError::NotTap { name: name.to_owned(), kind, to: Credentials::current().ip_owner_argument(), bridge }
 }
 
 const BRIDGE: &str = "a bridge";
@@ -175,8 +187,9 @@ fn kind(link: &Link) -> &'static str {
     }
 }
 
-/// The TAPs that there are, for somebody who mistyped one: names from /sys, as far as the kernel says that they are here.
-fn others(interfaces: &Path, netlink: &Netlink) -> String {
+/// The existing TAPs, as a hint after a typing mistake: names from /sys that the kernel confirms for this
+/// namespace.
+fn other_taps(interfaces: &Path, netlink: &Netlink) -> String {
     let entries = fs::read_dir(interfaces).into_iter().flatten().flatten();
     let is_tap = |name: &String| {
         let link = netlink.by_name(name).ok().flatten();
@@ -214,8 +227,9 @@ mod tests {
 
     #[test]
     fn whom_a_tap_belongs_to_decides_what_mends_it() {
-        let me = Me { uid: 4_000_001, groups: vec![4_000_002] };
-        let cure = |owner, group| not_yours("tap2", owner, group, &me).map(|error| error.to_string());
+        let credentials = Credentials { uid: 4_000_001, groups: vec![4_000_002] };
+        let cure =
+            |owner, group| not_yours("tap2", owner, group, &credentials).map(|error| error.to_string());
         assert_eq!(cure(None, None), None);
         assert_eq!(cure(Some(4_000_001), Some(4_000_002)), None);
         let group = cure(None, Some(4_000_003)).unwrap();

@@ -1,21 +1,22 @@
-//! A TAP interface of the host as the wire of a virtio-net device.
+//! A TAP interface of the host as the link of a virtio-net device.
 //!
-//! An existing, persistent TAP is opened by whoever it belongs to, with no capability. MTU, address, UP and everything
-//! else that needs one is left as it is; what must change is said, with the command that changes it.
+//! An existing, persistent TAP is opened by its owner, without a capability. MTU, address, UP and everything
+//! else that needs one is left as it is; an error or warning names the command that changes it.
 //!
-//! What the kernel asks of an unprivileged TUNSETIFF on a persistent TAP (drivers/net/tun.c, `tun_set_iff`; measured by
-//! the tests here): the kind (TAP) and IFF_MULTI_QUEUE must be as the TAP was made, so they are mirrored from what
-//! the kernel says of it; all other flags are the attaching file's choice and replace those of whoever was attached before. So
-//! IFF_VNET_HDR, and with it checksum and segmentation offload, is had on *every* TAP, however it was created, and
-//! packet information (IFF_NO_PI) never gets in the way.
+//! The kernel's rules for an unprivileged TUNSETIFF on a persistent TAP (drivers/net/tun.c, `tun_set_iff`;
+//! checked by the tests here): the kind (TAP) and IFF_MULTI_QUEUE must match the existing TAP, so they are
+//! copied from it; all other flags are chosen by the attaching file and replace earlier ones. So
+//! IFF_VNET_HDR, and with it checksum and segmentation offload, is available on *every* TAP, however it was
+//! created, and packet information (IFF_NO_PI) can always be turned off.
 //!
-//! A machine opens its TAP once and keeps it for all its boots: closing the last queue drops the carrier, which restarts spanning tree
-//! on a bridge and lets another process take the TAP. Each boot uses it through a [`TapBackend`] of its own.
+//! A machine opens its TAP once and keeps it for all its boots: closing the last queue drops the carrier,
+//! which restarts spanning tree on a bridge and lets another process take the TAP. Each boot uses it through
+//! a [`TapBackend`] of its own.
 //!
-//! Header size, byte order and offloads are the interface's and outlive the file: they are set for each boot, because the guest
-//! or the process before may have left anything, and set back at the end, because whoever comes next may look at
-//! none of them. The flag IFF_VNET_HDR stays behind: the next to attach says what it wants anyway, and setting
-//! it back would make the TAP busy for a moment after it seemed free.
+//! Header size, byte order and offloads belong to the interface and outlive the file: they are set for each
+//! boot, as the guest or process before may have changed them, and reset at the end, as the next process may
+//! rely on the defaults. IFF_VNET_HDR stays set: the next process sets its own flags anyway, and resetting it
+//! would make the TAP busy for a moment after it seemed free.
 
 mod backend;
 mod error;
@@ -41,29 +42,29 @@ use std::sync::{Mutex, PoisonError};
 use interface::Interface;
 use link::LinkWatch;
 
-/// Most queues that a TAP can have (`MAX_TAP_QUEUES` in drivers/net/tun.c).
-const MOST_QUEUES: u16 = 256;
+/// Maximum number of queues (`MAX_TAP_QUEUES` in drivers/net/tun.c).
+const MAX_QUEUES: u16 = 256;
 
-/// Where a host shows its interfaces, perhaps those of another network namespace.
+/// The host's interfaces, perhaps those of another network namespace.
 const SYS_CLASS_NET: &str = "/sys/class/net";
 
-/// An open TAP of a machine. Dropping it leaves the interface as one that was never used.
+/// An open TAP of a machine. Dropping it restores the interface's defaults.
 #[derive(Debug)]
 pub(crate) struct Tap {
     name: String,
-    /// One open file a queue.
+    /// One open file per queue.
     queues: Vec<File>,
-    /// How many of the queues are attached, from the first on.
+    /// Number of attached queues, from the first on.
     enabled: Mutex<usize>,
-    /// What the host can do.
+    /// Offloads that the host supports.
     offloads: virtio::net::Offloads,
     link: LinkWatch,
 }
 
-/// Something that works, but not as its user will want it.
+/// A problem that does not prevent the start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TapWarning {
-    /// The interface is not up: no frame passes until it is.
+    /// The interface is not up: no frame passes.
     #[error(
         "{name} is down, so the guest's network card has no link; bring it up: sudo ip link set {name} up"
     )]
@@ -74,10 +75,11 @@ pub(crate) enum TapWarning {
 }
 
 impl Tap {
-    /// Opens the TAP called `name` with as many queues as it can have, `wanted` at most. One queue is attached.
+    /// Opens the TAP called `name` with as many queues as it can have, at most `wanted`. One queue is
+    /// attached.
     ///
     /// # Errors
-    /// Each a sentence on what stands in the way, and the command that mends it.
+    /// [`TapError`], with its cure.
     pub(crate) fn open(name: &str, wanted: u16) -> Result<Self, TapError> {
         let interface = Interface::find(name)?;
         let host = |doing| move |source| TapError::Host { name: name.to_owned(), doing, source };
@@ -89,7 +91,7 @@ impl Tap {
             if interface.queues_in_use() > 1 {
                 return Err(interface.busy(queues.first()));
             }
-            add_queues(&mut queues, &interface, wanted.clamp(1, MOST_QUEUES))?;
+            add_queues(&mut queues, &interface, wanted.clamp(1, MAX_QUEUES))?;
         }
         let offloads = match queues.first() {
             Some(first) => sys::best_offloads(first),
@@ -98,8 +100,8 @@ impl Tap {
         Ok(Tap { name: name.to_owned(), queues, enabled: Mutex::new(1), offloads, link })
     }
 
-    /// Makes the TAP as it is after opening: our header, no offloads, one queue, and no frame that came for the guest before.
-    fn renew(&self) -> io::Result<()> {
+    /// Restores the state after opening: our header, no offloads, one queue, and no frames from before.
+    fn reset(&self) -> io::Result<()> {
         let first = self.queue(0)?;
         sys::set_header(first)?;
         sys::set_offloads(first, virtio::net::Offloads::empty())?;
@@ -117,7 +119,8 @@ impl Tap {
         self.queue(index).map(AsRawFd::as_raw_fd)
     }
 
-    /// Attaches the first `count` queues and detaches the others: the host spreads flows over what is attached.
+    /// Attaches the first `count` queues and detaches the others: the host distributes flows over attached
+    /// queues.
     fn enable(&self, count: usize) -> io::Result<()> {
         if count == 0 || count > self.queues.len() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -138,28 +141,29 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         if let Some(first) = self.queues.first() {
-            sys::leave(first);
+            sys::restore(first);
         }
     }
 }
 
-/// Makes `file` a queue of `interface`.
+/// Attaches `file` to `interface` as a queue.
 fn attach(file: &File, interface: &Interface) -> Result<(), TapError> {
     match sys::attach(file, interface.name(), interface.multi_queue()) {
         Ok(true) => Ok(()),
-        // It was removed since, and a privileged process has made a new one, which is gone when closed.
+        // The TAP was removed, and TUNSETIFF of a privileged process has made a new one, which is removed on
+        // close.
         Ok(false) => Err(interface.other_namespace()),
         Err(error) => Err(interface.refused(error)),
     }
 }
 
-/// Opens more queues until there are `wanted`, each detached until it is enabled.
+/// Opens more queues up to `wanted`, each detached until it is enabled.
 fn add_queues(queues: &mut Vec<File>, interface: &Interface, wanted: u16) -> Result<(), TapError> {
     while queues.len() < usize::from(wanted) {
         let more = sys::open_tun()?;
         match sys::attach(&more, interface.name(), true) {
             Ok(_) => {}
-            // The TAP was made with fewer queues: what there is serves.
+            // The TAP was made with fewer queues; use those.
             Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) => return Ok(()),
             Err(error) => return Err(interface.refused(error)),
         }

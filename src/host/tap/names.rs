@@ -1,13 +1,13 @@
-//! Names of users and groups, from /etc: for sentences only.
+//! Names of users and groups from /etc, for messages only.
 
 use std::fs;
 
-/// The user called `uid`, by name where it has one.
+/// The user's name, or `uid` without one.
 pub(super) fn user(uid: u32) -> String {
     lookup("/etc/passwd", uid).unwrap_or_else(|| uid.to_string())
 }
 
-/// The group called `gid`, by name where it has one.
+/// The group's name, or `gid` without one.
 pub(super) fn group(gid: u32) -> String {
     lookup("/etc/group", gid).unwrap_or_else(|| gid.to_string())
 }
@@ -16,7 +16,7 @@ fn lookup(path: &str, id: u32) -> Option<String> {
     named(&fs::read_to_string(path).ok()?, id)
 }
 
-/// The first field of the line whose third is `id`: passwd and group agree that far.
+/// The first field of the line whose third is `id`, in the format of passwd and group.
 fn named(table: &str, id: u32) -> Option<String> {
     table.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -25,16 +25,16 @@ fn named(table: &str, id: u32) -> Option<String> {
     })
 }
 
-/// Who the process is to the TUN driver.
+/// The process's identity for the TUN driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Me {
+pub(super) struct Credentials {
     pub uid: u32,
     pub groups: Vec<u32>,
 }
 
-impl Me {
+impl Credentials {
     /// This process.
-    pub(super) fn now() -> Self {
+    pub(super) fn current() -> Self {
         // SAFETY: both take nothing and return numbers.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
         let mut groups = vec![0; 65536];
@@ -43,11 +43,11 @@ impl Me {
         let count = unsafe { libc::getgroups(room, groups.as_mut_ptr()) };
         groups.truncate(usize::try_from(count).unwrap_or(0));
         groups.push(gid);
-        Me { uid, groups }
+        Credentials { uid, groups }
     }
 
-    /// What `ip tuntap add` takes to give a TAP to this process: its group kvm if it is in that, else its user.
-    pub(super) fn to_ip(&self) -> String {
+    /// The argument of `ip tuntap add` for a TAP of this process: the group kvm for a member, else the user.
+    pub(super) fn ip_owner_argument(&self) -> String {
         match self.groups.iter().map(|gid| group(*gid)).find(|name| name == "kvm") {
             Some(group) => format!("group {group}"),
             None => format!("user {}", user(self.uid)),

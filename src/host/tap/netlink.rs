@@ -1,5 +1,5 @@
-//! What the kernel says of an interface of this process's network namespace (rtnetlink(7)). Everybody may ask. /sys shows the
-//! namespace that it was mounted in, which may be another one.
+//! Queries the kernel about an interface of this process's network namespace (rtnetlink(7)). Any user may.
+//! /sys shows the namespace in which it was mounted, which may be another one.
 
 use std::io;
 use std::mem;
@@ -13,36 +13,36 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_CARRIER: u16 = 33;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
-/// And of a TUN device, from Linux 4.18 on.
+/// Attributes of a TUN device, from Linux 4.18 on.
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFLA_TUN_PERSIST: u16 = 6;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
-/// Bits of an attribute's type that are no part of it.
+/// Mask for the type of an attribute, without its flags.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 /// Bytes of `struct nlmsghdr` and of `struct ifinfomsg`.
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 16;
-/// The longest answer: links of many virtual functions say much, and the rest is cut off.
+/// Buffer for an answer: links with many virtual functions have long ones, whose rest is cut off.
 const ANSWER: usize = 64 << 10;
 
 /// An interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Link {
     pub index: u32,
-    /// `IFF_UP` and its like.
+    /// `IFF_UP` and other flags.
     pub flags: u32,
     pub mtu: Option<u32>,
     pub carrier: bool,
     pub wireless: bool,
-    /// Of its driver: `tun`, `bridge`, `veth`.
+    /// Kind of driver: `tun`, `bridge`, `veth`.
     pub kind: String,
     pub tun: Option<Tun>,
 }
 
-/// What is said of a TUN or TAP interface.
+/// Attributes of a TUN or TAP interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tun {
     pub tap: bool,
@@ -50,29 +50,29 @@ pub(super) struct Tun {
     pub multi_queue: bool,
     pub owner: Option<u32>,
     pub group: Option<u32>,
-    /// Attached queues, where it can have several.
+    /// Attached queues, for a multi-queue interface.
     pub queues: usize,
 }
 
-/// A socket to the kernel's networking, which stays with the namespace that it was made in.
+/// A netlink socket, which stays in the namespace where it was made.
 #[derive(Debug)]
 pub(super) struct Netlink(OwnedFd);
 
 impl Netlink {
-    /// For questions, or to hear of changes of any interface.
-    pub(super) fn open(changes: bool) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | if changes { libc::SOCK_NONBLOCK } else { 0 };
+    /// Opens a socket for requests, or for notifications about any interface.
+    pub(super) fn open(notifications: bool) -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | if notifications { libc::SOCK_NONBLOCK } else { 0 };
         // SAFETY: takes numbers and returns a descriptor or -1.
         let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
         if socket < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was made above and nobody else has it.
+        // SAFETY: the descriptor was made above, and nothing else owns it.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         // SAFETY: an all-zero sockaddr_nl is valid: the kernel chooses the port.
         let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
         address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
-        if changes {
+        if notifications {
             address.nl_groups = u32::try_from(libc::RTMGRP_LINK).map_err(io::Error::other)?;
         }
         let size = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
@@ -144,11 +144,11 @@ impl Netlink {
         }
     }
 
-    /// Empties a socket that hears of changes; more than it holds (ENOBUFS) are a change as well.
+    /// Discards the notifications; an overflow (ENOBUFS) is a change as well.
     pub(super) fn drain(&self) {
         let mut nothing = [0u8; 16];
         loop {
-            // SAFETY: `nothing` has room for what is asked; the rest of a message is cut off, which is meant.
+            // SAFETY: `nothing` has room for its length; the rest of a message is cut off on purpose.
             let got = unsafe {
                 libc::recv(self.fd(), nothing.as_mut_ptr().cast(), nothing.len(), libc::MSG_DONTWAIT)
             };
@@ -161,7 +161,7 @@ impl Netlink {
     }
 }
 
-/// Reads an answer.
+/// Parses an answer.
 fn parse(answer: &[u8]) -> io::Result<Option<Link>> {
     let kind = number(answer.get(4..6).unwrap_or_default());
     if kind == u32::try_from(libc::NLMSG_ERROR).ok() {
@@ -213,7 +213,7 @@ fn info(bytes: &[u8], link: &mut Link) {
     link.tun = Some(tun);
 }
 
-/// The attributes that stand in a row: their types and values. One whose length cannot be ends them.
+/// The attributes in a buffer: types and values. A wrong length ends the iteration.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::try_from(number(bytes.get(..2)?)?).ok()?;

@@ -1,4 +1,4 @@
-//! Offloads as the TUN driver numbers them (`TUN_F_*` in linux/if_tun.h).
+//! Offloads as flags of the TUN driver (`TUN_F_*` in linux/if_tun.h).
 
 use virtio::net::Offloads;
 
@@ -14,8 +14,8 @@ const NAMES: [(Offloads, libc::c_ulong); 7] = [
 
 const TCP: Offloads = Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
 
-/// Sets of offloads that kernels know, best first: USO came with Linux 6.2; UFO went and came.
-pub(super) const LADDER: [Offloads; 5] = [
+/// Sets of offloads, best first: USO came with Linux 6.2; some kernels lack UFO.
+pub(super) const CANDIDATES: [Offloads; 5] = [
     TCP.union(Offloads::UFO).union(Offloads::USO),
     TCP.union(Offloads::USO),
     TCP.union(Offloads::UFO),

@@ -1,4 +1,4 @@
-//! The calls into the TUN driver (linux/if_tun.h). All of it works without a capability on a TAP of one's own.
+//! The ioctls of the TUN driver (linux/if_tun.h). None needs a capability on the user's own TAP.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -32,11 +32,11 @@ const IFF_PERSIST: u16 = 0x0800;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 
-/// Bytes of the header before each frame: virtio 1.3 §5.1.6, with `num_buffers`.
+/// Length of the header before each frame: virtio 1.3 §5.1.6, with `num_buffers`.
 const HEADER: libc::c_int = 12;
-/// A TAP keeps 500 or 1000 frames a queue, unless `ip link set txqueuelen` says more.
-const MOST_WAITING: usize = 16 << 10;
-/// What the driver starts with: the header of virtio 0.9, without `num_buffers`.
+/// A TAP queues 500 or 1000 frames, unless `ip link set txqueuelen` sets more.
+const MAX_DRAINED: usize = 16 << 10;
+/// The driver's default: the header of virtio 0.9, without `num_buffers`.
 const LEGACY_HEADER: libc::c_int = 10;
 
 /// `struct ifreq` with flags, as the driver copies it.
@@ -60,7 +60,7 @@ impl Request {
     }
 }
 
-/// A file of the TUN driver that is attached to nothing yet; reads and writes do not block.
+/// Opens the TUN driver without attaching; reads and writes do not block.
 pub(super) fn open_tun() -> Result<File, TapError> {
     let mut options = OpenOptions::new();
     let opened = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEV_NET_TUN);
@@ -72,8 +72,8 @@ pub(super) fn open_tun() -> Result<File, TapError> {
     })
 }
 
-/// Attaches `file` to the TAP called `name`, frames with a virtio header. False if that TAP does not persist, so was
-/// not there before.
+/// Attaches `file` to the TAP called `name`, with virtio headers. False if that TAP is not persistent, so did
+/// not exist before.
 pub(super) fn attach(file: &File, name: &str, multi_queue: bool) -> io::Result<bool> {
     let queues = if multi_queue { IFF_MULTI_QUEUE } else { 0 };
     let request = Request::new(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | queues);
@@ -85,9 +85,9 @@ pub(super) fn attach(file: &File, name: &str, multi_queue: bool) -> io::Result<b
     Ok(is.flags & IFF_PERSIST != 0)
 }
 
-/// The most that this kernel can do. It is set then.
+/// The best set of offloads that this kernel accepts; it is set afterwards.
 pub(super) fn best_offloads(file: &File) -> Offloads {
-    let best = offload::LADDER.iter().find(|step| set_offloads(file, **step).is_ok());
+    let best = offload::CANDIDATES.iter().find(|step| set_offloads(file, **step).is_ok());
     best.copied().unwrap_or(Offloads::empty())
 }
 
@@ -97,22 +97,22 @@ pub(super) fn set_header(file: &File) -> io::Result<()> {
     set_int(file, TUNSETVNETLE(), 1)
 }
 
-/// Takes the frames that wait in a queue, at most [`MOST_WAITING`]: on a busy network new ones come all the time.
+/// Discards the frames in a queue, at most [`MAX_DRAINED`]: on a busy network new ones keep coming.
 pub(super) fn drain(mut file: &File) {
-    // The rest of a frame that is longer is cut off.
+    // The rest of a longer frame is cut off.
     let mut start = [0; 64];
-    for _ in 0..MOST_WAITING {
+    for _ in 0..MAX_DRAINED {
         match file.read(&mut start) {
             Ok(1..) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A frame that the driver cannot describe in a header. It is gone, too.
+            // A frame that the driver cannot describe in a header; it is removed, too.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
             Ok(0) | Err(_) => return,
         }
     }
 }
 
-/// What frames may be handed over as.
+/// Sets the offloads.
 pub(super) fn set_offloads(file: &File, offloads: Offloads) -> io::Result<()> {
     // SAFETY: the argument is a number.
     check(unsafe { ioctl_with_val(file, TUNSETOFFLOAD(), offload::bits(offloads)) })
@@ -125,8 +125,9 @@ pub(super) fn set_queue(file: &File, attached: bool) -> io::Result<()> {
     check(unsafe { ioctl_with_ref(file, TUNSETQUEUE(), &request) })
 }
 
-/// Puts back what [`set_header`] and [`set_offloads`] changed. What fails leaves the next user what any crash would.
-pub(super) fn leave(file: &File) {
+/// Resets what [`set_header`] and [`set_offloads`] changed. Errors are ignored: the next process must cope
+/// with a crash as well.
+pub(super) fn restore(file: &File) {
     let _ = set_offloads(file, Offloads::empty());
     let _ = set_int(file, TUNSETVNETLE(), 0);
     let _ = set_int(file, TUNSETVNETHDRSZ(), LEGACY_HEADER);

@@ -1,4 +1,4 @@
-//! TAPs of this machine's kernel, made and lost with a network namespace of each test's own. They need root, and `ip`.
+//! Tests with TAPs of this kernel, each in a network namespace of its own. They need root and `ip`.
 #![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
 use std::fs;
@@ -16,13 +16,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 
-/// The user and the group that TAPs here belong to.
+/// The user and the group of the TAPs here.
 const USER: u32 = 54_321;
 const GROUP: u32 = 54_322;
 
-/// Who runs a test.
+/// The user of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum As {
+enum RunAs {
     Root,
     /// [`USER`] in [`GROUP`], with no capability.
     User,
@@ -32,9 +32,9 @@ fn check(result: libc::c_int, what: &str) {
     assert_eq!(result, 0, "{what}: {} (these tests need root: sudo)", io::Error::last_os_error());
 }
 
-/// Runs `test` in a thread with a network, /sys and /dev/net of its own, in which `commands` were run first. All of it
-/// ends with the thread, however that ends.
-fn alone(commands: &str, who: As, test: impl FnOnce() + Send) {
+/// Runs `test` in a thread with its own network, /sys and /dev/net, after `commands`. The namespaces end with
+/// the thread.
+fn in_namespace(commands: &str, run_as: RunAs, test: impl FnOnce() + Send) {
     let inside = || {
         // SAFETY: numbers and constant texts only; namespaces of this thread alone are changed.
         unsafe {
@@ -52,7 +52,7 @@ fn alone(commands: &str, who: As, test: impl FnOnce() + Send) {
             check(libc::chmod(tun, 0o666), "/dev/net/tun");
         }
         run(commands);
-        if who == As::User {
+        if run_as == RunAs::User {
             become_user();
         }
         test();
@@ -64,7 +64,7 @@ fn alone(commands: &str, who: As, test: impl FnOnce() + Send) {
     });
 }
 
-/// This thread is then [`USER`] without any capability. The C library's calls would change the whole process.
+/// Makes this thread [`USER`] without any capability. The C library's calls would change the whole process.
 fn become_user() {
     let groups = [GROUP];
     // SAFETY: numbers, and one group from an array of one.
@@ -121,7 +121,7 @@ const KINDS: [(&str, bool); 6] = [
 fn a_tap_of_every_kind_opens_with_offloads_and_no_capability_and_is_left_as_it_was() {
     for (kind, several) in KINDS {
         let make = format!("ip tuntap add mode tap dev t0 user {USER} {kind}; ip link set t0 mtu 1400 up");
-        alone(&make, As::User, || {
+        in_namespace(&make, RunAs::User, || {
             let before = ["mtu", "address", "flags", "owner"].map(|what| says("t0", what));
             let mut tap = open("t0").unwrap();
             assert_eq!(tap.pairs(), if several { 4 } else { 1 }, "{kind}");
@@ -130,7 +130,7 @@ fn a_tap_of_every_kind_opens_with_offloads_and_no_capability_and_is_left_as_it_w
             assert!(tap.mtu() == 1400 && tap.warning().is_none() && tap.link_is_up(), "{kind}");
             assert_eq!(before, ["mtu", "address", "flags", "owner"].map(|what| says("t0", what)), "{kind}");
             drop(tap);
-            // What the next one finds who sets nothing.
+            // A new process that sets nothing.
             let file = sys::open_tun().unwrap();
             sys::attach(&file, "t0", several).unwrap();
             assert_eq!(sys::header_len(&file).unwrap(), 10, "{kind}");
@@ -140,16 +140,16 @@ fn a_tap_of_every_kind_opens_with_offloads_and_no_capability_and_is_left_as_it_w
 
 #[test]
 fn membership_in_the_group_is_enough() {
-    alone(&format!("ip tuntap add mode tap dev t0 group {GROUP}"), As::User, || {
+    in_namespace(&format!("ip tuntap add mode tap dev t0 group {GROUP}"), RunAs::User, || {
         open("t0").unwrap();
     });
 }
 
 #[test]
 fn a_tap_of_somebody_else_says_whose_it_is() {
-    alone(
+    in_namespace(
         "ip tuntap add mode tap dev t0 user root; ip tuntap add mode tap dev t1 group 54323",
-        As::User,
+        RunAs::User,
         || {
             let user = refused("t0");
             assert!(user.contains("t0 belongs to user root, and you are 54321"), "{user}");
@@ -163,14 +163,14 @@ fn a_tap_of_somebody_else_says_whose_it_is() {
 #[test]
 fn a_tap_in_use_says_by_whom_also_where_the_kernel_would_share_it() {
     for kind in ["", "multi_queue"] {
-        alone(&format!("ip tuntap add mode tap dev t0 {kind}"), As::Root, || {
+        in_namespace(&format!("ip tuntap add mode tap dev t0 {kind}"), RunAs::Root, || {
             let first = open("t0").unwrap();
             let Err(TapError::Busy { holder: Some(holder), .. }) = open("t0") else {
                 panic!("{kind}: two machines on one TAP");
             };
             assert_eq!(holder.pid, std::process::id());
             drop(first);
-            // Another test's child may hold what was open here, from its fork until its exec.
+            // A child of another test may hold the file between its fork and its exec.
             let free = (0..100).any(|_| {
                 std::thread::sleep(Duration::from_millis(20));
                 open("t0").is_ok()
@@ -183,7 +183,7 @@ fn a_tap_in_use_says_by_whom_also_where_the_kernel_would_share_it() {
 #[test]
 fn what_is_no_tap_is_refused_by_what_it_is() {
     let make = "ip link add b0 type bridge; ip tuntap add mode tun dev u0; ip tuntap add mode tap dev t0";
-    alone(make, As::Root, || {
+    in_namespace(make, RunAs::Root, || {
         let bridge = refused("b0");
         assert!(
             bridge.contains("b0 is a bridge") && bridge.contains("ip link set tap0 master b0"),
@@ -197,7 +197,7 @@ fn what_is_no_tap_is_refused_by_what_it_is() {
             missing.contains("sudo ip tuntap add mode tap dev tap2 user root && sudo ip link set tap2 up")
         );
         assert!(missing.contains("sudo ovs-vsctl add-port"));
-        // Root could have made one by asking.
+        // Root could have created it by the request.
         assert!(!Path::new("/sys/class/net/tap2").exists());
     });
 }
@@ -205,15 +205,15 @@ fn what_is_no_tap_is_refused_by_what_it_is() {
 #[test]
 fn a_driver_that_is_missing_or_closed_is_said_to_be() {
     let make = format!("ip tuntap add mode tap dev t0 user {USER}; chmod 600 /dev/net/tun");
-    alone(&make, As::User, || assert!(matches!(open("t0"), Err(TapError::DriverDenied))));
-    alone("ip tuntap add mode tap dev t0; rm /dev/net/tun", As::Root, || {
+    in_namespace(&make, RunAs::User, || assert!(matches!(open("t0"), Err(TapError::DriverDenied))));
+    in_namespace("ip tuntap add mode tap dev t0; rm /dev/net/tun", RunAs::Root, || {
         assert!(matches!(open("t0"), Err(TapError::DriverMissing)));
     });
 }
 
 #[test]
 fn an_interface_of_another_namespace_is_not_made_anew() {
-    alone("ip tuntap add mode tap dev t0", As::Root, || {
+    in_namespace("ip tuntap add mode tap dev t0", RunAs::Root, || {
         // SAFETY: changes this thread alone. /sys still shows the namespace before.
         check(unsafe { libc::unshare(libc::CLONE_NEWNET) }, "a namespace");
         assert!(matches!(open("t0"), Err(TapError::Namespace { .. })));
@@ -222,7 +222,7 @@ fn an_interface_of_another_namespace_is_not_made_anew() {
 
 #[test]
 fn a_tap_of_this_namespace_opens_whatever_sys_shows() {
-    alone("ip tuntap add mode tap dev t1", As::Root, || {
+    in_namespace("ip tuntap add mode tap dev t1", RunAs::Root, || {
         // SAFETY: changes this thread alone. /sys still shows the namespace before.
         check(unsafe { libc::unshare(libc::CLONE_NEWNET) }, "a namespace");
         run("ip tuntap add mode tap dev t0 multi_queue && ip link set t0 mtu 1400 up");
@@ -235,7 +235,7 @@ fn a_tap_of_this_namespace_opens_whatever_sys_shows() {
 
 #[test]
 fn queues_are_attached_as_they_are_enabled() {
-    alone(&format!("ip tuntap add mode tap dev t0 user {USER} multi_queue"), As::User, || {
+    in_namespace(&format!("ip tuntap add mode tap dev t0 user {USER} multi_queue"), RunAs::User, || {
         let mut tap = open("t0").unwrap();
         for count in [1, 3, 4, 1, 2] {
             NetBackend::enable(&mut tap, count).unwrap();
@@ -247,7 +247,7 @@ fn queues_are_attached_as_they_are_enabled() {
 
 #[test]
 fn the_link_follows_the_interface() {
-    alone("ip tuntap add mode tap dev t0", As::Root, || {
+    in_namespace("ip tuntap add mode tap dev t0", RunAs::Root, || {
         let mut tap = open("t0").unwrap();
         let down = tap.warning().unwrap().to_string();
         assert!(down.ends_with("sudo ip link set t0 up"), "{down}");
@@ -270,7 +270,7 @@ fn the_link_follows_the_interface() {
     });
 }
 
-/// Two TAPs on a bridge that says nothing itself: it has no address, and joins no group to snoop on others' groups.
+/// Two TAPs on a silent bridge: without an address, and without multicast snooping.
 const BRIDGED: &str = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
     ip link add b0 type bridge mcast_snooping 0; ip link set b0 up
     for t in t0 t1; do ip tuntap add mode tap dev $t; ip link set $t master b0 up; done";
@@ -301,7 +301,7 @@ fn receive(
 
 #[test]
 fn a_frame_goes_from_scattered_memory_to_scattered_memory_and_spills_over() {
-    alone(BRIDGED, As::Root, || {
+    in_namespace(BRIDGED, RunAs::Root, || {
         let (mut from, mut to) = (open("t0").unwrap(), open("t1").unwrap());
         let (memory, _) = virtio::testing::memory(1 << 16);
         let mut frame: Vec<u8> = (0..1000).map(|at| (at % 251) as u8).collect();
@@ -343,7 +343,7 @@ fn large_segment(payload: u16) -> ([u8; HEADER_LEN], Vec<u8>) {
 
 #[test]
 fn a_large_segment_passes_uncut_to_a_guest_that_takes_it_and_cut_to_one_that_does_not() {
-    alone(BRIDGED, As::Root, || {
+    in_namespace(BRIDGED, RunAs::Root, || {
         let (mut from, mut to) = (open("t0").unwrap(), open("t1").unwrap());
         let (memory, _) = virtio::testing::memory(1 << 18);
         let (header, frame) = large_segment(60_000);
@@ -368,14 +368,14 @@ fn a_boot_finds_nothing_of_the_boot_before_and_the_carrier_stays() {
         let make = format!(
             "{BRIDGED}; ip link del t1; ip tuntap add mode tap dev t1 {kind}; ip link set t1 master b0 up"
         );
-        alone(&make, As::Root, || {
+        in_namespace(&make, RunAs::Root, || {
             let (mut from, tap) = (open("t0").unwrap(), Arc::new(Tap::open("t1", 4).unwrap()));
             let (memory, _) = virtio::testing::memory(1 << 18);
             let (header, frame) = large_segment(60_000);
             memory.write_slice(&frame, GuestAddress(0)).unwrap();
             let (whole, room) = (segments(&[(0, frame.len() as u32)]), segments(&[(0x20000, 0x20000)]));
             let mut first = TapBackend::new(tap.clone()).unwrap();
-            let changes = says("t1", "carrier_changes");
+            let notifications = says("t1", "carrier_changes");
 
             let pairs = NetBackend::pairs(&first);
             NetBackend::enable(&mut first, pairs).unwrap();
@@ -395,14 +395,18 @@ fn a_boot_finds_nothing_of_the_boot_before_and_the_carrier_stays() {
             let (got, len) = receive(&mut second, &memory, &room, &mut []);
             assert_eq!((len, got[1]), (54 + 1448, 0), "{kind}: a large segment comes uncut");
             NetBackend::enable(&mut second, pairs).unwrap();
-            assert_eq!((queues("t1"), says("t1", "carrier_changes")), (pairs.into(), changes), "{kind}");
+            assert_eq!(
+                (queues("t1"), says("t1", "carrier_changes")),
+                (pairs.into(), notifications),
+                "{kind}"
+            );
         });
     }
 }
 
 #[test]
 fn a_boot_on_a_tap_that_was_removed_says_so_and_what_was_changed_is_seen() {
-    alone("ip tuntap add mode tap dev t0; ip link set t0 mtu 1400 up", As::Root, || {
+    in_namespace("ip tuntap add mode tap dev t0; ip link set t0 mtu 1400 up", RunAs::Root, || {
         let tap = Arc::new(Tap::open("t0", 1).unwrap());
         let first = TapBackend::new(tap.clone()).unwrap();
         assert!(first.warning().is_none() && NetBackend::mtu(&first) == 1400);
@@ -418,7 +422,7 @@ fn a_boot_on_a_tap_that_was_removed_says_so_and_what_was_changed_is_seen() {
 
 #[test]
 fn a_header_that_the_kernel_refuses_loses_the_frame_and_nothing_else() {
-    alone(BRIDGED, As::Root, || {
+    in_namespace(BRIDGED, RunAs::Root, || {
         let mut tap = open("t0").unwrap();
         let (memory, _) = virtio::testing::memory(1 << 16);
         let mut bad = [0; HEADER_LEN];
@@ -433,7 +437,7 @@ fn a_header_that_the_kernel_refuses_loses_the_frame_and_nothing_else() {
 
 #[test]
 fn a_driver_behind_the_device_talks_through_a_tap_both_ways() {
-    alone(BRIDGED, As::Root, || {
+    in_namespace(BRIDGED, RunAs::Root, || {
         let (tap, mut peer) = (open("t0").unwrap(), open("t1").unwrap());
         let device = Net::<Epoll>::new("net0", [2, 0, 0, 0, 0, 9], Box::new(tap), 1);
         let mut guest = Guest::new(Box::new(device), Box::new(Epoll::new));
@@ -452,7 +456,7 @@ fn a_driver_behind_the_device_talks_through_a_tap_both_ways() {
             assert_eq!(guest.rings[0].wait_used().len as usize, HEADER_LEN + 1000);
             assert_eq!(guest.bytes(buffer[0] + HEADER_LEN as u64, 1000), frame, "frame {turn}");
         }
-        let counters = guest.function.counters();
+        let counters = guest.counters();
         let [requests, sent, received] =
             [&counters.requests, &counters.bytes_out, &counters.bytes_in].map(|count| count.now());
         assert_eq!((requests, sent, received, counters.errors.now()), (1000, 500_000, 500_000, 0));

@@ -62,7 +62,7 @@ fn content(file: &BootFile) -> Vec<u8> {
 #[test]
 fn disk_alone_is_enough() {
     let bench = Bench::new(&gpt(512, &[(1, LINUX, &debian(RELEASE))]));
-    let files = BootFiles::find(&bench.disk()).unwrap();
+    let files = BootFiles::of(&bench.disk()).unwrap();
     assert_eq!(content(&files.kernel), kernel());
     assert_eq!(content(&files.initrd.unwrap().0), b"disk initrd");
     assert!(
@@ -77,7 +77,7 @@ fn disk_alone_is_enough() {
 fn copies_of_a_file_on_a_disk_are_found_where_they_lie() {
     let disk = debian(RELEASE);
     let bench = Bench::new(&disk);
-    let file = BootFiles::find(&bench.disk()).unwrap().kernel;
+    let file = BootFiles::of(&bench.disk()).unwrap().kernel;
     let kernel = kernel();
     let copy = Load { file_offset: 1000, guest: 0x100_0000, len: 4000 };
     let mut loaded = vec![0; 4000];
@@ -95,23 +95,23 @@ fn copies_of_a_file_on_a_disk_are_found_where_they_lie() {
 #[test]
 fn kernel_from_here_gets_its_initrd_and_root_from_the_disk() {
     let bench = Bench::new(&debian(RELEASE));
-    let files = BootFiles::find(&bench.both()).unwrap();
+    let files = BootFiles::of(&bench.both()).unwrap();
     assert_eq!(files.kernel.name(), bench.path("vmlinuz"));
     assert_eq!(content(&files.initrd.unwrap().0), b"disk initrd");
     assert!(files.cmdline.ends_with(" root=/dev/vda ro"), "{}", files.cmdline);
     // Its name says what its version string does not.
     fs::write(bench.path("vmlinuz-6.1.0-25-amd64"), bzimage("")).unwrap();
     let spec = Spec { kernel: Some(bench.path("vmlinuz-6.1.0-25-amd64")), ..bench.disk() };
-    assert!(BootFiles::find(&spec).unwrap().initrd.is_some());
+    assert!(BootFiles::of(&spec).unwrap().initrd.is_some());
 }
 
 #[test]
 fn what_the_user_says_wins() {
     let bench = Bench::new(&debian(RELEASE));
-    let none = BootFiles::find(&bench.both().with_initrd(spec::Initrd::None)).unwrap();
+    let none = BootFiles::of(&bench.both().with_initrd(spec::Initrd::None)).unwrap();
     assert!(none.initrd.is_none() && none.cmdline.contains("root=/dev/vda"));
-    let own = BootFiles::find(&bench.both().with_initrd(bench.path("own.img")).with_append("root=/dev/vdb"))
-        .unwrap();
+    let own =
+        BootFiles::of(&bench.both().with_initrd(bench.path("own.img")).with_append("root=/dev/vdb")).unwrap();
     assert_eq!(content(&own.initrd.unwrap().0), b"own initrd");
     assert!(own.cmdline.ends_with("root=/dev/vdb") && own.root.is_none(), "{}", own.cmdline);
 }
@@ -119,7 +119,7 @@ fn what_the_user_says_wins() {
 #[test]
 fn initrd_of_another_kernel_is_not_taken() {
     let bench = Bench::new(&debian("6.1.0-26-amd64"));
-    let files = BootFiles::find(&bench.both()).unwrap();
+    let files = BootFiles::of(&bench.both()).unwrap();
     assert!(files.initrd.is_none());
     assert!(files.looked.unwrap().contains("no initrd.img-6.1.0-25-amd64"));
 }
@@ -127,16 +127,16 @@ fn initrd_of_another_kernel_is_not_taken() {
 #[test]
 fn data_disk_of_a_machine_that_has_all_is_let_be() {
     let own = |bench: &Bench| bench.both().with_initrd(bench.path("own.img"));
-    for disk in [vec![0; 1 << 20], b"QFI\xfb".to_vec(), Vec::new()] {
+    for disk in [vec![0; 1 << 20], [b"QFI\xfb".as_slice(), &[0; 508]].concat()] {
         let bench = Bench::new(&disk);
-        let files = BootFiles::find(&own(&bench)).unwrap();
+        let files = BootFiles::of(&own(&bench)).unwrap();
         assert_eq!((files.cmdline.as_str(), files.root), (spec::DEFAULT_CMDLINE, None));
     }
 }
 
 #[test]
 fn disk_that_gives_nothing_says_what_is_on_it() {
-    let said = |disk: &[u8]| BootFiles::find(&Bench::new(disk).disk()).unwrap_err().to_string();
+    let said = |disk: &[u8]| BootFiles::of(&Bench::new(disk).disk()).unwrap_err().to_string();
     let text = said(&vec![0; 1 << 20]);
     assert!(text.contains("vm0.raw: the whole disk is empty; give one from here with `--kernel"), "{text}");
     let text = said(&gpt(512, &[(1, LVM, b"x")]));
@@ -161,22 +161,22 @@ fn disk_that_cannot_be_opened_is_named() {
         [("nope", "there is no disk"), (".", "is a directory"), ("/dev/null", "neither a file")]
     {
         let spec = Spec::default().with_disk(DiskSpec::new(bench.path(name)));
-        let error = BootFiles::find(&spec).unwrap_err().to_string();
+        let error = BootFiles::of(&spec).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains(said), "{error}");
     }
-    let error = BootFiles::find(&Spec::default()).unwrap_err().to_string();
+    let error = BootFiles::of(&Spec::default()).unwrap_err().to_string();
     assert!(error.contains("--disk vm0.raw") && error.contains("--kernel"), "{error}");
 }
 
 #[test]
 fn guest_that_upgrades_its_kernel_boots_the_new_one() {
     let bench = Bench::new(&debian(RELEASE));
-    assert!(BootFiles::find(&bench.disk()).unwrap().initrd.is_some());
+    assert!(BootFiles::of(&bench.disk()).unwrap().initrd.is_some());
     let kernel = kernel();
     let files: [(&str, &[u8]); 3] =
         [("etc/x", b""), ("sbin/init", b"x"), ("boot/vmlinuz-6.1.0-30-amd64", &kernel)];
     fs::write(bench.path("vm0.raw"), ext4(8192, &files, &[])).unwrap();
-    assert!(BootFiles::find(&bench.disk()).unwrap().kernel.to_string().contains("6.1.0-30"));
+    assert!(BootFiles::of(&bench.disk()).unwrap().kernel.to_string().contains("6.1.0-30"));
 }
 
 #[test]
@@ -186,13 +186,13 @@ fn first_disk_is_the_root_of_a_kernel_from_here_whatever_its_file_system() {
     // As `docker export` leaves it: no /etc, no init of the usual names.
     for disk in [xfs, ext4(2048, &[("app", b"1")], &[])] {
         let bench = Bench::new(&disk);
-        let files = BootFiles::find(&bench.both()).unwrap();
+        let files = BootFiles::of(&bench.both()).unwrap();
         assert!(files.cmdline.ends_with(" root=/dev/vda ro"), "{}", files.cmdline);
         assert!(files.warnings.is_empty());
-        let own = BootFiles::find(&bench.both().with_append("root=/dev/vdb")).unwrap();
+        let own = BootFiles::of(&bench.both().with_append("root=/dev/vdb")).unwrap();
         assert!(own.root.is_none() && !own.cmdline.contains("vda"), "{}", own.cmdline);
     }
-    let files = BootFiles::find(&Bench::new(&gpt(512, &[(1, LVM, b"x")])).both()).unwrap();
+    let files = BootFiles::of(&Bench::new(&gpt(512, &[(1, LVM, b"x")])).both()).unwrap();
     assert!(files.warnings[0].contains("partition 1 is LVM") && files.warnings[0].contains("--append root="));
     assert!(!files.cmdline.contains("root="));
 }
@@ -201,7 +201,7 @@ fn first_disk_is_the_root_of_a_kernel_from_here_whatever_its_file_system() {
 fn root_of_two_copies_is_named_by_its_device() {
     let bench = Bench::new(&gpt(512, &[(1, LINUX, &debian(RELEASE))]));
     fs::copy(bench.path("vm0.raw"), bench.path("copy.raw")).unwrap();
-    let files = BootFiles::find(&bench.disk().with_disk(DiskSpec::new(bench.path("copy.raw")))).unwrap();
+    let files = BootFiles::of(&bench.disk().with_disk(DiskSpec::new(bench.path("copy.raw")))).unwrap();
     assert!(files.cmdline.ends_with(" root=/dev/vda1 ro"), "{}", files.cmdline);
     assert!(files.warnings[0].contains("as copies have"), "{:?}", files.warnings);
 }
@@ -210,20 +210,20 @@ fn root_of_two_copies_is_named_by_its_device() {
 fn open_files_are_those_that_were_there_then() {
     let bench = Bench::new(&[0; 4096]);
     let spec = Spec::new(bench.path("vmlinuz")).with_initrd(bench.path("own.img"));
-    let named = NamedFiles::open(&spec, None).unwrap();
+    let open = OpenFiles::open(&spec, &Progress::default()).unwrap();
     for (name, other) in [("vmlinuz", bzimage("9.9.9-other")), ("own.img", b"other initrd".into())] {
         fs::write(bench.path("other"), other).unwrap();
         fs::rename(bench.path("other"), bench.path(name)).unwrap();
     }
-    let files = BootFiles::find_with(&spec, &named, Vec::new()).unwrap();
+    let files = BootFiles::find(&spec, &open, &Progress::default()).unwrap();
     assert_eq!(
         (files.release().unwrap(), content(&files.initrd.unwrap().0)),
         (RELEASE.into(), b"own initrd".into())
     );
-    assert_eq!(BootFiles::find(&spec).unwrap().release().unwrap(), "9.9.9-other");
+    assert_eq!(BootFiles::of(&spec).unwrap().release().unwrap(), "9.9.9-other");
     fs::remove_file(bench.path("vmlinuz")).unwrap();
-    assert!(BootFiles::find(&spec).is_err());
-    assert_eq!(BootFiles::find_with(&spec, &named, Vec::new()).unwrap().release().unwrap(), RELEASE);
+    assert!(BootFiles::of(&spec).is_err());
+    assert_eq!(BootFiles::find(&spec, &open, &Progress::default()).unwrap().release().unwrap(), RELEASE);
 }
 
 #[test]
@@ -231,10 +231,10 @@ fn disks_that_are_open_are_searched_and_compared_wherever_their_paths_lead() {
     let bench = Bench::new(&debian(RELEASE));
     fs::copy(bench.path("vm0.raw"), bench.path("copy.raw")).unwrap();
     let spec = bench.disk().with_disk(DiskSpec::new(bench.path("copy.raw")));
-    let disks = spec.disk.iter().map(|disk| DiskFile::open(&disk.path).unwrap()).collect();
+    let open = OpenFiles::open(&spec, &Progress::default()).unwrap();
     fs::remove_file(bench.path("vm0.raw")).unwrap();
     fs::remove_file(bench.path("copy.raw")).unwrap();
-    let files = BootFiles::find_with(&spec, &NamedFiles::default(), disks).unwrap();
+    let files = BootFiles::find(&spec, &open, &Progress::default()).unwrap();
     assert_eq!(files.release().unwrap(), RELEASE);
     assert!(files.warnings[0].contains("as copies have"), "{:?}", files.warnings);
 }
@@ -244,9 +244,9 @@ fn pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
     let bench = Bench::new(&[0; 4096]);
     let pipe = bench.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    assert!(BootFiles::find(&Spec::new(&pipe)).unwrap_err().to_string().contains("pipe"));
+    assert!(BootFiles::of(&Spec::new(&pipe)).unwrap_err().to_string().contains("pipe"));
     let spec = Spec::new(bench.path("vmlinuz")).with_initrd(pipe);
-    assert!(BootFiles::find(&spec).unwrap_err().to_string().contains("pipe"));
+    assert!(BootFiles::of(&spec).unwrap_err().to_string().contains("pipe"));
 }
 
 #[test]
@@ -254,9 +254,9 @@ fn journal_that_a_read_only_disk_keeps_from_being_replayed_is_told() {
     let bench = Bench::new(&crate::image::testing::unclean(&[("etc/x", b""), ("sbin/init", b"x")]));
     let disk = DiskSpec::new(bench.path("vm0.raw")).read_only();
     let spec = Spec { kernel: Some(bench.path("vmlinuz")), ..Spec::default() }.with_disk(disk);
-    assert!(BootFiles::find(&spec).unwrap().warnings[0].contains("rootflags=noload"));
+    assert!(BootFiles::of(&spec).unwrap().warnings[0].contains("rootflags=noload"));
     let noload = spec.with_append("rootflags=noload");
-    assert!(BootFiles::find(&noload).unwrap().warnings.is_empty());
+    assert!(BootFiles::of(&noload).unwrap().warnings.is_empty());
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn names_out_of_an_image_write_nothing_on_the_terminal() {
     let (kernel, name) = (kernel(), "boot/vmlinuz-9\u{1b}]0;x\u{7}\n~> Root");
     let files: [(&str, &[u8]); 3] = [("etc/x", b""), ("sbin/init", b"x"), (name, &kernel)];
     let bench = Bench::new(&ext4(8192, &files, &[]));
-    let files = BootFiles::find(&bench.disk()).unwrap();
+    let files = BootFiles::of(&bench.disk()).unwrap();
     for text in [files.kernel.to_string(), files.kernel.name().display().to_string()] {
         assert!(text.contains("vmlinuz-9") && !text.contains(char::is_control), "{text:?}");
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use devices::bus::Effect;
+use devices::component::{Component, State, StateError};
 use devices::irq::{Irq, MsiAllocator};
 use devices::pci::bar::{Bar, BarIndex, BarKind};
 use devices::pci::config::{ConfigSpace, Identity};
@@ -37,6 +38,21 @@ impl Doorbell {
     }
 }
 
+impl Component for Doorbell {
+    fn save(&self) -> Result<State, StateError> {
+        State::new("doorbell", 1, &self.msix.state())
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        self.msix.load(&state.open::<Vec<_>>("doorbell", 1)?);
+        Ok(())
+    }
+
+    fn go(&mut self) {
+        self.msix.go(&self.config);
+    }
+}
+
 impl PciFunction for Doorbell {
     fn config(&self) -> &ConfigSpace {
         &self.config
@@ -55,7 +71,7 @@ impl PciFunction for Doorbell {
         None
     }
 
-    fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]) -> Option<Effect> {
+    fn bar_write(&mut self, _: BarIndex, offset: u64, data: &[u8]) -> Option<Effect> {
         match (offset, data) {
             (0, [number @ 1..=255, 0, 0, 0]) => {
                 assert!(!self.panics, "a test's device breaks down, on purpose");
@@ -65,15 +81,10 @@ impl PciFunction for Doorbell {
                     .expect("the guest rings for vectors that are there");
                 vector.trigger().unwrap();
             }
-            _ if self.msix.claims(bar, offset) => self.msix.write(offset, data),
-            _ => {}
+            _ => self.msix.write(offset, data),
         }
         None
     }
 
     fn bar_changed(&mut self, _: BarIndex, _: Option<u64>) {}
-
-    fn reset(&mut self) {
-        self.msix.reset();
-    }
 }

@@ -2,6 +2,7 @@
 //! outside, in `tests/native_*.rs`.
 
 mod doorbell;
+mod hanging;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -18,7 +19,7 @@ use virtio::transport::Platform;
 use super::pci::{self, Placed};
 use super::resources::Resources;
 use super::run_resources::RunResources;
-use super::{Exit, Machine, MakeFunctions, StartError};
+use super::{Exit, Machine, MakeFunctions, ResizeError, StartError};
 use crate::spec::Spec;
 use doorbell::Doorbell;
 
@@ -62,13 +63,13 @@ fn at(device: u8, function: u8) -> FunctionAddress {
 }
 
 fn doorbell_at(address: FunctionAddress, kind: BarKind, msi: &Arc<dyn MsiAllocator>) -> Placed {
-    Placed::new(address, Doorbell::new(kind, msi))
+    Placed::new("doorbell", address, Doorbell::new(kind, msi))
 }
 
 /// In the window above memory, in a device's second function: its first is there as well, or nobody would look.
 fn wide_doorbell(_: &Resources, _: Box<dyn Backend>, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
     let mut functions = vec![pci::host_bridge()?];
-    functions.push(Placed::new(at(3, 0), devices::pci::host_bridge::HostBridge::new()));
+    functions.push(Placed::new("bridge3", at(3, 0), devices::pci::host_bridge::HostBridge::new()));
     functions.push(doorbell_at(at(3, 1), BarKind::Memory64, &virtio.msi));
     Ok(functions)
 }
@@ -84,6 +85,27 @@ fn msix_reaches_a_gate_of_the_guest() {
     powers_off_after(run(Guest::Msix, wide_doorbell), wide);
     let narrow = "msix device=1f function=0 bir=0\ninterrupt\ndone\n";
     powers_off_after(run(Guest::Msix, narrow_doorbell), narrow);
+}
+
+#[test]
+fn a_disk_that_grows_is_resized_while_its_machine_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    let raw = std::fs::File::create(&image).unwrap();
+    raw.set_len(1 << 20).unwrap();
+    let spec = Spec::new(Guest::PowerButton.write(folder.path()).unwrap()).with_mem("4".parse().unwrap());
+    let spec = spec.with_disk(image.to_str().unwrap().parse().unwrap());
+    let machine = Machine::start(&spec, Box::new(io::sink())).unwrap();
+    let controls = machine.controls();
+    raw.set_len(3 << 20).unwrap();
+    assert_eq!(controls.resize_disk("vda").unwrap(), 3 << 20);
+    raw.set_len(1 << 20).unwrap();
+    assert_eq!(controls.resize_disk("vda").unwrap(), 3 << 20, "the guest has data there");
+    let error = controls.resize_disk("vdb").unwrap_err().to_string();
+    assert!(error.contains("\"vdb\"") && error.contains("vda"), "{error}");
+    machine.kill();
+    machine.wait_for(LIMIT).unwrap();
+    assert!(matches!(controls.resize_disk("vda"), Err(ResizeError::Ended)));
 }
 
 #[test]
@@ -105,7 +127,13 @@ fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
         for address in [at(1, 0), at(9, 0)] {
             let scratch = Arc::new(Mutex::new(Scratch::new(&virtio.msi).unwrap()));
             MADE.lock().unwrap().push(scratch.clone());
-            functions.push(Placed { address, function: scratch, counted: None });
+            functions.push(Placed {
+                id: "scratch".into(),
+                address,
+                function: scratch,
+                counted: None,
+                worker: None,
+            });
         }
         Ok(functions)
     };
@@ -122,7 +150,7 @@ fn device_that_panics_ends_its_machine_and_no_other() {
     let broken: MakeFunctions = |_, _, virtio| {
         let mut function = Doorbell::new(BarKind::Memory32, &virtio.msi);
         function.panics = true;
-        Ok(vec![pci::host_bridge()?, Placed::new(at(1, 0), function)])
+        Ok(vec![pci::host_bridge()?, Placed::new("doorbell", at(1, 0), function)])
     };
     let (exit, text) = run(Guest::Msix, broken);
     match &*exit {

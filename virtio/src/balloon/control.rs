@@ -1,145 +1,143 @@
-//! The host's hand on a balloon: it outlives the device, of which each boot of a machine makes a new one.
+//! The host's side of a balloon. It outlives the device, of which each boot of a machine makes a new one.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-
+use super::ACTUAL;
 use super::statistics::Statistics;
-use super::{ACTUAL, TARGET};
-use crate::config_space::ConfigSpace;
+use crate::device::Message;
+use crate::transport::DeviceHandle;
 
 /// Balloon pages of a MiB.
 const PAGES_PER_MIB: u64 = 256;
 
-/// How large a balloon shall be, and is. Clones are of the same balloon; nothing waits but
-/// [`BalloonControl::fresh_statistics`]. It keeps nothing of a machine that has ended.
+/// How large a balloon should be, and is. Clones are of the same balloon. It keeps nothing of a machine that has ended.
 #[derive(Debug, Clone)]
 pub struct BalloonControl {
     shared: Arc<Shared>,
 }
 
+/// Order of locks: `device`, then the function that it leads to, then `latest`.
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    /// Pages that the balloon should have.
+    target: AtomicU32,
+    /// The device of the present boot. Locked while it is told a target, so that the last target is told last.
+    device: Mutex<Option<DeviceHandle>>,
+    latest: Mutex<Option<Statistics>>,
     /// Statistics came.
     came: Condvar,
-    wanted: AtomicBool,
-}
-
-/// What a control reaches of a device.
-#[derive(Debug)]
-pub(super) struct Reach {
-    pub(super) config: Arc<ConfigSpace>,
-    /// Statistics are wanted.
-    pub(super) bell: EventFd,
-}
-
-#[derive(Debug)]
-struct State {
-    /// Pages that the balloon shall have.
-    target: u32,
-    /// The present boot's device, as long as it lives: behind it are the interrupts, and the whole VM behind those.
-    device: Weak<Reach>,
-    latest: Option<Statistics>,
 }
 
 impl BalloonControl {
-    /// A balloon that shall have `mib` MiB: for who makes a device.
+    /// A balloon that should have `mib` MiB. For code that makes a [`Balloon`](super::Balloon).
     #[doc(hidden)]
     pub fn new(mib: u64) -> Self {
-        let state = State { target: pages(mib), device: Weak::new(), latest: None };
-        let (state, came, wanted) = (Mutex::new(state), Condvar::new(), AtomicBool::new(false));
-        BalloonControl { shared: Arc::new(Shared { state, came, wanted }) }
+        let shared = Shared {
+            target: AtomicU32::new(pages(mib)),
+            device: Mutex::default(),
+            latest: Mutex::default(),
+            came: Condvar::new(),
+        };
+        BalloonControl { shared: Arc::new(shared) }
     }
 
-    pub(super) fn set_target_pages(&self, pages: u32) {
-        let mut state = self.state();
-        state.target = pages;
-        if let Some(device) = state.device.upgrade() {
-            device.config.set(TARGET, &pages.to_le_bytes());
+    /// From now on `device` is the balloon: that of a new boot. For code that makes a [`Balloon`](super::Balloon).
+    #[doc(hidden)]
+    pub fn attach(&self, device: DeviceHandle) {
+        let mut present = self.device();
+        self.forget_statistics();
+        // The target may have changed since the device was made. One that is gone needs none.
+        let _ = device.tell(Message::BalloonTarget { pages: self.target_pages() });
+        *present = Some(device);
+    }
+
+    fn set_target_pages(&self, pages: u32) {
+        let device = self.device();
+        self.shared.target.store(pages, Ordering::Release);
+        if let Some(device) = &*device {
+            // A machine that has ended keeps the target for nothing.
+            let _ = device.tell(Message::BalloonTarget { pages });
         }
+    }
+
+    pub(super) fn target_pages(&self) -> u32 {
+        self.shared.target.load(Ordering::Acquire)
     }
 
     /// What was last asked for, in MiB.
     pub fn target(&self) -> u64 {
-        u64::from(self.state().target) / PAGES_PER_MIB
+        u64::from(self.target_pages()) / PAGES_PER_MIB
     }
 
-    /// What the guest says to have left to the host, in bytes; 0 once the machine has ended.
+    /// What the guest says that it has given to the host, in bytes; 0 once the machine has ended.
     pub fn actual(&self) -> u64 {
-        let device = self.state().device.upgrade();
-        device.map_or(0, |device| u64::from(device.config.read_u32(ACTUAL)) << super::pages::PAGE_SHIFT)
+        let device = self.device().clone();
+        let pages = device.and_then(|device| device.with(|function| function.info().config.read_u32(ACTUAL)));
+        u64::from(pages.unwrap_or(0)) << super::pages::PAGE_SHIFT
     }
 
-    /// The statistics that came last in the present boot.
+    /// The latest statistics of the present boot.
     pub fn statistics(&self) -> Option<Statistics> {
-        self.state().latest
+        *self.latest()
     }
 
     /// Asks the guest for new statistics, which [`BalloonControl::statistics`] gives once they have come.
     pub fn request_statistics(&self) {
-        self.shared.wanted.store(true, Ordering::Release);
-        if let Some(device) = self.state().device.upgrade() {
-            // Its counter has room for 2^64 requests.
-            let _ = device.bell.write(1);
+        if let Some(device) = self.device().clone() {
+            // From a machine that has ended none come.
+            let _ = device.tell(Message::BalloonStatistics);
         }
     }
 
-    /// Asks for statistics and waits for them, at most `limit`; `None` from a guest that does not answer, and at once where
-    /// none is any more.
+    /// Asks for statistics and waits for them, at most `limit`. `None` from a guest that does not answer, and at once from a
+    /// machine that has ended.
     pub fn fresh_statistics(&self, limit: Duration) -> Option<Statistics> {
         let asked = Instant::now();
         self.request_statistics();
-        let mut state = self.state();
         loop {
-            match state.latest {
+            let is_gone = self.device().as_ref().is_none_or(DeviceHandle::is_gone);
+            let latest = self.latest();
+            match *latest {
                 Some(latest) if latest.at >= asked => return Some(latest),
-                _ if state.device.strong_count() == 0 => return None,
+                _ if is_gone => return None,
                 _ => {}
             }
             let left = limit.checked_sub(asked.elapsed()).filter(|left| !left.is_zero())?;
-            state = self.shared.came.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            drop(self.shared.came.wait_timeout(latest, left));
         }
     }
 
-    /// Whether new statistics were wanted; not any more.
-    pub(super) fn take_wish(&self) -> bool {
-        self.shared.wanted.swap(false, Ordering::AcqRel)
-    }
-
     pub(super) fn publish(&self, statistics: Statistics) {
-        self.state().latest = Some(statistics);
+        *self.latest() = Some(statistics);
         self.shared.came.notify_all();
     }
 
-    /// A device of a new boot, or one that was reset: nothing is known of its guest. Gives the target.
-    pub(super) fn attach(&self, device: &Arc<Reach>) {
-        let mut state = self.state();
-        device.config.set(TARGET, &state.target.to_le_bytes());
-        device.config.set(ACTUAL, &[0; 4]);
-        state.device = Arc::downgrade(device);
-        state.latest = None;
+    /// The device of the present boot was loaded with this target.
+    pub(super) fn loaded(&self, target: u32) {
+        self.shared.target.store(target, Ordering::Release);
+        self.forget_statistics();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The guest's driver is gone, and what it said with it.
+    pub(super) fn forget_statistics(&self) {
+        *self.latest() = None;
+    }
+
+    fn device(&self) -> MutexGuard<'_, Option<DeviceHandle>> {
+        self.shared.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Statistics>> {
+        self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// From now on the guest of this balloon shall leave `mib` MiB of its memory to the host. It does what it can, in its own time;
-/// more than it has is as much as it can. No method, so that who is lent a control to look at cannot ask for all the memory.
+/// From now on the guest of this balloon should give `mib` MiB of its memory to the host; it does so in its own time, as far
+/// as it can. No method, so that code that is lent a control to read cannot ask for all the memory.
 pub fn set_target(control: &BalloonControl, mib: u64) {
     control.set_target_pages(pages(mib));
-}
-
-impl Reach {
-    /// The host may have no file descriptor left.
-    pub(super) fn new(config: ConfigSpace) -> io::Result<Self> {
-        Ok(Reach { config: Arc::new(config), bell: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? })
-    }
 }
 
 fn pages(mib: u64) -> u32 {

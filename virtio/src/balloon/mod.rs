@@ -12,18 +12,17 @@ mod tests;
 
 use std::io;
 use std::num::NonZeroU16;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
-use crate::poll::{Epoll, Interest, Token};
+use crate::device::{Context, Device, DeviceInfo, Message, TIMER};
+use crate::poll::{Epoll, Token};
 use crate::queue::{Queue, QueueFault};
-use control::Reach;
 pub use control::{BalloonControl, set_target};
 pub use statistics::Statistics;
 
@@ -46,48 +45,50 @@ const TARGET: usize = 0;
 const ACTUAL: usize = 4;
 const CONFIG_LEN: usize = 8;
 
-/// Pages, or ranges, that are given back before other devices of the thread have their turn.
+/// Budget in pages or ranges, after which other devices of the thread are served.
 const TURN: usize = 4096;
-const STATE_VERSION: u16 = 1;
+const KIND: &str = "virtio-balloon";
+const VERSION: u16 = 1;
 
 /// The device.
 #[derive(Debug)]
 pub struct Balloon {
     name: String,
     control: BalloonControl,
-    reach: Arc<Reach>,
+    config: Arc<ConfigSpace>,
+    /// New statistics are wanted.
+    statistics_wanted: bool,
     /// The chain at the front of the statistics queue was read. It stays there until new statistics are wanted.
     statistics_read: bool,
     /// Scratch, so that no request allocates.
     numbers: Vec<u32>,
-    /// The guest gave what is not its own; that was said.
-    complained: bool,
+    /// The warning that the guest gave pages beyond its memory was logged.
+    warned: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+#[serde(deny_unknown_fields)]
+struct BalloonState {
     target: u32,
     actual: u32,
+    statistics_read: bool,
 }
 
 impl Balloon {
-    /// The device that does what `control` says, in its present boot.
-    ///
-    /// # Errors
-    /// The host has no file descriptor left.
-    pub fn new(name: impl Into<String>, control: &BalloonControl) -> io::Result<Self> {
+    /// The device of the next boot, with the size that `control` asks for.
+    pub fn new(name: impl Into<String>, control: &BalloonControl) -> Self {
         let writable = [[0; 4], [0xff; 4]].concat();
-        let reach = Reach::new(ConfigSpace::with_writable(vec![0; CONFIG_LEN], writable))?;
-        let reach = Arc::new(reach);
-        control.attach(&reach);
-        Ok(Balloon {
+        let config = Arc::new(ConfigSpace::with_writable(vec![0; CONFIG_LEN], writable));
+        config.load(TARGET, &control.target_pages().to_le_bytes());
+        Balloon {
             name: name.into(),
             control: control.clone(),
-            reach,
+            config,
+            statistics_wanted: false,
             statistics_read: false,
             numbers: Vec::new(),
-            complained: false,
-        })
+            warned: false,
+        }
     }
 
     fn inflate(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
@@ -146,8 +147,8 @@ impl Balloon {
         if more {
             cx.wake_at(Some(Instant::now()));
         }
-        if refused > 0 && !self.complained {
-            self.complained = true;
+        if refused > 0 && !self.warned {
+            self.warned = true;
             log::warn!("{}: the guest gave back pages that are not its memory; they are ignored", self.name);
         }
     }
@@ -163,18 +164,18 @@ impl Balloon {
         {
             let statistics = Statistics::read(&mut chain.reader(queue.memory()), Instant::now());
             queue.put_back(chain);
-            self.statistics_read = true;
+            (self.statistics_read, self.statistics_wanted) = (true, false);
             self.control.publish(statistics);
         }
         Ok(())
     }
 
     fn ask_for_statistics(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        if !cx.has(STATS_VQ) || !self.statistics_read || !self.control.take_wish() {
+        if !cx.has(STATS_VQ) || !self.statistics_read || !self.statistics_wanted {
             return Ok(());
         }
         let Some(queue) = cx.queue(OTHERS) else { return Ok(()) };
-        self.statistics_read = false;
+        (self.statistics_read, self.statistics_wanted) = (false, false);
         if let Some(chain) = queue.pop()? {
             queue.complete(chain)?;
             queue.notify()?;
@@ -220,20 +221,22 @@ impl Device for Balloon {
             name: self.name.clone(),
             features: STATS_VQ | DEFLATE_ON_OOM | PAGE_REPORTING,
             queues: vec![QUEUE_SIZE; QUEUES],
-            config: self.reach.config.clone(),
+            config: self.config.clone(),
         }
     }
 
-    fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
-        self.statistics_read = false;
-        cx.watch(self.reach.bell.as_raw_fd(), 0, Interest::Read)
+    fn start(&mut self, _: &mut Context<'_, Epoll>) -> io::Result<()> {
+        Ok(())
     }
 
     fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         match queue {
             INFLATE => self.inflate(cx),
             DEFLATE => self.deflate(cx),
-            OTHERS if cx.has(STATS_VQ) => self.read_statistics(cx),
+            OTHERS if cx.has(STATS_VQ) => {
+                self.read_statistics(cx)?;
+                self.ask_for_statistics(cx)
+            }
             _ if cx.has(PAGE_REPORTING) => self.report(queue, cx),
             _ => Ok(()),
         }
@@ -241,10 +244,10 @@ impl Device for Balloon {
 
     fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         if token != TIMER {
-            return self.ask_for_statistics(cx);
+            return Ok(());
         }
-        // A turn was over before the work was; whose it was is soon seen.
-        // One that is at fault does not cost the others their turn.
+        // A budget was used up before the work was done. Serve all queues: idle ones cost little.
+        // A fault of one queue does not keep the others from being served.
         let mut outcome = Ok(());
         for queue in (0..).take(QUEUES) {
             outcome = self.kicked(queue, cx).and(outcome);
@@ -256,18 +259,36 @@ impl Device for Balloon {
     fn stop(&mut self, _: &mut Context<'_, Epoll>) {}
 
     fn reset(&mut self) {
-        self.control.attach(&self.reach);
+        self.config.set(ACTUAL, &[0; 4]);
+        (self.statistics_read, self.statistics_wanted) = (false, false);
+        self.control.forget_statistics();
     }
 
-    fn state(&self) -> DeviceState {
-        let [target, actual] = [TARGET, ACTUAL].map(|field| self.reach.config.read_u32(field));
-        DeviceState::new(DeviceKind::Balloon, STATE_VERSION, &State { target, actual })
+    fn tell(&mut self, message: Message, cx: Option<&mut Context<'_, Epoll>>) -> Result<(), QueueFault> {
+        match message {
+            Message::BalloonTarget { pages } => self.config.set(TARGET, &pages.to_le_bytes()),
+            Message::BalloonStatistics => {
+                self.statistics_wanted = true;
+                if let Some(cx) = cx {
+                    return self.ask_for_statistics(cx);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let state: State = state.open(DeviceKind::Balloon, STATE_VERSION)?;
-        self.control.set_target_pages(state.target);
-        self.reach.config.set(ACTUAL, &state.actual.to_le_bytes());
+    fn save(&self) -> Result<State, StateError> {
+        let [target, actual] = [TARGET, ACTUAL].map(|field| self.config.read_u32(field));
+        State::new(KIND, VERSION, &BalloonState { target, actual, statistics_read: self.statistics_read })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let BalloonState { target, actual, statistics_read } = state.open(KIND, VERSION)?;
+        self.config.load(TARGET, &target.to_le_bytes());
+        self.config.load(ACTUAL, &actual.to_le_bytes());
+        self.statistics_read = statistics_read;
+        self.control.loaded(target);
         Ok(())
     }
 }

@@ -2,11 +2,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::testing::Guest;
+use crate::transport::VirtioFunction;
 
 const STATISTICS: usize = 2;
 
 fn guest(control: &BalloonControl) -> Guest<Epoll> {
-    Guest::new(Box::new(Balloon::new("balloon", control).unwrap()), Box::new(Epoll::new))
+    let guest = Guest::new(Box::new(Balloon::new("balloon", control)), Box::new(Epoll::new));
+    control.attach(guest.handle());
+    guest
 }
 
 fn numbers(pages: impl IntoIterator<Item = u32>) -> Vec<u8> {
@@ -26,7 +29,7 @@ fn inflated_pages_leave_the_host_and_neighbours_leave_together() {
     // Deflating is the guest's business alone.
     guest.request(1, &[&numbers(0x200..0x300)], &[]);
     assert_eq!(guest.discards.all().len(), 2);
-    let counters = guest.function.counters();
+    let counters = guest.counters();
     assert_eq!((counters.bytes_out.now(), counters.bytes_in.now()), (0x102 << 12, 0x100 << 12));
     assert_eq!((counters.requests.now(), counters.errors.now()), (2, 0));
 }
@@ -64,10 +67,10 @@ fn target_reaches_the_guest_before_and_while_it_runs() {
     let before = guest.config_interrupts();
     set_target(&control, 5);
     assert_eq!(control.target(), 5);
+    guest.wait_until("the guest is told", |guest| guest.config_interrupts() == before + 1);
     assert_eq!(guest.config(0, 4), (5u32 * 256).to_le_bytes());
-    assert_eq!(guest.config_interrupts(), before + 1);
     set_target(&control, u64::MAX);
-    assert_eq!(guest.config(0, 4), [0xff; 4]);
+    guest.wait_until("the next is told", |guest| guest.config(0, 4) == [0xff; 4]);
 }
 
 #[test]
@@ -80,8 +83,8 @@ fn guest_says_its_actual_size_and_cannot_change_its_target() {
     assert_eq!((control.target(), control.actual()), (1, 1 << 20));
     guest.reset();
     assert_eq!((control.target(), control.actual()), (1, 0));
-    let next = Balloon::new("balloon", &control).unwrap();
-    assert_eq!(next.reach.config.read_u32(TARGET), 256);
+    let next = Balloon::new("balloon", &control);
+    assert_eq!(next.config.read_u32(TARGET), 256);
 }
 
 #[test]
@@ -122,29 +125,38 @@ fn statistics_wanted_before_the_guest_is_there_come_with_it() {
 #[test]
 fn control_keeps_nothing_of_a_device_that_is_gone() {
     let control = BalloonControl::new(2);
-    let device = Balloon::new("balloon", &control).unwrap();
-    let config = Arc::downgrade(&device.reach.config);
-    device.reach.config.set(ACTUAL, &[0, 1, 0, 0]);
+    let mut guest = guest(&control);
+    guest.set_config(4, &[0, 1, 0, 0]);
     assert_eq!(control.actual(), 1 << 20);
-    drop(device);
-    assert!(config.upgrade().is_none(), "the control keeps what the device told its driver with");
+    drop(guest);
     assert_eq!((control.target(), control.actual()), (2, 0));
     set_target(&control, 3);
     let asked = Instant::now();
     assert_eq!(control.fresh_statistics(Duration::from_secs(60)), None);
     assert!(asked.elapsed() < Duration::from_secs(30), "it waited for a guest that is gone");
+    let next = self::guest(&control);
+    assert_eq!(next.function().info().config.read_u32(TARGET), 3 * 256);
 }
 
 #[test]
-fn balloon_is_restored_with_its_size() {
+fn target_that_was_set_while_a_boot_was_made_reaches_it() {
+    let control = BalloonControl::new(2);
+    let guest = Guest::new(Box::new(Balloon::new("balloon", &control)), Box::new(Epoll::new));
+    set_target(&control, 3);
+    control.attach(guest.handle());
+    assert_eq!(guest.function().info().config.read_u32(TARGET), 3 * 256);
+}
+
+#[test]
+fn balloon_is_loaded_with_its_size() {
     let control = BalloonControl::new(7);
-    let balloon = Balloon::new("balloon", &control).unwrap();
-    balloon.reach.config.set(ACTUAL, &[0, 4, 0, 0]);
-    let state = balloon.state();
+    let balloon = Balloon::new("balloon", &control);
+    balloon.config.set(ACTUAL, &[0, 4, 0, 0]);
+    let state = balloon.save().unwrap();
     let control = BalloonControl::new(0);
-    let mut other = Balloon::new("balloon", &control).unwrap();
-    other.restore(&state).unwrap();
-    assert_eq!((control.target(), control.actual(), other.state()), (7, 4 << 20, state.clone()));
-    assert!(other.restore(&DeviceState { version: 2, ..state.clone() }).is_err());
-    assert!(other.restore(&DeviceState { data: serde_json::json!({"target": -1}), ..state }).is_err());
+    let mut other = Balloon::new("balloon", &control);
+    other.load(&state).unwrap();
+    assert_eq!((control.target(), other.save().unwrap()), (7, state.clone()));
+    assert!(other.load(&State { version: 2, ..state.clone() }).is_err());
+    assert!(other.load(&State { data: serde_json::json!({ "target": -1 }), ..state }).is_err());
 }

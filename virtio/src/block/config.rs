@@ -36,12 +36,15 @@ pub(super) mod feature {
     pub(in crate::block) const WRITE_ZEROES: u64 = 1 << 14;
 }
 
-/// Where the writeback byte is.
+/// Offset of the capacity, in sectors.
+pub(super) const CAPACITY: usize = 0;
+/// Offset of the writeback byte.
 pub(super) const WRITEBACK: usize = 32;
 /// Bytes of the structure, up to what WRITE_ZEROES adds.
 const LEN: usize = 60;
 
-/// What a disk is. It does not change while its machine runs: one that grows is seen at the next start.
+/// What a disk is. Only its size changes while its machine runs: see
+/// [`Message::DiskSize`](crate::device::Message::DiskSize).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// Size in sectors of 512 bytes.
@@ -111,7 +114,7 @@ impl Disk {
         bytes.extend(self.sectors.to_le_bytes());
         bytes.extend(MOST_SEGMENT_BYTES.to_le_bytes());
         bytes.extend(MOST_SEGMENTS.to_le_bytes());
-        // Geometry: not offered, nobody has cylinders.
+        // Geometry: not offered.
         bytes.extend([0; 4]);
         bytes.extend(block.to_le_bytes());
         bytes.extend([u8::try_from(exponent).unwrap_or(0), 0]);

@@ -20,6 +20,7 @@ use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use devices::component::{State, StateError};
 use devices::ration::Ration;
 use serde::{Deserialize, Serialize};
 
@@ -28,11 +29,11 @@ pub use engine::{Completion, Engine, Extent, Operation, Tag};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError};
+use crate::device::{Context, Device, DeviceInfo, Message};
 use crate::memory::Segment;
 use crate::poll::Token;
 use crate::queue::QueueFault;
-use config::{WRITEBACK, feature};
+use config::{CAPACITY, WRITEBACK, feature};
 use errors::ErrorLog;
 use lane::SpaceLane;
 use pace::Pace;
@@ -40,6 +41,7 @@ use slots::Slots;
 
 /// Operations have ended.
 const DONE: Token = 0;
+const KIND: &str = "virtio-block";
 const VERSION: u16 = 1;
 
 /// A disk's poller, whichever engine it is.
@@ -83,15 +85,15 @@ impl Marks {
 /// Most queues of a disk.
 pub const MOST_QUEUES: NonZeroU16 = NonZeroU16::new(64).unwrap();
 
-/// What is saved.
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+#[serde(deny_unknown_fields)]
+struct BlockState {
     sectors: u64,
     writeback: bool,
 }
 
 impl Block {
-    /// A disk that log lines call `name`: `blk0`. More than [`MOST_QUEUES`] queues are not made.
+    /// A disk that log lines call `name`: `vda`. More than [`MOST_QUEUES`] queues are not made.
     pub fn new(name: impl Into<String>, mut disk: Disk) -> Self {
         disk.queues = disk.queues.min(MOST_QUEUES);
         Block {
@@ -109,6 +111,12 @@ impl Block {
         }
     }
 
+    /// The same disk for another thread, which serves other queues with an engine of its own on the same file.
+    #[must_use]
+    pub fn for_another_thread(&self) -> Self {
+        Block { config: self.config.clone(), ..Block::new(self.name.clone(), self.disk.clone()) }
+    }
+
     /// §5.2.6.2: what completes is on stable storage already.
     fn writes_through(&self, features: u64) -> bool {
         // §5.2.5.2: a driver that cannot flush has no cache.
@@ -121,10 +129,6 @@ impl Block {
             return writeback == [0];
         }
         false
-    }
-
-    fn set_writeback(&self, on: bool) {
-        self.config.set(WRITEBACK, &[on.into()]);
     }
 }
 
@@ -184,26 +188,31 @@ impl Device for Block {
     }
 
     fn reset(&mut self) {
-        self.set_writeback(true);
+        self.config.set(WRITEBACK, &[1]);
     }
 
-    fn state(&self) -> DeviceState {
-        let state = State {
-            sectors: self.disk.sectors,
-            writeback: !self.writes_through(feature::FLUSH | feature::CONFIG_WCE),
-        };
-        DeviceState::new(DeviceKind::Block, VERSION, &state)
+    fn tell(&mut self, message: Message, _: Option<&mut Context<'_, AnyEngine>>) -> Result<(), QueueFault> {
+        if let Message::DiskSize { sectors } = message {
+            self.disk.sectors = sectors;
+            self.config.set(CAPACITY, &sectors.to_le_bytes());
+        }
+        Ok(())
     }
 
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let State { sectors, writeback } = state.open(DeviceKind::Block, VERSION)?;
+    fn save(&self) -> Result<State, StateError> {
+        let mut writeback = [0];
+        self.config.read(WRITEBACK, &mut writeback);
+        State::new(KIND, VERSION, &BlockState { sectors: self.disk.sectors, writeback: writeback != [0] })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let BlockState { sectors, writeback } = state.open(KIND, VERSION)?;
         if sectors != self.disk.sectors {
             let own = self.disk.sectors;
-            return Err(RestoreError::Damaged(format!(
-                "its disk has {own} sectors now and had {sectors}; give it the image that it was saved with"
-            )));
+            let reason = format_args!("the disk {} has {own} sectors and had {sectors}", self.name);
+            return Err(StateError::mismatch(KIND, reason));
         }
-        self.set_writeback(writeback);
+        self.config.load(WRITEBACK, &[writeback.into()]);
         Ok(())
     }
 }

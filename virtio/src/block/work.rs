@@ -32,7 +32,7 @@ impl Block {
         let now = Instant::now();
         loop {
             if self.slots.bytes() >= ENOUGH_IN_FLIGHT || self.slots.zeroes() >= ENOUGH_TO_ZERO {
-                // DiskBoot at again when one of them has ended.
+                // Continue when one of them has ended.
                 self.waiting.add(index);
                 return Ok(());
             }
@@ -46,7 +46,7 @@ impl Block {
                 }
                 continue;
             }
-            // While we wait for a busy disk a kick would only disturb: we look again when it has done something.
+            // Keep kicks off while the disk is busy; a completion or the timer brings us back.
             if let Some((completions, limit)) = self.pace.hold(self.slots.moving()) {
                 if cx.poller.gather(completions) {
                     self.waiting.add(index);
@@ -163,7 +163,7 @@ impl Block {
             };
             match cx.queues.get_mut(usize::from(index)) {
                 Some(Some(queue)) => self.end(tag, status, wrote, queue)?,
-                // Latched meanwhile: nobody waits for it.
+                // The queue broke meanwhile: the driver waits for its reset.
                 _ => drop(self.slots.release(tag)),
             }
         }

@@ -1,7 +1,7 @@
 //! Console (virtio 1.3 §5.3): the terminal `hvc0`, and named ports, which are streams of bytes between a program in
 //! the guest and one on the host.
 //!
-//! Nothing is lost either way: who does not read holds up who writes. No chain is held between calls; what cannot go on
+//! Lossless with back-pressure: a slow reader blocks its writer. No chain is held between calls; data that cannot move yet
 //! stays in its ring.
 
 mod backend;
@@ -16,11 +16,12 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
+use crate::device::{Context, Device, DeviceInfo, TIMER};
 use crate::poll::{Epoll, Token};
 use crate::queue::QueueFault;
 pub use backend::{Backend, Nobody, Stream, TOKENS};
@@ -38,7 +39,8 @@ const CONTROL_TRANSMIT: u16 = 3;
 const MESSAGES: usize = 256;
 /// Most ports: their tokens (below 2048) and queues (below 768) must fit.
 const MOST_PORTS: usize = 256;
-const STATE_VERSION: u16 = 1;
+const KIND: &str = "virtio-console";
+const VERSION: u16 = 1;
 
 /// The device.
 #[derive(Debug)]
@@ -46,15 +48,26 @@ pub struct Console {
     name: String,
     config: Arc<ConfigSpace>,
     ports: Vec<Port>,
-    /// The driver wants to hear of ports.
+    /// The driver has sent DEVICE_READY.
     driver_ready: bool,
+    /// A state was loaded, and the device was not started since.
+    loaded: bool,
     scratch: Scratch,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+#[serde(deny_unknown_fields)]
+struct ConsoleState {
     driver_ready: bool,
-    ports: Vec<(Option<String>, PortState)>,
+    ports: Vec<SavedPort>,
+}
+
+/// Bytes in the host's queues and sockets belong to the host and are not saved.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedPort {
+    name: Option<String>,
+    state: PortState,
 }
 
 /// A port, or one of its queues.
@@ -72,6 +85,7 @@ impl Console {
             config: Arc::new(ConfigSpace::new(config(1))),
             ports: Vec::new(),
             driver_ready: false,
+            loaded: false,
             scratch: Scratch::default(),
         };
         console.ports.push(Port::new(None, terminal));
@@ -109,7 +123,7 @@ impl Console {
     }
 
     fn serve_every_port(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        // One that is at fault does not cost the others their turn.
+        // A fault of one port does not keep the others from being served.
         let mut outcome = Ok(());
         for index in 0..self.ports.len() {
             outcome = self.serve(index, cx).and(outcome);
@@ -117,15 +131,15 @@ impl Console {
         outcome
     }
 
-    /// Tells the driver what it must know, as far as it has left room.
-    fn tell(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+    /// Sends the control messages that are due, as far as the driver has given buffers.
+    fn send_control(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         if !cx.has(MULTIPORT) {
             return Ok(());
         }
         let Some(queue) = cx.queue(CONTROL_RECEIVE) else { return Ok(()) };
         let memory = queue.memory().clone();
         for (index, port) in (0u32..).zip(&mut self.ports) {
-            while let Some((event, value)) = port.owed(self.driver_ready) {
+            while let Some((event, value)) = port.due(self.driver_ready) {
                 let Some(mut chain) = queue.pop()? else {
                     if queue.enable_kicks()? {
                         continue;
@@ -138,15 +152,15 @@ impl Console {
                     // §5.3.6.2: without a zero at its end.
                     writer.write(port.name.as_deref().unwrap_or_default().as_bytes());
                 }
-                port.told(event, value);
+                port.sent(event, value);
                 queue.complete(chain)?;
             }
         }
         queue.notify()
     }
 
-    /// Hears what the driver says of ports.
-    fn hear(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+    /// Reads the driver's control messages.
+    fn read_control(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         let Some(queue) = cx.queue(CONTROL_TRANSMIT) else { return Ok(()) };
         let mut turn = Progress::Over;
         for _ in 0..MESSAGES {
@@ -193,7 +207,7 @@ fn queues(port: usize) -> (u16, u16) {
     (receive, receive + 1)
 }
 
-/// Whose queue it is.
+/// The owner of a queue.
 fn place(queue: u16) -> QueueOwner {
     match usize::from(queue / 2) {
         0 => QueueOwner::Port(0),
@@ -222,7 +236,12 @@ impl Device for Console {
     fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
         for (index, port) in self.ports.iter_mut().enumerate() {
             port.backend.start(first_token(index), cx)?;
+            if self.loaded && port.name.is_some() {
+                // A client at the host's end is not that of the saved machine.
+                port.left();
+            }
         }
+        self.loaded = false;
         if let Some(first) = self.ports.first_mut().filter(|_| !cx.has(MULTIPORT)) {
             // A driver that knows of one port only has it open.
             first.state.guest_open = true;
@@ -234,56 +253,56 @@ impl Device for Console {
         match (place(queue), queue) {
             (QueueOwner::Port(index), _) => self.serve(index, cx)?,
             (QueueOwner::Control, CONTROL_TRANSMIT) => {
-                self.hear(cx)?;
+                self.read_control(cx)?;
                 // A port that was opened now takes what has waited for that.
                 self.serve_every_port(cx)?;
             }
             (QueueOwner::Control, _) => {}
         }
-        self.tell(cx)
+        self.send_control(cx)
     }
 
     fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         if token == TIMER {
-            // Somebody's turn was over before the work was; whose it was is soon seen.
-            let heard = self.hear(cx);
+            // A budget was used up before the work was done. Serve all: idle ones cost little.
+            let read = self.read_control(cx);
             let served = self.serve_every_port(cx);
-            return self.tell(cx).and(served).and(heard);
+            return self.send_control(cx).and(served).and(read);
         }
         let index = usize::try_from(token / TOKENS).unwrap_or(usize::MAX);
         if let Some(port) = self.ports.get_mut(index) {
             port.backend.ready(token);
             self.serve(index, cx)?;
         }
-        self.tell(cx)
+        self.send_control(cx)
     }
 
     /// Between calls it holds no chain.
     fn stop(&mut self, _: &mut Context<'_, Epoll>) {}
 
     fn reset(&mut self) {
-        self.driver_ready = false;
+        (self.driver_ready, self.loaded) = (false, false);
         for port in &mut self.ports {
             port.state = PortState::default();
         }
     }
 
-    fn state(&self) -> DeviceState {
-        let ports = self.ports.iter().map(|port| (port.name.clone(), port.state.clone())).collect();
-        let state = State { driver_ready: self.driver_ready, ports };
-        DeviceState::new(DeviceKind::Console, STATE_VERSION, &state)
+    fn save(&self) -> Result<State, StateError> {
+        let ports =
+            self.ports.iter().map(|port| SavedPort { name: port.name.clone(), state: port.state.clone() });
+        State::new(KIND, VERSION, &ConsoleState { driver_ready: self.driver_ready, ports: ports.collect() })
     }
 
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let state: State = state.open(DeviceKind::Console, STATE_VERSION)?;
-        let names = |(name, _): &(Option<String>, PortState)| name.clone();
-        if !state.ports.iter().map(names).eq(self.ports.iter().map(|port| port.name.clone())) {
-            return Err(RestoreError::Damaged("its ports are not those of this machine".into()));
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let ConsoleState { driver_ready, ports } = state.open(KIND, VERSION)?;
+        if !ports.iter().map(|port| &port.name).eq(self.ports.iter().map(|port| &port.name)) {
+            return Err(StateError::mismatch(KIND, "it has other ports"));
         }
-        self.driver_ready = state.driver_ready;
-        for (port, (_, saved)) in self.ports.iter_mut().zip(state.ports) {
-            port.state = saved;
+        self.driver_ready = driver_ready;
+        for (port, saved) in self.ports.iter_mut().zip(ports) {
+            port.state = saved.state;
         }
+        self.loaded = true;
         Ok(())
     }
 }

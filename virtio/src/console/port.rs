@@ -14,9 +14,9 @@ use crate::queue::{Chain, Queue, QueueFault};
 pub(super) const CARRY: usize = 32 << 10;
 /// Most chains that are carried at once.
 const MOST_CHAINS: usize = 64;
-/// Bytes of a port that are carried before others have their turn.
+/// Budget in bytes of one port, after which others are served.
 const TURN: usize = 1 << 20;
-/// What a chain costs of a turn besides its bytes.
+/// Cost of a chain in the budget, besides its bytes.
 const CHAIN_COST: usize = 256;
 
 /// A port.
@@ -28,19 +28,20 @@ pub(super) struct Port {
     pub(super) state: PortState,
 }
 
-/// What is between a port and its driver.
+/// What a port and its driver have agreed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PortState {
-    /// The driver was told of it, and of what it is.
+    /// The driver was told of the port, and of its name or that it is a console.
     added: bool,
     introduced: bool,
     /// The driver has it.
     ready: bool,
-    /// Somebody in the guest reads it. What would come earlier the driver would throw away.
+    /// A program in the guest has it open. The driver would drop earlier input.
     pub(super) guest_open: bool,
-    /// The driver was told that somebody is at the host's end.
+    /// The driver was told that the host's end is open.
     told_open: bool,
-    /// Somebody left, which must be told even if the next one is there already.
+    /// A client left: the driver must be told, even if the next client is there already.
     must_close: bool,
     /// Bytes of the chain at the front of the transmit queue that are gone.
     sent: u64,
@@ -74,8 +75,8 @@ impl Port {
         Port { name, backend, state: PortState::default() }
     }
 
-    /// What the driver must be told next.
-    pub(super) fn owed(&self, driver_ready: bool) -> Option<(Event, bool)> {
+    /// The control message that is due next.
+    pub(super) fn due(&self, driver_ready: bool) -> Option<(Event, bool)> {
         let (state, open) = (&self.state, self.backend.is_open());
         if !state.ready {
             return (driver_ready && !state.added).then_some((Event::PortAdd, true));
@@ -89,8 +90,8 @@ impl Port {
         (state.told_open != open).then_some((Event::PortOpen, open))
     }
 
-    /// That the driver was told.
-    pub(super) fn told(&mut self, event: Event, value: bool) {
+    /// The driver got this message.
+    pub(super) fn sent(&mut self, event: Event, value: bool) {
         let state = &mut self.state;
         match event {
             Event::PortAdd => state.added = true,
@@ -109,7 +110,7 @@ impl Port {
         self.state.added = true;
     }
 
-    /// Somebody at the host's end has left.
+    /// The client at the host's end has left.
     pub(super) fn left(&mut self) {
         self.state.must_close = self.state.told_open;
     }
@@ -121,7 +122,7 @@ impl Port {
         scratch: &mut Scratch,
     ) -> Result<Progress, QueueFault> {
         if !self.backend.is_open() {
-            // The chains wait in the ring for the next one to come.
+            // The chains wait in the ring for the next client.
             queue.disable_kicks()?;
             return Ok(Progress::Done);
         }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::Wake;
 use std::time::Duration;
 
+use devices::component::Component;
 use devices::console::ByteQueue;
-use devices::pci::function::PciFunction;
 
 use super::*;
 use crate::testing::Guest;
@@ -57,8 +57,8 @@ impl Driver {
     /// Has the worker look at everything once more, and waits for it.
     fn look_again(&mut self) {
         for _ in 0..2 {
-            self.guest.function.pause();
-            self.guest.function.resume();
+            self.guest.function.quiesce();
+            self.guest.function.go();
         }
     }
 
@@ -158,7 +158,7 @@ fn driver_without_multiport_has_a_terminal() {
     let mut said = [0; 16];
     let count = output.try_pop(&mut said);
     assert_eq!(&said[..count], b"out");
-    let counters = guest.function.counters();
+    let counters = guest.counters();
     assert_eq!((counters.requests.now(), counters.bytes_in.now(), counters.bytes_out.now()), (2, 2, 3));
 }
 
@@ -451,11 +451,11 @@ fn state_goes_to_a_machine_with_the_same_ports_only() {
     let mut console = socket.console();
     console.driver_ready = true;
     console.ports[1].state.guest_open = true;
-    let state = console.state();
+    let state = console.save().unwrap();
     let mut other = socket.console();
-    other.restore(&state).unwrap();
-    assert_eq!(other.state(), state);
+    other.load(&state).unwrap();
+    assert_eq!(other.save().unwrap(), state);
     let mut less = Console::new("console", Box::new(Nobody));
-    assert!(matches!(less.restore(&state), Err(RestoreError::Damaged(_))));
-    assert!(other.restore(&DeviceState { data: serde_json::json!([]), ..state }).is_err());
+    assert!(matches!(less.load(&state), Err(StateError::Mismatch { .. })));
+    assert!(other.load(&State { data: serde_json::json!([]), ..state }).is_err());
 }

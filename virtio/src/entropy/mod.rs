@@ -9,11 +9,13 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::component::{State, StateError};
 use devices::ration::Ration;
+use serde::{Deserialize, Serialize};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
+use crate::device::{Context, Device, DeviceInfo, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Epoll, Token};
 use crate::queue::{Chain, QueueFault};
@@ -21,12 +23,18 @@ use bucket::Bucket;
 
 const REQUESTS: u16 = 0;
 const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(64).unwrap();
-const STATE_VERSION: u16 = 1;
+const KIND: &str = "virtio-entropy";
+const VERSION: u16 = 1;
 
 /// Most bytes of an answer: a request for more gets a short one, which §5.4.6.1 allows.
 const MOST_BYTES: u64 = 64 << 10;
 /// A request costs at least this many tokens, since waking up costs too.
 const LEAST_COST: u64 = 512;
+
+/// Nothing of it outlives its queues: the rate begins anew.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntropyState {}
 
 /// Fills a buffer with random bytes.
 pub type Fill = fn(&mut [u8]) -> io::Result<()>;
@@ -124,11 +132,11 @@ impl Device for Entropy {
     /// Between calls it holds no chain.
     fn stop(&mut self, _: &mut Context<'_, Epoll>) {}
 
-    fn state(&self) -> DeviceState {
-        DeviceState::new(DeviceKind::Entropy, STATE_VERSION, &())
+    fn save(&self) -> Result<State, StateError> {
+        State::new(KIND, VERSION, &EntropyState {})
     }
 
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        state.open(DeviceKind::Entropy, STATE_VERSION)
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        state.open(KIND, VERSION).map(|EntropyState {}| ())
     }
 }

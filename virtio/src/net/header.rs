@@ -73,7 +73,7 @@ pub(super) fn checked(
         if !allowed.contains(needed(gso_type)?) {
             return Err(FrameError::NotNegotiated);
         }
-        // §5.1.6.2.1: who asks for segmentation asks for checksums, which every segment needs.
+        // §5.1.6.2.1: a request for segmentation includes one for checksums, which every segment needs.
         if !needs_csum {
             return Err(FrameError::Checksum);
         }

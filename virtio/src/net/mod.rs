@@ -8,6 +8,7 @@ mod control;
 mod features;
 mod header;
 mod receive;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::component::{State, StateError};
 use devices::ration::Ration;
 use serde::{Deserialize, Serialize};
 
@@ -28,11 +30,11 @@ pub use header::FrameError;
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceInfo, DeviceState, RestoreError, TIMER};
+use crate::device::{Context, Device, DeviceInfo, TIMER};
 use crate::poll::{Interest, Poller, Token};
 use crate::queue::QueueFault;
 use control::Command;
-use receive::{Mode, Receiver};
+use receive::{Mode, Receiver, SavedFrame};
 use transmit::Transmitter;
 
 /// Descriptors of a receive or transmit queue.
@@ -53,7 +55,8 @@ const LINK_UP: u16 = 1;
 /// §5.1.4.1: the device never offers less.
 const LEAST_MTU: u16 = 68;
 
-const STATE_VERSION: u16 = 1;
+const KIND: &str = "virtio-net";
+const VERSION: u16 = 1;
 
 /// What one turn of a queue came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +76,7 @@ pub struct Net<P> {
     backend: Box<dyn NetBackend>,
     pairs: Vec<Pair>,
     config: Arc<ConfigSpace>,
-    state: NetState,
+    driver: DriverState,
     /// Commands may be left from the last turn.
     control_again: bool,
     /// Of warnings of a wire that cannot be watched, and of commands that the host refuses.
@@ -92,19 +95,27 @@ struct Pair {
     tx_again: bool,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetState {
+    driver: DriverState,
+    /// A frame a pair that waits for buffers.
+    frames: Vec<Option<SavedFrame>>,
+}
+
 /// What the driver said through the control queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetState {
+struct DriverState {
     /// Pairs of queues in use.
     pairs: u16,
     /// What it takes, as feature bits; `None`: all that it negotiated.
     guest_offloads: Option<u64>,
 }
 
-impl Default for NetState {
+impl Default for DriverState {
     fn default() -> Self {
-        NetState { pairs: 1, guest_offloads: None }
+        DriverState { pairs: 1, guest_offloads: None }
     }
 }
 
@@ -124,7 +135,7 @@ impl<P: Poller> Net<P> {
             backend,
             pairs: (0..pairs).map(|_| Pair::default()).collect(),
             config: Arc::new(ConfigSpace::new(config)),
-            state: NetState::default(),
+            driver: DriverState::default(),
             control_again: false,
             wire_ration: Ration::default(),
             command_ration: Ration::default(),
@@ -142,7 +153,7 @@ impl<P: Poller> Net<P> {
     }
 
     fn mode(&self, features: u64) -> Mode {
-        let taken = self.state.guest_offloads.unwrap_or(features & features::GUEST_OFFLOADS);
+        let taken = self.driver.guest_offloads.unwrap_or(features & features::GUEST_OFFLOADS);
         Mode {
             offloads: features::to_guest(taken) & self.backend.offloads(),
             mergeable: features & features::MRG_RXBUF != 0,
@@ -157,7 +168,7 @@ impl<P: Poller> Net<P> {
     fn receive(&mut self, index: u16, cx: &mut Context<'_, P>) -> Result<(), QueueFault> {
         let mode = self.mode(cx.features);
         // A pair that is not in use may hold frames from before it was: they are not the driver's any more.
-        let used = index < self.state.pairs;
+        let used = index < self.driver.pairs;
         let Some(pair) = self.pairs.get_mut(usize::from(index)).filter(|_| used) else { return Ok(()) };
         let Some(queue) = cx.queue(2 * index) else { return Ok(()) };
         let turn = pair.rx.run(index, queue, &mut *self.backend, mode)?;
@@ -182,7 +193,7 @@ impl<P: Poller> Net<P> {
         Ok(())
     }
 
-    /// The wire is full. The TUN driver only tells of room to whoever has looked since it was: watching anew looks.
+    /// The wire is full. The TUN driver reports room only after a poll that found none: watching again polls.
     fn watch_again(&mut self, index: u16, cx: &mut Context<'_, P>) {
         let Some(fd) = self.backend.fd(index) else { return };
         cx.unwatch(fd);
@@ -197,24 +208,24 @@ impl<P: Poller> Net<P> {
         let (features, most) = (cx.features, self.most_pairs());
         let index = self.control_queue(features);
         let Some(queue) = cx.queue(index) else { return Ok(()) };
-        let before = self.state.pairs;
+        let before = self.driver.pairs;
         let again = control::serve(queue, features, most, |command| self.obey(command, features))?;
         // Frames may wait in pairs that were not looked at.
-        for index in before..self.state.pairs {
+        for index in before..self.driver.pairs {
             self.mark_readable(index);
         }
         self.control_again = again;
-        if again || self.state.pairs > before {
+        if again || self.driver.pairs > before {
             cx.wake_at(Some(Instant::now()));
         }
         Ok(())
     }
 
     fn obey(&mut self, command: Command, features: u64) -> bool {
-        let before = self.state.clone();
+        let before = self.driver.clone();
         match command {
-            Command::Pairs(pairs) => self.state.pairs = pairs,
-            Command::GuestOffloads(bits) => self.state.guest_offloads = Some(bits),
+            Command::Pairs(pairs) => self.driver.pairs = pairs,
+            Command::GuestOffloads(bits) => self.driver.guest_offloads = Some(bits),
         }
         let done = match command {
             Command::Pairs(pairs) => self.backend.enable(pairs),
@@ -227,7 +238,7 @@ impl<P: Poller> Net<P> {
                     self.name
                 );
             }
-            self.state = before;
+            self.driver = before;
         }
         done.is_ok()
     }
@@ -288,7 +299,7 @@ impl<P: Poller> Device for Net<P> {
 
     fn start(&mut self, cx: &mut Context<'_, P>) -> io::Result<()> {
         self.backend.set_offloads(self.mode(cx.features).offloads)?;
-        self.backend.enable(self.state.pairs)?;
+        self.backend.enable(self.driver.pairs)?;
         self.refresh_link();
         if let Some(fd) = self.backend.link_fd() {
             cx.watch(fd, LINK, Interest::Read)?;
@@ -335,30 +346,39 @@ impl<P: Poller> Device for Net<P> {
     }
 
     fn reset(&mut self) {
-        self.state = NetState::default();
+        self.driver = DriverState::default();
         self.pairs.iter_mut().for_each(|pair| pair.rx.reset());
-        // Nobody is there to take anything; what the host refuses now it is asked again at the start.
+        // There is no driver now. The start repeats both calls and reports their errors.
         let _ = self.backend.set_offloads(Offloads::empty());
         let _ = self.backend.enable(1);
     }
 
-    fn state(&self) -> DeviceState {
-        DeviceState::new(DeviceKind::Network, STATE_VERSION, &self.state)
+    fn save(&self) -> Result<State, StateError> {
+        let frames = self.pairs.iter().map(|pair| pair.rx.saved_frame()).collect();
+        State::new(KIND, VERSION, &NetState { driver: self.driver.clone(), frames })
     }
 
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let state: NetState = state.open(DeviceKind::Network, STATE_VERSION)?;
-        if !(1..=self.most_pairs()).contains(&state.pairs) {
-            return Err(RestoreError::Damaged(format!(
-                "{} pairs of queues are in use, and this device has {}",
-                state.pairs,
-                self.most_pairs()
-            )));
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let NetState { driver, frames } = state.open(KIND, VERSION)?;
+        let own = self.most_pairs();
+        if frames.len() != self.pairs.len() {
+            let reason = format_args!("{} has {own} pairs of queues and had {}", self.name, frames.len());
+            return Err(StateError::mismatch(KIND, reason));
         }
-        if state.guest_offloads.is_some_and(|bits| bits & !features::GUEST_OFFLOADS != 0) {
-            return Err(RestoreError::Damaged("it names offloads that do not exist".into()));
+        if !(1..=own).contains(&driver.pairs) {
+            let reason = format_args!("{} of {own} pairs of queues are in use", driver.pairs);
+            return Err(StateError::damaged(KIND, reason));
         }
-        self.state = state;
+        if driver.guest_offloads.is_some_and(|bits| bits & !features::GUEST_OFFLOADS != 0) {
+            return Err(StateError::damaged(KIND, "it names offloads that do not exist"));
+        }
+        if !frames.iter().flatten().all(SavedFrame::is_possible) {
+            return Err(StateError::damaged(KIND, "a frame is longer than frames are"));
+        }
+        self.driver = driver;
+        for (pair, frame) in self.pairs.iter_mut().zip(frames) {
+            pair.rx.load_frame(frame);
+        }
         Ok(())
     }
 }

@@ -8,7 +8,9 @@
 use std::collections::VecDeque;
 use std::io;
 
+use devices::component::hex;
 use devices::ration::Ration;
+use serde::{Deserialize, Serialize};
 use vm_memory::Bytes;
 
 use super::header::{self, LONGEST_FRAME};
@@ -16,7 +18,7 @@ use super::{HEADER_LEN, NetBackend, Offloads, Progress};
 use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
-/// Frames taken before others get their turn.
+/// Budget in frames, after which other queues are served.
 const TURN: u16 = 128;
 /// Most pieces of guest memory given to the host at once.
 const MOST_PIECES: usize = 512;
@@ -43,6 +45,21 @@ struct Waiting {
     placed: u64,
     /// Bytes in the spill.
     spilled: usize,
+}
+
+/// A frame that waits in a device that is saved.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedFrame {
+    header: [u8; HEADER_LEN],
+    #[serde(with = "hex")]
+    bytes: Vec<u8>,
+}
+
+impl SavedFrame {
+    pub(super) fn is_possible(&self) -> bool {
+        self.bytes.len() as u64 <= LONGEST_FRAME
+    }
 }
 
 /// One receive queue's part of the device.
@@ -89,7 +106,7 @@ impl Receiver {
             }
             let enough = self.gather(queue, mode)?;
             if !enough {
-                // Only now does a kick say anything: there are buffers again.
+                // We are out of buffers, so ask the driver to kick when it adds some.
                 if queue.enable_kicks()? {
                     queue.disable_kicks()?;
                     continue;
@@ -170,7 +187,12 @@ impl Receiver {
         // One byte more than the longest frame, which shows that one was cut. Memory is only taken when it is used.
         self.spill.resize(usize::try_from(LONGEST_FRAME).unwrap_or(usize::MAX) + 1, 0);
         let mut header = [0; HEADER_LEN];
-        let len = backend.receive(pair, &mut header, queue.memory(), &self.segments, &mut self.spill)? as u64;
+        let memory = queue.memory();
+        let len = backend.receive(pair, &mut header, memory, &self.segments, &mut self.spill)? as u64;
+        if memory.is_logged() {
+            // Now, and not when it is delivered: it may wait for buffers until after the next look at the log.
+            self.segments.iter().for_each(|segment| memory.written(segment.address, segment.len.into()));
+        }
         self.large_for = if len > SMALL { LARGE_FOR } else { self.large_for.saturating_sub(1) };
         let placed = len.min(placed_most);
         // A driver that cannot merge has said how large a buffer has to be by what it took (§5.1.6.3.1).
@@ -247,6 +269,21 @@ impl Receiver {
     /// The driver is gone, and a frame that waited for it is lost, as on any wire.
     pub(super) fn reset(&mut self) {
         self.waiting = None;
+    }
+
+    /// The frame that waits, in a device that is stopped.
+    pub(super) fn saved_frame(&self) -> Option<SavedFrame> {
+        let waiting = self.waiting?;
+        Some(SavedFrame { header: waiting.header, bytes: self.spill.get(..waiting.spilled)?.to_vec() })
+    }
+
+    /// Has `frame`, which is possible, wait for buffers.
+    pub(super) fn load_frame(&mut self, frame: Option<SavedFrame>) {
+        self.waiting = frame.map(|SavedFrame { header, bytes }| {
+            let spilled = bytes.len();
+            self.spill = bytes;
+            Waiting { header, placed: 0, spilled }
+        });
     }
 
     /// Brings the part of `frame` that is in the window to the front of the spill.

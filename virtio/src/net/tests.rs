@@ -1,7 +1,8 @@
 //! The device with a driver on one side and a wire in memory on the other.
 #![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
-use devices::pci::function::PciFunction;
+use devices::component::Component;
+use serde_json::json;
 
 use super::features::*;
 use super::testing::{Frame, Wire};
@@ -112,7 +113,7 @@ fn a_large_frame_lies_in_as_many_buffers_as_it_needs_and_all_come_at_once() {
 fn a_frame_that_finds_too_few_buffers_waits_for_more_and_is_whole() {
     let wire = Wire::new(1, Offloads::all());
     let mut guest = guest(&wire, 1);
-    let counters = guest.function.counters().clone();
+    let counters = guest.counters();
     guest.start(ALL, 64);
     let mut buffers = give_buffers(&mut guest, 3, 1000);
     guest.kick(RX);
@@ -122,8 +123,8 @@ fn a_frame_that_finds_too_few_buffers_waits_for_more_and_is_whole() {
     assert_eq!(guest.rings[RX].used_index(), 0);
     // Also where the machine pauses meanwhile.
     for _ in 0..2 {
-        assert!(guest.function.save().is_some());
-        guest.function.resume();
+        guest.function.quiesce();
+        guest.function.go();
     }
     for _ in 0..8 {
         buffers.extend(give_buffers(&mut guest, 1, 1000));
@@ -154,7 +155,7 @@ fn a_frame_that_waited_for_one_driver_does_not_reach_the_next() {
 fn a_frame_that_no_ring_of_buffers_can_hold_is_lost_and_the_next_one_comes() {
     let wire = Wire::new(1, Offloads::all());
     let mut guest = guest(&wire, 1);
-    let counters = guest.function.counters().clone();
+    let counters = guest.counters();
     guest.start(ALL, 4);
     let buffers = give_buffers(&mut guest, 4, 200);
     guest.kick(RX);
@@ -223,7 +224,7 @@ fn frames_go_out_whole_and_their_headers_say_only_what_was_checked() {
 fn malformed_frames_are_dropped_and_their_buffers_come_back() {
     let wire = Wire::new(1, Offloads::all());
     let mut guest = guest(&wire, 1);
-    let counters = guest.function.counters().clone();
+    let counters = guest.counters();
     guest.start(ALL, 64);
     let body = [0u8; 60];
     guest.request(TX, &[b"short"], &[]);
@@ -379,8 +380,8 @@ fn buffers_at_hand_are_the_guests_again_after_a_stop() {
     wire.give(0, [frame(60, 1)]);
     assert_eq!(received(&mut guest, &buffers, 700), frame(60, 1).bytes);
     // More of them are at hand now, and a pause gives them back.
-    assert!(guest.function.save().is_some());
-    guest.function.resume();
+    guest.function.quiesce();
+    guest.function.go();
     wire.give(0, [frame(2000, 2)]);
     assert_eq!(received(&mut guest, &buffers[1..], 700), frame(2000, 2).bytes);
 }
@@ -389,18 +390,42 @@ fn buffers_at_hand_are_the_guests_again_after_a_stop() {
 fn what_the_driver_said_is_in_the_state_and_nonsense_is_refused() {
     let wire = Wire::new(2, Offloads::all());
     let mut first = device(&wire, 2);
-    first.state = NetState { pairs: 2, guest_offloads: Some(GUEST_CSUM) };
-    let saved = first.state();
+    first.driver = DriverState { pairs: 2, guest_offloads: Some(GUEST_CSUM) };
+    let saved = first.save().unwrap();
     let mut other = device(&wire, 2);
-    other.restore(&saved).unwrap();
-    assert_eq!(other.state, first.state);
-    for bad in [
-        NetState { pairs: 0, guest_offloads: None },
-        NetState { pairs: 3, guest_offloads: None },
-        NetState { pairs: 1, guest_offloads: Some(MAC) },
+    other.load(&saved).unwrap();
+    assert_eq!(other.driver, first.driver);
+    let longest = "00".repeat(usize::try_from(header::LONGEST_FRAME).unwrap() + 1);
+    for (place, value) in [
+        ("/driver/pairs", json!(0)),
+        ("/driver/pairs", json!(3)),
+        ("/driver/guest_offloads", json!(MAC)),
+        ("/frames/1", json!({ "header": vec![0; 12], "bytes": longest })),
+        ("/frames/1", json!({ "header": vec![0; 11], "bytes": "" })),
     ] {
-        let bad = DeviceState::new(DeviceKind::Network, STATE_VERSION, &bad);
-        assert!(matches!(other.restore(&bad), Err(RestoreError::Damaged(_))));
+        let mut bad = saved.clone();
+        *bad.data.pointer_mut(place).unwrap() = value;
+        assert!(matches!(other.load(&bad), Err(StateError::Damaged { .. })), "{place}");
+        assert_eq!(other.save().unwrap(), saved);
     }
-    assert_eq!(other.state, first.state);
+    assert!(matches!(device(&wire, 1).load(&saved), Err(StateError::Mismatch { .. })));
+}
+
+#[test]
+fn a_frame_that_waits_is_in_the_state() {
+    let wire = Wire::new(1, Offloads::all());
+    let mut guest = guest(&wire, 1);
+    guest.start(ALL, 64);
+    let mut buffers = give_buffers(&mut guest, 3, 1000);
+    guest.kick(RX);
+    let large = frame(9000, 5);
+    wire.give(0, [large.clone()]);
+    guest.wait_until("the frame waits", |_| wire.ends().to_guest[0].is_empty());
+    let mut moved = guest.moved(Box::new(device(&wire, 1)), Box::new(Epoll::new));
+    assert_eq!(moved.rings[RX].used_index(), 0);
+    for _ in 0..8 {
+        buffers.extend(give_buffers(&mut moved, 1, 1000));
+        moved.kick(RX);
+    }
+    assert_eq!(received(&mut moved, &buffers, 1000), large.bytes);
 }

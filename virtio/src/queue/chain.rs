@@ -150,9 +150,13 @@ impl Writer<'_> {
     /// was room for.
     pub fn advance(&mut self, bytes: u64) -> u64 {
         let mut left = bytes;
+        let logged = self.memory.is_logged();
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(usize::MAX);
-            let Some((_, len)) = take(&mut self.segments, &mut self.at, want) else { break };
+            let Some((address, len)) = take(&mut self.segments, &mut self.at, want) else { break };
+            if logged {
+                self.memory.written(address, len as u64);
+            }
             self.count(len);
             left -= len as u64;
         }

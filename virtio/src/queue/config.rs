@@ -11,6 +11,7 @@ use crate::memory::Memory;
 
 /// What the driver wrote about a queue (virtio 1.3 §4.1.4.3). Nothing in it is checked yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct QueueConfig {
     /// Descriptors that the device offers; a power of 2.
     pub max_size: u16,
@@ -28,6 +29,7 @@ pub struct QueueConfig {
 
 /// How far a queue has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct QueueState {
     /// Next element of the available ring to take.
     pub next_avail: u16,

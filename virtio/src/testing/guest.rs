@@ -1,9 +1,11 @@
 //! A guest's driver at the registers of a PCI function.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use devices::component::{Component, State, StateError};
+use devices::pci::config::CONFIG_SIZE;
 use devices::pci::function::PciFunction;
 use devices::pci::registers as reg;
 use devices::pci::testing::TestMsiAllocator;
@@ -13,11 +15,12 @@ use vmm_sys_util::eventfd::EventFd;
 use super::registers::{COMMON, NOTIFY, TABLE};
 use super::ring::{DriverRing, Used};
 use super::{Discards, FailureLog, memory};
+use crate::counters::Counters;
 use crate::device::Device;
 use crate::memory::Memory;
 use crate::poll::Poller;
 use crate::queue::QueueConfig;
-use crate::transport::{Doorbells, FEATURE_VERSION_1, Platform, TransportState, VirtioPci};
+use crate::transport::{DeviceHandle, Doorbells, FEATURE_VERSION_1, Platform, VirtioFunction, VirtioPci};
 use crate::worker::{MakePoller, Worker};
 
 /// Where rings begin in the guest's memory; buffers are behind them.
@@ -42,8 +45,8 @@ impl Doorbells for NoDoorbells {
 /// A guest with one device.
 #[derive(Debug)]
 pub struct Guest<P: Poller + 'static> {
-    /// The function.
-    pub function: VirtioPci<P>,
+    /// The function, as a machine has it.
+    pub function: Arc<Mutex<VirtioPci<P>>>,
     /// The guest's memory.
     pub memory: Memory,
     /// What was given back to the host.
@@ -52,7 +55,7 @@ pub struct Guest<P: Poller + 'static> {
     pub rings: Vec<DriverRing>,
     /// Those of before the last reset.
     pub last_rings: Vec<DriverRing>,
-    /// What was heard of the device's failures.
+    /// The device's failures.
     pub failures: Arc<FailureLog>,
     msi: Arc<TestMsiAllocator>,
     next_buffer: u64,
@@ -72,6 +75,20 @@ impl<P: Poller + 'static> Guest<P> {
         memory: Memory,
         discards: Arc<Discards>,
     ) -> Self {
+        Self::build(vec![(device, make)], memory, discards)
+    }
+
+    /// As [`Guest::new`], with a thread for each of `devices`, which serve an equal share of the queues.
+    pub fn with_threads(devices: Vec<(Box<dyn Device<Poller = P>>, MakePoller<P>)>) -> Self {
+        let (memory, discards) = memory(MEMORY);
+        Self::build(devices, memory, discards)
+    }
+
+    fn build(
+        devices: Vec<(Box<dyn Device<Poller = P>>, MakePoller<P>)>,
+        memory: Memory,
+        discards: Arc<Discards>,
+    ) -> Self {
         let msi = Arc::new(TestMsiAllocator::default());
         let failures = Arc::new(FailureLog::default());
         let platform = Platform {
@@ -80,7 +97,11 @@ impl<P: Poller + 'static> Guest<P> {
             doorbells: Arc::new(NoDoorbells),
             failures: failures.clone(),
         };
-        let function = VirtioPci::new(device, Worker::new("test", make), &platform).expect("a function");
+        let info = devices.first().expect("a device").0.info();
+        let on_worker = |(device, make)| (device, Worker::new("test", make));
+        let threads = devices.into_iter().map(on_worker).collect();
+        let function = VirtioPci::with_threads(info, threads, &platform).expect("a function");
+        let function = Arc::new(Mutex::new(function));
         let mut guest = Guest {
             function,
             memory,
@@ -98,26 +119,62 @@ impl<P: Poller + 'static> Guest<P> {
     /// Writes the function's command register: its memory answers, and it may reach the guest's or not.
     pub fn set_bus_master(&mut self, master: bool) {
         let command = reg::COMMAND_MEMORY | if master { reg::COMMAND_MASTER } else { 0 };
-        self.function.config_mut().guest_write(reg::COMMAND, &command.to_le_bytes());
-        self.function.config_written(reg::COMMAND..reg::COMMAND + 2);
+        self.function().config_mut().guest_write(reg::COMMAND, &command.to_le_bytes());
+        self.function().config_written(reg::COMMAND..reg::COMMAND + 2);
     }
 
-    /// What a machine does that is saved and goes on elsewhere: a guest with the same memory and rings, whose function
-    /// was made of `device` and has taken the state of `self`'s, out of text.
+    /// The function, locked.
+    pub fn function(&self) -> MutexGuard<'_, VirtioPci<P>> {
+        self.function.lock().expect("a function that did not panic")
+    }
+
+    /// What the device has done on its first thread.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.function().counters().swap_remove(0)
+    }
+
+    /// Reaches the function as a machine's other threads do.
+    pub fn handle(&self) -> DeviceHandle {
+        let function: Arc<Mutex<dyn VirtioFunction>> = self.function.clone();
+        DeviceHandle::new(&function)
+    }
+
+    /// What a machine does that is saved and goes on elsewhere: [`Guest::fresh`], and go.
     pub fn moved(mut self, device: Box<dyn Device<Poller = P>>, make: MakePoller<P>) -> Self {
+        self.function.quiesce();
+        let mut new = self.fresh(device, make);
+        new.function.go();
+        new
+    }
+
+    /// A guest with the same memory and rings, whose function was made of `device` and has taken the state of `self`'s, out of
+    /// text. Both are quiesced.
+    pub fn fresh(self, device: Box<dyn Device<Poller = P>>, make: MakePoller<P>) -> Self {
         let state = self.function.save().expect("a device that can be saved");
         let text = serde_json::to_string(&state).expect("a state becomes text");
-        let config = self.function.config().state();
+        let config = *self.function().config().bytes();
         let Guest { function, memory, discards, rings, next_buffer, .. } = self;
         drop(function);
         let mut new = Guest::with_memory(device, make, memory, discards);
         (new.rings, new.next_buffer) = (rings, next_buffer);
-        new.function.config_mut().restore(&config).expect("the same configuration space");
-        new.function.config_written(0..256);
-        let state: TransportState = serde_json::from_str(&text).expect("text becomes a state");
-        new.function.restore(&state).expect("a state of the same device");
-        new.function.resume();
+        new.load(&config, &serde_json::from_str(&text).expect("text becomes a state"))
+            .expect("its own state");
         new
+    }
+
+    /// Quiesces the function and loads it, with its configuration space, in a machine's order.
+    ///
+    /// # Errors
+    /// The function does not take `state`.
+    pub fn load(&mut self, config: &[u8; CONFIG_SIZE], state: &State) -> Result<(), StateError> {
+        self.function.quiesce();
+        {
+            let mut function = self.function();
+            let config = *function.config().check(config).expect("the same configuration space");
+            function.config_mut().load(&config);
+            function.config_written(0..256);
+        }
+        self.function.load(state)
     }
 
     /// Resets the device and waits until it says that it is.
@@ -229,17 +286,17 @@ impl<P: Poller + 'static> Guest<P> {
         bytes
     }
 
-    /// SharedRegisters that came for `queue` since the function was made.
+    /// Interrupts that came for `queue` since the function was made.
     pub fn interrupts(&self, queue: usize) -> usize {
         self.messages(queue + 1)
     }
 
-    /// SharedRegisters that came for the configuration.
+    /// Interrupts that came for the configuration.
     pub fn config_interrupts(&self) -> usize {
         self.messages(0)
     }
 
-    /// SharedRegisters that came, whatever for.
+    /// Interrupts that came, whatever for.
     pub fn interrupts_of_all(&self) -> usize {
         self.msi.all().iter().map(|msi| msi.delivered_count()).sum()
     }
@@ -272,7 +329,7 @@ impl<P: Poller + 'static> Guest<P> {
             self.write(entry + 12, &0u32.to_le_bytes());
         }
         let control = self.capability(0x11).expect("an MSI-X capability") + 2;
-        self.function.config_mut().guest_write(control, &0x8000u16.to_le_bytes());
-        self.function.config_written(control..control + 2);
+        self.function().config_mut().guest_write(control, &0x8000u16.to_le_bytes());
+        self.function().config_written(control..control + 2);
     }
 }

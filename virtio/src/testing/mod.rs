@@ -18,10 +18,10 @@ mod ring;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestAddress;
 
 pub use crate::conformance;
-use crate::memory::{Memory, MemoryOwner};
+use crate::memory::{Memory, MemoryOwner, Regions};
 use crate::shared_registers::Failures;
 pub use guest::Guest;
 pub use ring::{DriverRing, INDIRECT, NEXT, RawDescriptor, Used, WRITE};
@@ -67,9 +67,9 @@ impl Failures for FailureLog {
     }
 }
 
-/// A guest's memory of `len` bytes from address 0 on, and who hears of what is given back.
+/// A guest's memory of `len` bytes from address 0 on, and the record of what is given back to the host.
 pub fn memory(len: usize) -> (Memory, Arc<Discards>) {
-    let regions = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len)]).expect("memory for a test");
+    let regions = Regions::from_ranges(&[(GuestAddress(0), len)]).expect("memory for a test");
     let discards = Arc::new(Discards::default());
     (Memory::new(regions, discards.clone()), discards)
 }

@@ -15,12 +15,12 @@ pub(super) const TABLE: u64 = 0x4000;
 impl<P: Poller + 'static> Guest<P> {
     /// Reads `data.len()` bytes of the BAR.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.function.bar_read(bar(), offset, data);
+        self.function().bar_read(bar(), offset, data);
     }
 
     /// Writes to the BAR.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
-        self.function.bar_write(bar(), offset, data);
+        self.function().bar_write(bar(), offset, data);
     }
 
     /// A byte of the common configuration.
@@ -59,7 +59,7 @@ impl<P: Poller + 'static> Guest<P> {
         let mut data = vec![0; len];
         // As a driver does: in pieces of at most 8 bytes.
         for (at, part) in data.chunks_mut(8).enumerate() {
-            self.function.bar_read(bar(), DEVICE + offset + 8 * at as u64, part);
+            self.function().bar_read(bar(), DEVICE + offset + 8 * at as u64, part);
         }
         data
     }
@@ -108,7 +108,8 @@ impl<P: Poller + 'static> Guest<P> {
 
     /// Offset of the first capability with this id.
     pub fn capability(&self, id: u8) -> Option<u16> {
-        let config = self.function.config();
+        let function = self.function();
+        let config = function.config();
         let mut at = config.read_u16(0x34) & 0xff;
         while at != 0 {
             let word = config.read_u16(at);

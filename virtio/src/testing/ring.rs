@@ -144,6 +144,11 @@ impl DriverRing {
         self.memory.read_obj(GuestAddress(self.config.device)).map(u16::from_le).expect("the used ring")
     }
 
+    /// Index of the available ring, as the driver has set it.
+    pub fn available_index(&self) -> u16 {
+        self.avail
+    }
+
     /// Index of the used ring.
     pub fn used_index(&self) -> u16 {
         let at = GuestAddress(self.config.device + 2);

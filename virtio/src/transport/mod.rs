@@ -3,6 +3,7 @@
 
 mod bar;
 mod capabilities;
+mod function;
 mod registers;
 mod run;
 mod state;
@@ -23,9 +24,7 @@ use devices::pci::msix::Msix;
 use devices::ration::Ration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::DeviceKind;
-use crate::counters::Counters;
-use crate::device::{Device, DeviceInfo};
+use crate::device::{Device, DeviceInfo, Message};
 use crate::memory::Memory;
 use crate::poll::Poller;
 use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT, QueueState};
@@ -34,9 +33,9 @@ use crate::shared_registers::SharedRegisters;
 use crate::worker::Worker;
 use bar::Area;
 use capabilities::PciAccess;
+pub use function::{DeviceHandle, TellError, VirtioFunction};
 use registers::Registers;
-use run::DeviceLocation;
-pub use state::{TransportRestoreError, TransportState};
+use run::Part;
 
 /// VIRTIO_F_VERSION_1 (virtio 1.3 §6): everything here is modern.
 pub const FEATURE_VERSION_1: u64 = 1 << 32;
@@ -62,19 +61,25 @@ pub struct VirtioPci<P: Poller + 'static> {
     config: ConfigSpace,
     msix: Msix,
     access: PciAccess,
-    traits: DeviceInfo,
+    info: DeviceInfo,
     registers: Registers,
     shared: Arc<SharedRegisters>,
     memory: Memory,
-    worker: Arc<Worker<P>>,
-    place: DeviceLocation<P>,
+    /// At least one.
+    parts: Vec<Part<P>>,
     /// Whether the function may reach memory (PCI 3.0 §6.2.2). While it may not, its device rests: on its worker, or here
     /// with its positions in `held`.
     master: bool,
-    /// Positions of the queues of a device whose driver has started it and that is here: it was paused, saved or restored,
-    /// for [`PciFunction::resume`], or it is no bus master. A reset drops them.
+    /// From [`Component::quiesce`](devices::component::Component::quiesce) to its `go`.
+    quiesced: bool,
+    /// A state was loaded since.
+    loaded: bool,
+    /// Positions of the queues of a device that is here although its driver has started it: it is quiesced, or no bus
+    /// master. A reset drops them.
     held: Option<Vec<Option<QueueState>>>,
-    /// Of warnings that [`VirtioPci::quiesce`] did not wait to the end.
+    /// Messages for a device that is on its way back from its worker.
+    untold: Vec<Message>,
+    /// Rations the warnings of [`VirtioPci::rest`].
     late_writes: Ration,
     doorbells: Arc<dyn Doorbells>,
     kicks: Vec<Arc<EventFd>>,
@@ -91,7 +96,7 @@ pub struct Platform {
     pub msi: Arc<dyn MsiAllocator>,
     /// Where doorbells go.
     pub doorbells: Arc<dyn Doorbells>,
-    /// Who hears of devices that cannot go on.
+    /// Is told of devices that cannot go on.
     pub failures: Arc<dyn Failures>,
 }
 
@@ -117,64 +122,76 @@ impl<P: Poller + 'static> VirtioPci<P> {
         worker: Arc<Worker<P>>,
         platform: &Platform,
     ) -> Result<Self, TransportError> {
-        let traits = device.info();
+        let info = device.info();
+        Self::with_parts(info, vec![Part::new(device, worker)], platform)
+    }
+
+    /// As [`VirtioPci::new`], with several threads: each runs a device of its own, all of which share the configuration space
+    /// of `info` and serve an equal share of the queues.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn with_threads(
+        info: DeviceInfo,
+        threads: Vec<(Box<dyn Device<Poller = P>>, Arc<Worker<P>>)>,
+        platform: &Platform,
+    ) -> Result<Self, TransportError> {
+        let parts = threads.into_iter().map(|(device, worker)| Part::new(device, worker)).collect();
+        Self::with_parts(info, parts, platform)
+    }
+
+    fn with_parts(
+        info: DeviceInfo,
+        parts: Vec<Part<P>>,
+        platform: &Platform,
+    ) -> Result<Self, TransportError> {
         let layout = |error: &dyn std::fmt::Display| TransportError::Layout(error.to_string());
-        let queues = u16::try_from(traits.queues.len()).map_err(|error| layout(&error))?;
+        let queues = u16::try_from(info.queues.len()).map_err(|error| layout(&error))?;
         if queues > bar::MOST_QUEUES {
             return Err(TransportError::Layout(format!("{queues} queues")));
         }
         let mut config = ConfigSpace::new(Identity {
             vendor: crate::VENDOR,
-            device: traits.kind.pci_device(),
+            device: info.kind.pci_device(),
             // §4.1.2.1: 1 or higher, since it is no transitional device.
             revision: 1,
-            class: traits.kind.pci_class(),
+            class: info.kind.pci_class(),
             subsystem_vendor: crate::VENDOR,
             // §4.1.2.1: 0x40 or higher.
-            subsystem: traits.kind.pci_device(),
+            subsystem: info.kind.pci_device(),
         });
         config.add_bar(bar::bar().map_err(|error| layout(&error))?).map_err(|error| layout(&error))?;
         let access = capabilities::add(&mut config).map_err(|error| layout(&error))?;
         let msix =
             Msix::new(&mut config, queues + 1, bar::MSIX, &platform.msi).map_err(|error| layout(&error))?;
+        if parts.is_empty() {
+            return Err(TransportError::Layout("no thread".into()));
+        }
         let vectors = (0..=queues).filter_map(|vector| msix.vector(vector)).collect();
         let shared = SharedRegisters::new(vectors, queues.into());
-        let shared = Arc::new(shared.heard_by(traits.name.clone(), platform.failures.clone()));
-        traits.config.attach(shared.clone());
-        let offered = traits.features | FEATURE_VERSION_1 | FEATURE_INDIRECT | FEATURE_EVENT_IDX;
+        let shared = Arc::new(shared.heard_by(info.name.clone(), platform.failures.clone()));
+        info.config.attach(shared.clone());
+        let offered = info.features | FEATURE_VERSION_1 | FEATURE_INDIRECT | FEATURE_EVENT_IDX;
         let kick = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new);
         Ok(VirtioPci {
             config,
             msix,
             access,
-            registers: Registers::new(offered, &traits.queues),
+            registers: Registers::new(offered, &info.queues),
             shared,
             memory: platform.memory.clone(),
-            worker,
-            place: DeviceLocation::Here(device),
+            parts,
             held: None,
+            untold: Vec::new(),
             master: false,
+            quiesced: false,
+            loaded: false,
             late_writes: Ration::default(),
             doorbells: platform.doorbells.clone(),
             kicks: (0..queues).map(|_| kick()).collect::<io::Result<_>>()?,
             rung_at: None,
-            traits,
+            info,
         })
-    }
-
-    /// The device's name in log lines.
-    pub fn name(&self) -> &str {
-        &self.traits.name
-    }
-
-    /// The device's kind.
-    pub fn kind(&self) -> DeviceKind {
-        self.traits.kind
-    }
-
-    /// What the device has done since it was made.
-    pub fn counters(&self) -> &Arc<Counters> {
-        self.shared.counters()
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8]) {
@@ -186,7 +203,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
                     *first = self.shared.take_isr();
                 }
             }
-            Some((Area::Device, at)) => self.traits.config.read(at, data),
+            Some((Area::Device, at)) => self.info.config.read(at, data),
             Some((Area::Msix, _)) => self.msix.read(offset, data),
             Some((Area::Isr | Area::Notify, _)) | None => {}
         }
@@ -208,7 +225,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     fn write(&mut self, offset: u64, data: &[u8]) {
         match bar::area(offset) {
             Some((Area::Common, at)) => self.write_common(at, data),
-            Some((Area::Device, at)) => self.traits.config.driver_writes(at, data),
+            Some((Area::Device, at)) => self.info.config.driver_writes(at, data),
             // Comes here where there is no ioeventfd.
             Some((Area::Notify, at)) => {
                 if let Some(kick) = self.kicks.get(at / bar::NOTIFY_STRIDE) {
@@ -226,14 +243,14 @@ impl<P: Poller + 'static> VirtioPci<P> {
         if let Some(base) = self.rung_at.take() {
             for (queue, kick) in self.kicks.iter().enumerate() {
                 if let Some(Err(error)) = doorbell(base, queue).map(|at| self.doorbells.detach(at, kick)) {
-                    log::debug!("{}: doorbell {queue} was not detached: {error}", self.traits.name);
+                    log::debug!("{}: doorbell {queue} was not detached: {error}", self.info.name);
                 }
             }
         }
         let Some(base) = address else { return };
         for (queue, kick) in self.kicks.iter().enumerate() {
             if let Some(Err(error)) = doorbell(base, queue).map(|at| self.doorbells.attach(at, kick)) {
-                log::debug!("{}: doorbell {queue} comes through this program: {error}", self.traits.name);
+                log::debug!("{}: doorbell {queue} comes through this program: {error}", self.info.name);
             }
         }
         self.rung_at = Some(base);
@@ -253,12 +270,12 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
         let (old, new) = (self.master, self.config.master_enabled());
         self.master = new;
         if old && !new {
-            // Before the vectors close: what it has done until now, its driver hears of.
-            self.quiesce();
+            // Before the vectors close: the driver is interrupted for what was done until now.
+            self.rest();
         }
         self.msix.config_written(&self.config, &written);
         if new && !old {
-            self.go();
+            self.run();
         }
         if let Some(access) = self.access.written(&self.config, &written) {
             self.pci_access(access);
@@ -278,23 +295,6 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
     fn bar_changed(&mut self, _: BarIndex, address: Option<u64>) {
         self.ring_at(address);
     }
-
-    fn pause(&mut self) {
-        if self.held.is_none() {
-            self.wait_for_reset();
-            self.held = self.take_back();
-        }
-    }
-
-    fn resume(&mut self) {
-        self.go();
-    }
-
-    fn reset(&mut self) {
-        self.begin_reset();
-        self.wait_for_reset();
-        self.msix.reset();
-    }
 }
 
 impl<P: Poller + 'static> Drop for VirtioPci<P> {
@@ -302,6 +302,6 @@ impl<P: Poller + 'static> Drop for VirtioPci<P> {
         self.ring_at(None);
         self.begin_reset();
         // The worker may serve others: this device must be off it before its memory goes.
-        self.wait_for_reset();
+        self.wait_for_reset(None);
     }
 }

@@ -109,7 +109,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
         put(at::CONFIG_VECTOR, &self.shared.config_vector().to_le_bytes());
         put(at::NUM_QUEUES, &u16::try_from(registers.queues.len()).unwrap_or(0).to_le_bytes());
         put(at::STATUS, &[status]);
-        put(at::GENERATION, &[self.traits.config.generation()]);
+        put(at::GENERATION, &[self.info.config.generation()]);
         put(at::QUEUE_SELECT, &registers.queue_select.to_le_bytes());
         let Some(queue) = queue else { return image };
         put(at::QUEUE_SIZE, &queue.size.to_le_bytes());
@@ -134,7 +134,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
                 self.write_u32(offset, u32::from_le_bytes([b0, b1, b2, b3]));
                 self.write_u32(offset + 4, u32::from_le_bytes([b4, b5, b6, b7]));
             }
-            _ => log::trace!("{}: a write of {} bytes at {offset:#x}", self.traits.name, data.len()),
+            _ => log::trace!("{}: a write of {} bytes at {offset:#x}", self.info.name, data.len()),
         }
     }
 

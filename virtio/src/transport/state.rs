@@ -1,87 +1,73 @@
-//! What a virtio function is in the middle of, to be saved and taken up again.
+//! A virtio function as a component: quiesced, saved, loaded, and let go. The PCI root saves its configuration space.
 
-use devices::pci::function::PciFunction;
-use devices::pci::state::{MsixState, MsixStateError};
+use devices::component::{Component, State, StateError};
+use devices::pci::state::MsixVectorState;
 use serde::{Deserialize, Serialize};
 
 use super::registers::status;
 use super::run::DeviceLocation;
 use super::{FEATURE_VERSION_1, VirtioPci};
-use crate::device::{DeviceState, RestoreError};
 use crate::poll::Poller;
 use crate::queue::{QueueConfig, QueueState};
-use crate::shared_registers::NEEDS_RESET;
+use crate::shared_registers::{ISR_BITS, NEEDS_RESET};
 
-/// A function's registers, queues and device. PCI configuration space is saved by the PCI root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TransportState {
-    version: u16,
+const KIND: &str = "virtio-pci";
+const VERSION: u16 = 1;
+
+/// Registers, queues, interrupt table and device.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FunctionState {
     status: u8,
+    isr: u8,
+    generation: u8,
     accepted: u64,
     device_select: u32,
     driver_select: u32,
     queue_select: u16,
     config_vector: u16,
     queues: Vec<SavedQueue>,
-    msix: MsixState,
-    device: DeviceState,
+    msix: Vec<MsixVectorState>,
+    device: State,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SavedQueue {
     config: QueueConfig,
     vector: u16,
-    /// Where it stands; `None` if it does not run.
+    /// Its position; `None` if it does not run.
     at: Option<QueueState>,
 }
 
-/// A state that this function does not take.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TransportRestoreError {
-    /// Written by another version of this program.
-    #[error("the saved state of a virtio function has version {0}, and only {version} is understood; restore it with the program that saved it", version = TransportState::VERSION)]
-    Version(u16),
-    /// Of another device.
-    #[error(
-        "the saved state has other queues or features than this machine's virtio device; restore it into a machine of the same specification"
-    )]
-    OtherDevice,
-    /// Negotiation cannot have come to this.
-    #[error(
-        "the saved state of a virtio function has status {0:#04x}, which its features cannot lead to; it is damaged"
-    )]
-    Status(u8),
-    /// The device is at work.
-    #[error("a virtio device that runs cannot take a saved state")]
-    Running,
-    /// The interrupt table.
-    #[error(transparent)]
-    Msix(#[from] MsixStateError),
-    /// The device.
-    #[error(transparent)]
-    Device(#[from] RestoreError),
-}
+impl<P: Poller + 'static> Component for VirtioPci<P> {
+    /// Takes the device off its worker, and keeps the positions of its queues.
+    fn quiesce(&mut self) {
+        self.quiesced = true;
+        if self.held.is_none() {
+            self.wait_for_reset(None);
+            self.held = self.take_back();
+        }
+    }
 
-impl TransportState {
-    /// The version that is written.
-    pub const VERSION: u16 = 1;
-}
-
-impl<P: Poller + 'static> VirtioPci<P> {
-    /// Pauses the function, if it is not paused yet, and gives its state. `None` if its worker has died.
-    /// [`PciFunction::resume`] goes on.
-    pub fn save(&mut self) -> Option<TransportState> {
-        self.pause();
-        let DeviceLocation::Here(device) = &self.place else { return None };
+    fn save(&self) -> Result<State, StateError> {
+        if !self.quiesced {
+            return Err(StateError::Running { kind: KIND });
+        }
+        let Some(DeviceLocation::Here(device)) = self.parts.first().map(|part| &part.location) else {
+            let name = &self.info.name;
+            return Err(StateError::refused(KIND, format_args!("the thread of {name} has died")));
+        };
         let registers = &self.registers;
         let queues = (0u16..).zip(&registers.queues).map(|(index, config)| SavedQueue {
             config: *config,
             vector: self.shared.queue_vector(index),
             at: self.held.as_ref().and_then(|at| at.get(usize::from(index)).copied().flatten()),
         });
-        Some(TransportState {
-            version: TransportState::VERSION,
+        let state = FunctionState {
             status: self.shared.status(),
+            isr: self.shared.isr(),
+            generation: self.info.config.generation(),
             accepted: registers.accepted,
             device_select: registers.device_select,
             driver_select: registers.driver_select,
@@ -89,29 +75,25 @@ impl<P: Poller + 'static> VirtioPci<P> {
             config_vector: self.shared.config_vector(),
             queues: queues.collect(),
             msix: self.msix.state(),
-            device: device.state(),
-        })
+            device: device.save()?,
+        };
+        State::new(KIND, VERSION, &state)
     }
 
-    /// Takes registers, interrupt table and device of `state`. Configuration space must be restored before. The device
-    /// does nothing until [`PciFunction::resume`].
-    ///
-    /// # Errors
-    /// [`TransportRestoreError`]; the function must be reset before it is used then.
-    pub fn restore(&mut self, state: &TransportState) -> Result<(), TransportRestoreError> {
-        if state.version != TransportState::VERSION {
-            return Err(TransportRestoreError::Version(state.version));
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let state: FunctionState = state.open(KIND, VERSION)?;
+        self.check(&state)?;
+        if !self.quiesced {
+            return Err(StateError::Running { kind: KIND });
         }
-        let same_queues = self.registers.queues.iter().map(|queue| queue.max_size);
-        if !same_queues.eq(state.queues.iter().map(|queue| queue.config.max_size)) {
-            return Err(TransportRestoreError::OtherDevice);
+        // All parts check the same, so that only the first one can refuse.
+        for part in &mut self.parts {
+            match &mut part.location {
+                DeviceLocation::Here(device) => device.load(&state.device)?,
+                _ => return Err(StateError::refused(KIND, "its thread has died")),
+            }
         }
-        self.check_negotiated(state)?;
-        let DeviceLocation::Here(device) = &mut self.place else {
-            return Err(TransportRestoreError::Running);
-        };
-        self.msix.restore(&state.msix, &self.config)?;
-        device.restore(&state.device)?;
+        self.msix.load(&state.msix);
         self.registers.accepted = state.accepted;
         self.registers.device_select = state.device_select;
         self.registers.driver_select = state.driver_select;
@@ -121,23 +103,58 @@ impl<P: Poller + 'static> VirtioPci<P> {
             *own = saved.config;
             self.shared.set_queue_vector(index, saved.vector);
         }
+        self.info.config.load_generation(state.generation);
+        self.shared.set_isr(state.isr);
         self.shared.set_status(state.status);
-        let at = || state.queues.iter().map(|queue| queue.at).collect();
-        self.held = (state.status & status::DRIVER_OK != 0).then(at);
+        let running = state.status & status::DRIVER_OK != 0;
+        self.held = running.then(|| state.queues.iter().map(|queue| queue.at).collect());
+        self.loaded = running;
         Ok(())
     }
 
-    /// A device must never run with features that it does not offer, or with none settled (§3.1.1).
-    fn check_negotiated(&self, state: &TransportState) -> Result<(), TransportRestoreError> {
+    fn go(&mut self) {
+        if !std::mem::replace(&mut self.quiesced, false) {
+            return;
+        }
+        self.msix.go(&self.config);
+        if std::mem::replace(&mut self.loaded, false) {
+            self.interrupt_again();
+        }
+        self.run();
+    }
+}
+
+impl<P: Poller + 'static> VirtioPci<P> {
+    /// Raises each interrupt that may have been on its way when the function was saved. A driver that finds nothing new
+    /// ignores it.
+    fn interrupt_again(&self) {
+        for (index, _) in (0u16..).zip(self.held.iter().flatten()).filter(|(_, at)| at.is_some()) {
+            self.shared.queue(index);
+        }
+    }
+
+    /// Whether `state` fits this function and its device may run with it: never with features that it does not offer, or
+    /// with none settled (§3.1.1).
+    fn check(&self, state: &FunctionState) -> Result<(), StateError> {
+        let own = self.registers.queues.iter().map(|queue| queue.max_size);
+        if !own.eq(state.queues.iter().map(|queue| queue.config.max_size))
+            || state.msix.len() != self.msix.len()
+        {
+            return Err(StateError::mismatch(KIND, "it has other queues"));
+        }
         let settled = state.status & status::FEATURES_OK != 0;
         if state.status & !(status::DRIVERS | NEEDS_RESET) != 0
             || state.status & status::DRIVER_OK != 0 && !settled
             || settled && state.accepted & FEATURE_VERSION_1 == 0
         {
-            return Err(TransportRestoreError::Status(state.status));
+            let reason = format_args!("status {:#04x} without the features for it", state.status);
+            return Err(StateError::damaged(KIND, reason));
+        }
+        if state.isr & !ISR_BITS != 0 {
+            return Err(StateError::damaged(KIND, format_args!("interrupt status {:#04x}", state.isr)));
         }
         if settled && state.accepted & !self.registers.offered != 0 {
-            return Err(TransportRestoreError::OtherDevice);
+            return Err(StateError::mismatch(KIND, "its driver uses features that are not offered here"));
         }
         Ok(())
     }

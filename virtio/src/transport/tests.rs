@@ -5,12 +5,14 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use devices::component::{Component, State, StateError};
 use devices::pci::function::PciFunction;
+use serde_json::json;
 
 use super::*;
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace as DeviceConfig;
-use crate::device::{Context, DeviceInfo, DeviceState, RestoreError};
+use crate::device::{Context, DeviceInfo, TIMER};
 use crate::poll::{Epoll, Interest, Token};
 use crate::queue::{Chain, QueueFault};
 use crate::testing::Guest;
@@ -84,7 +86,17 @@ impl Device for Probe {
         }
         let Some(queue) = cx.queue(index) else { return Ok(()) };
         if index == 0 {
-            return queue.serve_all(echo);
+            // A driver that adds as fast as it is served waits for other devices and commands.
+            for _ in 0..queue.size() {
+                let Some(mut chain) = queue.pop()? else { break };
+                echo(&mut chain, queue.memory());
+                queue.complete(chain)?;
+            }
+            queue.notify()?;
+            if queue.enable_kicks()? {
+                cx.wake_at(Some(Instant::now()));
+            }
+            return Ok(());
         }
         while let Some(chain) = queue.pop()? {
             self.held.push(chain);
@@ -93,6 +105,9 @@ impl Device for Probe {
     }
 
     fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        if token == TIMER {
+            return self.kicked(0, cx);
+        }
         assert_eq!(token, BELL, "nothing else was asked for");
         let Some(queue) = cx.queue(1) else { return Ok(()) };
         for mut chain in self.held.drain(..) {
@@ -114,15 +129,14 @@ impl Device for Probe {
         }
     }
 
-    fn state(&self) -> DeviceState {
+    fn save(&self) -> Result<State, StateError> {
         let mut config = [0; 5];
         self.config.read(0, &mut config);
-        DeviceState::new(DeviceKind::Console, 1, &config)
+        State::new("probe", 1, &config)
     }
 
-    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreError> {
-        let config: [u8; 5] = state.open(DeviceKind::Console, 1)?;
-        self.config.set(0, &config);
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        self.config.load(0, &state.open::<[u8; 5]>("probe", 1)?);
         Ok(())
     }
 }
@@ -198,8 +212,8 @@ fn a_device_that_cannot_start_says_so_and_hears_nothing() {
     guest.kick(0);
     // `ready` and `kicked` would fail this test. The worker has looked at both before it obeys a command.
     rig.bell.write(1).unwrap();
-    guest.function.pause();
-    guest.function.resume();
+    guest.function.quiesce();
+    guest.function.go();
     assert_eq!(rig.strings.kicks.load(Ordering::SeqCst), 0);
     rig.strings.fail_start.store(false, Ordering::SeqCst);
     guest.start(0, 16);
@@ -218,7 +232,8 @@ fn each_failure_is_told_once_in_words_however_much_goes_wrong() {
         }
         guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f);
         // A device that was stopped has heard all of its kicks.
-        assert!(guest.function.save().is_some());
+        guest.function.quiesce();
+        guest.function.go();
         let told = guest.failures.all();
         assert_eq!(told.len() as u64, round);
         let (device, reason) = told.last().unwrap();
@@ -246,7 +261,8 @@ fn the_driver_of_a_device_whose_thread_died_is_told_and_gives_up() {
     guest.accept(FEATURE_VERSION_1);
     guest.set_status(0xb);
     assert_eq!(guest.status(), 3, "no features are good enough");
-    assert_eq!(guest.function.save(), None);
+    guest.function.quiesce();
+    assert!(matches!(guest.function.save(), Err(StateError::Refused { .. })));
 }
 
 #[test]
@@ -273,8 +289,8 @@ fn a_driver_that_never_stops_adding_holds_up_neither_reset_nor_pause() {
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(1));
         let began = Instant::now();
-        guest.function.pause();
-        guest.function.resume();
+        guest.function.quiesce();
+        guest.function.go();
         assert!(began.elapsed() < Duration::from_secs(1));
     }
     let began = Instant::now();
@@ -302,9 +318,9 @@ fn what_was_completed_while_it_stopped_is_interrupted_for() {
     guest.kick(1);
     guest.wait_until("they are held", |_| rig.strings.kicks.load(Ordering::SeqCst) == 3);
     assert_eq!(guest.interrupts(1), 0);
-    assert!(guest.function.save().is_some());
+    guest.function.quiesce();
     assert_eq!((guest.rings[1].used_index(), guest.interrupts(1)), (1, 1));
-    guest.function.resume();
+    guest.function.go();
     guest.rings[1].wait_used();
     guest.wait_until("it has the rest", |_| rig.strings.kicks.load(Ordering::SeqCst) >= 5);
     rig.bell.write(1).unwrap();
@@ -328,7 +344,8 @@ fn a_slow_device_shows_its_reset_until_it_is_over() {
 
 /// Offset of the window's capability: the last vendor capability with type 5.
 fn window(guest: &Guest<Epoll>) -> u16 {
-    let config = guest.function.config();
+    let function = guest.function();
+    let config = function.config();
     let mut at = config.read_u16(0x34) & 0xff;
     while at != 0 {
         if config.read_u16(at) & 0xff == 9 && config.read_u32(at) >> 24 == 5 {
@@ -340,27 +357,27 @@ fn window(guest: &Guest<Epoll>) -> u16 {
 }
 
 fn set(guest: &mut Guest<Epoll>, at: u16, data: &[u8]) {
-    guest.function.config_mut().guest_write(at, data);
-    guest.function.config_written(at..at + data.len() as u16);
+    guest.function().config_mut().guest_write(at, data);
+    guest.function().config_written(at..at + data.len() as u16);
 }
 
 #[test]
-fn the_window_reaches_registers_and_a_restore_does_not_use_it() {
+fn the_window_reaches_registers_and_a_load_does_not_use_it() {
     let mut guest = Rig::new().started();
     let at = window(&guest);
     // Device configuration, two bytes at 1; then the status.
     set(&mut guest, at + 12, &2u32.to_le_bytes());
     set(&mut guest, at + 8, &0x2002u32.to_le_bytes());
-    assert_eq!(guest.function.config().read_u16(at + 16), 0x0403);
+    assert_eq!(guest.function().config().read_u16(at + 16), 0x0403);
     set(&mut guest, at + 12, &1u32.to_le_bytes());
     set(&mut guest, at + 8, &0x14u32.to_le_bytes());
-    assert_eq!(guest.function.config().read_u16(at + 16) & 0xff, 0xf);
+    assert_eq!(guest.function().config().read_u16(at + 16) & 0xff, 0xf);
     set(&mut guest, at + 16, &[0]);
     assert_eq!(guest.status(), 0, "reset through the window");
     guest.start(0, 16);
-    let state = guest.function.config().state();
-    guest.function.config_mut().restore(&state).unwrap();
-    guest.function.config_written(0..256);
+    let config = *guest.function().config().bytes();
+    guest.function().config_mut().load(&config);
+    guest.function().config_written(0..256);
     assert_eq!(guest.status(), 0xf, "the last write is not made again");
     // Misaligned, too wide, of another BAR, behind the end: nothing.
     for (bar, offset, len) in
@@ -378,12 +395,12 @@ fn the_window_reaches_registers_and_a_restore_does_not_use_it() {
 fn the_window_shows_isr_bits_and_leaves_them() {
     let mut guest = Rig::new().started();
     let at = window(&guest);
-    guest.function.shared_registers().config();
+    guest.function().shared_registers().config();
     for _ in 0..2 {
         set(&mut guest, at + 4, &[0]);
         set(&mut guest, at + 8, &0x1000u32.to_le_bytes());
         set(&mut guest, at + 12, &1u32.to_le_bytes());
-        assert_eq!(guest.function.config().read_u16(at + 16) & 0xff, 2);
+        assert_eq!(guest.function().config().read_u16(at + 16) & 0xff, 2);
     }
     assert_eq!(guest.config_interrupts(), 1);
     assert_eq!((guest.isr(), guest.isr()), (2, 0), "a read of the register itself clears it");
@@ -392,14 +409,14 @@ fn the_window_shows_isr_bits_and_leaves_them() {
 #[test]
 fn without_msi_x_the_isr_register_says_all_whatever_the_vector_numbers() {
     let mut guest = Rig::new().started();
-    let mut control = guest.function.config().read_u16(0x34) & 0xff;
-    while guest.function.config().read_u16(control) & 0xff != 0x11 {
-        control = guest.function.config().read_u16(control) >> 8;
+    let mut control = guest.function().config().read_u16(0x34) & 0xff;
+    while guest.function().config().read_u16(control) & 0xff != 0x11 {
+        control = guest.function().config().read_u16(control) >> 8;
     }
     set(&mut guest, control + 2, &0u16.to_le_bytes());
-    guest.function.shared_registers().queue(0);
+    guest.function().shared_registers().queue(0);
     assert_eq!(guest.isr(), 1);
-    guest.function.shared_registers().config();
+    guest.function().shared_registers().config();
     assert_eq!(guest.isr(), 2);
     assert_eq!((guest.interrupts(0), guest.config_interrupts()), (0, 0));
 }
@@ -409,55 +426,79 @@ fn an_interrupt_that_the_host_refuses_is_a_failure_of_the_device() {
     let mut guest = Rig::new().guest();
     guest.refuse_interrupts(true);
     guest.start(u64::MAX, 16);
-    guest.function.shared_registers().queue(0);
+    guest.function().shared_registers().queue(0);
     assert_eq!(guest.status(), 0x4f);
-    guest.function.shared_registers().queue(0);
+    guest.function().shared_registers().queue(0);
     let told = guest.failures.all();
     assert_eq!(told.len(), 1);
     assert!(told[0].1.starts_with("the host refused an interrupt: "), "{}", told[0].1);
     // The host has room again: the next interrupt comes, without the guest's doing.
     guest.refuse_interrupts(false);
-    guest.function.shared_registers().queue(0);
+    guest.function().shared_registers().queue(0);
     assert_eq!(guest.interrupts(0), 1);
 }
 
 #[test]
-fn states_that_cannot_be_are_refused() {
+fn states_that_cannot_be_are_refused_and_change_nothing() {
     let mut guest = Rig::new().started();
-    let good = serde_json::to_value(guest.function.save().unwrap()).unwrap();
-    let mut restore = |field: &str, value: serde_json::Value| {
+    guest.function.quiesce();
+    let config = *guest.function().config().bytes();
+    let good = guest.function.save().unwrap();
+    for (field, value, reason) in [
+        ("status", json!(7), "status 0x07"),
+        ("status", json!(0x10), "status 0x10"),
+        ("status", json!(4), "status 0x04"),
+        ("accepted", json!(1), "status 0x0f"),
+        ("accepted", json!(u64::MAX), "not offered here"),
+        ("queues", json!([]), "other queues"),
+        ("msix", json!([]), "other queues"),
+        ("isr", json!(4), "interrupt status"),
+        ("generation", json!(256), "damaged"),
+        ("device", json!(null), "damaged"),
+        ("more", json!(0), "unknown field"),
+    ] {
         let mut bad = good.clone();
-        bad[field] = value;
-        let state: TransportState = serde_json::from_value(bad).unwrap();
-        guest.function.restore(&state)
-    };
-    use TransportRestoreError::*;
-    assert_eq!(restore("version", 2.into()), Err(Version(2)));
-    for status in [0x07, 0x10, 0x20, 4] {
-        assert_eq!(restore("status", status.into()), Err(Status(status)));
+        bad.data[field] = value;
+        let error = guest.load(&config, &bad).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+        assert_eq!(guest.function.save().unwrap(), good);
     }
-    assert_eq!(restore("accepted", 1.into()), Err(Status(0xf)), "version 1 is a must");
-    assert_eq!(restore("accepted", u64::MAX.into()), Err(OtherDevice));
-    assert_eq!(restore("queues", serde_json::json!([])), Err(OtherDevice));
-    assert_eq!(restore("status", 0xf.into()), Ok(()));
+    guest.load(&config, &good).unwrap();
     let mut running = Rig::new().started();
-    let state = serde_json::from_value(good).unwrap();
-    assert_eq!(running.function.restore(&state), Err(Running));
+    assert_eq!(running.function.load(&good), Err(StateError::Running { kind: "virtio-pci" }));
 }
 
 #[test]
 fn a_saved_queue_is_checked_like_a_drivers() {
     let mut guest = Rig::new().started();
+    guest.function.quiesce();
+    let config = *guest.function().config().bytes();
     let mut state = guest.function.save().unwrap();
-    state = serde_json::from_str(&serde_json::to_string(&state).unwrap().replacen(
-        "\"size\":16",
-        "\"size\":77",
-        1,
-    ))
-    .unwrap();
-    guest.function.restore(&state).unwrap();
-    guest.function.resume();
+    state.data["queues"][0]["config"]["size"] = 77.into();
+    guest.load(&config, &state).unwrap();
+    guest.function.go();
     assert_eq!(guest.status(), 0x4f);
+}
+
+#[test]
+fn interrupt_status_and_generation_are_in_the_state() {
+    let mut probe = Rig::new();
+    let guest = probe.started();
+    guest.function().shared_registers().config();
+    guest.function().info().config.set(0, &[9]);
+    let generation = guest.function().info().config.generation();
+    let mut moved = guest.moved(probe.device(), probe.poller());
+    assert_eq!(moved.function().info().config.generation(), generation);
+    assert_eq!(moved.isr(), 2);
+}
+
+#[test]
+fn a_driver_is_interrupted_again_for_what_may_have_been_on_its_way() {
+    let mut probe = Rig::new();
+    let mut guest = probe.started();
+    guest.request(0, &[b"hello"], &[10]);
+    let mut moved = guest.moved(probe.device(), probe.poller());
+    moved.wait_until("an interrupt", |moved| moved.interrupts(0) > 0);
 }
 
 #[test]
@@ -488,8 +529,8 @@ fn a_device_that_is_no_bus_master_goes_on_with_what_it_was_given_meanwhile() {
     guest.set_bus_master(false);
     guest.add(0, &[b"hello"], &[10]);
     guest.kick(0);
-    guest.function.pause();
-    guest.function.resume();
+    guest.function.quiesce();
+    guest.function.go();
     assert_eq!(guest.rings[0].used_index(), 0);
     guest.set_bus_master(true);
     assert_eq!(guest.rings[0].wait_used().len, 5);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::bar::BarIndex;
 use super::config::{CapabilityTooLong, ConfigSpace};
 use super::registers as reg;
-use super::state::{MsixState, MsixStateError};
+use super::state::MsixVectorState;
 use crate::irq::MsiAllocator;
 pub use vector::MsixVector;
 use vector::Vector;
@@ -65,7 +65,7 @@ pub enum MsixError {
 }
 
 impl Msix {
-    /// Adds an MSI-X capability of `vectors` vectors to `config`. SharedRegisters come from `allocator` when the guest
+    /// Adds an MSI-X capability of `vectors` vectors to `config`. Interrupts come from `allocator` when the guest
     /// first gives a vector a message: one that it does not use costs the host nothing.
     ///
     /// # Errors
@@ -120,12 +120,6 @@ impl Msix {
         }
     }
 
-    /// Whether `offset` of `bar` is in the table or the pending bits; then [`Msix::read`] and [`Msix::write`] serve it.
-    pub fn claims(&self, bar: BarIndex, offset: u64) -> bool {
-        bar == self.layout.bar
-            && (self.table_range().contains(&offset) || self.pending_range().contains(&offset))
-    }
-
     /// Reads at an offset of the BAR. Bytes of an access that reach past table and pending bits are zero.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         for (at, byte) in (offset..).zip(data) {
@@ -151,37 +145,21 @@ impl Msix {
         vector.write(at % ENTRY, data);
     }
 
-    /// Back to power-on: everything masked and no message. Routes are given up.
-    pub fn reset(&mut self) {
-        for vector in &self.vectors {
-            vector.reset();
+    /// What the table holds, vector by vector.
+    pub fn state(&self) -> Vec<MsixVectorState> {
+        self.vectors.iter().map(|vector| vector.state()).collect()
+    }
+
+    /// Takes over a table of as many vectors as this one has. All vectors are silent until [`Msix::go`].
+    pub fn load(&mut self, saved: &[MsixVectorState]) {
+        for (vector, saved) in self.vectors.iter().zip(saved) {
+            vector.load(saved);
         }
     }
 
-    /// What the table holds.
-    pub fn state(&self) -> MsixState {
-        MsixState {
-            version: MsixState::VERSION,
-            vectors: self.vectors.iter().map(|vector| vector.state()).collect(),
-        }
-    }
-
-    /// Takes the table of `state`, with the enable, mask and bus master bits of `config`, which must be restored before.
-    ///
-    /// # Errors
-    /// [`MsixStateError`], and nothing is changed.
-    pub fn restore(&mut self, state: &MsixState, config: &ConfigSpace) -> Result<(), MsixStateError> {
-        if state.version != MsixState::VERSION {
-            return Err(MsixStateError::Version(state.version));
-        }
-        if state.vectors.len() != self.vectors.len() {
-            return Err(MsixStateError::Vectors { saved: state.vectors.len(), own: self.vectors.len() });
-        }
-        for (vector, saved) in self.vectors.iter().zip(&state.vectors) {
-            vector.restore(saved);
-        }
+    /// Continues with the enable, mask and bus master bits of `config`, and delivers what is pending.
+    pub fn go(&mut self, config: &ConfigSpace) {
         self.apply_control(config);
-        Ok(())
     }
 
     fn apply_control(&self, config: &ConfigSpace) {

@@ -15,12 +15,11 @@ const MASKED: u32 = 1;
 /// The address is of a doubleword: its two low bits are zero.
 const ADDRESS_BITS: u64 = !3;
 
-/// Kinds of complaints: a message without a route, a route that outlives its reset, an interrupt that was not raised.
+/// Kinds of warnings: a message without a route, an interrupt that was not raised.
 const UNROUTED: u8 = 1;
-const KEPT: u8 = 2;
-const LOST: u8 = 4;
+const LOST: u8 = 2;
 
-/// A vector of a function, shared between its table and whoever triggers it.
+/// A vector of a function, shared between its table and the part of the function that triggers it.
 #[derive(Debug)]
 pub(super) struct Vector {
     /// Whether a trigger goes straight to `irq`. Changed only with `entry` locked.
@@ -28,8 +27,8 @@ pub(super) struct Vector {
     irq: OnceLock<Arc<dyn MsiIrq>>,
     allocator: Arc<dyn MsiAllocator>,
     entry: Mutex<Entry>,
-    /// What was said of this vector, a bit for each kind: a guest may write nonsense, or reset its function, all day.
-    complained: AtomicU8,
+    /// Warnings that were given, a bit for each kind: a guest may cause them all day.
+    warned: AtomicU8,
 }
 
 #[derive(Debug)]
@@ -64,7 +63,7 @@ impl Vector {
             irq: OnceLock::new(),
             allocator,
             entry: Mutex::new(POWER_ON),
-            complained: AtomicU8::new(0),
+            warned: AtomicU8::new(0),
         }
     }
 
@@ -104,27 +103,13 @@ impl Vector {
         self.update(&mut entry);
     }
 
-    pub(super) fn reset(&self) {
-        let mut entry = self.lock();
-        self.live.store(false, Ordering::Release);
-        let routed = entry.route.is_some();
-        *entry = POWER_ON;
-        if let (true, Some(irq)) = (routed, self.irq.get()) {
-            if let Err(error) = irq.clear_route() {
-                if self.is_new(KEPT) {
-                    log::warn!("MSI-X: the host kept the route of a reset interrupt: {error}");
-                }
-            }
-        }
-    }
-
     pub(super) fn state(&self) -> MsixVectorState {
         let Entry { address, data, masked, pending, .. } = *self.lock();
         MsixVectorState { address, data, masked, pending }
     }
 
     /// Takes a saved entry; the vector stays silent until [`Vector::set_function`].
-    pub(super) fn restore(&self, saved: &MsixVectorState) {
+    pub(super) fn load(&self, saved: &MsixVectorState) {
         let mut entry = self.lock();
         self.live.store(false, Ordering::Release);
         let MsixVectorState { address, data, masked, pending } = *saved;
@@ -162,9 +147,9 @@ impl Vector {
         }
     }
 
-    /// Whether a complaint of this kind is the first.
+    /// Whether a warning of this kind is the first.
     fn is_new(&self, kind: u8) -> bool {
-        self.complained.fetch_or(kind, Ordering::Relaxed) & kind == 0
+        self.warned.fetch_or(kind, Ordering::Relaxed) & kind == 0
     }
 
     /// The host's interrupt, delivering the entry's message.
@@ -195,7 +180,7 @@ impl Vector {
 pub struct MsixVector(pub(super) Arc<Vector>);
 
 impl MsixVector {
-    /// As [`Irq::trigger`]; `false` if MSI-X is off, so that nobody hears.
+    /// As [`Irq::trigger`]; `false` if MSI-X is off and no message is sent.
     ///
     /// # Errors
     /// The host could not raise the interrupt.

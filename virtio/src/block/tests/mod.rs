@@ -14,6 +14,8 @@ use super::config::feature;
 use super::*;
 use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT};
 use crate::testing::{Guest, Used};
+use crate::transport::VirtioFunction;
+use devices::component::Component;
 use ram::{Hand, byte};
 
 const ALL: u64 = u64::MAX;
@@ -124,7 +126,7 @@ fn requests_bytes_and_errors_are_counted_and_headers_are_not() {
     hand.fail(Some(ErrorKind::Other));
     assert_eq!(send(&mut guest, WRITE, 5, &[1; 1024]), IO_ERROR);
     guest.request(0, &[&header(READ, 0)], &[]);
-    let counters = guest.function.counters();
+    let counters = guest.counters();
     assert_eq!((counters.bytes_in.now(), counters.bytes_out.now()), (512, 1024));
     assert_eq!((counters.requests.now(), counters.errors.now()), (9, 4));
     assert!((1..=9).contains(&counters.interrupts.now()) && (1..=9).contains(&counters.kicks.now()));
@@ -452,12 +454,83 @@ fn the_configuration_is_laid_out_as_the_driver_reads_it() {
 #[test]
 fn a_saved_state_is_taken_by_the_same_disk_only() {
     let block = Block::new("blk0", disk());
-    block.set_writeback(false);
-    let state = block.state();
+    block.config.set(WRITEBACK, &[0]);
+    let state = block.save().unwrap();
     let mut again = Block::new("blk0", disk());
-    again.restore(&state).unwrap();
-    assert_eq!(again.state(), state);
+    again.load(&state).unwrap();
+    assert_eq!(again.save().unwrap(), state);
     let mut other = Block::new("blk0", Disk { sectors: 7, ..disk() });
-    let error = other.restore(&state).unwrap_err();
+    let error = other.load(&state).unwrap_err();
     assert!(error.to_string().contains("7 sectors"), "{error}");
+}
+
+#[test]
+fn a_disk_that_grows_tells_its_driver_and_takes_requests_behind_its_old_end() {
+    let hand = Hand::new(BYTES);
+    let mut guest = guest_of(Disk { sectors: 8, ..disk() }, &hand);
+    guest.function().tell(Message::DiskSize { sectors: 16 }).unwrap();
+    assert_eq!(guest.config(0, 8), 16u64.to_le_bytes(), "before its driver is there");
+    guest.start(ALL, 64);
+    assert_eq!(read(&mut guest, 16, 512).0, IO_ERROR);
+    let (told, generation) = (guest.config_interrupts(), guest.common_u16(0x14) >> 8);
+    guest.function().tell(Message::DiskSize { sectors: 24 }).unwrap();
+    guest.wait_until("the driver is told", |guest| guest.config_interrupts() == told + 1);
+    assert_eq!(
+        (guest.config(0, 8), guest.common_u16(0x14) >> 8),
+        (24u64.to_le_bytes().to_vec(), generation + 1)
+    );
+    assert_eq!(read(&mut guest, 16, 512).0, OK);
+    guest.reset();
+    assert_eq!(guest.config(0, 8), 24u64.to_le_bytes(), "a reset does not shrink it");
+    let wrong = guest.function().tell(Message::BalloonStatistics).unwrap_err();
+    assert!(wrong.to_string().contains("Balloon"), "{wrong}");
+}
+
+#[test]
+fn queues_on_threads_of_their_own_do_not_wait_for_each_other() {
+    let hands = [(); 2].map(|()| Hand::new(BYTES));
+    let first = Block::new("vda", Disk { queues: NonZeroU16::new(3).unwrap(), ..disk() });
+    let second = first.for_another_thread();
+    let thread = |device: Block, hand: &Hand| {
+        let hand = hand.clone();
+        (Box::new(device) as Box<dyn Device<Poller = AnyEngine>>, Box::new(move || Ok(hand.engine())) as _)
+    };
+    let mut guest = Guest::with_threads(vec![thread(first, &hands[0]), thread(second, &hands[1])]);
+    guest.start(ALL, 64);
+    let read = |guest: &mut Guest<AnyEngine>, queue: usize| {
+        guest.add(queue, &[&header(READ, 0)], &[512, 1]);
+        guest.kick(queue);
+    };
+    hands[0].hold();
+    read(&mut guest, 0);
+    guest.wait_until("the first thread has a request", |_| hands[0].asked() == 1);
+    for _ in 0..3 {
+        read(&mut guest, 1);
+        guest.rings[1].wait_used();
+    }
+    assert_eq!((guest.rings[0].used_index(), hands[1].asked()), (0, 3), "served by the other thread");
+    hands[0].let_go();
+    guest.rings[0].wait_used();
+    for round in 0..3 {
+        // Both threads stop, keep the positions of their queues and continue.
+        guest.function.quiesce();
+        let state = guest.function.save().unwrap();
+        if round == 1 {
+            guest.function.load(&state).unwrap();
+        }
+        (0..3).for_each(|queue| read(&mut guest, queue));
+        assert_eq!(guest.function.save().unwrap(), state);
+        guest.function.go();
+        for queue in 0..3 {
+            guest.rings[queue].wait_used();
+        }
+    }
+    let counted: Vec<u64> = guest.function().counters().iter().map(|thread| thread.requests.now()).collect();
+    assert_eq!(counted, [1 + 2 * 3, 3 + 3], "each counts its own queues");
+    guest.function().tell(Message::DiskSize { sectors: 4096 }).unwrap();
+    guest.start(ALL, 64);
+    (0..3).for_each(|queue| {
+        read(&mut guest, queue);
+        guest.rings[queue].wait_used();
+    });
 }

@@ -1,10 +1,12 @@
 //! Start, stop, save, move, reset.
 
+use devices::component::Component;
 use devices::pci::function::PciFunction;
+use serde_json::{Value, json};
 
 use super::{RING, Subject, guest};
 use crate::poll::Poller;
-use crate::testing::Guest;
+use crate::testing::{DriverRing, Guest};
 use crate::transport::FEATURE_VERSION_1;
 
 /// Bits that would be wrong for any driver to take: reserved ones.
@@ -101,26 +103,116 @@ pub fn works_after_a_move<S: Subject>(subject: &mut S) {
         assert_eq!(moved.config(0, 64), config, "the same configuration");
         subject.work(&mut moved);
     }
-    // Saved here, without moving.
-    assert!(moved.function.save().is_some());
-    moved.function.resume();
+    // Quiesced and saved, but not moved.
+    moved.function.quiesce();
+    moved.function.save().expect("a state");
+    moved.function.go();
     subject.work(&mut moved);
-    // Paused as a machine is, saved twice during the pause, resumed here, then resumed elsewhere.
-    moved.function.pause();
-    let paused = moved.function.save();
-    assert!(paused.is_some(), "a paused function has a state");
-    assert_eq!(moved.function.save(), paused, "a save changes nothing");
-    moved.function.resume();
-    subject.work(&mut moved);
-    moved.function.pause();
-    moved = next(moved, subject);
-    subject.work(&mut moved);
-    // A reset drops the positions that the pause kept.
+    // A reset drops the positions that were kept.
     moved.start(subject.wanted(), RING);
     subject.work(&mut moved);
     moved.start(subject.wanted(), RING);
     subject.work(&mut moved);
     well(&mut moved);
+}
+
+/// A machine's order, with work in every queue: quiesce, save; load into a fresh function; go. Between the first and the last
+/// of them nothing of the guest changes; the state is whole; and what was in the queues is done afterwards.
+pub fn goes_on_elsewhere_with_work_in_every_queue<S: Subject>(subject: &mut S) {
+    let mut guest = guest(subject);
+    for round in 0..20u32 {
+        guest.start(subject.wanted(), RING);
+        subject.work(&mut guest);
+        for queue in 0..usize::from(guest.queues()) {
+            (0..RING / 4).for_each(|_| subject.burden(queue, &mut guest));
+        }
+        (0..round * 500).for_each(|_| std::hint::spin_loop());
+        assert!(guest.function.save().is_err(), "it is at work");
+        guest.function.quiesce();
+        let seen = |guest: &Guest<S::Poller>| {
+            let used: Vec<u16> = guest.rings.iter().map(DriverRing::used_index).collect();
+            (used, guest.interrupts_of_all(), guest.bytes(0, 4 << 20))
+        };
+        let quiet = seen(&guest);
+        guest.function.quiesce();
+        let state = guest.function.save().expect("a state");
+        assert_eq!(guest.function.save().as_ref(), Ok(&state), "saving changes nothing");
+        (0..guest.rings.len()).for_each(|queue| guest.kick(queue));
+        assert!(seen(&guest) == quiet, "it is quiesced");
+        let (device, make) = (subject.device(), subject.poller());
+        let mut moved = guest.fresh(device, make);
+        assert_eq!(moved.function.save().as_ref(), Ok(&state), "all of its state comes over");
+        assert!(seen(&moved) == (quiet.0, 0, quiet.2), "it is quiesced");
+        moved.function.go();
+        for queue in (0..moved.rings.len()).filter(|queue| subject.answers_at_once(*queue)) {
+            moved.wait_until("its work is done", |guest| {
+                guest.rings[queue].used_index() == guest.rings[queue].available_index()
+            });
+        }
+        well(&mut moved);
+        guest = moved;
+    }
+    guest.start(subject.wanted(), RING);
+    subject.work(&mut guest);
+    well(&mut guest);
+}
+
+/// A state in which any one value is another: refused with nothing changed, or survived; and the device works after a reset.
+pub fn survives_odd_states<S: Subject>(subject: &mut S) {
+    let mut guest = guest(subject);
+    guest.start(subject.wanted(), RING);
+    subject.work(&mut guest);
+    guest.function.quiesce();
+    let config = *guest.function().config().bytes();
+    let good = guest.function.save().expect("a state");
+    let mut places = Vec::new();
+    collect(&good.data, String::new(), &mut places);
+    for place in places {
+        for odd in [
+            json!(null),
+            json!(-1),
+            json!(1),
+            json!(0xffff),
+            json!(u64::MAX),
+            json!("00"),
+            json!([]),
+            json!(true),
+        ] {
+            let mut state = good.clone();
+            let Some(value) = state.data.pointer_mut(&place) else { continue };
+            *value = odd;
+            let before = guest.function.save().expect("a state");
+            match guest.load(&config, &state) {
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    assert_eq!(guest.function.save(), Ok(before), "{place}: refused, and nothing is changed");
+                }
+                Ok(()) => {
+                    guest.function.go();
+                    (0..guest.rings.len()).for_each(|queue| guest.kick(queue));
+                    guest.function.quiesce();
+                    guest.function.save().expect("its thread lives");
+                }
+            }
+        }
+    }
+    guest.function.go();
+    guest.start(subject.wanted(), RING);
+    subject.work(&mut guest);
+}
+
+/// The places of all values in `state`.
+fn collect(state: &Value, at: String, all: &mut Vec<String>) {
+    match state {
+        Value::Array(values) => {
+            (0..).zip(values).for_each(|(n, value): (u32, _)| collect(value, format!("{at}/{n}"), all));
+        }
+        Value::Object(values) => {
+            values.iter().for_each(|(key, value)| collect(value, format!("{at}/{key}"), all));
+        }
+        _ => {}
+    }
+    all.push(at);
 }
 
 /// No bus master, no write to the guest's memory and no interrupt (PCI 3.0 §6.2.2): where a driver starts the device before
@@ -130,7 +222,7 @@ pub fn rests_while_it_is_no_bus_master<S: Subject>(subject: &mut S) {
     guest.negotiate(subject.wanted());
     guest.set_bus_master(false);
     guest.activate(RING);
-    guest.function.shared_registers().config();
+    guest.function().shared_registers().config();
     for moved in [false, true] {
         (0..usize::from(guest.queues())).for_each(|queue| subject.burden(queue, &mut guest));
         if moved {
@@ -147,7 +239,7 @@ pub fn rests_while_it_is_no_bus_master<S: Subject>(subject: &mut S) {
         subject.work(&mut guest);
         guest.set_bus_master(false);
         let idle = at_rest(&mut guest);
-        guest.function.shared_registers().config();
+        guest.function().shared_registers().config();
         assert_eq!(at_rest(&mut guest), idle, "round {round}: a change of the configuration waits");
         guest.set_bus_master(true);
         subject.work(&mut guest);
@@ -168,8 +260,8 @@ pub fn rests_while_it_is_no_bus_master<S: Subject>(subject: &mut S) {
 /// rings are used then, and how many interrupts came.
 fn at_rest<P: Poller + 'static>(guest: &mut Guest<P>) -> (Vec<u16>, usize) {
     (0..usize::from(guest.queues())).for_each(|queue| guest.kick(queue));
-    guest.function.pause();
-    guest.function.resume();
+    guest.function.quiesce();
+    guest.function.go();
     (guest.rings.iter().map(|ring| ring.used_index()).collect(), guest.interrupts_of_all())
 }
 

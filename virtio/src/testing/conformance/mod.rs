@@ -10,8 +10,8 @@ mod rings;
 pub use access::config_accesses_of_every_kind;
 pub use chains::{malformed_chains, odd_chains};
 pub use life::{
-    rests_while_it_is_no_bus_master, works, works_after_a_move, works_after_resets,
-    works_after_resets_in_flight,
+    goes_on_elsewhere_with_work_in_every_queue, rests_while_it_is_no_bus_master, survives_odd_states, works,
+    works_after_a_move, works_after_resets, works_after_resets_in_flight,
 };
 pub use rings::bad_rings;
 
@@ -116,6 +116,16 @@ macro_rules! conformance {
             #[test]
             fn it_goes_on_elsewhere_from_its_state() {
                 promises::works_after_a_move(&mut $subject);
+            }
+
+            #[test]
+            fn it_goes_on_elsewhere_with_work_in_every_queue() {
+                promises::goes_on_elsewhere_with_work_in_every_queue(&mut $subject);
+            }
+
+            #[test]
+            fn it_survives_odd_states() {
+                promises::survives_odd_states(&mut $subject);
             }
 
             #[test]

@@ -1,4 +1,4 @@
-//! Another process, held by a descriptor so that its number cannot become another one's meanwhile (pidfd_open(2)).
+//! Another process by a pidfd, so that its pid cannot be reused meanwhile (pidfd_open(2)).
 
 use std::fs;
 use std::io;
@@ -9,13 +9,13 @@ use super::ready::is_readable;
 
 /// A process.
 #[derive(Debug)]
-pub(crate) struct Target(OwnedFd);
+pub(crate) struct PidFd(OwnedFd);
 
-impl Target {
-    /// The process of this number.
+impl PidFd {
+    /// The process with this pid.
     ///
     /// # Errors
-    /// There is none, or the kernel is older than 5.3.
+    /// It does not exist, or the kernel is older than 5.3.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: takes two numbers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
@@ -24,13 +24,13 @@ impl Target {
         }
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
         // SAFETY: a new descriptor, which nobody else has.
-        Ok(Target(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(PidFd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Sends it a signal. One that has ended already is no error.
+    /// Sends it a signal. A process that has ended is no error.
     pub(crate) fn signal(&self, number: libc::c_int) -> io::Result<()> {
         let no_info: *const libc::siginfo_t = std::ptr::null();
-        // SAFETY: takes numbers and no siginfo, with which the kernel makes that of kill(2).
+        // SAFETY: takes numbers and no siginfo, in place of which the kernel uses that of kill(2).
         let done =
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), number, no_info, 0) };
         match io::Error::last_os_error() {
@@ -39,17 +39,17 @@ impl Target {
         }
     }
 
-    /// Whether it has ended, or does within `limit`.
-    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+    /// Whether it ends within `limit`, or has ended.
+    pub(crate) fn exits_within(&self, limit: Duration) -> bool {
         is_readable(&self.0, limit)
     }
 }
 
-/// Whether a process is stopped: by SIGSTOP or by its terminal. Only /proc says so of a process that is no child of ours;
-/// without it the answer is no.
+/// Whether a process is stopped, by SIGSTOP or by its terminal. Only /proc reports that for a process that is
+/// not a child; without it the answer is false.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        // The name of the program may have any byte in it, a parenthesis too.
+        // The program's name may contain any byte, also a parenthesis.
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
     })
 }
@@ -64,17 +64,17 @@ mod tests {
     #[test]
     fn a_stopped_process_is_known_as_such_and_ended_by_its_descriptor() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let target = Target::open(child.id()).unwrap();
+        let target = PidFd::open(child.id()).unwrap();
         assert!(!is_stopped(child.id()));
         target.signal(libc::SIGSTOP).unwrap();
         while !is_stopped(child.id()) {
             thread::yield_now();
         }
-        assert!(!target.ends_within(Duration::ZERO));
+        assert!(!target.exits_within(Duration::ZERO));
         target.signal(libc::SIGKILL).unwrap();
-        assert!(target.ends_within(Duration::from_secs(20)));
+        assert!(target.exits_within(Duration::from_secs(20)));
         child.wait().unwrap();
         target.signal(libc::SIGKILL).unwrap();
-        assert!(Target::open(child.id()).is_err());
+        assert!(PidFd::open(child.id()).is_err());
     }
 }

@@ -1,13 +1,13 @@
-//! Words of a kernel command line that cannot work on this machine.
+//! Words of a kernel command line that conflict with this machine.
 
 use boot::cmdline;
 use boot::layout::RamLayout;
 
-use crate::cli::advice::Trouble;
+use crate::cli::advice::Problem;
 use crate::spec::{Cpus, MemSize};
 
-/// Name, value (any if there is none), and what it takes away.
-const WORDS: [(&str, Option<&str>, &str); 17] = [
+/// Name, value (any if `None`), and what the guest loses.
+const CONFLICTING_WORDS: [(&str, Option<&str>, &str); 17] = [
     ("pci", Some("off"), DISKS),
     ("pci", Some("conf1"), DISKS),
     ("pci", Some("conf2"), DISKS),
@@ -31,56 +31,58 @@ const TABLES: &str = "PCI and the power button, which ACPI describes";
 const INTERRUPTS: &str = "interrupts";
 const SERIAL: &str = "the console, which is ttyS0 or hvc0";
 
-/// Modules that no guest does without.
+/// Modules that every guest needs.
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio", "virtio_ring"];
 
-/// One warning for all such words on the command line `text` of a machine with so much memory and so many processors.
-pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Trouble> {
-    let mut said = Vec::new();
-    said.extend(hidden_memory(text, mem));
-    said.extend(idle_processors(text, cpus));
+/// One warning for all such words on the command line `text` of a machine with this memory and these
+/// processors.
+pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Problem> {
+    let mut problems = Vec::new();
+    problems.extend(hidden_memory(text, mem));
+    problems.extend(idle_processors(text, cpus));
     for word in cmdline::words(text) {
-        // Those of `pci=` are a list; of others the first says what they are.
+        // The value of `pci=` is a list; of others only the first item is relevant.
         let count = if word.is("pci") { usize::MAX } else { 1 };
         let is_it = |wanted: &Option<&str>| {
             wanted.is_none_or(|wanted| {
                 word.value.is_some_and(|value| value.split(',').take(count).any(|v| v == wanted))
             })
         };
-        let known = WORDS.iter().find(|(name, wanted, _)| word.is(name) && is_it(wanted));
-        let listed = ["module_blacklist", "modprobe.blacklist"].iter().any(|name| word.is(name))
+        let conflicting = CONFLICTING_WORDS.iter().find(|(name, wanted, _)| word.is(name) && is_it(wanted));
+        let blacklisted = ["module_blacklist", "modprobe.blacklist"].iter().any(|name| word.is(name))
             && word
                 .value
                 .unwrap_or_default()
                 .split(',')
                 .any(|name| MODULES.contains(&name.replace('-', "_").as_str()));
-        let takes = known.map(|(_, _, takes)| *takes).or_else(|| listed.then_some(DISKS));
-        said.extend(takes.map(|takes| format!("`{}` takes away {takes}", word.raw.escape_debug())));
+        let loses = conflicting.map(|(_, _, loses)| *loses).or_else(|| blacklisted.then_some(DISKS));
+        problems.extend(loses.map(|loses| format!("`{}` takes away {loses}", word.raw.escape_debug())));
     }
     let root = cmdline::value(text, "root").unwrap_or_default();
     if ["/dev/sd", "/dev/hd", "/dev/xvd", "/dev/nvme", "/dev/mmcblk"]
         .iter()
         .any(|disk| root.starts_with(disk))
     {
-        said.push(format!(
+        problems.push(format!(
             "`root={}` names a disk of another machine: the first one here is /dev/vda",
             root.escape_debug()
         ));
     }
     if !cmdline::has(text, "console") {
-        said.push("without `console=ttyS0` or `console=hvc0` the kernel's messages are not seen".to_owned());
+        problems
+            .push("without `console=ttyS0` or `console=hvc0` the kernel's messages are not seen".to_owned());
     } else if !consoles(text).any(|name| matches!(name, "ttyS0" | "hvc0" | "ttyS" | "hvc")) {
-        said.push("none of its consoles is `ttyS0` or `hvc0`, which this machine has".to_owned());
+        problems.push("none of its consoles is `ttyS0` or `hvc0`, which this machine has".to_owned());
     }
     let cure = Some("leave it so only if that is meant".to_owned());
-    (!said.is_empty())
-        .then(|| Trouble { what: format!("the kernel command line: {}", said.join("; ")), cure })
+    (!problems.is_empty())
+        .then(|| Problem { what: format!("the kernel command line: {}", problems.join("; ")), cure })
 }
 
-/// What to say of a word that keeps the kernel from a part of its memory.
+/// A warning about a word that hides memory from the kernel.
 fn hidden_memory(text: &str, mem: MemSize) -> Option<String> {
     let words = cmdline::words(text).filter(|word| word.is("mem"));
-    // Each takes away what lies above it.
+    // Each hides the memory above its value.
     let (word, end) =
         words.filter_map(|word| Some((word.raw, size(word.value?)?))).min_by_key(|(_, end)| *end)?;
     let layout = RamLayout::new(mem.bytes());
@@ -90,12 +92,12 @@ fn hidden_memory(text: &str, mem: MemSize) -> Option<String> {
     })
 }
 
-/// What to say of a word that keeps the kernel from some of its processors.
+/// A warning about a word that hides processors from the kernel.
 fn idle_processors(text: &str, cpus: Cpus) -> Option<String> {
     let limits = cmdline::words(text).filter_map(|word| {
         let most = match word.value {
             Some(value) if word.is("maxcpus") || word.is("nr_cpus") || word.is("possible_cpus") => {
-                // With none, the kernel starts no other than the first.
+                // 0 means one processor.
                 value.parse::<u32>().ok()?.max(1)
             }
             _ if word.is("nosmp") => 1,
@@ -112,7 +114,7 @@ fn idle_processors(text: &str, cpus: Cpus) -> Option<String> {
     })
 }
 
-/// A size as the kernel reads it (lib/cmdline.c, `memparse`), as far as it is one.
+/// A size as the kernel parses it (lib/cmdline.c, `memparse`).
 fn size(text: &str) -> Option<u64> {
     let (digits, base) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
@@ -139,17 +141,17 @@ mod tests {
     use super::*;
     use crate::spec::{DEFAULT_CMDLINE, DEFAULT_CMDLINE_HVC0};
 
-    fn warning(text: &str) -> Option<Trouble> {
+    fn warning(text: &str) -> Option<Problem> {
         super::warning(text, "1024".parse().unwrap(), Cpus::DEFAULT)
     }
 
-    fn said(more: &str) -> String {
-        warning(&format!("console=ttyS0 {more}")).map(|trouble| trouble.to_string()).unwrap_or_default()
+    fn problems(more: &str) -> String {
+        warning(&format!("console=ttyS0 {more}")).map(|problem| problem.to_string()).unwrap_or_default()
     }
 
     #[test]
     fn words_that_cannot_work_are_named_in_one_warning() {
-        let both = said("pci=off quiet noapic");
+        let both = problems("pci=off quiet noapic");
         assert!(both.contains("`pci=off` takes away disks") && both.contains("`noapic`"), "{both}");
         for word in [
             "acpi=off",
@@ -160,7 +162,7 @@ mod tests {
             "pci=noearly,nomsi",
             "pci=nommconf",
         ] {
-            assert!(said(word).contains(word), "{word}");
+            assert!(problems(word).contains(word), "{word}");
         }
     }
 
@@ -168,8 +170,8 @@ mod tests {
     fn words_that_contradict_mem_and_cpus_are_named_in_the_same_warning() {
         let of = |more: &str, mem: &str, cpus: &str| {
             let text = format!("console=ttyS0 {more}");
-            let trouble = super::warning(&text, mem.parse().unwrap(), cpus.parse().unwrap());
-            trouble.map(|trouble| trouble.to_string()).unwrap_or_default()
+            let problem = super::warning(&text, mem.parse().unwrap(), cpus.parse().unwrap());
+            problem.map(|problem| problem.to_string()).unwrap_or_default()
         };
         let both = of("mem=512M nr_cpus=2", "1024", "4");
         assert!(both.contains("`mem=512M` takes away a part of the 1 GiB"), "{both}");
@@ -192,8 +194,8 @@ mod tests {
 
     #[test]
     fn root_on_a_disk_of_another_kind_is_told() {
-        assert!(said("root=/dev/sda1").contains("the first one here is /dev/vda"));
-        assert_eq!(said("root=/dev/vda1"), "");
+        assert!(problems("root=/dev/sda1").contains("the first one here is /dev/vda"));
+        assert_eq!(problems("root=/dev/vda1"), "");
     }
 
     #[test]
@@ -205,9 +207,9 @@ mod tests {
 
     #[test]
     fn command_line_without_a_console_is_told() {
-        let said = |line| warning(line).unwrap().to_string();
-        assert!(said("quiet").contains("without `console=ttyS0`"));
-        assert!(said("quiet -- console=ttyS0").contains("without `console=ttyS0`"));
-        assert!(said("console=tty0").contains("none of its consoles"));
+        let problems = |line| warning(line).unwrap().to_string();
+        assert!(problems("quiet").contains("without `console=ttyS0`"));
+        assert!(problems("quiet -- console=ttyS0").contains("without `console=ttyS0`"));
+        assert!(problems("console=tty0").contains("none of its consoles"));
     }
 }

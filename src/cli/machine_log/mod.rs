@@ -1,4 +1,4 @@
-//! Where what minivmm says is kept besides standard error: the file of `--log`, or the host's log for a machine in the
+//! The log of a machine besides standard error: the file of `--log`, or the host's log for a machine in the
 //! background.
 
 mod file;
@@ -16,12 +16,12 @@ use self::system::SystemLog;
 use super::report;
 use crate::spec::MachineName;
 
-/// Where programs leave messages for the host's log: journald and every syslog daemon listen there.
+/// The socket of the host's log: journald and every syslog daemon listen there.
 const SYSTEM: &str = "/dev/log";
 
-static LOGBOOK: OnceLock<Logbook> = OnceLock::new();
+static LOG: OnceLock<MachineLog> = OnceLock::new();
 
-/// Why there is none.
+/// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogError {
     /// The file of `--log`.
@@ -39,13 +39,13 @@ pub(super) enum LogError {
     System(io::Error),
 }
 
-/// A log, and whose it is.
+/// A log with the name of its machine.
 #[derive(Debug)]
-pub(super) struct Logbook {
-    /// The machine, as each line begins with it.
+pub(super) struct MachineLog {
+    /// The prefix of each line: the machine.
     machine: String,
-    /// Standard error was told that the log cannot be written.
-    told: AtomicBool,
+    /// A warning that the log cannot be written was printed.
+    warned: AtomicBool,
     sink: Sink,
 }
 
@@ -55,8 +55,8 @@ enum Sink {
     System(SystemLog),
 }
 
-impl Logbook {
-    /// This file, made if it is not there, or else the host's log.
+impl MachineLog {
+    /// Opens this file, created if needed, or else the host's log.
     pub(super) fn open(path: Option<&Path>, name: Option<&MachineName>) -> Result<Self, LogError> {
         let sink = match path {
             Some(path) => LogFile::open(path)
@@ -64,35 +64,35 @@ impl Logbook {
                 .map_err(|source| LogError::File { path: path.into(), source }),
             None => SystemLog::open(Path::new(SYSTEM)).map(Sink::System).map_err(LogError::System),
         };
-        Ok(Logbook {
+        Ok(MachineLog {
             machine: name.map(|name| format!("{name}: ")).unwrap_or_default(),
-            told: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
             sink: sink?,
         })
     }
 
-    /// Keeps all that is said from now on, the words of a panic among it.
+    /// Records all messages from now on, including panics.
     pub(super) fn install(self) {
-        if LOGBOOK.set(self).is_ok() {
+        if LOG.set(self).is_ok() {
             std::panic::set_hook(Box::new(|panic| {
-                report::say_as(Level::Error, &format_args!("minivmm: {panic}\n"));
+                report::message_at(Level::Error, &format_args!("minivmm: {panic}\n"));
             }));
         }
     }
 
-    fn keep(&self, level: Level, text: &str) {
+    fn record(&self, level: Level, text: &str) {
         for line in text.lines() {
             let line = line.strip_prefix("minivmm: ").unwrap_or(line).trim();
             if line.is_empty() {
                 continue;
             }
-            // One thing is one line, whatever is in it.
+            // One message is one line, whatever it contains.
             let line = line.replace(char::is_control, " ");
             let line = format!("minivmm[{}]: {}{line}", process::id(), self.machine);
             match &self.sink {
                 Sink::File(file) => {
                     if let Err(error) = file.write(&line) {
-                        self.tell(&error);
+                        self.warn_once(&error);
                     }
                 }
                 Sink::System(log) => log.write(level, &line),
@@ -101,19 +101,21 @@ impl Logbook {
     }
 }
 
-impl Logbook {
-    /// Once: a log on a full disk stays as it is.
-    fn tell(&self, error: &io::Error) {
-        if !self.told.swap(true, Ordering::Relaxed) {
-            report::tell(&format!("minivmm: warning: the file of `--log` cannot be written: {error}\n"));
+impl MachineLog {
+    /// Warns once: a log on a full disk stays as it is.
+    fn warn_once(&self, error: &io::Error) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            report::stderr_only(&format!(
+                "minivmm: warning: the file of `--log` cannot be written: {error}\n"
+            ));
         }
     }
 }
 
-/// Keeps a text, if there is a log.
-pub(super) fn keep(level: Level, text: &str) {
-    if let Some(logbook) = LOGBOOK.get() {
-        logbook.keep(level, text);
+/// Records a message, if there is a log.
+pub(super) fn record(level: Level, text: &str) {
+    if let Some(machine_log) = LOG.get() {
+        machine_log.record(level, text);
     }
 }
 
@@ -125,9 +127,9 @@ mod tests {
     fn lines_of_the_log_say_whose_they_are_and_are_what_was_said() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let log = Logbook::open(Some(&path), Some(&"vm0".parse().unwrap())).unwrap();
-        log.keep(Level::Info, "~> RAM         : 4 MiB\n~> Processors  : 1\n");
-        log.keep(Level::Info, "\r\nminivmm: quit\u{1b}[2J\tnow\r\n");
+        let log = MachineLog::open(Some(&path), Some(&"vm0".parse().unwrap())).unwrap();
+        log.record(Level::Info, "~> RAM         : 4 MiB\n~> Processors  : 1\n");
+        log.record(Level::Info, "\r\nminivmm: quit\u{1b}[2J\tnow\r\n");
         let text = std::fs::read_to_string(&path).unwrap();
         let said: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         let own = format!("minivmm[{}]: vm0: ", process::id());
@@ -137,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_is_an_error_with_its_path() {
-        let error = Logbook::open(Some(Path::new("/nonexistent/log")), None).unwrap_err().to_string();
+        let error = MachineLog::open(Some(Path::new("/nonexistent/log")), None).unwrap_err().to_string();
         assert!(error.starts_with("the log /nonexistent/log cannot be written: "), "{error}");
     }
 }

@@ -1,25 +1,25 @@
-//! Cures that last. What is set in /dev, /sys or by modprobe is gone after the next boot, so that the doctor, unlike an error at a
-//! start, names the file that has it set again.
+//! Persistent cures. Settings in /dev, /sys or by modprobe are lost at the next boot, so the doctor, unlike
+//! an error at a start, names the file that sets them again.
 
-use crate::cli::advice::Trouble;
+use crate::cli::advice::Problem;
 use crate::host::facts::{Access, Cpu, Host};
 
-/// Both now and at each boot.
+/// Takes effect at once and at each boot.
 pub(super) const HUGE_PAGES: &str = "`echo 'w /sys/kernel/mm/transparent_hugepage/enabled - - - - madvise' | sudo tee \
      /etc/tmpfiles.d/huge-pages.conf && sudo systemd-tmpfiles --create huge-pages.conf`, which each boot does again";
 
-/// Of /dev/kvm.
-pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, trouble: Trouble) -> Trouble {
+/// The persistent cure for /dev/kvm.
+pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, problem: Problem) -> Problem {
     match access {
-        Access::Denied(_) if host.is_in_user_namespace() => nobody(trouble, "/dev/kvm"),
+        Access::Denied(_) if host.is_in_user_namespace() => in_user_namespace(problem, "/dev/kvm"),
         Access::Denied(owner) if owner.group.is_none() => {
-            let rule = rule("kvm", "KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"");
+            let udev_rule = udev_rule("kvm", "KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"");
             let cure = format!(
-                "give it to the group kvm, at each boot: {rule}; join it: `sudo usermod -aG kvm $USER`, then log in again"
+                "give it to the group kvm, at each boot: {udev_rule}; join it: `sudo usermod -aG kvm $USER`, then log in again"
             );
-            Trouble { cure: Some(cure), ..trouble }
+            Problem { cure: Some(cure), ..problem }
         }
-        Access::Missing if host.kernel_has_kvm() || !host.shows_its_kernel() => {
+        Access::Missing if host.kernel_has_kvm() || !host.has_proc_or_sys() => {
             let seen = if host.kernel_has_kvm() {
                 "though the kernel has KVM: this looks like a container or a chroot"
             } else {
@@ -27,51 +27,58 @@ pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, trouble: Trouble) -> 
             };
             let cure = "give a container the device, as in `docker run --device /dev/kvm` or `podman run --device /dev/kvm`; give a \
                         chroot the host's folders, as in `for d in dev proc sys; do mount --rbind /$d ROOT/$d; done`";
-            Trouble { what: format!("/dev/kvm does not exist, {seen}"), cure: Some(cure.to_owned()) }
+            Problem { what: format!("/dev/kvm does not exist, {seen}"), cure: Some(cure.to_owned()) }
         }
-        // The module is named by the trouble itself; a distribution loads it at each boot where the processor has the feature.
+        // The problem itself names the module; a distribution loads it at each boot where the processor has
+        // the feature.
         Access::Missing if cpu.vmx || cpu.svm => {
             let module = if cpu.svm { "kvm_amd" } else { "kvm_intel" };
-            also(trouble, &format!("at each boot: `echo {module} | sudo tee /etc/modules-load.d/kvm.conf`"))
+            append_cure(
+                problem,
+                &format!("at each boot: `echo {module} | sudo tee /etc/modules-load.d/kvm.conf`"),
+            )
         }
-        _ => trouble,
+        _ => problem,
     }
 }
 
-/// Of /dev/net/tun.
-pub(super) fn tun(host: &Host, access: &Access, trouble: Trouble) -> Trouble {
+/// The persistent cure for /dev/net/tun.
+pub(super) fn tun(host: &Host, access: &Access, problem: Problem) -> Problem {
     match access {
-        Access::Denied(_) if host.is_in_user_namespace() => nobody(trouble, "/dev/net/tun"),
+        Access::Denied(_) if host.is_in_user_namespace() => in_user_namespace(problem, "/dev/net/tun"),
         Access::Denied(owner) if owner.group.is_none() => {
-            let rule = rule("tun", "KERNEL==\"tun\", MODE=\"0666\", OPTIONS+=\"static_node=net/tun\"");
-            let cure = format!("open it to all users, as distributions do, at each boot: {rule}");
-            Trouble { cure: Some(cure), ..trouble }
+            let udev_rule =
+                udev_rule("tun", "KERNEL==\"tun\", MODE=\"0666\", OPTIONS+=\"static_node=net/tun\"");
+            let cure = format!("open it to all users, as distributions do, at each boot: {udev_rule}");
+            Problem { cure: Some(cure), ..problem }
         }
-        Access::Missing => also(trouble, "at each boot: `echo tun | sudo tee /etc/modules-load.d/tun.conf`"),
-        _ => trouble,
+        Access::Missing => {
+            append_cure(problem, "at each boot: `echo tun | sudo tee /etc/modules-load.d/tun.conf`")
+        }
+        _ => problem,
     }
 }
 
-/// A rule of udev's, which holds from now on and at each boot.
-fn rule(device: &str, rule: &str) -> String {
+/// A udev rule, which takes effect at once and at each boot.
+fn udev_rule(device: &str, udev_rule: &str) -> String {
     format!(
-        "`echo '{rule}' | sudo tee /etc/udev/rules.d/65-{device}.rules && sudo udevadm control --reload && sudo udevadm trigger \
+        "`echo '{udev_rule}' | sudo tee /etc/udev/rules.d/65-{device}.rules && sudo udevadm control --reload && sudo udevadm trigger \
          --sysname-match={device}`"
     )
 }
 
-fn also(trouble: Trouble, more: &str) -> Trouble {
-    let cure = trouble.cure.map_or_else(|| more.to_owned(), |cure| format!("{cure}; {more}"));
-    Trouble { cure: Some(cure), ..trouble }
+fn append_cure(problem: Problem, more: &str) -> Problem {
+    let cure = problem.cure.map_or_else(|| more.to_owned(), |cure| format!("{cure}; {more}"));
+    Problem { cure: Some(cure), ..problem }
 }
 
-/// In a user namespace root is root of what the namespace owns, and devices are not.
-fn nobody(trouble: Trouble, device: &str) -> Trouble {
+/// In a user namespace root has no rights on the host's devices.
+fn in_user_namespace(problem: Problem, device: &str) -> Problem {
     let cure = format!(
         "this process is in a user namespace, where its groups and root's rights do not count for devices: let the user outside \
          open {device}, and keep that user's groups (`podman run --group-add keep-groups --device {device}`)"
     );
-    Trouble { cure: Some(cure), ..trouble }
+    Problem { cure: Some(cure), ..problem }
 }
 
 #[cfg(test)]
@@ -83,8 +90,8 @@ mod tests {
 
     fn cure(files: &[(&str, &str)], access: &Access) -> String {
         let (_folder, host) = tree(files);
-        let trouble = advice::kvm(&host, access).unwrap();
-        kvm(&host, &host.cpu(), access, trouble).to_string()
+        let problem = advice::kvm(&host, access).unwrap();
+        kvm(&host, &host.cpu(), access, problem).to_string()
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What is typed, on its way to a guest that may not read it.
+//! The user's input on its way to a guest that may not read it.
 //!
-//! A pipe is read only as fast as the guest reads: nothing is lost. A terminal is read at all times, as the menu's keys are
-//! among what is typed: text that the guest does not take is kept, and only text beyond [`KEPT`] is dropped.
+//! A pipe has back-pressure: it is read only as fast as the guest reads, and nothing is lost. A terminal is
+//! read at all times for the menu's keys: input that the guest does not read is buffered, and input beyond
+//! [`BUFFER_SIZE`] is dropped.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,18 +14,18 @@ use devices::thread::{self, Role};
 use super::menu::{Choice, Typed, read_input};
 use crate::host::stdio::Input;
 
-/// Text of a terminal that is kept for a guest: more than a person pastes. Memory is taken as it comes.
-const KEPT: usize = 16 << 20;
+/// Buffer for a terminal's input: more than a person pastes. Memory is allocated as it comes.
+const BUFFER_SIZE: usize = 16 << 20;
 
 const DROPPED: &str = "the guest takes no input and 16 MiB wait for it already: what is typed now is dropped, the keys of Ctrl-] work";
 
-/// Carries standard input to the guest until either ends. Only a terminal has the menu.
-pub(super) fn carry(
+/// Copies standard input to the guest until either ends. Only a terminal has the menu.
+pub(super) fn forward_input(
     mut input: Input,
     is_terminal: bool,
     mut to: impl Write + Send + 'static,
-    mut choose: impl FnMut(Choice),
-    say: impl Fn(&str),
+    mut handle_choice: impl FnMut(Choice),
+    notice: impl Fn(&str),
 ) {
     if !is_terminal {
         return read_input(&mut input, false, |typed| match typed {
@@ -32,43 +33,45 @@ pub(super) fn carry(
             Typed::Choice(_) => Ok(()),
         });
     }
-    let Ok(mut kept) = Kept::start(to, KEPT) else { return say("the host has no thread for what is typed") };
+    let Ok(mut buffer) = InputBuffer::start(to, BUFFER_SIZE) else {
+        return notice("the host has no thread for what is typed");
+    };
     read_input(&mut input, true, |typed| {
         match typed {
             Typed::Text(text) => {
-                if kept.add(text)? == Added::FirstDropped {
-                    say(DROPPED);
+                if buffer.push(text)? == Added::FirstDropped {
+                    notice(DROPPED);
                 }
             }
-            Typed::Choice(choice) => choose(choice),
+            Typed::Choice(choice) => handle_choice(choice),
         }
         Ok(())
     });
 }
 
-/// What became of a text.
+/// The result of adding input to the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Added {
     Whole,
-    /// There was no room for all of it, as there was for the one before.
+    /// The buffer became full with this input.
     FirstDropped,
     Dropped,
 }
 
-/// Text that waits for the guest.
+/// Input that waits for the guest.
 #[derive(Debug)]
-struct Kept {
+struct InputBuffer {
     queue: Arc<ByteQueue>,
-    feeder: JoinHandle<()>,
+    copier: JoinHandle<()>,
     full: bool,
 }
 
-impl Kept {
-    /// With a thread that feeds the guest, which may wait for it.
+impl InputBuffer {
+    /// Starts the thread that writes to the guest, and may block on it.
     fn start(mut to: impl Write + Send + 'static, capacity: usize) -> io::Result<Self> {
         let queue = Arc::new(ByteQueue::new(capacity));
         let from = queue.clone();
-        let feed = move || {
+        let copy = move || {
             let mut bytes = [0; 4096];
             loop {
                 let count = from.pop(&mut bytes);
@@ -78,13 +81,13 @@ impl Kept {
                 }
             }
         };
-        let feeder = thread::spawn(Role::Cli, "typing", feed)?;
-        Ok(Kept { queue, feeder, full: false })
+        let copier = thread::spawn(Role::Cli, "typing", copy)?;
+        Ok(InputBuffer { queue, copier, full: false })
     }
 
-    /// Never waits. An error once the guest takes no more.
-    fn add(&mut self, text: &[u8]) -> io::Result<Added> {
-        if self.feeder.is_finished() {
+    /// Never blocks. An error once the guest is gone.
+    fn push(&mut self, text: &[u8]) -> io::Result<Added> {
+        if self.copier.is_finished() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let was_full = self.full;
@@ -97,7 +100,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for InputBuffer {
     fn drop(&mut self) {
         self.queue.close();
     }
@@ -113,14 +116,14 @@ mod tests {
     #[test]
     fn text_is_kept_in_order_up_to_its_limit_and_dropped_beyond_without_a_wait() {
         let (guest, mut reads) = UnixStream::pair().unwrap();
-        let mut kept = Kept::start(guest, 1 << 20).unwrap();
+        let mut buffer = InputBuffer::start(guest, 1 << 20).unwrap();
         let text: Vec<u8> = (0..=255).cycle().take(4096).collect();
         // Far more than the socket and the queue hold.
-        let added: Vec<_> = (0..1024).map(|_| kept.add(&text).unwrap()).collect();
+        let added: Vec<_> = (0..1024).map(|_| buffer.push(&text).unwrap()).collect();
         let whole = added.iter().take_while(|added| **added == Added::Whole).count();
         assert!(whole >= (1 << 20) / 4096, "{whole}");
         assert_eq!(added[whole], Added::FirstDropped);
-        drop(kept);
+        drop(buffer);
         let mut heard = Vec::new();
         reads.read_to_end(&mut heard).unwrap();
         assert!(heard.len() >= whole * 4096);
@@ -131,9 +134,9 @@ mod tests {
     fn typing_ends_with_the_guest() {
         let (guest, reads) = UnixStream::pair().unwrap();
         drop(reads);
-        let mut kept = Kept::start(guest, 1 << 20).unwrap();
+        let mut buffer = InputBuffer::start(guest, 1 << 20).unwrap();
         let begin = std::time::Instant::now();
-        while kept.add(b"x").is_ok() {
+        while buffer.push(b"x").is_ok() {
             assert!(begin.elapsed() < std::time::Duration::from_secs(10));
             thread::yield_now();
         }

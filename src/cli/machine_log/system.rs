@@ -1,4 +1,4 @@
-//! The host's log, by the protocol that every one of them speaks: a datagram a line, as RFC 3164 has it.
+//! The host's log, by the protocol that all of them accept: one datagram per line, as in RFC 3164.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -8,10 +8,10 @@ use log::Level;
 
 use crate::host::clock::LocalTime;
 
-/// Of a daemon (RFC 3164, table 1), in its place.
+/// Facility "daemon" (RFC 3164, table 1), shifted.
 const FACILITY: u8 = 3 << 3;
 
-/// A socket that takes messages.
+/// A socket that accepts messages.
 #[derive(Debug)]
 pub(super) struct SystemLog {
     path: PathBuf,
@@ -20,10 +20,10 @@ pub(super) struct SystemLog {
 
 impl SystemLog {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // Whether somebody listens. Not connected for good: who listens may be started again.
+        // Checks that a daemon listens. The socket is not connected: the daemon may be restarted.
         UnixDatagram::unbound()?.connect(path)?;
         let socket = UnixDatagram::unbound()?;
-        // A log that takes nothing at the moment shall not hold up the machine.
+        // A log that is blocked must not block the machine.
         socket.set_nonblocking(true)?;
         Ok(SystemLog { path: path.into(), socket })
     }
@@ -70,7 +70,7 @@ mod tests {
         let host = UnixDatagram::bind(&path).unwrap();
         log.write(Level::Error, "minivmm[1]: vm0: gone");
         assert!(receive(&host).starts_with("<27>"));
-        // Nobody takes them, and nobody is held up.
+        // No reader, and no blocked writer.
         (0..10_000).for_each(|_| log.write(Level::Info, "minivmm[1]: more"));
     }
 }

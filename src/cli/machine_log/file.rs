@@ -1,4 +1,4 @@
-//! A log file that may be rotated in any way, and shared.
+//! A log file that may be rotated in any way, and shared by machines.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,53 +9,56 @@ use std::sync::{Mutex, PoisonError};
 use crate::host::clock::LocalTime;
 use crate::host::identity::identity;
 
-/// A file that lines are added to.
+/// A file that lines are appended to.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
-    end: Mutex<End>,
+    writer: Mutex<Writer>,
 }
 
-/// Where the next line goes.
+/// The open file.
 #[derive(Debug)]
-struct End {
+struct Writer {
     file: File,
-    /// The last line may have been written in part, on a disk that is full.
-    broken: bool,
+    /// The last line may be incomplete, on a full disk.
+    partial_line: bool,
 }
 
 impl LogFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(LogFile { path: path.into(), end: Mutex::new(End { file: open(path)?, broken: false }) })
+        Ok(LogFile {
+            path: path.into(),
+            writer: Mutex::new(Writer { file: open(path)?, partial_line: false }),
+        })
     }
 
-    /// Adds a line with the time before it. Where there is no room the line is lost and the next one is tried again.
+    /// Appends a line with its time. Without space the line is lost, and the next one is tried again.
     pub(super) fn write(&self, line: &str) -> io::Result<()> {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        // Lines are few, so that this may cost something, and nobody has to tell us that the file was put aside.
-        if !self.is_there(&end.file) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // Lines are rare, so the check may cost a stat; no signal is needed after a rotation.
+        if !self.is_current(&writer.file) {
             if let Ok(new) = open(&self.path) {
-                end.file = new;
+                writer.file = new;
             }
         }
         // In one write, so that machines may share a file.
-        let start = if end.broken { "\n" } else { "" };
+        let start = if writer.partial_line { "\n" } else { "" };
         let text = format!("{start}{} {line}\n", LocalTime::now().rfc3339());
-        let written = end.file.write_all(text.as_bytes());
-        end.broken = written.is_err();
+        let written = writer.file.write_all(text.as_bytes());
+        writer.partial_line = written.is_err();
         written
     }
 
-    fn is_there(&self, file: &File) -> bool {
+    fn is_current(&self, file: &File) -> bool {
         match (file.metadata(), fs::metadata(&self.path)) {
-            (Ok(ours), Ok(there)) => identity(&ours) == identity(&there),
+            (Ok(ours), Ok(current)) => identity(&ours) == identity(&current),
             _ => false,
         }
     }
 }
 
-/// Each write goes to the end as it is then, also after somebody has cut the file. A pipe is written to only while
-/// somebody reads, and holds nobody up.
+/// Opens the file in append mode, so that it may be truncated by others. O_NONBLOCK: a FIFO without a reader
+/// must not block the machine.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o644).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)

@@ -1,0 +1,181 @@
+//! Guest memory as a component, and its contents in a file: one byte for each of the memory, in the order of its ranges, with holes
+//! where there are zeros.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use devices::component::{Component, State, StateError};
+use serde::{Deserialize, Serialize};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::GuestRam;
+
+/// Bytes that are looked at together: zeros in all of them become a hole.
+const PIECE: usize = 64 << 10;
+
+impl GuestRam {
+    /// Writes the contents to `file`, from its beginning on, with holes for zeros.
+    pub(crate) fn save(&self, file: &File) -> io::Result<()> {
+        file.set_len(0)?;
+        file.set_len(self.size())?;
+        let used = match &self.file {
+            Some(own) => extents(own, self.size())?,
+            None => vec![(0, self.size())],
+        };
+        let mut buffer = vec![0; PIECE];
+        for Placement { offset, guest, len } in used.into_iter().flat_map(|(at, len)| self.place(at, len)) {
+            let mut done = 0u64;
+            while done < len {
+                let now = usize::try_from(len - done).map_or(PIECE, |left| left.min(PIECE));
+                let piece = buffer.get_mut(..now).unwrap_or_default();
+                self.regions.read_slice(piece, GuestAddress(guest + done)).map_err(io::Error::other)?;
+                if piece.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(piece, offset + done)?;
+                }
+                done += now as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Splits a piece of a file with the contents: where each part of it goes in the guest. Offsets and bytes beyond the memory are
+    /// left out.
+    pub(crate) fn place(&self, offset: u64, len: u64) -> Vec<Placement> {
+        let mut placements = Vec::new();
+        let mut start = 0u64;
+        let end = offset.saturating_add(len);
+        for region in self.regions.iter() {
+            let (first, last) = (offset.max(start), end.min(start + region.len()));
+            if first < last {
+                let guest = region.start_addr().0 + (first - start);
+                placements.push(Placement { offset: first, guest, len: last - first });
+            }
+            start += region.len();
+        }
+        placements
+    }
+}
+
+/// A part of a file with a guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Placement {
+    pub(crate) offset: u64,
+    pub(crate) guest: u64,
+    pub(crate) len: u64,
+}
+
+/// Where `file` of `len` bytes has data and no holes, as offset and bytes.
+pub(crate) fn extents(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut extents = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let start = match seek(file, at, libc::SEEK_DATA) {
+            Ok(start) => start,
+            // Nothing but a hole is left.
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => break,
+            // A file system that knows no holes.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => at,
+            Err(error) => return Err(error),
+        };
+        let end = seek(file, start, libc::SEEK_HOLE).unwrap_or(len).clamp(start, len);
+        if end <= at {
+            break;
+        }
+        extents.push((start, end - start));
+        at = end;
+    }
+    Ok(extents)
+}
+
+fn seek(file: &File, at: u64, whence: libc::c_int) -> io::Result<u64> {
+    let at = i64::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is open; the call touches no memory of this process.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), at, whence) };
+    u64::try_from(found).map_err(|_| io::Error::last_os_error())
+}
+
+/// Guest memory as a component: which it is, not what it holds.
+#[derive(Debug)]
+pub(crate) struct MemoryLayout(pub(crate) Arc<GuestRam>);
+
+impl MemoryLayout {
+    const KIND: &'static str = "memory";
+    const VERSION: u16 = 1;
+
+    fn ranges(&self) -> Vec<(u64, u64)> {
+        self.0.regions.iter().map(|region| (region.start_addr().0, region.len())).collect()
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemoryState {
+    /// Guest address and bytes of each range.
+    ranges: Vec<(u64, u64)>,
+}
+
+impl Component for MemoryLayout {
+    fn save(&self) -> Result<State, StateError> {
+        State::new(Self::KIND, Self::VERSION, &MemoryState { ranges: self.ranges() })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let MemoryState { ranges } = state.open(Self::KIND, Self::VERSION)?;
+        if ranges == self.ranges() {
+            return Ok(());
+        }
+        let sum =
+            |ranges: &[(u64, u64)]| ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len)) >> 20;
+        let (saved, own) = (sum(&ranges), sum(&self.ranges()));
+        let reason = format!("it has {saved} MiB, in {} ranges, and this machine {own} MiB", ranges.len());
+        Err(StateError::mismatch(Self::KIND, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_pass_through_a_file_that_is_as_sparse_as_they_are() {
+        let ranges = [(0, 4 << 20), (1 << 32, 2 << 20)];
+        let in_memfd = GuestRam::in_memfd(&ranges).unwrap();
+        for ram in [GuestRam::new(&ranges).unwrap(), in_memfd] {
+            passes_through_a_file(&ram, &ranges);
+        }
+    }
+
+    fn passes_through_a_file(ram: &GuestRam, ranges: &[(u64, u64)]) {
+        let spots = [0x1000, (4 << 20) - 1, 1 << 32, (1 << 32) + (2 << 20) - 3];
+        for (spot, byte) in spots.into_iter().zip(1u8..) {
+            ram.memory().write_obj(byte, GuestAddress(spot)).unwrap();
+        }
+        let file = tempfile::tempfile().unwrap();
+        // What stood there is gone.
+        file.write_all_at(&[0xff; 16 << 10], 1 << 20).unwrap();
+        ram.save(&file).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), ram.size());
+        let extents = extents(&file, ram.size()).unwrap();
+        let data: u64 = extents.iter().map(|(_, len)| len).sum();
+        assert!(data <= 4 * PIECE as u64 || extents == [(0, ram.size())], "{extents:?}");
+        let other = GuestRam::new(ranges).unwrap();
+        for Placement { offset, guest, len } in extents.iter().flat_map(|(at, len)| other.place(*at, *len)) {
+            other.load(&file, offset, guest, len).unwrap();
+        }
+        let bytes = |ram: &GuestRam| {
+            let mut bytes = vec![0; 6 << 20];
+            let (low, high) = bytes.split_at_mut(4 << 20);
+            ram.memory().read_slice(low, GuestAddress(0)).unwrap();
+            ram.memory().read_slice(high, GuestAddress(1 << 32)).unwrap();
+            bytes
+        };
+        assert!(bytes(ram) == bytes(&other));
+        // A piece over the border of two ranges goes to both.
+        let [low, high] = *other.place((4 << 20) - 1, 2) else { panic!() };
+        assert_eq!((low.guest, low.len, high.guest, high.len), ((4 << 20) - 1, 1, 1 << 32, 1));
+        assert_eq!(other.place(6 << 20, u64::MAX), []);
+    }
+}

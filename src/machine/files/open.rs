@@ -1,0 +1,108 @@
+//! The files that a spec names, open: kernel, initrd, disks. Opened once, so that what is removed or put in their place on the
+//! host does not change what a machine boots.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::BootFile;
+use crate::host::disk::{Access, DiskError, DiskFile};
+use crate::image;
+use crate::machine::StartError;
+use crate::machine::deadline::Progress;
+use crate::machine::run_resources::Image;
+use crate::spec::{DiskSpec, Initrd, Spec};
+
+/// A machine keeps them for all its boots.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OpenFiles {
+    pub(super) kernel: Option<BootFile>,
+    pub(super) initrd: OpenInitrd,
+    /// Locked; in the order of the spec.
+    pub(crate) disks: Vec<Arc<DiskFile>>,
+}
+
+/// Which initrd a machine gets.
+#[derive(Debug, Clone, Default)]
+pub(super) enum OpenInitrd {
+    /// One that is looked for on the disk, or none: as the spec says.
+    #[default]
+    Unnamed,
+    Named(BootFile),
+    /// One that is made for the kernel, once that is known.
+    ToBeMade,
+    Made(BootFile),
+}
+
+impl OpenFiles {
+    /// Opens the files of `spec`.
+    pub(crate) fn open(spec: &Spec, progress: &Progress) -> Result<Self, StartError> {
+        Self::open_by(spec, progress, |what, path| {
+            open(path).map_err(|source| StartError::Open { what, path: path.to_owned(), source })
+        })
+    }
+
+    /// The same, the kernel and the initrd by `open`, which is told what they are.
+    pub(crate) fn open_by<E: From<StartError>>(
+        spec: &Spec,
+        progress: &Progress,
+        open: impl Fn(&'static str, &Path) -> Result<File, E>,
+    ) -> Result<Self, E> {
+        let open = |what: &'static str, path: &Path| {
+            progress.begin(format!("opening the {what} {}", path.display()));
+            open(what, path).map(|file| BootFile::opened(path, file))
+        };
+        let kernel = spec.kernel.as_deref().map(|path| open("kernel", path)).transpose()?;
+        let initrd = match &spec.initrd {
+            Some(Initrd::File(path)) => OpenInitrd::Named(open("initrd", path)?),
+            Some(Initrd::None) | None => OpenInitrd::Unnamed,
+        };
+        let disks = spec.disk.iter().map(|disk| {
+            progress.begin(format!("opening the disk {}", disk.path.display()));
+            open_disk(disk).map(Arc::new).map_err(|error| StartError::Disk(error).into())
+        });
+        Ok(OpenFiles { kernel, initrd, disks: disks.collect::<Result<_, E>>()? })
+    }
+
+    /// The initrd will be made for the kernel that is found, and replaces that of the spec.
+    #[must_use]
+    pub(crate) fn without_initrd(self) -> Self {
+        OpenFiles { initrd: OpenInitrd::ToBeMade, ..self }
+    }
+
+    pub(super) fn make_initrd(&mut self, image: &Arc<dyn Image>) -> BootFile {
+        let made = BootFile::made("initrd", image);
+        self.initrd = OpenInitrd::Made(made.clone());
+        made
+    }
+
+    /// Whether the initrd is made for this machine.
+    pub(super) fn initrd_is_made(&self) -> bool {
+        matches!(self.initrd, OpenInitrd::ToBeMade | OpenInitrd::Made(_))
+    }
+
+    /// The disks, to look for what the machine boots.
+    pub(crate) fn readers(&self) -> Result<Vec<image::DiskFile>, StartError> {
+        let readers = self.disks.iter().map(|disk| {
+            let (file, len, sector) = disk.reader().map_err(StartError::Descriptors)?;
+            Ok(image::DiskFile { file, len, sector })
+        });
+        readers.collect()
+    }
+}
+
+/// Opens a disk as its spec wants it.
+fn open_disk(disk: &DiskSpec) -> Result<DiskFile, DiskError> {
+    DiskFile::open(&disk.path, Access { read_only: disk.read_only, direct: disk.direct })
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // The open of a pipe would wait for its other end; like this it is a file without bytes.
+    match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        // Another program has a lease on the file (fcntl(2)), which it is asked to give back.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
+        opened => opened,
+    }
+}

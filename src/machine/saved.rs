@@ -1,0 +1,169 @@
+//! A machine's saved state: of every component but the contents of guest memory, which go to a file of their own.
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use boot::plan::Load;
+use devices::component::StateError;
+use serde::{Deserialize, Serialize};
+
+use super::components::States;
+use super::loader::Source;
+use crate::kvm::KvmError;
+use crate::kvm::memory::{GuestRam, Placement, extents};
+
+/// Layout of [`SavedState`].
+const VERSION: u16 = 1;
+
+/// The state of a paused machine, but for the contents of its memory: [`Machine::save`](crate::Machine::save) writes those to a
+/// file, and [`MachineBuilder::restore`](crate::MachineBuilder::restore) takes both.
+///
+/// It can be written and read in any format of [serde](https://docs.rs/serde). What is read is checked when a machine takes it, not
+/// before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedState {
+    version: u16,
+    /// `panic=` of the guest's command line, by which its end is told.
+    panic_timeout: i64,
+    components: States,
+}
+
+impl SavedState {
+    pub(super) fn new(panic_timeout: i64, components: States) -> Self {
+        SavedState { version: VERSION, panic_timeout, components }
+    }
+
+    pub(super) fn panic_timeout(&self) -> i64 {
+        self.panic_timeout
+    }
+
+    /// The states by component, if they are in a layout that this program knows.
+    pub(super) fn components(&self) -> Result<&States, RestoreError> {
+        if self.version == VERSION { Ok(&self.components) } else { Err(RestoreError::Version(self.version)) }
+    }
+}
+
+/// What a paused machine gives to be saved.
+#[derive(Debug)]
+pub(super) struct SavedParts {
+    pub(super) state: SavedState,
+    /// The memory, whose contents are still to be written.
+    pub(super) ram: Arc<GuestRam>,
+    /// Gone once the machine is no longer paused: the memory may have changed then.
+    pub(super) paused: Weak<()>,
+}
+
+/// What a machine is restored from.
+#[derive(Debug, Clone)]
+pub(crate) struct Restore {
+    pub(super) state: Arc<SavedState>,
+    /// Contents of the guest's memory.
+    pub(super) memory: Arc<File>,
+}
+
+impl Restore {
+    /// What goes into `ram`; the rest is zeros.
+    pub(super) fn source(&self, ram: &GuestRam) -> Result<Source, RestoreError> {
+        let failed = |source| RestoreError::Memory { source };
+        let file = self.memory.metadata().map_err(failed)?.len();
+        if file != ram.size() {
+            return Err(RestoreError::MemorySize { file, machine: ram.size() });
+        }
+        let extents = extents(&self.memory, file).map_err(failed)?;
+        let placements = extents.into_iter().flat_map(|(offset, len)| ram.place(offset, len));
+        let copy = |Placement { offset, guest, len }| Load { file_offset: offset, guest, len };
+        Ok(Source::memory(self.memory.clone(), placements.map(copy).collect()))
+    }
+}
+
+/// Why a machine could not be saved. It is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// It runs.
+    #[error("the machine runs; pause it before it is saved")]
+    NotPaused,
+    /// It has ended.
+    #[error("the machine has ended")]
+    Ended,
+    /// It went on before all of its memory was saved.
+    #[error(
+        "the machine was resumed or reset while its memory was saved, so that what was written is of no use; save it again and let it \
+         rest meanwhile"
+    )]
+    Resumed,
+    /// A part of it cannot be saved.
+    #[error("{id}: {source}")]
+    Component {
+        /// Its id.
+        id: String,
+        /// Why.
+        source: StateError,
+    },
+    /// Written pages are not known: the log was not switched on since the guest booted, or KVM refused.
+    #[error("the log of what the guest writes cannot be had: {0}")]
+    Log(#[source] KvmError),
+    /// The file for the memory's contents did not take them.
+    #[error("the guest's memory could not be written: {source}")]
+    Memory {
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// Why a machine could not be restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// Written in another layout.
+    #[error(
+        "the saved machine has version {0}, and this program reads version {VERSION}; restore it with the version of minivmm \
+         that saved it"
+    )]
+    Version(u16),
+    /// A part of this machine is not in the saved one.
+    #[error(
+        "the saved machine has no `{0}`, and this one has; restore it into a machine of the same specification"
+    )]
+    Missing(String),
+    /// A part of the saved machine is not in this one.
+    #[error(
+        "the saved machine has a `{0}`, and this one has none; restore it into a machine of the same specification"
+    )]
+    Unknown(String),
+    /// A part does not take its state.
+    #[error("{id}: {source}")]
+    Component {
+        /// Its id.
+        id: String,
+        /// Why.
+        source: StateError,
+    },
+    /// The file with the memory's contents is not of this machine.
+    #[error(
+        "the saved memory has {file} bytes and this machine {machine}; restore it into a machine of the same specification, with \
+         the file that was saved with the state"
+    )]
+    MemorySize {
+        /// Of the file.
+        file: u64,
+        /// Of the machine.
+        machine: u64,
+    },
+    /// The file with the memory's contents could not be read.
+    #[error("the saved memory could not be read: {source}")]
+    Memory {
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    /// [`RestoreError::Unknown`] for an id that stands in a saved state: it may be anything.
+    pub(super) fn unknown(id: &str) -> Self {
+        const LONGEST: usize = 64;
+        RestoreError::Unknown(id.chars().take(LONGEST).flat_map(char::escape_debug).collect())
+    }
+}

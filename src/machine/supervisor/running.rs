@@ -1,0 +1,275 @@
+//! One boot's life as the supervisor sees it: commands, pauses, and the guest's own end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::time::Instant;
+
+use devices::bus::Effect;
+
+use super::{Command, Event, PauseResult, Supervisor, receive};
+use crate::machine::boot_once::Boot;
+use crate::machine::ends::{End, TICK};
+use crate::machine::events::MachineEvent;
+use crate::machine::resources::Resources;
+use crate::machine::saved::{SaveError, SavedParts};
+use crate::machine::vcpus::VcpuEvent;
+use crate::machine::{Exit, GaveUp, PauseError, StartError};
+use crate::spec::OnReboot;
+
+/// What comes after a boot.
+pub(super) enum NextBoot {
+    /// Another one, by command.
+    BootAgain,
+    /// Another one, since the guest has reset itself.
+    Reset,
+    End(Exit),
+}
+
+/// How far a boot is in pausing.
+#[derive(Debug)]
+enum PauseState {
+    Running,
+    /// The vCPUs were asked to rest.
+    Stopping {
+        round: u64,
+        waiting: Vec<Sender<PauseResult>>,
+    },
+    /// They rest, and the devices are being quiesced. Those in `resumed` have asked it to go on since.
+    Quiescing {
+        waiting: Vec<Sender<PauseResult>>,
+        resumed: Vec<Sender<()>>,
+    },
+    /// Guest memory does not change for as long as there is what this holds.
+    Paused(Arc<()>),
+}
+
+impl PauseState {
+    /// Tells those who wait for a pause what came instead.
+    fn give_up(&mut self, why: &PauseError) {
+        if let PauseState::Stopping { waiting, .. } | PauseState::Quiescing { waiting, .. } = self {
+            waiting.drain(..).for_each(|answer| reply(&answer, Err(why.clone())));
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct RunningBoot<'a> {
+    supervisor: &'a Supervisor,
+    resources: &'a Resources,
+    boot: &'a Arc<Boot>,
+    pause: PauseState,
+    /// When the guest is looked at next, because it seems to be at its end.
+    look: Option<Instant>,
+}
+
+impl<'a> RunningBoot<'a> {
+    pub(super) fn new(supervisor: &'a Supervisor, resources: &'a Resources, boot: &'a Arc<Boot>) -> Self {
+        RunningBoot { supervisor, resources, boot, pause: PauseState::Running, look: None }
+    }
+
+    /// Serves `deferred` commands and what comes behind them, until this boot is over.
+    pub(super) fn run(mut self, deferred: &mut VecDeque<Command>) -> NextBoot {
+        let next = self.serve(deferred);
+        self.pause.give_up(match next {
+            NextBoot::BootAgain | NextBoot::Reset => &PauseError::Interrupted,
+            NextBoot::End(_) => &PauseError::Ended,
+        });
+        next
+    }
+
+    fn serve(&mut self, deferred: &mut VecDeque<Command>) -> NextBoot {
+        loop {
+            let next = match deferred.pop_front() {
+                Some(command) => self.command(command),
+                None => match self.receive() {
+                    Ok(event) => self.event(event),
+                    Err(RecvTimeoutError::Timeout) => self.look(),
+                    // The channel cannot end, since the supervisor has a sender; if it did, nobody could ask for more.
+                    Err(RecvTimeoutError::Disconnected) => Some(NextBoot::End(Exit::Killed)),
+                },
+            };
+            if let Some(next) = next {
+                return next;
+            }
+        }
+    }
+
+    /// Serves an event; it may be the end of this boot.
+    fn event(&mut self, event: Event) -> Option<NextBoot> {
+        let number = self.boot.number;
+        match event {
+            Event::Command(command) => return self.command(command),
+            // The last words of an earlier boot.
+            Event::Vcpu { boot, .. }
+            | Event::AtRest { boot, .. }
+            | Event::Suspect { boot }
+            | Event::OutputOver { boot }
+            | Event::Quiesced { boot }
+                if boot != number => {}
+            Event::Suspect { .. } => self.boot.watch.taken(),
+            Event::OutputOver { .. } => self.boot.call_vcpus(),
+            Event::AtRest { round, .. } => self.vcpus_rest(round),
+            Event::Quiesced { .. } => self.quiesced(),
+            Event::Vcpu { what, .. } => return Some(self.ended(what)),
+            Event::JobPanicked => {
+                return Some(NextBoot::End(Exit::Failed(StartError::Internal("a device"))));
+            }
+            // While a boot runs, no other one is made and nothing is given back.
+            Event::NextBoot | Event::Released | Event::Saved => {}
+        }
+        None
+    }
+
+    fn command(&mut self, command: Command) -> Option<NextBoot> {
+        match command {
+            Command::Reset => {
+                self.supervisor.urgent.taken();
+                return Some(NextBoot::BootAgain);
+            }
+            Command::Kill => return Some(NextBoot::End(Exit::Killed)),
+            Command::PowerButton => match self.boot.watch.button() {
+                Some(end) => return Some(self.next(end)),
+                None => self.boot.press_power_button(),
+            },
+            Command::Pause(answer) => self.pause(answer),
+            Command::Resume(answer) => self.resume(answer),
+            Command::Stats(answer) => reply(&answer, self.boot.stats()),
+            Command::Save(answer) => self.save(answer),
+            Command::LogWrites(on, answer) => reply(&answer, self.boot.log_writes(on)),
+            Command::TakeWritten(answer) => reply(&answer, self.boot.take_written()),
+        }
+        None
+    }
+
+    fn pause(&mut self, answer: Sender<PauseResult>) {
+        match &mut self.pause {
+            PauseState::Paused(_) => reply(&answer, Ok(())),
+            PauseState::Stopping { waiting, .. } => waiting.push(answer),
+            PauseState::Quiescing { waiting, resumed } => {
+                // Behind a resume: it stays where it is after all.
+                resumed.drain(..).for_each(|answer| reply(&answer, ()));
+                waiting.push(answer);
+            }
+            PauseState::Running => {
+                self.boot.watch.stop();
+                let round = self.boot.hold_vcpus();
+                self.pause = PauseState::Stopping { round, waiting: vec![answer] };
+            }
+        }
+    }
+
+    fn resume(&mut self, answer: Sender<()>) {
+        self.pause.give_up(&PauseError::Interrupted);
+        match &mut self.pause {
+            // Devices cannot go on before they have come to rest.
+            PauseState::Quiescing { resumed, .. } => resumed.push(answer),
+            PauseState::Running | PauseState::Stopping { .. } | PauseState::Paused(_) => {
+                let was_paused = matches!(self.pause, PauseState::Paused(_));
+                self.go_on();
+                if was_paused {
+                    self.resources.publisher.publish(MachineEvent::Resumed);
+                }
+                reply(&answer, ());
+            }
+        }
+    }
+
+    fn go_on(&mut self) {
+        self.boot.watch.go_on();
+        // First, so that nobody takes memory that changes for memory that was saved.
+        self.pause = PauseState::Running;
+        self.boot.resume();
+    }
+
+    fn save(&self, answer: Sender<Result<SavedParts, SaveError>>) {
+        let PauseState::Paused(paused) = &self.pause else {
+            return reply(&answer, Err(SaveError::NotPaused));
+        };
+        let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
+        self.supervisor.blocking.run(&self.supervisor.sender, move || {
+            reply(&answer, boot.save(paused));
+            Event::Saved
+        });
+    }
+
+    /// The vCPUs rest: now the devices.
+    fn vcpus_rest(&mut self, number: u64) {
+        match &mut self.pause {
+            PauseState::Stopping { round, waiting } if *round == number => {
+                let waiting = std::mem::take(waiting);
+                self.pause = PauseState::Quiescing { waiting, resumed: Vec::new() };
+                let boot = self.boot.clone();
+                self.supervisor.blocking.run(&self.supervisor.sender, move || {
+                    boot.pause_devices();
+                    Event::Quiesced { boot: boot.number }
+                });
+            }
+            // Resumed before it came to that.
+            _ => {}
+        }
+    }
+
+    fn quiesced(&mut self) {
+        let PauseState::Quiescing { waiting, resumed } = &mut self.pause else { return };
+        let (waiting, resumed) = (std::mem::take(waiting), std::mem::take(resumed));
+        if resumed.is_empty() {
+            self.pause = PauseState::Paused(Arc::default());
+            self.resources.publisher.publish(MachineEvent::Paused);
+            waiting.iter().for_each(|answer| reply(answer, Ok(())));
+        } else {
+            self.go_on();
+            resumed.iter().for_each(|answer| reply(answer, ()));
+        }
+    }
+
+    /// What comes next, or nothing by the time of the next look.
+    fn receive(&mut self) -> Result<Event, RecvTimeoutError> {
+        // At rest nothing happens, and time stands still.
+        let wanted = matches!(self.pause, PauseState::Running) && self.boot.watch.wants_samples();
+        self.look = wanted.then(|| self.look.unwrap_or_else(|| Instant::now() + TICK));
+        receive(&self.supervisor.events, self.look)
+    }
+
+    /// Looks at a guest that seems to be at its end.
+    fn look(&mut self) -> Option<NextBoot> {
+        self.look = None;
+        let (work, activity) = self.boot.sample();
+        self.boot.watch.sample(work, activity).map(|end| self.next(end))
+    }
+
+    fn ended(&self, what: VcpuEvent) -> NextBoot {
+        let watch = &self.boot.watch;
+        match what {
+            VcpuEvent::Effect(Effect::PowerOff) => self.next(End::PoweredOff),
+            VcpuEvent::Effect(Effect::Panicked) => self.next(End::Panicked),
+            VcpuEvent::Effect(Effect::Reset) => self.next(watch.reset()),
+            VcpuEvent::TripleFault(crash) => match watch.triple_fault() {
+                Some(end) => self.next(end),
+                None => NextBoot::End(Exit::Crashed(crash)),
+            },
+            VcpuEvent::Crashed(crash) => NextBoot::End(Exit::Crashed(crash)),
+            VcpuEvent::Failed(error) => NextBoot::End(Exit::Failed(error)),
+        }
+    }
+
+    fn next(&self, end: End) -> NextBoot {
+        if let End::Panicked | End::GaveUp = end {
+            self.resources.publisher.publish(MachineEvent::Panicked);
+        }
+        NextBoot::End(match end {
+            End::PoweredOff => Exit::PoweredOff,
+            End::Panicked => Exit::Panicked,
+            End::GaveUp => Exit::GaveUp(GaveUp::Initramfs),
+            End::Reset => match self.resources.spec.on_reboot() {
+                OnReboot::Reboot => return NextBoot::Reset,
+                OnReboot::Exit => Exit::Rebooted,
+            },
+        })
+    }
+}
+
+/// The caller may have timed out and dropped its receiver.
+fn reply<T>(to: &Sender<T>, with: T) {
+    let _ = to.send(with);
+}

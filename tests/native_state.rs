@@ -1,0 +1,296 @@
+//! A guest that keeps a disk busy is paused, saved and restored into a fresh machine, again and again: no completion, interrupt,
+//! kick or byte is lost. What does not fit, or is damaged, is refused in a sentence.
+//!
+//! The guest is that of `native_load.rs`: it judges each completion, and one that gets no answer halts for ever.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/embedded.rs"]
+mod embedded;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use embedded::{LIMIT, Output};
+use minivmm::spec::Spec;
+use minivmm::{DeviceKind, DeviceStats, Exit, Machine, SaveError, SavedState, StartError};
+use tempfile::TempDir;
+
+const BLOCK: usize = 4096;
+const BLOCKS: u64 = 2048;
+
+struct Load {
+    spec: Spec,
+    image: PathBuf,
+    _folder: TempDir,
+}
+
+/// A machine with the load guest, and what it has said.
+struct Running {
+    machine: Machine,
+    output: Output,
+}
+
+impl Load {
+    fn new(cpus: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [kernel, image] = ["load", "image"].map(|name| folder.path().join(name));
+        fs::write(&kernel, tiny_guest::LOAD).unwrap();
+        File::create(&image).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
+        let spec = Spec::new(kernel).with_mem("16".parse().unwrap()).with_append("seed=7");
+        let spec = spec.with_cpus(cpus.parse().unwrap()).with_disk(image.to_str().unwrap().parse().unwrap());
+        Load { spec, image, _folder: folder }
+    }
+
+    fn boot(&self) -> Running {
+        let output = Output::default();
+        let machine = Machine::start(&self.spec, Box::new(output.clone())).unwrap();
+        let running = Running { machine, output };
+        running.until("ready", |running| running.output.text().contains("ready\n"));
+        running
+    }
+
+    fn restore(&self, saved: Saved) -> Running {
+        let output = Output::default();
+        let Saved { state, memory } = saved;
+        // Through text, as a file has it.
+        let state: SavedState = serde_json::from_str(&state).unwrap();
+        let builder = Machine::builder(&self.spec).output(output.clone()).restore(state, memory);
+        Running { machine: builder.start().unwrap(), output }
+    }
+}
+
+struct Saved {
+    state: String,
+    memory: File,
+}
+
+impl Running {
+    fn until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !done(self) {
+            let (text, stats) = (self.output.text(), self.machine.stats());
+            assert!(Instant::now() < deadline && stats.is_some(), "{what}: {text} {stats:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn disk(&self) -> DeviceStats {
+        let devices = self.machine.stats().unwrap().devices;
+        devices.into_iter().find(|device| device.kind == DeviceKind::Block).unwrap()
+    }
+
+    fn save(&self) -> Saved {
+        self.machine.pause(LIMIT).unwrap();
+        let memory = tempfile::tempfile().unwrap();
+        let state = serde_json::to_string(&self.machine.save(&memory).unwrap()).unwrap();
+        Saved { state, memory }
+    }
+
+    /// Ends it, and says what its guest has said and its disk has done.
+    fn end(self) -> (String, u64) {
+        let requests = self.disk().requests;
+        self.machine.kill();
+        assert!(self.machine.wait_for(LIMIT).is_some());
+        (self.output.text(), requests)
+    }
+}
+
+#[test]
+fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
+    let load = Load::new("1");
+    let mut running = load.boot();
+    let (mut said, mut requests) = (String::new(), 0);
+    let mut chance = 1u64;
+    for round in 0..24 {
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        thread::sleep(Duration::from_micros((chance >> 33) % 3000));
+        let saved = running.save();
+        if round % 8 == 0 {
+            // Saving changes nothing: it goes on where it was, and is saved again.
+            let before = running.disk().requests;
+            running.machine.resume();
+            running.until("it goes on", |running| running.disk().requests > before);
+            drop(saved);
+            let again = running.save();
+            let (text, done) = running.end();
+            (said, requests) = (said + &text, requests + done);
+            running = load.restore(again);
+        } else {
+            let (text, done) = running.end();
+            (said, requests) = (said + &text, requests + done);
+            running = load.restore(saved);
+        }
+        running.until("it goes on after it was restored", |running| running.disk().requests > 0);
+    }
+    running.machine.console_input().write_all(b"!").unwrap();
+    running.until("finished", |running| running.output.text().contains(" kicks="));
+    running.until("all said", |running| running.output.text().ends_with('\n'));
+    requests += running.disk().requests;
+    said += &running.output.text();
+    running.machine.console_input().write_all(b"!").unwrap();
+    assert!(matches!(running.machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));
+
+    let last = said.lines().last().unwrap();
+    let number = |key: &str| -> u64 {
+        let rest = last.split_once(key).unwrap_or_else(|| panic!("no {key} in {last}")).1;
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let [writes, reads, flushes] = ["writes=", "reads=", "flushes="].map(number);
+    assert_eq!((requests, writes), (writes + reads + flushes, reads), "{last}");
+    let mut expected = String::from("ready\n");
+    (1..=writes / 512).for_each(|line| expected += &format!("at={}\n", 512 * line));
+    assert!(said.starts_with(&expected) && said[expected.len()..].starts_with("finished "), "{said}");
+    // Each block holds what was written to it last.
+    let image = fs::read(&load.image).unwrap();
+    for (at, block) in (0..BLOCKS).zip(image.chunks_exact(BLOCK)) {
+        let last =
+            ((writes + BLOCKS - at) / BLOCKS * BLOCKS + at).checked_sub(BLOCKS).filter(|last| *last > 0);
+        let words = block.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        let right = |(word, found)| last.map_or(0, |number| tiny_guest::load_word(number, word)) == found;
+        assert!((0..).zip(words).all(right), "block {at} is not that of write {last:?} of {writes}");
+    }
+}
+
+#[test]
+fn the_log_names_what_guest_and_disk_write_while_the_machine_runs() {
+    let load = Load::new("1");
+    let running = load.boot();
+    let contents = || {
+        let memory = tempfile::tempfile().unwrap();
+        running.machine.save(&memory).unwrap();
+        let mut bytes = vec![0; memory.metadata().unwrap().len().try_into().unwrap()];
+        memory.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert!(matches!(running.machine.take_written(), Err(SaveError::Log(_))));
+    running.machine.pause(LIMIT).unwrap();
+    running.machine.log_writes(true).unwrap();
+    let mut before = contents();
+    for _ in 0..5 {
+        let done = running.disk().requests;
+        running.machine.resume();
+        running.until("it goes on", |running| running.disk().requests > done + 100);
+        running.machine.pause(LIMIT).unwrap();
+        let written = running.machine.take_written().unwrap();
+        assert!(written.windows(2).all(|pair| pair[0].end < pair[1].start), "{written:?}");
+        let after = contents();
+        let is_written = |at: usize| written.iter().any(|range| range.contains(&(at as u64)));
+        let mut changed = 0;
+        for (page, (old, new)) in before.chunks(4096).zip(after.chunks(4096)).enumerate() {
+            changed += usize::from(old != new);
+            assert!(
+                old == new || is_written(4096 * page),
+                "page {page} was written and is not in {written:?}"
+            );
+        }
+        // And no others, of 4096, but for a few that were written with what stood there.
+        let pages: u64 = written.iter().map(|range| (range.end - range.start) / 4096).sum();
+        assert!(changed > 4 && pages <= changed as u64 + 8, "{pages} pages written, {changed} changed");
+        before = after;
+    }
+    assert_eq!(running.machine.take_written().unwrap(), [], "nothing is written while it is paused");
+    running.machine.log_writes(false).unwrap();
+    assert!(matches!(running.machine.take_written(), Err(SaveError::Log(_))));
+}
+
+#[test]
+fn a_state_that_does_not_fit_or_is_damaged_is_refused_in_a_sentence() {
+    let load = Load::new("2");
+    let running = load.boot();
+    let memory = || tempfile::tempfile().unwrap();
+    assert!(matches!(running.machine.save(&memory()), Err(SaveError::NotPaused)));
+    let Saved { state, memory: contents } = running.save();
+    running.end();
+    let said = |spec: &Spec, state: &str, memory: &File| {
+        let state: SavedState = serde_json::from_str(state).unwrap();
+        let builder = Machine::builder(spec).restore(state, memory.try_clone().unwrap());
+        match builder.start() {
+            Err(StartError::Restore(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let refuses = |spec: &Spec, state: &str, why: &str| {
+        let said = said(spec, state, &contents);
+        assert!(said.contains(why) && said.contains("; "), "{said}");
+    };
+    // Other machines.
+    let spec = &load.spec;
+    refuses(&spec.clone().with_cpus("1".parse().unwrap()), &state, "the saved machine has a `vcpu1`");
+    refuses(&spec.clone().with_cpus("3".parse().unwrap()), &state, "the saved machine has no `vcpu2`");
+    let mut without_disk = spec.clone();
+    without_disk.disk.clear();
+    refuses(&without_disk, &state, "the saved machine has a `vda`");
+    refuses(&spec.clone().with_rtc(minivmm::spec::Rtc::Utc), &state, "the saved machine has no `rtc`");
+    refuses(
+        &spec.clone().with_mem("32".parse().unwrap()),
+        &state,
+        "16777216 bytes and this machine 33554432",
+    );
+    // Damaged ones.
+    let value: serde_json::Value = serde_json::from_str(&state).unwrap();
+    let changed = |path: &str, to: serde_json::Value| {
+        let mut value = value.clone();
+        *value.pointer_mut(path).unwrap_or_else(|| panic!("{path}")) = to;
+        value.to_string()
+    };
+    refuses(spec, &changed("/version", 7.into()), "version 7");
+    refuses(
+        spec,
+        &changed("/components/vcpu0/version", 7.into()),
+        "vcpu0: the saved state of vcpu has version 7",
+    );
+    refuses(
+        spec,
+        &changed("/components/vcpu0/kind", "clock".into()),
+        "vcpu0: the saved state is of a component \"clock\"",
+    );
+    refuses(
+        spec,
+        &changed("/components/vcpu1/data/lapic", "00".into()),
+        "vcpu1: the saved state of vcpu is damaged",
+    );
+    refuses(
+        spec,
+        &changed("/components/irqchip/data/ioapic", "00".repeat(520).into()),
+        "irqchip: the saved state of",
+    );
+    // A part that is in another one's place.
+    for (id, component) in value["components"].as_object().unwrap() {
+        for data in [serde_json::Value::Null, vec![component["data"].clone(); 2].into()] {
+            let said = said(spec, &changed(&format!("/components/{id}/data"), data), &contents);
+            assert!(
+                said.starts_with(&format!("{id}: the saved state of")) && said.contains("is damaged"),
+                "{said}"
+            );
+        }
+    }
+    // Contents that were cut off.
+    contents.set_len(4096).unwrap();
+    refuses(spec, &state, "4096 bytes and this machine 16777216");
+    assert!(serde_json::from_str::<SavedState>(&state[..state.len() / 2]).is_err());
+}
+
+#[test]
+fn memory_that_may_have_changed_while_it_was_saved_is_no_saved_memory() {
+    let load = Load::new("1");
+    let running = load.boot();
+    running.machine.pause(LIMIT).unwrap();
+    // A file that is not read before the machine goes on.
+    let (read, write) = std::io::pipe().unwrap();
+    drop(read);
+    let error = running.machine.save(&File::from(std::os::fd::OwnedFd::from(write))).unwrap_err();
+    assert!(matches!(error, SaveError::Memory { .. }), "{error}");
+    running.machine.kill();
+    running.machine.wait_for(LIMIT).unwrap();
+    let error = running.machine.save(&tempfile::tempfile().unwrap()).unwrap_err();
+    assert!(matches!(error, SaveError::Ended), "{error}");
+}
