@@ -10,6 +10,7 @@ use devices::power::PowerButton;
 use devices::thread::{Role, spawn_scoped};
 use virtio::DeviceKind;
 use virtio::balloon::BalloonControl;
+use virtio::counters::{Count, Counters};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
@@ -169,7 +170,8 @@ impl Boot {
     /// Looks how the guest does, and asks the vCPUs for the next look.
     pub(super) fn sample(&self) -> (u64, Activity) {
         let work = self.counted.iter().fold(0u64, |sum, counted| {
-            sum.wrapping_add(counted.counters.requests.now()).wrapping_add(counted.counters.kicks.now())
+            let work = |count: fn(&Counters) -> &Count| counted.sum(count);
+            sum.wrapping_add(work(|of| &of.requests)).wrapping_add(work(|of| &of.kicks))
         });
         let activity = self.vcpus.activity();
         self.vcpus.ask();
@@ -180,7 +182,7 @@ impl Boot {
     pub(super) fn sent(&self) -> u64 {
         let outside =
             |counted: &&DeviceCounters| matches!(counted.kind, DeviceKind::Console | DeviceKind::Network);
-        self.counted.iter().filter(outside).map(|counted| counted.counters.bytes_out.now()).sum()
+        self.counted.iter().filter(outside).map(|counted| counted.sum(|of| &of.bytes_out)).sum()
     }
 
     /// Makes the vCPUs rest; [`Event::AtRest`] comes, with the number given here, when they do.

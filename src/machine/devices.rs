@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
 use virtio::balloon::Balloon;
-use virtio::block::Block;
+use virtio::block::{AnyEngine, Block};
 use virtio::console::{Backend, Console};
 use virtio::device::Device;
 use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
 use virtio::transport::{DeviceHandle, Platform, VirtioFunction, VirtioPci};
-use virtio::worker::Worker;
+use virtio::worker::{Ready, Worker};
 
 use super::StartError;
 use super::disks::disk_id;
@@ -21,7 +21,7 @@ use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::{EngineKind, make_engine};
 use crate::host::tap::{Tap, TapBackend};
-use crate::spec::{DiskSerial, TapSpec};
+use crate::spec::{DiskQueues, DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
@@ -85,8 +85,19 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
     let device = Block::new(id, file.disk(serial, queues));
-    let worker = Worker::new(format!("blk{index}"), make_engine(file.clone(), EngineKind::Best));
-    let (disk, handle) = put(Box::new(device), worker, slot, platform)?;
+    let info = device.info();
+    let threads = spec.threads.map_or(1, DiskQueues::get).min(queues.get());
+    let worker = |name| Worker::new(name, make_engine(file.clone(), EngineKind::Best));
+    // A thread more for each that is asked for, with an engine of its own.
+    let more = (1..threads).map(|n| {
+        let device: Box<dyn Device<Poller = AnyEngine>> = Box::new(device.for_another_thread());
+        (device, worker(format!("blk{index}.{n}")))
+    });
+    let mut threads = more.collect::<Vec<_>>();
+    threads.insert(0, (Box::new(device), worker(format!("blk{index}"))));
+    let workers =
+        threads.iter().filter_map(|(_, worker)| begin(worker).transpose()).collect::<Result<_, _>>()?;
+    let (disk, handle) = plug_in(VirtioPci::with_threads(info, threads, platform)?, workers, slot)?;
     resources.disk_handles.attach(index, handle);
     Ok(disk)
 }
@@ -98,14 +109,24 @@ fn put<P: Poller + 'static>(
     device_slot: u8,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    // From here on, beside what else is made: a disk's ring costs milliseconds.
-    let ready = worker.begin().map_err(StartError::Descriptors)?;
-    let function = VirtioPci::new(device, worker, platform)?;
-    let (id, kind, counters) =
-        (function.info().name.clone(), function.info().kind, function.counters().clone());
-    let counted = Some(DeviceCounters { name: id.clone(), kind, counters });
+    let workers = begin(&worker)?.into_iter().collect();
+    plug_in(VirtioPci::new(device, worker, platform)?, workers, device_slot)
+}
+
+/// Starts a worker's thread, beside what else is made: a disk's ring costs milliseconds.
+fn begin<P: Poller + 'static>(worker: &Worker<P>) -> Result<Option<Ready>, StartError> {
+    worker.begin().map_err(StartError::Descriptors)
+}
+
+fn plug_in<P: Poller + 'static>(
+    function: VirtioPci<P>,
+    workers: Vec<Ready>,
+    device_slot: u8,
+) -> Result<(Placed, DeviceHandle), StartError> {
+    let (id, kind, threads) = (function.info().name.clone(), function.info().kind, function.counters());
+    let counted = Some(DeviceCounters { name: id.clone(), kind, threads });
     let function = Arc::new(Mutex::new(function));
     let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
     let handle = DeviceHandle::new(&shared);
-    Ok((Placed { id, address: slot(device_slot)?, function, counted, worker: ready }, handle))
+    Ok((Placed { id, address: slot(device_slot)?, function, counted, workers }, handle))
 }

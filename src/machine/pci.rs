@@ -29,8 +29,8 @@ pub(super) struct Placed {
     pub(super) function: Arc<Mutex<dyn PciFunction>>,
     /// What it does, if that is counted.
     pub(super) counted: Option<DeviceCounters>,
-    /// Its worker, which is being made; of one worker's devices the first has it.
-    pub(super) worker: Option<Ready>,
+    /// Its workers, which are being made; of one worker's devices the first has it.
+    pub(super) workers: Vec<Ready>,
 }
 
 impl Placed {
@@ -45,7 +45,7 @@ impl Placed {
             address,
             function: Arc::new(Mutex::new(function)),
             counted: None,
-            worker: None,
+            workers: Vec::new(),
         }
     }
 }

@@ -132,7 +132,7 @@ fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
                 address,
                 function: scratch,
                 counted: None,
-                worker: None,
+                workers: Vec::new(),
             });
         }
         Ok(functions)
