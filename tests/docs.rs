@@ -318,3 +318,18 @@ fn every_request_of_the_api_is_in_its_document() {
     let missing: Vec<_> = requests.iter().filter(|request| !page.contains(*request)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+#[test]
+fn every_call_of_a_machine_is_in_the_librarys_document() {
+    let (page, code) = (read("docs/library.md"), read("src/machine/mod.rs"));
+    let body = code.split_once("\nimpl Machine {\n").unwrap().1.split_once("\n}\n").unwrap().0;
+    let calls: Vec<_> =
+        body.split("\n    pub fn ").skip(1).map(|rest| rest.split('(').next().unwrap()).collect();
+    assert!(calls.len() > 15, "{calls:?}");
+    // Associated functions are in the examples.
+    let missing: Vec<_> = calls
+        .iter()
+        .filter(|call| !["start", "builder"].contains(call) && !page.contains(&format!("`{call}(")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -51,7 +51,7 @@ struct Session {
     service: Arc<Service>,
 }
 
-/// A start that is under way, as the thread that hears signals sees it.
+/// A start in progress, for the thread that receives signals.
 #[derive(Debug, Default)]
 struct Start {
     progress: Progress,
@@ -61,7 +61,7 @@ struct Start {
 #[derive(Debug, Default)]
 enum StartState {
     #[default]
-    UnderWay,
+    InProgress,
     /// By this signal.
     Interrupted(libc::c_int),
     Running(Session),
@@ -76,8 +76,8 @@ impl Start {
         if let StartState::Interrupted(number) = *self.state() { Some(number) } else { None }
     }
 
-    /// The machine runs, unless a signal came before.
-    fn runs(&self, session: &Session) -> Result<(), StartError> {
+    /// Marks the machine as running, unless a signal came before.
+    fn set_running(&self, session: &Session) -> Result<(), StartError> {
         let mut state = self.state();
         if let StartState::Interrupted(_) = *state {
             return Err(StartError::Interrupted);
@@ -86,9 +86,9 @@ impl Start {
         Ok(())
     }
 
-    /// Hears signals from before anything is opened on. Until the machine runs the first one interrupts the start, whatever that
-    /// waits for.
-    fn listen(&self, signals: &Signals) {
+    /// Handles signals from before the first open on. Until the machine runs, the first signal interrupts the
+    /// start, whatever it is waiting for.
+    fn handle_signals(&self, signals: &Signals) {
         while let Ok(signal) = signals.wait(None) {
             let running = match (&mut *self.state(), signal) {
                 (StartState::Running(session), _) => Some(session.clone()),
@@ -103,7 +103,7 @@ impl Start {
                 (_, Some(Signal::Continued) | None) => continue,
             };
             if let Some(session) = running {
-                return session.listen(signals, signal);
+                return session.handle_signals(signals, signal);
             }
             self.progress.interrupt();
             wait_until_abandoned(signals);
@@ -112,8 +112,8 @@ impl Start {
     }
 }
 
-/// Runs the machine until it ends. `print_banner` says what it is made of, once nothing keeps it from running.
-/// `prepared` are the files of the spec, and what it boots; `claim` is on its name.
+/// Runs the machine until it ends. `print_banner` is called when nothing prevents the start any more.
+/// `prepared` are the open files of the spec and the boot files; `claim` is for the machine's name.
 pub(super) fn run(
     spec: &Spec,
     prepared: Prepared,

@@ -3,33 +3,30 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use boot::read::ReadAt;
 
-use crate::host::disk::logical_sector;
-
 /// What looking for a kernel may cost, in bytes read or work that takes as long: half a second of a slow processor. A Debian
 /// of today costs about 1 MiB; one with a journal of 1 GiB to replay, all of it in the smallest transactions, 700 MiB.
-const BUDGET: u64 = 1 << 30;
+const TOTAL: u64 = 1 << 30;
 /// What things cost that are no reads: an entry of a folder or of a table, and a piece of a file that is mapped.
 pub(super) const ENTRY_COST: u64 = 32;
 pub(super) const PIECE_COST: u64 = 128;
 /// An entry whose name is made text of, in several steps.
 pub(super) const NAME_COST: u64 = 256;
 /// A byte of a text: it is read, copied and taken apart, at worst in words of one letter.
-pub(super) const TEXT_COST: u64 = 64;
+pub(super) const TEXT_BYTE_COST: u64 = 64;
 /// A step of a script: a few allocations.
-pub(super) const STEP_COST: u64 = 64;
+pub(super) const SCRIPT_STEP_COST: u64 = 64;
 /// Something that is kept and looked up in a table.
-const NOTE_COST: u64 = 256;
+const JOURNAL_ENTRY_COST: u64 = 256;
 /// Blocks that journals may say something of, which is kept in memory: those of 4 GiB in blocks of 4 KiB.
-const NOTES: u64 = 1 << 20;
+const JOURNAL_ENTRIES: u64 = 1 << 20;
 /// A read counts as this much at least.
 const READ_COST: u64 = 4096;
 
@@ -69,8 +66,8 @@ pub enum ReadError {
 #[derive(Debug)]
 pub(crate) struct Budget {
     steps: Cell<u64>,
-    notes: Cell<u64>,
-    /// Set when nobody wants the result any more.
+    journal_entries: Cell<u64>,
+    /// Set by another thread to abort the search.
     stop: Option<Arc<AtomicBool>>,
 }
 
@@ -83,17 +80,17 @@ impl Default for Budget {
 impl Budget {
     /// That of a whole start.
     pub(crate) fn new() -> Self {
-        Budget { steps: Cell::new(BUDGET), notes: Cell::new(NOTES), stop: None }
+        Budget { steps: Cell::new(TOTAL), journal_entries: Cell::new(JOURNAL_ENTRIES), stop: None }
     }
 
-    /// The same, which is also used up as soon as `stop` is set.
+    /// The same, which is also exhausted as soon as `stop` is set.
     pub(crate) fn until(self, stop: Arc<AtomicBool>) -> Self {
         Budget { stop: Some(stop), ..self }
     }
 
     /// What was used up.
     pub(super) fn spent(&self) -> u64 {
-        BUDGET.saturating_sub(self.steps.get())
+        TOTAL.saturating_sub(self.steps.get())
     }
 }
 
@@ -129,10 +126,10 @@ impl<'a> Disk<'a> {
     }
 
     /// Something of the disk is to be kept in memory.
-    pub(super) fn note(&self) -> Result<(), ReadError> {
-        let notes = &self.budget.notes;
-        notes.set(notes.get().checked_sub(1).ok_or(ReadError::Endless)?);
-        self.charge(NOTE_COST)
+    pub(super) fn charge_journal_entry(&self) -> Result<(), ReadError> {
+        let journal_entries = &self.budget.journal_entries;
+        journal_entries.set(journal_entries.get().checked_sub(1).ok_or(ReadError::Endless)?);
+        self.charge(JOURNAL_ENTRY_COST)
     }
 
     /// Some work is to be done that costs as much as reading so many bytes.
@@ -184,26 +181,6 @@ pub(crate) struct DiskFile {
 }
 
 impl DiskFile {
-    /// Opens an image or a block device. Anything else is refused unread: a pipe would wait for its other end.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // Without O_NONBLOCK the open itself would wait.
-        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        let meta = file.metadata()?;
-        let len = match meta.file_type() {
-            kind if kind.is_file() => meta.len(),
-            kind if kind.is_block_device() => file.seek(SeekFrom::End(0))?,
-            kind if kind.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            _ => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "it is neither a file nor a block device",
-                ));
-            }
-        };
-        let sector = logical_sector(&file);
-        Ok(DiskFile { file, len, sector })
-    }
-
     /// The disk to search, within a budget.
     pub(crate) fn disk<'a>(&'a self, budget: &'a Budget) -> Disk<'a> {
         Disk { source: self, len: self.len, sector: self.sector, budget }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::disk::{Disk, ReadError};
 use super::filesystem::FileKind;
-use super::kernel_folders::{mounted_boot, places};
+use super::kernel_folders::{kernel_folders, mounted_boot};
 use super::loaders::Loader;
 use super::names;
 use super::runs::Run;
@@ -66,21 +66,21 @@ pub(crate) fn explore(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, R
     let root = root(&volumes);
     explored.root = root.map(|volume| (volume.root(), volume.name.clone()));
     let boot = root.map_or(Ok(None), |root| mounted_boot(root, &volumes, &mut explored.notes))?;
-    let places = places(root, boot, &volumes);
+    let folders = kernel_folders(root, boot, &volumes);
     if wanted == Wanted::Kernel {
         // A boot loader's file outranks bare names, wherever those are.
-        for place in &places {
-            Loader::new(*place, &volumes).entry(&mut explored)?;
+        for folder in &folders {
+            Loader::new(*folder, &volumes).entry(&mut explored)?;
             if explored.kernel.is_some() {
                 return Ok(explored);
             }
         }
     }
-    for place in places {
+    for folder in folders {
         match wanted {
             Wanted::Nothing => break,
-            Wanted::Initrd(release) => explored.initrd = place.initrd(release)?,
-            Wanted::Kernel => place.kernel(&mut explored)?,
+            Wanted::Initrd(release) => explored.initrd = folder.initrd(release)?,
+            Wanted::Kernel => folder.kernel(&mut explored)?,
         }
         if explored.kernel.is_some() || explored.initrd.is_some() {
             break;
@@ -89,8 +89,8 @@ pub(crate) fn explore(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, R
             Wanted::Initrd(release) => names::initrds(release).join(", no "),
             Wanted::Kernel | Wanted::Nothing => "vmlinuz-VERSION".to_owned(),
         };
-        let folder = if place.folder.is_empty() { "at its top" } else { "in its /boot" };
-        let _ = write!(explored.looked, "; {} has no {names} {folder}", place.volume.name);
+        let within = if folder.folder.is_empty() { "at its top" } else { "in its /boot" };
+        let _ = write!(explored.looked, "; {} has no {names} {within}", folder.volume.name);
     }
     Ok(explored)
 }

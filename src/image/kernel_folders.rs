@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::disk::{ReadError, TEXT_COST};
+use super::disk::{ReadError, TEXT_BYTE_COST};
 use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
 use super::filesystem::{FileKind, FileSystem, Node};
 use super::names;
-use super::text::clean;
+use super::printable::printable;
 use super::volumes::{Rank, Volume};
 
 /// Most names of kernels that are looked at in a folder.
@@ -34,29 +34,30 @@ impl Candidate<'_> {
     }
 
     /// Looks up where its bytes lie. A file that is longer than `max` has no runs.
-    pub(super) fn take(&self, max: u64) -> Result<ImageFile, ReadError> {
+    pub(super) fn locate(&self, max: u64) -> Result<ImageFile, ReadError> {
         let size = self.size();
         let runs = if size > max { Vec::new() } else { self.fs.runs(&self.node, max)? };
-        Ok(ImageFile { path: clean(&self.path), size, runs })
+        Ok(ImageFile { path: printable(&self.path), size, runs })
     }
 }
 
 /// Where kernels may lie, the best place first.
-pub(super) fn places<'a>(
+pub(super) fn kernel_folders<'a>(
     root: Option<&'a Volume<'a>>,
     boot: Option<&'a Volume<'a>>,
     volumes: &'a [Volume<'a>],
 ) -> Vec<KernelFolder<'a>> {
-    let mut places: Vec<_> = boot.map(|volume| KernelFolder { volume, folder: "" }).into_iter().collect();
-    places.extend(root.map(|volume| KernelFolder { volume, folder: "/boot" }));
+    let mut kernel_folders: Vec<_> =
+        boot.map(|volume| KernelFolder { volume, folder: "" }).into_iter().collect();
+    kernel_folders.extend(root.map(|volume| KernelFolder { volume, folder: "/boot" }));
     // A partition of its own for /boot has the same at its top. Another installed system is not searched.
     let other = |volume: &&Volume<'_>| {
         volume.rank < Rank::Installed && root.is_none_or(|root| !std::ptr::eq(root, *volume))
     };
-    places.extend(volumes.iter().filter(other).map(|volume| KernelFolder { volume, folder: "" }));
+    kernel_folders.extend(volumes.iter().filter(other).map(|volume| KernelFolder { volume, folder: "" }));
     // Links at the root's top are Debian's oldest custom.
-    places.extend(root.map(|volume| KernelFolder { volume, folder: "" }));
-    places
+    kernel_folders.extend(root.map(|volume| KernelFolder { volume, folder: "" }));
+    kernel_folders
 }
 
 /// The file system that the root's fstab mounts over its /boot.
@@ -74,7 +75,7 @@ pub(super) fn mounted_boot<'a>(
     let Some(device) = device else { return Ok(None) };
     let found = volumes.iter().find(|volume| volume.is_called(device));
     if found.is_none() {
-        notes.push(format!("/etc/fstab mounts {} over /boot, which cannot be read here", clean(device)));
+        notes.push(format!("/etc/fstab mounts {} over /boot, which cannot be read here", printable(device)));
     }
     Ok(found)
 }
@@ -107,7 +108,7 @@ impl<'a> KernelFolder<'a> {
         match self.regular(path)? {
             Some(file) if file.size() <= TEXT_MAX => {
                 // Holes cost no read.
-                file.fs.charge(file.size().saturating_mul(TEXT_COST))?;
+                file.fs.charge(file.size().saturating_mul(TEXT_BYTE_COST))?;
                 Ok(Some(String::from_utf8_lossy(&file.fs.read(&file.node, TEXT_MAX)?).into_owned()))
             }
             _ => Ok(None),
@@ -129,7 +130,7 @@ impl<'a> KernelFolder<'a> {
     }
 
     pub(super) fn initrd(self, release: &str) -> Result<Option<ImageFile>, ReadError> {
-        self.first(&names::initrds(release))?.map(|found| found.take(INITRD_MAX)).transpose()
+        self.first(&names::initrds(release))?.map(|found| found.locate(INITRD_MAX)).transpose()
     }
 
     /// The newest kernel, else the one that is linked to, else one beside its modules.
@@ -142,8 +143,8 @@ impl<'a> KernelFolder<'a> {
                 .transpose()?,
         };
         if let Some((kernel, initrd)) = found {
-            explored.kernel = Some(kernel.take(KERNEL_MAX)?);
-            explored.initrd = initrd.map(|initrd| initrd.take(INITRD_MAX)).transpose()?;
+            explored.kernel = Some(kernel.locate(KERNEL_MAX)?);
+            explored.initrd = initrd.map(|initrd| initrd.locate(INITRD_MAX)).transpose()?;
             return Ok(());
         }
         if self.folder.is_empty() { self.beside_modules(explored) } else { Ok(()) }
@@ -178,7 +179,7 @@ impl<'a> KernelFolder<'a> {
         releases.sort_by(|one, other| super::version::compare(other, one));
         for release in releases {
             if let Some(kernel) = self.find(&format!("/lib/modules/{release}/vmlinuz"))? {
-                explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+                explored.kernel = Some(kernel.locate(KERNEL_MAX)?);
                 explored.initrd = KernelFolder { folder: "/boot", ..self }.initrd(&release)?;
                 return Ok(());
             }

@@ -14,16 +14,16 @@ mod fat;
 mod filesystem;
 mod kernel_folders;
 mod loaders;
-mod marks;
 mod names;
 mod partitions;
+mod printable;
 mod runs;
+mod signatures;
 mod survey;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod text;
 mod unclean;
 pub(crate) mod version;
 mod volumes;

@@ -2,8 +2,8 @@
 //! are called, and what tells two copies of one disk from two disks.
 
 use super::disk::{Disk, Fields, ReadError, Window};
-use super::marks::{self, BTRFS, EXT, LVM, Use, XFS};
 use super::partitions::{self, Kind, Partition};
+use super::signatures::{self, BTRFS, EXT, LVM, RootUse, XFS};
 use super::unclean;
 
 /// What was seen of a disk.
@@ -21,7 +21,7 @@ struct Part {
     uuid: Option<String>,
     label: String,
     /// What it is.
-    kind: Option<(&'static str, Use)>,
+    kind: Option<(&'static str, RootUse)>,
     /// The UUID of its ext file system.
     ext: Option<[u8; 16]>,
     /// What its file system is called: its UUID or its label, where each is known.
@@ -50,8 +50,8 @@ impl Survey {
         for partition in partitions::read(disk)?.map(|(_, all)| all).unwrap_or_default() {
             let mut part = Part::of(disk, partition.window, Some(&partition));
             match partition.kind {
-                Kind::Efi => part.kind = Some(("the EFI system partition", Use::Never)),
-                Kind::Lvm => part.kind = part.kind.or(Some((LVM, Use::Inside))),
+                Kind::Efi => part.kind = Some(("the EFI system partition", RootUse::Never)),
+                Kind::Lvm => part.kind = part.kind.or(Some((LVM, RootUse::Container))),
                 Kind::Other => {}
             }
             parts.push(part);
@@ -66,8 +66,8 @@ impl Survey {
     pub(crate) fn root(&self) -> Root {
         let with =
             |wanted| self.parts.iter().filter(move |part| part.kind.is_some_and(|(_, use_)| use_ == wanted));
-        let roots: Vec<_> = with(Use::Root).collect();
-        if let Some(part) = with(Use::Inside).next() {
+        let roots: Vec<_> = with(RootUse::Possible).collect();
+        if let Some(part) = with(RootUse::Container).next() {
             return Root::Unknown(format!("{} is {}", part.place(), part.kind_name()));
         }
         match roots.as_slice() {
@@ -107,7 +107,7 @@ impl Survey {
             return false;
         }
         let is_known =
-            |part: &Part| part.ext.is_some() || part.kind.is_none_or(|(_, usage)| usage == Use::Never);
+            |part: &Part| part.ext.is_some() || part.kind.is_none_or(|(_, usage)| usage == RootUse::Never);
         match root.split_once('=') {
             // Another partition, counted from one that has a name.
             Some((_, value)) if value.contains('/') => false,
@@ -157,8 +157,8 @@ fn names(disk: &Disk<'_>, window: Window, kind: &str) -> Vec<Vec<u8>> {
 
 impl Part {
     fn of(disk: &Disk<'_>, window: Window, partition: Option<&Partition>) -> Self {
-        let mark = marks::find(disk, window);
-        let kind = mark.map(|mark| (mark.name, mark.usage));
+        let signature = signatures::identify(disk, window);
+        let kind = signature.map(|signature| (signature.name, signature.usage));
         let mut superblock = [0; 256];
         let is_ext = kind.is_some_and(|(name, _)| name == EXT)
             && disk.read(window, 1024, &mut superblock, "its superblock").is_ok();
@@ -168,7 +168,8 @@ impl Part {
             uuid: partition.map(|partition| partition.uuid.clone()),
             label: partition.map(|partition| partition.label.clone()).unwrap_or_default(),
             kind,
-            is_wrapped: mark.is_some_and(|mark| mark.usage == Use::Never && !mark.cure.is_empty()),
+            is_wrapped: signature
+                .is_some_and(|signature| signature.usage == RootUse::Never && !signature.cure.is_empty()),
             names: kind.map_or_else(Vec::new, |(name, _)| names(disk, window, name)),
             ext: fields.bytes(0x68).ok().filter(|_| is_ext),
             replay: kind.and_then(|(name, _)| unclean::words(disk, window, name)),
@@ -211,23 +212,23 @@ pub(super) mod tests {
         with_disk(disk, |disk| Survey::of(disk).unwrap())
     }
 
-    fn marked(at: usize, mark: &[u8]) -> Vec<u8> {
+    fn marked(at: usize, signature: &[u8]) -> Vec<u8> {
         let mut disk = vec![0; 256 << 10];
-        disk[at..at + mark.len()].copy_from_slice(mark);
+        disk[at..at + signature.len()].copy_from_slice(signature);
         disk
     }
 
     #[test]
     fn file_system_over_a_whole_disk_is_the_root() {
-        for mark in marks::MARKS {
-            let disk = marked(usize::try_from(mark.at).unwrap(), mark.bytes);
-            let (name, root) = (mark.name, survey(&disk).root());
-            match mark.usage {
-                Use::Root => {
+        for signature in signatures::SIGNATURES {
+            let disk = marked(usize::try_from(signature.at).unwrap(), signature.bytes);
+            let (name, root) = (signature.name, survey(&disk).root());
+            match signature.usage {
+                RootUse::Possible => {
                     assert_eq!(root, Root::Is("/dev/vda".into(), format!("the whole disk ({name})")));
                 }
-                Use::Inside => assert!(matches!(root, Root::Unknown(_)), "{name}: {root:?}"),
-                Use::Never => assert!(!matches!(root, Root::Is(..)), "{name}: {root:?}"),
+                RootUse::Container => assert!(matches!(root, Root::Unknown(_)), "{name}: {root:?}"),
+                RootUse::Never => assert!(!matches!(root, Root::Is(..)), "{name}: {root:?}"),
             }
         }
         assert_eq!(survey(&[0; 4096]).root(), Root::No);
@@ -254,14 +255,14 @@ pub(super) mod tests {
         // Two systems from one template: what they are called is not always their own.
         let labelled = |label: &str| survey(&ext4(2048, &[("x", b"1")], &["-L", label]));
         assert!(labelled("root").is_twin(&labelled("root")) && !labelled("root").is_twin(&labelled("boot")));
-        for (mark, at, name) in [
+        for (signature, at, name) in [
             (&b"XFSB"[..], 0, 32),
             (b"XFSB", 0, 108),
             (b"_BHRfS_M", 0x1_0040, 0x1_0020),
             (b"_BHRfS_M", 0x1_0040, 0x1_012b),
         ] {
             let named = |sign: u8| {
-                let mut disk = marked(at, mark);
+                let mut disk = marked(at, signature);
                 disk[name] = sign;
                 survey(&disk)
             };

@@ -241,9 +241,9 @@ fn data_disk_is_no_root() {
 
 #[test]
 fn disks_that_are_not_read_are_named() {
-    let said = |at: usize, mark: &[u8]| {
+    let said = |at: usize, signature: &[u8]| {
         let mut disk = vec![0; 1 << 18];
-        disk[at..at + mark.len()].copy_from_slice(mark);
+        disk[at..at + signature.len()].copy_from_slice(signature);
         look(&disk, Wanted::Kernel).looked
     };
     assert!(said(0, b"QFI\xfb\0").contains("qemu-img convert -O raw"));

@@ -2,7 +2,7 @@
 //! be read that is not possible, and the mount fails unless it is told to leave the log alone.
 
 use super::disk::{Disk, Window};
-use super::marks::{BTRFS, EXT, XFS};
+use super::signatures::{BTRFS, EXT, XFS};
 
 /// The words of a kernel's command line with which Linux mounts what lies in `window`, a file system of this kind, though its
 /// log cannot be replayed. `None`: its log is empty, or nothing is known of it.

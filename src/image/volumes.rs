@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::disk::{Disk, ReadError, Window};
 use super::filesystem::{FileKind, FileSystem};
-use super::marks::{LVM, sniff};
 use super::partitions::{self, Kind, Partition};
+use super::signatures::{LVM, describe};
 
 /// Programs that make a file system a root: without one the kernel has nothing to start.
 const INITS: [&str; 5] =
@@ -86,14 +86,14 @@ fn volume<'a>(
             let kind = match partition.map(|partition| partition.kind) {
                 Some(Kind::Lvm) => LVM.to_owned(),
                 Some(Kind::Efi) => "the EFI system partition".to_owned(),
-                _ => sniff(disk, window),
+                _ => describe(disk, window),
             };
             let _ = write!(looked, "{name} is {kind}");
             return Ok(None);
         }
         Err(error @ (ReadError::Io(_) | ReadError::Endless)) => return Err(error),
         Err(error) => {
-            let what = what.map_or_else(|| sniff(disk, window), str::to_owned);
+            let what = what.map_or_else(|| describe(disk, window), str::to_owned);
             let _ = write!(looked, "{name} is {what}, and {error}");
             return Ok(None);
         }

@@ -122,6 +122,9 @@ impl Boot {
             loaded?;
             made
         })?;
+        for worker in board.workers {
+            worker.wait().map_err(StartError::Descriptors)?;
+        }
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads and a saved state.

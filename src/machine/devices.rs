@@ -7,7 +7,7 @@ use devices::pci::slots;
 use virtio::balloon::Balloon;
 use virtio::block::{AnyEngine, Block};
 use virtio::console::{Backend, Console};
-use virtio::device::Device;
+use virtio::device::{Device, DeviceInfo};
 use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
@@ -88,14 +88,14 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let info = device.info();
     let threads = spec.threads.map_or(1, DiskQueues::get).min(queues.get());
     let worker = |name| Worker::new(name, make_engine(file.clone(), EngineKind::Best));
-    // A thread more for each that is asked for, with an engine of its own.
-    let more = (1..threads).map(|n| {
+    // Each further thread has an engine of its own on the same file.
+    let further = (1..threads).map(|n| {
         let device: Box<dyn Device<Poller = AnyEngine>> = Box::new(device.for_another_thread());
         (device, worker(format!("blk{index}.{n}")))
     });
-    let mut threads = more.collect::<Vec<_>>();
+    let mut threads = further.collect::<Vec<_>>();
     threads.insert(0, (Box::new(device), worker(format!("blk{index}"))));
-    let (disk, handle) = plug_in(VirtioPci::with_threads(info, threads, platform)?, slot)?;
+    let (disk, handle) = put_on_threads(info, threads, slot, platform)?;
     resources.disk_handles.attach(index, handle);
     Ok(disk)
 }
@@ -107,17 +107,24 @@ fn put<P: Poller + 'static>(
     device_slot: u8,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    plug_in(VirtioPci::new(device, worker, platform)?, device_slot)
+    put_on_threads(device.info(), vec![(device, worker)], device_slot, platform)
 }
 
-fn plug_in<P: Poller + 'static>(
-    function: VirtioPci<P>,
+/// As [`put`], with a device for each thread.
+fn put_on_threads<P: Poller + 'static>(
+    info: DeviceInfo,
+    threads: Vec<(Box<dyn Device<Poller = P>>, Arc<Worker<P>>)>,
     device_slot: u8,
+    platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    let (id, kind, threads) = (function.info().name.clone(), function.info().kind, function.counters());
-    let counted = Some(DeviceCounters { name: id.clone(), kind, threads });
+    // From here on, beside what else is made: a disk's ring costs milliseconds.
+    let begun = threads.iter().map(|(_, worker)| worker.begin().map_err(StartError::Descriptors));
+    let workers = begun.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let (id, kind) = (info.name.clone(), info.kind);
+    let function = VirtioPci::new(info, threads, platform)?;
+    let counted = Some(DeviceCounters { name: id.clone(), kind, threads: function.counters() });
     let function = Arc::new(Mutex::new(function));
     let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
     let handle = DeviceHandle::new(&shared);
-    Ok((Placed { id, address: slot(device_slot)?, function, counted }, handle))
+    Ok((Placed { id, address: slot(device_slot)?, function, counted, workers }, handle))
 }

@@ -145,7 +145,11 @@ pub struct Spec {
     /// `memfd`: the guest's memory is a file in memory. Other processes can map it, and it is saved faster if much of it was
     /// never used. It has huge pages only if the host's /sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise` or
     /// `always`; the guest is slower without them.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "KIND", hide_possible_values = true))]
+    // `minivmm run --help` would not fit a screen.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "KIND", hide_possible_values = true, hide_short_help = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_backing: Option<MemBacking>,
 

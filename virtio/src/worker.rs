@@ -98,6 +98,20 @@ impl<P: Poller + 'static> Worker<P> {
         Arc::new(Worker { name: name.into(), state: Mutex::new(state) })
     }
 
+    /// Starts its thread now, so that what it waits in is made beside other work; [`Worker::start`] does it otherwise. `None` if
+    /// the thread is there already.
+    ///
+    /// # Errors
+    /// The host refused a thread or a file descriptor.
+    pub fn begin(&self) -> io::Result<Option<Ready>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { make, running, .. } = &mut *state;
+        let Some(make) = make.take() else { return Ok(None) };
+        let (made, ready) = mpsc::channel();
+        *running = Some(spawn(&self.name, make, Some(made))?);
+        Ok(Some(Ready(ready)))
+    }
+
     /// Starts `job`'s device.
     ///
     /// # Errors
@@ -108,7 +122,7 @@ impl<P: Poller + 'static> Worker<P> {
         let State { make, running, slots } = &mut *state;
         let running = match running {
             Some(running) => running,
-            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make)) {
+            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make, None)) {
                 Ok(new) => running.insert(new),
                 Err(error) => return Err((error, job)),
             },
@@ -180,7 +194,25 @@ impl<P: Poller + 'static> Drop for Worker<P> {
     }
 }
 
-fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Running<P>> {
+/// A worker's thread that was begun, and makes what it waits in.
+#[derive(Debug)]
+pub struct Ready(Receiver<io::Result<()>>);
+
+impl Ready {
+    /// Waits until it is made.
+    ///
+    /// # Errors
+    /// The host refused it; no device of this worker would work.
+    pub fn wait(self) -> io::Result<()> {
+        self.0.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn spawn<P: Poller + 'static>(
+    name: &str,
+    make: MakePoller<P>,
+    made: Option<Sender<io::Result<()>>>,
+) -> io::Result<Running<P>> {
     let (commands, receiver) = mpsc::channel();
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (own_bell, own_name) = (bell.clone(), name.to_owned());
@@ -192,10 +224,16 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
         let failed = |error| log::error!("{own_name}: its thread cannot wait for work: {error}");
         match poller {
             Ok(poller) => {
+                if let Some(made) = made {
+                    let _ = made.send(Ok(()));
+                }
                 WorkerLoop { poller, slots: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
             }
             Err(error) => {
-                failed(error);
+                match made {
+                    Some(made) => drop(made.send(Err(error))),
+                    None => failed(error),
+                }
                 refuse(&receiver);
             }
         }

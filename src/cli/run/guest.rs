@@ -194,7 +194,7 @@ fn set_arguments(command: &[OsString]) -> Vec<u8> {
 fn modules(
     args: &RunArgs,
     spec: &Spec,
-    Prepared { open, boot: files }: &Prepared,
+    Prepared { open, boot: files, .. }: &Prepared,
     host: &Host,
 ) -> Result<Vec<Module>, RunError> {
     let Some(release) = files.release() else {

@@ -23,4 +23,4 @@ pub(crate) use engine::{EngineKind, make_engine};
 pub use error::DiskError;
 pub(crate) use file::DiskFile;
 pub use holder::DiskHolder;
-pub(crate) use open::{Access, logical_sector};
+pub(crate) use open::Access;

@@ -24,12 +24,12 @@ pub(super) trait Files {
     /// The device whose file system has this name or this file.
     fn search(&self, by: SearchBy, value: &str) -> Result<Option<String>, ReadError>;
     /// What a device is called; `None` for one that is not known.
-    fn fact(&self, device: &str, fact: Fact) -> Option<String>;
+    fn attribute(&self, device: &str, attribute: DeviceAttribute) -> Option<String>;
 }
 
 /// What can be asked about a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fact {
+pub(super) enum DeviceAttribute {
     Uuid,
     Label,
     PartUuid,

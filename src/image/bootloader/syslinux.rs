@@ -210,11 +210,11 @@ fn absolute(folder: &str, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::bootloader::{Fact, SearchBy};
+    use crate::image::bootloader::{DeviceAttribute, SearchBy};
 
-    struct Some_(&'static [(&'static str, &'static str)]);
+    struct FakeFiles(&'static [(&'static str, &'static str)]);
 
-    impl Files for Some_ {
+    impl Files for FakeFiles {
         fn charge(&self, _: u64) -> Result<(), ReadError> {
             Ok(())
         }
@@ -236,13 +236,13 @@ mod tests {
         fn search(&self, _: SearchBy, _: &str) -> Result<Option<String>, ReadError> {
             Ok(None)
         }
-        fn fact(&self, _: &str, _: Fact) -> Option<String> {
+        fn attribute(&self, _: &str, _: DeviceAttribute) -> Option<String> {
             None
         }
     }
 
     fn parse(text: &str, folder: &str) -> Option<Entry> {
-        choose(&Some_(&[]), folder, text).unwrap().and_then(Result::ok)
+        choose(&FakeFiles(&[]), folder, text).unwrap().and_then(Result::ok)
     }
 
     #[test]
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn included_files_are_read_and_a_config_goes_on() {
-        let files = Some_(&[
+        let files = FakeFiles(&[
             ("/s/menu.cfg", "LABEL menu\nLINUX /from-menu\nINCLUDE more.cfg\n"),
             ("/s/more.cfg", "LABEL more\n LINUX /k\n APPEND ro\nINCLUDE more.cfg\n"),
             ("/s/other.cfg", "DEFAULT x\nLABEL x\nLINUX k\n"),
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(chosen("LABEL a\nCONFIG /s/other.cfg /t\n").unwrap().kernel, "/t/k");
         assert_eq!(chosen("LABEL a\nCONFIG other.cfg\n").unwrap().kernel, "/s/k");
         // A file that goes on with itself ends.
-        let looping = Some_(&[("/s/a.cfg", "LABEL a\nCONFIG a.cfg\n")]);
+        let looping = FakeFiles(&[("/s/a.cfg", "LABEL a\nCONFIG a.cfg\n")]);
         let chosen = choose(&looping, "/s", "LABEL a\nCONFIG a.cfg\n").unwrap().unwrap();
         assert_eq!(chosen, Err("its default entry goes on with a.cfg, which cannot be read".into()));
     }
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn default_that_starts_no_linux_is_said() {
         let text = "DEFAULT local\nLABEL local\nLOCALBOOT 0\nLABEL install\nLINUX /k\n";
-        let chosen = choose(&Some_(&[]), "", text).unwrap().unwrap();
+        let chosen = choose(&FakeFiles(&[]), "", text).unwrap().unwrap();
         assert_eq!(chosen, Err("its default entry starts no Linux".into()));
     }
 }

@@ -44,8 +44,8 @@ impl ExtFs<'_> {
         Ok(names)
     }
 
-    /// Gives each entry to `see` until that returns false.
-    fn entries(&self, folder: &Inode, mut see: impl FnMut(u32, &[u8]) -> bool) -> Result<(), ReadError> {
+    /// Gives each entry to `visit` until that returns false.
+    fn entries(&self, folder: &Inode, mut visit: impl FnMut(u32, &[u8]) -> bool) -> Result<(), ReadError> {
         let bytes = self.read(folder, FOLDER_MAX)?;
         let block = usize::try_from(self.block_size()).map_err(|_| ReadError::Endless)?;
         // An inline folder begins with the number of its parent; what lies in the attribute is a block of its own.
@@ -67,7 +67,7 @@ impl ExtFs<'_> {
                 if len < HEAD {
                     return Err(ReadError::Damaged("a folder does not hold together"));
                 }
-                if inode != 0 && !see(inode, name) {
+                if inode != 0 && !visit(inode, name) {
                     return Ok(());
                 }
                 at += len;

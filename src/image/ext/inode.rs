@@ -36,15 +36,15 @@ impl ExtFs<'_> {
         let mut rest: Vec<Vec<u8>> = names(path.as_bytes());
         let root = self.inode(ROOT)?;
         // The folders from the root to where we are, for `..`.
-        let mut way = vec![root];
+        let mut folders = vec![root];
         let mut links = 0;
         for _ in 0..STEPS {
-            let Some(name) = rest.pop() else { return Ok(way.pop()) };
+            let Some(name) = rest.pop() else { return Ok(folders.pop()) };
             self.disk.charge(ENTRY_COST)?;
-            let Some(folder) = way.last() else { return Ok(None) };
+            let Some(folder) = folders.last() else { return Ok(None) };
             if name == b".." {
-                if way.len() > 1 {
-                    way.pop();
+                if folders.len() > 1 {
+                    folders.pop();
                 }
                 continue;
             }
@@ -54,7 +54,7 @@ impl ExtFs<'_> {
             let Some(number) = self.lookup(folder, &name)? else { return Ok(None) };
             let inode = self.inode(number)?;
             if inode.kind != FileKind::Link {
-                way.push(inode);
+                folders.push(inode);
                 continue;
             }
             links += 1;
@@ -63,7 +63,7 @@ impl ExtFs<'_> {
             }
             let target = self.target(&inode)?;
             if target.starts_with(b"/") {
-                way.truncate(1);
+                folders.truncate(1);
             }
             rest.extend(names(&target));
         }

@@ -80,7 +80,7 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Replayed, ReadError> 
     let superblock = journal.block(0)?;
     let fields = Fields(&superblock);
     if fields.be32(0)? != MAGIC || ![SUPERBLOCK_V1, SUPERBLOCK].contains(&fields.be32(4)?) {
-        return Err(odd());
+        return Err(inconsistent());
     }
     if fields.be32(4)? == SUPERBLOCK {
         journal.features = fields.be32(0x28)?;
@@ -105,7 +105,7 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Replayed, ReadError> 
         && (journal.first..journal.end).contains(&start)
         && u64::from(fields.be32(0xc)?) == fs.block_size;
     if !sane {
-        return Err(odd());
+        return Err(inconsistent());
     }
     let (log, sequence) = journal.scan(sequence, start)?;
     let mut newest = HashMap::new();
@@ -128,7 +128,7 @@ impl Journal<'_, '_> {
     fn home(&self, block: u32) -> Result<u64, ReadError> {
         let at = u64::from(block) * self.fs.block_size;
         let index = self.runs.partition_point(|run| run.file + run.len <= at);
-        let run = self.runs.get(index).filter(|run| run.file <= at).ok_or(odd())?;
+        let run = self.runs.get(index).filter(|run| run.file <= at).ok_or(inconsistent())?;
         Ok((run.disk - self.fs.window.start + at - run.file) / self.fs.block_size)
     }
 
@@ -213,7 +213,7 @@ impl Journal<'_, '_> {
                 // Its first word was changed in the journal, being the journal's own: that of a file's data at most.
                 log::debug!("a block of the journal is escaped, and is read as it stands");
             }
-            self.fs.disk.note()?;
+            self.fs.disk.charge_journal_entry()?;
             open.tags.push(Tag { home, journal: *at, sequence });
             *at = self.after(*at);
             count += 1;
@@ -238,7 +238,7 @@ impl Journal<'_, '_> {
                 true => u64::from(entry.be32(0)?) << 32 | u64::from(entry.be32(4)?),
                 false => entry.be32(0)?.into(),
             };
-            self.fs.disk.note()?;
+            self.fs.disk.charge_journal_entry()?;
             open.revoked.insert(block, sequence);
             place += size;
         }
@@ -256,6 +256,6 @@ fn tag_length(features: u32) -> usize {
     8 + checksum + high
 }
 
-fn odd() -> ReadError {
+fn inconsistent() -> ReadError {
     ReadError::Damaged("its journal does not hold together")
 }

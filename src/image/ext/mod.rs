@@ -165,7 +165,7 @@ impl<'a> ExtFs<'a> {
             disk,
             window,
             // 64 KiB is the largest that Linux has.
-            block_size: 1024_u64 << Some(fields.le32(0x18)?).filter(|log| *log <= 6).ok_or(odd())?,
+            block_size: 1024_u64 << Some(fields.le32(0x18)?).filter(|log| *log <= 6).ok_or(inconsistent())?,
             blocks: u64::from(high) << 32 | u64::from(fields.le32(0x4)?),
             inode_size: if dynamic { fields.le16(0x58)?.into() } else { 128 },
             inodes_per_group: fields.le32(0x28)?,
@@ -199,7 +199,7 @@ impl<'a> ExtFs<'a> {
             && fs.descriptor_size <= fs.block_size
             && fs.blocks.checked_mul(fs.block_size).is_some();
         if !sane {
-            return Err(odd());
+            return Err(inconsistent());
         }
         if unclean {
             let journal = journal::replay(&fs, fields.le32(0xe0)?)?;
@@ -270,7 +270,7 @@ impl<'a> ExtFs<'a> {
 
     /// A whole block.
     fn block(&self, block: u64, what: &'static str) -> Result<Vec<u8>, ReadError> {
-        let mut bytes = vec![0; usize::try_from(self.block_size).map_err(|_| odd())?];
+        let mut bytes = vec![0; usize::try_from(self.block_size).map_err(|_| inconsistent())?];
         self.read_block(block, 0, &mut bytes, what)?;
         Ok(bytes)
     }
@@ -296,7 +296,7 @@ fn label(bytes: [u8; 16]) -> String {
     String::from_utf8_lossy(label).into_owned()
 }
 
-fn odd() -> ReadError {
+fn inconsistent() -> ReadError {
     ReadError::Damaged("its superblock does not hold together")
 }
 

@@ -20,8 +20,8 @@ const END: u8 = 0;
 /// What the first byte of a name stands for that begins like a free entry.
 const ESCAPED: u8 = 0x05;
 
-/// What `see` is given: the names of an entry, and the entry.
-struct Seen<'e> {
+/// What `visit` is given: the names of an entry, and the entry.
+struct DirEntry<'e> {
     short: String,
     long: Option<String>,
     entry: Fields<'e>,
@@ -49,18 +49,18 @@ impl FatFs<'_> {
                 name => names.push(name),
             }
         }
-        let mut node = Node { kind: FileKind::Folder, size: 0, place: self.root };
+        let mut node = Node { kind: FileKind::Folder, size: 0, start: self.root };
         for name in names {
             if node.kind != FileKind::Folder {
                 return Ok(None);
             }
             let mut found = None;
-            self.entries(&node, |seen| {
+            self.entries(&node, |entry_info| {
                 let named = |own: &String| own.eq_ignore_ascii_case(name);
-                let is_one =
-                    seen.attributes & LABEL == 0 && (named(&seen.short) || seen.long.iter().any(named));
+                let is_one = entry_info.attributes & LABEL == 0
+                    && (named(&entry_info.short) || entry_info.long.iter().any(named));
                 if is_one {
-                    found = Some(self.node(seen)?);
+                    found = Some(self.node(entry_info)?);
                 }
                 Ok(found.is_none())
             })?;
@@ -79,9 +79,10 @@ impl FatFs<'_> {
     ) -> Result<Vec<String>, ReadError> {
         let mut names = Vec::new();
         if folder.kind == FileKind::Folder {
-            self.entries(folder, |seen| {
-                let name = seen.long.as_ref().unwrap_or(&seen.short);
-                if seen.attributes & LABEL == 0 && !matches!(name.as_str(), "." | "..") && wanted(name) {
+            self.entries(folder, |entry_info| {
+                let name = entry_info.long.as_ref().unwrap_or(&entry_info.short);
+                if entry_info.attributes & LABEL == 0 && !matches!(name.as_str(), "." | "..") && wanted(name)
+                {
                     names.push(name.clone());
                 }
                 Ok(names.len() < max)
@@ -92,42 +93,42 @@ impl FatFs<'_> {
 
     /// The label in the root folder.
     pub(super) fn volume_label(&self) -> Result<Option<String>, ReadError> {
-        let root = Node { kind: FileKind::Folder, size: 0, place: self.root };
+        let root = Node { kind: FileKind::Folder, size: 0, start: self.root };
         let mut label = None;
-        self.entries(&root, |seen| {
-            if seen.attributes & LABEL != 0 {
-                label = Some(text(&seen.entry.bytes::<11>(0)?));
+        self.entries(&root, |entry_info| {
+            if entry_info.attributes & LABEL != 0 {
+                label = Some(text(&entry_info.entry.bytes::<11>(0)?));
             }
             Ok(label.is_none())
         })?;
         Ok(label)
     }
 
-    fn node(&self, seen: &Seen<'_>) -> Result<Node, ReadError> {
-        let high = if self.bits == super::Bits::ThirtyTwo { seen.entry.le16(20)? } else { 0 };
-        let folder = seen.attributes & FOLDER != 0;
+    fn node(&self, entry_info: &DirEntry<'_>) -> Result<Node, ReadError> {
+        let high = if self.bits == super::Bits::ThirtyTwo { entry_info.entry.le16(20)? } else { 0 };
+        let folder = entry_info.attributes & FOLDER != 0;
         Ok(Node {
             kind: if folder { FileKind::Folder } else { FileKind::File },
-            size: if folder { 0 } else { seen.entry.le32(28)?.into() },
-            place: Root::Cluster(u32::from(high) << 16 | u32::from(seen.entry.le16(26)?)),
+            size: if folder { 0 } else { entry_info.entry.le32(28)?.into() },
+            start: Root::Cluster(u32::from(high) << 16 | u32::from(entry_info.entry.le16(26)?)),
         })
     }
 
-    /// Gives each entry that is in use to `see` until that returns false.
+    /// Gives each entry that is in use to `visit` until that returns false.
     fn entries(
         &self,
         folder: &Node,
-        mut see: impl FnMut(&Seen<'_>) -> Result<bool, ReadError>,
+        mut visit: impl FnMut(&DirEntry<'_>) -> Result<bool, ReadError>,
     ) -> Result<(), ReadError> {
         let mut long = LongName::default();
-        let (mut at, mut len, mut cluster) = match folder.place {
+        let (mut at, mut len, mut cluster) = match folder.start {
             Root::Fixed(window) => (window.start, window.len, None),
-            Root::Cluster(cluster) => (self.place(cluster)?, self.cluster, Some(cluster)),
+            Root::Cluster(cluster) => (self.cluster_offset(cluster)?, self.cluster, Some(cluster)),
         };
         let mut left = FOLDER_MAX;
         loop {
             left = left.checked_sub(len).ok_or(ReadError::Damaged("a folder has no end"))?;
-            let mut bytes = vec![0; usize::try_from(len).map_err(|_| super::odd())?];
+            let mut bytes = vec![0; usize::try_from(len).map_err(|_| super::inconsistent())?];
             self.disk.read(self.window, at, &mut bytes, "a folder")?;
             for entry in bytes.chunks_exact(ENTRY) {
                 self.disk.charge(ENTRY_COST)?;
@@ -143,8 +144,8 @@ impl FatFs<'_> {
                     _ => {
                         self.disk.charge(NAME_COST)?;
                         let short = short_name(entry)?;
-                        let seen = Seen { short, long: long.take(entry)?, entry, attributes };
-                        if !see(&seen)? {
+                        let entry_info = DirEntry { short, long: long.take(entry)?, entry, attributes };
+                        if !visit(&entry_info)? {
                             return Ok(());
                         }
                     }
@@ -153,7 +154,7 @@ impl FatFs<'_> {
             let Some(next) = cluster.map(|cluster| self.next(cluster)).transpose()?.flatten() else {
                 return Ok(());
             };
-            (at, len, cluster) = (self.place(next)?, self.cluster, Some(next));
+            (at, len, cluster) = (self.cluster_offset(next)?, self.cluster, Some(next));
         }
     }
 }
@@ -171,8 +172,8 @@ impl LongName {
         }
         let mut letters = [0; LETTERS];
         let places = (1..11).step_by(2).chain((14..26).step_by(2)).chain((28..32).step_by(2));
-        for (letter, place) in letters.iter_mut().zip(places) {
-            *letter = entry.le16(place)?;
+        for (letter, start) in letters.iter_mut().zip(places) {
+            *letter = entry.le16(start)?;
         }
         self.parts.push(letters);
         self.next -= 1;

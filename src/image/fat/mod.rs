@@ -62,7 +62,7 @@ pub(super) struct Node {
     pub(super) kind: FileKind,
     /// Of a file, in bytes.
     pub(super) size: u64,
-    place: Root,
+    start: Root,
 }
 
 impl<'a> FatFs<'a> {
@@ -153,12 +153,12 @@ impl<'a> FatFs<'a> {
         let start = at / CHUNK * CHUNK;
         let mut chunk = self.chunk.borrow_mut();
         if chunk.0 != start {
-            let rest = self.table.len.checked_sub(start).ok_or(odd())?.min(CHUNK);
-            let mut bytes = vec![0; usize::try_from(rest).map_err(|_| odd())?];
+            let rest = self.table.len.checked_sub(start).ok_or(inconsistent())?.min(CHUNK);
+            let mut bytes = vec![0; usize::try_from(rest).map_err(|_| inconsistent())?];
             self.disk.read(self.window, self.table.start + start, &mut bytes, "its table of clusters")?;
             *chunk = (start, bytes);
         }
-        let entry = Fields(&chunk.1).rest(usize::try_from(at - start).map_err(|_| odd())?);
+        let entry = Fields(&chunk.1).rest(usize::try_from(at - start).map_err(|_| inconsistent())?);
         let entry = if len == 2 { entry.le16(0)?.into() } else { entry.le32(0)? & 0x0fff_ffff };
         let (entry, end) = match self.bits {
             Bits::Twelve if cluster % 2 == 1 => (entry >> 4, 0xff8),
@@ -170,9 +170,9 @@ impl<'a> FatFs<'a> {
     }
 
     /// Where a cluster lies, in bytes of the window.
-    fn place(&self, cluster: u32) -> Result<u64, ReadError> {
+    fn cluster_offset(&self, cluster: u32) -> Result<u64, ReadError> {
         let index = cluster.checked_sub(FIRST).map(u64::from).filter(|index| *index < self.clusters);
-        index.map(|index| self.data + index * self.cluster).ok_or(odd())
+        index.map(|index| self.data + index * self.cluster).ok_or(inconsistent())
     }
 
     /// The runs of a file's bytes on the disk. A file longer than `max` is refused before anything of it is looked at.
@@ -180,15 +180,15 @@ impl<'a> FatFs<'a> {
         if node.size > max {
             return Err(ReadError::TooLong { mib: node.size >> 20, max: max >> 20 });
         }
-        let Root::Cluster(mut cluster) = node.place else { return Err(odd()) };
+        let Root::Cluster(mut cluster) = node.start else { return Err(inconsistent()) };
         let (mut runs, mut at) = (Runs::default(), 0);
         // Clusters behind the file's end are allocated and not part of it.
         while at < node.size {
-            let (place, len) = (self.place(cluster)?, self.cluster.min(node.size - at));
-            if place + len > self.window.len {
+            let (cluster_offset, len) = (self.cluster_offset(cluster)?, self.cluster.min(node.size - at));
+            if cluster_offset + len > self.window.len {
                 return Err(ReadError::Outside("a file's cluster"));
             }
-            runs.push(Run { file: at, disk: self.window.start + place, len })?;
+            runs.push(Run { file: at, disk: self.window.start + cluster_offset, len })?;
             at += len;
             if at < node.size {
                 cluster = self.next(cluster)?.ok_or(ReadError::Damaged("a file ends before its length"))?;
@@ -203,7 +203,7 @@ impl<'a> FatFs<'a> {
     }
 }
 
-fn odd() -> ReadError {
+fn inconsistent() -> ReadError {
     ReadError::Damaged("its chains of clusters do not hold together")
 }
 

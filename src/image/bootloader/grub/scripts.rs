@@ -1,15 +1,15 @@
 //! What people write into scripts by hand.
 
-use super::tests::Some_;
+use super::tests::FakeFiles;
 use super::*;
 
 /// Two entries that boot `/k0` and `/k1`, both with an initrd.
 const TWO: &str =
     "menuentry zero {\nlinux /k0 ro\ninitrd /i0\n}\nmenuentry one --id 1st {\nlinux /k1 ro\ninitrd /i1\n}\n";
 
-fn files() -> Some_ {
+fn files() -> FakeFiles {
     let env = |entry: &str| format!("# GRUB Environment Block\nsaved_entry={entry}\nother=1\n###");
-    Some_(vec![
+    FakeFiles(vec![
         ("/boot/grub/grubenv", env("0")),
         ("/boot/grub/mine", env("1")),
         ("/boot/grub/leaves.cfg", "return\nset sourced=1\n".into()),
@@ -23,7 +23,7 @@ fn files() -> Some_ {
     ])
 }
 
-fn run(text: &str) -> (Result<Entry, Stop>, Vec<String>) {
+fn run(text: &str) -> (Result<Entry, GrubError>, Vec<String>) {
     let mut notes = Vec::new();
     let entry = choose(&files(), "/boot/grub", text, &mut notes);
     (entry, notes)
@@ -131,7 +131,7 @@ fn entries_have_arguments_and_can_go_on_with_another_menu() {
     let (entry, notes) = run("menuentry x {\nconfigfile $prefix/more.cfg\n}\n");
     assert_eq!((entry.unwrap().title, notes), ("b".to_owned(), Vec::new()));
     let endless = run("menuentry x {\nconfigfile $prefix/grub.cfg\n}\n").0;
-    assert!(matches!(endless, Err(Stop::Because(_))));
+    assert!(matches!(endless, Err(GrubError::Message(_))));
 }
 
 #[test]

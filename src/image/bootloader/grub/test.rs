@@ -1,9 +1,9 @@
 //! GRUB's `test` and `[`: comparisons are joined from left to right, and two side by side must both hold.
 
-use super::{Run, Stop, TEST_WORDS};
+use super::{GrubError, Interpreter, TEST_WORDS};
 
-impl Run<'_> {
-    pub(super) fn test(&mut self, words: &[&str]) -> Result<bool, Stop> {
+impl Interpreter<'_> {
+    pub(super) fn test(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         if words.len() > TEST_WORDS {
             return Err("it compares too many words".into());
         }
@@ -12,7 +12,7 @@ impl Run<'_> {
 
     /// Whether the words hold up to the end or a closing parenthesis, and the words behind it. There are few words, and so few
     /// parentheses within each other.
-    fn terms<'w, 't>(&mut self, mut words: &'w [&'t str]) -> Result<(bool, &'w [&'t str]), Stop> {
+    fn terms<'w, 't>(&mut self, mut words: &'w [&'t str]) -> Result<(bool, &'w [&'t str]), GrubError> {
         let (mut any, mut all, mut inverted) = (false, true, false);
         while let Some((word, behind)) = words.split_first() {
             if let Some((holds, rest)) = self.comparison(words)? {
@@ -38,7 +38,10 @@ impl Run<'_> {
     }
 
     /// A comparison at the front and the words behind it.
-    fn comparison<'w, 't>(&mut self, words: &'w [&'t str]) -> Result<Option<(bool, &'w [&'t str])>, Stop> {
+    fn comparison<'w, 't>(
+        &mut self,
+        words: &'w [&'t str],
+    ) -> Result<Option<(bool, &'w [&'t str])>, GrubError> {
         if let [one, sign, other, rest @ ..] = words {
             if let Some(holds) = self.pair(one, sign, other) {
                 return Ok(Some((holds, rest)));
