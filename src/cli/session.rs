@@ -169,7 +169,7 @@ fn start(
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
     let listener = begin.clone();
-    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
+    thread::spawn(Role::Cli, "signals", move || listener.handle_signals(&signals))?;
     // A detached machine's console is for those who ask for it over the control socket.
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
@@ -192,7 +192,7 @@ fn start(
     let service = Arc::new(service);
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
-    begin.runs(&session)?;
+    begin.set_running(&session)?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
@@ -236,7 +236,7 @@ pub(super) fn suspend(terminal: Option<&Terminal>) {
 impl Session {
     /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
     /// sent it wants it gone, and the guest may not listen.
-    fn listen(&self, signals: &Signals, mut first: Option<Signal>) {
+    fn handle_signals(&self, signals: &Signals, mut first: Option<Signal>) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
         let mut presses = 0;
         let mut next = |asked: Option<(libc::c_int, Instant)>, presses: u32| match first.take() {

@@ -112,6 +112,9 @@ pub enum TransportError {
     Doorbell(#[from] io::Error),
 }
 
+/// A device for a share of the queues, and the worker that runs it.
+pub type DeviceThread<P> = (Box<dyn Device<Poller = P>>, Arc<Worker<P>>);
+
 impl<P: Poller + 'static> VirtioPci<P> {
     /// Makes a function of a device, described by `info`, that runs on one thread or several. Each of `threads` has a device of
     /// its own and serves an equal share of the queues; all of these devices have the configuration space of `info`.
@@ -120,7 +123,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// [`TransportError`].
     pub fn new(
         info: DeviceInfo,
-        threads: Vec<(Box<dyn Device<Poller = P>>, Arc<Worker<P>>)>,
+        threads: Vec<DeviceThread<P>>,
         platform: &Platform,
     ) -> Result<Self, TransportError> {
         let parts: Vec<_> = threads.into_iter().map(|(device, worker)| Part::new(device, worker)).collect();
