@@ -11,7 +11,7 @@ use virtio::device::{Device, DeviceInfo};
 use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
-use virtio::transport::{DeviceHandle, Platform, VirtioFunction, VirtioPci};
+use virtio::transport::{DeviceHandle, DeviceThread, Platform, VirtioFunction, VirtioPci};
 use virtio::worker::Worker;
 
 use super::StartError;
@@ -113,7 +113,7 @@ fn put<P: Poller + 'static>(
 /// As [`put`], with a device for each thread.
 fn put_on_threads<P: Poller + 'static>(
     info: DeviceInfo,
-    threads: Vec<(Box<dyn Device<Poller = P>>, Arc<Worker<P>>)>,
+    threads: Vec<DeviceThread<P>>,
     device_slot: u8,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
