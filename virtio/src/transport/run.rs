@@ -16,8 +16,8 @@ use crate::queue::{Queue, QueueState};
 use crate::shared_registers::NEEDS_RESET;
 use crate::worker::{Activation, SlotId, Stopped, Worker};
 
-/// How long a vCPU waits for a device to stop before it may look again. Almost always it takes microseconds; a disk
-/// that hangs may take for ever, and its guest then sees a reset that is not over (§4.1.4.3.2).
+/// How long a vCPU waits in a write of the status register for a device to stop. Mostly that takes microseconds. A disk that
+/// hangs may take for ever; its guest then reads a status that is not 0 yet (§4.1.4.3.2).
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long a vCPU waits for the last writes of a device that is bus master no more. Its guest cannot ask again, and may
