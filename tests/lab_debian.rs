@@ -130,7 +130,7 @@ fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
         ],
     );
     // Its initrd has found its root by then.
-    console.expect("Begin: Running /scripts/local-premount", BOOT).unwrap();
+    console.expect("Will now check root file system", BOOT).unwrap();
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(super) struct Boot {
 #[derive(Debug)]
 pub(super) enum Origin {
     /// A kernel, which begins at its entry.
-    Files(BootFiles),
+    Files(Box<BootFiles>),
     /// A saved machine, where it was.
     State(Restore),
 }
@@ -71,7 +71,7 @@ impl Origin {
     fn prepare(self, layout: &RamLayout, memory: &Memory) -> Result<Beginning, StartError> {
         match self {
             Origin::Files(files) => {
-                let (plan, sources, panic_timeout) = plan(files, layout)?;
+                let (plan, sources, panic_timeout) = plan(*files, layout)?;
                 Ok(Beginning { plan: Some(plan), sources, panic_timeout, state: None })
             }
             Origin::State(restore) => {

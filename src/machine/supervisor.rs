@@ -180,7 +180,7 @@ impl Supervisor {
             drop(old);
             let files = resources.find_files(&progress);
             let boot = files
-                .and_then(|files| Boot::start(&resources, Origin::Files(files), number, &sender, &progress));
+                .and_then(|files| Boot::start(&resources, Origin::Files(Box::new(files)), number, &sender, &progress));
             let _ = made.send(boot);
             Event::NextBoot
         });

@@ -84,6 +84,12 @@ impl DiskSpec {
         DiskSpec { queues: Some(queues), ..self }
     }
 
+    /// With `threads` host threads that serve the queues.
+    #[must_use]
+    pub fn with_threads(self, threads: DiskQueues) -> Self {
+        DiskSpec { threads: Some(threads), ..self }
+    }
+
     /// Parses the text of the command line. The path need not be UTF-8.
     ///
     /// # Errors
