@@ -251,9 +251,11 @@ impl<P: Poller + 'static> VirtioPci<P> {
             _ => None,
         });
         let mut positions: Option<Vec<Option<QueueState>>> = None;
+        let mut lost = false;
         // All are asked before one is waited for.
         for (stopped, part) in running.collect::<Vec<_>>() {
             let mut stopped = stopped.recv();
+            lost |= stopped.is_err();
             if let Ok(Stopped { queues, .. }) = &mut stopped {
                 match &mut positions {
                     None => positions = Some(std::mem::take(queues)),
@@ -266,7 +268,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             }
             part.arrive(stopped, &self.info.name);
         }
-        if self.parts.iter().any(|part| matches!(part.location, DeviceLocation::Gone)) {
+        if lost {
             self.cleared();
             self.shared.set_status(NEEDS_RESET);
             return None;
