@@ -49,6 +49,7 @@ step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/gue
 # Lints, and the documents that an embedder reads.
 step_clippy() {
     timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings &&
+        timeout "$limit" cargo clippy --quiet -p minivmm --lib --no-default-features -- -D warnings &&
         RUSTDOCFLAGS="-D warnings" timeout "$limit" cargo doc --quiet --no-deps --lib -p minivmm
 }
 step_unit() {

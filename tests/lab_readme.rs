@@ -103,6 +103,9 @@ fn on_the_host(commands: &[&Shown], folder: &Path) {
         // Built once, and with the versions that are here.
         .env("CARGO_TARGET_DIR", &kept)
         .env("CARGO_NET_OFFLINE", "true")
+        // The program that is installed does the same when it is built in a third of the time.
+        .envs([("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")])
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env("PATH", format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap()))
         .output()
         .unwrap();

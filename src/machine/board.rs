@@ -88,7 +88,7 @@ impl Board {
         };
         let mut functions = (resources.functions)(resources, ends.virtio, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
-        let workers = functions.iter_mut().flat_map(|placed| placed.workers.drain(..)).collect();
+        let workers = functions.iter_mut().flat_map(|placed| std::mem::take(&mut placed.workers)).collect();
         let counted = functions.iter().filter_map(|placed| placed.counted.clone()).collect();
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();

@@ -7,12 +7,12 @@ use devices::pci::slots;
 use virtio::balloon::Balloon;
 use virtio::block::{AnyEngine, Block};
 use virtio::console::{Backend, Console};
-use virtio::device::Device;
+use virtio::device::{Device, DeviceInfo};
 use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
-use virtio::transport::{DeviceHandle, Platform, VirtioFunction, VirtioPci};
-use virtio::worker::{Ready, Worker};
+use virtio::transport::{DeviceHandle, DeviceThread, Platform, VirtioFunction, VirtioPci};
+use virtio::worker::Worker;
 
 use super::StartError;
 use super::disks::disk_id;
@@ -88,16 +88,14 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let info = device.info();
     let threads = spec.threads.map_or(1, DiskQueues::get).min(queues.get());
     let worker = |name| Worker::new(name, make_engine(file.clone(), EngineKind::Best));
-    // A thread more for each that is asked for, with an engine of its own.
-    let more = (1..threads).map(|n| {
+    // Each further thread has an engine of its own on the same file.
+    let further = (1..threads).map(|n| {
         let device: Box<dyn Device<Poller = AnyEngine>> = Box::new(device.for_another_thread());
         (device, worker(format!("blk{index}.{n}")))
     });
-    let mut threads = more.collect::<Vec<_>>();
+    let mut threads = further.collect::<Vec<_>>();
     threads.insert(0, (Box::new(device), worker(format!("blk{index}"))));
-    let workers =
-        threads.iter().filter_map(|(_, worker)| begin(worker).transpose()).collect::<Result<_, _>>()?;
-    let (disk, handle) = plug_in(VirtioPci::with_threads(info, threads, platform)?, workers, slot)?;
+    let (disk, handle) = put_on_threads(info, threads, slot, platform)?;
     resources.disk_handles.attach(index, handle);
     Ok(disk)
 }
@@ -109,22 +107,22 @@ fn put<P: Poller + 'static>(
     device_slot: u8,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    let workers = begin(&worker)?.into_iter().collect();
-    plug_in(VirtioPci::new(device, worker, platform)?, workers, device_slot)
+    put_on_threads(device.info(), vec![(device, worker)], device_slot, platform)
 }
 
-/// Starts a worker's thread, beside what else is made: a disk's ring costs milliseconds.
-fn begin<P: Poller + 'static>(worker: &Worker<P>) -> Result<Option<Ready>, StartError> {
-    worker.begin().map_err(StartError::Descriptors)
-}
-
-fn plug_in<P: Poller + 'static>(
-    function: VirtioPci<P>,
-    workers: Vec<Ready>,
+/// As [`put`], with a device for each thread.
+fn put_on_threads<P: Poller + 'static>(
+    info: DeviceInfo,
+    threads: Vec<DeviceThread<P>>,
     device_slot: u8,
+    platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    let (id, kind, threads) = (function.info().name.clone(), function.info().kind, function.counters());
-    let counted = Some(DeviceCounters { name: id.clone(), kind, threads });
+    // From here on, beside what else is made: a disk's ring costs milliseconds.
+    let begun = threads.iter().map(|(_, worker)| worker.begin().map_err(StartError::Descriptors));
+    let workers = begun.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let (id, kind) = (info.name.clone(), info.kind);
+    let function = VirtioPci::new(info, threads, platform)?;
+    let counted = Some(DeviceCounters { name: id.clone(), kind, threads: function.counters() });
     let function = Arc::new(Mutex::new(function));
     let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
     let handle = DeviceHandle::new(&shared);

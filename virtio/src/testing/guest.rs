@@ -100,7 +100,7 @@ impl<P: Poller + 'static> Guest<P> {
         let info = devices.first().expect("a device").0.info();
         let on_worker = |(device, make)| (device, Worker::new("test", make));
         let threads = devices.into_iter().map(on_worker).collect();
-        let function = VirtioPci::with_threads(info, threads, &platform).expect("a function");
+        let function = VirtioPci::new(info, threads, &platform).expect("a function");
         let function = Arc::new(Mutex::new(function));
         let mut guest = Guest {
             function,

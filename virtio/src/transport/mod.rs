@@ -116,38 +116,17 @@ pub enum TransportError {
 pub type DeviceThread<P> = (Box<dyn Device<Poller = P>>, Arc<Worker<P>>);
 
 impl<P: Poller + 'static> VirtioPci<P> {
-    /// Makes a function of `device`, which will run on `worker`.
+    /// Makes a function of a device, described by `info`, that runs on one thread or several. Each of `threads` has a device of
+    /// its own and serves an equal share of the queues; all of these devices have the configuration space of `info`.
     ///
     /// # Errors
     /// [`TransportError`].
     pub fn new(
-        device: Box<dyn Device<Poller = P>>,
-        worker: Arc<Worker<P>>,
-        platform: &Platform,
-    ) -> Result<Self, TransportError> {
-        let info = device.info();
-        Self::with_parts(info, vec![Part::new(device, worker)], platform)
-    }
-
-    /// As [`VirtioPci::new`], with several threads: each runs a device of its own, all of which share the configuration space
-    /// of `info` and serve an equal share of the queues.
-    ///
-    /// # Errors
-    /// [`TransportError`].
-    pub fn with_threads(
         info: DeviceInfo,
         threads: Vec<DeviceThread<P>>,
         platform: &Platform,
     ) -> Result<Self, TransportError> {
-        let parts = threads.into_iter().map(|(device, worker)| Part::new(device, worker)).collect();
-        Self::with_parts(info, parts, platform)
-    }
-
-    fn with_parts(
-        info: DeviceInfo,
-        parts: Vec<Part<P>>,
-        platform: &Platform,
-    ) -> Result<Self, TransportError> {
+        let parts: Vec<_> = threads.into_iter().map(|(device, worker)| Part::new(device, worker)).collect();
         let layout = |error: &dyn std::fmt::Display| TransportError::Layout(error.to_string());
         let queues = u16::try_from(info.queues.len()).map_err(|error| layout(&error))?;
         if queues > bar::MOST_QUEUES {
