@@ -123,10 +123,14 @@ fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
     console.expect("~> Disk        : vda = vm0.raw", SOON).unwrap();
     banner_says(
         &console,
-        &["Kernel      : /boot/vmlinuz-6.1.", "Initrd      : /boot/initrd.img-6.1.", "Root        : root=PARTUUID="],
+        &[
+            "Kernel      : /boot/vmlinuz-6.1.",
+            "Initrd      : /boot/initrd.img-6.1.",
+            "Root        : root=PARTUUID=",
+        ],
     );
     // Its initrd has found its root by then.
-    console.expect("Begin: Running /scripts/local-premount", BOOT).unwrap();
+    console.expect("Will now check root file system", BOOT).unwrap();
 }
 
 #[test]

@@ -168,7 +168,6 @@ fn a_stream_comes_through_and_back_unharmed_in_large_frames(guest: &mut Process)
     let back = lab().exec(&Cmd::sh(back).limit(SOON)).unwrap();
     assert!(back.text().contains(sum), "{}{}", back.text(), back.err_text());
     let counts: Vec<u64> = frames().iter().zip(before).map(|(after, before)| after - before).collect();
-    println!("{bytes} bytes to the guest and back: frames from it and to it {counts:?}");
     // In frames of 1500 bytes it would be one for each 1448 bytes each way, and acknowledgements.
     assert!(counts.len() == 2 && counts.iter().sum::<u64>() < bytes / 2500, "{counts:?}");
     guest.send("killall httpd; rm /tmp/blob\n").unwrap();
@@ -186,7 +185,11 @@ fn a_port_moves_bytes_each_way_unharmed_and_waits_for_whoever_is_slow(guest: &mu
     guest.expect("/dev/vport", SOON).unwrap();
     // The guest is late, then the host is: neither loses a byte.
     let sender = lab().spawn(&Cmd::sh("socat -u FILE:blob UNIX-CONNECT:bulk.sock")).unwrap();
-    guest.send(format!("sleep 2; dd if=$port of=/tmp/blob bs=100000 count={blocks} iflag=fullblock; sha1sum </tmp/blob\n")).unwrap();
+    guest
+        .send(format!(
+            "sleep 2; dd if=$port of=/tmp/blob bs=100000 count={blocks} iflag=fullblock; sha1sum </tmp/blob\n"
+        ))
+        .unwrap();
     guest.expect(sum, 2 * BOOT).unwrap();
     assert_eq!({ sender }.wait(SOON).unwrap().status, Status::Exited(0));
     guest.send("cat /tmp/blob >$port; echo has''-sent.\n").unwrap();

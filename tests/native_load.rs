@@ -170,10 +170,11 @@ fn pauses_lose_no_request_of_a_disk() {
     pauses_lose_nothing("", number("PAUSES").unwrap_or(dose(10_000)));
 }
 
-/// Past the host's page cache, so that requests take their time, and pauses find them in flight.
+/// Past the host's page cache, so that requests take their time, and pauses find them in flight; with a second thread, which a
+/// pause stops as well.
 #[test]
 fn pauses_wait_for_what_a_slow_disk_has_in_flight() {
-    pauses_lose_nothing(",direct", number("PAUSES").unwrap_or(dose(10_000)) / 10);
+    pauses_lose_nothing(",direct,queues=2,threads=2", number("PAUSES").unwrap_or(dose(10_000)) / 10);
 }
 
 fn pauses_lose_nothing(options: &str, pauses: u64) {

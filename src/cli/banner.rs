@@ -1,15 +1,13 @@
 //! The banner: what a machine is made of, printed on stderr before it starts.
 
 use std::fmt::{self, Display};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use boot::kernel::Format;
 
+use crate::host::disk::DiskFile;
 use crate::host::stdio::is_terminal;
 use crate::host::terminal::in_foreground;
-use crate::image::DiskFile;
-use crate::machine::files::BootFiles;
+use crate::machine::files::{BootFiles, Prepared};
 use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
 
 /// The banner of a machine.
@@ -17,8 +15,8 @@ use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
 pub(super) struct Banner<'a> {
     /// The machine.
     pub spec: &'a Spec,
-    /// Its boot files.
-    pub files: &'a BootFiles,
+    /// Its open files and its boot files.
+    pub prepared: &'a Prepared,
     /// Where the console's input comes from.
     pub keys: KeyboardInput,
 }
@@ -47,7 +45,7 @@ impl KeyboardInput {
 
 impl Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Banner { spec, files, keys } = self;
+        let Banner { spec, prepared: Prepared { open, boot: files, .. }, keys } = self;
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "~> {name:<12}: {value}");
         let BootFiles { kernel, headers, initrd, root, entry, .. } = files;
         line("Kernel", &format_args!("{kernel} ({})", describe(headers.format(), headers.version())))?;
@@ -56,18 +54,18 @@ impl Display for Banner<'_> {
             None => line("Initrd", &"none")?,
         }
         if let Some(entry) = entry {
-            line("Boot entry", &format_args!("{entry} on the first disk, with its options"))?;
+            line("Boot entry", &format_args!("{entry} on {}, with its options", first_disk(spec)))?;
         }
         if let Some((root, place)) = root {
-            line("Root", &format_args!("root={root}, {place}"))?;
+            line("Root", &format_args!("root={root}, {place} on {}", first_disk(spec)))?;
         }
         line("RAM", &spec.mem())?;
         if let Some(balloon) = spec.balloon.filter(|balloon| balloon.mib() > 0) {
             line("Balloon", &format_args!("{balloon} of it taken back"))?;
         }
         line("Processors", &spec.cpus())?;
-        for (disk, letter) in spec.disk.iter().zip('a'..) {
-            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk)))?;
+        for ((disk, open), letter) in spec.disk.iter().zip(&open.disks).zip('a'..) {
+            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, open)))?;
         }
         for tap in &spec.tap {
             line("Network", &describe_tap(tap))?;
@@ -93,6 +91,10 @@ impl Display for Banner<'_> {
     }
 }
 
+fn first_disk(spec: &Spec) -> String {
+    spec.disk.first().map(|disk| disk.path.display().to_string()).unwrap_or_default()
+}
+
 /// Format and release of a kernel.
 pub(super) fn describe(format: Format, version: Option<&str>) -> String {
     match version.and_then(|version| version.split_whitespace().next()) {
@@ -102,20 +104,12 @@ pub(super) fn describe(format: Format, version: Option<&str>) -> String {
 }
 
 /// A disk with its size and, for an image, the space that it occupies on the host (as `ls -s` shows).
-fn describe_disk(disk: &DiskSpec) -> String {
+fn describe_disk(disk: &DiskSpec, open: &DiskFile) -> String {
     let DiskSpec { path, read_only, direct, .. } = disk;
-    let size = size(path).map(|size| format!(" ({size})")).unwrap_or_default();
+    let used = open.used().map(|used| format!(", {} of them in use on the host", bytes(used)));
     let flags = [(*read_only, ", read-only"), (*direct, ", past the page cache")];
     let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, text)| text).collect();
-    format!("{}{size}{flags}", path.display())
-}
-
-fn size(path: &Path) -> Option<String> {
-    let disk = DiskFile::open(path).ok()?;
-    let meta = disk.file.metadata().ok()?;
-    // st_blocks counts units of 512 bytes, whatever the file system's block size.
-    let used = meta.is_file().then(|| format!(", {} of them in use on the host", bytes(meta.blocks() * 512)));
-    Some(format!("{}{}", bytes(disk.len), used.unwrap_or_default()))
+    format!("{} ({}{}){flags}", path.display(), bytes(open.length()), used.unwrap_or_default())
 }
 
 /// In the largest unit that leaves about three digits.
@@ -150,8 +144,8 @@ mod tests {
         std::fs::write(&kernel, bzimage("6.1.0-own (me@laptop) #1 SMP")).unwrap();
         std::fs::write(&initrd, "x").unwrap();
         let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
-        let files = BootFiles::of(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
+        let prepared = Prepared::of(&spec).unwrap();
+        let text = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Terminal }.to_string();
         let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
@@ -159,13 +153,15 @@ mod tests {
         assert_eq!(lines[2], "~> RAM         : 1 GiB");
         assert_eq!(lines[3], "~> Processors  : 1");
         assert!(lines[4].contains("Ctrl-]"));
-        let later = Banner { spec: &spec, files: &files, keys: KeyboardInput::Background }.to_string();
+        let later = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Background }.to_string();
         assert!(
             later.contains("shown here; no keys in the background") && !later.contains("Ctrl-]"),
             "{later}"
         );
         assert!(
-            !Banner { spec: &spec, files: &files, keys: KeyboardInput::None }.to_string().contains("Console")
+            !Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::None }
+                .to_string()
+                .contains("Console")
         );
     }
 
@@ -192,15 +188,15 @@ mod tests {
             .with_console(ConsoleChoice::Hvc0)
             .settled()
             .unwrap();
-        let files = BootFiles::of(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
+        let prepared = Prepared::of(&spec).unwrap();
+        let text = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Terminal }.to_string();
         let image = image.display().to_string();
         let text = text.replace(&image, "vm0.raw");
         for line in [
             "~> Kernel      : /boot/vmlinuz-6.1.0-25-amd64 on vm0.raw (Linux 6.1.0-25-amd64, bzImage)",
             "~> Initrd      : /boot/i on vm0.raw",
-            "~> Boot entry  : /boot/grub/grub.cfg (D) on the first disk, with its options",
-            "~> Root        : root=/dev/vda, the whole disk",
+            "~> Boot entry  : /boot/grub/grub.cfg (D) on vm0.raw, with its options",
+            "~> Root        : root=/dev/vda, the whole disk on vm0.raw",
             "~> Balloon     : 64 MiB of it taken back",
             "~> Network     : tap2, MAC ba:ad:00:ca:fe:02, IPv6 link-local fe80::b8ad:ff:feca:fe02",
             "~> Port        : a = /run/a.sock",

@@ -51,7 +51,7 @@ struct Session {
     service: Arc<Service>,
 }
 
-/// A start that is under way, as the thread that hears signals sees it.
+/// A start in progress, for the thread that receives signals.
 #[derive(Debug, Default)]
 struct Start {
     progress: Progress,
@@ -61,7 +61,7 @@ struct Start {
 #[derive(Debug, Default)]
 enum StartState {
     #[default]
-    UnderWay,
+    InProgress,
     /// By this signal.
     Interrupted(libc::c_int),
     Running(Session),
@@ -76,8 +76,8 @@ impl Start {
         if let StartState::Interrupted(number) = *self.state() { Some(number) } else { None }
     }
 
-    /// The machine runs, unless a signal came before.
-    fn runs(&self, session: &Session) -> Result<(), StartError> {
+    /// Marks the machine as running, unless a signal came before.
+    fn set_running(&self, session: &Session) -> Result<(), StartError> {
         let mut state = self.state();
         if let StartState::Interrupted(_) = *state {
             return Err(StartError::Interrupted);
@@ -86,9 +86,9 @@ impl Start {
         Ok(())
     }
 
-    /// Hears signals from before anything is opened on. Until the machine runs the first one interrupts the start, whatever that
-    /// waits for.
-    fn listen(&self, signals: &Signals) {
+    /// Handles signals from before the first open on. Until the machine runs, the first signal interrupts the
+    /// start, whatever it is waiting for.
+    fn handle_signals(&self, signals: &Signals) {
         while let Ok(signal) = signals.wait(None) {
             let running = match (&mut *self.state(), signal) {
                 (StartState::Running(session), _) => Some(session.clone()),
@@ -103,7 +103,7 @@ impl Start {
                 (_, Some(Signal::Continued) | None) => continue,
             };
             if let Some(session) = running {
-                return session.listen(signals, signal);
+                return session.handle_signals(signals, signal);
             }
             self.progress.interrupt();
             wait_until_abandoned(signals);
@@ -112,8 +112,8 @@ impl Start {
     }
 }
 
-/// Runs the machine until it ends. `print_banner` says what it is made of, once nothing keeps it from running.
-/// `prepared` are the files of the spec, and what it boots; `claim` is on its name.
+/// Runs the machine until it ends. `print_banner` is called when nothing prevents the start any more.
+/// `prepared` are the open files of the spec and the boot files; `claim` is for the machine's name.
 pub(super) fn run(
     spec: &Spec,
     prepared: Prepared,
@@ -169,7 +169,7 @@ fn start(
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
     let listener = begin.clone();
-    thread::spawn(Role::Cli, "signals", move || listener.listen(&signals))?;
+    thread::spawn(Role::Cli, "signals", move || listener.handle_signals(&signals))?;
     // A detached machine's console is for those who ask for it over the control socket.
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
@@ -192,7 +192,7 @@ fn start(
     let service = Arc::new(service);
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
-    begin.runs(&session)?;
+    begin.set_running(&session)?;
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
@@ -236,7 +236,7 @@ pub(super) fn suspend(terminal: Option<&Terminal>) {
 impl Session {
     /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
     /// sent it wants it gone, and the guest may not listen.
-    fn listen(&self, signals: &Signals, mut first: Option<Signal>) {
+    fn handle_signals(&self, signals: &Signals, mut first: Option<Signal>) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
         let mut presses = 0;
         let mut next = |asked: Option<(libc::c_int, Instant)>, presses: u32| match first.take() {

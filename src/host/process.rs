@@ -164,14 +164,14 @@ fn is_single_threaded() -> io::Result<bool> {
     }
 }
 
-/// Whether this user may read `path`, which is not opened for that.
+/// Whether this user may read `path`, without opening it.
 pub(crate) fn may_read(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     // SAFETY: `path` ends with a zero and lives through the call.
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::R_OK, libc::AT_EACCESS) == 0 }
 }
 
-/// The group that files made by this process belong to.
+/// The effective group, which owns files that this process makes.
 pub(crate) fn group() -> u32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::getegid() }

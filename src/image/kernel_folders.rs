@@ -1,27 +1,27 @@
-//! Folders where kernels lie, and what is in them by the names that distributions use.
+//! Folders with kernels, and their files by the names that distributions use.
 
 use std::collections::HashSet;
 
-use super::disk::{ReadError, TEXT_COST};
+use super::disk::{ReadError, TEXT_BYTE_COST};
 use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
 use super::filesystem::{FileKind, FileSystem, Node};
 use super::names;
-use super::text::clean;
+use super::printable::printable;
 use super::volumes::{Rank, Volume};
 
-/// Most names of kernels that are looked at in a folder.
+/// Maximum kernels to consider in a folder.
 const NAMES: usize = 1024;
-/// Longest file of a boot loader that is read.
+/// Maximum length of a boot loader's file.
 const TEXT_MAX: u64 = 1 << 20;
 
-/// A folder where kernels lie.
+/// A folder that may have kernels.
 #[derive(Clone, Copy)]
 pub(super) struct KernelFolder<'a> {
     pub(super) volume: &'a Volume<'a>,
     pub(super) folder: &'static str,
 }
 
-/// A file that was found and may be taken: nothing of its content was looked at.
+/// A file that was found; its content has not been read.
 pub(super) struct Candidate<'a> {
     fs: &'a FileSystem<'a>,
     path: String,
@@ -33,30 +33,31 @@ impl Candidate<'_> {
         self.node.size()
     }
 
-    /// Looks up where its bytes lie. A file that is longer than `max` has no runs.
-    pub(super) fn take(&self, max: u64) -> Result<ImageFile, ReadError> {
+    /// Maps its blocks. A file that is longer than `max` has no runs.
+    pub(super) fn locate(&self, max: u64) -> Result<ImageFile, ReadError> {
         let size = self.size();
         let runs = if size > max { Vec::new() } else { self.fs.runs(&self.node, max)? };
-        Ok(ImageFile { path: clean(&self.path), size, runs })
+        Ok(ImageFile { path: printable(&self.path), size, runs })
     }
 }
 
-/// Where kernels may lie, the best place first.
-pub(super) fn places<'a>(
+/// Folders that may have kernels, the best first.
+pub(super) fn kernel_folders<'a>(
     root: Option<&'a Volume<'a>>,
     boot: Option<&'a Volume<'a>>,
     volumes: &'a [Volume<'a>],
 ) -> Vec<KernelFolder<'a>> {
-    let mut places: Vec<_> = boot.map(|volume| KernelFolder { volume, folder: "" }).into_iter().collect();
-    places.extend(root.map(|volume| KernelFolder { volume, folder: "/boot" }));
-    // A partition of its own for /boot has the same at its top. Another installed system is not searched.
+    let mut kernel_folders: Vec<_> =
+        boot.map(|volume| KernelFolder { volume, folder: "" }).into_iter().collect();
+    kernel_folders.extend(root.map(|volume| KernelFolder { volume, folder: "/boot" }));
+    // A separate partition for /boot has the same files at its top. Another installed system is not searched.
     let other = |volume: &&Volume<'_>| {
         volume.rank < Rank::Installed && root.is_none_or(|root| !std::ptr::eq(root, *volume))
     };
-    places.extend(volumes.iter().filter(other).map(|volume| KernelFolder { volume, folder: "" }));
-    // Links at the root's top are Debian's oldest custom.
-    places.extend(root.map(|volume| KernelFolder { volume, folder: "" }));
-    places
+    kernel_folders.extend(volumes.iter().filter(other).map(|volume| KernelFolder { volume, folder: "" }));
+    // Debian's oldest convention: links at the top of the root.
+    kernel_folders.extend(root.map(|volume| KernelFolder { volume, folder: "" }));
+    kernel_folders
 }
 
 /// The file system that the root's fstab mounts over its /boot.
@@ -74,13 +75,13 @@ pub(super) fn mounted_boot<'a>(
     let Some(device) = device else { return Ok(None) };
     let found = volumes.iter().find(|volume| volume.is_called(device));
     if found.is_none() {
-        notes.push(format!("/etc/fstab mounts {} over /boot, which cannot be read here", clean(device)));
+        notes.push(format!("/etc/fstab mounts {} over /boot, which cannot be read here", printable(device)));
     }
     Ok(found)
 }
 
 impl<'a> KernelFolder<'a> {
-    /// The regular file at a path of the volume, links followed, even an empty one.
+    /// The regular file at a path of the volume, symbolic links followed, even if it is empty.
     pub(super) fn regular(self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
         let fs = &self.volume.fs;
         let found = fs.find(path)?.filter(|node| node.kind() == FileKind::File);
@@ -92,7 +93,7 @@ impl<'a> KernelFolder<'a> {
         Ok(self.regular(path)?.filter(|found| found.size() > 0))
     }
 
-    /// The first of these names in the folder that is a file.
+    /// The first of these names that is a file in the folder.
     fn first(self, names: &[impl AsRef<str>]) -> Result<Option<Candidate<'a>>, ReadError> {
         for name in names {
             if let Some(found) = self.find(&format!("{}/{}", self.folder, name.as_ref()))? {
@@ -102,19 +103,19 @@ impl<'a> KernelFolder<'a> {
         Ok(None)
     }
 
-    /// The content of a file that is short enough for a text.
+    /// The content of a text file within the maximum length.
     pub(super) fn text(self, path: &str) -> Result<Option<String>, ReadError> {
         match self.regular(path)? {
             Some(file) if file.size() <= TEXT_MAX => {
-                // Holes cost no read.
-                file.fs.charge(file.size().saturating_mul(TEXT_COST))?;
+                // A sparse file costs no reads, so charge its length.
+                file.fs.charge(file.size().saturating_mul(TEXT_BYTE_COST))?;
                 Ok(Some(String::from_utf8_lossy(&file.fs.read(&file.node, TEXT_MAX)?).into_owned()))
             }
             _ => Ok(None),
         }
     }
 
-    /// The names in a folder, whose path starts in this one.
+    /// The names in a folder, whose path is relative to this one.
     pub(super) fn names(
         self,
         folder: &str,
@@ -129,10 +130,10 @@ impl<'a> KernelFolder<'a> {
     }
 
     pub(super) fn initrd(self, release: &str) -> Result<Option<ImageFile>, ReadError> {
-        self.first(&names::initrds(release))?.map(|found| found.take(INITRD_MAX)).transpose()
+        self.first(&names::initrds(release))?.map(|found| found.locate(INITRD_MAX)).transpose()
     }
 
-    /// The newest kernel, else the one that is linked to, else one beside its modules.
+    /// Takes the newest kernel, else the one without a version in its name, else one beside its modules.
     pub(super) fn kernel(self, explored: &mut Explored) -> Result<(), ReadError> {
         let found = match self.newest()? {
             Some(found) => Some(found),
@@ -142,14 +143,15 @@ impl<'a> KernelFolder<'a> {
                 .transpose()?,
         };
         if let Some((kernel, initrd)) = found {
-            explored.kernel = Some(kernel.take(KERNEL_MAX)?);
-            explored.initrd = initrd.map(|initrd| initrd.take(INITRD_MAX)).transpose()?;
+            explored.kernel = Some(kernel.locate(KERNEL_MAX)?);
+            explored.initrd = initrd.map(|initrd| initrd.locate(INITRD_MAX)).transpose()?;
             return Ok(());
         }
         if self.folder.is_empty() { self.beside_modules(explored) } else { Ok(()) }
     }
 
-    /// The newest kernel that has an initrd, else the newest one. A name is looked up only where it can be the one.
+    /// The newest kernel that has an initrd, else the newest one. A name is looked up only if it can be
+    /// chosen.
     fn newest(self) -> Result<Option<(Candidate<'a>, Option<Candidate<'a>>)>, ReadError> {
         let mut found = self.names("", NAMES, |name| names::release(name).is_some())?;
         found.sort_by(|one, other| names::order(one, other));
@@ -159,7 +161,7 @@ impl<'a> KernelFolder<'a> {
         for name in found {
             let mut initrds = names::initrds(names::release(&name).unwrap_or_default());
             initrds.retain(|name| there.contains(name));
-            // Perhaps one whose installation was cut short: an older one that is whole starts.
+            // Its installation may be incomplete: an older complete one starts.
             if initrds.is_empty() && alone.is_some() {
                 continue;
             }
@@ -178,7 +180,7 @@ impl<'a> KernelFolder<'a> {
         releases.sort_by(|one, other| super::version::compare(other, one));
         for release in releases {
             if let Some(kernel) = self.find(&format!("/lib/modules/{release}/vmlinuz"))? {
-                explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+                explored.kernel = Some(kernel.locate(KERNEL_MAX)?);
                 explored.initrd = KernelFolder { folder: "/boot", ..self }.initrd(&release)?;
                 return Ok(());
             }

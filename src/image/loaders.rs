@@ -1,21 +1,21 @@
-//! What the boot loaders' files of a file system say to boot, with the files that they name.
+//! The choice of a file system's boot loaders, with the files that they name.
 
-use super::bootloader::grub::Stop;
-use super::bootloader::{Entry, Fact, Files, SearchBy, bls, grub, syslinux};
+use super::bootloader::grub::GrubError;
+use super::bootloader::{DeviceAttribute, Entry, Files, SearchBy, bls, grub, syslinux};
 use super::disk::ReadError;
 use super::explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX};
 use super::filesystem::FileKind;
 use super::kernel_folders::{Candidate, KernelFolder};
+use super::printable::printable;
 use super::runs::Run;
-use super::text::clean;
 use super::volumes::{Rank, Volume};
 
-/// Most entries of the Boot Loader Specification, and folders of boot loaders on an EFI system partition.
+/// Maximum entries of the Boot Loader Specification, and folders of boot loaders on an EFI system partition.
 const ENTRIES: usize = 64;
 const FOLDERS: usize = 32;
-/// Most lines on what was passed over.
+/// Maximum number of notes.
 const NOTES: usize = 16;
-/// Where syslinux and its kin have their files.
+/// Configuration files of syslinux and its variants.
 const SYSLINUX: [(&str, &str); 5] = [
     ("/extlinux", "extlinux.conf"),
     ("", "extlinux.conf"),
@@ -34,45 +34,50 @@ const SYSLINUX_BELOW: [(&str, &str); 7] = [
     ("/EFI/BOOT", "syslinux.cfg"),
 ];
 
-/// The boot loaders' files of a place, and the file systems that they can name.
+/// The boot loaders' files of a folder, and the file systems that they can name.
 pub(super) struct Loader<'a> {
-    place: KernelFolder<'a>,
+    kernel_folder: KernelFolder<'a>,
     volumes: &'a [Volume<'a>],
 }
 
-/// A file of a boot loader, and its default entry or why that is not known.
+/// A boot loader's file, and its default entry or why there is none.
 type Choice = (String, Result<Entry, String>);
 
 impl Files for Loader<'_> {
     fn charge(&self, cost: u64) -> Result<(), ReadError> {
-        self.place.volume.fs.charge(cost)
+        self.kernel_folder.volume.fs.charge(cost)
     }
 
     fn device(&self) -> String {
-        self.place.volume.device()
+        self.kernel_folder.volume.device()
     }
 
     fn text(&self, device: &str, path: &str) -> Result<Option<String>, ReadError> {
-        self.on(device).text(path).or_else(damaged)
+        self.on(device).text(path).or_else(ignore_damage)
+    }
+
+    fn has_device(&self, device: &str) -> bool {
+        self.volumes.iter().any(|volume| volume.is_device(device))
     }
 
     fn size(&self, device: &str, path: &str) -> Result<Option<u64>, ReadError> {
-        Ok(self.on(device).regular(path).or_else(damaged)?.map(|file| file.size()))
+        Ok(self.on(device).regular(path).or_else(ignore_damage)?.map(|file| file.size()))
     }
 
     fn is_folder(&self, device: &str, path: &str) -> Result<bool, ReadError> {
-        let found = self.on(device).volume.fs.find(path).or_else(damaged)?;
+        let found = self.on(device).volume.fs.find(path).or_else(ignore_damage)?;
         Ok(found.is_some_and(|node| node.kind() == FileKind::Folder))
     }
 
     fn entries(&self, device: &str) -> Result<Vec<(String, String)>, ReadError> {
-        let own = self.place.volume.is_device(device);
-        let place = if own { self.place } else { self.on(device) };
+        let own = self.kernel_folder.volume.is_device(device);
+        let kernel_folder = if own { self.kernel_folder } else { self.on(device) };
         let mut all = Vec::new();
-        for folder in if own { vec![place.folder] } else { vec!["", "/boot"] } {
-            let place = KernelFolder { folder, ..place };
-            for name in place.names("/loader/entries", ENTRIES, is_conf)? {
-                let text = place.text(&format!("{folder}/loader/entries/{name}")).or_else(damaged)?;
+        for folder in if own { vec![kernel_folder.folder] } else { vec!["", "/boot"] } {
+            let kernel_folder = KernelFolder { folder, ..kernel_folder };
+            for name in kernel_folder.names("/loader/entries", ENTRIES, is_conf)? {
+                let text =
+                    kernel_folder.text(&format!("{folder}/loader/entries/{name}")).or_else(ignore_damage)?;
                 all.extend(text.map(|text| (name, text)));
             }
             if !all.is_empty() {
@@ -88,7 +93,7 @@ impl Files for Loader<'_> {
                 SearchBy::Uuid => volume.fs.uuid().eq_ignore_ascii_case(value),
                 SearchBy::Label => volume.fs.label() == value,
                 SearchBy::File => {
-                    KernelFolder { volume, folder: "" }.regular(value).or_else(damaged)?.is_some()
+                    KernelFolder { volume, folder: "" }.regular(value).or_else(ignore_damage)?.is_some()
                 }
             };
             if found && !value.is_empty() {
@@ -98,35 +103,35 @@ impl Files for Loader<'_> {
         Ok(None)
     }
 
-    fn fact(&self, device: &str, fact: Fact) -> Option<String> {
+    fn attribute(&self, device: &str, attribute: DeviceAttribute) -> Option<String> {
         let volume = self.volumes.iter().find(|volume| volume.is_device(device))?;
-        let value = match fact {
-            Fact::Uuid => volume.fs.uuid(),
-            Fact::Label => volume.fs.label(),
-            Fact::PartUuid => volume.partuuid.as_deref().unwrap_or_default(),
+        let value = match attribute {
+            DeviceAttribute::Uuid => volume.fs.uuid(),
+            DeviceAttribute::Label => volume.fs.label(),
+            DeviceAttribute::PartUuid => volume.partuuid.as_deref().unwrap_or_default(),
         };
         Some(value.to_owned()).filter(|value| !value.is_empty())
     }
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(place: KernelFolder<'a>, volumes: &'a [Volume<'a>]) -> Self {
-        Loader { place, volumes }
+    pub(super) fn new(kernel_folder: KernelFolder<'a>, volumes: &'a [Volume<'a>]) -> Self {
+        Loader { kernel_folder, volumes }
     }
 
-    /// The top of the file system on a device of GRUB; of this one, if that device is none that can be read.
+    /// The top of the file system on a GRUB device; the loader's own if the device cannot be read.
     fn on(&self, device: &str) -> KernelFolder<'a> {
         let volume = self.volumes.iter().find(|volume| volume.is_device(device));
-        KernelFolder { volume: volume.unwrap_or(self.place.volume), folder: "" }
+        KernelFolder { volume: volume.unwrap_or(self.kernel_folder.volume), folder: "" }
     }
 
-    /// Takes what a boot loader's files here would start.
+    /// Takes the entry that a boot loader here would start.
     pub(super) fn entry(&self, explored: &mut Explored) -> Result<(), ReadError> {
         for (file, entry) in self.choices(&mut explored.notes)? {
-            let on = format!("{} on {}", clean(&file), self.place.volume.name);
+            let on = format!("{} on {}", printable(&file), self.kernel_folder.volume.name);
             let taken = match entry {
                 Ok(entry) => self.take(&file, entry, explored)?,
-                Err(why) => Err(format!("is not followed: {}", clean(&why))),
+                Err(why) => Err(format!("is not followed: {}", printable(&why))),
             };
             match taken {
                 Ok(()) => return Ok(()),
@@ -136,27 +141,27 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Takes the files of an entry. One that names what is not there is out of date; the error says what.
+    /// Takes the files of an entry. An entry with missing files is out of date; the error names the file.
     fn take(
         &self,
         file: &str,
         entry: Entry,
         explored: &mut Explored,
     ) -> Result<Result<(), String>, ReadError> {
-        let missing = |path: &str| Err(format!("names {}, which is not there or empty", clean(path)));
-        let Some(kernel) = self.named(&entry.kernel)?.filter(|kernel| kernel.size() > 0) else {
+        let missing = |path: &str| Err(format!("names {}, which is not there or empty", printable(path)));
+        let Some(kernel) = self.resolve(&entry.kernel)?.filter(|kernel| kernel.size() > 0) else {
             return Ok(missing(&entry.kernel));
         };
         let mut initrds = Vec::new();
         for path in &entry.initrds {
-            match self.named(path)? {
-                // Linux takes no initrd of no length.
+            match self.resolve(path)? {
+                // Linux accepts no empty initrd.
                 Some(initrd) if initrd.size() == 0 => {
-                    let on = &self.place.volume.name;
+                    let on = &self.kernel_folder.volume.name;
                     let said = format!(
                         "{} on {on} names the empty initrd {}, which is left out",
-                        clean(file),
-                        clean(path)
+                        printable(file),
+                        printable(path)
                     );
                     note(&mut explored.notes, said);
                 }
@@ -166,23 +171,23 @@ impl<'a> Loader<'a> {
         }
         let (options, dropped) = without_empty_root(&entry.options);
         if let Some(word) = dropped {
-            let on = &self.place.volume.name;
+            let on = &self.kernel_folder.volume.name;
             let said = format!(
                 "{} on {on} has {word} without a value in its options, which is left out",
-                clean(file)
+                printable(file)
             );
             note(&mut explored.notes, said);
         }
-        explored.kernel = Some(kernel.take(KERNEL_MAX)?);
+        explored.kernel = Some(kernel.locate(KERNEL_MAX)?);
         explored.initrd = join(&initrds)?;
-        explored.entry = Some((format!("{} ({})", clean(file), clean(&entry.title)), Some(options)));
+        explored.entry = Some((format!("{} ({})", printable(file), printable(&entry.title)), Some(options)));
         Ok(Ok(()))
     }
 
     /// The default entries of the boot loaders whose files are here, with those files.
     fn choices(&self, notes: &mut Vec<String>) -> Result<Vec<Choice>, ReadError> {
-        let KernelFolder { volume, folder } = self.place;
-        // The top of a file system that is no root: it may be all that a firmware's boot loader sees.
+        let KernelFolder { volume, folder } = self.kernel_folder;
+        // The top of a file system that is no root: it may be all that a firmware's boot loader reads.
         let top = folder.is_empty() && volume.rank == Rank::No;
         let mut all = Vec::new();
         for folder in self.grub_folders(top)? {
@@ -191,11 +196,11 @@ impl<'a> Loader<'a> {
             let mut said = Vec::new();
             match grub::choose(self, &folder, &text, &mut said) {
                 Ok(entry) => all.push((path.clone(), Ok(entry))),
-                Err(Stop::Read(error)) => return Err(error),
-                Err(Stop::Because(why)) => all.push((path.clone(), Err(why.into()))),
+                Err(GrubError::Read(error)) => return Err(error),
+                Err(GrubError::Message(why)) => all.push((path.clone(), Err(why.into()))),
             }
             for said in said {
-                note(notes, format!("{} on {}: {}", clean(&path), volume.name, clean(&said)));
+                note(notes, format!("{} on {}: {}", printable(&path), volume.name, printable(&said)));
             }
         }
         let entries = self.entries(&self.device())?;
@@ -204,32 +209,47 @@ impl<'a> Loader<'a> {
         for (name, text) in &entries {
             match bls::parse(name, text) {
                 Some(entry) => parsed.push(entry),
-                None => others.push(name.as_str()),
+                None => {
+                    others.push(name.as_str());
+                    if let Some(program) = bls::efi_program(text) {
+                        let line = format!(
+                            "{folder}/loader/entries/{} on {} starts the EFI program {}, which is not read here",
+                            printable(name),
+                            volume.name,
+                            printable(program)
+                        );
+                        note(notes, line);
+                    }
+                }
             }
         }
         let mut said = Vec::new();
         if let Some(found) = bls::choose(parsed, &others, &self.loader_conf()?, &mut said) {
             for said in said {
-                note(notes, format!("loader.conf for {folder}/loader on {}: {}", volume.name, clean(&said)));
+                note(
+                    notes,
+                    format!("loader.conf for {folder}/loader on {}: {}", volume.name, printable(&said)),
+                );
             }
             let path = format!("{folder}/loader/entries/{}.conf", found.id);
             all.push((path, Ok(found.entry)));
         }
         if top {
-            let names =
-                self.place.names("/EFI/Linux", FOLDERS, |name| name.to_ascii_lowercase().ends_with(".efi"));
-            for name in names.or_else(damaged)? {
+            let names = self
+                .kernel_folder
+                .names("/EFI/Linux", FOLDERS, |name| name.to_ascii_lowercase().ends_with(".efi"));
+            for name in names.or_else(ignore_damage)? {
                 let said = format!(
                     "/EFI/Linux/{} on {} is a unified kernel image, which is not read here",
-                    clean(&name),
+                    printable(&name),
                     volume.name
                 );
                 note(notes, said);
             }
         }
-        let below: &[_] = if top { &SYSLINUX_BELOW } else { &[] };
-        for (below, name) in SYSLINUX.iter().chain(below) {
-            let folder = format!("{folder}{below}");
+        let inside: &[_] = if top { &SYSLINUX_BELOW } else { &[] };
+        for (inside, name) in SYSLINUX.iter().chain(inside) {
+            let folder = format!("{folder}{inside}");
             let path = format!("{folder}/{name}");
             if let Some(text) = self.own_text(&path)? {
                 all.extend(syslinux::choose(self, &folder, &text)?.map(|choice| (path, choice)));
@@ -240,27 +260,27 @@ impl<'a> Loader<'a> {
 
     /// Folders with a grub.cfg.
     fn grub_folders(&self, top: bool) -> Result<Vec<String>, ReadError> {
-        let folder = self.place.folder;
+        let folder = self.kernel_folder.folder;
         let mut folders: Vec<_> = ["/grub", "/grub2"].map(|name| format!("{folder}{name}")).into();
         if top {
             folders.extend(["/boot/grub", "/boot/grub2"].map(str::to_owned));
-            let mut names = self.place.names("/EFI", FOLDERS, |_| true).or_else(damaged)?;
-            // Distributions have folders of their own; that of no name is a copy of one.
+            let mut names = self.kernel_folder.names("/EFI", FOLDERS, |_| true).or_else(ignore_damage)?;
+            // Distributions have folders of their own; the default folder is a copy of one.
             names.sort_by_key(|name| (name.eq_ignore_ascii_case("BOOT"), name.clone()));
             folders.extend(names.into_iter().map(|name| format!("/EFI/{name}")));
         }
         Ok(folders)
     }
 
-    /// systemd-boot's settings: they lie on the EFI system partition, and its entries may lie on another.
+    /// systemd-boot's settings: they are on the EFI system partition, while its entries may be on another.
     fn loader_conf(&self) -> Result<String, ReadError> {
-        let own = self.own_text(&format!("{}/loader/loader.conf", self.place.folder))?;
+        let own = self.own_text(&format!("{}/loader/loader.conf", self.kernel_folder.folder))?;
         if let Some(own) = own {
             return Ok(own);
         }
         for volume in self.volumes {
-            let place = KernelFolder { volume, folder: "" };
-            if let Some(text) = place.text("/loader/loader.conf").or_else(damaged)? {
+            let kernel_folder = KernelFolder { volume, folder: "" };
+            if let Some(text) = kernel_folder.text("/loader/loader.conf").or_else(ignore_damage)? {
                 return Ok(text);
             }
         }
@@ -268,12 +288,12 @@ impl<'a> Loader<'a> {
     }
 
     fn own_text(&self, path: &str) -> Result<Option<String>, ReadError> {
-        self.place.text(path).or_else(damaged)
+        self.kernel_folder.text(path).or_else(ignore_damage)
     }
 
-    /// A path as a boot loader writes it, behind a device of GRUB or without: from the top of the file system that it lies
-    /// in, or of the folder that it takes for one.
-    fn named(&self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
+    /// Resolves a path of a boot loader, with or without a GRUB device: from the top of its file system, or
+    /// relative to the loader's folder.
+    fn resolve(&self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
         let (device, path) = match path.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
             Some((device, path)) => (Some(device), path),
             None => (None, path),
@@ -282,13 +302,17 @@ impl<'a> Loader<'a> {
         if there.is_some() {
             return Ok(there);
         }
-        let own = self.place.regular(path)?;
+        let own = self.kernel_folder.regular(path)?;
         if own.is_some() {
             return Ok(own);
         }
-        let below = self.place.regular(&format!("{}/{}", self.place.folder, path.trim_start_matches('/')))?;
-        if below.is_some() {
-            return Ok(below);
+        let inside = self.kernel_folder.regular(&format!(
+            "{}/{}",
+            self.kernel_folder.folder,
+            path.trim_start_matches('/')
+        ))?;
+        if inside.is_some() {
+            return Ok(inside);
         }
         for volume in self.volumes {
             if let Some(found) = (KernelFolder { volume, folder: "" }).regular(path)? {
@@ -303,7 +327,7 @@ fn is_conf(name: &str) -> bool {
     name.len() > 5 && name.get(name.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".conf"))
 }
 
-/// Options without a `root=` that names nothing, as an unset variable leaves it, and that word.
+/// Options without a `root=` whose value is empty, as an unset variable leaves it, and that word.
 fn without_empty_root(options: &str) -> (String, Option<&str>) {
     const NOTHING: [&str; 10] = [
         "root=",
@@ -327,7 +351,7 @@ fn without_empty_root(options: &str) -> (String, Option<&str>) {
     }
 }
 
-/// Adds a line, once, while a person would still read it.
+/// Adds a note, once, up to the maximum.
 fn note(notes: &mut Vec<String>, line: String) {
     if notes.len() < NOTES && !notes.contains(&line) {
         notes.push(line);
@@ -337,24 +361,24 @@ fn note(notes: &mut Vec<String>, line: String) {
 }
 
 /// A damaged file does not hide the others.
-fn damaged<T: Default>(error: ReadError) -> Result<T, ReadError> {
+fn ignore_damage<T: Default>(error: ReadError) -> Result<T, ReadError> {
     match error {
         ReadError::Io(_) | ReadError::Endless => Err(error),
         _ => Ok(T::default()),
     }
 }
 
-/// Several initrds one behind the other, each at a multiple of four bytes, as Linux unpacks them. What is too long all
-/// together has no runs.
+/// Concatenates initrds, each aligned to four bytes, as Linux unpacks them. If the total is too long, there
+/// are no runs.
 fn join(files: &[Candidate<'_>]) -> Result<Option<ImageFile>, ReadError> {
     let fits = files.iter().try_fold(0_u64, |size, next| {
         size.next_multiple_of(4).checked_add(next.size()).filter(|size| *size <= INITRD_MAX)
     });
     let max = if fits.is_some() { INITRD_MAX } else { 0 };
     let Some((first, others)) = files.split_first() else { return Ok(None) };
-    let mut all = first.take(max)?;
+    let mut all = first.locate(max)?;
     for next in others {
-        let file = next.take(max)?;
+        let file = next.locate(max)?;
         let start = all.size.checked_next_multiple_of(4).unwrap_or(u64::MAX);
         all.runs.extend(file.runs.iter().map(|run| Run { file: run.file.saturating_add(start), ..*run }));
         all.size = start.saturating_add(file.size);

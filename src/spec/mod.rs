@@ -105,11 +105,12 @@ pub struct Spec {
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
 
-    /// Disk image or device; also ,direct ,serial= ,queues=
+    /// Disk image or device; also ,direct ,serial= ,queues= ,threads=
     ///
-    /// Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N]`, once for each disk; the first one is the guest's vda.
-    /// `ro`: the guest cannot write. `serial`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the host's
-    /// page cache. `queues`: number of queues, by default the number of processors. A comma in the path is written twice.
+    /// Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N][,threads=N]`, once for each disk; the first one is the guest's
+    /// vda. `ro`: the guest cannot write. `serial`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the
+    /// host's page cache. `queues`: number of queues, by default the number of processors. `threads`: number of host threads
+    /// that serve the queues, by default 1. A comma in the path is written twice.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskSpec>,
@@ -144,7 +145,11 @@ pub struct Spec {
     /// `memfd`: the guest's memory is a file in memory. Other processes can map it, and it is saved faster if much of it was
     /// never used. It has huge pages only if the host's /sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise` or
     /// `always`; the guest is slower without them.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "KIND", hide_possible_values = true))]
+    // `minivmm run --help` would not fit a screen.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "KIND", hide_possible_values = true, hide_short_help = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_backing: Option<MemBacking>,
 

@@ -44,8 +44,8 @@ pub enum DeviceError {
     /// Not a serial number.
     #[error("`{0}` cannot be a disk's serial number, which is 1 to 20 printable ASCII characters")]
     Serial(String),
-    /// Not a number of queues.
-    #[error("`{0}` is not a number of queues; write a whole number from 1 to {max}", max = super::DiskQueues::MAX)]
+    /// Not a number of queues or threads.
+    #[error("`{0}` is not a number of queues or threads; write a whole number from 1 to {max}", max = super::DiskQueues::MAX)]
     Queues(String),
     /// Not a name of a network interface.
     #[error(

@@ -24,9 +24,9 @@ use crate::spec::Spec;
 /// A machine that may be started.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// Its files, open, and what it boots from. The machine gets these, so that it boots what was checked.
+    /// The open files of the spec, and the boot files. The machine gets these, so that it boots what was checked.
     pub prepared: Prepared,
-    /// What may surprise later.
+    /// Warnings.
     pub warnings: Vec<Problem>,
 }
 
@@ -36,7 +36,7 @@ pub(super) enum PreflightError {
     /// The spec is incomplete, or its first disk has nothing to boot.
     #[error(transparent)]
     Files(StartError),
-    /// A file that cannot be had.
+    /// A file cannot be opened.
     #[error(transparent)]
     File(#[from] FileError),
     /// The kernel is not bootable here.
@@ -56,10 +56,12 @@ pub(super) enum PreflightError {
         source: InitrdError,
     },
     /// Too little memory, or too long a command line.
-    #[error("{error}{}", plan_cure(error))]
+    #[error("{error}{}", plan_cure(error, entry.as_deref()))]
     Plan {
         /// The error of the boot plan.
         error: PlanError,
+        /// The boot loader's entry whose options are on the command line.
+        entry: Option<String>,
     },
     /// An initrd is missing, the memory is excessive, or KVM is not available.
     #[error(transparent)]
@@ -133,21 +135,21 @@ impl PreflightError {
 
 /// Opens and looks at everything.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
-    let prepared = prepare(spec, InitrdOrigin::Spec)?;
-    let warnings = judge(spec, host, &prepared.boot)?;
+    let mut prepared = prepare(spec, InitrdOrigin::Spec)?;
+    let warnings = judge(spec, host, &mut prepared)?;
     Ok(Checked { prepared, warnings })
 }
 
 /// Where a machine's initrd comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InitrdOrigin {
-    /// What the spec says.
+    /// The spec, or the first disk.
     Spec,
     /// It is made for the kernel that is found.
     ToBeMade,
 }
 
-/// Opens the files that `spec` names and finds what they boot. The machine gets what is opened here.
+/// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
 pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
     let spec = spec.clone();
     within(&Progress::default(), move |progress| {
@@ -160,8 +162,13 @@ pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, Pre
     })
 }
 
-/// What may surprise of a machine that boots `files`.
-pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<Problem>, PreflightError> {
+/// What may surprise of a machine that boots what was prepared, and /dev/kvm for it.
+pub(super) fn judge(
+    spec: &Spec,
+    host: &Host,
+    prepared: &mut Prepared,
+) -> Result<Vec<Problem>, PreflightError> {
+    let files = &prepared.boot;
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
     warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
@@ -180,7 +187,7 @@ pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<P
         &files.headers,
         &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
     )
-    .map_err(|error| PreflightError::Plan { error })?;
+    .map_err(|error| PreflightError::Plan { error, entry: files.entry.clone() })?;
     warnings.extend(little_memory(spec, files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
@@ -189,8 +196,13 @@ pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<P
             MemoryVerdict::Excessive(problem) => return Err(problem.into()),
         }
     }
-    if let Some(problem) = advice::kvm(host, &host.access(advice::KVM)) {
-        return Err(problem.into());
+    match host.open(advice::KVM) {
+        Ok(kvm) => prepared.kvm = Some(kvm),
+        Err(access) => {
+            if let Some(problem) = advice::kvm(host, &access) {
+                return Err(problem.into());
+            }
+        }
     }
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
@@ -235,7 +247,7 @@ fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Proble
     }
 }
 
-/// What is wrong with a kernel that comes without an initrd: its drivers may be modules.
+/// The problem of a kernel without an initrd: its drivers may be modules.
 pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Option<Problem> {
     let release = drivers::release(path, version)?;
     let because = match drivers::find(host, path, release) {
@@ -259,9 +271,14 @@ pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Opti
     })
 }
 
-fn plan_cure(error: &PlanError) -> String {
-    match error {
-        PlanError::NotEnoughMemory { needed, .. } => format!(" Use `--mem {}` or more.", needed >> 20),
+fn plan_cure(error: &PlanError, entry: Option<&str>) -> String {
+    match (error, entry) {
+        (PlanError::NotEnoughMemory { needed, .. }, _) => format!(" Use `--mem {}` or more.", needed >> 20),
+        (PlanError::CmdlineTooLong { .. }, Some(entry)) => {
+            format!(
+                " Its options come from {entry} on the first disk: shorten them there, or give `--cmdline`."
+            )
+        }
         _ => String::new(),
     }
 }

@@ -19,6 +19,7 @@ mod machine;
 mod packages;
 mod process;
 mod qemu;
+mod saved;
 pub mod terminal;
 mod wire;
 

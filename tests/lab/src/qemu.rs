@@ -24,6 +24,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Qemu {
     program: PathBuf,
     data: Option<PathBuf>,
+    /// What its `--version` says.
+    pub(crate) version: String,
     /// Whether guests may use nested paging; a guest then boots in two thirds of the time.
     pub(crate) nested_paging: bool,
 }
@@ -33,8 +35,9 @@ impl Qemu {
     /// `MINIVMM_QEMU=host` leaves the backports out.
     pub(crate) fn find() -> Result<Self, LabError> {
         let program = tool("qemu-system-x86_64")?;
-        let nested_paging = major(&program)? >= SOUND;
-        let host = Self { program, data: None, nested_paging };
+        let (number, version) = version(&program)?;
+        let nested_paging = number >= SOUND;
+        let host = Self { program, data: None, version, nested_paging };
         if nested_paging || std::env::var("MINIVMM_QEMU").is_ok_and(|which| which == "host") {
             return Ok(host);
         }
@@ -65,11 +68,11 @@ impl Qemu {
     fn fetched(suite: &'static str) -> Result<Self, LabError> {
         let place = packages::unpacked_together(Release::Named(suite), &format!("qemu-{suite}"), &PACKAGES)?;
         let program = place.join("usr/bin/qemu-system-x86_64");
-        let version = major(&program)?;
-        if version < SOUND {
-            return Err(LabError::format(&program, format!("its version is {version}, older than {SOUND}")));
+        let (number, version) = version(&program)?;
+        if number < SOUND {
+            return Err(LabError::format(&program, format!("its version is {number}, older than {SOUND}")));
         }
-        Ok(Self { program, data: Some(place.join("usr/share/qemu")), nested_paging: true })
+        Ok(Self { program, data: Some(place.join("usr/share/qemu")), version, nested_paging: true })
     }
 
     /// Its command line begins so; `wrapper` stands in front of it.
@@ -86,9 +89,12 @@ impl Qemu {
     }
 }
 
-fn major(qemu: &Path) -> Result<u32, LabError> {
+/// Its major version, and all that it says of it.
+fn version(qemu: &Path) -> Result<(u32, String), LabError> {
     let text = run(Command::new(qemu).arg("--version"))?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let number = text.split("version ").nth(1).and_then(|v| v.split('.').next()).and_then(|v| v.parse().ok());
-    number.ok_or_else(|| LabError::format(qemu, format!("its --version says no number: {text:?}")))
+    let number =
+        number.ok_or_else(|| LabError::format(qemu, format!("its --version says no number: {text:?}")))?;
+    Ok((number, text))
 }

@@ -1,10 +1,10 @@
 //! The commands of a script.
 
-use super::{Block, DEPTH, Leave, Run, STEP, Stop};
+use super::{Block, DEPTH, GrubError, Interpreter, STEP, Unwind};
 use crate::image::bootloader::SearchBy;
 
-/// Commands without an effect on what is booted. They count as done.
-const FINE: [&str; 17] = [
+/// Commands without an effect on the kernel that is booted. They succeed.
+const NO_OPS: [&str; 17] = [
     "true",
     "insmod",
     "export",
@@ -23,11 +23,11 @@ const FINE: [&str; 17] = [
     "background_color",
     "password_pbkdf2",
 ];
-/// Commands that fail on this machine: no key is held, and its firmware is none of those that they are for.
-const FAILS: [&str; 6] = ["keystatus", "hwmatch", "fwsetup", "lsefi", "chainloader", "authenticate"];
+/// Commands that fail on this machine: no key is held, and the firmware is not EFI.
+const ALWAYS_FAIL: [&str; 6] = ["keystatus", "hwmatch", "fwsetup", "lsefi", "chainloader", "authenticate"];
 
-impl Run<'_> {
-    pub(super) fn command(&mut self, words: &[&str]) -> Result<bool, Stop> {
+impl Interpreter<'_> {
+    pub(super) fn command(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         let Some(at) = words.iter().position(|word| *word != "!") else { return Ok(true) };
         let (negations, words) = words.split_at(at);
         let success = self.run(words)?;
@@ -35,7 +35,7 @@ impl Run<'_> {
         Ok(self.succeeded)
     }
 
-    fn run(&mut self, words: &[&str]) -> Result<bool, Stop> {
+    fn run(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         let Some((name, words)) = words.split_first() else { return Ok(true) };
         if let Some((variable, value)) = name.split_once('=') {
             self.set(variable, value.to_owned())?;
@@ -84,8 +84,8 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// `break`, `continue` or `return`: outside of a loop the first two do nothing, outside of a function and of an entry the
-    /// last one fails.
+    /// `break`, `continue` or `return`. Outside of a loop the first two do nothing; outside of a function and
+    /// of an entry the last one fails.
     fn leave(&mut self, name: &str, words: &[&str]) -> bool {
         let number = match words {
             [] => None,
@@ -99,7 +99,7 @@ impl Run<'_> {
             "return" if self.arguments.is_empty() => return false,
             "return" => {
                 let success = number.map_or(self.succeeded, |number| number == 0);
-                self.leaving = Some(Leave::Return(success));
+                self.unwinding = Some(Unwind::Return(success));
                 return success;
             }
             _ if number == Some(0) => return false,
@@ -107,42 +107,42 @@ impl Run<'_> {
         }
         let levels = number.unwrap_or(1).min(self.loops);
         if levels > 0 {
-            let leave = if name == "break" { Leave::Break } else { Leave::Continue };
-            self.leaving = Some(leave(levels));
+            let leave = if name == "break" { Unwind::Break } else { Unwind::Continue };
+            self.unwinding = Some(leave(levels));
         }
         true
     }
 
-    fn other(&mut self, name: &str, words: &[&str]) -> Result<bool, Stop> {
+    fn other(&mut self, name: &str, words: &[&str]) -> Result<bool, GrubError> {
         let Some(body) = self.functions.get(name).cloned() else {
-            if FINE.contains(&name) {
+            if NO_OPS.contains(&name) {
                 return Ok(true);
             }
             let sets = words.iter().any(|word| *word == "-s" || word.starts_with("--set"));
-            if (self.asked || sets) && !FAILS.contains(&name) {
+            if (self.in_condition || sets) && !ALWAYS_FAIL.contains(&name) {
                 self.note(format!("the command `{name}` is not known here and counts as failed"));
             }
             return Ok(false);
         };
-        self.spend(words.iter().map(|word| word.len()).sum())?;
-        self.scope(words.iter().map(|word| (*word).to_owned()).collect(), &body)
+        self.charge_bytes(words.iter().map(|word| word.len()).sum())?;
+        self.call(words.iter().map(|word| (*word).to_owned()).collect(), &body)
     }
 
     /// Runs the body of a function or of an entry, with its arguments.
-    pub(super) fn scope(&mut self, arguments: Vec<String>, body: &Block) -> Result<bool, Stop> {
+    pub(super) fn call(&mut self, arguments: Vec<String>, body: &Block) -> Result<bool, GrubError> {
         self.arguments.push(arguments);
-        let outside = (std::mem::take(&mut self.loops), std::mem::take(&mut self.asked));
-        let success = self.deeper(body);
-        (self.loops, self.asked) = outside;
+        let outside = (std::mem::take(&mut self.loops), std::mem::take(&mut self.in_condition));
+        let success = self.nested(body);
+        (self.loops, self.in_condition) = outside;
         self.arguments.pop();
-        match self.leaving.take() {
-            Some(Leave::Return(returned)) => success.map(|_| returned),
+        match self.unwinding.take() {
+            Some(Unwind::Return(returned)) => success.map(|_| returned),
             _ => success,
         }
     }
 
-    /// Looks for a file system. Hints are not needed.
-    fn search(&mut self, words: &[&str]) -> Result<bool, Stop> {
+    /// Searches for a file system. Hints are ignored.
+    fn search(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         let (mut by, mut variable, mut values) = (SearchBy::File, None, Vec::new());
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -157,7 +157,7 @@ impl Run<'_> {
                 word => values.push(word),
             }
         }
-        // The name can also be a word of its own behind `--set`.
+        // The name may also be a separate word after `--set`.
         let value = match values.as_slice() {
             [] => return Ok(false),
             [name, value, ..] if variable == Some("root") => {
@@ -169,9 +169,9 @@ impl Run<'_> {
         self.found(by, value, variable.as_ref().map_or(Some(&""), Some))
     }
 
-    /// Sets a variable to the device that has this; an empty name is none.
-    fn found(&mut self, by: SearchBy, value: &str, variable: Option<&&str>) -> Result<bool, Stop> {
-        self.spend(STEP * 16)?;
+    /// Sets a variable to the device with this attribute; an empty name sets none.
+    fn found(&mut self, by: SearchBy, value: &str, variable: Option<&&str>) -> Result<bool, GrubError> {
+        self.charge(STEP * 16)?;
         let Some(device) = self.files.search(by, value)? else {
             if by != SearchBy::File {
                 self.missing = Some(value.to_owned());
@@ -186,7 +186,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    pub(super) fn deeper(&mut self, body: &Block) -> Result<bool, Stop> {
+    pub(super) fn nested(&mut self, body: &Block) -> Result<bool, GrubError> {
         if self.depth >= DEPTH {
             return Err("too many scripts or functions call each other".into());
         }
@@ -196,8 +196,8 @@ impl Run<'_> {
         success
     }
 
-    /// In an entry, its menu comes next; before there is a menu, its entries are those of this one.
-    fn configfile(&mut self, file: &str) -> Result<bool, Stop> {
+    /// In an entry, the file's menu comes next; outside of a menu, its entries are added to this one.
+    fn configfile(&mut self, file: &str) -> Result<bool, GrubError> {
         if self.in_entry {
             for name in ["default", "fallback"] {
                 self.variables.remove(name);
@@ -206,17 +206,29 @@ impl Run<'_> {
         self.source(file)
     }
 
-    fn source(&mut self, file: &str) -> Result<bool, Stop> {
+    fn source(&mut self, file: &str) -> Result<bool, GrubError> {
         let Some(text) = self.text(file)? else { return Ok(false) };
         self.script(file, &text)
     }
 
-    pub(super) fn text(&mut self, file: &str) -> Result<Option<String>, Stop> {
-        self.spend(STEP * 16)?;
-        let (device, path) = self.place(file);
-        let text = self.files.text(device, path)?;
-        self.spend(text.as_ref().map_or(0, String::len))?;
-        Ok(text)
+    /// The device and the path of a file, with a note about a device that cannot be read.
+    fn readable_place<'p>(&mut self, file: &'p str) -> (String, &'p str) {
+        let (device, _) = self.place(file);
+        let device = device.to_owned();
+        if !self.files.has_device(&device) {
+            self.note(format!(
+                "the device {device} cannot be read here, and the script's own file system is used"
+            ));
+        }
+        let path =
+            file.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(file, |(_, path)| path);
+        (device, path)
+    }
+
+    pub(super) fn text(&mut self, file: &str) -> Result<Option<String>, GrubError> {
+        self.charge(STEP * 16)?;
+        let (device, path) = self.readable_place(file);
+        Ok(self.files.text(&device, path)?)
     }
 
     /// The device and the path of a file; without a device it is on `$root`.
@@ -228,27 +240,27 @@ impl Run<'_> {
         }
     }
 
-    /// The path of a file that is to be loaded, behind its device if that is another one.
+    /// The path of a file to load, with its device if that is another one.
     pub(super) fn absolute(&self, file: &str) -> String {
         let (device, path) = self.place(file);
         if device == self.files.device() { path.to_owned() } else { format!("({device}){path}") }
     }
 
-    pub(super) fn size(&mut self, file: &str) -> Result<Option<u64>, Stop> {
-        self.spend(STEP * 16)?;
-        let (device, path) = self.place(file);
-        Ok(self.files.size(device, path)?)
+    pub(super) fn size(&mut self, file: &str) -> Result<Option<u64>, GrubError> {
+        self.charge(STEP * 16)?;
+        let (device, path) = self.readable_place(file);
+        Ok(self.files.size(&device, path)?)
     }
 
-    pub(super) fn is_folder(&mut self, file: &str) -> Result<bool, Stop> {
-        self.spend(STEP * 16)?;
-        let (device, path) = self.place(file);
-        Ok(self.files.is_folder(device, path)?)
+    pub(super) fn is_folder(&mut self, file: &str) -> Result<bool, GrubError> {
+        self.charge(STEP * 16)?;
+        let (device, path) = self.readable_place(file);
+        Ok(self.files.is_folder(&device, path)?)
     }
 }
 
-/// A word as GRUB writes it into the kernel's command line: with quotes around spaces, and a backslash before each quote and
-/// backslash that does not begin `\\xHH`.
+/// A word as GRUB passes it to the kernel: quoted if it has spaces, with a backslash before each quote and
+/// before each backslash that does not begin `\\xHH`.
 fn quoted(word: &str) -> String {
     let mut all = String::new();
     for (at, sign) in word.char_indices() {

@@ -1,15 +1,16 @@
-//! Commands that ask the machine and the environment: `load_env`, `probe`, `cpuid`, and the arguments of functions.
+//! Commands that query the machine and the environment: `load_env`, `probe`, `cpuid`, and the arguments of
+//! functions.
 
-use super::{Run, STEP, Stop, script};
-use crate::image::bootloader::Fact;
+use super::{GrubError, Interpreter, STEP, script};
+use crate::image::bootloader::DeviceAttribute;
 
-/// What a byte costs to parse: it may be a word.
+/// Cost of parsing a byte, as a number of bytes: it may be a word of its own.
 const PARSE: usize = 12;
 
-impl Run<'_> {
-    /// Reads an environment block: lines of names and values, a backslash in front of what is no sign of its own. Only the
-    /// variables that are named are set, if some are.
-    pub(super) fn load_env(&mut self, words: &[&str]) -> Result<bool, Stop> {
+impl Interpreter<'_> {
+    /// Reads an environment block: lines of names and values, where a backslash escapes the next character.
+    /// If variables are named, only those are set.
+    pub(super) fn load_env(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         let (mut file, mut names) = (format!("{}/grubenv", self.get("prefix")), Vec::new());
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -25,7 +26,7 @@ impl Run<'_> {
         let Some(text) = self.text(&file)? else { return Ok(false) };
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((name, value)) = line.split_once('=') else { continue };
-            self.spend(names.len())?;
+            self.charge_bytes(names.len())?;
             if !names.is_empty() && !names.contains(&name) {
                 continue;
             }
@@ -39,15 +40,15 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// What a device's file system or partition is called.
-    pub(super) fn probe(&mut self, words: &[&str]) -> Result<bool, Stop> {
-        let (mut fact, mut variable, mut device) = (None, None, None);
+    /// Queries an attribute of a device's file system or partition.
+    pub(super) fn probe(&mut self, words: &[&str]) -> Result<bool, GrubError> {
+        let (mut attribute, mut variable, mut device) = (None, None, None);
         let mut words = words.iter();
         while let Some(word) = words.next() {
             match *word {
-                "--fs-uuid" | "-u" => fact = Some(Fact::Uuid),
-                "--label" | "-l" => fact = Some(Fact::Label),
-                "--part-uuid" => fact = Some(Fact::PartUuid),
+                "--fs-uuid" | "-u" => attribute = Some(DeviceAttribute::Uuid),
+                "--label" | "-l" => attribute = Some(DeviceAttribute::Label),
+                "--part-uuid" => attribute = Some(DeviceAttribute::PartUuid),
                 "--set" | "-s" => variable = words.next().copied(),
                 word if word.starts_with("--set=") => variable = word.strip_prefix("--set="),
                 word if word.starts_with('-') => {
@@ -57,16 +58,16 @@ impl Run<'_> {
                 word => device = Some(word.trim_start_matches('(').trim_end_matches(')')),
             }
         }
-        self.spend(STEP)?;
-        let (Some(fact), Some(device)) = (fact, device) else { return Ok(false) };
-        let Some(value) = self.files.fact(device, fact) else { return Ok(false) };
+        self.charge(STEP)?;
+        let (Some(attribute), Some(device)) = (attribute, device) else { return Ok(false) };
+        let Some(value) = self.files.attribute(device, attribute) else { return Ok(false) };
         if let Some(variable) = variable {
             self.set(variable, value)?;
         }
         Ok(true)
     }
 
-    /// Each processor here runs 64-bit code.
+    /// Every processor here runs 64-bit code.
     pub(super) fn cpuid(&mut self, words: &[&str]) -> bool {
         let known = words.iter().all(|word| matches!(*word, "-l" | "--long-mode" | "-p" | "--pae"));
         if !known {
@@ -75,15 +76,15 @@ impl Run<'_> {
         known && !words.is_empty()
     }
 
-    pub(super) fn eval(&mut self, text: &str) -> Result<bool, Stop> {
+    pub(super) fn eval(&mut self, text: &str) -> Result<bool, GrubError> {
         self.script("eval", text)
     }
 
-    /// Runs a text that is a script of its own. One that is none fails alone.
-    pub(super) fn script(&mut self, name: &str, text: &str) -> Result<bool, Stop> {
-        self.spend(text.len().saturating_mul(PARSE))?;
+    /// Runs a text as a script of its own. A syntax error in it fails this command only.
+    pub(super) fn script(&mut self, name: &str, text: &str) -> Result<bool, GrubError> {
+        self.charge_bytes(text.len().saturating_mul(PARSE))?;
         match script::parse(text) {
-            Ok(block) => self.deeper(&block),
+            Ok(block) => self.nested(&block),
             Err(why) => {
                 self.note(format!("`{name}` is not followed: {why}"));
                 Ok(false)

@@ -1,7 +1,7 @@
 //! The menu that a script makes, and its default entry.
 
 use super::script::Block;
-use super::{DEPTH, ITEMS, Run, STEP, Stop};
+use super::{DEPTH, GrubError, ITEMS, Interpreter, STEP};
 use crate::image::bootloader::{Entry, bls};
 
 /// A line of the menu.
@@ -9,7 +9,7 @@ use crate::image::bootloader::{Entry, bls};
 pub(super) struct Item {
     title: String,
     id: String,
-    /// What `$1` and so on are in its body: the title, and the words behind it.
+    /// The arguments of its body: the title, and the words after it.
     arguments: Vec<String>,
     body: Body,
 }
@@ -21,7 +21,7 @@ enum Body {
     Bls(Entry),
 }
 
-impl Run<'_> {
+impl Interpreter<'_> {
     pub(super) fn braces(&mut self, words: &[String], body: &Block) {
         let Some((kind, words)) = words.split_first() else { return };
         if kind == "function" {
@@ -52,7 +52,7 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn blscfg(&mut self) -> Result<(), Stop> {
+    pub(super) fn blscfg(&mut self) -> Result<(), GrubError> {
         let mut entries: Vec<_> = self
             .files
             .entries(self.get("root"))?
@@ -70,8 +70,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Takes the default entry, or one of those that stand in for one that cannot be started.
-    pub(super) fn default(mut self) -> Result<Entry, Stop> {
+    /// Takes the default entry, or a fallback if that cannot be started.
+    pub(super) fn default(mut self) -> Result<Entry, GrubError> {
         let (items, variables) = (std::mem::take(&mut self.items), self.variables.clone());
         let wanted = self.get("default").to_owned();
         self.descend(items.clone(), wanted)?;
@@ -87,7 +87,7 @@ impl Run<'_> {
                 self.descend(items.clone(), other.clone())?;
             }
             if self.boots()? {
-                self.spend(STEP * 16)?;
+                self.charge(STEP * 16)?;
                 let said = if found.title.is_empty() {
                     "its default entry".into()
                 } else {
@@ -105,8 +105,8 @@ impl Run<'_> {
         }
     }
 
-    /// Whether the entry has a kernel that is there.
-    fn boots(&self) -> Result<bool, Stop> {
+    /// Whether the entry has a kernel that exists.
+    fn boots(&self) -> Result<bool, GrubError> {
         let (device, path) = match self.entry.kernel.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
             Some((device, path)) => (device.to_owned(), path),
             None => (self.files.device(), self.entry.kernel.as_str()),
@@ -114,8 +114,8 @@ impl Run<'_> {
         Ok(!path.is_empty() && self.files.size(&device, path)?.is_some())
     }
 
-    /// Takes an entry of a menu, through submenus and through further menus that entries show.
-    fn descend(&mut self, mut items: Vec<Item>, mut wanted: String) -> Result<(), Stop> {
+    /// Selects an entry of a menu, through submenus and through further menus that an entry shows.
+    fn descend(&mut self, mut items: Vec<Item>, mut wanted: String) -> Result<(), GrubError> {
         for _ in 0..DEPTH {
             let (here, behind) = wanted.split_once('>').unwrap_or((&wanted, ""));
             let (at, behind) = match find(&items, &wanted) {
@@ -124,13 +124,13 @@ impl Run<'_> {
             };
             let behind = behind.to_owned();
             let item = items.get(at).cloned().ok_or_else(|| self.nothing("it shows no entry"))?;
-            self.spend(items.len())?;
+            self.charge_bytes(items.len())?;
             wanted = behind;
             match item.body {
-                Body::Submenu(body) => drop(self.scope(item.arguments, &body)?),
+                Body::Submenu(body) => drop(self.call(item.arguments, &body)?),
                 Body::Entry(body) => {
                     self.in_entry = true;
-                    self.scope(item.arguments, &body)?;
+                    self.call(item.arguments, &body)?;
                     self.entry.title = item.title;
                     if !self.entry.kernel.is_empty() || self.items.is_empty() {
                         break;
@@ -149,19 +149,19 @@ impl Run<'_> {
     }
 
     /// Why there is nothing to boot.
-    fn nothing(&self, why: &'static str) -> Stop {
+    fn nothing(&self, why: &'static str) -> GrubError {
         match &self.missing {
-            Some(missing) => Stop::Because(
+            Some(missing) => GrubError::Message(
                 format!("{why}, and the file system {missing} that it looks for cannot be read here").into(),
             ),
             None => why.into(),
         }
     }
 
-    /// An entry of the specification with GRUB's variables filled in.
-    fn with_variables(&mut self, entry: Entry) -> Result<Entry, Stop> {
-        let mut fill = |text: &str| -> Result<String, Stop> {
-            // Quotes are the kernel's: only variables are GRUB's here.
+    /// A BLS entry with GRUB's variables expanded.
+    fn with_variables(&mut self, entry: Entry) -> Result<Entry, GrubError> {
+        let mut fill = |text: &str| -> Result<String, GrubError> {
+            // Quotes are left to the kernel: only variables are expanded here.
             let mut parts = text.split('$');
             let mut all = parts.next().unwrap_or_default().to_owned();
             for part in parts {
@@ -169,7 +169,8 @@ impl Run<'_> {
                 let end = part.find(|sign: char| !sign.is_ascii_alphanumeric() && sign != '_');
                 let (name, rest) = part.split_at(end.unwrap_or(part.len()));
                 let value = self.get(name).to_owned();
-                self.spend(value.len() + STEP)?;
+                self.charge(STEP)?;
+                self.charge_bytes(value.len())?;
                 all.push_str(&value);
                 all.push_str(rest.strip_prefix('}').unwrap_or(rest));
             }
@@ -185,7 +186,7 @@ impl Run<'_> {
     }
 }
 
-/// The place of an entry that is named by its number, identity or title. A number is never an identity.
+/// The index of an entry by its number, id or title. A number is never an id.
 fn find(items: &[Item], name: &str) -> Option<usize> {
     let number = match name.strip_prefix("0x") {
         Some(hex) => usize::from_str_radix(hex, 16),

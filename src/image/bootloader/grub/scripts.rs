@@ -1,15 +1,15 @@
-//! What people write into scripts by hand.
+//! Scripts as people write them by hand.
 
-use super::tests::Some_;
+use super::tests::FakeFiles;
 use super::*;
 
 /// Two entries that boot `/k0` and `/k1`, both with an initrd.
 const TWO: &str =
     "menuentry zero {\nlinux /k0 ro\ninitrd /i0\n}\nmenuentry one --id 1st {\nlinux /k1 ro\ninitrd /i1\n}\n";
 
-fn files() -> Some_ {
+fn files() -> FakeFiles {
     let env = |entry: &str| format!("# GRUB Environment Block\nsaved_entry={entry}\nother=1\n###");
-    Some_(vec![
+    FakeFiles(vec![
         ("/boot/grub/grubenv", env("0")),
         ("/boot/grub/mine", env("1")),
         ("/boot/grub/leaves.cfg", "return\nset sourced=1\n".into()),
@@ -23,20 +23,20 @@ fn files() -> Some_ {
     ])
 }
 
-fn run(text: &str) -> (Result<Entry, Stop>, Vec<String>) {
+fn run(text: &str) -> (Result<Entry, GrubError>, Vec<String>) {
     let mut notes = Vec::new();
     let entry = choose(&files(), "/boot/grub", text, &mut notes);
     (entry, notes)
 }
 
-/// The kernel of the default entry of a script that is followed without a word, with `TWO` behind it.
+/// The kernel of the default entry of a script without notes, followed by `TWO`.
 fn kernel(front: &str) -> String {
     let (entry, notes) = run(&format!("{front}\n{TWO}"));
     assert_eq!(notes, Vec::<String>::new(), "{front}");
     entry.unwrap().kernel
 }
 
-/// The second entry is the default one where a condition holds.
+/// Whether a condition holds, as seen by the default entry.
 fn holds(condition: &str) -> bool {
     kernel(&format!("if {condition}; then\nset default=1\nfi")) == "/k1"
 }
@@ -131,7 +131,7 @@ fn entries_have_arguments_and_can_go_on_with_another_menu() {
     let (entry, notes) = run("menuentry x {\nconfigfile $prefix/more.cfg\n}\n");
     assert_eq!((entry.unwrap().title, notes), ("b".to_owned(), Vec::new()));
     let endless = run("menuentry x {\nconfigfile $prefix/grub.cfg\n}\n").0;
-    assert!(matches!(endless, Err(Stop::Because(_))));
+    assert!(matches!(endless, Err(GrubError::Message(_))));
 }
 
 #[test]
@@ -157,6 +157,10 @@ fn comparisons_are_joined_as_grub_does() {
 fn what_is_not_followed_is_said_in_a_line_and_the_rest_is_followed() {
     for (text, said) in [
         ("for k in /boot/vmlinuz-*; do\ntrue\ndone", "the wildcards of `/boot/vmlinuz-*` are not followed"),
+        (
+            "if [ -f (hd1,1)/x ]; then\ntrue\nfi",
+            "the device hd1,1 cannot be read here, and the script's own file system is used",
+        ),
         ("regexp --set=1:v 'x(.*)' xy", "the command `regexp` is not known here and counts as failed"),
         ("if regexp a b; then\ntrue\nfi", "the command `regexp` is not known here and counts as failed"),
         (
@@ -175,6 +179,14 @@ fn what_is_not_followed_is_said_in_a_line_and_the_rest_is_followed() {
     }
     assert_eq!(kernel("eval 'set default=1'"), "/k1");
     assert_eq!(kernel("unknown\nif keystatus --shift; then\nset default=1\nfi"), "/k0");
+}
+
+#[test]
+fn script_with_too_many_words_is_refused_before_it_takes_memory() {
+    for word in ["a ", "$a", ";", "{"] {
+        let script = word.repeat((1 << 20) / word.len());
+        assert_eq!(script::parse(&script).err(), Some("it has too many words"), "{word}");
+    }
 }
 
 #[test]

@@ -1,18 +1,18 @@
-//! GRUB's `test` and `[`: comparisons are joined from left to right, and two side by side must both hold.
+//! GRUB's `test` and `[`: comparisons are evaluated from left to right, and adjacent ones must both hold.
 
-use super::{Run, Stop, TEST_WORDS};
+use super::{GrubError, Interpreter, TEST_WORDS};
 
-impl Run<'_> {
-    pub(super) fn test(&mut self, words: &[&str]) -> Result<bool, Stop> {
+impl Interpreter<'_> {
+    pub(super) fn test(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         if words.len() > TEST_WORDS {
             return Err("it compares too many words".into());
         }
         Ok(self.terms(words)?.0)
     }
 
-    /// Whether the words hold up to the end or a closing parenthesis, and the words behind it. There are few words, and so few
-    /// parentheses within each other.
-    fn terms<'w, 't>(&mut self, mut words: &'w [&'t str]) -> Result<(bool, &'w [&'t str]), Stop> {
+    /// The value of the words up to the end or a closing parenthesis, and the rest. The number of words is
+    /// limited, and with it the nesting.
+    fn terms<'w, 't>(&mut self, mut words: &'w [&'t str]) -> Result<(bool, &'w [&'t str]), GrubError> {
         let (mut any, mut all, mut inverted) = (false, true, false);
         while let Some((word, behind)) = words.split_first() {
             if let Some((holds, rest)) = self.comparison(words)? {
@@ -37,8 +37,11 @@ impl Run<'_> {
         Ok((any || all, words))
     }
 
-    /// A comparison at the front and the words behind it.
-    fn comparison<'w, 't>(&mut self, words: &'w [&'t str]) -> Result<Option<(bool, &'w [&'t str])>, Stop> {
+    /// A comparison at the front, and the words after it.
+    fn comparison<'w, 't>(
+        &mut self,
+        words: &'w [&'t str],
+    ) -> Result<Option<(bool, &'w [&'t str])>, GrubError> {
         if let [one, sign, other, rest @ ..] = words {
             if let Some(holds) = self.pair(one, sign, other) {
                 return Ok(Some((holds, rest)));
@@ -59,7 +62,7 @@ impl Run<'_> {
 
     fn pair(&mut self, one: &str, sign: &str, other: &str) -> Option<bool> {
         let numbers = (number(one), number(other));
-        // What stands in front of a number counts for nothing here.
+        // The text before a number is ignored.
         let behind = |text: &str| number(text.trim_start_matches(|sign: char| !sign.is_ascii_digit()));
         Some(match sign {
             "=" | "==" => one == other,
@@ -87,7 +90,7 @@ impl Run<'_> {
     }
 }
 
-/// A number in the notations of C, up to the first sign that is none of it; 0 for what is no number.
+/// A number in C notation, up to the first other character; 0 for any other text.
 fn number(text: &str) -> i64 {
     let text = text.trim_start();
     let (text, sign) = text.strip_prefix('-').map_or((text, 1), |text| (text, -1));

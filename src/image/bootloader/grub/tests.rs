@@ -1,11 +1,11 @@
-//! GRUB's choice, as distributions write it.
+//! GRUB's choice in scripts as distributions write them.
 
 use super::*;
-use crate::image::bootloader::{Fact, SearchBy};
+use crate::image::bootloader::{DeviceAttribute, SearchBy};
 
-pub(super) struct Some_(pub(super) Vec<(&'static str, String)>);
+pub(super) struct FakeFiles(pub(super) Vec<(&'static str, String)>);
 
-impl Files for Some_ {
+impl Files for FakeFiles {
     fn charge(&self, _: u64) -> Result<(), ReadError> {
         Ok(())
     }
@@ -15,6 +15,9 @@ impl Files for Some_ {
     fn text(&self, device: &str, path: &str) -> Result<Option<String>, ReadError> {
         let path = if device == "hd0,1" { path.to_owned() } else { format!("({device}){path}") };
         Ok(self.0.iter().find(|(name, _)| *name == path).map(|(_, text)| text.clone()))
+    }
+    fn has_device(&self, device: &str) -> bool {
+        device.starts_with("hd0")
     }
     fn size(&self, device: &str, path: &str) -> Result<Option<u64>, ReadError> {
         Ok(self.text(device, path)?.map(|text| text.len() as u64))
@@ -30,13 +33,13 @@ impl Files for Some_ {
         let here = [(SearchBy::Uuid, "2"), (SearchBy::Label, "two"), (SearchBy::File, "/is-two")];
         Ok(here.contains(&(by, value)).then(|| "hd0,2".to_owned()))
     }
-    fn fact(&self, device: &str, fact: Fact) -> Option<String> {
-        (device == "hd0,1").then(|| format!("{fact:?}-of-1"))
+    fn attribute(&self, device: &str, attribute: DeviceAttribute) -> Option<String> {
+        (device == "hd0,1").then(|| format!("{attribute:?}-of-1"))
     }
 }
 
-/// The choice of a script, for those tests that expect no notes.
-fn choose(files: &dyn Files, folder: &str, text: &str) -> Result<Entry, Stop> {
+/// The choice of a script, for tests that expect no notes.
+fn choose(files: &dyn Files, folder: &str, text: &str) -> Result<Entry, GrubError> {
     let mut notes = Vec::new();
     let entry = super::choose(files, folder, text, &mut notes);
     assert_eq!(notes, Vec::<String>::new());
@@ -45,7 +48,7 @@ fn choose(files: &dyn Files, folder: &str, text: &str) -> Result<Entry, Stop> {
 
 #[test]
 fn what_is_searched_for_becomes_the_root() {
-    let files = Some_(vec![(
+    let files = FakeFiles(vec![(
         "(hd0,2)/grub/grub.cfg",
         "menuentry x {\nlinux /k ro\ninitrd ($root)/i (hd0,1)/u\n}".into(),
     )]);
@@ -63,7 +66,7 @@ fn what_is_searched_for_becomes_the_root() {
         assert_eq!(entry.initrds, ["(hd0,2)/i", "/u"], "{search}");
     }
     let stub = "search.fs_uuid 9 root\nset prefix=($root)'/grub'\nconfigfile $prefix/grub.cfg\n";
-    let Err(Stop::Because(why)) = choose(&files, "/EFI/debian", stub) else { panic!("it is followed") };
+    let Err(GrubError::Message(why)) = choose(&files, "/EFI/debian", stub) else { panic!("it is followed") };
     assert!(why.contains("the file system 9"), "{why}");
 }
 
@@ -74,7 +77,7 @@ fn loops_run_and_are_left() {
         function f { set got=${1}-$2; return; set got=wrong; }\nf one two\n\
         for d in /no /boot; do if [ -d $d ]; then set dir=$d; break; fi; done\n\
         menuentry x {\nlinux $dir/k $n $m $got\n}\n";
-    let entry = choose(&Some_(Vec::new()), "/grub", text).unwrap();
+    let entry = choose(&FakeFiles(Vec::new()), "/grub", text).unwrap();
     assert_eq!((entry.kernel.as_str(), entry.options.as_str()), ("/boot/k", "aa bb one-two"));
 }
 
@@ -82,7 +85,7 @@ fn loops_run_and_are_left() {
 fn loop_that_waits_for_a_key_is_left_with_a_note() {
     let text = "while ! keystatus --shift; do\nsleep 1\ndone\nmenuentry x {\nlinux /k\n}\n";
     let mut notes = Vec::new();
-    let entry = super::choose(&Some_(Vec::new()), "/grub", text, &mut notes).unwrap();
+    let entry = super::choose(&FakeFiles(Vec::new()), "/grub", text, &mut notes).unwrap();
     assert_eq!(entry.kernel, "/k");
     assert_eq!(notes, ["a loop (`while`) was left after 256 rounds"]);
 }
@@ -133,13 +136,13 @@ submenu 'Advanced options' $menuentry_id_option 'advanced-1' {
 "#;
 
 fn kernel(default: &str, lines: &str) -> String {
-    let files = Some_(vec![env(lines)]);
+    let files = FakeFiles(vec![env(lines)]);
     choose(&files, "/boot/grub", &DEBIAN.replace("DEFAULT", default)).unwrap().kernel
 }
 
 #[test]
 fn default_entry_keeps_its_options_and_all_its_initrds() {
-    let files = Some_(Vec::new());
+    let files = FakeFiles(Vec::new());
     let entry = choose(&files, "/boot/grub", &DEBIAN.replace("DEFAULT", "0")).unwrap();
     assert_eq!(entry.options, "root=UUID=0b5d ro quiet \"dyndbg=file x +p\"");
     assert_eq!(entry.initrds, ["/boot/ucode.img", "/boot/initrd-2"]);
@@ -164,7 +167,7 @@ fn fedoras_entries_take_their_options_from_the_environment() {
         )
     };
     let files = |saved: &str| {
-        Some_(vec![
+        FakeFiles(vec![
             ("/boot/grub/grubenv", format!("{saved}\nkernelopts=root=UUID=1 ro\n")),
             ("id-6.9.conf", entry("6.9")),
             ("id-6.10.conf", entry("6.10")),
@@ -178,9 +181,9 @@ fn fedoras_entries_take_their_options_from_the_environment() {
 
 #[test]
 fn scripts_that_do_not_end_or_hold_together_are_left() {
-    let files = Some_(vec![("/boot/grub/grub.cfg", "source /boot/grub/grub.cfg".into())]);
+    let files = FakeFiles(vec![("/boot/grub/grub.cfg", "source /boot/grub/grub.cfg".into())]);
     let doubling = format!("set a=aaaaaaaa\n{}", "set a=\"$a$a\"\n".repeat(99));
-    let negated = format!("{} true\nmenuentry x {{\nlinux /k\n}}\n", "! ".repeat(200_001));
+    let negated = format!("{} true\nmenuentry x {{\nlinux /k\n}}\n", "! ".repeat(20_001));
     assert_eq!(choose(&files, "/boot/grub", &negated).unwrap().kernel, "/k");
     let deep = "if true; then\n".repeat(9999);
     for text in [
@@ -194,6 +197,6 @@ fn scripts_that_do_not_end_or_hold_together_are_left() {
         "menuentry x {",
         "",
     ] {
-        assert!(matches!(choose(&files, "/boot/grub", text), Err(Stop::Because(_))), "{text:.40}");
+        assert!(matches!(choose(&files, "/boot/grub", text), Err(GrubError::Message(_))), "{text:.40}");
     }
 }
