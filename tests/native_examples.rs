@@ -82,9 +82,9 @@ fn embedder_needs_no_command_line() {
     for other in ["clap", "clap_builder", "toml", "httparse"] {
         assert!(!crates.contains(other), "{other} is in the library's tree: {tree}");
     }
-    // Of the whole workspace, as the other tests are built: a selection of its own would build the library once more. The lints
-    // check that it compiles without its default feature.
-    cargo(&["build", "--quiet", "--workspace", "--bin", "embed"]);
+    // The whole workspace and an example are selected so that cargo chooses the same features as for the tests, and builds the
+    // library once. The lints check that it compiles without its default feature.
+    cargo(&["build", "--quiet", "--workspace", "--bin", "embed", "--example", "pool"]);
     let folder = tempfile::tempdir().unwrap();
     let kernel = Guest::EchoInterrupt.write(folder.path()).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("embed");
