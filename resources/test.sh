@@ -107,7 +107,7 @@ for step in "${steps[@]}"; do
     if "step_$step"; then word=ok; else word=FAILED failed=1; fi
     summary+=("$(printf '%-8s %-7s %4d s' "$step" "$word" $((SECONDS - begin)))")
 done
-printf '\nthe slowest tests, in seconds:\n'
+[ ! -s "$logs/times" ] || printf '\nthe slowest tests, in seconds:\n'
 sort -rn "$logs/times" 2>/dev/null | head -n 10
 printf '\n'
 printf '%s\n' "${summary[@]}"
