@@ -21,7 +21,7 @@ named() {
 }
 # The lab tests' names, those that take minutes first: with two side by side none is left alone at the end.
 lab_names() {
-    local long='LAB_LONG' name file
+    local long='lab_verbs lab_debian lab_readme lab_run' name file
     for name in $long; do
         [ -e "tests/$name.rs" ] && echo "$name"
     done
@@ -107,7 +107,7 @@ for step in "${steps[@]}"; do
     if "step_$step"; then word=ok; else word=FAILED failed=1; fi
     summary+=("$(printf '%-8s %-7s %4d s' "$step" "$word" $((SECONDS - begin)))")
 done
-printf '\nthe slowest tests, in seconds:\n'
+[ ! -s "$logs/times" ] || printf '\nthe slowest tests, in seconds:\n'
 sort -rn "$logs/times" 2>/dev/null | head -n 10
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -1,5 +1,10 @@
 //! Stock Debian kernels boot: every form, processors, memory, clocks, and no time lost waiting.
-#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper that fails fails its test"
+)]
 
 #[path = "support/lab_guest.rs"]
 mod lab_guest;

@@ -169,7 +169,7 @@ fn a_stream_comes_through_and_back_unharmed_in_large_frames(guest: &mut Process)
     assert!(back.text().contains(sum), "{}{}", back.text(), back.err_text());
     let counts: Vec<u64> = frames().iter().zip(before).map(|(after, before)| after - before).collect();
     // In frames of 1500 bytes it would be one for each 1448 bytes each way, and acknowledgements.
-    assert!(counts.len() == 2 && counts.iter().sum::<u64>() < bytes / 2500, "{counts:?}");
+    assert!(counts.len() == 2 && counts.iter().sum::<u64>() < bytes / 2500, "{bytes} bytes: {counts:?}");
     guest.send("killall httpd; rm /tmp/blob\n").unwrap();
 }
 

@@ -21,7 +21,10 @@ fn menu(guest: &Process, key: &str) {
 fn boot_id(guest: &mut Process) -> String {
     guest.send("echo boot $(cat /proc/sys/kernel/random/boot_id) id\n").unwrap();
     guest.expect("\nboot ", SOON).unwrap();
-    guest.expect(" id", SOON).unwrap()
+    let id = guest.expect(" id", SOON).unwrap();
+    // Otherwise this prompt would be taken for that of the next boot.
+    guest.expect(PROMPT, SOON).unwrap();
+    id
 }
 
 /// Linux reboots, is reset from outside, hears the power button: one process all the while.

@@ -203,10 +203,10 @@ fn set_right(guest: &mut Guest, [from, to]: [i64; 2]) {
 }
 
 fn a_rest_is_no_time_lost(guest: &mut Guest, address: &str) {
-    // Longer than what answers `ping` and sees soft lock-ups (20 s) bears, where that is asked for.
-    let seconds = dose(30);
-    // Due in the middle of the rest, or soon after it.
-    guest.sh(&format!("rm -f /tmp/woke; (sleep {}; touch /tmp/woke) >/tmp/sleeper 2>&1 &", seconds / 2));
+    // In `make soak` longer than the 20 s after which Linux speaks of a soft lockup.
+    let seconds = dose(30).max(10);
+    // Due during the rest, which begins some seconds from now.
+    guest.sh(&format!("rm -f /tmp/woke; (sleep {}; touch /tmp/woke) >/tmp/sleeper 2>&1 &", seconds / 2 + 4));
     let mut ping = lab().spawn(&Cmd::sh(format!("exec ping -i 1 {address}"))).unwrap();
     ping.expect("seq=3 ", SOON).unwrap();
     let begin = guest_seconds(guest);
