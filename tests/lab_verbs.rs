@@ -225,7 +225,6 @@ fn a_rest_is_no_time_lost(guest: &mut Guest, address: &str) {
     ping.expect(&format!("seq={next} "), SOON).unwrap();
     ping.signal(2).unwrap();
     ping.wait(SOON).unwrap();
-    println!("guest - host, in microseconds, before and after a rest of {seconds} s: {clocks:?}");
 }
 
 /// Of a line that says a ping was answered.

@@ -1,15 +1,18 @@
 //! Machines where a host gives less: few descriptors, no io_uring, and nobody else in their process namespace.
-#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
 
 #[path = "support/vmm.rs"]
 mod vmm;
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use tiny_guest::Guest;
 use vmm::{Launch, Vmm, count};
 
 /// A guest that keeps its disk busy, and says so now and then; started by `wrapper`, if there is one.

@@ -1,28 +1,28 @@
-//! A kernel command line as Linux reads it (lib/cmdline.c, `next_arg`; kernel/params.c, `parse_args`).
+//! A kernel command line as Linux parses it (lib/cmdline.c, `next_arg`; kernel/params.c, `parse_args`).
 //!
-//! Double quotes hold spaces together, anywhere in a word; a backslash means nothing. The first word that is exactly `--`
-//! ends what the kernel reads: the words behind it are arguments of init.
+//! Double quotes keep spaces together, anywhere in a word; a backslash has no meaning. The first word that is
+//! exactly `--` ends the kernel's parameters: the words after it are arguments of init.
 
 use std::ops::Range;
 
 /// A word of a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word<'a> {
-    /// The word as it is written, quotes and all.
+    /// The word as written, with quotes.
     pub raw: &'a str,
-    /// What stands in front of the first `=`, or all of it.
+    /// The part before the first `=`, or all of it.
     pub name: &'a str,
-    /// What stands behind it, without the quotes around it.
+    /// The part after it, without enclosing quotes.
     pub value: Option<&'a str>,
     range: Range<usize>,
 }
 
-/// The words that the kernel reads, in order.
+/// The words that the kernel parses, in order.
 pub fn words(text: &str) -> impl Iterator<Item = Word<'_>> {
     all(text).take_while(|word| !word.ends_parameters())
 }
 
-/// The last value of the parameter `name`, which is the one that counts.
+/// The last value of the parameter `name`, which is the effective one.
 pub fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     words(text).filter(|word| word.is(name)).filter_map(|word| word.value).last()
 }
@@ -32,14 +32,14 @@ pub fn has(text: &str, name: &str) -> bool {
     words(text).any(|word| word.is(name))
 }
 
-/// Whether some word is exactly this, quotes aside.
+/// Whether a word is exactly this, apart from quotes.
 pub fn has_word(text: &str, name: &str, value: Option<&str>) -> bool {
     words(text).any(|word| word.is(name) && word.value == value)
 }
 
-/// One command line out of several: first all words for the kernel, in order, then those for init.
+/// Joins several command lines: first all words for the kernel, in order, then those for init.
 ///
-/// Each text is kept byte for byte, except for spaces around it. A quote that is left open is closed where another text
+/// Each text is kept byte for byte, except for spaces around it. An open quote is closed if another text
 /// follows.
 pub fn join(texts: &[&str]) -> String {
     let mut kernel = String::new();
@@ -57,14 +57,14 @@ pub fn join(texts: &[&str]) -> String {
     kernel
 }
 
-/// The text without the words of the kernel's that `unwanted` names; everything else is kept as it is.
+/// The text without the kernel's words that `unwanted` selects; the rest is unchanged.
 pub fn without(text: &str, unwanted: impl Fn(&Word<'_>) -> bool) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut from = 0;
     for word in words(text).filter(|word| unwanted(word)) {
         kept.push_str(text.get(from..word.range.start).unwrap_or_default());
         from = word.range.end;
-        // The space behind it goes with it.
+        // Including the spaces after it.
         let rest = text.get(from..).unwrap_or_default();
         from += rest.len() - rest.trim_start_matches(is_space).len();
     }
@@ -73,7 +73,7 @@ pub fn without(text: &str, unwanted: impl Fn(&Word<'_>) -> bool) -> String {
 }
 
 impl Word<'_> {
-    /// Whether it is the parameter `name`; Linux takes `-` and `_` for the same.
+    /// Whether it is the parameter `name`; `-` and `_` are equal in Linux.
     pub fn is(&self, name: &str) -> bool {
         let same = |byte: u8| if byte == b'-' { b'_' } else { byte };
         self.name.bytes().map(same).eq(name.bytes().map(same))
@@ -84,7 +84,7 @@ impl Word<'_> {
     }
 }
 
-/// What the kernel reads, and what init gets if there is a `--`.
+/// The part for the kernel, and the part for init if there is a `--`.
 fn split(text: &str) -> (&str, Option<&str>) {
     match all(text).find(Word::ends_parameters) {
         Some(word) => (
@@ -108,12 +108,12 @@ fn append(line: &mut String, more: &str) {
     line.push_str(more);
 }
 
-/// The kernel's `isspace`, as far as it concerns ASCII.
+/// The kernel's `isspace` for ASCII.
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }
 
-/// All words, `--` and what follows it too.
+/// All words, including `--` and those after it.
 fn all(text: &str) -> impl Iterator<Item = Word<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -132,7 +132,7 @@ fn all(text: &str) -> impl Iterator<Item = Word<'_>> {
 
 fn word(raw: &str, range: Range<usize>) -> Word<'_> {
     let (quoted, bare) = raw.strip_prefix('"').map_or((false, raw), |bare| (true, bare));
-    // A `=` in front belongs to the name.
+    // A leading `=` belongs to the name.
     let equals = bare.char_indices().skip(1).find(|(_, c)| *c == '=').map(|(at, _)| at);
     let (name, value) = match equals.and_then(|at| Some((bare.get(..at)?, bare.get(at + 1..)?))) {
         Some((name, value)) => (name, Some(value)),

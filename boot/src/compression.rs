@@ -1,8 +1,8 @@
-//! Names a compression by its first bytes; kernels' payloads and initrds use the same set.
+//! Identifies compressions by their magic numbers, which are the same for kernels' payloads and initrds.
 
 use std::fmt;
 
-/// How something is packed.
+/// A compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Compression {
@@ -12,7 +12,7 @@ pub enum Compression {
     Xz,
     /// RFC 8878; Debian's initrds.
     Zstd,
-    /// The legacy frame that the kernel's build uses; Debian's cloud kernels.
+    /// The legacy frame of the kernel's build; Debian's cloud kernels.
     Lz4,
     /// bzip2.
     Bzip2,
@@ -23,10 +23,10 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Length of the longest magic.
+    /// Length of the longest magic number.
     pub(crate) const MAGIC_LEN: usize = 6;
 
-    /// The same magics as Linux's lib/decompress.c, and the modern LZ4 frame that Linux refuses is left out.
+    /// The magic numbers of Linux's lib/decompress.c. Like Linux, it does not accept the modern LZ4 frame.
     pub(crate) fn of(start: &[u8]) -> Option<Self> {
         const MAGICS: [(&[u8], Compression); 8] = [
             (b"\x1f\x8b", Compression::Gzip),
@@ -41,7 +41,7 @@ impl Compression {
         MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, which)| *which)
     }
 
-    /// The command that unpacks such a file.
+    /// The command that decompresses such a file.
     pub(crate) fn tool(self) -> &'static str {
         match self {
             Self::Gzip => "gzip -dc",

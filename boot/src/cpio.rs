@@ -1,8 +1,8 @@
-//! Makes initramfs archives: the "newc" cpio format (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! Makes initramfs archives: the "newc" cpio format
+//! (Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
-//! An archive is a list: it holds headers and what it was given as bytes, and reads files of the host when, and as far as,
-//! somebody reads the archive. So a directory of any size goes into guest memory without being anywhere else. Same content,
-//! same bytes.
+//! An archive is a list of headers and contents. Files of the host are read only when the archive is read, so
+//! a directory of any size goes into guest memory without another copy. The output is reproducible.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 
 use crate::read::ReadAt;
 
-/// `PATH_MAX` with its zero: Linux skips members with longer names (init/initramfs.c).
+/// `PATH_MAX` without its zero: Linux skips members with longer names (init/initramfs.c).
 const NAME_MAX: usize = 4095;
 const TRAILER: &[u8] = b"TRAILER!!!";
 const DIRECTORY: Kind = Kind::Directory;
 
-/// What a member cannot be.
+/// Why a member cannot be added.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpioError {
@@ -26,45 +26,45 @@ pub enum CpioError {
         "{name} has {size} bytes, and no file of 4 GiB or more fits into an initramfs: leave it out, or give it on a disk"
     )]
     TooLarge {
-        /// Which.
+        /// Its name.
         name: String,
         /// Its length.
         size: u64,
     },
-    /// Empty, too long, or one that leads elsewhere.
+    /// Empty, too long, or with `..`.
     #[error("{name:?} cannot be the name of a file in an initramfs")]
     Name {
         /// The name.
         name: String,
     },
-    /// Two of one name.
+    /// The name exists already.
     #[error("{name} would be twice in the initramfs: give it another name")]
     Twice {
         /// The name.
         name: String,
     },
-    /// What should hold it is a file.
+    /// A parent of the member is a file.
     #[error("{name} cannot be in the initramfs, because {parent} in it is no folder")]
     Parent {
         /// The name.
         name: String,
-        /// What is in its way.
+        /// The parent.
         parent: String,
     },
 }
 
-/// What a regular file holds.
+/// The content of a regular file.
 #[derive(Debug)]
 pub enum Content {
-    /// These bytes.
+    /// Bytes in memory.
     Bytes(Vec<u8>),
-    /// What a file of the host holds, read when the archive is.
+    /// The content of a file of the host, read together with the archive.
     Host {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// Its length now; a file that is shorter by then is an error, what it has grown by is left out.
+        /// Its length now. If it is shorter later, reading fails; if it is longer, the rest is left out.
         size: u64,
-        /// Its device and inode: what another file takes the place of is not packed.
+        /// Its device and inode: a file that replaces it is refused.
         identity: (u64, u64),
     },
 }
@@ -78,20 +78,20 @@ impl Content {
     }
 }
 
-/// What a member is.
+/// Kinds of members.
 #[derive(Debug)]
 pub enum Kind {
     /// A folder.
     Directory,
     /// A regular file.
     File(Content),
-    /// A second name of the regular file that got this number; both say that they have several [`Member::links`].
+    /// A hard link to the regular file with this number; both have the right number of [`Member::links`].
     Link(Inode),
-    /// A symbolic link to this.
+    /// A symbolic link with this target.
     Symlink(Vec<u8>),
-    /// A character device of this major and minor number.
+    /// A character device with these major and minor numbers.
     CharacterDevice(u32, u32),
-    /// A block device of this major and minor number.
+    /// A block device with these major and minor numbers.
     BlockDevice(u32, u32),
     /// A named pipe.
     Fifo,
@@ -117,63 +117,63 @@ impl Kind {
         }
     }
 
-    fn holds_others(&self) -> bool {
+    fn may_have_children(&self) -> bool {
         // Linux follows a symbolic link to a folder that is there already.
         matches!(self, Kind::Directory | Kind::Symlink(_))
     }
 }
 
-/// The number that a member has in its archive.
+/// The number of a member in its archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Inode(u32);
 
 /// A member of an archive.
 #[derive(Debug)]
 pub struct Member {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Its permissions, of which 12 bits count.
+    /// Its permissions; 12 bits are used.
     pub mode: u32,
-    /// Number of its owner.
+    /// Its owner.
     pub uid: u32,
-    /// Number of its group.
+    /// Its group.
     pub gid: u32,
-    /// How many names it has.
+    /// Number of hard links.
     pub links: u32,
-    /// When it was changed, in seconds since 1970; 0 for [`Archive::dated`]'s time.
+    /// Modification time, in seconds since 1970; 0 for that of [`Archive::dated`].
     pub mtime: u32,
 }
 
 impl Member {
-    /// One of root's, with one name.
+    /// A member of root with one name.
     pub fn new(mode: u32, kind: Kind) -> Self {
         Member { kind, mode, uid: 0, gid: 0, links: 1, mtime: 0 }
     }
 
-    /// A regular file of root's with this content.
+    /// A regular file of root with this content.
     pub fn file(mode: u32, content: impl Into<Vec<u8>>) -> Self {
         Self::new(mode, Kind::File(Content::Bytes(content.into())))
     }
 
-    /// Owned by these numbers.
+    /// The same with this owner and group.
     #[must_use]
     pub fn owned_by(self, uid: u32, gid: u32) -> Self {
         Member { uid, gid, ..self }
     }
 }
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Debug, Default)]
 pub struct Archive {
     parts: Vec<Part>,
-    /// And whether it holds others.
+    /// Names, and whether each may have children.
     names: HashMap<Vec<u8>, bool>,
     len: u64,
-    /// Of members that have none.
+    /// For members without a modification time.
     mtime: u32,
 }
 
-/// A finished archive, to be read.
+/// A finished archive.
 #[derive(Debug)]
 pub struct Cpio {
     parts: Vec<Part>,
@@ -189,20 +189,20 @@ struct Part {
 }
 
 impl Archive {
-    /// An empty one.
+    /// An empty archive.
     pub fn new() -> Self {
         Archive::default()
     }
 
-    /// An empty one, whose members were changed at this second since 1970 if they do not say.
+    /// An empty archive with a default modification time, in seconds since 1970.
     pub fn dated(mtime: u32) -> Self {
         Archive { mtime, ..Archive::default() }
     }
 
-    /// Adds a member. The folders above it are added by themselves, and slashes in front of its name do not count.
+    /// Adds a member. Missing parent folders are added, and leading slashes of the name are ignored.
     ///
     /// # Errors
-    /// [`CpioError`]; the archive is as it was, but for such folders.
+    /// [`CpioError`]; the archive is unchanged, apart from parent folders.
     pub fn add(&mut self, name: impl AsRef<[u8]>, member: Member) -> Result<Inode, CpioError> {
         let name = name.as_ref().trim_ascii_start_matches(b'/');
         let valid = (1..=NAME_MAX).contains(&name.len())
@@ -224,7 +224,7 @@ impl Archive {
         self.names.contains_key(name.as_ref().trim_ascii_start_matches(b'/'))
     }
 
-    /// Adds a folder of root's, if there is nothing of that name.
+    /// Adds a folder of root, unless the name exists.
     ///
     /// # Errors
     /// [`CpioError`].
@@ -235,7 +235,7 @@ impl Archive {
         Ok(())
     }
 
-    /// How long it is so far.
+    /// Its length so far.
     pub fn length(&self) -> u64 {
         self.len
     }
@@ -243,7 +243,7 @@ impl Archive {
     /// The finished archive.
     ///
     /// # Errors
-    /// None that is known: the last member is as any other.
+    /// None in practice: the last member is like any other.
     pub fn finish(mut self) -> Result<Cpio, CpioError> {
         self.append(TRAILER, Member::file(0, []))?;
         Ok(Cpio { parts: self.parts, len: self.len })
@@ -267,7 +267,7 @@ impl Archive {
 
     fn append(&mut self, name: &[u8], member: Member) -> Result<Inode, CpioError> {
         let mode = member.kind.bits() | (member.mode & 0o7777);
-        let (device, holds) = (member.kind.device(), member.kind.holds_others());
+        let (device, may_have_children) = (member.kind.device(), member.kind.may_have_children());
         let mut inode = Inode(u32::try_from(self.parts.len() + 1).unwrap_or(u32::MAX));
         let content = match member.kind {
             Kind::File(content) => content,
@@ -281,7 +281,8 @@ impl Archive {
         let size = content.size();
         let size32 = u32::try_from(size).map_err(|_| CpioError::TooLarge { name: lossy(name), size })?;
         let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
-        // Magic, inode, mode, uid, gid, links, time, size, device of the file (2), its own numbers (2), name, no check sum.
+        // Magic, inode, mode, uid, gid, links, time, size, device of the file (2), its own numbers (2), name,
+        // no checksum.
         let numbers = [
             inode.0,
             mode,
@@ -305,13 +306,13 @@ impl Archive {
         let start = self.len;
         self.len += head.len() as u64 + size.next_multiple_of(4);
         self.parts.push(Part { start, head: head.into(), content });
-        self.names.insert(name.to_vec(), holds);
+        self.names.insert(name.to_vec(), may_have_children);
         Ok(inode)
     }
 }
 
 impl Cpio {
-    /// All of it.
+    /// The whole archive.
     ///
     /// # Errors
     /// A file of the host could not be read.
@@ -343,7 +344,7 @@ impl ReadAt for Cpio {
 }
 
 impl Part {
-    /// Fills the front of `buf` from `offset` within this part on, to its end.
+    /// Fills the front of `buf` from `offset` within this part, to its end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let head = self.head.len() as u64;
         let size = self.content.size();
@@ -362,8 +363,8 @@ impl Part {
     }
 }
 
-/// The place in `buf`, of which `done` bytes are full, for what of the `len` bytes at `start` stands at `at`; and where
-/// among them that is.
+/// The part of `buf` after `done` bytes for those of the `len` bytes at `start` that are at `at`, with their
+/// offset.
 fn window(buf: &mut [u8], at: u64, done: usize, start: u64, len: u64) -> Option<(u64, &mut [u8])> {
     let within = at.checked_sub(start).filter(|within| *within < len)?;
     let rest = buf.get_mut(done..)?;

@@ -1,9 +1,9 @@
-//! Promises of the archive: that a reader finds what was put in, and what is refused.
+//! Tests of the archive: the members that a reader finds, and what is refused.
 
 use super::*;
 use std::fs;
 
-/// What a reader sees of a member: name, mode, links, device, size.
+/// A member as a reader sees it: name, mode, links, device, size.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     name: String,
@@ -127,7 +127,7 @@ fn file_of_four_gib_is_refused_and_one_byte_less_is_not() {
     let error = archive.add("big", with(1 << 32)).unwrap_err();
     assert!(error.to_string().contains("big has 4294967296 bytes"), "{error}");
     archive.add("big", with((1 << 32) - 1)).unwrap();
-    // An archive of several such files is longer than its numbers can say, and still right.
+    // An archive of several such files is longer than 4 GiB, and still right.
     archive.add("more", with((1 << 32) - 1)).unwrap();
     archive.add("small", Member::file(0o644, *b"end")).unwrap();
     let archive = archive.finish().unwrap();

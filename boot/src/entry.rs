@@ -1,10 +1,10 @@
-//! The state of the first vCPU at the kernel's entry, in terms of the architecture and of no hypervisor.
+//! The state of the first vCPU at the kernel's entry, in terms of the architecture, not of a hypervisor.
 
 use std::fmt;
 
 use crate::layout;
 
-/// How a kernel is entered.
+/// Entry protocols of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -29,7 +29,7 @@ impl fmt::Display for Protocol {
 /// A segment register with the hidden part of its descriptor (Intel SDM vol. 3, §3.4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// What software reads from the register.
+    /// The visible part of the register.
     pub selector: u16,
     /// First linear address.
     pub base: u64,
@@ -70,11 +70,11 @@ impl Segment {
     const CODE32: Segment = Segment { db: true, ..Segment::CODE };
     /// `__BOOT_DS`, read and write, accessed.
     const DATA: Segment = Segment { selector: 0x18, kind: 3, db: true, ..Segment::FLAT };
-    /// A busy TSS with nothing in it: KVM wants the register loaded before it enters protected mode.
+    /// A busy, empty TSS: KVM requires the register to be loaded before protected mode.
     const TASK: Segment =
         Segment { selector: 0x20, limit: 0x67, kind: 0xb, s: false, g: false, ..Segment::FLAT };
 
-    /// The descriptor in a GDT, its first eight bytes (Intel SDM vol. 3, figure 3-8).
+    /// The first eight bytes of its descriptor in a GDT (Intel SDM vol. 3, figure 3-8).
     fn descriptor(&self) -> u64 {
         let limit = u64::from(if self.g { self.limit >> 12 } else { self.limit });
         (limit & 0xffff)
@@ -98,19 +98,19 @@ pub(crate) const GDT_ENTRIES: usize = 6;
 const GDT_LIMIT: u16 = 47;
 const _: () = assert!(GDT_ENTRIES * size_of::<u64>() == GDT_LIMIT as usize + 1);
 
-/// The GDT that belongs to [`CpuState`]: "a GDT must be loaded with the descriptors for selectors `__BOOT_CS` (0x10)
-/// and `__BOOT_DS` (0x18)" (Linux x86 boot protocol, "64-bit BOOT PROTOCOL"). PVH does not ask for one; a guest that
-/// reloads a segment finds it all the same.
+/// The GDT of [`CpuState`]: "a GDT must be loaded with the descriptors for selectors `__BOOT_CS` (0x10) and
+/// `__BOOT_DS` (0x18)" (Linux x86 boot protocol, "64-bit BOOT PROTOCOL"). PVH does not require one, but a
+/// guest may reload a segment.
 pub(crate) fn gdt(state: &CpuState) -> [u64; GDT_ENTRIES] {
     [0, 0, state.cs.descriptor(), state.data.descriptor(), state.tr.descriptor(), state.tr.base >> 32]
 }
 
-/// What the first vCPU's registers hold at the entry; what is not named is zero, and the IDT is empty.
+/// The registers of the first vCPU at the entry; all others are zero, and the IDT is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuState {
     /// The entry point.
     pub rip: u64,
-    /// Stack; a few hundred bytes of it.
+    /// Stack of a few hundred bytes.
     pub rsp: u64,
     /// `hvm_start_info` for PVH.
     pub rbx: u64,

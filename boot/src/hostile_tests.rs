@@ -1,5 +1,5 @@
-//! Damaged kernels: each ends in an error or in a plan that copies from inside the file to inside RAM, and nothing
-//! twice. `MINIVMM_TEST_KERNELS` names real kernels, separated by colons, to damage as well.
+//! Damaged kernels: each ends in an error or in a plan that copies from inside the file to inside RAM,
+//! without overlaps. `MINIVMM_TEST_KERNELS` names real kernels, separated by colons, to damage as well.
 
 use proptest::prelude::*;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::layout::{HIMEM, RamLayout};
 use crate::plan::{BootPlan, PlanRequest, plan};
 use crate::testing::{MIB, bzimage, initrd, put, pvh_elf, tiny_elf};
 
-/// As much of a file as headers are in.
+/// The part of a file with its headers.
 const HEADERS: usize = 4096;
 
 fn synthetic() -> [Vec<u8>; 3] {
@@ -30,7 +30,7 @@ struct Guest {
     tables_of: Option<BootPlan>,
 }
 
-/// Boots `file` as far as this crate goes and checks every address; says whether it would have been booted.
+/// Boots `file` as far as this crate does and checks every address; returns whether it would be booted.
 fn boots_soundly(file: &[u8], guest: &mut Guest) -> bool {
     let Ok(kernel) = Kernel::parse(file) else { return false };
     let mut last = None;
@@ -52,7 +52,7 @@ fn boots_soundly(file: &[u8], guest: &mut Guest) -> bool {
         assert!(plan.kernel.iter().any(|load| load.range().contains(&plan.entry)), "{:x}", plan.entry);
         last = Some(plan);
     }
-    // Most damage changes nothing that is in the plan; the tables are written when it does.
+    // Most damage does not change the plan, so the tables are written only if it does.
     if last.is_some() && last != guest.tables_of {
         last.iter().for_each(|plan| plan.write_tables(&guest.mem, 0xe_0000).unwrap());
         guest.tables_of = last.clone();
@@ -80,7 +80,7 @@ fn truncated_kernel_never_boots() {
         }
     }
     for file in real() {
-        // A signature may follow the code, and debug sections the segments: what is cut off there is not missed.
+        // A signature may follow the code, and debug sections the segments: cutting those off is no damage.
         let end = whole_len(&file);
         for len in (0..end).step_by(4096).chain([end - 1]) {
             assert!(!boots_soundly(&file[..len], &mut guest), "{len}");
@@ -91,13 +91,13 @@ fn truncated_kernel_never_boots() {
     }
 }
 
-/// The shortest length that is whole: a bzImage may lack padding of its last paragraph.
+/// The shortest complete length: a bzImage may lack padding of its last paragraph.
 fn whole_len(file: &[u8]) -> usize {
     let padding = if file.starts_with(b"\x7fELF") { 0 } else { 15 };
     needed_len(file) - padding
 }
 
-/// Where the last byte that is loaded lies.
+/// The end of the last byte that is loaded.
 fn needed_len(file: &[u8]) -> usize {
     let ram = RamLayout::new(1 << 30);
     let request = PlanRequest { cmdline: "", initrd: None, ram: &ram, preferred_entry: None };
@@ -120,7 +120,7 @@ fn every_flipped_header_byte_is_survived() {
     }
 }
 
-/// Numbers at which sums wrap and comparisons turn.
+/// Numbers near which sums overflow and comparisons change.
 fn edges() -> impl Strategy<Value = u64> {
     let bits = (0u32..64, -2i64..=2).prop_map(|(bit, near)| (1u64 << bit).wrapping_add_signed(near));
     prop_oneof![any::<u64>(), bits, 0u64..0x3000, (0u64..8).prop_map(|n| n.wrapping_neg())]

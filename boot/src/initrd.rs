@@ -1,5 +1,5 @@
-//! What has to be known of an initrd to place it: its length and how much it will grow. One small read, and
-//! a walk over the plain part that it may start with.
+//! Parses an initrd as far as needed to place it: its length and its growth. One small read, and a walk over
+//! a plain part at its start.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -7,23 +7,23 @@ use crate::compression::Compression;
 use crate::inspect::{Stream, cpio};
 use crate::read::ReadAt;
 
-/// An initrd file that can be handed to a kernel.
+/// An initrd file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Initrd {
     len: u64,
     compression: Option<Compression>,
-    /// Length of the plain archives in front of what is packed; CPU microcode, most often.
+    /// Length of the plain archives before the compressed one; usually CPU microcode.
     plain: u64,
 }
 
-/// A file that cannot serve as an initrd. The path is the caller's to add.
+/// Why a file cannot serve as an initrd. The caller adds the path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InitrdError {
-    /// The operating system refused to read it.
+    /// The host refused.
     #[error("The initrd cannot be read.")]
     Read(#[source] io::Error),
-    /// Nothing in it.
+    /// It is empty.
     #[error("The initrd is empty: copy it again, or make it anew (Debian: update-initramfs -u).")]
     Empty,
     /// A bzImage.
@@ -34,7 +34,8 @@ pub enum InitrdError {
 }
 
 impl Initrd {
-    /// Looks at the first bytes of `file`. Any content passes but a kernel: what an initrd is, the guest decides.
+    /// Reads the first bytes of `file`. Any content but a kernel is accepted: the guest decides about the
+    /// rest.
     pub fn parse<R: ReadAt + ?Sized>(file: &R) -> Result<Self, InitrdError> {
         let len = file.length().map_err(InitrdError::Read)?;
         let mut head = [0; 0x206];
@@ -58,26 +59,28 @@ impl Initrd {
         self.len
     }
 
-    /// How it is packed, behind a plain part (CPU microcode) if it starts with one; `None` for a plain archive.
+    /// Its compression, after a plain part (CPU microcode) if there is one; `None` for a plain archive.
     pub fn compression(&self) -> Option<Compression> {
         self.compression
     }
 
-    /// Memory without which it cannot be unpacked: a plain archive is there twice, and of a packed one its file alone is known.
+    /// Minimum memory to unpack it: a plain archive exists twice, and of a compressed one only the file's
+    /// length is known.
     pub(crate) fn least_memory(&self) -> u64 {
         if self.compression.is_some() { self.len } else { self.working_memory() }
     }
 
-    /// Memory for the initrd and what the kernel unpacks from it: it is freed only afterwards.
+    /// Memory for the initrd and its unpacked content: the file is freed only afterwards.
     pub(crate) fn working_memory(&self) -> u64 {
         let packed = (self.len - self.plain).saturating_mul(self.compression.map_or(4, growth)) / 2;
         packed.saturating_add(self.plain.saturating_mul(2))
     }
 }
 
-/// An initrd and what is unpacked from it, in halves of its file's length. What is named must boot. Debian 12's initrd of
-/// its cloud kernel, packed in each of these ways, makes 2.7 (LZ4) to 4.7 (XZ) times its file; its smallest memory in steps of
-/// 5 MiB, and what this names: zstd 150 and 165, gzip 145 and 160, XZ 150 and 160, LZ4 160 and 169.
+/// Size of an initrd with its unpacked content, in halves of the file's length. The recommended memory must
+/// boot. Debian 12's initrd of its cloud kernel, with each compression, unpacks to 2.7 (LZ4) to 4.7 (XZ)
+/// times its file; its minimum memory in steps of 5 MiB, and the recommendation: zstd 150 and 165, gzip 145
+/// and 160, XZ 150 and 160, LZ4 160 and 169.
 fn growth(compression: Compression) -> u64 {
     match compression {
         Compression::Lz4 | Compression::Lzo => 9,
@@ -87,12 +90,12 @@ fn growth(compression: Compression) -> u64 {
     }
 }
 
-/// Longest plain part that is walked to what is packed behind it. Debian's microcode has 6 to 14 MiB.
+/// Maximum length of a plain part. Debian's microcode has 6 to 14 MiB.
 const PLAIN_MAX: u64 = 32 << 20;
 
-/// Where the packed part behind a plain one starts, and how it is packed.
+/// The start of the compressed part after a plain one, and its compression.
 fn packed_behind<R: ReadAt + ?Sized>(file: &R, head: &[u8]) -> Option<(u64, Compression)> {
-    // The plain part of a whole initrd is not walked: its names are others.
+    // A plain initrd without microcode is not walked.
     let marks: [&[u8]; 3] = [b"kernel\0", b"kernel/x86", b"early_cpio"];
     if !marks.iter().any(|mark| head.windows(mark.len()).any(|bytes| bytes == *mark)) {
         return None;
@@ -101,7 +104,7 @@ fn packed_behind<R: ReadAt + ?Sized>(file: &R, head: &[u8]) -> Option<(u64, Comp
     let mut plain = 0;
     let mut first = head.get(..cpio::MAGIC)?.try_into().ok()?;
     while cpio::is_cpio(first) {
-        // The walk begins behind the magic.
+        // The walk begins after the magic.
         let mut archive = stream(plain + cpio::MAGIC as u64).take(PLAIN_MAX.checked_sub(plain)?);
         let limit = archive.limit();
         cpio::walk(&mut archive, |_, _| Ok(())).ok()?;
@@ -109,11 +112,11 @@ fn packed_behind<R: ReadAt + ?Sized>(file: &R, head: &[u8]) -> Option<(u64, Comp
         let (at, magic) = behind_zeros(&mut stream(plain).take(PLAIN_MAX.checked_sub(plain)?))?;
         (plain, first) = (plain + at, magic);
     }
-    // Not of a packed initrd without a plain part.
+    // `None` for a compressed initrd without a plain part.
     (plain > 0).then(|| Compression::of(&first)).flatten().map(|compression| (plain, compression))
 }
 
-/// The first bytes behind zeros, and how many zeros there are.
+/// The first bytes after zeros, and the number of zeros.
 fn behind_zeros(stream: &mut impl BufRead) -> Option<(u64, [u8; cpio::MAGIC])> {
     let mut zeros = 0;
     loop {

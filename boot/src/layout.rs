@@ -28,25 +28,25 @@ pub const PVH_START_INFO: u64 = 0x6000;
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Root of the identity map that the 64-bit entry needs; six pages.
 pub const PML4: u64 = 0x9000;
-/// Initial stack pointer, for guests that push before they set one up; grows down from here.
+/// Initial stack pointer, for guests that push before they set one up; the stack grows down from here.
 pub const BOOT_STACK: u64 = 0x8ff0;
 /// Kernel command line.
 pub const CMDLINE: u64 = 0x2_0000;
-/// Room for the command line with its terminating zero. Linux itself takes `cmdline_size` of the setup
+/// Space for the command line with its terminating zero. Linux's own limit is `cmdline_size` of the setup
 /// header (2047 on x86), which is checked as well.
 pub const CMDLINE_MAX: u64 = 0x1_0000;
-/// Usable low memory ends here.
+/// End of usable low memory.
 pub const LOW_MEMORY_END: u64 = 0x9_fc00;
-/// ACPI tables, RSDP first; room until [`RESET_VECTOR`]. Kernels before Linux 5.0 do not take the RSDP's address from their loader:
-/// they search 0xe0000..0x100000 for it, in steps of 16 bytes (ACPI 6.5 §5.2.5.1). So does a kernel that another kernel
-/// started without saying where it is.
+/// ACPI tables, RSDP first, up to [`RESET_VECTOR`]. Kernels before Linux 5.0 do not take the RSDP's address
+/// from their loader: they search 0xe0000..0x100000 for it, in steps of 16 bytes (ACPI 6.5 §5.2.5.1). So does
+/// a kernel that another kernel started without the address.
 pub const ACPI: u64 = 0xe_0000;
-/// Where a PC's firmware has its first instruction, F000:FFF0 in real mode; 16 bytes up to [`HIMEM`]. On a machine with
-/// hardware-reduced ACPI Linux takes EFI's reset for the one to use, finds no EFI, and jumps here.
+/// First instruction of a PC's firmware, F000:FFF0 in real mode; 16 bytes up to [`HIMEM`]. On a machine with
+/// hardware-reduced ACPI Linux prefers EFI's reset, finds no EFI, and jumps here.
 pub const RESET_VECTOR: u64 = 0xf_fff0;
-/// First address above the legacy area; kernels load from here on.
+/// First address above the legacy area; kernels are loaded from here on.
 pub const HIMEM: u64 = 0x10_0000;
-/// RAM below 4 GiB ends here at the latest.
+/// Maximum end of RAM below 4 GiB.
 pub const LOW_RAM_END: u64 = 0xc000_0000;
 /// 32-bit PCI window.
 pub const PCI_MMIO32: Range<u64> = 0xc000_0000..0xe000_0000;
@@ -58,15 +58,15 @@ pub const IOAPIC: u64 = 0xfec0_0000;
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Three pages that KVM uses for real mode on Intel hosts without unrestricted guests (KVM api §4.36).
 pub const KVM_TSS: u64 = 0xfffb_d000;
-/// RAM above the hole starts here.
+/// Start of RAM above the hole.
 pub const HIGH_RAM: u64 = 0x1_0000_0000;
 
-/// Where `size` bytes of RAM lie: below the hole, and above it.
+/// The ranges of RAM: below the hole, and above it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamLayout {
     /// RAM from 0, up to [`LOW_RAM_END`] long.
     pub low: Range<u64>,
-    /// The rest, from [`HIGH_RAM`] on; `None` where all of it fits below the hole.
+    /// The rest, from [`HIGH_RAM`] on; `None` if all RAM fits below the hole.
     pub high: Option<Range<u64>>,
 }
 

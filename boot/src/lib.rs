@@ -1,7 +1,7 @@
-//! Puts a kernel into guest memory and says how to enter it. Knows no KVM and no device.
+//! Puts a kernel into guest memory and defines its entry state. Knows no KVM and no device.
 //!
-//! [`Kernel::parse`] reads headers, [`plan()`] decides addresses, the caller copies what [`BootPlan`] lists, and
-//! [`BootPlan::write_tables`] and [`BootPlan::cpu_state`] do the rest.
+//! [`Kernel::parse`] reads headers, [`plan()`] decides addresses, the caller copies the pieces in
+//! [`BootPlan`], and [`BootPlan::write_tables`] and [`BootPlan::cpu_state`] do the rest.
 #![forbid(unsafe_code)]
 
 pub mod acpi;

@@ -1,18 +1,18 @@
-//! The guest's memory map: one function makes it for every boot protocol.
+//! The guest's memory map, the same for every boot protocol.
 
 use crate::layout::{ACPI, ECAM, HIMEM, LOW_MEMORY_END, RamLayout};
 
-/// What a range of guest-physical addresses is.
+/// Kinds of guest-physical address ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryKind {
-    /// The kernel's to use. E820 type 1, `XEN_HVM_MEMMAP_TYPE_RAM`.
+    /// Usable RAM. E820 type 1, `XEN_HVM_MEMMAP_TYPE_RAM`.
     Ram,
-    /// Not to be used as memory. E820 type 2, `XEN_HVM_MEMMAP_TYPE_RESERVED`.
+    /// Not usable as RAM. E820 type 2, `XEN_HVM_MEMMAP_TYPE_RESERVED`.
     Reserved,
 }
 
 impl MemoryKind {
-    /// The number that both protocols give it.
+    /// Its number in both protocols.
     pub(crate) fn number(self) -> u32 {
         match self {
             Self::Ram => 1,
@@ -28,15 +28,15 @@ pub struct MemoryRange {
     pub start: u64,
     /// Length; never 0.
     pub len: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: MemoryKind,
 }
 
-/// The map has this many ranges at most.
+/// Maximum number of ranges.
 pub(crate) const MAX_RANGES: usize = 5;
 
-/// The memory map of a machine with `ram`, by address. The ECAM is reserved because Linux trusts an MCFG table only
-/// where the firmware's map or an ACPI device reserves the range (arch/x86/pci/mmconfig-shared.c).
+/// The memory map of a machine with `ram`, by address. The ECAM is reserved because Linux uses an MCFG table
+/// only if the firmware's map or an ACPI device reserves its range (arch/x86/pci/mmconfig-shared.c).
 pub fn memory_map(ram: &RamLayout) -> Vec<MemoryRange> {
     use MemoryKind::{Ram, Reserved};
     let high = ram.high.clone().unwrap_or(0..0);

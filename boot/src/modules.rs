@@ -1,5 +1,5 @@
-//! A kernel's modules in a folder of the host, such as `/lib/modules/6.1.0-25-amd64`: which there are, and what has to be
-//! loaded for some of them, in which order. For whoever makes an initramfs.
+//! A kernel's modules in a folder of the host, such as `/lib/modules/6.1.0-25-amd64`: their names,
+//! dependencies and load order. For programs that make an initramfs.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -9,33 +9,33 @@ use std::path::{Path, PathBuf};
 
 use crate::compression::Compression;
 
-/// Folders in folders: Debian's are seven deep.
+/// Maximum depth of folders; Debian has seven.
 const DEPTH_MAX: usize = 16;
-/// Modules in a folder: Debian has 4,000.
+/// Maximum modules in a folder; Debian has 4,000.
 const MODULES_MAX: usize = 100_000;
-/// The largest module that is taken; Debian's largest has 8 MB.
+/// Maximum length of a module; Debian's largest has 8 MB.
 const MODULE_MAX: u64 = 256 << 20;
-/// Where a module says what it needs (scripts/mod/modpost.c).
+/// The key of a module's dependencies (scripts/mod/modpost.c).
 const DEPENDS: &[u8] = b"\0depends=";
 
-/// Why a module cannot be had.
+/// Why a module cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModuleError {
-    /// The kernel has it neither in itself nor here.
+    /// It is neither built in nor in the folder.
     #[error("{folder} has no module {name}", folder = folder.display())]
     Missing {
-        /// Which.
+        /// Its name.
         name: String,
-        /// Where it should be.
+        /// The folder.
         folder: PathBuf,
     },
-    /// The host did not let it be read, or it is damaged.
+    /// The host refused, or it is damaged.
     #[error("the module {path} cannot be read: {source}", path = path.display())]
     Read {
         /// Its file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }
@@ -43,9 +43,9 @@ pub enum ModuleError {
 /// A module to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
-    /// Name of its file, unpacked: `virtio_pci.ko`.
+    /// File name without compression: `virtio_pci.ko`.
     pub file: String,
-    /// What is in it, unpacked.
+    /// Its decompressed content.
     pub content: Vec<u8>,
 }
 
@@ -60,7 +60,7 @@ pub struct Modules {
 /// Reads a whole file by its path.
 pub type ReadFile = dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
-/// Unpacks what is packed in a way that this crate does not know.
+/// Decompresses formats that this crate does not support.
 pub type Unpack<'a> = dyn Fn(Compression, &[u8]) -> io::Result<Vec<u8>> + 'a;
 
 impl fmt::Debug for Modules {
@@ -73,7 +73,8 @@ impl fmt::Debug for Modules {
 }
 
 impl Modules {
-    /// Lists the modules in `folder`: those of its modules.dep, or, in a package that was never installed, those it has.
+    /// Lists the modules in `folder`: those of its modules.dep or, in a package that was never installed, its
+    /// files.
     ///
     /// # Errors
     /// It cannot be read.
@@ -92,7 +93,7 @@ impl Modules {
         })
     }
 
-    /// Those of a modules.dep in `folder`, wherever that is: `read` knows.
+    /// Lists the modules of a modules.dep in `folder`, which `read` reads from anywhere.
     ///
     /// # Errors
     /// There is no modules.dep, or it cannot be read.
@@ -104,19 +105,19 @@ impl Modules {
         Ok(Modules { folder: folder.to_path_buf(), files, builtin: builtin(folder, &*read), read })
     }
 
-    /// Whether there is a module of this name to load.
+    /// Whether there is a module of this name.
     pub fn has(&self, name: &str) -> bool {
         self.files.contains_key(&name.replace('-', "_"))
     }
 
-    /// Whether the kernel has it in itself.
+    /// Whether it is built into the kernel.
     pub fn is_built_in(&self, name: &str) -> bool {
         self.builtin.contains(&name.replace('-', "_"))
     }
 
-    /// The named modules and all that they need, in the order in which they are to be loaded. One that is built in is left out.
+    /// The named modules with their dependencies, in load order. Built-in ones are left out.
     ///
-    /// `unpack` is asked where this crate cannot unpack something itself.
+    /// `unpack` is called for compressions that this crate does not support.
     ///
     /// # Errors
     /// [`ModuleError`].
@@ -135,8 +136,8 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// What a module needs stands in itself. Each is looked at once, so that a circle ends, which a kernel cannot load
-    /// either; a chain is as long as there are modules, and they are few enough for the stack.
+    /// A module names its dependencies itself. Each is visited once, so that a cycle, which a kernel cannot
+    /// load either, ends; the depth is at most the number of modules, which is small enough for the stack.
     fn add(&mut self, name: &str) -> Result<(), ModuleError> {
         if self.modules.builtin.contains(name) || !self.seen.insert(name.to_owned()) {
             return Ok(());
@@ -172,7 +173,7 @@ fn limited(from: impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the kernel has in itself; a folder without that list says nothing about it.
+/// The built-in modules; empty if the folder has no list of them.
 fn builtin(folder: &Path, read: &ReadFile) -> HashSet<String> {
     let list = read(&folder.join("modules.builtin")).unwrap_or_default();
     String::from_utf8_lossy(&list).lines().map(|line| module_name(Path::new(line))).collect()
@@ -187,7 +188,7 @@ fn depends(module: &[u8]) -> Vec<String> {
     names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 
-/// A module is asked for as `kvm_amd` or `kvm-amd`, whatever its file is called, and however it is packed.
+/// A module is requested as `kvm_amd` or `kvm-amd`, regardless of its file name and compression.
 fn module_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.split(".ko").next().unwrap_or_default().replace('-', "_")
@@ -211,7 +212,7 @@ fn collect(folder: &Path, depth: usize, files: &mut HashMap<String, PathBuf>) ->
 mod tests {
     use super::*;
 
-    /// A folder of modules: file and what it needs.
+    /// A folder of modules: file names and dependencies.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (file, needs) in files {

@@ -1,15 +1,15 @@
-//! Reading at a position: what the loaders need of a file, so that tests and fuzzers can give them bytes instead.
+//! Positioned reads: the loaders' interface to a file, so that tests and fuzzers can use bytes instead.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// A thing of known length that is read by position. Reading never moves a file's own position, so one open file
-/// can be parsed, inspected and copied into guest memory by several threads.
+/// A source of known length that is read by position. A file's own position never changes, so several threads
+/// can parse, inspect and copy one open file.
 pub trait ReadAt {
     /// Length in bytes.
     fn length(&self) -> io::Result<u64>;
-    /// Fills the front of `buf` from `offset` on; fewer bytes than asked for only at the end.
+    /// Fills the front of `buf` from `offset` on; a short count only at the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
@@ -55,7 +55,7 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// Calls `read` until `buf` is full or the file ends; a signal is no reason to stop.
+/// Calls `read` until `buf` is full or the file ends, also after a signal.
 fn fill(buf: &mut [u8], mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -69,7 +69,7 @@ fn fill(buf: &mut [u8], mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize
     Ok(done)
 }
 
-/// The little-endian fields of a header in memory; what lies outside of it reads as `None`.
+/// The little-endian fields of a header in memory; `None` outside of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 

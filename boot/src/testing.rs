@@ -1,4 +1,4 @@
-//! Kernels made for the tests, byte by byte: small, whole, and easy to damage.
+//! Kernels for tests, built byte by byte: small, complete, and easy to damage.
 
 use crate::entry::Protocol;
 use crate::initrd::Initrd;
@@ -9,7 +9,7 @@ use crate::read::ReadAt;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// Stores `bytes` at `offset`, growing the file where it ends before.
+/// Stores `bytes` at `offset`, extending the file if necessary.
 pub(crate) fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     file.resize(file.len().max(offset + bytes.len()), 0);
     file[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -48,7 +48,7 @@ pub(crate) struct Part {
     pub(crate) memsz: u64,
 }
 
-/// An x86-64 ELF with `parts`, and a note segment with a PVH entry if asked for. Parts lie behind 4 KiB of headers.
+/// An x86-64 ELF with `parts`, and optionally a note segment with a PVH entry. Parts follow 4 KiB of headers.
 pub(crate) fn elf(entry: u64, parts: &[Part], pvh_entry: Option<u32>) -> Vec<u8> {
     let mut file = Vec::new();
     let count = parts.len() + usize::from(pvh_entry.is_some());
@@ -84,12 +84,12 @@ fn program_header(file: &mut Vec<u8>, index: usize, kind: u32, offset: u64, part
     }
 }
 
-/// A tiny guest as the project's own tests have them: one segment at 1 MiB, no note.
+/// A tiny guest like those of the project's tests: one segment at 1 MiB, no note.
 pub(crate) fn tiny_elf() -> Vec<u8> {
     elf(0x10_0000, &[Part { paddr: 0x10_0000, filesz: 0x800, memsz: 0x3000 }], None)
 }
 
-/// Two segments in the "wrong" order and a PVH note.
+/// Two segments in descending order and a PVH note.
 pub(crate) fn pvh_elf() -> Vec<u8> {
     let parts = [
         Part { paddr: 0x120_0000, filesz: 0x400, memsz: 0x1_0000 },
@@ -98,10 +98,10 @@ pub(crate) fn pvh_elf() -> Vec<u8> {
     elf(0x100_0000, &parts, Some(0x100_0040))
 }
 
-/// An initrd of `len` bytes that is not packed; there is nothing behind its length.
+/// An uncompressed initrd of `len` bytes of zeros.
 pub(crate) fn initrd(len: u64) -> Initrd {
-    struct Hollow(u64);
-    impl ReadAt for Hollow {
+    struct ZeroFile(u64);
+    impl ReadAt for ZeroFile {
         fn length(&self) -> std::io::Result<u64> {
             Ok(self.0)
         }
@@ -109,7 +109,7 @@ pub(crate) fn initrd(len: u64) -> Initrd {
             Ok(buf.len())
         }
     }
-    Initrd::parse(&Hollow(len)).unwrap()
+    Initrd::parse(&ZeroFile(len)).unwrap()
 }
 
 /// Plans with `mib` of memory and a short command line.
@@ -117,7 +117,7 @@ pub(crate) fn plan_in(file: &[u8], mib: u64, initrd: Option<Initrd>) -> Result<B
     plan_with(file, mib, initrd, "console=ttyS0", None)
 }
 
-/// Plans with everything.
+/// Plans with all parameters.
 pub(crate) fn plan_with(
     file: &[u8],
     mib: u64,
@@ -145,7 +145,8 @@ fn fuzz_seeds_are_those_of_the_builders() {
     check_seeds("kernel_loader", &kernel_seeds());
 }
 
-/// The seeds are made by the tests' builders and nowhere else; with `MINIVMM_WRITE_SEEDS` set they are written again.
+/// Compares the seeds with the output of the tests' builders; with `MINIVMM_WRITE_SEEDS` set they are
+/// written.
 pub(crate) fn check_seeds(target: &str, seeds: &[(&str, Vec<u8>)]) {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
     for (name, seed) in seeds {

@@ -14,7 +14,7 @@ pub enum Effect {
     PowerOff,
     /// The guest asked to be reset.
     Reset,
-    /// The guest's kernel said that it panicked.
+    /// The guest's kernel reported a panic.
     Panicked,
 }
 

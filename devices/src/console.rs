@@ -117,7 +117,7 @@ impl ByteQueue {
         self.writable.notify_all();
     }
 
-    /// Puts in what fits now and says how many bytes that was; none once closed.
+    /// Puts in what fits now and returns how many bytes that was; none once closed.
     pub fn try_push(&self, bytes: &[u8]) -> usize {
         let mut pipe = self.lock();
         if pipe.closed { 0 } else { self.fill(&mut pipe, bytes) }
@@ -198,7 +198,7 @@ impl ByteQueue {
         self.drained.notify_all();
     }
 
-    /// Waits, at most `limit`, until there is room or the queue is closed; says whether there is room to push.
+    /// Waits, at most `limit`, until there is room or the queue is closed; returns whether there is room to push.
     pub fn wait_room(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut pipe = self.lock();

@@ -22,12 +22,12 @@ struct Count {
     last: Option<Instant>,
 }
 
-/// How many warnings were left out before one that is said. It is shown as the end of that line.
+/// Number of warnings that were suppressed before one that is logged; shown at the end of that line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeftOut(u64);
 
 impl Ration {
-    /// Whether the warning is to be said now.
+    /// Whether the warning is to be logged now.
     pub fn take(&self) -> Option<LeftOut> {
         self.take_at(Instant::now())
     }

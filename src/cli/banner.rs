@@ -54,10 +54,10 @@ impl Display for Banner<'_> {
             None => line("Initrd", &"none")?,
         }
         if let Some(entry) = entry {
-            line("Boot entry", &format_args!("{entry} on the first disk, with its options"))?;
+            line("Boot entry", &format_args!("{entry} on {}, with its options", first_disk(spec)))?;
         }
         if let Some((root, place)) = root {
-            line("Root", &format_args!("root={root}, {place}"))?;
+            line("Root", &format_args!("root={root}, {place} on {}", first_disk(spec)))?;
         }
         line("RAM", &spec.mem())?;
         if let Some(balloon) = spec.balloon.filter(|balloon| balloon.mib() > 0) {
@@ -89,6 +89,10 @@ impl Display for Banner<'_> {
         }
         Ok(())
     }
+}
+
+fn first_disk(spec: &Spec) -> String {
+    spec.disk.first().map(|disk| disk.path.display().to_string()).unwrap_or_default()
 }
 
 /// Format and release of a kernel.
@@ -191,8 +195,8 @@ mod tests {
         for line in [
             "~> Kernel      : /boot/vmlinuz-6.1.0-25-amd64 on vm0.raw (Linux 6.1.0-25-amd64, bzImage)",
             "~> Initrd      : /boot/i on vm0.raw",
-            "~> Boot entry  : /boot/grub/grub.cfg (D) on the first disk, with its options",
-            "~> Root        : root=/dev/vda, the whole disk",
+            "~> Boot entry  : /boot/grub/grub.cfg (D) on vm0.raw, with its options",
+            "~> Root        : root=/dev/vda, the whole disk on vm0.raw",
             "~> Balloon     : 64 MiB of it taken back",
             "~> Network     : tap2, MAC ba:ad:00:ca:fe:02, IPv6 link-local fe80::b8ad:ff:feca:fe02",
             "~> Port        : a = /run/a.sock",

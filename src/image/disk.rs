@@ -1,5 +1,5 @@
-//! A disk that is read by position, with a budget of work: a hostile image can send its reader round in circles, and the
-//! budget is where they end. Everything that is done once a read, an entry or a piece of a file is charged to it.
+//! A disk that is read by position, within a budget of work: a hostile image can contain cycles, and the
+//! budget ends them. Everything that is done once per read, entry or piece of a file is charged to it.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,23 +11,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use boot::read::ReadAt;
 
-/// What looking for a kernel may cost, in bytes read or work that takes as long: half a second of a slow processor. A Debian
-/// of today costs about 1 MiB; one with a journal of 1 GiB to replay, all of it in the smallest transactions, 700 MiB.
+/// Limit for a search, in bytes read or work that takes as long: half a second on a slow processor. A current
+/// Debian costs about 1 MiB; one with a journal of 1 GiB to replay, all in the smallest transactions, 700
+/// MiB.
 const TOTAL: u64 = 1 << 30;
-/// What things cost that are no reads: an entry of a folder or of a table, and a piece of a file that is mapped.
+/// Cost of an entry of a folder or a table, and of a mapped piece of a file.
 pub(super) const ENTRY_COST: u64 = 32;
 pub(super) const PIECE_COST: u64 = 128;
-/// An entry whose name is made text of, in several steps.
+/// Cost of a directory entry whose name is decoded.
 pub(super) const NAME_COST: u64 = 256;
-/// A byte of a text: it is read, copied and taken apart, at worst in words of one letter.
+/// Cost of a byte of text: it is read, copied and parsed, at worst into words of one letter.
 pub(super) const TEXT_BYTE_COST: u64 = 64;
-/// A step of a script: a few allocations.
-pub(super) const SCRIPT_STEP_COST: u64 = 64;
-/// Something that is kept and looked up in a table.
+/// A byte that a script handles: a part of a word, which is allocated and copied a few times.
+pub(super) const SCRIPT_BYTE_COST: u64 = 64;
+/// Limit for all scripts of one grub.cfg: half of the budget, so that an endless script is passed over and does not end
+/// the search.
+pub(super) const SCRIPT_BUDGET: u64 = TOTAL / 2;
+/// Cost of an entry that is kept in a table.
 const JOURNAL_ENTRY_COST: u64 = 256;
-/// Blocks that journals may say something of, which is kept in memory: those of 4 GiB in blocks of 4 KiB.
+/// Maximum blocks of journals that are kept in memory: those of 4 GiB in blocks of 4 KiB.
 const JOURNAL_ENTRIES: u64 = 1 << 20;
-/// A read counts as this much at least.
+/// Minimum cost of a read.
 const READ_COST: u64 = 4096;
 
 /// Why something on a disk cannot be read.
@@ -40,29 +44,29 @@ pub enum ReadError {
     /// It points outside of the disk.
     #[error("it is damaged: {0} lies outside of it")]
     Outside(&'static str),
-    /// It holds something that cannot be.
+    /// Its content is inconsistent.
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
-    /// It has something that is not known here.
+    /// It has a part that is not supported here.
     #[error("it has {0}, which is not read here")]
     Unsupported(&'static str),
-    /// Its superblock names features that change how it is read and are not known here.
+    /// Its superblock has features that change its layout and are not supported here.
     #[error("it has the feature {0}, which is not read here")]
     Feature(String),
-    /// A file on it is longer than any that is needed.
+    /// A file on it is longer than necessary.
     #[error("a file in it that is needed is {mib} MiB long, and at most {max} MiB are read")]
     TooLong {
         /// Its length.
         mib: u64,
-        /// The most that is read.
+        /// The limit.
         max: u64,
     },
-    /// It asked for more than any sane one.
+    /// The budget is exhausted.
     #[error("it is damaged: looking for a kernel in it would never end")]
     Endless,
 }
 
-/// Work that may still be done. One budget serves all the disks of a start.
+/// The work that may still be done. One budget serves all disks of a start.
 #[derive(Debug)]
 pub(crate) struct Budget {
     steps: Cell<u64>,
@@ -78,7 +82,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// That of a whole start.
+    /// The budget of a start.
     pub(crate) fn new() -> Self {
         Budget { steps: Cell::new(TOTAL), journal_entries: Cell::new(JOURNAL_ENTRIES), stop: None }
     }
@@ -88,7 +92,7 @@ impl Budget {
         Budget { stop: Some(stop), ..self }
     }
 
-    /// What was used up.
+    /// The work that was done.
     pub(super) fn spent(&self) -> u64 {
         TOTAL.saturating_sub(self.steps.get())
     }
@@ -110,29 +114,29 @@ pub(super) struct Window {
 }
 
 impl<'a> Disk<'a> {
-    /// A disk whose sectors are `sector` bytes long.
+    /// A disk whose sectors have `sector` bytes.
     pub(super) fn new(source: &'a dyn ReadAt, sector: u64, budget: &'a Budget) -> Result<Self, ReadError> {
         Ok(Disk { source, len: source.length()?, sector, budget })
     }
 
-    /// The unit in which partition tables count: the logical sector of the guest's disk.
+    /// The unit of partition tables: the logical sector of the guest's disk.
     pub(super) fn sector(&self) -> u64 {
         self.sector
     }
 
-    /// All of it.
+    /// The whole disk.
     pub(super) fn whole(&self) -> Window {
         Window { start: 0, len: self.len }
     }
 
-    /// Something of the disk is to be kept in memory.
+    /// Charges an entry of a journal that is kept in memory.
     pub(super) fn charge_journal_entry(&self) -> Result<(), ReadError> {
         let journal_entries = &self.budget.journal_entries;
         journal_entries.set(journal_entries.get().checked_sub(1).ok_or(ReadError::Endless)?);
         self.charge(JOURNAL_ENTRY_COST)
     }
 
-    /// Some work is to be done that costs as much as reading so many bytes.
+    /// Charges work that costs as much as reading this many bytes.
     pub(super) fn charge(&self, cost: u64) -> Result<(), ReadError> {
         if self.budget.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Err(ReadError::Endless);
@@ -142,7 +146,7 @@ impl<'a> Disk<'a> {
         Ok(())
     }
 
-    /// Fills `buf` from `at` in `window` on; `what` is it called.
+    /// Fills `buf` from offset `at` of `window`; `what` names it in an error.
     pub(super) fn read(
         &self,
         window: Window,
@@ -176,12 +180,12 @@ pub(crate) struct DiskFile {
     pub(crate) file: File,
     /// Its length in bytes.
     pub(crate) len: u64,
-    /// The length of its sectors in bytes: 512 of an image.
+    /// Its sector size in bytes: 512 for an image.
     pub(crate) sector: u64,
 }
 
 impl DiskFile {
-    /// The disk to search, within a budget.
+    /// The disk for a search, within a budget.
     pub(crate) fn disk<'a>(&'a self, budget: &'a Budget) -> Disk<'a> {
         Disk { source: self, len: self.len, sector: self.sector, budget }
     }
@@ -195,14 +199,14 @@ impl ReadAt for DiskFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.file.read_exact_at(buf, offset) {
             Ok(()) => Ok(buf.len()),
-            // Shorter than it was a moment ago.
+            // The file was truncated meanwhile.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             Err(error) => Err(error),
         }
     }
 }
 
-/// The fields of a structure that was read; what lies outside of it is damage.
+/// The fields of a structure; an access outside of it is damage.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 

@@ -5,15 +5,15 @@ use super::testing::{EFI, LINUX, ext4, fat, gpt, with_disk};
 
 type File = (&'static str, &'static [u8]);
 
-/// A disk of a distribution, and what is to be found on it.
+/// A disk of a distribution, and the expected findings.
 struct Case<'a> {
     name: &'static str,
-    /// Files of /boot, or of the partition for it where `separate` is set.
+    /// Files of /boot, or of its partition if `separate` is set.
     boot: &'a [File],
     separate: bool,
-    /// Files of an EFI system partition, or of a FAT partition for /boot, in front of the others.
+    /// Files of an EFI system partition, or of a FAT partition for /boot, before the others.
     esp: &'a [File],
-    /// The image has a table of partitions.
+    /// The image has a partition table.
     gpt: bool,
     entry: Option<&'static str>,
     kernel: &'static str,
@@ -381,7 +381,7 @@ fn each_distributions_choice_is_followed() {
     }
 }
 
-/// The table's last column: without a boot loader's files the names alone lead to a kernel and its initrd.
+/// The table's last column: without a boot loader's files, the names alone lead to a kernel and its initrd.
 #[test]
 fn each_distributions_names_are_known() {
     for case in CASES {

@@ -1,10 +1,10 @@
-//! Why a guest's disk gives nothing to boot.
+//! Why a guest's disk has nothing to boot.
 
 use std::path::PathBuf;
 
 use super::disk::ReadError;
 
-/// Why a guest's disk gives nothing to boot.
+/// Why a guest's disk has nothing to boot.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -13,10 +13,10 @@ pub enum ImageError {
     Read {
         /// The image.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: ReadError,
     },
-    /// There is no kernel on it.
+    /// It has no kernel.
     #[error(
         "the disk {path} has no kernel to boot: {looked}; install one in the guest (Debian: linux-image-amd64), or \
          give one from here with `--kernel FILE --initrd FILE`", path = path.display()
@@ -24,10 +24,10 @@ pub enum ImageError {
     NoKernel {
         /// The image.
         path: PathBuf,
-        /// What was looked at and what was found there.
+        /// The file systems that were searched, and the findings.
         looked: String,
     },
-    /// Its file system is one that is not read here.
+    /// Its file system is not supported here.
     #[error(
         "no kernel can be found on the disk {path}: {looked}; give one from here with `--kernel FILE --initrd FILE`, \
          and say where the root file system is with `--append root=DEVICE`", path = path.display()
@@ -35,7 +35,7 @@ pub enum ImageError {
     NoFileSystem {
         /// The image.
         path: PathBuf,
-        /// What was looked at and what was found there.
+        /// The file systems that were searched, and the findings.
         looked: String,
     },
     /// It has a kernel, and the root file system is elsewhere.
@@ -46,7 +46,7 @@ pub enum ImageError {
     NoRoot {
         /// The image.
         path: PathBuf,
-        /// What was looked at and what was found there.
+        /// The file systems that were searched, and the findings.
         looked: String,
     },
     /// A kernel or an initrd on it is too long to be one.
@@ -60,7 +60,7 @@ pub enum ImageError {
         file: String,
         /// Its length.
         mib: u64,
-        /// What it should be; also the option for it.
+        /// Its role; also the name of the option.
         what: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! Looks over a disk: which of its file systems is the root, and what there is to boot.
+//! Searches a disk: for its root file system, and for what to boot.
 
 use std::fmt::Write;
 
@@ -8,16 +8,16 @@ use super::kernel_folders::{kernel_folders, mounted_boot};
 use super::loaders::Loader;
 use super::names;
 use super::runs::Run;
-use super::volumes::{root, volumes};
+use super::volumes::{Volume, root, volumes};
 
-/// Longest kernel and initrd. A longer one is found, and no place of its bytes is looked up.
+/// Maximum lengths of a kernel and an initrd. A longer file is found, but its blocks are not mapped.
 pub(crate) const KERNEL_MAX: u64 = 256 << 20;
 pub(crate) const INITRD_MAX: u64 = 1 << 30;
 
-/// What is looked for besides the root file system.
+/// What to search for besides the root file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted<'a> {
-    /// A kernel and what goes with it.
+    /// A kernel with its initrd and options.
     Kernel,
     /// The initrd of this release.
     Initrd(&'a str),
@@ -25,33 +25,33 @@ pub(crate) enum Wanted<'a> {
     Nothing,
 }
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Explored {
-    /// The root file system: what Linux takes as `root=`, and its name for people.
+    /// The root file system: the value of `root=`, and its name for people.
     pub(crate) root: Option<(String, String)>,
     pub(crate) kernel: Option<ImageFile>,
     pub(crate) initrd: Option<ImageFile>,
     /// The boot loader's entry that names the kernel: its file and title, and its options.
     pub(crate) entry: Option<(String, Option<String>)>,
-    /// What of a boot loader's files was not followed, and why: a line each.
+    /// Parts of a boot loader's files that were not followed, and why: a line each.
     pub(crate) notes: Vec<String>,
-    /// A file system that could be read and could be a root, whether it is one or not.
+    /// A file system that can be read and could be a root, whether it is one or not.
     pub(crate) readable: bool,
-    /// What was looked at and what is there, for an error's text.
+    /// The parts of the disk and their content, for an error message.
     pub(crate) looked: String,
 }
 
 /// A file in the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageFile {
-    /// Its name in the guest's file system.
+    /// Its path in the guest's file system.
     pub(crate) path: String,
     pub(crate) size: u64,
     pub(crate) runs: Vec<Run>,
 }
 
-/// Looks over the disk.
+/// Searches the disk.
 pub(crate) fn explore(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, ReadError> {
     let mut explored = Explored::default();
     let volumes = volumes(disk, &mut explored.looked)?;
@@ -76,6 +76,7 @@ pub(crate) fn explore(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, R
             }
         }
     }
+    let mut searched: Vec<(&Volume<'_>, Vec<&str>)> = Vec::new();
     for folder in folders {
         match wanted {
             Wanted::Nothing => break,
@@ -83,19 +84,26 @@ pub(crate) fn explore(disk: &Disk<'_>, wanted: Wanted<'_>) -> Result<Explored, R
             Wanted::Kernel => folder.kernel(&mut explored)?,
         }
         if explored.kernel.is_some() || explored.initrd.is_some() {
-            break;
+            return Ok(explored);
         }
-        let names = match wanted {
-            Wanted::Initrd(release) => names::initrds(release).join(", no "),
-            Wanted::Kernel | Wanted::Nothing => "vmlinuz-VERSION".to_owned(),
-        };
         let within = if folder.folder.is_empty() { "at its top" } else { "in its /boot" };
-        let _ = write!(explored.looked, "; {} has no {names} {within}", folder.volume.name);
+        match searched.iter_mut().find(|(volume, _)| std::ptr::eq(*volume, folder.volume)) {
+            Some((_, places)) => places.push(within),
+            None => searched.push((folder.volume, vec![within])),
+        }
+    }
+    let names = match wanted {
+        Wanted::Initrd(release) => names::initrds(release).join(", no "),
+        Wanted::Kernel | Wanted::Nothing => format!("kernel ({})", names::kernels()),
+    };
+    for (volume, places) in searched {
+        let name = if volume.number == 0 { "it" } else { &volume.name };
+        let _ = write!(explored.looked, "; {name} has no {names} {}", places.join(" or "));
     }
     Ok(explored)
 }
 
-/// A whole file at a path of the disk's root file system, links followed, if it is at most so long.
+/// The content of a file on the disk's root file system, symbolic links followed, up to a maximum length.
 pub(crate) fn read_file(disk: &Disk<'_>, path: &str, max: u64) -> Result<Option<Vec<u8>>, ReadError> {
     let volumes = volumes(disk, &mut String::new())?;
     let Some(root) = root(&volumes) else { return Ok(None) };

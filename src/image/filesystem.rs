@@ -1,11 +1,11 @@
-//! The file systems that are read here, behind one face: names to files, files to where their bytes lie.
+//! The supported file systems behind one interface: names to files, files to the locations of their bytes.
 
 use super::disk::{Disk, ReadError, Window};
 use super::ext::{ExtFs, Inode};
 use super::fat::{self, FatFs};
 use super::runs::Run;
 
-/// What a name stands for.
+/// Kinds of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileKind {
     /// A regular file.
@@ -14,7 +14,7 @@ pub(crate) enum FileKind {
     Folder,
     /// A symbolic link.
     Link,
-    /// A device, a pipe, a socket.
+    /// A device, a FIFO, a socket.
     Special,
 }
 
@@ -25,7 +25,7 @@ pub(super) enum FileSystem<'a> {
     Fat(FatFs<'a>),
 }
 
-/// A file or folder of one.
+/// A file or folder.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
     Ext(Box<Inode>),
@@ -50,7 +50,7 @@ impl Node {
 }
 
 impl<'a> FileSystem<'a> {
-    /// Looks for one in `window`; `None` where there is none that is read here.
+    /// Opens the file system in `window`; `None` if there is none that is supported.
     pub(super) fn open(disk: &'a Disk<'a>, window: Window) -> Result<Option<Self>, ReadError> {
         if let Some(fs) = ExtFs::open(disk, window)? {
             return Ok(Some(FileSystem::Ext(fs)));
@@ -58,7 +58,7 @@ impl<'a> FileSystem<'a> {
         Ok(FatFs::open(disk, window)?.map(FileSystem::Fat))
     }
 
-    /// Some work is to be done that costs as much as reading so many bytes.
+    /// Charges work that costs as much as reading this many bytes.
     pub(super) fn charge(&self, cost: u64) -> Result<(), ReadError> {
         match self {
             FileSystem::Ext(fs) => fs.disk.charge(cost),
@@ -74,17 +74,17 @@ impl<'a> FileSystem<'a> {
         }
     }
 
-    /// Whether changes of its last moments are not seen here.
+    /// Whether its last changes are not visible here.
     pub(super) fn has_fast_commits(&self) -> bool {
         matches!(self, FileSystem::Ext(fs) if fs.has_fast_commits())
     }
 
-    /// Linux could have its root on it.
+    /// Whether Linux could have its root on it.
     pub(super) fn may_be_root(&self) -> bool {
         matches!(self, FileSystem::Ext(_))
     }
 
-    /// What an fstab calls it behind `UUID=`.
+    /// The value of `UUID=` in an fstab.
     pub(super) fn uuid(&self) -> &str {
         match self {
             FileSystem::Ext(fs) => fs.uuid(),
@@ -99,7 +99,8 @@ impl<'a> FileSystem<'a> {
         }
     }
 
-    /// What this path stands for, links followed; they stay within the file system. `None` if there is no such name.
+    /// Looks up a path; symbolic links are followed and stay within the file system. `None` if there is no
+    /// such name.
     pub(super) fn find(&self, path: &str) -> Result<Option<Node>, ReadError> {
         Ok(match self {
             FileSystem::Ext(fs) => fs.find(path)?.map(|inode| Node::Ext(Box::new(inode))),
@@ -121,7 +122,7 @@ impl<'a> FileSystem<'a> {
         }
     }
 
-    /// The runs of a file's bytes on the disk. A file longer than `max` is refused before anything of it is looked at.
+    /// The runs of a file's bytes on the disk. A file longer than `max` is refused before its map is read.
     pub(super) fn runs(&self, file: &Node, max: u64) -> Result<Vec<Run>, ReadError> {
         match (self, file) {
             (FileSystem::Ext(fs), Node::Ext(inode)) => fs.runs(inode, max),

@@ -1,4 +1,4 @@
-//! Folders where kernels lie, and what is in them by the names that distributions use.
+//! Folders with kernels, and their files by the names that distributions use.
 
 use std::collections::HashSet;
 
@@ -9,19 +9,19 @@ use super::names;
 use super::printable::printable;
 use super::volumes::{Rank, Volume};
 
-/// Most names of kernels that are looked at in a folder.
+/// Maximum kernels to consider in a folder.
 const NAMES: usize = 1024;
-/// Longest file of a boot loader that is read.
+/// Maximum length of a boot loader's file.
 const TEXT_MAX: u64 = 1 << 20;
 
-/// A folder where kernels lie.
+/// A folder that may have kernels.
 #[derive(Clone, Copy)]
 pub(super) struct KernelFolder<'a> {
     pub(super) volume: &'a Volume<'a>,
     pub(super) folder: &'static str,
 }
 
-/// A file that was found and may be taken: nothing of its content was looked at.
+/// A file that was found; its content has not been read.
 pub(super) struct Candidate<'a> {
     fs: &'a FileSystem<'a>,
     path: String,
@@ -33,7 +33,7 @@ impl Candidate<'_> {
         self.node.size()
     }
 
-    /// Looks up where its bytes lie. A file that is longer than `max` has no runs.
+    /// Maps its blocks. A file that is longer than `max` has no runs.
     pub(super) fn locate(&self, max: u64) -> Result<ImageFile, ReadError> {
         let size = self.size();
         let runs = if size > max { Vec::new() } else { self.fs.runs(&self.node, max)? };
@@ -41,7 +41,7 @@ impl Candidate<'_> {
     }
 }
 
-/// Where kernels may lie, the best place first.
+/// Folders that may have kernels, the best first.
 pub(super) fn kernel_folders<'a>(
     root: Option<&'a Volume<'a>>,
     boot: Option<&'a Volume<'a>>,
@@ -50,12 +50,12 @@ pub(super) fn kernel_folders<'a>(
     let mut kernel_folders: Vec<_> =
         boot.map(|volume| KernelFolder { volume, folder: "" }).into_iter().collect();
     kernel_folders.extend(root.map(|volume| KernelFolder { volume, folder: "/boot" }));
-    // A partition of its own for /boot has the same at its top. Another installed system is not searched.
+    // A separate partition for /boot has the same files at its top. Another installed system is not searched.
     let other = |volume: &&Volume<'_>| {
         volume.rank < Rank::Installed && root.is_none_or(|root| !std::ptr::eq(root, *volume))
     };
     kernel_folders.extend(volumes.iter().filter(other).map(|volume| KernelFolder { volume, folder: "" }));
-    // Links at the root's top are Debian's oldest custom.
+    // Debian's oldest convention: links at the top of the root.
     kernel_folders.extend(root.map(|volume| KernelFolder { volume, folder: "" }));
     kernel_folders
 }
@@ -81,7 +81,7 @@ pub(super) fn mounted_boot<'a>(
 }
 
 impl<'a> KernelFolder<'a> {
-    /// The regular file at a path of the volume, links followed, even an empty one.
+    /// The regular file at a path of the volume, symbolic links followed, even if it is empty.
     pub(super) fn regular(self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
         let fs = &self.volume.fs;
         let found = fs.find(path)?.filter(|node| node.kind() == FileKind::File);
@@ -93,7 +93,7 @@ impl<'a> KernelFolder<'a> {
         Ok(self.regular(path)?.filter(|found| found.size() > 0))
     }
 
-    /// The first of these names in the folder that is a file.
+    /// The first of these names that is a file in the folder.
     fn first(self, names: &[impl AsRef<str>]) -> Result<Option<Candidate<'a>>, ReadError> {
         for name in names {
             if let Some(found) = self.find(&format!("{}/{}", self.folder, name.as_ref()))? {
@@ -103,11 +103,11 @@ impl<'a> KernelFolder<'a> {
         Ok(None)
     }
 
-    /// The content of a file that is short enough for a text.
+    /// The content of a text file within the maximum length.
     pub(super) fn text(self, path: &str) -> Result<Option<String>, ReadError> {
         match self.regular(path)? {
             Some(file) if file.size() <= TEXT_MAX => {
-                // Holes cost no read.
+                // A sparse file costs no reads, so charge its length.
                 file.fs.charge(file.size().saturating_mul(TEXT_BYTE_COST))?;
                 Ok(Some(String::from_utf8_lossy(&file.fs.read(&file.node, TEXT_MAX)?).into_owned()))
             }
@@ -115,7 +115,7 @@ impl<'a> KernelFolder<'a> {
         }
     }
 
-    /// The names in a folder, whose path starts in this one.
+    /// The names in a folder, whose path is relative to this one.
     pub(super) fn names(
         self,
         folder: &str,
@@ -133,7 +133,7 @@ impl<'a> KernelFolder<'a> {
         self.first(&names::initrds(release))?.map(|found| found.locate(INITRD_MAX)).transpose()
     }
 
-    /// The newest kernel, else the one that is linked to, else one beside its modules.
+    /// Takes the newest kernel, else the one without a version in its name, else one beside its modules.
     pub(super) fn kernel(self, explored: &mut Explored) -> Result<(), ReadError> {
         let found = match self.newest()? {
             Some(found) => Some(found),
@@ -150,7 +150,8 @@ impl<'a> KernelFolder<'a> {
         if self.folder.is_empty() { self.beside_modules(explored) } else { Ok(()) }
     }
 
-    /// The newest kernel that has an initrd, else the newest one. A name is looked up only where it can be the one.
+    /// The newest kernel that has an initrd, else the newest one. A name is looked up only if it can be
+    /// chosen.
     fn newest(self) -> Result<Option<(Candidate<'a>, Option<Candidate<'a>>)>, ReadError> {
         let mut found = self.names("", NAMES, |name| names::release(name).is_some())?;
         found.sort_by(|one, other| names::order(one, other));
@@ -160,7 +161,7 @@ impl<'a> KernelFolder<'a> {
         for name in found {
             let mut initrds = names::initrds(names::release(&name).unwrap_or_default());
             initrds.retain(|name| there.contains(name));
-            // Perhaps one whose installation was cut short: an older one that is whole starts.
+            // Its installation may be incomplete: an older complete one starts.
             if initrds.is_empty() && alone.is_some() {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What the boot loaders' files of a file system say to boot, with the files that they name.
+//! The choice of a file system's boot loaders, with the files that they name.
 
 use super::bootloader::grub::GrubError;
 use super::bootloader::{DeviceAttribute, Entry, Files, SearchBy, bls, grub, syslinux};
@@ -10,12 +10,12 @@ use super::printable::printable;
 use super::runs::Run;
 use super::volumes::{Rank, Volume};
 
-/// Most entries of the Boot Loader Specification, and folders of boot loaders on an EFI system partition.
+/// Maximum entries of the Boot Loader Specification, and folders of boot loaders on an EFI system partition.
 const ENTRIES: usize = 64;
 const FOLDERS: usize = 32;
-/// Most lines on what was passed over.
+/// Maximum number of notes.
 const NOTES: usize = 16;
-/// Where syslinux and its kin have their files.
+/// Configuration files of syslinux and its variants.
 const SYSLINUX: [(&str, &str); 5] = [
     ("/extlinux", "extlinux.conf"),
     ("", "extlinux.conf"),
@@ -34,13 +34,13 @@ const SYSLINUX_BELOW: [(&str, &str); 7] = [
     ("/EFI/BOOT", "syslinux.cfg"),
 ];
 
-/// The boot loaders' files of a place, and the file systems that they can name.
+/// The boot loaders' files of a folder, and the file systems that they can name.
 pub(super) struct Loader<'a> {
     kernel_folder: KernelFolder<'a>,
     volumes: &'a [Volume<'a>],
 }
 
-/// A file of a boot loader, and its default entry or why that is not known.
+/// A boot loader's file, and its default entry or why there is none.
 type Choice = (String, Result<Entry, String>);
 
 impl Files for Loader<'_> {
@@ -54,6 +54,10 @@ impl Files for Loader<'_> {
 
     fn text(&self, device: &str, path: &str) -> Result<Option<String>, ReadError> {
         self.on(device).text(path).or_else(ignore_damage)
+    }
+
+    fn has_device(&self, device: &str) -> bool {
+        self.volumes.iter().any(|volume| volume.is_device(device))
     }
 
     fn size(&self, device: &str, path: &str) -> Result<Option<u64>, ReadError> {
@@ -115,13 +119,13 @@ impl<'a> Loader<'a> {
         Loader { kernel_folder, volumes }
     }
 
-    /// The top of the file system on a device of GRUB; of this one, if that device is none that can be read.
+    /// The top of the file system on a GRUB device; the loader's own if the device cannot be read.
     fn on(&self, device: &str) -> KernelFolder<'a> {
         let volume = self.volumes.iter().find(|volume| volume.is_device(device));
         KernelFolder { volume: volume.unwrap_or(self.kernel_folder.volume), folder: "" }
     }
 
-    /// Takes what a boot loader's files here would start.
+    /// Takes the entry that a boot loader here would start.
     pub(super) fn entry(&self, explored: &mut Explored) -> Result<(), ReadError> {
         for (file, entry) in self.choices(&mut explored.notes)? {
             let on = format!("{} on {}", printable(&file), self.kernel_folder.volume.name);
@@ -137,7 +141,7 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
-    /// Takes the files of an entry. One that names what is not there is out of date; the error says what.
+    /// Takes the files of an entry. An entry with missing files is out of date; the error names the file.
     fn take(
         &self,
         file: &str,
@@ -151,7 +155,7 @@ impl<'a> Loader<'a> {
         let mut initrds = Vec::new();
         for path in &entry.initrds {
             match self.resolve(path)? {
-                // Linux takes no initrd of no length.
+                // Linux accepts no empty initrd.
                 Some(initrd) if initrd.size() == 0 => {
                     let on = &self.kernel_folder.volume.name;
                     let said = format!(
@@ -183,7 +187,7 @@ impl<'a> Loader<'a> {
     /// The default entries of the boot loaders whose files are here, with those files.
     fn choices(&self, notes: &mut Vec<String>) -> Result<Vec<Choice>, ReadError> {
         let KernelFolder { volume, folder } = self.kernel_folder;
-        // The top of a file system that is no root: it may be all that a firmware's boot loader sees.
+        // The top of a file system that is no root: it may be all that a firmware's boot loader reads.
         let top = folder.is_empty() && volume.rank == Rank::No;
         let mut all = Vec::new();
         for folder in self.grub_folders(top)? {
@@ -205,7 +209,18 @@ impl<'a> Loader<'a> {
         for (name, text) in &entries {
             match bls::parse(name, text) {
                 Some(entry) => parsed.push(entry),
-                None => others.push(name.as_str()),
+                None => {
+                    others.push(name.as_str());
+                    if let Some(program) = bls::efi_program(text) {
+                        let line = format!(
+                            "{folder}/loader/entries/{} on {} starts the EFI program {}, which is not read here",
+                            printable(name),
+                            volume.name,
+                            printable(program)
+                        );
+                        note(notes, line);
+                    }
+                }
             }
         }
         let mut said = Vec::new();
@@ -250,14 +265,14 @@ impl<'a> Loader<'a> {
         if top {
             folders.extend(["/boot/grub", "/boot/grub2"].map(str::to_owned));
             let mut names = self.kernel_folder.names("/EFI", FOLDERS, |_| true).or_else(ignore_damage)?;
-            // Distributions have folders of their own; that of no name is a copy of one.
+            // Distributions have folders of their own; the default folder is a copy of one.
             names.sort_by_key(|name| (name.eq_ignore_ascii_case("BOOT"), name.clone()));
             folders.extend(names.into_iter().map(|name| format!("/EFI/{name}")));
         }
         Ok(folders)
     }
 
-    /// systemd-boot's settings: they lie on the EFI system partition, and its entries may lie on another.
+    /// systemd-boot's settings: they are on the EFI system partition, while its entries may be on another.
     fn loader_conf(&self) -> Result<String, ReadError> {
         let own = self.own_text(&format!("{}/loader/loader.conf", self.kernel_folder.folder))?;
         if let Some(own) = own {
@@ -276,8 +291,8 @@ impl<'a> Loader<'a> {
         self.kernel_folder.text(path).or_else(ignore_damage)
     }
 
-    /// A path as a boot loader writes it, behind a device of GRUB or without: from the top of the file system that it lies
-    /// in, or of the folder that it takes for one.
+    /// Resolves a path of a boot loader, with or without a GRUB device: from the top of its file system, or
+    /// relative to the loader's folder.
     fn resolve(&self, path: &str) -> Result<Option<Candidate<'a>>, ReadError> {
         let (device, path) = match path.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
             Some((device, path)) => (Some(device), path),
@@ -312,7 +327,7 @@ fn is_conf(name: &str) -> bool {
     name.len() > 5 && name.get(name.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".conf"))
 }
 
-/// Options without a `root=` that names nothing, as an unset variable leaves it, and that word.
+/// Options without a `root=` whose value is empty, as an unset variable leaves it, and that word.
 fn without_empty_root(options: &str) -> (String, Option<&str>) {
     const NOTHING: [&str; 10] = [
         "root=",
@@ -336,7 +351,7 @@ fn without_empty_root(options: &str) -> (String, Option<&str>) {
     }
 }
 
-/// Adds a line, once, while a person would still read it.
+/// Adds a note, once, up to the maximum.
 fn note(notes: &mut Vec<String>, line: String) {
     if notes.len() < NOTES && !notes.contains(&line) {
         notes.push(line);
@@ -353,8 +368,8 @@ fn ignore_damage<T: Default>(error: ReadError) -> Result<T, ReadError> {
     }
 }
 
-/// Several initrds one behind the other, each at a multiple of four bytes, as Linux unpacks them. What is too long all
-/// together has no runs.
+/// Concatenates initrds, each aligned to four bytes, as Linux unpacks them. If the total is too long, there
+/// are no runs.
 fn join(files: &[Candidate<'_>]) -> Result<Option<ImageFile>, ReadError> {
     let fits = files.iter().try_fold(0_u64, |size, next| {
         size.next_multiple_of(4).checked_add(next.size()).filter(|size| *size <= INITRD_MAX)

@@ -1,7 +1,8 @@
-//! Reads a guest's disk on the host, before the guest runs: which kernel it would boot, with which initrd and options, and
-//! what its root file system is called.
+//! Reads a guest's disk on the host, before the guest runs: its kernel, initrd and options, and its root file
+//! system.
 //!
-//! Nothing is mounted and nothing is written. The image is hostile: it gives an error, or files that lie within it.
+//! Nothing is mounted or written. The image is hostile: a search ends with an error, or with files within the
+//! image.
 
 mod bootloader;
 mod disk;
@@ -35,16 +36,16 @@ pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, ex
 pub(crate) use runs::Run;
 pub(crate) use survey::{Root, Survey};
 
-/// What the fuzzer sees of a search.
+/// The result of a search for the fuzzer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Search {
-    /// What was found, or why nothing, as text.
+    /// The findings or the error, as text.
     pub text: String,
-    /// The work that it took.
+    /// The work that was done.
     pub steps: u64,
 }
 
-/// Searches a disk with sectors of so many bytes, for the fuzzer.
+/// Searches a disk with sectors of this size, for the fuzzer.
 pub fn explore_bytes(image: &[u8], sector: u64, release: Option<&str>) -> Search {
     let budget = Budget::new();
     let text = found(image, sector, release, &budget).unwrap_or_else(|error| error.to_string());

@@ -1,17 +1,26 @@
-//! What distributions call kernels and initrds.
+//! Names of kernels and initrds in distributions.
 
 use std::cmp::Ordering;
 
 use super::version::compare;
 
-/// In front of a kernel's release or flavour.
+/// Prefixes of kernels with a release or flavour.
 const KERNELS: [&str; 5] = ["vmlinuz-", "kernel-", "bzImage-", "linux-", "vmlinux-"];
 /// Kernels without a release in their names.
 pub(super) const PLAIN_KERNELS: [&str; 4] = ["vmlinuz", "bzImage", "kernel", "vmlinux"];
 /// Initrds without a release in their names.
 pub(super) const PLAIN_INITRDS: [&str; 5] =
     ["initrd.img", "initrd.gz", "initrd", "initramfs.img", "initramfs"];
-/// Ends of what is no kernel to start.
+/// The names of kernels, for people.
+pub(super) fn kernels() -> String {
+    format!(
+        "{} or one named {}",
+        KERNELS.map(|front| format!("{front}VERSION")).join(", "),
+        PLAIN_KERNELS.join(", ")
+    )
+}
+
+/// Suffixes of files that are no bootable kernel.
 const ODD: [&str; 9] =
     [".old", ".bak", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", ".img", ".hmac", ".sig", ".tmp"];
 
@@ -21,14 +30,14 @@ pub(super) fn release(name: &str) -> Option<&str> {
     KERNELS.iter().find_map(|front| name.strip_prefix(front)).filter(|release| !odd && !release.is_empty())
 }
 
-/// Best kernel first: the newest, and a rescue system last.
+/// Sorts the best kernel first: the newest, with rescue systems last.
 pub(super) fn order(one: &str, other: &str) -> Ordering {
     let rescue = |name: &str| name.contains("rescue") || name.contains("fallback");
     let version = |name: &str| release(name).unwrap_or_default().to_owned();
     rescue(one).cmp(&rescue(other)).then_with(|| compare(&version(other), &version(one)))
 }
 
-/// What distributions call the initrd of a release or flavour.
+/// The distributions' names for the initrd of a release or flavour.
 pub(super) fn initrds(release: &str) -> Vec<String> {
     let mut names = vec![
         format!("initrd.img-{release}"),                 // Debian, Ubuntu

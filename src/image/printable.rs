@@ -1,6 +1,6 @@
-//! Text from an image, as it may be shown to people.
+//! Text from an image, made printable.
 
-/// Without control characters, and of a length for one line.
+/// Replaces control characters, and limits the length to one line.
 pub(super) fn printable(text: &str) -> String {
     let plain = |sign: char| if sign.is_control() { '?' } else { sign };
     text.chars().take(200).map(plain).collect()

@@ -1,11 +1,11 @@
-//! Where the bytes of a file lie on a disk: runs, in the order of the file.
+//! The locations of a file's bytes on a disk: runs, in the file's order.
 
 use super::disk::{Disk, ReadError};
 
-/// Most runs of a file that is read here: an initrd of 1 GiB in pieces of 16 KiB.
+/// Maximum runs of a file: an initrd of 1 GiB in pieces of 16 KiB.
 const RUNS: usize = 65_536;
 
-/// Bytes of a file that lie together on the disk.
+/// Contiguous bytes of a file on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
     /// Offset in the file.
@@ -21,12 +21,12 @@ pub(crate) struct Run {
 pub(super) struct Runs(Vec<Run>);
 
 impl Runs {
-    /// The offset in the file behind the last run.
+    /// The offset in the file after the last run.
     pub(super) fn end(&self) -> u64 {
         self.0.last().map_or(0, |run| run.file + run.len)
     }
 
-    /// Adds a run behind the others. One that continues the last run becomes part of it.
+    /// Appends a run. One that continues the last run is merged into it.
     pub(super) fn push(&mut self, run: Run) -> Result<(), ReadError> {
         let full = self.0.len() >= RUNS;
         match self.0.last_mut() {
@@ -44,7 +44,7 @@ impl Runs {
     }
 }
 
-/// The content of a file of `size` bytes. What is between its runs is zero.
+/// The content of a file of `size` bytes; gaps are zeros.
 pub(super) fn read(disk: &Disk<'_>, runs: &[Run], size: u64) -> Result<Vec<u8>, ReadError> {
     let mut bytes = vec![0; usize::try_from(size).map_err(|_| ReadError::Endless)?];
     for run in runs {

@@ -1,13 +1,14 @@
-//! What a disk or a partition holds, told by a few bytes at a place.
+//! Identifies the content of a disk or a partition by its magic number.
 
 use super::disk::{Disk, Window};
+use crate::host::disk::IMAGE_FORMATS;
 
-/// What a kernel can do with something.
+/// Whether a kind of content can be a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RootUse {
     /// It may be the root file system.
     Possible,
-    /// The root may be inside; only the guest can tell.
+    /// It may contain the root, which only the guest can read.
     Container,
     /// It is no root.
     Never,
@@ -16,46 +17,42 @@ pub(super) enum RootUse {
 /// A kind of content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signature {
-    /// Where its bytes are, in bytes from the beginning.
+    /// Offset of the magic number in bytes.
     pub(super) at: u64,
     pub(super) bytes: &'static [u8],
     /// Its name for people.
     pub(super) name: &'static str,
-    /// What to do about it.
+    /// The cure.
     pub(super) cure: &'static str,
     pub(super) usage: RootUse,
 }
 
-/// A kind with nothing to do about it.
+/// A kind without a cure.
 const fn signature(at: u64, bytes: &'static [u8], name: &'static str, usage: RootUse) -> Signature {
     Signature { at, bytes, name, cure: "", usage }
 }
 
-/// An image or an archive of something else, and the way out.
+/// An image or an archive, with its cure.
 const fn unusable(at: u64, bytes: &'static [u8], name: &'static str, cure: &'static str) -> Signature {
     Signature { at, bytes, name, cure, usage: RootUse::Never }
 }
 
-/// How those are called that others look for.
+/// Names that other modules compare.
 pub(super) const LVM: &str = "LVM";
 pub(super) const EXT: &str = "ext2, ext3 or ext4";
 pub(super) const XFS: &str = "XFS";
 pub(super) const BTRFS: &str = "btrfs";
 const LUKS: &str = "encrypted (LUKS)";
 const RAID: &str = "a member of a RAID (md)";
-/// A table that the guest's kernel does not take by itself.
+/// A partition table that the guest's kernel does not accept by default.
 const GPT: &str = "divided by a GPT that Linux does not take: damaged, of a larger disk, without the MBR that protects it, or \
                    in sectors of another length";
 const MEND: &str = "`sgdisk -e` or parted may mend it";
 const CONVERT: &str = "`qemu-img convert -O raw OLD NEW` makes a raw one of it";
 const UNPACK: &str = "unpack it first";
 
-/// All that are known. What is made of other things comes before what it may hold.
-pub(super) const SIGNATURES: [Signature; 42] = [
-    unusable(0, b"QFI\xfb", "a qcow2 image", CONVERT),
-    unusable(0, b"KDMV", "a VMDK image", CONVERT),
-    unusable(0, b"vhdxfile", "a VHDX image", CONVERT),
-    unusable(0x40, b"\x7f\x10\xda\xbe", "a VDI image", CONVERT),
+/// All known kinds. A container comes before its possible content.
+pub(super) const SIGNATURES: [Signature; 38] = [
     unusable(0, b"\x1f\x8b", "packed with gzip", UNPACK),
     unusable(0, b"\xfd7zXZ\0", "packed with xz", UNPACK),
     unusable(0, b"\x28\xb5\x2f\xfd", "packed with zstd", UNPACK),
@@ -96,15 +93,16 @@ pub(super) const SIGNATURES: [Signature; 42] = [
     unusable(4096, b"EFI PART", GPT, MEND),
 ];
 
-/// What lies in `window`, if that is known.
+/// Identifies the content of `window`.
 pub(super) fn identify(disk: &Disk<'_>, window: Window) -> Option<Signature> {
-    SIGNATURES.into_iter().find(|signature| {
+    let formats = IMAGE_FORMATS.iter().map(|(at, bytes, name)| unusable(*at as u64, bytes, name, CONVERT));
+    formats.chain(SIGNATURES).find(|signature| {
         let mut bytes = vec![0; signature.bytes.len()];
         disk.read(window, signature.at, &mut bytes, "its beginning").is_ok() && bytes == signature.bytes
     })
 }
 
-/// What lies in `window`, for people.
+/// The content of `window`, for people.
 pub(super) fn describe(disk: &Disk<'_>, window: Window) -> String {
     match identify(disk, window) {
         Some(Signature { name, cure: "", .. }) => name.to_owned(),
@@ -114,7 +112,7 @@ pub(super) fn describe(disk: &Disk<'_>, window: Window) -> String {
     }
 }
 
-/// The first 64 KiB are zero.
+/// Whether the first 64 KiB are zero.
 fn is_zero(disk: &Disk<'_>, window: Window) -> bool {
     let mut bytes = vec![0; usize::try_from(window.len.min(64 << 10)).unwrap_or(0)];
     disk.read(window, 0, &mut bytes, "its beginning").is_ok() && bytes.iter().all(|byte| *byte == 0)

@@ -1,12 +1,12 @@
-//! What lies on a disk, seen from a few bytes of each of its parts: which of them Linux could take as its root, how they
-//! are called, and what tells two copies of one disk from two disks.
+//! An overview of a disk from a few bytes of each part: which parts could be Linux's root, their names, and
+//! identifiers that two copies of a disk share.
 
-use super::disk::{Disk, Fields, ReadError, Window};
+use super::disk::{Disk, ReadError, Window};
 use super::partitions::{self, Kind, Partition};
 use super::signatures::{self, BTRFS, EXT, LVM, RootUse, XFS};
 use super::unclean;
 
-/// What was seen of a disk.
+/// The parts of a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Survey {
     parts: Vec<Part>,
@@ -17,34 +17,34 @@ pub(crate) struct Survey {
 struct Part {
     /// 0 is the whole disk.
     number: u32,
-    /// What Linux calls it behind `PARTUUID=` and `PARTLABEL=`.
+    /// Its `PARTUUID` and `PARTLABEL` in Linux.
     uuid: Option<String>,
     label: String,
-    /// What it is.
+    /// Its kind.
     kind: Option<(&'static str, RootUse)>,
     /// The UUID of its ext file system.
     ext: Option<[u8; 16]>,
-    /// What its file system is called: its UUID or its label, where each is known.
+    /// The UUID and the label of its file system, if known.
     names: Vec<Vec<u8>>,
-    /// Its log holds what is not in its place yet: with these words Linux mounts it all the same.
+    /// The options with which Linux mounts it although its log has to be replayed.
     replay: Option<&'static str>,
-    /// An image or an archive, which is to be unpacked before it can be a disk.
+    /// An image or an archive, which has to be converted or unpacked first.
     is_wrapped: bool,
 }
 
-/// The root file system, as far as the first disk tells.
+/// The root file system, as far as the first disk shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Root {
-    /// What Linux takes as `root=`, and where it is, in words.
+    /// The value of `root=`, and its location in words.
     Is(String, String),
-    /// It may be here, and how it is called cannot be known.
+    /// It may be here, and its name cannot be known.
     Unknown(String),
     /// There is none.
     No,
 }
 
 impl Survey {
-    /// Looks at the beginning of each part of a disk.
+    /// Reads the beginning of each part of a disk.
     pub(crate) fn of(disk: &Disk<'_>) -> Result<Self, ReadError> {
         let mut parts = Vec::new();
         for partition in partitions::read(disk)?.map(|(_, all)| all).unwrap_or_default() {
@@ -62,7 +62,7 @@ impl Survey {
         Ok(Survey { parts })
     }
 
-    /// Which part is the root, if that can be told from here.
+    /// The part that is the root, if that can be known from here.
     pub(crate) fn root(&self) -> Root {
         let with =
             |wanted| self.parts.iter().filter(move |part| part.kind.is_some_and(|(_, use_)| use_ == wanted));
@@ -91,17 +91,17 @@ impl Survey {
         }
     }
 
-    /// What stands behind `root=`, as far as its name is known.
+    /// The part that `root=` names, if its name is known.
     fn called(&self, root: &str) -> Option<&Part> {
         self.parts.iter().find(|part| part.is_called(root))
     }
 
-    /// The device behind what Linux takes as `root=`.
+    /// The device of a value of `root=`.
     pub(crate) fn device(&self, root: &str) -> Option<String> {
         self.called(root).map(Part::device)
     }
 
-    /// Whether no part of this disk is what stands behind `root=`, as far as that can be known.
+    /// Whether it is known that no part of this disk has this `root=`.
     pub(crate) fn lacks(&self, root: &str) -> bool {
         if self.parts.is_empty() || self.called(root).is_some() {
             return false;
@@ -109,17 +109,17 @@ impl Survey {
         let is_known =
             |part: &Part| part.ext.is_some() || part.kind.is_none_or(|(_, usage)| usage == RootUse::Never);
         match root.split_once('=') {
-            // Another partition, counted from one that has a name.
+            // Another partition, relative to a named one.
             Some((_, value)) if value.contains('/') => false,
             Some(("PARTUUID" | "PARTLABEL", _)) => true,
-            // Of the UUIDs of file systems only ext's are known.
+            // The UUIDs of file systems are only known for ext.
             Some(("UUID", _)) => self.parts.iter().all(is_known),
             Some(_) => false,
             None => root.strip_prefix("/dev/vda").is_some_and(|number| number.parse::<u32>().is_ok()),
         }
     }
 
-    /// Whether the two have the identity of a partition, or the UUID or the label of a file system in common.
+    /// Whether the two share the identifier of a partition, or the UUID or the label of a file system.
     pub(crate) fn is_twin(&self, other: &Survey) -> bool {
         self.parts.iter().any(|one| {
             other.parts.iter().any(|other| {
@@ -129,40 +129,37 @@ impl Survey {
         })
     }
 
-    /// If the file system behind this `root=` has a log that must be replayed first: the words with which Linux does without.
+    /// The options with which Linux mounts this `root=` without replaying its log, if the log is not empty.
     pub(crate) fn replay_words(&self, root: &str) -> Option<&'static str> {
         let called = self.called(root);
-        // Of the UUIDs of file systems only ext's are known.
+        // The UUIDs of file systems are only known for ext.
         let unknown = called.is_none() && root.starts_with("UUID=");
         let others = self.parts.iter().filter(|part| unknown && part.ext.is_none());
         called.into_iter().chain(others).find_map(|part| part.replay)
     }
 }
 
-/// The UUID and the label of a file system, where these are known; zeros are none.
-fn names(disk: &Disk<'_>, window: Window, kind: &str) -> Vec<Vec<u8>> {
-    let places: &[(u64, usize)] = match kind {
-        EXT => &[(1024 + 0x68, 16), (1024 + 0x78, 16)],
-        XFS => &[(32, 16), (108, 12)],
-        BTRFS => &[(0x1_0020, 16), (0x1_012b, 256)],
-        _ => &[],
+/// The UUID and the label of a file system, if they are known; zeros mean none.
+fn uuid_and_label(disk: &Disk<'_>, window: Window, kind: &str) -> [Option<Vec<u8>>; 2] {
+    let fields: [(u64, usize); 2] = match kind {
+        EXT => [(1024 + 0x68, 16), (1024 + 0x78, 16)],
+        XFS => [(32, 16), (108, 12)],
+        BTRFS => [(0x1_0020, 16), (0x1_012b, 256)],
+        _ => return [None, None],
     };
-    let read = |(at, len): &(u64, usize)| {
-        let mut name = vec![0; *len];
-        disk.read(window, *at, &mut name, "its superblock").ok()?;
+    fields.map(|(at, len)| {
+        let mut name = vec![0; len];
+        disk.read(window, at, &mut name, "its superblock").ok()?;
         name.iter().any(|byte| *byte != 0).then_some(name)
-    };
-    places.iter().filter_map(read).collect()
+    })
 }
 
 impl Part {
     fn of(disk: &Disk<'_>, window: Window, partition: Option<&Partition>) -> Self {
         let signature = signatures::identify(disk, window);
         let kind = signature.map(|signature| (signature.name, signature.usage));
-        let mut superblock = [0; 256];
-        let is_ext = kind.is_some_and(|(name, _)| name == EXT)
-            && disk.read(window, 1024, &mut superblock, "its superblock").is_ok();
-        let fields = Fields(&superblock);
+        let [uuid, label] = kind.map_or([None, None], |(name, _)| uuid_and_label(disk, window, name));
+        let ext = uuid.as_deref().filter(|_| kind.is_some_and(|(name, _)| name == EXT));
         Part {
             number: partition.map_or(0, |partition| partition.number),
             uuid: partition.map(|partition| partition.uuid.clone()),
@@ -170,18 +167,18 @@ impl Part {
             kind,
             is_wrapped: signature
                 .is_some_and(|signature| signature.usage == RootUse::Never && !signature.cure.is_empty()),
-            names: kind.map_or_else(Vec::new, |(name, _)| names(disk, window, name)),
-            ext: fields.bytes(0x68).ok().filter(|_| is_ext),
+            ext: ext.and_then(|uuid| uuid.try_into().ok()),
+            names: [uuid, label].into_iter().flatten().collect(),
             replay: kind.and_then(|(name, _)| unclean::words(disk, window, name)),
         }
     }
 
-    /// What it is, for people.
+    /// Its kind, for people.
     fn kind_name(&self) -> &'static str {
         self.kind.map_or("", |(name, _)| name)
     }
 
-    /// Whether Linux, or an initrd for it, means this one by what stands behind `root=`.
+    /// Whether this value of `root=` names this part, to Linux or an initrd.
     fn is_called(&self, root: &str) -> bool {
         let hex = |bytes: [u8; 16]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         match root.split_once('=') {
@@ -252,7 +249,7 @@ pub(super) mod tests {
         assert!(whole.is_twin(&survey(&gpt(512, &[(3, LINUX, &file_system)]))));
         assert!(!whole.is_twin(&survey(&ext4(2048, &[("x", b"1")], &[]))));
         let disk = survey(&gpt(512, &[(1, LINUX, b"x")]));
-        // Two systems from one template: what they are called is not always their own.
+        // Two systems from one template may share labels.
         let labelled = |label: &str| survey(&ext4(2048, &[("x", b"1")], &["-L", label]));
         assert!(labelled("root").is_twin(&labelled("root")) && !labelled("root").is_twin(&labelled("boot")));
         for (signature, at, name) in [

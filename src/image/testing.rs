@@ -1,4 +1,4 @@
-//! Images for tests: small ext4 file systems by mke2fs, and FAT and tables of partitions by hand.
+//! Images for tests: small ext4 file systems by mke2fs, FAT and partition tables by hand.
 #![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
 use std::fs;
@@ -22,19 +22,19 @@ impl ReadAt for Bytes {
     }
 }
 
-/// What `look` sees of a disk with this content.
+/// Calls `look` with a disk of this content.
 pub(crate) fn with_disk<T>(content: &[u8], look: impl FnOnce(&Disk<'_>) -> T) -> T {
     with_sectors(content, 512, look)
 }
 
-/// The same with sectors of so many bytes.
+/// The same with this sector size.
 pub(crate) fn with_sectors<T>(content: &[u8], sector: u64, look: impl FnOnce(&Disk<'_>) -> T) -> T {
     let bytes = Bytes(content.to_vec());
     look(&Disk::new(&bytes, sector, &Budget::new()).unwrap())
 }
 
-/// An ext4 file system of `kib` KiB with these files, or of the kind that `-t` in the options says; a content that starts with
-/// `->` is a link's.
+/// An ext4 file system of `kib` KiB with these files, or another kind with `-t` in the options; content that
+/// starts with `->` makes a symbolic link.
 pub(crate) fn ext4(kib: u64, files: &[(&str, &[u8])], options: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -62,7 +62,8 @@ pub(crate) fn ext4(kib: u64, files: &[(&str, &[u8])], options: &[&str]) -> Vec<u
     fs::read(&image).unwrap()
 }
 
-/// A small file system with these files, whose journal holds its root folder's block once more: not unmounted.
+/// A small file system with these files that was not unmounted: its journal has a copy of the root folder's
+/// block.
 pub(crate) fn unclean(files: &[(&str, &[u8])]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let [image, block, commands] = ["image", "block", "commands"].map(|name| folder.path().join(name));
@@ -75,7 +76,7 @@ pub(crate) fn unclean(files: &[(&str, &[u8])]) -> Vec<u8> {
     fs::read(&image).unwrap()
 }
 
-/// What debugfs says to these arguments, on this image.
+/// The output of debugfs with these arguments, on this image.
 pub(crate) fn debugfs(image: &Path, arguments: &[&str]) -> String {
     let run = Command::new("/sbin/debugfs").args(arguments).arg(image).output();
     let run = run.expect("debugfs runs; it is in Debian's package e2fsprogs");
@@ -83,7 +84,7 @@ pub(crate) fn debugfs(image: &Path, arguments: &[&str]) -> String {
     String::from_utf8(run.stdout).unwrap()
 }
 
-/// A bit by bit CRC-32, independent of the one that is tested.
+/// A bit by bit CRC-32, independent of the tested one.
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
@@ -95,12 +96,12 @@ fn crc32(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// Type of a partition of Linux data, and of one for LVM, as they lie on a disk.
+/// Partition types of Linux data and of LVM, in their on-disk form.
 pub(crate) const LINUX: [u8; 16] = *b"\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4";
 pub(crate) const LVM: [u8; 16] = *b"\x79\xd3\xd6\xe6\x07\xf5\xc2\x44\xa2\x3c\x23\x8f\x2a\x3d\xf9\x28";
 
-/// A disk with a GPT of these partitions, a MiB apart, each numbered as it is given; number n has the identity n, n, n... and the
-/// label `partN`.
+/// A disk with a GPT of these partitions, 1 MiB apart, with the given numbers; number n has the GUID n, n,
+/// n... and the label `partN`.
 pub(crate) fn gpt(sector: usize, partitions: &[(u8, [u8; 16], &[u8])]) -> Vec<u8> {
     const MIB: usize = 1 << 20;
     let mut disk = vec![0; MIB];
@@ -142,7 +143,7 @@ pub(crate) fn gpt(sector: usize, partitions: &[(u8, [u8; 16], &[u8])]) -> Vec<u8
     disk
 }
 
-/// Puts an entry into the table of the sector that starts at `at`.
+/// Puts an entry into the partition table of the sector at `at`.
 pub(crate) fn mbr_entry(disk: &mut [u8], at: usize, slot: usize, kind: u8, first: u32, count: u32) {
     disk[at + 510..at + 512].copy_from_slice(&[0x55, 0xaa]);
     let entry = &mut disk[at + 0x1be + slot * 16..][..16];
@@ -154,8 +155,8 @@ pub(crate) fn mbr_entry(disk: &mut [u8], at: usize, slot: usize, kind: u8, first
 /// Type of an EFI system partition.
 pub(crate) const EFI: [u8; 16] = *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b";
 
-/// A FAT with tables of so many bits and `kib` KiB, with these files under long names. Its serial number is 1234-ABCD, its
-/// label `ESP`. Of a file of three clusters and more the last two lie the other way round.
+/// A FAT with entries of this many bits and `kib` KiB, with these files under long names. Its serial number
+/// is 1234-ABCD, its label `ESP`. In a file of three clusters and more the last two are swapped.
 pub(crate) fn fat(bits: u32, kib: usize, files: &[(&str, &[u8])]) -> Vec<u8> {
     let reserved = if bits == 32 { 32 } else { 1 };
     let sectors = kib * 2;
@@ -204,7 +205,7 @@ struct Fat {
 }
 
 impl Fat {
-    /// A chain of so many clusters.
+    /// Allocates a chain of this many clusters.
     fn claim(&mut self, clusters: usize) -> Vec<usize> {
         let mut chain: Vec<_> = (self.next..self.next + clusters).collect();
         self.next += clusters;
@@ -246,7 +247,7 @@ impl Fat {
         chain.first().copied().unwrap_or(0)
     }
 
-    /// The entries of a folder whose files have these names, and the folders in it.
+    /// The entries of a folder with these files, and its subfolders.
     fn folder(&mut self, path: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut entries = Vec::new();
         let mut done = Vec::new();

@@ -1,4 +1,4 @@
-//! Whole disks, looked over.
+//! Searches of whole disks.
 #![allow(clippy::cast_possible_truncation, reason = "the sizes are the tests' own, and small")]
 
 use super::disk::{Budget, Disk};
@@ -12,7 +12,7 @@ fn look(disk: &[u8], wanted: Wanted<'_>) -> Explored {
     with_disk(disk, |disk| explore(disk, wanted).unwrap())
 }
 
-/// What a file's runs say that it holds.
+/// The content of a file by its runs.
 fn content(disk: &[u8], file: &ImageFile) -> Vec<u8> {
     let mut bytes = vec![0; file.size as usize];
     for run in &file.runs {
@@ -63,7 +63,7 @@ fn initrd_of_a_kernel_from_elsewhere_is_found_by_its_release() {
     assert_eq!((content(&disk, &found.initrd.unwrap()), found.kernel), (b"old initrd".to_vec(), None));
     let found = look(&disk, Wanted::Initrd("6.1.0-10-amd64"));
     assert_eq!(found.initrd, None);
-    assert!(found.looked.contains("the whole disk has no initrd.img-6.1.0-10-amd64"), "{}", found.looked);
+    assert!(found.looked.contains("; it has no initrd.img-6.1.0-10-amd64, no "), "{}", found.looked);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn table_that_the_guests_linux_does_not_take_is_not_taken() {
     let mut unprotected = whole.clone();
     unprotected[0x1be + 4] = 0x83;
     let large_sectors = gpt(4096, &[(1, LINUX, &root)]);
-    // Linux takes entries of 128 bytes alone, and none of a table whose disk was cut short.
+    // Linux accepts only entries of 128 bytes, and no table of a truncated disk.
     let mut large_entries = whole.clone();
     large_entries[512 + 84] = 0;
     large_entries[512 + 85] = 1;
@@ -140,7 +140,7 @@ fn table_that_the_guests_linux_does_not_take_is_not_taken() {
     }
 }
 
-/// What the disk is to a guest whose sectors are so long.
+/// The findings for a guest with this sector size.
 fn look_in(sector: u64, disk: &[u8]) -> Explored {
     with_sectors(disk, sector, |disk| explore(disk, Wanted::Kernel).unwrap())
 }
@@ -152,7 +152,7 @@ fn tables_count_in_the_sectors_of_the_disk() {
     let found = look_in(4096, &disk);
     assert_eq!(found.root.unwrap().0, "PARTUUID=03030303-0303-0303-0303-030303030303");
     assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
-    // A table in other sectors is none.
+    // A table in other sectors is ignored.
     assert!(look_in(4096, &gpt(512, &[(3, LINUX, &root)])).kernel.is_none());
     // An MBR: the root is the second logical partition of an extended one at 1 MiB.
     let mut disk = vec![0; 3 << 20];
@@ -203,7 +203,7 @@ fn boot_partition_of_its_own_is_found_next_to_the_root() {
     assert!(found.root.unwrap().0.starts_with("PARTUUID=02020202-"));
     assert_eq!(content(&disk, &found.kernel.unwrap()), b"kernel");
     assert_eq!(found.entry.unwrap().0, "/grub/grub.cfg (D)");
-    // With its root on LVM, such a disk still says what to boot.
+    // With its root on LVM, the kernel is still found.
     let disk = gpt(512, &[(1, LINUX, &boot), (2, LVM, b"x")]);
     let found = look(&disk, Wanted::Kernel);
     assert!(found.root.is_none() && found.kernel.is_some() && found.initrd.is_some());
@@ -225,7 +225,7 @@ fn mbr_and_its_logical_partitions_are_numbered_as_linux_does() {
     let found = look(&disk, Wanted::Kernel);
     assert_eq!(found.root, Some(("PARTUUID=1234abcd-06".into(), "partition 6".into())));
     assert_eq!(content(&disk, &found.kernel.unwrap()), b"new kernel");
-    // A chain that leads back to itself ends.
+    // A cyclic chain ends.
     mbr_entry(&mut disk, 2 << 20, 1, 5, 2048, 20480);
     assert!(look(&disk, Wanted::Kernel).root.is_some());
 }
@@ -264,7 +264,7 @@ fn random_damage_gives_an_error_or_files_within_the_image() {
     let fats = [(12, 512), (16, 4096), (32, 1024)].map(|(bits, kib)| fat(bits, kib, &files));
     let mut state = 1_u64;
     for round in 0..2000 {
-        // Of a FAT the first sectors, where all that matters lies.
+        // The first sectors of a FAT, which have all its structures.
         let (mut image, end) = match fats.get(round % 4) {
             Some(fat) => (fat.clone(), [fat.len(), 40 << 10, 64][round % 3]),
             None => (disk.clone(), disk.len()),
@@ -341,7 +341,8 @@ fn installed_system_is_the_root_before_a_rescue_system() {
     }
 }
 
-/// A file of many pieces under 200 names: its pieces are looked up once at most, and not at all if it is too long.
+/// A file of many pieces under 200 names: its pieces are mapped at most once, and not at all if it is too
+/// long.
 #[test]
 fn many_names_of_one_long_file_cost_no_more_than_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -379,7 +380,7 @@ fn grubs_short_script_on_an_esp_leads_to_the_other_file_system() {
             "search.fs_uuid {uuid} root hd0,gpt2\nset prefix=($root)'/odd'\nconfigfile $prefix/grub.cfg\n"
         )
     };
-    // A file of the same name on the EFI system partition is not meant.
+    // A file of the same name on the EFI system partition must not be taken.
     let disk = |uuid: &str| {
         let stub = stub(uuid);
         let esp = fat(16, 4096, &[("EFI/debian/grub.cfg", stub.as_bytes()), ("k", b"wrong")]);
@@ -407,6 +408,28 @@ fn unified_kernel_image_is_named() {
     let disk = gpt(512, &[(1, EFI, &fat(16, 4096, &[("EFI/Linux/arch.efi", b"MZ"), ("EFI/Linux/x", b"x")]))]);
     let note = "/EFI/Linux/arch.efi on partition 1 is a unified kernel image, which is not read here";
     assert_eq!(look(&disk, Wanted::Kernel).notes, [note]);
+}
+
+#[test]
+fn entry_that_starts_an_efi_program_is_named() {
+    let entry = ("boot/loader/entries/arch.conf", &b"title Arch\nefi /EFI/Linux/arch.efi\n"[..]);
+    let note = "/boot/loader/entries/arch.conf on the whole disk starts the EFI program /EFI/Linux/arch.efi, which is not read here";
+    assert_eq!(look(&ext4(4096, &with(&[entry]), &[]), Wanted::Kernel).notes, [note]);
+}
+
+#[test]
+fn root_without_a_kernel_is_told_once_with_all_names_of_kernels() {
+    let looked = look(&ext4(4096, &with(&[]), &[]), Wanted::Kernel).looked;
+    let (root, kernel) = looked.split_once("; ").unwrap();
+    assert_eq!(root, "the whole disk is ext4 with a root file system");
+    assert!(
+        kernel.starts_with("it has no kernel (vmlinuz-VERSION, kernel-VERSION, ") && !kernel.contains(';'),
+        "{kernel}"
+    );
+    assert!(
+        kernel.ends_with(" or one named vmlinuz, bzImage, kernel, vmlinux) in its /boot or at its top"),
+        "{kernel}"
+    );
 }
 
 #[test]
@@ -445,7 +468,7 @@ fn fstab_may_mount_boot_by_any_name() {
     }
 }
 
-/// The steps of a whole start on this disk: a survey and a search.
+/// The work of a start on this disk: a survey and a search.
 fn steps(disk: Vec<u8>) -> u64 {
     let budget = Budget::new();
     let bytes = Bytes(disk);
@@ -455,7 +478,7 @@ fn steps(disk: Vec<u8>) -> u64 {
     budget.spent()
 }
 
-/// An image whose journal has newer contents of so many blocks of a file.
+/// An image whose journal has newer contents of this many blocks of a file.
 fn long_journal(blocks: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let [path, new, commands] = ["image", "new", "commands"].map(|name| folder.path().join(name));
@@ -508,7 +531,7 @@ fn twice_the_image_costs_at_most_about_twice_the_steps() {
     }
 }
 
-/// An image as the fuzzer takes it: its blocks of 1 KiB that are not zero, each behind its number.
+/// An image as the fuzzer's input: its nonzero blocks of 1 KiB, each after its number.
 fn packed(image: &[u8]) -> Vec<u8> {
     let blocks = (0_u16..).zip(image.chunks(1024)).filter(|(_, block)| block.iter().any(|byte| *byte != 0));
     blocks.flat_map(|(number, block)| [&number.to_le_bytes()[..], block].concat()).collect()
@@ -523,8 +546,8 @@ fn unpacked(seed: &[u8]) -> Vec<u8> {
     image
 }
 
-/// The seeds of the fuzz target `image_explore`. mke2fs makes no image twice, so that they are written, with
-/// `MINIVMM_WRITE_SEEDS` set, and not compared.
+/// The seeds of the fuzz target `image_explore`. mke2fs is not reproducible, so they are written if
+/// `MINIVMM_WRITE_SEEDS` is set, and not compared.
 fn write_seeds(folder: &std::path::Path) {
     let small = ["-b", "1024", "-N", "64", "-O", "^has_journal,^resize_inode"];
     let cfg = b"menuentry 'D' {\n linux /boot/vmlinuz-6.1.0-9-amd64 ro\n initrd /boot/initrd.img-6.1.0-9-amd64\n}\n";

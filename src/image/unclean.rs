@@ -1,11 +1,11 @@
-//! File systems that were not unmounted: their log holds what a mount must write into place first. On a disk that can only
-//! be read that is not possible, and the mount fails unless it is told to leave the log alone.
+//! File systems that were not unmounted: a mount must replay their log first. A read-only disk does not allow
+//! that, and the mount fails unless it is told to ignore the log.
 
 use super::disk::{Disk, Window};
 use super::signatures::{BTRFS, EXT, XFS};
 
-/// The words of a kernel's command line with which Linux mounts what lies in `window`, a file system of this kind, though its
-/// log cannot be replayed. `None`: its log is empty, or nothing is known of it.
+/// The kernel options with which Linux mounts `window`, a file system of this kind, without replaying its
+/// log. `None` if its log is empty or its state unknown.
 pub(super) fn words(disk: &Disk<'_>, window: Window, kind: &str) -> Option<&'static str> {
     let log = Reader { disk, window };
     match kind {
@@ -16,15 +16,15 @@ pub(super) fn words(disk: &Disk<'_>, window: Window, kind: &str) -> Option<&'sta
     }
 }
 
-/// XFS counts its log in blocks of this size.
+/// The unit of an XFS log.
 const BASIC_BLOCK: u64 = 512;
-/// An XFS log record with its headers is no longer: 256 KiB of data.
+/// Maximum length of an XFS log record with its headers: 256 KiB of data.
 const LONGEST_RECORD: u64 = 512 + 16;
 /// First word of a record (xfs_log_format.h, XLOG_HEADER_MAGIC_NUM).
 const RECORD: u32 = 0xfeed_babe;
-/// Bytes of log data that each header of a record is for.
+/// Log data per header of a record.
 const PER_HEADER: u32 = 32 << 10;
-/// Of an operation: the log ends with an unmount (XLOG_UNMOUNT_TRANS).
+/// Flag of an operation: the log ends with an unmount (XLOG_UNMOUNT_TRANS).
 const UNMOUNT: u8 = 0x20;
 
 struct Reader<'a> {
@@ -32,7 +32,7 @@ struct Reader<'a> {
     window: Window,
 }
 
-/// Where the log of an XFS lies, in bytes from its start, and how many basic blocks it has.
+/// The location of an XFS log in bytes, and its length in basic blocks.
 #[derive(Debug, Clone, Copy)]
 struct XfsLog {
     start: u64,
@@ -56,12 +56,12 @@ impl Reader<'_> {
         Some(compat & incompat & 4 != 0)
     }
 
-    /// A tree of what was synchronized since the last commit (`log_root` of the superblock).
+    /// Whether a log tree exists (`log_root` of the superblock).
     fn btrfs(&self) -> Option<bool> {
         Some(self.bytes(0x1_0000 + 0x60).map(u64::from_le_bytes)? != 0)
     }
 
-    /// The last record of the log is not that of an unmount (as Linux decides, xlog_check_unmount_rec).
+    /// Whether the last record of the log is not an unmount record (as in Linux's xlog_check_unmount_rec).
     fn xfs(&self) -> Option<bool> {
         let log = self.xfs_log()?;
         let head = self.head(log)?;
@@ -81,7 +81,7 @@ impl Reader<'_> {
         let group_blocks = u64::from(self.be32(84)?);
         let blocks = u64::from(self.be32(96)?);
         let [group_bits] = self.bytes::<1>(124)?;
-        // Without a first block it lies on another disk.
+        // Without a first block the log is on another device.
         let group = first.checked_shr(group_bits.into()).filter(|_| first != 0)?;
         let inside = first - group.checked_shl(group_bits.into())?;
         let start = group.checked_mul(group_blocks)?.checked_add(inside)?.checked_mul(block)?;
@@ -90,10 +90,10 @@ impl Reader<'_> {
         (blocks > 0 && end <= self.window.len).then_some(XfsLog { start, blocks })
     }
 
-    /// The block behind the last that was written: from there on the blocks are of the round before.
+    /// The block after the last one that was written: the blocks from there on are from the cycle before.
     fn head(&self, log: XfsLog) -> Option<u64> {
         let now = self.round(log, 0)?;
-        // The round changes at most once: half of what is left is searched at a time.
+        // The cycle changes at most once: binary search.
         let (mut of_now, mut before) = (0, log.blocks);
         while before - of_now > 1 {
             let middle = of_now + (before - of_now) / 2;
@@ -102,7 +102,7 @@ impl Reader<'_> {
         Some(before)
     }
 
-    /// In which round through the log a block was written: its first word, or the second where a record starts.
+    /// The cycle in which a block was written: its first word, or the second at the start of a record.
     fn round(&self, log: XfsLog, block: u64) -> Option<u32> {
         match self.be32(log.at(block))? {
             RECORD => self.be32(log.at(block) + 4),
@@ -116,7 +116,7 @@ impl XfsLog {
         self.start + block * BASIC_BLOCK
     }
 
-    /// A place behind the log's end is one at its start.
+    /// An offset after the log's end wraps to its start.
     fn wrap(self, at: u64) -> u64 {
         let end = self.at(self.blocks);
         if at >= end { at - (end - self.start) } else { at }
@@ -131,7 +131,7 @@ mod tests {
     const LOG: usize = (1024 + 4) * 4096;
     const BLOCKS: usize = 16 * 8;
 
-    /// An XFS whose log has a record in each of these blocks, written in this round: a change, or an unmount.
+    /// An XFS whose log has a record in each of these blocks, written in this cycle: a change, or an unmount.
     fn xfs(records: &[(usize, u32, bool)]) -> Vec<u8> {
         let mut disk = vec![0; LOG + BLOCKS * 512];
         let mut put = |at: usize, bytes: &[u8]| disk[at..at + bytes.len()].copy_from_slice(bytes);
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(words(&xfs(&[(0, 1, true)])), None, "new");
         assert_eq!(words(&xfs(&[(0, 1, true), (2, 1, false)])), DIRTY);
         assert_eq!(words(&xfs(&[(0, 1, true), (2, 1, false), (4, 1, true)])), None);
-        // All of it is of one round, and the next one begins.
+        // All blocks are of one cycle, and the next one begins.
         assert_eq!(words(&xfs(&all(3, true).collect::<Vec<_>>())), None);
         assert_eq!(words(&xfs(&all(3, false).collect::<Vec<_>>())), DIRTY);
         let begun = |unmount| all(3, true).chain([(0, 4, false), (2, 4, unmount)]).collect::<Vec<_>>();

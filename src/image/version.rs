@@ -1,30 +1,30 @@
-//! Which of two releases of a kernel is newer. One rule holds for what distributions with dpkg and with RPM call them: numbers
-//! are compared as numbers, a number behind a separator is newer than a word there (`427.13.1.el9` than `427.el9`), and `~` and
-//! `rc` stand before the release itself.
+//! Compares kernel releases by age. One rule fits the distributions with dpkg and with RPM: numbers compare
+//! as numbers, a number after a separator is newer than a word there (`427.13.1.el9` than `427.el9`), and `~`
+//! and `rc` sort before the release itself.
 
 use std::cmp::Ordering;
 
-/// Endings of kernels that nobody starts by default where there is the plain one of the same release.
+/// Flavours that are not booted by default if the plain kernel of the same release exists.
 const FLAVOURS: [&str; 4] = ["debug", "dbg", "rt", "64k"];
-/// What stands between the parts of a release.
+/// Separators between the parts of a release.
 const SEPARATORS: [char; 5] = ['-', '+', '.', '_', '~'];
 
-/// A part of a release, in the order of age.
+/// A part of a release, ordered by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part<'a> {
-    /// `~`, or what stands in front of the number of a release candidate.
+    /// `~`, or the prefix of a release candidate's number.
     Before,
     End,
-    /// `^`: a later state of what stands before it.
+    /// `^`: a later snapshot.
     Snapshot,
-    /// A number that belongs to the word before it.
+    /// A number that belongs to the preceding word.
     Suffix(Number<'a>),
     Letter(u8),
     Other(u8),
     Number(Number<'a>),
 }
 
-/// A number of any length, as its length and its digits, without zeros in front.
+/// A number of any length: its length and its digits, without leading zeros.
 type Number<'a> = (usize, &'a [u8]);
 
 /// Compares two releases.
@@ -35,11 +35,12 @@ pub(crate) fn compare(one: &str, other: &str) -> Ordering {
         .then_with(|| compare_parts(one, other))
 }
 
-/// A release without the flavour at its end, and whether there was one.
+/// A release without its flavour, and whether it has one.
 fn plain(release: &str) -> (&str, bool) {
     let mut base = release;
     for _ in FLAVOURS {
-        // RPM distributions put any flavour behind the architecture (`x86_64+debug`), and the real-time one has a number.
+        // RPM distributions append any flavour to the architecture (`x86_64+debug`), and the real-time
+        // flavour has a number.
         let any = base.rsplit_once('+').map(|(front, _)| front).filter(|front| front.ends_with("x86_64"));
         let unnumbered = base.trim_end_matches(|sign: char| sign.is_ascii_digit());
         let word = |flavour: &str| {
@@ -66,7 +67,7 @@ fn compare_parts(one: &str, other: &str) -> Ordering {
 
 struct Parts<'a> {
     rest: &'a [u8],
-    /// The part before was a letter.
+    /// The previous part was a letter.
     in_word: bool,
 }
 
@@ -106,7 +107,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What follows `rc`, perhaps behind a separator, if that is the number of a release candidate.
+/// The text after `rc`, with or without a separator, if it is the number of a release candidate.
 fn candidate(text: &[u8]) -> Option<&[u8]> {
     let front = text.split_first().filter(|(sign, _)| SEPARATORS.contains(&char::from(**sign)));
     let text = front.map_or(text, |(_, rest)| rest);
@@ -117,7 +118,7 @@ fn candidate(text: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    /// Each is older than the one behind it.
+    /// Each is older than the next one.
     const ORDERED: [&[&str]; 16] = [
         &["", "1"],
         &["6.1.0-9-amd64", "6.1.0-25-amd64", "6.1.0-25-cloud-amd64", "6.10.0-1-amd64"],

@@ -1,4 +1,4 @@
-//! The file systems of a disk that can be read: what they are called, and which of them is the root.
+//! The readable file systems of a disk: their names, and which one is the root.
 
 use std::fmt::Write;
 
@@ -7,16 +7,16 @@ use super::filesystem::{FileKind, FileSystem};
 use super::partitions::{self, Kind, Partition};
 use super::signatures::{LVM, describe};
 
-/// Programs that make a file system a root: without one the kernel has nothing to start.
+/// Programs that make a file system a root: the kernel needs one to start.
 const INITS: [&str; 5] =
     ["/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/bin/init", "/etc/init"];
-/// Programs that Linux would start as well, and that a rescue system or an unpacked initrd has too.
+/// Programs that Linux starts as well, and that a rescue system or an unpacked initrd also has.
 const LESSER_INITS: [&str; 3] = ["/init", "/bin/sh", "/usr/bin/sh"];
 
 /// How much a file system looks like a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// It has nothing to start.
+    /// It has no program to start.
     No,
     /// It has a program to start.
     Bare,
@@ -24,26 +24,26 @@ pub(super) enum Rank {
     Installed,
 }
 
-/// A file system that can be read.
+/// A readable file system.
 pub(super) struct Volume<'a> {
     pub(super) fs: FileSystem<'a>,
-    /// Its place, for people.
+    /// Its location, for people.
     pub(super) name: String,
     /// Number of its partition; 0 is the whole disk.
     pub(super) number: u32,
     pub(super) rank: Rank,
-    /// What Linux calls its partition behind `PARTUUID=` and `PARTLABEL=`.
+    /// The `PARTUUID` and `PARTLABEL` of its partition in Linux.
     pub(super) partuuid: Option<String>,
     partlabel: String,
 }
 
-/// The first of those file systems that look most like a root.
+/// The first of the file systems with the highest rank.
 pub(super) fn root<'v, 'a>(volumes: &'v [Volume<'a>]) -> Option<&'v Volume<'a>> {
     let best = volumes.iter().map(|volume| volume.rank).max().filter(|rank| *rank > Rank::No)?;
     volumes.iter().find(|volume| volume.rank == best)
 }
 
-/// The file systems that can be read, in the order of their partitions. What else there is goes into `looked`.
+/// The readable file systems, in the order of their partitions. Other content is described in `looked`.
 pub(super) fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec<Volume<'a>>, ReadError> {
     let mut volumes = Vec::new();
     if let Some((table, partitions)) = partitions::read(disk)? {
@@ -53,7 +53,7 @@ pub(super) fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec
             volumes.extend(volume(disk, partition.window, Some(&partition), looked)?);
         }
     }
-    // Behind a table of partitions, whatever else the disk holds is unknown by design.
+    // Behind a partition table, other content of the disk is unknown by design.
     let is_file_system = || matches!(FileSystem::open(disk, disk.whole()), Ok(Some(_)));
     if volumes.is_empty() && (looked.is_empty() || is_file_system()) {
         volumes.extend(volume(disk, disk.whole(), None, looked)?);
@@ -61,7 +61,7 @@ pub(super) fn volumes<'a>(disk: &'a Disk<'a>, looked: &mut String) -> Result<Vec
     Ok(volumes)
 }
 
-/// Takes a file system, if it is one that can be read, and says in `looked` what there is.
+/// Opens a file system, if it is readable, and describes the content in `looked`.
 fn volume<'a>(
     disk: &'a Disk<'a>,
     window: Window,
@@ -134,17 +134,17 @@ fn rank(fs: &FileSystem<'_>) -> Result<Rank, ReadError> {
 }
 
 impl Volume<'_> {
-    /// What Linux takes as `root=`.
+    /// The value of `root=` in Linux.
     pub(super) fn root(&self) -> String {
         self.partuuid.as_ref().map_or("/dev/vda".to_owned(), |uuid| format!("PARTUUID={uuid}"))
     }
 
-    /// What GRUB calls the device.
+    /// GRUB's name of the device.
     pub(super) fn device(&self) -> String {
         if self.number == 0 { "hd0".to_owned() } else { format!("hd0,{}", self.number) }
     }
 
-    /// Whether this is a name that GRUB has for the device, such as `hd0,gpt2`.
+    /// Whether this is a GRUB name of the device, such as `hd0,gpt2`.
     pub(super) fn is_device(&self, device: &str) -> bool {
         match device.strip_prefix("hd0") {
             Some("") => self.number == 0,
@@ -156,7 +156,7 @@ impl Volume<'_> {
         }
     }
 
-    /// Whether an fstab means this file system by `device`.
+    /// Whether `device` in an fstab names this file system.
     pub(super) fn is_called(&self, device: &str) -> bool {
         let value = |name: &str| {
             let by = format!("/dev/disk/by-{}/", name.to_ascii_lowercase());
@@ -174,7 +174,7 @@ impl Volume<'_> {
     }
 }
 
-/// A label with what udev and fstab write for signs that they cannot hold (`\\x20`, `\\040`).
+/// A label without the escapes of udev and fstab (`\\x20`, `\\040`).
 fn unescaped(label: &str) -> String {
     label.replace("\\x20", " ").replace("\\040", " ")
 }

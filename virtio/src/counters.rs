@@ -34,9 +34,8 @@ pub struct Counters {
     pub bytes_out: Count,
     /// Requests that were refused or failed, and frames that were lost.
     pub errors: Count,
-    /// Times that a doorbell woke the thread; kicks that come together wake it once. A queue that has not come to its end rings
-    /// its doorbell itself.
+    /// Times that a doorbell woke the thread; kicks that come together wake it once.
     pub kicks: Count,
-    /// Times that the driver was told of used buffers.
+    /// Interrupts for used buffers.
     pub interrupts: Count,
 }

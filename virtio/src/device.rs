@@ -71,7 +71,7 @@ pub trait Device: Debug + Send {
     /// looked at once after this, as if it had been kicked.
     ///
     /// # Errors
-    /// The host refused something; the device then says that it needs a reset.
+    /// The host refused something; the device then needs a reset.
     fn start(&mut self, cx: &mut Context<'_, Self::Poller>) -> io::Result<()>;
 
     /// The driver put something into queue `queue`.

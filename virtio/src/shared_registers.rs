@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use devices::irq::Irq;
 use devices::pci::msix::MsixVector;
 
-/// What says that there is no vector (virtio 1.3 §4.1.5.1.2).
+/// No vector (virtio 1.3 §4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
@@ -70,7 +70,7 @@ impl SharedRegisters {
         self.queue_by(index, |_| false);
     }
 
-    /// As [`SharedRegisters::queue`]; where that means to write to an eventfd, `write` is asked first, and says whether it
+    /// As [`SharedRegisters::queue`]; where that means to write to an eventfd, `write` is asked first, and returns whether it
     /// does it.
     pub(crate) fn queue_by(&self, index: u16, write: impl FnOnce(RawFd) -> bool) {
         let Some(vector) = self.queues.get(usize::from(index)) else { return };

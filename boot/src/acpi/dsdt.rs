@@ -1,6 +1,6 @@
-//! The devices that no bus announces: PCI host bridge, serial port, clock, pvpanic, power button.
+//! ACPI devices that no bus enumerates: PCI host bridge, serial port, clock, pvpanic, power button.
 //!
-//! Names and buffers only, but for the one method that answers the power button: the guest interprets all of this while
+//! Names and buffers only, except for the method of the power button: the guest interprets all of this while
 //! it boots.
 
 use acpi_tables::aml::{
@@ -46,7 +46,7 @@ pub(super) fn dsdt(platform: &Platform) -> Result<Sdt, AcpiError> {
     Ok(table)
 }
 
-/// Finished AML, so that devices can be written one after the other.
+/// Serialized AML, so that devices can be appended one by one.
 #[derive(Default)]
 struct Body(Vec<u8>);
 
@@ -64,8 +64,8 @@ fn device(out: &mut Body, name: &str, children: Vec<&dyn Aml>) {
     Device::new(Path::new(name), children).to_aml_bytes(&mut out.0);
 }
 
-/// PCI Firmware 3.3 §4.1.2: the range of MCFG must also be reserved by a motherboard device, or a kernel does not
-/// believe it. No _PRT: functions have no interrupt pins. No _OSC: nothing of what it hands over exists.
+/// PCI Firmware 3.3 §4.1.2: the range of MCFG must also be reserved by a motherboard device, or kernels
+/// ignore it. No _PRT: functions have no interrupt pins. No _OSC: there are no features to hand over.
 fn host_bridge(out: &mut Body, pci: &PciHost) -> Result<(), AcpiError> {
     let (start, end) = below_4gib("configuration space", &pci.ecam)?;
     let ecam = Memory32Fixed::new(true, start, (end - start) + 1);
@@ -92,17 +92,17 @@ fn host_bridge(out: &mut Body, pci: &PciHost) -> Result<(), AcpiError> {
     Ok(())
 }
 
-/// First and last address of a range that a 32-bit descriptor has to hold.
+/// First and last address of a range for a 32-bit descriptor.
 fn below_4gib(what: &'static str, range: &std::ops::Range<u64>) -> Result<(u32, u32), AcpiError> {
     let last = range.end.checked_sub(1).and_then(|last| u32::try_from(last).ok());
     match (u32::try_from(range.start), last) {
-        // All 4 GiB would be a length of 2^32, which the descriptor cannot say either.
+        // A length of 2^32 does not fit the descriptor either.
         (Ok(start), Some(last)) if start <= last && last - start < u32::MAX => Ok((start, last)),
         _ => Err(AcpiError::PciRange { what, start: range.start, end: range.end }),
     }
 }
 
-/// 16550. Without it a hardware-reduced Linux loses all that user space writes to the console.
+/// 16550. Without it a hardware-reduced Linux loses all console output of user space.
 fn serial(out: &mut Body, com: Com) {
     let ports = IO::new(com.port, com.port, 1, 8);
     let interrupt = edge(com.gsi);
@@ -117,13 +117,13 @@ fn clock(out: &mut Body, port: u16) {
     device(out, "RTC0", vec![&named("_HID", &EISAName::new("PNP0B00")), &resources]);
 }
 
-/// As QEMU describes it: Linux's pvpanic-mmio takes the first I/O or memory range of QEMU0001.
+/// As in QEMU: Linux's pvpanic-mmio uses the first I/O or memory range of QEMU0001.
 fn pvpanic(out: &mut Body, port: u16) {
     let resources = named("_CRS", &ResourceTemplate::new(vec![&IO::new(port, port, 1, 1)]));
     device(out, "PEVT", vec![&named("_HID", &"QEMU0001"), &named("_STA", &STATUS_OK), &resources]);
 }
 
-/// Control-method power button (ACPI 6.5 §4.8.3.1.2) and the generic event device that presses it (§5.6.9).
+/// Control-method power button (ACPI 6.5 §4.8.3.1.2) and the generic event device that signals it (§5.6.9).
 fn power_button(out: &mut Body, gsi: u32) {
     device(out, "PWRB", vec![&named("_HID", &EISAName::new("PNP0C0C"))]);
 

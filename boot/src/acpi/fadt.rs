@@ -1,16 +1,16 @@
-//! The fixed description table: which hardware a PC has and this machine has not, and how it ends.
+//! The fixed description table: PC hardware that is absent here, and the reset and sleep registers.
 
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform};
 
-/// IAPC_BOOT_ARCH, ACPI 6.5 §5.2.9.3. LEGACY_DEVICES (bit 0) and 8042 (bit 1) stay clear: the guest then neither
-/// probes a keyboard controller nor resets through it.
+/// IAPC_BOOT_ARCH, ACPI 6.5 §5.2.9.3. LEGACY_DEVICES (bit 0) and 8042 (bit 1) stay clear: the guest then
+/// neither probes a keyboard controller nor uses it for a reset.
 const VGA_NOT_PRESENT: u16 = 1 << 2;
-/// As [`VGA_NOT_PRESENT`]; without it a kernel waits for the update bit of a clock that never answers.
+/// As [`VGA_NOT_PRESENT`]; without it a kernel waits for the update bit of an absent clock.
 const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
-/// CMOS byte of the century, where QEMU and SeaBIOS have it.
+/// CMOS byte of the century, as in QEMU and SeaBIOS.
 const CENTURY: u8 = 0x32;
 
 /// The FADT that points to `dsdt`. It names no FACS: hardware-reduced machines have none (ACPI 6.5 §5.2.10).

@@ -1,4 +1,5 @@
-//! What Intel's compiler says of the tables: each must come apart without a complaint, and the DSDT together again.
+//! Checks with Intel's compiler: each table must disassemble without a remark, and the DSDT must compile
+//! again.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::process::Command;
 use super::tests::{bare, platform, walk};
 use super::*;
 
-/// Runs `iasl` and gives back everything that it said.
+/// Runs `iasl` and returns its output.
 fn iasl(dir: &Path, arguments: &[&str]) -> String {
     let output = match Command::new("iasl").args(arguments).current_dir(dir).output() {
         Ok(output) => output,
@@ -18,7 +19,7 @@ fn iasl(dir: &Path, arguments: &[&str]) -> String {
     said
 }
 
-/// Takes every table apart and puts it together again; gives back the DSDT's source.
+/// Disassembles every table and compiles it again; returns the DSDT's source.
 fn round_trip(platform: &Platform) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut dsdt = String::new();
@@ -34,7 +35,7 @@ fn round_trip(platform: &Platform) -> String {
         let said = iasl(dir.path(), &["-p", &format!("{name}-again"), &format!("{name}.dsl")]);
         assert!(said.contains("0 Errors, 0 Warnings, 0 Remarks"), "{name}:\n{said}\n{source}");
         let again = std::fs::read(dir.path().join(format!("{name}-again.aml"))).unwrap();
-        // All but the header, in which iasl signs with its own name.
+        // Without the header, which names the compiler.
         let body = HEADER as usize..;
         assert!(again[body.clone()] == table.bytes[body], "{name} is another table now:\n{source}");
         if name == "DSDT" {

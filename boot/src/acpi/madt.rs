@@ -1,7 +1,7 @@
-//! The interrupt controllers and the CPUs behind them.
+//! The interrupt controllers and CPUs.
 //!
-//! No interrupt source override: every GSI is the I/O APIC pin of the same number, and what is edge-triggered says so
-//! where it is used.
+//! No interrupt source override: every GSI is the I/O APIC pin of the same number, and edge-triggered
+//! interrupts are described where they are used.
 
 use acpi_tables::sdt::Sdt;
 
@@ -29,10 +29,10 @@ pub(super) fn size(cpus: u32) -> u64 {
 
 /// The MADT for `cpus` CPUs, all enabled, ids and UIDs `0..cpus`.
 pub(super) fn madt(cpus: u32) -> Sdt {
-    // Built whole and appended once: `Sdt` sums the table up at each write.
+    // Built in one buffer and appended once: `Sdt` computes the checksum at each write.
     let mut body = Vec::with_capacity(usize::try_from(size(cpus)).unwrap_or(0));
     put(&mut body, &address32(layout::LOCAL_APIC).to_le_bytes());
-    // Flags: PCAT_COMPAT is clear, the 8259 pair is not for the guest to use.
+    // Flags: PCAT_COMPAT is clear, the guest must not use the 8259 pair.
     put(&mut body, &0u32.to_le_bytes());
     for id in 0..cpus {
         cpu(&mut body, id);
@@ -41,7 +41,7 @@ pub(super) fn madt(cpus: u32) -> Sdt {
     put(&mut body, &[1, 12, 0, 0]);
     put(&mut body, &address32(layout::IOAPIC).to_le_bytes());
     put(&mut body, &0u32.to_le_bytes());
-    // Local APIC NMI (§5.2.12.7) of all CPUs, polarity and trigger as the bus has them.
+    // Local APIC NMI (§5.2.12.7) of all CPUs, with the bus's default polarity and trigger.
     put(&mut body, &[4, 6, 0xff, 0, 0, LINT1]);
     if cpus > FIRST_X2APIC {
         // The same for CPUs that have only an x2APIC entry (§5.2.12.13).

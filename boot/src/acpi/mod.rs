@@ -1,8 +1,10 @@
-//! The ACPI tables of a hardware-reduced machine (ACPI 6.5 §4.1): RSDP, XSDT, FADT, DSDT, MADT and MCFG in one blob.
+//! The ACPI tables of a hardware-reduced machine (ACPI 6.5 §4.1): RSDP, XSDT, FADT, DSDT, MADT and MCFG in
+//! one blob.
 //!
-//! Owns what the tables say and where they lie; knows no device. Everything the guest may not look for in vain is
-//! declared absent here (i8042, VGA, a clock that is not there), because a kernel that probes waits for seconds.
-//! AML is interpreted during the guest's boot, so the DSDT holds no method that runs before a power button is pressed.
+//! Owns the content and the addresses of the tables; knows no device. Hardware that a guest would probe in
+//! vain is declared absent (i8042, VGA, a missing clock), because such a probe takes seconds. AML is
+//! interpreted during the guest's boot, so the DSDT has no method that runs before the power button is
+//! pressed.
 
 mod dsdt;
 mod fadt;
@@ -27,27 +29,27 @@ const OEM_ID: [u8; 6] = *b"MNIVMM";
 const OEM_TABLE_ID: [u8; 8] = *b"MINIVMM ";
 /// As [`OEM_ID`].
 const OEM_REVISION: u32 = 1;
-/// Length of the header that all tables but the RSDP share (ACPI 6.5 §5.2.6).
+/// Length of the header of all tables except the RSDP (ACPI 6.5 §5.2.6).
 const HEADER: u32 = 36;
-/// Tables start at multiples of this: nothing asks for it, every firmware does it.
+/// Alignment of tables: not required, but usual in firmware.
 const ALIGN: usize = 16;
 /// Configuration space of the one bus that MCFG describes (PCI Express 5.0 §7.2.2).
 const ECAM_BUS: u64 = 1 << 20;
 
-/// What the machine is made of, as far as ACPI has to say it.
+/// The hardware that the tables describe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
     /// Virtual CPUs; their local APIC ids and processor UIDs are `0..cpus`.
     pub cpus: u32,
     /// First serial port.
     pub com1: Option<Com>,
-    /// Index port of the real-time clock; its data port follows. `None` declares the clock absent.
+    /// Index port of the real-time clock, followed by its data port. `None` declares the clock absent.
     pub rtc: Option<u16>,
     /// Port of the pvpanic device.
     pub pvpanic: Option<u16>,
     /// Sleep and reset registers.
     pub power: PowerRegisters,
-    /// Interrupt, edge-triggered, that says the power button was pressed.
+    /// The edge-triggered interrupt of the power button.
     pub power_button_gsi: u32,
     /// PCI host bridge.
     pub pci: Option<PciHost>,
@@ -62,7 +64,7 @@ pub struct Com {
     pub gsi: u32,
 }
 
-/// The registers, one byte wide in I/O space, that end or restart the machine.
+/// The registers that end or reset the machine, one byte wide in I/O space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PowerRegisters {
     /// Port of the sleep control register (ACPI 6.5 §4.8.3.7).
@@ -71,7 +73,7 @@ pub struct PowerRegisters {
     pub sleep_status: u16,
     /// Port of the reset register (ACPI 6.5 §4.8.3.6).
     pub reset: u16,
-    /// What the guest writes to `reset`.
+    /// The value that the guest writes to `reset`.
     pub reset_value: u8,
     /// SLP_TYP of soft-off; three bits.
     pub s5_type: u8,
@@ -99,7 +101,7 @@ pub struct Tables {
     pub bytes: Vec<u8>,
 }
 
-/// Why there are no tables.
+/// Why the tables cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AcpiError {
     /// A machine without CPUs.
@@ -108,19 +110,19 @@ pub enum AcpiError {
     /// The tables would reach into the kernel.
     #[error("the ACPI tables for {cpus} CPUs take {needed} bytes and only {room} fit; ask for fewer CPUs")]
     TooLarge {
-        /// CPUs asked for.
+        /// Number of CPUs.
         cpus: u32,
-        /// Bytes they take.
+        /// Size of the tables.
         needed: u64,
-        /// Bytes there are.
+        /// Maximum size.
         room: u64,
     },
-    /// A PCI address range that its descriptor cannot say.
+    /// A PCI address range that does not fit its descriptor.
     #[error(
         "the PCI {what} {start:#x}..{end:#x} is empty, of a wrong size or not below 4 GiB; choose another range"
     )]
     PciRange {
-        /// Which one.
+        /// The range's name.
         what: &'static str,
         /// First address.
         start: u64,
@@ -132,10 +134,11 @@ pub enum AcpiError {
     SleepType(u8),
 }
 
-/// Builds all tables of `platform`, laid out from [`layout::ACPI`] on.
+/// Builds all tables of `platform`, from [`layout::ACPI`] on.
 ///
 /// # Errors
-/// [`AcpiError`], if they cannot be said in ACPI or do not fit below [`layout::RESET_VECTOR`].
+/// [`AcpiError`], if ACPI cannot describe the platform or the tables do not fit below
+/// [`layout::RESET_VECTOR`].
 pub fn build(platform: &Platform) -> Result<Tables, AcpiError> {
     check(platform)?;
     let mut blob = Blob::new(platform);
@@ -154,7 +157,7 @@ pub fn build(platform: &Platform) -> Result<Tables, AcpiError> {
     blob.finish(platform.cpus, xsdt)
 }
 
-/// Refuses what no table can say, and a number of CPUs that would only cost memory before it is refused.
+/// Refuses what ACPI cannot describe, and a number of CPUs whose tables are too large.
 fn check(platform: &Platform) -> Result<(), AcpiError> {
     if platform.cpus == 0 {
         return Err(AcpiError::NoCpus);
@@ -182,21 +185,21 @@ fn fits(cpus: u32, needed: u64) -> Result<(), AcpiError> {
     if needed > room { Err(AcpiError::TooLarge { cpus, needed, room }) } else { Ok(()) }
 }
 
-/// Tables one after the other, with room for the RSDP in front.
+/// Concatenated tables, with space for the RSDP in front.
 struct Blob {
     bytes: Vec<u8>,
 }
 
 impl Blob {
     fn new(platform: &Platform) -> Self {
-        // All but the MADT comes to about 1 KiB: one allocation, no growth.
+        // All tables but the MADT take about 1 KiB: one allocation.
         let madt = usize::try_from(madt::size(platform.cpus)).unwrap_or(0);
         let mut bytes = Vec::with_capacity(madt + 2048);
         bytes.resize(Rsdp::len(), 0);
         Blob { bytes }
     }
 
-    /// Appends `table` and says where it lies.
+    /// Appends `table` and returns its address.
     fn add(&mut self, table: &dyn Aml) -> u64 {
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
         let address = layout::ACPI + self.bytes.len() as u64;

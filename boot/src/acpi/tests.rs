@@ -1,4 +1,4 @@
-//! The tables as a kernel walks them. `iasl` has its say in `iasl_tests.rs`.
+//! The tables as a kernel reads them. `iasl_tests.rs` checks them with `iasl`.
 
 use super::*;
 
@@ -25,7 +25,7 @@ pub(super) fn platform(cpus: u32) -> Platform {
     }
 }
 
-/// A machine with nothing that can be left out.
+/// A machine without optional hardware.
 pub(super) fn bare(cpus: u32) -> Platform {
     Platform { com1: None, rtc: None, pvpanic: None, pci: None, ..platform(cpus) }
 }
@@ -47,7 +47,7 @@ fn sums_to_zero(bytes: &[u8]) -> bool {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0
 }
 
-/// Follows the pointers from the RSDP as a kernel does and checks each sum on the way.
+/// Follows the pointers from the RSDP as a kernel does, and checks each checksum.
 pub(super) fn walk(tables: &Tables) -> Vec<Table> {
     let at = |address: u64| &tables.bytes[usize::try_from(address - tables.base).unwrap()..];
     let table = |address: u64| {
@@ -171,7 +171,7 @@ fn mcfg_gives_bus_0_of_segment_0() {
     assert_eq!((u64_at(mcfg, 44), &mcfg[52..56]), (layout::ECAM.start, [0, 0, 0, 0].as_slice()));
 }
 
-/// As ACPI 6.5 §5.2.5.1 has it, and kernels before Linux 5.0, which are told no address.
+/// As in ACPI 6.5 §5.2.5.1, and as in kernels before Linux 5.0, which get no address from their loader.
 #[test]
 fn a_kernel_that_searches_finds_the_root_pointer() {
     let tables = build(&platform(255)).unwrap();

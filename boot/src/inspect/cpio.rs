@@ -1,4 +1,4 @@
-//! The cpio archives an initrd is made of (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! The cpio archives of an initrd (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::io::{self, Read};
 
@@ -6,18 +6,18 @@ use std::io::{self, Read};
 pub(crate) const MAGIC: usize = 6;
 /// Length of a header with its magic: 13 numbers of 8 hexadecimal digits follow.
 const HEADER: usize = 110;
-/// Where `c_filesize` and `c_namesize` stand in the header.
+/// Offsets of `c_filesize` and `c_namesize` in the header.
 const FILE_SIZE: usize = MAGIC + 6 * 8;
 const NAME_SIZE: usize = MAGIC + 11 * 8;
-/// `PATH_MAX`: Linux skips members with longer names (init/initramfs.c); here they are damage.
+/// `PATH_MAX`: Linux skips members with longer names (init/initramfs.c); here they count as damage.
 const NAME_MAX: u64 = 4096;
 
 pub(crate) fn is_cpio(magic: [u8; MAGIC]) -> bool {
     matches!(&magic, b"070701" | b"070702")
 }
 
-/// Walks one archive whose first magic has been read, up to and with its trailer. `member` gets each name and may read
-/// of the content; what it leaves is skipped.
+/// Walks one archive whose first magic has been read, up to and including its trailer. `member` is called
+/// with each name and may read the content; the rest is skipped.
 pub(crate) fn walk(
     stream: &mut dyn Read,
     mut member: impl FnMut(&[u8], &mut dyn Read) -> io::Result<()>,
@@ -39,7 +39,7 @@ pub(crate) fn walk(
         if name_size == 0 || name_size > NAME_MAX {
             return Err(damaged("the name of a member is empty or too long"));
         }
-        // Header and name together, and the content, are padded to 4 bytes.
+        // Header with name, and content, are padded to 4 bytes.
         let mut name = Vec::new();
         let padded = (HEADER as u64 + name_size).next_multiple_of(4) - HEADER as u64;
         if stream.take(padded).read_to_end(&mut name)? as u64 != padded {
@@ -56,7 +56,7 @@ pub(crate) fn walk(
     }
 }
 
-/// One of the header's numbers.
+/// A number of the header.
 fn number(header: &[u8; HEADER], at: usize) -> io::Result<u64> {
     let digits = header.get(at..at + 8).and_then(|digits| std::str::from_utf8(digits).ok());
     let value = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());

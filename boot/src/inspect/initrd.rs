@@ -1,4 +1,4 @@
-//! Facts about an initrd: the archives in a row that it is made of, and whether virtio is in them.
+//! Facts about an initrd: its archives, and whether they contain virtio.
 
 use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
@@ -11,38 +11,38 @@ use crate::initrd::{Initrd, InitrdError};
 use crate::kernel::printable;
 use crate::read::ReadAt;
 
-/// What is unpacked and looked at, at most, of all archives together.
+/// Maximum unpacked size to inspect, of all archives together.
 const UNPACKED_MAX: u64 = 512 << 20;
-/// Debian has two archives: microcode, and the rest.
+/// Maximum archives. Debian has two: microcode, and the rest.
 const PARTS_MAX: usize = 64;
-/// Names that are kept of each sort.
+/// Maximum names to keep of each kind.
 const NAMES_MAX: usize = 64;
-/// As much of a name as is kept.
+/// Maximum length of a name.
 const NAME_MAX: usize = 128;
-/// `modules.builtin` of Debian has 10 KiB.
+/// Maximum length of `modules.builtin`; Debian's has 10 KiB.
 const BUILTIN_MAX: u64 = 1 << 20;
 
-/// What there is to say of an initrd.
+/// Facts about an initrd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitrdFacts {
     /// Length of the file.
     pub file_len: u64,
     /// The archives, in order.
     pub parts: Vec<Part>,
-    /// What is in them.
+    /// Their content.
     pub contents: Contents,
-    /// How much of that could be seen.
-    pub seen: Seen,
+    /// How much of it was inspected.
+    pub coverage: Coverage,
 }
 
 /// One archive of an initrd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// A plain cpio archive; a first one of several is CPU microcode, most often.
+    /// A plain cpio archive; the first of several is usually CPU microcode.
     Cpio,
-    /// A packed one.
+    /// A compressed archive.
     Compressed(Compression),
-    /// Nothing that Linux would unpack.
+    /// Data that Linux does not unpack.
     Unknown,
 }
 
@@ -56,33 +56,33 @@ impl fmt::Display for Part {
     }
 }
 
-/// How much of an initrd was looked at.
+/// How much of an initrd was inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub enum Coverage {
     /// All of it.
-    All,
+    Complete,
     /// The first 512 MiB.
-    Beginning,
-    /// Not what follows a part with this compression, which is not unpacked here.
-    UpTo(Compression),
-    /// Up to a place where it is damaged, or is no archive.
+    Truncated,
+    /// Up to a part with this compression, which is not supported here.
+    UpToUnsupported(Compression),
+    /// Up to damage, or to data that is no archive.
     UpToDamage,
 }
 
-/// What was found in an initrd's archives.
+/// The content of an initrd's archives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Whether there is an /init.
     pub init: bool,
-    /// Kernel releases that there are modules for.
+    /// Kernel releases with modules.
     pub releases: Vec<String>,
-    /// virtio modules, as `lsmod` names them.
+    /// virtio modules, by their names in `lsmod`.
     pub virtio_modules: Vec<String>,
-    /// virtio drivers that `modules.builtin` says are in the kernel itself.
+    /// virtio drivers that `modules.builtin` lists as built in.
     pub virtio_builtin: Vec<String>,
 }
 
-/// Reads all archives of an initrd, unpacking gzip and zstd on the way. Memory is bounded, time by 512 MiB.
+/// Reads all archives of an initrd, decompressing gzip and zstd. Memory is bounded, and time by 512 MiB.
 pub fn inspect_initrd<R: ReadAt + ?Sized>(file: &R) -> Result<InitrdFacts, InitrdError> {
     inspect_up_to(UNPACKED_MAX, file)
 }
@@ -90,28 +90,28 @@ pub fn inspect_initrd<R: ReadAt + ?Sized>(file: &R) -> Result<InitrdFacts, Initr
 pub(super) fn inspect_up_to<R: ReadAt + ?Sized>(limit: u64, file: &R) -> Result<InitrdFacts, InitrdError> {
     let file_len = Initrd::parse(file)?.file_len();
     let mut walk = Walk { parts: Vec::new(), contents: Contents::default(), left: limit };
-    let seen = walk.archives(&mut BufReader::with_capacity(64 << 10, Stream { file, at: 0 }));
-    Ok(InitrdFacts { file_len, parts: walk.parts, contents: walk.contents, seen })
+    let coverage = walk.archives(&mut BufReader::with_capacity(64 << 10, Stream { file, at: 0 }));
+    Ok(InitrdFacts { file_len, parts: walk.parts, contents: walk.contents, coverage })
 }
 
 struct Walk {
     parts: Vec<Part>,
     contents: Contents,
-    /// What may still be unpacked.
+    /// Bytes that may still be unpacked.
     left: u64,
 }
 
 impl Walk {
-    /// The archives of the file itself, as init/initramfs.c walks them: zeros between them are skipped.
-    fn archives(&mut self, stream: &mut dyn BufRead) -> Seen {
+    /// The archives of the file itself, as in init/initramfs.c: zeros between them are skipped.
+    fn archives(&mut self, stream: &mut dyn BufRead) -> Coverage {
         loop {
             let magic = match next_magic(stream) {
                 Ok(Some(magic)) if self.parts.len() < PARTS_MAX => magic,
-                Ok(Some(_)) => return Seen::Beginning,
-                Ok(None) => return Seen::All,
-                Err(_) => return Seen::UpToDamage,
+                Ok(Some(_)) => return Coverage::Truncated,
+                Ok(None) => return Coverage::Complete,
+                Err(_) => return Coverage::UpToDamage,
             };
-            let seen = if cpio::is_cpio(magic) {
+            let coverage = if cpio::is_cpio(magic) {
                 self.parts.push(Part::Cpio);
                 self.bounded(stream, |walk, stream| walk.plain(stream))
             } else if let Some(compression) = Compression::of(&magic) {
@@ -121,37 +121,37 @@ impl Walk {
                     Compression::Gzip => self.bounded(&mut GzDecoder::new(&mut whole), Self::unpacked),
                     Compression::Zstd => match StreamingDecoder::new(&mut whole) {
                         Ok(mut decoder) => self.bounded(&mut decoder, Self::unpacked),
-                        Err(_) => Seen::UpToDamage,
+                        Err(_) => Coverage::UpToDamage,
                     },
-                    other => return Seen::UpTo(other),
+                    other => return Coverage::UpToUnsupported(other),
                 }
             } else {
                 self.parts.push(Part::Unknown);
-                return Seen::UpToDamage;
+                return Coverage::UpToDamage;
             };
-            if seen != Seen::All {
-                return seen;
+            if coverage != Coverage::Complete {
+                return coverage;
             }
         }
     }
 
-    /// Lets `look` read as much of `stream` as may be unpacked in all.
+    /// Calls `look` with `stream`, limited to the bytes that may still be unpacked.
     fn bounded<R: Read + ?Sized>(
         &mut self,
         stream: &mut R,
         look: impl FnOnce(&mut Self, &mut dyn Read) -> io::Result<()>,
-    ) -> Seen {
+    ) -> Coverage {
         let mut stream = stream.take(self.left);
         let result = look(self, &mut stream);
         self.left = stream.limit();
         match result {
-            _ if self.left == 0 => Seen::Beginning,
-            Ok(()) => Seen::All,
-            Err(_) => Seen::UpToDamage,
+            _ if self.left == 0 => Coverage::Truncated,
+            Ok(()) => Coverage::Complete,
+            Err(_) => Coverage::UpToDamage,
         }
     }
 
-    /// A stream that was packed: nothing but plain archives, to its end.
+    /// A decompressed stream: plain archives only, to its end.
     fn unpacked(&mut self, stream: &mut dyn Read) -> io::Result<()> {
         let mut stream = BufReader::with_capacity(64 << 10, stream);
         while let Some(magic) = next_magic(&mut stream)? {
@@ -163,12 +163,12 @@ impl Walk {
         Ok(())
     }
 
-    /// A plain archive behind its first magic.
+    /// A plain archive after its first magic.
     fn plain(&mut self, stream: &mut dyn Read) -> io::Result<()> {
         cpio::walk(stream, |name, content| self.member(name, content))
     }
 
-    /// Notes what a member is, by its name; the names are relative, some with a leading `./` or `/`.
+    /// Records a member by its name; names are relative, some with a leading `./` or `/`.
     fn member(&mut self, name: &[u8], content: &mut dyn Read) -> io::Result<()> {
         let name = String::from_utf8_lossy(name);
         let name = name.strip_prefix('.').unwrap_or(&name);
@@ -191,7 +191,7 @@ impl Walk {
     }
 }
 
-/// The first bytes of the next archive behind any zeros; `None` at the end.
+/// The first bytes of the next archive after any zeros; `None` at the end.
 fn next_magic(stream: &mut (impl BufRead + ?Sized)) -> io::Result<Option<[u8; cpio::MAGIC]>> {
     let mut magic = [0; cpio::MAGIC];
     loop {
@@ -209,7 +209,8 @@ fn next_magic(stream: &mut (impl BufRead + ?Sized)) -> io::Result<Option<[u8; cp
     }
 }
 
-/// The name of a virtio module at `path`, packed or not: virtio itself, `virtio_*`, and the transports of others.
+/// The name of a virtio module at `path`, compressed or not: virtio itself, `virtio_*`, and transports of
+/// other subsystems.
 fn virtio_module(path: &str) -> Option<String> {
     let (stem, packing) = path.rsplit('/').next()?.split_once(".ko")?;
     let module = stem.replace('-', "_");
@@ -217,7 +218,7 @@ fn virtio_module(path: &str) -> Option<String> {
     (known && module.contains("virtio")).then_some(module)
 }
 
-/// Keeps a name once, if there are not too many, as far as it can be printed.
+/// Keeps a printable name once, up to the maximum.
 fn note(names: &mut Vec<String>, name: &str) {
     let name = name.as_bytes();
     let Some(name) = printable(name.get(..NAME_MAX).unwrap_or(name)) else { return };

@@ -7,34 +7,34 @@ use crate::entry::Protocol;
 use crate::kernel::{Compression, Format, Kernel, KernelError, printable};
 use crate::read::ReadAt;
 
-/// A vmlinux has its banner within the first few tens of MiB.
+/// A vmlinux has its version banner within the first few tens of MiB.
 const SEARCH_MAX: u64 = 256 << 20;
 /// The start of `linux_banner` (init/version-timestamp.c).
 const BANNER: &[u8] = b"Linux version ";
-/// As much of the banner as is kept.
+/// Maximum length of the version to keep.
 const VERSION_MAX: usize = 128;
 const CHUNK: usize = 64 << 10;
 
-/// What there is to say of a kernel that can be loaded.
+/// Facts about a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelFacts {
     /// Its format.
     pub format: Format,
-    /// Release, builder and time; of an ELF kernel, what follows "Linux version" in it.
+    /// Release, builder and time; for an ELF kernel, the text after "Linux version" in it.
     pub version: Option<String>,
-    /// How the payload of a bzImage is packed.
+    /// The compression of a bzImage's payload.
     pub compression: Option<Compression>,
-    /// Version of the Linux boot protocol, of a bzImage.
+    /// Version of the Linux boot protocol of a bzImage.
     pub boot_protocol: Option<(u8, u8)>,
     /// Whether it has the 64-bit Linux entry.
     pub linux64: bool,
-    /// Whether it has the 32-bit Linux entry, as kernels for 32-bit processors do.
+    /// Whether it has the 32-bit Linux entry, as kernels for 32-bit processors have.
     pub linux32: bool,
     /// Whether it has the PVH entry.
     pub pvh: bool,
-    /// Memory that it claims at its entry.
+    /// Memory that it needs at its entry.
     pub init_size: u64,
-    /// The longest command line it takes.
+    /// The longest command line that it accepts.
     pub cmdline_max: u64,
     /// Length of the file.
     pub file_len: u64,
@@ -54,16 +54,16 @@ pub fn inspect_kernel<R: ReadAt + ?Sized>(file: &R) -> Result<KernelFacts, Kerne
         version,
         compression: kernel.compression(),
         boot_protocol: kernel.boot_protocol(),
-        linux64: kernel.speaks(Protocol::Linux64),
-        linux32: kernel.speaks(Protocol::Linux32),
-        pvh: kernel.speaks(Protocol::Pvh),
+        linux64: kernel.supports(Protocol::Linux64),
+        linux32: kernel.supports(Protocol::Linux32),
+        pvh: kernel.supports(Protocol::Pvh),
         init_size: kernel.init_size(),
         cmdline_max: kernel.cmdline_max(),
         file_len: kernel.file_len(),
     })
 }
 
-/// Searches `stream` chunk by chunk; a chunk starts with the end of the one before, so that nothing is cut in two.
+/// Searches `stream` in chunks that overlap, so that no match is split.
 fn find_banner(stream: &mut impl Read) -> io::Result<Option<String>> {
     const KEEP: usize = BANNER.len() + VERSION_MAX;
     let mut buf = vec![0; KEEP + CHUNK];
@@ -72,7 +72,7 @@ fn find_banner(stream: &mut impl Read) -> io::Result<Option<String>> {
         let read = stream.read(buf.get_mut(filled..).unwrap_or_default())?;
         filled += read;
         let window = buf.get(..filled).unwrap_or_default();
-        // What is too close to the end is looked at with the next chunk, or now if there is none.
+        // A match close to the end is found with the next chunk, or now if there is none.
         let searched = if read == 0 { filled } else { filled.saturating_sub(VERSION_MAX) };
         if let Some(version) = window.get(..searched).and_then(|part| banner_in(part, window)) {
             return Ok(Some(version));
@@ -86,7 +86,8 @@ fn find_banner(stream: &mut impl Read) -> io::Result<Option<String>> {
     }
 }
 
-/// The version in `window` whose banner lies in its front, `part`. Format strings ("Linux version %s") do not count.
+/// The version in `window` whose banner begins in its front, `part`. Format strings ("Linux version %s") are
+/// skipped.
 fn banner_in(part: &[u8], window: &[u8]) -> Option<String> {
     let starts = part.windows(BANNER.len()).enumerate().filter(|(_, bytes)| *bytes == BANNER);
     let texts = starts.filter_map(|(at, _)| window.get(at + BANNER.len()..));

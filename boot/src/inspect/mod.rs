@@ -1,18 +1,18 @@
-//! What can be said of a kernel or an initrd to someone whose machine does not boot. Takes its time (a whole initrd is
-//! unpacked in a stream), keeps little of it, and is never part of a boot.
+//! Facts about a kernel or an initrd, for diagnosis. Takes its time (a whole initrd is unpacked in a stream),
+//! keeps little memory, and is never part of a boot.
 
 pub(crate) mod cpio;
 mod initrd;
 mod kernel;
 
-pub use initrd::{Contents, InitrdFacts, Part, Seen, inspect_initrd};
+pub use initrd::{Contents, Coverage, InitrdFacts, Part, inspect_initrd};
 pub use kernel::{KernelFacts, inspect_kernel};
 
 use std::io::{self, Read};
 
 use crate::read::ReadAt;
 
-/// A file as a stream, with a position of its own.
+/// A file as a stream with its own position.
 pub(crate) struct Stream<'a, R: ?Sized> {
     pub(crate) file: &'a R,
     pub(crate) at: u64,

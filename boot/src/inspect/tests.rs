@@ -1,4 +1,4 @@
-//! Promises of the inspection: what it finds, and that damage and bombs end it.
+//! Tests of the inspection: its findings, and its limits for damage and decompression bombs.
 
 use flate2::{Compression as Level, write::GzEncoder};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -36,7 +36,8 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     compress_to_vec(bytes, CompressionLevel::Fastest)
 }
 
-/// What Debian's mkinitramfs makes, in small: microcode in front, padded, and the system packed behind it.
+/// A small initrd as Debian's mkinitramfs makes it: microcode in front, padded, and the compressed system
+/// after it.
 fn debian_like(pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let mut file = cpio(&[("kernel/x86/microcode/GenuineIntel.bin", &[7; 3000])]);
     file.resize(file.len().next_multiple_of(512), 0);
@@ -58,7 +59,7 @@ fn facts(file: &[u8]) -> InitrdFacts {
 #[track_caller]
 fn assert_debian(facts: &InitrdFacts, packing: Compression) {
     assert_eq!(facts.parts, [Part::Cpio, Part::Compressed(packing)]);
-    assert_eq!(facts.seen, Seen::All);
+    assert_eq!(facts.coverage, Coverage::Complete);
     assert!(facts.contents.init);
     assert_eq!(facts.contents.releases, ["6.1.0-56-amd64"]);
     assert_eq!(facts.contents.virtio_modules, ["virtio_blk", "virtio_net"]);
@@ -79,7 +80,7 @@ fn archives_behind_a_packed_one_are_seen() {
         file.extend(cpio(&[("./init", b"")]));
         assert_eq!(facts(&file).parts.len(), 2);
         assert!(facts(&file).contents.init);
-        assert_eq!(facts(&file).seen, Seen::All);
+        assert_eq!(facts(&file).coverage, Coverage::Complete);
     }
 }
 
@@ -88,7 +89,7 @@ fn what_is_not_unpacked_is_said() {
     let mut file = cpio(&[]);
     file.extend(b"\xfd7zXZ\0....");
     assert_eq!(facts(&file).parts, [Part::Cpio, Part::Compressed(Compression::Xz)]);
-    assert_eq!(facts(&file).seen, Seen::UpTo(Compression::Xz));
+    assert_eq!(facts(&file).coverage, Coverage::UpToUnsupported(Compression::Xz));
 }
 
 #[test]
@@ -96,7 +97,7 @@ fn truncated_initrd_is_damaged() {
     for file in [debian_like(gzip), debian_like(zstd)] {
         let second = 3584;
         for len in (second + 6..file.len()).chain(6..3000) {
-            assert_eq!(facts(&file[..len]).seen, Seen::UpToDamage, "{len} of {}", file.len());
+            assert_eq!(facts(&file[..len]).coverage, Coverage::UpToDamage, "{len} of {}", file.len());
         }
     }
 }
@@ -104,15 +105,15 @@ fn truncated_initrd_is_damaged() {
 #[test]
 fn rubbish_is_no_archive() {
     assert_eq!(facts(b"hello, world").parts, [Part::Unknown]);
-    assert_eq!(facts(b"hello, world").seen, Seen::UpToDamage);
-    assert_eq!(facts(b"hi").seen, Seen::UpToDamage);
+    assert_eq!(facts(b"hello, world").coverage, Coverage::UpToDamage);
+    assert_eq!(facts(b"hi").coverage, Coverage::UpToDamage);
     assert_eq!(facts(&[0; 5000]).parts, []);
     let mut file = cpio(&[("init", b"")]);
     put(&mut file, 6 + 6 * 8, b"zzzzzzzz");
-    assert_eq!(facts(&file).seen, Seen::UpToDamage);
+    assert_eq!(facts(&file).coverage, Coverage::UpToDamage);
     put(&mut file, 6 + 6 * 8, b"00000000");
     put(&mut file, 6 + 11 * 8, b"00001001");
-    assert_eq!(facts(&file).seen, Seen::UpToDamage);
+    assert_eq!(facts(&file).coverage, Coverage::UpToDamage);
 }
 
 #[test]
@@ -122,14 +123,14 @@ fn bomb_is_left_at_the_limit() {
     put(&mut front, 6 + 6 * 8, b"ffffffff");
     front.resize(3 << 20, 0);
     let bomb = gzip(&front);
-    assert_eq!(inspect_up_to(2 << 20, &bomb[..]).unwrap().seen, Seen::Beginning);
-    assert_eq!(inspect_up_to(4 << 20, &bomb[..]).unwrap().seen, Seen::UpToDamage);
+    assert_eq!(inspect_up_to(2 << 20, &bomb[..]).unwrap().coverage, Coverage::Truncated);
+    assert_eq!(inspect_up_to(4 << 20, &bomb[..]).unwrap().coverage, Coverage::UpToDamage);
 }
 
 #[test]
 fn many_archives_end() {
     let file = cpio(&[]).repeat(100);
-    assert_eq!((facts(&file).parts.len(), facts(&file).seen), (64, Seen::Beginning));
+    assert_eq!((facts(&file).parts.len(), facts(&file).coverage), (64, Coverage::Truncated));
 }
 
 #[test]

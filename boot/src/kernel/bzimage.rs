@@ -8,31 +8,31 @@ use crate::compression::Compression;
 use crate::layout::HIMEM;
 use crate::read::{Fields, ReadAt};
 
-/// The 64-bit entry lies this far behind the start of the protected-mode code ("64-bit BOOT PROTOCOL").
+/// Offset of the 64-bit entry in the protected-mode code ("64-bit BOOT PROTOCOL").
 const ENTRY_64: u64 = 0x200;
 /// First protocol version with `xloadflags`, and so with a 64-bit entry.
 const PROTOCOL_64: u16 = 0x020c;
 /// First protocol version with `pref_address` and `init_size`.
 const PROTOCOL_INIT_SIZE: u16 = 0x020a;
-/// First protocol version with `cmdline_size`; before it a command line had 255 bytes at most.
+/// First protocol version with `cmdline_size`; before it a command line had at most 255 bytes.
 const PROTOCOL_CMDLINE: u16 = 0x0206;
 /// First protocol version with `kernel_alignment` and `relocatable_kernel`: Linux 2.6.20.
 const PROTOCOL: u16 = 0x0205;
-/// `syssize` counts paragraphs of so many bytes.
+/// Unit of `syssize` in bytes.
 const PARAGRAPH: u64 = 16;
-/// A kernel that does not say how much memory it unpacks into gets so many times its length.
+/// Factor of its length for the memory of a kernel without `init_size`.
 const UNPACKED: u64 = 8;
-/// The version string is taken up to this length.
+/// Maximum length of the version string.
 const VERSION_MAX: usize = 128;
-/// Where the setup header starts, in the file as in `boot_params`.
+/// Offset of the setup header, in the file and in `boot_params`.
 pub(crate) const HEADER: usize = offset_of!(boot_params, hdr);
-/// The header ends here at the latest: what follows belongs to the loader ("The zero page").
+/// Maximum end of the header: the bytes after it belong to the loader ("The zero page").
 pub(crate) const HEADER_END: usize = offset_of!(boot_params, edd_mbr_sig_buffer);
 
-/// A bzImage whose header holds together.
+/// A bzImage with a valid header.
 #[derive(Debug, Clone)]
 pub(crate) struct BzImage {
-    /// The file's setup header, as it goes into `boot_params` at [`HEADER`].
+    /// The file's setup header, for `boot_params` at [`HEADER`].
     pub(crate) header: Vec<u8>,
     /// Offset of the protected-mode code in the file.
     pub(crate) code: u64,
@@ -41,9 +41,9 @@ pub(crate) struct BzImage {
     pub(crate) pref_address: u64,
     pub(crate) init_size: u64,
     pub(crate) relocatable: bool,
-    /// It has the 64-bit entry; else it is entered by the 32-bit one.
+    /// It has the 64-bit entry; otherwise the 32-bit one.
     pub(crate) long_mode: bool,
-    /// The last address that an initrd may occupy.
+    /// Maximum end address of an initrd, inclusive.
     pub(crate) initrd_addr_max: u64,
     pub(crate) cmdline_max: u64,
     pub(crate) protocol: u16,
@@ -59,7 +59,7 @@ macro_rules! field {
 }
 
 impl BzImage {
-    /// Reads the header from `head`, the start of a file of `len` bytes that says `HdrS`.
+    /// Parses the header in `head`, the start of a file of `len` bytes with the magic `HdrS`.
     pub(crate) fn parse<R: ReadAt + ?Sized>(file: &R, head: &[u8], len: u64) -> Result<Self, KernelError> {
         let head = Fields(head);
         let protocol = field!(head, u16, version);
@@ -80,13 +80,13 @@ impl BzImage {
         } else {
             (HIMEM, code_len * UNPACKED)
         };
-        // What of the last paragraph is not in the file is memory all the same.
+        // The missing part of the last paragraph still takes memory.
         let init_size = init_size.max(code_len.next_multiple_of(PARAGRAPH));
         if pref_address < HIMEM || pref_address.checked_add(init_size).is_none() {
             return Err(KernelError::BadHeader("its preferred address is not in memory"));
         }
         let payload = u64::from(field!(head, u32, payload_offset));
-        // Its length stands in the header since protocol 2.08, as its offset does.
+        // The header has its length since protocol 2.08, like its offset.
         let payload_len = u64::from(field!(head, u32, payload_length));
         let (payload, payload_len) = if protocol < 0x0208 { (0, 0) } else { (payload, payload_len) };
         if payload + payload_len > code_len {
@@ -114,15 +114,16 @@ impl BzImage {
         })
     }
 
-    /// Address of the entry when the code lies at `load`: the 32-bit one is its first byte ("32-bit BOOT PROTOCOL").
+    /// Address of the entry if the code is at `load`: the 32-bit entry is its first byte ("32-bit BOOT
+    /// PROTOCOL").
     pub(crate) fn entry(&self, load: u64) -> u64 {
         if self.long_mode { load + ENTRY_64 } else { load }
     }
 }
 
-/// Offset and length of the protected-mode code: it follows the boot sector and `setup_sects` more, is counted in
-/// paragraphs of 16 bytes, and a signature may follow it. The file may end within the last paragraph: what is missing of
-/// that is padding, and reads as zero.
+/// Offset and length of the protected-mode code: it follows the boot sector and `setup_sects` more, its
+/// length is counted in paragraphs of 16 bytes, and a signature may follow it. The file may end within the
+/// last paragraph: the missing part is padding, and reads as zero.
 fn code_extent(head: Fields<'_>, long_mode: bool, len: u64) -> Result<(u64, u64), KernelError> {
     let sectors = match field!(head, u8, setup_sects) {
         0 => 4, // "For backwards compatibility"
@@ -156,7 +157,7 @@ fn copy_header(head: Fields<'_>, protocol: u16) -> Result<Vec<u8>, KernelError> 
     head.slice(HEADER, end - HEADER).map(<[u8]>::to_vec).ok_or(KernelError::BadHeader("it ends too early"))
 }
 
-/// The version string: its offset less 0x200 stands in the header, 0 for none; it is part of the setup code.
+/// The version string: the header has its offset less 0x200, 0 for none; it is part of the setup code.
 fn version<R: ReadAt + ?Sized>(file: &R, offset: u16, code: u64) -> Result<Option<String>, KernelError> {
     let at = u64::from(offset) + 0x200;
     if offset == 0 || at >= code {
@@ -175,7 +176,7 @@ fn read_magic<R: ReadAt + ?Sized>(file: &R, at: u64) -> Result<[u8; Compression:
     Ok(magic)
 }
 
-/// Text from a file that may hold anything: only what a terminal shows as itself.
+/// The printable part of a text from an untrusted file.
 pub(crate) fn printable(text: &[u8]) -> Option<String> {
     let text: String =
         text.iter().filter(|byte| (b' '..=b'~').contains(*byte)).map(|&b| char::from(b)).collect();

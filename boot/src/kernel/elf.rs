@@ -1,4 +1,4 @@
-//! ELF vmlinux: program headers and the PVH note, read and checked. Nothing but headers and notes is read.
+//! ELF vmlinux: parses program headers and the PVH note. Nothing else is read.
 
 use linux_loader::elf::{
     ELFCLASS32, ELFDATA2MSB, ET_CORE, ET_DYN, ET_EXEC, ET_REL, Elf32_Ehdr, Elf32_Phdr, Elf64_Ehdr,
@@ -10,24 +10,24 @@ use super::foreign::{EM_386, EM_X86_64, Foreign};
 use super::{HEAD, KernelError};
 use crate::read::{Fields, ReadAt};
 
-/// Linux has 5 program headers, other kernels up to a dozen.
+/// Maximum program headers. Linux has 5, other kernels up to a dozen.
 const MAX_HEADERS: usize = 64;
-/// Linux has 512 bytes of notes in one segment.
+/// Maximum length of notes. Linux has 512 bytes in one segment.
 const MAX_NOTES: usize = 16 << 10;
 const PHDR: usize = size_of::<Elf64_Phdr>();
 const PHDR32: usize = size_of::<Elf32_Phdr>();
 /// Physical address of a 32-bit protected-mode entry (xen/include/public/elfnote.h).
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
-/// A part of the file that goes to a physical address.
+/// A part of the file for a physical address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) file_offset: u64,
     pub(crate) file_len: u64,
     pub(crate) guest: u64,
-    /// At least `file_len`; what is more is zero.
+    /// At least `file_len`; the rest is zero.
     pub(crate) memory_len: u64,
-    /// `p_vaddr`, by which an entry may be given.
+    /// `p_vaddr`; an entry point may be relative to it.
     linked: u64,
 }
 
@@ -36,13 +36,13 @@ impl Segment {
         self.guest + self.memory_len
     }
 
-    /// Whether the file has something to execute at `address`.
+    /// Whether the file has content at `address`.
     fn holds(&self, address: u64) -> bool {
         (self.guest..self.guest + self.file_len).contains(&address)
     }
 }
 
-/// An ELF executable for x86 whose headers hold together.
+/// An ELF executable for x86 with valid headers.
 #[derive(Debug, Clone)]
 pub(crate) struct Elf {
     /// By address, not overlapping, not empty in memory.
@@ -51,7 +51,7 @@ pub(crate) struct Elf {
     pub(crate) entry: Option<u64>,
     /// That entry is a 64-bit one.
     pub(crate) long_mode: bool,
-    /// Physical address of the PVH entry, where a note names one.
+    /// Physical address of the PVH entry, from a note.
     pub(crate) pvh_entry: Option<u32>,
 }
 
@@ -65,7 +65,7 @@ macro_rules! field {
 }
 
 impl Elf {
-    /// Reads the headers; `head` is the start of a file of `len` bytes that starts with the ELF magic.
+    /// Parses the headers; `head` is the start of a file of `len` bytes with the ELF magic.
     pub(crate) fn parse<R: ReadAt + ?Sized>(file: &R, head: &[u8], len: u64) -> Result<Self, KernelError> {
         let header = Fields(head);
         let long_mode = check_identity(header)?;
@@ -103,20 +103,22 @@ impl Elf {
         if entry.is_none() && pvh_entry.is_none() {
             return Err(KernelError::BadElf("its entry point lies outside of its segments"));
         }
-        // The other entries of a kernel with a Multiboot header expect what only its loader leaves behind.
+        // The other entries of a kernel with a Multiboot header expect the state that only such a loader sets
+        // up.
         if pvh_entry.is_none() && multiboot(file, len)? {
             return Err(KernelError::Multiboot);
         }
         Ok(Elf { segments, entry, long_mode, pvh_entry })
     }
 
-    /// First address behind the kernel in memory.
+    /// First address after the kernel in memory.
     pub(crate) fn end(&self) -> u64 {
         self.segments.last().map_or(0, Segment::end)
     }
 }
 
-/// System V ABI, "ELF Identification" and `e_type`: refuses what is ELF and no x86 kernel. True for a 64-bit one.
+/// System V ABI, "ELF Identification" and `e_type`: refuses ELF files that are no x86 kernel. True for a
+/// 64-bit one.
 fn check_identity(header: Fields<'_>) -> Result<bool, KernelError> {
     let foreign = |which| Err(KernelError::Foreign(which));
     let class = header.u8(4).map(u32::from);
@@ -156,7 +158,7 @@ fn program_headers<R: ReadAt + ?Sized>(
     table.read(file, header, len)
 }
 
-/// That of a 32-bit file, with each entry in the layout of 64-bit files.
+/// The table of a 32-bit file, with each entry in the layout of 64-bit files.
 fn wide_program_headers<R: ReadAt + ?Sized>(
     file: &R,
     header: Fields<'_>,
@@ -191,16 +193,16 @@ fn wide_program_headers<R: ReadAt + ?Sized>(
     Ok(wide)
 }
 
-/// Where a program header table lies.
+/// Location of a program header table.
 struct Table {
     count: usize,
     offset: u64,
-    /// Of one entry.
+    /// Size of one entry.
     size: usize,
 }
 
 impl Table {
-    /// Takes it from the bytes at hand or with one more read.
+    /// Takes it from the bytes that were read, or reads it.
     fn read<R: ReadAt + ?Sized>(
         &self,
         file: &R,
@@ -225,8 +227,8 @@ impl Table {
     }
 }
 
-/// Whether the file has a header of Multiboot: version 1 in its first 8 KiB, on 4 bytes, three words whose sum is 0; version 2 in
-/// its first 32 KiB, on 8 bytes, four such words.
+/// Whether the file has a Multiboot header: version 1 in its first 8 KiB, aligned to 4 bytes, three words
+/// whose sum is 0; version 2 in its first 32 KiB, aligned to 8 bytes, four such words.
 fn multiboot<R: ReadAt + ?Sized>(file: &R, len: u64) -> Result<bool, KernelError> {
     const SEARCH: [(u32, usize, usize, usize); 2] =
         [(0x1bad_b002, 8 << 10, 4, 3), (0xe852_50d6, 32 << 10, 8, 4)];
@@ -242,7 +244,7 @@ fn multiboot<R: ReadAt + ?Sized>(file: &R, len: u64) -> Result<bool, KernelError
     }))
 }
 
-/// A `PT_LOAD` header; `None` where it takes no memory.
+/// A `PT_LOAD` header; `None` if it takes no memory.
 fn segment(table: Fields<'_>, at: usize, len: u64) -> Result<Option<Segment>, KernelError> {
     let segment = Segment {
         file_offset: field!(table, u64, at, Elf64_Phdr.p_offset),
@@ -261,7 +263,7 @@ fn segment(table: Fields<'_>, at: usize, len: u64) -> Result<Option<Segment>, Ke
     Ok((segment.memory_len > 0).then_some(segment))
 }
 
-/// Refuses what does not lie wholly in the file.
+/// Refuses a range that is not within the file.
 fn check_extent(what: &'static str, offset: u64, size: u64, len: u64) -> Result<(), KernelError> {
     match offset.checked_add(size) {
         Some(end) if end <= len => Ok(()),
@@ -269,7 +271,7 @@ fn check_extent(what: &'static str, offset: u64, size: u64, len: u64) -> Result<
     }
 }
 
-/// `size` bytes that are known to lie in the file; a file that shrinks meanwhile is cut short.
+/// Reads `size` bytes within the file; fewer if the file shrinks meanwhile.
 fn read_vec<R: ReadAt + ?Sized>(file: &R, offset: u64, size: usize) -> Result<Vec<u8>, KernelError> {
     let mut bytes = vec![0; size];
     let read = file.read_at(&mut bytes, offset).map_err(KernelError::Read)?;
@@ -277,7 +279,7 @@ fn read_vec<R: ReadAt + ?Sized>(file: &R, offset: u64, size: usize) -> Result<Ve
     Ok(bytes)
 }
 
-/// The notes of one segment, as far as the budget of the whole file goes.
+/// The notes of one segment, within the limit for the file.
 fn read_notes<R: ReadAt + ?Sized>(
     file: &R,
     offset: u64,
@@ -313,7 +315,7 @@ fn find_pvh_entry(notes: Fields<'_>, align: u64) -> Option<u32> {
     }
 }
 
-/// `e_entry` is physical in Linux; others give the address they are linked at.
+/// `e_entry` is physical in Linux; other kernels give a linked address.
 fn physical_entry(segments: &[Segment], entry: u64) -> Option<u64> {
     if segments.iter().any(|segment| segment.holds(entry)) {
         return Some(entry);

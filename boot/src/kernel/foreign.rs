@@ -1,4 +1,4 @@
-//! What a file is when it is no kernel for this machine, and what to do about it.
+//! Identifies files that are no kernel for this machine, with the cure for each.
 
 use std::fmt;
 
@@ -14,11 +14,11 @@ pub(crate) const ELF_MAGIC: &[u8] = b"\x7fELF";
 /// `HdrS`, at 0x202 of a bzImage (Linux x86 boot protocol, "The Real-Mode Kernel Header").
 pub(crate) const HDRS: (usize, &[u8]) = (0x202, b"HdrS");
 
-/// A file that was given as the kernel and is something else.
+/// A file that was given as the kernel and is another kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Foreign {
-    /// Packed data without the code that unpacks it.
+    /// Compressed data without a decompressor.
     Compressed(Compression),
     /// An EFI program that is no bzImage: a unified kernel image, a boot loader.
     Efi,
@@ -28,15 +28,15 @@ pub enum Foreign {
     Arm64Image,
     /// An `Image` of RISC-V.
     RiscVImage,
-    /// 32-bit ELF for x86-64: the x32 ABI, of programs only.
+    /// 32-bit ELF for x86-64: the x32 ABI, for programs only.
     Elf32,
-    /// ELF in big-endian order.
+    /// Big-endian ELF.
     ElfBigEndian,
     /// ELF of another machine, by its `e_machine`.
     ElfMachine(u16),
     /// A program, shared library or core dump.
     ElfProgram,
-    /// An object file: a kernel module, most often.
+    /// An object file, usually a kernel module.
     ElfObject,
     /// An uncompressed initrd.
     Cpio,
@@ -44,14 +44,14 @@ pub enum Foreign {
     DiskImage(&'static str),
     /// A Debian package.
     DebPackage,
-    /// Text: a script, a configuration file, a web page saved in the kernel's place.
+    /// Text: a script, a configuration file, a saved web page.
     Text,
     /// None of these.
     Unknown,
 }
 
 impl Foreign {
-    /// Names the file by its first bytes, a page of them where there are as many.
+    /// Identifies a file by its first bytes, at most a page.
     pub(crate) fn of(head: &[u8]) -> Self {
         let at = |offset: usize, magic: &[u8]| Fields(head).slice(offset, magic.len()) == Some(magic);
         // Documentation/arch/arm64/booting.rst and riscv/boot-image-header.rst: both may start as a PE.
@@ -96,14 +96,14 @@ impl Foreign {
     }
 }
 
-/// Whether the first bytes are such as people type.
+/// Whether the first bytes are text.
 fn is_text(head: &[u8]) -> bool {
     let head = head.get(..512).unwrap_or(head);
     let printable = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0x80..);
     !head.is_empty() && head.iter().all(printable)
 }
 
-/// Names of the ELF machines that someone may have a kernel of.
+/// Names of common ELF machines.
 fn elf_machine(machine: u16) -> Option<&'static str> {
     Some(match machine {
         3 => "32-bit x86",

@@ -1,4 +1,4 @@
-//! Recognises a kernel by its headers. Reads a few KiB of them, never the kernel itself, and places nothing.
+//! Recognises a kernel by its headers. Reads a few KiB, never the whole kernel, and decides no addresses.
 
 mod bzimage;
 mod elf;
@@ -17,12 +17,13 @@ use crate::entry::Protocol;
 use crate::read::ReadAt;
 use foreign::{ELF_MAGIC, HDRS};
 
-/// What is read of a file before anything is known of it.
+/// Number of bytes to read first.
 const HEAD: usize = 4096;
-/// `COMMAND_LINE_SIZE` of x86 Linux less the terminating zero; a kernel without a setup header cannot say another.
+/// `COMMAND_LINE_SIZE` of x86 Linux less the terminating zero; a kernel without a setup header has no other
+/// limit.
 const CMDLINE_MAX: u64 = 2047;
 
-/// A kernel that can be loaded: its headers have been read and hold together with the length of its file.
+/// A kernel that can be loaded: its headers are valid for the length of its file.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     pub(crate) image: Image,
@@ -40,11 +41,11 @@ pub(crate) enum Image {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
-    /// Linux's packed image with a setup header; what distributions ship.
+    /// Linux's compressed image with a setup header, as in distributions.
     BzImage,
     /// An uncompressed kernel with a PVH note.
     ElfPvh,
-    /// An uncompressed kernel that has Linux's own entry only.
+    /// An uncompressed kernel with Linux's own entry only.
     Elf,
 }
 
@@ -59,7 +60,7 @@ impl fmt::Display for Format {
 }
 
 impl Kernel {
-    /// Reads the headers of `file`. Its position stays where it is.
+    /// Parses the headers of `file`. Its position does not change.
     pub fn parse<R: ReadAt + ?Sized>(file: &R) -> Result<Self, KernelError> {
         let file_len = file.length().map_err(KernelError::Read)?;
         let mut head = [0; HEAD];
@@ -87,8 +88,8 @@ impl Kernel {
         }
     }
 
-    /// Whether it can be entered by `protocol`.
-    pub fn speaks(&self, protocol: Protocol) -> bool {
+    /// Whether it has an entry for `protocol`.
+    pub fn supports(&self, protocol: Protocol) -> bool {
         match (&self.image, protocol) {
             (Image::BzImage(image), Protocol::Linux64) => image.long_mode,
             (Image::BzImage(image), Protocol::Linux32) => !image.long_mode,
@@ -104,28 +105,28 @@ impl Kernel {
         self.file_len
     }
 
-    /// The release with who built it and when, as the setup header of a bzImage says it.
+    /// Release, builder and time, from the setup header of a bzImage.
     pub fn version(&self) -> Option<&str> {
         self.bzimage()?.version.as_deref()
     }
 
-    /// How the payload of a bzImage is packed; `None` where it is not, or not known.
+    /// The compression of a bzImage's payload; `None` if there is none, or it is not known.
     pub fn compression(&self) -> Option<Compression> {
         self.bzimage()?.compression
     }
 
-    /// Version of the Linux boot protocol that a bzImage speaks, major and minor.
+    /// Version of the Linux boot protocol of a bzImage, major and minor.
     pub fn boot_protocol(&self) -> Option<(u8, u8)> {
         let [minor, major] = self.bzimage()?.protocol.to_le_bytes();
         Some((major, minor))
     }
 
-    /// The longest command line it takes, without the terminating zero.
+    /// The longest command line that it accepts, without the terminating zero.
     pub fn cmdline_max(&self) -> u64 {
         self.bzimage().map_or(CMDLINE_MAX, |image| image.cmdline_max)
     }
 
-    /// Bytes of memory from [`Self::pref_address`] on that it needs before it can look at its memory map.
+    /// Memory from [`Self::pref_address`] on that it needs before it reads its memory map.
     pub fn init_size(&self) -> u64 {
         match &self.image {
             Image::BzImage(image) => image.init_size,
@@ -133,7 +134,7 @@ impl Kernel {
         }
     }
 
-    /// The physical address where it wants to lie.
+    /// Its preferred physical address.
     pub fn pref_address(&self) -> u64 {
         match &self.image {
             Image::BzImage(image) => image.pref_address,
@@ -141,12 +142,13 @@ impl Kernel {
         }
     }
 
-    /// Whether it could be loaded elsewhere.
+    /// Whether it can be loaded at another address.
     pub fn relocatable(&self) -> bool {
         self.bzimage().is_some_and(|image| image.relocatable)
     }
 
-    /// The last address that its initrd may occupy. ELF kernels cannot say; PVH's and Linux's limit is 4 GiB.
+    /// Maximum end address of its initrd, inclusive. ELF kernels have no such field; the limit of PVH and
+    /// Linux is 4 GiB.
     pub fn initrd_addr_max(&self) -> u64 {
         self.bzimage().map_or(u64::from(u32::MAX), |image| image.initrd_addr_max)
     }

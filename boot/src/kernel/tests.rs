@@ -1,4 +1,4 @@
-//! Promises of `Kernel::parse`: what it takes, what it refuses, and what it says then.
+//! Tests of `Kernel::parse`: accepted files, refused files, and the messages.
 
 use super::*;
 use crate::testing::{Part, bzimage, elf, put, pvh_elf, tiny_elf};
@@ -7,7 +7,7 @@ fn refusal(file: &[u8]) -> String {
     Kernel::parse(file).unwrap_err().to_string()
 }
 
-/// The file with `bytes` at `offset`, refused.
+/// The error for the file with `bytes` at `offset`.
 fn refusal_with(mut file: Vec<u8>, offset: usize, bytes: &[u8]) -> String {
     put(&mut file, offset, bytes);
     refusal(&file)
@@ -31,14 +31,14 @@ fn bzimage_says_what_it_is() {
     assert_eq!((kernel.cmdline_max(), kernel.initrd_addr_max()), (2047, 0x7fff_ffff));
     assert_eq!((kernel.pref_address(), kernel.init_size()), (0x100_0000, 0x40_0000));
     assert!(kernel.relocatable());
-    assert!(kernel.speaks(Protocol::Linux64) && !kernel.speaks(Protocol::Pvh));
+    assert!(kernel.supports(Protocol::Linux64) && !kernel.supports(Protocol::Pvh));
 }
 
 #[test]
 fn elf_says_what_it_is() {
     let kernel = Kernel::parse(&pvh_elf()[..]).unwrap();
     assert_eq!(kernel.format(), Format::ElfPvh);
-    assert!(kernel.speaks(Protocol::Linux64) && kernel.speaks(Protocol::Pvh));
+    assert!(kernel.supports(Protocol::Linux64) && kernel.supports(Protocol::Pvh));
     assert_eq!((kernel.pref_address(), kernel.init_size()), (0x100_0000, 0x21_0000));
     assert_eq!((kernel.version(), kernel.compression(), kernel.relocatable()), (None, None, false));
     assert_eq!(Kernel::parse(&tiny_elf()[..]).unwrap().format(), Format::Elf);
@@ -106,7 +106,7 @@ fn unusable_elf_files_are_named() {
     assert_says(&refusal_with(elf(), 64 + 24, &[0xff; 8]), &["address space"]);
 }
 
-/// Up to 15 bytes: a paragraph that is not all there is a file cut short.
+/// At most 15 bytes: a file with less of its last paragraph is truncated.
 #[test]
 fn a_file_may_end_within_its_last_paragraph() {
     let file = bzimage();
@@ -121,14 +121,15 @@ fn a_32_bit_bzimage_is_entered_by_the_32_bit_protocol() {
     let mut file = bzimage();
     put(&mut file, 0x236, &[0x04]);
     let kernel = Kernel::parse(&file[..]).unwrap();
-    assert!(kernel.speaks(Protocol::Linux32) && !kernel.speaks(Protocol::Linux64));
-    // Older ones say less: of 2.10 where to lie, of 2.06 how long a command line may be.
+    assert!(kernel.supports(Protocol::Linux32) && !kernel.supports(Protocol::Linux64));
+    // Older protocols have fewer fields: 2.10 added the preferred address, 2.06 the length of the command
+    // line.
     for (version, place, size, cmdline) in
         [(0x0a, 0x100_0000, 0x40_0000, 2047), (0x06, 0x10_0000, 0x8000, 2047), (0x05, 0x10_0000, 0x8000, 255)]
     {
         put(&mut file, 0x206, &[version, 0x02]);
         let kernel = Kernel::parse(&file[..]).unwrap();
-        assert!(kernel.speaks(Protocol::Linux32), "{version:#x}");
+        assert!(kernel.supports(Protocol::Linux32), "{version:#x}");
         assert_eq!((kernel.pref_address(), kernel.init_size()), (place, size), "{version:#x}");
         assert_eq!(kernel.cmdline_max(), cmdline, "{version:#x}");
     }
@@ -156,11 +157,11 @@ fn elf32(code: &[u8], pvh_entry: Option<u32>) -> Vec<u8> {
 fn thirty_two_bit_elf_kernels_have_their_own_entry_or_that_of_pvh() {
     let kernel = Kernel::parse(&elf32(&[], None)[..]).unwrap();
     assert_eq!(kernel.format(), Format::Elf);
-    assert!(kernel.speaks(Protocol::Linux32) && !kernel.speaks(Protocol::Linux64));
+    assert!(kernel.supports(Protocol::Linux32) && !kernel.supports(Protocol::Linux64));
     assert_eq!((kernel.pref_address(), kernel.init_size()), (0x10_0000, 0x2000));
     let kernel = Kernel::parse(&elf32(&[], Some(0x10_0020))[..]).unwrap();
     assert_eq!(kernel.format(), Format::ElfPvh);
-    assert!(kernel.speaks(Protocol::Pvh));
+    assert!(kernel.supports(Protocol::Pvh));
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn a_kernel_for_multiboot_loaders_is_named() {
     }
     assert_says(&refusal(&elf32(&header, None)), &["Multiboot", "PVH note"]);
     assert!(Kernel::parse(&elf32(&header, Some(0x10_0020))[..]).is_ok());
-    // Where the usual link script puts it: behind the first page.
+    // As placed by the usual linker script: after the first page.
     let mut file = elf32(&[], None);
     put(&mut file, 52, &[1, 0, 0, 0, 0, 0x10, 0, 0]);
     put(&mut file, 0x1000, &header);
@@ -181,7 +182,7 @@ fn a_kernel_for_multiboot_loaders_is_named() {
     let mut file = tiny_elf();
     put(&mut file, 0x1000, &header);
     assert_says(&refusal(&file), &["Multiboot"]);
-    // A magic alone is no header.
+    // A magic number alone is no header.
     assert!(Kernel::parse(&elf32(&header[..8], None)[..]).is_ok());
 }
 
@@ -228,7 +229,7 @@ fn pvh_entry_outside_of_the_kernel_is_not_used() {
 #[test]
 fn endless_notes_end() {
     let mut file = pvh_elf();
-    // A name that leads past everything, then one that wraps.
+    // A name that is longer than everything, then one that overflows.
     put(&mut file, 3072, &u32::MAX.to_le_bytes());
     assert_eq!(Kernel::parse(&file[..]).unwrap().format(), Format::Elf);
     put(&mut file, 3072, &[0; 12]);

@@ -1,4 +1,5 @@
-//! Decides where everything goes before anything is loaded: the caller copies, when and in how many threads it likes.
+//! Decides all addresses before anything is loaded; the caller copies, when and with as many threads as it
+//! likes.
 
 mod error;
 
@@ -13,7 +14,7 @@ use crate::layout::{CMDLINE_MAX, HIMEM, LOW_RAM_END, RamLayout};
 
 const PAGE: u64 = 4096;
 
-/// What is to be booted, and in what.
+/// The input of a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanRequest<'a> {
     /// Kernel command line, without a terminating zero.
@@ -22,11 +23,11 @@ pub struct PlanRequest<'a> {
     pub initrd: Option<Initrd>,
     /// The machine's memory.
     pub ram: &'a RamLayout,
-    /// The entry to use instead of the one the kernel is best entered by.
+    /// The entry to use instead of the kernel's best one.
     pub preferred_entry: Option<Protocol>,
 }
 
-/// A piece of a file that is to be copied to guest memory. It lies wholly in the file and in low RAM.
+/// A piece of a file to copy to guest memory. It is within the file and within low RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// Offset in the file.
@@ -38,21 +39,21 @@ pub struct Load {
 }
 
 impl Load {
-    /// The guest-physical addresses it fills.
+    /// Its guest-physical addresses.
     pub fn range(&self) -> Range<u64> {
         self.guest..self.guest + self.len
     }
 }
 
-/// Everything that is left to do to start a kernel. The guest's memory must read as zero where nothing is loaded: a
+/// The rest of the work to start a kernel. The guest's memory must read as zero where nothing is loaded: a
 /// segment may be longer in memory than in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootPlan {
     /// Pieces of the kernel file, by address, not overlapping.
     pub kernel: Vec<Load>,
-    /// The initrd file, whole.
+    /// The whole initrd file.
     pub initrd: Option<Load>,
-    /// How the kernel is entered.
+    /// The entry protocol.
     pub protocol: Protocol,
     /// Guest-physical address of the entry.
     pub entry: u64,
@@ -74,7 +75,7 @@ impl BootPlan {
 pub fn plan(kernel: &Kernel, request: &PlanRequest<'_>) -> Result<BootPlan, PlanError> {
     let protocol = choose_entry(kernel, request.preferred_entry)?;
     let cmdline = terminated(request.cmdline, kernel.cmdline_max())?;
-    let room = kernel_room(kernel)?;
+    let room = kernel_range(kernel)?;
     check_memory(kernel, &room, request)?;
     let initrd =
         request.initrd.map(|initrd| place_initrd(&initrd, kernel, &room, request.ram)).transpose()?;
@@ -85,16 +86,16 @@ pub fn plan(kernel: &Kernel, request: &PlanRequest<'_>) -> Result<BootPlan, Plan
     Ok(BootPlan { kernel: loads, initrd, protocol, entry, setup_header, cmdline, ram: request.ram.clone() })
 }
 
-/// The preferred entry if the kernel has it; else PVH where there is one, as it needs no page tables.
+/// The preferred entry if the kernel has it; else PVH if there is one, as it needs no page tables.
 fn choose_entry(kernel: &Kernel, preferred: Option<Protocol>) -> Result<Protocol, PlanError> {
     match preferred {
-        Some(wanted) if !kernel.speaks(wanted) => {
+        Some(wanted) if !kernel.supports(wanted) => {
             Err(PlanError::NoSuchEntry { wanted, format: kernel.format() })
         }
         Some(wanted) => Ok(wanted),
         None => {
             let best =
-                [Protocol::Pvh, Protocol::Linux64].into_iter().find(|protocol| kernel.speaks(*protocol));
+                [Protocol::Pvh, Protocol::Linux64].into_iter().find(|protocol| kernel.supports(*protocol));
             Ok(best.unwrap_or(Protocol::Linux32))
         }
     }
@@ -107,7 +108,7 @@ fn elf_entry(elf: &Elf, protocol: Protocol) -> Option<u64> {
     }
 }
 
-/// The command line with its zero; `max` does not count it ("`cmdline_size`", boot protocol 2.06).
+/// The command line with its zero, which `max` does not count ("`cmdline_size`", boot protocol 2.06).
 fn terminated(cmdline: &str, max: u64) -> Result<Vec<u8>, PlanError> {
     if let Some(at) = cmdline.bytes().position(|byte| byte == 0) {
         return Err(PlanError::CmdlineHasNul(at));
@@ -122,9 +123,9 @@ fn terminated(cmdline: &str, max: u64) -> Result<Vec<u8>, PlanError> {
     Ok(bytes)
 }
 
-/// All the memory that the kernel claims before it reads its memory map: from where it is loaded to the end of its
+/// The memory that the kernel needs before it reads its memory map: from its load address to the end of its
 /// unpacking buffer or of its last segment.
-fn kernel_room(kernel: &Kernel) -> Result<Range<u64>, PlanError> {
+fn kernel_range(kernel: &Kernel) -> Result<Range<u64>, PlanError> {
     let start = kernel.pref_address();
     if start < HIMEM {
         return Err(PlanError::KernelTooLow { address: start, limit: HIMEM });
@@ -136,17 +137,18 @@ fn kernel_room(kernel: &Kernel) -> Result<Range<u64>, PlanError> {
     Ok(start..end)
 }
 
-/// Memory in which this kernel with this initrd is expected to reach /init, in whole MiB. To the kernel's room comes an
-/// eighth of it for what it allocates at boot (measured with Debian 6.1: 9 to 13 % are needed less the initrd's share), and
-/// the initrd with what is unpacked from it.
+/// Memory in which this kernel with this initrd is expected to reach /init, in whole MiB. Added to the
+/// kernel's range are an eighth of it for allocations at boot (measured with Debian 6.1: 9 to 13 % without
+/// the initrd's share), and the initrd with its unpacked content.
 pub fn memory_estimate(kernel: &Kernel, initrd: Option<&Initrd>) -> Result<u64, PlanError> {
-    let room = kernel_room(kernel)?;
+    let room = kernel_range(kernel)?;
     let initrd = initrd.map_or(0, |initrd| page_up(initrd.working_memory()));
     let needed = page_up(room.end).saturating_add((room.end - room.start) / 8).saturating_add(initrd);
     Ok(needed.div_ceil(1 << 20).saturating_mul(1 << 20))
 }
 
-/// Refuses memory that holds the kernel's room and the initrd's file for certain not. A small kernel needs little.
+/// Refuses memory that is certainly too small for the kernel's range and the initrd's file. A small kernel
+/// needs little.
 fn check_memory(kernel: &Kernel, room: &Range<u64>, request: &PlanRequest<'_>) -> Result<(), PlanError> {
     let initrd = request.initrd.map_or(0, |initrd| page_up(initrd.least_memory()));
     let certain = page_up(room.end).saturating_add(initrd);
@@ -159,7 +161,7 @@ fn check_memory(kernel: &Kernel, room: &Range<u64>, request: &PlanRequest<'_>) -
     Err(PlanError::NotEnoughMemory { needed, given, initrd: request.initrd.is_some() })
 }
 
-/// As high as it fits: kernels unpack upwards from where they are loaded, and their first allocations come from below.
+/// As high as possible: kernels unpack upwards from their load address, and allocate from below first.
 fn place_initrd(
     initrd: &Initrd,
     kernel: &Kernel,

@@ -1,4 +1,4 @@
-//! Promises of `plan`: where things go, and what is refused.
+//! Tests of `plan`: addresses, and refusals.
 
 use super::*;
 use crate::layout::LOW_RAM_END;
@@ -47,7 +47,7 @@ fn initrd_goes_as_high_as_it_fits() {
     let at = |mib, len| plan_in(&bzimage(), mib, Some(initrd(len))).unwrap().initrd.unwrap();
     assert_eq!(at(128, 5000), Load { file_offset: 0, guest: 128 * MIB - 8192, len: 5000 });
     assert_eq!(at(128, 4096).guest, 128 * MIB - 4096);
-    // Debian's kernels allow up to 2 GiB, and there is never an initrd in the hole or above it.
+    // Debian's kernels allow up to 2 GiB, and an initrd is never in the hole or above it.
     assert_eq!(at(3 << 10, 4096).guest, 0x8000_0000 - 4096);
     assert_eq!(at(6 << 10, 4096).guest, 0x8000_0000 - 4096);
     let elf = plan_in(&pvh_elf(), 6 << 10, Some(initrd(4096))).unwrap();
@@ -74,7 +74,7 @@ fn too_little_memory_says_how_much_is_enough() {
         message,
         "68 MiB of memory are too little for this kernel with this initrd: it needs about 76 MiB."
     );
-    // What is not certain is not refused, and the estimate is there to warn of it.
+    // Memory that may be enough is not refused; the estimate is for a warning.
     assert!(plan_in(&file, 72, Some(initrd(1 << 20))).is_ok());
     let kernel = Kernel::parse(&file[..]).unwrap();
     assert_eq!(memory_estimate(&kernel, Some(&initrd(1 << 20))), Ok(76 * MIB));

@@ -24,9 +24,10 @@ pub(super) fn page(plan: &BootPlan, rsdp: u64) -> [u8; SIZE] {
         Some(header) => page.put_slice(HEADER, header),
         None => synthetic_header(&mut page, plan),
     }
-    // "0xff: undefined loader". The real-mode fields (heap) stay as they are: no entry here runs the code that reads them.
+    // "0xff: undefined loader". The real-mode fields (heap) stay unchanged: no entry here runs the code that
+    // reads them.
     page.put(at!(hdr.type_of_loader), [0xff]);
-    // "code32_start: must be set to the load address" where a relocatable kernel is loaded elsewhere.
+    // "code32_start: must be set to the load address" if a relocatable kernel is loaded elsewhere.
     page.put(at!(hdr.code32_start), low(plan.kernel.first().map_or(plan.entry, |load| load.guest)));
     page.put(at!(hdr.cmd_line_ptr), low(CMDLINE));
     page.put(at!(ext_cmd_line_ptr), high(CMDLINE));
@@ -49,8 +50,8 @@ pub(super) fn page(plan: &BootPlan, rsdp: u64) -> [u8; SIZE] {
     page.0
 }
 
-/// A header for an ELF kernel that brings none. Linux copies `boot_params` a second time if the version is 0
-/// (`x86_64_start_kernel`), and believes the other fields only with the magics in place.
+/// A header for an ELF kernel, which has none. Linux copies `boot_params` a second time if the version is 0
+/// (`x86_64_start_kernel`), and uses the other fields only if the magic numbers are set.
 fn synthetic_header(page: &mut Layout<SIZE>, plan: &BootPlan) {
     page.put(at!(hdr.boot_flag), 0xaa55u16.to_le_bytes());
     page.put(at!(hdr.header), *b"HdrS");
@@ -61,7 +62,7 @@ fn synthetic_header(page: &mut Layout<SIZE>, plan: &BootPlan) {
     page.put(at!(hdr.pref_address), plan.entry.to_le_bytes());
 }
 
-/// The low half of an address or a length; the protocol keeps the high half elsewhere.
+/// The low half of an address or a length; the protocol has separate fields for the high half.
 fn low(value: u64) -> [u8; 4] {
     let [a, b, c, d, ..] = value.to_le_bytes();
     [a, b, c, d]

@@ -1,4 +1,4 @@
-//! Writes what a kernel finds at its entry: the protocol's structures, GDT, page tables and command line.
+//! Writes the structures for a kernel's entry: those of the protocol, GDT, page tables and command line.
 
 mod boot_params;
 mod paging;
@@ -10,7 +10,7 @@ use crate::entry::{GDT_ENTRIES, Protocol, gdt};
 use crate::layout;
 use crate::plan::BootPlan;
 
-/// Guest memory that is not where the plan's RAM layout says.
+/// Guest memory that does not match the plan's RAM layout.
 #[derive(Debug, thiserror::Error)]
 #[error("The {what} cannot be written to guest memory at {address:#x}.")]
 pub struct TablesError {
@@ -21,9 +21,9 @@ pub struct TablesError {
 }
 
 impl BootPlan {
-    /// Writes all tables. `rsdp` is the address of the ACPI root pointer, 0 for none. Everything goes to the first
-    /// megabyte, each structure in one write, and depends on nothing that is loaded: it may run before, after or
-    /// beside the loading.
+    /// Writes all tables. `rsdp` is the address of the ACPI root pointer, 0 for none. Everything goes to the
+    /// first megabyte, each structure in one write, and does not depend on the loaded pieces: it may run
+    /// before, after or in parallel with the loading.
     pub fn write_tables<M: GuestMemory>(&self, mem: &M, rsdp: u64) -> Result<(), TablesError> {
         let mut bytes = [0; GDT_ENTRIES * size_of::<u64>()];
         for (to, entry) in bytes.chunks_exact_mut(size_of::<u64>()).zip(gdt(&self.cpu_state())) {
@@ -48,8 +48,8 @@ fn write<M: GuestMemory>(mem: &M, what: &'static str, at: u64, bytes: &[u8]) -> 
     mem.write_slice(bytes, GuestAddress(at)).map_err(|source| TablesError { what, address: at, source })
 }
 
-/// A structure being laid out in a local buffer. The offsets are the structures' own, so all of them lie inside;
-/// a store that would not is dropped, and the tests compare every field.
+/// A structure in a local buffer. The offsets are the structure's own, so all are within it; a store outside
+/// of it is dropped, and the tests compare every field.
 struct Layout<const N: usize>([u8; N]);
 
 impl<const N: usize> Layout<N> {

@@ -1,4 +1,4 @@
-//! The identity map of the first 4 GiB that the 64-bit entry runs on.
+//! The identity map of the first 4 GiB for the 64-bit entry.
 
 use vm_memory::GuestMemory;
 
@@ -9,14 +9,14 @@ const PAGE: u64 = 4096;
 const ENTRIES: usize = 512;
 /// Present and writable (Intel SDM vol. 3, table 4-15).
 const TABLE: u64 = 1 << 0 | 1 << 1;
-/// Present, writable, accessed, dirty, and mapping a large page (table 4-18): with accessed and dirty set the
-/// processor has nothing to write here.
+/// Present, writable, accessed, dirty, and mapping a large page (table 4-18): with accessed and dirty set,
+/// the processor does not write to the tables.
 const LARGE_PAGE: u64 = TABLE | 1 << 5 | 1 << 6 | 1 << 7;
 const LARGE_PAGE_SIZE: u64 = 2 << 20;
 /// One page directory maps 1 GiB.
 const DIRECTORIES: u64 = 4;
 
-/// Six pages from [`PML4`] on. 2 MiB pages, because not every CPU has those of 1 GiB.
+/// Writes six pages from [`PML4`] on. 2 MiB pages, as not every CPU supports 1 GiB.
 pub(super) fn write_identity_map<M: GuestMemory>(mem: &M) -> Result<(), TablesError> {
     let pdpt = PML4 + PAGE;
     let first = pdpt + PAGE;
@@ -31,7 +31,7 @@ pub(super) fn write_identity_map<M: GuestMemory>(mem: &M) -> Result<(), TablesEr
     Ok(())
 }
 
-/// One page of entries, `used` of them from `entry` and the others not present.
+/// One page of entries, `used` of them from `entry`, the others not present.
 fn write_table<M: GuestMemory>(
     mem: &M,
     at: u64,

@@ -1,4 +1,4 @@
-//! Promises of `write_tables`: each field at the offset the protocols document, read back from guest memory.
+//! Tests of `write_tables`: each field at its documented offset, read back from guest memory.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -10,7 +10,7 @@ use crate::testing::{MIB, bzimage, initrd, plan_in, plan_with, pvh_elf, tiny_elf
 const RSDP: u64 = 0xe_0000;
 const CMDLINE32: u32 = 0x2_0000;
 
-/// Guest memory below 2 MiB after the tables were written to memory full of rubbish.
+/// Guest memory below 2 MiB after the tables were written over random content.
 struct Written(GuestMemoryMmap);
 
 impl Written {

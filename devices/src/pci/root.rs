@@ -43,7 +43,7 @@ struct Slot {
     function: SharedFunction,
     /// Where its registers put its BARs.
     wanted: Vec<BarRange>,
-    /// Where they are, as the function was told.
+    /// Where they are; the function was told.
     placed: Vec<BarRange>,
 }
 
@@ -127,7 +127,7 @@ impl PciRoot {
         Ecam(self.clone())
     }
 
-    /// One function's part of a configuration read: zeros for an absent one, but for the word that says so.
+    /// One function's part of a configuration read: zeros for an absent one, except for its id.
     pub(super) fn config_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let Some((address, register)) = split_ecam(offset) else { return };

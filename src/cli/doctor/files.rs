@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use boot::inspect::{Contents, InitrdFacts, KernelFacts, Seen, inspect_initrd, inspect_kernel};
+use boot::inspect::{Contents, Coverage, InitrdFacts, KernelFacts, inspect_initrd, inspect_kernel};
 
 use super::Finding;
 use crate::cli::advice::{self, Problem};
@@ -113,12 +113,12 @@ fn drivers_unknown(why: &str) -> Finding {
 }
 
 fn initrd_file(path: &Path, facts: &InitrdFacts, release: Option<&str>, findings: &mut Vec<Finding>) {
-    let InitrdFacts { file_len, parts, contents, seen } = facts;
+    let InitrdFacts { file_len, parts, contents, coverage } = facts;
     let path = path.display();
     let parts: Vec<_> = parts.iter().map(ToString::to_string).collect();
     let releases = contents.releases.join(", ");
-    let of = match (releases.as_str(), seen) {
-        ("", Seen::All) => "no kernel modules".to_owned(),
+    let of = match (releases.as_str(), coverage) {
+        ("", Coverage::Complete) => "no kernel modules".to_owned(),
         ("", _) => "kernel modules not known".to_owned(),
         (releases, _) => format!("modules for Linux {releases}"),
     };
@@ -126,16 +126,18 @@ fn initrd_file(path: &Path, facts: &InitrdFacts, release: Option<&str>, findings
     findings.push(Finding::ok("initrd", format!("{path}: {size} MiB, {}, {of}", parts.join(" + "))));
     let mut warn =
         |what: String, cure: Option<String>| findings.push(Finding::warn("initrd", Problem { what, cure }));
-    match seen {
-        Seen::All if !contents.init => {
+    match coverage {
+        Coverage::Complete if !contents.init => {
             warn(format!("{path} has no /init, so the kernel has nothing to start from it"), None);
         }
-        Seen::All => {}
-        Seen::Beginning => {
+        Coverage::Complete => {}
+        Coverage::Truncated => {
             warn(format!("only the first part of {path} was looked at: it is very large"), None)
         }
-        Seen::UpTo(how) => warn(format!("what is in {path} cannot be known: it is packed with {how}"), None),
-        Seen::UpToDamage => warn(
+        Coverage::UpToUnsupported(how) => {
+            warn(format!("what is in {path} cannot be known: it is packed with {how}"), None)
+        }
+        Coverage::UpToDamage => warn(
             format!("{path} is damaged, or no archive of the kind that Linux unpacks"),
             Some("make it again: `sudo update-initramfs -u`".into()),
         ),
@@ -146,7 +148,7 @@ fn initrd_file(path: &Path, facts: &InitrdFacts, release: Option<&str>, findings
                 format!("{path} was made for Linux {releases}, and the kernel is Linux {release}"),
                 Some(format!("give the initrd made for it, on Debian /boot/initrd.img-{release}")),
             );
-        } else if *seen == Seen::All
+        } else if *coverage == Coverage::Complete
             && contents.virtio_modules.is_empty()
             && contents.virtio_builtin.is_empty()
         {

@@ -71,7 +71,7 @@ pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Problem> {
     if !cmdline::has(text, "console") {
         problems
             .push("without `console=ttyS0` or `console=hvc0` the kernel's messages are not seen".to_owned());
-    } else if !consoles(text).any(|name| matches!(name, "ttyS0" | "hvc0" | "ttyS" | "hvc")) {
+    } else if !consoles(text).any(is_present) {
         problems.push("none of its consoles is `ttyS0` or `hvc0`, which this machine has".to_owned());
     }
     let cure = Some("leave it so only if that is meant".to_owned());
@@ -133,7 +133,18 @@ fn size(text: &str) -> Option<u64> {
 }
 
 fn consoles(text: &str) -> impl Iterator<Item = &str> {
-    cmdline::words(text).filter(|word| word.is("console")).filter_map(|word| word.value?.split(',').next())
+    cmdline::words(text).filter(|word| word.is("console")).filter_map(|word| word.value)
+}
+
+/// Whether the machine has this console: `ttyS0`, `hvc0`, or the port of the first as Linux's early console names it
+/// (`uart8250,io,0x3f8`).
+fn is_present(console: &str) -> bool {
+    let mut parts = console.split(',');
+    match parts.next() {
+        Some("ttyS0" | "hvc0" | "ttyS" | "hvc") => true,
+        Some("uart" | "uart8250") => parts.next() == Some("io") && parts.next().and_then(size) == Some(0x3f8),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -211,5 +222,7 @@ mod tests {
         assert!(problems("quiet").contains("without `console=ttyS0`"));
         assert!(problems("quiet -- console=ttyS0").contains("without `console=ttyS0`"));
         assert!(problems("console=tty0").contains("none of its consoles"));
+        assert!(problems("console=uart8250,io,0x2f8").contains("none of its consoles"));
+        assert_eq!(warning("console=uart8250,io,0x3f8,115200n8"), None);
     }
 }

@@ -56,10 +56,12 @@ pub(super) enum PreflightError {
         source: InitrdError,
     },
     /// Too little memory, or too long a command line.
-    #[error("{error}{}", plan_cure(error))]
+    #[error("{error}{}", plan_cure(error, entry.as_deref()))]
     Plan {
         /// The error of the boot plan.
         error: PlanError,
+        /// The boot loader's entry whose options are on the command line.
+        entry: Option<String>,
     },
     /// An initrd is missing, the memory is excessive, or KVM is not available.
     #[error(transparent)]
@@ -185,7 +187,7 @@ pub(super) fn judge(
         &files.headers,
         &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
     )
-    .map_err(|error| PreflightError::Plan { error })?;
+    .map_err(|error| PreflightError::Plan { error, entry: files.entry.clone() })?;
     warnings.extend(little_memory(spec, files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
@@ -269,9 +271,14 @@ pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Opti
     })
 }
 
-fn plan_cure(error: &PlanError) -> String {
-    match error {
-        PlanError::NotEnoughMemory { needed, .. } => format!(" Use `--mem {}` or more.", needed >> 20),
+fn plan_cure(error: &PlanError, entry: Option<&str>) -> String {
+    match (error, entry) {
+        (PlanError::NotEnoughMemory { needed, .. }, _) => format!(" Use `--mem {}` or more.", needed >> 20),
+        (PlanError::CmdlineTooLong { .. }, Some(entry)) => {
+            format!(
+                " Its options come from {entry} on the first disk: shorten them there, or give `--cmdline`."
+            )
+        }
         _ => String::new(),
     }
 }

@@ -208,6 +208,26 @@ fn distributions_kernel_on_a_disk_without_its_initrd_is_a_warning() {
 }
 
 #[test]
+fn options_of_an_entry_that_are_too_long_are_told_with_their_file() {
+    let bench = bench(OWN, &[]);
+    let cfg = format!("menuentry 'D' {{\nlinux /boot/vmlinuz-6.6.1 {}\n}}\n", "x".repeat(3000));
+    let kernel = bzimage("6.6.1 (me@laptop) #1 SMP");
+    let files: [(&str, &[u8]); 4] = [
+        ("etc/x", b""),
+        ("sbin/init", b"x"),
+        ("boot/vmlinuz-6.6.1", &kernel),
+        ("boot/grub/grub.cfg", cfg.as_bytes()),
+    ];
+    let image = bench.host.path("/k/vm0.raw");
+    fs::write(&image, crate::image::testing::ext4(8192, &files, &[])).unwrap();
+    let said = bench.refusal(Spec::default().with_disk(crate::spec::DiskSpec::new(&image)));
+    assert!(
+        said.contains("2047 at most") && said.contains("come from /boot/grub/grub.cfg (D) on the first disk"),
+        "{said}"
+    );
+}
+
+#[test]
 fn memory_below_the_estimate_is_a_warning_that_names_what_is_enough() {
     let bench = bench(OWN, &[]);
     let packed = [b"\x28\xb5\x2f\xfd".as_slice(), &[0; 4 << 20]].concat();

@@ -263,9 +263,11 @@ fn on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
     // The longest list of modules, and the largest module.
     const MAX: u64 = 64 << 20;
     let disk = open.readers().ok()?.into_iter().next()?;
+    // One budget for all of them: a hostile disk cannot have it anew with each module.
+    let budget = Budget::new();
     let read = move |path: &Path| {
         let path = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
-        read_file(&disk.disk(&Budget::new()), path, MAX)
+        read_file(&disk.disk(&budget), path, MAX)
             .map_err(io::Error::other)?
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     };

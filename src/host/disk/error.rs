@@ -46,13 +46,13 @@ pub enum DiskError {
     },
     /// It is an image in another format.
     #[error(
-        "{0} is {format} image, and only raw images are understood; convert it with `qemu-img convert -O raw {0} {1}`",
+        "{0} is {format}, and only raw images are understood; convert it with `qemu-img convert -O raw {0} {1}`",
         path.display(), converted(path).display()
     )]
     Format {
         /// Its path.
         path: PathBuf,
-        /// The format.
+        /// The format, with its article.
         format: &'static str,
     },
     /// It has less than one sector.

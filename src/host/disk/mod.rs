@@ -22,5 +22,6 @@ mod tests;
 pub(crate) use engine::{EngineKind, make_engine};
 pub use error::DiskError;
 pub(crate) use file::DiskFile;
+pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
 pub(crate) use open::Access;

@@ -5,23 +5,23 @@ use std::cmp::Ordering;
 use super::Entry;
 use crate::image::version::compare;
 
-/// Longest pattern of names, and most bytes that order an entry by one of its keys: those of a file's name.
+/// Maximum length of a pattern, and of a key that sorts entries: that of a file name.
 const NAME: usize = 255;
 
-/// An entry with what orders it.
+/// An entry with its sort keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::image) struct BlsEntry {
-    /// The file's name without `.conf` and without its boot counter.
+    /// The file name without `.conf` and without its boot counter.
     pub(in crate::image) id: String,
     pub(in crate::image) entry: Entry,
     version: String,
     sort_key: String,
     machine_id: String,
-    /// Its boot counter is at zero: it failed each time.
+    /// The boot counter has reached zero: every attempt failed.
     failed: bool,
 }
 
-/// Reads an entry. `None` for one that boots no Linux on this processor.
+/// Parses an entry; `None` if it boots no Linux on this processor.
 pub(in crate::image) fn parse(name: &str, text: &str) -> Option<BlsEntry> {
     let (stem, end) = name.split_at_checked(name.len().checked_sub(".conf".len())?)?;
     if !end.eq_ignore_ascii_case(".conf") {
@@ -55,7 +55,13 @@ pub(in crate::image) fn parse(name: &str, text: &str) -> Option<BlsEntry> {
     (!found.entry.kernel.is_empty()).then_some(found)
 }
 
-/// A name without its boot counter (`+LEFT` or `+LEFT-DONE`), and how many tries are left by it.
+/// The EFI program that an entry without a kernel starts, such as a unified kernel image.
+pub(in crate::image) fn efi_program(text: &str) -> Option<&str> {
+    let values = text.lines().filter_map(|line| line.trim().split_once(char::is_whitespace));
+    values.filter(|(key, _)| matches!(*key, "efi" | "uki")).map(|(_, value)| value.trim()).next()
+}
+
+/// A name without its boot counter (`+LEFT` or `+LEFT-DONE`), and the attempts that are left.
 fn counter(stem: &str) -> (&str, Option<u64>) {
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
@@ -69,7 +75,7 @@ fn counter(stem: &str) -> (&str, Option<u64>) {
     parts.unwrap_or((stem, None))
 }
 
-/// In the order of the specification's "Sorting".
+/// The order of the specification's "Sorting".
 pub(in crate::image) fn order(one: &BlsEntry, other: &BlsEntry) -> Ordering {
     let keys = |entry: &BlsEntry| (entry.failed, entry.sort_key.is_empty());
     let by_key = || {
@@ -83,8 +89,8 @@ pub(in crate::image) fn order(one: &BlsEntry, other: &BlsEntry) -> Ordering {
         .then_with(|| compare(&other.id, &one.id))
 }
 
-/// The entry that a `loader.conf` makes the default one; without such a line, the first. Of `others` it is known that they start
-/// no Linux here. A default that is not taken is named in `notes`.
+/// The default entry according to `loader.conf`; without a `default` line, the first. `others` are entries
+/// that boot no Linux here. A default that cannot be followed is reported in `notes`.
 pub(in crate::image) fn choose(
     mut entries: Vec<BlsEntry>,
     others: &[&str],
@@ -96,11 +102,11 @@ pub(in crate::image) fn choose(
         let (key, value) = line.trim().split_once(char::is_whitespace)?;
         (key == "default").then(|| value.trim().to_owned())
     };
-    // The matcher calls itself for each sign.
+    // The matcher recurses for each character.
     let wanted =
         loader.lines().filter_map(line).next_back().filter(|wanted| (1..=NAME).contains(&wanted.len()));
     let Some(wanted) = wanted else { return (!entries.is_empty()).then(|| entries.swap_remove(0)) };
-    // systemd-boot compares in small letters.
+    // systemd-boot ignores case.
     let pattern = wanted.to_ascii_lowercase();
     let is = |id: &str| {
         let id = id.to_ascii_lowercase();
@@ -121,7 +127,7 @@ pub(in crate::image) fn choose(
     (!entries.is_empty()).then(|| entries.swap_remove(0))
 }
 
-/// `*`, `?`, `[a-z]` and `\\` of a pattern, in so many steps at most.
+/// Matches `*`, `?`, `[a-z]` and `\\`, within a limit of steps.
 fn glob(pattern: &[u8], text: &[u8], steps: &mut u32) -> bool {
     *steps = steps.saturating_sub(1);
     if *steps == 0 {
@@ -145,7 +151,8 @@ fn glob(pattern: &[u8], text: &[u8], steps: &mut u32) -> bool {
     }
 }
 
-/// Whether a sign is in the set that starts here, and what is behind its `]`. As its first sign that is one of the set.
+/// Whether a character is in the set that starts here, and the rest after its `]`. A `]` in first position is
+/// part of the set.
 fn set(pattern: &[u8], sign: u8) -> Option<(bool, &[u8])> {
     let (mut rest, mut first, mut is_in) = (pattern, true, false);
     loop {
@@ -183,7 +190,7 @@ mod tests {
         assert_eq!(parse("a.conf", "linux /k\narchitecture aa64\n"), None);
     }
 
-    /// The choice, and what is said of it.
+    /// The choice, and its notes.
     fn choose(entries: Vec<BlsEntry>, loader: &str) -> (Option<String>, Vec<String>) {
         let mut notes = Vec::new();
         let found = super::choose(entries, &["win.conf", "done+1.conf"], loader, &mut notes);

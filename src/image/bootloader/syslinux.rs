@@ -1,26 +1,26 @@
-//! The default entry of an extlinux.conf or syslinux.cfg, with the files that it includes.
+//! The default entry of an extlinux.conf or syslinux.cfg, with included files.
 
 use super::{Entry, Files};
 use crate::image::disk::ReadError;
 
-/// Most files that are read for one, and most labels.
+/// Maximum files to read for one, and maximum labels.
 const FILES: usize = 32;
 const LABELS: usize = 1024;
 
-/// What a label starts.
+/// A label.
 #[derive(Debug, Default)]
 struct Label {
     name: String,
     entry: Entry,
-    /// Its `APPEND`; without one, that in front of all labels counts.
+    /// Its `APPEND`; without one, the global `APPEND` applies.
     append: Option<String>,
-    /// Options behind the kernel's name, which come first.
+    /// Options after the kernel's name, which come first.
     first: String,
-    /// Another file to go on with, and the folder where that one's paths start.
+    /// Another file to continue with, and the folder for that file's paths.
     config: Option<(String, Option<String>)>,
 }
 
-/// What was read of a file and of those that it includes.
+/// The content of a file and of the files that it includes.
 #[derive(Debug, Default)]
 struct Menu {
     labels: Vec<Label>,
@@ -28,13 +28,13 @@ struct Menu {
     default: Option<String>,
     menu_default: Option<String>,
     timeout: Option<String>,
-    /// A menu is shown, whose own words count.
+    /// A menu is shown, so its own default applies.
     ui: bool,
-    /// Options of labels without some of their own.
+    /// Options for labels without their own.
     options: String,
 }
 
-/// The entry that is started by itself, or why there is none; `None` if nothing is said. Relative paths start in `folder`.
+/// The default entry, or why there is none; `None` if the file names none. Relative paths start in `folder`.
 pub(in crate::image) fn choose(
     files: &dyn Files,
     folder: &str,
@@ -80,13 +80,13 @@ impl Menu {
         let mut in_text = false;
         for line in text.lines() {
             let (key, value) = words(line);
-            // What a menu shows beside a label holds no commands.
+            // The help text of a label has no commands.
             if in_text || key == "text" {
                 in_text = key != "endtext" && (in_text || words(value).0 == "help");
                 continue;
             }
             let (key, value) = match key.as_str() {
-                // `MENU INCLUDE` and `MENU DEFAULT`; of the other words of a menu none matters.
+                // `MENU INCLUDE` and `MENU DEFAULT`; the other menu keywords are irrelevant.
                 "menu" => match words(value) {
                     (word, rest) if word == "include" => (word, rest),
                     (word, _) if word == "default" => ("menu default".to_owned(), ""),
@@ -141,7 +141,7 @@ impl Menu {
         }
     }
 
-    /// The label that is started. Without a word about it, that is the first that starts Linux.
+    /// The default label. If none is named, it is the first that starts Linux.
     fn choose(mut self, folder: &str) -> Option<Result<Label, String>> {
         let default = self.default.unwrap_or_default();
         let first_word = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
@@ -169,7 +169,7 @@ impl Menu {
         if let Some(at) = self.labels.iter().position(boots) {
             return Some(Ok(self.labels.swap_remove(at)));
         }
-        // What is no label is a kernel with its options.
+        // A default that is not a label is a kernel with its options.
         let options = wanted.split_once(char::is_whitespace).map_or("", |(_, options)| options.trim());
         let append = Some(options.to_owned());
         let entry = Entry { title: name.clone(), kernel: absolute(folder, &name), ..Entry::default() };
@@ -182,7 +182,7 @@ impl Menu {
     }
 }
 
-/// Takes the initrd out of the options, where it can stand as well.
+/// Moves `initrd=` from the options into the entry.
 fn finish(mut entry: Entry, folder: &str) -> Entry {
     let (initrd, options): (Vec<&str>, Vec<&str>) =
         entry.options.split(' ').partition(|word| word.starts_with("initrd="));
@@ -194,7 +194,7 @@ fn finish(mut entry: Entry, folder: &str) -> Entry {
     entry
 }
 
-/// The first word of a line in small letters, and the rest.
+/// The first word of a line in lower case, and the rest.
 fn words(line: &str) -> (String, &str) {
     let line = line.trim();
     let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -202,7 +202,7 @@ fn words(line: &str) -> (String, &str) {
 }
 
 fn absolute(folder: &str, path: &str) -> String {
-    // Two colons stand for the file system itself.
+    // Two colons mean the file system itself.
     let path = path.strip_prefix("::").unwrap_or(path);
     if path.starts_with('/') { path.to_owned() } else { format!("{folder}/{path}") }
 }
@@ -223,6 +223,9 @@ mod tests {
         }
         fn text(&self, _: &str, path: &str) -> Result<Option<String>, ReadError> {
             Ok(self.0.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned()))
+        }
+        fn has_device(&self, _: &str) -> bool {
+            true
         }
         fn size(&self, _: &str, _: &str) -> Result<Option<u64>, ReadError> {
             Ok(None)
@@ -280,7 +283,7 @@ mod tests {
         }
         assert_eq!(chosen("LABEL a\nCONFIG /s/other.cfg /t\n").unwrap().kernel, "/t/k");
         assert_eq!(chosen("LABEL a\nCONFIG other.cfg\n").unwrap().kernel, "/s/k");
-        // A file that goes on with itself ends.
+        // A file that continues with itself ends.
         let looping = FakeFiles(&[("/s/a.cfg", "LABEL a\nCONFIG a.cfg\n")]);
         let chosen = choose(&looping, "/s", "LABEL a\nCONFIG a.cfg\n").unwrap().unwrap();
         assert_eq!(chosen, Err("its default entry goes on with a.cfg, which cannot be read".into()));

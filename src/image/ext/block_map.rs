@@ -1,16 +1,16 @@
-//! The block map of a file of ext2 and ext3, and of a file of ext4 that is older than its extents (ifork.rst, "Direct/Indirect
-//! Block Addressing"): twelve blocks by number, then blocks of numbers, of blocks of numbers, and of these again.
+//! The block map of a file of ext2 and ext3, and of an older file of ext4 (ifork.rst, "Direct/Indirect Block
+//! Addressing"): twelve direct blocks, then indirect, double indirect and triple indirect blocks.
 
 use super::runs::Mapping;
 use super::{Fields, Inode, ReadError};
 use crate::image::disk::ENTRY_COST;
 
-/// Blocks that the inode names itself.
+/// Direct blocks in the inode.
 const DIRECT: usize = 12;
-/// Length of a block's number.
+/// Length of a block number.
 const NUMBER: usize = 4;
 
-/// Maps all of a file.
+/// Maps a file.
 pub(super) fn map(mapping: &mut Mapping<'_, '_>, inode: &Inode) -> Result<(), ReadError> {
     let mut map = BlockMap { mapping, next: 0, pending: None };
     let fields = Fields(&inode.data);
@@ -25,9 +25,9 @@ pub(super) fn map(mapping: &mut Mapping<'_, '_>, inode: &Inode) -> Result<(), Re
 
 struct BlockMap<'m, 'a, 'd> {
     mapping: &'m mut Mapping<'a, 'd>,
-    /// Block of the file that comes next.
+    /// The next block of the file.
     next: u64,
-    /// Blocks that lie together: first of the file, first on the disk, how many.
+    /// Contiguous blocks: first of the file, first on the disk, count.
     pending: Option<(u64, u64, u64)>,
 }
 
@@ -57,7 +57,7 @@ impl BlockMap<'_, '_, '_> {
         }
     }
 
-    /// What a block of numbers leads to, so many levels below; 0 is a hole of that size.
+    /// An indirect block of this depth; number 0 is a hole of that size.
     fn indirect(&mut self, number: u64, depth: usize) -> Result<(), ReadError> {
         if !self.mapping.wants(self.next) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The extent tree of a file: which of its blocks lie where (ifork.rst, "Extent Tree").
+//! The extent tree of a file: the location of its blocks (ifork.rst, "Extent Tree").
 
 use super::runs::Mapping;
 use super::{Fields, Inode, ReadError};
@@ -7,17 +7,17 @@ use crate::image::disk::ENTRY_COST;
 const MAGIC: u16 = 0xf30a;
 /// Length of a header and of an entry.
 const ENTRY: usize = 12;
-/// Deepest tree that Linux makes.
+/// Maximum depth in Linux.
 const DEPTH: u16 = 5;
-/// An extent longer than this is one of 32768 blocks less that are allocated and not written: zero.
+/// A greater length marks an extent of that length less 32768 that is allocated and unwritten: zeros.
 const WRITTEN: u16 = 0x8000;
 
-/// Maps all of a file.
+/// Maps a file.
 pub(super) fn map(mapping: &mut Mapping<'_, '_>, inode: &Inode) -> Result<(), ReadError> {
     node(mapping, &inode.data, None)
 }
 
-/// One node of the tree; each level below is one less deep, so that it ends.
+/// Maps one node of the tree; each level must be one less deep, so it ends.
 fn node(mapping: &mut Mapping<'_, '_>, bytes: &[u8], depth: Option<u16>) -> Result<(), ReadError> {
     let fields = Fields(bytes);
     let (entries, here) = (fields.le16(2)?, fields.le16(6)?);

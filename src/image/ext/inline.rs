@@ -1,20 +1,20 @@
-//! Small files, folders and links whose content lies in their inode (inlinedata.rst): 60 bytes in the place of the block map, and
-//! the rest as the extended attribute `system.data` behind the inode's own fields.
+//! Small files, directories and links whose content is in their inode (inlinedata.rst): 60 bytes in the block
+//! map, and the rest in the extended attribute `system.data` after the inode's fields.
 
 use super::{Fields, ReadError};
 
-/// `EXT4_XATTR_MAGIC`, in front of the attributes in an inode (attributes.rst).
+/// `EXT4_XATTR_MAGIC`, before the attributes in an inode (attributes.rst).
 const MAGIC: u32 = 0xea02_0000;
 /// `system.data`: the index of the prefix `system.`, and the rest of the name.
 const SYSTEM: u8 = 7;
 const NAME: &[u8] = b"data";
-/// Fields of an entry before its name, and what entries are rounded up to.
+/// Length of an entry before its name, and the alignment of entries.
 const HEAD: usize = 16;
 const ALIGN: usize = 4;
-/// Where the fields of an inode end that every inode has; the length of those behind it comes first.
+/// End of the fields that every inode has; the length of the extra fields follows.
 const FIXED: usize = 128;
 
-/// What of an inline file's content lies in the attribute; `inode` is the whole of it.
+/// The part of an inline file's content in the attribute; `inode` is the whole inode.
 pub(super) fn attribute(inode: &[u8]) -> Result<Vec<u8>, ReadError> {
     let fields = Fields(inode);
     let extra = usize::from(fields.le16(FIXED).unwrap_or(0));
@@ -24,7 +24,7 @@ pub(super) fn attribute(inode: &[u8]) -> Result<Vec<u8>, ReadError> {
     }
     let entries = fields.rest(start);
     let mut at = 0;
-    // An inode is 64 KiB long at most, and an entry 16 bytes at least.
+    // An inode is at most 64 KiB long, and an entry at least 16 bytes.
     while at + HEAD <= entries.0.len() && entries.le32(at)? != 0 {
         let entry = entries.rest(at);
         let [name_len, index] = entry.bytes(0)?;

@@ -1,17 +1,17 @@
-//! Inodes: what a name stands for (inodes.rst), and the way from a path to one.
+//! Inodes (inodes.rst), and the lookup of a path.
 
 use super::runs::Mapping;
 use super::{ExtFs, Fields, FileKind, ReadError, block_map, extents, inline};
 use crate::image::disk::ENTRY_COST;
 use crate::image::runs::{self, Run};
 
-/// The root folder's.
+/// The root folder's inode.
 const ROOT: u32 = 2;
-/// Symbolic links on the way of one path, as in Linux (`MAXSYMLINKS`).
+/// Maximum symbolic links in one lookup, as in Linux (`MAXSYMLINKS`).
 const LINKS: usize = 40;
-/// Longest path and longest target of a link (`PATH_MAX`).
+/// Maximum length of a path and of a link's target (`PATH_MAX`).
 const PATH_MAX: u64 = 4096;
-/// Names in one path, links followed: a bound against links to links.
+/// Maximum names in one lookup, links followed, as a bound on links to links.
 const STEPS: usize = 512;
 /// Flags.
 const EXTENTS: u32 = 0x8_0000;
@@ -24,18 +24,20 @@ pub(crate) struct Inode {
     pub(crate) kind: FileKind,
     pub(crate) size: u64,
     flags: u32,
-    /// `i_block`: the root of the extent tree, a block map, a short link's target, or the start of an inline content.
+    /// `i_block`: the root of the extent tree, a block map, a short link's target, or the start of inline
+    /// content.
     pub(super) data: [u8; 60],
-    /// The rest of an inline content.
+    /// The rest of inline content.
     more: Vec<u8>,
 }
 
 impl ExtFs<'_> {
-    /// What this path stands for, links followed; they stay within the file system. `None` if there is no such name.
+    /// Looks up a path; symbolic links are followed and stay within the file system. `None` if there is no
+    /// such name.
     pub(crate) fn find(&self, path: &str) -> Result<Option<Inode>, ReadError> {
         let mut rest: Vec<Vec<u8>> = names(path.as_bytes());
         let root = self.inode(ROOT)?;
-        // The folders from the root to where we are, for `..`.
+        // The folders from the root to the current one, for `..`.
         let mut folders = vec![root];
         let mut links = 0;
         for _ in 0..STEPS {
@@ -103,7 +105,7 @@ impl ExtFs<'_> {
         })
     }
 
-    /// First block of a group's inodes (group_descr.rst).
+    /// First block of a group's inode table (group_descr.rst).
     fn inode_table(&self, group: u32) -> Result<u64, ReadError> {
         let (block, at) = self.descriptor(group.into())?;
         let mut bytes = [0; 64];
@@ -114,8 +116,8 @@ impl ExtFs<'_> {
         Ok(u64::from(fields.le32(0x28)?) << 32 | u64::from(fields.le32(0x8)?))
     }
 
-    /// The runs of a file's bytes in the image, in order; what is between them is zero. A file longer than `max` is refused
-    /// before anything of it is looked at.
+    /// The runs of a file's bytes in the image, in order; gaps are zeros. A file longer than `max` is refused
+    /// before its map is read.
     pub(crate) fn runs(&self, inode: &Inode, max: u64) -> Result<Vec<Run>, ReadError> {
         if inode.size > max {
             return Err(ReadError::TooLong { mib: inode.size >> 20, max: max >> 20 });
@@ -150,12 +152,12 @@ impl ExtFs<'_> {
         runs::read(self.disk, &self.runs(inode, max)?, inode.size)
     }
 
-    /// Whether its content lies in the inode.
+    /// Whether its content is in the inode.
     pub(super) fn is_inline(inode: &Inode) -> bool {
         inode.flags & INLINE != 0
     }
 
-    /// Where a symbolic link leads. A short target lies in the inode itself (symlinks.rst).
+    /// The target of a symbolic link. A short one is in the inode itself (symlinks.rst).
     fn target(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
         match usize::try_from(inode.size) {
             Ok(len @ 1..60) if inode.flags & INLINE == 0 => {

@@ -1,8 +1,8 @@
-//! The journal of a file system that was not unmounted, as after a power failure or a kill (journal.rst). What was
-//! committed is read from the journal; nothing is written, so that the guest finds it all to be done itself.
+//! The journal of a file system that was not unmounted, as after a power failure or a kill (journal.rst).
+//! Committed blocks are read from the journal; nothing is written, so that the guest replays it itself.
 //!
-//! A transaction counts once its commit block is there with the right number. (Linux also compares checksums, against disks
-//! that lose the order of writes.)
+//! A transaction counts if its commit block has the right number. (Linux also compares checksums, in case a
+//! disk reorders writes.)
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ const CSUM_V2: u32 = 8;
 const CSUM_V3: u32 = 0x10;
 const FAST_COMMIT: u32 = 0x20;
 const KNOWN: u32 = HAS_REVOKE | BITS64 | ASYNC_COMMIT | CSUM_V2 | CSUM_V3 | FAST_COMMIT;
-/// Blocks for fast commits where the superblock names no number, and the fewest that stay for others.
+/// Blocks for fast commits if the superblock sets no number, and the minimum that is left for others.
 const FAST_BLOCKS: u32 = 256;
 const MIN_BLOCKS: u32 = 1024;
 /// First entry of a fast commit (fs/ext4/fast_commit.h): `EXT4_FC_TAG_HEAD`.
@@ -33,11 +33,11 @@ const FAST_HEAD: u16 = 9;
 const ESCAPED: u32 = 1;
 const SAME_UUID: u32 = 2;
 const LAST: u32 = 8;
-/// Most blocks of a journal: 4 GiB in blocks of 4 KiB.
+/// Maximum blocks of a journal: 4 GiB in blocks of 4 KiB.
 const BLOCKS: u64 = 1 << 20;
-/// Longest file that is taken for a journal.
+/// Maximum length of a journal file.
 const BYTES: u64 = 4 << 30;
-/// Length of a block's own header.
+/// Length of a block's header.
 const HEADER: usize = 12;
 
 /// The journal's blocks in a row, the superblock first.
@@ -45,32 +45,32 @@ struct Journal<'a, 'd> {
     fs: &'a ExtFs<'d>,
     runs: Vec<Run>,
     features: u32,
-    /// The blocks that transactions use, round and round.
+    /// The blocks of the circular log.
     first: u32,
     end: u32,
 }
 
-/// One transaction's block of the file system in the journal.
+/// The copy of a file system's block in one transaction.
 struct Tag {
     home: u64,
     journal: u32,
     sequence: u32,
 }
 
-/// What was committed.
+/// Committed transactions.
 #[derive(Default)]
 struct Log {
     tags: Vec<Tag>,
-    /// Blocks that were freed, with the last transaction that says so: older contents must not come back.
+    /// Freed blocks, with the last transaction that revoked them: older contents must not return.
     revoked: HashMap<u64, u32>,
 }
 
-/// What a journal holds.
+/// The content of a journal.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
-    /// Where the newest content is of every block that it has, in blocks of the file system, by their numbers.
+    /// The location of the newest content of each block in it, sorted by block number.
     pub(super) blocks: Vec<(u64, u64)>,
-    /// Fast commits follow, which are not read here.
+    /// Fast commits follow, which are not supported here.
     pub(super) fast_commits: bool,
 }
 
@@ -95,7 +95,7 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Replayed, ReadError> 
     } else {
         Some(journal.reserve(fields.be32(0x54)?).saturating_add(1))
     };
-    // Nothing to do is said by a start of 0.
+    // A start of 0 means an empty log.
     if start == 0 {
         return Ok(Replayed::default());
     }
@@ -110,7 +110,7 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Replayed, ReadError> 
     let (log, sequence) = journal.scan(sequence, start)?;
     let mut newest = HashMap::new();
     for tag in log.tags {
-        // Numbers of transactions wrap: compared by their distance (`tid_gt`).
+        // Transaction numbers wrap: compared by their distance (`tid_gt`).
         let revoked = log.revoked.get(&tag.home).is_some_and(|by| by.wrapping_sub(tag.sequence) < 1 << 31);
         if revoked {
             newest.remove(&tag.home);
@@ -124,7 +124,7 @@ pub(super) fn replay(fs: &ExtFs<'_>, inode: u32) -> Result<Replayed, ReadError> 
 }
 
 impl Journal<'_, '_> {
-    /// The block of the file system that this block of the journal is.
+    /// The file system's block of a block of the journal.
     fn home(&self, block: u32) -> Result<u64, ReadError> {
         let at = u64::from(block) * self.fs.block_size;
         let index = self.runs.partition_point(|run| run.file + run.len <= at);
@@ -132,7 +132,8 @@ impl Journal<'_, '_> {
         Ok((run.disk - self.fs.window.start + at - run.file) / self.fs.block_size)
     }
 
-    /// Takes the blocks for fast commits off the end (`jbd2_journal_get_num_fc_blks`); returns the first of them.
+    /// Excludes the blocks for fast commits at the end (`jbd2_journal_get_num_fc_blks`); returns the first of
+    /// them.
     fn reserve(&mut self, count: u32) -> u32 {
         let count = if count == 0 { FAST_BLOCKS } else { count };
         if let Some(end) = self.end.checked_sub(count).filter(|end| *end >= MIN_BLOCKS) {
@@ -149,7 +150,7 @@ impl Journal<'_, '_> {
             other => other?,
         };
         let fields = Fields(&block);
-        // An entry is a tag and a length; that of a head holds features and the number of the transaction.
+        // An entry is a tag and a length; that of a head contains features and the transaction's number.
         Ok(fields.le16(0)? == FAST_HEAD && fields.le32(8)? == sequence)
     }
 
@@ -161,8 +162,8 @@ impl Journal<'_, '_> {
         if block + 1 >= self.end { self.first } else { block + 1 }
     }
 
-    /// Reads transactions from `start` on until one has no end, whose number is returned with them. A block of another kind
-    /// or number is the end.
+    /// Reads transactions from `start` to the first incomplete one, and returns its number. A block of
+    /// another type or number is the end.
     fn scan(&self, mut sequence: u32, start: u32) -> Result<(Log, u32), ReadError> {
         let mut log = Log::default();
         let mut open = Log::default();
@@ -185,13 +186,13 @@ impl Journal<'_, '_> {
                 }
                 _ => break,
             }
-            // Once round is all there is, and each block is read once.
+            // Once around the log is everything, and each block is read once.
             left = left.saturating_sub(used);
         }
         Ok((log, sequence))
     }
 
-    /// The tags of a descriptor block, one for each block behind it ("Descriptor Block").
+    /// The tags of a descriptor block, one for each following block ("Descriptor Block").
     fn descriptor(
         &self,
         block: &[u8],
@@ -210,7 +211,8 @@ impl Journal<'_, '_> {
             let high = if wide { tag.be32(8)? } else { 0 };
             let home = u64::from(high) << 32 | u64::from(tag.be32(0)?);
             if flags & ESCAPED != 0 {
-                // Its first word was changed in the journal, being the journal's own: that of a file's data at most.
+                // The first word of the block was replaced in the journal, as it equals the journal's magic
+                // number: only file data can.
                 log::debug!("a block of the journal is escaped, and is read as it stands");
             }
             self.fs.disk.charge_journal_entry()?;
@@ -225,7 +227,7 @@ impl Journal<'_, '_> {
         Ok(count)
     }
 
-    /// The blocks that a revocation block names ("Revocation Block").
+    /// The blocks in a revocation block ("Revocation Block").
     fn revoke(&self, block: &[u8], sequence: u32, open: &mut Log) -> Result<(), ReadError> {
         let fields = Fields(block);
         let end = usize::try_from(fields.be32(12)?).unwrap_or(usize::MAX).min(block.len());

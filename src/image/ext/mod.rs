@@ -1,11 +1,12 @@
-//! Reads files of an ext2, ext3 or ext4 file system without mounting it: names to where a file's bytes lie in the image, so
-//! that they go from there into guest memory with nothing in between.
+//! Reads files of an ext2, ext3 or ext4 file system without mounting it: maps names to the locations of a
+//! file's bytes in the image, so that they go directly into guest memory.
 //!
-//! Laid out in the kernel's Documentation/filesystems/ext4. Nothing is written and nothing is kept but what is
-//! asked for. Everything read is hostile: lengths are bounded before anything of that length is made, trees by their
-//! depth, and all work together by the disk's budget.
+//! The layout is in the kernel's Documentation/filesystems/ext4. Nothing is written or cached. All input is
+//! hostile: lengths are bounded before an allocation, trees by their depth, and all work by the disk's
+//! budget.
 //!
-//! Checksums are left to the guest's own fsck: they tell of decay, not of lies, and a kernel that has decayed says so itself.
+//! Checksums are left to the guest's fsck: they detect decay, not attacks, and a damaged kernel fails by
+//! itself.
 
 mod block_map;
 mod dir;
@@ -23,7 +24,7 @@ use super::filesystem::FileKind;
 /// The superblock: at byte 1024, of 1024 bytes (super.rst).
 const SUPERBLOCK: u64 = 1024;
 const MAGIC: (usize, u16) = (0x38, 0xef53);
-/// Features that change how files are read (`s_feature_incompat`).
+/// Features that change the layout of files (`s_feature_incompat`).
 mod incompat {
     pub(super) const FILETYPE: u32 = 0x2;
     pub(super) const RECOVER: u32 = 0x4;
@@ -38,7 +39,7 @@ mod incompat {
     const INLINE_DATA: u32 = 0x8000;
     const ENCRYPT: u32 = 0x1_0000;
     const CASEFOLD: u32 = 0x2_0000;
-    /// Those that are read here, or that matter only to files that are not.
+    /// Supported features, and those that matter only to other files.
     pub(super) const KNOWN: u32 = FILETYPE
         | RECOVER
         | META_BG
@@ -53,7 +54,7 @@ mod incompat {
         | ENCRYPT
         | CASEFOLD;
 
-    /// What the unknown ones are called (by mke2fs and dumpe2fs), else their bits.
+    /// Names of unsupported features (as in mke2fs and dumpe2fs), else their bits.
     pub(super) fn unknown(features: u32) -> String {
         let unknown = features & !KNOWN;
         match unknown {
@@ -65,7 +66,8 @@ mod incompat {
     }
 }
 
-/// Copies of the superblock and of the descriptors lie in all groups, or in few (`s_feature_ro_compat`, `s_feature_compat`).
+/// Copies of the superblock and of the descriptors are in all groups, or in few (`s_feature_ro_compat`,
+/// `s_feature_compat`).
 const SPARSE_SUPER: u32 = 0x1;
 const SPARSE_SUPER2: u32 = 0x200;
 
@@ -82,22 +84,22 @@ pub(super) struct ExtFs<'a> {
     first_data_block: u64,
     descriptor_size: u64,
     descriptors: Descriptors,
-    /// Blocks whose newest content is in the journal, and where, by their numbers: it was not unmounted.
+    /// The location in the journal of blocks whose newest content is there, sorted by block number.
     replayed: Vec<(u64, u64)>,
-    /// Its journal ends with fast commits, which are not read here.
+    /// Its journal ends with fast commits, which are not supported here.
     fast_commits: bool,
-    /// What it is: `ext2`, `ext3` or `ext4`.
+    /// Its kind: `ext2`, `ext3` or `ext4`.
     name: &'static str,
-    /// What its superblock calls it.
+    /// UUID and label of the superblock.
     uuid: String,
     label: String,
 }
 
-/// Where blocks of group descriptors lie (group_descr.rst, "Meta Block Groups").
+/// The location of group descriptors (group_descr.rst, "Meta Block Groups").
 #[derive(Debug, Clone, Copy)]
 struct Descriptors {
     blocks_per_group: u64,
-    /// Blocks from this one on lie in the group that they begin to describe.
+    /// Descriptor blocks from this one on are in the first group that they describe.
     first_meta: u64,
     backups: Backups,
 }
@@ -131,11 +133,11 @@ impl Backups {
 }
 
 impl<'a> ExtFs<'a> {
-    /// Looks for one in `window`; `None` where there is none.
+    /// Opens the file system in `window`; `None` if there is none.
     pub(super) fn open(disk: &'a Disk<'a>, window: Window) -> Result<Option<Self>, ReadError> {
         let mut superblock = [0; 1024];
         match disk.read(window, SUPERBLOCK, &mut superblock, "its superblock") {
-            // Too small for one.
+            // Too small.
             Err(ReadError::Outside(_)) => return Ok(None),
             other => other?,
         }
@@ -143,7 +145,7 @@ impl<'a> ExtFs<'a> {
         if fields.le16(MAGIC.0)? != MAGIC.1 {
             return Ok(None);
         }
-        // Revision 0 has neither features nor a choice of inode sizes.
+        // Revision 0 has neither features nor variable inode sizes.
         let dynamic = fields.le32(0x4c)? > 0;
         let word = |at| if dynamic { fields.le32(at) } else { Ok(0) };
         let (compat, features, ro_compat) = (word(0x5c)?, word(0x60)?, word(0x64)?);
@@ -155,7 +157,7 @@ impl<'a> ExtFs<'a> {
             (false, true) => Backups::Sparse,
             (false, false) => Backups::Every,
         };
-        // HAS_JOURNAL, and the journal holds what is not in its place yet.
+        // HAS_JOURNAL, and the journal has blocks to replay.
         let journal = compat & 0x4 != 0;
         let unclean = journal && features & incompat::RECOVER != 0;
         let modern = features & (incompat::EXTENTS | incompat::BITS64) != 0;
@@ -164,7 +166,7 @@ impl<'a> ExtFs<'a> {
         let mut fs = ExtFs {
             disk,
             window,
-            // 64 KiB is the largest that Linux has.
+            // 64 KiB is Linux's maximum.
             block_size: 1024_u64 << Some(fields.le32(0x18)?).filter(|log| *log <= 6).ok_or(inconsistent())?,
             blocks: u64::from(high) << 32 | u64::from(fields.le32(0x4)?),
             inode_size: if dynamic { fields.le16(0x58)?.into() } else { 128 },
@@ -217,7 +219,7 @@ impl<'a> ExtFs<'a> {
         self.name
     }
 
-    /// Whether changes of its last moments are not seen here.
+    /// Whether its last changes are not visible here.
     pub(super) fn has_fast_commits(&self) -> bool {
         self.fast_commits
     }
@@ -230,13 +232,13 @@ impl<'a> ExtFs<'a> {
         &self.label
     }
 
-    /// The first block from `block` on, before `end`, whose newest content is in the journal, with its place there.
+    /// The first block in `block..end` whose newest content is in the journal, with its location there.
     fn next_replayed(&self, block: u64, end: u64) -> Option<(u64, u64)> {
         let index = self.replayed.partition_point(|(home, _)| *home < block);
         self.replayed.get(index).copied().filter(|(home, _)| *home < end)
     }
 
-    /// Where a block's newest content lies.
+    /// The location of a block's newest content.
     fn newest(&self, block: u64) -> u64 {
         self.next_replayed(block, block.saturating_add(1)).map_or(block, |(_, journal)| journal)
     }
@@ -247,10 +249,11 @@ impl<'a> ExtFs<'a> {
         let (index, at) = (group / each, group % each * self.descriptor_size);
         let layout = &self.descriptors;
         if index < layout.first_meta {
-            // Behind the superblock's own block, which is not the first data block where clusters of 1 KiB blocks begin at 0.
+            // After the superblock's block, which is not the first data block if clusters of 1 KiB blocks
+            // begin at 0.
             return Ok((SUPERBLOCK / self.block_size + 1 + index, at));
         }
-        // It lies in the first of the groups that it describes, behind that one's copy of the superblock, if any.
+        // In the first of the groups that it describes, after that group's copy of the superblock, if any.
         let first = index * each;
         let start =
             first.checked_mul(layout.blocks_per_group).ok_or(ReadError::Outside("a group's descriptor"))?;
@@ -268,14 +271,14 @@ impl<'a> ExtFs<'a> {
         self.disk.read(self.window, place.ok_or(ReadError::Outside(what))?, buf, what)
     }
 
-    /// A whole block.
+    /// Reads a block.
     fn block(&self, block: u64, what: &'static str) -> Result<Vec<u8>, ReadError> {
         let mut bytes = vec![0; usize::try_from(self.block_size).map_err(|_| inconsistent())?];
         self.read_block(block, 0, &mut bytes, what)?;
         Ok(bytes)
     }
 
-    /// Where on the disk `count` blocks from `block` on lie, whatever the journal has of them.
+    /// The location on the disk of `count` blocks from `block` on, regardless of the journal.
     fn place(&self, block: u64, count: u64) -> Option<u64> {
         let at = block.checked_mul(self.block_size)?;
         let end = at.checked_add(count.checked_mul(self.block_size)?)?;
@@ -284,7 +287,7 @@ impl<'a> ExtFs<'a> {
     }
 }
 
-/// As an fstab has it.
+/// In the format of an fstab.
 fn uuid(bytes: [u8; 16]) -> String {
     let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let parts = [hex.get(..4), hex.get(4..6), hex.get(6..8), hex.get(8..10), hex.get(10..)];

@@ -1,10 +1,10 @@
-//! Where the blocks of a file lie: in their place, or newer in the journal.
+//! The mapping of a file's blocks: in place, or newer in the journal.
 
 use super::{ExtFs, ReadError};
 use crate::image::disk::PIECE_COST;
 use crate::image::runs::{Run, Runs};
 
-/// The runs of a file of `size` bytes; what is between them is zero.
+/// The runs of a file of `size` bytes; gaps are zeros.
 pub(super) struct Mapping<'a, 'd> {
     pub(super) fs: &'a ExtFs<'d>,
     size: u64,
@@ -16,19 +16,19 @@ impl<'a, 'd> Mapping<'a, 'd> {
         Mapping { fs, size, runs: Runs::default() }
     }
 
-    /// Whether there is anything of the file from its block `file` on.
+    /// Whether the file extends beyond its block `file`.
     pub(super) fn wants(&self, file: u64) -> bool {
         file.checked_mul(self.fs.block_size).is_some_and(|at| at < self.size)
     }
 
-    /// `count` blocks of the file from its block `file` on are those from `start` on, or newer ones in the journal. In the
-    /// order of the file, so that no byte is there twice.
+    /// Maps `count` blocks of the file from its block `file` on to those from `start` on, or to newer ones in
+    /// the journal. Calls come in the file's order, so that no byte is mapped twice.
     pub(super) fn add(&mut self, file: u64, start: u64, count: u64) -> Result<(), ReadError> {
         let block = self.fs.block_size;
         if file.checked_mul(block).is_none_or(|at| at < self.runs.end()) {
             return Err(ReadError::Damaged("the blocks of a file are out of order"));
         }
-        // Blocks behind the file's end are allocated and not part of it.
+        // Blocks after the file's end are allocated and not part of it.
         let wanted = self.size.div_ceil(block).saturating_sub(file).min(count);
         let mut done = 0;
         while done < wanted {

@@ -46,7 +46,7 @@ fn what_only_the_journal_has_is_read_from_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
     let image = ext4(16384, &[("f", b"old content")], &["-b", "1024"]);
-    // The block of f, which debugfs then writes to the journal alone, as a guest that was killed leaves it.
+    // The block of f, which debugfs then writes to the journal alone, as after a kill of the guest.
     std::fs::write(&path, &image).unwrap();
     let block = debugfs(&path, &["-R", "bmap f 0"]).trim().to_owned();
     let new = folder.path().join("new");
@@ -64,7 +64,7 @@ fn what_only_the_journal_has_is_read_from_it() {
     // e2fsck agrees.
     let _ = Command::new("/sbin/e2fsck").args(["-fy", "-E", "journal_only"]).arg(&path).output().unwrap();
     assert_eq!(read(std::fs::read(&path).unwrap(), "/f").unwrap().as_deref(), Some(&b"new content"[..]));
-    // A block that was revoked since is the one in its place.
+    // A revoked block is read from its place.
     std::fs::write(&path, ext4(16384, &[("f", b"old content")], &["-b", "1024"])).unwrap();
     let text = format!("jo\njw -b {block} {}\njw -r {block}\njc\n", new.display());
     std::fs::write(&commands, text).unwrap();
@@ -72,7 +72,8 @@ fn what_only_the_journal_has_is_read_from_it() {
     assert_eq!(read(std::fs::read(&path).unwrap(), "/f").unwrap().as_deref(), Some(&b"old content"[..]));
 }
 
-/// An image whose file `f` of three blocks has newer content in its journal, opened by debugfs with these options.
+/// An image whose file `f` of three blocks has newer content in its journal, opened by debugfs with these
+/// options.
 fn journaled(options: &[&str], open: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let [path, new, commands] = ["image", "new", "commands"].map(|name| folder.path().join(name));
@@ -113,7 +114,7 @@ fn fast_commits_are_said_and_are_no_part_of_the_log() {
         fs.has_fast_commits()
     };
     assert!(!opened(&image));
-    // A head behind the log's blocks, of the transaction that comes next.
+    // A head after the log's blocks, with the number of the next transaction.
     let count = match word(&image, 0x54) {
         0 => 256,
         count => count,
@@ -121,7 +122,7 @@ fn fast_commits_are_said_and_are_no_part_of_the_log() {
     let (blocks, next) = (word(&image, 0x10), word(&image, 0x18) + 1);
     let mut head = [9_u16, 8].map(u16::to_le_bytes).concat();
     head.extend([0, next].map(u32::to_le_bytes).concat());
-    // Linux leaves the block between the two out (fs/jbd2/journal.c, `j_fc_first`).
+    // Linux skips the block between the two (fs/jbd2/journal.c, `j_fc_first`).
     let at = journal + (blocks - count + 1) as usize * 1024;
     image[at..at + head.len()].copy_from_slice(&head);
     assert!(opened(&image));
@@ -129,12 +130,12 @@ fn fast_commits_are_said_and_are_no_part_of_the_log() {
     assert!(!opened(&image));
 }
 
-/// Older layouts and rarer ones: a long file with a hole, a short one, a large folder, a long and a short link.
+/// Older and rarer layouts: a long file with a hole, a short one, a large folder, a long and a short link.
 #[test]
 fn every_layout_that_mke2fs_makes_is_read() {
     let long: Vec<u8> = (0..5_000_017_u32).map(|n| (n % 251) as u8).collect();
     let mut holes = vec![0; 700_000];
-    // Its end is no hole: with inline_data mke2fs cuts such a file short.
+    // No hole at the end: with inline_data mke2fs cuts such a file short.
     holes[300_000..300_009].copy_from_slice(b"an island");
     holes[699_991..].copy_from_slice(b"the shore");
     let target = format!("->d/{}", "./".repeat(60) + "short");
@@ -252,7 +253,7 @@ fn lengths_that_cannot_be_make_nothing_of_that_length() {
 
 #[test]
 fn tree_that_would_take_ages_ends_at_the_budget() {
-    // Five levels, each block of 84 entries that all lead to the next one: 84 to the fifth leaves, with nothing in them.
+    // Five levels, each block of 84 entries that all lead to the next one: 84 to the fifth empty leaves.
     let node = |depth: u16, entries: u16, child: u32| {
         let header = [0xf30a, entries, 84, depth, 0, 0].map(u16::to_le_bytes).concat();
         let entry = [0, child, 0].map(u32::to_le_bytes).concat();
@@ -272,7 +273,7 @@ fn tree_that_would_take_ages_ends_at_the_budget() {
     assert!(matches!(result, Err(ReadError::Endless)), "{result:?}");
 }
 
-/// A file that says to be long costs nothing before it is refused, and one that is mapped costs by its pieces.
+/// A file with a huge size costs nothing before it is refused, and a mapped one costs by its pieces.
 #[test]
 fn work_is_charged_by_what_is_done() {
     let content = vec![7; 2 << 20];
@@ -288,7 +289,7 @@ fn work_is_charged_by_what_is_done() {
     assert!(budget.spent() - before < 64 << 10, "{}", budget.spent() - before);
 }
 
-/// As many transactions as a journal holds are sorted once, and a file's extent is split only where they touch it.
+/// The transactions of a full journal are sorted once, and a file's extent is split only where they touch it.
 #[test]
 fn a_block_of_a_file_in_the_journal_splits_its_extent() {
     let content: Vec<u8> = (0..100 * 1024_u32).map(|n| (n / 1024 + 1) as u8).collect();

@@ -1,26 +1,27 @@
-//! Folders of a FAT file system: entries of 32 bytes, with a long name in the entries in front of the one that it names.
+//! Directories of a FAT file system: entries of 32 bytes, with a long name in the entries before the one that
+//! it names.
 
 use super::{FatFs, Fields, FileKind, Node, ReadError, Root};
 use crate::image::disk::{ENTRY_COST, NAME_COST};
 
 /// Length of an entry.
 const ENTRY: usize = 32;
-/// Longest folder: 65536 entries.
+/// Maximum length of a directory: 65536 entries.
 const FOLDER_MAX: u64 = 2 << 20;
-/// Most entries of one long name, and the letters that each holds.
+/// Maximum entries of one long name, and letters in each.
 const PARTS: u8 = 20;
 const LETTERS: usize = 13;
 /// Attributes.
 const LABEL: u8 = 0x08;
 const FOLDER: u8 = 0x10;
 const LONG_NAME: u8 = 0x0f;
-/// First byte of a name: a free entry, and the end of the folder.
+/// First byte of a name: a free entry, and the end of the directory.
 const FREE: u8 = 0xe5;
 const END: u8 = 0;
-/// What the first byte of a name stands for that begins like a free entry.
+/// Stands for a first byte of 0xe5.
 const ESCAPED: u8 = 0x05;
 
-/// What `visit` is given: the names of an entry, and the entry.
+/// A directory entry with its names.
 struct DirEntry<'e> {
     short: String,
     long: Option<String>,
@@ -28,19 +29,19 @@ struct DirEntry<'e> {
     attributes: u8,
 }
 
-/// A long name, while its entries are collected: last part first.
+/// A long name while its entries are collected, last part first.
 #[derive(Default)]
 struct LongName {
     parts: Vec<[u16; LETTERS]>,
-    /// Number of the part that comes next; 0 when all are there.
+    /// Number of the next part; 0 when complete.
     next: u8,
     checksum: u8,
 }
 
 impl FatFs<'_> {
-    /// What this path stands for; letters are compared as FAT does, without case. `None` if there is no such name.
+    /// Looks up a path; names are compared without case, as in FAT. `None` if there is no such name.
     pub(in crate::image) fn find(&self, path: &str) -> Result<Option<Node>, ReadError> {
-        // There are no symbolic links, so that `..` takes the name before it back.
+        // There are no symbolic links, so `..` removes the name before it.
         let mut names = Vec::new();
         for name in path.split(['/', '\\']) {
             match name {
@@ -114,7 +115,7 @@ impl FatFs<'_> {
         })
     }
 
-    /// Gives each entry that is in use to `visit` until that returns false.
+    /// Calls `visit` for each used entry until it returns false.
     fn entries(
         &self,
         folder: &Node,
@@ -180,7 +181,7 @@ impl LongName {
         Ok(())
     }
 
-    /// The long name of this entry, if all of it was in front.
+    /// The long name of this entry, if it was complete.
     fn take(&mut self, entry: Fields<'_>) -> Result<Option<String>, ReadError> {
         let LongName { parts, next, checksum } = std::mem::take(self);
         let sum =
@@ -193,7 +194,7 @@ impl LongName {
     }
 }
 
-/// The name of eight letters and three, with the small letters that Windows NT marks.
+/// The short 8.3 name, in lower case where Windows NT marks that.
 fn short_name(entry: Fields<'_>) -> Result<String, ReadError> {
     let mut name = entry.bytes::<8>(0)?;
     if let [first @ ESCAPED, ..] = &mut name {
@@ -210,7 +211,7 @@ fn short_name(entry: Fields<'_>) -> Result<String, ReadError> {
     Ok(if end.is_empty() { name } else { format!("{name}.{end}") })
 }
 
-/// Bytes that are filled up with spaces. What is no ASCII depends on a code page that nothing names.
+/// Text padded with spaces. The code page of non-ASCII bytes is not known.
 pub(super) fn text(bytes: &[u8]) -> String {
     let letters = bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '\u{fffd}' });
     letters.collect::<String>().trim_end_matches([' ', '\0']).to_owned()

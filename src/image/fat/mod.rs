@@ -1,7 +1,9 @@
-//! Reads files of a FAT12, FAT16 or FAT32 file system with long names, as an EFI system partition is, without mounting it.
+//! Reads files of a FAT12, FAT16 or FAT32 file system with long names, as an EFI system partition is, without
+//! mounting it.
 //!
-//! Laid out in Microsoft's "FAT32 File System Specification" of 2000, with the checks of Linux (fs/fat/inode.c). Everything
-//! read is hostile: chains of clusters end by the length of what they hold, and all work is charged to the disk's budget.
+//! The layout is in Microsoft's "FAT32 File System Specification" of 2000; the checks are those of Linux
+//! (fs/fat/inode.c). All input is hostile: chains of clusters end at the length of their content, and all
+//! work is charged to the disk's budget.
 
 mod dir;
 
@@ -13,10 +15,10 @@ use super::runs::{self, Run, Runs};
 
 /// Number of the first cluster.
 const FIRST: u32 = 2;
-/// Most clusters of a FAT12 and of a FAT16 (`MAX_FAT12` and `MAX_FAT16` in Linux).
+/// Maximum clusters of a FAT12 and of a FAT16 (`MAX_FAT12` and `MAX_FAT16` in Linux).
 const FAT12_MAX: u64 = 0xff4;
 const FAT16_MAX: u64 = 0xfff4;
-/// Length of the part of the table that is read at once: a multiple of three bytes, which hold two entries of 12 bits.
+/// Length of the cached part of the table: a multiple of three bytes, which contain two entries of 12 bits.
 const CHUNK: u64 = 12 << 10;
 
 /// Bits of an entry of the table.
@@ -24,7 +26,7 @@ const CHUNK: u64 = 12 << 10;
 enum Bits {
     Twelve,
     Sixteen,
-    /// 28 of 32 count.
+    /// 28 of the 32 bits are used.
     ThirtyTwo,
 }
 
@@ -34,24 +36,24 @@ pub(super) struct FatFs<'a> {
     pub(super) disk: &'a Disk<'a>,
     window: Window,
     bits: Bits,
-    /// Bytes of a cluster.
+    /// Cluster size in bytes.
     cluster: u64,
     /// Number of clusters.
     clusters: u64,
-    /// The first table, and where the clusters begin, in bytes of the window.
+    /// The first table, and the start of the clusters, in bytes of the window.
     table: Window,
     data: u64,
     root: Root,
     uuid: String,
     label: String,
-    /// The part of the table that was read last, with its offset.
+    /// The cached part of the table, with its offset.
     chunk: RefCell<(u64, Vec<u8>)>,
 }
 
-/// Where the root folder lies.
+/// Location of a folder.
 #[derive(Debug, Clone, Copy)]
 enum Root {
-    /// In front of the clusters, in bytes of the window.
+    /// Before the clusters, in bytes of the window.
     Fixed(Window),
     Cluster(u32),
 }
@@ -60,13 +62,13 @@ enum Root {
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) kind: FileKind,
-    /// Of a file, in bytes.
+    /// Size of a file in bytes.
     pub(super) size: u64,
     start: Root,
 }
 
 impl<'a> FatFs<'a> {
-    /// Looks for one in `window`; `None` where there is none.
+    /// Opens the file system in `window`; `None` if there is none.
     pub(super) fn open(disk: &'a Disk<'a>, window: Window) -> Result<Option<Self>, ReadError> {
         let mut sector = [0; 512];
         match disk.read(window, 0, &mut sector, "its first sector") {
@@ -77,7 +79,7 @@ impl<'a> FatFs<'a> {
         let [per_cluster, tables, media] = [0xd, 0x10, 0x15].map(|at| fields.bytes::<1>(at));
         let ([per_cluster], [tables], [media]) = (per_cluster?, tables?, media?);
         let (bytes, reserved) = (u64::from(fields.le16(0xb)?), u64::from(fields.le16(0xe)?));
-        // What Linux takes for one (`fat_read_bpb`, `fat_valid_media`).
+        // The checks of Linux (`fat_read_bpb`, `fat_valid_media`).
         let sane = bytes.is_power_of_two()
             && (512..=4096).contains(&bytes)
             && per_cluster.is_power_of_two()
@@ -109,7 +111,7 @@ impl<'a> FatFs<'a> {
             Bits::Sixteen => table.len / 2,
             Bits::ThirtyTwo => table.len / 4,
         };
-        // The serial number and the label stand behind fields that a FAT32 has more of.
+        // The serial number and the label follow fields of which FAT32 has more.
         let more = if wide { 0x40 } else { 0x24 };
         let serial = fields.le32(more + 3)?;
         let mut fs = FatFs {
@@ -141,7 +143,7 @@ impl<'a> FatFs<'a> {
         &self.label
     }
 
-    /// What the table says of a cluster: the one behind it, `None` at the end of a chain.
+    /// The next cluster of a chain; `None` at its end.
     fn next(&self, cluster: u32) -> Result<Option<u32>, ReadError> {
         self.disk.charge(ENTRY_COST)?;
         let at = u64::from(cluster);
@@ -169,20 +171,20 @@ impl<'a> FatFs<'a> {
         Ok((entry < end).then_some(entry))
     }
 
-    /// Where a cluster lies, in bytes of the window.
+    /// The location of a cluster, in bytes of the window.
     fn cluster_offset(&self, cluster: u32) -> Result<u64, ReadError> {
         let index = cluster.checked_sub(FIRST).map(u64::from).filter(|index| *index < self.clusters);
         index.map(|index| self.data + index * self.cluster).ok_or(inconsistent())
     }
 
-    /// The runs of a file's bytes on the disk. A file longer than `max` is refused before anything of it is looked at.
+    /// The runs of a file's bytes on the disk. A file longer than `max` is refused before its chain is read.
     pub(super) fn runs(&self, node: &Node, max: u64) -> Result<Vec<Run>, ReadError> {
         if node.size > max {
             return Err(ReadError::TooLong { mib: node.size >> 20, max: max >> 20 });
         }
         let Root::Cluster(mut cluster) = node.start else { return Err(inconsistent()) };
         let (mut runs, mut at) = (Runs::default(), 0);
-        // Clusters behind the file's end are allocated and not part of it.
+        // Clusters after the file's end are allocated and not part of it.
         while at < node.size {
             let (cluster_offset, len) = (self.cluster_offset(cluster)?, self.cluster.min(node.size - at));
             if cluster_offset + len > self.window.len {

@@ -12,7 +12,7 @@ fn read(image: &[u8], path: &str) -> Result<Option<Vec<u8>>, ReadError> {
     })
 }
 
-/// Bits of the table and KiB that make it so.
+/// Bits of the table, and an image size in KiB that leads to it.
 const KINDS: [(u32, usize); 3] = [(12, 1024), (16, 4096), (32, 4096)];
 
 #[test]
@@ -56,7 +56,7 @@ fn short_names_have_the_letters_that_windows_marks() {
         assert_eq!(fs.list(&root, 9, |_| true).unwrap(), ["vmlinuz.cfg"]);
         assert!(fs.find("/VMLINUZ.cfg").unwrap().is_some());
     });
-    // A long name whose checksum is that of another entry is not that one's.
+    // A long name with another entry's checksum is ignored.
     let mut image = fat(12, 1024, &[("long name", b"x")]);
     let at = image.windows(11).position(|name| name == b"F~1        ").unwrap();
     image[at + 2] = b'9';

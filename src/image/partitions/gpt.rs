@@ -4,20 +4,20 @@ use super::crc32::crc32;
 use super::{Kind, MAX, Partition, mbr, window};
 use crate::image::disk::{Disk, Fields, ReadError};
 
-/// `EFI PART`, with which a header starts (§5.3.2).
+/// The signature of a header, `EFI PART` (§5.3.2).
 const SIGNATURE: &[u8; 8] = b"EFI PART";
-/// Length of what is known of a header.
+/// Length of the known part of a header.
 const HEADER: usize = 92;
-/// Length of an entry. UEFI allows longer ones (§5.3.3) and Linux does not (`is_gpt_valid`).
+/// Length of an entry. UEFI allows longer ones (§5.3.3); Linux does not (`is_gpt_valid`).
 const ENTRY: u32 = 128;
-/// Most bytes of all entries: as many entries as Linux takes, and then some.
+/// Maximum length of all entries, above Linux's.
 const ENTRIES_MAX: usize = 1 << 20;
 
-/// Type GUIDs as they lie on the disk, the first three fields little-endian (UEFI 2.10, appendix A).
+/// Type GUIDs in their on-disk form, the first three fields little-endian (UEFI 2.10, appendix A).
 const LVM: [u8; 16] = *b"\x79\xd3\xd6\xe6\x07\xf5\xc2\x44\xa2\x3c\x23\x8f\x2a\x3d\xf9\x28";
 const EFI: [u8; 16] = *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b";
 
-/// What a header says.
+/// The fields of a header.
 struct Header {
     entries: u64,
     count: u32,
@@ -25,8 +25,8 @@ struct Header {
     crc: u32,
 }
 
-/// The partitions; `None` if the disk has no such table that Linux takes by itself: the first one, not its backup, behind a
-/// table that protects it, in sectors as the guest sees them (block/partitions/efi.c).
+/// The partitions; `None` unless the disk has a table that Linux accepts by default: the primary one, with a
+/// protective MBR, in the guest's sector size (block/partitions/efi.c).
 pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError> {
     if !mbr::protects(disk)? {
         return Ok(None);
@@ -48,7 +48,7 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
         return Ok(None);
     }
     let mut partitions = Vec::new();
-    // The number of a partition is its place in the table, empty places counted.
+    // A partition's number is its index in the table, empty entries included.
     for (number, entry) in (1..).zip(entries.chunks_exact(header.size as usize)) {
         let (first, last) = (Fields(entry).le64(32)?, Fields(entry).le64(40)?);
         let kind: [u8; 16] = Fields(entry).bytes(0)?;
@@ -72,7 +72,7 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
     Ok(Some(partitions))
 }
 
-/// The header in the second sector, if there is one and it holds together.
+/// The header in the second sector, if it is valid.
 fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
     let mut bytes = [0; HEADER];
     match disk.read(disk.whole(), disk.sector(), &mut bytes, "its partition table") {
@@ -90,7 +90,7 @@ fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
         Err(ReadError::Outside(_)) => return Ok(None),
         other => other?,
     }
-    // Its own sum is counted as zero (§5.3.2).
+    // Its own checksum counts as zero (§5.3.2).
     let summed = whole.iter().enumerate().map(|(at, byte)| if (16..20).contains(&at) { 0 } else { *byte });
     if crc32(summed) != fields.le32(16)? {
         return Ok(None);
@@ -101,13 +101,13 @@ fn header(disk: &Disk<'_>) -> Result<Option<Header>, ReadError> {
         size: fields.le32(84)?,
         crc: fields.le32(88)?,
     };
-    // Neither does Linux take the table of a larger disk.
+    // Linux does not accept the table of a larger disk either.
     let last = (disk.whole().len / disk.sector()).saturating_sub(1);
     let fits = fields.le64(40)? <= last && fields.le64(48)? <= last;
     Ok((header.size == ENTRY && fits).then_some(header))
 }
 
-/// A partition's name of 36 letters at most (UEFI 2.10 §5.3.3).
+/// A partition's name of at most 36 characters (UEFI 2.10 §5.3.3).
 fn label(bytes: &[u8]) -> String {
     let (low, high) = (bytes.iter().step_by(2), bytes.iter().skip(1).step_by(2));
     let letters = low.zip(high).map(|(low, high)| u16::from_le_bytes([*low, *high]));
@@ -115,7 +115,7 @@ fn label(bytes: &[u8]) -> String {
     char::decode_utf16(letters).map(|letter| letter.unwrap_or('!')).collect()
 }
 
-/// As Linux prints it (`%pUl`): the first three fields are little-endian.
+/// In Linux's format (`%pUl`): the first three fields are little-endian.
 fn guid(bytes: [u8; 16]) -> String {
     let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();

@@ -1,5 +1,5 @@
-//! The PC's partition table: four entries in the first sector, and a chain of logical partitions in an extended one.
-//! Numbers and identities are those of Linux (block/partitions/msdos.c).
+//! The MBR partition table: four entries in the first sector, and a chain of logical partitions in an
+//! extended one. Numbers and identifiers are those of Linux (block/partitions/msdos.c).
 
 use super::{Kind, MAX, Partition, window};
 use crate::image::disk::{Disk, Fields, ReadError};
@@ -8,17 +8,17 @@ use crate::image::disk::{Disk, Fields, ReadError};
 const ENTRIES: usize = 0x1be;
 /// Offset of the disk's signature.
 const DISK_SIGNATURE: usize = 0x1b8;
-/// Offset and value of what makes the sector one.
+/// Offset and value of the boot signature.
 const MAGIC: (usize, u16) = (0x1fe, 0xaa55);
 /// Types of entries.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 const LVM: u8 = 0x8e;
 const EFI: u8 = 0xef;
-/// An entry that protects a GPT (UEFI 2.10 §5.2.3). A Linux that knows GPT takes nothing of a table with one.
+/// Type of a protective entry (UEFI 2.10 §5.2.3). A Linux with GPT support ignores a table with one.
 const PROTECTIVE: u8 = 0xee;
 /// Number of the first logical partition.
 const LOGICAL: u32 = 5;
-/// Links of a chain of logical partitions, so that one in a circle ends (`state->limit` in Linux).
+/// Maximum links of a chain of logical partitions, so that a cycle ends (`state->limit` in Linux).
 const LINKS: usize = 128;
 
 struct Entry {
@@ -27,7 +27,7 @@ struct Entry {
     count: u64,
 }
 
-/// Whether the first sector says that a GPT follows (`is_pmbr_valid` in Linux).
+/// Whether this is a protective MBR (`is_pmbr_valid` in Linux).
 pub(super) fn protects(disk: &Disk<'_>) -> Result<bool, ReadError> {
     let Some(sector) = sector(disk, 0)? else { return Ok(false) };
     Ok(entries(&sector)?.iter().any(|entry| entry.kind == PROTECTIVE && entry.first == 1))
@@ -40,7 +40,8 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
     if entries.iter().any(|entry| entry.kind == PROTECTIVE) {
         return Ok(None);
     }
-    // The same two bytes end a FAT's or NTFS's first sector; its flags are then no flags (Linux: `is_pte_valid`).
+    // The first sector of a FAT or NTFS has the same signature, but other bytes in place of the flags (Linux:
+    // `is_pte_valid`).
     let flags = (0..4).map(|n| Fields(&sector).bytes::<1>(ENTRIES + n * 16));
     for flag in flags {
         if !matches!(flag?, [0 | 0x80]) {
@@ -60,8 +61,9 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<Vec<Partition>>, ReadError>
     Ok((!partitions.is_empty()).then_some(partitions))
 }
 
-/// The logical partitions in an extended one that starts at sector `extended`: each has a sector of its own with its
-/// place, counted from that sector, and with the next such sector, counted from the extended partition.
+/// The logical partitions in an extended one that starts at sector `extended`: each has a sector of its own
+/// with its location, relative to that sector, and a link to the next one, relative to the extended
+/// partition.
 fn chain(
     disk: &Disk<'_>,
     signature: u32,

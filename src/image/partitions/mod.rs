@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::disk::{Disk, ReadError, Window};
 
-/// Most partitions that are looked at; Linux's own limit for a virtio disk without extended numbers is lower.
+/// Maximum partitions to consider; Linux's own limit for a virtio disk without extended numbers is lower.
 const MAX: usize = 256;
 
 /// A partition.
@@ -16,17 +16,17 @@ const MAX: usize = 256;
 pub(super) struct Partition {
     /// From 1 on.
     pub(super) number: u32,
-    /// Where it is.
+    /// Its location.
     pub(super) window: Window,
-    /// What Linux calls its `PARTUUID`.
+    /// Its `PARTUUID` in Linux.
     pub(super) uuid: String,
-    /// What Linux calls its `PARTLABEL`; empty if it has none.
+    /// Its `PARTLABEL` in Linux; empty if it has none.
     pub(super) label: String,
-    /// What its table says it holds.
+    /// Its type.
     pub(super) kind: Kind,
 }
 
-/// What a partition's table says of it, as far as it matters here.
+/// The types of partitions that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// For LVM.
@@ -37,7 +37,7 @@ pub(super) enum Kind {
     Other,
 }
 
-/// How a disk is divided.
+/// Kinds of partition tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Table {
     /// UEFI's.
@@ -55,7 +55,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The partitions of `disk`; `None` if it is not divided.
+/// The partitions of `disk`; `None` if it has no partition table.
 pub(super) fn read(disk: &Disk<'_>) -> Result<Option<(Table, Vec<Partition>)>, ReadError> {
     if let Some(partitions) = gpt::read(disk)? {
         return Ok(Some((Table::Gpt, partitions)));
@@ -63,8 +63,8 @@ pub(super) fn read(disk: &Disk<'_>) -> Result<Option<(Table, Vec<Partition>)>, R
     Ok(mbr::read(disk)?.map(|partitions| (Table::Mbr, partitions)))
 }
 
-/// A run of sectors as bytes, cut off at the disk's end (`blk_add_partition` in Linux); `None` if it is empty or begins
-/// behind that.
+/// A range of sectors in bytes, cut off at the disk's end (`blk_add_partition` in Linux); `None` if it is
+/// empty or begins after that.
 fn window(disk: &Disk<'_>, first: u64, count: u64) -> Option<Window> {
     let (start, len) = (first.checked_mul(disk.sector())?, count.checked_mul(disk.sector())?);
     let len = disk.whole().len.checked_sub(start)?.min(len);

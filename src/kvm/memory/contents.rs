@@ -15,6 +15,7 @@ use super::GuestRam;
 
 /// Bytes that are looked at together: zeros in all of them become a hole.
 const PIECE: usize = 64 << 10;
+static ZEROS: [u8; PIECE] = [0; PIECE];
 
 impl GuestRam {
     /// Writes the contents to `file`, from its beginning on, with holes for zeros.
@@ -32,7 +33,7 @@ impl GuestRam {
                 let now = usize::try_from(len - done).map_or(PIECE, |left| left.min(PIECE));
                 let piece = buffer.get_mut(..now).unwrap_or_default();
                 self.regions.read_slice(piece, GuestAddress(guest + done)).map_err(io::Error::other)?;
-                if piece.iter().any(|byte| *byte != 0) {
+                if ZEROS.get(..now) != Some(&*piece) {
                     file.write_all_at(piece, offset + done)?;
                 }
                 done += now as u64;

@@ -14,6 +14,8 @@ use std::process::Command;
 
 const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 const INIT: &str = include_str!("../../../resources/initramfs/lab.sh");
+/// Without the check of the timer, which a busy host does not serve in the moment that the kernel gives it.
+const BOOT_LINE: &str = "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc no_timer_check";
 /// The disk with a lab's files is always of this size, so that saved machines fit; only what is written takes memory.
 const FILES_BYTES: u64 = 1 << 30;
 /// What the emulated machine loads: the port to us, disks, KVM, TAP devices.
@@ -124,7 +126,7 @@ fn machine(command: &mut Command, config: &LabConfig, kernel: &Kernel, drives: &
     command.args(["-smp", &config.cpus.to_string(), "-m", &config.mem_mib.to_string()]);
     command.arg("-kernel").arg(&kernel.bzimage);
     command.args(["-initrd", &initrd]);
-    command.args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc"]);
+    command.args(["-append", BOOT_LINE]);
     command.args(["-chardev", "file,id=console,path=/proc/self/fd/1", "-serial", "chardev:console"]);
     command.args(["-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=0"]);
     command.args(["-device", "virtserialport,chardev=agent,name=lab"]);

@@ -25,7 +25,7 @@ pub enum Operation {
     Read,
     /// From guest memory to the disk.
     Write,
-    /// Everything that was completed before is on stable storage when this one completes. The extent says nothing.
+    /// Everything that was completed before is on stable storage when this one completes. The extent is ignored.
     Flush,
     /// The contents are not needed any more: give the space back.
     Discard,

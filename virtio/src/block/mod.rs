@@ -57,9 +57,9 @@ pub struct Block {
     lane: SpaceLane,
     /// Data segments of the request at hand.
     segments: Vec<Segment>,
-    /// Queues in which something was completed since the driver was told: a bit each.
+    /// Queues in which something was completed since the last interrupt: a bit each.
     used: Marks,
-    /// Queues to look at in the next turn: kicked, with more than their share, or whose driver need not kick now.
+    /// Queues to serve in the next call: kicked, with more than their share, or with kicks off.
     waiting: Marks,
     pace: Pace,
     errors: ErrorLog,
@@ -158,7 +158,7 @@ impl Device for Block {
         self.turn(cx)
     }
 
-    /// Operations have ended, or it is time to look at queues that wait.
+    /// Operations have ended, or it is time to serve queues that wait.
     fn ready(&mut self, _: Token, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         self.turn(cx)
     }

@@ -225,7 +225,7 @@ impl Block {
     }
 
     /// Ends what the disk has done, then begins what waits: what is in flight then is what there is to wait for. After a
-    /// fault in one queue the others go on: what was left undone is done at the next turn.
+    /// fault in one queue the others continue: what is left is done in the next call.
     pub(super) fn turn(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         cx.wake_at(None);
         let result = self.finish(cx).and_then(|()| self.serve_waiting(cx)).and_then(|()| self.finish(cx));
@@ -254,7 +254,7 @@ fn zeroed(ranges: &[(Operation, Extent)]) -> u64 {
 }
 
 impl Disk {
-    /// Puts the id string into `chain`, before its status byte, and says how many bytes that were.
+    /// Puts the id string into `chain`, before its status byte, and returns how many bytes that were.
     fn write_id(&self, chain: &mut Chain, memory: &Memory) -> u64 {
         let mut id = [0; ID];
         for (to, from) in id.iter_mut().zip(self.serial.as_bytes()) {

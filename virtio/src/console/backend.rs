@@ -47,7 +47,7 @@ pub trait Backend: Debug + Send {
     /// [`io::ErrorKind::WouldBlock`]: there are none now.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes some of the bytes that came from the guest, and says how many.
+    /// Takes some of the bytes that came from the guest, and returns how many.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`]: there is no room now.

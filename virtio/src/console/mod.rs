@@ -35,7 +35,7 @@ const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(64).unwrap();
 /// Control queues (§5.3.2): from the device, to the device.
 const CONTROL_RECEIVE: u16 = 2;
 const CONTROL_TRANSMIT: u16 = 3;
-/// Messages of the driver that are read before other devices of the thread have their turn.
+/// Budget in control messages, after which other devices of the thread are served.
 const MESSAGES: usize = 256;
 /// Most ports: their tokens (below 2048) and queues (below 768) must fit.
 const MOST_PORTS: usize = 256;
@@ -162,13 +162,13 @@ impl Console {
     /// Reads the driver's control messages.
     fn read_control(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         let Some(queue) = cx.queue(CONTROL_TRANSMIT) else { return Ok(()) };
-        let mut turn = Progress::Over;
+        let mut progress = Progress::Over;
         for _ in 0..MESSAGES {
             let Some(chain) = queue.pop()? else {
                 if queue.enable_kicks()? {
                     continue;
                 }
-                turn = Progress::Done;
+                progress = Progress::Done;
                 break;
             };
             let message = Message::read(&mut chain.reader(queue.memory()));
@@ -187,7 +187,7 @@ impl Console {
             }
         }
         queue.notify()?;
-        if turn == Progress::Over {
+        if progress == Progress::Over {
             cx.wake_at(Some(Instant::now()));
         }
         Ok(())

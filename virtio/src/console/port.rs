@@ -15,7 +15,7 @@ pub(super) const CARRY: usize = 32 << 10;
 /// Most chains that are carried at once.
 const MOST_CHAINS: usize = 64;
 /// Budget in bytes of one port, after which others are served.
-const TURN: usize = 1 << 20;
+const BUDGET: usize = 1 << 20;
 /// Cost of a chain in the budget, besides its bytes.
 const CHAIN_COST: usize = 256;
 
@@ -47,7 +47,7 @@ pub(super) struct PortState {
     sent: u64,
 }
 
-/// How a turn ended.
+/// Result of serving a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// There is nothing that could be done now.
@@ -67,7 +67,7 @@ pub(super) struct Scratch {
 enum Sent {
     Whole,
     Blocked,
-    TurnOver,
+    OverBudget,
 }
 
 impl Port {
@@ -104,7 +104,8 @@ impl Port {
         }
     }
 
-    /// The driver has it, or failed to. One that wakes from a hibernated guest knows its ports without being told.
+    /// The driver has set the port up, or failed to. The driver of a guest that wakes from hibernation knows its ports
+    /// already.
     pub(super) fn is_ready(&mut self, ready: bool) {
         self.state.ready = ready;
         self.state.added = true;
@@ -126,8 +127,8 @@ impl Port {
             queue.disable_kicks()?;
             return Ok(Progress::Done);
         }
-        let mut left = TURN;
-        let turn = loop {
+        let mut left = BUDGET;
+        let progress = loop {
             if left == 0 {
                 break Progress::Over;
             }
@@ -148,14 +149,14 @@ impl Port {
                     queue.disable_kicks()?;
                     break Progress::Done;
                 }
-                Sent::TurnOver => {
+                Sent::OverBudget => {
                     queue.put_back(chain);
                     break Progress::Over;
                 }
             }
         };
         queue.notify()?;
-        Ok(turn)
+        Ok(progress)
     }
 
     fn send(&mut self, chain: &Chain, queue: &Queue, scratch: &mut Scratch, left: &mut usize) -> Sent {
@@ -168,7 +169,7 @@ impl Port {
                 return Sent::Whole;
             }
             if *left == 0 {
-                return Sent::TurnOver;
+                return Sent::OverBudget;
             }
             let mut len = 0;
             for segment in &scratch.segments {
@@ -202,8 +203,8 @@ impl Port {
             return Ok(Progress::Done);
         }
         scratch.bytes.resize(CARRY, 0);
-        let mut left = TURN;
-        let turn = loop {
+        let mut left = BUDGET;
+        let progress = loop {
             if left == 0 {
                 break Progress::Over;
             }
@@ -232,11 +233,11 @@ impl Port {
             spread(queue, &mut scratch.chains, into.get(..count).unwrap_or_default())?;
         };
         queue.notify()?;
-        Ok(turn)
+        Ok(progress)
     }
 }
 
-/// Pops chains until they have room for [`CARRY`] bytes, and says for how many they have.
+/// Pops chains until they have room for [`CARRY`] bytes, and returns for how many they have.
 fn gather(queue: &mut Queue, chains: &mut Vec<Chain>) -> Result<usize, QueueFault> {
     let mut room = 0;
     chains.clear();

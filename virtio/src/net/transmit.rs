@@ -8,7 +8,7 @@ use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
 /// Budget in frames, after which other queues are served.
-const TURN: u16 = 128;
+const BUDGET: u16 = 128;
 /// Most pieces of a frame. Linux makes 18 at most.
 const MOST_PIECES: usize = 256;
 
@@ -21,7 +21,7 @@ pub(super) struct Transmitter {
 }
 
 impl Transmitter {
-    /// Sends what the driver has put into `queue`, for one turn.
+    /// Sends what the driver has put into `queue`, up to the budget.
     pub(super) fn run(
         &mut self,
         pair: u16,
@@ -31,10 +31,10 @@ impl Transmitter {
     ) -> Result<Progress, QueueFault> {
         // No kicks while we serve the queue anyway.
         queue.disable_kicks()?;
-        let turn = self.send_some(pair, queue, backend, allowed);
+        let progress = self.send_some(pair, queue, backend, allowed);
         // Also before a fault: what was sent before it is the driver's again.
         queue.notify()?;
-        turn
+        progress
     }
 
     fn send_some(
@@ -44,9 +44,9 @@ impl Transmitter {
         backend: &mut dyn NetBackend,
         allowed: Offloads,
     ) -> Result<Progress, QueueFault> {
-        for _ in 0..TURN {
+        for _ in 0..BUDGET {
             let Some(chain) = queue.pop()? else {
-                // Something may have come between the last look and the wish for a kick.
+                // A chain may have come before kicks were on.
                 if queue.enable_kicks()? {
                     queue.disable_kicks()?;
                     continue;

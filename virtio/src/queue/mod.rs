@@ -168,7 +168,7 @@ impl Queue {
         &self.memory
     }
 
-    /// Where it stands, for [`Queue::new`] to go on from. Chains in flight are not in it: complete them, or give them
+    /// Its position, for [`Queue::new`] to continue from. Chains in flight are not in it: complete them, or give them
     /// back with [`Queue::put_back`], before.
     pub fn state(&self) -> QueueState {
         QueueState { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
@@ -255,7 +255,7 @@ impl Queue {
         self.notify_by(|_| false)
     }
 
-    /// As [`Queue::notify`]; where that means to write to an eventfd, `write` is asked first, and says whether it does it.
+    /// As [`Queue::notify`]; where that means to write to an eventfd, `write` is asked first, and returns whether it does it.
     ///
     /// # Errors
     /// As [`Queue::pop`].
@@ -265,7 +265,7 @@ impl Queue {
         if new == old {
             return Ok(());
         }
-        // The used index must be visible before the driver's wish is read (§2.7.13.4.1 in reverse).
+        // The used index must be visible before we read whether the driver wants an interrupt (§2.7.13.4.1 in reverse).
         std::sync::atomic::fence(Ordering::SeqCst);
         let wanted = if self.ring.event_idx_enabled() {
             let event = Wrapping(self.load(self.ring.avail_ring(), 4 + 2 * u64::from(self.ring.size()))?);
@@ -280,7 +280,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Asks the driver not to kick: the worker looks by itself. A wish only (§2.7.10).
+    /// Asks the driver not to kick. Only a hint (§2.7.10).
     ///
     /// # Errors
     /// As [`Queue::pop`].

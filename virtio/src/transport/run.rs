@@ -16,8 +16,8 @@ use crate::queue::{Queue, QueueState};
 use crate::shared_registers::NEEDS_RESET;
 use crate::worker::{Activation, SlotId, Stopped, Worker};
 
-/// How long a vCPU waits for a device to stop before it may look again. Almost always it takes microseconds; a disk
-/// that hangs may take for ever, and its guest then sees a reset that is not over (§4.1.4.3.2).
+/// How long a vCPU waits in a write of the status register for a device to stop. Mostly that takes microseconds. A disk that
+/// hangs may take for ever; its guest then reads a status that is not 0 yet (§4.1.4.3.2).
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long a vCPU waits for the last writes of a device that is bus master no more. Its guest cannot ask again, and may
@@ -251,9 +251,11 @@ impl<P: Poller + 'static> VirtioPci<P> {
             _ => None,
         });
         let mut positions: Option<Vec<Option<QueueState>>> = None;
+        let mut lost = false;
         // All are asked before one is waited for.
         for (stopped, part) in running.collect::<Vec<_>>() {
             let mut stopped = stopped.recv();
+            lost |= stopped.is_err();
             if let Ok(Stopped { queues, .. }) = &mut stopped {
                 match &mut positions {
                     None => positions = Some(std::mem::take(queues)),
@@ -266,7 +268,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             }
             part.arrive(stopped, &self.info.name);
         }
-        if self.parts.iter().any(|part| matches!(part.location, DeviceLocation::Gone)) {
+        if lost {
             self.cleared();
             self.shared.set_status(NEEDS_RESET);
             return None;

@@ -98,7 +98,7 @@ impl Vector {
     pub(super) fn set_function(&self, enabled: bool, open: bool) {
         let mut entry = self.lock();
         (entry.enabled, entry.open) = (enabled, open);
-        // A message that waited is not owed by a function whose MSI-X is off.
+        // A function whose MSI-X is off drops pending messages.
         entry.pending &= enabled;
         self.update(&mut entry);
     }

@@ -3,7 +3,7 @@
 use super::{Block, DEPTH, GrubError, Interpreter, STEP, Unwind};
 use crate::image::bootloader::SearchBy;
 
-/// Commands without an effect on what is booted. They count as done.
+/// Commands without an effect on the kernel that is booted. They succeed.
 const NO_OPS: [&str; 17] = [
     "true",
     "insmod",
@@ -23,7 +23,7 @@ const NO_OPS: [&str; 17] = [
     "background_color",
     "password_pbkdf2",
 ];
-/// Commands that fail on this machine: no key is held, and its firmware is none of those that they are for.
+/// Commands that fail on this machine: no key is held, and the firmware is not EFI.
 const ALWAYS_FAIL: [&str; 6] = ["keystatus", "hwmatch", "fwsetup", "lsefi", "chainloader", "authenticate"];
 
 impl Interpreter<'_> {
@@ -84,8 +84,8 @@ impl Interpreter<'_> {
         Ok(true)
     }
 
-    /// `break`, `continue` or `return`: outside of a loop the first two do nothing, outside of a function and of an entry the
-    /// last one fails.
+    /// `break`, `continue` or `return`. Outside of a loop the first two do nothing; outside of a function and
+    /// of an entry the last one fails.
     fn leave(&mut self, name: &str, words: &[&str]) -> bool {
         let number = match words {
             [] => None,
@@ -124,7 +124,7 @@ impl Interpreter<'_> {
             }
             return Ok(false);
         };
-        self.charge(words.iter().map(|word| word.len()).sum())?;
+        self.charge_bytes(words.iter().map(|word| word.len()).sum())?;
         self.call(words.iter().map(|word| (*word).to_owned()).collect(), &body)
     }
 
@@ -141,7 +141,7 @@ impl Interpreter<'_> {
         }
     }
 
-    /// Looks for a file system. Hints are not needed.
+    /// Searches for a file system. Hints are ignored.
     fn search(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         let (mut by, mut variable, mut values) = (SearchBy::File, None, Vec::new());
         let mut words = words.iter();
@@ -157,7 +157,7 @@ impl Interpreter<'_> {
                 word => values.push(word),
             }
         }
-        // The name can also be a word of its own behind `--set`.
+        // The name may also be a separate word after `--set`.
         let value = match values.as_slice() {
             [] => return Ok(false),
             [name, value, ..] if variable == Some("root") => {
@@ -169,7 +169,7 @@ impl Interpreter<'_> {
         self.found(by, value, variable.as_ref().map_or(Some(&""), Some))
     }
 
-    /// Sets a variable to the device that has this; an empty name is none.
+    /// Sets a variable to the device with this attribute; an empty name sets none.
     fn found(&mut self, by: SearchBy, value: &str, variable: Option<&&str>) -> Result<bool, GrubError> {
         self.charge(STEP * 16)?;
         let Some(device) = self.files.search(by, value)? else {
@@ -196,7 +196,7 @@ impl Interpreter<'_> {
         success
     }
 
-    /// In an entry, its menu comes next; before there is a menu, its entries are those of this one.
+    /// In an entry, the file's menu comes next; outside of a menu, its entries are added to this one.
     fn configfile(&mut self, file: &str) -> Result<bool, GrubError> {
         if self.in_entry {
             for name in ["default", "fallback"] {
@@ -211,12 +211,24 @@ impl Interpreter<'_> {
         self.script(file, &text)
     }
 
+    /// The device and the path of a file, with a note about a device that cannot be read.
+    fn readable_place<'p>(&mut self, file: &'p str) -> (String, &'p str) {
+        let (device, _) = self.place(file);
+        let device = device.to_owned();
+        if !self.files.has_device(&device) {
+            self.note(format!(
+                "the device {device} cannot be read here, and the script's own file system is used"
+            ));
+        }
+        let path =
+            file.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(file, |(_, path)| path);
+        (device, path)
+    }
+
     pub(super) fn text(&mut self, file: &str) -> Result<Option<String>, GrubError> {
         self.charge(STEP * 16)?;
-        let (device, path) = self.place(file);
-        let text = self.files.text(device, path)?;
-        self.charge(text.as_ref().map_or(0, String::len))?;
-        Ok(text)
+        let (device, path) = self.readable_place(file);
+        Ok(self.files.text(&device, path)?)
     }
 
     /// The device and the path of a file; without a device it is on `$root`.
@@ -228,7 +240,7 @@ impl Interpreter<'_> {
         }
     }
 
-    /// The path of a file that is to be loaded, behind its device if that is another one.
+    /// The path of a file to load, with its device if that is another one.
     pub(super) fn absolute(&self, file: &str) -> String {
         let (device, path) = self.place(file);
         if device == self.files.device() { path.to_owned() } else { format!("({device}){path}") }
@@ -236,19 +248,19 @@ impl Interpreter<'_> {
 
     pub(super) fn size(&mut self, file: &str) -> Result<Option<u64>, GrubError> {
         self.charge(STEP * 16)?;
-        let (device, path) = self.place(file);
-        Ok(self.files.size(device, path)?)
+        let (device, path) = self.readable_place(file);
+        Ok(self.files.size(&device, path)?)
     }
 
     pub(super) fn is_folder(&mut self, file: &str) -> Result<bool, GrubError> {
         self.charge(STEP * 16)?;
-        let (device, path) = self.place(file);
-        Ok(self.files.is_folder(device, path)?)
+        let (device, path) = self.readable_place(file);
+        Ok(self.files.is_folder(&device, path)?)
     }
 }
 
-/// A word as GRUB writes it into the kernel's command line: with quotes around spaces, and a backslash before each quote and
-/// backslash that does not begin `\\xHH`.
+/// A word as GRUB passes it to the kernel: quoted if it has spaces, with a backslash before each quote and
+/// before each backslash that does not begin `\\xHH`.
 fn quoted(word: &str) -> String {
     let mut all = String::new();
     for (at, sign) in word.char_indices() {

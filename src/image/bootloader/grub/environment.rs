@@ -1,14 +1,15 @@
-//! Commands that ask the machine and the environment: `load_env`, `probe`, `cpuid`, and the arguments of functions.
+//! Commands that query the machine and the environment: `load_env`, `probe`, `cpuid`, and the arguments of
+//! functions.
 
 use super::{GrubError, Interpreter, STEP, script};
 use crate::image::bootloader::DeviceAttribute;
 
-/// What a byte costs to parse: it may be a word.
+/// Cost of parsing a byte, as a number of bytes: it may be a word of its own.
 const PARSE: usize = 12;
 
 impl Interpreter<'_> {
-    /// Reads an environment block: lines of names and values, a backslash in front of what is no sign of its own. Only the
-    /// variables that are named are set, if some are.
+    /// Reads an environment block: lines of names and values, where a backslash escapes the next character.
+    /// If variables are named, only those are set.
     pub(super) fn load_env(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         let (mut file, mut names) = (format!("{}/grubenv", self.get("prefix")), Vec::new());
         let mut words = words.iter();
@@ -25,7 +26,7 @@ impl Interpreter<'_> {
         let Some(text) = self.text(&file)? else { return Ok(false) };
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((name, value)) = line.split_once('=') else { continue };
-            self.charge(names.len())?;
+            self.charge_bytes(names.len())?;
             if !names.is_empty() && !names.contains(&name) {
                 continue;
             }
@@ -39,7 +40,7 @@ impl Interpreter<'_> {
         Ok(true)
     }
 
-    /// What a device's file system or partition is called.
+    /// Queries an attribute of a device's file system or partition.
     pub(super) fn probe(&mut self, words: &[&str]) -> Result<bool, GrubError> {
         let (mut attribute, mut variable, mut device) = (None, None, None);
         let mut words = words.iter();
@@ -66,7 +67,7 @@ impl Interpreter<'_> {
         Ok(true)
     }
 
-    /// Each processor here runs 64-bit code.
+    /// Every processor here runs 64-bit code.
     pub(super) fn cpuid(&mut self, words: &[&str]) -> bool {
         let known = words.iter().all(|word| matches!(*word, "-l" | "--long-mode" | "-p" | "--pae"));
         if !known {
@@ -79,9 +80,9 @@ impl Interpreter<'_> {
         self.script("eval", text)
     }
 
-    /// Runs a text that is a script of its own. One that is none fails alone.
+    /// Runs a text as a script of its own. A syntax error in it fails this command only.
     pub(super) fn script(&mut self, name: &str, text: &str) -> Result<bool, GrubError> {
-        self.charge(text.len().saturating_mul(PARSE))?;
+        self.charge_bytes(text.len().saturating_mul(PARSE))?;
         match script::parse(text) {
             Ok(block) => self.nested(&block),
             Err(why) => {

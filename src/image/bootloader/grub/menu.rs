@@ -9,7 +9,7 @@ use crate::image::bootloader::{Entry, bls};
 pub(super) struct Item {
     title: String,
     id: String,
-    /// What `$1` and so on are in its body: the title, and the words behind it.
+    /// The arguments of its body: the title, and the words after it.
     arguments: Vec<String>,
     body: Body,
 }
@@ -70,7 +70,7 @@ impl Interpreter<'_> {
         Ok(())
     }
 
-    /// Takes the default entry, or one of those that stand in for one that cannot be started.
+    /// Takes the default entry, or a fallback if that cannot be started.
     pub(super) fn default(mut self) -> Result<Entry, GrubError> {
         let (items, variables) = (std::mem::take(&mut self.items), self.variables.clone());
         let wanted = self.get("default").to_owned();
@@ -105,7 +105,7 @@ impl Interpreter<'_> {
         }
     }
 
-    /// Whether the entry has a kernel that is there.
+    /// Whether the entry has a kernel that exists.
     fn boots(&self) -> Result<bool, GrubError> {
         let (device, path) = match self.entry.kernel.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
             Some((device, path)) => (device.to_owned(), path),
@@ -114,7 +114,7 @@ impl Interpreter<'_> {
         Ok(!path.is_empty() && self.files.size(&device, path)?.is_some())
     }
 
-    /// Takes an entry of a menu, through submenus and through further menus that entries show.
+    /// Selects an entry of a menu, through submenus and through further menus that an entry shows.
     fn descend(&mut self, mut items: Vec<Item>, mut wanted: String) -> Result<(), GrubError> {
         for _ in 0..DEPTH {
             let (here, behind) = wanted.split_once('>').unwrap_or((&wanted, ""));
@@ -124,7 +124,7 @@ impl Interpreter<'_> {
             };
             let behind = behind.to_owned();
             let item = items.get(at).cloned().ok_or_else(|| self.nothing("it shows no entry"))?;
-            self.charge(items.len())?;
+            self.charge_bytes(items.len())?;
             wanted = behind;
             match item.body {
                 Body::Submenu(body) => drop(self.call(item.arguments, &body)?),
@@ -158,10 +158,10 @@ impl Interpreter<'_> {
         }
     }
 
-    /// An entry of the specification with GRUB's variables filled in.
+    /// A BLS entry with GRUB's variables expanded.
     fn with_variables(&mut self, entry: Entry) -> Result<Entry, GrubError> {
         let mut fill = |text: &str| -> Result<String, GrubError> {
-            // Quotes are the kernel's: only variables are GRUB's here.
+            // Quotes are left to the kernel: only variables are expanded here.
             let mut parts = text.split('$');
             let mut all = parts.next().unwrap_or_default().to_owned();
             for part in parts {
@@ -169,7 +169,8 @@ impl Interpreter<'_> {
                 let end = part.find(|sign: char| !sign.is_ascii_alphanumeric() && sign != '_');
                 let (name, rest) = part.split_at(end.unwrap_or(part.len()));
                 let value = self.get(name).to_owned();
-                self.charge(value.len() + STEP)?;
+                self.charge(STEP)?;
+                self.charge_bytes(value.len())?;
                 all.push_str(&value);
                 all.push_str(rest.strip_prefix('}').unwrap_or(rest));
             }
@@ -185,7 +186,7 @@ impl Interpreter<'_> {
     }
 }
 
-/// The place of an entry that is named by its number, identity or title. A number is never an identity.
+/// The index of an entry by its number, id or title. A number is never an id.
 fn find(items: &[Item], name: &str) -> Option<usize> {
     let number = match name.strip_prefix("0x") {
         Some(hex) => usize::from_str_radix(hex, 16),

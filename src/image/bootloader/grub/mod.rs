@@ -1,4 +1,4 @@
-//! The entry that GRUB would start by itself: its script is run, with a limit on steps and bytes.
+//! The default entry of GRUB: its script is interpreted, with a limit on its work.
 
 mod commands;
 mod environment;
@@ -10,24 +10,23 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::{Entry, Files};
-use crate::image::disk::{ReadError, SCRIPT_STEP_COST};
+use crate::image::disk::{ReadError, SCRIPT_BUDGET, SCRIPT_BYTE_COST};
 use menu::Item;
 use script::{Block, Piece, Statement, Word};
 
-/// Steps of all scripts of a disk's GRUB; a byte of a word counts as a part of one.
-const STEPS: usize = 1 << 24;
-const STEP: usize = 128;
-/// Longest value of a variable, and most of them.
+/// Cost of a step of a script, such as a command, in the disk budget's unit.
+const STEP: u64 = 128 * SCRIPT_BYTE_COST;
+/// Maximum length of a variable's value, and number of variables.
 const VALUE: usize = 16 << 10;
 const VARIABLES: usize = 1024;
-/// Most entries of one menu, and scripts and functions within each other.
+/// Maximum entries of one menu, and nesting of scripts and functions.
 const ITEMS: usize = 1024;
 const DEPTH: usize = 16;
-/// Most words of one comparison, which may lie within each other.
+/// Maximum words of one comparison, which may be nested.
 const TEST_WORDS: usize = 128;
-/// Rounds of a loop with a condition.
+/// Maximum rounds of a loop with a condition.
 const ROUNDS: usize = 256;
-/// Most lines of what was not followed.
+/// Maximum notes about parts that are not followed.
 const NOTES: usize = 8;
 
 /// Why a script is not followed.
@@ -56,37 +55,38 @@ struct Interpreter<'a> {
     functions: HashMap<String, Block>,
     items: Vec<Item>,
     entry: Entry,
-    remaining: usize,
+    /// Work that the scripts may still do, in the disk budget's unit.
+    remaining: u64,
     depth: usize,
-    /// Arguments of the entry and the functions that run, the innermost last.
+    /// Arguments of the running entry and functions, the innermost last.
     arguments: Vec<Vec<String>>,
-    /// Loops around the command that runs, within its function.
+    /// Loops around the current command, within its function.
     loops: usize,
-    /// The last command was successful.
+    /// The last command succeeded.
     succeeded: bool,
-    /// A condition is asked, whose answer decides.
+    /// A condition is being evaluated.
     in_condition: bool,
-    /// An entry of the menu runs.
+    /// An entry of the menu is running.
     in_entry: bool,
-    /// A `break`, `continue` or `return` is on its way out.
+    /// A `break`, `continue` or `return` in progress.
     unwinding: Option<Unwind>,
-    /// A file system that the script looked for and that cannot be read here.
+    /// A file system that the script searched for and that cannot be read here.
     missing: Option<String>,
-    /// What of the script was not followed: a line each.
+    /// Parts of the script that were not followed, a line each.
     notes: &'a mut Vec<String>,
 }
 
-/// What leaves blocks early. A loop is left so many levels up.
+/// Ways to leave blocks early, with the number of loops to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unwind {
     Break(usize),
     Continue(usize),
-    /// With success or without.
+    /// With success or failure.
     Return(bool),
 }
 
-/// The default entry of the grub.cfg with this text, in this folder.
-/// Parts that were passed over are named in `notes`.
+/// The default entry of the grub.cfg with this text, in this folder. Parts that are not followed are reported
+/// in `notes`.
 pub(in crate::image) fn choose(
     files: &dyn Files,
     folder: &str,
@@ -101,7 +101,7 @@ pub(in crate::image) fn choose(
         functions: HashMap::new(),
         items: Vec::new(),
         entry: Entry::default(),
-        remaining: STEPS,
+        remaining: SCRIPT_BUDGET,
         depth: 0,
         arguments: Vec::new(),
         loops: 0,
@@ -129,9 +129,13 @@ pub(in crate::image) fn choose(
 }
 
 impl Interpreter<'_> {
-    fn charge(&mut self, cost: usize) -> Result<(), GrubError> {
-        self.remaining = self.remaining.checked_sub(cost).ok_or("it does not end")?;
-        Ok(self.files.charge((cost as u64).saturating_mul(SCRIPT_STEP_COST))?)
+    fn charge(&mut self, cost: u64) -> Result<(), GrubError> {
+        self.remaining = self.remaining.checked_sub(cost).ok_or("it takes too many steps")?;
+        Ok(self.files.charge(cost)?)
+    }
+
+    fn charge_bytes(&mut self, count: usize) -> Result<(), GrubError> {
+        self.charge((count as u64).saturating_mul(SCRIPT_BYTE_COST))
     }
 
     fn set(&mut self, name: &str, value: String) -> Result<(), GrubError> {
@@ -142,7 +146,7 @@ impl Interpreter<'_> {
         Ok(())
     }
 
-    /// The value of a variable, also of those that are made of others.
+    /// The value of a variable, including the special ones.
     fn value(&self, name: &str) -> String {
         match (name, self.arguments.last()) {
             ("?", _) => if self.succeeded { "0" } else { "1" }.to_owned(),
@@ -160,7 +164,7 @@ impl Interpreter<'_> {
         self.variables.get(name).map_or("", String::as_str)
     }
 
-    /// The words of a command. A variable outside of quotes is as many words as it has.
+    /// The words of a command. An unquoted variable is split into words.
     fn expand(&mut self, words: &[Word]) -> Result<Vec<String>, GrubError> {
         let mut all = Vec::new();
         for word in words {
@@ -168,12 +172,12 @@ impl Interpreter<'_> {
             for piece in word {
                 match piece {
                     Piece::Text(text) => {
-                        self.charge(text.len())?;
+                        self.charge_bytes(text.len())?;
                         now.get_or_insert_default().push_str(text);
                     }
                     Piece::Variable { name, quoted } => {
                         let value = self.value(name);
-                        self.charge(value.len() + 1)?;
+                        self.charge_bytes(value.len() + 1)?;
                         if *quoted {
                             now.get_or_insert_default().push_str(&value);
                             continue;
@@ -191,12 +195,12 @@ impl Interpreter<'_> {
             }
             all.extend(now);
         }
-        // Each word is a text of its own, which costs more than its bytes.
-        self.charge(all.len().saturating_mul(16))?;
+        // Each word is a separate allocation, which costs more than its bytes.
+        self.charge_bytes(all.len().saturating_mul(16))?;
         Ok(all)
     }
 
-    /// Whether its last command was successful.
+    /// Runs a block; whether its last command succeeded.
     fn block(&mut self, block: &Block) -> Result<bool, GrubError> {
         let mut success = true;
         for statement in block.iter() {
@@ -209,7 +213,7 @@ impl Interpreter<'_> {
         Ok(success)
     }
 
-    /// Whether a condition holds.
+    /// Evaluates a condition.
     fn condition_holds(&mut self, condition: &Block) -> Result<bool, GrubError> {
         let outside = std::mem::replace(&mut self.in_condition, true);
         let holds = self.block(condition);
@@ -265,7 +269,7 @@ impl Interpreter<'_> {
         }
     }
 
-    /// A loop with a condition. One that goes on for long waits for a key or a device that is not here.
+    /// A loop with a condition. A long loop waits for a key or a device that does not exist here.
     fn repeat(&mut self, until: bool, condition: &Block, body: &Block) -> Result<bool, GrubError> {
         for _ in 0..ROUNDS {
             let holds = self.condition_holds(condition)?;

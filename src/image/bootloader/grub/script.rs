@@ -1,16 +1,19 @@
-//! GRUB's script language, as far as it is parsed: words with their quotes, and commands in blocks.
+//! The parser of GRUB's script language: words with quotes, and commands in blocks.
 
 use std::rc::Rc;
 
-/// Blocks within blocks.
+/// Most words, parts of words and separators of a script: each takes some 200 bytes of memory, and the longest grub.cfg
+/// of a distribution has a tenth of these.
+const PARTS: usize = 1 << 16;
+/// Maximum nesting of blocks.
 const DEPTH: usize = 24;
 
 /// A part of a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// As it is written, quotes taken off. Even an empty one makes a word.
+    /// Literal text without its quotes. An empty one makes a word, too.
     Text(String),
-    /// A variable; outside of quotes its value is split at spaces.
+    /// A variable; unquoted, its value is split at spaces.
     Variable { name: String, quoted: bool },
 }
 
@@ -20,13 +23,13 @@ pub(super) type Word = Vec<Piece>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Word(Word),
-    /// A line's end or a semicolon.
+    /// A newline or a semicolon.
     End,
     Open,
     Close,
 }
 
-/// A command, or a block of them.
+/// A command, or a compound command.
 #[derive(Debug, Clone)]
 pub(super) enum Statement {
     Command(Vec<Word>),
@@ -35,7 +38,7 @@ pub(super) enum Statement {
         otherwise: Block,
     },
     While {
-        /// It runs until the condition holds.
+        /// `until` instead of `while`.
         until: bool,
         condition: Block,
         body: Block,
@@ -66,11 +69,15 @@ struct Lexer<'a> {
     rest: std::iter::Peekable<std::str::Chars<'a>>,
     word: Option<Word>,
     tokens: Vec<Token>,
+    parts: usize,
 }
 
 fn lex(text: &str) -> Result<Vec<Token>, &'static str> {
-    let mut lexer = Lexer { rest: text.chars().peekable(), word: None, tokens: Vec::new() };
+    let mut lexer = Lexer { rest: text.chars().peekable(), word: None, tokens: Vec::new(), parts: 0 };
     while let Some(sign) = lexer.rest.next() {
+        if lexer.parts > PARTS {
+            return Err("it has too many words");
+        }
         match sign {
             ' ' | '\t' | '\r' => lexer.end_word(),
             '\n' | ';' => lexer.token(Token::End),
@@ -98,6 +105,7 @@ impl Lexer<'_> {
 
     fn token(&mut self, token: Token) {
         self.end_word();
+        self.parts += 1;
         self.tokens.push(token);
     }
 
@@ -105,7 +113,10 @@ impl Lexer<'_> {
         let word = self.word.get_or_insert_default();
         match word.last_mut() {
             Some(Piece::Text(text)) => text.push_str(more),
-            _ => word.push(Piece::Text(more.to_owned())),
+            _ => {
+                self.parts += 1;
+                word.push(Piece::Text(more.to_owned()));
+            }
         }
     }
 
@@ -159,10 +170,13 @@ impl Lexer<'_> {
             }
         }
         match name.is_empty() {
-            // `$"..."` is a text to translate.
+            // `$"..."` marks a text for translation.
             true if self.rest.peek() == Some(&'"') => {}
             true => self.push('$'),
-            false => self.word.get_or_insert_default().push(Piece::Variable { name, quoted }),
+            false => {
+                self.parts += 1;
+                self.word.get_or_insert_default().push(Piece::Variable { name, quoted });
+            }
         }
     }
 }
@@ -173,7 +187,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// The word here, if it is plain text.
+    /// The current word, if it is literal text.
     fn plain(&self) -> Option<&str> {
         match self.tokens.get(self.at) {
             Some(Token::Word(word)) => plain(word),
@@ -181,7 +195,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Commands up to one of these words or a closing brace, which stays.
+    /// Parses commands up to one of these words or a closing brace, which is not consumed.
     fn block(&mut self, ends: &[&str], depth: usize) -> Result<Block, &'static str> {
         if depth > DEPTH {
             return Err("too many blocks within blocks");

@@ -1,4 +1,4 @@
-//! What people write into scripts by hand.
+//! Scripts as people write them by hand.
 
 use super::tests::FakeFiles;
 use super::*;
@@ -29,14 +29,14 @@ fn run(text: &str) -> (Result<Entry, GrubError>, Vec<String>) {
     (entry, notes)
 }
 
-/// The kernel of the default entry of a script that is followed without a word, with `TWO` behind it.
+/// The kernel of the default entry of a script without notes, followed by `TWO`.
 fn kernel(front: &str) -> String {
     let (entry, notes) = run(&format!("{front}\n{TWO}"));
     assert_eq!(notes, Vec::<String>::new(), "{front}");
     entry.unwrap().kernel
 }
 
-/// The second entry is the default one where a condition holds.
+/// Whether a condition holds, as seen by the default entry.
 fn holds(condition: &str) -> bool {
     kernel(&format!("if {condition}; then\nset default=1\nfi")) == "/k1"
 }
@@ -157,6 +157,10 @@ fn comparisons_are_joined_as_grub_does() {
 fn what_is_not_followed_is_said_in_a_line_and_the_rest_is_followed() {
     for (text, said) in [
         ("for k in /boot/vmlinuz-*; do\ntrue\ndone", "the wildcards of `/boot/vmlinuz-*` are not followed"),
+        (
+            "if [ -f (hd1,1)/x ]; then\ntrue\nfi",
+            "the device hd1,1 cannot be read here, and the script's own file system is used",
+        ),
         ("regexp --set=1:v 'x(.*)' xy", "the command `regexp` is not known here and counts as failed"),
         ("if regexp a b; then\ntrue\nfi", "the command `regexp` is not known here and counts as failed"),
         (
@@ -175,6 +179,14 @@ fn what_is_not_followed_is_said_in_a_line_and_the_rest_is_followed() {
     }
     assert_eq!(kernel("eval 'set default=1'"), "/k1");
     assert_eq!(kernel("unknown\nif keystatus --shift; then\nset default=1\nfi"), "/k0");
+}
+
+#[test]
+fn script_with_too_many_words_is_refused_before_it_takes_memory() {
+    for word in ["a ", "$a", ";", "{"] {
+        let script = word.repeat((1 << 20) / word.len());
+        assert_eq!(script::parse(&script).err(), Some("it has too many words"), "{word}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! GRUB's `test` and `[`: comparisons are joined from left to right, and two side by side must both hold.
+//! GRUB's `test` and `[`: comparisons are evaluated from left to right, and adjacent ones must both hold.
 
 use super::{GrubError, Interpreter, TEST_WORDS};
 
@@ -10,8 +10,8 @@ impl Interpreter<'_> {
         Ok(self.terms(words)?.0)
     }
 
-    /// Whether the words hold up to the end or a closing parenthesis, and the words behind it. There are few words, and so few
-    /// parentheses within each other.
+    /// The value of the words up to the end or a closing parenthesis, and the rest. The number of words is
+    /// limited, and with it the nesting.
     fn terms<'w, 't>(&mut self, mut words: &'w [&'t str]) -> Result<(bool, &'w [&'t str]), GrubError> {
         let (mut any, mut all, mut inverted) = (false, true, false);
         while let Some((word, behind)) = words.split_first() {
@@ -37,7 +37,7 @@ impl Interpreter<'_> {
         Ok((any || all, words))
     }
 
-    /// A comparison at the front and the words behind it.
+    /// A comparison at the front, and the words after it.
     fn comparison<'w, 't>(
         &mut self,
         words: &'w [&'t str],
@@ -62,7 +62,7 @@ impl Interpreter<'_> {
 
     fn pair(&mut self, one: &str, sign: &str, other: &str) -> Option<bool> {
         let numbers = (number(one), number(other));
-        // What stands in front of a number counts for nothing here.
+        // The text before a number is ignored.
         let behind = |text: &str| number(text.trim_start_matches(|sign: char| !sign.is_ascii_digit()));
         Some(match sign {
             "=" | "==" => one == other,
@@ -90,7 +90,7 @@ impl Interpreter<'_> {
     }
 }
 
-/// A number in the notations of C, up to the first sign that is none of it; 0 for what is no number.
+/// A number in C notation, up to the first other character; 0 for any other text.
 fn number(text: &str) -> i64 {
     let text = text.trim_start();
     let (text, sign) = text.strip_prefix('-').map_or((text, 1), |text| (text, -1));
