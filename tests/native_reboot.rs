@@ -8,6 +8,8 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/dose.rs"]
+mod dose;
 #[path = "support/host.rs"]
 mod host;
 #[path = "support/vmm.rs"]
@@ -24,8 +26,10 @@ use host::Host;
 use tiny_guest::Guest;
 use vmm::{LIMIT, Launch, Vmm};
 
-/// By command; a machine whose guest does this so often at once would be said to loop.
-const REBOOTS: usize = 50;
+/// By command; a machine whose guest does this so often at once would be said to loop. 300 in `make soak`.
+fn reboots() -> usize {
+    if dose::soak() { 300 } else { 50 }
+}
 
 /// A network of its own with a TAP of each kind, then the command. /sys shows the TAPs of its mounter's network.
 const ALONE: &str = "mount -t sysfs sysfs /sys
@@ -92,7 +96,7 @@ fn a_machine_that_reboots_keeps_its_descriptors_and_its_taps_their_carrier() {
     let before = descriptors(machine.pid());
     let tuns = before.0.values().filter(|file| file.starts_with("/dev/net/tun")).count();
     assert_eq!(tuns, 3, "a queue of t0 and two of t1: {before:?}");
-    for reboot in 1..=REBOOTS {
+    for reboot in 1..=reboots() {
         // By command, and by the guest's own reset now and then.
         if reboot % 10 == 0 {
             machine.type_in(b"r");

@@ -128,6 +128,10 @@ impl Boot {
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads and a saved state.
+        if progress.is_stopped() {
+            // The host answered too late: nobody would hold the machine.
+            return Err(StartError::Interrupted);
+        }
         progress.wait_for_caller();
         resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
