@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
 DESTDIR ?=
-.PHONY: help image run test bench fuzz build install uninstall fmt clippy unit native lab install-deps clean
+.PHONY: help image run test soak bench fuzz build install uninstall fmt clippy unit native lab install-deps clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ run: install-deps build ## boot vm0.raw with minivmm: to a login, or on a tour w
 
 test: install-deps ## everything that CI checks, with a summary
 	@./resources/test.sh
+
+soak: install-deps ## the guests' tests with ten times the repetitions: before a release, and each night
+	@MINIVMM_SOAK=1 ./resources/test.sh native lab
 
 bench: install-deps ## print the counters that we compare
 	@./resources/bench.sh

@@ -1,8 +1,8 @@
-//! A machine whose memory is given and taken while it runs: `balloon SPEC.toml`, then a number of MiB a line on standard
-//! input is what the guest shall leave to the host. What the process holds is printed whenever the balloon has moved.
+//! Moves memory between a running guest and the host: `balloon SPEC.toml`. Each line on standard input is a number of MiB that
+//! the guest leaves to the host. The process's resident memory is printed when the balloon has reached its target.
 //!
 //! The guest's console goes to standard output.
-#![allow(clippy::print_stderr, reason = "an example's way to speak to people")]
+#![allow(clippy::print_stderr, reason = "this is a program for people")]
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
@@ -42,13 +42,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// What this process holds, all of the machine's memory included.
+/// Prints the resident memory of this process, which includes the machine's.
 fn report(what: &str, balloon: u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
     let resident = resident.unwrap_or(0u64) >> 10;
-    // In one piece, so that the guest's words do not come between.
+    // One write, so that the guest's output does not split the line.
     let line = format!("\n{what}: {balloon} MiB with the host, {resident} MiB resident\n");
     let _ = io::stderr().write_all(line.as_bytes());
 }

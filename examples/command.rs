@@ -1,13 +1,14 @@
-//! One command in a guest: `command KERNEL INITRD LINE` boots a Linux kernel, has the shell of its initrd run LINE, prints
-//! what that says, and ends with its exit status. Every initrd has a shell: Debian's own, or one made of busybox.
+//! One command in a guest: `command KERNEL INITRD LINE` boots a Linux kernel, runs LINE in the shell of its initrd, prints
+//! the output, and ends with LINE's exit status. Every initrd has a shell: Debian's, or one made of busybox.
 //!
 //! ```text
 //! cargo run --example command -- /boot/vmlinuz-6.1.0-25-cloud-amd64 /boot/initrd.img-6.1.0-25-cloud-amd64 'uname -r; exit 7'
 //! ```
 //!
-//! It all goes over the guest's console: standard output and error come as one, and of more than 1 MiB only the end. To have
-//! them apart and byte by byte give the guest two ports (`Spec::with_port`), or use the command `minivmm run`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example's way to speak to people")]
+//! Everything goes over the guest's console: standard output and standard error are one stream, and only the last 1 MiB of a
+//! longer output is kept. To have them separate and byte for byte, give the guest two ports (`Spec::with_port`), or use the
+//! command `minivmm run`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for people")]
 
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             print!("{output}");
             ExitCode::from(status)
         }
-        // Says what failed, and what the guest's console said last.
+        // The error has the last lines of the guest's console.
         Err(error) => {
             eprintln!("command: {error}");
             ExitCode::from(125)
@@ -41,15 +42,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a line of shell says in a guest of its own, and its exit status.
+/// Runs a line of shell in a guest of its own. Returns its output and its exit status.
 fn run(kernel: &str, initrd: &str, line: &str) -> Result<(String, u8), Box<dyn Error>> {
-    // The shell is the first process and has the console.
+    // The shell is the guest's first process and has the console.
     let spec = Spec::new(kernel).with_initrd(initrd).with_append("quiet rdinit=/bin/sh");
     let machine = Machine::builder(&spec).start()?;
     let mut console = machine.console();
     console.expect("# ", BOOT)?;
-    // A mark that the command cannot know is around its words. It is typed with quotes within, so that the console's echo
-    // of what is typed is not taken for it.
+    // A random mark, which the command cannot know, encloses its output. It is typed with quotes inside, so that the
+    // console's echo of the typed line does not match.
     let mark = format!("{:016x}", RandomState::new().build_hasher().finish());
     let (begin, end) = (format!("{mark}<\r\n"), format!("{mark}>"));
     let quoted = line.replace('\'', r"'\''");
@@ -59,9 +60,9 @@ fn run(kernel: &str, initrd: &str, line: &str) -> Result<(String, u8), Box<dyn E
     let said = console.expect(&end, RUN)?;
     let status = console.expect("\r\n", BOOT)?.trim().parse()?;
     if console.missed() > missed {
-        return Err("the guest spoke faster than it was listened to; some of it is lost".into());
+        return Err("the guest printed faster than this program read; some output is lost".into());
     }
     let output = said.strip_suffix(&end).unwrap_or(&said).replace("\r\n", "\n");
-    // Dropping the machine ends it: there is nothing in it that somebody would miss.
+    // Dropping the machine ends it.
     Ok((output, status))
 }

@@ -1,12 +1,12 @@
-//! A pool of machines under load: `pool SPEC.toml MACHINES JOBS READY LINE ANSWER` keeps so many machines at work, each of
-//! which has said READY, until so many jobs are done: LINE is typed, and the guest shall say ANSWER. A machine that fails at
-//! a job is thrown away and another takes its place. The slowest job is most likely one that waited for a boot.
+//! A pool of machines under load: `pool SPEC.toml MACHINES JOBS READY LINE ANSWER` keeps MACHINES machines at work until JOBS jobs
+//! are done. A machine is ready when its guest has printed READY. A job types LINE and waits for ANSWER. A machine that
+//! fails at a job is replaced. The slowest job is most likely one that waited for a boot.
 //!
 //! ```text
 //! cargo run --release --example pool -- vm.toml 8 1000 '# ' 'echo $((6 * 7))' 42
 //! ```
 //! where vm.toml has a Linux kernel, its initrd and `append = "quiet rdinit=/bin/sh"`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example's way to speak to people")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for people")]
 
 use std::error::Error;
 use std::io::Write;
@@ -38,19 +38,19 @@ fn start(work: &Work<'_>) -> Result<(Machine, GuestConsole), Failure> {
     Ok((machine, console))
 }
 
-/// Does one job on the machine that is there, or on a new one, and gives the time that it took.
+/// Does one job on the machine in `place`, or on a new one. Returns the time it took.
 fn serve(work: &Work<'_>, place: &mut Option<(Machine, GuestConsole)>) -> Result<Duration, Failure> {
     let begin = Instant::now();
     let (machine, mut console) = place.take().map_or_else(|| start(work), Ok)?;
     let asked = writeln!(console, "{}", work.line).map_err(Failure::from);
     if let Err(error) = asked.and_then(|()| Ok(console.expect(work.answer, LIMIT)?)) {
-        // Had it ended, or is it about to? How says more.
+        // If the machine has ended or is about to end, the way it ended says more.
         return match machine.wait_for(Duration::from_secs(1)) {
             Some(exit) => Err(format!("{exit}: {error}").into()),
             None => Err(error),
         };
     }
-    // Only a machine that has done its job gets another. The others end here, and give back all that they had.
+    // Only a machine that has done its job gets another one. The others are dropped here, which ends them.
     *place = Some((machine, console));
     Ok(begin.elapsed())
 }
@@ -77,7 +77,7 @@ fn run(args: &[String]) -> Result<ExitCode, Failure> {
             scope.spawn(move || {
                 let mut place = None;
                 while jobs.lock().unwrap_or_else(PoisonError::into_inner).next().is_some() {
-                    // Whoever listens does so until the last of us has ended.
+                    // The receiver lives longer than this thread.
                     let _ = report.send(serve(work, &mut place));
                 }
             });

@@ -25,7 +25,8 @@ if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER:-}" ]; then
     home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
     as_user=(runuser -u "$SUDO_USER" -- env "HOME=$home" "PATH=$home/.cargo/bin:$PATH")
 fi
-"${as_user[@]}" cargo build --quiet --profile "$profile" -p minivmm -p manual
+# --workspace selects the features of the test run, so that its test of this script finds everything built.
+"${as_user[@]}" cargo build --quiet --profile "$profile" --workspace --bin minivmm --bin manual
 "${as_user[@]}" rm -rf "$share"
 "${as_user[@]}" "$built/manual" "$share"
 

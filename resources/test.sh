@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs the named steps (all of them without a name), each to its end, then says how each went.
+# Runs the named steps (all of them without a name), each to its end, then says how each went and which tests took longest.
+# With MINIVMM_SOAK=1 (`make soak`) tests that repeat something do it ten times as often.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,17 +8,20 @@ steps=("$@")
 [ $# -gt 0 ] || steps=(fmt clippy unit native lab)
 # A test that hangs shall not hang CI.
 limit=${STEP_LIMIT:-1200}
+[ "${MINIVMM_SOAK:-}" != 1 ] || limit=${STEP_LIMIT:-7200}
+# A clean clone is built once: what helps the second build only costs time there.
+[ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0
 
-# The integration tests of the root package whose names begin so, as arguments for cargo.
+# Integration tests in these folders whose names begin so, as arguments for cargo.
 named() {
     local file
-    for file in tests/$1*.rs; do
+    for file in "$@"; do
         [ -e "$file" ] && printf -- '--test %s ' "$(basename "$file" .rs)"
     done
 }
 # The lab tests' names, those that take minutes first: with two side by side none is left alone at the end.
 lab_names() {
-    local long='lab_readme lab_debian lab_run lab_kernels lab_disk lab_debian_short lab_verbs' name file
+    local long='LAB_LONG' name file
     for name in $long; do
         [ -e "tests/$name.rs" ] && echo "$name"
     done
@@ -28,66 +32,69 @@ lab_names() {
 }
 # Those that are neither native nor lab tests need nothing but cargo.
 plain() {
-    local file name
-    for file in tests/*.rs; do
-        name=$(basename "$file" .rs)
-        [ -e "$file" ] && [[ $name != native_* && $name != lab_* ]] && printf -- '--test %s ' "$name"
+    local file
+    for file in {boot,devices,virtio,tests/guest}/tests/*.rs tests/*.rs; do
+        [[ $file == tests/native_* || $file == tests/lab_* ]] || named "$file"
     done
 }
 
-cargo_test() { timeout "$limit" cargo test --quiet "$@"; }
+# Always of the whole workspace: cargo chooses features for all selected packages together, so another selection is another
+# build of what they share.
+cargo_test() {
+    timeout "$limit" cargo test --workspace "$@" 2>&1 | ./resources/times.sh "$logs/times" "${THREADS:-$(nproc)}"
+}
 
 # The hostile guest is no package of its own.
 step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/guest/hostile/main.rs; }
 # Lints, and the documents that an embedder reads.
 step_clippy() {
     timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings &&
+        timeout "$limit" cargo clippy --quiet -p minivmm --lib --no-default-features -- -D warnings &&
         RUSTDOCFLAGS="-D warnings" timeout "$limit" cargo doc --quiet --no-deps --lib -p minivmm
 }
 step_unit() {
+    # All that the steps run, with the examples and the lab's program, in one build.
+    timeout "$limit" cargo test --quiet --workspace --no-run || return 1
     # shellcheck disable=SC2046  # the names are words
-    cargo_test --workspace --exclude minivmm --exclude lab &&
-        cargo_test -p minivmm --lib --bins $(plain) -- --skip machine::tests --skip host::tap::tests &&
-        cargo_test -p minivmm --doc &&
-        cargo_test -p lab --lib
+    cargo_test --lib --bins $(plain) -- --skip machine::tests --skip host::tap::tests && cargo_test --doc
 }
 step_native() {
     [ -e /dev/kvm ] || { echo "/dev/kvm is missing: modprobe kvm_intel or kvm_amd, or enable virtualisation"; return 1; }
     [ -r /dev/kvm ] && [ -w /dev/kvm ] ||
         { echo "/dev/kvm is not yours: sudo usermod -aG kvm $(id -un), then log in again"; return 1; }
     local tests
-    tests=$(named native_)
+    tests=$(named tests/native_*.rs)
     [ -n "$tests" ] || { echo "there are no tests/native_*.rs"; return 1; }
     # Network interfaces are root's to make: each test makes its own, in a namespace that ends with it.
     local as_root=()
-    [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo'")
-    cargo_test "${as_root[@]}" -p minivmm --lib -- host::tap::tests || return 1
-    cargo_test "${as_root[@]}" -p minivmm --test native_hostile --test native_reboot || return 1
+    [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=MINIVMM_SOAK'")
+    cargo_test "${as_root[@]}" --lib -- host::tap::tests || return 1
+    cargo_test "${as_root[@]}" --test native_hostile --test native_reboot || return 1
     tests=${tests//--test native_hostile /}
     tests=${tests//--test native_reboot /}
     # shellcheck disable=SC2086
-    cargo_test -p minivmm --lib -- machine::tests && cargo_test -p minivmm $tests
+    cargo_test --lib -- machine::tests && cargo_test $tests
+}
+# One file of the lab's tests. An emulated machine has one processor, so its tests run one by one.
+lab_file() {
+    THREADS=1 cargo_test --test "$1" -- --test-threads=1 >"$logs/$1" 2>&1
+    local status=$?
+    [ $status = 0 ] || touch "$logs/lab.failed"
+    cat "$logs/$1"
 }
 step_lab() {
-    local tests
-    tests=$(named lab_)
-    [ -n "$tests" ] || { echo "there are no tests/lab_*.rs"; return 1; }
     local name bad=0
-    cargo run --quiet -p lab --bin lab -- prepare || return 1
-    cargo_test -p lab --tests -- --test-threads=2 || bad=1
-    # shellcheck disable=SC2086
-    cargo build --quiet -p minivmm --examples && cargo_test -p minivmm $tests --no-run || return 1
-    # An emulated machine has one processor, so its tests run one by one; two files run side by side, as hosts have two.
+    timeout "$limit" cargo test --quiet --workspace --no-run || return 1
+    "${CARGO_TARGET_DIR:-target}/debug/lab" prepare || return 1
+    # shellcheck disable=SC2046
+    THREADS=2 cargo_test $(named tests/lab/tests/*.rs) -- --test-threads=2 || bad=1
+    # Two files run side by side, as hosts have two processors.
     for name in $(lab_names); do
-        while [ "$(jobs -rp | wc -l)" -ge "${LAB_JOBS:-2}" ]; do wait -n || bad=1; done
-        cargo_test -p minivmm --test "$name" -- --test-threads=1 >"$logs/$name" 2>&1 &
+        while [ "$(jobs -rp | wc -l)" -ge "${LAB_JOBS:-2}" ]; do wait -n; done
+        lab_file "$name" &
     done
-    while [ -n "$(jobs -rp)" ]; do wait -n || bad=1; done
-    for name in $(lab_names); do
-        cat "$logs/$name"
-        grep -q '^test result: ok' "$logs/$name" || bad=1
-    done
-    return $bad
+    wait
+    [ ! -e "$logs/lab.failed" ] && return $bad
 }
 
 logs=$(mktemp -d)
@@ -100,6 +107,8 @@ for step in "${steps[@]}"; do
     if "step_$step"; then word=ok; else word=FAILED failed=1; fi
     summary+=("$(printf '%-8s %-7s %4d s' "$step" "$word" $((SECONDS - begin)))")
 done
+printf '\nthe slowest tests, in seconds:\n'
+sort -rn "$logs/times" 2>/dev/null | head -n 10
 printf '\n'
 printf '%s\n' "${summary[@]}"
 exit $failed

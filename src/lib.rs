@@ -1,16 +1,15 @@
-//! minivmm: a virtual machine monitor straight on /dev/kvm, as a library and as the command of the same name.
+//! minivmm is a virtual machine monitor straight on /dev/kvm: a library, and the command of the same name.
 //!
-//! A [`Spec`](spec::Spec) says what a machine is made of, and [`Machine::builder`] starts it. From then on it lives on threads
-//! of its own, until its guest switches itself off, it is told to end, or it is dropped: then all that it had is free again.
-//! The library touches neither signals nor standard input and output, never ends the process, and keeps no global state, so
-//! that many machines live in one process. (Its threads send each other SIGRTMIN, which is blocked there and never delivered: a
-//! program that sends that one to its whole process for purposes of its own may find it taken by a machine.) What it has to say beside its results goes to the [`log`](https://docs.rs/log)
-//! facade.
+//! A [`Spec`](spec::Spec) describes a machine, and [`Machine::builder`] starts it. The machine then runs on its own threads until
+//! its guest powers off, it is ended, or it is dropped. After that everything it had is free again. The library leaves signals,
+//! standard streams and the process alone and keeps no global state, so that one process can have many machines. (The threads of
+//! a machine send each other SIGRTMIN, which is blocked in them and never delivered. A program that sends SIGRTMIN to its whole
+//! process for another purpose can lose it to a machine.) Messages go to the [`log`](https://docs.rs/log) facade.
 //!
 //! # The first five minutes
 //!
-//! You need a Linux host whose /dev/kvm you may open (`minivmm doctor` says what is missing), a kernel, and an initrd: any
-//! distribution's will do. This boots them into the initrd's shell:
+//! You need a Linux host with a /dev/kvm that you can open (`minivmm doctor` says what is missing), a kernel and an initrd of
+//! any distribution. This boots them into the shell of the initrd:
 //!
 //! ```no_run
 //! use std::io::Write;
@@ -20,27 +19,26 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let spec = Spec::new("vmlinuz").with_initrd("initrd.img").with_append("quiet rdinit=/bin/sh");
 //! let machine = Machine::builder(&spec).start()?;
-//! // A guest speaks when it likes: wait for its words. The error has the console's last lines.
 //! let mut console = machine.console();
 //! console.expect("# ", Duration::from_secs(60))?;
-//! // Typing is writing.
 //! console.write_all(b"echo $((6 * 7))\n")?;
 //! println!("{}", console.expect("42", Duration::from_secs(5))?);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Where a whole disk image is at hand, `Spec::default().with_disk(DiskSpec::new("vm0.raw"))` is enough: kernel and initrd are
-//! found on it. [`Spec::from_file`](spec::Spec::from_file) reads the same TOML as the command.
+//! `expect` waits for text on the console, and its error has the console's last lines. Writing to the console is typing.
 //!
-//! A machine can be brought to rest and looked at; [`Machine::controls`] gives other threads the same to do:
+//! With a disk image `Spec::default().with_disk(DiskSpec::new("vm0.raw"))` is enough: kernel and initrd are found on the disk.
+//!
+//! A machine can be paused and inspected. [`Machine::controls`] returns a handle with the same calls for other threads:
 //!
 //! ```no_run
 //! # use std::time::Duration;
 //! # fn look(machine: &minivmm::Machine) -> Result<(), Box<dyn std::error::Error>> {
-//! machine.pause(Duration::from_secs(5))?; // Between two instructions; what disks were asked for is done.
+//! machine.pause(Duration::from_secs(5))?; // Between two instructions, with all disk requests completed.
 //! if let Some(stats) = machine.stats() {
-//!     println!("{} of {} bytes of memory taken", stats.memory.resident, stats.memory.size);
+//!     println!("{} of {} bytes of memory are resident", stats.memory.resident, stats.memory.size);
 //! }
 //! machine.resume();
 //! machine.set_balloon(64)?; // Give 64 MiB back to the host.
@@ -48,8 +46,8 @@
 //! # }
 //! ```
 //!
-//! [`Events`] say what happens, [`Machine::wait_for`] and [`Machine::exit_status`] how it ended. Shutting a guest down is asking
-//! it to, and ending it if it does not:
+//! [`Events`] tell what happens; [`Machine::wait_for`] and [`Machine::exit_status`] tell how the machine ended. To shut a
+//! guest down, press its power button, and end the machine if the guest does not react:
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -65,29 +63,35 @@
 //! });
 //! machine.power_button();
 //! match machine.wait_for(Duration::from_secs(30)).as_deref() {
-//!     Some(Exit::PoweredOff) => println!("well done"),
+//!     Some(Exit::PoweredOff) => println!("powered off"),
 //!     Some(other) => println!("{other}"),
-//!     None => println!("it does not listen"),
+//!     None => println!("the guest does not react"),
 //! }
-//! drop(machine); // It has ended when this returns, and left nothing behind.
+//! drop(machine); // When this returns, the machine has ended and nothing is left of it.
 //! # }
 //! ```
 //!
-//! The examples to copy from: `examples/command.rs` runs one command in a guest and gives its output and exit status,
-//! `examples/pool.rs` keeps a pool of machines under load, `examples/balloon.rs` moves memory between host and guest.
+//! Programs to copy from: `examples/embed` is the least one, `examples/command.rs` runs one command in a guest and returns its
+//! output and exit status, `examples/pool.rs` keeps a pool of machines under load, `examples/balloon.rs` moves memory between host
+//! and guest.
+//!
+//! # Features
+//!
+//! `cli` (default) is the command: flags, machines' files (`Spec::from_file`), verbs and the control socket. An embedder can
+//! leave it out with `default-features = false`, and with it clap, toml and httparse.
 //!
 //! # Errors
 //!
-//! Each is an enum to match on ([`StartError`] holds those of [disks](DiskError), [networks](TapError), [ports](PortError),
-//! [KVM](KvmError) and [kernels](kernel::KernelError)); its text is a sentence for people, with the path and the cure. However
-//! a guest behaves, its machine goes on or ends with an [`Exit`].
+//! Each error is an enum to match on. [`StartError`] contains those of [disks](DiskError), [networks](TapError),
+//! [ports](PortError), [KVM](KvmError) and [kernels](kernel::KernelError). The text of an error is a sentence with the path and the
+//! cure. Whatever a guest does, its machine goes on or ends with an [`Exit`].
 //!
 //! # Threads
 //!
-//! A machine has one for each processor, disk and network, and a few for itself. [`Machine`] and all that it hands out can be
-//! sent to and shared with other threads. Of a call's waiting its documentation tells; the others return at once.
+//! A machine has one thread for each processor, disk and network interface, and a few of its own. [`Machine`] and everything it
+//! returns can be sent to and shared with other threads. The documentation of a call says if it waits; the others return at once.
 
-// The command uses more of the machine's inside than the API shows.
+// The command uses more of the crate than the API shows.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 #[cfg(feature = "cli")]
@@ -119,7 +123,7 @@ pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};
 pub use virtio::transport::TransportError;
 
-/// What can be wrong with the files that a machine boots.
+/// Errors of the files that a machine boots.
 pub mod kernel {
     pub use boot::entry::Protocol;
     pub use boot::initrd::InitrdError;

@@ -4,89 +4,103 @@
 #[path = "support/lab_guest.rs"]
 mod lab_guest;
 
-use lab::{Cmd, LabKind, Status};
-use lab_guest::{BOOT, PROMPT, SOON, alone, in_guest, lab, minivmm, shell, status};
+use lab::{Cmd, LabKind, Process, Status};
+use lab_guest::{BOOT, PROMPT, SOON, in_guest, lab, minivmm, status};
 
-/// To a shell that answers, and off again with status 0.
-fn reaches_a_shell(flavour: &str, form: &str) {
-    let cmd = minivmm(flavour, form).args(["--append", "quiet"]).tty();
+/// What a guest says of its kernel, its processors and its memory. Each processor is a core of one package.
+const FACTS: &str = "uname -rv; echo cpus $(nproc) $(grep -c '^physical id.*: 0$' /proc/cpuinfo) \
+    $(grep -m1 siblings /proc/cpuinfo | cut -d: -f2); free -m | grep Mem:; echo answer $((6 * 7))";
+
+/// Which kernel a guest has, how many processors, and how much memory of so many MiB: what the kernel counts is the memory less
+/// what it keeps for itself.
+#[track_caller]
+fn facts_are(text: &str, flavour: &str, cpus: u64, mib: u64) {
+    assert_eq!(text.contains("-cloud-"), flavour == "cloud", "{text}");
+    assert!(text.contains("Debian") && text.contains("answer 42"), "{text}");
+    let after = |word: &str| {
+        // A line that was typed may be shown in pieces.
+        let said = text.lines().filter(|line| !line.contains('$'));
+        let line = said.filter_map(|line| line.trim().strip_prefix(word)).next();
+        let numbers = line.unwrap_or_else(|| panic!("no {word}: {text}")).split_whitespace();
+        numbers.map(|number| number.parse().unwrap()).collect::<Vec<u64>>()
+    };
+    assert_eq!(after("cpus "), [cpus; 3], "processors, those of package 0, siblings: {text}");
+    let total = after("Mem:")[0];
+    assert!(total <= mib && total * 100 >= mib * 64, "{total} of {mib} MiB: {text}");
+}
+
+/// A guest at its shell on a terminal, and what it says of itself.
+fn at_its_shell(flavour: &str, form: &str, flags: &[&str]) -> (Process, String) {
+    let cmd = minivmm(flavour, form).args(["--append", "quiet"]).args(flags.iter().copied()).tty();
     let mut guest = lab().spawn(&cmd).unwrap();
     guest.expect(PROMPT, BOOT).unwrap();
-    guest.send("uname -rv; echo answer $((6 * 7))\n").unwrap();
+    guest.send(format!("{FACTS}\n")).unwrap();
+    // The echo of the line has the sum in it.
     let said = guest.expect("answer 42", SOON).unwrap();
-    assert_eq!(said.contains("-cloud-"), flavour == "cloud", "{said}");
-    assert!(said.contains("Debian"), "{said}");
+    (guest, said)
+}
+
+/// And with more memory than the host has: it lies on both sides of the hole below 4 GiB.
+#[test]
+fn cloud_bzimage_reaches_a_shell_with_four_processors_6_gib_and_every_byte_that_is_pasted() {
+    let (mut guest, said) = at_its_shell("cloud", "bzimage", &["--cpus", "4", "--mem", "6G"]);
+    facts_are(&said, "cloud", 4, 6144);
+    ten_thousand_pasted_bytes_arrive(&mut guest);
     guest.send("poweroff -f\n").unwrap();
     assert_eq!(status(&mut guest), Status::Exited(0));
 }
 
+/// And with a clock chip, where one is asked for.
 #[test]
-fn cloud_bzimage_reaches_a_shell() {
-    reaches_a_shell("cloud", "bzimage");
+fn generic_bzimage_reaches_a_shell_with_3_gib_and_a_clock_chip() {
+    let (mut guest, said) = at_its_shell("generic", "bzimage", &["--mem", "3G", "--rtc", "utc"]);
+    facts_are(&said, "generic", 1, 3072);
+    guest.send("echo chip $(cat /sys/class/rtc/rtc0/since_epoch) $(date +%s) read\n").unwrap();
+    guest.expect("\nchip ", SOON).unwrap();
+    let said = guest.expect("read", SOON).unwrap();
+    let numbers: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [chip, clock] = numbers.as_slice() else { panic!("{said}") };
+    // They are read one after the other.
+    assert!(chip.abs_diff(*clock) <= 3, "{said}");
+    guest.send("poweroff -f\n").unwrap();
+    assert_eq!(status(&mut guest), Status::Exited(0));
 }
 
+/// And on pipes, with the least memory.
 #[test]
-fn cloud_vmlinux_reaches_a_shell_by_pvh() {
-    reaches_a_shell("cloud", "vmlinux");
+fn cloud_vmlinux_reaches_a_shell_by_pvh_with_two_processors_and_128_mib_on_pipes() {
+    let commands = format!("{FACTS}\npoweroff -f\n");
+    lab().put("commands", commands.as_bytes()).unwrap();
+    let line = "cat commands | ./minivmm --kernel cloud.vmlinux --initrd cloud.initrd --append quiet --cpus 2 --mem 128 | cat";
+    let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
+    facts_are(&out.text(), "cloud", 2, 128);
 }
 
+/// And without any input.
 #[test]
-fn generic_bzimage_reaches_a_shell() {
-    reaches_a_shell("generic", "bzimage");
+fn generic_vmlinux_reaches_its_init_by_pvh_with_512_mib_and_no_input() {
+    let out = in_guest(minivmm("generic", "vmlinux").args(["--mem", "512M"]), FACTS, "");
+    assert_eq!(out.status, Status::Exited(0), "{}", out.text());
+    assert!(out.text().contains("answer 42\r\nLAB-STATUS 0"), "{}", out.text());
+    facts_are(&out.text(), "generic", 1, 512);
 }
 
-#[test]
-fn generic_vmlinux_reaches_a_shell_by_pvh() {
-    reaches_a_shell("generic", "vmlinux");
-}
-
-#[test]
-fn every_processor_comes_up_as_a_core_of_one_package() {
-    for cpus in ["1", "2", "4"] {
-        let cmd = minivmm("cloud", "bzimage").args(["--cpus", cpus]);
-        let line = "nproc; grep -c '^physical id.*: 0$' /proc/cpuinfo; grep -m1 'siblings' /proc/cpuinfo";
-        let out = in_guest(cmd, line, "");
-        let text = out.text();
-        assert_eq!(out.status, Status::Exited(0), "{text}");
-        let counts: Vec<&str> = text.lines().filter(|line| *line == cpus).collect();
-        assert_eq!(counts.len(), 2, "nproc and one package for {cpus}: {text}");
-        assert!(text.contains(&format!(": {cpus}")), "siblings: {text}");
-    }
-}
-
-/// What the kernel counts is the memory less what it keeps for itself.
-fn sees_memory(flag: &str, mib: u64) {
-    let out = in_guest(
-        minivmm("cloud", "bzimage").args(["--mem", flag]),
-        "echo \"sum $(awk '/System RAM/ {split($1, a, \"-\"); s += strtonum(\"0x\" a[2]) - strtonum(\"0x\" a[1]) + 1} END {print s}' /proc/iomem)\"; free -m",
-        "",
-    );
-    let text = out.text();
-    assert_eq!(out.status, Status::Exited(0), "{text}");
-    let total = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Mem:"))
-        .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+fn ten_thousand_pasted_bytes_arrive(guest: &mut Process) {
+    let text: Vec<u8> = (0..10_240u32).map(|i| b'a' + (i * 7 % 23) as u8).collect();
+    let sum = text.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    guest
+        .send("stty raw -echo; echo ready; head -c 10240 > /tmp/pasted; stty sane; wc -c < /tmp/pasted\n")
         .unwrap();
-    assert!(total <= mib && total * 100 >= mib * 64, "{total} of {mib} MiB: {text}");
-}
-
-#[test]
-fn memory_of_every_size_is_seen() {
-    sees_memory("128", 128);
-    sees_memory("512M", 512);
-}
-
-#[test]
-fn memory_up_to_the_hole_is_seen() {
-    let _alone = alone();
-    sees_memory("3G", 3072);
-}
-
-#[test]
-fn memory_above_four_gib_is_seen_though_the_host_has_less() {
-    let _alone = alone();
-    sees_memory("6G", 6144);
+    // A raw terminal adds no carriage return; its echo of the line has a semicolon there.
+    guest.expect("ready\n", SOON).unwrap();
+    guest.send(&text).unwrap();
+    guest.expect("10240", SOON).unwrap();
+    guest
+        .send(
+            "od -An -v -tu1 /tmp/pasted | awk '{for (i = 1; i <= NF; i++) s += $i} END {print \"sum\", s}'\n",
+        )
+        .unwrap();
+    guest.expect(&format!("sum {sum}"), SOON).unwrap();
 }
 
 #[test]
@@ -115,48 +129,4 @@ fn nothing_is_waited_for_and_the_clock_is_right() {
         assert!(!text.contains(waiting), "{waiting}: {text}");
     }
     assert!(text.contains("LAB-STATUS 0"), "{text}");
-}
-
-#[test]
-fn a_clock_chip_shows_the_time_where_one_is_asked_for() {
-    let line = "cat /sys/class/rtc/rtc0/since_epoch; date +%s; dmesg | grep -i rtc";
-    let out = in_guest(minivmm("cloud", "bzimage").args(["--rtc", "utc"]), line, "");
-    let text = out.text();
-    let numbers: Vec<u64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
-    let [chip, clock] = numbers.as_slice() else { panic!("{text}") };
-    // They are read one after the other.
-    assert!(chip.abs_diff(*clock) <= 3, "{text}");
-}
-
-#[test]
-fn pasting_ten_thousand_bytes_into_the_guest_loses_none() {
-    let mut guest = shell(&[]);
-    let text: Vec<u8> = (0..10_240u32).map(|i| b'a' + (i * 7 % 23) as u8).collect();
-    let sum = text.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-    guest
-        .send("stty raw -echo; echo ready; head -c 10240 > /tmp/pasted; stty sane; wc -c < /tmp/pasted\n")
-        .unwrap();
-    // A raw terminal adds no carriage return; its echo of the line has a semicolon there.
-    guest.expect("ready\n", SOON).unwrap();
-    guest.send(&text).unwrap();
-    guest.expect("10240", SOON).unwrap();
-    guest
-        .send(
-            "od -An -v -tu1 /tmp/pasted | awk '{for (i = 1; i <= NF; i++) s += $i} END {print \"sum\", s}'\n",
-        )
-        .unwrap();
-    guest.expect(&format!("sum {sum}"), SOON).unwrap();
-    guest.send("poweroff -f\n").unwrap();
-    assert_eq!(status(&mut guest), Status::Exited(0));
-}
-
-#[test]
-fn console_works_with_pipes_and_without_input() {
-    let line = "printf 'echo from-a-pipe $((40 + 2))\\npoweroff -f\\n' | \
-                ./minivmm --kernel cloud.bzimage --initrd cloud.initrd --append quiet | cat";
-    let piped = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
-    assert!(piped.text().contains("from-a-pipe 42"), "{}{}", piped.text(), piped.err_text());
-    let closed = in_guest(minivmm("cloud", "bzimage"), "echo no input needed", "");
-    assert!(closed.text().contains("no input needed\r\nLAB-STATUS 0"), "{}", closed.text());
-    assert_eq!(closed.status, Status::Exited(0));
 }

@@ -1,11 +1,12 @@
 //! A course's evening: the shortest command with a kernel, an ordinary user, a TAP made before; all that the guide shows, the
-//! disk grown and divided with LVM, and a reboot.
+//! disk grown and divided with LVM, and a reboot. The same disk without a kernel, and a command on its kernel.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 #[path = "support/debian.rs"]
 mod debian;
 
-use debian::{AS_USER, Guest, LINK_LOCAL, MAC, Tap, lab, ssh};
+use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, MAC, SOON, Tap, banner_says, lab, ssh};
+use lab::{Cmd, Status};
 
 #[test]
 fn debian_runs_as_the_courses_show_it_for_a_user_without_capabilities_and_reboots_with_all_it_has() {
@@ -112,4 +113,30 @@ fn take_the_new_space(guest: &mut Guest) {
     ] {
         guest.sh(line);
     }
+}
+
+/// Its root= is the partition's, from which the test above boots, and its kernel the one that the test below boots.
+#[test]
+fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
+    let line = format!("exec {AS_USER} ./minivmm --disk vm0.raw");
+    let mut console = lab().spawn(&Cmd::sh(line).tty()).unwrap();
+    console.expect("~> Disk        : vda = vm0.raw", SOON).unwrap();
+    banner_says(
+        &console,
+        &[
+            "Kernel      : /boot/vmlinuz-6.1.",
+            "Initrd      : /boot/initrd.img-6.1.",
+            "Root        : root=PARTUUID=",
+        ],
+    );
+    // Its initrd has found its root by then.
+    console.expect("Will now check root file system", BOOT).unwrap();
+}
+
+#[test]
+fn command_runs_on_the_kernel_and_with_the_modules_of_a_disk() {
+    let line = "./minivmm run --disk vm0.raw,ro --mem 256 --boot-timeout 120 -- sh -c 'uname -r; cat /sys/block/vda/ro; exit 3'";
+    let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
+    assert_eq!(out.status, Status::Exited(3), "{}{}", out.text(), out.err_text());
+    assert!(out.text().starts_with("6.1.") && out.text().ends_with("-amd64\n1\n"), "{}", out.text());
 }

@@ -1,6 +1,7 @@
 //! The examples do what they say. The one that needs a Linux guest runs in the lab.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say so by a panic")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -59,4 +60,40 @@ fn pool_replaces_machines_that_fail() {
 fn pool_that_cannot_start_a_machine_says_why() {
     let out = pool(Guest::Halt, &["2", "x", "", "", ""]);
     assert!(!out.status.success() && text(&out.stderr).starts_with("pool: invalid digit"), "{out:?}");
+}
+
+/// The embedder's program: without the command line's crates, and it starts and ends machines.
+#[test]
+fn embedder_needs_no_command_line() {
+    let cargo = |words: &[&str]| {
+        let out = Command::new(env!("CARGO"))
+            .args(words)
+            .arg("--offline")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stdout)
+    };
+    let tree =
+        cargo(&["tree", "--package", "embed", "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    let crates: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(crates.contains("kvm-ioctls"), "{tree}");
+    for other in ["clap", "clap_builder", "toml", "httparse"] {
+        assert!(!crates.contains(other), "{other} is in the library's tree: {tree}");
+    }
+    // Of the whole workspace, as the other tests are built: a selection of its own would build the library once more. The lints
+    // check that it compiles without its default feature.
+    cargo(&["build", "--quiet", "--workspace", "--bin", "embed"]);
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = Guest::EchoInterrupt.write(folder.path()).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("embed");
+    let out = Command::new(program).arg(kernel).arg("3").output().unwrap();
+    let said = text(&out.stdout);
+    assert!(out.status.success(), "{said}{}", text(&out.stderr));
+    assert!(
+        said.starts_with("a machine runs after ") && said.contains(", its guest speaks after "),
+        "{said}"
+    );
+    assert_eq!(text(&out.stderr), "", "the library says nothing");
 }

@@ -12,6 +12,8 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/dose.rs"]
+mod dose;
 #[path = "support/vmm.rs"]
 mod vmm;
 
@@ -24,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use dose::dose;
 use tempfile::TempDir;
 use vmm::{Heard, Owned, wait};
 
@@ -135,7 +138,7 @@ fn watch(child: &mut Owned, stdout: &Heard, stderr: &Heard) -> Vec<u64> {
 
 #[test]
 fn hostile_guest_harms_neither_other_devices_nor_the_machine() {
-    let operations = number("HOSTILE_OPS").unwrap_or(1_000_000);
+    let operations = number("HOSTILE_OPS").unwrap_or(dose(1_000_000));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let seed = number("HOSTILE_SEED").unwrap_or(now.subsec_nanos().into());
     // A host's disk may be busy for seconds, and a reset then waits for what it flushes: none is in the way in memory.

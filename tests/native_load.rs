@@ -1,4 +1,4 @@
-//! A guest that keeps a disk and its console busy is paused ten thousand times, and ended in the midst of it: no
+//! A guest that keeps a disk and its console busy is paused again and again, and ended in the midst of it: no
 //! completion, interrupt, kick or byte is lost, none comes twice, and at rest nothing moves. What the machine counts is
 //! what the guest counts. One that mistreats its disk is told of.
 //!
@@ -12,6 +12,8 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/dose.rs"]
+mod dose;
 #[path = "support/embedded.rs"]
 mod embedded;
 
@@ -22,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dose::dose;
 use embedded::{LIMIT, Output};
 use minivmm::spec::Spec;
 use minivmm::{DeviceKind, DeviceStats, Exit, Machine, MachineEvent, VcpuStats};
@@ -163,14 +166,15 @@ fn holds(image: &Path, writes: u64) {
 }
 
 #[test]
-fn ten_thousand_pauses_lose_no_request_of_a_disk() {
-    pauses_lose_nothing("", number("PAUSES").unwrap_or(10_000));
+fn pauses_lose_no_request_of_a_disk() {
+    pauses_lose_nothing("", number("PAUSES").unwrap_or(dose(10_000)));
 }
 
-/// Past the host's page cache, so that requests take their time, and pauses find them in flight.
+/// Past the host's page cache, so that requests take their time, and pauses find them in flight; with a second thread, which a
+/// pause stops as well.
 #[test]
-fn a_thousand_pauses_wait_for_what_a_slow_disk_has_in_flight() {
-    pauses_lose_nothing(",direct", number("PAUSES").unwrap_or(10_000) / 10);
+fn pauses_wait_for_what_a_slow_disk_has_in_flight() {
+    pauses_lose_nothing(",direct,queues=2,threads=2", number("PAUSES").unwrap_or(dose(10_000)) / 10);
 }
 
 fn pauses_lose_nothing(options: &str, pauses: u64) {

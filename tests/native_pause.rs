@@ -1,12 +1,15 @@
 //! A machine at rest does nothing, and goes on as if nothing had been.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on shall say so by a panic")]
 
+#[path = "support/dose.rs"]
+mod dose;
 #[path = "support/embedded.rs"]
 mod embedded;
 
 use std::io::Write;
 use std::time::Duration;
 
+use dose::dose;
 use embedded::{LIMIT, Neighbour, start};
 use minivmm::{Exit, Machine, MachineEvent, MachineState, PauseError};
 use tiny_guest::Guest;
@@ -36,11 +39,11 @@ fn a_paused_guest_does_nothing_and_hears_afterwards_what_was_said_to_it() {
 }
 
 #[test]
-fn ten_thousand_pauses_lose_no_byte_of_the_console() {
+fn pauses_lose_no_byte_of_the_console() {
     let folder = tempfile::tempdir().unwrap();
     let (machine, output) = start(&folder, Guest::EchoInterrupt);
     assert!(output.wait_for(&["ready\n"]));
-    let text: String = (0..20_000).map(|number| format!("{number:05}\n")).collect();
+    let text: String = (0..dose(20_000)).map(|number| format!("{number:05}\n")).collect();
     let mut input = machine.console_input();
     // A little for each pause, so that every one of them finds the guest at work.
     for chunk in text.as_bytes().chunks(12) {

@@ -110,7 +110,7 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
     let mut running = load.boot();
     let (mut said, mut requests) = (String::new(), 0);
     let mut chance = 1u64;
-    for round in 0..40 {
+    for round in 0..24 {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         thread::sleep(Duration::from_micros((chance >> 33) % 3000));
         let saved = running.save();

@@ -14,7 +14,7 @@ pub enum Effect {
     PowerOff,
     /// The guest asked to be reset.
     Reset,
-    /// The guest's kernel said that it panicked.
+    /// The guest's kernel reported a panic.
     Panicked,
 }
 
@@ -29,8 +29,8 @@ pub trait BusDevice: Debug + Send {
     fn write(&mut self, offset: u64, data: &[u8]) -> Option<Effect>;
 }
 
-/// A device that several vCPUs may enter at once: it locks what it must by itself. For those that only find who is
-/// meant (a PCI window); everything with registers of its own is a [`BusDevice`].
+/// A device that several vCPUs may enter at once, with its own locks: an address decoder such as a PCI window. A device with
+/// registers is a [`BusDevice`].
 pub trait SharedDevice: Debug + Send + Sync {
     /// As [`BusDevice::size`].
     fn size(&self) -> u64;

@@ -63,7 +63,7 @@ impl State {
 
     /// The fields of a state of `kind` in layout `version`.
     ///
-    /// A component that changes its layout raises its version, and reads the older layouts that it still knows by a look at
+    /// A component that changes its layout raises its version, and reads older layouts according to
     /// [`State::version`].
     ///
     /// # Errors
@@ -137,7 +137,7 @@ pub enum StateError {
     Refused {
         /// Kind of the component.
         kind: &'static str,
-        /// What the host said.
+        /// The host's error, or what is missing.
         reason: String,
     },
 }

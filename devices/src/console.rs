@@ -1,7 +1,7 @@
 //! A bounded pipe of bytes between threads: the console's way in and its way out.
 //!
-//! It never loses a byte while it is open: who finds it full waits (or is told how much fitted). It must never
-//! do a system call when nobody waits at the other end.
+//! Lossless while it is open: a writer that finds it full waits, or learns how much fitted. It makes no system call unless
+//! a thread waits at the other end.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -117,7 +117,7 @@ impl ByteQueue {
         self.writable.notify_all();
     }
 
-    /// Puts in what fits now and says how many bytes that was; none once closed.
+    /// Puts in what fits now and returns how many bytes that was; none once closed.
     pub fn try_push(&self, bytes: &[u8]) -> usize {
         let mut pipe = self.lock();
         if pipe.closed { 0 } else { self.fill(&mut pipe, bytes) }
@@ -198,7 +198,7 @@ impl ByteQueue {
         self.drained.notify_all();
     }
 
-    /// Waits, at most `limit`, until there is room or the queue is closed; says whether there is room to push.
+    /// Waits, at most `limit`, until there is room or the queue is closed; returns whether there is room to push.
     pub fn wait_room(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut pipe = self.lock();

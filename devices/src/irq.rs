@@ -1,4 +1,4 @@
-//! An interrupt as a capability: whoever holds one may raise it, and knows no number, no route, no controller.
+//! An interrupt as a capability: its holder can raise it, and knows no number, no route, no controller.
 
 use std::fmt::Debug;
 use std::io;
@@ -13,8 +13,8 @@ pub trait Irq: Debug + Send + Sync {
     /// The host refused (in practice: never, for an eventfd with room in its counter).
     fn trigger(&self) -> io::Result<()>;
 
-    /// The eventfd that [`Irq::trigger`] would write 1 to now, for whoever has a cheaper way to write than a call. It stays
-    /// open as long as the interrupt is held.
+    /// The eventfd to which [`Irq::trigger`] would write 1 now, for a caller with a cheaper way to write than a system call.
+    /// It stays open as long as the interrupt is held.
     fn event(&self) -> Option<RawFd> {
         None
     }

@@ -1,4 +1,4 @@
-//! pvpanic: the one port through which a guest's kernel says that it panicked (QEMU docs/specs/pvpanic).
+//! pvpanic: the one port through which a guest's kernel reports a panic (QEMU docs/specs/pvpanic).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,7 +63,7 @@ impl BusDevice for PvPanic {
                 return Some(Effect::Panicked);
             }
             if events & CRASH_LOADED != 0 {
-                // A kernel hands over once; one that says so in a loop has one line.
+                // A kernel hands over once; one that reports it in a loop gets one line.
                 if !self.crash_loaded.swap(true, Ordering::AcqRel) {
                     log::warn!("the guest's kernel panicked and hands over to its crash kernel");
                 }

@@ -1,5 +1,5 @@
-//! How often one kind of warning is said. A guest, or a host that fails all day, can cause some of them without end; each
-//! kind has a ration of its own, so that none keeps another from being heard:
+//! Limits how often one kind of warning is logged. A guest, or a host that fails all day, can cause some of them without end.
+//! Each kind has a limit of its own, so that none suppresses another:
 //! `if let Some(left_out) = ration.take() { log::warn!("...{left_out}") }`.
 
 use std::fmt;
@@ -22,12 +22,12 @@ struct Count {
     last: Option<Instant>,
 }
 
-/// How many warnings were left out before one that is said. It is shown as the end of that line.
+/// Number of warnings that were suppressed before one that is logged; shown at the end of that line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeftOut(u64);
 
 impl Ration {
-    /// Whether the warning is to be said now.
+    /// Whether the warning is to be logged now.
     pub fn take(&self) -> Option<LeftOut> {
         self.take_at(Instant::now())
     }

@@ -1,5 +1,5 @@
-//! The ways to reset a PC that its firmware tells nobody about: the keyboard controller and the chipset. Kernels fall back
-//! to them, and `reboot=k` and `reboot=p` ask for them. Both read as if nothing were there.
+//! The ways to reset a PC that ACPI does not list: the keyboard controller and the chipset. Kernels fall back to them, and
+//! `reboot=k` and `reboot=p` select them. Both read as if nothing were there.
 
 use crate::bus::{BusDevice, Effect, read_bytewise, write_bytewise};
 

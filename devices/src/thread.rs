@@ -49,7 +49,7 @@ impl Role {
     }
 }
 
-/// Starts a thread that is joined by hand, or by nobody.
+/// Starts a thread that is joined by hand, or not at all.
 ///
 /// # Errors
 /// The host refused the thread.

@@ -25,10 +25,20 @@ until port=$(ls /dev/vport*p1 2>/dev/null) || [ $tries = 100 ]; do
     tries=$((tries + 1))
     sleep 0.05
 done
+exec 5<>"$port"
 # As udev would leave them: a user of group kvm (101 in the tools image) may use them.
 chown 0:101 /dev/kvm
 chmod 660 /dev/kvm
 chmod 666 /dev/net/tun
+
+# Open vSwitch wants a machine that has been up for ten seconds.
+grep -q tools /drives && until [ "$(cut -d. -f1 /proc/uptime)" -gt 10 ]; do sleep 0.2; done
+# The host saves the machine here. It goes on once for each lab, which begins with the time of day: with files and disks of its own,
+# of which nothing may be remembered.
+echo 'lab: waits for its files' >/dev/console
+read -r now <&5
+date -s "@$now" >/dev/null
+for device in /dev/vd?; do blockdev --flushbufs "$device"; done
 
 # The disk with this serial number; it appears a moment after its driver.
 disk() {
@@ -40,6 +50,8 @@ disk() {
     name=${name#/sys/block/}
     echo "/dev/${name%/serial}"
 }
+
+(cd / && cpio -idu <"$(disk lab-files)") 2>/dev/console
 
 root=/
 while read -r serial role; do
@@ -81,5 +93,5 @@ if [ $root != / ]; then
     export PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin:/busybox
 fi
 # This shell stays as process 1 and buries orphans.
-/bin/busybox chroot $root /bin/sh -c 'cd /lab && exec /lab-agent' 0<>"$root$port" >$root/dev/console 2>&1
+/bin/busybox chroot $root /bin/sh -c 'cd /lab && exec /lab-agent' 0<&5 5<&- >$root/dev/console 2>&1
 /bin/busybox poweroff -f

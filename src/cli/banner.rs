@@ -1,15 +1,13 @@
 //! The banner: what a machine is made of, printed on stderr before it starts.
 
 use std::fmt::{self, Display};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use boot::kernel::Format;
 
+use crate::host::disk::DiskFile;
 use crate::host::stdio::is_terminal;
 use crate::host::terminal::in_foreground;
-use crate::image::DiskFile;
-use crate::machine::files::BootFiles;
+use crate::machine::files::{BootFiles, Prepared};
 use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
 
 /// The banner of a machine.
@@ -17,8 +15,8 @@ use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
 pub(super) struct Banner<'a> {
     /// The machine.
     pub spec: &'a Spec,
-    /// Its boot files.
-    pub files: &'a BootFiles,
+    /// Its open files and its boot files.
+    pub prepared: &'a Prepared,
     /// Where the console's input comes from.
     pub keys: KeyboardInput,
 }
@@ -47,7 +45,7 @@ impl KeyboardInput {
 
 impl Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Banner { spec, files, keys } = self;
+        let Banner { spec, prepared: Prepared { open, boot: files, .. }, keys } = self;
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "~> {name:<12}: {value}");
         let BootFiles { kernel, headers, initrd, root, entry, .. } = files;
         line("Kernel", &format_args!("{kernel} ({})", describe(headers.format(), headers.version())))?;
@@ -66,8 +64,8 @@ impl Display for Banner<'_> {
             line("Balloon", &format_args!("{balloon} of it taken back"))?;
         }
         line("Processors", &spec.cpus())?;
-        for (disk, letter) in spec.disk.iter().zip('a'..) {
-            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk)))?;
+        for ((disk, open), letter) in spec.disk.iter().zip(&open.disks).zip('a'..) {
+            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, open)))?;
         }
         for tap in &spec.tap {
             line("Network", &describe_tap(tap))?;
@@ -106,20 +104,12 @@ pub(super) fn describe(format: Format, version: Option<&str>) -> String {
 }
 
 /// A disk with its size and, for an image, the space that it occupies on the host (as `ls -s` shows).
-fn describe_disk(disk: &DiskSpec) -> String {
+fn describe_disk(disk: &DiskSpec, open: &DiskFile) -> String {
     let DiskSpec { path, read_only, direct, .. } = disk;
-    let size = size(path).map(|size| format!(" ({size})")).unwrap_or_default();
+    let used = open.used().map(|used| format!(", {} of them in use on the host", bytes(used)));
     let flags = [(*read_only, ", read-only"), (*direct, ", past the page cache")];
     let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, text)| text).collect();
-    format!("{}{size}{flags}", path.display())
-}
-
-fn size(path: &Path) -> Option<String> {
-    let disk = DiskFile::open(path).ok()?;
-    let meta = disk.file.metadata().ok()?;
-    // st_blocks counts units of 512 bytes, whatever the file system's block size.
-    let used = meta.is_file().then(|| format!(", {} of them in use on the host", bytes(meta.blocks() * 512)));
-    Some(format!("{}{}", bytes(disk.len), used.unwrap_or_default()))
+    format!("{} ({}{}){flags}", path.display(), bytes(open.length()), used.unwrap_or_default())
 }
 
 /// In the largest unit that leaves about three digits.
@@ -154,8 +144,8 @@ mod tests {
         std::fs::write(&kernel, bzimage("6.1.0-own (me@laptop) #1 SMP")).unwrap();
         std::fs::write(&initrd, "x").unwrap();
         let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
-        let files = BootFiles::of(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
+        let prepared = Prepared::of(&spec).unwrap();
+        let text = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Terminal }.to_string();
         let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
@@ -163,13 +153,15 @@ mod tests {
         assert_eq!(lines[2], "~> RAM         : 1 GiB");
         assert_eq!(lines[3], "~> Processors  : 1");
         assert!(lines[4].contains("Ctrl-]"));
-        let later = Banner { spec: &spec, files: &files, keys: KeyboardInput::Background }.to_string();
+        let later = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Background }.to_string();
         assert!(
             later.contains("shown here; no keys in the background") && !later.contains("Ctrl-]"),
             "{later}"
         );
         assert!(
-            !Banner { spec: &spec, files: &files, keys: KeyboardInput::None }.to_string().contains("Console")
+            !Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::None }
+                .to_string()
+                .contains("Console")
         );
     }
 
@@ -196,8 +188,8 @@ mod tests {
             .with_console(ConsoleChoice::Hvc0)
             .settled()
             .unwrap();
-        let files = BootFiles::of(&spec).unwrap();
-        let text = Banner { spec: &spec, files: &files, keys: KeyboardInput::Terminal }.to_string();
+        let prepared = Prepared::of(&spec).unwrap();
+        let text = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Terminal }.to_string();
         let image = image.display().to_string();
         let text = text.replace(&image, "vm0.raw");
         for line in [

@@ -97,7 +97,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
         Err(error) => return report_error(&error, error.status()),
     };
     let keys = if detached { KeyboardInput::None } else { KeyboardInput::detect() };
-    let banner = Banner { spec, files: &prepared.boot, keys }.to_string();
+    let banner = Banner { spec, prepared: &prepared, keys }.to_string();
     warnings.extend(more.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(UNNAMED_WARNING.to_owned());

@@ -113,9 +113,9 @@ mod tests {
     #[test]
     fn an_error_of_no_descriptor_left_says_how_to_have_more_wherever_it_comes_from() {
         let error = io::Error::from_raw_os_error(libc::EMFILE);
-        let text = chain(&error);
-        assert!(text.ends_with("LimitNOFILE= of a systemd unit") && text.contains("`ulimit -n"), "{text}");
-        assert_eq!(with_limit_advice(text.clone()), text, "said once");
+        let said = chain(&error);
+        assert!(said.ends_with("LimitNOFILE= of a systemd unit") && said.contains("`ulimit -n"), "{said}");
+        assert_eq!(with_limit_advice(said.clone()), said, "said once");
         let line = with_limit_advice(format!("minivmm: vda: {error}\r\n"));
         assert!(line.contains("(os error 24); raise") && line.ends_with("unit\r\n"), "{line}");
         let host = with_limit_advice(io::Error::from_raw_os_error(libc::ENFILE).to_string());

@@ -103,11 +103,14 @@ impl Host {
     /// Whether `device` can be opened for reading and writing. Opening /dev/kvm or /dev/net/tun changes
     /// nothing.
     pub(crate) fn access(&self, device: &str) -> Access {
+        self.open(device).map_or_else(|refused| refused, |_| Access::Granted)
+    }
+
+    /// Opens `device` for reading and writing.
+    pub(crate) fn open(&self, device: &str) -> Result<File, Access> {
         let path = self.path(device);
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(_) => Access::Granted,
-            Err(error) => self.access_error(&path, &error),
-        }
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        opened.map_err(|error| self.access_error(&path, &error))
     }
 
     /// Queries KVM.

@@ -3,20 +3,16 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use boot::read::ReadAt;
 
-use crate::host::disk::logical_sector;
-
 /// Limit for a search, in bytes read or work that takes as long: half a second on a slow processor. A current
-/// Debian costs about 1 MiB; one with a journal of 1 GiB to replay, all in the smallest transactions, 700
-/// MiB.
+/// Debian costs about 1 MiB; one with a journal of 1 GiB to replay, all in the smallest transactions, 700 MiB.
 const TOTAL: u64 = 1 << 30;
 /// Cost of an entry of a folder or a table, and of a mapped piece of a file.
 pub(super) const ENTRY_COST: u64 = 32;
@@ -188,27 +184,6 @@ pub(crate) struct DiskFile {
 }
 
 impl DiskFile {
-    /// Opens an image or a block device. Any other kind of file is refused without a read: a FIFO would
-    /// block.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // Without O_NONBLOCK, open(2) of a FIFO would block.
-        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        let meta = file.metadata()?;
-        let len = match meta.file_type() {
-            kind if kind.is_file() => meta.len(),
-            kind if kind.is_block_device() => file.seek(SeekFrom::End(0))?,
-            kind if kind.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            _ => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "it is neither a file nor a block device",
-                ));
-            }
-        };
-        let sector = logical_sector(&file);
-        Ok(DiskFile { file, len, sector })
-    }
-
     /// The disk for a search, within a budget.
     pub(crate) fn disk<'a>(&'a self, budget: &'a Budget) -> Disk<'a> {
         Disk { source: self, len: self.len, sector: self.sector, budget }

@@ -1,6 +1,5 @@
 //! Why a guest's disk has nothing to boot.
 
-use std::io;
 use std::path::PathBuf;
 
 use super::disk::ReadError;
@@ -9,14 +8,6 @@ use super::disk::ReadError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// The image cannot be opened.
-    #[error("the disk {path} cannot be opened: {source}", path = path.display())]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// The host's error.
-        source: io::Error,
-    },
     /// The disk, or a file system on it, cannot be read.
     #[error("the disk {path} was searched for a kernel, and {source}", path = path.display())]
     Read {

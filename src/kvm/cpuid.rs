@@ -10,6 +10,7 @@
 //! | 6 | ARAT only: no thermal, frequency or APERF/MPERF registers |
 //! | 0x12, bits of 7 | no SGX: a machine has no enclave memory |
 //! | 0x14, 0x1C, bits of 7 | no Intel PT, no architectural LBR: tracing goes with the performance counters |
+//! | 0xD, bits of 7 | no CET: KVM gives the shadow stack pointer by no call that this program makes, so it could not be saved |
 //! | VMX, SVM, 0x8000000A | as KVM gives them: a guest can have guests if the host's module has `nested` |
 //! | 4, 0x8000001D | caches: the last level is shared by all processors, the others by none |
 //! | 0xA, 0x80000022, bits of 1 and 0x80000001 | no performance counters |
@@ -35,10 +36,12 @@ const ECX_MONITOR: u32 = 1 << 3;
 const EAX_ARAT: u32 = 1 << 2;
 /// Leaf 7 EBX: SGX, Intel PT.
 const EBX7_HIDDEN: u32 = 1 << 2 | 1 << 25;
-/// Leaf 7 ECX: SGX launch control.
-const ECX7_HIDDEN: u32 = 1 << 30;
-/// Leaf 7 EDX: SGX keys, architectural LBRs.
-const EDX7_HIDDEN: u32 = 1 << 1 | 1 << 19;
+/// Leaf 7 ECX: CET shadow stacks, SGX launch control.
+const ECX7_HIDDEN: u32 = 1 << 7 | 1 << 30;
+/// Leaf 7 EDX: SGX keys, architectural LBRs, CET indirect branch tracking.
+const EDX7_HIDDEN: u32 = 1 << 1 | 1 << 19 | 1 << 20;
+/// Leaf 0xD, subleaf 1 ECX: CET state of user and supervisor, which XSAVES would save. They are subleaves 11 and 12 as well.
+const XSS_CET: u32 = 1 << 11 | 1 << 12;
 /// Leaf 0x8000_0001 ECX, AMD: the processors of leaf 1 EBX are cores, not threads.
 const ECX_CMP_LEGACY: u32 = 1 << 1;
 /// Leaf 0x8000_0001 ECX, AMD: extended performance counters of the core, the northbridge and the last-level cache.
@@ -184,6 +187,10 @@ fn shape(entry: &mut kvm_cpuid_entry2, cpus: u32, deadline: bool) {
             entry.ebx &= !EBX7_HIDDEN;
             entry.ecx &= !ECX7_HIDDEN;
             entry.edx &= !EDX7_HIDDEN;
+        }
+        0xd if entry.index == 1 => entry.ecx &= !XSS_CET,
+        0xd if matches!(entry.index, 11 | 12) => {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
         }
         // MWAIT, performance counters, SGX, Intel PT, architectural LBRs.
         0x5 | 0xa | 0x12 | 0x14 | 0x1c => {
@@ -371,8 +378,10 @@ mod tests {
         let [eax, ebx, ecx, edx] = all_bits(7, 0);
         assert_eq!((eax, all_bits(7, 1)), (all, [all; 4]), "the last subleaf, and what is in the next");
         assert_eq!(ebx, all & !(1 << 2) & !(1 << 25), "SGX, PT");
-        assert_eq!(ecx, all & !(1 << 30), "SGX_LC");
-        assert_eq!(edx, all & !(1 << 1) & !(1 << 19), "SGX_KEYS, ARCH_LBR");
+        assert_eq!(ecx, all & !(1 << 30) & !(1 << 7), "SGX_LC, CET_SS");
+        assert_eq!(edx, all & !(1 << 1) & !(1 << 19) & !(1 << 20), "SGX_KEYS, ARCH_LBR, CET_IBT");
+        assert_eq!(all_bits(0xd, 1)[2], all & !(0b11 << 11), "CET's user and supervisor state");
+        assert_eq!((all_bits(0xd, 11), all_bits(0xd, 12), all_bits(0xd, 2)), ([0; 4], [0; 4], [all; 4]));
         for (function, index) in [(0x12, 0), (0x12, 1), (0x12, 2), (0x14, 0), (0x14, 1), (0x1c, 0)] {
             assert_eq!(all_bits(function, index), [0; 4], "{function:#x} {index}");
         }

@@ -98,7 +98,8 @@ impl Vcpu {
         let regs = fd.get_regs().map_err(refused("give the registers"))?;
         let sregs = fd.get_sregs().map_err(refused("give the system registers"))?;
         let xsave = read_xsave(fd, self.host().xsave_len())?;
-        let xcrs = fd.get_xcrs().ok().map(Raw);
+        // Without XSAVE KVM gives an empty list, and takes none.
+        let xcrs = fd.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0).map(Raw);
         let debug_regs = fd.get_debug_regs().map_err(refused("give the debug registers"))?;
         let indices =
             msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;

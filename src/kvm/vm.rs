@@ -4,6 +4,8 @@
 //! while the VM has neither interrupt controller nor vCPU, and milliseconds afterwards. [`Vm::new`] therefore takes
 //! every slot at once, before anything else is made.
 
+use std::fs::File;
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::Arc;
 
 use devices::irq::Irq;
@@ -30,6 +32,14 @@ impl KvmDevice {
         let kvm = Kvm::new();
         kvm.map(KvmDevice)
             .map_err(|error| KvmError::Open { source: std::io::Error::from_raw_os_error(error.errno()) })
+    }
+}
+
+impl From<File> for KvmDevice {
+    /// /dev/kvm as `file`.
+    fn from(file: File) -> Self {
+        // SAFETY: an open descriptor that nobody else owns.
+        KvmDevice(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) })
     }
 }
 

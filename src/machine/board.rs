@@ -14,6 +14,7 @@ use devices::reset::{KeyboardReset, PciReset};
 use devices::rtc;
 use devices::serial::Serial;
 use virtio::transport;
+use virtio::worker::Ready;
 
 use super::StartError;
 use super::boot_once::Memory;
@@ -38,6 +39,8 @@ pub(super) struct Board {
     pub(super) components: Components,
     /// In the order of the PCI bus.
     pub(super) counted: Vec<DeviceCounters>,
+    /// Of the devices; they are being made.
+    pub(super) workers: Vec<Ready>,
     pub(super) platform: Platform,
 }
 
@@ -85,6 +88,7 @@ impl Board {
         };
         let mut functions = (resources.functions)(resources, ends.virtio, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
+        let workers = functions.iter_mut().flat_map(|placed| std::mem::take(&mut placed.workers)).collect();
         let counted = functions.iter().filter_map(|placed| placed.counted.clone()).collect();
         let windows = Windows { low: layout::PCI_MMIO32, high: window.clone().unwrap_or_default() };
         let mut memory_bus = Bus::new();
@@ -111,6 +115,7 @@ impl Board {
             power_button,
             components,
             counted,
+            workers,
             platform,
         })
     }

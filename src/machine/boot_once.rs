@@ -10,6 +10,7 @@ use devices::power::PowerButton;
 use devices::thread::{Role, spawn_scoped};
 use virtio::DeviceKind;
 use virtio::balloon::BalloonControl;
+use virtio::counters::{Count, Counters};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::board::{Board, pci_window, reset_code};
@@ -52,7 +53,7 @@ pub(super) struct Boot {
 #[derive(Debug)]
 pub(super) enum Origin {
     /// A kernel, which begins at its entry.
-    Files(BootFiles),
+    Files(Box<BootFiles>),
     /// A saved machine, where it was.
     State(Restore),
 }
@@ -70,7 +71,7 @@ impl Origin {
     fn prepare(self, layout: &RamLayout, memory: &Memory) -> Result<Beginning, StartError> {
         match self {
             Origin::Files(files) => {
-                let (plan, sources, panic_timeout) = plan(files, layout)?;
+                let (plan, sources, panic_timeout) = plan(*files, layout)?;
                 Ok(Beginning { plan: Some(plan), sources, panic_timeout, state: None })
             }
             Origin::State(restore) => {
@@ -121,6 +122,9 @@ impl Boot {
             loaded?;
             made
         })?;
+        for worker in board.workers {
+            worker.wait().map_err(StartError::Descriptors)?;
+        }
         let context =
             VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
         // Whatever can fail has been done by now, but for the threads and a saved state.
@@ -166,7 +170,8 @@ impl Boot {
     /// Looks how the guest does, and asks the vCPUs for the next look.
     pub(super) fn sample(&self) -> (u64, Activity) {
         let work = self.counted.iter().fold(0u64, |sum, counted| {
-            sum.wrapping_add(counted.counters.requests.now()).wrapping_add(counted.counters.kicks.now())
+            let work = |count: fn(&Counters) -> &Count| counted.sum(count);
+            sum.wrapping_add(work(|of| &of.requests)).wrapping_add(work(|of| &of.kicks))
         });
         let activity = self.vcpus.activity();
         self.vcpus.ask();
@@ -177,7 +182,7 @@ impl Boot {
     pub(super) fn sent(&self) -> u64 {
         let outside =
             |counted: &&DeviceCounters| matches!(counted.kind, DeviceKind::Console | DeviceKind::Network);
-        self.counted.iter().filter(outside).map(|counted| counted.counters.bytes_out.now()).sum()
+        self.counted.iter().filter(outside).map(|counted| counted.sum(|of| &of.bytes_out)).sum()
     }
 
     /// Makes the vCPUs rest; [`Event::AtRest`] comes, with the number given here, when they do.

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use devices::pci::slots;
 use virtio::balloon::Balloon;
-use virtio::block::Block;
+use virtio::block::{AnyEngine, Block};
 use virtio::console::{Backend, Console};
-use virtio::device::Device;
+use virtio::device::{Device, DeviceInfo};
 use virtio::entropy::Entropy;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
-use virtio::transport::{DeviceHandle, Platform, VirtioFunction, VirtioPci};
+use virtio::transport::{DeviceHandle, DeviceThread, Platform, VirtioFunction, VirtioPci};
 use virtio::worker::Worker;
 
 use super::StartError;
@@ -21,7 +21,7 @@ use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::{EngineKind, make_engine};
 use crate::host::tap::{Tap, TapBackend};
-use crate::spec::{DiskSerial, TapSpec};
+use crate::spec::{DiskQueues, DiskSerial, TapSpec};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
@@ -85,8 +85,17 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
     let device = Block::new(id, file.disk(serial, queues));
-    let worker = Worker::new(format!("blk{index}"), make_engine(file.clone(), EngineKind::Best));
-    let (disk, handle) = put(Box::new(device), worker, slot, platform)?;
+    let info = device.info();
+    let threads = spec.threads.map_or(1, DiskQueues::get).min(queues.get());
+    let worker = |name| Worker::new(name, make_engine(file.clone(), EngineKind::Best));
+    // Each further thread has an engine of its own on the same file.
+    let further = (1..threads).map(|n| {
+        let device: Box<dyn Device<Poller = AnyEngine>> = Box::new(device.for_another_thread());
+        (device, worker(format!("blk{index}.{n}")))
+    });
+    let mut threads = further.collect::<Vec<_>>();
+    threads.insert(0, (Box::new(device), worker(format!("blk{index}"))));
+    let (disk, handle) = put_on_threads(info, threads, slot, platform)?;
     resources.disk_handles.attach(index, handle);
     Ok(disk)
 }
@@ -98,12 +107,24 @@ fn put<P: Poller + 'static>(
     device_slot: u8,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    let function = VirtioPci::new(device, worker, platform)?;
-    let (id, kind, counters) =
-        (function.info().name.clone(), function.info().kind, function.counters().clone());
-    let counted = Some(DeviceCounters { name: id.clone(), kind, counters });
+    put_on_threads(device.info(), vec![(device, worker)], device_slot, platform)
+}
+
+/// As [`put`], with a device for each thread.
+fn put_on_threads<P: Poller + 'static>(
+    info: DeviceInfo,
+    threads: Vec<DeviceThread<P>>,
+    device_slot: u8,
+    platform: &Platform,
+) -> Result<(Placed, DeviceHandle), StartError> {
+    // From here on, beside what else is made: a disk's ring costs milliseconds.
+    let begun = threads.iter().map(|(_, worker)| worker.begin().map_err(StartError::Descriptors));
+    let workers = begun.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let (id, kind) = (info.name.clone(), info.kind);
+    let function = VirtioPci::new(info, threads, platform)?;
+    let counted = Some(DeviceCounters { name: id.clone(), kind, threads: function.counters() });
     let function = Arc::new(Mutex::new(function));
     let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
     let handle = DeviceHandle::new(&shared);
-    Ok((Placed { id, address: slot(device_slot)?, function, counted }, handle))
+    Ok((Placed { id, address: slot(device_slot)?, function, counted, workers }, handle))
 }

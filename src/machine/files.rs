@@ -65,13 +65,15 @@ pub(crate) struct Prepared {
     pub(crate) open: OpenFiles,
     /// What the first boot is made from.
     pub(crate) boot: BootFiles,
+    /// /dev/kvm, if it was opened to see whether it can be.
+    pub(crate) kvm: Option<File>,
 }
 
 impl Prepared {
     /// Finds what a machine boots that has these files open.
     pub(crate) fn find(spec: &Spec, open: OpenFiles, progress: &Progress) -> Result<Self, StartError> {
         let boot = BootFiles::find(spec, &open, progress)?;
-        Ok(Prepared { open, boot })
+        Ok(Prepared { open, boot, kvm: None })
     }
 
     /// Gives it the initrd that was made for its kernel.
@@ -82,11 +84,18 @@ impl Prepared {
 }
 
 #[cfg(test)]
-impl BootFiles {
+impl Prepared {
     /// Opens the files of `spec` and finds what they boot.
     pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
         let progress = Progress::default();
-        Self::find(spec, &OpenFiles::open(spec, &progress)?, &progress)
+        Self::find(spec, OpenFiles::open(spec, &progress)?, &progress)
+    }
+}
+
+#[cfg(test)]
+impl BootFiles {
+    pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
+        Prepared::of(spec).map(|prepared| prepared.boot)
     }
 }
 

@@ -238,7 +238,7 @@ impl Machine {
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
         let (resources, boot) = within(&progress, move |progress| {
             let (resources, files) = Resources::open(spec, functions, run_resources)?;
-            let origin = restore.map_or(Origin::Files(files), Origin::State);
+            let origin = restore.map_or_else(|| Origin::Files(Box::new(files)), Origin::State);
             let boot = Boot::start(&resources, origin, BootNumber::default(), &boots, progress)?;
             Ok::<_, StartError>((resources, boot))
         })?;

@@ -11,6 +11,7 @@ use devices::pci::root::PciRoot;
 use devices::pci::{EcamMirror, FunctionAddress, slots};
 use virtio::console::Backend;
 use virtio::transport::Platform;
+use virtio::worker::Ready;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::StartError;
@@ -28,6 +29,8 @@ pub(super) struct Placed {
     pub(super) function: Arc<Mutex<dyn PciFunction>>,
     /// What it does, if that is counted.
     pub(super) counted: Option<DeviceCounters>,
+    /// Its workers, which are being made; of one worker's devices the first has it.
+    pub(super) workers: Vec<Ready>,
 }
 
 impl Placed {
@@ -37,7 +40,13 @@ impl Placed {
         address: FunctionAddress,
         function: impl PciFunction + 'static,
     ) -> Self {
-        Placed { id: id.into(), address, function: Arc::new(Mutex::new(function)), counted: None }
+        Placed {
+            id: id.into(),
+            address,
+            function: Arc::new(Mutex::new(function)),
+            counted: None,
+            workers: Vec::new(),
+        }
     }
 }
 

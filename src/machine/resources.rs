@@ -48,12 +48,12 @@ impl Resources {
         mut run_resources: RunResources,
     ) -> Result<(Self, BootFiles), StartError> {
         let progress = run_resources.progress.clone();
-        let Prepared { open: files, boot } = match run_resources.prepared.take() {
+        let Prepared { open: files, boot, kvm } = match run_resources.prepared.take() {
             Some(prepared) => prepared,
             None => Prepared::find(&spec, OpenFiles::open(&spec, &progress)?, &progress)?,
         };
         progress.begin("opening /dev/kvm");
-        let kvm = Arc::new(KvmDevice::open()?);
+        let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
         let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
         let taps = spec.tap.iter().map(|tap| {
             progress.begin(format!("opening the TAP {}", tap.name.as_str()));

@@ -24,10 +24,11 @@ pub struct Stats {
 impl Stats {
     /// Of a machine with a processor and a disk, for tests of those who show it.
     pub(crate) fn sample() -> Self {
-        let counted =
-            DeviceCounters { name: "vda".into(), kind: DeviceKind::Block, counters: Arc::default() };
-        counted.counters.requests.add(7);
-        counted.counters.bytes_in.add(4096);
+        let counters = Counters::default();
+        counters.requests.add(7);
+        counters.bytes_in.add(4096);
+        let threads = vec![Arc::new(counters)];
+        let counted = DeviceCounters { name: "vda".into(), kind: DeviceKind::Block, threads };
         Stats {
             vcpus: vec![VcpuStats::default()],
             memory: MemoryStats::default(),
@@ -117,26 +118,31 @@ impl UnfinishedStats {
     }
 }
 
-/// A device's counts, where its worker counts.
+/// A device's counts, where its workers count.
 #[derive(Debug, Clone)]
 pub(super) struct DeviceCounters {
     pub(super) name: String,
     pub(super) kind: DeviceKind,
-    pub(super) counters: Arc<Counters>,
+    /// One for each thread.
+    pub(super) threads: Vec<Arc<Counters>>,
 }
 
 impl DeviceCounters {
+    /// One of the counts, over all threads.
+    pub(super) fn sum(&self, count: impl Fn(&Counters) -> &Count) -> u64 {
+        self.threads.iter().fold(0, |sum, counters| sum.wrapping_add(count(counters).now()))
+    }
+
     pub(super) fn now(&self) -> DeviceStats {
-        let Counters { requests, bytes_in, bytes_out, errors, kicks, interrupts } = &*self.counters;
         DeviceStats {
             name: self.name.clone(),
             kind: self.kind,
-            requests: requests.now(),
-            bytes_in: bytes_in.now(),
-            bytes_out: bytes_out.now(),
-            errors: errors.now(),
-            kicks: kicks.now(),
-            interrupts: interrupts.now(),
+            requests: self.sum(|counters| &counters.requests),
+            bytes_in: self.sum(|counters| &counters.bytes_in),
+            bytes_out: self.sum(|counters| &counters.bytes_out),
+            errors: self.sum(|counters| &counters.errors),
+            kicks: self.sum(|counters| &counters.kicks),
+            interrupts: self.sum(|counters| &counters.interrupts),
         }
     }
 }

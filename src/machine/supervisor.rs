@@ -179,8 +179,9 @@ impl Supervisor {
             // The old boot gives back its memory and its interrupts before the new one takes its own.
             drop(old);
             let files = resources.find_files(&progress);
-            let boot = files
-                .and_then(|files| Boot::start(&resources, Origin::Files(files), number, &sender, &progress));
+            let boot = files.and_then(|files| {
+                Boot::start(&resources, Origin::Files(Box::new(files)), number, &sender, &progress)
+            });
             let _ = made.send(boot);
             Event::NextBoot
         });

@@ -1,21 +1,20 @@
-//! What must hold between the options of a machine, whatever the host has.
+//! Checks of the options of a machine against each other, independent of the host.
 
 use devices::pci::slots;
 
 use super::{MacAddress, Spec, SpecError, TapSpec};
 
-/// Most named ports: a virtio console has 31, one of them the console (`VIRTCONS_MAX_PORTS` of Linux).
+/// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
 const PORTS: usize = 30;
-/// `sun_path` less its terminating zero (unix(7)).
+/// `sun_path` without its terminating zero (unix(7)).
 pub(super) const SOCKET_PATH_MAX: usize = 107;
 
 impl Spec {
-    /// This machine with nothing left to chance: the options fit each other, and every network interface has its
-    /// address, which stays the same from one boot to the next. Done for every machine that is started; a caller that wants
-    /// to know the addresses before does it first.
+    /// Checks that the options fit each other, and gives every network interface its MAC address, which is the same at each
+    /// start. Every start does this. Call it earlier to know the addresses before the start.
     ///
     /// # Errors
-    /// [`SpecError`] for what cannot be together.
+    /// [`SpecError`] for options that contradict each other.
     pub fn settled(mut self) -> Result<Self, SpecError> {
         self.check()?;
         let macs: Vec<_> = self
@@ -76,7 +75,7 @@ impl Spec {
     }
 }
 
-/// The first two that `clash`.
+/// The first pair that `clash`es.
 fn pair<T>(all: &[T], clash: impl Fn(&T, &T) -> bool) -> Option<(&T, &T)> {
     all.iter().enumerate().find_map(|(at, one)| {
         let mut rest = all.iter().skip(at + 1);

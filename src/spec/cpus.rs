@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::size::{NumberOrText, SizeError};
 
-/// How many processors a machine has: from 1 to [`Cpus::MAX`]. KVM's own maximum is checked when the machine is made.
+/// Number of processors: from 1 to [`Cpus::MAX`]. KVM's own maximum is checked at the start of the machine.
 ///
 /// ```
 /// use minivmm::spec::Cpus;
@@ -21,19 +21,19 @@ use super::size::{NumberOrText, SizeError};
 pub struct Cpus(u32);
 
 impl Cpus {
-    /// What a machine gets that does not say.
+    /// The default.
     pub const DEFAULT: Cpus = Cpus(1);
 
-    /// As many as APIC ids of 8 bits can tell apart, one of the 256 being all of them. Linux without an interrupt remapping
-    /// unit uses no processor with a larger id.
+    /// The maximum: APIC ids have 8 bits, and 255 is the broadcast id. Linux needs an interrupt remapping unit for larger
+    /// ids.
     pub const MAX: u32 = 255;
 
-    /// `count` processors; `None` for 0 and for more than [`Cpus::MAX`].
+    /// Returns `None` for 0 and for more than [`Cpus::MAX`].
     pub fn new(count: u32) -> Option<Self> {
         (1..=Self::MAX).contains(&count).then_some(Cpus(count))
     }
 
-    /// The count.
+    /// The number.
     pub fn get(self) -> u32 {
         self.0
     }

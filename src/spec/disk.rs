@@ -1,4 +1,4 @@
-//! A disk that is asked for.
+//! The description of a disk.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -14,7 +14,7 @@ const DISK: &str = "disk";
 
 /// A disk: a raw image or a block device.
 ///
-/// As text it is `PATH[,ro][,serial=TEXT][,direct][,queues=N]`, where a comma in the path is written twice.
+/// As text it is `PATH[,ro][,serial=TEXT][,direct][,queues=N][,threads=N]`, where a comma in the path is written twice.
 ///
 /// ```
 /// use minivmm::spec::DiskSpec;
@@ -29,54 +29,71 @@ const DISK: &str = "disk";
 pub struct DiskSpec {
     /// The image or block device.
     pub path: PathBuf,
-    /// The guest may not write (`ro`).
+    /// The guest cannot write (`ro`).
     #[serde(default, rename = "ro", skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// What the guest reads as the disk's serial number; a name in its /dev/disk/by-id.
+    /// The disk's serial number; the guest has it in /dev/disk/by-id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<DiskSerial>,
-    /// Past the host's page cache (O_DIRECT).
+    /// Bypasses the host's page cache (O_DIRECT).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub direct: bool,
-    /// Number of queues; as many as processors if not said.
+    /// Number of queues; by default the number of processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<DiskQueues>,
+    /// Number of host threads that serve the queues, each an equal share of them; one if not said, and at most one a queue.
+    /// More threads help where one is at its limit: many processors and a fast disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<DiskQueues>,
 }
 
 impl DiskSpec {
-    /// This file, to be read and written.
+    /// A disk on this file, to be read and written.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        DiskSpec { path: path.into(), read_only: false, serial: None, direct: false, queues: None }
+        DiskSpec {
+            path: path.into(),
+            read_only: false,
+            serial: None,
+            direct: false,
+            queues: None,
+            threads: None,
+        }
     }
 
-    /// The same, read-only.
+    /// Makes it read-only.
     #[must_use]
     pub fn read_only(self) -> Self {
         DiskSpec { read_only: true, ..self }
     }
 
-    /// The same, with this serial number.
+    /// Sets the serial number.
     #[must_use]
     pub fn with_serial(self, serial: DiskSerial) -> Self {
         DiskSpec { serial: Some(serial), ..self }
     }
 
-    /// The same, past the host's page cache.
+    /// Bypasses the host's page cache.
     #[must_use]
     pub fn direct(self) -> Self {
         DiskSpec { direct: true, ..self }
     }
 
-    /// The same, with this many queues.
+    /// Sets the number of queues.
     #[must_use]
     pub fn with_queues(self, queues: DiskQueues) -> Self {
         DiskSpec { queues: Some(queues), ..self }
     }
 
-    /// As the command line gives it: a path need not be UTF-8.
+    /// With `threads` host threads that serve the queues.
+    #[must_use]
+    pub fn with_threads(self, threads: DiskQueues) -> Self {
+        DiskSpec { threads: Some(threads), ..self }
+    }
+
+    /// Parses the text of the command line. The path need not be UTF-8.
     ///
     /// # Errors
-    /// [`DeviceError`] for what is no option of a disk.
+    /// [`DeviceError`] for an unknown or wrong option.
     pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
         let mut words = split(text).into_iter();
         let path = words.next().filter(|path| !path.is_empty());
@@ -98,11 +115,12 @@ impl DiskSpec {
             ("direct", None) => flag(&mut self.direct, "direct"),
             ("serial", Some(_)) => once(&mut self.serial, word.text().parse()?, DISK, "serial"),
             ("queues", Some(_)) => once(&mut self.queues, word.text().parse()?, DISK, "queues"),
+            ("threads", Some(_)) => once(&mut self.threads, word.text().parse()?, DISK, "threads"),
             ("", None) => Err(DeviceError::Empty("behind a comma")),
             _ => Err(DeviceError::Unknown {
                 device: DISK,
                 word: word.written(),
-                known: "`ro`, `serial=TEXT`, `direct` and `queues=N`",
+                known: "`ro`, `serial=TEXT`, `direct`, `queues=N` and `threads=N`",
             }),
         }
     }
@@ -120,7 +138,7 @@ impl FromStr for DiskSpec {
     }
 }
 
-/// What a guest reads as a disk's serial number: 1 to 20 printable ASCII characters (virtio 1.3 §5.2.6).
+/// Serial number of a disk: 1 to 20 printable ASCII characters (virtio 1.3 §5.2.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskSerial(String);
 
@@ -128,7 +146,7 @@ impl DiskSerial {
     /// `VIRTIO_BLK_ID_BYTES`.
     pub const MAX: usize = 20;
 
-    /// Its text.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -151,21 +169,21 @@ impl fmt::Display for DiskSerial {
 
 by_text!(DiskSerial);
 
-/// How many queues a disk has.
+/// Number of queues of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct DiskQueues(u16);
 
 impl DiskQueues {
-    /// The most there can be: each has an interrupt of its own.
+    /// The maximum: each queue has an interrupt vector.
     pub const MAX: u16 = 64;
 
-    /// `count` queues; `None` for none and for more than [`DiskQueues::MAX`].
+    /// Returns `None` for 0 and for more than [`DiskQueues::MAX`].
     pub fn new(count: u16) -> Option<Self> {
         (1..=Self::MAX).contains(&count).then_some(DiskQueues(count))
     }
 
-    /// The count.
+    /// The number.
     pub fn get(self) -> u16 {
         self.0
     }
@@ -205,12 +223,13 @@ mod tests {
 
     #[test]
     fn every_option_of_a_disk_is_read() {
-        let disk: DiskSpec = "/d/vm0.raw,ro,serial=lab-1,direct,queues=4".parse().unwrap();
+        let disk: DiskSpec = "/d/vm0.raw,ro,serial=lab-1,direct,queues=4,threads=2".parse().unwrap();
         let expected = DiskSpec::new("/d/vm0.raw")
             .read_only()
             .with_serial("lab-1".parse().unwrap())
             .direct()
-            .with_queues(DiskQueues::new(4).unwrap());
+            .with_queues(DiskQueues::new(4).unwrap())
+            .with_threads(DiskQueues::new(2).unwrap());
         assert_eq!(disk, expected);
         assert_eq!("vm0.raw".parse(), Ok(DiskSpec::new("vm0.raw")));
     }

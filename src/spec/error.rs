@@ -1,11 +1,11 @@
-//! Why a machine cannot be what its spec says.
+//! Errors of a [`Spec`](super::Spec).
 
 use std::io;
 use std::path::PathBuf;
 
 use super::{InterfaceName, MacAddress, MemSize, PortName};
 
-/// Why there is no usable [`Spec`](super::Spec).
+/// Why a [`Spec`](super::Spec) cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
@@ -20,33 +20,43 @@ pub enum SpecError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the host said.
+        /// The error of the host.
         source: io::Error,
     },
-    /// The file is not TOML, or not a machine's.
+    /// The file is not TOML, or has a wrong key or value.
     #[error("{path}, line {line}: {message}", path = path.display())]
     Wrong {
         /// The file.
         path: PathBuf,
-        /// Line of the mistake, from 1 on.
+        /// Line of the mistake, counted from 1.
         line: usize,
-        /// What is wrong there and what may stand there.
+        /// What is wrong, and what is expected.
         message: String,
     },
-    /// A path that TOML cannot hold, TOML being UTF-8.
+    /// A version of the format that is not known.
+    #[error(
+        "version {found} of the format of a machine's description is not known here; this minivmm reads version {known}: use \
+         the minivmm that wrote it, or describe the machine with `version = {known}`",
+        known = super::SpecVersion::CURRENT.get()
+    )]
+    Version {
+        /// The version that was found.
+        found: u32,
+    },
+    /// A path that is not UTF-8, which TOML cannot hold.
     #[error("this machine cannot be written as TOML; its paths must be UTF-8")]
     Unwritable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// More devices of a kind than a machine has places for.
+    /// Too many devices of one kind.
     #[error("{asked} times `{flag}` were given, and a machine has {max} at most")]
     TooMany {
         /// The option.
         flag: &'static str,
-        /// How many were asked for.
+        /// The number that was given.
         asked: usize,
-        /// How many there can be.
+        /// The maximum.
         max: usize,
     },
-    /// The same image twice, and somebody would write to it.
+    /// The same image twice, and not both times read-only.
     #[error(
         "the disk {path} was given twice, and a guest that writes to a disk under two names destroys it; \
          give it once, or both times with `,ro`", path = path.display()
@@ -70,7 +80,7 @@ pub enum SpecError {
         /// The socket.
         path: PathBuf,
     },
-    /// A path that no socket can have.
+    /// A path that is too long for a socket.
     #[error(
         "the path of the socket {path} is longer than a socket's can be ({max} bytes); give a shorter one, \
          such as a relative one", path = path.display(), max = super::check::SOCKET_PATH_MAX
@@ -79,12 +89,12 @@ pub enum SpecError {
         /// The socket.
         path: PathBuf,
     },
-    /// The balloon would leave the guest nothing.
+    /// The balloon would leave no memory to the guest.
     #[error("a balloon of {balloon} leaves a guest of {mem} no memory; give it less with `--balloon`")]
     Balloon {
-        /// What was asked for.
+        /// The size of the balloon.
         balloon: super::BalloonSize,
-        /// What the guest has.
+        /// The memory of the guest.
         mem: MemSize,
     },
 }

@@ -1,4 +1,4 @@
-//! MAC addresses: what an interface may have, and what it has when nobody says.
+//! MAC addresses: which ones are valid, and the defaults.
 
 use std::fmt;
 use std::fs;
@@ -12,7 +12,7 @@ use super::net::InterfaceName;
 use super::text::by_text;
 use super::words::DeviceError;
 
-/// The address of a network interface: never a group's, never zero.
+/// MAC address of a network interface: not a group address, not zero.
 ///
 /// ```
 /// use minivmm::spec::MacAddress;
@@ -25,14 +25,14 @@ use super::words::DeviceError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MacAddress([u8; 6]);
 
-/// The last three bytes of tap0's address; tapN's are N more.
+/// The last three bytes of the address on tap0; N is added for tapN.
 const TAP_0: u32 = 0xca_fe00;
 
 impl MacAddress {
-    /// This address.
+    /// Makes an address of its bytes.
     ///
     /// # Errors
-    /// [`DeviceError::MacKind`] for a group's address and for zero.
+    /// [`DeviceError::MacKind`] for a group address and for zero.
     pub fn new(bytes: [u8; 6]) -> Result<Self, DeviceError> {
         let mac = MacAddress(bytes);
         let [first, ..] = bytes;
@@ -46,20 +46,19 @@ impl MacAddress {
         }
     }
 
-    /// Its bytes.
+    /// The bytes.
     pub fn bytes(self) -> [u8; 6] {
         self.0
     }
 
-    /// The address of an interface that does not say, in a machine without a name and a disk: of tapN, ba:ad:00:ca:fe:00 and
-    /// N more, so that it is known before the guest boots; else one made of this host and the interface's name, which is the
-    /// same each time.
+    /// The default address in a machine without a name and a disk. On tapN it is ba:ad:00:ca:fe:00 plus N, so that it is
+    /// known before the guest boots. On another TAP it is computed from this host and the TAP's name, and is always the same.
     pub fn default_for(name: &InterfaceName) -> Self {
         Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), b"", name))
     }
 
-    /// The same in this machine, whose name, or else whose first disk, is part of it: a guest keeps its address from one start
-    /// to the next, and two guests that use one TAP after each other have two.
+    /// The default address in this machine. The machine's name, or without one its first disk, is part of the computation: a guest
+    /// keeps its address from start to start, and two guests that use one TAP in turn have different addresses.
     pub(super) fn default_in(spec: &Spec, name: &InterfaceName) -> Self {
         let disk = || {
             spec.disk.first().map(|disk| fs::canonicalize(&disk.path).unwrap_or_else(|_| disk.path.clone()))
@@ -71,7 +70,7 @@ impl MacAddress {
         Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), &machine, name))
     }
 
-    /// 46 bits of SipHash-2-4, which stay as they are in every version.
+    /// 46 bits of SipHash-2-4, which must not change between versions.
     fn derived(host: &str, machine: &[u8], interface: &InterfaceName) -> Self {
         // std promises this algorithm of this one of its hashers, and a test below holds it to that.
         #[allow(deprecated, reason = "the hasher that replaced it may change its algorithm")]
@@ -86,8 +85,8 @@ impl MacAddress {
         MacAddress([first & 0xfc | 2, b, c, d, e, f])
     }
 
-    /// The address of tapN: of tap2 ba:ad:00:ca:fe:02, of tap256 ba:ad:00:ca:ff:00. `None` where the three bytes are
-    /// not enough, and for other spellings of N, which are other interfaces.
+    /// The address on tapN: ba:ad:00:ca:fe:02 for tap2, ba:ad:00:ca:ff:00 for tap256. `None` if N does not fit in three
+    /// bytes, and for other spellings of N, which are other interfaces.
     pub(super) fn numbered(name: &InterfaceName) -> Option<Self> {
         let digits = name.as_str().strip_prefix("tap")?;
         let number: u32 = digits.parse().ok().filter(|number: &u32| number.to_string() == digits)?;
@@ -95,8 +94,8 @@ impl MacAddress {
         Some(MacAddress([0xba, 0xad, 0x00, a, b, c]))
     }
 
-    /// The IPv6 link-local address that a guest makes of it (RFC 4291, appendix A; RFC 4862 §5.3). Debian's
-    /// `ifupdown` and systemd-networkd do; NetworkManager makes another one.
+    /// The IPv6 link-local address that belongs to it (RFC 4291, appendix A; RFC 4862 §5.3). Debian's `ifupdown` and
+    /// systemd-networkd use it; NetworkManager uses another one.
     pub fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         let pair = |high, low| u16::from_be_bytes([high, low]);
@@ -104,8 +103,8 @@ impl MacAddress {
     }
 }
 
-/// What no two hosts have in common: machine-id(5), which is never shown, only hashed; the host's name where there is none, as
-/// in most containers.
+/// The identity of this host: machine-id(5), which is only used hashed. Without one, as in most containers, the host's
+/// name.
 fn host_id() -> String {
     ["/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostname"]
         .into_iter()

@@ -35,7 +35,7 @@ pub use net::{InterfaceName, TapSpec};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};
-pub use version::{SpecVersion, SpecVersionError};
+pub use version::SpecVersion;
 pub use words::DeviceError;
 
 /// The default kernel command line. The first serial port is the console. A panic resets the guest at once, so that the
@@ -105,11 +105,12 @@ pub struct Spec {
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
 
-    /// Disk image or device; also ,direct ,serial= ,queues=
+    /// Disk image or device; also ,direct ,serial= ,queues= ,threads=
     ///
-    /// Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N]`, once for each disk; the first one is the guest's vda.
-    /// `ro`: the guest cannot write. `serial`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the host's
-    /// page cache. `queues`: number of queues, by default the number of processors. A comma in the path is written twice.
+    /// Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N][,threads=N]`, once for each disk; the first one is the guest's
+    /// vda. `ro`: the guest cannot write. `serial`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the
+    /// host's page cache. `queues`: number of queues, by default the number of processors. `threads`: number of host threads
+    /// that serve the queues, by default 1. A comma in the path is written twice.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskSpec>,
@@ -139,12 +140,16 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem: Option<MemSize>,
 
-    /// Memory is anonymous or memfd [default: anonymous]
+    /// Memory: anonymous or memfd [default: anonymous]
     ///
-    /// `memfd`: the guest's memory is a file in memory, which other processes can share, and which is saved faster where much
-    /// of it was never used. The host gives it huge pages only if /sys/kernel/mm/transparent_hugepage/shmem_enabled is
-    /// `advise` or `always`; without them the guest is slower.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "KIND", hide_possible_values = true))]
+    /// `memfd`: the guest's memory is a file in memory. Other processes can map it, and it is saved faster if much of it was
+    /// never used. It has huge pages only if the host's /sys/kernel/mm/transparent_hugepage/shmem_enabled is `advise` or
+    /// `always`; the guest is slower without them.
+    // `minivmm run --help` would not fit a screen.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "KIND", hide_possible_values = true, hide_short_help = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_backing: Option<MemBacking>,
 
@@ -161,7 +166,7 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
 
-    /// Console in the terminal: ttyS0, hvc0 [default: ttyS0]
+    /// Terminal's console: ttyS0, hvc0 [default: ttyS0]
     ///
     /// The machine has both consoles in either case. `hvc0` is also the kernel's last `console=`: its messages go there once
     /// the virtio driver is loaded, which is a module in Debian's kernel.
@@ -231,7 +236,7 @@ impl Spec {
         self.mem.unwrap_or_default()
     }
 
-    /// What memory is in the host.
+    /// What backs the memory on the host.
     pub fn mem_backing(&self) -> MemBacking {
         self.mem_backing.unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What a machine is called, so that it can be spoken to.
+//! Names of machines.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,15 +6,15 @@ use std::str::FromStr;
 use super::text::by_text;
 use super::words::DeviceError;
 
-/// The name of a machine, which is a file's name too: 1 to 63 of `A-Z a-z 0-9 . _ -`, beginning with none of `.` and `-`.
+/// Name of a machine, also used as a file name: 1 to 63 of `A-Z a-z 0-9 . _ -`, not beginning with `.` or `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MachineName(String);
 
 impl MachineName {
-    /// Longest name.
+    /// Maximum length.
     pub const MAX: usize = 63;
 
-    /// Its text.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

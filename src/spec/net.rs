@@ -1,4 +1,4 @@
-//! A network interface that is asked for.
+//! The description of a network interface.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,26 +16,26 @@ const TAP: &str = "network interface";
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct TapSpec {
-    /// The TAP, which exists.
+    /// The TAP, which must exist.
     pub name: InterfaceName,
-    /// The guest's address; derived by [`crate::spec::Spec::settled`] if not said.
+    /// The guest's address; by default computed by [`crate::spec::Spec::settled`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
 }
 
 impl TapSpec {
-    /// On this TAP.
+    /// An interface on this TAP.
     pub fn new(name: InterfaceName) -> Self {
         TapSpec { name, mac: None }
     }
 
-    /// The same, with this address.
+    /// Sets the address.
     #[must_use]
     pub fn with_mac(self, mac: MacAddress) -> Self {
         TapSpec { mac: Some(mac), ..self }
     }
 
-    /// The guest's address, as far as it is known: said, or a numbered TAP's.
+    /// The guest's address if it is given, or follows from the TAP's number.
     pub(crate) fn known_mac(&self) -> Option<MacAddress> {
         self.mac.or_else(|| MacAddress::numbered(&self.name))
     }
@@ -67,15 +67,15 @@ impl FromStr for TapSpec {
     }
 }
 
-/// The name of a network interface of the host, as the kernel takes it (`dev_valid_name` in net/core/dev.c).
+/// Name of a network interface of the host, as the kernel accepts it (`dev_valid_name` in net/core/dev.c).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct InterfaceName(String);
 
 impl InterfaceName {
-    /// `IFNAMSIZ` less the terminating zero.
+    /// `IFNAMSIZ` without the terminating zero.
     pub const MAX: usize = 15;
 
-    /// Its text.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,37 +1,37 @@
-//! The small choices of a machine: words of a list, and the initrd.
+//! Options with a fixed set of values, and the initrd.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The initial RAM disk that was asked for.
+/// The initial RAM disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "PathBuf", into = "PathBuf")]
 #[non_exhaustive]
 pub enum Initrd {
-    /// The word `none`: boot without, whatever the kernel seems to need. (A file of that name is `./none`.)
+    /// The word `none`: boot without one. (A file of that name is `./none`.)
     None,
     /// A file.
     File(PathBuf),
 }
 
-/// The clock chip that the guest finds.
+/// The guest's clock chip.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Rtc {
-    /// No chip. Linux takes the time from kvm-clock.
+    /// No chip. Linux has the time from kvm-clock.
     #[default]
     None,
-    /// A chip that shows UTC, as Linux expects.
+    /// A chip with UTC, as Linux expects.
     Utc,
-    /// A chip that shows the host's local time.
+    /// A chip with the host's local time.
     Localtime,
 }
 
-/// What the guest's memory is in the host.
+/// What backs the guest's memory on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -40,7 +40,7 @@ pub enum MemBacking {
     /// Private memory of the process.
     #[default]
     Anonymous,
-    /// A memfd (memfd_create(2)), which other processes can map too.
+    /// A memfd (memfd_create(2)), which other processes can map.
     Memfd,
 }
 
@@ -57,17 +57,17 @@ pub enum OnReboot {
     Exit,
 }
 
-/// Which of the guest's consoles this side's terminal gets.
+/// The guest's console that the terminal has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
 pub enum ConsoleChoice {
-    /// The first serial port: there from the guest's first instruction on.
+    /// The first serial port: works from the guest's first instruction on.
     #[default]
     #[serde(rename = "ttyS0")]
     #[cfg_attr(feature = "cli", value(name = "ttyS0"))]
     Ttys0,
-    /// The virtio console: faster, there once the guest has loaded its driver.
+    /// The virtio console: faster, works once the guest has loaded its driver.
     #[serde(rename = "hvc0")]
     #[cfg_attr(feature = "cli", value(name = "hvc0"))]
     Hvc0,
@@ -79,7 +79,7 @@ impl From<PathBuf> for Initrd {
     }
 }
 
-/// As the command line gives it: a path need not be UTF-8.
+/// From the command line: the path need not be UTF-8.
 impl From<OsString> for Initrd {
     fn from(path: OsString) -> Self {
         PathBuf::from(path).into()

@@ -1,4 +1,4 @@
-//! A named port that is asked for: a byte stream between guest and host.
+//! The description of a named port: a byte stream between guest and host.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::words::{DeviceError, Word, once, split};
 const PORT: &str = "port";
 const EXAMPLE: &str = "name=agent,socket=agent.sock";
 
-/// A port that the guest has as `/dev/virtio-ports/NAME` and the host as a Unix socket. As text it is
+/// A port: `/dev/virtio-ports/NAME` in the guest, a Unix socket on the host. As text it is
 /// `name=NAME,socket=PATH`, where a comma in the path is written twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -21,7 +21,7 @@ const EXAMPLE: &str = "name=agent,socket=agent.sock";
 pub struct PortSpec {
     /// Its name in the guest.
     pub name: PortName,
-    /// The socket, which is made at the start.
+    /// The socket, which is created at the start.
     pub socket: PathBuf,
 }
 
@@ -31,10 +31,10 @@ impl PortSpec {
         PortSpec { name, socket: socket.into() }
     }
 
-    /// As the command line gives it: a path need not be UTF-8.
+    /// Parses the text of the command line. The path need not be UTF-8.
     ///
     /// # Errors
-    /// [`DeviceError`] for what is missing and for what is no option of a port.
+    /// [`DeviceError`] for a missing, unknown or wrong option.
     pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
         let (mut name, mut socket) = (None, None);
         for word in split(text) {
@@ -70,15 +70,15 @@ impl FromStr for PortSpec {
     }
 }
 
-/// The name of a port: a file's name in the guest.
+/// Name of a port: a file name in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PortName(String);
 
 impl PortName {
-    /// Longest name.
+    /// Maximum length.
     pub const MAX: usize = 63;
 
-    /// Its text.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Amounts of memory that a person writes.
+//! Amounts of memory as people write them.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -23,38 +23,38 @@ pub struct MemSize {
     mib: u64,
 }
 
-/// Why a text is no amount.
+/// Why a text is not an amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SizeError {
-    /// No number, or a unit that is not known.
+    /// Not a number, or an unknown unit.
     #[error("`{0}` is not an amount of memory; write MiB as a plain number, or a unit: `512`, `512M`, `2G`")]
     NotMemory(String),
-    /// Nothing at all, or less than can be counted.
+    /// Zero.
     #[error(
         "a machine cannot have `{0}` of memory; give it at least `1M`, and a Debian guest `128M` or more"
     )]
     TooLittle(String),
-    /// More than any host has.
+    /// More than the maximum.
     #[error(
         "`{0}` is more memory than a machine can have (64 TiB); a plain number counts MiB, so 2 GiB is `2048` or `2G`"
     )]
     TooMuch(String),
-    /// No count of processors.
+    /// Not a number of processors.
     #[error("`{0}` is not a number of processors; write a whole number from 1 to 255, such as `2`")]
     NotCpus(String),
 }
 
 impl MemSize {
-    /// What a machine gets that does not say.
+    /// The default.
     pub const DEFAULT: MemSize = MemSize { mib: 512 };
-    /// The most that can be asked for: 64 TiB, which a 46-bit physical address reaches.
+    /// The maximum: 64 TiB, which is what 46-bit physical addresses can reach.
     pub const MAX: MemSize = MemSize { mib: 64 << 20 };
 
-    /// `mib` MiB.
+    /// Makes an amount of MiB.
     ///
     /// # Errors
-    /// [`SizeError::TooLittle`] for none, [`SizeError::TooMuch`] past [`MemSize::MAX`].
+    /// [`SizeError::TooLittle`] for 0, [`SizeError::TooMuch`] above [`MemSize::MAX`].
     pub fn from_mib(mib: u64) -> Result<Self, SizeError> {
         match mib {
             0 => Err(SizeError::TooLittle("0 MiB".into())),
@@ -80,7 +80,7 @@ impl Default for MemSize {
     }
 }
 
-/// MiB that a text says, none included.
+/// The MiB of a text, which may be 0.
 fn amount(text: &str) -> Result<u64, SizeError> {
     let wrong = || SizeError::NotMemory(text.into());
     let trimmed = text.trim();
@@ -113,7 +113,7 @@ impl FromStr for MemSize {
     }
 }
 
-/// For people, with a space: `512 MiB`, `2 GiB`.
+/// For messages, with a space: `512 MiB`, `2 GiB`.
 impl fmt::Display for MemSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.mib.is_multiple_of(1024) {
@@ -124,7 +124,7 @@ impl fmt::Display for MemSize {
     }
 }
 
-/// As the command line and the file take it: a plain number of MiB.
+/// A plain number of MiB, as the command line and the file accept it.
 impl Serialize for MemSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.mib)
@@ -138,17 +138,17 @@ impl<'de> Deserialize<'de> for MemSize {
     }
 }
 
-/// How much of a guest's memory its balloon holds: whole MiB, perhaps none.
+/// Size of the balloon in whole MiB; may be 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BalloonSize {
     mib: u64,
 }
 
 impl BalloonSize {
-    /// `mib` MiB.
+    /// Makes an amount of MiB.
     ///
     /// # Errors
-    /// [`SizeError::TooMuch`] past [`MemSize::MAX`].
+    /// [`SizeError::TooMuch`] above [`MemSize::MAX`].
     pub fn from_mib(mib: u64) -> Result<Self, SizeError> {
         if mib > MemSize::MAX.mib {
             Err(SizeError::TooMuch(format!("{mib} MiB")))
@@ -190,7 +190,7 @@ impl<'de> Deserialize<'de> for BalloonSize {
     }
 }
 
-/// Reads a value from a number or from the text that the command line would take; holds what to say of other types.
+/// Reads a value from a number or from the text of the command line. It holds the message for other types.
 pub(super) struct NumberOrText<T>(pub(super) &'static str, pub(super) PhantomData<T>);
 
 impl<T: FromStr<Err = SizeError>> Visitor<'_> for NumberOrText<T> {

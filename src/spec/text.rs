@@ -1,4 +1,4 @@
-//! Devices in a TOML file: each a text, as the command line takes it, or a table; one alone, or a list of them.
+//! Devices in a file: each is a text as on the command line, or a table; one alone, or a list.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A device: its own `Deserialize` is the table.
+/// A device. Its own `Deserialize` reads the table.
 pub(super) trait Device: FromStr<Err: fmt::Display> + for<'de> Deserialize<'de> {
     /// An example of the text, for messages.
     const EXAMPLE: &'static str;
@@ -56,7 +56,7 @@ impl<'de, T: Device> Deserialize<'de> for One<T> {
     }
 }
 
-/// Gives a list of exactly one, so that both visitors share their work.
+/// Returns a list of exactly one, so that both visitors share their code.
 struct OneVisitor<T>(PhantomData<T>);
 
 fn from_text<T: Device, E: de::Error>(text: &str) -> Result<Vec<T>, E> {
@@ -107,7 +107,7 @@ impl<'de, T: Device> Visitor<'de> for Many<T> {
     }
 }
 
-/// `Deserialize` and `Serialize` of a small value by its text.
+/// Implements `Deserialize` and `Serialize` of a small value by its text.
 macro_rules! by_text {
     ($($kind:ty),*) => {$(
         impl serde::Serialize for $kind {

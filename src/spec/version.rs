@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::SpecError;
+
 /// Version of the format of a written [`Spec`](super::Spec). A description without a version is of the current one.
 ///
 /// A description of another version is refused, because its keys may mean something else.
@@ -14,7 +16,7 @@ impl SpecVersion {
     pub const CURRENT: SpecVersion = SpecVersion(1);
 
     /// The number.
-    pub fn get(self) -> u32 {
+    pub const fn get(self) -> u32 {
         self.0
     }
 }
@@ -25,24 +27,11 @@ impl Default for SpecVersion {
     }
 }
 
-/// A version that this crate does not know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "version {found} of the format of a machine's description is not known here; this minivmm reads version {known}: \
-     use the minivmm that wrote it, or describe the machine with `version = {known}`",
-    known = SpecVersion::CURRENT.0
-)]
-#[non_exhaustive]
-pub struct SpecVersionError {
-    /// The version that was found.
-    pub found: u32,
-}
-
 impl TryFrom<u32> for SpecVersion {
-    type Error = SpecVersionError;
+    type Error = SpecError;
 
-    fn try_from(number: u32) -> Result<Self, SpecVersionError> {
-        if number == Self::CURRENT.0 { Ok(Self::CURRENT) } else { Err(SpecVersionError { found: number }) }
+    fn try_from(number: u32) -> Result<Self, SpecError> {
+        if number == Self::CURRENT.0 { Ok(Self::CURRENT) } else { Err(SpecError::Version { found: number }) }
     }
 }
 

@@ -1,29 +1,29 @@
-//! The syntax that devices are asked for in: words with commas between them, such as `vm0.raw,ro,serial=s1`.
+//! The syntax of devices on the command line: words separated by commas, such as `vm0.raw,ro,serial=s1`.
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Why a text describes no device.
+/// Why a text does not describe a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// Nothing between two commas, or nothing at all.
+    /// An empty word.
     #[error("there is nothing {0} in it; a comma that belongs to a path is written twice: `,,`")]
     Empty(&'static str),
-    /// A word that this kind of device does not have.
+    /// An unknown option.
     #[error(
         "a {device} has no option `{word}`; it has {known}, and a comma that belongs to a path is written twice: `,,`"
     )]
     Unknown {
         /// The kind of device.
         device: &'static str,
-        /// What was written.
+        /// The option as written.
         word: String,
-        /// What could have been.
+        /// The known options.
         known: &'static str,
     },
-    /// An option that stands there twice.
+    /// An option that is given twice.
     #[error("a {device} has `{word}` once, and here it stands twice")]
     Twice {
         /// The kind of device.
@@ -31,41 +31,41 @@ pub enum DeviceError {
         /// The option.
         word: &'static str,
     },
-    /// An option that must stand there.
+    /// A required option is missing.
     #[error("a {device} needs `{word}`; write it as in `{example}`")]
     Missing {
         /// The kind of device.
         device: &'static str,
         /// The option.
         word: &'static str,
-        /// A whole device.
+        /// An example of a whole device.
         example: &'static str,
     },
-    /// A serial number that no guest can be told.
+    /// Not a serial number.
     #[error("`{0}` cannot be a disk's serial number, which is 1 to 20 printable ASCII characters")]
     Serial(String),
-    /// A number of queues that cannot be had.
-    #[error("`{0}` is not a number of queues; write a whole number from 1 to {max}", max = super::DiskQueues::MAX)]
+    /// Not a number of queues or threads.
+    #[error("`{0}` is not a number of queues or threads; write a whole number from 1 to {max}", max = super::DiskQueues::MAX)]
     Queues(String),
-    /// No name of a network interface.
+    /// Not a name of a network interface.
     #[error(
         "`{0}` cannot be the name of a network interface, which is 1 to 15 characters without `/`, `:` or spaces"
     )]
     Interface(String),
-    /// No MAC address.
+    /// Not a MAC address.
     #[error("`{0}` is not a MAC address; write six bytes in hexadecimal, such as `ba:ad:00:ca:fe:02`")]
     Mac(String),
-    /// An address that an interface cannot have.
+    /// A MAC address that an interface cannot have.
     #[error(
         "`{0}` cannot be the MAC address of an interface: it {1}; `02:00:00:00:00:01` is one of those for local use"
     )]
     MacKind(String, &'static str),
-    /// A name that the guest cannot show as a file.
+    /// Not a name of a port.
     #[error(
         "`{0}` cannot be the name of a port, which is 1 to 63 printable ASCII characters without `/`, `,` or spaces"
     )]
     Port(String),
-    /// A name that no machine can have.
+    /// Not a name of a machine.
     #[error(
         "`{0}` cannot be the name of a machine, which is 1 to 63 letters, digits, `.`, `_` and `-`, and begins with \
          a letter, a digit or `_`"
@@ -79,7 +79,7 @@ pub(super) struct Word {
     pub(super) value: Option<OsString>,
 }
 
-/// Cuts a text at its commas; two of them in a row are one that belongs to the word.
+/// Splits a text at its commas. Two commas in a row are one comma of the word.
 pub(super) fn split(text: &OsStr) -> Vec<OsString> {
     let mut words = vec![Vec::new()];
     let mut bytes = text.as_bytes().iter().copied().peekable();
@@ -94,7 +94,7 @@ pub(super) fn split(text: &OsStr) -> Vec<OsString> {
 }
 
 impl Word {
-    /// Takes a word apart at its first `=`.
+    /// Splits a word at its first `=`.
     pub(super) fn parse(word: &OsStr) -> Self {
         let bytes = word.as_bytes();
         let (name, value) = match bytes.iter().position(|byte| *byte == b'=') {
@@ -105,7 +105,7 @@ impl Word {
         Word { name: String::from_utf8_lossy(name).into_owned(), value }
     }
 
-    /// The value as text; what is not UTF-8 is wrong wherever this is asked for, and shown as far as it can be.
+    /// The value as text. Callers accept no value that is not UTF-8, so replacement characters appear in messages only.
     pub(super) fn text(&self) -> String {
         self.value.as_deref().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -119,7 +119,7 @@ impl Word {
     }
 }
 
-/// Puts `value` where none is yet.
+/// Sets `value`, which must not be set yet.
 pub(super) fn once<T>(
     place: &mut Option<T>,
     value: T,

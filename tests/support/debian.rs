@@ -136,21 +136,13 @@ pub(crate) fn in_tools(command: &str) -> String {
 
 /// Lines of the banner begin so.
 #[track_caller]
-fn banner_says(console: &Process, lines: &[&str]) {
+pub(crate) fn banner_says(console: &Process, lines: &[&str]) {
     let text = console.so_far();
     for line in lines {
         let said =
             text.lines().any(|said| said.strip_prefix("~> ").is_some_and(|said| said.starts_with(line)));
         assert!(said, "the banner does not say {line:?}: {text}");
     }
-}
-
-/// Starts the shell line and sees systemd start from the disk; that will do.
-#[track_caller]
-pub(crate) fn starts_from_its_disk(line: &str, banner: &[&str]) {
-    let mut console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
-    console.expect("Welcome to \x1b[1mDebian GNU/Linux 12", BOOT).unwrap();
-    banner_says(&console, banner);
 }
 
 /// A TAP for group kvm, as the courses make it; gone with this value, as is all that was put behind it.

@@ -76,7 +76,7 @@ impl ConfigSpace {
         u32::from_le_bytes(field)
     }
 
-    /// The driver writes; bits that are not its own stay. No device waits for it: each looks when it needs to know.
+    /// The driver writes; read-only bits stay. Devices read the fields when they need them.
     pub(crate) fn driver_writes(&self, offset: usize, data: &[u8]) {
         let mut bytes = self.lock();
         let masks = self.writable.get(offset..).unwrap_or_default();

@@ -23,7 +23,7 @@ impl Count {
     }
 }
 
-/// What a device has done since it was made. Only the thread of its worker counts.
+/// What a device has done on one thread since it was made. Only that thread counts.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Chains that went back to the driver; those of one frame together are one.
@@ -34,9 +34,8 @@ pub struct Counters {
     pub bytes_out: Count,
     /// Requests that were refused or failed, and frames that were lost.
     pub errors: Count,
-    /// Times that a doorbell woke the thread; kicks that come together wake it once. A queue that has not come to its end rings
-    /// its doorbell itself.
+    /// Times that a doorbell woke the thread; kicks that come together wake it once.
     pub kicks: Count,
-    /// Times that the driver was told of used buffers.
+    /// Interrupts for used buffers.
     pub interrupts: Count,
 }

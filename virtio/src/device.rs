@@ -71,7 +71,7 @@ pub trait Device: Debug + Send {
     /// looked at once after this, as if it had been kicked.
     ///
     /// # Errors
-    /// The host refused something; the device then says that it needs a reset.
+    /// The host refused something; the device then needs a reset.
     fn start(&mut self, cx: &mut Context<'_, Self::Poller>) -> io::Result<()>;
 
     /// The driver put something into queue `queue`.
@@ -137,7 +137,7 @@ pub(crate) const SLOT_TOKENS: Token = 0x1000;
 /// What a device works with while it runs.
 #[derive(Debug)]
 pub struct Context<'a, P> {
-    /// The queues; `None` for one that the driver did not enable, or that is broken.
+    /// The queues; `None` for one that the driver did not enable, that is broken, or that another thread serves.
     pub queues: &'a mut [Option<Queue>],
     /// What was negotiated.
     pub features: u64,
@@ -161,7 +161,7 @@ impl<P: Poller> Context<'_, P> {
         self.features & bits == bits
     }
 
-    /// From now on [`Device::ready`] hears as `token` (below [`MOST_TOKENS`]) of `fd`.
+    /// From now on [`Device::ready`] is called with `token` (below [`MOST_TOKENS`]) when `fd` is ready.
     ///
     /// # Errors
     /// The host refused.

@@ -1,7 +1,7 @@
 //! Which pages of guest memory this process has written, for saving a machine while it runs.
 //!
 //! KVM logs what the guest writes. What devices write is marked here: by vm-memory wherever it writes, and by
-//! [`Memory::written`](crate::memory::Memory::written) where the kernel wrote through a pointer. While nobody wants to know, a write
+//! [`Memory::written`](crate::memory::Memory::written) where the kernel wrote through a pointer. While the log is off, a write
 //! costs one load more.
 
 use std::sync::OnceLock;

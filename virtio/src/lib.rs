@@ -60,7 +60,7 @@ impl DeviceKind {
         0x1040 + self.id()
     }
 
-    /// The PCI class that says to people what the function is: class, subclass, programming interface.
+    /// The PCI class that lspci shows: class, subclass, programming interface.
     pub const fn pci_class(self) -> u32 {
         match self {
             DeviceKind::Network => 0x02_0000,

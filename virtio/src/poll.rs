@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll as SysEpoll, EpollEvent, EventSet};
 
-/// Names a source of events to whoever asked to watch it.
+/// Names a watched source of events.
 pub type Token = u32;
 
 /// What to watch a file descriptor for. Events come at edges: after one, read (or write) until it would block.
@@ -15,9 +15,7 @@ pub type Token = u32;
 pub enum Interest {
     /// There is something to read.
     Read,
-    /// There is room to write.
-    Write,
-    /// Either.
+    /// There is something to read, or room to write.
     Both,
 }
 
@@ -86,7 +84,6 @@ impl Poller for Epoll {
         let events = EventSet::EDGE_TRIGGERED
             | match interest {
                 Interest::Read => EventSet::IN,
-                Interest::Write => EventSet::OUT,
                 Interest::Both => EventSet::IN | EventSet::OUT,
             };
         self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, token.into()))

@@ -1,4 +1,5 @@
-//! How a device reaches its driver: a vector a queue and one for configuration (virtio 1.3 §4.1.5.1, §4.1.4.5).
+//! The registers that a worker shares with the transport: status, interrupt status and vectors; with them a device raises its
+//! interrupts, one for each queue and one for configuration (virtio 1.3 §4.1.5.1, §4.1.4.5).
 
 use std::fmt::Display;
 use std::os::fd::RawFd;
@@ -8,9 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use devices::irq::Irq;
 use devices::pci::msix::MsixVector;
 
-use crate::counters::Counters;
-
-/// What says that there is no vector (virtio 1.3 §4.1.5.1.2).
+/// No vector (virtio 1.3 §4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
@@ -22,7 +21,7 @@ pub(crate) const NEEDS_RESET: u8 = 64;
 /// Failures of a device that are logged.
 const MOST_LOGGED: u32 = 4;
 
-/// Hears of devices that cannot go on.
+/// Is told of devices that cannot go on.
 pub trait Failures: std::fmt::Debug + Send + Sync {
     /// `device` waits for its driver to reset it, because of `reason`. Once for each failure, on any thread, which must not
     /// be kept waiting: a guest may make its devices fail all day.
@@ -39,9 +38,8 @@ pub struct SharedRegisters {
     /// The device status register, for [`NEEDS_RESET`].
     status: AtomicU8,
     failures: AtomicU32,
-    /// Its name, and who hears when it fails.
+    /// The device's name, and the listener that is told of failures.
     listener: Option<(String, Arc<dyn Failures>)>,
-    counters: Arc<Counters>,
 }
 
 impl SharedRegisters {
@@ -57,20 +55,14 @@ impl SharedRegisters {
             status: AtomicU8::new(0),
             failures: AtomicU32::new(0),
             listener: None,
-            counters: Arc::default(),
         }
     }
 
-    /// Of the device `name`, whose failures `listener` hears.
+    /// Those of the device `name`, whose failures `listener` is told of.
     #[must_use]
     pub fn heard_by(mut self, name: String, listener: Arc<dyn Failures>) -> Self {
         self.listener = Some((name, listener));
         self
-    }
-
-    /// What the device has done.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
     }
 
     /// Buffers of queue `index` were used.
@@ -78,11 +70,10 @@ impl SharedRegisters {
         self.queue_by(index, |_| false);
     }
 
-    /// As [`SharedRegisters::queue`]; where that means to write to an eventfd, `write` is asked first, and says whether it
+    /// As [`SharedRegisters::queue`]; where that means to write to an eventfd, `write` is asked first, and returns whether it
     /// does it.
     pub(crate) fn queue_by(&self, index: u16, write: impl FnOnce(RawFd) -> bool) {
         let Some(vector) = self.queues.get(usize::from(index)) else { return };
-        self.counters.interrupts.add_one();
         let event = self.vectors.get(usize::from(vector.load(Ordering::Acquire))).and_then(Irq::event);
         if !event.is_some_and(write) {
             self.raise(vector, ISR_QUEUE);
@@ -96,8 +87,8 @@ impl SharedRegisters {
     }
 
     /// The device cannot go on, because of what its driver did ([`log::Level::Warn`]) or the host refused
-    /// ([`log::Level::Error`]): §2.1.2, DEVICE_NEEDS_RESET, and who has to know is told. The log has the first few, since a
-    /// guest may do it all day.
+    /// ([`log::Level::Error`]): §2.1.2: sets DEVICE_NEEDS_RESET, tells the listener and the driver. The log has the first few,
+    /// since a guest may cause them all day.
     pub(crate) fn fail(&self, level: log::Level, reason: &dyn Display) {
         let device = self.listener.as_ref().map_or("a device", |(name, _)| name);
         match self.failures.fetch_add(1, Ordering::Relaxed) {

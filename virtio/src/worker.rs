@@ -1,8 +1,9 @@
 //! Worker threads: each owns devices and their queues while their drivers are at work.
 //!
-//! A thread begins with the first device that starts on it, so that a device without a driver costs nothing. One
-//! command, stop, serves reset, pause, saving and removal: it gives back the device and where its queues stand. Another,
-//! quiesce, lets a device rest on its slot until go: commands are obeyed in order, so that nobody has to wait for either.
+//! A thread begins with the first device that starts on it, so that a device without a driver costs nothing. The command
+//! stop serves reset, pause, saving and removal: it gives back the device and the positions of its queues. The command
+//! quiesce keeps a device idle on its slot until go. Commands are executed in order, so the caller of quiesce and go need
+//! not wait for either.
 
 use std::fmt;
 use std::io;
@@ -16,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use crate::counters::Counters;
 use crate::device::{Context, Device, KICK, Message, SLOT_TOKENS, TIMER};
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
@@ -34,11 +36,12 @@ pub(crate) struct Activation<P> {
     pub(crate) device: Box<dyn Device<Poller = P>>,
     pub(crate) name: String,
     pub(crate) queues: Vec<Option<Queue>>,
-    /// A doorbell a queue, in the same order.
-    pub(crate) kicks: Vec<Arc<EventFd>>,
+    /// The doorbells of the queues that this thread serves.
+    pub(crate) kicks: Vec<(u16, Arc<EventFd>)>,
     pub(crate) features: u64,
     pub(crate) memory: Memory,
     pub(crate) shared: Arc<SharedRegisters>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// What [`Worker::stop`] gives back.
@@ -95,6 +98,20 @@ impl<P: Poller + 'static> Worker<P> {
         Arc::new(Worker { name: name.into(), state: Mutex::new(state) })
     }
 
+    /// Starts its thread now, so that what it waits in is made beside other work; [`Worker::start`] does it otherwise. `None` if
+    /// the thread is there already.
+    ///
+    /// # Errors
+    /// The host refused a thread or a file descriptor.
+    pub fn begin(&self) -> io::Result<Option<Ready>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { make, running, .. } = &mut *state;
+        let Some(make) = make.take() else { return Ok(None) };
+        let (made, ready) = mpsc::channel();
+        *running = Some(spawn(&self.name, make, Some(made))?);
+        Ok(Some(Ready(ready)))
+    }
+
     /// Starts `job`'s device.
     ///
     /// # Errors
@@ -105,7 +122,7 @@ impl<P: Poller + 'static> Worker<P> {
         let State { make, running, slots } = &mut *state;
         let running = match running {
             Some(running) => running,
-            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make)) {
+            None => match make.take().ok_or_else(gone).and_then(|make| spawn(&self.name, make, None)) {
                 Ok(new) => running.insert(new),
                 Err(error) => return Err((error, job)),
             },
@@ -119,22 +136,22 @@ impl<P: Poller + 'static> Worker<P> {
         }
     }
 
-    /// Stops a device; it comes through the channel when its work has ended. Nothing comes if the thread has died.
+    /// Stops a device; it comes through the channel when its work has ended. The channel closes if the thread has died.
     pub(crate) fn stop(&self, id: SlotId) -> Receiver<Stopped<P>> {
         let (sender, receiver) = mpsc::channel();
         self.send(Command::Stop(id, sender));
         receiver
     }
 
-    /// Has a device end its work and rest until [`Worker::go`]: no guest memory changes and no chain is taken. The channel
-    /// says when; it closes with no word if the thread has died.
+    /// Has a device end its work and stay idle until [`Worker::go`]: no guest memory changes and no chain is taken. The
+    /// channel gets a value when that is so; it closes without one if the thread has died.
     pub(crate) fn quiesce(&self, id: SlotId) -> Receiver<()> {
         let (sender, receiver) = mpsc::channel();
         self.send(Command::Quiesce(id, sender));
         receiver
     }
 
-    /// Has a device that rests go on where it stands. Harmless for others.
+    /// Has a quiesced device continue at its positions. Does nothing to others.
     pub(crate) fn go(&self, id: SlotId) {
         self.send(Command::Go(id));
     }
@@ -147,7 +164,7 @@ impl<P: Poller + 'static> Worker<P> {
     fn send(&self, command: Command<P>) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = &state.running {
-            // A thread that died has dropped the receiver; whoever waits for an answer sees it.
+            // A thread that died has dropped the receiver; a caller that waits for an answer sees that.
             let _ = running.send(command);
         }
     }
@@ -158,10 +175,10 @@ fn gone() -> io::Error {
 }
 
 impl<P> Running<P> {
-    /// The command comes back if nobody takes it.
+    /// The command comes back if the thread is gone.
     fn send(&self, command: Command<P>) -> Result<(), Option<Command<P>>> {
         self.commands.send(command).map_err(|error| Some(error.0))?;
-        // WorkerLoop in the counter is for 2^64 commands.
+        // The counter has room for 2^64 commands.
         self.bell.write(1).map_err(|_| None)
     }
 }
@@ -177,7 +194,25 @@ impl<P: Poller + 'static> Drop for Worker<P> {
     }
 }
 
-fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Running<P>> {
+/// A worker's thread that was begun, and makes what it waits in.
+#[derive(Debug)]
+pub struct Ready(Receiver<io::Result<()>>);
+
+impl Ready {
+    /// Waits until it is made.
+    ///
+    /// # Errors
+    /// The host refused it; no device of this worker would work.
+    pub fn wait(self) -> io::Result<()> {
+        self.0.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn spawn<P: Poller + 'static>(
+    name: &str,
+    make: MakePoller<P>,
+    made: Option<Sender<io::Result<()>>>,
+) -> io::Result<Running<P>> {
     let (commands, receiver) = mpsc::channel();
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
     let (own_bell, own_name) = (bell.clone(), name.to_owned());
@@ -189,10 +224,16 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
         let failed = |error| log::error!("{own_name}: its thread cannot wait for work: {error}");
         match poller {
             Ok(poller) => {
+                if let Some(made) = made {
+                    let _ = made.send(Ok(()));
+                }
                 WorkerLoop { poller, slots: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
             }
             Err(error) => {
-                failed(error);
+                match made {
+                    Some(made) => drop(made.send(Err(error))),
+                    None => failed(error),
+                }
                 refuse(&receiver);
             }
         }
@@ -200,7 +241,7 @@ fn spawn<P: Poller + 'static>(name: &str, make: MakePoller<P>) -> io::Result<Run
     Ok(Running { commands, bell, thread })
 }
 
-/// What a thread does that the host gave nothing to wait in: drivers hear that their devices do not work.
+/// The loop of a thread whose poller could not be made: it marks each device as failed.
 fn refuse<P>(commands: &Receiver<Command<P>>) {
     for command in commands {
         match command {
@@ -251,7 +292,7 @@ impl<P: Poller> WorkerLoop<P> {
             let deadline = self.slots.iter().flatten().filter_map(|slot| slot.deadline).min();
             let limit = deadline.map(|time| time.saturating_duration_since(Instant::now()));
             self.poller.wait(limit, &mut ready)?;
-            // Events before commands: they are for the devices that sit here now, not for those that come next.
+            // Events before commands: they are for the devices that are here now, not for those that come next.
             let called = ready.contains(&BELL);
             for token in ready.drain(..) {
                 self.dispatch(token);
@@ -269,14 +310,14 @@ impl<P: Poller> WorkerLoop<P> {
         Ok(())
     }
 
-    /// Does what was commanded; `false` if that is to end.
+    /// Executes all commands; `false` if one of them was to quit.
     fn obey(&mut self) -> bool {
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Start(id, job)) => self.enter(id, *job),
                 Ok(Command::Stop(id, answer)) => {
                     if let Some(stopped) = self.find(id).and_then(|place| self.leave(place)) {
-                        // Whoever asked may have given up; the device ends here then.
+                        // The caller may have dropped the receiver; the device ends here then.
                         let _ = answer.send(stopped);
                     }
                 }
@@ -332,11 +373,11 @@ impl<P: Poller> WorkerLoop<P> {
         self.begin(place);
     }
 
-    /// A device that rests is at work from here on.
+    /// Starts a device that is idle.
     fn begin(&mut self, place: usize) {
         self.set_at(place, At::Work);
         if !self.with(place, |device, cx| device.start(cx).map_err(Fault::Host)) {
-            // Half started: it hears of nothing before its driver resets it.
+            // Half started: it gets no event before its driver resets it.
             self.unwatch_all(place);
             self.set_at(place, At::Fault);
             return;
@@ -349,9 +390,9 @@ impl<P: Poller> WorkerLoop<P> {
             Some(Some(slot)) => slot.job.kicks.clone(),
             _ => return,
         };
-        for (queue, kick) in (0u16..).zip(&kicks) {
-            let token = base(place) + KICK + Token::from(queue);
-            // What rang before now is no news: the queue is looked at below. A doorbell that never rang refuses.
+        for (queue, kick) in &kicks {
+            let token = base(place) + KICK + Token::from(*queue);
+            // Clear earlier kicks: the queue is served below in any case. An eventfd at zero gives an error.
             let _ = kick.read();
             match self.poller.watch(kick.as_raw_fd(), token, Interest::Read) {
                 Ok(()) => {
@@ -363,12 +404,12 @@ impl<P: Poller> WorkerLoop<P> {
                     self.with(place, |_, _| Err(Fault::Host(error)));
                 }
             }
-            // Whatever was made available before the doorbell was heard.
-            self.kicked(place, queue);
+            // Serve what was made available before the doorbell was watched.
+            self.kicked(place, *queue);
         }
     }
 
-    /// Ends a device's work. What it has completed is the driver's, and its queues stay where they stand.
+    /// Ends a device's work. Its queues keep their positions.
     fn rest(&mut self, place: usize) {
         if self.at(place) != Some(At::Work) {
             return;
@@ -382,10 +423,10 @@ impl<P: Poller> WorkerLoop<P> {
             device.stop(cx);
             Ok(())
         });
-        // This also has a ring of the host do what it was given.
+        // This also submits what an io_uring engine has collected.
         self.unwatch_all(place);
         let Some(Some(slot)) = self.slots.get_mut(place) else { return };
-        // What was completed and not yet said is said now: a queue's saved state does not remember it.
+        // Interrupt now for completed chains: a queue's saved state does not have it.
         for queue in slot.job.queues.iter_mut().flatten() {
             if let Err(fault) = queue.notify() {
                 log::debug!("{}: {fault} while it stopped", slot.job.name);
@@ -419,7 +460,7 @@ impl<P: Poller> WorkerLoop<P> {
         match token.checked_sub(KICK).map(u16::try_from) {
             Some(Ok(queue)) if token != TIMER => {
                 if let Some(Some(slot)) = self.slots.get(place) {
-                    slot.job.shared.counters().kicks.add_one();
+                    slot.job.counters.kicks.add_one();
                 }
                 self.kicked(place, queue);
             }
@@ -484,7 +525,7 @@ impl<P: Poller> WorkerLoop<P> {
     }
 }
 
-/// Only a panic, or a host that refuses to wait, leaves devices behind: their drivers hear of it.
+/// Devices are left only after a panic or an error of the poller: they are marked as failed.
 impl<P: Poller> Drop for WorkerLoop<P> {
     fn drop(&mut self) {
         let waiting =

@@ -1,7 +1,7 @@
 //! A function's configuration space: values, what the guest may write, and where changes are published.
 //!
-//! Conventional functions have 256 bytes; the rest of a function's 4 KiB in the ECAM reads as zero, which says
-//! "no extended capability" to those who look (PCI Express 5.0 §7.6.2).
+//! Conventional functions have 256 bytes; the rest of a function's 4 KiB in the ECAM reads as zero, which means
+//! "no extended capability" (PCI Express 5.0 §7.6.2).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub const CONFIG_SIZE: usize = 256;
 /// is left alone: one exit less a function.
 const LATENCY_TIMER: u8 = 64;
 
-/// Who a function is.
+/// Identification registers of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// Vendor id.

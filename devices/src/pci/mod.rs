@@ -2,7 +2,7 @@
 //!
 //! The guest reads configuration space from memory without an exit: every [`config::ConfigSpace`] writes each change
 //! of itself to the [`EcamMirror`], so the two cannot differ. What the guest writes arrives at [`root::PciRoot`], which
-//! applies it and keeps the map of who answers where. A function ([`function::PciFunction`]) knows its registers and
+//! applies it and keeps the address map. A function ([`function::PciFunction`]) knows its registers and
 //! is told where its BARs are; it knows no slot, no window and no other function.
 //!
 //! Order of locks: the root's bus, then a function, then a vector of its MSI-X table.

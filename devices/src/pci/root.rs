@@ -1,4 +1,4 @@
-//! The PCI bus: takes the guest's configuration writes, and knows which function answers at which address.
+//! The PCI bus: takes the guest's configuration writes, and decodes addresses to functions.
 //!
 //! A BAR answers when its function's memory enable bit is set, it lies in one of the machine's windows whole, and no
 //! BAR of a lower slot lies there already. Anywhere else (over RAM, over the ECAM, over another BAR) it is nowhere.
@@ -28,7 +28,7 @@ pub struct PciRoot {
     mirror: Arc<dyn EcamMirror>,
     windows: Windows,
     bus: Mutex<BusState>,
-    /// Who answers where, by address; replaced as a whole, with `bus` locked.
+    /// The BARs that answer, by address; replaced as a whole, with `bus` locked.
     decoded: RwLock<Vec<Mapping>>,
 }
 
@@ -43,7 +43,7 @@ struct Slot {
     function: SharedFunction,
     /// Where its registers put its BARs.
     wanted: Vec<BarRange>,
-    /// Where they are, as the function was told.
+    /// Where they are; the function was told.
     placed: Vec<BarRange>,
 }
 
@@ -59,7 +59,7 @@ struct Mapping {
 /// A function that does not go on the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PciError {
-    /// Somebody sits there.
+    /// The slot is in use.
     #[error("PCI slot {0} is taken already")]
     Taken(FunctionAddress),
     /// No addresses left.
@@ -127,7 +127,7 @@ impl PciRoot {
         Ecam(self.clone())
     }
 
-    /// One function's part of a configuration read: zeros for an absent one, but for the word that says so.
+    /// One function's part of a configuration read: zeros for an absent one, except for its id.
     pub(super) fn config_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let Some((address, register)) = split_ecam(offset) else { return };
@@ -164,8 +164,8 @@ impl PciRoot {
         }
     }
 
-    /// Makes the address map follow what the functions want, and tells those whose BARs came, went or moved: first
-    /// everyone who leaves, then everyone who comes.
+    /// Updates the address map from the functions' registers, and tells the functions whose BARs changed: first all ranges
+    /// that end, then all that begin.
     fn place(&self, bus: &mut BusState) {
         let mut taken: Vec<Mapping> = Vec::new();
         let mut next: Vec<Vec<BarRange>> = Vec::new();
@@ -195,7 +195,7 @@ impl PciRoot {
         }
     }
 
-    /// Who answers to the whole of an access, and where in its BAR.
+    /// The function and BAR that answer to the whole of an access, and the offset in the BAR.
     pub(super) fn find(&self, address: u64, len: usize) -> Option<(SharedFunction, BarIndex, u64)> {
         let end = address.checked_add(len as u64)?;
         let decoded = self.decoded.read().unwrap_or_else(PoisonError::into_inner);

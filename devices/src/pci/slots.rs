@@ -1,4 +1,4 @@
-//! The PCI slots of bus 0: who sits where, in one table, with its reason.
+//! The PCI slots of bus 0: which device is in which slot, in one table, with the reasons.
 //!
 //! A guest derives names from the slot: the network interface in slot 1 is `enp0s1`, disks are `vda`, `vdb`, ... in
 //! the order of their slots. So each kind has a range of its own: adding a disk renames no network interface, and

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Serial;
 use crate::console::{ByteQueue, Closed};
 
-/// How often a sender that waits for room looks again whether the port has seen all there is.
+/// How often a sender that waits for room pokes the port again.
 const ROOM: Duration = Duration::from_millis(100);
 
 /// Sends bytes to a serial port from any thread.

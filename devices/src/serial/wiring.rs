@@ -13,7 +13,7 @@ use crate::ration::Ration;
 
 /// Where a console's output goes.
 pub trait ConsoleSink: fmt::Debug + Send {
-    /// Takes all of `bytes`, in order, and never waits: the port is locked, and whoever types needs it.
+    /// Takes all of `bytes`, in order. Never waits: the port is locked meanwhile, and input needs it.
     fn write(&mut self, bytes: &[u8]);
 }
 

@@ -4,20 +4,31 @@
 //! ```text
 //! cargo run --release -p embed -- vmlinuz
 //! ```
-#![allow(clippy::print_stdout, reason = "this is a program for people")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for people")]
 
 use std::error::Error;
 use std::io::Read;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use minivmm::Machine;
 use minivmm::spec::Spec;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match measure() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("embed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     let kernel = words.next().ok_or("usage: embed KERNEL [ROUNDS]")?;
     let rounds: usize = words.next().map_or(Ok(11), |word| word.parse())?;
-    let spec = Spec::new(kernel).with_mem("64".parse()?);
+    let spec = Spec::new(kernel).with_mem("128".parse()?);
     let times = (0..rounds).map(|_| one(&spec)).collect::<Result<Vec<_>, _>>()?;
     let [started, said, gone] = [0, 1, 2].map(|at| median(times.iter().filter_map(|three| three.get(at))));
     println!(

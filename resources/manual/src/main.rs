@@ -1,6 +1,10 @@
-//! Makes the manual pages and the shell completions from the command line's own definition, so that they cannot differ:
-//! `manual DIRECTORY` writes them there as a prefix such as /usr/share has them. A program of its own, so that minivmm
-//! itself carries none of it.
+//! Makes the manual pages, the shell completions and the command reference from the definition of the command line, so that
+//! they cannot differ. It is a program of its own, so that minivmm contains none of it.
+//!
+//! `manual DIRECTORY` writes pages and completions with the folders of a prefix such as /usr/share.
+//! `manual --reference FILE` writes the reference (docs/reference.md).
+
+mod reference;
 
 use std::fs;
 use std::io;
@@ -21,11 +25,15 @@ const COMPLETIONS: [(Shell, &str); 3] = [
 ];
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    let (Some(place), None) = (words.next().map(PathBuf::from), words.next()) else {
-        return complain("usage: manual DIRECTORY");
+    let words: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let (place, written) = match words.as_slice() {
+        [flag, file] if flag.as_os_str() == "--reference" => {
+            (file, write(file, reference::page().as_bytes()))
+        }
+        [place] if !place.as_os_str().as_encoded_bytes().starts_with(b"-") => (place, write_all(place)),
+        _ => return complain("usage: manual DIRECTORY, or manual --reference FILE"),
     };
-    match write_all(&place) {
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&format!("cannot write to {}: {error}", place.display())),
     }

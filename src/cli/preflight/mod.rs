@@ -133,10 +133,10 @@ impl PreflightError {
     }
 }
 
-/// Opens the machine's files and runs all checks.
+/// Opens and looks at everything.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
-    let prepared = prepare(spec, InitrdOrigin::Spec)?;
-    let warnings = judge(spec, host, &prepared.boot)?;
+    let mut prepared = prepare(spec, InitrdOrigin::Spec)?;
+    let warnings = judge(spec, host, &mut prepared)?;
     Ok(Checked { prepared, warnings })
 }
 
@@ -162,8 +162,13 @@ pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, Pre
     })
 }
 
-/// Checks a machine that boots `files`; returns its warnings.
-pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<Problem>, PreflightError> {
+/// What may surprise of a machine that boots what was prepared, and /dev/kvm for it.
+pub(super) fn judge(
+    spec: &Spec,
+    host: &Host,
+    prepared: &mut Prepared,
+) -> Result<Vec<Problem>, PreflightError> {
+    let files = &prepared.boot;
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
     warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
@@ -191,8 +196,13 @@ pub(super) fn judge(spec: &Spec, host: &Host, files: &BootFiles) -> Result<Vec<P
             MemoryVerdict::Excessive(problem) => return Err(problem.into()),
         }
     }
-    if let Some(problem) = advice::kvm(host, &host.access(advice::KVM)) {
-        return Err(problem.into());
+    match host.open(advice::KVM) {
+        Ok(kvm) => prepared.kvm = Some(kvm),
+        Err(access) => {
+            if let Some(problem) = advice::kvm(host, &access) {
+                return Err(problem.into());
+            }
+        }
     }
     if files.headers.format() == Format::BzImage && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());

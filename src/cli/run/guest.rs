@@ -194,7 +194,7 @@ fn set_arguments(command: &[OsString]) -> Vec<u8> {
 fn modules(
     args: &RunArgs,
     spec: &Spec,
-    Prepared { open, boot: files }: &Prepared,
+    Prepared { open, boot: files, .. }: &Prepared,
     host: &Host,
 ) -> Result<Vec<Module>, RunError> {
     let Some(release) = files.release() else {
@@ -208,7 +208,7 @@ fn modules(
             Modules::open(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?
         }
         (Some(path), Err(_)) => return Err(RunError::NotModules { path: path.clone(), release }),
-        (None, Err(searched)) => match modules_on_disk(open, &release) {
+        (None, Err(searched)) => match on_disk(open, &release) {
             Some(modules) => modules,
             None if drivers::is_distribution(&release, files.headers.version()) => {
                 let searched = searched.iter().map(|path| path.display().to_string());
@@ -259,8 +259,8 @@ fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Resu
 }
 
 /// The modules of this release on the first disk, as an installed Debian has them.
-fn modules_on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
-    // Maximum size of a list of modules, and of a module.
+fn on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
+    // The longest list of modules, and the largest module.
     const MAX: u64 = 64 << 20;
     let disk = open.readers().ok()?.into_iter().next()?;
     // One budget for all of them: a hostile disk cannot have it anew with each module.
@@ -328,7 +328,7 @@ mod tests {
         fs::write(&path, ext4(8192, &files, &["-b", "1024"])).unwrap();
         let spec = Spec::default().with_disk(DiskSpec::new(&path));
         let open = OpenFiles::open(&spec, &Progress::default()).unwrap();
-        let modules = modules_on_disk(&open, "6.1.0-25-amd64").unwrap();
+        let modules = on_disk(&open, "6.1.0-25-amd64").unwrap();
         let order: Vec<_> = modules
             .load(&["a"], &|_, packed| unpack_xz(packed))
             .unwrap()
@@ -336,7 +336,7 @@ mod tests {
             .map(|module| module.file)
             .collect();
         assert_eq!(order, ["b.ko", "a.ko"]);
-        assert!(modules_on_disk(&open, "6.1.0-26-amd64").is_none());
+        assert!(on_disk(&open, "6.1.0-26-amd64").is_none());
     }
 
     #[test]

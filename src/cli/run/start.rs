@@ -49,7 +49,7 @@ impl RunStart {
         let mut prepared = preflight::prepare(&spec, InitrdOrigin::ToBeMade)?;
         let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
         prepared.give_initrd(&initrd)?;
-        for warning in preflight::judge(&spec, &host, &prepared.boot)? {
+        for warning in preflight::judge(&spec, &host, &mut prepared)? {
             report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
         logger::install();

@@ -1,9 +1,10 @@
 //! An open disk: the choice of its file descriptor for each transfer, and the operations that are ioctls.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio::block::{Disk, Extent, SECTOR, Topology};
@@ -42,8 +43,19 @@ pub(super) struct Direct {
 impl DiskFile {
     /// A second descriptor for positioned reads, the length, and the logical sector size, both in bytes.
     pub(crate) fn reader(&self) -> io::Result<(File, u64, u64)> {
-        let len = self.tail.as_ref().map_or(self.sectors().saturating_mul(SECTOR), |(end, _)| *end);
-        Ok((self.buffered.try_clone()?, len, self.topology.logical_block.into()))
+        Ok((self.buffered.try_clone()?, self.length(), self.topology.logical_block.into()))
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.tail.as_ref().map_or(self.sectors().saturating_mul(SECTOR), |(end, _)| *end)
+    }
+
+    /// The bytes that an image occupies on the host.
+    pub(crate) fn used(&self) -> Option<u64> {
+        let meta = self.buffered.metadata().ok().filter(Metadata::is_file)?;
+        // st_blocks counts units of 512 bytes, whatever the file system's block size.
+        Some(meta.blocks().saturating_mul(512))
     }
 
     /// Its size in sectors, as last measured.

@@ -24,4 +24,4 @@ pub use error::DiskError;
 pub(crate) use file::DiskFile;
 pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
-pub(crate) use open::{Access, logical_sector};
+pub(crate) use open::Access;

@@ -61,13 +61,13 @@ impl DiskFile {
         let device = metadata.file_type().is_block_device();
         lock(&buffered, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
+        let mut head = [0; format::HEAD];
+        let read = buffered.read_at(&mut head, 0).map_err(io("reading its first sector"))?;
+        if let Some(format) = head.get(..read).and_then(format::image_format) {
+            return Err(DiskError::Format { path: path.into(), format });
+        }
         if size < SECTOR {
             return Err(DiskError::Empty { path: path.into() });
-        }
-        let mut head = [0; format::HEAD];
-        buffered.read_exact_at(&mut head, 0).map_err(io("reading its first sector"))?;
-        if let Some(format) = format::image_format(&head) {
-            return Err(DiskError::Format { path: path.into(), format });
         }
         // A user's file is never extended. In a read-only image the last sector is filled up with zeros.
         let odd = !size.is_multiple_of(SECTOR);
@@ -172,12 +172,6 @@ fn device_number<T: Default>(file: &File, request: libc::c_ulong) -> io::Result<
 
 fn device_size(file: &File) -> io::Result<u64> {
     device_number::<u64>(file, BLKGETSIZE64)
-}
-
-/// The sector size that the guest sees, in bytes: the block device's, and 512 for an image.
-pub(crate) fn logical_sector(file: &File) -> u64 {
-    let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
-    if is_device { device_topology(file).logical_block.into() } else { SECTOR }
 }
 
 fn device_topology(file: &File) -> Topology {

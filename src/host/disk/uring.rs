@@ -248,7 +248,6 @@ fn user_data(kind: u64, id: u32) -> u64 {
 fn poll(watch: &Watch) -> Entry {
     let events = match watch.interest {
         Interest::Read => libc::POLLIN,
-        Interest::Write => libc::POLLOUT,
         Interest::Both => libc::POLLIN | libc::POLLOUT,
     };
     let events = u32::try_from(events).unwrap_or(0);

@@ -127,7 +127,13 @@ fn junk_in_bars_configuration_and_msix_tables_harms_nobody() {
         for address in [at(1, 0), at(9, 0)] {
             let scratch = Arc::new(Mutex::new(Scratch::new(&virtio.msi).unwrap()));
             MADE.lock().unwrap().push(scratch.clone());
-            functions.push(Placed { id: "scratch".into(), address, function: scratch, counted: None });
+            functions.push(Placed {
+                id: "scratch".into(),
+                address,
+                function: scratch,
+                counted: None,
+                workers: Vec::new(),
+            });
         }
         Ok(functions)
     };

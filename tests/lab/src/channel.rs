@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,13 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const BEAT: Duration = Duration::from_secs(1);
 /// The console keeps its last bytes only.
 const CONSOLE_MAX: usize = 64 * 1024;
+
+/// `MINIVMM_PATIENCE=N` makes every limit N times as long, for a host that is busy with other work.
+fn patience() -> u32 {
+    static PATIENCE: OnceLock<u32> = OnceLock::new();
+    let asked = || std::env::var("MINIVMM_PATIENCE").ok().and_then(|text| text.parse().ok());
+    *PATIENCE.get_or_init(|| asked().unwrap_or(1).clamp(1, 100))
+}
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -78,7 +85,7 @@ impl Shared {
 
     /// Waits until `done` finds something in the state, or time is up.
     pub(crate) fn wait<T>(&self, limit: Duration, mut done: impl FnMut(&State) -> Option<T>) -> Option<T> {
-        let until = Instant::now() + limit;
+        let until = Instant::now() + limit * patience();
         let mut state = self.state();
         loop {
             if let Some(found) = done(&state) {

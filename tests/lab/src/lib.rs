@@ -18,6 +18,8 @@ mod kernel;
 mod machine;
 mod packages;
 mod process;
+mod qemu;
+mod saved;
 pub mod terminal;
 mod wire;
 
@@ -38,6 +40,7 @@ pub fn prepare() -> Result<(), LabError> {
         kernel(flavour)?.busybox()?;
     }
     memtest()?;
+    qemu::Qemu::find()?;
     // The two images from packages are made side by side; the third is made of one of them.
     std::thread::scope(|scope| {
         let tools = scope.spawn(image::tools);

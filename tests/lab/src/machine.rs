@@ -2,15 +2,17 @@
 
 use crate::channel::{Channel, Console};
 use crate::error::seconds;
+use crate::host::say;
 use crate::{Cmd, Flavour, LabError, Output, Process, backend};
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A busy machine of two cores takes 3.5 s; this is for one that does much else.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -172,16 +174,39 @@ impl Lab {
                 ));
             }
         }
-        let (ours, theirs) = UnixStream::pair().map_err(LabError::io("cannot make a socket pair"))?;
-        // QEMU loads the archive before the agent can speak: after that nobody needs it.
-        let (command, directory, _archive) = match kind {
-            LabKind::Direct => backend::direct(config).map(|(command, dir)| (command, Some(dir), None))?,
-            LabKind::Nested => {
-                backend::nested(config).map(|(command, archive)| (command, None, Some(archive)))?
+        match kind {
+            LabKind::Direct => {
+                let (command, directory) = backend::direct(config)?;
+                Self::begin(kind, config, command, Some(directory))
             }
-        };
+            // QEMU reads what is in memory before the agent can speak: after that nobody needs it.
+            LabKind::Nested => {
+                let start = |resume| {
+                    let (command, _memory) = backend::nested(config, resume)?;
+                    Self::begin(kind, config, command, None)
+                };
+                start(true).or_else(|error| {
+                    say(&format!("booting the emulated machine, as none could be resumed: {error}"));
+                    start(false)
+                })
+            }
+        }
+    }
+
+    fn begin(
+        kind: LabKind,
+        config: &LabConfig,
+        command: Command,
+        directory: Option<PathBuf>,
+    ) -> Result<Self, LabError> {
+        let (ours, theirs) = UnixStream::pair().map_err(LabError::io("cannot make a socket pair"))?;
         let console = Console::default();
         let (child, keeper) = keep(command, theirs.into(), &console)?;
+        if kind == LabKind::Nested {
+            // Its init waits for the time of day.
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            writeln!(&ours, "{now}").map_err(LabError::io("cannot talk to the lab"))?;
+        }
         let channel = Channel::new(ours, console).map_err(LabError::io("cannot talk to the lab"))?;
         let mut lab = Self { kind, channel: Arc::new(channel), child, _keeper: keeper, directory };
         if lab.channel.ready(config.limit) {

@@ -113,8 +113,13 @@ pub(crate) fn fetch<T>(
 
 /// A package unpacked in the cache, fetched if it is not there.
 pub(crate) fn unpacked(release: Release, name: &str) -> Result<PathBuf, LabError> {
+    unpacked_together(release, name, &[name])
+}
+
+/// Packages that belong together, unpacked into one folder `place` of the cache, fetched if it is not there.
+pub(crate) fn unpacked_together(release: Release, place: &str, names: &[&str]) -> Result<PathBuf, LabError> {
     let dir = cache::cache_dir()?.join("packages");
-    let place = dir.join(name.replace(':', "-"));
+    let place = dir.join(place.replace(':', "-"));
     if place.exists() {
         return Ok(place);
     }
@@ -122,7 +127,8 @@ pub(crate) fn unpacked(release: Release, name: &str) -> Result<PathBuf, LabError
     if !place.exists() {
         fs::create_dir_all(&dir).map_err(LabError::path("create", &dir))?;
         fetch(release, &dir, |apt, work| {
-            let new = apt.unpack(name, work)?;
+            let unpacked = names.iter().map(|name| apt.unpack(name, work)).collect::<Result<Vec<_>, _>>()?;
+            let new = unpacked.first().cloned().unwrap_or_else(|| work.join("unpacked"));
             fs::rename(&new, &place).map_err(LabError::path("create", &place))
         })?;
     }

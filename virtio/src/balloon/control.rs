@@ -71,7 +71,7 @@ impl BalloonControl {
         u64::from(self.target_pages()) / PAGES_PER_MIB
     }
 
-    /// What the guest says that it has given to the host, in bytes; 0 once the machine has ended.
+    /// Bytes that the guest reports to have given to the host; 0 once the machine has ended.
     pub fn actual(&self) -> u64 {
         let device = self.device().clone();
         let pages = device.and_then(|device| device.with(|function| function.info().config.read_u32(ACTUAL)));
@@ -120,7 +120,7 @@ impl BalloonControl {
         self.forget_statistics();
     }
 
-    /// The guest's driver is gone, and what it said with it.
+    /// The guest's driver is gone: its statistics are out of date.
     pub(super) fn forget_statistics(&self) {
         *self.latest() = None;
     }

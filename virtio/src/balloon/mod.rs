@@ -45,8 +45,8 @@ const TARGET: usize = 0;
 const ACTUAL: usize = 4;
 const CONFIG_LEN: usize = 8;
 
-/// Pages, or ranges, that are given back before other devices of the thread have their turn.
-const TURN: usize = 4096;
+/// Budget in pages or ranges, after which other devices of the thread are served.
+const BUDGET: usize = 4096;
 const KIND: &str = "virtio-balloon";
 const VERSION: u16 = 1;
 
@@ -62,8 +62,8 @@ pub struct Balloon {
     statistics_read: bool,
     /// Scratch, so that no request allocates.
     numbers: Vec<u32>,
-    /// The guest gave what is not its own; that was said.
-    complained: bool,
+    /// The warning that the guest gave pages beyond its memory was logged.
+    warned: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,14 +87,14 @@ impl Balloon {
             statistics_wanted: false,
             statistics_read: false,
             numbers: Vec::new(),
-            complained: false,
+            warned: false,
         }
     }
 
     fn inflate(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         let numbers = &mut self.numbers;
         let mut refused = 0;
-        let more = serve_turn(cx.queue(INFLATE), |queue| {
+        let more = serve_some(cx.queue(INFLATE), |queue| {
             let Some(chain) = queue.pop()? else { return Ok(None) };
             pages::read(&mut chain.reader(queue.memory()), numbers);
             let (given, bad) = pages::discard(numbers, queue.memory());
@@ -103,26 +103,26 @@ impl Balloon {
             queue.complete(chain)?;
             Ok(Some(numbers.len()))
         })?;
-        self.finish_turn(more, refused, cx);
+        self.finish(more, refused, cx);
         Ok(())
     }
 
     fn deflate(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        let more = serve_turn(cx.queue(DEFLATE), |queue| {
+        let more = serve_some(cx.queue(DEFLATE), |queue| {
             let Some(chain) = queue.pop()? else { return Ok(None) };
             let pages = chain.readable_len() / size_of::<u32>() as u64;
             queue.counters().bytes_in.add(pages << pages::PAGE_SHIFT);
             queue.complete(chain)?;
             Ok(Some(0))
         })?;
-        self.finish_turn(more, 0, cx);
+        self.finish(more, 0, cx);
         Ok(())
     }
 
     /// §5.5.6.6: the buffers are themselves the free memory, until they are given back.
     fn report(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         let mut refused = 0;
-        let more = serve_turn(cx.queue(queue), |queue| {
+        let more = serve_some(cx.queue(queue), |queue| {
             let Some(chain) = queue.pop()? else { return Ok(None) };
             let (mut given, mut bad) = (0, 0);
             for free in chain.writable() {
@@ -133,22 +133,22 @@ impl Balloon {
             }
             count(queue, given, bad);
             refused += bad;
-            // What the host has to look at counts, also where nothing is.
-            let huge_pages = usize::try_from(chain.writable_len() >> 21).unwrap_or(TURN);
+            // Ranges without memory cost the host time too.
+            let huge_pages = usize::try_from(chain.writable_len() >> 21).unwrap_or(BUDGET);
             let work = chain.writable().len().saturating_add(huge_pages);
             queue.complete(chain)?;
             Ok(Some(work))
         })?;
-        self.finish_turn(more, refused, cx);
+        self.finish(more, refused, cx);
         Ok(())
     }
 
-    fn finish_turn(&mut self, more: bool, refused: usize, cx: &mut Context<'_, Epoll>) {
+    fn finish(&mut self, more: bool, refused: usize, cx: &mut Context<'_, Epoll>) {
         if more {
             cx.wake_at(Some(Instant::now()));
         }
-        if refused > 0 && !self.complained {
-            self.complained = true;
+        if refused > 0 && !self.warned {
+            self.warned = true;
             log::warn!("{}: the guest gave back pages that are not its memory; they are ignored", self.name);
         }
     }
@@ -191,14 +191,14 @@ fn count(queue: &Queue, bytes: u64, refused: usize) {
     queue.counters().errors.add((refused > 0).into());
 }
 
-/// Runs `serve`, which says how much it did, until there is nothing left to do or a [`TURN`] is over; `true` then.
-fn serve_turn(
+/// Runs `serve`, which returns how much it did, until nothing is left or the [`BUDGET`] is used up; `true` then.
+fn serve_some(
     queue: Option<&mut Queue>,
     mut serve: impl FnMut(&mut Queue) -> Result<Option<usize>, QueueFault>,
 ) -> Result<bool, QueueFault> {
     let Some(queue) = queue else { return Ok(false) };
     let mut done = 0;
-    while done < TURN {
+    while done < BUDGET {
         match serve(queue)? {
             Some(work) => done += work + 1,
             None if queue.enable_kicks()? => {}
@@ -246,8 +246,8 @@ impl Device for Balloon {
         if token != TIMER {
             return Ok(());
         }
-        // A turn was over before the work was; whose it was is soon seen.
-        // One that is at fault does not cost the others their turn.
+        // A budget was used up before the work was done. Serve all queues: idle ones cost little.
+        // A fault of one queue does not keep the others from being served.
         let mut outcome = Ok(());
         for queue in (0..).take(QUEUES) {
             outcome = self.kicked(queue, cx).and(outcome);

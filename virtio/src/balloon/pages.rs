@@ -9,7 +9,7 @@ use crate::queue::Reader;
 
 /// §5.5.6: balloon pages have 4096 bytes, whatever the guest's own pages have.
 pub(super) const PAGE_SHIFT: u32 = 12;
-/// Most page numbers of one buffer that are looked at. Linux sends 256; pages behind them just stay with the guest.
+/// Most page numbers of one buffer that are read. Linux sends 256; pages behind them stay with the guest.
 pub(super) const MOST_PAGES: usize = 4096;
 
 /// The page numbers at the front of a buffer, in `numbers`.
@@ -26,7 +26,7 @@ pub(super) fn read(reader: &mut Reader<'_>, numbers: &mut Vec<u32>) {
     }
 }
 
-/// Gives these pages back to the host, neighbours together: a huge page leaves in one piece then. Says how many bytes
+/// Gives these pages back to the host, neighbours together: a huge page leaves in one piece then. Returns how many bytes
 /// that were, and how many ranges were not the guest's to give.
 pub(super) fn discard(numbers: &mut [u32], memory: &Memory) -> (u64, usize) {
     numbers.sort_unstable();

@@ -1,4 +1,4 @@
-//! What a guest says of its memory (virtio 1.3 §5.5.6.3). The guest says what it likes: these are no measurements.
+//! A guest's statistics of its memory (virtio 1.3 §5.5.6.3). They are the guest's claims, not measurements.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use crate::queue::Reader;
 
 /// Bytes of an entry: a 16-bit tag, a 64-bit value.
 const ENTRY: usize = 10;
-/// Entries that are looked at; tags go to 15.
+/// Most entries that are read; tags go to 15.
 const MOST_ENTRIES: usize = 64;
 
 /// A guest's memory statistics. Sizes are in bytes, the others count since its boot; `None` is what it did not say.

@@ -114,7 +114,7 @@ impl Disk {
         bytes.extend(self.sectors.to_le_bytes());
         bytes.extend(MOST_SEGMENT_BYTES.to_le_bytes());
         bytes.extend(MOST_SEGMENTS.to_le_bytes());
-        // Geometry: not offered, nobody has cylinders.
+        // Geometry: not offered.
         bytes.extend([0; 4]);
         bytes.extend(block.to_le_bytes());
         bytes.extend([u8::try_from(exponent).unwrap_or(0), 0]);

@@ -1,5 +1,4 @@
-//! What does a disk's input and output: the seam between the device, which knows requests, and the host, which knows
-//! files.
+//! The interface between the block device, which handles requests, and the host's part, which does I/O on files.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -7,7 +6,7 @@ use std::os::fd::RawFd;
 use crate::memory::{Memory, Segment};
 use crate::poll::{Poller, Token};
 
-/// Names an operation to whoever submitted it. Small numbers: an engine keeps a table by them.
+/// Names an operation to its submitter. Small numbers: an engine keeps a table by them.
 pub type Tag = u16;
 
 /// Bytes of the disk; inside of it.
@@ -26,7 +25,7 @@ pub enum Operation {
     Read,
     /// From guest memory to the disk.
     Write,
-    /// Everything that was completed before is on stable storage when this one completes. The extent says nothing.
+    /// Everything that was completed before is on stable storage when this one completes. The extent is ignored.
     Flush,
     /// The contents are not needed any more: give the space back.
     Discard,

@@ -16,7 +16,7 @@ pub(super) struct ErrorLog {
 }
 
 impl ErrorLog {
-    /// The host could not do `operation` on `extent` of disk `name`; the guest hears of it too.
+    /// The host could not do `operation` on `extent` of disk `name`; the guest gets an error too.
     pub(super) fn failed(&self, name: &str, operation: Operation, extent: Extent, error: &io::Error) {
         let (what, ration) = match operation {
             Operation::Read => ("read", &self.reads),

@@ -57,9 +57,9 @@ pub struct Block {
     lane: SpaceLane,
     /// Data segments of the request at hand.
     segments: Vec<Segment>,
-    /// Queues in which something was completed since the driver was told: a bit each.
+    /// Queues in which something was completed since the last interrupt: a bit each.
     used: Marks,
-    /// Queues to look at in the next turn: kicked, with more than their share, or whose driver need not kick now.
+    /// Queues to serve in the next call: kicked, with more than their share, or with kicks off.
     waiting: Marks,
     pace: Pace,
     errors: ErrorLog,
@@ -111,6 +111,12 @@ impl Block {
         }
     }
 
+    /// The same disk for another thread, which serves other queues with an engine of its own on the same file.
+    #[must_use]
+    pub fn for_another_thread(&self) -> Self {
+        Block { config: self.config.clone(), ..Block::new(self.name.clone(), self.disk.clone()) }
+    }
+
     /// §5.2.6.2: what completes is on stable storage already.
     fn writes_through(&self, features: u64) -> bool {
         // §5.2.5.2: a driver that cannot flush has no cache.
@@ -152,7 +158,7 @@ impl Device for Block {
         self.turn(cx)
     }
 
-    /// Operations have ended, or it is time to look at queues that wait.
+    /// Operations have ended, or it is time to serve queues that wait.
     fn ready(&mut self, _: Token, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         self.turn(cx)
     }

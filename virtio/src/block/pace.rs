@@ -1,9 +1,9 @@
-//! How to wait for a disk that has much to do: for one completion, or for several at a time.
+//! Coalescing of completions for a busy disk: wait for one, or for several at a time.
 //!
-//! A disk that is busy lets requests queue. One that waits there may as well wait a little here, where several are
-//! taken, told to the driver and replaced together, for the price of one. How long that is, is learned: a request that is
-//! alone takes what the disk needs; what others take longer is queueing, and a part of that is ours to use. So a disk
-//! that does many at once as fast as one is never held up, whatever its speed is.
+//! Requests queue in a busy disk. A completion that waits a little here costs nothing then, and several are taken, reported
+//! and replaced for the price of one. The limit is measured: a request that is alone takes the disk's own time; the rest of
+//! what others take is queueing, and we use a part of that. So a disk that does many requests as fast as one is never
+//! delayed.
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ pub(super) struct Limits {
     pub(super) features: u64,
 }
 
-/// What the driver wants.
+/// A parsed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     /// Data between disk and guest memory.

@@ -32,7 +32,7 @@ impl Block {
         let now = Instant::now();
         loop {
             if self.slots.bytes() >= ENOUGH_IN_FLIGHT || self.slots.zeroes() >= ENOUGH_TO_ZERO {
-                // DiskBoot at again when one of them has ended.
+                // Continue when one of them has ended.
                 self.waiting.add(index);
                 return Ok(());
             }
@@ -46,7 +46,7 @@ impl Block {
                 }
                 continue;
             }
-            // While we wait for a busy disk a kick would only disturb: we look again when it has done something.
+            // Keep kicks off while the disk is busy; a completion or the timer brings us back.
             if let Some((completions, limit)) = self.pace.hold(self.slots.moving()) {
                 if cx.poller.gather(completions) {
                     self.waiting.add(index);
@@ -163,7 +163,7 @@ impl Block {
             };
             match cx.queues.get_mut(usize::from(index)) {
                 Some(Some(queue)) => self.end(tag, status, wrote, queue)?,
-                // Latched meanwhile: nobody waits for it.
+                // The queue broke meanwhile: the driver waits for its reset.
                 _ => drop(self.slots.release(tag)),
             }
         }
@@ -225,7 +225,7 @@ impl Block {
     }
 
     /// Ends what the disk has done, then begins what waits: what is in flight then is what there is to wait for. After a
-    /// fault in one queue the others go on: what was left undone is done at the next turn.
+    /// fault in one queue the others continue: what is left is done in the next call.
     pub(super) fn turn(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         cx.wake_at(None);
         let result = self.finish(cx).and_then(|()| self.serve_waiting(cx)).and_then(|()| self.finish(cx));
@@ -254,7 +254,7 @@ fn zeroed(ranges: &[(Operation, Extent)]) -> u64 {
 }
 
 impl Disk {
-    /// Puts the id string into `chain`, before its status byte, and says how many bytes that were.
+    /// Puts the id string into `chain`, before its status byte, and returns how many bytes that were.
     fn write_id(&self, chain: &mut Chain, memory: &Memory) -> u64 {
         let mut id = [0; ID];
         for (to, from) in id.iter_mut().zip(self.serial.as_bytes()) {

@@ -17,7 +17,7 @@ pub const TOKENS: Token = 2;
 
 /// The host's end of a port: two streams of bytes. Only the worker calls it, and no call may wait.
 ///
-/// It outlives resets of its device: whoever is at the other end stays there.
+/// It outlives resets of its device: its client stays connected.
 pub trait Backend: Debug + Send {
     /// A run of the device begins: watch what has to be watched, with the [`TOKENS`] tokens from `first` on.
     ///
@@ -30,13 +30,13 @@ pub trait Backend: Debug + Send {
         let _ = token;
     }
 
-    /// Does what reading and writing could not: lets go of who has left, takes the next one. Says whether somebody left.
+    /// Called after reading and writing: closes a client that has left and accepts the next one. Whether a client left.
     fn attend(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> bool {
         let _ = (first, cx);
         false
     }
 
-    /// Whether somebody is at the other end.
+    /// Whether the host's end is open: a client is there.
     fn is_open(&self) -> bool {
         true
     }
@@ -47,14 +47,14 @@ pub trait Backend: Debug + Send {
     /// [`io::ErrorKind::WouldBlock`]: there are none now.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes some of the bytes that came from the guest, and says how many.
+    /// Takes some of the bytes that came from the guest, and returns how many.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`]: there is no room now.
     fn write(&mut self, from: &[u8]) -> io::Result<usize>;
 }
 
-/// Nobody, ever: what the guest writes is forgotten.
+/// An end that is always open and has no data: what the guest writes is dropped.
 #[derive(Debug)]
 pub struct Nobody;
 
@@ -172,7 +172,7 @@ impl Backend for Stream {
         }
         match self.output.poll_push(&self.waker, from) {
             Poll::Ready(Ok(count)) => Ok(count),
-            // The machine is ending and nobody reads any more.
+            // The machine is ending and its reader is gone.
             Poll::Ready(Err(_)) => Ok(from.len()),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }

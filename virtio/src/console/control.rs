@@ -5,7 +5,7 @@ use crate::queue::Reader;
 /// Bytes of a message without what may follow it: a name.
 const LEN: usize = 8;
 
-/// What a message says.
+/// The kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Event {

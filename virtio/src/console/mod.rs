@@ -1,7 +1,7 @@
 //! Console (virtio 1.3 §5.3): the terminal `hvc0`, and named ports, which are streams of bytes between a program in
 //! the guest and one on the host.
 //!
-//! Nothing is lost either way: who does not read holds up who writes. No chain is held between calls; what cannot go on
+//! Lossless with back-pressure: a slow reader blocks its writer. No chain is held between calls; data that cannot move yet
 //! stays in its ring.
 
 mod backend;
@@ -35,7 +35,7 @@ const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(64).unwrap();
 /// Control queues (§5.3.2): from the device, to the device.
 const CONTROL_RECEIVE: u16 = 2;
 const CONTROL_TRANSMIT: u16 = 3;
-/// Messages of the driver that are read before other devices of the thread have their turn.
+/// Budget in control messages, after which other devices of the thread are served.
 const MESSAGES: usize = 256;
 /// Most ports: their tokens (below 2048) and queues (below 768) must fit.
 const MOST_PORTS: usize = 256;
@@ -48,7 +48,7 @@ pub struct Console {
     name: String,
     config: Arc<ConfigSpace>,
     ports: Vec<Port>,
-    /// The driver wants to hear of ports.
+    /// The driver has sent DEVICE_READY.
     driver_ready: bool,
     /// A state was loaded, and the device was not started since.
     loaded: bool,
@@ -123,7 +123,7 @@ impl Console {
     }
 
     fn serve_every_port(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        // One that is at fault does not cost the others their turn.
+        // A fault of one port does not keep the others from being served.
         let mut outcome = Ok(());
         for index in 0..self.ports.len() {
             outcome = self.serve(index, cx).and(outcome);
@@ -131,15 +131,15 @@ impl Console {
         outcome
     }
 
-    /// Tells the driver what it must know, as far as it has left room.
-    fn tell(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+    /// Sends the control messages that are due, as far as the driver has given buffers.
+    fn send_control(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         if !cx.has(MULTIPORT) {
             return Ok(());
         }
         let Some(queue) = cx.queue(CONTROL_RECEIVE) else { return Ok(()) };
         let memory = queue.memory().clone();
         for (index, port) in (0u32..).zip(&mut self.ports) {
-            while let Some((event, value)) = port.owed(self.driver_ready) {
+            while let Some((event, value)) = port.due(self.driver_ready) {
                 let Some(mut chain) = queue.pop()? else {
                     if queue.enable_kicks()? {
                         continue;
@@ -152,23 +152,23 @@ impl Console {
                     // §5.3.6.2: without a zero at its end.
                     writer.write(port.name.as_deref().unwrap_or_default().as_bytes());
                 }
-                port.told(event, value);
+                port.sent(event, value);
                 queue.complete(chain)?;
             }
         }
         queue.notify()
     }
 
-    /// Hears what the driver says of ports.
-    fn hear(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+    /// Reads the driver's control messages.
+    fn read_control(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         let Some(queue) = cx.queue(CONTROL_TRANSMIT) else { return Ok(()) };
-        let mut turn = Progress::Over;
+        let mut progress = Progress::Over;
         for _ in 0..MESSAGES {
             let Some(chain) = queue.pop()? else {
                 if queue.enable_kicks()? {
                     continue;
                 }
-                turn = Progress::Done;
+                progress = Progress::Done;
                 break;
             };
             let message = Message::read(&mut chain.reader(queue.memory()));
@@ -187,7 +187,7 @@ impl Console {
             }
         }
         queue.notify()?;
-        if turn == Progress::Over {
+        if progress == Progress::Over {
             cx.wake_at(Some(Instant::now()));
         }
         Ok(())
@@ -207,7 +207,7 @@ fn queues(port: usize) -> (u16, u16) {
     (receive, receive + 1)
 }
 
-/// Whose queue it is.
+/// The owner of a queue.
 fn place(queue: u16) -> QueueOwner {
     match usize::from(queue / 2) {
         0 => QueueOwner::Port(0),
@@ -253,28 +253,28 @@ impl Device for Console {
         match (place(queue), queue) {
             (QueueOwner::Port(index), _) => self.serve(index, cx)?,
             (QueueOwner::Control, CONTROL_TRANSMIT) => {
-                self.hear(cx)?;
+                self.read_control(cx)?;
                 // A port that was opened now takes what has waited for that.
                 self.serve_every_port(cx)?;
             }
             (QueueOwner::Control, _) => {}
         }
-        self.tell(cx)
+        self.send_control(cx)
     }
 
     fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
         if token == TIMER {
-            // Somebody's turn was over before the work was; whose it was is soon seen.
-            let heard = self.hear(cx);
+            // A budget was used up before the work was done. Serve all: idle ones cost little.
+            let read = self.read_control(cx);
             let served = self.serve_every_port(cx);
-            return self.tell(cx).and(served).and(heard);
+            return self.send_control(cx).and(served).and(read);
         }
         let index = usize::try_from(token / TOKENS).unwrap_or(usize::MAX);
         if let Some(port) = self.ports.get_mut(index) {
             port.backend.ready(token);
             self.serve(index, cx)?;
         }
-        self.tell(cx)
+        self.send_control(cx)
     }
 
     /// Between calls it holds no chain.

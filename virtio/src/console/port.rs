@@ -14,9 +14,9 @@ use crate::queue::{Chain, Queue, QueueFault};
 pub(super) const CARRY: usize = 32 << 10;
 /// Most chains that are carried at once.
 const MOST_CHAINS: usize = 64;
-/// Bytes of a port that are carried before others have their turn.
-const TURN: usize = 1 << 20;
-/// What a chain costs of a turn besides its bytes.
+/// Budget in bytes of one port, after which others are served.
+const BUDGET: usize = 1 << 20;
+/// Cost of a chain in the budget, besides its bytes.
 const CHAIN_COST: usize = 256;
 
 /// A port.
@@ -28,26 +28,26 @@ pub(super) struct Port {
     pub(super) state: PortState,
 }
 
-/// What is between a port and its driver.
+/// What a port and its driver have agreed on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PortState {
-    /// The driver was told of it, and of what it is.
+    /// The driver was told of the port, and of its name or that it is a console.
     added: bool,
     introduced: bool,
     /// The driver has it.
     ready: bool,
-    /// Somebody in the guest reads it. What would come earlier the driver would throw away.
+    /// A program in the guest has it open. The driver would drop earlier input.
     pub(super) guest_open: bool,
-    /// The driver was told that somebody is at the host's end.
+    /// The driver was told that the host's end is open.
     told_open: bool,
-    /// Somebody left, which must be told even if the next one is there already.
+    /// A client left: the driver must be told, even if the next client is there already.
     must_close: bool,
     /// Bytes of the chain at the front of the transmit queue that are gone.
     sent: u64,
 }
 
-/// How a turn ended.
+/// Result of serving a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// There is nothing that could be done now.
@@ -67,7 +67,7 @@ pub(super) struct Scratch {
 enum Sent {
     Whole,
     Blocked,
-    TurnOver,
+    OverBudget,
 }
 
 impl Port {
@@ -75,8 +75,8 @@ impl Port {
         Port { name, backend, state: PortState::default() }
     }
 
-    /// What the driver must be told next.
-    pub(super) fn owed(&self, driver_ready: bool) -> Option<(Event, bool)> {
+    /// The control message that is due next.
+    pub(super) fn due(&self, driver_ready: bool) -> Option<(Event, bool)> {
         let (state, open) = (&self.state, self.backend.is_open());
         if !state.ready {
             return (driver_ready && !state.added).then_some((Event::PortAdd, true));
@@ -90,8 +90,8 @@ impl Port {
         (state.told_open != open).then_some((Event::PortOpen, open))
     }
 
-    /// That the driver was told.
-    pub(super) fn told(&mut self, event: Event, value: bool) {
+    /// The driver got this message.
+    pub(super) fn sent(&mut self, event: Event, value: bool) {
         let state = &mut self.state;
         match event {
             Event::PortAdd => state.added = true,
@@ -104,13 +104,14 @@ impl Port {
         }
     }
 
-    /// The driver has it, or failed to. One that wakes from a hibernated guest knows its ports without being told.
+    /// The driver has set the port up, or failed to. The driver of a guest that wakes from hibernation knows its ports
+    /// already.
     pub(super) fn is_ready(&mut self, ready: bool) {
         self.state.ready = ready;
         self.state.added = true;
     }
 
-    /// Somebody at the host's end has left.
+    /// The client at the host's end has left.
     pub(super) fn left(&mut self) {
         self.state.must_close = self.state.told_open;
     }
@@ -122,12 +123,12 @@ impl Port {
         scratch: &mut Scratch,
     ) -> Result<Progress, QueueFault> {
         if !self.backend.is_open() {
-            // The chains wait in the ring for the next one to come.
+            // The chains wait in the ring for the next client.
             queue.disable_kicks()?;
             return Ok(Progress::Done);
         }
-        let mut left = TURN;
-        let turn = loop {
+        let mut left = BUDGET;
+        let progress = loop {
             if left == 0 {
                 break Progress::Over;
             }
@@ -148,14 +149,14 @@ impl Port {
                     queue.disable_kicks()?;
                     break Progress::Done;
                 }
-                Sent::TurnOver => {
+                Sent::OverBudget => {
                     queue.put_back(chain);
                     break Progress::Over;
                 }
             }
         };
         queue.notify()?;
-        Ok(turn)
+        Ok(progress)
     }
 
     fn send(&mut self, chain: &Chain, queue: &Queue, scratch: &mut Scratch, left: &mut usize) -> Sent {
@@ -168,7 +169,7 @@ impl Port {
                 return Sent::Whole;
             }
             if *left == 0 {
-                return Sent::TurnOver;
+                return Sent::OverBudget;
             }
             let mut len = 0;
             for segment in &scratch.segments {
@@ -202,8 +203,8 @@ impl Port {
             return Ok(Progress::Done);
         }
         scratch.bytes.resize(CARRY, 0);
-        let mut left = TURN;
-        let turn = loop {
+        let mut left = BUDGET;
+        let progress = loop {
             if left == 0 {
                 break Progress::Over;
             }
@@ -232,11 +233,11 @@ impl Port {
             spread(queue, &mut scratch.chains, into.get(..count).unwrap_or_default())?;
         };
         queue.notify()?;
-        Ok(turn)
+        Ok(progress)
     }
 }
 
-/// Pops chains until they have room for [`CARRY`] bytes, and says for how many they have.
+/// Pops chains until they have room for [`CARRY`] bytes, and returns for how many they have.
 fn gather(queue: &mut Queue, chains: &mut Vec<Chain>) -> Result<usize, QueueFault> {
     let mut room = 0;
     chains.clear();

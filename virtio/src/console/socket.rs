@@ -1,8 +1,8 @@
 //! A Unix socket at the host's end of a port: one client at a time.
 //!
-//! Nothing is lost and nothing is piled up here: a client that does not read holds up the guest, a guest that does not
-//! read holds up the client. What a client sent before it left still reaches the guest; until it has, the next client
-//! waits to be let in. A client that comes while another is there is turned away.
+//! Lossless with back-pressure in both directions: a client that does not read blocks the guest's writes, a guest that does
+//! not read blocks the client's. Bytes that a client sent before it closed still reach the guest; the next client is accepted
+//! after that. A client that connects while another is there is closed at once.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
@@ -39,8 +39,8 @@ struct Socket {
     listener: UnixListener,
     accept: Accept,
     client: Option<Client>,
-    /// Somebody may wait to be let in.
-    knocked: bool,
+    /// A client may wait in the backlog.
+    backlog: bool,
     /// A client that was accepted and could not be watched yet.
     accepted: Option<UnixStream>,
     /// When a client that the host had no room for is tried again.
@@ -52,11 +52,11 @@ struct Client {
     stream: UnixStream,
     /// It sends no more.
     ended: bool,
-    /// It takes no more.
+    /// It takes no more: writing failed.
     deaf: bool,
-    /// Something happened to it, and nobody has read since.
-    stirred: bool,
-    /// Taken from a client that had left, to see whether there was anything.
+    /// It had an event since the last read.
+    ready: bool,
+    /// Bytes read from a client that had left, to find out whether there were any.
     ahead: Vec<u8>,
 }
 
@@ -71,7 +71,7 @@ impl SocketBackend {
 
     pub(super) fn with_accept(listener: UnixListener, accept: Accept) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let socket = Socket { listener, accept, client: None, knocked: true, accepted: None, retry_at: None };
+        let socket = Socket { listener, accept, client: None, backlog: true, accepted: None, retry_at: None };
         Ok(SocketBackend { shared: Arc::new(Mutex::new(socket)), first: 0 })
     }
 
@@ -84,7 +84,7 @@ impl Backend for SocketBackend {
     fn start(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
         self.first = first;
         let mut socket = self.socket();
-        socket.knocked = true;
+        socket.backlog = true;
         cx.watch(socket.listener.as_raw_fd(), first + LISTENER, Interest::Read)?;
         if let Some(client) = &socket.client {
             cx.watch(client.stream.as_raw_fd(), first + CLIENT, Interest::Both)?;
@@ -96,9 +96,9 @@ impl Backend for SocketBackend {
         let listener = self.first + LISTENER;
         let mut socket = self.socket();
         if token == listener {
-            socket.knocked = true;
+            socket.backlog = true;
         } else if let Some(client) = &mut socket.client {
-            client.stirred = true;
+            client.ready = true;
         }
     }
 
@@ -130,7 +130,7 @@ impl Socket {
         let mut left = false;
         loop {
             if let Some(client) = &mut self.client
-                && (client.ended || client.deaf || client.stirred || self.knocked)
+                && (client.ended || client.deaf || client.ready || self.backlog)
                 && client.has_left()
             {
                 if !client.is_drained() {
@@ -139,9 +139,9 @@ impl Socket {
                 cx.unwatch(client.stream.as_raw_fd());
                 self.client = None;
                 left = true;
-                self.knocked = true;
+                self.backlog = true;
             }
-            if !self.knocked {
+            if !self.backlog {
                 return left;
             }
             if let Some(time) = self.retry_at.filter(|time| *time > Instant::now()) {
@@ -151,12 +151,12 @@ impl Socket {
             match self.admit(first, cx) {
                 Ok(()) => self.retry_at = None,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.knocked = false;
+                    self.backlog = false;
                     self.retry_at = None;
                 }
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => {
-                    // Its listener says no more of a client that waits already.
+                    // The edge-triggered listener reports no client that is in the backlog already.
                     let time = Instant::now() + RETRY;
                     if self.retry_at.replace(time).is_none() {
                         log::error!(
@@ -171,7 +171,7 @@ impl Socket {
         }
     }
 
-    /// Takes the next client, or turns it away if there is one already.
+    /// Accepts the next client, or closes it if there is one already.
     fn admit(&mut self, first: Token, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
         let stream = match self.accepted.take() {
             Some(stream) => stream,
@@ -200,12 +200,12 @@ fn is_of_one_client(error: &io::Error) -> bool {
 
 impl Client {
     fn new(stream: UnixStream) -> Client {
-        Client { stream, ended: false, deaf: false, stirred: false, ahead: Vec::new() }
+        Client { stream, ended: false, deaf: false, ready: false, ahead: Vec::new() }
     }
 
-    /// Whether it closed its end altogether; one that only sends no more still wants to hear.
+    /// Whether it closed both directions; one that closed only its sending direction still reads.
     fn has_left(&mut self) -> bool {
-        self.stirred = false;
+        self.ready = false;
         let hung_up = || {
             let epoll = SysEpoll::new()?;
             // A hang-up is reported without being asked for.
@@ -217,7 +217,7 @@ impl Client {
             let mut events = [EpollEvent::default()];
             epoll.wait(0, &mut events)
         };
-        // Where the host has no file descriptor left, who sends no more counts as gone.
+        // Where the host has no file descriptor left, a client that sends no more counts as gone.
         hung_up().map_or(self.ended, |count: usize| count > 0)
     }
 
@@ -242,7 +242,7 @@ impl Client {
             return Err(ErrorKind::WouldBlock.into());
         }
         // Whatever happened, this finds it out.
-        self.stirred = false;
+        self.ready = false;
         if !self.ahead.is_empty() {
             let count = self.ahead.len().min(into.len());
             for (to, from) in into.iter_mut().zip(self.ahead.drain(..count)) {
@@ -272,7 +272,7 @@ impl Client {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 Err(error)
             }
-            // What it did not take waits for the next client.
+            // Bytes that it did not take wait for the next client.
             Err(_) => {
                 self.deaf = true;
                 Err(ErrorKind::WouldBlock.into())

@@ -20,7 +20,7 @@ impl Bucket {
         Bucket { tokens: CAPACITY, counted: now }
     }
 
-    /// Takes `cost`, which is at most [`CAPACITY`], out of it; or says when there will be enough.
+    /// Takes `cost`, which is at most [`CAPACITY`], out of it, or returns when there will be enough.
     pub(super) fn take(&mut self, cost: u64, now: Instant) -> Result<(), Instant> {
         let passed = now.saturating_duration_since(self.counted);
         let gained = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX).saturating_mul(RATE) / 1_000_000;

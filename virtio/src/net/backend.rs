@@ -61,7 +61,7 @@ pub trait NetBackend: Debug + Send {
     fn link_is_up(&mut self) -> bool;
 
     /// Takes the next frame: its header into `header`, itself into `room` and, what does not fit there, into `spill`.
-    /// Says how long it is, without the header; what fits into neither is lost.
+    /// Returns how long it is, without the header; what fits into neither is lost.
     ///
     /// # Errors
     /// `WouldBlock`: none has come. Anything else: none will.

@@ -21,7 +21,7 @@ pub(super) enum Command {
     GuestOffloads(u64),
 }
 
-/// Answers what is in `queue`. `obey` says whether it did. True: there may be more.
+/// Answers what is in `queue`. `obey` returns whether it did. True: there may be more.
 pub(super) fn serve(
     queue: &mut Queue,
     features: u64,
@@ -29,7 +29,7 @@ pub(super) fn serve(
     mut obey: impl FnMut(Command) -> bool,
 ) -> Result<bool, QueueFault> {
     let mut more = true;
-    // As many as the queue holds, and then others get their turn.
+    // At most one queue's worth; then others are served.
     for _ in 0..queue.size() {
         let Some(mut chain) = queue.pop()? else {
             more = queue.enable_kicks()?;

@@ -8,7 +8,7 @@ pub(super) const CSUM: u64 = 1 << 0;
 pub(super) const GUEST_CSUM: u64 = 1 << 1;
 /// The driver's offloads can change while it runs.
 pub(super) const CTRL_GUEST_OFFLOADS: u64 = 1 << 2;
-/// The device says the wire's MTU.
+/// The device reports the wire's MTU.
 pub(super) const MTU: u64 = 1 << 3;
 /// The device has an address.
 pub(super) const MAC: u64 = 1 << 5;
@@ -30,7 +30,7 @@ pub(super) const HOST_ECN: u64 = 1 << 13;
 pub(super) const HOST_UFO: u64 = 1 << 14;
 /// A received frame may lie in several buffers.
 pub(super) const MRG_RXBUF: u64 = 1 << 15;
-/// The device says whether it has a link.
+/// The device reports whether it has a link.
 pub(super) const STATUS: u64 = 1 << 16;
 /// There is a control queue.
 pub(super) const CTRL_VQ: u64 = 1 << 17;

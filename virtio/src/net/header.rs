@@ -43,7 +43,7 @@ fn u16_at(raw: &[u8; HEADER_LEN], at: usize) -> u16 {
 }
 
 /// The header to send before a frame of `frame_len` bytes whose header the guest gave as `raw`, which may use
-/// `allowed`. It says nothing but what was checked here.
+/// `allowed`. It has only fields that were checked here.
 pub(super) fn checked(
     raw: &[u8; HEADER_LEN],
     frame_len: u64,
@@ -73,7 +73,7 @@ pub(super) fn checked(
         if !allowed.contains(needed(gso_type)?) {
             return Err(FrameError::NotNegotiated);
         }
-        // §5.1.6.2.1: who asks for segmentation asks for checksums, which every segment needs.
+        // §5.1.6.2.1: a request for segmentation includes one for checksums, which every segment needs.
         if !needs_csum {
             return Err(FrameError::Checksum);
         }
@@ -116,7 +116,7 @@ fn needed(gso_type: u8) -> Result<Offloads, FrameError> {
     }
 }
 
-/// The header for the driver: what the host said, less what the driver did not take (§5.1.6.4.1), with the number of
+/// The header for the driver: the host's header, less what the driver did not accept (§5.1.6.4.1), with the number of
 /// buffers that the frame lies in.
 pub(super) fn received(mut raw: [u8; HEADER_LEN], offloads: Offloads, buffers: u16) -> [u8; HEADER_LEN] {
     if !offloads.contains(Offloads::CSUM) {

@@ -58,10 +58,10 @@ const LEAST_MTU: u16 = 68;
 const KIND: &str = "virtio-net";
 const VERSION: u16 = 1;
 
-/// What one turn of a queue came to.
+/// Result of serving a queue up to its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// Nothing is left: an event or a kick says when there is.
+    /// Nothing is left: an event or a kick comes with more.
     Idle,
     /// There may be more, and others come first.
     More,
@@ -77,7 +77,7 @@ pub struct Net<P> {
     pairs: Vec<Pair>,
     config: Arc<ConfigSpace>,
     driver: DriverState,
-    /// Commands may be left from the last turn.
+    /// Commands may be left.
     control_again: bool,
     /// Of warnings of a wire that cannot be watched, and of commands that the host refuses.
     wire_ration: Ration,
@@ -90,7 +90,7 @@ pub struct Net<P> {
 struct Pair {
     rx: Receiver,
     tx: Transmitter,
-    /// What was left undone at the end of a turn.
+    /// Work is left after the budget was used up.
     rx_again: bool,
     tx_again: bool,
 }
@@ -103,7 +103,7 @@ struct NetState {
     frames: Vec<Option<SavedFrame>>,
 }
 
-/// What the driver said through the control queue.
+/// What the driver set through the control queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DriverState {
@@ -171,8 +171,8 @@ impl<P: Poller> Net<P> {
         let used = index < self.driver.pairs;
         let Some(pair) = self.pairs.get_mut(usize::from(index)).filter(|_| used) else { return Ok(()) };
         let Some(queue) = cx.queue(2 * index) else { return Ok(()) };
-        let turn = pair.rx.run(index, queue, &mut *self.backend, mode)?;
-        pair.rx_again = turn == Progress::More;
+        let progress = pair.rx.run(index, queue, &mut *self.backend, mode)?;
+        pair.rx_again = progress == Progress::More;
         if pair.rx_again {
             cx.wake_at(Some(Instant::now()));
         }
@@ -183,9 +183,9 @@ impl<P: Poller> Net<P> {
         let allowed = features::from_guest(cx.features) & self.backend.offloads();
         let Some(pair) = self.pairs.get_mut(usize::from(index)) else { return Ok(()) };
         let Some(queue) = cx.queue(2 * index + 1) else { return Ok(()) };
-        let turn = pair.tx.run(index, queue, &mut *self.backend, allowed)?;
-        pair.tx_again = turn == Progress::More;
-        match turn {
+        let progress = pair.tx.run(index, queue, &mut *self.backend, allowed)?;
+        pair.tx_again = progress == Progress::More;
+        match progress {
             Progress::Idle => {}
             Progress::More => cx.wake_at(Some(Instant::now())),
             Progress::Blocked => self.watch_again(index, cx),
@@ -193,7 +193,7 @@ impl<P: Poller> Net<P> {
         Ok(())
     }
 
-    /// The wire is full. The TUN driver only tells of room to whoever has looked since it was: watching anew looks.
+    /// The wire is full. The TUN driver reports room only after a poll that found none: watching again polls.
     fn watch_again(&mut self, index: u16, cx: &mut Context<'_, P>) {
         let Some(fd) = self.backend.fd(index) else { return };
         cx.unwatch(fd);
@@ -210,7 +210,7 @@ impl<P: Poller> Net<P> {
         let Some(queue) = cx.queue(index) else { return Ok(()) };
         let before = self.driver.pairs;
         let again = control::serve(queue, features, most, |command| self.obey(command, features))?;
-        // Frames may wait in pairs that were not looked at.
+        // Frames may wait in pairs that were not served so far.
         for index in before..self.driver.pairs {
             self.mark_readable(index);
         }
@@ -250,8 +250,8 @@ impl<P: Poller> Net<P> {
         }
     }
 
-    /// What earlier turns left. A fault of one queue keeps no other from its turn; of several, the first is told now
-    /// and the others when they come again.
+    /// Continues where a budget was used up. A fault of one queue does not keep the others from being served; of several
+    /// faults the first is reported now, and the others when they occur again.
     fn go_on(&mut self, cx: &mut Context<'_, P>) -> Result<(), QueueFault> {
         let mut outcome = Ok(());
         if self.control_again {
@@ -348,7 +348,7 @@ impl<P: Poller> Device for Net<P> {
     fn reset(&mut self) {
         self.driver = DriverState::default();
         self.pairs.iter_mut().for_each(|pair| pair.rx.reset());
-        // Nobody is there to take anything; what the host refuses now it is asked again at the start.
+        // There is no driver now. The start repeats both calls and reports their errors.
         let _ = self.backend.set_offloads(Offloads::empty());
         let _ = self.backend.enable(1);
     }

@@ -18,8 +18,8 @@ use super::{HEADER_LEN, NetBackend, Offloads, Progress};
 use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
-/// Frames taken before others get their turn.
-const TURN: u16 = 128;
+/// Budget in frames, after which other queues are served.
+const BUDGET: u16 = 128;
 /// Most pieces of guest memory given to the host at once.
 const MOST_PIECES: usize = 512;
 /// Room offered while frames are small: a frame of 1500 bytes in any buffers of Linux. More costs time each frame.
@@ -73,13 +73,13 @@ pub(super) struct Receiver {
     spill: Vec<u8>,
     waiting: Option<Waiting>,
     large_for: u8,
-    /// The wire may have a frame. It is told of at edges only.
+    /// The wire may have a frame. Events come at edges only.
     pub(super) readable: bool,
     ration: Ration,
 }
 
 impl Receiver {
-    /// Takes what the wire has, as long as `queue` has buffers, for one turn.
+    /// Takes what the wire has, as long as `queue` has buffers, up to the budget.
     pub(super) fn run(
         &mut self,
         pair: u16,
@@ -87,10 +87,10 @@ impl Receiver {
         backend: &mut dyn NetBackend,
         mode: Mode,
     ) -> Result<Progress, QueueFault> {
-        let turn = self.receive_some(pair, queue, backend, mode);
-        // One decision about an interrupt for all of the turn.
+        let progress = self.receive_some(pair, queue, backend, mode);
+        // One decision about an interrupt for all frames.
         queue.notify()?;
-        turn
+        progress
     }
 
     fn receive_some(
@@ -100,13 +100,13 @@ impl Receiver {
         backend: &mut dyn NetBackend,
         mode: Mode,
     ) -> Result<Progress, QueueFault> {
-        for _ in 0..TURN {
+        for _ in 0..BUDGET {
             if !self.readable && self.waiting.is_none() {
                 return Ok(Progress::Idle);
             }
             let enough = self.gather(queue, mode)?;
             if !enough {
-                // Only now does a kick say anything: there are buffers again.
+                // We are out of buffers, so ask the driver to kick when it adds some.
                 if queue.enable_kicks()? {
                     queue.disable_kicks()?;
                     continue;
@@ -140,7 +140,7 @@ impl Receiver {
         let needed = self.waiting.map(|waiting| HEADER + waiting.placed + waiting.spilled as u64);
         let wanted = needed.unwrap_or_else(|| self.wanted(mode));
         let most = if mode.mergeable { usize::from(queue.size()) } else { 1 };
-        // As many looks as the queue has buffers: a driver that adds bad ones as fast as they go does not hold us.
+        // Bounded by the queue's size: a driver that adds bad buffers without end does not keep us here.
         for _ in 0..queue.size() {
             if self.room >= wanted || self.window.len() >= most {
                 break;
@@ -195,7 +195,7 @@ impl Receiver {
         }
         self.large_for = if len > SMALL { LARGE_FOR } else { self.large_for.saturating_sub(1) };
         let placed = len.min(placed_most);
-        // A driver that cannot merge has said how large a buffer has to be by what it took (§5.1.6.3.1).
+        // Without merging, the features that the driver accepted tell how large its buffers must be (§5.1.6.3.1).
         if len > LONGEST_FRAME || (!mode.mergeable && placed < len) {
             queue.counters().errors.add_one();
             return Ok(None);

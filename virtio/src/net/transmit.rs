@@ -7,8 +7,8 @@ use super::{HEADER_LEN, NetBackend, Offloads, Progress};
 use crate::memory::{Memory, Segment, cut, total};
 use crate::queue::{Chain, Queue, QueueFault};
 
-/// Frames sent before others get their turn.
-const TURN: u16 = 128;
+/// Budget in frames, after which other queues are served.
+const BUDGET: u16 = 128;
 /// Most pieces of a frame. Linux makes 18 at most.
 const MOST_PIECES: usize = 256;
 
@@ -16,12 +16,12 @@ const MOST_PIECES: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Transmitter {
     segments: Vec<Segment>,
-    /// The driver was told of a bad frame in the log: once is enough.
-    complained: bool,
+    /// The warning of a bad frame was logged.
+    warned: bool,
 }
 
 impl Transmitter {
-    /// Sends what the driver has put into `queue`, for one turn.
+    /// Sends what the driver has put into `queue`, up to the budget.
     pub(super) fn run(
         &mut self,
         pair: u16,
@@ -29,12 +29,12 @@ impl Transmitter {
         backend: &mut dyn NetBackend,
         allowed: Offloads,
     ) -> Result<Progress, QueueFault> {
-        // The driver need not kick while we look anyway.
+        // No kicks while we serve the queue anyway.
         queue.disable_kicks()?;
-        let turn = self.send_some(pair, queue, backend, allowed);
+        let progress = self.send_some(pair, queue, backend, allowed);
         // Also before a fault: what was sent before it is the driver's again.
         queue.notify()?;
-        turn
+        progress
     }
 
     fn send_some(
@@ -44,9 +44,9 @@ impl Transmitter {
         backend: &mut dyn NetBackend,
         allowed: Offloads,
     ) -> Result<Progress, QueueFault> {
-        for _ in 0..TURN {
+        for _ in 0..BUDGET {
             let Some(chain) = queue.pop()? else {
-                // Something may have come between the last look and the wish for a kick.
+                // A chain may have come before kicks were on.
                 if queue.enable_kicks()? {
                     queue.disable_kicks()?;
                     continue;
@@ -57,7 +57,7 @@ impl Transmitter {
             let sent = match self.prepare(&chain, memory, allowed) {
                 Ok(header) => backend.send(pair, &header, memory, &self.segments),
                 Err(error) => {
-                    self.complain(pair, error);
+                    self.warn(pair, error);
                     Err(io::ErrorKind::InvalidData.into())
                 }
             };
@@ -71,7 +71,7 @@ impl Transmitter {
                     queue.put_back(chain);
                     continue;
                 }
-                // As on any wire: a frame that cannot be sent is lost, and whoever sent it sends it again or not.
+                // As on any wire: a frame that cannot be sent is lost. Protocols above repeat it or not.
                 Err(_) => queue.counters().errors.add_one(),
             }
             queue.complete(chain)?;
@@ -101,8 +101,8 @@ impl Transmitter {
         Ok(header)
     }
 
-    fn complain(&mut self, pair: u16, error: FrameError) {
-        if !std::mem::replace(&mut self.complained, true) {
+    fn warn(&mut self, pair: u16, error: FrameError) {
+        if !std::mem::replace(&mut self.warned, true) {
             log::warn!(
                 "a frame of the guest in pair {pair} is not sent: {error}; others like it are dropped silently"
             );

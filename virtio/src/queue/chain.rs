@@ -1,4 +1,4 @@
-//! A descriptor chain that was popped: what the driver wants read, and where it wants things written.
+//! A descriptor chain that was popped: buffers to read and buffers to write.
 
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
@@ -81,7 +81,7 @@ pub struct Reader<'a> {
 pub struct TooShort;
 
 impl Reader<'_> {
-    /// Copies what fits into `into` and says how much that was.
+    /// Copies what fits into `into` and returns how much that was.
     pub fn read(&mut self, into: &mut [u8]) -> usize {
         let mut done = 0;
         while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -122,7 +122,7 @@ pub struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Copies what fits of `from` and says how much that was.
+    /// Copies what fits of `from` and returns how much that was.
     pub fn write(&mut self, from: &[u8]) -> usize {
         let mut done = 0;
         while let Some(rest) = from.get(done..).filter(|rest| !rest.is_empty()) {
@@ -146,7 +146,7 @@ impl Writer<'_> {
         if self.write(bytes) < bytes.len() { Err(TooShort) } else { Ok(()) }
     }
 
-    /// Counts bytes that a backend has put into the segments by itself, and goes on behind them. Says how many there
+    /// Counts bytes that a backend has put into the segments by itself, and goes on behind them. Returns how many there
     /// was room for.
     pub fn advance(&mut self, bytes: u64) -> u64 {
         let mut left = bytes;

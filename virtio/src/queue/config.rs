@@ -1,4 +1,4 @@
-//! What the driver says of a queue before it is used, and the checks that make a ring of it.
+//! The driver's configuration of a queue, and the checks that make a ring of it.
 
 use std::num::NonZeroU16;
 

@@ -20,7 +20,6 @@ use std::sync::atomic::Ordering;
 
 use virtio_queue::{Error as RingError, Queue as Ring, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::counters::Counters;
 use crate::memory::{Memory, Segment};
@@ -35,8 +34,6 @@ pub const FEATURE_INDIRECT: u64 = 1 << 28;
 pub const FEATURE_EVENT_IDX: u64 = 1 << 29;
 /// Room for segments that a queue keeps between requests: 64 KiB, or 256 requests of 16 segments.
 const MOST_SPARE_SEGMENTS: usize = 4096;
-/// Rounds through its queue that a device makes at most before others of its worker have their turn.
-const MOST_ROUNDS: u32 = 4;
 /// The driver wants no interrupts (virtio 1.3 §2.7.7), where EVENT_IDX is not in use.
 const AVAIL_NO_INTERRUPT: u16 = 1;
 
@@ -98,12 +95,13 @@ pub struct QueueFault {
     pub error: QueueError,
 }
 
-/// An active queue. Whoever owns it is the only one to touch its rings from the host's side.
+/// An active queue. Its owner alone accesses its rings from the host's side.
 #[derive(Debug)]
 pub struct Queue {
     ring: Ring,
     memory: Memory,
     shared: Arc<SharedRegisters>,
+    counters: Arc<Counters>,
     index: u16,
     indirect: bool,
     /// Value of `next_used` at the last decision about an interrupt.
@@ -113,8 +111,6 @@ pub struct Queue {
     spare: Vec<Vec<Segment>>,
     /// Room for segments in all of `spare`.
     spare_room: usize,
-    /// What the driver's kicks ring.
-    doorbell: Option<Arc<EventFd>>,
 }
 
 impl Queue {
@@ -129,6 +125,7 @@ impl Queue {
         features: u64,
         memory: &Memory,
         shared: &Arc<SharedRegisters>,
+        counters: &Arc<Counters>,
     ) -> Result<Self, QueueFault> {
         let ring =
             config.ring(state, features, memory).map_err(|error| QueueFault { queue: index, error })?;
@@ -137,28 +134,13 @@ impl Queue {
             ring,
             memory: memory.clone(),
             shared: shared.clone(),
+            counters: counters.clone(),
             index,
             indirect: features & FEATURE_INDIRECT != 0,
             in_flight: 0,
             spare: Vec::new(),
             spare_room: 0,
-            doorbell: None,
         })
-    }
-
-    /// For [`Queue::look_again`].
-    pub(crate) fn with_doorbell(mut self, doorbell: Arc<EventFd>) -> Self {
-        self.doorbell = Some(doorbell);
-        self
-    }
-
-    /// As if the driver had kicked: the device is called again when its worker has served others, and obeyed commands.
-    /// For what was left in the queue because a driver that never stops must not keep the worker for itself.
-    pub fn look_again(&self) {
-        if let Some(doorbell) = &self.doorbell {
-            // Its counter has room for 2^64 kicks.
-            let _ = doorbell.write(1);
-        }
     }
 
     /// Which queue of its device this is.
@@ -178,7 +160,7 @@ impl Queue {
 
     /// What its device has done. The queue itself counts requests and interrupts.
     pub fn counters(&self) -> &Counters {
-        self.shared.counters()
+        &self.counters
     }
 
     /// The memory that chains of this queue point into.
@@ -186,7 +168,7 @@ impl Queue {
         &self.memory
     }
 
-    /// Where it stands, for [`Queue::new`] to go on from. Chains in flight are not in it: complete them, or give them
+    /// Its position, for [`Queue::new`] to continue from. Chains in flight are not in it: complete them, or give them
     /// back with [`Queue::put_back`], before.
     pub fn state(&self) -> QueueState {
         QueueState { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
@@ -260,12 +242,12 @@ impl Queue {
 
     /// Writes the last or only used element of a request, which makes it visible.
     fn use_last(&mut self, head: u16, written: u32) -> Result<(), QueueFault> {
-        // Before: whoever hears of the request from the driver shall find it counted.
+        // Count first: when the driver sees the request, it is counted.
         self.counters().requests.add_one();
         self.ring.add_used(&*self.memory, head, written).map_err(|_| self.used_ring_gone())
     }
 
-    /// SharedRegisters the driver if it wants to hear of what was completed since the last call (§2.7.7.2).
+    /// Interrupts the driver if it asked for that for a chain completed since the last call (§2.7.7.2).
     ///
     /// # Errors
     /// As [`Queue::pop`].
@@ -273,7 +255,7 @@ impl Queue {
         self.notify_by(|_| false)
     }
 
-    /// As [`Queue::notify`]; where that means to write to an eventfd, `write` is asked first, and says whether it does it.
+    /// As [`Queue::notify`]; where that means to write to an eventfd, `write` is asked first, and returns whether it does it.
     ///
     /// # Errors
     /// As [`Queue::pop`].
@@ -283,7 +265,7 @@ impl Queue {
         if new == old {
             return Ok(());
         }
-        // Whoever reads the driver's wish must have made the used index visible before (§2.7.13.4.1 in reverse).
+        // The used index must be visible before we read whether the driver wants an interrupt (§2.7.13.4.1 in reverse).
         std::sync::atomic::fence(Ordering::SeqCst);
         let wanted = if self.ring.event_idx_enabled() {
             let event = Wrapping(self.load(self.ring.avail_ring(), 4 + 2 * u64::from(self.ring.size()))?);
@@ -292,12 +274,13 @@ impl Queue {
             self.load(self.ring.avail_ring(), 0)? & AVAIL_NO_INTERRUPT == 0
         };
         if wanted {
+            self.counters.interrupts.add_one();
             self.shared.queue_by(self.index, write);
         }
         Ok(())
     }
 
-    /// Asks the driver not to kick: the worker looks by itself. A wish only (§2.7.10).
+    /// Asks the driver not to kick. Only a hint (§2.7.10).
     ///
     /// # Errors
     /// As [`Queue::pop`].
@@ -311,28 +294,6 @@ impl Queue {
     /// As [`Queue::pop`].
     pub fn enable_kicks(&mut self) -> Result<bool, QueueFault> {
         self.ring.enable_notification(&*self.memory).map_err(|_| self.used_ring_gone())
-    }
-
-    /// Runs `serve` for every chain there is, until there is none and the driver will kick for the next, and gives
-    /// each back when it is served. A driver that adds as fast as we serve is left for a moment, to be served again.
-    ///
-    /// # Errors
-    /// As [`Queue::pop`].
-    pub fn serve_all(&mut self, mut serve: impl FnMut(&mut Chain, &Memory)) -> Result<(), QueueFault> {
-        for _ in 0..MOST_ROUNDS {
-            for _ in 0..self.size() {
-                let Some(mut chain) = self.pop()? else { break };
-                serve(&mut chain, &self.memory);
-                self.complete(chain)?;
-            }
-            // A driver that adds as fast as we serve gets its interrupts now and then.
-            self.notify()?;
-            if !self.enable_kicks()? {
-                return Ok(());
-            }
-        }
-        self.look_again();
-        Ok(())
     }
 
     fn reclaim(&mut self, chain: Chain) {

@@ -18,7 +18,9 @@ fn pair(features: u64) -> (DriverRing, Queue) {
     let (memory, _) = memory(MEMORY);
     let ring = DriverRing::new(&memory, RING, SIZE, 256);
     let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
-    let queue = Queue::new(0, ring.config(), QueueState::default(), features, &memory, &interrupts).unwrap();
+    let queue =
+        Queue::new(0, ring.config(), QueueState::default(), features, &memory, &interrupts, &Arc::default())
+            .unwrap();
     (ring, queue)
 }
 
@@ -146,7 +148,9 @@ fn rings_that_are_not_whole_in_memory_are_refused() {
     let (memory, _) = memory(MEMORY);
     let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
     let good = *DriverRing::new(&memory, RING, SIZE, 256).config();
-    let make = |config| Queue::new(0, &config, QueueState::default(), 0, &memory, &interrupts).map(|_| ());
+    let make = |config| {
+        Queue::new(0, &config, QueueState::default(), 0, &memory, &interrupts, &Arc::default()).map(|_| ())
+    };
     assert!(make(good).is_ok());
     for size in [0, 3, 512, 65535] {
         let fault = make(QueueConfig { size, ..good }).unwrap_err();
@@ -181,7 +185,9 @@ fn a_queue_goes_on_from_its_state() {
     assert_eq!(state, QueueState { next_avail: 1, next_used: 1 });
     let memory = queue.memory().clone();
     let interrupts = queue.shared.clone();
-    let mut again = Queue::new(0, ring.config(), state, FEATURE_EVENT_IDX, &memory, &interrupts).unwrap();
+    let mut again =
+        Queue::new(0, ring.config(), state, FEATURE_EVENT_IDX, &memory, &interrupts, &Arc::default())
+            .unwrap();
     assert_eq!(again.pop().unwrap().unwrap().head(), head);
 }
 
@@ -249,7 +255,7 @@ proptest! {
         let mut ring = DriverRing::new(&memory, RING, SIZE, 256);
         let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
         let state = QueueState { next_avail: start, next_used: start };
-        let mut queue = Queue::new(0, ring.config(), state, FEATURE_EVENT_IDX, &memory, &interrupts).unwrap();
+        let mut queue = Queue::new(0, ring.config(), state, FEATURE_EVENT_IDX, &memory, &interrupts, &Arc::default()).unwrap();
         ring.set_available_index(start);
         for _ in 0..batch {
             ring.add(&[(BUFFER, 8, false)]);

@@ -36,7 +36,7 @@ impl Table {
             return Err(QueueError::BadIndex(index));
         }
         let address = self.start.saturating_add(u64::from(index) * DESCRIPTOR);
-        // One copy: what is checked is what is used, whatever the guest does meanwhile.
+        // One copy, which is checked and used: the guest may change its own meanwhile.
         let raw: u128 = memory
             .read_obj(GuestAddress(address))
             .map_err(|_| QueueError::Ring { part: "the descriptor table", address: self.start })?;
@@ -52,7 +52,7 @@ impl Table {
     }
 }
 
-/// Appends the chain at `head` to `segments` and says how many of them are device-readable.
+/// Appends the chain at `head` to `segments` and returns how many of them are device-readable.
 pub(super) fn walk(
     memory: &Memory,
     table: Table,

@@ -55,7 +55,7 @@ pub struct Guest<P: Poller + 'static> {
     pub rings: Vec<DriverRing>,
     /// Those of before the last reset.
     pub last_rings: Vec<DriverRing>,
-    /// What was heard of the device's failures.
+    /// The device's failures.
     pub failures: Arc<FailureLog>,
     msi: Arc<TestMsiAllocator>,
     next_buffer: u64,
@@ -75,6 +75,20 @@ impl<P: Poller + 'static> Guest<P> {
         memory: Memory,
         discards: Arc<Discards>,
     ) -> Self {
+        Self::build(vec![(device, make)], memory, discards)
+    }
+
+    /// As [`Guest::new`], with a thread for each of `devices`, which serve an equal share of the queues.
+    pub fn with_threads(devices: Vec<(Box<dyn Device<Poller = P>>, MakePoller<P>)>) -> Self {
+        let (memory, discards) = memory(MEMORY);
+        Self::build(devices, memory, discards)
+    }
+
+    fn build(
+        devices: Vec<(Box<dyn Device<Poller = P>>, MakePoller<P>)>,
+        memory: Memory,
+        discards: Arc<Discards>,
+    ) -> Self {
         let msi = Arc::new(TestMsiAllocator::default());
         let failures = Arc::new(FailureLog::default());
         let platform = Platform {
@@ -83,7 +97,10 @@ impl<P: Poller + 'static> Guest<P> {
             doorbells: Arc::new(NoDoorbells),
             failures: failures.clone(),
         };
-        let function = VirtioPci::new(device, Worker::new("test", make), &platform).expect("a function");
+        let info = devices.first().expect("a device").0.info();
+        let on_worker = |(device, make)| (device, Worker::new("test", make));
+        let threads = devices.into_iter().map(on_worker).collect();
+        let function = VirtioPci::new(info, threads, &platform).expect("a function");
         let function = Arc::new(Mutex::new(function));
         let mut guest = Guest {
             function,
@@ -111,9 +128,9 @@ impl<P: Poller + 'static> Guest<P> {
         self.function.lock().expect("a function that did not panic")
     }
 
-    /// What the device has done.
+    /// What the device has done on its first thread.
     pub fn counters(&self) -> Arc<Counters> {
-        self.function().counters().clone()
+        self.function().counters().swap_remove(0)
     }
 
     /// Reaches the function as a machine's other threads do.

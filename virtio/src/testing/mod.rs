@@ -67,7 +67,7 @@ impl Failures for FailureLog {
     }
 }
 
-/// A guest's memory of `len` bytes from address 0 on, and who hears of what is given back.
+/// A guest's memory of `len` bytes from address 0 on, and the record of what is given back to the host.
 pub fn memory(len: usize) -> (Memory, Arc<Discards>) {
     let regions = Regions::from_ranges(&[(GuestAddress(0), len)]).expect("memory for a test");
     let discards = Arc::new(Discards::default());

@@ -26,8 +26,8 @@ pub(super) const ISR_LEN: u64 = 4;
 pub(super) const DEVICE: u64 = 0x2000;
 pub(super) const DEVICE_LEN: u64 = 0x1000;
 pub(super) const NOTIFY: u64 = 0x3000;
-/// Bytes from one queue's doorbell to the next's: notify_off_multiplier. A doorbell of its own each, so that KVM
-/// knows by the address alone who is meant.
+/// Bytes from one queue's doorbell to the next's: notify_off_multiplier. Each queue has a doorbell of its own, so that KVM
+/// finds the eventfd by the address alone.
 pub(super) const NOTIFY_STRIDE: usize = 4;
 pub(super) const NOTIFY_LEN: u64 = 0x1000;
 const TABLE: u32 = 0x4000;

@@ -94,7 +94,7 @@ impl PciAccess {
         Some(WindowAccess { offset: offset.into(), len: usize::try_from(len).ok()?, data })
     }
 
-    /// Puts what was read where the driver looks for it.
+    /// Puts the data of a read into the capability.
     pub(super) fn answer(self, config: &mut ConfigSpace, data: &[u8]) {
         config.set(self.at + CAP_DATA, data);
     }

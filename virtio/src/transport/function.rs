@@ -16,8 +16,8 @@ pub trait VirtioFunction: PciFunction {
     /// The constants of its device.
     fn info(&self) -> &DeviceInfo;
 
-    /// What its device has done since it was made.
-    fn counters(&self) -> &Arc<Counters>;
+    /// What its device has done since it was made, thread by thread.
+    fn counters(&self) -> Vec<Arc<Counters>>;
 
     /// Tells the device something: at once if no driver is at work, else through its worker. Waits for nothing.
     ///
@@ -49,8 +49,8 @@ impl<P: Poller + 'static> VirtioFunction for VirtioPci<P> {
         &self.info
     }
 
-    fn counters(&self) -> &Arc<Counters> {
-        self.shared.counters()
+    fn counters(&self) -> Vec<Arc<Counters>> {
+        self.parts.iter().map(|part| part.counters.clone()).collect()
     }
 
     fn tell(&mut self, message: Message) -> Result<(), TellError> {
@@ -60,18 +60,21 @@ impl<P: Poller + 'static> VirtioFunction for VirtioPci<P> {
         }
         // A device that has come back since is told at once.
         self.status();
-        match &mut self.location {
-            DeviceLocation::Here(device) => {
-                // Without queues none can be at fault.
-                let _ = device.tell(message, None);
+        if self.is_stopping() {
+            let kind = std::mem::discriminant(&message);
+            self.untold.retain(|earlier| std::mem::discriminant(earlier) != kind);
+            self.untold.push(message);
+            return Ok(());
+        }
+        for part in &mut self.parts {
+            match &mut part.location {
+                DeviceLocation::Here(device) => {
+                    // Without queues none can be at fault.
+                    let _ = device.tell(message.clone(), None);
+                }
+                DeviceLocation::Running(slot) => part.worker.tell(*slot, message.clone()),
+                DeviceLocation::Stopping(_) | DeviceLocation::Gone => return Err(TellError::Gone),
             }
-            DeviceLocation::Running(slot) => self.worker.tell(*slot, message),
-            DeviceLocation::Stopping(_) => {
-                let kind = std::mem::discriminant(&message);
-                self.untold.retain(|earlier| std::mem::discriminant(earlier) != kind);
-                self.untold.push(message);
-            }
-            DeviceLocation::Gone => return Err(TellError::Gone),
         }
         Ok(())
     }

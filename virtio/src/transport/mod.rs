@@ -35,7 +35,7 @@ use bar::Area;
 use capabilities::PciAccess;
 pub use function::{DeviceHandle, TellError, VirtioFunction};
 use registers::Registers;
-use run::DeviceLocation;
+use run::Part;
 
 /// VIRTIO_F_VERSION_1 (virtio 1.3 §6): everything here is modern.
 pub const FEATURE_VERSION_1: u64 = 1 << 32;
@@ -65,8 +65,8 @@ pub struct VirtioPci<P: Poller + 'static> {
     registers: Registers,
     shared: Arc<SharedRegisters>,
     memory: Memory,
-    worker: Arc<Worker<P>>,
-    location: DeviceLocation<P>,
+    /// At least one.
+    parts: Vec<Part<P>>,
     /// Whether the function may reach memory (PCI 3.0 §6.2.2). While it may not, its device rests: on its worker, or here
     /// with its positions in `held`.
     master: bool,
@@ -96,7 +96,7 @@ pub struct Platform {
     pub msi: Arc<dyn MsiAllocator>,
     /// Where doorbells go.
     pub doorbells: Arc<dyn Doorbells>,
-    /// Who hears of devices that cannot go on.
+    /// Is told of devices that cannot go on.
     pub failures: Arc<dyn Failures>,
 }
 
@@ -112,17 +112,21 @@ pub enum TransportError {
     Doorbell(#[from] io::Error),
 }
 
+/// A device for a share of the queues, and the worker that runs it.
+pub type DeviceThread<P> = (Box<dyn Device<Poller = P>>, Arc<Worker<P>>);
+
 impl<P: Poller + 'static> VirtioPci<P> {
-    /// Makes a function of `device`, which will run on `worker`.
+    /// Makes a function of a device, described by `info`, that runs on one thread or several. Each of `threads` has a device of
+    /// its own and serves an equal share of the queues; all of these devices have the configuration space of `info`.
     ///
     /// # Errors
     /// [`TransportError`].
     pub fn new(
-        device: Box<dyn Device<Poller = P>>,
-        worker: Arc<Worker<P>>,
+        info: DeviceInfo,
+        threads: Vec<DeviceThread<P>>,
         platform: &Platform,
     ) -> Result<Self, TransportError> {
-        let info = device.info();
+        let parts: Vec<_> = threads.into_iter().map(|(device, worker)| Part::new(device, worker)).collect();
         let layout = |error: &dyn std::fmt::Display| TransportError::Layout(error.to_string());
         let queues = u16::try_from(info.queues.len()).map_err(|error| layout(&error))?;
         if queues > bar::MOST_QUEUES {
@@ -142,6 +146,9 @@ impl<P: Poller + 'static> VirtioPci<P> {
         let access = capabilities::add(&mut config).map_err(|error| layout(&error))?;
         let msix =
             Msix::new(&mut config, queues + 1, bar::MSIX, &platform.msi).map_err(|error| layout(&error))?;
+        if parts.is_empty() {
+            return Err(TransportError::Layout("no thread".into()));
+        }
         let vectors = (0..=queues).filter_map(|vector| msix.vector(vector)).collect();
         let shared = SharedRegisters::new(vectors, queues.into());
         let shared = Arc::new(shared.heard_by(info.name.clone(), platform.failures.clone()));
@@ -155,8 +162,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
             registers: Registers::new(offered, &info.queues),
             shared,
             memory: platform.memory.clone(),
-            worker,
-            location: DeviceLocation::Here(device),
+            parts,
             held: None,
             untold: Vec::new(),
             master: false,
@@ -246,7 +252,7 @@ impl<P: Poller + 'static> PciFunction for VirtioPci<P> {
         let (old, new) = (self.master, self.config.master_enabled());
         self.master = new;
         if old && !new {
-            // Before the vectors close: what it has done until now, its driver hears of.
+            // Before the vectors close: the driver is interrupted for what was done until now.
             self.rest();
         }
         self.msix.config_written(&self.config, &written);
@@ -278,6 +284,6 @@ impl<P: Poller + 'static> Drop for VirtioPci<P> {
         self.ring_at(None);
         self.begin_reset();
         // The worker may serve others: this device must be off it before its memory goes.
-        self.wait_for_reset();
+        self.wait_for_reset(None);
     }
 }

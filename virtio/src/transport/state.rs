@@ -45,7 +45,7 @@ impl<P: Poller + 'static> Component for VirtioPci<P> {
     fn quiesce(&mut self) {
         self.quiesced = true;
         if self.held.is_none() {
-            self.wait_for_reset();
+            self.wait_for_reset(None);
             self.held = self.take_back();
         }
     }
@@ -54,7 +54,7 @@ impl<P: Poller + 'static> Component for VirtioPci<P> {
         if !self.quiesced {
             return Err(StateError::Running { kind: KIND });
         }
-        let DeviceLocation::Here(device) = &self.location else {
+        let Some(DeviceLocation::Here(device)) = self.parts.first().map(|part| &part.location) else {
             let name = &self.info.name;
             return Err(StateError::refused(KIND, format_args!("the thread of {name} has died")));
         };
@@ -86,10 +86,13 @@ impl<P: Poller + 'static> Component for VirtioPci<P> {
         if !self.quiesced {
             return Err(StateError::Running { kind: KIND });
         }
-        let DeviceLocation::Here(device) = &mut self.location else {
-            return Err(StateError::refused(KIND, "its thread has died"));
-        };
-        device.load(&state.device)?;
+        // All parts check the same, so that only the first one can refuse.
+        for part in &mut self.parts {
+            match &mut part.location {
+                DeviceLocation::Here(device) => device.load(&state.device)?,
+                _ => return Err(StateError::refused(KIND, "its thread has died")),
+            }
+        }
         self.msix.load(&state.msix);
         self.registers.accepted = state.accepted;
         self.registers.device_select = state.device_select;

@@ -19,7 +19,7 @@ const ADDRESS_BITS: u64 = !3;
 const UNROUTED: u8 = 1;
 const LOST: u8 = 2;
 
-/// A vector of a function, shared between its table and whoever triggers it.
+/// A vector of a function, shared between its table and the part of the function that triggers it.
 #[derive(Debug)]
 pub(super) struct Vector {
     /// Whether a trigger goes straight to `irq`. Changed only with `entry` locked.
@@ -98,7 +98,7 @@ impl Vector {
     pub(super) fn set_function(&self, enabled: bool, open: bool) {
         let mut entry = self.lock();
         (entry.enabled, entry.open) = (enabled, open);
-        // A message that waited is not owed by a function whose MSI-X is off.
+        // A function whose MSI-X is off drops pending messages.
         entry.pending &= enabled;
         self.update(&mut entry);
     }
@@ -180,7 +180,7 @@ impl Vector {
 pub struct MsixVector(pub(super) Arc<Vector>);
 
 impl MsixVector {
-    /// As [`Irq::trigger`]; `false` if MSI-X is off, so that nobody hears.
+    /// As [`Irq::trigger`]; `false` if MSI-X is off and no message is sent.
     ///
     /// # Errors
     /// The host could not raise the interrupt.

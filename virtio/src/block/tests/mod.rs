@@ -15,6 +15,7 @@ use super::*;
 use crate::queue::{FEATURE_EVENT_IDX, FEATURE_INDIRECT};
 use crate::testing::{Guest, Used};
 use crate::transport::VirtioFunction;
+use devices::component::Component;
 use ram::{Hand, byte};
 
 const ALL: u64 = u64::MAX;
@@ -483,4 +484,53 @@ fn a_disk_that_grows_tells_its_driver_and_takes_requests_behind_its_old_end() {
     assert_eq!(guest.config(0, 8), 24u64.to_le_bytes(), "a reset does not shrink it");
     let wrong = guest.function().tell(Message::BalloonStatistics).unwrap_err();
     assert!(wrong.to_string().contains("Balloon"), "{wrong}");
+}
+
+#[test]
+fn queues_on_threads_of_their_own_do_not_wait_for_each_other() {
+    let hands = [(); 2].map(|()| Hand::new(BYTES));
+    let first = Block::new("vda", Disk { queues: NonZeroU16::new(3).unwrap(), ..disk() });
+    let second = first.for_another_thread();
+    let thread = |device: Block, hand: &Hand| {
+        let hand = hand.clone();
+        (Box::new(device) as Box<dyn Device<Poller = AnyEngine>>, Box::new(move || Ok(hand.engine())) as _)
+    };
+    let mut guest = Guest::with_threads(vec![thread(first, &hands[0]), thread(second, &hands[1])]);
+    guest.start(ALL, 64);
+    let read = |guest: &mut Guest<AnyEngine>, queue: usize| {
+        guest.add(queue, &[&header(READ, 0)], &[512, 1]);
+        guest.kick(queue);
+    };
+    hands[0].hold();
+    read(&mut guest, 0);
+    guest.wait_until("the first thread has a request", |_| hands[0].asked() == 1);
+    for _ in 0..3 {
+        read(&mut guest, 1);
+        guest.rings[1].wait_used();
+    }
+    assert_eq!((guest.rings[0].used_index(), hands[1].asked()), (0, 3), "served by the other thread");
+    hands[0].let_go();
+    guest.rings[0].wait_used();
+    for round in 0..3 {
+        // Both threads stop, keep the positions of their queues and continue.
+        guest.function.quiesce();
+        let state = guest.function.save().unwrap();
+        if round == 1 {
+            guest.function.load(&state).unwrap();
+        }
+        (0..3).for_each(|queue| read(&mut guest, queue));
+        assert_eq!(guest.function.save().unwrap(), state);
+        guest.function.go();
+        for queue in 0..3 {
+            guest.rings[queue].wait_used();
+        }
+    }
+    let counted: Vec<u64> = guest.function().counters().iter().map(|thread| thread.requests.now()).collect();
+    assert_eq!(counted, [1 + 2 * 3, 3 + 3], "each counts its own queues");
+    guest.function().tell(Message::DiskSize { sectors: 4096 }).unwrap();
+    guest.start(ALL, 64);
+    (0..3).for_each(|queue| {
+        read(&mut guest, queue);
+        guest.rings[queue].wait_used();
+    });
 }

@@ -49,7 +49,7 @@ proptest! {
         ring.add(&pieces);
         let interrupts = Arc::new(SharedRegisters::new(Vec::new(), 1));
         let mut queue =
-            Queue::new(0, ring.config(), QueueState::default(), 0, &memory, &interrupts).unwrap();
+            Queue::new(0, ring.config(), QueueState::default(), 0, &memory, &interrupts, &Arc::default()).unwrap();
         let chain = queue.pop().unwrap().unwrap();
         let limits = Limits { sectors: SECTORS, read_only, features };
         let mut list = vec![(Operation::Flush, Extent { offset: 1, len: 1 })];
