@@ -82,7 +82,7 @@ fn embedder_needs_no_command_line() {
     for other in ["clap", "clap_builder", "toml", "httparse"] {
         assert!(!crates.contains(other), "{other} is in the library's tree: {tree}");
     }
-    // Of the whole workspace, as the other tests are built: a selection of its own would build the library once more. The lints
+    // For the whole workspace, like the other tests: a selection would build the library once more. The lints
     // check that it compiles without its default feature.
     cargo(&["build", "--quiet", "--workspace", "--bin", "embed"]);
     let folder = tempfile::tempdir().unwrap();
