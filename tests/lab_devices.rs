@@ -168,7 +168,6 @@ fn a_stream_comes_through_and_back_unharmed_in_large_frames(guest: &mut Process)
     let back = lab().exec(&Cmd::sh(back).limit(SOON)).unwrap();
     assert!(back.text().contains(sum), "{}{}", back.text(), back.err_text());
     let counts: Vec<u64> = frames().iter().zip(before).map(|(after, before)| after - before).collect();
-    println!("{bytes} bytes to the guest and back: frames from it and to it {counts:?}");
     // In frames of 1500 bytes it would be one for each 1448 bytes each way, and acknowledgements.
     assert!(counts.len() == 2 && counts.iter().sum::<u64>() < bytes / 2500, "{counts:?}");
     guest.send("killall httpd; rm /tmp/blob\n").unwrap();
