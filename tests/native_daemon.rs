@@ -479,7 +479,7 @@ fn a_machine_without_a_name_is_told_to_be_out_of_reach() {
     let output = ends(&mut lab.machine(&["-d", "--log", "log"]));
     let daemon = Daemon::from(&output);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.ends_with("no verb finds it, its console is nobody's\n"), "{said}");
+    assert!(said.ends_with("no verb finds it, and its console cannot be opened\n"), "{said}");
     assert_eq!(lab.does(&["ls"]).lines().count(), 1);
     daemon.signal(libc::SIGTERM);
     until("it is heard", || lab.read("log").contains("power button pressed"));
@@ -568,7 +568,7 @@ fn machine_whose_caller_was_killed_meanwhile_does_not_stay() {
         // It continues, starts the machine, and finds no parent.
         let (heard, _thread) = vmm::Heard::listen(full);
         assert_eq!(Daemon { pid, ended: false }.end(), 1);
-        let gone = "vm0: the machine is ended, as whoever started it has gone meanwhile\n";
+        let gone = "vm0: the machine is ended: the process that started it ended before the machine ran\n";
         assert!(lab.read("log").ends_with(gone), "{}", lab.read("log"));
         assert_eq!(lab.files(), ["guest", "log"]);
         assert!(heard.wait(|said| vmm::count(said, "~> Kernel") > 0), "{}", heard.text());

@@ -71,7 +71,7 @@ pub(super) fn warning(text: &str, mem: MemSize, cpus: Cpus) -> Option<Problem> {
     if !cmdline::has(text, "console") {
         problems
             .push("without `console=ttyS0` or `console=hvc0` the kernel's messages are not seen".to_owned());
-    } else if !consoles(text).any(|console| is_present(console)) {
+    } else if !consoles(text).any(is_present) {
         problems.push("none of its consoles is `ttyS0` or `hvc0`, which this machine has".to_owned());
     }
     let cure = Some("leave it so only if that is meant".to_owned());
