@@ -1,4 +1,4 @@
-//! Promises of the command line: what it says when something is wrong, on stderr, with which exit status.
+//! Tests of the command line: its error messages on stderr, and the exit status.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -298,7 +298,7 @@ fn run_leaves_out_what_an_ordinary_user_may_not_read_and_says_so() {
 #[test]
 fn run_whose_guest_cannot_be_read_ends_in_time_and_by_a_signal() {
     let folder = Folder::new();
-    // Opening it waits for somebody who writes into it.
+    // Opening it would block until it has a writer.
     assert!(Command::new("mkfifo").arg(folder.path("busybox")).status().unwrap().success());
     let stuck = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));

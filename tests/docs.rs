@@ -32,7 +32,7 @@ fn architecture_names_only_places_that_exist() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// Documents and help come from one table: no number, and no other meaning of one, stands in only one of them.
+/// Documents and help come from one table: each number and its meaning is in all of them.
 #[test]
 fn exit_statuses_are_the_same_in_documents_and_help() {
     let table = minivmm::cli::exit::markdown();
@@ -92,7 +92,7 @@ fn documents_have_the_default_command_line() {
     assert!(read("docs/reference.md").contains(&format!("`{}`", minivmm::spec::DEFAULT_CMDLINE)));
 }
 
-/// What a page shows as output is compared with what comes out only where the page is run.
+/// A page's output is compared with the real output only where the page is run.
 #[test]
 fn only_documents_that_are_run_show_output() {
     for name in names().iter().filter(|name| !RUN.contains(&name.as_str())) {
@@ -139,7 +139,7 @@ fn code_spans(name: &str) -> Vec<String> {
 fn every_command_line_in_a_block_is_understood() {
     let mut count = 0;
     for (name, line) in code_lines() {
-        // The comment in the first line of a machine's file says how it is used.
+        // The comment in the first line of a machine's file is the command that uses it.
         let line = line.strip_prefix("# vm.toml: ").unwrap_or(&line);
         for words in shell::commands(line).into_iter().filter(|words| words[0] == "minivmm") {
             count += 1;
@@ -181,7 +181,7 @@ fn every_option_and_verb_in_a_sentence_exists() {
                 _ => continue,
             };
             count += 1;
-            // What stands behind `--` is the guest's.
+            // The words after `--` are the guest's.
             for flag in words.iter().take_while(|word| **word != "--").filter(|word| is_flag(word)) {
                 let flag = flag.trim_end_matches([',', '.']);
                 assert!(known.contains(flag), "{name}: `{span}` has {flag}");

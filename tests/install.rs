@@ -1,4 +1,5 @@
-//! What `make install` leaves, and that `make uninstall` takes it away. It builds as the tests are built.
+//! The files of `make install`, and their removal by `make uninstall`. The build profile is that of the
+//! tests.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::collections::BTreeSet;
@@ -130,7 +131,7 @@ fn pages_are_whole(folder: &Path) {
     assert!(stop.contains("by force\n") && !stop.contains("powered off"), "{stop}");
     let console = fs::read_to_string(folder.join("minivmm-console.1")).unwrap();
     assert!(console.contains("Ctrl\\-] opens a menu: d detaches"), "{console}");
-    // roff wants its minus signs and its apostrophes told apart.
+    // roff distinguishes minus signs and apostrophes.
     for flag in ["kernel", "disk", "on\\-reboot", "daemonize", "pidfile", "log", "version"] {
         assert!(main.contains(&format!("\\-\\-{flag}")), "{main}");
     }

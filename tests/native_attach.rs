@@ -25,7 +25,7 @@ use vmm::{Heard, count, wait};
 /// Detaches.
 const DETACH: &[u8] = b"\x1dd";
 
-/// A person who looks at the console of `vm0`, where `word` has been said.
+/// A user at the console of `vm0`, which has printed `word`.
 fn viewer(host: &Host, word: &str) -> OnTerminal {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let viewer = OnTerminal::command(&mut host.verb(&["console", "vm0"]), folder);
@@ -44,7 +44,7 @@ fn attached_detached_and_attached_again_the_machine_runs_on() {
     first.expect("first\n", 1);
     first.type_in(DETACH);
     first.end().is(0).said("minivmm: detached from vm0; it runs on");
-    // What was said before stands there again.
+    // Earlier output is shown again.
     let mut second = viewer(&host, "ready\nfirst\n");
     second.type_in(b"\x1d\x1d\n\x04");
     second.end().is(0).said("\x1d\n").said("done\n").said("minivmm: vm0 has ended: the guest powered off");
@@ -96,7 +96,7 @@ fn the_terminal_is_given_back_by_signals_and_when_the_machine_is_killed() {
     stopped.make_sane();
     stopped.signal(libc::SIGCONT);
     stopped.until_raw();
-    // Woken when its machine has gone: what makes the terminal raw again and what gives it back run side by side.
+    // The threads that set raw mode and restore it wake up at the same time when the machine ends.
     stopped.signal(libc::SIGSTOP);
     machine.signal(libc::SIGKILL);
     machine.end();
@@ -118,7 +118,7 @@ fn a_paused_machine_is_said_to_be_and_hears_what_was_typed_when_it_goes_on() {
     assert_eq!(machine.end().status.code(), Some(0));
 }
 
-/// The verb with pipes; what it says is heard.
+/// The verb with pipes; its output is read.
 fn piped(host: &Host, stdin: Stdio) -> (Child, Heard) {
     let mut child = host.verb(&["console", "vm0"]).stdin(stdin).spawn().unwrap();
     let (heard, _) = Heard::listen(child.stdout.take().unwrap());
@@ -132,7 +132,7 @@ fn pipes_carry_bytes_as_they_are_and_an_empty_one_only_looks_on() {
     let (mut reader, read) = piped(&host, Stdio::null());
     assert!(read.wait(|heard| count(heard, "ready\n") == 1));
     let (mut typist, typed) = piped(&host, Stdio::piped());
-    // What a terminal's menu would take is the guest's.
+    // With pipes, the keys of a terminal's menu are the guest's.
     typist.stdin.as_mut().unwrap().write_all(b"\x1dd and on\n\x04").unwrap();
     for (child, heard) in [(&mut reader, read), (&mut typist, typed)] {
         assert_eq!(wait(child, || heard.text()).code(), Some(0));
@@ -151,7 +151,7 @@ fn a_reader_that_goes_ends_the_verb_and_nothing_else() {
     let mut machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
     let mut child = host.verb(&["console", "vm0"]).spawn().unwrap();
     child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
-    // The guest says nothing more: the verb sees it by itself.
+    // Without further output of the guest, the verb must notice it by itself.
     assert_eq!(wait(&mut child, String::new).code(), Some(0));
     machine.type_in(b"\x04");
     assert_eq!(machine.end().status.code(), Some(0));

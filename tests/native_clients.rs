@@ -82,7 +82,7 @@ impl Chance {
     }
 }
 
-/// One thing that a client does. What a connection does not take now it does not get.
+/// One action of a client. Bytes that the connection does not accept now are dropped.
 fn play(host: &Host, chance: &mut Chance, open: &mut Vec<UnixStream>, at_rest: bool) {
     if open.is_empty() || (open.len() < EACH && chance.below(4) == 0) {
         let stream = host.connect("vm0");
@@ -164,7 +164,7 @@ fn clients_that_do_anything_leave_nothing_behind() {
                 most = memory.max(most);
             }
             together = served(&host, machine.pid()).0.max(together);
-            // In the last fifth nobody reads what they type. What was asked before may let the machine go on yet.
+            // In the last fifth no client reads its input. An earlier request may still resume the machine.
             if begin.elapsed() > time * 4 / 5 {
                 at_rest.store(true, Ordering::Relaxed);
                 host.run(&["pause", "vm0"]);

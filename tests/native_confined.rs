@@ -15,7 +15,8 @@ use std::process::{Command, Stdio};
 
 use vmm::{Launch, Vmm, count};
 
-/// A guest that keeps its disk busy, and says so now and then; started by `wrapper`, if there is one.
+/// A guest that keeps its disk busy and reports that from time to time; started by `wrapper`, if there is
+/// one.
 fn at_work(wrapper: &[&str], confine: impl Fn(&mut Command)) -> Vmm {
     let folder = tempfile::tempdir().unwrap();
     let [kernel, image, socket] = ["load", "image", "socket"].map(|name| folder.path().join(name));
@@ -103,13 +104,14 @@ fn forbid_io_uring(command: &mut Command) {
     }
 }
 
-/// Nobody else is there to bury its children or to be told of its end, and signals without a handler would not reach it.
+/// As PID 1 there is no parent to reap its children or to receive its status, and signals without a handler
+/// are ignored.
 #[test]
 fn a_machine_works_as_the_first_process_of_a_container_and_ends_by_its_signals() {
     const ALONE: [&str; 8] =
         ["unshare", "--user", "--map-root-user", "--pid", "--net", "--mount-proc", "--fork", "--kill-child"];
     works_to_its_end(at_work(&ALONE, |_| {}));
-    // A signal presses the button, which this guest does not hear; the second one ends the machine.
+    // A signal presses the button, which this guest ignores; the second one ends the machine.
     let machine = at_work(&ALONE, |_| {});
     let children = format!("/proc/{0}/task/{0}/children", machine.pid());
     let first: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();

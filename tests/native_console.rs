@@ -23,7 +23,7 @@ fn text(len: usize) -> Vec<u8> {
     (0u8..95).cycle().map(|n| b' ' + n).take(len).collect()
 }
 
-/// What an echo guest says for `text`, up to its count.
+/// The output of an echo guest for `text`, up to its count.
 fn echoed(text: &[u8]) -> String {
     format!("ready\n{}\nechoed={:08x}", String::from_utf8_lossy(text), text.len())
 }
@@ -71,7 +71,7 @@ fn bytes_typed_one_by_one_each_wake_a_halted_guest() {
     }
     vmm.type_in(b"\x04");
     let ended = vmm.end();
-    // Rarely a byte comes while the guest still looks for more after the one before.
+    // Rarely a byte arrives while the guest is still polling after the one before.
     let interrupts = ended.stdout.strip_prefix("ready\nwake up\nechoed=00000007 interrupts=0000000");
     assert!(interrupts.is_some_and(|rest| ('2'..='8').contains(&rest.chars().next().unwrap())), "{ended:?}");
     assert_eq!(ended.status.code(), Some(0));
@@ -106,7 +106,7 @@ fn end_of_input_does_not_end_the_machine() {
 
 #[test]
 fn guest_is_served_with_every_descriptor_closed() {
-    // What it opens must not land on the numbers of standard input and output and be written to.
+    // Descriptors that it opens must not get the numbers of standard input and output.
     let mut launch = Launch::new(Guest::Ports);
     let folder = launch.folder.clone();
     let kernel = folder.path().join("Ports.elf");
@@ -117,7 +117,7 @@ fn guest_is_served_with_every_descriptor_closed() {
     assert_eq!(fs::read(&kernel).unwrap(), before);
 }
 
-/// What [`Guest::Flood`] prints.
+/// The output of [`Guest::Flood`].
 fn flood() -> String {
     let lines = (0..4096).map(|number| format!("{number:08x}{}\n", ".".repeat(55)));
     lines.chain(["done\n".to_owned()]).collect()
@@ -188,7 +188,7 @@ fn until_vcpu_sleeps(pid: u32) {
 
 #[test]
 fn console_that_nobody_reads_does_not_keep_the_command_from_ending() {
-    // Queue and pipe hold half of what the guest says, so it never comes to its end by itself.
+    // Queue and pipe hold half of the guest's output, so it never ends by itself.
     let mut launch = Launch::new(Guest::Flood);
     let mut child = Owned::start(launch.command());
     let (_output, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -227,7 +227,7 @@ fn a_third_signal_does_not_wait_for_the_consoles_reader() {
 
 #[test]
 fn last_words_are_out_when_the_command_ends() {
-    // Read only when the command is gone: nothing that the guest said may still be on its way.
+    // Read only after the command has ended: all of the guest's output must have been written.
     for (guest, status, said) in [
         (Guest::TripleFault, 5, "faulting\n"),
         (Guest::Pvpanic, 4, "panicking\n"),
@@ -258,7 +258,7 @@ fn input_that_waits_at_a_reboot_is_the_next_guests() {
 
 #[test]
 fn guest_that_takes_no_input_lets_the_command_end() {
-    // More than all queues hold, and nobody reads it.
+    // More than all queues hold, without a reader.
     let launch = Launch::new(Guest::TimerWake);
     let path = launch.path().join("input");
     fs::write(&path, vec![b'x'; 3 << 20]).unwrap();

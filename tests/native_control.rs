@@ -63,7 +63,7 @@ fn a_machine_with_a_name_is_listed_and_described_while_it_lives() {
     });
     assert!(host.does(&["info", "vm1"]).contains("\nstate    running\n"));
     let stats = host.json(&["stats", "vm0", "--json"]);
-    // Each byte that the guest says is a write to a port.
+    // Each output byte is a write to a port.
     assert!(stats["vcpus"][0]["port-out"].as_u64().unwrap() >= "ready\n".len() as u64, "{stats}");
     assert!(host.does(&["stats", "vm0"]).contains("\nmemory.size "));
     assert_eq!(stats["devices"][0]["name"], "console0", "{stats}");
@@ -99,7 +99,7 @@ fn pause_resume_and_reset_do_what_they_say() {
     assert_eq!(host.does(&["pause", "vm0"]), "");
     assert_eq!(host.json(&["info", "vm0", "--json"])["state"], "paused");
     machine.type_in(b"r");
-    // By the time that a machine beside it has done ten times what it is told, it would have done so, too.
+    // When a machine beside it has done ten requests, it would have done them, too.
     let mut neighbour = host.start(Guest::Obedient, "vm1", "ready\n");
     for times in 2..12 {
         neighbour.type_in(b"r");
@@ -175,7 +175,8 @@ fn a_machine_that_was_stopped_or_killed_is_there_no_more_when_the_verb_ends() {
         let launch = host.launch(Guest::PowerButton, "vm0").args(&["--disk", disk.to_str().unwrap()]);
         let machine = launch.spawn();
         machine.expect("ready\n", 1);
-        // One hears of the end and does not go, the other takes no answer: what is left of the machine waits for it.
+        // One client keeps its connection after the end, the other reads no answer: the server waits for
+        // both.
         let (mut waiting, mut deaf) = (host.connect("vm0"), host.connect("vm0"));
         waiting.write_all(b"GET /v1/wait HTTP/1.1\r\n\r\n").unwrap();
         deaf.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -196,7 +197,7 @@ fn a_machine_that_was_stopped_or_killed_is_there_no_more_when_the_verb_ends() {
 fn kill_waits_for_a_machine_that_takes_its_time_to_end() {
     let host = Host::new();
     let mut launch = host.launch(Guest::Flood, "vm0");
-    // Nobody reads what it says, for which it waits some seconds at its end.
+    // Its output has no reader, for which it waits some seconds at its end.
     let machine = Owned::start(launch.command());
     let begin = Instant::now();
     while !host.run(&["info", "vm0"]).status.success() {
@@ -208,7 +209,7 @@ fn kill_waits_for_a_machine_that_takes_its_time_to_end() {
     let mut before = 0;
     loop {
         let now = said();
-        // A guest that has said nothing has not begun.
+        // A guest without output has not started.
         if now > 0 && now == before {
             break;
         }
@@ -270,7 +271,7 @@ fn wait_ends_as_the_machine_does() {
         }
     }
     host.fails(&["wait", "vm0"], 1, "no machine called vm0");
-    // A machine that did not come to say how it ended.
+    // A machine that could not report its end.
     let machine = host.start(Guest::Obedient, "vm0", "ready\n");
     let waiting = host.verb(&["wait", "vm0"]).spawn().unwrap();
     host.until_connected("vm0", 1);
@@ -389,7 +390,7 @@ fn whoever_pasted_into_a_guest_at_rest_and_left_holds_no_place() {
         assert!(begin.elapsed() < Duration::from_secs(30), "their places are not free");
         thread::sleep(Duration::from_millis(50));
     };
-    // Who comes next is heard, behind what was pasted.
+    // The next client's input follows the pasted text.
     host.does(&["resume", "vm0"]);
     stream.read_exact(&mut [0; 1000]).unwrap();
     host.does(&["kill", "vm0"]);
@@ -435,7 +436,7 @@ fn whatever_is_sent_at_it_leaves_memory_flat_and_the_machine_unharmed() {
     let host = Host::new();
     let mut machine = host.start(Guest::EchoInterrupt, "vm0", "ready\n");
     let each = usize::try_from(dose(1024)).unwrap() << 20;
-    // A stream of events looks at its client once a second only.
+    // A stream of events checks its client only once a second.
     let kinds: [(usize, &[u8]); 5] = [
         (each / 4, b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 1099511627776\r\n\r\n"),
         (each / 4, b"PUT /v1/balloon HTTP/1.1\r\nContent-Length: 65536\r\n\r\n"),
@@ -443,7 +444,7 @@ fn whatever_is_sent_at_it_leaves_memory_flat_and_the_machine_unharmed() {
         (each / 4, b"GET /v1/wait HTTP/1.1\r\n\r\n"),
         (2 << 20, b"GET /v1/events HTTP/1.1\r\n\r\n"),
     ];
-    // All that it needs to serve anybody is there from now on.
+    // Everything for serving a client is allocated by now.
     host.http("vm0", "GET", "/v1/machine", "");
     let before = private_memory(machine.pid());
     let mut most = before;
@@ -475,7 +476,7 @@ fn stop_process(machine: &Vmm) {
     }
 }
 
-/// What a verb says, and whether it took less than so many seconds.
+/// The output of a verb, and whether it took less than this many seconds.
 #[track_caller]
 fn within(seconds: u64, host: &Host, words: &[&str], status: i32) -> String {
     let begin = Instant::now();
@@ -556,7 +557,7 @@ fn a_client_that_no_descriptor_is_left_for_is_told_so() {
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     let begin = Instant::now();
     let mut clients = Vec::new();
-    // Fewer than the seats; none of those before the last one goes.
+    // Fewer than the limit on connections; none of those before the last one is closed.
     for _ in 0..31 {
         clients.push(host.connect("vm0"));
     }

@@ -1,4 +1,5 @@
-//! Machines in the background and under a service manager: what the caller gets, what is left, who is told what.
+//! Machines in the background and under a service manager: the caller's output, the files that are left, and
+//! notifications.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -31,7 +32,8 @@ struct Lab(TempDir);
 
 impl Lab {
     fn new(guest: Guest) -> Self {
-        // What is orphaned comes to us, so that we see how it ends, and nobody else gets its number before.
+        // Orphans are reparented to this process, so it gets their exit status, and their pids are not reused
+        // before.
         adopt_orphans();
         let folder = tempfile::tempdir().unwrap();
         let kernel = guest.write(folder.path()).unwrap();
@@ -71,7 +73,7 @@ impl Lab {
         Daemon::from(&ends(&mut self.machine(&[&["-d", "--log", "log"], words].concat())))
     }
 
-    /// What a verb does that does what it is asked.
+    /// The output of a verb that succeeds.
     #[track_caller]
     fn does(&self, words: &[&str]) -> String {
         let output = ends(&mut self.command(words));
@@ -100,7 +102,7 @@ impl Lab {
         names
     }
 
-    /// The guest's console, from the last it said on.
+    /// The guest's console, from its last output on.
     fn console(&self, name: &str) -> Console {
         let mut stream = UnixStream::connect(self.path(&format!("minivmm/{name}.sock"))).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -124,7 +126,7 @@ impl Console {
         while seen < times {
             let n = self.stream.read(&mut bytes).unwrap();
             assert_ne!(n, 0, "no {word:?} (times {times}) came: {}", self.said);
-            // What was looked at before could at most begin it.
+            // The earlier check could only match its beginning.
             let at = self.said.len().saturating_sub(word.len() - 1);
             self.said += std::str::from_utf8(&bytes[..n]).unwrap();
             seen += self.said[at..].matches(word).count();
@@ -136,7 +138,7 @@ impl Console {
     }
 }
 
-/// Runs a command to its end, which is when both its streams are closed by whoever has them.
+/// Runs a command until both its streams are closed by all their owners.
 #[track_caller]
 fn ends(command: &mut Command) -> Output {
     let mut child = Owned::start(command);
@@ -281,7 +283,7 @@ fn caller_gets_a_machine_that_runs_and_its_own_things_back() {
     let stat = fs::read_to_string(daemon.of("stat")).unwrap();
     let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     let (session, terminal) = (fields[3].parse::<i32>().unwrap(), fields[4]);
-    // Of a session that it does not lead, and whose leader has gone.
+    // In a session without being its leader, which has exited.
     assert!(session != daemon.pid && !Path::new("/proc").join(session.to_string()).exists(), "{stat}");
     assert_eq!(terminal, "0");
     let mut console = lab.console("vm0");
@@ -333,7 +335,7 @@ fn pidfile_is_there_while_the_machine_runs_and_a_dead_ones_is_replaced() {
         let words = ["--name", "vm0", "--pidfile", "pid"];
         if background {
             let daemon = lab.start(&words);
-            // It is there as soon as the caller goes on.
+            // It exists as soon as the caller continues.
             assert_eq!(lab.read("pid"), format!("{}\n", daemon.pid));
             lab.console("vm0").expect("ready\n", 1);
             let pid: i32 = lab.read("pid").trim().parse().unwrap();
@@ -349,7 +351,7 @@ fn pidfile_is_there_while_the_machine_runs_and_a_dead_ones_is_replaced() {
         }
         assert!(!lab.path("pid").exists());
     }
-    // Killed: its file stays behind, and is in nobody's way.
+    // After a kill, its stale file must not be an obstacle.
     let daemon = lab.start(&["--pidfile", "pid"]);
     daemon.signal(libc::SIGKILL);
     let pid = daemon.pid;
@@ -466,7 +468,7 @@ fn guest_talks_with_nobody_listening_and_its_last_words_can_be_read_later() {
     assert!(console.said.ends_with(&format!("ready\n{}end", "x".repeat(1000))), "{}", console.said);
     console.type_in(b"\x04");
     assert_eq!(daemon.end(), 0);
-    // A guest that says more than anything holds ends all the same.
+    // A guest with endless output ends all the same.
     let lab = Lab::new(Guest::Flood);
     assert_eq!(lab.start(&[]).end(), 0);
 }
@@ -477,7 +479,7 @@ fn a_machine_without_a_name_is_told_to_be_out_of_reach() {
     let output = ends(&mut lab.machine(&["-d", "--log", "log"]));
     let daemon = Daemon::from(&output);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.ends_with("no verb finds it, its console is nobody's\n"), "{said}");
+    assert!(said.ends_with("no verb finds it, and its console cannot be opened\n"), "{said}");
     assert_eq!(lab.does(&["ls"]).lines().count(), 1);
     daemon.signal(libc::SIGTERM);
     until("it is heard", || lab.read("log").contains("power button pressed"));
@@ -521,14 +523,14 @@ fn service_manager_is_told_when_the_machine_runs_and_when_it_will_end() {
     lab.does(&["kill", "vm0"]);
     manager.is_told("STOPPING=1\nSTATUS=killed over its control socket\n");
     assert_eq!(daemon.end(), 6);
-    // One that never ran is nothing to tell of.
+    // A machine that never ran is not logged.
     assert_eq!(ends(&mut start(&["--tap", NO_TAP])).status.code(), Some(1));
     assert_eq!(ends(&mut start(&["-d", "--tap", NO_TAP])).status.code(), Some(1));
     manager.is_told_no_more();
     assert!(!lab.read("log").contains("NOTIFY_SOCKET"));
 }
 
-/// A start in the background that is held up at its banner, because standard error takes no more.
+/// A background start that blocks at its banner, because standard error is full.
 struct HeldUp {
     caller: Owned,
     /// The process in the background.
@@ -563,10 +565,10 @@ fn machine_whose_caller_was_killed_meanwhile_does_not_stay() {
         let HeldUp { mut caller, pid, full } = HeldUp::start(&lab);
         send_signal(i32::try_from(caller.id()).unwrap(), signal);
         assert_eq!(vmm::wait(&mut caller, String::new).code(), None);
-        // It goes on, starts the machine, and finds nobody to tell.
+        // It continues, starts the machine, and finds no parent.
         let (heard, _thread) = vmm::Heard::listen(full);
         assert_eq!(Daemon { pid, ended: false }.end(), 1);
-        let gone = "vm0: the machine is ended, as whoever started it has gone meanwhile\n";
+        let gone = "vm0: the machine is ended: the process that started it ended before the machine ran\n";
         assert!(lab.read("log").ends_with(gone), "{}", lab.read("log"));
         assert_eq!(lab.files(), ["guest", "log"]);
         assert!(heard.wait(|said| vmm::count(said, "~> Kernel") > 0), "{}", heard.text());
@@ -583,7 +585,7 @@ fn caller_whose_machine_was_killed_meanwhile_says_so() {
     assert_eq!(Daemon { pid, ended: false }.end(), -1);
     thread.join().unwrap();
     assert!(heard.text().contains("minivmm: the process in the background died before the machine ran"));
-    // It had its name by then, and could not give it back: the next machine of this name takes it.
+    // It had its name by then, and could not release it: the next machine takes the stale name.
     assert_eq!(lab.files(), ["guest", "log", "vm0.lock", "vm0.sock"]);
 }
 
@@ -609,7 +611,7 @@ fn a_machine_whose_number_cannot_be_printed_is_named_on_standard_error() {
         let daemon = Daemon { pid: i32::try_from(info["pid"].as_i64().unwrap()).unwrap(), ended: false };
         assert!(said.contains(&format!("the machine runs as process {}, ", daemon.pid)), "{said}");
         assert!(said.contains(why), "{said}");
-        // As the sentence says.
+        // As the message advises.
         daemon.signal(libc::SIGTERM);
         assert_eq!(daemon.end(), 0);
     }

@@ -1,4 +1,5 @@
-//! What a guest finds in the machine: each device and bus width, through the real command on /dev/kvm.
+//! The devices of a machine as a guest sees them: each device and bus width, through the real command on
+//! /dev/kvm.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,4 +1,4 @@
-//! The ways a machine ends, each with its status, what was said, and its output complete.
+//! The ways a machine ends, each with its status, its message, and its complete output.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

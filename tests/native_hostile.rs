@@ -36,14 +36,15 @@ const DEVICES: usize = 5;
 const PIECES: usize = 20;
 const FIRST: usize = PIECES / 10;
 const MEMORY: usize = 16 << 20;
-/// A guest that says nothing for so long hangs; it says something after each piece, which takes a tenth of a second.
+/// A guest without output for this long hangs; it prints after each piece, which takes a tenth of a second.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Most seconds of an operation, and of an answer; an idle host needs some hundredths. This is for busy ones.
 const SLOWEST: f64 = 3.0;
 /// KiB that may be held more than after the first tenth: what an allocator likes to keep.
 const KEPT: u64 = 256;
 
-/// A network of its own with a TAP that answers, then the command. /sys shows the TAPs of its mounter's network.
+/// Runs the command in a network namespace with a TAP that answers. /sys shows the TAPs of its mounter's
+/// namespace.
 const ALONE: &str = "mount -t sysfs sysfs /sys
 ip tuntap add mode tap dev t0 multi_queue
 ip addr add 10.9.0.1/24 dev t0
@@ -96,13 +97,13 @@ fn own_memory(pid: u32) -> u64 {
     sum
 }
 
-/// What stands behind `key` in a line of the guest's.
+/// The value after `key` in a line of the guest's.
 fn after(line: &str, key: &str) -> u64 {
     let rest = line.split(key).nth(1).unwrap_or_else(|| panic!("no {key} in {line:?}"));
     rest.split(|byte: char| !byte.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
-/// Someone on the other side of the port, who says and hears what there is, and comes again.
+/// A peer of the port, which reads, writes and reconnects.
 fn talk(socket: &Path, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         if let Ok(mut client) = UnixStream::connect(socket) {
@@ -164,7 +165,7 @@ fn hostile_guest_harms_neither_other_devices_nor_the_machine() {
     assert!(status.success() && said.ends_with("\ndone\n"), "{all}");
     assert!(said.contains(&format!("devices={DEVICES}\n")) && memory.len() == DEVICES * PIECES + 1, "{all}");
     assert!(!logged.contains("panicked") && !logged.contains("has died"), "{all}");
-    // What a guest makes the command say is bounded.
+    // The output that a guest causes in the command is bounded.
     assert!(logged.lines().count() < 100, "{all}");
     let clock = |line: &str| after(line, "clock=");
     let lines: Vec<_> = said.lines().filter(|line| line.contains("clock=")).collect();
@@ -186,7 +187,7 @@ impl Drop for OnDrop<'_> {
     }
 }
 
-/// The last of what was said, and how much that was.
+/// The end of the output, and its length.
 fn last(text: &str) -> String {
     let from = text.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
     format!("... {} lines, of them the last:\n{}", text.lines().count(), &text[from..])

@@ -51,7 +51,7 @@ fn children(pid: i32) -> Vec<i32> {
     children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-/// The job runs, the terminal is the shell's, and what is typed goes to the shell.
+/// The job runs, the terminal is the shell's, and input goes to the shell.
 fn runs_in_the_background(shell: &mut OnTerminal, times: usize) {
     shell.type_in(b"echo st'ill' $(jobs -r | wc -l) running\n");
     shell.expect("still 1 running", times);
@@ -83,7 +83,7 @@ fn a_console_that_was_stopped_goes_on_in_the_background_and_gets_the_keys_in_the
         shell.type_in(b"bg\n");
         shell.expect("prompt> ", 3);
         runs_in_the_background(&mut shell, 1);
-        // Shown in the background, too: the machine says it after the one that opened the console.
+        // Also in the background: the machine prints it after the process that opened the console.
         let shown = count(&shell.heard.bytes(), "ready\r\n");
         machine.type_in(b"r");
         shell.expect("ready\r\n", shown + 1);
@@ -165,7 +165,7 @@ fn run_in_the_background_is_not_stopped_and_leaves_the_terminal_alone() {
     let host = Host::new();
     let mut shell = shell(&host);
     let folder = Arc::new(tempfile::tempdir().unwrap());
-    // A guest that never asks for its command, so that the job is there for as long as it is looked at.
+    // A guest that never asks for its command, so that the job exists as long as the test checks it.
     let kernel = Guest::Halt.write(folder.path()).unwrap();
     let line = format!("stty -tostop; $vmm run -i --kernel {} --mem 64 true &\n", kernel.display());
     shell.type_in(line.as_bytes());

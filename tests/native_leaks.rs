@@ -1,4 +1,4 @@
-//! Machines that come and go leave nothing behind. Alone in its file: it counts what the whole process has.
+//! Machines leave nothing behind. The only test of its file: it counts resources of the whole process.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say so by a panic")]
 
 #[path = "support/dose.rs"]
@@ -51,7 +51,7 @@ fn work(folder: &TempDir, round: usize) {
     }
 }
 
-/// Its driver has come to the disk, and the disk answers.
+/// Its driver has reached the disk, and the disk answers.
 fn works(machine: &Machine) {
     let begun = Instant::now();
     let done = |machine: &Machine| {
@@ -95,7 +95,8 @@ fn machines_in_a_row_leave_no_thread_descriptor_or_mapping() {
     what_is_kept_of_machines_that_ended_keeps_no_descriptor(&folder);
 }
 
-/// What is there until `enough` says so, or for half a second: a thread that was joined is listed a moment longer.
+/// The resources until `enough` accepts them, or after half a second: a joined thread is listed a moment
+/// longer.
 fn settled(enough: impl Fn(&[usize; 4]) -> bool) -> [usize; 4] {
     let until = Instant::now() + Duration::from_millis(500);
     let mut now = count();
@@ -106,7 +107,7 @@ fn settled(enough: impl Fn(&[usize; 4]) -> bool) -> [usize; 4] {
     now
 }
 
-/// A service may keep what was said by machines that are gone, and what it asked things of them with.
+/// A service may keep the output of ended machines, and its handles to them.
 fn what_is_kept_of_machines_that_ended_keeps_no_descriptor(folder: &TempDir) {
     for choice in [ConsoleChoice::Ttys0, ConsoleChoice::Hvc0] {
         let before = settled(|_| false);

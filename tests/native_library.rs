@@ -1,4 +1,4 @@
-//! What the library promises to a program that embeds it.
+//! Tests of the library's promises to an embedder.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -23,7 +23,7 @@ fn output_goes_where_the_program_wants_it_and_is_complete_when_the_machine_ended
     let (machine, output) = start(&folder, Guest::Ports);
     assert!(matches!(&*machine.wait(), Exit::PoweredOff));
     assert_eq!(output.text(), "in8=ff in16=ffff in32=ffffffff\nimm32=ffffffff\nscratch=5aa5\ndone\n");
-    // Whoever asks again gets the same answer.
+    // A repeated call returns the same answer.
     assert!(matches!(&*machine.wait(), Exit::PoweredOff));
     assert!(matches!(machine.wait_for(Duration::ZERO).as_deref(), Some(Exit::PoweredOff)));
 }
@@ -49,7 +49,7 @@ fn waiting_has_a_limit() {
     assert!(begin.elapsed() >= Duration::from_millis(100));
     machine.kill();
     assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::Killed)));
-    // A reader that took all that was said gets what the guest had said before.
+    // A reader that has read everything gets all output of the guest.
     assert!("halting\n".starts_with(&output.text()));
 }
 
@@ -79,7 +79,7 @@ fn who_types_into_a_machine_that_ends_is_not_left_waiting() {
     let (machine, output) = start(&folder, Guest::Halt);
     assert!(output.wait_for(&["halting\n"]));
     let mut input = machine.console_input();
-    // The first byte goes to the port, the others fill the room that there is; this guest reads nothing.
+    // The first byte goes to the port, the others fill the buffer; this guest reads nothing.
     let (typed, seen) = std::sync::mpsc::channel();
     let typist = std::thread::spawn(move || {
         loop {
@@ -187,7 +187,7 @@ fn crash_says_where() {
     }
 }
 
-/// What belongs to the program as a whole, and to this thread of it.
+/// State of the whole program, and of this thread.
 fn surroundings() -> Vec<String> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
     let status = read("/proc/thread-self/status");
@@ -283,7 +283,7 @@ fn output_that_fails_or_panics_does_not_take_the_machine_along() {
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    // The second says more than the queue to its reader holds.
+    // The second has more output than its reader's queue holds.
     let outputs =
         [(Guest::Ports, Box::new(Broken) as Box<dyn Write + Send>), (Guest::Flood, Box::new(Panics))];
     for (guest, output) in outputs {
@@ -339,7 +339,7 @@ fn the_console_is_read_typed_into_and_waited_for() {
     assert_eq!(console.expect("hello\n", LIMIT).unwrap(), "hello\n");
     let error = console.expect("goodbye", Duration::from_millis(10)).unwrap_err();
     assert!(error.to_string().ends_with("it said last:\nready\nhello\n"), "{error}");
-    // One that comes late hears what was said before.
+    // A late reader gets the earlier output.
     machine.console().expect("ready\nhello\n", LIMIT).unwrap();
     console.write_all(b"\x04").unwrap();
     machine.wait();

@@ -84,7 +84,7 @@ impl Load {
         devices.into_iter().find(|device| device.kind == DeviceKind::Block).unwrap()
     }
 
-    /// What its processors and devices have done. Not how much memory it has: the host may make that more or less at any time.
+    /// Counters of its processors and devices. Its memory is left out: the host may change that at any time.
     fn done(&self) -> (Vec<VcpuStats>, Vec<DeviceStats>) {
         let stats = self.machine.stats().unwrap();
         (stats.vcpus, stats.devices)
@@ -95,7 +95,7 @@ impl Load {
         (self.done(), fs::read(&self.image).unwrap(), self.output.text())
     }
 
-    /// Nothing moves between two looks at a paused machine, and its processor does not run.
+    /// No counter of a paused machine changes, and its processor does not run.
     fn rests(&self) {
         let mut before = self.trace();
         let ran = time_of("vcpu0");
@@ -104,14 +104,14 @@ impl Load {
         let ran = time_of("vcpu0") - ran;
         let after = self.trace();
         assert!(ran < began.elapsed() / 2, "the processor ran for {ran:?}");
-        // The console's thread brings out what was said before.
+        // The console's thread writes earlier output.
         assert!(after.2.starts_with(&before.2));
         before.2.clone_from(&after.2);
         assert!(before.1 == after.1, "the image changes");
         assert_eq!((before.0, before.2), (after.0, after.2));
     }
 
-    /// The guest ends its work; what it says to have done of each kind.
+    /// The guest ends its work; returns its counters of each kind.
     fn finish(&self) -> [u64; 6] {
         self.machine.console_input().write_all(b"!").unwrap();
         self.until("finished", |load| load.output.text().contains(" kicks="));
@@ -155,7 +155,7 @@ fn last_write(at: u64, writes: u64) -> Option<u64> {
     last.checked_sub(BLOCKS).filter(|last| *last > 0)
 }
 
-/// Each block holds what was written to it last, of `writes` in all.
+/// Each block has its last content, of `writes` in all.
 fn holds(image: &Path, writes: u64) {
     let image = fs::read(image).unwrap();
     for (at, block) in (0..BLOCKS).zip(image.chunks_exact(BLOCK)) {
@@ -189,7 +189,7 @@ fn pauses_lose_nothing(options: &str, pauses: u64) {
         thread::sleep(Duration::from_micros((chance >> 33) % 300));
         load.machine.pause(LIMIT).unwrap();
         if round % GLANCE == 0 {
-            // Right after it was said to rest: what was in flight has ended.
+            // Directly after the pause: operations in flight have completed.
             let before = load.done();
             thread::sleep(Duration::from_micros(300));
             assert_eq!(load.done(), before, "pause {round}, seed {seed}");
@@ -198,7 +198,7 @@ fn pauses_lose_nothing(options: &str, pauses: u64) {
             load.rests();
             let now = load.disk().requests;
             load.machine.resume();
-            // A guest that has come to a halt is told from one that is slow.
+            // Distinguishes a halted guest from a slow one.
             load.until("it goes on", |load| load.disk().requests > now);
             assert!(now > before || round == 0, "{now} requests, seed {seed}");
             before = now;
@@ -273,7 +273,8 @@ fn a_device_that_its_driver_mistreats_is_said_once_each_time_and_serves_after_it
     let events = load.machine.events();
     load.machine.console_input().write_all(b"!").unwrap();
     let load = load.ready();
-    // Nobody took them meanwhile, and a guest can do it all day: some are kept, and of the others it is said that they were.
+    // Without a reader, events of a guest could accumulate: some are kept, and the number of the others is
+    // reported.
     let missed = match events.next_within(LIMIT) {
         Some(MachineEvent::Missed(missed)) => missed,
         other => panic!("{other:?}"),

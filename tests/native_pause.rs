@@ -1,4 +1,4 @@
-//! A machine at rest does nothing, and goes on as if nothing had been.
+//! A paused machine does nothing, and continues unchanged.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on shall say so by a panic")]
 
 #[path = "support/dose.rs"]
@@ -113,7 +113,7 @@ fn a_reset_behind_a_pause_is_one_of_its_own() {
     machine.reset();
     let mut events = std::iter::from_fn(|| events.next_within(LIMIT));
     assert_eq!(events.by_ref().filter(|event| *event == MachineEvent::Booted).take(2).count(), 2);
-    // Not at rest again: a pause would come before the next reset.
+    // Not paused again: a pause would come before the next reset.
     assert_eq!(machine.state(), MachineState::Running);
     machine.reset();
     assert_eq!(events.next(), Some(MachineEvent::Reset));
@@ -160,7 +160,7 @@ fn a_machine_whose_output_nobody_takes_comes_to_rest_all_the_same() {
     let before = exits(&machine);
     drop(release);
     neighbour.answers();
-    // Its reader takes all by now, but it rests.
+    // Its reader reads everything by now, but it is paused.
     assert_eq!(exits(&machine), before);
     machine.resume();
     assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));

@@ -31,7 +31,8 @@ fn reboots() -> usize {
     if dose::soak() { 300 } else { 50 }
 }
 
-/// A network of its own with a TAP of each kind, then the command. /sys shows the TAPs of its mounter's network.
+/// Runs the command in a network namespace with a TAP of each kind. /sys shows the TAPs of its mounter's
+/// namespace.
 const ALONE: &str = "mount -t sysfs sysfs /sys
 ip tuntap add mode tap dev t0
 ip tuntap add mode tap dev t1 multi_queue
@@ -39,7 +40,7 @@ ip link set t0 up
 ip link set t1 up
 exec \"$@\"";
 
-/// The same command behind `script`, in namespaces of its own.
+/// The same command after `script`, in namespaces of its own.
 fn alone(mut launch: Launch, script: &str) -> Launch {
     let mut command = Command::new("unshare");
     // SAFETY: it reads a number.
@@ -106,7 +107,7 @@ fn a_machine_that_reboots_keeps_its_descriptors_and_its_taps_their_carrier() {
         machine.expect("ready\n", reboot + 1);
         assert_eq!(links(&machine), carriers, "reboot {reboot}");
     }
-    // The socket of the client that was last is closed when its thread comes to it.
+    // The last client's socket is closed when its thread notices it.
     let deadline = Instant::now() + LIMIT;
     while descriptors(machine.pid()) != before {
         let now = descriptors(machine.pid());

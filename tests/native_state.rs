@@ -33,7 +33,7 @@ struct Load {
     _folder: TempDir,
 }
 
-/// A machine with the load guest, and what it has said.
+/// A machine with the load guest, and its output so far.
 struct Running {
     machine: Machine,
     output: Output,
@@ -95,7 +95,7 @@ impl Running {
         Saved { state, memory }
     }
 
-    /// Ends it, and says what its guest has said and its disk has done.
+    /// Ends it; returns its guest's output and its disk's counters.
     fn end(self) -> (String, u64) {
         let requests = self.disk().requests;
         self.machine.kill();
@@ -115,7 +115,7 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
         thread::sleep(Duration::from_micros((chance >> 33) % 3000));
         let saved = running.save();
         if round % 8 == 0 {
-            // Saving changes nothing: it goes on where it was, and is saved again.
+            // Saving changes nothing: it continues, and is saved again.
             let before = running.disk().requests;
             running.machine.resume();
             running.until("it goes on", |running| running.disk().requests > before);
@@ -149,7 +149,7 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
     let mut expected = String::from("ready\n");
     (1..=writes / 512).for_each(|line| expected += &format!("at={}\n", 512 * line));
     assert!(said.starts_with(&expected) && said[expected.len()..].starts_with("finished "), "{said}");
-    // Each block holds what was written to it last.
+    // Each block has its last content.
     let image = fs::read(&load.image).unwrap();
     for (at, block) in (0..BLOCKS).zip(image.chunks_exact(BLOCK)) {
         let last =

@@ -17,7 +17,7 @@ use pty::OnTerminal;
 use tiny_guest::Guest;
 use vmm::{Launch, count};
 
-/// A guest on a terminal that is raw by now, and that has said `word`.
+/// A guest on a terminal in raw mode that has printed `word`.
 fn guest(guest: Guest, words: &[&str], word: &str) -> OnTerminal {
     let terminal = OnTerminal::start(Launch::new(guest).args(words));
     terminal.until_raw();
@@ -38,7 +38,7 @@ fn terminal_is_raw_while_the_machine_runs_and_given_back_after_power_off() {
 
 #[test]
 fn terminal_is_given_back_after_a_crash() {
-    // It waits for its terminal to be raw: the triple fault itself is quicker than any look at it.
+    // It waits for raw mode: the triple fault itself is faster than a check.
     let terminal = OnTerminal::start(Launch::new(Guest::TripleFault));
     terminal.end().is(5).said("the guest crashed: ");
 }
@@ -111,7 +111,7 @@ fn menu_presses_the_power_button() {
     terminal.type_in(b"\x1dp");
     let ended = terminal.end();
     ended.is(0).said("minivmm: power button pressed").said("done\n");
-    // The sentence may come in the middle of what the guest writes.
+    // The message may come in the middle of the guest's output.
     let guest = ended.text.replace("\r\nminivmm: power button pressed\r\n", "");
     assert!(guest.contains("button\n"), "{ended:?}");
 }
@@ -190,9 +190,9 @@ fn menu_works_behind_ten_mebibytes_that_the_guest_does_not_read() {
     terminal.type_in(&vec![b'x'; 10 << 20]);
     terminal.type_in(b"\x1d?");
     terminal.expect("q  quit at once", 1);
-    // More than is kept: that is said, and the menu still works.
+    // More than the buffer: that is reported, and the menu still works.
     terminal.type_in(&vec![b'x'; 8 << 20]);
-    terminal.expect("what is typed now is dropped", 1);
+    terminal.expect("input is dropped until it reads", 1);
     terminal.type_in(b"\x1dq");
     terminal.end().is(6).said("minivmm: quit");
 }
@@ -211,7 +211,7 @@ fn job_that_was_stopped_goes_on_in_the_background_and_gets_the_terminal_in_the_f
         assert!(!shell.mode().is_raw());
         shell.type_in(b"bg\n");
         shell.expect("prompt> ", 3);
-        // It runs: without a terminal it still hears signals, and what is typed is the shell's.
+        // It runs: without a terminal it still receives signals, and input goes to the shell.
         shell.type_in(b"echo st'ill' $(jobs -r | wc -l) running\n");
         shell.expect("still 1 running", 1);
         assert!(!shell.mode().is_raw());
@@ -249,7 +249,7 @@ fn under_timeout_in_a_script_the_machine_runs_and_no_keys_are_promised() {
     let mut launch = Launch::new(Guest::PowerButton);
     let plain = launch.command();
     let mut command = Command::new("timeout");
-    // `timeout` makes itself a group of its own, which is in the background where a script starts it.
+    // `timeout` makes a process group, which is in the background if a script starts it.
     command.args(["60"]).arg(plain.get_program()).args(plain.get_args());
     let mut script = Command::new("sh");
     script.args(["-c", "\"$@\"; exit $?", "sh"]).arg(command.get_program()).args(command.get_args());
@@ -293,7 +293,7 @@ fn shell_gets_its_terminal_when_the_job_is_stopped_and_the_job_when_it_goes_on()
     shell.expect("ready\n", 1);
     vmm::send_signal(children(shell.pid())[0], libc::SIGTSTP);
     shell.expect("Stopped", 1);
-    // With its prompt the shell has its terminal back; what is typed earlier may be the job's.
+    // After its prompt the shell has its terminal back; earlier input may be the job's.
     shell.expect("prompt> ", 2);
     assert!(!shell.mode().is_raw());
     shell.type_in(b"fg\n");
@@ -309,7 +309,7 @@ fn shell_gets_its_terminal_when_the_job_is_stopped_and_the_job_when_it_goes_on()
 #[test]
 fn job_in_the_background_is_not_stopped_by_its_terminal() {
     let mut shell = shell(Guest::PowerButton);
-    // A terminal with `tostop` stops who writes to it from the background, which is the user's wish: not this one.
+    // A terminal with `tostop` stops a background writer, as its user asked; this test does not.
     shell.type_in(b"stty -tostop; $vmm &\n");
     shell.expect("ready\r\n", 1);
     // Typed into the shell, not into the guest, which is running and not stopped.

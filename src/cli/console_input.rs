@@ -17,7 +17,7 @@ use crate::host::stdio::Input;
 /// Buffer for a terminal's input: more than a person pastes. Memory is allocated as it comes.
 const BUFFER_SIZE: usize = 16 << 20;
 
-const DROPPED: &str = "the guest takes no input and 16 MiB wait for it already: what is typed now is dropped, the keys of Ctrl-] work";
+const DROPPED: &str = "the guest reads no input and the buffer of 16 MiB is full: input is dropped until it reads; the keys of Ctrl-] work";
 
 /// Copies standard input to the guest until either ends. Only a terminal has the menu.
 pub(super) fn forward_input(

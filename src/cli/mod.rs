@@ -116,8 +116,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
 }
 
 /// Warning for a machine in the background without a name.
-const UNNAMED_WARNING: &str =
-    "without `--name` this machine is reached by signals only: no verb finds it, its console is nobody's";
+const UNNAMED_WARNING: &str = "without `--name` this machine is reached by signals only: no verb finds it, and its console cannot be opened";
 
 /// Warning for a machine in the background whose socket is removed with its user's session.
 fn removed_at_logout(host: &Host) -> Option<String> {

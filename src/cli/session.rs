@@ -170,7 +170,7 @@ fn start(
     let signals = Signals::block_stop()?;
     let listener = begin.clone();
     thread::spawn(Role::Cli, "signals", move || listener.handle_signals(&signals))?;
-    // A detached machine's console is for those who ask for it over the control socket.
+    // The console of a detached machine is only on the control socket.
     let attached = !service.is_detached();
     let terminal = if attached { Terminal::standard().map(Arc::new) } else { None };
     // If the machine or a thread cannot be started, the terminal must not stay raw.
@@ -234,8 +234,8 @@ pub(super) fn suspend(terminal: Option<&Terminal>) {
 }
 
 impl Session {
-    /// The first signal presses the power button; the second, of whatever kind, or [`GRACE`] ends the machine: whoever
-    /// sent it wants it gone, and the guest may not listen.
+    /// The first signal presses the power button. The second, of whatever kind, or [`GRACE`] ends the
+    /// machine: the guest may ignore the button.
     fn handle_signals(&self, signals: &Signals, mut first: Option<Signal>) {
         let mut asked: Option<(libc::c_int, Instant)> = None;
         let mut presses = 0;

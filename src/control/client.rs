@@ -28,7 +28,7 @@ pub(crate) enum ClientError {
     )]
     TimedOut(Duration),
     /// The answer is not minivmm's protocol.
-    #[error("the control socket does not speak as minivmm does: {0}")]
+    #[error("the control socket does not speak minivmm's protocol: {0}")]
     Protocol(String),
     /// The machine refused.
     #[error("{reason}")]
@@ -196,7 +196,7 @@ fn parse(bytes: &[u8]) -> Result<Value, ClientError> {
     let (status, body) = match (response.parse(bytes), response.code) {
         (Ok(httparse::Status::Complete(head)), Some(code)) => (code, bytes.get(head..).unwrap_or_default()),
         (Err(error), _) => return Err(ClientError::Protocol(error.to_string())),
-        _ => return Err(protocol_error("its answer broke off")),
+        _ => return Err(protocol_error("its answer is incomplete")),
     };
     let value = match body {
         [] => Value::Null,

@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use boot::read::ReadAt;
 
 /// Limit for a search, in bytes read or work that takes as long: half a second on a slow processor. A current
-/// Debian costs about 1 MiB; one with a journal of 1 GiB to replay, all in the smallest transactions, 700
-/// MiB.
+/// Debian costs about 1 MiB; one with a journal of 1 GiB to replay, all in the smallest transactions, 700 MiB.
 const TOTAL: u64 = 1 << 30;
 /// Cost of an entry of a folder or a table, and of a mapped piece of a file.
 pub(super) const ENTRY_COST: u64 = 32;

@@ -11,10 +11,10 @@ use lab::{Cmd, Lab, LabConfig, LabKind, Output, Process, Status};
 pub(crate) const BOOT: Duration = Duration::from_secs(480);
 /// Time for a guest that is up to answer.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
-/// What the guide computes before it boots the machine on tap2.
+/// The values that the guide computes before it boots the machine on tap2.
 pub(crate) const MAC: &str = "ba:ad:00:ca:fe:02";
 pub(crate) const LINK_LOCAL: &str = "fe80::b8ad:ff:feca:fe02";
-/// As a user of group kvm who may do nothing else.
+/// As a user whose only right is group kvm.
 pub(crate) const AS_USER: &str = "setpriv --reuid 1000 --regid 1000 --groups 101 --bounding-set -all --inh-caps -all \
                                   --ambient-caps -all --no-new-privs --";
 
@@ -67,13 +67,13 @@ impl Guest {
         self.log_in();
     }
 
-    /// What minivmm said before the guest did.
+    /// The output of minivmm before the guest's.
     #[track_caller]
     pub(crate) fn banner_says(&self, lines: &[&str]) {
         banner_says(&self.console, lines);
     }
 
-    /// Runs a shell line as root, which must succeed; gives what it said.
+    /// Runs a shell line as root, which must succeed; returns its output.
     #[track_caller]
     pub(crate) fn sh(&mut self, line: &str) -> String {
         self.sh_within(line, SOON)
@@ -108,7 +108,7 @@ impl Guest {
         ));
     }
 
-    /// Waits until it has said `words`.
+    /// Waits until it has printed `words`.
     #[track_caller]
     pub(crate) fn expect(&mut self, words: &str, limit: Duration) {
         self.console.expect(words, limit).unwrap();
@@ -210,7 +210,7 @@ const OPEN_VSWITCH: &str = "\
     ovs-vsctl --no-wait init && \
     ovs-vswitchd --pidfile --log-file --detach >/dev/null 2>&1";
 
-/// Runs a command in the guest through ssh as etu; gives what it said.
+/// Runs a command in the guest through ssh as etu; returns its output.
 #[track_caller]
 pub(crate) fn ssh(address: &str, command: &str) -> String {
     let line = format!(

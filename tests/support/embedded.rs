@@ -11,7 +11,7 @@ use minivmm::spec::Spec;
 use tempfile::TempDir;
 use tiny_guest::Guest;
 
-/// A machine that takes longer than this to do anything hangs.
+/// A machine that takes longer than this for any step hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A console's output in memory.
@@ -42,7 +42,7 @@ impl Write for Output {
     }
 }
 
-/// The least machine for a guest, whose kernel goes into `folder`.
+/// The minimal machine for a guest, whose kernel goes into `folder`.
 pub(crate) fn spec(folder: &TempDir, guest: Guest) -> Spec {
     Spec::new(guest.write(folder.path()).unwrap()).with_mem("4".parse().unwrap())
 }

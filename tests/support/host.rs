@@ -29,7 +29,7 @@ impl Host {
         launch.stdin(Stdio::piped())
     }
 
-    /// A guest that has said `word`.
+    /// A guest that has printed `word`.
     pub(crate) fn start(&self, guest: Guest, name: &str, word: &str) -> Vmm {
         let machine = self.launch(guest, name).spawn();
         machine.expect(word, 1);
@@ -47,7 +47,7 @@ impl Host {
         self.verb(words).output().unwrap()
     }
 
-    /// What a verb prints that does what it is asked.
+    /// The output of a verb that succeeds.
     #[track_caller]
     pub(crate) fn does(&self, words: &[&str]) -> String {
         let output = self.run(words);

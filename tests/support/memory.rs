@@ -1,4 +1,4 @@
-//! How much memory a process has of its own.
+//! The private memory of a process.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The minivmm command on a terminal of its own, as a person has it.
+//! The minivmm command on a terminal of its own, as for a person.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(unsafe_code, reason = "terminals are a C interface")]
@@ -22,7 +22,7 @@ pub(crate) fn open() -> (OwnedFd, OwnedFd) {
         libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null(), std::ptr::null())
     };
     assert_eq!(result, 0);
-    // SAFETY: openpty gave two new descriptors that nobody else has.
+    // SAFETY: openpty returned two new descriptors that nothing else owns.
     let ends = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
     // No child shall inherit them but as its standard input and output.
     for end in [&ends.0, &ends.1] {
@@ -90,7 +90,7 @@ pub(crate) struct OnTerminal {
     _folder: Arc<tempfile::TempDir>,
 }
 
-/// What it left.
+/// Its exit status.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(crate) text: String,
@@ -115,7 +115,7 @@ impl Left {
 }
 
 impl OnTerminal {
-    /// Starts what `launch` says on a terminal.
+    /// Starts the command of `launch` on a terminal.
     pub(crate) fn start(mut launch: Launch) -> Self {
         let folder = launch.folder.clone();
         Self::command(launch.command(), folder)
@@ -154,7 +154,7 @@ impl OnTerminal {
         mode(&self.slave)
     }
 
-    /// Waits for the terminal to become raw: what is typed earlier is handled by the terminal itself.
+    /// Waits for raw mode: earlier input is handled by the terminal itself.
     #[track_caller]
     pub(crate) fn until_raw(&self) {
         self.until("the terminal is raw", |terminal| terminal.mode().is_raw());
@@ -195,7 +195,7 @@ impl OnTerminal {
         let heard = self.heard.clone();
         let status = wait(&mut self.child, || heard.text());
         let restored = self.mode() == self.before;
-        // With its last user gone the terminal ends for the listener.
+        // The listener sees the end when the terminal's last user has closed it.
         drop(self.slave);
         self.listener.join().unwrap();
         Left { text: self.heard.text(), status, restored }

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tiny_guest::Guest;
 
-/// A machine that takes longer than this to do anything hangs: guests take milliseconds, on a busy host a second.
+/// A machine that takes longer than this for any step hangs: guests take milliseconds, on a busy host a
+/// second.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Signals that come closer together count as one.
 pub(crate) const APART: Duration = Duration::from_millis(1100);
 
-/// Bytes that come in from a thread of their own.
+/// Bytes from a reader thread.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard(Arc<(Mutex<Vec<u8>>, Condvar)>);
 
@@ -93,7 +94,7 @@ impl Drop for Owned {
     }
 }
 
-/// Waits for a child at most [`LIMIT`], then kills it; what it had said belongs into `seen`.
+/// Waits for a child at most [`LIMIT`], then kills it; its output so far is `seen`.
 pub(crate) fn wait(child: &mut Child, seen: impl FnOnce() -> String) -> ExitStatus {
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
@@ -107,7 +108,7 @@ pub(crate) fn wait(child: &mut Child, seen: impl FnOnce() -> String) -> ExitStat
     panic!("it did not end within {LIMIT:?}, and had said:\n{}", seen());
 }
 
-/// Waits until so many clients are connected to a socket, by what the kernel says of it.
+/// Waits until this many clients are connected to a socket, according to the kernel.
 #[track_caller]
 pub(crate) fn until_connected(socket: &Path, clients: usize) {
     const CONNECTED: &str = " 03 ";
@@ -132,7 +133,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// The guest said exactly `stdout`, the command ended with `status`.
+    /// The guest printed exactly `stdout`, and the command ended with `status`.
     #[track_caller]
     pub(crate) fn is(&self, stdout: &str, status: i32) -> &Self {
         assert_eq!(self.stdout, stdout, "{self:?}");
@@ -140,7 +141,7 @@ impl Ended {
         self
     }
 
-    /// The command itself said all of `words` on stderr.
+    /// The command itself printed all of `words` on stderr.
     #[track_caller]
     pub(crate) fn said(&self, words: &[&str]) {
         for word in words {
@@ -153,7 +154,7 @@ impl Ended {
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) command: Command,
-    /// Where the guest's kernel lies, until the last user of it is gone.
+    /// The guest's kernel file, until its last user is dropped.
     pub(crate) folder: Arc<TempDir>,
 }
 
@@ -178,7 +179,7 @@ impl Launch {
         self
     }
 
-    /// The command with all its words: the least memory that guests need, unless the test said how much.
+    /// The command with its arguments: the minimum memory for guests, unless the test sets it.
     pub(crate) fn command(&mut self) -> &mut Command {
         if !self.command.get_args().any(|word| word == "--mem") {
             self.command.args(["--mem", "4"]);
@@ -230,7 +231,7 @@ impl Vmm {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// Waits until the guest has said `word` so many times.
+    /// Waits until the guest has printed `word` this many times.
     #[track_caller]
     pub(crate) fn expect(&self, word: &str, times: usize) {
         let seen = self.stdout.wait(|heard| count(heard, word) >= times);
@@ -258,6 +259,7 @@ impl Vmm {
 
 #[allow(unsafe_code, reason = "kill(2) has no safe wrapper in std")]
 pub(crate) fn send_signal(pid: i32, signal: i32) {
-    // SAFETY: takes and gives numbers; the process is a child that was not waited for, so the number is still its own.
+    // SAFETY: takes and returns numbers; the process is a child that was not waited for, so its pid is still
+    // its own.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }

@@ -51,10 +51,10 @@ pub(super) enum ServiceError {
     #[error(transparent)]
     Pidfile(#[from] PidfileError),
     /// The parent was killed, perhaps by Ctrl-C.
-    #[error("the machine is ended, as whoever started it has gone meanwhile")]
+    #[error("the machine is ended: the process that started it ended before the machine ran")]
     ParentGone,
     /// The standard streams could not be redirected.
-    #[error("the standard streams cannot be let go: {0}")]
+    #[error("the standard streams cannot be redirected to /dev/null: {0}")]
     Streams(io::Error),
 }
 

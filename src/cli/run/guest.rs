@@ -258,7 +258,7 @@ fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Resu
     candidates.iter().find(is_one).cloned().ok_or(candidates)
 }
 
-/// Those that the first disk has for this release, as an installed Debian does.
+/// The modules of this release on the first disk, as an installed Debian has them.
 fn on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
     // The longest list of modules, and the largest module.
     const MAX: u64 = 64 << 20;

@@ -79,7 +79,7 @@ pub(super) enum VerbError {
     Output(io::Error),
     /// The machine has closed the connection.
     #[error(
-        "the console of {0} broke off, and the machine runs on; a reader that takes nothing for 5 s is let go, \
+        "the console of {0} broke off, and the machine runs on; a console that is not read for 5 s is disconnected, \
          `minivmm console {0}` shows it again"
     )]
     Disconnected(MachineName),
