@@ -105,7 +105,7 @@ pub struct Spec {
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
 
-    /// Disk image or device; also ,direct ,serial= ,queues= ,threads=
+    /// Disk or image; ,direct ,serial= ,queues= ,threads=
     ///
     /// Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N][,threads=N]`, once for each disk; the first one is the guest's
     /// vda. `ro`: the guest cannot write. `serial`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the
