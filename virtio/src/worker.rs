@@ -5,24 +5,26 @@
 //! quiesce keeps a device idle on its slot until go. Commands are executed in order, so the caller of quiesce and go need
 //! not wait for either.
 
+mod run_loop;
+
 use std::fmt;
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use devices::thread::{self, Role};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 use crate::counters::Counters;
-use crate::device::{Context, Device, KICK, Message, SLOT_TOKENS, TIMER};
+use crate::device::{Device, Message};
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
-use crate::queue::{Queue, QueueFault, QueueState};
+use crate::queue::{Queue, QueueState};
 use crate::shared_registers::SharedRegisters;
+use run_loop::WorkerLoop;
 
 /// The worker's own token: there are commands.
 const BELL: Token = 0;
@@ -227,7 +229,7 @@ fn spawn<P: Poller + 'static>(
                 if let Some(made) = made {
                     let _ = made.send(Ok(()));
                 }
-                WorkerLoop { poller, slots: Vec::new(), commands: receiver }.run().unwrap_or_else(failed);
+                WorkerLoop::new(poller, receiver).run().unwrap_or_else(failed);
             }
             Err(error) => {
                 match made {
@@ -252,308 +254,4 @@ fn refuse<P>(commands: &Receiver<Command<P>>) {
             Command::Quit => return,
         }
     }
-}
-
-/// A device at work.
-#[derive(Debug)]
-struct Slot<P> {
-    id: SlotId,
-    job: Activation<P>,
-    at: At,
-    watched: Vec<(RawFd, Token)>,
-    deadline: Option<Instant>,
-}
-
-/// What a device on its slot is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    Work,
-    /// From [`Command::Quiesce`] to [`Command::Go`].
-    Rest,
-    /// It could not start: only its driver's reset helps.
-    Fault,
-}
-
-/// The thread's side.
-#[derive(Debug)]
-struct WorkerLoop<P: Poller> {
-    poller: P,
-    /// A place is used again when its device has left.
-    slots: Vec<Option<Slot<P>>>,
-    commands: Receiver<Command<P>>,
-}
-
-impl<P: Poller> WorkerLoop<P> {
-    fn run(&mut self) -> io::Result<()> {
-        let mut ready = Vec::new();
-        // Commands may have come before the bell was watched.
-        let mut go_on = self.obey();
-        while go_on {
-            let deadline = self.slots.iter().flatten().filter_map(|slot| slot.deadline).min();
-            let limit = deadline.map(|time| time.saturating_duration_since(Instant::now()));
-            self.poller.wait(limit, &mut ready)?;
-            // Events before commands: they are for the devices that are here now, not for those that come next.
-            let called = ready.contains(&BELL);
-            for token in ready.drain(..) {
-                self.dispatch(token);
-            }
-            if called {
-                go_on = self.obey();
-            }
-            if deadline.is_some() {
-                self.ring_alarms();
-            }
-        }
-        for place in 0..self.slots.len() {
-            self.leave(place);
-        }
-        Ok(())
-    }
-
-    /// Executes all commands; `false` if one of them was to quit.
-    fn obey(&mut self) -> bool {
-        loop {
-            match self.commands.try_recv() {
-                Ok(Command::Start(id, job)) => self.enter(id, *job),
-                Ok(Command::Stop(id, answer)) => {
-                    if let Some(stopped) = self.find(id).and_then(|place| self.leave(place)) {
-                        // The caller may have dropped the receiver; the device ends here then.
-                        let _ = answer.send(stopped);
-                    }
-                }
-                Ok(Command::Quiesce(id, answer)) => {
-                    if let Some(place) = self.find(id) {
-                        self.rest(place);
-                    }
-                    let _ = answer.send(());
-                }
-                Ok(Command::Go(id)) => {
-                    if let Some(place) = self.find(id).filter(|place| self.at(*place) == Some(At::Rest)) {
-                        self.begin(place);
-                    }
-                }
-                Ok(Command::Tell(id, message)) => {
-                    if let Some(place) = self.find(id) {
-                        let works = self.at(place) == Some(At::Work);
-                        self.with(place, |device, cx| Ok(device.tell(message, works.then_some(cx))?));
-                    }
-                }
-                Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
-                Err(TryRecvError::Empty) => return true,
-            }
-        }
-    }
-
-    fn find(&self, id: SlotId) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.id == id))
-    }
-
-    fn at(&self, place: usize) -> Option<At> {
-        self.slots.get(place)?.as_ref().map(|slot| slot.at)
-    }
-
-    fn set_at(&mut self, place: usize, at: At) {
-        if let Some(Some(slot)) = self.slots.get_mut(place) {
-            slot.at = at;
-        }
-    }
-
-    fn enter(&mut self, id: SlotId, job: Activation<P>) {
-        let slot = Slot { id, job, at: At::Rest, watched: Vec::new(), deadline: None };
-        let place = match self.slots.iter().position(Option::is_none) {
-            Some(place) => place,
-            None => {
-                self.slots.push(None);
-                self.slots.len() - 1
-            }
-        };
-        if let Some(free) = self.slots.get_mut(place) {
-            *free = Some(slot);
-        }
-        self.begin(place);
-    }
-
-    /// Starts a device that is idle.
-    fn begin(&mut self, place: usize) {
-        self.set_at(place, At::Work);
-        if !self.with(place, |device, cx| device.start(cx).map_err(Fault::Host)) {
-            // Half started: it gets no event before its driver resets it.
-            self.unwatch_all(place);
-            self.set_at(place, At::Fault);
-            return;
-        }
-        self.hear_kicks(place);
-    }
-
-    fn hear_kicks(&mut self, place: usize) {
-        let kicks = match self.slots.get(place) {
-            Some(Some(slot)) => slot.job.kicks.clone(),
-            _ => return,
-        };
-        for (queue, kick) in &kicks {
-            let token = base(place) + KICK + Token::from(*queue);
-            // Clear earlier kicks: the queue is served below in any case. An eventfd at zero gives an error.
-            let _ = kick.read();
-            match self.poller.watch(kick.as_raw_fd(), token, Interest::Read) {
-                Ok(()) => {
-                    if let Some(Some(slot)) = self.slots.get_mut(place) {
-                        slot.watched.push((kick.as_raw_fd(), token));
-                    }
-                }
-                Err(error) => {
-                    self.with(place, |_, _| Err(Fault::Host(error)));
-                }
-            }
-            // Serve what was made available before the doorbell was watched.
-            self.kicked(place, *queue);
-        }
-    }
-
-    /// Ends a device's work. Its queues keep their positions.
-    fn rest(&mut self, place: usize) {
-        if self.at(place) != Some(At::Work) {
-            return;
-        }
-        self.end(place);
-        self.set_at(place, At::Rest);
-    }
-
-    fn end(&mut self, place: usize) {
-        self.with(place, |device, cx| {
-            device.stop(cx);
-            Ok(())
-        });
-        // This also submits what an io_uring engine has collected.
-        self.unwatch_all(place);
-        let Some(Some(slot)) = self.slots.get_mut(place) else { return };
-        // Interrupt now for completed chains: a queue's saved state does not have it.
-        for queue in slot.job.queues.iter_mut().flatten() {
-            if let Err(fault) = queue.notify() {
-                log::debug!("{}: {fault} while it stopped", slot.job.name);
-            }
-        }
-    }
-
-    /// Takes a device off its slot, its work ended.
-    fn leave(&mut self, place: usize) -> Option<Stopped<P>> {
-        if self.at(place)? != At::Rest {
-            self.end(place);
-        }
-        let slot = self.slots.get_mut(place)?.take()?;
-        let queues = slot.job.queues.iter().map(|queue| queue.as_ref().map(Queue::state)).collect();
-        Some(Stopped { device: slot.job.device, queues })
-    }
-
-    fn unwatch_all(&mut self, place: usize) {
-        let Some(Some(slot)) = self.slots.get_mut(place) else { return };
-        slot.deadline = None;
-        for (fd, token) in slot.watched.drain(..) {
-            if let Err(error) = self.poller.unwatch(fd, token) {
-                log::debug!("{}: {error} while it stopped to listen", slot.job.name);
-            }
-        }
-    }
-
-    fn dispatch(&mut self, token: Token) {
-        let Some(at) = token.checked_sub(SLOT_TOKENS) else { return };
-        let (Ok(place), token) = (usize::try_from(at / SLOT_TOKENS), at % SLOT_TOKENS) else { return };
-        match token.checked_sub(KICK).map(u16::try_from) {
-            Some(Ok(queue)) if token != TIMER => {
-                if let Some(Some(slot)) = self.slots.get(place) {
-                    slot.job.counters.kicks.add_one();
-                }
-                self.kicked(place, queue);
-            }
-            _ => {
-                self.with(place, |device, cx| Ok(device.ready(token, cx)?));
-            }
-        }
-    }
-
-    fn kicked(&mut self, place: usize, queue: u16) {
-        self.with(place, |device, cx| {
-            // A broken queue is not there: its kicks go nowhere.
-            if cx.queue(queue).is_some() {
-                device.kicked(queue, cx)?;
-            }
-            Ok(())
-        });
-    }
-
-    fn ring_alarms(&mut self) {
-        let now = Instant::now();
-        for place in 0..self.slots.len() {
-            let Some(Some(slot)) = self.slots.get_mut(place) else { continue };
-            if slot.deadline.is_some_and(|time| time <= now) {
-                slot.deadline = None;
-                self.dispatch(base(place) + TIMER);
-            }
-        }
-    }
-
-    /// Calls the device of a slot; a fault breaks its queue. Whether there was none.
-    fn with(
-        &mut self,
-        place: usize,
-        call: impl FnOnce(&mut dyn Device<Poller = P>, &mut Context<'_, P>) -> Result<(), Fault>,
-    ) -> bool {
-        let Some(Some(slot)) = self.slots.get_mut(place) else { return false };
-        let job = &mut slot.job;
-        let mut context = Context {
-            queues: &mut job.queues,
-            features: job.features,
-            memory: &job.memory,
-            poller: &mut self.poller,
-            watched: &mut slot.watched,
-            base: base(place),
-            deadline: &mut slot.deadline,
-        };
-        match call(job.device.as_mut(), &mut context) {
-            Ok(()) => return true,
-            Err(Fault::Queue(fault)) => {
-                if let Some(queue) = job.queues.get_mut(usize::from(fault.queue)) {
-                    *queue = None;
-                }
-                job.shared.fail(log::Level::Warn, &fault);
-            }
-            Err(Fault::Host(error)) => {
-                let reason = format!("the host refused what it needs: {error}");
-                job.shared.fail(log::Level::Error, &reason);
-            }
-        }
-        false
-    }
-}
-
-/// Devices are left only after a panic or an error of the poller: they are marked as failed.
-impl<P: Poller> Drop for WorkerLoop<P> {
-    fn drop(&mut self) {
-        let waiting =
-            std::iter::from_fn(|| self.commands.try_recv().ok()).filter_map(|command| match command {
-                Command::Start(_, job) => Some(job.shared),
-                _ => None,
-            });
-        let seated = self.slots.iter().flatten().map(|slot| slot.job.shared.clone());
-        for shared in seated.chain(waiting) {
-            shared.fail(log::Level::Error, &"its thread has ended");
-        }
-    }
-}
-
-/// Why a device cannot go on.
-#[derive(Debug)]
-enum Fault {
-    Queue(QueueFault),
-    Host(io::Error),
-}
-
-impl From<QueueFault> for Fault {
-    fn from(fault: QueueFault) -> Self {
-        Fault::Queue(fault)
-    }
-}
-
-/// The first token of a slot; those below are the worker's own.
-fn base(place: usize) -> Token {
-    Token::try_from(place).unwrap_or(0).saturating_add(1).saturating_mul(SLOT_TOKENS)
 }
