@@ -189,63 +189,10 @@ impl<'a> Loader<'a> {
         let KernelFolder { volume, folder } = self.kernel_folder;
         // The top of a file system that is no root: it may be all that a firmware's boot loader reads.
         let top = folder.is_empty() && volume.rank == Rank::No;
-        let mut all = Vec::new();
-        for folder in self.grub_folders(top)? {
-            let path = format!("{folder}/grub.cfg");
-            let Some(text) = self.own_text(&path)? else { continue };
-            let mut said = Vec::new();
-            match grub::choose(self, &folder, &text, &mut said) {
-                Ok(entry) => all.push((path.clone(), Ok(entry))),
-                Err(GrubError::Read(error)) => return Err(error),
-                Err(GrubError::Message(why)) => all.push((path.clone(), Err(why.into()))),
-            }
-            for said in said {
-                note(notes, format!("{} on {}: {}", printable(&path), volume.name, printable(&said)));
-            }
-        }
-        let entries = self.entries(&self.device())?;
-        let mut others = Vec::new();
-        let mut parsed = Vec::new();
-        for (name, text) in &entries {
-            match bls::parse(name, text) {
-                Some(entry) => parsed.push(entry),
-                None => {
-                    others.push(name.as_str());
-                    if let Some(program) = bls::efi_program(text) {
-                        let line = format!(
-                            "{folder}/loader/entries/{} on {} starts the EFI program {}, which is not read here",
-                            printable(name),
-                            volume.name,
-                            printable(program)
-                        );
-                        note(notes, line);
-                    }
-                }
-            }
-        }
-        let mut said = Vec::new();
-        if let Some(found) = bls::choose(parsed, &others, &self.loader_conf()?, &mut said) {
-            for said in said {
-                note(
-                    notes,
-                    format!("loader.conf for {folder}/loader on {}: {}", volume.name, printable(&said)),
-                );
-            }
-            let path = format!("{folder}/loader/entries/{}.conf", found.id);
-            all.push((path, Ok(found.entry)));
-        }
+        let mut all = self.grub_choices(top, notes)?;
+        all.extend(self.loader_entry(notes)?);
         if top {
-            let names = self
-                .kernel_folder
-                .names("/EFI/Linux", FOLDERS, |name| name.to_ascii_lowercase().ends_with(".efi"));
-            for name in names.or_else(ignore_damage)? {
-                let said = format!(
-                    "/EFI/Linux/{} on {} is a unified kernel image, which is not read here",
-                    printable(&name),
-                    volume.name
-                );
-                note(notes, said);
-            }
+            self.note_unified_kernels(notes)?;
         }
         let inside: &[_] = if top { &SYSLINUX_BELOW } else { &[] };
         for (inside, name) in SYSLINUX.iter().chain(inside) {
@@ -256,6 +203,73 @@ impl<'a> Loader<'a> {
             }
         }
         Ok(all)
+    }
+
+    fn grub_choices(&self, top: bool, notes: &mut Vec<String>) -> Result<Vec<Choice>, ReadError> {
+        let volume = self.kernel_folder.volume;
+        let mut all = Vec::new();
+        for folder in self.grub_folders(top)? {
+            let path = format!("{folder}/grub.cfg");
+            let Some(text) = self.own_text(&path)? else { continue };
+            let mut messages = Vec::new();
+            match grub::choose(self, &folder, &text, &mut messages) {
+                Ok(entry) => all.push((path.clone(), Ok(entry))),
+                Err(GrubError::Read(error)) => return Err(error),
+                Err(GrubError::Message(why)) => all.push((path.clone(), Err(why.into()))),
+            }
+            for message in messages {
+                note(notes, format!("{} on {}: {}", printable(&path), volume.name, printable(&message)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// The entry of the Boot Loader Specification that would be started.
+    fn loader_entry(&self, notes: &mut Vec<String>) -> Result<Option<Choice>, ReadError> {
+        let KernelFolder { volume, folder } = self.kernel_folder;
+        let entries = self.entries(&self.device())?;
+        let (mut parsed, mut others) = (Vec::new(), Vec::new());
+        for (name, text) in &entries {
+            if let Some(entry) = bls::parse(name, text) {
+                parsed.push(entry);
+                continue;
+            }
+            others.push(name.as_str());
+            if let Some(program) = bls::efi_program(text) {
+                let line = format!(
+                    "{folder}/loader/entries/{} on {} starts the EFI program {}, which is not read here",
+                    printable(name),
+                    volume.name,
+                    printable(program)
+                );
+                note(notes, line);
+            }
+        }
+        let mut messages = Vec::new();
+        let found = bls::choose(parsed, &others, &self.loader_conf()?, &mut messages);
+        Ok(found.map(|found| {
+            for message in messages {
+                let message = printable(&message);
+                note(notes, format!("loader.conf for {folder}/loader on {}: {message}", volume.name));
+            }
+            (format!("{folder}/loader/entries/{}.conf", found.id), Ok(found.entry))
+        }))
+    }
+
+    fn note_unified_kernels(&self, notes: &mut Vec<String>) -> Result<(), ReadError> {
+        let is_program = |name: &str| name.to_ascii_lowercase().ends_with(".efi");
+        let names = self.kernel_folder.names("/EFI/Linux", FOLDERS, is_program);
+        for name in names.or_else(ignore_damage)? {
+            let volume = &self.kernel_folder.volume.name;
+            note(
+                notes,
+                format!(
+                    "/EFI/Linux/{} on {volume} is a unified kernel image, which is not read here",
+                    printable(&name)
+                ),
+            );
+        }
+        Ok(())
     }
 
     /// Folders with a grub.cfg.

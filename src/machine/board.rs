@@ -55,31 +55,11 @@ impl Board {
     ) -> Result<Self, StartError> {
         let (spec, console) = (&resources.spec, &resources.console);
         let ends = console.ends(watch, gate.clone().into()).map_err(StartError::Descriptors)?;
+        let clock = host_clock(spec.rtc());
         let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
         console.attach(&serial);
-        let mut bus = Bus::new();
-        let mut legacy = Components::default();
-        put(&mut bus, ports::COM1, serial.clone())?;
-        legacy.push("serial0", serial);
-        let power = Arc::new(Mutex::new(Power::new()));
-        put(&mut bus, ports::POWER, power.clone())?;
-        legacy.push("power", power);
-        put(&mut bus, ports::KEYBOARD_COMMAND, Arc::new(Mutex::new(KeyboardReset)))?;
-        put(&mut bus, ports::PCI_RESET, Arc::new(Mutex::new(PciReset)))?;
-        let pvpanic = Arc::new(Mutex::new(PvPanic::new(watch.crash_kernel())));
-        put(&mut bus, ports::PVPANIC, pvpanic.clone())?;
-        legacy.push("pvpanic", pvpanic);
-        let clock = match spec.rtc() {
-            Rtc::None => None,
-            Rtc::Utc => Some(HostClock::Utc),
-            Rtc::Localtime => Some(HostClock::Local),
-        };
-        if let Some(clock) = clock {
-            let rtc = Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock))));
-            put(&mut bus, ports::RTC, rtc.clone())?;
-            legacy.push("rtc", rtc);
-        }
+        let (bus, legacy) = port_devices(serial, watch, clock)?;
         let virtio = transport::Platform {
             memory: memory.ram.handle(),
             msi: Arc::new(vm.msi()),
@@ -94,21 +74,7 @@ impl Board {
         let mut memory_bus = Bus::new();
         let mut components = pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
         components.append(legacy);
-        let platform = Platform {
-            cpus: spec.cpus().get(),
-            com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),
-            rtc: clock.map(|_| ports::RTC),
-            pvpanic: Some(ports::PVPANIC),
-            power: PowerRegisters {
-                sleep_control: ports::POWER,
-                sleep_status: ports::POWER + 1,
-                reset: ports::POWER + 2,
-                reset_value: ports::RESET_VALUE,
-                s5_type: ports::S5_SLEEP_TYPE,
-            },
-            power_button_gsi: ports::POWER_BUTTON_GSI,
-            pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
-        };
+        let platform = platform(spec.cpus().get(), clock.is_some(), window);
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
         Ok(Board {
             buses: Buses { ports: bus, mmio: memory_bus },
@@ -118,6 +84,58 @@ impl Board {
             workers,
             platform,
         })
+    }
+}
+
+/// The devices on the port bus, and those of them that have a state.
+fn port_devices(
+    serial: Arc<Mutex<Serial>>,
+    watch: &Watch,
+    clock: Option<HostClock>,
+) -> Result<(Bus, Components), StartError> {
+    let (mut bus, mut components) = (Bus::new(), Components::default());
+    put(&mut bus, ports::COM1, serial.clone())?;
+    components.push("serial0", serial);
+    let power = Arc::new(Mutex::new(Power::new()));
+    put(&mut bus, ports::POWER, power.clone())?;
+    components.push("power", power);
+    put(&mut bus, ports::KEYBOARD_COMMAND, Arc::new(Mutex::new(KeyboardReset)))?;
+    put(&mut bus, ports::PCI_RESET, Arc::new(Mutex::new(PciReset)))?;
+    let pvpanic = Arc::new(Mutex::new(PvPanic::new(watch.crash_kernel())));
+    put(&mut bus, ports::PVPANIC, pvpanic.clone())?;
+    components.push("pvpanic", pvpanic);
+    if let Some(clock) = clock {
+        let rtc = Arc::new(Mutex::new(rtc::Rtc::new(Box::new(clock))));
+        put(&mut bus, ports::RTC, rtc.clone())?;
+        components.push("rtc", rtc);
+    }
+    Ok((bus, components))
+}
+
+fn host_clock(rtc: Rtc) -> Option<HostClock> {
+    match rtc {
+        Rtc::None => None,
+        Rtc::Utc => Some(HostClock::Utc),
+        Rtc::Localtime => Some(HostClock::Local),
+    }
+}
+
+/// What ACPI tells the guest of the board.
+fn platform(cpus: u32, has_rtc: bool, window: Option<Range<u64>>) -> Platform {
+    Platform {
+        cpus,
+        com1: Some(Com { port: ports::COM1, gsi: ports::COM1_GSI }),
+        rtc: has_rtc.then_some(ports::RTC),
+        pvpanic: Some(ports::PVPANIC),
+        power: PowerRegisters {
+            sleep_control: ports::POWER,
+            sleep_status: ports::POWER + 1,
+            reset: ports::POWER + 2,
+            reset_value: ports::RESET_VALUE,
+            s5_type: ports::S5_SLEEP_TYPE,
+        },
+        power_button_gsi: ports::POWER_BUTTON_GSI,
+        pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
     }
 }
 

@@ -24,6 +24,7 @@ use super::resources::Resources;
 use super::saved::{Restore, SaveError, SavedParts, SavedState};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
+use super::vcpu_handle::VcpuHandle;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
@@ -135,14 +136,7 @@ impl Boot {
         progress.wait_for_caller();
         resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
-        let mut components = Components::default();
-        components.push("memory", MemoryLayout(memory.ram.clone()));
-        for (number, handle) in handles.into_iter().enumerate() {
-            components.push(format!("vcpu{number}"), handle);
-        }
-        components.push("irqchip", vm.irqchip());
-        components.push("clock", vm.clock());
-        components.append(board.components);
+        let mut components = list_components(&memory, handles, &vm, board.components);
         if let Some(state) = state {
             components.quiesce();
             components.load(state.components()?)?;
@@ -246,6 +240,19 @@ impl Boot {
             log::warn!("the power button's interrupt could not be raised: {error}");
         }
     }
+}
+
+/// All components, in the order of their list.
+fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
+    let mut components = Components::default();
+    components.push("memory", MemoryLayout(memory.ram.clone()));
+    for (number, vcpu) in vcpus.into_iter().enumerate() {
+        components.push(format!("vcpu{number}"), vcpu);
+    }
+    components.push("irqchip", vm.irqchip());
+    components.push("clock", vm.clock());
+    components.append(devices);
+    components
 }
 
 impl Memory {
