@@ -41,7 +41,7 @@ plain() {
 # Always of the whole workspace: cargo chooses features for all selected packages together, so another selection is another
 # build of what they share.
 cargo_test() {
-    timeout "$limit" cargo test --workspace "$@" 2>&1 | ./resources/times.sh "$logs/times" "${THREADS:-$(nproc)}"
+    timeout "$limit" cargo test --workspace --no-fail-fast "$@" 2>&1 | ./resources/times.sh "$logs/times" "${THREADS:-$(nproc)}"
 }
 
 # The hostile guest is no package of its own.
