@@ -13,7 +13,7 @@ fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
     EXAMPLE.get_or_init(|| {
         let out = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--example", "pool"])
+            .args(["build", "--quiet", "--workspace", "--example", "pool"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .unwrap();
