@@ -271,8 +271,6 @@ impl MemoryOwner for GuestRam {
         let whole = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         let slice = self.regions.get_slice(start, whole).map_err(io::Error::other)?;
         let guard = slice.ptr_guard_mut();
-        // They read as zeros afterwards, which is a write.
-        slice.bitmap().mark_dirty(0, whole);
         let first = (guard.as_ptr() as usize).next_multiple_of(PAGE);
         let end = (guard.as_ptr() as usize + whole) & !(PAGE - 1);
         if first >= end {
@@ -283,6 +281,8 @@ impl MemoryOwner for GuestRam {
         // SAFETY: whole pages inside `slice`, which is this mapping's own memory. The guest and everybody here reach it by
         // volatile accesses only, which then read zeros.
         let done = unsafe { libc::madvise(first as *mut libc::c_void, end - first, advice) };
+        // The pages read as zeros now, which is a write; marked behind it, as all writes are.
+        slice.bitmap().mark_dirty(0, whole);
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }

@@ -95,6 +95,9 @@ pub(super) fn write(fd: &VcpuFd, values: &[(u32, u64)]) -> Result<Option<Refused
     if values.len() > MOST_SAVED {
         return Err(KvmError::Missing("room for so many model-specific registers"));
     }
+    if let Some((index, value)) = values.iter().copied().find(|(index, _)| HYPER_V.contains(index)) {
+        return Ok(Some(RefusedMsr { index, value }));
+    }
     let mut left = values;
     while !left.is_empty() {
         let now = left.get(..AT_ONCE).unwrap_or(left);

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::component::{Component, State, StateError, hex};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_STATE_NESTED_GUEST_MODE, KVM_STATE_NESTED_RUN_PENDING,
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_device_attr,
-    kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_STATE_NESTED_FORMAT_VMX, KVM_STATE_NESTED_GUEST_MODE,
+    KVM_STATE_NESTED_RUN_PENDING, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Xsave, kvm_cpuid_entry2,
+    kvm_debugregs, kvm_device_attr, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Error, KvmNestedStateBuffer, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
@@ -216,12 +217,15 @@ impl Vcpu {
             return Ok(());
         }
         let mut nested = KvmNestedStateBuffer::empty();
-        // KVM says E2BIG where the state is larger than the buffer: it is not empty then.
-        let found = self.fd().nested_state(&mut nested).map_or(true, |len| len.is_some());
+        let found =
+            self.fd().nested_state(&mut nested).map_err(refused("give the state of nested guests"))?;
         let busy = KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING;
-        if found && u32::from(nested.flags) & busy != 0 {
-            let reason =
-                "its guest runs a virtual machine of its own, whose state KVM keeps; stop that one first";
+        let is_vmx = u32::from(nested.format) == KVM_STATE_NESTED_FORMAT_VMX;
+        // SAFETY: each bit pattern is a valid header of VMX, and KVM says that it has written one.
+        let is_vmx_on = is_vmx && unsafe { nested.hdr.vmx.vmxon_pa } != u64::MAX;
+        if found.is_some() || is_vmx_on || u32::from(nested.flags) & busy != 0 {
+            let reason = "its guest runs virtual machines of its own, whose state KVM keeps; stop them, and on Intel \
+                          processors remove the guest's module kvm_intel";
             return Err(StateError::refused(KIND, reason));
         }
         Ok(())

@@ -38,12 +38,13 @@ pub(super) struct Boot {
     pub(super) number: BootNumber,
     /// How it will end, as far as that is known.
     pub(super) watch: Watch,
+    // Ahead of the devices: no vCPU calls one that is dropped.
+    vcpus: VcpuThreads,
     power_button: PowerButton,
     /// Only one of pausing, saving and going on happens at a time.
     components: Mutex<Components>,
     panic_timeout: i64,
     counted: Vec<DeviceCounters>,
-    vcpus: VcpuThreads,
     vm: Vm,
     // Behind `vm`: KVM reaches into this memory for as long as the VM lives.
     memory: Memory,
@@ -206,6 +207,11 @@ impl Boot {
     /// Everything goes on.
     pub(super) fn resume(&self) {
         self.components().go();
+        self.vcpus.resume();
+    }
+
+    /// The vCPUs go on. The devices were not paused.
+    pub(super) fn resume_vcpus(&self) {
         self.vcpus.resume();
     }
 

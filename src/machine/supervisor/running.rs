@@ -166,7 +166,14 @@ impl<'a> RunningBoot<'a> {
             PauseState::Quiescing { resumed, .. } => resumed.push(answer),
             PauseState::Running | PauseState::Stopping { .. } | PauseState::Paused(_) => {
                 let was_paused = matches!(self.pause, PauseState::Paused(_));
-                self.go_on();
+                if was_paused {
+                    self.go_on();
+                } else {
+                    // The devices were not stopped yet.
+                    self.boot.watch.go_on();
+                    self.pause = PauseState::Running;
+                    self.boot.resume_vcpus();
+                }
                 if was_paused {
                     self.resources.publisher.publish(MachineEvent::Resumed);
                 }
@@ -188,7 +195,10 @@ impl<'a> RunningBoot<'a> {
         };
         let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
         self.supervisor.blocking.run(&self.supervisor.sender, move || {
-            reply(&answer, boot.save(paused));
+            // A resume that came meanwhile is the reason to tell, not the first component that is at work.
+            let is_paused = || paused.strong_count() > 0;
+            let saved = if is_paused() { boot.save(paused.clone()) } else { Err(SaveError::Resumed) };
+            reply(&answer, if is_paused() { saved } else { Err(SaveError::Resumed) });
             Event::Saved
         });
     }

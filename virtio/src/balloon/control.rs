@@ -1,11 +1,12 @@
 //! The host's side of a balloon. It outlives the device, of which each boot of a machine makes a new one.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::ACTUAL;
 use super::statistics::Statistics;
+use crate::config_space::ConfigSpace;
 use crate::device::Message;
 use crate::transport::DeviceHandle;
 
@@ -25,6 +26,8 @@ struct Shared {
     target: AtomicU32,
     /// The device of the present boot. Locked while it is told a target, so that the last target is told last.
     device: Mutex<Option<DeviceHandle>>,
+    /// The configuration space of that device: read without a wait for the device. Locked for an instant only.
+    config: Mutex<Weak<ConfigSpace>>,
     latest: Mutex<Option<Statistics>>,
     /// Statistics came.
     came: Condvar,
@@ -37,6 +40,7 @@ impl BalloonControl {
         let shared = Shared {
             target: AtomicU32::new(pages(mib)),
             device: Mutex::default(),
+            config: Mutex::default(),
             latest: Mutex::default(),
             came: Condvar::new(),
         };
@@ -48,6 +52,8 @@ impl BalloonControl {
     pub fn attach(&self, device: DeviceHandle) {
         let mut present = self.device();
         self.forget_statistics();
+        let config = device.with(|function| Arc::downgrade(&function.info().config));
+        *self.config() = config.unwrap_or_default();
         // The target may have changed since the device was made. One that is gone needs none.
         let _ = device.tell(Message::BalloonTarget { pages: self.target_pages() });
         *present = Some(device);
@@ -73,9 +79,9 @@ impl BalloonControl {
 
     /// Bytes that the guest reports to have given to the host; 0 once the machine has ended.
     pub fn actual(&self) -> u64 {
-        let device = self.device().clone();
-        let pages = device.and_then(|device| device.with(|function| function.info().config.read_u32(ACTUAL)));
-        u64::from(pages.unwrap_or(0)) << super::pages::PAGE_SHIFT
+        let config = self.config().upgrade();
+        let pages = config.map_or(0, |config| config.read_u32(ACTUAL));
+        u64::from(pages) << super::pages::PAGE_SHIFT
     }
 
     /// The latest statistics of the present boot.
@@ -123,6 +129,10 @@ impl BalloonControl {
     /// The guest's driver is gone: its statistics are out of date.
     pub(super) fn forget_statistics(&self) {
         *self.latest() = None;
+    }
+
+    fn config(&self) -> MutexGuard<'_, Weak<ConfigSpace>> {
+        self.shared.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn device(&self) -> MutexGuard<'_, Option<DeviceHandle>> {

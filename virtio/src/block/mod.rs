@@ -65,6 +65,8 @@ pub struct Block {
     errors: ErrorLog,
     /// Of warnings of rings that are found at fault while the device stops.
     stop_ration: Ration,
+    /// The device stopped, and the host has requests in flight all the same.
+    is_undrained: bool,
 }
 
 /// A set of queues.
@@ -108,6 +110,7 @@ impl Block {
             pace: Pace::default(),
             errors: ErrorLog::default(),
             stop_ration: Ration::default(),
+            is_undrained: false,
         }
     }
 
@@ -115,6 +118,13 @@ impl Block {
     #[must_use]
     pub fn for_another_thread(&self) -> Self {
         Block { config: self.config.clone(), ..Block::new(self.name.clone(), self.disk.clone()) }
+    }
+
+    /// The size that the driver is shown: one for all threads of the disk.
+    fn sectors(&self) -> u64 {
+        let mut sectors = [0; 8];
+        self.config.read(CAPACITY, &mut sectors);
+        u64::from_le_bytes(sectors)
     }
 
     /// §5.2.6.2: what completes is on stable storage already.
@@ -150,6 +160,9 @@ impl Device for Block {
         self.slots.resize(requests);
         (self.used, self.waiting, self.pace, self.lane) = Default::default();
         cx.poller.attach(cx.base + DONE, cx.memory);
+        if self.disk.sectors > self.sectors() {
+            self.config.set(CAPACITY, &self.disk.sectors.to_le_bytes());
+        }
         Ok(())
     }
 
@@ -182,6 +195,7 @@ impl Device for Block {
             }
             if let Err(error) = cx.poller.drain() {
                 log::error!("{}: the host does not say when its requests end: {error}", self.name);
+                self.is_undrained = true;
                 return;
             }
         }
@@ -194,24 +208,31 @@ impl Device for Block {
     fn tell(&mut self, message: Message, _: Option<&mut Context<'_, AnyEngine>>) -> Result<(), QueueFault> {
         if let Message::DiskSize { sectors } = message {
             self.disk.sectors = sectors;
+            // Other threads of this disk go by it from here on: a driver may use the new sectors of any queue.
             self.config.set(CAPACITY, &sectors.to_le_bytes());
         }
         Ok(())
     }
 
     fn save(&self) -> Result<State, StateError> {
+        if self.is_undrained {
+            let reason = format_args!("the host does not say when the requests of {} end", self.name);
+            return Err(StateError::refused(KIND, reason));
+        }
         let mut writeback = [0];
         self.config.read(WRITEBACK, &mut writeback);
-        State::new(KIND, VERSION, &BlockState { sectors: self.disk.sectors, writeback: writeback != [0] })
+        State::new(KIND, VERSION, &BlockState { sectors: self.sectors(), writeback: writeback != [0] })
     }
 
     fn load(&mut self, state: &State) -> Result<(), StateError> {
         let BlockState { sectors, writeback } = state.open(KIND, VERSION)?;
-        if sectors != self.disk.sectors {
+        if sectors > self.disk.sectors {
             let own = self.disk.sectors;
             let reason = format_args!("the disk {} has {own} sectors and had {sectors}", self.name);
             return Err(StateError::mismatch(KIND, reason));
         }
+        // A disk that has grown meanwhile tells its driver when it starts.
+        self.config.load(CAPACITY, &sectors.to_le_bytes());
         self.config.load(WRITEBACK, &[writeback.into()]);
         Ok(())
     }

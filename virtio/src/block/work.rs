@@ -23,7 +23,7 @@ impl Block {
     /// Begins what is available in queue `index`, until there is nothing and the driver will kick for the next.
     fn serve(&mut self, index: u16, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         let limits =
-            Limits { sectors: self.disk.sectors, read_only: self.disk.read_only, features: cx.features };
+            Limits { sectors: self.sectors(), read_only: self.disk.read_only, features: cx.features };
         let stable = self.writes_through(cx.features);
         let Some(Some(queue)) = cx.queues.get_mut(usize::from(index)) else { return Ok(()) };
         queue.disable_kicks()?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::registers::status;
 use super::run::DeviceLocation;
-use super::{FEATURE_VERSION_1, VirtioPci};
+use super::{FEATURE_VERSION_1, Part, VirtioPci};
 use crate::poll::Poller;
 use crate::queue::{QueueConfig, QueueState};
 use crate::shared_registers::{ISR_BITS, NEEDS_RESET};
@@ -54,9 +54,12 @@ impl<P: Poller + 'static> Component for VirtioPci<P> {
         if !self.quiesced {
             return Err(StateError::Running { kind: KIND });
         }
-        let Some(DeviceLocation::Here(device)) = self.parts.first().map(|part| &part.location) else {
+        let is_here = |part: &Part<P>| matches!(part.location, DeviceLocation::Here(_));
+        let Some(DeviceLocation::Here(device)) =
+            self.parts.first().filter(|_| self.parts.iter().all(is_here)).map(|part| &part.location)
+        else {
             let name = &self.info.name;
-            return Err(StateError::refused(KIND, format_args!("the thread of {name} has died")));
+            return Err(StateError::refused(KIND, format_args!("a thread of {name} has died")));
         };
         let registers = &self.registers;
         let queues = (0u16..).zip(&registers.queues).map(|(index, config)| SavedQueue {
@@ -131,6 +134,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
         for (index, _) in (0u16..).zip(self.held.iter().flatten()).filter(|(_, at)| at.is_some()) {
             self.shared.queue(index);
         }
+        // Also for what the new machine shows otherwise, such as the state of a link.
+        self.shared.config();
     }
 
     /// Whether `state` fits this function and its device may run with it: never with features that it does not offer, or
