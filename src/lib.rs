@@ -88,7 +88,7 @@
 //!
 //! # Threads
 //!
-//! A machine has one thread for each processor, disk and network interface, and a few of its own. [`Machine`] and everything it
+//! A machine has one thread for each processor, disk (or `threads=N`) and network interface, and a few of its own. [`Machine`] and everything it
 //! returns can be sent to and shared with other threads. The documentation of a call says if it waits; the others return at once.
 
 // The command uses more of the crate than the API shows.

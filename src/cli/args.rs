@@ -76,7 +76,7 @@ pub struct DoctorArgs {
     /// Look at this initial RAM disk too
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Memory that a machine shall have [default: 512]
+    /// Memory of a machine [default: 512]
     #[arg(long, alias = "memory", value_name = "SIZE", allow_hyphen_values = true)]
     pub mem: Option<MemSize>,
     /// Print the findings as JSON

@@ -1,6 +1,7 @@
 //! A machine in this process: its console on standard input and output unless it is detached, its end as an
 //! exit status.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -176,7 +177,12 @@ fn start(
     // If the machine or a thread cannot be started, the terminal must not stay raw.
     let restore_guard = RestoreGuard(terminal.clone());
     let console = terminal.clone();
+    let service = Arc::new(service);
+    let starting = service.clone();
     let about_to_run = move || {
+        if starting.parent_is_gone() {
+            return Err(io::Error::other("the process that started the machine has ended"));
+        }
         print_banner();
         if let Some(terminal) = console {
             // Before the guest starts, which may use the console at once.
@@ -189,7 +195,6 @@ fn start(
     let (builder, lost) = (builder.about_to_run(about_to_run), LostBytes::default());
     let output = || ConsoleOutput::new(Output::standard(), lost.clone());
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
-    let service = Arc::new(service);
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
     begin.set_running(&session)?;
@@ -198,7 +203,13 @@ fn start(
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
     let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
-    let control = claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose()?;
+    let control =
+        claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose().map_err(|source| {
+            io::Error::new(
+                source.kind(),
+                format!("the control socket of `--name` cannot be served: {source}"),
+            )
+        })?;
     restore_guard.keep();
     report::limit_stderr_waits();
     Ok((machine, session, control))

@@ -66,7 +66,7 @@ pub static ROUTES: [Route; 12] = [
     Route {
         method: "POST",
         path: "/v1/resume",
-        summary: "Let a paused machine go on",
+        summary: "Resume a paused machine",
         statuses: &[204, 409],
         run: |target, _| command(target, |it| it.resume()),
     },

@@ -14,6 +14,9 @@ use super::StartError;
 /// The longest that one step may take: an open, or the read of a piece of a file.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// How long work that was interrupted may take to end before it is left alone.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// What a start is doing, for the one who waits for it; and the order to stop, for the one who works.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress(Arc<Shared>);
@@ -78,6 +81,13 @@ impl Progress {
         self.0.step.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for the end of the work, which may not come.
+    fn ends_within(&self, limit: Duration) -> bool {
+        let step = self.step();
+        let waited = self.0.changed.wait_timeout_while(step, limit, |step| !step.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
+    }
+
     /// Waits until the work has ended, was interrupted, or has been at one step for `limit`.
     fn wait(&self, limit: Duration) -> Result<(), StartError> {
         let begin = Instant::now();
@@ -124,7 +134,13 @@ fn limited<T: Send + 'static, E: From<StartError> + Send + 'static>(
         own.end();
     })
     .map_err(StartError::Thread)?;
-    progress.wait(limit)?;
+    if let Err(error) = progress.wait(limit) {
+        // Work that is not stuck ends now, and gives back what it holds, such as the name of a socket.
+        if progress.ends_within(LINGER) {
+            let _ = thread.join();
+        }
+        return Err(error.into());
+    }
     let _ = thread.join();
     match receiver.recv() {
         Ok(Ok(result)) => result,

@@ -84,9 +84,15 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let queues = spec.queues.map_or(resources.spec.cpus().get(), |queues| queues.get().into());
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
-    let device = Block::new(id, file.disk(serial, queues));
+    let device = Block::new(id.clone(), file.disk(serial, queues));
     let info = device.info();
-    let threads = spec.threads.map_or(1, DiskQueues::get).min(queues.get());
+    let threads = spec.threads.map_or(1, DiskQueues::get);
+    if threads > queues.get() {
+        log::warn!(
+            "{id}: threads={threads} needs as many queues, and it has {queues}; give queues={threads} or more --cpus"
+        );
+    }
+    let threads = threads.min(queues.get());
     let worker = |name| Worker::new(name, make_engine(file.clone(), EngineKind::Best));
     // Each further thread has an engine of its own on the same file.
     let further = (1..threads).map(|n| {

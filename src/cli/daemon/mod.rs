@@ -21,22 +21,23 @@ use super::exit::Status;
 use super::{machine_log, print_line, report_error};
 use crate::control::BannerLine;
 use crate::host::process::{Fork, close_others, detach, redirect_to_null};
+use crate::host::ready::is_hung_up;
 
 /// How a machine runs, whatever it is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct ServiceArgs {
     /// In the background; also --pidfile FILE, --log FILE
     ///
-    /// Returns when the machine runs, and prints the number of its process; what is wrong until then is said as without it, with
+    /// Returns when the machine runs, and prints the number of its process; errors until then are printed as without it, with
     /// the same exit status. The guest's console is kept for `minivmm console NAME` (its last 64 KiB).
     #[arg(short, long)]
     pub daemonize: bool,
-    /// While the machine runs, this file has the number of its process
+    /// File with the number of the process, while the machine runs
     ///
-    /// It is written when the machine runs and removed when it has ended. That of a machine that runs is not taken away.
+    /// It is written when the machine runs and removed when it has ended. The pidfile of a running machine is not replaced.
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub pidfile: Option<PathBuf>,
-    /// Add what minivmm says to this file too, with the time
+    /// Write messages to this file too, with the time
     ///
     /// Without it, a machine in the background leaves that to the host's log (journald or syslog). The file may be rotated in any
     /// way. The guest's console does not go there.
@@ -91,7 +92,9 @@ impl Parent {
         let Some(mut channel) = self.channel().take() else { return Ok(()) };
         redirect_to_null(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
         let [a, b, c, d] = std::process::id().to_le_bytes();
-        channel.write_all(&[Status::Done.code(), a, b, c, d]).map_err(|_| ServiceError::ParentGone)
+        channel.write_all(&[Status::Done.code(), a, b, c, d]).map_err(|_| ServiceError::ParentGone)?;
+        // Sent once the number of this process was printed: a machine that nobody knows of must not run.
+        channel.read_exact(&mut [0]).map_err(|_| ServiceError::ParentGone)
     }
 
     /// Reports a failure whose reason was already printed.
@@ -138,7 +141,10 @@ fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
     let pid = u32::from_le_bytes(pid);
     // Sent by the parent, which the manager has started: it may ignore messages from other processes.
     notify.ready(pid);
-    match print_line(&pid.to_string()) {
+    let printed = print_line(&pid.to_string());
+    // The child may have died: its pidfile or log says why.
+    let _ = channel.write_all(&[Status::Done.code()]);
+    match printed {
         Ok(()) => Status::Done,
         Err(source) => report_error(&LaunchError::PidNotPrinted { pid, source }, Status::Failed),
     }
@@ -175,6 +181,11 @@ impl Service {
     /// The lines of the banner.
     pub(super) fn banner(&self) -> Vec<BannerLine> {
         self.banner.clone()
+    }
+
+    /// The process that started this one has ended, and nobody would know of the machine.
+    pub(super) fn parent_is_gone(&self) -> bool {
+        self.parent.as_ref().is_some_and(|parent| parent.channel().as_ref().is_some_and(is_hung_up))
     }
 
     /// Whether the machine runs in the background.

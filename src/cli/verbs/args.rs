@@ -9,17 +9,17 @@ use crate::spec::{BalloonSize, MachineName};
 pub enum NameVerb {
     /// List the machines that run and have a name
     Ls(ListArgs),
-    /// Say what a machine is made of, and whether it runs
+    /// Show a machine's parts and its state
     Info(ShowArgs),
     /// Press the power button, and end the machine if that does not
     Stop(StopArgs),
     /// Wait until a machine ends, and end with its exit status
     Wait(NameArgs),
-    /// End a machine where it is, and wait until it has ended
+    /// End a machine at once, and wait until it has ended
     Kill(NameArgs),
     /// Show a machine's console here, and type into it
     ///
-    /// What the guest has said last is shown first, up to 64 KiB. Several may look and
+    /// The last output of the guest is shown first, up to 64 KiB. Several may look and
     /// type at the same time.
     ///
     /// On a terminal Ctrl-] opens a menu: d detaches, and the machine runs on; p
@@ -28,13 +28,13 @@ pub enum NameVerb {
     /// the guest's.
     #[command(verbatim_doc_comment)]
     Console(ConsoleArgs),
-    /// Bring a machine to rest
+    /// Pause a machine
     Pause(NameArgs),
-    /// Let a paused machine go on
+    /// Resume a paused machine
     Resume(NameArgs),
     /// Stop the guest where it is and boot it again
     Reset(NameArgs),
-    /// Take so much of its memory back from a guest
+    /// Take memory back from a guest
     Balloon(BalloonArgs),
     /// Say what a machine has done since its guest booted
     Stats(ShowArgs),
