@@ -25,8 +25,11 @@ if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER:-}" ]; then
     home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
     as_user=(runuser -u "$SUDO_USER" -- env "HOME=$home" "PATH=$home/.cargo/bin:$PATH")
 fi
-# --workspace selects the features of the test run, so that its test of this script finds everything built.
-"${as_user[@]}" cargo build --quiet --profile "$profile" --workspace --bin minivmm --bin manual
+# The test of this script uses the profile of tests: with the whole workspace and an example, cargo chooses the features of
+# the other tests, so that everything is built already.
+as_tests=()
+[ "$profile" != dev ] || as_tests=(--workspace --example pool)
+"${as_user[@]}" cargo build --quiet --profile "$profile" -p minivmm -p manual "${as_tests[@]}" --bin minivmm --bin manual
 "${as_user[@]}" rm -rf "$share"
 "${as_user[@]}" "$built/manual" "$share"
 
