@@ -37,7 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let answer = format!("counted:{time}");
         tell(&machine, "sleep 0.2; count=$((count + 1)); echo counted:$count", &answer)?;
     }
-    tell(&machine, "dmesg | grep -ciE 'lockup|stall|oops|BUG:'", "0")?;
+    // With no program but the shell and dmesg: an initramfs has little more.
+    let complaints = "dmesg | (n=0; while read -r line; do case $line in *lockup*|*stall*|*Oops*|*BUG:*) n=1;; esac; done; echo bad:$n)";
+    tell(&machine, complaints, "bad:0")?;
     println!("{times} times, and nothing is missing");
     Ok(())
 }
