@@ -199,7 +199,6 @@ impl GuestRam {
     pub(crate) fn resident(&self, part: usize) -> Option<u64> {
         const PART: usize = 1 << 30;
         const CHUNK: usize = 64 << 20;
-        const PAGE: usize = 4096;
         let start = part.checked_mul(PART).filter(|start| *start < self.mapping.len)?;
         let end = start.saturating_add(PART).min(self.mapping.len);
         let mut pages = [0u8; CHUNK / PAGE];

@@ -9,7 +9,6 @@
 
 mod cpuid;
 mod decode;
-mod dirty;
 pub(crate) mod irq;
 pub(crate) mod kick;
 pub(crate) mod memory;

@@ -14,9 +14,9 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VmFd};
+use virtio::dirty::set_bits;
 
 use super::cpuid::CpuidTemplate;
-use super::dirty::set_bits;
 use super::irq::{MsiRouter, PinIrq};
 use super::memory::Slot;
 use super::vcpu::Vcpu;
@@ -124,7 +124,9 @@ impl Vm {
         for (number, slot) in (0u32..).zip(&self.slots).filter(|(_, slot)| !slot.read_only) {
             let len = usize::try_from(slot.len).map_err(|_| KvmError::Missing("64 bits"))?;
             let words = self.fd.get_dirty_log(number, len).map_err(call("give its log of written pages"))?;
-            set_bits(&words).for_each(|bit| page(slot.guest + bit * PAGE));
+            for (word, first) in words.iter().zip((slot.guest..).step_by(WORD_BYTES)) {
+                set_bits(*word).for_each(|bit| page(first + bit * PAGE));
+            }
         }
         Ok(())
     }
@@ -169,6 +171,8 @@ impl Vm {
 
 /// Bytes of a page, as KVM's log counts them.
 pub(crate) const PAGE: u64 = 4096;
+/// Bytes of memory for which a word of the log has the bits.
+const WORD_BYTES: usize = 64 * 4096;
 
 /// Slot `number` as KVM takes it.
 fn region(number: u32, slot: &Slot, log: bool) -> kvm_userspace_memory_region {

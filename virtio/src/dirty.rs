@@ -44,11 +44,8 @@ impl DirtyBitmap {
     pub fn take(&self, mut page: impl FnMut(u64)) {
         let words = self.words.get().map_or(&[][..], |words| words);
         for (word, at) in words.iter().zip((0u64..).step_by(PAGE * WORD)) {
-            let mut bits = if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::AcqRel) };
-            while bits != 0 {
-                page(at + u64::from(bits.trailing_zeros()) * PAGE as u64);
-                bits &= bits - 1;
-            }
+            let bits = if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::AcqRel) };
+            set_bits(bits).for_each(|bit| page(at + bit * PAGE as u64));
         }
     }
 
@@ -62,6 +59,16 @@ impl DirtyBitmap {
             }
         }
     }
+}
+
+/// The numbers of the bits that are set in a word of a log, in ascending order.
+pub fn set_bits(word: u64) -> impl Iterator<Item = u64> {
+    let mut left = word;
+    std::iter::from_fn(move || {
+        let bit = (left != 0).then(|| left.trailing_zeros())?;
+        left &= left - 1;
+        Some(bit.into())
+    })
 }
 
 /// Has what this process writes to `memory` marked from now on, or no longer.
@@ -133,6 +140,14 @@ impl BitmapSlice for DirtySlice<'_> {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_set_bit_is_given_once() {
+        let bits: Vec<_> =
+            [1 | 1 << 63, 0, u64::MAX, 1 << 5].map(|word| set_bits(word).collect::<Vec<_>>()).into();
+        let expected = [vec![0, 63], vec![], (0..64).collect(), vec![5]];
+        assert_eq!(bits, expected);
+    }
 
     fn taken(bitmap: &DirtyBitmap) -> Vec<u64> {
         let mut pages = Vec::new();

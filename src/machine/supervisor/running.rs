@@ -162,31 +162,23 @@ impl<'a> RunningBoot<'a> {
     fn resume(&mut self, answer: Sender<()>) {
         self.pause.give_up(&PauseError::Interrupted);
         match &mut self.pause {
-            // Devices cannot go on before they have come to rest.
-            PauseState::Quiescing { resumed, .. } => resumed.push(answer),
-            PauseState::Running | PauseState::Stopping { .. } | PauseState::Paused(_) => {
-                let was_paused = matches!(self.pause, PauseState::Paused(_));
-                if was_paused {
-                    self.go_on();
-                } else {
-                    // The devices were not stopped yet.
-                    self.boot.watch.go_on();
-                    self.pause = PauseState::Running;
-                    self.boot.resume_vcpus();
-                }
-                if was_paused {
-                    self.resources.publisher.publish(MachineEvent::Resumed);
-                }
-                reply(&answer, ());
+            // Devices cannot go on before they are quiesced.
+            PauseState::Quiescing { resumed, .. } => return resumed.push(answer),
+            PauseState::Paused(_) => {
+                self.go_on(Boot::resume);
+                self.resources.publisher.publish(MachineEvent::Resumed);
             }
+            // The devices were not stopped yet.
+            PauseState::Running | PauseState::Stopping { .. } => self.go_on(Boot::resume_vcpus),
         }
+        reply(&answer, ());
     }
 
-    fn go_on(&mut self) {
+    fn go_on(&mut self, resume: impl FnOnce(&Boot)) {
         self.boot.watch.go_on();
         // First, so that nobody takes memory that changes for memory that was saved.
         self.pause = PauseState::Running;
-        self.boot.resume();
+        resume(self.boot);
     }
 
     fn save(&self, answer: Sender<Result<SavedParts, SaveError>>) {
@@ -195,10 +187,9 @@ impl<'a> RunningBoot<'a> {
         };
         let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
         self.supervisor.blocking.run(&self.supervisor.sender, move || {
+            let saved = boot.save(paused.clone());
             // A resume that came meanwhile is the reason to tell, not the first component that is at work.
-            let is_paused = || paused.strong_count() > 0;
-            let saved = if is_paused() { boot.save(paused.clone()) } else { Err(SaveError::Resumed) };
-            reply(&answer, if is_paused() { saved } else { Err(SaveError::Resumed) });
+            reply(&answer, if paused.strong_count() > 0 { saved } else { Err(SaveError::Resumed) });
             Event::Saved
         });
     }
@@ -228,7 +219,7 @@ impl<'a> RunningBoot<'a> {
             self.resources.publisher.publish(MachineEvent::Paused);
             waiting.iter().for_each(|answer| reply(answer, Ok(())));
         } else {
-            self.go_on();
+            self.go_on(Boot::resume);
             resumed.iter().for_each(|answer| reply(answer, ()));
         }
     }

@@ -134,11 +134,16 @@ impl Block {
             return true;
         }
         if features & feature::CONFIG_WCE != 0 {
-            let mut writeback = [0];
-            self.config.read(WRITEBACK, &mut writeback);
-            return writeback == [0];
+            return !self.is_writeback();
         }
         false
+    }
+
+    /// The cache mode in the configuration space, which the driver may change.
+    fn is_writeback(&self) -> bool {
+        let mut writeback = [0];
+        self.config.read(WRITEBACK, &mut writeback);
+        writeback != [0]
     }
 }
 
@@ -219,9 +224,8 @@ impl Device for Block {
             let reason = format_args!("the host does not say when the requests of {} end", self.name);
             return Err(StateError::refused(KIND, reason));
         }
-        let mut writeback = [0];
-        self.config.read(WRITEBACK, &mut writeback);
-        State::new(KIND, VERSION, &BlockState { sectors: self.sectors(), writeback: writeback != [0] })
+        let state = BlockState { sectors: self.sectors(), writeback: self.is_writeback() };
+        State::new(KIND, VERSION, &state)
     }
 
     fn load(&mut self, state: &State) -> Result<(), StateError> {
