@@ -154,3 +154,12 @@ fn a_kernel_and_an_initrd_that_are_removed_or_replaced_boot_again_as_they_were()
     machine.type_in(b"q");
     machine.end().is("ready\nready\nready\ndone\n", 0);
 }
+
+#[test]
+fn a_guest_that_ends_as_soon_as_it_has_booted_again_is_heard() {
+    let host = Host::new();
+    for _ in 0..20 {
+        // Five boots, each of which may end before the thread that made it has said so.
+        host.launch(Guest::Mute, "vm0").spawn().end().is("", 4);
+    }
+}
