@@ -78,7 +78,7 @@ impl<H: Host> Tcp<H> {
     pub(crate) fn output(
         &mut self,
         _room: &mut [u8],
-        _most: impl Fn(Flow) -> usize,
+        _most: impl Fn(&Flow) -> usize,
         _host: &mut H,
         _now: Instant,
     ) -> Option<Outgoing> {
@@ -97,6 +97,11 @@ impl<H: Host> Tcp<H> {
 
     /// Does what is due.
     pub(crate) fn timeout(&mut self, _host: &mut H, _now: Instant) {}
+
+    /// Whether there is a connection with these ends.
+    pub(crate) fn contains(&self, flow: &Flow) -> bool {
+        self.flows.contains_key(flow)
+    }
 
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
