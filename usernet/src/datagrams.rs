@@ -325,7 +325,7 @@ impl<H: Host> Datagrams<H> {
                 Err(_) => return Turn::Nothing,
             };
             let guest_port = entry.forward.guest_port;
-            if let Some(key) = self.from_peer(place, peer, guest_port, around) {
+            if let Some(key) = self.flow_of_peer(place, peer, guest_port, around) {
                 return Turn::Received(Received::Datagram { key, at, len });
             }
         }
@@ -333,7 +333,7 @@ impl<H: Host> Datagrams<H> {
     }
 
     /// The flow of a datagram that came from outside.
-    fn from_peer(
+    fn flow_of_peer(
         &mut self,
         forward: Place,
         peer: SocketAddr,

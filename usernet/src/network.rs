@@ -156,8 +156,8 @@ impl<H: Host> Network<H> {
             if !usable && !source.is_unspecified() {
                 return Err(Drop::Spoofed);
             }
-            let datagram = udp::parse(packet, offload)?;
-            return dhcp::input(datagram.payload, &self.config, subnet, &mut self.link);
+            let payload = udp::parse(packet, offload)?;
+            return dhcp::input(payload, &self.config, subnet, &mut self.link);
         }
         if !usable {
             return Err(Drop::Spoofed);
@@ -268,13 +268,13 @@ impl<H: Host> Network<H> {
     }
 
     fn udp(&mut self, packet: &Packet<'_>, offload: Offload, now: Instant) -> Result<(), Drop> {
-        let datagram = udp::parse(packet, offload)?;
+        let payload = udp::parse(packet, offload)?;
         let flow = flow(packet)?;
         let config = &self.config;
         let to = |host: &mut H| nat::target(flow.remote, config, || host.resolver());
         let mut around =
             Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest: None, now };
-        let sent = self.datagrams.send(Key::Udp(flow), to, datagram.payload, &mut around);
+        let sent = self.datagrams.send(Key::Udp(flow), to, payload, &mut around);
         self.sent(packet, sent)
     }
 

@@ -11,22 +11,11 @@ pub(crate) const HEADER: usize = 8;
 /// Where the checksum is.
 pub(crate) const CHECKSUM_AT: u16 = 6;
 
-/// A datagram of the guest.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Datagram<'a> {
-    /// The guest's port.
-    pub(crate) source: u16,
-    /// The peer's port.
-    pub(crate) destination: u16,
-    /// What it carries.
-    pub(crate) payload: &'a [u8],
-}
-
-/// Reads the datagram in `packet`.
-pub(crate) fn parse<'a>(packet: &Packet<'a>, offload: Offload) -> Result<Datagram<'a>, Drop> {
+/// The payload of the datagram in `packet`.
+pub(crate) fn parse<'a>(packet: &Packet<'a>, offload: Offload) -> Result<&'a [u8], Drop> {
     let bytes = packet.payload;
     let field = |at| u16_at(bytes, at).ok_or(Drop::Malformed);
-    let (source, destination, len, checksum) = (field(0)?, field(2)?, usize::from(field(4)?), field(6)?);
+    let (len, checksum) = (usize::from(field(4)?), field(6)?);
     let payload = bytes.get(HEADER..len).ok_or(Drop::Malformed)?;
     if checksum != 0 {
         Packet { payload: bytes.get(..len).unwrap_or_default(), ..*packet }.verify(offload)?;
@@ -34,7 +23,7 @@ pub(crate) fn parse<'a>(packet: &Packet<'a>, offload: Offload) -> Result<Datagra
         // RFC 8200 §8.1: only IPv4 can do without.
         return Err(Drop::Malformed);
     }
-    Ok(Datagram { source, destination, payload })
+    Ok(payload)
 }
 
 /// Writes the header in front of a payload: `bytes` is both. `partial`: its checksum is left to the guest.
