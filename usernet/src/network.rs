@@ -88,7 +88,13 @@ impl<H: Host> Network<H> {
 
     /// What has happened so far.
     pub fn counters(&self) -> Counters {
-        Counters { connections: self.tcp.len(), flows: self.datagrams.len(), ..self.counters }
+        Counters {
+            full: self.counters.full + self.tcp.refused(),
+            connections: self.tcp.len(),
+            flows: self.datagrams.len(),
+            buffered: self.tcp.buffered(),
+            ..self.counters
+        }
     }
 
     /// Opens a port of the host that leads to the guest. Returns its address, with the port that the host picked for 0.
@@ -340,9 +346,8 @@ impl<H: Host> Network<H> {
             let taken = |remote| self.tcp.contains(&Flow { guest, remote });
             match forwards::free_port(seen, taken) {
                 Some(remote) => {
-                    if !self.tcp.accepted(stream, remote, guest, &mut self.host, now) {
-                        self.counters.count(Drop::Full);
-                    }
+                    // One too many is counted there.
+                    let _ = self.tcp.accepted(stream, remote, guest, &mut self.host, now);
                 }
                 None => {
                     self.counters.count(Drop::Full);

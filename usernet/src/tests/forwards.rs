@@ -74,3 +74,68 @@ fn forward_leads_to_the_address_that_the_guest_uses_and_rather_to_that_of_its_le
     assert_eq!(leads_to(Some("10.0.2.15"), "127.0.0.1:9002"), "10.0.2.15:53");
     assert_eq!(leads_to(Some("10.0.2.78"), "127.0.0.1:9003"), "10.0.2.15:53");
 }
+
+fn segment(seen: &Seen) -> (u16, u16, u8, u32) {
+    let packet = smoltcp::wire::TcpPacket::new_checked(seen.payload.as_slice()).unwrap();
+    #[expect(clippy::cast_sign_loss, reason = "a sequence number")]
+    let number = packet.seq_number().0 as u32;
+    (packet.src_port(), packet.dst_port(), seen.payload[13] & 0x3f, number)
+}
+
+/// A segment of the guest from port 22.
+fn answer(guest: &mut Guest, to: &str, flags: u8, ack: u32) {
+    let to: SocketAddr = to.parse().unwrap();
+    let ends = (GUEST.parse().unwrap(), to.ip());
+    let mut bytes = vec![0; 20];
+    bytes[..2].copy_from_slice(&22u16.to_be_bytes());
+    bytes[2..4].copy_from_slice(&to.port().to_be_bytes());
+    bytes[8..12].copy_from_slice(&ack.to_be_bytes());
+    (bytes[12], bytes[13]) = (0x50, flags);
+    let sum = crate::sum::Sum::pseudo(ends.0, ends.1, crate::packet::TCP, 20).add(&bytes).checksum();
+    bytes[16..18].copy_from_slice(&sum.to_be_bytes());
+    let frame = guest.frame(ends, (crate::packet::TCP, 64), &bytes);
+    guest.send_frame(&frame);
+}
+
+#[test]
+fn connection_from_outside_comes_from_the_gateway_and_one_with_the_same_port_from_another_port() {
+    let mut guest = Guest::new(Config { restrict: true, ..Config::default() });
+    let forward =
+        Forward { protocol: Protocol::Tcp, bind: "127.0.0.1:5555".parse().unwrap(), guest_port: 22 };
+    guest.network.forward(forward).unwrap();
+    let peers = ["127.0.0.1:9000", "127.0.0.2:9000"].map(|peer| peer.parse().unwrap());
+    guest.network.host().waiting.entry(1).or_default().extend(peers);
+    let token = guest.network.host().token(1);
+    guest.host_ready(token);
+    let seen = guest.seen();
+    for (packet, port) in seen.iter().zip([9000, 9001]) {
+        let (from, to, flags, _) = segment(packet);
+        assert_eq!(
+            (packet.source.to_string().as_str(), packet.destination.to_string().as_str()),
+            ("10.0.2.2", GUEST)
+        );
+        assert_eq!((from, to, flags), (port, 22, 2));
+    }
+    assert_eq!((seen.len(), guest.network.counters().connections), (2, 2));
+    // The guest refuses the first: RST, ACK.
+    let (.., number) = segment(&seen[0]);
+    answer(&mut guest, "10.0.2.2:9000", 0x14, number.wrapping_add(1));
+    assert_eq!((guest.network.counters().connections, guest.network.host().open_sockets()), (1, 2));
+}
+
+#[test]
+fn flood_of_connections_from_outside_keeps_its_limit() {
+    let limits = crate::Limits { connections: 40, ..crate::Limits::default() };
+    let mut guest = Guest::new(Config { limits, ..Config::default() });
+    let forward = Forward { protocol: Protocol::Tcp, bind: "0.0.0.0:5555".parse().unwrap(), guest_port: 22 };
+    guest.network.forward(forward).unwrap();
+    for round in 0..10u8 {
+        let peers = (1000..1064).map(|port| SocketAddr::from(([192, 168, 1, round], port)));
+        guest.network.host().waiting.entry(1).or_default().extend(peers);
+        let token = guest.network.host().token(1);
+        guest.host_ready(token);
+    }
+    let counters = guest.network.counters();
+    assert_eq!((counters.connections, counters.full), (10, 630), "a quarter may be half-open");
+    assert_eq!(guest.network.host().open_sockets(), 11);
+}
