@@ -9,12 +9,14 @@ pub(crate) mod connect;
 pub(crate) mod disk;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
+pub(crate) mod forward;
 pub(crate) mod identity;
 pub(crate) mod lock;
 #[cfg(feature = "cli")]
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
 pub(crate) mod pidfd;
+pub(crate) mod port_owner;
 pub(crate) mod ports;
 #[cfg(feature = "cli")]
 pub(crate) mod process;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::RestoreError;
 use crate::host::disk::DiskError;
+use crate::host::forward::ForwardError;
 use crate::host::ports::PortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
@@ -90,6 +91,9 @@ pub enum StartError {
     /// A network interface of the host.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A port of the host that shall lead to the guest.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// A port's socket.
     #[error(transparent)]
     Port(#[from] PortError),

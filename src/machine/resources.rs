@@ -11,10 +11,10 @@ use super::deadline::Progress;
 use super::disks::Disks;
 use super::events::Publisher;
 use super::files::{BootFiles, OpenFiles, Prepared};
+use super::nets::{BoundForward, NetResource};
 use super::pci::MakeFunctions;
 use super::run_resources::RunResources;
 use crate::host::ports::PortSocket;
-use crate::host::tap::Tap;
 use crate::kvm::KvmDevice;
 use crate::spec::Spec;
 
@@ -26,7 +26,7 @@ pub(super) struct Resources {
     pub(super) files: OpenFiles,
     pub(super) disk_handles: Disks,
     /// In the order of the spec.
-    pub(super) taps: Vec<Arc<Tap>>,
+    pub(super) nets: Vec<NetResource>,
     pub(super) kvm: Arc<KvmDevice>,
     /// In the order of the spec.
     pub(super) ports: Vec<PortSocket>,
@@ -54,12 +54,7 @@ impl Resources {
         };
         progress.begin("opening /dev/kvm");
         let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
-        let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
-        let taps = spec.tap.iter().map(|tap| {
-            progress.begin(format!("opening the TAP {}", tap.name.as_str()));
-            Tap::open(tap.name.as_str(), queues).map(Arc::new)
-        });
-        let taps = taps.collect::<Result<_, _>>()?;
+        let nets = NetResource::open_all(&spec, &progress)?;
         let ports = spec.port.iter().map(|port| {
             progress.begin(format!("making the socket {}", port.socket.display()));
             PortSocket::open(port)
@@ -67,7 +62,7 @@ impl Resources {
         let resources = Resources {
             disk_handles: Disks::new(&files.disks),
             files,
-            taps,
+            nets,
             kvm,
             ports: ports.collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(spec.balloon.map_or(0, |balloon| balloon.mib())),
@@ -78,6 +73,11 @@ impl Resources {
             functions,
         };
         Ok((resources, boot))
+    }
+
+    /// The ports of the host that lead to the guest.
+    pub(super) fn forwards(&self) -> Vec<BoundForward> {
+        self.nets.iter().flat_map(NetResource::forwards).cloned().collect()
     }
 
     /// Finds what the machine boots next: its disks are searched anew.
