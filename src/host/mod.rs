@@ -10,6 +10,7 @@ pub(crate) mod disk;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
 pub(crate) mod identity;
+mod iovecs;
 pub(crate) mod lock;
 #[cfg(feature = "cli")]
 pub(crate) mod peer;
@@ -22,6 +23,8 @@ pub(crate) mod process;
 pub(crate) mod ready;
 #[cfg(feature = "cli")]
 pub(crate) mod signals;
+mod socket_address;
+mod socket_file;
 #[cfg(feature = "cli")]
 pub(crate) mod stdio;
 pub(crate) mod tap;
