@@ -12,6 +12,7 @@ pub(crate) mod facts;
 pub(crate) mod identity;
 mod iovecs;
 pub(crate) mod lock;
+pub(crate) mod net_socket;
 #[cfg(feature = "cli")]
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
