@@ -107,6 +107,7 @@ mod machine;
 pub mod spec;
 
 pub use devices::component::StateError;
+pub use host::capture::{CaptureError, CaptureTarget};
 pub use host::disk::{DiskError, DiskHolder};
 pub use host::net_socket::NetSocketError;
 pub use host::ports::PortError;
