@@ -90,7 +90,7 @@ mod tests {
         let second = slab.next();
         assert_eq!(second, slab.insert('b'));
         assert_eq!((second.slot, slab.len()), (first.slot, 1));
-        assert_eq!((slab.get(first), slab.get_mut(first), slab.remove(first)), (None, None, None));
+        assert!(slab.get(first).is_none() && slab.get_mut(first).is_none() && slab.remove(first).is_none());
         assert_eq!(slab.get(second), Some(&'b'));
     }
 }
