@@ -20,6 +20,7 @@ use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::loader::{Loader, Source};
+use super::pci;
 use super::resources::Resources;
 use super::saved::{Restore, SaveError, SavedParts, SavedState};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
@@ -271,8 +272,7 @@ impl Memory {
             MemBacking::Memfd => GuestRam::in_memfd,
         };
         let ram = make(&ranges).map_err(failed)?;
-        let ecam = layout::ECAM;
-        let ecam = GuestRam::read_only(ecam.start, ecam.end - ecam.start).map_err(failed)?;
+        let ecam = pci::empty_bus().map_err(failed)?;
         Ok(Memory { ram: Arc::new(ram), ecam: Arc::new(ecam) })
     }
 

@@ -20,6 +20,7 @@ use boot::plan::Load;
 use boot::read::ReadAt;
 
 use super::StartError;
+use super::blocking::BlockingThread;
 use super::cmdline::{self, Line, Said};
 use super::deadline::Progress;
 use super::loader::ByteSource;
@@ -67,13 +68,15 @@ pub(crate) struct Prepared {
     pub(crate) boot: BootFiles,
     /// /dev/kvm, if it was opened to see whether it can be.
     pub(crate) kvm: Option<File>,
+    /// The thread that has made these, if the machine shall go on with it.
+    pub(crate) thread: Option<BlockingThread>,
 }
 
 impl Prepared {
     /// Finds what a machine boots that has these files open.
     pub(crate) fn find(spec: &Spec, open: OpenFiles, progress: &Progress) -> Result<Self, StartError> {
         let boot = BootFiles::find(spec, &open, progress)?;
-        Ok(Prepared { open, boot, kvm: None })
+        Ok(Prepared { open, boot, kvm: None, thread: None })
     }
 
     /// Gives it the initrd that was made for its kernel.

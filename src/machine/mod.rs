@@ -4,7 +4,7 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
-mod blocking;
+pub(crate) mod blocking;
 mod board;
 mod boot_once;
 mod cmdline;
@@ -233,10 +233,11 @@ impl Machine {
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let spec = spec.clone().settled()?;
-        let blocking = BlockingThread::spawn()?;
+        let own = run_resources.prepared.as_mut().and_then(|prepared| prepared.thread.take());
+        let blocking = own.map_or_else(BlockingThread::spawn, Ok)?;
         let restore = run_resources.restore.take();
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
-        let (resources, boot) = within(&progress, move |progress| {
+        let ((resources, boot), blocking) = within(blocking, &progress, move |progress| {
             let (resources, files) = Resources::open(spec, functions, run_resources)?;
             let origin = restore.map_or_else(|| Origin::Files(Box::new(files)), Origin::State);
             let boot = Boot::start(&resources, origin, BootNumber::default(), &boots, progress)?;

@@ -48,7 +48,7 @@ impl Resources {
         mut run_resources: RunResources,
     ) -> Result<(Self, BootFiles), StartError> {
         let progress = run_resources.progress.clone();
-        let Prepared { open: files, boot, kvm } = match run_resources.prepared.take() {
+        let Prepared { open: files, boot, kvm, .. } = match run_resources.prepared.take() {
             Some(prepared) => prepared,
             None => Prepared::find(&spec, OpenFiles::open(&spec, &progress)?, &progress)?,
         };

@@ -16,7 +16,9 @@ use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
+use crate::host::signals::Signals;
 use crate::machine::StartError;
+use crate::machine::blocking::BlockingThread;
 use crate::machine::deadline::{Progress, within};
 use crate::machine::files::{BootFiles, OpenFiles, Prepared};
 use crate::spec::Spec;
@@ -152,14 +154,18 @@ pub(super) enum InitrdOrigin {
 /// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
 pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
     let spec = spec.clone();
-    within(&Progress::default(), move |progress| {
+    let (mut prepared, thread) = within(BlockingThread::spawn()?, &Progress::default(), move |progress| {
+        // The machine goes on with this thread, and all its threads descend from it; the others block the signals later.
+        let _ = Signals::block_stop();
         let files = OpenFiles::open_by(&spec, progress, |what, path| {
             let what = if what == "initrd" { "initial RAM disk" } else { what };
             open(what, path).map_err(PreflightError::File)
         })?;
         let files = if initrd == InitrdOrigin::ToBeMade { files.without_initrd() } else { files };
-        Ok(Prepared::find(&spec, files, progress)?)
-    })
+        Prepared::find(&spec, files, progress).map_err(PreflightError::from)
+    })?;
+    prepared.thread = Some(thread);
+    Ok(prepared)
 }
 
 /// What may surprise of a machine that boots what was prepared, and /dev/kvm for it.
