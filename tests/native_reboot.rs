@@ -94,6 +94,14 @@ fn a_machine_that_reboots_keeps_its_descriptors_and_its_taps_their_carrier() {
     };
     let carriers = links(&machine);
     assert!(carriers.iter().all(|link| link[0] == "1"), "{carriers:?}");
+    // The guest may be ready before the control server is, which opens its spare descriptor last. A list that is read
+    // meanwhile may lack the others.
+    let serving = |open: &BTreeMap<u32, String>| open.values().any(|file| file.starts_with("/dev/null"));
+    let deadline = Instant::now() + LIMIT;
+    while !serving(&descriptors(machine.pid()).0) {
+        assert!(Instant::now() < deadline, "the control server does not begin");
+        thread::sleep(Duration::from_millis(10));
+    }
     let before = descriptors(machine.pid());
     let tuns = before.0.values().filter(|file| file.starts_with("/dev/net/tun")).count();
     assert_eq!(tuns, 3, "a queue of t0 and two of t1: {before:?}");
