@@ -17,7 +17,7 @@ use virtio::dirty;
 use virtio::memory::{Memory, MemoryOwner, Regions};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegion;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 pub(crate) use contents::{MemoryLayout, Placement, extents};
 
@@ -252,6 +252,11 @@ impl GuestRam {
     pub(crate) fn load(&self, file: &File, offset: u64, guest: u64, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         let slice = self.regions.get_slice(GuestAddress(guest), len).map_err(io::Error::other)?;
+        if len > 0 {
+            // A fault here locks this mapping alone. One in pread(2) would lock the whole address space while the host clears a huge
+            // page, and the other threads' mmap(2) would wait for it.
+            self.regions.write_obj(0u8, GuestAddress(guest)).map_err(io::Error::other)?;
+        }
         let target = slice.ptr_guard_mut();
         let mut done = 0usize;
         while done < len {
@@ -319,7 +324,6 @@ impl MemoryOwner for GuestRam {
 mod tests {
     use super::*;
     use std::io::Write;
-    use vm_memory::Bytes;
 
     #[test]
     fn ram_is_aligned_for_huge_pages_and_split_around_the_hole() {
