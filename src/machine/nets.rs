@@ -10,10 +10,15 @@ use virtio::net::NetBackend;
 
 use super::StartError;
 use super::deadline::Progress;
+use crate::host::capture::{Capture, CapturePoint, CaptureTarget};
 use crate::host::forward::ForwardError;
+use crate::host::net_socket::{DgramSocket, PeerRole, StreamSocket};
 use crate::host::tap::{Tap, TapBackend};
 use crate::host::user_network::{UserNetwork, UserNetworkError};
 use crate::spec::{HostName, Mtu, NetId, NetLink, NetSpec, PortForward, Protocol, Spec, UserNet};
+
+/// Largest packet of an Ethernet.
+const DEFAULT_MTU: u16 = 1500;
 
 /// An open network interface.
 #[derive(Debug)]
@@ -22,12 +27,18 @@ pub(super) struct NetResource {
     mac: [u8; 6],
     mtu: Option<u16>,
     link: Link,
+    /// The interface's frames, for captures.
+    point: CapturePoint,
+    /// What `pcap=` asked for; it ends with the machine.
+    _capture: Option<Capture>,
 }
 
 /// What it is connected to.
 #[derive(Debug)]
 enum Link {
     Tap(Arc<Tap>),
+    Stream(StreamSocket),
+    Dgram(DgramSocket),
     User { network: Box<UserNetwork>, forwards: Vec<BoundForward> },
 }
 
@@ -68,9 +79,23 @@ impl NetResource {
                 });
                 Link::User { forwards: forwards.collect(), network: Box::new(network) }
             }
-            _ => return Err(StartError::Internal("the kind of network")),
+            NetLink::Socket { path, listen } => {
+                progress.begin(format!("opening the socket {}", path.display()));
+                let role = if *listen { PeerRole::Listen } else { PeerRole::Connect };
+                Link::Stream(StreamSocket::open(path, role, mtu.unwrap_or(DEFAULT_MTU))?)
+            }
+            NetLink::Dgram { local, remote } => {
+                progress.begin(format!("opening the socket {}", local.display()));
+                Link::Dgram(DgramSocket::open(local, remote, mtu.unwrap_or(DEFAULT_MTU))?)
+            }
+            NetLink::None => return Err(StartError::Internal("the list of networks")),
         };
-        Ok(NetResource { id, mac, mtu, link })
+        let point = CapturePoint::default();
+        let capture = net.pcap.as_ref().map(|file| {
+            progress.begin(format!("opening the capture {}", file.display()));
+            point.attach(&CaptureTarget::File(file.clone()), id.as_str())
+        });
+        Ok(NetResource { _capture: capture.transpose()?, id, mac, mtu, link, point })
     }
 
     /// Its name among the machine's parts.
@@ -90,16 +115,19 @@ impl NetResource {
 
     /// A backend for the device of one boot. What came before that boot is gone.
     pub(super) fn backend(&self) -> Result<Box<dyn NetBackend>, StartError> {
-        match &self.link {
+        let backend: Box<dyn NetBackend> = match &self.link {
             Link::Tap(tap) => {
                 let backend = TapBackend::new(tap.clone())?.with_mtu(self.mtu);
                 if let Some(warning) = backend.warning() {
                     log::warn!("{warning}");
                 }
-                Ok(Box::new(backend))
+                Box::new(backend)
             }
-            Link::User { network, .. } => Ok(Box::new(network.backend().map_err(StartError::Descriptors)?)),
-        }
+            Link::Stream(socket) => socket.backend(),
+            Link::Dgram(socket) => socket.backend(),
+            Link::User { network, .. } => Box::new(network.backend().map_err(StartError::Descriptors)?),
+        };
+        Ok(self.point.around(backend))
     }
 }
 

@@ -100,6 +100,10 @@ impl Spec {
         if let Some(path) = to_itself.or_else(|| pair(&own, |a, b| a == b).map(|(path, _)| *path)) {
             return Err(SpecError::SocketTwice { path: path.clone() });
         }
+        // Standard output has the guest's console.
+        if self.net.iter().any(|net| net.pcap.as_ref().is_some_and(|file| file.ends_with("-"))) {
+            return Err(SpecError::PcapStandard);
+        }
         let files: Vec<_> = self.net.iter().filter_map(|net| net.pcap.as_ref()).collect();
         match pair(&files, |a, b| a == b) {
             Some((file, _)) => Err(SpecError::PcapTwice { path: file.to_path_buf() }),
@@ -204,6 +208,7 @@ mod tests {
             (vec!["user,forward=1:2", "user,forward=0.0.0.0:1:3"], "1:2 and 0.0.0.0:1:3"),
             (vec!["socket=a,listen", "dgram=a:b"], "socket a"),
             (vec!["dgram=a:a"], "socket a"),
+            (vec!["user,pcap=-"], "mkfifo"),
             (vec!["user,mtu=1279"], "1280 or more"),
             (vec!["user,pcap=f", "tap=x,pcap=f"], "the file f"),
         ] {

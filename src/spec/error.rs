@@ -85,6 +85,11 @@ pub enum SpecError {
     /// A user network with packets that are too small for IPv6.
     #[error("a user network has IPv6, which needs an MTU of {min} or more, and `mtu={mtu}` is less", min = super::check::IPV6_MTU, mtu = .0.get())]
     UserMtu(Mtu),
+    /// Frames on standard output.
+    #[error(
+        "`pcap=-` would mix frames and the guest's console; give a file, or a FIFO that the reader opens (`mkfifo`)"
+    )]
+    PcapStandard,
     /// The same file for the frames of two interfaces.
     #[error("two network interfaces write their frames to the file {path}; give each a file of its own", path = path.display())]
     PcapTwice {

@@ -170,7 +170,7 @@ impl NetSpec {
         if let NetLink::User(user) = &self.link { Some(user) } else { None }
     }
 
-    /// The paths in it; `-`, which is standard output, is none.
+    /// The paths in it.
     #[cfg(feature = "cli")]
     pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let [one, other] = match &mut self.link {
@@ -178,8 +178,7 @@ impl NetSpec {
             NetLink::Dgram { local, remote } => [Some(local), Some(remote)],
             NetLink::User(_) | NetLink::Tap(_) | NetLink::None => [None, None],
         };
-        let pcap = self.pcap.as_mut().filter(|file| file.as_os_str() != "-");
-        one.into_iter().chain(other).chain(pcap)
+        one.into_iter().chain(other).chain(&mut self.pcap)
     }
 
     /// Parses the text of the command line. A path need not be UTF-8.
