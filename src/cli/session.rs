@@ -2,7 +2,7 @@
 //! exit status.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
@@ -21,7 +21,7 @@ use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::machine::deadline::Progress;
 use crate::machine::files::Prepared;
-use crate::machine::{ConsoleInput, Controls, Exit, Machine, StartError};
+use crate::machine::{ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down after a signal; systemd gives a service the same.
@@ -57,6 +57,8 @@ struct Session {
 struct Start {
     progress: Progress,
     state: Mutex<StartState>,
+    /// Signalled when the machine is known to run.
+    running: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,8 @@ enum StartState {
     InProgress,
     /// By this signal.
     Interrupted(libc::c_int),
+    /// The guest runs, or will in a moment: a signal is for the machine, as soon as there is one.
+    Begun,
     Running(Session),
 }
 
@@ -77,21 +81,32 @@ impl Start {
         if let StartState::Interrupted(number) = *self.state() { Some(number) } else { None }
     }
 
-    /// Marks the machine as running, unless a signal came before.
-    fn set_running(&self, session: &Session) -> Result<(), StartError> {
-        let mut state = self.state();
-        if let StartState::Interrupted(_) = *state {
-            return Err(StartError::Interrupted);
+    /// The last step before the guest runs, unless a signal came before.
+    fn set_begun(&self) -> io::Result<()> {
+        match &mut *self.state() {
+            StartState::Interrupted(_) => Err(io::Error::from(io::ErrorKind::Interrupted)),
+            state => {
+                *state = StartState::Begun;
+                Ok(())
+            }
         }
-        *state = StartState::Running(session.clone());
-        Ok(())
     }
 
-    /// Handles signals from before the first open on. Until the machine runs, the first signal interrupts the
+    /// The machine that was begun can be spoken to.
+    fn set_running(&self, session: &Session) {
+        *self.state() = StartState::Running(session.clone());
+        self.running.notify_all();
+    }
+
+    /// Handles signals from before the first open on. Until the guest is about to run, the first signal interrupts the
     /// start, whatever it is waiting for.
     fn handle_signals(&self, signals: &Signals) {
         while let Ok(signal) = signals.wait(None) {
-            let running = match (&mut *self.state(), signal) {
+            // If the start fails at this point, the process ends.
+            let begun = |state: &mut StartState| matches!(state, StartState::Begun);
+            let mut state =
+                self.running.wait_while(self.state(), begun).unwrap_or_else(PoisonError::into_inner);
+            let running = match (&mut *state, signal) {
                 (StartState::Running(session), _) => Some(session.clone()),
                 (state, Some(Signal::End(number))) => {
                     *state = StartState::Interrupted(number);
@@ -103,6 +118,7 @@ impl Start {
                 }
                 (_, Some(Signal::Continued) | None) => continue,
             };
+            drop(state);
             if let Some(session) = running {
                 return session.handle_signals(signals, signal);
             }
@@ -178,7 +194,7 @@ fn start(
     let restore_guard = RestoreGuard(terminal.clone());
     let console = terminal.clone();
     let service = Arc::new(service);
-    let starting = service.clone();
+    let (starting, last_step) = (service.clone(), begin.clone());
     let about_to_run = move || {
         if starting.parent_is_gone() {
             return Err(io::Error::other("the process that started the machine has ended"));
@@ -189,7 +205,7 @@ fn start(
             terminal.update()?;
             terminal.announce(announce);
         }
-        Ok(())
+        last_step.set_begun()
     };
     let builder = Machine::builder(spec).prepared(prepared).progress(begin.progress.clone());
     let (builder, lost) = (builder.about_to_run(about_to_run), LostBytes::default());
@@ -197,7 +213,7 @@ fn start(
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
-    begin.set_running(&session)?;
+    begin.set_running(&session);
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;

@@ -89,7 +89,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     const SHORT: Duration = Duration::from_millis(100);
-    const LONG: Duration = Duration::from_secs(20);
+    const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_listener_that_takes_nobody_is_waited_for_until_the_limit() {

@@ -51,6 +51,23 @@ pub(super) enum Event {
     Command(Command),
 }
 
+impl Event {
+    /// Whether the boot `number` has to hear of it. A boot sends its own as soon as its vCPUs run, and that is before
+    /// the supervisor knows that it was made.
+    fn concerns(&self, number: BootNumber) -> bool {
+        match self {
+            Event::Vcpu { boot, .. }
+            | Event::Suspect { boot }
+            | Event::AtRest { boot, .. }
+            | Event::OutputOver { boot }
+            | Event::Quiesced { boot } => *boot == number,
+            Event::Command(_) | Event::JobPanicked => true,
+            // While a boot runs, no other one is made and nothing is given back.
+            Event::Saved | Event::NextBoot | Event::Released => false,
+        }
+    }
+}
+
 /// What can be asked of a running machine. An answer that never comes shows as its channel's end.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -164,18 +181,18 @@ impl Supervisor {
         }
     }
 
-    /// Drops a boot and makes the next one, on the blocking thread. Commands that come meanwhile wait in `deferred`.
+    /// Drops a boot and makes the next one, on the blocking thread. What comes for it meanwhile waits in `deferred`.
     fn boot_again(
         &self,
         resources: &Arc<Resources>,
         old: Arc<Boot>,
-        deferred: &mut VecDeque<Command>,
+        deferred: &mut VecDeque<Event>,
     ) -> Result<Boot, (Exit, NextResult)> {
         let (resources, sender) = (resources.clone(), self.sender.clone());
         let progress = Progress::until(self.urgent.killed());
         let (made, result) = mpsc::channel();
+        let number = old.number.next();
         self.blocking.run(&self.sender, move || {
-            let number = old.number.next();
             // The old boot gives back its memory and its interrupts before the new one takes its own.
             drop(old);
             let files = resources.find_files(&progress);
@@ -196,8 +213,8 @@ impl Supervisor {
                 Ok(Event::Command(Command::Kill)) | Err(_) => return Err((Exit::Killed, result)),
                 // Nobody presses a button twice while nobody can see it.
                 Ok(Event::Command(Command::PowerButton))
-                    if matches!(deferred.back(), Some(Command::PowerButton)) => {}
-                Ok(Event::Command(command)) => deferred.push_back(command),
+                    if matches!(deferred.back(), Some(Event::Command(Command::PowerButton))) => {}
+                Ok(event) if event.concerns(number) => deferred.push_back(event),
                 // From the boot before.
                 Ok(_) => {}
             }

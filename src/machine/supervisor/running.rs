@@ -68,8 +68,8 @@ impl<'a> RunningBoot<'a> {
         RunningBoot { supervisor, resources, boot, pause: PauseState::Running, look: None }
     }
 
-    /// Serves `deferred` commands and what comes behind them, until this boot is over.
-    pub(super) fn run(mut self, deferred: &mut VecDeque<Command>) -> NextBoot {
+    /// Serves the `deferred` events and what comes behind them, until this boot is over.
+    pub(super) fn run(mut self, deferred: &mut VecDeque<Event>) -> NextBoot {
         let next = self.serve(deferred);
         self.pause.give_up(match next {
             NextBoot::BootAgain | NextBoot::Reset => &PauseError::Interrupted,
@@ -78,10 +78,10 @@ impl<'a> RunningBoot<'a> {
         next
     }
 
-    fn serve(&mut self, deferred: &mut VecDeque<Command>) -> NextBoot {
+    fn serve(&mut self, deferred: &mut VecDeque<Event>) -> NextBoot {
         loop {
             let next = match deferred.pop_front() {
-                Some(command) => self.command(command),
+                Some(event) => self.event(event),
                 None => match self.receive() {
                     Ok(event) => self.event(event),
                     Err(RecvTimeoutError::Timeout) => self.look(),
@@ -97,16 +97,11 @@ impl<'a> RunningBoot<'a> {
 
     /// Serves an event; it may be the end of this boot.
     fn event(&mut self, event: Event) -> Option<NextBoot> {
-        let number = self.boot.number;
+        if !event.concerns(self.boot.number) {
+            return None;
+        }
         match event {
             Event::Command(command) => return self.command(command),
-            // The last words of an earlier boot.
-            Event::Vcpu { boot, .. }
-            | Event::AtRest { boot, .. }
-            | Event::Suspect { boot }
-            | Event::OutputOver { boot }
-            | Event::Quiesced { boot }
-                if boot != number => {}
             Event::Suspect { .. } => self.boot.watch.taken(),
             Event::OutputOver { .. } => self.boot.call_vcpus(),
             Event::AtRest { round, .. } => self.vcpus_rest(round),
@@ -115,7 +110,6 @@ impl<'a> RunningBoot<'a> {
             Event::JobPanicked => {
                 return Some(NextBoot::End(Exit::Failed(StartError::Internal("a device"))));
             }
-            // While a boot runs, no other one is made and nothing is given back.
             Event::NextBoot | Event::Released | Event::Saved => {}
         }
         None
