@@ -36,13 +36,14 @@ use machine_log::MachineLog;
 use crate::control::{Claim, own_folder};
 use crate::host::facts::Host;
 use crate::host::lock::user;
-use crate::host::process::raise_fd_limit;
+use crate::host::process::{raise_fd_limit, share_heap};
 use crate::host::signals::ignore_file_limit;
 use crate::host::stdio::Output;
 use crate::spec::Spec;
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    share_heap();
     raise_fd_limit();
     ignore_file_limit();
     match args::parse(std::env::args_os()) {

@@ -138,7 +138,7 @@ pub(super) fn run(
     service: Service,
     print_banner: impl FnOnce() + Send + 'static,
 ) -> Status {
-    let begin = Arc::<Start>::default();
+    let begin = Arc::new(Start { progress: prepared.progress.clone(), ..Start::default() });
     match start(spec, prepared, claim, service, &begin, print_banner) {
         Ok((machine, session, control)) => {
             let terminal = RestoreGuard(session.terminal.clone());

@@ -101,7 +101,12 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     });
     let mut threads = further.collect::<Vec<_>>();
     threads.insert(0, (Box::new(device), worker(format!("blk{index}"))));
-    let (disk, handle) = put_on_threads(info, threads, slot, platform)?;
+    // From here on, beside what else is made: a disk's ring costs milliseconds. The threads of other devices begin with their
+    // drivers.
+    let begun = threads.iter().map(|(_, worker)| worker.begin().map_err(StartError::Descriptors));
+    let workers = begun.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let (mut disk, handle) = put_on_threads(info, threads, slot, platform)?;
+    disk.workers = workers;
     resources.disk_handles.attach(index, handle);
     Ok(disk)
 }
@@ -123,14 +128,11 @@ fn put_on_threads<P: Poller + 'static>(
     device_slot: u8,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    // From here on, beside what else is made: a disk's ring costs milliseconds.
-    let begun = threads.iter().map(|(_, worker)| worker.begin().map_err(StartError::Descriptors));
-    let workers = begun.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
     let (id, kind) = (info.name.clone(), info.kind);
     let function = VirtioPci::new(info, threads, platform)?;
     let counted = Some(DeviceCounters { name: id.clone(), kind, threads: function.counters() });
     let function = Arc::new(Mutex::new(function));
     let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
     let handle = DeviceHandle::new(&shared);
-    Ok((Placed { id, address: slot(device_slot)?, function, counted, workers }, handle))
+    Ok((Placed { id, address: slot(device_slot)?, function, counted, workers: Vec::new() }, handle))
 }

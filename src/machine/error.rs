@@ -143,20 +143,19 @@ impl StartError {
     }
 }
 
-/// A machine did not come to rest.
+/// A machine was not paused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PauseError {
     /// It had ended, or ended meanwhile.
     #[error("the machine has ended")]
     Ended,
-    /// It was resumed or reset before it rested.
-    #[error("the machine was resumed or reset before it had come to rest")]
+    /// It was resumed or reset before it was paused.
+    #[error("the machine was resumed or reset before it was paused")]
     Interrupted,
     /// It takes longer: it boots just now, the host has not done yet what a disk was asked for, or a processor is held up.
     #[error(
-        "the machine did not come to rest within {0:?}: it is still booting, or the host is slow with its disks or \
-         processors"
+        "the machine was not paused within {0:?}: it is still booting, or the host is slow with its disks or processors"
     )]
     TimedOut(std::time::Duration),
 }

@@ -147,7 +147,7 @@ impl GateTicket {
     }
 
     /// Stays outside until the console's reader has come, too: a vCPU that waits does not run. It holds no device meanwhile,
-    /// so that others can still come to rest.
+    /// so that others can still be paused.
     pub(super) fn wait_for_room(&self, serve: &mut dyn FnMut()) -> bool {
         loop {
             self.0.leave();

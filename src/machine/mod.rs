@@ -4,7 +4,7 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
-mod blocking;
+pub(crate) mod blocking;
 mod board;
 mod boot_once;
 mod cmdline;
@@ -54,11 +54,11 @@ use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
 
 use blocking::BlockingThread;
-use boot_once::{Boot, Origin};
+use boot_once::{Beginning, Boot, Origin};
 use console::{OutputThread, Scrollback};
 use deadline::{Progress, within};
 use events::Publisher;
-use files::Prepared;
+use files::{BootFiles, OpenFiles, Prepared};
 use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
@@ -233,13 +233,14 @@ impl Machine {
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let spec = spec.clone().settled()?;
-        let blocking = BlockingThread::spawn()?;
-        let restore = run_resources.restore.take();
+        let own = run_resources.prepared.as_mut().and_then(|prepared| prepared.thread.take());
+        let blocking = own.map_or_else(BlockingThread::spawn, Ok)?;
+        let (prepared, restore) = (run_resources.prepared.take(), run_resources.restore.take());
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
-        let (resources, boot) = within(&progress, move |progress| {
-            let (resources, files) = Resources::open(spec, functions, run_resources)?;
-            let origin = restore.map_or_else(|| Origin::Files(Box::new(files)), Origin::State);
-            let boot = Boot::start(&resources, origin, BootNumber::default(), &boots, progress)?;
+        let ((resources, boot), blocking) = within(blocking, &progress, move |progress| {
+            let (files, kvm, beginning) = begin(&spec, prepared, restore, progress)?;
+            let resources = Resources::open(spec, files, kvm, functions, run_resources)?;
+            let boot = Boot::start(&resources, beginning, BootNumber::default(), &boots, progress)?;
             Ok::<_, StartError>((resources, boot))
         })?;
         let input = ConsoleInput::new(resources.console.clone());
@@ -390,6 +391,29 @@ impl Machine {
     pub fn kill(&self) {
         self.controls.kill();
     }
+}
+
+/// The first boot, begun, with the files of `spec` and /dev/kvm, as far as they are open. A saved machine needs no kernel, and none
+/// is searched for.
+fn begin(
+    spec: &Spec,
+    prepared: Option<Prepared>,
+    restore: Option<Restore>,
+    progress: &Progress,
+) -> Result<(OpenFiles, Option<File>, Beginning), StartError> {
+    let (open, kvm, found, begun) = match prepared {
+        Some(Prepared { open, kvm, boot, beginning, .. }) => (open, kvm, Some(boot), beginning),
+        None => (OpenFiles::open(spec, progress)?, None, None, None),
+    };
+    let beginning = match (restore, begun, found) {
+        (Some(restore), ..) => Beginning::new(spec, Origin::State(restore), progress)?,
+        (None, Some(begun), _) => begun,
+        (None, None, Some(files)) => Beginning::new(spec, Origin::Files(&files), progress)?,
+        (None, None, None) => {
+            Beginning::new(spec, Origin::Files(&BootFiles::find(spec, &open, progress)?), progress)?
+        }
+    };
+    Ok((open, kvm, beginning))
 }
 
 impl Drop for Machine {

@@ -1,6 +1,7 @@
 //! What all boots of a machine are made from: its spec, and everything that the host gives it. Opened once, before any thread
 //! serves the guest, and given back after the last boot.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use virtio::balloon::BalloonControl;
@@ -10,7 +11,7 @@ use super::console::Console;
 use super::deadline::Progress;
 use super::disks::Disks;
 use super::events::Publisher;
-use super::files::{BootFiles, OpenFiles, Prepared};
+use super::files::{BootFiles, OpenFiles};
 use super::pci::MakeFunctions;
 use super::run_resources::RunResources;
 use crate::host::ports::PortSocket;
@@ -41,17 +42,15 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// Opens everything that `spec` names, less what `run_resources` has open already, and finds what the first boot is made from.
+    /// Opens everything that `spec` names besides `files`. `kvm` is /dev/kvm, if it is open already.
     pub(super) fn open(
         spec: Spec,
+        files: OpenFiles,
+        kvm: Option<File>,
         functions: MakeFunctions,
-        mut run_resources: RunResources,
-    ) -> Result<(Self, BootFiles), StartError> {
+        run_resources: RunResources,
+    ) -> Result<Self, StartError> {
         let progress = run_resources.progress.clone();
-        let Prepared { open: files, boot, kvm } = match run_resources.prepared.take() {
-            Some(prepared) => prepared,
-            None => Prepared::find(&spec, OpenFiles::open(&spec, &progress)?, &progress)?,
-        };
         progress.begin("opening /dev/kvm");
         let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
         let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
@@ -64,7 +63,7 @@ impl Resources {
             progress.begin(format!("making the socket {}", port.socket.display()));
             PortSocket::open(port)
         });
-        let resources = Resources {
+        Ok(Resources {
             disk_handles: Disks::new(&files.disks),
             files,
             taps,
@@ -76,8 +75,7 @@ impl Resources {
             spec,
             run_resources,
             functions,
-        };
-        Ok((resources, boot))
+        })
     }
 
     /// Finds what the machine boots next: its disks are searched anew.

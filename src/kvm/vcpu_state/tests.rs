@@ -88,6 +88,10 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
         "the processor differs, in CPUID leaf 0x0",
     );
     check(&|state| *field(state, "msrs") = serde_json::json!([[0xdead_beefu32, 1]]), "register 0xdeadbeef");
+    // KVM takes these from its user, and no state has them: Hyper-V's guest id, and a register that KVM does not list.
+    for (index, said) in [(0x4000_0000u32, "register 0x40000000"), (0x1d9, "register 0x1d9")] {
+        check(&|state| *field(state, "msrs") = serde_json::json!([[index, 0]]), said);
+    }
     check(
         &|state| *field(state, "msrs") = vec![[0x10u64, 1]; 5000].into(),
         "so many model-specific registers",
