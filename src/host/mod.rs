@@ -27,3 +27,4 @@ pub(crate) mod stdio;
 pub(crate) mod tap;
 #[cfg(feature = "cli")]
 pub(crate) mod terminal;
+pub(crate) mod user_network;

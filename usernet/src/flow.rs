@@ -18,8 +18,6 @@ pub(crate) enum Target {
     Address(SocketAddr),
     /// Nobody listens there, as far as the guest is concerned.
     Refused,
-    /// The guest may not go there, or there is no way.
-    Unreachable,
 }
 
 /// Why a peer cannot be reached: codes of ICMP's destination unreachable.

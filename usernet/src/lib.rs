@@ -4,15 +4,30 @@
 //! time is an argument, so that tests and fuzz targets drive it with a host of their own. Everything that the guest and
 //! remote peers can make grow has a limit in [`Limits`].
 
-#![allow(dead_code, reason = "the network that uses the parts follows")]
-
+mod arp;
 mod config;
+mod counters;
+mod datagrams;
+mod dhcp;
 mod flow;
+mod forwards;
+mod fragments;
 mod host;
+mod icmp;
+mod link;
+mod nat;
+mod ndp;
+mod network;
 mod offload;
+mod packet;
+mod slab;
+mod sum;
 mod tcp;
 mod token;
+mod udp;
 
 pub use config::{Config, Forward, Ipv4Subnet, Ipv6Subnet, Limits, Protocol};
+pub use counters::Counters;
 pub use host::{Host, Ready};
+pub use network::{LONGEST_FRAME, Network};
 pub use offload::{Accepts, Checksum, Gso, GsoKind, Offload};

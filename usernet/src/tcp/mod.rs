@@ -152,7 +152,6 @@ impl<H: Host> Tcp<H> {
             Some(_) => None,
         };
         let Some(token) = token else {
-            self.refused += 1;
             host.reset(stream);
             return false;
         };
@@ -166,7 +165,7 @@ impl<H: Host> Tcp<H> {
     pub(crate) fn output(
         &mut self,
         room: &mut [u8],
-        most: impl Fn(Flow) -> usize,
+        most: impl Fn(&Flow) -> usize,
         host: &mut H,
         now: Instant,
     ) -> Option<Outgoing> {
@@ -177,7 +176,7 @@ impl<H: Host> Tcp<H> {
         while let Some(slot) = self.outputs.pop_front() {
             self.table.unlisted(slot);
             let Some(connection) = self.table.get(slot) else { continue };
-            let most = most(connection.flow);
+            let most = most(&connection.flow);
             if let Some(outgoing) = connection.output(room, most, &self.pool) {
                 self.settle(slot, Fate::Lives, host, now);
                 return Some(outgoing);
@@ -214,17 +213,23 @@ impl<H: Host> Tcp<H> {
         self.feed(host, now);
     }
 
+    /// Whether there is a connection with these ends.
+    pub(crate) fn contains(&self, flow: &Flow) -> bool {
+        self.table.find(flow).is_some()
+    }
+
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Connections that a limit refused so far.
+    /// Connections of the guest that a limit refused so far.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
 
     /// Bytes in buffers now.
+    #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
         self.pool.used()
     }
@@ -234,7 +239,6 @@ impl<H: Host> Tcp<H> {
         let address = match to {
             Target::Address(address) => address,
             Target::Refused => return self.refuse(flow, syn),
-            Target::Unreachable => return self.fail(flow, syn.seq, Unreachable::Network),
         };
         let Some(token) = self.place() else {
             self.refused += 1;

@@ -1,0 +1,80 @@
+//! A user-mode network: the guest's packets leave the host through ordinary sockets of this process, without root.
+//!
+//! The crate `usernet` has the protocols. This module owns its sockets ([`sockets`]), and the wire between it and the guest's
+//! network device ([`UserBackend`]).
+
+mod backend;
+mod resolver;
+mod sockets;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+
+use usernet::{Config, Forward};
+
+pub(crate) use backend::UserBackend;
+use sockets::BoundSocket;
+
+/// Why a user-mode network cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UserNetworkError {
+    /// A port of the host cannot be opened.
+    #[error("cannot open port {} of {} for a forward: {source}", address.port(), address.ip())]
+    Bind {
+        /// What was asked for.
+        forward: Forward,
+        /// The address.
+        address: SocketAddr,
+        /// The host's error.
+        source: io::Error,
+    },
+}
+
+/// A user-mode network of a machine: its ports on the host stay open over reboots.
+///
+/// Each boot has a [`UserBackend`] of its own: connections of the boot before end with it.
+#[derive(Debug)]
+pub(crate) struct UserNetwork {
+    config: Config,
+    bound: Vec<BoundSocket>,
+    forwards: Vec<(Forward, SocketAddr)>,
+}
+
+impl UserNetwork {
+    /// Opens the ports of `forwards`.
+    ///
+    /// # Errors
+    /// A port is taken, privileged, or there is no such address.
+    pub(crate) fn open(config: Config, forwards: &[Forward]) -> Result<Self, UserNetworkError> {
+        let mut network = UserNetwork { config, bound: Vec::new(), forwards: Vec::new() };
+        for forward in forwards {
+            let bound = BoundSocket::open(forward.protocol, forward.bind).map_err(|source| {
+                UserNetworkError::Bind { forward: *forward, address: forward.bind, source }
+            })?;
+            network.forwards.push((*forward, bound.address()));
+            network.bound.push(bound);
+        }
+        Ok(network)
+    }
+
+    /// What was asked for, and the address that each port has.
+    pub(crate) fn forwards(&self) -> &[(Forward, SocketAddr)] {
+        &self.forwards
+    }
+
+    /// The network for one boot.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub(crate) fn backend(&self) -> io::Result<UserBackend> {
+        let bound = self.bound.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>()?;
+        let mut backend = UserBackend::new(self.config.clone(), bound)?;
+        for (forward, address) in &self.forwards {
+            backend.forward(Forward { bind: *address, ..*forward })?;
+        }
+        Ok(backend)
+    }
+}

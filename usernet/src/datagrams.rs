@@ -1,0 +1,389 @@
+//! The NAT of UDP and of echo requests: flows of the guest, each with a socket of the host, until they are idle.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Limits};
+use crate::flow::{Flow, Unreachable};
+use crate::forwards::{self, Forwards, Socket};
+use crate::host::Host;
+use crate::packet::Drop;
+use crate::slab::{Place, Slab};
+use crate::token::{Kind, Token};
+use crate::{link, udp};
+
+/// How long a flow lives without a datagram: one that was not answered, and one that was (RFC 4787 §4.3 asks for two minutes).
+const UNANSWERED: Duration = Duration::from_secs(30);
+const ANSWERED: Duration = Duration::from_secs(180);
+/// Queries have one answer.
+const DNS: u16 = 53;
+
+/// What a flow is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// UDP.
+    Udp(Flow),
+    /// Echo requests of one program.
+    Echo {
+        /// The guest.
+        guest: IpAddr,
+        /// Its peer.
+        remote: IpAddr,
+        /// The identifier that the guest chose.
+        ident: u16,
+    },
+}
+
+impl Key {
+    /// The ends of packets to the guest.
+    pub(crate) fn ends(&self) -> (IpAddr, IpAddr) {
+        match self {
+            Key::Udp(flow) => (flow.remote.ip(), flow.guest.ip()),
+            Key::Echo { guest, remote, .. } => (*remote, *guest),
+        }
+    }
+
+    /// Where a datagram of the host begins in the frame for the guest.
+    fn payload_at(&self) -> usize {
+        let headers = link::headers(self.ends().1);
+        match self {
+            Key::Udp(_) => headers + udp::HEADER,
+            Key::Echo { .. } => headers,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Via<D> {
+    Own(D),
+    /// A peer of a forward.
+    Forward {
+        forward: Place,
+        peer: SocketAddr,
+    },
+}
+
+#[derive(Debug)]
+struct Entry<D> {
+    key: Key,
+    via: Via<D>,
+    last: Instant,
+    answered: bool,
+    /// It is in the list of those that are ready.
+    queued: bool,
+}
+
+impl<D> Entry<D> {
+    fn deadline(&self) -> Instant {
+        let query = matches!(self.key, Key::Udp(flow) if flow.remote.port() == DNS);
+        self.last + if self.answered && !query { ANSWERED } else { UNANSWERED }
+    }
+}
+
+/// A socket that has something for the guest.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Flow(Place),
+    Forward(Place),
+}
+
+/// Why a datagram of the guest goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is dropped.
+    Drop(Drop),
+    /// The guest is told.
+    Unreachable(Unreachable),
+}
+
+/// What a socket of the host gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A datagram of `len` bytes, which begins at `at` in the room.
+    Datagram {
+        /// Its flow.
+        key: Key,
+        /// Where it begins.
+        at: usize,
+        /// Its length.
+        len: usize,
+    },
+    /// An earlier datagram of the guest did not get there.
+    Error {
+        /// Its flow.
+        key: Key,
+        /// Why.
+        why: Unreachable,
+    },
+}
+
+/// What the table needs of the rest of the network.
+pub(crate) struct Around<'a, H: Host> {
+    pub(crate) host: &'a mut H,
+    pub(crate) forwards: &'a Forwards<H>,
+    pub(crate) config: &'a Config,
+    /// Where forwards lead, once it is known.
+    pub(crate) guest: Option<IpAddr>,
+    pub(crate) now: Instant,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Datagrams<H: Host> {
+    entries: Slab<Entry<H::Datagram>>,
+    places: HashMap<Key, Place>,
+    peers: HashMap<(Place, SocketAddr), Place>,
+    ready: VecDeque<Source>,
+    /// One entry a flow, at or before its deadline.
+    deadlines: BinaryHeap<Reverse<(Instant, Place)>>,
+    pings: usize,
+    limits: Limits,
+}
+
+impl<H: Host> Datagrams<H> {
+    /// An empty table.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Datagrams {
+            entries: Slab::new(),
+            places: HashMap::new(),
+            peers: HashMap::new(),
+            ready: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
+            pings: 0,
+            limits,
+        }
+    }
+
+    /// Flows now, echo sockets among them.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Sends a datagram of the guest. `to` says where a new flow leads.
+    pub(crate) fn send(
+        &mut self,
+        key: Key,
+        to: impl FnOnce(&mut H) -> Result<SocketAddr, Unreachable>,
+        bytes: &[u8],
+        around: &mut Around<'_, H>,
+    ) -> Result<(), Refusal> {
+        let place = match self.places.get(&key) {
+            Some(place) => *place,
+            None => self.open(key, to, around)?,
+        };
+        let Some(entry) = self.entries.get_mut(place) else { return Ok(()) };
+        entry.last = around.now;
+        let sent = match &entry.via {
+            Via::Own(socket) => around.host.send(socket, None, bytes),
+            Via::Forward { forward, peer } => {
+                match around.forwards.get(*forward).map(|forward| &forward.socket) {
+                    Some(Socket::Udp(socket)) => {
+                        // Both directions are in use.
+                        entry.answered = true;
+                        around.host.send(socket, Some(*peer), bytes)
+                    }
+                    _ => {
+                        self.close(place);
+                        return Err(Refusal::Unreachable(Unreachable::Port));
+                    }
+                }
+            }
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Refusal::Drop(Drop::Full)),
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+
+    fn open(
+        &mut self,
+        key: Key,
+        to: impl FnOnce(&mut H) -> Result<SocketAddr, Unreachable>,
+        around: &mut Around<'_, H>,
+    ) -> Result<Place, Refusal> {
+        let kind = match key {
+            Key::Udp(_) => Kind::Udp,
+            Key::Echo { .. } => Kind::Ping,
+        };
+        let ping = kind == Kind::Ping;
+        let full = if ping { self.pings >= self.limits.pings } else { self.is_full() };
+        if full {
+            return Err(Refusal::Drop(Drop::Full));
+        }
+        let to = to(around.host).map_err(Refusal::Unreachable)?;
+        let Place { slot, generation } = self.entries.next();
+        let token = Token { kind, generation, slot }.to_bits();
+        let socket = if ping { around.host.ping(to.ip(), token) } else { around.host.datagram(to, token) };
+        let socket = socket.map_err(|error| refusal(&error))?;
+        self.pings += usize::from(ping);
+        Ok(self.insert(key, Via::Own(socket), around.now))
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() - self.pings >= self.limits.udp_flows
+    }
+
+    fn insert(&mut self, key: Key, via: Via<H::Datagram>, now: Instant) -> Place {
+        if let Via::Forward { forward, peer } = &via {
+            self.peers.insert((*forward, *peer), self.entries.next());
+        }
+        let entry = Entry { key, via, last: now, answered: false, queued: false };
+        let deadline = entry.deadline();
+        let place = self.entries.insert(entry);
+        self.places.insert(key, place);
+        self.deadlines.push(Reverse((deadline, place)));
+        place
+    }
+
+    fn close(&mut self, place: Place) {
+        let Some(entry) = self.entries.remove(place) else { return };
+        self.places.remove(&entry.key);
+        self.pings -= usize::from(matches!(entry.key, Key::Echo { .. }));
+        if let Via::Forward { forward, peer } = entry.via {
+            self.peers.remove(&(forward, peer));
+        }
+    }
+
+    /// The socket of a flow has something.
+    pub(crate) fn ready(&mut self, place: Place) {
+        if let Some(entry) = self.entries.get_mut(place)
+            && !std::mem::replace(&mut entry.queued, true)
+        {
+            self.ready.push_back(Source::Flow(place));
+        }
+    }
+
+    /// The socket of a forward has something.
+    pub(crate) fn forward_ready(&mut self, place: Place) {
+        // There are few forwards that are ready at once.
+        let known =
+            self.ready.iter().any(|source| matches!(source, Source::Forward(other) if *other == place));
+        if !known {
+            self.ready.push_back(Source::Forward(place));
+        }
+    }
+
+    /// Receives the next datagram for the guest into `room`, with space for headers in front. Sockets take turns. `None`: no
+    /// socket that is ready has one.
+    pub(crate) fn receive(&mut self, room: &mut [u8], around: &mut Around<'_, H>) -> Option<Received> {
+        // Each turn empties the list or returns.
+        while let Some(source) = self.ready.pop_front() {
+            let received = match source {
+                Source::Flow(place) => self.receive_flow(place, room, around),
+                Source::Forward(place) => self.receive_forward(place, room, around),
+            };
+            match received {
+                Turn::Received(received) => {
+                    self.ready.push_back(source);
+                    return Some(received);
+                }
+                Turn::Nothing => {}
+            }
+        }
+        None
+    }
+
+    fn receive_flow(&mut self, place: Place, room: &mut [u8], around: &mut Around<'_, H>) -> Turn {
+        let Some(entry) = self.entries.get_mut(place) else { return Turn::Nothing };
+        let Via::Own(socket) = &entry.via else { return Turn::Nothing };
+        let key = entry.key;
+        let at = key.payload_at();
+        let Some(into) = room.get_mut(at..) else { return Turn::Nothing };
+        let most = into.len();
+        match around.host.receive(socket, into) {
+            Ok((len, _)) => {
+                entry.last = around.now;
+                entry.answered = true;
+                Turn::Received(Received::Datagram { key, at, len: len.min(most) })
+            }
+            Err(error) => match Unreachable::of(&error) {
+                Some(why) => Turn::Received(Received::Error { key, why }),
+                None => {
+                    entry.queued = false;
+                    Turn::Nothing
+                }
+            },
+        }
+    }
+
+    fn receive_forward(&mut self, place: Place, room: &mut [u8], around: &mut Around<'_, H>) -> Turn {
+        // Datagrams that cannot be passed on are thrown away, some at a time: the others get their turns.
+        const LOST_AT_ONCE: usize = 64;
+        let Some(entry) = around.forwards.get(place) else { return Turn::Nothing };
+        let Socket::Udp(socket) = &entry.socket else { return Turn::Nothing };
+        let at = link::headers(around.guest.unwrap_or(IpAddr::V4([0; 4].into()))) + udp::HEADER;
+        let Some(into) = room.get_mut(at..) else { return Turn::Nothing };
+        for _ in 0..LOST_AT_ONCE {
+            let (len, peer) = match around.host.receive(socket, into) {
+                Ok((len, peer)) => (len.min(into.len()), peer),
+                // What a datagram to one of many peers was answered with.
+                Err(error) if Unreachable::of(&error).is_some() => continue,
+                Err(_) => return Turn::Nothing,
+            };
+            let guest_port = entry.forward.guest_port;
+            if let Some(key) = self.flow_of_peer(place, peer, guest_port, around) {
+                return Turn::Received(Received::Datagram { key, at, len });
+            }
+        }
+        Turn::Nothing
+    }
+
+    /// The flow of a datagram that came from outside.
+    fn flow_of_peer(
+        &mut self,
+        forward: Place,
+        peer: SocketAddr,
+        port: u16,
+        around: &Around<'_, H>,
+    ) -> Option<Key> {
+        if let Some(entry) = self.peers.get(&(forward, peer)).and_then(|place| self.entries.get_mut(*place)) {
+            entry.last = around.now;
+            return Some(entry.key);
+        }
+        let guest = SocketAddr::new(around.guest?, port);
+        if self.is_full() {
+            return None;
+        }
+        let seen = forwards::peer_as_seen(peer, guest.ip(), around.config);
+        let taken = |remote| self.places.contains_key(&Key::Udp(Flow { guest, remote }));
+        let key = Key::Udp(Flow { guest, remote: forwards::free_port(seen, taken)? });
+        self.insert(key, Via::Forward { forward, peer }, around.now);
+        Some(key)
+    }
+
+    /// When [`Datagrams::timeout`] has something to do.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+
+    /// Closes flows that are idle.
+    pub(crate) fn timeout(&mut self, now: Instant) {
+        while let Some(Reverse((deadline, place))) = self.deadlines.peek().copied() {
+            if deadline > now {
+                return;
+            }
+            self.deadlines.pop();
+            match self.entries.get(place).map(Entry::deadline) {
+                Some(later) if later > now => self.deadlines.push(Reverse((later, place))),
+                Some(_) => self.close(place),
+                None => {}
+            }
+        }
+    }
+}
+
+enum Turn {
+    Received(Received),
+    Nothing,
+}
+
+fn refusal(error: &io::Error) -> Refusal {
+    match Unreachable::of(error) {
+        Some(why) => Refusal::Unreachable(why),
+        None => Refusal::Drop(Drop::Full),
+    }
+}
