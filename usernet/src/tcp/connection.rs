@@ -198,7 +198,7 @@ impl<H: Host> Connection<H> {
 
     /// Our SYN is acknowledged.
     fn open(&mut self, ack: Seq, context: &mut Context<'_, H>) -> Fate {
-        self.sender.acknowledge(ack, false, context.pool);
+        self.sender.acknowledge(ack, false);
         self.timer.progress();
         self.phase = Phase::Open;
         self.settle(Ok(()), context)
@@ -272,7 +272,8 @@ impl<H: Host> Connection<H> {
     ) -> io::Result<bool> {
         let same_window = usize::from(segment.window) << self.sender.shift() == self.sender.window();
         let bare = segment.len() == 0 && same_window;
-        match self.sender.acknowledge(ack, bare, context.pool) {
+        self.widen(context.pool);
+        match self.sender.acknowledge(ack, bare) {
             Acked::Beyond => {
                 self.acknowledge_again();
                 return Ok(false);

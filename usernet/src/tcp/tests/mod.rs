@@ -6,4 +6,5 @@ mod limits;
 mod peer;
 mod random;
 mod segments;
+mod speed;
 mod transfer;

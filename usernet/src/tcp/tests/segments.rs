@@ -234,6 +234,35 @@ fn closed_window_is_probed_and_never_given_up_while_answered() {
     assert_eq!(peer.one().payload, b"data");
 }
 
+/// Bytes on their way when nothing more comes, with the guest's window at `window`; then the guest acknowledges.
+fn round(peer: &mut Peer, window: u16) -> usize {
+    peer.events();
+    let seen = peer.hear_all();
+    let bytes = seen.iter().map(|seen| seen.payload.len()).sum();
+    for seen in seen {
+        peer.ack = seen.seq + seen.payload.len();
+        peer.say(|said| said.window = window);
+    }
+    bytes
+}
+
+#[test]
+fn buffer_grows_while_the_window_takes_more() {
+    for (window, largest) in [(u16::MAX, 4 << 20), (512, 64 << 10)] {
+        let mut peer = Peer::open();
+        peer.most = 60_000;
+        peer.say(|said| said.window = window);
+        peer.host.remote(0).to_guest.extend(vec![9; 30 << 20]);
+        let rounds: Vec<_> = (0..16).map(|_| round(&mut peer, window)).collect();
+        assert!(rounds.iter().any(|bytes| *bytes > largest / 2), "{rounds:?}");
+        assert!(rounds.iter().all(|bytes| *bytes <= largest), "{rounds:?}");
+        // The last bytes take the memory with them.
+        peer.host.remote(0).to_guest.clear();
+        while round(&mut peer, window) > 0 {}
+        assert_eq!(peer.tcp.buffered(), 0);
+    }
+}
+
 #[test]
 fn late_event_of_a_closed_stream_is_ignored() {
     let mut peer = Peer::open();
