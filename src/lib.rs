@@ -107,7 +107,9 @@ mod machine;
 pub mod spec;
 
 pub use devices::component::StateError;
+pub use host::capture::{CaptureError, CaptureTarget};
 pub use host::disk::{DiskError, DiskHolder};
+pub use host::net_socket::NetSocketError;
 pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
