@@ -30,7 +30,7 @@ use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
-use crate::kvm::{PAGE, Vcpus, Vm};
+use crate::kvm::{KvmDevice, PAGE, Vcpus, Vm};
 use crate::spec::{MemBacking, Spec};
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
@@ -65,8 +65,10 @@ pub(super) enum Origin<'a> {
 #[derive(Debug)]
 pub(crate) struct Beginning {
     layout: RamLayout,
-    ram: Arc<GuestRam>,
     loading: Loading,
+    vm: Vm,
+    // Behind `vm`, as in [`Boot`].
+    memory: Memory,
     /// `None` for a saved machine, whose memory has all of it.
     plan: Option<BootPlan>,
     panic_timeout: i64,
@@ -74,8 +76,15 @@ pub(crate) struct Beginning {
 }
 
 impl Beginning {
-    /// Takes the memory and begins to load. Needs nothing of the machine but its files, so that it comes first.
-    pub(super) fn new(spec: &Spec, origin: Origin<'_>, progress: &Progress) -> Result<Self, StartError> {
+    /// Takes the memory, makes the VM and begins to load. Needs nothing of the machine but its files, so that it comes first.
+    ///
+    /// KVM is told of the memory before the load: it then waits for a kernel thread, which a busy loader may keep from its processor.
+    pub(super) fn new(
+        kvm: &Arc<KvmDevice>,
+        spec: &Spec,
+        origin: Origin<'_>,
+        progress: &Progress,
+    ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ram = Arc::new(guest_ram(spec, &layout)?);
         let (plan, sources, panic_timeout, state) = match origin {
@@ -88,8 +97,11 @@ impl Beginning {
                 (None, sources, restore.state.panic_timeout(), Some(restore.state))
             }
         };
-        let loading = Loading::begin(&ram, sources, progress)?;
-        Ok(Beginning { layout, ram, loading, plan, panic_timeout, state })
+        let ecam = Arc::new(pci::empty_bus().map_err(memory_refused(spec))?);
+        let memory = Memory { ram, ecam };
+        let vm = Vm::new(kvm, &memory.slots())?;
+        let loading = Loading::begin(&memory.ram, sources, progress)?;
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, state })
     }
 }
 
@@ -109,14 +121,12 @@ impl Boot {
         events: &Sender<Event>,
         progress: &Progress,
     ) -> Result<Boot, StartError> {
-        let Beginning { layout, ram, loading, plan, panic_timeout, state } = beginning;
-        let ecam = pci::empty_bus().map_err(memory_refused(&resources.spec))?;
-        let memory = Memory { ram, ecam: Arc::new(ecam) };
+        // The order in which they are named: the VM goes before its memory.
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, state } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
-        let Assembled { vm, board, vcpus } =
-            assemble(resources, plan.as_ref(), &layout, &memory, &watch, &gate)?;
+        let (board, vcpus) = assemble(resources, &vm, plan.as_ref(), &layout, &memory, &watch, &gate)?;
         loading.finish()?;
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
@@ -290,30 +300,23 @@ fn join_pages(pages: &[u64]) -> Vec<Range<u64>> {
     ranges
 }
 
-/// A machine that lacks nothing but its kernel in memory.
-struct Assembled {
-    vm: Vm,
-    board: Board,
-    vcpus: Vec<Vcpu>,
-}
-
-/// Makes everything about a boot that needs no loaded kernel: VM, devices, tables, vCPUs at their entry.
+/// Makes everything about a boot that needs no loaded kernel: devices, tables, vCPUs at their entry.
 fn assemble(
     resources: &Resources,
+    vm: &Vm,
     plan: Option<&BootPlan>,
     ram_layout: &RamLayout,
     memory: &Memory,
     watch: &Watch,
     gate: &Arc<VcpuGate>,
-) -> Result<Assembled, StartError> {
+) -> Result<(Board, Vec<Vcpu>), StartError> {
     let spec = &resources.spec;
-    let vm = Vm::new(&resources.kvm, &memory.slots())?;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, resources, window, memory, watch, gate)?;
+    let board = Board::new(vm, resources, window, memory, watch, gate)?;
     if let Some(plan) = plan {
         let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
         let ram = memory.ram.memory();
@@ -324,7 +327,7 @@ fn assemble(
             boot_processor.set_entry(&plan.cpu_state())?;
         }
     }
-    Ok(Assembled { vm, board, vcpus })
+    Ok((board, vcpus))
 }
 
 /// Decides where everything goes, from the files' headers; and `panic=` of the command line.

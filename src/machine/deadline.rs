@@ -49,6 +49,12 @@ impl Progress {
         (step.what, step.since, step.unlimited) = (what.into(), Some(Instant::now()), false);
     }
 
+    /// More work begins, after work that has ended.
+    fn restart(&self) {
+        let mut step = self.step();
+        (step.since, step.unlimited, step.ended) = (Some(Instant::now()), false, false);
+    }
+
     /// From here on the work waits for the caller, and has no limit.
     pub(super) fn wait_for_caller(&self) {
         self.step().unlimited = true;
@@ -129,7 +135,7 @@ fn limited<T: Send + 'static, E: From<StartError> + Send + 'static>(
     // It holds one result. A channel without a bound would take room for 31 of these, which are large.
     let (sender, receiver) = mpsc::sync_channel::<Result<Result<T, E>, Box<dyn Any + Send>>>(1);
     let own = progress.clone();
-    own.step().ended = false;
+    own.restart();
     thread.execute(move || {
         // Nobody takes the result of work that was given up.
         let _ = sender.send(catch_unwind(AssertUnwindSafe(|| work(&own))));
@@ -172,10 +178,11 @@ mod tests {
         });
         let (result, thread) = done.unwrap();
         assert_eq!(result, 7);
-        // The thread has time for more.
+        assert!(begin.elapsed() >= 24 * SHORT);
+        // The thread has time for more, which does not begin at the last step's time.
+        progress.step().since = begin.checked_sub(2 * LIMIT);
         let (result, _) = limited(LIMIT, thread, &progress, |_| Ok::<u32, StartError>(8)).unwrap();
         assert_eq!(result, 8);
-        assert!(begin.elapsed() >= 24 * SHORT);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::image::{
     Budget, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
     Wanted, explore,
 };
+use crate::kvm::KvmDevice;
 use crate::spec::{Spec, SpecError};
 
 /// A file to boot from.
@@ -75,7 +76,7 @@ pub(crate) struct Prepared {
     /// What that thread does.
     pub(crate) progress: Progress,
     /// The first boot, if it has begun.
-    pub(crate) beginning: Option<Beginning>,
+    pub(crate) beginning: Option<(Arc<KvmDevice>, Beginning)>,
 }
 
 impl Prepared {
@@ -87,7 +88,11 @@ impl Prepared {
 
     /// Begins the first boot already. An error comes again when the machine is started.
     pub(crate) fn begin(&mut self, spec: &Spec) {
-        self.beginning = Beginning::new(spec, Origin::Files(&self.boot), &self.progress).ok();
+        self.beginning = KvmDevice::open().ok().and_then(|kvm| {
+            let kvm = Arc::new(kvm);
+            let begun = Beginning::new(&kvm, spec, Origin::Files(&self.boot), &self.progress).ok()?;
+            Some((kvm, begun))
+        });
     }
 
     /// Gives it the initrd that was made for its kernel.

@@ -51,6 +51,7 @@ pub use nets::BoundForward;
 pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
+use crate::kvm::KvmDevice;
 use crate::spec::Spec;
 use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
@@ -405,26 +406,32 @@ impl Machine {
     }
 }
 
-/// The first boot, begun, with the files of `spec` and /dev/kvm, as far as they are open. A saved machine needs no kernel, and none
-/// is searched for.
+/// The first boot, begun, with the files of `spec` and /dev/kvm. A saved machine needs no kernel, and none is searched for.
 fn begin(
     spec: &Spec,
     prepared: Option<Prepared>,
     restore: Option<Restore>,
     progress: &Progress,
-) -> Result<(OpenFiles, Option<File>, Beginning), StartError> {
+) -> Result<(OpenFiles, Arc<KvmDevice>, Beginning), StartError> {
     let (open, kvm, found, begun) = match prepared {
         Some(Prepared { open, kvm, boot, beginning, .. }) => (open, kvm, Some(boot), beginning),
         None => (OpenFiles::open(spec, progress)?, None, None, None),
     };
-    let beginning = match (restore, begun, found) {
-        (Some(restore), ..) => Beginning::new(spec, Origin::State(restore), progress)?,
-        (None, Some(begun), _) => begun,
-        (None, None, Some(files)) => Beginning::new(spec, Origin::Files(&files), progress)?,
-        (None, None, None) => {
-            Beginning::new(spec, Origin::Files(&BootFiles::find(spec, &open, progress)?), progress)?
-        }
+    if let (None, Some((kvm, begun))) = (&restore, begun) {
+        return Ok((open, kvm, begun));
+    }
+    let found = match (&restore, found) {
+        (None, None) => Some(BootFiles::find(spec, &open, progress)?),
+        (_, found) => found,
     };
+    progress.begin("opening /dev/kvm");
+    let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
+    let origin = match (restore, &found) {
+        (Some(restore), _) => Origin::State(restore),
+        (None, Some(files)) => Origin::Files(files),
+        (None, None) => return Err(StartError::Internal("the boot files")),
+    };
+    let beginning = Beginning::new(&kvm, spec, origin, progress)?;
     Ok((open, kvm, beginning))
 }
 

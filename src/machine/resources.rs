@@ -1,7 +1,6 @@
 //! What all boots of a machine are made from: its spec, and everything that the host gives it. Opened once, before any thread
 //! serves the guest, and given back after the last boot.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use virtio::balloon::BalloonControl;
@@ -42,17 +41,15 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// Opens everything that `spec` names besides `files`. `kvm` is /dev/kvm, if it is open already.
+    /// Opens everything that `spec` names besides `files`.
     pub(super) fn open(
         spec: Spec,
         files: OpenFiles,
-        kvm: Option<File>,
+        kvm: Arc<KvmDevice>,
         functions: MakeFunctions,
         run_resources: RunResources,
     ) -> Result<Self, StartError> {
         let progress = run_resources.progress.clone();
-        progress.begin("opening /dev/kvm");
-        let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
         let nets = NetResource::open_all(&spec, &progress)?;
         let ports = spec.port.iter().map(|port| {
             progress.begin(format!("making the socket {}", port.socket.display()));

@@ -196,8 +196,9 @@ impl Supervisor {
             // The old boot gives back its memory and its interrupts before the new one takes its own.
             drop(old);
             let files = resources.find_files(&progress);
-            let beginning =
-                files.and_then(|files| Beginning::new(&resources.spec, Origin::Files(&files), &progress));
+            let beginning = files.and_then(|files| {
+                Beginning::new(&resources.kvm, &resources.spec, Origin::Files(&files), &progress)
+            });
             let boot = beginning
                 .and_then(|beginning| Boot::start(&resources, beginning, number, &sender, &progress));
             let _ = made.send(boot);

@@ -128,7 +128,8 @@ fn command(program: &Path, case: &Case, flags: bool) -> Command {
             Some(path) => command.arg(path),
             None => command.arg("none"),
         };
-        let devices: &[String] = if case.devices.is_empty() { &["--net".into(), "none".into()] } else { &case.devices };
+        let devices: &[String] =
+            if case.devices.is_empty() { &["--net".into(), "none".into()] } else { &case.devices };
         command.args(devices);
     } else {
         command.arg(&case.kernel);
