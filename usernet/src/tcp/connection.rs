@@ -198,7 +198,7 @@ impl<H: Host> Connection<H> {
 
     /// Our SYN is acknowledged.
     fn open(&mut self, ack: Seq, context: &mut Context<'_, H>) -> Fate {
-        self.sender.acknowledge(ack, false, context.pool);
+        self.sender.acknowledge(ack, false);
         self.timer.progress();
         self.phase = Phase::Open;
         self.settle(Ok(()), context)
@@ -228,13 +228,13 @@ impl<H: Host> Connection<H> {
                 other => return other,
             }
         }
-        let result = self.take_ack(segment, ack, context).and_then(|()| match place {
-            Place::Next(known) => self.take_data(segment, known, context),
-            Place::Early => {
+        let result = self.take_ack(segment, ack, context).and_then(|valid| match place {
+            Place::Next(known) if valid => self.take_data(segment, known, context),
+            Place::Early if valid => {
                 self.acknowledge_again();
                 Ok(())
             }
-            Place::Outside => Ok(()),
+            _ => Ok(()),
         });
         self.settle(result, context)
     }
@@ -263,13 +263,20 @@ impl<H: Host> Connection<H> {
         self.acks.duplicates = (self.acks.duplicates + 1).min(MOST_DUPLICATES);
     }
 
-    fn take_ack(&mut self, segment: &Segment<'_>, ack: Seq, context: &mut Context<'_, H>) -> io::Result<()> {
+    /// False: the segment is not to be believed.
+    fn take_ack(
+        &mut self,
+        segment: &Segment<'_>,
+        ack: Seq,
+        context: &mut Context<'_, H>,
+    ) -> io::Result<bool> {
         let same_window = usize::from(segment.window) << self.sender.shift() == self.sender.window();
         let bare = segment.len() == 0 && same_window;
-        match self.sender.acknowledge(ack, bare, context.pool) {
+        self.widen(context.pool);
+        match self.sender.acknowledge(ack, bare) {
             Acked::Beyond => {
                 self.acknowledge_again();
-                return Ok(());
+                return Ok(false);
             }
             Acked::More => self.timer.progress(),
             Acked::Old | Acked::Same => {}
@@ -277,7 +284,8 @@ impl<H: Host> Connection<H> {
         if !ack.before(self.sender.una()) && self.sender.set_window(segment.window, segment.seq, ack, true) {
             self.timer.progress();
         }
-        self.refill(context)
+        self.refill(context)?;
+        Ok(true)
     }
 
     /// Takes what is new of a segment whose first `known` numbers are not.

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::connection::{Connection, Context, Fate, Phase};
-use super::ring::LARGEST;
+use super::ring::Pool;
 use crate::flow::Unreachable;
 use crate::host::{Host, Ready};
 
@@ -77,12 +77,25 @@ impl<H: Host> Connection<H> {
         self.settle(result, context)
     }
 
+    /// Lets the ring grow if it is what bounds the bytes on their way: all of it was sent, the host has more, and the guest's
+    /// window is larger.
+    pub(super) fn widen(&mut self, pool: &mut Pool) {
+        let capacity = self.sender.ring.capacity();
+        if self.watch.held && self.sender.unsent() == 0 && self.sender.window() > capacity {
+            pool.grow(&mut self.sender.ring);
+        }
+    }
+
     /// The guest acknowledged something: reads on if that was waited for.
     pub(super) fn refill(&mut self, context: &mut Context<'_, H>) -> io::Result<()> {
-        let ring = &self.sender.ring;
+        let ring = &mut self.sender.ring;
         let room = ring.room();
-        if self.watch.held && (ring.is_empty() || room >= WORTH_READING || room >= ring.capacity() / 2) {
-            return self.fill(context);
+        if self.watch.held {
+            let is_worth_it = ring.is_empty() || room >= WORTH_READING || room >= ring.capacity() / 2;
+            return if is_worth_it { self.fill(context) } else { Ok(()) };
+        }
+        if ring.is_empty() {
+            context.pool.release(ring);
         }
         Ok(())
     }
@@ -115,20 +128,18 @@ impl<H: Host> Connection<H> {
         Ok(())
     }
 
-    /// Room for bytes of the host. The ring grows while the guest's window is larger.
+    /// Room for bytes of the host.
     fn make_room(&mut self, context: &mut Context<'_, H>) -> bool {
         let ring = &mut self.sender.ring;
         if ring.room() > 0 {
             return true;
         }
-        let capacity = ring.capacity();
-        if capacity == 0 {
+        if ring.capacity() == 0 {
             self.watch.starved = !context.pool.grow(ring);
             return !self.watch.starved;
         }
-        let wanted = capacity < LARGEST && self.sender.window() > capacity;
-        self.watch.held = !(wanted && context.pool.grow(&mut self.sender.ring));
-        !self.watch.held
+        self.watch.held = true;
+        false
     }
 
     /// Gives bytes of the guest to the host, and keeps what it does not take at once. Returns how many were taken.

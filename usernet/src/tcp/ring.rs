@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     fn bytes(from: usize, count: usize) -> Vec<u8> {
-        (from..from + count).map(|at| (at * 7 % 251) as u8).collect()
+        (from..from + count).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The wire to the guest is a queue in memory, so there is no congestion to control: only what a guest dropped is sent again,
 //! one hole after the other (RFC 6582 without its window).
 
-use super::ring::{Pool, Ring};
+use super::ring::Ring;
 use super::seq::Seq;
 
 /// Duplicate acknowledgements that mean a loss (RFC 5681 §3.2).
@@ -119,7 +119,8 @@ impl Sender {
         self.nxt.beyond(self.una)
     }
 
-    fn unsent(&self) -> usize {
+    /// Bytes that were not sent.
+    pub(super) fn unsent(&self) -> usize {
         self.ring.len().saturating_sub(self.in_flight())
     }
 
@@ -158,7 +159,7 @@ impl Sender {
     }
 
     /// Takes an acknowledgement. `bare`: the segment holds nothing else.
-    pub(super) fn acknowledge(&mut self, ack: Seq, bare: bool, pool: &mut Pool) -> Acked {
+    pub(super) fn acknowledge(&mut self, ack: Seq, bare: bool) -> Acked {
         if self.nxt.before(ack) {
             return Acked::Beyond;
         }
@@ -173,9 +174,6 @@ impl Sender {
         }
         // SYN and FIN are not in the ring, which takes no more off than it has.
         self.ring.consume(ack.beyond(self.una));
-        if self.ring.is_empty() {
-            pool.release(&mut self.ring);
-        }
         self.una = ack;
         self.duplicates = 0;
         self.recovery.due = false;
@@ -256,20 +254,21 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ring::Pool;
     use super::*;
 
-    fn open(bytes: usize, window: u16) -> (Sender, Pool) {
+    fn open(bytes: usize, window: u16) -> Sender {
         let mut pool = Pool::new(64 << 20);
         let mut sender = Sender::new(Seq(u32::MAX - 100));
         sender.syn_sent();
         sender.set_options(Some(1000), 1460, Some(0));
-        assert_eq!(sender.acknowledge(sender.nxt(), true, &mut pool), Acked::More);
+        assert_eq!(sender.acknowledge(sender.nxt(), true), Acked::More);
         sender.set_window(window, Seq(1), sender.una(), true);
         while sender.ring.room() < bytes {
             assert!(pool.grow(&mut sender.ring));
         }
         sender.ring.push(&vec![7; bytes]);
-        (sender, pool)
+        sender
     }
 
     /// Sends until nothing more can be; returns the lengths.
@@ -284,10 +283,10 @@ mod tests {
 
     #[test]
     fn window_bounds_what_is_on_its_way() {
-        let (mut sender, mut pool) = open(10_000, 2500);
+        let mut sender = open(10_000, 2500);
         assert_eq!(send(&mut sender, 1000), [1000, 1000], "the rest is a crumb");
         let half = sender.una() + 1000;
-        assert_eq!(sender.acknowledge(half, true, &mut pool), Acked::More);
+        assert_eq!(sender.acknowledge(half, true), Acked::More);
         sender.set_window(2500, Seq(1), half, true);
         assert_eq!(send(&mut sender, 1000), [1000]);
         // An older segment comes late: its window is not believed.
@@ -297,13 +296,13 @@ mod tests {
 
     #[test]
     fn large_piece_is_whole_segments() {
-        let (mut sender, _) = open(10_500, 65_535);
+        let mut sender = open(10_500, 65_535);
         assert_eq!(send(&mut sender, 4999), [4000, 4000, 2500]);
     }
 
     #[test]
     fn fin_follows_the_last_byte_and_is_sent_once() {
-        let (mut sender, mut pool) = open(1500, 65_535);
+        let mut sender = open(1500, 65_535);
         sender.finish();
         let first = sender.piece(1000).unwrap();
         assert!(!first.fin);
@@ -313,17 +312,16 @@ mod tests {
         sender.sent(second);
         assert_eq!(sender.piece(1000), None);
         assert!(!sender.is_done());
-        assert_eq!(sender.acknowledge(sender.nxt(), true, &mut pool), Acked::More);
+        assert_eq!(sender.acknowledge(sender.nxt(), true), Acked::More);
         assert!(sender.is_done());
-        assert_eq!(pool.used(), 0, "an empty ring has no memory");
     }
 
     #[test]
     fn lone_fin_passes_a_closed_window() {
-        let (mut sender, mut pool) = open(100, 100);
+        let mut sender = open(100, 100);
         send(&mut sender, 1000);
         let all = sender.nxt();
-        sender.acknowledge(all, true, &mut pool);
+        sender.acknowledge(all, true);
         sender.set_window(0, Seq(1), all, true);
         sender.finish();
         assert_eq!(sender.piece(1000).map(|piece| (piece.len, piece.fin)), Some((0, true)));
@@ -331,35 +329,35 @@ mod tests {
 
     #[test]
     fn three_duplicates_send_the_hole_again_once() {
-        let (mut sender, mut pool) = open(5000, 65_535);
+        let mut sender = open(5000, 65_535);
         assert_eq!(send(&mut sender, 1000).len(), 5);
         let una = sender.una();
         for _ in 0..2 {
-            sender.acknowledge(una, true, &mut pool);
+            sender.acknowledge(una, true);
         }
         assert_eq!(sender.piece(1000), None);
-        sender.acknowledge(una, true, &mut pool);
+        sender.acknowledge(una, true);
         let piece = sender.piece(1000).unwrap();
         assert_eq!((piece.seq, piece.len), (una, 1000));
         sender.sent(piece);
         for _ in 0..10 {
-            sender.acknowledge(una, true, &mut pool);
+            sender.acknowledge(una, true);
         }
         assert_eq!(sender.piece(1000), None);
         // The acknowledgement stops at a second hole, which is sent at once; an earlier one would not be.
-        sender.acknowledge(una + 500, true, &mut pool);
+        sender.acknowledge(una + 500, true);
         assert_eq!(sender.piece(1000), None);
-        sender.acknowledge(una + 2000, true, &mut pool);
+        sender.acknowledge(una + 2000, true);
         assert_eq!(sender.piece(1000).map(|piece| piece.seq), Some(una + 2000));
     }
 
     #[test]
     fn acknowledgement_of_the_unsent_is_told_apart() {
-        let (mut sender, mut pool) = open(1000, 65_535);
+        let mut sender = open(1000, 65_535);
         let una = sender.una();
-        assert_eq!(sender.acknowledge(una + 1, true, &mut pool), Acked::Beyond);
-        assert_eq!(sender.acknowledge(una.back(1), true, &mut pool), Acked::Old);
-        assert_eq!(sender.acknowledge(una, true, &mut pool), Acked::Same);
+        assert_eq!(sender.acknowledge(una + 1, true), Acked::Beyond);
+        assert_eq!(sender.acknowledge(una.back(1), true), Acked::Old);
+        assert_eq!(sender.acknowledge(una, true), Acked::Same);
         assert_eq!(sender.ring.len(), 1000);
     }
 }

@@ -175,7 +175,7 @@ impl World {
         while let Some(packet) = self.card.from_guest.pop_front() {
             busy = true;
             if !self.loses() {
-                self.from_guest(&packet);
+                self.take(&packet);
             }
         }
         for (token, ready) in self.host.events() {
@@ -183,12 +183,12 @@ impl World {
             self.tcp.ready(token, ready, &mut self.host, self.now);
         }
         self.tcp.timeout(&mut self.host, self.now);
-        busy |= self.to_guest();
+        busy |= self.give();
         self.failed.extend(std::iter::from_fn(|| self.tcp.take_failed()));
         busy
     }
 
-    fn from_guest(&mut self, packet: &[u8]) {
+    fn take(&mut self, packet: &[u8]) {
         let ip = Ipv4Packet::new_checked(packet).unwrap();
         let segment = ip.payload();
         let port = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
@@ -200,7 +200,7 @@ impl World {
         self.tcp.segment(flow, segment, target, &mut self.host, self.now);
     }
 
-    fn to_guest(&mut self) -> bool {
+    fn give(&mut self) -> bool {
         let mut busy = false;
         let mut room = vec![0; 70_000];
         let most = self.most;
