@@ -10,6 +10,7 @@ pub(crate) mod connect;
 pub(crate) mod disk;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
+pub(crate) mod forward;
 pub(crate) mod identity;
 mod iovecs;
 pub(crate) mod lock;
@@ -18,6 +19,7 @@ pub(crate) mod net_socket;
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
 pub(crate) mod pidfd;
+pub(crate) mod port_owner;
 pub(crate) mod ports;
 #[cfg(feature = "cli")]
 pub(crate) mod process;

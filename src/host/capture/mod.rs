@@ -6,10 +6,6 @@
 //!
 //! Frames are captured as they pass between guest and wire: a checksum that the guest leaves to the wire is not there yet, and
 //! a large segment that the wire cuts is in one piece.
-#![cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, reason = "the machine's spec does not name captures yet")
-)]
 
 mod backend;
 mod output;

@@ -60,6 +60,7 @@ pub(crate) struct Capture {
 
 impl Capture {
     /// Frames that were seen, and those of them that were lost because the output is slow.
+    #[cfg(test)]
     pub(crate) fn counts(&self) -> (u64, u64) {
         self.queue.counts()
     }

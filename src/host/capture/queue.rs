@@ -89,6 +89,7 @@ impl Queue {
     }
 
     /// Frames that were seen, and those of them that were lost.
+    #[cfg(test)]
     pub(super) fn counts(&self) -> (u64, u64) {
         let state = self.state();
         (state.seen, state.lost)

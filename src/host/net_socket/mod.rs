@@ -3,10 +3,6 @@
 //!
 //! A machine opens its sockets once and keeps them for all its boots; each boot uses them through a backend of its own. No
 //! call blocks. No offloads are offered: every frame is complete, its checksums included.
-#![cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, reason = "the machine's spec does not name sockets yet")
-)]
 
 mod dgram;
 mod error;

@@ -43,6 +43,11 @@ impl TapBackend {
         Ok(TapBackend { mtu: mtu.unwrap_or(DEFAULT_MTU), warning, iovecs: IoVecs::default(), tap })
     }
 
+    /// The same, and the guest is told of packets of this size at most.
+    pub(crate) fn with_mtu(self, mtu: Option<u16>) -> Self {
+        TapBackend { mtu: mtu.unwrap_or(self.mtu), ..self }
+    }
+
     /// A warning for the user.
     pub(crate) fn warning(&self) -> Option<&TapWarning> {
         self.warning.as_ref()
