@@ -90,7 +90,9 @@ mod tests {
         let second = slab.next();
         assert_eq!(second, slab.insert('b'));
         assert_eq!((second.slot, slab.len()), (first.slot, 1));
-        assert!(slab.get(first).is_none() && slab.get_mut(first).is_none() && slab.remove(first).is_none());
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get(second), Some(&'b'));
     }
 }

@@ -46,7 +46,7 @@ impl DgramSocket {
         }
         let up = is_there(remote, &to)?;
         let (socket, file) = SocketFile::bind(local, SocketKind::Datagram)
-            .map_err(|fault| NetSocketError::fault(local, fault))?;
+            .map_err(|fault| NetSocketError::fault(local, fault, ""))?;
         let ends = Ends::new(UnixDatagram::from(socket), remote, to, up);
         let ends = ends.map_err(|source| NetSocketError::host(local, source))?;
         if !up {

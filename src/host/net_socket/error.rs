@@ -20,11 +20,15 @@ pub enum NetSocketError {
     NoSocket(PathBuf),
     /// A program has it open.
     #[error(
-        "another program uses the socket {path}, perhaps a second machine; give each network interface a socket of its own, or \
-         leave out `listen` to connect to that program",
-        path = .0.display()
+        "another program uses the socket {path}, perhaps a second machine; give each network interface a socket of its own{cure}",
+        path = path.display()
     )]
-    InUse(PathBuf),
+    InUse {
+        /// The path.
+        path: PathBuf,
+        /// Another cure.
+        cure: &'static str,
+    },
     /// The socket there is of the other kind.
     #[error("the socket {path} carries {is} and not {wanted}: use `--net {cure}`", path = path.display())]
     OtherKind {
@@ -58,10 +62,11 @@ impl NetSocketError {
         }
     }
 
-    pub(super) fn fault(path: &Path, fault: SocketFault) -> Self {
+    /// `in_use` continues the sentence about a socket that another program has.
+    pub(super) fn fault(path: &Path, fault: SocketFault, in_use: &'static str) -> Self {
         match fault {
             SocketFault::NoSocket => NetSocketError::NoSocket(path.to_owned()),
-            SocketFault::InUse => NetSocketError::InUse(path.to_owned()),
+            SocketFault::InUse => NetSocketError::InUse { path: path.to_owned(), cure: in_use },
             SocketFault::Host(source) => Self::host(path, source),
         }
     }

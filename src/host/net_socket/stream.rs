@@ -16,6 +16,9 @@ use super::super::socket_file::SocketFile;
 use super::stream_link::{Link, Side};
 use super::{LONGEST_FRAME, NetSocketError, PeerRole, no_peer};
 
+/// The cure where another program listens.
+const CONNECT: &str = ", or leave out `listen` to connect to that program";
+
 /// The socket of a network interface, for all boots of its machine.
 #[derive(Debug)]
 pub(crate) struct StreamSocket {
@@ -32,7 +35,7 @@ impl StreamSocket {
             PeerRole::Connect => (Side::connecting(path)?, None),
             PeerRole::Listen => {
                 let (socket, file) = SocketFile::bind(path, SocketKind::Stream)
-                    .map_err(|fault| NetSocketError::fault(path, fault))?;
+                    .map_err(|fault| NetSocketError::fault(path, fault, CONNECT))?;
                 (Side::Listen { listener: UnixListener::from(socket) }, Some(file))
             }
         };

@@ -281,6 +281,7 @@ impl Link {
             if peer.unsent.is_empty() {
                 // Such frames are rare: large ones on a socket that is nearly full.
                 peer.unsent = Vec::new();
+                peer.interest.blocked(false, &self.frames, &peer.stream);
                 let _ = self.changes.group().change(&peer.stream, HANG_UP);
             }
         }
