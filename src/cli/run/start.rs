@@ -8,7 +8,7 @@ use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
 use crate::cli::preflight::{self, InitrdOrigin};
-use crate::cli::{logger, report};
+use crate::cli::{banner, logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
 use crate::host::stdio::Output;
@@ -59,6 +59,10 @@ impl RunStart {
         let prepared = Some(prepared);
         let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
+        // Those that were asked for by number are known.
+        if machine.forwards().iter().any(|bound| bound.forward.host == 0) {
+            report::message(&banner::forwards(machine.forwards()));
+        }
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();
         let control = control.map_err(|source| RunError::Host { what: "a control socket", source })?;
