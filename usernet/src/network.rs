@@ -30,6 +30,8 @@ pub const LONGEST_FRAME: usize = 65535 + ETHERNET;
 
 /// Before a router's advertisement ends, the next is due.
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(4 * 3600);
+/// Datagrams of the host that become no frame, before others have their turn.
+const LOST_AT_ONCE: usize = 64;
 /// Connections that one listening port gives at a time.
 const ACCEPTED_AT_ONCE: usize = 64;
 const TCP_CHECKSUM_AT: u16 = 16;
@@ -409,7 +411,7 @@ impl<H: Host> Network<H> {
         let segment = room.get_mut(at..room.len().min(LONGEST_FRAME))?;
         let most = |flow: &Flow| {
             let large = if flow.guest.is_ipv4() { accepts.tso4 } else { accepts.tso6 };
-            if large { LONGEST_FRAME - at } else { 0 }
+            if large && accepts.checksum { LONGEST_FRAME - at } else { 0 }
         };
         let out = self.tcp.output(segment, most, &mut self.host, now)?;
         let ends = (out.flow.remote.ip(), out.flow.guest.ip());
@@ -437,10 +439,10 @@ impl<H: Host> Network<H> {
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
         let guest = self.guest4().or(self.guest6);
-        let mut around =
-            Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
-        while let Some(received) = self.datagrams.receive(room, &mut around) {
-            match received {
+        for _ in 0..LOST_AT_ONCE {
+            let mut around =
+                Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
+            match self.datagrams.receive(room, &mut around)? {
                 Received::Datagram { key, at, len } => {
                     let frame = self.frame_of(key, room, at, len, accepts);
                     if frame.is_some() {
@@ -455,8 +457,6 @@ impl<H: Host> Network<H> {
                     }
                 }
             }
-            around =
-                Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
         }
         None
     }
