@@ -348,8 +348,9 @@ impl<H: Host> Network<H> {
             let taken = |remote| self.tcp.contains(&Flow { guest, remote });
             match forwards::free_port(seen, taken) {
                 Some(remote) => {
-                    // One too many is counted there.
-                    let _ = self.tcp.accepted(stream, remote, guest, &mut self.host, now);
+                    if !self.tcp.accepted(stream, remote, guest, &mut self.host, now) {
+                        self.counters.count(Drop::Full);
+                    }
                 }
                 None => {
                     self.counters.count(Drop::Full);
