@@ -28,6 +28,8 @@ use crate::{arp, dhcp, slab, udp};
 /// Bytes of the longest frame: an IP packet of 64 KiB. [`Network::output`] needs as much room.
 pub const LONGEST_FRAME: usize = 65535 + ETHERNET;
 
+/// RFC 8200 §5: IPv6 does not run over less.
+const IPV6_LEAST_MTU: u16 = 1280;
 /// Before a router's advertisement ends, the next is due.
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(4 * 3600);
 /// Datagrams of the host that become no frame, before others have their turn.
@@ -61,6 +63,7 @@ pub struct Network<H: Host> {
 impl<H: Host> Network<H> {
     /// A network that nobody has used yet.
     pub fn new(config: Config, host: H) -> Self {
+        let config = Config { ipv6: config.ipv6.filter(|_| config.mtu >= IPV6_LEAST_MTU), ..config };
         Network {
             link: Link::new(config.gateway_mac, config.limits.queued),
             tcp: Tcp::new(config.limits, config.mtu),
