@@ -232,6 +232,9 @@ fn closed_window_is_probed_and_never_given_up_while_answered() {
     assert_eq!(peer.tcp.len(), 1);
     peer.say(|said| said.window = 10);
     assert_eq!(peer.one().payload, b"data");
+    // The long pauses between probes are over.
+    peer.wait(Duration::from_millis(200));
+    assert_eq!(peer.one().payload, b"data");
 }
 
 /// Bytes on their way when nothing more comes, with the guest's window at `window`; then the guest acknowledges.
