@@ -229,7 +229,6 @@ impl<H: Host> Tcp<H> {
     }
 
     /// Bytes in buffers now.
-    #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
         self.pool.used()
     }

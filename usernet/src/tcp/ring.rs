@@ -137,7 +137,6 @@ impl Pool {
     }
 
     /// Bytes in rings.
-    #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         self.used
     }
