@@ -39,9 +39,28 @@ plain() {
 }
 
 # Always of the whole workspace: cargo chooses features for all selected packages together, so another selection is another
-# build of what they share.
+# build of what they share. Tests without a guest, and those with a tiny one, wait more than they work.
 cargo_test() {
-    timeout "$limit" cargo test --workspace --no-fail-fast "$@" 2>&1 | ./resources/times.sh "$logs/times" "${THREADS:-$(nproc)}"
+    local threads=${THREADS:-$((2 * $(nproc)))}
+    RUST_TEST_THREADS=$threads timeout "$limit" cargo test --workspace --no-fail-fast "$@" 2>&1 |
+        ./resources/times.sh "$logs/times" "$threads"
+}
+# All that the steps run, with the examples and the lab's program, in one build.
+build() { timeout "$limit" cargo test --quiet --workspace --no-run; }
+
+# Brings what the lab is made of, on a new machine for minutes: beside the steps before it, if there are any.
+prepare=
+begin_prepare() {
+    [[ " ${steps[*]} " == *' lab '* && -z $prepare ]] || return 0
+    timeout "$limit" "${CARGO_TARGET_DIR:-target}/debug/lab" prepare >"$logs/prepare" 2>&1 &
+    prepare=$!
+}
+end_prepare() {
+    begin_prepare
+    wait "$prepare"
+    local status=$?
+    cat "$logs/prepare"
+    return $status
 }
 
 # The hostile guest is no package of its own.
@@ -53,8 +72,8 @@ step_clippy() {
         RUSTDOCFLAGS="-D warnings" timeout "$limit" cargo doc --quiet --no-deps --lib -p minivmm
 }
 step_unit() {
-    # All that the steps run, with the examples and the lab's program, in one build.
-    timeout "$limit" cargo test --quiet --workspace --no-run || return 1
+    build || return 1
+    begin_prepare
     # shellcheck disable=SC2046  # the names are words
     cargo_test --lib --bins $(plain) -- --skip machine::tests --skip host::tap::tests && cargo_test --doc
 }
@@ -67,7 +86,7 @@ step_native() {
     [ -n "$tests" ] || { echo "there are no tests/native_*.rs"; return 1; }
     # Network interfaces are root's to make: each test makes its own, in a namespace that ends with it.
     local as_root=()
-    [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=MINIVMM_SOAK'")
+    [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=MINIVMM_SOAK,RUST_TEST_THREADS'")
     cargo_test "${as_root[@]}" --lib -- host::tap::tests || return 1
     cargo_test "${as_root[@]}" --test native_hostile --test native_reboot || return 1
     tests=${tests//--test native_hostile /}
@@ -84,8 +103,7 @@ lab_file() {
 }
 step_lab() {
     local name bad=0
-    timeout "$limit" cargo test --quiet --workspace --no-run || return 1
-    "${CARGO_TARGET_DIR:-target}/debug/lab" prepare || return 1
+    build && end_prepare || return 1
     # shellcheck disable=SC2046
     THREADS=2 cargo_test $(named tests/lab/tests/*.rs) -- --test-threads=2 || bad=1
     # Two files run side by side, as hosts have two processors.
@@ -98,7 +116,8 @@ step_lab() {
 }
 
 logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+# Jobs in the background hear of no Ctrl-C.
+trap 'kill $(jobs -rp) 2>/dev/null; rm -rf "$logs"' EXIT
 failed=0
 summary=()
 for step in "${steps[@]}"; do

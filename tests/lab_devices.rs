@@ -95,12 +95,17 @@ fn inflated_balloon_gives_its_memory_to_the_host_and_takes_it_back() {
 
 #[test]
 fn memory_that_the_guest_freed_returns_by_itself() {
-    let line = "dd if=/dev/urandom of=/tmp/much bs=1M count=200 2>/dev/null; echo has-filled.; sleep 15; rm /tmp/much; \
-                echo has-freed.; sleep 1000";
-    let mut guest = ballooned(line, "");
+    // It waits for a word on its disk.
+    lab().sh("truncate -s 1M word.raw").unwrap();
+    let line = "until [ -b /dev/vda ]; do sleep 1; done
+                dd if=/dev/urandom of=/tmp/much bs=1M count=200 2>/dev/null; echo has-filled.
+                until blockdev --flushbufs /dev/vda; head -c 2 /dev/vda | grep -q go; do sleep 1; done
+                rm /tmp/much; echo has-freed.; sleep 1000";
+    let mut guest = ballooned(line, "disk = [\"word.raw\"]\n");
     guest.expect("has-filled.", 2 * BOOT).unwrap();
     guest.send("?\n").unwrap();
     let full = resident(&mut guest, "resident:");
+    lab().sh("printf go | dd of=word.raw conv=notrunc 2>/dev/null").unwrap();
     guest.expect("has-freed.", SOON).unwrap();
     // Its kernel reports what is free every two seconds, and not all at once.
     let until = Instant::now() + SOON;
@@ -114,6 +119,7 @@ fn memory_that_the_guest_freed_returns_by_itself() {
     println!("resident: {full} MiB, after the guest freed 200 MiB {freed} MiB");
     guest.signal(15).unwrap();
     guest.wait(SOON).unwrap();
+    lab().sh("rm word.raw").unwrap();
 }
 
 /// How large segments are depends on round trips, so on the machine's mood: large ones are asked for on both sides.

@@ -101,9 +101,10 @@ fn both_pairs_of_queues_are_used(guest: &mut Guest, switch: &str) {
     for cpu in ["0", "1"] {
         let line = format!("awk '/virtio0-input\\.{cpu}$/ {{ print $2 + $3 }}' /proc/interrupts");
         let before: u64 = guest.sh(&line).trim().parse().unwrap();
-        guest.sh(&format!("taskset -c {cpu} ping -q -c 5 -i 0.2 {host}%{interface}"));
+        guest.sh(&format!("taskset -c {cpu} ping -q -c 10 -i 0.2 {host}%{interface}"));
         let after: u64 = guest.sh(&line).trim().parse().unwrap();
-        // Answers that come 200 ms apart do not share an interrupt; the first may come through the other pair, as its flow is new.
+        // Answers that come 200 ms apart do not share an interrupt, but on a busy host some come together; the first may come through
+        // the other pair, as its flow is new.
         assert!(after >= before + 4, "pair {cpu}: {before} interrupts, then {after}");
     }
 }

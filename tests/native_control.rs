@@ -29,7 +29,7 @@ use host::Host;
 use memory::private_memory;
 use serde_json::{Value, json};
 use tiny_guest::Guest;
-use vmm::{Ended, LIMIT, Owned, Vmm};
+use vmm::{Ended, LIMIT, Owned, Vmm, until_it_listens};
 
 fn end(mut machine: Vmm) -> Ended {
     machine.type_in(b"q");
@@ -149,7 +149,7 @@ fn stop_presses_the_power_button_and_pulls_the_plug_on_a_guest_that_does_not_hea
     let machine = host.start(Guest::PowerButton, "vm0", "ready\n");
     let waiting: Vec<_> = (0..16).map(|_| host.verb(&["wait", "vm0"]).spawn().unwrap()).collect();
     host.until_connected("vm0", 16);
-    waiting.iter().for_each(until_it_listens);
+    waiting.iter().for_each(|verb| until_it_listens(verb.id()));
     host.does(&["stop", "vm0"]);
     machine.end().is("ready\nbutton\ndone\n", 0);
     for waiting in waiting {
@@ -226,14 +226,15 @@ fn kill_waits_for_a_machine_that_takes_its_time_to_end() {
 #[test]
 fn machines_that_do_not_answer_are_waited_for_together() {
     let host = Host::new();
+    // One after the other they would take two seconds each.
     let machines: Vec<_> =
-        (0..6).map(|number| host.start(Guest::Obedient, &format!("vm{number}"), "ready\n")).collect();
+        (0..=9).map(|number| host.start(Guest::Obedient, &format!("vm{number}"), "ready\n")).collect();
     for machine in &machines[1..] {
         machine.signal(libc::SIGSTOP);
     }
     let begin = Instant::now();
     let list = host.json(&["ls", "--json"]);
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     for (number, info) in list.as_array().unwrap().iter().enumerate() {
         assert_eq!(info["name"], format!("vm{number}"));
         assert_eq!(info["state"], if number == 0 { json!("running") } else { Value::Null });
@@ -256,7 +257,7 @@ fn wait_ends_as_the_machine_does() {
         let mut machine = host.start(Guest::Obedient, "vm0", "ready\n");
         let waiting: Vec<_> = (0..3).map(|_| host.verb(&["wait", "vm0"]).spawn().unwrap()).collect();
         host.until_connected("vm0", 3);
-        waiting.iter().for_each(until_it_listens);
+        waiting.iter().for_each(|verb| until_it_listens(verb.id()));
         if typed.is_empty() {
             host.does(&["kill", "vm0"]);
         } else {
@@ -275,26 +276,12 @@ fn wait_ends_as_the_machine_does() {
     let machine = host.start(Guest::Obedient, "vm0", "ready\n");
     let waiting = host.verb(&["wait", "vm0"]).spawn().unwrap();
     host.until_connected("vm0", 1);
-    until_it_listens(&waiting);
+    until_it_listens(waiting.id());
     machine.signal(libc::SIGKILL);
     machine.end();
     let output = waiting.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("vm0: the machine has ended"));
-}
-
-/// Until a verb that is connected has asked, too: it waits in a system call that reads.
-fn until_it_listens(verb: &Child) {
-    let begun = Instant::now();
-    let reads = || {
-        let call = fs::read_to_string(format!("/proc/{}/syscall", verb.id())).unwrap();
-        let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
-        matches!(number, Some(libc::SYS_read | libc::SYS_recvfrom))
-    };
-    while !reads() {
-        assert!(begun.elapsed() < LIMIT, "it does not read");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -420,7 +407,7 @@ fn ninety_clients_that_never_read_keep_out_none_of_ten_that_do() {
                 for _ in 0..5 {
                     assert_eq!(host.http("vm0", "GET", "/v1/machine", "").0, 200);
                 }
-                assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+                assert!(begin.elapsed() < LIMIT / 2, "{:?}", begin.elapsed());
             });
         }
     });
@@ -495,10 +482,10 @@ fn a_stopped_process_is_named_by_verbs_and_ended_by_kill_and_stop() {
         let pid = machine.pid();
         stop_process(&machine);
         if words.len() == 2 {
-            let said = within(10, &host, &["pause", "vm0"], 1);
+            let said = within(30, &host, &["pause", "vm0"], 1);
             assert!(said.contains(&format!("process {pid} is stopped; `kill -CONT {pid}`")), "{said}");
         }
-        let said = within(10, &host, words, 0);
+        let said = within(30, &host, words, 0);
         assert!(said.contains(&format!("process {pid} is stopped; it was ended with SIGKILL")), "{said}");
         assert!(host.files().is_empty(), "{:?}", host.files());
         machine.end();
@@ -517,7 +504,8 @@ fn a_machine_whose_folder_was_removed_is_found_and_has_its_socket_again() {
     refused.is("", 1).said(&[&format!("a machine called vm0 runs already, as process {pid}")]);
     fs::set_permissions(host.0.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let begin = Instant::now();
-    while !host.folder().join("vm0.sock").exists() {
+    // It listens a moment after it is there.
+    while UnixStream::connect(host.folder().join("vm0.sock")).is_err() {
         assert!(begin.elapsed() < LIMIT);
         thread::sleep(Duration::from_millis(20));
     }
@@ -529,7 +517,7 @@ fn a_machine_whose_folder_was_removed_is_found_and_has_its_socket_again() {
     machine.type_in(b"r");
     machine.expect("ready\n", 2);
     assert_eq!(host.json(&["ls", "--json"])[0]["pid"], json!(pid));
-    assert_eq!(within(10, &host, &["kill", "vm0"], 0), "");
+    assert_eq!(within(30, &host, &["kill", "vm0"], 0), "");
     // In order: with its own words, and not by SIGKILL.
     machine.end().is("ready\nready\n", 128 + libc::SIGTERM);
     assert_eq!(host.json(&["ls", "--json"]), json!([]));
@@ -588,11 +576,16 @@ fn a_machine_without_descriptors_does_not_spin_and_answers_when_it_has_some() {
     let host = Host::new();
     let machine = host.start(Guest::Obedient, "vm-without", "ready\n");
     let pid = u32::try_from(machine.pid()).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let hard = line.split_whitespace().nth(4).unwrap();
     let limit = |soft: &str| {
         let pid = pid.to_string();
         let limited = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]).status();
         assert!(limited.unwrap().success(), "prlimit runs; it is in Debian's package util-linux");
     };
+    // An answer shows that the server is there, which opens some as it starts.
+    host.does(&["info", "vm-without"]);
     limit("1");
     // The socket by which its name is held, and the one that it answers on.
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
@@ -604,8 +597,9 @@ fn a_machine_without_descriptors_does_not_spin_and_answers_when_it_has_some() {
     client.write_all(b"GET /v1/machine HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let before = ticks(pid);
     thread::sleep(Duration::from_millis(500));
-    assert!(ticks(pid) - before < 20, "it spins");
-    limit("1024");
+    // A thread that has ended in the meantime takes its ticks along.
+    assert!(ticks(pid).saturating_sub(before) < 20, "it spins");
+    limit(hard);
     let mut said = String::new();
     client.read_to_string(&mut said).unwrap();
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");

@@ -124,7 +124,7 @@ impl Console {
         let mut bytes = [0; 4096];
         let mut seen = self.said.matches(word).count();
         while seen < times {
-            let n = self.stream.read(&mut bytes).unwrap();
+            let n = self.stream.read(&mut bytes).unwrap_or_else(|error| panic!("{error}: {:?}", self.said));
             assert_ne!(n, 0, "no {word:?} (times {times}) came: {}", self.said);
             // The earlier check could only match its beginning.
             let at = self.said.len().saturating_sub(word.len() - 1);
@@ -408,6 +408,7 @@ fn stop_and_wait_know_a_machine_in_the_background() {
     let mut console = lab.console("vm0");
     console.expect("ready\n", 1);
     vmm::until_connected(&lab.path("minivmm/vm0.sock"), 2);
+    vmm::until_it_listens(waiting.id());
     console.type_in(b"k");
     assert_eq!(vmm::wait(&mut waiting, String::new).code(), Some(4));
     assert_eq!(daemon.end(), 4);

@@ -92,15 +92,24 @@ fn a_pause_amid_the_end_says_that_the_machine_has_ended() {
 
 #[test]
 fn many_resets_at_once_are_few_boots_and_hold_up_no_end() {
+    const RESETS: u64 = 100_000;
     let folder = tempfile::tempdir().unwrap();
     let (machine, _) = start(&folder, Guest::Busy);
     let events = machine.events();
-    (0..100_000).for_each(|_| machine.reset());
+    (0..RESETS).for_each(|_| machine.reset());
+    // It is taken behind all of them.
+    machine.pause(LIMIT).unwrap();
+    (0..RESETS).for_each(|_| machine.reset());
     machine.kill();
     assert!(machine.wait_for(LIMIT).is_some());
-    let boots =
-        events.filter(|event| matches!(event, MachineEvent::Booted | MachineEvent::Missed(_))).count();
-    assert!(boots < 100, "{boots} boots");
+    let boots = events.map(|event| match event {
+        MachineEvent::Booted => 1,
+        MachineEvent::Missed(missed) => missed,
+        _ => 0,
+    });
+    // In proportion: while the host keeps this thread waiting, there is time for some.
+    let boots: u64 = boots.sum();
+    assert!(boots < RESETS / 10, "{boots} boots");
 }
 
 #[test]

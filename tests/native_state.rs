@@ -273,6 +273,11 @@ fn a_state_that_does_not_fit_or_is_damaged_is_refused_in_a_sentence() {
             );
         }
     }
+    // A saved machine has its kernel in its memory: what stands in the file now is not read.
+    fs::write(spec.kernel.as_ref().unwrap(), "no kernel").unwrap();
+    let running = load.restore(Saved { state: state.clone(), memory: contents.try_clone().unwrap() });
+    running.until("it goes on", |running| running.disk().requests > 0);
+    running.end();
     // Contents that were cut off.
     contents.set_len(4096).unwrap();
     refuses(spec, &state, "4096 bytes and this machine 16777216");

@@ -407,7 +407,7 @@ mod tests {
         assert!(!queue.wait_drained(Duration::from_millis(5)), "the consumer still holds the byte");
         let waiter = thread::spawn({
             let queue = queue.clone();
-            move || queue.wait_drained(Duration::from_secs(10))
+            move || queue.wait_drained(Duration::from_secs(60))
         });
         assert_eq!(queue.try_pop(&mut byte), 0);
         assert!(waiter.join().unwrap());
@@ -422,7 +422,7 @@ mod tests {
         queue.try_pop(&mut [0; 1]);
         assert!(queue.wait_room(Duration::ZERO));
         queue.close();
-        assert!(!queue.wait_room(Duration::from_secs(10)));
+        assert!(!queue.wait_room(Duration::from_secs(60)));
     }
 
     #[test]

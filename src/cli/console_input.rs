@@ -137,7 +137,7 @@ mod tests {
         let mut buffer = InputBuffer::start(guest, 1 << 20).unwrap();
         let begin = std::time::Instant::now();
         while buffer.push(b"x").is_ok() {
-            assert!(begin.elapsed() < std::time::Duration::from_secs(10));
+            assert!(begin.elapsed() < std::time::Duration::from_secs(60));
             thread::yield_now();
         }
     }

@@ -16,6 +16,7 @@ pub(crate) mod kernels;
 mod logger;
 mod machine_log;
 mod menu;
+mod net_flags;
 mod preflight;
 pub mod report;
 pub mod run;
@@ -36,13 +37,14 @@ use machine_log::MachineLog;
 use crate::control::{Claim, own_folder};
 use crate::host::facts::Host;
 use crate::host::lock::user;
-use crate::host::process::raise_fd_limit;
+use crate::host::process::{raise_fd_limit, share_heap};
 use crate::host::signals::ignore_file_limit;
 use crate::host::stdio::Output;
 use crate::spec::Spec;
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    share_heap();
     raise_fd_limit();
     ignore_file_limit();
     match args::parse(std::env::args_os()) {
@@ -107,8 +109,8 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
     }
     logger::install();
     let service = service.with_banner(&banner);
-    session::run(spec, prepared, claim, service, move || {
-        report::message(&banner);
+    session::run(spec, prepared, claim, service, move |forwards| {
+        report::message(&format_args!("{banner}{}", banner::forwards(forwards)));
         for warning in warnings {
             report::message_at(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
         }

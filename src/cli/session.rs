@@ -2,7 +2,7 @@
 //! exit status.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
@@ -11,17 +11,17 @@ use log::Level;
 
 use super::console_input::forward_input;
 use super::console_output::{ConsoleOutput, LostBytes};
-use super::daemon::{Service, ServiceError};
+use super::daemon::{Service, ServiceError, banner_lines};
 use super::exit::Status;
 use super::menu::{Choice, HELP};
-use super::{machine_log, report};
+use super::{banner, machine_log, report};
 use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::machine::deadline::Progress;
 use crate::machine::files::Prepared;
-use crate::machine::{ConsoleInput, Controls, Exit, Machine, StartError};
+use crate::machine::{BoundForward, ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down after a signal; systemd gives a service the same.
@@ -57,6 +57,8 @@ struct Session {
 struct Start {
     progress: Progress,
     state: Mutex<StartState>,
+    /// Signalled when the machine is known to run.
+    running: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,8 @@ enum StartState {
     InProgress,
     /// By this signal.
     Interrupted(libc::c_int),
+    /// The guest runs, or will in a moment: a signal is for the machine, as soon as there is one.
+    Begun,
     Running(Session),
 }
 
@@ -77,21 +81,32 @@ impl Start {
         if let StartState::Interrupted(number) = *self.state() { Some(number) } else { None }
     }
 
-    /// Marks the machine as running, unless a signal came before.
-    fn set_running(&self, session: &Session) -> Result<(), StartError> {
-        let mut state = self.state();
-        if let StartState::Interrupted(_) = *state {
-            return Err(StartError::Interrupted);
+    /// The last step before the guest runs, unless a signal came before.
+    fn set_begun(&self) -> io::Result<()> {
+        match &mut *self.state() {
+            StartState::Interrupted(_) => Err(io::Error::from(io::ErrorKind::Interrupted)),
+            state => {
+                *state = StartState::Begun;
+                Ok(())
+            }
         }
-        *state = StartState::Running(session.clone());
-        Ok(())
     }
 
-    /// Handles signals from before the first open on. Until the machine runs, the first signal interrupts the
+    /// The machine that was begun can be spoken to.
+    fn set_running(&self, session: &Session) {
+        *self.state() = StartState::Running(session.clone());
+        self.running.notify_all();
+    }
+
+    /// Handles signals from before the first open on. Until the guest is about to run, the first signal interrupts the
     /// start, whatever it is waiting for.
     fn handle_signals(&self, signals: &Signals) {
         while let Ok(signal) = signals.wait(None) {
-            let running = match (&mut *self.state(), signal) {
+            // If the start fails at this point, the process ends.
+            let begun = |state: &mut StartState| matches!(state, StartState::Begun);
+            let mut state =
+                self.running.wait_while(self.state(), begun).unwrap_or_else(PoisonError::into_inner);
+            let running = match (&mut *state, signal) {
                 (StartState::Running(session), _) => Some(session.clone()),
                 (state, Some(Signal::End(number))) => {
                     *state = StartState::Interrupted(number);
@@ -103,6 +118,7 @@ impl Start {
                 }
                 (_, Some(Signal::Continued) | None) => continue,
             };
+            drop(state);
             if let Some(session) = running {
                 return session.handle_signals(signals, signal);
             }
@@ -120,9 +136,9 @@ pub(super) fn run(
     prepared: Prepared,
     claim: Option<Claim>,
     service: Service,
-    print_banner: impl FnOnce() + Send + 'static,
+    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
 ) -> Status {
-    let begin = Arc::<Start>::default();
+    let begin = Arc::new(Start { progress: prepared.progress.clone(), ..Start::default() });
     match start(spec, prepared, claim, service, &begin, print_banner) {
         Ok((machine, session, control)) => {
             let terminal = RestoreGuard(session.terminal.clone());
@@ -165,7 +181,7 @@ fn start(
     claim: Option<Claim>,
     service: Service,
     begin: &Arc<Start>,
-    print_banner: impl FnOnce() + Send + 'static,
+    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
@@ -178,18 +194,18 @@ fn start(
     let restore_guard = RestoreGuard(terminal.clone());
     let console = terminal.clone();
     let service = Arc::new(service);
-    let starting = service.clone();
-    let about_to_run = move || {
+    let (starting, last_step) = (service.clone(), begin.clone());
+    let about_to_run = move |forwards: &[BoundForward]| {
         if starting.parent_is_gone() {
             return Err(io::Error::other("the process that started the machine has ended"));
         }
-        print_banner();
+        print_banner(forwards);
         if let Some(terminal) = console {
             // Before the guest starts, which may use the console at once.
             terminal.update()?;
             terminal.announce(announce);
         }
-        Ok(())
+        last_step.set_begun()
     };
     let builder = Machine::builder(spec).prepared(prepared).progress(begin.progress.clone());
     let (builder, lost) = (builder.about_to_run(about_to_run), LostBytes::default());
@@ -197,12 +213,14 @@ fn start(
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let controls = machine.controls();
     let session = Session { controls, reason: Arc::default(), terminal, lost, service };
-    begin.set_running(&session)?;
+    begin.set_running(&session);
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
-    let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
+    let mut lines = session.service.banner();
+    lines.extend(banner_lines(&banner::forwards(machine.forwards())));
+    let target = RunningTarget::new(&machine, spec.clone()).banner(lines);
     let control =
         claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose().map_err(|source| {
             io::Error::new(

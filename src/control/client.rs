@@ -23,9 +23,7 @@ pub(crate) enum ClientError {
     #[error("the machine has ended, or is about to: its control socket does not answer ({0})")]
     Unreachable(#[source] io::Error),
     /// No answer within the limit.
-    #[error(
-        "the machine did not answer within {0:?}: its process is stopped, or the host has no time for it"
-    )]
+    #[error("the machine did not answer within {0:?}: its process is stopped, or the host is overloaded")]
     TimedOut(Duration),
     /// The answer is not minivmm's protocol.
     #[error("the control socket does not speak minivmm's protocol: {0}")]

@@ -224,11 +224,10 @@ fn pause(target: &dyn ControlTarget, body: &[u8]) -> Reply {
     };
     match target.pause(Duration::from_secs(timeout)) {
         Ok(()) => Reply::Answer(Answer::done()),
-        Err(PauseError::TimedOut(_)) if timeout == 0 => refuse(
-            504,
-            "The machine was asked to come to rest, and will; a timeout of 0 does not wait for it.",
-        ),
-        Err(error @ PauseError::TimedOut(_)) => refuse(504, format!("{error}; it will yet come to rest")),
+        Err(PauseError::TimedOut(_)) if timeout == 0 => {
+            refuse(504, "The machine is being paused; a timeout of 0 does not wait for it.")
+        }
+        Err(error @ PauseError::TimedOut(_)) => refuse(504, format!("{error}; it will be paused later")),
         Err(error) => refuse(409, error.to_string()),
     }
 }
@@ -254,8 +253,9 @@ fn set_balloon(target: &dyn ControlTarget, body: &[u8]) -> Reply {
 fn stats(target: &dyn ControlTarget, _: &[u8]) -> Reply {
     match target.stats() {
         Some(stats) => json(&stats),
-        None => ended(target)
-            .unwrap_or_else(|| refuse(504, "The machine is busy coming to rest or booting; ask again.")),
+        None => {
+            ended(target).unwrap_or_else(|| refuse(504, "The machine is being paused or boots; ask again."))
+        }
     }
 }
 

@@ -93,12 +93,27 @@ pub(super) const SIGNATURES: [Signature; 38] = [
     unusable(4096, b"EFI PART", GPT, MEND),
 ];
 
+/// Bytes that are read and compared at once.
+const PIECE: usize = 4096;
+/// Bytes in which most signatures are, read at once.
+const HEAD: u64 = 8 << 10;
+
 /// Identifies the content of `window`.
 pub(super) fn identify(disk: &Disk<'_>, window: Window) -> Option<Signature> {
+    let read = |at, len| {
+        let mut bytes = vec![0; len];
+        disk.read(window, at, &mut bytes, "its beginning").ok().map(|()| bytes)
+    };
+    // Where a part of it cannot be read, each signature is read by itself.
+    let head = usize::try_from(HEAD.min(window.len)).ok().and_then(|len| read(0, len)).unwrap_or_default();
     let formats = IMAGE_FORMATS.iter().map(|(at, bytes, name)| unusable(*at as u64, bytes, name, CONVERT));
     formats.chain(SIGNATURES).find(|signature| {
-        let mut bytes = vec![0; signature.bytes.len()];
-        disk.read(window, signature.at, &mut bytes, "its beginning").is_ok() && bytes == signature.bytes
+        let len = signature.bytes.len();
+        let place = usize::try_from(signature.at).ok().and_then(|at| head.get(at..at.checked_add(len)?));
+        match place {
+            Some(bytes) => bytes == signature.bytes,
+            None => read(signature.at, len).is_some_and(|bytes| bytes == signature.bytes),
+        }
     })
 }
 
@@ -114,6 +129,11 @@ pub(super) fn describe(disk: &Disk<'_>, window: Window) -> String {
 
 /// Whether the first 64 KiB are zero.
 fn is_zero(disk: &Disk<'_>, window: Window) -> bool {
-    let mut bytes = vec![0; usize::try_from(window.len.min(64 << 10)).unwrap_or(0)];
-    disk.read(window, 0, &mut bytes, "its beginning").is_ok() && bytes.iter().all(|byte| *byte == 0)
+    let end = window.len.min(64 << 10);
+    (0..end).step_by(PIECE).all(|at| {
+        let mut bytes = [0; PIECE];
+        let len = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
+        let piece = bytes.get_mut(..len).unwrap_or_default();
+        disk.read(window, at, piece, "its beginning").is_ok() && piece.iter().all(|byte| *byte == 0)
+    })
 }

@@ -1,11 +1,11 @@
-//! SharedRegisters into the guest: eventfds that KVM turns into I/O APIC pins or messages (KVM api §4.75, §4.52); and
-//! doorbells out of it (§4.59).
+//! Interrupts into the guest: pins of the I/O APIC (KVM api §4.25), and eventfds that KVM turns into messages (§4.75, §4.52);
+//! and doorbells out of it (§4.59).
 //!
 //! The routing table belongs to this module. KVM takes it only whole, so a change of one message rewrites it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use devices::irq::{Irq, MsiAllocator, MsiIrq};
 use kvm_bindings::{
@@ -24,23 +24,26 @@ fn os_error(error: kvm_ioctls::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
 }
 
-/// An edge on a pin of the I/O APIC.
+/// An edge on a pin of the I/O APIC, up and down by two calls. An eventfd would cost a call at the start, and KVM a kernel thread
+/// for each edge.
 #[derive(Debug)]
 pub(crate) struct PinIrq {
-    event: EventFd,
+    /// A terminal's way into a port outlives its VM.
+    vm: Weak<VmFd>,
+    pin: u32,
 }
 
 impl PinIrq {
-    pub(super) fn new(vm: &VmFd, pin: u32) -> io::Result<Self> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        vm.register_irqfd(&event, pin).map_err(os_error)?;
-        Ok(PinIrq { event })
+    pub(super) fn new(vm: &Arc<VmFd>, pin: u32) -> Self {
+        PinIrq { vm: Arc::downgrade(vm), pin }
     }
 }
 
 impl Irq for PinIrq {
     fn trigger(&self) -> io::Result<()> {
-        self.event.write(1)
+        let Some(vm) = self.vm.upgrade() else { return Ok(()) };
+        vm.set_irq_line(self.pin, true).map_err(os_error)?;
+        vm.set_irq_line(self.pin, false).map_err(os_error)
     }
 }
 

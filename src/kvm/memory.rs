@@ -5,9 +5,11 @@
 
 mod contents;
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -15,12 +17,23 @@ use virtio::dirty;
 use virtio::memory::{Memory, MemoryOwner, Regions};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegion;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 pub(crate) use contents::{MemoryLayout, Placement, extents};
 
 const HUGE_PAGE: usize = 2 << 20;
 const PAGE: usize = 4096;
+
+/// What is mapped.
+#[derive(Debug)]
+enum Backing<'a> {
+    /// Zeros.
+    Anonymous,
+    /// A memfd, so that others who have it see the same.
+    Memfd(File),
+    /// The first bytes of a file, so many, again and again. Pages that are not written share its memory.
+    CopiesOf(&'a File, usize),
+}
 
 /// Pages of host memory, unmapped on drop.
 #[derive(Debug)]
@@ -35,9 +48,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// `len` bytes of zeroes at a multiple of 2 MiB; nothing is committed before it is touched. Those of `file` where one is
-    /// given, so that others who have it see the same.
-    fn new(len: usize, file: Option<&File>) -> io::Result<Self> {
+    /// `len` bytes at a multiple of 2 MiB; nothing is committed before it is touched.
+    fn new(len: usize, backing: &Backing<'_>) -> io::Result<Self> {
         let room = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
@@ -58,17 +70,30 @@ impl Mapping {
         }
         let start = NonNull::new(aligned as *mut u8).ok_or(io::ErrorKind::OutOfMemory)?;
         let mapping = Mapping { start, len };
-        if let Some(file) = file {
-            let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            // SAFETY: it takes the place of the mapping made above, to which nothing refers yet.
-            let address =
-                unsafe { libc::mmap(start.as_ptr().cast(), len, protection, flags, file.as_raw_fd(), 0) };
-            if address == libc::MAP_FAILED {
-                return Err(io::Error::last_os_error());
+        match backing {
+            Backing::Anonymous => {}
+            Backing::Memfd(file) => mapping.put(file, 0, len, libc::MAP_SHARED)?,
+            Backing::CopiesOf(file, unit) => {
+                for offset in (0..len).step_by((*unit).max(1)) {
+                    mapping.put(file, offset, (*unit).min(len - offset), libc::MAP_PRIVATE)?;
+                }
             }
         }
         Ok(mapping)
+    }
+
+    /// Puts the first `len` bytes of `file` at `offset` of a new mapping.
+    fn put(&self, file: &File, offset: usize, len: usize, sharing: libc::c_int) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = sharing | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range lies in this mapping, as checked above.
+        let at = unsafe { self.start.as_ptr().add(offset) };
+        // SAFETY: it takes the place of a part of this mapping, to which nothing refers yet.
+        let address = unsafe { libc::mmap(at.cast(), len, protection, flags, file.as_raw_fd(), 0) };
+        if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Advice is only advice: a host without huge pages still runs the guest, more slowly.
@@ -108,38 +133,43 @@ pub(crate) struct GuestRam {
 impl GuestRam {
     /// RAM at `ranges` (guest address, bytes), all from one mapping in that order.
     pub(crate) fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
-        Self::ram(ranges, None)
+        Self::ram(ranges, Backing::Anonymous)
     }
 
     /// As [`GuestRam::new`], in a memfd.
     pub(crate) fn in_memfd(ranges: &[(u64, u64)]) -> io::Result<Self> {
         let len = ranges.iter().try_fold(0u64, |sum, (_, len)| sum.checked_add(*len));
-        let file = sealed_memfd(len.ok_or(io::ErrorKind::OutOfMemory)?)?;
-        Self::ram(ranges, Some(file))
+        let file = sealed_memfd(c"minivmm-ram", len.ok_or(io::ErrorKind::OutOfMemory)?)?;
+        Self::ram(ranges, Backing::Memfd(file))
     }
 
-    fn ram(ranges: &[(u64, u64)], file: Option<File>) -> io::Result<Self> {
-        let ram = Self::map(ranges, false, file)?;
+    fn ram(ranges: &[(u64, u64)], backing: Backing<'_>) -> io::Result<Self> {
+        let ram = Self::map(ranges, false, backing)?;
         ram.mapping.advise(libc::MADV_HUGEPAGE);
         // A crash of ours must not write the guest's secrets to a core file.
         ram.mapping.advise(libc::MADV_DONTDUMP);
         Ok(ram)
     }
 
-    /// Memory that the guest may only read, and that is written from this side.
-    pub(crate) fn read_only(guest: u64, len: u64) -> io::Result<Self> {
-        Self::map(&[(guest, len)], true, None)
+    /// Memory that the guest may only read, and that is written from this side. It begins as copies, each of `unit` bytes (whole
+    /// pages), that hold `words` at their offsets and zeros; what is not written takes the host no more memory than one copy.
+    pub(crate) fn read_only(guest: u64, len: u64, unit: u64, words: &[(u64, [u8; 4])]) -> io::Result<Self> {
+        let file = sealed_memfd(c"minivmm-read-only", unit)?;
+        words.iter().try_for_each(|(offset, word)| file.write_all_at(word, *offset))?;
+        let unit = usize::try_from(unit).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Self::map(&[(guest, len)], true, Backing::CopiesOf(&file, unit))
     }
 
-    fn map(ranges: &[(u64, u64)], read_only: bool, file: Option<File>) -> io::Result<Self> {
+    fn map(ranges: &[(u64, u64)], read_only: bool, backing: Backing<'_>) -> io::Result<Self> {
         let mut total = 0usize;
         for (_, len) in ranges {
             let len = usize::try_from(*len).map_err(|_| io::ErrorKind::OutOfMemory)?;
             total = total.checked_add(len).ok_or(io::ErrorKind::OutOfMemory)?;
         }
-        let mapping = Mapping::new(total, file.as_ref())?;
+        let mapping = Mapping::new(total, &backing)?;
         // A fork of an embedder would copy all page tables of the guest and write-protect its memory.
         mapping.advise(libc::MADV_DONTFORK);
+        let file = if let Backing::Memfd(file) = backing { Some(file) } else { None };
         let flags = if file.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
         let mut regions = Vec::with_capacity(ranges.len());
         let mut offset = 0usize;
@@ -222,6 +252,11 @@ impl GuestRam {
     pub(crate) fn load(&self, file: &File, offset: u64, guest: u64, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         let slice = self.regions.get_slice(GuestAddress(guest), len).map_err(io::Error::other)?;
+        if len > 0 {
+            // A fault here locks this mapping alone. One in pread(2) would lock the whole address space while the host clears a huge
+            // page, and the other threads' mmap(2) would wait for it.
+            self.regions.write_obj(0u8, GuestAddress(guest)).map_err(io::Error::other)?;
+        }
         let target = slice.ptr_guard_mut();
         let mut done = 0usize;
         while done < len {
@@ -247,10 +282,9 @@ impl GuestRam {
 }
 
 /// A memfd of `len` bytes that nobody can make shorter: that would be a SIGBUS for everybody who maps it.
-fn sealed_memfd(len: u64) -> io::Result<File> {
+fn sealed_memfd(name: &CStr, len: u64) -> io::Result<File> {
     // SAFETY: the name is a string with an end; what is returned is a new descriptor or an error.
-    let fd =
-        unsafe { libc::memfd_create(c"minivmm-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -290,7 +324,6 @@ impl MemoryOwner for GuestRam {
 mod tests {
     use super::*;
     use std::io::Write;
-    use vm_memory::Bytes;
 
     #[test]
     fn ram_is_aligned_for_huge_pages_and_split_around_the_hole() {
@@ -312,6 +345,30 @@ mod tests {
         assert_eq!(&text, b"23456789");
         assert_eq!(ram.load(&file, 2, 0x1000, 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert!(ram.load(&file, 0, (2 << 20) - 4, 8).is_err());
+    }
+
+    #[test]
+    fn read_only_memory_begins_as_copies_that_share_pages_until_they_are_written() {
+        const UNIT: u64 = 16 << 10;
+        let ram =
+            GuestRam::read_only(1 << 32, 1 << 20, UNIT, &[(0, [0xff; 4]), (8192, [1, 2, 3, 4])]).unwrap();
+        let read = |at: u64| {
+            let mut word = [9; 4];
+            ram.memory().read_slice(&mut word, GuestAddress((1 << 32) + at)).unwrap();
+            word
+        };
+        for copy in (0..1 << 20).step_by(UNIT as usize) {
+            assert_eq!(
+                [0, 4, 4096, 8192].map(|at| read(copy + at)),
+                [[0xff; 4], [0; 4], [0; 4], [1, 2, 3, 4]]
+            );
+        }
+        ram.memory().write_slice(&[7; 4], GuestAddress((1 << 32) + UNIT)).unwrap();
+        assert_eq!([0, UNIT, 2 * UNIT].map(read), [[0xff; 4], [7; 4], [0xff; 4]]);
+        // No page of its own but the one that was written.
+        let host = ram.slots().next().unwrap().host;
+        let own = |at: u64| field(&smaps(host + at), "Anonymous:").trim().to_owned();
+        assert_eq!([0, UNIT, 2 * UNIT].map(own), ["0 kB", "4 kB", "0 kB"]);
     }
 
     #[test]
@@ -346,8 +403,9 @@ mod tests {
     #[test]
     fn no_part_of_guest_memory_is_copied_by_a_fork() {
         let ram = GuestRam::new(&[(0, 2 << 20), (1 << 32, 5 << 20)]).unwrap();
+        let read_only = GuestRam::read_only(1 << 33, 64 << 10, 32 << 10, &[]).unwrap();
         let mut slots = 0;
-        for slot in ram.slots() {
+        for slot in ram.slots().chain(read_only.slots()) {
             for address in [slot.host, slot.host + slot.len - 1] {
                 let smaps = smaps(address);
                 // "dc": do not copy area on fork (proc_pid_smaps(5)).
@@ -355,7 +413,7 @@ mod tests {
             }
             slots += 1;
         }
-        assert_eq!(slots, 2);
+        assert_eq!(slots, 3);
     }
 
     #[test]
@@ -394,7 +452,7 @@ mod tests {
         let kib = || file.metadata().unwrap().blocks() / 2;
         assert!(kib() >= 4 << 10, "{} KiB", kib());
         let mut byte = [0];
-        std::os::unix::fs::FileExt::read_at(file, &mut byte, 4 << 20).unwrap();
+        FileExt::read_at(file, &mut byte, 4 << 20).unwrap();
         assert_eq!(byte, [7], "what is written is in the file");
         ram.discard(GuestAddress(1 << 32), 2 << 20).unwrap();
         assert!(kib() <= 2 << 10, "{} KiB", kib());

@@ -90,12 +90,18 @@ pub(super) struct RefusedMsr {
     value: u64,
 }
 
-/// Gives the registers these values, in this order.
-pub(super) fn write(fd: &VcpuFd, values: &[(u32, u64)]) -> Result<Option<RefusedMsr>, KvmError> {
+/// Gives the registers these values, in this order. Only those of `known`, which are [`saved_indices`]: KVM takes others from its user
+/// that change more than the guest's state.
+pub(super) fn write(
+    fd: &VcpuFd,
+    values: &[(u32, u64)],
+    known: &[u32],
+) -> Result<Option<RefusedMsr>, KvmError> {
     if values.len() > MOST_SAVED {
         return Err(KvmError::Missing("room for so many model-specific registers"));
     }
-    if let Some((index, value)) = values.iter().copied().find(|(index, _)| HYPER_V.contains(index)) {
+    let is_unknown = |(index, _): &(u32, u64)| known.binary_search(index).is_err();
+    if let Some((index, value)) = values.iter().copied().find(is_unknown) {
         return Ok(Some(RefusedMsr { index, value }));
     }
     let mut left = values;

@@ -155,7 +155,9 @@ impl Vcpu {
     }
 
     fn put_msrs(&self, values: &[(u32, u64)]) -> Result<(), StateError> {
-        match msrs::write(self.fd(), values) {
+        let known =
+            msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
+        match msrs::write(self.fd(), values, &known) {
             Ok(None) => Ok(()),
             Ok(Some(msr)) => Err(StateError::mismatch(KIND, msr)),
             Err(error) => Err(StateError::refused(KIND, error)),

@@ -136,10 +136,8 @@ impl Vm {
     }
 
     /// An edge-triggered interrupt on a pin of the I/O APIC.
-    pub(crate) fn pin_irq(&self, pin: u32) -> Result<Arc<dyn Irq>, KvmError> {
-        let irq = PinIrq::new(&self.fd, pin)
-            .map_err(|source| KvmError::Call { what: "connect an interrupt", source })?;
-        Ok(Arc::new(irq))
+    pub(crate) fn pin_irq(&self, pin: u32) -> Arc<dyn Irq> {
+        Arc::new(PinIrq::new(&self.fd, pin))
     }
 
     /// The source of message-signalled interrupts for this VM's devices.

@@ -39,7 +39,7 @@ pub(super) struct Board {
     pub(super) components: Components,
     /// In the order of the PCI bus.
     pub(super) counted: Vec<DeviceCounters>,
-    /// Of the devices; they are being made.
+    /// Those of the devices that are being made already.
     pub(super) workers: Vec<Ready>,
     pub(super) platform: Platform,
 }
@@ -56,7 +56,7 @@ impl Board {
         let (spec, console) = (&resources.spec, &resources.console);
         let ends = console.ends(watch, gate.clone().into()).map_err(StartError::Descriptors)?;
         let clock = host_clock(spec.rtc());
-        let serial = Serial::new(vm.pin_irq(ports::COM1_GSI)?, ends.serial_output, ends.serial_input);
+        let serial = Serial::new(vm.pin_irq(ports::COM1_GSI), ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
         console.attach(&serial);
         let (bus, legacy) = port_devices(serial, watch, clock)?;
@@ -75,7 +75,7 @@ impl Board {
         let mut components = pci::plug(&mut memory_bus, windows, &memory.ecam, functions)?;
         components.append(legacy);
         let platform = platform(spec.cpus().get(), clock.is_some(), window);
-        let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI)?);
+        let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI));
         Ok(Board {
             buses: Buses { ports: bus, mmio: memory_bus },
             power_button,

@@ -1,13 +1,13 @@
 //! One boot of a machine: made from the resources, run, thrown away.
 
+use std::io;
 use std::ops::Range;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use boot::layout::{self, RamLayout};
-use boot::plan::{BootPlan, PlanRequest};
+use boot::plan::BootPlan;
 use devices::power::PowerButton;
-use devices::thread::{Role, spawn_scoped};
 use virtio::DeviceKind;
 use virtio::balloon::BalloonControl;
 use virtio::counters::{Count, Counters};
@@ -19,7 +19,8 @@ use super::deadline::Progress;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
-use super::loader::{Loader, Source};
+use super::loader::{Loading, Source};
+use super::pci;
 use super::resources::Resources;
 use super::saved::{Restore, SaveError, SavedParts, SavedState};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
@@ -29,7 +30,7 @@ use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
-use crate::kvm::{PAGE, Vcpus, Vm};
+use crate::kvm::{KvmDevice, PAGE, Vcpus, Vm};
 use crate::spec::{MemBacking, Spec};
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
@@ -53,40 +54,54 @@ pub(super) struct Boot {
 
 /// What a boot begins with.
 #[derive(Debug)]
-pub(super) enum Origin {
+pub(super) enum Origin<'a> {
     /// A kernel, which begins at its entry.
-    Files(Box<BootFiles>),
+    Files(&'a BootFiles),
     /// A saved machine, where it was.
     State(Restore),
 }
 
-/// What is to be loaded, and where the vCPUs begin.
-struct Beginning {
+/// A boot whose memory is being filled, and where its vCPUs begin.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    layout: RamLayout,
+    loading: Loading,
+    vm: Vm,
+    // Behind `vm`, as in [`Boot`].
+    memory: Memory,
     /// `None` for a saved machine, whose memory has all of it.
     plan: Option<BootPlan>,
-    sources: Vec<Source>,
     panic_timeout: i64,
     state: Option<Arc<SavedState>>,
 }
 
-impl Origin {
-    fn prepare(self, layout: &RamLayout, memory: &Memory) -> Result<Beginning, StartError> {
-        match self {
+impl Beginning {
+    /// Takes the memory, makes the VM and begins to load. Needs nothing of the machine but its files, so that it comes first.
+    ///
+    /// KVM is told of the memory before the load: it then waits for a kernel thread, which a busy loader may keep from its processor.
+    pub(super) fn new(
+        kvm: &Arc<KvmDevice>,
+        spec: &Spec,
+        origin: Origin<'_>,
+        progress: &Progress,
+    ) -> Result<Self, StartError> {
+        let layout = RamLayout::new(spec.mem().bytes());
+        let ram = Arc::new(guest_ram(spec, &layout)?);
+        let (plan, sources, panic_timeout, state) = match origin {
             Origin::Files(files) => {
-                let (plan, sources, panic_timeout) = plan(*files, layout)?;
-                Ok(Beginning { plan: Some(plan), sources, panic_timeout, state: None })
+                let (plan, sources, panic_timeout) = plan(files, &layout)?;
+                (Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                let sources = vec![restore.source(&memory.ram)?];
-                let state = restore.state;
-                Ok(Beginning {
-                    plan: None,
-                    sources,
-                    panic_timeout: state.panic_timeout(),
-                    state: Some(state),
-                })
+                let sources = vec![restore.source(&ram)?];
+                (None, sources, restore.state.panic_timeout(), Some(restore.state))
             }
-        }
+        };
+        let ecam = Arc::new(pci::empty_bus().map_err(memory_refused(spec))?);
+        let memory = Memory { ram, ecam };
+        let vm = Vm::new(kvm, &memory.slots())?;
+        let loading = Loading::begin(&memory.ram, sources, progress)?;
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, state })
     }
 }
 
@@ -101,29 +116,18 @@ impl Boot {
     /// Makes the machine and lets it run. Opens nothing and searches nothing. Ends early, with any error, once `progress` is stopped.
     pub(super) fn start(
         resources: &Resources,
-        origin: Origin,
+        beginning: Beginning,
         number: BootNumber,
         events: &Sender<Event>,
         progress: &Progress,
     ) -> Result<Boot, StartError> {
-        let spec = &resources.spec;
-        let layout = RamLayout::new(spec.mem().bytes());
-        let memory = Memory::new(spec, &layout)?;
-        let Beginning { plan, sources, panic_timeout, state } = origin.prepare(&layout, &memory)?;
+        // The order in which they are named: the VM goes before its memory.
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, state } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
-        let loader = Loader::new(&sources, progress);
-        let Assembled { vm, board, vcpus } = std::thread::scope(|scope| {
-            let helper = spawn_scoped(scope, Role::Loader, "loader", || loader.work(&memory.ram))
-                .map_err(StartError::Thread)?;
-            let made = assemble(resources, plan.as_ref(), &layout, &memory, &watch, &gate);
-            let loaded = loader.work(&memory.ram);
-            // A panic in the helper goes on here: half a kernel must not run.
-            helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            loaded?;
-            made
-        })?;
+        let (board, vcpus) = assemble(resources, &vm, plan.as_ref(), &layout, &memory, &watch, &gate)?;
+        loading.finish()?;
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
         }
@@ -135,7 +139,8 @@ impl Boot {
             return Err(StartError::Interrupted);
         }
         progress.wait_for_caller();
-        resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
+        let called = resources.run_resources.about_to_run.call(&resources.forwards());
+        called.map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
         let mut components = list_components(&memory, handles, &vm, board.components);
         if let Some(state) = state {
@@ -261,21 +266,23 @@ fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Co
     components
 }
 
-impl Memory {
-    fn new(spec: &Spec, layout: &RamLayout) -> Result<Self, StartError> {
-        let failed = |source| StartError::Memory { mib: spec.mem().mib(), source };
-        let mut ranges = vec![(layout.low.start, layout.low.end)];
-        ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
-        let make = match spec.mem_backing() {
-            MemBacking::Anonymous => GuestRam::new,
-            MemBacking::Memfd => GuestRam::in_memfd,
-        };
-        let ram = make(&ranges).map_err(failed)?;
-        let ecam = layout::ECAM;
-        let ecam = GuestRam::read_only(ecam.start, ecam.end - ecam.start).map_err(failed)?;
-        Ok(Memory { ram: Arc::new(ram), ecam: Arc::new(ecam) })
-    }
+/// The RAM that a spec asks for.
+fn guest_ram(spec: &Spec, layout: &RamLayout) -> Result<GuestRam, StartError> {
+    let mut ranges = vec![(layout.low.start, layout.low.end)];
+    ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
+    let make = match spec.mem_backing() {
+        MemBacking::Anonymous => GuestRam::new,
+        MemBacking::Memfd => GuestRam::in_memfd,
+    };
+    make(&ranges).map_err(memory_refused(spec))
+}
 
+fn memory_refused(spec: &Spec) -> impl Fn(io::Error) -> StartError {
+    let mib = spec.mem().mib();
+    move |source| StartError::Memory { mib, source }
+}
+
+impl Memory {
     fn slots(&self) -> Vec<Slot> {
         self.ram.slots().chain(self.ecam.slots()).collect()
     }
@@ -293,30 +300,23 @@ fn join_pages(pages: &[u64]) -> Vec<Range<u64>> {
     ranges
 }
 
-/// A machine that lacks nothing but its kernel in memory.
-struct Assembled {
-    vm: Vm,
-    board: Board,
-    vcpus: Vec<Vcpu>,
-}
-
-/// Makes everything about a boot that needs no loaded kernel: VM, devices, tables, vCPUs at their entry.
+/// Makes everything about a boot that needs no loaded kernel: devices, tables, vCPUs at their entry.
 fn assemble(
     resources: &Resources,
+    vm: &Vm,
     plan: Option<&BootPlan>,
     ram_layout: &RamLayout,
     memory: &Memory,
     watch: &Watch,
     gate: &Arc<VcpuGate>,
-) -> Result<Assembled, StartError> {
+) -> Result<(Board, Vec<Vcpu>), StartError> {
     let spec = &resources.spec;
-    let vm = Vm::new(&resources.kvm, &memory.slots())?;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }
     let window = pci_window(ram_layout, physical_address_bits);
-    let board = Board::new(&vm, resources, window, memory, watch, gate)?;
+    let board = Board::new(vm, resources, window, memory, watch, gate)?;
     if let Some(plan) = plan {
         let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
         let ram = memory.ram.memory();
@@ -327,22 +327,15 @@ fn assemble(
             boot_processor.set_entry(&plan.cpu_state())?;
         }
     }
-    Ok(Assembled { vm, board, vcpus })
+    Ok((board, vcpus))
 }
 
 /// Decides where everything goes, from the files' headers; and `panic=` of the command line.
-fn plan(files: BootFiles, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
-    let BootFiles { kernel, headers, initrd, cmdline, .. } = files;
-    let request = PlanRequest {
-        cmdline: &cmdline,
-        initrd: initrd.as_ref().map(|(_, initrd)| *initrd),
-        ram: layout,
-        preferred_entry: None,
-    };
-    let plan = boot::plan::plan(&headers, &request)
-        .map_err(|source| StartError::Plan { path: kernel.name(), source })?;
+fn plan(files: &BootFiles, layout: &RamLayout) -> Result<(BootPlan, Vec<Source>, i64), StartError> {
+    let BootFiles { kernel, initrd, cmdline, .. } = files;
+    let plan = files.plan(layout).map_err(|source| StartError::Plan { path: kernel.name(), source })?;
     let mut sources = Vec::with_capacity(2);
     sources.extend(initrd.iter().map(|(file, _)| Source::new(file, plan.initrd.as_slice())));
-    sources.push(Source::new(&kernel, &plan.kernel));
-    Ok((plan, sources, panic_timeout(&cmdline)))
+    sources.push(Source::new(kernel, &plan.kernel));
+    Ok((plan, sources, panic_timeout(cmdline)))
 }

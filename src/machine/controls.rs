@@ -114,7 +114,7 @@ impl Controls {
     /// machine that rests already does nothing.
     ///
     /// # Errors
-    /// [`PauseError`]. After [`PauseError::TimedOut`] the machine still comes to rest, unless it is resumed before.
+    /// [`PauseError`]. After [`PauseError::TimedOut`] the machine is still paused later, unless it is resumed before.
     pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
         self.ask(Command::Pause).recv_timeout(limit).unwrap_or_else(|error| match error {
             RecvTimeoutError::Timeout => Err(PauseError::TimedOut(limit)),

@@ -1,5 +1,5 @@
 //! How long the host may take for a start. Opening and reading may never return: a file of a server that is away, a device
-//! that hangs. They are done on a thread of their own, and the one who waits gives up when one step takes longer than [`LIMIT`].
+//! that hangs. They are done on the [`BlockingThread`], and the one who waits gives up when one step takes longer than [`LIMIT`].
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use devices::thread::{self, Role};
-
 use super::StartError;
+use super::blocking::BlockingThread;
 
 /// The longest that one step may take: an open, or the read of a piece of a file.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -48,6 +47,12 @@ impl Progress {
     pub(crate) fn begin(&self, what: impl Into<Arc<str>>) {
         let mut step = self.step();
         (step.what, step.since, step.unlimited) = (what.into(), Some(Instant::now()), false);
+    }
+
+    /// More work begins, after work that has ended.
+    fn restart(&self) {
+        let mut step = self.step();
+        (step.since, step.unlimited, step.ended) = (Some(Instant::now()), false, false);
     }
 
     /// From here on the work waits for the caller, and has no limit.
@@ -108,42 +113,43 @@ impl Progress {
     }
 }
 
-/// Does `work` on a thread of its own and waits for it, with a limit for each step that it begins. Work that was given up ends
-/// when the host answers, and what it has opened is closed then.
+/// Does `work` on `thread` and waits for it, with a limit for each step that it begins; the thread comes back for more. Work that
+/// was given up ends when the host answers, and what it has opened is closed then; its thread ends behind it.
 ///
 /// # Errors
-/// Those of `work`; [`StartError::Unanswered`], [`StartError::Interrupted`], or no thread.
+/// Those of `work`; [`StartError::Unanswered`], [`StartError::Interrupted`].
 pub(crate) fn within<T: Send + 'static, E: From<StartError> + Send + 'static>(
+    thread: BlockingThread,
     progress: &Progress,
     work: impl FnOnce(&Progress) -> Result<T, E> + Send + 'static,
-) -> Result<T, E> {
-    limited(LIMIT, progress, work)
+) -> Result<(T, BlockingThread), E> {
+    limited(LIMIT, thread, progress, work)
 }
 
 fn limited<T: Send + 'static, E: From<StartError> + Send + 'static>(
     limit: Duration,
+    thread: BlockingThread,
     progress: &Progress,
     work: impl FnOnce(&Progress) -> Result<T, E> + Send + 'static,
-) -> Result<T, E> {
-    let (sender, receiver) = mpsc::channel::<Result<Result<T, E>, Box<dyn Any + Send>>>();
+) -> Result<(T, BlockingThread), E> {
+    // It holds one result. A channel without a bound would take room for 31 of these, which are large.
+    let (sender, receiver) = mpsc::sync_channel::<Result<Result<T, E>, Box<dyn Any + Send>>>(1);
     let own = progress.clone();
-    own.step().ended = false;
-    let thread = thread::spawn(Role::Blocking, "start", move || {
+    own.restart();
+    thread.execute(move || {
         // Nobody takes the result of work that was given up.
         let _ = sender.send(catch_unwind(AssertUnwindSafe(|| work(&own))));
         own.end();
-    })
-    .map_err(StartError::Thread)?;
+    });
     if let Err(error) = progress.wait(limit) {
         // Work that is not stuck ends now, and gives back what it holds, such as the name of a socket.
-        if progress.ends_within(LINGER) {
-            let _ = thread.join();
+        if !progress.ends_within(LINGER) {
+            thread.leave();
         }
         return Err(error.into());
     }
-    let _ = thread.join();
     match receiver.recv() {
-        Ok(Ok(result)) => result,
+        Ok(Ok(result)) => result.map(|result| (result, thread)),
         Ok(Err(panic)) => resume_unwind(panic),
         Err(_) => Err(StartError::Internal("the start").into()),
     }
@@ -155,29 +161,41 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(50);
 
+    fn thread() -> BlockingThread {
+        BlockingThread::spawn().unwrap()
+    }
+
     #[test]
     fn work_that_goes_on_has_all_the_time_that_its_steps_take() {
         let (progress, begin) = (Progress::default(), Instant::now());
-        let done: Result<u32, StartError> = limited(4 * SHORT, &progress, |progress| {
-            (0..8).for_each(|step| {
+        // Longer than a busy host takes for one step, and shorter than all of them.
+        let done = limited(20 * SHORT, thread(), &progress, |progress| {
+            (0..24).for_each(|step| {
                 progress.begin(format!("step {step}"));
                 std::thread::sleep(SHORT);
             });
-            Ok(7)
+            Ok::<u32, StartError>(7)
         });
-        assert_eq!(done.unwrap(), 7);
-        assert!(begin.elapsed() >= 8 * SHORT);
+        let (result, thread) = done.unwrap();
+        assert_eq!(result, 7);
+        assert!(begin.elapsed() >= 24 * SHORT);
+        // The thread has time for more, which does not begin at the last step's time.
+        progress.step().since = begin.checked_sub(2 * LIMIT);
+        let (result, _) = limited(LIMIT, thread, &progress, |_| Ok::<u32, StartError>(8)).unwrap();
+        assert_eq!(result, 8);
     }
 
     #[test]
     fn step_that_does_not_end_is_given_up_with_its_name() {
         let (release, hangs) = mpsc::channel::<()>();
         let (ends, ended) = mpsc::channel();
-        let done: Result<(), StartError> = limited(SHORT, &Progress::default(), move |progress| {
-            progress.begin("opening the disk /away/vm0.raw");
+        let progress = Progress::default();
+        // Not by the work itself, whose thread a busy host may start later than the limit.
+        progress.begin("opening the disk /away/vm0.raw");
+        let done = limited(SHORT, thread(), &progress, move |progress| {
             let _ = hangs.recv();
             ends.send(progress.is_stopped()).unwrap();
-            Ok(())
+            Ok::<(), StartError>(())
         });
         let said = done.unwrap_err().to_string();
         assert!(said.starts_with("opening the disk /away/vm0.raw takes longer than"), "{said}");
@@ -193,7 +211,7 @@ mod tests {
         let other = progress.clone();
         let (at_work, begun) = mpsc::channel();
         let waits = std::thread::spawn(move || {
-            limited(Duration::from_secs(3600), &other, move |_| {
+            limited(Duration::from_secs(3600), thread(), &other, move |_| {
                 at_work.send(()).unwrap();
                 let _ = hangs.recv();
                 Ok::<(), StartError>(())

@@ -4,7 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use super::RestoreError;
+use crate::host::capture::CaptureError;
 use crate::host::disk::DiskError;
+use crate::host::forward::ForwardError;
+use crate::host::net_socket::NetSocketError;
 use crate::host::ports::PortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
@@ -90,6 +93,15 @@ pub enum StartError {
     /// A network interface of the host.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The sockets of a network interface.
+    #[error(transparent)]
+    NetSocket(#[from] NetSocketError),
+    /// The file for an interface's frames.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A port of the host that shall lead to the guest.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// A port's socket.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -143,20 +155,19 @@ impl StartError {
     }
 }
 
-/// A machine did not come to rest.
+/// A machine was not paused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PauseError {
     /// It had ended, or ended meanwhile.
     #[error("the machine has ended")]
     Ended,
-    /// It was resumed or reset before it rested.
-    #[error("the machine was resumed or reset before it had come to rest")]
+    /// It was resumed or reset before it was paused.
+    #[error("the machine was resumed or reset before it was paused")]
     Interrupted,
     /// It takes longer: it boots just now, the host has not done yet what a disk was asked for, or a processor is held up.
     #[error(
-        "the machine did not come to rest within {0:?}: it is still booting, or the host is slow with its disks or \
-         processors"
+        "the machine was not paused within {0:?}: it is still booting, or the host is slow with its disks or processors"
     )]
     TimedOut(std::time::Duration),
 }

@@ -16,10 +16,13 @@ use std::sync::Arc;
 use boot::initrd::Initrd;
 use boot::inspect::inspect_kernel;
 use boot::kernel::{Format, Kernel};
-use boot::plan::Load;
+use boot::layout::RamLayout;
+use boot::plan::{BootPlan, Load, PlanError, PlanRequest};
 use boot::read::ReadAt;
 
 use super::StartError;
+use super::blocking::BlockingThread;
+use super::boot_once::{Beginning, Origin};
 use super::cmdline::{self, Line, Said};
 use super::deadline::Progress;
 use super::loader::ByteSource;
@@ -28,6 +31,7 @@ use crate::image::{
     Budget, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
     Wanted, explore,
 };
+use crate::kvm::KvmDevice;
 use crate::spec::{Spec, SpecError};
 
 /// A file to boot from.
@@ -67,13 +71,28 @@ pub(crate) struct Prepared {
     pub(crate) boot: BootFiles,
     /// /dev/kvm, if it was opened to see whether it can be.
     pub(crate) kvm: Option<File>,
+    /// The thread that has made these, if the machine shall go on with it.
+    pub(crate) thread: Option<BlockingThread>,
+    /// What that thread does.
+    pub(crate) progress: Progress,
+    /// The first boot, if it has begun.
+    pub(crate) beginning: Option<(Arc<KvmDevice>, Beginning)>,
 }
 
 impl Prepared {
     /// Finds what a machine boots that has these files open.
     pub(crate) fn find(spec: &Spec, open: OpenFiles, progress: &Progress) -> Result<Self, StartError> {
         let boot = BootFiles::find(spec, &open, progress)?;
-        Ok(Prepared { open, boot, kvm: None })
+        Ok(Prepared { open, boot, kvm: None, thread: None, progress: progress.clone(), beginning: None })
+    }
+
+    /// Begins the first boot already. An error comes again when the machine is started.
+    pub(crate) fn begin(&mut self, spec: &Spec) {
+        self.beginning = KvmDevice::open().ok().and_then(|kvm| {
+            let kvm = Arc::new(kvm);
+            let begun = Beginning::new(&kvm, spec, Origin::Files(&self.boot), &self.progress).ok()?;
+            Some((kvm, begun))
+        });
     }
 
     /// Gives it the initrd that was made for its kernel.
@@ -322,6 +341,13 @@ fn parse(file: BootFile) -> Result<(BootFile, Kernel), StartError> {
 }
 
 impl BootFiles {
+    /// Where everything goes in memory of this layout.
+    pub(crate) fn plan(&self, ram: &RamLayout) -> Result<BootPlan, PlanError> {
+        let initrd = self.initrd.as_ref().map(|(_, initrd)| *initrd);
+        let request = PlanRequest { cmdline: &self.cmdline, initrd, ram, preferred_entry: None };
+        boot::plan::plan(&self.headers, &request)
+    }
+
     /// The kernel's release, as `uname -r` prints it.
     pub(crate) fn release(&self) -> Option<String> {
         release_of(&self.kernel, &self.headers)

@@ -147,7 +147,7 @@ impl GateTicket {
     }
 
     /// Stays outside until the console's reader has come, too: a vCPU that waits does not run. It holds no device meanwhile,
-    /// so that others can still come to rest.
+    /// so that others can still be paused.
     pub(super) fn wait_for_room(&self, serve: &mut dyn FnMut()) -> bool {
         loop {
             self.0.leave();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn rested(events: &Receiver<Event>, expected: u64) {
-        let event = events.recv_timeout(Duration::from_secs(10)).unwrap();
+        let event = events.recv_timeout(Duration::from_secs(60)).unwrap();
         assert!(matches!(event, Event::AtRest { round, .. } if round == expected), "{event:?}");
         assert!(events.try_recv().is_err(), "once only");
     }
@@ -255,7 +255,7 @@ mod tests {
         for number in 0..1000 {
             sender.send(number).unwrap();
             gate.call_resting();
-            assert_eq!(answers.recv_timeout(Duration::from_secs(10)), Ok(number));
+            assert_eq!(answers.recv_timeout(Duration::from_secs(60)), Ok(number));
         }
         gate.open();
         thread.join().unwrap();

@@ -4,7 +4,7 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
-mod blocking;
+pub(crate) mod blocking;
 mod board;
 mod boot_once;
 mod cmdline;
@@ -21,6 +21,7 @@ mod exit;
 pub(crate) mod files;
 mod gate;
 mod loader;
+mod nets;
 mod pci;
 mod resources;
 pub(crate) mod run_resources;
@@ -46,19 +47,21 @@ pub use controls::Controls;
 pub use error::{BalloonError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
+pub use nets::BoundForward;
 pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
+use crate::kvm::KvmDevice;
 use crate::spec::Spec;
 use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
 
 use blocking::BlockingThread;
-use boot_once::{Boot, Origin};
+use boot_once::{Beginning, Boot, Origin};
 use console::{OutputThread, Scrollback};
 use deadline::{Progress, within};
 use events::Publisher;
-use files::Prepared;
+use files::{BootFiles, OpenFiles, Prepared};
 use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
@@ -133,6 +136,7 @@ pub struct Machine {
     controls: Controls,
     input: ConsoleInput,
     console: GuestConsole,
+    forwards: Vec<BoundForward>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -184,9 +188,12 @@ impl MachineBuilder {
         self
     }
 
-    /// Has `call` made once, when the machine is made and its guest has not begun to run.
+    /// Has `call` made once, with the forwards, when the machine is made and its guest has not begun to run.
     #[must_use]
-    pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+    pub(crate) fn about_to_run(
+        mut self,
+        call: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         self.run_resources.about_to_run = BeforeRun::new(call);
         self
     }
@@ -233,19 +240,20 @@ impl Machine {
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let spec = spec.clone().settled()?;
-        let blocking = BlockingThread::spawn()?;
-        let restore = run_resources.restore.take();
+        let own = run_resources.prepared.as_mut().and_then(|prepared| prepared.thread.take());
+        let blocking = own.map_or_else(BlockingThread::spawn, Ok)?;
+        let (prepared, restore) = (run_resources.prepared.take(), run_resources.restore.take());
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
-        let (resources, boot) = within(&progress, move |progress| {
-            let (resources, files) = Resources::open(spec, functions, run_resources)?;
-            let origin = restore.map_or_else(|| Origin::Files(Box::new(files)), Origin::State);
-            let boot = Boot::start(&resources, origin, BootNumber::default(), &boots, progress)?;
+        let ((resources, boot), blocking) = within(blocking, &progress, move |progress| {
+            let (files, kvm, beginning) = begin(&spec, prepared, restore, progress)?;
+            let resources = Resources::open(spec, files, kvm, functions, run_resources)?;
+            let boot = Boot::start(&resources, beginning, BootNumber::default(), &boots, progress)?;
             Ok::<_, StartError>((resources, boot))
         })?;
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
-        let disks = resources.disk_handles.clone();
+        let (disks, forwards) = (resources.disk_handles.clone(), resources.forwards());
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let supervisor =
@@ -269,6 +277,7 @@ impl Machine {
             controls: Controls { events: sender, urgent, balloon, disks, mem, publisher, outcome },
             input,
             console: guest_console,
+            forwards,
             supervisor: Some(supervisor),
         })
     }
@@ -296,6 +305,11 @@ impl Machine {
     /// A reader of the guest's first console, from the last 64 KiB on, and its keyboard.
     pub fn console(&self) -> GuestConsole {
         self.console.clone()
+    }
+
+    /// The ports of the host that lead to the guest, in the order of the spec.
+    pub fn forwards(&self) -> &[BoundForward] {
+        &self.forwards
     }
 
     /// Where to type into the guest's first console.
@@ -390,6 +404,35 @@ impl Machine {
     pub fn kill(&self) {
         self.controls.kill();
     }
+}
+
+/// The first boot, begun, with the files of `spec` and /dev/kvm. A saved machine needs no kernel, and none is searched for.
+fn begin(
+    spec: &Spec,
+    prepared: Option<Prepared>,
+    restore: Option<Restore>,
+    progress: &Progress,
+) -> Result<(OpenFiles, Arc<KvmDevice>, Beginning), StartError> {
+    let (open, kvm, found, begun) = match prepared {
+        Some(Prepared { open, kvm, boot, beginning, .. }) => (open, kvm, Some(boot), beginning),
+        None => (OpenFiles::open(spec, progress)?, None, None, None),
+    };
+    if let (None, Some((kvm, begun))) = (&restore, begun) {
+        return Ok((open, kvm, begun));
+    }
+    let found = match (&restore, found) {
+        (None, None) => Some(BootFiles::find(spec, &open, progress)?),
+        (_, found) => found,
+    };
+    progress.begin("opening /dev/kvm");
+    let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
+    let origin = match (restore, &found) {
+        (Some(restore), _) => Origin::State(restore),
+        (None, Some(files)) => Origin::Files(files),
+        (None, None) => return Err(StartError::Internal("the boot files")),
+    };
+    let beginning = Beginning::new(&kvm, spec, origin, progress)?;
+    Ok((open, kvm, beginning))
 }
 
 impl Drop for Machine {

@@ -1,5 +1,6 @@
 //! What sits on the machine's PCI bus, and how the guest reads its configuration space.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use boot::layout;
@@ -8,7 +9,7 @@ use devices::pci::alloc::Windows;
 use devices::pci::function::PciFunction;
 use devices::pci::host_bridge::HostBridge;
 use devices::pci::root::PciRoot;
-use devices::pci::{EcamMirror, FunctionAddress, slots};
+use devices::pci::{ABSENT, DEVICE_ECAM, EcamMirror, FunctionAddress, slots};
 use virtio::console::Backend;
 use virtio::transport::Platform;
 use virtio::worker::Ready;
@@ -29,7 +30,7 @@ pub(super) struct Placed {
     pub(super) function: Arc<Mutex<dyn PciFunction>>,
     /// What it does, if that is counted.
     pub(super) counted: Option<DeviceCounters>,
-    /// Its workers, which are being made; of one worker's devices the first has it.
+    /// Its workers that are being made already.
     pub(super) workers: Vec<Ready>,
 }
 
@@ -62,6 +63,15 @@ pub(super) fn host_bridge() -> Result<Placed, StartError> {
 /// The first function of a device's slot.
 pub(super) fn slot(device: u8) -> Result<FunctionAddress, StartError> {
     FunctionAddress::new(device, 0).ok_or(StartError::Internal("the PCI slot table"))
+}
+
+/// The memory from which the guest reads the configuration space of a bus without functions. Four devices are one pattern: most of
+/// the 32 are absent, and share its pages.
+pub(super) fn empty_bus() -> io::Result<GuestRam> {
+    const DEVICES: u64 = 4;
+    let absent: Vec<_> = (0..DEVICES).map(|device| (device * DEVICE_ECAM, ABSENT)).collect();
+    let ecam = layout::ECAM;
+    GuestRam::read_only(ecam.start, ecam.end - ecam.start, DEVICES * DEVICE_ECAM, &absent)
 }
 
 /// Puts the PCI bus on the machine's memory bus. The components are the bus, then its functions.

@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::blocking::BlockingThread;
-use super::boot_once::{Boot, Origin};
+use super::boot_once::{Beginning, Boot, Origin};
 use super::deadline::Progress;
 use super::ends::BootLoop;
 use super::events::MachineEvent;
@@ -196,9 +196,11 @@ impl Supervisor {
             // The old boot gives back its memory and its interrupts before the new one takes its own.
             drop(old);
             let files = resources.find_files(&progress);
-            let boot = files.and_then(|files| {
-                Boot::start(&resources, Origin::Files(Box::new(files)), number, &sender, &progress)
+            let beginning = files.and_then(|files| {
+                Beginning::new(&resources.kvm, &resources.spec, Origin::Files(&files), &progress)
             });
+            let boot = beginning
+                .and_then(|beginning| Boot::start(&resources, beginning, number, &sender, &progress));
             let _ = made.send(boot);
             Event::NextBoot
         });

@@ -124,6 +124,21 @@ pub(crate) fn until_connected(socket: &Path, clients: usize) {
     }
 }
 
+/// Waits until a verb that is connected has asked, too: it waits in a system call that reads.
+#[track_caller]
+pub(crate) fn until_it_listens(verb: u32) {
+    let begun = Instant::now();
+    let reads = || {
+        let call = std::fs::read_to_string(format!("/proc/{verb}/syscall")).unwrap();
+        let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
+        matches!(number, Some(libc::SYS_read | libc::SYS_recvfrom))
+    };
+    while !reads() {
+        assert!(begun.elapsed() < LIMIT, "it does not read");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// How a run of the command ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -183,6 +198,14 @@ impl Launch {
     pub(crate) fn command(&mut self) -> &mut Command {
         if !self.command.get_args().any(|word| word == "--mem") {
             self.command.args(["--mem", "4"]);
+        }
+        // A network is the affair of the tests that are about it.
+        if !self
+            .command
+            .get_args()
+            .any(|word| ["--net", "--tap", "-p", "--config"].iter().any(|flag| word == *flag))
+        {
+            self.command.args(["--net", "none"]);
         }
         &mut self.command
     }

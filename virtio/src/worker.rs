@@ -158,17 +158,15 @@ impl<P: Poller + 'static> Worker<P> {
         self.send(Command::Go(id));
     }
 
-    /// Tells a device something.
-    pub(crate) fn tell(&self, id: SlotId, message: Message) {
-        self.send(Command::Tell(id, message));
+    /// Tells a device something; `false` if the thread has died.
+    pub(crate) fn tell(&self, id: SlotId, message: Message) -> bool {
+        self.send(Command::Tell(id, message))
     }
 
-    fn send(&self, command: Command<P>) {
+    /// Whether the thread lives. A caller that waits for an answer sees the end of one that dies later.
+    fn send(&self, command: Command<P>) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = &state.running {
-            // A thread that died has dropped the receiver; a caller that waits for an answer sees that.
-            let _ = running.send(command);
-        }
+        state.running.as_ref().is_some_and(|running| running.send(command).is_ok())
     }
 }
 

@@ -31,8 +31,12 @@ pub const FUNCTION_ECAM: u64 = 4096;
 pub const DEVICES: u8 = 32;
 /// Functions of a device.
 pub const FUNCTIONS: u8 = 8;
+/// Bytes of ECAM of a device.
+pub const DEVICE_ECAM: u64 = 8 * FUNCTION_ECAM;
 /// Bytes of ECAM of one bus.
-pub const ECAM_SIZE: u64 = 32 * 8 * FUNCTION_ECAM;
+pub const ECAM_SIZE: u64 = 32 * DEVICE_ECAM;
+/// What the first doubleword of an absent device reads as (PCI 3.0 §6.1). The rest of it reads as zeros.
+pub const ABSENT: [u8; 4] = [0xff; 4];
 
 /// The memory that the guest reads configuration space from.
 pub trait EcamMirror: fmt::Debug + Send + Sync {

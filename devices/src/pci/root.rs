@@ -13,12 +13,9 @@ use super::bar::BarIndex;
 use super::config::CONFIG_SIZE;
 use super::function::PciFunction;
 use super::state::{FunctionState, KIND, RootState, VERSION};
-use super::{DEVICES, EcamMirror, FUNCTION_ECAM, FUNCTIONS, FunctionAddress};
+use super::{ABSENT, EcamMirror, FUNCTION_ECAM, FUNCTIONS, FunctionAddress};
 use crate::bus::{Bus, BusConflict};
 use crate::component::{Component, State, StateError};
-
-/// What the first doubleword of an absent device reads as (PCI 3.0 §6.1).
-const ABSENT: [u8; 4] = [0xff; 4];
 
 pub(super) type SharedFunction = Arc<Mutex<dyn PciFunction>>;
 
@@ -69,11 +66,8 @@ pub enum PciError {
 
 impl PciRoot {
     /// An empty bus whose functions answer in `windows` and whose configuration space the guest reads from `mirror`,
-    /// which must be all zeros.
+    /// which must be that of an empty bus: [`ABSENT`] at each multiple of [`super::DEVICE_ECAM`], zeros elsewhere.
     pub fn new(windows: Windows, mirror: Arc<dyn EcamMirror>) -> Arc<Self> {
-        for address in (0..DEVICES).filter_map(|device| FunctionAddress::new(device, 0)) {
-            mirror.publish(address.ecam_offset(), &ABSENT);
-        }
         let free = BarAllocator::new(&windows);
         let bus = Mutex::new(BusState { slots: BTreeMap::new(), free });
         Arc::new(PciRoot { mirror, windows, bus, decoded: RwLock::default() })

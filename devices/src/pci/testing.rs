@@ -12,7 +12,7 @@ use super::config::{ConfigSpace, Identity};
 use super::function::PciFunction;
 use super::msix::{Msix, MsixLayout};
 use super::state::MsixVectorState;
-use super::{ECAM_SIZE, EcamMirror};
+use super::{ABSENT, DEVICE_ECAM, ECAM_SIZE, EcamMirror};
 use crate::bus::Effect;
 use crate::component::{Component, State, StateError};
 use crate::irq::{Irq, MsiAllocator, MsiIrq};
@@ -21,9 +21,16 @@ use crate::irq::{Irq, MsiAllocator, MsiIrq};
 #[derive(Debug)]
 pub struct TestMirror(Mutex<Vec<u8>>);
 
+/// Of a bus without devices.
 impl Default for TestMirror {
     fn default() -> Self {
-        TestMirror(Mutex::new(vec![0; usize::try_from(ECAM_SIZE).unwrap_or(0)]))
+        let mut memory = vec![0; usize::try_from(ECAM_SIZE).unwrap_or(0)];
+        for device in memory.chunks_mut(usize::try_from(DEVICE_ECAM).unwrap_or(usize::MAX)) {
+            if let Some(word) = device.first_chunk_mut() {
+                *word = ABSENT;
+            }
+        }
+        TestMirror(Mutex::new(memory))
     }
 }
 

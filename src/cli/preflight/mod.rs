@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use boot::initrd::InitrdError;
 use boot::kernel::{Format, KernelError};
 use boot::layout::RamLayout;
-use boot::plan::{PlanError, PlanRequest};
+use boot::plan::PlanError;
 
 use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
+use crate::host::signals::Signals;
 use crate::machine::StartError;
+use crate::machine::blocking::BlockingThread;
 use crate::machine::deadline::{Progress, within};
 use crate::machine::files::{BootFiles, OpenFiles, Prepared};
 use crate::spec::Spec;
@@ -152,14 +154,24 @@ pub(super) enum InitrdOrigin {
 /// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
 pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
     let spec = spec.clone();
-    within(&Progress::default(), move |progress| {
+    let progress = Progress::default();
+    let (mut prepared, thread) = within(BlockingThread::spawn()?, &progress, move |progress| {
+        // The machine goes on with this thread, and all its threads descend from it; the others block the signals later.
+        let _ = Signals::block_stop();
         let files = OpenFiles::open_by(&spec, progress, |what, path| {
             let what = if what == "initrd" { "initial RAM disk" } else { what };
             open(what, path).map_err(PreflightError::File)
         })?;
         let files = if initrd == InitrdOrigin::ToBeMade { files.without_initrd() } else { files };
-        Ok(Prepared::find(&spec, files, progress)?)
-    })
+        let mut prepared = Prepared::find(&spec, files, progress)?;
+        if initrd == InitrdOrigin::Spec {
+            // Most starts are not refused below. Loading takes longer than all the rest, so it begins here.
+            prepared.begin(&spec);
+        }
+        Ok::<_, PreflightError>(prepared)
+    })?;
+    prepared.thread = Some(thread);
+    Ok(prepared)
 }
 
 /// What may surprise of a machine that boots what was prepared, and /dev/kvm for it.
@@ -181,13 +193,11 @@ pub(super) fn judge(
     if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
         warnings.extend(no_initrd_on_disk(files));
     }
-    let ram = RamLayout::new(spec.mem().bytes());
-    let initrd = files.initrd.as_ref().map(|(_, initrd)| *initrd);
-    boot::plan(
-        &files.headers,
-        &PlanRequest { cmdline: &files.cmdline, initrd, ram: &ram, preferred_entry: None },
-    )
-    .map_err(|error| PreflightError::Plan { error, entry: files.entry.clone() })?;
+    if prepared.beginning.is_none() {
+        files
+            .plan(&RamLayout::new(spec.mem().bytes()))
+            .map_err(|error| PreflightError::Plan { error, entry: files.entry.clone() })?;
+    }
     warnings.extend(little_memory(spec, files));
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {

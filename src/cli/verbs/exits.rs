@@ -9,7 +9,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "info" | "stats" => "it is printed",
         "stop" => "the machine has ended, by itself or, after the time of `--timeout`, by force",
         "kill" => "the machine has ended",
-        "console" => "the machine has ended, or nobody looks on any more here: it runs on",
+        "console" => "the machine has ended, or this terminal was detached from it and it runs on",
         "pause" => "the machine rests",
         "resume" => "the machine goes on",
         "reset" => "the machine boots again",

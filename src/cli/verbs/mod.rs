@@ -46,8 +46,8 @@ pub(super) enum VerbError {
     Machine { name: MachineName, source: ClientError },
     /// No answer within the limit.
     #[error(
-        "{name} did not answer within {} s: its process{} has no time, or waits for the host; `minivmm kill {name}` ends it \
-         in any case", limit.as_secs(), pid_suffix(.pid)
+        "{name} did not answer within {} s: its process{} gets no processor time, or the host blocks it; `minivmm kill {name}` \
+         ends it in any case", limit.as_secs(), pid_suffix(.pid)
     )]
     TimedOut { name: MachineName, limit: Duration, pid: Option<u32> },
     /// Its process is stopped.

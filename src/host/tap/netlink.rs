@@ -25,8 +25,9 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 /// Bytes of `struct nlmsghdr` and of `struct ifinfomsg`.
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 16;
-/// Buffer for an answer: links with many virtual functions have long ones, whose rest is cut off.
-const ANSWER: usize = 64 << 10;
+/// Buffer for an answer, of 1.5 KiB mostly. No list of virtual functions is in it, which would be long: only a request with
+/// IFLA_EXT_MASK asks for that.
+const ANSWER: usize = 8 << 10;
 
 /// An interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -13,6 +13,13 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::GuestRam;
 
+/// Whether each write goes to the file's end (pwrite(2), "BUGS").
+fn is_appending(file: &File) -> bool {
+    // SAFETY: the call reads the flags of an open descriptor.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    flags != -1 && flags & libc::O_APPEND != 0
+}
+
 /// Bytes that are looked at together: zeros in all of them become a hole.
 const PIECE: usize = 64 << 10;
 static ZEROS: [u8; PIECE] = [0; PIECE];
@@ -20,6 +27,11 @@ static ZEROS: [u8; PIECE] = [0; PIECE];
 impl GuestRam {
     /// Writes the contents to `file`, from its beginning on, with holes for zeros.
     pub(crate) fn save(&self, file: &File) -> io::Result<()> {
+        if is_appending(file) {
+            let reason =
+                "the file is open for appending, where writes ignore their offset; open it without O_APPEND";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         file.set_len(0)?;
         file.set_len(self.size())?;
         let used = match &self.file {
@@ -151,6 +163,17 @@ mod tests {
         for ram in [GuestRam::new(&ranges).unwrap(), in_memfd] {
             passes_through_a_file(&ram, &ranges);
         }
+    }
+
+    #[test]
+    fn contents_are_not_appended_to_a_file() {
+        let ram = GuestRam::new(&[(0, 2 << 20)]).unwrap();
+        ram.memory().write_obj(1u8, GuestAddress(0x1000)).unwrap();
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let file = File::options().append(true).open(path.path()).unwrap();
+        let error = ram.save(&file).unwrap_err();
+        assert!(error.to_string().contains("O_APPEND"), "{error}");
+        assert_eq!(file.metadata().unwrap().len(), 0);
     }
 
     fn passes_through_a_file(ram: &GuestRam, ranges: &[(u64, u64)]) {

@@ -88,6 +88,9 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
         "the processor differs, in CPUID leaf 0x0",
     );
     check(&|state| *field(state, "msrs") = serde_json::json!([[0xdead_beefu32, 1]]), "register 0xdeadbeef");
+    // KVM takes Hyper-V's guest id from its user, and no state has it.
+    let hyper_v = serde_json::json!([[0x4000_0000u32, 0]]);
+    check(&|state| *field(state, "msrs") = hyper_v.clone(), "register 0x40000000");
     check(
         &|state| *field(state, "msrs") = vec![[0x10u64, 1]; 5000].into(),
         "so many model-specific registers",
@@ -97,4 +100,7 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
     let sregs = &|state: &mut State| *field(state, "sregs") = "ff".repeat(size_of::<kvm_sregs>()).into();
     check(sregs, "KVM refused to take the system registers");
     vcpu.load(&saved).unwrap();
+    // A register that is not known is not given to KVM, whatever KVM would say.
+    let refused = msrs::write(vcpu.fd(), &[(0x277, 0x0606_0606_0606_0606)], &[TSC]).unwrap().unwrap();
+    assert!(refused.to_string().contains("register 0x277"), "{refused}");
 }

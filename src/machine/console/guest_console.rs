@@ -209,7 +209,7 @@ mod tests {
     use crate::machine::ends::PANIC_LINE;
     use crate::spec::ConsoleChoice;
 
-    const SOON: Duration = Duration::from_secs(10);
+    const SOON: Duration = Duration::from_secs(60);
 
     fn console() -> (Arc<Scrollback>, GuestConsole) {
         let said = Arc::new(Scrollback::default());

@@ -24,6 +24,8 @@ fn main() -> Result<()> {
             network::on(&lab)
         }
         Some("startup") => startup::run(),
+        // What "startup" runs in a network namespace.
+        Some("startup-devices") => startup::devices(),
         Some("exits") => exits::run(),
         Some("block") => block::on(&rivals::lab()?),
         Some("network") => network::on(&rivals::lab()?),

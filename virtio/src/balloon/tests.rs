@@ -102,7 +102,7 @@ fn statistics_come_when_they_are_asked_for() {
 
     let asking = std::thread::spawn({
         let control = control.clone();
-        move || control.fresh_statistics(Duration::from_secs(10))
+        move || control.fresh_statistics(Duration::from_secs(60))
     });
     guest.rings[STATISTICS].wait_used();
     guest.add(STATISTICS, &[&entries(&[(4, 900)])[..], &[1, 2]], &[]);

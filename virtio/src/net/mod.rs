@@ -298,6 +298,10 @@ impl<P: Poller> Device for Net<P> {
     }
 
     fn start(&mut self, cx: &mut Context<'_, P>) -> io::Result<()> {
+        if cx.features & features::MQ == 0 {
+            // A damaged state may name more.
+            self.driver.pairs = 1;
+        }
         self.backend.set_offloads(self.mode(cx.features).offloads)?;
         self.backend.enable(self.driver.pairs)?;
         self.refresh_link();

@@ -317,6 +317,14 @@ fn without_multiqueue_the_control_queue_is_the_third() {
     assert_eq!(guest.request(2, &[&[5, 0], &GUEST_CSUM.to_le_bytes()], &[1]).1, [[0]]);
     assert_eq!(wire.ends().offloads, Some(Offloads::CSUM));
     assert_eq!(guest.request(2, &[&[4, 0], &[1, 0]], &[1]).1, [[1]], "not negotiated");
+    // Not by a saved state either.
+    guest.function.quiesce();
+    let mut state = guest.function.save().unwrap();
+    *state.data.pointer_mut("/device/data/driver/pairs").unwrap() = json!(2);
+    guest.function.load(&state).unwrap();
+    guest.function.go();
+    assert_eq!(guest.request(2, &[&[5, 0], &0u64.to_le_bytes()], &[1]).1, [[0]]);
+    assert_eq!(wire.ends().enabled, 1);
 }
 
 #[test]

@@ -180,7 +180,7 @@ impl<P: Poller + 'static> Guest<P> {
     /// Resets the device and waits until it says that it is.
     pub fn reset(&mut self) {
         self.set_status(0);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.status() != 0 {
             assert!(Instant::now() < deadline, "the device does not come back from its reset");
             std::thread::sleep(Duration::from_millis(1));
@@ -308,7 +308,7 @@ impl<P: Poller + 'static> Guest<P> {
 
     /// Waits until `what` is so, for ten seconds at most.
     pub fn wait_until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !so(self) {
             assert!(Instant::now() < deadline, "it is not so in time: {what}");
             std::thread::sleep(Duration::from_micros(200));

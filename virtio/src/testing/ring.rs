@@ -9,7 +9,7 @@ use crate::memory::Memory;
 use crate::queue::QueueConfig;
 
 /// How long to wait for a device before the test has failed.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Flags of [`RawDescriptor`].
 pub const NEXT: u16 = 1;

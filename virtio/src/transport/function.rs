@@ -19,7 +19,8 @@ pub trait VirtioFunction: PciFunction {
     /// What its device has done since it was made, thread by thread.
     fn counters(&self) -> Vec<Arc<Counters>>;
 
-    /// Tells the device something: at once if no driver is at work, else through its worker. Waits for nothing.
+    /// Tells the device something: at once if no driver is at work, else through its worker, and when the machine goes on if it is
+    /// paused. Waits for nothing.
     ///
     /// # Errors
     /// [`TellError`].
@@ -60,7 +61,11 @@ impl<P: Poller + 'static> VirtioFunction for VirtioPci<P> {
         }
         // A device that has come back since is told at once.
         self.status();
-        if self.is_stopping() {
+        if self.parts.iter().any(|part| matches!(part.location, DeviceLocation::Gone)) {
+            return Err(TellError::Gone);
+        }
+        // A paused machine's driver is not interrupted.
+        if self.is_stopping() || self.quiesced {
             let kind = std::mem::discriminant(&message);
             self.untold.retain(|earlier| std::mem::discriminant(earlier) != kind);
             self.untold.push(message);
@@ -72,7 +77,11 @@ impl<P: Poller + 'static> VirtioFunction for VirtioPci<P> {
                     // Without queues none can be at fault.
                     let _ = device.tell(message.clone(), None);
                 }
-                DeviceLocation::Running(slot) => part.worker.tell(*slot, message.clone()),
+                DeviceLocation::Running(slot) => {
+                    if !part.worker.tell(*slot, message.clone()) {
+                        return Err(TellError::Gone);
+                    }
+                }
                 DeviceLocation::Stopping(_) | DeviceLocation::Gone => return Err(TellError::Gone),
             }
         }

@@ -77,7 +77,7 @@ pub struct VirtioPci<P: Poller + 'static> {
     /// Positions of the queues of a device that is here although its driver has started it: it is quiesced, or no bus
     /// master. A reset drops them.
     held: Option<Vec<Option<QueueState>>>,
-    /// Messages for a device that is on its way back from its worker.
+    /// Messages for a device that is on its way back from its worker, or quiesced.
     untold: Vec<Message>,
     /// Rations the warnings of [`VirtioPci::rest`].
     late_writes: Ration,

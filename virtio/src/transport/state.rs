@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::registers::status;
 use super::run::DeviceLocation;
-use super::{FEATURE_VERSION_1, Part, VirtioPci};
+use super::{FEATURE_VERSION_1, Part, VirtioFunction, VirtioPci};
 use crate::poll::Poller;
 use crate::queue::{QueueConfig, QueueState};
 use crate::shared_registers::{ISR_BITS, NEEDS_RESET};
@@ -124,6 +124,10 @@ impl<P: Poller + 'static> Component for VirtioPci<P> {
             self.interrupt_again();
         }
         self.run();
+        for message in std::mem::take(&mut self.untold) {
+            // One whose thread has died since is broken anyway.
+            let _ = self.tell(message);
+        }
     }
 }
 

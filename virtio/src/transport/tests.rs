@@ -61,7 +61,7 @@ impl Device for Probe {
 
     fn info(&self) -> DeviceInfo {
         DeviceInfo {
-            kind: DeviceKind::Console,
+            kind: DeviceKind::Balloon,
             name: "probe".into(),
             features: 0b101,
             queues: QUEUES.to_vec(),
@@ -185,7 +185,7 @@ impl Subject for Rig {
         }
         let (head, _) = guest.add(1, &[b"hello"], &[10]);
         guest.kick(1);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while guest.rings[1].poll_used().is_none_or(|used| used.head != head) {
             assert!(Instant::now() < deadline, "the bell brings the answer");
             self.bell.write(1).unwrap();
@@ -244,7 +244,8 @@ fn each_failure_is_told_once_in_words_however_much_goes_wrong() {
     rig.strings.panic.store(true, Ordering::SeqCst);
     guest.add(0, &[b"?"], &[1]);
     guest.kick(0);
-    guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f);
+    // The status changes before the machine is told.
+    guest.wait_until("it is told", |guest| guest.status() == 0x4f && guest.failures.all().len() == 21);
     assert_eq!(guest.failures.all()[20..], [("probe".to_owned(), "its thread has ended".to_owned())]);
 }
 
@@ -256,7 +257,10 @@ fn the_driver_of_a_device_whose_thread_died_is_told_and_gives_up() {
     guest.add(0, &[b"?"], &[1]);
     guest.kick(0);
     guest.wait_until("it needs a reset", |guest| guest.status() == 0x4f && guest.config_interrupts() == 1);
+    let tell = |guest: &mut Guest<Epoll>| guest.function().tell(Message::BalloonStatistics);
+    guest.wait_until("the machine is told as well", |guest| tell(guest) == Err(TellError::Gone));
     guest.reset();
+    assert_eq!(tell(&mut guest), Err(TellError::Gone));
     guest.set_status(3);
     guest.accept(FEATURE_VERSION_1);
     guest.set_status(0xb);
@@ -291,11 +295,11 @@ fn a_driver_that_never_stops_adding_holds_up_neither_reset_nor_pause() {
         let began = Instant::now();
         guest.function.quiesce();
         guest.function.go();
-        assert!(began.elapsed() < Duration::from_secs(1));
+        assert!(began.elapsed() < Duration::from_secs(30));
     }
     let began = Instant::now();
     guest.reset();
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(30));
     over.store(true, Ordering::Relaxed);
     adding.join().unwrap();
 }
