@@ -267,6 +267,30 @@ fn buffer_grows_while_the_window_takes_more() {
 }
 
 #[test]
+fn what_came_before_a_failure_of_the_host_still_comes() {
+    let mut peer = Peer::open();
+    let answer = vec![4; 300_000];
+    peer.host.remote(0).to_guest.extend(&answer);
+    peer.host.remote(0).error = Some(std::io::ErrorKind::ConnectionReset);
+    // A write meets the failure first, as while a guest uploads what the server does not want.
+    peer.send(b"too much");
+    let mut got = 0;
+    while peer.tcp.len() > 0 {
+        assert!(peer.host.events().is_empty(), "a broken stream is not watched");
+        for seen in peer.hear_all() {
+            got += seen.payload.len();
+            peer.ack = seen.seq + seen.payload.len();
+            peer.say(|_| {});
+        }
+        peer.send(b"and more");
+    }
+    assert_eq!(got, answer.len());
+    assert!(peer.hear_all().iter().any(|seen| seen.rst));
+    assert!(peer.host.remote(0).closed);
+    assert_eq!(peer.tcp.buffered(), 0);
+}
+
+#[test]
 fn late_event_of_a_closed_stream_is_ignored() {
     let mut peer = Peer::open();
     peer.host.remote(0).to_guest.extend(b"data");
