@@ -103,7 +103,7 @@ fn connection_from_outside_comes_from_the_gateway_and_one_with_the_same_port_fro
     let forward =
         Forward { protocol: Protocol::Tcp, bind: "127.0.0.1:5555".parse().unwrap(), guest_port: 22 };
     guest.network.forward(forward).unwrap();
-    let peers = ["127.0.0.1:9000", "127.0.0.2:9000"].map(|peer| peer.parse().unwrap());
+    let peers: [SocketAddr; 2] = ["127.0.0.1:9000", "127.0.0.2:9000"].map(|peer| peer.parse().unwrap());
     guest.network.host().waiting.entry(1).or_default().extend(peers);
     let token = guest.network.host().token(1);
     guest.host_ready(token);
