@@ -152,6 +152,7 @@ impl<H: Host> Tcp<H> {
             Some(_) => None,
         };
         let Some(token) = token else {
+            self.refused += 1;
             host.reset(stream);
             return false;
         };
@@ -223,7 +224,7 @@ impl<H: Host> Tcp<H> {
         self.table.len()
     }
 
-    /// Connections of the guest that a limit refused so far.
+    /// Connections, of both directions, that a limit refused so far.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
