@@ -149,7 +149,6 @@ impl<H: Host> Tcp<H> {
             Some(_) => None,
         };
         let Some(token) = token else {
-            self.refused += 1;
             host.reset(stream);
             return false;
         };
@@ -221,7 +220,7 @@ impl<H: Host> Tcp<H> {
         self.table.len()
     }
 
-    /// Connections, of both directions, that a limit refused so far.
+    /// Connections of the guest that a limit refused so far; the caller counts those from outside.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
