@@ -83,7 +83,7 @@
 //! # Errors
 //!
 //! Each error is an enum to match on. [`StartError`] contains those of [disks](DiskError), [networks](TapError),
-//! [ports](PortError), [KVM](KvmError) and [kernels](kernel::KernelError). The text of an error is a sentence with the path and the
+//! [forwards](ForwardError), [sockets](NetSocketError), [ports](PortError), [KVM](KvmError) and [kernels](kernel::KernelError). The text of an error is a sentence with the path and the
 //! cure. Whatever a guest does, its machine goes on or ends with an [`Exit`].
 //!
 //! # Threads
@@ -107,7 +107,11 @@ mod machine;
 pub mod spec;
 
 pub use devices::component::StateError;
+pub use host::capture::{CaptureError, CaptureTarget};
 pub use host::disk::{DiskError, DiskHolder};
+pub use host::forward::ForwardError;
+pub use host::net_socket::NetSocketError;
+pub use host::port_owner::PortOwner;
 pub use host::ports::PortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
@@ -115,9 +119,9 @@ pub use image::{ImageError, ReadError};
 pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError, ExpectFailure,
-    GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, PauseError,
-    ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
+    BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError,
+    ExpectFailure, GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats,
+    PauseError, ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
 };
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -121,7 +121,8 @@ fn take_the_new_space(guest: &mut Guest) {
 /// Its root= is the partition's, from which the test above boots, and its kernel the one that the test below boots.
 #[test]
 fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
-    let line = format!("exec {AS_USER} ./minivmm --disk vm0.raw");
+    // Port 5555 is the guest's ssh, for a user without any capability: no TAP is made.
+    let line = format!("exec {AS_USER} ./minivmm --disk vm0.raw -p 5555:22");
     let mut console = lab().spawn(&Cmd::sh(line).tty()).unwrap();
     console.expect("~> Disk        : vda = vm0.raw", SOON).unwrap();
     banner_says(
@@ -134,6 +135,26 @@ fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
     );
     // From its boot loader's entry, which says `quiet`.
     console.expect("vm0 login: ", BOOT).unwrap();
+    the_user_network_is_what_the_guide_shows();
+}
+
+/// By systemd-networkd in the guest: DHCP and router advertisements.
+fn the_user_network_is_what_the_guide_shows() {
+    let guest = |command: &str| ssh("localhost -p 5555", command);
+    let addresses = guest("ip -o addr show scope global");
+    assert!(addresses.contains("inet 10.0.2.15/24 ") && addresses.contains("inet6 fd"), "{addresses}");
+    let routes = guest("ip route");
+    assert!(routes.contains("default via 10.0.2.2 "), "{routes}");
+    assert!(guest("resolvectl dns").contains("10.0.2.3"), "{}", guest("resolvectl dns"));
+    assert!(guest("w").contains(" 10.0.2.2 ") || guest("who am i; echo $SSH_CLIENT").contains("10.0.2.2 "));
+    guest("ping -q -c 3 10.0.2.2");
+    // A few megabytes each way, as they were.
+    let sum = guest("head -c 8M /dev/urandom > file; sha256sum < file");
+    let ssh = "sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -p 5555";
+    let down = lab().sh(&format!("{ssh} etu@localhost cat file > down && sha256sum < down")).unwrap();
+    assert_eq!(down, sum);
+    let up = lab().sh(&format!("{ssh} etu@localhost sha256sum < down; rm down")).unwrap();
+    assert_eq!(up, sum);
 }
 
 #[test]

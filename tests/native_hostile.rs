@@ -38,8 +38,8 @@ const FIRST: usize = PIECES / 10;
 const MEMORY: usize = 16 << 20;
 /// A guest without output for this long hangs; it prints after each piece, which takes a tenth of a second.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Most seconds of an operation, and of an answer; an idle host needs some hundredths. This is for busy ones.
-const SLOWEST: f64 = 3.0;
+/// Most seconds of an operation, and of an answer; an idle host needs some hundredths, a busy one has taken four.
+const SLOWEST: f64 = 30.0;
 /// KiB that may be held more than after the first tenth: what an allocator likes to keep.
 const KEPT: u64 = 256;
 

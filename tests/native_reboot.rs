@@ -42,6 +42,8 @@ exec \"$@\"";
 
 /// The same command after `script`, in namespaces of its own.
 fn alone(mut launch: Launch, script: &str) -> Launch {
+    // With what every machine of a test has, in front of unshare's own `--net`.
+    launch.command();
     let mut command = Command::new("unshare");
     // SAFETY: it reads a number.
     #[allow(unsafe_code, reason = "geteuid(2) has no safe wrapper in std")]

@@ -22,6 +22,8 @@ pub enum Role {
     DiskHelper,
     /// Carries bytes between a guest's console and its reader or writer.
     Console,
+    /// Writes captured frames.
+    Capture,
     /// Accepts connections of the control socket.
     Control,
     /// Serves one connection of the control socket.
@@ -36,7 +38,7 @@ impl Role {
     const fn stack(self) -> usize {
         match self {
             Role::DiskHelper => 128 << 10,
-            Role::Vcpu | Role::Control | Role::ControlClient => 256 << 10,
+            Role::Vcpu | Role::Capture | Role::Control | Role::ControlClient => 256 << 10,
             Role::Supervisor | Role::Blocking | Role::Loader | Role::Device | Role::Console | Role::Cli => {
                 1 << 20
             }

@@ -107,7 +107,7 @@ pub(super) fn tun(access: &Access) -> Option<Problem> {
         Access::Granted => None,
         Access::Missing => Some(Problem::new(
             "/dev/net/tun does not exist, so no TAP interface can be used",
-            "`sudo modprobe tun`; for a container, start it with `--device /dev/net/tun`",
+            "machines have a network without it (`--net user`); for TAPs `sudo modprobe tun`; for a container, start it with `--device /dev/net/tun`",
         )),
         Access::Denied(owner) => Some(denied(TUN, owner)),
         Access::Busy => Some(Problem { what: "/dev/net/tun is busy".into(), cure: None }),

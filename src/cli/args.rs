@@ -7,9 +7,10 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
 use super::daemon::ServiceArgs;
 use super::exit;
+use super::net_flags::NetFlags;
 use super::run::{self, args::RunArgs};
 use super::verbs::NameVerb;
-use crate::spec::{MemSize, Spec, SpecError};
+use crate::spec::{MemSize, NetSpec, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
 #[derive(Debug, clap::Parser)]
@@ -52,6 +53,9 @@ pub struct MachineArgs {
     /// The flags.
     #[command(flatten)]
     spec: Spec,
+    /// Those for networks.
+    #[command(flatten)]
+    net: NetFlags,
 }
 
 /// A verb.
@@ -137,7 +141,13 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             Ok(Command::RunCommand(run, spec))
         }
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
-        None => Ok(Command::Run(args.machine.spec(&matches)?, args.service)),
+        None => {
+            let mut spec = args.machine.spec(&matches)?;
+            if spec.net.is_empty() {
+                spec.net.push(NetSpec::user());
+            }
+            Ok(Command::Run(spec, args.service))
+        }
     }
 }
 
@@ -166,6 +176,7 @@ impl MachineArgs {
                 *field = Some(texts.map(String::as_str).collect::<Vec<_>>().join(" "));
             }
         }
+        self.net.apply(matches, &mut spec);
         Ok(spec)
     }
 }
@@ -269,7 +280,7 @@ mod tests {
             .with_on_reboot(OnReboot::Exit)
             .with_disk(DiskSpec::new("a.raw"))
             .with_disk(DiskSpec::new("b.raw").read_only())
-            .with_tap("tap2".parse().unwrap())
+            .with_net("tap=tap2".parse().unwrap())
             .with_port("name=p,socket=s".parse().unwrap())
             .with_balloon("1024".parse().unwrap())
             .with_console(ConsoleChoice::Hvc0)
@@ -334,7 +345,8 @@ mod tests {
             .with_initrd("i")
             .with_mem("64".parse().unwrap())
             .with_cpus("2".parse().unwrap())
-            .with_rtc(Rtc::Utc);
+            .with_rtc(Rtc::Utc)
+            .with_net(NetSpec::user());
         assert_eq!(spec, expected);
     }
 
@@ -356,7 +368,8 @@ mod tests {
         let words = ["minivmm", "--kernel", "k", "-d", "--pidfile", "p", "--log", "l"];
         let Ok(Command::Run(spec, service)) = parse(words) else { panic!("no machine") };
         let [pidfile, log] = ["p", "l"].map(|file| Some(PathBuf::from(file)));
-        assert_eq!((spec, service), (Spec::new("k"), ServiceArgs { daemonize: true, pidfile, log }));
+        let machine = Spec::new("k").with_net(NetSpec::user());
+        assert_eq!((spec, service), (machine, ServiceArgs { daemonize: true, pidfile, log }));
         assert!(parse(["minivmm", "run", "-d", "true"]).is_err());
     }
 

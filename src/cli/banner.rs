@@ -7,8 +7,9 @@ use boot::kernel::Format;
 use crate::host::disk::DiskFile;
 use crate::host::stdio::is_terminal;
 use crate::host::terminal::in_foreground;
+use crate::machine::BoundForward;
 use crate::machine::files::{BootFiles, Prepared};
-use crate::spec::{ConsoleChoice, DiskSpec, Spec, TapSpec};
+use crate::spec::{ConsoleChoice, DiskSpec, NetId, NetLink, NetSpec, Spec};
 
 /// The banner of a machine.
 #[derive(Debug)]
@@ -67,8 +68,8 @@ impl Display for Banner<'_> {
         for ((disk, open), letter) in spec.disk.iter().zip(&open.disks).zip('a'..) {
             line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, open)))?;
         }
-        for tap in &spec.tap {
-            line("Network", &describe_tap(tap))?;
+        for (id, net) in spec.interfaces() {
+            line("Network", &describe_net(&id, net))?;
         }
         for port in &spec.port {
             line("Port", &format_args!("{} = {}", port.name, port.socket.display()))?;
@@ -89,6 +90,15 @@ impl Display for Banner<'_> {
         }
         Ok(())
     }
+}
+
+/// The lines that are known once the machine has its forwards.
+pub(super) fn forwards(forwards: &[BoundForward]) -> String {
+    let line = |BoundForward { forward, address, .. }: &BoundForward| {
+        let protocol = forward.protocol;
+        format!("~> {:<12}: {address} to port {} of the guest, {protocol}\n", "Forward", forward.guest)
+    };
+    forwards.iter().map(line).collect()
 }
 
 fn first_disk(spec: &Spec) -> String {
@@ -123,12 +133,23 @@ fn bytes(count: u64) -> String {
     if count < 10 && tenths > 0 { format!("{count}.{tenths} {name}") } else { format!("{count} {name}") }
 }
 
-/// An interface with the address that the guest has without any configuration.
-fn describe_tap(tap: &TapSpec) -> String {
-    match tap.mac {
-        Some(mac) => format!("{}, MAC {mac}, IPv6 link-local {}", tap.name, mac.link_local()),
-        None => tap.name.to_string(),
-    }
+/// An interface with the addresses that the guest has without any configuration.
+fn describe_net(id: &NetId, net: &NetSpec) -> String {
+    let id = net.id.as_ref().map_or_else(String::new, |_| format!("{id} = "));
+    let link = match &net.link {
+        NetLink::User(user) => {
+            let subnet = user.subnet.unwrap_or_default();
+            let restricted = if user.restrict { ", restricted" } else { "" };
+            format!("user{restricted}, guest {} by DHCP", subnet.address(15))
+        }
+        link => link.to_string(),
+    };
+    let mac = net.mac.map(|mac| match net.link {
+        NetLink::User(_) => format!(", MAC {mac}"),
+        _ => format!(", MAC {mac}, IPv6 link-local {}", mac.link_local()),
+    });
+    let pcap = net.pcap.as_ref().map(|file| format!(", captured in {}", file.display()));
+    format!("{id}{link}{}{}", mac.unwrap_or_default(), pcap.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -182,7 +203,8 @@ mod tests {
         std::fs::write(&image, ext4(4096, &files, &[])).unwrap();
         let spec = Spec::default()
             .with_disk(DiskSpec::new(&image))
-            .with_tap("tap2".parse().unwrap())
+            .with_net(NetSpec::tap("tap2".parse().unwrap()))
+            .with_net("user,id=lan,pcap=f,mac=02:00:00:00:00:01".parse().unwrap())
             .with_port("name=a,socket=/run/a.sock".parse().unwrap())
             .with_balloon("64".parse().unwrap())
             .with_console(ConsoleChoice::Hvc0)
@@ -199,6 +221,7 @@ mod tests {
             "~> Root        : root=/dev/vda, the whole disk on vm0.raw",
             "~> Balloon     : 64 MiB of it taken back",
             "~> Network     : tap2, MAC ba:ad:00:ca:fe:02, IPv6 link-local fe80::b8ad:ff:feca:fe02",
+            "~> Network     : lan = user, guest 10.0.2.15 by DHCP, MAC 02:00:00:00:00:01, captured in f",
             "~> Port        : a = /run/a.sock",
             "~> Console     : this terminal (hvc0); Ctrl-] then ? for the menu, q to quit",
         ] {

@@ -16,6 +16,7 @@ pub(crate) mod kernels;
 mod logger;
 mod machine_log;
 mod menu;
+mod net_flags;
 mod preflight;
 pub mod report;
 pub mod run;
@@ -108,8 +109,8 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
     }
     logger::install();
     let service = service.with_banner(&banner);
-    session::run(spec, prepared, claim, service, move || {
-        report::message(&banner);
+    session::run(spec, prepared, claim, service, move |forwards| {
+        report::message(&format_args!("{banner}{}", banner::forwards(forwards)));
         for warning in warnings {
             report::message_at(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
         }

@@ -11,17 +11,17 @@ use log::Level;
 
 use super::console_input::forward_input;
 use super::console_output::{ConsoleOutput, LostBytes};
-use super::daemon::{Service, ServiceError};
+use super::daemon::{Service, ServiceError, banner_lines};
 use super::exit::Status;
 use super::menu::{Choice, HELP};
-use super::{machine_log, report};
+use super::{banner, machine_log, report};
 use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
 use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::machine::deadline::Progress;
 use crate::machine::files::Prepared;
-use crate::machine::{ConsoleInput, Controls, Exit, Machine};
+use crate::machine::{BoundForward, ConsoleInput, Controls, Exit, Machine};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down after a signal; systemd gives a service the same.
@@ -136,7 +136,7 @@ pub(super) fn run(
     prepared: Prepared,
     claim: Option<Claim>,
     service: Service,
-    print_banner: impl FnOnce() + Send + 'static,
+    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
 ) -> Status {
     let begin = Arc::new(Start { progress: prepared.progress.clone(), ..Start::default() });
     match start(spec, prepared, claim, service, &begin, print_banner) {
@@ -181,7 +181,7 @@ fn start(
     claim: Option<Claim>,
     service: Service,
     begin: &Arc<Start>,
-    print_banner: impl FnOnce() + Send + 'static,
+    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
@@ -195,11 +195,11 @@ fn start(
     let console = terminal.clone();
     let service = Arc::new(service);
     let (starting, last_step) = (service.clone(), begin.clone());
-    let about_to_run = move || {
+    let about_to_run = move |forwards: &[BoundForward]| {
         if starting.parent_is_gone() {
             return Err(io::Error::other("the process that started the machine has ended"));
         }
-        print_banner();
+        print_banner(forwards);
         if let Some(terminal) = console {
             // Before the guest starts, which may use the console at once.
             terminal.update()?;
@@ -218,7 +218,9 @@ fn start(
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
-    let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
+    let mut lines = session.service.banner();
+    lines.extend(banner_lines(&banner::forwards(machine.forwards())));
+    let target = RunningTarget::new(&machine, spec.clone()).banner(lines);
     let control =
         claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose().map_err(|source| {
             io::Error::new(

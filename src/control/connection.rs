@@ -18,10 +18,12 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one read of a client that waits for the machine's end may block.
 const READ_LIMIT: Duration = Duration::from_secs(3600);
 
-/// What a connection is doing. In the first three phases the server may close it to make room for a new one.
+/// What a connection is doing. In the first four phases the server may close it to make room for a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
-    /// Between two requests, or after the last one.
+    /// It has its last answer, and its client has not closed it yet.
+    Leaving,
+    /// Before a request.
     Idle,
     /// Reading a request.
     Reading,
@@ -86,8 +88,9 @@ fn send_last(wire: &mut impl Wire, registration: &impl Registration, answer: &An
     if wire.write(&answer.bytes(false), Instant::now() + limits.write).is_err() {
         return;
     }
+    // Before the client sees the end: it may come again at once.
+    registration.enter(Phase::Leaving);
     wire.finish();
-    registration.enter(Phase::Idle);
     let until = Instant::now() + limits.linger;
     let (mut bytes, mut discarded) = ([0; 4096], 0);
     while let Ok(n @ 1..) = wire.read(&mut bytes, until) {

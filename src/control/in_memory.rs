@@ -81,6 +81,7 @@ impl ControlTarget for StubMachine {
             cpus: 1,
             console: "ttyS0",
             banner: Vec::new(),
+            forwards: Vec::new(),
             spec: None,
         }
     }

@@ -127,8 +127,8 @@ impl Connections {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An entry for a new connection. When all are in use, it replaces the one that has been in its phase for
-    /// longest, unless the machine is working for that one; an active client is never that one.
+    /// An entry for a new connection. When all are in use, it replaces one that has its last answer, or else the one that has been
+    /// in its phase for longest, unless the machine is working for that one; an active client is never that one.
     fn register(self: &Arc<Self>, stream: &Arc<UnixStream>) -> Option<Registered> {
         let mut state = self.state();
         if state.open.len() >= self.limits.connections {
@@ -136,7 +136,7 @@ impl Connections {
                 return None;
             }
             let may_go = state.open.values().filter(|one| one.phase <= Phase::Writing);
-            let victim = may_go.min_by_key(|one| one.since)?;
+            let victim = may_go.min_by_key(|one| (one.phase != Phase::Leaving, one.since))?;
             // Its thread sees the end of its stream, whatever it is waiting for there.
             let _ = victim.stream.shutdown(Shutdown::Both);
             let full = |state: &mut State| state.open.len() >= self.limits.connections;
@@ -164,7 +164,7 @@ impl Connections {
         self.ended.notify_all();
         for one in state.open.values() {
             let how = match one.phase {
-                Phase::Idle | Phase::Reading | Phase::Waiting => Shutdown::Read,
+                Phase::Leaving | Phase::Idle | Phase::Reading | Phase::Waiting => Shutdown::Read,
                 // Without an ending the stream of events does not end by itself.
                 Phase::Streaming if !ended => Shutdown::Both,
                 Phase::Writing | Phase::Acting | Phase::Streaming => continue,
@@ -201,12 +201,12 @@ impl Registration for Registered {
             Phase::Waiting | Phase::Streaming => {
                 streams >= self.connections.limits.streams || (state.stopping && state.ending.is_none())
             }
-            Phase::Idle | Phase::Reading | Phase::Writing | Phase::Acting => false,
+            Phase::Leaving | Phase::Idle | Phase::Reading | Phase::Writing | Phase::Acting => false,
         };
         let stopping = state.stopping;
         if let Some(own) = state.open.get_mut(&self.number).filter(|_| !refused) {
             (own.phase, own.since) = (phase, Instant::now());
-            if stopping && phase == Phase::Idle {
+            if stopping && phase <= Phase::Idle {
                 // Requests that have arrived are still answered, then the stream is at its end.
                 let _ = own.stream.shutdown(Shutdown::Read);
             }

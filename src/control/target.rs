@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::machine::{
-    BalloonError, Controls, Events, GuestConsole, Machine, MachineEvent, MachineState, PauseError, Stats,
+    BalloonError, BoundForward, Controls, Events, GuestConsole, Machine, MachineEvent, MachineState,
+    PauseError, Stats,
 };
 use crate::spec::{ConsoleChoice, Spec};
 
@@ -131,6 +132,8 @@ pub struct Info {
     /// Several entries may have one name.
     #[serde(rename = "made-of")]
     pub banner: Vec<BannerLine>,
+    /// The ports of the host that lead to the guest.
+    pub forwards: Vec<BoundForward>,
     /// The spec, as in a machine's file; `None` if a path in it is not UTF-8.
     pub spec: Option<Value>,
 }
@@ -152,6 +155,7 @@ pub struct RunningTarget {
     console: GuestConsole,
     spec: Spec,
     banner: Vec<BannerLine>,
+    forwards: Vec<BoundForward>,
     started: Instant,
 }
 
@@ -159,7 +163,8 @@ impl RunningTarget {
     /// `machine`, which was just started from `spec`.
     pub fn new(machine: &Machine, spec: Spec) -> Self {
         let (controls, console) = (machine.controls(), machine.console());
-        RunningTarget { controls, console, spec, banner: Vec::new(), started: Instant::now() }
+        let forwards = machine.forwards().to_vec();
+        RunningTarget { controls, console, spec, banner: Vec::new(), forwards, started: Instant::now() }
     }
 
     /// The same with these banner.
@@ -187,6 +192,7 @@ impl ControlTarget for RunningTarget {
                 ConsoleChoice::Hvc0 => "hvc0",
             },
             banner: self.banner.clone(),
+            forwards: self.forwards.clone(),
             spec: serde_json::to_value(&self.spec).ok(),
         }
     }

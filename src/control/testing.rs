@@ -44,6 +44,7 @@ impl ControlTarget for Fake {
             cpus: 1,
             console: "ttyS0",
             banner,
+            forwards: Vec::new(),
             spec,
         }
     }

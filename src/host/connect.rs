@@ -1,91 +1,53 @@
 //! Connecting to a Unix socket within a time limit, which std does not offer: the listener may be stopped.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::socket_address::{SocketAddress, SocketKind, connect_now, socket};
 
 /// Pause between attempts while the backlog is full.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Connects to the socket at `path`; [`ErrorKind::TimedOut`] if its backlog stays full until `until`.
 pub(crate) fn connect(path: &Path, until: Instant) -> io::Result<UnixStream> {
-    connect_to(&address(path)?, until)
+    connect_to(&SocketAddress::at(path)?, until)
 }
 
 /// The same for an abstract name (unix(7)).
 pub(crate) fn connect_abstract(name: &[u8], until: Instant) -> io::Result<UnixStream> {
-    let (mut address, _) = address(Path::new(""))?;
-    if name.len() >= address.sun_path.len() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "the name of the socket is too long"));
-    }
-    // The first byte stays zero; there is no terminating one.
-    for (into, byte) in address.sun_path.iter_mut().skip(1).zip(name) {
-        *into = libc::c_char::from_ne_bytes([*byte]);
-    }
-    let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len();
-    connect_to(&(address, libc::socklen_t::try_from(length).map_err(io::Error::other)?), until)
+    connect_to(&SocketAddress::abstract_name(name)?, until)
 }
 
-fn connect_to(
-    (address, length): &(libc::sockaddr_un, libc::socklen_t),
-    until: Instant,
-) -> io::Result<UnixStream> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: takes and gives numbers.
-    let socket = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor, which nobody else has.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+fn connect_to(address: &SocketAddress, until: Instant) -> io::Result<UnixStream> {
+    let socket = socket(SocketKind::Stream)?;
     loop {
-        // SAFETY: `address` is valid for reading `length` bytes.
-        let done = unsafe { libc::connect(socket.as_raw_fd(), (&raw const *address).cast(), *length) };
-        if done == 0 {
-            let stream = UnixStream::from(socket);
-            stream.set_nonblocking(false)?;
-            return Ok(stream);
-        }
-        match io::Error::last_os_error() {
-            error if error.kind() == ErrorKind::Interrupted => {}
+        match connect_now(&socket, address) {
+            Ok(()) => {
+                let stream = UnixStream::from(socket);
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // EAGAIN: its backlog is full (unix(7)); no event reports free space.
-            error if error.kind() == ErrorKind::WouldBlock => {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if Instant::now() >= until {
                     return Err(ErrorKind::TimedOut.into());
                 }
                 thread::sleep(RETRY_DELAY);
             }
-            error => return Err(error),
+            Err(error) => return Err(error),
         }
     }
-}
-
-/// `path` as a sockaddr_un (unix(7)), and its length.
-fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
-    // SAFETY: an all-zero sockaddr_un is a valid object.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).map_err(io::Error::other)?;
-    let bytes = path.as_os_str().as_bytes();
-    // One byte stays zero as the terminator.
-    if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "the path of the socket is too long"));
-    }
-    for (into, byte) in address.sun_path.iter_mut().zip(bytes) {
-        *into = libc::c_char::from_ne_bytes([*byte]);
-    }
-    let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + 1;
-    let length = libc::socklen_t::try_from(length).map_err(io::Error::other)?;
-    Ok((address, length))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixListener;
 
     const SHORT: Duration = Duration::from_millis(100);

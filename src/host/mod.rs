@@ -4,17 +4,22 @@
 //! Only the command line uses the terminal, the signals and the process: the library leaves them alone.
 #![allow(unsafe_code, reason = "termios, signal masks, processes and local time are C interfaces")]
 
+pub(crate) mod capture;
 pub(crate) mod clock;
 pub(crate) mod connect;
 pub(crate) mod disk;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
+pub(crate) mod forward;
 pub(crate) mod identity;
+mod iovecs;
 pub(crate) mod lock;
+pub(crate) mod net_socket;
 #[cfg(feature = "cli")]
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
 pub(crate) mod pidfd;
+pub(crate) mod port_owner;
 pub(crate) mod ports;
 #[cfg(feature = "cli")]
 pub(crate) mod process;
@@ -22,6 +27,8 @@ pub(crate) mod process;
 pub(crate) mod ready;
 #[cfg(feature = "cli")]
 pub(crate) mod signals;
+mod socket_address;
+mod socket_file;
 #[cfg(feature = "cli")]
 pub(crate) mod stdio;
 pub(crate) mod tap;

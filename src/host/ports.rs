@@ -1,16 +1,13 @@
 //! The sockets of a machine's named ports: made before its first boot, removed after its last.
 
-use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
 use virtio::console::{Backend, SocketBackend};
 
-use super::connect::connect;
-use super::identity::identity;
+use super::socket_address::SocketKind;
+use super::socket_file::{SocketFault, SocketFile};
 use crate::spec::PortSpec;
 
 /// Why the socket of a port could not be made.
@@ -63,25 +60,23 @@ fn cure(source: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub(crate) struct PortSocket {
     name: String,
-    path: PathBuf,
-    /// Device and inode, so that another machine's socket is not removed.
-    identity: Option<(u64, u64)>,
     backend: SocketBackend,
+    /// A client of the socket talks to a program in the guest.
+    _file: SocketFile,
 }
 
 impl PortSocket {
     /// Makes the socket for `spec`. A stale socket is replaced.
     pub(crate) fn open(spec: &PortSpec) -> Result<Self, PortError> {
         let (name, path) = (spec.name.to_string(), spec.socket.clone());
-        let refused = |source| PortError::Host { name: name.clone(), path: path.clone(), source };
-        remove_stale_socket(&name, &path)?;
-        let listener = UnixListener::bind(&path).map_err(refused)?;
-        let identity = fs::symlink_metadata(&path).map(|file| identity(&file)).ok();
-        let backend = SocketBackend::new(listener).map_err(refused)?;
-        let socket = PortSocket { name: name.clone(), path: path.clone(), identity, backend };
-        // For its owner only: a client of the socket talks to a program in the guest.
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(refused)?;
-        Ok(socket)
+        let host = |source| PortError::Host { name: name.clone(), path: path.clone(), source };
+        let (socket, file) = SocketFile::bind(&path, SocketKind::Stream).map_err(|fault| match fault {
+            SocketFault::NoSocket => PortError::NoSocket { name: name.clone(), path: path.clone() },
+            SocketFault::InUse => PortError::InUse { name: name.clone(), path: path.clone() },
+            SocketFault::Host(source) => host(source),
+        })?;
+        let backend = SocketBackend::new(UnixListener::from(socket)).map_err(host)?;
+        Ok(PortSocket { name, backend, _file: file })
     }
 
     /// The port's name in the guest.
@@ -95,42 +90,14 @@ impl PortSocket {
     }
 }
 
-impl Drop for PortSocket {
-    fn drop(&mut self) {
-        let here = fs::symlink_metadata(&self.path).map(|file| identity(&file)).ok();
-        if here.is_some() && here == self.identity {
-            // If this fails, the next machine replaces the socket.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Removes a stale socket.
-fn remove_stale_socket(name: &str, path: &Path) -> Result<(), PortError> {
-    let (name, path) = (name.to_owned(), path.to_owned());
-    match fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(PortError::Host { name, path, source }),
-        Ok(file) if !file.file_type().is_socket() => return Err(PortError::NoSocket { name, path }),
-        Ok(_) => {}
-    }
-    match connect(&path, Instant::now()) {
-        Ok(_) => Err(PortError::InUse { name, path }),
-        // A listener whose backlog is full: its process may be stopped.
-        Err(error) if error.kind() == ErrorKind::TimedOut => Err(PortError::InUse { name, path }),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(&path).map_err(|source| PortError::Host { name, path, source })
-        }
-        Err(source) => Err(PortError::Host { name, path, source }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
+    use std::path::Path;
 
     fn spec(path: &Path) -> PortSpec {
         PortSpec::new("agent".parse().unwrap(), path)

@@ -139,7 +139,8 @@ impl Boot {
             return Err(StartError::Interrupted);
         }
         progress.wait_for_caller();
-        resources.run_resources.about_to_run.call().map_err(StartError::Terminal)?;
+        let called = resources.run_resources.about_to_run.call(&resources.forwards());
+        called.map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
         let mut components = list_components(&memory, handles, &vm, board.components);
         if let Some(state) = state {

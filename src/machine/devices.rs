@@ -16,12 +16,12 @@ use virtio::worker::Worker;
 
 use super::StartError;
 use super::disks::disk_id;
+use super::nets::NetResource;
 use super::pci::{Placed, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::{EngineKind, make_engine};
-use crate::host::tap::{Tap, TapBackend};
-use crate::spec::{DiskQueues, DiskSerial, TapSpec};
+use crate::spec::{DiskQueues, DiskSerial};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
@@ -31,9 +31,8 @@ pub(super) fn functions(
 ) -> Result<Vec<Placed>, StartError> {
     let spec = &resources.spec;
     let mut placed = vec![host_bridge()?];
-    let taps = spec.tap.iter().zip(&resources.taps);
-    for (index, ((tap, opened), slot)) in taps.zip(slots::NETWORK).enumerate() {
-        placed.push(network(index, tap, opened, slot, spec.cpus().get(), platform)?);
+    for (net, slot) in resources.nets.iter().zip(slots::NETWORK) {
+        placed.push(network(net, slot, spec.cpus().get(), platform)?);
     }
     for (index, slot) in (0..spec.disk.len()).zip(slots::DISK) {
         placed.push(disk(index, resources, slot, platform)?);
@@ -55,23 +54,10 @@ pub(super) fn functions(
     Ok(placed)
 }
 
-fn network(
-    index: usize,
-    spec: &TapSpec,
-    tap: &Arc<Tap>,
-    slot: u8,
-    cpus: u32,
-    platform: &Platform,
-) -> Result<Placed, StartError> {
-    let name = format!("net{index}");
+fn network(net: &NetResource, slot: u8, cpus: u32, platform: &Platform) -> Result<Placed, StartError> {
     let queues = u16::try_from(cpus).unwrap_or(u16::MAX);
-    let tap = TapBackend::new(tap.clone())?;
-    if let Some(warning) = tap.warning() {
-        log::warn!("{warning}");
-    }
-    let mac = spec.known_mac().ok_or(StartError::Internal("the network addresses"))?;
-    let device = Net::<Epoll>::new(name.clone(), mac.bytes(), Box::new(tap), queues);
-    let worker = Worker::new(name, Box::new(Epoll::new));
+    let device = Net::<Epoll>::new(net.id(), net.mac(), net.backend()?, queues);
+    let worker = Worker::new(net.id().to_owned(), Box::new(Epoll::new));
     Ok(put(Box::new(device), worker, slot, platform)?.0)
 }
 

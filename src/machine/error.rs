@@ -4,7 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use super::RestoreError;
+use crate::host::capture::CaptureError;
 use crate::host::disk::DiskError;
+use crate::host::forward::ForwardError;
+use crate::host::net_socket::NetSocketError;
 use crate::host::ports::PortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
@@ -90,6 +93,15 @@ pub enum StartError {
     /// A network interface of the host.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The sockets of a network interface.
+    #[error(transparent)]
+    NetSocket(#[from] NetSocketError),
+    /// The file for an interface's frames.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A port of the host that shall lead to the guest.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// A port's socket.
     #[error(transparent)]
     Port(#[from] PortError),

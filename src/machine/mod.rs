@@ -21,6 +21,7 @@ mod exit;
 pub(crate) mod files;
 mod gate;
 mod loader;
+mod nets;
 mod pci;
 mod resources;
 pub(crate) mod run_resources;
@@ -46,6 +47,7 @@ pub use controls::Controls;
 pub use error::{BalloonError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
+pub use nets::BoundForward;
 pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
@@ -134,6 +136,7 @@ pub struct Machine {
     controls: Controls,
     input: ConsoleInput,
     console: GuestConsole,
+    forwards: Vec<BoundForward>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -185,9 +188,12 @@ impl MachineBuilder {
         self
     }
 
-    /// Has `call` made once, when the machine is made and its guest has not begun to run.
+    /// Has `call` made once, with the forwards, when the machine is made and its guest has not begun to run.
     #[must_use]
-    pub(crate) fn about_to_run(mut self, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+    pub(crate) fn about_to_run(
+        mut self,
+        call: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         self.run_resources.about_to_run = BeforeRun::new(call);
         self
     }
@@ -247,7 +253,7 @@ impl Machine {
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
-        let disks = resources.disk_handles.clone();
+        let (disks, forwards) = (resources.disk_handles.clone(), resources.forwards());
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let supervisor =
@@ -271,6 +277,7 @@ impl Machine {
             controls: Controls { events: sender, urgent, balloon, disks, mem, publisher, outcome },
             input,
             console: guest_console,
+            forwards,
             supervisor: Some(supervisor),
         })
     }
@@ -298,6 +305,11 @@ impl Machine {
     /// A reader of the guest's first console, from the last 64 KiB on, and its keyboard.
     pub fn console(&self) -> GuestConsole {
         self.console.clone()
+    }
+
+    /// The ports of the host that lead to the guest, in the order of the spec.
+    pub fn forwards(&self) -> &[BoundForward] {
+        &self.forwards
     }
 
     /// Where to type into the guest's first console.

@@ -11,10 +11,10 @@ use super::deadline::Progress;
 use super::disks::Disks;
 use super::events::Publisher;
 use super::files::{BootFiles, OpenFiles};
+use super::nets::{BoundForward, NetResource};
 use super::pci::MakeFunctions;
 use super::run_resources::RunResources;
 use crate::host::ports::PortSocket;
-use crate::host::tap::Tap;
 use crate::kvm::KvmDevice;
 use crate::spec::Spec;
 
@@ -26,7 +26,7 @@ pub(super) struct Resources {
     pub(super) files: OpenFiles,
     pub(super) disk_handles: Disks,
     /// In the order of the spec.
-    pub(super) taps: Vec<Arc<Tap>>,
+    pub(super) nets: Vec<NetResource>,
     pub(super) kvm: Arc<KvmDevice>,
     /// In the order of the spec.
     pub(super) ports: Vec<PortSocket>,
@@ -50,12 +50,7 @@ impl Resources {
         run_resources: RunResources,
     ) -> Result<Self, StartError> {
         let progress = run_resources.progress.clone();
-        let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
-        let taps = spec.tap.iter().map(|tap| {
-            progress.begin(format!("opening the TAP {}", tap.name.as_str()));
-            Tap::open(tap.name.as_str(), queues).map(Arc::new)
-        });
-        let taps = taps.collect::<Result<_, _>>()?;
+        let nets = NetResource::open_all(&spec, &progress)?;
         let ports = spec.port.iter().map(|port| {
             progress.begin(format!("making the socket {}", port.socket.display()));
             PortSocket::open(port)
@@ -63,7 +58,7 @@ impl Resources {
         Ok(Resources {
             disk_handles: Disks::new(&files.disks),
             files,
-            taps,
+            nets,
             kvm,
             ports: ports.collect::<Result<_, _>>()?,
             balloon: BalloonControl::new(spec.balloon.map_or(0, |balloon| balloon.mib())),
@@ -73,6 +68,11 @@ impl Resources {
             run_resources,
             functions,
         })
+    }
+
+    /// The ports of the host that lead to the guest.
+    pub(super) fn forwards(&self) -> Vec<BoundForward> {
+        self.nets.iter().flat_map(NetResource::forwards).cloned().collect()
     }
 
     /// Finds what the machine boots next: its disks are searched anew.

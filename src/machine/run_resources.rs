@@ -11,6 +11,7 @@ use virtio::console::{Backend, Stream};
 use super::StartError;
 use super::deadline::Progress;
 use super::files::Prepared;
+use super::nets::BoundForward;
 use super::saved::Restore;
 
 /// Something to boot from that is in no file; it is read as often as the machine boots.
@@ -33,21 +34,21 @@ pub(crate) struct RunResources {
     pub(crate) restore: Option<Restore>,
 }
 
-type Call = Box<dyn FnOnce() -> io::Result<()> + Send>;
+type Call = Box<dyn FnOnce(&[BoundForward]) -> io::Result<()> + Send>;
 
 /// A call that is made once.
 #[derive(Clone, Default)]
 pub(crate) struct BeforeRun(Arc<Mutex<Option<Call>>>);
 
 impl BeforeRun {
-    pub(crate) fn new(call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+    pub(crate) fn new(call: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static) -> Self {
         BeforeRun(Arc::new(Mutex::new(Some(Box::new(call)))))
     }
 
     /// Makes the call, if it has not been made yet.
-    pub(super) fn call(&self) -> io::Result<()> {
+    pub(super) fn call(&self, forwards: &[BoundForward]) -> io::Result<()> {
         let call = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        call.map_or(Ok(()), |call| call())
+        call.map_or(Ok(()), |call| call(forwards))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Builder methods of [`Spec`], one for each option.
 
 use super::{
-    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemBacking, MemSize, OnReboot, PortSpec,
-    Rtc, Spec, TapSpec,
+    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemBacking, MemSize, NetSpec, OnReboot,
+    PortSpec, Rtc, Spec,
 };
 
 impl Spec {
@@ -57,8 +57,8 @@ impl Spec {
 
     /// Adds a network interface.
     #[must_use]
-    pub fn with_tap(mut self, tap: TapSpec) -> Self {
-        self.tap.push(tap);
+    pub fn with_net(mut self, net: NetSpec) -> Self {
+        self.net.push(net);
         self
     }
 

@@ -1,11 +1,15 @@
 //! Checks of the options of a machine against each other, independent of the host.
 
+use std::path::PathBuf;
+
 use devices::pci::slots;
 
-use super::{MacAddress, Spec, SpecError, TapSpec};
+use super::{InterfaceName, MacAddress, NetLink, NetSpec, PortForward, Spec, SpecError, UserNet};
 
 /// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
 const PORTS: usize = 30;
+/// Every link with IPv6 passes packets of this size (RFC 8200 §5).
+pub(super) const IPV6_MTU: u16 = 1280;
 /// `sun_path` without its terminating zero (unix(7)).
 pub(super) const SOCKET_PATH_MAX: usize = 107;
 
@@ -17,13 +21,12 @@ impl Spec {
     /// [`SpecError`] for options that contradict each other.
     pub fn settled(mut self) -> Result<Self, SpecError> {
         self.check()?;
-        let macs: Vec<_> = self
-            .tap
-            .iter()
-            .map(|tap| tap.mac.unwrap_or_else(|| MacAddress::default_in(&self, &tap.name)))
-            .collect();
-        for (tap, mac) in self.tap.iter_mut().zip(macs) {
-            tap.mac = Some(mac);
+        let mac =
+            |(id, net): (_, &NetSpec)| net.mac.unwrap_or_else(|| MacAddress::default_in(&self, &id, net));
+        let macs: Vec<_> = self.interfaces().map(mac).collect();
+        let interfaces = self.net.iter_mut().filter(|net| net.link != NetLink::None);
+        for (net, mac) in interfaces.zip(macs) {
+            net.mac = Some(mac);
         }
         Ok(self)
     }
@@ -31,7 +34,7 @@ impl Spec {
     fn check(&self) -> Result<(), SpecError> {
         for (flag, asked, max) in [
             ("--disk", self.disk.len(), slots::DISK.count()),
-            ("--tap", self.tap.len(), slots::NETWORK.count()),
+            ("--net", self.net.len(), slots::NETWORK.count()),
             ("--port", self.port.len(), PORTS),
         ] {
             if asked > max {
@@ -41,23 +44,70 @@ impl Spec {
         if let Some((one, _)) = pair(&self.disk, |a, b| a.path == b.path && !(a.read_only && b.read_only)) {
             return Err(SpecError::DiskTwice { path: one.path.clone() });
         }
-        if let Some((one, _)) = pair(&self.tap, |a, b| a.name == b.name) {
-            return Err(SpecError::TapTwice(one.name.clone()));
-        }
-        // Those that are derived are not known yet, and no two of them are the same.
-        let mut macs: Vec<_> = self.tap.iter().filter_map(TapSpec::known_mac).collect();
-        macs.sort_unstable_by_key(|mac| mac.bytes());
-        if let Some(&[mac, _]) =
-            macs.windows(2).find_map(|two| two.first_chunk::<2>().filter(|[a, b]| a == b))
-        {
-            return Err(SpecError::MacTwice(mac));
-        }
         self.check_ports()?;
+        self.check_nets()?;
         match self.balloon {
             Some(balloon) if balloon.mib() >= self.mem().mib() => {
                 Err(SpecError::Balloon { balloon, mem: self.mem() })
             }
             _ => Ok(()),
+        }
+    }
+
+    fn check_nets(&self) -> Result<(), SpecError> {
+        if self.net.len() > 1 && self.net.iter().any(|net| net.link == NetLink::None) {
+            return Err(SpecError::NoneAndOthers);
+        }
+        let ids: Vec<_> = self.interfaces().map(|(id, _)| id).collect();
+        if let Some((id, _)) = pair(&ids, |a, b| a == b) {
+            return Err(SpecError::NetTwice(id.clone()));
+        }
+        let taps: Vec<_> = self.net.iter().filter_map(tap).collect();
+        if let Some((name, _)) = pair(&taps, |a, b| a == b) {
+            return Err(SpecError::TapTwice((*name).clone()));
+        }
+        let small =
+            |net: &&NetSpec| net.user_net().is_some() && net.mtu.is_some_and(|mtu| mtu.get() < IPV6_MTU);
+        if let Some(mtu) = self.net.iter().find(small).and_then(|net| net.mtu) {
+            return Err(SpecError::UserMtu(mtu));
+        }
+        // Those that are derived are not known yet, and no two of them are the same.
+        let macs: Vec<_> = self.net.iter().filter_map(NetSpec::known_mac).collect();
+        if let Some((mac, _)) = pair(&macs, |a, b| a == b) {
+            return Err(SpecError::MacTwice(*mac));
+        }
+        let users = self.net.iter().filter_map(NetSpec::user_net);
+        let forwards: Vec<PortForward> = users.flat_map(|UserNet { forward, .. }| forward).copied().collect();
+        if let Some((one, other)) = pair(&forwards, PortForward::clashes) {
+            return Err(SpecError::ForwardTwice { one: *one, other: *other });
+        }
+        self.check_files_of_nets()
+    }
+
+    /// Sockets and files that would be used twice.
+    fn check_files_of_nets(&self) -> Result<(), SpecError> {
+        let sockets: Vec<_> = self.net.iter().flat_map(|net| sockets(&net.link)).collect();
+        if let Some(path) = sockets.iter().find(|path| path.as_os_str().len() > SOCKET_PATH_MAX) {
+            return Err(SpecError::SocketPath { path: path.to_path_buf() });
+        }
+        // What connects to a socket may do so twice; two interfaces may also send to one.
+        let own = self.net.iter().filter_map(|net| own_socket(&net.link));
+        let own: Vec<_> = own.chain(self.port.iter().map(|port| &port.socket)).collect();
+        let to_itself = self.net.iter().find_map(|net| match &net.link {
+            NetLink::Dgram { local, remote } if local == remote => Some(local),
+            _ => None,
+        });
+        if let Some(path) = to_itself.or_else(|| pair(&own, |a, b| a == b).map(|(path, _)| *path)) {
+            return Err(SpecError::SocketTwice { path: path.clone() });
+        }
+        // Standard output has the guest's console.
+        if self.net.iter().any(|net| net.pcap.as_ref().is_some_and(|file| file.ends_with("-"))) {
+            return Err(SpecError::PcapStandard);
+        }
+        let files: Vec<_> = self.net.iter().filter_map(|net| net.pcap.as_ref()).collect();
+        match pair(&files, |a, b| a == b) {
+            Some((file, _)) => Err(SpecError::PcapTwice { path: file.to_path_buf() }),
+            None => Ok(()),
         }
     }
 
@@ -72,6 +122,28 @@ impl Spec {
             Some(port) => Err(SpecError::SocketPath { path: port.socket.clone() }),
             None => Ok(()),
         }
+    }
+}
+
+fn tap(net: &NetSpec) -> Option<&InterfaceName> {
+    if let NetLink::Tap(name) = &net.link { Some(name) } else { None }
+}
+
+/// The sockets of a link.
+fn sockets(link: &NetLink) -> impl Iterator<Item = &PathBuf> {
+    let [one, other] = match link {
+        NetLink::Socket { path, .. } => [Some(path), None],
+        NetLink::Dgram { local, remote } => [Some(local), Some(remote)],
+        NetLink::User(_) | NetLink::Tap(_) | NetLink::None => [None, None],
+    };
+    one.into_iter().chain(other)
+}
+
+/// The socket that the machine makes for a link.
+fn own_socket(link: &NetLink) -> Option<&PathBuf> {
+    match link {
+        NetLink::Socket { path, listen: true } | NetLink::Dgram { local: path, .. } => Some(path),
+        _ => None,
     }
 }
 
@@ -94,8 +166,13 @@ mod tests {
     }
 
     fn taps(texts: &[&str]) -> Result<Spec, SpecError> {
-        let tap = texts.iter().map(|text| text.parse().unwrap()).collect();
-        Spec { tap, ..Spec::new("k") }.settled()
+        let net = texts.iter().map(|text| NetSpec::parse_tap(text.as_ref()).unwrap()).collect();
+        Spec { net, ..Spec::new("k") }.settled()
+    }
+
+    fn nets(texts: &[&str]) -> Result<Spec, SpecError> {
+        let net = texts.iter().map(|text| text.parse().unwrap()).collect();
+        Spec { net, ..Spec::new("k") }.settled()
     }
 
     fn ports(texts: &[&str]) -> Result<Spec, SpecError> {
@@ -122,9 +199,37 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_do_not_share_what_only_one_can_have() {
+        for (texts, said) in [
+            (vec!["none", "user"], "`none` stands alone"),
+            (vec!["user,id=net1", "user"], "two network interfaces are called net1"),
+            (vec!["user,id=a", "tap=x,id=a"], "two network interfaces are called a"),
+            (vec!["user,forward=1:2,forward=1:3"], "1:2 and 1:3"),
+            (vec!["user,forward=1:2", "user,forward=0.0.0.0:1:3"], "1:2 and 0.0.0.0:1:3"),
+            (vec!["socket=a,listen", "dgram=a:b"], "socket a"),
+            (vec!["dgram=a:a"], "socket a"),
+            (vec!["user,pcap=-"], "mkfifo"),
+            (vec!["user,mtu=1279"], "1280 or more"),
+            (vec!["user,pcap=f", "tap=x,pcap=f"], "the file f"),
+        ] {
+            let error = nets(&texts).expect_err(&texts.join(" ")).to_string();
+            assert!(error.contains(said), "{texts:?}: {error}");
+        }
+        let long = format!("socket={}", "s".repeat(108));
+        assert!(matches!(nets(&[&long]), Err(SpecError::SocketPath { .. })));
+        let port = Spec::new("k").with_port("name=a,socket=s".parse().unwrap());
+        assert!(port.with_net("socket=s,listen".parse().unwrap()).settled().is_err());
+        let spec =
+            nets(&["socket=a", "socket=a", "user,forward=1:2,forward=1:2/udp,forward=0:2,forward=0:2"]);
+        let ids: Vec<_> = spec.unwrap().interfaces().map(|(id, _)| id.to_string()).collect();
+        assert_eq!(ids, ["net0", "net1", "net2"]);
+        assert_eq!(nets(&["none"]).unwrap().interfaces().count(), 0);
+    }
+
+    #[test]
     fn every_interface_has_an_address_that_stays() {
         let spec = taps(&["tap3", "x", "tap4,mac=02:00:00:00:00:01"]).unwrap();
-        let macs: Vec<_> = spec.tap.iter().map(|tap| tap.mac.unwrap().to_string()).collect();
+        let macs: Vec<_> = spec.net.iter().map(|tap| tap.mac.unwrap().to_string()).collect();
         assert_eq!((macs[0].as_str(), macs[2].as_str()), ("ba:ad:00:ca:fe:03", "02:00:00:00:00:01"));
         assert_eq!(spec.clone().settled().unwrap(), spec);
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{InterfaceName, MacAddress, MemSize, PortName};
+use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName};
 
 /// Why a [`Spec`](super::Spec) cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,34 @@ pub enum SpecError {
     /// The same TAP twice.
     #[error("the TAP {0} was given twice; each network interface needs a TAP of its own")]
     TapTwice(InterfaceName),
+    /// `none` beside an interface.
+    #[error("`none` stands alone: a machine without a network has no other interface and no forward")]
+    NoneAndOthers,
+    /// The same id twice.
+    #[error("two network interfaces are called {0}; give one of them another with `,id=NAME`")]
+    NetTwice(NetId),
+    /// Two forwards of one port of the host.
+    #[error("the forwards {one} and {other} listen on the same port of the host; give one of them another")]
+    ForwardTwice {
+        /// The first.
+        one: PortForward,
+        /// The second.
+        other: PortForward,
+    },
+    /// A user network with packets that are too small for IPv6.
+    #[error("a user network has IPv6, which needs an MTU of {min} or more, and `mtu={mtu}` is less", min = super::check::IPV6_MTU, mtu = .0.get())]
+    UserMtu(Mtu),
+    /// Frames on standard output.
+    #[error(
+        "`pcap=-` would mix frames and the guest's console; give a file, or a FIFO that the reader opens (`mkfifo`)"
+    )]
+    PcapStandard,
+    /// The same file for the frames of two interfaces.
+    #[error("two network interfaces write their frames to the file {path}; give each a file of its own", path = path.display())]
+    PcapTwice {
+        /// The file.
+        path: PathBuf,
+    },
     /// The same address twice.
     #[error("two network interfaces have the MAC address {0}; give one of them another with `,mac=ADDRESS`")]
     MacTwice(MacAddress),
@@ -75,7 +103,7 @@ pub enum SpecError {
     #[error("two ports are called {0}; give each a name of its own")]
     PortTwice(PortName),
     /// The same socket twice.
-    #[error("two ports have the socket {path}; give each a socket of its own", path = path.display())]
+    #[error("two ports or network interfaces have the socket {path}; give each a socket of its own", path = path.display())]
     SocketTwice {
         /// The socket.
         path: PathBuf,

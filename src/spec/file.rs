@@ -90,7 +90,7 @@ fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
 mod tests {
     use std::fs;
 
-    use super::super::{ConsoleChoice, DiskQueues, DiskSpec, Initrd, OnReboot, PortSpec, Rtc, TapSpec};
+    use super::super::{ConsoleChoice, DiskQueues, DiskSpec, Initrd, NetSpec, OnReboot, PortSpec, Rtc};
     use super::*;
 
     fn read(text: &str) -> (tempfile::TempDir, Result<Spec, SpecError>) {
@@ -145,8 +145,10 @@ mod tests {
             .with_console(ConsoleChoice::Hvc0)
             .with_disk(DiskSpec::new("/d/a,b.raw").with_serial("s".parse().unwrap()).direct())
             .with_disk(DiskSpec::new("/d/c.raw").read_only().with_queues(DiskQueues::new(2).unwrap()))
-            .with_tap(TapSpec::new("tap2".parse().unwrap()))
-            .with_tap(TapSpec::new("x".parse().unwrap()).with_mac("02:00:00:00:00:01".parse().unwrap()))
+            .with_net(NetSpec::tap("tap2".parse().unwrap()))
+            .with_net("user,subnet=10.1.0.0/16,forward=5555:22,mac=02:00:00:00:00:01".parse().unwrap())
+            .with_net("socket=/run/a,,b,listen,mtu=9000,pcap=/p,id=lan".parse().unwrap())
+            .with_net("dgram=/a:/b".parse().unwrap())
             .with_port(PortSpec::new("agent".parse().unwrap(), "/run/agent.sock"));
         let text = spec.to_toml().unwrap();
         let keys = text.parse::<toml::Table>().unwrap();
@@ -164,10 +166,37 @@ mod tests {
         assert_eq!(disks("disk = ['/a', { path = '/b', ro = true }]"), expected);
         assert_eq!(disks("[[disk]]\npath = '/a'\n[[disk]]\npath = '/b'\nro = true\n"), expected);
         assert_eq!(disks("disk = { path = '/a' }"), expected[..1]);
-        let (folder, spec) = read("tap = 'tap2'\nport = 'name=a,socket=a.sock'");
+        let (folder, spec) = read("net = 'tap=tap2'\nport = 'name=a,socket=a.sock'");
         let spec = spec.unwrap();
-        assert_eq!(spec.tap, ["tap2".parse().unwrap()]);
+        assert_eq!(spec.net, ["tap=tap2".parse().unwrap()]);
         assert_eq!(spec.port, [PortSpec::new("a".parse().unwrap(), folder.path().join("a.sock"))]);
+    }
+
+    #[test]
+    fn networks_are_listed_by_kind_and_the_old_key_is_still_read() {
+        let nets = |text: &str| read(text).1.unwrap().net;
+        let parsed =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<NetSpec>>();
+        let two = parsed(&["user", "tap=tap2,mac=02:00:00:00:00:01"]);
+        assert_eq!(nets("net = [{ user = {} }, { tap = 'tap2', mac = '02:00:00:00:00:01' }]"), two);
+        assert_eq!(nets("[[net]]\nuser = {}\n[[net]]\ntap = 'tap2'\nmac = '02:00:00:00:00:01'\n"), two);
+        let taps = parsed(&["tap=tap2", "tap=user,mac=02:00:00:00:00:01"]);
+        assert_eq!(nets("tap = ['tap2', { name = 'user', mac = '02:00:00:00:00:01' }]"), taps);
+        assert_eq!(nets("tap = 'tap2'\nnet = ['user']"), parsed(&["tap=tap2", "user"]));
+        // Nothing is said, and there is nothing, are two things.
+        assert_eq!(nets("mem = 5"), []);
+        for none in ["net = []", "net = 'none'", "net = { none = {} }", "tap = []"] {
+            assert_eq!(nets(none), [NetSpec::none()], "{none}");
+        }
+        let (folder, spec) = read("net = ['socket=a,pcap=b', 'dgram=c:/d']");
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let expected = [format!("socket={},pcap={}", at("a"), at("b")), format!("dgram={}:/d", at("c"))];
+        assert_eq!(spec.unwrap().net, parsed(&expected.each_ref().map(String::as_str)));
+        let (line, message) = mistake("mem = 5\nnet = ['user', 'usr']\n");
+        assert_eq!(line, 2);
+        assert!(message.contains("`usr`") && message.contains("`tap=NAME`"), "{message}");
+        let (line, message) = mistake("[[net]]\nuser = {}\nlisten = true\n");
+        assert!(line <= 3 && message.contains("`listen`"), "{line} {message}");
     }
 
     #[test]

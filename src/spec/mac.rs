@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
 use super::Spec;
-use super::net::InterfaceName;
+use super::net::{InterfaceName, NetId, NetLink, NetSpec};
 use super::text::by_text;
 use super::words::DeviceError;
 
@@ -54,12 +54,22 @@ impl MacAddress {
     /// The default address in a machine without a name and a disk. On tapN it is ba:ad:00:ca:fe:00 plus N, so that it is
     /// known before the guest boots. On another TAP it is computed from this host and the TAP's name, and is always the same.
     pub fn default_for(name: &InterfaceName) -> Self {
-        Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), b"", name))
+        Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), b"", name.as_str()))
     }
 
-    /// The default address in this machine. The machine's name, or without one its first disk, is part of the computation: a guest
+    /// The default address of an interface of this machine. The machine's name, or without one its first disk, is part of the computation: a guest
     /// keeps its address from start to start, and two guests that use one TAP in turn have different addresses.
-    pub(super) fn default_in(spec: &Spec, name: &InterfaceName) -> Self {
+    pub(super) fn default_in(spec: &Spec, id: &NetId, net: &NetSpec) -> Self {
+        let interface = match &net.link {
+            NetLink::Tap(name) => {
+                if let Some(mac) = Self::numbered(name) {
+                    return mac;
+                }
+                name.to_string()
+            }
+            // No TAP has a name with a space in it.
+            _ => format!("id {id}"),
+        };
         let disk = || {
             spec.disk.first().map(|disk| fs::canonicalize(&disk.path).unwrap_or_else(|_| disk.path.clone()))
         };
@@ -67,15 +77,15 @@ impl MacAddress {
             Some(name) => [b"name ", name.as_str().as_bytes()].concat(),
             None => disk().map(|path| [b"disk ", path.as_os_str().as_bytes()].concat()).unwrap_or_default(),
         };
-        Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), &machine, name))
+        Self::derived(&host_id(), &machine, &interface)
     }
 
     /// 46 bits of SipHash-2-4, which must not change between versions.
-    fn derived(host: &str, machine: &[u8], interface: &InterfaceName) -> Self {
+    fn derived(host: &str, machine: &[u8], interface: &str) -> Self {
         // std promises this algorithm of this one of its hashers, and a test below holds it to that.
         #[allow(deprecated, reason = "the hasher that replaced it may change its algorithm")]
         let mut hash = std::hash::SipHasher::new_with_keys(0x6d69_6e69_766d_6d20, 0x4d41_4320_6164_6472);
-        for part in [host.as_bytes(), machine, interface.as_str().as_bytes()] {
+        for part in [host.as_bytes(), machine, interface.as_bytes()] {
             // A length in front: no two lists of parts are the same bytes.
             hash.write(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
             hash.write(part);
@@ -174,9 +184,8 @@ mod tests {
 
     #[test]
     fn address_is_made_of_host_machine_and_interface() {
-        let derived = |host: &str, machine: &str, tap: &str| {
-            MacAddress::derived(host, machine.as_bytes(), &tap.parse().unwrap())
-        };
+        let derived =
+            |host: &str, machine: &str, tap: &str| MacAddress::derived(host, machine.as_bytes(), tap);
         // Another value than this one would change the address of every guest.
         assert_eq!(
             derived("0123456789abcdef0123456789abcdef", "name web", "vnet0").to_string(),
@@ -195,7 +204,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("a.raw");
         fs::write(&disk, "").unwrap();
-        let mac = |spec: Spec| spec.with_tap("vnet0".parse().unwrap()).settled().unwrap().tap[0].mac.unwrap();
+        let tap = || NetSpec::tap("vnet0".parse().unwrap());
+        let mac = |spec: Spec| spec.with_net(tap()).settled().unwrap().net[0].mac.unwrap();
         let on = |path: &std::path::Path| Spec::new("k").with_disk(crate::spec::DiskSpec::new(path));
         let named = |name: &str| Spec::new("k").with_name(name.parse().unwrap());
         assert_eq!(mac(on(&disk)), mac(on(&folder.path().join("./a.raw"))));
@@ -208,6 +218,23 @@ mod tests {
             mac(Spec::new("k")),
         ];
         for (at, one) in all.iter().enumerate() {
+            assert!(!all[..at].contains(one), "{at}");
+        }
+    }
+
+    #[test]
+    fn an_interface_without_a_tap_has_the_address_of_its_id() {
+        let macs = |texts: &[&str]| {
+            let net = texts.iter().map(|text| text.parse().unwrap()).collect();
+            let spec = Spec { net, ..Spec::new("k") }.with_name("vm0".parse().unwrap()).settled().unwrap();
+            spec.net.iter().map(|net| net.mac.unwrap()).collect::<Vec<_>>()
+        };
+        let two = macs(&["user", "socket=a"]);
+        assert_eq!(macs(&["socket=b", "user,id=net1"]), two);
+        assert_eq!(macs(&["user,id=x"]), macs(&["socket=a,id=x"]));
+        let all = [two.clone(), macs(&["tap=net0"]), macs(&["user,id=x"])].concat();
+        for (at, one) in all.iter().enumerate() {
+            assert_eq!(one.bytes()[0] & 3, 2, "{one}");
             assert!(!all[..at].contains(one), "{at}");
         }
     }

@@ -24,14 +24,16 @@ use std::path::{Path, PathBuf};
 
 #[cfg(feature = "cli")]
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cpus::Cpus;
 pub use disk::{DiskQueues, DiskSerial, DiskSpec};
 pub use error::SpecError;
 pub use mac::MacAddress;
 pub use name::MachineName;
-pub use net::{InterfaceName, TapSpec};
+pub use net::{
+    HostName, InterfaceName, Mtu, NetId, NetLink, NetSpec, PortForward, Protocol, Subnet, UserNet,
+};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};
@@ -67,7 +69,7 @@ pub const DEFAULT_CMDLINE_HVC0: &str = "console=ttyS0 console=hvc0 panic=-1 pci=
 // The first paragraph of a field's comment is its line in `--help`; the rest is for the manual page and docs/reference.md.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct Spec {
     /// The version of this format.
@@ -115,14 +117,16 @@ pub struct Spec {
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskSpec>,
 
-    /// Network interface on this TAP; also ,mac=ADDRESS
-    ///
-    /// Written as `NAME[,mac=ADDRESS]`, once for each interface. The TAP exists and belongs to this user or group. The
-    /// default address on tapN is ba:ad:00:ca:fe:00 plus N. On another TAP it is computed from the host's machine-id, the
-    /// machine's name (without one, the first disk's path) and the TAP's name, and is the same at each start.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "NAME"))]
-    #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
-    pub tap: Vec<TapSpec>,
+    /// The network interfaces, in the guest's order. None is said by [`NetSpec::none`] too: on the command line a machine of
+    /// which nothing is said has a user network.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    #[serde(deserialize_with = "net_or_none", skip_serializing_if = "Vec::is_empty")]
+    pub net: Vec<NetSpec>,
+
+    /// What a description has under `tap`, as before there was `net`: moved there as soon as it is read.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    #[serde(rename = "tap", deserialize_with = "taps_or_none", skip_serializing)]
+    pub(crate) old_taps: Vec<NetSpec>,
 
     /// Byte stream to the host: name=NAME,socket=PATH
     ///
@@ -261,6 +265,12 @@ impl Spec {
         self.on_reboot.unwrap_or_default()
     }
 
+    /// The network interfaces that the machine has, each with its name among the machine's parts.
+    pub fn interfaces(&self) -> impl Iterator<Item = (NetId, &NetSpec)> {
+        let nets = self.net.iter().filter(|net| net.link != NetLink::None);
+        nets.enumerate().map(|(index, net)| (net.id.clone().unwrap_or_else(|| NetId::numbered(index)), net))
+    }
+
     /// The paths in it: those in a file count from its folder. Names every field, so that a new one is not forgotten.
     #[cfg(feature = "cli")]
     fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
@@ -271,7 +281,8 @@ impl Spec {
             cmdline: _,
             append: _,
             disk,
-            tap: _,
+            net,
+            old_taps: _,
             port,
             mem: _,
             mem_backing: _,
@@ -288,8 +299,40 @@ impl Spec {
         };
         let disks = disk.iter_mut().map(|disk| &mut disk.path);
         let sockets = port.iter_mut().map(|port| &mut port.socket);
-        kernel.iter_mut().chain(initrd).chain(disks).chain(sockets)
+        let nets = net.iter_mut().flat_map(NetSpec::paths_mut);
+        kernel.iter_mut().chain(initrd).chain(disks).chain(nets).chain(sockets)
     }
+}
+
+/// Once the machine is described, nothing is left of the old key.
+impl<'de> Deserialize<'de> for Spec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut spec = Spec::deserialize(deserializer)?;
+        let mut net = std::mem::take(&mut spec.old_taps);
+        net.append(&mut spec.net);
+        spec.net = net;
+        Ok(spec)
+    }
+}
+
+impl Serialize for Spec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Spec::serialize(self, serializer)
+    }
+}
+
+/// The key `net`. An empty list says that there is no network.
+fn net_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NetSpec>, D::Error> {
+    text::devices(deserializer).map(or_none)
+}
+
+/// The key `tap`, likewise.
+fn taps_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NetSpec>, D::Error> {
+    net::taps(deserializer).map(or_none)
+}
+
+fn or_none(nets: Vec<NetSpec>) -> Vec<NetSpec> {
+    if nets.is_empty() { vec![NetSpec::none()] } else { nets }
 }
 
 #[cfg(test)]

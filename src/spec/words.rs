@@ -60,6 +60,52 @@ pub enum DeviceError {
         "`{0}` cannot be the MAC address of an interface: it {1}; `02:00:00:00:00:01` is one of those for local use"
     )]
     MacKind(String, &'static str),
+    /// Not a kind of network.
+    #[error(
+        "`{0}` is no kind of network; the kinds are `user`, `tap=NAME`, `socket=PATH`, `dgram=LOCAL:REMOTE` and `none`"
+    )]
+    NetKind(String),
+    /// A table that names no kind of network, or several.
+    #[error("a network interface is one of `user`, `tap`, `socket`, `dgram` and `none`")]
+    NetKinds,
+    /// An option of what is no interface.
+    #[error("`none` has no options, and has {0} here")]
+    NoOptions(String),
+    /// Not a pair of sockets.
+    #[error(
+        "`{0}` are not two sockets; write their paths as in `dgram=a.sock:b.sock`, and in a file as          `dgram = {{ local = \"a.sock\", remote = \"b.sock\" }}` if there is a colon in one"
+    )]
+    Dgram(String),
+    /// A path without a character.
+    #[error("the path of `{0}` is empty")]
+    EmptyPath(&'static str),
+    /// `listen` of another kind than `socket`.
+    #[error("`listen` belongs to `socket`, and to no other kind of network")]
+    Listen,
+    /// Neither on nor off.
+    #[error("`{0}` is not `on` or `off`")]
+    Switch(String),
+    /// Not a size of a packet.
+    #[error("`{0}` is not an MTU; write a number of bytes from 68 to 65535")]
+    Mtu(String),
+    /// Not a subnet.
+    #[error(
+        "`{0}` is not a subnet for guests; write its first address and its bits (8 to 27), such as `10.0.2.0/24`"
+    )]
+    Subnet(String),
+    /// Not a name of a host.
+    #[error("`{0}` cannot be a host's name, which is 1 to 63 letters, digits, `-` and `.`")]
+    HostName(String),
+    /// Not a forward.
+    #[error(
+        "`{0}` is not a forward; write the host's port and the guest's as in `5555:22`, `0.0.0.0:8080:80`, `[::1]:8080:80`          or `5353:53/udp`"
+    )]
+    Forward(String),
+    /// Not a name of a network interface among the machine's parts.
+    #[error(
+        "`{0}` cannot be the id of a network interface, which is 1 to 15 letters, digits, `_` and `-`, begins with a letter,          and is not the name of another part such as `vda` or `serial0`"
+    )]
+    NetId(String),
     /// Not a name of a port.
     #[error(
         "`{0}` cannot be the name of a port, which is 1 to 63 printable ASCII characters without `/`, `,` or spaces"

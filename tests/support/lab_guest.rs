@@ -43,6 +43,9 @@ pub(crate) fn minivmm(flavour: &str, form: &str) -> Cmd {
         format!("{flavour}.{form}"),
         "--initrd".to_owned(),
         format!("{flavour}.initrd"),
+        // A network is the affair of the tests that are about it.
+        "--net".to_owned(),
+        "none".to_owned(),
     ])
 }
 

@@ -199,6 +199,14 @@ impl Launch {
         if !self.command.get_args().any(|word| word == "--mem") {
             self.command.args(["--mem", "4"]);
         }
+        // A network is the affair of the tests that are about it.
+        if !self
+            .command
+            .get_args()
+            .any(|word| ["--net", "--tap", "-p", "--config"].iter().any(|flag| word == *flag))
+        {
+            self.command.args(["--net", "none"]);
+        }
         &mut self.command
     }
 

@@ -26,6 +26,8 @@ pub struct Counters {
     pub connections: usize,
     /// Flows of UDP and echo requests now.
     pub flows: usize,
+    /// Bytes in buffers of TCP connections now.
+    pub buffered: usize,
 }
 
 impl Counters {

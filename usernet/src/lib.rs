@@ -23,6 +23,10 @@ mod packet;
 mod slab;
 mod sum;
 mod tcp;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 mod token;
 mod udp;
 

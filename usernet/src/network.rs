@@ -47,6 +47,7 @@ pub struct Network<H: Host> {
     forwards: Forwards<H>,
     fragments: Option<Fragments>,
     next_ident: u32,
+    /// Addresses that the guest has used: the one of its lease rather than others.
     guest4: Option<IpAddr>,
     guest6: Option<IpAddr>,
     advertise_at: Option<Instant>,
@@ -65,7 +66,7 @@ impl<H: Host> Network<H> {
             forwards: Forwards::new(),
             fragments: None,
             next_ident: 1,
-            guest4: config.ipv4.map(|subnet| subnet.guest.into()),
+            guest4: None,
             guest6: None,
             advertise_at: None,
             tcp_first: true,
@@ -87,7 +88,13 @@ impl<H: Host> Network<H> {
 
     /// What has happened so far.
     pub fn counters(&self) -> Counters {
-        Counters { connections: self.tcp.len(), flows: self.datagrams.len(), ..self.counters }
+        Counters {
+            full: self.counters.full + self.tcp.refused(),
+            connections: self.tcp.len(),
+            flows: self.datagrams.len(),
+            buffered: self.tcp.buffered(),
+            ..self.counters
+        }
     }
 
     /// Opens a port of the host that leads to the guest. Returns its address, with the port that the host picked for 0.
@@ -166,7 +173,7 @@ impl<H: Host> Network<H> {
         if destination.is_broadcast() || destination.is_multicast() || destination == subnet.broadcast() {
             return Err(Drop::Unknown);
         }
-        if self.guest4 != Some(subnet.guest.into()) || source == subnet.guest {
+        if self.guest4 != Some(subnet.guest.into()) {
             self.guest4 = Some(packet.source);
         }
         self.transport(packet, offload, now)
@@ -206,6 +213,11 @@ impl<H: Host> Network<H> {
             self.learn_guest6(source);
         }
         self.transport(packet, offload, now)
+    }
+
+    /// Where forwards lead: before the guest has sent anything, to the address that it will get.
+    fn guest4(&self) -> Option<IpAddr> {
+        self.guest4.or(self.config.ipv4.map(|subnet| subnet.guest.into()))
     }
 
     /// Forwards lead to the address that lasts: one made from the guest's Ethernet address rather than a temporary one.
@@ -324,7 +336,7 @@ impl<H: Host> Network<H> {
         };
         for _ in 0..ACCEPTED_AT_ONCE {
             let Ok((stream, peer)) = self.host.accept(listener) else { return };
-            let guest = guest_for(entry.forward.bind, self.guest4, self.guest6);
+            let guest = guest_for(entry.forward.bind, self.guest4(), self.guest6);
             let Some(guest) = guest else {
                 self.host.reset(stream);
                 continue;
@@ -334,9 +346,8 @@ impl<H: Host> Network<H> {
             let taken = |remote| self.tcp.contains(&Flow { guest, remote });
             match forwards::free_port(seen, taken) {
                 Some(remote) => {
-                    if !self.tcp.accepted(stream, remote, guest, &mut self.host, now) {
-                        self.counters.count(Drop::Full);
-                    }
+                    // One too many is counted there.
+                    let _ = self.tcp.accepted(stream, remote, guest, &mut self.host, now);
                 }
                 None => {
                     self.counters.count(Drop::Full);
@@ -425,7 +436,7 @@ impl<H: Host> Network<H> {
         accepts: Accepts,
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
-        let guest = self.guest4.or(self.guest6);
+        let guest = self.guest4().or(self.guest6);
         let mut around =
             Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
         while let Some(received) = self.datagrams.receive(room, &mut around) {

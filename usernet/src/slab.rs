@@ -90,7 +90,9 @@ mod tests {
         let second = slab.next();
         assert_eq!(second, slab.insert('b'));
         assert_eq!((second.slot, slab.len()), (first.slot, 1));
-        assert_eq!((slab.get(first), slab.get_mut(first), slab.remove(first)), (None, None, None));
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get(second), Some(&'b'));
     }
 }

@@ -150,6 +150,14 @@ fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
     }
 }
 
+/// The lines of a banner.
+pub(super) fn banner_lines(text: &str) -> Vec<BannerLine> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("~> ")?.split_once(':'));
+    let line =
+        |(name, value): (&str, &str)| BannerLine { name: name.trim().into(), value: value.trim().into() };
+    lines.map(line).collect()
+}
+
 /// The parties that are informed about a running machine.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -172,10 +180,7 @@ impl Service {
 
     /// The same with the lines of the banner.
     pub(super) fn with_banner(self, banner: &str) -> Self {
-        let lines = banner.lines().filter_map(|channel| channel.strip_prefix("~> ")?.split_once(':'));
-        let channel =
-            |(name, value): (&str, &str)| BannerLine { name: name.trim().into(), value: value.trim().into() };
-        Service { banner: lines.map(channel).collect(), ..self }
+        Service { banner: banner_lines(banner), ..self }
     }
 
     /// The lines of the banner.

@@ -16,7 +16,10 @@ pub(super) fn examine(host: &Host, mem: MemSize) -> Vec<Finding> {
     memory(host, mem, &mut findings);
     let tun = host.access(TUN);
     findings.push(match advice::tun(&tun) {
-        None => Finding::ok("tun", "/dev/net/tun opens, for networks on TAP interfaces"),
+        None => Finding::ok(
+            "tun",
+            "/dev/net/tun opens, for networks on TAP interfaces; the default network needs none",
+        ),
         Some(problem) => Finding::warn("tun", persistent::tun(host, &tun, problem)),
     });
     findings

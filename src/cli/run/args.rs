@@ -95,6 +95,9 @@ fn reserved_option(what: &str) -> ArgsError {
 /// The definition of the verb: options that it sets itself are not in its help.
 pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
     let verb = RESERVED.iter().fold(verb, |verb, reserved| verb.mut_arg(reserved, |arg| arg.hide(true)));
+    // The short help fits a screen.
+    let verb =
+        ["tap", "rtc"].iter().fold(verb, |verb, rare| verb.mut_arg(rare, |arg| arg.hide_short_help(true)));
     verb.mut_arg("kernel", |arg| {
         let help = "Linux kernel; else the disk's, else /boot's newest";
         arg.help(help).long_help(help)

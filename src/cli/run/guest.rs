@@ -221,7 +221,7 @@ fn modules(
     };
     let mut names = vec!["virtio_pci", "virtio_console"];
     names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
-    names.extend((!spec.tap.is_empty()).then_some("virtio_net"));
+    names.extend(spec.interfaces().next().map(|_| "virtio_net"));
     names.extend(spec.balloon.map(|_| "virtio_balloon"));
     // Without pvpanic, a panic is detected by its message on the console.
     names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));

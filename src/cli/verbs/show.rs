@@ -18,8 +18,11 @@ pub(super) fn stats(args: &ShowArgs) -> Result<String, VerbError> {
 /// The facts, the banner, and the spec as in a machine's file.
 fn facts(info: &Value) -> String {
     let mut lines = Vec::new();
-    for (key, value) in
-        info.as_object().into_iter().flatten().filter(|(key, _)| !["spec", "made-of"].contains(&key.as_str()))
+    for (key, value) in info
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| !["spec", "made-of", "forwards"].contains(&key.as_str()))
     {
         let text = match (key.as_str(), value) {
             ("uptime", value) => value.as_f64().map(uptime).unwrap_or_default(),

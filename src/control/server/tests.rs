@@ -124,6 +124,27 @@ fn silent_and_half_silent_clients_make_room_for_those_who_speak() {
 }
 
 #[test]
+fn a_client_that_is_slow_to_ask_stays_where_others_have_their_answers() {
+    let served = Served::new(Limits { linger: LONG, ..limits() });
+    let mut slow = served.connect();
+    let answered: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = served.connect();
+            stream.write_all(b"GET /v1/machine HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).unwrap();
+            assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+            stream
+        })
+        .collect();
+    slow.write_all(b"GET /v1/machine HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut said = String::new();
+    slow.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    drop(answered);
+}
+
+#[test]
 fn a_client_that_asks_and_never_reads_is_let_go() {
     let served = Served::new(Limits { write: SHORT, ..limits() });
     let mut streams: Vec<_> = (0..4).map(|_| served.connect()).collect();

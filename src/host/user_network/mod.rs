@@ -20,7 +20,7 @@ use sockets::BoundSocket;
 /// Why a user-mode network cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum UserNetworkError {
+pub(crate) enum UserNetworkError {
     /// A port of the host cannot be opened.
     #[error("cannot open port {} of {} for a forward: {source}", address.port(), address.ip())]
     Bind {

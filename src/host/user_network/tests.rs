@@ -1,2 +1,336 @@
+//! A guest with a TCP of another author, on the host's real loopback sockets.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::{tcp, udp};
+use smoltcp::wire::{EthernetAddress, IpCidr};
+use usernet::{Config, Forward, Protocol};
+use virtio::memory::{Memory, Segment};
+use virtio::net::{HEADER_LEN, NetBackend};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::{UserBackend, UserNetwork};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// The network device's side: frames through guest memory, and an epoll that waits at edges as the device's thread does.
+#[derive(Debug)]
+struct Wire {
+    backend: UserBackend,
+    memory: Memory,
+    epoll: Epoll,
+}
+
+/// Two pieces, so that frames are put together and taken apart.
+fn pieces(at: u64, len: usize) -> [Segment; 2] {
+    let first = len / 3;
+    [(0, first), (first, len - first)].map(|(from, len)| Segment {
+        address: GuestAddress(at + from as u64),
+        len: u32::try_from(len).unwrap(),
+    })
+}
+
+impl Wire {
+    fn new(backend: UserBackend) -> Self {
+        let (memory, _) = virtio::testing::memory(1 << 20);
+        let epoll = Epoll::new().unwrap();
+        let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+        epoll.ctl(ControlOperation::Add, backend.fd(0).unwrap(), event).unwrap();
+        Wire { backend, memory, epoll }
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        self.memory.write_slice(frame, GuestAddress(0x1000)).unwrap();
+        self.backend.send(0, &[0; HEADER_LEN], &self.memory, &pieces(0x1000, frame.len())).unwrap();
+    }
+
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let (mut header, mut spill) = ([0; HEADER_LEN], vec![0; 2000]);
+        match self.backend.receive(0, &mut header, &self.memory, &pieces(0x4_0000, 600), &mut spill) {
+            Ok(len) => {
+                let mut frame = vec![0; len];
+                let placed = len.min(600);
+                self.memory.read_slice(&mut frame[..placed], GuestAddress(0x4_0000)).unwrap();
+                frame[placed..].copy_from_slice(&spill[..len - placed]);
+                Some(frame)
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                None
+            }
+        }
+    }
+
+    fn wait(&self, most: Duration) {
+        let milliseconds = i32::try_from(most.as_millis() + 1).unwrap();
+        match self.epoll.wait(milliseconds, &mut [EpollEvent::default(); 4]) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => panic!("{error}"),
+            _ => {}
+        }
+    }
+}
+
+impl Device for Wire {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sender<'a>;
+
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Received, Sender<'_>)> {
+        Some((Received(Wire::receive(self)?), Sender(self)))
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Sender<'_>> {
+        Some(Sender(self))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities
+    }
+}
+
+struct Received(Vec<u8>);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, with: F) -> R {
+        with(&self.0)
+    }
+}
+
+struct Sender<'a>(&'a mut Wire);
+
+impl TxToken for Sender<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, with: F) -> R {
+        let mut frame = vec![0; len];
+        let result = with(&mut frame);
+        self.0.send(&frame);
+        result
+    }
+}
+
+struct Guest {
+    wire: Wire,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    started: Instant,
+}
+
+impl Guest {
+    fn new(network: &UserNetwork) -> Self {
+        let mut wire = Wire::new(network.backend().unwrap());
+        let mac = EthernetAddress([2, 0, 0, 0, 0, 0x15]);
+        let mut interface =
+            Interface::new(InterfaceConfig::new(mac.into()), &mut wire, smoltcp::time::Instant::ZERO);
+        interface
+            .update_ip_addrs(|addresses| addresses.push(IpCidr::new([10, 0, 2, 15].into(), 24)).unwrap());
+        interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
+        Guest { wire, interface, sockets: SocketSet::new(Vec::new()), started: Instant::now() }
+    }
+
+    fn tcp(&mut self) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 32 << 10]);
+        self.sockets.add(tcp::Socket::new(buffer(), buffer()))
+    }
+
+    fn connect(&mut self, handle: SocketHandle, port: u16) {
+        let context = self.interface.context();
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        socket.connect(context, (GATEWAY, port), 40_000 + port % 10_000).unwrap();
+    }
+
+    fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    /// Lets the guest work until `done` says so.
+    fn run<T>(&mut self, mut done: impl FnMut(&mut SocketSet<'static>) -> Option<T>) -> T {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let now = smoltcp::time::Instant::from_micros(self.started.elapsed().as_micros() as i64);
+            self.interface.poll(now, &mut self.wire, &mut self.sockets);
+            if let Some(result) = done(&mut self.sockets) {
+                return result;
+            }
+            assert!(Instant::now() < end, "the guest waits for something that does not come");
+            // What `done` wrote is due at once.
+            let delay = self.interface.poll_delay(now, &self.sockets).map_or(LIMIT, Duration::from);
+            self.wire.wait(delay.min(LIMIT));
+        }
+    }
+
+    /// Sends `bytes` and the end, and returns all that comes up to the end.
+    fn exchange(&mut self, handle: SocketHandle, bytes: &[u8]) -> Vec<u8> {
+        let (mut rest, mut got) = (bytes, Vec::new());
+        self.run(|sockets| {
+            let socket = sockets.get_mut::<tcp::Socket<'_>>(handle);
+            if socket.can_send() && !rest.is_empty() {
+                let sent = socket.send_slice(rest).unwrap();
+                rest = &rest[sent..];
+                if rest.is_empty() {
+                    socket.close();
+                }
+            }
+            while socket.can_recv() {
+                socket.recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+            }
+            let connected =
+                !matches!(socket.state(), tcp::State::Listen | tcp::State::SynSent | tcp::State::SynReceived);
+            (connected && !socket.may_recv()).then_some(())
+        });
+        got
+    }
+}
+
+fn open(forwards: &[Forward]) -> UserNetwork {
+    let config = Config { host_loopback: true, ..Config::default() };
+    UserNetwork::open(config, forwards).unwrap()
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index * 7 + index / 251) as u8).collect()
+}
+
+/// A server that sends back what it got after the end.
+fn echo_once(listener: TcpListener) -> thread::JoinHandle<io::Result<()>> {
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got)?;
+        stream.write_all(&got)
+    })
+}
+
 #[test]
-fn x() {}
+fn guest_sends_and_receives_through_a_connection_that_is_half_closed_on_the_way() {
+    let listener = TcpListener::bind(loopback(0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = echo_once(listener);
+    let mut guest = Guest::new(&open(&[]));
+    let handle = guest.tcp();
+    guest.connect(handle, port);
+    let sent = bytes(700_000);
+    assert!(guest.exchange(handle, &sent) == sent);
+    server.join().unwrap().unwrap();
+}
+
+#[test]
+fn connection_that_nobody_takes_is_refused() {
+    let unused = TcpListener::bind(loopback(0)).unwrap().local_addr().unwrap().port();
+    let mut guest = Guest::new(&open(&[]));
+    let handle = guest.tcp();
+    guest.connect(handle, unused);
+    guest.run(|sockets| (!sockets.get::<tcp::Socket<'_>>(handle).is_open()).then_some(()));
+}
+
+#[test]
+fn peer_that_dies_in_the_middle_resets_the_guests_connection() {
+    let listener = TcpListener::bind(loopback(0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut guest = Guest::new(&open(&[]));
+    let handle = guest.tcp();
+    guest.connect(handle, port);
+    guest.run(|sockets| sockets.get::<tcp::Socket<'_>>(handle).may_send().then_some(()));
+    let (stream, _) = listener.accept().unwrap();
+    guest.socket(handle).send_slice(b"never read").unwrap();
+    // With bytes that were not read, its end is a reset.
+    guest.run(|_| (stream.peek(&mut [0; 1]).is_ok()).then_some(()));
+    drop(stream);
+    guest.run(|sockets| (!sockets.get::<tcp::Socket<'_>>(handle).is_open()).then_some(()));
+}
+
+#[test]
+fn datagrams_pass_both_ways() {
+    let server = UdpSocket::bind(loopback(0)).unwrap();
+    server.set_read_timeout(Some(LIMIT)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut guest = Guest::new(&open(&[]));
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+    let handle = guest.sockets.add(udp::Socket::new(buffer(), buffer()));
+    let socket = guest.sockets.get_mut::<udp::Socket<'_>>(handle);
+    socket.bind(4000).unwrap();
+    socket.send_slice(b"question", (GATEWAY, port)).unwrap();
+    let peer = thread::spawn(move || {
+        let mut got = [0; 100];
+        let (len, from) = server.recv_from(&mut got).unwrap();
+        server.send_to(b"answer", from).unwrap();
+        got[..len].to_vec()
+    });
+    let answer = guest.run(|sockets| {
+        let socket = sockets.get_mut::<udp::Socket<'_>>(handle);
+        socket.recv().ok().map(|(bytes, from)| (bytes.to_vec(), from.endpoint.port))
+    });
+    assert_eq!(answer, (b"answer".to_vec(), port));
+    assert_eq!(peer.join().unwrap(), b"question");
+}
+
+/// A connection from outside through `port`, to a guest that listens at 22. Returns what the guest got, and from where.
+fn visit(network: &UserNetwork, port: u16) -> (Vec<u8>, SocketAddr, SocketAddr) {
+    let mut guest = Guest::new(network);
+    let handle = guest.tcp();
+    guest.socket(handle).listen(22).unwrap();
+    let visitor = thread::spawn(move || {
+        let mut stream = TcpStream::connect(loopback(port)).unwrap();
+        let local = stream.local_addr().unwrap();
+        stream.write_all(b"SSH-2.0-test").unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"welcome");
+        local
+    });
+    let (greeting, remote) = guest.run(|sockets| {
+        let socket = sockets.get_mut::<tcp::Socket<'_>>(handle);
+        let remote = socket.remote_endpoint()?;
+        let greeting =
+            socket.recv(|bytes| (bytes.len(), bytes.to_vec())).ok().filter(|bytes| !bytes.is_empty())?;
+        Some((greeting, SocketAddr::new(remote.addr.into(), remote.port)))
+    });
+    guest.exchange(handle, b"welcome");
+    // Until the visitor has read it all.
+    guest.run(|_| {
+        visitor.is_finished().then_some(()).or_else(|| (thread::sleep(Duration::from_millis(1)), None).1)
+    });
+    (greeting, remote, visitor.join().unwrap())
+}
+
+#[test]
+fn forwarded_port_stays_open_over_reboots_and_visitors_come_from_the_gateway() {
+    let forward = Forward { protocol: Protocol::Tcp, bind: loopback(0), guest_port: 22 };
+    let network = open(&[forward]);
+    let [(asked, address)] = network.forwards() else { panic!() };
+    assert!(*asked == forward && address.port() != 0);
+    for _boot in 0..2 {
+        let (greeting, remote, local) = visit(&network, address.port());
+        assert_eq!(greeting, b"SSH-2.0-test");
+        assert_eq!(remote, SocketAddr::from((GATEWAY, local.port())));
+    }
+    let taken = UserNetwork::open(Config::default(), &[Forward { bind: *address, ..forward }]).unwrap_err();
+    assert!(taken.to_string().contains(&format!("port {} of 127.0.0.1", address.port())), "{taken}");
+    drop(network);
+    TcpListener::bind(address).unwrap();
+}
+
+#[test]
+fn network_that_nobody_uses_wakes_nobody() {
+    let backend = open(&[]).backend().unwrap();
+    let mut wire = Wire::new(backend);
+    assert!(Wire::receive(&mut wire).is_none());
+    assert!(Wire::receive(&mut wire).is_none());
+    // An edge of the start may be left.
+    let mut events = [EpollEvent::default(); 4];
+    wire.epoll.wait(0, &mut events).unwrap();
+    assert_eq!(wire.epoll.wait(0, &mut events).unwrap(), 0);
+    assert!(wire.backend.epoll.as_raw_fd() >= 0);
+}

@@ -24,7 +24,7 @@ use crate::spec::Spec;
 use doorbell::Doorbell;
 
 /// A machine that takes longer than this hangs.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(240);
 
 #[derive(Debug, Clone, Default)]
 struct Output(Arc<Mutex<Vec<u8>>>);

@@ -128,7 +128,9 @@ fn command(program: &Path, case: &Case, flags: bool) -> Command {
             Some(path) => command.arg(path),
             None => command.arg("none"),
         };
-        command.args(&case.devices);
+        let devices: &[String] =
+            if case.devices.is_empty() { &["--net".into(), "none".into()] } else { &case.devices };
+        command.args(devices);
     } else {
         command.arg(&case.kernel);
         match &case.initrd {

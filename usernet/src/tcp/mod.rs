@@ -1,13 +1,48 @@
 //! TCP: the guest's side of each connection, spliced to a stream of the host.
+//!
+//! A connection ends here, towards the guest, and begins anew as a stream of the host's kernel. The wire to the guest is a queue
+//! in memory that loses nothing unless the guest drops it: there is no congestion control. Memory is bounded by
+//! [`Limits`]: by the number of connections, of which a quarter may be half-open, and by the bytes in all buffers.
 
-use std::collections::HashMap;
+mod connection;
+mod output;
+mod receiver;
+mod relay;
+mod ring;
+mod segment;
+mod sender;
+mod seq;
+mod table;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::time::Instant;
+
+use connection::{Connection, Context, Fate, Phase};
+use ring::Pool;
+use segment::{Header, Segment};
+use seq::Seq;
+use table::Table;
 
 use crate::config::Limits;
 use crate::flow::{Flow, Target, Unreachable};
 use crate::host::{Host, Ready};
 use crate::token::Token;
+
+/// Segments of no connection, and failures, that may wait: a guest that floods does without some.
+const MOST_REPLIES: usize = 256;
+/// Connections that are fed at once when memory comes free.
+const FED_AT_ONCE: usize = 8;
+/// Least memory that feeds one.
+const LEAST_FOOD: usize = 16 << 10;
+/// IP and TCP headers, of both families.
+const IPV4_HEADERS: u16 = 40;
+const IPV6_HEADERS: u16 = 60;
 
 /// A segment that was built: header and payload, with the checksum field 0, which the caller fills in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,75 +71,345 @@ pub(crate) struct Failed {
 /// All TCP connections of a network.
 #[derive(Debug)]
 pub(crate) struct Tcp<H: Host> {
-    flows: HashMap<Flow, (u32, H::Stream)>,
+    limits: Limits,
+    mtu: u16,
+    table: Table<H>,
+    pool: Pool,
+    /// Half-open ones.
+    embryonic: usize,
+    /// Those with something to send, each once.
+    outputs: VecDeque<u32>,
+    timers: BTreeSet<(Instant, u32)>,
+    /// Those that wait for memory, and the one that was fed last.
+    starved: BTreeSet<u32>,
+    fed: u32,
+    /// Segments of no connection.
+    replies: VecDeque<Header>,
+    failed: VecDeque<Failed>,
+    /// Secret of the first sequence numbers, and when their clock began (RFC 6528).
+    secret: RandomState,
+    epoch: Option<Instant>,
+    refused: u64,
 }
 
 impl<H: Host> Tcp<H> {
     /// `mtu` is of the IP packet.
-    pub(crate) fn new(_limits: Limits, _mtu: u16) -> Self {
-        Tcp { flows: HashMap::new() }
+    pub(crate) fn new(limits: Limits, mtu: u16) -> Self {
+        Tcp {
+            limits,
+            mtu,
+            table: Table::new(limits.connections),
+            pool: Pool::new(limits.buffered),
+            embryonic: 0,
+            outputs: VecDeque::new(),
+            timers: BTreeSet::new(),
+            starved: BTreeSet::new(),
+            fed: 0,
+            replies: VecDeque::new(),
+            failed: VecDeque::new(),
+            secret: RandomState::new(),
+            epoch: None,
+            refused: 0,
+        }
     }
 
     /// A segment of the guest: TCP header and payload, whose checksum was checked where there is one. It may be as long as 64 KiB.
     /// `to` says where a new connection leads.
-    pub(crate) fn segment(
-        &mut self,
-        _flow: Flow,
-        _segment: &[u8],
-        _to: Target,
-        _host: &mut H,
-        _now: Instant,
-    ) {
+    pub(crate) fn segment(&mut self, flow: Flow, segment: &[u8], to: Target, host: &mut H, now: Instant) {
+        let Some(segment) = Segment::parse(segment) else { return };
+        match self.table.find(&flow) {
+            Some(slot) => {
+                self.act(slot, host, now, |connection, context| connection.segment(&segment, context))
+            }
+            None if segment.syn && segment.ack.is_none() && !segment.rst => {
+                self.connect(flow, &segment, to, host, now);
+            }
+            None => self.refuse(flow, &segment),
+        }
+        self.feed(host, now);
     }
 
     /// The host's socket of `token` is ready.
-    pub(crate) fn ready(&mut self, _token: Token, _ready: Ready, _host: &mut H, _now: Instant) {}
+    pub(crate) fn ready(&mut self, token: Token, ready: Ready, host: &mut H, now: Instant) {
+        let Some(slot) = self.table.slot(token) else { return };
+        self.act(slot, host, now, |connection, context| connection.ready(ready, context));
+        self.feed(host, now);
+    }
 
     /// A connection from outside, which was accepted at a forward: `remote` is the peer as the guest sees it. A port that a
     /// connection to the same guest port already has is refused: false, and the stream is reset.
     pub(crate) fn accepted(
         &mut self,
-        _stream: H::Stream,
-        _remote: SocketAddr,
-        _guest: SocketAddr,
-        _host: &mut H,
-        _now: Instant,
+        stream: H::Stream,
+        remote: SocketAddr,
+        guest: SocketAddr,
+        host: &mut H,
+        now: Instant,
     ) -> bool {
-        false
+        let flow = Flow { guest, remote };
+        let token = match self.table.find(&flow) {
+            None => self.place(),
+            Some(_) => None,
+        };
+        let Some(token) = token else {
+            host.reset(stream);
+            return false;
+        };
+        let numbers = (self.first_number(flow, now), self.mss(flow));
+        self.add(Connection::inbound((flow, token, stream), numbers, now), host, now);
+        true
     }
 
     /// Builds the next segment in `room`. `most`: largest payload where the guest takes large packets of its family (0: it does
     /// not, and a segment holds what the MTU and the guest's MSS allow).
     pub(crate) fn output(
         &mut self,
-        _room: &mut [u8],
-        _most: impl Fn(&Flow) -> usize,
-        _host: &mut H,
-        _now: Instant,
+        room: &mut [u8],
+        most: impl Fn(&Flow) -> usize,
+        host: &mut H,
+        now: Instant,
     ) -> Option<Outgoing> {
+        if let Some(header) = self.replies.pop_front() {
+            let len = header.write(room)?;
+            return Some(Outgoing { flow: header.flow, len, header: len, gso: None });
+        }
+        while let Some(slot) = self.outputs.pop_front() {
+            self.table.unlisted(slot);
+            let Some(connection) = self.table.get(slot) else { continue };
+            let most = most(&connection.flow);
+            if let Some(outgoing) = connection.output(room, most, &self.pool) {
+                self.settle(slot, Fate::Lives, host, now);
+                return Some(outgoing);
+            }
+        }
         None
     }
 
     /// The next connection that failed as unreachable.
     pub(crate) fn take_failed(&mut self) -> Option<Failed> {
-        None
+        self.failed.pop_front()
     }
 
     /// When [`Tcp::timeout`] has to be called.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Does what is due.
-    pub(crate) fn timeout(&mut self, _host: &mut H, _now: Instant) {}
+    pub(crate) fn timeout(&mut self, host: &mut H, now: Instant) {
+        while let Some((at, slot)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            let Some(connection) = self.table.get(slot) else { continue };
+            connection.timer.queued = None;
+            if connection.deadline(now) <= now {
+                self.act(slot, host, now, Connection::expire);
+            } else {
+                self.settle(slot, Fate::Lives, host, now);
+            }
+        }
+        self.feed(host, now);
+    }
 
     /// Whether there is a connection with these ends.
     pub(crate) fn contains(&self, flow: &Flow) -> bool {
-        self.flows.contains_key(flow)
+        self.table.find(flow).is_some()
     }
 
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
-        self.flows.len()
+        self.table.len()
+    }
+
+    /// Connections of the guest that a limit refused so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Bytes in buffers now.
+    pub(crate) fn buffered(&self) -> usize {
+        self.pool.used()
+    }
+
+    /// A new connection of the guest.
+    fn connect(&mut self, flow: Flow, syn: &Segment<'_>, to: Target, host: &mut H, now: Instant) {
+        let address = match to {
+            Target::Address(address) => address,
+            Target::Refused => return self.refuse(flow, syn),
+        };
+        let Some(token) = self.place() else {
+            self.refused += 1;
+            return self.refuse(flow, syn);
+        };
+        match host.connect(address, token.to_bits()) {
+            Ok(stream) => {
+                let numbers = (self.first_number(flow, now), self.mss(flow));
+                self.add(Connection::outbound((flow, token, stream), numbers, syn, now), host, now);
+            }
+            Err(error) => match relay::failure(&error) {
+                Fate::Failed(why) => self.fail(flow, syn.seq, why),
+                Fate::Over => {}
+                _ => self.refuse(flow, syn),
+            },
+        }
+    }
+
+    /// The name of a new connection, if there is room for one more that is half-open.
+    fn place(&mut self) -> Option<Token> {
+        (self.embryonic < (self.limits.connections / 4).max(1)).then(|| self.table.next())?
+    }
+
+    fn add(&mut self, connection: Connection<H>, host: &mut H, now: Instant) {
+        let slot = connection.token.slot;
+        self.table.insert(connection);
+        self.embryonic += 1;
+        self.settle(slot, Fate::Lives, host, now);
+    }
+
+    fn mss(&self, flow: Flow) -> u16 {
+        self.mtu.saturating_sub(if flow.guest.is_ipv4() { IPV4_HEADERS } else { IPV6_HEADERS })
+    }
+
+    /// RFC 6528: a clock of 4 us and a secret function of the flow.
+    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
+    fn first_number(&mut self, flow: Flow, now: Instant) -> Seq {
+        let epoch = *self.epoch.get_or_insert(now);
+        let ticks = now.saturating_duration_since(epoch).as_micros() / 4;
+        Seq((self.secret.hash_one(flow) as u32).wrapping_add(ticks as u32))
+    }
+
+    fn refuse(&mut self, flow: Flow, segment: &Segment<'_>) {
+        if let Some(reset) = Header::reset(flow, segment) {
+            self.reply(reset);
+        }
+    }
+
+    fn reply(&mut self, header: Header) {
+        if self.replies.len() < MOST_REPLIES {
+            self.replies.push_back(header);
+        }
+    }
+
+    fn fail(&mut self, flow: Flow, syn: Seq, why: Unreachable) {
+        if self.failed.len() < MOST_REPLIES {
+            self.failed.push_back(Failed { flow, sequence: syn.0, why });
+        }
+    }
+
+    /// Does something to a connection, and what follows from it.
+    fn act(
+        &mut self,
+        slot: u32,
+        host: &mut H,
+        now: Instant,
+        what: impl FnOnce(&mut Connection<H>, &mut Context<'_, H>) -> Fate,
+    ) {
+        let Some(connection) = self.table.get(slot) else { return };
+        let was_embryonic = connection.is_embryonic();
+        let fate = what(connection, &mut Context { host, pool: &mut self.pool, now });
+        if was_embryonic && !connection.is_embryonic() {
+            self.embryonic -= 1;
+        }
+        self.settle(slot, fate, host, now);
+    }
+
+    fn settle(&mut self, slot: u32, fate: Fate, host: &mut H, now: Instant) {
+        match fate {
+            Fate::Lives => self.list(slot, now),
+            Fate::Answers(header) => {
+                self.reply(header);
+                self.list(slot, now);
+            }
+            Fate::Over => drop(self.remove(slot)),
+            Fate::ResetGuest => self.reset_guest(slot),
+            Fate::ResetHost => self.reset_host(slot, host),
+            Fate::ResetBoth => {
+                self.reset_guest_of(slot);
+                self.reset_host(slot, host);
+            }
+            Fate::Failed(why) => {
+                if let Some(connection) = self.remove(slot) {
+                    self.fail(connection.flow, connection.receiver.nxt().back(1), why);
+                }
+            }
+        }
+    }
+
+    fn reset_guest(&mut self, slot: u32) {
+        self.reset_guest_of(slot);
+        self.remove(slot);
+    }
+
+    fn reset_guest_of(&mut self, slot: u32) {
+        if let Some(connection) = self.table.get(slot) {
+            // Before its SYN came there is nothing to acknowledge.
+            let ack = (connection.phase != Phase::SynSent).then(|| connection.receiver.nxt());
+            let bare = Header::bare(connection.flow, connection.sender.nxt(), ack);
+            self.reply(Header { rst: true, ..bare });
+        }
+    }
+
+    fn reset_host(&mut self, slot: u32, host: &mut H) {
+        if let Some(connection) = self.remove(slot) {
+            host.reset(connection.stream);
+        }
+    }
+
+    /// Puts a connection where it belongs: among those with something to send, with a timer, starved, or over.
+    fn list(&mut self, slot: u32, now: Instant) {
+        let Some(connection) = self.table.get(slot) else { return };
+        let has_output = connection.has_output();
+        if connection.is_over() && !has_output {
+            self.remove(slot);
+            return;
+        }
+        if has_output && !connection.queued {
+            connection.queued = true;
+            self.outputs.push_back(slot);
+        }
+        if connection.watch.starved {
+            self.starved.insert(slot);
+        }
+        let deadline = connection.deadline(now);
+        match connection.timer.queued {
+            Some(at) if at <= deadline => {}
+            earlier => {
+                connection.timer.queued = Some(deadline);
+                if let Some(at) = earlier {
+                    self.timers.remove(&(at, slot));
+                }
+                self.timers.insert((deadline, slot));
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u32) -> Option<Connection<H>> {
+        let mut connection = self.table.remove(slot)?;
+        if connection.is_embryonic() {
+            self.embryonic -= 1;
+        }
+        if let Some(at) = connection.timer.queued {
+            self.timers.remove(&(at, slot));
+        }
+        self.starved.remove(&slot);
+        self.pool.release(&mut connection.sender.ring);
+        self.pool.release(&mut connection.receiver.ring);
+        Some(connection)
+    }
+
+    /// Lets connections read on that had no memory, one after the other.
+    fn feed(&mut self, host: &mut H, now: Instant) {
+        for _ in 0..FED_AT_ONCE.min(self.starved.len()) {
+            if self.pool.available() < LEAST_FOOD {
+                break;
+            }
+            let next = self.starved.range(self.fed.saturating_add(1)..).next();
+            let Some(slot) = next.or_else(|| self.starved.first()).copied() else { break };
+            self.starved.remove(&slot);
+            self.fed = slot;
+            self.act(slot, host, now, Connection::feed);
+        }
     }
 }

@@ -27,7 +27,7 @@ use devices::{Devices, Edge, Output};
 /// 4 MiB, the least that guests are promised.
 const MEMORY: usize = 4 << 20;
 /// A guest that takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How a run ended.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,162 @@
+//! Frames over a stream socket: each behind its length, 4 bytes with the most significant first.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use virtio::memory::{Memory, Segment, total};
+use virtio::net::{HEADER_LEN, NetBackend, Offloads};
+use vm_memory::Bytes;
+
+use super::super::iovecs::IoVecs;
+use super::super::socket_address::SocketKind;
+use super::super::socket_file::SocketFile;
+use super::stream_link::{Link, Side};
+use super::{LONGEST_FRAME, NetSocketError, PeerRole, no_peer};
+
+/// The cure where another program listens.
+const CONNECT: &str = ", or leave out `listen` to connect to that program";
+
+/// The socket of a network interface, for all boots of its machine.
+#[derive(Debug)]
+pub(crate) struct StreamSocket {
+    link: Arc<Mutex<Link>>,
+    mtu: u16,
+    /// Of a socket that listens.
+    _file: Option<SocketFile>,
+}
+
+impl StreamSocket {
+    /// Connects to the socket at `path`, now or when a program listens there; or listens there.
+    pub(crate) fn open(path: &Path, role: PeerRole, mtu: u16) -> Result<Self, NetSocketError> {
+        let (side, file) = match role {
+            PeerRole::Connect => (Side::connecting(path)?, None),
+            PeerRole::Listen => {
+                let (socket, file) = SocketFile::bind(path, SocketKind::Stream)
+                    .map_err(|fault| NetSocketError::fault(path, fault, CONNECT))?;
+                (Side::Listen { listener: UnixListener::from(socket) }, Some(file))
+            }
+        };
+        let link = Link::new(path, side).map_err(|source| NetSocketError::host(path, source))?;
+        let socket = StreamSocket { link: Arc::new(Mutex::new(link)), mtu, _file: file };
+        let mut link = lock(&socket.link);
+        link.first_look()?;
+        drop(link);
+        Ok(socket)
+    }
+
+    /// A backend for the device of one boot. The connection stays; frames from before are dropped.
+    pub(crate) fn backend(&self) -> Box<dyn NetBackend> {
+        lock(&self.link).discard();
+        Box::new(StreamBackend { link: self.link.clone(), mtu: self.mtu, iovecs: IoVecs::default() })
+    }
+}
+
+fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
+    link.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The socket for the network device of one boot; one is used at a time.
+#[derive(Debug)]
+struct StreamBackend {
+    /// Shared with the machine, which does not use it while a device does.
+    link: Arc<Mutex<Link>>,
+    mtu: u16,
+    iovecs: IoVecs,
+}
+
+impl NetBackend for StreamBackend {
+    fn pairs(&self) -> u16 {
+        1
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads::empty()
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn set_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn enable(&mut self, _pairs: u16) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn fd(&self, pair: u16) -> Option<RawFd> {
+        (pair == 0).then(|| lock(&self.link).frames_fd())
+    }
+
+    fn link_fd(&self) -> Option<RawFd> {
+        Some(lock(&self.link).link_fd())
+    }
+
+    fn link_is_up(&mut self) -> bool {
+        lock(&self.link).look()
+    }
+
+    fn receive(
+        &mut self,
+        _pair: u16,
+        header: &mut [u8; HEADER_LEN],
+        memory: &Memory,
+        room: &[Segment],
+        spill: &mut [u8],
+    ) -> io::Result<usize> {
+        *header = [0; HEADER_LEN];
+        lock(&self.link).receive(|frame| scatter(frame, memory, room, spill))?
+    }
+
+    fn send(
+        &mut self,
+        _pair: u16,
+        _header: &[u8; HEADER_LEN],
+        memory: &Memory,
+        frame: &[Segment],
+    ) -> io::Result<()> {
+        let len = usize::try_from(total(frame)).unwrap_or(usize::MAX);
+        let prefix = u32::try_from(len).ok().filter(|_| len <= LONGEST_FRAME);
+        let prefix = prefix.ok_or(io::ErrorKind::InvalidInput)?.to_be_bytes();
+        let mut link = lock(&self.link);
+        link.flush()?;
+        let Some(stream) = link.stream() else { return no_peer() };
+        let sent = self.iovecs.send(stream, None, &prefix, memory, frame);
+        link.sent(sent, &prefix, len, |at, into| gather(memory, frame, at, into))
+    }
+}
+
+/// Copies `frame` into `room` and what is left into `spill`. Returns how much found room.
+fn scatter(frame: &[u8], memory: &Memory, room: &[Segment], spill: &mut [u8]) -> io::Result<usize> {
+    let mut rest = frame;
+    for segment in room {
+        let (now, later) = rest.split_at(rest.len().min(usize::try_from(segment.len).unwrap_or(usize::MAX)));
+        memory.write_slice(now, segment.address).map_err(io::Error::other)?;
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let spilled = rest.len().min(spill.len());
+    if let (Some(to), Some(from)) = (spill.get_mut(..spilled), rest.get(..spilled)) {
+        to.copy_from_slice(from);
+    }
+    Ok(frame.len() - (rest.len() - spilled))
+}
+
+/// Appends the bytes of `frame` from `at` on.
+fn gather(memory: &Memory, frame: &[Segment], at: usize, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut pieces = Vec::new();
+    virtio::memory::cut(frame, u64::try_from(at).map_err(io::Error::other)?, u64::MAX, &mut pieces);
+    for piece in pieces {
+        let start = into.len();
+        into.resize(start + usize::try_from(piece.len).map_err(io::Error::other)?, 0);
+        let slice = into.get_mut(start..).unwrap_or_default();
+        memory.read_slice(slice, piece.address).map_err(io::Error::other)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The network interfaces of a machine: opened once, before the guest runs, and kept over its reboots. Each boot gets a backend
+//! of its own on what is open.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use usernet::{Config, Forward, Ipv4Subnet};
+use virtio::net::NetBackend;
+
+use super::StartError;
+use super::deadline::Progress;
+use crate::host::capture::{Capture, CapturePoint, CaptureTarget};
+use crate::host::forward::ForwardError;
+use crate::host::net_socket::{DgramSocket, PeerRole, StreamSocket};
+use crate::host::tap::{Tap, TapBackend};
+use crate::host::user_network::{UserNetwork, UserNetworkError};
+use crate::spec::{HostName, Mtu, NetId, NetLink, NetSpec, PortForward, Protocol, Spec, UserNet};
+
+/// Largest packet of an Ethernet.
+const DEFAULT_MTU: u16 = 1500;
+
+/// An open network interface.
+#[derive(Debug)]
+pub(super) struct NetResource {
+    id: NetId,
+    mac: [u8; 6],
+    mtu: Option<u16>,
+    link: Link,
+    /// The interface's frames, for captures.
+    point: CapturePoint,
+    /// What `pcap=` asked for; it ends with the machine.
+    _capture: Option<Capture>,
+}
+
+/// What it is connected to.
+#[derive(Debug)]
+enum Link {
+    Tap(Arc<Tap>),
+    Stream(StreamSocket),
+    Dgram(DgramSocket),
+    User { network: Box<UserNetwork>, forwards: Vec<BoundForward> },
+}
+
+/// A forward of a running machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BoundForward {
+    /// The interface's name among the machine's parts.
+    pub net: NetId,
+    /// As it was asked for.
+    pub forward: PortForward,
+    /// Where the host listens.
+    pub address: SocketAddr,
+}
+
+impl NetResource {
+    /// Opens all that `spec` names, in its order.
+    pub(super) fn open_all(spec: &Spec, progress: &Progress) -> Result<Vec<Self>, StartError> {
+        spec.interfaces().map(|(id, net)| Self::open(id, net, spec, progress)).collect()
+    }
+
+    fn open(id: NetId, net: &NetSpec, spec: &Spec, progress: &Progress) -> Result<Self, StartError> {
+        let mac = net.mac.ok_or(StartError::Internal("the network addresses"))?.bytes();
+        let mtu = net.mtu.map(Mtu::get);
+        let link = match &net.link {
+            NetLink::Tap(name) => {
+                progress.begin(format!("opening the TAP {name}"));
+                let queues = u16::try_from(spec.cpus().get()).unwrap_or(u16::MAX);
+                Link::Tap(Arc::new(Tap::open(name.as_str(), queues)?))
+            }
+            NetLink::User(user) => {
+                let network = open_user(user, mtu, spec)?;
+                let bound = user.forward.iter().zip(network.forwards());
+                let forwards = bound.map(|(forward, (_, address))| BoundForward {
+                    net: id.clone(),
+                    forward: *forward,
+                    address: *address,
+                });
+                Link::User { forwards: forwards.collect(), network: Box::new(network) }
+            }
+            NetLink::Socket { path, listen } => {
+                progress.begin(format!("opening the socket {}", path.display()));
+                let role = if *listen { PeerRole::Listen } else { PeerRole::Connect };
+                Link::Stream(StreamSocket::open(path, role, mtu.unwrap_or(DEFAULT_MTU))?)
+            }
+            NetLink::Dgram { local, remote } => {
+                progress.begin(format!("opening the socket {}", local.display()));
+                Link::Dgram(DgramSocket::open(local, remote, mtu.unwrap_or(DEFAULT_MTU))?)
+            }
+            NetLink::None => return Err(StartError::Internal("the list of networks")),
+        };
+        let point = CapturePoint::default();
+        let capture = net.pcap.as_ref().map(|file| {
+            progress.begin(format!("opening the capture {}", file.display()));
+            point.attach(&CaptureTarget::File(file.clone()), id.as_str())
+        });
+        Ok(NetResource { _capture: capture.transpose()?, id, mac, mtu, link, point })
+    }
+
+    /// Its name among the machine's parts.
+    pub(super) fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// The guest's address.
+    pub(super) fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// The ports of the host that lead to the guest.
+    pub(super) fn forwards(&self) -> &[BoundForward] {
+        if let Link::User { forwards, .. } = &self.link { forwards } else { &[] }
+    }
+
+    /// A backend for the device of one boot. What came before that boot is gone.
+    pub(super) fn backend(&self) -> Result<Box<dyn NetBackend>, StartError> {
+        let backend: Box<dyn NetBackend> = match &self.link {
+            Link::Tap(tap) => {
+                let backend = TapBackend::new(tap.clone())?.with_mtu(self.mtu);
+                if let Some(warning) = backend.warning() {
+                    log::warn!("{warning}");
+                }
+                Box::new(backend)
+            }
+            Link::Stream(socket) => socket.backend(),
+            Link::Dgram(socket) => socket.backend(),
+            Link::User { network, .. } => Box::new(network.backend().map_err(StartError::Descriptors)?),
+        };
+        Ok(self.point.around(backend))
+    }
+}
+
+fn open_user(user: &UserNet, mtu: Option<u16>, spec: &Spec) -> Result<UserNetwork, StartError> {
+    let mut config = Config {
+        host_loopback: user.host_loopback,
+        restrict: user.restrict,
+        hostname: hostname(user, spec),
+        ..Config::default()
+    };
+    if let Some(subnet) = user.subnet {
+        config.ipv4 = Ipv4Subnet::new(subnet.network(), subnet.prefix());
+    }
+    if let Some(mtu) = mtu {
+        config.mtu = mtu;
+    }
+    let forwards: Vec<Forward> = user.forward.iter().map(forward).collect();
+    UserNetwork::open(config, &forwards).map_err(|error| match error {
+        UserNetworkError::Bind { forward: refused, source, .. } => {
+            let asked = user.forward.iter().find(|asked| forward(asked) == refused);
+            asked.map_or(StartError::Internal("the forwards"), |asked| {
+                ForwardError::new(*asked, source).into()
+            })
+        }
+    })
+}
+
+/// The name that DHCP gives to the guest: by default the machine's, if a host can be called so.
+fn hostname(user: &UserNet, spec: &Spec) -> Option<String> {
+    let machine = || spec.name.as_ref()?.as_str().parse().ok();
+    user.hostname.clone().or_else(machine).map(|name: HostName| name.as_str().to_owned())
+}
+
+/// A forward as the user network takes it.
+fn forward(asked: &PortForward) -> Forward {
+    let protocol = match asked.protocol {
+        Protocol::Tcp => usernet::Protocol::Tcp,
+        Protocol::Udp => usernet::Protocol::Udp,
+    };
+    Forward { protocol, bind: asked.bind(), guest_port: asked.guest }
+}
