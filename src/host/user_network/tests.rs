@@ -1,4 +1,5 @@
 //! A guest with a TCP of another author, on the host's real loopback sockets.
+#![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,8 +19,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::{UserBackend, UserNetwork};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 
 /// The network device's side: frames through guest memory, and an epoll that waits at edges as the device's thread does.
 #[derive(Debug)]
@@ -308,7 +309,7 @@ fn visit(network: &UserNetwork, port: u16) -> (Vec<u8>, SocketAddr, SocketAddr) 
 fn forwarded_port_stays_open_over_reboots_and_visitors_come_from_the_gateway() {
     let forward = Forward { protocol: Protocol::Tcp, bind: loopback(0), guest_port: 22 };
     let network = open(&[forward]);
-    let [(asked, address)] = *network.forwards() else { panic!() };
+    let &[(asked, address)] = network.forwards() else { panic!() };
     assert!(asked == forward && address.port() != 0);
     for _boot in 0..2 {
         let (greeting, remote, local) = visit(&network, address.port());
@@ -331,4 +332,5 @@ fn network_that_nobody_uses_wakes_nobody() {
     let mut events = [EpollEvent::default(); 4];
     wire.epoll.wait(0, &mut events).unwrap();
     assert_eq!(wire.epoll.wait(0, &mut events).unwrap(), 0);
+    assert!(wire.backend.fd(0).is_some());
 }
