@@ -24,7 +24,12 @@ fn step(guest: &mut Guest<Epoll>, own: Own<'_>, what: u8, queue: u8, numbers: [u
         2 => drop(guest.add(queue, &[&a.to_le_bytes(), &b.to_le_bytes(), &c.to_le_bytes(), &[1, 0]], &[])),
         3 => guest.rings[queue].set_descriptor(
             a % SIZE,
-            RawDescriptor { address: u64::from(b) << 9, len: u32::from(c) << (a >> 12), flags: b & 7, next: c % (SIZE + 1) },
+            RawDescriptor {
+                address: u64::from(b) << 9,
+                len: u32::from(c) << (a >> 12),
+                flags: b & 7,
+                next: c % (SIZE + 1),
+            },
         ),
         4 => guest.rings[queue].make_available(a % (SIZE + 2)),
         5 => guest.rings[queue].set_available_index(a),

@@ -268,11 +268,9 @@ pub(crate) fn read(path: &Path) -> String {
     let regular = fs::metadata(path).is_ok_and(|meta| meta.is_file());
     // Most of these files are shorter, so one read suffices.
     let mut bytes = Vec::with_capacity(4096);
-    if regular {
-        if let Ok(file) = File::open(path) {
-            // Keep what was read before an error.
-            let _ = file.take(MAX_SIZE).read_to_end(&mut bytes);
-        }
+    if regular && let Ok(file) = File::open(path) {
+        // Keep what was read before an error.
+        let _ = file.take(MAX_SIZE).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -86,10 +86,10 @@ impl MsiRouter {
         }
         let before = std::mem::replace(slot, message);
         let result = self.publish(&routes);
-        if result.is_err() {
-            if let Some(slot) = routes.messages.get_mut(index) {
-                *slot = before;
-            }
+        if result.is_err()
+            && let Some(slot) = routes.messages.get_mut(index)
+        {
+            *slot = before;
         }
         result
     }

@@ -357,7 +357,7 @@ mod tests {
             ram.memory().read_slice(&mut word, GuestAddress((1 << 32) + at)).unwrap();
             word
         };
-        for copy in (0..1 << 20).step_by(UNIT as usize) {
+        for copy in (0..1 << 20).step_by(usize::try_from(UNIT).unwrap()) {
             assert_eq!(
                 [0, 4, 4096, 8192].map(|at| read(copy + at)),
                 [[0xff; 4], [0; 4], [0; 4], [1, 2, 3, 4]]

@@ -127,7 +127,7 @@ pub struct Config {
     pub ipv4: Option<Ipv4Subnet>,
     /// IPv6, if the guest gets it.
     pub ipv6: Option<Ipv6Subnet>,
-    /// Largest IP packet, from 1280 up.
+    /// Largest IP packet. Below 1280 there is no IPv6.
     pub mtu: u16,
     /// The name that DHCP gives to the guest.
     pub hostname: Option<String>,

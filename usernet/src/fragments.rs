@@ -33,7 +33,7 @@ impl Fragments {
         let rest = self.payload.get(self.done..).filter(|rest| !rest.is_empty())?;
         let headers = link::headers(self.ends.1);
         let extra = if self.ends.1.is_ipv4() { 0 } else { FRAGMENT_HEADER };
-        let most = (self.mtu + ETHERNET).checked_sub(headers + extra)? / 8 * 8;
+        let most = (self.mtu + ETHERNET).checked_sub(headers + extra).filter(|most| *most >= 8)? / 8 * 8;
         let len = rest.len().min(most);
         let last = len == rest.len();
         let offset = u16::try_from(self.done / 8).ok()?;

@@ -28,8 +28,12 @@ use crate::{arp, dhcp, slab, udp};
 /// Bytes of the longest frame: an IP packet of 64 KiB. [`Network::output`] needs as much room.
 pub const LONGEST_FRAME: usize = 65535 + ETHERNET;
 
+/// RFC 8200 §5: IPv6 does not run over less.
+const IPV6_LEAST_MTU: u16 = 1280;
 /// Before a router's advertisement ends, the next is due.
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(4 * 3600);
+/// Datagrams of the host that become no frame, before others have their turn.
+const LOST_AT_ONCE: usize = 64;
 /// Connections that one listening port gives at a time.
 const ACCEPTED_AT_ONCE: usize = 64;
 const TCP_CHECKSUM_AT: u16 = 16;
@@ -59,6 +63,7 @@ pub struct Network<H: Host> {
 impl<H: Host> Network<H> {
     /// A network that nobody has used yet.
     pub fn new(config: Config, host: H) -> Self {
+        let config = Config { ipv6: config.ipv6.filter(|_| config.mtu >= IPV6_LEAST_MTU), ..config };
         Network {
             link: Link::new(config.gateway_mac, config.limits.queued),
             tcp: Tcp::new(config.limits, config.mtu),
@@ -346,8 +351,9 @@ impl<H: Host> Network<H> {
             let taken = |remote| self.tcp.contains(&Flow { guest, remote });
             match forwards::free_port(seen, taken) {
                 Some(remote) => {
-                    // One too many is counted there.
-                    let _ = self.tcp.accepted(stream, remote, guest, &mut self.host, now);
+                    if !self.tcp.accepted(stream, remote, guest, &mut self.host, now) {
+                        self.counters.count(Drop::Full);
+                    }
                 }
                 None => {
                     self.counters.count(Drop::Full);
@@ -409,7 +415,7 @@ impl<H: Host> Network<H> {
         let segment = room.get_mut(at..room.len().min(LONGEST_FRAME))?;
         let most = |flow: &Flow| {
             let large = if flow.guest.is_ipv4() { accepts.tso4 } else { accepts.tso6 };
-            if large { LONGEST_FRAME - at } else { 0 }
+            if large && accepts.checksum { LONGEST_FRAME - at } else { 0 }
         };
         let out = self.tcp.output(segment, most, &mut self.host, now)?;
         let ends = (out.flow.remote.ip(), out.flow.guest.ip());
@@ -437,10 +443,10 @@ impl<H: Host> Network<H> {
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
         let guest = self.guest4().or(self.guest6);
-        let mut around =
-            Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
-        while let Some(received) = self.datagrams.receive(room, &mut around) {
-            match received {
+        for _ in 0..LOST_AT_ONCE {
+            let mut around =
+                Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
+            match self.datagrams.receive(room, &mut around)? {
                 Received::Datagram { key, at, len } => {
                     let frame = self.frame_of(key, room, at, len, accepts);
                     if frame.is_some() {
@@ -455,8 +461,6 @@ impl<H: Host> Network<H> {
                     }
                 }
             }
-            around =
-                Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
         }
         None
     }

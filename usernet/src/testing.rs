@@ -28,6 +28,9 @@ pub enum Opened {
     Port(SocketAddr),
 }
 
+/// A datagram or a piece of a stream, and who sent it; or how receiving it fails.
+pub type Incoming = Result<(Vec<u8>, SocketAddr), ErrorKind>;
+
 /// The host.
 #[derive(Debug, Default)]
 pub struct MockHost {
@@ -36,7 +39,7 @@ pub struct MockHost {
     /// What was sent or written: the socket's number, where to, and what.
     pub sent: Vec<(u64, Option<SocketAddr>, Vec<u8>)>,
     /// What each socket receives, and who sends it.
-    pub incoming: HashMap<u64, VecDeque<Result<(Vec<u8>, SocketAddr), ErrorKind>>>,
+    pub incoming: HashMap<u64, VecDeque<Incoming>>,
     /// Connections that wait at each port.
     pub waiting: HashMap<u64, VecDeque<SocketAddr>>,
     /// How making a socket fails.

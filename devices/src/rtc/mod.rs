@@ -132,10 +132,8 @@ impl Rtc {
             self.frozen = Some(self.freeze());
         }
         self.set_ram(STATUS_B, value);
-        if !set {
-            if let Some(registers) = self.frozen.take() {
-                self.set_time(&registers);
-            }
+        if !set && let Some(registers) = self.frozen.take() {
+            self.set_time(&registers);
         }
     }
 

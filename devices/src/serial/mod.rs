@@ -171,15 +171,16 @@ impl Serial {
             *slot = byte;
             count += 1;
         }
-        if let Some(rest) = chunk.get_mut(count..room) {
-            if !rest.is_empty() {
-                count += self.input.try_pop(rest);
-            }
+        if let Some(rest) = chunk.get_mut(count..room)
+            && !rest.is_empty()
+        {
+            count += self.input.try_pop(rest);
         }
-        if let Some(bytes) = chunk.get(..count) {
-            if !bytes.is_empty() && self.registers.enqueue_raw_bytes(bytes).is_err() {
-                log::error!("serial: the FIFO refused {count} bytes that it had room for");
-            }
+        if let Some(bytes) = chunk.get(..count)
+            && !bytes.is_empty()
+            && self.registers.enqueue_raw_bytes(bytes).is_err()
+        {
+            log::error!("serial: the FIFO refused {count} bytes that it had room for");
         }
     }
 

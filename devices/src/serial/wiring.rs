@@ -59,10 +59,10 @@ impl Trigger for Line {
             line.owed.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        if let Err(error) = line.irq.trigger() {
-            if let Some(left_out) = line.ration.take() {
-                log::warn!("the serial port's interrupt could not be raised: {error}{left_out}");
-            }
+        if let Err(error) = line.irq.trigger()
+            && let Some(left_out) = line.ration.take()
+        {
+            log::warn!("the serial port's interrupt could not be raised: {error}{left_out}");
         }
         Ok(())
     }

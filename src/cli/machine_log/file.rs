@@ -36,10 +36,10 @@ impl LogFile {
     pub(super) fn write(&self, line: &str) -> io::Result<()> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         // Lines are rare, so the check may cost a stat; no signal is needed after a rotation.
-        if !self.is_current(&writer.file) {
-            if let Ok(new) = open(&self.path) {
-                writer.file = new;
-            }
+        if !self.is_current(&writer.file)
+            && let Ok(new) = open(&self.path)
+        {
+            writer.file = new;
         }
         // In one write, so that machines may share a file.
         let start = if writer.partial_line { "\n" } else { "" };

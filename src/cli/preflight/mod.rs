@@ -184,10 +184,10 @@ pub(super) fn judge(
     let mut warnings: Vec<_> =
         files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
     warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
-    if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        if let Some(problem) = no_initrd(host, path, files.headers.version()) {
-            return Err(add_disk_findings(problem, spec, files).into());
-        }
+    if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd)
+        && let Some(problem) = no_initrd(host, path, files.headers.version())
+    {
+        return Err(add_disk_findings(problem, spec, files).into());
     }
     // A kernel from the disk may have its drivers built in: only its name is known.
     if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {

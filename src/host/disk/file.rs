@@ -93,10 +93,10 @@ impl DiskFile {
     /// The descriptor for `transfer`: unaligned transfers use the page cache, which the kernel keeps coherent
     /// with direct I/O.
     pub(super) fn fd_for(&self, transfer: &Transfer) -> RawFd {
-        if let Some((end, zeros)) = &self.tail {
-            if transfer.rest().offset >= *end {
-                return zeros.as_raw_fd();
-            }
+        if let Some((end, zeros)) = &self.tail
+            && transfer.rest().offset >= *end
+        {
+            return zeros.as_raw_fd();
         }
         match &self.direct {
             Some(direct) if transfer.is_aligned(direct.memory_align, direct.offset_align) => {

@@ -57,6 +57,7 @@ impl Inbox {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 mod tests {
     use super::*;
 

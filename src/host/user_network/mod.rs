@@ -4,6 +4,7 @@
 //! network device ([`UserBackend`]).
 
 mod backend;
+mod limits;
 mod resolver;
 mod sockets;
 #[cfg(test)]
@@ -49,6 +50,8 @@ impl UserNetwork {
     /// # Errors
     /// A port is taken, privileged, or there is no such address.
     pub(crate) fn open(config: Config, forwards: &[Forward]) -> Result<Self, UserNetworkError> {
+        let config =
+            Config { limits: limits::within_descriptors(config.limits, limits::descriptors()), ..config };
         let mut network = UserNetwork { config, bound: Vec::new(), forwards: Vec::new() };
         for forward in forwards {
             let bound = BoundSocket::open(forward.protocol, forward.bind).map_err(|source| {

@@ -79,6 +79,8 @@ pub(super) struct Watch {
     pub(super) held: bool,
     /// There is no memory for it: reading goes on when another connection gives some back.
     pub(super) starved: bool,
+    /// It failed: what was read before that still goes to the guest, then a reset.
+    pub(super) broken: bool,
 }
 
 /// A connection.

@@ -55,8 +55,8 @@ impl<H: Host> Connection<H> {
     /// Asks the host for what is wanted now, and ends the connection on an error.
     pub(super) fn settle(&mut self, result: io::Result<()>, context: &mut Context<'_, H>) -> Fate {
         let result = result.and_then(|()| {
-            let open = self.phase == Phase::Open;
-            let read = open && !self.sender.is_finished() && !self.watch.held && !self.watch.starved;
+            let working = self.phase == Phase::Open && !self.watch.broken;
+            let read = working && !self.sender.is_finished() && !self.watch.held && !self.watch.starved;
             let write = self.phase == Phase::Connecting || !self.receiver.ring.is_empty();
             if self.watch.asked != Some((read, write)) {
                 context.host.watch(&self.stream, self.token.to_bits(), read, write)?;
@@ -66,8 +66,26 @@ impl<H: Host> Connection<H> {
         });
         match result {
             Ok(()) => Fate::Lives,
+            Err(_) if self.salvages(context) => Fate::Lives,
             Err(_) => Fate::ResetGuest,
         }
+    }
+
+    /// The stream failed. As a kernel does, the guest is given what came before that: a server that answers and closes without
+    /// reading a request to its end is understood. True: there is something to give.
+    fn salvages(&mut self, context: &mut Context<'_, H>) -> bool {
+        if self.phase != Phase::Open {
+            return false;
+        }
+        if !self.watch.broken {
+            self.watch.broken = true;
+            context.pool.release(&mut self.receiver.ring);
+            let _ = context.host.watch(&self.stream, self.token.to_bits(), false, false);
+            self.watch.asked = Some((false, false));
+            // The error again, or an end that is none.
+            let _ = self.fill(context);
+        }
+        self.sender.unsent() > 0
     }
 
     /// Another connection gave memory back.
@@ -88,14 +106,17 @@ impl<H: Host> Connection<H> {
 
     /// The guest acknowledged something: reads on if that was waited for.
     pub(super) fn refill(&mut self, context: &mut Context<'_, H>) -> io::Result<()> {
-        let ring = &mut self.sender.ring;
+        let ring = &self.sender.ring;
         let room = ring.room();
         if self.watch.held {
             let is_worth_it = ring.is_empty() || room >= WORTH_READING || room >= ring.capacity() / 2;
             return if is_worth_it { self.fill(context) } else { Ok(()) };
         }
-        if ring.is_empty() {
-            context.pool.release(ring);
+        if self.watch.broken && self.sender.unsent() == 0 {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if self.sender.ring.is_empty() {
+            context.pool.release(&mut self.sender.ring);
         }
         Ok(())
     }
@@ -144,6 +165,9 @@ impl<H: Host> Connection<H> {
 
     /// Gives bytes of the guest to the host, and keeps what it does not take at once. Returns how many were taken.
     pub(super) fn deliver(&mut self, mut bytes: &[u8], context: &mut Context<'_, H>) -> io::Result<usize> {
+        if self.watch.broken {
+            return Ok(bytes.len());
+        }
         let mut taken = 0;
         while self.receiver.ring.is_empty() && !bytes.is_empty() {
             let Some(count) = write(context.host, &self.stream, bytes)? else { break };

@@ -7,7 +7,7 @@ use smoltcp::wire::{
 use super::*;
 use crate::link::NDP_HOPS;
 
-fn arp_request(guest: &Guest, target: &str) -> Vec<u8> {
+fn arp_request(target: &str) -> Vec<u8> {
     let repr = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: EthernetAddress(GUEST_MAC),
@@ -21,7 +21,6 @@ fn arp_request(guest: &Guest, target: &str) -> Vec<u8> {
     wire.answer_raw(EthernetProtocol::Arp, &packet);
     let mut room = vec![0; 64];
     let len = wire.take(&mut room).unwrap();
-    let _ = guest;
     room[..len].to_vec()
 }
 
@@ -29,7 +28,7 @@ fn arp_request(guest: &Guest, target: &str) -> Vec<u8> {
 fn gateway_and_name_server_are_at_the_gateways_address_and_nobody_else_is_there() {
     let mut guest = Guest::new(Config::default());
     for target in ["10.0.2.2", "10.0.2.3"] {
-        let request = arp_request(&guest, target);
+        let request = arp_request(target);
         guest.send_frame(&request);
         let [frame] = guest.frames().try_into().unwrap();
         assert_eq!(frame[..6], GUEST_MAC);
@@ -44,7 +43,7 @@ fn gateway_and_name_server_are_at_the_gateways_address_and_nobody_else_is_there(
         assert_eq!(reply, expected);
     }
     for target in ["10.0.2.15", "10.0.2.4", "9.9.9.9"] {
-        let request = arp_request(&guest, target);
+        let request = arp_request(target);
         guest.send_frame(&request);
     }
     assert!(guest.frames().is_empty());
@@ -133,4 +132,11 @@ fn solicitation_for_another_or_from_beyond_the_wire_is_not_answered() {
     solicit(&mut guest, "fe80::15", "ff02::2", 64, 133, &[]);
     assert!(guest.frames().is_empty());
     assert_eq!(guest.network.counters().malformed, 2);
+}
+
+#[test]
+fn network_too_narrow_for_ipv6_has_none() {
+    let mut guest = Guest::new(Config { mtu: 1279, ..Config::default() });
+    solicit(&mut guest, "fe80::15", "ff02::2", NDP_HOPS, 133, &[]);
+    assert_eq!((guest.frames().len(), guest.network.counters().unknown), (0, 1));
 }

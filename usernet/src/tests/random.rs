@@ -87,7 +87,7 @@ impl Step {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn no_frame_breaks_the_network_and_every_table_keeps_its_limit(steps in vec(step(), 1..300), taken in any::<bool>()) {

@@ -47,12 +47,12 @@ impl Block {
                 continue;
             }
             // Keep kicks off while the disk is busy; a completion or the timer brings us back.
-            if let Some((completions, limit)) = self.pace.hold(self.slots.moving()) {
-                if cx.poller.gather(completions) {
-                    self.waiting.add(index);
-                    cx.wake_at(Some(now + limit));
-                    return Ok(());
-                }
+            if let Some((completions, limit)) = self.pace.hold(self.slots.moving())
+                && cx.poller.gather(completions)
+            {
+                self.waiting.add(index);
+                cx.wake_at(Some(now + limit));
+                return Ok(());
             }
             if !queue.enable_kicks()? {
                 return Ok(());

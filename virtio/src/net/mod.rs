@@ -197,10 +197,10 @@ impl<P: Poller> Net<P> {
     fn watch_again(&mut self, index: u16, cx: &mut Context<'_, P>) {
         let Some(fd) = self.backend.fd(index) else { return };
         cx.unwatch(fd);
-        if let Err(error) = cx.watch(fd, index.into(), Interest::Both) {
-            if let Some(left_out) = self.wire_ration.take() {
-                log::error!("{}: its wire cannot be watched any more: {error}{left_out}", self.name);
-            }
+        if let Err(error) = cx.watch(fd, index.into(), Interest::Both)
+            && let Some(left_out) = self.wire_ration.take()
+        {
+            log::error!("{}: its wire cannot be watched any more: {error}{left_out}", self.name);
         }
     }
 

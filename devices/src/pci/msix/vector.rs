@@ -126,12 +126,11 @@ impl Vector {
         match self.route(entry) {
             Ok(irq) => {
                 self.live.store(true, Ordering::Release);
-                if std::mem::take(&mut entry.pending) {
-                    if let Err(error) = irq.trigger() {
-                        if self.is_new(LOST) {
-                            log::warn!("MSI-X: a pending interrupt could not be raised: {error}");
-                        }
-                    }
+                if std::mem::take(&mut entry.pending)
+                    && let Err(error) = irq.trigger()
+                    && self.is_new(LOST)
+                {
+                    log::warn!("MSI-X: a pending interrupt could not be raised: {error}");
                 }
             }
             Err(error) => {

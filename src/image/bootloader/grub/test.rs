@@ -42,10 +42,10 @@ impl Interpreter<'_> {
         &mut self,
         words: &'w [&'t str],
     ) -> Result<Option<(bool, &'w [&'t str])>, GrubError> {
-        if let [one, sign, other, rest @ ..] = words {
-            if let Some(holds) = self.pair(one, sign, other) {
-                return Ok(Some((holds, rest)));
-            }
+        if let [one, sign, other, rest @ ..] = words
+            && let Some(holds) = self.pair(one, sign, other)
+        {
+            return Ok(Some((holds, rest)));
         }
         let [sign, value, rest @ ..] = words else { return Ok(None) };
         let holds = match *sign {

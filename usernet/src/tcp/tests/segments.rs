@@ -232,6 +232,9 @@ fn closed_window_is_probed_and_never_given_up_while_answered() {
     assert_eq!(peer.tcp.len(), 1);
     peer.say(|said| said.window = 10);
     assert_eq!(peer.one().payload, b"data");
+    // The long pauses between probes are over.
+    peer.wait(Duration::from_millis(200));
+    assert_eq!(peer.one().payload, b"data");
 }
 
 /// Bytes on their way when nothing more comes, with the guest's window at `window`; then the guest acknowledges.
@@ -261,6 +264,30 @@ fn buffer_grows_while_the_window_takes_more() {
         while round(&mut peer, window) > 0 {}
         assert_eq!(peer.tcp.buffered(), 0);
     }
+}
+
+#[test]
+fn what_came_before_a_failure_of_the_host_still_comes() {
+    let mut peer = Peer::open();
+    let answer = vec![4; 300_000];
+    peer.host.remote(0).to_guest.extend(&answer);
+    peer.host.remote(0).error = Some(std::io::ErrorKind::ConnectionReset);
+    // A write meets the failure first, as while a guest uploads what the server does not want.
+    peer.send(b"too much");
+    let mut got = 0;
+    while peer.tcp.len() > 0 {
+        assert!(peer.host.events().is_empty(), "a broken stream is not watched");
+        for seen in peer.hear_all() {
+            got += seen.payload.len();
+            peer.ack = seen.seq + seen.payload.len();
+            peer.say(|_| {});
+        }
+        peer.send(b"and more");
+    }
+    assert_eq!(got, answer.len());
+    assert!(peer.hear_all().iter().any(|seen| seen.rst));
+    assert!(peer.host.remote(0).closed);
+    assert_eq!(peer.tcp.buffered(), 0);
 }
 
 #[test]
