@@ -47,7 +47,7 @@ pub struct Args {
 /// A machine from a file, from flags or from both.
 #[derive(Debug, Clone, clap::Args)]
 pub struct MachineArgs {
-    /// Read the machine from a TOML file; flags win over it
+    /// Read the machine from a TOML file; flags win
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The flags.

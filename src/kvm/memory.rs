@@ -154,10 +154,20 @@ impl GuestRam {
     /// Memory that the guest may only read, and that is written from this side. It begins as copies, each of `unit` bytes (whole
     /// pages), that hold `words` at their offsets and zeros; what is not written takes the host no more memory than one copy.
     pub(crate) fn read_only(guest: u64, len: u64, unit: u64, words: &[(u64, [u8; 4])]) -> io::Result<Self> {
-        let file = sealed_memfd(c"minivmm-read-only", unit)?;
-        words.iter().try_for_each(|(offset, word)| file.write_all_at(word, *offset))?;
-        let unit = usize::try_from(unit).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        Self::map(&[(guest, len)], true, Backing::CopiesOf(&file, unit))
+        let ranges = [(guest, len)];
+        let step = usize::try_from(unit).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        if let Ok(file) = memfd_with(unit, words) {
+            return Self::map(&ranges, true, Backing::CopiesOf(&file, step));
+        }
+        // `ulimit -f` counts for a memfd, too. Without one, all pages with words are this process's own.
+        let ram = Self::map(&ranges, true, Backing::Anonymous)?;
+        for begin in (0..len).step_by(step.max(1)) {
+            for (offset, word) in words {
+                let at = GuestAddress(guest.saturating_add(begin).saturating_add(*offset));
+                ram.regions.write_slice(word, at).map_err(io::Error::other)?;
+            }
+        }
+        Ok(ram)
     }
 
     fn map(ranges: &[(u64, u64)], read_only: bool, backing: Backing<'_>) -> io::Result<Self> {
@@ -279,6 +289,13 @@ impl GuestRam {
         }
         Ok(())
     }
+}
+
+/// A memfd of `len` bytes that holds `words` at their offsets, and zeros.
+fn memfd_with(len: u64, words: &[(u64, [u8; 4])]) -> io::Result<File> {
+    let file = sealed_memfd(c"minivmm-read-only", len)?;
+    words.iter().try_for_each(|(offset, word)| file.write_all_at(word, *offset))?;
+    Ok(file)
 }
 
 /// A memfd of `len` bytes that nobody can make shorter: that would be a SIGBUS for everybody who maps it.

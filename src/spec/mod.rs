@@ -196,7 +196,7 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_reboot: Option<OnReboot>,
 
-    /// Name of the machine, for verbs: `minivmm stop NAME`
+    /// Name of the machine for verbs: `minivmm stop NAME`
     ///
     /// 1 to 63 of A-Z a-z 0-9 . _ -. The command makes a control socket of this name in $XDG_RUNTIME_DIR/minivmm, or in
     /// /run/minivmm. The library makes none.

@@ -15,6 +15,7 @@ const PIPE_BUF: usize = 4096;
 
 /// What a capture is written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CaptureTarget {
     /// A file or a FIFO.
     File(PathBuf),
