@@ -226,6 +226,8 @@ impl NetBackend for DgramBackend {
     }
 
     fn enable(&mut self, _pairs: u16) -> io::Result<()> {
+        // Of a driver that begins, nobody knows yet whether it has buffers.
+        lock(&self.ends).interest.reading();
         Ok(())
     }
 

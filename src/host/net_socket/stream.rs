@@ -85,6 +85,7 @@ impl NetBackend for StreamBackend {
     }
 
     fn enable(&mut self, _pairs: u16) -> io::Result<()> {
+        lock(&self.link).begin_reading();
         Ok(())
     }
 

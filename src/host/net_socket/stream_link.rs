@@ -79,6 +79,13 @@ impl Link {
         Ok(Link { path: path.to_owned(), side, peer: None, frames, changes, broken, refused, host })
     }
 
+    /// Of a driver that begins, nobody knows yet whether it has buffers.
+    pub(super) fn begin_reading(&mut self) {
+        if let Some(peer) = &mut self.peer {
+            peer.interest.reading();
+        }
+    }
+
     pub(super) fn frames_fd(&self) -> RawFd {
         self.frames.fd()
     }

@@ -49,8 +49,9 @@ impl Interest {
     /// That of a socket that is added to a group.
     pub(super) const FIRST: EventSet = EventSet::IN;
 
+    /// Nobody knows yet whether the guest has buffers.
     pub(super) fn new() -> Self {
-        Interest { drained: true, blocked: false, set: Self::FIRST }
+        Interest { drained: false, blocked: false, set: Self::FIRST }
     }
 
     /// Not all was read perhaps; a read that would block comes later.

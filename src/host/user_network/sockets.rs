@@ -109,6 +109,16 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
+/// What every connection is set to.
+fn prepare(socket: &Socket) -> io::Result<()> {
+    // The guest has put its bytes together already.
+    socket.set_tcp_nodelay(true)?;
+    // The guest's own keep-alive ends here: this is how a peer that vanished is noticed.
+    socket.set_keepalive(true)?;
+    // An urgent byte has its place in the stream, as most programs want it.
+    socket.set_out_of_band_inline(true)
+}
+
 impl Host for Sockets {
     type Stream = Stream;
     type Listener = Socket;
@@ -116,8 +126,7 @@ impl Host for Sockets {
 
     fn connect(&mut self, to: SocketAddr, token: u64) -> io::Result<Stream> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
-        // The guest has put its bytes together already.
-        socket.set_tcp_nodelay(true)?;
+        prepare(&socket)?;
         match socket.connect(&to.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
@@ -195,7 +204,7 @@ impl Host for Sockets {
             }
             Err(error) => return Err(error),
         };
-        socket.set_tcp_nodelay(true)?;
+        prepare(&socket)?;
         let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
         Ok((Stream::new(socket), peer))
     }

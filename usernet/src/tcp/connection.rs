@@ -80,7 +80,7 @@ pub(super) struct Watch {
     /// There is no memory for it: reading goes on when another connection gives some back.
     pub(super) starved: bool,
     /// It failed: what was read before that still goes to the guest, then a reset.
-    pub(super) broken: bool,
+    pub(super) broken: Option<io::ErrorKind>,
 }
 
 /// A connection.

@@ -266,7 +266,9 @@ impl<H: Host> Tcp<H> {
     }
 
     fn mss(&self, flow: Flow) -> u16 {
-        self.mtu.saturating_sub(if flow.guest.is_ipv4() { IPV4_HEADERS } else { IPV6_HEADERS })
+        let headers = if flow.guest.is_ipv4() { IPV4_HEADERS } else { IPV6_HEADERS };
+        // A frame has room for the largest IPv4 packet.
+        self.mtu.min(u16::MAX - IPV6_HEADERS).saturating_sub(headers)
     }
 
     /// RFC 6528: a clock of 4 us and a secret function of the flow.

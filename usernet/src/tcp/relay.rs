@@ -55,7 +55,7 @@ impl<H: Host> Connection<H> {
     /// Asks the host for what is wanted now, and ends the connection on an error.
     pub(super) fn settle(&mut self, result: io::Result<()>, context: &mut Context<'_, H>) -> Fate {
         let result = result.and_then(|()| {
-            let working = self.phase == Phase::Open && !self.watch.broken;
+            let working = self.phase == Phase::Open && self.watch.broken.is_none();
             let read = working && !self.sender.is_finished() && !self.watch.held && !self.watch.starved;
             let write = self.phase == Phase::Connecting || !self.receiver.ring.is_empty();
             if self.watch.asked != Some((read, write)) {
@@ -66,23 +66,22 @@ impl<H: Host> Connection<H> {
         });
         match result {
             Ok(()) => Fate::Lives,
-            Err(_) if self.salvages(context) => Fate::Lives,
+            Err(error) if self.salvages(error.kind(), context) => Fate::Lives,
             Err(_) => Fate::ResetGuest,
         }
     }
 
     /// The stream failed. As a kernel does, the guest is given what came before that: a server that answers and closes without
     /// reading a request to its end is understood. True: there is something to give.
-    fn salvages(&mut self, context: &mut Context<'_, H>) -> bool {
+    fn salvages(&mut self, error: io::ErrorKind, context: &mut Context<'_, H>) -> bool {
         if self.phase != Phase::Open {
             return false;
         }
-        if !self.watch.broken {
-            self.watch.broken = true;
+        if self.watch.broken.is_none() {
+            self.watch.broken = Some(error);
             context.pool.release(&mut self.receiver.ring);
             let _ = context.host.watch(&self.stream, self.token.to_bits(), false, false);
             self.watch.asked = Some((false, false));
-            // The error again, or an end that is none.
             let _ = self.fill(context);
         }
         self.sender.unsent() > 0
@@ -112,7 +111,7 @@ impl<H: Host> Connection<H> {
             let is_worth_it = ring.is_empty() || room >= WORTH_READING || room >= ring.capacity() / 2;
             return if is_worth_it { self.fill(context) } else { Ok(()) };
         }
-        if self.watch.broken && self.sender.unsent() == 0 {
+        if self.watch.broken.is_some() && self.sender.unsent() == 0 {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         if self.sender.ring.is_empty() {
@@ -131,6 +130,10 @@ impl<H: Host> Connection<H> {
             let space = self.sender.ring.space();
             let asked = space.len();
             match context.host.read(&self.stream, space) {
+                // A kernel tells an error once, and then an end. It is one only if the peer had sent it before: EPIPE.
+                Ok(0) if self.watch.broken.is_some_and(|error| error != io::ErrorKind::BrokenPipe) => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
                 Ok(0) => self.sender.finish(),
                 Ok(count) => {
                     self.sender.ring.commit(count);
@@ -165,7 +168,7 @@ impl<H: Host> Connection<H> {
 
     /// Gives bytes of the guest to the host, and keeps what it does not take at once. Returns how many were taken.
     pub(super) fn deliver(&mut self, mut bytes: &[u8], context: &mut Context<'_, H>) -> io::Result<usize> {
-        if self.watch.broken {
+        if self.watch.broken.is_some() {
             return Ok(bytes.len());
         }
         let mut taken = 0;

@@ -132,7 +132,8 @@ impl Host for TestHost {
         let count = into.len().min(remote.to_guest.len());
         if count == 0 {
             // As a kernel does: what came before a failure can still be read.
-            if let Some(kind) = remote.error {
+            if let Some(kind) = remote.error.take() {
+                remote.finished = true;
                 return Err(kind.into());
             }
             return if remote.finished { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
@@ -145,7 +146,8 @@ impl Host for TestHost {
 
     fn write(&mut self, stream: &Stream, from: &[u8]) -> io::Result<usize> {
         let mut remote = stream.0.lock().unwrap();
-        if let Some(kind) = remote.error {
+        if let Some(kind) = remote.error.take() {
+            remote.finished = true;
             return Err(kind.into());
         }
         assert!(!remote.shut, "bytes behind the end");

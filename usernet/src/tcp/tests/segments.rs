@@ -279,6 +279,7 @@ fn what_came_before_a_failure_of_the_host_still_comes() {
         assert!(peer.host.events().is_empty(), "a broken stream is not watched");
         for seen in peer.hear_all() {
             got += seen.payload.len();
+            assert!(!seen.fin, "a failure is no end");
             peer.ack = seen.seq + seen.payload.len();
             peer.say(|_| {});
         }
