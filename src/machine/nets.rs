@@ -145,7 +145,8 @@ fn open_user(user: &UserNet, mtu: Option<u16>, spec: &Spec) -> Result<UserNetwor
         config.mtu = mtu;
     }
     let forwards: Vec<Forward> = user.forward.iter().map(forward).collect();
-    UserNetwork::open(config, &forwards).map_err(|error| match error {
+    let networks = spec.interfaces().filter(|(_, net)| matches!(net.link, NetLink::User(_))).count();
+    UserNetwork::open(config, &forwards, networks).map_err(|error| match error {
         UserNetworkError::Bind { forward: refused, source, .. } => {
             let asked = user.forward.iter().find(|asked| forward(asked) == refused);
             asked.map_or(StartError::Internal("the forwards"), |asked| {

@@ -102,9 +102,10 @@ impl Default for Ipv6Subnet {
 /// How much of the host one guest may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// TCP connections. At most a quarter may be half-open.
+    /// TCP connections. The guest may have three quarters of them, and so may peers that come in by forwards. An eighth of each
+    /// kind may be half-open.
     pub connections: usize,
-    /// UDP flows; name queries are among them.
+    /// UDP flows; name queries are among them. They are shared as connections are.
     pub udp_flows: usize,
     /// Addresses that are pinged at once.
     pub pings: usize,

@@ -1,7 +1,6 @@
 //! The NAT of UDP and of echo requests: flows of the guest, each with a socket of the host, until they are idle.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use crate::flow::{Flow, Unreachable};
 use crate::forwards::{self, Forwards, Socket};
 use crate::host::Host;
 use crate::packet::Drop;
+use crate::sides::{Side, Sides, share};
 use crate::slab::{Place, Slab};
 use crate::token::{Kind, Token};
 use crate::{link, udp};
@@ -18,6 +18,10 @@ use crate::{link, udp};
 /// How long a flow lives without a datagram: one that was not answered, and one that was (RFC 4787 §4.3 asks for two minutes).
 const UNANSWERED: Duration = Duration::from_secs(30);
 const ANSWERED: Duration = Duration::from_secs(180);
+/// Echo requests: few sockets serve many of them.
+const ECHO: Duration = Duration::from_secs(10);
+/// Datagrams of one socket that are thrown away at once: the others get their turns.
+const LOST_AT_ONCE: usize = 64;
 /// Queries have one answer.
 const DNS: u16 = 53;
 
@@ -58,12 +62,19 @@ impl Key {
 
 #[derive(Debug)]
 enum Via<D> {
-    Own(D),
+    /// A socket of its own, and the peer that it talks to.
+    Own(D, SocketAddr),
     /// A peer of a forward.
-    Forward {
-        forward: Place,
-        peer: SocketAddr,
-    },
+    Forward { forward: Place, peer: SocketAddr },
+}
+
+impl<D> Via<D> {
+    fn side(&self) -> Side {
+        match self {
+            Via::Own(..) => Side::Guest,
+            Via::Forward { .. } => Side::Outside,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -71,6 +82,8 @@ struct Entry<D> {
     key: Key,
     via: Via<D>,
     last: Instant,
+    /// When it is looked at, at or before its deadline.
+    timer: Instant,
     answered: bool,
     /// It is in the list of those that are ready.
     queued: bool,
@@ -78,8 +91,12 @@ struct Entry<D> {
 
 impl<D> Entry<D> {
     fn deadline(&self) -> Instant {
-        let query = matches!(self.key, Key::Udp(flow) if flow.remote.port() == DNS);
-        self.last + if self.answered && !query { ANSWERED } else { UNANSWERED }
+        self.last
+            + match self.key {
+                Key::Echo { .. } => ECHO,
+                Key::Udp(flow) if self.answered && flow.remote.port() != DNS => ANSWERED,
+                Key::Udp(_) => UNANSWERED,
+            }
     }
 }
 
@@ -137,9 +154,12 @@ pub(crate) struct Datagrams<H: Host> {
     places: HashMap<Key, Place>,
     peers: HashMap<(Place, SocketAddr), Place>,
     ready: VecDeque<Source>,
-    /// One entry a flow, at or before its deadline.
-    deadlines: BinaryHeap<Reverse<(Instant, Place)>>,
-    pings: usize,
+    /// One entry a flow, at its timer.
+    deadlines: BTreeSet<(Instant, Place)>,
+    /// Flows of UDP.
+    udp: Sides,
+    /// Those of echo requests.
+    pings: Vec<Place>,
     limits: Limits,
 }
 
@@ -151,8 +171,9 @@ impl<H: Host> Datagrams<H> {
             places: HashMap::new(),
             peers: HashMap::new(),
             ready: VecDeque::new(),
-            deadlines: BinaryHeap::new(),
-            pings: 0,
+            deadlines: BTreeSet::new(),
+            udp: Sides::default(),
+            pings: Vec::new(),
             limits,
         }
     }
@@ -177,7 +198,7 @@ impl<H: Host> Datagrams<H> {
         let Some(entry) = self.entries.get_mut(place) else { return Ok(()) };
         entry.last = around.now;
         let sent = match &entry.via {
-            Via::Own(socket) => around.host.send(socket, None, bytes),
+            Via::Own(socket, _) => around.host.send(socket, None, bytes),
             Via::Forward { forward, peer } => {
                 match around.forwards.get(*forward).map(|forward| &forward.socket) {
                     Some(Socket::Udp(socket)) => {
@@ -210,39 +231,61 @@ impl<H: Host> Datagrams<H> {
             Key::Echo { .. } => Kind::Ping,
         };
         let ping = kind == Kind::Ping;
-        let full = if ping { self.pings >= self.limits.pings } else { self.is_full() };
-        if full {
+        if !ping && self.is_full(Side::Guest) {
             return Err(Refusal::Drop(Drop::Full));
         }
         let to = to(around.host).map_err(Refusal::Unreachable)?;
+        if ping && self.pings.len() >= self.limits.pings && !self.evict_ping() {
+            return Err(Refusal::Drop(Drop::Full));
+        }
         let Place { slot, generation } = self.entries.next();
         let token = Token { kind, generation, slot }.to_bits();
         let socket = if ping { around.host.ping(to.ip(), token) } else { around.host.datagram(to, token) };
         let socket = socket.map_err(|error| refusal(&error))?;
-        self.pings += usize::from(ping);
-        Ok(self.insert(key, Via::Own(socket), around.now))
+        Ok(self.insert(key, Via::Own(socket, to), around.now))
     }
 
-    fn is_full(&self) -> bool {
-        self.entries.len() - self.pings >= self.limits.udp_flows
+    fn is_full(&self, side: Side) -> bool {
+        let most = self.limits.udp_flows;
+        self.udp.total() >= most || self.udp.of(side) >= share(most)
+    }
+
+    /// Closes the echo socket that was used least recently. False: there is none.
+    fn evict_ping(&mut self) -> bool {
+        let last = |place: &Place| self.entries.get(*place).map(|entry| entry.last);
+        let Some(place) = self.pings.iter().copied().min_by_key(last) else { return false };
+        // A guest that takes nothing would have the list grow without end.
+        self.ready.retain(|source| !matches!(source, Source::Flow(other) if *other == place));
+        self.close(place);
+        true
     }
 
     fn insert(&mut self, key: Key, via: Via<H::Datagram>, now: Instant) -> Place {
         if let Via::Forward { forward, peer } = &via {
             self.peers.insert((*forward, *peer), self.entries.next());
         }
-        let entry = Entry { key, via, last: now, answered: false, queued: false };
+        let side = via.side();
+        let mut entry = Entry { key, via, last: now, timer: now, answered: false, queued: false };
         let deadline = entry.deadline();
+        entry.timer = deadline;
         let place = self.entries.insert(entry);
+        match key {
+            Key::Udp(_) => self.udp.add(side),
+            Key::Echo { .. } => self.pings.push(place),
+        }
         self.places.insert(key, place);
-        self.deadlines.push(Reverse((deadline, place)));
+        self.deadlines.insert((deadline, place));
         place
     }
 
     fn close(&mut self, place: Place) {
         let Some(entry) = self.entries.remove(place) else { return };
         self.places.remove(&entry.key);
-        self.pings -= usize::from(matches!(entry.key, Key::Echo { .. }));
+        self.deadlines.remove(&(entry.timer, place));
+        match entry.key {
+            Key::Udp(_) => self.udp.remove(entry.via.side()),
+            Key::Echo { .. } => self.pings.retain(|ping| *ping != place),
+        }
         if let Via::Forward { forward, peer } = entry.via {
             self.peers.remove(&(forward, peer));
         }
@@ -289,30 +332,31 @@ impl<H: Host> Datagrams<H> {
 
     fn receive_flow(&mut self, place: Place, room: &mut [u8], around: &mut Around<'_, H>) -> Turn {
         let Some(entry) = self.entries.get_mut(place) else { return Turn::Nothing };
-        let Via::Own(socket) = &entry.via else { return Turn::Nothing };
+        let Via::Own(socket, remote) = &entry.via else { return Turn::Nothing };
         let key = entry.key;
         let at = key.payload_at();
         let Some(into) = room.get_mut(at..) else { return Turn::Nothing };
         let most = into.len();
-        match around.host.receive(socket, into) {
-            Ok((len, _)) => {
-                entry.last = around.now;
-                entry.answered = true;
-                Turn::Received(Received::Datagram { key, at, len: len.min(most) })
-            }
-            Err(error) => match Unreachable::of(&error) {
-                Some(why) => Turn::Received(Received::Error { key, why }),
-                None => {
-                    entry.queued = false;
-                    Turn::Nothing
+        for _ in 0..LOST_AT_ONCE {
+            match around.host.receive(socket, into) {
+                // It came before the socket was connected, or a ping socket takes what answers nothing of ours.
+                Ok((_, from)) if !is_from(from, *remote, &key) => {}
+                Ok((len, _)) => {
+                    entry.last = around.now;
+                    entry.answered = true;
+                    return Turn::Received(Received::Datagram { key, at, len: len.min(most) });
                 }
-            },
+                Err(error) => match Unreachable::of(&error) {
+                    Some(why) => return Turn::Received(Received::Error { key, why }),
+                    None => break,
+                },
+            }
         }
+        entry.queued = false;
+        Turn::Nothing
     }
 
     fn receive_forward(&mut self, place: Place, room: &mut [u8], around: &mut Around<'_, H>) -> Turn {
-        // Datagrams that cannot be passed on are thrown away, some at a time: the others get their turns.
-        const LOST_AT_ONCE: usize = 64;
         let Some(entry) = around.forwards.get(place) else { return Turn::Nothing };
         let Socket::Udp(socket) = &entry.socket else { return Turn::Nothing };
         let at = link::headers(around.guest.unwrap_or(IpAddr::V4([0; 4].into()))) + udp::HEADER;
@@ -345,7 +389,7 @@ impl<H: Host> Datagrams<H> {
             return Some(entry.key);
         }
         let guest = SocketAddr::new(around.guest?, port);
-        if self.is_full() {
+        if self.is_full(Side::Outside) {
             return None;
         }
         let seen = forwards::peer_as_seen(peer, guest.ip(), around.config);
@@ -357,20 +401,23 @@ impl<H: Host> Datagrams<H> {
 
     /// When [`Datagrams::timeout`] has something to do.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((deadline, _))| *deadline)
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// Closes flows that are idle.
     pub(crate) fn timeout(&mut self, now: Instant) {
-        while let Some(Reverse((deadline, place))) = self.deadlines.peek().copied() {
-            if deadline > now {
+        while let Some((at, place)) = self.deadlines.first().copied() {
+            if at > now {
                 return;
             }
-            self.deadlines.pop();
-            match self.entries.get(place).map(Entry::deadline) {
-                Some(later) if later > now => self.deadlines.push(Reverse((later, place))),
-                Some(_) => self.close(place),
-                None => {}
+            self.deadlines.pop_first();
+            let Some(entry) = self.entries.get_mut(place) else { continue };
+            let later = entry.deadline();
+            if later > now {
+                entry.timer = later;
+                self.deadlines.insert((later, place));
+            } else {
+                self.close(place);
             }
         }
     }
@@ -379,6 +426,12 @@ impl<H: Host> Datagrams<H> {
 enum Turn {
     Received(Received),
     Nothing,
+}
+
+/// Whether a datagram of `from` belongs to a flow to `remote`. The host's loopback answers for the unspecified address.
+fn is_from(from: SocketAddr, remote: SocketAddr, key: &Key) -> bool {
+    let same_address = remote.ip().is_unspecified() || from.ip().to_canonical() == remote.ip().to_canonical();
+    same_address && (matches!(key, Key::Echo { .. }) || from.port() == remote.port())
 }
 
 fn refusal(error: &io::Error) -> Refusal {

@@ -20,6 +20,7 @@ mod ndp;
 mod network;
 mod offload;
 mod packet;
+mod sides;
 mod slab;
 mod sum;
 mod tcp;

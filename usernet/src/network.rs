@@ -198,7 +198,10 @@ impl<H: Host> Network<H> {
             packet.verify(offload)?;
             match ndp::input(packet, &self.config, subnet, &mut self.link)? {
                 Ndp::Other => {}
-                Ndp::Done => return Ok(()),
+                Ndp::Done => {
+                    self.keep_advertised(source, subnet, now);
+                    return Ok(());
+                }
                 Ndp::Advertised => {
                     self.advertise_at = Some(now + ADVERTISE_AGAIN);
                     return Ok(());
@@ -216,8 +219,17 @@ impl<H: Host> Network<H> {
         }
         if subnet.contains(source) {
             self.learn_guest6(source);
+            self.keep_advertised(source, subnet, now);
         }
         self.transport(packet, offload, now)
+    }
+
+    /// A guest that was restored has its address and does not ask for a router, but the one that it knows expires.
+    fn keep_advertised(&mut self, source: Ipv6Addr, subnet: &Ipv6Subnet, now: Instant) {
+        if self.advertise_at.is_none() && subnet.contains(source) {
+            self.advertise_at = Some(now + ADVERTISE_AGAIN);
+            ndp::advertise_router(&self.config, subnet, &mut self.link);
+        }
     }
 
     /// Where forwards lead: before the guest has sent anything, to the address that it will get.

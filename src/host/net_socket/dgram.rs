@@ -128,16 +128,20 @@ impl Ends {
             log::info!("the peer at {} {state}", self.remote.display());
             self.up = up;
             self.changes.ring();
-        }
-        if !up {
-            self.changes.ring_after(RETRY);
+            if !up {
+                self.changes.ring_after(RETRY);
+            }
         }
     }
 
     fn look(&mut self) -> bool {
         self.changes.hush();
         if self.changes.is_due() && !self.up {
-            self.set_link(reach(&self.to).is_ok());
+            if reach(&self.to).is_ok() {
+                self.set_link(true);
+            } else {
+                self.changes.ring_after(RETRY);
+            }
         }
         self.up
     }
@@ -155,7 +159,7 @@ impl Ends {
     fn received(&mut self, result: io::Result<usize>) -> io::Result<usize> {
         match result {
             Ok(len) => {
-                self.set_link(true);
+                // It does not bring a link up: anyone may have sent it, while nobody hears the guest. The next look finds out.
                 if len < ETHERNET { dropped() } else { Ok(len) }
             }
             Err(error) => match error.kind() {

@@ -431,7 +431,7 @@ fn a_datagram_peer_that_goes_takes_the_link_down_until_it_answers() {
     one.wait_link(true);
     one.send(&frame(60, 2)).unwrap();
     assert_eq!(other.receive(), frame(60, 2));
-    // Killed, it leaves its file behind; what it sends after a restart brings the link up at once.
+    // Killed, it leaves its file behind; after a restart it is heard at once, and seen at the next look.
     drop((second, other));
     let path = folder.path().join("b");
     drop(UnixDatagram::bind(&path).unwrap());
@@ -441,8 +441,28 @@ fn a_datagram_peer_that_goes_takes_the_link_down_until_it_answers() {
     let peer = UnixDatagram::bind(&path).unwrap();
     peer.send_to(&frame(60, 4), folder.path().join("a")).unwrap();
     assert_eq!(one.receive(), frame(60, 4));
-    assert!(one.backend.link_is_up());
+    one.wait_link(true);
     drop(first);
+}
+
+#[test]
+fn datagrams_of_others_do_not_bring_up_the_link_to_a_peer_that_is_not_there() {
+    let (folder, _) = folder();
+    let [local, remote] = ["a", "b"].map(|name| folder.path().join(name));
+    let socket = DgramSocket::open(&local, &remote, 1500).unwrap();
+    let mut one = End::new(socket.backend());
+    let stranger = UnixDatagram::unbound().unwrap();
+    for seed in 0..5 {
+        stranger.send_to(&frame(60, seed), &local).unwrap();
+        assert_eq!(one.receive(), frame(60, seed));
+        assert!(!one.backend.link_is_up());
+        assert!(one.send(&frame(60, seed)).is_err());
+        std::thread::sleep(RETRY / 2);
+        assert!(!one.backend.link_is_up());
+    }
+    // A guest that sends without a link does not put off the look that finds the peer.
+    let _peer = UnixDatagram::bind(&remote).unwrap();
+    one.wait_link(true);
 }
 
 #[test]

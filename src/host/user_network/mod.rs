@@ -45,13 +45,18 @@ pub(crate) struct UserNetwork {
 }
 
 impl UserNetwork {
-    /// Opens the ports of `forwards`.
+    /// Opens the ports of `forwards`. `networks`: user-mode networks of the machine, this one among them, which share the
+    /// descriptors of the process.
     ///
     /// # Errors
     /// A port is taken, privileged, or there is no such address.
-    pub(crate) fn open(config: Config, forwards: &[Forward]) -> Result<Self, UserNetworkError> {
-        let config =
-            Config { limits: limits::within_descriptors(config.limits, limits::descriptors()), ..config };
+    pub(crate) fn open(
+        config: Config,
+        forwards: &[Forward],
+        networks: usize,
+    ) -> Result<Self, UserNetworkError> {
+        let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);
+        let config = Config { limits, ..config };
         let mut network = UserNetwork { config, bound: Vec::new(), forwards: Vec::new() };
         for forward in forwards {
             let bound = BoundSocket::open(forward.protocol, forward.bind).map_err(|source| {

@@ -192,7 +192,7 @@ impl Guest {
 
 fn open(forwards: &[Forward]) -> UserNetwork {
     let config = Config { host_loopback: true, ..Config::default() };
-    UserNetwork::open(config, forwards).unwrap()
+    UserNetwork::open(config, forwards, 1).unwrap()
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -316,7 +316,7 @@ fn forwarded_port_stays_open_over_reboots_and_visitors_come_from_the_gateway() {
         assert_eq!(greeting, b"SSH-2.0-test");
         assert_eq!(remote, SocketAddr::from((GATEWAY, local.port())));
     }
-    let taken = UserNetwork::open(Config::default(), &[Forward { bind: address, ..forward }]).unwrap_err();
+    let taken = UserNetwork::open(Config::default(), &[Forward { bind: address, ..forward }], 1).unwrap_err();
     assert!(taken.to_string().contains(&format!("port {} of 127.0.0.1", address.port())), "{taken}");
     drop(network);
     TcpListener::bind(address).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! A connection ends here, towards the guest, and begins anew as a stream of the host's kernel. The wire to the guest is a queue
 //! in memory that loses nothing unless the guest drops it: there is no congestion control. Memory is bounded by
-//! [`Limits`]: by the number of connections, of which a quarter may be half-open, and by the bytes in all buffers.
+//! [`Limits`]: by the number of connections, of which a quarter may be half-open, and by the bytes in all buffers. The guest and
+//! the peers of forwards each have their own share of connections and of half-open ones.
 
 mod connection;
 mod output;
@@ -33,6 +34,7 @@ use table::Table;
 use crate::config::Limits;
 use crate::flow::{Flow, Target, Unreachable};
 use crate::host::{Host, Ready};
+use crate::sides::{Side, Sides};
 use crate::token::Token;
 
 /// Segments of no connection, and failures, that may wait: a guest that floods does without some.
@@ -73,7 +75,7 @@ pub(crate) struct Tcp<H: Host> {
     table: Table<H>,
     pool: Pool,
     /// Half-open ones.
-    embryonic: usize,
+    embryonic: Sides,
     /// Those with something to send, each once.
     outputs: VecDeque<u32>,
     timers: BTreeSet<(Instant, u32)>,
@@ -97,7 +99,7 @@ impl<H: Host> Tcp<H> {
             mtu,
             table: Table::new(limits.connections),
             pool: Pool::new(limits.buffered),
-            embryonic: 0,
+            embryonic: Sides::default(),
             outputs: VecDeque::new(),
             timers: BTreeSet::new(),
             starved: BTreeSet::new(),
@@ -145,7 +147,7 @@ impl<H: Host> Tcp<H> {
     ) -> bool {
         let flow = Flow { guest, remote };
         let token = match self.table.find(&flow) {
-            None => self.place(),
+            None => self.place(Side::Outside),
             Some(_) => None,
         };
         let Some(token) = token else {
@@ -153,7 +155,7 @@ impl<H: Host> Tcp<H> {
             return false;
         };
         let numbers = (self.first_number(flow, now), self.mss(flow));
-        self.add(Connection::inbound((flow, token, stream), numbers, now), host, now);
+        self.add(Connection::inbound((flow, token, stream), numbers, now), Side::Outside, host, now);
         true
     }
 
@@ -236,14 +238,15 @@ impl<H: Host> Tcp<H> {
             Target::Address(address) => address,
             Target::Refused => return self.refuse(flow, syn),
         };
-        let Some(token) = self.place() else {
+        let Some(token) = self.place(Side::Guest) else {
             self.refused += 1;
             return self.refuse(flow, syn);
         };
         match host.connect(address, token.to_bits()) {
             Ok(stream) => {
                 let numbers = (self.first_number(flow, now), self.mss(flow));
-                self.add(Connection::outbound((flow, token, stream), numbers, syn, now), host, now);
+                let connection = Connection::outbound((flow, token, stream), numbers, syn, now);
+                self.add(connection, Side::Guest, host, now);
             }
             Err(error) => match relay::failure(&error) {
                 Fate::Failed(why) => self.fail(flow, syn.seq, why),
@@ -253,15 +256,16 @@ impl<H: Host> Tcp<H> {
         }
     }
 
-    /// The name of a new connection, if there is room for one more that is half-open.
-    fn place(&mut self) -> Option<Token> {
-        (self.embryonic < (self.limits.connections / 4).max(1)).then(|| self.table.next())?
+    /// The name of a new connection, if `side` may have one more that is half-open.
+    fn place(&mut self, side: Side) -> Option<Token> {
+        let most = (self.limits.connections / 8).max(1);
+        (self.embryonic.of(side) < most).then(|| self.table.next(side))?
     }
 
-    fn add(&mut self, connection: Connection<H>, host: &mut H, now: Instant) {
+    fn add(&mut self, connection: Connection<H>, side: Side, host: &mut H, now: Instant) {
         let slot = connection.token.slot;
-        self.table.insert(connection);
-        self.embryonic += 1;
+        self.table.insert(connection, side);
+        self.embryonic.add(side);
         self.settle(slot, Fate::Lives, host, now);
     }
 

@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use super::connection::Connection;
 use crate::flow::Flow;
 use crate::host::Host;
+use crate::sides::{Side, Sides, share};
 use crate::token::{Kind, Token};
 
 #[derive(Debug)]
 struct Slot<H: Host> {
     generation: u32,
+    /// Who began the connection.
+    side: Side,
     connection: Option<Box<Connection<H>>>,
 }
 
@@ -22,12 +25,13 @@ pub(super) struct Table<H: Host> {
     slots: Vec<Slot<H>>,
     free: Vec<u32>,
     flows: HashMap<Flow, u32>,
+    taken: Sides,
     most: usize,
 }
 
 impl<H: Host> Table<H> {
     pub(super) fn new(most: usize) -> Self {
-        Table { slots: Vec::new(), free: Vec::new(), flows: HashMap::new(), most }
+        Table { slots: Vec::new(), free: Vec::new(), flows: HashMap::new(), taken: Sides::default(), most }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -48,14 +52,23 @@ impl<H: Host> Table<H> {
         (slot.connection.is_some() && slot.generation & 0xff_ffff == token.generation).then_some(token.slot)
     }
 
-    /// The name of the next connection; `None`: the table is full. It stays free until [`Table::insert`].
-    pub(super) fn next(&mut self) -> Option<Token> {
+    /// Who began the connection in a slot.
+    pub(super) fn side(&self, slot: u32) -> Side {
+        self.slots.get(slot as usize).map_or(Side::Guest, |slot| slot.side)
+    }
+
+    /// The name of the next connection; `None`: the table is full, or `side` has its share of it. It stays free until
+    /// [`Table::insert`].
+    pub(super) fn next(&mut self, side: Side) -> Option<Token> {
+        if self.taken.of(side) >= share(self.most) {
+            return None;
+        }
         if self.free.is_empty() {
             if self.slots.len() >= self.most {
                 return None;
             }
             self.free.push(u32::try_from(self.slots.len()).ok()?);
-            self.slots.push(Slot { generation: 0, connection: None });
+            self.slots.push(Slot { generation: 0, side, connection: None });
         }
         let slot = *self.free.last()?;
         let generation = self.slots.get(slot as usize)?.generation & 0xff_ffff;
@@ -63,7 +76,7 @@ impl<H: Host> Table<H> {
     }
 
     /// Adds a connection under the name that [`Table::next`] gave.
-    pub(super) fn insert(&mut self, connection: Connection<H>) {
+    pub(super) fn insert(&mut self, connection: Connection<H>, side: Side) {
         let number = connection.token.slot;
         if self.free.last() != Some(&number) {
             return;
@@ -71,6 +84,8 @@ impl<H: Host> Table<H> {
         if let Some(slot) = self.slots.get_mut(number as usize) {
             self.free.pop();
             self.flows.insert(connection.flow, number);
+            self.taken.add(side);
+            slot.side = side;
             slot.connection = Some(Box::new(connection));
         }
     }
@@ -81,6 +96,7 @@ impl<H: Host> Table<H> {
         let connection = slot.connection.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.flows.remove(&connection.flow);
+        self.taken.remove(slot.side);
         if !connection.queued {
             self.free.push(number);
         }

@@ -7,8 +7,6 @@ use super::connection::{Connection, Context, Fate, Phase};
 use super::segment::Header;
 use crate::host::Host;
 
-/// Connections that are fed at once when memory comes free.
-const FED_AT_ONCE: usize = 8;
 /// Least memory that feeds one.
 const LEAST_FOOD: usize = 16 << 10;
 
@@ -25,7 +23,7 @@ impl<H: Host> Tcp<H> {
         let was_embryonic = connection.is_embryonic();
         let fate = what(connection, &mut Context { host, pool: &mut self.pool, now });
         if was_embryonic && !connection.is_embryonic() {
-            self.embryonic -= 1;
+            self.embryonic.remove(self.table.side(slot));
         }
         self.settle(slot, fate, host, now);
     }
@@ -101,9 +99,10 @@ impl<H: Host> Tcp<H> {
     }
 
     fn remove(&mut self, slot: u32) -> Option<Connection<H>> {
+        let side = self.table.side(slot);
         let mut connection = self.table.remove(slot)?;
         if connection.is_embryonic() {
-            self.embryonic -= 1;
+            self.embryonic.remove(side);
         }
         if let Some(at) = connection.timer.queued {
             self.timers.remove(&(at, slot));
@@ -114,9 +113,10 @@ impl<H: Host> Tcp<H> {
         Some(connection)
     }
 
-    /// Lets connections read on that had no memory, one after the other.
+    /// Lets connections read on that had no memory, one after the other, while there is some: the event that comes next may be
+    /// one that they wait for. Each that starves now has one turn.
     pub(super) fn feed(&mut self, host: &mut H, now: Instant) {
-        for _ in 0..FED_AT_ONCE.min(self.starved.len()) {
+        for _ in 0..self.starved.len() {
             if self.pool.available() < LEAST_FOOD {
                 break;
             }

@@ -67,8 +67,8 @@ fn flood_of_flows_is_refused_at_the_limit_and_those_there_are_go_on() {
     for host in 1..=100 {
         guest.ping(GUEST, &format!("9.9.9.{host}"), 64);
     }
-    assert_eq!(guest.network.host().open_sockets(), 110);
-    assert_eq!(guest.network.counters().full, 900 + 90);
+    assert_eq!(guest.network.host().open_sockets(), 75 + 10);
+    assert_eq!(guest.network.counters().full, 925);
     guest.host_gives(1, "9.9.9.9:7", b"still there");
     assert_eq!(guest.one().datagram().1, "10.0.2.15:1");
     guest.wait(200);
@@ -167,4 +167,42 @@ fn echo_that_the_host_does_not_allow_is_answered_with_an_error() {
     guest.ping(GUEST, "9.9.9.9", 64);
     let error = guest.one();
     assert_eq!((error.protocol, &error.payload[..2]), (ICMP, &[3, 13][..]));
+}
+
+#[test]
+fn many_addresses_are_pinged_one_after_the_other_and_the_one_in_use_lasts() {
+    let limits = Limits { pings: 4, ..Limits::default() };
+    let mut guest = Guest::new(Config { limits, ..Config::default() });
+    for host in 1..=100 {
+        guest.now += Duration::from_millis(1);
+        guest.ping(GUEST, &format!("9.9.9.{host}"), 64);
+        guest.now += Duration::from_millis(1);
+        guest.ping(GUEST, "9.9.9.1", 64);
+    }
+    assert_eq!(sent(&mut guest).len(), 200);
+    assert_eq!((guest.network.host().opened.len(), guest.network.host().open_sockets()), (100, 4));
+    guest.wait(9);
+    assert_eq!(guest.network.host().open_sockets(), 4);
+    guest.wait(2);
+    assert_eq!((guest.network.host().open_sockets(), guest.network.next_timeout()), (0, None));
+}
+
+#[test]
+fn datagram_of_another_sender_than_the_flows_peer_does_not_reach_the_guest() {
+    let mut guest = Guest::new(Config::default());
+    guest.send_udp("10.0.2.15:4000", "9.9.9.9:7", b"question");
+    guest.host_gives(1, "9.9.9.8:7", b"forged");
+    guest.host_gives(1, "9.9.9.9:8", b"forged");
+    assert!(guest.seen().is_empty());
+    guest.host_gives(1, "9.9.9.8:7", b"forged");
+    guest.host_gives(1, "9.9.9.9:7", b"answer");
+    assert_eq!(guest.one().datagram().2, b"answer");
+
+    guest.ping(GUEST, "9.9.9.9", 64);
+    let (_, mut reply) = sent(&mut guest).pop().unwrap();
+    reply[0] = 0;
+    guest.host_gives(2, "9.9.9.8:0", &reply);
+    assert!(guest.seen().is_empty());
+    guest.host_gives(2, "9.9.9.9:0", &reply);
+    assert_eq!(guest.one().source.to_string(), "9.9.9.9");
 }

@@ -136,6 +136,29 @@ fn flood_of_connections_from_outside_keeps_its_limit() {
         guest.host_ready(token);
     }
     let counters = guest.network.counters();
-    assert_eq!((counters.connections, counters.full), (10, 630), "a quarter may be half-open");
-    assert_eq!(guest.network.host().open_sockets(), 11);
+    assert_eq!((counters.connections, counters.full), (5, 635), "an eighth may be half-open");
+    assert_eq!(guest.network.host().open_sockets(), 6);
+}
+
+#[test]
+fn flood_of_datagrams_from_outside_leaves_flows_to_the_guest_and_the_reverse() {
+    let limits = crate::Limits { udp_flows: 40, ..crate::Limits::default() };
+    let config = Config { limits, ..Config::default() };
+    let mut guest = Guest::new(config.clone());
+    guest.network.forward(udp_forward()).unwrap();
+    for port in 1000..1100 {
+        guest.host_gives(1, &format!("192.168.1.7:{port}"), b"flood");
+    }
+    assert_eq!(guest.frames().len(), 30);
+    guest.send_udp("10.0.2.15:4000", "10.0.2.3:53", b"query");
+    assert_eq!((guest.network.host().sent.len(), guest.network.counters().full), (1, 0));
+
+    let mut guest = Guest::new(config);
+    guest.network.forward(udp_forward()).unwrap();
+    for port in 1000..1100 {
+        guest.send_udp(&format!("10.0.2.15:{port}"), "9.9.9.9:7", b"flood");
+    }
+    assert_eq!(guest.network.counters().flows, 30);
+    guest.host_gives(1, "192.168.1.7:9000", b"one");
+    assert_eq!(guest.one().datagram().2, b"one");
 }

@@ -28,6 +28,8 @@ struct Guest {
     wire: Link,
     now: Instant,
     accepts: Accepts,
+    /// It takes advertisements of the router, which come of themselves once it has an address.
+    hears_router: bool,
 }
 
 /// An IP packet that the guest was given.
@@ -45,7 +47,8 @@ impl Guest {
         wire.learn(EthernetAddress(config.gateway_mac));
         let mut host = MockHost::default();
         host.resolver = Some("127.0.0.53:53".parse().unwrap());
-        Guest { network: Network::new(config, host), wire, now: Instant::now(), accepts: Accepts::default() }
+        let (now, accepts) = (Instant::now(), Accepts::default());
+        Guest { network: Network::new(config, host), wire, now, accepts, hears_router: false }
     }
 
     /// Sends a frame, with or without an IP packet in it.
@@ -89,7 +92,10 @@ impl Guest {
         let mut room = vec![0; LONGEST_FRAME];
         let mut frames = Vec::new();
         while let Some((range, _)) = self.network.output(&mut room, self.accepts, self.now) {
-            frames.push(room[range].to_vec());
+            let frame = &room[range];
+            if self.hears_router || !is_router(frame) {
+                frames.push(frame.to_vec());
+            }
         }
         frames
     }
@@ -125,6 +131,11 @@ impl Guest {
         let ready = crate::Ready { read: true, ..crate::Ready::default() };
         self.network.ready(token, ready, self.now);
     }
+}
+
+/// Whether the frame is an advertisement of the router.
+fn is_router(frame: &[u8]) -> bool {
+    frame[12..14] == [0x86, 0xdd] && frame[20] == ICMPV6 && frame.get(54) == Some(&134)
 }
 
 /// The IP packet in `frame`, whose checksums are checked.

@@ -50,6 +50,7 @@ fn gateway_and_name_server_are_at_the_gateways_address_and_nobody_else_is_there(
 }
 
 fn solicit(guest: &mut Guest, from: &str, to: &str, hops: u8, kind: u8, rest: &[u8]) {
+    guest.hears_router = true;
     let ends: (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
     let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
     message.extend(rest);
@@ -139,4 +140,27 @@ fn network_too_narrow_for_ipv6_has_none() {
     let mut guest = Guest::new(Config { mtu: 1279, ..Config::default() });
     solicit(&mut guest, "fe80::15", "ff02::2", NDP_HOPS, 133, &[]);
     assert_eq!((guest.frames().len(), guest.network.counters().unknown), (0, 1));
+}
+
+#[test]
+fn guest_that_was_restored_and_never_asks_is_given_the_router_again() {
+    let subnet = Config::default().ipv6.unwrap();
+    let is_advert = |seen: &Seen| matches!(ndisc(seen).0, NdiscRepr::RouterAdvert { .. });
+    let mut guest = Guest::new(Config::default());
+    guest.hears_router = true;
+    // Not one of this subnet.
+    guest.send_udp("[2001:db8::1]:4000", "[2001:db8::9]:7", b"x");
+    guest.ping("fe80::15", &link::link_local(Config::default().gateway_mac).to_string(), 1);
+    assert_eq!(guest.one().payload[0], 129);
+    guest.send_udp(&format!("[{GUEST6}]:4000"), "[2001:db8::9]:7", b"x");
+    assert!(is_advert(&guest.one()));
+    guest.send_udp(&format!("[{GUEST6}]:4000"), "[2001:db8::9]:7", b"x");
+    assert!(guest.frames().is_empty());
+    guest.wait(65535 / 2);
+    assert!(is_advert(&guest.seen()[0]));
+    // One that only looks for its neighbour.
+    let mut guest = Guest::new(Config::default());
+    solicit(&mut guest, GUEST6, "ff02::1:ff00:2", NDP_HOPS, 135, &subnet.gateway.octets());
+    let seen = guest.seen();
+    assert!(seen.len() == 2 && is_advert(&seen[1]), "{seen:?}");
 }

@@ -1,5 +1,6 @@
 //! What a guest that floods can take.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::host::TestHost;
@@ -23,9 +24,9 @@ fn flood_of_syns_is_refused_and_harms_no_connection() {
         peer.flow = flow(5000 + port);
         peer.syn(OPTIONS);
     }
-    assert_eq!(peer.tcp.len(), 1 + 16, "a quarter may be half-open");
-    assert_eq!(peer.tcp.refused(), 10_000 - 16);
-    assert_eq!(peer.host.remotes.len(), 1 + 16);
+    assert_eq!(peer.tcp.len(), 1 + 8, "an eighth may be half-open");
+    assert_eq!(peer.tcp.refused(), 10_000 - 8);
+    assert_eq!(peer.host.remotes.len(), 1 + 8);
     let seen = peer.hear_all();
     assert!(seen.len() == MOST_REPLIES && seen.iter().all(|seen| seen.rst));
     // The open one lives.
@@ -36,6 +37,88 @@ fn flood_of_syns_is_refused_and_harms_no_connection() {
     peer.wait(Duration::from_secs(76));
     assert_eq!(peer.tcp.len(), 1);
     assert!(peer.host.remote(1).closed);
+}
+
+/// Connections from outside, which the guest does not answer: how many were taken.
+fn come_in(peer: &mut Peer, ports: std::ops::Range<u16>) -> usize {
+    let mut came = 0;
+    for port in ports {
+        let stream = peer.host.incoming();
+        let remote = SocketAddr::from(([198, 51, 100, 8], port));
+        let guest = SocketAddr::from(([10, 0, 2, 15], 22));
+        came += usize::from(peer.tcp.accepted(stream, remote, guest, &mut peer.host, peer.now));
+    }
+    came
+}
+
+#[test]
+fn half_open_connections_of_the_guest_and_from_outside_do_not_take_each_others_places() {
+    let mut peer = Peer::new(few());
+    peer.host.slow = true;
+    for port in 0..100 {
+        peer.flow = flow(5000 + port);
+        peer.syn(OPTIONS);
+    }
+    assert_eq!(come_in(&mut peer, 0..100), 8);
+    assert_eq!((peer.tcp.len(), peer.tcp.refused()), (16, 92));
+
+    let mut peer = Peer::new(few());
+    assert_eq!(come_in(&mut peer, 0..100), 8);
+    peer.hear_all();
+    peer.handshake(OPTIONS);
+}
+
+#[test]
+fn open_connections_of_the_guest_leave_a_quarter_to_those_from_outside() {
+    let mut peer = Peer::new(few());
+    for port in 0..100 {
+        peer.flow = flow(5000 + port);
+        peer.syn(OPTIONS);
+        peer.events();
+        let seen = peer.one();
+        if seen.syn {
+            peer.ack = seen.seq + 1;
+            peer.say(|_| {});
+        }
+    }
+    assert_eq!(come_in(&mut peer, 0..4), 4);
+    assert_eq!(peer.tcp.len(), 48 + 4);
+}
+
+#[test]
+fn memory_that_comes_free_at_once_feeds_all_that_starve() {
+    let mut peer = Peer::new(few());
+    for port in 0..40 {
+        peer.flow = flow(5000 + port);
+        peer.handshake(OPTIONS);
+    }
+    // The others' bytes stay with the host while the pool has no memory left.
+    let mut all = crate::tcp::ring::Ring::default();
+    while peer.tcp.pool.grow(&mut all) {}
+    let mut rest = Vec::new();
+    loop {
+        let mut ring = crate::tcp::ring::Ring::default();
+        if !peer.tcp.pool.grow(&mut ring) {
+            break;
+        }
+        rest.push(ring);
+    }
+    for index in 0..30 {
+        peer.host.remote(index).to_guest.extend(b"for the guest");
+    }
+    peer.events();
+    assert_eq!(peer.tcp.starved.len(), 30);
+    rest.push(all);
+    for ring in &mut rest {
+        peer.tcp.pool.release(ring);
+    }
+    // Any event.
+    peer.flow = flow(5035);
+    peer.say(|_| {});
+    assert_eq!(peer.tcp.starved.len(), 0);
+    for index in 0..30 {
+        assert!(peer.host.remote(index).to_guest.is_empty(), "{index}");
+    }
 }
 
 #[test]
@@ -51,7 +134,7 @@ fn table_is_never_larger_than_its_limit() {
             peer.say(|_| {});
         }
     }
-    assert_eq!((peer.tcp.len(), peer.tcp.refused()), (64, 36));
+    assert_eq!((peer.tcp.len(), peer.tcp.refused()), (48, 52), "a quarter is left to forwards");
     // One that goes makes room for one.
     peer.flow = flow(5000);
     peer.host.remote(0).error = Some(std::io::ErrorKind::ConnectionReset);
@@ -72,7 +155,7 @@ fn connections_that_come_and_go_leave_nothing_in_the_lists() {
         peer.say(|said| (said.rst, said.ack) = (true, None));
     }
     assert!(peer.tcp.outputs.len() <= 64, "{}", peer.tcp.outputs.len());
-    assert_eq!((peer.tcp.len(), peer.tcp.timers.len(), peer.tcp.embryonic), (0, 0, 0));
+    assert_eq!((peer.tcp.len(), peer.tcp.timers.len(), peer.tcp.embryonic.total()), (0, 0, 0));
     peer.hear_all();
     peer.flow = flow(4000);
     peer.handshake(OPTIONS);

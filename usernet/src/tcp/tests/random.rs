@@ -115,13 +115,13 @@ fn act(peer: &mut Peer, ends: &mut [Ends; 4], step: Step) {
 
 fn check(peer: &Peer) -> Result<(), TestCaseError> {
     let tcp = &peer.tcp;
-    prop_assert!(tcp.len() <= 8 && tcp.outputs.len() <= 8 && tcp.starved.len() <= 8);
+    prop_assert!(tcp.len() <= 16 && tcp.outputs.len() <= 16 && tcp.starved.len() <= 16);
     prop_assert_eq!(tcp.timers.len(), tcp.len());
-    prop_assert!(tcp.embryonic <= 2 && tcp.buffered() <= 256 << 10);
+    prop_assert!(tcp.embryonic.total() <= 4 && tcp.buffered() <= 256 << 10);
     let open = peer.host.remotes.iter().filter(|remote| !remote.lock().unwrap().closed).count();
     prop_assert_eq!(open, tcp.len(), "each stream belongs to a connection");
     if tcp.len() == 0 {
-        prop_assert_eq!((tcp.buffered(), tcp.embryonic), (0, 0));
+        prop_assert_eq!((tcp.buffered(), tcp.embryonic.total()), (0, 0));
     }
     Ok(())
 }
@@ -131,7 +131,7 @@ proptest! {
 
     #[test]
     fn random_steps_keep_the_limits(steps in prop::collection::vec(step(), 1..150)) {
-        let limits = Limits { connections: 8, buffered: 256 << 10, ..Limits::default() };
+        let limits = Limits { connections: 16, buffered: 256 << 10, ..Limits::default() };
         let mut peer = Peer::new(limits);
         peer.most = 40_000;
         peer.flow = flow(0);
