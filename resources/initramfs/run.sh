@@ -1,5 +1,6 @@
 # /.minivmm/init of `minivmm run`, behind lines that name its shell and say: b, busybox, if there is one; links, whether
-# /bin is busybox's; input, whether the command has one; token, what follows the last byte of output.
+# /bin is busybox's; input, whether the command has one; token, what follows the last byte of output; and
+# if there is a user network: mac, address, gateway, and server, its name server.
 # It loads the drivers, finds its ports, runs the command, and says how that ended.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 cd /
@@ -19,6 +20,19 @@ echo minivmm >/proc/sys/kernel/hostname
 while read -r file; do
     $b insmod "/.minivmm/$file" || echo "minivmm: the kernel does not take its module $file"
 done </.minivmm/modules
+
+# A user network gives these addresses to every guest: there is no need to ask for them by DHCP.
+network() {
+    for nic in /sys/class/net/*; do
+        read -r text <"$nic/address" && [ "$text" = "$mac" ] || continue
+        nic=${nic##*/}
+        $b ip link set "$nic" up && $b ip addr add "$address" dev "$nic" && $b ip route add default via "$gateway" || return
+        $b mkdir -p /etc && $b rm -f /etc/resolv.conf && echo "nameserver $server" >/etc/resolv.conf
+        return
+    done
+    echo "minivmm: no network: this kernel lacks the driver virtio_net"
+}
+[ -z "$mac" ] || network
 
 # Ends the machine; what is said last on the console is the reason.
 fail() {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use super::port_owner::{self, PortOwner};
@@ -17,8 +18,8 @@ const UNPRIVILEGED_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 pub enum ForwardError {
     /// The port is taken.
     #[error(
-        "cannot forward {forward}: {} {} is in use by {}; take another port of the host, or 0 for any that is free (`-p 0:{}`)",
-        forward.protocol, forward.bind(), words(owner.as_ref()), forward.guest
+        "cannot forward {forward}: {} {} is in use by {}; take another port of the host, or 0 for any that is free (`-p {}`)",
+        forward.protocol, forward.bind(), words(owner.as_ref()), with_host(*forward, 0)
     )]
     InUse {
         /// The forward.
@@ -28,8 +29,8 @@ pub enum ForwardError {
     },
     /// The port is root's.
     #[error(
-        "cannot forward {forward}: ports of the host below {first} are for root; take a higher one, such as `-p {}:{}`, or open \
-         it to all users: sudo sysctl net.ipv4.ip_unprivileged_port_start={}", higher(*forward), forward.guest, forward.host
+        "cannot forward {forward}: ports of the host below {first} are for root; take a higher one, such as `-p {}`, or open \
+         it to all users: sudo sysctl net.ipv4.ip_unprivileged_port_start={}", higher(*forward), forward.host
     )]
     Privileged {
         /// The forward.
@@ -45,6 +46,16 @@ pub enum ForwardError {
     NoAddress {
         /// The forward.
         forward: PortForward,
+    },
+    /// Nothing can listen there.
+    #[error("cannot forward {forward}: {why}; write `-p {cure}`")]
+    Address {
+        /// The forward.
+        forward: PortForward,
+        /// Why not.
+        why: &'static str,
+        /// A forward that can be had.
+        cure: PortForward,
     },
     /// The host refused.
     #[error("cannot forward {forward}: the host does not open {} {}: {source}", forward.protocol, forward.bind())]
@@ -63,9 +74,28 @@ fn words(owner: Option<&PortOwner>) -> String {
     }
 }
 
-/// A port that is like the one that was wanted, and anyone's.
-fn higher(forward: PortForward) -> u16 {
-    forward.host.saturating_add(20_000)
+/// The same forward from another port of the host.
+fn with_host(forward: PortForward, host: u16) -> PortForward {
+    PortForward { host, ..forward }
+}
+
+/// The same forward from a port that is like the one that was wanted, and anyone's.
+fn higher(forward: PortForward) -> PortForward {
+    with_host(forward, forward.host.saturating_add(20_000))
+}
+
+/// Why nothing can listen on an IPv6 address that hosts may have, and a forward that is like it.
+fn usable(forward: PortForward) -> Option<(&'static str, PortForward)> {
+    let Some(IpAddr::V6(address)) = forward.address else { return None };
+    let at = |address: IpAddr| PortForward { address: Some(address), ..forward };
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        Some(("an IPv4 address is written as such", at(mapped.into())))
+    } else if address.is_unicast_link_local() {
+        let why = "a link-local address belongs to one interface, and none is named; all addresses of IPv6 are `[::]`";
+        Some((why, at(Ipv6Addr::UNSPECIFIED.into())))
+    } else {
+        None
+    }
 }
 
 impl ForwardError {
@@ -85,6 +115,10 @@ impl ForwardError {
                     ForwardError::Host { forward, source }
                 }
             }
+            ErrorKind::InvalidInput => match usable(forward) {
+                Some((why, cure)) => ForwardError::Address { forward, why, cure },
+                None => ForwardError::Host { forward, source },
+            },
             ErrorKind::AddrNotAvailable => ForwardError::NoAddress { forward },
             _ => ForwardError::Host { forward, source },
         }
@@ -113,8 +147,22 @@ mod tests {
         let privileged = ForwardError::Privileged { forward, first: 1024 }.to_string();
         assert!(privileged.contains("below 1024 are for root") && privileged.contains("`-p 20022:22`"));
         assert!(privileged.ends_with("sudo sysctl net.ipv4.ip_unprivileged_port_start=22"), "{privileged}");
+        // A cure is the forward itself, with its address and protocol.
+        for (text, cure) in [("53:53/udp", "`-p 20053:53/udp`"), ("[::1]:22:22", "`-p [::1]:20022:22`")] {
+            let privileged = ForwardError::Privileged { forward: text.parse().unwrap(), first: 1024 };
+            assert!(privileged.to_string().contains(cure), "{privileged}");
+        }
+        let gone = error("0.0.0.0:1:53/udp", ErrorKind::AddrInUse);
+        assert!(gone.ends_with("(`-p 0.0.0.0:0:53/udp`)"), "{gone}");
         let nowhere = error("192.0.2.1:5555:22", ErrorKind::AddrNotAvailable);
         assert!(nowhere.contains("no address 192.0.2.1;"), "{nowhere}");
+        for (text, cure) in [
+            ("[::ffff:127.0.0.1]:5555:22", "write `-p 127.0.0.1:5555:22`"),
+            ("[fe80::1]:5353:53/udp", "write `-p [::]:5353:53/udp`"),
+        ] {
+            let unusable = error(text, ErrorKind::InvalidInput);
+            assert!(unusable.ends_with(cure), "{unusable}");
+        }
         // No port is this high: it is another refusal.
         let refused = error("65535:22", ErrorKind::PermissionDenied);
         assert!(refused.contains("does not open tcp 127.0.0.1:65535"), "{refused}");

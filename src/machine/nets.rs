@@ -14,7 +14,7 @@ use crate::host::capture::{Capture, CapturePoint, CaptureTarget};
 use crate::host::forward::ForwardError;
 use crate::host::net_socket::{DgramSocket, PeerRole, StreamSocket};
 use crate::host::tap::{Tap, TapBackend};
-use crate::host::user_network::{UserNetwork, UserNetworkError};
+use crate::host::user_network::{self, UserNetwork, UserNetworkError};
 use crate::spec::{HostName, Mtu, NetId, NetLink, NetSpec, PortForward, Protocol, Spec, UserNet};
 
 /// Largest packet of an Ethernet.
@@ -30,7 +30,7 @@ pub(super) struct NetResource {
     /// The interface's frames, for captures.
     point: CapturePoint,
     /// What `pcap=` asked for; it ends with the machine.
-    _capture: Option<Capture>,
+    capture: Option<Capture>,
 }
 
 /// What it is connected to.
@@ -57,7 +57,22 @@ pub struct BoundForward {
 impl NetResource {
     /// Opens all that `spec` names, in its order.
     pub(super) fn open_all(spec: &Spec, progress: &Progress) -> Result<Vec<Self>, StartError> {
+        if spec.net.iter().filter_map(NetSpec::user_net).any(|user| !user.restrict) {
+            user_network::warn_without_name_server();
+        }
         spec.interfaces().map(|(id, net)| Self::open(id, net, spec, progress)).collect()
+    }
+
+    /// Opens the files of `pcap=`. That replaces earlier captures, so everything that may fail otherwise comes before it.
+    pub(super) fn capture_all(nets: &mut [Self], spec: &Spec, progress: &Progress) -> Result<(), StartError> {
+        for (net, (_, asked)) in nets.iter_mut().zip(spec.interfaces()) {
+            if let Some(file) = &asked.pcap {
+                progress.begin(format!("opening the capture {}", file.display()));
+                let capture = net.point.attach(&CaptureTarget::File(file.clone()), net.id.as_str())?;
+                drop(net.capture.replace(capture));
+            }
+        }
+        Ok(())
     }
 
     fn open(id: NetId, net: &NetSpec, spec: &Spec, progress: &Progress) -> Result<Self, StartError> {
@@ -90,12 +105,7 @@ impl NetResource {
             }
             NetLink::None => return Err(StartError::Internal("the list of networks")),
         };
-        let point = CapturePoint::default();
-        let capture = net.pcap.as_ref().map(|file| {
-            progress.begin(format!("opening the capture {}", file.display()));
-            point.attach(&CaptureTarget::File(file.clone()), id.as_str())
-        });
-        Ok(NetResource { _capture: capture.transpose()?, id, mac, mtu, link, point })
+        Ok(NetResource { id, mac, mtu, link, point: CapturePoint::default(), capture: None })
     }
 
     /// Its name among the machine's parts.

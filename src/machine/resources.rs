@@ -50,17 +50,19 @@ impl Resources {
         run_resources: RunResources,
     ) -> Result<Self, StartError> {
         let progress = run_resources.progress.clone();
-        let nets = NetResource::open_all(&spec, &progress)?;
+        let mut nets = NetResource::open_all(&spec, &progress)?;
         let ports = spec.port.iter().map(|port| {
             progress.begin(format!("making the socket {}", port.socket.display()));
             PortSocket::open(port)
         });
+        let ports = ports.collect::<Result<_, _>>()?;
+        NetResource::capture_all(&mut nets, &spec, &progress)?;
         Ok(Resources {
             disk_handles: Disks::new(&files.disks),
             files,
             nets,
             kvm,
-            ports: ports.collect::<Result<_, _>>()?,
+            ports,
             balloon: BalloonControl::new(spec.balloon.map_or(0, |balloon| balloon.mib())),
             console: Console::new(spec.console()),
             publisher: Publisher::default(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use devices::pci::slots;
 
-use super::{InterfaceName, MacAddress, NetLink, NetSpec, PortForward, Spec, SpecError, UserNet};
+use super::{InterfaceName, MacAddress, NetLink, NetSpec, PortForward, Spec, SpecError, Subnet, UserNet};
 
 /// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
 const PORTS: usize = 30;
@@ -80,6 +80,13 @@ impl Spec {
         let forwards: Vec<PortForward> = users.flat_map(|UserNet { forward, .. }| forward).copied().collect();
         if let Some((one, other)) = pair(&forwards, PortForward::clashes) {
             return Err(SpecError::ForwardTwice { one: *one, other: *other });
+        }
+        // Unlike machines, the networks of one machine meet: in its guest's routes.
+        let users = self.net.iter().filter_map(NetSpec::user_net);
+        let subnets: Vec<_> = users.map(|user| user.subnet.unwrap_or_default()).collect();
+        if let Some((one, other)) = pair(&subnets, |a, b| a.overlaps(*b)) {
+            let free = Subnet::examples().find(|free| !subnets.iter().any(|subnet| subnet.overlaps(*free)));
+            return Err(SpecError::SubnetTwice { one: *one, other: *other, free: free.unwrap_or_default() });
         }
         self.check_files_of_nets()
     }
@@ -206,6 +213,11 @@ mod tests {
             (vec!["user,id=a", "tap=x,id=a"], "two network interfaces are called a"),
             (vec!["user,forward=1:2,forward=1:3"], "1:2 and 1:3"),
             (vec!["user,forward=1:2", "user,forward=0.0.0.0:1:3"], "1:2 and 0.0.0.0:1:3"),
+            (
+                vec!["user", "user"],
+                "10.0.2.0/24 and 10.0.2.0/24: give one of them another with `,subnet=10.0.5.0/24`",
+            ),
+            (vec!["user,subnet=10.0.0.0/16", "user,subnet=10.0.5.0/24"], "`,subnet=10.1.5.0/24`"),
             (vec!["socket=a,listen", "dgram=a:b"], "socket a"),
             (vec!["dgram=a:a"], "socket a"),
             (vec!["user,pcap=-"], "mkfifo"),
@@ -223,6 +235,7 @@ mod tests {
             nets(&["socket=a", "socket=a", "user,forward=1:2,forward=1:2/udp,forward=0:2,forward=0:2"]);
         let ids: Vec<_> = spec.unwrap().interfaces().map(|(id, _)| id.to_string()).collect();
         assert_eq!(ids, ["net0", "net1", "net2"]);
+        assert!(nets(&["user", "user,subnet=10.0.5.0/24"]).is_ok());
         assert_eq!(nets(&["none"]).unwrap().interfaces().count(), 0);
     }
 

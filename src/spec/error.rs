@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName};
+use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, Subnet};
 
 /// Why a [`Spec`](super::Spec) cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,18 @@ pub enum SpecError {
         one: PortForward,
         /// The second.
         other: PortForward,
+    },
+    /// Two user networks with the same addresses.
+    #[error(
+        "two user networks have the same addresses, {one} and {other}: give one of them another with `,subnet={free}`"
+    )]
+    SubnetTwice {
+        /// The first.
+        one: Subnet,
+        /// The second.
+        other: Subnet,
+        /// One that is free.
+        free: Subnet,
     },
     /// A user network with packets that are too small for IPv6.
     #[error("a user network has IPv6, which needs an MTU of {min} or more, and `mtu={mtu}` is less", min = super::check::IPV6_MTU, mtu = .0.get())]

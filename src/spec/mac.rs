@@ -1,10 +1,12 @@
 //! MAC addresses: which ones are valid, and the defaults.
 
+use std::env;
 use std::fmt;
 use std::fs;
 use std::hash::Hasher;
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Spec;
@@ -51,14 +53,16 @@ impl MacAddress {
         self.0
     }
 
-    /// The default address in a machine without a name and a disk. On tapN it is ba:ad:00:ca:fe:00 plus N, so that it is
-    /// known before the guest boots. On another TAP it is computed from this host and the TAP's name, and is always the same.
+    /// The default address on a TAP, as far as it does not depend on the machine. On tapN it is ba:ad:00:ca:fe:00 plus N, so
+    /// that it is known before the guest boots. On another TAP it is computed from this host and the TAP's name; a machine's
+    /// default address there is another one, which [`Spec::settled`] computes.
     pub fn default_for(name: &InterfaceName) -> Self {
         Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), b"", name.as_str()))
     }
 
-    /// The default address of an interface of this machine. The machine's name, or without one its first disk, is part of the computation: a guest
-    /// keeps its address from start to start, and two guests that use one TAP in turn have different addresses.
+    /// The default address of an interface of this machine. The machine's name is part of the computation; without one its
+    /// first disk, or its kernel and the current folder: a guest keeps its address from start to start, and two guests that
+    /// use one TAP in turn have different addresses.
     pub(super) fn default_in(spec: &Spec, id: &NetId, net: &NetSpec) -> Self {
         let interface = match &net.link {
             NetLink::Tap(name) => {
@@ -70,14 +74,7 @@ impl MacAddress {
             // No TAP has a name with a space in it.
             _ => format!("id {id}"),
         };
-        let disk = || {
-            spec.disk.first().map(|disk| fs::canonicalize(&disk.path).unwrap_or_else(|_| disk.path.clone()))
-        };
-        let machine = match &spec.name {
-            Some(name) => [b"name ", name.as_str().as_bytes()].concat(),
-            None => disk().map(|path| [b"disk ", path.as_os_str().as_bytes()].concat()).unwrap_or_default(),
-        };
-        Self::derived(&host_id(), &machine, &interface)
+        Self::derived(&host_id(), &machine(spec, &env::current_dir().unwrap_or_default()), &interface)
     }
 
     /// 46 bits of SipHash-2-4, which must not change between versions.
@@ -110,6 +107,20 @@ impl MacAddress {
         let [a, b, c, d, e, f] = self.0;
         let pair = |high, low| u16::from_be_bytes([high, low]);
         Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+    }
+}
+
+/// What tells a machine from others of this host, and is the same at each start in `folder`.
+fn machine(spec: &Spec, folder: &Path) -> Vec<u8> {
+    let canonical = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    match (&spec.name, spec.disk.first()) {
+        (Some(name), _) => [b"name ", name.as_str().as_bytes()].concat(),
+        (None, Some(disk)) => [b"disk ", canonical(&disk.path).as_os_str().as_bytes()].concat(),
+        (None, None) => {
+            let kernel = spec.kernel.as_ref().map(canonical).unwrap_or_default();
+            // No path has a zero in it.
+            [b"kernel ", kernel.as_os_str().as_bytes(), b"\0", folder.as_os_str().as_bytes()].concat()
+        }
     }
 }
 
@@ -206,7 +217,7 @@ mod tests {
         fs::write(&disk, "").unwrap();
         let tap = || NetSpec::tap("vnet0".parse().unwrap());
         let mac = |spec: Spec| spec.with_net(tap()).settled().unwrap().net[0].mac.unwrap();
-        let on = |path: &std::path::Path| Spec::new("k").with_disk(crate::spec::DiskSpec::new(path));
+        let on = |path: &Path| Spec::new("k").with_disk(crate::spec::DiskSpec::new(path));
         let named = |name: &str| Spec::new("k").with_name(name.parse().unwrap());
         assert_eq!(mac(on(&disk)), mac(on(&folder.path().join("./a.raw"))));
         assert_eq!(mac(named("a")), mac(on(&disk).with_name("a".parse().unwrap())));
@@ -216,10 +227,22 @@ mod tests {
             mac(on(&disk)),
             mac(on(&folder.path().join("b.raw"))),
             mac(Spec::new("k")),
+            mac(Spec::new("l")),
         ];
         for (at, one) in all.iter().enumerate() {
             assert!(!all[..at].contains(one), "{at}");
         }
+    }
+
+    #[test]
+    fn without_a_name_and_a_disk_the_kernel_and_the_folder_tell_machines_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = folder.path().join("bzImage");
+        fs::write(&kernel, "").unwrap();
+        let of = |kernel: &Path, folder: &str| machine(&Spec::new(kernel), Path::new(folder));
+        assert_eq!(of(&kernel, "/a"), of(&folder.path().join("./bzImage"), "/a"));
+        assert_ne!(of(&kernel, "/a"), of(&kernel, "/b"));
+        assert_ne!(of(&kernel, "/a"), of(Path::new("/boot/vmlinuz"), "/a"));
     }
 
     #[test]

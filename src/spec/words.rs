@@ -73,7 +73,8 @@ pub enum DeviceError {
     NoOptions(String),
     /// Not a pair of sockets.
     #[error(
-        "`{0}` are not two sockets; write their paths as in `dgram=a.sock:b.sock`, and in a file as          `dgram = {{ local = \"a.sock\", remote = \"b.sock\" }}` if there is a colon in one"
+        "`{0}` are not two sockets; write their paths as in `dgram=a.sock:b.sock`, and in a file as \
+         `dgram = {{ local = \"a.sock\", remote = \"b.sock\" }}` if there is a colon in one"
     )]
     Dgram(String),
     /// A path without a character.
@@ -82,6 +83,17 @@ pub enum DeviceError {
     /// `listen` of another kind than `socket`.
     #[error("`listen` belongs to `socket`, and to no other kind of network")]
     Listen,
+    /// An option that stands without its value.
+    #[error("`{word}` needs a value: {example}")]
+    NeedsValue {
+        /// The option as written.
+        word: String,
+        /// An example.
+        example: &'static str,
+    },
+    /// The name of a TAP behind `tap=`, where a name stands alone.
+    #[error("`tap={0}` is not the name of a TAP; write `--tap {0}` or `--net tap={0}`")]
+    TapWord(String),
     /// Neither on nor off.
     #[error("`{0}` is not `on` or `off`")]
     Switch(String),
@@ -98,12 +110,20 @@ pub enum DeviceError {
     HostName(String),
     /// Not a forward.
     #[error(
-        "`{0}` is not a forward; write the host's port and the guest's as in `5555:22`, `0.0.0.0:8080:80`, `[::1]:8080:80`          or `5353:53/udp`"
+        "`{0}` is not a forward; write the host's port and the guest's as in `5555:22`, `0.0.0.0:8080:80`, `[::1]:8080:80` \
+         or `5353:53/udp`"
     )]
     Forward(String),
+    /// A forward from an address where no program can listen.
+    #[error(
+        "`{0}` is a multicast or broadcast address, where nothing can listen; write an address of this host, or leave it out \
+         for 127.0.0.1"
+    )]
+    ForwardAddress(std::net::IpAddr),
     /// Not a name of a network interface among the machine's parts.
     #[error(
-        "`{0}` cannot be the id of a network interface, which is 1 to 15 letters, digits, `_` and `-`, begins with a letter,          and is not the name of another part such as `vda` or `serial0`"
+        "`{0}` cannot be the id of a network interface, which is 1 to 15 letters, digits, `_` and `-`, begins with a letter, \
+         and is not the name of another part such as `vda` or `serial0`"
     )]
     NetId(String),
     /// Not a name of a port.

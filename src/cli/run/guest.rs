@@ -92,7 +92,7 @@ pub(super) fn initramfs(
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
-    put("init", 0o755, shell.init(args.stdin, token).into_bytes())?;
+    put("init", 0o755, shell.init(args.stdin, token, &network(spec)).into_bytes())?;
     put("command", 0o644, set_arguments(&args.command))?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
@@ -134,11 +134,23 @@ struct Shell {
 }
 
 impl Shell {
-    fn init(&self, input: bool, token: &str) -> String {
+    fn init(&self, input: bool, token: &str, network: &str) -> String {
         let Shell { shell, busybox, links } = self;
         let (links, input) = (u8::from(*links), u8::from(input));
-        format!("#!{shell}\nb={busybox} links={links} input={input} token={token}\n{INIT}")
+        format!("#!{shell}\nb={busybox} links={links} input={input} token={token}\n{network}\n{INIT}")
     }
+}
+
+/// What init sets up the first user network with, which has these addresses always.
+fn network(spec: &Spec) -> String {
+    let user = spec.net.iter().find_map(|net| Some((net.mac?, net.user_net()?.subnet.unwrap_or_default())));
+    user.map_or_else(
+        || "mac=".into(),
+        |(mac, subnet)| {
+            let [gateway, server, guest] = [2, 3, 15].map(|place| subnet.address(place));
+            format!("mac={mac} address={guest}/{} gateway={gateway} server={server}", subnet.prefix())
+        },
+    )
 }
 
 /// The files of a guest without `--root`.
@@ -353,9 +365,13 @@ mod tests {
     fn init_is_a_script_that_shells_take() {
         let shell = Shell { shell: "/bin/sh", busybox: "", links: true };
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), shell.init(true, "token")).unwrap();
+        let spec = Spec::new("k").with_net("user,subnet=10.0.5.0/24,mac=02:00:00:00:00:01".parse().unwrap());
+        let network = network(&spec);
+        assert_eq!(network, "mac=02:00:00:00:00:01 address=10.0.5.15/24 gateway=10.0.5.2 server=10.0.5.3");
+        assert_eq!(super::network(&Spec::new("k").with_net("tap=tap2".parse().unwrap())), "mac=");
+        fs::write(file.path(), shell.init(true, "token", &network)).unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
-        let text = shell.init(true, "token");
-        assert!(text.starts_with("#!/bin/sh\nb= links=1 input=1 token=token\n"), "{text}");
+        let text = shell.init(true, "token", "mac=m");
+        assert!(text.starts_with("#!/bin/sh\nb= links=1 input=1 token=token\nmac=m\n"), "{text}");
     }
 }

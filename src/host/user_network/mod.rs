@@ -16,7 +16,18 @@ use std::net::SocketAddr;
 use usernet::{Config, Forward};
 
 pub(crate) use backend::UserBackend;
+use resolver::Resolver;
 use sockets::BoundSocket;
+
+/// Warns if the host has no name server that guests could ask. It may get one while they run.
+pub(crate) fn warn_without_name_server() {
+    if Resolver::default().server().is_none() {
+        log::warn!(
+            "no name server in {}: the guest resolves no names; add a line `nameserver ADDRESS`",
+            resolver::PATH
+        );
+    }
+}
 
 /// Why a user-mode network cannot be had.
 #[derive(Debug, thiserror::Error)]

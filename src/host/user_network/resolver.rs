@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 const DNS: u16 = 53;
+/// The file (resolv.conf(5)).
+pub(super) const PATH: &str = "/etc/resolv.conf";
 
 /// Reads the file again when it has changed: a laptop changes its network while machines run.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub(super) struct Resolver {
 
 impl Default for Resolver {
     fn default() -> Self {
-        Resolver::new("/etc/resolv.conf".into())
+        Resolver::new(PATH.into())
     }
 }
 

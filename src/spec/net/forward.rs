@@ -86,6 +86,9 @@ impl FromStr for PortForward {
             None => (None, host),
             Some((address, host)) => (Some(parse_address(address).ok_or_else(wrong)?), host),
         };
+        if let Some(address) = address.filter(|at| at.is_multicast() || *at == Ipv4Addr::BROADCAST) {
+            return Err(DeviceError::ForwardAddress(address));
+        }
         Ok(PortForward { address, host: port(host).ok_or_else(wrong)?, guest, protocol })
     }
 }
@@ -152,6 +155,14 @@ mod tests {
         ] {
             let error = text.parse::<PortForward>().expect_err(text).to_string();
             assert!(error.contains("`5555:22`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn address_where_nothing_can_listen_is_refused() {
+        for text in ["224.0.0.1:1:2", "255.255.255.255:1:2/udp", "[ff02::1]:1:2"] {
+            let error = text.parse::<PortForward>().expect_err(text).to_string();
+            assert!(error.contains("multicast or broadcast"), "{error}");
         }
     }
 

@@ -212,7 +212,11 @@ impl NetSpec {
     pub fn parse_tap(text: &OsStr) -> Result<Self, DeviceError> {
         let mut words = split(text).into_iter();
         let name = words.next().unwrap_or_default();
-        let net = NetSpec::tap(name.to_string_lossy().parse()?);
+        let name = name.to_string_lossy();
+        if let Some(name) = name.strip_prefix("tap=") {
+            return Err(DeviceError::TapWord(name.into()));
+        }
+        let net = NetSpec::tap(name.parse()?);
         net.with_words(words.map(|word| Word::parse(&word)))
     }
 
@@ -226,7 +230,8 @@ impl NetSpec {
                 ("mac", Some(_)) => once(mac, word.text().parse()?, NET, "mac")?,
                 ("mtu", Some(_)) => once(mtu, word.text().parse()?, NET, "mtu")?,
                 ("id", Some(_)) => once(id, word.text().parse()?, NET, "id")?,
-                ("pcap", Some(file)) if !file.is_empty() => once(pcap, file.into(), NET, "pcap")?,
+                ("pcap", Some(file)) if file.is_empty() => return Err(DeviceError::EmptyPath("pcap")),
+                ("pcap", Some(file)) => once(pcap, file.into(), NET, "pcap")?,
                 ("", None) => return Err(DeviceError::Empty("behind a comma")),
                 _ => link.set(&word)?,
             }

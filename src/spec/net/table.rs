@@ -10,7 +10,12 @@ use super::{InterfaceName, MacAddress, Mtu, NetId, NetLink, NetSpec, UserNet};
 use crate::spec::words::DeviceError;
 
 #[derive(Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a table such as `{ tap = \"tap2\" }`"
+)]
 pub(super) struct Table {
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<UserNet>,
@@ -35,7 +40,7 @@ pub(super) struct Table {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table such as `{ local = \"a.sock\", remote = \"b.sock\" }`")]
 struct Dgram {
     local: PathBuf,
     remote: PathBuf,
@@ -43,7 +48,7 @@ struct Dgram {
 
 /// An empty table.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "the empty table `{}`")]
 struct Nothing {}
 
 impl TryFrom<Table> for NetSpec {

@@ -34,6 +34,10 @@ fn a_tap_is_also_named_alone() {
     assert_eq!(tap("tap2").unwrap(), net("tap=tap2"));
     assert_eq!(tap("user,pcap=f,mtu=1400").unwrap(), net("tap=user,pcap=f,mtu=1400"));
     let mistake = |text: &str| tap(text).unwrap_err().to_string();
+    assert_eq!(
+        mistake("tap=tap2"),
+        "`tap=tap2` is not the name of a TAP; write `--tap tap2` or `--net tap=tap2`"
+    );
     assert!(mistake("tap2,").contains("behind a comma"));
     assert!(mistake("tap2,mc=1").contains("`mac=ADDRESS`"));
     assert!(mistake("tap2,mac").contains("`mac=ADDRESS`"));
@@ -56,7 +60,8 @@ fn mistakes_are_told_with_what_could_be_said() {
         ("dgram=:b", "`dgram=a.sock:b.sock`"),
         ("none,mac=02:00:00:00:00:01", "`none` has no options"),
         ("user,listen", "`subnet=`"),
-        ("user,host-loopback", "no option `host-loopback`"),
+        ("user,host-loopback", "`host-loopback` needs a value: host-loopback=on"),
+        ("user,restrict", "`restrict` needs a value: restrict=on"),
         ("user,host-loopback=yes", "`on` or `off`"),
         ("user,restrict=on,restrict=on", "stands twice"),
         ("user,subnet=10.0.2.15/24", "`10.0.2.0/24`"),
@@ -67,11 +72,12 @@ fn mistakes_are_told_with_what_could_be_said() {
         ("user,mtu=67", "68 to 65535"),
         ("user,mtu=many", "68 to 65535"),
         ("user,id=a/b", "1 to 15"),
-        ("user,pcap=", "no option `pcap=`"),
+        ("user,pcap=", "the path of `pcap` is empty"),
         ("user,", "behind a comma"),
     ] {
         let error = text.parse::<NetSpec>().expect_err(text).to_string();
         assert!(error.contains(said), "{text}: {error}");
+        assert!(!error.contains("  "), "{error}");
     }
 }
 
@@ -96,6 +102,8 @@ fn a_table_says_the_same_as_a_text() {
         assert_eq!(read, net(text));
         assert_eq!(serde_json::to_string(&read).unwrap(), table);
     }
+    let one: NetSpec = serde_json::from_str("{\"user\":{\"forward\":\"5555:22\"}}").unwrap();
+    assert_eq!(one, net("user,forward=5555:22"));
 }
 
 #[test]
@@ -108,6 +116,10 @@ fn a_wrong_table_is_explained() {
         ("{\"none\":{},\"mtu\":1500}", "`none` has no options"),
         ("{\"name\":\"tap2\"}", "unknown field `name`"),
         ("{\"user\":{\"forward\":[\"22\"]}}", "`5555:22`"),
+        ("{\"user\":true}", "a table such as `{ forward = [\"5555:22\"] }`"),
+        ("{\"user\":{\"forward\":22}}", "a text such as \"5555:22\", or a list"),
+        ("{\"dgram\":\"a:b\"}", "a table such as `{ local = \"a.sock\", remote = \"b.sock\" }`"),
+        ("{\"none\":true}", "the empty table `{}`"),
         ("{\"socket\":\"\"}", "empty"),
         ("{\"tap\":\"t\",\"mtu\":1}", "68 to 65535"),
     ] {

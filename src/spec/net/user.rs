@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::NET;
 use super::forward::PortForward;
@@ -13,7 +14,12 @@ use crate::spec::words::{DeviceError, Word, once};
 
 /// A network behind the host's sockets, with the guest alone in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(
+    default,
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    expecting = "a table such as `{ forward = [\"5555:22\"] }`, or the empty one `{}`"
+)]
 #[non_exhaustive]
 pub struct UserNet {
     /// The IPv4 addresses; by default 10.0.2.0/24.
@@ -29,7 +35,7 @@ pub struct UserNet {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<HostName>,
     /// Ports of the host that lead to the guest.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "forwards", skip_serializing_if = "Vec::is_empty")]
     pub forward: Vec<PortForward>,
 }
 
@@ -37,7 +43,15 @@ impl UserNet {
     /// Sets an option of the command line. False: there is none of this name.
     pub(super) fn set(&mut self, word: &Word) -> Result<bool, DeviceError> {
         if word.value.is_none() {
-            return Ok(false);
+            let example = match word.name.as_str() {
+                "subnet" => "subnet=10.0.5.0/24",
+                "hostname" => "hostname=vm0",
+                "host-loopback" => "host-loopback=on",
+                "restrict" => "restrict=on",
+                "forward" => "forward=5555:22",
+                _ => return Ok(false),
+            };
+            return Err(DeviceError::NeedsValue { word: word.written(), example });
         }
         match word.name.as_str() {
             "subnet" => once(&mut self.subnet, word.text().parse()?, NET, "subnet")?,
@@ -49,6 +63,33 @@ impl UserNet {
         }
         Ok(true)
     }
+}
+
+/// Reads one forward or a list.
+fn forwards<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PortForward>, D::Error> {
+    struct Forwards;
+
+    impl<'de> Visitor<'de> for Forwards {
+        type Value = Vec<PortForward>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text such as \"5555:22\", or a list of these")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            text.parse().map(|forward| vec![forward]).map_err(E::custom)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut forwards = Vec::new();
+            while let Some(forward) = list.next_element()? {
+                forwards.push(forward);
+            }
+            Ok(forwards)
+        }
+    }
+
+    deserializer.deserialize_any(Forwards)
 }
 
 /// Sets what is off by default.
@@ -81,6 +122,18 @@ impl Subnet {
     /// The number of bits that all addresses of the network share.
     pub fn prefix(self) -> u8 {
         self.prefix
+    }
+
+    /// Whether an address is in both.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        let bits = self.prefix.min(other.prefix);
+        (self.network.to_bits() ^ other.network.to_bits()).leading_zeros() >= u32::from(bits)
+    }
+
+    /// Those that messages propose.
+    pub(crate) fn examples() -> impl Iterator<Item = Self> {
+        let networks = (0..=u8::MAX).map(|second| Ipv4Addr::new(10, second, 5, 0));
+        networks.chain([Ipv4Addr::new(192, 168, 5, 0)]).map(|network| Subnet { network, prefix: 24 })
     }
 
     /// The address in this place of the network.
