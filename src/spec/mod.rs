@@ -189,7 +189,7 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtc: Option<Rtc>,
 
-    /// On a guest's reboot: reboot, exit [default: reboot]
+    /// On its reboot: reboot, exit [default: reboot]
     ///
     /// `reboot` boots the guest again in the same process. `exit` ends the machine.
     #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", hide_possible_values = true))]
