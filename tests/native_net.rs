@@ -77,7 +77,11 @@ fn a_machine_without_a_word_on_networks_has_one_and_none_has_none() {
     let file = folder.path().join("vm.toml");
     fs::write(&file, "cpus = 1\n").unwrap();
     assert_eq!(networks(&["--config", file.to_str().unwrap()]), (1, others + 1));
-    fs::write(&file, "net = [{ user = {}, id = 'lan' }, { user = { restrict = true, subnet = '10.0.5.0/24' } }]\n").unwrap();
+    fs::write(
+        &file,
+        "net = [{ user = {}, id = 'lan' }, { user = { restrict = true, subnet = '10.0.5.0/24' } }]\n",
+    )
+    .unwrap();
     assert_eq!(networks(&["--config", file.to_str().unwrap()]), (2, others + 2));
 }
 
