@@ -44,10 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Types a command into the shell, and waits for its answer.
+/// Types a command into the shell, and waits for its answer, which is no part of the command. A prompt may stand before it: that of
+/// a machine that was saved before its shell had written it.
 fn tell(machine: &Machine, command: &str, answer: &str) -> Result<(), Box<dyn Error>> {
     let mut console = machine.console();
     console.write_all(format!("{command}\n").as_bytes())?;
-    console.expect(&format!("\n{answer}"), LIMIT)?;
+    console.expect(answer, LIMIT)?;
     Ok(())
 }
