@@ -57,7 +57,7 @@ pub struct BoundForward {
 impl NetResource {
     /// Opens all that `spec` names, in its order.
     pub(super) fn open_all(spec: &Spec, progress: &Progress) -> Result<Vec<Self>, StartError> {
-        if spec.net.iter().filter_map(NetSpec::user_net).any(|user| !user.restrict) {
+        if user_nets(spec).any(|user| !user.restrict) {
             user_network::warn_without_name_server();
         }
         spec.interfaces().map(|(id, net)| Self::open(id, net, spec, progress)).collect()
@@ -141,6 +141,10 @@ impl NetResource {
     }
 }
 
+fn user_nets(spec: &Spec) -> impl Iterator<Item = &UserNet> {
+    spec.net.iter().filter_map(NetSpec::user_net)
+}
+
 fn open_user(user: &UserNet, mtu: Option<u16>, spec: &Spec) -> Result<UserNetwork, StartError> {
     let mut config = Config {
         host_loopback: user.host_loopback,
@@ -155,7 +159,7 @@ fn open_user(user: &UserNet, mtu: Option<u16>, spec: &Spec) -> Result<UserNetwor
         config.mtu = mtu;
     }
     let forwards: Vec<Forward> = user.forward.iter().map(forward).collect();
-    let networks = spec.interfaces().filter(|(_, net)| matches!(net.link, NetLink::User(_))).count();
+    let networks = user_nets(spec).count();
     UserNetwork::open(config, &forwards, networks).map_err(|error| match error {
         UserNetworkError::Bind { forward: refused, source, .. } => {
             let asked = user.forward.iter().find(|asked| forward(asked) == refused);

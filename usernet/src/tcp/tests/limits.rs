@@ -68,9 +68,8 @@ fn half_open_connections_of_the_guest_and_from_outside_do_not_take_each_others_p
     peer.handshake(OPTIONS);
 }
 
-#[test]
-fn open_connections_of_the_guest_leave_a_quarter_to_those_from_outside() {
-    let mut peer = Peer::new(few());
+/// The guest opens connections from a hundred ports, of which a limit may refuse some.
+fn open_a_hundred(peer: &mut Peer) {
     for port in 0..100 {
         peer.flow = flow(5000 + port);
         peer.syn(OPTIONS);
@@ -81,6 +80,12 @@ fn open_connections_of_the_guest_leave_a_quarter_to_those_from_outside() {
             peer.say(|_| {});
         }
     }
+}
+
+#[test]
+fn open_connections_of_the_guest_leave_a_quarter_to_those_from_outside() {
+    let mut peer = Peer::new(few());
+    open_a_hundred(&mut peer);
     assert_eq!(come_in(&mut peer, 0..4), 4);
     assert_eq!(peer.tcp.len(), 48 + 4);
 }
@@ -124,16 +129,7 @@ fn memory_that_comes_free_at_once_feeds_all_that_starve() {
 #[test]
 fn table_is_never_larger_than_its_limit() {
     let mut peer = Peer::new(few());
-    for port in 0..100 {
-        peer.flow = flow(5000 + port);
-        peer.syn(OPTIONS);
-        peer.events();
-        let seen = peer.one();
-        if seen.syn {
-            peer.ack = seen.seq + 1;
-            peer.say(|_| {});
-        }
-    }
+    open_a_hundred(&mut peer);
     assert_eq!((peer.tcp.len(), peer.tcp.refused()), (48, 52), "a quarter is left to forwards");
     // One that goes makes room for one.
     peer.flow = flow(5000);
