@@ -7,8 +7,21 @@
 
 mod config;
 mod counters;
+mod frame;
+mod hash;
+mod offload;
+mod packet;
 mod ports;
+mod random;
+mod segment;
+mod slots;
+mod sum;
 mod switch;
+mod table;
+#[cfg(test)]
+mod tests;
+mod vlan;
+mod wire;
 
 pub use config::{Impairment, Limits, PortConfig, VlanId, VlanMode, VlanSet};
 pub use counters::{Counters, DropReason, Tally};
