@@ -9,6 +9,13 @@ pub struct PortId {
     pub(crate) generation: u32,
 }
 
+impl PortId {
+    /// Its place among the ports: a small number, which a later port may have again.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
 /// What a port takes as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accepts {
