@@ -31,7 +31,7 @@ impl Ports for Outside {
     }
 
     fn send(&mut self, port: PortId, header: &[u8; 12], parts: &[&[u8]]) -> bool {
-        assert!(parts.len() <= 5 && self.sent.len() < 100_000);
+        assert!(parts.len() <= 5 && parts.iter().all(|part| !part.is_empty()) && self.sent.len() < 100_000);
         self.sent.push((port, *header, parts.concat()));
         true
     }
