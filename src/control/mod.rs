@@ -24,7 +24,7 @@ mod wire;
 
 pub use in_memory::serve_bytes;
 pub use runtime_dir::{Claim, ClaimError};
-pub(crate) use runtime_dir::{RunningMachine, all, find, own_folder, process_of};
+pub(crate) use runtime_dir::{RunningMachine, all, all_switches, find, find_switch, own_folder, process_of};
 pub use server::{ControlServer, Ending};
 pub use target::{
     Balloon, BannerLine, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError,

@@ -11,6 +11,8 @@ pub(crate) mod disk;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
 pub(crate) mod forward;
+#[cfg(feature = "cli")]
+pub(crate) mod frame_link;
 pub(crate) mod identity;
 mod iovecs;
 pub(crate) mod lock;
