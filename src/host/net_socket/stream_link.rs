@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use devices::ration::Ration;
 use vmm_sys_util::epoll::EventSet;
@@ -19,6 +20,8 @@ use super::{MAX_DRAINED, NetSocketError, RETRY, dropped, would_block};
 const MAX_ACCEPTED: usize = 64;
 /// Most reads for one frame, after which others are served: a peer may send single bytes.
 const MAX_READS: usize = 16;
+/// Connections that end at once, after which it is said: a program that is started again ends one too.
+const REFUSALS: u32 = 3;
 
 /// How peers come.
 #[derive(Debug)]
@@ -47,6 +50,29 @@ struct Peer {
     interest: Interest,
     /// It has hung up, and what it sent before is still read for a while.
     leaving: bool,
+    since: Instant,
+    /// It has sent something.
+    heard: bool,
+}
+
+impl Peer {
+    fn new(stream: UnixStream) -> Self {
+        let (inbox, interest) = (Inbox::default(), Interest::new());
+        Peer {
+            stream,
+            inbox,
+            unsent: Vec::new(),
+            interest,
+            leaving: false,
+            since: Instant::now(),
+            heard: false,
+        }
+    }
+
+    /// It looks as if it never wanted the connection that now ends.
+    fn refuses(&self) -> bool {
+        !self.heard && self.since.elapsed() < 3 * RETRY
+    }
 }
 
 /// What a peer is watched for beside its frames.
@@ -62,10 +88,21 @@ pub(super) struct Link {
     frames: Group,
     /// Has the listener, and the peer for its end and for room while a frame is partly sent.
     changes: LinkWatch,
-    /// Of warnings of peers that break the framing, of those that are refused, and of a host that cannot take any.
+    /// Connections in a row that the program that listens has ended at once.
+    refusals: u32,
+    rations: Rations,
+}
+
+/// Of messages that a peer, or a host that cannot take any, can cause without end.
+#[derive(Debug, Default)]
+struct Rations {
+    /// A peer breaks the framing.
     broken: Ration,
+    /// A second peer is refused, here or by the program that listens.
     refused: Ration,
     host: Ration,
+    came: Ration,
+    left: Ration,
 }
 
 impl Link {
@@ -75,8 +112,15 @@ impl Link {
         if let Side::Listen { listener } = &side {
             changes.group().add(listener, EventSet::IN)?;
         }
-        let (broken, refused, host) = (Ration::default(), Ration::default(), Ration::default());
-        Ok(Link { path: path.to_owned(), side, peer: None, frames, changes, broken, refused, host })
+        Ok(Link {
+            path: path.to_owned(),
+            side,
+            peer: None,
+            frames,
+            changes,
+            refusals: 0,
+            rations: Rations::default(),
+        })
     }
 
     /// Of a driver that begins, nobody knows yet whether it has buffers.
@@ -163,7 +207,7 @@ impl Link {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
-                    if let Some(left_out) = self.host.take() {
+                    if let Some(left_out) = self.rations.host.take() {
                         log::error!(
                             "a peer of {} waits until the host can take it: {error}; if descriptors have run out, raise \
                              `ulimit -n`{left_out}",
@@ -185,7 +229,7 @@ impl Link {
         }
         if self.peer.is_none() {
             self.admit(stream);
-        } else if let Some(left_out) = self.refused.take() {
+        } else if let Some(left_out) = self.rations.refused.take() {
             // Dropping it closes the connection.
             log::warn!("a second peer of {} is refused: it has one already{left_out}", self.path.display());
         }
@@ -198,12 +242,13 @@ impl Link {
             .and_then(|()| self.changes.group().add(&stream, HANG_UP));
         match watched {
             Ok(()) => {
-                log::info!("{} has a peer", self.path.display());
-                let (inbox, interest) = (Inbox::default(), Interest::new());
-                self.peer = Some(Peer { stream, inbox, unsent: Vec::new(), interest, leaving: false });
+                if let Some(left_out) = self.rations.came.take() {
+                    log::info!("{} has a peer{left_out}", self.path.display());
+                }
+                self.peer = Some(Peer::new(stream));
             }
             Err(error) => {
-                if let Some(left_out) = self.host.take() {
+                if let Some(left_out) = self.rations.host.take() {
                     log::error!("a peer of {} cannot be watched: {error}{left_out}", self.path.display());
                 }
                 self.changes.ring_after(RETRY);
@@ -213,11 +258,23 @@ impl Link {
 
     /// The connection has ended. The next one comes after a pause, or with the next peer.
     fn disconnect(&mut self) {
-        if self.peer.take().is_some() {
-            log::info!("{} has no peer any more", self.path.display());
-            self.changes.ring();
-            if matches!(self.side, Side::Connect { .. }) {
-                self.changes.ring_after(RETRY);
+        let Some(peer) = self.peer.take() else { return };
+        if let Some(left_out) = self.rations.left.take() {
+            log::info!("{} has no peer any more{left_out}", self.path.display());
+        }
+        self.changes.ring();
+        if matches!(self.side, Side::Connect { .. }) {
+            self.changes.ring_after(RETRY);
+            self.refusals = if peer.refuses() { self.refusals.saturating_add(1) } else { 0 };
+            // Once, however long it goes on.
+            if self.refusals == REFUSALS
+                && let Some(left_out) = self.rations.refused.take()
+            {
+                log::warn!(
+                    "the program that listens on {} ends each connection at once: perhaps it has another peer, and takes one \
+                     at a time; give each pair of machines a socket of its own{left_out}",
+                    self.path.display()
+                );
             }
         }
     }
@@ -231,7 +288,7 @@ impl Link {
                 Ok(Some(frame)) => return Ok(take(frame)),
                 Ok(None) => {}
                 Err(BadLength(len)) => {
-                    if let Some(left_out) = self.broken.take() {
+                    if let Some(left_out) = self.rations.broken.take() {
                         log::warn!(
                             "the peer of {} is disconnected: it sent a frame of {len} bytes, which is none of \
                              Ethernet{left_out}",
@@ -243,7 +300,7 @@ impl Link {
                 }
             }
             match peer.inbox.fill(|room| (&peer.stream).read(room)) {
-                Ok(1..) => {}
+                Ok(1..) => peer.heard = true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     peer.interest.drained(&self.frames, &peer.stream);
