@@ -103,6 +103,7 @@ impl NetResource {
                 progress.begin(format!("opening the socket {}", local.display()));
                 Link::Dgram(DgramSocket::open(local, remote, mtu.unwrap_or(DEFAULT_MTU))?)
             }
+            NetLink::Switch { .. } => return Err(StartError::Internal("ports of switches")),
             NetLink::None => return Err(StartError::Internal("the list of networks")),
         };
         Ok(NetResource { id, mac, mtu, link, point: CapturePoint::default(), capture: None })
