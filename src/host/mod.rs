@@ -11,6 +11,8 @@ pub(crate) mod disk;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
 pub(crate) mod forward;
+#[cfg(feature = "cli")]
+pub(crate) mod frame_link;
 pub(crate) mod identity;
 mod iovecs;
 pub(crate) mod lock;
@@ -27,8 +29,8 @@ pub(crate) mod process;
 pub(crate) mod ready;
 #[cfg(feature = "cli")]
 pub(crate) mod signals;
-mod socket_address;
-mod socket_file;
+pub(crate) mod socket_address;
+pub(crate) mod socket_file;
 #[cfg(feature = "cli")]
 pub(crate) mod stdio;
 pub(crate) mod tap;
