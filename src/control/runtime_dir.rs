@@ -22,12 +22,10 @@ use crate::host::connect::connect;
 use crate::host::identity::{identity, is_at};
 use crate::host::lock::{Kind, is_locked, pid_clause, try_lock, user};
 use crate::host::peer::Peer;
+pub(crate) use crate::host::runtime_folders::own_folder;
+use crate::host::runtime_folders::{SWITCHES, folders, switch_folders};
 use crate::spec::{MachineName, SwitchName};
 
-/// The folder of root's machines, and of users without a runtime directory whom root has given access.
-const SYSTEM_FOLDER: &str = "/run/minivmm";
-/// The folder of switches beside the machines' files.
-const SWITCHES: &str = "switch";
 /// A lock that is held only to remove stale files is free again at once.
 const ATTEMPTS: u32 = 10;
 const RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -290,43 +288,6 @@ fn find_in(folder: &Path, name: &MachineName) -> Option<RunningMachine> {
         },
     };
     Some(RunningMachine { name: name.clone(), socket: files.socket, pid })
-}
-
-/// The folder for this user's machines.
-pub(crate) fn own_folder() -> PathBuf {
-    let own = |path: &PathBuf| {
-        // `sudo` may pass on another user's folder; do not use that.
-        fs::metadata(path).is_ok_and(|folder| folder.uid() == user())
-    };
-    runtime_folder().filter(own).map_or_else(|| SYSTEM_FOLDER.into(), |folder| folder.join("minivmm"))
-}
-
-/// The session's runtime directory, whether it exists or not.
-fn runtime_folder() -> Option<PathBuf> {
-    std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())
-}
-
-/// The folders to search for machines. Root's own session does not have the services that systemd starts;
-/// `su` and cron set no folder, so logind's is used; a folder that has vanished still identifies machines in
-/// the kernel.
-fn folders() -> Vec<PathBuf> {
-    let logind = || PathBuf::from(format!("/run/user/{}", user()));
-    let session = runtime_folder().unwrap_or_else(logind).join("minivmm");
-    each_once([own_folder(), session, SYSTEM_FOLDER.into()])
-}
-
-fn switch_folders() -> Vec<PathBuf> {
-    folders().iter().map(|folder| folder.join(SWITCHES)).collect()
-}
-
-fn each_once(folders: [PathBuf; 3]) -> Vec<PathBuf> {
-    let mut each = Vec::new();
-    for folder in folders {
-        if !each.contains(&folder) {
-            each.push(folder);
-        }
-    }
-    each
 }
 
 /// Makes the folder, or checks that only this user has access.

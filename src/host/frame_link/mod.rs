@@ -21,7 +21,7 @@ pub(crate) const ETHERNET: usize = 14;
 /// Longest frame: an IP packet of 64 KiB behind an Ethernet header with a VLAN tag.
 pub(crate) const LONGEST_FRAME: usize = 65535 + ETHERNET + 4;
 /// Marks the length of a control message.
-const CONTROL: u32 = 1 << 31;
+pub(crate) const CONTROL: u32 = 1 << 31;
 /// Longest control message.
 const LONGEST_CONTROL: usize = 64;
 
@@ -36,7 +36,7 @@ pub(crate) enum Framing {
 
 impl Framing {
     /// Bytes between the length and the frame.
-    const fn header(self) -> usize {
+    pub(crate) const fn header(self) -> usize {
         match self {
             Framing::Header => HEADER,
             Framing::Bare => 0,

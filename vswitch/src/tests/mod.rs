@@ -2,6 +2,9 @@
 
 mod forwarding;
 mod impairments;
+mod large;
+mod model;
+mod speed;
 
 use std::time::{Duration, Instant};
 
