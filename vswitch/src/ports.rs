@@ -10,7 +10,7 @@ pub struct PortId {
 }
 
 impl PortId {
-    /// Its place among the ports: a small number, which a later port may have again.
+    /// A small number that no other present port has; a later port may.
     pub fn slot(self) -> usize {
         self.slot as usize
     }
