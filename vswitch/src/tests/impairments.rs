@@ -181,6 +181,16 @@ fn new_impairments_hold_for_frames_that_wait() {
 }
 
 #[test]
+fn a_new_rate_is_that_of_the_frames_that_are_still_to_be_sent() {
+    let (mut lab, a, b) = pair(rate(12_304_000));
+    (0..50).for_each(|index| _ = lab.send(b, &numbered(index)));
+    assert_eq!(lab.wait(MS * 10).len(), 10);
+    lab.switch.set(a, PortConfig { to_port: rate(6_152_000), ..PortConfig::default() });
+    let times: Vec<_> = lab.wait(MS * 100).into_iter().map(|(time, ..)| time).collect();
+    assert_eq!(times, (1..=40).map(|frame| MS * 2 * frame).collect::<Vec<_>>());
+}
+
+#[test]
 fn frames_on_the_way_to_a_port_that_leaves_its_vlan_do_not_arrive() {
     let (mut lab, a, b) = pair(delay(10));
     lab.send(b, &numbered(0));
