@@ -79,10 +79,11 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
     let detached = parent.is_some();
     let mut warnings = Vec::new();
     if args.log.is_some() || detached {
-        match MachineLog::open(args.log.as_deref(), spec.name.as_ref()) {
+        let captures: Vec<_> = spec.net.iter().filter_map(|net| net.pcap.as_deref()).collect();
+        match MachineLog::open(args.log.as_deref(), spec.name.as_ref(), &captures) {
             Ok(machine_log) => machine_log.install(),
-            Err(error @ machine_log::LogError::File { .. }) => return report_error(&error, Status::Failed),
-            Err(error) => warnings.push(error.to_string()),
+            Err(error @ machine_log::LogError::System(_)) => warnings.push(error.to_string()),
+            Err(error) => return report_error(&error, Status::Failed),
         }
     }
     // Before opening anything that another machine of this name, or with this pidfile, uses.

@@ -7,13 +7,14 @@ mod system;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{io, process};
+use std::{fs, io, process};
 
 use log::Level;
 
 use self::file::LogFile;
 use self::system::SystemLog;
 use super::report;
+use crate::host::identity::identity;
 use crate::spec::MachineName;
 
 /// The socket of the host's log: journald and every syslog daemon listen there.
@@ -31,6 +32,12 @@ pub(super) enum LogError {
         path: PathBuf,
         /// The host's error.
         source: io::Error,
+    },
+    /// It would be written to twice.
+    #[error("the log and the frames of a network interface have the same file {path}; give each a file of its own", path = path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
     },
     /// The host has none.
     #[error(
@@ -56,8 +63,15 @@ enum Sink {
 }
 
 impl MachineLog {
-    /// Opens this file, created if needed, or else the host's log.
-    pub(super) fn open(path: Option<&Path>, name: Option<&MachineName>) -> Result<Self, LogError> {
+    /// Opens this file, created if needed, or else the host's log. `captures` are the files for the machine's frames.
+    pub(super) fn open(
+        path: Option<&Path>,
+        name: Option<&MachineName>,
+        captures: &[&Path],
+    ) -> Result<Self, LogError> {
+        if let Some(path) = path.filter(|log| captures.iter().any(|other| may_be_same(log, other))) {
+            return Err(LogError::Capture { path: path.into() });
+        }
         let sink = match path {
             Some(path) => LogFile::open(path)
                 .map(Sink::File)
@@ -101,6 +115,19 @@ impl MachineLog {
     }
 }
 
+/// Whether both are one file, or will be when they are made.
+fn may_be_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
+        Some((folder, path.file_name()?.to_owned()))
+    };
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(one), Ok(other)) => identity(&one) == identity(&other),
+        _ => one == other || place(one).is_some_and(|one| place(other) == Some(one)),
+    }
+}
+
 impl MachineLog {
     /// Warns once: a log on a full disk stays as it is.
     fn warn_once(&self, error: &io::Error) {
@@ -127,7 +154,7 @@ mod tests {
     fn lines_of_the_log_say_whose_they_are_and_are_what_was_said() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let log = MachineLog::open(Some(&path), Some(&"vm0".parse().unwrap())).unwrap();
+        let log = MachineLog::open(Some(&path), Some(&"vm0".parse().unwrap()), &[]).unwrap();
         log.record(Level::Info, "~> RAM         : 4 MiB\n~> Processors  : 1\n");
         log.record(Level::Info, "\r\nminivmm: quit\u{1b}[2J\tnow\r\n");
         let text = std::fs::read_to_string(&path).unwrap();
@@ -139,7 +166,20 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_is_an_error_with_its_path() {
-        let error = MachineLog::open(Some(Path::new("/nonexistent/log")), None).unwrap_err().to_string();
+        let error = MachineLog::open(Some(Path::new("/nonexistent/log")), None, &[]).unwrap_err().to_string();
         assert!(error.starts_with("the log /nonexistent/log cannot be written: "), "{error}");
+    }
+
+    #[test]
+    fn a_log_that_is_a_machines_capture_too_is_refused_before_either_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("f"), folder.path().join("link"));
+        let refused = |log: &Path, capture: &Path| {
+            matches!(MachineLog::open(Some(log), None, &[capture]), Err(LogError::Capture { .. }))
+        };
+        assert!(refused(&path, &path) && refused(&folder.path().join("./f"), &path) && !path.exists());
+        fs::write(&path, "").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(refused(&link, &path) && !refused(&path, &folder.path().join("g")));
     }
 }
