@@ -21,6 +21,7 @@ mod preflight;
 pub mod report;
 pub mod run;
 mod session;
+pub mod switch;
 pub mod verbs;
 
 use std::error::Error;
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
         },
         Ok(Command::Doctor(args)) => examine(&args),
         Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
+        Ok(Command::Switch(args)) => switch::run(&args),
         Err(ArgsError::Flags(error)) => report_flag_error(&error, usage_status()),
         Err(ArgsError::Spec(error)) => report_error(&error, usage_status()),
         Err(error @ ArgsError::Empty) => {
@@ -78,12 +80,15 @@ fn run_machine(spec: &Spec, args: &ServiceArgs) -> Status {
 fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>) -> Status {
     let detached = parent.is_some();
     let mut warnings = Vec::new();
+    let captures = spec.net.iter().filter_map(|net| net.pcap.as_deref());
+    if let Some(Err(error)) = args.log.as_deref().map(|log| machine_log::refuse_captures(log, captures)) {
+        return report_error(&error, Status::Failed);
+    }
     if args.log.is_some() || detached {
-        let captures: Vec<_> = spec.net.iter().filter_map(|net| net.pcap.as_deref()).collect();
-        match MachineLog::open(args.log.as_deref(), spec.name.as_ref(), &captures) {
+        match MachineLog::open(args.log.as_deref(), spec.name.as_ref()) {
             Ok(machine_log) => machine_log.install(),
-            Err(error @ machine_log::LogError::System(_)) => warnings.push(error.to_string()),
-            Err(error) => return report_error(&error, Status::Failed),
+            Err(error @ machine_log::LogError::File { .. }) => return report_error(&error, Status::Failed),
+            Err(error) => warnings.push(error.to_string()),
         }
     }
     // Before opening anything that another machine of this name, or with this pidfile, uses.

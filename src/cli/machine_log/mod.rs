@@ -33,18 +33,17 @@ pub(super) enum LogError {
         /// The host's error.
         source: io::Error,
     },
-    /// It would be written to twice.
-    #[error("the log and the frames of a network interface have the same file {path}; give each a file of its own", path = path.display())]
-    Capture {
-        /// The file.
-        path: PathBuf,
-    },
     /// The host has none.
     #[error(
         "what happens to this machine is logged nowhere, as the host has no {SYSTEM} ({0}); name a file with `--log`"
     )]
     System(io::Error),
 }
+
+/// A log that is a file for frames too.
+#[derive(Debug, thiserror::Error)]
+#[error("the log and the frames of a network interface have the same file {}; give each a file of its own", .0.display())]
+pub(super) struct LogIsCapture(PathBuf);
 
 /// A log with the name of its machine.
 #[derive(Debug)]
@@ -63,15 +62,8 @@ enum Sink {
 }
 
 impl MachineLog {
-    /// Opens this file, created if needed, or else the host's log. `captures` are the files for the machine's frames.
-    pub(super) fn open(
-        path: Option<&Path>,
-        name: Option<&MachineName>,
-        captures: &[&Path],
-    ) -> Result<Self, LogError> {
-        if let Some(path) = path.filter(|log| captures.iter().any(|other| may_be_same(log, other))) {
-            return Err(LogError::Capture { path: path.into() });
-        }
+    /// Opens this file, created if needed, or else the host's log.
+    pub(super) fn open(path: Option<&Path>, name: Option<&MachineName>) -> Result<Self, LogError> {
         let sink = match path {
             Some(path) => LogFile::open(path)
                 .map(Sink::File)
@@ -115,6 +107,14 @@ impl MachineLog {
     }
 }
 
+/// Refuses a log that is one of `captures` too, the files for the machine's frames.
+pub(super) fn refuse_captures<'a>(
+    log: &Path,
+    mut captures: impl Iterator<Item = &'a Path>,
+) -> Result<(), LogIsCapture> {
+    if captures.any(|other| may_be_same(log, other)) { Err(LogIsCapture(log.into())) } else { Ok(()) }
+}
+
 /// Whether both are one file, or will be when they are made.
 fn may_be_same(one: &Path, other: &Path) -> bool {
     let place = |path: &Path| {
@@ -154,10 +154,10 @@ mod tests {
     fn lines_of_the_log_say_whose_they_are_and_are_what_was_said() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let log = MachineLog::open(Some(&path), Some(&"vm0".parse().unwrap()), &[]).unwrap();
+        let log = MachineLog::open(Some(&path), Some(&"vm0".parse().unwrap())).unwrap();
         log.record(Level::Info, "~> RAM         : 4 MiB\n~> Processors  : 1\n");
         log.record(Level::Info, "\r\nminivmm: quit\u{1b}[2J\tnow\r\n");
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         let said: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         let own = format!("minivmm[{}]: vm0: ", process::id());
         let expected = ["~> RAM         : 4 MiB", "~> Processors  : 1", "quit [2J now"];
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_is_an_error_with_its_path() {
-        let error = MachineLog::open(Some(Path::new("/nonexistent/log")), None, &[]).unwrap_err().to_string();
+        let error = MachineLog::open(Some(Path::new("/nonexistent/log")), None).unwrap_err().to_string();
         assert!(error.starts_with("the log /nonexistent/log cannot be written: "), "{error}");
     }
 
@@ -174,9 +174,7 @@ mod tests {
     fn a_log_that_is_a_machines_capture_too_is_refused_before_either_is_made() {
         let folder = tempfile::tempdir().unwrap();
         let (path, link) = (folder.path().join("f"), folder.path().join("link"));
-        let refused = |log: &Path, capture: &Path| {
-            matches!(MachineLog::open(Some(log), None, &[capture]), Err(LogError::Capture { .. }))
-        };
+        let refused = |log: &Path, capture: &Path| refuse_captures(log, [capture].into_iter()).is_err();
         assert!(refused(&path, &path) && refused(&folder.path().join("./f"), &path) && !path.exists());
         fs::write(&path, "").unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();

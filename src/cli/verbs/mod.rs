@@ -22,6 +22,8 @@ pub use args::{
     BalloonArgs, CaptureArgs, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs,
 };
 pub(super) use exits::exits;
+pub(super) use ls::uptime;
+pub(super) use show::columns;
 
 use super::exit::Status;
 use super::{print, report_error};

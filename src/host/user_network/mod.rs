@@ -9,6 +9,8 @@ mod ports;
 mod resolver;
 mod sockets;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 mod wire;
 

@@ -2,8 +2,7 @@
 
 mod blocks;
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,7 +13,7 @@ use devices::thread::{self, Role};
 
 use super::{CaptureArgs, MachineClient, VerbError};
 use crate::cli::report;
-use crate::control::client::{ByteStream, ClientError};
+use crate::control::client::ByteStream;
 use crate::control::net_routes::{ONLY, capture_body};
 use crate::host::capture::CaptureFile;
 use crate::host::ready::wait_for_hangup;
