@@ -94,11 +94,7 @@ impl Display for Banner<'_> {
 
 /// The lines that are known once the machine has its forwards.
 pub(super) fn forwards(forwards: &[BoundForward]) -> String {
-    let line = |BoundForward { forward, address, .. }: &BoundForward| {
-        let protocol = forward.protocol;
-        format!("~> {:<12}: {address} to port {} of the guest, {protocol}\n", "Forward", forward.guest)
-    };
-    forwards.iter().map(line).collect()
+    forwards.iter().map(|bound| format!("~> {:<12}: {bound}\n", "Forward")).collect()
 }
 
 fn first_disk(spec: &Spec) -> String {

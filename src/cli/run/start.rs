@@ -62,8 +62,9 @@ impl RunStart {
         let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         // Those that were asked for by number are known.
-        if machine.forwards().iter().any(|bound| bound.forward.host == 0) {
-            report::message(&banner::forwards(machine.forwards()));
+        let forwards = machine.forwards();
+        if forwards.iter().any(|bound| bound.forward.host == 0) {
+            report::message(&banner::forwards(&forwards));
         }
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();
