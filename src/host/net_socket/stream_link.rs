@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devices::ration::Ration;
 use virtio::net::{HEADER_LEN, Offloads, required};
@@ -25,6 +25,8 @@ use super::{MAX_DRAINED, NetSocketError, RETRY, dropped, would_block};
 const MAX_ACCEPTED: usize = 64;
 /// Most reads for one frame, after which others are served: a peer may send single bytes.
 const MAX_READS: usize = 16;
+/// Connections that end at once, after which it is said: a program that is started again ends one too.
+const REFUSALS: u32 = 3;
 /// A control message: the offloads that its sender takes from now on.
 pub(in crate::host) const TAKES: u8 = 1;
 
@@ -60,6 +62,31 @@ struct Peer {
     interest: Interest,
     /// It has hung up, and what it sent before is still read for a while.
     leaving: bool,
+    since: Instant,
+    /// It has sent something.
+    heard: bool,
+}
+
+impl Peer {
+    /// One that has just come; `inbox` has what it said so far.
+    fn new(stream: UnixStream, inbox: Inbox) -> Self {
+        Peer {
+            stream,
+            inbox,
+            unsent: Vec::new(),
+            takes: Offloads::empty(),
+            told: Offloads::empty(),
+            interest: Interest::new(),
+            leaving: false,
+            since: Instant::now(),
+            heard: false,
+        }
+    }
+
+    /// It looks as if it never wanted the connection that now ends.
+    fn refuses(&self) -> bool {
+        !self.heard && self.since.elapsed() < 3 * RETRY
+    }
 }
 
 /// What a peer is watched for beside its frames.
@@ -79,11 +106,21 @@ pub(in crate::host) struct Link {
     frames: Group,
     /// Has the listener, or the connection that is being made; and the peer for its end and for room while a frame is partly sent.
     changes: LinkWatch,
-    /// Of warnings of peers that break the framing, of those that are refused, of switches that refuse, and of a host that
-    /// cannot take any.
+    /// Connections in a row that the program that listens has ended at once.
+    refusals: u32,
+    rations: Rations,
+}
+
+/// Of messages that a peer, a switch, or a host that cannot take any, can cause without end.
+#[derive(Debug, Default)]
+struct Rations {
+    /// A peer breaks the framing.
     broken: Ration,
+    /// A second peer is refused, here or by the program that listens.
     refused: Ration,
     host: Ration,
+    came: Ration,
+    left: Ration,
 }
 
 /// The link of one interface is used by one boot at a time, and by nobody beside it.
@@ -99,9 +136,17 @@ impl Link {
             changes.group().add(listener, EventSet::IN)?;
         }
         let framing = if matches!(side, Side::Switch(_)) { Framing::Header } else { Framing::Bare };
-        let (broken, refused, host) = (Ration::default(), Ration::default(), Ration::default());
-        let takes = Offloads::empty();
-        Ok(Link { peer_name, side, framing, peer: None, takes, frames, changes, broken, refused, host })
+        Ok(Link {
+            peer_name,
+            side,
+            framing,
+            peer: None,
+            takes: Offloads::empty(),
+            frames,
+            changes,
+            refusals: 0,
+            rations: Rations::default(),
+        })
     }
 
     /// The port's name on the switch, while there is a connection.
@@ -225,7 +270,7 @@ impl Link {
             Err(error) => error,
         };
         if error.is_worth_a_warning()
-            && let Some(left_out) = self.refused.take()
+            && let Some(left_out) = self.rations.refused.take()
         {
             log::warn!("{} cannot be attached to: {error}{left_out}", self.peer_name);
         }
@@ -260,7 +305,7 @@ impl Link {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
-                    if let Some(left_out) = self.host.take() {
+                    if let Some(left_out) = self.rations.host.take() {
                         log::error!(
                             "{} waits until the host can take it: {error}; if descriptors have run out, raise `ulimit -n`{left_out}",
                             self.peer_name
@@ -281,7 +326,7 @@ impl Link {
         }
         if self.peer.is_none() {
             self.admit(stream, &[]);
-        } else if let Some(left_out) = self.refused.take() {
+        } else if let Some(left_out) = self.rations.refused.take() {
             // Dropping it closes the connection.
             log::warn!("{} is there, and a second one is refused{left_out}", self.peer_name);
         }
@@ -295,17 +340,16 @@ impl Link {
             .and_then(|()| self.changes.group().watch(&stream, HANG_UP));
         match watched {
             Ok(()) => {
-                log::info!("{} is connected", self.peer_name);
-                let (inbox, interest) = (Inbox::new(self.framing, begun), Interest::new());
-                let (takes, told) = (Offloads::empty(), Offloads::empty());
-                self.peer =
-                    Some(Peer { stream, inbox, unsent: Vec::new(), takes, told, interest, leaving: false });
+                if let Some(left_out) = self.rations.came.take() {
+                    log::info!("{} is connected{left_out}", self.peer_name);
+                }
+                self.peer = Some(Peer::new(stream, Inbox::new(self.framing, begun)));
                 // The device looks at the link now, and the guest at what came with the connection.
                 self.changes.ring();
                 let _ = self.flush();
             }
             Err(error) => {
-                if let Some(left_out) = self.host.take() {
+                if let Some(left_out) = self.rations.host.take() {
                     log::error!("{} cannot be watched: {error}{left_out}", self.peer_name);
                 }
                 self.changes.ring_after(RETRY);
@@ -315,11 +359,28 @@ impl Link {
 
     /// The connection has ended. The next one comes after a pause, or with the next peer.
     fn disconnect(&mut self) {
-        if self.peer.take().is_some() {
-            log::info!("{} has gone: the network interface has no link until it comes back", self.peer_name);
-            self.changes.ring();
-            if let Some(pause) = self.pause() {
-                self.changes.ring_after(pause);
+        let Some(peer) = self.peer.take() else { return };
+        if let Some(left_out) = self.rations.left.take() {
+            log::info!(
+                "{} has gone: the network interface has no link until it comes back{left_out}",
+                self.peer_name
+            );
+        }
+        self.changes.ring();
+        if let Some(pause) = self.pause() {
+            self.changes.ring_after(pause);
+        }
+        if matches!(self.side, Side::Connect { .. }) {
+            self.refusals = if peer.refuses() { self.refusals.saturating_add(1) } else { 0 };
+            // Once, however long it goes on.
+            if self.refusals == REFUSALS
+                && let Some(left_out) = self.rations.refused.take()
+            {
+                log::warn!(
+                    "{} ends each connection at once: perhaps it has another peer, and takes one at a time; give each pair \
+                     of machines a socket of its own{left_out}",
+                    self.peer_name
+                );
             }
         }
     }
@@ -343,7 +404,7 @@ impl Link {
                 }
                 Ok(None) => {}
                 Err(bad) => {
-                    if let Some(left_out) = self.broken.take() {
+                    if let Some(left_out) = self.rations.broken.take() {
                         log::warn!("{} is disconnected: {bad}{left_out}", self.peer_name);
                     }
                     self.disconnect();
@@ -351,7 +412,7 @@ impl Link {
                 }
             }
             match peer.inbox.fill(|room| (&peer.stream).read(room)) {
-                Ok(1..) => {}
+                Ok(1..) => peer.heard = true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     peer.interest.drained(&self.frames, &peer.stream);

@@ -193,6 +193,19 @@ fn a_peer_that_goes_takes_the_link_down_and_the_next_one_brings_it_up() {
 }
 
 #[test]
+fn one_socket_under_two_names_is_no_wire() {
+    let (folder, path) = folder();
+    let same = folder.path().join(".").join("wire");
+    std::os::unix::fs::symlink(&path, folder.path().join("link")).unwrap();
+    for other in [path.clone(), same, folder.path().join("link")] {
+        let error = DgramSocket::open(&path, &other, 1500).unwrap_err();
+        assert!(matches!(error, NetSocketError::SamePath(_)), "{error}");
+        assert!(!path.exists(), "its socket is left there");
+    }
+    DgramSocket::open(&path, &folder.path().join("other"), 1500).unwrap();
+}
+
+#[test]
 fn a_second_peer_is_refused_unless_the_first_has_gone() {
     let (mut end, peer, _socket, folder) = with_peer();
     let path = folder.path().join("wire");
