@@ -8,6 +8,8 @@ mod limits;
 mod resolver;
 mod sockets;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 mod wire;
 
