@@ -63,8 +63,8 @@ end_prepare() {
     return $status
 }
 
-# The hostile guest is no package of its own.
-step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/guest/hostile/main.rs; }
+# The guests in Rust are no packages of their own.
+step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/guest/{hostile,load,frames}/main.rs; }
 # Lints, and the documents that an embedder reads.
 step_clippy() {
     timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings &&
@@ -88,8 +88,9 @@ step_native() {
     local as_root=()
     [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=MINIVMM_SOAK,RUST_TEST_THREADS'")
     cargo_test "${as_root[@]}" --lib -- host::tap::tests || return 1
-    cargo_test "${as_root[@]}" --test native_hostile --test native_reboot || return 1
+    cargo_test "${as_root[@]}" --test native_hostile --test native_net_hostile --test native_reboot || return 1
     tests=${tests//--test native_hostile /}
+    tests=${tests//--test native_net_hostile /}
     tests=${tests//--test native_reboot /}
     # shellcheck disable=SC2086
     cargo_test --lib -- machine::tests && cargo_test $tests

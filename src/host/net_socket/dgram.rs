@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +47,10 @@ impl DgramSocket {
         let up = is_there(remote, &to)?;
         let (socket, file) = SocketFile::bind(local, SocketKind::Datagram)
             .map_err(|fault| NetSocketError::fault(local, fault, ""))?;
+        // A path has many names: `q` and `./q`.
+        if is_one_file(local, remote) {
+            return Err(NetSocketError::SamePath(remote.to_owned()));
+        }
         let ends = Ends::new(UnixDatagram::from(socket), remote, to, up);
         let ends = ends.map_err(|source| NetSocketError::host(local, source))?;
         if !up {
@@ -63,6 +67,11 @@ impl DgramSocket {
         lock(&self.ends).discard();
         Box::new(DgramBackend { ends: self.ends.clone(), mtu: self.mtu, iovecs: IoVecs::default() })
     }
+}
+
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    let file = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    file(one).is_some_and(|one| file(other) == Some(one))
 }
 
 /// Whether a program has the socket at `path`. An error is one that does not mend itself.

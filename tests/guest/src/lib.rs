@@ -23,3 +23,6 @@ pub const fn load_word(number: u64, word: u64) -> u64 {
 
 /// The kernel file of the hostile guest (`tests/guest/hostile`), a program in Rust. It needs 16 MiB of memory.
 pub const HOSTILE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hostile"));
+
+/// The kernel file of the guest that sends random frames (`tests/guest/frames`), a program in Rust. It needs 16 MiB of memory.
+pub const FRAMES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frames"));
