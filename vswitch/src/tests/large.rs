@@ -257,15 +257,18 @@ fn a_checksum_of_zero_is_the_other_zero_since_udp_has_none_otherwise() {
     assert_eq!(lab.send_large(a, &partial(14, 2), &bytes), [(b, PLAIN, right)]);
 }
 
+/// Changes a virtio header or its frame.
+type Change<'a> = &'a dyn Fn(&mut [u8; HEADER_LEN], &mut Vec<u8>);
+
 #[test]
 fn a_header_that_does_not_fit_its_frame_drops_it() {
     let large = Large::new(false, 5000);
-    let changed = |change: &dyn Fn(&mut [u8; HEADER_LEN], &mut Vec<u8>)| {
+    let changed = |change: Change| {
         let (mut header, mut bytes) = (large.header(), large.frame());
         change(&mut header, &mut bytes);
         (header, bytes)
     };
-    let cases: &[(&str, &dyn Fn(&mut [u8; HEADER_LEN], &mut Vec<u8>))] = &[
+    let cases: &[(&str, Change)] = &[
         ("no checksum", &|header, _| header[0] = 0),
         ("no size", &|header, _| header[4..6].fill(0)),
         ("a segment a byte", &|header, _| header[4..6].copy_from_slice(&[1, 0])),
