@@ -138,6 +138,10 @@ fn a_slow_wire_has_a_queue_of_a_quarter_of_a_second() {
     assert_eq!(waiting, 251, "one is being sent");
     assert_eq!(lab.switch.counters(a).unwrap().to_port.dropped(DropReason::QueueFull), 749);
     assert_eq!(lab.wait(Duration::from_secs(1)).len(), 251);
+    // On a very slow one 250 ms are too few frames for TCP.
+    lab.switch.set(a, PortConfig { to_port: rate(12_304), ..PortConfig::default() });
+    (0..100).for_each(|index| _ = lab.send(b, &numbered(index)));
+    assert_eq!(lab.wait(Duration::from_secs(100)).len(), 16);
 }
 
 #[test]
