@@ -12,7 +12,9 @@ use std::time::Duration;
 use devices::thread::{Role, spawn};
 use log::Level;
 
-pub use args::{SwitchArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
+pub use args::{
+    SwitchArgs, SwitchCaptureArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb,
+};
 #[allow(unused_imports, reason = "the networks of a machine will call it")]
 pub(super) use ensure::ensure;
 
