@@ -2,7 +2,6 @@
 
 mod args;
 mod client;
-#[allow(dead_code, reason = "the networks of a machine will call it")]
 mod ensure;
 mod show;
 
@@ -15,8 +14,7 @@ use log::Level;
 pub use args::{
     SwitchArgs, SwitchCaptureArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb,
 };
-#[allow(unused_imports, reason = "the networks of a machine will call it")]
-pub(super) use ensure::ensure;
+pub(super) use ensure::{EnsureError, ensure_for};
 
 use super::daemon::{self, Notify, Parent};
 use super::exit::Status;
