@@ -270,6 +270,7 @@ impl SwitchLoop {
                 Some(Item::Frame { header, at }) => {
                     frames += 1;
                     let frame = received.get(at).unwrap_or_default();
+                    ports.capture(slot, frame);
                     switch.input(id, &header, frame, now, &mut Batch { ports, received });
                 }
                 Some(Item::Control(at)) => {
@@ -302,6 +303,7 @@ impl SwitchLoop {
         for place in places {
             let frame = received.get(place).and_then(|bytes| bytes.split_first_chunk::<HEADER_LEN>());
             if let Some((header, frame)) = frame {
+                ports.capture(slot, frame);
                 switch.input(id, header, frame, now, &mut Batch { ports, received });
             }
         }
