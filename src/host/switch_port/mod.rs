@@ -71,11 +71,6 @@ impl SwitchPort {
         Ok(SwitchPort { link: Arc::new(Mutex::new(link)), mtu: request.mtu })
     }
 
-    /// The port's name on the switch, if it has one now.
-    pub(crate) fn port_name(&self) -> Option<String> {
-        lock(&self.link).port_name()
-    }
-
     /// A backend for the device of one boot. The connection stays; frames from before are dropped.
     pub(crate) fn backend(&self) -> Box<dyn NetBackend> {
         Box::new(StreamBackend::new(self.link.clone(), OFFLOADS, self.mtu))
