@@ -8,6 +8,7 @@ use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
 use crate::cli::preflight::{self, InitrdOrigin};
+use crate::cli::switch::ensure_for;
 use crate::cli::{banner, logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
@@ -52,6 +53,7 @@ impl RunStart {
         for warning in preflight::judge(&spec, &host, &mut prepared)? {
             report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
+        ensure_for(&spec)?;
         logger::install();
         // The console goes to stderr if asked for; the machine keeps its last output in any case.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
