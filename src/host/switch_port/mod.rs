@@ -20,7 +20,7 @@ pub(crate) use attach::FRAMES;
 pub(super) use attach::{Attached, Attacher};
 pub use error::SwitchPortError;
 
-use super::net_socket::{Link, Side, StreamBackend, lock};
+use super::net_socket::{Link, Side, StreamBackend};
 use super::runtime_folders::switch_folders;
 use crate::spec::{MacAddress, MachineName, NetId, PortOptions, SwitchName};
 
