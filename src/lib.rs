@@ -83,7 +83,7 @@
 //! # Errors
 //!
 //! Each error is an enum to match on. [`StartError`] contains those of [disks](DiskError), [networks](TapError),
-//! [forwards](ForwardError), [sockets](NetSocketError), [ports](PortError), [KVM](KvmError) and [kernels](kernel::KernelError). The text of an error is a sentence with the path and the
+//! [forwards](ForwardError), [sockets](NetSocketError), [switches](SwitchPortError), [ports](PortError), [KVM](KvmError) and [kernels](kernel::KernelError). The text of an error is a sentence with the path and the
 //! cure. Whatever a guest does, its machine goes on or ends with an [`Exit`].
 //!
 //! # Threads
@@ -113,6 +113,7 @@ pub use host::forward::ForwardError;
 pub use host::net_socket::NetSocketError;
 pub use host::port_owner::PortOwner;
 pub use host::ports::PortError;
+pub use host::switch_port::SwitchPortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};
 #[doc(hidden)]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 /// A response whose body is complete.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub(super) status: u16,
     body: Option<Value>,
     /// The methods that the path supports, for a 405 (RFC 9110 §15.5.6).
@@ -58,9 +58,12 @@ impl Answer {
         format!("{}Connection: close\r\nContent-Type: {kind}\r\n\r\n", status_line(200)).into_bytes()
     }
 
-    /// The head of a 101 response; the connection is not HTTP afterwards.
-    pub(super) fn upgrade_head(to: &str) -> Vec<u8> {
-        format!("{}Connection: Upgrade\r\nUpgrade: {to}\r\n\r\n", status_line(101)).into_bytes()
+    /// The head of a 101 response with further `fields`; the connection is not HTTP afterwards.
+    pub(super) fn upgrade_head(to: &str, fields: &[(&str, String)]) -> Vec<u8> {
+        let mut text = format!("{}Connection: Upgrade\r\nUpgrade: {to}\r\n", status_line(101));
+        fields.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
+        text.push_str("\r\n");
+        text.into_bytes()
     }
 }
 

@@ -1,17 +1,17 @@
 //! One client's connection, from its first request to its end.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::answer::Answer;
-use super::console_stream;
-use super::request_reader::RequestReader;
-use super::routes::{self, Reply};
+use super::request_reader::{Request, RequestReader};
+use super::router::{Reply, Typing, Upgrade};
 use super::server::Ending;
-use super::target::{ControlTarget, NextEvent};
+use super::target::{EventSource, NextEvent};
 use super::wire::{Wire, is_timeout};
-use super::{Limits, MAX_DISCARD};
+use super::{Limits, MAX_DISCARD, byte_stream, console_stream};
 
 /// How often a stream checks that its client is still connected.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,8 +33,16 @@ pub(super) enum Phase {
     Acting,
     /// The client waits for the machine's end.
     Waiting,
-    /// The client reads events or the console.
+    /// The client reads events, the console or other bytes.
     Streaming,
+}
+
+/// What a server's clients send their requests to. Calls come from several threads.
+pub(crate) trait Service: Send + Sync + fmt::Debug {
+    /// What it is, in messages: a `machine` or a `switch`.
+    fn noun(&self) -> &'static str;
+    /// Carries out a request.
+    fn answer(&self, request: &Request) -> Reply;
 }
 
 /// A connection's entry in the server's table.
@@ -51,7 +59,7 @@ pub(super) trait Registration {
 pub(super) fn serve_connection(
     wire: &mut impl Wire,
     registration: &impl Registration,
-    target: &dyn ControlTarget,
+    service: &dyn Service,
     limits: &Limits,
 ) {
     let mut reader = RequestReader::default();
@@ -63,13 +71,19 @@ pub(super) fn serve_connection(
             Err(refusal) => return send_last(wire, registration, &refusal, limits),
         };
         registration.enter(Phase::Acting);
-        match routes::answer(target, &request) {
-            Reply::Wait => return wait(wire, registration, limits),
-            Reply::Console if !registration.enter(Phase::Streaming) => {
-                return send_last(wire, registration, &too_many_streams(limits), limits);
+        match service.answer(&request) {
+            Reply::Wait => return wait(wire, registration, service, limits),
+            Reply::Upgrade(upgrade) => return hand_over(wire, reader, upgrade, limits),
+            Reply::Events(_) | Reply::Console(..) | Reply::Bytes(..)
+                if !registration.enter(Phase::Streaming) =>
+            {
+                return send_last(wire, registration, &too_many_streams(service, limits), limits);
             }
-            Reply::Console => return console_stream::serve(wire, target, limits, request.head.upgrades),
-            Reply::Events => return events(wire, registration, target, limits),
+            Reply::Console(console, typing) => {
+                return console_stream::serve(wire, console, limits, typing == Typing::Yes);
+            }
+            Reply::Bytes(kind, source) => return byte_stream::serve(wire, kind, source, limits),
+            Reply::Events(source) => return events(wire, source, limits),
             Reply::Answer(answer) if request.head.keep_alive && registration.ending().is_none() => {
                 registration.enter(Phase::Writing);
                 if wire.write(&answer.bytes(true), Instant::now() + limits.write).is_err() {
@@ -101,17 +115,27 @@ fn send_last(wire: &mut impl Wire, registration: &impl Registration, answer: &An
     }
 }
 
-fn too_many_streams(limits: &Limits) -> Answer {
-    Answer::refusal(
-        503,
-        format!("{} clients wait for this machine already; end one of them.", limits.streams),
-    )
+fn too_many_streams(service: &dyn Service, limits: &Limits) -> Answer {
+    let (count, noun) = (limits.streams, service.noun());
+    Answer::refusal(503, format!("{count} clients wait for this {noun} already; end one of them."))
+}
+
+/// Hands the connection over.
+fn hand_over(wire: &mut impl Wire, reader: RequestReader, upgrade: Upgrade, limits: &Limits) {
+    let Upgrade { to, fields, then } = upgrade;
+    if wire.write(&Answer::upgrade_head(to, &fields), Instant::now() + limits.write).is_err() {
+        return;
+    }
+    let Some(stream) = wire.shared_stream().and_then(|stream| stream.try_clone().ok()) else { return };
+    if stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).is_ok() {
+        then(stream, reader.rest());
+    }
 }
 
 /// Answers when the machine has ended.
-fn wait(wire: &mut impl Wire, registration: &impl Registration, limits: &Limits) {
+fn wait(wire: &mut impl Wire, registration: &impl Registration, service: &dyn Service, limits: &Limits) {
     if !registration.enter(Phase::Waiting) {
-        return send_last(wire, registration, &too_many_streams(limits), limits);
+        return send_last(wire, registration, &too_many_streams(service, limits), limits);
     }
     let mut discarded = 0;
     loop {
@@ -133,16 +157,7 @@ fn wait(wire: &mut impl Wire, registration: &impl Registration, limits: &Limits)
 }
 
 /// Sends one line per event until the last.
-fn events(
-    wire: &mut impl Wire,
-    registration: &impl Registration,
-    target: &dyn ControlTarget,
-    limits: &Limits,
-) {
-    if !registration.enter(Phase::Streaming) {
-        return send_last(wire, registration, &too_many_streams(limits), limits);
-    }
-    let mut events = target.events();
+fn events(wire: &mut impl Wire, mut events: Box<dyn EventSource>, limits: &Limits) {
     if wire.write(&Answer::stream_head("application/x-ndjson"), Instant::now() + limits.write).is_err() {
         return;
     }
@@ -163,7 +178,7 @@ fn events(
 
 /// The state of a client that sends no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ClientState {
+pub(super) enum ClientState {
     /// Connected.
     Open,
     /// The client has closed its writing half and still reads: `nc -N`, `socat -`, a pipe into `nc`.
@@ -173,7 +188,7 @@ enum ClientState {
 }
 
 /// Reads for at most `limit` and discards the bytes.
-fn poll_client(wire: &mut impl Wire, discarded: &mut usize, limit: Duration) -> ClientState {
+pub(super) fn poll_client(wire: &mut impl Wire, discarded: &mut usize, limit: Duration) -> ClientState {
     let until = Instant::now() + limit;
     while *discarded < MAX_DISCARD {
         match wire.read(&mut [0; 4096], until) {

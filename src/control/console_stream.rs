@@ -13,7 +13,7 @@ use super::Limits;
 use super::answer::Answer;
 use super::connection::{CHECK_INTERVAL, is_connected};
 use super::request::CONSOLE;
-use super::target::{Console, ControlTarget, Keyboard};
+use super::target::{Console, Keyboard};
 use super::wire::{Wire, is_timeout};
 use crate::host::ready::is_hung_up;
 
@@ -25,10 +25,12 @@ const READ_LIMIT: Duration = Duration::from_secs(3600);
 /// Copies the guest's output to the client and, for an upgraded connection, the client's input to the guest,
 /// until the machine ends or the client disconnects. A client that reads nothing for `limits.write` is
 /// disconnected; the guest never waits for it.
-pub(super) fn serve(wire: &mut impl Wire, target: &dyn ControlTarget, limits: &Limits, typing: bool) {
-    let mut console = target.console();
-    let head =
-        if typing { Answer::upgrade_head(CONSOLE) } else { Answer::stream_head("application/octet-stream") };
+pub(super) fn serve(wire: &mut impl Wire, mut console: Box<dyn Console>, limits: &Limits, typing: bool) {
+    let head = if typing {
+        Answer::upgrade_head(CONSOLE, &[])
+    } else {
+        Answer::stream_head("application/octet-stream")
+    };
     if wire.write(&head, Instant::now() + limits.write).is_err() {
         return;
     }

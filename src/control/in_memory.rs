@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::{Phase, Registration, serve_connection};
+use super::routes::MachineService;
 use super::server::Ending;
 use super::target::{Balloon, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError};
 use super::wire::Wire;
@@ -15,7 +17,8 @@ use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats
 /// disconnects. The machine accepts every request.
 pub fn serve_bytes(input: &[u8], piece: usize) -> Vec<u8> {
     let mut memory = MemoryWire { input, piece: piece.max(1), output: Vec::new() };
-    serve_connection(&mut memory, &SingleConnection, &StubMachine, &Limits::DEFAULT);
+    let machine = MachineService(Arc::new(StubMachine));
+    serve_connection(&mut memory, &SingleConnection, &machine, &Limits::DEFAULT);
     memory.output
 }
 
@@ -34,9 +37,13 @@ impl Wire for MemoryWire<'_> {
         Ok(now.len())
     }
 
-    fn write(&mut self, bytes: &[u8], _: Instant) -> io::Result<()> {
+    fn write_some(&mut self, bytes: &[u8], _: Instant) -> io::Result<usize> {
         self.output.extend(bytes);
-        Ok(())
+        Ok(bytes.len())
+    }
+
+    fn is_readable(&self) -> bool {
+        true
     }
 
     fn finish(&mut self) {}

@@ -4,32 +4,40 @@
 //! trust clients all the same: each request has a maximum size and a deadline, each answer has a deadline,
 //! connections are limited, and the machine never waits for a client.
 //!
-//! [`routes::ROUTES`] is the one table of requests; resources/openapi.yaml describes it for clients.
+//! [`routes::ROUTES`] is the one table of a machine's requests; resources/openapi.yaml describes it for clients. The server does
+//! not know it: whatever implements [`Service`] with a table of [`router::Route`]s can be served.
 
 mod abstract_name;
 mod answer;
+mod byte_stream;
 pub(crate) mod client;
 mod connection;
 mod console_stream;
 mod in_memory;
 mod request;
 mod request_reader;
+pub(crate) mod router;
 pub mod routes;
 mod runtime_dir;
 mod server;
 mod target;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
+pub(crate) use connection::Service;
 pub use in_memory::serve_bytes;
+pub(crate) use request_reader::Request;
 pub use runtime_dir::{Claim, ClaimError};
-pub(crate) use runtime_dir::{RunningMachine, all, find, own_folder, process_of};
+pub(crate) use runtime_dir::{RunningMachine, all, all_switches, find, find_switch, own_folder, process_of};
 pub use server::{ControlServer, Ending};
 pub use target::{
     Balloon, BannerLine, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError,
     RunningTarget,
 };
+pub(crate) use target::{ByteSource, NextBytes};
 
 use std::time::Duration;
 

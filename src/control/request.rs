@@ -17,8 +17,15 @@ pub(super) struct Head {
     pub(super) keep_alive: bool,
     /// The client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
     pub(super) expects_continue: bool,
-    /// The client asks for an upgrade to a console (RFC 9110 §7.8).
-    pub(super) upgrades: bool,
+    /// The protocols that the client asks for an upgrade to (RFC 9110 §7.8), as a list with commas.
+    pub(super) upgrade: String,
+}
+
+impl Head {
+    /// Whether the client asks for an upgrade to `protocol`.
+    pub(super) fn upgrades_to(&self, protocol: &str) -> bool {
+        self.upgrade.split(',').any(|other| other.trim().eq_ignore_ascii_case(protocol))
+    }
 }
 
 /// The upgrade protocol of a console.
@@ -49,7 +56,7 @@ pub(super) fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Answer> 
         body: 0,
         keep_alive: version == 1,
         expects_continue: false,
-        upgrades: false,
+        upgrade: String::new(),
     };
     let mut said = None;
     for field in request.headers.iter() {
@@ -87,7 +94,10 @@ fn read_field(head: &mut Head, said: &mut Option<usize>, field: &httparse::Heade
         name if name.eq_ignore_ascii_case("connection") => {
             head.keep_alive &= !has("close");
         }
-        name if name.eq_ignore_ascii_case("upgrade") => head.upgrades |= has(CONSOLE),
+        name if name.eq_ignore_ascii_case("upgrade") => {
+            head.upgrade.push(',');
+            head.upgrade.push_str(&String::from_utf8_lossy(value));
+        }
         name if name.eq_ignore_ascii_case("expect") => head.expects_continue |= has("100-continue"),
         _ => {}
     }

@@ -10,7 +10,7 @@ use super::{Limits, MAX_HEAD};
 
 /// A complete request.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(crate) struct Request {
     pub(super) head: Head,
     pub(super) body: Vec<u8>,
 }
@@ -61,6 +61,11 @@ impl RequestReader {
         let rest = self.0.split_off(head.body);
         let body = std::mem::replace(&mut self.0, rest);
         Ok(Some(Request { head, body }))
+    }
+
+    /// What was read behind the last request.
+    pub(super) fn rest(self) -> Vec<u8> {
+        self.0
     }
 
     /// Reads more, up to `most` bytes altogether.

@@ -1,15 +1,18 @@
-//! The requests of the control socket: one table, which a test compares with resources/openapi.yaml.
+//! The requests of a machine's control socket: one table, which a test compares with resources/openapi.yaml.
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::Answer;
+use super::connection::Service;
+use super::request::CONSOLE;
 use super::request_reader::Request;
+use super::router::{self, Call, Reply, Route, Typing};
 use super::target::{ControlTarget, ResetError};
 use crate::machine::{BalloonError, MachineState, PauseError};
 
@@ -20,35 +23,8 @@ const PAUSE: u64 = 30;
 /// Maximum limit for a pause.
 const MAX_PAUSE: u64 = 600;
 
-/// One kind of request.
-#[derive(Debug)]
-pub struct Route {
-    /// HTTP method.
-    pub method: &'static str,
-    /// Path, with its leading slash.
-    pub path: &'static str,
-    /// Summary in one line.
-    pub summary: &'static str,
-    /// Statuses of its answers, besides those of every request: see `default` in the OpenAPI file.
-    pub statuses: &'static [u16],
-    run: fn(&dyn ControlTarget, &[u8]) -> Reply,
-}
-
-/// The outcome of a request.
-#[derive(Debug)]
-pub(super) enum Reply {
-    /// An answer.
-    Answer(Answer),
-    /// An answer once the machine has ended.
-    Wait,
-    /// Events until the machine has ended.
-    Events,
-    /// The console until the machine has ended or the client disconnects.
-    Console,
-}
-
 /// All requests.
-pub static ROUTES: [Route; 12] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 12] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -96,7 +72,7 @@ pub static ROUTES: [Route; 12] = [
         path: "/v1/balloon",
         summary: "How much memory the guest shall leave to the host, and how much it does",
         statuses: &[200],
-        run: |target, _| json(&target.balloon()),
+        run: |target, _| Reply::json(&target.balloon()),
     },
     Route {
         method: "PUT",
@@ -117,14 +93,17 @@ pub static ROUTES: [Route; 12] = [
         path: "/v1/events",
         summary: "What happens to the machine from now on, a line of JSON each, until it ends",
         statuses: &[200, 503],
-        run: |_, _| Reply::Events,
+        run: |target, _| Reply::Events(target.events()),
     },
     Route {
         method: "GET",
         path: "/v1/console",
         summary: "The last 64 KiB that the guest has said and all it says from now on, and with an upgrade its keyboard",
         statuses: &[101, 200, 503],
-        run: |_, _| Reply::Console,
+        run: |target, call| {
+            let typing = if call.upgrades_to(CONSOLE) { Typing::Yes } else { Typing::No };
+            Reply::Console(target.console(), typing)
+        },
     },
     Route {
         method: "GET",
@@ -135,57 +114,40 @@ pub static ROUTES: [Route; 12] = [
     },
 ];
 
-/// Carries out a request.
-pub(super) fn answer(target: &dyn ControlTarget, request: &Request) -> Reply {
-    let (method, path) = (request.head.method.as_str(), request.head.path.as_str());
-    let on_path = || ROUTES.iter().filter(|route| route.path == path);
-    if let Some(route) = on_path().find(|route| route.method == method) {
-        return (route.run)(target, &request.body);
+/// A machine as what a server's clients send requests to.
+#[derive(Debug)]
+pub(super) struct MachineService(pub(super) Arc<dyn ControlTarget>);
+
+impl Service for MachineService {
+    fn noun(&self) -> &'static str {
+        "machine"
     }
-    let methods: Vec<_> = on_path().map(|route| route.method).collect();
-    let answer = if methods.is_empty() {
-        let mut paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
-        // Routes of one path stand next to each other.
-        paths.dedup();
-        Answer::refusal(404, format!("There is no such path here; there are {}.", paths.join(", ")))
-    } else {
-        let methods = methods.join(", ");
-        Answer::refusal(405, format!("This path takes {methods}.")).allowing(methods)
-    };
-    Reply::Answer(answer)
-}
 
-fn refuse(status: u16, sentence: impl AsRef<str>) -> Reply {
-    Reply::Answer(Answer::refusal(status, sentence))
-}
-
-fn json(value: &impl serde::Serialize) -> Reply {
-    match serde_json::to_value(value) {
-        Ok(value) => Reply::Answer(Answer::json(value)),
-        Err(error) => refuse(500, format!("the answer cannot be written as JSON: {error}")),
+    fn answer(&self, request: &Request) -> Reply {
+        router::answer(&ROUTES, &*self.0, request)
     }
 }
 
 fn ended(target: &dyn ControlTarget) -> Option<Reply> {
-    (target.state() == MachineState::Ended).then(|| refuse(409, "The machine has ended."))
+    (target.state() == MachineState::Ended).then(|| Reply::refusal(409, "The machine has ended."))
 }
 
 /// Calls a function of the machine that returns nothing.
 fn command(target: &dyn ControlTarget, run: fn(&dyn ControlTarget)) -> Reply {
     ended(target).unwrap_or_else(|| {
         run(target);
-        Reply::Answer(Answer::done())
+        Reply::done()
     })
 }
 
-fn reset(target: &dyn ControlTarget, _: &[u8]) -> Reply {
+fn reset(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
     if let Some(ended) = ended(target) {
         return ended;
     }
     match target.reset(RESET) {
-        Ok(()) => Reply::Answer(Answer::done()),
-        Err(error @ ResetError::TimedOut(_)) => refuse(504, sentence(&error)),
-        Err(error @ ResetError::Ended(_)) => refuse(409, sentence(&error)),
+        Ok(()) => Reply::done(),
+        Err(error @ ResetError::TimedOut(_)) => Reply::refusal(504, sentence(&error)),
+        Err(error @ ResetError::Ended(_)) => Reply::refusal(409, sentence(&error)),
     }
 }
 
@@ -198,8 +160,8 @@ fn sentence(error: &impl std::fmt::Display) -> String {
     format!("{first}{}{end}", letters.as_str())
 }
 
-fn info(target: &dyn ControlTarget, _: &[u8]) -> Reply {
-    json(&target.info())
+fn info(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
+    Reply::json(&target.info())
 }
 
 #[derive(Debug, Deserialize)]
@@ -215,20 +177,25 @@ impl Default for Pause {
     }
 }
 
-fn pause(target: &dyn ControlTarget, body: &[u8]) -> Reply {
+fn pause(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    let body = call.body();
     let asked = if body.is_empty() { Ok(Pause::default()) } else { serde_json::from_slice(body) };
     let timeout = match asked {
         Ok(Pause { timeout }) if timeout <= MAX_PAUSE => timeout,
-        Ok(_) => return refuse(400, format!("A machine is waited for {MAX_PAUSE} seconds at most.")),
-        Err(error) => return refuse(400, format!("Send nothing, or {{\"timeout\": SECONDS}}: {error}.")),
+        Ok(_) => return Reply::refusal(400, format!("A machine is waited for {MAX_PAUSE} seconds at most.")),
+        Err(error) => {
+            return Reply::refusal(400, format!("Send nothing, or {{\"timeout\": SECONDS}}: {error}."));
+        }
     };
     match target.pause(Duration::from_secs(timeout)) {
-        Ok(()) => Reply::Answer(Answer::done()),
+        Ok(()) => Reply::done(),
         Err(PauseError::TimedOut(_)) if timeout == 0 => {
-            refuse(504, "The machine is being paused; a timeout of 0 does not wait for it.")
+            Reply::refusal(504, "The machine is being paused; a timeout of 0 does not wait for it.")
         }
-        Err(error @ PauseError::TimedOut(_)) => refuse(504, format!("{error}; it will be paused later")),
-        Err(error) => refuse(409, error.to_string()),
+        Err(error @ PauseError::TimedOut(_)) => {
+            Reply::refusal(504, format!("{error}; it will be paused later"))
+        }
+        Err(error) => Reply::refusal(409, error.to_string()),
     }
 }
 
@@ -238,24 +205,24 @@ struct BalloonTarget {
     mib: u64,
 }
 
-fn set_balloon(target: &dyn ControlTarget, body: &[u8]) -> Reply {
+fn set_balloon(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    let body = call.body();
     let mib = match serde_json::from_slice(body) {
         Ok(BalloonTarget { mib }) => mib,
-        Err(error) => return refuse(400, format!("Send {{\"mib\": NUMBER}}: {error}.")),
+        Err(error) => return Reply::refusal(400, format!("Send {{\"mib\": NUMBER}}: {error}.")),
     };
     match target.set_balloon(mib) {
-        Ok(()) => Reply::Answer(Answer::done()),
-        Err(error @ BalloonError::NothingLeft { .. }) => refuse(400, error.to_string()),
-        Err(error) => refuse(409, error.to_string()),
+        Ok(()) => Reply::done(),
+        Err(error @ BalloonError::NothingLeft { .. }) => Reply::refusal(400, error.to_string()),
+        Err(error) => Reply::refusal(409, error.to_string()),
     }
 }
 
-fn stats(target: &dyn ControlTarget, _: &[u8]) -> Reply {
+fn stats(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
     match target.stats() {
-        Some(stats) => json(&stats),
-        None => {
-            ended(target).unwrap_or_else(|| refuse(504, "The machine is being paused or boots; ask again."))
-        }
+        Some(stats) => Reply::json(&stats),
+        None => ended(target)
+            .unwrap_or_else(|| Reply::refusal(504, "The machine is being paused or boots; ask again.")),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Where named machines are found: the runtime directory, a folder with a socket and a lock file for each
-//! machine.
+//! machine. The folder `switch` in it is the same for virtual switches.
 //!
 //! The lock says which machine is alive: its process holds the lock from before the socket exists until after
 //! it is removed, and the kernel releases it however that process ends. A socket without a held lock is
@@ -22,10 +22,10 @@ use crate::host::connect::connect;
 use crate::host::identity::{identity, is_at};
 use crate::host::lock::{Kind, is_locked, pid_clause, try_lock, user};
 use crate::host::peer::Peer;
-use crate::spec::MachineName;
+pub(crate) use crate::host::runtime_folders::own_folder;
+use crate::host::runtime_folders::{SWITCHES, folders, switch_folders};
+use crate::spec::{MachineName, SwitchName};
 
-/// The folder of root's machines, and of users without a runtime directory whom root has given access.
-const SYSTEM_FOLDER: &str = "/run/minivmm";
 /// A lock that is held only to remove stale files is free again at once.
 const ATTEMPTS: u32 = 10;
 const RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -128,6 +128,18 @@ impl Claim {
         Self::take_in(&own_folder(), name)
     }
 
+    /// Takes a name for a switch of this user.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub(crate) fn take_switch(name: &SwitchName) -> Result<Self, ClaimError> {
+        let name = MachineName::from(name);
+        if let Some(RunningMachine { name, pid, .. }) = find_in_any(&switch_folders(), &name) {
+            return Err(ClaimError::Taken { name, pid });
+        }
+        Self::take_in(&own_folder().join(SWITCHES), &name)
+    }
+
     /// The same in this folder.
     pub(super) fn take_in(folder: &Path, name: &MachineName) -> Result<Self, ClaimError> {
         let files = Files::of(folder, name);
@@ -196,7 +208,16 @@ fn bind_abstract_name(folder: &Path, name: &MachineName) -> Result<Option<Abstra
 
 /// All machines that are alive. Stale files are removed.
 pub(crate) fn all() -> Vec<RunningMachine> {
-    let mut machines: Vec<_> = folders().iter().flat_map(|folder| all_in(folder)).collect();
+    all_in_any(&folders())
+}
+
+/// All switches that are alive. Stale files are removed.
+pub(crate) fn all_switches() -> Vec<RunningMachine> {
+    all_in_any(&switch_folders())
+}
+
+fn all_in_any(folders: &[PathBuf]) -> Vec<RunningMachine> {
+    let mut machines: Vec<_> = folders.iter().flat_map(|folder| all_in(folder)).collect();
     machines.sort_by(|one, other| one.name.cmp(&other.name));
     machines
 }
@@ -229,7 +250,16 @@ fn all_in(folder: &Path) -> Vec<RunningMachine> {
 
 /// The machine of this name, if it is alive.
 pub(crate) fn find(name: &MachineName) -> Option<RunningMachine> {
-    folders().iter().find_map(|folder| find_in(folder, name))
+    find_in_any(&folders(), name)
+}
+
+/// The switch of this name, if it is alive.
+pub(crate) fn find_switch(name: &SwitchName) -> Option<RunningMachine> {
+    find_in_any(&switch_folders(), &name.into())
+}
+
+fn find_in_any(folders: &[PathBuf], name: &MachineName) -> Option<RunningMachine> {
+    folders.iter().find_map(|folder| find_in(folder, name))
 }
 
 /// The process that listens for this machine, as the kernel reports it.
@@ -260,41 +290,15 @@ fn find_in(folder: &Path, name: &MachineName) -> Option<RunningMachine> {
     Some(RunningMachine { name: name.clone(), socket: files.socket, pid })
 }
 
-/// The folder for this user's machines.
-pub(crate) fn own_folder() -> PathBuf {
-    let own = |path: &PathBuf| {
-        // `sudo` may pass on another user's folder; do not use that.
-        fs::metadata(path).is_ok_and(|folder| folder.uid() == user())
-    };
-    runtime_folder().filter(own).map_or_else(|| SYSTEM_FOLDER.into(), |folder| folder.join("minivmm"))
-}
-
-/// The session's runtime directory, whether it exists or not.
-fn runtime_folder() -> Option<PathBuf> {
-    std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())
-}
-
-/// The folders to search for machines. Root's own session does not have the services that systemd starts;
-/// `su` and cron set no folder, so logind's is used; a folder that has vanished still identifies machines in
-/// the kernel.
-fn folders() -> Vec<PathBuf> {
-    let logind = || PathBuf::from(format!("/run/user/{}", user()));
-    let session = runtime_folder().unwrap_or_else(logind).join("minivmm");
-    each_once([own_folder(), session, SYSTEM_FOLDER.into()])
-}
-
-fn each_once(folders: [PathBuf; 3]) -> Vec<PathBuf> {
-    let mut each = Vec::new();
-    for folder in folders {
-        if !each.contains(&folder) {
-            each.push(folder);
-        }
-    }
-    each
-}
-
 /// Makes the folder, or checks that only this user has access.
 fn prepare(folder: &Path) -> Result<(), ClaimError> {
+    match folder.parent().filter(|_| folder.ends_with(SWITCHES)) {
+        Some(above) => prepare_one(above).and_then(|()| prepare_one(folder)),
+        None => prepare_one(folder),
+    }
+}
+
+fn prepare_one(folder: &Path) -> Result<(), ClaimError> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             return Err(ClaimError::Folder { path: folder.into(), source: error });

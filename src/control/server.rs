@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use devices::thread::{self, Role};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::connection::{Phase, Registration};
+use super::connection::{Phase, Registration, Service};
+use super::routes::MachineService;
 use super::target::ControlTarget;
 use super::{Claim, Limits};
 use acceptor::Acceptor;
@@ -77,12 +78,13 @@ impl ControlServer {
     /// # Errors
     /// The host has no thread or descriptor left.
     pub fn serve(claim: Claim, target: Arc<dyn ControlTarget>) -> io::Result<Self> {
-        Self::serve_within(claim, target, Limits::DEFAULT)
+        Self::serve_requests(claim, Arc::new(MachineService(target)), Limits::DEFAULT)
     }
 
-    pub(super) fn serve_within(
+    /// The same for requests to another `service`.
+    pub(crate) fn serve_requests(
         claim: Claim,
-        target: Arc<dyn ControlTarget>,
+        service: Arc<dyn Service>,
         limits: Limits,
     ) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
@@ -92,7 +94,7 @@ impl ControlServer {
             removed: Condvar::new(),
             ended: Condvar::new(),
         });
-        let acceptor = Acceptor::new(claim, &stop, connections.clone(), target)?;
+        let acceptor = Acceptor::new(claim, &stop, connections.clone(), service)?;
         let thread = thread::spawn(Role::Control, "control", move || acceptor.accept())?;
         Ok(ControlServer { connections, stop, thread: Some(thread) })
     }

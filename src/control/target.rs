@@ -97,6 +97,25 @@ pub trait EventSource {
     fn next(&mut self, limit: Duration) -> NextEvent;
 }
 
+/// Bytes that a client reads as they come.
+pub(crate) trait ByteSource {
+    /// Exchanges `buffer` for the next bytes, if there are any within `limit`.
+    fn next(&mut self, buffer: &mut Vec<u8>, limit: Duration) -> NextBytes;
+    /// The client wants nothing more than the rest.
+    fn finish(&mut self);
+}
+
+/// The outcome of waiting for bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NextBytes {
+    /// There are some.
+    Bytes,
+    /// None within the limit.
+    Nothing,
+    /// There will be no more.
+    Ended,
+}
+
 /// The outcome of waiting for an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextEvent {

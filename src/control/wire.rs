@@ -5,14 +5,25 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::host::ready::is_hung_up;
+use crate::host::ready::{is_hung_up, is_readable};
 
 /// A connection whose calls all have a deadline.
 pub(super) trait Wire {
     /// Reads some bytes; 0 at the end of the stream; an error that [`is_timeout`] accepts after `until`.
     fn read(&mut self, into: &mut [u8], until: Instant) -> io::Result<usize>;
+    /// Writes some of `bytes`; an error that [`is_timeout`] accepts if there is no room before `until`.
+    fn write_some(&mut self, bytes: &[u8], until: Instant) -> io::Result<usize>;
     /// Writes all of `bytes`.
-    fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()>;
+    fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let count = self.write_some(rest, until)?;
+            rest = rest.get(count..).unwrap_or_default();
+        }
+        Ok(())
+    }
+    /// Whether a read returns at once.
+    fn is_readable(&self) -> bool;
     /// Closes the writing half.
     fn finish(&mut self);
     /// Whether the client has closed both directions. A client that has closed only its writing half still
@@ -44,18 +55,19 @@ impl Wire for &UnixStream {
         }
     }
 
-    fn write(&mut self, bytes: &[u8], until: Instant) -> io::Result<()> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
+    fn write_some(&mut self, bytes: &[u8], until: Instant) -> io::Result<usize> {
+        loop {
             self.set_write_timeout(left(until)?)?;
-            match Write::write(self, rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+            match Write::write(self, bytes) {
+                Ok(0) if !bytes.is_empty() => return Err(ErrorKind::WriteZero.into()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                result => return result,
             }
         }
-        Ok(())
+    }
+
+    fn is_readable(&self) -> bool {
+        is_readable(*self, Duration::ZERO)
     }
 
     fn finish(&mut self) {

@@ -11,11 +11,11 @@ pub(crate) mod disk;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
 pub(crate) mod forward;
+pub(crate) mod frame_link;
 pub(crate) mod identity;
 mod iovecs;
 pub(crate) mod lock;
 pub(crate) mod net_socket;
-#[cfg(feature = "cli")]
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
 pub(crate) mod pidfd;
@@ -23,14 +23,15 @@ pub(crate) mod port_owner;
 pub(crate) mod ports;
 #[cfg(feature = "cli")]
 pub(crate) mod process;
-#[cfg(feature = "cli")]
 pub(crate) mod ready;
+pub(crate) mod runtime_folders;
 #[cfg(feature = "cli")]
 pub(crate) mod signals;
 mod socket_address;
 mod socket_file;
 #[cfg(feature = "cli")]
 pub(crate) mod stdio;
+pub(crate) mod switch_port;
 pub(crate) mod tap;
 #[cfg(feature = "cli")]
 pub(crate) mod terminal;

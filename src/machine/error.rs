@@ -9,6 +9,7 @@ use crate::host::disk::DiskError;
 use crate::host::forward::ForwardError;
 use crate::host::net_socket::NetSocketError;
 use crate::host::ports::PortError;
+use crate::host::switch_port::SwitchPortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
@@ -96,6 +97,9 @@ pub enum StartError {
     /// The sockets of a network interface.
     #[error(transparent)]
     NetSocket(#[from] NetSocketError),
+    /// A port of a virtual switch.
+    #[error(transparent)]
+    SwitchPort(#[from] SwitchPortError),
     /// The file for an interface's frames.
     #[error(transparent)]
     Capture(#[from] CaptureError),

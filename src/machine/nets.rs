@@ -13,6 +13,7 @@ use super::deadline::Progress;
 use crate::host::capture::{Capture, CapturePoint, CaptureTarget};
 use crate::host::forward::ForwardError;
 use crate::host::net_socket::{DgramSocket, PeerRole, StreamSocket};
+use crate::host::switch_port::{PortRequest, SwitchPort};
 use crate::host::tap::{Tap, TapBackend};
 use crate::host::user_network::{self, UserNetwork, UserNetworkError};
 use crate::spec::{HostName, Mtu, NetId, NetLink, NetSpec, PortForward, Protocol, Spec, UserNet};
@@ -39,6 +40,7 @@ enum Link {
     Tap(Arc<Tap>),
     Stream(StreamSocket),
     Dgram(DgramSocket),
+    Switch(SwitchPort),
     User { network: Box<UserNetwork>, forwards: Vec<BoundForward> },
 }
 
@@ -103,6 +105,13 @@ impl NetResource {
                 progress.begin(format!("opening the socket {}", local.display()));
                 Link::Dgram(DgramSocket::open(local, remote, mtu.unwrap_or(DEFAULT_MTU))?)
             }
+            NetLink::Switch { name, port } => {
+                progress.begin(format!("attaching to the switch {name}"));
+                let mac = net.mac.ok_or(StartError::Internal("the network addresses"))?;
+                let (machine, interface) = (spec.name.clone(), id.clone());
+                let (mtu, options) = (mtu.unwrap_or(DEFAULT_MTU), port.clone());
+                Link::Switch(SwitchPort::open(name, &PortRequest { machine, interface, mac, mtu, options })?)
+            }
             NetLink::None => return Err(StartError::Internal("the list of networks")),
         };
         Ok(NetResource { id, mac, mtu, link, point: CapturePoint::default(), capture: None })
@@ -135,6 +144,7 @@ impl NetResource {
             }
             Link::Stream(socket) => socket.backend(),
             Link::Dgram(socket) => socket.backend(),
+            Link::Switch(port) => port.backend(),
             Link::User { network, .. } => Box::new(network.backend().map_err(StartError::Descriptors)?),
         };
         Ok(self.point.around(backend))

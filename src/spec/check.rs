@@ -141,7 +141,7 @@ fn sockets(link: &NetLink) -> impl Iterator<Item = &PathBuf> {
     let [one, other] = match link {
         NetLink::Socket { path, .. } => [Some(path), None],
         NetLink::Dgram { local, remote } => [Some(local), Some(remote)],
-        NetLink::User(_) | NetLink::Tap(_) | NetLink::None => [None, None],
+        NetLink::User(_) | NetLink::Tap(_) | NetLink::Switch { .. } | NetLink::None => [None, None],
     };
     one.into_iter().chain(other)
 }

@@ -32,7 +32,8 @@ pub use error::SpecError;
 pub use mac::MacAddress;
 pub use name::MachineName;
 pub use net::{
-    HostName, InterfaceName, Mtu, NetId, NetLink, NetSpec, PortForward, Protocol, Subnet, UserNet,
+    Delay, HostName, Impairment, InterfaceName, Loss, Mtu, NetId, NetLink, NetSpec, PortForward, PortOptions,
+    Protocol, Rate, Subnet, SwitchName, Trunk, UserNet, VlanId,
 };
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::net::SwitchName;
 use super::text::by_text;
 use super::words::DeviceError;
 
@@ -38,6 +39,13 @@ impl fmt::Display for MachineName {
 }
 
 by_text!(MachineName);
+
+/// A switch's name as that of a file: every such name could be a machine's.
+impl From<&SwitchName> for MachineName {
+    fn from(name: &SwitchName) -> Self {
+        MachineName(name.as_str().to_owned())
+    }
+}
 
 #[cfg(test)]
 mod tests {

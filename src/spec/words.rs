@@ -62,11 +62,12 @@ pub enum DeviceError {
     MacKind(String, &'static str),
     /// Not a kind of network.
     #[error(
-        "`{0}` is no kind of network; the kinds are `user`, `tap=NAME`, `socket=PATH`, `dgram=LOCAL:REMOTE` and `none`"
+        "`{0}` is no kind of network; the kinds are `user`, `switch=NAME`, `tap=NAME`, `socket=PATH`, `dgram=LOCAL:REMOTE` and \
+         `none`"
     )]
     NetKind(String),
     /// A table that names no kind of network, or several.
-    #[error("a network interface is one of `user`, `tap`, `socket`, `dgram` and `none`")]
+    #[error("a network interface is one of `user`, `switch`, `tap`, `socket`, `dgram` and `none`")]
     NetKinds,
     /// An option of what is no interface.
     #[error("`none` has no options, and has {0} here")]
@@ -131,6 +132,47 @@ pub enum DeviceError {
         "`{0}` cannot be the name of a port, which is 1 to 63 printable ASCII characters without `/`, `,` or spaces"
     )]
     Port(String),
+    /// Not a name of a switch.
+    #[error(
+        "`{0}` cannot be the name of a switch, which is 1 to 63 letters, digits, `.`, `_` and `-`, and begins with a letter, a \
+         digit or `_`"
+    )]
+    SwitchName(String),
+    /// A word of `minivmm switch` in place of a name.
+    #[error("`{0}` cannot be the name of a switch: it is a word of `minivmm switch`; choose another name")]
+    SwitchReserved(String),
+    /// Not a VLAN.
+    #[error("`{0}` is not a VLAN; write a number from 1 to 4094")]
+    Vlan(String),
+    /// Not the VLANs of a trunk.
+    #[error(
+        "`{0}` are not the VLANs of a trunk; write numbers from 1 to 4094 as in `trunk=2+3`, or `trunk=all`"
+    )]
+    Trunk(String),
+    /// A port that would be of two kinds.
+    #[error(
+        "`vlan` and `trunk` exclude each other: a port is in one VLAN and its frames have no tag, or it is a trunk and its frames \
+         are tagged"
+    )]
+    VlanAndTrunk,
+    /// Options of a port of a switch, on another kind of network.
+    #[error(
+        "`vlan`, `trunk`, `isolated`, `secure`, `delay`, `jitter`, `loss` and `rate` belong to `switch`, and to no other kind of network"
+    )]
+    PortOptions,
+    /// Not a delay.
+    #[error("`{0}` is not a delay; write a time up to 10 s with its unit, such as `20ms`, `500us` or `1.5s`")]
+    Delay(String),
+    /// Not a share of frames.
+    #[error(
+        "`{0}` is not a loss; write a percentage with up to four decimal places, such as `1%` or `0.05%`"
+    )]
+    Loss(String),
+    /// Not a rate.
+    #[error(
+        "`{0}` is not a rate; write bits a second from `1kbit` to `1000gbit`, such as `10mbit`, or `0` for no limit"
+    )]
+    Rate(String),
     /// Not a name of a machine.
     #[error(
         "`{0}` cannot be the name of a machine, which is 1 to 63 letters, digits, `.`, `_` and `-`, and begins with \

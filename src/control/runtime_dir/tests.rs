@@ -17,12 +17,6 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn no_folder_is_looked_into_twice() {
-    let [system, session] = ["/run/minivmm", "/run/user/0/minivmm"].map(PathBuf::from);
-    assert_eq!(each_once([system.clone(), session.clone(), system.clone()]), [system, session]);
-}
-
-#[test]
 fn a_name_is_one_machines_and_its_files_are_its_users_alone() {
     let (_outer, folder) = folder();
     let claim = Claim::take_in(&folder, &name("vm0")).unwrap();

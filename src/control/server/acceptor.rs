@@ -14,8 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::super::Claim;
 use super::super::answer::Answer;
-use super::super::connection::serve_connection;
-use super::super::target::ControlTarget;
+use super::super::connection::{Service, serve_connection};
 use super::{Connections, END_LIMIT};
 
 /// Pause when the host has no descriptor or thread left.
@@ -33,7 +32,7 @@ pub(super) struct Acceptor {
     claim: Claim,
     epoll: Epoll,
     connections: Arc<Connections>,
-    target: Arc<dyn ControlTarget>,
+    service: Arc<dyn Service>,
     /// Closed for a moment to refuse a client with a message when the process has no descriptor left.
     spare: Option<File>,
     last_check: Instant,
@@ -46,7 +45,7 @@ impl Acceptor {
         claim: Claim,
         stop: &EventFd,
         connections: Arc<Connections>,
-        target: Arc<dyn ControlTarget>,
+        service: Arc<dyn Service>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut watched = vec![(claim.listener().as_raw_fd(), LISTENER), (stop.as_raw_fd(), STOP)];
@@ -56,7 +55,7 @@ impl Acceptor {
         }
         claim.listener().set_nonblocking(true)?;
         let (spare, last_check) = (spare(), Instant::now());
-        Ok(Acceptor { claim, epoll, connections, target, spare, last_check, warned: false })
+        Ok(Acceptor { claim, epoll, connections, service, spare, last_check, warned: false })
     }
 
     /// Accepts connections until the server stops. Returns the claim.
@@ -84,7 +83,7 @@ impl Acceptor {
             }
             if has(LISTENER) || stop {
                 match self.claim.listener().accept() {
-                    Ok((stream, _)) => start_connection(stream, &self.connections, &self.target),
+                    Ok((stream, _)) => start_connection(stream, &self.connections, &self.service),
                     Err(_) if stop => return self.claim,
                     Err(error) => self.accept_failed(&error),
                 }
@@ -103,8 +102,9 @@ impl Acceptor {
             // The listener would be readable again at once.
             Some(libc::EMFILE | libc::ENFILE) if self.spare.take().is_some() => {
                 if let Ok((stream, _)) = self.claim.listener().accept() {
+                    let noun = self.service.noun();
                     let sentence =
-                        "The machine's process has no file descriptor left; raise its `ulimit -n`.";
+                        format!("The {noun}'s process has no file descriptor left; raise its `ulimit -n`.");
                     send(&stream, &Answer::refusal(503, sentence));
                 }
                 self.spare = spare();
@@ -140,7 +140,8 @@ impl Acceptor {
             Err(error) if !self.warned => {
                 self.warned = true;
                 log::warn!(
-                    "the control socket has vanished, so that the machine hears signals only: {error}"
+                    "the control socket has vanished, so that the {} hears signals only: {error}",
+                    self.service.noun()
                 );
             }
             Err(_) => {}
@@ -153,25 +154,26 @@ fn spare() -> Option<File> {
 }
 
 /// Starts a thread for a connection, within the limits.
-fn start_connection(stream: UnixStream, connections: &Arc<Connections>, target: &Arc<dyn ControlTarget>) {
+fn start_connection(stream: UnixStream, connections: &Arc<Connections>, service: &Arc<dyn Service>) {
     let stream = Arc::new(stream);
     let Some(register) = connections.register(&stream) else {
-        return refuse(&stream);
+        return refuse(&stream, &**service);
     };
-    let (target, kept) = (target.clone(), stream.clone());
+    let (served, kept) = (service.clone(), stream.clone());
     let spawned = spawn(Role::ControlClient, "control-client", move || {
         let mut wire = &*kept;
-        serve_connection(&mut wire, &register, &*target, &register.connections.limits);
+        serve_connection(&mut wire, &register, &*served, &register.connections.limits);
     });
     if spawned.is_err() {
-        refuse(&stream);
+        refuse(&stream, &**service);
         thread::sleep(RETRY_DELAY);
     }
 }
 
 /// Never blocks: a new connection has room for this answer, or does not get it.
-fn refuse(stream: &UnixStream) {
-    send(stream, &Answer::refusal(503, "This machine has as many clients as it can; try again."));
+fn refuse(stream: &UnixStream, service: &dyn Service) {
+    let noun = service.noun();
+    send(stream, &Answer::refusal(503, format!("This {noun} has as many clients as it can; try again.")));
 }
 
 fn send(stream: &UnixStream, answer: &Answer) {

@@ -26,7 +26,8 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         let claim = Claim::take_in(&folder.path().join("m"), &"vm0".parse().unwrap()).unwrap();
         let (fake, socket) = (Arc::new(Fake::default()), claim.path().to_owned());
-        let server = ControlServer::serve_within(claim, fake.clone(), limits).unwrap();
+        let server =
+            ControlServer::serve_requests(claim, Arc::new(MachineService(fake.clone())), limits).unwrap();
         Served { server: Some(server), fake, socket, folder }
     }
 

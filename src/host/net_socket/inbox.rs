@@ -1,41 +1,52 @@
-//! The bytes that came from a stream, cut into frames: each behind its length, 4 bytes with the most significant first.
+//! The bytes that came from a stream, cut into frames.
 
 use std::io;
 use std::ops::Range;
 
-use super::{ETHERNET, LONGEST_FRAME};
+use super::super::frame_link::{BadFrame, Cutter, Framing, HEADER, Item, LONGEST_FRAME, PREFIX};
 
-/// Bytes of the length.
-pub(super) const PREFIX: usize = 4;
 /// Most bytes of one read.
-const READ: usize = 64 << 10;
+const READ: usize = 128 << 10;
 /// Room for a read behind the beginning of the longest frame.
-const CAPACITY: usize = PREFIX + LONGEST_FRAME + READ;
+const CAPACITY: usize = PREFIX + HEADER + LONGEST_FRAME + READ;
 
-/// A length that no frame has: nothing behind it can be made out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BadLength(pub(super) usize);
+/// What has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received<'a> {
+    /// A frame behind its virtio header, which is zero where the stream has none.
+    Frame([u8; HEADER], &'a [u8]),
+    /// A control message.
+    Control(&'a [u8]),
+}
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbox {
+    framing: Framing,
     buffer: Vec<u8>,
     /// Bytes that were read and not taken.
     filled: Range<usize>,
 }
 
 impl Inbox {
-    /// Takes the next whole frame; `None` if more has to be read for it.
-    pub(super) fn next(&mut self) -> Result<Option<&[u8]>, BadLength> {
+    /// One that has `begun` already.
+    pub(super) fn new(framing: Framing, begun: &[u8]) -> Self {
+        let mut buffer = begun.to_vec();
+        buffer.truncate(CAPACITY - READ);
+        Inbox { framing, filled: 0..buffer.len(), buffer }
+    }
+
+    /// Takes the next whole frame or control message; `None` if more has to be read for it.
+    pub(super) fn next(&mut self) -> Result<Option<Received<'_>>, BadFrame> {
         let waiting = self.buffer.get(self.filled.clone()).unwrap_or_default();
-        let Some((prefix, rest)) = waiting.split_first_chunk::<PREFIX>() else { return Ok(None) };
-        let len = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
-        if !(ETHERNET..=LONGEST_FRAME).contains(&len) {
-            return Err(BadLength(len));
-        }
-        let Some(frame) = rest.get(..len) else { return Ok(None) };
-        self.filled.start += PREFIX + len;
-        Ok(Some(frame))
+        let mut cutter = Cutter::new(self.framing);
+        let item = cutter.next(waiting)?;
+        self.filled.start += cutter.taken();
+        let bytes = |at: Range<usize>| waiting.get(at).unwrap_or_default();
+        Ok(item.map(|item| match item {
+            Item::Frame { header, at } => Received::Frame(header, bytes(at)),
+            Item::Control(at) => Received::Control(bytes(at)),
+        }))
     }
 
     /// Reads more with `read`; 0 is the end of the stream.
@@ -69,9 +80,10 @@ mod tests {
 
     /// Gives `bytes` to an inbox, at most `step` at a time, and returns the frames.
     fn cut(bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
-        let (mut inbox, mut frames, mut rest) = (Inbox::default(), Vec::new(), bytes);
+        let (mut inbox, mut frames, mut rest) = (Inbox::new(Framing::Bare, &[]), Vec::new(), bytes);
         loop {
-            while let Some(frame) = inbox.next().unwrap() {
+            while let Some(received) = inbox.next().unwrap() {
+                let Received::Frame(_, frame) = received else { panic!("{received:?}") };
                 frames.push(frame.to_vec());
             }
             let read = inbox.fill(|room| {
@@ -99,15 +111,32 @@ mod tests {
     #[test]
     fn a_length_that_no_frame_has_ends_the_stream_and_takes_no_memory() {
         for len in [0u32, 13, LONGEST_FRAME as u32 + 1, u32::MAX] {
-            let mut inbox = Inbox::default();
+            let mut inbox = Inbox::new(Framing::Bare, &[]);
             inbox
                 .fill(|room| {
                     room[..4].copy_from_slice(&len.to_be_bytes());
                     Ok(4)
                 })
                 .unwrap();
-            assert_eq!(inbox.next(), Err(BadLength(len as usize)));
+            assert_eq!(inbox.next(), Err(BadFrame(len as usize)));
             assert_eq!(inbox.buffer.len(), CAPACITY);
         }
+    }
+    #[test]
+    fn headers_and_control_messages_come_with_the_frames_also_of_what_was_read_before() {
+        let mut bytes = vec![0x80, 0, 0, 2, 1, 7, 0, 0, 0, 26];
+        bytes.extend([9; HEADER]);
+        bytes.extend([5; 14]);
+        let (begun, rest) = bytes.split_at(11);
+        let mut inbox = Inbox::new(Framing::Header, begun);
+        assert_eq!(inbox.next(), Ok(Some(Received::Control(&[1, 7]))));
+        assert_eq!(inbox.next(), Ok(None));
+        let read = inbox.fill(|room| {
+            room[..rest.len()].copy_from_slice(rest);
+            Ok(rest.len())
+        });
+        assert_eq!(read.unwrap(), rest.len());
+        assert_eq!(inbox.next(), Ok(Some(Received::Frame([9; HEADER], &[5; 14]))));
+        assert_eq!(inbox.next(), Ok(None));
     }
 }

@@ -10,20 +10,22 @@ mod inbox;
 mod stream;
 mod stream_link;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 mod watch;
 
 pub(crate) use dgram::DgramSocket;
 pub use error::NetSocketError;
+pub(super) use stream::StreamBackend;
 pub(crate) use stream::StreamSocket;
+pub(super) use stream_link::{Link, Side, lock};
 
 use std::io;
 use std::time::Duration;
 
-/// An Ethernet header: no frame is shorter.
-const ETHERNET: usize = 14;
-/// Longest frame: an IP packet of 64 KiB behind an Ethernet header with a VLAN tag.
-const LONGEST_FRAME: usize = 65535 + ETHERNET + 4;
+use super::frame_link::{ETHERNET, LONGEST_FRAME};
+
 /// Pause between attempts to reach a peer.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 /// Most frames from before a boot that are dropped at its beginning.

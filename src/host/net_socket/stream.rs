@@ -4,16 +4,17 @@ use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use virtio::memory::{Memory, Segment, total};
 use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::Bytes;
 
+use super::super::frame_link::{Framing, PREFIX};
 use super::super::iovecs::IoVecs;
 use super::super::socket_address::SocketKind;
 use super::super::socket_file::SocketFile;
-use super::stream_link::{Link, Side};
+use super::stream_link::{Link, Side, lock};
 use super::{LONGEST_FRAME, NetSocketError, PeerRole, no_peer};
 
 /// The cure where another program listens.
@@ -39,32 +40,40 @@ impl StreamSocket {
                 (Side::Listen { listener: UnixListener::from(socket) }, Some(file))
             }
         };
-        let link = Link::new(path, side).map_err(|source| NetSocketError::host(path, source))?;
+        let peer = format!("the peer of {}", path.display());
+        let link = Link::new(peer, side).map_err(|source| NetSocketError::host(path, source))?;
         let socket = StreamSocket { link: Arc::new(Mutex::new(link)), mtu, _file: file };
         let mut link = lock(&socket.link);
-        link.first_look()?;
+        link.first_look(path)?;
         drop(link);
         Ok(socket)
     }
 
     /// A backend for the device of one boot. The connection stays; frames from before are dropped.
     pub(crate) fn backend(&self) -> Box<dyn NetBackend> {
-        lock(&self.link).discard();
-        Box::new(StreamBackend { link: self.link.clone(), mtu: self.mtu, iovecs: IoVecs::default() })
+        Box::new(StreamBackend::new(self.link.clone(), Offloads::empty(), self.mtu))
     }
 }
 
-fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
-    link.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The socket for the network device of one boot; one is used at a time.
+/// A stream for the network device of one boot; one is used at a time.
 #[derive(Debug)]
-struct StreamBackend {
+pub(in crate::host) struct StreamBackend {
     /// Shared with the machine, which does not use it while a device does.
     link: Arc<Mutex<Link>>,
+    offloads: Offloads,
     mtu: u16,
     iovecs: IoVecs,
+}
+
+impl StreamBackend {
+    /// One on `link`. Frames from before are dropped.
+    pub(in crate::host) fn new(link: Arc<Mutex<Link>>, offloads: Offloads, mtu: u16) -> Self {
+        let mut held = lock(&link);
+        held.set_takes(Offloads::empty());
+        held.discard();
+        drop(held);
+        StreamBackend { link, offloads, mtu, iovecs: IoVecs::default() }
+    }
 }
 
 impl NetBackend for StreamBackend {
@@ -73,14 +82,15 @@ impl NetBackend for StreamBackend {
     }
 
     fn offloads(&self) -> Offloads {
-        Offloads::empty()
+        self.offloads
     }
 
     fn mtu(&self) -> u16 {
         self.mtu
     }
 
-    fn set_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {
+    fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
+        lock(&self.link).set_takes(offloads & self.offloads);
         Ok(())
     }
 
@@ -109,26 +119,41 @@ impl NetBackend for StreamBackend {
         room: &[Segment],
         spill: &mut [u8],
     ) -> io::Result<usize> {
-        *header = [0; HEADER_LEN];
-        lock(&self.link).receive(|frame| scatter(frame, memory, room, spill))?
+        lock(&self.link).receive(|received, frame| {
+            *header = *received;
+            scatter(frame, memory, room, spill)
+        })?
     }
 
     fn send(
         &mut self,
         _pair: u16,
-        _header: &[u8; HEADER_LEN],
+        header: &[u8; HEADER_LEN],
         memory: &Memory,
         frame: &[Segment],
     ) -> io::Result<()> {
-        let len = usize::try_from(total(frame)).unwrap_or(usize::MAX);
-        let prefix = u32::try_from(len).ok().filter(|_| len <= LONGEST_FRAME);
-        let prefix = prefix.ok_or(io::ErrorKind::InvalidInput)?.to_be_bytes();
         let mut link = lock(&self.link);
+        let len = usize::try_from(total(frame)).unwrap_or(usize::MAX);
+        let before = before(link.framing(), header, len).ok_or(io::ErrorKind::InvalidInput)?;
+        let before = before.get(..PREFIX + link.framing().header()).unwrap_or_default();
         link.flush()?;
         let Some(stream) = link.stream() else { return no_peer() };
-        let sent = self.iovecs.send(stream, None, &prefix, memory, frame);
-        link.sent(sent, &prefix, len, |at, into| gather(memory, frame, at, into))
+        if !link.peer_takes(header) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let sent = self.iovecs.send(stream, None, before, memory, frame);
+        link.sent(sent, before, len, |at, into| gather(memory, frame, at, into))
     }
+}
+
+/// The bytes before a frame of `len` bytes, of which a framing without headers has the first four only.
+fn before(framing: Framing, header: &[u8; HEADER_LEN], len: usize) -> Option<[u8; PREFIX + HEADER_LEN]> {
+    let word = u32::try_from(framing.header() + len).ok().filter(|_| len <= LONGEST_FRAME)?;
+    let mut before = [0; PREFIX + HEADER_LEN];
+    let (prefix, rest) = before.split_at_mut(PREFIX);
+    prefix.copy_from_slice(&word.to_be_bytes());
+    rest.copy_from_slice(header);
+    Some(before)
 }
 
 /// Copies `frame` into `room` and what is left into `spill`. Returns how much found room.

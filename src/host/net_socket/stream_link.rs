@@ -1,18 +1,23 @@
-//! The peer of a stream socket: how it comes, what it sent, what it has still to take, how it goes.
+//! The peer of a stream socket, another machine's or a switch's: how it comes, what it sent, what it has still to take, how it
+//! goes.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use devices::ration::Ration;
+use virtio::net::{HEADER_LEN, Offloads, required};
 use vmm_sys_util::epoll::EventSet;
 
+use super::super::frame_link::{CONTROL, Framing};
 use super::super::socket_address::{SocketAddress, SocketKind, connect_now, has_hung_up, socket};
-use super::inbox::{BadLength, Inbox};
+use super::super::switch_port::{Attached, Attacher};
+use super::inbox::{Inbox, Received};
 use super::watch::{Group, Interest, LinkWatch};
 use super::{MAX_DRAINED, NetSocketError, RETRY, dropped, would_block};
 
@@ -22,12 +27,15 @@ const MAX_ACCEPTED: usize = 64;
 const MAX_READS: usize = 16;
 /// Connections that end at once, after which it is said: a program that is started again ends one too.
 const REFUSALS: u32 = 3;
+/// A control message: the offloads that its sender takes from now on.
+pub(in crate::host) const TAKES: u8 = 1;
 
 /// How peers come.
 #[derive(Debug)]
-pub(super) enum Side {
+pub(in crate::host) enum Side {
     Connect { to: SocketAddress },
     Listen { listener: UnixListener },
+    Switch(Attacher),
 }
 
 impl Side {
@@ -45,8 +53,12 @@ impl Side {
 struct Peer {
     stream: UnixStream,
     inbox: Inbox,
-    /// The end of a frame of which the socket took only the beginning.
+    /// The end of a frame or of a control message of which the socket took only the beginning.
     unsent: Vec<u8>,
+    /// What it takes.
+    takes: Offloads,
+    /// What it was told that the guest takes.
+    told: Offloads,
     interest: Interest,
     /// It has hung up, and what it sent before is still read for a while.
     leaving: bool,
@@ -56,20 +68,13 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(stream: UnixStream) -> Self {
-        let (inbox, interest) = (Inbox::default(), Interest::new());
-        Peer {
-            stream,
-            inbox,
-            unsent: Vec::new(),
-            interest,
-            leaving: false,
-            since: Instant::now(),
-            heard: false,
-        }
+    fn new(stream: UnixStream, inbox: Inbox) -> Self {
+        let (takes, told) = (Offloads::empty(), Offloads::empty());
+        let (interest, since) = (Interest::new(), Instant::now());
+        Peer { stream, inbox, unsent: Vec::new(), takes, told, interest, leaving: false, since, heard: false }
     }
 
-    /// It looks as if it never wanted the connection that now ends.
+    /// It looks as if it never wanted the connection, which ends now.
     fn refuses(&self) -> bool {
         !self.heard && self.since.elapsed() < 3 * RETRY
     }
@@ -80,13 +85,17 @@ const HANG_UP: EventSet = EventSet::READ_HANG_UP;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Link {
-    path: PathBuf,
+pub(in crate::host) struct Link {
+    /// What the peer is called in messages.
+    peer_name: String,
     side: Side,
+    framing: Framing,
     peer: Option<Peer>,
+    /// What the guest takes.
+    takes: Offloads,
     /// Has the peer.
     frames: Group,
-    /// Has the listener, and the peer for its end and for room while a frame is partly sent.
+    /// Has the listener, or the connection that is being made; and the peer for its end and for room while a frame is partly sent.
     changes: LinkWatch,
     /// Connections in a row that the program that listens has ended at once.
     refusals: u32,
@@ -98,29 +107,51 @@ pub(super) struct Link {
 struct Rations {
     /// A peer breaks the framing.
     broken: Ration,
-    /// A second peer is refused, here or by the program that listens.
+    /// A second peer is refused, here or by the program that listens; or a switch refuses.
     refused: Ration,
     host: Ration,
     came: Ration,
     left: Ration,
 }
 
+/// The link of one interface is used by one boot at a time, and by nobody beside it.
+pub(in crate::host) fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
+    link.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Link {
-    /// One without a peer.
-    pub(super) fn new(path: &Path, side: Side) -> io::Result<Self> {
+    /// One without a peer, which messages call `peer_name`.
+    pub(in crate::host) fn new(peer_name: String, side: Side) -> io::Result<Self> {
         let (frames, changes) = (Group::new()?, LinkWatch::new()?);
         if let Side::Listen { listener } = &side {
             changes.group().add(listener, EventSet::IN)?;
         }
-        Ok(Link {
-            path: path.to_owned(),
-            side,
-            peer: None,
-            frames,
-            changes,
-            refusals: 0,
-            rations: Rations::default(),
-        })
+        let framing = if matches!(side, Side::Switch(_)) { Framing::Header } else { Framing::Bare };
+        let (takes, rations) = (Offloads::empty(), Rations::default());
+        Ok(Link { peer_name, side, framing, peer: None, takes, frames, changes, refusals: 0, rations })
+    }
+
+    /// The port's name on the switch, while there is a connection.
+    pub(in crate::host) fn port_name(&self) -> Option<String> {
+        let Side::Switch(attacher) = &self.side else { return None };
+        self.peer.as_ref().and(attacher.port()).map(str::to_owned)
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// What the guest takes from now on; the peer is told.
+    pub(super) fn set_takes(&mut self, takes: Offloads) {
+        self.takes = takes;
+        // It waits behind a frame that is partly sent; a peer that has gone is told when it comes back.
+        let _ = self.flush();
+    }
+
+    /// Whether the peer takes a frame behind this header.
+    pub(super) fn peer_takes(&self, header: &[u8; HEADER_LEN]) -> bool {
+        let takes = self.peer.as_ref().map_or(Offloads::empty(), |peer| peer.takes);
+        required(header).is_some_and(|needed| takes.contains(needed))
     }
 
     /// Of a driver that begins, nobody knows yet whether it has buffers.
@@ -143,25 +174,25 @@ impl Link {
     }
 
     /// Connects for the first time: what will not mend itself is an error.
-    pub(super) fn first_look(&mut self) -> Result<(), NetSocketError> {
+    pub(super) fn first_look(&mut self, path: &Path) -> Result<(), NetSocketError> {
         let Side::Connect { to } = &self.side else { return Ok(()) };
         match connect(to) {
-            Ok(stream) => self.admit(stream),
+            Ok(stream) => self.admit(stream, &[]),
             Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
                 return Err(NetSocketError::OtherKind {
-                    path: self.path.clone(),
+                    path: path.to_owned(),
                     is: "datagrams",
                     wanted: "a stream",
                     cure: "dgram=LOCAL:REMOTE",
                 });
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(NetSocketError::host(&self.path, error));
+                return Err(NetSocketError::host(path, error));
             }
             Err(_) => {
                 log::warn!(
                     "no program listens on {} yet: the network interface has no link until one does",
-                    self.path.display()
+                    path.display()
                 );
                 self.changes.ring_after(RETRY);
             }
@@ -179,10 +210,11 @@ impl Link {
         match &self.side {
             Side::Listen { .. } => self.accept(),
             Side::Connect { to } if self.peer.is_none() && is_due => match connect(to) {
-                Ok(stream) => self.admit(stream),
+                Ok(stream) => self.admit(stream, &[]),
                 Err(_) => self.changes.ring_after(RETRY),
             },
-            Side::Connect { .. } => {}
+            Side::Switch(_) if self.peer.is_none() => self.attach(is_due),
+            Side::Connect { .. } | Side::Switch(_) => {}
         }
         self.peer.as_ref().is_some_and(|peer| !peer.leaving)
     }
@@ -198,6 +230,54 @@ impl Link {
         }
     }
 
+    /// Goes on with an attempt to attach to the switch; with `is_due` its time is over, or that of the pause before the next one.
+    fn attach(&mut self, is_due: bool) {
+        let Side::Switch(attacher) = &mut self.side else { return };
+        if attacher.is_attempting() && is_due {
+            attacher.give_up();
+        }
+        if !attacher.is_attempting() && !is_due {
+            return;
+        }
+        let begins = !attacher.is_attempting();
+        let error = match attacher.advance() {
+            Ok(Some(attached)) => return self.attached(attached),
+            Ok(None) => match attacher.stream().filter(|_| begins) {
+                None => return,
+                Some(stream) => match self.changes.group().add(stream, EventSet::IN) {
+                    Ok(()) => return self.changes.ring_after(Attacher::LIMIT),
+                    Err(error) => attacher.host(error),
+                },
+            },
+            Err(error) => error,
+        };
+        if error.is_worth_a_warning()
+            && let Some(left_out) = self.rations.refused.take()
+        {
+            log::warn!("{} cannot be attached to: {error}{left_out}", self.peer_name);
+        }
+        let pause = attacher.next_pause();
+        attacher.give_up();
+        self.changes.ring_after(pause);
+    }
+
+    /// The switch has given a port.
+    pub(in crate::host) fn attached(&mut self, Attached { stream, begun }: Attached) {
+        self.admit(stream, &begun);
+        if let Side::Switch(attacher) = &mut self.side {
+            attacher.reset_pause();
+        }
+    }
+
+    /// The pause before the next attempt to reach a peer.
+    fn pause(&mut self) -> Option<Duration> {
+        match &mut self.side {
+            Side::Connect { .. } => Some(RETRY),
+            Side::Switch(attacher) => Some(attacher.next_pause()),
+            Side::Listen { .. } => None,
+        }
+    }
+
     fn accept(&mut self) {
         for _ in 0..MAX_ACCEPTED {
             let Side::Listen { listener } = &self.side else { return };
@@ -209,9 +289,8 @@ impl Link {
                 Err(error) => {
                     if let Some(left_out) = self.rations.host.take() {
                         log::error!(
-                            "a peer of {} waits until the host can take it: {error}; if descriptors have run out, raise \
-                             `ulimit -n`{left_out}",
-                            self.path.display()
+                            "{} waits until the host can take it: {error}; if descriptors have run out, raise `ulimit -n`{left_out}",
+                            self.peer_name
                         );
                     }
                     self.changes.ring_after(RETRY);
@@ -228,28 +307,32 @@ impl Link {
             self.disconnect();
         }
         if self.peer.is_none() {
-            self.admit(stream);
+            self.admit(stream, &[]);
         } else if let Some(left_out) = self.rations.refused.take() {
             // Dropping it closes the connection.
-            log::warn!("a second peer of {} is refused: it has one already{left_out}", self.path.display());
+            log::warn!("{} is there, and a second one is refused{left_out}", self.peer_name);
         }
     }
 
-    fn admit(&mut self, stream: UnixStream) {
+    /// Takes the peer, of which `begun` was read before.
+    fn admit(&mut self, stream: UnixStream, begun: &[u8]) {
         let watched = stream
             .set_nonblocking(true)
             .and_then(|()| self.frames.add(&stream, Interest::FIRST))
-            .and_then(|()| self.changes.group().add(&stream, HANG_UP));
+            .and_then(|()| self.changes.group().watch(&stream, HANG_UP));
         match watched {
             Ok(()) => {
                 if let Some(left_out) = self.rations.came.take() {
-                    log::info!("{} has a peer{left_out}", self.path.display());
+                    log::info!("{} is connected{left_out}", self.peer_name);
                 }
-                self.peer = Some(Peer::new(stream));
+                self.peer = Some(Peer::new(stream, Inbox::new(self.framing, begun)));
+                // The device looks at the link now, and the guest at what came with the connection.
+                self.changes.ring();
+                let _ = self.flush();
             }
             Err(error) => {
                 if let Some(left_out) = self.rations.host.take() {
-                    log::error!("a peer of {} cannot be watched: {error}{left_out}", self.path.display());
+                    log::error!("{} cannot be watched: {error}{left_out}", self.peer_name);
                 }
                 self.changes.ring_after(RETRY);
             }
@@ -260,40 +343,51 @@ impl Link {
     fn disconnect(&mut self) {
         let Some(peer) = self.peer.take() else { return };
         if let Some(left_out) = self.rations.left.take() {
-            log::info!("{} has no peer any more{left_out}", self.path.display());
+            log::info!(
+                "{} has gone: the network interface has no link until it comes back{left_out}",
+                self.peer_name
+            );
         }
         self.changes.ring();
+        if let Some(pause) = self.pause() {
+            self.changes.ring_after(pause);
+        }
         if matches!(self.side, Side::Connect { .. }) {
-            self.changes.ring_after(RETRY);
             self.refusals = if peer.refuses() { self.refusals.saturating_add(1) } else { 0 };
             // Once, however long it goes on.
             if self.refusals == REFUSALS
                 && let Some(left_out) = self.rations.refused.take()
             {
                 log::warn!(
-                    "the program that listens on {} ends each connection at once: perhaps it has another peer, and takes one \
-                     at a time; give each pair of machines a socket of its own{left_out}",
-                    self.path.display()
+                    "{} ends each connection at once: perhaps it has another peer, and takes one at a time; give each pair of \
+                     machines a socket of its own{left_out}",
+                    self.peer_name
                 );
             }
         }
     }
 
-    /// Gives the next frame to `take`.
-    pub(super) fn receive<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
+    /// Gives the next frame and its virtio header to `take`.
+    pub(super) fn receive<T>(&mut self, take: impl FnOnce(&[u8; HEADER_LEN], &[u8]) -> T) -> io::Result<T> {
         let Some(peer) = &mut self.peer else { return would_block() };
         peer.interest.reading();
         for _ in 0..MAX_READS {
             match peer.inbox.next() {
-                Ok(Some(frame)) => return Ok(take(frame)),
+                Ok(Some(Received::Frame(header, frame))) => {
+                    // Frames from before the guest changed its mind may be under way.
+                    let taken = required(&header).is_some_and(|needed| self.takes.contains(needed));
+                    return if taken { Ok(take(&header, frame)) } else { dropped() };
+                }
+                Ok(Some(Received::Control(message))) => {
+                    if let [TAKES, bits, ..] = message {
+                        peer.takes = Offloads::from_bits_truncate(*bits);
+                    }
+                    continue;
+                }
                 Ok(None) => {}
-                Err(BadLength(len)) => {
+                Err(bad) => {
                     if let Some(left_out) = self.rations.broken.take() {
-                        log::warn!(
-                            "the peer of {} is disconnected: it sent a frame of {len} bytes, which is none of \
-                             Ethernet{left_out}",
-                            self.path.display()
-                        );
+                        log::warn!("{} is disconnected: {bad}{left_out}", self.peer_name);
                     }
                     self.disconnect();
                     return would_block();
@@ -318,7 +412,7 @@ impl Link {
     /// Drops the frames that have come.
     pub(super) fn discard(&mut self) {
         for _ in 0..MAX_DRAINED {
-            match self.receive(|_| ()) {
+            match self.receive(|_, _| ()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return,
@@ -326,15 +420,25 @@ impl Link {
         }
     }
 
-    /// Sends the end of a frame that was begun; `WouldBlock` if the socket does not take all of it.
+    /// Sends the end of a frame that was begun, and what the peer has to be told; `WouldBlock` if the socket does not take all of
+    /// it.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
-        while !peer.unsent.is_empty() {
+        loop {
+            if peer.unsent.is_empty() {
+                if peer.told == self.takes {
+                    return Ok(());
+                }
+                peer.told = self.takes;
+                peer.unsent.extend((CONTROL | 2).to_be_bytes());
+                peer.unsent.extend([TAKES, self.takes.bits()]);
+            }
             match (&peer.stream).write(&peer.unsent) {
                 Ok(count) => drop(peer.unsent.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     peer.interest.blocked(true, &self.frames, &peer.stream);
+                    let _ = self.changes.group().change(&peer.stream, HANG_UP | EventSet::OUT);
                     return Err(error);
                 }
                 Err(error) => {
@@ -349,7 +453,6 @@ impl Link {
                 let _ = self.changes.group().change(&peer.stream, HANG_UP);
             }
         }
-        Ok(())
     }
 
     /// Deals with the result of sending a frame of `len` bytes behind `prefix`; `gather` copies the frame from a byte on.

@@ -29,6 +29,14 @@ impl Group {
         self.0.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(events, 0))
     }
 
+    /// Adds `fd`, or changes what it is watched for.
+    pub(super) fn watch(&self, fd: &impl AsRawFd, events: EventSet) -> io::Result<()> {
+        match self.add(fd, events) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.change(fd, events),
+            added => added,
+        }
+    }
+
     pub(super) fn change(&self, fd: &impl AsRawFd, events: EventSet) -> io::Result<()> {
         self.0.ctl(ControlOperation::Modify, fd.as_raw_fd(), EpollEvent::new(events, 0))
     }

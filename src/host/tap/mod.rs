@@ -26,6 +26,8 @@ mod link;
 mod names;
 mod netlink;
 mod offload;
+#[cfg(feature = "cli")]
+mod port;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ mod tests;
 pub(crate) use backend::TapBackend;
 pub use error::TapError;
 pub use holder::TapHolder;
+#[cfg(feature = "cli")]
+pub(crate) use port::TapPort;
 
 use std::fs::File;
 use std::io;

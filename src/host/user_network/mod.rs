@@ -1,14 +1,17 @@
 //! A user-mode network: the guest's packets leave the host through ordinary sockets of this process, without root.
 //!
-//! The crate `usernet` has the protocols. This module owns its sockets ([`sockets`]), and the wire between it and the guest's
-//! network device ([`UserBackend`]).
+//! The crate `usernet` has the protocols. This module owns its sockets ([`sockets`]), the wire to it ([`Wire`]), and what is
+//! between the wire and a machine's network device ([`UserBackend`]).
 
 mod backend;
 mod limits;
 mod resolver;
 mod sockets;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +21,7 @@ use usernet::{Config, Forward};
 pub(crate) use backend::UserBackend;
 use resolver::Resolver;
 use sockets::BoundSocket;
+pub(crate) use wire::Wire;
 
 /// Warns if the host has no name server that guests could ask. It may get one while they run.
 pub(crate) fn warn_without_name_server() {
@@ -89,11 +93,18 @@ impl UserNetwork {
     /// # Errors
     /// The host has no descriptors left.
     pub(crate) fn backend(&self) -> io::Result<UserBackend> {
-        let bound = self.bound.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>()?;
-        let mut backend = UserBackend::new(self.config.clone(), bound)?;
-        for (forward, address) in &self.forwards {
-            backend.forward(Forward { bind: *address, ..*forward })?;
+        self.wire().map(UserBackend::new)
+    }
+
+    /// The network without a machine's device in front of it.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub(crate) fn wire(&self) -> io::Result<Wire> {
+        let mut wire = Wire::new(self.config.clone())?;
+        for (bound, (forward, _)) in self.bound.iter().zip(&self.forwards) {
+            wire.forward(bound.try_clone()?, *forward)?;
         }
-        Ok(backend)
+        Ok(wire)
     }
 }

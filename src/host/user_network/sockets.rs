@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,12 +71,32 @@ impl Stream {
     }
 }
 
+/// A socket that the epoll watches as long as it is here.
+///
+/// A port that stays open over reboots has a second descriptor in [`super::UserNetwork`]: closing this one does not take it out
+/// of the epoll, which would name a token that nobody knows for as long as somebody knocks.
+#[derive(Debug)]
+pub(crate) struct Watched<S: AsRawFd> {
+    socket: S,
+    /// Of a socket that has another descriptor.
+    epoll: Option<Arc<Epoll>>,
+}
+
+impl<S: AsRawFd> Drop for Watched<S> {
+    fn drop(&mut self) {
+        if let Some(epoll) = &self.epoll {
+            // It is in there.
+            let _ = epoll.ctl(ControlOperation::Delete, self.socket.as_raw_fd(), EpollEvent::default());
+        }
+    }
+}
+
 /// The sockets of one boot.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     epoll: Arc<Epoll>,
-    /// Ports that are open already.
-    bound: Vec<BoundSocket>,
+    /// A port that is open already and will be asked for.
+    lent: Option<BoundSocket>,
     resolver: Resolver,
     /// With it, connections can be turned down when there are no descriptors left.
     spare: Option<File>,
@@ -84,18 +104,31 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// None yet, watched by `epoll`.
-    pub(super) fn new(epoll: Arc<Epoll>, bound: Vec<BoundSocket>) -> Self {
-        Sockets { epoll, bound, resolver: Resolver::default(), spare: spare() }
+    pub(super) fn new(epoll: Arc<Epoll>) -> Self {
+        Sockets { epoll, lent: None, resolver: Resolver::default(), spare: spare() }
     }
 
-    fn watch_always(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, token))
+    /// The next port that is asked for is this one, which is open already.
+    pub(super) fn lend(&mut self, bound: BoundSocket) {
+        self.lent = Some(bound);
+    }
+
+    /// Watches a socket that no other descriptor has.
+    fn watch_always<S: AsRawFd>(&self, socket: S, token: u64) -> io::Result<Watched<S>> {
+        self.epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), EpollEvent::new(EventSet::IN, token))?;
+        Ok(Watched { socket, epoll: None })
+    }
+
+    /// Watches a socket of a port.
+    fn watch_port<S: AsRawFd>(&self, socket: S, token: u64) -> io::Result<Watched<S>> {
+        let mut watched = self.watch_always(socket, token)?;
+        watched.epoll = Some(self.epoll.clone());
+        Ok(watched)
     }
 
     fn bound(&mut self, protocol: Protocol, at: SocketAddr) -> io::Result<BoundSocket> {
-        let known = self.bound.iter().position(|bound| (bound.protocol, bound.address) == (protocol, at));
-        match known {
-            Some(index) => Ok(self.bound.swap_remove(index)),
+        match self.lent.take().filter(|lent| (lent.protocol, lent.address) == (protocol, at)) {
+            Some(lent) => Ok(lent),
             None => BoundSocket::open(protocol, at),
         }
     }
@@ -121,8 +154,8 @@ fn prepare(socket: &Socket) -> io::Result<()> {
 
 impl Host for Sockets {
     type Stream = Stream;
-    type Listener = Socket;
-    type Datagram = UdpSocket;
+    type Listener = Watched<Socket>;
+    type Datagram = Watched<UdpSocket>;
 
     fn connect(&mut self, to: SocketAddr, token: u64) -> io::Result<Stream> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
@@ -186,13 +219,13 @@ impl Host for Sockets {
         Ok(())
     }
 
-    fn listen(&mut self, at: SocketAddr, token: u64) -> io::Result<(Socket, SocketAddr)> {
+    fn listen(&mut self, at: SocketAddr, token: u64) -> io::Result<(Watched<Socket>, SocketAddr)> {
         let BoundSocket { socket, address, .. } = self.bound(Protocol::Tcp, at)?;
-        self.watch_always(socket.as_raw_fd(), token)?;
-        Ok((socket, address))
+        Ok((self.watch_port(socket, token)?, address))
     }
 
-    fn accept(&mut self, listener: &Socket) -> io::Result<(Stream, SocketAddr)> {
+    fn accept(&mut self, listener: &Watched<Socket>) -> io::Result<(Stream, SocketAddr)> {
+        let listener = &listener.socket;
         let (socket, peer) = match listener.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
             Ok(accepted) => accepted,
             Err(error) if is_out_of_descriptors(&error) => {
@@ -209,7 +242,7 @@ impl Host for Sockets {
         Ok((Stream::new(socket), peer))
     }
 
-    fn datagram(&mut self, to: SocketAddr, token: u64) -> io::Result<UdpSocket> {
+    fn datagram(&mut self, to: SocketAddr, token: u64) -> io::Result<Watched<UdpSocket>> {
         let any = match to {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -217,37 +250,34 @@ impl Host for Sockets {
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM.nonblocking().cloexec(), None)?;
         socket.bind(&SocketAddr::new(any, 0).into())?;
         socket.connect(&to.into())?;
-        self.watch_always(socket.as_raw_fd(), token)?;
-        Ok(socket.into())
+        self.watch_always(socket.into(), token)
     }
 
-    fn bind(&mut self, at: SocketAddr, token: u64) -> io::Result<(UdpSocket, SocketAddr)> {
+    fn bind(&mut self, at: SocketAddr, token: u64) -> io::Result<(Watched<UdpSocket>, SocketAddr)> {
         let BoundSocket { socket, address, .. } = self.bound(Protocol::Udp, at)?;
-        self.watch_always(socket.as_raw_fd(), token)?;
-        Ok((socket.into(), address))
+        Ok((self.watch_port(socket.into(), token)?, address))
     }
 
-    fn ping(&mut self, to: IpAddr, token: u64) -> io::Result<UdpSocket> {
+    fn ping(&mut self, to: IpAddr, token: u64) -> io::Result<Watched<UdpSocket>> {
         let (domain, protocol) = match to {
             IpAddr::V4(_) => (Domain::IPV4, socket2::Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, socket2::Protocol::ICMPV6),
         };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
         socket.connect(&SockAddr::from(SocketAddr::new(to, 0)))?;
-        self.watch_always(socket.as_raw_fd(), token)?;
-        Ok(socket.into())
+        self.watch_always(socket.into(), token)
     }
 
-    fn send(&mut self, socket: &UdpSocket, to: Option<SocketAddr>, bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, socket: &Watched<UdpSocket>, to: Option<SocketAddr>, bytes: &[u8]) -> io::Result<()> {
         match to {
-            Some(to) => socket.send_to(bytes, to)?,
-            None => socket.send(bytes)?,
+            Some(to) => socket.socket.send_to(bytes, to)?,
+            None => socket.socket.send(bytes)?,
         };
         Ok(())
     }
 
-    fn receive(&mut self, socket: &UdpSocket, into: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        socket.recv_from(into)
+    fn receive(&mut self, socket: &Watched<UdpSocket>, into: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        socket.socket.recv_from(into)
     }
 
     fn resolver(&mut self) -> Option<SocketAddr> {

@@ -323,6 +323,26 @@ fn forwarded_port_stays_open_over_reboots_and_visitors_come_from_the_gateway() {
 }
 
 #[test]
+fn port_that_is_removed_while_the_machine_still_holds_it_wakes_nobody() {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let network = open(&[Forward { protocol, bind: loopback(0), guest_port: 22 }]);
+        let &[(_, address)] = network.forwards() else { panic!() };
+        let mut wire = network.wire().unwrap();
+        assert!(wire.remove_forward(protocol, address) && !wire.remove_forward(protocol, address));
+        // The machine's own descriptor keeps the port open: a knock would be an event that is never taken.
+        let _stream = match protocol {
+            Protocol::Tcp => TcpStream::connect(address).map(drop),
+            Protocol::Udp => UdpSocket::bind(loopback(0)).unwrap().send_to(b"knock", address).map(drop),
+        };
+        assert_eq!(wire.next_frame().unwrap_err().kind(), ErrorKind::WouldBlock);
+        let epoll = Epoll::new().unwrap();
+        let event = EpollEvent::new(EventSet::IN, 0);
+        epoll.ctl(ControlOperation::Add, wire.fd(), event).unwrap();
+        assert_eq!(epoll.wait(0, &mut [EpollEvent::default(); 4]).unwrap(), 0, "{protocol:?}");
+    }
+}
+
+#[test]
 fn network_that_nobody_uses_wakes_nobody() {
     let backend = open(&[]).backend().unwrap();
     let mut wire = Wire::new(backend);

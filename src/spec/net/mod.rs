@@ -2,11 +2,12 @@
 
 mod forward;
 mod interface;
+mod switch;
 mod table;
 mod tap;
 mod user;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use forward::{PortForward, Protocol};
 pub use interface::{Mtu, NetId};
+pub use switch::{Delay, Impairment, Loss, PortOptions, Rate, SwitchName, Trunk, VlanId};
 pub use tap::InterfaceName;
 pub(super) use tap::taps;
 pub use user::{HostName, Subnet, UserNet};
@@ -22,6 +24,7 @@ pub use user::{HostName, Subnet, UserNet};
 use super::mac::MacAddress;
 use super::text::Device;
 use super::words::{DeviceError, Word, once, split};
+use switch::{PortTable, join_trunks};
 use table::Table;
 
 const NET: &str = "network interface";
@@ -80,6 +83,13 @@ pub enum NetLink {
         /// The other end's.
         remote: PathBuf,
     },
+    /// A virtual switch of this user, `minivmm switch`.
+    Switch {
+        /// The switch.
+        name: SwitchName,
+        /// The machine's port there.
+        port: PortOptions,
+    },
     /// No interface: the machine has no network.
     None,
 }
@@ -92,6 +102,7 @@ impl NetLink {
             NetLink::Tap(_) => "tap",
             NetLink::Socket { .. } => "socket",
             NetLink::Dgram { .. } => "dgram",
+            NetLink::Switch { .. } => "switch",
             NetLink::None => "none",
         }
     }
@@ -107,6 +118,8 @@ impl fmt::Display for NetLink {
             NetLink::Dgram { local, remote } => {
                 write!(f, "datagrams from {} to {}", local.display(), remote.display())
             }
+            NetLink::Switch { name, port } if port.is_empty() => write!(f, "switch {name}"),
+            NetLink::Switch { name, port } => write!(f, "switch {name} ({port})"),
             NetLink::None => f.write_str("none"),
         }
     }
@@ -126,6 +139,11 @@ impl NetSpec {
     /// An interface on this TAP.
     pub fn tap(name: InterfaceName) -> Self {
         Self::new(NetLink::Tap(name))
+    }
+
+    /// An interface on the virtual switch of this name, on a port without options.
+    pub fn switch(name: SwitchName) -> Self {
+        Self::new(NetLink::Switch { name, port: PortOptions::default() })
     }
 
     /// No interface.
@@ -176,7 +194,7 @@ impl NetSpec {
         let [one, other] = match &mut self.link {
             NetLink::Socket { path, .. } => [Some(path), None],
             NetLink::Dgram { local, remote } => [Some(local), Some(remote)],
-            NetLink::User(_) | NetLink::Tap(_) | NetLink::None => [None, None],
+            NetLink::User(_) | NetLink::Tap(_) | NetLink::Switch { .. } | NetLink::None => [None, None],
         };
         one.into_iter().chain(other).chain(&mut self.pcap)
     }
@@ -193,6 +211,7 @@ impl NetSpec {
             ("user", None) => NetLink::User(UserNet::default()),
             ("none", None) => NetLink::None,
             ("tap", Some(_)) => NetLink::Tap(kind.text().parse()?),
+            ("switch", Some(_)) => return Self::parse_switch(kind.text().parse()?, words),
             ("socket", Some(path)) if !path.is_empty() => {
                 NetLink::Socket { path: path.into(), listen: false }
             }
@@ -218,6 +237,19 @@ impl NetSpec {
         }
         let net = NetSpec::tap(name.parse()?);
         net.with_words(words.map(|word| Word::parse(&word)))
+    }
+
+    /// Parses the options of a switch's port and of the interface.
+    fn parse_switch(name: SwitchName, words: impl Iterator<Item = OsString>) -> Result<Self, DeviceError> {
+        let mut port = PortTable::default();
+        let mut others = Vec::new();
+        for word in join_trunks(words) {
+            let word = Word::parse(&word);
+            if !port.set(&word)? {
+                others.push(word);
+            }
+        }
+        Self::new(NetLink::Switch { name, port: port.try_into()? }).with_words(others.into_iter())
     }
 
     fn with_words(mut self, words: impl Iterator<Item = Word>) -> Result<Self, DeviceError> {
@@ -259,6 +291,10 @@ impl NetLink {
                 return Ok(());
             }
             (NetLink::Socket { .. }, ..) => known!("`listen`, "),
+            (NetLink::Switch { .. }, ..) => known!(
+                "`vlan=2`, `trunk=2+3`, `trunk=all`, `isolated`, `secure=on`, `delay=20ms`, `jitter=5ms`, `loss=1%`, \
+                 `rate=10mbit` (the last four also as `delay-in=` and `delay-out=`), "
+            ),
             _ => known!(""),
         };
         Err(DeviceError::Unknown { device: NET, word: word.written(), known })

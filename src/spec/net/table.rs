@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InterfaceName, MacAddress, Mtu, NetId, NetLink, NetSpec, UserNet};
+use super::{InterfaceName, MacAddress, Mtu, NetId, NetLink, NetSpec, PortTable, SwitchName, UserNet};
 use crate::spec::words::DeviceError;
 
 #[derive(Default, Serialize, Deserialize)]
@@ -27,6 +27,11 @@ pub(super) struct Table {
     listen: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     dgram: Option<Dgram>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    switch: Option<SwitchName>,
+    /// Of a switch; unknown keys are left to this struct, which denies them.
+    #[serde(flatten)]
+    port: PortTable,
     #[serde(skip_serializing_if = "Option::is_none")]
     none: Option<Nothing>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,14 +60,18 @@ impl TryFrom<Table> for NetSpec {
     type Error = DeviceError;
 
     fn try_from(table: Table) -> Result<Self, DeviceError> {
-        let Table { user, tap, socket, listen, dgram, none, mac, mtu, pcap, id } = table;
+        let Table { user, tap, socket, listen, dgram, switch, port, none, mac, mtu, pcap, id } = table;
         let socket = socket.map(|path| NetLink::Socket { path, listen });
         let has_listen = socket.is_some();
+        let has_port = switch.is_some();
+        let has_options = port != PortTable::default();
+        let port = port.try_into()?;
         let kinds = [
             user.map(NetLink::User),
             tap.map(NetLink::Tap),
             socket,
             dgram.map(|Dgram { local, remote }| NetLink::Dgram { local, remote }),
+            switch.map(|name| NetLink::Switch { name, port }),
             none.map(|_| NetLink::None),
         ];
         let mut kinds = kinds.into_iter().flatten();
@@ -78,6 +87,9 @@ impl TryFrom<Table> for NetSpec {
         let net = NetSpec { link, mac, mtu, pcap, id };
         if listen && !has_listen {
             return Err(DeviceError::Listen);
+        }
+        if has_options && !has_port {
+            return Err(DeviceError::PortOptions);
         }
         if net.link == NetLink::None && net != NetSpec::none() {
             return Err(DeviceError::NoOptions("another key".into()));
@@ -95,6 +107,7 @@ impl From<NetSpec> for Table {
             NetLink::Tap(name) => Table { tap: Some(name), ..common },
             NetLink::Socket { path, listen } => Table { socket: Some(path), listen, ..common },
             NetLink::Dgram { local, remote } => Table { dgram: Some(Dgram { local, remote }), ..common },
+            NetLink::Switch { name, port } => Table { switch: Some(name), port: port.into(), ..common },
             NetLink::None => Table { none: Some(Nothing {}), ..common },
         }
     }

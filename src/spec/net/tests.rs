@@ -49,7 +49,7 @@ fn a_tap_is_also_named_alone() {
 #[test]
 fn mistakes_are_told_with_what_could_be_said() {
     for (text, said) in [
-        ("", "`user`, `tap=NAME`, `socket=PATH`, `dgram=LOCAL:REMOTE` and `none`"),
+        ("", "`user`, `switch=NAME`, `tap=NAME`"),
         ("tap2", "`tap2` is no kind of network"),
         ("user=5", "`user=5` is no kind of network"),
         ("tap", "`tap=NAME`"),
@@ -109,8 +109,8 @@ fn a_table_says_the_same_as_a_text() {
 #[test]
 fn a_wrong_table_is_explained() {
     for (table, said) in [
-        ("{}", "`user`, `tap`, `socket`, `dgram` and `none`"),
-        ("{\"tap\":\"tap2\",\"user\":{}}", "one of `user`, `tap`"),
+        ("{}", "`user`, `switch`, `tap`, `socket`, `dgram` and `none`"),
+        ("{\"tap\":\"tap2\",\"user\":{}}", "one of `user`, `switch`"),
         ("{\"tap\":\"tap2\",\"listen\":true}", "`listen`"),
         ("{\"user\":{\"listen\":true}}", "unknown field `listen`"),
         ("{\"none\":{},\"mtu\":1500}", "`none` has no options"),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use lab::Lab;
 
 use crate::numbers::Series;
-use crate::rivals::{Guest, Rival};
+use crate::rivals::{Guest, Rival, Setup};
 use crate::window::{self, Amount, Window};
 
 const ROUNDS: usize = 3;
@@ -49,7 +49,7 @@ pub fn on(lab: &Lab) -> Result<()> {
     );
     let mut guests = Vec::new();
     for rival in Rival::ALL {
-        guests.push(Guest::start(lab, rival)?);
+        guests.push(Guest::start(lab, Setup::tap(rival))?);
     }
     for job in &JOBS {
         let mut tallies: Vec<Tally> = guests.iter().map(|_| Tally::default()).collect();
@@ -57,7 +57,7 @@ pub fn on(lab: &Lab) -> Result<()> {
         for _ in 0..ROUNDS {
             for (guest, tally) in guests.iter_mut().zip(&mut tallies) {
                 measure(lab, guest, job, tally)
-                    .with_context(|| format!("{}, {}", guest.rival.name(), job.name))?;
+                    .with_context(|| format!("{}, {}", guest.name(), job.name))?;
             }
         }
         guests.iter_mut().try_for_each(Guest::end)?;
@@ -72,7 +72,7 @@ const COUNTS: &str = "cut -c1-60 /sys/block/vdb/stat | awk '{ print $1, $3 }'; i
 fn begin(guest: &mut Guest<'_>, job: &Job) -> Result<()> {
     let Job { bytes, depth, batch, .. } = job;
     guest.begin(&format!(
-        "/usr/bin/fio --name=r --filename=/dev/vdb --readonly --rw=randread --bs={bytes} --direct=1 --thread \
+        "chroot /programs /usr/bin/fio --name=r --filename=/dev/vdb --readonly --rw=randread --bs={bytes} --direct=1 --thread \
          --ioengine=io_uring --iodepth={depth} --iodepth_batch_submit={batch} \
          --iodepth_batch_complete_min={batch} --time_based --runtime=3600"
     ))?;
@@ -85,7 +85,7 @@ fn measure(lab: &Lab, guest: &mut Guest<'_>, job: &Job, tally: &mut Tally) -> Re
     guest.work(true)?;
     guest.grows(COUNTS, 50.0)?;
     let before = guest.numbers(COUNTS)?;
-    let window = window::look(lab, guest.pid, SECONDS, &Amount::BytesRead)?;
+    let window = window::look(lab, &guest.pids, SECONDS, &Amount::BytesRead)?;
     let after = guest.numbers(COUNTS)?;
     guest.work(false)?;
     let [reads, sectors, interrupts] =

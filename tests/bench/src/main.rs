@@ -8,6 +8,7 @@ mod network;
 mod numbers;
 mod rivals;
 mod startup;
+mod traffic;
 mod watch;
 mod window;
 
@@ -21,14 +22,14 @@ fn main() -> Result<()> {
             exits::run()?;
             let lab = rivals::lab()?;
             block::on(&lab)?;
-            network::on(&lab)
+            network::on(&lab, None)
         }
         Some("startup") => startup::run(),
         // What "startup" runs in a network namespace.
         Some("startup-devices") => startup::devices(),
         Some("exits") => exits::run(),
         Some("block") => block::on(&rivals::lab()?),
-        Some("network") => network::on(&rivals::lab()?),
+        Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some(other) => bail!("no such bench: {other} (startup, exits, block, network)"),
     }
 }

@@ -1,26 +1,36 @@
-//! TCP between host and guest over a TAP, both ways, under minivmm and under Debian's QEMU (its own virtio-net, no vhost) in the
-//! same interleaved rounds: how much, and what 64 KiB cost the host.
+//! TCP and UDP between host and guest, under minivmm and under Debian's QEMU in the same interleaved rounds: how much, and what
+//! it costs the host. Over a TAP (QEMU's own virtio-net, no vhost), and through user-mode networks.
 
-use anyhow::{Context, Result};
-use lab::{Cmd, Lab};
+use anyhow::{Result, bail};
+use lab::{Cmd, Lab, Process};
 
-use crate::numbers::Series;
-use crate::rivals::{Guest, Rival};
-use crate::window::{self, Amount, Window};
+use crate::rivals::{GATEWAY, Guest, Rival, Setup, network, tap};
+use crate::traffic::{Load, compare};
+use crate::window::Amount;
 
 const ROUNDS: usize = 5;
-/// How long one look takes, without counting and with.
-const SECONDS: u32 = 1;
 /// What costs are counted for.
-const UNIT: f64 = 65536.0;
+const UNIT: (f64, &str) = (65536.0, "64 KiB");
+const MBIT: (f64, &str) = (8e-6, "Mbit/s");
+/// Where `echo` listens.
+const ECHO: u16 = 5300;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     ToHost,
     ToGuest,
 }
 
 impl Way {
+    const BOTH: [Way; 2] = [Way::ToHost, Way::ToGuest];
+
+    fn name(self) -> &'static str {
+        match self {
+            Way::ToHost => "guest to host",
+            Way::ToGuest => "host to guest",
+        }
+    }
+
     /// Bytes as the guest counts them.
     fn bytes(self) -> &'static str {
         match self {
@@ -29,116 +39,92 @@ impl Way {
         }
     }
 
-    /// The same bytes, counted by the host.
-    fn file(self, tap: &str) -> String {
-        let counter = match self {
-            Way::ToHost => "rx_bytes",
-            Way::ToGuest => "tx_bytes",
-        };
-        format!("/sys/class/net/{tap}/statistics/{counter}")
+    fn line(self, server: &str) -> String {
+        let reverse = if self == Way::ToGuest { "-R" } else { "" };
+        format!("chroot /programs /usr/bin/iperf3 -c {server} -t 3600 {reverse}")
     }
 }
 
-/// What one rival came to one way, over the rounds.
-#[derive(Debug, Default)]
-struct Tally {
-    rate: Series,
-    calls: Series,
-    cpu: Series,
-    exits: Series,
-    user_exits: Series,
-    kicks: Series,
-    interrupts: Series,
-    last: Window,
+/// Prints the tables of `which` network: all without one.
+pub fn on(lab: &Lab, which: Option<&str>) -> Result<()> {
+    match which {
+        None => {
+            over_tap(lab)?;
+            through_user_networks(lab)
+        }
+        Some("tap") => over_tap(lab),
+        Some("user") => through_user_networks(lab),
+        Some(other) => bail!("no such network: {other} (tap, user)"),
+    }
 }
 
-/// Prints a table each way.
-pub fn on(lab: &Lab) -> Result<()> {
+fn over_tap(lab: &Lab) -> Result<()> {
     println!(
         "TCP by iperf3 over a TAP ({:?} lab), {ROUNDS} interleaved rounds, medians (least to most); QEMU without vhost:",
         lab.kind()
     );
-    let mut servers = Vec::new();
-    let mut guests = Vec::new();
+    let (mut servers, mut guests) = (Vec::new(), Vec::new());
     for rival in Rival::ALL {
-        guests.push(Guest::start(lab, rival)?);
-        servers.push(lab.spawn(&Cmd::sh(format!("exec iperf3 -s -B 192.0.{}.1", rival.network())))?);
+        guests.push(Guest::start(lab, Setup::tap(rival))?);
+        servers.push(iperf3(lab, &format!("192.0.{}.1", network(rival)))?);
     }
-    for way in [Way::ToHost, Way::ToGuest] {
-        let mut tallies: Vec<Tally> = guests.iter().map(|_| Tally::default()).collect();
-        guests.iter_mut().try_for_each(|guest| begin(guest, way))?;
-        for _ in 0..ROUNDS {
-            for (guest, tally) in guests.iter_mut().zip(&mut tallies) {
-                measure(lab, guest, way, tally)
-                    .with_context(|| format!("{}, {way:?}", guest.rival.name()))?;
-            }
-        }
-        guests.iter_mut().try_for_each(Guest::end)?;
-        print(way, &tallies);
+    for way in Way::BOTH {
+        let load = |rival: Rival| {
+            let counter = if way == Way::ToHost { "rx_bytes" } else { "tx_bytes" };
+            let amount = Amount::File(format!("/sys/class/net/{}/statistics/{counter}", tap(rival)));
+            tcp(way, &format!("192.0.{}.1", network(rival)), amount)
+        };
+        compare(lab, &mut guests, &Rival::ALL.map(load), ROUNDS)?;
     }
     Ok(())
 }
 
-/// Of the guest's, and of its interface's bytes.
-const COUNTS: &str = "interrupts /sys/class/net/eth0";
-
-fn begin(guest: &mut Guest<'_>, way: Way) -> Result<()> {
-    let (network, reverse) = (guest.rival.network(), if matches!(way, Way::ToGuest) { "-R" } else { "" });
-    guest.begin(&format!("/usr/bin/iperf3 -c 192.0.{network}.1 -t 3600 {reverse}"))?;
-    guest.grows(way.bytes(), 1e6)?;
-    guest.work(false)
-}
-
-fn measure(lab: &Lab, guest: &mut Guest<'_>, way: Way, tally: &mut Tally) -> Result<()> {
-    let (file, counts) = (way.file(&guest.rival.tap()), format!("{COUNTS}; {}", way.bytes()));
-    guest.work(true)?;
-    guest.grows(way.bytes(), 1e7)?;
-    let before = guest.numbers(&counts)?;
-    let window = window::look(lab, guest.pid, SECONDS, &Amount::File(file))?;
-    let after = guest.numbers(&counts)?;
-    guest.work(false)?;
-    let [interrupts, moved] = [0, 1].map(|at| after.get(at).zip(before.get(at)).map_or(0.0, |(a, b)| a - b));
-    tally.rate.add(window.rate * 8.0 / 1e6);
-    tally.calls.add(window.calls(UNIT));
-    tally.cpu.add(window.cpu_us(UNIT));
-    tally.exits.add(window.exits(UNIT));
-    tally.user_exits.add(window.user_exits(UNIT));
-    tally.kicks.add(window.kicks(UNIT));
-    tally.interrupts.add(interrupts * UNIT / moved);
-    tally.last = window;
-    Ok(())
-}
-
-fn print(way: Way, tallies: &[Tally]) {
+fn through_user_networks(lab: &Lab) -> Result<()> {
     println!(
-        "  {}:",
-        match way {
-            Way::ToHost => "guest to host",
-            Way::ToGuest => "host to guest",
-        }
+        "TCP by iperf3, and UDP request and response, through user-mode networks to the host's loopback ({:?} lab), \
+         {ROUNDS} interleaved rounds, medians (least to most):",
+        lab.kind()
     );
-    let Some(own) = tallies.first() else { return };
-    for (rival, tally) in Rival::ALL.iter().zip(tallies) {
-        println!(
-            "    {}: {:.0} Mbit/s; 64 KiB: {:.2} system calls, {:.2} exits, {:.3} to user space, {:.2} kicks, {:.2} interrupts,",
-            rival.name(),
-            tally.rate,
-            tally.calls,
-            tally.exits,
-            tally.user_exits,
-            tally.kicks,
-            tally.interrupts
-        );
-        println!("      {:.0} us of threads beside the vCPU", tally.cpu);
-        println!("      calls: {}", tally.last.calls_by_name(UNIT));
+    // iperf3 serves one client, and another waits.
+    let ports: Vec<u16> = (5201..).take(3).collect();
+    let setups = [Setup::user(Rival::Minivmm), Setup::user(Rival::Q35), Setup::passt(Rival::Q35)];
+    let mut guests = setups.into_iter().map(|setup| Guest::start(lab, setup)).collect::<Result<Vec<_>>>()?;
+    let _servers = ports
+        .iter()
+        .map(|port| iperf3(lab, &format!("127.0.0.1 -p {port}")))
+        .collect::<Result<Vec<_>>>()?;
+    let _echo = lab.spawn(&Cmd::sh(format!("exec ./echo serve 127.0.0.1:{ECHO}")))?;
+    for way in Way::BOTH {
+        // Only one of the guests works at a time, and nothing else uses the loopback.
+        let amount = Amount::File("/sys/class/net/lo/statistics/rx_bytes".into());
+        let loads: Vec<Load> =
+            ports.iter().map(|port| tcp(way, &format!("{GATEWAY} -p {port}"), amount.clone())).collect();
+        compare(lab, &mut guests, &loads, ROUNDS)?;
     }
-    for (rival, tally) in Rival::ALL.iter().zip(tallies).skip(1) {
-        println!(
-            "    minivmm to {}: throughput {:.2}, system calls {:.2}, processor time {:.2}",
-            rival.name(),
-            own.rate.over(&tally.rate),
-            own.calls.over(&tally.calls),
-            own.cpu.over(&tally.cpu)
-        );
+    let echo = Load {
+        name: "UDP request and response",
+        line: format!("/bin/echo-udp ask {GATEWAY}:{ECHO}"),
+        counter: "cat /sys/class/net/eth0/statistics/rx_packets",
+        begun: 100.0,
+        amount: Amount::File("/sys/class/net/lo/statistics/rx_packets".into()),
+        unit: (2.0, "one"),
+        rate: (0.5, "a second"),
+    };
+    compare(lab, &mut guests, &vec![echo; ports.len()], ROUNDS)
+}
+
+fn iperf3(lab: &Lab, at: &str) -> Result<Process> {
+    Ok(lab.spawn(&Cmd::sh(format!("exec iperf3 -s -B {at}")))?)
+}
+
+fn tcp(way: Way, server: &str, amount: Amount) -> Load {
+    Load {
+        name: way.name(),
+        line: way.line(server),
+        counter: way.bytes(),
+        begun: 1e7,
+        amount,
+        unit: UNIT,
+        rate: MBIT,
     }
 }

@@ -43,7 +43,8 @@ pub fn run() -> Result<()> {
     ];
     println!("Fork to first KVM_RUN, {MIB} MiB, 1 vCPU, {ROUNDS} interleaved rounds, medians (quartiles):");
     cases.iter().try_for_each(measure)?;
-    in_namespace()
+    in_namespace()?;
+    user_network(&case("bzImage", &kernel.bzimage, None))
 }
 
 /// Runs [`devices`] in a network namespace with a TAP, both of which end with it.
@@ -68,6 +69,43 @@ pub fn devices() -> Result<()> {
     let disk = disk.to_str().context("the temporary directory's name")?;
     let devices = ["--disk", disk, "--tap", TAP].map(String::from).to_vec();
     measure(&Case { name: "bzImage, one disk and one TAP", kernel: kernel.bzimage, initrd: None, devices })
+}
+
+/// What a user network adds to `case`, which has no devices.
+fn user_network(case: &Case) -> Result<()> {
+    let minivmm = std::env::current_exe()?.with_file_name("minivmm");
+    let devices = ["--net", "user"].map(String::from).to_vec();
+    let with = Case { name: case.name, kernel: case.kernel.clone(), initrd: case.initrd.clone(), devices };
+    let (mut withouts, mut withs) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let pair = [round % 2 == 0, round % 2 != 0];
+        for has in pair {
+            let mut command = command(&minivmm, if has { &with } else { case }, true);
+            let seen = watch::watch(&mut command, Stop::FirstRun, MIB << 20)?;
+            if has { withs.push(seen) } else { withouts.push(seen) }
+        }
+    }
+    let mut added: Vec<f64> =
+        withs.iter().zip(&withouts).map(|(a, b)| (a.time.as_secs_f64() - b.time.as_secs_f64()) * 1e3).collect();
+    added.sort_by(f64::total_cmp);
+    let (with, without) = (quartiles(&withs), quartiles(&withouts));
+    println!("  {}, --net user beside --net none:", case.name);
+    println!("    user {}   none {}", times(with), times(without));
+    println!(
+        "    added, by the pairs: {:.2} ms ({:.2} to {:.2})",
+        added[added.len() / 2],
+        added[added.len() / 4],
+        added[added.len() * 3 / 4]
+    );
+    println!("    private memory: {} kB and {} kB", own_kib(&withs), own_kib(&withouts));
+    Ok(())
+}
+
+/// The middle one.
+fn own_kib(seen: &[Seen]) -> u64 {
+    let mut kib: Vec<u64> = seen.iter().map(|seen| seen.memory.own_kib).collect();
+    kib.sort_unstable();
+    kib.get(kib.len() / 2).copied().unwrap_or_default()
 }
 
 /// A cpio archive (newc) of `len` bytes, so that it passes for an initrd.

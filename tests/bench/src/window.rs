@@ -14,7 +14,7 @@ pub fn prepare(lab: &Lab) -> Result<()> {
 /// What grows with the work, read on the host.
 #[derive(Debug, Clone)]
 pub enum Amount {
-    /// Bytes that the process read from disks.
+    /// Bytes that the first process read from disks.
     BytesRead,
     /// A file with a number.
     File(String),
@@ -75,6 +75,11 @@ impl Window {
         self.cpu.iter().filter(|(name, _)| !is_vcpu(name)).map(|(_, ns)| ns * unit / 1e3).sum()
     }
 
+    /// The same with them.
+    pub fn cpu_with_vcpus_us(&self, unit: f64) -> f64 {
+        self.cpu.values().map(|ns| ns * unit / 1e3).sum()
+    }
+
     /// Which thread makes which calls how often for an amount of `unit`; what is rare is left out.
     pub fn calls_by_name(&self, unit: f64) -> String {
         let mut calls: Vec<_> =
@@ -92,13 +97,14 @@ fn is_vcpu(thread: &str) -> bool {
     thread.starts_with("vcpu") || thread.starts_with("CPU_")
 }
 
-/// Looks at process `pid` for twice `seconds`.
-pub fn look(lab: &Lab, pid: u32, seconds: u32, amount: &Amount) -> Result<Window> {
+/// Looks at processes for twice `seconds`.
+pub fn look(lab: &Lab, pids: &[u32], seconds: u32, amount: &Amount) -> Result<Window> {
     let amount = match amount {
         Amount::BytesRead => "io",
         Amount::File(path) => path,
     };
-    let line = format!("bash window.sh {pid} {seconds} {amount}");
+    let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let line = format!("bash window.sh {pids} {seconds} {amount}");
     let out = lab.exec(&Cmd::sh(&line))?;
     if out.status.code() != 0 {
         bail!("{line}: {}{}", out.text(), out.err_text());
@@ -191,6 +197,11 @@ fn name(call: u32) -> String {
         libc::SYS_io_uring_enter => "io_uring_enter",
         libc::SYS_clock_gettime => "clock_gettime",
         libc::SYS_timerfd_settime => "timerfd_settime",
+        libc::SYS_sendto => "send",
+        libc::SYS_recvfrom => "recv",
+        libc::SYS_sendmsg => "sendmsg",
+        libc::SYS_recvmsg => "recvmsg",
+        libc::SYS_recvmmsg => "recvmmsg",
         libc::SYS_io_submit => "io_submit",
         libc::SYS_io_getevents => "io_getevents",
         _ => return format!("call {call}"),

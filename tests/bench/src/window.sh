@@ -1,8 +1,9 @@
-# What a process and its threads do for a while: `window.sh PID SECONDS AMOUNT`, where AMOUNT is a file with one number,
-# or `io` for the bytes that the process read from disks. Says everything twice, before and after; nothing is started
+# What processes and their threads do for a while: `window.sh PID[,PID].. SECONDS AMOUNT`, where AMOUNT is a file with one
+# number, or `io` for the bytes that the first process read from disks. Says everything twice, before and after; nothing is started
 # in between. Then the same again with the kernel's histograms of system calls and of KVM's exits, which cost time.
 set -eu
-pid=$1 seconds=$2 amount=$3
+IFS=, read -r -a pids <<<"$1"
+pid=${pids[0]} seconds=$2 amount=$3
 tracing=/sys/kernel/tracing
 [ -e $tracing/events ] || mount -t tracefs tracefs $tracing
 exec {never}<> <(:) || exit 1
@@ -19,10 +20,13 @@ amount() {
     fi
 }
 say() {
-    local name value tid
+    local name value tid tids=()
     amount amount
     echo "time ${EPOCHREALTIME/[.,]/}"
-    for tid in /proc/"$pid"/task/*; do
+    for tid in "${pids[@]/#//proc/}"; do
+        tids+=("$tid"/task/*)
+    done
+    for tid in "${tids[@]}"; do
         read -r value <"$tid"/schedstat
         read -r name <"$tid"/comm
         echo "thread ${tid##*/} ${value%% *} ${name// /_}"

@@ -116,6 +116,13 @@ fn needed(gso_type: u8) -> Result<Offloads, FrameError> {
     }
 }
 
+/// What the receiver of a frame behind this header has to take; `None` for a segmentation that is not known.
+pub fn required(header: &[u8; HEADER_LEN]) -> Option<Offloads> {
+    let [flags, gso_type, ..] = *header;
+    let csum = if flags & NEEDS_CSUM != 0 { Offloads::CSUM } else { Offloads::empty() };
+    if gso_type == GSO_NONE { Some(csum) } else { needed(gso_type).ok().map(|gso| csum | gso) }
+}
+
 /// The header for the driver: the host's header, less what the driver did not accept (§5.1.6.4.1), with the number of
 /// buffers that the frame lies in.
 pub(super) fn received(mut raw: [u8; HEADER_LEN], offloads: Offloads, buffers: u16) -> [u8; HEADER_LEN] {
@@ -200,6 +207,19 @@ mod tests {
     fn a_header_length_past_the_frame_is_cut_to_it_and_the_number_of_buffers_is_dropped() {
         let sent = checked(&header(1, 1, [0xffff, 1448, 34, 16, 9]), 3000, Offloads::all()).unwrap();
         assert_eq!(sent, header(1, 1, [3000, 1448, 34, 16, 0]));
+    }
+
+    #[test]
+    fn receiver_has_to_take_what_the_header_leaves_to_it() {
+        for (flags, gso_type, needed) in [
+            (0, 0, Some(Offloads::empty())),
+            (2, 0, Some(Offloads::empty())),
+            (1, 0, Some(Offloads::CSUM)),
+            (1, GSO_TCPV6 | GSO_ECN, Some(Offloads::CSUM | Offloads::TSO6 | Offloads::ECN)),
+            (1, 2, None),
+        ] {
+            assert_eq!(required(&header(flags, gso_type, [0; 5])), needed, "{flags} {gso_type}");
+        }
     }
 
     #[test]

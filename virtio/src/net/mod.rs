@@ -26,7 +26,7 @@ use devices::ration::Ration;
 use serde::{Deserialize, Serialize};
 
 pub use backend::{HEADER_LEN, NetBackend, Offloads};
-pub use header::FrameError;
+pub use header::{FrameError, required};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;

@@ -1,0 +1,228 @@
+//! An attempt to attach to a switch: it connects, asks for a port, and waits for the answer and for the switch's first message.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::super::frame_link::{Cutter, Framing};
+use super::super::lock::user;
+use super::super::peer::Peer;
+use super::super::ready::is_readable;
+use super::super::socket_address::{SocketAddress, SocketKind, connect_now, socket};
+use super::answer::{self, Answer};
+use super::{PortRequest, SwitchPortError};
+use crate::spec::SwitchName;
+
+/// The protocol of a port.
+pub(super) const FRAMES: &str = "minivmm-frames";
+/// Pauses between attempts: the first, and the longest, each twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 100 });
+const LONGEST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
+/// Pause while the switch's backlog is full: no event reports a free place.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
+/// Most bytes before the first frame.
+const MOST: usize = 64 << 10;
+
+/// A connection that carries frames.
+#[derive(Debug)]
+pub(in crate::host) struct Attached {
+    pub(in crate::host) stream: UnixStream,
+    /// What was read of the frames, beginning with the switch's first message.
+    pub(in crate::host) begun: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::host) struct Attacher {
+    name: SwitchName,
+    /// Where the switch may be.
+    sockets: Vec<PathBuf>,
+    /// The request as it is sent.
+    request: Vec<u8>,
+    attempt: Option<Attempt>,
+    pause: Duration,
+    /// The port's name, of the last connection.
+    port: Option<String>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    stream: UnixStream,
+    socket: PathBuf,
+    received: Vec<u8>,
+}
+
+impl Attacher {
+    /// How long one attempt may take.
+    pub(in crate::host) const LIMIT: Duration = Duration::from_secs(10);
+
+    /// One for a switch that has one of these `sockets`.
+    pub(super) fn new(
+        name: SwitchName,
+        sockets: Vec<PathBuf>,
+        request: &PortRequest,
+    ) -> Result<Self, SwitchPortError> {
+        let body = serde_json::to_string(request);
+        let body = body.map_err(|error| SwitchPortError::host(&name, error.into()))?;
+        let request = format!(
+            "POST /v1/ports HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {FRAMES}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let request = request.into_bytes();
+        Ok(Attacher { name, sockets, request, attempt: None, pause: FIRST_PAUSE, port: None })
+    }
+
+    /// Attaches, and waits for it.
+    pub(super) fn attach(&mut self) -> Result<Attached, SwitchPortError> {
+        let until = Instant::now() + Self::LIMIT;
+        loop {
+            match self.advance() {
+                Ok(Some(attached)) => return Ok(attached),
+                Ok(None) => {}
+                Err(SwitchPortError::Host { source, .. }) if source.kind() == ErrorKind::WouldBlock => {
+                    thread::sleep(BACKLOG_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(SwitchPortError::Silent(self.name.clone()));
+            }
+            if let Some(stream) = self.stream() {
+                is_readable(stream, left);
+            }
+        }
+    }
+
+    /// Begins an attempt, or goes on with the one that is under way. `None`: the switch has not answered yet.
+    pub(in crate::host) fn advance(&mut self) -> Result<Option<Attached>, SwitchPortError> {
+        let mut attempt = match self.attempt.take() {
+            Some(attempt) => attempt,
+            None => self.begin()?,
+        };
+        let Some((head, name)) = attempt.go_on(&self.name)? else {
+            self.attempt = Some(attempt);
+            return Ok(None);
+        };
+        self.port = name;
+        let begun = attempt.received.split_off(head);
+        Ok(Some(Attached { stream: attempt.stream, begun }))
+    }
+
+    pub(in crate::host) fn is_attempting(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    /// The connection of the attempt.
+    pub(in crate::host) fn stream(&self) -> Option<&UnixStream> {
+        self.attempt.as_ref().map(|attempt| &attempt.stream)
+    }
+
+    pub(in crate::host) fn give_up(&mut self) {
+        self.attempt = None;
+    }
+
+    pub(in crate::host) fn host(&self, source: std::io::Error) -> SwitchPortError {
+        SwitchPortError::host(&self.name, source)
+    }
+
+    /// The pause before the next attempt, which is longer each time.
+    pub(in crate::host) fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    pub(in crate::host) fn reset_pause(&mut self) {
+        self.pause = FIRST_PAUSE;
+    }
+
+    pub(in crate::host) fn port(&self) -> Option<&str> {
+        self.port.as_deref()
+    }
+
+    /// Connects to the first of the sockets that a program listens on.
+    fn begin(&self) -> Result<Attempt, SwitchPortError> {
+        let mut first = None;
+        for path in &self.sockets {
+            match self.begin_at(path) {
+                Ok(attempt) => return Ok(attempt),
+                // The folder of this user's own comes first; others may be closed to it.
+                Err(error) => {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        Err(first.unwrap_or_else(|| SwitchPortError::NoSwitch(self.name.clone())))
+    }
+
+    fn begin_at(&self, path: &Path) -> Result<Attempt, SwitchPortError> {
+        let unreachable = |source| SwitchPortError::unreachable(&self.name, path, source);
+        let address = SocketAddress::at(path).map_err(unreachable)?;
+        let socket = socket(SocketKind::Stream).map_err(|source| self.host(source))?;
+        connect_now(&socket, &address).map_err(unreachable)?;
+        let mut stream = UnixStream::from(socket);
+        let peer = Peer::of(&stream).map_err(unreachable)?;
+        if ![0, user()].contains(&peer.user) {
+            return Err(SwitchPortError::OtherUser {
+                name: self.name.clone(),
+                path: path.to_owned(),
+                user: peer.user,
+            });
+        }
+        // A new socket has room for it.
+        stream.write_all(&self.request).map_err(|source| self.host(source))?;
+        Ok(Attempt { stream, socket: path.to_owned(), received: Vec::new() })
+    }
+}
+
+impl Attempt {
+    /// Reads what has come. With the whole answer and the first message: where the message begins, and the port's name.
+    fn go_on(&mut self, name: &SwitchName) -> Result<Option<(usize, Option<String>)>, SwitchPortError> {
+        let mut is_all = false;
+        loop {
+            if let Some(outcome) = self.outcome(name, is_all) {
+                return outcome.map(Some);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => is_all = true,
+                Ok(count) => self.received.extend(bytes.iter().take(count)),
+                // Bytes of the request were left unread: the answer is complete.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => is_all = true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(SwitchPortError::host(name, error)),
+            }
+        }
+    }
+
+    fn outcome(
+        &self,
+        name: &SwitchName,
+        is_all: bool,
+    ) -> Option<Result<(usize, Option<String>), SwitchPortError>> {
+        let foreign = |reason| Some(Err(SwitchPortError::NotASwitch { path: self.socket.clone(), reason }));
+        match answer::read(&self.received, is_all) {
+            Answer::Incomplete => None,
+            Answer::Port { head, name } => {
+                let begun = self.received.get(head..).unwrap_or_default();
+                match Cutter::new(Framing::Header).next(begun) {
+                    Ok(Some(_)) => Some(Ok((head, name))),
+                    Ok(None) if is_all || self.received.len() > MOST => foreign("it sends no first message"),
+                    Ok(None) => None,
+                    Err(_) => foreign("what it sends are no frames"),
+                }
+            }
+            Answer::Refused(reason) => Some(Err(SwitchPortError::Refused { name: name.clone(), reason })),
+            // It ends just now, perhaps.
+            Answer::Foreign(_) if is_all && self.received.is_empty() => {
+                Some(Err(SwitchPortError::NoSwitch(name.clone())))
+            }
+            Answer::Foreign(reason) => foreign(reason),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! A machine's place on a virtual switch: the switch's name, and the options of its port there.
+
+mod impairment;
+mod name;
+mod options;
+#[cfg(test)]
+mod tests;
+mod vlan;
+
+pub use impairment::{Delay, Impairment, Loss, Rate};
+pub use name::SwitchName;
+pub use options::PortOptions;
+pub(super) use options::{PortTable, join_trunks};
+pub use vlan::{Trunk, VlanId};

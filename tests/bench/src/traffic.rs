@@ -1,0 +1,118 @@
+//! What guests send and get, and what that costs their hosts, in interleaved rounds.
+
+use anyhow::{Context, Result};
+use lab::Lab;
+
+use crate::numbers::Series;
+use crate::rivals::Guest;
+use crate::window::{self, Amount, Window};
+
+/// How long one look takes, without counting and with.
+const SECONDS: u32 = 1;
+
+/// Something that a guest does until it is told to stop.
+#[derive(Debug, Clone)]
+pub struct Load {
+    pub name: &'static str,
+    /// The line that starts it.
+    pub line: String,
+    /// A counter of the guest that grows with it, and by how much before it is measured.
+    pub counter: &'static str,
+    pub begun: f64,
+    /// The same on the host.
+    pub amount: Amount,
+    /// What costs are counted for, in the counters' unit, and its name.
+    pub unit: (f64, &'static str),
+    /// The rate that is printed, for an amount of 1, and its unit.
+    pub rate: (f64, &'static str),
+}
+
+/// What one guest came to, over the rounds.
+#[derive(Debug, Default)]
+struct Tally {
+    rate: Series,
+    calls: Series,
+    cpu: Series,
+    cpu_with_vcpus: Series,
+    exits: Series,
+    user_exits: Series,
+    kicks: Series,
+    interrupts: Series,
+    last: Window,
+}
+
+/// Of the guest's interface.
+const INTERRUPTS: &str = "interrupts /sys/class/net/eth0";
+
+/// Prints a table for one load, which differs from guest to guest only in its addresses: the first guest is compared with the
+/// others.
+pub fn compare(lab: &Lab, guests: &mut [Guest<'_>], loads: &[Load], rounds: usize) -> Result<()> {
+    let Some(first) = loads.first() else { return Ok(()) };
+    println!("  {}:", first.name);
+    let mut tallies: Vec<Tally> = guests.iter().map(|_| Tally::default()).collect();
+    for (guest, load) in guests.iter_mut().zip(loads) {
+        guest.begin(&load.line)?;
+        guest.grows(load.counter, load.begun)?;
+        guest.work(false)?;
+    }
+    for _ in 0..rounds {
+        for ((guest, load), tally) in guests.iter_mut().zip(loads).zip(&mut tallies) {
+            measure(lab, guest, load, tally).with_context(|| format!("{}, {}", guest.name(), load.name))?;
+        }
+    }
+    guests.iter_mut().try_for_each(Guest::end)?;
+    print(guests, first, &tallies);
+    Ok(())
+}
+
+fn measure(lab: &Lab, guest: &mut Guest<'_>, load: &Load, tally: &mut Tally) -> Result<()> {
+    let counts = format!("{INTERRUPTS}; {}", load.counter);
+    guest.work(true)?;
+    guest.grows(load.counter, load.begun)?;
+    let before = guest.numbers(&counts)?;
+    let window = window::look(lab, &guest.pids, SECONDS, &load.amount)?;
+    let after = guest.numbers(&counts)?;
+    guest.work(false)?;
+    let [interrupts, moved] = [0, 1].map(|at| after.get(at).zip(before.get(at)).map_or(0.0, |(a, b)| a - b));
+    let unit = load.unit.0;
+    tally.rate.add(window.rate * load.rate.0);
+    tally.calls.add(window.calls(unit));
+    tally.cpu.add(window.cpu_us(unit));
+    tally.cpu_with_vcpus.add(window.cpu_with_vcpus_us(unit));
+    tally.exits.add(window.exits(unit));
+    tally.user_exits.add(window.user_exits(unit));
+    tally.kicks.add(window.kicks(unit));
+    tally.interrupts.add(interrupts * unit / moved);
+    tally.last = window;
+    Ok(())
+}
+
+fn print(guests: &[Guest<'_>], load: &Load, tallies: &[Tally]) {
+    let Some(own) = tallies.first() else { return };
+    for (guest, tally) in guests.iter().zip(tallies) {
+        println!(
+            "    {}: {:.0} {}; {}: {:.2} system calls, {:.2} exits, {:.3} to user space, {:.2} kicks, {:.2} interrupts,",
+            guest.name(),
+            tally.rate,
+            load.rate.1,
+            load.unit.1,
+            tally.calls,
+            tally.exits,
+            tally.user_exits,
+            tally.kicks,
+            tally.interrupts
+        );
+        println!("      {:.0} us of threads beside the vCPU, {:.0} of all", tally.cpu, tally.cpu_with_vcpus);
+        println!("      calls: {}", tally.last.calls_by_name(load.unit.0));
+    }
+    for (guest, tally) in guests.iter().zip(tallies).skip(1) {
+        println!(
+            "    to {}: throughput {:.2}, system calls {:.2}, processor time {:.2}, with the vCPU's {:.2}",
+            guest.name(),
+            own.rate.over(&tally.rate),
+            own.calls.over(&tally.calls),
+            own.cpu.over(&tally.cpu),
+            own.cpu_with_vcpus.over(&tally.cpu_with_vcpus)
+        );
+    }
+}
