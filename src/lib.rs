@@ -105,6 +105,8 @@ mod image;
 mod kvm;
 mod machine;
 pub mod spec;
+#[cfg(feature = "cli")]
+mod switch;
 
 pub use devices::component::StateError;
 pub use host::capture::{CaptureError, CaptureTarget};

@@ -9,6 +9,7 @@ use super::daemon::ServiceArgs;
 use super::exit;
 use super::net_flags::NetFlags;
 use super::run::{self, args::RunArgs};
+use super::switch::SwitchArgs;
 use super::verbs::NameVerb;
 use crate::spec::{MemSize, NetSpec, Spec, SpecError};
 
@@ -65,6 +66,13 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Run one command in a small guest, and end with its status
     Run(Box<RunArgs>),
+    /// Run a virtual switch for machines, or look at one
+    ///
+    /// A switch connects the machines that say `--net switch=NAME`: each machine is in VLAN 1 or in the VLANs that it names. The
+    /// first machine starts the switch, and it ends some seconds after the last one. Started by hand it can have uplinks.
+    /// `minivmm switch ls`, `show NAME`, `set NAME PORT OPTION...` and `stop NAME` are for switches that run; no switch can have
+    /// one of these words as its name.
+    Switch(Box<SwitchArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
@@ -100,6 +108,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run a command in this machine.
     RunCommand(Box<RunArgs>, Spec),
+    /// Run a switch, or do something with one.
+    Switch(Box<SwitchArgs>),
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -140,6 +150,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             let spec = run.spec(matches.subcommand_matches("run").unwrap_or(&matches))?;
             Ok(Command::RunCommand(run, spec))
         }
+        Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => {
             let mut spec = args.machine.spec(&matches)?;
@@ -206,7 +217,7 @@ mod tests {
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
             Command::Run(spec, _) => Ok(spec),
-            Command::Doctor(_) | Command::RunCommand(..) | Command::Named(_) => {
+            Command::Doctor(_) | Command::RunCommand(..) | Command::Switch(_) | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }
         }

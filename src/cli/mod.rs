@@ -21,6 +21,7 @@ mod preflight;
 pub mod report;
 pub mod run;
 mod session;
+pub mod switch;
 pub mod verbs;
 
 use std::error::Error;
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
         },
         Ok(Command::Doctor(args)) => examine(&args),
         Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
+        Ok(Command::Switch(args)) => switch::run(&args),
         Err(ArgsError::Flags(error)) => report_flag_error(&error, usage_status()),
         Err(ArgsError::Spec(error)) => report_error(&error, usage_status()),
         Err(error @ ArgsError::Empty) => {

@@ -27,8 +27,8 @@ pub(crate) mod ready;
 pub(crate) mod runtime_folders;
 #[cfg(feature = "cli")]
 pub(crate) mod signals;
-mod socket_address;
-mod socket_file;
+pub(crate) mod socket_address;
+pub(crate) mod socket_file;
 #[cfg(feature = "cli")]
 pub(crate) mod stdio;
 pub(crate) mod switch_port;

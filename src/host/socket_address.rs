@@ -107,7 +107,7 @@ pub(super) fn bind(socket: &OwnedFd, kind: SocketKind, at: &SocketAddress) -> io
 }
 
 /// Whether the other end of a stream socket has closed its sending direction or all of it; data may be left to read.
-pub(super) fn has_hung_up(socket: &impl AsRawFd) -> bool {
+pub(crate) fn has_hung_up(socket: &impl AsRawFd) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: one pollfd, valid across the call, which does not wait.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };

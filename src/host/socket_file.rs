@@ -12,7 +12,7 @@ use super::socket_address::{SocketAddress, SocketKind, bind, connect_now, socket
 
 /// Why a socket could not be made.
 #[derive(Debug)]
-pub(super) enum SocketFault {
+pub(crate) enum SocketFault {
     /// The path is another kind of file.
     NoSocket,
     /// A program has it open.
@@ -23,7 +23,7 @@ pub(super) enum SocketFault {
 
 /// The socket's place in the file system.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode, so that another machine's socket is not removed.
     identity: Option<(u64, u64)>,
@@ -31,7 +31,7 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     /// Makes the socket at `path`. Its calls do not block; a stream socket listens.
-    pub(super) fn bind(path: &Path, kind: SocketKind) -> Result<(OwnedFd, SocketFile), SocketFault> {
+    pub(crate) fn bind(path: &Path, kind: SocketKind) -> Result<(OwnedFd, SocketFile), SocketFault> {
         let address = SocketAddress::at(path).map_err(SocketFault::Host)?;
         remove_stale(path, &address)?;
         let socket = socket(kind).map_err(SocketFault::Host)?;

@@ -35,6 +35,8 @@ pub use net::{
     Delay, HostName, Impairment, InterfaceName, Loss, Mtu, NetId, NetLink, NetSpec, PortForward, PortOptions,
     Protocol, Rate, Subnet, SwitchName, Trunk, UserNet, VlanId,
 };
+#[cfg(feature = "cli")]
+pub(crate) use net::{Uplink, UplinkLink};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};

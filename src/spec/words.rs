@@ -66,6 +66,9 @@ pub enum DeviceError {
          `none`"
     )]
     NetKind(String),
+    /// Not a kind of uplink.
+    #[error("`{0}` is no kind of uplink; the kinds are `user`, `tap=NAME` and `socket=PATH`")]
+    UplinkKind(String),
     /// A table that names no kind of network, or several.
     #[error("a network interface is one of `user`, `switch`, `tap`, `socket`, `dgram` and `none`")]
     NetKinds,

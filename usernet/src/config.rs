@@ -1,6 +1,6 @@
 //! What a network looks like to its guest, and how much of the host it may use.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The IPv4 side of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Ipv4Subnet {
     pub gateway: Ipv4Addr,
     /// The name server.
     pub dns: Ipv4Addr,
-    /// The address that DHCP gives to the guest.
+    /// The address that DHCP gives to the guest; to the first of several.
     pub guest: Ipv4Addr,
 }
 
@@ -40,6 +40,12 @@ impl Ipv4Subnet {
     /// Whether `address` is one of the subnet.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         (address.to_bits() ^ self.network.to_bits()) & self.mask().to_bits() == 0
+    }
+
+    /// Whether a guest can have `address`.
+    pub(crate) fn has_guest(&self, address: Ipv4Addr) -> bool {
+        let ours = [self.network, self.broadcast(), self.gateway, self.dns];
+        self.contains(address) && !ours.contains(&address)
     }
 
     /// The netmask.
@@ -99,7 +105,7 @@ impl Default for Ipv6Subnet {
     }
 }
 
-/// How much of the host one guest may use.
+/// How much of the host the guest may use, or all guests together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// TCP connections. The guest may have three quarters of them, and so may peers that come in by forwards. An eighth of each
@@ -121,16 +127,41 @@ impl Default for Limits {
     }
 }
 
+/// Who is on a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guests {
+    /// One guest, whatever addresses it uses.
+    #[default]
+    One,
+    /// Several. Each has its own addresses, and a share of all limits.
+    Many {
+        /// The most addresses that DHCP gives.
+        leases: u16,
+    },
+}
+
+impl Guests {
+    /// Guests that limits are shared between.
+    pub(crate) fn most(self) -> u16 {
+        match self {
+            Guests::One => 1,
+            Guests::Many { .. } => crate::neighbours::GUESTS,
+        }
+    }
+}
+
 /// What a network is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Who is on it.
+    pub guests: Guests,
     /// IPv4, if the guest gets it.
     pub ipv4: Option<Ipv4Subnet>,
     /// IPv6, if the guest gets it.
     pub ipv6: Option<Ipv6Subnet>,
     /// Largest IP packet. Below 1280 there is no IPv6.
     pub mtu: u16,
-    /// The name that DHCP gives to the guest.
+    /// The name that DHCP gives to the guest. Several guests have names by [`crate::Network::set_name`].
     pub hostname: Option<String>,
     /// Lets the guest reach the host's loopback under the gateway's address.
     pub host_loopback: bool,
@@ -145,6 +176,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            guests: Guests::One,
             ipv4: Some(Ipv4Subnet::default()),
             ipv6: Some(Ipv6Subnet::default()),
             mtu: 1500,
@@ -175,4 +207,16 @@ pub struct Forward {
     pub bind: SocketAddr,
     /// The guest's port.
     pub guest_port: u16,
+}
+
+/// The guest that a forward leads to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// The only guest; of several the one that has the address [`Ipv4Subnet::guest`].
+    #[default]
+    First,
+    /// The guest with an address.
+    Address(IpAddr),
+    /// The guest with a name: one that it was given, or else one that it gave itself when it asked for a lease.
+    Name(String),
 }

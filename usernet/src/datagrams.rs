@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, Limits};
 use crate::flow::{Flow, Unreachable};
-use crate::forwards::{self, Forwards, Socket};
+use crate::forwards::{self, Forwards, Socket, Whereabouts};
 use crate::host::Host;
 use crate::packet::Drop;
-use crate::sides::{Side, Sides, share};
+use crate::shares::{GuestId, Holdings, Shares, Side};
 use crate::slab::{Place, Slab};
 use crate::token::{Kind, Token};
 use crate::{link, udp};
@@ -80,6 +80,7 @@ impl<D> Via<D> {
 #[derive(Debug)]
 struct Entry<D> {
     key: Key,
+    guest: GuestId,
     via: Via<D>,
     last: Instant,
     /// When it is looked at, at or before its deadline.
@@ -142,8 +143,8 @@ pub(crate) struct Around<'a, H: Host> {
     pub(crate) host: &'a mut H,
     pub(crate) forwards: &'a Forwards<H>,
     pub(crate) config: &'a Config,
-    /// Where forwards lead, once it is known.
-    pub(crate) guest: Option<IpAddr>,
+    /// Where forwards lead.
+    pub(crate) whereabouts: Whereabouts<'a>,
     pub(crate) now: Instant,
 }
 
@@ -157,23 +158,25 @@ pub(crate) struct Datagrams<H: Host> {
     /// One entry a flow, at its timer.
     deadlines: BTreeSet<(Instant, Place)>,
     /// Flows of UDP.
-    udp: Sides,
+    udp: Shares,
     /// Those of echo requests.
     pings: Vec<Place>,
+    pinged: Holdings,
     limits: Limits,
 }
 
 impl<H: Host> Datagrams<H> {
     /// An empty table.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, guests: u16) -> Self {
         Datagrams {
             entries: Slab::new(),
             places: HashMap::new(),
             peers: HashMap::new(),
             ready: VecDeque::new(),
             deadlines: BTreeSet::new(),
-            udp: Sides::default(),
+            udp: Shares::new(guests),
             pings: Vec::new(),
+            pinged: Holdings::new(guests),
             limits,
         }
     }
@@ -183,17 +186,17 @@ impl<H: Host> Datagrams<H> {
         self.entries.len()
     }
 
-    /// Sends a datagram of the guest. `to` says where a new flow leads.
+    /// Sends a datagram of `guest`. `to` says where a new flow leads.
     pub(crate) fn send(
         &mut self,
-        key: Key,
+        (key, guest): (Key, GuestId),
         to: impl FnOnce(&mut H) -> Result<SocketAddr, Unreachable>,
         bytes: &[u8],
         around: &mut Around<'_, H>,
     ) -> Result<(), Refusal> {
         let place = match self.places.get(&key) {
             Some(place) => *place,
-            None => self.open(key, to, around)?,
+            None => self.open((key, guest), to, around)?,
         };
         let Some(entry) = self.entries.get_mut(place) else { return Ok(()) };
         entry.last = around.now;
@@ -222,7 +225,7 @@ impl<H: Host> Datagrams<H> {
 
     fn open(
         &mut self,
-        key: Key,
+        (key, guest): (Key, GuestId),
         to: impl FnOnce(&mut H) -> Result<SocketAddr, Unreachable>,
         around: &mut Around<'_, H>,
     ) -> Result<Place, Refusal> {
@@ -231,47 +234,58 @@ impl<H: Host> Datagrams<H> {
             Key::Echo { .. } => Kind::Ping,
         };
         let ping = kind == Kind::Ping;
-        if !ping && self.is_full(Side::Guest) {
+        if !ping && !self.udp.has_room(guest, Side::Guest, self.limits.udp_flows) {
             return Err(Refusal::Drop(Drop::Full));
         }
         let to = to(around.host).map_err(Refusal::Unreachable)?;
-        if ping && self.pings.len() >= self.limits.pings && !self.evict_ping() {
+        if ping && !self.makes_room_for_ping(guest) {
             return Err(Refusal::Drop(Drop::Full));
         }
         let Place { slot, generation } = self.entries.next();
         let token = Token { kind, generation, slot }.to_bits();
         let socket = if ping { around.host.ping(to.ip(), token) } else { around.host.datagram(to, token) };
         let socket = socket.map_err(|error| refusal(&error))?;
-        Ok(self.insert(key, Via::Own(socket, to), around.now))
+        Ok(self.insert((key, guest), Via::Own(socket, to), around.now))
     }
 
-    fn is_full(&self, side: Side) -> bool {
-        let most = self.limits.udp_flows;
-        self.udp.total() >= most || self.udp.of(side) >= share(most)
+    /// One more echo socket may be had, if need be in place of the one that was used least recently: of several guests, a guest
+    /// with its share gives up one of its own.
+    fn makes_room_for_ping(&mut self, guest: GuestId) -> bool {
+        let free = self.limits.pings.saturating_sub(self.pings.len());
+        match self.pinged.own(guest) {
+            Some(own) if own > 0 && own >= free => self.evict_ping(Some(guest)),
+            _ => free > 0 || self.evict_ping(None),
+        }
     }
 
     /// Closes the echo socket that was used least recently. False: there is none.
-    fn evict_ping(&mut self) -> bool {
-        let last = |place: &Place| self.entries.get(*place).map(|entry| entry.last);
-        let Some(place) = self.pings.iter().copied().min_by_key(last) else { return false };
+    fn evict_ping(&mut self, of: Option<GuestId>) -> bool {
+        let last = |place: &Place| {
+            let entry = self.entries.get(*place)?;
+            of.is_none_or(|guest| guest == entry.guest).then_some((entry.last, *place))
+        };
+        let Some((_, place)) = self.pings.iter().filter_map(last).min() else { return false };
         // A guest that takes nothing would have the list grow without end.
         self.ready.retain(|source| !matches!(source, Source::Flow(other) if *other == place));
         self.close(place);
         true
     }
 
-    fn insert(&mut self, key: Key, via: Via<H::Datagram>, now: Instant) -> Place {
+    fn insert(&mut self, (key, guest): (Key, GuestId), via: Via<H::Datagram>, now: Instant) -> Place {
         if let Via::Forward { forward, peer } = &via {
             self.peers.insert((*forward, *peer), self.entries.next());
         }
         let side = via.side();
-        let mut entry = Entry { key, via, last: now, timer: now, answered: false, queued: false };
+        let mut entry = Entry { key, guest, via, last: now, timer: now, answered: false, queued: false };
         let deadline = entry.deadline();
         entry.timer = deadline;
         let place = self.entries.insert(entry);
         match key {
-            Key::Udp(_) => self.udp.add(side),
-            Key::Echo { .. } => self.pings.push(place),
+            Key::Udp(_) => self.udp.add(guest, side),
+            Key::Echo { .. } => {
+                self.pings.push(place);
+                self.pinged.change(guest, 1, 0);
+            }
         }
         self.places.insert(key, place);
         self.deadlines.insert((deadline, place));
@@ -283,8 +297,11 @@ impl<H: Host> Datagrams<H> {
         self.places.remove(&entry.key);
         self.deadlines.remove(&(entry.timer, place));
         match entry.key {
-            Key::Udp(_) => self.udp.remove(entry.via.side()),
-            Key::Echo { .. } => self.pings.retain(|ping| *ping != place),
+            Key::Udp(_) => self.udp.remove(entry.guest, entry.via.side()),
+            Key::Echo { .. } => {
+                self.pings.retain(|ping| *ping != place);
+                self.pinged.change(entry.guest, 0, 1);
+            }
         }
         if let Via::Forward { forward, peer } = entry.via {
             self.peers.remove(&(forward, peer));
@@ -359,7 +376,8 @@ impl<H: Host> Datagrams<H> {
     fn receive_forward(&mut self, place: Place, room: &mut [u8], around: &mut Around<'_, H>) -> Turn {
         let Some(entry) = around.forwards.get(place) else { return Turn::Nothing };
         let Socket::Udp(socket) = &entry.socket else { return Turn::Nothing };
-        let at = link::headers(around.guest.unwrap_or(IpAddr::V4([0; 4].into()))) + udp::HEADER;
+        let guest = around.whereabouts.of(&entry.to);
+        let at = link::headers(guest.unwrap_or(IpAddr::V4([0; 4].into()))) + udp::HEADER;
         let Some(into) = room.get_mut(at..) else { return Turn::Nothing };
         for _ in 0..LOST_AT_ONCE {
             let (len, peer) = match around.host.receive(socket, into) {
@@ -368,8 +386,8 @@ impl<H: Host> Datagrams<H> {
                 Err(error) if Unreachable::of(&error).is_some() => continue,
                 Err(_) => return Turn::Nothing,
             };
-            let guest_port = entry.forward.guest_port;
-            if let Some(key) = self.flow_of_peer(place, peer, guest_port, around) {
+            let guest = guest.map(|guest| SocketAddr::new(guest, entry.forward.guest_port));
+            if let Some(key) = self.flow_of_peer(place, peer, guest, around) {
                 return Turn::Received(Received::Datagram { key, at, len });
             }
         }
@@ -381,21 +399,22 @@ impl<H: Host> Datagrams<H> {
         &mut self,
         forward: Place,
         peer: SocketAddr,
-        port: u16,
+        guest: Option<SocketAddr>,
         around: &Around<'_, H>,
     ) -> Option<Key> {
         if let Some(entry) = self.peers.get(&(forward, peer)).and_then(|place| self.entries.get_mut(*place)) {
             entry.last = around.now;
             return Some(entry.key);
         }
-        let guest = SocketAddr::new(around.guest?, port);
-        if self.is_full(Side::Outside) {
+        let guest = guest?;
+        let account = around.whereabouts.link.account(guest.ip());
+        if !self.udp.has_room(account, Side::Outside, self.limits.udp_flows) {
             return None;
         }
         let seen = forwards::peer_as_seen(peer, guest.ip(), around.config);
         let taken = |remote| self.places.contains_key(&Key::Udp(Flow { guest, remote }));
         let key = Key::Udp(Flow { guest, remote: forwards::free_port(seen, taken)? });
-        self.insert(key, Via::Forward { forward, peer }, around.now);
+        self.insert((key, account), Via::Forward { forward, peer }, around.now);
         Some(key)
     }
 

@@ -1,19 +1,21 @@
-//! The DHCP server (RFC 2131, 2132) of a network with one guest: it gives one address, always the same.
+//! The DHCP server (RFC 2131, 2132). To one guest it gives one address, always the same; to several what [`Leases`] says.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
-use smoltcp::wire::{DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpOption, DhcpPacket};
+use smoltcp::wire::{DhcpFlags, DhcpMessageType, DhcpOpCode, DhcpOption, DhcpPacket, EthernetAddress};
 
 use crate::config::{Config, Ipv4Subnet};
+use crate::leases::LEASE;
+#[cfg(doc)]
+use crate::leases::Leases;
 use crate::link::Link;
 use crate::packet::{self, Drop};
+use crate::shared::Shared;
 use crate::udp;
 
 pub(crate) const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
-
-/// A day: a guest that was paused for the night keeps its address.
-const LEASE: u32 = 86400;
 
 /// BOOTP clients expect no less (RFC 1542 §2.1).
 const LEAST: usize = 300;
@@ -37,69 +39,139 @@ mod option {
 }
 
 /// What a client asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Request {
     message: DhcpMessageType,
     wanted: Option<Ipv4Addr>,
     server: Option<Ipv4Addr>,
+    /// The address that it has.
+    client: Ipv4Addr,
+    /// Its name.
+    name: String,
 }
 
-/// Answers a datagram that came to the server's port.
-pub(crate) fn input(bytes: &[u8], config: &Config, subnet: &Ipv4Subnet, link: &mut Link) -> Result<(), Drop> {
+/// What it is answered: with this address, unless it is refused or has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Answer {
+    kind: DhcpMessageType,
+    address: Ipv4Addr,
+}
+
+/// Answers a datagram of `source` that came to the server's port.
+pub(crate) fn input(
+    bytes: &[u8],
+    source: EthernetAddress,
+    (config, subnet): (&Config, &Ipv4Subnet),
+    link: &mut Link,
+    now: Instant,
+) -> Result<(), Drop> {
     let packet = DhcpPacket::new_checked(bytes).map_err(|_| Drop::Malformed)?;
     if packet.opcode() != DhcpOpCode::Request || packet.magic_number() != MAGIC || packet.hardware_len() != 6
     {
         return Err(Drop::Malformed);
     }
     let request = read(&packet).ok_or(Drop::Malformed)?;
-    let Some(kind) = decide(&request, packet.client_ip(), subnet) else { return Ok(()) };
-    let reply = write(&packet, kind, request.message, config, subnet).ok_or(Drop::Malformed)?;
+    let mut name = config.hostname.clone();
+    let answer = match link.shared() {
+        None => decide(&request, subnet),
+        // Nobody relays on this wire: a guest speaks for itself only.
+        Some(_) if packet.client_hardware_address() != source => return Err(Drop::Spoofed),
+        Some(shared) => {
+            name = shared.given_name(source).map(str::to_owned);
+            decide_shared(&request, source, subnet, shared, now)?
+        }
+    };
+    let Some(answer) = answer else { return Ok(()) };
+    let reply = write(&packet, answer, request.message, (config, name), subnet).ok_or(Drop::Malformed)?;
     // A client without an address takes broadcasts only; a refusal is for everybody (RFC 2131 §4.1).
-    let to = match packet.client_ip() {
-        known if !known.is_unspecified() && kind != DhcpMessageType::Nak && subnet.contains(known) => known,
+    let to = match request.client {
+        known if !known.is_unspecified() && answer.kind != DhcpMessageType::Nak && subnet.contains(known) => {
+            known
+        }
         _ => Ipv4Addr::BROADCAST,
     };
     let ends = (IpAddr::V4(subnet.gateway), IpAddr::V4(to));
     let datagram = udp::datagram(ends, (SERVER_PORT, CLIENT_PORT), &reply);
-    link.answer(ends, packet::UDP, &datagram);
+    link.answer_at(source, ends, packet::UDP, &datagram);
     Ok(())
 }
 
 fn read(packet: &DhcpPacket<&[u8]>) -> Option<Request> {
     let mut message = None;
-    let (mut wanted, mut server) = (None, None);
+    let (mut wanted, mut server, mut name) = (None, None, String::new());
     for DhcpOption { kind, data } in packet.options() {
         let address = data.first_chunk().map(|octets| Ipv4Addr::from_octets(*octets));
         match (kind, data) {
             (option::MESSAGE, &[value]) => message = Some(DhcpMessageType::from(value)),
             (option::REQUESTED, _) => wanted = address,
             (option::SERVER, _) => server = address,
+            (option::HOSTNAME, _) => name = host_name(&String::from_utf8_lossy(data)).to_ascii_lowercase(),
             _ => {}
         }
     }
-    Some(Request { message: message?, wanted, server })
+    Some(Request { message: message?, wanted, server, client: packet.client_ip(), name })
 }
 
-/// The kind of the answer, if there is one.
-fn decide(request: &Request, client: Ipv4Addr, subnet: &Ipv4Subnet) -> Option<DhcpMessageType> {
+/// The answer to the only guest, if there is one.
+fn decide(request: &Request, subnet: &Ipv4Subnet) -> Option<Answer> {
     let ours = request.server.is_none_or(|server| server == subnet.gateway);
-    match request.message {
-        DhcpMessageType::Discover => Some(DhcpMessageType::Offer),
-        DhcpMessageType::Request if ours => {
-            let address = request.wanted.unwrap_or(client);
-            Some(if address == subnet.guest { DhcpMessageType::Ack } else { DhcpMessageType::Nak })
+    let address = subnet.guest;
+    let kind = match request.message {
+        DhcpMessageType::Discover => DhcpMessageType::Offer,
+        DhcpMessageType::Request if ours && request.wanted.unwrap_or(request.client) == address => {
+            DhcpMessageType::Ack
         }
-        DhcpMessageType::Inform => Some(DhcpMessageType::Ack),
+        DhcpMessageType::Request if ours => DhcpMessageType::Nak,
+        DhcpMessageType::Inform => DhcpMessageType::Ack,
         // Another server's offer was taken; or the client releases or declines the only address that there is.
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(Answer { kind, address })
+}
+
+/// The answer to one of several guests, if there is one.
+fn decide_shared(
+    request: &Request,
+    guest: EthernetAddress,
+    subnet: &Ipv4Subnet,
+    shared: &mut Shared,
+    now: Instant,
+) -> Result<Option<Answer>, Drop> {
+    let ours = request.server.is_none_or(|server| server == subnet.gateway);
+    let Shared { leases, neighbours, .. } = shared;
+    let used = |address| neighbours.is_used(address, guest, now);
+    let wanted = request.wanted.unwrap_or(request.client);
+    let (kind, address) = match request.message {
+        DhcpMessageType::Discover => {
+            let address = leases.offer(guest, request.wanted, used, now).ok_or(Drop::Full)?;
+            (DhcpMessageType::Offer, address)
+        }
+        DhcpMessageType::Request if ours && leases.take(guest, wanted, used, now) => {
+            leases.name(guest, request.name.clone());
+            (DhcpMessageType::Ack, wanted)
+        }
+        DhcpMessageType::Request if ours => (DhcpMessageType::Nak, wanted),
+        // It took another server's offer.
+        DhcpMessageType::Request => return Ok(None),
+        DhcpMessageType::Inform => (DhcpMessageType::Ack, wanted),
+        DhcpMessageType::Release => {
+            leases.release(guest, request.client, now);
+            return Ok(None);
+        }
+        DhcpMessageType::Decline if ours => {
+            leases.decline(guest, wanted, now);
+            return Ok(None);
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Answer { kind, address }))
 }
 
 fn write(
     from: &DhcpPacket<&[u8]>,
-    kind: DhcpMessageType,
+    Answer { kind, address }: Answer,
     asked: DhcpMessageType,
-    config: &Config,
+    (config, name): (&Config, Option<String>),
     subnet: &Ipv4Subnet,
 ) -> Option<Vec<u8>> {
     let mut bytes = vec![0; LEAST + 256];
@@ -116,7 +188,7 @@ fn write(
         packet.set_client_ip(from.client_ip());
     }
     if lease {
-        packet.set_your_ip(subnet.guest);
+        packet.set_your_ip(address);
         packet.set_server_ip(subnet.gateway);
     }
     let mut options = Vec::new();
@@ -138,7 +210,7 @@ fn write(
         put(option::DNS, &subnet.dns.octets());
         put(option::BROADCAST, &subnet.broadcast().octets());
         put(option::MTU, &config.mtu.to_be_bytes());
-        if let Some(name) = config.hostname.as_deref().map(host_name).filter(|name| !name.is_empty()) {
+        if let Some(name) = name.as_deref().map(host_name).filter(|name| !name.is_empty()) {
             put(option::HOSTNAME, name.as_bytes());
         }
     }

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Config, Forward, Protocol};
+use crate::config::{Config, Destination, Forward, Protocol};
 use crate::host::Host;
+use crate::link::Link;
 use crate::nat;
 use crate::slab::{Place, Slab};
 use crate::token::{Kind, Token};
@@ -23,6 +24,8 @@ pub(crate) enum Socket<H: Host> {
 pub(crate) struct Entry<H: Host> {
     /// Its address is the one that the host gave.
     pub(crate) forward: Forward,
+    /// Where it leads.
+    pub(crate) to: Destination,
     /// Its socket.
     pub(crate) socket: Socket<H>,
 }
@@ -40,7 +43,7 @@ impl<H: Host> Forwards<H> {
     }
 
     /// Opens a port. Returns its address.
-    pub(crate) fn add(&mut self, forward: Forward, host: &mut H) -> io::Result<SocketAddr> {
+    pub(crate) fn add(&mut self, forward: Forward, to: Destination, host: &mut H) -> io::Result<SocketAddr> {
         let Place { slot, generation } = self.entries.next();
         let token = Token { kind: Kind::Forward, generation, slot }.to_bits();
         let (socket, bind) = match forward.protocol {
@@ -53,7 +56,7 @@ impl<H: Host> Forwards<H> {
                 (Socket::Udp(datagram), bind)
             }
         };
-        self.entries.insert(Entry { forward: Forward { bind, ..forward }, socket });
+        self.entries.insert(Entry { forward: Forward { bind, ..forward }, to, socket });
         Ok(bind)
     }
 
@@ -75,6 +78,24 @@ impl<H: Host> Forwards<H> {
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Forward> {
         self.entries.iter().map(|(_, entry)| &entry.forward)
+    }
+}
+
+/// Where forwards lead.
+pub(crate) struct Whereabouts<'a> {
+    /// The only guest, as far as it is known; of several the first.
+    pub(crate) first: Option<IpAddr>,
+    pub(crate) link: &'a Link,
+}
+
+impl Whereabouts<'_> {
+    /// The address of the guest that a forward leads to. `None`: it is not known.
+    pub(crate) fn of(&self, to: &Destination) -> Option<IpAddr> {
+        match to {
+            Destination::First => self.first,
+            Destination::Address(address) => Some(*address),
+            Destination::Name(name) => self.link.named(name),
+        }
     }
 }
 

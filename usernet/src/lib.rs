@@ -1,4 +1,4 @@
-//! A network for one guest on the host's ordinary sockets: Ethernet frames on one side, a [`Host`] on the other.
+//! A network for one guest, or for several that share it, on the host's ordinary sockets: Ethernet frames on one side, a [`Host`] on the other.
 //!
 //! The crate owns the protocols (ARP, NDP, DHCP, ICMP, the NAT of UDP and TCP) and their tables. It makes no system call, and
 //! time is an argument, so that tests and fuzz targets drive it with a host of their own. Everything that the guest and
@@ -14,13 +14,17 @@ mod forwards;
 mod fragments;
 mod host;
 mod icmp;
+mod leases;
 mod link;
 mod nat;
 mod ndp;
+mod neighbours;
 mod network;
 mod offload;
 mod packet;
-mod sides;
+mod questions;
+mod shared;
+mod shares;
 mod slab;
 mod sum;
 mod tcp;
@@ -31,7 +35,7 @@ mod tests;
 mod token;
 mod udp;
 
-pub use config::{Config, Forward, Ipv4Subnet, Ipv6Subnet, Limits, Protocol};
+pub use config::{Config, Destination, Forward, Guests, Ipv4Subnet, Ipv6Subnet, Limits, Protocol};
 pub use counters::Counters;
 pub use host::{Host, Ready};
 pub use network::{LONGEST_FRAME, Network};

@@ -1,14 +1,21 @@
-//! The virtual wire to the guest: Ethernet and IP headers in front of what goes there, and the answers that wait for the
-//! guest to take them.
+//! The virtual wire to the guest, or to several: Ethernet and IP headers in front of what goes there, and the answers that wait
+//! to be taken.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Instant;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Ipv4Packet, Ipv4Repr, Ipv6Packet,
     Ipv6Repr,
 };
+
+use crate::config::Config;
+use crate::offload::Offload;
+use crate::packet::Drop;
+use crate::shared::Shared;
+use crate::shares::GuestId;
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
@@ -20,6 +27,8 @@ const HOPS: u8 = 64;
 pub(crate) const NDP_HOPS: u8 = 255;
 
 const BROADCAST: EthernetAddress = EthernetAddress([0xff; 6]);
+/// The owner of a packet's address is not known.
+const UNKNOWN: EthernetAddress = EthernetAddress([0; 6]);
 
 /// Bytes of all headers in front of an IP packet's payload.
 pub(crate) fn headers(destination: IpAddr) -> usize {
@@ -36,15 +45,24 @@ pub(crate) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
 #[derive(Debug)]
 pub(crate) struct Link {
     gateway: EthernetAddress,
+    /// The only guest.
     guest: Option<EthernetAddress>,
-    answers: VecDeque<Vec<u8>>,
+    /// The guests of a wire that several share.
+    shared: Option<Box<Shared>>,
+    answers: VecDeque<(Vec<u8>, Offload)>,
     most_answers: usize,
 }
 
 impl Link {
     /// A wire with the gateway's address.
-    pub(crate) fn new(gateway: [u8; 6], most_answers: usize) -> Self {
-        Link { gateway: EthernetAddress(gateway), guest: None, answers: VecDeque::new(), most_answers }
+    pub(crate) fn new(config: &Config) -> Self {
+        Link {
+            gateway: EthernetAddress(config.gateway_mac),
+            guest: None,
+            shared: Shared::new(config).map(Box::new),
+            answers: VecDeque::new(),
+            most_answers: config.limits.queued,
+        }
     }
 
     /// The gateway's address.
@@ -57,9 +75,50 @@ impl Link {
         link_local(self.gateway.0)
     }
 
-    /// A frame came from `source`, which is the guest's address then.
+    /// What is known of several guests.
+    pub(crate) fn shared(&mut self) -> Option<&mut Shared> {
+        self.shared.as_deref_mut()
+    }
+
+    /// Whether several guests share the wire.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// A frame came from `source`, which is the only guest's address then.
     pub(crate) fn learn(&mut self, source: EthernetAddress) {
-        self.guest = Some(source);
+        if self.shared.is_none() {
+            self.guest = Some(source);
+        }
+    }
+
+    /// A packet from `address` came from `source`. Returns the guest, and whether it was not known; of several, each has its
+    /// own addresses only.
+    pub(crate) fn admit(
+        &mut self,
+        source: EthernetAddress,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<(GuestId, bool), Drop> {
+        let Some(shared) = &mut self.shared else { return Ok((GuestId::FIRST, false)) };
+        let (admitted, frames) = shared.admit(source, address, now);
+        for (mut frame, offload) in frames {
+            if admitted.is_ok() {
+                frame.iter_mut().zip(source.0).for_each(|(to, from)| *to = from);
+            }
+            self.queue(frame, offload);
+        }
+        admitted
+    }
+
+    /// Whose account conversations with `address` are on.
+    pub(crate) fn account(&self, address: IpAddr) -> GuestId {
+        self.shared.as_ref().map_or(GuestId::FIRST, |shared| shared.neighbours.guest(address))
+    }
+
+    /// The address of the guest with a name.
+    pub(crate) fn named(&self, name: &str) -> Option<IpAddr> {
+        self.shared.as_ref()?.named(name)
     }
 
     fn destination(&self, address: IpAddr) -> EthernetAddress {
@@ -69,8 +128,36 @@ impl Link {
                 let [.., a, b, c, d] = address.octets();
                 EthernetAddress([0x33, 0x33, a, b, c, d])
             }
-            // Before the guest's first frame; a guest drops what is not for it.
-            _ => self.guest.unwrap_or(BROADCAST),
+            _ => match &self.shared {
+                // Before the guest's first frame; a guest drops what is not for it.
+                None => self.guest.unwrap_or(BROADCAST),
+                Some(shared) => shared.find(address).unwrap_or(UNKNOWN),
+            },
+        }
+    }
+
+    /// Whether `frame` has to wait, because nobody knows whose its address is; it is kept then.
+    pub(crate) fn holds(&mut self, frame: &[u8], offload: Offload, now: Instant) -> bool {
+        let Some(shared) = &mut self.shared else { return false };
+        if !frame.starts_with(&UNKNOWN.0) {
+            return false;
+        }
+        if let Some(question) = shared.hold(frame, offload, now) {
+            self.queue(question, Offload::default());
+        }
+        true
+    }
+
+    /// When [`Link::timeout`] has something to do.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.shared.as_ref()?.questions.next_timeout()
+    }
+
+    /// Asks again for those that have not answered.
+    pub(crate) fn timeout(&mut self, now: Instant) {
+        let Some(shared) = &mut self.shared else { return };
+        for question in shared.timeout(now) {
+            self.queue(question, Offload::default());
         }
     }
 
@@ -120,38 +207,63 @@ impl Link {
 
     /// [`Link::answer`] with a number of hops.
     pub(crate) fn answer_with_hops(&mut self, ends: (IpAddr, IpAddr), kind: (u8, u8), payload: &[u8]) {
+        if let Some(frame) = self.frame(ends, kind, payload) {
+            self.queue(frame, Offload::default());
+        }
+    }
+
+    /// [`Link::answer`] to the guest with this Ethernet address, to which several others do not listen.
+    pub(crate) fn answer_at(
+        &mut self,
+        to: EthernetAddress,
+        ends: (IpAddr, IpAddr),
+        protocol: u8,
+        payload: &[u8],
+    ) {
+        let Some(mut frame) = self.frame(ends, (protocol, HOPS), payload) else { return };
+        if self.is_shared() {
+            frame.iter_mut().zip(to.0).for_each(|(to, from)| *to = from);
+        }
+        self.queue(frame, Offload::default());
+    }
+
+    fn frame(&self, ends: (IpAddr, IpAddr), kind: (u8, u8), payload: &[u8]) -> Option<Vec<u8>> {
         let headers = headers(ends.1);
         let mut frame = vec![0; headers + payload.len()];
-        if let Some(place) = frame.get_mut(headers..) {
-            place.copy_from_slice(payload);
-        }
-        if self.head(&mut frame, ends, kind, payload.len()).is_some() {
-            self.queue(frame);
-        }
+        frame.get_mut(headers..)?.copy_from_slice(payload);
+        self.head(&mut frame, ends, kind, payload.len())?;
+        Some(frame)
     }
 
-    /// Queues a packet of another protocol than IP for the guest.
-    pub(crate) fn answer_raw(&mut self, ethertype: EthernetProtocol, payload: &[u8]) {
+    /// Queues a packet of another protocol than IP.
+    pub(crate) fn answer_raw(&mut self, ethertype: EthernetProtocol, to: EthernetAddress, payload: &[u8]) {
         let mut frame = vec![0; ETHERNET];
         frame.extend(payload);
-        let to = self.guest.unwrap_or(BROADCAST);
         if self.ethernet(&mut frame, to, ethertype).is_some() {
-            self.queue(frame);
+            self.queue(frame, Offload::default());
         }
     }
 
-    fn queue(&mut self, frame: Vec<u8>) {
-        if self.answers.len() < self.most_answers {
-            self.answers.push_back(frame);
+    fn queue(&mut self, frame: Vec<u8>, offload: Offload) {
+        let free = self.most_answers.saturating_sub(self.answers.len());
+        let has_room = match &mut self.shared {
+            None => free > 0,
+            Some(shared) => shared.queues(&frame, free),
+        };
+        if has_room {
+            self.answers.push_back((frame, offload));
         }
     }
 
     /// Puts the next answer into `room`; one that is longer is lost.
-    pub(crate) fn take(&mut self, room: &mut [u8]) -> Option<usize> {
-        while let Some(frame) = self.answers.pop_front() {
+    pub(crate) fn take(&mut self, room: &mut [u8]) -> Option<(usize, Offload)> {
+        while let Some((frame, offload)) = self.answers.pop_front() {
+            if let Some(shared) = &mut self.shared {
+                shared.queued(&frame);
+            }
             if let Some(place) = room.get_mut(..frame.len()) {
                 place.copy_from_slice(&frame);
-                return Some(frame.len());
+                return Some((frame.len(), offload));
             }
         }
         None

@@ -31,6 +31,8 @@ pub(crate) enum Ndp {
     Done,
     /// The guest was given an advertisement of the router.
     Advertised,
+    /// One of several guests says that it has this address.
+    Claimed(Ipv6Addr),
 }
 
 /// Takes a message that may be one of neighbour discovery; its checksum is right.
@@ -42,7 +44,8 @@ pub(crate) fn input(
 ) -> Result<Ndp, Drop> {
     let message = Icmpv6Packet::new_checked(packet.payload).map_err(|_| Drop::Malformed)?;
     let kind = message.msg_type();
-    if !matches!(kind, Icmpv6Message::RouterSolicit | Icmpv6Message::NeighborSolicit) {
+    let asked = link.is_shared() && kind == Icmpv6Message::NeighborAdvert;
+    if !asked && !matches!(kind, Icmpv6Message::RouterSolicit | Icmpv6Message::NeighborSolicit) {
         let known = matches!(
             kind,
             Icmpv6Message::RouterAdvert | Icmpv6Message::NeighborAdvert | Icmpv6Message::Redirect
@@ -55,9 +58,11 @@ pub(crate) fn input(
     }
     match NdiscRepr::parse(&message).map_err(|_| Drop::Malformed)? {
         NdiscRepr::RouterSolicit { .. } => {
-            advertise_router(config, subnet, link);
+            let alone = link.is_shared() && !packet.source.is_unspecified();
+            advertise_router(config, subnet, alone.then_some(packet.source), link);
             Ok(Ndp::Advertised)
         }
+        NdiscRepr::NeighborAdvert { target_addr, .. } => Ok(Ndp::Claimed(target_addr)),
         NdiscRepr::NeighborSolicit { target_addr, .. } => {
             if target_addr == subnet.gateway || target_addr == subnet.dns || target_addr == link.link_local()
             {
@@ -82,8 +87,8 @@ fn advertise_neighbour(target: Ipv6Addr, asker: IpAddr, link: &mut Link) {
     send(&repr, &[], (target.into(), to), link);
 }
 
-/// Advertises the router to all nodes of the wire.
-pub(crate) fn advertise_router(config: &Config, subnet: &Ipv6Subnet, link: &mut Link) {
+/// Advertises the router to one guest, or to all nodes of the wire.
+pub(crate) fn advertise_router(config: &Config, subnet: &Ipv6Subnet, to: Option<IpAddr>, link: &mut Link) {
     let for_ever = Duration::from_secs(FOR_EVER.into());
     let repr = NdiscRepr::RouterAdvert {
         hop_limit: 64,
@@ -105,7 +110,7 @@ pub(crate) fn advertise_router(config: &Config, subnet: &Ipv6Subnet, link: &mut 
     let mut dns = vec![RDNSS, 3, 0, 0];
     dns.extend(FOR_EVER.to_be_bytes());
     dns.extend(subnet.dns.octets());
-    send(&repr, &dns, (link.link_local().into(), ALL_NODES.into()), link);
+    send(&repr, &dns, (link.link_local().into(), to.unwrap_or(ALL_NODES.into())), link);
 }
 
 fn send(repr: &NdiscRepr<'_>, options: &[u8], ends: (IpAddr, IpAddr), link: &mut Link) {

@@ -1,17 +1,17 @@
 //! The network: where frames of the guest go, and which frame it gets next.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol};
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
-use crate::config::{Config, Forward, Ipv4Subnet, Ipv6Subnet, Protocol};
+use crate::config::{Config, Destination, Forward, Guests, Ipv4Subnet, Ipv6Subnet, Protocol};
 use crate::counters::Counters;
 use crate::datagrams::{Around, Datagrams, Key, Received, Refusal};
 use crate::flow::{Flow, Target, Unreachable};
-use crate::forwards::{self, Forwards, Socket};
+use crate::forwards::{self, Forwards, Socket, Whereabouts};
 use crate::fragments::Fragments;
 use crate::host::{Host, Ready};
 use crate::icmp::{self, Quote, Reason};
@@ -20,6 +20,7 @@ use crate::nat::{self, Place};
 use crate::ndp::{self, Ndp};
 use crate::offload::{Accepts, Checksum, Gso, GsoKind, Offload};
 use crate::packet::{Drop, ICMP, ICMPV6, Packet, TCP, UDP, put_u16, u16_at};
+use crate::shares::GuestId;
 use crate::sum::Sum;
 use crate::tcp::Tcp;
 use crate::token::{Kind, Token};
@@ -34,13 +35,15 @@ const IPV6_LEAST_MTU: u16 = 1280;
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(4 * 3600);
 /// Datagrams of the host that become no frame, before others have their turn.
 const LOST_AT_ONCE: usize = 64;
+/// Frames for guests that are not known, before others have their turn.
+const HELD_AT_ONCE: usize = 1024;
 /// Connections that one listening port gives at a time.
 const ACCEPTED_AT_ONCE: usize = 64;
 const TCP_CHECKSUM_AT: u16 = 16;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
-/// The network of one guest on the sockets of `H`.
+/// The network of one guest, or of several, on the sockets of `H`.
 #[derive(Debug)]
 pub struct Network<H: Host> {
     config: Config,
@@ -51,7 +54,7 @@ pub struct Network<H: Host> {
     forwards: Forwards<H>,
     fragments: Option<Fragments>,
     next_ident: u32,
-    /// Addresses that the guest has used: the one of its lease rather than others.
+    /// Addresses that the only guest has used: the one of its lease rather than others.
     guest4: Option<IpAddr>,
     guest6: Option<IpAddr>,
     advertise_at: Option<Instant>,
@@ -64,10 +67,11 @@ impl<H: Host> Network<H> {
     /// A network that nobody has used yet.
     pub fn new(config: Config, host: H) -> Self {
         let config = Config { ipv6: config.ipv6.filter(|_| config.mtu >= IPV6_LEAST_MTU), ..config };
+        let guests = config.guests.most();
         Network {
-            link: Link::new(config.gateway_mac, config.limits.queued),
-            tcp: Tcp::new(config.limits, config.mtu),
-            datagrams: Datagrams::new(config.limits),
+            link: Link::new(&config),
+            tcp: Tcp::new(config.limits, config.mtu, guests),
+            datagrams: Datagrams::new(config.limits, guests),
             forwards: Forwards::new(),
             fragments: None,
             next_ident: 1,
@@ -107,7 +111,30 @@ impl<H: Host> Network<H> {
     /// # Errors
     /// The port is taken, privileged, or there is no such address.
     pub fn forward(&mut self, forward: Forward) -> io::Result<SocketAddr> {
-        self.forwards.add(forward, &mut self.host)
+        self.forward_to(forward, Destination::First)
+    }
+
+    /// [`Network::forward`] to one of several guests.
+    ///
+    /// # Errors
+    /// As for [`Network::forward`].
+    pub fn forward_to(&mut self, forward: Forward, to: Destination) -> io::Result<SocketAddr> {
+        self.forwards.add(forward, to, &mut self.host)
+    }
+
+    /// Names one of several guests, by its Ethernet address, or forgets its name. DHCP gives the name to the guest, and forwards
+    /// lead there.
+    pub fn set_name(&mut self, guest: [u8; 6], name: Option<String>) {
+        if let Some(shared) = self.link.shared() {
+            shared.give_name(EthernetAddress(guest), name);
+        }
+    }
+
+    /// The addresses that several guests have from DHCP.
+    pub fn leases(&mut self, now: Instant) -> Vec<([u8; 6], Ipv4Addr)> {
+        self.link.shared().map_or_else(Vec::new, |shared| {
+            shared.leases.iter(now).map(|(guest, address)| (guest.0, address)).collect()
+        })
     }
 
     /// Closes a port that [`Network::forward`] opened; connections go on. False: there is none.
@@ -139,12 +166,14 @@ impl<H: Host> Network<H> {
         }
         self.link.learn(source);
         match (frame.ethertype(), self.config.ipv4, self.config.ipv6) {
-            (EthernetProtocol::Arp, Some(subnet), _) => arp::input(frame.payload(), &subnet, &mut self.link),
+            (EthernetProtocol::Arp, Some(subnet), _) => {
+                arp::input(frame.payload(), &subnet, source, &mut self.link, now)
+            }
             (EthernetProtocol::Ipv4, Some(subnet), _) => {
-                self.ipv4(&Packet::ipv4(frame.payload())?, &subnet, offload, now)
+                self.ipv4(source, &Packet::ipv4(frame.payload())?, &subnet, offload, now)
             }
             (EthernetProtocol::Ipv6, _, Some(subnet)) => {
-                self.ipv6(&Packet::ipv6(frame.payload())?, &subnet, offload, now)
+                self.ipv6(source, &Packet::ipv6(frame.payload())?, &subnet, offload, now)
             }
             _ => Err(Drop::Unknown),
         }
@@ -152,6 +181,7 @@ impl<H: Host> Network<H> {
 
     fn ipv4(
         &mut self,
+        mac: EthernetAddress,
         packet: &Packet<'_>,
         subnet: &Ipv4Subnet,
         offload: Offload,
@@ -160,8 +190,7 @@ impl<H: Host> Network<H> {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (packet.source, packet.destination) else {
             return Err(Drop::Malformed);
         };
-        let inside = subnet.contains(source) && source != subnet.network && source != subnet.broadcast();
-        let usable = inside && source != subnet.gateway && source != subnet.dns;
+        let usable = subnet.has_guest(source);
         let for_server =
             destination.is_broadcast() || destination == subnet.gateway || destination == subnet.broadcast();
         if packet.protocol == UDP && for_server && u16_at(packet.payload, 2) == Some(dhcp::SERVER_PORT) {
@@ -169,7 +198,7 @@ impl<H: Host> Network<H> {
                 return Err(Drop::Spoofed);
             }
             let payload = udp::parse(packet, offload)?;
-            return dhcp::input(payload, &self.config, subnet, &mut self.link);
+            return dhcp::input(payload, mac, (&self.config, subnet), &mut self.link, now);
         }
         if !usable {
             return Err(Drop::Spoofed);
@@ -178,14 +207,16 @@ impl<H: Host> Network<H> {
         if destination.is_broadcast() || destination.is_multicast() || destination == subnet.broadcast() {
             return Err(Drop::Unknown);
         }
-        if self.guest4 != Some(subnet.guest.into()) {
+        let (guest, _) = self.link.admit(mac, packet.source, now)?;
+        if self.config.guests == Guests::One && self.guest4 != Some(subnet.guest.into()) {
             self.guest4 = Some(packet.source);
         }
-        self.transport(packet, offload, now)
+        self.transport(packet, guest, offload, now)
     }
 
     fn ipv6(
         &mut self,
+        mac: EthernetAddress,
         packet: &Packet<'_>,
         subnet: &Ipv6Subnet,
         offload: Offload,
@@ -194,6 +225,15 @@ impl<H: Host> Network<H> {
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (packet.source, packet.destination) else {
             return Err(Drop::Malformed);
         };
+        let own = source == subnet.gateway || source == subnet.dns || source == self.link.link_local();
+        let on_wire = !own && (source.is_unicast_link_local() || subnet.contains(source));
+        let mut guest = GuestId::FIRST;
+        if self.link.is_shared() && !source.is_unspecified() {
+            if !on_wire {
+                return Err(Drop::Spoofed);
+            }
+            guest = self.admit6(mac, source, subnet, now)?;
+        }
         if packet.protocol == ICMPV6 {
             packet.verify(offload)?;
             match ndp::input(packet, &self.config, subnet, &mut self.link)? {
@@ -206,33 +246,62 @@ impl<H: Host> Network<H> {
                     self.advertise_at = Some(now + ADVERTISE_AGAIN);
                     return Ok(());
                 }
+                Ndp::Claimed(address) => {
+                    let can_have = address.is_unicast_link_local() || subnet.contains(address);
+                    let ours = [subnet.gateway, subnet.dns, self.link.link_local()].contains(&address);
+                    if !can_have || ours {
+                        return Err(Drop::Spoofed);
+                    }
+                    return self.admit6(mac, address, subnet, now).map(drop);
+                }
             }
         }
         if destination.is_multicast() {
             return Err(Drop::Unknown);
         }
-        let own = source == subnet.gateway || source == subnet.dns || source == self.link.link_local();
-        let local = destination.is_unicast_link_local();
-        let inside = if local { source.is_unicast_link_local() } else { subnet.contains(source) };
+        let inside = if destination.is_unicast_link_local() {
+            source.is_unicast_link_local()
+        } else {
+            subnet.contains(source)
+        };
         if own || !inside {
             return Err(Drop::Spoofed);
         }
         if subnet.contains(source) {
-            self.learn_guest6(source);
+            if self.config.guests == Guests::One {
+                self.learn_guest6(source);
+            }
             self.keep_advertised(source, subnet, now);
         }
-        self.transport(packet, offload, now)
+        self.transport(packet, guest, offload, now)
+    }
+
+    /// One of several guests uses `address`. It is told of the router, of which it may know from another network only: a guest
+    /// that was restored does not ask.
+    fn admit6(
+        &mut self,
+        mac: EthernetAddress,
+        address: Ipv6Addr,
+        subnet: &Ipv6Subnet,
+        now: Instant,
+    ) -> Result<GuestId, Drop> {
+        let (guest, new) = self.link.admit(mac, address.into(), now)?;
+        if new && subnet.contains(address) {
+            ndp::advertise_router(&self.config, subnet, Some(address.into()), &mut self.link);
+            self.advertise_at.get_or_insert(now + ADVERTISE_AGAIN);
+        }
+        Ok(guest)
     }
 
     /// A guest that was restored has its address and does not ask for a router, but the one that it knows expires.
     fn keep_advertised(&mut self, source: Ipv6Addr, subnet: &Ipv6Subnet, now: Instant) {
         if self.advertise_at.is_none() && subnet.contains(source) {
             self.advertise_at = Some(now + ADVERTISE_AGAIN);
-            ndp::advertise_router(&self.config, subnet, &mut self.link);
+            ndp::advertise_router(&self.config, subnet, None, &mut self.link);
         }
     }
 
-    /// Where forwards lead: before the guest has sent anything, to the address that it will get.
+    /// Where forwards lead: before the only guest has sent anything, to the address that it will get.
     fn guest4(&self) -> Option<IpAddr> {
         self.guest4.or(self.config.ipv4.map(|subnet| subnet.guest.into()))
     }
@@ -246,7 +315,13 @@ impl<H: Host> Network<H> {
         }
     }
 
-    fn transport(&mut self, packet: &Packet<'_>, offload: Offload, now: Instant) -> Result<(), Drop> {
+    fn transport(
+        &mut self,
+        packet: &Packet<'_>,
+        guest: GuestId,
+        offload: Offload,
+        now: Instant,
+    ) -> Result<(), Drop> {
         if packet.hops == 0 {
             return Err(Drop::Malformed);
         }
@@ -258,15 +333,15 @@ impl<H: Host> Network<H> {
             return Ok(());
         }
         match (packet.protocol, packet.source) {
-            (TCP, _) => self.tcp(packet, offload, now),
-            (UDP, _) => self.udp(packet, offload, now),
+            (TCP, _) => self.tcp(packet, guest, offload, now),
+            (UDP, _) => self.udp(packet, guest, offload, now),
             (ICMP, IpAddr::V4(_)) => {
                 if Sum::default().add(packet.payload).checksum() != 0 {
                     return Err(Drop::Malformed);
                 }
-                self.echo(packet, place, now)
+                self.echo(packet, guest, place, now)
             }
-            (ICMPV6, IpAddr::V6(_)) => self.echo(packet, place, now),
+            (ICMPV6, IpAddr::V6(_)) => self.echo(packet, guest, place, now),
             _ => Err(Drop::Unknown),
         }
     }
@@ -275,7 +350,13 @@ impl<H: Host> Network<H> {
         icmp::send_error(&Quote::of(packet), reason, &self.config, &mut self.link);
     }
 
-    fn tcp(&mut self, packet: &Packet<'_>, offload: Offload, now: Instant) -> Result<(), Drop> {
+    fn tcp(
+        &mut self,
+        packet: &Packet<'_>,
+        guest: GuestId,
+        offload: Offload,
+        now: Instant,
+    ) -> Result<(), Drop> {
         packet.verify(offload)?;
         let flow = flow(packet)?;
         let flags = *packet.payload.get(13).ok_or(Drop::Malformed)?;
@@ -292,22 +373,35 @@ impl<H: Host> Network<H> {
                 }
             };
         }
-        self.tcp.segment(flow, packet.payload, target, &mut self.host, now);
+        self.tcp.segment((flow, guest), packet.payload, target, &mut self.host, now);
         Ok(())
     }
 
-    fn udp(&mut self, packet: &Packet<'_>, offload: Offload, now: Instant) -> Result<(), Drop> {
+    fn udp(
+        &mut self,
+        packet: &Packet<'_>,
+        guest: GuestId,
+        offload: Offload,
+        now: Instant,
+    ) -> Result<(), Drop> {
         let payload = udp::parse(packet, offload)?;
         let flow = flow(packet)?;
         let config = &self.config;
         let to = |host: &mut H| nat::target(flow.remote, config, || host.resolver());
+        let whereabouts = Whereabouts { first: None, link: &self.link };
         let mut around =
-            Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest: None, now };
-        let sent = self.datagrams.send(Key::Udp(flow), to, payload, &mut around);
+            Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, whereabouts, now };
+        let sent = self.datagrams.send((Key::Udp(flow), guest), to, payload, &mut around);
         self.sent(packet, sent)
     }
 
-    fn echo(&mut self, packet: &Packet<'_>, place: Place, now: Instant) -> Result<(), Drop> {
+    fn echo(
+        &mut self,
+        packet: &Packet<'_>,
+        account: GuestId,
+        place: Place,
+        now: Instant,
+    ) -> Result<(), Drop> {
         let ident = icmp::echo_request(packet).ok_or(Drop::Unknown)?;
         if matches!(place, Place::Gateway | Place::Dns) {
             icmp::answer_echo(packet, &mut self.link);
@@ -317,9 +411,11 @@ impl<H: Host> Network<H> {
         let config = &self.config;
         // Echo requests have no port: any will do.
         let to = |_: &mut H| nat::target(SocketAddr::new(remote, 1), config, || None);
+        let whereabouts = Whereabouts { first: None, link: &self.link };
         let mut around =
-            Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest: None, now };
-        let sent = self.datagrams.send(Key::Echo { guest, remote, ident }, to, packet.payload, &mut around);
+            Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, whereabouts, now };
+        let key = (Key::Echo { guest, remote, ident }, account);
+        let sent = self.datagrams.send(key, to, packet.payload, &mut around);
         self.sent(packet, sent)
     }
 
@@ -353,7 +449,8 @@ impl<H: Host> Network<H> {
         };
         for _ in 0..ACCEPTED_AT_ONCE {
             let Ok((stream, peer)) = self.host.accept(listener) else { return };
-            let guest = guest_for(entry.forward.bind, self.guest4(), self.guest6);
+            let first = guest_for(entry.forward.bind, self.guest4(), self.guest6);
+            let guest = Whereabouts { first, link: &self.link }.of(&entry.to);
             let Some(guest) = guest else {
                 self.host.reset(stream);
                 continue;
@@ -363,6 +460,7 @@ impl<H: Host> Network<H> {
             let taken = |remote| self.tcp.contains(&Flow { guest, remote });
             match forwards::free_port(seen, taken) {
                 Some(remote) => {
+                    let guest = (guest, self.link.account(guest.ip()));
                     if !self.tcp.accepted(stream, remote, guest, &mut self.host, now) {
                         self.counters.count(Drop::Full);
                     }
@@ -383,9 +481,15 @@ impl<H: Host> Network<H> {
         accepts: Accepts,
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
-        let frame = self.next_frame(room, accepts, now)?;
-        self.counters.frames_out += 1;
-        Some(frame)
+        for _ in 0..HELD_AT_ONCE {
+            let (range, offload) = self.next_frame(room, accepts, now)?;
+            let frame = room.get(range.clone()).unwrap_or_default();
+            if !self.link.holds(frame, offload, now) {
+                self.counters.frames_out += 1;
+                return Some((range, offload));
+            }
+        }
+        None
     }
 
     fn next_frame(
@@ -404,8 +508,8 @@ impl<H: Host> Network<H> {
             let quote = quote_tcp(failed.flow, failed.sequence);
             icmp::send_error(&quote, Reason::Unreachable(failed.why), &self.config, &mut self.link);
         }
-        if let Some(len) = self.link.take(room) {
-            return Some((0..len, Offload::default()));
+        if let Some((len, offload)) = self.link.take(room) {
+            return Some((0..len, offload));
         }
         // TCP and the others take turns: neither can keep the other from the guest.
         self.tcp_first = !self.tcp_first;
@@ -454,10 +558,16 @@ impl<H: Host> Network<H> {
         accepts: Accepts,
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
-        let guest = self.guest4().or(self.guest6);
+        let first = self.guest4().or(self.guest6);
         for _ in 0..LOST_AT_ONCE {
-            let mut around =
-                Around { host: &mut self.host, forwards: &self.forwards, config: &self.config, guest, now };
+            let whereabouts = Whereabouts { first, link: &self.link };
+            let mut around = Around {
+                host: &mut self.host,
+                forwards: &self.forwards,
+                config: &self.config,
+                whereabouts,
+                now,
+            };
             match self.datagrams.receive(room, &mut around)? {
                 Received::Datagram { key, at, len } => {
                     let frame = self.frame_of(key, room, at, len, accepts);
@@ -468,8 +578,8 @@ impl<H: Host> Network<H> {
                 Received::Error { key, why } => {
                     let quote = quote_datagram(&key);
                     icmp::send_error(&quote, Reason::Unreachable(why), &self.config, &mut self.link);
-                    if let Some(len) = self.link.take(room) {
-                        return Some((0..len, Offload::default()));
+                    if let Some((len, offload)) = self.link.take(room) {
+                        return Some((0..len, offload));
                     }
                 }
             }
@@ -519,7 +629,7 @@ impl<H: Host> Network<H> {
 
     /// When [`Network::timeout`] has to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.tcp.next_timeout(), self.datagrams.next_timeout(), self.advertise_at]
+        [self.tcp.next_timeout(), self.datagrams.next_timeout(), self.link.next_timeout(), self.advertise_at]
             .into_iter()
             .flatten()
             .min()
@@ -529,11 +639,12 @@ impl<H: Host> Network<H> {
     pub fn timeout(&mut self, now: Instant) {
         self.tcp.timeout(&mut self.host, now);
         self.datagrams.timeout(now);
+        self.link.timeout(now);
         if let (Some(at), Some(subnet)) = (self.advertise_at, self.config.ipv6)
             && at <= now
         {
             self.advertise_at = Some(now + ADVERTISE_AGAIN);
-            ndp::advertise_router(&self.config, &subnet, &mut self.link);
+            ndp::advertise_router(&self.config, &subnet, None, &mut self.link);
         }
     }
 }

@@ -9,6 +9,13 @@ pub struct PortId {
     pub(crate) generation: u32,
 }
 
+impl PortId {
+    /// A small number that no other present port has; a later port may.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
 /// What a port takes as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accepts {

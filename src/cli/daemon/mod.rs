@@ -88,7 +88,7 @@ impl Parent {
     }
 
     /// Reports that the machine runs.
-    fn report_ready(&self) -> Result<(), ServiceError> {
+    pub(super) fn report_ready(&self) -> Result<(), ServiceError> {
         let Some(mut channel) = self.channel().take() else { return Ok(()) };
         redirect_to_null(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
         let [a, b, c, d] = std::process::id().to_le_bytes();

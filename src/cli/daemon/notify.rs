@@ -41,12 +41,12 @@ impl Notify {
     }
 
     /// The machine runs in this process.
-    pub(super) fn ready(&self, pid: u32) {
+    pub(in crate::cli) fn ready(&self, pid: u32) {
         self.send(&format!("READY=1\nSTATUS=The machine runs.\nMAINPID={pid}\n"));
     }
 
     /// The machine will end, or has ended: sent once.
-    pub(super) fn stopping(&self, status: &str) {
+    pub(in crate::cli) fn stopping(&self, status: &str) {
         if !self.stopping.swap(true, Ordering::Relaxed) {
             self.send(&format!("STOPPING=1\nSTATUS={status}\n"));
         }

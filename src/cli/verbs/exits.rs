@@ -14,11 +14,13 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "resume" => "the machine goes on",
         "reset" => "the machine boots again",
         "doctor" => "machines can be started here",
+        "switch" => "the switch has ended as it should, or the verb did its work",
         "balloon" => "the guest is asked, and does what it can in its own time",
         _ => return None,
     };
     let failed = match verb {
         "ls" => "the list cannot be printed",
+        "switch" => "the switch could not run, or none of this name does: what is printed says why",
         "doctor" => "none can: what is printed says what is missing",
         "stop" | "kill" => "no machine of this name runs, or it has not ended: what is printed says why",
         _ => "no machine of this name runs, or it was not done: what is printed says why",

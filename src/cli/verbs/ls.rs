@@ -62,7 +62,7 @@ fn table(infos: &[Value]) -> String {
 }
 
 /// In its two largest units.
-pub(super) fn uptime(seconds: f64) -> String {
+pub(in crate::cli) fn uptime(seconds: f64) -> String {
     // Whole seconds.
     let seconds = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);

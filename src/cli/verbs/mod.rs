@@ -18,6 +18,8 @@ use serde_json::Value;
 
 pub use args::{BalloonArgs, ConsoleArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs};
 pub(super) use exits::exits;
+pub(super) use ls::uptime;
+pub(super) use show::columns;
 
 use super::exit::Status;
 use super::{print, report_error};

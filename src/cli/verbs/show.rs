@@ -88,7 +88,7 @@ fn table(name: &str, items: &[Value]) -> String {
 }
 
 /// Rows under each other, each column as wide as its widest cell.
-pub(super) fn columns(rows: &[Vec<String>]) -> String {
+pub(in crate::cli) fn columns(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
     let lines = rows.iter().map(|row| {
         let cells = row.iter().enumerate();

@@ -10,7 +10,6 @@ mod outbox;
 mod stream;
 
 pub(crate) use cutter::{BadFrame, Cutter, Item};
-pub(crate) use outbox::{Outbox, Refused};
 pub(crate) use stream::{FrameStream, Read, ReceiveBuffer};
 
 /// Bytes of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3 §5.1.6).

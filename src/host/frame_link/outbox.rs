@@ -93,7 +93,7 @@ impl Outbox {
     }
 
     /// Adds bytes that are no frame.
-    pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    fn raw(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         if self.queue.len() + self.gathered + bytes.len() > QUEUE + CONTROL_ROOM {
             return Err(Refused);
         }

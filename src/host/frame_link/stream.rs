@@ -4,11 +4,16 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use super::super::socket_address::has_hung_up;
 use super::outbox::{Outbox, Refused};
 use super::{Framing, HEADER, LONGEST_FRAME, PREFIX};
 
 /// Most bytes of one read.
 const READ: usize = 256 << 10;
+/// The same for a stream of small frames: each costs time, and other streams wait.
+const SHORT_READ: usize = 32 << 10;
+/// Frames of one read that make the next one short.
+const MANY: usize = 1000;
 /// The beginning of the longest frame, and a read behind it.
 const CAPACITY: usize = PREFIX + HEADER + LONGEST_FRAME + READ;
 
@@ -64,17 +69,24 @@ pub(crate) struct FrameStream {
     /// The beginning of a frame.
     begun: Vec<u8>,
     outbox: Outbox,
+    /// Most bytes of the next read.
+    most: usize,
 }
 
 impl FrameStream {
     /// A stream over `socket`, of which `begun` was read before.
     pub(crate) fn new(socket: UnixStream, framing: Framing, begun: Vec<u8>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(FrameStream { socket, framing, begun, outbox: Outbox::default() })
+        Ok(FrameStream { socket, framing, begun, outbox: Outbox::default(), most: READ })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+
+    /// Whether the other end has closed the connection.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        has_hung_up(&self.socket)
     }
 
     pub(crate) fn framing(&self) -> Framing {
@@ -87,7 +99,7 @@ impl FrameStream {
         let (start, room) = buffer.bytes.split_at_mut(begun);
         start.copy_from_slice(self.begun.get(..begun).unwrap_or_default());
         buffer.filled = begun;
-        let room = room.get_mut(..READ).unwrap_or_default();
+        let room = room.get_mut(..self.most).unwrap_or_default();
         loop {
             match (&self.socket).read(room) {
                 Ok(0) => return Ok(Read::End),
@@ -104,8 +116,9 @@ impl FrameStream {
         }
     }
 
-    /// Keeps what is left of the batch behind the first `taken` bytes: less than a frame.
-    pub(crate) fn keep(&mut self, buffer: &ReceiveBuffer, taken: usize) {
+    /// Keeps what is left of a batch of `frames` behind the first `taken` bytes: less than a frame.
+    pub(crate) fn keep(&mut self, buffer: &ReceiveBuffer, taken: usize, frames: usize) {
+        self.most = if frames > MANY { SHORT_READ } else { READ };
         let rest = buffer.filled().get(taken..).unwrap_or_default();
         self.begun.clear();
         self.begun.extend_from_slice(rest);
@@ -127,11 +140,6 @@ impl FrameStream {
             Framing::Header => self.outbox.control(message),
             Framing::Bare => Ok(()),
         }
-    }
-
-    /// Adds bytes that are no frame.
-    pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        self.outbox.raw(bytes)
     }
 
     /// Sends the batch. True if bytes wait for room afterwards.

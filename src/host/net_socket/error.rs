@@ -63,7 +63,7 @@ impl NetSocketError {
     }
 
     /// `in_use` continues the sentence about a socket that another program has.
-    pub(super) fn fault(path: &Path, fault: SocketFault, in_use: &'static str) -> Self {
+    pub(crate) fn fault(path: &Path, fault: SocketFault, in_use: &'static str) -> Self {
         match fault {
             SocketFault::NoSocket => NetSocketError::NoSocket(path.to_owned()),
             SocketFault::InUse => NetSocketError::InUse { path: path.to_owned(), cure: in_use },

@@ -68,13 +68,22 @@ struct Peer {
 }
 
 impl Peer {
+    /// One that has just come; `inbox` has what it said so far.
     fn new(stream: UnixStream, inbox: Inbox) -> Self {
-        let (takes, told) = (Offloads::empty(), Offloads::empty());
-        let (interest, since) = (Interest::new(), Instant::now());
-        Peer { stream, inbox, unsent: Vec::new(), takes, told, interest, leaving: false, since, heard: false }
+        Peer {
+            stream,
+            inbox,
+            unsent: Vec::new(),
+            takes: Offloads::empty(),
+            told: Offloads::empty(),
+            interest: Interest::new(),
+            leaving: false,
+            since: Instant::now(),
+            heard: false,
+        }
     }
 
-    /// It looks as if it never wanted the connection, which ends now.
+    /// It looks as if it never wanted the connection that now ends.
     fn refuses(&self) -> bool {
         !self.heard && self.since.elapsed() < 3 * RETRY
     }
@@ -102,12 +111,12 @@ pub(in crate::host) struct Link {
     rations: Rations,
 }
 
-/// Of messages that a peer, or a host that cannot take any, can cause without end.
+/// Of messages that a peer, a switch, or a host that cannot take any, can cause without end.
 #[derive(Debug, Default)]
 struct Rations {
     /// A peer breaks the framing.
     broken: Ration,
-    /// A second peer is refused, here or by the program that listens; or a switch refuses.
+    /// A second peer is refused, here or by the program that listens.
     refused: Ration,
     host: Ration,
     came: Ration,
@@ -127,8 +136,17 @@ impl Link {
             changes.group().add(listener, EventSet::IN)?;
         }
         let framing = if matches!(side, Side::Switch(_)) { Framing::Header } else { Framing::Bare };
-        let (takes, rations) = (Offloads::empty(), Rations::default());
-        Ok(Link { peer_name, side, framing, peer: None, takes, frames, changes, refusals: 0, rations })
+        Ok(Link {
+            peer_name,
+            side,
+            framing,
+            peer: None,
+            takes: Offloads::empty(),
+            frames,
+            changes,
+            refusals: 0,
+            rations: Rations::default(),
+        })
     }
 
     /// The port's name on the switch, while there is a connection.
@@ -359,8 +377,8 @@ impl Link {
                 && let Some(left_out) = self.rations.refused.take()
             {
                 log::warn!(
-                    "{} ends each connection at once: perhaps it has another peer, and takes one at a time; give each pair of \
-                     machines a socket of its own{left_out}",
+                    "{} ends each connection at once: perhaps it has another peer, and takes one at a time; give each pair \
+                     of machines a socket of its own{left_out}",
                     self.peer_name
                 );
             }

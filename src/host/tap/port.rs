@@ -27,11 +27,6 @@ impl TapPort {
         Ok(TapPort(tap))
     }
 
-    /// The interface.
-    pub(crate) fn name(&self) -> &str {
-        &self.0.name
-    }
-
     /// What the host takes.
     pub(crate) fn offloads(&self) -> Offloads {
         self.0.offloads

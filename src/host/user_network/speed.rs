@@ -63,8 +63,7 @@ impl Guest {
         let mut frame = vec![0x52, 0x55, 10, 0, 2, 2, 2, 0, 0, 0, 0, 0x15, 8, 0];
         let len = u16::try_from(20 + transport.len() + payload).unwrap().to_be_bytes();
         let mut ip = [0x45, 0, len[0], len[1], 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 2, 15, 10, 0, 2, 2];
-        let sum: u32 =
-            ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let sum: u32 = ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
         let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
         frame.extend(ip);
@@ -126,7 +125,8 @@ impl Guest {
         let payload = packet - PACKET_HEADERS - if syn { packet - PACKET_HEADERS } else { 0 };
         self.ack = number(38).wrapping_add(u32::try_from(payload).unwrap() + u32::from(syn));
         let shift = if syn { 0 } else { 7 };
-        self.window_edge = number(42).wrapping_add(u32::from(u16::from_be_bytes([frame[48], frame[49]])) << shift);
+        self.window_edge =
+            number(42).wrapping_add(u32::from(u16::from_be_bytes([frame[48], frame[49]])) << shift);
         Some(payload)
     }
 

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub use forward::{PortForward, Protocol};
 pub use interface::{Mtu, NetId};
 pub use switch::{Delay, Impairment, Loss, PortOptions, Rate, SwitchName, Trunk, VlanId};
+#[cfg(feature = "cli")]
+pub(crate) use switch::{Uplink, UplinkLink};
 pub use tap::InterfaceName;
 pub(super) use tap::taps;
 pub use user::{HostName, Subnet, UserNet};

@@ -56,8 +56,7 @@ pub fn on(lab: &Lab) -> Result<()> {
         guests.iter_mut().try_for_each(|guest| begin(guest, job))?;
         for _ in 0..ROUNDS {
             for (guest, tally) in guests.iter_mut().zip(&mut tallies) {
-                measure(lab, guest, job, tally)
-                    .with_context(|| format!("{}, {}", guest.name(), job.name))?;
+                measure(lab, guest, job, tally).with_context(|| format!("{}, {}", guest.name(), job.name))?;
             }
         }
         guests.iter_mut().try_for_each(Guest::end)?;

@@ -89,10 +89,8 @@ fn through_user_networks(lab: &Lab) -> Result<()> {
     let ports: Vec<u16> = (5201..).take(3).collect();
     let setups = [Setup::user(Rival::Minivmm), Setup::user(Rival::Q35), Setup::passt(Rival::Q35)];
     let mut guests = setups.into_iter().map(|setup| Guest::start(lab, setup)).collect::<Result<Vec<_>>>()?;
-    let _servers = ports
-        .iter()
-        .map(|port| iperf3(lab, &format!("127.0.0.1 -p {port}")))
-        .collect::<Result<Vec<_>>>()?;
+    let _servers =
+        ports.iter().map(|port| iperf3(lab, &format!("127.0.0.1 -p {port}"))).collect::<Result<Vec<_>>>()?;
     let _echo = lab.spawn(&Cmd::sh(format!("exec ./echo serve 127.0.0.1:{ECHO}")))?;
     for way in Way::BOTH {
         // Only one of the guests works at a time, and nothing else uses the loopback.

@@ -85,8 +85,11 @@ fn user_network(case: &Case) -> Result<()> {
             if has { withs.push(seen) } else { withouts.push(seen) }
         }
     }
-    let mut added: Vec<f64> =
-        withs.iter().zip(&withouts).map(|(a, b)| (a.time.as_secs_f64() - b.time.as_secs_f64()) * 1e3).collect();
+    let mut added: Vec<f64> = withs
+        .iter()
+        .zip(&withouts)
+        .map(|(a, b)| (a.time.as_secs_f64() - b.time.as_secs_f64()) * 1e3)
+        .collect();
     added.sort_by(f64::total_cmp);
     let (with, without) = (quartiles(&withs), quartiles(&withouts));
     println!("  {}, --net user beside --net none:", case.name);

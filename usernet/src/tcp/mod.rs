@@ -34,7 +34,7 @@ use table::Table;
 use crate::config::Limits;
 use crate::flow::{Flow, Target, Unreachable};
 use crate::host::{Host, Ready};
-use crate::sides::{Side, Sides};
+use crate::shares::{GuestId, Shares, Side};
 use crate::token::Token;
 
 /// Segments of no connection, and failures, that may wait: a guest that floods does without some.
@@ -75,13 +75,13 @@ pub(crate) struct Tcp<H: Host> {
     table: Table<H>,
     pool: Pool,
     /// Half-open ones.
-    embryonic: Sides,
+    embryonic: Shares,
     /// Those with something to send, each once.
     outputs: VecDeque<u32>,
     timers: BTreeSet<(Instant, u32)>,
     /// Those that wait for memory, and the one that was fed last.
-    starved: BTreeSet<u32>,
-    fed: u32,
+    starved: BTreeSet<(GuestId, u32)>,
+    fed: (GuestId, u32),
     /// Segments of no connection.
     replies: VecDeque<Header>,
     failed: VecDeque<Failed>,
@@ -92,18 +92,18 @@ pub(crate) struct Tcp<H: Host> {
 }
 
 impl<H: Host> Tcp<H> {
-    /// `mtu` is of the IP packet.
-    pub(crate) fn new(limits: Limits, mtu: u16) -> Self {
+    /// `mtu` is of the IP packet; so many guests share the limits.
+    pub(crate) fn new(limits: Limits, mtu: u16, guests: u16) -> Self {
         Tcp {
             limits,
             mtu,
-            table: Table::new(limits.connections),
-            pool: Pool::new(limits.buffered),
-            embryonic: Sides::default(),
+            table: Table::new(limits.connections, guests),
+            pool: Pool::new(limits.buffered, guests),
+            embryonic: Shares::new(guests),
             outputs: VecDeque::new(),
             timers: BTreeSet::new(),
             starved: BTreeSet::new(),
-            fed: 0,
+            fed: (GuestId::FIRST, 0),
             replies: VecDeque::new(),
             failed: VecDeque::new(),
             secret: RandomState::new(),
@@ -112,16 +112,23 @@ impl<H: Host> Tcp<H> {
         }
     }
 
-    /// A segment of the guest: TCP header and payload, whose checksum was checked where there is one. It may be as long as 64 KiB.
+    /// A segment of `guest`: TCP header and payload, whose checksum was checked where there is one. It may be as long as 64 KiB.
     /// `to` says where a new connection leads.
-    pub(crate) fn segment(&mut self, flow: Flow, segment: &[u8], to: Target, host: &mut H, now: Instant) {
+    pub(crate) fn segment(
+        &mut self,
+        (flow, guest): (Flow, GuestId),
+        segment: &[u8],
+        to: Target,
+        host: &mut H,
+        now: Instant,
+    ) {
         let Some(segment) = Segment::parse(segment) else { return };
         match self.table.find(&flow) {
             Some(slot) => {
                 self.act(slot, host, now, |connection, context| connection.segment(&segment, context))
             }
             None if segment.syn && segment.ack.is_none() && !segment.rst => {
-                self.connect(flow, &segment, to, host, now);
+                self.connect((flow, guest), &segment, to, host, now);
             }
             None => self.refuse(flow, &segment),
         }
@@ -141,13 +148,14 @@ impl<H: Host> Tcp<H> {
         &mut self,
         stream: H::Stream,
         remote: SocketAddr,
-        guest: SocketAddr,
+        (guest, account): (SocketAddr, GuestId),
         host: &mut H,
         now: Instant,
     ) -> bool {
         let flow = Flow { guest, remote };
+        let account = (account, Side::Outside);
         let token = match self.table.find(&flow) {
-            None => self.place(Side::Outside),
+            None => self.place(account),
             Some(_) => None,
         };
         let Some(token) = token else {
@@ -155,7 +163,7 @@ impl<H: Host> Tcp<H> {
             return false;
         };
         let numbers = (self.first_number(flow, now), self.mss(flow));
-        self.add(Connection::inbound((flow, token, stream), numbers, now), Side::Outside, host, now);
+        self.add(Connection::inbound((flow, token, stream), numbers, now), account, host, now);
         true
     }
 
@@ -174,6 +182,7 @@ impl<H: Host> Tcp<H> {
         }
         while let Some(slot) = self.outputs.pop_front() {
             self.table.unlisted(slot);
+            self.pool.guest = self.table.account(slot).0;
             let Some(connection) = self.table.get(slot) else { continue };
             let most = most(&connection.flow);
             if let Some(outgoing) = connection.output(room, most, &self.pool) {
@@ -233,12 +242,20 @@ impl<H: Host> Tcp<H> {
     }
 
     /// A new connection of the guest.
-    fn connect(&mut self, flow: Flow, syn: &Segment<'_>, to: Target, host: &mut H, now: Instant) {
+    fn connect(
+        &mut self,
+        (flow, guest): (Flow, GuestId),
+        syn: &Segment<'_>,
+        to: Target,
+        host: &mut H,
+        now: Instant,
+    ) {
         let address = match to {
             Target::Address(address) => address,
             Target::Refused => return self.refuse(flow, syn),
         };
-        let Some(token) = self.place(Side::Guest) else {
+        let account = (guest, Side::Guest);
+        let Some(token) = self.place(account) else {
             self.refused += 1;
             return self.refuse(flow, syn);
         };
@@ -246,7 +263,7 @@ impl<H: Host> Tcp<H> {
             Ok(stream) => {
                 let numbers = (self.first_number(flow, now), self.mss(flow));
                 let connection = Connection::outbound((flow, token, stream), numbers, syn, now);
-                self.add(connection, Side::Guest, host, now);
+                self.add(connection, account, host, now);
             }
             Err(error) => match relay::failure(&error) {
                 Fate::Failed(why) => self.fail(flow, syn.seq, why),
@@ -256,16 +273,17 @@ impl<H: Host> Tcp<H> {
         }
     }
 
-    /// The name of a new connection, if `side` may have one more that is half-open.
-    fn place(&mut self, side: Side) -> Option<Token> {
+    /// The name of a new connection, if one side of the guest may have one more that is half-open.
+    fn place(&mut self, account: (GuestId, Side)) -> Option<Token> {
         let most = (self.limits.connections / 8).max(1);
-        (self.embryonic.of(side) < most).then(|| self.table.next(side))?
+        let (guest, side) = account;
+        self.embryonic.side_has_room(guest, side, most).then(|| self.table.next(account))?
     }
 
-    fn add(&mut self, connection: Connection<H>, side: Side, host: &mut H, now: Instant) {
+    fn add(&mut self, connection: Connection<H>, account: (GuestId, Side), host: &mut H, now: Instant) {
         let slot = connection.token.slot;
-        self.table.insert(connection, side);
-        self.embryonic.add(side);
+        self.table.insert(connection, account);
+        self.embryonic.add(account.0, account.1);
         self.settle(slot, Fate::Lives, host, now);
     }
 

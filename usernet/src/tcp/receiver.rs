@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn begun() -> (Receiver, Pool) {
-        let pool = Pool::new(64 << 20);
+        let pool = Pool::new(64 << 20, 1);
         let mut receiver = Receiver::new(Seq(0));
         receiver.begin(Seq(u32::MAX), true);
         (receiver, pool)
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn spent_budget_leaves_a_window_for_what_needs_no_buffer() {
         let (mut receiver, _) = begun();
-        let mut pool = Pool::new(0);
+        let mut pool = Pool::new(0, 1);
         assert_eq!(receiver.keep(b"abc", &mut pool), 0);
         assert_eq!(usize::from(receiver.advertise(&pool, true)) << SHIFT, LEAST_WINDOW);
     }

@@ -6,6 +6,8 @@
 use std::fmt::{self, Debug, Formatter};
 use std::mem;
 
+use crate::shares::{GuestId, Holdings};
+
 /// The smallest ring. More than half of the budget is handed out in these only.
 const SMALL: usize = 16 << 10;
 /// The first size of a ring while there is plenty.
@@ -119,6 +121,9 @@ pub(super) struct Pool {
     limit: usize,
     /// Bytes in rings.
     used: usize,
+    /// Those of each of several guests, and the one whose turn it is.
+    each: Holdings,
+    pub(super) guest: GuestId,
     /// Bytes in `free`.
     held: usize,
     /// Released memory, by size.
@@ -132,8 +137,10 @@ impl Debug for Pool {
 }
 
 impl Pool {
-    pub(super) fn new(limit: usize) -> Self {
-        Pool { limit, used: 0, held: 0, free: Default::default() }
+    /// So many guests share it: each may have as much as is left for the others.
+    pub(super) fn new(limit: usize, guests: u16) -> Self {
+        let each = Holdings::new(guests);
+        Pool { limit, used: 0, each, guest: GuestId::FIRST, held: 0, free: Default::default() }
     }
 
     /// Bytes in rings.
@@ -141,28 +148,43 @@ impl Pool {
         self.used
     }
 
-    /// Bytes that rings may still take.
+    /// Bytes that rings of the guest may still take.
     pub(super) fn available(&self) -> usize {
-        self.limit.saturating_sub(self.used)
+        self.available_to(self.guest)
+    }
+
+    /// [`Pool::available`] of any guest.
+    pub(super) fn available_to(&self, guest: GuestId) -> usize {
+        let free = self.limit.saturating_sub(self.used);
+        match self.each.own(guest) {
+            None => free,
+            // What it takes is no longer free: it may take half of the difference.
+            Some(own) => free.saturating_sub(own) / 2,
+        }
     }
 
     /// Gives `ring` its first memory, or twice of what it has. False: it is as large as rings get, or the budget is used up.
     pub(super) fn grow(&mut self, ring: &mut Ring) -> bool {
-        let plenty = self.limit / 2;
+        let available = self.available();
+        // Growth never takes the half from which new rings are served.
+        let plenty = match self.each.own(self.guest) {
+            None => (self.limit / 2).saturating_sub(self.used),
+            Some(_) => available / 2,
+        };
         let size = match ring.capacity() {
-            0 if self.used + FIRST <= plenty => FIRST,
+            0 if FIRST <= plenty => FIRST,
             0 => SMALL,
             LARGEST.. => return false,
-            // Growth never takes the half from which new rings are served.
-            now if self.used + now > plenty && now >= SMALL => return false,
+            now if now > plenty && now >= SMALL => return false,
             now => now * 2,
         };
-        if self.used - ring.capacity() + size > self.limit {
+        if size - ring.capacity() > available {
             return false;
         }
         let mut grown = Ring { bytes: self.take(size), head: 0, len: ring.len };
         ring.copy(0, &mut grown.bytes);
         self.used += size;
+        self.each.change(self.guest, size, 0);
         self.put(mem::replace(ring, grown));
         true
     }
@@ -187,6 +209,7 @@ impl Pool {
     fn put(&mut self, ring: Ring) {
         let size = ring.capacity();
         self.used -= size;
+        self.each.change(self.guest, 0, size);
         if size == 0 || self.held + size > MOST_HELD {
             return;
         }
@@ -211,7 +234,7 @@ mod tests {
 
     #[test]
     fn ring_grows_with_its_bytes_in_order() {
-        let mut pool = Pool::new(64 << 20);
+        let mut pool = Pool::new(64 << 20, 1);
         let mut ring = Ring::default();
         assert_eq!(ring.push(b"none"), 0, "no memory yet");
         assert!(pool.grow(&mut ring));
@@ -230,7 +253,7 @@ mod tests {
     #[test]
     fn budget_holds_and_leaves_half_for_small_rings() {
         let limit = 1 << 20;
-        let mut pool = Pool::new(limit);
+        let mut pool = Pool::new(limit, 1);
         let mut large = Ring::default();
         while pool.grow(&mut large) {}
         assert_eq!(large.capacity(), limit / 2);
@@ -250,7 +273,7 @@ mod tests {
 
     #[test]
     fn released_memory_is_used_again_and_bounded() {
-        let mut pool = Pool::new(64 << 20);
+        let mut pool = Pool::new(64 << 20, 1);
         let mut rings: Vec<Ring> = (0..100).map(|_| Ring::default()).collect();
         rings.iter_mut().for_each(|ring| assert!(pool.grow(ring)));
         rings.iter_mut().for_each(|ring| pool.release(ring));
@@ -262,7 +285,7 @@ mod tests {
     proptest! {
         #[test]
         fn ring_is_a_queue(steps in prop::collection::vec((any::<bool>(), 0usize..40_000), 1..40)) {
-            let mut pool = Pool::new(64 << 20);
+            let mut pool = Pool::new(64 << 20, 1);
             let mut ring = Ring::default();
             pool.grow(&mut ring);
             let mut model: VecDeque<u8> = VecDeque::new();

@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     fn open(bytes: usize, window: u16) -> Sender {
-        let mut pool = Pool::new(64 << 20);
+        let mut pool = Pool::new(64 << 20, 1);
         let mut sender = Sender::new(Seq(u32::MAX - 100));
         sender.syn_sent();
         sender.set_options(Some(1000), 1460, Some(0));

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use super::connection::Connection;
 use crate::flow::Flow;
 use crate::host::Host;
-use crate::sides::{Side, Sides, share};
+use crate::shares::{GuestId, Shares, Side};
 use crate::token::{Kind, Token};
 
 #[derive(Debug)]
 struct Slot<H: Host> {
     generation: u32,
-    /// Who began the connection.
+    /// Whose the connection is, and who began it.
+    guest: GuestId,
     side: Side,
     connection: Option<Box<Connection<H>>>,
 }
@@ -25,13 +26,14 @@ pub(super) struct Table<H: Host> {
     slots: Vec<Slot<H>>,
     free: Vec<u32>,
     flows: HashMap<Flow, u32>,
-    taken: Sides,
+    taken: Shares,
     most: usize,
 }
 
 impl<H: Host> Table<H> {
-    pub(super) fn new(most: usize) -> Self {
-        Table { slots: Vec::new(), free: Vec::new(), flows: HashMap::new(), taken: Sides::default(), most }
+    pub(super) fn new(most: usize, guests: u16) -> Self {
+        let taken = Shares::new(guests);
+        Table { slots: Vec::new(), free: Vec::new(), flows: HashMap::new(), taken, most }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -52,15 +54,15 @@ impl<H: Host> Table<H> {
         (slot.connection.is_some() && slot.generation & 0xff_ffff == token.generation).then_some(token.slot)
     }
 
-    /// Who began the connection in a slot.
-    pub(super) fn side(&self, slot: u32) -> Side {
-        self.slots.get(slot as usize).map_or(Side::Guest, |slot| slot.side)
+    /// Whose the connection in a slot is, and who began it.
+    pub(super) fn account(&self, slot: u32) -> (GuestId, Side) {
+        self.slots.get(slot as usize).map_or((GuestId::FIRST, Side::Guest), |slot| (slot.guest, slot.side))
     }
 
-    /// The name of the next connection; `None`: the table is full, or `side` has its share of it. It stays free until
+    /// The name of the next connection; `None`: the table is full, or one side of the guest has its share of it. It stays free until
     /// [`Table::insert`].
-    pub(super) fn next(&mut self, side: Side) -> Option<Token> {
-        if self.taken.of(side) >= share(self.most) {
+    pub(super) fn next(&mut self, (guest, side): (GuestId, Side)) -> Option<Token> {
+        if !self.taken.has_room(guest, side, self.most) {
             return None;
         }
         if self.free.is_empty() {
@@ -68,7 +70,7 @@ impl<H: Host> Table<H> {
                 return None;
             }
             self.free.push(u32::try_from(self.slots.len()).ok()?);
-            self.slots.push(Slot { generation: 0, side, connection: None });
+            self.slots.push(Slot { generation: 0, guest, side, connection: None });
         }
         let slot = *self.free.last()?;
         let generation = self.slots.get(slot as usize)?.generation & 0xff_ffff;
@@ -76,7 +78,7 @@ impl<H: Host> Table<H> {
     }
 
     /// Adds a connection under the name that [`Table::next`] gave.
-    pub(super) fn insert(&mut self, connection: Connection<H>, side: Side) {
+    pub(super) fn insert(&mut self, connection: Connection<H>, (guest, side): (GuestId, Side)) {
         let number = connection.token.slot;
         if self.free.last() != Some(&number) {
             return;
@@ -84,8 +86,8 @@ impl<H: Host> Table<H> {
         if let Some(slot) = self.slots.get_mut(number as usize) {
             self.free.pop();
             self.flows.insert(connection.flow, number);
-            self.taken.add(side);
-            slot.side = side;
+            self.taken.add(guest, side);
+            (slot.guest, slot.side) = (guest, side);
             slot.connection = Some(Box::new(connection));
         }
     }
@@ -96,7 +98,7 @@ impl<H: Host> Table<H> {
         let connection = slot.connection.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.flows.remove(&connection.flow);
-        self.taken.remove(slot.side);
+        self.taken.remove(slot.guest, slot.side);
         if !connection.queued {
             self.free.push(number);
         }

@@ -6,6 +6,7 @@ use super::Tcp;
 use super::connection::{Connection, Context, Fate, Phase};
 use super::segment::Header;
 use crate::host::Host;
+use crate::shares::GuestId;
 
 /// Least memory that feeds one.
 const LEAST_FOOD: usize = 16 << 10;
@@ -19,11 +20,13 @@ impl<H: Host> Tcp<H> {
         now: Instant,
         what: impl FnOnce(&mut Connection<H>, &mut Context<'_, H>) -> Fate,
     ) {
+        let (guest, side) = self.table.account(slot);
+        self.pool.guest = guest;
         let Some(connection) = self.table.get(slot) else { return };
         let was_embryonic = connection.is_embryonic();
         let fate = what(connection, &mut Context { host, pool: &mut self.pool, now });
         if was_embryonic && !connection.is_embryonic() {
-            self.embryonic.remove(self.table.side(slot));
+            self.embryonic.remove(guest, side);
         }
         self.settle(slot, fate, host, now);
     }
@@ -72,6 +75,7 @@ impl<H: Host> Tcp<H> {
 
     /// Puts a connection where it belongs: among those with something to send, with a timer, starved, or over.
     fn list(&mut self, slot: u32, now: Instant) {
+        let guest = self.table.account(slot).0;
         let Some(connection) = self.table.get(slot) else { return };
         let has_output = connection.has_output();
         if connection.is_over() && !has_output {
@@ -83,7 +87,7 @@ impl<H: Host> Tcp<H> {
             self.outputs.push_back(slot);
         }
         if connection.watch.starved {
-            self.starved.insert(slot);
+            self.starved.insert((guest, slot));
         }
         let deadline = connection.deadline(now);
         match connection.timer.queued {
@@ -99,15 +103,16 @@ impl<H: Host> Tcp<H> {
     }
 
     fn remove(&mut self, slot: u32) -> Option<Connection<H>> {
-        let side = self.table.side(slot);
+        let (guest, side) = self.table.account(slot);
         let mut connection = self.table.remove(slot)?;
         if connection.is_embryonic() {
-            self.embryonic.remove(side);
+            self.embryonic.remove(guest, side);
         }
         if let Some(at) = connection.timer.queued {
             self.timers.remove(&(at, slot));
         }
-        self.starved.remove(&slot);
+        self.starved.remove(&(guest, slot));
+        self.pool.guest = guest;
         self.pool.release(&mut connection.sender.ring);
         self.pool.release(&mut connection.receiver.ring);
         Some(connection)
@@ -117,14 +122,32 @@ impl<H: Host> Tcp<H> {
     /// one that they wait for. Each that starves now has one turn.
     pub(super) fn feed(&mut self, host: &mut H, now: Instant) {
         for _ in 0..self.starved.len() {
-            if self.pool.available() < LEAST_FOOD {
-                break;
+            let Some(next) = self.next_to_feed() else { break };
+            self.starved.remove(&next);
+            self.fed = next;
+            self.act(next.1, host, now, Connection::feed);
+        }
+    }
+
+    /// The connection that follows the one that was fed last, of a guest that may have more memory.
+    fn next_to_feed(&self) -> Option<(GuestId, u32)> {
+        let (guest, slot) = self.fed;
+        let has_food = |next: &(GuestId, u32)| self.pool.available_to(next.0) >= LEAST_FOOD;
+        let same = self.starved.range((guest, slot.saturating_add(1))..=(guest, u32::MAX)).next();
+        if let Some(next) = same.filter(|next| has_food(next)) {
+            return Some(*next);
+        }
+        // The first of each other guest, and at last of this one again.
+        let mut from = GuestId(guest.0.saturating_add(1));
+        let mut wrapped = false;
+        loop {
+            match self.starved.range((from, 0)..).next() {
+                Some(next) if has_food(next) => return Some(*next),
+                Some(next) if wrapped && next.0 >= guest => return None,
+                Some(next) if next.0 < GuestId(u16::MAX) => from = GuestId(next.0.0 + 1),
+                _ if wrapped => return None,
+                _ => (from, wrapped) = (GuestId::FIRST, true),
             }
-            let next = self.starved.range(self.fed.saturating_add(1)..).next();
-            let Some(slot) = next.or_else(|| self.starved.first()).copied() else { break };
-            self.starved.remove(&slot);
-            self.fed = slot;
-            self.act(slot, host, now, Connection::feed);
         }
     }
 }

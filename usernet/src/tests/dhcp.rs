@@ -6,7 +6,7 @@ use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress};
 
 use super::*;
 
-fn request(kind: DhcpMessageType) -> DhcpRepr<'static> {
+pub(super) fn request(kind: DhcpMessageType) -> DhcpRepr<'static> {
     DhcpRepr {
         message_type: kind,
         transaction_id: 0x1234_5678,
@@ -47,7 +47,7 @@ fn ask(guest: &mut Guest, repr: &DhcpRepr<'_>) -> Option<Vec<u8>> {
     Some(payload.to_vec())
 }
 
-fn option(reply: &[u8], kind: u8) -> Option<Vec<u8>> {
+pub(super) fn option(reply: &[u8], kind: u8) -> Option<Vec<u8>> {
     let packet = DhcpPacket::new_checked(reply).unwrap();
     packet.options().find(|option| option.kind == kind).map(|option| option.data.to_vec())
 }

@@ -6,6 +6,7 @@ mod errors;
 mod forwards;
 mod neighbours;
 mod random;
+mod shared;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -41,9 +42,14 @@ struct Seen {
     payload: Vec<u8>,
 }
 
+/// A guest's end of the wire.
+fn wire_of(mac: [u8; 6]) -> Link {
+    Link::new(&Config { gateway_mac: mac, ..Config::default() })
+}
+
 impl Guest {
     fn new(config: Config) -> Self {
-        let mut wire = Link::new(GUEST_MAC, 16);
+        let mut wire = wire_of(GUEST_MAC);
         wire.learn(EthernetAddress(config.gateway_mac));
         let mut host = MockHost::default();
         host.resolver = Some("127.0.0.53:53".parse().unwrap());

@@ -17,10 +17,10 @@ fn arp_request(target: &str) -> Vec<u8> {
     };
     let mut packet = vec![0; repr.buffer_len()];
     repr.emit(&mut ArpPacket::new_unchecked(&mut packet));
-    let mut wire = Link::new(GUEST_MAC, 1);
-    wire.answer_raw(EthernetProtocol::Arp, &packet);
+    let mut wire = wire_of(GUEST_MAC);
+    wire.answer_raw(EthernetProtocol::Arp, EthernetAddress([0xff; 6]), &packet);
     let mut room = vec![0; 64];
-    let len = wire.take(&mut room).unwrap();
+    let (len, _) = wire.take(&mut room).unwrap();
     room[..len].to_vec()
 }
 

@@ -5,10 +5,14 @@ mod name;
 mod options;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "cli")]
+mod uplink;
 mod vlan;
 
 pub use impairment::{Delay, Impairment, Loss, Rate};
 pub use name::SwitchName;
 pub use options::PortOptions;
 pub(super) use options::{PortTable, join_trunks};
+#[cfg(feature = "cli")]
+pub(crate) use uplink::{Uplink, UplinkLink};
 pub use vlan::{Trunk, VlanId};

@@ -16,6 +16,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpProtocol, Ipv4Address,
 use super::host::TestHost;
 use crate::config::Limits;
 use crate::flow::{Flow, Target};
+use crate::shares::GuestId;
 use crate::tcp::{Failed, Tcp};
 
 pub(super) const MTU: u16 = 1500;
@@ -119,7 +120,7 @@ impl World {
         });
         interface.routes_mut().add_default_ipv4_route(Ipv4Address::new(10, 0, 2, 2)).unwrap();
         World {
-            tcp: Tcp::new(limits, MTU),
+            tcp: Tcp::new(limits, MTU, 1),
             host: TestHost::default(),
             now,
             card,
@@ -197,7 +198,7 @@ impl World {
             remote: SocketAddr::new(ip.dst_addr().into(), port(2)),
         };
         let target = self.target.unwrap_or(Target::Address(flow.remote));
-        self.tcp.segment(flow, segment, target, &mut self.host, self.now);
+        self.tcp.segment((flow, GuestId::FIRST), segment, target, &mut self.host, self.now);
     }
 
     fn give(&mut self) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::host::TestHost;
 use super::peer::{Peer, flow};
 use crate::config::Limits;
+use crate::shares::GuestId;
 use crate::tcp::segment::SynOptions;
 use crate::tcp::{MOST_REPLIES, Tcp};
 
@@ -46,7 +47,8 @@ fn come_in(peer: &mut Peer, ports: std::ops::Range<u16>) -> usize {
         let stream = peer.host.incoming();
         let remote = SocketAddr::from(([198, 51, 100, 8], port));
         let guest = SocketAddr::from(([10, 0, 2, 15], 22));
-        came += usize::from(peer.tcp.accepted(stream, remote, guest, &mut peer.host, peer.now));
+        came +=
+            usize::from(peer.tcp.accepted(stream, remote, (guest, GuestId::FIRST), &mut peer.host, peer.now));
     }
     came
 }

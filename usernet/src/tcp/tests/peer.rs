@@ -7,6 +7,7 @@ use super::guest::MTU;
 use super::host::TestHost;
 use crate::config::Limits;
 use crate::flow::{Flow, Target};
+use crate::shares::GuestId;
 use crate::tcp::segment::{Header, Segment, SynOptions};
 use crate::tcp::seq::Seq;
 use crate::tcp::{Outgoing, Tcp};
@@ -61,7 +62,7 @@ pub(super) fn flow(port: u16) -> Flow {
 impl Peer {
     pub(super) fn new(limits: Limits) -> Self {
         Peer {
-            tcp: Tcp::new(limits, MTU),
+            tcp: Tcp::new(limits, MTU, 1),
             host: TestHost::default(),
             now: Instant::now(),
             flow: flow(4000),
@@ -120,7 +121,13 @@ impl Peer {
         let mut bytes = vec![0; header.len()];
         header.write(&mut bytes).unwrap();
         bytes.extend(said.payload);
-        self.tcp.segment(self.flow, &bytes, Target::Address(self.flow.remote), &mut self.host, self.now);
+        self.tcp.segment(
+            (self.flow, GuestId::FIRST),
+            &bytes,
+            Target::Address(self.flow.remote),
+            &mut self.host,
+            self.now,
+        );
     }
 
     /// Data in order.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::peer::{Peer, flow};
 use crate::config::Limits;
 use crate::flow::Target;
+use crate::shares::GuestId;
 use crate::tcp::segment::SynOptions;
 
 #[derive(Debug, Clone)]
@@ -83,12 +84,12 @@ fn act(peer: &mut Peer, ends: &mut [Ends; 4], step: Step) {
         }
         Step::Junk(bytes) => {
             let target = Target::Address(peer.flow.remote);
-            peer.tcp.segment(peer.flow, &bytes, target, &mut peer.host, peer.now);
+            peer.tcp.segment((peer.flow, GuestId::FIRST), &bytes, target, &mut peer.host, peer.now);
         }
         Step::Incoming(port) => {
             let stream = peer.host.incoming();
             let flow = flow(port);
-            peer.tcp.accepted(stream, flow.remote, flow.guest, &mut peer.host, peer.now);
+            peer.tcp.accepted(stream, flow.remote, (flow.guest, GuestId::FIRST), &mut peer.host, peer.now);
         }
         Step::Events => peer.events(),
         Step::Hear(count) => {

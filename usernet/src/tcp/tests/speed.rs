@@ -20,6 +20,7 @@ use super::peer::flow;
 use crate::config::Limits;
 use crate::flow::{Flow, Target};
 use crate::host::{Host, Ready};
+use crate::shares::GuestId;
 use crate::tcp::Tcp;
 use crate::tcp::segment::{Header, Segment, SynOptions};
 use crate::tcp::seq::Seq;
@@ -180,7 +181,7 @@ struct Ours {
 impl Ours {
     fn new(most: usize, down: bool) -> Self {
         let host = QuickHost { memory: Memory::new(), written: 0, reads: false };
-        let tcp = Tcp::new(Limits::default(), MTU);
+        let tcp = Tcp::new(Limits::default(), MTU, 1);
         Ours { tcp, host, now: Instant::now(), room: vec![0; 70_000], most, down }
     }
 
@@ -195,7 +196,7 @@ impl Middle for Ours {
     fn input(&mut self, packet: &mut Vec<u8>) {
         let flow = flow(4000);
         let target = Target::Address(flow.remote);
-        self.tcp.segment(flow, &packet[IP_HEADER..], target, &mut self.host, self.now);
+        self.tcp.segment((flow, GuestId::FIRST), &packet[IP_HEADER..], target, &mut self.host, self.now);
     }
 
     fn output(&mut self, mut each: impl FnMut(&[u8])) -> bool {

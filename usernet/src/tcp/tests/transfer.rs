@@ -9,6 +9,7 @@ use smoltcp::socket::tcp::State;
 use super::guest::World;
 use crate::config::Limits;
 use crate::flow::{Target, Unreachable};
+use crate::shares::GuestId;
 
 /// Bytes whose place in the stream shows.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
@@ -131,7 +132,7 @@ fn connection_from_outside() {
     world.get(handle).listen(22).unwrap();
     let stream = world.host.incoming();
     let ends = ("10.0.2.2:40000".parse().unwrap(), "10.0.2.15:22".parse().unwrap());
-    assert!(world.tcp.accepted(stream, ends.0, ends.1, &mut world.host, world.now));
+    assert!(world.tcp.accepted(stream, ends.0, (ends.1, GuestId::FIRST), &mut world.host, world.now));
     world.host.remote(0).to_guest.extend(b"hello");
     world.run(|world| world.get(handle).recv_queue() == 5);
     assert_eq!(world.get(handle).remote_endpoint().unwrap().port, 40_000);
@@ -140,7 +141,7 @@ fn connection_from_outside() {
 
     // The same ends a second time.
     let stream = world.host.incoming();
-    assert!(!world.tcp.accepted(stream, ends.0, ends.1, &mut world.host, world.now));
+    assert!(!world.tcp.accepted(stream, ends.0, (ends.1, GuestId::FIRST), &mut world.host, world.now));
     assert!(world.host.remote(1).reset);
 }
 
@@ -149,7 +150,7 @@ fn guest_without_a_listener_resets_the_host() {
     let mut world = World::new();
     let stream = world.host.incoming();
     let ends = ("10.0.2.2:40000".parse().unwrap(), "10.0.2.15:22".parse().unwrap());
-    assert!(world.tcp.accepted(stream, ends.0, ends.1, &mut world.host, world.now));
+    assert!(world.tcp.accepted(stream, ends.0, (ends.1, GuestId::FIRST), &mut world.host, world.now));
     world.run(|world| world.host.remote(0).reset);
     assert_eq!(world.tcp.len(), 0);
 }

@@ -1,0 +1,127 @@
+//! The verbs for switches that run.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::show;
+use super::{SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
+use crate::cli::exit::Status;
+use crate::cli::{print, report_error};
+use crate::control::client::{ClientError, request};
+use crate::control::{RunningMachine, all_switches, find_switch};
+use crate::host::lock::pid_clause;
+use crate::spec::{DeviceError, PortOptions, SwitchName};
+use crate::switch::SwitchInfo;
+
+/// Limit for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// The same for each switch of a list.
+const LIST_LIMIT: Duration = Duration::from_secs(2);
+/// Limit for the end of a switch.
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between two looks at a switch that ends.
+const END_DELAY: Duration = Duration::from_millis(10);
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+enum VerbError {
+    #[error("no switch called {name} runs here; {}", running(.others, .name))]
+    NoSwitch { name: SwitchName, others: Vec<String> },
+    #[error("the switch {name}{} does not answer: {source}", pid_clause(.pid))]
+    Unreachable { name: SwitchName, pid: Option<u32>, source: ClientError },
+    #[error("{0}")]
+    Refused(String),
+    #[error("the switch {name}{} has not ended within {} s; `kill -9` ends it in any case", pid_clause(.pid), END_LIMIT.as_secs())]
+    NotEnded { name: SwitchName, pid: Option<u32> },
+    #[error(transparent)]
+    Option(#[from] DeviceError),
+    #[error("the answer of the switch cannot be shown")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What runs in place of a switch that was not found.
+fn running(others: &[String], name: &SwitchName) -> String {
+    match others {
+        [] => format!("none does, and `minivmm switch {name}` starts it"),
+        names => format!("those that do are {}, and `minivmm switch {name}` starts it", names.join(", ")),
+    }
+}
+
+/// Runs a verb; an error is printed and is a failure.
+pub(super) fn run(verb: &SwitchVerb) -> Status {
+    let done = match verb {
+        SwitchVerb::Ls(SwitchListArgs { json, .. }) => list(*json).map(Some),
+        SwitchVerb::Show(SwitchShowArgs { name, json, .. }) => show(name, *json).map(Some),
+        SwitchVerb::Set(args) => set(args).map(|()| None),
+        SwitchVerb::Stop(SwitchNameArgs { name, .. }) => stop(name).map(|()| None),
+    };
+    match done {
+        Ok(Some(text)) => print(&text, Status::Done),
+        Ok(None) => Status::Done,
+        Err(error @ VerbError::Option(_)) => report_error(&error, Status::Usage),
+        Err(error) => report_error(&error, Status::Failed),
+    }
+}
+
+fn find(name: &SwitchName) -> Result<RunningMachine, VerbError> {
+    find_switch(name).ok_or_else(|| VerbError::NoSwitch {
+        name: name.clone(),
+        others: all_switches().iter().map(|other| other.name.to_string()).collect(),
+    })
+}
+
+fn send(name: &SwitchName, method: &str, path: &str, body: Option<&Value>) -> Result<Value, VerbError> {
+    let running = find(name)?;
+    request(&running.socket, method, path, body, ANSWER_LIMIT).map_err(|source| match source {
+        ClientError::Refused { reason, .. } => VerbError::Refused(reason),
+        // It has ended since it was found.
+        ClientError::Unreachable(_) if find_switch(name).is_none() => match find(name) {
+            Err(error) => error,
+            Ok(running) => VerbError::Unreachable { name: name.clone(), pid: running.pid, source },
+        },
+        source => VerbError::Unreachable { name: name.clone(), pid: running.pid, source },
+    })
+}
+
+fn list(as_json: bool) -> Result<String, VerbError> {
+    let infos = all_switches().into_iter().map(|running| {
+        let answer = request(&running.socket, "GET", "/v1/switch", None, LIST_LIMIT);
+        (running, answer.ok())
+    });
+    let infos: Vec<_> = infos.collect();
+    if as_json {
+        let all = infos.iter().map(|(running, info)| show::list_entry(running, info.as_ref()));
+        return Ok(serde_json::to_string_pretty(&all.collect::<Vec<_>>())?);
+    }
+    Ok(show::list(&infos))
+}
+
+fn show(name: &SwitchName, as_json: bool) -> Result<String, VerbError> {
+    let info = send(name, "GET", "/v1/switch", None)?;
+    if as_json {
+        return Ok(serde_json::to_string_pretty(&info)?);
+    }
+    Ok(show::switch(&serde_json::from_value::<SwitchInfo>(info)?))
+}
+
+fn set(args: &SwitchSetArgs) -> Result<(), VerbError> {
+    let change: PortOptions = args.options.join(",").parse()?;
+    let path = format!("/v1/ports/{}", args.port);
+    send(&args.name, "PATCH", &path, Some(&serde_json::to_value(change)?)).map(drop)
+}
+
+fn stop(name: &SwitchName) -> Result<(), VerbError> {
+    let running = find(name)?;
+    send(name, "POST", "/v1/stop", None)?;
+    let until = Instant::now() + END_LIMIT;
+    // The name is free when its process has let go of the lock.
+    while find_switch(name).is_some_and(|now| now.pid == running.pid) {
+        if Instant::now() >= until {
+            return Err(VerbError::NotEnded { name: name.clone(), pid: running.pid });
+        }
+        thread::sleep(END_DELAY);
+    }
+    Ok(())
+}

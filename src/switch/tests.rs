@@ -1,0 +1,319 @@
+//! The loop with clients that play machines.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::command::{self, Command, Commands, Reserved};
+use super::request::{PortRequest, Refusal};
+use super::run_loop::SwitchLoop;
+use super::{End, Keeper, SwitchInfo, uplink};
+use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
+use crate::spec::Uplink;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A switch in a thread.
+struct Running {
+    commands: Commands,
+    thread: Option<JoinHandle<End>>,
+}
+
+impl Running {
+    fn new(keeper: Keeper, uplinks: &[&str]) -> Self {
+        let (commands, inbox) = command::channel().unwrap();
+        let mut running = SwitchLoop::new("lab".parse().unwrap(), keeper, inbox).unwrap();
+        for text in uplinks {
+            let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports).unwrap();
+            running.begin(port).unwrap();
+        }
+        Running { commands, thread: Some(thread::spawn(move || running.run())) }
+    }
+
+    fn reserve(&self, number: u8, options: &str) -> Result<Reserved, Refusal> {
+        let request = PortRequest {
+            name: None,
+            machine: Some(format!("vm{number}")),
+            interface: "net0".into(),
+            mac: mac(number).map_or_else(|| panic!(), |mac| mac),
+            mtu: 1500,
+            options: options.parse().unwrap(),
+        };
+        self.commands.ask(|answer| Command::Reserve(request, answer)).unwrap()
+    }
+
+    fn attach(&self, number: u8, options: &str) -> Client {
+        let reserved = self.reserve(number, options).unwrap();
+        let (here, there) = UnixStream::pair().unwrap();
+        self.commands.send(Command::Attach(reserved.ticket, there, Vec::new()));
+        here.set_read_timeout(Some(LIMIT)).unwrap();
+        here.set_write_timeout(Some(LIMIT)).unwrap();
+        let mut client = Client { stream: here, number, bytes: Vec::new() };
+        assert_eq!(client.next(), Got::Control(vec![1, 0b1111]), "what the switch takes");
+        client
+    }
+
+    fn info(&self) -> SwitchInfo {
+        self.commands.ask(Command::Show).unwrap()
+    }
+
+    /// Waits until `is` holds of the switch.
+    fn until(&self, is: impl Fn(&SwitchInfo) -> bool) -> SwitchInfo {
+        let begun = Instant::now();
+        loop {
+            let info = self.info();
+            if is(&info) {
+                return info;
+            }
+            assert!(begun.elapsed() < LIMIT, "{info:#?}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn end(mut self) -> End {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.commands.end(End::Stopped);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn mac(number: u8) -> Option<crate::spec::MacAddress> {
+    crate::spec::MacAddress::new([2, 0, 0, 0, 0, number]).ok()
+}
+
+/// What came from the switch.
+#[derive(Debug, PartialEq, Eq)]
+enum Got {
+    Frame(Vec<u8>),
+    Control(Vec<u8>),
+    End,
+}
+
+/// A machine's end of a port.
+struct Client {
+    stream: UnixStream,
+    number: u8,
+    bytes: Vec<u8>,
+}
+
+/// A frame of an experimental type (IEEE 802 §9.2.3) to guest `to`, 255 for all.
+fn frame(from: u8, to: u8, text: &[u8]) -> Vec<u8> {
+    let to = if to == 255 { [255; 6] } else { [2, 0, 0, 0, 0, to] };
+    [to.as_slice(), &[2, 0, 0, 0, 0, from], &[0x88, 0xb5], text].concat()
+}
+
+fn framed(frame: &[u8]) -> Vec<u8> {
+    let word = u32::try_from(HEADER + frame.len()).unwrap().to_be_bytes();
+    [word.as_slice(), &[0; HEADER], frame].concat()
+}
+
+impl Client {
+    fn send(&mut self, to: u8, text: &[u8]) {
+        self.stream.write_all(&framed(&frame(self.number, to, text))).unwrap();
+    }
+
+    fn next(&mut self) -> Got {
+        loop {
+            let mut cutter = Cutter::new(Framing::Header);
+            let got = match cutter.next(&self.bytes).unwrap() {
+                Some(Item::Frame { at, .. }) => Some(Got::Frame(self.bytes[at].to_vec())),
+                Some(Item::Control(at)) => Some(Got::Control(self.bytes[at].to_vec())),
+                None => None,
+            };
+            if let Some(got) = got {
+                self.bytes.drain(..cutter.taken());
+                return got;
+            }
+            let mut more = [0; 4096];
+            match self.stream.read(&mut more) {
+                Ok(count @ 1..) => self.bytes.extend(&more[..count]),
+                Ok(0) => return Got::End,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Got::End,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The next frame is this one.
+    #[track_caller]
+    fn hears(&mut self, from: u8, to: u8, text: &[u8]) {
+        assert_eq!(self.next(), Got::Frame(frame(from, to, text)));
+    }
+}
+
+#[test]
+fn frames_go_where_their_address_was_learned() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two, mut three) =
+        (running.attach(1, ""), running.attach(2, ""), running.attach(3, "vlan=3"));
+    one.send(255, b"who is there?");
+    two.hears(1, 255, b"who is there?");
+    two.send(1, b"me");
+    one.hears(2, 1, b"me");
+    let info = running.until(|info| info.table.len() == 2);
+    let names: Vec<_> = info.ports.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!(names, ["vm1.net0", "vm2.net0", "vm3.net0"]);
+    assert_eq!((info.table[0].port.as_str(), info.table[0].vlan), ("vm1.net0", 1));
+    assert_eq!((info.ports[0].from_guest.frames, info.ports[1].to_guest.frames), (1, 1));
+    // The first that the other VLAN hears is of its own.
+    let mut four = running.attach(4, "vlan=3");
+    four.send(255, b"only three");
+    three.hears(4, 255, b"only three");
+}
+
+#[test]
+fn frames_that_come_in_pieces_or_many_at_once_are_all_switched_in_order() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    let texts: Vec<Vec<u8>> = (0..300).map(|at| vec![u8::try_from(at % 251).unwrap(); 1 + at * 7]).collect();
+    let bytes: Vec<u8> = texts.iter().flat_map(|text| framed(&frame(1, 2, text))).collect();
+    let sender = thread::spawn(move || {
+        let (start, rest) = bytes.split_at(3000);
+        start.iter().for_each(|byte| one.stream.write_all(&[*byte]).unwrap());
+        one.stream.write_all(rest).unwrap();
+        one
+    });
+    texts.iter().for_each(|text| two.hears(1, 2, text));
+    sender.join().unwrap();
+}
+
+#[test]
+fn slow_reader_loses_frames_that_are_counted_and_delays_nobody() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut slow, mut three) =
+        (running.attach(1, ""), running.attach(2, ""), running.attach(3, ""));
+    slow.send(255, b"from here on I do not read");
+    one.hears(2, 255, b"from here on I do not read");
+    three.hears(2, 255, b"from here on I do not read");
+    let text = vec![7; 1400];
+    for round in 0..2000_u32 {
+        one.send(2, &text);
+        if round % 100 == 0 {
+            one.send(3, &round.to_be_bytes());
+        }
+    }
+    (0..20_u32).for_each(|round| three.hears(1, 3, &(round * 100).to_be_bytes()));
+    let lost = |info: &SwitchInfo| info.ports[1].to_guest.drops.get("port-full").copied().unwrap_or(0);
+    let info = running.until(|info| lost(info) + info.ports[1].to_guest.frames == 2000);
+    assert!(lost(&info) > 0, "2.8 MB do not fit: {info:#?}");
+}
+
+#[test]
+fn bad_length_ends_its_port_alone_and_unknown_control_messages_are_skipped() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut bad, mut one, mut two) = (running.attach(9, ""), running.attach(1, ""), running.attach(2, ""));
+    one.stream.write_all(&[0x80, 0, 0, 3, 77, 1, 2]).unwrap();
+    one.stream.write_all(&[0x80, 0, 0, 1, 1]).unwrap();
+    bad.stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
+    assert_eq!(bad.next(), Got::End);
+    one.send(2, b"still here");
+    two.hears(1, 2, b"still here");
+    running.until(|info| info.ports.len() == 2);
+}
+
+#[test]
+fn a_name_and_an_address_belong_to_one_port_until_it_leaves() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let one = running.attach(1, "");
+    let refused = running.reserve(1, "").unwrap_err();
+    assert!(refused.status == 409 && refused.sentence.contains("vm1.net0"), "{refused:?}");
+    let same_mac = PortRequest {
+        name: None,
+        machine: None,
+        interface: "net0".into(),
+        mac: mac(1).unwrap(),
+        mtu: 1500,
+        options: "".parse().unwrap_or_default(),
+    };
+    let ask =
+        |request: PortRequest| running.commands.ask(|answer| Command::Reserve(request, answer)).unwrap();
+    let refused = ask(same_mac.clone()).unwrap_err();
+    assert!(refused.status == 409 && refused.sentence.contains("mac="), "{refused:?}");
+    drop(one);
+    // At once: the switch looks whether the other one has gone.
+    let reserved = ask(same_mac).unwrap();
+    assert_eq!(reserved.name, "port1");
+    assert_eq!(running.reserve(1, "").unwrap_err().status, 409, "a reserved address is taken as well");
+    running.commands.send(Command::Release(reserved.ticket));
+    assert!(running.reserve(1, "").is_ok());
+}
+
+#[test]
+fn options_change_while_frames_pass() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    let set = |port: &str, change: &str| {
+        let (port, change) = (port.to_owned(), change.parse().unwrap());
+        running.commands.ask(|answer| Command::Set { port, change, answer }).unwrap()
+    };
+    let unknown = set("vm7.net0", "delay=1ms").unwrap_err();
+    assert!(unknown.status == 404 && unknown.sentence.contains("vm1.net0, vm2.net0"), "{unknown:?}");
+    set("vm2.net0", "loss=100%").unwrap();
+    one.send(2, b"lost");
+    running.until(|info| info.ports[1].to_guest.drops.get("loss") == Some(&1));
+    set("vm2.net0", "loss=0,delay-in=50ms").unwrap();
+    let begun = Instant::now();
+    one.send(2, b"late");
+    two.hears(1, 2, b"late");
+    assert!(begun.elapsed() >= Duration::from_millis(50));
+    let info = running.info();
+    assert_eq!(info.ports[1].options.to_string(), "delay-in=50ms,loss=0");
+    set("vm1.net0", "vlan=5").unwrap();
+    one.send(2, b"another VLAN");
+    set("vm1.net0", "vlan=1").unwrap();
+    one.send(2, b"the same VLAN");
+    two.hears(1, 2, b"the same VLAN");
+}
+
+#[test]
+fn switch_ends_after_its_last_port_unless_it_is_kept() {
+    let running = Running::new(Keeper::User, &[]);
+    let (one, two) = (running.attach(1, ""), running.attach(2, ""));
+    drop(one);
+    running.until(|info| info.ports.len() == 1);
+    drop(two);
+    assert_eq!(running.end(), End::Unused);
+    let kept = Running::new(Keeper::Kept, &[]);
+    drop(kept.attach(1, ""));
+    kept.until(|info| info.ports.is_empty());
+    kept.commands.end(End::Stopped);
+    assert_eq!(kept.end(), End::Stopped);
+}
+
+#[test]
+fn program_on_an_uplinks_socket_has_qemus_bytes_and_may_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let running = Running::new(Keeper::Kept, &[&format!("socket={}", path.display())]);
+    let mut one = running.attach(1, "");
+    assert!(!running.info().ports[0].link);
+    for round in 0..3_u8 {
+        let mut peer = UnixStream::connect(&path).unwrap();
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
+        let up = running.until(|info| info.ports[0].link);
+        assert_eq!(up.ports[0].name, "socket");
+        let said = frame(50, 1, &[round; 46]);
+        peer.write_all(&u32::try_from(said.len()).unwrap().to_be_bytes()).unwrap();
+        peer.write_all(&said).unwrap();
+        assert_eq!(one.next(), Got::Frame(said));
+        one.send(50, &[round; 100]);
+        let mut answer = [0; 118];
+        peer.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [&[0, 0, 0, 114], frame(1, 50, &[round; 100]).as_slice()].concat()[..]);
+        // A second one is sent away.
+        let mut second = UnixStream::connect(&path).unwrap();
+        second.set_read_timeout(Some(LIMIT)).unwrap();
+        assert_eq!(second.read(&mut [0]).unwrap(), 0);
+        drop(peer);
+    }
+    drop(running);
+    assert!(!path.exists());
+}
