@@ -16,7 +16,7 @@ mod wire;
 use std::io;
 use std::net::SocketAddr;
 
-use usernet::{Config, Forward};
+use usernet::{Config, Destination, Forward};
 
 pub(crate) use backend::UserBackend;
 use resolver::Resolver;
@@ -47,6 +47,9 @@ pub(crate) enum UserNetworkError {
         /// The host's error.
         source: io::Error,
     },
+    /// The host has no descriptors left.
+    #[error("the host has no files left for a network: {0}")]
+    Host(#[source] io::Error),
 }
 
 /// A user-mode network of a machine: its ports on the host stay open over reboots.
@@ -107,4 +110,27 @@ impl UserNetwork {
         }
         Ok(wire)
     }
+}
+
+/// Opens a network that several guests share, with its ports. Returns it with the address of each. `networks`: as for
+/// [`UserNetwork::open`].
+///
+/// # Errors
+/// As for [`UserNetwork::open`], or the host has no descriptors left.
+#[cfg(feature = "cli")]
+pub(crate) fn open_shared(
+    config: Config,
+    forwards: &[(Forward, Destination)],
+    networks: usize,
+) -> Result<(Wire, Vec<SocketAddr>), UserNetworkError> {
+    let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);
+    let mut wire = Wire::new(Config { limits, ..config }).map_err(UserNetworkError::Host)?;
+    let mut addresses = Vec::new();
+    for (forward, to) in forwards {
+        let refused = |source| UserNetworkError::Bind { forward: *forward, address: forward.bind, source };
+        let bound = BoundSocket::open(forward.protocol, forward.bind).map_err(refused)?;
+        addresses.push(bound.address());
+        wire.forward_to(bound, *forward, to.clone()).map_err(UserNetworkError::Host)?;
+    }
+    Ok((wire, addresses))
 }
