@@ -88,7 +88,7 @@ fn vlans_are_separate_trunks_have_tags_and_secure_ports_one_address() {
     let host = Host::new();
     let _lab = Switch::start(&host, &["lab"]);
     let attach = |number, options| Client::attach(&socket(&host, "lab"), number, options).unwrap();
-    let (mut two, mut two_b) = (attach(2, "\"vlan\":2"), attach(12, "\"vlan\":2,\"secure\":\"on\""));
+    let (mut two, mut two_b) = (attach(2, "\"vlan\":2"), attach(12, "\"vlan\":2,\"secure\":true"));
     let (mut three, mut trunk) = (attach(3, "\"vlan\":3"), attach(4, "\"trunk\":[2,3]"));
     two.send(255, None, "to VLAN 2");
     two_b.hears(2, 255, None, "to VLAN 2");
@@ -151,7 +151,10 @@ fn a_port_is_changed_while_it_runs_and_wrong_words_are_explained() {
 #[test]
 fn a_switch_in_the_background_outlives_its_caller_and_ends_after_its_last_port() {
     let host = Host::new();
-    let pid: i32 = host.does(&["switch", "lab", "-d"]).trim().parse().unwrap();
+    let started = host.run(&["switch", "lab", "-d"]);
+    let said = String::from_utf8(started.stderr).unwrap();
+    assert!(started.status.success() && said.starts_with("~> Switch lab listens on "), "{said}");
+    let pid: i32 = String::from_utf8(started.stdout).unwrap().trim().parse().unwrap();
     let shown = host.json(&["switch", "show", "lab", "--json"]);
     assert_eq!(shown["pid"], pid);
     let session = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

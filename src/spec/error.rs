@@ -99,7 +99,8 @@ pub enum SpecError {
     UserMtu(Mtu),
     /// Frames on standard output.
     #[error(
-        "`pcap=-` would mix frames and the guest's console; give a file, or a FIFO that the reader opens (`mkfifo`)"
+        "`pcap=-` would mix frames and the guest's console; give a file, or send the frames of the running machine to a program: \
+         `minivmm capture NAME -w -`"
     )]
     PcapStandard,
     /// The same file for the frames of two interfaces.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::info::SwitchInfo;
-use super::request::{PortRequest, Refusal};
+use super::refusal::Refusal;
+use crate::host::switch_port::PortRequest;
 use crate::spec::PortOptions;
 
 /// Limit for an answer. The loop never waits for anything but events.

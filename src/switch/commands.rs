@@ -12,9 +12,10 @@ use super::config;
 use super::info::{StationInfo, SwitchInfo, mac_text};
 use super::link::Link;
 use super::ports::Port;
-use super::request::{PortRequest, Refusal};
+use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
 use crate::host::frame_link::{FrameStream, Framing};
+use crate::host::switch_port::PortRequest;
 use crate::spec::PortOptions;
 
 impl SwitchLoop {
@@ -77,7 +78,7 @@ impl SwitchLoop {
         config::port_config(&request.options, Some(request.mac))
             .map_err(|error| Refusal::new(400, error.to_string()))?;
         let same_mac = |port: &Port| port.mac == Some(request.mac);
-        let wanted = request.wanted_name()?;
+        let wanted = request.machine.as_ref().map(|machine| format!("{machine}.{}", request.interface));
         let same_name = |name: &str| wanted.as_deref() == Some(name);
         let rivals: Vec<_> = self
             .ports
@@ -128,8 +129,8 @@ impl SwitchLoop {
         let has_begun = !begun.is_empty();
         let attached = FrameStream::new(stream, Framing::Header, begun).and_then(|stream| {
             let mut port = Port::new(name.clone(), Link::Machine(stream), request.options);
-            port.machine = request.machine;
-            (port.interface, port.mac) = (Some(request.interface), Some(request.mac));
+            port.machine = request.machine.map(|name| name.to_string());
+            (port.interface, port.mac) = (Some(request.interface.to_string()), Some(request.mac));
             self.begin(port)
         });
         match attached {

@@ -17,8 +17,8 @@ use super::config::{self, OFFLOADS};
 use super::life::{Keeper, Life};
 use super::link::Link;
 use super::ports::{Batch, Port, Ports};
-use super::request::PortRequest;
 use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer};
+use crate::host::switch_port::PortRequest;
 use crate::spec::{MacAddress, SwitchName};
 use virtio::net::Offloads;
 
@@ -171,10 +171,13 @@ impl SwitchLoop {
             self.switch.timeout(now, &mut batch);
             self.flush();
         }
-        if let Some(end) = self.life.end(now) {
+        // A port that is about to come keeps the switch.
+        let is_awaited = !self.reserved.is_empty();
+        if let Some(end) = self.life.end(now).filter(|_| !is_awaited) {
             return Some(end);
         }
-        let next = [self.switch.next_timeout(), self.life.deadline()].into_iter().flatten().min();
+        let last = self.life.deadline().filter(|_| !is_awaited);
+        let next = [self.switch.next_timeout(), last].into_iter().flatten().min();
         if next != self.armed || next.is_some_and(|at| at <= now) {
             let set = match next {
                 Some(at) => self.timer.reset(at.saturating_duration_since(now).max(NEXT_TICK), None),

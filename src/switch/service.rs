@@ -1,15 +1,16 @@
 //! The requests of a switch's control socket: one table, which docs/networking.md describes.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::command::{Command, Commands, End};
-use super::request::{PortRequest, Refusal};
+use super::refusal::Refusal;
 use crate::control::router::{self, Call, Reply, Route, Upgrade};
 use crate::control::{Request, Service};
+use crate::host::switch_port::{FRAMES, PortRequest};
 use crate::spec::PortOptions;
-
-/// The protocol of a port.
-pub(crate) const FRAMES: &str = "minivmm-frames";
 
 /// See the module.
 #[derive(Debug)]
@@ -90,8 +91,21 @@ fn read<'a, T: Deserialize<'a>>(call: &Call<'a>, example: &str) -> Result<T, Ref
     serde_json::from_slice(call.body()).map_err(|error| Refusal::new(400, format!("send {example}: {error}")))
 }
 
+/// A change to a port. An option that there is not would go unnoticed.
+fn change(call: &Call<'_>) -> Result<PortOptions, Refusal> {
+    const EXAMPLE: &str = "options of a port, such as {\"delay\": \"20ms\"}";
+    let options: BTreeMap<String, Value> = read(call, EXAMPLE)?;
+    for (name, value) in options {
+        let one = serde_json::from_value::<PortOptions>(json!({ name.as_str(): value }));
+        if one.is_ok_and(|one| one.is_empty()) {
+            return Err(Refusal::new(400, format!("a port has no option `{}`", name.escape_debug())));
+        }
+    }
+    read(call, EXAMPLE)
+}
+
 fn set(switch: &SwitchService, call: &Call<'_>) -> Reply {
-    done(read::<PortOptions>(call, "options of a port, such as {\"delay\": \"20ms\"}").and_then(|change| {
+    done(change(call).and_then(|change| {
         let port = call.parameter(0).to_owned();
         switch.0.ask(|answer| Command::Set { port, change, answer })?
     }))

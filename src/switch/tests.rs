@@ -6,11 +6,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::command::{self, Command, Commands, Reserved};
-use super::request::{PortRequest, Refusal};
+use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
 use super::{End, Keeper, SwitchInfo, uplink};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
-use crate::spec::Uplink;
+use crate::host::switch_port::PortRequest;
+use crate::spec::{PortOptions, Uplink};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -33,12 +34,11 @@ impl Running {
 
     fn reserve(&self, number: u8, options: &str) -> Result<Reserved, Refusal> {
         let request = PortRequest {
-            name: None,
-            machine: Some(format!("vm{number}")),
-            interface: "net0".into(),
+            machine: Some(format!("vm{number}").parse().unwrap()),
+            interface: "net0".parse().unwrap(),
             mac: mac(number).map_or_else(|| panic!(), |mac| mac),
             mtu: 1500,
-            options: options.parse().unwrap(),
+            options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
         };
         self.commands.ask(|answer| Command::Reserve(request, answer)).unwrap()
     }
@@ -226,12 +226,11 @@ fn a_name_and_an_address_belong_to_one_port_until_it_leaves() {
     let refused = running.reserve(1, "").unwrap_err();
     assert!(refused.status == 409 && refused.sentence.contains("vm1.net0"), "{refused:?}");
     let same_mac = PortRequest {
-        name: None,
         machine: None,
-        interface: "net0".into(),
+        interface: "net0".parse().unwrap(),
         mac: mac(1).unwrap(),
         mtu: 1500,
-        options: "".parse().unwrap_or_default(),
+        options: PortOptions::default(),
     };
     let ask =
         |request: PortRequest| running.commands.ask(|answer| Command::Reserve(request, answer)).unwrap();

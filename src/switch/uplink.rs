@@ -8,6 +8,7 @@ use super::socket_uplink::SocketUplink;
 use super::user_uplink::UserUplink;
 use crate::NetSocketError;
 use crate::host::tap::TapPort;
+use crate::host::user_network::warn_without_name_server;
 use crate::spec::{Uplink, UplinkLink};
 
 /// What to do where another program listens on the socket.
@@ -36,6 +37,7 @@ pub(super) fn open(
         }),
         UplinkLink::User(nat) => {
             let user = UserUplink::open(nat, networks)?;
+            warn_without_name_server();
             let mut port = Port::new(free_name("user", others), Link::User(Box::new(user)), options);
             port.accepts = config::accepts(config::OFFLOADS);
             Ok((port, None))

@@ -8,6 +8,7 @@ use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
 use crate::cli::preflight::{self, InitrdOrigin};
+use crate::cli::switch::ensure_for;
 use crate::cli::{banner, logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
@@ -46,6 +47,7 @@ impl RunStart {
         let spec = run_spec(self.spec.settled()?, &host)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
+        ensure_for(&spec)?;
         let mut prepared = preflight::prepare(&spec, InitrdOrigin::ToBeMade)?;
         let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
         prepared.give_initrd(&initrd)?;
@@ -60,8 +62,9 @@ impl RunStart {
         let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         // Those that were asked for by number are known.
-        if machine.forwards().iter().any(|bound| bound.forward.host == 0) {
-            report::message(&banner::forwards(machine.forwards()));
+        let forwards = machine.forwards();
+        if forwards.iter().any(|bound| bound.forward.host == 0) {
+            report::message(&banner::forwards(&forwards));
         }
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();

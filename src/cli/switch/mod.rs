@@ -2,7 +2,6 @@
 
 mod args;
 mod client;
-#[allow(dead_code, reason = "the networks of a machine will call it")]
 mod ensure;
 mod show;
 
@@ -13,8 +12,7 @@ use devices::thread::{Role, spawn};
 use log::Level;
 
 pub use args::{SwitchArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
-#[allow(unused_imports, reason = "the networks of a machine will call it")]
-pub(super) use ensure::ensure;
+pub(super) use ensure::{EnsureError, ensure_for};
 
 use super::daemon::{self, Notify, Parent};
 use super::exit::Status;

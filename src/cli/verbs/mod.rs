@@ -1,9 +1,11 @@
 //! Verbs that send requests to machines with a name.
 
 mod args;
+mod capture;
 mod console;
 mod exits;
 mod force;
+mod forward;
 mod ls;
 mod show;
 mod stop;
@@ -16,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub use args::{BalloonArgs, ConsoleArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs};
+pub use args::{
+    BalloonArgs, CaptureArgs, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs,
+};
 pub(super) use exits::exits;
 pub(super) use ls::uptime;
 pub(super) use show::columns;
@@ -26,6 +30,7 @@ use super::{print, report_error};
 use crate::control::client::{ClientError, PendingRequest};
 use crate::control::routes::balloon_body;
 use crate::control::{RunningMachine, find};
+use crate::host::capture::CaptureError;
 use crate::host::lock::pid_clause;
 use crate::host::pidfd::is_stopped;
 use crate::spec::MachineName;
@@ -85,6 +90,25 @@ pub(super) enum VerbError {
          `minivmm console {0}` shows it again"
     )]
     Disconnected(MachineName),
+    /// Frames are not for people.
+    #[error(
+        "frames are not written to a terminal: send them to a program (`-w - | wireshark -k -i -`), or name a file (`-w FILE`)"
+    )]
+    CaptureTerminal,
+    /// The file for frames.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// Frames cannot be written.
+    #[error("frames cannot be written, and the machine runs on: {0}")]
+    CaptureOutput(io::Error),
+    /// The output does not take what is left.
+    #[error("the capture has no end: its output did not take the rest in time")]
+    CaptureStuck,
+    /// The connection ended in the middle.
+    #[error(
+        "the capture broke off behind {frames} frames: the machine's process has gone, or closed the connection"
+    )]
+    CaptureBroken { frames: u64 },
     /// It cannot be formatted.
     #[error("the machine's answer cannot be shown")]
     Json(#[from] serde_json::Error),
@@ -116,6 +140,10 @@ fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Stop(args) => stop::stop(args).map(|()| done),
         NameVerb::Wait(args) => wait::wait(&args.name),
         NameVerb::Console(args) => console::attach(&args.name).map(Status::into),
+        NameVerb::Forward(args) => {
+            Ok(forward::forward(args)?.map_or(done, |text| print(&text, Status::Done).into()))
+        }
+        NameVerb::Capture(args) => capture::capture(args).map(|()| done),
         NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),

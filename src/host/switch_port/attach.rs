@@ -16,7 +16,7 @@ use super::{PortRequest, SwitchPortError};
 use crate::spec::SwitchName;
 
 /// The protocol of a port.
-pub(super) const FRAMES: &str = "minivmm-frames";
+pub(crate) const FRAMES: &str = "minivmm-frames";
 /// Pauses between attempts: the first, and the longest, each twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 100 });
 const LONGEST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });

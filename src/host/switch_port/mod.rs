@@ -13,9 +13,10 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use virtio::net::{NetBackend, Offloads};
 
+pub(crate) use attach::FRAMES;
 pub(super) use attach::{Attached, Attacher};
 pub use error::SwitchPortError;
 
@@ -27,7 +28,7 @@ use crate::spec::{MacAddress, MachineName, NetId, PortOptions, SwitchName};
 const OFFLOADS: Offloads = Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
 
 /// What the switch is told of a port: the body of the request.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PortRequest {
     /// The machine, if it has a name.
     #[serde(skip_serializing_if = "Option::is_none")]

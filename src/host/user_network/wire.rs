@@ -89,6 +89,12 @@ impl Wire {
         self.network.config().mtu
     }
 
+    /// Has the owner woken when `fd`, which nobody reads, becomes readable again.
+    pub(super) fn watch(&self, fd: RawFd) -> io::Result<()> {
+        let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, WAKE);
+        self.epoll.ctl(ControlOperation::Add, fd, event)
+    }
+
     /// Has `bound`, a port that is open already, lead to the guest as `forward` says.
     pub(super) fn forward(&mut self, bound: BoundSocket, forward: Forward) -> io::Result<()> {
         self.forward_to(bound, forward, Destination::First)

@@ -8,7 +8,7 @@ use crate::rivals::{GATEWAY, Guest, Rival, Setup, network, tap};
 use crate::traffic::{Load, compare};
 use crate::window::Amount;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 4;
 /// What costs are counted for.
 const UNIT: (f64, &str) = (65536.0, "64 KiB");
 const MBIT: (f64, &str) = (8e-6, "Mbit/s");
@@ -120,7 +120,7 @@ fn tcp(way: Way, server: &str, amount: Amount) -> Load {
         name: way.name(),
         line: way.line(server),
         counter: way.bytes(),
-        begun: 1e7,
+        begun: 2e6,
         amount,
         unit: UNIT,
         rate: MBIT,

@@ -8,7 +8,7 @@ use crate::rivals::Guest;
 use crate::window::{self, Amount, Window};
 
 /// How long one look takes, without counting and with.
-const SECONDS: u32 = 1;
+const SECONDS: u32 = 2;
 
 /// Something that a guest does until it is told to stop.
 #[derive(Debug, Clone)]

@@ -27,6 +27,7 @@ impl Ports for Outside {
     }
 
     fn send(&mut self, port: PortId, header: &[u8; HEADER_LEN], parts: &[&[u8]]) -> bool {
+        assert!(parts.len() <= 5 && parts.iter().all(|part| !part.is_empty()), "{parts:?}");
         if !self.full {
             self.sent.push((port, *header, parts.concat()));
         }
