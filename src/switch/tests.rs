@@ -14,20 +14,20 @@ use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
 use crate::host::switch_port::PortRequest;
 use crate::spec::{PortOptions, Uplink};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A switch in a thread.
-struct Running {
+pub(super) struct Running {
     commands: Commands,
     thread: Option<JoinHandle<End>>,
 }
 
 impl Running {
-    fn new(keeper: Keeper, uplinks: &[&str]) -> Self {
+    pub(super) fn new(keeper: Keeper, uplinks: &[&str]) -> Self {
         let (commands, inbox) = command::channel().unwrap();
         let mut running = SwitchLoop::new("lab".parse().unwrap(), keeper, inbox).unwrap();
         for text in uplinks {
-            let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports).unwrap();
+            let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports, 1).unwrap();
             running.begin(port).unwrap();
         }
         Running { commands, thread: Some(thread::spawn(move || running.run())) }
@@ -44,7 +44,7 @@ impl Running {
         self.commands.ask(|answer| Command::Reserve(request, answer)).unwrap()
     }
 
-    fn attach(&self, number: u8, options: &str) -> Client {
+    pub(super) fn attach(&self, number: u8, options: &str) -> Client {
         let reserved = self.reserve(number, options).unwrap();
         let (here, there) = UnixStream::pair().unwrap();
         self.commands.send(Command::Attach(reserved.ticket, there, Vec::new()));
@@ -55,12 +55,12 @@ impl Running {
         client
     }
 
-    fn info(&self) -> SwitchInfo {
+    pub(super) fn info(&self) -> SwitchInfo {
         self.commands.ask(Command::Show).unwrap()
     }
 
     /// Waits until `is` holds of the switch.
-    fn until(&self, is: impl Fn(&SwitchInfo) -> bool) -> SwitchInfo {
+    pub(super) fn until(&self, is: impl Fn(&SwitchInfo) -> bool) -> SwitchInfo {
         let begun = Instant::now();
         loop {
             let info = self.info();
@@ -99,8 +99,8 @@ enum Got {
 }
 
 /// A machine's end of a port.
-struct Client {
-    stream: UnixStream,
+pub(super) struct Client {
+    pub(super) stream: UnixStream,
     number: u8,
     bytes: Vec<u8>,
 }
@@ -111,7 +111,7 @@ fn frame(from: u8, to: u8, text: &[u8]) -> Vec<u8> {
     [to.as_slice(), &[2, 0, 0, 0, 0, from], &[0x88, 0xb5], text].concat()
 }
 
-fn framed(frame: &[u8]) -> Vec<u8> {
+pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
     let word = u32::try_from(HEADER + frame.len()).unwrap().to_be_bytes();
     [word.as_slice(), &[0; HEADER], frame].concat()
 }

@@ -35,6 +35,9 @@ const IPV6_LEAST_MTU: u16 = 1280;
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(4 * 3600);
 /// Datagrams of the host that become no frame, before others have their turn.
 const LOST_AT_ONCE: usize = 64;
+/// Nobody is so late: the guest was paused, or the whole process was. No time has passed for what goes on between the guest and
+/// its peers: flows are as idle as before, and what is half-open has as much time left.
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// Frames for guests that are not known, before others have their turn.
 const HELD_AT_ONCE: usize = 1024;
 /// Connections that one listening port gives at a time.
@@ -130,11 +133,9 @@ impl<H: Host> Network<H> {
         }
     }
 
-    /// The addresses that several guests have from DHCP.
-    pub fn leases(&mut self, now: Instant) -> Vec<([u8; 6], Ipv4Addr)> {
-        self.link.shared().map_or_else(Vec::new, |shared| {
-            shared.leases.iter(now).map(|(guest, address)| (guest.0, address)).collect()
-        })
+    /// The addresses that several guests have from DHCP, by Ethernet address.
+    pub fn leases(&self, now: Instant) -> Vec<([u8; 6], Ipv4Addr)> {
+        self.link.leases(now)
     }
 
     /// Closes a port that [`Network::forward`] opened; connections go on. False: there is none.
@@ -637,6 +638,11 @@ impl<H: Host> Network<H> {
 
     /// Does what is due.
     pub fn timeout(&mut self, now: Instant) {
+        let late = self.next_timeout().map(|due| now.saturating_duration_since(due));
+        if let Some(pause) = late.filter(|late| *late >= STOOD_STILL) {
+            self.tcp.stood_still(pause, now);
+            self.datagrams.stood_still(pause, now);
+        }
         self.tcp.timeout(&mut self.host, now);
         self.datagrams.timeout(now);
         self.link.timeout(now);
