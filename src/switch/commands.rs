@@ -12,9 +12,11 @@ use super::config;
 use super::info::{StationInfo, SwitchInfo, mac_text};
 use super::link::Link;
 use super::ports::Port;
-use super::request::{PortRequest, Refusal};
+use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
+use crate::host::capture::{CaptureLimits, CaptureStream, Refused};
 use crate::host::frame_link::{FrameStream, Framing};
+use crate::host::switch_port::PortRequest;
 use crate::spec::PortOptions;
 
 impl SwitchLoop {
@@ -33,6 +35,7 @@ impl SwitchLoop {
             Command::Attach(ticket, stream, begun) => self.attach(ticket, stream, begun),
             Command::Release(ticket) => drop(self.reserved.remove(&ticket)),
             Command::Set { port, change, answer } => drop(answer.send(self.set(&port, &change))),
+            Command::Capture { port, limits, answer } => drop(answer.send(self.capture(&port, limits))),
             Command::Hold(answer) => {
                 self.life.hold(Instant::now());
                 let _ = answer.send(());
@@ -75,7 +78,7 @@ impl SwitchLoop {
         config::port_config(&request.options, Some(request.mac))
             .map_err(|error| Refusal::new(400, error.to_string()))?;
         let same_mac = |port: &Port| port.mac == Some(request.mac);
-        let wanted = request.wanted_name()?;
+        let wanted = request.machine.as_ref().map(|machine| format!("{machine}.{}", request.interface));
         let same_name = |name: &str| wanted.as_deref() == Some(name);
         let rivals: Vec<_> = self
             .ports
@@ -126,8 +129,8 @@ impl SwitchLoop {
         let has_begun = !begun.is_empty();
         let attached = FrameStream::new(stream, Framing::Header, begun).and_then(|stream| {
             let mut port = Port::new(name.clone(), Link::Machine(stream), request.options);
-            port.machine = request.machine;
-            (port.interface, port.mac) = (Some(request.interface), Some(request.mac));
+            port.machine = request.machine.map(|name| name.to_string());
+            (port.interface, port.mac) = (Some(request.interface.to_string()), Some(request.mac));
             self.begin(port)
         });
         match attached {
@@ -141,14 +144,32 @@ impl SwitchLoop {
         }
     }
 
-    fn set(&mut self, name: &str, change: &PortOptions) -> Result<(), Refusal> {
-        let Some((slot, port)) = self.ports.iter().find(|(_, port)| port.name == name) else {
+    /// The port of this name, with its slot.
+    fn port(&self, name: &str) -> Result<(usize, &Port), Refusal> {
+        self.ports.iter().find(|(_, port)| port.name == name).ok_or_else(|| {
             let mut names: Vec<_> = self.ports.iter().map(|(_, port)| port.name.as_str()).collect();
             names.sort_unstable();
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let sentence = format!("the switch {} has no port {name}; its ports are: {there}", self.name);
-            return Err(Refusal::new(404, sentence));
-        };
+            Refusal::new(404, sentence)
+        })
+    }
+
+    fn capture(&self, name: &str, limits: CaptureLimits) -> Result<CaptureStream, Refusal> {
+        let (_, port) = self.port(name)?;
+        port.point.stream(name, limits).map_err(|refused| match refused {
+            Refused::TooMany(count) => {
+                let sentence = format!(
+                    "{count} captures of port {name} are in progress already, as many as there may be; end one of them"
+                );
+                Refusal::new(503, sentence)
+            }
+            Refused::Closed => Refusal::new(404, format!("port {name} has gone")),
+        })
+    }
+
+    fn set(&mut self, name: &str, change: &PortOptions) -> Result<(), Refusal> {
+        let (slot, port) = self.port(name)?;
         let (mut options, id) = (port.options.clone(), port.id);
         options.apply(change);
         let config = config::port_config(&options, port.mac);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::command::End;
 
 /// Time after the last port left: a machine that reboots or is started again finds its switch.
-const GRACE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+const GRACE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 3 });
 /// Time for a machine that has started the switch, or has asked for it, to attach.
 const ARRIVAL: Duration = Duration::from_secs(60);
 

@@ -11,7 +11,7 @@ mod info;
 mod life;
 mod link;
 mod ports;
-mod request;
+mod refusal;
 mod run_loop;
 mod service;
 mod socket_uplink;

@@ -17,8 +17,8 @@ use super::config::{self, OFFLOADS};
 use super::life::{Keeper, Life};
 use super::link::Link;
 use super::ports::{Batch, Port, Ports};
-use super::request::PortRequest;
-use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer};
+use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, TAKES};
+use crate::host::switch_port::PortRequest;
 use crate::spec::SwitchName;
 use virtio::net::Offloads;
 
@@ -30,8 +30,6 @@ const TAP_FRAMES: usize = 64;
 const COMMANDS: usize = 64;
 /// 0 would switch the timer off.
 const NEXT_TICK: Duration = Duration::from_nanos(1);
-/// Kind of the control message with what its sender takes.
-const TAKES: u8 = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -171,10 +169,13 @@ impl SwitchLoop {
             self.switch.timeout(now, &mut batch);
             self.flush();
         }
-        if let Some(end) = self.life.end(now) {
+        // A port that is about to come keeps the switch.
+        let is_awaited = !self.reserved.is_empty();
+        if let Some(end) = self.life.end(now).filter(|_| !is_awaited) {
             return Some(end);
         }
-        let next = [self.switch.next_timeout(), self.life.deadline()].into_iter().flatten().min();
+        let last = self.life.deadline().filter(|_| !is_awaited);
+        let next = [self.switch.next_timeout(), last].into_iter().flatten().min();
         if next != self.armed || next.is_some_and(|at| at <= now) {
             let set = match next {
                 Some(at) => self.timer.reset(at.saturating_duration_since(now).max(NEXT_TICK), None),
@@ -267,6 +268,7 @@ impl SwitchLoop {
                 Some(Item::Frame { header, at }) => {
                     frames += 1;
                     let frame = received.get(at).unwrap_or_default();
+                    ports.capture(slot, frame);
                     switch.input(id, &header, frame, now, &mut Batch { ports, received });
                 }
                 Some(Item::Control(at)) => {
@@ -299,6 +301,7 @@ impl SwitchLoop {
         for place in places {
             let frame = received.get(place).and_then(|bytes| bytes.split_first_chunk::<HEADER_LEN>());
             if let Some((header, frame)) = frame {
+                ports.capture(slot, frame);
                 switch.input(id, header, frame, now, &mut Batch { ports, received });
             }
         }

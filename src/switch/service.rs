@@ -1,22 +1,24 @@
 //! The requests of a switch's control socket: one table, which docs/networking.md describes.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::command::{Command, Commands, End};
-use super::request::{PortRequest, Refusal};
+use super::refusal::Refusal;
+use crate::control::net_routes::{PCAPNG, capture_limits};
 use crate::control::router::{self, Call, Reply, Route, Upgrade};
 use crate::control::{Request, Service};
+use crate::host::switch_port::{FRAMES, PortRequest};
 use crate::spec::PortOptions;
-
-/// The protocol of a port.
-pub(crate) const FRAMES: &str = "minivmm-frames";
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct SwitchService(pub(super) Commands);
 
 /// All requests.
-pub(super) static ROUTES: [Route<SwitchService>; 6] = [
+pub(super) static ROUTES: [Route<SwitchService>; 7] = [
     Route {
         method: "GET",
         path: "/v1/switch",
@@ -40,6 +42,13 @@ pub(super) static ROUTES: [Route<SwitchService>; 6] = [
         summary: "Change options of a port; those that are not said stay",
         statuses: &[204, 400, 404, 503, 504],
         run: set,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/ports/{name}/capture",
+        summary: "The frames of a port from now on, as pcapng",
+        statuses: &[200, 400, 404, 503, 504],
+        run: capture,
     },
     Route {
         method: "POST",
@@ -90,11 +99,36 @@ fn read<'a, T: Deserialize<'a>>(call: &Call<'a>, example: &str) -> Result<T, Ref
     serde_json::from_slice(call.body()).map_err(|error| Refusal::new(400, format!("send {example}: {error}")))
 }
 
+/// A change to a port. An option that there is not would go unnoticed.
+fn change(call: &Call<'_>) -> Result<PortOptions, Refusal> {
+    const EXAMPLE: &str = "options of a port, such as {\"delay\": \"20ms\"}";
+    let options: BTreeMap<String, Value> = read(call, EXAMPLE)?;
+    for (name, value) in options {
+        let one = serde_json::from_value::<PortOptions>(json!({ name.as_str(): value }));
+        if one.is_ok_and(|one| one.is_empty()) {
+            return Err(Refusal::new(400, format!("a port has no option `{}`", name.escape_debug())));
+        }
+    }
+    read(call, EXAMPLE)
+}
+
 fn set(switch: &SwitchService, call: &Call<'_>) -> Reply {
-    done(read::<PortOptions>(call, "options of a port, such as {\"delay\": \"20ms\"}").and_then(|change| {
+    done(change(call).and_then(|change| {
         let port = call.parameter(0).to_owned();
         switch.0.ask(|answer| Command::Set { port, change, answer })?
     }))
+}
+
+fn capture(switch: &SwitchService, call: &Call<'_>) -> Reply {
+    let limits = match capture_limits(call) {
+        Ok(limits) => limits,
+        Err(refusal) => return refusal,
+    };
+    let port = call.parameter(0).to_owned();
+    match switch.0.ask(|answer| Command::Capture { port, limits, answer }) {
+        Ok(Ok(stream)) => Reply::Bytes(PCAPNG, Box::new(stream)),
+        Ok(Err(refusal)) | Err(refusal) => refuse(refusal),
+    }
 }
 
 fn attach(switch: &SwitchService, call: &Call<'_>) -> Reply {

@@ -6,11 +6,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::command::{self, Command, Commands, Reserved};
-use super::request::{PortRequest, Refusal};
+use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
 use super::{End, Keeper, SwitchInfo, uplink};
+use crate::host::capture::{CaptureLimits, StreamState};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
-use crate::spec::Uplink;
+use crate::host::switch_port::PortRequest;
+use crate::spec::{PortOptions, Uplink};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -33,12 +35,11 @@ impl Running {
 
     fn reserve(&self, number: u8, options: &str) -> Result<Reserved, Refusal> {
         let request = PortRequest {
-            name: None,
-            machine: Some(format!("vm{number}")),
-            interface: "net0".into(),
+            machine: Some(format!("vm{number}").parse().unwrap()),
+            interface: "net0".parse().unwrap(),
             mac: mac(number).map_or_else(|| panic!(), |mac| mac),
             mtu: 1500,
-            options: options.parse().unwrap(),
+            options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
         };
         self.commands.ask(|answer| Command::Reserve(request, answer)).unwrap()
     }
@@ -226,12 +227,11 @@ fn a_name_and_an_address_belong_to_one_port_until_it_leaves() {
     let refused = running.reserve(1, "").unwrap_err();
     assert!(refused.status == 409 && refused.sentence.contains("vm1.net0"), "{refused:?}");
     let same_mac = PortRequest {
-        name: None,
         machine: None,
-        interface: "net0".into(),
+        interface: "net0".parse().unwrap(),
         mac: mac(1).unwrap(),
         mtu: 1500,
-        options: "".parse().unwrap_or_default(),
+        options: PortOptions::default(),
     };
     let ask =
         |request: PortRequest| running.commands.ask(|answer| Command::Reserve(request, answer)).unwrap();
@@ -316,4 +316,32 @@ fn program_on_an_uplinks_socket_has_qemus_bytes_and_may_come_again() {
     }
     drop(running);
     assert!(!path.exists());
+}
+
+#[test]
+fn frames_of_a_port_are_captured_both_ways_until_it_leaves() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    let capture = |port: &str| {
+        let (port, limits) = (port.to_owned(), CaptureLimits::default());
+        running.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
+    };
+    assert!(capture("vm9.net0").unwrap_err().sentence.contains("its ports are: vm1.net0, vm2.net0"));
+    let mut frames = capture("vm1.net0").unwrap();
+    one.send(2, b"sent to two");
+    two.hears(1, 2, b"sent to two");
+    two.send(1, b"sent to one");
+    one.hears(2, 1, b"sent to one");
+    drop(one);
+    let (mut all, mut buffer) = (Vec::<u8>::new(), Vec::new());
+    loop {
+        match frames.next(&mut buffer, LIMIT) {
+            StreamState::Bytes => all.extend(&buffer),
+            StreamState::Nothing => panic!("the capture goes on"),
+            StreamState::Ended => break,
+        }
+    }
+    for expected in [frame(1, 2, b"sent to two"), frame(2, 1, b"sent to one")] {
+        assert_eq!(all.windows(expected.len()).filter(|window| *window == expected).count(), 1);
+    }
 }

@@ -109,6 +109,10 @@ impl Client {
             stream.read_to_string(&mut head).unwrap();
             return Err(head);
         }
+        // The first message says that the port is there.
+        let mut first = [0; 6];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(first[..5], [0x80, 0, 0, 2, 1]);
         Ok(Client { stream, number, bytes: Vec::new(), head })
     }
 

@@ -97,6 +97,15 @@ fn page(command: &Command, verbs: &[Command]) -> io::Result<Vec<u8>> {
             more.text([roman(verb.get_about().map(ToString::to_string).unwrap_or_default())]);
         }
     }
+    let parts: Vec<_> = command.get_subcommands().filter(|_| verbs.is_empty()).collect();
+    if !parts.is_empty() {
+        more.control("SH", ["COMMANDS"]);
+        for part in parts {
+            more.control("TP", []);
+            more.text([bold(reference::usage_of(command, part))]);
+            more.text([roman(part.get_about().map(ToString::to_string).unwrap_or_default())]);
+        }
+    }
     more.control("SH", ["EXIT STATUS"]);
     let verb = command.get_name().strip_prefix("minivmm-");
     if verb == Some("run") {

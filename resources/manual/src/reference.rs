@@ -73,7 +73,20 @@ fn describe(text: &mut String, command: &Command, verb: Option<&str>) {
             known.iter().filter_map(|arg| arg.get_long()).map(|long| format!("`--{long}`")).collect();
         line(text, &format!("- As [of a machine](#minivmm): {}.", names.join(", ")));
     }
+    for part in verb.iter().flat_map(|_| command.get_subcommands()) {
+        line(text, &format!("- `{}`: {}", usage_of(command, part), about(part)));
+        for arg in part.get_arguments().filter(|arg| !asks(arg)) {
+            line(text, &format!("  - {}", option(arg)));
+        }
+    }
     line(text, &statuses(verb));
+}
+
+/// How a verb of a verb is typed.
+pub(crate) fn usage_of(verb: &Command, part: &Command) -> String {
+    let typed = format!("{} {}", verb.get_bin_name().unwrap_or_default(), part.get_name());
+    let usage = part.clone().bin_name(typed).render_usage().to_string();
+    usage.trim_start_matches("Usage: ").trim_end().to_owned()
 }
 
 /// The exit statuses of a verb, where they are not those of a machine.

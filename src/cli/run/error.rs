@@ -7,6 +7,7 @@ use boot::cpio::CpioError;
 use boot::modules::ModuleError;
 
 use crate::cli::preflight::PreflightError;
+use crate::cli::switch::EnsureError;
 use crate::control::ClaimError;
 use crate::machine::StartError;
 use crate::spec::{MemSize, SpecError};
@@ -26,6 +27,9 @@ pub(crate) enum RunError {
     /// The machine's name.
     #[error(transparent)]
     Name(#[from] ClaimError),
+    /// A switch of its networks.
+    #[error(transparent)]
+    Switch(#[from] EnsureError),
     /// More ports than a guest can have beside those of `run`.
     #[error("{asked} ports were asked for, and beside those of `minivmm run` a guest can have {max}")]
     Ports {

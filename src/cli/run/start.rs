@@ -8,6 +8,7 @@ use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
 use crate::cli::preflight::{self, InitrdOrigin};
+use crate::cli::switch::ensure_for;
 use crate::cli::{banner, logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
@@ -52,6 +53,7 @@ impl RunStart {
         for warning in preflight::judge(&spec, &host, &mut prepared)? {
             report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
+        ensure_for(&spec)?;
         logger::install();
         // The console goes to stderr if asked for; the machine keeps its last output in any case.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);
@@ -60,8 +62,9 @@ impl RunStart {
         let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
         let machine = Machine::start_supplied(&spec, shown, run_resources)?;
         // Those that were asked for by number are known.
-        if machine.forwards().iter().any(|bound| bound.forward.host == 0) {
-            report::message(&banner::forwards(machine.forwards()));
+        let forwards = machine.forwards();
+        if forwards.iter().any(|bound| bound.forward.host == 0) {
+            report::message(&banner::forwards(&forwards));
         }
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();

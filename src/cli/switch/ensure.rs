@@ -3,6 +3,7 @@
 //! Machines that start at once may all find none. Each starts one then; the lock of the name lets one of them live, and the
 //! others find that one. A switch that is just ending is waited for and followed by a new one.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::control::client::{ClientError, request};
 use crate::control::{RunningMachine, find_switch};
 use crate::host::process::with_original_fd_limit;
-use crate::spec::SwitchName;
+use crate::spec::{NetLink, Spec, SwitchName};
 
 /// Limit for all attempts.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -41,15 +42,24 @@ pub(in crate::cli) enum EnsureError {
     Unusable { name: SwitchName, pid: Option<u32>, source: ClientError },
 }
 
-/// Finds or starts the switch called `name`. It does not end within the next minute, so that the caller can attach. Returns its
-/// socket.
-pub(in crate::cli) fn ensure(name: &SwitchName) -> Result<PathBuf, EnsureError> {
+/// Finds or starts the switches that the networks of `spec` name.
+pub(in crate::cli) fn ensure_for(spec: &Spec) -> Result<(), EnsureError> {
+    let names = spec.net.iter().filter_map(|net| match &net.link {
+        NetLink::Switch { name, .. } => Some(name),
+        _ => None,
+    });
+    // Each once.
+    names.collect::<BTreeSet<_>>().into_iter().try_for_each(ensure)
+}
+
+/// Finds or starts the switch called `name`. It does not end within the next minute, so that the caller can attach.
+fn ensure(name: &SwitchName) -> Result<(), EnsureError> {
     let until = Instant::now() + LIMIT;
     loop {
         let is_last = Instant::now() >= until;
         match find_switch(name) {
             Some(running) => match hold(&running) {
-                Ok(()) => return Ok(running.socket),
+                Ok(()) => return Ok(()),
                 // It ends, or has not begun to listen.
                 Err(ClientError::Unreachable(_) | ClientError::Refused { status: 503, .. }) if !is_last => {}
                 Err(source) => {

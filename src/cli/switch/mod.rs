@@ -2,7 +2,6 @@
 
 mod args;
 mod client;
-#[allow(dead_code, reason = "the networks of a machine will call it")]
 mod ensure;
 mod show;
 
@@ -12,9 +11,10 @@ use std::time::Duration;
 use devices::thread::{Role, spawn};
 use log::Level;
 
-pub use args::{SwitchArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
-#[allow(unused_imports, reason = "the networks of a machine will call it")]
-pub(super) use ensure::ensure;
+pub use args::{
+    SwitchArgs, SwitchCaptureArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb,
+};
+pub(super) use ensure::{EnsureError, ensure_for};
 
 use super::daemon::{self, Notify, Parent};
 use super::exit::Status;

@@ -13,13 +13,14 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use virtio::net::{NetBackend, Offloads};
 
+pub(crate) use attach::FRAMES;
 pub(super) use attach::{Attached, Attacher};
 pub use error::SwitchPortError;
 
-use super::net_socket::{Link, Side, StreamBackend, lock};
+use super::net_socket::{Link, Side, StreamBackend};
 use super::runtime_folders::switch_folders;
 use crate::spec::{MacAddress, MachineName, NetId, PortOptions, SwitchName};
 
@@ -27,7 +28,7 @@ use crate::spec::{MacAddress, MachineName, NetId, PortOptions, SwitchName};
 const OFFLOADS: Offloads = Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
 
 /// What the switch is told of a port: the body of the request.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PortRequest {
     /// The machine, if it has a name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,11 +70,6 @@ impl SwitchPort {
         let mut link = link.map_err(|source| SwitchPortError::host(name, source))?;
         link.attached(attached);
         Ok(SwitchPort { link: Arc::new(Mutex::new(link)), mtu: request.mtu })
-    }
-
-    /// The port's name on the switch, if it has one now.
-    pub(crate) fn port_name(&self) -> Option<String> {
-        lock(&self.link).port_name()
     }
 
     /// A backend for the device of one boot. The connection stays; frames from before are dropped.

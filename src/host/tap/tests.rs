@@ -462,3 +462,44 @@ fn a_driver_behind_the_device_talks_through_a_tap_both_ways() {
         assert_eq!((requests, sent, received, counters.errors.now()), (1000, 500_000, 500_000, 0));
     });
 }
+
+/// An answer to an ARP request (RFC 826): `frame` with its two halves exchanged, from the address 02:00:00:00:00:09.
+fn arp_answer(frame: &[u8]) -> Vec<u8> {
+    let own = [2, 0, 0, 0, 0, 9];
+    let (asking, target) = (&frame[22..32], &frame[38..42]);
+    [&frame[6..12], &own, &frame[12..20], &[0, 2], &own, target, asking].concat()
+}
+
+#[test]
+fn a_tap_as_a_port_of_a_switch_passes_frames_both_ways_without_a_capability() {
+    let make = format!(
+        "ip tuntap add mode tap dev t0 user {USER}; ip addr add 10.9.9.1/24 dev t0; ip link set t0 up"
+    );
+    in_namespace(&make, RunAs::User, || {
+        let port = TapPort::open("t0", Offloads::CSUM | Offloads::TSO4).unwrap();
+        assert!(port.offloads().contains(Offloads::CSUM) && port.warning().is_none());
+        let socket = std::net::UdpSocket::bind("10.9.9.1:0").unwrap();
+        socket.send_to(b"to the guest", "10.9.9.2:9").unwrap();
+        let mut bytes = vec![0; 70_000];
+        let next = |bytes: &mut Vec<u8>, kind: [u8; 2]| {
+            let begun = Instant::now();
+            loop {
+                assert!(begun.elapsed() < Duration::from_secs(60), "no frame of type {kind:?}");
+                match port.read(bytes).unwrap() {
+                    Some(count) if bytes[HEADER_LEN + 12..HEADER_LEN + 14] == kind => {
+                        return bytes[HEADER_LEN..count].to_vec();
+                    }
+                    Some(_) => {}
+                    None => drop(readable(port.fd().unwrap(), 1000)),
+                }
+            }
+        };
+        let request = next(&mut bytes, [8, 6]);
+        let answer = arp_answer(&request);
+        assert!(port.send(&[0; HEADER_LEN], &[&answer[..12], &answer[12..]]));
+        let datagram = next(&mut bytes, [8, 0]);
+        assert!(datagram.ends_with(b"to the guest"), "{datagram:?}");
+        let too_many = [&answer[..1]; 10];
+        assert!(!port.send(&[0; HEADER_LEN], &too_many));
+    });
+}
