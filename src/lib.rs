@@ -109,7 +109,7 @@ pub mod spec;
 mod switch;
 
 pub use devices::component::StateError;
-pub use host::capture::{CaptureError, CaptureTarget};
+pub use host::capture::CaptureError;
 pub use host::disk::{DiskError, DiskHolder};
 pub use host::forward::ForwardError;
 pub use host::net_socket::NetSocketError;
@@ -124,7 +124,7 @@ pub use kvm::KvmError;
 pub use machine::{
     BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError,
     ExpectFailure, GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats,
-    PauseError, ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
+    NetError, PauseError, ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
 };
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -74,12 +74,13 @@ impl Chance {
         let body = match (route.method, route.path) {
             ("PUT", _) => format!("{{\"mib\":{}}}", self.below(6)),
             (_, "/v1/pause") => format!("{{\"timeout\":{}}}", self.below(2)),
+            (_, "/v1/nets/{id}/forwards") => "{\"forward\":\"0:22\"}".to_owned(),
             _ => String::new(),
         };
         let more = ["", "", "Connection: close\r\n", "Connection: Upgrade\r\nUpgrade: minivmm-console\r\n"];
         let (more, length) = (more[self.below(more.len())], body.len());
-        format!("{} {} HTTP/1.1\r\n{more}Content-Length: {length}\r\n\r\n{body}", route.method, route.path)
-            .into()
+        let (method, path) = (route.method, route.path.replace("{id}", ["-", "net0", "x"][self.below(3)]));
+        format!("{method} {path} HTTP/1.1\r\n{more}Content-Length: {length}\r\n\r\n{body}").into()
     }
 }
 

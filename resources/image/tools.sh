@@ -14,7 +14,7 @@ packages=(
     bash dash coreutils util-linux procps grep sed gawk findutils diffutils tar gzip perl-base login passwd
     openssh-client sshpass              # into guests
     iproute2 iputils-ping iperf3 socat  # networks
-    passt                               # a user-mode network to compare with
+    passt                               # a user network to connect to
     curl                                # a client of control sockets
     openvswitch-switch                  # a switch, in user space
     e2fsprogs parted fio qemu-utils     # disks

@@ -94,11 +94,7 @@ impl Display for Banner<'_> {
 
 /// The lines that are known once the machine has its forwards.
 pub(super) fn forwards(forwards: &[BoundForward]) -> String {
-    let line = |BoundForward { forward, address, .. }: &BoundForward| {
-        let protocol = forward.protocol;
-        format!("~> {:<12}: {address} to port {} of the guest, {protocol}\n", "Forward", forward.guest)
-    };
-    forwards.iter().map(line).collect()
+    forwards.iter().map(|bound| format!("~> {:<12}: {bound}\n", "Forward")).collect()
 }
 
 fn first_disk(spec: &Spec) -> String {
@@ -205,6 +201,7 @@ mod tests {
             .with_disk(DiskSpec::new(&image))
             .with_net(NetSpec::tap("tap2".parse().unwrap()))
             .with_net("user,id=lan,pcap=f,mac=02:00:00:00:00:01".parse().unwrap())
+            .with_net("switch=lab,vlan=2,loss=1%,mac=02:00:00:00:00:02".parse().unwrap())
             .with_port("name=a,socket=/run/a.sock".parse().unwrap())
             .with_balloon("64".parse().unwrap())
             .with_console(ConsoleChoice::Hvc0)
@@ -222,6 +219,7 @@ mod tests {
             "~> Balloon     : 64 MiB of it taken back",
             "~> Network     : tap2, MAC ba:ad:00:ca:fe:02, IPv6 link-local fe80::b8ad:ff:feca:fe02",
             "~> Network     : lan = user, guest 10.0.2.15 by DHCP, MAC 02:00:00:00:00:01, captured in f",
+            "~> Network     : switch lab (vlan=2,loss=1%), MAC 02:00:00:00:00:02, IPv6 link-local fe80::ff:fe00:2",
             "~> Port        : a = /run/a.sock",
             "~> Console     : this terminal (hvc0); Ctrl-] then ? for the menu, q to quit",
         ] {

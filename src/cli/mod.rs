@@ -80,6 +80,10 @@ fn run_machine(spec: &Spec, args: &ServiceArgs) -> Status {
 fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>) -> Status {
     let detached = parent.is_some();
     let mut warnings = Vec::new();
+    let captures = spec.net.iter().filter_map(|net| net.pcap.as_deref());
+    if let Some(Err(error)) = args.log.as_deref().map(|log| machine_log::refuse_captures(log, captures)) {
+        return report_error(&error, Status::Failed);
+    }
     if args.log.is_some() || detached {
         match MachineLog::open(args.log.as_deref(), spec.name.as_ref()) {
             Ok(machine_log) => machine_log.install(),
@@ -96,14 +100,14 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
         Ok(service) => service,
         Err(error) => return report_error(&error, Status::Failed),
     };
-    // Before the networks are opened, which attach to them.
-    if let Err(error) = switch::ensure_for(spec) {
-        return report_error(&error, Status::Failed);
-    }
     let preflight::Checked { prepared, warnings: more } = match preflight::check(spec, &Host::here()) {
         Ok(checked) => checked,
         Err(error) => return report_error(&error, error.status()),
     };
+    // For a machine that nothing else prevents, and before its networks are opened, which attach to them.
+    if let Err(error) = switch::ensure_for(spec) {
+        return report_error(&error, Status::Failed);
+    }
     let keys = if detached { KeyboardInput::None } else { KeyboardInput::detect() };
     let banner = Banner { spec, prepared: &prepared, keys }.to_string();
     warnings.extend(more.iter().map(ToString::to_string));

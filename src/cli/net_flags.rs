@@ -9,15 +9,18 @@ use crate::spec::{NetLink, NetSpec, PortForward, Spec};
 // The first paragraph of a field's comment is its line in `--help`; the rest is for the manual page and docs/reference.md.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct NetFlags {
-    /// Network: user, tap=, socket=, dgram=, none
+    /// Network: user, switch=, tap=, socket=, none
     ///
     /// Written as `KIND[,OPTION]...`, once for each interface, in the guest's order. `user`: a network of the guest's own, which
-    /// reaches others through the host's sockets; a machine of which no network is said has this one (`run` has none). `tap=NAME`:
-    /// a TAP that exists and belongs to this user or group. `socket=PATH`: a Unix stream socket, as QEMU's `-netdev stream`; with
-    /// `,listen` the machine makes it. `dgram=LOCAL:REMOTE`: two Unix datagram sockets. `none`: no network. All kinds:
-    /// `mac=ADDRESS`, `mtu=BYTES`, `pcap=FILE` (a copy of every frame), `id=NAME`. `user` also: `subnet=10.0.2.0/24`,
-    /// `host-loopback=on` (the gateway's address leads to the host's 127.0.0.1), `restrict=on` (only forwards pass),
-    /// `hostname=NAME`. A comma in a path is written twice.
+    /// reaches others through the host's sockets; a machine of which no network is said has this one (`run` has none).
+    /// `switch=NAME`: a virtual switch of this user, which is started if it does not run. `tap=NAME`: a TAP that exists and belongs
+    /// to this user or group. `socket=PATH`: a Unix stream socket, as QEMU's `-netdev stream`; with `,listen` the machine makes it.
+    /// `dgram=LOCAL:REMOTE`: two Unix datagram sockets. `none`: no network. All kinds: `mac=ADDRESS`, `mtu=BYTES`, `pcap=FILE` (a
+    /// copy of every frame), `id=NAME`. `user` also: `subnet=10.0.2.0/24`, `host-loopback=on` (the gateway's address leads to the
+    /// host's 127.0.0.1), `restrict=on` (only forwards pass), `hostname=NAME`. `switch` also: `vlan=2` (the port is in one VLAN),
+    /// `trunk=2,3` or `trunk=all` (frames are tagged), `isolated` (no frames to other isolated ports), `secure=on` (only frames from
+    /// the guest's own address), `delay=20ms`, `jitter=5ms`, `loss=1%` and `rate=10mbit` in both directions, or in one of them as
+    /// `delay-in=` (to the guest) and `delay-out=`. A comma in a path is written twice.
     #[arg(long, value_name = "KIND", value_parser = OsStringValueParser::new().try_map(|text| NetSpec::parse(&text)))]
     net: Vec<NetSpec>,
 
@@ -88,6 +91,17 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_has_its_options_behind_its_name() {
+        let words = "--net switch=lab,trunk=2,3,delay=20ms --net switch=lab,vlan=4,isolated -p 1:2";
+        assert_eq!(
+            nets(words).unwrap(),
+            parsed(&["switch=lab,trunk=2+3,delay=20ms", "switch=lab,vlan=4,isolated=on", "user,forward=1:2"])
+        );
+        let error = nets("--net switch=show").unwrap_err().to_string();
+        assert!(error.contains("a word of `minivmm switch`"), "{error}");
+    }
+
+    #[test]
     fn forwards_belong_to_the_first_user_network_or_make_one() {
         assert_eq!(nets("-p 5555:22").unwrap(), parsed(&["user,forward=5555:22"]));
         assert_eq!(
@@ -126,6 +140,10 @@ mod tests {
         assert_eq!(with("tap = 'tap2'", ""), parsed(&["tap=tap2"]));
         assert_eq!(with("tap = 'tap2'", "--net socket=a"), parsed(&["socket=a"]));
         assert_eq!(with("net = 'user,forward=1:2'", "-p 3:4"), parsed(&["user,forward=1:2,forward=3:4"]));
+        assert_eq!(
+            with("net = [{ switch = 'lab', vlan = 2 }, { switch = 'lab', trunk = [2, 3], loss = '1%' }]", ""),
+            parsed(&["switch=lab,vlan=2", "switch=lab,trunk=2+3,loss=1%"])
+        );
         assert_eq!(with("tap = 'tap2'", "-p 3:4"), parsed(&["tap=tap2", "user,forward=3:4"]));
     }
 }

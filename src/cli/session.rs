@@ -11,10 +11,10 @@ use log::Level;
 
 use super::console_input::forward_input;
 use super::console_output::{ConsoleOutput, LostBytes};
-use super::daemon::{Service, ServiceError, banner_lines};
+use super::daemon::{Service, ServiceError};
 use super::exit::Status;
 use super::menu::{Choice, HELP};
-use super::{banner, machine_log, report};
+use super::{machine_log, report};
 use crate::control::{Claim, ControlServer, Ending, RunningTarget};
 use crate::host::signals::{Signal, Signals, stop};
 use crate::host::stdio::{Input, Output};
@@ -218,9 +218,7 @@ fn start(
         let (reader, input) = (session.clone(), machine.console_input());
         thread::spawn(Role::Cli, "stdin", move || reader.read_input(input))?;
     }
-    let mut lines = session.service.banner();
-    lines.extend(banner_lines(&banner::forwards(machine.forwards())));
-    let target = RunningTarget::new(&machine, spec.clone()).banner(lines);
+    let target = RunningTarget::new(&machine, spec.clone()).banner(session.service.banner());
     let control =
         claim.map(|claim| ControlServer::serve(claim, Arc::new(target))).transpose().map_err(|source| {
             io::Error::new(

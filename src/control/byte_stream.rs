@@ -12,8 +12,8 @@ use super::wire::{Wire, is_timeout};
 /// How often to look whether the client is still there.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Sends what comes from `source`. A client that closes its writing half ends it, and gets the rest, if it reads that within
-/// `limits.write`.
+/// Sends what comes from `source`. A client that closes its writing half ends it, and gets the rest, if it reads some of
+/// it within `limits.write` each time.
 pub(super) fn serve(
     wire: &mut impl Wire,
     kind: &'static str,
@@ -37,7 +37,7 @@ pub(super) fn serve(
 struct Client<'a, W> {
     wire: &'a mut W,
     discarded: usize,
-    /// When the rest has to be read by.
+    /// When the next bytes of the rest have to be read by.
     ending: Option<Instant>,
 }
 
@@ -46,15 +46,15 @@ impl<W: Wire> Client<'_, W> {
     fn send(&mut self, bytes: &[u8], source: &mut dyn ByteSource, limits: &Limits) -> bool {
         let mut rest = bytes;
         loop {
-            if !self.look(source, limits) {
-                return false;
-            }
             if rest.is_empty() {
-                return true;
+                return self.ending.is_some() || self.look(source, limits);
             }
             match self.wire.write_some(rest, Instant::now() + CHECK_INTERVAL) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(error) if is_timeout(&error) => {}
+                Ok(count) => {
+                    rest = rest.get(count..).unwrap_or_default();
+                    self.ending = self.ending.map(|_| Instant::now() + limits.write);
+                }
+                Err(error) if is_timeout(&error) && self.look(source, limits) => {}
                 Err(_) => return false,
             }
         }

@@ -135,6 +135,57 @@ fn read_more(stream: &mut UnixStream, received: &mut Vec<u8>) -> Result<ReadOutc
     Ok(ReadOutcome::Bytes)
 }
 
+/// An answer that is read as it comes.
+#[derive(Debug)]
+pub(crate) struct ByteStream {
+    /// The connection, which carries the bytes of the answer only. A client that shuts down its writing half wants no more than
+    /// the rest.
+    pub(crate) stream: UnixStream,
+    /// Bytes that were read together with the head of the answer.
+    pub(crate) received: Vec<u8>,
+}
+
+impl ByteStream {
+    /// Sends a request whose answer, if it is not refused, is a stream.
+    pub(crate) fn open(socket: &Path, method: &str, path: &str, body: &Value) -> Result<Self, ClientError> {
+        let body = body.to_string();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (stream, received) = open_stream(socket, &request, 200, "it gives no stream")?;
+        Ok(ByteStream { stream, received })
+    }
+}
+
+/// Sends `request` and reads the head of its answer, which has this `status` or refuses. What was read behind the head is
+/// returned with the connection.
+fn open_stream(
+    socket: &Path,
+    request: &str,
+    status: u16,
+    otherwise: &str,
+) -> Result<(UnixStream, Vec<u8>), ClientError> {
+    let mut stream = connect_within(socket, OPEN_LIMIT)?;
+    stream.write_all(request.as_bytes()).map_err(ClientError::Unreachable)?;
+    stream.set_read_timeout(Some(OPEN_LIMIT)).map_err(ClientError::Unreachable)?;
+    let mut received = Vec::new();
+    loop {
+        match read_more(&mut stream, &mut received)? {
+            ReadOutcome::Bytes => {}
+            ReadOutcome::End => {
+                return parse(&received).and(Err(ClientError::Protocol(otherwise.into())));
+            }
+            ReadOutcome::TimedOut => return Err(ClientError::TimedOut(OPEN_LIMIT)),
+        }
+        if let Some(head) = head_length(&received, status)? {
+            stream.set_read_timeout(None).map_err(ClientError::Unreachable)?;
+            received.drain(..head);
+            return Ok((stream, received));
+        }
+    }
+}
+
 /// Both directions of a machine's console.
 #[derive(Debug)]
 pub(crate) struct ConsoleConnection {
@@ -147,37 +198,21 @@ pub(crate) struct ConsoleConnection {
 impl ConsoleConnection {
     /// Opens the console for reading and typing.
     pub(crate) fn open(socket: &Path) -> Result<Self, ClientError> {
-        let mut stream = connect_within(socket, OPEN_LIMIT)?;
-        let head = format!(
+        let request = format!(
             "GET /v1/console HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {CONSOLE}\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).map_err(ClientError::Unreachable)?;
-        stream.set_read_timeout(Some(OPEN_LIMIT)).map_err(ClientError::Unreachable)?;
-        let mut received = Vec::new();
-        loop {
-            match read_more(&mut stream, &mut received)? {
-                ReadOutcome::Bytes => {}
-                ReadOutcome::End => {
-                    return parse(&received).and(Err(ClientError::Protocol("it gives no console".into())));
-                }
-                ReadOutcome::TimedOut => return Err(ClientError::TimedOut(OPEN_LIMIT)),
-            }
-            if let Some(head) = upgrade_head_length(&received)? {
-                stream.set_read_timeout(None).map_err(ClientError::Unreachable)?;
-                received.drain(..head);
-                return Ok(ConsoleConnection { stream, received });
-            }
-        }
+        let (stream, received) = open_stream(socket, &request, 101, "it gives no console")?;
+        Ok(ConsoleConnection { stream, received })
     }
 }
 
-/// The length of a complete head with status 101. `None` while the head is not complete, and for any other
+/// The length of a complete head with this status. `None` while the head is not complete, and for any other
 /// status, whose answer ends with the connection.
-fn upgrade_head_length(bytes: &[u8]) -> Result<Option<usize>, ClientError> {
+fn head_length(bytes: &[u8], status: u16) -> Result<Option<usize>, ClientError> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut fields);
     match (response.parse(bytes), response.code) {
-        (Ok(httparse::Status::Complete(head)), Some(101)) => Ok(Some(head)),
+        (Ok(httparse::Status::Complete(head)), Some(code)) if code == status => Ok(Some(head)),
         (Ok(_), _) => Ok(None),
         (Err(error), _) => Err(ClientError::Protocol(error.to_string())),
     }
@@ -255,10 +290,10 @@ mod tests {
     #[test]
     fn a_console_begins_behind_the_head_that_upgrades() {
         let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: minivmm-console\r\n\r\n";
-        assert_eq!(upgrade_head_length(&[head.as_slice(), b"login: "].concat()).unwrap(), Some(head.len()));
-        assert_eq!(upgrade_head_length(&head[..40]).unwrap(), None);
+        assert_eq!(head_length(&[head.as_slice(), b"login: "].concat(), 101).unwrap(), Some(head.len()));
+        assert_eq!(head_length(&head[..40], 101).unwrap(), None);
         // This answer ends with the connection.
-        assert_eq!(upgrade_head_length(b"HTTP/1.1 503 No\r\n\r\n{\"error\":\"No.\"}").unwrap(), None);
-        assert!(matches!(upgrade_head_length(b"SSH-2.0\r\n\r\n"), Err(ClientError::Protocol(_))));
+        assert_eq!(head_length(b"HTTP/1.1 503 No\r\n\r\n{\"error\":\"No.\"}", 101).unwrap(), None);
+        assert!(matches!(head_length(b"SSH-2.0\r\n\r\n", 101), Err(ClientError::Protocol(_))));
     }
 }

@@ -8,10 +8,15 @@ use std::time::{Duration, Instant};
 use super::connection::{Phase, Registration, serve_connection};
 use super::routes::MachineService;
 use super::server::Ending;
-use super::target::{Balloon, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError};
+use super::target::{
+    Balloon, ByteSource, Console, ControlTarget, EventSource, Info, Keyboard, NextBytes, NextEvent,
+    ResetError,
+};
 use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
-use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
+use crate::host::capture::CaptureLimits;
+use crate::machine::{BalloonError, BoundForward, MachineEvent, MachineState, NetError, PauseError, Stats};
+use crate::spec::PortForward;
 
 /// Everything that the server sends to a client that sends `input` in pieces of `piece` bytes and then
 /// disconnects. The machine accepts every request.
@@ -124,6 +129,25 @@ impl ControlTarget for StubMachine {
         Some(Stats::default())
     }
 
+    fn forwards(&self) -> Vec<BoundForward> {
+        Vec::new()
+    }
+
+    fn add_forward(&self, net: Option<&str>, _: PortForward) -> Result<BoundForward, NetError> {
+        Err(NetError::NoNet { id: net.unwrap_or_default().into(), ids: Vec::new() })
+    }
+
+    fn remove_forward(&self, net: Option<&str>, _: PortForward) -> Result<BoundForward, NetError> {
+        Err(NetError::NoNet { id: net.unwrap_or_default().into(), ids: Vec::new() })
+    }
+
+    fn capture(&self, net: Option<&str>, _: CaptureLimits) -> Result<Box<dyn ByteSource>, NetError> {
+        match net {
+            None => Ok(Box::new(OneItem(true))),
+            Some(id) => Err(NetError::NoNet { id: id.into(), ids: Vec::new() }),
+        }
+    }
+
     fn events(&self) -> Box<dyn EventSource> {
         Box::new(OneItem(true))
     }
@@ -152,6 +176,15 @@ impl Keyboard for OneItem {
 }
 
 struct OneItem(bool);
+
+impl ByteSource for OneItem {
+    fn next(&mut self, buffer: &mut Vec<u8>, _: Duration) -> NextBytes {
+        *buffer = b"frames".to_vec();
+        if std::mem::take(&mut self.0) { NextBytes::Bytes } else { NextBytes::Ended }
+    }
+
+    fn finish(&mut self) {}
+}
 
 impl EventSource for OneItem {
     fn next(&mut self, _: Duration) -> NextEvent {

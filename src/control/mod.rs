@@ -14,6 +14,7 @@ pub(crate) mod client;
 mod connection;
 mod console_stream;
 mod in_memory;
+pub(crate) mod net_routes;
 mod request;
 mod request_reader;
 pub(crate) mod router;
@@ -27,6 +28,7 @@ mod testing;
 mod tests;
 mod wire;
 
+pub use crate::host::capture::CaptureLimits;
 pub(crate) use connection::Service;
 pub use in_memory::serve_bytes;
 pub(crate) use request_reader::Request;
@@ -34,10 +36,9 @@ pub use runtime_dir::{Claim, ClaimError};
 pub(crate) use runtime_dir::{RunningMachine, all, all_switches, find, find_switch, own_folder, process_of};
 pub use server::{ControlServer, Ending};
 pub use target::{
-    Balloon, BannerLine, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError,
-    RunningTarget,
+    Balloon, BannerLine, ByteSource, Console, ControlTarget, EventSource, Info, Keyboard, NextBytes,
+    NextEvent, ResetError, RunningTarget,
 };
-pub(crate) use target::{ByteSource, NextBytes};
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::connection::Service;
+use super::net_routes;
 use super::request::CONSOLE;
 use super::request_reader::Request;
 use super::router::{self, Call, Reply, Route, Typing};
@@ -24,7 +25,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 12] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 16] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -87,6 +88,34 @@ pub static ROUTES: [Route<dyn ControlTarget>; 12] = [
         summary: "What the machine has done since its guest booted last",
         statuses: &[200, 409, 504],
         run: stats,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/forwards",
+        summary: "The ports of the host that lead to the guest",
+        statuses: &[200],
+        run: |target, _| Reply::json(&target.forwards()),
+    },
+    Route {
+        method: "POST",
+        path: "/v1/nets/{id}/forwards",
+        summary: "Open a port of the host that leads to the guest",
+        statuses: &[200, 400, 404, 409],
+        run: net_routes::add_forward,
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/nets/{id}/forwards",
+        summary: "Close a port of the host that leads to the guest; connections go on",
+        statuses: &[200, 400, 404, 409],
+        run: net_routes::remove_forward,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/nets/{id}/capture",
+        summary: "The frames of a network interface from now on, as pcapng",
+        statuses: &[200, 400, 404, 409, 503],
+        run: net_routes::capture,
     },
     Route {
         method: "GET",

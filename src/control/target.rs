@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, Controls, Events, GuestConsole, Machine, MachineEvent, MachineState,
-    PauseError, Stats,
+    NetError, PauseError, Stats,
 };
-use crate::spec::{ConsoleChoice, Spec};
+use crate::spec::{ConsoleChoice, PortForward, Spec};
 
 /// Limit for answers that need no work.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -48,6 +49,23 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     fn set_balloon(&self, mib: u64) -> Result<(), BalloonError>;
     /// Its counters; `None` if it does not answer.
     fn stats(&self) -> Option<Stats>;
+    /// The ports of the host that lead to its guest.
+    fn forwards(&self) -> Vec<BoundForward>;
+    /// Opens one, of this user network or of the only one.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    fn add_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError>;
+    /// Closes one.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    fn remove_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError>;
+    /// Begins a capture of this interface or of the only one.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    fn capture(&self, net: Option<&str>, limits: CaptureLimits) -> Result<Box<dyn ByteSource>, NetError>;
     /// Its events from now on.
     fn events(&self) -> Box<dyn EventSource>;
     /// Its guest's console, from the last output that is kept.
@@ -74,6 +92,13 @@ pub struct BannerLine {
     pub value: String,
 }
 
+impl BannerLine {
+    /// Of a forward.
+    pub(crate) fn forward(bound: &BoundForward) -> Self {
+        BannerLine { name: "Forward".into(), value: bound.to_string() }
+    }
+}
+
 /// A reader of a guest's console.
 pub trait Console {
     /// The next output of the guest; 0 once the machine has ended.
@@ -98,7 +123,7 @@ pub trait EventSource {
 }
 
 /// Bytes that a client reads as they come.
-pub(crate) trait ByteSource {
+pub trait ByteSource {
     /// Exchanges `buffer` for the next bytes, if there are any within `limit`.
     fn next(&mut self, buffer: &mut Vec<u8>, limit: Duration) -> NextBytes;
     /// The client wants nothing more than the rest.
@@ -107,7 +132,7 @@ pub(crate) trait ByteSource {
 
 /// The outcome of waiting for bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NextBytes {
+pub enum NextBytes {
     /// There are some.
     Bytes,
     /// None within the limit.
@@ -174,7 +199,6 @@ pub struct RunningTarget {
     console: GuestConsole,
     spec: Spec,
     banner: Vec<BannerLine>,
-    forwards: Vec<BoundForward>,
     started: Instant,
 }
 
@@ -182,11 +206,10 @@ impl RunningTarget {
     /// `machine`, which was just started from `spec`.
     pub fn new(machine: &Machine, spec: Spec) -> Self {
         let (controls, console) = (machine.controls(), machine.console());
-        let forwards = machine.forwards().to_vec();
-        RunningTarget { controls, console, spec, banner: Vec::new(), forwards, started: Instant::now() }
+        RunningTarget { controls, console, spec, banner: Vec::new(), started: Instant::now() }
     }
 
-    /// The same with these banner.
+    /// The same with this banner, without its forwards.
     #[must_use]
     pub fn banner(self, banner: Vec<BannerLine>) -> Self {
         RunningTarget { banner, ..self }
@@ -195,6 +218,9 @@ impl RunningTarget {
 
 impl ControlTarget for RunningTarget {
     fn info(&self) -> Info {
+        let forwards = self.controls.forwards();
+        let mut banner = self.banner.clone();
+        banner.extend(forwards.iter().map(BannerLine::forward));
         Info {
             name: self.spec.name.as_ref().map(ToString::to_string),
             pid: std::process::id(),
@@ -210,8 +236,8 @@ impl ControlTarget for RunningTarget {
                 ConsoleChoice::Ttys0 => "ttyS0",
                 ConsoleChoice::Hvc0 => "hvc0",
             },
-            banner: self.banner.clone(),
-            forwards: self.forwards.clone(),
+            banner,
+            forwards,
             spec: serde_json::to_value(&self.spec).ok(),
         }
     }
@@ -266,6 +292,22 @@ impl ControlTarget for RunningTarget {
 
     fn stats(&self) -> Option<Stats> {
         self.controls.stats_within(ANSWER)
+    }
+
+    fn forwards(&self) -> Vec<BoundForward> {
+        self.controls.forwards()
+    }
+
+    fn add_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.controls.add_forward(net, forward)
+    }
+
+    fn remove_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.controls.remove_forward(net, forward)
+    }
+
+    fn capture(&self, net: Option<&str>, limits: CaptureLimits) -> Result<Box<dyn ByteSource>, NetError> {
+        Ok(Box::new(self.controls.capture(net, limits)?))
     }
 
     fn events(&self) -> Box<dyn EventSource> {

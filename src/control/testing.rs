@@ -7,9 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::target::{
-    Balloon, BannerLine, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent, ResetError,
+    Balloon, BannerLine, ByteSource, Console, ControlTarget, EventSource, Info, Keyboard, NextEvent,
+    ResetError,
 };
-use crate::machine::{BalloonError, MachineEvent, MachineState, PauseError, Stats};
+use crate::host::capture::CaptureLimits;
+use crate::machine::{
+    BalloonError, BoundForward, MachineEvent, MachineState, NetError, NetHandles, PauseError, Stats,
+};
+use crate::spec::PortForward;
 
 /// Accepts every request and records it.
 #[derive(Debug, Default)]
@@ -21,9 +26,18 @@ pub(super) struct Fake {
     /// The guest reads no input.
     pub(super) reads_nothing: Arc<AtomicBool>,
     balloon: AtomicU64,
+    nets: NetHandles,
 }
 
 impl Fake {
+    /// A tap `net0` and a user network `net1`; nothing is left of them once the machine has ended.
+    fn nets(&self) -> &NetHandles {
+        if self.state() == MachineState::Ended {
+            self.nets.close();
+        }
+        &self.nets
+    }
+
     fn record(&self, record: &'static str) {
         self.calls.lock().unwrap().push(record);
     }
@@ -100,6 +114,22 @@ impl ControlTarget for Fake {
 
     fn stats(&self) -> Option<Stats> {
         (self.state() != MachineState::Ended).then(Stats::sample)
+    }
+
+    fn forwards(&self) -> Vec<BoundForward> {
+        self.nets().forwards()
+    }
+
+    fn add_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.nets().add_forward(net, forward)
+    }
+
+    fn remove_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.nets().remove_forward(net, forward)
+    }
+
+    fn capture(&self, net: Option<&str>, limits: CaptureLimits) -> Result<Box<dyn ByteSource>, NetError> {
+        Ok(Box::new(self.nets().capture(net, limits)?))
     }
 
     fn events(&self) -> Box<dyn EventSource> {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::router::{self, Reply, Route, Upgrade};
-use super::{ByteSource, Claim, ControlServer, Limits, NextBytes, Request, Service};
+use super::target::{ByteSource, NextBytes};
+use super::{Claim, ControlServer, Limits, Request, Service};
 
 const LONG: Duration = Duration::from_secs(60);
 

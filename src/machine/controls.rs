@@ -10,11 +10,13 @@ use virtio::balloon::{self, BalloonControl};
 
 use super::disks::Disks;
 use super::events::Publisher;
+use super::net_handles::{BoundForward, NetError, NetHandles};
 use super::saved::{SaveError, SavedParts, SavedState};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats};
-use crate::spec::MemSize;
+use crate::host::capture::{CaptureLimits, CaptureStream};
+use crate::spec::{MemSize, PortForward};
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
 /// has ended.
@@ -24,6 +26,7 @@ pub struct Controls {
     pub(super) urgent: Arc<UrgentRequests>,
     pub(super) balloon: BalloonControl,
     pub(super) disks: Disks,
+    pub(super) nets: NetHandles,
     /// What the guest has.
     pub(super) mem: MemSize,
     pub(super) publisher: Publisher,
@@ -62,6 +65,41 @@ impl Controls {
     /// [`ResizeError`], and the guest sees the size of before.
     pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
         self.disks.resize(id)
+    }
+
+    /// The ports of the host that lead to the guest: those of the spec in its order, then those that were added. None once the
+    /// machine has ended.
+    pub fn forwards(&self) -> Vec<BoundForward> {
+        self.nets.forwards()
+    }
+
+    /// Opens a port of the host that leads to the guest, until it is removed or the machine ends; port 0 is any that is free.
+    /// `net` is the id of a user network, such as `net0`; `None` stands for the only one. The port takes connections when this
+    /// returns, also of a machine that rests: they wait until it goes on.
+    ///
+    /// # Errors
+    /// [`NetError`], and nothing has changed.
+    pub fn add_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.nets.add_forward(net, forward)
+    }
+
+    /// Closes a port that leads to the guest; connections through it go on. A forward that was asked for with port 0 is named by
+    /// the port that the host gave. Waits for a second at most until the port is free; of a machine that rests, a port of UDP is
+    /// free when it goes on.
+    ///
+    /// # Errors
+    /// [`NetError`], and nothing has changed.
+    pub fn remove_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.nets.remove_forward(net, forward)
+    }
+
+    /// Begins a capture of the frames of an interface, whose reader takes it from what this returns.
+    pub(crate) fn capture(
+        &self,
+        net: Option<&str>,
+        limits: CaptureLimits,
+    ) -> Result<CaptureStream, NetError> {
+        self.nets.capture(net, limits)
     }
 
     /// Waits until the machine has ended, all its console output is out and everything it had is freed. For a writer that does

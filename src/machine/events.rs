@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::net_handles::BoundForward;
+
 /// Events that wait for a listener. A guest may reset itself all day, and nobody may be listening.
 const MOST_WAITING: usize = 256;
 /// The same for failures of devices, which a guest can cause faster than it can reset itself: the other half is for what
@@ -33,6 +35,10 @@ pub enum MachineEvent {
         /// In words.
         reason: String,
     },
+    /// A port of the host leads to its guest from now on.
+    ForwardAdded(BoundForward),
+    /// A port of the host leads to its guest no longer; connections go on.
+    ForwardRemoved(BoundForward),
     /// So many events came while nobody took them, and were dropped.
     Missed(u64),
     /// It has ended; [`Machine::wait`](crate::Machine::wait) says how. Nothing follows.

@@ -21,6 +21,7 @@ mod exit;
 pub(crate) mod files;
 mod gate;
 mod loader;
+mod net_handles;
 mod nets;
 mod pci;
 mod resources;
@@ -47,12 +48,14 @@ pub use controls::Controls;
 pub use error::{BalloonError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
-pub use nets::BoundForward;
+#[cfg(test)]
+pub(crate) use net_handles::NetHandles;
+pub use net_handles::{BoundForward, NetError};
 pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::kvm::KvmDevice;
-use crate::spec::Spec;
+use crate::spec::{PortForward, Spec};
 use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
 
@@ -136,7 +139,6 @@ pub struct Machine {
     controls: Controls,
     input: ConsoleInput,
     console: GuestConsole,
-    forwards: Vec<BoundForward>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -253,7 +255,7 @@ impl Machine {
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
-        let (disks, forwards) = (resources.disk_handles.clone(), resources.forwards());
+        let (disks, nets) = (resources.disk_handles.clone(), resources.net_handles.clone());
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let supervisor =
@@ -274,10 +276,9 @@ impl Machine {
         })
         .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, urgent, balloon, disks, mem, publisher, outcome },
+            controls: Controls { events: sender, urgent, balloon, disks, nets, mem, publisher, outcome },
             input,
             console: guest_console,
-            forwards,
             supervisor: Some(supervisor),
         })
     }
@@ -307,9 +308,25 @@ impl Machine {
         self.console.clone()
     }
 
-    /// The ports of the host that lead to the guest, in the order of the spec.
-    pub fn forwards(&self) -> &[BoundForward] {
-        &self.forwards
+    /// See [`Controls::forwards`].
+    pub fn forwards(&self) -> Vec<BoundForward> {
+        self.controls.forwards()
+    }
+
+    /// See [`Controls::add_forward`].
+    ///
+    /// # Errors
+    /// [`NetError`], and nothing has changed.
+    pub fn add_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.controls.add_forward(net, forward)
+    }
+
+    /// See [`Controls::remove_forward`].
+    ///
+    /// # Errors
+    /// [`NetError`], and nothing has changed.
+    pub fn remove_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
+        self.controls.remove_forward(net, forward)
     }
 
     /// Where to type into the guest's first console.

@@ -1,16 +1,15 @@
 //! The network interfaces of a machine: opened once, before the guest runs, and kept over its reboots. Each boot gets a backend
 //! of its own on what is open.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
 use usernet::{Config, Forward, Ipv4Subnet};
 use virtio::net::NetBackend;
 
 use super::StartError;
 use super::deadline::Progress;
-use crate::host::capture::{Capture, CapturePoint, CaptureTarget};
+use super::net_handles::{BoundForward, NetHandle};
+use crate::host::capture::{Capture, CaptureFile};
 use crate::host::forward::ForwardError;
 use crate::host::net_socket::{DgramSocket, PeerRole, StreamSocket};
 use crate::host::switch_port::{PortRequest, SwitchPort};
@@ -24,12 +23,11 @@ const DEFAULT_MTU: u16 = 1500;
 /// An open network interface.
 #[derive(Debug)]
 pub(super) struct NetResource {
-    id: NetId,
+    /// What can be changed while the machine runs.
+    handle: Arc<NetHandle>,
     mac: [u8; 6],
     mtu: Option<u16>,
     link: Link,
-    /// The interface's frames, for captures.
-    point: CapturePoint,
     /// What `pcap=` asked for; it ends with the machine.
     capture: Option<Capture>,
 }
@@ -41,19 +39,7 @@ enum Link {
     Stream(StreamSocket),
     Dgram(DgramSocket),
     Switch(SwitchPort),
-    User { network: Box<UserNetwork>, forwards: Vec<BoundForward> },
-}
-
-/// A forward of a running machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct BoundForward {
-    /// The interface's name among the machine's parts.
-    pub net: NetId,
-    /// As it was asked for.
-    pub forward: PortForward,
-    /// Where the host listens.
-    pub address: SocketAddr,
+    User(Box<UserNetwork>),
 }
 
 impl NetResource {
@@ -65,14 +51,19 @@ impl NetResource {
         spec.interfaces().map(|(id, net)| Self::open(id, net, spec, progress)).collect()
     }
 
-    /// Opens the files of `pcap=`. That replaces earlier captures, so everything that may fail otherwise comes before it.
+    /// Opens the files of `pcap=`, and begins when all of them can be had: earlier captures are replaced. Everything that may fail
+    /// otherwise comes before it.
     pub(super) fn capture_all(nets: &mut [Self], spec: &Spec, progress: &Progress) -> Result<(), StartError> {
+        let mut opened = Vec::new();
         for (net, (_, asked)) in nets.iter_mut().zip(spec.interfaces()) {
-            if let Some(file) = &asked.pcap {
-                progress.begin(format!("opening the capture {}", file.display()));
-                let capture = net.point.attach(&CaptureTarget::File(file.clone()), net.id.as_str())?;
-                drop(net.capture.replace(capture));
+            if let Some(path) = &asked.pcap {
+                progress.begin(format!("opening the capture {}", path.display()));
+                opened.push((net, CaptureFile::open(path)?));
             }
+        }
+        for (net, file) in opened {
+            let capture = net.handle.point().attach(file, net.id())?;
+            drop(net.capture.replace(capture));
         }
         Ok(())
     }
@@ -80,6 +71,7 @@ impl NetResource {
     fn open(id: NetId, net: &NetSpec, spec: &Spec, progress: &Progress) -> Result<Self, StartError> {
         let mac = net.mac.ok_or(StartError::Internal("the network addresses"))?.bytes();
         let mtu = net.mtu.map(Mtu::get);
+        let mut forwards = None;
         let link = match &net.link {
             NetLink::Tap(name) => {
                 progress.begin(format!("opening the TAP {name}"));
@@ -89,12 +81,13 @@ impl NetResource {
             NetLink::User(user) => {
                 let network = open_user(user, mtu, spec)?;
                 let bound = user.forward.iter().zip(network.forwards());
-                let forwards = bound.map(|(forward, (_, address))| BoundForward {
+                let bound = bound.map(|(forward, (_, address))| BoundForward {
                     net: id.clone(),
                     forward: *forward,
-                    address: *address,
+                    address,
                 });
-                Link::User { forwards: forwards.collect(), network: Box::new(network) }
+                forwards = Some((network.ports().clone(), bound.collect()));
+                Link::User(Box::new(network))
             }
             NetLink::Socket { path, listen } => {
                 progress.begin(format!("opening the socket {}", path.display()));
@@ -114,22 +107,22 @@ impl NetResource {
             }
             NetLink::None => return Err(StartError::Internal("the list of networks")),
         };
-        Ok(NetResource { id, mac, mtu, link, point: CapturePoint::default(), capture: None })
+        Ok(NetResource { handle: Arc::new(NetHandle::new(id, forwards)), mac, mtu, link, capture: None })
+    }
+
+    /// What can be changed while the machine runs.
+    pub(super) fn handle(&self) -> &Arc<NetHandle> {
+        &self.handle
     }
 
     /// Its name among the machine's parts.
     pub(super) fn id(&self) -> &str {
-        self.id.as_str()
+        self.handle.id().as_str()
     }
 
     /// The guest's address.
     pub(super) fn mac(&self) -> [u8; 6] {
         self.mac
-    }
-
-    /// The ports of the host that lead to the guest.
-    pub(super) fn forwards(&self) -> &[BoundForward] {
-        if let Link::User { forwards, .. } = &self.link { forwards } else { &[] }
     }
 
     /// A backend for the device of one boot. What came before that boot is gone.
@@ -145,9 +138,16 @@ impl NetResource {
             Link::Stream(socket) => socket.backend(),
             Link::Dgram(socket) => socket.backend(),
             Link::Switch(port) => port.backend(),
-            Link::User { network, .. } => Box::new(network.backend().map_err(StartError::Descriptors)?),
+            Link::User(network) => Box::new(network.backend().map_err(StartError::Descriptors)?),
         };
-        Ok(self.point.around(backend))
+        Ok(self.handle.point().around(backend))
+    }
+}
+
+impl Drop for NetResource {
+    fn drop(&mut self) {
+        // Handles of the machine may stay for longer than it.
+        self.handle.close();
     }
 }
 
@@ -187,7 +187,7 @@ fn hostname(user: &UserNet, spec: &Spec) -> Option<String> {
 }
 
 /// A forward as the user network takes it.
-fn forward(asked: &PortForward) -> Forward {
+pub(super) fn forward(asked: &PortForward) -> Forward {
     let protocol = match asked.protocol {
         Protocol::Tcp => usernet::Protocol::Tcp,
         Protocol::Udp => usernet::Protocol::Udp,

@@ -11,7 +11,8 @@ use super::deadline::Progress;
 use super::disks::Disks;
 use super::events::Publisher;
 use super::files::{BootFiles, OpenFiles};
-use super::nets::{BoundForward, NetResource};
+use super::net_handles::{BoundForward, NetHandles};
+use super::nets::NetResource;
 use super::pci::MakeFunctions;
 use super::run_resources::RunResources;
 use crate::host::ports::PortSocket;
@@ -27,6 +28,7 @@ pub(super) struct Resources {
     pub(super) disk_handles: Disks,
     /// In the order of the spec.
     pub(super) nets: Vec<NetResource>,
+    pub(super) net_handles: NetHandles,
     pub(super) kvm: Arc<KvmDevice>,
     /// In the order of the spec.
     pub(super) ports: Vec<PortSocket>,
@@ -57,7 +59,10 @@ impl Resources {
         });
         let ports = ports.collect::<Result<_, _>>()?;
         NetResource::capture_all(&mut nets, &spec, &progress)?;
+        let publisher = Publisher::default();
+        let handles = nets.iter().map(|net| net.handle().clone());
         Ok(Resources {
+            net_handles: NetHandles::new(handles, publisher.clone()),
             disk_handles: Disks::new(&files.disks),
             files,
             nets,
@@ -65,7 +70,7 @@ impl Resources {
             ports,
             balloon: BalloonControl::new(spec.balloon.map_or(0, |balloon| balloon.mib())),
             console: Console::new(spec.console()),
-            publisher: Publisher::default(),
+            publisher,
             spec,
             run_resources,
             functions,
@@ -74,7 +79,7 @@ impl Resources {
 
     /// The ports of the host that lead to the guest.
     pub(super) fn forwards(&self) -> Vec<BoundForward> {
-        self.nets.iter().flat_map(NetResource::forwards).cloned().collect()
+        self.net_handles.forwards()
     }
 
     /// Finds what the machine boots next: its disks are searched anew.

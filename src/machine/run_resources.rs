@@ -11,7 +11,7 @@ use virtio::console::{Backend, Stream};
 use super::StartError;
 use super::deadline::Progress;
 use super::files::Prepared;
-use super::nets::BoundForward;
+use super::net_handles::BoundForward;
 use super::saved::Restore;
 
 /// Something to boot from that is in no file; it is read as often as the machine boots.

@@ -220,7 +220,7 @@ mod tests {
             (vec!["user,subnet=10.0.0.0/16", "user,subnet=10.0.5.0/24"], "`,subnet=10.1.5.0/24`"),
             (vec!["socket=a,listen", "dgram=a:b"], "socket a"),
             (vec!["dgram=a:a"], "socket a"),
-            (vec!["user,pcap=-"], "mkfifo"),
+            (vec!["user,pcap=-"], "`minivmm capture NAME -w -`"),
             (vec!["user,mtu=1279"], "1280 or more"),
             (vec!["user,pcap=f", "tap=x,pcap=f"], "the file f"),
         ] {

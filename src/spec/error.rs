@@ -69,7 +69,9 @@ pub enum SpecError {
     #[error("the TAP {0} was given twice; each network interface needs a TAP of its own")]
     TapTwice(InterfaceName),
     /// `none` beside an interface.
-    #[error("`none` stands alone: a machine without a network has no other interface and no forward")]
+    #[error(
+        "`none` stands alone: a machine without a network has no other interface and no forward; leave out `none`, or the others"
+    )]
     NoneAndOthers,
     /// The same id twice.
     #[error("two network interfaces are called {0}; give one of them another with `,id=NAME`")]
@@ -99,7 +101,8 @@ pub enum SpecError {
     UserMtu(Mtu),
     /// Frames on standard output.
     #[error(
-        "`pcap=-` would mix frames and the guest's console; give a file, or a FIFO that the reader opens (`mkfifo`)"
+        "`pcap=-` would mix frames and the guest's console; give a file, or send the frames of the running machine to a program: \
+         `minivmm capture NAME -w -`"
     )]
     PcapStandard,
     /// The same file for the frames of two interfaces.

@@ -9,6 +9,7 @@ use super::command::{self, Command, Commands, Reserved};
 use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
 use super::{End, Keeper, SwitchInfo, uplink};
+use crate::host::capture::{CaptureLimits, StreamState};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
 use crate::host::switch_port::PortRequest;
 use crate::spec::{PortOptions, Uplink};
@@ -360,4 +361,32 @@ fn beginning_of_a_frame_that_never_ends_is_all_that_is_kept() {
     // With the rest it is a frame: from the address zero, which is no station's.
     slow.stream.write_all(&vec![0; usize::try_from(longest).unwrap() - 60_000]).unwrap();
     running.until(|info| info.ports.iter().any(|port| port.from_guest.drops.contains_key("malformed")));
+}
+
+#[test]
+fn frames_of_a_port_are_captured_both_ways_until_it_leaves() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    let capture = |port: &str| {
+        let (port, limits) = (port.to_owned(), CaptureLimits::default());
+        running.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
+    };
+    assert!(capture("vm9.net0").unwrap_err().sentence.contains("its ports are: vm1.net0, vm2.net0"));
+    let mut frames = capture("vm1.net0").unwrap();
+    one.send(2, b"sent to two");
+    two.hears(1, 2, b"sent to two");
+    two.send(1, b"sent to one");
+    one.hears(2, 1, b"sent to one");
+    drop(one);
+    let (mut all, mut buffer) = (Vec::<u8>::new(), Vec::new());
+    loop {
+        match frames.next(&mut buffer, LIMIT) {
+            StreamState::Bytes => all.extend(&buffer),
+            StreamState::Nothing => panic!("the capture goes on"),
+            StreamState::Ended => break,
+        }
+    }
+    for expected in [frame(1, 2, b"sent to two"), frame(2, 1, b"sent to one")] {
+        assert_eq!(all.windows(expected.len()).filter(|window| *window == expected).count(), 1);
+    }
 }

@@ -41,18 +41,13 @@ impl Packet<'_> {
     ) {
         if let Some(gso) = self.offload.gso.filter(|gso| !gso.fits(accepts)) {
             segment::cut(self, &gso, accepts.checksum, |header, head, payload| {
-                done(out.send(port, header, &[head, payload]), head.len() + payload.len());
+                done(send_parts(port, header, [head, payload], out), head.len() + payload.len());
             });
             return;
         }
         let sent = match self.offload.checksum.filter(|_| !accepts.checksum) {
             Some(partial) => self.send_completed(port, partial, out),
-            None => {
-                let [front, tag, behind] = self.parts();
-                // A frame that is as it came is one part.
-                let parts: &[&[u8]] = if behind.is_empty() { &[front] } else { &[front, tag, behind] };
-                out.send(port, &self.header(), parts)
-            }
+            None => send_parts(port, &self.header(), self.parts(), out),
         };
         done(sent, self.len());
     }
@@ -64,6 +59,24 @@ impl Packet<'_> {
         let field = partial.start + partial.offset;
         let (head, rest) = self.bytes.split_at_checked(field).unwrap_or_default();
         let [front, tag, behind] = self.edit.parts(head);
-        out.send(port, &[0; HEADER_LEN], &[front, tag, behind, &checksum, rest.get(2..).unwrap_or_default()])
+        let parts = [front, tag, behind, &checksum, rest.get(2..).unwrap_or_default()];
+        send_parts(port, &[0; HEADER_LEN], parts, out)
     }
+}
+
+/// Sends a frame without those of its parts that are empty: one that is as it came is one part.
+fn send_parts<const N: usize>(
+    port: PortId,
+    header: &[u8; HEADER_LEN],
+    mut parts: [&[u8]; N],
+    out: &mut impl Ports,
+) -> bool {
+    let mut count = 0;
+    for index in 0..N {
+        if parts.get(index).is_some_and(|part| !part.is_empty()) {
+            parts.swap(count, index);
+            count += 1;
+        }
+    }
+    out.send(port, header, parts.get(..count).unwrap_or_default())
 }

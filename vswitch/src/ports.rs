@@ -34,6 +34,7 @@ pub trait Ports {
     /// What the port takes now.
     fn accepts(&self, port: PortId) -> Accepts;
 
-    /// Sends the frame that consists of `parts` behind `header`. Returns whether there was room for it.
+    /// Sends the frame that consists of `parts`, at most five and none of them empty, behind `header`. A frame that goes on as
+    /// it came is one part. Returns whether there was room for it.
     fn send(&mut self, port: PortId, header: &[u8; HEADER_LEN], parts: &[&[u8]]) -> bool;
 }

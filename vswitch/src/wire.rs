@@ -18,6 +18,8 @@ const AROUND: usize = 8 + 4 + 12;
 const SHORTEST: usize = 60;
 /// A longer delay or jitter counts as this one.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+/// Frames that may wait however slow the wire is: TCP needs a few.
+const ALWAYS_QUEUED: usize = 16;
 const MILLION: u64 = 1_000_000;
 
 /// One direction of a port.
@@ -46,7 +48,7 @@ struct Plan {
     begins: Instant,
     /// The sender is ready for the next frame.
     sent: Instant,
-    /// It leaves the wire.
+    /// It leaves the wire, if those before it have.
     due: Instant,
 }
 
@@ -67,8 +69,6 @@ pub(crate) struct Wire {
     bytes: usize,
     /// When the sender is ready for the next frame.
     free: Option<Instant>,
-    /// When the last frame leaves the wire.
-    last: Option<Instant>,
 }
 
 /// What all wires share.
@@ -95,7 +95,7 @@ impl Wire {
         let spread = u64::try_from(jitter.as_nanos() * 2).unwrap_or(u64::MAX);
         let late = Duration::from_nanos(random.below(spread.saturating_add(1)));
         let due = after(sent, (delay + late).saturating_sub(jitter));
-        Plan { begins, sent, due: self.last.map_or(due, |last| last.max(due)) }
+        Plan { begins, sent, due }
     }
 
     fn first_due(&self) -> Option<Instant> {
@@ -105,18 +105,13 @@ impl Wire {
     /// Plans what is on the wire anew. What is before the first frame has been sent.
     fn set(&mut self, impairment: Impairment, random: &mut Random) {
         self.impairment = impairment;
-        (self.free, self.last) = (self.queue.front().map(|first| first.plan.begins), None);
+        self.free = self.queue.front().map(|first| first.plan.begins);
         let mut queue = std::mem::take(&mut self.queue);
         for waiting in &mut queue {
             waiting.plan = self.plan(waiting.arrived, waiting.frame.len(), random);
-            self.follow(waiting.plan);
+            self.free = Some(waiting.plan.sent);
         }
         self.queue = queue;
-    }
-
-    /// The next frame comes after the one with this plan.
-    fn follow(&mut self, plan: Plan) {
-        (self.free, self.last) = (Some(plan.sent), Some(plan.due));
     }
 }
 
@@ -186,7 +181,7 @@ impl Wires {
         }
         let dropped = wire.queue.len();
         wire.queue = VecDeque::new();
-        (wire.bytes, wire.free, wire.last) = (0, None, None);
+        (wire.bytes, wire.free) = (0, None);
         if wire.impairment == Impairment::default() {
             *slot = None;
         }
@@ -227,14 +222,15 @@ impl Wires {
             return None;
         }
         let plan = wire.plan(now, len, &mut self.random);
-        if plan.begins.saturating_duration_since(now) > self.limits.backlog
+        let waits_long = plan.begins.saturating_duration_since(now) > self.limits.backlog;
+        if waits_long && wire.queue.len() >= ALWAYS_QUEUED
             || wire.queue.len() >= self.limits.waiting_frames
             || wire.bytes + len > self.limits.waiting_bytes
         {
             tally.drop(DropReason::QueueFull);
             return None;
         }
-        wire.follow(plan);
+        wire.free = Some(plan.sent);
         Some(plan)
     }
 

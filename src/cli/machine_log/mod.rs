@@ -7,13 +7,14 @@ mod system;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{io, process};
+use std::{fs, io, process};
 
 use log::Level;
 
 use self::file::LogFile;
 use self::system::SystemLog;
 use super::report;
+use crate::host::identity::identity;
 use crate::spec::MachineName;
 
 /// The socket of the host's log: journald and every syslog daemon listen there.
@@ -38,6 +39,11 @@ pub(super) enum LogError {
     )]
     System(io::Error),
 }
+
+/// A log that is a file for frames too.
+#[derive(Debug, thiserror::Error)]
+#[error("the log and the frames of a network interface have the same file {}; give each a file of its own", .0.display())]
+pub(super) struct LogIsCapture(PathBuf);
 
 /// A log with the name of its machine.
 #[derive(Debug)]
@@ -101,6 +107,27 @@ impl MachineLog {
     }
 }
 
+/// Refuses a log that is one of `captures` too, the files for the machine's frames.
+pub(super) fn refuse_captures<'a>(
+    log: &Path,
+    mut captures: impl Iterator<Item = &'a Path>,
+) -> Result<(), LogIsCapture> {
+    if captures.any(|other| may_be_same(log, other)) { Err(LogIsCapture(log.into())) } else { Ok(()) }
+}
+
+/// Whether both are one file, or will be when they are made.
+fn may_be_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
+        Some((folder, path.file_name()?.to_owned()))
+    };
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(one), Ok(other)) => identity(&one) == identity(&other),
+        _ => one == other || place(one).is_some_and(|one| place(other) == Some(one)),
+    }
+}
+
 impl MachineLog {
     /// Warns once: a log on a full disk stays as it is.
     fn warn_once(&self, error: &io::Error) {
@@ -130,7 +157,7 @@ mod tests {
         let log = MachineLog::open(Some(&path), Some(&"vm0".parse().unwrap())).unwrap();
         log.record(Level::Info, "~> RAM         : 4 MiB\n~> Processors  : 1\n");
         log.record(Level::Info, "\r\nminivmm: quit\u{1b}[2J\tnow\r\n");
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
         let said: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         let own = format!("minivmm[{}]: vm0: ", process::id());
         let expected = ["~> RAM         : 4 MiB", "~> Processors  : 1", "quit [2J now"];
@@ -141,5 +168,16 @@ mod tests {
     fn a_log_that_cannot_be_written_is_an_error_with_its_path() {
         let error = MachineLog::open(Some(Path::new("/nonexistent/log")), None).unwrap_err().to_string();
         assert!(error.starts_with("the log /nonexistent/log cannot be written: "), "{error}");
+    }
+
+    #[test]
+    fn a_log_that_is_a_machines_capture_too_is_refused_before_either_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("f"), folder.path().join("link"));
+        let refused = |log: &Path, capture: &Path| refuse_captures(log, [capture].into_iter()).is_err();
+        assert!(refused(&path, &path) && refused(&folder.path().join("./f"), &path) && !path.exists());
+        fs::write(&path, "").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(refused(&link, &path) && !refused(&path, &folder.path().join("g")));
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::show;
-use super::{SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
+use super::{SwitchCaptureArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
 use crate::cli::exit::Status;
+use crate::cli::verbs::{CaptureFailure, write_frames};
 use crate::cli::{print, report_error};
-use crate::control::client::{ClientError, request};
+use crate::control::client::{ByteStream, ClientError, request};
 use crate::control::{RunningMachine, all_switches, find_switch};
 use crate::host::lock::pid_clause;
 use crate::spec::{DeviceError, PortOptions, SwitchName};
@@ -35,6 +36,8 @@ enum VerbError {
     Refused(String),
     #[error("the switch {name}{} has not ended within {} s; `kill -9` ends it in any case", pid_clause(.pid), END_LIMIT.as_secs())]
     NotEnded { name: SwitchName, pid: Option<u32> },
+    #[error(transparent)]
+    Capture(#[from] CaptureFailure),
     #[error(transparent)]
     Option(#[from] DeviceError),
     #[error("the answer of the switch cannot be shown")]
@@ -67,6 +70,7 @@ pub(super) fn run(verb: &SwitchVerb) -> Status {
         SwitchVerb::Ls(SwitchListArgs { json, .. }) => list(*json).map(Some),
         SwitchVerb::Show(SwitchShowArgs { name, json, .. }) => show(name, *json).map(Some),
         SwitchVerb::Set(args) => set(args).map(|()| None),
+        SwitchVerb::Capture(args) => capture(args).map(|()| None),
         SwitchVerb::Stop(SwitchNameArgs { name, .. }) => stop(name).map(|()| None),
     };
     match done {
@@ -86,7 +90,12 @@ fn find(name: &SwitchName) -> Result<RunningMachine, VerbError> {
 
 fn send(name: &SwitchName, method: &str, path: &str, body: Option<&Value>) -> Result<Value, VerbError> {
     let running = find(name)?;
-    request(&running.socket, method, path, body, ANSWER_LIMIT).map_err(|error| match error {
+    request(&running.socket, method, path, body, ANSWER_LIMIT).map_err(|error| failed(&running, name, error))
+}
+
+/// Why a request to a switch that was found has no answer.
+fn failed(running: &RunningMachine, name: &SwitchName, error: ClientError) -> VerbError {
+    match error {
         ClientError::Refused { reason, .. } => VerbError::Refused(reason),
         // It has ended since it was found.
         ClientError::Unreachable(_) if find_switch(name).is_none() => match find(name) {
@@ -94,6 +103,15 @@ fn send(name: &SwitchName, method: &str, path: &str, body: Option<&Value>) -> Re
             Ok(running) => VerbError::Unreachable { name: name.clone(), pid: running.pid, error },
         },
         error => VerbError::Unreachable { name: name.clone(), pid: running.pid, error },
+    }
+}
+
+fn capture(args: &SwitchCaptureArgs) -> Result<(), VerbError> {
+    let running = find(&args.name)?;
+    let path = format!("/v1/ports/{}/capture", args.port);
+    write_frames(&args.output, |body| {
+        ByteStream::open(&running.socket, "POST", &path, body)
+            .map_err(|error| failed(&running, &args.name, error))
     })
 }
 

@@ -1,8 +1,10 @@
 //! The arguments of these verbs.
 
+use std::path::PathBuf;
+
 use clap::ArgAction;
 
-use crate::spec::{BalloonSize, MachineName};
+use crate::spec::{BalloonSize, MachineName, NetId, PortForward};
 
 /// A verb for machines with a name.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -28,6 +30,26 @@ pub enum NameVerb {
     /// the guest's.
     #[command(verbatim_doc_comment)]
     Console(ConsoleArgs),
+    /// List, add and remove ports of the host that lead to the guest
+    ///
+    /// `minivmm forward vm0` lists them, `minivmm forward vm0 8080:80` adds one: port
+    /// 8080 of this host leads to port 80 of the guest, until it is removed (`--remove
+    /// 8080:80`) or the machine ends. A reboot does not change it. Connections go on
+    /// when their forward is removed.
+    #[command(verbatim_doc_comment)]
+    Forward(ForwardArgs),
+    /// Copy the frames of a network interface to a file or a program
+    ///
+    /// The capture is in pcapng, for Wireshark and tcpdump, and ends with Ctrl-C, with
+    /// the machine, or as -c and --seconds say:
+    ///
+    ///   minivmm capture vm0 -w - | wireshark -k -i -
+    ///   minivmm capture vm0 --net net1 -w frames.pcapng -c 100
+    ///
+    /// A program or disk that is slow loses frames of the capture, which are counted;
+    /// the guest is never held up.
+    #[command(verbatim_doc_comment)]
+    Capture(CaptureArgs),
     /// Pause a machine
     Pause(NameArgs),
     /// Resume a paused machine
@@ -100,6 +122,63 @@ pub struct StopArgs {
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
+}
+
+/// A port of the host that leads to the guest, to add or remove.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct ForwardArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// Add this one: [ADDRESS:]HOST:GUEST[/udp], as for -p
+    ///
+    /// Without an address the host listens on 127.0.0.1. Port 0 of the host is any
+    /// that is free.
+    #[arg(value_name = "FORWARD")]
+    pub add: Option<PortForward>,
+    /// Remove this one
+    #[arg(long, value_name = "FORWARD", conflicts_with = "add")]
+    pub remove: Option<PortForward>,
+    /// The interface, if there are several user networks
+    #[arg(long, value_name = "ID")]
+    pub net: Option<NetId>,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// What to capture, and where it goes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct CaptureArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// The interface, if there are several
+    #[arg(long, value_name = "ID")]
+    pub net: Option<NetId>,
+    /// Where the frames go.
+    #[command(flatten)]
+    pub output: CaptureOutput,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// Where captured frames go, and for how long.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CaptureOutput {
+    /// The file, new or an earlier capture; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// End behind so many frames
+    #[arg(short, long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
 }
 
 /// The size of a machine's balloon.

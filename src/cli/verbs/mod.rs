@@ -1,9 +1,11 @@
 //! Verbs that send requests to machines with a name.
 
 mod args;
+mod capture;
 mod console;
 mod exits;
 mod force;
+mod forward;
 mod ls;
 mod show;
 mod stop;
@@ -16,7 +18,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub use args::{BalloonArgs, ConsoleArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs};
+pub use args::{
+    BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb,
+    ShowArgs, StopArgs,
+};
+pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
 pub(super) use ls::uptime;
 pub(super) use show::columns;
@@ -85,6 +91,9 @@ pub(super) enum VerbError {
          `minivmm console {0}` shows it again"
     )]
     Disconnected(MachineName),
+    /// Frames cannot be captured.
+    #[error(transparent)]
+    Capture(#[from] CaptureFailure),
     /// It cannot be formatted.
     #[error("the machine's answer cannot be shown")]
     Json(#[from] serde_json::Error),
@@ -116,6 +125,10 @@ fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Stop(args) => stop::stop(args).map(|()| done),
         NameVerb::Wait(args) => wait::wait(&args.name),
         NameVerb::Console(args) => console::attach(&args.name).map(Status::into),
+        NameVerb::Forward(args) => {
+            Ok(forward::forward(args)?.map_or(done, |text| print(&text, Status::Done).into()))
+        }
+        NameVerb::Capture(args) => capture::capture(args).map(|()| done),
         NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),

@@ -14,6 +14,8 @@ fn operations() -> BTreeMap<(String, String), (String, Vec<u16>)> {
         let word = line.trim().trim_end_matches(':').trim_matches('"');
         match line.len() - line.trim_start().len() {
             2 => path = word.into(),
+            // Of all methods of a path.
+            4 if word == "parameters" => {}
             4 => {
                 method = word.to_uppercase();
                 operations.insert((method.clone(), path.clone()), (String::new(), Vec::new()));
@@ -46,7 +48,9 @@ fn the_openapi_file_describes_each_route_and_no_other() {
 #[test]
 fn the_openapi_file_names_every_field_of_the_answers() {
     let target = super::super::testing::Fake::default();
+    let forward = target.add_forward(None, "0:22".parse().unwrap()).unwrap();
     let said = [
+        serde_json::to_value(forward).unwrap(),
         serde_json::to_value(target.info()).unwrap(),
         serde_json::to_value(target.balloon()).unwrap(),
         serde_json::to_value(target.stats().unwrap()).unwrap(),
@@ -75,6 +79,7 @@ fn the_openapi_file_says_of_each_operation_that_it_can_be_refused() {
 #[test]
 fn the_openapi_file_names_the_limits_that_are_kept() {
     use super::super::{Limits, MAX_BODY, MAX_HEAD};
+    use crate::host::capture::{MOST_CAPTURES, MOST_WAITING};
     let Limits { connections, streams, request, write, .. } = Limits::DEFAULT;
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     for limit in [
@@ -84,6 +89,8 @@ fn the_openapi_file_names_the_limits_that_are_kept() {
         format!("There are {connections} connections at most, of which {streams} may wait"),
         format!("Where all {connections} are taken"),
         format!("maximum: {MAX_PAUSE} default: {PAUSE}"),
+        format!("{} MiB wait for it", MOST_WAITING >> 20),
+        format!("There are {MOST_CAPTURES} captures of an interface at most"),
     ] {
         assert!(words(FILE).contains(&limit), "{limit}");
     }
@@ -106,6 +113,8 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
     use crate::{MachineEvent, MachineState};
     let states = [MachineState::Running, MachineState::Paused, MachineState::Ended];
     let (device, reason) = ("vda".to_owned(), "it is away".to_owned());
+    let nets = crate::machine::NetHandles::default();
+    let bound = nets.add_forward(None, "0:22".parse().unwrap()).unwrap();
     let events = [
         MachineEvent::Booted,
         MachineEvent::Paused,
@@ -113,6 +122,8 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         MachineEvent::Reset,
         MachineEvent::Panicked,
         MachineEvent::DeviceFailed { device, reason },
+        MachineEvent::ForwardAdded(bound.clone()),
+        MachineEvent::ForwardRemoved(bound.clone()),
         MachineEvent::Missed(1),
         MachineEvent::Exited,
     ];
@@ -126,6 +137,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         match event {
             MachineEvent::Booted | MachineEvent::Paused | MachineEvent::Resumed | MachineEvent::Reset => {}
             MachineEvent::Panicked | MachineEvent::DeviceFailed { .. } => {}
+            MachineEvent::ForwardAdded(_) | MachineEvent::ForwardRemoved(_) => {}
             MachineEvent::Missed(_) | MachineEvent::Exited => {}
         }
     }

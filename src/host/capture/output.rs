@@ -1,8 +1,8 @@
-//! Where a capture goes: a new file, an earlier capture, a FIFO that Wireshark reads, or standard output.
+//! Where a capture goes: a new file, an earlier capture, or a FIFO that Wireshark reads.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IsTerminal, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,25 +12,6 @@ use super::pcapng;
 
 /// Most bytes that a pipe takes without a wait once poll(2) reports room (PIPE_BUF, pipe(7)).
 const PIPE_BUF: usize = 4096;
-
-/// What a capture is written to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CaptureTarget {
-    /// A file or a FIFO.
-    File(PathBuf),
-    /// Standard output.
-    Standard,
-}
-
-impl std::fmt::Display for CaptureTarget {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            CaptureTarget::File(path) => path.display().fmt(f),
-            CaptureTarget::Standard => f.write_str("standard output"),
-        }
-    }
-}
 
 /// Why frames cannot be captured.
 #[derive(Debug, thiserror::Error)]
@@ -49,26 +30,21 @@ pub enum CaptureError {
     )]
     NoCapture(PathBuf),
     /// Another capture writes to it.
-    #[error("cannot capture to {}: another capture writes to it; give each interface a file of its own", .0.display())]
+    #[error("cannot capture to {}: another capture writes to it; give each capture a file of its own", .0.display())]
     InUse(PathBuf),
-    /// Standard output is a terminal.
-    #[error(
-        "cannot capture to the terminal: send it to a program (`-w - | wireshark -k -i -`), or give the name of a file"
-    )]
-    Terminal,
     /// The host refused.
-    #[error("cannot capture to {target}: {source}{}", cure(.source))]
+    #[error("cannot capture to {}: {source}{}", path.display(), cure(.source))]
     Host {
         /// Where it was to go.
-        target: CaptureTarget,
+        path: PathBuf,
         /// The host's error.
         source: io::Error,
     },
 }
 
 impl CaptureError {
-    pub(super) fn host(target: &CaptureTarget, source: io::Error) -> Self {
-        CaptureError::Host { target: target.clone(), source }
+    pub(super) fn host(path: &Path, source: io::Error) -> Self {
+        CaptureError::Host { path: path.to_owned(), source }
     }
 }
 
@@ -91,17 +67,25 @@ pub(super) enum Output {
     Stream(File),
 }
 
-impl Output {
-    /// Opens `target`: a new file is its owner's alone, an earlier capture is replaced, anything else is left alone.
-    pub(super) fn open(target: &CaptureTarget) -> Result<Self, CaptureError> {
-        let host = |source| CaptureError::host(target, source);
-        let path = match target {
-            CaptureTarget::File(path) => path,
-            CaptureTarget::Standard => return standard().map_err(host)?.ok_or(CaptureError::Terminal),
-        };
+/// An output that is open, and as it was: what may fail has been done.
+#[derive(Debug)]
+pub(crate) struct CaptureFile {
+    path: PathBuf,
+    /// `None`: a FIFO.
+    file: Option<File>,
+}
+
+impl CaptureFile {
+    /// Opens a file: a new one is its owner's alone, an earlier capture may be replaced, anything else is left alone.
+    ///
+    /// # Errors
+    /// [`CaptureError`].
+    pub(crate) fn open(path: &Path) -> Result<Self, CaptureError> {
+        let host = |source| CaptureError::host(path, source);
+        let opened = |file| CaptureFile { path: path.to_owned(), file };
         match fs::symlink_metadata(path) {
-            Ok(file) if file.file_type().is_fifo() => return Ok(Output::Fifo(path.clone())),
-            Ok(file) if !file.is_file() => return Err(CaptureError::NoFile(path.clone())),
+            Ok(file) if file.file_type().is_fifo() => return Ok(opened(None)),
+            Ok(file) if !file.is_file() => return Err(CaptureError::NoFile(path.to_owned())),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(host(error)),
@@ -112,18 +96,46 @@ impl Output {
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let mut file = options.open(path).map_err(host)?;
         if !file.metadata().map_err(host)?.is_file() {
-            return Err(CaptureError::NoFile(path.clone()));
+            return Err(CaptureError::NoFile(path.to_owned()));
         }
         if !lock::try_lock(&file, Kind::Exclusive).map_err(host)? {
-            return Err(CaptureError::InUse(path.clone()));
+            return Err(CaptureError::InUse(path.to_owned()));
         }
         if !is_capture(&mut file).map_err(host)? {
-            return Err(CaptureError::NoCapture(path.clone()));
+            return Err(CaptureError::NoCapture(path.to_owned()));
         }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(host)?;
-        Ok(Output::File(file))
+        Ok(opened(Some(file)))
     }
 
+    /// As [`CaptureFile::begin`], for a writer that may wait: for the reader of a FIFO, and for its room.
+    pub(crate) fn begin_blocking(self) -> Result<File, CaptureError> {
+        let path = self.path.clone();
+        let host = |source| CaptureError::host(&path, source);
+        match self.begin()? {
+            Output::File(file) | Output::Stream(file) => Ok(file),
+            Output::Fifo(path) => {
+                OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(host)
+            }
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Begins: an earlier capture is gone.
+    pub(super) fn begin(self) -> Result<Output, CaptureError> {
+        let CaptureFile { path, file } = self;
+        let Some(mut file) = file else { return Ok(Output::Fifo(path)) };
+        match file.set_len(0).and_then(|()| file.rewind()) {
+            Ok(()) => Ok(Output::File(file)),
+            Err(source) => Err(CaptureError::host(&path, source)),
+        }
+    }
+}
+
+impl Output {
     /// Writes `bytes` in whole or in part; waits for room for `limit` at most. 0: there is none.
     pub(super) fn write(&mut self, bytes: &[u8], limit: Duration) -> io::Result<usize> {
         match self {
@@ -151,17 +163,6 @@ impl Output {
             }
         }
     }
-}
-
-/// Standard output, without a change of its flags, which other processes share; `None` for a terminal.
-fn standard() -> io::Result<Option<Output>> {
-    let stdout = io::stdout();
-    if stdout.is_terminal() {
-        return Ok(None);
-    }
-    let file = File::from(stdout.as_fd().try_clone_to_owned()?);
-    let is_file = file.metadata()?.is_file();
-    Ok(Some(if is_file { Output::File(file) } else { Output::Stream(file) }))
 }
 
 fn open_fifo(path: &Path) -> io::Result<File> {

@@ -1,6 +1,6 @@
 //! Blocks of a pcapng file (IETF draft-ietf-opsawg-pcapng), in this machine's byte order.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Type of a Section Header Block: the same in both byte orders, and what every file begins with.
 pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
@@ -30,11 +30,16 @@ const AROUND_FRAME: usize = 7 * 4 + 12 + 4;
 
 /// Direction of a frame, as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     /// The guest receives it.
     Inbound,
     /// The guest sends it.
     Outbound,
+}
+
+/// The time since 1970.
+pub(super) fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Bytes that a frame of `len` bytes takes at most.

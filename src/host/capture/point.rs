@@ -3,10 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::output::{CaptureError, CaptureTarget, Output};
+use super::output::{CaptureError, CaptureFile};
 use super::pcapng::Direction;
 use super::queue::Queue;
+use super::stream::{CaptureLimits, CaptureStream};
 use super::writer::Writer;
+
+/// Most captures of one interface at once.
+pub(crate) const MOST_CAPTURES: usize = 8;
 
 /// Where captures are attached to an interface. Clones are of the same one.
 #[derive(Debug, Clone, Default)]
@@ -18,34 +22,76 @@ pub(crate) struct CapturePoint {
 struct Shared {
     /// There is a capture. A frame around the moment of attaching may be missed.
     active: AtomicBool,
-    queues: Mutex<Vec<Arc<Queue>>>,
+    captures: Mutex<Captures>,
+}
+
+#[derive(Debug, Default)]
+struct Captures {
+    queues: Vec<Arc<Queue>>,
+    /// No frame comes any more.
+    closed: bool,
+}
+
+/// Why no capture could be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are as many as there may be.
+    TooMany(usize),
+    /// No frame comes any more.
+    Closed,
 }
 
 impl CapturePoint {
-    /// Opens `target` and writes the frames of `interface` to it until the capture is dropped.
-    pub(crate) fn attach(&self, target: &CaptureTarget, interface: &str) -> Result<Capture, CaptureError> {
+    /// Writes the frames of `interface` to `file` until the capture is dropped.
+    pub(crate) fn attach(&self, file: CaptureFile, interface: &str) -> Result<Capture, CaptureError> {
         let queue = Arc::new(Queue::default());
-        let writer = Writer::start(Output::open(target)?, queue.clone(), interface)
-            .map_err(|source| CaptureError::host(target, source))?;
-        self.queues().push(queue.clone());
-        self.shared.active.store(true, Ordering::Relaxed);
+        let path = file.path().to_owned();
+        let writer = Writer::start(file.begin()?, queue.clone(), interface)
+            .map_err(|source| CaptureError::host(&path, source))?;
+        // It is the first one of its interface.
+        let _ = self.register(&queue);
         Ok(Capture { point: self.clone(), queue, _writer: writer })
     }
 
-    fn queues(&self) -> MutexGuard<'_, Vec<Arc<Queue>>> {
-        self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A capture of the frames of `interface` for a reader.
+    pub(crate) fn stream(&self, interface: &str, limits: CaptureLimits) -> Result<CaptureStream, Refused> {
+        let queue = Arc::new(Queue::with_most(limits.frames));
+        self.register(&queue)?;
+        Ok(CaptureStream::new(self.clone(), queue, interface, limits.time))
     }
 
-    fn detach(&self, queue: &Arc<Queue>) {
-        let mut queues = self.queues();
-        queues.retain(|other| !Arc::ptr_eq(other, queue));
-        self.shared.active.store(!queues.is_empty(), Ordering::Relaxed);
+    fn captures(&self) -> MutexGuard<'_, Captures> {
+        self.shared.captures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn register(&self, queue: &Arc<Queue>) -> Result<(), Refused> {
+        let mut captures = self.captures();
+        match captures.queues.len() {
+            _ if captures.closed => return Err(Refused::Closed),
+            count @ MOST_CAPTURES.. => return Err(Refused::TooMany(count)),
+            _ => captures.queues.push(queue.clone()),
+        }
+        self.shared.active.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn detach(&self, queue: &Arc<Queue>) {
+        let mut captures = self.captures();
+        captures.queues.retain(|other| !Arc::ptr_eq(other, queue));
+        self.shared.active.store(!captures.queues.is_empty(), Ordering::Relaxed);
+    }
+
+    /// Ends all captures: no frame comes any more.
+    pub(crate) fn close(&self) {
+        let mut captures = self.captures();
+        captures.closed = true;
+        captures.queues.iter().for_each(|queue| queue.close());
     }
 
     /// Copies a frame of `len` bytes, which `fill` appends, to each capture.
-    pub(super) fn frame(&self, direction: Direction, len: usize, fill: impl Fn(&mut Vec<u8>)) {
+    pub(crate) fn frame(&self, direction: Direction, len: usize, fill: impl Fn(&mut Vec<u8>)) {
         if self.shared.active.load(Ordering::Relaxed) {
-            self.queues().iter().for_each(|queue| queue.push(direction, len, &fill));
+            self.captures().queues.iter().for_each(|queue| queue.push(direction, len, &fill));
         }
     }
 }

@@ -14,7 +14,6 @@ use virtio::net::testing::{Frame, Wire};
 use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::queue::LIMIT;
 use super::*;
 
 const GUARD: Duration = Duration::from_secs(60);
@@ -99,7 +98,7 @@ impl Link {
     }
 
     fn attach(&self, path: &Path) -> Result<Capture, CaptureError> {
-        self.point.attach(&CaptureTarget::File(path.to_owned()), "net0")
+        self.point.attach(CaptureFile::open(path)?, "net0")
     }
 
     fn send(&mut self, frame: &[u8]) -> std::io::Result<()> {
@@ -208,7 +207,7 @@ fn a_slow_reader_loses_frames_that_are_counted_and_holds_up_nobody() {
     let mut link = Link::new();
     link.wire.ends().forget = true;
     let capture = link.attach(&path).unwrap();
-    let sent = 3 * LIMIT / 1514;
+    let sent = 3 * MOST_WAITING / 1514;
     for seed in 0..sent {
         link.send(&frame(1514, seed)).unwrap();
     }
@@ -323,4 +322,84 @@ fn only_a_new_file_or_an_earlier_capture_is_written_to() {
         assert!(says(&link, other).contains("is no regular file"), "{}", other.display());
     }
     assert!(says(&link, &folder.path().join("no/file")).contains("mkdir -p"));
+}
+
+/// Everything that a stream gives until it ends.
+fn drain(stream: &mut CaptureStream) -> Vec<Block> {
+    let (mut all, mut buffer) = (Vec::new(), Vec::new());
+    loop {
+        match stream.next(&mut buffer, GUARD) {
+            StreamState::Bytes => all.extend(&buffer),
+            StreamState::Nothing => panic!("nothing comes"),
+            StreamState::Ended => return blocks(&all),
+        }
+    }
+}
+
+#[test]
+fn stream_ends_behind_its_number_of_frames_and_counts_them() {
+    let mut link = Link::new();
+    let limits = CaptureLimits { frames: Some(2), time: None };
+    let mut stream = link.point.stream("net0", limits).unwrap();
+    for seed in 0..5 {
+        link.send(&frame(60, seed)).unwrap();
+    }
+    let blocks = drain(&mut stream);
+    assert_eq!(blocks.len(), 5);
+    assert_eq!([2, 3].map(|at| packet(&blocks[at]).2), [0, 1].map(|seed| frame(60, seed)));
+    assert_eq!(statistics(&blocks[4]), (2, 0));
+}
+
+#[test]
+fn stream_gives_frames_as_they_come_and_the_rest_when_it_is_finished_or_its_time_is_over() {
+    let mut link = Link::new();
+    let mut stream = link.point.stream("net0", CaptureLimits::default()).unwrap();
+    let mut buffer = Vec::new();
+    assert_eq!(stream.next(&mut buffer, GUARD), StreamState::Bytes);
+    assert_eq!(blocks(&buffer).len(), 2, "header and interface are there before any frame");
+    assert_eq!(stream.next(&mut buffer, Duration::from_millis(1)), StreamState::Nothing);
+    link.send(&frame(60, 1)).unwrap();
+    assert_eq!(stream.next(&mut buffer, GUARD), StreamState::Bytes);
+    assert_eq!(packet(&blocks(&buffer)[0]).2, frame(60, 1));
+    link.send(&frame(60, 2)).unwrap();
+    stream.finish();
+    link.send(&frame(60, 3)).unwrap();
+    let rest = drain(&mut stream);
+    assert_eq!((rest.len(), packet(&rest[0]).2, statistics(&rest[1])), (2, frame(60, 2), (2, 0)));
+    let limits = CaptureLimits { frames: None, time: Some(Duration::from_millis(20)) };
+    let mut stream = link.point.stream("net0", limits).unwrap();
+    assert_eq!(stream.next(&mut buffer, GUARD), StreamState::Bytes);
+    let begin = Instant::now();
+    while stream.next(&mut buffer, Duration::from_millis(5)) != StreamState::Ended {
+        assert!(begin.elapsed() < GUARD);
+    }
+}
+
+#[test]
+fn frames_that_a_stream_has_no_room_for_are_counted_as_lost() {
+    let mut link = Link::new();
+    link.wire.ends().forget = true;
+    let mut stream = link.point.stream("net0", CaptureLimits::default()).unwrap();
+    let sent = 2 * MOST_WAITING / 1514;
+    for seed in 0..sent {
+        link.send(&frame(1514, seed)).unwrap();
+    }
+    stream.finish();
+    let blocks = drain(&mut stream);
+    let (seen, lost) = statistics(blocks.last().unwrap());
+    assert!(seen == sent as u64 && lost > 0 && lost < seen, "{lost} of {seen}");
+    assert_eq!(blocks.len() as u64, 3 + seen - lost);
+}
+
+#[test]
+fn file_that_is_opened_and_not_begun_keeps_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net0.pcapng");
+    let mut link = Link::new();
+    let capture = link.attach(&path).unwrap();
+    link.send(&frame(60, 1)).unwrap();
+    drop(capture);
+    let before = fs::read(&path).unwrap();
+    drop(CaptureFile::open(&path).unwrap());
+    assert_eq!(fs::read(&path).unwrap(), before);
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
 
@@ -56,11 +56,11 @@ fn write_all(output: Output, queue: &Queue, interface: &str) -> io::Result<()> {
     pcapng::header(interface, &mut buffer);
     output.write(&buffer)?;
     loop {
-        match queue.take(&mut buffer) {
+        match queue.take(&mut buffer, None) {
             Taken::Blocks => output.write(&buffer)?,
+            Taken::Nothing => {}
             Taken::End { seen, lost } => {
-                let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                pcapng::statistics(&mut buffer, time, seen, lost);
+                pcapng::statistics(&mut buffer, pcapng::now(), seen, lost);
                 return output.write(&buffer);
             }
         }

@@ -5,17 +5,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use devices::thread::{self, Role};
 use tempfile::TempDir;
-use virtio::memory::{Memory, Segment};
-use virtio::net::{HEADER_LEN, Net, NetBackend};
+use virtio::net::{HEADER_LEN, Net};
 use virtio::poll::{Epoll, Interest, Poller};
 use virtio::testing::Guest;
-use vm_memory::{Bytes, GuestAddress};
 
-use super::testing::{End, LIMIT, frame, segments};
+use super::testing::{End, LIMIT, frame};
 use super::*;
 
 fn folder() -> (TempDir, PathBuf) {

@@ -2,23 +2,26 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use virtio::memory::{Memory, Segment, total};
 use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::Bytes;
 
+use super::ports::Changes;
 use super::wire::{OFFLOADS, Wire};
 
 /// The network of one boot, between guest memory and the host's sockets.
 #[derive(Debug)]
 pub(crate) struct UserBackend {
     wire: Wire,
+    changes: Arc<Changes>,
 }
 
 impl UserBackend {
-    /// Puts the device in front of a network.
-    pub(super) fn new(wire: Wire) -> Self {
-        UserBackend { wire }
+    /// Puts the device in front of a network whose ports may change.
+    pub(super) fn new(wire: Wire, changes: Arc<Changes>) -> Self {
+        UserBackend { wire, changes }
     }
 }
 
@@ -56,6 +59,10 @@ impl NetBackend for UserBackend {
         true
     }
 
+    fn has_answer(&self, _pair: u16) -> bool {
+        self.wire.has_answer()
+    }
+
     fn receive(
         &mut self,
         _pair: u16,
@@ -64,6 +71,7 @@ impl NetBackend for UserBackend {
         room: &[Segment],
         spill: &mut [u8],
     ) -> io::Result<usize> {
+        self.changes.apply(&mut self.wire);
         let (head, frame) = self.wire.next_frame()?;
         *header = head;
         let mut rest = frame;

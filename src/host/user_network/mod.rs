@@ -5,6 +5,7 @@
 
 mod backend;
 mod limits;
+mod ports;
 mod resolver;
 mod sockets;
 #[cfg(test)]
@@ -19,8 +20,8 @@ use std::net::SocketAddr;
 use usernet::{Config, Forward};
 
 pub(crate) use backend::UserBackend;
+pub(crate) use ports::Ports;
 use resolver::Resolver;
-use sockets::BoundSocket;
 pub(crate) use wire::Wire;
 
 /// Warns if the host has no name server that guests could ask. It may get one while they run.
@@ -55,8 +56,7 @@ pub(crate) enum UserNetworkError {
 #[derive(Debug)]
 pub(crate) struct UserNetwork {
     config: Config,
-    bound: Vec<BoundSocket>,
-    forwards: Vec<(Forward, SocketAddr)>,
+    ports: Ports,
 }
 
 impl UserNetwork {
@@ -72,20 +72,25 @@ impl UserNetwork {
     ) -> Result<Self, UserNetworkError> {
         let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);
         let config = Config { limits, ..config };
-        let mut network = UserNetwork { config, bound: Vec::new(), forwards: Vec::new() };
+        let network = UserNetwork { config, ports: Ports::default() };
         for forward in forwards {
-            let bound = BoundSocket::open(forward.protocol, forward.bind).map_err(|source| {
-                UserNetworkError::Bind { forward: *forward, address: forward.bind, source }
+            network.ports.open(*forward).map_err(|source| UserNetworkError::Bind {
+                forward: *forward,
+                address: forward.bind,
+                source,
             })?;
-            network.forwards.push((*forward, bound.address()));
-            network.bound.push(bound);
         }
         Ok(network)
     }
 
     /// What was asked for, and the address that each port has.
-    pub(crate) fn forwards(&self) -> &[(Forward, SocketAddr)] {
-        &self.forwards
+    pub(crate) fn forwards(&self) -> Vec<(Forward, SocketAddr)> {
+        self.ports.list()
+    }
+
+    /// The ports of the host that lead to the guest.
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
     }
 
     /// The network for one boot.
@@ -93,7 +98,9 @@ impl UserNetwork {
     /// # Errors
     /// The host has no descriptors left.
     pub(crate) fn backend(&self) -> io::Result<UserBackend> {
-        self.wire().map(UserBackend::new)
+        let mut wire = Wire::new(self.config.clone())?;
+        let changes = self.ports.attach(&mut wire)?;
+        Ok(UserBackend::new(wire, changes))
     }
 
     /// The network without a machine's device in front of it.
@@ -102,9 +109,7 @@ impl UserNetwork {
     /// The host has no descriptors left.
     pub(crate) fn wire(&self) -> io::Result<Wire> {
         let mut wire = Wire::new(self.config.clone())?;
-        for (bound, (forward, _)) in self.bound.iter().zip(&self.forwards) {
-            wire.forward(bound.try_clone()?, *forward)?;
-        }
+        self.ports.attach(&mut wire)?;
         Ok(wire)
     }
 }

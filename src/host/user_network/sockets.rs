@@ -51,6 +51,12 @@ impl BoundSocket {
         self.address
     }
 
+    /// Takes no connection any more, also where another descriptor of it is open. Datagrams still come.
+    pub(super) fn refuse(&self) {
+        // Of UDP, which is not connected, the host refuses this.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
     /// The same port, for one boot.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(BoundSocket { socket: self.socket.try_clone()?, ..*self })

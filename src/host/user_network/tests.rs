@@ -167,6 +167,19 @@ impl Guest {
         }
     }
 
+    /// Lets the guest work while `host` waits for something of it.
+    fn serve<T: Send>(&mut self, host: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let host = scope.spawn(host);
+            while !host.is_finished() {
+                let now = smoltcp::time::Instant::from_micros(self.started.elapsed().as_micros() as i64);
+                self.interface.poll(now, &mut self.wire, &mut self.sockets);
+                self.wire.wait(Duration::from_millis(1));
+            }
+            host.join().unwrap()
+        })
+    }
+
     /// Sends `bytes` and the end, and returns all that comes up to the end.
     fn exchange(&mut self, handle: SocketHandle, bytes: &[u8]) -> Vec<u8> {
         let (mut rest, mut got) = (bytes, Vec::new());
@@ -278,7 +291,10 @@ fn datagrams_pass_both_ways() {
 
 /// A connection from outside through `port`, to a guest that listens at 22. Returns what the guest got, and from where.
 fn visit(network: &UserNetwork, port: u16) -> (Vec<u8>, SocketAddr, SocketAddr) {
-    let mut guest = Guest::new(network);
+    visit_guest(&mut Guest::new(network), port)
+}
+
+fn visit_guest(guest: &mut Guest, port: u16) -> (Vec<u8>, SocketAddr, SocketAddr) {
     let handle = guest.tcp();
     guest.socket(handle).listen(22).unwrap();
     let visitor = thread::spawn(move || {
@@ -309,7 +325,7 @@ fn visit(network: &UserNetwork, port: u16) -> (Vec<u8>, SocketAddr, SocketAddr) 
 fn forwarded_port_stays_open_over_reboots_and_visitors_come_from_the_gateway() {
     let forward = Forward { protocol: Protocol::Tcp, bind: loopback(0), guest_port: 22 };
     let network = open(&[forward]);
-    let &[(asked, address)] = network.forwards() else { panic!() };
+    let [(asked, address)] = network.forwards()[..] else { panic!() };
     assert!(asked == forward && address.port() != 0);
     for _boot in 0..2 {
         let (greeting, remote, local) = visit(&network, address.port());
@@ -326,7 +342,7 @@ fn forwarded_port_stays_open_over_reboots_and_visitors_come_from_the_gateway() {
 fn port_that_is_removed_while_the_machine_still_holds_it_wakes_nobody() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let network = open(&[Forward { protocol, bind: loopback(0), guest_port: 22 }]);
-        let &[(_, address)] = network.forwards() else { panic!() };
+        let [(_, address)] = network.forwards()[..] else { panic!() };
         let mut wire = network.wire().unwrap();
         assert!(wire.remove_forward(protocol, address) && !wire.remove_forward(protocol, address));
         // The machine's own descriptor keeps the port open: a knock would be an event that is never taken.
@@ -353,4 +369,60 @@ fn network_that_nobody_uses_wakes_nobody() {
     wire.epoll.wait(0, &mut events).unwrap();
     assert_eq!(wire.epoll.wait(0, &mut events).unwrap(), 0);
     assert!(wire.backend.fd(0).is_some());
+}
+
+fn to_guest(protocol: Protocol) -> Forward {
+    Forward { protocol, bind: loopback(0), guest_port: 22 }
+}
+
+#[test]
+fn port_that_is_opened_while_the_guest_runs_leads_to_it_and_stays_for_the_next_boot() {
+    let network = open(&[]);
+    let mut guest = Guest::new(&network);
+    // It waits for frames, as a guest does that has nothing to do.
+    guest.serve(|| ());
+    let address = network.ports().open(to_guest(Protocol::Tcp)).unwrap();
+    assert_eq!(visit_guest(&mut guest, address.port()).0, b"SSH-2.0-test");
+    drop(guest);
+    assert_eq!(visit(&network, address.port()).0, b"SSH-2.0-test");
+}
+
+#[test]
+fn port_that_is_closed_is_free_at_once_and_its_connections_go_on() {
+    let network = open(&[]);
+    let mut guest = Guest::new(&network);
+    let handle = guest.tcp();
+    guest.socket(handle).listen(22).unwrap();
+    let ports =
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| network.ports().open(to_guest(protocol)).unwrap());
+    let mut visitor = guest.serve(|| TcpStream::connect(ports[0]).unwrap());
+    guest.run(|sockets| sockets.get::<tcp::Socket<'_>>(handle).may_send().then_some(()));
+    guest.serve(|| {
+        assert!(network.ports().close(Protocol::Tcp, ports[0]));
+        assert!(!network.ports().close(Protocol::Tcp, ports[0]));
+        assert!(network.ports().close(Protocol::Udp, ports[1]));
+        TcpStream::connect(ports[0]).unwrap_err();
+        TcpListener::bind(ports[0]).unwrap();
+        UdpSocket::bind(ports[1]).unwrap();
+    });
+    assert_eq!(network.forwards(), []);
+    visitor.write_all(b"still here").unwrap();
+    visitor.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(guest.exchange(handle, b"so am I"), b"still here");
+    let mut said = String::new();
+    guest.serve(|| visitor.read_to_string(&mut said)).unwrap();
+    assert_eq!(said, "so am I");
+}
+
+#[test]
+fn ports_of_a_guest_that_rests_take_connections_when_opened_and_none_when_closed() {
+    let network = open(&[]);
+    // Nobody asks it for frames.
+    let resting = network.backend().unwrap();
+    let [first, second] = [(); 2].map(|()| network.ports().open(to_guest(Protocol::Tcp)).unwrap());
+    let waiting = TcpStream::connect(first).unwrap();
+    assert!(network.ports().close(Protocol::Tcp, second));
+    TcpStream::connect(second).unwrap_err();
+    assert_eq!(network.ports().open(Forward { bind: second, ..to_guest(Protocol::Tcp) }).unwrap(), second);
+    drop((resting, waiting));
 }

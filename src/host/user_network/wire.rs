@@ -86,6 +86,12 @@ impl Wire {
         self.network.config().mtu
     }
 
+    /// Has the owner woken when `fd`, which nobody reads, becomes readable again.
+    pub(super) fn watch(&self, fd: RawFd) -> io::Result<()> {
+        let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, WAKE);
+        self.epoll.ctl(ControlOperation::Add, fd, event)
+    }
+
     /// Has `bound`, a port that is open already, lead to the guest as `forward` says.
     pub(super) fn forward(&mut self, bound: BoundSocket, forward: Forward) -> io::Result<()> {
         let bind = bound.address();
@@ -123,7 +129,14 @@ impl Wire {
         let room = self.frame.get_mut(..len).ok_or(io::ErrorKind::InvalidInput)?;
         fill(room)?;
         self.network.input(room, offload_of(header), Instant::now());
-        self.wake()
+        self.waiting = false;
+        Ok(())
+    }
+
+    /// Whether a frame may be there already, in answer to one that came with [`Wire::input_with`]: its owner looks without being
+    /// woken.
+    pub(super) fn has_answer(&self) -> bool {
+        !self.waiting
     }
 
     /// There may be an answer.

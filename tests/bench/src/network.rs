@@ -1,14 +1,15 @@
 //! TCP and UDP between host and guest, under minivmm and under Debian's QEMU in the same interleaved rounds: how much, and what
-//! it costs the host. Over a TAP (QEMU's own virtio-net, no vhost), and through user-mode networks.
+//! it costs the host. Over a TAP (QEMU's own virtio-net, no vhost), through user-mode networks, and between two guests.
 
 use anyhow::{Result, bail};
 use lab::{Cmd, Lab, Process};
 
-use crate::rivals::{GATEWAY, Guest, Rival, Setup, network, tap};
+use crate::rivals::{Guest, Rival};
+use crate::setups::{GATEWAY, Setup, network, tap};
 use crate::traffic::{Load, compare};
 use crate::window::Amount;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 4;
 /// What costs are counted for.
 const UNIT: (f64, &str) = (65536.0, "64 KiB");
 const MBIT: (f64, &str) = (8e-6, "Mbit/s");
@@ -50,11 +51,13 @@ pub fn on(lab: &Lab, which: Option<&str>) -> Result<()> {
     match which {
         None => {
             over_tap(lab)?;
-            through_user_networks(lab)
+            through_user_networks(lab)?;
+            between_guests(lab)
         }
         Some("tap") => over_tap(lab),
         Some("user") => through_user_networks(lab),
-        Some(other) => bail!("no such network: {other} (tap, user)"),
+        Some("switch") => between_guests(lab),
+        Some(other) => bail!("no such network: {other} (tap, user, switch)"),
     }
 }
 
@@ -111,6 +114,26 @@ fn through_user_networks(lab: &Lab) -> Result<()> {
     compare(lab, &mut guests, &vec![echo; ports.len()], ROUNDS)
 }
 
+fn between_guests(lab: &Lab) -> Result<()> {
+    println!(
+        "TCP by iperf3 between two guests, over a switch and over a stream socket between two QEMUs ({:?} lab), {ROUNDS} \
+         interleaved rounds, medians (least to most); costs are of both guests and of the switch, and of rounds half of which \
+         were slowed down by counting:",
+        lab.kind()
+    );
+    let (mut guests, mut servers) = (Vec::new(), Vec::new());
+    for rival in [Rival::Minivmm, Rival::Q35] {
+        let mut first = Guest::start(lab, Setup::paired(rival, true))?;
+        let mut second = Guest::start(lab, Setup::paired(rival, false))?;
+        second.begin("chroot /programs /usr/bin/iperf3 -s")?;
+        first.pids.extend(&second.pids);
+        guests.push(first);
+        servers.push(second);
+    }
+    let load = Load { name: "guest to guest", ..tcp(Way::ToHost, "192.0.30.2", Amount::Time) };
+    compare(lab, &mut guests, &[load.clone(), load], ROUNDS)
+}
+
 fn iperf3(lab: &Lab, at: &str) -> Result<Process> {
     Ok(lab.spawn(&Cmd::sh(format!("exec iperf3 -s -B {at}")))?)
 }
@@ -120,7 +143,7 @@ fn tcp(way: Way, server: &str, amount: Amount) -> Load {
         name: way.name(),
         line: way.line(server),
         counter: way.bytes(),
-        begun: 1e7,
+        begun: 2e6,
         amount,
         unit: UNIT,
         rate: MBIT,

@@ -236,7 +236,7 @@ fn guests_have_ipv6_and_each_is_told_of_the_router() {
     lan.hears_router = true;
     let subnet = Config::default().ipv6.unwrap();
     for number in [1, 2] {
-        let from = format!("fd62:6164:2::{number}");
+        let from = format!("fd62:6164:2::1{number}");
         let to = Destination::Address(from.parse().unwrap());
         lan.network.forward_to(udp_forward(number.into()), to).unwrap();
         lan.is(number).send_udp(&format!("[{from}]:4000"), "[2001:db8::1]:7", b"question");
@@ -244,12 +244,12 @@ fn guests_have_ipv6_and_each_is_told_of_the_router() {
         assert_eq!((to, advert.destination.to_string(), advert.payload[0]), (mac(number), from, 134));
     }
     // One that says nothing is asked for in the group of its address, and answers.
-    let silent: Ipv6Addr = "fd62:6164:2::3".parse().unwrap();
+    let silent: Ipv6Addr = "fd62:6164:2::13".parse().unwrap();
     lan.network.forward_to(udp_forward(3), Destination::Address(silent.into())).unwrap();
     // After two forwards and two flows.
     lan.host_gives(5, "127.0.0.1:9000", b"knock");
     let (to, question) = lan.only();
-    assert_eq!((to.0, question.payload[0]), ([0x33, 0x33, 0xff, 0, 0, 3], 135));
+    assert_eq!((to.0, question.payload[0]), ([0x33, 0x33, 0xff, 0, 0, 0x13], 135));
     let advert =
         NdiscRepr::NeighborAdvert { flags: NdiscNeighborFlags::SOLICITED, target_addr: silent, lladdr: None };
     let mut message = vec![0; advert.buffer_len()];

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU64;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{DropReason, Impairment};
 
@@ -136,6 +138,10 @@ fn a_slow_wire_has_a_queue_of_a_quarter_of_a_second() {
     assert_eq!(waiting, 251, "one is being sent");
     assert_eq!(lab.switch.counters(a).unwrap().to_port.dropped(DropReason::QueueFull), 749);
     assert_eq!(lab.wait(Duration::from_secs(1)).len(), 251);
+    // On a very slow one 250 ms are too few frames for TCP.
+    lab.switch.set(a, PortConfig { to_port: rate(12_304), ..PortConfig::default() });
+    (0..100).for_each(|index| _ = lab.send(b, &numbered(index)));
+    assert_eq!(lab.wait(Duration::from_secs(100)).len(), 16);
 }
 
 #[test]
@@ -146,13 +152,16 @@ fn frames_and_bytes_on_a_wire_are_bounded() {
         lab.switch = Switch::with_seed(limits, 1);
         let a = lab.port(PortConfig { to_port: delay(10), from_port: delay(10), ..PortConfig::default() });
         let b = lab.port(PortConfig::default());
-        for from in [a, b] {
-            (0..100).for_each(|_| _ = lab.send(from, &frame(BROADCAST, mac(2), &[], &vec![0; len])));
+        // What has left makes room again.
+        for round in 1..=3 {
+            for from in [a, b] {
+                (0..100).for_each(|_| _ = lab.send(from, &frame(BROADCAST, mac(2), &[], &vec![0; len])));
+            }
+            let counters = lab.switch.counters(a).unwrap();
+            assert_eq!(counters.from_port.dropped(DropReason::QueueFull), (100 - kept) * round);
+            assert_eq!(counters.to_port.dropped(DropReason::QueueFull), (100 - kept) * round);
+            assert_eq!(lab.wait(MS * 10).len() as u64, kept * 2);
         }
-        let counters = lab.switch.counters(a).unwrap();
-        assert_eq!(counters.from_port.dropped(DropReason::QueueFull), 100 - kept);
-        assert_eq!(counters.to_port.dropped(DropReason::QueueFull), 100 - kept);
-        assert_eq!(lab.wait(MS * 10).len() as u64, kept * 2);
     }
 }
 
@@ -176,6 +185,16 @@ fn new_impairments_hold_for_frames_that_wait() {
     assert_eq!(lab.send(b, &numbered(0)), []);
     lab.switch.set(a, PortConfig { to_port: rate(12_304_000), ..PortConfig::default() });
     assert_eq!(lab.wait(MS * 10)[0].0, MS);
+}
+
+#[test]
+fn a_new_rate_is_that_of_the_frames_that_are_still_to_be_sent() {
+    let (mut lab, a, b) = pair(rate(12_304_000));
+    (0..50).for_each(|index| _ = lab.send(b, &numbered(index)));
+    assert_eq!(lab.wait(MS * 10).len(), 10);
+    lab.switch.set(a, PortConfig { to_port: rate(6_152_000), ..PortConfig::default() });
+    let times: Vec<_> = lab.wait(MS * 100).into_iter().map(|(time, ..)| time).collect();
+    assert_eq!(times, (1..=40).map(|frame| MS * 2 * frame).collect::<Vec<_>>());
 }
 
 #[test]
@@ -210,4 +229,71 @@ fn delays_without_end_do_no_harm() {
     assert_eq!(lab.send(b, &numbered(0)), []);
     let due = lab.switch.next_timeout().unwrap() - lab.now;
     assert!(due <= Duration::from_secs(3 * 3600 + 12_304), "{due:?}");
+}
+
+/// What happens to a pair of ports.
+#[derive(Debug, Clone)]
+enum Step {
+    Send(usize),
+    Set(Impairment, Impairment),
+    Wait(u64),
+}
+
+fn impairment() -> impl Strategy<Value = Impairment> {
+    let some = |values: std::ops::Range<u64>| prop_oneof![1 => Just(0), 1 => values];
+    (some(1..50), some(1..80), some(1..500_000), some(50_000..20_000_000)).prop_map(
+        |(delay, jitter, loss, rate)| Impairment {
+            delay: Duration::from_millis(delay),
+            jitter: Duration::from_millis(jitter),
+            loss_ppm: loss as u32,
+            rate: NonZeroU64::new(rate),
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let perfect = || Just(Impairment::default());
+    let one = || prop_oneof![1 => perfect(), 3 => impairment()];
+    prop_oneof![
+        5 => (1usize..30).prop_map(Step::Send),
+        1 => (one(), one()).prop_map(|(from, to)| Step::Set(from, to)),
+        3 => (0u64..60).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn frames_keep_their_order_and_each_one_is_accounted_for(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut lab = Lab::new();
+        lab.switch = Switch::with_seed(Limits { waiting_frames: 40, ..Limits::default() }, 1);
+        let [a, b] = [(); 2].map(|()| lab.port(PortConfig::default()));
+        let (mut next, mut got) = (0, Vec::new());
+        for step in steps {
+            match step {
+                Step::Send(count) => for _ in 0..count {
+                    got.extend(lab.send(b, &numbered(next)).iter().map(|(_, frame)| number(frame)));
+                    next += 1;
+                },
+                Step::Set(from_port, to_port) => {
+                    lab.switch.set(b, PortConfig { from_port, ..PortConfig::default() });
+                    lab.switch.set(a, PortConfig { to_port, ..PortConfig::default() });
+                }
+                Step::Wait(ms) => got.extend(lab.wait(Duration::from_millis(ms)).iter().map(|(.., frame)| number(frame))),
+            }
+            let waiting: usize = lab.switch.ports().map(|port| port.waiting).sum();
+            let [from, to] = [b, a].map(|port| lab.switch.counters(port).unwrap());
+            let dropped: u64 = [from.from_port, to.to_port].iter().flat_map(|tally| tally.drops()).map(|(_, count)| count).sum();
+            prop_assert_eq!(u64::from(next), got.len() as u64 + waiting as u64 + dropped);
+            prop_assert_eq!(lab.switch.next_timeout().is_some(), waiting > 0);
+            prop_assert!(waiting <= 80);
+        }
+        // What waits comes out, at the latest when its wires have become perfect.
+        let perfect = PortConfig::default();
+        [a, b].into_iter().for_each(|port| _ = lab.switch.set(port, perfect.clone()));
+        got.extend(lab.wait(Duration::ZERO).iter().map(|(.., frame)| number(frame)));
+        prop_assert_eq!(lab.switch.next_timeout(), None);
+        prop_assert!(got.is_sorted_by(|one, next| one < next));
+    }
 }

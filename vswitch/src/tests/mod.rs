@@ -1,5 +1,7 @@
 //! Tests of the whole switch, and what they share.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
+
 mod forwarding;
 mod impairments;
 mod large;
@@ -27,6 +29,7 @@ impl Ports for Outside {
     }
 
     fn send(&mut self, port: PortId, header: &[u8; HEADER_LEN], parts: &[&[u8]]) -> bool {
+        assert!(parts.len() <= 5 && parts.iter().all(|part| !part.is_empty()), "{parts:?}");
         if !self.full {
             self.sent.push((port, *header, parts.concat()));
         }

@@ -1,0 +1,169 @@
+//! The ports of the host that lead to the guest: a list that outlives the machine's boots and changes while it runs.
+//!
+//! Whoever asks for a port opens it, and learns at once whether that is possible; the thread of the network only gets the open
+//! socket. So a port takes connections even while its guest boots or rests.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::time::Duration;
+
+use usernet::{Forward, Protocol};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::sockets::BoundSocket;
+use super::wire::Wire;
+
+/// How long the thread of a network may take to let go of a port.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// The open ports. Clones are of the same ones.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ports(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    open: Vec<(Forward, BoundSocket)>,
+    /// The network of the present boot.
+    network: Weak<Changes>,
+}
+
+impl Ports {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a port, and returns its address.
+    pub(crate) fn open(&self, forward: Forward) -> io::Result<SocketAddr> {
+        let mut state = self.state();
+        let socket = BoundSocket::open(forward.protocol, forward.bind)?;
+        let address = socket.address();
+        if let Some(network) = state.network.upgrade() {
+            network.push(Change::Add(socket.try_clone()?, forward))?;
+        }
+        state.open.push((forward, socket));
+        Ok(address)
+    }
+
+    /// Closes the port at `address`; connections go on. False: it is not open. A port of UDP may stay taken while the thread of
+    /// the network rests.
+    pub(crate) fn close(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        let mut state = self.state();
+        let is_it = |(forward, socket): &(Forward, BoundSocket)| {
+            (forward.protocol, socket.address()) == (protocol, address)
+        };
+        let Some(index) = state.open.iter().position(is_it) else { return false };
+        let (_, socket) = state.open.remove(index);
+        let network = state.network.upgrade();
+        drop(state);
+        if let Some(answered) = network.and_then(|network| network.remove(protocol, address)) {
+            // The thread still has a listener; it takes nothing any more.
+            socket.refuse();
+            drop(socket);
+            // An error: that network is gone, and its sockets with it, or its thread rests.
+            let _ = answered.recv_timeout(LET_GO);
+        }
+        true
+    }
+
+    /// Closes all of them.
+    pub(crate) fn close_all(&self) {
+        let mut state = self.state();
+        state.open.clear();
+        state.network = Weak::new();
+    }
+
+    /// What was asked for, and the address that each has.
+    pub(super) fn list(&self) -> Vec<(Forward, SocketAddr)> {
+        self.state().open.iter().map(|(forward, socket)| (*forward, socket.address())).collect()
+    }
+
+    /// Has all ports lead to `wire`, and those that are opened later to whoever looks at the changes.
+    pub(super) fn attach(&self, wire: &mut Wire) -> io::Result<Arc<Changes>> {
+        let mut state = self.state();
+        for (forward, socket) in &state.open {
+            wire.forward(socket.try_clone()?, *forward)?;
+        }
+        let changes = Arc::new(Changes::new()?);
+        wire.watch(changes.fd())?;
+        state.network = Arc::downgrade(&changes);
+        Ok(changes)
+    }
+}
+
+/// What has changed since the network of a boot looked last.
+#[derive(Debug)]
+pub(super) struct Changes {
+    queue: Mutex<Vec<Change>>,
+    /// There are some.
+    waiting: AtomicBool,
+    wake: EventFd,
+}
+
+#[derive(Debug)]
+enum Change {
+    Add(BoundSocket, Forward),
+    Remove(Protocol, SocketAddr, mpsc::Sender<()>),
+}
+
+impl Changes {
+    fn new() -> io::Result<Self> {
+        let wake = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Changes { queue: Mutex::default(), waiting: AtomicBool::new(false), wake })
+    }
+
+    fn fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Vec<Change>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, change: Change) -> io::Result<()> {
+        self.queue().push(change);
+        self.waiting.store(true, Ordering::Release);
+        self.wake.write(1)
+    }
+
+    /// Has a port closed; the answer comes when it is. `None`: the thread does not have it.
+    fn remove(&self, protocol: Protocol, address: SocketAddr) -> Option<mpsc::Receiver<()>> {
+        let is_added = |change: &Change| match change {
+            Change::Add(socket, forward) => (forward.protocol, socket.address()) == (protocol, address),
+            Change::Remove(..) => false,
+        };
+        let mut queue = self.queue();
+        // One that rests for long has no more in its queue than there are ports.
+        if let Some(index) = queue.iter().rposition(is_added) {
+            queue.remove(index);
+            return None;
+        }
+        drop(queue);
+        let (answer, answered) = mpsc::channel();
+        self.push(Change::Remove(protocol, address, answer)).ok().map(|()| answered)
+    }
+
+    /// Carries out what is waiting.
+    pub(super) fn apply(&self, wire: &mut Wire) {
+        if !self.waiting.load(Ordering::Relaxed) || !self.waiting.swap(false, Ordering::Acquire) {
+            return;
+        }
+        for change in std::mem::take(&mut *self.queue()) {
+            match change {
+                Change::Add(socket, forward) => {
+                    let address = socket.address();
+                    if let Err(error) = wire.forward(socket, forward) {
+                        log::warn!("port {address} does not lead to the guest: {error}");
+                    }
+                }
+                Change::Remove(protocol, address, answer) => {
+                    wire.remove_forward(protocol, address);
+                    // Nobody waits any more if it took long.
+                    let _ = answer.send(());
+                }
+            }
+        }
+    }
+}
