@@ -4,6 +4,7 @@ use vswitch::{Accepts, HEADER_LEN, PortId};
 
 use super::info::{Direction, PortInfo};
 use super::link::Link;
+use crate::host::capture::{CapturePoint, Direction as Captured};
 use crate::spec::{MacAddress, PortOptions};
 
 /// A port.
@@ -19,6 +20,8 @@ pub(super) struct Port {
     pub(super) id: Option<PortId>,
     /// What it takes.
     pub(super) accepts: Accepts,
+    /// Its frames, for captures.
+    pub(super) point: CapturePoint,
     /// The loop is told when there is room in its socket.
     pub(super) waits_for_room: bool,
     /// Frames of the present batch are for it.
@@ -36,6 +39,7 @@ impl Port {
             link,
             id: None,
             accepts: Accepts::default(),
+            point: CapturePoint::default(),
             waits_for_room: false,
             has_frames: false,
         }
@@ -61,6 +65,12 @@ impl Port {
             moves: 0,
             evicted: 0,
         }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.point.close();
     }
 }
 
@@ -96,6 +106,13 @@ impl Ports {
 
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Port> {
         self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// A frame came in at a port.
+    pub(super) fn capture(&self, slot: usize, frame: &[u8]) {
+        if let Some(port) = self.get(slot) {
+            port.point.frame(Captured::Outbound, frame.len(), |into| into.extend(frame));
+        }
     }
 
     /// All of them, with their slots.
@@ -149,6 +166,8 @@ impl vswitch::Ports for Batch<'_> {
         if port.id != Some(id) || !port.link.send(header, parts, self.received) {
             return false;
         }
+        let len = parts.iter().map(|part| part.len()).sum();
+        port.point.frame(Captured::Inbound, len, |into| parts.iter().for_each(|part| into.extend(*part)));
         if !std::mem::replace(&mut port.has_frames, true) {
             self.ports.pending.push(slot);
         }

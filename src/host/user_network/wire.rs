@@ -129,7 +129,14 @@ impl Wire {
         let room = self.frame.get_mut(..len).ok_or(io::ErrorKind::InvalidInput)?;
         fill(room)?;
         self.network.input(room, offload_of(header), Instant::now());
-        self.wake()
+        self.waiting = false;
+        Ok(())
+    }
+
+    /// Whether a frame may be there already, in answer to one that came with [`Wire::input_with`]: its owner looks without being
+    /// woken.
+    pub(super) fn has_answer(&self) -> bool {
+        !self.waiting
     }
 
     /// There may be an answer.
