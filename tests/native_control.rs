@@ -297,11 +297,17 @@ fn every_route_answers_as_it_says() {
         if ["/v1/events", "/v1/wait", "/v1/console", "/v1/kill"].contains(&route.path) {
             continue;
         }
-        let body = if route.method == "PUT" { "{\"mib\":1}" } else { "" };
-        let (status, said) = host.http("vm0", route.method, route.path, body);
-        assert!(route.statuses.contains(&status) && status < 300, "{route:?}: {status} {said}");
+        let body = match (route.method, route.path) {
+            ("PUT", _) => "{\"mib\":1}",
+            (_, "/v1/nets/{id}/forwards") => "{\"forward\":\"0:22\"}",
+            _ => "",
+        };
+        let (status, said) = host.http("vm0", route.method, &route.path.replace("{id}", "-"), body);
+        // The machine has no network.
+        let is_done = if route.path.starts_with("/v1/nets/") { status == 404 } else { status < 300 };
+        assert!(route.statuses.contains(&status) && is_done, "{route:?}: {status} {said}");
         if status == 200 {
-            assert!(serde_json::from_str::<Value>(&said).unwrap().is_object());
+            assert!(!serde_json::from_str::<Value>(&said).unwrap().is_null());
         }
         if route.path == "/v1/reset" {
             machine.expect("ready\n", 2);

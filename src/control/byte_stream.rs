@@ -46,18 +46,15 @@ impl<W: Wire> Client<'_, W> {
     fn send(&mut self, bytes: &[u8], source: &mut dyn ByteSource, limits: &Limits) -> bool {
         let mut rest = bytes;
         loop {
-            if !self.look(source, limits) {
-                return false;
-            }
             if rest.is_empty() {
-                return true;
+                return self.ending.is_some() || self.look(source, limits);
             }
             match self.wire.write_some(rest, Instant::now() + CHECK_INTERVAL) {
                 Ok(count) => {
                     rest = rest.get(count..).unwrap_or_default();
                     self.ending = self.ending.map(|_| Instant::now() + limits.write);
                 }
-                Err(error) if is_timeout(&error) => {}
+                Err(error) if is_timeout(&error) && self.look(source, limits) => {}
                 Err(_) => return false,
             }
         }

@@ -14,7 +14,7 @@ use crate::spec::PortForward;
 /// What stands for the id of an interface where only one can be meant.
 pub(crate) const ONLY: &str = "-";
 /// Media type of a capture.
-const PCAPNG: &str = "application/x-pcapng";
+pub(crate) const PCAPNG: &str = "application/x-pcapng";
 
 /// The id in the path; `None`: the only one.
 fn id<'a>(call: &Call<'a>) -> Option<&'a str> {

@@ -80,7 +80,7 @@ pub enum NetError {
         ids: Vec<NetId>,
     },
     /// The port of the host cannot be had.
-    #[error(transparent)]
+    #[error("{}", without_flag(.0))]
     Forward(#[from] ForwardError),
     /// That port leads to the guest already.
     #[error("{} leads to port {} of the guest already; remove that forward first (`{}`)", .0.address, .0.forward.guest, .0.settled())]
@@ -104,6 +104,11 @@ pub enum NetError {
     /// There is no machine any more.
     #[error("the machine has ended")]
     Ended,
+}
+
+/// What is wrong with a forward, for one that no flag asks for.
+fn without_flag(error: &ForwardError) -> String {
+    error.to_string().replace("`-p ", "`")
 }
 
 fn list(ids: &[impl fmt::Display]) -> String {

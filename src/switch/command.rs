@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::info::SwitchInfo;
 use super::refusal::Refusal;
+use crate::host::capture::{CaptureLimits, CaptureStream};
 use crate::host::switch_port::PortRequest;
 use crate::spec::PortOptions;
 
@@ -29,6 +30,8 @@ pub(super) enum Command {
     Release(u64),
     /// Changes a port.
     Set { port: String, change: PortOptions, answer: Sender<Result<(), Refusal>> },
+    /// Captures the frames of a port.
+    Capture { port: String, limits: CaptureLimits, answer: Sender<Result<CaptureStream, Refusal>> },
     /// A port will come soon: do not end before.
     Hold(Sender<()>),
     /// End.

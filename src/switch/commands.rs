@@ -14,6 +14,7 @@ use super::link::Link;
 use super::ports::Port;
 use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
+use crate::host::capture::{CaptureLimits, CaptureStream, Refused};
 use crate::host::frame_link::{FrameStream, Framing};
 use crate::host::switch_port::PortRequest;
 use crate::spec::PortOptions;
@@ -34,6 +35,7 @@ impl SwitchLoop {
             Command::Attach(ticket, stream, begun) => self.attach(ticket, stream, begun),
             Command::Release(ticket) => drop(self.reserved.remove(&ticket)),
             Command::Set { port, change, answer } => drop(answer.send(self.set(&port, &change))),
+            Command::Capture { port, limits, answer } => drop(answer.send(self.capture(&port, limits))),
             Command::Hold(answer) => {
                 self.life.hold(Instant::now());
                 let _ = answer.send(());
@@ -144,14 +146,32 @@ impl SwitchLoop {
         }
     }
 
-    fn set(&mut self, name: &str, change: &PortOptions) -> Result<(), Refusal> {
-        let Some((slot, port)) = self.ports.iter().find(|(_, port)| port.name == name) else {
+    /// The port of this name, with its slot.
+    fn port(&self, name: &str) -> Result<(usize, &Port), Refusal> {
+        self.ports.iter().find(|(_, port)| port.name == name).ok_or_else(|| {
             let mut names: Vec<_> = self.ports.iter().map(|(_, port)| port.name.as_str()).collect();
             names.sort_unstable();
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let sentence = format!("the switch {} has no port {name}; its ports are: {there}", self.name);
-            return Err(Refusal::new(404, sentence));
-        };
+            Refusal::new(404, sentence)
+        })
+    }
+
+    fn capture(&self, name: &str, limits: CaptureLimits) -> Result<CaptureStream, Refusal> {
+        let (_, port) = self.port(name)?;
+        port.point.stream(name, limits).map_err(|refused| match refused {
+            Refused::TooMany(count) => {
+                let sentence = format!(
+                    "{count} captures of port {name} are in progress already, as many as there may be; end one of them"
+                );
+                Refusal::new(503, sentence)
+            }
+            Refused::Closed => Refusal::new(404, format!("port {name} has gone")),
+        })
+    }
+
+    fn set(&mut self, name: &str, change: &PortOptions) -> Result<(), Refusal> {
+        let (slot, port) = self.port(name)?;
         let (mut options, id) = (port.options.clone(), port.id);
         options.apply(change);
         let config = config::port_config(&options, port.mac);

@@ -7,6 +7,7 @@ use vswitch::{Accepts, HEADER_LEN, PortId};
 use super::info::{Direction, PortInfo};
 use super::link::Link;
 use super::user_uplink::UserUplink;
+use crate::host::capture::{CapturePoint, Direction as Captured};
 use crate::spec::{MacAddress, PortOptions};
 
 /// A port.
@@ -22,6 +23,8 @@ pub(super) struct Port {
     pub(super) id: Option<PortId>,
     /// What it takes.
     pub(super) accepts: Accepts,
+    /// Its frames, for captures.
+    pub(super) point: CapturePoint,
     /// The loop is told when there is room in its socket.
     pub(super) waits_for_room: bool,
     /// Frames of the present batch are for it.
@@ -39,6 +42,7 @@ impl Port {
             link,
             id: None,
             accepts: Accepts::default(),
+            point: CapturePoint::default(),
             waits_for_room: false,
             has_frames: false,
         }
@@ -79,6 +83,12 @@ impl Port {
     }
 }
 
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.point.close();
+    }
+}
+
 /// All ports, each in a slot of its own.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
@@ -111,6 +121,13 @@ impl Ports {
 
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Port> {
         self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// A frame came in at a port.
+    pub(super) fn capture(&self, slot: usize, frame: &[u8]) {
+        if let Some(port) = self.get(slot) {
+            port.point.frame(Captured::Outbound, frame.len(), |into| into.extend(frame));
+        }
     }
 
     /// All of them, with their slots.
@@ -172,6 +189,8 @@ impl vswitch::Ports for Batch<'_> {
         if port.id != Some(id) || !port.link.send(header, parts, self.received) {
             return false;
         }
+        let len = parts.iter().map(|part| part.len()).sum();
+        port.point.frame(Captured::Inbound, len, |into| parts.iter().for_each(|part| into.extend(*part)));
         if !std::mem::replace(&mut port.has_frames, true) {
             self.ports.pending.push(slot);
         }

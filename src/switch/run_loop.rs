@@ -17,7 +17,7 @@ use super::config::{self, OFFLOADS};
 use super::life::{Keeper, Life};
 use super::link::Link;
 use super::ports::{Batch, Port, Ports};
-use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer};
+use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, TAKES};
 use crate::host::switch_port::PortRequest;
 use crate::spec::{MacAddress, SwitchName};
 use virtio::net::Offloads;
@@ -30,8 +30,6 @@ const TAP_FRAMES: usize = 64;
 const COMMANDS: usize = 64;
 /// 0 would switch the timer off.
 const NEXT_TICK: Duration = Duration::from_nanos(1);
-/// Kind of the control message with what its sender takes.
-const TAKES: u8 = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -275,6 +273,7 @@ impl SwitchLoop {
                 Some(Item::Frame { header, at }) => {
                     frames += 1;
                     let frame = received.get(at).unwrap_or_default();
+                    ports.capture(slot, frame);
                     switch.input(id, &header, frame, now, &mut Batch { ports, received });
                 }
                 Some(Item::Control(at)) => {
@@ -307,6 +306,7 @@ impl SwitchLoop {
         for place in places {
             let frame = received.get(place).and_then(|bytes| bytes.split_first_chunk::<HEADER_LEN>());
             if let Some((header, frame)) = frame {
+                ports.capture(slot, frame);
                 switch.input(id, header, frame, now, &mut Batch { ports, received });
             }
         }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::command::{Command, Commands, End};
 use super::refusal::Refusal;
+use crate::control::net_routes::{PCAPNG, capture_limits};
 use crate::control::router::{self, Call, Reply, Route, Upgrade};
 use crate::control::{Request, Service};
 use crate::host::switch_port::{FRAMES, PortRequest};
@@ -17,7 +18,7 @@ use crate::spec::PortOptions;
 pub(super) struct SwitchService(pub(super) Commands);
 
 /// All requests.
-pub(super) static ROUTES: [Route<SwitchService>; 6] = [
+pub(super) static ROUTES: [Route<SwitchService>; 7] = [
     Route {
         method: "GET",
         path: "/v1/switch",
@@ -41,6 +42,13 @@ pub(super) static ROUTES: [Route<SwitchService>; 6] = [
         summary: "Change options of a port; those that are not said stay",
         statuses: &[204, 400, 404, 503, 504],
         run: set,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/ports/{name}/capture",
+        summary: "The frames of a port from now on, as pcapng",
+        statuses: &[200, 400, 404, 503, 504],
+        run: capture,
     },
     Route {
         method: "POST",
@@ -109,6 +117,18 @@ fn set(switch: &SwitchService, call: &Call<'_>) -> Reply {
         let port = call.parameter(0).to_owned();
         switch.0.ask(|answer| Command::Set { port, change, answer })?
     }))
+}
+
+fn capture(switch: &SwitchService, call: &Call<'_>) -> Reply {
+    let limits = match capture_limits(call) {
+        Ok(limits) => limits,
+        Err(refusal) => return refusal,
+    };
+    let port = call.parameter(0).to_owned();
+    match switch.0.ask(|answer| Command::Capture { port, limits, answer }) {
+        Ok(Ok(stream)) => Reply::Bytes(PCAPNG, Box::new(stream)),
+        Ok(Err(refusal)) | Err(refusal) => refuse(refusal),
+    }
 }
 
 fn attach(switch: &SwitchService, call: &Call<'_>) -> Reply {

@@ -9,6 +9,7 @@ use super::command::{self, Command, Commands, Reserved};
 use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
 use super::{End, Keeper, SwitchInfo, uplink};
+use crate::host::capture::{CaptureLimits, StreamState};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
 use crate::host::switch_port::PortRequest;
 use crate::spec::{PortOptions, Uplink};
@@ -315,4 +316,32 @@ fn program_on_an_uplinks_socket_has_qemus_bytes_and_may_come_again() {
     }
     drop(running);
     assert!(!path.exists());
+}
+
+#[test]
+fn frames_of_a_port_are_captured_both_ways_until_it_leaves() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    let capture = |port: &str| {
+        let (port, limits) = (port.to_owned(), CaptureLimits::default());
+        running.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
+    };
+    assert!(capture("vm9.net0").unwrap_err().sentence.contains("its ports are: vm1.net0, vm2.net0"));
+    let mut frames = capture("vm1.net0").unwrap();
+    one.send(2, b"sent to two");
+    two.hears(1, 2, b"sent to two");
+    two.send(1, b"sent to one");
+    one.hears(2, 1, b"sent to one");
+    drop(one);
+    let (mut all, mut buffer) = (Vec::<u8>::new(), Vec::new());
+    loop {
+        match frames.next(&mut buffer, LIMIT) {
+            StreamState::Bytes => all.extend(&buffer),
+            StreamState::Nothing => panic!("the capture goes on"),
+            StreamState::Ended => break,
+        }
+    }
+    for expected in [frame(1, 2, b"sent to two"), frame(2, 1, b"sent to one")] {
+        assert_eq!(all.windows(expected.len()).filter(|window| *window == expected).count(), 1);
+    }
 }

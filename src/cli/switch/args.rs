@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::cli::verbs::CaptureOutput;
 use crate::spec::{SwitchName, Uplink};
 
 /// A switch, or a verb for one that runs.
@@ -58,6 +59,8 @@ pub enum SwitchVerb {
     Show(SwitchShowArgs),
     /// Change options of a port while it runs
     Set(SwitchSetArgs),
+    /// Copy the frames of a port to a file or a program
+    Capture(SwitchCaptureArgs),
     /// End a switch, and wait until it has ended
     Stop(SwitchNameArgs),
 }
@@ -103,6 +106,22 @@ pub struct SwitchSetArgs {
     /// What is not named stays.
     #[arg(required = true, value_name = "OPTION")]
     pub options: Vec<String>,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// What to capture, and where it goes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct SwitchCaptureArgs {
+    /// The switch
+    pub name: SwitchName,
+    /// The port, as `minivmm switch show` has it, such as vm0.net0
+    pub port: String,
+    /// Where the frames go.
+    #[command(flatten)]
+    pub output: CaptureOutput,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::show;
-use super::{SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
+use super::{SwitchCaptureArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
 use crate::cli::exit::Status;
+use crate::cli::verbs::{CaptureFailure, write_frames};
 use crate::cli::{print, report_error};
-use crate::control::client::{ClientError, request};
+use crate::control::client::{ByteStream, ClientError, request};
 use crate::control::{RunningMachine, all_switches, find_switch};
 use crate::host::lock::pid_clause;
 use crate::spec::{DeviceError, PortOptions, SwitchName};
@@ -36,6 +37,8 @@ enum VerbError {
     #[error("the switch {name}{} has not ended within {} s; `kill -9` ends it in any case", pid_clause(.pid), END_LIMIT.as_secs())]
     NotEnded { name: SwitchName, pid: Option<u32> },
     #[error(transparent)]
+    Capture(#[from] CaptureFailure),
+    #[error(transparent)]
     Option(#[from] DeviceError),
     #[error("the answer of the switch cannot be shown")]
     Json(#[from] serde_json::Error),
@@ -55,6 +58,7 @@ pub(super) fn run(verb: &SwitchVerb) -> Status {
         SwitchVerb::Ls(SwitchListArgs { json, .. }) => list(*json).map(Some),
         SwitchVerb::Show(SwitchShowArgs { name, json, .. }) => show(name, *json).map(Some),
         SwitchVerb::Set(args) => set(args).map(|()| None),
+        SwitchVerb::Capture(args) => capture(args).map(|()| None),
         SwitchVerb::Stop(SwitchNameArgs { name, .. }) => stop(name).map(|()| None),
     };
     match done {
@@ -74,7 +78,13 @@ fn find(name: &SwitchName) -> Result<RunningMachine, VerbError> {
 
 fn send(name: &SwitchName, method: &str, path: &str, body: Option<&Value>) -> Result<Value, VerbError> {
     let running = find(name)?;
-    request(&running.socket, method, path, body, ANSWER_LIMIT).map_err(|source| match source {
+    request(&running.socket, method, path, body, ANSWER_LIMIT)
+        .map_err(|source| failed(&running, name, source))
+}
+
+/// Why a request to a switch that was found has no answer.
+fn failed(running: &RunningMachine, name: &SwitchName, source: ClientError) -> VerbError {
+    match source {
         ClientError::Refused { reason, .. } => VerbError::Refused(reason),
         // It has ended since it was found.
         ClientError::Unreachable(_) if find_switch(name).is_none() => match find(name) {
@@ -82,6 +92,15 @@ fn send(name: &SwitchName, method: &str, path: &str, body: Option<&Value>) -> Re
             Ok(running) => VerbError::Unreachable { name: name.clone(), pid: running.pid, source },
         },
         source => VerbError::Unreachable { name: name.clone(), pid: running.pid, source },
+    }
+}
+
+fn capture(args: &SwitchCaptureArgs) -> Result<(), VerbError> {
+    let running = find(&args.name)?;
+    let path = format!("/v1/ports/{}/capture", args.port);
+    write_frames(&args.output, |body| {
+        ByteStream::open(&running.socket, "POST", &path, body)
+            .map_err(|source| failed(&running, &args.name, source))
     })
 }
 

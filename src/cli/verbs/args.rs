@@ -159,6 +159,17 @@ pub struct CaptureArgs {
     /// The interface, if there are several
     #[arg(long, value_name = "ID")]
     pub net: Option<NetId>,
+    /// Where the frames go.
+    #[command(flatten)]
+    pub output: CaptureOutput,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// Where captured frames go, and for how long.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CaptureOutput {
     /// The file, new or an earlier capture; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub write: Option<PathBuf>,
@@ -168,9 +179,6 @@ pub struct CaptureArgs {
     /// End after so many seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: Option<u64>,
-    /// Print this help
-    #[arg(short, long, action = ArgAction::HelpShort)]
-    help: Option<bool>,
 }
 
 /// The size of a machine's balloon.

@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use args::{
-    BalloonArgs, CaptureArgs, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb, ShowArgs, StopArgs,
+    BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb,
+    ShowArgs, StopArgs,
 };
+pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
 pub(super) use ls::uptime;
 pub(super) use show::columns;
@@ -30,7 +32,6 @@ use super::{print, report_error};
 use crate::control::client::{ClientError, PendingRequest};
 use crate::control::routes::balloon_body;
 use crate::control::{RunningMachine, find};
-use crate::host::capture::CaptureError;
 use crate::host::lock::pid_clause;
 use crate::host::pidfd::is_stopped;
 use crate::spec::MachineName;
@@ -90,25 +91,9 @@ pub(super) enum VerbError {
          `minivmm console {0}` shows it again"
     )]
     Disconnected(MachineName),
-    /// Frames are not for people.
-    #[error(
-        "frames are not written to a terminal: send them to a program (`-w - | wireshark -k -i -`), or name a file (`-w FILE`)"
-    )]
-    CaptureTerminal,
-    /// The file for frames.
+    /// Frames cannot be captured.
     #[error(transparent)]
-    Capture(#[from] CaptureError),
-    /// Frames cannot be written.
-    #[error("frames cannot be written, and the machine runs on: {0}")]
-    CaptureOutput(io::Error),
-    /// The output does not take what is left.
-    #[error("the capture has no end: its output did not take the rest in time")]
-    CaptureStuck,
-    /// The connection ended in the middle.
-    #[error(
-        "the capture broke off behind {frames} frames: the machine's process has gone, or closed the connection"
-    )]
-    CaptureBroken { frames: u64 },
+    Capture(#[from] CaptureFailure),
     /// It cannot be formatted.
     #[error("the machine's answer cannot be shown")]
     Json(#[from] serde_json::Error),

@@ -20,7 +20,6 @@ mod writer;
 
 pub use output::CaptureError;
 pub(crate) use output::CaptureFile;
-#[cfg(test)]
 pub(crate) use pcapng::Direction;
 #[cfg(test)]
 pub(crate) use point::MOST_CAPTURES;

@@ -22,7 +22,10 @@ use usernet::{Config, Destination, Forward};
 pub(crate) use backend::UserBackend;
 pub(crate) use ports::Ports;
 use resolver::Resolver;
+#[cfg(any(test, feature = "cli"))]
 pub(crate) use wire::Wire;
+#[cfg(not(any(test, feature = "cli")))]
+use wire::Wire;
 
 /// Warns if the host has no name server that guests could ask. It may get one while they run.
 pub(crate) fn warn_without_name_server() {

@@ -56,6 +56,7 @@ fn port_that_is_taken_names_its_forward_or_its_owner() {
     let taken = PortForward { host: held.local_addr().unwrap().port(), ..free() };
     let error = nets.add_forward(None, taken).unwrap_err().to_string();
     assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+    assert!(error.ends_with("any that is free (`0:22`)"), "{error}");
     assert_eq!(nets.forwards(), [bound]);
 }
 

@@ -7,6 +7,7 @@ mod exits;
 mod network;
 mod numbers;
 mod rivals;
+mod setups;
 mod startup;
 mod traffic;
 mod watch;

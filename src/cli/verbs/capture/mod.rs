@@ -2,7 +2,7 @@
 
 mod blocks;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,12 +10,13 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
+use serde_json::Value;
 
-use super::{CaptureArgs, MachineClient, VerbError};
+use super::{CaptureArgs, CaptureOutput, MachineClient, VerbError};
 use crate::cli::report;
 use crate::control::client::ByteStream;
 use crate::control::net_routes::{ONLY, capture_body};
-use crate::host::capture::CaptureFile;
+use crate::host::capture::{CaptureError, CaptureFile};
 use crate::host::ready::wait_for_hangup;
 use crate::host::signals::{Signal, Signals};
 use crate::host::stdio::Output;
@@ -23,38 +24,66 @@ use crate::spec::NetId;
 use blocks::Blocks;
 
 /// How long what is waiting may take to be written once the capture is to end.
-const REST_LIMIT: Duration = Duration::from_secs(5);
+const REST_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) fn capture(args: &CaptureArgs) -> Result<(), VerbError> {
     let client = MachineClient::find(&args.name)?;
     let path = format!("/v1/nets/{}/capture", args.net.as_ref().map_or(ONLY, NetId::as_str));
-    let body = capture_body(args.count, args.seconds);
-    let open =
-        || ByteStream::open(&client.0.socket, "POST", &path, &body).map_err(|source| client.failed(source));
-    write_to(args.write.as_deref(), open)
+    write_frames(&args.output, |body| {
+        ByteStream::open(&client.0.socket, "POST", &path, body).map_err(|source| client.failed(source))
+    })
 }
 
-/// Writes what `open` opens to `target`, a file or `-`.
-fn write_to(
-    target: Option<&Path>,
-    open: impl FnOnce() -> Result<ByteStream, VerbError>,
-) -> Result<(), VerbError> {
+/// Why frames could not be captured.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum CaptureFailure {
+    /// Frames are not for people.
+    #[error(
+        "frames are not written to a terminal: send them to a program (`-w - | wireshark -k -i -`), or name a file (`-w FILE`)"
+    )]
+    Terminal,
+    /// The file.
+    #[error(transparent)]
+    File(#[from] CaptureError),
+    /// The host has no thread left, or its signals cannot be had.
+    #[error("frames cannot be captured here: {0}")]
+    Host(#[source] io::Error),
+    /// Frames cannot be written.
+    #[error("frames cannot be written, and the capture has ended: {0}")]
+    Output(#[source] io::Error),
+    /// The output does not take what is left.
+    #[error("the capture has no end: its output did not take the rest in time")]
+    Stuck,
+    /// The connection ended in the middle.
+    #[error(
+        "the capture broke off behind {frames} frames: the other process has gone, or closed the connection"
+    )]
+    Broken { frames: u64 },
+}
+
+/// Writes frames where `output` says. `open` gets the body of the request for them.
+pub(in crate::cli) fn write_frames<E: From<CaptureFailure>>(
+    output: &CaptureOutput,
+    open: impl FnOnce(&Value) -> Result<ByteStream, E>,
+) -> Result<(), E> {
+    let body = capture_body(output.count, output.seconds);
     // Before any thread exists, so that all of them have the signals blocked.
-    let signals = Signals::block().map_err(VerbError::Terminal)?;
-    let target = match target.filter(|path| *path != Path::new("-")) {
-        // Opened before, and replaced when there is something to write.
-        Some(path) => Target::File(CaptureFile::open(path)?),
-        None if Output::standard().is_terminal() => return Err(VerbError::CaptureTerminal),
-        None => Target::Standard,
-    };
-    let ByteStream { stream, received } = open()?;
+    let signals = Signals::block().map_err(CaptureFailure::Host)?;
+    // Opened before, and replaced when there is something to write.
+    let target = Target::find(output.write.as_deref())?;
+    let stream = open(&body)?;
+    Ok(copy_all(target, stream, signals)?)
+}
+
+fn copy_all(target: Target, stream: ByteStream, signals: Signals) -> Result<(), CaptureFailure> {
+    let ByteStream { stream, received } = stream;
     let stream = Arc::new(stream);
     let (events, happens) = mpsc::channel();
     if let Target::Standard = target {
         let events = events.clone();
         spawn("reader", move || {
             if wait_for_hangup(&Output::standard()).is_ok() {
-                let _ = events.send(Event::Finish);
+                let _ = events.send(Event::ReaderGone);
             }
         })?;
     }
@@ -62,7 +91,7 @@ fn write_to(
     spawn("signals", move || {
         while let Ok(signal) = signals.wait(None) {
             match signal {
-                Some(Signal::End(_)) if listener.send(Event::Finish).is_ok() => {}
+                Some(Signal::End(_)) if listener.send(Event::Signal).is_ok() => {}
                 Some(Signal::End(number)) => std::process::exit(128 + number),
                 _ => {}
             }
@@ -73,37 +102,39 @@ fn write_to(
         let copied = target.open().and_then(|output| copy(&source, &received, output));
         let _ = events.send(Event::Copied(copied));
     })?;
-    let copied = wait(&happens, &stream);
-    let Copied { blocks, output_ended } = copied?;
+    let Copied { blocks, output_ended } = wait(&happens, &stream)?;
     summary(&blocks, output_ended)
 }
 
 /// Waits for the end; somebody may ask for it.
-fn wait(happens: &mpsc::Receiver<Event>, stream: &UnixStream) -> Result<Copied, VerbError> {
-    let mut until: Option<Instant> = None;
+fn wait(happens: &mpsc::Receiver<Event>, stream: &UnixStream) -> Result<Copied, CaptureFailure> {
+    let (mut until, mut is_interrupted): (Option<Instant>, _) = (None, false);
     loop {
         let limit = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         match happens.recv_timeout(limit) {
             Ok(Event::Copied(copied)) => return copied,
-            Ok(Event::Finish) if until.is_none() => {
-                until = Some(Instant::now() + REST_LIMIT);
+            Ok(Event::Signal) if is_interrupted => return Err(CaptureFailure::Stuck),
+            Ok(event) => {
+                is_interrupted |= matches!(event, Event::Signal);
+                until = until.or_else(|| Some(Instant::now() + REST_LIMIT));
                 // The machine sends what is waiting, and the statistics.
                 let _ = stream.shutdown(Shutdown::Write);
             }
-            // The second time, or the output does not take the rest.
-            Ok(Event::Finish) | Err(_) => return Err(VerbError::CaptureStuck),
+            Err(_) => return Err(CaptureFailure::Stuck),
         }
     }
 }
 
 enum Event {
-    /// A signal, or the reader of standard output has gone.
-    Finish,
-    Copied(Result<Copied, VerbError>),
+    /// Ctrl-C and the like; the second time it is not waited for what is left.
+    Signal,
+    /// The reader of standard output.
+    ReaderGone,
+    Copied(Result<Copied, CaptureFailure>),
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), VerbError> {
-    thread::spawn(Role::Cli, name, work).map(drop).map_err(VerbError::Terminal)
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), CaptureFailure> {
+    thread::spawn(Role::Cli, name, work).map(drop).map_err(CaptureFailure::Host)
 }
 
 /// Where the frames go.
@@ -113,8 +144,16 @@ enum Target {
 }
 
 impl Target {
+    fn find(path: Option<&Path>) -> Result<Self, CaptureFailure> {
+        match path.filter(|path| *path != Path::new("-")) {
+            Some(path) => Ok(Target::File(CaptureFile::open(path)?)),
+            None if Output::standard().is_terminal() => Err(CaptureFailure::Terminal),
+            None => Ok(Target::Standard),
+        }
+    }
+
     /// A FIFO is waited for.
-    fn open(self) -> Result<Box<dyn Write>, VerbError> {
+    fn open(self) -> Result<Box<dyn Write>, CaptureFailure> {
         Ok(match self {
             Target::File(file) => Box::new(file.begin_blocking()?) as Box<dyn Write>,
             Target::Standard => Box::new(Output::standard()),
@@ -130,7 +169,11 @@ struct Copied {
 }
 
 /// Copies the stream to its end. An output that ends before ends the capture.
-fn copy(mut stream: &UnixStream, received: &[u8], mut output: Box<dyn Write>) -> Result<Copied, VerbError> {
+fn copy(
+    mut stream: &UnixStream,
+    received: &[u8],
+    mut output: Box<dyn Write>,
+) -> Result<Copied, CaptureFailure> {
     let mut copied = Copied { blocks: Blocks::default(), output_ended: false };
     let mut bytes = vec![0; 64 << 10];
     let mut part = received;
@@ -143,7 +186,7 @@ fn copy(mut stream: &UnixStream, received: &[u8], mut output: Box<dyn Write>) ->
                 // What is waiting still comes, and is counted.
                 let _ = stream.shutdown(Shutdown::Write);
             }
-            Err(error) => return Err(VerbError::CaptureOutput(error)),
+            Err(error) => return Err(CaptureFailure::Output(error)),
         }
         part = match stream.read(&mut bytes) {
             Ok(0) => return Ok(copied),
@@ -156,13 +199,13 @@ fn copy(mut stream: &UnixStream, received: &[u8], mut output: Box<dyn Write>) ->
 }
 
 /// Says what there was.
-fn summary(blocks: &Blocks, output_ended: bool) -> Result<(), VerbError> {
+fn summary(blocks: &Blocks, output_ended: bool) -> Result<(), CaptureFailure> {
     let frames = blocks.frames;
     match blocks.lost {
         Some(lost) => report::notice(false, &format!("{frames} frames, {lost} lost")),
         // It goes on without an end where the reader has gone.
         None if output_ended => report::notice(false, &format!("{frames} frames")),
-        None => return Err(VerbError::CaptureBroken { frames }),
+        None => return Err(CaptureFailure::Broken { frames }),
     }
     Ok(())
 }
