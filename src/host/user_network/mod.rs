@@ -17,7 +17,7 @@ mod wire;
 use std::io;
 use std::net::SocketAddr;
 
-use usernet::{Config, Destination, Forward};
+use usernet::{Config, Forward};
 
 pub(crate) use backend::UserBackend;
 pub(crate) use ports::Ports;
@@ -129,7 +129,7 @@ impl UserNetwork {
 #[cfg(feature = "cli")]
 pub(crate) fn open_shared(
     config: Config,
-    forwards: &[(Forward, Destination)],
+    forwards: &[(Forward, usernet::Destination)],
     networks: usize,
 ) -> Result<(Wire, Vec<SocketAddr>), UserNetworkError> {
     let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);
