@@ -67,20 +67,10 @@ impl UserUplink {
 
     /// Takes a frame. False if the host refuses.
     pub(super) fn send(&mut self, header: &[u8; HEADER_LEN], parts: &[&[u8]]) -> bool {
-        if let [whole] = parts {
-            return self.wire.input(header, whole).is_ok();
+        match parts {
+            [whole] => self.wire.input(header, whole).is_ok(),
+            _ => self.wire.input_parts(header, parts).is_ok(),
         }
-        let len = parts.iter().map(|part| part.len()).sum();
-        let fill = |mut room: &mut [u8]| {
-            for part in parts {
-                let (place, rest) =
-                    room.split_at_mut_checked(part.len()).ok_or(io::ErrorKind::InvalidInput)?;
-                place.copy_from_slice(part);
-                room = rest;
-            }
-            Ok(())
-        };
-        self.wire.input_with(header, len, fill).is_ok()
     }
 
     /// The next frame somewhere in `room`, or `None`; then the descriptor becomes readable when there is another.

@@ -61,6 +61,8 @@ pub struct Network<H: Host> {
     guest4: Option<IpAddr>,
     guest6: Option<IpAddr>,
     advertise_at: Option<Instant>,
+    /// The last call.
+    called: Option<Instant>,
     /// TCP is asked first for the next frame.
     tcp_first: bool,
     counters: Counters,
@@ -81,6 +83,7 @@ impl<H: Host> Network<H> {
             guest4: None,
             guest6: None,
             advertise_at: None,
+            called: None,
             tcp_first: true,
             counters: Counters::default(),
             config,
@@ -150,6 +153,7 @@ impl<H: Host> Network<H> {
 
     /// Takes a frame of the guest.
     pub fn input(&mut self, frame: &[u8], offload: Offload, now: Instant) {
+        self.skip_pause(now);
         self.counters.frames += 1;
         if let Err(drop) = self.frame(frame, offload, now) {
             self.counters.count(drop);
@@ -434,6 +438,7 @@ impl<H: Host> Network<H> {
     /// The socket that `token` names is ready.
     pub fn ready(&mut self, token: u64, ready: Ready, now: Instant) {
         let Some(token) = Token::from_bits(token) else { return };
+        self.skip_pause(now);
         let place = slab::Place { slot: token.slot, generation: token.generation };
         match token.kind {
             Kind::Tcp => self.tcp.ready(token, ready, &mut self.host, now),
@@ -482,6 +487,7 @@ impl<H: Host> Network<H> {
         accepts: Accepts,
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
+        self.skip_pause(now);
         for _ in 0..HELD_AT_ONCE {
             let (range, offload) = self.next_frame(room, accepts, now)?;
             let frame = room.get(range.clone()).unwrap_or_default();
@@ -636,13 +642,21 @@ impl<H: Host> Network<H> {
             .min()
     }
 
-    /// Does what is due.
-    pub fn timeout(&mut self, now: Instant) {
-        let late = self.next_timeout().map(|due| now.saturating_duration_since(due));
-        if let Some(pause) = late.filter(|late| *late >= STOOD_STILL) {
+    /// Nobody called for what was due: all that has passed since the last call does not count.
+    fn skip_pause(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.called.replace(now).unwrap_or(now));
+        if pause < STOOD_STILL {
+            return;
+        }
+        if self.next_timeout().is_some_and(|due| now.saturating_duration_since(due) >= STOOD_STILL) {
             self.tcp.stood_still(pause, now);
             self.datagrams.stood_still(pause, now);
         }
+    }
+
+    /// Does what is due.
+    pub fn timeout(&mut self, now: Instant) {
+        self.skip_pause(now);
         self.tcp.timeout(&mut self.host, now);
         self.datagrams.timeout(now);
         self.link.timeout(now);

@@ -17,12 +17,15 @@ mod wire;
 use std::io;
 use std::net::SocketAddr;
 
-use usernet::{Config, Destination, Forward};
+use usernet::{Config, Forward};
 
 pub(crate) use backend::UserBackend;
 pub(crate) use ports::Ports;
 use resolver::Resolver;
+#[cfg(any(test, feature = "cli"))]
 pub(crate) use wire::Wire;
+#[cfg(not(any(test, feature = "cli")))]
+use wire::Wire;
 
 /// Warns if the host has no name server that guests could ask. It may get one while they run.
 pub(crate) fn warn_without_name_server() {
@@ -126,7 +129,7 @@ impl UserNetwork {
 #[cfg(feature = "cli")]
 pub(crate) fn open_shared(
     config: Config,
-    forwards: &[(Forward, Destination)],
+    forwards: &[(Forward, usernet::Destination)],
     networks: usize,
 ) -> Result<(Wire, Vec<SocketAddr>), UserNetworkError> {
     let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);

@@ -2,7 +2,7 @@
 //! machine's network device and a switch can both hold one.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -113,12 +113,14 @@ impl Wire {
     }
 
     /// Names one of several guests, or forgets its name.
+    #[cfg(feature = "cli")]
     pub(crate) fn set_name(&mut self, guest: [u8; 6], name: Option<String>) {
         self.network.set_name(guest, name);
     }
 
     /// The IPv4 addresses that several guests have from DHCP, by Ethernet address.
-    pub(crate) fn leases(&self) -> Vec<([u8; 6], Ipv4Addr)> {
+    #[cfg(feature = "cli")]
+    pub(crate) fn leases(&self) -> Vec<([u8; 6], std::net::Ipv4Addr)> {
         self.network.leases(Instant::now())
     }
 
@@ -137,13 +139,32 @@ impl Wire {
     }
 
     /// Takes a frame of the guest with its virtio-net header.
+    #[cfg(feature = "cli")]
     pub(crate) fn input(&mut self, header: &[u8; HEADER_LEN], frame: &[u8]) -> io::Result<()> {
         self.network.input(frame, offload_of(header), Instant::now());
         self.wake()
     }
 
+    /// [`Wire::input`] of a frame in parts.
+    #[cfg(feature = "cli")]
+    pub(crate) fn input_parts(&mut self, header: &[u8; HEADER_LEN], parts: &[&[u8]]) -> io::Result<()> {
+        let waiting = self.waiting;
+        let len = parts.iter().map(|part| part.len()).sum();
+        self.input_with(header, len, |mut room| {
+            for part in parts {
+                let (place, rest) =
+                    room.split_at_mut_checked(part.len()).ok_or(io::ErrorKind::InvalidInput)?;
+                place.copy_from_slice(part);
+                room = rest;
+            }
+            Ok(())
+        })?;
+        self.waiting = waiting;
+        self.wake()
+    }
+
     /// Takes a frame of `len` bytes that `fill` puts together.
-    pub(crate) fn input_with(
+    pub(super) fn input_with(
         &mut self,
         header: &[u8; HEADER_LEN],
         len: usize,
@@ -163,6 +184,7 @@ impl Wire {
     }
 
     /// There may be an answer.
+    #[cfg(feature = "cli")]
     fn wake(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.waiting) { self.wake.write(1) } else { Ok(()) }
     }
