@@ -93,7 +93,7 @@ impl Guest {
         self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
         let said = self.console.expect("status=", LIMIT).unwrap();
         let status = self.console.expect(".", LIMIT).unwrap();
-        (said.trim_end_matches("status=").replace("\r\n", "\n"), status)
+        (said.trim_end_matches("status=").replace('\r', "").trim_start().to_owned(), status)
     }
 
     /// Runs a shell line, which must succeed; returns its output.
@@ -115,7 +115,7 @@ impl Guest {
 /// passt makes namespaces, which a process in a changed root may not: the commands of an emulated lab run in one.
 const IN_THE_ROOT: &str = "exec chroot /proc/1/root /bin/busybox unshare -m /bin/busybox sh -c \
     'cd /root && mount --move . / && exec chroot . sh -c \"$1\"' sh \"cd $PWD; exec /sbin/ip netns exec machines ";
-const PASST: &str = "passt --foreground --stderr --runas 1000:1000 --socket $PWD/passt.sock --interface out0 \
+const PASST: &str = "passt --foreground --stderr --one-off --runas 1000:1000 --socket $PWD/passt.sock --interface out0 \
     --outbound-if4 out0 --ipv4-only --address 10.0.2.15 --netmask 24 --gateway 10.0.2.2";
 /// What passt gives to its guest is this interface's.
 const OUT: &str = "ip tuntap add mode tap dev out0; ip addr add 10.0.2.15/24 dev out0; ip link set out0 up; \
