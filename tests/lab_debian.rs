@@ -4,9 +4,17 @@
 
 #[path = "support/debian.rs"]
 mod debian;
+#[path = "support/dose.rs"]
+mod dose;
+#[path = "support/world.rs"]
+mod world;
+
+use std::time::Instant;
 
 use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, MAC, SOON, Tap, banner_says, lab, ssh};
+use dose::dose;
 use lab::{Cmd, Status};
+use world::{FAR, FAR6, INSIDE, PEERS, World};
 
 #[test]
 fn debian_runs_as_the_courses_show_it_for_a_user_without_capabilities_and_reboots_with_all_it_has() {
@@ -121,8 +129,13 @@ fn take_the_new_space(guest: &mut Guest) {
 /// Its root= is the partition's, from which the test above boots, and its kernel the one that the test below boots.
 #[test]
 fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
-    // Port 5555 is the guest's ssh, for a user without any capability: no TAP is made.
-    let line = format!("exec {AS_USER} ./minivmm --disk vm0.raw -p 5555:22");
+    let blocks = dose(1 << 30).div_ceil(BLOCK);
+    let world = World::new(lab(), BLOCK);
+    // For a user without any capability: no TAP is made.
+    let line = format!(
+        "ulimit -n 16384; exec {INSIDE} {AS_USER} ./minivmm --disk vm0.raw --net user,host-loopback=on \
+         -p 5555:22 -p 0.0.0.0:20022:22 -p '[::1]:5556:22' -p 7020:7020"
+    );
     let mut console = lab().spawn(&Cmd::sh(line).tty()).unwrap();
     console.expect("~> Disk        : vda = vm0.raw", SOON).unwrap();
     banner_says(
@@ -135,35 +148,119 @@ fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
     );
     // From its boot loader's entry, which says `quiet`.
     console.expect("vm0 login: ", BOOT).unwrap();
-    the_user_network_is_what_the_guide_shows();
+    // Its ssh makes a key at the first boot; until then a connection is refused.
+    world.sh(&format!("until {CLIENT} true; do sleep 2; done"), BOOT);
+    the_user_network_is_what_the_guide_shows(&world);
+    logins_come_from_the_gateway(&world);
+    connections_are_as_on_any_network(&world, dose(1000));
+    a_package_comes_from_a_mirror_on_the_hosts_loopback(&world);
+    streams_arrive_as_they_were(&world, blocks);
+}
+
+/// Bytes of the file that streams are made of.
+const BLOCK: u64 = 8 << 20;
+const CLIENT: &str = "sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+                      -o ConnectTimeout=60 -p 5555 etu@localhost";
+
+/// Runs a script in the guest, with `arguments`.
+#[track_caller]
+fn guest(world: &World, script: &str, arguments: &str) -> String {
+    lab().put("script", script.as_bytes()).unwrap();
+    world.sh(&format!("{CLIENT} bash -es {arguments} <script"), BOOT)
 }
 
 /// By systemd-networkd in the guest: DHCP and router advertisements.
-fn the_user_network_is_what_the_guide_shows() {
-    let client = "sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-                  -o ConnectTimeout=60 -p 5555 etu@localhost";
-    // Its ssh makes a key at the first boot; until then a connection is refused.
-    let waits = format!("until {client} true; do sleep 2; done");
-    assert_eq!(lab().exec(&Cmd::sh(waits).limit(BOOT)).unwrap().status, Status::Exited(0));
-    let guest = |command: &str| ssh("localhost -p 5555", command);
+fn the_user_network_is_what_the_guide_shows(world: &World) {
     // The router is asked a moment after DHCP is.
-    let addresses = guest(
-        "for i in $(seq 60); do ip -o addr show scope global | grep -q \"inet6 fd\" && break; sleep 1; done; \
-         ip -o addr show scope global",
+    let said = guest(
+        world,
+        "for i in $(seq 60); do ip -o addr show scope global | grep -q 'inet6 fd' && resolvectl dns | grep -q ' fd' && break; sleep 1; done
+         ip -o addr show scope global; ip route; resolvectl dns; getent ahosts mirror.test
+         ! getent ahosts mirror.example || echo found; echo from $SSH_CLIENT
+         for peer in 10.0.2.2 $1 $2; do ping -q -c 1 -W 60 $peer; done",
+        &format!("{FAR} {FAR6}"),
     );
-    assert!(addresses.contains("inet 10.0.2.15/24 ") && addresses.contains("inet6 fd"), "{addresses}");
-    let routes = guest("ip route");
-    assert!(routes.contains("default via 10.0.2.2 "), "{routes}");
-    let servers = guest("resolvectl dns");
-    assert!(servers.contains("10.0.2.3"), "{servers}");
-    assert!(guest("echo $SSH_CLIENT").starts_with("10.0.2.2 "));
-    guest("ping -q -c 3 10.0.2.2");
-    // A few megabytes each way, as they were.
-    let sum = guest("head -c 8M /dev/urandom > file; sha256sum < file");
-    let down = lab().sh(&format!("{client} cat file > down && sha256sum < down")).unwrap();
-    assert_eq!(down, sum);
-    let up = lab().sh(&format!("{client} sha256sum < down; rm down")).unwrap();
-    assert_eq!(up, sum);
+    for fact in [
+        "inet 10.0.2.15/24 ",
+        "inet6 fd",
+        "default via 10.0.2.2 ",
+        ": 10.0.2.3 fd",
+        "10.0.2.2        STREAM mirror.test",
+        "2001:db8::1     STREAM",
+        "from 10.0.2.2 ",
+    ] {
+        assert!(said.contains(fact), "{fact}: {said}");
+    }
+    assert!(!said.contains("found") && said.matches(" 0% packet loss").count() == 3, "{said}");
+}
+
+/// The host's own come from the gateway, in `w` as well and over IPv6; those from elsewhere keep their address.
+fn logins_come_from_the_gateway(world: &World) {
+    let said = world.sh(&format!("{CLIENT} -tt w"), SOON);
+    assert!(said.lines().any(|line| line.starts_with("etu ") && line.contains(" 10.0.2.2 ")), "{said}");
+    for (port, address, from) in [("20022", FAR, "192.0.2.1 "), ("5556", "::1", "fd")] {
+        let client = CLIENT.replace("5555", port).replace("localhost", address);
+        let said = world.sh(&format!("{client} 'echo $SSH_CLIENT'"), SOON);
+        assert!(said.starts_with(from), "{said}");
+    }
+}
+
+/// What the ends of connections see where no guest is between them.
+const SEEN: &str = "half-closed: 8000 bytes asked
+nobody listens: Connection refused
+no way to 203.0.113.5: No route to host
+no way to 2001:db8:1::5: No route to host
+nobody gets a datagram: Connection refused
+killed as it sent: an end
+killed as it received: Connection reset by peer
+";
+
+/// Half-closed, refused, out of reach, and cut off when a process of the host is killed.
+fn connections_are_as_on_any_network(world: &World, connections: u64) {
+    let put = format!("cat >peers.pl <<'END'\n{PEERS}\nEND\nulimit -n 2000\n");
+    let try_all = "perl peers.pl guest 10.0.2.2 $1; perl peers.pl guest $2 1; perl peers.pl answer 7020 </dev/null >/dev/null 2>&1";
+    let said = guest(world, &format!("{put}{try_all}"), &format!("{connections} {FAR6}"));
+    let many = format!("open: {connections}\nechoed: {connections}, at a time: {connections}\n");
+    assert_eq!(said, format!("{SEEN}{many}{SEEN}open: 1\nechoed: 1, at a time: 1\n"));
+    // The other way round.
+    assert_eq!(world.sh("perl peers.pl ask 127.0.0.1 7020", SOON), "8000 bytes asked\n");
+}
+
+/// Its name is the host's to resolve, and it listens where only the host reaches it.
+fn a_package_comes_from_a_mirror_on_the_hosts_loopback(world: &World) {
+    let said = guest(
+        world,
+        "cat >root <<'END'
+             echo 'deb [trusted=yes] http://mirror.test:8000 ./' >/etc/apt/sources.list
+             apt-get -q update && apt-get -q -y install word
+END
+         echo -etu- | sudo -S -p '' sh root 2>&1
+         cat /usr/share/word/word",
+        "",
+    );
+    assert!(said.ends_with("\ninstalled\n"), "{said}");
+}
+
+/// Each way through a socket of the host's loopback.
+fn streams_arrive_as_they_were(world: &World, blocks: u64) {
+    let stream = |file: &str| format!("for i in $(seq {blocks}); do cat {file}; done");
+    let (here, there) = (stream("package/usr/share/word/block"), stream("/usr/share/word/block"));
+    let end = |line: String| lab().spawn(&Cmd::sh(format!("exec {INSIDE} sh -c '{line}'"))).unwrap();
+    let mut source = end(format!("{here} | socat -b 65536 -u - TCP-LISTEN:7010,bind=127.0.0.1"));
+    let mut sink = end("socat -b 65536 -u TCP-LISTEN:7011,bind=127.0.0.1 - | md5sum".into());
+    world.sh(
+        "until [ $(ss -Hltn \"( sport = 7010 or sport = 7011 )\" | wc -l) = 2 ]; do sleep 0.2; done",
+        SOON,
+    );
+    let begin = Instant::now();
+    let down = guest(world, "md5sum </dev/tcp/10.0.2.2/7010", "");
+    let half = begin.elapsed();
+    guest(world, &format!("{{ {there}; }} >/dev/tcp/10.0.2.2/7011"), "");
+    let up = sink.wait(SOON).unwrap().text();
+    println!("{blocks} blocks of {BLOCK} bytes down in {half:?}, up in {:?}", begin.elapsed() - half);
+    source.wait(SOON).unwrap();
+    let sum = world.sh(&format!("{here} | md5sum"), BOOT);
+    assert_eq!((&down, &up), (&sum, &sum));
 }
 
 #[test]
