@@ -37,7 +37,7 @@ impl Running {
         let request = PortRequest {
             machine: Some(format!("vm{number}").parse().unwrap()),
             interface: "net0".parse().unwrap(),
-            mac: mac(number).map_or_else(|| panic!(), |mac| mac),
+            mac: mac(number).unwrap(),
             mtu: 1500,
             options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
         };
