@@ -111,6 +111,32 @@ fn devices_that_are_wrong_are_usage_errors() {
 }
 
 #[test]
+fn networks_that_are_wrong_are_usage_errors() {
+    let folder = Folder::new();
+    let with =
+        |words: &[&str], said: &[&str]| folder.fails(&[&["--kernel", "own"], words].concat(), USAGE, said);
+    with(&["-p", "22"], &["it needs two ports", "`0:22`", "`5555:22`"]);
+    with(&["-p", "5555:ssh"], &["`ssh` is not the number of a port"]);
+    with(&["-p", "8000-8010:8000-8010"], &["`8000-8010` is a range of ports", "a forward of its own"]);
+    with(&["-p", "70000:22"], &["there is no port 70000"]);
+    with(&["-p", "5555:0"], &["from 1 to 65535"]);
+    with(&["-p", "localhost:5555:22"], &["`localhost` is not an address", "127.0.0.1"]);
+    with(&["-p", "::1:5555:22"], &["`[::1]`"]);
+    with(&["-p", "5555:22/tpc"], &["neither `/tcp` nor `/udp`"]);
+    with(&["-p", "5555:22", "-p", "0.0.0.0:5555:23"], &["listen on the same port of the host"]);
+    with(&["-p", "0:22", "--net", "none"], &["`none` stands alone", "leave out `none`"]);
+    with(&["--net", "nat"], &["`nat` is no kind of network", "`user` (NAT)", "`tap=NAME`"]);
+    with(&["--net", "socket"], &["`socket` needs a value: socket=wire.sock"]);
+    with(&["--net", "user", "--net", "user"], &["have the same addresses", "`,subnet=10.0.5.0/24`"]);
+    with(&["--net", "user,hostfwd=tcp::5555-:22"], &["no option `hostfwd=", "`forward=HOST:GUEST`"]);
+    with(&["--net", "user,restrict"], &["restrict=on"]);
+    let long = format!("socket={}", "x".repeat(108));
+    with(&["--net", &long], &["is longer than a socket's can be (107 bytes)", "shorter"]);
+    with(&["--net", "dgram=a:a"], &["have the socket a", "a socket of its own"]);
+    folder.fails(&["--kernel", "own", "--net", "dgram=a:./a"], FAILED, &["./a is named for both ends"]);
+}
+
+#[test]
 fn disk_that_gives_nothing_to_boot_says_what_it_has_and_what_to_do() {
     let folder = Folder::new();
     fs::write(folder.path("empty.raw"), vec![0; 1 << 20]).unwrap();

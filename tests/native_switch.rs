@@ -15,11 +15,14 @@ mod vmm;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use host::Host;
 use serde_json::json;
 use switch::{Client, Switch, socket, until};
-use vmm::send_signal;
+use tiny_guest::Guest;
+use vmm::{Launch, send_signal};
 
 #[test]
 fn a_switch_is_one_process_of_its_name_that_is_found_shown_and_ended() {
@@ -165,10 +168,57 @@ fn a_switch_in_the_background_outlives_its_caller_and_ends_after_its_last_port()
     );
     host.fails(&["switch", "lab", "-d"], 1, "a switch called lab runs already");
     drop(Client::attach(&socket(&host, "lab"), 1, "").unwrap());
-    let begun = std::time::Instant::now();
-    while host.does(&["switch", "ls"]).contains("lab") {
+    until_gone(&host);
+}
+
+#[test]
+fn machines_that_start_at_once_meet_on_one_switch_that_ends_after_them() {
+    let host = Host::new();
+    let machines: Vec<_> = (0..8)
+        .map(|number| {
+            host.launch(Guest::Obedient, &format!("vm{number}")).args(&["--net", "switch=lab"]).spawn()
+        })
+        .collect();
+    machines.iter().for_each(|machine| machine.expect("ready\n", 1));
+    assert_eq!(host.json(&["switch", "ls", "--json"]).as_array().unwrap().len(), 1);
+    let shown = host.json(&["switch", "show", "lab", "--json"]);
+    let ports = shown["ports"].as_array().unwrap();
+    let names: Vec<_> = ports.iter().map(|port| port["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, (0..8).map(|number| format!("vm{number}.net0")).collect::<Vec<_>>());
+    let pid = i32::try_from(shown["pid"].as_i64().unwrap()).unwrap();
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let files: Vec<_> = files.filter_map(|file| fs::read_link(file.path()).ok()).collect();
+    assert!(
+        !files.iter().any(|file| file.to_string_lossy().starts_with("pipe:")),
+        "no file of a machine: {files:?}"
+    );
+    for mut machine in machines {
+        machine.type_in(b"q");
+        machine.end().is("ready\ndone\n", 0);
+    }
+    until_gone(&host);
+}
+
+#[test]
+fn a_switch_that_cannot_be_had_is_a_sentence() {
+    let host = Host::new();
+    let long = host.0.path().join("x".repeat(90));
+    fs::create_dir(&long).unwrap();
+    let mut launch = Launch::new(Guest::Obedient).args(&["--net", "switch=lab"]);
+    launch.command.env("XDG_RUNTIME_DIR", &long);
+    let ended = launch.run();
+    ended.is("", 1).said(&["the switch lab cannot be started: the socket ", "choose a shorter name"]);
+    let ended = host.launch(Guest::Obedient, "vm0").args(&["--net", "switch=show"]).run();
+    ended.is("", 2).said(&["show"]);
+}
+
+/// Waits until no switch is left, nor a file of one.
+#[track_caller]
+fn until_gone(host: &Host) {
+    let begun = Instant::now();
+    while host.does(&["switch", "ls"]).lines().count() > 1 {
         assert!(begun.elapsed() < vmm::LIMIT);
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(fs::read_dir(host.folder().join("switch")).unwrap().count(), 0);
 }

@@ -100,14 +100,14 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
         Ok(service) => service,
         Err(error) => return report_error(&error, Status::Failed),
     };
-    // Before the networks are opened, which attach to them.
-    if let Err(error) = switch::ensure_for(spec) {
-        return report_error(&error, Status::Failed);
-    }
     let preflight::Checked { prepared, warnings: more } = match preflight::check(spec, &Host::here()) {
         Ok(checked) => checked,
         Err(error) => return report_error(&error, error.status()),
     };
+    // For a machine that nothing else prevents, and before its networks are opened, which attach to them.
+    if let Err(error) = switch::ensure_for(spec) {
+        return report_error(&error, Status::Failed);
+    }
     let keys = if detached { KeyboardInput::None } else { KeyboardInput::detect() };
     let banner = Banner { spec, prepared: &prepared, keys }.to_string();
     warnings.extend(more.iter().map(ToString::to_string));

@@ -40,8 +40,8 @@ pub enum ForwardError {
     },
     /// The host has no such address.
     #[error(
-        "cannot forward {forward}: this host has no address {}; leave it out for 127.0.0.1, or write 0.0.0.0 for all addresses",
-        forward.bind().ip()
+        "cannot forward {forward}: this host has no address {}; leave it out for 127.0.0.1, or write {} for all addresses",
+        forward.bind().ip(), if forward.bind().is_ipv4() { "0.0.0.0" } else { "[::]" }
     )]
     NoAddress {
         /// The forward.

@@ -114,6 +114,14 @@ pub(crate) fn has_hung_up(socket: &impl AsRawFd) -> bool {
     ready == 1
 }
 
+/// Reads what has come, and leaves it there for the next read. Never blocks.
+pub(super) fn peek(socket: &impl AsRawFd, into: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: `into` may be written for its length, across the call.
+    let count = unsafe { libc::recv(socket.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

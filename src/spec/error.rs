@@ -69,7 +69,9 @@ pub enum SpecError {
     #[error("the TAP {0} was given twice; each network interface needs a TAP of its own")]
     TapTwice(InterfaceName),
     /// `none` beside an interface.
-    #[error("`none` stands alone: a machine without a network has no other interface and no forward")]
+    #[error(
+        "`none` stands alone: a machine without a network has no other interface and no forward; leave out `none`, or the others"
+    )]
     NoneAndOthers,
     /// The same id twice.
     #[error("two network interfaces are called {0}; give one of them another with `,id=NAME`")]

@@ -62,8 +62,8 @@ pub enum DeviceError {
     MacKind(String, &'static str),
     /// Not a kind of network.
     #[error(
-        "`{0}` is no kind of network; the kinds are `user`, `switch=NAME`, `tap=NAME`, `socket=PATH`, `dgram=LOCAL:REMOTE` and \
-         `none`"
+        "`{0}` is no kind of network; the kinds are `user` (NAT), `switch=NAME`, `tap=NAME` (also for a bridge of the host), \
+         `socket=PATH`, `dgram=LOCAL:REMOTE` and `none`"
     )]
     NetKind(String),
     /// Not a kind of uplink.
@@ -114,10 +114,21 @@ pub enum DeviceError {
     HostName(String),
     /// Not a forward.
     #[error(
-        "`{0}` is not a forward; write the host's port and the guest's as in `5555:22`, `0.0.0.0:8080:80`, `[::1]:8080:80` \
-         or `5353:53/udp`"
+        "`{text}` is not a forward: {why}; write the host's port and the guest's as in `5555:22`, `0.0.0.0:8080:80`, \
+         `[::1]:8080:80` or `5353:53/udp`"
     )]
-    Forward(String),
+    Forward {
+        /// What was written.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Not a forward to one of several machines.
+    #[error(
+        "`{0}` is not a forward to a machine of a switch; write the host's port, the machine's name or address and its port as \
+         in `20022:vm0:22`, `20022:10.0.2.16:22` or `0.0.0.0:20022:vm0:22`"
+    )]
+    GuestForward(String),
     /// A forward from an address where no program can listen.
     #[error(
         "`{0}` is a multicast or broadcast address, where nothing can listen; write an address of this host, or leave it out \

@@ -46,6 +46,10 @@ pub struct MockHost {
     pub refuses: Option<ErrorKind>,
     /// How an attempt to connect ends.
     pub connect_fails: Option<ErrorKind>,
+    /// How sending, writing, and changes of what a stream is watched for fail.
+    pub write_fails: Option<ErrorKind>,
+    /// Bytes that streams still take; all if it is not set.
+    pub takes: Option<usize>,
     /// The name server.
     pub resolver: Option<SocketAddr>,
     /// Does not keep what is sent.
@@ -89,6 +93,10 @@ impl MockHost {
         Ok((bytes.len().min(into.len()), from))
     }
 
+    fn works(&self) -> io::Result<()> {
+        self.write_fails.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
     fn keep(&mut self, id: u64, to: Option<SocketAddr>, bytes: &[u8]) {
         if !self.forget {
             self.sent.push((id, to, bytes.to_vec()));
@@ -114,17 +122,24 @@ impl Host for MockHost {
     }
 
     fn write(&mut self, stream: &MockSocket, from: &[u8]) -> io::Result<usize> {
-        self.keep(stream.id, None, from);
-        Ok(from.len())
+        self.works()?;
+        let count = self.takes.map_or(from.len(), |room| room.min(from.len()));
+        if count == 0 && !from.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.takes = self.takes.map(|room| room - count);
+        self.keep(stream.id, None, from.get(..count).unwrap_or_default());
+        Ok(count)
     }
 
     fn shutdown_write(&mut self, _stream: &MockSocket) -> io::Result<()> {
-        Ok(())
+        self.works()
     }
 
     fn reset(&mut self, _stream: MockSocket) {}
 
     fn watch(&mut self, stream: &MockSocket, token: u64, _read: bool, _write: bool) -> io::Result<()> {
+        self.works()?;
         let index = usize::try_from(stream.id - 1).unwrap_or(usize::MAX);
         if let Some((_, known)) = self.opened.get_mut(index) {
             *known = token;
@@ -155,6 +170,7 @@ impl Host for MockHost {
     }
 
     fn send(&mut self, socket: &MockSocket, to: Option<SocketAddr>, bytes: &[u8]) -> io::Result<()> {
+        self.works()?;
         self.keep(socket.id, to, bytes);
         Ok(())
     }

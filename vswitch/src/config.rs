@@ -16,7 +16,7 @@ pub struct Limits {
     pub waiting_frames: usize,
     /// Bytes of these frames.
     pub waiting_bytes: usize,
-    /// How long a frame may wait until a rate-limited direction of a port begins to send it.
+    /// How long a frame may wait until a rate-limited direction of a port begins to send it. A few frames may wait longer.
     pub backlog: Duration,
 }
 

@@ -11,6 +11,7 @@ mod frame;
 mod hash;
 mod offload;
 mod packet;
+mod port;
 mod ports;
 mod random;
 mod segment;

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use crate::HEADER_LEN;
 use crate::config::{Limits, PortConfig, VlanId};
 use crate::counters::{Counters, DropReason};
-use crate::frame::{Edit, Frame};
+use crate::frame::Edit;
 use crate::offload::Offload;
 use crate::packet::Packet;
+use crate::port::{Admitted, PortState};
 use crate::ports::{PortId, Ports};
 use crate::slots::Slots;
 use crate::table::{Key, Learned, Table};
@@ -42,22 +43,6 @@ pub struct Station {
     pub age: Duration,
 }
 
-#[derive(Debug)]
-struct PortState {
-    config: PortConfig,
-    counters: Counters,
-    from_port: Option<Box<Wire>>,
-    to_port: Option<Box<Wire>>,
-}
-
-/// A frame that may come in.
-#[derive(Debug, Clone, Copy)]
-struct Admitted<'a> {
-    frame: Frame<'a>,
-    vlan: VlanId,
-    offload: Offload,
-}
-
 /// A switch. It has one owner, and no thread.
 #[derive(Debug)]
 pub struct Switch {
@@ -86,12 +71,7 @@ impl Switch {
         if self.ports.len() >= self.wires.limits.ports {
             return None;
         }
-        let id = self.ports.insert(PortState {
-            config: PortConfig::default(),
-            counters: Counters::default(),
-            from_port: None,
-            to_port: None,
-        });
+        let id = self.ports.insert(PortState::default());
         self.set(id, config);
         Some(id)
     }
@@ -161,6 +141,8 @@ impl Switch {
         now: Instant,
         out: &mut impl Ports,
     ) {
+        // What is due makes room, and goes first.
+        self.timeout(now, out);
         let Some(port) = self.ports.get_mut(from) else { return };
         port.counters.from_port.count(frame.len());
         if let Some(admitted) = port.admit(header, frame) {
@@ -257,59 +239,5 @@ impl Switch {
                 port.egress(id, &mut self.wires, admitted, now, out);
             }
         }
-    }
-}
-
-impl PortState {
-    /// Checks a frame of this port; one that may not come in is counted.
-    fn admit<'a>(&mut self, header: &[u8; HEADER_LEN], bytes: &'a [u8]) -> Option<Admitted<'a>> {
-        let admitted = self.config.admit(header, bytes);
-        if let Err(reason) = admitted {
-            self.counters.from_port.drop(reason);
-        }
-        admitted.ok()
-    }
-
-    /// Sends a frame to this port, if it is in its VLAN.
-    fn egress(
-        &mut self,
-        id: PortId,
-        wires: &mut Wires,
-        admitted: &Admitted<'_>,
-        now: Instant,
-        out: &mut impl Ports,
-    ) {
-        let Some(edit) = self.config.vlan.egress(admitted.vlan, &admitted.frame) else { return };
-        let packet = Packet { bytes: admitted.frame.bytes, edit, offload: admitted.offload };
-        if let Some(wire) = &mut self.to_port {
-            let tally = &mut self.counters.to_port;
-            if wires.enter(wire, (id, Direction::ToPort), tally, &packet, now) == Entered::Stays {
-                return;
-            }
-        }
-        self.send(id, &packet, out);
-    }
-
-    fn send(&mut self, id: PortId, packet: &Packet<'_>, out: &mut impl Ports) {
-        let tally = &mut self.counters.to_port;
-        packet.send(id, out.accepts(id), out, |sent, len| match sent {
-            true => tally.count(len),
-            false => tally.drop(DropReason::PortFull),
-        });
-    }
-}
-
-impl PortConfig {
-    fn admit<'a>(&self, header: &[u8; HEADER_LEN], bytes: &'a [u8]) -> Result<Admitted<'a>, DropReason> {
-        let frame = Frame::parse(bytes).ok_or(DropReason::Malformed)?;
-        if frame.is_reserved() {
-            return Err(DropReason::Reserved);
-        }
-        if self.secure.is_some_and(|own| own != frame.source) {
-            return Err(DropReason::Secure);
-        }
-        let vlan = self.vlan.ingress(&frame).ok_or(DropReason::Vlan)?;
-        let offload = Offload::parse(header, bytes).ok_or(DropReason::Offload)?;
-        Ok(Admitted { frame, vlan, offload })
     }
 }

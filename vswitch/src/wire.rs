@@ -18,6 +18,8 @@ const AROUND: usize = 8 + 4 + 12;
 const SHORTEST: usize = 60;
 /// A longer delay or jitter counts as this one.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+/// Frames that may wait however slow the wire is: TCP needs a few.
+const ALWAYS_QUEUED: usize = 16;
 const MILLION: u64 = 1_000_000;
 
 /// One direction of a port.
@@ -220,7 +222,8 @@ impl Wires {
             return None;
         }
         let plan = wire.plan(now, len, &mut self.random);
-        if plan.begins.saturating_duration_since(now) > self.limits.backlog
+        let waits_long = plan.begins.saturating_duration_since(now) > self.limits.backlog;
+        if waits_long && wire.queue.len() >= ALWAYS_QUEUED
             || wire.queue.len() >= self.limits.waiting_frames
             || wire.bytes + len > self.limits.waiting_bytes
         {

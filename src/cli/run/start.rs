@@ -47,13 +47,13 @@ impl RunStart {
         let spec = run_spec(self.spec.settled()?, &host)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
-        ensure_for(&spec)?;
         let mut prepared = preflight::prepare(&spec, InitrdOrigin::ToBeMade)?;
         let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
         prepared.give_initrd(&initrd)?;
         for warning in preflight::judge(&spec, &host, &mut prepared)? {
             report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
+        ensure_for(&spec)?;
         logger::install();
         // The console goes to stderr if asked for; the machine keeps its last output in any case.
         let shown = args.verbose.then(|| Box::new(Output::error()) as _);

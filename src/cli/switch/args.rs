@@ -30,8 +30,8 @@ pub struct SwitchArgs {
     ///
     /// What connects the switch to the world beside its machines, once for each. `tap=NAME`: a TAP of the host, for host-only
     /// and bridged networks. `socket=PATH`: the switch listens there for one program with QEMU's bytes, such as QEMU or passt. `user`:
-    /// a network behind the host's sockets with DHCP for all machines. The options of a port follow: `vlan=`, `trunk=`, `isolated`,
-    /// `delay=`, `jitter=`, `loss=`, `rate=`.
+    /// a network behind the host's sockets with DHCP for all machines, with `forward=HOST:MACHINE:PORT`, `subnet=`, `host-loopback=on`
+    /// and `restrict=on`. The options of a port follow: `vlan=`, `trunk=`, `isolated`, `delay=`, `jitter=`, `loss=`, `rate=`.
     #[arg(long = "uplink", value_name = "KIND", value_parser = OsStringValueParser::new().try_map(|text| Uplink::parse(&text)))]
     pub(crate) uplinks: Vec<Uplink>,
     /// In the background, as a machine; also --log FILE

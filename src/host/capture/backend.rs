@@ -57,6 +57,10 @@ impl NetBackend for Captured {
         self.wire.link_is_up()
     }
 
+    fn has_answer(&self, pair: u16) -> bool {
+        self.wire.has_answer(pair)
+    }
+
     fn receive(
         &mut self,
         pair: u16,

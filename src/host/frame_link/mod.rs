@@ -22,6 +22,8 @@ pub(crate) const ETHERNET: usize = 14;
 pub(crate) const LONGEST_FRAME: usize = 65535 + ETHERNET + 4;
 /// Marks the length of a control message.
 pub(crate) const CONTROL: u32 = 1 << 31;
+/// Kind of a control message: the offloads that its sender takes from now on.
+pub(crate) const TAKES: u8 = 1;
 /// Longest control message.
 const LONGEST_CONTROL: usize = 64;
 

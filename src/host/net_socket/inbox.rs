@@ -29,11 +29,8 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// One that has `begun` already.
-    pub(super) fn new(framing: Framing, begun: &[u8]) -> Self {
-        let mut buffer = begun.to_vec();
-        buffer.truncate(CAPACITY - READ);
-        Inbox { framing, filled: 0..buffer.len(), buffer }
+    pub(super) fn new(framing: Framing) -> Self {
+        Inbox { framing, buffer: Vec::new(), filled: 0..0 }
     }
 
     /// Takes the next whole frame or control message; `None` if more has to be read for it.
@@ -80,7 +77,7 @@ mod tests {
 
     /// Gives `bytes` to an inbox, at most `step` at a time, and returns the frames.
     fn cut(bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
-        let (mut inbox, mut frames, mut rest) = (Inbox::new(Framing::Bare, &[]), Vec::new(), bytes);
+        let (mut inbox, mut frames, mut rest) = (Inbox::new(Framing::Bare), Vec::new(), bytes);
         loop {
             while let Some(received) = inbox.next().unwrap() {
                 let Received::Frame(_, frame) = received else { panic!("{received:?}") };
@@ -111,7 +108,7 @@ mod tests {
     #[test]
     fn a_length_that_no_frame_has_ends_the_stream_and_takes_no_memory() {
         for len in [0u32, 13, LONGEST_FRAME as u32 + 1, u32::MAX] {
-            let mut inbox = Inbox::new(Framing::Bare, &[]);
+            let mut inbox = Inbox::new(Framing::Bare);
             inbox
                 .fill(|room| {
                     room[..4].copy_from_slice(&len.to_be_bytes());
@@ -123,19 +120,22 @@ mod tests {
         }
     }
     #[test]
-    fn headers_and_control_messages_come_with_the_frames_also_of_what_was_read_before() {
+    fn headers_and_control_messages_come_with_the_frames() {
         let mut bytes = vec![0x80, 0, 0, 2, 1, 7, 0, 0, 0, 26];
         bytes.extend([9; HEADER]);
         bytes.extend([5; 14]);
-        let (begun, rest) = bytes.split_at(11);
-        let mut inbox = Inbox::new(Framing::Header, begun);
+        let mut inbox = Inbox::new(Framing::Header);
+        let give = |inbox: &mut Inbox, bytes: &[u8]| {
+            let read = inbox.fill(|room| {
+                room[..bytes.len()].copy_from_slice(bytes);
+                Ok(bytes.len())
+            });
+            assert_eq!(read.unwrap(), bytes.len());
+        };
+        give(&mut inbox, &bytes[..11]);
         assert_eq!(inbox.next(), Ok(Some(Received::Control(&[1, 7]))));
         assert_eq!(inbox.next(), Ok(None));
-        let read = inbox.fill(|room| {
-            room[..rest.len()].copy_from_slice(rest);
-            Ok(rest.len())
-        });
-        assert_eq!(read.unwrap(), rest.len());
+        give(&mut inbox, &bytes[11..]);
         assert_eq!(inbox.next(), Ok(Some(Received::Frame([9; HEADER], &[5; 14]))));
         assert_eq!(inbox.next(), Ok(None));
     }

@@ -14,7 +14,7 @@ use devices::ration::Ration;
 use virtio::net::{HEADER_LEN, Offloads, required};
 use vmm_sys_util::epoll::EventSet;
 
-use super::super::frame_link::{CONTROL, Framing};
+use super::super::frame_link::{CONTROL, Framing, TAKES};
 use super::super::socket_address::{SocketAddress, SocketKind, connect_now, has_hung_up, socket};
 use super::super::switch_port::{Attached, Attacher};
 use super::inbox::{Inbox, Received};
@@ -27,8 +27,6 @@ const MAX_ACCEPTED: usize = 64;
 const MAX_READS: usize = 16;
 /// Connections that end at once, after which it is said: a program that is started again ends one too.
 const REFUSALS: u32 = 3;
-/// A control message: the offloads that its sender takes from now on.
-pub(in crate::host) const TAKES: u8 = 1;
 
 /// How peers come.
 #[derive(Debug)]
@@ -68,13 +66,13 @@ struct Peer {
 }
 
 impl Peer {
-    /// One that has just come; `inbox` has what it said so far.
-    fn new(stream: UnixStream, inbox: Inbox) -> Self {
+    /// One that has just come.
+    fn new(stream: UnixStream, framing: Framing, takes: Offloads) -> Self {
         Peer {
             stream,
-            inbox,
+            inbox: Inbox::new(framing),
             unsent: Vec::new(),
-            takes: Offloads::empty(),
+            takes,
             told: Offloads::empty(),
             interest: Interest::new(),
             leaving: false,
@@ -149,12 +147,6 @@ impl Link {
         })
     }
 
-    /// The port's name on the switch, while there is a connection.
-    pub(in crate::host) fn port_name(&self) -> Option<String> {
-        let Side::Switch(attacher) = &self.side else { return None };
-        self.peer.as_ref().and(attacher.port()).map(str::to_owned)
-    }
-
     pub(super) fn framing(&self) -> Framing {
         self.framing
     }
@@ -195,7 +187,7 @@ impl Link {
     pub(super) fn first_look(&mut self, path: &Path) -> Result<(), NetSocketError> {
         let Side::Connect { to } = &self.side else { return Ok(()) };
         match connect(to) {
-            Ok(stream) => self.admit(stream, &[]),
+            Ok(stream) => self.admit(stream, Offloads::empty()),
             Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
                 return Err(NetSocketError::OtherKind {
                     path: path.to_owned(),
@@ -228,7 +220,7 @@ impl Link {
         match &self.side {
             Side::Listen { .. } => self.accept(),
             Side::Connect { to } if self.peer.is_none() && is_due => match connect(to) {
-                Ok(stream) => self.admit(stream, &[]),
+                Ok(stream) => self.admit(stream, Offloads::empty()),
                 Err(_) => self.changes.ring_after(RETRY),
             },
             Side::Switch(_) if self.peer.is_none() => self.attach(is_due),
@@ -280,10 +272,11 @@ impl Link {
     }
 
     /// The switch has given a port.
-    pub(in crate::host) fn attached(&mut self, Attached { stream, begun }: Attached) {
-        self.admit(stream, &begun);
+    pub(in crate::host) fn attached(&mut self, Attached { stream, takes }: Attached) {
+        self.admit(stream, takes);
         if let Side::Switch(attacher) = &mut self.side {
             attacher.reset_pause();
+            log::info!("the port on {} is {}", self.peer_name, attacher.port().unwrap_or("without a name"));
         }
     }
 
@@ -325,15 +318,14 @@ impl Link {
             self.disconnect();
         }
         if self.peer.is_none() {
-            self.admit(stream, &[]);
+            self.admit(stream, Offloads::empty());
         } else if let Some(left_out) = self.rations.refused.take() {
             // Dropping it closes the connection.
             log::warn!("{} is there, and a second one is refused{left_out}", self.peer_name);
         }
     }
 
-    /// Takes the peer, of which `begun` was read before.
-    fn admit(&mut self, stream: UnixStream, begun: &[u8]) {
+    fn admit(&mut self, stream: UnixStream, takes: Offloads) {
         let watched = stream
             .set_nonblocking(true)
             .and_then(|()| self.frames.add(&stream, Interest::FIRST))
@@ -343,9 +335,7 @@ impl Link {
                 if let Some(left_out) = self.rations.came.take() {
                     log::info!("{} is connected{left_out}", self.peer_name);
                 }
-                self.peer = Some(Peer::new(stream, Inbox::new(self.framing, begun)));
-                // The device looks at the link now, and the guest at what came with the connection.
-                self.changes.ring();
+                self.peer = Some(Peer::new(stream, self.framing, takes));
                 let _ = self.flush();
             }
             Err(error) => {
@@ -361,7 +351,11 @@ impl Link {
     fn disconnect(&mut self) {
         let Some(peer) = self.peer.take() else { return };
         if let Some(left_out) = self.rations.left.take() {
-            log::info!(
+            // Machines on one wire come and go; a switch stays.
+            let level =
+                if matches!(self.side, Side::Switch(_)) { log::Level::Warn } else { log::Level::Info };
+            log::log!(
+                level,
                 "{} has gone: the network interface has no link until it comes back{left_out}",
                 self.peer_name
             );

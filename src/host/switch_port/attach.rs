@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::frame_link::{Cutter, Framing};
+use virtio::net::Offloads;
+
+use super::super::frame_link::{Cutter, Framing, Item, TAKES};
 use super::super::lock::user;
 use super::super::peer::Peer;
 use super::super::ready::is_readable;
-use super::super::socket_address::{SocketAddress, SocketKind, connect_now, socket};
+use super::super::socket_address::{SocketAddress, SocketKind, connect_now, peek, socket};
 use super::answer::{self, Answer};
 use super::{PortRequest, SwitchPortError};
 use crate::spec::SwitchName;
@@ -22,15 +24,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 
 const LONGEST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 /// Pause while the switch's backlog is full: no event reports a free place.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
-/// Most bytes before the first frame.
-const MOST: usize = 64 << 10;
 
 /// A connection that carries frames.
 #[derive(Debug)]
 pub(in crate::host) struct Attached {
     pub(in crate::host) stream: UnixStream,
-    /// What was read of the frames, beginning with the switch's first message.
-    pub(in crate::host) begun: Vec<u8>,
+    /// What the switch takes, by its first message.
+    pub(in crate::host) takes: Offloads,
 }
 
 /// See the module.
@@ -103,13 +103,12 @@ impl Attacher {
             Some(attempt) => attempt,
             None => self.begin()?,
         };
-        let Some((head, name)) = attempt.go_on(&self.name)? else {
+        let Some(begin) = attempt.go_on(&self.name)? else {
             self.attempt = Some(attempt);
             return Ok(None);
         };
-        self.port = name;
-        let begun = attempt.received.split_off(head);
-        Ok(Some(Attached { stream: attempt.stream, begun }))
+        self.port = begin.port;
+        Ok(Some(Attached { stream: attempt.stream, takes: begin.takes }))
     }
 
     pub(in crate::host) fn is_attempting(&self) -> bool {
@@ -179,50 +178,65 @@ impl Attacher {
     }
 }
 
+/// What stands before the first frame.
+#[derive(Debug)]
+struct Begin {
+    /// Its bytes.
+    len: usize,
+    port: Option<String>,
+    takes: Offloads,
+}
+
 impl Attempt {
-    /// Reads what has come. With the whole answer and the first message: where the message begins, and the port's name.
-    fn go_on(&mut self, name: &SwitchName) -> Result<Option<(usize, Option<String>)>, SwitchPortError> {
-        let mut is_all = false;
+    /// Reads what has come, up to the first frame.
+    fn go_on(&mut self, name: &SwitchName) -> Result<Option<Begin>, SwitchPortError> {
+        let host = |source| SwitchPortError::host(name, source);
         loop {
-            if let Some(outcome) = self.outcome(name, is_all) {
-                return outcome.map(Some);
-            }
-            let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes) {
-                Ok(0) => is_all = true,
-                Ok(count) => self.received.extend(bytes.iter().take(count)),
+            let (before, mut bytes) = (self.received.len(), [0; 4096]);
+            let count = match peek(&self.stream, &mut bytes) {
+                Ok(count) => count,
                 // Bytes of the request were left unread: the answer is complete.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => is_all = true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(SwitchPortError::host(name, error)),
+                Err(error) => return Err(host(error)),
+            };
+            self.received.extend(bytes.iter().take(count));
+            let begin = self.begin(name, count == 0)?;
+            // Frames stay in the socket, whose readiness tells the device of them.
+            let taken = begin.as_ref().map_or(count, |begin| begin.len.saturating_sub(before).min(count));
+            let taken = bytes.get_mut(..taken).unwrap_or_default();
+            self.stream.read_exact(taken).map_err(host)?;
+            if begin.is_some() {
+                return Ok(begin);
             }
         }
     }
 
-    fn outcome(
-        &self,
-        name: &SwitchName,
-        is_all: bool,
-    ) -> Option<Result<(usize, Option<String>), SwitchPortError>> {
-        let foreign = |reason| Some(Err(SwitchPortError::NotASwitch { path: self.socket.clone(), reason }));
-        match answer::read(&self.received, is_all) {
-            Answer::Incomplete => None,
-            Answer::Port { head, name } => {
-                let begun = self.received.get(head..).unwrap_or_default();
-                match Cutter::new(Framing::Header).next(begun) {
-                    Ok(Some(_)) => Some(Ok((head, name))),
-                    Ok(None) if is_all || self.received.len() > MOST => foreign("it sends no first message"),
-                    Ok(None) => None,
-                    Err(_) => foreign("what it sends are no frames"),
-                }
-            }
-            Answer::Refused(reason) => Some(Err(SwitchPortError::Refused { name: name.clone(), reason })),
+    /// What `received` is, to which nothing more comes if it `is_all`; `None` if more has to come.
+    fn begin(&self, name: &SwitchName, is_all: bool) -> Result<Option<Begin>, SwitchPortError> {
+        let foreign = |reason| Err(SwitchPortError::NotASwitch { path: self.socket.clone(), reason });
+        let (head, port) = match answer::read(&self.received, is_all) {
+            Answer::Incomplete => return Ok(None),
+            Answer::Port { head, name } => (head, name),
+            Answer::Refused(reason) => return Err(SwitchPortError::Refused { name: name.clone(), reason }),
             // It ends just now, perhaps.
             Answer::Foreign(_) if is_all && self.received.is_empty() => {
-                Some(Err(SwitchPortError::NoSwitch(name.clone())))
+                return Err(SwitchPortError::NoSwitch(name.clone()));
             }
-            Answer::Foreign(reason) => foreign(reason),
-        }
+            Answer::Foreign(reason) => return foreign(reason),
+        };
+        let begun = self.received.get(head..).unwrap_or_default();
+        let (len, takes) = match Cutter::new(Framing::Header).next(begun) {
+            Ok(Some(Item::Control(at))) => match begun.get(at.clone()) {
+                Some([TAKES, bits, ..]) => (head + at.end, Offloads::from_bits_truncate(*bits)),
+                _ => (head, Offloads::empty()),
+            },
+            Ok(Some(Item::Frame { .. })) => (head, Offloads::empty()),
+            Ok(None) if is_all => return foreign("it sends no first message"),
+            Ok(None) => return Ok(None),
+            Err(_) => return foreign("what it sends are no frames"),
+        };
+        Ok(Some(Begin { len, port, takes }))
     }
 }

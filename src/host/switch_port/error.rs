@@ -91,9 +91,13 @@ impl SwitchPortError {
         }
     }
 
-    /// Whether a machine that waits for its switch says it: a switch that is away is no news.
+    /// Whether a machine that waits for its switch says it: a switch that is away, or has no time just now, is no news.
     pub(in crate::host) fn is_worth_a_warning(&self) -> bool {
-        !matches!(self, SwitchPortError::NoSwitch(_))
+        match self {
+            SwitchPortError::NoSwitch(_) => false,
+            SwitchPortError::Host { source, .. } => source.kind() != ErrorKind::WouldBlock,
+            _ => true,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) use attach::FRAMES;
 pub(super) use attach::{Attached, Attacher};
 pub use error::SwitchPortError;
 
-use super::net_socket::{Link, Side, StreamBackend, lock};
+use super::net_socket::{Link, Side, StreamBackend};
 use super::runtime_folders::switch_folders;
 use crate::spec::{MacAddress, MachineName, NetId, PortOptions, SwitchName};
 
@@ -70,11 +70,6 @@ impl SwitchPort {
         let mut link = link.map_err(|source| SwitchPortError::host(name, source))?;
         link.attached(attached);
         Ok(SwitchPort { link: Arc::new(Mutex::new(link)), mtu: request.mtu })
-    }
-
-    /// The port's name on the switch, if it has one now.
-    pub(crate) fn port_name(&self) -> Option<String> {
-        lock(&self.link).port_name()
     }
 
     /// A backend for the device of one boot. The connection stays; frames from before are dropped.

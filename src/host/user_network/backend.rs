@@ -59,6 +59,10 @@ impl NetBackend for UserBackend {
         true
     }
 
+    fn has_answer(&self, _pair: u16) -> bool {
+        self.wire.has_answer()
+    }
+
     fn receive(
         &mut self,
         _pair: u16,

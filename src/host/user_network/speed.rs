@@ -177,7 +177,9 @@ impl Guest {
                 sent += LARGE;
                 frames += 1;
             }
-            while self.receive().is_some() {}
+            while self.receive().is_some() {
+                frames += 1;
+            }
             if frames == 0 {
                 self.wait();
             }

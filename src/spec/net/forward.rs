@@ -70,34 +70,67 @@ impl FromStr for PortForward {
     type Err = DeviceError;
 
     fn from_str(text: &str) -> Result<Self, DeviceError> {
-        let wrong = || DeviceError::Forward(text.into());
+        let wrong = |why: String| DeviceError::Forward { text: text.into(), why };
         let (ports, protocol) = match text.split_once('/') {
             None => (text, Protocol::Tcp),
             Some((ports, "tcp")) => (ports, Protocol::Tcp),
             Some((ports, "udp")) => (ports, Protocol::Udp),
-            Some(_) => return Err(wrong()),
+            Some((_, other)) => return Err(wrong(format!("`/{other}` is neither `/tcp` nor `/udp`"))),
         };
-        let port = |text: &str| -> Option<u16> {
-            text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-        };
-        let (host, guest) = ports.rsplit_once(':').ok_or_else(wrong)?;
-        let guest = port(guest).filter(|port| *port != 0).ok_or_else(wrong)?;
+        let (host, guest) = ports.rsplit_once(':').ok_or_else(|| wrong(one_word(ports)))?;
         let (address, host) = match host.rsplit_once(':') {
             None => (None, host),
-            Some((address, host)) => (Some(parse_address(address).ok_or_else(wrong)?), host),
+            Some((address, host)) => (Some(parse_address(address).map_err(wrong)?), host),
         };
+        let (host, guest) = (port(host).map_err(wrong)?, port(guest).map_err(wrong)?);
+        if guest == 0 {
+            return Err(wrong("the guest's port is one from 1 to 65535".into()));
+        }
         if let Some(address) = address.filter(|at| at.is_multicast() || *at == Ipv4Addr::BROADCAST) {
             return Err(DeviceError::ForwardAddress(address));
         }
-        Ok(PortForward { address, host: port(host).ok_or_else(wrong)?, guest, protocol })
+        Ok(PortForward { address, host, guest, protocol })
     }
 }
 
-fn parse_address(text: &str) -> Option<IpAddr> {
-    match text.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-        None => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+/// What is wrong with a text without a colon.
+fn one_word(text: &str) -> String {
+    match port(text) {
+        Ok(guest @ 1..) => {
+            format!("it needs two ports; `0:{guest}` leads from any free port of the host to {guest}")
+        }
+        Ok(0) => "it needs two ports".into(),
+        Err(why) => why,
     }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    let range = text.split_once('-').filter(|(from, to)| digits(from) && digits(to));
+    match (text.parse(), range) {
+        (Ok(port), _) if digits(text) => Ok(port),
+        (_, Some(_)) => Err(format!("`{text}` is a range of ports; give each of them a forward of its own")),
+        _ if text.is_empty() => Err("a port is missing".into()),
+        _ if digits(text) => Err(format!("there is no port {text}: ports go up to 65535")),
+        _ => Err(format!("`{text}` is not the number of a port")),
+    }
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let known = match inner {
+        Some(address) => address.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    };
+    known.ok_or_else(|| {
+        let cure = match inner.unwrap_or(text) {
+            "localhost" => "; leave it out for 127.0.0.1".into(),
+            "*" => "; all of IPv4 are `0.0.0.0`".into(),
+            other if other.parse::<Ipv6Addr>().is_ok() => format!("; in brackets it is: `[{other}]`"),
+            _ => String::new(),
+        };
+        format!("`{text}` is not an address of the host{cure}")
+    })
 }
 
 impl fmt::Display for PortForward {
@@ -134,27 +167,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_forward_is_refused_with_an_example() {
-        for text in [
-            "",
-            "22",
-            ":22",
-            "5555:",
-            "5555:0",
-            "70000:22",
-            "+1:22",
-            "1:2/sctp",
-            "1:2/tcp/tcp",
-            "1:2/",
-            "::1:5555:22",
-            "[127.0.0.1]:1:2",
-            "[::1:1:2",
-            "host:1:2",
-            "1:2:3:4",
-            "1 :2",
+    fn what_is_no_forward_is_refused_with_the_reason_and_an_example() {
+        for (text, why) in [
+            ("", "a port is missing"),
+            ("22", "it needs two ports; `0:22` leads from any free port of the host to 22"),
+            ("0", "it needs two ports"),
+            ("ssh", "`ssh` is not the number of a port"),
+            (":22", "a port is missing"),
+            ("5555:", "a port is missing"),
+            ("5555:0", "the guest's port is one from 1 to 65535"),
+            ("70000:22", "there is no port 70000: ports go up to 65535"),
+            ("99999999999999999999:22", "ports go up to 65535"),
+            ("+1:22", "`+1` is not the number of a port"),
+            ("-1:22", "`-1` is not the number of a port"),
+            (
+                "8000-8010:8000-8010",
+                "`8000-8010` is a range of ports; give each of them a forward of its own",
+            ),
+            ("8000:8000-8010", "`8000-8010` is a range of ports"),
+            ("1:2/sctp", "`/sctp` is neither `/tcp` nor `/udp`"),
+            ("1:2/tcp/tcp", "`/tcp/tcp` is neither"),
+            ("1:2/", "`/` is neither"),
+            ("::1:5555:22", "`::1` is not an address of the host; in brackets it is: `[::1]`"),
+            ("[127.0.0.1]:1:2", "`[127.0.0.1]` is not an address of the host"),
+            ("[::1:1:2", "`[::1` is not an address of the host"),
+            ("host:1:2", "`host` is not an address of the host"),
+            ("localhost:1:2", "`localhost` is not an address of the host; leave it out for 127.0.0.1"),
+            ("*:1:2", "all of IPv4 are `0.0.0.0`"),
+            ("5555:10.0.2.15:22", "`5555` is not an address of the host"),
+            ("1:2:3:4", "`1:2` is not an address of the host"),
+            ("1 :2", "`1 ` is not the number of a port"),
+            ("tcp::5555-:22", "`tcp:` is not an address of the host"),
         ] {
             let error = text.parse::<PortForward>().expect_err(text).to_string();
-            assert!(error.contains("`5555:22`"), "{error}");
+            assert!(error.contains(why) && error.contains("`5555:22`"), "{text}: {error}");
         }
     }
 

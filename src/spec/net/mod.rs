@@ -18,7 +18,7 @@ pub use forward::{PortForward, Protocol};
 pub use interface::{Mtu, NetId};
 pub use switch::{Delay, Impairment, Loss, PortOptions, Rate, SwitchName, Trunk, VlanId};
 #[cfg(feature = "cli")]
-pub(crate) use switch::{Uplink, UplinkLink};
+pub(crate) use switch::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use tap::InterfaceName;
 pub(super) use tap::taps;
 pub use user::{HostName, Subnet, UserNet};
@@ -208,7 +208,7 @@ impl NetSpec {
     pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
         let mut words = split(text).into_iter();
         let kind = Word::parse(&words.next().unwrap_or_default());
-        let unknown = || DeviceError::NetKind(kind.written());
+        let needs = |example| Err(DeviceError::NeedsValue { word: kind.written(), example });
         let link = match (kind.name.as_str(), &kind.value) {
             ("user", None) => NetLink::User(UserNet::default()),
             ("none", None) => NetLink::None,
@@ -221,7 +221,11 @@ impl NetSpec {
                 let (local, remote) = table::pair(sockets)?;
                 NetLink::Dgram { local, remote }
             }
-            _ => return Err(unknown()),
+            ("tap", None) => return needs("tap=tap2"),
+            ("switch", None) => return needs("switch=lab"),
+            ("socket", _) => return needs("socket=wire.sock"),
+            ("dgram", None) => return needs("dgram=a.sock:b.sock"),
+            _ => return Err(DeviceError::NetKind(kind.written())),
         };
         Self::new(link).with_words(words.map(|word| Word::parse(&word)))
     }

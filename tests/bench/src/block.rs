@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 use lab::Lab;
 
 use crate::numbers::Series;
-use crate::rivals::{Guest, Rival, Setup};
+use crate::rivals::{Guest, Rival};
+use crate::setups::Setup;
 use crate::window::{self, Amount, Window};
 
 const ROUNDS: usize = 3;

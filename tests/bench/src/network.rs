@@ -1,10 +1,11 @@
 //! TCP and UDP between host and guest, under minivmm and under Debian's QEMU in the same interleaved rounds: how much, and what
-//! it costs the host. Over a TAP (QEMU's own virtio-net, no vhost), and through user-mode networks.
+//! it costs the host. Over a TAP (QEMU's own virtio-net, no vhost), through user-mode networks, and between two guests.
 
 use anyhow::{Result, bail};
 use lab::{Cmd, Lab, Process};
 
-use crate::rivals::{GATEWAY, Guest, Rival, Setup, network, tap};
+use crate::rivals::{Guest, Rival};
+use crate::setups::{GATEWAY, Setup, network, tap};
 use crate::traffic::{Load, compare};
 use crate::window::Amount;
 
@@ -50,11 +51,13 @@ pub fn on(lab: &Lab, which: Option<&str>) -> Result<()> {
     match which {
         None => {
             over_tap(lab)?;
-            through_user_networks(lab)
+            through_user_networks(lab)?;
+            between_guests(lab)
         }
         Some("tap") => over_tap(lab),
         Some("user") => through_user_networks(lab),
-        Some(other) => bail!("no such network: {other} (tap, user)"),
+        Some("switch") => between_guests(lab),
+        Some(other) => bail!("no such network: {other} (tap, user, switch)"),
     }
 }
 
@@ -109,6 +112,26 @@ fn through_user_networks(lab: &Lab) -> Result<()> {
         rate: (0.5, "a second"),
     };
     compare(lab, &mut guests, &vec![echo; ports.len()], ROUNDS)
+}
+
+fn between_guests(lab: &Lab) -> Result<()> {
+    println!(
+        "TCP by iperf3 between two guests, over a switch and over a stream socket between two QEMUs ({:?} lab), {ROUNDS} \
+         interleaved rounds, medians (least to most); costs are of both guests and of the switch, and of rounds half of which \
+         were slowed down by counting:",
+        lab.kind()
+    );
+    let (mut guests, mut servers) = (Vec::new(), Vec::new());
+    for rival in [Rival::Minivmm, Rival::Q35] {
+        let mut first = Guest::start(lab, Setup::paired(rival, true))?;
+        let mut second = Guest::start(lab, Setup::paired(rival, false))?;
+        second.begin("chroot /programs /usr/bin/iperf3 -s")?;
+        first.pids.extend(&second.pids);
+        guests.push(first);
+        servers.push(second);
+    }
+    let load = Load { name: "guest to guest", ..tcp(Way::ToHost, "192.0.30.2", Amount::Time) };
+    compare(lab, &mut guests, &[load.clone(), load], ROUNDS)
 }
 
 fn iperf3(lab: &Lab, at: &str) -> Result<Process> {

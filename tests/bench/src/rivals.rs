@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::{Cmd, InitramfsSpec, Lab, LabConfig, LabKind, Process, initramfs, kernels};
 
+use crate::setups::Setup;
+
 const BOOT: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(60);
 /// Until a guest has done some work, on a lab that is short of processor time.
@@ -102,105 +104,6 @@ impl Rival {
     }
 }
 
-/// What the network interface of a guest is on.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    pub name: String,
-    rival: Rival,
-    /// As minivmm's `--net` or QEMU's `-netdev` has it.
-    net: String,
-    /// What the lab does first, and at the end.
-    before: String,
-    after: String,
-    /// A program of the lab that the guest's network is made by, and what it makes when it is ready.
-    helper: Option<(String, String)>,
-    /// What the guest does.
-    inside: String,
-}
-
-impl Setup {
-    /// A TAP of its own: the host has 192.0.N.1 there and the guest 192.0.N.2.
-    pub fn tap(rival: Rival) -> Self {
-        let (tap, network) = (tap(rival), network(rival));
-        Setup {
-            name: rival.name().into(),
-            rival,
-            net: match rival {
-                Rival::Minivmm => format!("tap={tap}"),
-                _ => format!("tap,ifname={tap},script=no,downscript=no,vhost=off"),
-            },
-            before: format!(
-                "ip tuntap add mode tap dev {tap} vnet_hdr && ip addr add 192.0.{network}.1/24 dev {tap} && ip link set {tap} up"
-            ),
-            after: format!("ip link del {tap}"),
-            helper: None,
-            inside: address(&format!("192.0.{network}.2/24"), &format!("192.0.{network}.1")),
-        }
-    }
-
-    /// Its own user-mode network.
-    pub fn user(rival: Rival) -> Self {
-        Setup {
-            name: format!("{}, user", rival.name()),
-            rival,
-            net: if rival == Rival::Minivmm { "user,host-loopback=on".into() } else { "user".into() },
-            before: "true".into(),
-            after: "true".into(),
-            helper: None,
-            inside: address("10.0.2.15/24", GATEWAY),
-        }
-    }
-
-    /// passt behind a stream socket. What its interface has, the guest has; its gateway is the host's loopback.
-    pub fn passt(rival: Rival) -> Self {
-        let (out, socket) = (format!("out{}", network(rival)), format!("passt{}.sock", network(rival)));
-        let passt = format!(
-            "exec passt --foreground --stderr --quiet --runas 0 --socket $PWD/{socket} --interface {out} --outbound-if4 {out} \
-             --address 10.0.2.15 --netmask 24 --gateway {GATEWAY} --ipv4-only --mtu {PASST_MTU}"
-        );
-        Setup {
-            name: format!("{}, passt", rival.name()),
-            rival,
-            net: match rival {
-                Rival::Minivmm => format!("socket={socket}"),
-                _ => format!("stream,server=off,addr.type=unix,addr.path={socket}"),
-            },
-            before: format!(
-                "ip tuntap add mode tap dev {out} && ip addr add 10.0.2.15/24 dev {out} && ip link set {out} up && \
-                 ip route add default via {GATEWAY} dev {out}"
-            ),
-            after: format!("ip link del {out}"),
-            helper: Some((passt, socket)),
-            inside: format!("{}; ip link set eth0 mtu {PASST_MTU}", address("10.0.2.15/24", GATEWAY)),
-        }
-    }
-}
-
-/// Leads to the host's loopback in all user-mode networks.
-pub const GATEWAY: &str = "10.0.2.2";
-/// What passt's DHCP tells guests.
-const PASST_MTU: u16 = 65520;
-
-/// The TAP of a guest that has one.
-pub fn tap(rival: Rival) -> String {
-    format!("tap{}", network(rival))
-}
-
-pub fn network(rival: Rival) -> u8 {
-    match rival {
-        Rival::Minivmm => 21,
-        Rival::Q35 => 22,
-        Rival::Microvm => 23,
-    }
-}
-
-/// Gives the guest's interface an address.
-fn address(own: &str, gateway: &str) -> String {
-    format!(
-        "ip addr add {own} dev eth0; ip link set lo up; ip link set eth0 up; ip route add default via {gateway}"
-    )
-}
-
 /// A lab with all that the guests are made of.
 pub fn lab() -> Result<Lab> {
     let kernel = kernels()?.cloud;
@@ -230,17 +133,19 @@ pub struct Guest<'a> {
     lab: &'a Lab,
     console: Process,
     helper: Option<Process>,
+    /// What it works at.
+    line: String,
 }
 
 impl<'a> Guest<'a> {
     /// Boots one.
     pub fn start(lab: &'a Lab, setup: Setup) -> Result<Self> {
         lab.sh(&setup.before)?;
-        let helper = setup.helper.as_ref().map(|(line, makes)| helper(lab, line, makes)).transpose()?;
+        let helper = setup.helper.as_ref().map(|(line, ready)| helper(lab, line, ready)).transpose()?;
         let (console, pid) = spawn(lab, &setup.rival.line(&setup.net))?;
         let (helper, helper_pid) = helper.unzip();
         let pids = [pid].into_iter().chain(helper_pid).collect();
-        let mut guest = Guest { setup, pids, lab, console, helper };
+        let mut guest = Guest { setup, pids, lab, console, helper, line: String::new() };
         guest.console.expect("guest-ready\n", BOOT).with_context(|| guest.setup.name.clone())?;
         let inside = guest.setup.inside.clone();
         guest.sh(&inside)?;
@@ -264,12 +169,17 @@ impl<'a> Guest<'a> {
     /// Starts one of the programs, which then works in the background whenever it is told to: between rounds it stands
     /// still, as to start it takes longer than to measure it.
     pub fn begin(&mut self, program: &str) -> Result<()> {
+        program.clone_into(&mut self.line);
         self.sh(&format!("{program} >/tmp/said 2>&1 & work=$!")).map(drop)
     }
 
-    /// Lets the program go on, or stand still.
+    /// Lets the program go on, or stand still. One that has ended, as its connection did while it stood still, is started anew.
     pub fn work(&mut self, on: bool) -> Result<()> {
-        self.sh(if on { "kill -CONT $work" } else { "kill -STOP $work" }).map(drop)
+        if !on {
+            return self.sh("kill -STOP $work; true").map(drop);
+        }
+        let again = format!("{{ {} >/tmp/said 2>&1 & work=$!; }}", self.line);
+        self.sh(&format!("readlink /proc/$work/exe >/dev/null && kill -CONT $work || {again}")).map(drop)
     }
 
     /// Ends it.
@@ -284,7 +194,8 @@ impl<'a> Guest<'a> {
         while self.number(count)? < first + more {
             let said = if begin.elapsed() > WORKED { self.sh("cat /tmp/said")? } else { String::new() };
             ensure!(begin.elapsed() < WORKED, "{}: no work is done: {said}", self.name());
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(500));
+            self.work(true)?;
         }
         Ok(())
     }
@@ -323,14 +234,14 @@ fn spawn(lab: &Lab, line: &str) -> Result<(Process, u32)> {
 const OUT_OF_CHROOT: &str = "chroot /proc/1/root /bin/busybox unshare -m /bin/busybox sh -c \
     'cd /root && mount --move . / && exec chroot . sh -c \"$1\"'";
 
-/// Starts a program of the lab and waits until `makes` is there.
-fn helper(lab: &Lab, line: &str, makes: &str) -> Result<(Process, u32)> {
+/// Starts a program of the lab and waits until `ready` succeeds.
+fn helper(lab: &Lab, line: &str, ready: &str) -> Result<(Process, u32)> {
     // passt makes a user namespace, which no kernel lets a program do in a chroot; that is where commands of the nested lab run.
     let line = match lab.kind() {
-        LabKind::Nested => format!("exec {} sh \"cd $PWD; {line}\"", OUT_OF_CHROOT),
-        LabKind::Direct => line.to_owned(),
+        LabKind::Nested if line.contains("passt") => format!("exec {} sh \"cd $PWD; {line}\"", OUT_OF_CHROOT),
+        _ => line.to_owned(),
     };
     let started = spawn(lab, &line)?;
-    lab.sh(&format!("for i in $(seq 300); do [ ! -e {makes} ] || exit 0; sleep 0.1; done; exit 1"))?;
+    lab.sh(&format!("for i in $(seq 300); do ! {ready} || exit 0; sleep 0.1; done; exit 1"))?;
     Ok(started)
 }

@@ -1,5 +1,7 @@
 //! What guests send and get, and what that costs their hosts, in interleaved rounds.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use lab::Lab;
 
@@ -19,7 +21,7 @@ pub struct Load {
     /// A counter of the guest that grows with it, and by how much before it is measured.
     pub counter: &'static str,
     pub begun: f64,
-    /// The same on the host.
+    /// The same on the host, or time if the host does not see it.
     pub amount: Amount,
     /// What costs are counted for, in the counters' unit, and its name.
     pub unit: (f64, &'static str),
@@ -38,7 +40,9 @@ struct Tally {
     user_exits: Series,
     kicks: Series,
     interrupts: Series,
+    /// The last window, and the amount in it that was one unit.
     last: Window,
+    unit: f64,
 }
 
 /// Of the guest's interface.
@@ -69,20 +73,25 @@ fn measure(lab: &Lab, guest: &mut Guest<'_>, load: &Load, tally: &mut Tally) -> 
     let counts = format!("{INTERRUPTS}; {}", load.counter);
     guest.work(true)?;
     guest.grows(load.counter, load.begun)?;
-    let before = guest.numbers(&counts)?;
+    let (began, before) = (Instant::now(), guest.numbers(&counts)?);
     let window = window::look(lab, &guest.pids, SECONDS, &load.amount)?;
     let after = guest.numbers(&counts)?;
     guest.work(false)?;
     let [interrupts, moved] = [0, 1].map(|at| after.get(at).zip(before.get(at)).map_or(0.0, |(a, b)| a - b));
-    let unit = load.unit.0;
-    tally.rate.add(window.rate * load.rate.0);
+    let per_second = moved / began.elapsed().as_secs_f64();
+    let (rate, unit) = match load.amount {
+        Amount::Time => (per_second, load.unit.0 / per_second),
+        _ => (window.rate, load.unit.0),
+    };
+    tally.rate.add(rate * load.rate.0);
+    tally.unit = unit;
     tally.calls.add(window.calls(unit));
     tally.cpu.add(window.cpu_us(unit));
     tally.cpu_with_vcpus.add(window.cpu_with_vcpus_us(unit));
     tally.exits.add(window.exits(unit));
     tally.user_exits.add(window.user_exits(unit));
     tally.kicks.add(window.kicks(unit));
-    tally.interrupts.add(interrupts * unit / moved);
+    tally.interrupts.add(interrupts * load.unit.0 / moved);
     tally.last = window;
     Ok(())
 }
@@ -103,7 +112,7 @@ fn print(guests: &[Guest<'_>], load: &Load, tallies: &[Tally]) {
             tally.interrupts
         );
         println!("      {:.0} us of threads beside the vCPU, {:.0} of all", tally.cpu, tally.cpu_with_vcpus);
-        println!("      calls: {}", tally.last.calls_by_name(load.unit.0));
+        println!("      calls: {}", tally.last.calls_by_name(tally.unit));
     }
     for (guest, tally) in guests.iter().zip(tallies).skip(1) {
         println!(

@@ -18,6 +18,8 @@ pub enum Amount {
     BytesRead,
     /// A file with a number.
     File(String),
+    /// Seconds.
+    Time,
 }
 
 /// One look, twice `seconds` long.
@@ -102,6 +104,7 @@ pub fn look(lab: &Lab, pids: &[u32], seconds: u32, amount: &Amount) -> Result<Wi
     let amount = match amount {
         Amount::BytesRead => "io",
         Amount::File(path) => path,
+        Amount::Time => "time",
     };
     let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let line = format!("bash window.sh {pids} {seconds} {amount}");

@@ -1,5 +1,5 @@
 # What processes and their threads do for a while: `window.sh PID[,PID].. SECONDS AMOUNT`, where AMOUNT is a file with one
-# number, or `io` for the bytes that the first process read from disks. Says everything twice, before and after; nothing is started
+# number, `io` for the bytes that the first process read from disks, or `time` for seconds. Says everything twice, before and after; nothing is started
 # in between. Then the same again with the kernel's histograms of system calls and of KVM's exits, which cost time.
 set -eu
 IFS=, read -r -a pids <<<"$1"
@@ -14,6 +14,8 @@ amount() {
         while read -r name value; do
             [ "$name" != read_bytes: ] || echo "$1 $value"
         done </proc/"$pid"/io
+    elif [ "$amount" = time ]; then
+        echo "$1 ${EPOCHREALTIME/,/.}"
     else
         read -r value <"$amount"
         echo "$1 $value"

@@ -85,7 +85,9 @@ impl Ring {
             let space = self.space();
             let count = space.len().min(from.len());
             let (now, later) = from.split_at(count);
-            space.iter_mut().zip(now).for_each(|(to, byte)| *to = *byte);
+            if let Some(to) = space.get_mut(..count) {
+                to.copy_from_slice(now);
+            }
             self.commit(count);
             pushed += count;
             from = later;

@@ -60,6 +60,11 @@ pub trait NetBackend: Debug + Send {
     /// Looks whether there is a link, and empties [`NetBackend::link_fd`].
     fn link_is_up(&mut self) -> bool;
 
+    /// Whether [`NetBackend::receive`] may have a frame for `pair` of which no event will tell: an answer to one that was sent.
+    fn has_answer(&self, _pair: u16) -> bool {
+        false
+    }
+
     /// Takes the next frame: its header into `header`, itself into `room` and, what does not fit there, into `spill`.
     /// Returns how long it is, without the header; what fits into neither is lost.
     ///

@@ -190,6 +190,11 @@ impl<P: Poller> Net<P> {
             Progress::More => cx.wake_at(Some(Instant::now())),
             Progress::Blocked => self.watch_again(index, cx),
         }
+        if self.backend.has_answer(index) {
+            // In the same wake-up as the frames that it answers.
+            self.mark_readable(index);
+            return self.receive(index, cx);
+        }
         Ok(())
     }
 

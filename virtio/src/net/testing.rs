@@ -35,6 +35,8 @@ pub struct Ends {
     pub from_guest: Vec<(u16, Frame)>,
     /// Frames that the wire takes before it is full; `None`: all.
     pub credit: Option<usize>,
+    /// Whether sent frames come back, without an event.
+    pub echoes: bool,
     /// Whether sent frames are forgotten at once.
     pub forget: bool,
     /// No link.
@@ -124,6 +126,11 @@ impl NetBackend for Wire {
         !self.ends().unplugged
     }
 
+    fn has_answer(&self, pair: u16) -> bool {
+        let ends = self.ends();
+        ends.echoes && !ends.to_guest[usize::from(pair)].is_empty()
+    }
+
     fn receive(
         &mut self,
         pair: u16,
@@ -167,7 +174,9 @@ impl NetBackend for Wire {
             bytes.resize(start + segment.len as usize, 0);
             memory.read_slice(&mut bytes[start..], segment.address).expect("segments are guest memory");
         }
-        if !ends.forget {
+        if ends.echoes {
+            ends.to_guest[usize::from(pair)].push_back(Frame { header: [0; HEADER_LEN], bytes });
+        } else if !ends.forget {
             ends.from_guest.push((pair, Frame { header: *header, bytes }));
         }
         Ok(())

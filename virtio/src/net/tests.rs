@@ -94,6 +94,25 @@ fn frames_come_in_order_each_behind_its_header() {
 }
 
 #[test]
+fn an_answer_comes_without_an_event_and_waits_for_buffers() {
+    let wire = Wire::new(1, Offloads::all());
+    wire.ends().echoes = true;
+    let mut guest = guest(&wire, 1);
+    guest.start(ALL, 64);
+    let buffers = give_buffers(&mut guest, 1, 1526);
+    guest.kick(RX);
+    let questions: Vec<_> = (0..2).map(|seed| frame(60, seed)).collect();
+    for question in &questions {
+        guest.add(TX, &[&header(0, 0, [0; 5]), &question.bytes], &[]);
+    }
+    guest.kick(TX);
+    assert_eq!(received(&mut guest, &buffers, 1526), questions[0].bytes);
+    let buffers = give_buffers(&mut guest, 1, 1526);
+    guest.kick(RX);
+    assert_eq!(received(&mut guest, &buffers, 1526), questions[1].bytes);
+}
+
+#[test]
 fn a_large_frame_lies_in_as_many_buffers_as_it_needs_and_all_come_at_once() {
     let wire = Wire::new(1, Offloads::all());
     let mut guest = guest(&wire, 1);

@@ -138,6 +138,10 @@ fn a_slow_wire_has_a_queue_of_a_quarter_of_a_second() {
     assert_eq!(waiting, 251, "one is being sent");
     assert_eq!(lab.switch.counters(a).unwrap().to_port.dropped(DropReason::QueueFull), 749);
     assert_eq!(lab.wait(Duration::from_secs(1)).len(), 251);
+    // On a very slow one 250 ms are too few frames for TCP.
+    lab.switch.set(a, PortConfig { to_port: rate(12_304), ..PortConfig::default() });
+    (0..100).for_each(|index| _ = lab.send(b, &numbered(index)));
+    assert_eq!(lab.wait(Duration::from_secs(100)).len(), 16);
 }
 
 #[test]
@@ -148,14 +152,30 @@ fn frames_and_bytes_on_a_wire_are_bounded() {
         lab.switch = Switch::with_seed(limits, 1);
         let a = lab.port(PortConfig { to_port: delay(10), from_port: delay(10), ..PortConfig::default() });
         let b = lab.port(PortConfig::default());
-        for from in [a, b] {
-            (0..100).for_each(|_| _ = lab.send(from, &frame(BROADCAST, mac(2), &[], &vec![0; len])));
+        // What has left makes room again.
+        for round in 1..=3 {
+            for from in [a, b] {
+                (0..100).for_each(|_| _ = lab.send(from, &frame(BROADCAST, mac(2), &[], &vec![0; len])));
+            }
+            let counters = lab.switch.counters(a).unwrap();
+            assert_eq!(counters.from_port.dropped(DropReason::QueueFull), (100 - kept) * round);
+            assert_eq!(counters.to_port.dropped(DropReason::QueueFull), (100 - kept) * round);
+            assert_eq!(lab.wait(MS * 10).len() as u64, kept * 2);
         }
-        let counters = lab.switch.counters(a).unwrap();
-        assert_eq!(counters.from_port.dropped(DropReason::QueueFull), 100 - kept);
-        assert_eq!(counters.to_port.dropped(DropReason::QueueFull), 100 - kept);
-        assert_eq!(lab.wait(MS * 10).len() as u64, kept * 2);
     }
+}
+
+#[test]
+fn what_is_due_makes_room_however_late_the_timer_is() {
+    let mut lab = Lab::new();
+    lab.switch = Switch::with_seed(Limits { waiting_frames: 2, ..Limits::default() }, 1);
+    let a = lab.port(PortConfig { to_port: delay(10), ..PortConfig::default() });
+    let b = lab.port(PortConfig::default());
+    (0..3).for_each(|index| _ = lab.send(b, &numbered(index)));
+    lab.now += MS * 10;
+    let sent: Vec<_> = lab.send(b, &numbered(3)).iter().map(|(port, frame)| (*port, number(frame))).collect();
+    assert_eq!(sent, [(a, 0), (a, 1)]);
+    assert_eq!(lab.wait(MS * 10).iter().map(|(.., frame)| number(frame)).collect::<Vec<_>>(), [3]);
 }
 
 #[test]

@@ -250,6 +250,18 @@ fn a_checksum_is_completed_where_a_port_does_not_take_it_partial() {
 }
 
 #[test]
+fn a_checksum_lies_behind_the_ethernet_header_and_in_the_frame() {
+    let (plain, tagged) = (frame(mac(2), mac(1), &[], &[0; 8]), frame(mac(2), mac(1), &[2], &[0; 8]));
+    let (mut lab, a, t) = two(access(2), trunk());
+    for (from, bytes, first) in [(a, &plain, 14), (t, &tagged, 18)] {
+        let mut passes = |start, offset| !lab.send_large(from, &partial(start, offset), bytes).is_empty();
+        assert!(passes(first, 0) && passes(first, 6) && passes(first + 6, 0));
+        assert!(!passes(first - 1, 4) && !passes(0, 20) && !passes(first, 7) && !passes(first + 7, 0));
+        assert!(!passes(0xffff, 0xffff) && !passes(first, 0xffff));
+    }
+}
+
+#[test]
 fn a_checksum_of_zero_is_the_other_zero_since_udp_has_none_otherwise() {
     let bytes = frame(mac(2), mac(1), &[], &[0xff, 0xff, 0, 0]);
     let (mut lab, a, b) = two(access(2), access(2));
@@ -257,15 +269,18 @@ fn a_checksum_of_zero_is_the_other_zero_since_udp_has_none_otherwise() {
     assert_eq!(lab.send_large(a, &partial(14, 2), &bytes), [(b, PLAIN, right)]);
 }
 
+/// Changes a virtio header or its frame.
+type Change<'a> = &'a dyn Fn(&mut [u8; HEADER_LEN], &mut Vec<u8>);
+
 #[test]
 fn a_header_that_does_not_fit_its_frame_drops_it() {
     let large = Large::new(false, 5000);
-    let changed = |change: &dyn Fn(&mut [u8; HEADER_LEN], &mut Vec<u8>)| {
+    let changed = |change: Change| {
         let (mut header, mut bytes) = (large.header(), large.frame());
         change(&mut header, &mut bytes);
         (header, bytes)
     };
-    let cases: &[(&str, &dyn Fn(&mut [u8; HEADER_LEN], &mut Vec<u8>))] = &[
+    let cases: &[(&str, Change)] = &[
         ("no checksum", &|header, _| header[0] = 0),
         ("no size", &|header, _| header[4..6].fill(0)),
         ("a segment a byte", &|header, _| header[4..6].copy_from_slice(&[1, 0])),
@@ -295,6 +310,23 @@ fn a_header_that_does_not_fit_its_frame_drops_it() {
         let (header, bytes) = changed(*change);
         assert_eq!(lab.send_large(a, &header, &bytes), [], "{name}");
         assert_eq!(lab.switch.counters(a).unwrap().from_port.dropped(DropReason::Offload), 1, "{name}");
+    }
+}
+
+#[test]
+fn headers_longer_than_there_is_room_for_drop_a_packet() {
+    for (more, frames) in [(16, 1), (25, 0)] {
+        let large = Large { extension: true, ..Large::new(true, 100) };
+        let (mut header, mut bytes) = (large.header(), large.frame());
+        // More padding in the extension header, in units of 8 bytes.
+        let end = large.tcp_at();
+        bytes.splice(end..end, vec![0; 8 * more]);
+        bytes[14 + 41] += more as u8;
+        let len = bytes.len() - 14 - 40;
+        bytes[18..20].copy_from_slice(&be(len));
+        header[6..8].copy_from_slice(&u16::try_from(end + 8 * more).unwrap().to_le_bytes());
+        let (mut lab, a, _) = two(access(2), access(2));
+        assert_eq!(lab.send_large(a, &header, &bytes).len(), frames, "{more}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of the whole switch, and what they share.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
+
 mod forwarding;
 mod impairments;
 mod large;
