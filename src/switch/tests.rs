@@ -319,6 +319,51 @@ fn program_on_an_uplinks_socket_has_qemus_bytes_and_may_come_again() {
 }
 
 #[test]
+fn junk_ends_its_port_at_most() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    let mut state = 1_u32;
+    for round in 0..50_u8 {
+        let mut bad = running.attach(100 + round, "");
+        let mut junk: Vec<u8> = (0..3000)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            })
+            .collect();
+        // A length that is possible, so that some of it is switched, with headers of any kind.
+        junk[..4].copy_from_slice(&(40 + u32::from(round) * 20).to_be_bytes());
+        let _ = bad.stream.write_all(&junk);
+        drop(bad);
+        one.send(2, &[round]);
+        loop {
+            match two.next() {
+                Got::Frame(got) if got == frame(1, 2, &[round]) => break,
+                // A broadcast of junk is one, too.
+                Got::Frame(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    running.until(|info| info.ports.len() == 2);
+}
+
+#[test]
+fn beginning_of_a_frame_that_never_ends_is_all_that_is_kept() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let mut slow = running.attach(9, "");
+    let longest = u32::try_from(HEADER + crate::host::frame_link::LONGEST_FRAME).unwrap();
+    slow.stream.write_all(&longest.to_be_bytes()).unwrap();
+    slow.stream.write_all(&vec![0; 60_000]).unwrap();
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    one.send(2, b"not held up");
+    two.hears(1, 2, b"not held up");
+    // With the rest it is a frame: from the address zero, which is no station's.
+    slow.stream.write_all(&vec![0; usize::try_from(longest).unwrap() - 60_000]).unwrap();
+    running.until(|info| info.ports.iter().any(|port| port.from_guest.drops.contains_key("malformed")));
+}
+
+#[test]
 fn frames_of_a_port_are_captured_both_ways_until_it_leaves() {
     let running = Running::new(Keeper::Kept, &[]);
     let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
