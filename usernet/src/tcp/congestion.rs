@@ -61,7 +61,7 @@ mod tests {
         let mut congestion = Congestion::new();
         let round = |congestion: &mut Congestion| {
             let window = congestion.window();
-            (0..window / 1000).for_each(|_| congestion.acknowledged(1000, window, 1000));
+            (0..=window / 1000).for_each(|_| congestion.acknowledged(1000, window, 1000));
             congestion.window()
         };
         assert!(round(&mut congestion) > FIRST * 19 / 10);
