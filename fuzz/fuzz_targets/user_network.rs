@@ -311,11 +311,12 @@ fn network(choice: u8) -> Network<MockHost> {
         limits: LIMITS,
         host_loopback: choice & 2 == 0,
         restrict: choice & 0x0c == 0x0c,
-        mtu: [1500, 1500, 1500, 1280, 9000, 65535, 576, 68][usize::from(choice >> 4 & 7)],
+        mtu: [1500, 1500, 1500, 1280, 9000, 65535, 1281, 2000][usize::from(choice >> 4 & 7)],
         hostname: Some("vm0".into()),
         ..Config::default()
     };
-    let mut network = Network::new(config, MockHost { forget: true, ..MockHost::default() });
+    let mut network = Network::new(config, MockHost::default());
+    network.host().forget = true;
     let forward = |protocol, port| Forward { protocol, bind: ([127, 0, 0, 1], port).into(), guest_port: 22 };
     for (forward, to) in [
         (forward(Protocol::Tcp, 5555), Destination::First),
