@@ -168,7 +168,7 @@ pub struct CaptureArgs {
 /// Where captured frames go, and for how long.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CaptureOutput {
-    /// The file, new or an earlier capture; - is standard output
+    /// The file, new or an earlier capture; or - for stdout
     #[arg(short, long, value_name = "FILE")]
     pub write: Option<PathBuf>,
     /// End behind so many frames
