@@ -72,7 +72,7 @@ mod tests {
         congestion.lost(1 << 20, 1000);
         assert_eq!(congestion.window(), 1 << 19);
         let after = round(&mut congestion);
-        assert!((1 << 19) + 900 <= after && after <= (1 << 19) + 1100, "{after}");
+        assert!(((1 << 19) + 900..=(1 << 19) + 1100).contains(&after), "{after}");
         congestion.acknowledged(1000, 1000, 1000);
         assert_eq!(congestion.window(), after, "a window that is not used does not grow");
         (0..100).for_each(|_| congestion.lost(0, 1000));
