@@ -171,6 +171,7 @@ fn open_user(user: &UserNet, mtu: Option<u16>, spec: &Spec) -> Result<UserNetwor
     let forwards: Vec<Forward> = user.forward.iter().map(forward).collect();
     let networks = user_nets(spec).count();
     UserNetwork::open(config, &forwards, networks).map_err(|error| match error {
+        UserNetworkError::Host(source) => StartError::Descriptors(source),
         UserNetworkError::Bind { forward: refused, source, .. } => {
             let asked = user.forward.iter().find(|asked| forward(asked) == refused);
             asked.map_or(StartError::Internal("the forwards"), |asked| {

@@ -36,7 +36,7 @@ pub use net::{
     Protocol, Rate, Subnet, SwitchName, Trunk, UserNet, VlanId,
 };
 #[cfg(feature = "cli")]
-pub(crate) use net::{Uplink, UplinkLink};
+pub(crate) use net::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};

@@ -123,6 +123,12 @@ pub enum DeviceError {
         /// What is wrong with it.
         why: String,
     },
+    /// Not a forward to one of several machines.
+    #[error(
+        "`{0}` is not a forward to a machine of a switch; write the host's port, the machine's name or address and its port as \
+         in `20022:vm0:22`, `20022:10.0.2.16:22` or `0.0.0.0:20022:vm0:22`"
+    )]
+    GuestForward(String),
     /// A forward from an address where no program can listen.
     #[error(
         "`{0}` is a multicast or broadcast address, where nothing can listen; write an address of this host, or leave it out \

@@ -54,10 +54,12 @@ impl SwitchLoop {
             }
             info
         });
+        let leases: BTreeMap<_, _> = self.ports.iter().flat_map(|(_, port)| port.leases()).collect();
         let stations = self.switch.table(Instant::now()).filter_map(|station| {
             let port = self.ports.by_id(station.port)?.name.clone();
             let (vlan, age) = (station.vlan.get(), station.age.as_secs());
-            Some(StationInfo { vlan, mac: mac_text(station.mac), port, age })
+            let ip = leases.get(&station.mac).copied();
+            Some(StationInfo { vlan, mac: mac_text(station.mac), port, age, ip })
         });
         let mut info = SwitchInfo {
             name: self.name.to_string(),

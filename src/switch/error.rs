@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::command::End;
 use crate::control::ClaimError;
+use crate::host::forward::ForwardError;
 use crate::host::lock::pid_clause;
 use crate::spec::SwitchName;
 use crate::{NetSocketError, TapError};
@@ -42,6 +43,12 @@ pub(crate) enum SwitchError {
     /// The socket of an uplink.
     #[error(transparent)]
     Socket(#[from] NetSocketError),
+    /// A forward of an uplink.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// The network of an uplink.
+    #[error("the network of the uplink user cannot be had: {0}")]
+    Network(#[source] io::Error),
     /// Options that do not fit an uplink.
     #[error("the uplink {uplink} cannot be had: {reason}")]
     Uplink { uplink: String, reason: String },

@@ -1,6 +1,8 @@
 //! The switch as `minivmm switch show` has it.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use vswitch::{Counters, Tally};
@@ -83,6 +85,27 @@ pub(crate) struct PortInfo {
     pub(crate) moves: u64,
     /// Addresses that were forgotten early because the port had too many.
     pub(crate) evicted: u64,
+    /// Ports of the host that lead through it to machines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) forwards: Vec<ForwardInfo>,
+}
+
+/// A port of the host that leads to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ForwardInfo {
+    /// Where it listens.
+    pub(crate) listen: SocketAddr,
+    /// The machine, by name or address, and its port.
+    pub(crate) to: String,
+    /// `tcp` or `udp`.
+    pub(crate) protocol: String,
+}
+
+impl fmt::Display for ForwardInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} leads to {}", self.protocol, self.listen, self.to)
+    }
 }
 
 /// One direction of a port, seen from the guest.
@@ -109,6 +132,9 @@ pub(crate) struct StationInfo {
     pub(crate) port: String,
     /// Seconds since its last frame.
     pub(crate) age: u64,
+    /// The IPv4 address that it has from an uplink `user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ip: Option<Ipv4Addr>,
 }
 
 impl Direction {

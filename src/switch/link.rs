@@ -7,6 +7,7 @@ use vswitch::HEADER_LEN;
 
 use super::info::PortKind;
 use super::socket_uplink::SocketUplink;
+use super::user_uplink::UserUplink;
 use crate::host::frame_link::FrameStream;
 use crate::host::tap::TapPort;
 
@@ -19,6 +20,8 @@ pub(super) enum Link {
     Tap(TapPort),
     /// A socket of ours, and the program that has connected to it.
     Socket(SocketUplink),
+    /// A network behind the host's sockets.
+    User(Box<UserUplink>),
 }
 
 impl Link {
@@ -27,6 +30,7 @@ impl Link {
             Link::Machine(_) => PortKind::Machine,
             Link::Tap(_) => PortKind::Tap,
             Link::Socket(_) => PortKind::Socket,
+            Link::User(_) => PortKind::User,
         }
     }
 
@@ -35,14 +39,14 @@ impl Link {
         match self {
             Link::Machine(stream) => Some(stream),
             Link::Socket(uplink) => uplink.peer_mut(),
-            Link::Tap(_) => None,
+            Link::Tap(_) | Link::User(_) => None,
         }
     }
 
     /// Whether frames pass.
     pub(super) fn is_up(&self) -> bool {
         match self {
-            Link::Machine(_) | Link::Tap(_) => true,
+            Link::Machine(_) | Link::Tap(_) | Link::User(_) => true,
             Link::Socket(uplink) => uplink.peer().is_some(),
         }
     }
@@ -52,6 +56,7 @@ impl Link {
         match self {
             Link::Machine(stream) => Ok(Some(stream.fd())),
             Link::Tap(tap) => tap.fd().map(Some),
+            Link::User(user) => Ok(Some(user.fd())),
             Link::Socket(uplink) => Ok(uplink.peer().map(FrameStream::fd)),
         }
     }
@@ -60,6 +65,7 @@ impl Link {
     pub(super) fn send(&mut self, header: &[u8; HEADER_LEN], parts: &[&[u8]], received: &[u8]) -> bool {
         match self {
             Link::Tap(tap) => tap.send(header, parts),
+            Link::User(user) => user.send(header, parts),
             Link::Machine(_) | Link::Socket(_) => {
                 self.stream().is_some_and(|stream| stream.send(header, parts, received).is_ok())
             }

@@ -18,6 +18,9 @@ mod socket_uplink;
 #[cfg(test)]
 mod tests;
 mod uplink;
+#[cfg(test)]
+mod user_tests;
+mod user_uplink;
 
 use std::sync::Arc;
 
@@ -26,11 +29,12 @@ pub(crate) use error::SwitchError;
 pub(crate) use info::{Direction, PortInfo, SwitchInfo};
 pub(crate) use life::Keeper;
 
+use info::ForwardInfo;
 use run_loop::SwitchLoop;
 use service::SwitchService;
 
 use crate::control::{Claim, ControlServer, Ending, Limits};
-use crate::spec::{SwitchName, Uplink};
+use crate::spec::{SwitchName, Uplink, UplinkLink};
 
 /// A switch that listens.
 #[derive(Debug)]
@@ -55,14 +59,20 @@ impl RunningSwitch {
         let (commands, inbox) = command::channel().map_err(host)?;
         let mut running = SwitchLoop::new(name.clone(), keeper, inbox).map_err(host)?;
         let mut warnings = Vec::new();
+        let networks = uplinks.iter().filter(|uplink| matches!(uplink.link, UplinkLink::User(_))).count();
         for uplink in uplinks {
-            let (port, warning) = uplink::open(uplink, &running.ports)?;
+            let (port, warning) = uplink::open(uplink, &running.ports, networks)?;
             running.begin(port).map_err(host)?;
             warnings.extend(warning);
         }
         let service = Arc::new(SwitchService(commands.clone()));
         let server = ControlServer::serve_requests(claim, service, Limits::DEFAULT).map_err(host)?;
         Ok((RunningSwitch { server, running, commands }, warnings))
+    }
+
+    /// The ports of the host that lead to machines.
+    pub(crate) fn forwards(&self) -> Vec<ForwardInfo> {
+        self.running.ports.iter().flat_map(|(_, port)| port.info().forwards).collect()
     }
 
     /// Ends it from another thread.

@@ -1,9 +1,12 @@
 //! The ports of a switch: their links, and the frames on their way out.
 
+use std::net::Ipv4Addr;
+
 use vswitch::{Accepts, HEADER_LEN, PortId};
 
 use super::info::{Direction, PortInfo};
 use super::link::Link;
+use super::user_uplink::UserUplink;
 use crate::host::capture::{CapturePoint, Direction as Captured};
 use crate::spec::{MacAddress, PortOptions};
 
@@ -49,6 +52,14 @@ impl Port {
         matches!(self.link, Link::Machine(_))
     }
 
+    /// The IPv4 addresses that machines have from it.
+    pub(super) fn leases(&self) -> Vec<([u8; 6], Ipv4Addr)> {
+        match &self.link {
+            Link::User(user) => user.leases(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Itself, with counters that are filled in later.
     pub(super) fn info(&self) -> PortInfo {
         PortInfo {
@@ -64,6 +75,10 @@ impl Port {
             from_guest: Direction::default(),
             moves: 0,
             evicted: 0,
+            forwards: match &self.link {
+                Link::User(user) => user.forwards().to_vec(),
+                _ => Vec::new(),
+            },
         }
     }
 }
@@ -118,6 +133,14 @@ impl Ports {
     /// All of them, with their slots.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Port)> {
         self.slots.iter().enumerate().filter_map(|(slot, port)| Some((slot, port.as_ref()?)))
+    }
+
+    /// The networks behind the host's sockets.
+    pub(super) fn users(&mut self) -> impl Iterator<Item = &mut UserUplink> {
+        self.slots.iter_mut().flatten().filter_map(|port| match &mut port.link {
+            Link::User(user) => Some(&mut **user),
+            _ => None,
+        })
     }
 
     /// Records the number of a port in the switch.

@@ -19,7 +19,7 @@ use super::link::Link;
 use super::ports::{Batch, Port, Ports};
 use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, TAKES};
 use crate::host::switch_port::PortRequest;
-use crate::spec::SwitchName;
+use crate::spec::{MacAddress, SwitchName};
 use virtio::net::Offloads;
 
 /// Events of one wait.
@@ -87,7 +87,7 @@ impl Token {
         match number {
             0 => Token::Bell,
             1 => Token::Timer,
-            _ if number % 2 == 0 => Token::Port(slot),
+            _ if number.is_multiple_of(2) => Token::Port(slot),
             _ => Token::Listener(slot),
         }
     }
@@ -228,7 +228,11 @@ impl SwitchLoop {
             let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
             return Err(io::Error::other("the switch has as many ports as it can"));
         };
+        let machine = port.mac.zip(port.machine.clone());
         self.ports.set_id(slot, id);
+        if let Some((mac, name)) = machine {
+            self.name(mac, Some(&name));
+        }
         Ok(())
     }
 
@@ -244,6 +248,7 @@ impl SwitchLoop {
         let result = match self.ports.get(slot).map(|port| &port.link) {
             Some(Link::Machine(_) | Link::Socket(_)) => self.receive(slot, now),
             Some(Link::Tap(_)) => self.receive_tap(slot, now),
+            Some(Link::User(_)) => self.receive_user(slot, now),
             None => Ok(()),
         };
         self.flush();
@@ -306,6 +311,39 @@ impl SwitchLoop {
             }
         }
         Ok(())
+    }
+
+    /// Switches some frames of a network behind the host's sockets.
+    fn receive_user(&mut self, slot: usize, now: Instant) -> Result<(), Closed> {
+        let Self { ports, switch, buffer, .. } = self;
+        let Some(Port { id: Some(id), link: Link::User(user), .. }) = ports.get_mut(slot) else {
+            return Ok(());
+        };
+        let (id, mut places) = (*id, Vec::with_capacity(TAP_FRAMES));
+        buffer.clear();
+        loop {
+            let Some(room) = buffer.room().filter(|_| places.len() < TAP_FRAMES) else {
+                user.go_on()?;
+                break;
+            };
+            let Some((header, at)) = user.next_frame(room)? else { break };
+            let start = buffer.filled().len();
+            buffer.take(at.end);
+            places.push((header, start + at.start..start + at.end));
+        }
+        let received = buffer.filled();
+        for (header, place) in places {
+            let frame = received.get(place).unwrap_or_default();
+            switch.input(id, &header, frame, now, &mut Batch { ports, received });
+        }
+        Ok(())
+    }
+
+    /// Tells the networks behind the host's sockets that a machine has come, or has left.
+    fn name(&mut self, machine: MacAddress, name: Option<&str>) {
+        for user in self.ports.users() {
+            user.name(machine.bytes(), name.map(str::to_owned));
+        }
     }
 
     /// Sends the frames of the batch.
@@ -371,7 +409,9 @@ impl SwitchLoop {
         }
         match (why, &mut port.link) {
             (Closed::Frame(_), _) => log::warn!("port {} is disconnected: {why}", port.name),
-            (_, Link::Tap(_)) => log::error!("the switch goes on without its uplink {}: {why}", port.name),
+            (_, Link::Tap(_) | Link::User(_)) => {
+                log::error!("the switch goes on without its uplink {}: {why}", port.name)
+            }
             _ => {}
         }
         if let Link::Socket(uplink) = &mut port.link {
@@ -384,9 +424,11 @@ impl SwitchLoop {
 
     /// Removes a port.
     fn forget(&mut self, slot: usize) {
-        if self.ports.remove(slot).is_some_and(|port| port.is_machine())
-            && !self.ports.iter().any(|(_, port)| port.is_machine())
-        {
+        let Some(port) = self.ports.remove(slot) else { return };
+        if let Some(mac) = port.mac {
+            self.name(mac, None);
+        }
+        if port.is_machine() && !self.ports.iter().any(|(_, port)| port.is_machine()) {
             self.life.emptied(Instant::now());
         }
     }

@@ -14,20 +14,20 @@ use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
 use crate::host::switch_port::PortRequest;
 use crate::spec::{PortOptions, Uplink};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A switch in a thread.
-struct Running {
+pub(super) struct Running {
     commands: Commands,
     thread: Option<JoinHandle<End>>,
 }
 
 impl Running {
-    fn new(keeper: Keeper, uplinks: &[&str]) -> Self {
+    pub(super) fn new(keeper: Keeper, uplinks: &[&str]) -> Self {
         let (commands, inbox) = command::channel().unwrap();
         let mut running = SwitchLoop::new("lab".parse().unwrap(), keeper, inbox).unwrap();
         for text in uplinks {
-            let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports).unwrap();
+            let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports, 1).unwrap();
             running.begin(port).unwrap();
         }
         Running { commands, thread: Some(thread::spawn(move || running.run())) }
@@ -37,14 +37,14 @@ impl Running {
         let request = PortRequest {
             machine: Some(format!("vm{number}").parse().unwrap()),
             interface: "net0".parse().unwrap(),
-            mac: mac(number).map_or_else(|| panic!(), |mac| mac),
+            mac: mac(number).unwrap(),
             mtu: 1500,
             options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
         };
         self.commands.ask(|answer| Command::Reserve(request, answer)).unwrap()
     }
 
-    fn attach(&self, number: u8, options: &str) -> Client {
+    pub(super) fn attach(&self, number: u8, options: &str) -> Client {
         let reserved = self.reserve(number, options).unwrap();
         let (here, there) = UnixStream::pair().unwrap();
         self.commands.send(Command::Attach(reserved.ticket, there, Vec::new()));
@@ -55,12 +55,12 @@ impl Running {
         client
     }
 
-    fn info(&self) -> SwitchInfo {
+    pub(super) fn info(&self) -> SwitchInfo {
         self.commands.ask(Command::Show).unwrap()
     }
 
     /// Waits until `is` holds of the switch.
-    fn until(&self, is: impl Fn(&SwitchInfo) -> bool) -> SwitchInfo {
+    pub(super) fn until(&self, is: impl Fn(&SwitchInfo) -> bool) -> SwitchInfo {
         let begun = Instant::now();
         loop {
             let info = self.info();
@@ -99,8 +99,8 @@ enum Got {
 }
 
 /// A machine's end of a port.
-struct Client {
-    stream: UnixStream,
+pub(super) struct Client {
+    pub(super) stream: UnixStream,
     number: u8,
     bytes: Vec<u8>,
 }
@@ -111,7 +111,7 @@ fn frame(from: u8, to: u8, text: &[u8]) -> Vec<u8> {
     [to.as_slice(), &[2, 0, 0, 0, 0, from], &[0x88, 0xb5], text].concat()
 }
 
-fn framed(frame: &[u8]) -> Vec<u8> {
+pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
     let word = u32::try_from(HEADER + frame.len()).unwrap().to_be_bytes();
     [word.as_slice(), &[0; HEADER], frame].concat()
 }
@@ -203,7 +203,8 @@ fn slow_reader_loses_frames_that_are_counted_and_delays_nobody() {
     }
     (0..20_u32).for_each(|round| three.hears(1, 3, &(round * 100).to_be_bytes()));
     let lost = |info: &SwitchInfo| info.ports[1].to_guest.drops.get("port-full").copied().unwrap_or(0);
-    let info = running.until(|info| lost(info) + info.ports[1].to_guest.frames == 2000);
+    // Those to the third one go to all: it has said nothing.
+    let info = running.until(|info| lost(info) + info.ports[1].to_guest.frames == 2000 + 20);
     assert!(lost(&info) > 0, "2.8 MB do not fit: {info:#?}");
 }
 
@@ -316,6 +317,51 @@ fn program_on_an_uplinks_socket_has_qemus_bytes_and_may_come_again() {
     }
     drop(running);
     assert!(!path.exists());
+}
+
+#[test]
+fn junk_ends_its_port_at_most() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    let mut state = 1_u32;
+    for round in 0..50_u8 {
+        let mut bad = running.attach(100 + round, "");
+        let mut junk: Vec<u8> = (0..3000)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            })
+            .collect();
+        // A length that is possible, so that some of it is switched, with headers of any kind.
+        junk[..4].copy_from_slice(&(40 + u32::from(round) * 20).to_be_bytes());
+        let _ = bad.stream.write_all(&junk);
+        drop(bad);
+        one.send(2, &[round]);
+        loop {
+            match two.next() {
+                Got::Frame(got) if got == frame(1, 2, &[round]) => break,
+                // A broadcast of junk is one, too.
+                Got::Frame(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    running.until(|info| info.ports.len() == 2);
+}
+
+#[test]
+fn beginning_of_a_frame_that_never_ends_is_all_that_is_kept() {
+    let running = Running::new(Keeper::Kept, &[]);
+    let mut slow = running.attach(9, "");
+    let longest = u32::try_from(HEADER + crate::host::frame_link::LONGEST_FRAME).unwrap();
+    slow.stream.write_all(&longest.to_be_bytes()).unwrap();
+    slow.stream.write_all(&vec![0; 60_000]).unwrap();
+    let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
+    one.send(2, b"not held up");
+    two.hears(1, 2, b"not held up");
+    // With the rest it is a frame: from the address zero, which is no station's.
+    slow.stream.write_all(&vec![0; usize::try_from(longest).unwrap() - 60_000]).unwrap();
+    running.until(|info| info.ports.iter().any(|port| port.from_guest.drops.contains_key("malformed")));
 }
 
 #[test]

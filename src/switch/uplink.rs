@@ -5,15 +5,21 @@ use super::error::SwitchError;
 use super::link::Link;
 use super::ports::{Port, Ports};
 use super::socket_uplink::SocketUplink;
+use super::user_uplink::UserUplink;
 use crate::NetSocketError;
 use crate::host::tap::TapPort;
+use crate::host::user_network::warn_without_name_server;
 use crate::spec::{Uplink, UplinkLink};
 
 /// What to do where another program listens on the socket.
 const CURE: &str = ", or choose another path";
 
-/// Opens an uplink. Returns it with a warning for the user.
-pub(super) fn open(uplink: &Uplink, others: &Ports) -> Result<(Port, Option<String>), SwitchError> {
+/// Opens an uplink. Returns it with a warning for the user. `networks`: how many uplinks `user` the switch has.
+pub(super) fn open(
+    uplink: &Uplink,
+    others: &Ports,
+    networks: usize,
+) -> Result<(Port, Option<String>), SwitchError> {
     let options = uplink.options.clone();
     config::port_config(&options, None)
         .map_err(|error| SwitchError::Uplink { uplink: uplink.to_string(), reason: error.to_string() })?;
@@ -25,10 +31,17 @@ pub(super) fn open(uplink: &Uplink, others: &Ports) -> Result<(Port, Option<Stri
             port.accepts = accepts;
             Ok((port, warning.map(|warning| warning.to_string())))
         }
-        UplinkLink::User(_) => Err(SwitchError::Uplink {
+        UplinkLink::User(_) if options.trunk.is_some() => Err(SwitchError::Uplink {
             uplink: uplink.to_string(),
-            reason: "this build of minivmm has none".into(),
+            reason: "it takes no frames with tags; leave `trunk` out, or have an uplink `user,vlan=` for each VLAN".into(),
         }),
+        UplinkLink::User(nat) => {
+            let user = UserUplink::open(nat, networks)?;
+            warn_without_name_server();
+            let mut port = Port::new(free_name("user", others), Link::User(Box::new(user)), options);
+            port.accepts = config::accepts(config::OFFLOADS);
+            Ok((port, None))
+        }
         UplinkLink::Socket(path) => {
             let socket =
                 SocketUplink::listen(path).map_err(|fault| NetSocketError::fault(path, fault, CURE))?;

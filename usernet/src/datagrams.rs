@@ -418,6 +418,15 @@ impl<H: Host> Datagrams<H> {
         Some(key)
     }
 
+    /// Nothing happened for `pause`, which does not count.
+    pub(crate) fn stood_still(&mut self, pause: Duration, now: Instant) {
+        for entry in self.entries.values_mut() {
+            entry.last = (entry.last + pause).min(now);
+            entry.timer = (entry.timer + pause).min(entry.deadline());
+        }
+        self.deadlines = self.entries.iter().map(|(place, entry)| (entry.timer, place)).collect();
+    }
+
     /// When [`Datagrams::timeout`] has something to do.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

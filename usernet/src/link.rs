@@ -2,7 +2,7 @@
 //! to be taken.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use smoltcp::phy::ChecksumCapabilities;
@@ -114,6 +114,12 @@ impl Link {
     /// Whose account conversations with `address` are on.
     pub(crate) fn account(&self, address: IpAddr) -> GuestId {
         self.shared.as_ref().map_or(GuestId::FIRST, |shared| shared.neighbours.guest(address))
+    }
+
+    /// The addresses that several guests have from DHCP.
+    pub(crate) fn leases(&self, now: Instant) -> Vec<([u8; 6], Ipv4Addr)> {
+        let leases = self.shared.as_ref().map(|shared| shared.leases.iter(now));
+        leases.into_iter().flatten().map(|(guest, address)| (guest.0, address)).collect()
     }
 
     /// The address of the guest with a name.

@@ -35,6 +35,9 @@ const IPV6_LEAST_MTU: u16 = 1280;
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(4 * 3600);
 /// Datagrams of the host that become no frame, before others have their turn.
 const LOST_AT_ONCE: usize = 64;
+/// Nobody is so late: the guest was paused, or the whole process was. No time has passed for what goes on between the guest and
+/// its peers: flows are as idle as before, and what is half-open has as much time left.
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// Frames for guests that are not known, before others have their turn.
 const HELD_AT_ONCE: usize = 1024;
 /// Connections that one listening port gives at a time.
@@ -58,6 +61,8 @@ pub struct Network<H: Host> {
     guest4: Option<IpAddr>,
     guest6: Option<IpAddr>,
     advertise_at: Option<Instant>,
+    /// The last call.
+    called: Option<Instant>,
     /// TCP is asked first for the next frame.
     tcp_first: bool,
     counters: Counters,
@@ -78,6 +83,7 @@ impl<H: Host> Network<H> {
             guest4: None,
             guest6: None,
             advertise_at: None,
+            called: None,
             tcp_first: true,
             counters: Counters::default(),
             config,
@@ -130,11 +136,9 @@ impl<H: Host> Network<H> {
         }
     }
 
-    /// The addresses that several guests have from DHCP.
-    pub fn leases(&mut self, now: Instant) -> Vec<([u8; 6], Ipv4Addr)> {
-        self.link.shared().map_or_else(Vec::new, |shared| {
-            shared.leases.iter(now).map(|(guest, address)| (guest.0, address)).collect()
-        })
+    /// The addresses that several guests have from DHCP, by Ethernet address.
+    pub fn leases(&self, now: Instant) -> Vec<([u8; 6], Ipv4Addr)> {
+        self.link.leases(now)
     }
 
     /// Closes a port that [`Network::forward`] opened; connections go on. False: there is none.
@@ -149,6 +153,7 @@ impl<H: Host> Network<H> {
 
     /// Takes a frame of the guest.
     pub fn input(&mut self, frame: &[u8], offload: Offload, now: Instant) {
+        self.skip_pause(now);
         self.counters.frames += 1;
         if let Err(drop) = self.frame(frame, offload, now) {
             self.counters.count(drop);
@@ -433,6 +438,7 @@ impl<H: Host> Network<H> {
     /// The socket that `token` names is ready.
     pub fn ready(&mut self, token: u64, ready: Ready, now: Instant) {
         let Some(token) = Token::from_bits(token) else { return };
+        self.skip_pause(now);
         let place = slab::Place { slot: token.slot, generation: token.generation };
         match token.kind {
             Kind::Tcp => self.tcp.ready(token, ready, &mut self.host, now),
@@ -481,6 +487,7 @@ impl<H: Host> Network<H> {
         accepts: Accepts,
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
+        self.skip_pause(now);
         for _ in 0..HELD_AT_ONCE {
             let (range, offload) = self.next_frame(room, accepts, now)?;
             let frame = room.get(range.clone()).unwrap_or_default();
@@ -635,8 +642,21 @@ impl<H: Host> Network<H> {
             .min()
     }
 
+    /// Nobody called for what was due: all that has passed since the last call does not count.
+    fn skip_pause(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.called.replace(now).unwrap_or(now));
+        if pause < STOOD_STILL {
+            return;
+        }
+        if self.next_timeout().is_some_and(|due| now.saturating_duration_since(due) >= STOOD_STILL) {
+            self.tcp.stood_still(pause, now);
+            self.datagrams.stood_still(pause, now);
+        }
+    }
+
     /// Does what is due.
     pub fn timeout(&mut self, now: Instant) {
+        self.skip_pause(now);
         self.tcp.timeout(&mut self.host, now);
         self.datagrams.timeout(now);
         self.link.timeout(now);

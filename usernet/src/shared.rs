@@ -95,9 +95,11 @@ impl Shared {
 
     /// Whether `frame` may wait to be taken, where `free` more may. It is counted then.
     pub(crate) fn queues(&mut self, frame: &[u8], free: usize) -> bool {
-        let own = self.answers.entry(receiver(frame)).or_default();
-        let has_room = *own < free;
-        *own += usize::from(has_room);
+        let receiver = receiver(frame);
+        let has_room = self.answers.get(&receiver).copied().unwrap_or(0) < free;
+        if has_room {
+            *self.answers.entry(receiver).or_default() += 1;
+        }
         has_room
     }
 
@@ -127,9 +129,12 @@ impl Shared {
 
     /// The address of the guest with a name: one that it was given rather than one that it took itself.
     pub(crate) fn named(&self, name: &str) -> Option<IpAddr> {
-        let given = self.names.iter().find(|(_, given)| given.as_str() == name).map(|(guest, _)| *guest);
-        match given {
-            Some(guest) => self.address_of(guest),
+        let given =
+            |(guest, given): (&EthernetAddress, &String)| given.eq_ignore_ascii_case(name).then_some(*guest);
+        let mut given = self.names.iter().filter_map(given).peekable();
+        match given.peek() {
+            // A machine with several interfaces.
+            Some(_) => given.find_map(|guest| self.address_of(guest)),
             None => self.leases.named(name).map(IpAddr::V4),
         }
     }

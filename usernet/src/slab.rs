@@ -69,6 +69,11 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// All entries, to be changed.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|(_, entry)| entry.as_mut())
+    }
+
     /// All entries.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Place, &T)> {
         (0u32..).zip(&self.slots).filter_map(|(slot, (generation, entry))| {

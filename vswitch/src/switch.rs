@@ -141,6 +141,8 @@ impl Switch {
         now: Instant,
         out: &mut impl Ports,
     ) {
+        // What is due makes room, and goes first.
+        self.timeout(now, out);
         let Some(port) = self.ports.get_mut(from) else { return };
         port.counters.from_port.count(frame.len());
         if let Some(admitted) = port.admit(header, frame) {

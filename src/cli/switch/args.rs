@@ -23,15 +23,17 @@ pub struct SwitchArgs {
     /// The switch, as in `--net switch=NAME`
     #[arg(required = true)]
     pub name: Option<SwitchName>,
-    /// Go on without a machine; by default it ends after the last one
+    /// Go on without machines, until `minivmm switch stop`
+    ///
+    /// Without it the switch ends some seconds after its last machine has left.
     #[arg(long)]
     pub keep: bool,
-    /// user, tap=NAME or socket=PATH; also ,vlan= ,trunk= ,delay= ...
+    /// user, tap=NAME or socket=PATH; also ,vlan= ,delay= ...
     ///
     /// What connects the switch to the world beside its machines, once for each. `tap=NAME`: a TAP of the host, for host-only
     /// and bridged networks. `socket=PATH`: the switch listens there for one program with QEMU's bytes, such as QEMU or passt. `user`:
-    /// a network behind the host's sockets with DHCP for all machines. The options of a port follow: `vlan=`, `trunk=`, `isolated`,
-    /// `delay=`, `jitter=`, `loss=`, `rate=`.
+    /// a network behind the host's sockets with DHCP for all machines, with `forward=HOST:MACHINE:PORT`, `subnet=`, `host-loopback=on`
+    /// and `restrict=on`. The options of a port follow: `vlan=`, `trunk=`, `isolated`, `delay=`, `jitter=`, `loss=`, `rate=`.
     #[arg(long = "uplink", value_name = "KIND", value_parser = OsStringValueParser::new().try_map(|text| Uplink::parse(&text)))]
     pub(crate) uplinks: Vec<Uplink>,
     /// In the background, as a machine; also --log FILE

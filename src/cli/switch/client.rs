@@ -30,8 +30,8 @@ const END_DELAY: Duration = Duration::from_millis(10);
 enum VerbError {
     #[error("no switch called {name} runs here; {}", running(.others, .name))]
     NoSwitch { name: SwitchName, others: Vec<String> },
-    #[error("the switch {name}{} does not answer: {source}", pid_clause(.pid))]
-    Unreachable { name: SwitchName, pid: Option<u32>, source: ClientError },
+    #[error("the switch {name} runs{}, and {}", pid_clause(.pid), reason(.error))]
+    Unreachable { name: SwitchName, pid: Option<u32>, error: ClientError },
     #[error("{0}")]
     Refused(String),
     #[error("the switch {name}{} has not ended within {} s; `kill -9` ends it in any case", pid_clause(.pid), END_LIMIT.as_secs())]
@@ -42,6 +42,18 @@ enum VerbError {
     Option(#[from] DeviceError),
     #[error("the answer of the switch cannot be shown")]
     Json(#[from] serde_json::Error),
+}
+
+/// Why a switch has not done what it was asked for.
+pub(super) fn reason(error: &ClientError) -> String {
+    match error {
+        ClientError::Unreachable(error) => format!("its socket does not answer ({error})"),
+        ClientError::TimedOut(limit) => {
+            let seconds = limit.as_secs();
+            format!("it did not answer within {seconds} s: its process is stopped, or the host is overloaded")
+        }
+        ClientError::Protocol(_) | ClientError::Refused { .. } => error.to_string(),
+    }
 }
 
 /// What runs in place of a switch that was not found.
@@ -78,20 +90,19 @@ fn find(name: &SwitchName) -> Result<RunningMachine, VerbError> {
 
 fn send(name: &SwitchName, method: &str, path: &str, body: Option<&Value>) -> Result<Value, VerbError> {
     let running = find(name)?;
-    request(&running.socket, method, path, body, ANSWER_LIMIT)
-        .map_err(|source| failed(&running, name, source))
+    request(&running.socket, method, path, body, ANSWER_LIMIT).map_err(|error| failed(&running, name, error))
 }
 
 /// Why a request to a switch that was found has no answer.
-fn failed(running: &RunningMachine, name: &SwitchName, source: ClientError) -> VerbError {
-    match source {
+fn failed(running: &RunningMachine, name: &SwitchName, error: ClientError) -> VerbError {
+    match error {
         ClientError::Refused { reason, .. } => VerbError::Refused(reason),
         // It has ended since it was found.
         ClientError::Unreachable(_) if find_switch(name).is_none() => match find(name) {
-            Err(error) => error,
-            Ok(running) => VerbError::Unreachable { name: name.clone(), pid: running.pid, source },
+            Err(gone) => gone,
+            Ok(running) => VerbError::Unreachable { name: name.clone(), pid: running.pid, error },
         },
-        source => VerbError::Unreachable { name: name.clone(), pid: running.pid, source },
+        error => VerbError::Unreachable { name: name.clone(), pid: running.pid, error },
     }
 }
 
@@ -100,7 +111,7 @@ fn capture(args: &SwitchCaptureArgs) -> Result<(), VerbError> {
     let path = format!("/v1/ports/{}/capture", args.port);
     write_frames(&args.output, |body| {
         ByteStream::open(&running.socket, "POST", &path, body)
-            .map_err(|source| failed(&running, &args.name, source))
+            .map_err(|error| failed(&running, &args.name, error))
     })
 }
 

@@ -11,8 +11,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::client::reason;
 use crate::control::client::{ClientError, request};
 use crate::control::{RunningMachine, find_switch};
+use crate::host::lock::pid_clause;
 use crate::host::process::with_original_fd_limit;
 use crate::spec::{NetLink, Spec, SwitchName};
 
@@ -38,8 +40,8 @@ pub(in crate::cli) enum EnsureError {
     #[error("the switch {name} cannot be started: {reason}")]
     Refused { name: SwitchName, reason: String },
     /// It does not answer.
-    #[error("the switch {name} runs{} and cannot be used: {source}; `minivmm switch stop {name}` ends it", pid_clause(.pid))]
-    Unusable { name: SwitchName, pid: Option<u32>, source: ClientError },
+    #[error("the switch {name} runs{} and cannot be used: {}; `kill -9` ends it in any case", pid_clause(.pid), reason(.error))]
+    Unusable { name: SwitchName, pid: Option<u32>, error: ClientError },
 }
 
 /// Finds or starts the switches that the networks of `spec` name.
@@ -62,8 +64,8 @@ fn ensure(name: &SwitchName) -> Result<(), EnsureError> {
                 Ok(()) => return Ok(()),
                 // It ends, or has not begun to listen.
                 Err(ClientError::Unreachable(_) | ClientError::Refused { status: 503, .. }) if !is_last => {}
-                Err(source) => {
-                    return Err(EnsureError::Unusable { name: name.clone(), pid: running.pid, source });
+                Err(error) => {
+                    return Err(EnsureError::Unusable { name: name.clone(), pid: running.pid, error });
                 }
             },
             None => match start(name) {
@@ -107,8 +109,4 @@ fn start(name: &SwitchName) -> Result<(), EnsureError> {
 /// This program by a path that `ps` shows well, or at least by one that is there.
 fn program() -> PathBuf {
     std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| Path::new(SELF).to_owned())
-}
-
-fn pid_clause(pid: &Option<u32>) -> String {
-    crate::host::lock::pid_clause(pid)
 }

@@ -77,6 +77,9 @@ fn serve(args: &SwitchArgs, name: &SwitchName, notify: &Notify, parent: Option<&
         "~> Switch {name} listens on {}; join it with `--net switch={name}`\n",
         path.display()
     ));
+    for forward in running.forwards() {
+        report::message(&format_args!("~> {forward}\n"));
+    }
     for warning in warnings {
         report::message_at(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
     }

@@ -10,7 +10,7 @@ use crate::switch::{Direction, PortInfo, SwitchInfo};
 const LIST: [&str; 5] = ["NAME", "PID", "UPTIME", "PORTS", "ADDRESSES"];
 const PORTS: [&str; 9] =
     ["PORT", "LINK", "VLAN", "ADDRESS", "FRAMES IN", "OUT", "DROPPED IN", "OUT", "OPTIONS"];
-const STATIONS: [&str; 4] = ["VLAN", "ADDRESS", "PORT", "AGE"];
+const STATIONS: [&str; 5] = ["VLAN", "ADDRESS", "PORT", "AGE", "DHCP"];
 
 /// The switches that run, each with its answer if it gave one.
 pub(super) fn list(infos: &[(RunningMachine, Option<Value>)]) -> String {
@@ -44,10 +44,16 @@ pub(super) fn switch(info: &SwitchInfo) -> String {
     if !drops.is_empty() {
         parts.push(drops.join("\n"));
     }
+    let forwards: Vec<_> =
+        info.ports.iter().flat_map(|port| &port.forwards).map(|forward| forward.to_string()).collect();
+    if !forwards.is_empty() {
+        parts.push(forwards.join("\n"));
+    }
     if !info.table.is_empty() {
         let rows = info.table.iter().map(|station| {
             let age = uptime(std::time::Duration::from_secs(station.age).as_secs_f64());
-            vec![station.vlan.to_string(), station.mac.clone(), station.port.clone(), age]
+            let ip = station.ip.map_or_else(|| "-".into(), |ip| ip.to_string());
+            vec![station.vlan.to_string(), station.mac.clone(), station.port.clone(), age, ip]
         });
         let rows: Vec<_> = std::iter::once(STATIONS.map(String::from).into()).chain(rows).collect();
         parts.push(columns(&rows));

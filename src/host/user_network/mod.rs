@@ -22,7 +22,10 @@ use usernet::{Config, Forward};
 pub(crate) use backend::UserBackend;
 pub(crate) use ports::Ports;
 use resolver::Resolver;
+#[cfg(any(test, feature = "cli"))]
 pub(crate) use wire::Wire;
+#[cfg(not(any(test, feature = "cli")))]
+use wire::Wire;
 
 /// Warns if the host has no name server that guests could ask. It may get one while they run.
 pub(crate) fn warn_without_name_server() {
@@ -48,6 +51,9 @@ pub(crate) enum UserNetworkError {
         /// The host's error.
         source: io::Error,
     },
+    /// The host has no descriptors left.
+    #[error("the host has no files left for a network: {0}")]
+    Host(#[source] io::Error),
 }
 
 /// A user-mode network of a machine: its ports on the host stay open over reboots.
@@ -107,9 +113,33 @@ impl UserNetwork {
     ///
     /// # Errors
     /// The host has no descriptors left.
+    #[cfg(test)]
     pub(crate) fn wire(&self) -> io::Result<Wire> {
         let mut wire = Wire::new(self.config.clone())?;
         self.ports.attach(&mut wire)?;
         Ok(wire)
     }
+}
+
+/// Opens a network that several guests share, with its ports. Returns it with the address of each. `networks`: as for
+/// [`UserNetwork::open`].
+///
+/// # Errors
+/// As for [`UserNetwork::open`], or the host has no descriptors left.
+#[cfg(feature = "cli")]
+pub(crate) fn open_shared(
+    config: Config,
+    forwards: &[(Forward, usernet::Destination)],
+    networks: usize,
+) -> Result<(Wire, Vec<SocketAddr>), UserNetworkError> {
+    let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);
+    let mut wire = Wire::new(Config { limits, ..config }).map_err(UserNetworkError::Host)?;
+    let mut addresses = Vec::new();
+    for (forward, to) in forwards {
+        let refused = |source| UserNetworkError::Bind { forward: *forward, address: forward.bind, source };
+        let bound = sockets::BoundSocket::open(forward.protocol, forward.bind).map_err(refused)?;
+        addresses.push(bound.address());
+        wire.forward_to(bound, *forward, to.clone()).map_err(UserNetworkError::Host)?;
+    }
+    Ok((wire, addresses))
 }

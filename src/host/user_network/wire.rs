@@ -3,11 +3,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use usernet::{Accepts, Checksum, Config, Forward, Gso, GsoKind, LONGEST_FRAME, Network, Offload, Protocol};
+use usernet::{
+    Accepts, Checksum, Config, Destination, Forward, Gso, GsoKind, LONGEST_FRAME, Network, Offload, Protocol,
+};
 use virtio::net::{HEADER_LEN, Offloads};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -94,9 +97,31 @@ impl Wire {
 
     /// Has `bound`, a port that is open already, lead to the guest as `forward` says.
     pub(super) fn forward(&mut self, bound: BoundSocket, forward: Forward) -> io::Result<()> {
+        self.forward_to(bound, forward, Destination::First)
+    }
+
+    /// [`Wire::forward`] to one of several guests.
+    pub(super) fn forward_to(
+        &mut self,
+        bound: BoundSocket,
+        forward: Forward,
+        to: Destination,
+    ) -> io::Result<()> {
         let bind = bound.address();
         self.network.host().lend(bound);
-        self.network.forward(Forward { bind, ..forward }).map(drop)
+        self.network.forward_to(Forward { bind, ..forward }, to).map(drop)
+    }
+
+    /// Names one of several guests, or forgets its name.
+    #[cfg(feature = "cli")]
+    pub(crate) fn set_name(&mut self, guest: [u8; 6], name: Option<String>) {
+        self.network.set_name(guest, name);
+    }
+
+    /// The IPv4 addresses that several guests have from DHCP, by Ethernet address.
+    #[cfg(feature = "cli")]
+    pub(crate) fn leases(&self) -> Vec<([u8; 6], std::net::Ipv4Addr)> {
+        self.network.leases(Instant::now())
     }
 
     /// Ends a forward; connections go on. False: there is none.
@@ -114,8 +139,27 @@ impl Wire {
     }
 
     /// Takes a frame of the guest with its virtio-net header.
+    #[cfg(feature = "cli")]
     pub(crate) fn input(&mut self, header: &[u8; HEADER_LEN], frame: &[u8]) -> io::Result<()> {
         self.network.input(frame, offload_of(header), Instant::now());
+        self.wake()
+    }
+
+    /// [`Wire::input`] of a frame in parts.
+    #[cfg(feature = "cli")]
+    pub(crate) fn input_parts(&mut self, header: &[u8; HEADER_LEN], parts: &[&[u8]]) -> io::Result<()> {
+        let waiting = self.waiting;
+        let len = parts.iter().map(|part| part.len()).sum();
+        self.input_with(header, len, |mut room| {
+            for part in parts {
+                let (place, rest) =
+                    room.split_at_mut_checked(part.len()).ok_or(io::ErrorKind::InvalidInput)?;
+                place.copy_from_slice(part);
+                room = rest;
+            }
+            Ok(())
+        })?;
+        self.waiting = waiting;
         self.wake()
     }
 
@@ -140,6 +184,7 @@ impl Wire {
     }
 
     /// There may be an answer.
+    #[cfg(feature = "cli")]
     fn wake(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.waiting) { self.wake.write(1) } else { Ok(()) }
     }
@@ -149,13 +194,21 @@ impl Wire {
     /// # Errors
     /// `WouldBlock`: there is none now. Anything else: the host has no memory left.
     pub(crate) fn next_frame(&mut self) -> io::Result<([u8; HEADER_LEN], &[u8])> {
+        let mut frame = std::mem::take(&mut self.frame);
+        let next = self.next_frame_in(&mut frame);
+        self.frame = frame;
+        next.map(|(header, range)| (header, self.frame.get(range).unwrap_or_default()))
+    }
+
+    /// [`Wire::next_frame`] somewhere in `room`, which has [`LONGEST_FRAME`] bytes.
+    pub(crate) fn next_frame_in(&mut self, room: &mut [u8]) -> io::Result<([u8; HEADER_LEN], Range<usize>)> {
         for _ in 0..LOOKS {
             let now = Instant::now();
             if self.network.next_timeout().is_some_and(|at| at <= now) {
                 self.network.timeout(now);
             }
-            if let Some((range, offload)) = self.network.output(&mut self.frame, self.accepts, now) {
-                return Ok((header_of(offload), self.frame.get(range).unwrap_or_default()));
+            if let Some((range, offload)) = self.network.output(room, self.accepts, now) {
+                return Ok((header_of(offload), range));
             }
             let count = self.epoll.wait(0, &mut self.events)?;
             if count == 0 {
@@ -167,9 +220,13 @@ impl Wire {
                 self.network.ready(event.data(), ready(event.event_set()), now);
             }
         }
-        // Go on after the other work of this thread.
-        self.wake.write(1)?;
+        self.go_on()?;
         Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// There is more, after the other work of this thread: the descriptor becomes readable.
+    pub(crate) fn go_on(&mut self) -> io::Result<()> {
+        self.wake.write(1)
     }
 
     fn arm(&mut self, now: Instant) -> io::Result<()> {

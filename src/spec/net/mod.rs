@@ -18,7 +18,7 @@ pub use forward::{PortForward, Protocol};
 pub use interface::{Mtu, NetId};
 pub use switch::{Delay, Impairment, Loss, PortOptions, Rate, SwitchName, Trunk, VlanId};
 #[cfg(feature = "cli")]
-pub(crate) use switch::{Uplink, UplinkLink};
+pub(crate) use switch::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use tap::InterfaceName;
 pub(super) use tap::taps;
 pub use user::{HostName, Subnet, UserNet};

@@ -25,6 +25,7 @@ fn main() -> Result<()> {
             block::on(&lab)?;
             network::on(&lab, None)
         }
+        Some("startup") if arguments.get(1).is_some_and(|case| case == "user") => startup::user_network(),
         Some("startup") => startup::run(),
         // What "startup" runs in a network namespace.
         Some("startup-devices") => startup::devices(),

@@ -102,27 +102,28 @@ pub(super) struct Connection<H: Host> {
 }
 
 impl<H: Host> Connection<H> {
-    /// A connection of the guest, whose SYN has come; the host's stream connects. `first`: our first number.
+    /// A connection of the guest, whose SYN has come; the host's stream connects. `numbers`: our first one, the largest payload,
+    /// and whether the wire to the guest may be full.
     pub(super) fn outbound(
         (flow, token, stream): (Flow, Token, H::Stream),
-        (first, mss): (Seq, u16),
+        numbers: (Seq, u16, bool),
         syn: &Segment<'_>,
         now: Instant,
     ) -> Self {
-        let mut connection = Self::new((flow, token, stream), (first, mss), Phase::Connecting, now);
+        let mut connection = Self::new((flow, token, stream), numbers, Phase::Connecting, now);
         connection.watch.asked = Some((false, true));
         connection.take_syn(syn);
         connection
     }
 
     /// A connection from outside.
-    pub(super) fn inbound(ends: (Flow, Token, H::Stream), numbers: (Seq, u16), now: Instant) -> Self {
+    pub(super) fn inbound(ends: (Flow, Token, H::Stream), numbers: (Seq, u16, bool), now: Instant) -> Self {
         Self::new(ends, numbers, Phase::SynSent, now)
     }
 
     fn new(
         (flow, token, stream): (Flow, Token, H::Stream),
-        (first, mss): (Seq, u16),
+        (first, mss, shared): (Seq, u16, bool),
         phase: Phase,
         now: Instant,
     ) -> Self {
@@ -131,7 +132,7 @@ impl<H: Host> Connection<H> {
             token,
             stream,
             phase,
-            sender: Sender::new(first),
+            sender: Sender::new(first, shared),
             receiver: Receiver::new(Seq(0)),
             acks: Acks::default(),
             watch: Watch::default(),

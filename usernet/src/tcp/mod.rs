@@ -1,10 +1,11 @@
 //! TCP: the guest's side of each connection, spliced to a stream of the host.
 //!
-//! A connection ends here, towards the guest, and begins anew as a stream of the host's kernel. The wire to the guest is a queue
-//! in memory that loses nothing unless the guest drops it: there is no congestion control. Memory is bounded by
+//! A connection ends here, towards the guest, and begins anew as a stream of the host's kernel. The wire to a guest of its own is
+//! a queue in memory that loses nothing unless the guest drops it: there is no congestion control. Memory is bounded by
 //! [`Limits`]: by the number of connections, of which a quarter may be half-open, and by the bytes in all buffers. The guest and
 //! the peers of forwards each have their own share of connections and of half-open ones.
 
+mod congestion;
 mod connection;
 mod output;
 mod receiver;
@@ -23,7 +24,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use connection::{Connection, Fate};
 use ring::Pool;
@@ -72,6 +73,8 @@ pub(crate) struct Failed {
 pub(crate) struct Tcp<H: Host> {
     limits: Limits,
     mtu: u16,
+    /// Several guests are behind a switch.
+    shared: bool,
     table: Table<H>,
     pool: Pool,
     /// Half-open ones.
@@ -97,6 +100,7 @@ impl<H: Host> Tcp<H> {
         Tcp {
             limits,
             mtu,
+            shared: guests > 1,
             table: Table::new(limits.connections, guests),
             pool: Pool::new(limits.buffered, guests),
             embryonic: Shares::new(guests),
@@ -162,7 +166,7 @@ impl<H: Host> Tcp<H> {
             host.reset(stream);
             return false;
         };
-        let numbers = (self.first_number(flow, now), self.mss(flow));
+        let numbers = (self.first_number(flow, now), self.mss(flow), self.shared);
         self.add(Connection::inbound((flow, token, stream), numbers, now), account, host, now);
         true
     }
@@ -201,6 +205,15 @@ impl<H: Host> Tcp<H> {
     /// When [`Tcp::timeout`] has to be called.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Nothing happened for `pause`, which does not count.
+    pub(crate) fn stood_still(&mut self, pause: Duration, now: Instant) {
+        for connection in self.table.iter_mut() {
+            connection.timer.stood_still(pause, now);
+        }
+        self.timers =
+            std::mem::take(&mut self.timers).into_iter().map(|(at, slot)| (at + pause, slot)).collect();
     }
 
     /// Does what is due.
@@ -261,7 +274,7 @@ impl<H: Host> Tcp<H> {
         };
         match host.connect(address, token.to_bits()) {
             Ok(stream) => {
-                let numbers = (self.first_number(flow, now), self.mss(flow));
+                let numbers = (self.first_number(flow, now), self.mss(flow), self.shared);
                 let connection = Connection::outbound((flow, token, stream), numbers, syn, now);
                 self.add(connection, account, host, now);
             }

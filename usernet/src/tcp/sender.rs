@@ -1,8 +1,9 @@
 //! Bytes towards the guest: what it has acknowledged, what is on its way, what its window lets through.
 //!
-//! The wire to the guest is a queue in memory, so there is no congestion to control: only what a guest dropped is sent again,
-//! one hole after the other (RFC 6582 without its window).
+//! The wire to a guest of its own is a queue in memory, so there is no congestion to control: only what the guest dropped is sent
+//! again, one hole after the other (RFC 6582 without its window). Several guests are behind a switch, which may be full.
 
+use super::congestion::Congestion;
 use super::ring::Ring;
 use super::seq::Seq;
 
@@ -55,6 +56,7 @@ pub(super) struct Sender {
     end: Option<Seq>,
     duplicates: u8,
     recovery: Recovery,
+    congestion: Option<Congestion>,
 }
 
 /// Sending again.
@@ -71,8 +73,8 @@ struct Recovery {
 }
 
 impl Sender {
-    /// `first` is the number of our SYN.
-    pub(super) fn new(first: Seq) -> Self {
+    /// `first` is the number of our SYN. `shared`: the wire is one that may be full.
+    pub(super) fn new(first: Seq, shared: bool) -> Self {
         Sender {
             una: first,
             nxt: first,
@@ -84,6 +86,7 @@ impl Sender {
             end: None,
             duplicates: 0,
             recovery: Recovery { active: false, until: first, resent: first, due: false },
+            congestion: shared.then(Congestion::new),
         }
     }
 
@@ -155,6 +158,11 @@ impl Sender {
 
     /// Sends `una` again.
     pub(super) fn resend(&mut self) {
+        let flight = self.in_flight();
+        // More than our SYN or FIN.
+        if let Some(congestion) = self.congestion.as_mut().filter(|_| flight > 1) {
+            congestion.lost(flight, self.mss.into());
+        }
         self.recovery = Recovery { active: true, until: self.nxt, resent: self.una, due: true };
     }
 
@@ -171,6 +179,10 @@ impl Sender {
                 self.duplicate();
             }
             return Acked::Same;
+        }
+        let flight = self.in_flight();
+        if let Some(congestion) = &mut self.congestion {
+            congestion.acknowledged(ack.beyond(self.una), flight, self.mss.into());
         }
         // SYN and FIN are not in the ring, which takes no more off than it has.
         self.ring.consume(ack.beyond(self.una));
@@ -228,7 +240,8 @@ impl Sender {
         }
         let offset = self.in_flight();
         let unsent = self.unsent();
-        let open = unsent.min(self.window.saturating_sub(offset));
+        let most_on_way = self.congestion.as_ref().map_or(usize::MAX, Congestion::window);
+        let open = unsent.min(self.window.min(most_on_way).saturating_sub(offset));
         // Silly window (RFC 9293 §3.8.6.2.1): no crumbs while something is on its way.
         if open < unsent && (open == 0 || (open < usize::from(self.mss) && offset > 0)) {
             return None;
@@ -259,7 +272,7 @@ mod tests {
 
     fn open(bytes: usize, window: u16) -> Sender {
         let mut pool = Pool::new(64 << 20, 1);
-        let mut sender = Sender::new(Seq(u32::MAX - 100));
+        let mut sender = Sender::new(Seq(u32::MAX - 100), false);
         sender.syn_sent();
         sender.set_options(Some(1000), 1460, Some(0));
         assert_eq!(sender.acknowledge(sender.nxt(), true), Acked::More);

@@ -48,6 +48,11 @@ impl<H: Host> Table<H> {
         self.slots.get_mut(slot as usize)?.connection.as_deref_mut()
     }
 
+    /// All connections.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection<H>> {
+        self.slots.iter_mut().filter_map(|slot| slot.connection.as_deref_mut())
+    }
+
     /// The slot that `token` names, if it is still used as it was then.
     pub(super) fn slot(&self, token: Token) -> Option<u32> {
         let slot = self.slots.get(token.slot as usize)?;

@@ -64,6 +64,16 @@ impl Timer {
         self.backoff = 0;
     }
 
+    /// Nothing happened for `pause`, which does not count.
+    pub(super) fn stood_still(&mut self, pause: Duration, now: Instant) {
+        for instant in [&mut self.began, &mut self.heard, &mut self.probed] {
+            *instant = (*instant + pause).min(now);
+        }
+        for instant in [&mut self.retransmit, &mut self.queued].into_iter().flatten() {
+            *instant += pause;
+        }
+    }
+
     fn pause(&self) -> Duration {
         LONGEST.min(FIRST * 2u32.saturating_pow(self.backoff.min(16)))
     }

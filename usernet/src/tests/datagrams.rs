@@ -206,3 +206,19 @@ fn datagram_of_another_sender_than_the_flows_peer_does_not_reach_the_guest() {
     guest.host_gives(2, "9.9.9.9:0", &reply);
     assert_eq!(guest.one().source.to_string(), "9.9.9.9");
 }
+
+#[test]
+fn night_that_the_guest_was_paused_does_not_count() {
+    let mut guest = Guest::new(Config::default());
+    guest.send_udp("10.0.2.15:4000", "9.9.9.9:7", b"question");
+    guest.wait(20);
+    // Nobody called for what was due.
+    guest.now += Duration::from_secs(8 * 3600);
+    guest.network.timeout(guest.now);
+    guest.wait(9);
+    guest.host_gives(1, "9.9.9.9:7", b"answer");
+    assert_eq!(guest.one().datagram().2, b"answer");
+    // It ends as one that was never paused.
+    guest.wait(181);
+    assert_eq!((guest.network.counters().flows, guest.network.next_timeout()), (0, None));
+}

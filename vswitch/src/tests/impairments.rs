@@ -166,6 +166,19 @@ fn frames_and_bytes_on_a_wire_are_bounded() {
 }
 
 #[test]
+fn what_is_due_makes_room_however_late_the_timer_is() {
+    let mut lab = Lab::new();
+    lab.switch = Switch::with_seed(Limits { waiting_frames: 2, ..Limits::default() }, 1);
+    let a = lab.port(PortConfig { to_port: delay(10), ..PortConfig::default() });
+    let b = lab.port(PortConfig::default());
+    (0..3).for_each(|index| _ = lab.send(b, &numbered(index)));
+    lab.now += MS * 10;
+    let sent: Vec<_> = lab.send(b, &numbered(3)).iter().map(|(port, frame)| (*port, number(frame))).collect();
+    assert_eq!(sent, [(a, 0), (a, 1)]);
+    assert_eq!(lab.wait(MS * 10).iter().map(|(.., frame)| number(frame)).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
 fn new_impairments_hold_for_frames_that_wait() {
     let (mut lab, a, b) = pair(delay(100_000));
     (0..3).for_each(|index| _ = lab.send(b, &numbered(index)));

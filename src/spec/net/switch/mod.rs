@@ -2,6 +2,8 @@
 
 mod impairment;
 mod name;
+#[cfg(feature = "cli")]
+mod nat;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -11,6 +13,8 @@ mod vlan;
 
 pub use impairment::{Delay, Impairment, Loss, Rate};
 pub use name::SwitchName;
+#[cfg(feature = "cli")]
+pub(crate) use nat::{ForwardedTo, GuestForward, NatNetwork};
 pub use options::PortOptions;
 pub(super) use options::{PortTable, join_trunks};
 #[cfg(feature = "cli")]

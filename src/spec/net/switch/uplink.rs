@@ -5,13 +5,14 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::options::join_trunks;
-use super::{PortOptions, PortTable};
-use crate::spec::net::{InterfaceName, UserNet};
+use super::{NatNetwork, PortOptions, PortTable};
+use crate::spec::net::InterfaceName;
 use crate::spec::words::{DeviceError, Word, split};
 
 const UPLINK: &str = "uplink";
 const KNOWN: &str = "the options of a port: `vlan=2`, `trunk=2+3`, `trunk=all`, `isolated`, `delay=20ms`, `jitter=5ms`, \
-                     `loss=1%` and `rate=10mbit`";
+                     `loss=1%` and `rate=10mbit`; and of `user`: `subnet=10.0.5.0/24`, `forward=20022:vm0:22`, \
+                     `host-loopback=on` and `restrict=on`";
 
 /// An uplink of a switch. As text it is `KIND[,OPTION]...`, where a comma in a path is written twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub(crate) struct Uplink {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum UplinkLink {
     /// A network behind the host's sockets, which all machines share.
-    User(UserNet),
+    User(NatNetwork),
     /// A TAP of the host.
     Tap(InterfaceName),
     /// A Unix socket with QEMU's bytes, which the switch makes.
@@ -39,7 +40,7 @@ impl Uplink {
         let mut words = join_trunks(split(text).into_iter());
         let kind = Word::parse(&words.next().unwrap_or_default());
         let mut link = match (kind.name.as_str(), &kind.value) {
-            ("user", None) => UplinkLink::User(UserNet::default()),
+            ("user", None) => UplinkLink::User(NatNetwork::default()),
             ("tap", Some(_)) => UplinkLink::Tap(kind.text().parse()?),
             ("socket", Some(path)) if !path.is_empty() => UplinkLink::Socket(path.into()),
             _ => return Err(DeviceError::UplinkKind(kind.written())),
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(socket.link, UplinkLink::Socket("/a,b".into()));
         assert_eq!(socket.options, "trunk=2+3".parse().unwrap());
         let user = parse("user,subnet=10.0.5.0/24,delay=5ms").unwrap();
-        assert!(matches!(user.link, UplinkLink::User(net) if net != UserNet::default()));
+        assert!(matches!(user.link, UplinkLink::User(net) if net != NatNetwork::default()));
         for (wrong, said) in [
             ("", "no kind of uplink"),
             ("tap", "no kind of uplink"),
@@ -93,6 +94,9 @@ mod tests {
             ("tap=tap0,subnet=10.0.0.0/24", "no option"),
             ("user,vlan=0", "VLAN"),
             ("user,", "behind a comma"),
+            ("user,hostname=vm0", "no option"),
+            ("user,forward=vm0", "20022:vm0:22"),
+            ("user,forward", "20022:vm0:22"),
         ] {
             let error = parse(wrong).unwrap_err().to_string();
             assert!(error.contains(said), "{wrong}: {error}");

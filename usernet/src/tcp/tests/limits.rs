@@ -40,6 +40,48 @@ fn flood_of_syns_is_refused_and_harms_no_connection() {
     assert!(peer.host.remote(1).closed);
 }
 
+#[test]
+fn night_that_the_guest_was_paused_costs_no_connection() {
+    let mut peer = Peer::new(few());
+    peer.handshake(OPTIONS);
+    peer.host.slow = true;
+    peer.flow = flow(5000);
+    peer.syn(OPTIONS);
+    peer.wait(Duration::from_secs(70));
+    let night = Duration::from_secs(8 * 3600);
+    peer.tcp.stood_still(night, peer.now + night);
+    peer.now += night;
+    peer.tcp.timeout(&mut peer.host, peer.now);
+    assert_eq!(peer.tcp.len(), 2);
+    // What was half-open has as much time as it had.
+    peer.wait(Duration::from_secs(4));
+    assert_eq!(peer.tcp.len(), 2);
+    peer.wait(Duration::from_secs(2));
+    assert_eq!(peer.tcp.len(), 1);
+}
+
+#[test]
+fn guest_whose_connections_take_all_memory_they_can_leaves_some_to_the_others() {
+    let mut peer = Peer::new(few());
+    peer.tcp = Tcp::new(Limits { connections: 512, buffered: 1 << 20, ..Limits::default() }, 1500, 8);
+    // The first guest takes nothing of what its peers send, the second all.
+    for port in 0..200 {
+        (peer.flow, peer.account) = (flow(5000 + port), GuestId(1));
+        let seen = peer.handshake(OPTIONS);
+        assert!(seen.syn);
+        peer.host.remote(port.into()).to_guest.extend(vec![1; 40_000]);
+        peer.events();
+        peer.hear_all();
+    }
+    let taken = peer.tcp.buffered();
+    assert!((400 << 10..=512 << 10).contains(&taken), "{taken}");
+    (peer.flow, peer.account) = (flow(6000), GuestId(2));
+    peer.handshake(OPTIONS);
+    peer.host.remote(200).to_guest.extend(b"for the other");
+    peer.events();
+    assert!(peer.hear_all().iter().any(|seen| seen.port == 6000 && seen.payload == b"for the other"));
+}
+
 /// Connections from outside, which the guest does not answer: how many were taken.
 fn come_in(peer: &mut Peer, ports: std::ops::Range<u16>) -> usize {
     let mut came = 0;

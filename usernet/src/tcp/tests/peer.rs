@@ -46,6 +46,7 @@ pub(super) struct Peer {
     pub(super) host: TestHost,
     pub(super) now: Instant,
     pub(super) flow: Flow,
+    pub(super) account: GuestId,
     /// What the guest sends and expects next.
     pub(super) seq: Seq,
     pub(super) ack: Seq,
@@ -66,6 +67,7 @@ impl Peer {
             host: TestHost::default(),
             now: Instant::now(),
             flow: flow(4000),
+            account: GuestId::FIRST,
             seq: Seq(u32::MAX - 5),
             ack: Seq(0),
             most: 0,
@@ -122,7 +124,7 @@ impl Peer {
         header.write(&mut bytes).unwrap();
         bytes.extend(said.payload);
         self.tcp.segment(
-            (self.flow, GuestId::FIRST),
+            (self.flow, self.account),
             &bytes,
             Target::Address(self.flow.remote),
             &mut self.host,
