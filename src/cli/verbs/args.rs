@@ -40,11 +40,9 @@ pub enum NameVerb {
     Forward(ForwardArgs),
     /// Copy the frames of a network interface to a file or a program
     ///
-    /// The capture is in pcapng, for Wireshark and tcpdump, and ends with Ctrl-C, with
-    /// the machine, or as -c and --seconds say:
-    ///
-    ///   minivmm capture vm0 -w - | wireshark -k -i -
-    ///   minivmm capture vm0 --net net1 -w frames.pcapng -c 100
+    /// The capture is in pcapng, for Wireshark and tcpdump: `minivmm capture vm0 -w - |
+    /// wireshark -k -i -`. It ends with Ctrl-C, with the machine, or as -c and --seconds
+    /// say.
     ///
     /// A program or disk that is slow loses frames of the capture, which are counted;
     /// the guest is never held up.
