@@ -210,12 +210,10 @@ fn ping_measures_delay_and_loss() {
         .by_ref()
         .inspect(|least| assert!(*least >= 2.0 * delay, "{least} ms"))
         .find(|least| within(*least));
-    println!("ping with a delay of {delay} ms each way: {least:?} ms");
     assert!(least.is_some());
     minivmm("switch set lab a.net0 delay=0,loss=50%");
     let said = inside("ping -q -c 1000 -i 0.01 -W 5 10.2.0.2 || true");
     let lost = said.split(", ").find_map(|part| part.strip_suffix("% packet loss")).unwrap();
-    println!("ping with a loss of 50% each way: {lost}%");
     let lost: f64 = lost.parse().unwrap();
     assert!((67.5..82.5).contains(&lost), "{lost}%");
     minivmm("switch set lab a.net0 loss=0");

@@ -121,6 +121,25 @@ fn sockets_and_captures_are_opened_with_the_machine() {
     assert_eq!(fs::read(pcap).unwrap()[..4], [0x0a, 0x0d, 0x0d, 0x0a]);
 }
 
+#[test]
+fn a_start_that_fails_leaves_an_earlier_capture_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let earlier = folder.path().join("a.pcapng");
+    let content = [&[0x0a, 0x0d, 0x0d, 0x0a], b"precious frames".as_slice()].concat();
+    fs::write(&earlier, &content).unwrap();
+    let first = format!("user,pcap={}", earlier.display());
+    let second = format!("user,subnet=10.0.5.0/24,pcap={}", folder.path().join("no/b.pcapng").display());
+    Launch::new(Guest::Obedient)
+        .args(&["--net", &first, "--net", &second])
+        .run()
+        .is("", 1)
+        .said(&["mkdir -p"]);
+    assert_eq!(fs::read(&earlier).unwrap(), content);
+    let log = Launch::new(Guest::Obedient).args(&["--net", &first, "--log", earlier.to_str().unwrap()]).run();
+    log.is("", 1).said(&["the log and the frames of a network interface have the same file"]);
+    assert_eq!(fs::read(&earlier).unwrap(), content);
+}
+
 /// A machine whose guest echoes what comes to its port 7.
 fn echoing(host: &Host) -> Vmm {
     let folder = tempfile::tempdir().unwrap();

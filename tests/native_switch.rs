@@ -114,7 +114,7 @@ fn vlans_are_separate_trunks_have_tags_and_secure_ports_one_address() {
     let text = host.does(&["switch", "show", "lab"]);
     let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default();
     assert!(
-        line("vm4.net0 ").contains("trunk 2+3") && line("vm12.net0 dropped out: secure 1") != "",
+        line("vm4.net0 ").contains("trunk 2+3") && !line("vm12.net0 dropped out: secure 1").is_empty(),
         "{text}"
     );
     assert!(text.lines().any(|line| line.starts_with("3     02:00:00:00:00:03  vm3.net0")), "{text}");

@@ -202,7 +202,7 @@ impl Run {
         let from = ([198, 51, 100, 7], 0x1f02).into();
         let kind = KINDS[usize::from(first & 7)];
         match choice & 7 {
-            0 => drop(host.give(id, from, &bytes.repeat(1 << (choice >> 3 & 15).min(10)))),
+            0 => drop(host.give(id, from, &bytes.repeat(1 << (choice >> 3 & 15).min(6)))),
             1 => host.incoming.entry(id).or_default().push_back(kind.map_or(Ok((Vec::new(), from)), Err)),
             2 => host
                 .waiting

@@ -87,7 +87,7 @@ impl Token {
         match number {
             0 => Token::Bell,
             1 => Token::Timer,
-            _ if number % 2 == 0 => Token::Port(slot),
+            _ if number.is_multiple_of(2) => Token::Port(slot),
             _ => Token::Listener(slot),
         }
     }

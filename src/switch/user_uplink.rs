@@ -42,6 +42,8 @@ impl UserUplink {
                 }
             })?;
         wire.set_offloads(OFFLOADS);
+        // The loop looks for frames once, and is told of answers from then on.
+        wire.go_on().map_err(SwitchError::Network)?;
         let first = config(nat).ipv4.map(|subnet| subnet.guest);
         let info = |(asked, listen): (&GuestForward, SocketAddr)| ForwardInfo {
             listen,

@@ -23,10 +23,12 @@ pub struct SwitchArgs {
     /// The switch, as in `--net switch=NAME`
     #[arg(required = true)]
     pub name: Option<SwitchName>,
-    /// Go on without a machine; by default it ends after the last one
+    /// Go on without machines, until `minivmm switch stop`
+    ///
+    /// Without it the switch ends some seconds after its last machine has left.
     #[arg(long)]
     pub keep: bool,
-    /// user, tap=NAME or socket=PATH; also ,vlan= ,trunk= ,delay= ...
+    /// user, tap=NAME or socket=PATH; also ,vlan= ,delay= ...
     ///
     /// What connects the switch to the world beside its machines, once for each. `tap=NAME`: a TAP of the host, for host-only
     /// and bridged networks. `socket=PATH`: the switch listens there for one program with QEMU's bytes, such as QEMU or passt. `user`:

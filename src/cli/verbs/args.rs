@@ -40,11 +40,9 @@ pub enum NameVerb {
     Forward(ForwardArgs),
     /// Copy the frames of a network interface to a file or a program
     ///
-    /// The capture is in pcapng, for Wireshark and tcpdump, and ends with Ctrl-C, with
-    /// the machine, or as -c and --seconds say:
-    ///
-    ///   minivmm capture vm0 -w - | wireshark -k -i -
-    ///   minivmm capture vm0 --net net1 -w frames.pcapng -c 100
+    /// The capture is in pcapng, for Wireshark and tcpdump: `minivmm capture vm0 -w - |
+    /// wireshark -k -i -`. It ends with Ctrl-C, with the machine, or as -c and --seconds
+    /// say.
     ///
     /// A program or disk that is slow loses frames of the capture, which are counted;
     /// the guest is never held up.
@@ -170,7 +168,7 @@ pub struct CaptureArgs {
 /// Where captured frames go, and for how long.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CaptureOutput {
-    /// The file, new or an earlier capture; - is standard output
+    /// The file, new or an earlier capture; or - for stdout
     #[arg(short, long, value_name = "FILE")]
     pub write: Option<PathBuf>,
     /// End behind so many frames

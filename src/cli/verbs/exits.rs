@@ -10,6 +10,8 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "stop" => "the machine has ended, by itself or, after the time of `--timeout`, by force",
         "kill" => "the machine has ended",
         "console" => "the machine has ended, or this terminal was detached from it and it runs on",
+        "forward" => "the forwards are printed, or one was added or removed",
+        "capture" => "the capture has ended, by itself, by Ctrl-C or with its reader or the machine",
         "pause" => "the machine rests",
         "resume" => "the machine goes on",
         "reset" => "the machine boots again",

@@ -19,7 +19,7 @@ pub(crate) use dgram::DgramSocket;
 pub use error::NetSocketError;
 pub(super) use stream::StreamBackend;
 pub(crate) use stream::StreamSocket;
-pub(super) use stream_link::{Link, Side, lock};
+pub(super) use stream_link::{Link, Side};
 
 use std::io;
 use std::time::Duration;

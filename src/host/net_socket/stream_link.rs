@@ -122,7 +122,7 @@ struct Rations {
 }
 
 /// The link of one interface is used by one boot at a time, and by nobody beside it.
-pub(in crate::host) fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
+pub(super) fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
     link.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -49,7 +49,7 @@ fn a_tap_is_also_named_alone() {
 #[test]
 fn mistakes_are_told_with_what_could_be_said() {
     for (text, said) in [
-        ("", "`user`, `switch=NAME`, `tap=NAME`"),
+        ("", "`user` (NAT), `switch=NAME`, `tap=NAME`"),
         ("tap2", "`tap2` is no kind of network"),
         ("user=5", "`user=5` is no kind of network"),
         ("tap", "`tap` needs a value: tap=tap2"),

@@ -81,7 +81,9 @@ impl Setup {
         let switch = "exec ./minivmm switch pair --keep";
         let ready = "./minivmm switch show pair >/dev/null 2>&1";
         let (name, net) = match rival {
-            Rival::Minivmm => ("minivmm, switch", "switch=pair".into()),
+            Rival::Minivmm => {
+                ("minivmm, switch", format!("switch=pair,mac=02:00:00:00:30:{:02x}", u8::from(first)))
+            }
             _ => {
                 let server = if first { "on" } else { "off" };
                 ("QEMU, stream", format!("stream,server={server},addr.type=unix,addr.path=pair.sock"))

@@ -21,6 +21,8 @@ pub struct Load {
     /// A counter of the guest that grows with it, and by how much before it is measured.
     pub counter: &'static str,
     pub begun: f64,
+    /// How much of it is one unit.
+    pub counted: f64,
     /// The same on the host, or time if the host does not see it.
     pub amount: Amount,
     /// What costs are counted for, in the counters' unit, and its name.
@@ -91,7 +93,7 @@ fn measure(lab: &Lab, guest: &mut Guest<'_>, load: &Load, tally: &mut Tally) -> 
     tally.exits.add(window.exits(unit));
     tally.user_exits.add(window.user_exits(unit));
     tally.kicks.add(window.kicks(unit));
-    tally.interrupts.add(interrupts * load.unit.0 / moved);
+    tally.interrupts.add(interrupts * load.counted / moved);
     tally.last = window;
     Ok(())
 }

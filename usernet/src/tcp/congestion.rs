@@ -14,11 +14,13 @@ pub(super) struct Congestion {
     window: usize,
     /// Above it the window grows by a segment in each round, not with each acknowledgement.
     threshold: usize,
+    /// What came through since it grew by a segment (RFC 3465).
+    credit: usize,
 }
 
 impl Congestion {
     pub(super) fn new() -> Self {
-        Congestion { window: FIRST, threshold: LARGEST }
+        Congestion { window: FIRST, threshold: LARGEST, credit: 0 }
     }
 
     /// Bytes that may be on their way.
@@ -32,14 +34,21 @@ impl Congestion {
         if flight + mss < self.window / 2 {
             return;
         }
-        let more = if self.window < self.threshold { acked } else { (mss * acked / self.window).max(1) };
+        let more = if self.window < self.threshold {
+            acked
+        } else {
+            self.credit += acked;
+            let whole = self.credit >= self.window;
+            self.credit -= if whole { self.window } else { 0 };
+            if whole { mss } else { 0 }
+        };
         self.window = (self.window + more).min(LARGEST);
     }
 
     /// Something of `flight` was lost.
     pub(super) fn lost(&mut self, flight: usize, mss: usize) {
         self.threshold = (flight.min(self.window) / 2).max(LEAST * mss);
-        self.window = self.threshold;
+        (self.window, self.credit) = (self.threshold, 0);
     }
 }
 
@@ -52,7 +61,7 @@ mod tests {
         let mut congestion = Congestion::new();
         let round = |congestion: &mut Congestion| {
             let window = congestion.window();
-            (0..window / 1000).for_each(|_| congestion.acknowledged(1000, window, 1000));
+            (0..=window / 1000).for_each(|_| congestion.acknowledged(1000, window, 1000));
             congestion.window()
         };
         assert!(round(&mut congestion) > FIRST * 19 / 10);
@@ -63,7 +72,7 @@ mod tests {
         congestion.lost(1 << 20, 1000);
         assert_eq!(congestion.window(), 1 << 19);
         let after = round(&mut congestion);
-        assert!((1 << 19) + 900 <= after && after <= (1 << 19) + 1100, "{after}");
+        assert!(((1 << 19) + 900..=(1 << 19) + 1100).contains(&after), "{after}");
         congestion.acknowledged(1000, 1000, 1000);
         assert_eq!(congestion.window(), after, "a window that is not used does not grow");
         (0..100).for_each(|_| congestion.lost(0, 1000));

@@ -101,6 +101,8 @@ fn an_answer_comes_without_an_event_and_waits_for_buffers() {
     guest.start(ALL, 64);
     let buffers = give_buffers(&mut guest, 1, 1526);
     guest.kick(RX);
+    // It will not look again by itself.
+    guest.wait_until("it has looked for frames", |_| wire.ends().calls > 0);
     let questions: Vec<_> = (0..2).map(|seed| frame(60, seed)).collect();
     for question in &questions {
         guest.add(TX, &[&header(0, 0, [0; 5]), &question.bytes], &[]);

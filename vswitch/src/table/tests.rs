@@ -96,6 +96,10 @@ fn a_flood_of_addresses_costs_the_flooding_port_its_own() {
     (5000..9000).for_each(|number| _ = table.learn(number, 0));
     assert!((20..36).all(|number| table.find(number) == Some(2)));
     assert_eq!(table.table.lists[0].len, 32);
+    // A port that has its share takes nothing of one that has more.
+    (9000..9999).for_each(|number| _ = table.learn(number, 2));
+    let lens: Vec<_> = table.table.lists.iter().map(|list| list.len).collect();
+    assert_eq!(lens, [32, 16, 16]);
     assert!(table.table.entries.len() <= 64);
 }
 

@@ -327,6 +327,8 @@ fn headers_longer_than_there_is_room_for_drop_a_packet() {
         header[6..8].copy_from_slice(&u16::try_from(end + 8 * more).unwrap().to_le_bytes());
         let (mut lab, a, _) = two(access(2), access(2));
         assert_eq!(lab.send_large(a, &header, &bytes).len(), frames, "{more}");
+        let dropped = lab.switch.counters(a).unwrap().from_port.dropped(DropReason::Offload);
+        assert_eq!(frames + dropped as usize, 1);
     }
 }
 

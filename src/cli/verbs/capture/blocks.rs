@@ -58,7 +58,6 @@ impl Blocks {
         let (kind, len) = (u32_at(&self.kept, 0), u32_at(&self.kept, 4).map_or(LEAST, size).max(LEAST));
         match kind {
             Some(ENHANCED_PACKET) => self.frames += 1,
-            Some(INTERFACE_STATISTICS) if self.kept.len() == HEAD => return,
             // Behind the head, the number of the interface and the time.
             Some(INTERFACE_STATISTICS) => self.lost = lost(self.kept.get(HEAD + 12..).unwrap_or_default()),
             _ => {}

@@ -5,7 +5,7 @@ mod blocks;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ pub(in crate::cli) fn write_frames<E: From<CaptureFailure>>(
     let body = capture_body(output.count, output.seconds);
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block().map_err(CaptureFailure::Host)?;
-    // Opened before, and replaced when there is something to write.
+    // A file is opened, and an earlier capture replaced, when there is something to write.
     let target = Target::find(output.write.as_deref())?;
     let stream = open(&body)?;
     Ok(copy_all(target, stream, signals)?)
@@ -139,14 +139,14 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Capture
 
 /// Where the frames go.
 enum Target {
-    File(CaptureFile),
+    File(PathBuf),
     Standard,
 }
 
 impl Target {
     fn find(path: Option<&Path>) -> Result<Self, CaptureFailure> {
         match path.filter(|path| *path != Path::new("-")) {
-            Some(path) => Ok(Target::File(CaptureFile::open(path)?)),
+            Some(path) => Ok(Target::File(path.to_owned())),
             None if Output::standard().is_terminal() => Err(CaptureFailure::Terminal),
             None => Ok(Target::Standard),
         }
@@ -155,7 +155,7 @@ impl Target {
     /// A FIFO is waited for.
     fn open(self) -> Result<Box<dyn Write>, CaptureFailure> {
         Ok(match self {
-            Target::File(file) => Box::new(file.begin_blocking()?) as Box<dyn Write>,
+            Target::File(path) => Box::new(CaptureFile::open(&path)?.begin_blocking()?) as Box<dyn Write>,
             Target::Standard => Box::new(Output::standard()),
         })
     }
