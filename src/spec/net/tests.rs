@@ -58,7 +58,6 @@ fn mistakes_are_told_with_what_could_be_said() {
         ("dgram", "dgram=a.sock:b.sock"),
         ("switch", "switch=lab"),
         ("tap=", "1 to 15"),
-        ("socket=", "`socket=PATH`"),
         ("dgram=a", "`dgram=a.sock:b.sock`"),
         ("dgram=a:b:c", "`dgram=a.sock:b.sock`"),
         ("dgram=:b", "`dgram=a.sock:b.sock`"),
