@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use args::{ArgsError, Command, DoctorArgs};
 use banner::{Banner, KeyboardInput};
-use daemon::{Notify, Parent, Service, ServiceArgs};
+use daemon::{Notify, Parent, Service, ServiceArgs, What};
 use exit::Status;
 use log::Level;
 use machine_log::MachineLog;
@@ -71,7 +71,9 @@ pub fn main() -> ExitCode {
 fn run_machine(spec: &Spec, args: &ServiceArgs) -> Status {
     let notify = Notify::take();
     if args.daemonize {
-        return daemon::launch(notify, |notify, parent| serve(spec, args, notify, Some(parent)));
+        return daemon::launch(What::Machine, notify, |notify, parent| {
+            serve(spec, args, notify, Some(parent))
+        });
     }
     serve(spec, args, notify, None)
 }

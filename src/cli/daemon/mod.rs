@@ -8,6 +8,7 @@
 mod notify;
 mod pidfile;
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -45,15 +46,41 @@ pub struct ServiceArgs {
     pub log: Option<PathBuf>,
 }
 
-/// Why a running machine must be ended again.
+/// What a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Machine,
+    Switch,
+}
+
+impl What {
+    /// What SIGTERM does to it.
+    fn on_term(self) -> &'static str {
+        match self {
+            What::Machine => "presses its power button",
+            What::Switch => "ends it",
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            What::Machine => "machine",
+            What::Switch => "switch",
+        })
+    }
+}
+
+/// Why a running machine or switch must be ended again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServiceError {
     /// No pidfile.
     #[error(transparent)]
     Pidfile(#[from] PidfileError),
     /// The parent was killed, perhaps by Ctrl-C.
-    #[error("the machine is ended: the process that started it ended before the machine ran")]
-    ParentGone,
+    #[error("the {0} is ended: the process that started it ended before the {0} ran")]
+    ParentGone(What),
     /// The standard streams could not be redirected.
     #[error("the standard streams cannot be redirected to /dev/null: {0}")]
     Streams(io::Error),
@@ -62,17 +89,15 @@ pub(super) enum ServiceError {
 /// Why there is no process in the background.
 #[derive(Debug, thiserror::Error)]
 enum LaunchError {
-    #[error("no process can be started in the background: {0}; run the machine without `-d`")]
-    Detach(io::Error),
+    #[error("no process can be started in the background: {source}; run the {what} without `-d`")]
+    Detach { what: What, source: io::Error },
+    #[error("the process in the background died before the {0} ran; run the {0} without `-d` to see more")]
+    Died(What),
     #[error(
-        "the process in the background died before the machine ran; run the machine without `-d` to see more"
+        "the {what} runs as process {pid}, and its number cannot be written to standard output: {source}; \
+         `kill {pid}` {}", .what.on_term()
     )]
-    Died,
-    #[error(
-        "the machine runs as process {pid}, and its number cannot be written to standard output: {source}; \
-         `kill {pid}` presses its power button"
-    )]
-    PidNotPrinted { pid: u32, source: io::Error },
+    PidNotPrinted { what: What, pid: u32, source: io::Error },
 }
 
 /// Standard input, output and error.
@@ -80,21 +105,26 @@ const STANDARD_STREAMS: [libc::c_int; 3] = [libc::STDIN_FILENO, libc::STDOUT_FIL
 
 /// The parent process, until it has been told the result of the start.
 #[derive(Debug, Clone)]
-pub(super) struct Parent(Arc<Mutex<Option<UnixStream>>>);
+pub(super) struct Parent {
+    what: What,
+    channel: Arc<Mutex<Option<UnixStream>>>,
+}
 
 impl Parent {
     fn channel(&self) -> MutexGuard<'_, Option<UnixStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports that the machine runs.
+    /// Reports that it runs.
     pub(super) fn report_ready(&self) -> Result<(), ServiceError> {
         let Some(mut channel) = self.channel().take() else { return Ok(()) };
         redirect_to_null(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
         let [a, b, c, d] = std::process::id().to_le_bytes();
-        channel.write_all(&[Status::Done.code(), a, b, c, d]).map_err(|_| ServiceError::ParentGone)?;
+        channel
+            .write_all(&[Status::Done.code(), a, b, c, d])
+            .map_err(|_| ServiceError::ParentGone(self.what))?;
         // Sent once the number of this process was printed: a machine that nobody knows of must not run.
-        channel.read_exact(&mut [0]).map_err(|_| ServiceError::ParentGone)
+        channel.read_exact(&mut [0]).map_err(|_| ServiceError::ParentGone(self.what))
     }
 
     /// Reports a failure whose reason was already printed.
@@ -105,38 +135,39 @@ impl Parent {
     }
 }
 
-/// Forks a child that does `work`, and waits until it runs a machine or fails.
-pub(super) fn launch(notify: Notify, work: impl FnOnce(Notify, Parent) -> Status) -> Status {
+/// Forks a child that does `work`, and waits until it runs a machine or switch, or fails.
+pub(super) fn launch(what: What, notify: Notify, work: impl FnOnce(Notify, Parent) -> Status) -> Status {
+    let failed = |source| report_error(&LaunchError::Detach { what, source }, Status::Failed);
     match detach() {
-        Ok(Fork::Parent(channel)) => wait_for_child(channel, &notify),
+        Ok(Fork::Parent(channel)) => wait_for_child(what, channel, &notify),
         Ok(Fork::Child(channel)) => {
             // Errors still go to the parent's standard error.
             let [input, output, _] = STANDARD_STREAMS;
             let ours = close_others(&channel).and_then(|()| redirect_to_null(&[input, output]));
-            let parent = Parent(Arc::new(Mutex::new(Some(channel))));
+            let parent = Parent { what, channel: Arc::new(Mutex::new(Some(channel))) };
             let status = match ours {
                 Ok(()) => work(notify, parent.clone()),
-                Err(error) => report_error(&LaunchError::Detach(error), Status::Failed),
+                Err(error) => failed(error),
             };
             parent.report_failure(status);
             status
         }
-        Err(error) => report_error(&LaunchError::Detach(error), Status::Failed),
+        Err(error) => failed(error),
     }
 }
 
 /// Waits for the child's result.
-fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
+fn wait_for_child(what: What, mut channel: UnixStream, notify: &Notify) -> Status {
     let (mut status, mut pid) = ([0], [0; 4]);
     if channel.read_exact(&mut status).is_err() {
-        return report_error(&LaunchError::Died, Status::Failed);
+        return report_error(&LaunchError::Died(what), Status::Failed);
     }
     let [code] = status;
     if code != Status::Done.code() {
         return Status::ALL.into_iter().find(|status| status.code() == code).unwrap_or(Status::Failed);
     }
     if channel.read_exact(&mut pid).is_err() {
-        return report_error(&LaunchError::Died, Status::Failed);
+        return report_error(&LaunchError::Died(what), Status::Failed);
     }
     let pid = u32::from_le_bytes(pid);
     // Sent by the parent, which the manager has started: it may ignore messages from other processes.
@@ -146,7 +177,7 @@ fn wait_for_child(mut channel: UnixStream, notify: &Notify) -> Status {
     let _ = channel.write_all(&[Status::Done.code()]);
     match printed {
         Ok(()) => Status::Done,
-        Err(source) => report_error(&LaunchError::PidNotPrinted { pid, source }, Status::Failed),
+        Err(source) => report_error(&LaunchError::PidNotPrinted { what, pid, source }, Status::Failed),
     }
 }
 
@@ -198,7 +229,7 @@ impl Service {
         self.parent.is_some()
     }
 
-    /// Reports that the machine runs.
+    /// Reports that it runs.
     pub(super) fn report_running(&self) -> Result<(), ServiceError> {
         self.pidfile().as_mut().map(Pidfile::publish).transpose()?;
         // Before the parent continues, which may end the machine at once.

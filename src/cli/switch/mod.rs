@@ -16,7 +16,7 @@ pub use args::{
 };
 pub(super) use ensure::{EnsureError, ensure_for};
 
-use super::daemon::{self, Notify, Parent};
+use super::daemon::{self, Notify, Parent, What};
 use super::exit::Status;
 use super::machine_log::{LogError, MachineLog};
 use super::{logger, report, report_error};
@@ -41,7 +41,9 @@ pub(super) fn run(args: &SwitchArgs) -> Status {
 fn launch(args: &SwitchArgs, name: &SwitchName) -> Status {
     let notify = Notify::take();
     if args.daemonize {
-        return daemon::launch(notify, |notify, parent| serve(args, name, &notify, Some(&parent)));
+        return daemon::launch(What::Switch, notify, |notify, parent| {
+            serve(args, name, &notify, Some(&parent))
+        });
     }
     serve(args, name, &notify, None)
 }
