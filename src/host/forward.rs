@@ -67,7 +67,8 @@ pub enum ForwardError {
     },
 }
 
-fn words(owner: Option<&PortOwner>) -> String {
+/// Who has a port, as messages name it.
+pub(crate) fn words(owner: Option<&PortOwner>) -> String {
     match owner {
         Some(PortOwner { pid, program }) => format!("{program} (process {pid})"),
         None => "another program".to_owned(),

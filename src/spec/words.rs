@@ -129,6 +129,18 @@ pub enum DeviceError {
          in `20022:vm0:22`, `20022:10.0.2.16:22` or `0.0.0.0:20022:vm0:22`"
     )]
     GuestForward(String),
+    /// A forward to an address of a network that no machine of it can have.
+    #[error(
+        "`forward={forward}` leads to an address that no machine can have: {why}; write one like {example}, or a machine's name"
+    )]
+    GuestAddress {
+        /// The forward.
+        forward: String,
+        /// Why not.
+        why: String,
+        /// An address that machines can have.
+        example: std::net::Ipv4Addr,
+    },
     /// A forward from an address where no program can listen.
     #[error(
         "`{0}` is a multicast or broadcast address, where nothing can listen; write an address of this host, or leave it out \

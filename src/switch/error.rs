@@ -7,7 +7,7 @@ use super::command::End;
 use crate::control::ClaimError;
 use crate::host::forward::ForwardError;
 use crate::host::lock::pid_clause;
-use crate::spec::SwitchName;
+use crate::spec::{GuestForward, SwitchName};
 use crate::{NetSocketError, TapError};
 
 /// See the module.
@@ -46,6 +46,12 @@ pub(crate) enum SwitchError {
     /// A forward of an uplink.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// A port of the host that a forward of an uplink cannot have.
+    #[error(
+        "cannot forward {asked}: {} {} is in use by {by}; take another port of the host, or 0 for any that is free \
+         (`forward={cure}`)", asked.ports.protocol, asked.ports.bind()
+    )]
+    PortInUse { asked: GuestForward, by: String, cure: GuestForward },
     /// The network of an uplink.
     #[error("the network of the uplink user cannot be had: {0}")]
     Network(#[source] io::Error),

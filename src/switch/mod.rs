@@ -55,6 +55,7 @@ impl RunningSwitch {
         keeper: Keeper,
         uplinks: &[Uplink],
     ) -> Result<(Self, Vec<String>), SwitchError> {
+        uplink::check(uplinks)?;
         let host = |source| SwitchError::Host { name: name.clone(), source };
         let (commands, inbox) = command::channel().map_err(host)?;
         let mut running = SwitchLoop::new(name.clone(), keeper, inbox).map_err(host)?;

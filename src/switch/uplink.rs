@@ -5,14 +5,53 @@ use super::error::SwitchError;
 use super::link::Link;
 use super::ports::{Port, Ports};
 use super::socket_uplink::SocketUplink;
-use super::user_uplink::UserUplink;
+use super::user_uplink::{UserUplink, in_use};
 use crate::NetSocketError;
 use crate::host::tap::TapPort;
 use crate::host::user_network::warn_without_name_server;
-use crate::spec::{Uplink, UplinkLink};
+use crate::spec::{Subnet, Uplink, UplinkLink, VlanId};
 
 /// What to do where another program listens on the socket.
 const CURE: &str = ", or choose another path";
+
+/// Checks that uplinks can be on one switch together.
+pub(super) fn check(uplinks: &[Uplink]) -> Result<(), SwitchError> {
+    let users = || {
+        uplinks.iter().filter_map(|uplink| match &uplink.link {
+            UplinkLink::User(nat) => Some((nat, uplink.options.vlan.unwrap_or(VlanId::DEFAULT))),
+            UplinkLink::Tap(_) | UplinkLink::Socket(_) => None,
+        })
+    };
+    for (index, (nat, vlan)) in users().enumerate() {
+        let (mut same, mut cure) = (Vec::new(), String::new());
+        if users().take(index).any(|(other, _)| other.subnet().overlaps(nat.subnet())) {
+            let is_free = |free: &Subnet| users().all(|(nat, _)| !nat.subnet().overlaps(*free));
+            same.push("addresses");
+            cure += &format!(",subnet={}", Subnet::examples().find(is_free).unwrap_or_default());
+        }
+        if users().take(index).any(|(_, other)| other == vlan) {
+            let is_free = |free: &u16| users().all(|(_, vlan)| vlan.get() != *free);
+            same.push("VLAN");
+            cure += &format!(",vlan={}", (2..VlanId::MAX).find(is_free).unwrap_or(VlanId::MAX));
+        }
+        if !same.is_empty() {
+            return Err(SwitchError::Uplink {
+                uplink: "user".into(),
+                reason: format!(
+                    "another uplink user has the same {}; give one of them `{cure}`",
+                    same.join(" and ")
+                ),
+            });
+        }
+    }
+    let forwards = || users().flat_map(|(nat, _)| &nat.forwards);
+    for (index, asked) in forwards().enumerate() {
+        if let Some(before) = forwards().take(index).find(|before| before.ports.clashes(&asked.ports)) {
+            return Err(in_use(asked, format!("`forward={before}`")));
+        }
+    }
+    Ok(())
+}
 
 /// Opens an uplink. Returns it with a warning for the user. `networks`: how many uplinks `user` the switch has.
 pub(super) fn open(
@@ -55,4 +94,51 @@ fn free_name(wanted: &str, others: &Ports) -> String {
     let is_free = |name: &String| others.iter().all(|(_, port)| port.name != *name);
     let numbered = (2..u32::MAX).map(|number| format!("{wanted}{number}"));
     std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(uplinks: &[&str]) -> String {
+        let uplinks: Vec<_> = uplinks.iter().map(|text| Uplink::parse(text.as_ref()).unwrap()).collect();
+        check(&uplinks).map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn networks_of_one_switch_differ_in_addresses_and_vlan() {
+        for good in [&["user", "tap=tap0"][..], &["user,vlan=4"], &["user", "user,subnet=10.0.5.0/24,vlan=2"]]
+        {
+            assert_eq!(checked(good), "");
+        }
+        for (wrong, said) in [
+            (["user", "user"], "same addresses and VLAN; give one of them `,subnet=10.0.5.0/24,vlan=2`"),
+            (
+                ["user,subnet=10.0.0.0/16", "user,vlan=2"],
+                "same addresses; give one of them `,subnet=10.1.5.0/24`",
+            ),
+            (["user,vlan=2", "user,vlan=2,subnet=10.0.5.0/24"], "same VLAN; give one of them `,vlan=3`"),
+        ] {
+            let error = checked(&wrong);
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn forwards_of_one_switch_have_ports_of_their_own() {
+        assert_eq!(
+            checked(&["user,forward=0:vm0:22,forward=0:vm1:22,forward=2222:vm0:22,forward=2222:vm0:22/udp"]),
+            ""
+        );
+        for wrong in [
+            &["user,forward=2222:vm0:22,forward=2222:vm1:22"][..],
+            &["user,forward=2222:vm0:22", "user,vlan=2,subnet=10.0.5.0/24,forward=2222:vm1:22"],
+        ] {
+            assert_eq!(
+                checked(wrong),
+                "cannot forward 2222:vm1:22: tcp 127.0.0.1:2222 is in use by `forward=2222:vm0:22`; take another port of the \
+                 host, or 0 for any that is free (`forward=0:vm1:22`)"
+            );
+        }
+    }
 }

@@ -26,11 +26,36 @@ struct Wire {
     client: Client,
     bytes: Vec<u8>,
     frames: VecDeque<Vec<u8>>,
+    /// The machine's interface is one of this VLAN.
+    vlan: Option<u16>,
+    /// It leaves the checksums of its datagrams to the switch.
+    partial: bool,
 }
 
 impl Wire {
+    fn new(running: &Running, number: u8, options: &str) -> Self {
+        let client = running.attach(number, options);
+        client.stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        Wire { client, bytes: Vec::new(), frames: VecDeque::new(), vlan: None, partial: false }
+    }
+
     fn send(&mut self, frame: &[u8]) {
-        self.client.stream.write_all(&framed(frame)).unwrap();
+        let mut frame = frame.to_vec();
+        let is_datagram = frame[12..14] == [8, 0] && frame[23] == 17;
+        let tag = self.vlan.map(|vlan| {
+            let [high, low] = vlan.to_be_bytes();
+            frame.splice(12..12, [0x81, 0, high, low]);
+        });
+        let start = if tag.is_some() { 38 } else { 34 };
+        if self.partial && is_datagram {
+            // What the sum does not say, the header does.
+            frame[start + 6..start + 8].copy_from_slice(&[0xde, 0xad]);
+        }
+        let mut bytes = framed(&frame);
+        if self.partial && is_datagram {
+            bytes[4..16].copy_from_slice(&[1, 0, 0, 0, 0, 0, start as u8, 0, 6, 0, 0, 0]);
+        }
+        self.client.stream.write_all(&bytes).unwrap();
     }
 
     /// Waits a moment for frames.
@@ -45,7 +70,13 @@ impl Wire {
         let mut cutter = Cutter::new(Framing::Header);
         while let Some(item) = cutter.next(&self.bytes).unwrap() {
             if let Item::Frame { at, .. } = item {
-                self.frames.push_back(self.bytes[at].to_vec());
+                let mut frame = self.bytes[at].to_vec();
+                if let Some(vlan) = self.vlan {
+                    let [high, low] = vlan.to_be_bytes();
+                    assert_eq!(frame[12..16], [0x81, 0, high, low]);
+                    frame.drain(12..16);
+                }
+                self.frames.push_back(frame);
             }
         }
         self.bytes.drain(..cutter.taken());
@@ -103,9 +134,11 @@ struct Machine {
 
 impl Machine {
     fn new(running: &Running, number: u8) -> Self {
-        let client = running.attach(number, "");
-        client.stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let mut wire = Wire { client, bytes: Vec::new(), frames: VecDeque::new() };
+        Self::on(Wire::new(running, number, ""), number)
+    }
+
+    /// A machine that gets its lease over `wire`.
+    fn on(mut wire: Wire, number: u8) -> Self {
         let mac = EthernetAddress([2, 0, 0, 0, 0, number]);
         let offered = dhcp(&mut wire, mac, DhcpMessageType::Discover, None);
         let address = dhcp(&mut wire, mac, DhcpMessageType::Request, Some(offered));
@@ -257,6 +290,18 @@ fn machines_have_addresses_of_their_own_and_each_reaches_the_world() {
         info.table.iter().find(|station| station.mac == mac).and_then(|station| station.ip)
     };
     assert_eq!((known(&one), known(&two)), (Some(one.address), Some(two.address)));
+}
+
+#[test]
+fn machine_on_a_trunk_reaches_the_world_by_its_interface_of_the_uplinks_vlan() {
+    let running = Running::new(Keeper::Kept, &["user,vlan=4,host-loopback=on"]);
+    let port = echo(2);
+    let bytes: Vec<u8> = (0..100_000_u32).map(|index| (index * 7 + index / 251) as u8).collect();
+    for (number, options, partial) in [(1, "trunk=all", false), (2, "trunk=2+4", true)] {
+        let wire = Wire { vlan: Some(4), partial, ..Wire::new(&running, number, options) };
+        let mut machine = Machine::on(wire, number);
+        assert!(machine.echoes(port, &bytes) == bytes);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use vswitch::HEADER_LEN;
 use super::config::OFFLOADS;
 use super::error::SwitchError;
 use super::info::ForwardInfo;
-use crate::host::forward::ForwardError;
+use crate::host::forward::{ForwardError, words};
 use crate::host::user_network::{self, UserNetworkError, Wire};
 use crate::spec::{ForwardedTo, GuestForward, NatNetwork, PortForward, Protocol};
 
@@ -36,7 +36,7 @@ impl UserUplink {
                 UserNetworkError::Bind { forward: refused, source, .. } => {
                     let asked = nat.forwards.iter().find(|asked| forward(asked.ports) == refused);
                     match asked {
-                        Some(asked) => ForwardError::new(asked.ports, source).into(),
+                        Some(asked) => refused_port(asked, source),
                         None => SwitchError::Network(source),
                     }
                 }
@@ -121,6 +121,21 @@ fn config(nat: &NatNetwork) -> Config {
         config.ipv4 = Some(subnet);
     }
     config
+}
+
+/// Why the host does not open the port of a forward.
+fn refused_port(asked: &GuestForward, source: io::Error) -> SwitchError {
+    match ForwardError::new(asked.ports, source) {
+        ForwardError::InUse { owner, .. } => in_use(asked, words(owner.as_ref())),
+        other => other.into(),
+    }
+}
+
+/// The port of a forward is in use `by` somebody.
+pub(super) fn in_use(asked: &GuestForward, by: String) -> SwitchError {
+    let mut cure = asked.clone();
+    cure.ports.host = 0;
+    SwitchError::PortInUse { asked: asked.clone(), by, cure }
 }
 
 fn forward(ports: PortForward) -> Forward {

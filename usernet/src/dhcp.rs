@@ -138,6 +138,8 @@ fn decide_shared(
     now: Instant,
 ) -> Result<Option<Answer>, Drop> {
     let ours = request.server.is_none_or(|server| server == subnet.gateway);
+    // A guest that was named by those who know goes by that name only, and none goes by another's.
+    let own_name = shared.own_name(guest, &request.name);
     let Shared { leases, neighbours, .. } = shared;
     let used = |address| neighbours.is_used(address, guest, now);
     let wanted = request.wanted.unwrap_or(request.client);
@@ -147,7 +149,9 @@ fn decide_shared(
             (DhcpMessageType::Offer, address)
         }
         DhcpMessageType::Request if ours && leases.take(guest, wanted, used, now) => {
-            leases.name(guest, request.name.clone());
+            if let Some(name) = own_name {
+                leases.name(guest, name.to_owned());
+            }
             (DhcpMessageType::Ack, wanted)
         }
         DhcpMessageType::Request if ours => (DhcpMessageType::Nak, wanted),

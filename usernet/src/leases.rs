@@ -16,6 +16,8 @@ pub(crate) const LEASE: u32 = 86400;
 /// An offer that is not taken, and an address that was declined, are free after this.
 const OFFER: Duration = Duration::from_secs(60);
 const DECLINED: Duration = Duration::from_secs(600);
+/// The part of the pool that may be declined at a time: a guest that declines all that it is offered leaves the rest to the others.
+const DECLINED_PART: u32 = 8;
 /// Addresses that are looked at for one that nobody uses.
 const TRIES: usize = 64;
 
@@ -39,6 +41,8 @@ pub(crate) struct Leases {
     leases: HashMap<u32, Lease>,
     /// Leases in the order in which they end.
     ends: BTreeSet<(Instant, u32)>,
+    /// Those that were declined, in the order in which that ends.
+    declined: BTreeSet<(Instant, u32)>,
     holders: HashMap<EthernetAddress, Holder>,
     /// Names that guests gave themselves: the first one has it.
     names: HashMap<String, EthernetAddress>,
@@ -61,6 +65,7 @@ impl Leases {
             size,
             leases: HashMap::new(),
             ends: BTreeSet::new(),
+            declined: BTreeSet::new(),
             holders: HashMap::new(),
             names: HashMap::new(),
         }
@@ -172,17 +177,23 @@ impl Leases {
         }
     }
 
-    /// A guest found that somebody else has its address.
+    /// A guest found that somebody else has its address. Nobody is offered it for a while, unless many are declined.
     pub(crate) fn decline(&mut self, guest: EthernetAddress, address: Ipv4Addr, now: Instant) {
         let bits = address.to_bits();
         if self.bits_of(guest) != Some(bits) {
             return;
         }
         self.forget(guest);
+        let most = usize::try_from((self.size / DECLINED_PART).max(1)).unwrap_or(usize::MAX);
+        while self.declined.len() >= most {
+            let Some((_, first)) = self.declined.first().copied() else { break };
+            self.free_again(first);
+        }
         self.free.remove(&bits);
         let until = now + DECLINED;
         self.leases.insert(bits, Lease { holder: None, taken: false, until });
         self.ends.insert((until, bits));
+        self.declined.insert((until, bits));
     }
 
     /// Where the search for a guest's address begins.
@@ -221,6 +232,7 @@ impl Leases {
     fn free_again(&mut self, address: u32) {
         if let Some(lease) = self.leases.remove(&address) {
             self.ends.remove(&(lease.until, address));
+            self.declined.remove(&(lease.until, address));
             self.free.insert(address);
         }
     }
@@ -315,6 +327,21 @@ mod tests {
         assert_eq!(leases.offer(mac(2), Some(two), unused, now), None);
         now += DECLINED;
         assert_eq!(take(&mut leases, 2, now), Some(two));
+    }
+
+    #[test]
+    fn guest_that_declines_all_that_it_is_offered_leaves_addresses_to_the_others() {
+        let now = Instant::now();
+        for size in [2, 16, 240] {
+            let mut leases = leases(size);
+            for _ in 0..size * 2 {
+                let offered = leases.offer(mac(1), None, unused, now).unwrap();
+                leases.decline(mac(1), offered, now);
+            }
+            assert_eq!(leases.declined.len(), usize::from((size / 8).max(1)));
+            assert!(take(&mut leases, 2, now).is_some());
+            assert_eq!(leases.free.len() + leases.leases.len(), size.into());
+        }
     }
 
     #[test]

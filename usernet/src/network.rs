@@ -65,6 +65,8 @@ pub struct Network<H: Host> {
     called: Option<Instant>,
     /// TCP is asked first for the next frame.
     tcp_first: bool,
+    /// The last call of [`Network::output`] stopped early.
+    more: bool,
     counters: Counters,
 }
 
@@ -85,6 +87,7 @@ impl<H: Host> Network<H> {
             advertise_at: None,
             called: None,
             tcp_first: true,
+            more: false,
             counters: Counters::default(),
             config,
             host,
@@ -480,7 +483,7 @@ impl<H: Host> Network<H> {
     }
 
     /// Writes the next frame for the guest somewhere into `room`, which has [`LONGEST_FRAME`] bytes, and says where. `None`: there
-    /// is none now.
+    /// is none now, or what [`Network::has_more`] says.
     pub fn output(
         &mut self,
         room: &mut [u8],
@@ -488,6 +491,7 @@ impl<H: Host> Network<H> {
         now: Instant,
     ) -> Option<(Range<usize>, Offload)> {
         self.skip_pause(now);
+        self.more = false;
         for _ in 0..HELD_AT_ONCE {
             let (range, offload) = self.next_frame(room, accepts, now)?;
             let frame = room.get(range.clone()).unwrap_or_default();
@@ -496,7 +500,14 @@ impl<H: Host> Network<H> {
                 return Some((range, offload));
             }
         }
+        self.more = true;
         None
+    }
+
+    /// Whether [`Network::output`] gave no frame only so that others have their turn: it is to be called again, without waiting
+    /// for a socket or a timeout.
+    pub fn has_more(&self) -> bool {
+        self.more
     }
 
     fn next_frame(
@@ -591,6 +602,7 @@ impl<H: Host> Network<H> {
                 }
             }
         }
+        self.more = true;
         None
     }
 

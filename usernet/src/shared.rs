@@ -119,6 +119,12 @@ impl Shared {
         self.names.get(&guest).map(String::as_str)
     }
 
+    /// The name that a guest calls itself, if it may have it: it was given none, and nobody else was given this one.
+    pub(crate) fn own_name<'a>(&self, guest: EthernetAddress, name: &'a str) -> Option<&'a str> {
+        let is_given = self.names.values().any(|given| given.eq_ignore_ascii_case(name));
+        (!is_given && !self.names.contains_key(&guest)).then_some(name)
+    }
+
     /// Names a guest, or forgets its name.
     pub(crate) fn give_name(&mut self, guest: EthernetAddress, name: Option<String>) {
         match name {

@@ -38,17 +38,22 @@ impl Ports {
     /// Opens a port, and returns its address.
     pub(crate) fn open(&self, forward: Forward) -> io::Result<SocketAddr> {
         let mut state = self.state();
-        let socket = BoundSocket::open(forward.protocol, forward.bind)?;
+        let network = state.network.upgrade();
+        let kept = network.as_ref().and_then(|network| network.take_kept(forward.protocol, forward.bind));
+        let socket = match kept {
+            Some(socket) => socket,
+            None => BoundSocket::open(forward.protocol, forward.bind)?,
+        };
         let address = socket.address();
-        if let Some(network) = state.network.upgrade() {
+        if let Some(network) = network {
             network.push(Change::Add(socket.try_clone()?, forward))?;
         }
         state.open.push((forward, socket));
         Ok(address)
     }
 
-    /// Closes the port at `address`; connections go on. False: it is not open. A port of UDP may stay taken while the thread of
-    /// the network rests.
+    /// Closes the port at `address`; connections go on. False: it is not open. A port of UDP stays taken while the thread of
+    /// the network rests, but can be opened again.
     pub(crate) fn close(&self, protocol: Protocol, address: SocketAddr) -> bool {
         let mut state = self.state();
         let is_it = |(forward, socket): &(Forward, BoundSocket)| {
@@ -58,10 +63,7 @@ impl Ports {
         let (_, socket) = state.open.remove(index);
         let network = state.network.upgrade();
         drop(state);
-        if let Some(answered) = network.and_then(|network| network.remove(protocol, address)) {
-            // The thread still has a listener; it takes nothing any more.
-            socket.refuse();
-            drop(socket);
+        if let Some(answered) = network.and_then(|network| network.remove(protocol, socket)) {
             // An error: that network is gone, and its sockets with it, or its thread rests.
             let _ = answered.recv_timeout(LET_GO);
         }
@@ -105,7 +107,8 @@ pub(super) struct Changes {
 #[derive(Debug)]
 enum Change {
     Add(BoundSocket, Forward),
-    Remove(Protocol, SocketAddr, mpsc::Sender<()>),
+    /// With a socket of UDP, which stays bound until the thread has let go of its own: who wants the port again gets this one.
+    Remove(Protocol, SocketAddr, Option<BoundSocket>, mpsc::Sender<()>),
 }
 
 impl Changes {
@@ -129,7 +132,8 @@ impl Changes {
     }
 
     /// Has a port closed; the answer comes when it is. `None`: the thread does not have it.
-    fn remove(&self, protocol: Protocol, address: SocketAddr) -> Option<mpsc::Receiver<()>> {
+    fn remove(&self, protocol: Protocol, socket: BoundSocket) -> Option<mpsc::Receiver<()>> {
+        let address = socket.address();
         let is_added = |change: &Change| match change {
             Change::Add(socket, forward) => (forward.protocol, socket.address()) == (protocol, address),
             Change::Remove(..) => false,
@@ -138,11 +142,30 @@ impl Changes {
         // One that rests for long has no more in its queue than there are ports.
         if let Some(index) = queue.iter().rposition(is_added) {
             queue.remove(index);
+            // The thread may have the port of before.
+            let before = queue.iter_mut().find_map(|change| match change {
+                Change::Remove(kind, at, kept, _) if (*kind, *at) == (protocol, address) => Some(kept),
+                Change::Remove(..) | Change::Add(..) => None,
+            });
+            if let Some(kept) = before.filter(|_| protocol == Protocol::Udp) {
+                *kept = Some(socket);
+            }
             return None;
         }
         drop(queue);
+        // The thread still has a listener; it takes nothing any more.
+        socket.refuse();
+        let kept = Some(socket).filter(|_| protocol == Protocol::Udp);
         let (answer, answered) = mpsc::channel();
-        self.push(Change::Remove(protocol, address, answer)).ok().map(|()| answered)
+        self.push(Change::Remove(protocol, address, kept, answer)).ok().map(|()| answered)
+    }
+
+    /// The socket of a port that is about to be closed.
+    fn take_kept(&self, protocol: Protocol, bind: SocketAddr) -> Option<BoundSocket> {
+        self.queue().iter_mut().find_map(|change| match change {
+            Change::Remove(kind, address, kept, _) if (*kind, *address) == (protocol, bind) => kept.take(),
+            Change::Remove(..) | Change::Add(..) => None,
+        })
     }
 
     /// Carries out what is waiting.
@@ -158,8 +181,9 @@ impl Changes {
                         log::warn!("port {address} does not lead to the guest: {error}");
                     }
                 }
-                Change::Remove(protocol, address, answer) => {
+                Change::Remove(protocol, address, kept, answer) => {
                     wire.remove_forward(protocol, address);
+                    drop(kept);
                     // Nobody waits any more if it took long.
                     let _ = answer.send(());
                 }

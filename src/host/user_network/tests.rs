@@ -430,3 +430,18 @@ fn ports_of_a_guest_that_rests_take_connections_when_opened_and_none_when_closed
     assert_eq!(network.ports().open(Forward { bind: second, ..to_guest(Protocol::Tcp) }).unwrap(), second);
     drop((resting, waiting));
 }
+
+#[test]
+fn port_of_udp_that_a_resting_guest_still_holds_can_be_opened_again() {
+    let network = open(&[to_guest(Protocol::Udp)]);
+    let [(_, address)] = network.forwards()[..] else { panic!() };
+    let resting = network.backend().unwrap();
+    let again = Forward { bind: address, ..to_guest(Protocol::Udp) };
+    for _ in 0..2 {
+        assert!(network.ports().close(Protocol::Udp, address));
+        assert_eq!(network.ports().open(again).unwrap(), address);
+    }
+    assert!(network.ports().close(Protocol::Udp, address));
+    drop(resting);
+    UdpSocket::bind(address).unwrap();
+}

@@ -211,7 +211,7 @@ impl Wire {
                 return Ok((header_of(offload), range));
             }
             let count = self.epoll.wait(0, &mut self.events)?;
-            if count == 0 {
+            if count == 0 && !self.network.has_more() {
                 self.arm(now)?;
                 self.waiting = true;
                 return Err(io::ErrorKind::WouldBlock.into());

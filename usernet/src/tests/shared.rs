@@ -206,6 +206,23 @@ fn forwards_lead_to_guests_by_address_and_by_name() {
 }
 
 #[test]
+fn guest_that_was_named_draws_no_forward_to_itself_by_another_name() {
+    let mut lan = lan(Config::default());
+    lan.network.set_name(mac(1).0, Some("vm1".into()));
+    lan.network.forward_to(udp_forward(1), Destination::Name("vm2".into())).unwrap();
+    // The machine of this name has not come yet.
+    lan.lease(1, "vm2").unwrap();
+    lan.host_gives(1, "127.0.0.1:9000", b"knock");
+    assert!(lan.sent().is_empty());
+    // It is here, without an address; one that nobody has named goes by its name.
+    lan.network.set_name(mac(2).0, Some("VM2".into()));
+    lan.lease(3, "vm2").unwrap();
+    lan.network.set_name(mac(2).0, None);
+    lan.host_gives(1, "127.0.0.1:9000", b"knock");
+    assert!(lan.sent().is_empty());
+}
+
+#[test]
 fn guest_that_nobody_knows_is_asked_for_three_times_and_few_packets_wait() {
     let mut lan = lan(Config::default());
     let to = Destination::Address([10, 0, 2, 77].into());

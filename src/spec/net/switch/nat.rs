@@ -4,8 +4,13 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use crate::spec::net::{HostName, PortForward, Protocol, UserNet};
+use crate::spec::net::{HostName, PortForward, Protocol, Subnet, UserNet};
 use crate::spec::words::{DeviceError, Word};
+
+/// Numbers in the subnet, as the network has them.
+const GATEWAY: u8 = 2;
+const NAME_SERVER: u8 = 3;
+const FIRST: u8 = 15;
 
 /// What a shared network is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,6 +37,35 @@ impl NatNetwork {
             _ => return self.net.set(word),
         }
         Ok(true)
+    }
+
+    /// Its subnet.
+    pub(crate) fn subnet(&self) -> Subnet {
+        self.net.subnet.unwrap_or_default()
+    }
+
+    /// Checks options that depend on each other.
+    pub(super) fn check(&self) -> Result<(), DeviceError> {
+        let subnet = self.subnet();
+        let hosts = u32::MAX >> subnet.prefix();
+        for forward in &self.forwards {
+            let Some(ForwardedTo::Address(address)) = forward.machine else { continue };
+            let host = address.to_bits() & hosts;
+            let why = if address.to_bits() & !hosts != subnet.network().to_bits() {
+                format!("{address} is not in the subnet {subnet}")
+            } else if address == subnet.address(GATEWAY) {
+                format!("{address} is the gateway")
+            } else if address == subnet.address(NAME_SERVER) {
+                format!("{address} is the name server")
+            } else if host == 0 || host == hosts {
+                format!("{address} is for all of the subnet {subnet}")
+            } else {
+                continue;
+            };
+            let example = subnet.address(FIRST);
+            return Err(DeviceError::GuestAddress { forward: forward.to_string(), why, example });
+        }
+        Ok(())
     }
 }
 

@@ -57,6 +57,9 @@ impl Uplink {
                 _ => return Err(DeviceError::Unknown { device: UPLINK, word: word.written(), known: KNOWN }),
             }
         }
+        if let UplinkLink::User(user) = &link {
+            user.check()?;
+        }
         Ok(Uplink { link, options: options.try_into()? })
     }
 }
@@ -85,6 +88,7 @@ mod tests {
         assert_eq!(socket.link, UplinkLink::Socket("/a,b".into()));
         assert_eq!(socket.options, "trunk=2+3".parse().unwrap());
         let user = parse("user,subnet=10.0.5.0/24,delay=5ms").unwrap();
+        parse("user,forward=20022:10.0.5.16:22,subnet=10.0.5.0/24").unwrap();
         assert!(matches!(user.link, UplinkLink::User(net) if net != NatNetwork::default()));
         for (wrong, said) in [
             ("", "no kind of uplink"),
@@ -97,6 +101,11 @@ mod tests {
             ("user,hostname=vm0", "no option"),
             ("user,forward=vm0", "20022:vm0:22"),
             ("user,forward", "20022:vm0:22"),
+            ("user,forward=20022:10.0.5.16:22", "not in the subnet 10.0.2.0/24"),
+            ("user,forward=20022:10.0.2.16:22,subnet=10.0.5.0/24", "write one like 10.0.5.15"),
+            ("user,forward=20022:10.0.2.2:22", "the gateway"),
+            ("user,forward=20022:10.0.2.3:53/udp", "the name server"),
+            ("user,forward=20022:10.0.2.255:22", "for all"),
         ] {
             let error = parse(wrong).unwrap_err().to_string();
             assert!(error.contains(said), "{wrong}: {error}");
