@@ -218,6 +218,12 @@ impl NetHandles {
         self.nets.iter().flat_map(|net| net.forwards()).collect()
     }
 
+    /// Those of this user network or of the only one.
+    pub(crate) fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
+        let (net, _) = self.user_net(net)?;
+        Ok(net.forwards())
+    }
+
     /// Opens a port of the host that leads to the guest.
     pub(crate) fn add_forward(
         &self,

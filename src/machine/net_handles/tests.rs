@@ -72,7 +72,13 @@ fn interface_that_is_meant_is_the_only_one_or_has_to_be_named() {
     let two = handles([true, false, true]);
     assert!(says(&two, None).ends_with("user networks: net0, net2; say which (`--net net0`)"));
     assert!(says(&two, Some("net1")).ends_with("its user networks are: net0, net2"));
-    assert!(two.add_forward(Some("net2"), free()).is_ok());
+    let bound = two.add_forward(Some("net2"), free()).unwrap();
+    assert_eq!(two.forwards_of(Some("net0")).unwrap(), []);
+    assert_eq!(two.forwards_of(Some("net2")).unwrap(), [bound]);
+    let listed = |id| two.forwards_of(Some(id)).unwrap_err().to_string();
+    assert!(
+        listed("net1").contains("is no user network") && listed("x").contains("no network interface \"x\"")
+    );
     let several = two.capture(None, CaptureLimits::default()).unwrap_err().to_string();
     assert!(several.contains("several network interfaces: net0, net1, net2"), "{several}");
     assert!(two.capture(Some("net1"), CaptureLimits::default()).is_ok());
