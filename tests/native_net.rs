@@ -205,7 +205,7 @@ fn a_forward_is_added_serves_over_reboots_and_is_removed_while_the_machine_runs(
     host.fails(
         &["forward", "vm0", "--remove", &settled],
         1,
-        "is no forward of the machine; its forwards are: ",
+        "is no forward of network interface net0; its forwards are: ",
     );
     machine.type_in(b"q");
     assert!(machine.end().status.success());

@@ -27,7 +27,10 @@ fn forward_is_had_listed_and_removed_by_the_port_that_the_host_gave() {
     // Both were asked for so.
     let unclear = nets.remove_forward(None, free()).unwrap_err().to_string();
     let (one, two) = (first.settled(), second.settled());
-    assert_eq!(unclear, format!("0:22 is no forward of the machine; its forwards are: {one}, {two}"));
+    assert_eq!(
+        unclear,
+        format!("0:22 is no forward of network interface net1; its forwards are: {one}, {two}")
+    );
     assert_eq!(nets.remove_forward(None, first.settled()).unwrap(), first);
     assert!(TcpStream::connect(first.address).is_err());
     TcpStream::connect(second.address).unwrap();
