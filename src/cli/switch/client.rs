@@ -28,7 +28,7 @@ const END_DELAY: Duration = Duration::from_millis(10);
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 enum VerbError {
-    #[error("no switch called {name} runs here; {}", running(.others, .name))]
+    #[error("no switch called {name} runs here{}", running(.others, .name))]
     NoSwitch { name: SwitchName, others: Vec<String> },
     #[error("the switch {name} runs{}, and {}", pid_clause(.pid), reason(.error))]
     Unreachable { name: SwitchName, pid: Option<u32>, error: ClientError },
@@ -61,8 +61,8 @@ pub(super) fn reason(error: &ClientError) -> String {
 /// What runs in place of a switch that was not found.
 fn running(others: &[String], name: &SwitchName) -> String {
     match others {
-        [] => format!("none does, and `minivmm switch {name}` starts it"),
-        names => format!("those that do are {}, and `minivmm switch {name}` starts it", names.join(", ")),
+        [] => format!(", nor any other; `minivmm switch {name}` starts it"),
+        names => format!("; those that do are {}, and `minivmm switch {name}` starts it", names.join(", ")),
     }
 }
 
