@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::spec::text::by_text;
+use crate::spec::text::by_text_as;
 use crate::spec::words::DeviceError;
 
 /// What befalls frames in one direction of a port. `None`: nothing was said.
@@ -135,7 +135,11 @@ impl fmt::Display for Rate {
     }
 }
 
-by_text!(Delay, Loss, Rate);
+by_text_as! {
+    Delay, "a time with its unit such as \"20ms\"";
+    Loss, "a percentage such as \"1%\"";
+    Rate, "bits a second with their unit such as \"10mbit\"";
+}
 
 /// The amount of `text`, a number with one of `units`, in what has the size 1; 0 needs no unit. `None`: not an amount, or not a
 /// whole one.

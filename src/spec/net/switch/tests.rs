@@ -124,6 +124,22 @@ fn options_are_the_same_as_words_as_keys_and_as_a_change() {
 }
 
 #[test]
+fn a_value_of_another_type_is_told_what_is_expected() {
+    for (key, said) in [
+        ("\"delay\":20", "expected a time with its unit such as \"20ms\""),
+        ("\"loss-in\":1.5", "expected a percentage such as \"1%\""),
+        ("\"rate\":10", "expected bits a second with their unit such as \"10mbit\""),
+        ("\"secure\":\"on\"", "expected true or false"),
+    ] {
+        let options = serde_json::from_str::<PortOptions>(&format!("{{{key}}}")).unwrap_err().to_string();
+        assert!(options.contains(said), "{options}");
+        let net = serde_json::from_str::<NetSpec>(&format!("{{\"switch\":\"lab\",{key}}}"));
+        let net = net.unwrap_err().to_string();
+        assert!(net.contains(said), "{net}");
+    }
+}
+
+#[test]
 fn a_wrong_option_is_told_with_what_could_be_said() {
     for (text, said) in [
         ("switch=", "1 to 63"),
