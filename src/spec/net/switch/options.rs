@@ -246,10 +246,10 @@ impl FromStr for PortOptions {
         for word in join_trunks(split(text.as_ref()).into_iter()) {
             let word = Word::parse(&word);
             if word.name.is_empty() && word.value.is_none() {
-                return Err(DeviceError::Empty("behind a comma"));
+                return Err(DeviceError::EmptyPortOption);
             }
             if !table.set(&word)? {
-                return Err(DeviceError::Unknown { device: PORT, word: word.written(), known: KNOWN });
+                return Err(DeviceError::UnknownPortOption { word: word.written(), known: KNOWN });
             }
         }
         table.try_into()

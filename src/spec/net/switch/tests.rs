@@ -124,6 +124,18 @@ fn options_are_the_same_as_words_as_keys_and_as_a_change() {
 }
 
 #[test]
+fn a_wrong_option_of_a_port_alone_is_told_without_paths() {
+    for (text, said) in [
+        ("speed=1", "a port of a switch has no option `speed=1`; it has `vlan=2`"),
+        ("", "empty"),
+        ("delay=1ms,", "empty"),
+    ] {
+        let error = text.parse::<PortOptions>().unwrap_err().to_string();
+        assert!(error.contains(said) && !error.contains("path"), "{error}");
+    }
+}
+
+#[test]
 fn a_value_of_another_type_is_told_what_is_expected() {
     for (key, said) in [
         ("\"delay\":20", "expected a time with its unit such as \"20ms\""),
