@@ -118,7 +118,9 @@ fn options_are_the_same_as_words_as_keys_and_as_a_change() {
     assert_eq!(serde_json::from_str::<PortOptions>("{\"trunk\":\"2+3\"}").unwrap(), options("trunk=2+3"));
     let mut port = options("vlan=2,delay=20ms,loss=1%,isolated");
     port.apply(&options("trunk=3,delay-in=0,isolated=off"));
-    assert_eq!(port, options("trunk=3,delay-in=0,delay-out=20ms,loss=1%,isolated=off"));
+    assert_eq!(port, options("trunk=3,delay-out=20ms,loss=1%,isolated=off"));
+    port.apply(&options("delay=0,jitter=0,loss=0,rate=0"));
+    assert_eq!(port.to_string(), "trunk=3,isolated=off");
     port.apply(&options("vlan=4"));
     assert_eq!((port.vlan, port.trunk), (Some(VlanId::new(4).unwrap()), None));
 }
