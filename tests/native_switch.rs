@@ -31,7 +31,7 @@ fn a_switch_is_one_process_of_its_name_that_is_found_shown_and_ended() {
     host.fails(
         &["switch", "show", "lab"],
         1,
-        "no switch called lab runs here; none does, and `minivmm switch lab` starts it",
+        "no switch called lab runs here, nor any other; `minivmm switch lab` starts it",
     );
     let lab = Switch::start(&host, &["lab"]);
     let said = lab.stderr.text();

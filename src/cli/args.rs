@@ -70,8 +70,8 @@ pub enum Verb {
     ///
     /// A switch connects the machines that say `--net switch=NAME`: each machine is in VLAN 1 or in the VLANs that it names. The
     /// first machine starts the switch, and it ends some seconds after the last one. Started by hand it can have uplinks.
-    /// `minivmm switch ls`, `show NAME`, `set NAME PORT OPTION...` and `stop NAME` are for switches that run; no switch can have
-    /// one of these words as its name.
+    /// `minivmm switch ls`, `show NAME`, `set NAME PORT OPTION...`, `capture NAME PORT` and `stop NAME` are for switches that run;
+    /// no switch can have one of these words, or `help`, as its name.
     Switch(Box<SwitchArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
@@ -162,14 +162,16 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     }
 }
 
-/// Rewrites `help VERB` as `VERB --help`.
+/// Rewrites `help VERB` as `VERB --help`, and so `switch help`.
 fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
-    match words.split_first_chunk::<2>() {
-        Some(([program, help], rest)) if help == "help" => {
-            [program.clone()].into_iter().chain(rest.iter().cloned()).chain(["--help".into()]).collect()
+    let (before, rest) = match words.as_slice() {
+        [program, help, rest @ ..] if help == "help" => (vec![program], rest),
+        [program, switch, help, rest @ ..] if switch == "switch" && help == "help" => {
+            (vec![program, switch], rest)
         }
-        _ => words,
-    }
+        _ => return words,
+    };
+    before.into_iter().chain(rest).cloned().chain(["--help".into()]).collect()
 }
 
 impl MachineArgs {
@@ -317,6 +319,12 @@ mod tests {
         assert_eq!(help(&["help"]), text);
         assert_eq!(help(&["help", "stop"]), help(&["stop", "--help"]));
         assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
+        assert_eq!(help(&["switch", "help"]), help(&["switch", "--help"]));
+        assert_eq!(help(&["switch", "help", "set"]), help(&["help", "switch", "set"]));
+        let switch = definition().find_subcommand("switch").unwrap().get_long_about().unwrap().to_string();
+        for word in crate::spec::SwitchName::RESERVED {
+            assert!(switch.contains(word), "{word}: {switch}");
+        }
     }
 
     #[test]

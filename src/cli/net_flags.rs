@@ -18,7 +18,7 @@ pub(super) struct NetFlags {
     /// `dgram=LOCAL:REMOTE`: two Unix datagram sockets. `none`: no network. All kinds: `mac=ADDRESS`, `mtu=BYTES`, `pcap=FILE` (a
     /// copy of every frame), `id=NAME`. `user` also: `subnet=10.0.2.0/24`, `host-loopback=on` (the gateway's address leads to the
     /// host's 127.0.0.1), `restrict=on` (only forwards pass), `hostname=NAME`. `switch` also: `vlan=2` (the port is in one VLAN),
-    /// `trunk=2,3` or `trunk=all` (frames are tagged), `isolated` (no frames to other isolated ports), `secure=on` (only frames from
+    /// `trunk=2+3` or `trunk=all` (frames are tagged), `isolated` (no frames to other isolated ports), `secure=on` (only frames from
     /// the guest's own address), `delay=20ms`, `jitter=5ms`, `loss=1%` and `rate=10mbit` in both directions, or in one of them as
     /// `delay-in=` (to the guest) and `delay-out=`. A comma in a path is written twice.
     #[arg(long, value_name = "KIND", value_parser = OsStringValueParser::new().try_map(|text| NetSpec::parse(&text)))]

@@ -133,6 +133,10 @@ impl ControlTarget for StubMachine {
         Vec::new()
     }
 
+    fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
+        Err(NetError::NoNet { id: net.unwrap_or_default().into(), ids: Vec::new() })
+    }
+
     fn add_forward(&self, net: Option<&str>, _: PortForward) -> Result<BoundForward, NetError> {
         Err(NetError::NoNet { id: net.unwrap_or_default().into(), ids: Vec::new() })
     }

@@ -45,6 +45,13 @@ fn clean(error: &serde_json::Error) -> String {
     text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
 }
 
+pub(super) fn forwards(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    match target.forwards_of(id(call)) {
+        Ok(forwards) => Reply::json(&forwards),
+        Err(error) => refuse(&error),
+    }
+}
+
 pub(super) fn add_forward(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     forward(call).map_or_else(
         |refusal| refusal,

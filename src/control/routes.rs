@@ -25,7 +25,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 16] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 17] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -95,6 +95,13 @@ pub static ROUTES: [Route<dyn ControlTarget>; 16] = [
         summary: "The ports of the host that lead to the guest",
         statuses: &[200],
         run: |target, _| Reply::json(&target.forwards()),
+    },
+    Route {
+        method: "GET",
+        path: "/v1/nets/{id}/forwards",
+        summary: "The ports of the host that lead to the guest through one user network",
+        statuses: &[200, 404, 409],
+        run: net_routes::forwards,
     },
     Route {
         method: "POST",

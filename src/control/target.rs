@@ -51,6 +51,11 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     fn stats(&self) -> Option<Stats>;
     /// The ports of the host that lead to its guest.
     fn forwards(&self) -> Vec<BoundForward>;
+    /// Those of this user network or of the only one.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError>;
     /// Opens one, of this user network or of the only one.
     ///
     /// # Errors
@@ -296,6 +301,10 @@ impl ControlTarget for RunningTarget {
 
     fn forwards(&self) -> Vec<BoundForward> {
         self.controls.forwards()
+    }
+
+    fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
+        self.controls.forwards_of(net)
     }
 
     fn add_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {

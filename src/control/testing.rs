@@ -120,6 +120,10 @@ impl ControlTarget for Fake {
         self.nets().forwards()
     }
 
+    fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
+        self.nets().forwards_of(net)
+    }
+
     fn add_forward(&self, net: Option<&str>, forward: PortForward) -> Result<BoundForward, NetError> {
         self.nets().add_forward(net, forward)
     }

@@ -73,6 +73,11 @@ impl Controls {
         self.nets.forwards()
     }
 
+    /// Those of this user network or of the only one.
+    pub(crate) fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
+        self.nets.forwards_of(net)
+    }
+
     /// Opens a port of the host that leads to the guest, until it is removed or the machine ends; port 0 is any that is free.
     /// `net` is the id of a user network, such as `net0`; `None` stands for the only one. The port takes connections when this
     /// returns, also of a machine that rests: they wait until it goes on.

@@ -86,11 +86,13 @@ pub enum NetError {
     #[error("{} leads to port {} of the guest already; remove that forward first (`{}`)", .0.address, .0.forward.guest, .0.settled())]
     Forwarded(BoundForward),
     /// There is no such forward.
-    #[error("{forward} is no forward of the machine; {}", forwards_are(there))]
+    #[error("{forward} is no forward of network interface {net}; {}", forwards_are(there))]
     NoForward {
+        /// The interface.
+        net: NetId,
         /// What was asked for.
         forward: PortForward,
-        /// What there is.
+        /// What the interface has.
         there: Vec<PortForward>,
     },
     /// There are as many forwards as there may be.
@@ -218,6 +220,12 @@ impl NetHandles {
         self.nets.iter().flat_map(|net| net.forwards()).collect()
     }
 
+    /// Those of this user network or of the only one.
+    pub(crate) fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
+        let (net, _) = self.user_net(net)?;
+        Ok(net.forwards())
+    }
+
     /// Opens a port of the host that leads to the guest.
     pub(crate) fn add_forward(
         &self,
@@ -249,10 +257,11 @@ impl NetHandles {
         net: Option<&str>,
         forward: PortForward,
     ) -> Result<BoundForward, NetError> {
-        let (_, forwards) = self.user_net(net)?;
+        let (net, forwards) = self.user_net(net)?;
         let mut open = forwards.list();
         let list = open.as_mut().ok_or(NetError::Ended)?;
         let index = index_of(list, &forward).ok_or_else(|| NetError::NoForward {
+            net: net.id.clone(),
             forward,
             there: list.iter().map(BoundForward::settled).collect(),
         })?;

@@ -107,9 +107,17 @@ impl<'de, T: Device> Visitor<'de> for Many<T> {
     }
 }
 
-/// Implements `Deserialize` and `Serialize` of a small value by its text.
+/// [`by_text_as`] for what needs no description.
 macro_rules! by_text {
-    ($($kind:ty),*) => {$(
+    ($($kind:ty),*) => {
+        $crate::spec::text::by_text_as! { $($kind, "a string";)* }
+    };
+}
+pub(super) use by_text;
+
+/// Implements `Deserialize` and `Serialize` of a small value by its text. What has another type is told what is expected.
+macro_rules! by_text_as {
+    ($($kind:ty, $expected:literal;)*) => {$(
         impl serde::Serialize for $kind {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -118,10 +126,23 @@ macro_rules! by_text {
 
         impl<'de> serde::Deserialize<'de> for $kind {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                struct Text;
+
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $kind;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str($expected)
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$kind, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     )*};
 }
-pub(super) use by_text;
+pub(super) use by_text_as;

@@ -13,7 +13,7 @@ pub enum DeviceError {
     Empty(&'static str),
     /// An unknown option.
     #[error(
-        "a {device} has no option `{word}`; it has {known}, and a comma that belongs to a path is written twice: `,,`"
+        "{} {device} has no option `{word}`; it has {known}, and a comma that belongs to a path is written twice: `,,`", article(.device)
     )]
     Unknown {
         /// The kind of device.
@@ -23,8 +23,19 @@ pub enum DeviceError {
         /// The known options.
         known: &'static str,
     },
+    /// An empty option of a port of a switch.
+    #[error("one of the options is empty; write them as in `delay=20ms,loss=1%`")]
+    EmptyPortOption,
+    /// An unknown option of a port of a switch, none of which has a path.
+    #[error("a port of a switch has no option `{word}`; it has {known}")]
+    UnknownPortOption {
+        /// The option as written.
+        word: String,
+        /// The known options.
+        known: &'static str,
+    },
     /// An option that is given twice.
-    #[error("a {device} has `{word}` once, and here it stands twice")]
+    #[error("{} {device} has `{word}` once, and here it stands twice", article(.device))]
     Twice {
         /// The kind of device.
         device: &'static str,
@@ -32,7 +43,7 @@ pub enum DeviceError {
         word: &'static str,
     },
     /// A required option is missing.
-    #[error("a {device} needs `{word}`; write it as in `{example}`")]
+    #[error("{} {device} needs `{word}`; write it as in `{example}`", article(.device))]
     Missing {
         /// The kind of device.
         device: &'static str,
@@ -205,6 +216,10 @@ pub enum DeviceError {
          a letter, a digit or `_`"
     )]
     Machine(String),
+}
+
+fn article(noun: &str) -> &'static str {
+    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 /// One word: a flag, or an option with its value.

@@ -28,10 +28,12 @@ const END_DELAY: Duration = Duration::from_millis(10);
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 enum VerbError {
-    #[error("no switch called {name} runs here; {}", running(.others, .name))]
+    #[error("no switch called {name} runs here{}", running(.others, .name))]
     NoSwitch { name: SwitchName, others: Vec<String> },
     #[error("the switch {name} runs{}, and {}", pid_clause(.pid), reason(.error))]
     Unreachable { name: SwitchName, pid: Option<u32>, error: ClientError },
+    #[error("the switch {name} has no port `{port}`; `minivmm switch show {name}` lists its ports")]
+    NoPort { name: SwitchName, port: String },
     #[error("{0}")]
     Refused(String),
     #[error("the switch {name}{} has not ended within {} s; `kill -9` ends it in any case", pid_clause(.pid), END_LIMIT.as_secs())]
@@ -59,9 +61,18 @@ pub(super) fn reason(error: &ClientError) -> String {
 /// What runs in place of a switch that was not found.
 fn running(others: &[String], name: &SwitchName) -> String {
     match others {
-        [] => format!("none does, and `minivmm switch {name}` starts it"),
-        names => format!("those that do are {}, and `minivmm switch {name}` starts it", names.join(", ")),
+        [] => format!(", nor any other; `minivmm switch {name}` starts it"),
+        names => format!("; those that do are {}, and `minivmm switch {name}` starts it", names.join(", ")),
     }
+}
+
+/// Where a port is among a switch's resources. Other letters than those of a port's name would make another request.
+fn port_path(name: &SwitchName, port: &str) -> Result<String, VerbError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if port.is_empty() || !port.bytes().all(allowed) {
+        return Err(VerbError::NoPort { name: name.clone(), port: port.to_owned() });
+    }
+    Ok(format!("/v1/ports/{port}"))
 }
 
 /// Runs a verb; an error is printed and is a failure.
@@ -108,7 +119,7 @@ fn failed(running: &RunningMachine, name: &SwitchName, error: ClientError) -> Ve
 
 fn capture(args: &SwitchCaptureArgs) -> Result<(), VerbError> {
     let running = find(&args.name)?;
-    let path = format!("/v1/ports/{}/capture", args.port);
+    let path = format!("{}/capture", port_path(&args.name, &args.port)?);
     write_frames(&args.output, |body| {
         ByteStream::open(&running.socket, "POST", &path, body)
             .map_err(|error| failed(&running, &args.name, error))
@@ -138,7 +149,7 @@ fn show(name: &SwitchName, as_json: bool) -> Result<String, VerbError> {
 
 fn set(args: &SwitchSetArgs) -> Result<(), VerbError> {
     let change: PortOptions = args.options.join(",").parse()?;
-    let path = format!("/v1/ports/{}", args.port);
+    let path = port_path(&args.name, &args.port)?;
     send(&args.name, "PATCH", &path, Some(&serde_json::to_value(change)?)).map(drop)
 }
 
@@ -154,4 +165,23 @@ fn stop(name: &SwitchName) -> Result<(), VerbError> {
         thread::sleep(END_DELAY);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_that_cannot_be_is_refused_before_a_request_is_made_of_it() {
+        let lab = "lab".parse().unwrap();
+        assert_eq!(port_path(&lab, "vm-0.net_0").unwrap(), "/v1/ports/vm-0.net_0");
+        for port in ["", "a b", "a/b", "a?b", "a\r\nb", "ö"] {
+            let error = port_path(&lab, port).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("no port `{port}`"))
+                    && error.contains("`minivmm switch show lab` lists"),
+                "{error}"
+            );
+        }
+    }
 }

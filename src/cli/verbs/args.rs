@@ -172,10 +172,10 @@ pub struct CaptureOutput {
     #[arg(short, long, value_name = "FILE")]
     pub write: Option<PathBuf>,
     /// End behind so many frames
-    #[arg(short, long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "FRAMES", value_parser = at_least_one)]
     pub count: Option<u64>,
     /// End after so many seconds
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub seconds: Option<u64>,
 }
 
@@ -191,4 +191,23 @@ pub struct BalloonArgs {
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
+}
+
+/// A limit of a capture.
+fn at_least_one(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "write a whole number, at least 1".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limit_of_a_capture_is_a_number_of_one_at_least() {
+        assert_eq!(at_least_one("1"), Ok(1));
+        for text in ["0", "-1", "1.5", "", "99999999999999999999"] {
+            assert!(at_least_one(text).unwrap_err().contains("at least 1"), "{text}");
+        }
+    }
 }

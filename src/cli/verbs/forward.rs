@@ -29,20 +29,25 @@ fn change(
     net: Option<&NetId>,
     forward: PortForward,
 ) -> Result<Value, VerbError> {
-    let path = format!("/v1/nets/{}/forwards", net.map_or(ONLY, NetId::as_str));
-    client.send(method, &path, Some(&forward_body(forward)), ACTION_LIMIT)
+    client.send(method, &path_of(net.map_or(ONLY, NetId::as_str)), Some(&forward_body(forward)), ACTION_LIMIT)
+}
+
+/// Where the forwards of an interface are among a machine's resources.
+fn path_of(net: &str) -> String {
+    format!("/v1/nets/{net}/forwards")
 }
 
 fn list(client: &MachineClient, args: &ForwardArgs) -> Result<String, VerbError> {
-    let answer = client.get("/v1/forwards")?;
-    let all = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-    let wanted = |bound: &&Value| args.net.as_ref().is_none_or(|net| text(bound, "net") == net.as_str());
-    let forwards: Vec<_> = all.iter().filter(wanted).collect();
-    if args.json { Ok(serde_json::to_string_pretty(&forwards)?) } else { Ok(table(&forwards)) }
+    let path = args.net.as_ref().map_or_else(|| "/v1/forwards".into(), |net| path_of(net.as_str()));
+    let answer = client.get(&path)?;
+    if args.json {
+        return Ok(serde_json::to_string_pretty(&answer)?);
+    }
+    Ok(table(answer.as_array().map(Vec::as_slice).unwrap_or_default()))
 }
 
 /// One forward for each line, below headings.
-fn table(forwards: &[&Value]) -> String {
+fn table(forwards: &[Value]) -> String {
     let headings = ["NET", "HOST", "GUEST", "PROTOCOL"].map(String::from).to_vec();
     let rows = forwards.iter().map(|bound| {
         let Parts { guest, protocol } = parts(bound);
@@ -93,7 +98,7 @@ NET   HOST             GUEST  PROTOCOL
 net0  127.0.0.1:40001  22     tcp
 lan   [::1]:5353       53     udp
 -     -                -      -";
-        assert_eq!(table(&forwards.iter().collect::<Vec<_>>()), expected);
+        assert_eq!(table(&forwards), expected);
         assert_eq!(line(&forwards[0]), "127.0.0.1:40001 to port 22 of the guest, tcp");
     }
 }

@@ -118,6 +118,8 @@ struct Rations {
     refused: Ration,
     host: Ration,
     came: Ration,
+    /// The switch says which port it is.
+    named: Ration,
     left: Ration,
 }
 
@@ -274,9 +276,11 @@ impl Link {
     /// The switch has given a port.
     pub(in crate::host) fn attached(&mut self, Attached { stream, takes }: Attached) {
         self.admit(stream, takes);
-        if let Side::Switch(attacher) = &mut self.side {
-            attacher.reset_pause();
-            log::info!("the port on {} is {}", self.peer_name, attacher.port().unwrap_or("without a name"));
+        if let Side::Switch(attacher) = &self.side
+            && let Some(left_out) = self.rations.named.take()
+        {
+            let port = attacher.port().unwrap_or("without a name");
+            log::info!("the port on {} is {port}{left_out}", self.peer_name);
         }
     }
 
@@ -359,6 +363,12 @@ impl Link {
                 "{} has gone: the network interface has no link until it comes back{left_out}",
                 self.peer_name
             );
+        }
+        if let Side::Switch(attacher) = &mut self.side
+            && !peer.refuses()
+        {
+            // A switch that ends each connection at once is tried more and more seldom.
+            attacher.reset_pause();
         }
         self.changes.ring();
         if let Some(pause) = self.pause() {

@@ -68,8 +68,18 @@ fn is_port_name(name: &str) -> bool {
 
 /// The sentence as it follows a colon, without what a terminal would obey.
 fn printable(sentence: &str) -> String {
-    let letters = sentence.trim().trim_end_matches('.').chars();
-    letters.map(|letter| if letter.is_control() { '?' } else { letter }).take(SENTENCE).collect()
+    let sentence = sentence.trim().trim_end_matches('.');
+    let mut letters = sentence.chars();
+    // `Port ...`, and not `VLAN ...`.
+    let is_word = letters.next().is_some_and(char::is_uppercase)
+        && letters.next().is_some_and(|next| next.is_lowercase() || next == ' ');
+    let lowered =
+        sentence.chars().take(1).map(|first| if is_word { first.to_ascii_lowercase() } else { first });
+    lowered
+        .chain(sentence.chars().skip(1))
+        .map(|letter| if letter.is_control() { '?' } else { letter })
+        .take(SENTENCE)
+        .collect()
 }
 
 #[cfg(test)]
@@ -96,12 +106,24 @@ mod tests {
     fn a_refusal_is_its_sentence_without_what_a_terminal_obeys() {
         let length = REFUSAL.split("\r\n\r\n").nth(1).unwrap().len();
         let refusal = REFUSAL.replace("33", &length.to_string());
-        let said = Answer::Refused("No?[2J; try `mac=`".into());
+        let said = Answer::Refused("no?[2J; try `mac=`".into());
         assert_eq!(read(refusal.as_bytes(), false), said);
         assert_eq!(read(&refusal.as_bytes()[..refusal.len() - 1], false), Answer::Incomplete);
         let without_length = refusal.replace("Content-Length", "X");
         assert_eq!(read(without_length.as_bytes(), false), Answer::Incomplete);
         assert_eq!(read(without_length.as_bytes(), true), said);
+    }
+
+    #[test]
+    fn a_refusal_goes_on_behind_a_colon() {
+        for (sentence, said) in [
+            ("Port q1.net0 is there.", "port q1.net0 is there"),
+            ("A port.", "a port"),
+            ("VLAN 0 is none.", "VLAN 0 is none"),
+            ("", ""),
+        ] {
+            assert_eq!(printable(sentence), said);
+        }
     }
 
     #[test]

@@ -288,7 +288,7 @@ fn a_machine_without_its_switch_is_told_why() {
         said
     };
     assert_eq!(
-        answered(b"HTTP/1.1 409 Conflict\r\n\r\n{\"error\":\"port vm1.net0 has the address; use `mac=`.\"}"),
+        answered(b"HTTP/1.1 409 Conflict\r\n\r\n{\"error\":\"Port vm1.net0 has the address; use `mac=`.\"}"),
         "the switch lab gives no port: port vm1.net0 has the address; use `mac=`"
     );
     assert!(answered(b"SSH-2.0\r\n").contains("is no switch of minivmm: its answer is not HTTP"));

@@ -27,7 +27,10 @@ fn forward_is_had_listed_and_removed_by_the_port_that_the_host_gave() {
     // Both were asked for so.
     let unclear = nets.remove_forward(None, free()).unwrap_err().to_string();
     let (one, two) = (first.settled(), second.settled());
-    assert_eq!(unclear, format!("0:22 is no forward of the machine; its forwards are: {one}, {two}"));
+    assert_eq!(
+        unclear,
+        format!("0:22 is no forward of network interface net1; its forwards are: {one}, {two}")
+    );
     assert_eq!(nets.remove_forward(None, first.settled()).unwrap(), first);
     assert!(TcpStream::connect(first.address).is_err());
     TcpStream::connect(second.address).unwrap();
@@ -72,7 +75,13 @@ fn interface_that_is_meant_is_the_only_one_or_has_to_be_named() {
     let two = handles([true, false, true]);
     assert!(says(&two, None).ends_with("user networks: net0, net2; say which (`--net net0`)"));
     assert!(says(&two, Some("net1")).ends_with("its user networks are: net0, net2"));
-    assert!(two.add_forward(Some("net2"), free()).is_ok());
+    let bound = two.add_forward(Some("net2"), free()).unwrap();
+    assert_eq!(two.forwards_of(Some("net0")).unwrap(), []);
+    assert_eq!(two.forwards_of(Some("net2")).unwrap(), [bound]);
+    let listed = |id| two.forwards_of(Some(id)).unwrap_err().to_string();
+    assert!(
+        listed("net1").contains("is no user network") && listed("x").contains("no network interface \"x\"")
+    );
     let several = two.capture(None, CaptureLimits::default()).unwrap_err().to_string();
     assert!(several.contains("several network interfaces: net0, net1, net2"), "{several}");
     assert!(two.capture(Some("net1"), CaptureLimits::default()).is_ok());

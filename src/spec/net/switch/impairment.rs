@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::spec::text::by_text;
+use crate::spec::text::by_text_as;
 use crate::spec::words::DeviceError;
 
 /// What befalls frames in one direction of a port. `None`: nothing was said.
@@ -22,14 +22,19 @@ pub struct Impairment {
 }
 
 impl Impairment {
-    /// Takes over what `change` says.
+    /// Takes over what `change` says; a zero ends what it is the amount of.
     pub(super) fn apply(&mut self, change: Self) {
         let Impairment { delay, jitter, loss, rate } = change;
-        self.delay = delay.or(self.delay);
-        self.jitter = jitter.or(self.jitter);
-        self.loss = loss.or(self.loss);
-        self.rate = rate.or(self.rate);
+        self.delay = changed(self.delay, delay);
+        self.jitter = changed(self.jitter, jitter);
+        self.loss = changed(self.loss, loss);
+        self.rate = changed(self.rate, rate);
     }
+}
+
+/// The amount after a change; zero is none.
+fn changed<T: Default + PartialEq>(old: Option<T>, change: Option<T>) -> Option<T> {
+    change.or(old).filter(|amount| *amount != T::default())
 }
 
 /// A time with its unit: `20ms`, `500us`, `1.5s`, `0`; at most [`Delay::MAX`], in microseconds.
@@ -135,7 +140,11 @@ impl fmt::Display for Rate {
     }
 }
 
-by_text!(Delay, Loss, Rate);
+by_text_as! {
+    Delay, "a time with its unit such as \"20ms\"";
+    Loss, "a percentage such as \"1%\"";
+    Rate, "bits a second with their unit such as \"10mbit\"";
+}
 
 /// The amount of `text`, a number with one of `units`, in what has the size 1; 0 needs no unit. `None`: not an amount, or not a
 /// whole one.

@@ -5,7 +5,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Delay, Impairment, Loss, Rate, Trunk, VlanId};
 use crate::spec::words::{DeviceError, Word, once, split};
@@ -55,9 +56,29 @@ impl PortOptions {
 }
 
 /// A word that is on or off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 struct Flag(bool);
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bool(FlagVisitor)
+    }
+}
+
+struct FlagVisitor;
+
+impl Visitor<'_> for FlagVisitor {
+    type Value = Flag;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true or false")
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<Flag, E> {
+        Ok(Flag(on))
+    }
+}
 
 impl FromStr for Flag {
     type Err = DeviceError;
@@ -225,10 +246,10 @@ impl FromStr for PortOptions {
         for word in join_trunks(split(text.as_ref()).into_iter()) {
             let word = Word::parse(&word);
             if word.name.is_empty() && word.value.is_none() {
-                return Err(DeviceError::Empty("behind a comma"));
+                return Err(DeviceError::EmptyPortOption);
             }
             if !table.set(&word)? {
-                return Err(DeviceError::Unknown { device: PORT, word: word.written(), known: KNOWN });
+                return Err(DeviceError::UnknownPortOption { word: word.written(), known: KNOWN });
             }
         }
         table.try_into()

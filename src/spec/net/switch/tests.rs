@@ -118,9 +118,39 @@ fn options_are_the_same_as_words_as_keys_and_as_a_change() {
     assert_eq!(serde_json::from_str::<PortOptions>("{\"trunk\":\"2+3\"}").unwrap(), options("trunk=2+3"));
     let mut port = options("vlan=2,delay=20ms,loss=1%,isolated");
     port.apply(&options("trunk=3,delay-in=0,isolated=off"));
-    assert_eq!(port, options("trunk=3,delay-in=0,delay-out=20ms,loss=1%,isolated=off"));
+    assert_eq!(port, options("trunk=3,delay-out=20ms,loss=1%,isolated=off"));
+    port.apply(&options("delay=0,jitter=0,loss=0,rate=0"));
+    assert_eq!(port.to_string(), "trunk=3,isolated=off");
     port.apply(&options("vlan=4"));
     assert_eq!((port.vlan, port.trunk), (Some(VlanId::new(4).unwrap()), None));
+}
+
+#[test]
+fn a_wrong_option_of_a_port_alone_is_told_without_paths() {
+    for (text, said) in [
+        ("speed=1", "a port of a switch has no option `speed=1`; it has `vlan=2`"),
+        ("", "empty"),
+        ("delay=1ms,", "empty"),
+    ] {
+        let error = text.parse::<PortOptions>().unwrap_err().to_string();
+        assert!(error.contains(said) && !error.contains("path"), "{error}");
+    }
+}
+
+#[test]
+fn a_value_of_another_type_is_told_what_is_expected() {
+    for (key, said) in [
+        ("\"delay\":20", "expected a time with its unit such as \"20ms\""),
+        ("\"loss-in\":1.5", "expected a percentage such as \"1%\""),
+        ("\"rate\":10", "expected bits a second with their unit such as \"10mbit\""),
+        ("\"secure\":\"on\"", "expected true or false"),
+    ] {
+        let options = serde_json::from_str::<PortOptions>(&format!("{{{key}}}")).unwrap_err().to_string();
+        assert!(options.contains(said), "{options}");
+        let net = serde_json::from_str::<NetSpec>(&format!("{{\"switch\":\"lab\",{key}}}"));
+        let net = net.unwrap_err().to_string();
+        assert!(net.contains(said), "{net}");
+    }
 }
 
 #[test]

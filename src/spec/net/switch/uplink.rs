@@ -95,7 +95,7 @@ mod tests {
             ("tap", "no kind of uplink"),
             ("bridge=br0", "no kind of uplink"),
             ("tap=a/b", "network interface"),
-            ("tap=tap0,subnet=10.0.0.0/24", "no option"),
+            ("tap=tap0,subnet=10.0.0.0/24", "an uplink has no option"),
             ("user,vlan=0", "VLAN"),
             ("user,", "behind a comma"),
             ("user,hostname=vm0", "no option"),
