@@ -76,7 +76,7 @@ impl SwitchLoop {
     }
 
     /// A place for a port with a name and an address of its own.
-    fn reserve(&mut self, request: PortRequest) -> Result<Reserved, Refusal> {
+    pub(super) fn reserve(&mut self, request: PortRequest) -> Result<Reserved, Refusal> {
         config::port_config(&request.options, Some(request.mac))
             .map_err(|error| Refusal::new(400, error.to_string()))?;
         let same_mac = |port: &Port| port.mac == Some(request.mac);

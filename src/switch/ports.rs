@@ -6,6 +6,7 @@ use vswitch::{Accepts, HEADER_LEN, PortId};
 
 use super::info::{Direction, PortInfo};
 use super::link::Link;
+use super::socket_uplink::SocketUplink;
 use super::user_uplink::UserUplink;
 use crate::host::capture::{CapturePoint, Direction as Captured};
 use crate::spec::{MacAddress, PortOptions};
@@ -121,6 +122,14 @@ impl Ports {
 
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut Port> {
         self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// The uplink in a slot whose link is a socket of ours.
+    pub(super) fn socket(&mut self, slot: usize) -> Option<&mut SocketUplink> {
+        match &mut self.get_mut(slot)?.link {
+            Link::Socket(uplink) => Some(uplink),
+            _ => None,
+        }
     }
 
     /// A frame came in at a port.

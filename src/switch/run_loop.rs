@@ -18,6 +18,7 @@ use super::life::{Keeper, Life};
 use super::link::Link;
 use super::ports::{Batch, Port, Ports};
 use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, TAKES};
+use crate::host::socket_address::has_hung_up;
 use crate::host::switch_port::PortRequest;
 use crate::spec::{MacAddress, SwitchName};
 use virtio::net::Offloads;
@@ -26,6 +27,10 @@ use virtio::net::Offloads;
 const EVENTS: usize = 64;
 /// Frames of a TAP in one turn.
 const TAP_FRAMES: usize = 64;
+/// Clients of an uplink's socket in one turn.
+const MAX_ACCEPTED: usize = 64;
+/// Reads of a peer that has gone. A socket holds less.
+const LAST_READS: usize = 64;
 /// Messages of other threads in one turn.
 const COMMANDS: usize = 64;
 /// 0 would switch the timer off.
@@ -379,22 +384,39 @@ impl SwitchLoop {
         }
     }
 
-    /// A client of an uplink's socket.
-    fn accept(&mut self, slot: usize) {
-        let Some(Link::Socket(uplink)) = self.ports.get(slot).map(|port| &port.link) else { return };
-        if uplink.is_peer_gone() {
-            self.close(slot, &Closed::End);
-        }
-        let Some(Link::Socket(uplink)) = self.ports.get_mut(slot).map(|port| &mut port.link) else { return };
-        match uplink.accept() {
-            Ok(true) => {
-                if let Err(error) = self.link_up(slot) {
-                    self.close(slot, &error.into());
+    /// Clients of an uplink's socket. One is the peer where there is none; the others are disconnected.
+    pub(super) fn accept(&mut self, slot: usize) {
+        for _ in 0..MAX_ACCEPTED {
+            let Some(uplink) = self.ports.socket(slot) else { return };
+            let client = match uplink.accept() {
+                Ok(Some(client)) => client,
+                Ok(None) => return,
+                Err(error) => {
+                    log::error!("a client of an uplink cannot be accepted: {error}");
+                    return;
                 }
+            };
+            // For each client anew: a program that comes again has closed its old connection before.
+            self.finish_if_gone(slot);
+            let Some(uplink) = self.ports.socket(slot) else { return };
+            if uplink.peer().is_some() || has_hung_up(&client) {
+                continue;
             }
-            Ok(false) => {}
-            Err(error) => log::error!("a client of an uplink cannot be accepted: {error}"),
+            if let Err(error) = uplink.connect(client).and_then(|()| self.link_up(slot)) {
+                self.close(slot, &error.into());
+            }
         }
+    }
+
+    /// Switches what the peer of an uplink's socket sent before it went, and disconnects it.
+    fn finish_if_gone(&mut self, slot: usize) {
+        for _ in 0..LAST_READS {
+            if !self.ports.socket(slot).is_some_and(|uplink| uplink.is_peer_gone()) {
+                return;
+            }
+            self.serve(slot, EventSet::IN);
+        }
+        self.close(slot, &Closed::End);
     }
 
     /// The link of a port has ended. A machine's port goes with it.

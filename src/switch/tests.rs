@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::epoll::EventSet;
+
 use super::command::{self, Command, Commands, Reserved};
 use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
@@ -24,23 +26,12 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new(keeper: Keeper, uplinks: &[&str]) -> Self {
-        let (commands, inbox) = command::channel().unwrap();
-        let mut running = SwitchLoop::new("lab".parse().unwrap(), keeper, inbox).unwrap();
-        for text in uplinks {
-            let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports, 1).unwrap();
-            running.begin(port).unwrap();
-        }
+        let (commands, mut running) = at_rest(keeper, uplinks);
         Running { commands, thread: Some(thread::spawn(move || running.run())) }
     }
 
     fn reserve(&self, number: u8, options: &str) -> Result<Reserved, Refusal> {
-        let request = PortRequest {
-            machine: Some(format!("vm{number}").parse().unwrap()),
-            interface: "net0".parse().unwrap(),
-            mac: mac(number).unwrap(),
-            mtu: 1500,
-            options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
-        };
+        let request = request(number, options);
         self.commands.ask(|answer| Command::Reserve(request, answer)).unwrap()
     }
 
@@ -83,6 +74,39 @@ impl Drop for Running {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// A switch that the test itself turns.
+fn at_rest(keeper: Keeper, uplinks: &[&str]) -> (Commands, SwitchLoop) {
+    let (commands, inbox) = command::channel().unwrap();
+    let mut running = SwitchLoop::new("lab".parse().unwrap(), keeper, inbox).unwrap();
+    for text in uplinks {
+        let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports, 1).unwrap();
+        running.begin(port).unwrap();
+    }
+    (commands, running)
+}
+
+/// Attaches a machine to it.
+fn attach_to(running: &mut SwitchLoop, number: u8) -> Client {
+    let reserved = running.reserve(request(number, "")).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    running.command(Command::Attach(reserved.ticket, there, Vec::new()));
+    here.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut client = Client { stream: here, number, bytes: Vec::new() };
+    assert_eq!(client.next(), Got::Control(vec![1, 0b1111]), "what the switch takes");
+    client
+}
+
+/// What machine `number` asks for.
+fn request(number: u8, options: &str) -> PortRequest {
+    PortRequest {
+        machine: Some(format!("vm{number}").parse().unwrap()),
+        interface: "net0".parse().unwrap(),
+        mac: mac(number).unwrap(),
+        mtu: 1500,
+        options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
     }
 }
 
@@ -317,6 +341,32 @@ fn program_on_an_uplinks_socket_has_qemus_bytes_and_may_come_again() {
     }
     drop(running);
     assert!(!path.exists());
+}
+
+#[test]
+fn program_that_comes_again_before_its_end_was_seen_is_the_peer_and_its_frames_have_passed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let (_, mut running) = at_rest(Keeper::Kept, &[&format!("socket={}", path.display())]);
+    let mut one = attach_to(&mut running, 1);
+    let mut peer = UnixStream::connect(&path).unwrap();
+    running.accept(0);
+    for round in 0..3_u8 {
+        let said = frame(50, 1, &[round; 46]);
+        peer.write_all(&u32::try_from(said.len()).unwrap().to_be_bytes()).unwrap();
+        peer.write_all(&said).unwrap();
+        // One that has gone already waits in front of it.
+        drop(UnixStream::connect(&path).unwrap());
+        peer = UnixStream::connect(&path).unwrap();
+        running.accept(0);
+        assert_eq!(one.next(), Got::Frame(said));
+        assert!(!running.ports.socket(0).unwrap().is_peer_gone());
+        one.send(50, &[round; 100]);
+        running.serve(1, EventSet::IN);
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut answer = [0; 118];
+        peer.read_exact(&mut answer).unwrap();
+    }
 }
 
 #[test]
