@@ -278,8 +278,7 @@ impl SwitchLoop {
                 Some(Item::Frame { header, at }) => {
                     frames += 1;
                     let frame = received.get(at).unwrap_or_default();
-                    ports.capture(slot, frame);
-                    switch.input(id, &header, frame, now, &mut Batch { ports, received });
+                    Batch { ports, received }.input(switch, (slot, id), &header, frame, now);
                 }
                 Some(Item::Control(at)) => {
                     if let (Some(port), Some([TAKES, bits, ..])) = (ports.get_mut(slot), received.get(at)) {
@@ -311,8 +310,7 @@ impl SwitchLoop {
         for place in places {
             let frame = received.get(place).and_then(|bytes| bytes.split_first_chunk::<HEADER_LEN>());
             if let Some((header, frame)) = frame {
-                ports.capture(slot, frame);
-                switch.input(id, header, frame, now, &mut Batch { ports, received });
+                Batch { ports, received }.input(switch, (slot, id), header, frame, now);
             }
         }
         Ok(())
@@ -339,7 +337,7 @@ impl SwitchLoop {
         let received = buffer.filled();
         for (header, place) in places {
             let frame = received.get(place).unwrap_or_default();
-            switch.input(id, &header, frame, now, &mut Batch { ports, received });
+            Batch { ports, received }.input(switch, (slot, id), &header, frame, now);
         }
         Ok(())
     }

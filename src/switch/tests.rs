@@ -11,7 +11,7 @@ use super::command::{self, Command, Commands, Reserved};
 use super::refusal::Refusal;
 use super::run_loop::SwitchLoop;
 use super::{End, Keeper, SwitchInfo, uplink};
-use crate::host::capture::{CaptureLimits, StreamState};
+use crate::host::capture::{CaptureLimits, CaptureStream, StreamState};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
 use crate::host::switch_port::PortRequest;
 use crate::spec::{PortOptions, Uplink};
@@ -44,6 +44,11 @@ impl Running {
         let mut client = Client { stream: here, number, bytes: Vec::new() };
         assert_eq!(client.next(), Got::Control(vec![1, 0b1111]), "what the switch takes");
         client
+    }
+
+    pub(super) fn capture(&self, port: &str) -> Result<CaptureStream, Refusal> {
+        let (port, limits) = (port.to_owned(), CaptureLimits::default());
+        self.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
     }
 
     pub(super) fn info(&self) -> SwitchInfo {
@@ -418,12 +423,8 @@ fn beginning_of_a_frame_that_never_ends_is_all_that_is_kept() {
 fn frames_of_a_port_are_captured_both_ways_until_it_leaves() {
     let running = Running::new(Keeper::Kept, &[]);
     let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
-    let capture = |port: &str| {
-        let (port, limits) = (port.to_owned(), CaptureLimits::default());
-        running.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
-    };
-    assert!(capture("vm9.net0").unwrap_err().sentence.contains("its ports are: vm1.net0, vm2.net0"));
-    let mut frames = capture("vm1.net0").unwrap();
+    assert!(running.capture("vm9.net0").unwrap_err().sentence.contains("its ports are: vm1.net0, vm2.net0"));
+    let mut frames = running.capture("vm1.net0").unwrap();
     one.send(2, b"sent to two");
     two.hears(1, 2, b"sent to two");
     two.send(1, b"sent to one");

@@ -17,6 +17,7 @@ use smoltcp::wire::{
 
 use super::Keeper;
 use super::tests::{Client, LIMIT, Running, framed};
+use crate::host::capture::StreamState;
 use crate::host::frame_link::{Cutter, Framing, Item};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -257,6 +258,23 @@ fn machines_have_addresses_of_their_own_and_each_reaches_the_world() {
         info.table.iter().find(|station| station.mac == mac).and_then(|station| station.ip)
     };
     assert_eq!((known(&one), known(&two)), (Some(one.address), Some(two.address)));
+}
+
+#[test]
+fn frames_of_the_network_are_captured_both_ways() {
+    let running = Running::new(Keeper::Kept, &["user"]);
+    let mut frames = running.capture("user").unwrap();
+    let machine = Machine::new(&running, 1);
+    // The question goes to all, and the gateway answers the machine alone.
+    let (mac, gateway) = (machine.mac.0, usernet::Config::default().gateway_mac);
+    let wanted = [[[255; 6], mac].concat(), [mac, gateway].concat()];
+    let (mut all, mut buffer) = (Vec::<u8>::new(), Vec::new());
+    while !wanted.iter().all(|wanted| all.windows(wanted.len()).any(|window| window == wanted.as_slice())) {
+        match frames.next(&mut buffer, LIMIT) {
+            StreamState::Bytes => all.extend(&buffer),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
