@@ -91,6 +91,7 @@ impl SwitchLoop {
         for slot in rivals {
             let _ = self.close_if_gone(slot);
         }
+        self.room()?;
         let names = |wanted: &str| {
             self.ports.iter().any(|(_, port)| port.name == wanted)
                 || self.reserved.values().any(|(name, _)| name == wanted)
@@ -123,6 +124,26 @@ impl SwitchLoop {
         self.next_ticket += 1;
         self.reserved.insert(self.next_ticket, (name.clone(), request));
         Ok(Reserved { ticket: self.next_ticket, name })
+    }
+
+    /// Whether one more port may come.
+    fn room(&mut self) -> Result<(), Refusal> {
+        let is_full =
+            |switch: &Self| switch.ports.iter().count() + switch.reserved.len() >= switch.most_ports;
+        if is_full(self) {
+            let slots: Vec<_> = self.ports.iter().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                let _ = self.close_if_gone(slot);
+            }
+        }
+        if is_full(self) {
+            let sentence = format!(
+                "the switch {} has {} ports already, as many as there may be; end a machine, or start another switch",
+                self.name, self.most_ports
+            );
+            return Err(Refusal::new(503, sentence));
+        }
+        Ok(())
     }
 
     /// The connection of a reserved port is there.

@@ -47,6 +47,8 @@ pub(crate) struct SwitchLoop {
     /// Ports that will come, by ticket.
     pub(super) reserved: BTreeMap<u64, (String, PortRequest)>,
     pub(super) next_ticket: u64,
+    /// Ports that there may be.
+    pub(super) most_ports: usize,
     inbox: Inbox,
     epoll: Epoll,
     timer: TimerFd,
@@ -107,14 +109,16 @@ impl SwitchLoop {
         };
         add(inbox.bell().as_raw_fd(), Token::Bell)?;
         add(timer.as_raw_fd(), Token::Timer)?;
+        let limits = Limits::default();
         Ok(SwitchLoop {
             name,
             started,
-            switch: Switch::new(Limits::default()),
+            switch: Switch::new(limits),
             ports: Ports::default(),
             life: Life::new(keeper, started),
             reserved: BTreeMap::new(),
             next_ticket: 0,
+            most_ports: limits.ports,
             inbox,
             epoll,
             timer,
@@ -219,6 +223,27 @@ impl SwitchLoop {
         let Some(port) = self.ports.get_mut(slot) else { return Ok(()) };
         let Some(fd) = port.link.fd()? else { return Ok(()) };
         let config = config::port_config(&port.options, port.mac).map_err(io::Error::other)?;
+        let machine = port.mac.zip(port.machine.clone());
+        // First: a machine that hears what the switch takes has its port.
+        let Some(id) = self.switch.add(config) else {
+            let sentence =
+                format!("the switch has {} ports already, as many as there may be", self.most_ports);
+            return Err(io::Error::other(sentence));
+        };
+        if let Err(error) = self.greet(slot, fd) {
+            self.switch.remove(id);
+            return Err(error);
+        }
+        self.ports.set_id(slot, id);
+        if let Some((mac, name)) = machine {
+            self.name(mac, Some(&name));
+        }
+        Ok(())
+    }
+
+    /// Tells the other end of a stream what the switch takes, and watches the link.
+    fn greet(&mut self, slot: usize, fd: RawFd) -> io::Result<()> {
+        let Some(port) = self.ports.get_mut(slot) else { return Ok(()) };
         let waits = match port.link.stream() {
             Some(stream) => {
                 let _ = stream.control(&[TAKES, OFFLOADS.bits()]);
@@ -228,17 +253,7 @@ impl SwitchLoop {
         };
         port.waits_for_room = waits;
         let event = EpollEvent::new(interest(waits), Token::Port(slot).number());
-        self.epoll.ctl(ControlOperation::Add, fd, event)?;
-        let Some(id) = self.switch.add(config) else {
-            let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
-            return Err(io::Error::other("the switch has as many ports as it can"));
-        };
-        let machine = port.mac.zip(port.machine.clone());
-        self.ports.set_id(slot, id);
-        if let Some((mac, name)) = machine {
-            self.name(mac, Some(&name));
-        }
-        Ok(())
+        self.epoll.ctl(ControlOperation::Add, fd, event)
     }
 
     /// A port's turn.

@@ -277,6 +277,21 @@ fn a_name_and_an_address_belong_to_one_port_until_it_leaves() {
 }
 
 #[test]
+fn machine_that_the_switch_has_no_room_for_is_told_so() {
+    let (_, mut running) = at_rest(Keeper::Kept, &[]);
+    running.most_ports = 2;
+    let one = attach_to(&mut running, 1);
+    let awaited = running.reserve(request(2, "")).unwrap();
+    let refused = running.reserve(request(3, "")).unwrap_err();
+    assert!(refused.status == 503 && refused.sentence.contains("lab has 2 ports already"), "{refused:?}");
+    running.command(Command::Release(awaited.ticket));
+    assert!(running.reserve(request(3, "")).is_ok());
+    assert_eq!(running.reserve(request(4, "")).unwrap_err().status, 503);
+    drop(one);
+    assert!(running.reserve(request(4, "")).is_ok(), "one has gone");
+}
+
+#[test]
 fn options_change_while_frames_pass() {
     let running = Running::new(Keeper::Kept, &[]);
     let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
