@@ -3,7 +3,7 @@
 //! Every port has its turn with one read. What came in it is switched, and goes out in one write for each port that it is for.
 //! A port that takes no more loses frames; no other port waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
@@ -31,6 +31,10 @@ const TAP_FRAMES: usize = 64;
 const MAX_ACCEPTED: usize = 64;
 /// Reads of a peer that has gone. A socket holds less.
 const LAST_READS: usize = 64;
+/// How long clients are left alone that the host does not let us accept.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+/// Time between two messages about them.
+const COMPLAINT: Duration = Duration::from_secs(60);
 /// Messages of other threads in one turn.
 const COMMANDS: usize = 64;
 /// 0 would switch the timer off.
@@ -55,6 +59,12 @@ pub(crate) struct SwitchLoop {
     /// When the timer goes off.
     armed: Option<Instant>,
     buffer: ReceiveBuffer,
+    /// Slots of the listeners that are not watched for now.
+    ignored: BTreeSet<usize>,
+    /// When they are again.
+    listen_at: Option<Instant>,
+    /// When the last message about them was.
+    complained: Option<Instant>,
 }
 
 /// Why a port is closed.
@@ -124,7 +134,16 @@ impl SwitchLoop {
             timer,
             armed: None,
             buffer: ReceiveBuffer::new(),
+            ignored: BTreeSet::new(),
+            listen_at: None,
+            complained: None,
         })
+    }
+
+    /// How many descriptors are ready now.
+    #[cfg(test)]
+    pub(super) fn ready(&self) -> usize {
+        self.epoll.wait(0, &mut [EpollEvent::default(); EVENTS]).unwrap()
     }
 
     /// Switches frames until the switch ends.
@@ -171,12 +190,15 @@ impl SwitchLoop {
     }
 
     /// Does what is due, and sets the timer for the next time.
-    fn tick(&mut self, now: Instant) -> Option<End> {
+    pub(super) fn tick(&mut self, now: Instant) -> Option<End> {
         if self.switch.next_timeout().is_some_and(|at| at <= now) {
             self.buffer.clear();
             let mut batch = Batch { ports: &mut self.ports, received: self.buffer.filled() };
             self.switch.timeout(now, &mut batch);
             self.flush();
+        }
+        if self.listen_at.is_some_and(|at| at <= now) {
+            self.listen_again();
         }
         // A port that is about to come keeps the switch.
         let is_awaited = !self.reserved.is_empty();
@@ -184,7 +206,7 @@ impl SwitchLoop {
             return Some(end);
         }
         let last = self.life.deadline().filter(|_| !is_awaited);
-        let next = [self.switch.next_timeout(), last].into_iter().flatten().min();
+        let next = [self.switch.next_timeout(), last, self.listen_at].into_iter().flatten().min();
         if next != self.armed || next.is_some_and(|at| at <= now) {
             let set = match next {
                 Some(at) => self.timer.reset(at.saturating_duration_since(now).max(NEXT_TICK), None),
@@ -210,11 +232,7 @@ impl SwitchLoop {
     }
 
     fn begin_at(&mut self, slot: usize) -> io::Result<()> {
-        let Some(port) = self.ports.get(slot) else { return Ok(()) };
-        if let Link::Socket(uplink) = &port.link {
-            let event = EpollEvent::new(EventSet::IN, Token::Listener(slot).number());
-            self.epoll.ctl(ControlOperation::Add, uplink.listener(), event)?;
-        }
+        self.listen(slot)?;
         self.link_up(slot)
     }
 
@@ -405,7 +423,7 @@ impl SwitchLoop {
                 Ok(Some(client)) => client,
                 Ok(None) => return,
                 Err(error) => {
-                    log::error!("a client of an uplink cannot be accepted: {error}");
+                    self.ignore(slot, &error, Instant::now());
                     return;
                 }
             };
@@ -419,6 +437,41 @@ impl SwitchLoop {
                 self.close(slot, &error.into());
             }
         }
+    }
+
+    /// Leaves the clients of an uplink's socket alone for a while: the host does not let us accept them, and they go on to wait.
+    pub(super) fn ignore(&mut self, slot: usize, error: &io::Error, now: Instant) {
+        let Some(port) = self.ports.get(slot) else { return };
+        if self.complained.is_none_or(|at| now.saturating_duration_since(at) >= COMPLAINT) {
+            let cure = match error.raw_os_error() {
+                Some(libc::EMFILE) => "; raise `ulimit -n`",
+                _ => "",
+            };
+            log::error!("a program on the uplink {} cannot be accepted yet: {error}{cure}", port.name);
+            self.complained = Some(now);
+        }
+        if let Link::Socket(uplink) = &port.link {
+            let _ = self.epoll.ctl(ControlOperation::Delete, uplink.listener(), EpollEvent::default());
+            self.ignored.insert(slot);
+            self.listen_at = Some(now + PAUSE);
+        }
+    }
+
+    /// Looks at the clients again that were left alone.
+    fn listen_again(&mut self) {
+        self.listen_at = None;
+        for slot in std::mem::take(&mut self.ignored) {
+            if let Err(error) = self.listen(slot) {
+                self.ignore(slot, &error, Instant::now());
+            }
+        }
+    }
+
+    /// Watches the listener of an uplink's socket.
+    fn listen(&self, slot: usize) -> io::Result<()> {
+        let Some(Link::Socket(uplink)) = self.ports.get(slot).map(|port| &port.link) else { return Ok(()) };
+        let event = EpollEvent::new(EventSet::IN, Token::Listener(slot).number());
+        self.epoll.ctl(ControlOperation::Add, uplink.listener(), event)
     }
 
     /// Switches what the peer of an uplink's socket sent before it went, and disconnects it.
@@ -452,9 +505,11 @@ impl SwitchLoop {
         if let Link::Socket(uplink) = &mut port.link {
             uplink.disconnect();
             (port.waits_for_room, port.accepts) = (false, vswitch::Accepts::default());
-            return;
+        } else {
+            self.forget(slot);
         }
-        self.forget(slot);
+        // There is a descriptor more.
+        self.listen_again();
     }
 
     /// Removes a port.

@@ -9,7 +9,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::command::{self, Command, Commands, Reserved};
 use super::refusal::Refusal;
-use super::run_loop::SwitchLoop;
+use super::run_loop::{PAUSE, SwitchLoop};
 use super::{End, Keeper, SwitchInfo, uplink};
 use crate::host::capture::{CaptureLimits, CaptureStream, StreamState};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
@@ -387,6 +387,27 @@ fn program_that_comes_again_before_its_end_was_seen_is_the_peer_and_its_frames_h
         let mut answer = [0; 118];
         peer.read_exact(&mut answer).unwrap();
     }
+}
+
+#[test]
+fn clients_that_cannot_be_accepted_are_left_alone_until_a_while_later_or_a_port_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let (_, mut running) = at_rest(Keeper::Kept, &[&format!("socket={}", path.display())]);
+    let one = attach_to(&mut running, 1);
+    let _peer = UnixStream::connect(&path).unwrap();
+    let (full, now) = (std::io::Error::from_raw_os_error(libc::EMFILE), Instant::now());
+    assert_eq!(running.ready(), 1);
+    running.ignore(0, &full, now);
+    assert_eq!(running.ready(), 0);
+    assert_eq!(running.tick(now + PAUSE), None);
+    assert_eq!(running.ready(), 1);
+    running.ignore(0, &full, now);
+    drop(one);
+    assert!(running.close_if_gone(1));
+    assert_eq!(running.ready(), 1);
+    running.accept(0);
+    assert!(running.ports.socket(0).unwrap().peer().is_some());
 }
 
 #[test]
