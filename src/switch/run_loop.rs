@@ -434,6 +434,8 @@ impl SwitchLoop {
                 continue;
             }
             if let Err(error) = uplink.connect(client).and_then(|()| self.link_up(slot)) {
+                let name = self.ports.get(slot).map(|port| port.name.as_str()).unwrap_or_default();
+                log::warn!("a program on the uplink {name} is disconnected: {error}");
                 self.close(slot, &error.into());
             }
         }
