@@ -9,7 +9,7 @@ use vswitch::PortId;
 
 use super::command::{Command, End, Reserved};
 use super::config;
-use super::info::{StationInfo, SwitchInfo, mac_text};
+use super::info::{PortKind, StationInfo, SwitchInfo, mac_text};
 use super::link::Link;
 use super::ports::Port;
 use super::refusal::Refusal;
@@ -77,7 +77,7 @@ impl SwitchLoop {
 
     /// A place for a port with a name and an address of its own.
     pub(super) fn reserve(&mut self, request: PortRequest) -> Result<Reserved, Refusal> {
-        config::port_config(&request.options, Some(request.mac))
+        config::port_config(PortKind::Machine, &request.options, Some(request.mac))
             .map_err(|error| Refusal::new(400, error.to_string()))?;
         let same_mac = |port: &Port| port.mac == Some(request.mac);
         let wanted = request.machine.as_ref().map(|machine| format!("{machine}.{}", request.interface));
@@ -193,9 +193,9 @@ impl SwitchLoop {
 
     fn set(&mut self, name: &str, change: &PortOptions) -> Result<(), Refusal> {
         let (slot, port) = self.port(name)?;
-        let (mut options, id) = (port.options.clone(), port.id);
+        let (mut options, id, kind) = (port.options.clone(), port.id, port.link.kind());
         options.apply(change);
-        let config = config::port_config(&options, port.mac);
+        let config = config::port_config(kind, &options, port.mac);
         let config = config.map_err(|error| Refusal::new(400, error.to_string()))?;
         if let Some(id) = id {
             self.switch.set(id, config);

@@ -240,7 +240,8 @@ impl SwitchLoop {
     fn link_up(&mut self, slot: usize) -> io::Result<()> {
         let Some(port) = self.ports.get_mut(slot) else { return Ok(()) };
         let Some(fd) = port.link.fd()? else { return Ok(()) };
-        let config = config::port_config(&port.options, port.mac).map_err(io::Error::other)?;
+        let config =
+            config::port_config(port.link.kind(), &port.options, port.mac).map_err(io::Error::other)?;
         let machine = port.mac.zip(port.machine.clone());
         // First: a machine that hears what the switch takes has its port.
         let Some(id) = self.switch.add(config) else {

@@ -46,6 +46,11 @@ impl Running {
         client
     }
 
+    pub(super) fn set(&self, port: &str, change: &str) -> Result<(), Refusal> {
+        let (port, change) = (port.to_owned(), change.parse().unwrap());
+        self.commands.ask(|answer| Command::Set { port, change, answer }).unwrap()
+    }
+
     pub(super) fn capture(&self, port: &str) -> Result<CaptureStream, Refusal> {
         let (port, limits) = (port.to_owned(), CaptureLimits::default());
         self.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
@@ -295,10 +300,7 @@ fn machine_that_the_switch_has_no_room_for_is_told_so() {
 fn options_change_while_frames_pass() {
     let running = Running::new(Keeper::Kept, &[]);
     let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
-    let set = |port: &str, change: &str| {
-        let (port, change) = (port.to_owned(), change.parse().unwrap());
-        running.commands.ask(|answer| Command::Set { port, change, answer }).unwrap()
-    };
+    let set = |port: &str, change: &str| running.set(port, change);
     let unknown = set("vm7.net0", "delay=1ms").unwrap_err();
     assert!(unknown.status == 404 && unknown.sentence.contains("vm1.net0, vm2.net0"), "{unknown:?}");
     set("vm2.net0", "loss=100%").unwrap();

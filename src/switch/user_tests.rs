@@ -278,6 +278,20 @@ fn frames_of_the_network_are_captured_both_ways() {
 }
 
 #[test]
+fn network_has_no_frames_with_tags_at_the_start_or_later() {
+    let open = |text: &str| {
+        let uplink = crate::spec::Uplink::parse(text.as_ref()).unwrap();
+        super::uplink::open(&uplink, &super::ports::Ports::default(), 1).map(drop)
+    };
+    let refused = open("user,trunk=2").unwrap_err().to_string();
+    assert!(refused.contains("takes no frames with tags"), "{refused}");
+    let running = Running::new(Keeper::Kept, &["user"]);
+    let refused = running.set("user", "trunk=2").unwrap_err().sentence;
+    assert!(refused.contains("takes no frames with tags"), "{refused}");
+    assert!(running.set("user", "vlan=2").is_ok());
+}
+
+#[test]
 fn forwards_lead_to_the_machine_that_they_name() {
     let uplink = "user,forward=0:22,forward=0:vm2:22";
     let running = Running::new(Keeper::Kept, &[uplink]);
