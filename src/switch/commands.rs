@@ -27,6 +27,9 @@ impl SwitchLoop {
             Command::Show(answer) => drop(answer.send(self.info())),
             Command::Reserve(request, answer) => {
                 let reserved = self.reserve(request);
+                if reserved.is_err() {
+                    self.life.refused();
+                }
                 let ticket = reserved.as_ref().ok().map(|reserved| reserved.ticket);
                 if answer.send(reserved).is_err() {
                     ticket.map(|ticket| self.reserved.remove(&ticket));
