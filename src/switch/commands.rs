@@ -9,7 +9,7 @@ use vswitch::PortId;
 
 use super::command::{Command, End, Reserved};
 use super::config;
-use super::info::{StationInfo, SwitchInfo, mac_text};
+use super::info::{PortKind, StationInfo, SwitchInfo, mac_text};
 use super::link::Link;
 use super::ports::Port;
 use super::refusal::Refusal;
@@ -27,6 +27,9 @@ impl SwitchLoop {
             Command::Show(answer) => drop(answer.send(self.info())),
             Command::Reserve(request, answer) => {
                 let reserved = self.reserve(request);
+                if reserved.is_err() {
+                    self.life.refused();
+                }
                 let ticket = reserved.as_ref().ok().map(|reserved| reserved.ticket);
                 if answer.send(reserved).is_err() {
                     ticket.map(|ticket| self.reserved.remove(&ticket));
@@ -76,8 +79,8 @@ impl SwitchLoop {
     }
 
     /// A place for a port with a name and an address of its own.
-    fn reserve(&mut self, request: PortRequest) -> Result<Reserved, Refusal> {
-        config::port_config(&request.options, Some(request.mac))
+    pub(super) fn reserve(&mut self, request: PortRequest) -> Result<Reserved, Refusal> {
+        config::port_config(PortKind::Machine, &request.options, Some(request.mac))
             .map_err(|error| Refusal::new(400, error.to_string()))?;
         let same_mac = |port: &Port| port.mac == Some(request.mac);
         let wanted = request.machine.as_ref().map(|machine| format!("{machine}.{}", request.interface));
@@ -91,6 +94,7 @@ impl SwitchLoop {
         for slot in rivals {
             let _ = self.close_if_gone(slot);
         }
+        self.room()?;
         let names = |wanted: &str| {
             self.ports.iter().any(|(_, port)| port.name == wanted)
                 || self.reserved.values().any(|(name, _)| name == wanted)
@@ -123,6 +127,26 @@ impl SwitchLoop {
         self.next_ticket += 1;
         self.reserved.insert(self.next_ticket, (name.clone(), request));
         Ok(Reserved { ticket: self.next_ticket, name })
+    }
+
+    /// Whether one more port may come.
+    fn room(&mut self) -> Result<(), Refusal> {
+        let is_full =
+            |switch: &Self| switch.ports.iter().count() + switch.reserved.len() >= switch.most_ports;
+        if is_full(self) {
+            let slots: Vec<_> = self.ports.iter().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                let _ = self.close_if_gone(slot);
+            }
+        }
+        if is_full(self) {
+            let sentence = format!(
+                "the switch {} has {} ports already, as many as there may be; end a machine, or start another switch",
+                self.name, self.most_ports
+            );
+            return Err(Refusal::new(503, sentence));
+        }
+        Ok(())
     }
 
     /// The connection of a reserved port is there.
@@ -172,9 +196,9 @@ impl SwitchLoop {
 
     fn set(&mut self, name: &str, change: &PortOptions) -> Result<(), Refusal> {
         let (slot, port) = self.port(name)?;
-        let (mut options, id) = (port.options.clone(), port.id);
+        let (mut options, id, kind) = (port.options.clone(), port.id, port.link.kind());
         options.apply(change);
-        let config = config::port_config(&options, port.mac);
+        let config = config::port_config(kind, &options, port.mac);
         let config = config.map_err(|error| Refusal::new(400, error.to_string()))?;
         if let Some(id) = id {
             self.switch.set(id, config);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use virtio::net::Offloads;
 use vswitch::{Accepts, Impairment, PortConfig, VlanId, VlanMode};
 
+use super::info::PortKind;
 use crate::spec::{Delay, Impairment as Wanted, Loss, MacAddress, PortOptions, Rate, Trunk};
 
 /// What every port may leave to the switch.
@@ -18,13 +19,22 @@ pub(super) enum OptionsError {
     /// `secure` without an address.
     #[error("`secure` keeps a port to its machine's address, and this port has none; leave `secure` out")]
     NoAddress,
+    /// `trunk` for a network behind the host's sockets.
+    #[error(
+        "an uplink `user` takes no frames with tags; leave `trunk` out, or have an uplink `user,vlan=` for each VLAN"
+    )]
+    NoTags,
 }
 
-/// The settings of a port whose machine has the address `mac`.
+/// The settings of a port of this kind, whose machine has the address `mac`.
 pub(super) fn port_config(
+    kind: PortKind,
     options: &PortOptions,
     mac: Option<MacAddress>,
 ) -> Result<PortConfig, OptionsError> {
+    if kind == PortKind::User && options.trunk.is_some() {
+        return Err(OptionsError::NoTags);
+    }
     let secure = options.secure.unwrap_or(false);
     let secure = match (secure, mac) {
         (false, _) => None,

@@ -60,6 +60,11 @@ impl Life {
         (self.empty_since, self.had_ports) = (None, true);
     }
 
+    /// A caller that would have attached was refused.
+    pub(super) fn refused(&mut self) {
+        self.holds.pop_front();
+    }
+
     /// The last port has gone.
     pub(super) fn emptied(&mut self, now: Instant) {
         self.empty_since = Some(now);
@@ -108,6 +113,9 @@ mod tests {
         life.arrived();
         life.emptied(now);
         assert_eq!(life.deadline(), Some(now + GRACE));
+        life.hold(now);
+        life.refused();
+        assert_eq!(life.deadline(), Some(now + GRACE), "one that is refused will not come");
         (0..10_000).for_each(|_| life.hold(now));
         assert_eq!(life.holds.len(), MAX_HOLDS);
     }

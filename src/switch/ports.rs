@@ -1,11 +1,13 @@
 //! The ports of a switch: their links, and the frames on their way out.
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
-use vswitch::{Accepts, HEADER_LEN, PortId};
+use vswitch::{Accepts, HEADER_LEN, PortId, Switch};
 
 use super::info::{Direction, PortInfo};
 use super::link::Link;
+use super::socket_uplink::SocketUplink;
 use super::user_uplink::UserUplink;
 use crate::host::capture::{CapturePoint, Direction as Captured};
 use crate::spec::{MacAddress, PortOptions};
@@ -123,10 +125,11 @@ impl Ports {
         self.slots.get_mut(slot)?.as_mut()
     }
 
-    /// A frame came in at a port.
-    pub(super) fn capture(&self, slot: usize, frame: &[u8]) {
-        if let Some(port) = self.get(slot) {
-            port.point.frame(Captured::Outbound, frame.len(), |into| into.extend(frame));
+    /// The uplink in a slot whose link is a socket of ours.
+    pub(super) fn socket(&mut self, slot: usize) -> Option<&mut SocketUplink> {
+        match &mut self.get_mut(slot)?.link {
+            Link::Socket(uplink) => Some(uplink),
+            _ => None,
         }
     }
 
@@ -176,6 +179,23 @@ impl Ports {
 pub(super) struct Batch<'a> {
     pub(super) ports: &'a mut Ports,
     pub(super) received: &'a [u8],
+}
+
+impl Batch<'_> {
+    /// A frame came in at the port in a slot, which has this number in the switch.
+    pub(super) fn input(
+        &mut self,
+        switch: &mut Switch,
+        (slot, id): (usize, PortId),
+        header: &[u8; HEADER_LEN],
+        frame: &[u8],
+        now: Instant,
+    ) {
+        if let Some(port) = self.ports.get(slot) {
+            port.point.frame(Captured::Outbound, frame.len(), |into| into.extend(frame));
+        }
+        switch.input(id, header, frame, now, self);
+    }
 }
 
 impl vswitch::Ports for Batch<'_> {

@@ -3,7 +3,7 @@
 //! Every port has its turn with one read. What came in it is switched, and goes out in one write for each port that it is for.
 //! A port that takes no more loses frames; no other port waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use super::life::{Keeper, Life};
 use super::link::Link;
 use super::ports::{Batch, Port, Ports};
 use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, TAKES};
+use crate::host::socket_address::has_hung_up;
 use crate::host::switch_port::PortRequest;
 use crate::spec::{MacAddress, SwitchName};
 use virtio::net::Offloads;
@@ -26,6 +27,14 @@ use virtio::net::Offloads;
 const EVENTS: usize = 64;
 /// Frames of a TAP in one turn.
 const TAP_FRAMES: usize = 64;
+/// Clients of an uplink's socket in one turn.
+const MAX_ACCEPTED: usize = 64;
+/// Reads of a peer that has gone. A socket holds less.
+const LAST_READS: usize = 64;
+/// How long clients are left alone that the host does not let us accept.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+/// Time between two messages about them.
+const COMPLAINT: Duration = Duration::from_secs(60);
 /// Messages of other threads in one turn.
 const COMMANDS: usize = 64;
 /// 0 would switch the timer off.
@@ -42,12 +51,20 @@ pub(crate) struct SwitchLoop {
     /// Ports that will come, by ticket.
     pub(super) reserved: BTreeMap<u64, (String, PortRequest)>,
     pub(super) next_ticket: u64,
+    /// Ports that there may be.
+    pub(super) most_ports: usize,
     inbox: Inbox,
     epoll: Epoll,
     timer: TimerFd,
     /// When the timer goes off.
     armed: Option<Instant>,
     buffer: ReceiveBuffer,
+    /// Slots of the listeners that are not watched for now.
+    ignored: BTreeSet<usize>,
+    /// When they are again.
+    listen_at: Option<Instant>,
+    /// When the last message about them was.
+    complained: Option<Instant>,
 }
 
 /// Why a port is closed.
@@ -102,20 +119,31 @@ impl SwitchLoop {
         };
         add(inbox.bell().as_raw_fd(), Token::Bell)?;
         add(timer.as_raw_fd(), Token::Timer)?;
+        let limits = Limits::default();
         Ok(SwitchLoop {
             name,
             started,
-            switch: Switch::new(Limits::default()),
+            switch: Switch::new(limits),
             ports: Ports::default(),
             life: Life::new(keeper, started),
             reserved: BTreeMap::new(),
             next_ticket: 0,
+            most_ports: limits.ports,
             inbox,
             epoll,
             timer,
             armed: None,
             buffer: ReceiveBuffer::new(),
+            ignored: BTreeSet::new(),
+            listen_at: None,
+            complained: None,
         })
+    }
+
+    /// How many descriptors are ready now.
+    #[cfg(test)]
+    pub(super) fn ready(&self) -> usize {
+        self.epoll.wait(0, &mut [EpollEvent::default(); EVENTS]).unwrap()
     }
 
     /// Switches frames until the switch ends.
@@ -162,12 +190,15 @@ impl SwitchLoop {
     }
 
     /// Does what is due, and sets the timer for the next time.
-    fn tick(&mut self, now: Instant) -> Option<End> {
+    pub(super) fn tick(&mut self, now: Instant) -> Option<End> {
         if self.switch.next_timeout().is_some_and(|at| at <= now) {
             self.buffer.clear();
             let mut batch = Batch { ports: &mut self.ports, received: self.buffer.filled() };
             self.switch.timeout(now, &mut batch);
             self.flush();
+        }
+        if self.listen_at.is_some_and(|at| at <= now) {
+            self.listen_again();
         }
         // A port that is about to come keeps the switch.
         let is_awaited = !self.reserved.is_empty();
@@ -175,7 +206,7 @@ impl SwitchLoop {
             return Some(end);
         }
         let last = self.life.deadline().filter(|_| !is_awaited);
-        let next = [self.switch.next_timeout(), last].into_iter().flatten().min();
+        let next = [self.switch.next_timeout(), last, self.listen_at].into_iter().flatten().min();
         if next != self.armed || next.is_some_and(|at| at <= now) {
             let set = match next {
                 Some(at) => self.timer.reset(at.saturating_duration_since(now).max(NEXT_TICK), None),
@@ -201,11 +232,7 @@ impl SwitchLoop {
     }
 
     fn begin_at(&mut self, slot: usize) -> io::Result<()> {
-        let Some(port) = self.ports.get(slot) else { return Ok(()) };
-        if let Link::Socket(uplink) = &port.link {
-            let event = EpollEvent::new(EventSet::IN, Token::Listener(slot).number());
-            self.epoll.ctl(ControlOperation::Add, uplink.listener(), event)?;
-        }
+        self.listen(slot)?;
         self.link_up(slot)
     }
 
@@ -213,7 +240,29 @@ impl SwitchLoop {
     fn link_up(&mut self, slot: usize) -> io::Result<()> {
         let Some(port) = self.ports.get_mut(slot) else { return Ok(()) };
         let Some(fd) = port.link.fd()? else { return Ok(()) };
-        let config = config::port_config(&port.options, port.mac).map_err(io::Error::other)?;
+        let config =
+            config::port_config(port.link.kind(), &port.options, port.mac).map_err(io::Error::other)?;
+        let machine = port.mac.zip(port.machine.clone());
+        // First: a machine that hears what the switch takes has its port.
+        let Some(id) = self.switch.add(config) else {
+            let sentence =
+                format!("the switch has {} ports already, as many as there may be", self.most_ports);
+            return Err(io::Error::other(sentence));
+        };
+        if let Err(error) = self.greet(slot, fd) {
+            self.switch.remove(id);
+            return Err(error);
+        }
+        self.ports.set_id(slot, id);
+        if let Some((mac, name)) = machine {
+            self.name(mac, Some(&name));
+        }
+        Ok(())
+    }
+
+    /// Tells the other end of a stream what the switch takes, and watches the link.
+    fn greet(&mut self, slot: usize, fd: RawFd) -> io::Result<()> {
+        let Some(port) = self.ports.get_mut(slot) else { return Ok(()) };
         let waits = match port.link.stream() {
             Some(stream) => {
                 let _ = stream.control(&[TAKES, OFFLOADS.bits()]);
@@ -223,17 +272,7 @@ impl SwitchLoop {
         };
         port.waits_for_room = waits;
         let event = EpollEvent::new(interest(waits), Token::Port(slot).number());
-        self.epoll.ctl(ControlOperation::Add, fd, event)?;
-        let Some(id) = self.switch.add(config) else {
-            let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
-            return Err(io::Error::other("the switch has as many ports as it can"));
-        };
-        let machine = port.mac.zip(port.machine.clone());
-        self.ports.set_id(slot, id);
-        if let Some((mac, name)) = machine {
-            self.name(mac, Some(&name));
-        }
-        Ok(())
+        self.epoll.ctl(ControlOperation::Add, fd, event)
     }
 
     /// A port's turn.
@@ -273,8 +312,7 @@ impl SwitchLoop {
                 Some(Item::Frame { header, at }) => {
                     frames += 1;
                     let frame = received.get(at).unwrap_or_default();
-                    ports.capture(slot, frame);
-                    switch.input(id, &header, frame, now, &mut Batch { ports, received });
+                    Batch { ports, received }.input(switch, (slot, id), &header, frame, now);
                 }
                 Some(Item::Control(at)) => {
                     if let (Some(port), Some([TAKES, bits, ..])) = (ports.get_mut(slot), received.get(at)) {
@@ -306,8 +344,7 @@ impl SwitchLoop {
         for place in places {
             let frame = received.get(place).and_then(|bytes| bytes.split_first_chunk::<HEADER_LEN>());
             if let Some((header, frame)) = frame {
-                ports.capture(slot, frame);
-                switch.input(id, header, frame, now, &mut Batch { ports, received });
+                Batch { ports, received }.input(switch, (slot, id), header, frame, now);
             }
         }
         Ok(())
@@ -334,7 +371,7 @@ impl SwitchLoop {
         let received = buffer.filled();
         for (header, place) in places {
             let frame = received.get(place).unwrap_or_default();
-            switch.input(id, &header, frame, now, &mut Batch { ports, received });
+            Batch { ports, received }.input(switch, (slot, id), &header, frame, now);
         }
         Ok(())
     }
@@ -379,22 +416,76 @@ impl SwitchLoop {
         }
     }
 
-    /// A client of an uplink's socket.
-    fn accept(&mut self, slot: usize) {
-        let Some(Link::Socket(uplink)) = self.ports.get(slot).map(|port| &port.link) else { return };
-        if uplink.is_peer_gone() {
-            self.close(slot, &Closed::End);
-        }
-        let Some(Link::Socket(uplink)) = self.ports.get_mut(slot).map(|port| &mut port.link) else { return };
-        match uplink.accept() {
-            Ok(true) => {
-                if let Err(error) = self.link_up(slot) {
-                    self.close(slot, &error.into());
+    /// Clients of an uplink's socket. One is the peer where there is none; the others are disconnected.
+    pub(super) fn accept(&mut self, slot: usize) {
+        for _ in 0..MAX_ACCEPTED {
+            let Some(uplink) = self.ports.socket(slot) else { return };
+            let client = match uplink.accept() {
+                Ok(Some(client)) => client,
+                Ok(None) => return,
+                Err(error) => {
+                    self.ignore(slot, &error, Instant::now());
+                    return;
                 }
+            };
+            // For each client anew: a program that comes again has closed its old connection before.
+            self.finish_if_gone(slot);
+            let Some(uplink) = self.ports.socket(slot) else { return };
+            if uplink.peer().is_some() || has_hung_up(&client) {
+                continue;
             }
-            Ok(false) => {}
-            Err(error) => log::error!("a client of an uplink cannot be accepted: {error}"),
+            if let Err(error) = uplink.connect(client).and_then(|()| self.link_up(slot)) {
+                let name = self.ports.get(slot).map(|port| port.name.as_str()).unwrap_or_default();
+                log::warn!("a program on the uplink {name} is disconnected: {error}");
+                self.close(slot, &error.into());
+            }
         }
+    }
+
+    /// Leaves the clients of an uplink's socket alone for a while: the host does not let us accept them, and they go on to wait.
+    pub(super) fn ignore(&mut self, slot: usize, error: &io::Error, now: Instant) {
+        let Some(port) = self.ports.get(slot) else { return };
+        if self.complained.is_none_or(|at| now.saturating_duration_since(at) >= COMPLAINT) {
+            let cure = match error.raw_os_error() {
+                Some(libc::EMFILE) => "; raise `ulimit -n`",
+                _ => "",
+            };
+            log::error!("a program on the uplink {} cannot be accepted yet: {error}{cure}", port.name);
+            self.complained = Some(now);
+        }
+        if let Link::Socket(uplink) = &port.link {
+            let _ = self.epoll.ctl(ControlOperation::Delete, uplink.listener(), EpollEvent::default());
+            self.ignored.insert(slot);
+            self.listen_at = Some(now + PAUSE);
+        }
+    }
+
+    /// Looks at the clients again that were left alone.
+    fn listen_again(&mut self) {
+        self.listen_at = None;
+        for slot in std::mem::take(&mut self.ignored) {
+            if let Err(error) = self.listen(slot) {
+                self.ignore(slot, &error, Instant::now());
+            }
+        }
+    }
+
+    /// Watches the listener of an uplink's socket.
+    fn listen(&self, slot: usize) -> io::Result<()> {
+        let Some(Link::Socket(uplink)) = self.ports.get(slot).map(|port| &port.link) else { return Ok(()) };
+        let event = EpollEvent::new(EventSet::IN, Token::Listener(slot).number());
+        self.epoll.ctl(ControlOperation::Add, uplink.listener(), event)
+    }
+
+    /// Switches what the peer of an uplink's socket sent before it went, and disconnects it.
+    fn finish_if_gone(&mut self, slot: usize) {
+        for _ in 0..LAST_READS {
+            if !self.ports.socket(slot).is_some_and(|uplink| uplink.is_peer_gone()) {
+                return;
+            }
+            self.serve(slot, EventSet::IN);
+        }
+        self.close(slot, &Closed::End);
     }
 
     /// The link of a port has ended. A machine's port goes with it.
@@ -417,9 +508,11 @@ impl SwitchLoop {
         if let Link::Socket(uplink) = &mut port.link {
             uplink.disconnect();
             (port.waits_for_room, port.accepts) = (false, vswitch::Accepts::default());
-            return;
+        } else {
+            self.forget(slot);
         }
-        self.forget(slot);
+        // There is a descriptor more.
+        self.listen_again();
     }
 
     /// Removes a port.

@@ -2,15 +2,15 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use crate::host::frame_link::{FrameStream, Framing};
-use crate::host::socket_address::{SocketKind, has_hung_up};
+use crate::host::socket_address::SocketKind;
 use crate::host::socket_file::{SocketFault, SocketFile};
 
-/// Most clients that are looked at in one go.
-const MAX_ACCEPTED: usize = 64;
+/// Most clients that are skipped in one go because they have gone before they were accepted.
+const MAX_BROKEN: usize = 64;
 
 /// See the module. The socket is removed on drop.
 #[derive(Debug)]
@@ -49,22 +49,23 @@ impl SocketUplink {
         self.peer.as_ref().is_some_and(FrameStream::is_hung_up)
     }
 
-    /// Accepts clients. The first one is the peer if there is none; the others are disconnected. True if there is a new peer.
-    pub(super) fn accept(&mut self) -> io::Result<bool> {
-        let mut is_new = false;
-        for _ in 0..MAX_ACCEPTED {
+    /// The next client that waits, if there is one.
+    pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
+        for _ in 0..MAX_BROKEN {
             match self.listener.accept() {
-                Ok((stream, _)) if self.peer.is_none() && !has_hung_up(&stream) => {
-                    self.peer = Some(FrameStream::new(stream, Framing::Bare, Vec::new())?);
-                    is_new = true;
-                }
-                Ok(_) => {}
+                Ok((client, _)) => return Ok(Some(client)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(is_new)
+        Ok(None)
+    }
+
+    /// `client` is the peer from now on.
+    pub(super) fn connect(&mut self, client: UnixStream) -> io::Result<()> {
+        self.peer = Some(FrameStream::new(client, Framing::Bare, Vec::new())?);
+        Ok(())
     }
 }

@@ -5,11 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::epoll::EventSet;
+
 use super::command::{self, Command, Commands, Reserved};
 use super::refusal::Refusal;
-use super::run_loop::SwitchLoop;
+use super::run_loop::{PAUSE, SwitchLoop};
 use super::{End, Keeper, SwitchInfo, uplink};
-use crate::host::capture::{CaptureLimits, StreamState};
+use crate::host::capture::{CaptureLimits, CaptureStream, StreamState};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
 use crate::host::switch_port::PortRequest;
 use crate::spec::{PortOptions, Uplink};
@@ -24,23 +26,12 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new(keeper: Keeper, uplinks: &[&str]) -> Self {
-        let (commands, inbox) = command::channel().unwrap();
-        let mut running = SwitchLoop::new("lab".parse().unwrap(), keeper, inbox).unwrap();
-        for text in uplinks {
-            let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports, 1).unwrap();
-            running.begin(port).unwrap();
-        }
+        let (commands, mut running) = at_rest(keeper, uplinks);
         Running { commands, thread: Some(thread::spawn(move || running.run())) }
     }
 
     fn reserve(&self, number: u8, options: &str) -> Result<Reserved, Refusal> {
-        let request = PortRequest {
-            machine: Some(format!("vm{number}").parse().unwrap()),
-            interface: "net0".parse().unwrap(),
-            mac: mac(number).unwrap(),
-            mtu: 1500,
-            options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
-        };
+        let request = request(number, options);
         self.commands.ask(|answer| Command::Reserve(request, answer)).unwrap()
     }
 
@@ -53,6 +44,16 @@ impl Running {
         let mut client = Client { stream: here, number, bytes: Vec::new() };
         assert_eq!(client.next(), Got::Control(vec![1, 0b1111]), "what the switch takes");
         client
+    }
+
+    pub(super) fn set(&self, port: &str, change: &str) -> Result<(), Refusal> {
+        let (port, change) = (port.to_owned(), change.parse().unwrap());
+        self.commands.ask(|answer| Command::Set { port, change, answer }).unwrap()
+    }
+
+    pub(super) fn capture(&self, port: &str) -> Result<CaptureStream, Refusal> {
+        let (port, limits) = (port.to_owned(), CaptureLimits::default());
+        self.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
     }
 
     pub(super) fn info(&self) -> SwitchInfo {
@@ -83,6 +84,39 @@ impl Drop for Running {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// A switch that the test itself turns.
+fn at_rest(keeper: Keeper, uplinks: &[&str]) -> (Commands, SwitchLoop) {
+    let (commands, inbox) = command::channel().unwrap();
+    let mut running = SwitchLoop::new("lab".parse().unwrap(), keeper, inbox).unwrap();
+    for text in uplinks {
+        let (port, _) = uplink::open(&Uplink::parse(text.as_ref()).unwrap(), &running.ports, 1).unwrap();
+        running.begin(port).unwrap();
+    }
+    (commands, running)
+}
+
+/// Attaches a machine to it.
+fn attach_to(running: &mut SwitchLoop, number: u8) -> Client {
+    let reserved = running.reserve(request(number, "")).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    running.command(Command::Attach(reserved.ticket, there, Vec::new()));
+    here.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut client = Client { stream: here, number, bytes: Vec::new() };
+    assert_eq!(client.next(), Got::Control(vec![1, 0b1111]), "what the switch takes");
+    client
+}
+
+/// What machine `number` asks for.
+fn request(number: u8, options: &str) -> PortRequest {
+    PortRequest {
+        machine: Some(format!("vm{number}").parse().unwrap()),
+        interface: "net0".parse().unwrap(),
+        mac: mac(number).unwrap(),
+        mtu: 1500,
+        options: if options.is_empty() { PortOptions::default() } else { options.parse().unwrap() },
     }
 }
 
@@ -248,13 +282,25 @@ fn a_name_and_an_address_belong_to_one_port_until_it_leaves() {
 }
 
 #[test]
+fn machine_that_the_switch_has_no_room_for_is_told_so() {
+    let (_, mut running) = at_rest(Keeper::Kept, &[]);
+    running.most_ports = 2;
+    let one = attach_to(&mut running, 1);
+    let awaited = running.reserve(request(2, "")).unwrap();
+    let refused = running.reserve(request(3, "")).unwrap_err();
+    assert!(refused.status == 503 && refused.sentence.contains("lab has 2 ports already"), "{refused:?}");
+    running.command(Command::Release(awaited.ticket));
+    assert!(running.reserve(request(3, "")).is_ok());
+    assert_eq!(running.reserve(request(4, "")).unwrap_err().status, 503);
+    drop(one);
+    assert!(running.reserve(request(4, "")).is_ok(), "one has gone");
+}
+
+#[test]
 fn options_change_while_frames_pass() {
     let running = Running::new(Keeper::Kept, &[]);
     let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
-    let set = |port: &str, change: &str| {
-        let (port, change) = (port.to_owned(), change.parse().unwrap());
-        running.commands.ask(|answer| Command::Set { port, change, answer }).unwrap()
-    };
+    let set = |port: &str, change: &str| running.set(port, change);
     let unknown = set("vm7.net0", "delay=1ms").unwrap_err();
     assert!(unknown.status == 404 && unknown.sentence.contains("vm1.net0, vm2.net0"), "{unknown:?}");
     set("vm2.net0", "loss=100%").unwrap();
@@ -320,6 +366,53 @@ fn program_on_an_uplinks_socket_has_qemus_bytes_and_may_come_again() {
 }
 
 #[test]
+fn program_that_comes_again_before_its_end_was_seen_is_the_peer_and_its_frames_have_passed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let (_, mut running) = at_rest(Keeper::Kept, &[&format!("socket={}", path.display())]);
+    let mut one = attach_to(&mut running, 1);
+    let mut peer = UnixStream::connect(&path).unwrap();
+    running.accept(0);
+    for round in 0..3_u8 {
+        let said = frame(50, 1, &[round; 46]);
+        peer.write_all(&u32::try_from(said.len()).unwrap().to_be_bytes()).unwrap();
+        peer.write_all(&said).unwrap();
+        // One that has gone already waits in front of it.
+        drop(UnixStream::connect(&path).unwrap());
+        peer = UnixStream::connect(&path).unwrap();
+        running.accept(0);
+        assert_eq!(one.next(), Got::Frame(said));
+        assert!(!running.ports.socket(0).unwrap().is_peer_gone());
+        one.send(50, &[round; 100]);
+        running.serve(1, EventSet::IN);
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut answer = [0; 118];
+        peer.read_exact(&mut answer).unwrap();
+    }
+}
+
+#[test]
+fn clients_that_cannot_be_accepted_are_left_alone_until_a_while_later_or_a_port_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let (_, mut running) = at_rest(Keeper::Kept, &[&format!("socket={}", path.display())]);
+    let one = attach_to(&mut running, 1);
+    let _peer = UnixStream::connect(&path).unwrap();
+    let (full, now) = (std::io::Error::from_raw_os_error(libc::EMFILE), Instant::now());
+    assert_eq!(running.ready(), 1);
+    running.ignore(0, &full, now);
+    assert_eq!(running.ready(), 0);
+    assert_eq!(running.tick(now + PAUSE), None);
+    assert_eq!(running.ready(), 1);
+    running.ignore(0, &full, now);
+    drop(one);
+    assert!(running.close_if_gone(1));
+    assert_eq!(running.ready(), 1);
+    running.accept(0);
+    assert!(running.ports.socket(0).unwrap().peer().is_some());
+}
+
+#[test]
 fn junk_ends_its_port_at_most() {
     let running = Running::new(Keeper::Kept, &[]);
     let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
@@ -368,12 +461,8 @@ fn beginning_of_a_frame_that_never_ends_is_all_that_is_kept() {
 fn frames_of_a_port_are_captured_both_ways_until_it_leaves() {
     let running = Running::new(Keeper::Kept, &[]);
     let (mut one, mut two) = (running.attach(1, ""), running.attach(2, ""));
-    let capture = |port: &str| {
-        let (port, limits) = (port.to_owned(), CaptureLimits::default());
-        running.commands.ask(|answer| Command::Capture { port, limits, answer }).unwrap()
-    };
-    assert!(capture("vm9.net0").unwrap_err().sentence.contains("its ports are: vm1.net0, vm2.net0"));
-    let mut frames = capture("vm1.net0").unwrap();
+    assert!(running.capture("vm9.net0").unwrap_err().sentence.contains("its ports are: vm1.net0, vm2.net0"));
+    let mut frames = running.capture("vm1.net0").unwrap();
     one.send(2, b"sent to two");
     two.hears(1, 2, b"sent to two");
     two.send(1, b"sent to one");

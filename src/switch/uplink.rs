@@ -2,6 +2,7 @@
 
 use super::config;
 use super::error::SwitchError;
+use super::info::PortKind;
 use super::link::Link;
 use super::ports::{Port, Ports};
 use super::socket_uplink::SocketUplink;
@@ -60,7 +61,12 @@ pub(super) fn open(
     networks: usize,
 ) -> Result<(Port, Option<String>), SwitchError> {
     let options = uplink.options.clone();
-    config::port_config(&options, None)
+    let kind = match &uplink.link {
+        UplinkLink::Tap(_) => PortKind::Tap,
+        UplinkLink::Socket(_) => PortKind::Socket,
+        UplinkLink::User(_) => PortKind::User,
+    };
+    config::port_config(kind, &options, None)
         .map_err(|error| SwitchError::Uplink { uplink: uplink.to_string(), reason: error.to_string() })?;
     match &uplink.link {
         UplinkLink::Tap(name) => {
@@ -70,10 +76,6 @@ pub(super) fn open(
             port.accepts = accepts;
             Ok((port, warning.map(|warning| warning.to_string())))
         }
-        UplinkLink::User(_) if options.trunk.is_some() => Err(SwitchError::Uplink {
-            uplink: uplink.to_string(),
-            reason: "it takes no frames with tags; leave `trunk` out, or have an uplink `user,vlan=` for each VLAN".into(),
-        }),
         UplinkLink::User(nat) => {
             let user = UserUplink::open(nat, networks)?;
             warn_without_name_server();

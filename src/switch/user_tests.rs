@@ -17,6 +17,7 @@ use smoltcp::wire::{
 
 use super::Keeper;
 use super::tests::{Client, LIMIT, Running, framed};
+use crate::host::capture::StreamState;
 use crate::host::frame_link::{Cutter, Framing, Item};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -302,6 +303,37 @@ fn machine_on_a_trunk_reaches_the_world_by_its_interface_of_the_uplinks_vlan() {
         let mut machine = Machine::on(wire, number);
         assert!(machine.echoes(port, &bytes) == bytes);
     }
+}
+
+#[test]
+fn frames_of_the_network_are_captured_both_ways() {
+    let running = Running::new(Keeper::Kept, &["user"]);
+    let mut frames = running.capture("user").unwrap();
+    let machine = Machine::new(&running, 1);
+    // The question goes to all, and the gateway answers the machine alone.
+    let (mac, gateway) = (machine.mac.0, usernet::Config::default().gateway_mac);
+    let wanted = [[[255; 6], mac].concat(), [mac, gateway].concat()];
+    let (mut all, mut buffer) = (Vec::<u8>::new(), Vec::new());
+    while !wanted.iter().all(|wanted| all.windows(wanted.len()).any(|window| window == wanted.as_slice())) {
+        match frames.next(&mut buffer, LIMIT) {
+            StreamState::Bytes => all.extend(&buffer),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn network_has_no_frames_with_tags_at_the_start_or_later() {
+    let open = |text: &str| {
+        let uplink = crate::spec::Uplink::parse(text.as_ref()).unwrap();
+        super::uplink::open(&uplink, &super::ports::Ports::default(), 1).map(drop)
+    };
+    let refused = open("user,trunk=2").unwrap_err().to_string();
+    assert!(refused.contains("takes no frames with tags"), "{refused}");
+    let running = Running::new(Keeper::Kept, &["user"]);
+    let refused = running.set("user", "trunk=2").unwrap_err().sentence;
+    assert!(refused.contains("takes no frames with tags"), "{refused}");
+    assert!(running.set("user", "vlan=2").is_ok());
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub(crate) struct FrameStream {
     framing: Framing,
     /// The beginning of a frame.
     begun: Vec<u8>,
+    /// There may be whole frames in it: nobody has looked yet.
+    is_unread: bool,
     outbox: Outbox,
     /// Most bytes of the next read.
     most: usize,
@@ -77,7 +79,8 @@ impl FrameStream {
     /// A stream over `socket`, of which `begun` was read before.
     pub(crate) fn new(socket: UnixStream, framing: Framing, begun: Vec<u8>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(FrameStream { socket, framing, begun, outbox: Outbox::default(), most: READ })
+        let is_unread = !begun.is_empty();
+        Ok(FrameStream { socket, framing, begun, is_unread, outbox: Outbox::default(), most: READ })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -100,16 +103,17 @@ impl FrameStream {
         start.copy_from_slice(self.begun.get(..begun).unwrap_or_default());
         buffer.filled = begun;
         let room = room.get_mut(..self.most).unwrap_or_default();
+        let is_unread = std::mem::take(&mut self.is_unread);
         loop {
             match (&self.socket).read(room) {
-                Ok(0) => return Ok(Read::End),
-                Ok(count) => {
+                Ok(count @ 1..) => {
                     buffer.filled += count;
                     return Ok(Read::Bytes);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Frames may have come together with the request that made the stream.
-                Err(error) if error.kind() == ErrorKind::WouldBlock && begun > 0 => return Ok(Read::Bytes),
+                // Frames that came together with the request that made the stream come before its end.
+                _ if is_unread => return Ok(Read::Bytes),
+                Ok(_) => return Ok(Read::End),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Read::Nothing),
                 Err(error) => return Err(error),
             }
@@ -152,5 +156,32 @@ impl FrameStream {
     pub(crate) fn drain(&mut self) -> io::Result<bool> {
         self.outbox.drain(&self.socket)?;
         Ok(self.outbox.is_waiting())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_came_before_the_stream_was_made_come_before_its_end() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let mut stream = FrameStream::new(here, Framing::Bare, b"frame".to_vec()).unwrap();
+        let mut buffer = ReceiveBuffer::new();
+        drop(there);
+        assert_eq!(stream.fill(&mut buffer).unwrap(), Read::Bytes);
+        assert_eq!(buffer.filled(), b"frame");
+        stream.keep(&buffer, 3, 1);
+        assert_eq!(stream.fill(&mut buffer).unwrap(), Read::End, "less than a frame is left");
+    }
+
+    #[test]
+    fn beginning_of_a_frame_is_nothing_new() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let mut stream = FrameStream::new(here, Framing::Bare, b"frame".to_vec()).unwrap();
+        let mut buffer = ReceiveBuffer::new();
+        assert_eq!(stream.fill(&mut buffer).unwrap(), Read::Bytes);
+        stream.keep(&buffer, 0, 0);
+        assert_eq!(stream.fill(&mut buffer).unwrap(), Read::Nothing);
     }
 }
