@@ -180,7 +180,7 @@ fn a_wrong_option_is_told_with_what_could_be_said() {
         ("{\"switch\":\"lab\",\"trunk\":[]}", "`trunk=2+3`"),
         ("{\"switch\":\"lab\",\"trunk\":2}", "a list of VLANs such as [2, 3]"),
         ("{\"switch\":\"lab\",\"vlan\":2,\"trunk\":[3]}", "exclude each other"),
-        ("{\"switch\":\"lab\",\"delay\":20}", "a string"),
+        ("{\"switch\":\"lab\",\"delay\":20}", "a time with its unit"),
         ("{\"switch\":\"lab\",\"speed\":20}", "unknown field `speed`"),
     ] {
         let error = serde_json::from_str::<NetSpec>(table).expect_err(table).to_string();
