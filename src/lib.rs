@@ -92,7 +92,7 @@
 //! returns can be sent to and shared with other threads. The documentation of a call says if it waits; the others return at once.
 
 // The command uses more of the crate than the API shows.
-#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unreachable_pub, unused_imports))]
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]

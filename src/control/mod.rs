@@ -5,7 +5,7 @@
 //! connections are limited, and the machine never waits for a client.
 //!
 //! [`routes::ROUTES`] is the one table of a machine's requests; resources/openapi.yaml describes it for clients. The server does
-//! not know it: whatever implements [`Service`] with a table of [`router::Route`]s can be served.
+//! not know it: whatever implements `Service` with a table of `router::Route`s can be served.
 
 mod abstract_name;
 mod answer;

@@ -128,7 +128,7 @@ pub struct StopArgs {
 pub struct ForwardArgs {
     /// The machine, as it was called with --name
     pub name: MachineName,
-    /// Add this one: [ADDRESS:]HOST:GUEST[/udp], as for -p
+    /// Add this one: `[ADDRESS:]HOST:GUEST[/udp]`, as for -p
     ///
     /// Without an address the host listens on 127.0.0.1. Port 0 of the host is any
     /// that is free.
