@@ -222,7 +222,10 @@ impl NetHandles {
 
     /// Those of this user network or of the only one.
     pub(crate) fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
-        let (net, _) = self.user_net(net)?;
+        let (net, forwards) = self.user_net(net)?;
+        if forwards.list().is_none() {
+            return Err(NetError::Ended);
+        }
         Ok(net.forwards())
     }
 

@@ -42,6 +42,8 @@ pub struct SwitchArgs {
     #[arg(short, long)]
     pub daemonize: bool,
     /// Write messages to this file too, with the time
+    ///
+    /// Without it, a switch in the background leaves that to the host's log (journald or syslog).
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub log: Option<PathBuf>,
     /// A machine starts it, and attaches at once.
