@@ -186,7 +186,9 @@ fn a_wrong_option_is_told_with_what_could_be_said() {
         let error = serde_json::from_str::<NetSpec>(table).expect_err(table).to_string();
         assert!(error.contains(said), "{table}: {error}");
     }
-    assert!("vlan=2,".parse::<PortOptions>().unwrap_err().to_string().contains("one of the options is empty"));
+    assert!(
+        "vlan=2,".parse::<PortOptions>().unwrap_err().to_string().contains("one of the options is empty")
+    );
     assert!("mtu=2".parse::<PortOptions>().unwrap_err().to_string().contains("`rate=10mbit`"));
 }
 
