@@ -9,10 +9,6 @@ use vswitch::{Accepts, Impairment, PortConfig, VlanId, VlanMode};
 use super::info::PortKind;
 use crate::spec::{Delay, Impairment as Wanted, Loss, MacAddress, PortOptions, Rate, Trunk};
 
-/// What every port may leave to the switch.
-pub(super) const OFFLOADS: Offloads =
-    Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
-
 /// Why options do not fit a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OptionsError {

@@ -13,15 +13,14 @@ use vmm_sys_util::timerfd::TimerFd;
 use vswitch::{HEADER_LEN, Limits, Switch};
 
 use super::command::{End, Inbox};
-use super::config::{self, OFFLOADS};
+use super::config;
 use super::life::{Keeper, Life};
 use super::link::Link;
 use super::ports::{Batch, Port, Ports};
-use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, TAKES};
+use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, taken};
 use crate::host::socket_address::has_hung_up;
-use crate::host::switch_port::PortRequest;
+use crate::host::switch_port::{OFFLOADS, PortRequest};
 use crate::spec::{MacAddress, SwitchName};
-use virtio::net::Offloads;
 
 /// Events of one wait.
 const EVENTS: usize = 64;
@@ -265,7 +264,7 @@ impl SwitchLoop {
         let Some(port) = self.ports.get_mut(slot) else { return Ok(()) };
         let waits = match port.link.stream() {
             Some(stream) => {
-                let _ = stream.control(&[TAKES, OFFLOADS.bits()]);
+                let _ = stream.takes(OFFLOADS);
                 stream.flush(&[])?
             }
             None => false,
@@ -315,8 +314,9 @@ impl SwitchLoop {
                     Batch { ports, received }.input(switch, (slot, id), &header, frame, now);
                 }
                 Some(Item::Control(at)) => {
-                    if let (Some(port), Some([TAKES, bits, ..])) = (ports.get_mut(slot), received.get(at)) {
-                        port.accepts = config::accepts(Offloads::from_bits_truncate(*bits));
+                    if let (Some(port), Some(takes)) = (ports.get_mut(slot), received.get(at).and_then(taken))
+                    {
+                        port.accepts = config::accepts(takes);
                     }
                 }
                 None => break,

@@ -8,6 +8,7 @@ use super::ports::{Port, Ports};
 use super::socket_uplink::SocketUplink;
 use super::user_uplink::{UserUplink, in_use};
 use crate::NetSocketError;
+use crate::host::switch_port::OFFLOADS;
 use crate::host::tap::TapPort;
 use crate::host::user_network::warn_without_name_server;
 use crate::spec::{Subnet, Uplink, UplinkLink, VlanId};
@@ -70,7 +71,7 @@ pub(super) fn open(
         .map_err(|error| SwitchError::Uplink { uplink: uplink.to_string(), reason: error.to_string() })?;
     match &uplink.link {
         UplinkLink::Tap(name) => {
-            let tap = TapPort::open(name.as_str(), config::OFFLOADS)?;
+            let tap = TapPort::open(name.as_str(), OFFLOADS)?;
             let (accepts, warning) = (config::accepts(tap.offloads()), tap.warning());
             let mut port = Port::new(free_name(name.as_str(), others), Link::Tap(tap), options);
             port.accepts = accepts;
@@ -80,7 +81,7 @@ pub(super) fn open(
             let user = UserUplink::open(nat, networks)?;
             warn_without_name_server();
             let mut port = Port::new(free_name("user", others), Link::User(Box::new(user)), options);
-            port.accepts = config::accepts(config::OFFLOADS);
+            port.accepts = config::accepts(OFFLOADS);
             Ok((port, None))
         }
         UplinkLink::Socket(path) => {

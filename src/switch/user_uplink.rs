@@ -8,10 +8,10 @@ use std::os::fd::RawFd;
 use usernet::{Config, Destination, Forward, Guests, Ipv4Subnet, Ipv6Subnet};
 use vswitch::HEADER_LEN;
 
-use super::config::OFFLOADS;
 use super::error::SwitchError;
 use super::info::ForwardInfo;
 use crate::host::forward::{ForwardError, words};
+use crate::host::switch_port::OFFLOADS;
 use crate::host::user_network::{self, UserNetworkError, Wire};
 use crate::spec::{ForwardedTo, GuestForward, NatNetwork, PortForward, Protocol};
 

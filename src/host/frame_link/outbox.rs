@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::ops::Range;
 
-use super::{CONTROL, Framing, HEADER, PREFIX};
+use virtio::net::Offloads;
+
+use super::{Before, Framing, HEADER, takes_message};
 
 /// Most bytes that wait for one stream.
 const QUEUE: usize = 1 << 20;
@@ -56,17 +58,14 @@ impl Outbox {
         parts: &[&[u8]],
         received: &[u8],
     ) -> Result<(), Refused> {
-        let len = framing.header() + parts.iter().map(|part| part.len()).sum::<usize>();
-        let word = u32::try_from(len).ok().filter(|word| word & CONTROL == 0).ok_or(Refused)?;
-        if self.queue.len() + self.gathered + PREFIX + len > QUEUE {
+        let frame = parts.iter().map(|part| part.len()).sum();
+        let before = Before::new(framing, header, frame).ok_or(Refused)?;
+        let before = before.bytes();
+        let len = before.len() + frame;
+        if self.queue.len() + self.gathered + len > QUEUE {
             return Err(Refused);
         }
-        self.gathered += PREFIX + len;
-        let mut before = [0; PREFIX + HEADER];
-        let (prefix, rest) = before.split_at_mut(PREFIX);
-        prefix.copy_from_slice(&word.to_be_bytes());
-        rest.copy_from_slice(header);
-        let before = before.get(..PREFIX + framing.header()).unwrap_or_default();
+        self.gathered += len;
         let mut parts = parts.iter();
         // The bytes before a frame that goes on as it came are the same, too.
         match parts.as_slice() {
@@ -85,20 +84,14 @@ impl Outbox {
         })
     }
 
-    /// Adds a control message.
-    pub(crate) fn control(&mut self, message: &[u8]) -> Result<(), Refused> {
-        let word = u32::try_from(message.len()).map_err(|_| Refused)?;
-        self.raw(&(CONTROL | word).to_be_bytes())?;
-        self.raw(message)
-    }
-
-    /// Adds bytes that are no frame.
-    fn raw(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        if self.queue.len() + self.gathered + bytes.len() > QUEUE + CONTROL_ROOM {
+    /// Adds the control message that says what this end takes from now on.
+    pub(crate) fn takes(&mut self, offloads: Offloads) -> Result<(), Refused> {
+        let message = takes_message(offloads);
+        if self.queue.len() + self.gathered + message.len() > QUEUE + CONTROL_ROOM {
             return Err(Refused);
         }
-        self.gathered += bytes.len();
-        self.add_own(bytes);
+        self.gathered += message.len();
+        self.add_own(&message);
         Ok(())
     }
 
@@ -194,6 +187,7 @@ fn place_behind(before: &[u8], part: &[u8], received: &[u8]) -> Option<Range<usi
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 mod tests {
+    use super::super::PREFIX;
     use super::*;
 
     /// A socket that takes `room` bytes.
@@ -260,7 +254,7 @@ mod tests {
         let (mut outbox, mut socket) = (Outbox::default(), Socket::new(usize::MAX));
         outbox.frame(Framing::Header, &[1; HEADER], &[&part[..12], &[8, 1], &part[12..]], &received).unwrap();
         outbox.frame(Framing::Bare, &[1; HEADER], &[part], &received).unwrap();
-        outbox.control(&[1, 7]).unwrap();
+        outbox.takes(Offloads::CSUM | Offloads::TSO4 | Offloads::TSO6).unwrap();
         outbox.flush(&mut socket, &received).unwrap();
         let tagged = [&[5; 12], [8, 1].as_slice(), &[5; 48]].concat();
         let control = [0x80, 0, 0, 2, 1, 7];
@@ -283,7 +277,7 @@ mod tests {
             assert!(outbox.is_waiting() && outbox.queue.len() <= QUEUE);
         }
         assert!((15..=18).contains(&taken), "{taken} frames of 60 KB wait in 1 MiB");
-        assert!(outbox.control(&[1, 0]).is_ok(), "a control message has room");
+        assert!(outbox.takes(Offloads::empty()).is_ok(), "a control message has room");
         outbox.flush(&mut socket, &received).unwrap();
         while outbox.is_waiting() {
             socket.room = 10_000;

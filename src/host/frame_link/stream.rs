@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use virtio::net::Offloads;
+
 use super::super::socket_address::has_hung_up;
 use super::outbox::{Outbox, Refused};
 use super::{Framing, HEADER, LONGEST_FRAME, PREFIX};
@@ -138,10 +140,10 @@ impl FrameStream {
         self.outbox.frame(self.framing, header, parts, received)
     }
 
-    /// Adds a control message; nothing where the stream has none.
-    pub(crate) fn control(&mut self, message: &[u8]) -> Result<(), Refused> {
+    /// Tells the other end what this one takes from now on; nothing where the stream has no control messages.
+    pub(crate) fn takes(&mut self, offloads: Offloads) -> Result<(), Refused> {
         match self.framing {
-            Framing::Header => self.outbox.control(message),
+            Framing::Header => self.outbox.takes(offloads),
             Framing::Bare => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use virtio::memory::{Memory, Segment, total};
 use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::Bytes;
 
-use super::super::frame_link::{Framing, PREFIX};
+use super::super::frame_link::Before;
 use super::super::iovecs::IoVecs;
 use super::super::socket_address::SocketKind;
 use super::super::socket_file::SocketFile;
@@ -134,26 +134,16 @@ impl NetBackend for StreamBackend {
     ) -> io::Result<()> {
         let mut link = lock(&self.link);
         let len = usize::try_from(total(frame)).unwrap_or(usize::MAX);
-        let before = before(link.framing(), header, len).ok_or(io::ErrorKind::InvalidInput)?;
-        let before = before.get(..PREFIX + link.framing().header()).unwrap_or_default();
+        let before = Before::new(link.framing(), header, len).filter(|_| len <= LONGEST_FRAME);
+        let before = before.ok_or(io::ErrorKind::InvalidInput)?;
         link.flush()?;
         let Some(stream) = link.stream() else { return no_peer() };
         if !link.peer_takes(header) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let sent = self.iovecs.send(stream, None, before, memory, frame);
-        link.sent(sent, before, len, |at, into| gather(memory, frame, at, into))
+        let sent = self.iovecs.send(stream, None, before.bytes(), memory, frame);
+        link.sent(sent, before.bytes(), len, |at, into| gather(memory, frame, at, into))
     }
-}
-
-/// The bytes before a frame of `len` bytes, of which a framing without headers has the first four only.
-fn before(framing: Framing, header: &[u8; HEADER_LEN], len: usize) -> Option<[u8; PREFIX + HEADER_LEN]> {
-    let word = u32::try_from(framing.header() + len).ok().filter(|_| len <= LONGEST_FRAME)?;
-    let mut before = [0; PREFIX + HEADER_LEN];
-    let (prefix, rest) = before.split_at_mut(PREFIX);
-    prefix.copy_from_slice(&word.to_be_bytes());
-    rest.copy_from_slice(header);
-    Some(before)
 }
 
 /// Copies `frame` into `room` and what is left into `spill`. Returns how much found room.

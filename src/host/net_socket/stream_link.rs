@@ -14,7 +14,7 @@ use devices::ration::Ration;
 use virtio::net::{HEADER_LEN, Offloads, required};
 use vmm_sys_util::epoll::EventSet;
 
-use super::super::frame_link::{CONTROL, Framing, TAKES};
+use super::super::frame_link::{Framing, taken, takes_message};
 use super::super::socket_address::{SocketAddress, SocketKind, connect_now, has_hung_up, socket};
 use super::super::switch_port::{Attached, Attacher};
 use super::inbox::{Inbox, Received};
@@ -401,8 +401,8 @@ impl Link {
                     return if taken { Ok(take(&header, frame)) } else { dropped() };
                 }
                 Ok(Some(Received::Control(message))) => {
-                    if let [TAKES, bits, ..] = message {
-                        peer.takes = Offloads::from_bits_truncate(*bits);
+                    if let Some(takes) = taken(message) {
+                        peer.takes = takes;
                     }
                     continue;
                 }
@@ -452,8 +452,7 @@ impl Link {
                     return Ok(());
                 }
                 peer.told = self.takes;
-                peer.unsent.extend((CONTROL | 2).to_be_bytes());
-                peer.unsent.extend([TAKES, self.takes.bits()]);
+                peer.unsent.extend(takes_message(self.takes));
             }
             match (&peer.stream).write(&peer.unsent) {
                 Ok(count) => drop(peer.unsent.drain(..count)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use virtio::net::Offloads;
 
-use super::super::frame_link::{Cutter, Framing, Item, TAKES};
+use super::super::frame_link::{Cutter, Framing, Item, taken};
 use super::super::lock::user;
 use super::super::peer::Peer;
 use super::super::ready::is_readable;
@@ -228,9 +228,9 @@ impl Attempt {
         };
         let begun = self.received.get(head..).unwrap_or_default();
         let (len, takes) = match Cutter::new(Framing::Header).next(begun) {
-            Ok(Some(Item::Control(at))) => match begun.get(at.clone()) {
-                Some([TAKES, bits, ..]) => (head + at.end, Offloads::from_bits_truncate(*bits)),
-                _ => (head, Offloads::empty()),
+            Ok(Some(Item::Control(at))) => match begun.get(at.clone()).and_then(taken) {
+                Some(takes) => (head + at.end, takes),
+                None => (head, Offloads::empty()),
             },
             Ok(Some(Item::Frame { .. })) => (head, Offloads::empty()),
             Ok(None) if is_all => return foreign("it sends no first message"),

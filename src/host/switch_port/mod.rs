@@ -25,7 +25,8 @@ use super::runtime_folders::switch_folders;
 use crate::spec::{MacAddress, MachineName, NetId, PortOptions, SwitchName};
 
 /// What every switch takes from a port and can give to it.
-const OFFLOADS: Offloads = Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
+pub(crate) const OFFLOADS: Offloads =
+    Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
 
 /// What the switch is told of a port: the body of the request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
