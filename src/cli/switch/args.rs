@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::cli::verbs::CaptureOutput;
+use crate::cli::verbs::{CaptureOutput, ListArgs};
 use crate::spec::{SwitchName, Uplink};
 
 /// A switch, or a verb for one that runs.
@@ -58,7 +58,7 @@ pub struct SwitchArgs {
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum SwitchVerb {
     /// List the switches that run
-    Ls(SwitchListArgs),
+    Ls(ListArgs),
     /// Show a switch's ports, addresses and counters
     Show(SwitchShowArgs),
     /// Change options of a port while it runs
@@ -67,18 +67,6 @@ pub enum SwitchVerb {
     Capture(SwitchCaptureArgs),
     /// End a switch, and wait until it has ended
     Stop(SwitchNameArgs),
-}
-
-/// How to list switches.
-#[derive(Debug, Clone, clap::Args)]
-#[command(disable_help_flag = true)]
-pub struct SwitchListArgs {
-    /// Print it as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Print this help
-    #[arg(short, long, action = ArgAction::HelpShort)]
-    help: Option<bool>,
 }
 
 /// A switch, and the output format.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::show;
-use super::{SwitchCaptureArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
+use super::{SwitchCaptureArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
 use crate::cli::exit::Status;
-use crate::cli::verbs::{CaptureFailure, write_frames};
+use crate::cli::verbs::{CaptureFailure, ListArgs, write_frames};
 use crate::cli::{print, report_error};
 use crate::control::client::{ByteStream, ClientError, request};
 use crate::control::{RunningMachine, all_switches, find_switch};
@@ -78,7 +78,7 @@ fn port_path(name: &SwitchName, port: &str) -> Result<String, VerbError> {
 /// Runs a verb; an error is printed and is a failure.
 pub(super) fn run(verb: &SwitchVerb) -> Status {
     let done = match verb {
-        SwitchVerb::Ls(SwitchListArgs { json, .. }) => list(*json).map(Some),
+        SwitchVerb::Ls(ListArgs { json, .. }) => list(*json).map(Some),
         SwitchVerb::Show(SwitchShowArgs { name, json, .. }) => show(name, *json).map(Some),
         SwitchVerb::Set(args) => set(args).map(|()| None),
         SwitchVerb::Capture(args) => capture(args).map(|()| None),
@@ -106,14 +106,12 @@ fn send(name: &SwitchName, method: &str, path: &str, body: Option<&Value>) -> Re
 
 /// Why a request to a switch that was found has no answer.
 fn failed(running: &RunningMachine, name: &SwitchName, error: ClientError) -> VerbError {
+    let unreachable = |error| VerbError::Unreachable { name: name.clone(), pid: running.pid, error };
     match error {
         ClientError::Refused { reason, .. } => VerbError::Refused(reason),
-        // It has ended since it was found.
-        ClientError::Unreachable(_) if find_switch(name).is_none() => match find(name) {
-            Err(gone) => gone,
-            Ok(running) => VerbError::Unreachable { name: name.clone(), pid: running.pid, error },
-        },
-        error => VerbError::Unreachable { name: name.clone(), pid: running.pid, error },
+        // It may have ended since it was found.
+        error @ ClientError::Unreachable(_) => find(name).err().unwrap_or_else(|| unreachable(error)),
+        error => unreachable(error),
     }
 }
 

@@ -11,9 +11,7 @@ use std::time::Duration;
 use devices::thread::{Role, spawn};
 use log::Level;
 
-pub use args::{
-    SwitchArgs, SwitchCaptureArgs, SwitchListArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb,
-};
+pub use args::{SwitchArgs, SwitchCaptureArgs, SwitchNameArgs, SwitchSetArgs, SwitchShowArgs, SwitchVerb};
 pub(super) use ensure::{EnsureError, ensure_for};
 
 use super::daemon::{self, Notify, Parent, What};

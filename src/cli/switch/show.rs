@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::verbs::{columns, uptime};
+use crate::cli::verbs::{listing, uptime};
 use crate::control::RunningMachine;
 use crate::spec::PortOptions;
 use crate::switch::{Direction, PortInfo, SwitchInfo};
@@ -21,7 +21,7 @@ pub(super) fn list(infos: &[(RunningMachine, Option<Value>)]) -> String {
         let pid = running.pid.map_or("-".into(), |pid| pid.to_string());
         vec![running.name.to_string(), pid, since.map_or("-".into(), uptime), count("ports"), count("table")]
     });
-    columns(&std::iter::once(LIST.map(String::from).into()).chain(rows).collect::<Vec<_>>())
+    listing(LIST, rows)
 }
 
 /// One of them as JSON.
@@ -36,9 +36,7 @@ pub(super) fn switch(info: &SwitchInfo) -> String {
     let head = format!("switch {}, process {}, up {}{kept}", info.name, info.pid, uptime(info.uptime));
     let mut parts = vec![head];
     if !info.ports.is_empty() {
-        let rows = info.ports.iter().map(port);
-        let rows: Vec<_> = std::iter::once(PORTS.map(String::from).into()).chain(rows).collect();
-        parts.push(columns(&rows));
+        parts.push(listing(PORTS, info.ports.iter().map(port)));
     }
     let drops: Vec<_> = info.ports.iter().flat_map(drops).collect();
     if !drops.is_empty() {
@@ -55,8 +53,7 @@ pub(super) fn switch(info: &SwitchInfo) -> String {
             let ip = station.ip.map_or_else(|| "-".into(), |ip| ip.to_string());
             vec![station.vlan.to_string(), station.mac.clone(), station.port.clone(), age, ip]
         });
-        let rows: Vec<_> = std::iter::once(STATIONS.map(String::from).into()).chain(rows).collect();
-        parts.push(columns(&rows));
+        parts.push(listing(STATIONS, rows));
     }
     parts.join("\n\n")
 }

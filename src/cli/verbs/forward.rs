@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::show::columns;
+use super::show::listing;
 use super::{ACTION_LIMIT, ForwardArgs, MachineClient, VerbError};
 use crate::control::net_routes::{ONLY, forward_body};
 use crate::spec::{NetId, PortForward};
@@ -48,12 +48,11 @@ fn list(client: &MachineClient, args: &ForwardArgs) -> Result<String, VerbError>
 
 /// One forward for each line, below headings.
 fn table(forwards: &[Value]) -> String {
-    let headings = ["NET", "HOST", "GUEST", "PROTOCOL"].map(String::from).to_vec();
     let rows = forwards.iter().map(|bound| {
         let Parts { guest, protocol } = parts(bound);
         vec![text(bound, "net"), text(bound, "address"), guest, protocol]
     });
-    columns(&std::iter::once(headings).chain(rows).collect::<Vec<_>>())
+    listing(["NET", "HOST", "GUEST", "PROTOCOL"], rows)
 }
 
 fn line(bound: &Value) -> String {

@@ -7,7 +7,7 @@ use devices::thread::{Role, spawn_scoped};
 use serde_json::{Value, json};
 
 use super::VerbError;
-use super::show::columns;
+use super::show::listing;
 use crate::control::client::request;
 use crate::control::{RunningMachine, all};
 
@@ -58,7 +58,7 @@ fn table(infos: &[Value]) -> String {
         let mem = info.get("mem").and_then(Value::as_u64).map_or("-".into(), |mib| format!("{mib} MiB"));
         vec![text("name"), text("state"), text("pid"), uptime, mem, text("cpus")]
     });
-    columns(&std::iter::once(HEADINGS.map(String::from).into()).chain(rows).collect::<Vec<_>>())
+    listing(HEADINGS, rows)
 }
 
 /// In its two largest units.

@@ -25,7 +25,7 @@ pub use args::{
 pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
 pub(super) use ls::uptime;
-pub(super) use show::columns;
+pub(super) use show::listing;
 
 use super::exit::Status;
 use super::{print, report_error};

@@ -87,8 +87,16 @@ fn table(name: &str, items: &[Value]) -> String {
     columns(&rows) + "\n"
 }
 
+/// Rows below headings.
+pub(in crate::cli) fn listing<const N: usize>(
+    headings: [&str; N],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> String {
+    columns(&std::iter::once(headings.map(String::from).into()).chain(rows).collect::<Vec<_>>())
+}
+
 /// Rows under each other, each column as wide as its widest cell.
-pub(in crate::cli) fn columns(rows: &[Vec<String>]) -> String {
+fn columns(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
     let lines = rows.iter().map(|row| {
         let cells = row.iter().enumerate();
