@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
 use virtio::memory::{Memory, Segment};
-use vm_memory::GuestMemoryBackend;
+use vm_memory::{Bytes, GuestMemoryBackend};
 
 use super::socket_address::SocketAddress;
 
@@ -135,4 +135,27 @@ impl IoVecs {
         self.pieces.clear();
         result
     }
+}
+
+/// Copies `frame`, which is in memory of our own, into `room` and what is left into `spill`. Returns how much found room.
+pub(super) fn scatter(
+    frame: &[u8],
+    memory: &Memory,
+    room: &[Segment],
+    spill: &mut [u8],
+) -> io::Result<usize> {
+    let mut rest = frame;
+    for segment in room {
+        let (now, later) = rest.split_at(rest.len().min(usize::try_from(segment.len).unwrap_or(usize::MAX)));
+        memory.write_slice(now, segment.address).map_err(io::Error::other)?;
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let spilled = rest.len().min(spill.len());
+    if let (Some(to), Some(from)) = (spill.get_mut(..spilled), rest.get(..spilled)) {
+        to.copy_from_slice(from);
+    }
+    Ok(frame.len() - (rest.len() - spilled))
 }

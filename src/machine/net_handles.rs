@@ -192,9 +192,9 @@ impl NetHandle {
     /// The machine has ended: nothing stays open.
     pub(super) fn close(&self) {
         self.point.close();
-        if let Some(Forwards { ports, list }) = &self.forwards {
-            *list.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            ports.close_all();
+        if let Some(forwards) = &self.forwards {
+            *forwards.list() = None;
+            forwards.ports.close_all();
         }
     }
 
@@ -222,11 +222,8 @@ impl NetHandles {
 
     /// Those of this user network or of the only one.
     pub(crate) fn forwards_of(&self, net: Option<&str>) -> Result<Vec<BoundForward>, NetError> {
-        let (net, forwards) = self.user_net(net)?;
-        if forwards.list().is_none() {
-            return Err(NetError::Ended);
-        }
-        Ok(net.forwards())
+        let (_, forwards) = self.user_net(net)?;
+        forwards.list().clone().ok_or(NetError::Ended)
     }
 
     /// Opens a port of the host that leads to the guest.

@@ -30,8 +30,10 @@ impl UserUplink {
     pub(super) fn open(nat: &NatNetwork, networks: usize) -> Result<Self, SwitchError> {
         let forwards: Vec<_> =
             nat.forwards.iter().map(|asked| (forward(asked.ports), destination(asked))).collect();
+        let config = config(nat);
+        let first = config.ipv4.map(|subnet| subnet.guest);
         let (mut wire, addresses) =
-            user_network::open_shared(config(nat), &forwards, networks).map_err(|error| match error {
+            user_network::open_shared(config, &forwards, networks).map_err(|error| match error {
                 UserNetworkError::Host(source) => SwitchError::Network(source),
                 UserNetworkError::Bind { forward: refused, source, .. } => {
                     let asked = nat.forwards.iter().find(|asked| forward(asked.ports) == refused);
@@ -44,7 +46,6 @@ impl UserUplink {
         wire.set_offloads(OFFLOADS);
         // The loop looks for frames once, and is told of answers from then on.
         wire.go_on().map_err(SwitchError::Network)?;
-        let first = config(nat).ipv4.map(|subnet| subnet.guest);
         let info = |(asked, listen): (&GuestForward, SocketAddr)| ForwardInfo {
             listen,
             to: match (&asked.machine, first) {

@@ -11,7 +11,7 @@ use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::Bytes;
 
 use super::super::frame_link::Before;
-use super::super::iovecs::IoVecs;
+use super::super::iovecs::{IoVecs, scatter};
 use super::super::socket_address::SocketKind;
 use super::super::socket_file::SocketFile;
 use super::stream_link::{Link, Side, lock};
@@ -144,24 +144,6 @@ impl NetBackend for StreamBackend {
         let sent = self.iovecs.send(stream, None, before.bytes(), memory, frame);
         link.sent(sent, before.bytes(), len, |at, into| gather(memory, frame, at, into))
     }
-}
-
-/// Copies `frame` into `room` and what is left into `spill`. Returns how much found room.
-fn scatter(frame: &[u8], memory: &Memory, room: &[Segment], spill: &mut [u8]) -> io::Result<usize> {
-    let mut rest = frame;
-    for segment in room {
-        let (now, later) = rest.split_at(rest.len().min(usize::try_from(segment.len).unwrap_or(usize::MAX)));
-        memory.write_slice(now, segment.address).map_err(io::Error::other)?;
-        rest = later;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    let spilled = rest.len().min(spill.len());
-    if let (Some(to), Some(from)) = (spill.get_mut(..spilled), rest.get(..spilled)) {
-        to.copy_from_slice(from);
-    }
-    Ok(frame.len() - (rest.len() - spilled))
 }
 
 /// Appends the bytes of `frame` from `at` on.

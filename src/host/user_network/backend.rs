@@ -8,6 +8,7 @@ use virtio::memory::{Memory, Segment, total};
 use virtio::net::{HEADER_LEN, NetBackend, Offloads};
 use vm_memory::Bytes;
 
+use super::super::iovecs::scatter;
 use super::ports::Changes;
 use super::wire::{OFFLOADS, Wire};
 
@@ -74,19 +75,7 @@ impl NetBackend for UserBackend {
         self.changes.apply(&mut self.wire);
         let (head, frame) = self.wire.next_frame()?;
         *header = head;
-        let mut rest = frame;
-        for segment in room {
-            let len = rest.len().min(usize::try_from(segment.len).unwrap_or(usize::MAX));
-            let Some((now, later)) = rest.split_at_checked(len).filter(|(now, _)| !now.is_empty()) else {
-                break;
-            };
-            memory.write_slice(now, segment.address).map_err(io::Error::other)?;
-            rest = later;
-        }
-        let spilled = rest.len().min(spill.len());
-        if let (Some(to), Some(from)) = (spill.get_mut(..spilled), rest.get(..spilled)) {
-            to.copy_from_slice(from);
-        }
+        scatter(frame, memory, room, spill)?;
         Ok(frame.len())
     }
 

@@ -22,10 +22,7 @@ use usernet::{Config, Forward};
 pub(crate) use backend::UserBackend;
 pub(crate) use ports::Ports;
 use resolver::Resolver;
-#[cfg(any(test, feature = "cli"))]
 pub(crate) use wire::Wire;
-#[cfg(not(any(test, feature = "cli")))]
-use wire::Wire;
 
 /// Warns if the host has no name server that guests could ask. It may get one while they run.
 pub(crate) fn warn_without_name_server() {
@@ -107,17 +104,6 @@ impl UserNetwork {
         let mut wire = Wire::new(self.config.clone())?;
         let changes = self.ports.attach(&mut wire)?;
         Ok(UserBackend::new(wire, changes))
-    }
-
-    /// The network without a machine's device in front of it.
-    ///
-    /// # Errors
-    /// The host has no descriptors left.
-    #[cfg(test)]
-    pub(crate) fn wire(&self) -> io::Result<Wire> {
-        let mut wire = Wire::new(self.config.clone())?;
-        self.ports.attach(&mut wire)?;
-        Ok(wire)
     }
 }
 

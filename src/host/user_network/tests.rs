@@ -360,7 +360,8 @@ fn port_that_is_removed_while_the_machine_still_holds_it_wakes_nobody() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let network = open(&[Forward { protocol, bind: loopback(0), guest_port: 22 }]);
         let [(_, address)] = network.forwards()[..] else { panic!() };
-        let mut wire = network.wire().unwrap();
+        let mut wire = super::Wire::new(network.config.clone()).unwrap();
+        let _changes = network.ports.attach(&mut wire).unwrap();
         assert!(wire.remove_forward(protocol, address) && !wire.remove_forward(protocol, address));
         // The machine's own descriptor keeps the port open: a knock would be an event that is never taken.
         let _stream = match protocol {

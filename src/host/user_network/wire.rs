@@ -148,9 +148,8 @@ impl Wire {
     /// [`Wire::input`] of a frame in parts.
     #[cfg(feature = "cli")]
     pub(crate) fn input_parts(&mut self, header: &[u8; HEADER_LEN], parts: &[&[u8]]) -> io::Result<()> {
-        let waiting = self.waiting;
         let len = parts.iter().map(|part| part.len()).sum();
-        self.input_with(header, len, |mut room| {
+        self.put(header, len, |mut room| {
             for part in parts {
                 let (place, rest) =
                     room.split_at_mut_checked(part.len()).ok_or(io::ErrorKind::InvalidInput)?;
@@ -159,12 +158,22 @@ impl Wire {
             }
             Ok(())
         })?;
-        self.waiting = waiting;
         self.wake()
     }
 
-    /// Takes a frame of `len` bytes that `fill` puts together.
+    /// Takes a frame of `len` bytes that `fill` puts together. Nobody is woken: see [`Wire::has_answer`].
     pub(super) fn input_with(
+        &mut self,
+        header: &[u8; HEADER_LEN],
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.put(header, len, fill)?;
+        self.waiting = false;
+        Ok(())
+    }
+
+    fn put(
         &mut self,
         header: &[u8; HEADER_LEN],
         len: usize,
@@ -173,7 +182,6 @@ impl Wire {
         let room = self.frame.get_mut(..len).ok_or(io::ErrorKind::InvalidInput)?;
         fill(room)?;
         self.network.input(room, offload_of(header), Instant::now());
-        self.waiting = false;
         Ok(())
     }
 
