@@ -57,26 +57,19 @@ impl Sides {
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
     all: Sides,
-    /// Of several guests, each one's own.
-    each: Option<Box<[Sides]>>,
+    each: PerGuest<Sides>,
 }
 
 impl Shares {
     /// None yet, of so many guests.
     pub(crate) fn new(guests: u16) -> Self {
-        let each = (guests > 1).then(|| vec![Sides::default(); guests.into()].into_boxed_slice());
-        Shares { all: Sides::default(), each }
-    }
-
-    fn own(&self, guest: GuestId) -> Option<Sides> {
-        let each = self.each.as_deref()?;
-        each.get(guest.index()).or(each.first()).copied()
+        Shares { all: Sides::default(), each: PerGuest::new(guests) }
     }
 
     /// Whether one side of a guest may have one more of `limit` for all.
     pub(crate) fn has_room(&self, guest: GuestId, side: Side, limit: usize) -> bool {
         let total = self.all.total();
-        match self.own(guest) {
+        match self.each.own(guest) {
             None => total < limit && self.all.of(side) < limit - limit / 4,
             Some(own) => own.of(side) < limit.saturating_sub(total),
         }
@@ -85,7 +78,7 @@ impl Shares {
     /// Whether one side of a guest may have one more of `limit` for this side.
     pub(crate) fn side_has_room(&self, guest: GuestId, side: Side, limit: usize) -> bool {
         let taken = self.all.of(side);
-        match self.own(guest) {
+        match self.each.own(guest) {
             None => taken < limit,
             Some(own) => own.of(side) < limit.saturating_sub(taken),
         }
@@ -109,36 +102,43 @@ impl Shares {
 
     fn change(&mut self, guest: GuestId, change: impl Fn(&mut Sides)) {
         change(&mut self.all);
-        if let Some(each) = &mut self.each {
-            let index = if guest.index() < each.len() { guest.index() } else { 0 };
-            if let Some(own) = each.get_mut(index) {
-                change(own);
-            }
+        if let Some(own) = self.each.own_mut(guest) {
+            change(own);
         }
     }
 }
 
-/// Units of a limit that each of several guests has.
+/// What each of several guests has; nothing where there is only one. A guest that is not known has what the first has.
 #[derive(Debug, Default)]
-pub(crate) struct Holdings(Option<Box<[usize]>>);
+pub(crate) struct PerGuest<T>(Option<Box<[T]>>);
 
-impl Holdings {
-    /// None yet, of so many guests.
+impl<T: Copy + Default> PerGuest<T> {
+    /// Nothing yet, of so many guests.
     pub(crate) fn new(guests: u16) -> Self {
-        Holdings((guests > 1).then(|| vec![0; guests.into()].into_boxed_slice()))
+        PerGuest((guests > 1).then(|| vec![T::default(); guests.into()].into_boxed_slice()))
     }
 
-    /// Those of a guest. `None`: there is only one guest.
-    pub(crate) fn own(&self, guest: GuestId) -> Option<usize> {
+    /// That of a guest. `None`: there is only one guest.
+    pub(crate) fn own(&self, guest: GuestId) -> Option<T> {
         let each = self.0.as_deref()?;
         each.get(guest.index()).or(each.first()).copied()
     }
 
+    /// The same, to be changed.
+    pub(crate) fn own_mut(&mut self, guest: GuestId) -> Option<&mut T> {
+        let each = self.0.as_deref_mut()?;
+        let index = if guest.index() < each.len() { guest.index() } else { 0 };
+        each.get_mut(index)
+    }
+}
+
+/// Units of a limit that each of several guests has.
+pub(crate) type Holdings = PerGuest<usize>;
+
+impl Holdings {
     /// A guest has `more` and then `less`.
     pub(crate) fn change(&mut self, guest: GuestId, more: usize, less: usize) {
-        let Some(each) = &mut self.0 else { return };
-        let index = if guest.index() < each.len() { guest.index() } else { 0 };
-        if let Some(own) = each.get_mut(index) {
+        if let Some(own) = self.own_mut(guest) {
             *own = (*own + more).saturating_sub(less);
         }
     }
