@@ -4,21 +4,22 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::{Deref, DerefMut};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{
     DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    IpAddress, IpCidr, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    IpAddress, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 
 use super::Keeper;
 use super::tests::{Client, LIMIT, Running, framed};
 use crate::host::capture::StreamState;
 use crate::host::frame_link::{Cutter, Framing, Item};
+use crate::host::user_network::testing::{FrameWire, TcpGuest};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
@@ -60,7 +61,7 @@ impl Wire {
     }
 
     /// Waits a moment for frames.
-    fn wait(&mut self) {
+    fn read(&mut self) {
         let mut more = [0; 64 << 10];
         match self.client.stream.read(&mut more) {
             Ok(0) => panic!("the switch has ended"),
@@ -84,53 +85,39 @@ impl Wire {
     }
 }
 
-impl Device for Wire {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Sender<'a>;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Received, Sender<'_>)> {
-        Some((Received(self.frames.pop_front()?), Sender(self)))
+impl FrameWire for Wire {
+    fn put(&mut self, frame: &[u8]) {
+        self.send(frame);
     }
 
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Sender<'_>> {
-        Some(Sender(self))
+    fn take(&mut self) -> Option<Vec<u8>> {
+        self.frames.pop_front()
     }
 
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
-        capabilities
-    }
-}
-
-struct Received(Vec<u8>);
-
-impl RxToken for Received {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, with: F) -> R {
-        with(&self.0)
-    }
-}
-
-struct Sender<'a>(&'a mut Wire);
-
-impl TxToken for Sender<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, with: F) -> R {
-        let mut frame = vec![0; len];
-        let result = with(&mut frame);
-        self.0.send(&frame);
-        result
+    fn wait(&mut self, _: Duration) {
+        self.read();
     }
 }
 
 /// A machine with a lease.
 struct Machine {
-    wire: Wire,
+    guest: TcpGuest<Wire>,
     mac: EthernetAddress,
     address: Ipv4Addr,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    started: Instant,
+}
+
+impl Deref for Machine {
+    type Target = TcpGuest<Wire>;
+
+    fn deref(&self) -> &TcpGuest<Wire> {
+        &self.guest
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut TcpGuest<Wire> {
+        &mut self.guest
+    }
 }
 
 impl Machine {
@@ -144,38 +131,15 @@ impl Machine {
         let offered = dhcp(&mut wire, mac, DhcpMessageType::Discover, None);
         let address = dhcp(&mut wire, mac, DhcpMessageType::Request, Some(offered));
         assert_eq!(address, offered);
-        let mut interface =
-            Interface::new(InterfaceConfig::new(mac.into()), &mut wire, smoltcp::time::Instant::ZERO);
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(address.into(), 24)).unwrap());
-        interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
-        let (sockets, started) = (SocketSet::new(Vec::new()), Instant::now());
-        Machine { wire, mac, address, interface, sockets, started }
-    }
-
-    /// Lets the machine work until `done` says so.
-    fn run<T>(&mut self, mut done: impl FnMut(&mut SocketSet<'static>) -> Option<T>) -> T {
-        let end = Instant::now() + LIMIT;
-        loop {
-            let now = smoltcp::time::Instant::from_micros(self.started.elapsed().as_micros() as i64);
-            self.interface.poll(now, &mut self.wire, &mut self.sockets);
-            if let Some(result) = done(&mut self.sockets) {
-                return result;
-            }
-            assert!(Instant::now() < end, "the machine waits for something that does not come");
-            self.wire.wait();
-        }
-    }
-
-    fn tcp(&mut self) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; 32 << 10]);
-        self.sockets.add(tcp::Socket::new(buffer(), buffer()))
+        Machine { guest: TcpGuest::on(wire, mac, address, GATEWAY), mac, address }
     }
 
     /// Sends `bytes` through a connection to the host's `port`, and returns as many that come back.
     fn echoes(&mut self, port: u16, bytes: &[u8]) -> Vec<u8> {
         let handle = self.tcp();
-        let context = self.interface.context();
-        self.sockets.get_mut::<tcp::Socket<'_>>(handle).connect(context, (GATEWAY, port), 40_000).unwrap();
+        let TcpGuest { interface, sockets, .. } = &mut self.guest;
+        let socket = sockets.get_mut::<tcp::Socket<'_>>(handle);
+        socket.connect(interface.context(), (GATEWAY, port), 40_000).unwrap();
         let (mut rest, mut got) = (bytes, Vec::new());
         self.run(|sockets| {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(handle);
@@ -241,7 +205,7 @@ fn dhcp(wire: &mut Wire, mac: EthernetAddress, kind: DhcpMessageType, wanted: Op
     let begun = Instant::now();
     loop {
         assert!(begun.elapsed() < LIMIT, "no answer to {kind:?}");
-        wire.wait();
+        wire.read();
         for frame in wire.frames.drain(..) {
             if frame[..6] == mac.0 && frame[12..14] == [8, 0] && frame[23] == 17 {
                 return DhcpPacket::new_checked(&frame[42..]).unwrap().your_ip();

@@ -11,6 +11,8 @@ mod sockets;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod wire;
 

@@ -6,16 +6,16 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
-use smoltcp::wire::{EthernetAddress, IpCidr};
+use smoltcp::wire::EthernetAddress;
 use usernet::{Config, Forward, Protocol};
 use virtio::memory::{Memory, Segment};
 use virtio::net::{HEADER_LEN, NetBackend};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use super::testing::{FrameWire, TcpGuest};
 use super::{UserBackend, UserNetwork};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -82,8 +82,18 @@ impl Wire {
             }
         }
     }
+}
 
-    fn wait(&self, most: Duration) {
+impl FrameWire for Wire {
+    fn put(&mut self, frame: &[u8]) {
+        self.send(frame);
+    }
+
+    fn take(&mut self) -> Option<Vec<u8>> {
+        self.receive()
+    }
+
+    fn wait(&mut self, most: Duration) {
         // As the device's thread, which looks after it has sent.
         if self.backend.has_answer(0) {
             return;
@@ -96,66 +106,12 @@ impl Wire {
     }
 }
 
-impl Device for Wire {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Sender<'a>;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Received, Sender<'_>)> {
-        Some((Received(Wire::receive(self)?), Sender(self)))
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Sender<'_>> {
-        Some(Sender(self))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
-        capabilities
-    }
-}
-
-struct Received(Vec<u8>);
-
-impl RxToken for Received {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, with: F) -> R {
-        with(&self.0)
-    }
-}
-
-struct Sender<'a>(&'a mut Wire);
-
-impl TxToken for Sender<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, with: F) -> R {
-        let mut frame = vec![0; len];
-        let result = with(&mut frame);
-        self.0.send(&frame);
-        result
-    }
-}
-
-struct Guest {
-    wire: Wire,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    started: Instant,
-}
+type Guest = TcpGuest<Wire>;
 
 impl Guest {
     fn new(network: &UserNetwork) -> Self {
-        let mut wire = Wire::new(network.backend().unwrap());
-        let mac = EthernetAddress([2, 0, 0, 0, 0, 0x15]);
-        let mut interface =
-            Interface::new(InterfaceConfig::new(mac.into()), &mut wire, smoltcp::time::Instant::ZERO);
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
-        interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
-        Guest { wire, interface, sockets: SocketSet::new(Vec::new()), started: Instant::now() }
-    }
-
-    fn tcp(&mut self) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; 32 << 10]);
-        self.sockets.add(tcp::Socket::new(buffer(), buffer()))
+        let wire = Wire::new(network.backend().unwrap());
+        Self::on(wire, EthernetAddress([2, 0, 0, 0, 0, 0x15]), GUEST, GATEWAY)
     }
 
     fn connect(&mut self, handle: SocketHandle, port: u16) {
@@ -168,30 +124,13 @@ impl Guest {
         self.sockets.get_mut(handle)
     }
 
-    /// Lets the guest work until `done` says so.
-    fn run<T>(&mut self, mut done: impl FnMut(&mut SocketSet<'static>) -> Option<T>) -> T {
-        let end = Instant::now() + LIMIT;
-        loop {
-            let now = smoltcp::time::Instant::from_micros(self.started.elapsed().as_micros() as i64);
-            self.interface.poll(now, &mut self.wire, &mut self.sockets);
-            if let Some(result) = done(&mut self.sockets) {
-                return result;
-            }
-            assert!(Instant::now() < end, "the guest waits for something that does not come");
-            // What `done` wrote is due at once.
-            let delay = self.interface.poll_delay(now, &self.sockets).map_or(LIMIT, Duration::from);
-            self.wire.wait(delay.min(LIMIT));
-        }
-    }
-
     /// Lets the guest work while `host` waits for something of it.
     fn serve<T: Send>(&mut self, host: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let host = scope.spawn(host);
             while !host.is_finished() {
-                let now = smoltcp::time::Instant::from_micros(self.started.elapsed().as_micros() as i64);
-                self.interface.poll(now, &mut self.wire, &mut self.sockets);
-                self.wire.wait(Duration::from_millis(1));
+                self.work();
+                self.wait(Duration::from_millis(1));
             }
             host.join().unwrap()
         })
