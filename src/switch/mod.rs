@@ -3,6 +3,7 @@
 //!
 //! One thread owns the switch and all ports ([`run_loop`]); the control server's threads send it messages ([`command`]).
 
+mod accepting;
 mod command;
 mod commands;
 mod config;
@@ -11,6 +12,7 @@ mod info;
 mod life;
 mod link;
 mod ports;
+mod receiving;
 mod refusal;
 mod run_loop;
 mod service;

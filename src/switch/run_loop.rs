@@ -3,37 +3,27 @@
 //! Every port has its turn with one read. What came in it is switched, and goes out in one write for each port that it is for.
 //! A port that takes no more loses frames; no other port waits for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
-use vswitch::{HEADER_LEN, Limits, Switch};
+use vswitch::{Limits, Switch};
 
+use super::accepting::Unwatched;
 use super::command::{End, Inbox};
 use super::config;
 use super::life::{Keeper, Life};
 use super::link::Link;
 use super::ports::{Batch, Port, Ports};
-use crate::host::frame_link::{BadFrame, Cutter, Item, Read, ReceiveBuffer, taken};
-use crate::host::socket_address::has_hung_up;
+use crate::host::frame_link::{BadFrame, ReceiveBuffer};
 use crate::host::switch_port::{OFFLOADS, PortRequest};
 use crate::spec::{MacAddress, SwitchName};
 
 /// Events of one wait.
 const EVENTS: usize = 64;
-/// Frames of a TAP in one turn.
-const TAP_FRAMES: usize = 64;
-/// Clients of an uplink's socket in one turn.
-const MAX_ACCEPTED: usize = 64;
-/// Reads of a peer that has gone. A socket holds less.
-const LAST_READS: usize = 64;
-/// How long clients are left alone that the host does not let us accept.
-pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// Time between two messages about them.
-const COMPLAINT: Duration = Duration::from_secs(60);
 /// Messages of other threads in one turn.
 const COMMANDS: usize = 64;
 /// 0 would switch the timer off.
@@ -53,22 +43,17 @@ pub(crate) struct SwitchLoop {
     /// Ports that there may be.
     pub(super) most_ports: usize,
     inbox: Inbox,
-    epoll: Epoll,
+    pub(super) epoll: Epoll,
     timer: TimerFd,
     /// When the timer goes off.
     armed: Option<Instant>,
-    buffer: ReceiveBuffer,
-    /// Slots of the listeners that are not watched for now.
-    ignored: BTreeSet<usize>,
-    /// When they are again.
-    listen_at: Option<Instant>,
-    /// When the last message about them was.
-    complained: Option<Instant>,
+    pub(super) buffer: ReceiveBuffer,
+    pub(super) unwatched: Unwatched,
 }
 
 /// Why a port is closed.
 #[derive(Debug, thiserror::Error)]
-enum Closed {
+pub(super) enum Closed {
     #[error("it was disconnected")]
     End,
     #[error(transparent)]
@@ -79,7 +64,7 @@ enum Closed {
 
 /// What an event of the epoll belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     Bell,
     Timer,
     /// The frames of a port.
@@ -89,7 +74,7 @@ enum Token {
 }
 
 impl Token {
-    fn number(self) -> u64 {
+    pub(super) fn number(self) -> u64 {
         match self {
             Token::Bell => 0,
             Token::Timer => 1,
@@ -133,9 +118,7 @@ impl SwitchLoop {
             timer,
             armed: None,
             buffer: ReceiveBuffer::new(),
-            ignored: BTreeSet::new(),
-            listen_at: None,
-            complained: None,
+            unwatched: Unwatched::default(),
         })
     }
 
@@ -196,7 +179,7 @@ impl SwitchLoop {
             self.switch.timeout(now, &mut batch);
             self.flush();
         }
-        if self.listen_at.is_some_and(|at| at <= now) {
+        if self.unwatched.until.is_some_and(|at| at <= now) {
             self.listen_again();
         }
         // A port that is about to come keeps the switch.
@@ -205,7 +188,7 @@ impl SwitchLoop {
             return Some(end);
         }
         let last = self.life.deadline().filter(|_| !is_awaited);
-        let next = [self.switch.next_timeout(), last, self.listen_at].into_iter().flatten().min();
+        let next = [self.switch.next_timeout(), last, self.unwatched.until].into_iter().flatten().min();
         if next != self.armed || next.is_some_and(|at| at <= now) {
             let set = match next {
                 Some(at) => self.timer.reset(at.saturating_duration_since(now).max(NEXT_TICK), None),
@@ -236,7 +219,7 @@ impl SwitchLoop {
     }
 
     /// Takes a port that has a link into the switch.
-    fn link_up(&mut self, slot: usize) -> io::Result<()> {
+    pub(super) fn link_up(&mut self, slot: usize) -> io::Result<()> {
         let Some(port) = self.ports.get_mut(slot) else { return Ok(()) };
         let Some(fd) = port.link.fd()? else { return Ok(()) };
         let config =
@@ -274,108 +257,6 @@ impl SwitchLoop {
         self.epoll.ctl(ControlOperation::Add, fd, event)
     }
 
-    /// A port's turn.
-    pub(super) fn serve(&mut self, slot: usize, events: EventSet) {
-        if events.contains(EventSet::OUT) {
-            self.drain(slot);
-        }
-        if (events & !EventSet::OUT).is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        let result = match self.ports.get(slot).map(|port| &port.link) {
-            Some(Link::Machine(_) | Link::Socket(_)) => self.receive(slot, now),
-            Some(Link::Tap(_)) => self.receive_tap(slot, now),
-            Some(Link::User(_)) => self.receive_user(slot, now),
-            None => Ok(()),
-        };
-        self.flush();
-        if let Err(why) = result {
-            self.close(slot, &why);
-        }
-    }
-
-    /// Switches what one read of a stream gives.
-    fn receive(&mut self, slot: usize, now: Instant) -> Result<(), Closed> {
-        let Self { ports, switch, buffer, .. } = self;
-        let Some(port) = ports.get_mut(slot) else { return Ok(()) };
-        let Some((id, stream)) = port.id.zip(port.link.stream()) else { return Ok(()) };
-        match stream.fill(buffer)? {
-            Read::Bytes => {}
-            Read::Nothing => return Ok(()),
-            Read::End => return Err(Closed::End),
-        }
-        let (mut cutter, received, mut frames) = (Cutter::new(stream.framing()), buffer.filled(), 0);
-        loop {
-            match cutter.next(received)? {
-                Some(Item::Frame { header, at }) => {
-                    frames += 1;
-                    let frame = received.get(at).unwrap_or_default();
-                    Batch { ports, received }.input(switch, (slot, id), &header, frame, now);
-                }
-                Some(Item::Control(at)) => {
-                    if let (Some(port), Some(takes)) = (ports.get_mut(slot), received.get(at).and_then(taken))
-                    {
-                        port.accepts = config::accepts(takes);
-                    }
-                }
-                None => break,
-            }
-        }
-        if let Some(stream) = ports.get_mut(slot).and_then(|port| port.link.stream()) {
-            stream.keep(buffer, cutter.taken(), frames);
-        }
-        Ok(())
-    }
-
-    /// Switches some frames of a TAP.
-    fn receive_tap(&mut self, slot: usize, now: Instant) -> Result<(), Closed> {
-        let Self { ports, switch, buffer, .. } = self;
-        let Some(Port { id: Some(id), link: Link::Tap(tap), .. }) = ports.get(slot) else { return Ok(()) };
-        let (id, mut places) = (*id, Vec::with_capacity(TAP_FRAMES));
-        buffer.clear();
-        while let Some(room) = buffer.room().filter(|_| places.len() < TAP_FRAMES) {
-            let Some(count) = tap.read(room)? else { break };
-            let start = buffer.filled().len();
-            buffer.take(count);
-            places.push(start..start + count);
-        }
-        let received = buffer.filled();
-        for place in places {
-            let frame = received.get(place).and_then(|bytes| bytes.split_first_chunk::<HEADER_LEN>());
-            if let Some((header, frame)) = frame {
-                Batch { ports, received }.input(switch, (slot, id), header, frame, now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Switches some frames of a network behind the host's sockets.
-    fn receive_user(&mut self, slot: usize, now: Instant) -> Result<(), Closed> {
-        let Self { ports, switch, buffer, .. } = self;
-        let Some(Port { id: Some(id), link: Link::User(user), .. }) = ports.get_mut(slot) else {
-            return Ok(());
-        };
-        let (id, mut places) = (*id, Vec::with_capacity(TAP_FRAMES));
-        buffer.clear();
-        loop {
-            let Some(room) = buffer.room().filter(|_| places.len() < TAP_FRAMES) else {
-                user.go_on()?;
-                break;
-            };
-            let Some((header, at)) = user.next_frame(room)? else { break };
-            let start = buffer.filled().len();
-            buffer.take(at.end);
-            places.push((header, start + at.start..start + at.end));
-        }
-        let received = buffer.filled();
-        for (header, place) in places {
-            let frame = received.get(place).unwrap_or_default();
-            Batch { ports, received }.input(switch, (slot, id), &header, frame, now);
-        }
-        Ok(())
-    }
-
     /// Tells the networks behind the host's sockets that a machine has come, or has left.
     fn name(&mut self, machine: MacAddress, name: Option<&str>) {
         for user in self.ports.users() {
@@ -384,7 +265,7 @@ impl SwitchLoop {
     }
 
     /// Sends the frames of the batch.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         while let Some(slot) = self.ports.next_pending() {
             let stream = self.ports.get_mut(slot).and_then(|port| port.link.stream());
             match stream.map(|stream| stream.flush(self.buffer.filled())) {
@@ -396,7 +277,7 @@ impl SwitchLoop {
     }
 
     /// Sends what waited for room in a port's socket.
-    fn drain(&mut self, slot: usize) {
+    pub(super) fn drain(&mut self, slot: usize) {
         let stream = self.ports.get_mut(slot).and_then(|port| port.link.stream());
         match stream.map(|stream| stream.drain()) {
             Some(Ok(waits)) => self.watch_room(slot, waits),
@@ -416,80 +297,8 @@ impl SwitchLoop {
         }
     }
 
-    /// Clients of an uplink's socket. One is the peer where there is none; the others are disconnected.
-    pub(super) fn accept(&mut self, slot: usize) {
-        for _ in 0..MAX_ACCEPTED {
-            let Some(uplink) = self.ports.socket(slot) else { return };
-            let client = match uplink.accept() {
-                Ok(Some(client)) => client,
-                Ok(None) => return,
-                Err(error) => {
-                    self.ignore(slot, &error, Instant::now());
-                    return;
-                }
-            };
-            // For each client anew: a program that comes again has closed its old connection before.
-            self.finish_if_gone(slot);
-            let Some(uplink) = self.ports.socket(slot) else { return };
-            if uplink.peer().is_some() || has_hung_up(&client) {
-                continue;
-            }
-            if let Err(error) = uplink.connect(client).and_then(|()| self.link_up(slot)) {
-                let name = self.ports.get(slot).map(|port| port.name.as_str()).unwrap_or_default();
-                log::warn!("a program on the uplink {name} is disconnected: {error}");
-                self.close(slot, &error.into());
-            }
-        }
-    }
-
-    /// Leaves the clients of an uplink's socket alone for a while: the host does not let us accept them, and they go on to wait.
-    pub(super) fn ignore(&mut self, slot: usize, error: &io::Error, now: Instant) {
-        let Some(port) = self.ports.get(slot) else { return };
-        if self.complained.is_none_or(|at| now.saturating_duration_since(at) >= COMPLAINT) {
-            let cure = match error.raw_os_error() {
-                Some(libc::EMFILE) => "; raise `ulimit -n`",
-                _ => "",
-            };
-            log::error!("a program on the uplink {} cannot be accepted yet: {error}{cure}", port.name);
-            self.complained = Some(now);
-        }
-        if let Link::Socket(uplink) = &port.link {
-            let _ = self.epoll.ctl(ControlOperation::Delete, uplink.listener(), EpollEvent::default());
-            self.ignored.insert(slot);
-            self.listen_at = Some(now + PAUSE);
-        }
-    }
-
-    /// Looks at the clients again that were left alone.
-    fn listen_again(&mut self) {
-        self.listen_at = None;
-        for slot in std::mem::take(&mut self.ignored) {
-            if let Err(error) = self.listen(slot) {
-                self.ignore(slot, &error, Instant::now());
-            }
-        }
-    }
-
-    /// Watches the listener of an uplink's socket.
-    fn listen(&self, slot: usize) -> io::Result<()> {
-        let Some(Link::Socket(uplink)) = self.ports.get(slot).map(|port| &port.link) else { return Ok(()) };
-        let event = EpollEvent::new(EventSet::IN, Token::Listener(slot).number());
-        self.epoll.ctl(ControlOperation::Add, uplink.listener(), event)
-    }
-
-    /// Switches what the peer of an uplink's socket sent before it went, and disconnects it.
-    fn finish_if_gone(&mut self, slot: usize) {
-        for _ in 0..LAST_READS {
-            if !self.ports.socket(slot).is_some_and(|uplink| uplink.is_peer_gone()) {
-                return;
-            }
-            self.serve(slot, EventSet::IN);
-        }
-        self.close(slot, &Closed::End);
-    }
-
     /// The link of a port has ended. A machine's port goes with it.
-    fn close(&mut self, slot: usize, why: &Closed) {
+    pub(super) fn close(&mut self, slot: usize, why: &Closed) {
         let Some(port) = self.ports.get_mut(slot) else { return };
         if let Ok(Some(fd)) = port.link.fd() {
             // Another descriptor of the socket may keep it alive.

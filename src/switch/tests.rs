@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EventSet;
 
+use super::accepting::PAUSE;
 use super::command::{self, Command, Commands, Reserved};
 use super::refusal::Refusal;
-use super::run_loop::{PAUSE, SwitchLoop};
+use super::run_loop::SwitchLoop;
 use super::{End, Keeper, SwitchInfo, uplink};
 use crate::host::capture::{CaptureLimits, CaptureStream, StreamState};
 use crate::host::frame_link::{Cutter, Framing, HEADER, Item};
