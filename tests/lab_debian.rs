@@ -9,8 +9,10 @@ mod dose;
 #[path = "support/world.rs"]
 mod world;
 
+use std::time::Duration;
+
 use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, MAC, SOON, Tap, banner_says, lab, ssh};
-use dose::dose;
+use dose::{dose, soak};
 use lab::{Cmd, Status};
 use world::{FAR, FAR6, INSIDE, PEERS, World};
 
@@ -155,6 +157,8 @@ fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
     streams_arrive_as_they_were(&world, blocks);
 }
 
+/// Time for the longest of streams, a GiB, under two emulations.
+const STREAM: Duration = Duration::from_secs(1800);
 /// Bytes of the file that streams are made of.
 const BLOCK: u64 = 8 << 20;
 const CLIENT: &str = "sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
@@ -164,7 +168,7 @@ const CLIENT: &str = "sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKn
 #[track_caller]
 fn guest(world: &World, script: &str, arguments: &str) -> String {
     lab().put("script", script.as_bytes()).unwrap();
-    world.sh(&format!("{CLIENT} bash -es {arguments} <script"), BOOT)
+    world.sh(&format!("{CLIENT} bash -es {arguments} <script"), STREAM)
 }
 
 /// By systemd-networkd in the guest: DHCP and router advertisements.
@@ -254,8 +258,45 @@ fn streams_arrive_as_they_were(world: &World, blocks: u64) {
     guest(world, &format!("{{ {there}; }} >/dev/tcp/10.0.2.2/7011"), "");
     let up = sink.wait(SOON).unwrap().text();
     source.wait(SOON).unwrap();
-    let sum = world.sh(&format!("{here} | md5sum"), BOOT);
+    let sum = world.sh(&format!("{here} | md5sum"), STREAM);
     assert_eq!((&down, &up), (&sum, &sum));
+}
+
+/// Two whole Debians without a word of configuration: addresses, names and packages by the switch's user network, and each other.
+#[test]
+fn two_debians_on_a_switch_have_addresses_names_packages_and_each_other() {
+    if !soak() {
+        println!("in `make soak`: the tests of lab_networks show it with small guests");
+        return;
+    }
+    let _world = World::new(lab(), BLOCK);
+    let user = format!("env XDG_RUNTIME_DIR=$PWD/run {INSIDE} {AS_USER}");
+    lab().sh("mkdir -m 700 run; cp vm0.raw vm1.raw; chown 1000:1000 run vm1.raw").unwrap();
+    let switch = "./minivmm switch lab --keep -d --uplink user,host-loopback=on";
+    lab().sh(&format!("{user} {switch}")).unwrap();
+    let guests = ["vm0", "vm1"].map(|name| {
+        let mut guest =
+            Guest::start(&format!("{user} ./minivmm --name {name} --disk {name}.raw --net switch=lab"));
+        let address = guest.sh("until ip -o -4 addr show scope global | grep -q 10.0.2; do sleep 1; done
+             ip -o -4 addr show scope global | sed 's/.*inet //; s,/.*,,'");
+        (guest, address.trim().to_owned())
+    });
+    let [(mut first, at), (mut second, at_second)] = guests;
+    assert_ne!(at, at_second);
+    for guest in [&mut first, &mut second] {
+        let script = "wget -q -O /tmp/word.deb http://mirror.test:8000/word.deb && dpkg -i /tmp/word.deb && cat /usr/share/word/word";
+        assert!(guest.sh(script).ends_with("\ninstalled\n"));
+    }
+    for (guest, other) in [(&mut first, &at_second), (&mut second, &at)] {
+        guest.sh(&format!("ping -q -c 3 {other}"));
+        let said = guest.sh(&format!("bash -c 'head -c 7 </dev/tcp/{other}/22'"));
+        assert_eq!(said, "SSH-2.0");
+    }
+    let shown = lab().sh(&format!("{user} ./minivmm switch show lab")).unwrap();
+    assert!(shown.contains("vm0.net0") && shown.contains("vm1.net0"), "{shown}");
+    first.power_off();
+    second.power_off();
+    lab().sh(&format!("{user} ./minivmm switch stop lab; rm -r run vm1.raw")).unwrap();
 }
 
 #[test]

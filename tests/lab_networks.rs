@@ -160,11 +160,12 @@ fn machine_is_on_one_wire_with_a_guest_of_qemu_and_behind_passt() {
     ours.sh("until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do sleep 0.2; done");
     ours.ends();
     passt.wait(LIMIT).unwrap();
-    inside("ip link del out0; kill $(pgrep -f \"[b]usybox httpd\"); rm -r web");
+    inside("ip link del out0; kill $(pgrep -f \"[b]usybox httpd -p 127.0.0.1:8000\"); rm -r web");
 }
 
-/// What a course builds: a VLAN for each machine, a trunk to a third, the host as their router, and a network behind the host.
-const UPLINKS: &str = "--uplink tap=vlan2,vlan=2 --uplink tap=vlan3,vlan=3";
+/// What a course builds: a VLAN for each machine, a trunk to a third, the host as their router, and a VLAN behind the user network.
+const UPLINKS: &str =
+    "--uplink tap=vlan2,vlan=2 --uplink tap=vlan3,vlan=3 --uplink user,vlan=4,host-loopback=on";
 const ROUTER: &str = "for n in 2 3; do ip tuntap add mode tap dev vlan$n group kvm; ip addr add 10.$n.0.1/24 dev vlan$n; ip link set vlan$n up; done; \
                       sysctl -q -w net.ipv4.ip_forward=1";
 
@@ -186,6 +187,7 @@ fn switch_parts_vlans_joins_them_on_a_trunk_and_delays_and_loses_as_it_is_told()
     let said = a.sh("ping -c 3 10.3.0.2");
     assert_eq!(said.matches(" ttl=63 ").count(), 3, "{said}");
     c.sh("ping -c 1 10.2.0.2; ping -c 1 10.3.0.2");
+    a_vlan_is_behind_the_user_network(c);
     // Not without it.
     let (said, status) = a.tries("ping -c 3 -W 2 10.9.0.3");
     assert!(status != "0." && said.contains("3 packets transmitted, 0 packets received"), "{said}");
@@ -194,6 +196,15 @@ fn switch_parts_vlans_joins_them_on_a_trunk_and_delays_and_loses_as_it_is_told()
     guests.into_iter().for_each(Guest::ends);
     minivmm("switch stop lab");
     inside("ip link del vlan2; ip link del vlan3");
+}
+
+/// It has DHCP, and its gateway is the host's loopback.
+fn a_vlan_is_behind_the_user_network(trunk: &mut Guest) {
+    inside("mkdir behind; echo through-the-uplink >behind/word; busybox httpd -p 127.0.0.1:8001 -h behind");
+    trunk.sh(&format!("{TAKE}; udhcpc -q -n -i eth0.4 -s /tmp/take"));
+    let said = trunk.sh("ip -o addr show dev eth0.4; wget -q -O - http://10.0.2.2:8001/word");
+    assert!(said.contains("inet 10.0.2.15/24 ") && said.ends_with("through-the-uplink\n"), "{said}");
+    inside("kill $(pgrep -f \"[b]usybox httpd -p 127.0.0.1:8001\"); rm -r behind");
 }
 
 /// Both for frames each way.
