@@ -28,6 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cpus::Cpus;
 pub use disk::{DiskQueues, DiskSerial, DiskSpec};
+pub use diskimage::Format as DiskFormat;
 pub use error::SpecError;
 pub use mac::MacAddress;
 pub use name::MachineName;

@@ -58,6 +58,9 @@ pub enum DeviceError {
     /// Not a number of queues or threads.
     #[error("`{0}` is not a number of queues or threads; write a whole number from 1 to {max}", max = super::DiskQueues::MAX)]
     Queues(String),
+    /// Not a format of disk images.
+    #[error(transparent)]
+    Format(#[from] diskimage::UnknownFormat),
     /// Not a name of a network interface.
     #[error(
         "`{0}` cannot be the name of a network interface, which is 1 to 15 characters without `/`, `:` or spaces"
