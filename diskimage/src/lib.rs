@@ -4,5 +4,7 @@
 //! opens. What an image says is hostile: it is checked before it is believed, and costs bounded work.
 
 mod format;
+mod progress;
 
 pub use format::{Format, UnknownFormat};
+pub use progress::{NoProgress, Progress};
