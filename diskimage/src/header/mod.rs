@@ -248,7 +248,7 @@ fn read_start(file: &File, length: u64) -> std::io::Result<Vec<u8>> {
 }
 
 impl Encryption {
-    fn of(number: u32) -> Option<Self> {
+    pub(crate) fn of(number: u32) -> Option<Self> {
         match number {
             0 => None,
             1 => Some(Encryption::Aes),
