@@ -12,8 +12,10 @@ mod format;
 mod header;
 mod image;
 mod opener;
+mod order;
 mod space;
 mod storage;
+mod tables;
 mod words;
 
 pub use imago;
