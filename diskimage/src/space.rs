@@ -6,7 +6,7 @@ use imago::format::PreallocateMode;
 use imago::{Mapping, ShallowMapping};
 
 use crate::header::largest;
-use crate::{Image, ImageError};
+use crate::{Header, Image, ImageError};
 
 /// Zeroes are written in pieces of this size to images that know no zero clusters.
 const PIECE: u64 = 64 << 10;
@@ -193,13 +193,32 @@ impl Image {
     fn shrink(&mut self, from: u64, size: u64) -> Result<(), ImageError> {
         self.check_resize(size)?;
         let path = self.path().to_path_buf();
-        if let Some(header) = self.header() {
-            // The rest of the last cluster stays, and would be seen again when the disk grows.
-            let end = size.checked_next_multiple_of(header.cluster_size()).unwrap_or(from).min(from);
-            self.zero_what_is_not(size, end).map_err(ImageError::io(&path, "write"))?;
+        let done = match self.header().map(Header::cluster_size) {
+            Some(cluster) => self.shrink_qcow2(from, size, cluster),
+            None => self.access.resize_shrink(size).and_then(|()| self.flush()),
+        };
+        done.map_err(ImageError::io(&path, "resize"))
+    }
+
+    /// imago would make an L2 table for every part of the disk that has none, to discard what is not there.
+    fn shrink_qcow2(&mut self, from: u64, size: u64, cluster: u64) -> io::Result<()> {
+        let mut offset = size.checked_next_multiple_of(cluster).unwrap_or(from).min(from);
+        // The rest of the last cluster stays, and would be seen again when the disk grows.
+        self.zero_what_is_not(size, offset)?;
+        while offset < from {
+            let length = self.end_of_table(offset).min(from) - offset;
+            if matches!(self.uses(offset, length)?, Uses::Space) {
+                self.access.discard_to_backing(offset, length)?;
+                self.freed();
+            }
+            offset += length;
         }
-        self.access.resize_shrink(size).map_err(ImageError::io(&path, "resize"))?;
-        self.flush().map_err(ImageError::io(&path, "resize"))
+        self.flush()?;
+        let Some(top) = self.files().first().cloned() else { return Ok(()) };
+        if let Some(mut order) = top.order() {
+            order.show_size(top.file(), size)?;
+        }
+        crate::storage::reload(&mut self.access)
     }
 
     fn check_resize(&self, size: u64) -> Result<(), ImageError> {

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
+use imago::{FormatAccess, Storage};
 
 use crate::order::Order;
 
@@ -109,6 +109,13 @@ pub(crate) fn used(file: &File) -> io::Result<u64> {
         return length(file);
     }
     Ok(metadata.blocks().saturating_mul(512))
+}
+
+/// Has imago read an image's header and tables anew. Everything was flushed before.
+pub(crate) fn reload(access: &mut FormatAccess<ImageFile>) -> io::Result<()> {
+    access.flush()?;
+    // SAFETY: nothing is in memory that is not in the file, and nobody else uses the image.
+    unsafe { access.invalidate_cache() }
 }
 
 /// `fallocate` on a range.
