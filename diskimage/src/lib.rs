@@ -16,9 +16,11 @@ mod header;
 mod holes;
 mod image;
 mod opener;
+mod order;
 mod progress;
 mod space;
 mod storage;
+mod tables;
 mod words;
 
 pub use imago;

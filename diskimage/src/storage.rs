@@ -10,12 +10,15 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
+use imago::{FormatAccess, Storage};
+
+use crate::order::Order;
 
 /// Zeroes are written in pieces of this size where the file system can do no better.
 const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -29,12 +32,48 @@ struct Inner {
     path: PathBuf,
     height: usize,
     helper: CommonStorageHelper,
+    /// Of a qcow2 file that is written.
+    order: OnceLock<Mutex<Order>>,
+    new_data: AtomicBool,
 }
 
 impl ImageFile {
     /// The file of the layer that has `height` layers below it.
     pub(crate) fn new(file: File, path: &Path, height: usize) -> Self {
-        ImageFile(Arc::new(Inner { file, path: path.into(), height, helper: CommonStorageHelper::default() }))
+        ImageFile(Arc::new(Inner {
+            file,
+            path: path.into(),
+            height,
+            helper: CommonStorageHelper::default(),
+            order: OnceLock::new(),
+            new_data: AtomicBool::new(false),
+        }))
+    }
+
+    /// From here on, writes come to the medium in an order that a power cut may interrupt.
+    pub(crate) fn keep_order(&self, order: Order) {
+        // There is one image to a file, so this is the first order.
+        let _ = self.0.order.set(Mutex::new(order));
+    }
+
+    /// The order of a file that has one.
+    pub(crate) fn order(&self) -> Option<MutexGuard<'_, Order>> {
+        let mut order = self.0.order.get()?.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.new_data.swap(false, Ordering::Acquire) {
+            order.data_written();
+        }
+        Some(order)
+    }
+
+    /// For an engine that writes data itself, before it writes to space that was allocated just now: nothing on the medium leads
+    /// there any more.
+    pub fn settle(&self) -> io::Result<()> {
+        self.order().map_or(Ok(()), |mut order| order.settle(self.file()))
+    }
+
+    /// For an engine that writes data itself, after it wrote to newly allocated space and before it commits the mapping.
+    pub fn data_written(&self) {
+        self.0.new_data.store(true, Ordering::Release);
     }
 
     /// The open file.
@@ -72,6 +111,13 @@ pub(crate) fn used(file: &File) -> io::Result<u64> {
     Ok(metadata.blocks().saturating_mul(512))
 }
 
+/// Has imago read an image's header and tables anew. Everything was flushed before.
+pub(crate) fn reload(access: &mut FormatAccess<ImageFile>) -> io::Result<()> {
+    access.flush()?;
+    // SAFETY: nothing is in memory that is not in the file, and nobody else uses the image.
+    unsafe { access.invalidate_cache() }
+}
+
 /// `fallocate` on a range.
 pub(crate) fn allocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
     let (Ok(offset), Ok(length)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(length)) else {
@@ -105,7 +151,7 @@ fn write_zeroes(file: &File, mut offset: u64, mut length: u64) -> io::Result<()>
 }
 
 /// Reads up to the end of the file; what lies behind is zero.
-fn read_padded(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+pub(crate) fn read_padded(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
         match file.read_at(buffer, offset) {
             Ok(0) => break,
@@ -131,7 +177,14 @@ impl Storage for ImageFile {
     }
 
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
+        let order = self.order();
         for mut buffer in buffers.into_inner() {
+            if let Some(held) =
+                order.as_ref().and_then(|order| order.held(offset)).filter(|held| held.len() == buffer.len())
+            {
+                buffer.copy_from_slice(held);
+                continue;
+            }
             read_padded(self.file(), &mut buffer, offset)?;
             offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         }
@@ -140,7 +193,10 @@ impl Storage for ImageFile {
 
     unsafe fn pure_writev(&self, buffers: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         for buffer in buffers.into_inner() {
-            self.file().write_all_at(&buffer, offset)?;
+            match self.order() {
+                Some(mut order) => order.write(self.file(), &buffer, offset)?,
+                None => self.file().write_all_at(&buffer, offset)?,
+            }
             offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         }
         Ok(())
@@ -148,6 +204,11 @@ impl Storage for ImageFile {
 
     unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.checked_add(length).ok_or(io::ErrorKind::InvalidInput)?;
+        if let Some(mut order) = self.order() {
+            order.settle(self.file())?;
+            order.data_written();
+        }
+        crate::order::zeroed(offset, length);
         match punch(self.file(), offset, length) {
             // A hole does not make the file longer.
             Ok(()) if self.size()? < end => self.file().set_len(end),
@@ -172,11 +233,12 @@ impl Storage for ImageFile {
     }
 
     fn flush(&self) -> io::Result<()> {
-        Ok(())
+        // imago calls this when all it had in memory is written.
+        self.order().map_or(Ok(()), |mut order| order.release(self.file()))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file().sync_data()
+        self.order().map_or_else(|| self.file().sync_data(), |mut order| order.sync(self.file()))
     }
 
     unsafe fn invalidate_cache(&self) -> io::Result<()> {

@@ -5,14 +5,13 @@
 
 mod empty;
 
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use imago::ShallowMapping;
 
 use crate::holes::runs;
-use crate::{Format, Image, ImageError, NoProgress, Progress, Verdict, check};
+use crate::{Format, Image, ImageError, Progress};
 
 /// Bytes that are copied at once, and the longest range whose mapping is asked for at once.
 const PIECE: usize = 2 << 20;
@@ -31,13 +30,12 @@ pub struct Committed {
 }
 
 /// Commits `overlay`, which is opened alone ([`Image::alone`]) and for writing, to `base`, its backing file with what lies below,
-/// which is opened for writing too. The caller makes sure that `base` is the backing file, and that no other overlay lies on it:
+/// which is opened for writing too. Opening for writing refuses images with snapshots inside, which would change with the backing file. The caller makes sure that `base` is the backing file, and that no other overlay lies on it:
 /// that one would change.
 ///
 /// # Errors
 ///
-/// If the overlay has internal snapshots, which would change with the backing file; if something cannot be read or written; or if
-/// `progress` ends the work. The overlay then reads as before, and may be committed again.
+/// If something cannot be read or written, or if `progress` ends the work. The overlay then reads as before, and may be committed again.
 pub fn commit(overlay: Image, base: &Image, progress: &mut dyn Progress) -> Result<Committed, ImageError> {
     check_overlay(&overlay)?;
     if !base.is_writable() {
@@ -46,7 +44,6 @@ pub fn commit(overlay: Image, base: &Image, progress: &mut dyn Progress) -> Resu
     let Some(file) = overlay.files().first().cloned() else {
         return Err(ImageError::Unsupported { path: overlay.path().into(), reason: "it is no open image".into() });
     };
-    check_tables(file.file(), overlay.path())?;
     let grown = (overlay.size() > base.size()).then_some(overlay.size());
     if let Some(size) = grown {
         base.grow(size)?;
@@ -66,25 +63,13 @@ pub fn commit(overlay: Image, base: &Image, progress: &mut dyn Progress) -> Resu
 
 fn check_overlay(overlay: &Image) -> Result<(), ImageError> {
     let unsupported = |reason: &str| Err(ImageError::Unsupported { path: overlay.path().into(), reason: reason.into() });
-    let Some(header) = overlay.header().filter(|header| header.backing.is_some()) else {
+    if overlay.header().is_none_or(|header| header.backing.is_none()) {
         return unsupported("it has no backing file that its data could go to");
-    };
-    if header.snapshots > 0 {
-        return unsupported(
-            "it has snapshots inside, which would change with its backing file; `qemu-img snapshot -l` lists them, `-d` deletes one",
-        );
     }
     if !overlay.is_writable() {
         return Err(ImageError::ReadOnly { path: overlay.path().into() });
     }
     Ok(())
-}
-
-/// Emptying an image writes by its tables, so that they are checked first.
-fn check_tables(file: &File, path: &Path) -> Result<(), ImageError> {
-    let report = check(file, path, Format::Qcow2, &mut NoProgress)?;
-    let Some(finding) = report.findings.first().filter(|_| report.verdict() == Verdict::Corrupt) else { return Ok(()) };
-    Err(ImageError::Damaged { path: path.into(), problem: finding.to_string() })
 }
 
 /// Data on its way.

@@ -195,6 +195,15 @@ impl Header {
         };
         Err(ImageError::Feature { path: path(), feature })
     }
+
+    /// Refuses to write what would be destroyed by it.
+    pub(crate) fn check_writable(&self, path: &Path) -> Result<(), ImageError> {
+        if self.snapshots > 0 {
+            Err(ImageError::Snapshots { path: path.into(), count: self.snapshots })
+        } else {
+            Ok(())
+        }
+    }
 }
 
 impl Backing {
