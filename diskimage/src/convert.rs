@@ -137,7 +137,9 @@ impl<'a> Copy<'a> {
                 return Err(ImageError::Damaged { path: from.path().into(), problem });
             }
             match mapping {
-                Mapping::Raw { storage, offset, .. } => self.file(storage.file(), offset, at, length, write)?,
+                Mapping::Raw { storage, offset, .. } => {
+                    self.file(storage.file(), offset, at, length, write)?
+                }
                 Mapping::Special { .. } => self.data(at, at + length, write)?,
                 _ => {}
             }
@@ -148,12 +150,21 @@ impl<'a> Copy<'a> {
     }
 
     /// Copies a range whose bytes stand in a file as they are: only what the file holds.
-    fn file(&mut self, file: &File, offset: u64, at: u64, length: u64, write: Write<'_>) -> Result<(), ImageError> {
+    fn file(
+        &mut self,
+        file: &File,
+        offset: u64,
+        at: u64,
+        length: u64,
+        write: Write<'_>,
+    ) -> Result<(), ImageError> {
         let failed = || ImageError::io(self.from.path(), "read");
         let end = offset.saturating_add(length);
         let mut position = offset;
         while position < end {
-            let Some(data) = next_data(file, position).map_err(failed())?.filter(|data| *data < end) else { break };
+            let Some(data) = next_data(file, position).map_err(failed())?.filter(|data| *data < end) else {
+                break;
+            };
             let hole = next_hole(file, data, end).map_err(failed())?;
             // Whole clusters: a part of one would be filled up with zeroes by another write.
             let first = at + (data - offset);

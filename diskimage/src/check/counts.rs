@@ -113,12 +113,21 @@ mod tests {
     fn entries_of_each_width_are_where_the_specification_has_them() {
         let word = u64::from_be_bytes([0b1000_0001, 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]);
         // One bit: the lowest bit of the first byte is the first.
-        assert_eq!((0..8).map(|entry| entry_of(word, 0, entry)).collect::<Vec<_>>(), [1, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(
+            (0..8).map(|entry| entry_of(word, 0, entry)).collect::<Vec<_>>(),
+            [1, 0, 0, 0, 0, 0, 0, 1]
+        );
         assert_eq!((0..4).map(|entry| entry_of(word, 1, entry)).collect::<Vec<_>>(), [1, 0, 0, 2]);
         assert_eq!((0..4).map(|entry| entry_of(word, 2, entry)).collect::<Vec<_>>(), [1, 8, 2, 1]);
         assert_eq!((0..3).map(|entry| entry_of(word, 3, entry)).collect::<Vec<_>>(), [0x81, 0x12, 0x34]);
-        assert_eq!((0..4).map(|entry| entry_of(word, 4, entry)).collect::<Vec<_>>(), [0x8112, 0x3456, 0x789a, 0xbcde]);
-        assert_eq!((0..2).map(|entry| entry_of(word, 5, entry)).collect::<Vec<_>>(), [0x8112_3456, 0x789a_bcde]);
+        assert_eq!(
+            (0..4).map(|entry| entry_of(word, 4, entry)).collect::<Vec<_>>(),
+            [0x8112, 0x3456, 0x789a, 0xbcde]
+        );
+        assert_eq!(
+            (0..2).map(|entry| entry_of(word, 5, entry)).collect::<Vec<_>>(),
+            [0x8112_3456, 0x789a_bcde]
+        );
         assert_eq!(entry_of(word, 6, 0), word);
     }
 

@@ -95,7 +95,9 @@ impl Layout {
         };
         let cluster_bits = be32(&head, 20);
         if !(9..=21).contains(&cluster_bits) {
-            return Err(damaged(format!("its clusters have 2^{cluster_bits} bytes, not between 512 and 2 MiB")));
+            return Err(damaged(format!(
+                "its clusters have 2^{cluster_bits} bytes, not between 512 and 2 MiB"
+            )));
         }
         let cluster_size = 1_u64 << cluster_bits;
         let refcount_order = if v3 { be32(&head, 96) } else { 4 };
@@ -109,7 +111,9 @@ impl Layout {
         }
         let header_length = if v3 { u64::from(be32(&head, 100)) } else { V2_LENGTH as u64 };
         if v3 && (header_length < V3_LENGTH as u64 || header_length > cluster_size) {
-            return Err(damaged(format!("its header has {header_length} bytes, not between {V3_LENGTH} and a cluster")));
+            return Err(damaged(format!(
+                "its header has {header_length} bytes, not between {V3_LENGTH} and a cluster"
+            )));
         }
         let (name, name_length) = (be64(&head, 8), u64::from(be32(&head, 16)));
         if name > cluster_size || name != 0 && name_length > LONGEST_NAME.min(cluster_size - name) {
@@ -146,23 +150,34 @@ impl Layout {
             ("refcount table", self.refcounts, MAX_REFCOUNT_TABLE_BYTES),
         ] {
             if table.entries > limit / 8 {
-                return Err(damaged(path, format!("its {name} has {} entries, more than {}", table.entries, limit / 8)));
+                return Err(damaged(
+                    path,
+                    format!("its {name} has {} entries, more than {}", table.entries, limit / 8),
+                ));
             }
-            if table.offset % self.cluster_size() != 0 || table.offset > i64::MAX as u64 - limit {
-                return Err(damaged(path, format!("its {name} begins at {:#x}, where no cluster begins", table.offset)));
+            if !table.offset.is_multiple_of(self.cluster_size()) || table.offset > i64::MAX as u64 - limit {
+                return Err(damaged(
+                    path,
+                    format!("its {name} begins at {:#x}, where no cluster begins", table.offset),
+                ));
             }
         }
         let by_l2 = self.cluster_size() / (8 * self.l2_words());
         let needed = self.size.div_ceil(self.cluster_size()).div_ceil(by_l2);
         if needed > self.l1.entries {
-            let problem = format!("its L1 table has {} entries; {} bytes need {needed}", self.l1.entries, self.size);
+            let problem =
+                format!("its L1 table has {} entries; {} bytes need {needed}", self.l1.entries, self.size);
             return Err(damaged(path, problem));
         }
         if self.snapshots > MAX_SNAPSHOTS {
-            return Err(damaged(path, format!("it has {} internal snapshots, more than {MAX_SNAPSHOTS}", self.snapshots)));
+            return Err(damaged(
+                path,
+                format!("it has {} internal snapshots, more than {MAX_SNAPSHOTS}", self.snapshots),
+            ));
         }
-        if self.snapshots > 0 && self.snapshots_offset % self.cluster_size() != 0 {
-            let problem = format!("its snapshot table begins at {:#x}, where no cluster begins", self.snapshots_offset);
+        if self.snapshots > 0 && !self.snapshots_offset.is_multiple_of(self.cluster_size()) {
+            let problem =
+                format!("its snapshot table begins at {:#x}, where no cluster begins", self.snapshots_offset);
             return Err(damaged(path, problem));
         }
         Ok(())
@@ -180,17 +195,22 @@ impl Layout {
         let bytes = source.read(start, end.saturating_sub(start))?;
         let mut at = 0;
         while at + 8 <= bytes.len() {
-            let (kind, length) = (be32(&bytes, at), usize::try_from(be32(&bytes, at + 4)).unwrap_or(usize::MAX));
+            let (kind, length) =
+                (be32(&bytes, at), usize::try_from(be32(&bytes, at + 4)).unwrap_or(usize::MAX));
             at += 8;
             if kind == EXTENSION_END {
                 break;
             }
             if length > bytes.len() - at {
-                return Err(damaged(source.path(), "an extension of its header leaves the first cluster".into()));
+                return Err(damaged(
+                    source.path(),
+                    "an extension of its header leaves the first cluster".into(),
+                ));
             }
             if kind == EXTENSION_BITMAPS && bitmaps_valid {
                 self.bitmaps = be32(&bytes, at);
-                self.bitmap_directory = Region { length: be64(&bytes, at + 8), offset: be64(&bytes, at + 16) };
+                self.bitmap_directory =
+                    Region { length: be64(&bytes, at + 8), offset: be64(&bytes, at + 16) };
             }
             at += length.next_multiple_of(8);
         }
@@ -198,7 +218,10 @@ impl Layout {
     }
 
     /// The snapshots' L1 tables, and the bytes of the snapshot table; the number of entries that lack fields of version 3.
-    pub(crate) fn read_snapshots(&self, source: &Source<'_>) -> Result<(Vec<Table>, Region, u64), ImageError> {
+    pub(crate) fn read_snapshots(
+        &self,
+        source: &Source<'_>,
+    ) -> Result<(Vec<Table>, Region, u64), ImageError> {
         let (mut tables, mut at, mut incomplete) = (Vec::new(), self.snapshots_offset, 0);
         for index in 0..self.snapshots {
             let entry = source.read(at, SNAPSHOT_LENGTH)?;

@@ -4,6 +4,7 @@
 //! The image is hostile: tables are read only where the file holds data, each once, and memory grows with the size of the file.
 
 mod counts;
+mod l2;
 pub(crate) mod layout;
 mod report;
 pub(crate) mod source;

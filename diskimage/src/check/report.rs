@@ -203,7 +203,10 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Finding::Leaked { offset, refcount, references } => {
-                write!(f, "leaked cluster at {offset:#x}: reference count {refcount}, references {references}")
+                write!(
+                    f,
+                    "leaked cluster at {offset:#x}: reference count {refcount}, references {references}"
+                )
             }
             Finding::TooLow { offset, refcount, references } => {
                 write!(f, "cluster at {offset:#x} has reference count {refcount} and {references} references")
@@ -213,7 +216,10 @@ impl fmt::Display for Finding {
             }
             Finding::Copied { table, entry, refcount } => {
                 let flag = if entry >> 63 == 1 { "has" } else { "lacks" };
-                write!(f, "{table} {entry:#x} {flag} the flag COPIED, and its cluster has reference count {refcount}")
+                write!(
+                    f,
+                    "{table} {entry:#x} {flag} the flag COPIED, and its cluster has reference count {refcount}"
+                )
             }
             Finding::Outside { table, offset, length } => {
                 write!(f, "{table} claims {length} bytes at {offset:#x}, outside of the file")
@@ -228,8 +234,12 @@ impl fmt::Display for Finding {
             Finding::Overlap { table, offset } => {
                 write!(f, "{table} uses the cluster at {offset:#x}, which holds a table")
             }
-            Finding::TooLong { table, entries } => write!(f, "{table} has {entries} entries, more than it can have"),
-            Finding::IncompleteSnapshots { count } => write!(f, "{count} entries of the snapshot table are incomplete"),
+            Finding::TooLong { table, entries } => {
+                write!(f, "{table} has {entries} entries, more than it can have")
+            }
+            Finding::IncompleteSnapshots { count } => {
+                write!(f, "{count} entries of the snapshot table are incomplete")
+            }
             Finding::BitmapDirectory => write!(f, "the directory of the bitmaps contradicts itself"),
         }
     }

@@ -57,7 +57,11 @@ fn table_that_many_entries_point_to_is_read_once() {
     let report = check(&file, Path::new("image"), Format::Qcow2, &mut count).unwrap();
     assert_eq!(report.verdict(), Verdict::Corrupt);
     // Sixty-four entries, each counted 4096 times, are more references than sixteen bits can say.
-    assert!(report.findings.contains(&Finding::Overflow { offset: table + CLUSTER }), "{:?}", report.findings);
+    assert!(
+        report.findings.contains(&Finding::Overflow { offset: table + CLUSTER }),
+        "{:?}",
+        report.findings
+    );
     assert_eq!(report.allocated_clusters, CLUSTER / 8);
     assert_eq!(calls, 0, "one table was read, not many");
 }

@@ -1,8 +1,6 @@
 //! The walk over all tables of an image. Each table is read once, however many entries point to it, so that the work is bounded by
 //! what the file holds.
 
-use std::ops::ControlFlow;
-
 use super::counts::{Bits, Counts, MAX_CLUSTERS};
 use super::layout::{Layout, Region, Table, damaged};
 use super::report::{Finding, Report, TableKind};
@@ -10,37 +8,29 @@ use super::source::Source;
 use crate::{Format, ImageError, Progress};
 
 /// Bits 9 to 55 of an entry of an L1 or L2 table: where the cluster lies.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-/// Its cluster belongs to this entry alone.
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
-const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 const REFCOUNT_TABLE_RESERVED: u64 = 0x1ff;
 const BITMAP_OFFSET: u64 = OFFSET;
 const BITMAP_RESERVED: u64 = 0xff00_0000_0000_01fe;
-/// Compressed data is counted in sectors (qcow2 specification, "Compressed Clusters Descriptor").
-const SECTOR: u64 = 512;
 /// QEMU's limits.
 const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
 const MAX_BITMAP_ENTRIES: u64 = 0x800_0000;
-/// Tables between two reports of progress.
-const TABLES_A_STEP: u64 = 64;
 
 /// A walk and what it has counted.
 pub(super) struct Walk<'a> {
-    source: &'a Source<'a>,
-    layout: &'a Layout,
+    pub(super) source: &'a Source<'a>,
+    pub(super) layout: &'a Layout,
     /// References to each cluster, counted here.
     references: Counts,
     /// Reference counts that the image has.
-    stored: Counts,
+    pub(super) stored: Counts,
     /// Clusters that hold tables.
     tables: Bits,
     /// Entries of the active L1 table, and offsets that entries of the snapshots' L1 tables have.
-    active: Vec<u64>,
-    inactive: Vec<u64>,
-    report: Report,
+    pub(super) active: Vec<u64>,
+    pub(super) inactive: Vec<u64>,
+    pub(super) report: Report,
 }
 
 impl<'a> Walk<'a> {
@@ -53,7 +43,8 @@ impl<'a> Walk<'a> {
             );
             return Err(ImageError::Unsupported { path: source.path().into(), reason });
         }
-        let limit = if layout.refcount_order == 6 { u64::MAX } else { (1 << (1_u32 << layout.refcount_order)) - 1 };
+        let limit =
+            if layout.refcount_order == 6 { u64::MAX } else { (1 << (1_u32 << layout.refcount_order)) - 1 };
         Ok(Walk {
             source,
             layout,
@@ -103,7 +94,7 @@ impl<'a> Walk<'a> {
             if !sound {
                 self.report.add(Finding::Reserved { table: kind, entry });
             }
-            if offset % self.layout.cluster_size() != 0 {
+            if !offset.is_multiple_of(self.layout.cluster_size()) {
                 self.report.add(Finding::Unaligned { table: kind, offset });
                 continue;
             }
@@ -153,7 +144,7 @@ impl<'a> Walk<'a> {
         let mut bytes = 0_u64;
         for table in tables {
             let kind = TableKind::SnapshotL1Table;
-            if table.offset % self.layout.cluster_size() != 0 {
+            if !table.offset.is_multiple_of(self.layout.cluster_size()) {
                 self.report.add(Finding::Unaligned { table: kind, offset: table.offset });
             } else if table.entries > MAX_L1_ENTRIES {
                 self.report.add(Finding::TooLong { table: kind, entries: table.entries });
@@ -191,7 +182,7 @@ impl<'a> Walk<'a> {
             source.words(table.offset, table.entries, &mut |_, entry| {
                 let (kind, offset) = (TableKind::BitmapTableEntry, entry & BITMAP_OFFSET);
                 let wrong = entry & BITMAP_RESERVED != 0 || offset != 0 && entry & 1 != 0;
-                if wrong || offset % self.layout.cluster_size() != 0 {
+                if wrong || !offset.is_multiple_of(self.layout.cluster_size()) {
                     self.report.add(Finding::Reserved { table: kind, entry });
                 } else if offset != 0 {
                     let region = Region { offset, length: self.layout.cluster_size() };
@@ -203,109 +194,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The tables of level 2, each once, with the number of entries that point to it.
-    fn l2_tables(&mut self, progress: &mut dyn Progress) -> Result<(), ImageError> {
-        for entry in std::mem::take(&mut self.active) {
-            // Offsets have their lowest bits free: the lowest one marks the active table.
-            self.inactive.push(entry & OFFSET | 1);
-            self.check_copied(TableKind::L1Entry, entry);
-        }
-        let mut tables = std::mem::take(&mut self.inactive);
-        tables.sort_unstable();
-        let total = tables.len() as u64 * self.layout.cluster_size();
-        let mut done = 0;
-        for (index, same) in (1_u64..).zip(tables.chunk_by(|one, other| one & !1 == other & !1)) {
-            let (weight, active) = (same.len() as u64, same.iter().any(|table| table & 1 == 1));
-            let offset = same.first().map_or(0, |table| table & !1);
-            self.l2_table(offset, weight, active)?;
-            done += weight * self.layout.cluster_size();
-            if index % TABLES_A_STEP == 0 && progress.at(done, total) == ControlFlow::Break(()) {
-                return Err(ImageError::Interrupted { path: self.source.path().into() });
-            }
-        }
-        Ok(())
-    }
-
-    fn l2_table(&mut self, offset: u64, weight: u64, active: bool) -> Result<(), ImageError> {
-        let (source, layout) = (self.source, self.layout);
-        let inside = self.refer(TableKind::L1Entry, Region { offset, length: layout.cluster_size() }, weight);
-        if offset % layout.cluster_size() != 0 {
-            self.report.add(Finding::Unaligned { table: TableKind::L1Entry, offset });
-            return Ok(());
-        }
-        // An entry with flags and no offset has the header for a table; that is reported as an overlap.
-        if !inside || offset == 0 {
-            return Ok(());
-        }
-        let extended = layout.extended_l2;
-        let mut before = (0, 0);
-        source.words(offset, layout.cluster_size() / 8, &mut |index, word| {
-            if extended && index % 2 == 1 {
-                let entry = if before.0 + 1 == index { before.1 } else { 0 };
-                self.subclusters(entry, word);
-            } else {
-                self.l2_entry(word, weight, active);
-                before = (index, word);
-            }
-            Ok(())
-        })
-    }
-
-    /// Extended entries have a bitmap: 32 bits for subclusters with data, above them 32 for subclusters that read as zeroes (qcow2
-    /// specification, "Extended L2 Entries").
-    fn subclusters(&mut self, entry: u64, bitmap: u64) {
-        let (allocated, zero) = (bitmap & 0xffff_ffff, bitmap >> 32);
-        let wrong = if entry & COMPRESSED != 0 {
-            bitmap != 0
-        } else if entry & OFFSET != 0 {
-            allocated & zero != 0
-        } else {
-            allocated != 0
-        };
-        if wrong {
-            self.report.add(Finding::Subclusters { entry, bitmap });
-        }
-    }
-
-    fn l2_entry(&mut self, entry: u64, weight: u64, active: bool) {
-        let kind = TableKind::L2Entry;
-        if entry & COMPRESSED != 0 {
-            if entry & COPIED != 0 {
-                self.report.add(Finding::Reserved { table: kind, entry });
-            }
-            self.refer_data(compressed(entry, self.layout.cluster_bits), weight);
-            self.report.compressed_clusters += u64::from(active);
-            self.report.allocated_clusters += u64::from(active);
-            return;
-        }
-        if entry & L2_RESERVED != 0 {
-            self.report.add(Finding::Reserved { table: kind, entry });
-        }
-        let offset = entry & OFFSET;
-        if offset == 0 {
-            return;
-        }
-        if offset % self.layout.cluster_size() != 0 {
-            self.report.add(Finding::Unaligned { table: kind, offset });
-        }
-        self.refer_data(Region { offset, length: self.layout.cluster_size() }, weight);
-        if active {
-            self.report.allocated_clusters += 1;
-            self.check_copied(kind, entry);
-        }
-    }
-
-    /// The flag says whether the reference count is 1 (qcow2 specification, "L1 table entry" and "L2 table entry").
-    fn check_copied(&mut self, table: TableKind, entry: u64) {
-        let offset = entry & OFFSET;
-        let refcount = self.stored.get(offset >> self.layout.cluster_bits);
-        if offset != 0 && (refcount == 1) != (entry & COPIED != 0) {
-            self.report.add(Finding::Copied { table, entry, refcount });
-        }
-    }
-
     /// Counts the references of a table of the image to its clusters; false if it lies outside of the file.
-    fn refer(&mut self, table: TableKind, region: Region, weight: u64) -> bool {
+    pub(super) fn refer(&mut self, table: TableKind, region: Region, weight: u64) -> bool {
         let Some(clusters) = self.count(table, region, weight) else { return false };
         for cluster in clusters {
             if self.tables.set(cluster) {
@@ -316,7 +206,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Counts the references of an L2 entry to its data.
-    fn refer_data(&mut self, region: Region, weight: u64) {
+    pub(super) fn refer_data(&mut self, region: Region, weight: u64) {
         let table = TableKind::L2Entry;
         let Some(clusters) = self.count(table, region, weight) else { return };
         for cluster in clusters {
@@ -328,7 +218,12 @@ impl<'a> Walk<'a> {
 
     /// The clusters of a region, counted; `None` if it is empty or leaves the file by a cluster or more. The last cluster of a file
     /// may be shorter.
-    fn count(&mut self, table: TableKind, region: Region, weight: u64) -> Option<std::ops::RangeInclusive<u64>> {
+    fn count(
+        &mut self,
+        table: TableKind,
+        region: Region,
+        weight: u64,
+    ) -> Option<std::ops::RangeInclusive<u64>> {
         let Region { offset, length } = region;
         if length == 0 {
             return None;
@@ -369,12 +264,4 @@ impl<'a> Walk<'a> {
 
 fn bytes_of(table: Table) -> Region {
     Region { offset: table.offset, length: table.entries * 8 }
-}
-
-/// Where compressed data lies: a number of sectors, of which the first is not used from its beginning.
-fn compressed(entry: u64, cluster_bits: u32) -> Region {
-    let offset_bits = 62 - (cluster_bits - 8);
-    let offset = entry & ((1 << offset_bits) - 1);
-    let sectors = ((entry & !(COPIED | COMPRESSED)) >> offset_bits) + 1;
-    Region { offset, length: sectors * SECTOR - offset % SECTOR }
 }

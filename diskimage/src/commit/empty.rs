@@ -55,7 +55,7 @@ fn read_blocks(source: &Source<'_>, layout: &Layout) -> Result<BTreeMap<u64, u64
     let cluster_size = layout.cluster_size();
     source.words(layout.refcounts.offset, layout.refcounts.entries, &mut |index, entry| {
         let offset = entry & !RESERVED;
-        if offset % cluster_size != 0 || offset >= source.length() {
+        if !offset.is_multiple_of(cluster_size) || offset >= source.length() {
             let problem = format!("entry {index} of its refcount table points to {offset:#x}");
             return Err(ImageError::Damaged { path: source.path().into(), problem });
         }
@@ -126,8 +126,11 @@ fn write_zeroes(file: &File, table: Table) -> io::Result<()> {
 /// Takes the blocks that are not kept out of the refcount table. A block may count the cluster of a later one, so the later ones go
 /// first; between sectors, what was written is brought to the disk.
 fn drop_blocks(file: &File, layout: &Layout, blocks: &BTreeMap<u64, u64>, kept: &Kept) -> io::Result<()> {
-    let mut sectors: Vec<u64> =
-        blocks.keys().filter(|index| !kept.blocks.contains(index)).map(|index| index / ENTRIES_A_SECTOR).collect();
+    let mut sectors: Vec<u64> = blocks
+        .keys()
+        .filter(|index| !kept.blocks.contains(index))
+        .map(|index| index / ENTRIES_A_SECTOR)
+        .collect();
     sectors.dedup();
     for sector in sectors.into_iter().rev() {
         let first = sector * ENTRIES_A_SECTOR;
@@ -153,7 +156,8 @@ fn give_back(file: &File, layout: &Layout, kept: &Kept, length: u64) -> io::Resu
         let start = cluster << layout.cluster_bits;
         if start > free {
             // Only space is lost where the file system cannot.
-            let _ = fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, free, start - free);
+            let _ =
+                fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, free, start - free);
         }
         free = start + layout.cluster_size();
     }

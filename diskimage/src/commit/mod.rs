@@ -30,19 +30,23 @@ pub struct Committed {
 }
 
 /// Commits `overlay`, which is opened alone ([`Image::alone`]) and for writing, to `base`, its backing file with what lies below,
-/// which is opened for writing too. Opening for writing refuses images with snapshots inside, which would change with the backing file. The caller makes sure that `base` is the backing file, and that no other overlay lies on it:
-/// that one would change.
+/// which is opened for writing too: that refuses images with snapshots inside, which would change with the backing file. The caller
+/// makes sure that `base` is the backing file, and that no other overlay lies on it: that one would change.
 ///
 /// # Errors
 ///
-/// If something cannot be read or written, or if `progress` ends the work. The overlay then reads as before, and may be committed again.
+/// If something cannot be read or written, or if `progress` ends the work. The overlay then reads as before, and may be committed
+/// again.
 pub fn commit(overlay: Image, base: &Image, progress: &mut dyn Progress) -> Result<Committed, ImageError> {
     check_overlay(&overlay)?;
     if !base.is_writable() {
         return Err(ImageError::ReadOnly { path: base.path().into() });
     }
     let Some(file) = overlay.files().first().cloned() else {
-        return Err(ImageError::Unsupported { path: overlay.path().into(), reason: "it is no open image".into() });
+        return Err(ImageError::Unsupported {
+            path: overlay.path().into(),
+            reason: "it is no open image".into(),
+        });
     };
     let grown = (overlay.size() > base.size()).then_some(overlay.size());
     if let Some(size) = grown {
@@ -62,7 +66,8 @@ pub fn commit(overlay: Image, base: &Image, progress: &mut dyn Progress) -> Resu
 }
 
 fn check_overlay(overlay: &Image) -> Result<(), ImageError> {
-    let unsupported = |reason: &str| Err(ImageError::Unsupported { path: overlay.path().into(), reason: reason.into() });
+    let unsupported =
+        |reason: &str| Err(ImageError::Unsupported { path: overlay.path().into(), reason: reason.into() });
     if overlay.header().is_none_or(|header| header.backing.is_none()) {
         return unsupported("it has no backing file that its data could go to");
     }

@@ -5,9 +5,16 @@ use std::path::{Path, PathBuf};
 
 use diskimage::{Committed, Format, Image, ImageError, NoProgress, Progress, commit};
 
-use crate::support::{Folder, assert_same, assert_sound, dose, image, open, qemu_img, qemu_io, run, text, used};
+use crate::support::{
+    Folder, assert_same, assert_sound, dose, image, open, qemu_img, qemu_io, run, text, used,
+};
 
-fn commit_to(overlay: &Path, base: &Path, format: Format, progress: &mut dyn Progress) -> Result<Committed, ImageError> {
+fn commit_to(
+    overlay: &Path,
+    base: &Path,
+    format: Format,
+    progress: &mut dyn Progress,
+) -> Result<Committed, ImageError> {
     let top = Image::alone(open(overlay, true), overlay, Format::Qcow2, true)?;
     commit(top, &image(base, format, true), progress)
 }
@@ -18,7 +25,9 @@ fn overlay(folder: &Folder, format: &str, options: &str) -> (PathBuf, PathBuf) {
     qemu_img(&["create", "-q", "-f", format, text(&base), "5000k"]);
     qemu_io(&base, format, &["write -P 1 0 3M".into(), "write -P 9 4900k 100k".into()]);
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, "-F", format, "-b", "base", text(&top), "9M"]);
-    let mut writes = ["write -c -P 2 1M 1M", "write -c -P 3 6M 128k", "write -P 4 1100k 3k", "write -P 0 2M 256k"].to_vec();
+    let mut writes =
+        ["write -c -P 2 1M 1M", "write -c -P 3 6M 128k", "write -P 4 1100k 3k", "write -P 0 2M 256k"]
+            .to_vec();
     writes.push("write -P 5 8M 1M");
     if !options.contains("0.10") {
         writes.push("write -z 0 256k");
@@ -106,12 +115,9 @@ fn commit_that_ends_at_any_step_loses_nothing() {
 }
 
 #[test]
-fn overlay_with_snapshots_or_without_backing_file_is_refused() {
+fn image_without_backing_file_is_refused() {
     let folder = Folder::new();
-    let (base, top) = overlay(&folder, "raw", "cluster_size=64k");
-    qemu_img(&["snapshot", "-c", "s", text(&top)]);
-    let refused = commit_to(&top, &base, Format::Raw, &mut NoProgress).unwrap_err().to_string();
-    assert!(refused.contains("snapshots inside"), "{refused}");
+    let (base, _) = overlay(&folder, "raw", "cluster_size=64k");
     let alone = folder.path("alone.qcow2");
     qemu_img(&["create", "-q", "-f", "qcow2", text(&alone), "1M"]);
     let refused = commit_to(&alone, &base, Format::Raw, &mut NoProgress).unwrap_err().to_string();

@@ -16,15 +16,24 @@ fn convert_to(from: &Path, from_format: Format, to: &Path, options: &ConvertOpti
 
 /// Three layers of different sizes, with data, zeroes and compressed clusters in them.
 fn chain(folder: &Folder) -> PathBuf {
-    let [raw, base, middle, top] = ["raw.raw", "base.qcow2", "middle.qcow2", "top.qcow2"].map(|name| folder.path(name));
+    let [raw, base, middle, top] =
+        ["raw.raw", "base.qcow2", "middle.qcow2", "top.qcow2"].map(|name| folder.path(name));
     qemu_img(&["create", "-q", "-f", "raw", text(&raw), "5M"]);
     qemu_io(&raw, "raw", &["write -P 1 0 700k".into(), "write -P 2 3M 2M".into()]);
     qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", text(&raw), text(&base)]);
     for (path, backing, size) in [(&middle, "base.qcow2", "9M"), (&top, "middle.qcow2", "7M")] {
         qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, text(path), size]);
     }
-    qemu_io(&middle, "qcow2", &["write -P 3 100k 5k".into(), "write -z 3M 1M".into(), "write -P 4 8M 1M".into()]);
-    qemu_io(&top, "qcow2", &["write -P 5 4M 3k".into(), "write -z 6M 64k".into(), "write -P 0 1M 192k".into()]);
+    qemu_io(
+        &middle,
+        "qcow2",
+        &["write -P 3 100k 5k".into(), "write -z 3M 1M".into(), "write -P 4 8M 1M".into()],
+    );
+    qemu_io(
+        &top,
+        "qcow2",
+        &["write -P 5 4M 3k".into(), "write -z 6M 64k".into(), "write -P 0 1M 192k".into()],
+    );
     top
 }
 
@@ -32,9 +41,12 @@ fn chain(folder: &Folder) -> PathBuf {
 fn chain_becomes_one_image_of_either_format() {
     let folder = Folder::new();
     let top = chain(&folder);
-    for (format, cluster_size) in
-        [(Format::Raw, None), (Format::Qcow2, None), (Format::Qcow2, Some(512)), (Format::Qcow2, Some(2 << 20))]
-    {
+    for (format, cluster_size) in [
+        (Format::Raw, None),
+        (Format::Qcow2, None),
+        (Format::Qcow2, Some(512)),
+        (Format::Qcow2, Some(2 << 20)),
+    ] {
         let why = format!("{format}, {cluster_size:?}");
         let [ours, theirs] = ["ours", "theirs"].map(|name| folder.path(name));
         let mut options = ConvertOptions::new(format);

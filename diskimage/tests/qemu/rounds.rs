@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use diskimage::{ConvertOptions, CreateOptions, Format, Image, NoProgress, commit, convert};
 
-use crate::support::{Folder, Random, assert_same, assert_sound, create, dose, image, open, qemu_img, qemu_io, text};
+use crate::support::{
+    Folder, Random, assert_same, assert_sound, create, dose, image, open, qemu_img, qemu_io, text,
+};
 
 /// Longest disk, and longest write.
 const MOST: u64 = 6 << 20;
@@ -206,7 +208,7 @@ impl Chain {
 
 #[test]
 fn chain_stays_sound_and_the_same_through_many_rounds() {
-    for seed in 0..dose(20) {
+    for seed in 0..dose(10) {
         let mut chain = Chain::new(seed);
         for _ in 0..dose(200) {
             chain.round();

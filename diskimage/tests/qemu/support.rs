@@ -47,7 +47,10 @@ pub(crate) fn dose(full: u64) -> u64 {
 }
 
 pub(crate) fn run(program: &str, words: &[&str]) -> Output {
-    Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program}: {error}; install qemu-utils"))
+    Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}; install qemu-utils"))
 }
 
 /// `qemu-img` with these words, which must succeed.
@@ -66,7 +69,8 @@ pub(crate) fn qemu_io(path: &Path, format: &str, commands: &[String]) {
     }
     words.push(text(path));
     let output = run("qemu-io", &words);
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && !said.contains("failed"), "qemu-io {words:?}: {said}");
 }
 
@@ -96,14 +100,16 @@ pub(crate) fn image(path: &Path, format: Format, write: bool) -> Image {
 pub(crate) fn assert_same(one: &Path, one_format: &str, other: &Path, other_format: &str, why: &str) {
     let words = ["compare", "-f", one_format, "-F", other_format, text(one), text(other)];
     let output = run("qemu-img", &words);
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{why}: {words:?}: {said}");
 }
 
 /// QEMU and we find nothing wrong with a qcow2 image.
 pub(crate) fn assert_sound(path: &Path, why: &str) {
     let output = run("qemu-img", &["check", "-f", "qcow2", text(path)]);
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{why}: qemu-img check {path:?}: {said}");
     let report = check(path).unwrap();
     assert_eq!(report.findings, [], "{why}: {path:?}");
