@@ -24,4 +24,5 @@ pub use error::DiskError;
 pub(crate) use file::DiskFile;
 pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
-pub(crate) use open::Access;
+pub(crate) use holder::find as find_holder;
+pub(crate) use open::{Access, lock, open_file};
