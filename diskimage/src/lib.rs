@@ -26,3 +26,4 @@ pub use header::{Backing, Compression, Encryption, Features, Header, looks_like_
 pub use image::Image;
 pub use opener::{Access, ImageOptions, Opener, UnlockedOpener};
 pub use storage::ImageFile;
+pub use words::name as printable_name;
