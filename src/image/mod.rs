@@ -31,7 +31,7 @@ pub(crate) mod version;
 mod volumes;
 
 pub use disk::ReadError;
-pub(crate) use disk::{Budget, Disk, DiskFile};
+pub(crate) use disk::{Budget, Disk, DiskBytes, DiskFile};
 pub use error::ImageError;
 pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, explore, read_file};
 #[cfg(feature = "cli")]

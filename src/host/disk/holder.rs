@@ -51,6 +51,7 @@ fn holds(pid: u32, file: &Metadata) -> bool {
     })
 }
 
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
+/// Whether they are of one file or one block device.
+pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
     identity(one) == identity(other) || (one.file_type().is_block_device() && one.rdev() == other.rdev())
 }

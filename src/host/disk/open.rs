@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use diskimage::Format;
 use virtio::block::{SECTOR, Topology};
 
 use super::error::DiskError;
@@ -31,21 +32,22 @@ pub(crate) struct Access {
 }
 
 impl DiskFile {
-    /// Opens and locks the disk at `path`.
+    #[cfg(test)]
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
+        Self::open_as(path, access, None)
+    }
+
+    /// Opens and locks the raw image or the block device at `path`. `said` is the format that the user said.
     ///
     /// # Errors
     /// [`DiskError`], with its cure.
-    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
+    pub(super) fn open_as(path: &Path, access: Access, said: Option<Format>) -> Result<Self, DiskError> {
         let (buffered, metadata) = open_file(path, access)?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
         let device = metadata.file_type().is_block_device();
         lock(&buffered, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
-        let mut head = [0; format::HEAD];
-        let read = buffered.read_at(&mut head, 0).map_err(io("reading its first sector"))?;
-        if let Some(format) = head.get(..read).and_then(format::image_format) {
-            return Err(DiskError::Format { path: path.into(), format });
-        }
+        check_head(&buffered, path, said)?;
         if size < SECTOR {
             return Err(DiskError::Empty { path: path.into() });
         }
@@ -99,6 +101,28 @@ pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata),
         error,
     })?;
     Ok((file, metadata))
+}
+
+/// Looks whether a raw image begins like one in another format. What a guest writes can, so that it stays raw if the user has
+/// said so; else the format was probably forgotten, and the guest would destroy the image.
+pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Result<(), DiskError> {
+    let mut head = [0; format::HEAD];
+    let read = file.read_at(&mut head, 0).map_err(|error| DiskError::Io {
+        path: path.into(),
+        action: "reading its first sector",
+        error,
+    })?;
+    match head.get(..read).and_then(format::image_format) {
+        None => Ok(()),
+        Some(format) if said == Some(Format::Raw) => {
+            log::warn!(
+                "the disk {} begins like {format}, and is raw as `format=raw` says: the guest sees these bytes",
+                path.display()
+            );
+            Ok(())
+        }
+        Some(format) => Err(DiskError::Format { path: path.into(), format }),
+    }
 }
 
 /// The size of an image or a block device in bytes.
