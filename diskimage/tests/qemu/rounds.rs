@@ -217,6 +217,24 @@ fn chain_stays_sound_and_the_same_through_many_rounds() {
 }
 
 #[test]
+fn disk_that_is_smaller_than_a_cluster_is_zeroed_in_part() {
+    for discard in [false, true] {
+        let folder = Folder::new();
+        let path = folder.path("small.qcow2");
+        let options = CreateOptions::new(Format::Qcow2, 100 << 10).cluster_size(1 << 20);
+        diskimage::create(&create(&path), &path, &options).unwrap();
+        let mut image = image(&path, Format::Qcow2, true);
+        image.write_at(&[1; 100 << 10], 0).unwrap();
+        if discard { image.discard(1000, 5000) } else { image.write_zeroes(1000, 5000) }.unwrap();
+        let mut read = [9; 100 << 10];
+        image.read_at(&mut read, 0).unwrap();
+        assert!(read[..1000] == [1; 1000] && read[1000..6000] == [0; 5000] && read[6000..] == [1; 96400]);
+        drop(image);
+        assert_sound(&path, "zeroed in part");
+    }
+}
+
+#[test]
 fn overlay_by_qemu_on_our_base_and_back() {
     let folder = Folder::new();
     let [base, top] = ["base.qcow2", "top.qcow2"].map(|name| folder.path(name));
