@@ -64,9 +64,7 @@ impl Image {
             None => (None, Vec::new(), Vec::new()),
         };
         let tables = match &layer.header {
-            Some(header) if write => Some(
-                header.check_writable(&layer.path).and_then(|()| Tables::read(&file, &layer.path, header))?,
-            ),
+            Some(header) if write => Some(prepare(&file, &layer.path, header)?),
             _ => None,
         };
         let file = ImageFile::new(file, &layer.path, layers.len());
@@ -215,4 +213,12 @@ impl Image {
         }
         self.access.sync()
     }
+}
+
+/// Makes an image ready to be written.
+fn prepare(file: &File, path: &Path, header: &Header) -> Result<Tables, ImageError> {
+    header.check_writable(path)?;
+    let tables = Tables::read(file, path, header)?;
+    header.clear_features(file).map_err(ImageError::io(path, "write"))?;
+    Ok(tables)
 }
