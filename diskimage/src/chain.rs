@@ -36,7 +36,7 @@ pub struct Layer {
 pub(crate) struct Found {
     pub(crate) file: File,
     pub(crate) layer: Layer,
-    identity: (u64, u64),
+    pub(crate) identity: (u64, u64),
 }
 
 impl Layer {
