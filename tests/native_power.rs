@@ -185,6 +185,27 @@ fn what_was_written_by_a_driver_without_flushes_survives_power_cuts() {
     survives(Setup::new(Format::Raw).options(",direct").writing_through().without_uring());
 }
 
+/// Clusters of 512 bytes: all kinds of tables grow while it runs.
+#[test]
+fn what_was_flushed_to_a_qcow2_image_survives_power_cuts() {
+    survives(Setup::new(Format::Qcow2(64 << 10)));
+    survives(Setup::new(Format::Qcow2(512)));
+    survives(Setup::new(Format::Qcow2(4096)).options(",direct"));
+    survives(Setup::new(Format::Qcow2(64 << 10)).without_uring());
+}
+
+#[test]
+fn what_was_flushed_to_an_overlay_survives_power_cuts() {
+    survives(Setup::new(Format::Overlay(64 << 10)));
+    survives(Setup::new(Format::Overlay(64 << 10)).options(",direct"));
+    survives(Setup::new(Format::Chain(4096)).without_uring());
+}
+
+#[test]
+fn what_was_written_to_an_overlay_without_flushes_survives_power_cuts() {
+    survives(Setup::new(Format::Overlay(64 << 10)).writing_through());
+}
+
 /// The test itself: a run whose flushes are none, or are acknowledged when they begin, does not pass.
 #[test]
 fn a_broken_promise_is_found() {
