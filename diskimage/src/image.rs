@@ -9,6 +9,7 @@ use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping};
 
+use crate::backing::identity;
 use crate::chain::{self, Found};
 use crate::order::Order;
 use crate::tables::Tables;
@@ -48,7 +49,14 @@ impl Image {
     /// Puts an open qcow2 file on an open image, whatever backing file its header names. This is how a temporary overlay is made,
     /// and an overlay on a disk that is open already.
     pub fn on(top: File, path: &Path, write: bool, below: Image) -> Result<Image, ImageError> {
-        Image::build(Found::new(top, path, Format::Qcow2)?, Some(below), write)
+        let found = Found::new(top, path, Format::Qcow2)?;
+        for file in below.files() {
+            let metadata = file.file().metadata().map_err(ImageError::io(file.path(), "look at"))?;
+            if identity(&metadata) == found.identity {
+                return Err(ImageError::Circle { path: file.path().into(), by: path.into() });
+            }
+        }
+        Image::build(found, Some(below), write)
     }
 
     /// An image of one open file, without what its header may name as a backing file.
@@ -64,9 +72,7 @@ impl Image {
             None => (None, Vec::new(), Vec::new()),
         };
         let tables = match &layer.header {
-            Some(header) if write => Some(
-                header.check_writable(&layer.path).and_then(|()| Tables::read(&file, &layer.path, header))?,
-            ),
+            Some(header) if write => Some(prepare(&file, &layer.path, header)?),
             _ => None,
         };
         let file = ImageFile::new(file, &layer.path, layers.len());
@@ -215,4 +221,12 @@ impl Image {
         }
         self.access.sync()
     }
+}
+
+/// Makes an image ready to be written.
+fn prepare(file: &File, path: &Path, header: &Header) -> Result<Tables, ImageError> {
+    header.check_writable(path)?;
+    let tables = Tables::read(file, path, header)?;
+    header.clear_features(file).map_err(ImageError::io(path, "write"))?;
+    Ok(tables)
 }

@@ -1,12 +1,13 @@
 //! Zeroes, discards and other sizes.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 
 use imago::format::PreallocateMode;
 use imago::{Mapping, ShallowMapping};
 
 use crate::header::largest;
-use crate::{Header, Image, ImageError};
+use crate::{Format, Header, Image, ImageError};
 
 /// Zeroes are written in pieces of this size to images that know no zero clusters.
 const PIECE: u64 = 64 << 10;
@@ -177,9 +178,7 @@ impl Image {
     fn grow_qcow2(&self, from: u64, size: u64, cluster: u64) -> io::Result<()> {
         let Some(top) = self.files().first() else { return Ok(()) };
         self.flush()?;
-        if let Some(mut order) = top.order() {
-            order.begin(from);
-        }
+        top.begin(from);
         let grown = self.access.resize_grow(size, PreallocateMode::None);
         // What was begun ends, whatever came of it.
         self.access.flush()?;
@@ -189,7 +188,7 @@ impl Image {
         let end = from.checked_next_multiple_of(cluster).unwrap_or(size).max(below).min(size);
         self.zero_what_is_not(from, end)?;
         self.flush()?;
-        top.order().map_or(Ok(()), |mut order| order.show_size(top.file(), size))
+        top.show_size(size)
     }
 
     fn shrink(&mut self, from: u64, size: u64) -> Result<(), ImageError> {
@@ -217,9 +216,7 @@ impl Image {
         }
         self.flush()?;
         let Some(top) = self.files().first().cloned() else { return Ok(()) };
-        if let Some(mut order) = top.order() {
-            order.show_size(top.file(), size)?;
-        }
+        top.show_size(size)?;
         crate::storage::reload(&mut self.access)
     }
 
@@ -228,12 +225,12 @@ impl Image {
         if !self.is_writable() {
             return Err(ImageError::ReadOnly { path: path() });
         }
-        let Some(header) = self.header() else { return Ok(()) };
-        if header.snapshots > 0 {
-            let reason =
-                "an image with snapshots inside is not resized; `qemu-img snapshot -l` lists them".into();
+        let top = self.files().first().and_then(|top| top.file().metadata().ok());
+        if self.format() == Format::Raw && top.is_some_and(|top| top.file_type().is_block_device()) {
+            let reason = "a block device is not resized here, but where it comes from".into();
             return Err(ImageError::Unsupported { path: path(), reason });
         }
+        let Some(header) = self.header() else { return Ok(()) };
         let limit = largest(header.cluster_bits);
         if size > limit {
             return Err(ImageError::TooLarge {

@@ -35,6 +35,8 @@ struct Inner {
     /// Of a qcow2 file that is written.
     order: OnceLock<Mutex<Order>>,
     new_data: AtomicBool,
+    /// What is read may be held by the order. Else nobody waits for its syncs to read.
+    holds: AtomicBool,
 }
 
 impl ImageFile {
@@ -47,6 +49,7 @@ impl ImageFile {
             helper: CommonStorageHelper::default(),
             order: OnceLock::new(),
             new_data: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
         }))
     }
 
@@ -63,6 +66,19 @@ impl ImageFile {
             order.data_written();
         }
         Some(order)
+    }
+
+    /// Begins a change of the L1 table, which ends with the next flush: see [`Order::begin`].
+    pub(crate) fn begin(&self, size: u64) {
+        if let Some(mut order) = self.order() {
+            self.0.holds.store(true, Ordering::Release);
+            order.begin(size);
+        }
+    }
+
+    /// Writes the disk's new size to the header.
+    pub(crate) fn show_size(&self, size: u64) -> io::Result<()> {
+        self.order().map_or(Ok(()), |mut order| order.show_size(self.file(), size))
     }
 
     /// For an engine that writes data itself, before it writes to space that was allocated just now: nothing on the medium leads
@@ -177,7 +193,7 @@ impl Storage for ImageFile {
     }
 
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
-        let order = self.order();
+        let order = if self.0.holds.load(Ordering::Acquire) { self.order() } else { None };
         for mut buffer in buffers.into_inner() {
             if let Some(held) =
                 order.as_ref().and_then(|order| order.held(offset)).filter(|held| held.len() == buffer.len())
@@ -234,7 +250,10 @@ impl Storage for ImageFile {
 
     fn flush(&self) -> io::Result<()> {
         // imago calls this when all it had in memory is written.
-        self.order().map_or(Ok(()), |mut order| order.release(self.file()))
+        let Some(mut order) = self.order() else { return Ok(()) };
+        order.release(self.file())?;
+        self.0.holds.store(false, Ordering::Release);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

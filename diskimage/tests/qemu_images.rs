@@ -9,11 +9,11 @@ use std::path::Path;
 use common::{assert_clean, converted, folder, open, pattern, qemu_img, read_all, run};
 use diskimage::{ImageError, Layer};
 
-const SIZE: usize = 6 << 20;
+const SIZE: usize = 5 << 20;
 
 /// Makes an image with options, with data here and there.
 fn make(path: &Path, options: &str) {
-    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", options, path.to_str().unwrap(), "6M"]);
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", options, path.to_str().unwrap(), "5M"]);
     let writes = [
         "write -P 0x11 0 70000",
         "write -P 0x22 1M 200k",
@@ -54,13 +54,10 @@ fn assert_read_and_written(path: &Path, options: &str) {
 fn every_layout_is_read_and_written() {
     for options in [
         "compat=0.10",
-        "compat=0.10,cluster_size=512",
         "compat=1.1,lazy_refcounts=on",
-        "cluster_size=512",
         "cluster_size=4k,refcount_bits=1",
         "cluster_size=512,refcount_bits=64",
         "refcount_bits=2",
-        "refcount_bits=4",
         "refcount_bits=8",
         "cluster_size=2M,refcount_bits=32",
         "preallocation=metadata",
@@ -75,11 +72,11 @@ fn every_layout_is_read_and_written() {
 
 #[test]
 fn compressed_clusters_are_read_and_written_over() {
-    for options in ["cluster_size=64k", "cluster_size=512", "compat=0.10", "cluster_size=2M"] {
+    for options in ["cluster_size=64k", "compat=0.10,cluster_size=512"] {
         let (_folder, source) = folder("source.qcow2");
         make(&source, "cluster_size=64k");
         let path = source.with_file_name("packed.qcow2");
-        qemu_img(&format!("convert -c -f qcow2 -O qcow2 -o {options} {}", source.display()), &path);
+        qemu_img(&format!("convert -c -q -f qcow2 -O qcow2 -o {options} {}", source.display()), &path);
         assert!(converted(&source) == converted(&path));
         assert_read_and_written(&path, options);
     }
@@ -101,7 +98,7 @@ fn what_is_not_supported_is_refused_by_its_name() {
         let (_folder, path) = folder("disk.qcow2");
         let options = options.replace("DATA", path.with_extension("data").to_str().unwrap());
         let create = ["create", "-q", "-f", "qcow2"].into_iter().chain(secret.iter().copied());
-        run("qemu-img", create.chain(["-o", &options, path.to_str().unwrap(), "6M"]));
+        run("qemu-img", create.chain(["-o", &options, path.to_str().unwrap(), "5M"]));
         for write in [false, true] {
             let said = open(&path, write).unwrap_err().to_string();
             assert!(
@@ -117,12 +114,22 @@ fn what_is_not_supported_is_refused_by_its_name() {
 
 #[test]
 fn the_command_that_mends_an_image_does() {
-    let (_folder, path) = folder("disk.qcow2");
-    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "extended_l2=on", path.to_str().unwrap(), "6M"]);
-    let said = open(&path, false).unwrap_err().to_string();
+    let secret = ["create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=abc", "-o"];
+    for options in ["extended_l2=on", "encrypt.format=aes,encrypt.key-secret=key"] {
+        let (_folder, path) = folder("disk.qcow2");
+        run("qemu-img", secret.into_iter().chain([options, path.to_str().unwrap(), "5M"]));
+        mend(&path);
+    }
+}
+
+fn mend(path: &Path) {
+    let password = path.with_extension("password");
+    std::fs::write(&password, "abc").unwrap();
+    let said = open(path, false).unwrap_err().to_string();
     let command = said.split('`').find(|part| part.starts_with("qemu-img")).unwrap();
     let mended = path.with_file_name("mended.qcow2");
     let command = command.replace("NEW.qcow2", mended.to_str().unwrap());
+    let command = command.replace("PASSWORD_FILE", password.to_str().unwrap());
     run("sh", ["-c", &command]);
     open(&mended, true).unwrap();
 }
@@ -169,6 +176,20 @@ fn mark(path: &Path, offset: u64, byte: u8) {
 }
 
 #[test]
+fn bitmaps_end_with_the_first_write_and_the_image_stays_sound() {
+    let (_folder, path) = folder("disk.qcow2");
+    make(&path, "cluster_size=64k");
+    run("qemu-img", ["bitmap", "-f", "qcow2", "--add", path.to_str().unwrap(), "changes"]);
+    assert!(open(&path, false).unwrap().header().unwrap().features.bitmaps);
+    let before = converted(&path);
+    open(&path, true).unwrap().write_at(b"x", 0).unwrap();
+    assert!(!open(&path, false).unwrap().header().unwrap().features.bitmaps);
+    qemu_img("check -q -r leaks -f qcow2", &path);
+    assert_clean(&path);
+    assert!(converted(&path)[1..] == before[1..]);
+}
+
+#[test]
 fn chains_by_qemu_img_are_read_from_top_to_bottom() {
     let (_folder, base) = folder("base.raw");
     std::fs::write(&base, pattern(5, 3 << 20)).unwrap();
@@ -177,7 +198,7 @@ fn chains_by_qemu_img_are_read_from_top_to_bottom() {
     for (backing, format, path) in [("base.raw", "raw", &middle), ("middle.qcow2", "qcow2", &top)] {
         run(
             "qemu-img",
-            ["create", "-q", "-f", "qcow2", "-b", backing, "-F", format, path.to_str().unwrap(), "6M"],
+            ["create", "-q", "-f", "qcow2", "-b", backing, "-F", format, path.to_str().unwrap(), "5M"],
         );
     }
     run(

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -14,6 +13,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::ImageError;
 use crate::check::layout::{Layout, Table};
 use crate::check::source::Source;
+use crate::order::medium;
 
 /// Entries of the refcount table in one sector, which a disk writes whole.
 const ENTRIES_A_SECTOR: u64 = 512 / 8;
@@ -34,16 +34,16 @@ pub(super) fn empty(
     // No entry of level 1: nothing of the overlay is seen any more.
     step()?;
     write_zeroes(file, layout.l1).map_err(failed())?;
-    file.sync_data().map_err(failed())?;
+    medium::sync(file).map_err(failed())?;
     step()?;
     drop_blocks(file, &layout, &blocks, &kept).map_err(failed())?;
     step()?;
     for (index, offset) in &blocks {
         if kept.blocks.contains(index) {
-            file.write_all_at(&kept.block(&layout, *index), *offset).map_err(failed())?;
+            medium::write(file, &kept.block(&layout, *index), *offset).map_err(failed())?;
         }
     }
-    file.sync_data().map_err(failed())?;
+    medium::sync(file).map_err(failed())?;
     step()?;
     give_back(file, &layout, &kept, source.length()).map_err(failed())?;
     file.sync_all().map_err(failed())
@@ -120,7 +120,7 @@ fn clusters(layout: &Layout, table: Table) -> std::ops::Range<u64> {
 
 fn write_zeroes(file: &File, table: Table) -> io::Result<()> {
     let zeroes = vec![0; usize::try_from(table.entries * 8).unwrap_or(0)];
-    file.write_all_at(&zeroes, table.offset)
+    medium::write(file, &zeroes, table.offset)
 }
 
 /// Takes the blocks that are not kept out of the refcount table. A block may count the cluster of a later one, so the later ones go
@@ -139,8 +139,8 @@ fn drop_blocks(file: &File, layout: &Layout, blocks: &BTreeMap<u64, u64>, kept: 
             .map(|index| blocks.get(&index).filter(|_| kept.blocks.contains(&index)).copied().unwrap_or(0))
             .flat_map(u64::to_be_bytes)
             .collect();
-        file.write_all_at(&bytes, layout.refcounts.offset + first * 8)?;
-        file.sync_data()?;
+        medium::write(file, &bytes, layout.refcounts.offset + first * 8)?;
+        medium::sync(file)?;
     }
     Ok(())
 }

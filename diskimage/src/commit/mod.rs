@@ -4,6 +4,8 @@
 //! it still has covers the backing file, and what it has no longer is there.
 
 mod empty;
+#[cfg(test)]
+mod tests;
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -5,7 +5,7 @@
 //! table and to the refcount table are held until the refcounts of what they point to are in the file, and `fdatasync` stands
 //! between what is pointed to and the pointer.
 
-mod medium;
+pub(crate) mod medium;
 #[cfg(test)]
 mod tests;
 mod transaction;

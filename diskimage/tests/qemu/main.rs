@@ -4,5 +4,6 @@
 mod check;
 mod commit;
 mod convert;
+mod killed;
 mod rounds;
 mod support;
