@@ -173,6 +173,14 @@ fn info_says_what_an_image_is() {
     fs::copy(folder.path("student1.qcow2"), folder.path("looks.raw")).unwrap();
     let json: Value = serde_json::from_str(&folder.does(&["info", "looks.raw", "--json"])).unwrap();
     assert_eq!((&json["format"], json.get("backing")), (&"raw".into(), None), "{json}");
+    assert!(folder.does(&["info", "looks.raw"]).contains("note      it begins like a qcow2 image"));
+    // A copy of it as it is would be no disk for anybody.
+    for words in
+        [&["convert", "looks.raw", "copy.qcow2"][..], &["create", "o.qcow2", "--backing", "looks.raw"]]
+    {
+        folder.fails(words, FAILED, &["looks.raw begins like a qcow2 image", "format qcow2`", "format raw`"]);
+    }
+    folder.does(&["convert", "looks.raw", "copy.raw", "--from-format", "raw"]);
     folder.fails(&["info", "gone.raw"], FAILED, &["there is no image gone.raw"]);
     folder.fails(&["info", "/dev/zero"], FAILED, &["neither a file nor a block device"]);
     folder.fails(&["info", "looks.raw", "--format", "vdi"], USAGE, &["vdi"]);

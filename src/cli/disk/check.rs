@@ -6,13 +6,15 @@ use diskimage::{Format, Report, Verdict, shell_word};
 
 use super::error::{DiskVerbError, shown};
 use super::progress::Bar;
+use super::source::Source;
 use super::{DiskCheckArgs, Done, format_of};
 use crate::cli::exit::Status;
 use crate::host::disk_image::ImageOpener;
 use crate::image::printable;
 
 pub(super) fn check(args: &DiskCheckArgs) -> Result<Done, DiskVerbError> {
-    let file = ImageOpener::default().open_disk(&args.file, false)?;
+    let source = Source { path: &args.file, format: args.format, flag: "--format", backing: &[] };
+    let file = source.open_file(false, &mut ImageOpener::default())?;
     let mut bar = Bar::begin()?;
     let report = diskimage::check(&file, &args.file, format_of(args.format, &args.file), &mut bar);
     let report = report.map_err(|error| bar.failed(error))?;

@@ -49,6 +49,11 @@ pub(super) enum DiskVerbError {
     Data { path: PathBuf, to: u64, at: u64, content: String },
     #[error("{} is a block device, and not written here; make a raw image, and copy it with `dd if=NEW.raw of={} bs=1M conv=sparse,fsync`", shown(.0), shell_word(.0))]
     ToDevice(PathBuf),
+    #[error(
+        "{} begins like {like}, and nothing says that it is one: {}; if it is raw, and its guest may have written that, say `{flag} raw`",
+        shown(.path), other_format(.path, .like, .flag)
+    )]
+    LooksLike { path: PathBuf, like: &'static str, flag: &'static str },
     #[error("{0}: a disk of a machine that runs can grow only")]
     ShrinkLive(String),
     #[error("the content of {} cannot be looked at before it is made smaller: {error}", shown(.path))]
@@ -109,6 +114,15 @@ pub(super) fn shown(path: &Path) -> String {
 /// An error and its causes in one line, in which nothing controls the terminal.
 pub(super) fn sentence(error: &dyn Error) -> String {
     crate::cli::report::chain(error).chars().map(|sign| if sign.is_control() { '?' } else { sign }).collect()
+}
+
+/// What to do with an image that begins like one of another format.
+fn other_format(path: &Path, like: &str, flag: &str) -> String {
+    if like.contains("qcow2") {
+        return format!("say `{flag} qcow2`");
+    }
+    let raw = path.with_extension("raw");
+    format!("`qemu-img convert -O raw {} {}` makes a raw one", shell_word(path), shell_word(&raw))
 }
 
 fn exactly(bytes: u64) -> String {
