@@ -1,0 +1,215 @@
+//! An open file as the storage beneath imago. imago moves what belongs to the format by it; the data of a running machine goes
+//! past it, straight between the file and the guest's memory.
+
+// Two methods of imago's trait are `unsafe fn`, and `fallocate` is a call of the system.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use imago::Storage;
+use imago::io_buffers::{IoVector, IoVectorMut};
+use imago::storage::PreallocateMode;
+use imago::storage::drivers::CommonStorageHelper;
+
+/// Zeroes are written in pieces of this size where the file system can do no better.
+const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The open file of a layer. Clones are the same file.
+#[derive(Clone)]
+pub struct ImageFile(Arc<Inner>);
+
+struct Inner {
+    file: File,
+    path: PathBuf,
+    height: usize,
+    helper: CommonStorageHelper,
+}
+
+impl ImageFile {
+    /// The file of the layer that has `height` layers below it.
+    pub(crate) fn new(file: File, path: &Path, height: usize) -> Self {
+        ImageFile(Arc::new(Inner { file, path: path.into(), height, helper: CommonStorageHelper::default() }))
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.0.file
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The number of layers below: 0 for the lowest, and one less than the number of layers for the top.
+    pub fn height(&self) -> usize {
+        self.0.height
+    }
+}
+
+/// The length of a file or of a block device.
+pub(crate) fn length(mut file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        // The position is of no use to anyone: all calls here say where.
+        return io::Seek::seek(&mut file, io::SeekFrom::End(0));
+    }
+    Ok(metadata.len())
+}
+
+/// Bytes that a file takes on its disk; all of a block device.
+pub(crate) fn used(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        return length(file);
+    }
+    Ok(metadata.blocks().saturating_mul(512))
+}
+
+/// `fallocate` on a range.
+pub(crate) fn allocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
+    let (Ok(offset), Ok(length)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(length)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    loop {
+        // SAFETY: the descriptor is open during the call, which takes only numbers.
+        if unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, length) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Makes a range a hole that reads as zeroes.
+fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
+}
+
+fn write_zeroes(file: &File, mut offset: u64, mut length: u64) -> io::Result<()> {
+    while length > 0 {
+        let part = length.min(ZEROES.len() as u64);
+        let zeroes = usize::try_from(part).ok().and_then(|part| ZEROES.get(..part)).unwrap_or_default();
+        file.write_all_at(zeroes, offset)?;
+        (offset, length) = (offset + part, length - part);
+    }
+    Ok(())
+}
+
+/// Reads up to the end of the file; what lies behind is zero.
+fn read_padded(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset) {
+            Ok(0) => break,
+            Ok(count) => {
+                buffer = buffer.get_mut(count..).unwrap_or_default();
+                offset = offset.saturating_add(count as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.fill(0);
+    Ok(())
+}
+
+impl Storage for ImageFile {
+    fn size(&self) -> io::Result<u64> {
+        length(self.file())
+    }
+
+    fn get_filename(&self) -> Option<PathBuf> {
+        Some(self.path().into())
+    }
+
+    unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
+        for mut buffer in buffers.into_inner() {
+            read_padded(self.file(), &mut buffer, offset)?;
+            offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        }
+        Ok(())
+    }
+
+    unsafe fn pure_writev(&self, buffers: IoVector<'_>, mut offset: u64) -> io::Result<()> {
+        for buffer in buffers.into_inner() {
+            self.file().write_all_at(&buffer, offset)?;
+            offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        }
+        Ok(())
+    }
+
+    unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset.checked_add(length).ok_or(io::ErrorKind::InvalidInput)?;
+        match punch(self.file(), offset, length) {
+            // A hole does not make the file longer.
+            Ok(()) if self.size()? < end => self.file().set_len(end),
+            Ok(()) => Ok(()),
+            Err(_) => write_zeroes(self.file(), offset, length),
+        }
+    }
+
+    unsafe fn pure_write_allocated_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        match allocate(self.file(), libc::FALLOC_FL_ZERO_RANGE, offset, length) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
+            Err(_) => write_zeroes(self.file(), offset, length),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    unsafe fn pure_discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        match punch(self.file(), offset, length) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file().sync_data()
+    }
+
+    unsafe fn invalidate_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn get_storage_helper(&self) -> &CommonStorageHelper {
+        &self.0.helper
+    }
+
+    fn resize(&self, size: u64, mode: PreallocateMode) -> io::Result<()> {
+        let now = self.size()?;
+        if size <= now || matches!(mode, PreallocateMode::None | PreallocateMode::Zero) {
+            return self.file().set_len(size);
+        }
+        if matches!(mode, PreallocateMode::WriteData) {
+            return write_zeroes(self.file(), now, size - now);
+        }
+        allocate(self.file(), 0, now, size - now)
+    }
+}
+
+impl fmt::Debug for ImageFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageFile")
+            .field("path", &self.path())
+            .field("height", &self.height())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for ImageFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::words::name(self.path()))
+    }
+}
