@@ -1,13 +1,11 @@
 //! Clusters that nothing points to any more, found by what a commit changes in the tables.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use super::layout::{BLOCK_OFFSET, COMPRESSED, Layout, OFFSET, Table, entries};
-use super::{Clusters, Ordered, read_padded};
-use crate::storage;
+use super::{Clusters, Ordered};
+use crate::storage::{punch, read_padded};
 
 /// Clusters, and how many references each has lost.
 #[derive(Debug, Default)]
@@ -75,7 +73,7 @@ impl Freed {
     }
 
     /// Takes the lost references off the refcounts in the file, and gives the space of what is free then back to the host.
-    pub(super) fn release(self, file: &File, layout: &Layout, refcounts: &[u64]) -> io::Result<()> {
+    pub(super) fn release(self, ordered: &Ordered, layout: &Layout, refcounts: &[u64]) -> io::Result<()> {
         let per_block = 1u64 << (layout.cluster_bits + 3 - layout.refcount_order);
         let cluster = 1usize << layout.cluster_bits;
         let mut block: Option<(u64, Vec<u8>)> = None;
@@ -87,19 +85,19 @@ impl Freed {
             }
             if block.as_ref().is_none_or(|(of, _)| *of != offset) {
                 if let Some((of, bytes)) = block.take() {
-                    file.write_all_at(&bytes, of)?;
+                    ordered.put(&bytes, of)?;
                 }
                 let mut bytes = vec![0; cluster];
-                read_padded(file, &mut bytes, offset)?;
+                read_padded(&ordered.file, &mut bytes, offset)?;
                 block = Some((offset, bytes));
             }
             let Some((_, bytes)) = &mut block else { continue };
             if lower(bytes, layout.refcount_order, at % per_block, lost) == Some(0) {
                 // The space is the host's matter: without holes it stays with the file.
-                let _ = storage::punch(file, at << layout.cluster_bits, cluster as u64);
+                let _ = punch(&ordered.file, at << layout.cluster_bits, cluster as u64);
             }
         }
-        block.map_or(Ok(()), |(of, bytes)| file.write_all_at(&bytes, of))
+        block.map_or(Ok(()), |(of, bytes)| ordered.put(&bytes, of))
     }
 }
 

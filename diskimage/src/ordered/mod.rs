@@ -28,6 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use freed::Freed;
 use layout::{Layout, Table};
 
+use crate::storage::read_padded;
+
 /// Contents of whole clusters, by the number of the cluster in the file.
 type Clusters = BTreeMap<u64, Arc<[u8]>>;
 
@@ -42,6 +44,8 @@ pub struct Ordered {
     held: Mutex<Held>,
     medium: Mutex<Medium>,
     may_free: AtomicBool,
+    #[cfg(test)]
+    log: Mutex<Vec<tests::Event>>,
 }
 
 /// What is not in the file yet.
@@ -81,6 +85,8 @@ impl Ordered {
             held: Mutex::new(Held { layout, ..Held::default() }),
             medium: Mutex::default(),
             may_free: AtomicBool::new(false),
+            #[cfg(test)]
+            log: Mutex::default(),
         };
         let medium = Medium {
             layout,
@@ -116,6 +122,15 @@ impl Ordered {
         result
     }
 
+    /// Drops what is held for clusters in which data lie from now on.
+    pub fn forget(&self, offset: u64, length: u64) {
+        let mut held = lock(&self.held);
+        let end = offset.saturating_add(length).div_ceil(self.cluster());
+        for cluster in offset >> self.cluster_bits..end {
+            held.now.remove(&cluster);
+        }
+    }
+
     /// Reads what was written last.
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let held = lock(&self.held);
@@ -147,7 +162,7 @@ impl Ordered {
                 }
                 held.now.insert(cluster, contents.into());
             } else {
-                self.file.write_all_at(part, offset)?;
+                self.put(part, offset)?;
             }
             offset = offset.checked_add(part.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
             data = rest;
@@ -199,6 +214,21 @@ impl Ordered {
         Ok(layout::entries(&contents))
     }
 
+    /// Writes to the file.
+    fn put(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        lock(&self.log).push(tests::Event::Write(offset, bytes.to_vec()));
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Brings the file to its medium.
+    fn barrier(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        #[cfg(test)]
+        lock(&self.log).push(tests::Event::Barrier);
+        Ok(())
+    }
+
     /// Brings a cluster's contents to the file, without what is the same there.
     fn write_cluster(&self, cluster: u64, contents: &[u8]) -> io::Result<()> {
         let start = cluster << self.cluster_bits;
@@ -211,7 +241,7 @@ impl Ordered {
         let mut at = start;
         for (old, new) in old.chunks(BLOCK).zip(contents.chunks(BLOCK)) {
             if old != new {
-                self.file.write_all_at(new, at)?;
+                self.put(new, at)?;
             }
             at += new.len() as u64;
         }
@@ -264,7 +294,7 @@ impl Commit<'_> {
     fn write_steps(&mut self, leaving: &Clusters) -> io::Result<()> {
         let ordered = self.ordered;
         if leaving.is_empty() {
-            return ordered.file.sync_data();
+            return ordered.barrier();
         }
         let old = self.medium.layout;
         let new = leaving.get(&0).map_or(Ok(old), |header| Layout::parse(header))?;
@@ -275,12 +305,13 @@ impl Commit<'_> {
         let l1 = table(&self.medium.l1, old.l1, new.l1)?;
         let refcounts = table(&self.medium.refcounts, old.refcounts, new.refcounts)?;
         let sorted = Sorter::new(ordered.cluster_bits, (&old, &self.medium.l1), (&new, &refcounts));
+        let sorted = &sorted;
         let of = |step| leaving.iter().filter(move |(cluster, _)| sorted.step(**cluster) == step);
 
         for (cluster, contents) in of(Step::Fresh) {
             ordered.write_cluster(*cluster, contents)?;
         }
-        ordered.file.sync_data()?;
+        ordered.barrier()?;
 
         let moved = new.refcounts != old.refcounts;
         if moved || of(Step::Refcounts).next().is_some() {
@@ -288,9 +319,9 @@ impl Commit<'_> {
                 ordered.write_cluster(*cluster, contents)?;
             }
             if let Some(pointer) = leaving.get(&0).and_then(|header| header.get(layout::REFCOUNT_POINTER)).filter(|_| moved) {
-                ordered.file.write_all_at(pointer, layout::REFCOUNT_POINTER.start as u64)?;
+                ordered.put(pointer, layout::REFCOUNT_POINTER.start as u64)?;
             }
-            ordered.file.sync_data()?;
+            ordered.barrier()?;
         }
 
         let mut freed = Freed::default();
@@ -300,7 +331,7 @@ impl Commit<'_> {
         for (cluster, contents) in of(Step::Pointers) {
             ordered.write_cluster(*cluster, contents)?;
         }
-        ordered.file.sync_data()?;
+        ordered.barrier()?;
         self.medium.freed.append(&mut freed);
         (self.medium.layout, self.medium.l1, self.medium.refcounts) = (new, l1, refcounts);
         Ok(())
@@ -318,7 +349,7 @@ impl Commit<'_> {
     /// The file cannot be written to; what is left stays reserved.
     pub fn reclaim(&mut self) -> io::Result<()> {
         let freed = std::mem::take(&mut self.medium.freed);
-        freed.release(&self.ordered.file, &self.medium.layout, &self.medium.refcounts)
+        freed.release(self.ordered, &self.medium.layout, &self.medium.refcounts)
     }
 }
 
@@ -362,23 +393,6 @@ impl Sorter {
             Step::Fresh
         }
     }
-}
-
-/// Reads up to the end of the file; zeros lie behind it.
-fn read_padded(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buffer.is_empty() {
-        match file.read_at(buffer, offset) {
-            Ok(0) => break,
-            Ok(count) => {
-                buffer = buffer.get_mut(count..).unwrap_or_default();
-                offset = offset.saturating_add(count as u64);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    buffer.fill(0);
-    Ok(())
 }
 
 /// What a thread left behind when it panicked is whole: every change is one assignment.
