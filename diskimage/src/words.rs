@@ -6,7 +6,7 @@ use std::path::Path;
 const LONGEST: usize = 400;
 
 /// A name in a sentence.
-pub(crate) fn name(path: &Path) -> String {
+pub fn name(path: &Path) -> String {
     text(&path.to_string_lossy())
 }
 

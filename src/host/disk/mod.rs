@@ -1,7 +1,8 @@
 //! The host's side of a disk: a raw image or a block device, and the engines that read and write it.
 //!
-//! [`DiskFile::open`] checks, locks and describes the file; [`make_engine`] makes the event loop of a disk's
-//! thread: io_uring where the host offers it, positioned calls otherwise.
+//! [`DiskFile::open`] checks, locks and describes the file. [`OpenDisk`] is what a machine has of it;
+//! [`OpenDisk::make_engine`] makes the event loop of a disk's thread: io_uring where the host offers it, positioned calls
+//! otherwise.
 
 mod engine;
 mod error;
@@ -13,6 +14,7 @@ mod holder;
 mod mapped;
 mod mover;
 mod open;
+mod open_disk;
 mod ring;
 mod sync;
 mod transfer;
@@ -21,10 +23,10 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::{EngineKind, make_engine};
+pub(crate) use engine::EngineKind;
 pub use error::DiskError;
-pub(crate) use file::DiskFile;
 pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
-pub(crate) use mapped::ImageDisk;
-pub(crate) use open::Access;
+pub(crate) use holder::find as find_holder;
+pub(crate) use open::{Access, lock, open_file};
+pub(crate) use open_disk::{DiskBytes, OpenDisk, WeakDisk};
