@@ -91,7 +91,22 @@ impl DiskFile {
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
-        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail })
+        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail, padded: false })
+    }
+
+    /// A layer of an image, open and locked already.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub(super) fn layer(file: &File, path: &Path, access: Access) -> io::Result<Self> {
+        let buffered = file.try_clone()?;
+        let metadata = buffered.metadata()?;
+        let device = metadata.file_type().is_block_device();
+        let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
+        let topology = image_topology(&metadata);
+        let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
+        let (sectors, read_only) = (0.into(), access.read_only);
+        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail: None, padded: true })
     }
 }
 

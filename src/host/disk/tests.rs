@@ -582,7 +582,7 @@ mod discards_that_take_long {
             let file = DiskFile::open(&path, Access::default()).unwrap();
             let file = Arc::new(DiskFile { device: true, ..file });
             let (go, words) = mpsc::channel();
-            let space = Helper::with("space", move |_, _| words.recv().map_err(io::Error::other)).unwrap();
+            let space = Helper::with("space", move |_: Job| words.recv().map_err(io::Error::other)).unwrap();
             let mut engine: AnyEngine = match kind {
                 EngineKind::Sync => Box::new(SyncEngine::new(file, Some(space), None).unwrap()),
                 _ => {
@@ -623,7 +623,7 @@ mod discards_that_take_long {
         fs::write(&path, (0..MIB).map(expected).collect::<Vec<u8>>()).unwrap();
         let file = Arc::new(DiskFile::open(&path, Access::default()).unwrap());
         let (go, words) = mpsc::channel();
-        let flush = Helper::with("flush", move |_, _| words.recv().map_err(io::Error::other)).unwrap();
+        let flush = Helper::with("flush", move |_: Job| words.recv().map_err(io::Error::other)).unwrap();
         let space = Helper::new("space", file.clone()).unwrap();
         let mut engine: AnyEngine = Box::new(SyncEngine::new(file, Some(space), Some(flush)).unwrap());
         let (memory, _) = testing::memory(1 << 20);
