@@ -138,7 +138,7 @@ impl ImageDisk {
     }
 
     /// Discards or zeroes `extent`, piece by piece.
-    fn space(&self, operation: Operation, extent: Extent) -> io::Result<()> {
+    pub(super) fn space(&self, operation: Operation, extent: Extent) -> io::Result<()> {
         let top = self.top().ok_or(io::ErrorKind::NotFound)?;
         let end = extent.offset.saturating_add(extent.len);
         let mut at = extent.offset;
