@@ -13,6 +13,7 @@ mod header;
 mod image;
 mod opener;
 mod ordered;
+mod progress;
 mod space;
 mod storage;
 mod words;
@@ -27,5 +28,6 @@ pub use header::{Backing, Compression, Encryption, Features, Header, looks_like_
 pub use image::Image;
 pub use opener::{Access, ImageOptions, Opener, UnlockedOpener};
 pub use ordered::{Commit, Ordered};
+pub use progress::{NoProgress, Progress};
 pub use storage::ImageFile;
 pub use words::name as printable_name;

@@ -1,12 +1,11 @@
 //! Opens the files of disk images: each is locked, and said by its name where that fails.
 
 use std::fs::{self, File, Metadata};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use diskimage::{ImageError, Opener};
 
-use super::disk::{Access, DiskError, DiskHolder, find_holder, lock, open_file, size};
+use super::disk::{Access, DiskError, DiskHolder, find_holder, lock, open_file};
 use super::identity::{identity, is_at};
 use super::lock::is_locked;
 
@@ -51,7 +50,12 @@ impl ImageOpener {
     }
 
     /// Locks an open file and keeps it.
-    fn take(&mut self, (file, metadata): (File, Metadata), path: &Path, access: Access) -> Result<File, DiskError> {
+    fn take(
+        &mut self,
+        (file, metadata): (File, Metadata),
+        path: &Path,
+        access: Access,
+    ) -> Result<File, DiskError> {
         let write = !access.read_only;
         let same = self.opened.iter().find(|opened| is_of(opened, &metadata) && (opened.write || !write));
         if let Some(opened) = same {
@@ -85,7 +89,11 @@ fn is_of(opened: &Opened, metadata: &Metadata) -> bool {
 }
 
 impl Opener for ImageOpener {
-    fn open(&mut self, path: &Path, diskimage::Access { write, named, .. }: diskimage::Access) -> Result<File, ImageError> {
+    fn open(
+        &mut self,
+        path: &Path,
+        diskimage::Access { write, named, .. }: diskimage::Access,
+    ) -> Result<File, ImageError> {
         let access = Access { read_only: !write, direct: false };
         let opened = if named { open_file(path, access) } else { open_no_link(path, access) };
         opened
@@ -102,11 +110,6 @@ fn open_no_link(path: &Path, access: Access) -> Result<(File, Metadata), DiskErr
     }
     let (file, metadata) = open_file(path, access)?;
     if is_at(&file, path) { Ok((file, metadata)) } else { Err(refused()) }
-}
-
-/// The size of an open raw image or block device in bytes.
-pub(crate) fn raw_size(file: &File) -> std::io::Result<u64> {
-    size(file, file.metadata()?.file_type().is_block_device())
 }
 
 #[cfg(test)]
@@ -148,7 +151,10 @@ mod tests {
         let base = opener.open_disk(file.path(), true).unwrap();
         let again = opener.open_disk(file.path(), false).unwrap();
         drop((base, again));
-        assert!(ImageOpener::default().open_disk(file.path(), false).is_err(), "locked as long as the opener lives");
+        assert!(
+            ImageOpener::default().open_disk(file.path(), false).is_err(),
+            "locked as long as the opener lives"
+        );
     }
 
     #[test]

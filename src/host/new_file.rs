@@ -145,7 +145,8 @@ mod tests {
     const WAYS: [fn(&Path) -> io::Result<NewFile>; 2] = [NewFile::create, NewFile::named];
 
     fn names(folder: &Path) -> Vec<OsString> {
-        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     }

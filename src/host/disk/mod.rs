@@ -29,5 +29,5 @@ pub use error::DiskError;
 pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
 pub(crate) use holder::find as find_holder;
-pub(crate) use open::{Access, lock, open_file, size};
+pub(crate) use open::{Access, lock, open_file};
 pub(crate) use open_disk::{DiskBytes, OpenDisk, WeakDisk};

@@ -128,9 +128,7 @@ pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata),
     }
     let file = options.open(path).map_err(|error| match error.raw_os_error() {
         // Another machine's lock is a better explanation than EBUSY.
-        Some(libc::EBUSY) => {
-            lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error))
-        }
+        Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
         _ => open_error(path, access, error),
     })?;
     // From the descriptor: the path may lead to another file by now.
