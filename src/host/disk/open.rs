@@ -86,7 +86,17 @@ impl DiskFile {
         let topology = image_topology(&metadata);
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let (sectors, read_only) = (0.into(), access.read_only);
-        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail: None, padded: true })
+        Ok(DiskFile {
+            buffered,
+            direct,
+            sectors,
+            read_only,
+            device,
+            discard,
+            topology,
+            tail: None,
+            padded: true,
+        })
     }
 }
 
