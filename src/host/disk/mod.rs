@@ -11,6 +11,7 @@ mod flight;
 mod format;
 mod helper;
 mod holder;
+mod layers;
 mod mapped;
 mod mover;
 mod open;

@@ -86,7 +86,17 @@ impl DiskFile {
         let topology = image_topology(&metadata);
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let (sectors, read_only) = (0.into(), access.read_only);
-        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail: None, padded: true })
+        Ok(DiskFile {
+            buffered,
+            direct,
+            sectors,
+            read_only,
+            device,
+            discard,
+            topology,
+            tail: None,
+            padded: true,
+        })
     }
 }
 
@@ -141,7 +151,7 @@ pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Resu
 }
 
 /// The size of an image or a block device in bytes.
-pub(super) fn size(file: &File, device: bool) -> io::Result<u64> {
+pub(crate) fn size(file: &File, device: bool) -> io::Result<u64> {
     if device { device_size(file) } else { Ok(file.metadata()?.len()) }
 }
 

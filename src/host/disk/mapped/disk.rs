@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use diskimage::imago::{Mapping, ShallowMapping};
-use diskimage::{Format, Image, ImageFile, Ordered as HeldWrites};
+use diskimage::{Format, Image, ImageFile, Layer, Ordered as HeldWrites};
 use virtio::block::{Disk, SECTOR, Topology};
 
 use super::super::file::DiskFile;
@@ -91,6 +91,11 @@ impl ImageDisk {
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let _cached = self.cached();
         self.image.read_at(buffer, offset)
+    }
+
+    /// Its files, the top one first, as they were when they were opened.
+    pub(crate) fn layers(&self) -> &[Layer] {
+        self.image.layers()
     }
 
     /// Its length in bytes.
