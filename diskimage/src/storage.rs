@@ -152,7 +152,7 @@ pub(crate) fn allocate(file: &File, mode: libc::c_int, offset: u64, length: u64)
 }
 
 /// Makes a range a hole that reads as zeroes.
-fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
 }
 

@@ -84,6 +84,24 @@ fn new_space_of_an_overlay_is_empty_whatever_lies_beneath() {
 }
 
 #[test]
+fn discarded_space_goes_back_to_the_host() {
+    for options in [CreateOptions::new(Format::Raw, 8 * MIB), CreateOptions::new(Format::Qcow2, 8 * MIB)] {
+        let (_folder, path) = folder(if options.format == Format::Raw { "disk.raw" } else { "disk.qcow2" });
+        create(&path, &options);
+        let mut image = open(&path, true).unwrap();
+        image.write_at(&pattern(3, 8 << 20), 0).unwrap();
+        image.flush().unwrap();
+        assert!(image.used().unwrap() >= 8 * MIB);
+        image.discard(MIB, 6 * MIB).unwrap();
+        image.flush().unwrap();
+        assert!(image.used().unwrap() < 3 * MIB, "{} bytes are used", image.used().unwrap());
+        let mut expected = pattern(3, 8 << 20);
+        expected[1 << 20..7 << 20].fill(0);
+        assert!(read_all(&image) == expected);
+    }
+}
+
+#[test]
 fn a_disk_open_for_reading_keeps_its_size() {
     let (_folder, path) = folder("disk.qcow2");
     create(&path, &CreateOptions::new(Format::Qcow2, MIB));
