@@ -170,6 +170,12 @@ pub enum ImageError {
         /// The limit.
         limit: u64,
     },
+    /// The caller ended the work.
+    #[error("the work on `{}` was ended before it was done", name(.path))]
+    Interrupted {
+        /// The image.
+        path: PathBuf,
+    },
     /// Something cannot be had, with the reason.
     #[error("`{}`: {reason}", name(.path))]
     Unsupported {

@@ -6,10 +6,14 @@
 
 mod backing;
 mod chain;
+mod check;
+mod commit;
+mod convert;
 mod create;
 mod error;
 mod format;
 mod header;
+mod holes;
 mod image;
 mod opener;
 mod order;
@@ -22,6 +26,9 @@ mod words;
 pub use imago;
 
 pub use chain::{Layer, MOST_LAYERS};
+pub use check::{Finding, Report, TableKind, Verdict, check};
+pub use commit::{Committed, commit};
+pub use convert::{ConvertOptions, Converted, convert};
 pub use create::{CreateOptions, Preallocate, create};
 pub use error::ImageError;
 pub use format::{Format, UnknownFormat};

@@ -27,9 +27,10 @@ impl Image {
         self.each_table(offset, length, |image, offset, length| {
             let frees = image.is_anything_compressed(offset, length)?;
             image.before_allocation()?;
-            match image.header().map(|header| header.version) {
-                Some(2) => image.write_zeroes_as_data(offset, length)?,
-                _ => image.access.write_zeroes(offset, length)?,
+            if image.has_zero_clusters() {
+                image.access.write_zeroes(offset, length)?;
+            } else {
+                image.write_zeroes_as_data(offset, length)?;
             }
             if frees {
                 image.freed();
@@ -58,24 +59,25 @@ impl Image {
     }
 
     fn discard_in_table(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        let (version, has_backing) = match self.header() {
-            Some(header) => (header.version, self.layers().len() > 1),
-            None => (3, false),
-        };
-        match version {
-            // What is not allocated reads as zeroes here; only the ends of the range may be left.
-            2 if !has_backing => {
-                self.access.discard_to_backing(offset, length)?;
-                self.freed();
-                self.write_zeroes_as_data(offset, length)
-            }
-            2 => self.write_zeroes_as_data(offset, length),
-            _ => {
+        match (self.has_zero_clusters(), self.layers().len() > 1) {
+            (true, _) => {
                 self.access.discard_to_zero(offset, length)?;
                 self.freed();
                 Ok(())
             }
+            // What is not allocated reads as zeroes here; only the ends of the range may be left.
+            (false, false) => {
+                self.access.discard_to_backing(offset, length)?;
+                self.freed();
+                self.write_zeroes_as_data(offset, length)
+            }
+            (false, true) => self.write_zeroes_as_data(offset, length),
         }
+    }
+
+    /// Version 2 has no clusters that read as zeroes. imago panics where it makes one of a disk that is smaller than a cluster.
+    fn has_zero_clusters(&self) -> bool {
+        self.header().is_none_or(|header| header.version > 2 && self.size() >= header.cluster_size())
     }
 
     /// What is in a range.

@@ -60,6 +60,11 @@ fn growing_takes_no_space() {
     assert_clean(&path);
     let said = image.resize(1 << 60, false).unwrap_err();
     assert!(matches!(said, ImageError::TooLarge { .. }), "{said}");
+    let (_folder, path) = folder("empty.qcow2");
+    create(&path, &CreateOptions::new(Format::Qcow2, 0));
+    assert_clean(&path);
+    open(&path, true).unwrap().resize(MIB, false).unwrap();
+    assert_clean(&path);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use diskimage::{
-    Access, CreateOptions, Format, Image, ImageError, ImageOptions, Opener, UnlockedOpener, create,
+    Access, CreateOptions, Format, Image, ImageError, ImageOptions, NoProgress, Opener, UnlockedOpener, Verdict, check,
+    commit, create,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -73,6 +74,33 @@ fn walk(image: &Image, from: u64) {
         offset += length;
     }
     let _ = image.read_at(&mut vec![0; 100_000], from);
+}
+
+/// The check ends, and finds nothing but leaks in an image that was not changed from outside.
+fn check_image(path: &Path, is_sound: bool) {
+    let file = File::open(path).expect("made above");
+    match check(&file, path, Format::Qcow2, &mut NoProgress) {
+        Ok(report) => assert!(!is_sound || report.verdict() != Verdict::Corrupt, "{:?}", report.findings),
+        Err(error) => assert!(!is_sound, "{error}"),
+    }
+}
+
+/// The overlay goes to its backing file, and still holds what it held.
+fn commit_image(folder: &Path, top: &Path, disk: &[u8], is_sound: bool) {
+    let write = ImageOptions::new(Format::Qcow2).write(true);
+    let file = File::options().read(true).write(true).open(top).expect("made above");
+    let Ok(overlay) = Image::alone(file, top, Format::Qcow2, true) else { return };
+    let Ok(base) = Image::open(&folder.join("base.qcow2"), &write, &mut Folder(folder)) else { return };
+    let done = commit(overlay, &base, &mut NoProgress);
+    drop(base);
+    check_image(top, is_sound);
+    if is_sound {
+        done.expect("a sound overlay");
+        let image = Image::open(top, &ImageOptions::new(Format::Qcow2), &mut Folder(folder)).expect("a sound overlay");
+        let mut found = vec![1; disk.len()];
+        image.read_at(&mut found, 0).expect("a sound image is read");
+        assert!(found == disk, "the overlay holds what it held before the commit");
+    }
 }
 
 /// One change of the disk, done to the image and to what it should hold.
@@ -142,6 +170,10 @@ fuzz_target!(|input: &[u8]| {
             }
         }
         assert!(write || before == std::fs::read(&top).expect("made above"), "reading changes nothing");
+    }
+    check_image(&top, is_sound);
+    if kind & 0x14 == 0x14 {
+        commit_image(&folder, &top, &disk, is_sound);
     }
     let _ = std::fs::remove_dir_all(&folder);
     assert!(begin.elapsed() < LONGEST, "{:?}", begin.elapsed());

@@ -79,7 +79,9 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
         );
     }
     if threads > open.most_threads() {
-        log::warn!("{id}: threads={threads} has no effect on an image that is not raw, which one thread serves");
+        log::warn!(
+            "{id}: threads={threads} has no effect on an image that is not raw, which one thread serves"
+        );
     }
     let threads = threads.min(queues.get()).min(open.most_threads());
     let worker = |name| Worker::new(name, open.make_engine(EngineKind::Best));

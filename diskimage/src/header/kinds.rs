@@ -31,7 +31,7 @@ pub enum Compression {
 }
 
 impl Encryption {
-    pub(super) fn of(number: u32) -> Option<Self> {
+    pub(crate) fn of(number: u32) -> Option<Self> {
         match number {
             0 => None,
             1 => Some(Encryption::Aes),

@@ -6,7 +6,7 @@
 //! between what is pointed to and the pointer.
 
 mod free;
-mod medium;
+pub(crate) mod medium;
 #[cfg(test)]
 mod tests;
 mod transaction;
