@@ -29,6 +29,12 @@ pub enum DiskVerb {
     Info(DiskInfoArgs),
     /// Change the size of an image, or of a running machine's disk
     Resize(DiskResizeArgs),
+    /// Copy an image into a new one, also of another format
+    Convert(DiskConvertArgs),
+    /// Look for errors in an image
+    Check(DiskCheckArgs),
+    /// Write the content of an overlay into the image below it
+    Commit(DiskCommitArgs),
 }
 
 /// An image to make.
@@ -149,7 +155,7 @@ pub struct DiskCheckArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct DiskCommitArgs {
-    /// The overlay
+    /// The overlay, which is empty afterwards
     ///
     /// The image below it changes: any other overlay on that image is of no use afterwards.
     pub overlay: PathBuf,

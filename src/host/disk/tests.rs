@@ -199,7 +199,7 @@ fn what_is_missing_or_too_small_is_told_without_harm() {
     fs::write(folder.path().join("none"), "").unwrap();
     assert!(said("none").contains("is empty") && said("none").contains("truncate"));
     assert!(said("no.qcow2").contains("minivmm disk create") && !said("no.qcow2").contains("truncate"));
-    assert!(said("no.vmdk").contains("qemu-img convert") && !said("no.vmdk").contains("truncate"));
+    assert!(said("no.vmdk").contains("qemu-img convert") && !said("no.vmdk").contains("disk create"));
 }
 
 #[test]
@@ -381,7 +381,7 @@ mod opening {
     fn what_is_no_disk_is_refused_with_its_cure() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("vm9.raw");
-        assert!(sentence(&missing, Access::default()).contains("truncate -s 60G"));
+        assert!(sentence(&missing, Access::default()).contains("minivmm disk create"));
         assert!(sentence(folder.path(), Access::default()).contains("a directory"));
         assert!(sentence(Path::new("/dev/null"), Access::default()).contains("block device"));
         assert!(sentence(&image(folder.path(), b""), Access::default()).contains("is empty"));
