@@ -311,7 +311,9 @@ fn two_debians_on_a_switch_have_addresses_names_packages_and_each_other() {
 #[test]
 fn command_runs_on_the_kernel_and_with_the_modules_of_a_disk() {
     // Of an image that QEMU's tool made, on which nothing is changed.
-    lab().sh("qemu-img create -q -f qcow2 -F raw -b vm0.raw cloud.qcow2; md5sum cloud.qcow2 >cloud.sum").unwrap();
+    lab()
+        .sh("qemu-img create -q -f qcow2 -F raw -b vm0.raw cloud.qcow2; md5sum cloud.qcow2 >cloud.sum")
+        .unwrap();
     let guest = "uname -r; cat /sys/block/vda/ro; echo changed >/dev/vda; sync; exit 3";
     let line =
         format!("./minivmm run --disk cloud.qcow2,snapshot --mem 256 --boot-timeout 120 -- sh -c '{guest}'");

@@ -65,8 +65,8 @@ impl Display for Banner<'_> {
             line("Balloon", &format_args!("{balloon} of it taken back"))?;
         }
         line("Processors", &spec.cpus())?;
-        for ((disk, open), letter) in spec.disk.iter().zip(&open.disks).zip('a'..) {
-            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, open)))?;
+        for ((disk, drive), letter) in spec.disk.iter().zip(&open.drives).zip('a'..) {
+            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, &drive.medium())))?;
         }
         for (id, net) in spec.interfaces() {
             line("Network", &describe_net(&id, net))?;
@@ -248,17 +248,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("base.raw"), vec![1; 4 << 20]).unwrap();
         let said = |options: &str| {
-            let disk: DiskSpec = format!("{0}/base.raw{1}", folder.path().display(), options).parse().unwrap();
+            let disk: DiskSpec =
+                format!("{0}/base.raw{1}", folder.path().display(), options).parse().unwrap();
             let disk = DiskSpec { overlay: disk.overlay.map(|name| folder.path().join(name)), ..disk };
             let text = describe_disk(&disk, &OpenDisk::open(&disk).unwrap());
             text.replace(&format!("{}/", folder.path().display()), "")
         };
         assert_eq!(said(",ro"), "base.raw (4 MiB, 4 MiB used), read-only");
         let overlaid = said(",overlay=a.qcow2");
-        assert!(overlaid.starts_with("a.qcow2 (4 MiB, ") && overlaid.ends_with(" KiB used, on base.raw)"), "{overlaid}");
+        assert!(
+            overlaid.starts_with("a.qcow2 (4 MiB, ") && overlaid.ends_with(" KiB used, on base.raw)"),
+            "{overlaid}"
+        );
         assert_eq!(said(",snapshot"), "base.raw (4 MiB, 4 MiB used), changes are dropped at the end");
         let both = said(",overlay=a.qcow2,snapshot");
-        assert!(both.starts_with("a.qcow2 (4 MiB, ") && both.ends_with(" on base.raw), changes are dropped at the end"), "{both}");
+        assert!(
+            both.starts_with("a.qcow2 (4 MiB, ")
+                && both.ends_with(" on base.raw), changes are dropped at the end"),
+            "{both}"
+        );
     }
 
     #[test]

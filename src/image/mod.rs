@@ -33,6 +33,7 @@ pub use disk::ReadError;
 pub(crate) use disk::{Budget, Disk, DiskBytes, DiskFile};
 pub use error::ImageError;
 pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, explore, read_file};
+pub(crate) use printable::printable;
 pub(crate) use runs::Run;
 pub(crate) use survey::{Root, Survey};
 

@@ -28,8 +28,8 @@ use super::deadline::Progress;
 use super::loader::ByteSource;
 use super::run_resources::Image;
 use crate::image::{
-    Budget, DiskBytes, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
-    Wanted, explore,
+    Budget, DiskBytes, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root,
+    Run, Survey, Wanted, explore,
 };
 use crate::kvm::KvmDevice;
 use crate::spec::{Spec, SpecError};

@@ -90,7 +90,9 @@ fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
 mod tests {
     use std::fs;
 
-    use super::super::{ConsoleChoice, DiskFormat, DiskQueues, DiskSpec, Initrd, NetSpec, OnReboot, PortSpec, Rtc};
+    use super::super::{
+        ConsoleChoice, DiskFormat, DiskQueues, DiskSpec, Initrd, NetSpec, OnReboot, PortSpec, Rtc,
+    };
     use super::*;
 
     fn read(text: &str) -> (tempfile::TempDir, Result<Spec, SpecError>) {
@@ -167,7 +169,8 @@ mod tests {
         assert_eq!(disks("disk = ['/a', { path = '/b', ro = true }]"), expected);
         assert_eq!(disks("[[disk]]\npath = '/a'\n[[disk]]\npath = '/b'\nro = true\n"), expected);
         assert_eq!(disks("disk = { path = '/a' }"), expected[..1]);
-        let (folder, spec) = read("disk = { path = 'b', overlay = 'o', format = 'qcow2', backing = ['x', '/y'] }");
+        let (folder, spec) =
+            read("disk = { path = 'b', overlay = 'o', format = 'qcow2', backing = ['x', '/y'] }");
         let at = |name: &str| folder.path().join(name);
         let overlaid = DiskSpec::new(at("b")).with_overlay(at("o")).with_format(DiskFormat::Qcow2);
         assert_eq!(spec.unwrap().disk, [overlaid.with_backing(at("x")).with_backing("/y")]);

@@ -113,7 +113,8 @@ impl MacAddress {
 /// What tells a machine from others of this host, and is the same at each start in `folder`.
 fn machine(spec: &Spec, folder: &Path) -> Vec<u8> {
     // The first start makes an overlay, and its address is then as later.
-    let beside = |path: &Path| Some(fs::canonicalize(folder.join(path).parent()?).ok()?.join(path.file_name()?));
+    let beside =
+        |path: &Path| Some(fs::canonicalize(folder.join(path).parent()?).ok()?.join(path.file_name()?));
     let canonical =
         |path: &Path| fs::canonicalize(path).ok().or_else(|| beside(path)).unwrap_or_else(|| path.to_owned());
     match (&spec.name, spec.disk.first()) {

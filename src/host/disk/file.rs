@@ -41,6 +41,30 @@ pub(super) struct Direct {
 }
 
 impl DiskFile {
+    /// A disk of no sectors, for an empty drive.
+    pub(super) fn none() -> io::Result<Self> {
+        Ok(DiskFile {
+            buffered: File::open("/dev/null")?,
+            direct: None,
+            sectors: AtomicU64::new(0),
+            read_only: true,
+            device: false,
+            discard: None,
+            topology: Topology::default(),
+            tail: None,
+        })
+    }
+
+    /// The length in bytes that the image or block device has now.
+    pub(crate) fn present_length(&self) -> io::Result<u64> {
+        size(&self.buffered, self.device)
+    }
+
+    /// Sets the length of an image. [`DiskFile::measure`] takes it over.
+    pub(crate) fn set_length(&self, bytes: u64) -> io::Result<()> {
+        self.buffered.set_len(bytes)
+    }
+
     /// A second descriptor for positioned reads, the length, and the logical sector size, both in bytes.
     pub(crate) fn reader(&self) -> io::Result<(File, u64, u64)> {
         Ok((self.buffered.try_clone()?, self.length(), self.topology.logical_block.into()))
@@ -109,6 +133,16 @@ impl DiskFile {
     /// Whether `error` may come from an alignment rule of direct I/O.
     pub(super) fn is_direct_error(&self, error: &io::Error) -> bool {
         self.direct.is_some() && error.raw_os_error() == Some(libc::EINVAL)
+    }
+
+    /// Whether it is a block device.
+    pub(crate) fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// Whether the guest may not write.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Whether to discard with BLKDISCARD instead of a hole.

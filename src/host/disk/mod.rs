@@ -4,6 +4,7 @@
 //! [`OpenDisk::make_engine`] makes the event loop of a disk's thread: io_uring where the host offers it, positioned calls
 //! otherwise.
 
+mod drive;
 mod engine;
 mod error;
 mod file;
@@ -21,9 +22,10 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use drive::{Drive, DriveError};
 pub(crate) use engine::EngineKind;
 pub use error::DiskError;
 pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
 pub(crate) use open::Access;
-pub(crate) use open_disk::{DiskBytes, OpenDisk, WeakDisk};
+pub(crate) use open_disk::{DiskBytes, OpenDisk};

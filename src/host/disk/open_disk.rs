@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU16;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use diskimage::{Format, Layer};
 use virtio::block::{AnyEngine, Disk};
@@ -20,13 +20,6 @@ use crate::spec::DiskSpec;
 pub(crate) enum OpenDisk {
     /// A raw image or a block device.
     Raw(Arc<DiskFile>),
-}
-
-/// An [`OpenDisk`] that does not keep it open.
-#[derive(Debug, Clone)]
-pub(crate) enum WeakDisk {
-    /// As [`OpenDisk::Raw`].
-    Raw(Weak<DiskFile>),
 }
 
 /// What reads a disk by position, beside its engine.
@@ -108,6 +101,34 @@ impl OpenDisk {
         }
     }
 
+    /// The length in bytes that it has on the host now.
+    pub(crate) fn present_length(&self) -> io::Result<u64> {
+        match self {
+            OpenDisk::Raw(file) => file.present_length(),
+        }
+    }
+
+    /// Grows the image to so many bytes, which [`OpenDisk::measure`] takes over.
+    pub(crate) fn grow(&self, bytes: u64) -> io::Result<()> {
+        match self {
+            OpenDisk::Raw(file) => file.set_length(bytes),
+        }
+    }
+
+    /// Whether it is a block device.
+    pub(crate) fn is_device(&self) -> bool {
+        match self {
+            OpenDisk::Raw(file) => file.is_device(),
+        }
+    }
+
+    /// Whether the guest may not write.
+    pub(crate) fn is_read_only(&self) -> bool {
+        match self {
+            OpenDisk::Raw(file) => file.is_read_only(),
+        }
+    }
+
     /// The disk for the device model.
     pub(crate) fn disk(&self, serial: &str, queues: NonZeroU16) -> Disk {
         match self {
@@ -126,22 +147,6 @@ impl OpenDisk {
     pub(crate) fn make_engine(&self, kind: EngineKind) -> MakePoller<AnyEngine> {
         match self {
             OpenDisk::Raw(file) => make_engine(file.clone(), kind),
-        }
-    }
-
-    /// The same, without keeping it open.
-    pub(crate) fn downgrade(&self) -> WeakDisk {
-        match self {
-            OpenDisk::Raw(file) => WeakDisk::Raw(Arc::downgrade(file)),
-        }
-    }
-}
-
-impl WeakDisk {
-    /// The disk, unless it is closed.
-    pub(crate) fn upgrade(&self) -> Option<OpenDisk> {
-        match self {
-            WeakDisk::Raw(file) => file.upgrade().map(OpenDisk::Raw),
         }
     }
 }
