@@ -87,7 +87,8 @@ impl Image {
         self.flush().map_err(ImageError::io(&path, "resize"))
     }
 
-    fn check_resize(&self, size: u64) -> Result<(), ImageError> {
+    /// Whether the disk may have this size.
+    pub fn check_resize(&self, size: u64) -> Result<(), ImageError> {
         let path = || self.path().to_path_buf();
         if !self.is_writable() {
             return Err(ImageError::ReadOnly { path: path() });

@@ -153,7 +153,7 @@ fn tell_limits(device: &DeviceHandle, disk: &Disk) -> Result<(), TellError> {
 }
 
 /// `vda`, `vdb`, ...: as Linux names the disks, in the order of their slots.
-pub(super) fn disk_id(index: usize) -> String {
+pub(crate) fn disk_id(index: usize) -> String {
     let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index));
     letter
         .filter(u8::is_ascii_lowercase)

@@ -30,6 +30,8 @@ pub(crate) struct DiskFile {
     pub(super) topology: Topology,
     /// For a read-only image that ends inside a sector: its length, and /dev/zero for the rest of the sector.
     pub(super) tail: Option<(u64, File)>,
+    /// Behind its end there are zeros to be read: it is a layer of an image.
+    pub(super) padded: bool,
 }
 
 /// A descriptor for direct I/O, with its alignment rules.

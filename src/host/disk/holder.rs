@@ -30,7 +30,7 @@ impl fmt::Display for DiskHolder {
 }
 
 /// A process that holds a lock on `file`.
-pub(super) fn find(file: &File) -> Option<DiskHolder> {
+pub(crate) fn find(file: &File) -> Option<DiskHolder> {
     let own = file.metadata().ok()?;
     let pids = fs::read_dir("/proc").ok()?.flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -42,28 +42,8 @@ impl DiskFile {
     /// # Errors
     /// [`DiskError`], with its cure.
     pub(super) fn open_as(path: &Path, access: Access, said: Option<Format>) -> Result<Self, DiskError> {
-        let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
-        let kind = metadata.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
-            return Err(DiskError::NotADisk { path: path.into(), what });
-        }
-        let mut options = OpenOptions::new();
-        options.read(true).write(!access.read_only);
-        if kind.is_block_device() && !access.read_only {
-            // O_EXCL refuses a mounted device: two file systems would destroy it.
-            options.custom_flags(libc::O_EXCL);
-        }
-        let buffered = options.open(path).map_err(|error| match error.raw_os_error() {
-            // Another machine's lock is a better explanation than EBUSY.
-            Some(libc::EBUSY) => {
-                lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error))
-            }
-            _ => open_error(path, access, error),
-        })?;
+        let (buffered, metadata) = open_file(path, access)?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
-        // From the descriptor: the path may lead to another file by now.
-        let metadata = buffered.metadata().map_err(io("looking at it"))?;
         let device = metadata.file_type().is_block_device();
         lock(&buffered, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
@@ -91,7 +71,22 @@ impl DiskFile {
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
-        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail })
+        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail, padded: false })
+    }
+
+    /// A layer of an image, open and locked already.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub(super) fn layer(file: &File, path: &Path, access: Access) -> io::Result<Self> {
+        let buffered = file.try_clone()?;
+        let metadata = buffered.metadata()?;
+        let device = metadata.file_type().is_block_device();
+        let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
+        let topology = image_topology(&metadata);
+        let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
+        let (sectors, read_only) = (0.into(), access.read_only);
+        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail: None, padded: true })
     }
 }
 
@@ -117,8 +112,36 @@ pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Resu
     }
 }
 
+/// Opens an image or a block device. It is not locked yet.
+pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
+    let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
+    let kind = metadata.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
+        return Err(DiskError::NotADisk { path: path.into(), what });
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(!access.read_only);
+    if kind.is_block_device() && !access.read_only {
+        // O_EXCL refuses a mounted device: two file systems would destroy it.
+        options.custom_flags(libc::O_EXCL);
+    }
+    let file = options.open(path).map_err(|error| match error.raw_os_error() {
+        // Another machine's lock is a better explanation than EBUSY.
+        Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
+        _ => open_error(path, access, error),
+    })?;
+    // From the descriptor: the path may lead to another file by now.
+    let metadata = file.metadata().map_err(|error| DiskError::Io {
+        path: path.into(),
+        action: "looking at it",
+        error,
+    })?;
+    Ok((file, metadata))
+}
+
 /// The size of an image or a block device in bytes.
-pub(super) fn size(file: &File, device: bool) -> io::Result<u64> {
+pub(crate) fn size(file: &File, device: bool) -> io::Result<u64> {
     if device { device_size(file) } else { Ok(file.metadata()?.len()) }
 }
 
@@ -166,7 +189,7 @@ fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskErro
 
 /// Locks all of `file`: exclusively for writing, shared for reading. The lock belongs to the open file, so it
 /// ends with the process in any case.
-fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
+pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
     let error = match try_lock(file, kind) {
         Ok(true) => return Ok(()),

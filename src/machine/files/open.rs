@@ -90,6 +90,9 @@ impl OpenFiles {
             let reader = drive.medium().reader().map_err(StartError::Descriptors)?;
             let bytes = match reader.bytes {
                 disk::DiskBytes::File(file) => image::DiskBytes::File(Arc::new(file)),
+                disk::DiskBytes::Mapped(reader) => {
+                    image::DiskBytes::Mapped { cluster: reader.cluster(), image: Box::new(reader) }
+                }
             };
             Ok(image::DiskFile { bytes, len: reader.len, sector: reader.sector })
         });
