@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ArgAction;
 
+use super::live::{DiskEjectArgs, DiskInsertArgs, DiskSetArgs};
 use super::size::{DiskSize, SizeChange};
 use crate::spec::DiskFormat;
 
@@ -29,6 +30,12 @@ pub enum DiskVerb {
     Info(DiskInfoArgs),
     /// Change the size of an image, or of a running machine's disk
     Resize(DiskResizeArgs),
+    /// Limit what a running machine's disk does in a second
+    Set(DiskSetArgs),
+    /// Take a read-only disk out of a running machine
+    Eject(DiskEjectArgs),
+    /// Put a disk into a running machine in place of one taken out
+    Insert(DiskInsertArgs),
 }
 
 /// An image to make.

@@ -16,7 +16,9 @@ pub use args::{
     DiskArgs, DiskCheckArgs, DiskCommitArgs, DiskConvertArgs, DiskCreateArgs, DiskInfoArgs, DiskResizeArgs,
     DiskVerb, SourceArgs,
 };
+pub use live::{DiskEjectArgs, DiskInsertArgs, DiskSetArgs};
 pub use size::{DiskSize, DiskSizeError, SizeChange};
+pub use target::MachineDisk;
 
 use std::path::Path;
 
@@ -46,6 +48,9 @@ pub(super) fn run(args: &DiskArgs) -> Status {
         DiskVerb::Create(args) => create::create(args).map(Done::from),
         DiskVerb::Info(args) => info::info(args).map(Done::from),
         DiskVerb::Resize(args) => resize::resize(args).map(Done::from),
+        DiskVerb::Set(args) => live::set(args).map(Done::from),
+        DiskVerb::Eject(args) => live::eject(args).map(Done::from),
+        DiskVerb::Insert(args) => live::insert(args).map(Done::from),
     };
     match done {
         Ok(Done { text, status }) => print(&text, status),

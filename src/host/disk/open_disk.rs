@@ -54,7 +54,12 @@ pub(crate) struct MappedReader(Arc<ImageDisk>);
 impl MappedReader {
     /// The largest part of it that one read may have to decompress, in bytes.
     pub(crate) fn cluster(&self) -> u64 {
-        self.0.layers().iter().filter_map(|layer| Some(layer.header.as_ref()?.cluster_size())).max().unwrap_or_default()
+        self.0
+            .layers()
+            .iter()
+            .filter_map(|layer| Some(layer.header.as_ref()?.cluster_size()))
+            .max()
+            .unwrap_or_default()
     }
 }
 
