@@ -65,8 +65,12 @@ impl Lab {
         assert_eq!(image.read_at(&mut all, 0).unwrap(), all.len());
         for (at, block) in (0..BLOCKS).zip(all.chunks_exact(BLOCK)) {
             match runs.iter().find_map(|writes| last_write(at, *writes)) {
-                Some(number) => assert!(is_written(block, number), "block {at} is not that of write {number}"),
-                None => assert!(block == &self.base[at as usize * BLOCK..][..BLOCK], "block {at} was not written"),
+                Some(number) => {
+                    assert!(is_written(block, number), "block {at} is not that of write {number}")
+                }
+                None => {
+                    assert!(block == &self.base[at as usize * BLOCK..][..BLOCK], "block {at} was not written")
+                }
             }
         }
     }
@@ -149,7 +153,11 @@ fn nothing_is_left_of_a_snapshot_even_if_the_machine_is_killed() {
             machine.signal(libc::SIGKILL);
         } else {
             machine.type_in(b"!");
-            assert!(machine.stdout.wait(|heard| vmm::count(heard, " kicks=") == 1), "{}", machine.stdout.text());
+            assert!(
+                machine.stdout.wait(|heard| vmm::count(heard, " kicks=") == 1),
+                "{}",
+                machine.stdout.text()
+            );
             machine.type_in(b"!");
         }
         let ended = machine.end();

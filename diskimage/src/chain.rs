@@ -11,6 +11,10 @@ use crate::{Access, Format, Header, ImageError, ImageOptions, Opener};
 
 /// Most layers of a chain.
 pub const MOST_LAYERS: usize = 64;
+/// Most memory for the tables of a chain.
+const MOST_MEMORY: u64 = 1 << 30;
+/// L2 tables and refcount blocks of a layer that imago keeps in memory.
+const CACHED: u64 = 128 + 32;
 
 /// One file of an image.
 #[derive(Debug, Clone, Serialize)]
@@ -32,7 +36,7 @@ pub struct Layer {
 pub(crate) struct Found {
     pub(crate) file: File,
     pub(crate) layer: Layer,
-    identity: (u64, u64),
+    pub(crate) identity: (u64, u64),
 }
 
 impl Layer {
@@ -81,7 +85,20 @@ pub(crate) fn find(
         check_kind(&file, &allowed, &by)?;
         chain.push(Found::new(file, &allowed.path, format)?);
     }
+    let memory =
+        chain.iter().filter_map(|found| found.layer.header.as_ref()).map(memory).fold(0, u64::saturating_add);
+    if memory > MOST_MEMORY {
+        let reason =
+            format!("its tables and those of its backing files would take {} MiB of memory", memory >> 20);
+        return Err(ImageError::Unsupported { path: path.into(), reason });
+    }
     Ok(chain)
+}
+
+/// Memory that the tables of a layer take.
+fn memory(header: &Header) -> u64 {
+    let l1 = u64::from(header.l1_entries) * 8;
+    l1 + CACHED.min(u64::from(header.l1_entries) + 32) * header.cluster_size()
 }
 
 /// The file beneath the last one.

@@ -74,6 +74,14 @@ pub enum ImageError {
         /// The feature, printable.
         feature: String,
     },
+    /// Writing to an image with snapshots inside.
+    #[error("`{}` has {count} snapshots inside and is opened for reading only; `qemu-img convert -O qcow2 {} NEW.qcow2` copies its present state, `qemu-img snapshot -l {}` lists them", name(.path), shell(.path), shell(.path))]
+    Snapshots {
+        /// The image.
+        path: PathBuf,
+        /// How many.
+        count: u32,
+    },
     /// A backing file by a protocol, or as a description of QEMU's.
     #[error("`{}` names `{}` as its backing file, which is no plain file name; {}", name(.path), name(.backing), rebase(.path))]
     BackingProtocol {
@@ -161,6 +169,12 @@ pub enum ImageError {
         cluster_size: u64,
         /// The limit.
         limit: u64,
+    },
+    /// The caller ended the work.
+    #[error("the work on `{}` was ended before it was done", name(.path))]
+    Interrupted {
+        /// The image.
+        path: PathBuf,
     },
     /// Something cannot be had, with the reason.
     #[error("`{}`: {reason}", name(.path))]

@@ -3,13 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use imago::FormatAccess;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
-use imago::{DenyImplicitOpenGate, FormatDriverBuilder};
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping};
 
+use crate::backing::identity;
 use crate::chain::{self, Found};
+use crate::order::Order;
+use crate::tables::Tables;
 use crate::{Format, Header, ImageError, ImageFile, ImageOptions, Layer, Opener};
 
 /// An open image: the top file and the backing files beneath.
@@ -22,6 +25,8 @@ pub struct Image {
     layers: Vec<Layer>,
     files: Vec<ImageFile>,
     write: bool,
+    /// Clusters were given back in memory, and mappings to them may still be in the file.
+    freed: AtomicBool,
 }
 
 impl Image {
@@ -44,7 +49,14 @@ impl Image {
     /// Puts an open qcow2 file on an open image, whatever backing file its header names. This is how a temporary overlay is made,
     /// and an overlay on a disk that is open already.
     pub fn on(top: File, path: &Path, write: bool, below: Image) -> Result<Image, ImageError> {
-        Image::build(Found::new(top, path, Format::Qcow2)?, Some(below), write)
+        let found = Found::new(top, path, Format::Qcow2)?;
+        for file in below.files() {
+            let metadata = file.file().metadata().map_err(ImageError::io(file.path(), "look at"))?;
+            if identity(&metadata) == found.identity {
+                return Err(ImageError::Circle { path: file.path().into(), by: path.into() });
+            }
+        }
+        Image::build(found, Some(below), write)
     }
 
     /// An image of one open file, without what its header may name as a backing file.
@@ -59,6 +71,10 @@ impl Image {
             Some(Image { access, layers, files, .. }) => (Some(access), layers, files),
             None => (None, Vec::new(), Vec::new()),
         };
+        let tables = match &layer.header {
+            Some(header) if write => Some(prepare(&file, &layer.path, header)?),
+            _ => None,
+        };
         let file = ImageFile::new(file, &layer.path, layers.len());
         let access = match layer.format {
             Format::Raw => FormatAccess::new(Raw::open_image(file.clone(), write).map_err(failed)?),
@@ -67,9 +83,12 @@ impl Image {
                 FormatAccess::new(builder.open(DenyImplicitOpenGate::default()).map_err(failed)?)
             }
         };
+        if let (true, Some(header), Some(tables)) = (write, &layer.header, tables) {
+            file.keep_order(Order::new(header, tables));
+        }
         layers.insert(0, layer);
         files.insert(0, file);
-        Ok(Image { access, layers, files, write })
+        Ok(Image { access, layers, files, write, freed: AtomicBool::new(false) })
     }
 
     /// Bytes of the disk.
@@ -134,8 +153,60 @@ impl Image {
     }
 
     /// Writes all bytes, which must lie inside of the disk.
-    pub fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        self.access.write(buffer, offset)
+    pub fn write_at(&self, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= self.size());
+        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        while offset < end {
+            let piece = self.end_of_table(offset).min(end) - offset;
+            let (data, rest) = buffer
+                .split_at_checked(usize::try_from(piece).unwrap_or(usize::MAX))
+                .unwrap_or((buffer, &[]));
+            let frees = self.is_anything_compressed(offset, piece)?;
+            self.before_allocation()?;
+            self.access.write(data, offset)?;
+            if frees {
+                self.freed();
+            }
+            (buffer, offset) = (rest, offset + piece);
+        }
+        Ok(())
+    }
+
+    /// Where the L2 table with this offset ends. Work of one call on one table never sees what it gave back itself.
+    pub(crate) fn end_of_table(&self, offset: u64) -> u64 {
+        let Some(header) = self.header() else { return u64::MAX };
+        let table = 1 << (2 * header.cluster_bits - 3);
+        (offset - offset % table).saturating_add(table)
+    }
+
+    pub(crate) fn is_anything_compressed(&self, mut offset: u64, length: u64) -> io::Result<bool> {
+        let end = offset.saturating_add(length);
+        while self.header().is_some() && offset < end {
+            let (mapping, length) = self.access.get_mapping(offset, end - offset)?;
+            if length == 0 || matches!(mapping, Mapping::Special { .. }) {
+                return Ok(length > 0);
+            }
+            offset += length;
+        }
+        Ok(false)
+    }
+
+    /// To be called before something may be allocated: what was given back is given back in the file too, so that nothing there
+    /// leads to what stands in its place next.
+    pub fn before_allocation(&self) -> io::Result<()> {
+        if self.freed.swap(false, Ordering::AcqRel) {
+            let done = self.access.flush();
+            if done.is_err() {
+                self.freed();
+            }
+            return done;
+        }
+        Ok(())
+    }
+
+    /// For an engine that works on the mappings itself: it discarded something, or wrote over compressed data.
+    pub fn freed(&self) {
+        self.freed.store(true, Ordering::Release);
     }
 
     /// Brings everything to the files, and the files to their disk.
@@ -143,7 +214,19 @@ impl Image {
         if !self.write {
             return Ok(());
         }
-        self.access.flush()?;
+        self.freed.store(false, Ordering::Release);
+        if let Err(error) = self.access.flush() {
+            self.freed();
+            return Err(error);
+        }
         self.access.sync()
     }
+}
+
+/// Makes an image ready to be written.
+fn prepare(file: &File, path: &Path, header: &Header) -> Result<Tables, ImageError> {
+    header.check_writable(path)?;
+    let tables = Tables::read(file, path, header)?;
+    header.clear_features(file).map_err(ImageError::io(path, "write"))?;
+    Ok(tables)
 }

@@ -6,21 +6,30 @@
 
 mod backing;
 mod chain;
+mod check;
+mod commit;
+mod convert;
 mod create;
 mod error;
 mod format;
 mod header;
+mod holes;
 mod image;
 mod opener;
+mod order;
 mod ordered;
 mod progress;
 mod space;
 mod storage;
+mod tables;
 mod words;
 
 pub use imago;
 
 pub use chain::{Layer, MOST_LAYERS};
+pub use check::{Finding, Report, TableKind, Verdict, check};
+pub use commit::{Committed, commit};
+pub use convert::{ConvertOptions, Converted, convert};
 pub use create::{CreateOptions, Preallocate, create};
 pub use error::ImageError;
 pub use format::{Format, UnknownFormat};

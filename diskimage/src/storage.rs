@@ -10,14 +10,16 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
+use imago::{FormatAccess, Storage};
 
-use crate::Ordered;
+use crate::order::Order;
+use crate::ordered::Ordered;
 
 /// Zeroes are written in pieces of this size where the file system can do no better.
 const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -31,13 +33,70 @@ struct Inner {
     path: PathBuf,
     height: usize,
     helper: CommonStorageHelper,
+    /// Of a qcow2 file that is written.
+    order: OnceLock<Mutex<Order>>,
+    new_data: AtomicBool,
+    /// What is read may be held by the order. Else nobody waits for its syncs to read.
+    holds: AtomicBool,
+    /// Of a qcow2 file that a machine writes: it takes the place of the order.
     ordered: OnceLock<Ordered>,
 }
 
 impl ImageFile {
     /// The file of the layer that has `height` layers below it.
     pub(crate) fn new(file: File, path: &Path, height: usize) -> Self {
-        ImageFile(Arc::new(Inner { file, path: path.into(), height, helper: CommonStorageHelper::default(), ordered: OnceLock::new() }))
+        ImageFile(Arc::new(Inner {
+            file,
+            path: path.into(),
+            height,
+            helper: CommonStorageHelper::default(),
+            order: OnceLock::new(),
+            new_data: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
+            ordered: OnceLock::new(),
+        }))
+    }
+
+    /// From here on, writes come to the medium in an order that a power cut may interrupt.
+    pub(crate) fn keep_order(&self, order: Order) {
+        // There is one image to a file, so this is the first order.
+        let _ = self.0.order.set(Mutex::new(order));
+    }
+
+    /// The order of a file that has one.
+    pub(crate) fn order(&self) -> Option<MutexGuard<'_, Order>> {
+        if self.ordered().is_some() {
+            return None;
+        }
+        let mut order = self.0.order.get()?.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.new_data.swap(false, Ordering::Acquire) {
+            order.data_written();
+        }
+        Some(order)
+    }
+
+    /// Begins a change of the L1 table, which ends with the next flush: see [`Order::begin`].
+    pub(crate) fn begin(&self, size: u64) {
+        if let Some(mut order) = self.order() {
+            self.0.holds.store(true, Ordering::Release);
+            order.begin(size);
+        }
+    }
+
+    /// Writes the disk's new size to the header.
+    pub(crate) fn show_size(&self, size: u64) -> io::Result<()> {
+        self.order().map_or(Ok(()), |mut order| order.show_size(self.file(), size))
+    }
+
+    /// For an engine that writes data itself, before it writes to space that was allocated just now: nothing on the medium leads
+    /// there any more.
+    pub fn settle(&self) -> io::Result<()> {
+        self.order().map_or(Ok(()), |mut order| order.settle(self.file()))
+    }
+
+    /// For an engine that writes data itself, after it wrote to newly allocated space and before it commits the mapping.
+    pub fn data_written(&self) {
+        self.0.new_data.store(true, Ordering::Release);
     }
 
     /// The open file.
@@ -88,6 +147,13 @@ pub(crate) fn used(file: &File) -> io::Result<u64> {
         return length(file);
     }
     Ok(metadata.blocks().saturating_mul(512))
+}
+
+/// Has imago read an image's header and tables anew. Everything was flushed before.
+pub(crate) fn reload(access: &mut FormatAccess<ImageFile>) -> io::Result<()> {
+    access.flush()?;
+    // SAFETY: nothing is in memory that is not in the file, and nobody else uses the image.
+    unsafe { access.invalidate_cache() }
 }
 
 /// `fallocate` on a range.
@@ -149,11 +215,20 @@ impl Storage for ImageFile {
     }
 
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
+        let order = if self.0.holds.load(Ordering::Acquire) { self.order() } else { None };
         for mut buffer in buffers.into_inner() {
-            match self.ordered() {
-                Some(ordered) => ordered.read(&mut buffer, offset)?,
-                None => read_padded(self.file(), &mut buffer, offset)?,
+            if let Some(ordered) = self.ordered() {
+                ordered.read(&mut buffer, offset)?;
+                offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+                continue;
             }
+            if let Some(held) =
+                order.as_ref().and_then(|order| order.held(offset)).filter(|held| held.len() == buffer.len())
+            {
+                buffer.copy_from_slice(held);
+                continue;
+            }
+            read_padded(self.file(), &mut buffer, offset)?;
             offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         }
         Ok(())
@@ -161,9 +236,10 @@ impl Storage for ImageFile {
 
     unsafe fn pure_writev(&self, buffers: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         for buffer in buffers.into_inner() {
-            match self.ordered() {
-                Some(ordered) => ordered.write(&buffer, offset)?,
-                None => self.file().write_all_at(&buffer, offset)?,
+            match (self.ordered(), self.order()) {
+                (Some(ordered), _) => ordered.write(&buffer, offset)?,
+                (None, Some(mut order)) => order.write(self.file(), &buffer, offset)?,
+                (None, None) => self.file().write_all_at(&buffer, offset)?,
             }
             offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         }
@@ -172,6 +248,11 @@ impl Storage for ImageFile {
 
     unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.checked_add(length).ok_or(io::ErrorKind::InvalidInput)?;
+        if let Some(mut order) = self.order() {
+            order.settle(self.file())?;
+            order.data_written();
+        }
+        crate::order::zeroed(offset, length);
         match punch(self.file(), offset, length) {
             // A hole does not make the file longer.
             Ok(()) if self.size()? < end => self.file().set_len(end),
@@ -196,6 +277,10 @@ impl Storage for ImageFile {
     }
 
     fn flush(&self) -> io::Result<()> {
+        // imago calls this when all it had in memory is written.
+        let Some(mut order) = self.order() else { return Ok(()) };
+        order.release(self.file())?;
+        self.0.holds.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -208,7 +293,7 @@ impl Storage for ImageFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file().sync_data()
+        self.order().map_or_else(|| self.file().sync_data(), |mut order| order.sync(self.file()))
     }
 
     unsafe fn invalidate_cache(&self) -> io::Result<()> {

@@ -41,6 +41,9 @@ pub struct Features {
     /// Their bits.
     #[serde(skip)]
     unknown_bits: u64,
+    /// Features that a program clears if it writes and does not know them.
+    #[serde(skip)]
+    pub(crate) autoclear: u64,
 }
 
 impl Features {
@@ -57,6 +60,7 @@ impl Features {
             data_file_raw: autoclear & DATA_FILE_RAW != 0,
             unknown: Vec::new(),
             unknown_bits: incompatible & !known,
+            autoclear,
         })
     }
 

@@ -6,9 +6,11 @@
 mod bytes;
 mod extensions;
 mod features;
+mod kinds;
 mod tables;
+#[cfg(test)]
+mod tests;
 
-use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use features::Features;
+pub use kinds::{Compression, Encryption};
 pub(crate) use tables::largest;
 
 use crate::words::text;
@@ -30,6 +33,8 @@ pub(crate) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Length of a header of version 2; one of version 3 says its own.
 const V2_LENGTH: u64 = 72;
 const V3_LENGTH: u64 = 104;
+/// Where the autoclear features stand.
+const AUTOCLEAR: u64 = 88;
 /// Longest name of a backing file.
 pub(crate) const LONGEST_NAME: usize = 1023;
 
@@ -75,32 +80,6 @@ pub struct Backing {
     pub name: PathBuf,
     /// Its format, as written.
     pub format: Option<String>,
-}
-
-/// How the data of an image is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Encryption {
-    /// The old method.
-    Aes,
-    /// LUKS.
-    Luks,
-    /// Another number.
-    Unknown(u32),
-}
-
-/// How compressed clusters are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Compression {
-    /// Deflate, the default.
-    Zlib,
-    /// Zstandard.
-    Zstd,
-    /// Another number.
-    Unknown(u8),
 }
 
 /// Whether a file begins as a qcow2 image does. Nothing follows from it but a warning: a guest can write this on a raw disk.
@@ -195,6 +174,24 @@ impl Header {
         };
         Err(ImageError::Feature { path: path(), feature })
     }
+
+    /// Refuses to write what would be destroyed by it.
+    pub(crate) fn check_writable(&self, path: &Path) -> Result<(), ImageError> {
+        if self.snapshots > 0 {
+            return Err(ImageError::Snapshots { path: path.into(), count: self.snapshots });
+        }
+        Ok(())
+    }
+
+    /// Clears the features that end with the first write by a program that does not know them: bitmaps of changed clusters. One
+    /// write of eight bytes; imago would write the whole header anew, and a power cut could leave half of it.
+    pub(crate) fn clear_features(&self, file: &File) -> std::io::Result<()> {
+        if self.features.autoclear == 0 {
+            return Ok(());
+        }
+        file.write_all_at(&[0; 8], AUTOCLEAR)?;
+        file.sync_data()
+    }
 }
 
 impl Backing {
@@ -245,45 +242,4 @@ fn read_start(file: &File, length: u64) -> std::io::Result<Vec<u8>> {
     let mut start = vec![0; usize::try_from(length).unwrap_or_default()];
     file.read_exact_at(&mut start, 0)?;
     Ok(start)
-}
-
-impl Encryption {
-    fn of(number: u32) -> Option<Self> {
-        match number {
-            0 => None,
-            1 => Some(Encryption::Aes),
-            2 => Some(Encryption::Luks),
-            other => Some(Encryption::Unknown(other)),
-        }
-    }
-}
-
-impl Compression {
-    fn of(number: u8) -> Self {
-        match number {
-            0 => Compression::Zlib,
-            1 => Compression::Zstd,
-            other => Compression::Unknown(other),
-        }
-    }
-}
-
-impl fmt::Display for Encryption {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Encryption::Aes => f.write_str("AES"),
-            Encryption::Luks => f.write_str("LUKS"),
-            Encryption::Unknown(number) => write!(f, "method {number}"),
-        }
-    }
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Compression::Zlib => f.write_str("zlib"),
-            Compression::Zstd => f.write_str("zstd"),
-            Compression::Unknown(number) => write!(f, "{number}"),
-        }
-    }
 }

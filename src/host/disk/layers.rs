@@ -160,7 +160,8 @@ fn nameless(folder: &Path) -> io::Result<File> {
     options.read(true).write(true).mode(0o600);
     match options.clone().custom_flags(libc::O_TMPFILE | libc::O_EXCL).open(folder) {
         // A file system without such files.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {}
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {}
         opened => return opened,
     }
     for attempt in 0..ATTEMPTS {
@@ -225,7 +226,8 @@ mod tests {
 
         fn names(&self, folder: &str) -> Vec<String> {
             let names = fs::read_dir(self.path(folder)).unwrap();
-            let mut names: Vec<_> = names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> =
+                names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         }
@@ -352,7 +354,12 @@ mod tests {
         fs::rename(bench.path("a.qcow2"), bench.path("a.img")).unwrap();
         bench.write("a.img,format=qcow2,overlay=b.qcow2", 8);
         let said = bench.refusal("a.img,format=raw,overlay=b.qcow2");
-        assert!(said.contains("says that /d/a.img is qcow2, and here it is raw; give it as `/d/a.img,format=qcow2`"), "{said}");
+        assert!(
+            said.contains(
+                "says that /d/a.img is qcow2, and here it is raw; give it as `/d/a.img,format=qcow2`"
+            ),
+            "{said}"
+        );
     }
 
     #[test]
@@ -363,7 +370,10 @@ mod tests {
         fs::write(bench.path("base.raw"), &disk).unwrap();
         for text in ["base.raw,snapshot", "base.raw,overlay=a.qcow2"] {
             let said = bench.refusal(text);
-            assert!(said.contains("/d/base.raw,format=qcow2") && said.contains("/d/base.raw,format=raw"), "{said}");
+            assert!(
+                said.contains("/d/base.raw,format=qcow2") && said.contains("/d/base.raw,format=raw"),
+                "{said}"
+            );
         }
         for text in ["base.raw,snapshot,format=raw", "base.raw,overlay=a.qcow2,format=raw", "a.qcow2"] {
             let mut head = [0; 8];

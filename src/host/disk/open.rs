@@ -100,28 +100,6 @@ impl DiskFile {
     }
 }
 
-/// Looks whether a raw image begins like one in another format. What a guest writes can, so that it stays raw if the user has
-/// said so; else the format was probably forgotten, and the guest would destroy the image.
-pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Result<(), DiskError> {
-    let mut head = [0; format::HEAD];
-    let read = file.read_at(&mut head, 0).map_err(|error| DiskError::Io {
-        path: path.into(),
-        action: "reading its first sector",
-        error,
-    })?;
-    match head.get(..read).and_then(format::image_format) {
-        None => Ok(()),
-        Some(format) if said == Some(Format::Raw) => {
-            log::warn!(
-                "the disk {} begins like {format}, and is raw as `format=raw` says: the guest sees these bytes",
-                path.display()
-            );
-            Ok(())
-        }
-        Some(format) => Err(DiskError::Format { path: path.into(), format }),
-    }
-}
-
 /// Opens an image or a block device. It is not locked yet.
 pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
     let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
@@ -148,6 +126,28 @@ pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata),
         error,
     })?;
     Ok((file, metadata))
+}
+
+/// Looks whether a raw image begins like one in another format. What a guest writes can, so that it stays raw if the user has
+/// said so; else the format was probably forgotten, and the guest would destroy the image.
+pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Result<(), DiskError> {
+    let mut head = [0; format::HEAD];
+    let read = file.read_at(&mut head, 0).map_err(|error| DiskError::Io {
+        path: path.into(),
+        action: "reading its first sector",
+        error,
+    })?;
+    match head.get(..read).and_then(format::image_format) {
+        None => Ok(()),
+        Some(format) if said == Some(Format::Raw) => {
+            log::warn!(
+                "the disk {} begins like {format}, and is raw as `format=raw` says: the guest sees these bytes",
+                path.display()
+            );
+            Ok(())
+        }
+        Some(format) => Err(DiskError::Format { path: path.into(), format }),
+    }
 }
 
 /// The size of an image or a block device in bytes.

@@ -291,7 +291,9 @@ fn kernel_is_found_through_the_mappings_of_an_image() {
             let mut loaded = vec![0; 4000];
             for part in files.kernel.located(&[Load { file_offset: 1000, guest: 0, len: 4000 }]) {
                 let place = &mut loaded[part.guest as usize..][..part.len as usize];
-                let ByteSource::Made(disk) = files.kernel.origin() else { panic!("{name} is read as it lies") };
+                let ByteSource::Made(disk) = files.kernel.origin() else {
+                    panic!("{name} is read as it lies")
+                };
                 assert_eq!(disk.read_at(place, part.file_offset).unwrap(), part.len as usize);
             }
             assert_eq!(loaded, kernel()[1000..5000]);

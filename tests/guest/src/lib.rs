@@ -29,3 +29,11 @@ pub const FRAMES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frames"));
 
 /// The kernel file of the guest that is told what to do with its disk (`tests/guest/disk`). It needs 16 MiB of memory.
 pub const DISK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/disk"));
+
+/// What the guest [`POWER`] writes.
+#[path = "../power/plan.rs"]
+pub mod plan;
+
+/// The kernel file of the guest that tells which of its flushes were acknowledged (`tests/guest/power`), a program in Rust. It
+/// needs 16 MiB of memory.
+pub const POWER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/power"));
