@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ArgAction;
 
+use super::live::{DiskEjectArgs, DiskInsertArgs, DiskSetArgs};
 use super::size::{DiskSize, SizeChange};
 use crate::spec::DiskFormat;
 
@@ -35,6 +36,12 @@ pub enum DiskVerb {
     Check(DiskCheckArgs),
     /// Write the content of an overlay into the image below it
     Commit(DiskCommitArgs),
+    /// Limit what a running machine's disk does in a second
+    Set(DiskSetArgs),
+    /// Take a read-only disk out of a running machine
+    Eject(DiskEjectArgs),
+    /// Put a disk into a running machine in place of one taken out
+    Insert(DiskInsertArgs),
 }
 
 /// An image to make.

@@ -20,7 +20,9 @@ pub use args::{
     DiskArgs, DiskCheckArgs, DiskCommitArgs, DiskConvertArgs, DiskCreateArgs, DiskInfoArgs, DiskResizeArgs,
     DiskVerb, SourceArgs,
 };
+pub use live::{DiskEjectArgs, DiskInsertArgs, DiskSetArgs};
 pub use size::{DiskSize, DiskSizeError, SizeChange};
+pub use target::MachineDisk;
 
 use std::path::Path;
 
@@ -53,6 +55,9 @@ pub(super) fn run(args: &DiskArgs) -> Status {
         DiskVerb::Convert(args) => convert::convert(args).map(Done::from),
         DiskVerb::Check(args) => check::check(args),
         DiskVerb::Commit(args) => commit::commit(args).map(Done::from),
+        DiskVerb::Set(args) => live::set(args).map(Done::from),
+        DiskVerb::Eject(args) => live::eject(args).map(Done::from),
+        DiskVerb::Insert(args) => live::insert(args).map(Done::from),
     };
     match done {
         Ok(Done { text, status }) => print(&text, status),
