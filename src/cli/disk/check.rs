@@ -24,7 +24,8 @@ fn text(report: &Report, name: &str) -> String {
     if report.format == Format::Raw {
         return format!("{name}: raw, which is whatever it is: there is nothing to check");
     }
-    let mut lines: Vec<String> = report.findings.iter().map(|finding| printable(&finding.to_string())).collect();
+    let mut lines: Vec<String> =
+        report.findings.iter().map(|finding| printable(&finding.to_string())).collect();
     let (leaks, errors) = (report.leaks, report.corruptions);
     if errors + leaks > report.findings.len() as u64 {
         lines.push("...".into());

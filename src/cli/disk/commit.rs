@@ -4,6 +4,7 @@ use diskimage::{Access, Image, ImageOptions, Opener};
 
 use super::error::{DiskVerbError, shown};
 use super::progress::Bar;
+use super::size::Bytes;
 use super::{DiskCommitArgs, format_of};
 use crate::host::disk_image::ImageOpener;
 
@@ -19,9 +20,14 @@ pub(super) fn commit(args: &DiskCommitArgs) -> Result<String, DiskVerbError> {
     let overlay = opener.open(path, Access::named(true))?;
     let overlay = Image::alone(overlay, path, format_of(args.source.format, path), true)?;
     let base_options = ImageOptions::new(base_format).write(true).backing(options.backing);
-    let mut base = Image::open(&base_path, &base_options, &mut opener)?;
+    let base = Image::open(&base_path, &base_options, &mut opener)?;
     let mut bar = Bar::begin()?;
-    diskimage::commit(overlay, &mut base, &mut bar).map_err(|error| bar.failed(error))?;
+    let done = diskimage::commit(overlay, &base, &mut bar).map_err(|error| bar.failed(error))?;
     drop(bar);
-    Ok(format!("{} has the content of {} now", shown(&base_path), shown(path)))
+    let grown = done.grown.map_or_else(String::new, |size| format!(", and {} in all", Bytes(size)));
+    let (overlay, base) = (shown(path), shown(&base_path));
+    Ok(format!(
+        "{base} has the content of {overlay}, {} of data{grown}; {overlay} is empty",
+        Bytes(done.written)
+    ))
 }

@@ -41,7 +41,10 @@ pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
 fn may_replace(args: &DiskConvertArgs, image: &Image, opener: &mut ImageOpener) -> Result<(), DiskVerbError> {
     let to = &args.to;
     let Ok(there) = fs::symlink_metadata(to) else { return Ok(()) };
-    let is_read = |path: &Path| fs::metadata(path).is_ok_and(|read| fs::metadata(to).is_ok_and(|there| identity(&read) == identity(&there)));
+    let is_read = |path: &Path| {
+        fs::metadata(path)
+            .is_ok_and(|read| fs::metadata(to).is_ok_and(|there| identity(&read) == identity(&there)))
+    };
     if let Some(layer) = image.layers().iter().find(|layer| is_read(&layer.path)) {
         return Err(DiskVerbError::SameFile(layer.path.clone(), to.clone()));
     }

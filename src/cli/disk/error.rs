@@ -53,6 +53,8 @@ pub(super) enum DiskVerbError {
     ShrinkLive(String),
     #[error("the content of {} cannot be looked at before it is made smaller: {error}", shown(.path))]
     Content { path: PathBuf, error: ReadError },
+    #[error("the path {} is not UTF-8, and cannot be told to a machine; give the file another name", shown(.0))]
+    NotText(PathBuf),
     #[error("interrupted")]
     Interrupted(u8),
     #[error("{}: {error}", shown(.path))]

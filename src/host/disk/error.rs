@@ -229,7 +229,7 @@ fn missing_hint(path: &Path) -> String {
             converted(path).display()
         ),
         "iso" => "correct the path".to_owned(),
-        _ => format!("correct the path, or make an empty one with `truncate -s 60G {}`", path.display()),
+        _ => format!("correct the path, or make an empty one with `minivmm disk create {} 60G`", path.display()),
     }
 }
 
@@ -239,7 +239,7 @@ fn too_small(path: &Path) -> String {
         Ok(len @ 1..) => {
             format!("has {len} bytes, and a disk has 512 at least; check that it is the right file")
         }
-        _ => format!("is empty; give it a size with `truncate -s 60G {}`", path.display()),
+        _ => format!("is empty; give it a size with `minivmm disk resize {} 60G`", path.display()),
     }
 }
 
