@@ -26,15 +26,19 @@ impl Freed {
         *self.0.entry(cluster).or_default() += 1;
     }
 
-    /// A table that went from `old` to `new`.
-    pub(super) fn moved(&mut self, cluster_bits: u32, old: Table, new: Table) {
-        if old.offset != new.offset {
-            old.clusters(cluster_bits).for_each(|cluster| self.add(cluster));
-        }
+    /// A table that was moved away.
+    pub(super) fn table(&mut self, cluster_bits: u32, table: Table) {
+        table.clusters(cluster_bits).for_each(|cluster| self.add(cluster));
     }
 
     /// What the L2 tables lose on the way from the file to `leaving`, where the L1 table goes from `old` to `new`.
-    pub(super) fn tables(&mut self, ordered: &Ordered, leaving: &Clusters, old: &[u64], new: &[u64]) -> io::Result<()> {
+    pub(super) fn tables(
+        &mut self,
+        ordered: &Ordered,
+        leaving: &Clusters,
+        old: &[u64],
+        new: &[u64],
+    ) -> io::Result<()> {
         let bits = ordered.cluster_bits;
         for (index, old) in old.iter().enumerate().filter(|(_, old)| **old & OFFSET != 0) {
             let new = new.get(index).copied().unwrap_or(0);

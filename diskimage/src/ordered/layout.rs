@@ -71,7 +71,11 @@ pub(super) fn entries(bytes: &[u8]) -> Vec<u64> {
 }
 
 fn number<const N: usize>(header: &[u8], at: usize) -> io::Result<[u8; N]> {
-    header.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or_else(|| invalid("its header is cut off"))
+    header
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .copied()
+        .ok_or_else(|| invalid("its header is cut off"))
 }
 
 fn invalid(what: &'static str) -> io::Error {

@@ -57,6 +57,8 @@ struct Held {
     leaving: Clusters,
     /// As the newest header says.
     layout: Layout,
+    /// Tables that a header pointed to since the last commit began, and the next one did not.
+    moved: Vec<Table>,
 }
 
 /// What a commit knows of the file; one commit runs at a time.
@@ -66,6 +68,7 @@ struct Medium {
     l1: Vec<u64>,
     refcounts: Vec<u64>,
     freed: Freed,
+    moved: Vec<Table>,
 }
 
 impl Ordered {
@@ -92,7 +95,7 @@ impl Ordered {
             layout,
             l1: ordered.table(&Clusters::new(), layout.l1)?,
             refcounts: ordered.table(&Clusters::new(), layout.refcounts)?,
-            freed: Freed::default(),
+            ..Medium::default()
         };
         *lock(&ordered.medium) = medium;
         Ok(ordered)
@@ -158,7 +161,12 @@ impl Ordered {
                     *to = *from;
                 }
                 if cluster == 0 {
-                    held.layout = Layout::parse(&contents)?;
+                    let (old, new) = (held.layout, Layout::parse(&contents)?);
+                    let tables = [(old.l1, new.l1), (old.refcounts, new.refcounts)];
+                    held.moved.extend(
+                        tables.iter().filter(|(old, new)| old.offset != new.offset).map(|(old, _)| *old),
+                    );
+                    held.layout = new;
                 }
                 held.now.insert(cluster, contents.into());
             } else {
@@ -272,6 +280,7 @@ impl Commit<'_> {
     pub fn take(&mut self) {
         let mut held = lock(&self.ordered.held);
         held.leaving = std::mem::take(&mut held.now);
+        self.medium.moved.append(&mut held.moved);
     }
 
     /// Brings what was taken, and all data in the file, to the medium. After an error it is taken again by the next commit.
@@ -318,7 +327,9 @@ impl Commit<'_> {
             for (cluster, contents) in of(Step::Refcounts) {
                 ordered.write_cluster(*cluster, contents)?;
             }
-            if let Some(pointer) = leaving.get(&0).and_then(|header| header.get(layout::REFCOUNT_POINTER)).filter(|_| moved) {
+            if let Some(pointer) =
+                leaving.get(&0).and_then(|header| header.get(layout::REFCOUNT_POINTER)).filter(|_| moved)
+            {
                 ordered.put(pointer, layout::REFCOUNT_POINTER.start as u64)?;
             }
             ordered.barrier()?;
@@ -326,12 +337,13 @@ impl Commit<'_> {
 
         let mut freed = Freed::default();
         freed.tables(ordered, leaving, &self.medium.l1, &l1)?;
-        freed.moved(ordered.cluster_bits, old.l1, new.l1);
-        freed.moved(ordered.cluster_bits, old.refcounts, new.refcounts);
         for (cluster, contents) in of(Step::Pointers) {
             ordered.write_cluster(*cluster, contents)?;
         }
         ordered.barrier()?;
+        for table in std::mem::take(&mut self.medium.moved) {
+            freed.table(ordered.cluster_bits, table);
+        }
         self.medium.freed.append(&mut freed);
         (self.medium.layout, self.medium.l1, self.medium.refcounts) = (new, l1, refcounts);
         Ok(())

@@ -129,7 +129,11 @@ fn a_power_cut_leaves_what_was_committed_and_no_pointer_to_a_free_cluster() {
             fs::write(&path, &start).unwrap();
             replay(&path, &events[..cut], &mut rig.dice);
             let checked = qemu_img(&["check", "-f", "qcow2", path.to_str().unwrap()]);
-            assert!(checked == 0 || checked == 3, "cut after {cut} of {}: check says {checked}", events.len());
+            assert!(
+                checked == 0 || checked == 3,
+                "cut after {cut} of {}: check says {checked}",
+                events.len()
+            );
             let now = contents(&path);
             let last = committed.iter().rposition(|(events, _)| *events <= cut).unwrap();
             let was = &committed[last].1;

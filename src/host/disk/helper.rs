@@ -84,8 +84,7 @@ impl<J: Send + 'static> Helper<J> {
     /// Submits a job. It completes with an error at once if the thread has ended.
     pub(super) fn submit(&mut self, tag: Tag, job: J) {
         self.in_flight += 1;
-        let sent =
-            self.requests.as_ref().is_some_and(|requests| requests.send((tag, job)).is_ok());
+        let sent = self.requests.as_ref().is_some_and(|requests| requests.send((tag, job)).is_ok());
         if !sent {
             let result = Err(io::Error::other("the thread for this has ended"));
             self.completed_operations.push(Completion { tag, result });

@@ -6,7 +6,14 @@ use virtio::memory::Segment;
 /// Moves the data of an image, part by part.
 pub(super) trait Mover: Engine {
     /// As [`Engine::submit`], on the file of this number: `extent` is of that file. `tag` names a part here.
-    fn submit_to(&mut self, file: usize, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]);
+    fn submit_to(
+        &mut self,
+        file: usize,
+        tag: Tag,
+        operation: Operation,
+        extent: Extent,
+        segments: &[Segment],
+    );
 
     /// Whether a flush holds up nothing else.
     fn flushes(&self) -> bool {

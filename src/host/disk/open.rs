@@ -236,10 +236,14 @@ fn device_topology(file: &File) -> Topology {
     topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))
 }
 
+/// The largest logical block of a guest: its drivers take none that is larger than a page (Linux: `blk_validate_block_size`). A
+/// device with larger ones is read and written through the page cache.
+const LARGEST_BLOCK: u32 = 4096;
+
 /// The block sizes of a block device, without implausible values; the guest uses them for its own blocks.
 fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, best: Option<u32>) -> Topology {
     let sane = |size: &u32| size.is_power_of_two() && (512..=64 << 10).contains(size);
-    let logical_block = logical.filter(sane).unwrap_or(512);
+    let logical_block = logical.filter(sane).unwrap_or(512).min(LARGEST_BLOCK);
     let physical_block = physical.filter(|size| size.is_power_of_two()).unwrap_or(512).max(logical_block);
     Topology {
         logical_block,
@@ -341,6 +345,8 @@ mod tests {
         assert_eq!((large.logical_block, large.physical_block, large.least_io), (4096, 4096, 4096));
         let emulated = topology(Some(512), Some(4096), None, None);
         assert_eq!((emulated.logical_block, emulated.physical_block, emulated.least_io), (512, 4096, 4096));
+        let larger = topology(Some(16384), Some(16384), Some(16384), None);
+        assert_eq!((larger.logical_block, larger.physical_block), (4096, 16384));
         for odd in [None, Some(0), Some(100), Some(1 << 30)] {
             assert_eq!(topology(odd, Some(512), None, None).logical_block, 512);
         }

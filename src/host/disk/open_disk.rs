@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU16;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use boot::read::ReadAt;
 use diskimage::{Format, Layer};
@@ -25,15 +25,6 @@ pub(crate) enum OpenDisk {
     Raw(Arc<DiskFile>),
     /// An image in another format, or of several files.
     Image(Arc<ImageDisk>),
-}
-
-/// An [`OpenDisk`] that does not keep it open.
-#[derive(Debug, Clone)]
-pub(crate) enum WeakDisk {
-    /// As [`OpenDisk::Raw`].
-    Raw(Weak<DiskFile>),
-    /// As [`OpenDisk::Image`].
-    Image(Weak<ImageDisk>),
 }
 
 /// What reads a disk by position, beside its engine.
@@ -160,6 +151,38 @@ impl OpenDisk {
         }
     }
 
+    /// The length in bytes that it has on the host now.
+    pub(crate) fn present_length(&self) -> io::Result<u64> {
+        match self {
+            OpenDisk::Raw(file) => file.present_length(),
+            OpenDisk::Image(image) => Ok(image.length()),
+        }
+    }
+
+    /// Grows the image to so many bytes, which [`OpenDisk::measure`] takes over.
+    pub(crate) fn grow(&self, bytes: u64) -> io::Result<()> {
+        match self {
+            OpenDisk::Raw(file) => file.set_length(bytes),
+            OpenDisk::Image(image) => image.resize(bytes),
+        }
+    }
+
+    /// Whether it is a block device.
+    pub(crate) fn is_device(&self) -> bool {
+        match self {
+            OpenDisk::Raw(file) => file.is_device(),
+            OpenDisk::Image(_) => false,
+        }
+    }
+
+    /// Whether the guest may not write.
+    pub(crate) fn is_read_only(&self) -> bool {
+        match self {
+            OpenDisk::Raw(file) => file.is_read_only(),
+            OpenDisk::Image(image) => image.disk("", NonZeroU16::MIN).read_only,
+        }
+    }
+
     /// The disk for the device model.
     pub(crate) fn disk(&self, serial: &str, queues: NonZeroU16) -> Disk {
         match self {
@@ -181,24 +204,6 @@ impl OpenDisk {
         match self {
             OpenDisk::Raw(file) => make_engine(file.clone(), kind),
             OpenDisk::Image(image) => image.clone().make_engine(kind),
-        }
-    }
-
-    /// The same, without keeping it open.
-    pub(crate) fn downgrade(&self) -> WeakDisk {
-        match self {
-            OpenDisk::Raw(file) => WeakDisk::Raw(Arc::downgrade(file)),
-            OpenDisk::Image(image) => WeakDisk::Image(Arc::downgrade(image)),
-        }
-    }
-}
-
-impl WeakDisk {
-    /// The disk, unless it is closed.
-    pub(crate) fn upgrade(&self) -> Option<OpenDisk> {
-        match self {
-            WeakDisk::Raw(file) => file.upgrade().map(OpenDisk::Raw),
-            WeakDisk::Image(image) => image.upgrade().map(OpenDisk::Image),
         }
     }
 }

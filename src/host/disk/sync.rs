@@ -32,7 +32,11 @@ pub(super) struct SyncEngine {
 }
 
 impl SyncEngine {
-    pub(super) fn new(files: Vec<Arc<DiskFile>>, space: Option<Helper>, flush: Option<Helper>) -> io::Result<Self> {
+    pub(super) fn new(
+        files: Vec<Arc<DiskFile>>,
+        space: Option<Helper>,
+        flush: Option<Helper>,
+    ) -> io::Result<Self> {
         let mut poller = Epoll::new()?;
         for helper in space.iter().chain(&flush) {
             poller.watch(helper.event(), HELPER_EVENT, Interest::Read)?;
@@ -49,7 +53,13 @@ impl SyncEngine {
         })
     }
 
-    fn run(&mut self, file: usize, operation: Operation, extent: Extent, segments: &[Segment]) -> io::Result<()> {
+    fn run(
+        &mut self,
+        file: usize,
+        operation: Operation,
+        extent: Extent,
+        segments: &[Segment],
+    ) -> io::Result<()> {
         let file = self.files.get(file).ok_or(io::ErrorKind::InvalidInput)?;
         match operation {
             Operation::Read | Operation::Write => {

@@ -79,7 +79,13 @@ impl ImageDisk {
     }
 
     /// Writes the beginning of `transfer` to new clusters for the beginning of `extent`, and returns how many bytes that were.
-    fn write_new(&self, top: &DiskFile, extent: Extent, old: Target, transfer: &mut Transfer) -> io::Result<u64> {
+    fn write_new(
+        &self,
+        top: &DiskFile,
+        extent: Extent,
+        old: Target,
+        transfer: &mut Transfer,
+    ) -> io::Result<u64> {
         let access = self.image.access();
         let cluster = self.image.header().map_or(1, |header| header.cluster_size());
         let end = extent.offset + extent.len;

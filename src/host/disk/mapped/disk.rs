@@ -237,5 +237,9 @@ impl ImageDisk {
 
 /// imago never finds nothing inside of a disk; a loop over pieces must not depend on it.
 fn some(found: u64) -> io::Result<u64> {
-    if found > 0 { Ok(found) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "a mapping has no length")) }
+    if found > 0 {
+        Ok(found)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "a mapping has no length"))
+    }
 }

@@ -133,7 +133,9 @@ impl<E: Mover> MappedEngine<E> {
             let begun = match operation {
                 Operation::Read => self.read(tag, at, end - at),
                 Operation::Write => self.write(tag, at, end - at),
-                _ => self.begin(tag, Job::Space(operation, Extent { offset: at, len: end - at })).map(|()| end - at),
+                _ => self
+                    .begin(tag, Job::Space(operation, Extent { offset: at, len: end - at }))
+                    .map(|()| end - at),
             };
             if let Some(request) = self.requests.get_mut(usize::from(tag)) {
                 match begun {
@@ -148,7 +150,9 @@ impl<E: Mover> MappedEngine<E> {
     fn read(&mut self, tag: Tag, at: u64, len: u64) -> io::Result<u64> {
         let (place, len) = self.disk.source(at, len)?;
         match place {
-            Place::File { file, offset } => self.begin_move(tag, Operation::Read, file, at, Extent { offset, len })?,
+            Place::File { file, offset } => {
+                self.begin_move(tag, Operation::Read, file, at, Extent { offset, len })?
+            }
             Place::Zero => self.transfer(tag, at, len)?.fill_zeros(),
             Place::Packed => {
                 let transfer = self.transfer(tag, at, len)?;
@@ -189,7 +193,14 @@ impl<E: Mover> MappedEngine<E> {
     }
 
     /// Begins a part between guest memory and a file.
-    fn begin_move(&mut self, tag: Tag, operation: Operation, file: usize, at: u64, extent: Extent) -> io::Result<()> {
+    fn begin_move(
+        &mut self,
+        tag: Tag,
+        operation: Operation,
+        file: usize,
+        at: u64,
+        extent: Extent,
+    ) -> io::Result<()> {
         self.cut(tag, at, extent.len);
         let part = self.part(tag)?;
         self.mover.submit_to(file, part, operation, extent, &self.segments);
@@ -231,7 +242,9 @@ impl<E: Mover> MappedEngine<E> {
 
     /// Takes the parts that have ended, and goes on with their requests and those that waited.
     fn collect(&mut self) {
-        while let Some(Completion { tag: part, result }) = self.mover.completed().or_else(|| self.threads.completed()) {
+        while let Some(Completion { tag: part, result }) =
+            self.mover.completed().or_else(|| self.threads.completed())
+        {
             if let Some(tag) = self.end_part(part, result).filter(|tag| self.is_at_end(*tag)) {
                 self.advance(tag);
             }
@@ -252,7 +265,13 @@ impl<E: Mover> MappedEngine<E> {
     }
 
     /// Takes the request in; `Err` if it cannot be.
-    fn accept(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) -> io::Result<()> {
+    fn accept(
+        &mut self,
+        tag: Tag,
+        operation: Operation,
+        extent: Extent,
+        segments: &[Segment],
+    ) -> io::Result<()> {
         let index = usize::from(tag);
         if self.requests.len() <= index {
             self.requests.resize_with(index + 1, Request::default);

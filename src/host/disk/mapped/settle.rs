@@ -98,7 +98,10 @@ impl ImageDisk {
         };
         if whole > before {
             grow(whole, PreallocateMode::None)?;
-            self.space(Operation::WriteZeroes { unmap: true }, Extent { offset: before, len: whole - before })?;
+            self.space(
+                Operation::WriteZeroes { unmap: true },
+                Extent { offset: before, len: whole - before },
+            )?;
         }
         if below > whole {
             grow(below.min(bytes), PreallocateMode::Zero)?;
