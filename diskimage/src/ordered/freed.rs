@@ -84,7 +84,7 @@ impl Freed {
         for (at, lost) in self.0 {
             let index = usize::try_from(at / per_block).map_err(io::Error::other)?;
             let offset = refcounts.get(index).copied().unwrap_or(0) & BLOCK_OFFSET;
-            if offset == 0 || offset % cluster as u64 != 0 {
+            if offset == 0 || !offset.is_multiple_of(cluster as u64) {
                 continue;
             }
             if block.as_ref().is_none_or(|(of, _)| *of != offset) {
