@@ -229,7 +229,10 @@ fn missing_hint(path: &Path) -> String {
             converted(path).display()
         ),
         "iso" => "correct the path".to_owned(),
-        _ => format!("correct the path, or make an empty one with `minivmm disk create {} 60G`", path.display()),
+        _ => format!(
+            "correct the path, or make an empty one with `minivmm disk create {} 60G`",
+            path.display()
+        ),
     }
 }
 
