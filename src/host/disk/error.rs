@@ -217,12 +217,6 @@ fn used_by(holder: Option<&DiskHolder>) -> String {
 fn missing_hint(path: &Path) -> String {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
-        "qcow2" => {
-            format!(
-                "correct the path, or make an empty one with `minivmm disk create {} 60G`",
-                path.display()
-            )
-        }
         "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
             "correct the path; raw and qcow2 images are understood, and `qemu-img convert -O raw {} {}` makes one",
             path.display(),

@@ -54,7 +54,12 @@ fn on_each(size: u64, access: Access, test: impl Fn(&mut Rig)) {
 
 /// An engine of this kind; `None` where the host has no io_uring and the environment allows that.
 fn engine_or_skip(file: Arc<DiskFile>, kind: EngineKind) -> Option<AnyEngine> {
-    let error = match engine(file, kind) {
+    or_skip(engine(file, kind), kind)
+}
+
+/// The same for an engine that was made.
+pub(super) fn or_skip(made: io::Result<AnyEngine>, kind: EngineKind) -> Option<AnyEngine> {
+    let error = match made {
         Ok(engine) => return Some(engine),
         Err(error) => error,
     };

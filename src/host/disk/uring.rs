@@ -34,6 +34,12 @@ const SIGNAL: u64 = 3;
 /// The value that is written to an eventfd.
 static ONE: u64 = 1;
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has waited.
+    pub(super) static ENTERED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// See the module.
 pub(super) struct UringEngine {
     ring: IoUring,
@@ -135,6 +141,8 @@ impl UringEngine {
                 break;
             }
         }
+        #[cfg(test)]
+        ENTERED.set(ENTERED.get() + 1);
         let result = match limit {
             None => self.ring.submit_and_wait(1),
             Some(limit) => {
