@@ -22,7 +22,7 @@ use crate::held::HeldWrites;
 use crate::order::Order;
 
 /// Zeroes are written in pieces of this size where the file system can do no better.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The open file of a layer. Clones are the same file.
 #[derive(Clone)]

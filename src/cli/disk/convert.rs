@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use diskimage::{ConvertOptions, Image, ImageOptions};
+use diskimage::{ConvertOptions, Image};
 
 use super::error::DiskVerbError;
 use super::progress::Bar;
+use super::source::Source;
 use super::{DiskConvertArgs, format_of, info};
 use crate::host::disk_image::ImageOpener;
 use crate::host::identity::identity;
@@ -17,8 +18,9 @@ use crate::host::new_file::NewFile;
 pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
     let (from, to) = (&args.from, &args.to);
     let mut opener = ImageOpener::default();
-    let options = ImageOptions::new(format_of(args.from_format, from)).backing(args.backing.clone());
-    let image = Image::open(from, &options, &mut opener)?;
+    let source =
+        Source { path: from, format: args.from_format, flag: "--from-format", backing: &args.backing };
+    let image = source.open(false, &mut opener)?;
     // Locked for as long as this takes, so that no machine begins to use what is replaced.
     let mut replaced = ImageOpener::default();
     may_replace(args, &image, &mut replaced)?;

@@ -12,6 +12,7 @@ mod live;
 mod progress;
 mod resize;
 mod size;
+mod source;
 mod target;
 mod users;
 
@@ -25,7 +26,7 @@ pub use target::MachineDisk;
 
 use std::path::Path;
 
-use diskimage::{Format, ImageOptions};
+use diskimage::Format;
 use error::{DiskVerbError, sentence};
 
 use super::exit::Status;
@@ -65,13 +66,6 @@ pub(super) fn run(args: &DiskArgs) -> Status {
             report::message_at(Level::Error, &format_args!("minivmm: {}\n", sentence(&error)));
             Status::Failed
         }
-    }
-}
-
-impl SourceArgs {
-    /// How to open the image at `path`.
-    fn options(&self, path: &Path) -> ImageOptions {
-        ImageOptions::new(format_of(self.format, path)).backing(self.backing.clone())
     }
 }
 

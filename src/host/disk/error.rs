@@ -217,19 +217,16 @@ fn used_by(holder: Option<&DiskHolder>) -> String {
 fn missing_hint(path: &Path) -> String {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
-        "qcow2" => {
-            format!(
-                "correct the path, or make an empty one with `minivmm disk create {} 60G`",
-                path.display()
-            )
-        }
         "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
             "correct the path; raw and qcow2 images are understood, and `qemu-img convert -O raw {} {}` makes one",
             path.display(),
             converted(path).display()
         ),
         "iso" => "correct the path".to_owned(),
-        _ => format!("correct the path, or make an empty one with `minivmm disk create {} 60G`", path.display()),
+        _ => format!(
+            "correct the path, or make an empty one with `minivmm disk create {} 60G`",
+            path.display()
+        ),
     }
 }
 
