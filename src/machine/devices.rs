@@ -21,7 +21,7 @@ use super::pci::{Placed, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::{EngineKind, make_engine};
-use crate::spec::{DiskQueues, DiskSerial};
+use crate::spec::{DiskQueues, DiskSerial, OnFull};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
@@ -71,6 +71,10 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
     let device = Block::new(id.clone(), file.disk(serial, queues));
+    let device = match spec.on_full.unwrap_or_default() {
+        OnFull::Pause => device.waiting_when_full(platform.failures.clone()),
+        OnFull::Report => device,
+    };
     let info = device.info();
     let threads = spec.threads.map_or(1, DiskQueues::get);
     if threads > queues.get() {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk_options::{DiskDiscard, OnFull};
 use super::text::{Device, by_text};
 use super::words::{DeviceError, Word, once, split};
 
@@ -45,6 +46,12 @@ pub struct DiskSpec {
     /// More threads help where one is at its limit: many processors and a fast disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<DiskQueues>,
+    /// Whether the guest can give space back to the host; by default not from an image whose space is all allocated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discard: Option<DiskDiscard>,
+    /// What happens when the host has no room for what the guest writes; by default it gets an I/O error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_full: Option<OnFull>,
 }
 
 impl DiskSpec {
@@ -57,6 +64,8 @@ impl DiskSpec {
             direct: false,
             queues: None,
             threads: None,
+            discard: None,
+            on_full: None,
         }
     }
 
@@ -90,6 +99,18 @@ impl DiskSpec {
         DiskSpec { threads: Some(threads), ..self }
     }
 
+    /// Sets whether the guest can give space back to the host.
+    #[must_use]
+    pub fn with_discard(self, discard: DiskDiscard) -> Self {
+        DiskSpec { discard: Some(discard), ..self }
+    }
+
+    /// Sets what happens when the host has no room.
+    #[must_use]
+    pub fn with_on_full(self, on_full: OnFull) -> Self {
+        DiskSpec { on_full: Some(on_full), ..self }
+    }
+
     /// Parses the text of the command line. The path need not be UTF-8.
     ///
     /// # Errors
@@ -116,11 +137,13 @@ impl DiskSpec {
             ("serial", Some(_)) => once(&mut self.serial, word.text().parse()?, DISK, "serial"),
             ("queues", Some(_)) => once(&mut self.queues, word.text().parse()?, DISK, "queues"),
             ("threads", Some(_)) => once(&mut self.threads, word.text().parse()?, DISK, "threads"),
+            ("discard", Some(_)) => once(&mut self.discard, word.text().parse()?, DISK, "discard"),
+            ("on-full", Some(_)) => once(&mut self.on_full, word.text().parse()?, DISK, "on-full"),
             ("", None) => Err(DeviceError::Empty("behind a comma")),
             _ => Err(DeviceError::Unknown {
                 device: DISK,
                 word: word.written(),
-                known: "`ro`, `serial=TEXT`, `direct`, `queues=N` and `threads=N`",
+                known: "`ro`, `serial=TEXT`, `direct`, `queues=N`, `threads=N`, `discard=on|off|auto` and `on-full=report|pause`",
             }),
         }
     }
@@ -232,6 +255,18 @@ mod tests {
             .with_threads(DiskQueues::new(2).unwrap());
         assert_eq!(disk, expected);
         assert_eq!("vm0.raw".parse(), Ok(DiskSpec::new("vm0.raw")));
+    }
+
+    #[test]
+    fn space_of_the_host_is_an_option() {
+        let disk: DiskSpec = "vm0.raw,discard=off,on-full=pause".parse().unwrap();
+        let expected = DiskSpec::new("vm0.raw").with_discard(DiskDiscard::Off).with_on_full(OnFull::Pause);
+        assert_eq!(disk, expected);
+        let table: DiskSpec = toml::from_str("path = 'vm0.raw'\ndiscard = 'off'\non-full = 'pause'").unwrap();
+        assert_eq!(table, expected);
+        assert!(mistake("d,discard=yes").contains("`on`, `off` or `auto`"));
+        assert!(mistake("d,on-full=stop").contains("`on-full=pause`"));
+        assert!(mistake("d,on-full=pause,on-full=pause").contains("stands twice"));
     }
 
     #[test]

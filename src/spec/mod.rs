@@ -7,6 +7,7 @@ mod build;
 mod check;
 mod cpus;
 mod disk;
+mod disk_options;
 mod error;
 #[cfg(feature = "cli")]
 mod file;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cpus::Cpus;
 pub use disk::{DiskQueues, DiskSerial, DiskSpec};
+pub use disk_options::{DiskDiscard, OnFull};
 pub use diskimage::Format as DiskFormat;
 pub use error::SpecError;
 pub use mac::MacAddress;

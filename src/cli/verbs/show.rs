@@ -22,11 +22,12 @@ fn facts(info: &Value) -> String {
         .as_object()
         .into_iter()
         .flatten()
-        .filter(|(key, _)| !["spec", "made-of", "forwards"].contains(&key.as_str()))
+        .filter(|(key, _)| !["spec", "made-of", "forwards", "full-disks"].contains(&key.as_str()))
     {
         let text = match (key.as_str(), value) {
             ("uptime", value) => value.as_f64().map(uptime).unwrap_or_default(),
             ("mem", value) => format!("{value} MiB"),
+            ("state", _) => state(info),
             (_, Value::String(text)) => text.clone(),
             (_, other) => other.to_string(),
         };
@@ -46,6 +47,15 @@ fn facts(info: &Value) -> String {
         lines.push(file.trim_end().to_owned());
     }
     lines.join("\n")
+}
+
+/// Whether it runs, and why it does not.
+pub(super) fn state(info: &Value) -> String {
+    let state =
+        info.get("state").map_or_else(|| "-".to_owned(), |state| state.as_str().unwrap_or("-").to_owned());
+    let full: Vec<_> =
+        info.get("full-disks").and_then(Value::as_array).into_iter().flatten().map(cell).collect();
+    if full.is_empty() { state } else { format!("{state} (no room for {})", full.join(", ")) }
 }
 
 /// A line for each number, then a table for each list.
@@ -139,6 +149,14 @@ mod tests {
         let (facts, file) = text.split_once("\n\n").unwrap();
         assert_eq!(facts.lines().collect::<Vec<_>>(), ["mem      64 MiB", "name     vm0", "uptime   5s"]);
         assert_eq!(toml::from_str::<crate::spec::Spec>(file).unwrap(), spec);
+    }
+
+    #[test]
+    fn state_of_a_machine_without_room_says_so() {
+        let full = json!({ "state": "paused", "full-disks": ["vda", "vdc"] });
+        assert_eq!(facts(&full), "state    paused (no room for vda, vdc)");
+        assert_eq!(state(&json!({ "state": "running", "full-disks": [] })), "running");
+        assert_eq!(state(&json!({ "state": null })), "-");
     }
 
     #[test]

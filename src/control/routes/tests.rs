@@ -122,6 +122,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         MachineEvent::Reset,
         MachineEvent::Panicked,
         MachineEvent::DeviceFailed { device, reason },
+        MachineEvent::DiskFull { disk: "vda".to_owned(), path: "vm0.raw".to_owned() },
         MachineEvent::ForwardAdded(bound.clone()),
         MachineEvent::ForwardRemoved(bound.clone()),
         MachineEvent::Missed(1),
@@ -137,6 +138,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         match event {
             MachineEvent::Booted | MachineEvent::Paused | MachineEvent::Resumed | MachineEvent::Reset => {}
             MachineEvent::Panicked | MachineEvent::DeviceFailed { .. } => {}
+            MachineEvent::DiskFull { .. } => {}
             MachineEvent::ForwardAdded(_) | MachineEvent::ForwardRemoved(_) => {}
             MachineEvent::Missed(_) | MachineEvent::Exited => {}
         }

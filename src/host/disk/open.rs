@@ -10,6 +10,7 @@ use virtio::block::{SECTOR, Topology};
 
 use super::error::DiskError;
 use super::file::{Direct, DiskFile, mode};
+use super::loop_device::{self, FilesBehind};
 use super::{format, holder};
 use crate::host::identity::identity;
 use crate::host::lock::{Kind, try_lock};
@@ -59,7 +60,7 @@ impl DiskFile {
         // From the descriptor: the path may lead to another file by now.
         let metadata = buffered.metadata().map_err(io("looking at it"))?;
         let device = metadata.file_type().is_block_device();
-        lock(&buffered, path, access)?;
+        let behind = lock(&buffered, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
         let mut head = [0; format::HEAD];
         let read = buffered.read_at(&mut head, 0).map_err(io("reading its first sector"))?;
@@ -89,7 +90,7 @@ impl DiskFile {
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
-        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail })
+        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail, behind })
     }
 }
 
@@ -141,11 +142,11 @@ fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskErro
 }
 
 /// Locks all of `file`: exclusively for writing, shared for reading. The lock belongs to the open file, so it
-/// ends with the process in any case.
-fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
+/// ends with the process in any case. Keep what this returns as long: the locks on files behind a loop device.
+fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehind, DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
     let error = match try_lock(file, kind) {
-        Ok(true) => return Ok(()),
+        Ok(true) => return loop_device::claim(file, path, access),
         Ok(false) => return Err(DiskError::Busy { path: path.into(), holder: holder::find(file) }),
         Err(error) => error,
     };
@@ -156,7 +157,7 @@ fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
                 "the file system of the disk {} has no locks ({error}): take care that no second machine uses it",
                 path.display()
             );
-            Ok(())
+            loop_device::claim(file, path, access)
         }
         _ => Err(DiskError::Io { path: path.into(), action: "locking it", error }),
     }

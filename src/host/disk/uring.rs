@@ -19,7 +19,7 @@ use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Interest, Poller, Token};
 
-use super::file::DiskFile;
+use super::file::{self, DiskFile};
 use super::flight::{Flight, Step};
 use super::helper::{HELPER_EVENT, Helper};
 use super::ring;
@@ -199,6 +199,9 @@ impl UringEngine {
                 Ok(())
             }
             (_, Ok(_)) => Ok(()),
+            (Step::Flush, Err(error)) if error.raw_os_error() != Some(libc::EINTR) => {
+                Err(file::flush_failed(error))
+            }
             (Step::Zero { .. }, Err(error)) if self.file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;

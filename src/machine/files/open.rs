@@ -95,7 +95,8 @@ impl OpenFiles {
 
 /// Opens a disk as its spec wants it.
 fn open_disk(disk: &DiskSpec) -> Result<DiskFile, DiskError> {
-    DiskFile::open(&disk.path, Access { read_only: disk.read_only, direct: disk.direct })
+    let access = Access { read_only: disk.read_only, direct: disk.direct };
+    DiskFile::open(&disk.path, access).map(|file| file.discarding(disk.discard.unwrap_or_default()))
 }
 
 fn open(path: &Path) -> io::Result<File> {
