@@ -10,6 +10,7 @@ packages=(
     mmdebstrap fdisk e2fsprogs         # disk images
     iproute2                           # TAP devices
     e2fsprogs                          # tests make file systems
+    qemu-utils                         # tests compare our disk images with qemu-img's
     systemd                            # tests have systemd-analyze look at our unit
     man-db                             # tests have man read our pages
 )

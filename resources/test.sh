@@ -64,7 +64,7 @@ end_prepare() {
 }
 
 # The guests in Rust are no packages of their own.
-step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/guest/{hostile,load,frames}/main.rs; }
+step_fmt() { cargo fmt --all --check && rustfmt --check --edition 2024 tests/guest/{hostile,load,frames,power}/main.rs; }
 # Lints, and the documents that an embedder reads.
 step_clippy() {
     timeout "$limit" cargo clippy --quiet --workspace --all-targets -- -D warnings &&
@@ -88,10 +88,12 @@ step_native() {
     local as_root=()
     [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=MINIVMM_SOAK,RUST_TEST_THREADS'")
     cargo_test "${as_root[@]}" --lib -- host::tap::tests || return 1
-    cargo_test "${as_root[@]}" --test native_hostile --test native_net_hostile --test native_reboot || return 1
+    # And so are folders whose file system is a test.
+    cargo_test "${as_root[@]}" --test native_hostile --test native_net_hostile --test native_reboot --test native_power || return 1
     tests=${tests//--test native_hostile /}
     tests=${tests//--test native_net_hostile /}
     tests=${tests//--test native_reboot /}
+    tests=${tests//--test native_power /}
     # shellcheck disable=SC2086
     cargo_test --lib -- machine::tests && cargo_test $tests
 }

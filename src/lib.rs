@@ -30,6 +30,7 @@
 //! `expect` waits for text on the console, and its error has the console's last lines. Writing to the console is typing.
 //!
 //! With a disk image `Spec::default().with_disk(DiskSpec::new("vm0.raw"))` is enough: kernel and initrd are found on the disk.
+//! `DiskSpec::new("base.raw").with_overlay("vm1.qcow2")` gives each of many machines a disk of its own on one image.
 //!
 //! A machine can be paused and inspected. [`Machine::controls`] returns a handle with the same calls for other threads:
 //!

@@ -146,7 +146,16 @@ fn disk_that_gives_nothing_to_boot_says_what_it_has_and_what_to_do() {
         &["empty.raw", "the whole disk is empty", "`--kernel FILE"],
     );
     fs::write(folder.path("vm.qcow2"), b"QFI\xfb and more").unwrap();
-    folder.fails(&["--disk", "vm.qcow2"], FAILED, &["qcow2", "`qemu-img convert -O raw"]);
+    folder.fails(&["--disk", "vm.qcow2"], FAILED, &["`vm.qcow2` is damaged"]);
+    fs::rename(folder.path("vm.qcow2"), folder.path("vm.img")).unwrap();
+    folder.fails(&["--disk", "vm.img"], FAILED, &["`vm.img,format=qcow2`", "`vm.img,format=raw`"]);
+    fs::write(folder.path("no.qcow2"), vec![0; 4096]).unwrap();
+    folder.fails(&["--disk", "no.qcow2"], FAILED, &["`no.qcow2` is no qcow2 image", "format=raw"]);
+    fs::write(folder.path("vm.vmdk"), b"KDMV and more").unwrap();
+    folder.fails(&["--disk", "vm.vmdk"], FAILED, &["a VMDK image", "`qemu-img convert -O raw"]);
+    for wrong in ["empty.raw,ro,snapshot", "empty.raw,overlay=empty.raw", "empty.raw,backing=x"] {
+        folder.fails(&["--disk", wrong], USAGE, &["empty.raw"]);
+    }
     folder.fails(&["--disk", "nope.raw"], FAILED, &["there is no disk nope.raw", "truncate -s"]);
     folder.fails(&["--disk", "/dev/zero"], FAILED, &["neither a file nor a block device"]);
     let said =

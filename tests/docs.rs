@@ -14,7 +14,7 @@ mod shell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use documents::{Block, RUN, blocks, names, read, root};
+use documents::{Block, RUN, RUN_HERE, blocks, is_as_shown, names, read, root};
 use minivmm::cli::args::{self, ArgsError};
 use minivmm::spec::Spec;
 
@@ -95,11 +95,23 @@ fn documents_have_the_default_command_line() {
 /// A page's output is compared with the real output only where the page is run.
 #[test]
 fn only_documents_that_are_run_show_output() {
-    for name in names().iter().filter(|name| !RUN.contains(&name.as_str())) {
+    let is_run = |name: &String| RUN.iter().chain(&RUN_HERE).any(|run| run == name);
+    for name in names().iter().filter(|name| !is_run(name)) {
         for shown in documents::shown(&read(name)) {
             assert!(shown.output.is_empty(), "{name}: `{}` is not run", shown.command);
         }
     }
+}
+
+#[test]
+fn comparison_sees_what_differs() {
+    let shown = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(is_as_shown(&shown("pid 12  of vm0\n...\nend"), &["pid 4711 of vm0", "a", "b", "end"]));
+    assert!(is_as_shown(&shown("...\nend"), &["end"]));
+    assert!(!is_as_shown(&shown("a"), &["a", "b"]));
+    assert!(!is_as_shown(&shown("a\nb"), &["a"]));
+    assert!(!is_as_shown(&shown("status 0"), &["status 1"]));
+    assert!(!is_as_shown(&shown("...\nend"), &["the end"]));
 }
 
 /// Lines of code blocks without the prompt; what a `console` block shows as output is none. The reference is generated,
@@ -158,12 +170,16 @@ fn every_command_line_in_a_block_is_understood() {
 #[test]
 fn every_option_and_verb_in_a_sentence_exists() {
     let whole = args::definition();
-    let flags = |command: &clap::Command| {
+    let own = |command: &clap::Command| {
         let longs = command.get_arguments().filter_map(|arg| arg.get_long_and_visible_aliases());
         longs.flatten().map(|flag| format!("--{flag}")).collect::<BTreeSet<_>>()
     };
+    // With those of a verb's verbs.
+    let flags = |verb: &clap::Command| {
+        own(verb).into_iter().chain(verb.get_subcommands().flat_map(own)).collect::<BTreeSet<_>>()
+    };
     let verbs: Vec<_> = whole.get_subcommands().collect();
-    let all: BTreeSet<_> = verbs.iter().flat_map(|verb| flags(verb)).chain(flags(&whole)).collect();
+    let all: BTreeSet<_> = verbs.iter().flat_map(|verb| flags(verb)).chain(own(&whole)).collect();
     let mut count = 0;
     for name in names() {
         for span in code_spans(&name) {
@@ -175,7 +191,7 @@ fn every_option_and_verb_in_a_sentence_exists() {
                         assert!(verb.is_some() || *word == "help", "{name}: `{span}`");
                         verb.map_or_else(BTreeSet::new, |verb| flags(verb))
                     }
-                    _ => flags(&whole),
+                    _ => own(&whole),
                 },
                 flag if is_flag(flag) && !OTHERS.contains(&flag) => all.clone(),
                 _ => continue,

@@ -126,18 +126,20 @@ fn take_the_new_space(guest: &mut Guest) {
     }
 }
 
-/// Its root= is the partition's, from which the test above boots, and its kernel the one that the test below boots.
+/// Its root= is the partition's, from which the test above boots, and its kernel the one that the test below boots. All that it writes is
+/// in an overlay, which is made for it.
 #[test]
 fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
     let blocks = dose(1 << 30).div_ceil(BLOCK);
     let world = World::new(lab(), BLOCK);
     // For a user without any capability: no TAP is made.
     let line = format!(
-        "ulimit -n 16384; exec {INSIDE} {AS_USER} ./minivmm --disk vm0.raw --net user,host-loopback=on \
+        "ulimit -n 16384; exec {INSIDE} {AS_USER} ./minivmm --disk vm0.raw,overlay=vm0.qcow2 --net user,host-loopback=on \
          -p 5555:22 -p 0.0.0.0:20022:22 -p '[::1]:5556:22' -p 7020:7020"
     );
     let mut console = lab().spawn(&Cmd::sh(line).tty()).unwrap();
-    console.expect("~> Disk        : vda = vm0.raw", SOON).unwrap();
+    console.expect("~> Disk        : vda = vm0.qcow2 (", SOON).unwrap();
+    console.expect(" used, on vm0.raw)", SOON).unwrap();
     banner_says(
         &console,
         &[
@@ -155,6 +157,12 @@ fn disk_alone_is_enough_where_it_has_a_partition_table_too() {
     connections_are_as_on_any_network(&world, dose(1000));
     a_package_comes_from_a_mirror_on_the_hosts_loopback(&world);
     streams_arrive_as_they_were(&world, blocks);
+    console.signal(9).unwrap();
+    console.wait(SOON).unwrap();
+    // Clusters may be lost to a killed machine (3), and nothing else.
+    let check = "qemu-img info vm0.qcow2; qemu-img check -q vm0.qcow2 || test $? = 3; rm vm0.qcow2";
+    let said = lab().sh(check).unwrap();
+    assert!(said.contains("backing file: vm0.raw") && said.contains("backing file format: raw"), "{said}");
 }
 
 /// Time for the longest of streams, a GiB, under two emulations.
@@ -302,8 +310,15 @@ fn two_debians_on_a_switch_have_addresses_names_packages_and_each_other() {
 
 #[test]
 fn command_runs_on_the_kernel_and_with_the_modules_of_a_disk() {
-    let line = "./minivmm run --disk vm0.raw,ro --mem 256 --boot-timeout 120 -- sh -c 'uname -r; cat /sys/block/vda/ro; exit 3'";
+    // Of an image that QEMU's tool made, on which nothing is changed.
+    lab()
+        .sh("qemu-img create -q -f qcow2 -F raw -b vm0.raw cloud.qcow2; md5sum cloud.qcow2 >cloud.sum")
+        .unwrap();
+    let guest = "uname -r; cat /sys/block/vda/ro; echo changed >/dev/vda; sync; exit 3";
+    let line =
+        format!("./minivmm run --disk cloud.qcow2,snapshot --mem 256 --boot-timeout 120 -- sh -c '{guest}'");
     let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
     assert_eq!(out.status, Status::Exited(3), "{}{}", out.text(), out.err_text());
-    assert!(out.text().starts_with("6.1.") && out.text().ends_with("-amd64\n1\n"), "{}", out.text());
+    assert!(out.text().starts_with("6.1.") && out.text().ends_with("-amd64\n0\n"), "{}", out.text());
+    lab().sh("md5sum -c cloud.sum && rm cloud.qcow2 cloud.sum").unwrap();
 }

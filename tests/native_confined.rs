@@ -10,7 +10,6 @@
 mod vmm;
 
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use vmm::{Launch, Vmm, count};
@@ -64,44 +63,11 @@ fn a_disk_works_where_io_uring_is_forbidden() {
         let open = folder.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
         open.filter(|file| file.to_string_lossy().contains("io_uring")).count()
     };
-    let machine = at_work(&[], forbid_io_uring);
+    let machine = at_work(&[], vmm::forbid_io_uring);
     assert_eq!(rings(&machine), 0);
     let status = std::fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
     assert!(status.lines().any(|line| line == "Seccomp:\t2"), "{status}");
     works_to_its_end(machine);
-}
-
-/// io_uring_setup(2) is EPERM from here on; the other two are of no use without it.
-fn forbid_io_uring(command: &mut Command) {
-    const NUMBER: u32 = 0;
-    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    let give = libc::BPF_RET | libc::BPF_K;
-    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code.try_into().unwrap(), jt, jf, k };
-    let setup = u32::try_from(libc::SYS_io_uring_setup).unwrap();
-    let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
-    let steps = [
-        step(load, 0, 0, NUMBER),
-        step(equal, 0, 1, setup),
-        step(give, 0, 0, refused),
-        step(give, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = move || {
-        let mut steps = steps;
-        let program = libc::sock_fprog { len: 4, filter: steps.as_mut_ptr() };
-        // SAFETY: both calls take numbers, the second a pointer to a filter that outlives it; they are safe after a fork.
-        #[allow(unsafe_code, reason = "prctl(2) has no safe wrapper in std")]
-        let set = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-        };
-        if set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    };
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
-    #[allow(unsafe_code, reason = "what a child does before it becomes a program is unsafe to say")]
-    unsafe {
-        command.pre_exec(filter);
-    }
 }
 
 /// As PID 1 there is no parent to reap its children or to receive its status, and signals without a handler

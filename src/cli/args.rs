@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
 use super::daemon::ServiceArgs;
+use super::disk::DiskArgs;
 use super::exit;
 use super::net_flags::NetFlags;
 use super::run::{self, args::RunArgs};
@@ -73,6 +74,11 @@ pub enum Verb {
     /// `minivmm switch ls`, `show NAME`, `set NAME PORT OPTION...`, `capture NAME PORT` and `stop NAME` are for switches that run;
     /// no switch can have one of these words, or `help`, as its name.
     Switch(Box<SwitchArgs>),
+    /// Make, show, resize, copy and check disk images
+    ///
+    /// An image is raw or qcow2. Which one is said by `--format` or by the file's ending, `.qcow2` or anything else, and never by
+    /// its content, which a guest can write. An image that a machine uses is left alone; resized, it is by that machine.
+    Disk(Box<DiskArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
@@ -110,6 +116,8 @@ pub enum Command {
     RunCommand(Box<RunArgs>, Spec),
     /// Run a switch, or do something with one.
     Switch(Box<SwitchArgs>),
+    /// Work on a disk image.
+    Disk(Box<DiskArgs>),
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -151,6 +159,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             Ok(Command::RunCommand(run, spec))
         }
         Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
+        Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => {
             let mut spec = args.machine.spec(&matches)?;
@@ -162,12 +171,12 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     }
 }
 
-/// Rewrites `help VERB` as `VERB --help`, and so `switch help`.
+/// Rewrites `help VERB` as `VERB --help`, and so `switch help` and `disk help`.
 fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
     let (before, rest) = match words.as_slice() {
         [program, help, rest @ ..] if help == "help" => (vec![program], rest),
-        [program, switch, help, rest @ ..] if switch == "switch" && help == "help" => {
-            (vec![program, switch], rest)
+        [program, verb, help, rest @ ..] if (verb == "switch" || verb == "disk") && help == "help" => {
+            (vec![program, verb], rest)
         }
         _ => return words,
     };
@@ -219,7 +228,11 @@ mod tests {
     fn run(words: &[&str]) -> Result<Spec, ArgsError> {
         match parse([&["minivmm"], words].concat())? {
             Command::Run(spec, _) => Ok(spec),
-            Command::Doctor(_) | Command::RunCommand(..) | Command::Switch(_) | Command::Named(_) => {
+            Command::Doctor(_)
+            | Command::RunCommand(..)
+            | Command::Switch(_)
+            | Command::Disk(_)
+            | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }
         }
@@ -321,6 +334,7 @@ mod tests {
         assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
         assert_eq!(help(&["switch", "help"]), help(&["switch", "--help"]));
         assert_eq!(help(&["switch", "help", "set"]), help(&["help", "switch", "set"]));
+        assert_eq!(help(&["disk", "help", "resize"]), help(&["help", "disk", "resize"]));
         let switch = definition().find_subcommand("switch").unwrap().get_long_about().unwrap().to_string();
         for word in crate::spec::SwitchName::RESERVED {
             assert!(switch.contains(word), "{word}: {switch}");

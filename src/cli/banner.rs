@@ -4,11 +4,11 @@ use std::fmt::{self, Display};
 
 use boot::kernel::Format;
 
-use crate::host::disk::DiskFile;
+use crate::host::disk::OpenDisk;
 use crate::host::stdio::is_terminal;
 use crate::host::terminal::in_foreground;
 use crate::machine::BoundForward;
-use crate::machine::files::{BootFiles, Prepared};
+use crate::machine::files::{BootFiles, Prepared, shown};
 use crate::spec::{ConsoleChoice, DiskSpec, NetId, NetLink, NetSpec, Spec};
 
 /// The banner of a machine.
@@ -98,7 +98,7 @@ pub(super) fn forwards(forwards: &[BoundForward]) -> String {
 }
 
 fn first_disk(spec: &Spec) -> String {
-    spec.disk.first().map(|disk| disk.path.display().to_string()).unwrap_or_default()
+    spec.disk.first().map(|disk| disk.image().display().to_string()).unwrap_or_default()
 }
 
 /// Format and release of a kernel.
@@ -109,13 +109,24 @@ pub(super) fn describe(format: Format, version: Option<&str>) -> String {
     }
 }
 
-/// A disk with its size and, for an image, the space that it occupies on the host (as `ls -s` shows).
-fn describe_disk(disk: &DiskSpec, open: &DiskFile) -> String {
-    let DiskSpec { path, read_only, direct, .. } = disk;
-    let used = open.used().map(|used| format!(", {} of them in use on the host", bytes(used)));
-    let flags = [(*read_only, ", read-only"), (*direct, ", past the page cache")];
+/// A disk with its size, for an image the space that it occupies on the host (as `ls -s` shows), and the image that it lies on.
+fn describe_disk(disk: &DiskSpec, open: &OpenDisk) -> String {
+    let DiskSpec { read_only, direct, snapshot, .. } = disk;
+    // What is written to a snapshot is no part of the disk that the user knows.
+    let mut layers = open.layers().iter().skip(usize::from(*snapshot));
+    let (path, used) = match layers.next() {
+        Some(layer) => (layer.path.as_path(), Some(layer.used)),
+        None => (disk.image(), open.used()),
+    };
+    let used = used.map(|used| format!(", {} used", bytes(used))).unwrap_or_default();
+    let below = layers.next().map(|layer| format!(", on {}", shown(&layer.path.to_string_lossy())));
+    let flags = [
+        (*read_only, ", read-only"),
+        (*snapshot, ", changes are dropped at the end"),
+        (*direct, ", past the page cache"),
+    ];
     let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, text)| text).collect();
-    format!("{} ({}{}){flags}", path.display(), bytes(open.length()), used.unwrap_or_default())
+    format!("{} ({}{used}{}){flags}", path.display(), bytes(open.length()), below.unwrap_or_default())
 }
 
 /// In the largest unit that leaves about three digits.
@@ -227,8 +238,34 @@ mod tests {
         }
         let disk = text.lines().find(|line| line.starts_with("~> Disk")).unwrap();
         assert!(
-            disk.starts_with("~> Disk        : vda = vm0.raw (4 MiB, ") && disk.contains("in use on"),
+            disk.starts_with("~> Disk        : vda = vm0.raw (4 MiB, ") && disk.ends_with(" used)"),
             "{disk}"
+        );
+    }
+
+    #[test]
+    fn banner_says_what_a_disk_lies_on() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("base.raw"), vec![1; 4 << 20]).unwrap();
+        let said = |options: &str| {
+            let disk: DiskSpec =
+                format!("{0}/base.raw{1}", folder.path().display(), options).parse().unwrap();
+            let disk = DiskSpec { overlay: disk.overlay.map(|name| folder.path().join(name)), ..disk };
+            let text = describe_disk(&disk, &OpenDisk::open(&disk).unwrap());
+            text.replace(&format!("{}/", folder.path().display()), "")
+        };
+        assert_eq!(said(",ro"), "base.raw (4 MiB, 4 MiB used), read-only");
+        let overlaid = said(",overlay=a.qcow2");
+        assert!(
+            overlaid.starts_with("a.qcow2 (4 MiB, ") && overlaid.ends_with(" KiB used, on base.raw)"),
+            "{overlaid}"
+        );
+        assert_eq!(said(",snapshot"), "base.raw (4 MiB, 4 MiB used), changes are dropped at the end");
+        let both = said(",overlay=a.qcow2,snapshot");
+        assert!(
+            both.starts_with("a.qcow2 (4 MiB, ")
+                && both.ends_with(" on base.raw), changes are dropped at the end"),
+            "{both}"
         );
     }
 

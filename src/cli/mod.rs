@@ -7,6 +7,7 @@ mod banner;
 mod console_input;
 mod console_output;
 pub mod daemon;
+pub mod disk;
 mod doctor;
 mod drivers;
 pub mod exit;
@@ -56,6 +57,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Doctor(args)) => examine(&args),
         Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
         Ok(Command::Switch(args)) => switch::run(&args),
+        Ok(Command::Disk(args)) => disk::run(&args),
         Err(ArgsError::Flags(error)) => report_flag_error(&error, usage_status()),
         Err(ArgsError::Spec(error)) => report_error(&error, usage_status()),
         Err(error @ ArgsError::Empty) => {

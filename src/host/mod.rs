@@ -8,6 +8,7 @@ pub(crate) mod capture;
 pub(crate) mod clock;
 pub(crate) mod connect;
 pub(crate) mod disk;
+pub(crate) mod disk_image;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
 pub(crate) mod forward;
@@ -16,6 +17,7 @@ pub(crate) mod identity;
 mod iovecs;
 pub(crate) mod lock;
 pub(crate) mod net_socket;
+pub(crate) mod new_file;
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
 pub(crate) mod pidfd;

@@ -32,6 +32,8 @@ const JOURNAL_ENTRY_COST: u64 = 256;
 const JOURNAL_ENTRIES: u64 = 1 << 20;
 /// Minimum cost of a read.
 const READ_COST: u64 = 4096;
+/// So many bytes are decompressed in the time of one byte of cost.
+const DECOMPRESSED_FASTER: u64 = 16;
 
 /// Why something on a disk cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +104,8 @@ pub(crate) struct Disk<'a> {
     source: &'a dyn ReadAt,
     len: u64,
     sector: u64,
+    /// Minimum cost of a read.
+    read_cost: u64,
     budget: &'a Budget,
 }
 
@@ -115,7 +119,7 @@ pub(super) struct Window {
 impl<'a> Disk<'a> {
     /// A disk whose sectors have `sector` bytes.
     pub(super) fn new(source: &'a dyn ReadAt, sector: u64, budget: &'a Budget) -> Result<Self, ReadError> {
-        Ok(Disk { source, len: source.length()?, sector, budget })
+        Ok(Disk { source, len: source.length()?, sector, read_cost: READ_COST, budget })
     }
 
     /// The unit of partition tables: the logical sector of the guest's disk.
@@ -159,7 +163,7 @@ impl<'a> Disk<'a> {
         if window.start.checked_add(end).is_none_or(|end| end > self.len) {
             return Err(ReadError::Outside(what));
         }
-        self.charge(len.max(READ_COST))?;
+        self.charge(len.max(self.read_cost))?;
         match self.source.read_at(buf, place)? {
             read if read as u64 == len => Ok(()),
             _ => Err(ReadError::Outside(what)),
@@ -176,17 +180,43 @@ impl fmt::Debug for Disk<'_> {
 /// An image or block device, opened for reading.
 #[derive(Debug)]
 pub(crate) struct DiskFile {
-    pub(crate) file: File,
+    pub(crate) bytes: DiskBytes,
     /// Its length in bytes.
     pub(crate) len: u64,
     /// Its sector size in bytes: 512 for an image.
     pub(crate) sector: u64,
 }
 
+/// Where the bytes of a disk are.
+pub(crate) enum DiskBytes {
+    /// In a file, at the same offsets.
+    File(Arc<File>),
+    /// Where the mappings of an image lead to.
+    Mapped {
+        /// Reads it.
+        image: Box<dyn ReadAt + Send + Sync>,
+        /// The largest part of it that one read may have to decompress, in bytes.
+        cluster: u64,
+    },
+}
+
+impl fmt::Debug for DiskBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskBytes::File(file) => file.fmt(f),
+            DiskBytes::Mapped { .. } => f.debug_struct("Mapped").finish_non_exhaustive(),
+        }
+    }
+}
+
 impl DiskFile {
     /// The disk for a search, within a budget.
     pub(crate) fn disk<'a>(&'a self, budget: &'a Budget) -> Disk<'a> {
-        Disk { source: self, len: self.len, sector: self.sector, budget }
+        let read_cost = match self.bytes {
+            DiskBytes::File(_) => READ_COST,
+            DiskBytes::Mapped { cluster, .. } => READ_COST.max(cluster / DECOMPRESSED_FASTER),
+        };
+        Disk { source: self, len: self.len, sector: self.sector, read_cost, budget }
     }
 }
 
@@ -196,7 +226,11 @@ impl ReadAt for DiskFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        match self.file.read_exact_at(buf, offset) {
+        let file = match &self.bytes {
+            DiskBytes::File(file) => file,
+            DiskBytes::Mapped { image, .. } => return image.read_at(buf, offset),
+        };
+        match file.read_exact_at(buf, offset) {
             Ok(()) => Ok(buf.len()),
             // The file was truncated meanwhile.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),

@@ -74,6 +74,14 @@ impl<'a> FileSystem<'a> {
         }
     }
 
+    /// Its length in bytes, as it says itself; `None` if that may be out of date.
+    pub(super) fn length(&self) -> Option<u64> {
+        match self {
+            FileSystem::Ext(fs) => fs.length(),
+            FileSystem::Fat(fs) => Some(fs.length()),
+        }
+    }
+
     /// Whether its last changes are not visible here.
     pub(super) fn has_fast_commits(&self) -> bool {
         matches!(self, FileSystem::Ext(fs) if fs.has_fast_commits())

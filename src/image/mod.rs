@@ -26,15 +26,20 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod unclean;
+mod usage;
 pub(crate) mod version;
 mod volumes;
 
 pub use disk::ReadError;
-pub(crate) use disk::{Budget, Disk, DiskFile};
+pub(crate) use disk::{Budget, Disk, DiskBytes, DiskFile};
 pub use error::ImageError;
 pub(crate) use explore::{Explored, INITRD_MAX, ImageFile, KERNEL_MAX, Wanted, explore, read_file};
+#[cfg(feature = "cli")]
+pub(crate) use partitions::crc32;
+pub(crate) use printable::printable;
 pub(crate) use runs::Run;
 pub(crate) use survey::{Root, Survey};
+pub(crate) use usage::{Usage, usage_of};
 
 /// The result of a search for the fuzzer.
 #[derive(Debug, PartialEq, Eq)]

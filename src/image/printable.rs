@@ -1,7 +1,19 @@
 //! Text from an image, made printable.
 
-/// Replaces control characters, and limits the length to one line.
-pub(super) fn printable(text: &str) -> String {
-    let plain = |sign: char| if sign.is_control() { '?' } else { sign };
+/// Replaces characters that control a terminal or turn the text around, and limits the length to one line.
+pub(crate) fn printable(text: &str) -> String {
+    let turns = |sign| matches!(sign, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let plain = |sign: char| if sign.is_control() || turns(sign) { '?' } else { sign };
     text.chars().take(200).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn text_of_an_image_controls_no_terminal() {
+        assert_eq!(printable("a\u{1b}]0;title\u{7}\n\u{202e}\u{9b}b"), "a?]0;title????b");
+        assert_eq!(printable(&"x".repeat(5000)).len(), 200);
+    }
 }

@@ -20,8 +20,8 @@ use super::nets::NetResource;
 use super::pci::{Placed, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
-use crate::host::disk::{EngineKind, make_engine};
-use crate::spec::{DiskQueues, DiskSerial, OnFull};
+use crate::host::disk::EngineKind;
+use crate::spec::{DiskDiscard, DiskQueues, DiskSerial, OnFull};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
@@ -63,14 +63,18 @@ fn network(net: &NetResource, slot: u8, cpus: u32, platform: &Platform) -> Resul
 
 fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
-    let (Some(spec), Some(file)) = (resources.spec.disk.get(index), resources.files.disks.get(index)) else {
+    let (Some(spec), Some(open)) = (resources.spec.disk.get(index), resources.files.disks.get(index)) else {
         return Err(missing);
     };
     let id = disk_id(index);
     let queues = spec.queues.map_or(resources.spec.cpus().get(), |queues| queues.get().into());
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
-    let device = Block::new(id.clone(), file.disk(serial, queues));
+    let mut described = open.disk(serial, queues);
+    if spec.discard == Some(DiskDiscard::Off) {
+        described.discard = None;
+    }
+    let device = Block::new(id.clone(), described);
     let device = match spec.on_full.unwrap_or_default() {
         OnFull::Pause => device.waiting_when_full(platform.failures.clone()),
         OnFull::Report => device,
@@ -82,9 +86,14 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
             "{id}: threads={threads} needs as many queues, and it has {queues}; give queues={threads} or more --cpus"
         );
     }
-    let threads = threads.min(queues.get());
-    let worker = |name| Worker::new(name, make_engine(file.clone(), EngineKind::Best));
-    // Each further thread has an engine of its own on the same file.
+    if threads > open.most_threads() {
+        log::warn!(
+            "{id}: threads={threads} has no effect on an image that is not raw, which one thread serves"
+        );
+    }
+    let threads = threads.min(queues.get()).min(open.most_threads());
+    let worker = |name| Worker::new(name, open.make_engine(EngineKind::Best));
+    // Each further thread has an engine of its own on the same disk.
     let further = (1..threads).map(|n| {
         let device: Box<dyn Device<Poller = AnyEngine>> = Box::new(device.for_another_thread());
         (device, worker(format!("blk{index}.{n}")))

@@ -1,13 +1,13 @@
 //! The disks of a running machine, by id: what is needed to tell a guest that one has grown.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use virtio::block::SECTOR;
 use virtio::device::Message;
 use virtio::transport::{DeviceHandle, TellError};
 
 use super::error::ResizeError;
-use crate::host::disk::DiskFile;
+use crate::host::disk::{OpenDisk, WeakDisk};
 
 /// All disks, in the order of the spec. Clones are of the same ones. Keeps no disk open, and nothing of a
 /// boot that is over.
@@ -16,22 +16,22 @@ pub(super) struct Disks(Arc<Vec<Disk>>);
 
 #[derive(Debug)]
 struct Disk {
-    file: Weak<DiskFile>,
+    open: WeakDisk,
     /// The device of the present boot.
     device: Mutex<Option<DeviceHandle>>,
 }
 
 impl Disks {
-    pub(super) fn new(files: &[Arc<DiskFile>]) -> Self {
-        let disk = |file: &Arc<DiskFile>| Disk { file: Arc::downgrade(file), device: Mutex::default() };
-        Disks(Arc::new(files.iter().map(disk).collect()))
+    pub(super) fn new(open: &[OpenDisk]) -> Self {
+        let disk = |open: &OpenDisk| Disk { open: open.downgrade(), device: Mutex::default() };
+        Disks(Arc::new(open.iter().map(disk).collect()))
     }
 
     /// From now on `device` is disk `index`: that of a new boot.
     pub(super) fn attach(&self, index: usize, device: DeviceHandle) {
         if let Some(disk) = self.0.get(index) {
             // It may have grown since the device was made.
-            let _ = disk.file.upgrade().map(|file| tell_size(&device, &file));
+            let _ = disk.open.upgrade().map(|open| tell_size(&device, &open));
             *disk.device.lock().unwrap_or_else(PoisonError::into_inner) = Some(device);
         }
     }
@@ -39,30 +39,30 @@ impl Disks {
     /// Takes over the size that the host's file has now, and tells the guest. The size in bytes.
     pub(super) fn resize(&self, id: &str) -> Result<u64, ResizeError> {
         let disk = (0..).zip(self.0.iter()).find(|(index, _)| disk_id(*index) == id);
-        let Some((_, Disk { file, device })) = disk else {
+        let Some((_, Disk { open, device })) = disk else {
             let ids = (0..self.0.len()).map(disk_id).collect::<Vec<_>>();
             return Err(ResizeError::NoDisk { id: id.into(), ids });
         };
-        let file = file.upgrade().ok_or(ResizeError::Ended)?;
-        file.measure().map_err(|source| ResizeError::Host { id: id.into(), source })?;
+        let open = open.upgrade().ok_or(ResizeError::Ended)?;
+        open.measure().map_err(|source| ResizeError::Host { id: id.into(), source })?;
         let device = device.lock().unwrap_or_else(PoisonError::into_inner).clone();
         device
-            .map_or(Err(TellError::Gone), |device| tell_size(&device, &file))
+            .map_or(Err(TellError::Gone), |device| tell_size(&device, &open))
             .map_err(|_| ResizeError::Ended)
     }
 }
 
 /// Two threads that measure and tell at once tell the larger size last: it is looked up with the function locked.
-fn tell_size(device: &DeviceHandle, file: &DiskFile) -> Result<u64, TellError> {
+fn tell_size(device: &DeviceHandle, open: &OpenDisk) -> Result<u64, TellError> {
     let told = device.with(|function| {
-        let sectors = file.sectors();
+        let sectors = open.sectors();
         function.tell(Message::DiskSize { sectors }).map(|()| sectors.saturating_mul(SECTOR))
     });
     told.unwrap_or(Err(TellError::Gone))
 }
 
 /// `vda`, `vdb`, ...: as Linux names the disks, in the order of their slots.
-pub(super) fn disk_id(index: usize) -> String {
+pub(crate) fn disk_id(index: usize) -> String {
     let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index));
     letter
         .filter(u8::is_ascii_lowercase)

@@ -28,8 +28,8 @@ use super::deadline::Progress;
 use super::loader::ByteSource;
 use super::run_resources::Image;
 use crate::image::{
-    Budget, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root, Run, Survey,
-    Wanted, explore,
+    Budget, DiskBytes, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root,
+    Run, Survey, Wanted, explore,
 };
 use crate::kvm::KvmDevice;
 use crate::spec::{Spec, SpecError};
@@ -186,7 +186,7 @@ const INITRD: FileLimit = ("initrd", INITRD_MAX);
 #[derive(Debug, Default)]
 struct DiskBoot {
     path: PathBuf,
-    file: Option<Arc<File>>,
+    file: Option<Arc<DiskFile>>,
     /// The others.
     others: Vec<DiskFile>,
     found: Explored,
@@ -269,7 +269,7 @@ impl DiskBoot {
                 Wanted::Initrd(_) | Wanted::Nothing => Ok(DiskBoot::default()),
             };
         };
-        let path = first.path.clone();
+        let path = first.image().to_owned();
         progress.begin(format!("reading the disk {}", path.display()));
         let budget = Budget::new().until(progress.stop().clone());
         // What cannot be read says so when the guest reads it. It costs little, so that it comes first.
@@ -284,7 +284,7 @@ impl DiskBoot {
             }
             Err(error) => Explored { looked: error.to_string(), ..Explored::default() },
         };
-        let (file, others) = (Some(Arc::new(disk.file)), opened.collect());
+        let (file, others) = (Some(Arc::new(disk)), opened.collect());
         Ok(DiskBoot { path, file, others, found, survey, budget })
     }
 
@@ -300,7 +300,10 @@ impl DiskBoot {
                 Err(ImageError::TooLong { path, file: shown(&inside.path), mib, what })
             }
             (Some(inside), Some(file)) => {
-                let origin = ByteSource::File(file.clone());
+                let origin = match &file.bytes {
+                    DiskBytes::File(file) => ByteSource::File(file.clone()),
+                    DiskBytes::Mapped { .. } => ByteSource::Made(file.clone()),
+                };
                 Ok(Some(BootFile { path: self.path.clone(), origin, inside: Some(inside) }))
             }
             _ => Ok(None),
@@ -433,19 +436,21 @@ impl ReadAt for BootFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let (inside, file) = match (&self.inside, &self.origin) {
-            (Some(inside), ByteSource::File(file)) => (inside, file),
-            (None, ByteSource::File(file)) => return file.read_at(buf, offset),
-            (_, ByteSource::Made(image)) => return image.read_at(buf, offset),
+        let origin: &dyn ReadAt = match &self.origin {
+            ByteSource::File(file) => &**file,
+            ByteSource::Made(image) => &**image,
         };
+        let Some(inside) = &self.inside else { return origin.read_at(buf, offset) };
         let len = (buf.len() as u64).min(inside.size.saturating_sub(offset));
         let wanted = Load { file_offset: offset, guest: 0, len };
         buf.fill(0);
         for part in self.located(&[wanted]) {
             let end = part.guest.checked_add(part.len).ok_or(io::ErrorKind::InvalidInput)?;
             let (Ok(from), Ok(to)) = (usize::try_from(part.guest), usize::try_from(end)) else { continue };
-            if let Some(place) = buf.get_mut(from..to) {
-                std::os::unix::fs::FileExt::read_exact_at(&**file, place, part.file_offset)?;
+            if let Some(place) = buf.get_mut(from..to)
+                && origin.read_at(place, part.file_offset)? < place.len()
+            {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
         usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput.into())

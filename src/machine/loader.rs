@@ -33,7 +33,7 @@ const BUFFER: usize = 256 << 10;
 pub(super) enum ByteSource {
     /// A file, read straight into guest memory.
     File(Arc<File>),
-    /// What is made as it is read.
+    /// What is made as it is read, such as the bytes of an image that is not raw.
     Made(Arc<dyn Image>),
 }
 

@@ -46,6 +46,8 @@ use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
+#[cfg(feature = "cli")]
+pub(crate) use disks::disk_id;
 pub use error::{BalloonError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};

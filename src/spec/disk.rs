@@ -2,9 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use diskimage::Format;
 use serde::{Deserialize, Serialize};
 
 use super::disk_options::{DiskDiscard, OnFull};
@@ -13,9 +14,9 @@ use super::words::{DeviceError, Word, once, split};
 
 const DISK: &str = "disk";
 
-/// A disk: a raw image or a block device.
+/// A disk: an image, raw or qcow2, or a block device.
 ///
-/// As text it is `PATH[,ro][,serial=TEXT][,direct][,queues=N][,threads=N]`, where a comma in the path is written twice.
+/// As text it is its path and options behind commas, such as `base.raw,overlay=vm0.qcow2`; a comma in a path is written twice.
 ///
 /// ```
 /// use minivmm::spec::DiskSpec;
@@ -46,6 +47,19 @@ pub struct DiskSpec {
     /// More threads help where one is at its limit: many processors and a fast disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<DiskQueues>,
+    /// Format of the image at the path. If not said, it is the one of the path's ending: qcow2 for `.qcow2`, else raw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// A qcow2 image that takes what the guest writes; it is made if it is missing. The image at the path is its base, is only
+    /// read, and may be the base of other machines too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<PathBuf>,
+    /// What the guest writes goes to a temporary file, and is gone when the machine ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub snapshot: bool,
+    /// Files that may be opened as backing files, beside those in the folder of the image that names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backing: Vec<PathBuf>,
     /// Whether the guest can give space back to the host; by default not from an image whose space is all allocated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discard: Option<DiskDiscard>,
@@ -64,6 +78,10 @@ impl DiskSpec {
             direct: false,
             queues: None,
             threads: None,
+            format: None,
+            overlay: None,
+            snapshot: false,
+            backing: Vec::new(),
             discard: None,
             on_full: None,
         }
@@ -111,6 +129,59 @@ impl DiskSpec {
         DiskSpec { on_full: Some(on_full), ..self }
     }
 
+    /// In this format, whatever the path's ending is.
+    #[must_use]
+    pub fn with_format(self, format: Format) -> Self {
+        DiskSpec { format: Some(format), ..self }
+    }
+
+    /// Keeps what the guest writes in the qcow2 image `overlay`, which is made if it is missing.
+    #[must_use]
+    pub fn with_overlay(self, overlay: impl Into<PathBuf>) -> Self {
+        DiskSpec { overlay: Some(overlay.into()), ..self }
+    }
+
+    /// Drops what the guest has written when the machine ends.
+    #[must_use]
+    pub fn snapshot(self) -> Self {
+        DiskSpec { snapshot: true, ..self }
+    }
+
+    /// Lets `file` be opened as a backing file.
+    #[must_use]
+    pub fn with_backing(mut self, file: impl Into<PathBuf>) -> Self {
+        self.backing.push(file.into());
+        self
+    }
+
+    /// The format of the image at the path: the one that was said, else that of the path's ending.
+    pub fn format(&self) -> Format {
+        self.format.unwrap_or_else(|| Format::of(&self.path))
+    }
+
+    /// The image that the guest's disk is: the overlay, if there is one.
+    pub fn image(&self) -> &Path {
+        self.overlay.as_ref().unwrap_or(&self.path)
+    }
+
+    /// The paths in it.
+    #[cfg(feature = "cli")]
+    pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        std::iter::once(&mut self.path).chain(&mut self.overlay).chain(&mut self.backing)
+    }
+
+    /// The image that the guest's writes change, if there is one that outlives the machine.
+    pub(super) fn written(&self) -> Option<&Path> {
+        (!self.read_only && !self.snapshot).then(|| self.image())
+    }
+
+    /// The images that are only read.
+    pub(super) fn only_read(&self) -> impl Iterator<Item = &Path> {
+        let base = self.overlay.is_some().then_some(&self.path);
+        let image = self.written().is_none().then(|| self.image());
+        base.into_iter().chain(&self.backing).map(PathBuf::as_path).chain(image)
+    }
+
     /// Parses the text of the command line. The path need not be UTF-8.
     ///
     /// # Errors
@@ -137,16 +208,30 @@ impl DiskSpec {
             ("serial", Some(_)) => once(&mut self.serial, word.text().parse()?, DISK, "serial"),
             ("queues", Some(_)) => once(&mut self.queues, word.text().parse()?, DISK, "queues"),
             ("threads", Some(_)) => once(&mut self.threads, word.text().parse()?, DISK, "threads"),
+            ("format", Some(_)) => once(&mut self.format, word.text().parse()?, DISK, "format"),
+            ("overlay", Some(_)) => once(&mut self.overlay, path(&word, "overlay")?, DISK, "overlay"),
+            ("snapshot", None) => flag(&mut self.snapshot, "snapshot"),
+            ("backing", Some(_)) => {
+                self.backing.push(path(&word, "backing")?);
+                Ok(())
+            }
             ("discard", Some(_)) => once(&mut self.discard, word.text().parse()?, DISK, "discard"),
             ("on-full", Some(_)) => once(&mut self.on_full, word.text().parse()?, DISK, "on-full"),
             ("", None) => Err(DeviceError::Empty("behind a comma")),
             _ => Err(DeviceError::Unknown {
                 device: DISK,
                 word: word.written(),
-                known: "`ro`, `serial=TEXT`, `direct`, `queues=N`, `threads=N`, `discard=on|off|auto` and `on-full=report|pause`",
+                known: "`ro`, `serial=TEXT`, `direct`, `queues=N`, `threads=N`, `format=raw|qcow2`, `overlay=FILE`, `snapshot`, \
+                        `backing=FILE`, `discard=on|off|auto` and `on-full=report|pause`",
             }),
         }
     }
+}
+
+/// The value of an option that is a path.
+fn path(word: &Word, name: &'static str) -> Result<PathBuf, DeviceError> {
+    let path = word.value.as_ref().filter(|path| !path.is_empty());
+    path.map(PathBuf::from).ok_or(DeviceError::EmptyPath(name))
 }
 
 impl Device for DiskSpec {
@@ -270,6 +355,23 @@ mod tests {
     }
 
     #[test]
+    fn images_formats_and_overlays_are_read() {
+        let disk: DiskSpec =
+            "base.raw,overlay=a,,1.qcow2,format=raw,snapshot,backing=/b/x,backing=y".parse().unwrap();
+        let expected = DiskSpec::new("base.raw")
+            .with_overlay("a,1.qcow2")
+            .with_format(Format::Raw)
+            .snapshot()
+            .with_backing("/b/x")
+            .with_backing("y");
+        assert_eq!(disk, expected);
+        assert_eq!(disk.image(), Path::new("a,1.qcow2"));
+        let format = |text: &str| text.parse::<DiskSpec>().unwrap().format();
+        assert_eq!((format("a.QCOW2"), format("a.img")), (Format::Qcow2, Format::Raw));
+        assert_eq!((format("a.qcow2,format=raw"), format("a,format=qcow2")), (Format::Raw, Format::Qcow2));
+    }
+
+    #[test]
     fn path_may_hold_commas_equals_signs_and_any_bytes() {
         let disk: DiskSpec = "a,,b=c,ro".parse().unwrap();
         assert_eq!((disk.path.as_path(), disk.read_only), (Path::new("a,b=c"), true));
@@ -287,6 +389,11 @@ mod tests {
             assert!(said.contains(&wrong[2..]) && said.contains("`queues=N`"), "{said}");
         }
         assert!(mistake("d,ro,ro").contains("stands twice"));
+        assert!(mistake("d,overlay=a,overlay=b").contains("stands twice"));
+        assert!(mistake("d,overlay=").contains("the path of `overlay` is empty"));
+        assert!(mistake("d,backing=").contains("the path of `backing` is empty"));
+        assert!(mistake("d,format=vmdk").contains("`raw` or `qcow2`"));
+        assert!(mistake("d,snapshot=on").contains("`snapshot=on`"));
         assert!(mistake("d,serial=a,serial=b").contains("stands twice"));
         assert!(mistake("d,serial=123456789012345678901").contains("1 to 20"));
         assert!(mistake("d,serial=ö").contains("ASCII"));

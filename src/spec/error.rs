@@ -65,6 +65,50 @@ pub enum SpecError {
         /// The image.
         path: PathBuf,
     },
+    /// Two disks with one overlay.
+    #[error(
+        "two disks write to the image {path}, which would destroy it; give each an overlay of its own with `,overlay=FILE`",
+        path = path.display()
+    )]
+    OverlayTwice {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A disk is written, and another one lies on it.
+    #[error(
+        "the image {path} is written by one disk and is below another, which would be destroyed; give the first an overlay too \
+         (`,overlay=FILE`), or make it `,snapshot` or `,ro`", path = path.display()
+    )]
+    BackingWritten {
+        /// The image.
+        path: PathBuf,
+    },
+    /// An overlay on itself.
+    #[error("{path} cannot be its own overlay; give another file with `,overlay=FILE`", path = path.display())]
+    OverlayOnItself {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A disk that is only read, with something that takes what is written.
+    #[error(
+        "the disk {path} has `ro` and `{word}`, which exclude each other: {word} takes what the guest writes, and with `ro` it \
+         writes nothing; leave out one of them", path = path.display()
+    )]
+    ReadOnlyAnd {
+        /// The image.
+        path: PathBuf,
+        /// The other option.
+        word: &'static str,
+    },
+    /// Backing files of an image that has none.
+    #[error(
+        "the disk {path} is raw and lies on no other file, so it has no `backing`; leave that out, or say `format=qcow2` if it is \
+         such an image", path = path.display()
+    )]
+    BackingOfRaw {
+        /// The image.
+        path: PathBuf,
+    },
     /// The same TAP twice.
     #[error("the TAP {0} was given twice; each network interface needs a TAP of its own")]
     TapTwice(InterfaceName),

@@ -90,7 +90,9 @@ fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
 mod tests {
     use std::fs;
 
-    use super::super::{ConsoleChoice, DiskQueues, DiskSpec, Initrd, NetSpec, OnReboot, PortSpec, Rtc};
+    use super::super::{
+        ConsoleChoice, DiskFormat, DiskQueues, DiskSpec, Initrd, NetSpec, OnReboot, PortSpec, Rtc,
+    };
     use super::*;
 
     fn read(text: &str) -> (tempfile::TempDir, Result<Spec, SpecError>) {
@@ -145,6 +147,7 @@ mod tests {
             .with_console(ConsoleChoice::Hvc0)
             .with_disk(DiskSpec::new("/d/a,b.raw").with_serial("s".parse().unwrap()).direct())
             .with_disk(DiskSpec::new("/d/c.raw").read_only().with_queues(DiskQueues::new(2).unwrap()))
+            .with_disk("/d/b,overlay=/d/o,format=qcow2,snapshot,backing=/d/x,backing=/d/y".parse().unwrap())
             .with_net(NetSpec::tap("tap2".parse().unwrap()))
             .with_net("user,subnet=10.1.0.0/16,forward=5555:22,mac=02:00:00:00:00:01".parse().unwrap())
             .with_net("socket=/run/a,,b,listen,mtu=9000,pcap=/p,id=lan".parse().unwrap())
@@ -166,6 +169,11 @@ mod tests {
         assert_eq!(disks("disk = ['/a', { path = '/b', ro = true }]"), expected);
         assert_eq!(disks("[[disk]]\npath = '/a'\n[[disk]]\npath = '/b'\nro = true\n"), expected);
         assert_eq!(disks("disk = { path = '/a' }"), expected[..1]);
+        let (folder, spec) =
+            read("disk = { path = 'b', overlay = 'o', format = 'qcow2', backing = ['x', '/y'] }");
+        let at = |name: &str| folder.path().join(name);
+        let overlaid = DiskSpec::new(at("b")).with_overlay(at("o")).with_format(DiskFormat::Qcow2);
+        assert_eq!(spec.unwrap().disk, [overlaid.with_backing(at("x")).with_backing("/y")]);
         let (folder, spec) = read("net = 'tap=tap2'\nport = 'name=a,socket=a.sock'");
         let spec = spec.unwrap();
         assert_eq!(spec.net, ["tap=tap2".parse().unwrap()]);
@@ -215,6 +223,8 @@ mod tests {
         assert!(message.contains("socket"), "{message}");
         let (_, message) = mistake("disk = { path = '/a', queues = 65 }");
         assert!(message.contains("1 to 64"), "{message}");
+        let (_, message) = mistake("disk = { path = '/a', format = 'vmdk' }");
+        assert!(message.contains("`raw`") && message.contains("`qcow2`"), "{message}");
         let (_, message) = mistake("disk = { path = '/a', serial = '' }");
         assert!(message.contains("1 to 20"), "{message}");
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::hash::Hasher;
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use super::Spec;
@@ -112,12 +112,17 @@ impl MacAddress {
 
 /// What tells a machine from others of this host, and is the same at each start in `folder`.
 fn machine(spec: &Spec, folder: &Path) -> Vec<u8> {
-    let canonical = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    // The first start makes an overlay, and its address is then as later.
+    let beside =
+        |path: &Path| Some(fs::canonicalize(folder.join(path).parent()?).ok()?.join(path.file_name()?));
+    let canonical =
+        |path: &Path| fs::canonicalize(path).ok().or_else(|| beside(path)).unwrap_or_else(|| path.to_owned());
     match (&spec.name, spec.disk.first()) {
         (Some(name), _) => [b"name ", name.as_str().as_bytes()].concat(),
-        (None, Some(disk)) => [b"disk ", canonical(&disk.path).as_os_str().as_bytes()].concat(),
+        // Thirty machines on one base are told apart by their overlays.
+        (None, Some(disk)) => [b"disk ", canonical(disk.image()).as_os_str().as_bytes()].concat(),
         (None, None) => {
-            let kernel = spec.kernel.as_ref().map(canonical).unwrap_or_default();
+            let kernel = spec.kernel.as_deref().map(canonical).unwrap_or_default();
             // No path has a zero in it.
             [b"kernel ", kernel.as_os_str().as_bytes(), b"\0", folder.as_os_str().as_bytes()].concat()
         }
@@ -221,11 +226,20 @@ mod tests {
         let named = |name: &str| Spec::new("k").with_name(name.parse().unwrap());
         assert_eq!(mac(on(&disk)), mac(on(&folder.path().join("./a.raw"))));
         assert_eq!(mac(named("a")), mac(on(&disk).with_name("a".parse().unwrap())));
+        let overlaid = |name: &str| {
+            let disk = crate::spec::DiskSpec::new(&disk).with_overlay(folder.path().join(name));
+            Spec::new("k").with_disk(disk)
+        };
+        let first = mac(overlaid("./1.qcow2"));
+        fs::write(folder.path().join("1.qcow2"), "").unwrap();
+        assert_eq!(mac(overlaid("1.qcow2")), first, "also once it is there");
         let all = [
             mac(named("a")),
             mac(named("b")),
             mac(on(&disk)),
             mac(on(&folder.path().join("b.raw"))),
+            mac(overlaid("1.qcow2")),
+            mac(overlaid("2.qcow2")),
             mac(Spec::new("k")),
             mac(Spec::new("l")),
         ];

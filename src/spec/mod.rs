@@ -7,6 +7,7 @@ mod build;
 mod check;
 mod cpus;
 mod disk;
+mod disk_check;
 mod disk_options;
 mod error;
 #[cfg(feature = "cli")]
@@ -113,12 +114,15 @@ pub struct Spec {
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
 
-    /// Disk or image; ,direct ,serial= ,queues= ,threads=
+    /// Image or device; ,overlay=FILE ,snapshot ,format=
     ///
-    /// Written as `PATH[,ro][,serial=TEXT][,direct][,queues=N][,threads=N]`, once for each disk; the first one is the guest's
-    /// vda. `ro`: the guest cannot write. `serial`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the
-    /// host's page cache. `queues`: number of queues, by default the number of processors. `threads`: number of host threads
-    /// that serve the queues, by default 1. A comma in the path is written twice.
+    /// Written as `PATH[,OPTION]...`, once for each disk; the first one is the guest's vda. `ro`: the guest cannot write.
+    /// `overlay=FILE`: the guest's writes go to the qcow2 image FILE, which is made if it is missing; PATH is only read, and may be
+    /// the base of many machines. `snapshot`: the guest's writes are gone when the machine ends. `format=raw|qcow2`: format of
+    /// PATH, by default qcow2 if it ends in `.qcow2`, else raw. `backing=FILE`, repeatable: a file outside of the image's
+    /// folder that a qcow2 image may lie on. `serial=TEXT`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the
+    /// host's page cache. `queues=N`: number of queues, by default the number of processors. `threads=N`: number of host threads
+    /// that serve the queues, by default 1. A comma in a path is written twice.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskSpec>,
@@ -303,7 +307,7 @@ impl Spec {
             Some(Initrd::File(path)) => Some(path),
             Some(Initrd::None) | None => None,
         };
-        let disks = disk.iter_mut().map(|disk| &mut disk.path);
+        let disks = disk.iter_mut().flat_map(DiskSpec::paths_mut);
         let sockets = port.iter_mut().map(|port| &mut port.socket);
         let nets = net.iter_mut().flat_map(NetSpec::paths_mut);
         kernel.iter_mut().chain(initrd).chain(disks).chain(nets).chain(sockets)

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// The documents whose `console` blocks are run: each command, with the output that it shows.
 pub(crate) const RUN: [&str; 3] = ["README.md", "docs/api.md", "docs/ci.md"];
+/// The same for commands that need no guest: tests/cli_disk.rs runs them.
+pub(crate) const RUN_HERE: [&str; 1] = ["docs/disks.md"];
 
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -76,4 +78,35 @@ pub(crate) fn shown(text: &str) -> Vec<Shown> {
         }
     }
     found
+}
+
+/// A line as it is compared: each number is as good as another, but an exit status, and so is each width.
+fn plain(line: &str) -> String {
+    if line.starts_with("status ") {
+        return line.to_owned();
+    }
+    let mut text = String::new();
+    for word in line.split_whitespace() {
+        for letter in word.chars() {
+            match letter {
+                '0'..='9' if text.ends_with('0') => {}
+                '0'..='9' => text.push('0'),
+                other => text.push(other),
+            }
+        }
+        text.push(' ');
+    }
+    text.trim_end().to_owned()
+}
+
+/// Whether `said` is what a document shows.
+pub(crate) fn is_as_shown(shown: &[String], said: &[&str]) -> bool {
+    match (shown.split_first(), said.split_first()) {
+        (None, None) => true,
+        (Some((skip, rest)), _) if skip == "..." => {
+            (0..=said.len()).any(|from| is_as_shown(rest, said.get(from..).unwrap_or_default()))
+        }
+        (Some((line, rest)), Some((first, after))) => plain(line) == plain(first) && is_as_shown(rest, after),
+        _ => false,
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -65,7 +66,7 @@ pub(crate) fn count(text: &[u8], word: &str) -> usize {
 
 /// A child that is killed and waited for when its test is done with it, whichever way that is.
 #[derive(Debug)]
-pub(crate) struct Owned(Child);
+pub(crate) struct Owned(pub(crate) Child);
 
 impl Owned {
     pub(crate) fn start(command: &mut Command) -> Self {
@@ -285,4 +286,37 @@ pub(crate) fn send_signal(pid: i32, signal: i32) {
     // SAFETY: takes and returns numbers; the process is a child that was not waited for, so its pid is still
     // its own.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// io_uring_setup(2) is EPERM from here on; the other two are of no use without it.
+pub(crate) fn forbid_io_uring(command: &mut Command) {
+    const NUMBER: u32 = 0;
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let give = libc::BPF_RET | libc::BPF_K;
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code.try_into().unwrap(), jt, jf, k };
+    let setup = u32::try_from(libc::SYS_io_uring_setup).unwrap();
+    let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
+    let steps = [
+        step(load, 0, 0, NUMBER),
+        step(equal, 0, 1, setup),
+        step(give, 0, 0, refused),
+        step(give, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = move || {
+        let mut steps = steps;
+        let program = libc::sock_fprog { len: 4, filter: steps.as_mut_ptr() };
+        // SAFETY: both calls take numbers, the second a pointer to a filter that outlives it; they are safe after a fork.
+        #[allow(unsafe_code, reason = "prctl(2) has no safe wrapper in std")]
+        let set = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+        };
+        if set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+    #[allow(unsafe_code, reason = "what a child does before it becomes a program is unsafe to say")]
+    unsafe {
+        command.pre_exec(filter);
+    }
 }

@@ -38,4 +38,6 @@ pub struct Counters {
     pub kicks: Count,
     /// Interrupts for used buffers.
     pub interrupts: Count,
+    /// Times that requests had to wait because of a limit.
+    pub throttled: Count,
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use devices::component::{State, StateError};
 
 use crate::DeviceKind;
+use crate::block::DiskLimits;
 use crate::config_space::ConfigSpace;
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
@@ -39,6 +40,11 @@ pub enum Message {
         /// Sectors.
         sectors: u64,
     },
+    /// A block device may do this much in a second.
+    DiskLimits {
+        /// From now on.
+        limits: DiskLimits,
+    },
     /// The guest should give this many pages of 4 KiB to the host.
     BalloonTarget {
         /// Pages.
@@ -52,7 +58,7 @@ impl Message {
     /// The kind of device that understands it.
     pub fn kind(&self) -> DeviceKind {
         match self {
-            Message::DiskSize { .. } => DeviceKind::Block,
+            Message::DiskSize { .. } | Message::DiskLimits { .. } => DeviceKind::Block,
             Message::BalloonTarget { .. } | Message::BalloonStatistics => DeviceKind::Balloon,
         }
     }

@@ -250,7 +250,7 @@ fn no_initrd_on_disk(files: &BootFiles) -> Option<Problem> {
 fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Problem {
     match (spec.disk.first(), &files.looked) {
         (Some(disk), Some(looked)) => Problem {
-            what: format!("{}; on the disk {}, {looked}", problem.what, disk.path.display()),
+            what: format!("{}; on the disk {}, {looked}", problem.what, disk.image().display()),
             ..problem
         },
         _ => problem,

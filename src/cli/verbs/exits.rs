@@ -17,20 +17,26 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "reset" => "the machine boots again",
         "doctor" => "machines can be started here",
         "switch" => "the switch has ended as it should, or the verb did its work",
+        "disk" => "the verb did its work, and what was checked has no errors",
         "balloon" => "the guest is asked, and does what it can in its own time",
         _ => return None,
     };
     let failed = match verb {
         "ls" => "the list cannot be printed",
         "switch" => "the switch could not run, or none of this name does: what is printed says why",
+        "disk" => "it was not done, or what was checked has errors: what is printed says why",
         "doctor" => "none can: what is printed says what is missing",
         "stop" | "kill" => "no machine of this name runs, or it has not ended: what is printed says why",
         _ => "no machine of this name runs, or it was not done: what is printed says why",
     };
     let mut rows =
         vec![(Status::Done, done), (Status::Failed, failed), (Status::Usage, "the command line is wrong")];
-    if verb == "console" {
-        rows.push((Status::Signal(0), "the command was ended by signal n; the machine runs on"));
+    match verb {
+        "console" => rows.push((Status::Signal(0), "the command was ended by signal n; the machine runs on")),
+        "disk" => {
+            rows.push((Status::Signal(0), "ended by signal n; an image that was to be made is not there"))
+        }
+        _ => {}
     }
     Some(rows)
 }
@@ -43,7 +49,7 @@ mod tests {
     fn every_verb_says_its_own_and_none_speaks_of_a_start() {
         use clap::Subcommand;
         let verbs = super::super::NameVerb::augment_subcommands(clap::Command::new("minivmm"));
-        assert!(exits("doctor").is_some() && exits("run").is_none());
+        assert!(exits("doctor").is_some() && exits("disk").is_some() && exits("run").is_none());
         let of_its_own = |verb: &&str| *verb != "wait";
         let verbs: Vec<_> = verbs.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
         assert!(verbs.len() > 10);

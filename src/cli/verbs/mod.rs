@@ -41,7 +41,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for an answer before checking whether the process is stopped.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Limit for an action; a pause has half of it.
-const ACTION_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const ACTION_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -146,10 +146,10 @@ fn post(args: &NameArgs, path: &str) -> Result<(), VerbError> {
 
 /// Sends requests to one machine.
 #[derive(Debug)]
-struct MachineClient(RunningMachine);
+pub(super) struct MachineClient(RunningMachine);
 
 impl MachineClient {
-    fn find(name: &MachineName) -> Result<Self, VerbError> {
+    pub(super) fn find(name: &MachineName) -> Result<Self, VerbError> {
         find(name).map(MachineClient).ok_or_else(|| VerbError::NoMachine(name.clone()))
     }
 
@@ -158,7 +158,7 @@ impl MachineClient {
     }
 
     /// Sends a request and returns the answer. Gives up early if the process is stopped.
-    fn send(
+    pub(super) fn send(
         &self,
         method: &str,
         path: &str,

@@ -65,6 +65,6 @@ fn helper(what: &str, file: &Arc<DiskFile>) -> Option<Helper> {
 }
 
 /// [`engine`] as a closure, for a worker to call on its thread.
-pub(crate) fn make_engine(file: Arc<DiskFile>, kind: EngineKind) -> MakePoller<AnyEngine> {
+pub(super) fn make_engine(file: Arc<DiskFile>, kind: EngineKind) -> MakePoller<AnyEngine> {
     Box::new(move || engine(file, kind))
 }

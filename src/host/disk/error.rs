@@ -1,8 +1,12 @@
 //! Errors of disks, for people.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use diskimage::{Format, ImageError, printable_name};
+
+use super::format::QCOW2;
 use super::holder::DiskHolder;
 
 /// Why a disk cannot be used.
@@ -45,15 +49,95 @@ pub enum DiskError {
         why: &'static str,
     },
     /// It is an image in another format.
-    #[error(
-        "{0} is {format}, and only raw images are understood; convert it with `qemu-img convert -O raw {0} {1}`",
-        path.display(), converted(path).display()
-    )]
+    #[error("{}", wrong_format(path, format))]
     Format {
         /// Its path.
         path: PathBuf,
         /// The format, with its article.
         format: &'static str,
+    },
+    /// An image in another format than raw, or what it lies on, cannot be used.
+    #[error("{0}")]
+    Image(Box<dyn Error + Send + Sync>),
+    /// An overlay cannot be made.
+    #[error("the overlay {} cannot be made: {error}", path.display())]
+    Overlay {
+        /// Its path.
+        path: PathBuf,
+        /// The host's error.
+        error: io::Error,
+    },
+    /// A base whose name cannot be written to an overlay.
+    #[error("the path of {} is not UTF-8, so that no overlay can name it as its base; rename it", base.display())]
+    BaseName {
+        /// The base.
+        base: PathBuf,
+    },
+    /// A disk without a sector, in another format than raw.
+    #[error("the disk {0} has no sector; give it a size with `minivmm disk resize {0} 60G`", path.display())]
+    NoSectors {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// An overlay that is something else.
+    #[error(
+        "{} is there and is no qcow2 image, so it is no overlay; give another name with `overlay=`, where one is made",
+        path.display()
+    )]
+    NotAnOverlay {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// An overlay that is an image of its own.
+    #[error(
+        "{0} is a qcow2 image that lies on no other, so it is no overlay on {1}; to use it, give it alone: `--disk {0}`",
+        overlay.display(), base.display()
+    )]
+    OnNothing {
+        /// Its path.
+        overlay: PathBuf,
+        /// The base that was given.
+        base: PathBuf,
+    },
+    /// An overlay of another base.
+    #[error(
+        "the overlay {0} lies on {2}, and not on {1}; give that as the disk, or another overlay. If {1} is that image in a new \
+         place, tell the overlay: `qemu-img rebase -u -b {1} -F FORMAT {0}`",
+        overlay.display(), base.display(), printable_name(found)
+    )]
+    OnAnother {
+        /// Its path.
+        overlay: PathBuf,
+        /// The base that was given.
+        base: PathBuf,
+        /// What it names as its base.
+        found: PathBuf,
+    },
+    /// An overlay on a base in another format.
+    #[error(
+        "the overlay {0} says that {1} is {2}, and here it is {format}; give it as `{1},format={2}`",
+        overlay.display(), base.display(), printable_name(Path::new(said))
+    )]
+    OtherFormat {
+        /// Its path.
+        overlay: PathBuf,
+        /// Its base.
+        base: PathBuf,
+        /// The format that it says its base has.
+        said: String,
+        /// The format that the user said.
+        format: Format,
+    },
+    /// No temporary file for what the guest writes.
+    #[error(
+        "no temporary file for what the guest writes can be made in {}: {error}; set TMPDIR to a folder with room for it",
+        folder.display()
+    )]
+    Temporary {
+        /// The folder.
+        folder: PathBuf,
+        /// The host's error.
+        error: io::Error,
     },
     /// It has less than one sector.
     #[error("the disk {} {}", path.display(), too_small(path))]
@@ -63,7 +147,8 @@ pub enum DiskError {
     },
     /// Another process has locked it.
     #[error(
-        "the disk {} is in use{}; two machines would destroy it. End the other, or give it read-only (`,ro`) to both",
+        "the disk {} is in use{}; two machines would destroy it. End the other, or give it read-only (`,ro`) or with an overlay for \
+         each (`,overlay=FILE`) to both",
         path.display(), used_by(.holder.as_ref())
     )]
     Busy {
@@ -103,6 +188,37 @@ pub enum DiskError {
     },
 }
 
+impl From<ImageError> for DiskError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            // The opener's own.
+            ImageError::Opener(error) => match error.downcast() {
+                Ok(error) => *error,
+                Err(error) => DiskError::Image(error),
+            },
+            error => DiskError::Image(Box::new(error)),
+        }
+    }
+}
+
+/// The cure for an image that begins like one in another format. A guest can write that, so that a qcow2 header alone is no
+/// reason to believe it.
+fn wrong_format(path: &Path, format: &str) -> String {
+    let shown = path.display();
+    if format == QCOW2 {
+        return format!(
+            "the disk {shown} begins like {format}, and nothing says that it is one. If it was made as one, give it as \
+             `{shown},format=qcow2`, or rename it to end in `.qcow2`. If it is raw, and its guest may have written that, give it as \
+             `{shown},format=raw`"
+        );
+    }
+    format!(
+        "{shown} is {format}, and raw and qcow2 images are understood; convert it with `qemu-img convert -O raw {shown} {}`. If it \
+         is raw, and its guest may have written that, give it as `{shown},format=raw`",
+        converted(path).display()
+    )
+}
+
 fn used_by(holder: Option<&DiskHolder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
 }
@@ -127,8 +243,14 @@ fn loop_cure(device: &Path, read_only: bool) -> String {
 fn missing_hint(path: &Path) -> String {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
-        "qcow2" | "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
-            "correct the path; only raw images are understood, and `qemu-img convert -O raw {} {}` makes one",
+        "qcow2" => {
+            format!(
+                "correct the path, or make an empty one with `minivmm disk create {} 60G`",
+                path.display()
+            )
+        }
+        "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
+            "correct the path; raw and qcow2 images are understood, and `qemu-img convert -O raw {} {}` makes one",
             path.display(),
             converted(path).display()
         ),

@@ -4,9 +4,12 @@
 /// Number of bytes to check.
 pub(super) const HEAD: usize = 512;
 
+/// What a qcow2 image is called here.
+pub(super) const QCOW2: &str = "a qcow2 image";
+
 /// Offset and bytes of each magic number, and the format's name with its article.
 pub(crate) const IMAGE_FORMATS: [(usize, &[u8], &str); 9] = [
-    (0, b"QFI\xfb", "a qcow2 image"),
+    (0, b"QFI\xfb", QCOW2),
     (0, b"KDMV", "a VMDK image"),
     (0, b"COWD", "a VMDK image"),
     (0, b"# Disk DescriptorFile", "a VMDK image"),

@@ -30,7 +30,7 @@ impl fmt::Display for DiskHolder {
 }
 
 /// A process that holds a lock on `file`.
-pub(super) fn find(file: &File) -> Option<DiskHolder> {
+pub(crate) fn find(file: &File) -> Option<DiskHolder> {
     let own = file.metadata().ok()?;
     let pids = fs::read_dir("/proc").ok()?.flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -51,6 +51,7 @@ fn holds(pid: u32, file: &Metadata) -> bool {
     })
 }
 
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
+/// Whether they are of one file or one block device.
+pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
     identity(one) == identity(other) || (one.file_type().is_block_device() && one.rdev() == other.rdev())
 }

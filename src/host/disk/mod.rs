@@ -1,7 +1,8 @@
 //! The host's side of a disk: a raw image or a block device, and the engines that read and write it.
 //!
-//! [`DiskFile::open`] checks, locks and describes the file; [`make_engine`] makes the event loop of a disk's
-//! thread: io_uring where the host offers it, positioned calls otherwise.
+//! [`DiskFile::open`] checks, locks and describes the file. [`OpenDisk`] is what a machine has of it;
+//! [`OpenDisk::make_engine`] makes the event loop of a disk's thread: io_uring where the host offers it, positioned calls
+//! otherwise.
 
 mod engine;
 mod error;
@@ -12,6 +13,7 @@ mod helper;
 mod holder;
 mod loop_device;
 mod open;
+mod open_disk;
 mod ring;
 mod room;
 mod sync;
@@ -21,10 +23,12 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::{EngineKind, make_engine};
+pub(crate) use engine::EngineKind;
 pub use error::DiskError;
-pub(crate) use file::DiskFile;
 pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
-pub(crate) use open::Access;
+pub(crate) use holder::find as find_holder;
+pub(crate) use loop_device::FilesBehind;
+pub(crate) use open::{Access, lock, open_file};
+pub(crate) use open_disk::{DiskBytes, OpenDisk, WeakDisk};
 pub(crate) use room::free_space;

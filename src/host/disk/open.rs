@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use diskimage::Format;
 use virtio::block::{SECTOR, Topology};
 
 use super::error::DiskError;
@@ -32,41 +33,22 @@ pub(crate) struct Access {
 }
 
 impl DiskFile {
-    /// Opens and locks the disk at `path`.
+    #[cfg(test)]
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
+        Self::open_as(path, access, None)
+    }
+
+    /// Opens and locks the raw image or the block device at `path`. `said` is the format that the user said.
     ///
     /// # Errors
     /// [`DiskError`], with its cure.
-    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
-        let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
-        let kind = metadata.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
-            return Err(DiskError::NotADisk { path: path.into(), what });
-        }
-        let mut options = OpenOptions::new();
-        options.read(true).write(!access.read_only);
-        if kind.is_block_device() && !access.read_only {
-            // O_EXCL refuses a mounted device: two file systems would destroy it.
-            options.custom_flags(libc::O_EXCL);
-        }
-        let buffered = options.open(path).map_err(|error| match error.raw_os_error() {
-            // Another machine's lock is a better explanation than EBUSY.
-            Some(libc::EBUSY) => {
-                lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error))
-            }
-            _ => open_error(path, access, error),
-        })?;
+    pub(super) fn open_as(path: &Path, access: Access, said: Option<Format>) -> Result<Self, DiskError> {
+        let (buffered, metadata) = open_file(path, access)?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
-        // From the descriptor: the path may lead to another file by now.
-        let metadata = buffered.metadata().map_err(io("looking at it"))?;
         let device = metadata.file_type().is_block_device();
         let behind = lock(&buffered, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
-        let mut head = [0; format::HEAD];
-        let read = buffered.read_at(&mut head, 0).map_err(io("reading its first sector"))?;
-        if let Some(format) = head.get(..read).and_then(format::image_format) {
-            return Err(DiskError::Format { path: path.into(), format });
-        }
+        check_head(&buffered, path, said)?;
         if size < SECTOR {
             return Err(DiskError::Empty { path: path.into() });
         }
@@ -91,6 +73,56 @@ impl DiskFile {
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
         Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail, behind })
+    }
+}
+
+/// Opens an image or a block device. It is not locked yet.
+pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
+    let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
+    let kind = metadata.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
+        return Err(DiskError::NotADisk { path: path.into(), what });
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(!access.read_only);
+    if kind.is_block_device() && !access.read_only {
+        // O_EXCL refuses a mounted device: two file systems would destroy it.
+        options.custom_flags(libc::O_EXCL);
+    }
+    let file = options.open(path).map_err(|error| match error.raw_os_error() {
+        // Another machine's lock is a better explanation than EBUSY.
+        Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
+        _ => open_error(path, access, error),
+    })?;
+    // From the descriptor: the path may lead to another file by now.
+    let metadata = file.metadata().map_err(|error| DiskError::Io {
+        path: path.into(),
+        action: "looking at it",
+        error,
+    })?;
+    Ok((file, metadata))
+}
+
+/// Looks whether a raw image begins like one in another format. What a guest writes can, so that it stays raw if the user has
+/// said so; else the format was probably forgotten, and the guest would destroy the image.
+pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Result<(), DiskError> {
+    let mut head = [0; format::HEAD];
+    let read = file.read_at(&mut head, 0).map_err(|error| DiskError::Io {
+        path: path.into(),
+        action: "reading its first sector",
+        error,
+    })?;
+    match head.get(..read).and_then(format::image_format) {
+        None => Ok(()),
+        Some(format) if said == Some(Format::Raw) => {
+            log::warn!(
+                "the disk {} begins like {format}, and is raw as `format=raw` says: the guest sees these bytes",
+                path.display()
+            );
+            Ok(())
+        }
+        Some(format) => Err(DiskError::Format { path: path.into(), format }),
     }
 }
 
@@ -143,7 +175,7 @@ fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskErro
 
 /// Locks all of `file`: exclusively for writing, shared for reading. The lock belongs to the open file, so it
 /// ends with the process in any case. Keep what this returns as long: the locks on files behind a loop device.
-fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehind, DiskError> {
+pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehind, DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
     let error = match try_lock(file, kind) {
         Ok(true) => return loop_device::claim(file, path, access),

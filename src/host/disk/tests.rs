@@ -22,7 +22,8 @@ use virtio::testing;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::engine::engine;
+use super::engine::{engine, make_engine};
+use super::file::DiskFile;
 use super::*;
 
 const DONE: Token = 7;
@@ -197,7 +198,8 @@ fn what_is_missing_or_too_small_is_told_without_harm() {
     assert!(said("notes").contains("has 5 bytes") && !said("notes").contains("truncate"));
     fs::write(folder.path().join("none"), "").unwrap();
     assert!(said("none").contains("is empty") && said("none").contains("truncate"));
-    assert!(said("no.qcow2").contains("qemu-img convert") && !said("no.qcow2").contains("truncate"));
+    assert!(said("no.qcow2").contains("minivmm disk create") && !said("no.qcow2").contains("truncate"));
+    assert!(said("no.vmdk").contains("qemu-img convert") && !said("no.vmdk").contains("truncate"));
 }
 
 #[test]
@@ -386,7 +388,9 @@ mod opening {
         let mut qcow2 = vec![0; 4096];
         qcow2[..4].copy_from_slice(b"QFI\xfb");
         let text = sentence(&image(folder.path(), &qcow2), Access::default());
-        assert!(text.contains("qcow2") && text.contains("qemu-img convert -O raw"), "{text}");
+        assert!(text.contains("vm0.raw,format=qcow2`") && text.contains("vm0.raw,format=raw`"), "{text}");
+        let text = sentence(&image(folder.path(), &[&b"KDMV"[..], &[0; 4096]].concat()), Access::default());
+        assert!(text.contains("a VMDK image") && text.contains("qemu-img convert -O raw"), "{text}");
         // Converting a file onto itself would destroy it.
         assert!(text.contains("vm0.new.raw`"), "{text}");
     }

@@ -214,6 +214,11 @@ impl<'a> ExtFs<'a> {
         self.block_size
     }
 
+    /// Its length in bytes; `None` if its journal may have a newer one.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.replayed.is_empty().then(|| self.blocks.saturating_mul(self.block_size))
+    }
+
     /// `ext2`, `ext3` or `ext4`.
     pub(super) fn name(&self) -> &'static str {
         self.name

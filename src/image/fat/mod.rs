@@ -40,6 +40,8 @@ pub(super) struct FatFs<'a> {
     cluster: u64,
     /// Number of clusters.
     clusters: u64,
+    /// All of it in bytes.
+    length: u64,
     /// The first table, and the start of the clusters, in bytes of the window.
     table: Window,
     data: u64,
@@ -119,6 +121,7 @@ impl<'a> FatFs<'a> {
             window,
             bits,
             cluster,
+            length: total * bytes,
             clusters: clusters.min(slots.saturating_sub(FIRST.into())).min(0x0fff_fff0),
             table,
             data,
@@ -132,6 +135,11 @@ impl<'a> FatFs<'a> {
             fs.label = label;
         }
         Ok(Some(fs))
+    }
+
+    /// Its length in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
     }
 
     /// The serial number, as `blkid` prints it.

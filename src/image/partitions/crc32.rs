@@ -3,7 +3,7 @@
 const POLYNOMIAL: u32 = 0xedb8_8320;
 
 /// The checksum of these bytes.
-pub(super) fn crc32(bytes: impl IntoIterator<Item = u8>) -> u32 {
+pub(crate) fn crc32(bytes: impl IntoIterator<Item = u8>) -> u32 {
     // A partition table has 16 KiB: bit by bit is fast enough.
     !bytes.into_iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (POLYNOMIAL & (crc & 1).wrapping_neg()))

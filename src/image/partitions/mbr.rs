@@ -91,6 +91,15 @@ fn chain(
     Ok(())
 }
 
+/// Where the last extended partition of an MBR ends, in bytes; 0 if there is none.
+pub(in crate::image) fn extended_end(disk: &Disk<'_>) -> Result<u64, ReadError> {
+    let Some(sector) = sector(disk, 0)? else { return Ok(0) };
+    let entries = entries(&sector)?;
+    let extended = entries.iter().filter(|entry| EXTENDED.contains(&entry.kind));
+    let windows = extended.filter_map(|entry| window(disk, entry.first, entry.count));
+    Ok(windows.map(|window| window.start.saturating_add(window.len)).max().unwrap_or(0))
+}
+
 fn partition(disk: &Disk<'_>, number: u32, signature: u32, entry: &Entry) -> Option<Partition> {
     Some(Partition {
         number,

@@ -6,6 +6,9 @@ mod mbr;
 
 use std::fmt;
 
+pub(crate) use crc32::crc32;
+pub(super) use mbr::extended_end;
+
 use super::disk::{Disk, ReadError, Window};
 
 /// Maximum partitions to consider; Linux's own limit for a virtio disk without extended numbers is lower.

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::BootFile;
-use crate::host::disk::{Access, DiskError, DiskFile};
+use crate::host::disk::{self, OpenDisk};
 use crate::image;
 use crate::machine::StartError;
 use crate::machine::deadline::Progress;
 use crate::machine::run_resources::Image;
-use crate::spec::{DiskSpec, Initrd, Spec};
+use crate::spec::{Initrd, Spec};
 
 /// A machine keeps them for all its boots.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +21,7 @@ pub(crate) struct OpenFiles {
     pub(super) kernel: Option<BootFile>,
     pub(super) initrd: OpenInitrd,
     /// Locked; in the order of the spec.
-    pub(crate) disks: Vec<Arc<DiskFile>>,
+    pub(crate) disks: Vec<OpenDisk>,
 }
 
 /// Which initrd a machine gets.
@@ -60,8 +60,8 @@ impl OpenFiles {
             Some(Initrd::None) | None => OpenInitrd::Unnamed,
         };
         let disks = spec.disk.iter().map(|disk| {
-            progress.begin(format!("opening the disk {}", disk.path.display()));
-            open_disk(disk).map(Arc::new).map_err(|error| StartError::Disk(error).into())
+            progress.begin(format!("opening the disk {}", disk.image().display()));
+            OpenDisk::open(disk).map_err(|error| StartError::Disk(error).into())
         });
         Ok(OpenFiles { kernel, initrd, disks: disks.collect::<Result<_, E>>()? })
     }
@@ -86,17 +86,14 @@ impl OpenFiles {
     /// The disks, to look for what the machine boots.
     pub(crate) fn readers(&self) -> Result<Vec<image::DiskFile>, StartError> {
         let readers = self.disks.iter().map(|disk| {
-            let (file, len, sector) = disk.reader().map_err(StartError::Descriptors)?;
-            Ok(image::DiskFile { file, len, sector })
+            let reader = disk.reader().map_err(StartError::Descriptors)?;
+            let bytes = match reader.bytes {
+                disk::DiskBytes::File(file) => image::DiskBytes::File(Arc::new(file)),
+            };
+            Ok(image::DiskFile { bytes, len: reader.len, sector: reader.sector })
         });
         readers.collect()
     }
-}
-
-/// Opens a disk as its spec wants it.
-fn open_disk(disk: &DiskSpec) -> Result<DiskFile, DiskError> {
-    let access = Access { read_only: disk.read_only, direct: disk.direct };
-    DiskFile::open(&disk.path, access).map(|file| file.discarding(disk.discard.unwrap_or_default()))
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -85,7 +85,8 @@ fn measure(lab: &Lab, guest: &mut Guest<'_>, job: &Job, tally: &mut Tally) -> Re
     guest.work(true)?;
     guest.grows(COUNTS, 50.0)?;
     let before = guest.numbers(COUNTS)?;
-    let window = window::look(lab, &guest.pids, SECONDS, &Amount::BytesRead)?;
+    let window =
+        window::look(lab, &guest.pids, SECONDS, &Amount::BytesRead)?.context("the guest does no work")?;
     let after = guest.numbers(COUNTS)?;
     guest.work(false)?;
     let [reads, sectors, interrupts] =

@@ -34,6 +34,8 @@ pub struct Load {
 /// What one guest came to, over the rounds.
 #[derive(Debug, Default)]
 struct Tally {
+    /// Its traffic came to rest by itself.
+    rests: bool,
     rate: Series,
     calls: Series,
     cpu: Series,
@@ -62,7 +64,8 @@ pub fn compare(lab: &Lab, guests: &mut [Guest<'_>], loads: &[Load], rounds: usiz
         guest.work(false)?;
     }
     for _ in 0..rounds {
-        for ((guest, load), tally) in guests.iter_mut().zip(loads).zip(&mut tallies) {
+        let pairs = guests.iter_mut().zip(loads).zip(&mut tallies);
+        for ((guest, load), tally) in pairs.filter(|(_, tally)| !tally.rests) {
             measure(lab, guest, load, tally).with_context(|| format!("{}, {}", guest.name(), load.name))?;
         }
     }
@@ -76,7 +79,11 @@ fn measure(lab: &Lab, guest: &mut Guest<'_>, load: &Load, tally: &mut Tally) -> 
     guest.work(true)?;
     guest.grows(load.counter, load.begun)?;
     let (began, before) = (Instant::now(), guest.numbers(&counts)?);
-    let window = window::look(lab, &guest.pids, SECONDS, &load.amount)?;
+    let Some(window) = window::look(lab, &guest.pids, SECONDS, &load.amount)? else {
+        println!("    {}: its traffic has come to rest, so there are no figures of it", guest.name());
+        tally.rests = true;
+        return guest.work(false);
+    };
     let after = guest.numbers(&counts)?;
     guest.work(false)?;
     let [interrupts, moved] = [0, 1].map(|at| after.get(at).zip(before.get(at)).map_or(0.0, |(a, b)| a - b));
@@ -100,7 +107,8 @@ fn measure(lab: &Lab, guest: &mut Guest<'_>, load: &Load, tally: &mut Tally) -> 
 
 fn print(guests: &[Guest<'_>], load: &Load, tallies: &[Tally]) {
     let Some(own) = tallies.first() else { return };
-    for (guest, tally) in guests.iter().zip(tallies) {
+    let worked = |(_, tally): &(&Guest<'_>, &Tally)| !tally.rests;
+    for (guest, tally) in guests.iter().zip(tallies).filter(worked) {
         println!(
             "    {}: {:.0} {}; {}: {:.2} system calls, {:.2} exits, {:.3} to user space, {:.2} kicks, {:.2} interrupts,",
             guest.name(),
@@ -116,7 +124,7 @@ fn print(guests: &[Guest<'_>], load: &Load, tallies: &[Tally]) {
         println!("      {:.0} us of threads beside the vCPU, {:.0} of all", tally.cpu, tally.cpu_with_vcpus);
         println!("      calls: {}", tally.last.calls_by_name(tally.unit));
     }
-    for (guest, tally) in guests.iter().zip(tallies).skip(1) {
+    for (guest, tally) in guests.iter().zip(tallies).skip(1).filter(worked) {
         println!(
             "    to {}: throughput {:.2}, system calls {:.2}, processor time {:.2}, with the vCPU's {:.2}",
             guest.name(),

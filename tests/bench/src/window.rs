@@ -99,8 +99,12 @@ fn is_vcpu(thread: &str) -> bool {
     thread.starts_with("vcpu") || thread.starts_with("CPU_")
 }
 
-/// Looks at processes for twice `seconds`.
-pub fn look(lab: &Lab, pids: &[u32], seconds: u32, amount: &Amount) -> Result<Window> {
+/// Windows that are looked at for work.
+const TRIES: usize = 3;
+
+/// Looks at processes for twice `seconds`; `None` where nothing was done in [`TRIES`] windows: connections of other programs have
+/// been seen to come to rest.
+pub fn look(lab: &Lab, pids: &[u32], seconds: u32, amount: &Amount) -> Result<Option<Window>> {
     let amount = match amount {
         Amount::BytesRead => "io",
         Amount::File(path) => path,
@@ -108,11 +112,17 @@ pub fn look(lab: &Lab, pids: &[u32], seconds: u32, amount: &Amount) -> Result<Wi
     };
     let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let line = format!("bash window.sh {pids} {seconds} {amount}");
-    let out = lab.exec(&Cmd::sh(&line))?;
-    if out.status.code() != 0 {
-        bail!("{line}: {}{}", out.text(), out.err_text());
+    for _ in 0..TRIES {
+        let out = lab.exec(&Cmd::sh(&line))?;
+        if out.status.code() != 0 {
+            bail!("{line}: {}{}", out.text(), out.err_text());
+        }
+        let window = parse(&out.text()).with_context(|| format!("{line}: {}", out.text()))?;
+        if window.is_some() {
+            return Ok(window);
+        }
     }
-    parse(&out.text()).with_context(|| format!("{line}: {}", out.text()))
+    Ok(None)
 }
 
 /// What was said at one moment.
@@ -123,7 +133,8 @@ struct Moment {
     threads: BTreeMap<u32, (String, f64)>,
 }
 
-fn parse(text: &str) -> Result<Window> {
+/// `None` if nothing was done.
+fn parse(text: &str) -> Result<Option<Window>> {
     let mut moments: Vec<Moment> = Vec::new();
     let mut window = Window::default();
     let mut histogram = "";
@@ -157,13 +168,13 @@ fn parse(text: &str) -> Result<Window> {
     window.rate = done * 1e6 / (after.time - before.time);
     window.amount = end - begin;
     if done <= 0.0 || window.amount <= 0.0 {
-        bail!("the guest did no work");
+        return Ok(None);
     }
     for (tid, (name, ns)) in &after.threads {
         let earlier = before.threads.get(tid).map_or(0.0, |(_, ns)| *ns);
         *window.cpu.entry(name.clone()).or_default() += (ns - earlier) / done;
     }
-    Ok(window)
+    Ok(Some(window))
 }
 
 impl Window {

@@ -26,3 +26,11 @@ pub const HOSTILE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hostile"));
 
 /// The kernel file of the guest that sends random frames (`tests/guest/frames`), a program in Rust. It needs 16 MiB of memory.
 pub const FRAMES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frames"));
+
+/// What the guest [`POWER`] writes.
+#[path = "../power/plan.rs"]
+pub mod plan;
+
+/// The kernel file of the guest that tells which of its flushes were acknowledged (`tests/guest/power`), a program in Rust. It
+/// needs 16 MiB of memory.
+pub const POWER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/power"));

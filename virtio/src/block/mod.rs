@@ -12,6 +12,7 @@ mod lane;
 mod pace;
 mod request;
 mod slots;
+mod throttle;
 mod work;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Instant;
 
 use devices::component::{State, StateError};
 use devices::ration::Ration;
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{Disk, MOST_SEGMENTS, MOST_ZEROES, QUEUE_SIZE, SECTOR, Topology};
 pub use engine::{Completion, Engine, Extent, Operation, Tag};
+pub use throttle::DiskLimits;
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
@@ -40,6 +43,7 @@ use full::{Stalled, StalledRequests};
 use lane::SpaceLane;
 use pace::Pace;
 use slots::Slots;
+use throttle::{Place, Throttle};
 
 /// Operations have ended.
 const DONE: Token = 0;
@@ -63,6 +67,11 @@ pub struct Block {
     used: Marks,
     /// Queues to serve in the next call: kicked, with more than their share, or with kicks off.
     waiting: Marks,
+    /// The queue to begin with when some have to wait for the limits.
+    first: u16,
+    /// Of all threads of the disk.
+    throttle: Arc<Throttle>,
+    place: Place,
     pace: Pace,
     stalled: StalledRequests,
     errors: ErrorLog,
@@ -82,8 +91,13 @@ impl Marks {
     }
 
     fn take(&mut self) -> impl Iterator<Item = u16> + use<> {
+        self.take_from(0)
+    }
+
+    /// As [`Marks::take`], beginning with queue `first`.
+    fn take_from(&mut self, first: u16) -> impl Iterator<Item = u16> + use<> {
         let marks = std::mem::take(&mut self.0);
-        (0..MOST_QUEUES.get()).filter(move |queue| marks >> queue & 1 != 0)
+        (first..MOST_QUEUES.get()).chain(0..first).filter(move |queue| marks >> queue & 1 != 0)
     }
 }
 
@@ -113,6 +127,9 @@ impl Block {
             segments: Vec::new(),
             used: Marks::default(),
             waiting: Marks::default(),
+            first: 0,
+            throttle: Arc::default(),
+            place: Place::default(),
             pace: Pace::default(),
             stalled: StalledRequests::default(),
             errors: ErrorLog::default(),
@@ -121,12 +138,20 @@ impl Block {
         }
     }
 
-    /// The same disk for another thread, which serves other queues with an engine of its own on the same file.
+    /// The same with these limits.
+    #[must_use]
+    pub fn with_limits(self, limits: DiskLimits) -> Self {
+        Block { throttle: Arc::new(Throttle::new(limits, Instant::now())), ..self }
+    }
+
+    /// The same disk for another thread, which serves other queues with an engine of its own on the same file. The limits are for
+    /// all threads together.
     #[must_use]
     pub fn for_another_thread(&self) -> Self {
         Block {
             config: self.config.clone(),
             stalled: self.stalled.for_another_thread(),
+            throttle: self.throttle.clone(),
             ..Block::new(self.name.clone(), self.disk.clone())
         }
     }
@@ -176,6 +201,7 @@ impl Device for Block {
         self.slots.resize(requests);
         (self.used, self.waiting, self.pace, self.lane) = Default::default();
         self.stalled.start(cx.queues);
+        self.place = Place::default();
         cx.poller.attach(cx.base + DONE, cx.memory);
         if self.disk.sectors > self.sectors() {
             self.config.set(CAPACITY, &self.disk.sectors.to_le_bytes());
@@ -224,13 +250,22 @@ impl Device for Block {
         self.stalled.reset();
     }
 
-    fn tell(&mut self, message: Message, _: Option<&mut Context<'_, AnyEngine>>) -> Result<(), QueueFault> {
-        if let Message::DiskSize { sectors } = message {
-            self.disk.sectors = sectors;
-            // Other threads of this disk go by it from here on: a driver may use the new sectors of any queue.
-            self.config.set(CAPACITY, &sectors.to_le_bytes());
+    fn tell(&mut self, message: Message, cx: Option<&mut Context<'_, AnyEngine>>) -> Result<(), QueueFault> {
+        match message {
+            Message::DiskSize { sectors } => {
+                self.disk.sectors = sectors;
+                // Other threads of this disk go by it from here on: a driver may use the new sectors of any queue.
+                self.config.set(CAPACITY, &sectors.to_le_bytes());
+                Ok(())
+            }
+            Message::DiskLimits { limits } => {
+                self.throttle.set(limits, Instant::now());
+                self.place = Place::default();
+                // What waits for the old limits goes by the new ones.
+                cx.map_or(Ok(()), |cx| self.turn(cx))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn save(&self) -> Result<State, StateError> {

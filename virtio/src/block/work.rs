@@ -7,7 +7,8 @@ use super::config::Disk;
 use super::engine::{Completion, Engine, Extent, Operation, Tag};
 use super::request::{HEADER, ID, Limits, Request, Status};
 use super::slots::Moves;
-use super::{AnyEngine, Block};
+use super::throttle::Admission;
+use super::{AnyEngine, Block, MOST_QUEUES};
 use crate::device::Context;
 use crate::memory::{Memory, cut};
 use crate::queue::{Chain, Queue, QueueFault};
@@ -34,7 +35,20 @@ impl Block {
         // A driver that adds as fast as it is served must not keep its thread from the other queues.
         let mut share = queue.size();
         let now = Instant::now();
+        let mut has_begun = false;
         loop {
+            if let Admission::At { time, is_new } = self.throttle.admit(&mut self.place, now) {
+                if is_new {
+                    queue.counters().throttled.add_one();
+                }
+                // What there is next time is for the next queue first.
+                if has_begun {
+                    self.first = (index + 1) % MOST_QUEUES.get();
+                }
+                self.waiting.add(index);
+                cx.wake_by(time);
+                return Ok(());
+            }
             if self.slots.bytes() >= ENOUGH_IN_FLIGHT || self.slots.zeroes() >= ENOUGH_TO_ZERO {
                 // Continue when one of them has ended.
                 self.waiting.add(index);
@@ -42,10 +56,11 @@ impl Block {
             }
             if let Some(chain) = self.stalled.next(queue)? {
                 self.begin(chain, queue, &limits, stable, now, cx.poller.as_mut())?;
+                has_begun = true;
                 share -= 1;
                 if share == 0 {
                     self.waiting.add(index);
-                    cx.wake_at(Some(Instant::now()));
+                    cx.wake_by(now);
                     return Ok(());
                 }
                 continue;
@@ -55,7 +70,7 @@ impl Block {
                 && cx.poller.gather(completions)
             {
                 self.waiting.add(index);
-                cx.wake_at(Some(now + limit));
+                cx.wake_by(now + limit);
                 return Ok(());
             }
             if !queue.enable_kicks()? {
@@ -122,6 +137,8 @@ impl Block {
                     slot.begun = Some((now, alone));
                 }
                 slot.stable &= !matches!(operation, Operation::Read | Operation::Flush);
+                let bytes = if moves == Moves::Nothing { 0 } else { extent.len };
+                self.throttle.charge(&mut self.place, bytes, now);
                 self.slots.moves(tag, moves, extent.len);
                 self.slots.zeroes_out(tag, zeroes);
                 if !operation.is_on_space() || self.lane.enter(tag, operation) {
@@ -250,7 +267,7 @@ impl Block {
         if self.stalled.is_full() {
             return result;
         }
-        for queue in std::mem::take(&mut self.waiting).take() {
+        for queue in self.waiting.take_from(self.first) {
             match result {
                 Ok(()) => result = self.serve(queue, cx),
                 Err(_) => self.waiting.add(queue),

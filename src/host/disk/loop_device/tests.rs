@@ -5,7 +5,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::*;
-use crate::host::disk::DiskFile;
+use crate::host::disk::file::DiskFile;
 
 const WRITE: Access = Access { read_only: false, direct: false };
 const READ: Access = Access { read_only: true, direct: false };

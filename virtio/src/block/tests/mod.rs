@@ -560,3 +560,95 @@ fn queues_on_threads_of_their_own_do_not_wait_for_each_other() {
         guest.rings[queue].wait_used();
     });
 }
+
+fn limits(iops: u64) -> DiskLimits {
+    DiskLimits { iops: std::num::NonZeroU64::new(iops), bps: None }
+}
+
+fn limited(queues: u16, iops: u64) -> (Guest<AnyEngine>, Hand) {
+    let hand = Hand::new(BYTES);
+    let engine = hand.clone();
+    let disk = Disk { queues: NonZeroU16::new(queues).unwrap(), ..disk() };
+    let block = Block::new("blk0", disk).with_limits(limits(iops));
+    let mut guest = Guest::new(Box::new(block), Box::new(move || Ok(engine.engine())));
+    guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    (guest, hand)
+}
+
+#[test]
+fn requests_beyond_a_limit_wait_in_their_ring_until_it_is_lifted() {
+    let begin = Instant::now();
+    let (mut guest, hand) = limited(1, 10);
+    let head = header(READ, 0);
+    (0..60).for_each(|_| drop(guest.add(0, &[&head], &[512, 1])));
+    guest.kick(0);
+    for _ in 0..3 {
+        guest.rings[0].wait_used();
+    }
+    // Counted before the time is taken: a slow host makes the bound larger, never the count.
+    let asked = hand.asked() as u128;
+    let most = begin.elapsed().as_millis() / 100 + 2;
+    assert!(asked <= most, "{asked} were begun, and {most} are due");
+    assert!(guest.counters().throttled.now() >= 1);
+    guest.handle().tell(Message::DiskLimits { limits: DiskLimits::default() }).unwrap();
+    for _ in 3..60 {
+        guest.rings[0].wait_used();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn everything_that_works_on_the_disk_counts_as_an_operation_and_nothing_else_does() {
+    let begin = Instant::now();
+    let (mut guest, _) = limited(1, 20);
+    for _ in 0..30 {
+        guest.request(0, &[&header(GET_ID, 0)], &[20, 1]);
+        assert_eq!(read(&mut guest, SECTORS, 512).0, IO_ERROR);
+    }
+    assert_eq!(guest.counters().throttled.now(), 0);
+    for _ in 0..2 {
+        assert_eq!(send(&mut guest, WRITE, 5, &[1; 512]), OK);
+        assert_eq!(send(&mut guest, FLUSH, 0, &[]), OK);
+        assert_eq!(send(&mut guest, ZEROES, 0, &range(0, 8, 0)), OK);
+        assert_eq!(send(&mut guest, DISCARD, 0, &[range(8, 8, 0), range(32, 8, 0)].concat()), OK);
+    }
+    // Eight are due in 400 ms, and a tenth of a second comes at once.
+    assert!(begin.elapsed() >= Duration::from_millis(250), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_limited_disk_serves_its_queues_in_turn() {
+    let (mut guest, _) = limited(3, 40);
+    let head = header(READ, 0);
+    for queue in [0, 2] {
+        (0..60).for_each(|_| drop(guest.add(queue, &[&head], &[512, 1])));
+    }
+    guest.add(1, &[&head], &[512, 1]);
+    (0..3).for_each(|queue| guest.kick(queue));
+    guest.rings[1].wait_used();
+    guest.rings[2].wait_used();
+    let done = [0, 2].map(|queue: usize| guest.rings[queue].used_index());
+    assert!(done.iter().all(|done| *done < 60), "{done:?}");
+    guest.handle().tell(Message::DiskLimits { limits: DiskLimits::default() }).unwrap();
+    guest.wait_until("all", |guest| [0, 2].iter().all(|queue| guest.rings[*queue].used_index() == 60));
+}
+
+#[test]
+fn a_limited_disk_stops_and_begins_again_with_what_waits() {
+    let (mut guest, hand) = limited(1, 1);
+    let head = header(READ, 0);
+    (0..20).for_each(|_| drop(guest.add(0, &[&head], &[512, 1])));
+    guest.kick(0);
+    guest.rings[0].wait_used();
+    let begin = Instant::now();
+    guest.function().quiesce();
+    assert!(begin.elapsed() < Duration::from_secs(10), "it waits for nothing that waits");
+    let asked = hand.asked();
+    // Told while it rests, and heard when it goes on.
+    guest.handle().tell(Message::DiskLimits { limits: DiskLimits::default() }).unwrap();
+    assert_eq!(hand.asked(), asked);
+    guest.function().go();
+    for _ in 1..20 {
+        guest.rings[0].wait_used();
+    }
+}

@@ -1,0 +1,128 @@
+//! The walk over the tables of level 2, and what their entries refer to.
+
+use std::ops::ControlFlow;
+
+use super::layout::Region;
+use super::report::{Finding, TableKind};
+use super::walk::{OFFSET, Walk};
+use crate::{ImageError, Progress};
+
+/// Its cluster belongs to this entry alone.
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// Compressed data is counted in sectors (qcow2 specification, "Compressed Clusters Descriptor").
+const SECTOR: u64 = 512;
+/// Tables between two reports of progress.
+const TABLES_A_STEP: u64 = 64;
+
+impl Walk<'_> {
+    /// The tables of level 2, each once, with the number of entries that point to it.
+    pub(super) fn l2_tables(&mut self, progress: &mut dyn Progress) -> Result<(), ImageError> {
+        for entry in std::mem::take(&mut self.active) {
+            // Offsets have their lowest bits free: the lowest one marks the active table.
+            self.inactive.push(entry & OFFSET | 1);
+            self.check_copied(TableKind::L1Entry, entry);
+        }
+        let mut tables = std::mem::take(&mut self.inactive);
+        tables.sort_unstable();
+        let total = tables.len() as u64 * self.layout.cluster_size();
+        let mut done = 0;
+        for (index, same) in (1_u64..).zip(tables.chunk_by(|one, other| one & !1 == other & !1)) {
+            let (weight, active) = (same.len() as u64, same.iter().any(|table| table & 1 == 1));
+            let offset = same.first().map_or(0, |table| table & !1);
+            self.l2_table(offset, weight, active)?;
+            done += weight * self.layout.cluster_size();
+            if index % TABLES_A_STEP == 0 && progress.at(done, total) == ControlFlow::Break(()) {
+                return Err(ImageError::Interrupted { path: self.source.path().into() });
+            }
+        }
+        Ok(())
+    }
+
+    fn l2_table(&mut self, offset: u64, weight: u64, active: bool) -> Result<(), ImageError> {
+        let (source, layout) = (self.source, self.layout);
+        let inside = self.refer(TableKind::L1Entry, Region { offset, length: layout.cluster_size() }, weight);
+        if !offset.is_multiple_of(layout.cluster_size()) {
+            self.report.add(Finding::Unaligned { table: TableKind::L1Entry, offset });
+            return Ok(());
+        }
+        // An entry with flags and no offset has the header for a table; that is reported as an overlap.
+        if !inside || offset == 0 {
+            return Ok(());
+        }
+        let extended = layout.extended_l2;
+        let mut before = (0, 0);
+        source.words(offset, layout.cluster_size() / 8, &mut |index, word| {
+            if extended && index % 2 == 1 {
+                let entry = if before.0 + 1 == index { before.1 } else { 0 };
+                self.subclusters(entry, word);
+            } else {
+                self.l2_entry(word, weight, active);
+                before = (index, word);
+            }
+            Ok(())
+        })
+    }
+
+    /// Extended entries have a bitmap: 32 bits for subclusters with data, above them 32 for subclusters that read as zeroes (qcow2
+    /// specification, "Extended L2 Entries").
+    fn subclusters(&mut self, entry: u64, bitmap: u64) {
+        let (allocated, zero) = (bitmap & 0xffff_ffff, bitmap >> 32);
+        let wrong = if entry & COMPRESSED != 0 {
+            bitmap != 0
+        } else if entry & OFFSET != 0 {
+            allocated & zero != 0
+        } else {
+            allocated != 0
+        };
+        if wrong {
+            self.report.add(Finding::Subclusters { entry, bitmap });
+        }
+    }
+
+    fn l2_entry(&mut self, entry: u64, weight: u64, active: bool) {
+        let kind = TableKind::L2Entry;
+        if entry & COMPRESSED != 0 {
+            if entry & COPIED != 0 {
+                self.report.add(Finding::Reserved { table: kind, entry });
+            }
+            self.refer_data(compressed(entry, self.layout.cluster_bits), weight);
+            self.report.compressed_clusters += u64::from(active);
+            self.report.allocated_clusters += u64::from(active);
+            return;
+        }
+        if entry & L2_RESERVED != 0 {
+            self.report.add(Finding::Reserved { table: kind, entry });
+        }
+        let offset = entry & OFFSET;
+        if offset == 0 {
+            return;
+        }
+        if !offset.is_multiple_of(self.layout.cluster_size()) {
+            self.report.add(Finding::Unaligned { table: kind, offset });
+        }
+        self.refer_data(Region { offset, length: self.layout.cluster_size() }, weight);
+        if active {
+            self.report.allocated_clusters += 1;
+            self.check_copied(kind, entry);
+        }
+    }
+
+    /// The flag says whether the reference count is 1 (qcow2 specification, "L1 table entry" and "L2 table entry").
+    fn check_copied(&mut self, table: TableKind, entry: u64) {
+        let offset = entry & OFFSET;
+        let refcount = self.stored.get(offset >> self.layout.cluster_bits);
+        if offset != 0 && (refcount == 1) != (entry & COPIED != 0) {
+            self.report.add(Finding::Copied { table, entry, refcount });
+        }
+    }
+}
+
+/// Where compressed data lies: a number of sectors, of which the first is not used from its beginning.
+fn compressed(entry: u64, cluster_bits: u32) -> Region {
+    let offset_bits = 62 - (cluster_bits - 8);
+    let offset = entry & ((1 << offset_bits) - 1);
+    let sectors = ((entry & !(COPIED | COMPRESSED)) >> offset_bits) + 1;
+    Region { offset, length: sectors * SECTOR - offset % SECTOR }
+}

@@ -1,0 +1,61 @@
+//! `minivmm disk convert`.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use diskimage::{ConvertOptions, Image, ImageOptions};
+
+use super::error::DiskVerbError;
+use super::progress::Bar;
+use super::{DiskConvertArgs, format_of, info};
+use crate::host::disk_image::ImageOpener;
+use crate::host::identity::identity;
+use crate::host::new_file::NewFile;
+
+pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
+    let (from, to) = (&args.from, &args.to);
+    let mut opener = ImageOpener::default();
+    let options = ImageOptions::new(format_of(args.from_format, from)).backing(args.backing.clone());
+    let image = Image::open(from, &options, &mut opener)?;
+    // Locked for as long as this takes, so that no machine begins to use what is replaced.
+    let mut replaced = ImageOpener::default();
+    may_replace(args, &image, &mut replaced)?;
+    let format = format_of(args.format, to);
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::AlreadyExists => DiskVerbError::ExistsUnforced(to.clone()),
+        _ => DiskVerbError::Make { path: to.clone(), error },
+    };
+    let mut bar = Bar::begin()?;
+    let new = NewFile::create(to).map_err(failed)?;
+    let options = ConvertOptions::new(format);
+    diskimage::convert(&image, new.file(), to, &options, &mut bar).map_err(|error| bar.failed(error))?;
+    drop(bar);
+    let used = new.used().map_err(failed)?;
+    new.keep(args.force).map_err(failed)?;
+    Ok(info::in_a_line(to, format, image.size(), used))
+}
+
+/// Refuses to replace what was not to be replaced, or is in use.
+fn may_replace(args: &DiskConvertArgs, image: &Image, opener: &mut ImageOpener) -> Result<(), DiskVerbError> {
+    let to = &args.to;
+    let Ok(there) = fs::symlink_metadata(to) else { return Ok(()) };
+    let is_read = |path: &Path| fs::metadata(path).is_ok_and(|read| fs::metadata(to).is_ok_and(|there| identity(&read) == identity(&there)));
+    if let Some(layer) = image.layers().iter().find(|layer| is_read(&layer.path)) {
+        return Err(DiskVerbError::SameFile(layer.path.clone(), to.clone()));
+    }
+    if there.file_type().is_block_device() {
+        return Err(DiskVerbError::ToDevice(to.clone()));
+    }
+    if !args.force {
+        return Err(DiskVerbError::ExistsUnforced(to.clone()));
+    }
+    if there.is_dir() {
+        return Err(DiskVerbError::Make { path: to.clone(), error: ErrorKind::IsADirectory.into() });
+    }
+    if there.is_file() {
+        opener.open_disk(to, true)?;
+    }
+    Ok(())
+}

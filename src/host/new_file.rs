@@ -1,0 +1,199 @@
+//! A file that is there as a whole or not at all: it has no name until it is finished, and what was not finished leaves nothing
+//! behind.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Names that are tried for a file without a name of its own.
+const ATTEMPTS: u32 = 100;
+
+/// A file to be written. Dropped before [`NewFile::keep`] it is gone.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    file: File,
+    target: PathBuf,
+    /// Its name for now, removed on drop. The kernel removes a file without a name by itself, even after SIGKILL.
+    temporary: Option<PathBuf>,
+}
+
+impl NewFile {
+    /// Makes a file that is to be `target`, in the same folder.
+    pub(crate) fn create(target: &Path) -> io::Result<Self> {
+        if target.file_name().is_none() {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        match options().custom_flags(libc::O_TMPFILE).open(folder(target)) {
+            Ok(file) if has_path(&file) => Ok(NewFile { file, target: target.into(), temporary: None }),
+            // A file system without files that have no name, or no /proc to give it one.
+            _ => Self::named(target),
+        }
+    }
+
+    /// The same, with a temporary name.
+    fn named(target: &Path) -> io::Result<Self> {
+        let (file, temporary) = try_names(target, |path| options().create_new(true).open(path))?;
+        Ok(NewFile { file, target: target.into(), temporary: Some(temporary) })
+    }
+
+    /// The file, to be read and written.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The bytes that it takes on the host.
+    pub(crate) fn used(&self) -> io::Result<u64> {
+        // st_blocks counts units of 512 bytes, whatever the file system's block size.
+        Ok(self.file.metadata()?.blocks().saturating_mul(512))
+    }
+
+    /// Writes everything to the medium and gives the file its name. A file that has the name is replaced, or is an error
+    /// ([`ErrorKind::AlreadyExists`]).
+    pub(crate) fn keep(mut self, replace: bool) -> io::Result<()> {
+        self.file.sync_all()?;
+        match (self.temporary.clone(), replace) {
+            (None, false) => link(&self.file, &self.target)?,
+            (None, true) => {
+                let ((), named) = try_names(&self.target, |path| link(&self.file, path))?;
+                self.temporary = Some(named.clone());
+                fs::rename(named, &self.target)?;
+            }
+            (Some(temporary), true) => fs::rename(temporary, &self.target)?,
+            (Some(temporary), false) => match fs::hard_link(&temporary, &self.target) {
+                Ok(()) => fs::remove_file(temporary)?,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(error),
+                // A file system without links, such as FAT.
+                Err(_) if fs::symlink_metadata(&self.target).is_ok() => {
+                    return Err(ErrorKind::AlreadyExists.into());
+                }
+                Err(_) => fs::rename(temporary, &self.target)?,
+            },
+        }
+        self.temporary = None;
+        // The name as well, where the file system can: some network ones cannot.
+        File::open(folder(&self.target)).and_then(|folder| folder.sync_all()).or(Ok(()))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o666);
+    options
+}
+
+fn folder(target: &Path) -> &Path {
+    target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Calls `make` with names beside `target` until one is free.
+fn try_names<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+    let name = target.file_name().unwrap_or(OsStr::new("file"));
+    for attempt in 0..ATTEMPTS {
+        let mut temporary = OsString::from(".");
+        // Room for the rest in a name of 255 bytes.
+        temporary.push(OsStr::from_bytes(name.as_bytes().get(..200).unwrap_or(name.as_bytes())));
+        temporary.push(format!(".{}-{attempt}.part", std::process::id()));
+        let path = folder(target).join(temporary);
+        match make(&path) {
+            Ok(made) => return Ok((made, path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into())
+}
+
+/// The path in /proc by which a file without a name can be given one.
+fn proc_path(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn has_path(file: &File) -> bool {
+    fs::symlink_metadata(proc_path(file)).is_ok()
+}
+
+/// Gives a file without a name this one.
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let [from, to] = [&proc_path(file), path].map(|path| CString::new(path.as_os_str().as_bytes()));
+    let (from, to) = (from?, to?);
+    // SAFETY: both are C strings that live through the call.
+    let result = unsafe {
+        libc::linkat(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::AT_SYMLINK_FOLLOW)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Both ways to make one.
+    const WAYS: [fn(&Path) -> io::Result<NewFile>; 2] = [NewFile::create, NewFile::named];
+
+    fn names(folder: &Path) -> Vec<OsString> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn file_is_there_as_a_whole_or_not_at_all() {
+        for create in WAYS {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("new");
+            let new = create(&target).unwrap();
+            new.file().write_all(b"half").unwrap();
+            assert!(!target.exists());
+            drop(new);
+            assert!(names(folder.path()).is_empty());
+            let new = create(&target).unwrap();
+            new.file().write_all(b"whole").unwrap();
+            new.keep(false).unwrap();
+            assert_eq!(fs::read(&target).unwrap(), b"whole");
+            assert_eq!(names(folder.path()), ["new"]);
+        }
+    }
+
+    #[test]
+    fn file_that_came_meanwhile_is_kept_unless_it_is_to_be_replaced() {
+        for create in WAYS {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("new");
+            let new = create(&target).unwrap();
+            fs::write(&target, "another's").unwrap();
+            assert_eq!(new.keep(false).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&target).unwrap(), b"another's");
+            let new = create(&target).unwrap();
+            new.file().write_all(b"mine").unwrap();
+            new.keep(true).unwrap();
+            assert_eq!(fs::read(&target).unwrap(), b"mine");
+            assert_eq!(names(folder.path()), ["new"]);
+        }
+    }
+
+    #[test]
+    fn name_of_any_length_has_a_temporary_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x".repeat(255));
+        NewFile::named(&target).unwrap().keep(false).unwrap();
+        assert!(target.exists());
+        for place in ["/", "nowhere/file", ""] {
+            assert!(NewFile::create(Path::new(place)).is_err(), "{place}");
+        }
+    }
+}

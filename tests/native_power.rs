@@ -1,0 +1,233 @@
+//! A completed flush survives a power cut: a machine writes to its disk in a recorded folder, and whatever of that the medium may
+//! have lost is lost, again and again. What the guest was told is durable has to be there.
+//!
+//! The guest (`tests/guest/power`) notes each acknowledged flush on a second disk in the same folder, so that the recording has
+//! both in their order. `POWER_SEED` sets what it writes, `POWER_CUTS` how often the power is cut. It needs root, to mount the
+//! folder.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/dose.rs"]
+mod dose;
+#[path = "power/mod.rs"]
+mod power;
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::process::{Command, Stdio};
+use std::time::{Instant, SystemTime};
+
+use dose::dose;
+use power::folder::Recorded;
+use power::image::Format;
+use power::promise::Promise;
+use power::recording::{Change, Event, Loss, Recording};
+use tiny_guest::plan::Chance;
+use vmm::{Heard, Owned, wait};
+
+const ROUNDS: u64 = 60;
+const WITNESS: &str = "witness";
+
+/// A machine's disk, and how its guest uses it.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    format: Format,
+    /// Behind the disk's path.
+    options: &'static str,
+    /// With io_uring.
+    uring: bool,
+    /// The guest zeroes and discards, too.
+    space: bool,
+    /// The guest sends no flush: each write is durable when it is completed.
+    through: bool,
+}
+
+impl Setup {
+    const fn new(format: Format) -> Self {
+        Setup { format, options: "", uring: true, space: true, through: false }
+    }
+
+    const fn options(self, options: &'static str) -> Self {
+        Setup { options, ..self }
+    }
+
+    const fn without_uring(self) -> Self {
+        Setup { uring: false, ..self }
+    }
+
+    const fn writing_through(self) -> Self {
+        Setup { through: true, ..self }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+/// A run of a machine, and which round the guest had noted at which event.
+struct Run {
+    setup: Setup,
+    seed: u64,
+    recording: Recording,
+    noted: Vec<(usize, u64)>,
+}
+
+impl Run {
+    fn new(setup: Setup) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let seed = number("POWER_SEED").unwrap_or(now.subsec_nanos().into());
+        let mut before = setup.format.make();
+        before.add(WITNESS, vec![0; 4096]);
+        let folder = Recorded::new(before, seed);
+        let kernel = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&kernel, tiny_guest::POWER).unwrap();
+        let disk = format!("{}{}", folder.path(setup.format.name()).display(), setup.options);
+        let [space, through] = [setup.space, setup.through].map(u8::from);
+        let words = format!("seed={seed} rounds={ROUNDS} space={space} through={through}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.arg("--kernel").arg(kernel.path()).args(["--mem", "16", "--net", "none", "--append", &words]);
+        command.args(["--disk", &disk, "--disk"]).arg(folder.path(WITNESS));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if !setup.uring {
+            vmm::forbid_io_uring(&mut command);
+        }
+        let mut machine = Owned(folder.start(command).unwrap());
+        let (stdout, _) = Heard::listen(machine.stdout.take().unwrap());
+        let (stderr, _) = Heard::listen(machine.stderr.take().unwrap());
+        let said = || format!("seed {seed}, {setup:?}: {}\n{}", stdout.text(), stderr.text());
+        let status = wait(&mut machine, said);
+        drop(machine);
+        let recording = folder.end();
+        assert!(status.success() && stdout.text().contains("done"), "{}", said());
+        let noted = noted(&recording);
+        assert_eq!(noted.last().map(|(_, round)| *round), Some(ROUNDS), "{}", said());
+        Run { setup, seed, recording, noted }
+    }
+
+    /// Cuts the power before event `at`: what the disk then holds is checked. How many changes may have been lost.
+    fn cut(&self, at: usize, loss: Loss, chance: &mut Chance) -> Result<usize, String> {
+        let Run { setup, seed, .. } = *self;
+        let acknowledged = self.noted.iter().rfind(|(event, _)| *event < at).map_or(0, |(_, round)| *round);
+        let (folder, pending) = self.recording.cut(at, loss, chance);
+        let promise = Promise::new(seed, acknowledged, setup.space, setup.format.on_base());
+        let all = self.recording.events.len();
+        let held = setup.format.read(&folder).and_then(|disk| promise.check(&disk));
+        held.map(|()| pending).map_err(|error| {
+            format!(
+                "seed {seed}, {setup:?}: cut at event {at} of {all}, {loss:?} lost of {pending} changes, after the \
+                 flush of round {acknowledged} was acknowledged: {error}"
+            )
+        })
+    }
+
+    /// Cuts the power at many points.
+    fn cuts(&self, times: u64) -> Result<(), String> {
+        let mut chance = Chance(self.seed);
+        let events = self.recording.events.len() as u64;
+        let mut lost = 0;
+        for (_, loss) in (0..times).zip(Loss::ALL.into_iter().cycle()) {
+            let at = usize::try_from(chance.below(events + 1)).unwrap();
+            lost += self.cut(at, loss, &mut chance)?;
+        }
+        assert!(lost > 0, "none of {times} cuts could lose anything");
+        Loss::ALL
+            .into_iter()
+            .try_for_each(|loss| self.cut(self.recording.events.len(), loss, &mut chance).map(drop))
+    }
+}
+
+/// The rounds that were noted on the witness, each with the event of that.
+fn noted(recording: &Recording) -> Vec<(usize, u64)> {
+    let witness = recording.before.names[WITNESS.as_bytes()];
+    let note = |(at, event): (usize, &Event)| match event {
+        Event::Change(node, Change::Write { data, .. }) if *node == witness => {
+            Some((at, u64::from_le_bytes(data[8..16].try_into().unwrap())))
+        }
+        _ => None,
+    };
+    recording.events.iter().enumerate().filter_map(note).collect()
+}
+
+#[track_caller]
+fn survives(setup: Setup) {
+    let began = Instant::now();
+    let run = Run::new(setup);
+    let ran = began.elapsed();
+    let times = number("POWER_CUTS").unwrap_or(dose(200));
+    run.cuts(times).unwrap_or_else(|error| panic!("{error}"));
+    let events = run.recording.events.len();
+    println!(
+        "{setup:?}: {ROUNDS} rounds with {events} events in {ran:?}, {times} cuts in {:?}",
+        began.elapsed() - ran
+    );
+}
+
+#[test]
+fn what_was_flushed_to_a_raw_image_survives_power_cuts() {
+    survives(Setup::new(Format::Raw));
+    survives(Setup::new(Format::Raw).without_uring());
+}
+
+#[test]
+fn what_was_flushed_to_a_raw_image_survives_power_cuts_with_direct_io() {
+    survives(Setup::new(Format::Raw).options(",direct"));
+    survives(Setup::new(Format::Raw).options(",direct").without_uring());
+}
+
+#[test]
+fn what_was_written_by_a_driver_without_flushes_survives_power_cuts() {
+    survives(Setup::new(Format::Raw).writing_through());
+    survives(Setup::new(Format::Raw).options(",direct").writing_through().without_uring());
+}
+
+/// Clusters of 512 bytes: all kinds of tables grow while it runs.
+#[test]
+fn what_was_flushed_to_a_qcow2_image_survives_power_cuts() {
+    survives(Setup::new(Format::Qcow2(64 << 10)));
+    survives(Setup::new(Format::Qcow2(512)));
+    survives(Setup::new(Format::Qcow2(4096)).options(",direct"));
+    survives(Setup::new(Format::Qcow2(64 << 10)).without_uring());
+}
+
+#[test]
+fn what_was_flushed_to_an_overlay_survives_power_cuts() {
+    survives(Setup::new(Format::Overlay(64 << 10)));
+    survives(Setup::new(Format::Overlay(64 << 10)).options(",direct"));
+    survives(Setup::new(Format::Chain(4096)).without_uring());
+}
+
+#[test]
+fn what_was_written_to_an_overlay_without_flushes_survives_power_cuts() {
+    survives(Setup::new(Format::Overlay(64 << 10)).writing_through());
+}
+
+/// The test itself: a run whose flushes are none, or are acknowledged when they begin, does not pass.
+#[test]
+fn a_broken_promise_is_found() {
+    let mut run = Run::new(Setup::new(Format::Raw));
+    let cuts = 200;
+    run.cuts(cuts).unwrap_or_else(|error| panic!("{error}"));
+    let honest = run.noted.clone();
+    let node = run.recording.before.names[Format::Raw.name().as_bytes()];
+    let syncs = run
+        .recording
+        .events
+        .iter()
+        .enumerate()
+        .filter(|(_, event)| matches!(event, Event::Sync(of) if *of == node));
+    run.noted = syncs.map(|(at, _)| at).zip(1..).collect();
+    assert!(run.noted.len() as u64 >= ROUNDS, "{} syncs", run.noted.len());
+    run.cuts(cuts).expect_err("acknowledged too early");
+    run.noted = honest;
+    for event in &mut run.recording.events {
+        if let Event::Sync(node) = event {
+            *node = u64::MAX;
+        }
+    }
+    run.cuts(cuts).expect_err("flushed without a sync");
+}
