@@ -28,7 +28,7 @@ impl FullDisk {
     /// Says that the machine is paused, and what to do. Asks the host for what is missing, and may wait for it.
     pub(super) fn report(&self, resources: &Resources) {
         let Some(spec) = self.spec(resources) else { return };
-        let path = spec.path.as_path();
+        let path = spec.image();
         let Self { id, bytes, error } = self;
         let missing = (0..).zip(&resources.files.disks).find(|(index, _)| disk_id(*index) == *id);
         let missing =

@@ -205,6 +205,8 @@ impl UringEngine {
             (Step::Zero { .. }, Err(error)) if self.file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
+                // The kernel would copy all of it at once on this thread, and the disk's other requests wait.
+                flight.may_block = true;
                 return self.submit_flight(tag);
             }
             (Step::Read | Step::Write, Err(error))
