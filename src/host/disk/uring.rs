@@ -199,9 +199,6 @@ impl UringEngine {
                 Ok(())
             }
             (_, Ok(_)) => Ok(()),
-            (Step::Flush, Err(error)) if error.raw_os_error() != Some(libc::EINTR) => {
-                Err(file::flush_failed(error))
-            }
             (Step::Zero { .. }, Err(error)) if self.file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
@@ -219,6 +216,7 @@ impl UringEngine {
                     flight.may_block = true;
                     return self.submit_flight(tag);
                 }
+                _ if flight.step == Step::Flush => Err(file::flush_failed(error)),
                 _ => Err(error),
             },
         };
