@@ -123,9 +123,10 @@ pub use image::{ImageError, ReadError};
 pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, Events, Exit, ExpectError,
-    ExpectFailure, GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats,
-    NetError, PauseError, ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, VcpuStats,
+    BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, DiskChangeError, DiskState,
+    Events, Exit, ExpectError, ExpectFailure, GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent,
+    MachineState, MemoryStats, NetError, PauseError, ResizeError, RestoreError, SaveError, SavedState,
+    StartError, Stats, VcpuStats,
 };
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -156,7 +156,11 @@ fn disk_that_gives_nothing_to_boot_says_what_it_has_and_what_to_do() {
     for wrong in ["empty.raw,ro,snapshot", "empty.raw,overlay=empty.raw", "empty.raw,backing=x"] {
         folder.fails(&["--disk", wrong], USAGE, &["empty.raw"]);
     }
-    folder.fails(&["--disk", "nope.raw"], FAILED, &["there is no disk nope.raw", "truncate -s"]);
+    folder.fails(
+        &["--disk", "nope.raw"],
+        FAILED,
+        &["there is no disk nope.raw", "`minivmm disk create nope.raw 60G`"],
+    );
     folder.fails(&["--disk", "/dev/zero"], FAILED, &["neither a file nor a block device"]);
     let said =
         ["needs an initial RAM disk", "on the disk empty.raw, the whole disk is empty", "--initrd none"];

@@ -220,7 +220,8 @@ impl Image {
         crate::storage::reload(&mut self.access)
     }
 
-    fn check_resize(&self, size: u64) -> Result<(), ImageError> {
+    /// Whether the disk may have this size.
+    pub fn check_resize(&self, size: u64) -> Result<(), ImageError> {
         let path = || self.path().to_path_buf();
         if !self.is_writable() {
             return Err(ImageError::ReadOnly { path: path() });

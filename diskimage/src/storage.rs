@@ -19,9 +19,10 @@ use imago::storage::drivers::CommonStorageHelper;
 use imago::{FormatAccess, Storage};
 
 use crate::order::Order;
+use crate::ordered::Ordered;
 
 /// Zeroes are written in pieces of this size where the file system can do no better.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The open file of a layer. Clones are the same file.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ struct Inner {
     new_data: AtomicBool,
     /// What is read may be held by the order. Else nobody waits for its syncs to read.
     holds: AtomicBool,
+    /// Of a qcow2 file that a machine writes: it takes the place of the order.
+    ordered: OnceLock<Ordered>,
 }
 
 impl ImageFile {
@@ -50,6 +53,7 @@ impl ImageFile {
             order: OnceLock::new(),
             new_data: AtomicBool::new(false),
             holds: AtomicBool::new(false),
+            ordered: OnceLock::new(),
         }))
     }
 
@@ -61,6 +65,9 @@ impl ImageFile {
 
     /// The order of a file that has one.
     pub(crate) fn order(&self) -> Option<MutexGuard<'_, Order>> {
+        if self.ordered().is_some() {
+            return None;
+        }
         let mut order = self.0.order.get()?.lock().unwrap_or_else(PoisonError::into_inner);
         if self.0.new_data.swap(false, Ordering::Acquire) {
             order.data_written();
@@ -95,6 +102,21 @@ impl ImageFile {
     /// The open file.
     pub fn file(&self) -> &File {
         &self.0.file
+    }
+
+    /// Holds imago's writes back from now on, for commits in an order that survives a power cut. The file is a qcow2 image that
+    /// imago has open, with nothing changed in its caches.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn hold_writes(&self) -> io::Result<()> {
+        // A second call finds the first one's.
+        self.0.ordered.set(Ordered::new(self.file())?).or(Ok(()))
+    }
+
+    /// The writes that are held back, after [`ImageFile::hold_writes`].
+    pub fn ordered(&self) -> Option<&Ordered> {
+        self.0.ordered.get()
     }
 
     /// Its path.
@@ -152,7 +174,7 @@ pub(crate) fn allocate(file: &File, mode: libc::c_int, offset: u64, length: u64)
 }
 
 /// Makes a range a hole that reads as zeroes.
-fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
 }
 
@@ -195,6 +217,11 @@ impl Storage for ImageFile {
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
         let order = if self.0.holds.load(Ordering::Acquire) { self.order() } else { None };
         for mut buffer in buffers.into_inner() {
+            if let Some(ordered) = self.ordered() {
+                ordered.read(&mut buffer, offset)?;
+                offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+                continue;
+            }
             if let Some(held) =
                 order.as_ref().and_then(|order| order.held(offset)).filter(|held| held.len() == buffer.len())
             {
@@ -209,9 +236,10 @@ impl Storage for ImageFile {
 
     unsafe fn pure_writev(&self, buffers: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         for buffer in buffers.into_inner() {
-            match self.order() {
-                Some(mut order) => order.write(self.file(), &buffer, offset)?,
-                None => self.file().write_all_at(&buffer, offset)?,
+            match (self.ordered(), self.order()) {
+                (Some(ordered), _) => ordered.write(&buffer, offset)?,
+                (None, Some(mut order)) => order.write(self.file(), &buffer, offset)?,
+                (None, None) => self.file().write_all_at(&buffer, offset)?,
             }
             offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         }
@@ -254,6 +282,14 @@ impl Storage for ImageFile {
         order.release(self.file())?;
         self.0.holds.store(false, Ordering::Release);
         Ok(())
+    }
+
+    /// imago asks before it frees clusters, and lets them be after an error.
+    fn settle_writes(&self) -> io::Result<()> {
+        match self.ordered() {
+            Some(ordered) if !ordered.may_free() => Err(io::ErrorKind::Other.into()),
+            _ => Ok(()),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

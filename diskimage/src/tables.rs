@@ -20,7 +20,8 @@ const WINDOW: u64 = 4096;
 /// Offsets of tables that others point to.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
-    pub(crate) refcount_blocks: Vec<u64>,
+    /// With their number in the refcount table.
+    pub(crate) refcount_blocks: Vec<(u64, u64)>,
     pub(crate) l2_tables: Vec<u64>,
 }
 
@@ -34,10 +35,12 @@ impl Tables {
         let table = header.refcount_table_offset..header.refcount_table_offset.saturating_add(table);
         let blocks: Vec<u64> = all_entries(file, &table).map_err(failed)?;
         let l2_tables: Vec<u64> = entries(file, &l1).map_err(failed)?.collect();
-        let refcount_blocks: Vec<u64> = blocks.iter().copied().filter(|offset| *offset != 0).collect();
+        let refcount_blocks: Vec<(u64, u64)> = numbered(&blocks).collect();
         let fixed = [0..1, l1, table].into_iter().flat_map(|range| range.step_by(1 << header.cluster_bits));
-        let mut places: Vec<u64> =
-            fixed.chain(refcount_blocks.iter().copied()).chain(l2_tables.iter().copied()).collect();
+        let mut places: Vec<u64> = fixed
+            .chain(refcount_blocks.iter().map(|(offset, _)| *offset))
+            .chain(l2_tables.iter().copied())
+            .collect();
         places.sort_unstable();
         let length = crate::storage::length(file).map_err(failed)?;
         let damaged = |problem: String| ImageError::Damaged { path: path.into(), problem };
@@ -75,6 +78,18 @@ pub(crate) fn entries(file: &File, table: &Range<u64>) -> io::Result<impl Iterat
     Ok(all_entries(file, table)?.into_iter().filter(|offset| *offset != 0))
 }
 
+/// The blocks of a refcount table, with their numbers.
+pub(crate) fn refcount_blocks(
+    file: &File,
+    table: &Range<u64>,
+) -> io::Result<impl Iterator<Item = (u64, u64)>> {
+    Ok(numbered(&all_entries(file, table)?).collect::<Vec<_>>().into_iter())
+}
+
+fn numbered(blocks: &[u64]) -> impl Iterator<Item = (u64, u64)> {
+    blocks.iter().zip(0..).filter(|(offset, _)| **offset != 0).map(|(offset, number)| (*offset, number))
+}
+
 fn all_entries(file: &File, table: &Range<u64>) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
     let mut offset = table.start;
@@ -82,7 +97,7 @@ fn all_entries(file: &File, table: &Range<u64>) -> io::Result<Vec<u64>> {
         let count = usize::try_from(table.end - offset).unwrap_or(PIECE).min(PIECE);
         let mut piece = vec![0; count];
         crate::storage::read_padded(file, &mut piece, offset)?;
-        found.extend(piece.chunks_exact(ENTRY as usize).map(offset_of));
+        found.extend(piece.as_chunks::<8>().0.iter().map(|entry| offset_of(entry)));
         offset += count as u64;
     }
     Ok(found)

@@ -17,7 +17,7 @@ pub(crate) fn text(raw: &str) -> String {
 }
 
 /// A name in a command line, quoted if the shell would read it differently.
-pub(crate) fn shell(path: &Path) -> String {
+pub fn shell(path: &Path) -> String {
     let text = name(path);
     let is_plain = |sign: char| sign.is_alphanumeric() || "/._-+=:@%,".contains(sign);
     if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {

@@ -1,10 +1,16 @@
 //! Images made here are what qemu-img expects, and hold what is written to them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 mod common;
 
 use common::{assert_clean, converted, create, folder, open, pattern, qemu_img, read_all};
-use diskimage::{CreateOptions, Format, ImageError, Preallocate};
+use diskimage::{CreateOptions, Format, Image, ImageError, Preallocate};
 
 const MIB: u64 = 1 << 20;
 
@@ -90,6 +96,23 @@ fn an_overlay_holds_what_was_written_and_its_base_the_rest() {
     assert_clean(&path);
     assert!(converted(&path) == expected);
     assert!(std::fs::read(&base).unwrap() == pattern(1, 2 << 20), "the base is as it was");
+}
+
+#[test]
+fn an_open_overlay_lies_on_an_open_image_whatever_its_header_says() {
+    let (_folder, base) = folder("base.raw");
+    std::fs::write(&base, pattern(1, 1 << 20)).unwrap();
+    let path = base.with_file_name("top.qcow2");
+    create(&path, &CreateOptions::new(Format::Qcow2, 2 * MIB).backing("/nowhere/else.raw", Format::Raw));
+    let file = || std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let image = Image::on(file(), &path, true, open(&base, false).unwrap()).unwrap();
+    image.write_at(b"new", 7).unwrap();
+    let mut expected = pattern(1, 1 << 20);
+    expected[7..10].copy_from_slice(b"new");
+    assert!(read_all(&image)[..1 << 20] == expected);
+    assert_eq!(image.files()[0].height(), 1);
+    let itself = Image::on(file(), &path, true, image);
+    assert!(matches!(itself, Err(ImageError::Circle { .. })));
 }
 
 #[test]

@@ -1,5 +1,11 @@
 //! Disks grow and shrink, and qemu-img agrees with what is there then.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 mod common;
 
@@ -60,6 +66,11 @@ fn growing_takes_no_space() {
     assert_clean(&path);
     let said = image.resize(1 << 60, false).unwrap_err();
     assert!(matches!(said, ImageError::TooLarge { .. }), "{said}");
+    let (_folder, path) = folder("empty.qcow2");
+    create(&path, &CreateOptions::new(Format::Qcow2, 0));
+    assert_clean(&path);
+    open(&path, true).unwrap().resize(MIB, false).unwrap();
+    assert_clean(&path);
 }
 
 #[test]
@@ -80,6 +91,24 @@ fn new_space_of_an_overlay_is_empty_whatever_lies_beneath() {
         drop(image);
         assert_clean(&path);
         assert!(converted(&path) == expected, "{options}");
+    }
+}
+
+#[test]
+fn discarded_space_goes_back_to_the_host() {
+    for options in [CreateOptions::new(Format::Raw, 8 * MIB), CreateOptions::new(Format::Qcow2, 8 * MIB)] {
+        let (_folder, path) = folder(if options.format == Format::Raw { "disk.raw" } else { "disk.qcow2" });
+        create(&path, &options);
+        let mut image = open(&path, true).unwrap();
+        image.write_at(&pattern(3, 8 << 20), 0).unwrap();
+        image.flush().unwrap();
+        assert!(image.used().unwrap() >= 8 * MIB);
+        image.discard(MIB, 6 * MIB).unwrap();
+        image.flush().unwrap();
+        assert!(image.used().unwrap() < 3 * MIB, "{} bytes are used", image.used().unwrap());
+        let mut expected = pattern(3, 8 << 20);
+        expected[1 << 20..7 << 20].fill(0);
+        assert!(read_all(&image) == expected);
     }
 }
 

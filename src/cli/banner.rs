@@ -65,8 +65,8 @@ impl Display for Banner<'_> {
             line("Balloon", &format_args!("{balloon} of it taken back"))?;
         }
         line("Processors", &spec.cpus())?;
-        for ((disk, open), letter) in spec.disk.iter().zip(&open.disks).zip('a'..) {
-            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, open)))?;
+        for ((disk, drive), letter) in spec.disk.iter().zip(&open.drives).zip('a'..) {
+            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, &drive.medium())))?;
         }
         for (id, net) in spec.interfaces() {
             line("Network", &describe_net(&id, net))?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,11 @@ use super::target::{
 use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::host::capture::CaptureLimits;
-use crate::machine::{BalloonError, BoundForward, MachineEvent, MachineState, NetError, PauseError, Stats};
-use crate::spec::PortForward;
+use crate::machine::{
+    BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, PauseError,
+    ResizeError, Stats,
+};
+use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
 /// Everything that the server sends to a client that sends `input` in pieces of `piece` bytes and then
 /// disconnects. The machine accepts every request.
@@ -94,6 +98,7 @@ impl ControlTarget for StubMachine {
             cpus: 1,
             console: "ttyS0",
             banner: Vec::new(),
+            disks: Vec::new(),
             forwards: Vec::new(),
             spec: None,
         }
@@ -128,6 +133,26 @@ impl ControlTarget for StubMachine {
 
     fn stats(&self) -> Option<Stats> {
         Some(Stats::default())
+    }
+
+    fn disks(&self) -> Vec<DiskState> {
+        Vec::new()
+    }
+
+    fn grow_disk(&self, id: &str, _: DiskGrowth) -> Result<u64, ResizeError> {
+        Err(ResizeError::NoDisk { id: id.into(), ids: Vec::new() })
+    }
+
+    fn set_disk_limits(&self, _: &str, _: DiskLimitsChange) -> Result<(), DiskChangeError> {
+        Ok(())
+    }
+
+    fn eject_disk(&self, id: &str) -> Result<(), DiskChangeError> {
+        Err(DiskChangeError::NoDisk { id: id.into(), ids: Vec::new() })
+    }
+
+    fn insert_disk(&self, id: &str, _: &Path) -> Result<DiskState, DiskChangeError> {
+        self.eject_disk(id).and(Err(DiskChangeError::Ended))
     }
 
     fn forwards(&self) -> Vec<BoundForward> {

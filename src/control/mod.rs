@@ -13,6 +13,7 @@ mod byte_stream;
 pub(crate) mod client;
 mod connection;
 mod console_stream;
+pub(crate) mod disk_routes;
 mod in_memory;
 pub(crate) mod net_routes;
 mod request;

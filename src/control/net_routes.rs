@@ -40,7 +40,7 @@ fn forward(call: &Call<'_>) -> Result<PortForward, Reply> {
 }
 
 /// What serde says, without the place in a body of one line.
-fn clean(error: &serde_json::Error) -> String {
+pub(super) fn clean(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
 }

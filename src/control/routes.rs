@@ -10,11 +10,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::connection::Service;
-use super::net_routes;
 use super::request::CONSOLE;
 use super::request_reader::Request;
 use super::router::{self, Call, Reply, Route, Typing};
 use super::target::{ControlTarget, ResetError};
+use super::{disk_routes, net_routes};
 use crate::machine::{BalloonError, MachineState, PauseError};
 
 /// Limit for a reset: the machine reads its kernel, and may search a disk for it.
@@ -25,7 +25,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 17] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 21] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -88,6 +88,34 @@ pub static ROUTES: [Route<dyn ControlTarget>; 17] = [
         summary: "What the machine has done since its guest booted last",
         statuses: &[200, 409, 504],
         run: stats,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/disks",
+        summary: "The disks of the machine as they are now",
+        statuses: &[200],
+        run: disk_routes::list,
+    },
+    Route {
+        method: "PATCH",
+        path: "/v1/disks/{id}",
+        summary: "Grow a disk, or set its limits",
+        statuses: &[200, 400, 404, 409, 504],
+        run: disk_routes::change,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/disks/{id}/eject",
+        summary: "Take a read-only disk out of its drive, and answer when its file is closed",
+        statuses: &[200, 404, 409, 504],
+        run: disk_routes::eject,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/disks/{id}/insert",
+        summary: "Put a read-only disk into an empty drive",
+        statuses: &[200, 400, 404, 409, 504],
+        run: disk_routes::insert,
     },
     Route {
         method: "GET",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -9,10 +10,10 @@ use serde_json::Value;
 
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, Controls, Events, GuestConsole, Machine, MachineEvent, MachineState,
-    NetError, PauseError, Stats,
+    BalloonError, BoundForward, Controls, DiskChangeError, DiskState, Events, GuestConsole, Machine,
+    MachineEvent, MachineState, NetError, PauseError, ResizeError, Stats,
 };
-use crate::spec::{ConsoleChoice, PortForward, Spec};
+use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
 /// Limit for answers that need no work.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -49,6 +50,28 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     fn set_balloon(&self, mib: u64) -> Result<(), BalloonError>;
     /// Its counters; `None` if it does not answer.
     fn stats(&self) -> Option<Stats>;
+    /// Its disks as they are now.
+    fn disks(&self) -> Vec<DiskState>;
+    /// Grows a disk; its new size in bytes.
+    ///
+    /// # Errors
+    /// [`ResizeError`].
+    fn grow_disk(&self, id: &str, growth: DiskGrowth) -> Result<u64, ResizeError>;
+    /// Sets limits of a disk.
+    ///
+    /// # Errors
+    /// [`DiskChangeError`].
+    fn set_disk_limits(&self, id: &str, change: DiskLimitsChange) -> Result<(), DiskChangeError>;
+    /// Takes a disk out of its drive.
+    ///
+    /// # Errors
+    /// [`DiskChangeError`].
+    fn eject_disk(&self, id: &str) -> Result<(), DiskChangeError>;
+    /// Puts a disk into a drive.
+    ///
+    /// # Errors
+    /// [`DiskChangeError`].
+    fn insert_disk(&self, id: &str, path: &Path) -> Result<DiskState, DiskChangeError>;
     /// The ports of the host that lead to its guest.
     fn forwards(&self) -> Vec<BoundForward>;
     /// Those of this user network or of the only one.
@@ -183,6 +206,8 @@ pub struct Info {
     /// Several entries may have one name.
     #[serde(rename = "made-of")]
     pub banner: Vec<BannerLine>,
+    /// The disks as they are now.
+    pub disks: Vec<DiskState>,
     /// The ports of the host that lead to the guest.
     pub forwards: Vec<BoundForward>,
     /// The spec, as in a machine's file; `None` if a path in it is not UTF-8.
@@ -245,6 +270,7 @@ impl ControlTarget for RunningTarget {
                 ConsoleChoice::Hvc0 => "hvc0",
             },
             banner,
+            disks: self.controls.disks(),
             forwards,
             spec: serde_json::to_value(&self.spec).ok(),
         }
@@ -300,6 +326,26 @@ impl ControlTarget for RunningTarget {
 
     fn stats(&self) -> Option<Stats> {
         self.controls.stats_within(ANSWER)
+    }
+
+    fn disks(&self) -> Vec<DiskState> {
+        self.controls.disks()
+    }
+
+    fn grow_disk(&self, id: &str, growth: DiskGrowth) -> Result<u64, ResizeError> {
+        self.controls.grow_disk(id, growth)
+    }
+
+    fn set_disk_limits(&self, id: &str, change: DiskLimitsChange) -> Result<(), DiskChangeError> {
+        self.controls.set_disk_limits(id, change)
+    }
+
+    fn eject_disk(&self, id: &str) -> Result<(), DiskChangeError> {
+        self.controls.eject_disk(id)
+    }
+
+    fn insert_disk(&self, id: &str, path: &Path) -> Result<DiskState, DiskChangeError> {
+        self.controls.insert_disk(id, path)
     }
 
     fn forwards(&self) -> Vec<BoundForward> {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,9 +13,10 @@ use super::target::{
 };
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, MachineEvent, MachineState, NetError, NetHandles, PauseError, Stats,
+    BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, NetHandles,
+    PauseError, ResizeError, Stats,
 };
-use crate::spec::PortForward;
+use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
 /// Accepts every request and records it.
 #[derive(Debug, Default)]
@@ -38,6 +40,14 @@ impl Fake {
         &self.nets
     }
 
+    fn drive(&self, id: &str) -> Result<(), DiskChangeError> {
+        match (id, self.state()) {
+            (_, MachineState::Ended) => Err(DiskChangeError::Ended),
+            ("vda", _) => Ok(()),
+            _ => Err(DiskChangeError::NoDisk { id: id.into(), ids: vec!["vda".into()] }),
+        }
+    }
+
     fn record(&self, record: &'static str) {
         self.calls.lock().unwrap().push(record);
     }
@@ -59,6 +69,7 @@ impl ControlTarget for Fake {
             cpus: 1,
             console: "ttyS0",
             banner,
+            disks: self.disks(),
             forwards: Vec::new(),
             spec,
         }
@@ -115,6 +126,34 @@ impl ControlTarget for Fake {
 
     fn stats(&self) -> Option<Stats> {
         (self.state() != MachineState::Ended).then(Stats::sample)
+    }
+
+    fn disks(&self) -> Vec<DiskState> {
+        if self.state() == MachineState::Ended { Vec::new() } else { vec![DiskState::sample()] }
+    }
+
+    fn grow_disk(&self, id: &str, growth: DiskGrowth) -> Result<u64, ResizeError> {
+        self.record("grow");
+        match (id, growth) {
+            ("vda", DiskGrowth::By(more)) => Ok(more),
+            ("vda", DiskGrowth::To(wanted)) => Err(ResizeError::Smaller { id: id.into(), has: 4096, wanted }),
+            _ => Err(ResizeError::NoDisk { id: id.into(), ids: vec!["vda".into()] }),
+        }
+    }
+
+    fn set_disk_limits(&self, id: &str, _: DiskLimitsChange) -> Result<(), DiskChangeError> {
+        self.record("limits");
+        self.drive(id)
+    }
+
+    fn eject_disk(&self, id: &str) -> Result<(), DiskChangeError> {
+        self.record("eject");
+        self.drive(id)
+    }
+
+    fn insert_disk(&self, id: &str, _: &Path) -> Result<DiskState, DiskChangeError> {
+        self.record("insert");
+        self.drive(id).map(|()| DiskState::sample())
     }
 
     fn forwards(&self) -> Vec<BoundForward> {

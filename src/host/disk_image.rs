@@ -120,7 +120,7 @@ mod tests {
 
     fn file() -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), [0; 512]).unwrap();
+        fs::write(file.path(), [0; 512]).unwrap();
         file
     }
 

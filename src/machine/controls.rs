@@ -2,21 +2,24 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use virtio::balloon::{self, BalloonControl};
 
-use super::disks::Disks;
+use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::net_handles::{BoundForward, NetError, NetHandles};
 use super::saved::{SaveError, SavedParts, SavedState};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
-use super::{BalloonError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats};
+use super::{
+    BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats,
+};
 use crate::host::capture::{CaptureLimits, CaptureStream};
-use crate::spec::{MemSize, PortForward};
+use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward};
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
 /// has ended.
@@ -64,7 +67,48 @@ impl Controls {
     /// # Errors
     /// [`ResizeError`], and the guest sees the size of before.
     pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
-        self.disks.resize(id)
+        self.disks.grow(id, DiskGrowth::By(0))
+    }
+
+    /// Grows the image of a disk, and has the guest see that, as [`Controls::resize_disk`]; gives the new size in bytes. The new
+    /// part reads as zeros and takes no space. An image only grows; a block device is the host's to grow.
+    ///
+    /// # Errors
+    /// [`ResizeError`], and the guest sees the size of before.
+    pub fn grow_disk(&self, id: &str, growth: DiskGrowth) -> Result<u64, ResizeError> {
+        self.disks.grow(id, growth)
+    }
+
+    /// Sets how much a disk may do in a second, from now on and across reboots. What waits goes by the new limits at once.
+    ///
+    /// # Errors
+    /// [`DiskChangeError`].
+    pub fn set_disk_limits(&self, id: &str, change: DiskLimitsChange) -> Result<(), DiskChangeError> {
+        self.disks.set_limits(id, change).map(drop)
+    }
+
+    /// Takes a read-only disk out of its drive: the guest sees a disk of no sectors, and gets an I/O error for what it asks of it.
+    /// Returns when the host has ended the requests in flight and the image is closed, so that others may write to it. The drive
+    /// stays empty across reboots, until [`Controls::insert_disk`].
+    ///
+    /// # Errors
+    /// [`DiskChangeError`]; but after [`DiskChangeError::InFlight`] the disk is out.
+    pub fn eject_disk(&self, id: &str) -> Result<(), DiskChangeError> {
+        self.disks.eject(id)
+    }
+
+    /// Puts an image or block device into an empty drive. It is opened, checked and locked as at a start, read-only. Waits for
+    /// the host for 20 s at most.
+    ///
+    /// # Errors
+    /// [`DiskChangeError`], and the drive is empty.
+    pub fn insert_disk(&self, id: &str, path: impl AsRef<Path>) -> Result<DiskState, DiskChangeError> {
+        self.disks.insert(id, path.as_ref())
+    }
+
+    /// The disks as they are now; none once the machine has ended.
+    pub fn disks(&self) -> Vec<DiskState> {
+        self.disks.states()
     }
 
     /// The ports of the host that lead to the guest: those of the spec in its order, then those that were added. None once the

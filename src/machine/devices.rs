@@ -63,9 +63,11 @@ fn network(net: &NetResource, slot: u8, cpus: u32, platform: &Platform) -> Resul
 
 fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
-    let (Some(spec), Some(open)) = (resources.spec.disk.get(index), resources.files.disks.get(index)) else {
+    let (Some(spec), Some(drive)) = (resources.spec.disk.get(index), resources.files.drives.get(index))
+    else {
         return Err(missing);
     };
+    let open = drive.medium();
     let id = disk_id(index);
     let queues = spec.queues.map_or(resources.spec.cpus().get(), |queues| queues.get().into());
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
@@ -74,7 +76,7 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     if spec.discard == Some(DiskDiscard::Off) {
         described.discard = None;
     }
-    let device = Block::new(id.clone(), described);
+    let device = Block::new(id.clone(), described).with_limits(resources.disk_handles.limits(index));
     let device = match spec.on_full.unwrap_or_default() {
         OnFull::Pause => device.waiting_when_full(platform.failures.clone()),
         OnFull::Report => device,
@@ -92,7 +94,7 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
         );
     }
     let threads = threads.min(queues.get()).min(open.most_threads());
-    let worker = |name| Worker::new(name, open.make_engine(EngineKind::Best));
+    let worker = |name| Worker::new(name, drive.make_engine(EngineKind::Best));
     // Each further thread has an engine of its own on the same disk.
     let further = (1..threads).map(|n| {
         let device: Box<dyn Device<Poller = AnyEngine>> = Box::new(device.for_another_thread());

@@ -1,64 +1,155 @@
-//! The disks of a running machine, by id: what is needed to tell a guest that one has grown.
+//! The disks of a running machine, by id: what is needed to tell a guest that one has grown, was taken out or replaced, and how
+//! much it may do.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod change;
 
-use virtio::block::SECTOR;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use serde::Serialize;
+use virtio::block::{DiskLimits, SECTOR};
 use virtio::device::Message;
 use virtio::transport::{DeviceHandle, TellError};
 
-use super::error::ResizeError;
-use crate::host::disk::{OpenDisk, WeakDisk};
+use super::events::Publisher;
+use crate::host::disk::Drive;
+use crate::spec::{DiskSpec, limits};
 
 /// All disks, in the order of the spec. Clones are of the same ones. Keeps no disk open, and nothing of a
 /// boot that is over.
 #[derive(Debug, Clone)]
-pub(super) struct Disks(Arc<Vec<Disk>>);
+pub(super) struct Disks(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    disks: Vec<Disk>,
+    publisher: Publisher,
+}
 
 #[derive(Debug)]
 struct Disk {
-    open: WeakDisk,
+    id: String,
+    spec: DiskSpec,
+    drive: Weak<Drive>,
     /// The device of the present boot.
     device: Mutex<Option<DeviceHandle>>,
+    limits: Mutex<DiskLimits>,
+    /// Held while one is grown, taken out or put in.
+    change: Mutex<()>,
+}
+
+/// A disk of a running machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct DiskState {
+    /// Such as `vda`.
+    pub id: String,
+    /// The image or block device; `None` if it was taken out.
+    #[serde(serialize_with = "as_text")]
+    pub path: Option<PathBuf>,
+    /// Bytes that the guest sees.
+    pub size: u64,
+    /// The guest cannot write.
+    #[serde(rename = "ro")]
+    pub read_only: bool,
+    /// Most operations in a second; `None` is no limit.
+    pub iops: Option<u64>,
+    /// Most bytes in a second; `None` is no limit.
+    pub bps: Option<u64>,
+}
+
+#[cfg(test)]
+impl DiskState {
+    /// For tests of those who show it.
+    pub(crate) fn sample() -> Self {
+        let (id, path) = ("vda".into(), Some("/vm0.raw".into()));
+        DiskState { id, path, size: 1 << 20, read_only: false, iops: Some(500), bps: None }
+    }
+}
+
+/// A path that is not UTF-8 is shown with replacement characters.
+fn as_text<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Disks {
-    pub(super) fn new(open: &[OpenDisk]) -> Self {
-        let disk = |open: &OpenDisk| Disk { open: open.downgrade(), device: Mutex::default() };
-        Disks(Arc::new(open.iter().map(disk).collect()))
+    pub(super) fn new(specs: &[DiskSpec], drives: &[Arc<Drive>], publisher: Publisher) -> Self {
+        let disk = |(index, (spec, drive)): (usize, (&DiskSpec, &Arc<Drive>))| Disk {
+            id: disk_id(index),
+            spec: spec.clone(),
+            drive: Arc::downgrade(drive),
+            device: Mutex::default(),
+            limits: Mutex::new(limits(spec.iops, spec.bps)),
+            change: Mutex::default(),
+        };
+        let disks = specs.iter().zip(drives).enumerate().map(disk).collect();
+        Disks(Arc::new(Shared { disks, publisher }))
     }
 
     /// From now on `device` is disk `index`: that of a new boot.
     pub(super) fn attach(&self, index: usize, device: DeviceHandle) {
-        if let Some(disk) = self.0.get(index) {
-            // It may have grown since the device was made.
-            let _ = disk.open.upgrade().map(|open| tell_size(&device, &open));
-            *disk.device.lock().unwrap_or_else(PoisonError::into_inner) = Some(device);
+        if let Some(disk) = self.0.disks.get(index) {
+            // It may have grown, or was exchanged, since the device was made.
+            *locked(&disk.device) = Some(device.clone());
+            let _ = disk.drive.upgrade().map(|drive| tell_size(&device, &drive));
+            let _ = tell_limits(&device, disk);
         }
     }
 
-    /// Takes over the size that the host's file has now, and tells the guest. The size in bytes.
-    pub(super) fn resize(&self, id: &str) -> Result<u64, ResizeError> {
-        let disk = (0..).zip(self.0.iter()).find(|(index, _)| disk_id(*index) == id);
-        let Some((_, Disk { open, device })) = disk else {
-            let ids = (0..self.0.len()).map(disk_id).collect::<Vec<_>>();
-            return Err(ResizeError::NoDisk { id: id.into(), ids });
-        };
-        let open = open.upgrade().ok_or(ResizeError::Ended)?;
-        open.measure().map_err(|source| ResizeError::Host { id: id.into(), source })?;
-        let device = device.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        device
-            .map_or(Err(TellError::Gone), |device| tell_size(&device, &open))
-            .map_err(|_| ResizeError::Ended)
+    /// The limits of disk `index`.
+    pub(super) fn limits(&self, index: usize) -> DiskLimits {
+        self.0.disks.get(index).map(Disk::limits).unwrap_or_default()
+    }
+
+    /// All of them; none once the machine has ended.
+    pub(super) fn states(&self) -> Vec<DiskState> {
+        self.0.disks.iter().filter_map(Disk::state).collect()
+    }
+}
+
+impl Disk {
+    fn limits(&self) -> DiskLimits {
+        *locked(&self.limits)
+    }
+
+    fn state(&self) -> Option<DiskState> {
+        let medium = self.drive.upgrade()?.medium();
+        let DiskLimits { iops, bps } = self.limits();
+        Some(DiskState {
+            id: self.id.clone(),
+            path: medium.path().map(PathBuf::from),
+            size: medium.sectors().saturating_mul(SECTOR),
+            read_only: self.spec.read_only,
+            iops: iops.map(Into::into),
+            bps: bps.map(Into::into),
+        })
+    }
+
+    /// Tells the device of the present boot. The next boot's is told when it is attached.
+    fn tell(&self, tell: impl FnOnce(&DeviceHandle) -> Result<(), TellError>) -> Result<(), TellError> {
+        let device = locked(&self.device).clone();
+        match device.map(|device| (tell(&device), device)) {
+            Some((Err(error), device)) if !device.is_gone() => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Two threads that measure and tell at once tell the larger size last: it is looked up with the function locked.
-fn tell_size(device: &DeviceHandle, open: &OpenDisk) -> Result<u64, TellError> {
-    let told = device.with(|function| {
-        let sectors = open.sectors();
-        function.tell(Message::DiskSize { sectors }).map(|()| sectors.saturating_mul(SECTOR))
-    });
-    told.unwrap_or(Err(TellError::Gone))
+fn tell_size(device: &DeviceHandle, drive: &Drive) -> Result<(), TellError> {
+    let tell = device.with(|function| function.tell(Message::DiskSize { sectors: drive.medium().sectors() }));
+    tell.unwrap_or(Err(TellError::Gone))
+}
+
+/// As [`tell_size`].
+fn tell_limits(device: &DeviceHandle, disk: &Disk) -> Result<(), TellError> {
+    let tell = device.with(|function| function.tell(Message::DiskLimits { limits: disk.limits() }));
+    tell.unwrap_or(Err(TellError::Gone))
 }
 
 /// `vda`, `vdb`, ...: as Linux names the disks, in the order of their slots.

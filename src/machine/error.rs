@@ -193,20 +193,58 @@ pub enum BalloonError {
     Ended,
 }
 
-/// A disk's new size could not be taken over.
+/// A disk was not grown, or its new size not taken over.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResizeError {
     /// There is no such disk.
-    #[error("the machine has no disk {id:?}; its disks are: {}", ids.join(", "))]
+    #[error("{}", no_disk(id, ids))]
     NoDisk {
         /// What was asked for.
         id: String,
         /// What there is.
         ids: Vec<String>,
     },
-    /// The host does not say how large it is.
-    #[error("the host does not give the size of disk {id}: {source}")]
+    /// The guest has data behind the new end.
+    #[error(
+        "the disk {id} has {has} bytes, and would have {wanted}: the disk of a running machine only grows; a larger size, or as in \
+         `+20G` what to add, is done"
+    )]
+    Smaller {
+        /// The disk.
+        id: String,
+        /// Its size.
+        has: u64,
+        /// What was asked for.
+        wanted: u64,
+    },
+    /// No file can be so large.
+    #[error("no file can be as large as the disk {id} would be; ask for less")]
+    TooLarge {
+        /// The disk.
+        id: String,
+    },
+    /// The machine may not write to it.
+    #[error(
+        "the disk {id} is read-only (`ro`), and cannot be grown from here; grow its image on the host, then say `+0`"
+    )]
+    ReadOnly {
+        /// The disk.
+        id: String,
+    },
+    /// A block device is not the machine's to grow.
+    #[error(
+        "the disk {id} is a block device of {has} bytes, which only the host can grow (a logical volume: `lvextend`); then say `+0`, \
+         and the guest is told of its new size"
+    )]
+    Device {
+        /// The disk.
+        id: String,
+        /// Its size.
+        has: u64,
+    },
+    /// The host refused, or does not say how large it is.
+    #[error("the host does not grow disk {id} or give its size: {source}")]
     Host {
         /// The disk.
         id: String,
@@ -216,4 +254,91 @@ pub enum ResizeError {
     /// There is no machine any more.
     #[error("the machine has ended")]
     Ended,
+}
+
+/// A disk of a running machine was not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskChangeError {
+    /// There is no such disk.
+    #[error("{}", no_disk(id, ids))]
+    NoDisk {
+        /// What was asked for.
+        id: String,
+        /// What there is.
+        ids: Vec<String>,
+    },
+    /// The guest writes to it.
+    #[error(
+        "the guest writes to the disk {id}; only one that is read-only (`--disk PATH,ro`) can be taken out and put in"
+    )]
+    Fixed {
+        /// The disk.
+        id: String,
+    },
+    /// There is nothing to take out.
+    #[error("there is no disk in {id}; `minivmm disk insert` puts one in")]
+    Empty {
+        /// The drive.
+        id: String,
+    },
+    /// There is a disk in it.
+    #[error("{} is in {id}; take it out first with `minivmm disk eject`", path.display())]
+    Full {
+        /// The drive.
+        id: String,
+        /// What is in it.
+        path: PathBuf,
+    },
+    /// The host has not ended what was asked of the disk before.
+    #[error(
+        "the guest has no disk in {id} any more, but the host has not ended all requests to the one that was there; it is closed \
+         when they end, and another can be put in then"
+    )]
+    InFlight {
+        /// The drive.
+        id: String,
+    },
+    /// The disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Several threads cannot serve it.
+    #[error(
+        "{id} is served by {threads} threads (`threads={threads}`), and an image that is not raw by one; make a raw image of {} with \
+         `minivmm disk convert`", path.display()
+    )]
+    Threads {
+        /// The drive.
+        id: String,
+        /// The image.
+        path: PathBuf,
+        /// Threads of the drive.
+        threads: u16,
+    },
+    /// The host does not open it.
+    #[error("opening {} takes longer than {limit:?}: what it is on does not answer; look at it with `ls`", path.display())]
+    Unanswered {
+        /// Its path.
+        path: PathBuf,
+        /// How long that was waited for.
+        limit: std::time::Duration,
+    },
+    /// The host refused something.
+    #[error("the host does not change the disk {id}: {source}")]
+    Host {
+        /// The drive.
+        id: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// There is no machine any more.
+    #[error("the machine has ended")]
+    Ended,
+}
+
+fn no_disk(id: &str, ids: &[String]) -> String {
+    if ids.is_empty() {
+        return format!("the machine has no disk {id:?}, and no other; `--disk` gives it one at its start");
+    }
+    format!("the machine has no disk {id:?}; its disks are: {}", ids.join(", "))
 }

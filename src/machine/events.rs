@@ -47,6 +47,23 @@ pub enum MachineEvent {
     ForwardAdded(BoundForward),
     /// A port of the host leads to its guest no longer; connections go on.
     ForwardRemoved(BoundForward),
+    /// The guest sees another size of a disk that has grown.
+    DiskResized {
+        /// Such as `vda`.
+        disk: String,
+        /// In bytes.
+        size: u64,
+    },
+    /// A disk was taken out of its drive.
+    DiskEjected {
+        /// Such as `vdb`.
+        disk: String,
+    },
+    /// A disk was put into a drive.
+    DiskInserted {
+        /// Such as `vdb`.
+        disk: String,
+    },
     /// So many events came while nobody took them, and were dropped.
     Missed(u64),
     /// It has ended; [`Machine::wait`](crate::Machine::wait) says how. Nothing follows.

@@ -30,13 +30,15 @@ impl FullDisk {
         let Some(spec) = self.spec(resources) else { return };
         let path = spec.image();
         let Self { id, bytes, error } = self;
-        let missing = (0..).zip(&resources.files.disks).find(|(index, _)| disk_id(*index) == *id);
-        let missing =
-            missing.map_or(0, |(_, disk)| disk.used().map_or(0, |used| disk.length().saturating_sub(used)));
+        let drive = (0..).zip(&resources.files.drives).find(|(index, _)| disk_id(*index) == *id);
+        let missing = drive.and_then(|(_, drive)| {
+            let disk = drive.medium();
+            disk.used().map(|used| disk.length().saturating_sub(used))
+        });
         let name = resources.spec.name.as_ref().map_or("NAME".to_owned(), ToString::to_string);
         let what = if *bytes > 0 { format!("to write {} to", Size(*bytes)) } else { "for".to_owned() };
         let needs = match (missing, free_space(path)) {
-            (1.., Some(free)) => format!(
+            (Some(missing @ 1..), Some(free)) => format!(
                 " (the whole disk needs up to {} more, and {} are free there)",
                 Size(missing),
                 Size(free)

@@ -39,6 +39,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -46,9 +47,10 @@ use std::time::{Duration, Instant};
 
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
+pub use disks::DiskState;
 #[cfg(feature = "cli")]
 pub(crate) use disks::disk_id;
-pub use error::{BalloonError, PauseError, ResizeError, StartError};
+pub use error::{BalloonError, DiskChangeError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
 pub use exit::{Crash, Exit, GaveUp};
 #[cfg(test)]
@@ -58,7 +60,7 @@ pub use saved::{RestoreError, SaveError, SavedState};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::kvm::KvmDevice;
-use crate::spec::{PortForward, Spec};
+use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward, Spec};
 use ::devices::thread::{self, Role};
 use virtio::balloon::BalloonControl;
 
@@ -423,6 +425,43 @@ impl Machine {
     /// [`ResizeError`], and the guest sees the size of before.
     pub fn resize_disk(&self, id: &str) -> Result<u64, ResizeError> {
         self.controls.resize_disk(id)
+    }
+
+    /// See [`Controls::grow_disk`].
+    ///
+    /// # Errors
+    /// [`ResizeError`], and the guest sees the size of before.
+    pub fn grow_disk(&self, id: &str, growth: DiskGrowth) -> Result<u64, ResizeError> {
+        self.controls.grow_disk(id, growth)
+    }
+
+    /// See [`Controls::set_disk_limits`].
+    ///
+    /// # Errors
+    /// [`DiskChangeError`].
+    pub fn set_disk_limits(&self, id: &str, change: DiskLimitsChange) -> Result<(), DiskChangeError> {
+        self.controls.set_disk_limits(id, change)
+    }
+
+    /// See [`Controls::eject_disk`].
+    ///
+    /// # Errors
+    /// [`DiskChangeError`]; but after [`DiskChangeError::InFlight`] the disk is out.
+    pub fn eject_disk(&self, id: &str) -> Result<(), DiskChangeError> {
+        self.controls.eject_disk(id)
+    }
+
+    /// See [`Controls::insert_disk`].
+    ///
+    /// # Errors
+    /// [`DiskChangeError`], and the drive is empty.
+    pub fn insert_disk(&self, id: &str, path: impl AsRef<Path>) -> Result<DiskState, DiskChangeError> {
+        self.controls.insert_disk(id, path)
+    }
+
+    /// See [`Controls::disks`].
+    pub fn disks(&self) -> Vec<DiskState> {
+        self.controls.disks()
     }
 
     /// See [`Controls::kill`].

@@ -63,7 +63,7 @@ impl Resources {
         let handles = nets.iter().map(|net| net.handle().clone());
         Ok(Resources {
             net_handles: NetHandles::new(handles, publisher.clone()),
-            disk_handles: Disks::new(&files.disks),
+            disk_handles: Disks::new(&spec.disk, &files.drives, publisher.clone()),
             files,
             nets,
             kvm,

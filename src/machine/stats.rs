@@ -95,6 +95,8 @@ pub struct DeviceStats {
     pub kicks: u64,
     /// How often the device told the guest that something is done.
     pub interrupts: u64,
+    /// How often requests of a disk had to wait because of its limits.
+    pub throttled: u64,
 }
 
 /// Stats that lack how much memory the host has given, which takes long to count: 0.6 s a TiB. That is done on the thread of
@@ -143,6 +145,7 @@ impl DeviceCounters {
             errors: self.sum(|counters| &counters.errors),
             kicks: self.sum(|counters| &counters.kicks),
             interrupts: self.sum(|counters| &counters.interrupts),
+            throttled: self.sum(|counters| &counters.throttled),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use diskimage::Format;
 use serde::{Deserialize, Serialize};
 
+use super::disk_limits::{DiskBps, DiskIops};
 use super::disk_options::{DiskDiscard, OnFull};
 use super::text::{Device, by_text};
 use super::words::{DeviceError, Word, once, split};
@@ -60,6 +61,12 @@ pub struct DiskSpec {
     /// Files that may be opened as backing files, beside those in the folder of the image that names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backing: Vec<PathBuf>,
+    /// Most operations in a second: reads, writes, flushes, discards and zeroing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iops: Option<DiskIops>,
+    /// Most bytes that are read and written in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bps: Option<DiskBps>,
     /// Whether the guest can give space back to the host; by default not from an image whose space is all allocated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discard: Option<DiskDiscard>,
@@ -82,6 +89,8 @@ impl DiskSpec {
             overlay: None,
             snapshot: false,
             backing: Vec::new(),
+            iops: None,
+            bps: None,
             discard: None,
             on_full: None,
         }
@@ -164,6 +173,11 @@ impl DiskSpec {
         self.overlay.as_ref().unwrap_or(&self.path)
     }
 
+    /// Whether it can be taken out while the machine runs: nothing of it is ever written.
+    pub(crate) fn is_removable(&self) -> bool {
+        self.read_only && self.overlay.is_none() && !self.snapshot
+    }
+
     /// The paths in it.
     #[cfg(feature = "cli")]
     pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
@@ -180,6 +194,18 @@ impl DiskSpec {
         let base = self.overlay.is_some().then_some(&self.path);
         let image = self.written().is_none().then(|| self.image());
         base.into_iter().chain(&self.backing).map(PathBuf::as_path).chain(image)
+    }
+
+    /// With at most `iops` operations in a second.
+    #[must_use]
+    pub fn with_iops(self, iops: DiskIops) -> Self {
+        DiskSpec { iops: Some(iops), ..self }
+    }
+
+    /// With at most `bps` bytes in a second.
+    #[must_use]
+    pub fn with_bps(self, bps: DiskBps) -> Self {
+        DiskSpec { bps: Some(bps), ..self }
     }
 
     /// Parses the text of the command line. The path need not be UTF-8.
@@ -215,14 +241,16 @@ impl DiskSpec {
                 self.backing.push(path(&word, "backing")?);
                 Ok(())
             }
+            ("iops", Some(_)) => once(&mut self.iops, word.text().parse()?, DISK, "iops"),
+            ("bps", Some(_)) => once(&mut self.bps, word.text().parse()?, DISK, "bps"),
             ("discard", Some(_)) => once(&mut self.discard, word.text().parse()?, DISK, "discard"),
             ("on-full", Some(_)) => once(&mut self.on_full, word.text().parse()?, DISK, "on-full"),
             ("", None) => Err(DeviceError::Empty("behind a comma")),
             _ => Err(DeviceError::Unknown {
                 device: DISK,
                 word: word.written(),
-                known: "`ro`, `serial=TEXT`, `direct`, `queues=N`, `threads=N`, `format=raw|qcow2`, `overlay=FILE`, `snapshot`, \
-                        `backing=FILE`, `discard=on|off|auto` and `on-full=report|pause`",
+                known: "`ro`, `serial=TEXT`, `direct`, `queues=N`, `threads=N`, `iops=N`, `bps=SIZE`, `format=raw|qcow2`, \
+                        `overlay=FILE`, `snapshot`, `backing=FILE`, `discard=on|off|auto` and `on-full=report|pause`",
             }),
         }
     }
@@ -331,13 +359,16 @@ mod tests {
 
     #[test]
     fn every_option_of_a_disk_is_read() {
-        let disk: DiskSpec = "/d/vm0.raw,ro,serial=lab-1,direct,queues=4,threads=2".parse().unwrap();
+        let disk: DiskSpec =
+            "/d/vm0.raw,ro,serial=lab-1,direct,queues=4,threads=2,iops=500,bps=10M".parse().unwrap();
         let expected = DiskSpec::new("/d/vm0.raw")
             .read_only()
             .with_serial("lab-1".parse().unwrap())
             .direct()
             .with_queues(DiskQueues::new(4).unwrap())
-            .with_threads(DiskQueues::new(2).unwrap());
+            .with_threads(DiskQueues::new(2).unwrap())
+            .with_iops(DiskIops::new(500).unwrap())
+            .with_bps(DiskBps::new(10 << 20).unwrap());
         assert_eq!(disk, expected);
         assert_eq!("vm0.raw".parse(), Ok(DiskSpec::new("vm0.raw")));
     }
@@ -400,5 +431,8 @@ mod tests {
         for queues in ["0", "65", "70000", "x", ""] {
             assert!(mistake(&format!("d,queues={queues}")).contains("from 1 to 64"));
         }
+        assert!(mistake("d,iops=0").contains("operations a second"));
+        assert!(mistake("d,bps=fast").contains("bytes a second"));
+        assert!(mistake("d,bps=1M,bps=2M").contains("stands twice"));
     }
 }

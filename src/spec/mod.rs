@@ -8,7 +8,9 @@ mod check;
 mod cpus;
 mod disk;
 mod disk_check;
+mod disk_limits;
 mod disk_options;
+mod disk_size;
 mod error;
 #[cfg(feature = "cli")]
 mod file;
@@ -30,7 +32,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cpus::Cpus;
 pub use disk::{DiskQueues, DiskSerial, DiskSpec};
+pub(crate) use disk_limits::limits;
+pub use disk_limits::{DiskBps, DiskIops, DiskLimitsChange};
 pub use disk_options::{DiskDiscard, OnFull};
+pub use disk_size::DiskGrowth;
 pub use diskimage::Format as DiskFormat;
 pub use error::SpecError;
 pub use mac::MacAddress;
@@ -122,7 +127,8 @@ pub struct Spec {
     /// PATH, by default qcow2 if it ends in `.qcow2`, else raw. `backing=FILE`, repeatable: a file outside of the image's
     /// folder that a qcow2 image may lie on. `serial=TEXT`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the
     /// host's page cache. `queues=N`: number of queues, by default the number of processors. `threads=N`: number of host threads
-    /// that serve the queues, by default 1. A comma in a path is written twice.
+    /// that serve the queues, by default 1. `iops=N`, `bps=SIZE`: most operations and most bytes (`10M`) in a second. A comma in a path is
+    /// written twice.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskSpec>,

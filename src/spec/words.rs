@@ -66,6 +66,18 @@ pub enum DeviceError {
     /// Not whether space is given back.
     #[error("`{0}` is not `on`, `off` or `auto`, as `discard=` has it")]
     Discard(String),
+    /// Not a limit of operations.
+    #[error("`{0}` is not a number of operations a second; write a whole number from 1 to {max}", max = super::DiskIops::MAX)]
+    Iops(String),
+    /// Not a limit of bytes.
+    #[error("`{0}` is not a number of bytes a second; write a size from 512 to 1P, such as `10M`")]
+    Bps(String),
+    /// Not the new size of a disk.
+    #[error("`{0}` is not a size of a disk; write it as in `60G`, or `+20G` to add to what it has")]
+    Growth(String),
+    /// Not a new limit of a disk.
+    #[error("`{0}` is no limit of a disk; write as in `iops=500,bps=10M`, and `off` for no limit")]
+    DiskLimit(String),
     /// Not a format of disk images.
     #[error(transparent)]
     Format(#[from] diskimage::UnknownFormat),

@@ -1,7 +1,5 @@
 //! The walk over the tables of level 2, and what their entries refer to.
 
-use std::ops::ControlFlow;
-
 use super::layout::Region;
 use super::report::{Finding, TableKind};
 use super::walk::{OFFSET, Walk};
@@ -16,6 +14,15 @@ const SECTOR: u64 = 512;
 /// Tables between two reports of progress.
 const TABLES_A_STEP: u64 = 64;
 
+/// A table of level 2.
+struct L2Table {
+    offset: u64,
+    /// Entries of L1 tables that point to it.
+    weight: u64,
+    /// One of them is in the active L1 table, not in a snapshot's.
+    active: bool,
+}
+
 impl Walk<'_> {
     /// The tables of level 2, each once, with the number of entries that point to it.
     pub(super) fn l2_tables(&mut self, progress: &mut dyn Progress) -> Result<(), ImageError> {
@@ -24,33 +31,46 @@ impl Walk<'_> {
             self.inactive.push(entry & OFFSET | 1);
             self.check_copied(TableKind::L1Entry, entry);
         }
-        let mut tables = std::mem::take(&mut self.inactive);
-        tables.sort_unstable();
+        let mut offsets = std::mem::take(&mut self.inactive);
+        offsets.sort_unstable();
+        // All tables are known before the first entry is: data may lie on any of them.
+        let mut tables = Vec::new();
+        for same in offsets.chunk_by(|one, other| one & !1 == other & !1) {
+            let table = L2Table {
+                offset: same.first().map_or(0, |offset| offset & !1),
+                weight: same.len() as u64,
+                active: same.iter().any(|offset| offset & 1 == 1),
+            };
+            if self.is_readable(&table) {
+                tables.push(table);
+            }
+        }
         let total = tables.len() as u64 * self.layout.cluster_size();
-        let mut done = 0;
-        for (index, same) in (1_u64..).zip(tables.chunk_by(|one, other| one & !1 == other & !1)) {
-            let (weight, active) = (same.len() as u64, same.iter().any(|table| table & 1 == 1));
-            let offset = same.first().map_or(0, |table| table & !1);
-            self.l2_table(offset, weight, active)?;
-            done += weight * self.layout.cluster_size();
-            if index % TABLES_A_STEP == 0 && progress.at(done, total) == ControlFlow::Break(()) {
+        for (index, table) in (0_u64..).zip(&tables) {
+            let done = index * self.layout.cluster_size();
+            if index % TABLES_A_STEP == TABLES_A_STEP - 1 && progress.at(done, total).is_break() {
                 return Err(ImageError::Interrupted { path: self.source.path().into() });
             }
+            self.l2_table(table)?;
         }
         Ok(())
     }
 
-    fn l2_table(&mut self, offset: u64, weight: u64, active: bool) -> Result<(), ImageError> {
-        let (source, layout) = (self.source, self.layout);
-        let inside = self.refer(TableKind::L1Entry, Region { offset, length: layout.cluster_size() }, weight);
-        if !offset.is_multiple_of(layout.cluster_size()) {
-            self.report.add(Finding::Unaligned { table: TableKind::L1Entry, offset });
-            return Ok(());
+    /// Counts the references to a table; false if it cannot be one.
+    fn is_readable(&mut self, table: &L2Table) -> bool {
+        let (kind, offset) = (TableKind::L1Entry, table.offset);
+        let inside = self.refer(kind, Region { offset, length: self.layout.cluster_size() }, table.weight);
+        let aligned = offset.is_multiple_of(self.layout.cluster_size());
+        if !aligned {
+            self.report.add(Finding::Unaligned { table: kind, offset });
         }
         // An entry with flags and no offset has the header for a table; that is reported as an overlap.
-        if !inside || offset == 0 {
-            return Ok(());
-        }
+        inside && aligned && offset != 0
+    }
+
+    fn l2_table(&mut self, table: &L2Table) -> Result<(), ImageError> {
+        let (source, layout) = (self.source, self.layout);
+        let L2Table { offset, weight, active } = *table;
         let extended = layout.extended_l2;
         let mut before = (0, 0);
         source.words(offset, layout.cluster_size() / 8, &mut |index, word| {

@@ -67,6 +67,25 @@ fn table_that_many_entries_point_to_is_read_once() {
 }
 
 #[test]
+fn data_on_a_table_is_found_even_with_the_right_reference_count() {
+    // The first table's first entry points to the second table, which two things then use, as its count says.
+    let file = made(2 * 64 * CLUSTER);
+    let (l1, block) = (field(&file, 40), field(&file, field(&file, 48)));
+    let first = file.metadata().unwrap().len().next_multiple_of(CLUSTER);
+    let second = first + CLUSTER;
+    file.set_len(second + CLUSTER).unwrap();
+    put(&file, l1, 1 << 63 | first);
+    put(&file, l1 + 8, second);
+    put(&file, first, second);
+    for (cluster, count) in [(first / CLUSTER, 1_u16), (second / CLUSTER, 2)] {
+        file.write_all_at(&count.to_be_bytes(), block + 2 * cluster).unwrap();
+    }
+    let report = checked(&file).unwrap();
+    assert_eq!(report.findings, [Finding::Overlap { table: TableKind::L2Entry, offset: second }]);
+    assert_eq!(report.verdict(), Verdict::Corrupt);
+}
+
+#[test]
 fn snapshots_that_share_a_large_l1_table_are_refused() {
     let file = made(64 * CLUSTER);
     let at = file.metadata().unwrap().len().next_multiple_of(CLUSTER);

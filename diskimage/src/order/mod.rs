@@ -5,18 +5,20 @@
 //! table and to the refcount table are held until the refcounts of what they point to are in the file, and `fdatasync` stands
 //! between what is pointed to and the pointer.
 
+mod free;
 pub(crate) mod medium;
 #[cfg(test)]
 mod tests;
 mod transaction;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 
 use crate::Header;
 use crate::tables::{ENTRY, Tables, offset_of};
+use free::Clusters;
 pub(crate) use medium::zeroed;
 use transaction::Transaction;
 
@@ -35,7 +37,8 @@ pub(crate) struct Order {
     refcount_bits: u32,
     l1: Range<u64>,
     refcount_table: Range<u64>,
-    refcount_blocks: HashSet<u64>,
+    /// With their numbers in the refcount table.
+    refcount_blocks: HashMap<u64, u64>,
     /// L2 tables that the L1 table in the file points to.
     l2_tables: HashSet<u64>,
     held_l1: Held,
@@ -98,7 +101,8 @@ impl Order {
                 return Ok(());
             }
             Class::RefcountTable => {
-                self.refcount_blocks.insert(offset_of(bytes));
+                let number = (offset - self.refcount_table.start) / ENTRY;
+                self.refcount_blocks.insert(offset_of(bytes), number);
                 self.held_refcount_table.insert(offset, bytes.into());
                 self.refcounts_since = false;
                 return Ok(());
@@ -114,6 +118,14 @@ impl Order {
                     self.sync(file)?;
                 }
                 self.unsynced.refcounts = true;
+                if let Some(number) = self.refcount_blocks.get(&offset) {
+                    let clusters = Clusters {
+                        bits: self.cluster_bits,
+                        refcount_bits: self.refcount_bits,
+                        number: *number,
+                    };
+                    clusters.give_back(file, offset, bytes)?;
+                }
             }
             Class::L2 => {
                 if self.unsynced.data || self.unsynced.refcounts {
@@ -205,7 +217,7 @@ impl Order {
         if refcount_table != self.refcount_table {
             // The new table was written with all that was held for the old one.
             self.held_refcount_table.clear();
-            self.refcount_blocks = crate::tables::entries(file, &refcount_table)?.collect();
+            self.refcount_blocks = crate::tables::refcount_blocks(file, &refcount_table)?.collect();
             self.refcount_table = refcount_table;
         }
         Ok(())
@@ -219,7 +231,7 @@ impl Order {
             Class::L1
         } else if is_entry && self.refcount_table.contains(&offset) {
             Class::RefcountTable
-        } else if bytes.len() as u64 == 1 << self.cluster_bits && self.refcount_blocks.contains(&offset) {
+        } else if bytes.len() as u64 == 1 << self.cluster_bits && self.refcount_blocks.contains_key(&offset) {
             Class::RefcountBlock
         } else if self.l2_tables.contains(&offset) {
             Class::L2

@@ -26,8 +26,7 @@ fn overlay(folder: &Folder, format: &str, options: &str) -> (PathBuf, PathBuf) {
     qemu_io(&base, format, &["write -P 1 0 3M".into(), "write -P 9 4900k 100k".into()]);
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, "-F", format, "-b", "base", text(&top), "9M"]);
     let mut writes =
-        ["write -c -P 2 1M 1M", "write -c -P 3 6M 128k", "write -P 4 1100k 3k", "write -P 0 2M 256k"]
-            .to_vec();
+        ["write -c -P 2 2M 2M", "write -c -P 3 6M 2M", "write -P 4 2100k 3k", "write -P 0 4M 256k"].to_vec();
     writes.push("write -P 5 8M 1M");
     if !options.contains("0.10") {
         writes.push("write -z 0 256k");
@@ -36,11 +35,13 @@ fn overlay(folder: &Folder, format: &str, options: &str) -> (PathBuf, PathBuf) {
     (base, top)
 }
 
-const KINDS: [(&str, &str); 4] = [
+const KINDS: [(&str, &str); 6] = [
     ("raw", "cluster_size=64k"),
     ("qcow2", "cluster_size=64k"),
     ("raw", "cluster_size=512"),
     ("qcow2", "cluster_size=4k,compat=0.10"),
+    ("raw", "cluster_size=4k,refcount_bits=1"),
+    ("qcow2", "cluster_size=2M,refcount_bits=64"),
 ];
 
 #[test]
@@ -60,7 +61,11 @@ fn data_goes_to_the_backing_file_and_the_overlay_gives_its_space_back() {
         if format == "qcow2" {
             assert_sound(&base, &why);
         }
-        assert!(used(&top) <= 300 << 10, "{why}: the empty overlay takes {} bytes", used(&top));
+        assert!(
+            used(&top) <= if options.contains("2M") { 10 << 20 } else { 300 << 10 },
+            "{why}: the empty overlay takes {} bytes",
+            used(&top)
+        );
         // The empty overlay is an overlay: it can be written and committed again.
         qemu_io(&top, "qcow2", &["write -P 77 3M 100k".into()]);
         commit_to(&top, &base, format.parse().unwrap(), &mut NoProgress).unwrap();
@@ -74,7 +79,7 @@ const LAST_STEPS: u64 = 4;
 
 #[test]
 fn commit_that_ends_at_any_step_loses_nothing() {
-    let kinds = usize::try_from(dose(40)).unwrap().min(KINDS.len()).max(2);
+    let kinds = usize::try_from(dose(20)).unwrap().min(KINDS.len());
     for (format, options) in KINDS.into_iter().take(kinds) {
         let made = Folder::new();
         let (base, top) = overlay(&made, format, options);

@@ -1,8 +1,6 @@
 //! A process that writes, flushes and commits is killed at any point: what it flushed is there, nothing else is, and the images are
 //! sound but for clusters that leak.
 
-#![allow(clippy::cast_possible_truncation)]
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

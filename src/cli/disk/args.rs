@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ArgAction;
 
+use super::live::{DiskEjectArgs, DiskInsertArgs, DiskSetArgs};
 use super::size::{DiskSize, SizeChange};
 use crate::spec::DiskFormat;
 
@@ -29,6 +30,18 @@ pub enum DiskVerb {
     Info(DiskInfoArgs),
     /// Change the size of an image, or of a running machine's disk
     Resize(DiskResizeArgs),
+    /// Copy an image into a new one, also of another format
+    Convert(DiskConvertArgs),
+    /// Look for errors in an image
+    Check(DiskCheckArgs),
+    /// Write the content of an overlay into the image below it
+    Commit(DiskCommitArgs),
+    /// Limit what a running machine's disk does in a second
+    Set(DiskSetArgs),
+    /// Take a read-only disk out of a running machine
+    Eject(DiskEjectArgs),
+    /// Put a disk into a running machine in place of one taken out
+    Insert(DiskInsertArgs),
 }
 
 /// An image to make.
@@ -149,7 +162,7 @@ pub struct DiskCheckArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct DiskCommitArgs {
-    /// The overlay
+    /// The overlay, which is empty afterwards
     ///
     /// The image below it changes: any other overlay on that image is of no use afterwards.
     pub overlay: PathBuf,

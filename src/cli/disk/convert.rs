@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use diskimage::{ConvertOptions, Image, ImageOptions};
+use diskimage::{ConvertOptions, Image};
 
 use super::error::DiskVerbError;
 use super::progress::Bar;
+use super::source::Source;
 use super::{DiskConvertArgs, format_of, info};
 use crate::host::disk_image::ImageOpener;
 use crate::host::identity::identity;
@@ -17,8 +18,9 @@ use crate::host::new_file::NewFile;
 pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
     let (from, to) = (&args.from, &args.to);
     let mut opener = ImageOpener::default();
-    let options = ImageOptions::new(format_of(args.from_format, from)).backing(args.backing.clone());
-    let image = Image::open(from, &options, &mut opener)?;
+    let source =
+        Source { path: from, format: args.from_format, flag: "--from-format", backing: &args.backing };
+    let image = source.open(false, &mut opener)?;
     // Locked for as long as this takes, so that no machine begins to use what is replaced.
     let mut replaced = ImageOpener::default();
     may_replace(args, &image, &mut replaced)?;
@@ -41,7 +43,10 @@ pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
 fn may_replace(args: &DiskConvertArgs, image: &Image, opener: &mut ImageOpener) -> Result<(), DiskVerbError> {
     let to = &args.to;
     let Ok(there) = fs::symlink_metadata(to) else { return Ok(()) };
-    let is_read = |path: &Path| fs::metadata(path).is_ok_and(|read| fs::metadata(to).is_ok_and(|there| identity(&read) == identity(&there)));
+    let is_read = |path: &Path| {
+        fs::metadata(path)
+            .is_ok_and(|read| fs::metadata(to).is_ok_and(|there| identity(&read) == identity(&there)))
+    };
     if let Some(layer) = image.layers().iter().find(|layer| is_read(&layer.path)) {
         return Err(DiskVerbError::SameFile(layer.path.clone(), to.clone()));
     }

@@ -5,11 +5,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use diskimage::{CreateOptions, Format, Image, ImageOptions};
+use diskimage::{CreateOptions, Format, Image};
 use log::Level;
 
 use super::error::{DiskVerbError, shown};
 use super::size::Bytes;
+use super::source::Source;
 use super::{DiskCreateArgs, format_of};
 use crate::cli::report;
 use crate::host::disk_image::ImageOpener;
@@ -54,9 +55,8 @@ pub(super) fn create(args: &DiskCreateArgs) -> Result<String, DiskVerbError> {
 }
 
 fn open_base(base: &Path, args: &DiskCreateArgs, opener: &mut ImageOpener) -> Result<Image, DiskVerbError> {
-    let below = args.backing.get(1..).unwrap_or_default().to_vec();
-    let options = ImageOptions::new(format_of(args.backing_format, base)).backing(below);
-    Ok(Image::open(base, &options, opener)?)
+    let backing = args.backing.get(1..).unwrap_or_default();
+    Source { path: base, format: args.backing_format, flag: "--backing-format", backing }.open(false, opener)
 }
 
 fn warn_if_smaller(base: &Image, size: u64) {

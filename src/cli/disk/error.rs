@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use diskimage::ImageError;
+use diskimage::{ImageError, shell_word};
 
 use super::size::{Bytes, DiskSizeError};
 use super::users::User;
@@ -21,8 +21,8 @@ pub(super) enum DiskVerbError {
     Exists(PathBuf),
     #[error("{} exists already; choose another name, or replace it with `--force`", shown(.0))]
     ExistsUnforced(PathBuf),
-    #[error("there is no image {}; correct the path{}", shown(.path), if *.make { ", or make one with `minivmm disk create`" } else { "" })]
-    NotFound { path: PathBuf, make: bool },
+    #[error("there is no image {}; correct the path, or make an empty one with `minivmm disk create`", shown(.0))]
+    NotFound(PathBuf),
     #[error("{} cannot be made: {error}{}", shown(.path), make_cure(.error))]
     Make { path: PathBuf, error: io::Error },
     #[error("you may not {operation} {}; its rights are changed with chmod, its owner with chown", shown(.path))]
@@ -33,11 +33,11 @@ pub(super) enum DiskVerbError {
     OwnedByHost(PathBuf),
     #[error("{} is a block device, whose size is not a file's; enlarge it itself, such as with `lvextend`, and tell a running machine with `minivmm disk resize MACHINE:DISK SIZE`", shown(.0))]
     Device(PathBuf),
-    #[error("{} is a raw image, which cannot lie on another one; an overlay is qcow2: call it `{}`, or add `--format qcow2`", shown(.0), shown(&.0.with_extension("qcow2")))]
+    #[error("{} is a raw image, which cannot lie on another one; an overlay is qcow2: call it `{}`, or add `--format qcow2`", shown(.0), shell_word(&.0.with_extension("qcow2")))]
     RawOverlay(PathBuf),
     #[error("{} lies on no other image: there is nothing that its content could be written into", shown(.0))]
     NoBacking(PathBuf),
-    #[error("{} lies on {}, which is not in its own folder; if you trust the image, allow it with `--backing {}`", shown(.path), shown(.backing), shown(.allowed))]
+    #[error("{} lies on {}, which is not in its own folder; if you trust the image, allow it with `--backing {}`", shown(.path), shown(.backing), shell_word(.allowed))]
     BackingElsewhere { path: PathBuf, backing: PathBuf, allowed: PathBuf },
     #[error("{} and {} are the same file", shown(.0), shown(.1))]
     SameFile(PathBuf, PathBuf),
@@ -47,12 +47,19 @@ pub(super) enum DiskVerbError {
     Used { path: PathBuf, to: u64, what: String, end: u64 },
     #[error("{} cannot have {}: there is data at {}, and what the disk has is {content}, whose end cannot be known here", shown(.path), Bytes(*.to), Bytes(*.at))]
     Data { path: PathBuf, to: u64, at: u64, content: String },
-    #[error("{} is a block device, and not written here; make a raw image, and copy it with `dd if=NEW.raw of={} bs=1M conv=sparse,fsync`", shown(.0), shown(.0))]
+    #[error("{} is a block device, and not written here; make a raw image, and copy it with `dd if=NEW.raw of={} bs=1M conv=sparse,fsync`", shown(.0), shell_word(.0))]
     ToDevice(PathBuf),
+    #[error(
+        "{} begins like {like}, and nothing says that it is one: {}; if it is raw, and its guest may have written that, say `{flag} raw`",
+        shown(.path), other_format(.path, .like, .flag)
+    )]
+    LooksLike { path: PathBuf, like: &'static str, flag: &'static str },
     #[error("{0}: a disk of a machine that runs can grow only")]
     ShrinkLive(String),
     #[error("the content of {} cannot be looked at before it is made smaller: {error}", shown(.path))]
     Content { path: PathBuf, error: ReadError },
+    #[error("the path {} is not UTF-8, and cannot be told to a machine; give the file another name", shown(.0))]
+    NotText(PathBuf),
     #[error("interrupted")]
     Interrupted(u8),
     #[error("{}: {error}", shown(.path))]
@@ -77,7 +84,7 @@ impl From<DiskError> for DiskVerbError {
             DiskError::Busy { path, holder } => {
                 DiskVerbError::InUse { path, user: User::of(holder.as_ref()) }
             }
-            DiskError::NotFound { path } => DiskVerbError::NotFound { path, make: false },
+            DiskError::NotFound { path } => DiskVerbError::NotFound(path),
             DiskError::Denied { path, operation, .. } => DiskVerbError::Denied { path, operation },
             DiskError::ReadOnly { path, why } => DiskVerbError::ReadOnly { path, why },
             DiskError::OwnedByHost { path } => DiskVerbError::OwnedByHost(path),
@@ -109,6 +116,15 @@ pub(super) fn shown(path: &Path) -> String {
 /// An error and its causes in one line, in which nothing controls the terminal.
 pub(super) fn sentence(error: &dyn Error) -> String {
     crate::cli::report::chain(error).chars().map(|sign| if sign.is_control() { '?' } else { sign }).collect()
+}
+
+/// What to do with an image that begins like one of another format.
+fn other_format(path: &Path, like: &str, flag: &str) -> String {
+    if like.contains("qcow2") {
+        return format!("say `{flag} qcow2`");
+    }
+    let raw = path.with_extension("raw");
+    format!("`qemu-img convert -O raw {} {}` makes a raw one", shell_word(path), shell_word(&raw))
 }
 
 fn exactly(bytes: u64) -> String {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::error::{DiskVerbError, shown};
 use super::size::Bytes;
+use super::source::{Source, begins_like};
 use super::users::User;
 use super::{DiskInfoArgs, format_of};
 use crate::host::disk_image::{Busy, ImageOpener};
@@ -15,19 +16,25 @@ use crate::image::printable;
 pub(super) fn info(args: &DiskInfoArgs) -> Result<String, DiskVerbError> {
     let mut opener = ImageOpener::for_a_look();
     let layers = if args.chain {
-        let image = Image::open(&args.file, &args.source.options(&args.file), &mut opener)?;
+        let options = Source::new(&args.file, &args.source).options();
+        let image = Image::open(&args.file, &options, &mut opener)?;
         image.layers().to_vec()
     } else {
         let file = opener.open(&args.file, Access::named(false))?;
         vec![Layer::read(&file, &args.file, format_of(args.source.format, &args.file))?]
     };
+    let like = opener.open_disk(&args.file, false).ok().and_then(|file| begins_like(&file));
+    let like = like.filter(|_| layers.first().is_some_and(|layer| layer.format == Format::Raw));
     let layers: Vec<_> = layers.iter().map(|layer| (layer, users(&layer.path, opener.busy()))).collect();
     if args.json {
         let mut all = layers.iter().map(|(layer, users)| as_json(layer, users));
         let value = if args.chain { Value::Array(all.collect()) } else { all.next().unwrap_or_default() };
         return Ok(serde_json::to_string_pretty(&value)?);
     }
-    let texts: Vec<_> = layers.iter().map(|(layer, users)| facts(layer, users)).collect();
+    let mut texts: Vec<_> = layers.iter().map(|(layer, users)| facts(layer, users)).collect();
+    if let (Some(like), Some(top)) = (like, texts.first_mut()) {
+        *top += &format!("\nnote      it begins like {like}; if it is one, say so with `--format`");
+    }
     Ok(texts.join("\n\n"))
 }
 

@@ -1,6 +1,9 @@
 //! `minivmm disk`: makes, shows and changes images, and hands what is for a running machine's disk to that machine.
 
 mod args;
+mod check;
+mod commit;
+mod convert;
 mod create;
 mod error;
 mod gpt;
@@ -9,6 +12,7 @@ mod live;
 mod progress;
 mod resize;
 mod size;
+mod source;
 mod target;
 mod users;
 
@@ -16,11 +20,13 @@ pub use args::{
     DiskArgs, DiskCheckArgs, DiskCommitArgs, DiskConvertArgs, DiskCreateArgs, DiskInfoArgs, DiskResizeArgs,
     DiskVerb, SourceArgs,
 };
+pub use live::{DiskEjectArgs, DiskInsertArgs, DiskSetArgs};
 pub use size::{DiskSize, DiskSizeError, SizeChange};
+pub use target::MachineDisk;
 
 use std::path::Path;
 
-use diskimage::{Format, ImageOptions};
+use diskimage::Format;
 use error::{DiskVerbError, sentence};
 
 use super::exit::Status;
@@ -46,6 +52,12 @@ pub(super) fn run(args: &DiskArgs) -> Status {
         DiskVerb::Create(args) => create::create(args).map(Done::from),
         DiskVerb::Info(args) => info::info(args).map(Done::from),
         DiskVerb::Resize(args) => resize::resize(args).map(Done::from),
+        DiskVerb::Convert(args) => convert::convert(args).map(Done::from),
+        DiskVerb::Check(args) => check::check(args),
+        DiskVerb::Commit(args) => commit::commit(args).map(Done::from),
+        DiskVerb::Set(args) => live::set(args).map(Done::from),
+        DiskVerb::Eject(args) => live::eject(args).map(Done::from),
+        DiskVerb::Insert(args) => live::insert(args).map(Done::from),
     };
     match done {
         Ok(Done { text, status }) => print(&text, status),
@@ -54,13 +66,6 @@ pub(super) fn run(args: &DiskArgs) -> Status {
             report::message_at(Level::Error, &format_args!("minivmm: {}\n", sentence(&error)));
             Status::Failed
         }
-    }
-}
-
-impl SourceArgs {
-    /// How to open the image at `path`.
-    fn options(&self, path: &Path) -> ImageOptions {
-        ImageOptions::new(format_of(self.format, path)).backing(self.backing.clone())
     }
 }
 

@@ -11,6 +11,7 @@ use vmm_sys_util::seek_hole::SeekHole;
 use super::error::{DiskVerbError, shown};
 use super::progress::Bar;
 use super::size::Bytes;
+use super::source::Source;
 use super::target::{DiskTarget, MachineDisk};
 use super::users::{User, disk_on};
 use super::{DiskResizeArgs, gpt, live};
@@ -47,7 +48,7 @@ fn resize_live(disk: &MachineDisk, args: &DiskResizeArgs) -> Result<String, Disk
 
 fn resize_file(path: &Path, args: &DiskResizeArgs) -> Result<String, DiskVerbError> {
     let mut opener = ImageOpener::default();
-    let mut image = Image::open(path, &args.source.options(path).write(true), &mut opener)?;
+    let mut image = Source::new(path, &args.source).open(true, &mut opener)?;
     let is_device = std::fs::metadata(path).is_ok_and(|there| there.file_type().is_block_device());
     if is_device {
         return Err(DiskVerbError::Device(path.into()));

@@ -111,6 +111,8 @@ impl FromStr for SizeChange {
 
     fn from_str(text: &str) -> Result<Self, DiskSizeError> {
         match text.trim().strip_prefix('+') {
+            // Of a machine's disk: what its file or device has now.
+            Some("0") => Ok(SizeChange::By(0)),
             Some(more) => more.parse().map(|DiskSize(bytes)| SizeChange::By(bytes)),
             None => text.parse().map(|DiskSize(bytes)| SizeChange::To(bytes)),
         }
@@ -179,7 +181,8 @@ mod tests {
             let said = text.parse::<SizeChange>().unwrap_err().to_string();
             assert!(said.contains("`60G`"), "{text}: {said}");
         }
-        for text in ["0", "0G", "+0"] {
+        assert_eq!("+0".parse(), Ok(SizeChange::By(0)));
+        for text in ["0", "0G", "+0G"] {
             assert!(matches!(text.parse::<SizeChange>(), Err(DiskSizeError::Zero(_))), "{text}");
         }
         for text in ["8192P", "9223372036854775808", "99999999999999999999999G"] {

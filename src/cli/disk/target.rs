@@ -7,10 +7,11 @@ use crate::spec::MachineName;
 
 /// A disk of a running machine, as `vm0:vda`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MachineDisk {
-    pub(super) machine: MachineName,
+pub struct MachineDisk {
+    /// The machine.
+    pub machine: MachineName,
     /// As the guest's kernel calls it.
-    pub(super) id: String,
+    pub id: String,
 }
 
 /// What a verb is for.

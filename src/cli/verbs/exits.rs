@@ -33,9 +33,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         vec![(Status::Done, done), (Status::Failed, failed), (Status::Usage, "the command line is wrong")];
     match verb {
         "console" => rows.push((Status::Signal(0), "the command was ended by signal n; the machine runs on")),
-        "disk" => {
-            rows.push((Status::Signal(0), "ended by signal n; an image that was to be made is not there"))
-        }
+        "disk" => rows.push((Status::Signal(0), "ended by signal n; the work was not done")),
         _ => {}
     }
     Some(rows)

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::ls::uptime;
 use super::{MachineClient, ShowArgs, VerbError};
+use crate::image::printable;
 
 pub(super) fn info(args: &ShowArgs) -> Result<String, VerbError> {
     let info = MachineClient::find(&args.name)?.get("/v1/machine")?;
@@ -18,11 +19,10 @@ pub(super) fn stats(args: &ShowArgs) -> Result<String, VerbError> {
 /// The facts, the banner, and the spec as in a machine's file.
 fn facts(info: &Value) -> String {
     let mut lines = Vec::new();
-    for (key, value) in info
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| !["spec", "made-of", "forwards", "full-disks"].contains(&key.as_str()))
+    for (key, value) in
+        info.as_object().into_iter().flatten().filter(|(key, _)| {
+            !["spec", "made-of", "forwards", "full-disks", "disks"].contains(&key.as_str())
+        })
     {
         let text = match (key.as_str(), value) {
             ("uptime", value) => value.as_f64().map(uptime).unwrap_or_default(),
@@ -42,6 +42,11 @@ fn facts(info: &Value) -> String {
             made_of.iter().map(|fact| vec![text(fact, "name").to_lowercase(), text(fact, "value")]).collect();
         lines.push(columns(&rows));
     }
+    let disks = info.get("disks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if !disks.is_empty() {
+        lines.push(String::new());
+        lines.push(disk_table(disks));
+    }
     if let Some(file) = info.get("spec").and_then(|spec| toml::to_string(spec).ok()) {
         lines.push(String::new());
         lines.push(file.trim_end().to_owned());
@@ -56,6 +61,18 @@ pub(super) fn state(info: &Value) -> String {
     let full: Vec<_> =
         info.get("full-disks").and_then(Value::as_array).into_iter().flatten().map(cell).collect();
     if full.is_empty() { state } else { format!("{state} (no room for {})", full.join(", ")) }
+}
+
+/// The disks as they are now; a limit that there is not is a dash.
+fn disk_table(disks: &[Value]) -> String {
+    let rows = disks.iter().map(|disk| {
+        let field = |key: &str| disk.get(key).filter(|value| !value.is_null());
+        let text = |key: &str| field(key).map_or_else(|| "-".into(), cell);
+        let in_bytes = |key: &str| field(key).map_or_else(|| "-".into(), |value| amount("bytes-", value));
+        let path = field("path").map_or_else(|| "no disk in it".into(), |path| printable(&cell(path)));
+        vec![text("id"), in_bytes("size"), text("iops"), in_bytes("bps"), path]
+    });
+    listing(["disk", "size", "iops", "bps", "path"], rows)
 }
 
 /// A line for each number, then a table for each list.
@@ -160,6 +177,21 @@ mod tests {
     }
 
     #[test]
+    fn disks_are_shown_as_they_are_now() {
+        let text = facts(&json!({ "name": "vm0", "disks": [
+            { "id": "vda", "path": "/vm0.raw", "size": 3 << 20, "ro": false, "iops": 500, "bps": 10 << 20 },
+            { "id": "vdb", "path": null, "size": 0, "ro": true, "iops": null, "bps": null },
+        ] }));
+        let expected = "\
+name     vm0
+
+disk  size   iops  bps     path
+vda   3 MiB  500   10 MiB  /vm0.raw
+vdb   0 B    -     -       no disk in it";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
     fn every_number_has_a_place() {
         let text = numbers(&json!({
             "vcpus": [{ "mmio-read": 10, "port-in": 1 }, { "mmio-read": 0, "port-in": 2 }],
@@ -180,7 +212,7 @@ vcpus  mmio-read  port-in
         let real = numbers(&serde_json::to_value(crate::Stats::sample()).unwrap());
         let vda = real.lines().find(|line| line.starts_with("vda")).unwrap();
         let cells: Vec<_> = vda.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(cells, ["vda", "block", "4 KiB", "0 B", "0", "0", "0", "7"]);
+        assert_eq!(cells, ["vda", "block", "4 KiB", "0 B", "0", "0", "0", "7", "0"]);
     }
 
     #[test]

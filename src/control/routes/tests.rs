@@ -53,6 +53,7 @@ fn the_openapi_file_names_every_field_of_the_answers() {
         serde_json::to_value(forward).unwrap(),
         serde_json::to_value(target.info()).unwrap(),
         serde_json::to_value(target.balloon()).unwrap(),
+        serde_json::to_value(target.disks().first().unwrap()).unwrap(),
         serde_json::to_value(target.stats().unwrap()).unwrap(),
         serde_json::to_value(crate::VcpuStats::default()).unwrap(),
         serde_json::to_value(crate::MemoryStats::default()).unwrap(),
@@ -125,6 +126,9 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         MachineEvent::DiskFull { disk: "vda".to_owned(), path: "vm0.raw".to_owned() },
         MachineEvent::ForwardAdded(bound.clone()),
         MachineEvent::ForwardRemoved(bound.clone()),
+        MachineEvent::DiskResized { disk: "vda".into(), size: 4096 },
+        MachineEvent::DiskEjected { disk: "vdb".into() },
+        MachineEvent::DiskInserted { disk: "vdb".into() },
         MachineEvent::Missed(1),
         MachineEvent::Exited,
     ];
@@ -140,6 +144,8 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
             MachineEvent::Panicked | MachineEvent::DeviceFailed { .. } => {}
             MachineEvent::DiskFull { .. } => {}
             MachineEvent::ForwardAdded(_) | MachineEvent::ForwardRemoved(_) => {}
+            MachineEvent::DiskResized { .. } => {}
+            MachineEvent::DiskEjected { .. } | MachineEvent::DiskInserted { .. } => {}
             MachineEvent::Missed(_) | MachineEvent::Exited => {}
         }
     }

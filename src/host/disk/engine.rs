@@ -35,7 +35,7 @@ impl EngineKind {
 /// The host has no file descriptor left, or does not offer this engine.
 pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEngine> {
     if kind != EngineKind::Sync {
-        match UringEngine::new(file.clone()) {
+        match UringEngine::new(vec![file.clone()]) {
             Ok(mut engine) => {
                 // io_uring has no operation for a device's discards.
                 if file.discards_by_ioctl() && file.discard.is_some() {
@@ -51,7 +51,7 @@ pub(super) fn engine(file: Arc<DiskFile>, kind: EngineKind) -> io::Result<AnyEng
     }
     let helper = |what| if file.read_only { None } else { helper(what, &file) };
     let (space, flush) = (helper("space"), helper("flush"));
-    Ok(Box::new(SyncEngine::new(file, space, flush)?))
+    Ok(Box::new(SyncEngine::new(vec![file], space, flush)?))
 }
 
 /// A thread for operations that take long. Made together with the engine, so that an error is reported at the

@@ -243,19 +243,16 @@ fn loop_cure(device: &Path, read_only: bool) -> String {
 fn missing_hint(path: &Path) -> String {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
-        "qcow2" => {
-            format!(
-                "correct the path, or make an empty one with `minivmm disk create {} 60G`",
-                path.display()
-            )
-        }
         "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
             "correct the path; raw and qcow2 images are understood, and `qemu-img convert -O raw {} {}` makes one",
             path.display(),
             converted(path).display()
         ),
         "iso" => "correct the path".to_owned(),
-        _ => format!("correct the path, or make an empty one with `truncate -s 60G {}`", path.display()),
+        _ => format!(
+            "correct the path, or make an empty one with `minivmm disk create {} 60G`",
+            path.display()
+        ),
     }
 }
 
@@ -265,7 +262,7 @@ fn too_small(path: &Path) -> String {
         Ok(len @ 1..) => {
             format!("has {len} bytes, and a disk has 512 at least; check that it is the right file")
         }
-        _ => format!("is empty; give it a size with `truncate -s 60G {}`", path.display()),
+        _ => format!("is empty; give it a size with `minivmm disk resize {} 60G`", path.display()),
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct DiskFile {
     /// What is locked behind a loop device.
     #[expect(dead_code, reason = "only dropped")]
     pub(super) behind: FilesBehind,
+    /// Behind its end there are zeros to be read: it is a layer of an image.
+    pub(super) padded: bool,
 }
 
 /// A descriptor for direct I/O, with its alignment rules.
@@ -46,6 +48,32 @@ pub(super) struct Direct {
 }
 
 impl DiskFile {
+    /// A disk of no sectors, for an empty drive.
+    pub(super) fn none() -> io::Result<Self> {
+        Ok(DiskFile {
+            buffered: File::open("/dev/null")?,
+            direct: None,
+            sectors: AtomicU64::new(0),
+            read_only: true,
+            device: false,
+            discard: None,
+            topology: Topology::default(),
+            tail: None,
+            padded: false,
+            behind: FilesBehind::default(),
+        })
+    }
+
+    /// The length in bytes that the image or block device has now.
+    pub(crate) fn present_length(&self) -> io::Result<u64> {
+        size(&self.buffered, self.device)
+    }
+
+    /// Sets the length of an image. [`DiskFile::measure`] takes it over.
+    pub(crate) fn set_length(&self, bytes: u64) -> io::Result<()> {
+        self.buffered.set_len(bytes)
+    }
+
     /// A second descriptor for positioned reads, the length, and the logical sector size, both in bytes.
     pub(crate) fn reader(&self) -> io::Result<(File, u64, u64)> {
         Ok((self.buffered.try_clone()?, self.length(), self.topology.logical_block.into()))
@@ -127,6 +155,16 @@ impl DiskFile {
         self.direct.is_some() && error.raw_os_error() == Some(libc::EINVAL)
     }
 
+    /// Whether it is a block device.
+    pub(crate) fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// Whether the guest may not write.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Whether to discard with BLKDISCARD instead of a hole.
     pub(super) fn discards_by_ioctl(&self) -> bool {
         self.device
@@ -139,8 +177,10 @@ impl DiskFile {
             || self.device && error.raw_os_error() == Some(libc::EINVAL)
     }
 
-    /// Discards on a block device, where fallocate would also write zeros.
+    /// Discards on a block device, where fallocate would also write zeros. The kernel refuses parts of the device's sectors; they
+    /// keep their contents, as a discard may be ignored (virtio 1.3 §5.2.6.2).
     pub(super) fn discard_device(&self, extent: Extent) -> io::Result<()> {
+        let Some(extent) = whole_blocks(extent, self.topology.logical_block.into()) else { return Ok(()) };
         let range = [extent.offset, extent.len];
         // SAFETY: BLKDISCARD reads two 64-bit numbers, start and length, which live through the call.
         let result = unsafe { libc::ioctl(self.fd(), BLKDISCARD, range.as_ptr()) };
@@ -159,10 +199,38 @@ pub(super) fn flush_failed(error: io::Error) -> io::Error {
     }
 }
 
+/// The whole blocks in `extent`, if there are any.
+fn whole_blocks(extent: Extent, block: u64) -> Option<Extent> {
+    let start = extent.offset.checked_next_multiple_of(block)?;
+    let end = extent.offset.checked_add(extent.len)?;
+    let len = (end - end % block).checked_sub(start).filter(|len| *len > 0)?;
+    Some(Extent { offset: start, len })
+}
+
 /// fallocate modes.
 pub(super) mod mode {
     /// Releases the space; it reads as zeros.
     pub(in crate::host::disk) const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     /// Writes zeros and keeps the space.
     pub(in crate::host::disk) const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discards_of_a_device_with_large_sectors_are_cut_to_whole_ones() {
+        let cut = |offset, len| whole_blocks(Extent { offset, len }, 4096).map(|cut| (cut.offset, cut.len));
+        assert_eq!(cut(0, 8192), Some((0, 8192)));
+        assert_eq!(cut(512, 8192), Some((4096, 4096)));
+        assert_eq!(cut(4096, 4608), Some((4096, 4096)));
+        for (offset, len) in
+            [(512, 4096), (512, 512), (0, 3584), (4096, 0), (u64::MAX - 511, 511), (u64::MAX, 512)]
+        {
+            assert_eq!(cut(offset, len), None, "{offset} {len}");
+        }
+        let any = Extent { offset: 512, len: 1536 };
+        assert_eq!(whole_blocks(any, 512), Some(any));
+    }
 }

@@ -11,6 +11,8 @@ use super::transfer::Transfer;
 /// An operation in flight. Its lists do not move until it completes.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
+    /// The file that it is for, by its number in the engine.
+    pub(super) file: usize,
     pub(super) step: Step,
     pub(super) extent: Extent,
     pub(super) transfer: Transfer,

@@ -18,15 +18,16 @@ use super::transfer::Transfer;
 
 /// The thread and its completions. Dropping it waits for the operations in flight.
 #[derive(Debug)]
-pub(super) struct Helper {
+pub(super) struct Helper<J = Job> {
     /// `None` during the drop.
-    requests: Option<Sender<Request>>,
+    requests: Option<Sender<(Tag, J)>>,
     completed_operations: Arc<Completed>,
     thread: Option<JoinHandle<()>>,
     in_flight: usize,
 }
 
-type Request = (Tag, Operation, Extent);
+/// What to do, without guest data, and where.
+pub(super) type Job = (Operation, Extent);
 
 #[derive(Debug)]
 struct Completed {
@@ -55,34 +56,35 @@ impl Helper {
     /// # Errors
     /// The host has no thread or no descriptor left.
     pub(super) fn new(what: &str, file: Arc<DiskFile>) -> io::Result<Self> {
-        Self::with(what, move |operation, extent| run(&file, operation, extent))
+        Self::with(what, move |(operation, extent)| run(&file, operation, extent))
     }
+}
 
-    /// Starts a thread that does `work` for each operation.
+impl<J: Send + 'static> Helper<J> {
+    /// Starts a thread that does `work` for each job.
     pub(super) fn with(
         what: &str,
-        mut work: impl FnMut(Operation, Extent) -> io::Result<()> + Send + 'static,
+        mut work: impl FnMut(J) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let completed_operations =
             Arc::new(Completed { completions: Mutex::default(), more: Condvar::new(), event });
-        let (requests, incoming) = mpsc::channel::<Request>();
+        let (requests, incoming) = mpsc::channel::<(Tag, J)>();
         let shared = completed_operations.clone();
         let name = format!("{}-{what}", current().name().unwrap_or("disk"));
         let thread = thread::spawn(Role::DiskHelper, &name, move || {
-            for (tag, operation, extent) in incoming {
-                let result = work(operation, extent);
+            for (tag, job) in incoming {
+                let result = work(job);
                 shared.push(Completion { tag, result });
             }
         })?;
         Ok(Helper { requests: Some(requests), completed_operations, thread: Some(thread), in_flight: 0 })
     }
 
-    /// Submits an operation. It completes with an error at once if the thread has ended.
-    pub(super) fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent) {
+    /// Submits a job. It completes with an error at once if the thread has ended.
+    pub(super) fn submit(&mut self, tag: Tag, job: J) {
         self.in_flight += 1;
-        let sent =
-            self.requests.as_ref().is_some_and(|requests| requests.send((tag, operation, extent)).is_ok());
+        let sent = self.requests.as_ref().is_some_and(|requests| requests.send((tag, job)).is_ok());
         if !sent {
             let result = Err(io::Error::other("the thread for this has ended"));
             self.completed_operations.push(Completion { tag, result });
@@ -117,7 +119,7 @@ impl Helper {
 /// The token of [`Helper::event`] in an engine; no device has it.
 pub(super) const HELPER_EVENT: Token = Token::MAX;
 
-impl Drop for Helper {
+impl<J> Drop for Helper<J> {
     fn drop(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take() {

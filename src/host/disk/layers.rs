@@ -5,17 +5,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use diskimage::{CreateOptions, Format, Header, Image, ImageError, ImageOptions};
 use virtio::block::SECTOR;
 
 use super::error::DiskError;
-use super::file::DiskFile;
 use super::holder::is_same;
-use super::mapped::ImageDisk;
-use super::open::{Access, check_head};
-use super::open_disk::OpenDisk;
+use super::open::check_head;
 use crate::host::disk_image::ImageOpener;
 use crate::host::lock::{Kind, try_lock};
 use crate::host::new_file::NewFile;
@@ -26,27 +22,16 @@ const TEMPORARY: &str = "/var/tmp";
 /// Names that are tried for a temporary file.
 const ATTEMPTS: u32 = 100;
 
-impl OpenDisk {
-    /// Opens and locks the images of a disk.
-    ///
-    /// # Errors
-    /// [`DiskError`], with its cure.
-    pub(crate) fn open(spec: &DiskSpec) -> Result<Self, DiskError> {
-        let access = Access { read_only: spec.read_only, direct: spec.direct };
-        if spec.overlay.is_none() && !spec.snapshot && spec.format() == Format::Raw {
-            return DiskFile::open_as(&spec.path, access, spec.format).map(|file| OpenDisk::Raw(Arc::new(file)));
-        }
-        let disk = ImageDisk::new(open(spec, &temporary_folder())?, access);
-        disk.map(|disk| OpenDisk::Image(Arc::new(disk))).map_err(|error| DiskError::Io {
-            path: spec.image().into(),
-            action: "preparing it",
-            error,
-        })
-    }
+/// All images of a disk, the one that the guest has on top.
+///
+/// # Errors
+/// [`DiskError`], with its cure.
+pub(super) fn open(spec: &DiskSpec) -> Result<Image, DiskError> {
+    open_with(spec, &temporary_folder())
 }
 
-/// All images of a disk, the one that the guest has on top. Temporary files are made in `folder`.
-fn open(spec: &DiskSpec, folder: &Path) -> Result<Image, DiskError> {
+/// The same; a temporary file is made in `folder`.
+fn open_with(spec: &DiskSpec, folder: &Path) -> Result<Image, DiskError> {
     let mut opener = ImageOpener::default();
     let writes = !spec.read_only && !spec.snapshot;
     let base = lowest(spec, writes && spec.overlay.is_none(), &mut opener)?;
@@ -175,7 +160,8 @@ fn nameless(folder: &Path) -> io::Result<File> {
     options.read(true).write(true).mode(0o600);
     match options.clone().custom_flags(libc::O_TMPFILE | libc::O_EXCL).open(folder) {
         // A file system without such files.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {}
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {}
         opened => return opened,
     }
     for attempt in 0..ATTEMPTS {
@@ -191,6 +177,8 @@ fn nameless(folder: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Access;
+    use super::super::file::DiskFile;
     use super::*;
 
     const MIB: usize = 1 << 20;
@@ -216,7 +204,7 @@ mod tests {
             spec.path = self.path(spec.path.to_str().unwrap());
             spec.overlay = spec.overlay.map(|path| self.0.path().join(path));
             spec.backing = spec.backing.iter().map(|path| self.0.path().join(path)).collect();
-            open(&spec, &self.path("tmp"))
+            open_with(&spec, &self.path("tmp"))
         }
 
         #[track_caller]
@@ -238,7 +226,8 @@ mod tests {
 
         fn names(&self, folder: &str) -> Vec<String> {
             let names = fs::read_dir(self.path(folder)).unwrap();
-            let mut names: Vec<_> = names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> =
+                names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         }
@@ -365,7 +354,12 @@ mod tests {
         fs::rename(bench.path("a.qcow2"), bench.path("a.img")).unwrap();
         bench.write("a.img,format=qcow2,overlay=b.qcow2", 8);
         let said = bench.refusal("a.img,format=raw,overlay=b.qcow2");
-        assert!(said.contains("says that /d/a.img is qcow2, and here it is raw; give it as `/d/a.img,format=qcow2`"), "{said}");
+        assert!(
+            said.contains(
+                "says that /d/a.img is qcow2, and here it is raw; give it as `/d/a.img,format=qcow2`"
+            ),
+            "{said}"
+        );
     }
 
     #[test]
@@ -376,7 +370,10 @@ mod tests {
         fs::write(bench.path("base.raw"), &disk).unwrap();
         for text in ["base.raw,snapshot", "base.raw,overlay=a.qcow2"] {
             let said = bench.refusal(text);
-            assert!(said.contains("/d/base.raw,format=qcow2") && said.contains("/d/base.raw,format=raw"), "{said}");
+            assert!(
+                said.contains("/d/base.raw,format=qcow2") && said.contains("/d/base.raw,format=raw"),
+                "{said}"
+            );
         }
         for text in ["base.raw,snapshot,format=raw", "base.raw,overlay=a.qcow2,format=raw", "a.qcow2"] {
             let mut head = [0; 8];

@@ -4,6 +4,7 @@
 //! [`OpenDisk::make_engine`] makes the event loop of a disk's thread: io_uring where the host offers it, positioned calls
 //! otherwise.
 
+mod drive;
 mod engine;
 mod error;
 mod file;
@@ -11,7 +12,10 @@ mod flight;
 mod format;
 mod helper;
 mod holder;
+mod layers;
 mod loop_device;
+mod mapped;
+mod mover;
 mod open;
 mod open_disk;
 mod ring;
@@ -23,6 +27,7 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use drive::{Drive, DriveError};
 pub(crate) use engine::EngineKind;
 pub use error::DiskError;
 pub(crate) use format::IMAGE_FORMATS;
@@ -30,5 +35,5 @@ pub use holder::DiskHolder;
 pub(crate) use holder::find as find_holder;
 pub(crate) use loop_device::FilesBehind;
 pub(crate) use open::{Access, lock, open_file};
-pub(crate) use open_disk::{DiskBytes, OpenDisk, WeakDisk};
+pub(crate) use open_disk::{DiskBytes, OpenDisk};
 pub(crate) use room::free_space;

@@ -72,7 +72,44 @@ impl DiskFile {
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
-        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail, behind })
+        Ok(DiskFile {
+            buffered,
+            direct,
+            sectors,
+            read_only,
+            device,
+            discard,
+            topology,
+            tail,
+            behind,
+            padded: false,
+        })
+    }
+
+    /// A layer of an image, open and locked already.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub(super) fn layer(file: &File, path: &Path, access: Access) -> io::Result<Self> {
+        let buffered = file.try_clone()?;
+        let metadata = buffered.metadata()?;
+        let device = metadata.file_type().is_block_device();
+        let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
+        let topology = image_topology(&metadata);
+        let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
+        let (sectors, read_only) = (0.into(), access.read_only);
+        Ok(DiskFile {
+            buffered,
+            direct,
+            sectors,
+            read_only,
+            device,
+            discard,
+            topology,
+            tail: None,
+            behind: FilesBehind::default(),
+            padded: true,
+        })
     }
 }
 
@@ -127,7 +164,7 @@ pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Resu
 }
 
 /// The size of an image or a block device in bytes.
-pub(super) fn size(file: &File, device: bool) -> io::Result<u64> {
+pub(crate) fn size(file: &File, device: bool) -> io::Result<u64> {
     if device { device_size(file) } else { Ok(file.metadata()?.len()) }
 }
 
@@ -212,10 +249,14 @@ fn device_topology(file: &File) -> Topology {
     topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))
 }
 
+/// The largest logical block of a guest: its drivers take none that is larger than a page (Linux: `blk_validate_block_size`). A
+/// device with larger ones is read and written through the page cache.
+const LARGEST_BLOCK: u32 = 4096;
+
 /// The block sizes of a block device, without implausible values; the guest uses them for its own blocks.
 fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, best: Option<u32>) -> Topology {
     let sane = |size: &u32| size.is_power_of_two() && (512..=64 << 10).contains(size);
-    let logical_block = logical.filter(sane).unwrap_or(512);
+    let logical_block = logical.filter(sane).unwrap_or(512).min(LARGEST_BLOCK);
     let physical_block = physical.filter(|size| size.is_power_of_two()).unwrap_or(512).max(logical_block);
     Topology {
         logical_block,
@@ -317,6 +358,8 @@ mod tests {
         assert_eq!((large.logical_block, large.physical_block, large.least_io), (4096, 4096, 4096));
         let emulated = topology(Some(512), Some(4096), None, None);
         assert_eq!((emulated.logical_block, emulated.physical_block, emulated.least_io), (512, 4096, 4096));
+        let larger = topology(Some(16384), Some(16384), Some(16384), None);
+        assert_eq!((larger.logical_block, larger.physical_block), (4096, 16384));
         for odd in [None, Some(0), Some(100), Some(1 << 30)] {
             assert_eq!(topology(odd, Some(512), None, None).logical_block, 512);
         }

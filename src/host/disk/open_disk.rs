@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU16;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
+use boot::read::ReadAt;
 use diskimage::{Format, Layer};
 use virtio::block::{AnyEngine, Disk};
 use virtio::worker::MakePoller;
@@ -12,6 +13,8 @@ use virtio::worker::MakePoller;
 use super::engine::{EngineKind, make_engine};
 use super::error::DiskError;
 use super::file::DiskFile;
+use super::layers;
+use super::mapped::ImageDisk;
 use super::open::Access;
 use crate::spec::DiskSpec;
 
@@ -20,13 +23,8 @@ use crate::spec::DiskSpec;
 pub(crate) enum OpenDisk {
     /// A raw image or a block device.
     Raw(Arc<DiskFile>),
-}
-
-/// An [`OpenDisk`] that does not keep it open.
-#[derive(Debug, Clone)]
-pub(crate) enum WeakDisk {
-    /// As [`OpenDisk::Raw`].
-    Raw(Weak<DiskFile>),
+    /// An image in another format, or of several files.
+    Image(Arc<ImageDisk>),
 }
 
 /// What reads a disk by position, beside its engine.
@@ -45,6 +43,34 @@ pub(crate) struct DiskReader {
 pub(crate) enum DiskBytes {
     /// Those of a file, at the same offsets.
     File(File),
+    /// Those that the mappings of an image lead to.
+    Mapped(MappedReader),
+}
+
+/// Reads an image as the guest sees it.
+#[derive(Debug)]
+pub(crate) struct MappedReader(Arc<ImageDisk>);
+
+impl MappedReader {
+    /// The largest part of it that one read may have to decompress, in bytes.
+    pub(crate) fn cluster(&self) -> u64 {
+        self.0
+            .layers()
+            .iter()
+            .filter_map(|layer| Some(layer.header.as_ref()?.cluster_size()))
+            .max()
+            .unwrap_or_default()
+    }
+}
+
+impl ReadAt for MappedReader {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.length())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
 }
 
 impl OpenDisk {
@@ -54,11 +80,17 @@ impl OpenDisk {
     /// [`DiskError`], with its cure.
     pub(crate) fn open(spec: &DiskSpec) -> Result<Self, DiskError> {
         let access = Access { read_only: spec.read_only, direct: spec.direct };
-        if spec.overlay.is_some() || spec.snapshot || spec.format() != Format::Raw {
-            return Err(DiskError::Image("images in other formats than raw are not served yet".into()));
+        if spec.overlay.is_none() && !spec.snapshot && spec.format() == Format::Raw {
+            let file = DiskFile::open_as(&spec.path, access, spec.format);
+            let wish = spec.discard.unwrap_or_default();
+            return file.map(|file| OpenDisk::Raw(Arc::new(file.discarding(wish))));
         }
-        DiskFile::open_as(&spec.path, access, spec.format)
-            .map(|file| OpenDisk::Raw(Arc::new(file.discarding(spec.discard.unwrap_or_default()))))
+        let image = ImageDisk::new(layers::open(spec)?, access);
+        image.map(|image| OpenDisk::Image(Arc::new(image))).map_err(|error| DiskError::Io {
+            path: spec.image().into(),
+            action: "preparing it",
+            error,
+        })
     }
 
     /// A reader of the disk as the guest sees it.
@@ -71,6 +103,11 @@ impl OpenDisk {
                 let (file, len, sector) = file.reader()?;
                 Ok(DiskReader { bytes: DiskBytes::File(file), len, sector })
             }
+            OpenDisk::Image(image) => {
+                let sector = image.disk("", NonZeroU16::MIN).topology.logical_block.into();
+                let bytes = DiskBytes::Mapped(MappedReader(image.clone()));
+                Ok(DiskReader { bytes, len: image.length(), sector })
+            }
         }
     }
 
@@ -78,6 +115,7 @@ impl OpenDisk {
     pub(crate) fn length(&self) -> u64 {
         match self {
             OpenDisk::Raw(file) => file.length(),
+            OpenDisk::Image(image) => image.length(),
         }
     }
 
@@ -85,6 +123,7 @@ impl OpenDisk {
     pub(crate) fn used(&self) -> Option<u64> {
         match self {
             OpenDisk::Raw(file) => file.used(),
+            OpenDisk::Image(image) => image.used(),
         }
     }
 
@@ -92,6 +131,7 @@ impl OpenDisk {
     pub(crate) fn layers(&self) -> &[Layer] {
         match self {
             OpenDisk::Raw(_) => &[],
+            OpenDisk::Image(image) => image.layers(),
         }
     }
 
@@ -99,6 +139,7 @@ impl OpenDisk {
     pub(crate) fn sectors(&self) -> u64 {
         match self {
             OpenDisk::Raw(file) => file.sectors(),
+            OpenDisk::Image(image) => image.sectors(),
         }
     }
 
@@ -106,6 +147,39 @@ impl OpenDisk {
     pub(crate) fn measure(&self) -> io::Result<u64> {
         match self {
             OpenDisk::Raw(file) => file.measure(),
+            OpenDisk::Image(image) => image.measure(),
+        }
+    }
+
+    /// The length in bytes that it has on the host now.
+    pub(crate) fn present_length(&self) -> io::Result<u64> {
+        match self {
+            OpenDisk::Raw(file) => file.present_length(),
+            OpenDisk::Image(image) => Ok(image.length()),
+        }
+    }
+
+    /// Grows the image to so many bytes, which [`OpenDisk::measure`] takes over.
+    pub(crate) fn grow(&self, bytes: u64) -> io::Result<()> {
+        match self {
+            OpenDisk::Raw(file) => file.set_length(bytes),
+            OpenDisk::Image(image) => image.resize(bytes),
+        }
+    }
+
+    /// Whether it is a block device.
+    pub(crate) fn is_device(&self) -> bool {
+        match self {
+            OpenDisk::Raw(file) => file.is_device(),
+            OpenDisk::Image(_) => false,
+        }
+    }
+
+    /// Whether the guest may not write.
+    pub(crate) fn is_read_only(&self) -> bool {
+        match self {
+            OpenDisk::Raw(file) => file.is_read_only(),
+            OpenDisk::Image(image) => image.disk("", NonZeroU16::MIN).read_only,
         }
     }
 
@@ -113,6 +187,7 @@ impl OpenDisk {
     pub(crate) fn disk(&self, serial: &str, queues: NonZeroU16) -> Disk {
         match self {
             OpenDisk::Raw(file) => file.disk(serial, queues),
+            OpenDisk::Image(image) => image.disk(serial, queues),
         }
     }
 
@@ -120,6 +195,7 @@ impl OpenDisk {
     pub(crate) fn most_threads(&self) -> u16 {
         match self {
             OpenDisk::Raw(_) => u16::MAX,
+            OpenDisk::Image(_) => 1,
         }
     }
 
@@ -127,22 +203,7 @@ impl OpenDisk {
     pub(crate) fn make_engine(&self, kind: EngineKind) -> MakePoller<AnyEngine> {
         match self {
             OpenDisk::Raw(file) => make_engine(file.clone(), kind),
-        }
-    }
-
-    /// The same, without keeping it open.
-    pub(crate) fn downgrade(&self) -> WeakDisk {
-        match self {
-            OpenDisk::Raw(file) => WeakDisk::Raw(Arc::downgrade(file)),
-        }
-    }
-}
-
-impl WeakDisk {
-    /// The disk, unless it is closed.
-    pub(crate) fn upgrade(&self) -> Option<OpenDisk> {
-        match self {
-            WeakDisk::Raw(file) => file.upgrade().map(OpenDisk::Raw),
+            OpenDisk::Image(image) => image.clone().make_engine(kind),
         }
     }
 }

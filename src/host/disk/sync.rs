@@ -13,12 +13,14 @@ use virtio::poll::{Epoll, Interest, Poller, Token};
 
 use super::file::DiskFile;
 use super::helper::{self, HELPER_EVENT, Helper};
+use super::mover::Mover;
 use super::transfer::Transfer;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct SyncEngine {
-    file: Arc<DiskFile>,
+    /// A raw disk is one file; an image has a file for each layer, the top one first.
+    files: Vec<Arc<DiskFile>>,
     poller: Epoll,
     memory: Option<Memory>,
     done: Token,
@@ -30,13 +32,17 @@ pub(super) struct SyncEngine {
 }
 
 impl SyncEngine {
-    pub(super) fn new(file: Arc<DiskFile>, space: Option<Helper>, flush: Option<Helper>) -> io::Result<Self> {
+    pub(super) fn new(
+        files: Vec<Arc<DiskFile>>,
+        space: Option<Helper>,
+        flush: Option<Helper>,
+    ) -> io::Result<Self> {
         let mut poller = Epoll::new()?;
         for helper in space.iter().chain(&flush) {
             poller.watch(helper.event(), HELPER_EVENT, Interest::Read)?;
         }
         Ok(SyncEngine {
-            file,
+            files,
             poller,
             space,
             flush,
@@ -47,15 +53,22 @@ impl SyncEngine {
         })
     }
 
-    fn run(&mut self, operation: Operation, extent: Extent, segments: &[Segment]) -> io::Result<()> {
+    fn run(
+        &mut self,
+        file: usize,
+        operation: Operation,
+        extent: Extent,
+        segments: &[Segment],
+    ) -> io::Result<()> {
+        let file = self.files.get(file).ok_or(io::ErrorKind::InvalidInput)?;
         match operation {
             Operation::Read | Operation::Write => {
                 let memory = self.memory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
                 self.transfer.load(memory, segments, extent)?;
-                self.transfer.run(&self.file, operation)
+                self.transfer.run(file, operation)
             }
             Operation::Flush | Operation::Discard | Operation::WriteZeroes { .. } => {
-                helper::run(&self.file, operation, extent)
+                helper::run(file, operation, extent)
             }
         }
     }
@@ -75,10 +88,9 @@ impl Engine for SyncEngine {
             Operation::Discard | Operation::WriteZeroes { .. } => self.space.as_mut(),
         };
         if let Some(helper) = helper {
-            return helper.submit(tag, operation, extent);
+            return helper.submit(tag, (operation, extent));
         }
-        let result = self.run(operation, extent, segments);
-        self.completed.push_back(Completion { tag, result });
+        self.submit_to(0, tag, operation, extent, segments);
     }
 
     fn completed(&mut self) -> Option<Completion> {
@@ -90,6 +102,24 @@ impl Engine for SyncEngine {
     fn drain(&mut self) -> io::Result<()> {
         self.space.iter().chain(&self.flush).for_each(Helper::drain);
         Ok(())
+    }
+}
+
+impl Mover for SyncEngine {
+    fn submit_to(
+        &mut self,
+        file: usize,
+        tag: Tag,
+        operation: Operation,
+        extent: Extent,
+        segments: &[Segment],
+    ) {
+        let result = self.run(file, operation, extent, segments);
+        self.completed.push_back(Completion { tag, result });
+    }
+
+    fn flushes(&self) -> bool {
+        false
     }
 }
 

@@ -54,13 +54,17 @@ fn on_each(size: u64, access: Access, test: impl Fn(&mut Rig)) {
 
 /// An engine of this kind; `None` where the host has no io_uring and the environment allows that.
 fn engine_or_skip(file: Arc<DiskFile>, kind: EngineKind) -> Option<AnyEngine> {
-    let error = match engine(file, kind) {
+    or_skip(engine(file, kind), kind)
+}
+
+/// The same for an engine that was made.
+pub(super) fn or_skip(made: io::Result<AnyEngine>, kind: EngineKind) -> Option<AnyEngine> {
+    let error = match made {
         Ok(engine) => return Some(engine),
         Err(error) => error,
     };
-    let skipped = std::env::var("MINIVMM_TEST_WITHOUT").unwrap_or_default();
     assert!(
-        kind == EngineKind::Uring && skipped.split(',').any(|name| name == "io_uring"),
+        may_lack(kind),
         "the host gives no {kind:?} engine: {error}. Allow io_uring (sysctl kernel.io_uring_disabled=0; in a container, its \
          seccomp profile), or set MINIVMM_TEST_WITHOUT=io_uring to skip these tests"
     );
@@ -68,6 +72,12 @@ fn engine_or_skip(file: Arc<DiskFile>, kind: EngineKind) -> Option<AnyEngine> {
     let said = format!("SKIPPED by MINIVMM_TEST_WITHOUT=io_uring: {:?}\n", std::thread::current().name());
     let _ = io::Write::write_all(&mut io::stderr(), said.as_bytes());
     None
+}
+
+/// Whether the environment allows that the host has no such engine.
+pub(super) fn may_lack(kind: EngineKind) -> bool {
+    let skipped = std::env::var("MINIVMM_TEST_WITHOUT").unwrap_or_default();
+    kind == EngineKind::Uring && skipped.split(',').any(|name| name == "io_uring")
 }
 
 fn expected(at: u64) -> u8 {
@@ -199,7 +209,7 @@ fn what_is_missing_or_too_small_is_told_without_harm() {
     fs::write(folder.path().join("none"), "").unwrap();
     assert!(said("none").contains("is empty") && said("none").contains("truncate"));
     assert!(said("no.qcow2").contains("minivmm disk create") && !said("no.qcow2").contains("truncate"));
-    assert!(said("no.vmdk").contains("qemu-img convert") && !said("no.vmdk").contains("truncate"));
+    assert!(said("no.vmdk").contains("qemu-img convert") && !said("no.vmdk").contains("disk create"));
 }
 
 #[test]
@@ -381,7 +391,7 @@ mod opening {
     fn what_is_no_disk_is_refused_with_its_cure() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("vm9.raw");
-        assert!(sentence(&missing, Access::default()).contains("truncate -s 60G"));
+        assert!(sentence(&missing, Access::default()).contains("minivmm disk create"));
         assert!(sentence(folder.path(), Access::default()).contains("a directory"));
         assert!(sentence(Path::new("/dev/null"), Access::default()).contains("block device"));
         assert!(sentence(&image(folder.path(), b""), Access::default()).contains("is empty"));
@@ -623,7 +633,7 @@ fn a_file_that_grows_is_measured_and_one_that_shrinks_keeps_its_size() {
 mod discards_that_take_long {
     use std::sync::mpsc;
 
-    use super::super::helper::Helper;
+    use super::super::helper::{Helper, Job};
     use super::super::sync::SyncEngine;
     use super::super::uring::UringEngine;
     use super::*;
@@ -638,11 +648,11 @@ mod discards_that_take_long {
             let file = DiskFile::open(&path, Access::default()).unwrap();
             let file = Arc::new(DiskFile { device: true, ..file });
             let (go, words) = mpsc::channel();
-            let space = Helper::with("space", move |_, _| words.recv().map_err(io::Error::other)).unwrap();
+            let space = Helper::with("space", move |_: Job| words.recv().map_err(io::Error::other)).unwrap();
             let mut engine: AnyEngine = match kind {
-                EngineKind::Sync => Box::new(SyncEngine::new(file, Some(space), None).unwrap()),
+                EngineKind::Sync => Box::new(SyncEngine::new(vec![file], Some(space), None).unwrap()),
                 _ => {
-                    let Ok(mut engine) = UringEngine::new(file) else { continue };
+                    let Ok(mut engine) = UringEngine::new(vec![file]) else { continue };
                     engine.discard_on(space).unwrap();
                     Box::new(engine)
                 }
@@ -679,9 +689,9 @@ mod discards_that_take_long {
         fs::write(&path, (0..MIB).map(expected).collect::<Vec<u8>>()).unwrap();
         let file = Arc::new(DiskFile::open(&path, Access::default()).unwrap());
         let (go, words) = mpsc::channel();
-        let flush = Helper::with("flush", move |_, _| words.recv().map_err(io::Error::other)).unwrap();
+        let flush = Helper::with("flush", move |_: Job| words.recv().map_err(io::Error::other)).unwrap();
         let space = Helper::new("space", file.clone()).unwrap();
-        let mut engine: AnyEngine = Box::new(SyncEngine::new(file, Some(space), Some(flush)).unwrap());
+        let mut engine: AnyEngine = Box::new(SyncEngine::new(vec![file], Some(space), Some(flush)).unwrap());
         let (memory, _) = testing::memory(1 << 20);
         engine.attach(DONE, &memory);
         let mut rig = Rig { engine, memory, path, _folder: folder };

@@ -109,6 +109,7 @@ impl Transfer {
                 }
             };
             match u64::try_from(moved) {
+                Ok(0) if file.padded && operation == Operation::Read => self.fill_zeros(),
                 // The file was truncated after it was opened.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(moved) => self.advance(moved),
@@ -120,6 +121,46 @@ impl Transfer {
             }
         }
         Ok(())
+    }
+
+    /// Takes the first `len` bytes of what is left, to be moved from or to `offset` of a file.
+    pub(super) fn take(&mut self, len: u64, offset: u64) -> Transfer {
+        let len = len.min(self.rest.len);
+        let mut part = Transfer::default();
+        part.start(Extent { offset, len });
+        let mut left = len;
+        for piece in self.pieces.get(self.first..).unwrap_or_default() {
+            if left == 0 {
+                break;
+            }
+            let bytes = piece.iov_len.min(usize::try_from(left).unwrap_or(usize::MAX));
+            part.pieces.push(iovec { iov_base: piece.iov_base, iov_len: bytes });
+            left -= bytes as u64;
+        }
+        self.advance(len);
+        part
+    }
+
+    /// Reads zeros into all that is left.
+    pub(super) fn fill_zeros(&mut self) {
+        for piece in self.pieces.get(self.first..).unwrap_or_default() {
+            // SAFETY: a piece to be read into is guest memory, which the caller keeps mapped and nobody has references into.
+            unsafe { piece.iov_base.cast::<u8>().write_bytes(0, piece.iov_len) };
+        }
+        self.advance(self.rest.len);
+    }
+
+    /// Reads `bytes` into what is left, as far as they go.
+    pub(super) fn fill(&mut self, bytes: &[u8]) {
+        let mut from = bytes;
+        while let Some(piece) = self.pieces.get(self.first).filter(|_| !from.is_empty()) {
+            let count = piece.iov_len.min(from.len());
+            let (part, rest) = from.split_at(count);
+            // SAFETY: as above, and `part` is not guest memory.
+            unsafe { piece.iov_base.cast::<u8>().copy_from_nonoverlapping(part.as_ptr(), count) };
+            from = rest;
+            self.advance(count as u64);
+        }
     }
 
     /// Switches to the page cache after EINVAL; `false` if the transfer uses it already.

@@ -22,6 +22,7 @@ use virtio::poll::{Interest, Poller, Token};
 use super::file::{self, DiskFile};
 use super::flight::{Flight, Step};
 use super::helper::{HELPER_EVENT, Helper};
+use super::mover::Mover;
 use super::ring;
 
 /// The kind of a completion, in the high half of its user data.
@@ -33,10 +34,17 @@ const SIGNAL: u64 = 3;
 /// The value that is written to an eventfd.
 static ONE: u64 = 1;
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has waited.
+    pub(super) static ENTERED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// See the module.
 pub(super) struct UringEngine {
     ring: IoUring,
-    file: Arc<DiskFile>,
+    /// A raw disk is one file; an image has a file for each layer, the top one first.
+    files: Vec<Arc<DiskFile>>,
     memory: Option<Memory>,
     done: Token,
     /// Indexed by tag.
@@ -57,7 +65,7 @@ pub(super) struct UringEngine {
 
 impl std::fmt::Debug for UringEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UringEngine").field("file", &self.file).field("in_flight", &self.in_flight).finish()
+        f.debug_struct("UringEngine").field("files", &self.files).field("in_flight", &self.in_flight).finish()
     }
 }
 
@@ -72,11 +80,11 @@ struct Watch {
 impl UringEngine {
     /// # Errors
     /// This host has no io_uring, or not all features that are needed.
-    pub(super) fn new(file: Arc<DiskFile>) -> io::Result<Self> {
+    pub(super) fn new(files: Vec<Arc<DiskFile>>) -> io::Result<Self> {
         Ok(UringEngine {
             ring: ring::new()?,
             space: None,
-            file,
+            files,
             memory: None,
             done: 0,
             flights: Vec::new(),
@@ -100,7 +108,8 @@ impl UringEngine {
     /// Submits the rest of a flight.
     fn submit_flight(&mut self, tag: Tag) {
         let Some(flight) = self.flights.get(usize::from(tag)) else { return };
-        if let Some(entry) = flight.entry(&self.file) {
+        let Some(file) = self.files.get(flight.file) else { return };
+        if let Some(entry) = flight.entry(file) {
             self.push(entry.user_data(user_data(OPERATION, tag.into())));
         }
     }
@@ -118,7 +127,7 @@ impl UringEngine {
             // A busy kernel reports that again at the next wait, where it is retried.
             let _ = self.ring.submit();
         }
-        // SAFETY: descriptors in it are of `self.file`, or watched and signalled ones that the caller keeps open. Its pointers
+        // SAFETY: descriptors in it are of `self.files`, or watched and signalled ones that the caller keeps open. Its pointers
         // are to `ONE`, or to a flight's list and what that lists: guest memory, which `self.memory` keeps mapped, or zeros to
         // be written. The list is not changed and `self` not dropped before the operation has completed (`Drop`).
         unsafe { self.ring.submission().push(entry) }.is_ok()
@@ -132,6 +141,8 @@ impl UringEngine {
                 break;
             }
         }
+        #[cfg(test)]
+        ENTERED.set(ENTERED.get() + 1);
         let result = match limit {
             None => self.ring.submit_and_wait(1),
             Some(limit) => {
@@ -184,12 +195,17 @@ impl UringEngine {
 
     fn on_completion(&mut self, tag: Tag, result: i32) {
         let Some(flight) = self.flights.get_mut(usize::from(tag)) else { return };
+        let Some(file) = self.files.get(flight.file) else { return };
         let moved = match u64::try_from(result) {
             Ok(moved) => Ok(moved),
             Err(_) => Err(io::Error::from_raw_os_error(result.saturating_neg())),
         };
         let result = match (flight.step, moved) {
             (Step::Idle, _) => return,
+            (Step::Read, Ok(0)) if file.padded => {
+                flight.transfer.fill_zeros();
+                Ok(())
+            }
             (Step::Read | Step::Write, Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
             (Step::Read | Step::Write, Ok(moved)) => {
                 flight.transfer.advance(moved);
@@ -199,7 +215,7 @@ impl UringEngine {
                 Ok(())
             }
             (_, Ok(_)) => Ok(()),
-            (Step::Zero { .. }, Err(error)) if self.file.is_zeroing_unsupported(&error) => {
+            (Step::Zero { .. }, Err(error)) if file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
                 // The kernel would copy all of it at once on this thread, and the disk's other requests wait.
@@ -207,7 +223,7 @@ impl UringEngine {
                 return self.submit_flight(tag);
             }
             (Step::Read | Step::Write, Err(error))
-                if self.file.is_direct_error(&error) && flight.transfer.fall_back_to_buffered() =>
+                if file.is_direct_error(&error) && flight.transfer.fall_back_to_buffered() =>
             {
                 return self.submit_flight(tag);
             }
@@ -226,7 +242,14 @@ impl UringEngine {
     }
 
     /// Prepares a flight; `Err` if it fails before its submission.
-    fn prepare(&mut self, tag: Tag, step: Step, extent: Extent, segments: &[Segment]) -> io::Result<()> {
+    fn prepare(
+        &mut self,
+        file: usize,
+        tag: Tag,
+        step: Step,
+        extent: Extent,
+        segments: &[Segment],
+    ) -> io::Result<()> {
         let index = usize::from(tag);
         if self.flights.len() <= index {
             self.flights.resize_with(index + 1, Flight::default);
@@ -239,7 +262,7 @@ impl UringEngine {
             let memory = self.memory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
             flight.transfer.load(memory, segments, extent)?;
         }
-        (flight.step, flight.extent, flight.may_block) = (step, extent, false);
+        (flight.file, flight.step, flight.extent, flight.may_block) = (file, step, extent, false);
         Ok(())
     }
 }
@@ -266,27 +289,7 @@ impl Engine for UringEngine {
     }
 
     fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
-        let step = match operation {
-            Operation::Read => Step::Read,
-            Operation::Write => Step::Write,
-            Operation::Flush => Step::Flush,
-            Operation::Discard if self.file.discards_by_ioctl() => {
-                if let Some(space) = &mut self.space {
-                    return space.submit(tag, operation, extent);
-                }
-                let result = self.file.discard_device(extent);
-                return self.completed.push_back(Completion { tag, result });
-            }
-            Operation::Discard => Step::Hole,
-            Operation::WriteZeroes { unmap } => Step::Zero { unmap },
-        };
-        match self.prepare(tag, step, extent, segments) {
-            Ok(()) => {
-                self.in_flight += 1;
-                self.submit_flight(tag);
-            }
-            Err(error) => self.completed.push_back(Completion { tag, result: Err(error) }),
-        }
+        self.submit_to(0, tag, operation, extent, segments);
     }
 
     fn completed(&mut self) -> Option<Completion> {
@@ -317,6 +320,43 @@ impl Engine for UringEngine {
         }
         let entry = opcode::Write::new(Fd(event), (&raw const ONE).cast(), 8).build();
         self.try_push(&entry.flags(Flags::SKIP_SUCCESS).user_data(user_data(SIGNAL, 0)))
+    }
+}
+
+impl Mover for UringEngine {
+    fn submit_to(
+        &mut self,
+        file: usize,
+        tag: Tag,
+        operation: Operation,
+        extent: Extent,
+        segments: &[Segment],
+    ) {
+        let Some(to) = self.files.get(file) else {
+            let result = Err(io::ErrorKind::InvalidInput.into());
+            return self.completed.push_back(Completion { tag, result });
+        };
+        let step = match operation {
+            Operation::Read => Step::Read,
+            Operation::Write => Step::Write,
+            Operation::Flush => Step::Flush,
+            Operation::Discard if to.discards_by_ioctl() => {
+                if let Some(space) = &mut self.space {
+                    return space.submit(tag, (operation, extent));
+                }
+                let result = to.discard_device(extent);
+                return self.completed.push_back(Completion { tag, result });
+            }
+            Operation::Discard => Step::Hole,
+            Operation::WriteZeroes { unmap } => Step::Zero { unmap },
+        };
+        match self.prepare(file, tag, step, extent, segments) {
+            Ok(()) => {
+                self.in_flight += 1;
+                self.submit_flight(tag);
+            }
+            Err(error) => self.completed.push_back(Completion { tag, result: Err(error) }),
+        }
     }
 }
 
@@ -364,7 +404,7 @@ impl Drop for UringEngine {
         if let Err(error) = self.drain() {
             // The kernel may still write into guest memory, so that must never be unmapped.
             log::error!("requests of a disk do not end: {error}");
-            std::mem::forget((self.memory.take(), std::mem::take(&mut self.flights), self.file.clone()));
+            std::mem::forget((self.memory.take(), std::mem::take(&mut self.flights), self.files.clone()));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::BootFile;
-use crate::host::disk::{self, OpenDisk};
+use crate::host::disk::{self, Drive, OpenDisk};
 use crate::image;
 use crate::machine::StartError;
 use crate::machine::deadline::Progress;
@@ -20,8 +20,8 @@ use crate::spec::{Initrd, Spec};
 pub(crate) struct OpenFiles {
     pub(super) kernel: Option<BootFile>,
     pub(super) initrd: OpenInitrd,
-    /// Locked; in the order of the spec.
-    pub(crate) disks: Vec<OpenDisk>,
+    /// With the disks in them, locked; in the order of the spec.
+    pub(crate) drives: Vec<Arc<Drive>>,
 }
 
 /// Which initrd a machine gets.
@@ -59,11 +59,12 @@ impl OpenFiles {
             Some(Initrd::File(path)) => OpenInitrd::Named(open("initrd", path)?),
             Some(Initrd::None) | None => OpenInitrd::Unnamed,
         };
-        let disks = spec.disk.iter().map(|disk| {
+        let drives = spec.disk.iter().map(|disk| {
             progress.begin(format!("opening the disk {}", disk.image().display()));
-            OpenDisk::open(disk).map_err(|error| StartError::Disk(error).into())
+            let open = OpenDisk::open(disk).map_err(StartError::Disk)?;
+            Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
         });
-        Ok(OpenFiles { kernel, initrd, disks: disks.collect::<Result<_, E>>()? })
+        Ok(OpenFiles { kernel, initrd, drives: drives.collect::<Result<_, E>>()? })
     }
 
     /// The initrd will be made for the kernel that is found, and replaces that of the spec.
@@ -85,10 +86,13 @@ impl OpenFiles {
 
     /// The disks, to look for what the machine boots.
     pub(crate) fn readers(&self) -> Result<Vec<image::DiskFile>, StartError> {
-        let readers = self.disks.iter().map(|disk| {
-            let reader = disk.reader().map_err(StartError::Descriptors)?;
+        let readers = self.drives.iter().map(|drive| {
+            let reader = drive.medium().reader().map_err(StartError::Descriptors)?;
             let bytes = match reader.bytes {
                 disk::DiskBytes::File(file) => image::DiskBytes::File(Arc::new(file)),
+                disk::DiskBytes::Mapped(reader) => {
+                    image::DiskBytes::Mapped { cluster: reader.cluster(), image: Box::new(reader) }
+                }
             };
             Ok(image::DiskFile { bytes, len: reader.len, sector: reader.sector })
         });

@@ -271,3 +271,32 @@ fn names_out_of_an_image_write_nothing_on_the_terminal() {
         assert!(text.contains("vmlinuz-9") && !text.contains(char::is_control), "{text:?}");
     }
 }
+
+/// As cloud images are, compressed, and as an overlay on the raw disk.
+#[test]
+fn kernel_is_found_through_the_mappings_of_an_image() {
+    let bench = Bench::new(&gpt(512, &[(1, LINUX, &debian(RELEASE))]));
+    for options in [&["-c"][..], &["-o", "cluster_size=512"]] {
+        let mut convert = std::process::Command::new("qemu-img");
+        convert.args(["convert", "-q", "-f", "raw", "-O", "qcow2"]).args(options);
+        assert!(convert.args([bench.path("vm0.raw"), bench.path("cloud.qcow2")]).status().unwrap().success());
+        let overlay = DiskSpec::new(bench.path("vm0.raw")).with_overlay(bench.path("vm0.qcow2"));
+        for disk in [DiskSpec::new(bench.path("cloud.qcow2")), overlay.clone(), overlay.snapshot()] {
+            let name = disk.image().display().to_string();
+            let files = BootFiles::of(&Spec::default().with_disk(disk)).unwrap();
+            assert_eq!(content(&files.kernel), kernel(), "{name}");
+            assert_eq!(content(&files.initrd.unwrap().0), b"disk initrd");
+            assert!(files.kernel.to_string().ends_with(&format!(" on {name}")), "{}", files.kernel);
+            // As the loader takes them.
+            let mut loaded = vec![0; 4000];
+            for part in files.kernel.located(&[Load { file_offset: 1000, guest: 0, len: 4000 }]) {
+                let place = &mut loaded[part.guest as usize..][..part.len as usize];
+                let ByteSource::Made(disk) = files.kernel.origin() else {
+                    panic!("{name} is read as it lies")
+                };
+                assert_eq!(disk.read_at(place, part.file_offset).unwrap(), part.len as usize);
+            }
+            assert_eq!(loaded, kernel()[1000..5000]);
+        }
+    }
+}

@@ -152,7 +152,8 @@ impl<'a> RunningBoot<'a> {
             return;
         }
         self.full.push(disk.id.clone());
-        let path = disk.spec(self.resources).map_or_else(String::new, |spec| spec.image().display().to_string());
+        let path =
+            disk.spec(self.resources).map_or_else(String::new, |spec| spec.image().display().to_string());
         self.resources.publisher.publish(MachineEvent::DiskFull { disk: disk.id.clone(), path });
         if matches!(self.pause, PauseState::Running) {
             self.stop(Vec::new());

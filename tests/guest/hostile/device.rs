@@ -20,8 +20,10 @@ pub mod at {
     pub const FEATURES: u64 = 4;
     pub const DRIVER_SELECT: u64 = 8;
     pub const DRIVER_FEATURES: u64 = 12;
+    pub const CONFIG_VECTOR: u64 = 0x10;
     pub const QUEUES: u64 = 0x12;
     pub const STATUS: u64 = 0x14;
+    pub const GENERATION: u64 = 0x15;
     pub const SELECT: u64 = 0x16;
     pub const SIZE: u64 = 0x18;
     pub const VECTOR: u64 = 0x1a;

@@ -128,6 +128,14 @@ pub fn power_off() -> ! {
     }
 }
 
+/// Resets the machine (the reset register of ACPI).
+pub fn boot_again() -> ! {
+    out(0x602, 1);
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
 #[panic_handler]
 fn panic(info: &PanicInfo) -> ! {
     say!("failed: {info}");

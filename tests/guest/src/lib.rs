@@ -27,6 +27,9 @@ pub const HOSTILE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hostile"));
 /// The kernel file of the guest that sends random frames (`tests/guest/frames`), a program in Rust. It needs 16 MiB of memory.
 pub const FRAMES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frames"));
 
+/// The kernel file of the guest that is told what to do with its disk (`tests/guest/disk`). It needs 16 MiB of memory.
+pub const DISK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/disk"));
+
 /// What the guest [`POWER`] writes.
 #[path = "../power/plan.rs"]
 pub mod plan;

@@ -1,0 +1,413 @@
+//! The metadata of a qcow2 image that a machine writes to, on its way to the file, in an order that survives a power cut.
+//!
+//! imago writes refcount blocks, tables and header as it goes, with no barrier between them. Here its writes are held in memory,
+//! where it reads them again, until a [`Commit`] brings them to the medium in steps, with an fdatasync after each:
+//!
+//! 1. what nothing on the medium points to yet: refcounts, which only grow, and new tables;
+//! 2. the refcount table;
+//! 3. what points to clusters: L2 tables, the L1 table, the header.
+//!
+//! The first fdatasync also covers the guest's data, which are in the file before a table points to them. So a power cut between
+//! any two writes leaves clusters that nothing points to, and never a pointer to a cluster that is free or not yet written.
+//!
+//! A cluster whose last pointer goes is not free at once: the medium still points to it. imago is told to leave it alone
+//! ([`Ordered::may_free`]), the commit notes it, and [`Commit::reclaim`] frees it after the pointer is gone from the medium.
+
+mod freed;
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use freed::Freed;
+use layout::{Layout, Table};
+
+use crate::storage::read_padded;
+
+/// Contents of whole clusters, by the number of the cluster in the file.
+type Clusters = BTreeMap<u64, Arc<[u8]>>;
+
+/// Changed metadata are written in blocks of this size.
+const BLOCK: usize = 4096;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ordered {
+    file: File,
+    cluster_bits: u32,
+    held: Mutex<Held>,
+    medium: Mutex<Medium>,
+    may_free: AtomicBool,
+    #[cfg(test)]
+    log: Mutex<Vec<tests::Event>>,
+}
+
+/// What is not in the file yet.
+#[derive(Debug, Default)]
+struct Held {
+    /// Written since the last commit began.
+    now: Clusters,
+    /// On their way with the commit that runs.
+    leaving: Clusters,
+    /// As the newest header says.
+    layout: Layout,
+    /// Tables that a header pointed to since the last commit began, and the next one did not.
+    moved: Vec<Table>,
+}
+
+/// What a commit knows of the file; one commit runs at a time.
+#[derive(Debug, Default)]
+struct Medium {
+    layout: Layout,
+    l1: Vec<u64>,
+    refcounts: Vec<u64>,
+    freed: Freed,
+    moved: Vec<Table>,
+}
+
+impl Ordered {
+    /// Takes over the metadata writes to `file`, a qcow2 image whose header was checked.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn new(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let mut header = vec![0; layout::HEADER];
+        read_padded(&file, &mut header, 0)?;
+        let layout = Layout::parse(&header)?;
+        let cluster_bits = layout.cluster_bits;
+        let ordered = Ordered {
+            file,
+            cluster_bits,
+            held: Mutex::new(Held { layout, ..Held::default() }),
+            medium: Mutex::default(),
+            may_free: AtomicBool::new(false),
+            #[cfg(test)]
+            log: Mutex::default(),
+        };
+        let medium = Medium {
+            layout,
+            l1: ordered.table(&Clusters::new(), layout.l1)?,
+            refcounts: ordered.table(&Clusters::new(), layout.refcounts)?,
+            ..Medium::default()
+        };
+        *lock(&ordered.medium) = medium;
+        Ok(ordered)
+    }
+
+    /// Bytes of a cluster.
+    fn cluster(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Bytes that wait for a commit.
+    pub fn held_bytes(&self) -> u64 {
+        lock(&self.held).now.len() as u64 * self.cluster()
+    }
+
+    /// Whether imago may free clusters now. Only those that were never pointed to, on the medium or in memory: a mapping that
+    /// was prepared and given up.
+    pub fn may_free(&self) -> bool {
+        self.may_free.load(Ordering::Acquire)
+    }
+
+    /// Does `work`, during which imago may free clusters.
+    pub fn freeing<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.may_free.store(true, Ordering::Release);
+        let result = work();
+        self.may_free.store(false, Ordering::Release);
+        result
+    }
+
+    /// Drops what is held for clusters in which data lie from now on.
+    pub fn forget(&self, offset: u64, length: u64) {
+        let mut held = lock(&self.held);
+        let end = offset.saturating_add(length).div_ceil(self.cluster());
+        for cluster in offset >> self.cluster_bits..end {
+            held.now.remove(&cluster);
+        }
+    }
+
+    /// Reads what was written last.
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let held = lock(&self.held);
+        let find = |cluster| held.now.get(&cluster).or_else(|| held.leaving.get(&cluster));
+        self.read_over(find, buffer, offset)
+    }
+
+    /// Holds a write back. A part of a cluster that is no known metadata is data, and goes to the file.
+    pub(crate) fn write(&self, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+        let mut held = lock(&self.held);
+        while !data.is_empty() {
+            let (cluster, inside) = self.split(offset)?;
+            let room = usize::try_from(self.cluster()).map_err(io::Error::other)? - inside;
+            let (part, rest) = data.split_at(room.min(data.len()));
+            let known = held.now.contains_key(&cluster)
+                || held.leaving.contains_key(&cluster)
+                || held.layout.holds(cluster);
+            if inside == 0 || known {
+                let mut contents = vec![0; room + inside];
+                if part.len() < contents.len() {
+                    let find = |cluster| held.now.get(&cluster).or_else(|| held.leaving.get(&cluster));
+                    self.read_over(find, &mut contents, cluster << self.cluster_bits)?;
+                }
+                for (to, from) in contents.iter_mut().skip(inside).zip(part) {
+                    *to = *from;
+                }
+                if cluster == 0 {
+                    let (old, new) = (held.layout, Layout::parse(&contents)?);
+                    let tables = [(old.l1, new.l1), (old.refcounts, new.refcounts)];
+                    held.moved.extend(
+                        tables.iter().filter(|(old, new)| old.offset != new.offset).map(|(old, _)| *old),
+                    );
+                    held.layout = new;
+                }
+                held.now.insert(cluster, contents.into());
+            } else {
+                self.put(part, offset)?;
+            }
+            offset = offset.checked_add(part.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+            data = rest;
+        }
+        Ok(())
+    }
+
+    /// Begins a commit, when the one that runs has ended.
+    pub fn commit(&self) -> Commit<'_> {
+        Commit { ordered: self, medium: lock(&self.medium) }
+    }
+
+    /// The cluster at `offset`, and where in it that is.
+    fn split(&self, offset: u64) -> io::Result<(u64, usize)> {
+        let inside = usize::try_from(offset & (self.cluster() - 1)).map_err(io::Error::other)?;
+        Ok((offset >> self.cluster_bits, inside))
+    }
+
+    /// Reads from the clusters that `find` gives, and from the file for all others.
+    fn read_over<'a>(
+        &self,
+        find: impl Fn(u64) -> Option<&'a Arc<[u8]>>,
+        mut buffer: &mut [u8],
+        mut offset: u64,
+    ) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let (cluster, inside) = self.split(offset)?;
+            let room = usize::try_from(self.cluster()).map_err(io::Error::other)? - inside;
+            let (part, rest) = buffer.split_at_mut(room.min(buffer.len()));
+            match find(cluster) {
+                Some(contents) => {
+                    for (to, from) in part.iter_mut().zip(contents.iter().skip(inside)) {
+                        *to = *from;
+                    }
+                }
+                None => read_padded(&self.file, part, offset)?,
+            }
+            offset = offset.checked_add(part.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+            buffer = rest;
+        }
+        Ok(())
+    }
+
+    /// A table as it is with `over` in the file.
+    fn table(&self, over: &Clusters, table: Table) -> io::Result<Vec<u64>> {
+        let bytes = usize::try_from(table.bytes()).map_err(io::Error::other)?;
+        let mut contents = vec![0; bytes];
+        self.read_over(|cluster| over.get(&cluster), &mut contents, table.offset)?;
+        Ok(layout::entries(&contents))
+    }
+
+    /// Writes to the file.
+    fn put(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        lock(&self.log).push(tests::Event::Write(offset, bytes.to_vec()));
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Brings the file to its medium.
+    fn barrier(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        #[cfg(test)]
+        lock(&self.log).push(tests::Event::Barrier);
+        Ok(())
+    }
+
+    /// Brings a cluster's contents to the file, without what is the same there.
+    fn write_cluster(&self, cluster: u64, contents: &[u8]) -> io::Result<()> {
+        let start = cluster << self.cluster_bits;
+        let mut old = vec![0; contents.len()];
+        let metadata = self.file.metadata()?;
+        if metadata.is_file() && metadata.len() < start + self.cluster() {
+            self.file.set_len(start + self.cluster())?;
+        }
+        read_padded(&self.file, &mut old, start)?;
+        let mut at = start;
+        for (old, new) in old.chunks(BLOCK).zip(contents.chunks(BLOCK)) {
+            if old != new {
+                self.put(new, at)?;
+            }
+            at += new.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// A commit. [`Commit::take`] what it brings to the medium while imago's caches are empty and nobody changes the image, then
+/// [`Commit::write`] it.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    ordered: &'a Ordered,
+    medium: MutexGuard<'a, Medium>,
+}
+
+/// The steps that a cluster may belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Fresh,
+    Refcounts,
+    Pointers,
+    /// A table that was moved away.
+    Dead,
+}
+
+impl Commit<'_> {
+    /// Takes everything that is held; what is written from now on belongs to the next commit.
+    pub fn take(&mut self) {
+        let mut held = lock(&self.ordered.held);
+        held.leaving = std::mem::take(&mut held.now);
+        self.medium.moved.append(&mut held.moved);
+    }
+
+    /// Brings what was taken, and all data in the file, to the medium. After an error it is taken again by the next commit.
+    ///
+    /// # Errors
+    /// The file cannot be written to.
+    pub fn write(&mut self) -> io::Result<()> {
+        let leaving = lock(&self.ordered.held).leaving.clone();
+        let result = self.write_steps(&leaving);
+        let mut held = lock(&self.ordered.held);
+        let leaving = std::mem::take(&mut held.leaving);
+        if result.is_err() {
+            for (cluster, contents) in leaving {
+                held.now.entry(cluster).or_insert(contents);
+            }
+        }
+        result
+    }
+
+    fn write_steps(&mut self, leaving: &Clusters) -> io::Result<()> {
+        let ordered = self.ordered;
+        if leaving.is_empty() {
+            return ordered.barrier();
+        }
+        let old = self.medium.layout;
+        let new = leaving.get(&0).map_or(Ok(old), |header| Layout::parse(header))?;
+        let changed = |table: Table| leaving.range(table.clusters(ordered.cluster_bits)).next().is_some();
+        let table = |was: &Vec<u64>, from: Table, to: Table| {
+            if from == to && !changed(to) { Ok(was.clone()) } else { ordered.table(leaving, to) }
+        };
+        let l1 = table(&self.medium.l1, old.l1, new.l1)?;
+        let refcounts = table(&self.medium.refcounts, old.refcounts, new.refcounts)?;
+        let sorted = Sorter::new(ordered.cluster_bits, (&old, &self.medium.l1), (&new, &refcounts));
+        let sorted = &sorted;
+        let of = |step| leaving.iter().filter(move |(cluster, _)| sorted.step(**cluster) == step);
+
+        for (cluster, contents) in of(Step::Fresh) {
+            ordered.write_cluster(*cluster, contents)?;
+        }
+        ordered.barrier()?;
+
+        let moved = new.refcounts != old.refcounts;
+        if moved || of(Step::Refcounts).next().is_some() {
+            for (cluster, contents) in of(Step::Refcounts) {
+                ordered.write_cluster(*cluster, contents)?;
+            }
+            if let Some(pointer) =
+                leaving.get(&0).and_then(|header| header.get(layout::REFCOUNT_POINTER)).filter(|_| moved)
+            {
+                ordered.put(pointer, layout::REFCOUNT_POINTER.start as u64)?;
+            }
+            ordered.barrier()?;
+        }
+
+        let mut freed = Freed::default();
+        freed.tables(ordered, leaving, &self.medium.l1, &l1)?;
+        for (cluster, contents) in of(Step::Pointers) {
+            ordered.write_cluster(*cluster, contents)?;
+        }
+        ordered.barrier()?;
+        for table in std::mem::take(&mut self.medium.moved) {
+            freed.table(ordered.cluster_bits, table);
+        }
+        self.medium.freed.append(&mut freed);
+        (self.medium.layout, self.medium.l1, self.medium.refcounts) = (new, l1, refcounts);
+        Ok(())
+    }
+
+    /// How many clusters [`Commit::reclaim`] would free.
+    pub fn reclaimable(&self) -> usize {
+        self.medium.freed.count()
+    }
+
+    /// Frees the clusters that nothing points to any more. It writes to refcount blocks in the file: nothing is held, and imago
+    /// forgets what it knows of them before it is used again.
+    ///
+    /// # Errors
+    /// The file cannot be written to; what is left stays reserved.
+    pub fn reclaim(&mut self) -> io::Result<()> {
+        let freed = std::mem::take(&mut self.medium.freed);
+        freed.release(self.ordered, &self.medium.layout, &self.medium.refcounts)
+    }
+}
+
+/// Sorts clusters by the step in which they are written.
+struct Sorter {
+    cluster_bits: u32,
+    old: Layout,
+    new: Layout,
+    refcount_blocks: HashSet<u64>,
+    l2_on_medium: HashSet<u64>,
+}
+
+impl Sorter {
+    fn new(cluster_bits: u32, old: (&Layout, &[u64]), new: (&Layout, &[u64])) -> Self {
+        let clusters = |table: &[u64], mask| {
+            table.iter().map(|entry| (entry & mask) >> cluster_bits).filter(|at| *at != 0).collect()
+        };
+        Sorter {
+            cluster_bits,
+            old: *old.0,
+            new: *new.0,
+            refcount_blocks: clusters(new.1, layout::BLOCK_OFFSET),
+            l2_on_medium: clusters(old.1, layout::OFFSET),
+        }
+    }
+
+    fn step(&self, cluster: u64) -> Step {
+        let within = |table: Table| table.clusters(self.cluster_bits).contains(&cluster);
+        let (old, new) = (&self.old, &self.new);
+        if cluster == 0 {
+            Step::Pointers
+        } else if within(new.refcounts) {
+            if new.refcounts == old.refcounts { Step::Refcounts } else { Step::Fresh }
+        } else if within(new.l1) {
+            if new.l1 == old.l1 { Step::Pointers } else { Step::Fresh }
+        } else if within(old.l1) || within(old.refcounts) {
+            Step::Dead
+        } else if self.l2_on_medium.contains(&cluster) && !self.refcount_blocks.contains(&cluster) {
+            Step::Pointers
+        } else {
+            Step::Fresh
+        }
+    }
+}
+
+/// What a thread left behind when it panicked is whole: every change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,189 @@
+//! Power cuts: of what was written since the last barrier, any part may be on the medium.
+#![allow(clippy::cast_possible_truncation, reason = "numbers of the tests are small")]
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+use crate::{CreateOptions, Format, Image, ImageOptions, UnlockedOpener, create};
+
+/// What happened to the file.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    Write(u64, Vec<u8>),
+    Barrier,
+}
+
+const SIZE: u64 = 3 << 20;
+
+/// Numbers that look random, and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+fn open(path: &Path) -> Image {
+    Image::open(path, &ImageOptions::new(Format::Qcow2).write(true), &mut UnlockedOpener).unwrap()
+}
+
+/// The result of `qemu-img`, which must succeed, or find leaks only.
+fn qemu_img(arguments: &[&str]) -> i32 {
+    let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img is installed");
+    output.status.code().unwrap_or(-1)
+}
+
+/// The disk as qemu-img reads it.
+fn contents(path: &Path) -> Vec<u8> {
+    let raw = path.with_extension("raw");
+    let (from, to) = (path.to_str().unwrap(), raw.to_str().unwrap());
+    assert_eq!(qemu_img(&["convert", "-f", "qcow2", "-O", "raw", from, to]), 0);
+    fs::read(raw).unwrap()
+}
+
+/// An image whose metadata writes are held.
+struct Rig {
+    image: Image,
+    path: PathBuf,
+    model: Vec<u8>,
+    dice: Dice,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(cluster: u32, seed: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.qcow2");
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        create(&file, &path, &CreateOptions::new(Format::Qcow2, SIZE).cluster_size(cluster)).unwrap();
+        let image = open(&path);
+        image.files()[0].hold_writes().unwrap();
+        Rig { image, path, model: vec![0; SIZE as usize], dice: Dice(seed | 1), _folder: folder }
+    }
+
+    fn ordered(&self) -> &Ordered {
+        self.image.files()[0].ordered().unwrap()
+    }
+
+    fn write(&mut self) {
+        let len = 512 * (1 + self.dice.below(16));
+        let at = self.dice.below((SIZE - len) / 512) * 512;
+        let value = 1 + self.dice.below(255) as u8;
+        self.image.write_at(&vec![value; len as usize], at).unwrap();
+        self.model[at as usize..(at + len) as usize].fill(value);
+    }
+
+    fn commit(&self) {
+        let mut commit = self.ordered().commit();
+        self.image.access().flush().unwrap();
+        commit.take();
+        commit.write().unwrap();
+    }
+}
+
+#[test]
+fn nothing_reaches_the_file_before_the_commit_and_all_does_then() {
+    for cluster in [512, 4096, 65536] {
+        let mut rig = Rig::new(cluster, 7);
+        let before = fs::read(&rig.path).unwrap();
+        for _ in 0..40 {
+            rig.write();
+        }
+        rig.image.access().flush().unwrap();
+        let now = fs::read(&rig.path).unwrap();
+        assert_eq!(now[..before.len()], before, "clusters of {cluster} bytes");
+        rig.commit();
+        assert_eq!(qemu_img(&["check", "-f", "qcow2", rig.path.to_str().unwrap()]), 0);
+        assert!(contents(&rig.path) == rig.model, "clusters of {cluster} bytes");
+        assert_eq!(rig.ordered().held_bytes(), 0);
+    }
+}
+
+#[test]
+fn a_power_cut_leaves_what_was_committed_and_no_pointer_to_a_free_cluster() {
+    let rounds = if std::env::var("MINIVMM_SOAK").is_ok_and(|soak| soak == "1") { 100 } else { 4 };
+    for (cluster, seed) in [(512, 3), (4096, 11), (65536, 23)] {
+        let mut rig = Rig::new(cluster, seed);
+        let start = fs::read(&rig.path).unwrap();
+        // The models after each commit, and the number of events by then.
+        let mut committed = vec![(0, rig.model.clone())];
+        for _ in 0..5 {
+            for _ in 0..1 + rig.dice.below(30) {
+                rig.write();
+            }
+            rig.commit();
+            let events = lock(&rig.ordered().log).len();
+            committed.push((events, rig.model.clone()));
+        }
+        let events = lock(&rig.ordered().log).clone();
+        for _ in 0..rounds {
+            let cut = rig.dice.below(events.len() as u64 + 1) as usize;
+            let path = rig.path.with_file_name("cut.qcow2");
+            fs::write(&path, &start).unwrap();
+            replay(&path, &events[..cut], &mut rig.dice);
+            let checked = qemu_img(&["check", "-f", "qcow2", path.to_str().unwrap()]);
+            assert!(
+                checked == 0 || checked == 3,
+                "cut after {cut} of {}: check says {checked}",
+                events.len()
+            );
+            let now = contents(&path);
+            let last = committed.iter().rposition(|(events, _)| *events <= cut).unwrap();
+            let was = &committed[last].1;
+            let later: Vec<&Vec<u8>> = committed[last..].iter().map(|(_, model)| model).collect();
+            for (sector, bytes) in now.chunks(512).enumerate() {
+                let range = sector * 512..(sector + 1) * 512;
+                // Data that came after the commit are there or not; a later commit's model may have passed by others.
+                let untouched = later.iter().all(|model| model[range.clone()] == was[range.clone()]);
+                assert!(!untouched || *bytes == was[range], "sector {sector} after a cut at {cut}");
+            }
+        }
+    }
+}
+
+/// All that came before the last barrier, and some of what came after.
+fn replay(path: &Path, events: &[Event], dice: &mut Dice) {
+    let file = File::options().write(true).open(path).unwrap();
+    let barrier = events.iter().rposition(|event| matches!(event, Event::Barrier)).unwrap_or(0);
+    for (index, event) in events.iter().enumerate() {
+        if let Event::Write(offset, bytes) = event
+            && (index < barrier || dice.below(2) == 0)
+        {
+            file.write_all_at(bytes, *offset).unwrap();
+        }
+    }
+}
+
+#[test]
+fn compressed_clusters_are_free_again_after_they_were_written_over() {
+    let mut rig = Rig::new(65536, 5);
+    for _ in 0..50 {
+        rig.write();
+    }
+    rig.commit();
+    let packed = rig.path.with_file_name("packed.qcow2");
+    let (from, to) = (rig.path.to_str().unwrap(), packed.to_str().unwrap());
+    assert_eq!(qemu_img(&["convert", "-c", "-f", "qcow2", "-O", "qcow2", from, to]), 0);
+    rig.image = open(&packed);
+    rig.image.files()[0].hold_writes().unwrap();
+    rig.path = packed;
+    for _ in 0..50 {
+        rig.write();
+    }
+    rig.commit();
+    let path = rig.path.to_str().unwrap().to_owned();
+    assert_eq!(qemu_img(&["check", "-f", "qcow2", &path]), 3, "nothing is free before the pointers are gone");
+    let mut commit = rig.ordered().commit();
+    assert!(commit.reclaimable() > 0);
+    commit.reclaim().unwrap();
+    drop(commit);
+    assert_eq!(qemu_img(&["check", "-f", "qcow2", &path]), 0);
+    assert!(contents(&rig.path) == rig.model);
+}

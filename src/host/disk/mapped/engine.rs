@@ -1,0 +1,419 @@
+//! The engine of an image: cuts requests at the ends of mappings, and has their parts done by an engine for files or by threads
+//! that know the image.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use virtio::block::{AnyEngine, Completion, Engine, Extent, Operation, Tag};
+use virtio::memory::{Memory, Segment, cut};
+use virtio::poll::{Interest, Poller, Token};
+use virtio::worker::MakePoller;
+
+use super::super::engine::EngineKind;
+use super::super::helper::{HELPER_EVENT, Helper};
+use super::super::mover::Mover;
+use super::super::sync::SyncEngine;
+use super::super::transfer::Transfer;
+use super::super::uring::UringEngine;
+use super::change::Job;
+use super::disk::{ImageDisk, Place, Target};
+use super::parts::{Parts, Request};
+
+/// A write to new clusters is cut into pieces of this size, so that others come between.
+const MOST_NEW: u64 = 1 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct MappedEngine<E: Mover> {
+    disk: Arc<ImageDisk>,
+    mover: E,
+    threads: Threads,
+    /// Outlives the threads, which move data as well.
+    memory: Option<Memory>,
+    done: Token,
+    /// Indexed by tag.
+    requests: Vec<Request>,
+    in_flight: usize,
+    parts: Parts,
+    /// Requests that wait for room.
+    starved: VecDeque<Tag>,
+    completed: VecDeque<Completion>,
+    segments: Vec<Segment>,
+}
+
+/// Threads for what blocks. None of them keeps another waiting for longer than a mapping changes.
+#[derive(Debug)]
+struct Threads {
+    read: Helper<Job>,
+    write: Option<Helper<Job>>,
+    space: Option<Helper<Job>>,
+    flush: Option<Helper<Job>>,
+}
+
+impl Threads {
+    fn new(disk: &Arc<ImageDisk>) -> io::Result<Self> {
+        let thread = |what| {
+            let disk = disk.clone();
+            Helper::with(what, move |job| disk.run(job))
+        };
+        let writer = |what| if disk.is_read_only() { Ok(None) } else { thread(what).map(Some) };
+        Ok(Threads {
+            read: thread("unpack")?,
+            write: writer("write")?,
+            space: writer("space")?,
+            flush: writer("flush")?,
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Helper<Job>> {
+        std::iter::once(&self.read).chain(&self.write).chain(&self.space).chain(&self.flush)
+    }
+
+    /// The next part that has ended.
+    fn completed(&mut self) -> Option<Completion> {
+        let Threads { read, write, space, flush } = self;
+        let mut all = std::iter::once(read).chain(write).chain(space).chain(flush);
+        all.find_map(Helper::completed)
+    }
+
+    /// The thread for `job`; `None` on a disk that is only read.
+    fn of(&mut self, job: &Job) -> Option<&mut Helper<Job>> {
+        match job {
+            Job::Read(..) => Some(&mut self.read),
+            Job::Write(..) => self.write.as_mut(),
+            Job::Space(..) => self.space.as_mut(),
+            Job::Flush => self.flush.as_mut(),
+        }
+    }
+}
+
+impl<E: Mover> MappedEngine<E> {
+    fn new(disk: Arc<ImageDisk>, mut mover: E) -> io::Result<Self> {
+        let threads = Threads::new(&disk)?;
+        for thread in threads.all() {
+            mover.watch(thread.event(), HELPER_EVENT, Interest::Read)?;
+        }
+        Ok(MappedEngine {
+            disk,
+            mover,
+            threads,
+            memory: None,
+            done: 0,
+            requests: Vec::new(),
+            in_flight: 0,
+            parts: Parts::default(),
+            starved: VecDeque::new(),
+            completed: VecDeque::new(),
+            segments: Vec::new(),
+        })
+    }
+
+    /// Begins parts of a request until it has no more or there is no room. Ends it if all of them have ended.
+    fn advance(&mut self, tag: Tag) {
+        loop {
+            let Some(request) = self.requests.get_mut(usize::from(tag)) else { return };
+            let Some(operation) = request.operation else { return };
+            let (at, end) = (request.next, request.end());
+            if at >= end {
+                if request.parts == 0 {
+                    request.operation = None;
+                    let result = request.error.take().map_or(Ok(()), Err);
+                    self.in_flight -= 1;
+                    self.completed.push_back(Completion { tag, result });
+                }
+                return;
+            }
+            if !self.parts.has_room() {
+                return self.starved.push_back(tag);
+            }
+            let begun = match operation {
+                Operation::Read => self.read(tag, at, end - at),
+                Operation::Write => self.write(tag, at, end - at),
+                _ => self
+                    .begin(tag, Job::Space(operation, Extent { offset: at, len: end - at }))
+                    .map(|()| end - at),
+            };
+            if let Some(request) = self.requests.get_mut(usize::from(tag)) {
+                match begun {
+                    Ok(bytes) => request.next = at.saturating_add(bytes),
+                    Err(error) => request.fail(error),
+                }
+            }
+        }
+    }
+
+    /// Begins to read the piece at `at`, and returns how many of `len` bytes it has.
+    fn read(&mut self, tag: Tag, at: u64, len: u64) -> io::Result<u64> {
+        let (place, len) = self.disk.source(at, len)?;
+        match place {
+            Place::File { file, offset } => {
+                self.begin_move(tag, Operation::Read, file, at, Extent { offset, len })?
+            }
+            Place::Zero => self.transfer(tag, at, len)?.fill_zeros(),
+            Place::Packed => {
+                let transfer = self.transfer(tag, at, len)?;
+                self.begin(tag, Job::Read(Extent { offset: at, len }, transfer))?;
+            }
+        }
+        Ok(len)
+    }
+
+    /// Begins to write the piece at `at`, and returns how many of `len` bytes it has.
+    fn write(&mut self, tag: Tag, at: u64, len: u64) -> io::Result<u64> {
+        let (target, len) = self.disk.target(at, len)?;
+        if let Target::Own(offset) = target {
+            self.begin_move(tag, Operation::Write, 0, at, Extent { offset, len })?;
+            return Ok(len);
+        }
+        // Pieces end where clusters do.
+        let len = len.min(MOST_NEW - at % MOST_NEW);
+        let transfer = self.transfer(tag, at, len)?;
+        self.begin(tag, Job::Write(Extent { offset: at, len }, transfer))?;
+        Ok(len)
+    }
+
+    /// The guest's side of the piece at `at`.
+    fn cut(&mut self, tag: Tag, at: u64, len: u64) {
+        self.segments.clear();
+        if let Some(request) = self.requests.get(usize::from(tag)) {
+            cut(&request.segments, at.saturating_sub(request.extent.offset), len, &mut self.segments);
+        }
+    }
+
+    fn transfer(&mut self, tag: Tag, at: u64, len: u64) -> io::Result<Transfer> {
+        self.cut(tag, at, len);
+        let memory = self.memory.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let mut transfer = Transfer::default();
+        transfer.load(memory, &self.segments, Extent { offset: at, len })?;
+        Ok(transfer)
+    }
+
+    /// Begins a part between guest memory and a file.
+    fn begin_move(
+        &mut self,
+        tag: Tag,
+        operation: Operation,
+        file: usize,
+        at: u64,
+        extent: Extent,
+    ) -> io::Result<()> {
+        self.cut(tag, at, extent.len);
+        let part = self.part(tag)?;
+        self.mover.submit_to(file, part, operation, extent, &self.segments);
+        Ok(())
+    }
+
+    /// Begins a part on a thread.
+    fn begin(&mut self, tag: Tag, job: Job) -> io::Result<()> {
+        let part = self.part(tag)?;
+        match self.threads.of(&job) {
+            Some(thread) => thread.submit(part, job),
+            None => {
+                self.end_part(part, Ok(()));
+                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, tag: Tag) -> io::Result<Tag> {
+        let part = self.parts.take(tag).ok_or(io::ErrorKind::OutOfMemory)?;
+        if let Some(request) = self.requests.get_mut(usize::from(tag)) {
+            request.parts += 1;
+        }
+        Ok(part)
+    }
+
+    /// Notes the end of a part, and returns whose it was.
+    fn end_part(&mut self, part: Tag, result: io::Result<()>) -> Option<Tag> {
+        let tag = self.parts.owner(part)?;
+        self.parts.release(part);
+        let request = self.requests.get_mut(usize::from(tag))?;
+        request.parts = request.parts.saturating_sub(1);
+        if let Err(error) = result {
+            request.fail(error);
+        }
+        Some(tag)
+    }
+
+    /// Takes the parts that have ended, and goes on with their requests and those that waited.
+    fn collect(&mut self) {
+        while let Some(Completion { tag: part, result }) =
+            self.mover.completed().or_else(|| self.threads.completed())
+        {
+            if let Some(tag) = self.end_part(part, result).filter(|tag| self.is_at_end(*tag)) {
+                self.advance(tag);
+            }
+        }
+        for _ in 0..self.starved.len() {
+            if !self.parts.has_room() {
+                break;
+            }
+            if let Some(tag) = self.starved.pop_front() {
+                self.advance(tag);
+            }
+        }
+    }
+
+    /// Whether all parts of a request have begun; others wait in `starved`.
+    fn is_at_end(&self, tag: Tag) -> bool {
+        self.requests.get(usize::from(tag)).is_some_and(|request| request.next >= request.end())
+    }
+
+    /// Takes the request in; `Err` if it cannot be.
+    fn accept(
+        &mut self,
+        tag: Tag,
+        operation: Operation,
+        extent: Extent,
+        segments: &[Segment],
+    ) -> io::Result<()> {
+        let index = usize::from(tag);
+        if self.requests.len() <= index {
+            self.requests.resize_with(index + 1, Request::default);
+        }
+        let request = self.requests.get_mut(index).ok_or(io::ErrorKind::InvalidInput)?;
+        if request.operation.is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if matches!(operation, Operation::Read | Operation::Write) {
+            let bytes: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
+            if bytes != extent.len {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+        }
+        (request.operation, request.extent, request.next) = (Some(operation), extent, extent.offset);
+        (request.parts, request.error) = (0, None);
+        request.segments.clear();
+        request.segments.extend_from_slice(segments);
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// Begins a flush: on a thread if there are metadata to be written, which take several steps.
+    fn flush(&mut self, tag: Tag) -> io::Result<()> {
+        if self.disk.is_read_only() {
+            return Ok(());
+        }
+        if self.disk.is_changed() || !self.mover.flushes() {
+            return self.begin(tag, Job::Flush);
+        }
+        let part = self.part(tag)?;
+        self.mover.submit_to(0, part, Operation::Flush, Extent::default(), &[]);
+        Ok(())
+    }
+}
+
+impl<E: Mover> Engine for MappedEngine<E> {
+    fn attach(&mut self, done: Token, memory: &Memory) {
+        self.done = done;
+        self.memory = Some(memory.clone());
+        self.completed.clear();
+        self.mover.attach(done, memory);
+    }
+
+    fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
+        let extent = if operation == Operation::Flush { Extent::default() } else { extent };
+        if let Err(error) = self.accept(tag, operation, extent, segments) {
+            return self.completed.push_back(Completion { tag, result: Err(error) });
+        }
+        if operation == Operation::Flush
+            && let Err(error) = self.flush(tag)
+            && let Some(request) = self.requests.get_mut(usize::from(tag))
+        {
+            request.fail(error);
+        }
+        self.advance(tag);
+    }
+
+    fn completed(&mut self) -> Option<Completion> {
+        self.completed.pop_front()
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        self.disk.hurried.store(true, Ordering::Release);
+        let result = loop {
+            if let Err(error) = self.mover.drain() {
+                break Err(error);
+            }
+            self.threads.all().for_each(Helper::drain);
+            self.collect();
+            if self.in_flight == 0 {
+                break Ok(());
+            }
+        };
+        self.disk.hurried.store(false, Ordering::Release);
+        result
+    }
+
+    fn gather(&mut self, operations: usize) -> bool {
+        self.mover.gather(operations)
+    }
+
+    fn signal(&mut self, event: RawFd) -> bool {
+        self.mover.signal(event)
+    }
+}
+
+impl<E: Mover> Poller for MappedEngine<E> {
+    fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
+        self.mover.watch(fd, token, interest)
+    }
+
+    fn unwatch(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+        self.mover.unwatch(fd, token)
+    }
+
+    fn wait(&mut self, limit: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
+        let limit = if self.completed.is_empty() { limit } else { Some(Duration::ZERO) };
+        self.mover.wait(limit, ready)?;
+        self.collect();
+        // The mover reports the end of parts by it.
+        ready.retain(|token| *token != self.done);
+        if !self.completed.is_empty() {
+            ready.push(self.done);
+        }
+        Ok(())
+    }
+}
+
+impl<E: Mover> Drop for MappedEngine<E> {
+    fn drop(&mut self) {
+        if let Err(error) = self.drain() {
+            // The mover, dropped next, keeps the memory of what it has in flight.
+            log::error!("requests of a disk do not end: {error}");
+        }
+        if let Err(error) = self.disk.finish() {
+            log::error!("the end of what was written to a disk is lost: {error}");
+        }
+    }
+}
+
+/// Makes an engine for `disk`. Call it on the thread that uses it.
+///
+/// # Errors
+/// The host has no file descriptor or thread left, or does not offer this engine.
+pub(super) fn engine(disk: Arc<ImageDisk>, kind: EngineKind) -> io::Result<AnyEngine> {
+    if kind != EngineKind::Sync {
+        match UringEngine::new(disk.files().to_vec()) {
+            Ok(mover) => return Ok(Box::new(MappedEngine::new(disk, mover)?)),
+            Err(error) if kind == EngineKind::Uring => return Err(error),
+            Err(error) => {
+                log::info!("disks are served without io_uring, which this host does not give: {error}")
+            }
+        }
+    }
+    let mover = SyncEngine::new(disk.files().to_vec(), None, None)?;
+    Ok(Box::new(MappedEngine::new(disk, mover)?))
+}
+
+impl ImageDisk {
+    /// Makes an engine, as a closure for a worker to call on its thread.
+    pub(crate) fn make_engine(self: Arc<Self>, kind: EngineKind) -> MakePoller<AnyEngine> {
+        Box::new(move || engine(self, kind))
+    }
+}

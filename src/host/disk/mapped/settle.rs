@@ -1,0 +1,138 @@
+//! Brings an image to its medium: flush, growth, and the end.
+
+use std::io;
+
+use diskimage::imago::format::PreallocateMode;
+use diskimage::{Commit, Format, ImageError};
+use virtio::block::{Extent, Operation};
+
+use super::super::helper;
+use super::disk::ImageDisk;
+
+/// So many clusters without a pointer are freed while the machine runs; fewer wait for its end.
+const MANY_FREED: usize = 256;
+
+impl ImageDisk {
+    /// Brings everything that was completed before to the medium.
+    ///
+    /// # Errors
+    /// The file cannot be written to; the metadata wait for the next flush.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        let Some(held) = self.held() else {
+            let top = self.top().ok_or(io::ErrorKind::NotFound)?;
+            return helper::run(top, Operation::Flush, Extent::default());
+        };
+        let mut commit = held.commit();
+        self.take(&mut commit)?;
+        if commit.reclaimable() >= MANY_FREED {
+            self.reclaim(&mut commit)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the metadata as they are now, and brings them to the medium while others change them again.
+    fn take(&self, commit: &mut Commit<'_>) -> io::Result<()> {
+        let changes = {
+            let _change = self.change();
+            self.image.access().flush()?;
+            commit.take();
+            self.changes_so_far()
+        };
+        commit.write()?;
+        self.are_flushed(changes);
+        Ok(())
+    }
+
+    /// Frees the clusters without a pointer.
+    fn reclaim(&self, commit: &mut Commit<'_>) -> io::Result<()> {
+        let access = self.image.access();
+        let _change = self.change();
+        access.flush()?;
+        commit.take();
+        commit.write()?;
+        self.are_flushed(self.changes_so_far());
+        let _uncached = self.uncached();
+        commit.reclaim()?;
+        // SAFETY: the file is what imago has in its caches, but for the refcounts that were lowered just now. Nothing else uses
+        // the image: the change of mappings and the look at them are locked out.
+        unsafe { access.invalidate_cache() }
+    }
+
+    /// Makes the disk larger: `bytes` are on the medium when this returns. [`ImageDisk::sectors`] says the new size then.
+    ///
+    /// # Errors
+    /// The image cannot have this size, or be written to.
+    pub(crate) fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.image.check_resize(bytes).map_err(|error| match error {
+            ImageError::Io { source, .. } => source,
+            error => io::Error::other(error.to_string()),
+        })?;
+        let access = self.image.access();
+        let before = access.size();
+        if bytes < before {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a disk in use is not made smaller"));
+        }
+        if self.image.format() == Format::Qcow2 {
+            self.grow(before, bytes)?;
+        } else {
+            access.resize_grow(bytes, PreallocateMode::None)?;
+        }
+        self.flush()?;
+        self.set_size(bytes);
+        Ok(())
+    }
+
+    /// New space reads as zeros: the rest of the last cluster, and where a backing file is longer than the disk was.
+    fn grow(&self, before: u64, bytes: u64) -> io::Result<()> {
+        let access = self.image.access();
+        let cluster = self.image.header().map_or(1, |header| header.cluster_size());
+        let whole = before.next_multiple_of(cluster).min(bytes);
+        let below = self.image.layers().iter().skip(1).map(|layer| layer.size).max().unwrap_or(0);
+        let grow = |to, mode| {
+            let _change = self.change();
+            self.has_changed();
+            access.resize_grow(to, mode)
+        };
+        if whole > before {
+            grow(whole, PreallocateMode::None)?;
+            self.space(
+                Operation::WriteZeroes { unmap: true },
+                Extent { offset: before, len: whole - before },
+            )?;
+        }
+        if below > whole {
+            grow(below.min(bytes), PreallocateMode::Zero)?;
+        }
+        grow(bytes, PreallocateMode::None)
+    }
+
+    /// Leaves the file as an image at rest: everything written, and free what is not used.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        let Some(held) = self.held() else { return Ok(()) };
+        let mut commit = held.commit();
+        if self.is_changed() {
+            self.take(&mut commit)?;
+        }
+        if commit.reclaimable() > 0 {
+            self.reclaim(&mut commit)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ImageDisk {
+    fn drop(&mut self) {
+        if let Err(error) = self.finish() {
+            log::error!(
+                "the end of what was written to the disk {} is lost: {error}",
+                self.image.path().display()
+            );
+        }
+    }
+}
