@@ -84,8 +84,9 @@ impl OpenDisk {
             let file = DiskFile::open_as(&spec.path, access, spec.format);
             return file.map(|file| OpenDisk::Raw(Arc::new(file)));
         }
-        let image = ImageDisk::new(layers::open(spec)?, access);
-        image.map(|image| OpenDisk::Image(Arc::new(image))).map_err(|error| DiskError::Io {
+        let (image, locks) = layers::open(spec)?;
+        let image = ImageDisk::new(image, access);
+        image.map(|image| OpenDisk::Image(Arc::new(image.with_locks(locks)))).map_err(|error| DiskError::Io {
             path: spec.image().into(),
             action: "preparing it",
             error,
