@@ -227,6 +227,6 @@ impl Image {
 fn prepare(file: &File, path: &Path, header: &Header) -> Result<Tables, ImageError> {
     header.check_writable(path)?;
     let tables = Tables::read(file, path, header)?;
-    header.clear_features(file).map_err(ImageError::io(path, "write"))?;
+    header.clear_features(file, path).map_err(ImageError::io(path, "write"))?;
     Ok(tables)
 }

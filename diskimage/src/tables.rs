@@ -97,7 +97,7 @@ fn all_entries(file: &File, table: &Range<u64>) -> io::Result<Vec<u64>> {
         let count = usize::try_from(table.end - offset).unwrap_or(PIECE).min(PIECE);
         let mut piece = vec![0; count];
         crate::storage::read_padded(file, &mut piece, offset)?;
-        found.extend(piece.chunks_exact(ENTRY as usize).map(offset_of));
+        found.extend(piece.as_chunks::<8>().0.iter().map(|entry| offset_of(entry)));
         offset += count as u64;
     }
     Ok(found)

@@ -21,7 +21,7 @@ pub use features::Features;
 pub use kinds::{Compression, Encryption};
 pub(crate) use tables::largest;
 
-use crate::words::text;
+use crate::words::{name, text};
 use crate::{Format, ImageError};
 use bytes::Bytes;
 use extensions::Extensions;
@@ -185,9 +185,15 @@ impl Header {
 
     /// Clears the features that end with the first write by a program that does not know them: bitmaps of changed clusters. One
     /// write of eight bytes; imago would write the whole header anew, and a power cut could leave half of it.
-    pub(crate) fn clear_features(&self, file: &File) -> std::io::Result<()> {
+    pub(crate) fn clear_features(&self, file: &File, path: &Path) -> std::io::Result<()> {
         if self.features.autoclear == 0 {
             return Ok(());
+        }
+        if self.features.bitmaps {
+            log::warn!(
+                "the bitmaps of changed clusters in {} are not kept: it is opened for writing",
+                name(path)
+            );
         }
         file.write_all_at(&[0; 8], AUTOCLEAR)?;
         file.sync_data()

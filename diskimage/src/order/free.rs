@@ -67,6 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a list of ranges is meant")]
     fn clusters_that_are_free_now_are_found_for_every_width() {
         let freed = |refcount_bits, old: &[u8], new: &[u8]| {
             Clusters { bits: 9, refcount_bits, number: 1 }.freed(old, new)

@@ -2,7 +2,7 @@
 //! plain array of bytes says it is.
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diskimage::{ConvertOptions, CreateOptions, Format, Image, NoProgress, commit, convert};
 
@@ -68,8 +68,26 @@ impl Chain {
         if let Some((below, format)) = self.files.last() {
             options = options.backing(below.file_name().unwrap().to_str().unwrap(), *format);
         }
-        diskimage::create(&create(&path), &path, &options).unwrap();
+        if format == Format::Qcow2 && self.random.below(3) == 0 {
+            self.create_by_qemu(&path);
+        } else {
+            diskimage::create(&create(&path), &path, &options).unwrap();
+        }
         self.files.push((path, format));
+    }
+
+    /// With options that we do not have.
+    fn create_by_qemu(&mut self, path: &Path) {
+        let options =
+            ["compat=0.10", "refcount_bits=1", "refcount_bits=64,cluster_size=2k", "lazy_refcounts=on"];
+        let option = self.random.one_of(&options);
+        let size = self.size().to_string();
+        let mut words = vec!["create", "-q", "-f", "qcow2", "-o", option];
+        if let Some((below, format)) = self.files.last() {
+            words.extend(["-F", format.name(), "-b", below.file_name().unwrap().to_str().unwrap()]);
+        }
+        words.extend([text(path), size.as_str()]);
+        qemu_img(&words);
     }
 
     fn range(&mut self) -> (u64, u64) {
@@ -159,8 +177,17 @@ impl Chain {
         self.files = vec![(path, format)];
     }
 
+    /// Compressed clusters, which are written over later.
+    fn compress(&mut self) {
+        let path = self.new_path();
+        let (from, format) = self.top();
+        let words = ["convert", "-c", "-f", format.name(), "-O", "qcow2", text(&from), text(&path)];
+        qemu_img(&words);
+        self.files = vec![(path, Format::Qcow2)];
+    }
+
     fn round(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(13) {
             0..4 => {
                 self.said.push("write".into());
                 self.write();
@@ -182,9 +209,13 @@ impl Chain {
                 self.said.push("commit".into());
                 self.commit();
             }
-            _ => {
+            11 => {
                 self.said.push("convert".into());
                 self.convert();
+            }
+            _ => {
+                self.said.push("compress by QEMU".into());
+                self.compress();
             }
         }
         self.assert_right();
