@@ -1,5 +1,10 @@
 //! `minivmm disk` on images that a running machine has as its disks.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on shall say so by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
 
 #[path = "support/host.rs"]
 mod host;
