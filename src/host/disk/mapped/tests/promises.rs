@@ -212,3 +212,21 @@ fn calls(rig: &mut Rig) -> u64 {
     }
     ENTERED.get() - before
 }
+
+/// QEMU keeps the cluster of zeroed space, with what it held.
+#[test]
+fn what_a_cluster_held_before_is_not_seen_again() {
+    on_each(Access::default(), plain, |rig| {
+        rig.write(0, &pattern(1, MIB)).unwrap();
+        (rig.engine, rig.disk) = (None, None);
+        let zero =
+            Command::new("qemu-io").args(["-f", "qcow2", "-c", "write -z 0 1M"]).arg(&rig.path).output();
+        assert!(zero.expect("qemu-io is installed").status.success());
+        rig.model[..MIB as usize].fill(0);
+        rig.open();
+        for cluster in 0..16 {
+            rig.write(cluster * 65536 + 4096 + cluster * 512, &[0xaa; 512]).unwrap();
+        }
+        rig.close();
+    });
+}
