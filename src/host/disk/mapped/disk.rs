@@ -11,6 +11,7 @@ use virtio::block::{Disk, SECTOR, Topology};
 
 use super::super::file::DiskFile;
 use super::super::open::Access;
+use crate::host::disk_image::ImageOpener;
 
 /// An open image with its backing files.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct ImageDisk {
     flushed: AtomicU64,
     /// Discards that are not done yet may be left out.
     pub(super) hurried: AtomicBool,
+    /// Holds locks until the disk is closed.
+    _locks: ImageOpener,
 }
 
 /// Where a piece of the disk is.
@@ -81,7 +84,14 @@ impl ImageDisk {
             changed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             hurried: AtomicBool::new(false),
+            _locks: ImageOpener::default(),
         })
+    }
+
+    /// The same, with what holds the locks on its files and on what they lie on.
+    pub(crate) fn with_locks(mut self, locks: ImageOpener) -> Self {
+        self._locks = locks;
+        self
     }
 
     /// Reads the disk; fewer bytes at its end.
