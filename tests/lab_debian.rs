@@ -315,8 +315,9 @@ fn command_runs_on_the_kernel_and_with_the_modules_of_a_disk() {
         .sh("qemu-img create -q -f qcow2 -F raw -b vm0.raw cloud.qcow2; md5sum cloud.qcow2 >cloud.sum")
         .unwrap();
     let guest = "uname -r; cat /sys/block/vda/ro; echo changed >/dev/vda; sync; exit 3";
-    let line =
-        format!("TMPDIR=$PWD ./minivmm run --disk cloud.qcow2,snapshot --mem 256 --boot-timeout 120 -- sh -c '{guest}'");
+    let line = format!(
+        "TMPDIR=$PWD ./minivmm run --disk cloud.qcow2,snapshot --mem 256 --boot-timeout 120 -- sh -c '{guest}'"
+    );
     let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
     assert_eq!(out.status, Status::Exited(3), "{}{}", out.text(), out.err_text());
     assert!(out.text().starts_with("6.1.") && out.text().ends_with("-amd64\n0\n"), "{}", out.text());
