@@ -82,7 +82,8 @@ impl OpenDisk {
         let access = Access { read_only: spec.read_only, direct: spec.direct };
         if spec.overlay.is_none() && !spec.snapshot && spec.format() == Format::Raw {
             let file = DiskFile::open_as(&spec.path, access, spec.format);
-            return file.map(|file| OpenDisk::Raw(Arc::new(file)));
+            let wish = spec.discard.unwrap_or_default();
+            return file.map(|file| OpenDisk::Raw(Arc::new(file.discarding(wish))));
         }
         let (image, locks) = layers::open(spec)?;
         let image = ImageDisk::new(image, access);

@@ -19,7 +19,7 @@ use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Interest, Poller, Token};
 
-use super::file::DiskFile;
+use super::file::{self, DiskFile};
 use super::flight::{Flight, Step};
 use super::helper::{HELPER_EVENT, Helper};
 use super::mover::Mover;
@@ -218,6 +218,8 @@ impl UringEngine {
             (Step::Zero { .. }, Err(error)) if file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
+                // The kernel would copy all of it at once on this thread, and the disk's other requests wait.
+                flight.may_block = true;
                 return self.submit_flight(tag);
             }
             (Step::Read | Step::Write, Err(error))
@@ -230,6 +232,7 @@ impl UringEngine {
                     flight.may_block = true;
                     return self.submit_flight(tag);
                 }
+                _ if flight.step == Step::Flush => Err(file::flush_failed(error)),
                 _ => Err(error),
             },
         };

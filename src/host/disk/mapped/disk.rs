@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use diskimage::imago::{Mapping, ShallowMapping};
-use diskimage::{Format, Image, ImageFile, Layer, Ordered as HeldWrites};
+use diskimage::{Format, HeldWrites, Image, ImageFile, Layer};
 use virtio::block::{Disk, SECTOR, Topology};
 
 use super::super::file::DiskFile;
@@ -164,7 +164,7 @@ impl ImageDisk {
 
     /// The metadata writes that are held back; `None` if there are none to hold.
     pub(super) fn held(&self) -> Option<&HeldWrites> {
-        self.image.files().first()?.ordered()
+        self.image.files().first()?.held_writes()
     }
 
     /// Where the piece at `offset` is, and how many of `length` bytes are there.

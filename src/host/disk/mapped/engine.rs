@@ -102,7 +102,8 @@ impl<E: Mover> MappedEngine<E> {
             mover,
             threads,
             memory: None,
-            done: 0,
+            // Until it is attached: no event of the worker's.
+            done: HELPER_EVENT,
             requests: Vec::new(),
             in_flight: 0,
             parts: Parts::default(),
