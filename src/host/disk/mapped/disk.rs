@@ -12,6 +12,7 @@ use virtio::block::{Disk, SECTOR, Topology};
 use super::super::file::DiskFile;
 use super::super::open::Access;
 use crate::host::disk_image::ImageOpener;
+use crate::spec::DiskDiscard;
 
 /// An open image with its backing files.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct ImageDisk {
     files: Vec<Arc<DiskFile>>,
     sectors: AtomicU64,
     read_only: bool,
+    /// The guest may give space back.
+    discards: bool,
     /// Held while mappings change.
     changes: Mutex<()>,
     /// Written while imago forgets what it has cached.
@@ -79,6 +82,7 @@ impl ImageDisk {
             files,
             sectors,
             read_only: access.read_only,
+            discards: true,
             changes: Mutex::default(),
             caches: RwLock::default(),
             changed: AtomicU64::new(0),
@@ -91,6 +95,15 @@ impl ImageDisk {
     /// The same, with what holds the locks on its files and on what they lie on.
     pub(crate) fn with_locks(mut self, locks: ImageOpener) -> Self {
         self._locks = locks;
+        self
+    }
+
+    /// The same, whose space the guest gives back as `wish` says.
+    #[must_use]
+    pub(crate) fn discarding(mut self, wish: DiskDiscard) -> Self {
+        // Space that was reserved for this image would go to others.
+        let is_allocated = || self.used().is_some_and(|used| used >= self.length());
+        self.discards = wish == DiskDiscard::On || wish == DiskDiscard::Auto && !is_allocated();
         self
     }
 
@@ -140,7 +153,7 @@ impl ImageDisk {
             serial: serial.into(),
             queues,
             topology: top.map_or_else(Topology::default, |top| top.topology),
-            discard: top.and_then(|top| top.discard),
+            discard: top.and_then(|top| top.discard).filter(|_| self.discards),
         }
     }
 
