@@ -20,7 +20,7 @@ use world::{FAR, FAR6, INSIDE, PEERS, World};
 fn debian_runs_as_the_courses_show_it_for_a_user_without_capabilities_and_reboots_with_all_it_has() {
     let used = || lab().sh("du -m vm0.raw | cut -f1").unwrap().trim().parse::<u64>().unwrap();
     assert!(used() < 1024, "the new image uses {} MiB", used());
-    lab().sh("qemu-img resize -q -f raw vm0.raw +20G").unwrap();
+    lab().sh("./minivmm disk resize vm0.raw +20G").unwrap();
     let tap = Tap::new("tap2", "");
     // What a kernel prints on a serial port takes an emulated machine ten seconds; README's machine is started without `quiet`.
     let quiet = "--append quiet";
