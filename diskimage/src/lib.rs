@@ -33,7 +33,7 @@ pub use convert::{ConvertOptions, Converted, convert};
 pub use create::{CreateOptions, Preallocate, create};
 pub use error::ImageError;
 pub use format::{Format, UnknownFormat};
-pub use header::{Backing, Compression, Encryption, Features, Header, looks_like_qcow2};
+pub use header::{Backing, Compression, Encryption, Features, Header};
 pub use held::{Commit, HeldWrites};
 pub use image::Image;
 pub use opener::{Access, ImageOptions, Opener, UnlockedOpener};

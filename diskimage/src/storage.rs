@@ -35,7 +35,6 @@ struct Inner {
     helper: CommonStorageHelper,
     /// Of a qcow2 file that is written.
     order: OnceLock<Mutex<Order>>,
-    new_data: AtomicBool,
     /// What is read may be held by the order. Else nobody waits for its syncs to read.
     holds: AtomicBool,
     /// Of a qcow2 file that a machine writes: it takes the place of the order.
@@ -51,7 +50,6 @@ impl ImageFile {
             height,
             helper: CommonStorageHelper::default(),
             order: OnceLock::new(),
-            new_data: AtomicBool::new(false),
             holds: AtomicBool::new(false),
             writes: OnceLock::new(),
         }))
@@ -68,11 +66,7 @@ impl ImageFile {
         if self.held_writes().is_some() {
             return None;
         }
-        let mut order = self.0.order.get()?.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.new_data.swap(false, Ordering::Acquire) {
-            order.data_written();
-        }
-        Some(order)
+        Some(self.0.order.get()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Begins a change of the L1 table, which ends with the next flush: see [`Order::begin`].
@@ -86,17 +80,6 @@ impl ImageFile {
     /// Writes the disk's new size to the header.
     pub(crate) fn show_size(&self, size: u64) -> io::Result<()> {
         self.order().map_or(Ok(()), |mut order| order.show_size(self.file(), size))
-    }
-
-    /// For an engine that writes data itself, before it writes to space that was allocated just now: nothing on the medium leads
-    /// there any more.
-    pub fn settle(&self) -> io::Result<()> {
-        self.order().map_or(Ok(()), |mut order| order.settle(self.file()))
-    }
-
-    /// For an engine that writes data itself, after it wrote to newly allocated space and before it commits the mapping.
-    pub fn data_written(&self) {
-        self.0.new_data.store(true, Ordering::Release);
     }
 
     /// The open file.

@@ -145,7 +145,7 @@ fn assert_survives(run: &Run, at: usize, left: &[u8], path: &Path) {
     // Our own check agrees with qemu-img's, and is quick; some are judged by both.
     let report = check(&File::open(path).unwrap(), path, Format::Qcow2, &mut NoProgress).unwrap();
     assert!(report.verdict() != Verdict::Corrupt, "cut after {at} of {}: {report:?}", run.events.len());
-    if at % 8 == 0 {
+    if at.is_multiple_of(8) {
         let output = Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(path).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(

@@ -184,7 +184,9 @@ impl UringEngine {
 
     fn on_watch_event(&mut self, id: u64, more: bool) {
         let Some(watch) = self.watches.iter().find(|watch| u64::from(watch.id) == id) else { return };
-        if watch.token != HELPER_EVENT && !self.ready_watches.contains(&watch.token) {
+        // The event of the discard thread is served here; one of other threads must end the wait, even if it comes just before.
+        let is_own = watch.token == HELPER_EVENT && self.space.is_some();
+        if !is_own && !self.ready_watches.contains(&watch.token) {
             self.ready_watches.push(watch.token);
         }
         if !more {
