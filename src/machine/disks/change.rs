@@ -104,12 +104,17 @@ impl Disk {
         if growth != DiskGrowth::By(0) {
             let has = open.present_length().map_err(host)?;
             let wanted = growth.of(has).ok_or_else(|| ResizeError::TooLarge { id: id() })?;
-            match () {
-                () if wanted < has => return Err(ResizeError::Smaller { id: id(), has, wanted }),
-                () if wanted == has => {}
-                () if open.is_device() => return Err(ResizeError::Device { id: id(), has }),
-                () if open.is_read_only() => return Err(ResizeError::ReadOnly { id: id() }),
-                () => open.grow(wanted).map_err(host)?,
+            if wanted < has {
+                return Err(ResizeError::Smaller { id: id(), has, wanted });
+            }
+            if wanted > has {
+                if open.is_device() {
+                    return Err(ResizeError::Device { id: id(), has });
+                }
+                if open.is_read_only() {
+                    return Err(ResizeError::ReadOnly { id: id() });
+                }
+                open.grow(wanted).map_err(host)?;
             }
         }
         open.measure().map(drop).map_err(host)
