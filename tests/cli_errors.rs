@@ -145,7 +145,7 @@ fn disk_that_gives_nothing_to_boot_says_what_it_has_and_what_to_do() {
         FAILED,
         &["empty.raw", "the whole disk is empty", "`--kernel FILE"],
     );
-    fs::write(folder.path("vm.qcow2"), b"QFI\xfb and more").unwrap();
+    fs::write(folder.path("vm.qcow2"), b"QFI\xfb\0\0\0\x03 and more").unwrap();
     folder.fails(&["--disk", "vm.qcow2"], FAILED, &["`vm.qcow2` is damaged"]);
     fs::rename(folder.path("vm.qcow2"), folder.path("vm.img")).unwrap();
     folder.fails(&["--disk", "vm.img"], FAILED, &["`vm.img,format=qcow2`", "`vm.img,format=raw`"]);

@@ -149,7 +149,7 @@ fn completions_know_the_flags(share: &Path) {
         "fish/vendor_completions.d/minivmm.fish",
     ] {
         let text = fs::read_to_string(share.join(file)).unwrap();
-        for word in ["doctor", "run", "on-reboot", "boot-timeout"] {
+        for word in ["doctor", "run", "on-reboot", "boot-timeout", "from-format"] {
             assert!(text.contains(word), "{file} does not know {word}");
         }
     }

@@ -20,7 +20,7 @@ use world::{FAR, FAR6, INSIDE, PEERS, World};
 fn debian_runs_as_the_courses_show_it_for_a_user_without_capabilities_and_reboots_with_all_it_has() {
     let used = || lab().sh("du -m vm0.raw | cut -f1").unwrap().trim().parse::<u64>().unwrap();
     assert!(used() < 1024, "the new image uses {} MiB", used());
-    lab().sh("qemu-img resize -q -f raw vm0.raw +20G").unwrap();
+    lab().sh("./minivmm disk resize vm0.raw +20G").unwrap();
     let tap = Tap::new("tap2", "");
     // What a kernel prints on a serial port takes an emulated machine ten seconds; README's machine is started without `quiet`.
     let quiet = "--append quiet";
@@ -315,8 +315,9 @@ fn command_runs_on_the_kernel_and_with_the_modules_of_a_disk() {
         .sh("qemu-img create -q -f qcow2 -F raw -b vm0.raw cloud.qcow2; md5sum cloud.qcow2 >cloud.sum")
         .unwrap();
     let guest = "uname -r; cat /sys/block/vda/ro; echo changed >/dev/vda; sync; exit 3";
-    let line =
-        format!("./minivmm run --disk cloud.qcow2,snapshot --mem 256 --boot-timeout 120 -- sh -c '{guest}'");
+    let line = format!(
+        "TMPDIR=$PWD ./minivmm run --disk cloud.qcow2,snapshot --mem 256 --boot-timeout 120 -- sh -c '{guest}'"
+    );
     let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
     assert_eq!(out.status, Status::Exited(3), "{}{}", out.text(), out.err_text());
     assert!(out.text().starts_with("6.1.") && out.text().ends_with("-amd64\n0\n"), "{}", out.text());

@@ -11,6 +11,8 @@
 
 #[path = "support/embedded.rs"]
 mod embedded;
+#[path = "support/load.rs"]
+mod load;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -20,12 +22,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use embedded::{LIMIT, Output};
+use load::{BLOCK, BLOCKS, assert_last_writes, number};
 use minivmm::spec::Spec;
 use minivmm::{DeviceKind, DeviceStats, Exit, Machine, SaveError, SavedState, StartError};
 use tempfile::TempDir;
-
-const BLOCK: usize = 4096;
-const BLOCKS: u64 = 2048;
 
 struct Load {
     spec: Spec,
@@ -141,24 +141,12 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
     assert!(matches!(running.machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));
 
     let last = said.lines().last().unwrap();
-    let number = |key: &str| -> u64 {
-        let rest = last.split_once(key).unwrap_or_else(|| panic!("no {key} in {last}")).1;
-        rest.split(' ').next().unwrap().parse().unwrap()
-    };
-    let [writes, reads, flushes] = ["writes=", "reads=", "flushes="].map(number);
+    let [writes, reads, flushes] = ["writes=", "reads=", "flushes="].map(|key| number(last, key));
     assert_eq!((requests, writes), (writes + reads + flushes, reads), "{last}");
     let mut expected = String::from("ready\n");
     (1..=writes / 512).for_each(|line| expected += &format!("at={}\n", 512 * line));
     assert!(said.starts_with(&expected) && said[expected.len()..].starts_with("finished "), "{said}");
-    // Each block has its last content.
-    let image = fs::read(&load.image).unwrap();
-    for (at, block) in (0..BLOCKS).zip(image.chunks_exact(BLOCK)) {
-        let last =
-            ((writes + BLOCKS - at) / BLOCKS * BLOCKS + at).checked_sub(BLOCKS).filter(|last| *last > 0);
-        let words = block.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
-        let right = |(word, found)| last.map_or(0, |number| tiny_guest::load_word(number, word)) == found;
-        assert!((0..).zip(words).all(right), "block {at} is not that of write {last:?} of {writes}");
-    }
+    assert_last_writes(&load.image, writes);
 }
 
 #[test]

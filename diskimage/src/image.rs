@@ -193,7 +193,7 @@ impl Image {
 
     /// To be called before something may be allocated: what was given back is given back in the file too, so that nothing there
     /// leads to what stands in its place next.
-    pub fn before_allocation(&self) -> io::Result<()> {
+    pub(crate) fn before_allocation(&self) -> io::Result<()> {
         if self.freed.swap(false, Ordering::AcqRel) {
             let done = self.access.flush();
             if done.is_err() {
@@ -204,8 +204,8 @@ impl Image {
         Ok(())
     }
 
-    /// For an engine that works on the mappings itself: it discarded something, or wrote over compressed data.
-    pub fn freed(&self) {
+    /// Something was discarded, or written over compressed data.
+    pub(crate) fn freed(&self) {
         self.freed.store(true, Ordering::Release);
     }
 

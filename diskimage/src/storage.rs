@@ -18,8 +18,8 @@ use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 use imago::{FormatAccess, Storage};
 
+use crate::held::HeldWrites;
 use crate::order::Order;
-use crate::ordered::Ordered;
 
 /// Zeroes are written in pieces of this size where the file system can do no better.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -35,11 +35,10 @@ struct Inner {
     helper: CommonStorageHelper,
     /// Of a qcow2 file that is written.
     order: OnceLock<Mutex<Order>>,
-    new_data: AtomicBool,
     /// What is read may be held by the order. Else nobody waits for its syncs to read.
     holds: AtomicBool,
     /// Of a qcow2 file that a machine writes: it takes the place of the order.
-    ordered: OnceLock<Ordered>,
+    writes: OnceLock<HeldWrites>,
 }
 
 impl ImageFile {
@@ -51,9 +50,8 @@ impl ImageFile {
             height,
             helper: CommonStorageHelper::default(),
             order: OnceLock::new(),
-            new_data: AtomicBool::new(false),
             holds: AtomicBool::new(false),
-            ordered: OnceLock::new(),
+            writes: OnceLock::new(),
         }))
     }
 
@@ -65,14 +63,10 @@ impl ImageFile {
 
     /// The order of a file that has one.
     pub(crate) fn order(&self) -> Option<MutexGuard<'_, Order>> {
-        if self.ordered().is_some() {
+        if self.held_writes().is_some() {
             return None;
         }
-        let mut order = self.0.order.get()?.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.new_data.swap(false, Ordering::Acquire) {
-            order.data_written();
-        }
-        Some(order)
+        Some(self.0.order.get()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Begins a change of the L1 table, which ends with the next flush: see [`Order::begin`].
@@ -88,17 +82,6 @@ impl ImageFile {
         self.order().map_or(Ok(()), |mut order| order.show_size(self.file(), size))
     }
 
-    /// For an engine that writes data itself, before it writes to space that was allocated just now: nothing on the medium leads
-    /// there any more.
-    pub fn settle(&self) -> io::Result<()> {
-        self.order().map_or(Ok(()), |mut order| order.settle(self.file()))
-    }
-
-    /// For an engine that writes data itself, after it wrote to newly allocated space and before it commits the mapping.
-    pub fn data_written(&self) {
-        self.0.new_data.store(true, Ordering::Release);
-    }
-
     /// The open file.
     pub fn file(&self) -> &File {
         &self.0.file
@@ -111,12 +94,12 @@ impl ImageFile {
     /// The file cannot be read.
     pub fn hold_writes(&self) -> io::Result<()> {
         // A second call finds the first one's.
-        self.0.ordered.set(Ordered::new(self.file())?).or(Ok(()))
+        self.0.writes.set(HeldWrites::new(self.file())?).or(Ok(()))
     }
 
     /// The writes that are held back, after [`ImageFile::hold_writes`].
-    pub fn ordered(&self) -> Option<&Ordered> {
-        self.0.ordered.get()
+    pub fn held_writes(&self) -> Option<&HeldWrites> {
+        self.0.writes.get()
     }
 
     /// Its path.
@@ -217,8 +200,8 @@ impl Storage for ImageFile {
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
         let order = if self.0.holds.load(Ordering::Acquire) { self.order() } else { None };
         for mut buffer in buffers.into_inner() {
-            if let Some(ordered) = self.ordered() {
-                ordered.read(&mut buffer, offset)?;
+            if let Some(writes) = self.held_writes() {
+                writes.read(&mut buffer, offset)?;
                 offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
                 continue;
             }
@@ -236,8 +219,8 @@ impl Storage for ImageFile {
 
     unsafe fn pure_writev(&self, buffers: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         for buffer in buffers.into_inner() {
-            match (self.ordered(), self.order()) {
-                (Some(ordered), _) => ordered.write(&buffer, offset)?,
+            match (self.held_writes(), self.order()) {
+                (Some(writes), _) => writes.write(&buffer, offset)?,
                 (None, Some(mut order)) => order.write(self.file(), &buffer, offset)?,
                 (None, None) => self.file().write_all_at(&buffer, offset)?,
             }
@@ -286,8 +269,8 @@ impl Storage for ImageFile {
 
     /// imago asks before it frees clusters, and lets them be after an error.
     fn settle_writes(&self) -> io::Result<()> {
-        match self.ordered() {
-            Some(ordered) if !ordered.may_free() => Err(io::ErrorKind::Other.into()),
+        match self.held_writes() {
+            Some(writes) if !writes.may_free() => Err(io::ErrorKind::Other.into()),
             _ => Ok(()),
         }
     }

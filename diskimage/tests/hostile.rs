@@ -130,7 +130,6 @@ fn the_format_of_a_backing_file_is_never_guessed_from_its_content() {
     let mut start = [0; 4];
     image.read_at(&mut start, 0).unwrap();
     assert_eq!(&start, b"QFI\xfb", "its bytes are the disk");
-    assert!(diskimage::looks_like_qcow2(&File::open(&disguised).unwrap()));
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl ControlTarget for StubMachine {
             pid: 1,
             version: "0",
             state: self.state(),
+            full_disks: Vec::new(),
             uptime: 0.0,
             mem: 512,
             cpus: 1,

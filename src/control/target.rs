@@ -192,6 +192,8 @@ pub struct Info {
     pub version: &'static str,
     /// Its state.
     pub state: MachineState,
+    /// Disks such as `vda` that wait for room on the host, for which it is paused.
+    pub full_disks: Vec<String>,
     /// Seconds since its start.
     pub uptime: f64,
     /// Its memory in MiB.
@@ -256,6 +258,7 @@ impl ControlTarget for RunningTarget {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
             state: self.state(),
+            full_disks: self.controls.full_disks(),
             uptime: Duration::from_millis(
                 u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             )

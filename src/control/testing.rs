@@ -63,6 +63,7 @@ impl ControlTarget for Fake {
             pid: 1,
             version: "0",
             state: self.state(),
+            full_disks: Vec::new(),
             uptime: 1.5,
             mem: 512,
             cpus: 1,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use diskimage::{ImageError, Opener};
 
-use super::disk::{Access, DiskError, DiskHolder, find_holder, lock, open_file};
+use super::disk::{Access, DiskError, DiskHolder, FilesBehind, find_holder, lock, open_file};
 use super::identity::{identity, is_at};
 use super::lock::is_locked;
 
@@ -29,6 +29,7 @@ struct Opened {
     file: File,
     identity: (u64, u64),
     write: bool,
+    _behind: FilesBehind,
 }
 
 impl ImageOpener {
@@ -66,19 +67,20 @@ impl ImageOpener {
                 error,
             });
         }
-        match &mut self.busy {
+        let behind = match &mut self.busy {
             None => lock(&file, path, access)?,
             Some(busy) if is_locked(&file).unwrap_or(false) => {
                 busy.push(Busy { path: path.into(), holder: find_holder(&file) });
+                FilesBehind::default()
             }
-            Some(_) => {}
-        }
+            Some(_) => FilesBehind::default(),
+        };
         let kept = file.try_clone().map_err(|error| DiskError::Io {
             path: path.into(),
             action: "keeping it open",
             error,
         })?;
-        self.opened.push(Opened { file: kept, identity: identity(&metadata), write });
+        self.opened.push(Opened { file: kept, identity: identity(&metadata), write, _behind: behind });
         Ok(file)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 /// Kinds of locks.
@@ -15,7 +16,12 @@ pub(crate) enum Kind {
 
 /// Takes the lock for this open file; false if another one has it.
 pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
-    match fcntl_lock(file, libc::F_OFD_SETLK, kind) {
+    try_lock_range(file, kind, &(0..u64::MAX))
+}
+
+/// The same for a range of its bytes; one that ends behind what a file can have goes to the end of the file.
+pub(crate) fn try_lock_range(file: &File, kind: Kind, range: &Range<u64>) -> io::Result<bool> {
+    match fcntl_lock(file, libc::F_OFD_SETLK, kind, range) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
@@ -24,7 +30,7 @@ pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
 
 /// Whether another open file has the lock. Does not take it, so that another process can at this moment.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
-    let found = fcntl_lock(file, libc::F_OFD_GETLK, Kind::Exclusive)?;
+    let found = fcntl_lock(file, libc::F_OFD_GETLK, Kind::Exclusive, &(0..u64::MAX))?;
     Ok(i32::from(found.l_type) != libc::F_UNLCK)
 }
 
@@ -34,15 +40,18 @@ pub(crate) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-fn fcntl_lock(file: &File, command: libc::c_int, kind: Kind) -> io::Result<libc::flock> {
+fn fcntl_lock(file: &File, command: libc::c_int, kind: Kind, range: &Range<u64>) -> io::Result<libc::flock> {
     let kind = match kind {
         Kind::Shared => libc::F_RDLCK,
         Kind::Exclusive => libc::F_WRLCK,
     };
-    // SAFETY: an all-zero flock is valid: from the start to the end, without a pid, as OFD locks require.
+    // SAFETY: an all-zero flock is valid: without a pid, as OFD locks require.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+    lock.l_start = range.start.try_into().map_err(io::Error::other)?;
+    // 0 is to the end.
+    lock.l_len = i64::try_from(range.end).map_or(0, |end| end.saturating_sub(lock.l_start));
     // SAFETY: both commands read the flock during the call, and F_OFD_GETLK writes it.
     if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } == 0 {
         Ok(lock)
@@ -70,5 +79,16 @@ mod tests {
         assert!(is_locked(&second).unwrap() && !try_lock(&second, Kind::Exclusive).unwrap());
         drop(first);
         assert!(try_lock(&second, Kind::Exclusive).unwrap());
+    }
+
+    #[test]
+    fn locks_of_ranges_meet_where_the_ranges_do() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let (first, second, third) = (open(), open(), open());
+        assert!(try_lock_range(&first, Kind::Exclusive, &(512..1024)).unwrap());
+        assert!(!try_lock_range(&second, Kind::Exclusive, &(1023..u64::MAX)).unwrap());
+        assert!(try_lock_range(&second, Kind::Exclusive, &(1024..u64::MAX)).unwrap());
+        assert!(!try_lock(&third, Kind::Shared).unwrap());
     }
 }

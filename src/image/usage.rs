@@ -41,6 +41,7 @@ fn usage(disk: &Disk<'_>) -> Result<Usage, ReadError> {
         let what = match number {
             0 => format!("its partition table ({table})"),
             _ if extended > last => "its extended partition".to_owned(),
+            number if gpt => format!("partition {number}, with the second copy of the GPT behind it,"),
             number => format!("partition {number}"),
         };
         return Ok(Usage::Until { end: last.max(extended).saturating_add(copy), what, gpt });
@@ -80,12 +81,15 @@ mod tests {
         let part = vec![1; 1 << 20];
         let mut disk = gpt(512, &[(1, LINUX, &part), (4, LINUX, &part)]);
         disk.resize(16 << 20, 0);
-        assert_eq!(used(&disk), until(3 * MIB + 33 * 512, "partition 4", true));
+        assert_eq!(
+            used(&disk),
+            until(3 * MIB + 33 * 512, "partition 4, with the second copy of the GPT behind it,", true)
+        );
         let mut disk = gpt(4096, &[(1, LINUX, &part)]);
         disk.resize(16 << 20, 0);
         assert_eq!(
             with_sectors(&disk, 4096, |disk| usage(disk).unwrap()),
-            until(2 * MIB + 33 * 4096, "partition 1", true)
+            until(2 * MIB + 33 * 4096, "partition 1, with the second copy of the GPT behind it,", true)
         );
         let mut disk = vec![0; 32 << 20];
         mbr_entry(&mut disk, 0, 0, 0x83, 2048, 2048);

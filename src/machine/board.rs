@@ -1,5 +1,6 @@
 //! The machine's board: which devices it has, where they are, and how that is told to the guest.
 
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,7 @@ use super::boot_once::Memory;
 use super::components::Components;
 use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
+use super::full_disks::FullDisk;
 use super::gate::VcpuGate;
 use super::pci;
 use super::resources::Resources;
@@ -64,7 +66,10 @@ impl Board {
             memory: memory.ram.handle(),
             msi: Arc::new(vm.msi()),
             doorbells: Arc::new(vm.doorbells()),
-            failures: Arc::new(FailureReporter(resources.publisher.clone())),
+            failures: Arc::new(FailureReporter {
+                publisher: resources.publisher.clone(),
+                gate: gate.clone(),
+            }),
         };
         let mut functions = (resources.functions)(resources, ends.virtio, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
@@ -139,14 +144,21 @@ fn platform(cpus: u32, has_rtc: bool, window: Option<Range<u64>>) -> Platform {
     }
 }
 
-/// Passes on that a device cannot go on.
+/// Passes on that a device cannot go on, or a disk not without room.
 #[derive(Debug)]
-struct FailureReporter(Publisher);
+struct FailureReporter {
+    publisher: Publisher,
+    gate: Arc<VcpuGate>,
+}
 
 impl transport::Failures for FailureReporter {
     fn failed(&self, device: &str, reason: &str) {
         let (device, reason) = (device.to_owned(), reason.to_owned());
-        self.0.publish(MachineEvent::DeviceFailed { device, reason });
+        self.publisher.publish(MachineEvent::DeviceFailed { device, reason });
+    }
+
+    fn full(&self, disk: &str, bytes: u64, error: &io::Error) {
+        self.gate.disk_full(FullDisk { id: disk.to_owned(), bytes, error: error.to_string() });
     }
 }
 

@@ -267,6 +267,12 @@ impl Controls {
         if self.outcome.has_ended() { MachineState::Ended } else { self.publisher.state() }
     }
 
+    /// The disks, such as `vda`, for which the host has no room, and which have `on-full=pause`: the machine is paused, or about
+    /// to be, and their requests are repeated when it is resumed.
+    pub fn full_disks(&self) -> Vec<String> {
+        self.publisher.full_disks()
+    }
+
     /// As [`Controls::stats`], but `None` too if the machine takes longer to answer, because it is about to rest or to boot.
     pub(crate) fn stats_within(&self, limit: Duration) -> Option<Stats> {
         self.ask(Command::Stats).recv_timeout(limit).ok().map(UnfinishedStats::finish)

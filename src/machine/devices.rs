@@ -21,7 +21,7 @@ use super::pci::{Placed, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::EngineKind;
-use crate::spec::{DiskQueues, DiskSerial};
+use crate::spec::{DiskDiscard, DiskQueues, DiskSerial, OnFull};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
@@ -72,8 +72,15 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     let queues = spec.queues.map_or(resources.spec.cpus().get(), |queues| queues.get().into());
     let queues = u16::try_from(queues).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX);
     let serial = spec.serial.as_ref().map_or("", DiskSerial::as_str);
-    let device = Block::new(id.clone(), open.disk(serial, queues));
-    let device = device.with_limits(resources.disk_handles.limits(index));
+    let mut described = open.disk(serial, queues);
+    if spec.discard == Some(DiskDiscard::Off) {
+        described.discard = None;
+    }
+    let device = Block::new(id.clone(), described).with_limits(resources.disk_handles.limits(index));
+    let device = match spec.on_full.unwrap_or_default() {
+        OnFull::Pause => device.waiting_when_full(platform.failures.clone()),
+        OnFull::Report => device,
+    };
     let info = device.info();
     let threads = spec.threads.map_or(1, DiskQueues::get);
     if threads > queues.get() {

@@ -35,6 +35,14 @@ pub enum MachineEvent {
         /// In words.
         reason: String,
     },
+    /// The host has no room for what its guest writes to a disk with `on-full=pause`; [`MachineEvent::Paused`] follows, unless it
+    /// is paused already. It writes again when it is resumed.
+    DiskFull {
+        /// Such as `vda`.
+        disk: String,
+        /// Where it is on the host.
+        path: String,
+    },
     /// A port of the host leads to its guest from now on.
     ForwardAdded(BoundForward),
     /// A port of the host leads to its guest no longer; connections go on.
@@ -148,6 +156,8 @@ struct Audience {
     listeners: Vec<Weak<Listener>>,
     /// As the events so far have it.
     state: MachineState,
+    /// Disks that wait for room.
+    full: Vec<String>,
 }
 
 impl Audience {
@@ -165,6 +175,15 @@ impl Publisher {
             MachineEvent::Exited => MachineState::Ended,
             _ => audience.state,
         };
+        match &event {
+            MachineEvent::DiskFull { disk, .. } if !audience.full.contains(disk) => {
+                audience.full.push(disk.clone());
+            }
+            MachineEvent::Resumed | MachineEvent::Reset | MachineEvent::Booted | MachineEvent::Exited => {
+                audience.full.clear()
+            }
+            _ => {}
+        }
         audience.forget_those_gone();
         for listener in audience.listeners.iter().filter_map(Weak::upgrade) {
             let mut waiting = listener.lock();
@@ -197,6 +216,10 @@ impl Publisher {
 
     pub(super) fn state(&self) -> MachineState {
         self.lock().state
+    }
+
+    pub(super) fn full_disks(&self) -> Vec<String> {
+        self.lock().full.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Audience> {
@@ -248,6 +271,20 @@ mod tests {
         assert!(matches!(events.next(), Some(MachineEvent::Missed(missed)) if missed > 2000));
         assert_eq!(events.next(), Some(MachineEvent::Paused));
         assert_eq!(events.last(), Some(MachineEvent::Exited));
+    }
+
+    #[test]
+    fn disks_that_wait_for_room_do_so_until_the_machine_goes_on() {
+        let publisher = Publisher::default();
+        let full =
+            |disk: &str| publisher.publish(MachineEvent::DiskFull { disk: disk.into(), path: "p".into() });
+        for goes_on in [MachineEvent::Resumed, MachineEvent::Reset, MachineEvent::Exited] {
+            ["vda", "vdc", "vda"].iter().for_each(|disk| full(disk));
+            publisher.publish(MachineEvent::Paused);
+            assert_eq!(publisher.full_disks(), ["vda", "vdc"]);
+            publisher.publish(goes_on);
+            assert!(publisher.full_disks().is_empty());
+        }
     }
 
     #[test]

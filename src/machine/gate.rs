@@ -8,6 +8,7 @@ use std::task::Wake;
 use devices::console::ByteQueue;
 
 use super::BootNumber;
+use super::full_disks::FullDisk;
 use super::supervisor::Event;
 
 /// What the vCPUs shall do.
@@ -86,6 +87,12 @@ impl VcpuGate {
     pub(super) fn come(self: &Arc<Self>) -> GateTicket {
         self.lock().vcpus += 1;
         GateTicket(self.clone())
+    }
+
+    /// A disk of this boot found no room on the host.
+    pub(super) fn disk_full(&self, disk: FullDisk) {
+        // The supervisor is gone only when the machine is going down.
+        let _ = self.events.send(Event::DiskFull { boot: self.boot, disk });
     }
 
     /// Whether the console's reader has to come before its writers go on: [`GateTicket::wait_for_room`].

@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod exit;
 pub(crate) mod files;
+mod full_disks;
 mod gate;
 mod loader;
 mod net_handles;
@@ -393,6 +394,11 @@ impl Machine {
     /// See [`Controls::state`].
     pub fn state(&self) -> MachineState {
         self.controls.state()
+    }
+
+    /// See [`Controls::full_disks`].
+    pub fn full_disks(&self) -> Vec<String> {
+        self.controls.full_disks()
     }
 
     /// See [`Controls::events`].

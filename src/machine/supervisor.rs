@@ -15,6 +15,7 @@ use super::boot_once::{Beginning, Boot, Origin};
 use super::deadline::Progress;
 use super::ends::BootLoop;
 use super::events::MachineEvent;
+use super::full_disks::FullDisk;
 use super::resources::Resources;
 use super::saved::{SaveError, SavedParts};
 use super::stats::UnfinishedStats;
@@ -37,6 +38,10 @@ pub(super) enum Event {
     AtRest { boot: BootNumber, round: u64 },
     /// A device of one boot has put out more than its console's reader has taken.
     OutputOver { boot: BootNumber },
+    /// A disk of one boot found no room on the host.
+    DiskFull { boot: BootNumber, disk: FullDisk },
+    /// What people are told of such a disk was said.
+    Reported,
     /// All devices of one boot are quiesced.
     Quiesced { boot: BootNumber },
     /// A boot was saved, and the caller has its state.
@@ -60,10 +65,11 @@ impl Event {
             | Event::Suspect { boot }
             | Event::AtRest { boot, .. }
             | Event::OutputOver { boot }
+            | Event::DiskFull { boot, .. }
             | Event::Quiesced { boot } => *boot == number,
             Event::Command(_) | Event::JobPanicked => true,
             // While a boot runs, no other one is made and nothing is given back.
-            Event::Saved | Event::NextBoot | Event::Released => false,
+            Event::Saved | Event::Reported | Event::NextBoot | Event::Released => false,
         }
     }
 }

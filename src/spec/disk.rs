@@ -9,6 +9,7 @@ use diskimage::Format;
 use serde::{Deserialize, Serialize};
 
 use super::disk_limits::{DiskBps, DiskIops};
+use super::disk_options::{DiskDiscard, OnFull};
 use super::text::{Device, by_text};
 use super::words::{DeviceError, Word, once, split};
 
@@ -66,6 +67,12 @@ pub struct DiskSpec {
     /// Most bytes that are read and written in a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bps: Option<DiskBps>,
+    /// Whether the guest can give space back to the host; by default not from an image whose space is all allocated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discard: Option<DiskDiscard>,
+    /// What happens when the host has no room for what the guest writes; by default it gets an I/O error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_full: Option<OnFull>,
 }
 
 impl DiskSpec {
@@ -84,6 +91,8 @@ impl DiskSpec {
             backing: Vec::new(),
             iops: None,
             bps: None,
+            discard: None,
+            on_full: None,
         }
     }
 
@@ -115,6 +124,18 @@ impl DiskSpec {
     #[must_use]
     pub fn with_threads(self, threads: DiskQueues) -> Self {
         DiskSpec { threads: Some(threads), ..self }
+    }
+
+    /// Sets whether the guest can give space back to the host.
+    #[must_use]
+    pub fn with_discard(self, discard: DiskDiscard) -> Self {
+        DiskSpec { discard: Some(discard), ..self }
+    }
+
+    /// Sets what happens when the host has no room.
+    #[must_use]
+    pub fn with_on_full(self, on_full: OnFull) -> Self {
+        DiskSpec { on_full: Some(on_full), ..self }
     }
 
     /// In this format, whatever the path's ending is.
@@ -222,12 +243,14 @@ impl DiskSpec {
             }
             ("iops", Some(_)) => once(&mut self.iops, word.text().parse()?, DISK, "iops"),
             ("bps", Some(_)) => once(&mut self.bps, word.text().parse()?, DISK, "bps"),
+            ("discard", Some(_)) => once(&mut self.discard, word.text().parse()?, DISK, "discard"),
+            ("on-full", Some(_)) => once(&mut self.on_full, word.text().parse()?, DISK, "on-full"),
             ("", None) => Err(DeviceError::Empty("behind a comma")),
             _ => Err(DeviceError::Unknown {
                 device: DISK,
                 word: word.written(),
                 known: "`ro`, `serial=TEXT`, `direct`, `queues=N`, `threads=N`, `iops=N`, `bps=SIZE`, `format=raw|qcow2`, \
-                        `overlay=FILE`, `snapshot` and `backing=FILE`",
+                        `overlay=FILE`, `snapshot`, `backing=FILE`, `discard=on|off|auto` and `on-full=report|pause`",
             }),
         }
     }
@@ -348,6 +371,18 @@ mod tests {
             .with_bps(DiskBps::new(10 << 20).unwrap());
         assert_eq!(disk, expected);
         assert_eq!("vm0.raw".parse(), Ok(DiskSpec::new("vm0.raw")));
+    }
+
+    #[test]
+    fn space_of_the_host_is_an_option() {
+        let disk: DiskSpec = "vm0.raw,discard=off,on-full=pause".parse().unwrap();
+        let expected = DiskSpec::new("vm0.raw").with_discard(DiskDiscard::Off).with_on_full(OnFull::Pause);
+        assert_eq!(disk, expected);
+        let table: DiskSpec = toml::from_str("path = 'vm0.raw'\ndiscard = 'off'\non-full = 'pause'").unwrap();
+        assert_eq!(table, expected);
+        assert!(mistake("d,discard=yes").contains("`on`, `off` or `auto`"));
+        assert!(mistake("d,on-full=stop").contains("`on-full=pause`"));
+        assert!(mistake("d,on-full=pause,on-full=pause").contains("stands twice"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod cpus;
 mod disk;
 mod disk_check;
 mod disk_limits;
+mod disk_options;
 mod disk_size;
 mod error;
 #[cfg(feature = "cli")]
@@ -33,6 +34,7 @@ pub use cpus::Cpus;
 pub use disk::{DiskQueues, DiskSerial, DiskSpec};
 pub(crate) use disk_limits::limits;
 pub use disk_limits::{DiskBps, DiskIops, DiskLimitsChange};
+pub use disk_options::{DiskDiscard, OnFull};
 pub use disk_size::DiskGrowth;
 pub use diskimage::Format as DiskFormat;
 pub use error::SpecError;

@@ -58,6 +58,14 @@ pub enum DeviceError {
     /// Not a number of queues or threads.
     #[error("`{0}` is not a number of queues or threads; write a whole number from 1 to {max}", max = super::DiskQueues::MAX)]
     Queues(String),
+    /// No answer to a host without room.
+    #[error(
+        "`{0}` is no answer to a host without room; write `on-full=report` for an I/O error in the guest, or `on-full=pause`"
+    )]
+    OnFull(String),
+    /// Not whether space is given back.
+    #[error("`{0}` is not `on`, `off` or `auto`, as `discard=` has it")]
+    Discard(String),
     /// Not a limit of operations.
     #[error("`{0}` is not a number of operations a second; write a whole number from 1 to {max}", max = super::DiskIops::MAX)]
     Iops(String),

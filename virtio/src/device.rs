@@ -123,6 +123,12 @@ pub trait Device: Debug + Send {
     /// As there.
     fn save(&self) -> Result<State, StateError>;
 
+    /// Features that the driver of a saved machine may have besides those of [`DeviceInfo::features`]: the device works with them
+    /// although it does not offer them.
+    fn tolerated(&self) -> u64 {
+        0
+    }
+
     /// Takes over a state, while stopped, as [`Component::load`](devices::component::Component::load). Changes nothing on an
     /// error, and raises no interrupt.
     ///

@@ -2,6 +2,7 @@
 //! interrupts, one for each queue and one for configuration (virtio 1.3 §4.1.5.1, §4.1.4.5).
 
 use std::fmt::Display;
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
@@ -26,6 +27,12 @@ pub trait Failures: std::fmt::Debug + Send + Sync {
     /// `device` waits for its driver to reset it, because of `reason`. Once for each failure, on any thread, which must not
     /// be kept waiting: a guest may make its devices fail all day.
     fn failed(&self, device: &str, reason: &str);
+
+    /// The host has no room for a request of `disk` that moves `bytes` bytes: it waits, and the disk begins nothing more, until
+    /// the disk was stopped and started again. Once for each start, on any thread, which must not be kept waiting.
+    fn full(&self, disk: &str, bytes: u64, error: &io::Error) {
+        let _ = (disk, bytes, error);
+    }
 }
 
 /// The part of a device's registers that its worker reaches too.

@@ -82,12 +82,6 @@ pub struct Backing {
     pub format: Option<String>,
 }
 
-/// Whether a file begins as a qcow2 image does. Nothing follows from it but a warning: a guest can write this on a raw disk.
-pub fn looks_like_qcow2(file: &File) -> bool {
-    let mut start = [0; MAGIC.len()];
-    file.read_exact_at(&mut start, 0).is_ok() && start == MAGIC
-}
-
 impl Header {
     /// Reads and checks the header of an open image. It may describe what [`Header::check_supported`] refuses.
     pub fn read(file: &File, path: &Path) -> Result<Header, ImageError> {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::medium::log::{self, Event};
-use crate::{CreateOptions, Format, Image, ImageOptions, UnlockedOpener, create};
+use crate::{CreateOptions, Format, Image, ImageOptions, NoProgress, UnlockedOpener, Verdict, check, create};
 
 const SECTOR: usize = 512;
 
@@ -142,15 +142,24 @@ fn cut(run: &Run, at: usize, numbers: &mut Numbers) -> Vec<u8> {
 
 fn assert_survives(run: &Run, at: usize, left: &[u8], path: &Path) {
     std::fs::write(path, left).unwrap();
-    let output = Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(path).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(matches!(output.status.code(), Some(0 | 3)), "cut after {at} of {}: {said}", run.events.len());
+    // Our own check agrees with qemu-img's, and is quick; some are judged by both.
+    let report = check(&File::open(path).unwrap(), path, Format::Qcow2, &mut NoProgress).unwrap();
+    assert!(report.verdict() != Verdict::Corrupt, "cut after {at} of {}: {report:?}", run.events.len());
+    if at.is_multiple_of(8) {
+        let output = Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            matches!(output.status.code(), Some(0 | 3)),
+            "cut after {at} of {}: {said}",
+            run.events.len()
+        );
+    }
     let image = open(path);
     let (_, flushed) = run.flushes.iter().rfind(|(end, _)| *end <= at).unwrap();
     let since = run.flushes.iter().rfind(|(end, _)| *end <= at).unwrap().0;
-    for index in 0..image.size() / SECTOR as u64 {
-        let mut found = [0; SECTOR];
-        image.read_at(&mut found, index * SECTOR as u64).unwrap();
+    let mut disk = vec![0xa5; image.size() as usize];
+    image.read_at(&mut disk, 0).unwrap();
+    for (index, found) in (0..).zip(disk.chunks_exact(SECTOR)) {
         let old = flushed.get(&index).copied().unwrap_or(0);
         let newer =
             run.history.get(&index).into_iter().flatten().filter(|(event, _)| (since..=at).contains(event));
@@ -171,7 +180,7 @@ fn a_power_cut_at_any_moment_leaves_what_was_flushed() {
     // Hundreds of syncs: in memory, if there is a file system there.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let mut numbers = Numbers(std::env::var("SEED").map_or(7, |seed| seed.parse().unwrap()));
-    let cuts = std::env::var("CUTS").map_or(20, |cuts| cuts.parse().unwrap());
+    let cuts = std::env::var("CUTS").map_or(40, |cuts| cuts.parse().unwrap());
     for cluster in [512, 4096] {
         let path = folder.path().join(format!("{cluster}.qcow2"));
         let run = record(&path, cluster, &mut numbers);

@@ -34,6 +34,8 @@ fn write_until_killed(folder: &Path, mut number: u64) {
     let files = Files::of(folder);
     let mut random = Random::new(number);
     let mut log = File::options().append(true).open(&files.log).unwrap();
+    // One call a line: a line is there whole or not.
+    let mut say = |line: String| log.write_all(format!("{line}\n").as_bytes()).unwrap();
     loop {
         let mut top = image(&files.top, Format::Qcow2, true);
         for _ in 0..random.below(12) {
@@ -43,7 +45,7 @@ fn write_until_killed(folder: &Path, mut number: u64) {
             let zeroes = random.below(4) == 0;
             let written = if zeroes { 0 } else { number };
             // Said before it is done: from here on it may be there.
-            writeln!(log, "write {written} {start} {count}").unwrap();
+            say(format!("write {written} {start} {count}"));
             match random.below(2) {
                 0 if zeroes => top.discard(offset, length).unwrap(),
                 _ if zeroes => top.write_zeroes(offset, length).unwrap(),
@@ -52,14 +54,14 @@ fn write_until_killed(folder: &Path, mut number: u64) {
             number += 1;
             if random.below(3) == 0 {
                 top.flush().unwrap();
-                writeln!(log, "flushed").unwrap();
+                say("flushed".into());
             }
         }
         drop(top);
         if random.below(3) == 0 {
             let top = Image::alone(open(&files.top, true), &files.top, Format::Qcow2, true).unwrap();
             commit(top, &image(&files.base, Format::Qcow2, true), &mut NoProgress).unwrap();
-            writeln!(log, "committed").unwrap();
+            say("committed".into());
         }
     }
 }

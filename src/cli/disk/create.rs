@@ -17,6 +17,9 @@ use crate::host::disk_image::ImageOpener;
 use crate::host::new_file::NewFile;
 use crate::image::printable;
 
+/// The unit of a disk.
+const SECTOR: u64 = 512;
+
 pub(super) fn create(args: &DiskCreateArgs) -> Result<String, DiskVerbError> {
     let file = &args.file;
     let format = format_of(args.format, file);
@@ -32,7 +35,8 @@ pub(super) fn create(args: &DiskCreateArgs) -> Result<String, DiskVerbError> {
     let base = base.map(|base| open_base(base, args, &mut opener)).transpose()?;
     let size = match (args.size, &base) {
         (Some(size), _) => size.bytes(),
-        (None, Some(base)) => base.size(),
+        // A raw base may end inside of a sector.
+        (None, Some(base)) => base.size().next_multiple_of(SECTOR),
         // clap asks for one of them.
         (None, None) => 0,
     };

@@ -8,7 +8,8 @@ use diskimage::Image;
 use crate::image::crc32;
 
 /// The sector of an image.
-const SECTOR: u64 = 512;
+const SECTOR_LEN: usize = 512;
+const SECTOR: u64 = SECTOR_LEN as u64;
 /// The signature of a header.
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 /// The known part of a header.
@@ -31,7 +32,7 @@ const PROTECTIVE: u8 = 0xee;
 /// that the disk has a table at any moment.
 pub(super) fn move_copy(image: &Image, size: u64) -> io::Result<()> {
     let damaged = || io::Error::other("its partition table cannot be read");
-    let mut sector = [0; SECTOR as usize];
+    let mut sector = [0; SECTOR_LEN];
     read(image, SECTOR, &mut sector)?;
     let length = number::<4>(&sector, 12).and_then(|length| usize::try_from(length).ok());
     let length = length.filter(|length| (HEADER..=sector.len()).contains(length)).ok_or_else(damaged)?;
@@ -72,7 +73,7 @@ pub(super) fn move_copy(image: &Image, size: u64) -> io::Result<()> {
 
 /// Lets the protective entry of the MBR end with the disk.
 fn protect(image: &Image, last: u64) -> io::Result<()> {
-    let mut sector = [0; SECTOR as usize];
+    let mut sector = [0; SECTOR_LEN];
     read(image, 0, &mut sector)?;
     let count = u32::try_from(last).unwrap_or(u32::MAX).to_le_bytes();
     for entry in MBR_ENTRIES {

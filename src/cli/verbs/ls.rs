@@ -7,7 +7,7 @@ use devices::thread::{Role, spawn_scoped};
 use serde_json::{Value, json};
 
 use super::VerbError;
-use super::show::listing;
+use super::show::{listing, state};
 use crate::control::client::request;
 use crate::control::{RunningMachine, all};
 
@@ -56,7 +56,7 @@ fn table(infos: &[Value]) -> String {
         };
         let uptime = info.get("uptime").and_then(Value::as_f64).map_or("-".into(), uptime);
         let mem = info.get("mem").and_then(Value::as_u64).map_or("-".into(), |mib| format!("{mib} MiB"));
-        vec![text("name"), text("state"), text("pid"), uptime, mem, text("cpus")]
+        vec![text("name"), state(info), text("pid"), uptime, mem, text("cpus")]
     });
     listing(HEADINGS, rows)
 }

@@ -19,15 +19,15 @@ pub(super) fn stats(args: &ShowArgs) -> Result<String, VerbError> {
 /// The facts, the banner, and the spec as in a machine's file.
 fn facts(info: &Value) -> String {
     let mut lines = Vec::new();
-    for (key, value) in info
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| !["spec", "made-of", "disks", "forwards"].contains(&key.as_str()))
+    for (key, value) in
+        info.as_object().into_iter().flatten().filter(|(key, _)| {
+            !["spec", "made-of", "forwards", "full-disks", "disks"].contains(&key.as_str())
+        })
     {
         let text = match (key.as_str(), value) {
             ("uptime", value) => value.as_f64().map(uptime).unwrap_or_default(),
             ("mem", value) => format!("{value} MiB"),
+            ("state", _) => state(info),
             (_, Value::String(text)) => text.clone(),
             (_, other) => other.to_string(),
         };
@@ -52,6 +52,15 @@ fn facts(info: &Value) -> String {
         lines.push(file.trim_end().to_owned());
     }
     lines.join("\n")
+}
+
+/// Whether it runs, and why it does not.
+pub(super) fn state(info: &Value) -> String {
+    let state =
+        info.get("state").map_or_else(|| "-".to_owned(), |state| state.as_str().unwrap_or("-").to_owned());
+    let full: Vec<_> =
+        info.get("full-disks").and_then(Value::as_array).into_iter().flatten().map(cell).collect();
+    if full.is_empty() { state } else { format!("{state} (no room for {})", full.join(", ")) }
 }
 
 /// The disks as they are now; a limit that there is not is a dash.
@@ -157,6 +166,14 @@ mod tests {
         let (facts, file) = text.split_once("\n\n").unwrap();
         assert_eq!(facts.lines().collect::<Vec<_>>(), ["mem      64 MiB", "name     vm0", "uptime   5s"]);
         assert_eq!(toml::from_str::<crate::spec::Spec>(file).unwrap(), spec);
+    }
+
+    #[test]
+    fn state_of_a_machine_without_room_says_so() {
+        let full = json!({ "state": "paused", "full-disks": ["vda", "vdc"] });
+        assert_eq!(facts(&full), "state    paused (no room for vda, vdc)");
+        assert_eq!(state(&json!({ "state": "running", "full-disks": [] })), "running");
+        assert_eq!(state(&json!({ "state": null })), "-");
     }
 
     #[test]

@@ -123,6 +123,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         MachineEvent::Reset,
         MachineEvent::Panicked,
         MachineEvent::DeviceFailed { device, reason },
+        MachineEvent::DiskFull { disk: "vda".to_owned(), path: "vm0.raw".to_owned() },
         MachineEvent::ForwardAdded(bound.clone()),
         MachineEvent::ForwardRemoved(bound.clone()),
         MachineEvent::DiskResized { disk: "vda".into(), size: 4096 },
@@ -141,6 +142,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         match event {
             MachineEvent::Booted | MachineEvent::Paused | MachineEvent::Resumed | MachineEvent::Reset => {}
             MachineEvent::Panicked | MachineEvent::DeviceFailed { .. } => {}
+            MachineEvent::DiskFull { .. } => {}
             MachineEvent::ForwardAdded(_) | MachineEvent::ForwardRemoved(_) => {}
             MachineEvent::DiskResized { .. } => {}
             MachineEvent::DiskEjected { .. } | MachineEvent::DiskInserted { .. } => {}

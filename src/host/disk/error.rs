@@ -157,6 +157,16 @@ pub enum DiskError {
         /// The process with the lock, if known.
         holder: Option<DiskHolder>,
     },
+    /// A loop device shows it too.
+    #[error("the disk {0} is also the loop device {device}, {1}", path.display(), loop_cure(device, *read_only))]
+    LoopDevice {
+        /// Its path.
+        path: PathBuf,
+        /// The loop device.
+        device: PathBuf,
+        /// It was to be read only.
+        read_only: bool,
+    },
     /// The host itself uses it.
     #[error(
         "the block device {0} is in use by this host (mounted, swap, or part of a RAID or a volume group); end that, or give it as `{0},ro` to read only",
@@ -211,6 +221,22 @@ fn wrong_format(path: &Path, format: &str) -> String {
 
 fn used_by(holder: Option<&DiskHolder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" by {holder}"))
+}
+
+/// The cure for a loop device over a disk.
+fn loop_cure(device: &Path, read_only: bool) -> String {
+    let device = device.display();
+    if read_only {
+        format!(
+            "which can be written to while this machine reads; end that with `losetup -d {device}`, or attach it with \
+             `losetup -r`"
+        )
+    } else {
+        format!(
+            "and two users of one disk would destroy it; unmount what is on it and end it with `losetup -d {device}`, or give \
+             {device} as the disk"
+        )
+    }
 }
 
 /// The cure for a missing image. For the suffix of another format, making an empty image would be wrong.

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio::block::{Disk, Extent, SECTOR, Topology};
 
+use super::loop_device::FilesBehind;
 use super::open::size;
 use super::transfer::Transfer;
+use crate::spec::DiskDiscard;
 
 /// BLKDISCARD (linux/fs.h): `_IO(0x12, 119)`.
 const BLKDISCARD: libc::c_ulong = 0x1277;
@@ -30,6 +32,9 @@ pub(crate) struct DiskFile {
     pub(super) topology: Topology,
     /// For a read-only image that ends inside a sector: its length, and /dev/zero for the rest of the sector.
     pub(super) tail: Option<(u64, File)>,
+    /// What is locked behind a loop device.
+    #[expect(dead_code, reason = "only dropped")]
+    pub(super) behind: FilesBehind,
     /// Behind its end there are zeros to be read: it is a layer of an image.
     pub(super) padded: bool,
 }
@@ -55,6 +60,7 @@ impl DiskFile {
             topology: Topology::default(),
             tail: None,
             padded: false,
+            behind: FilesBehind::default(),
         })
     }
 
@@ -110,6 +116,17 @@ impl DiskFile {
             topology: self.topology,
             discard: self.discard,
         }
+    }
+
+    /// The same disk, whose space the guest gives back as `wish` says.
+    #[must_use]
+    pub(crate) fn discarding(mut self, wish: DiskDiscard) -> Self {
+        // Space that was reserved for this image would go to others.
+        let is_allocated = || self.used().is_some_and(|used| used >= self.length());
+        if wish == DiskDiscard::Off || wish == DiskDiscard::Auto && is_allocated() {
+            self.discard = None;
+        }
+        self
     }
 
     /// The descriptor for flush, discard and zeroing.
@@ -168,6 +185,17 @@ impl DiskFile {
         // SAFETY: BLKDISCARD reads two 64-bit numbers, start and length, which live through the call.
         let result = unsafe { libc::ioctl(self.fd(), BLKDISCARD, range.as_ptr()) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// The error of an fdatasync(2). The kernel may have dropped pages that it could not write, and a second call would succeed
+/// without them: such a flush is never repeated, as one with an error that names no room would be.
+pub(super) fn flush_failed(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            io::Error::other(format!("{error}, and what was not written yet may be lost"))
+        }
+        _ => error,
     }
 }
 

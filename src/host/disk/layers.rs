@@ -17,28 +17,28 @@ use crate::host::lock::{Kind, try_lock};
 use crate::host::new_file::NewFile;
 use crate::spec::DiskSpec;
 
-/// Where temporary files are made, unless $TMPDIR says another folder. Unlike /tmp it is on a disk.
-const TEMPORARY: &str = "/var/tmp";
+/// Where temporary files are made, unless $TMPDIR says another folder: the first of these. /tmp is often in memory.
+const TEMPORARY: [&str; 2] = ["/var/tmp", "/tmp"];
 /// Names that are tried for a temporary file.
 const ATTEMPTS: u32 = 100;
 
-/// All images of a disk, the one that the guest has on top.
+/// All images of a disk, the one that the guest has on top, and what holds their locks.
 ///
 /// # Errors
 /// [`DiskError`], with its cure.
-pub(super) fn open(spec: &DiskSpec) -> Result<Image, DiskError> {
-    open_with(spec, &temporary_folder())
+pub(super) fn open(spec: &DiskSpec) -> Result<(Image, ImageOpener), DiskError> {
+    let mut opener = ImageOpener::default();
+    open_with(spec, &mut opener, &temporary_folder()).map(|image| (image, opener))
 }
 
 /// The same; a temporary file is made in `folder`.
-fn open_with(spec: &DiskSpec, folder: &Path) -> Result<Image, DiskError> {
-    let mut opener = ImageOpener::default();
+fn open_with(spec: &DiskSpec, opener: &mut ImageOpener, folder: &Path) -> Result<Image, DiskError> {
     let writes = !spec.read_only && !spec.snapshot;
-    let base = lowest(spec, writes && spec.overlay.is_none(), &mut opener)?;
+    let base = lowest(spec, writes && spec.overlay.is_none(), opener)?;
     let image = match &spec.overlay {
         // Nothing is there yet, and nothing will be: the temporary file lies on the base.
         Some(overlay) if spec.snapshot && !exists(overlay) => base,
-        Some(overlay) => on_top(overlay, spec, base, writes, &mut opener)?,
+        Some(overlay) => on_top(overlay, spec, base, writes, opener)?,
         None => base,
     };
     if spec.snapshot { temporary(image, folder) } else { Ok(image) }
@@ -140,8 +140,9 @@ fn check_overlay(file: &File, overlay: &Path, spec: &DiskSpec) -> Result<(), Dis
 }
 
 fn temporary_folder() -> PathBuf {
-    let folder = env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
-    folder.unwrap_or_else(|| TEMPORARY.into()).into()
+    let named = env::var_os("TMPDIR").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let mut usual = TEMPORARY.iter().map(PathBuf::from);
+    named.or_else(|| usual.find(|folder| folder.is_dir())).unwrap_or_else(env::temp_dir)
 }
 
 /// An image on `below` in a file without a name.
@@ -204,7 +205,7 @@ mod tests {
             spec.path = self.path(spec.path.to_str().unwrap());
             spec.overlay = spec.overlay.map(|path| self.0.path().join(path));
             spec.backing = spec.backing.iter().map(|path| self.0.path().join(path)).collect();
-            open_with(&spec, &self.path("tmp"))
+            open_with(&spec, &mut ImageOpener::default(), &self.path("tmp"))
         }
 
         #[track_caller]

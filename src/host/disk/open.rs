@@ -11,6 +11,7 @@ use virtio::block::{SECTOR, Topology};
 
 use super::error::DiskError;
 use super::file::{Direct, DiskFile, mode};
+use super::loop_device::{self, FilesBehind};
 use super::{format, holder};
 use crate::host::identity::identity;
 use crate::host::lock::{Kind, try_lock};
@@ -45,7 +46,7 @@ impl DiskFile {
         let (buffered, metadata) = open_file(path, access)?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
         let device = metadata.file_type().is_block_device();
-        lock(&buffered, path, access)?;
+        let behind = lock(&buffered, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
         check_head(&buffered, path, said)?;
         if size < SECTOR {
@@ -71,7 +72,18 @@ impl DiskFile {
         let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let read_only = access.read_only;
-        Ok(DiskFile { buffered, direct, sectors, read_only, device, discard, topology, tail, padded: false })
+        Ok(DiskFile {
+            buffered,
+            direct,
+            sectors,
+            read_only,
+            device,
+            discard,
+            topology,
+            tail,
+            behind,
+            padded: false,
+        })
     }
 
     /// A layer of an image, open and locked already.
@@ -95,6 +107,7 @@ impl DiskFile {
             discard,
             topology,
             tail: None,
+            behind: FilesBehind::default(),
             padded: true,
         })
     }
@@ -198,11 +211,11 @@ fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskErro
 }
 
 /// Locks all of `file`: exclusively for writing, shared for reading. The lock belongs to the open file, so it
-/// ends with the process in any case.
-pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskError> {
+/// ends with the process in any case. Keep what this returns as long: the locks on files behind a loop device.
+pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehind, DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
     let error = match try_lock(file, kind) {
-        Ok(true) => return Ok(()),
+        Ok(true) => return loop_device::claim(file, path, access),
         Ok(false) => return Err(DiskError::Busy { path: path.into(), holder: holder::find(file) }),
         Err(error) => error,
     };
@@ -213,7 +226,7 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), DiskE
                 "the file system of the disk {} has no locks ({error}): take care that no second machine uses it",
                 path.display()
             );
-            Ok(())
+            loop_device::claim(file, path, access)
         }
         _ => Err(DiskError::Io { path: path.into(), action: "locking it", error }),
     }

@@ -82,10 +82,12 @@ impl OpenDisk {
         let access = Access { read_only: spec.read_only, direct: spec.direct };
         if spec.overlay.is_none() && !spec.snapshot && spec.format() == Format::Raw {
             let file = DiskFile::open_as(&spec.path, access, spec.format);
-            return file.map(|file| OpenDisk::Raw(Arc::new(file)));
+            let wish = spec.discard.unwrap_or_default();
+            return file.map(|file| OpenDisk::Raw(Arc::new(file.discarding(wish))));
         }
-        let image = ImageDisk::new(layers::open(spec)?, access);
-        image.map(|image| OpenDisk::Image(Arc::new(image))).map_err(|error| DiskError::Io {
+        let (image, locks) = layers::open(spec)?;
+        let image = ImageDisk::new(image, access);
+        image.map(|image| OpenDisk::Image(Arc::new(image.with_locks(locks)))).map_err(|error| DiskError::Io {
             path: spec.image().into(),
             action: "preparing it",
             error,

@@ -420,6 +420,62 @@ mod opening {
     }
 }
 
+mod giving_space_back {
+    use super::*;
+    use crate::spec::DiskDiscard;
+
+    /// Whether a guest is offered discards on an image of 4 MiB that `prepare` prepares.
+    fn offered(wish: DiskDiscard, prepare: impl Fn(&File)) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm0.raw");
+        let image = File::create(&path).unwrap();
+        image.set_len(4 * MIB).unwrap();
+        prepare(&image);
+        let file = DiskFile::open(&path, Access::default()).unwrap().discarding(wish);
+        file.disk("", NonZeroU16::MIN).discard.is_some()
+    }
+
+    fn allocate(image: &File, len: u64) {
+        // SAFETY: a call on an open descriptor, without memory.
+        assert_eq!(unsafe { libc::fallocate(image.as_raw_fd(), 0, 0, len as i64) }, 0);
+    }
+
+    #[test]
+    fn an_image_whose_space_is_all_there_keeps_it_unless_asked_otherwise() {
+        let all = |image: &File| allocate(image, 4 * MIB);
+        let half = |image: &File| allocate(image, 2 * MIB);
+        assert!(offered(DiskDiscard::Auto, |_| ()) && offered(DiskDiscard::Auto, half));
+        assert!(!offered(DiskDiscard::Auto, all) && offered(DiskDiscard::On, all));
+        assert!(!offered(DiskDiscard::Off, |_| ()) && !offered(DiskDiscard::Off, all));
+    }
+
+    #[test]
+    fn zeroing_leaves_an_allocated_image_allocated() {
+        for kind in EngineKind::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("disk.raw");
+            fs::write(&path, vec![1; MIB as usize]).unwrap();
+            File::open(&path).unwrap().sync_all().unwrap();
+            let before = fs::metadata(&path).unwrap().blocks();
+            let file = DiskFile::open(&path, Access::default()).unwrap().discarding(DiskDiscard::Auto);
+            let file = Arc::new(file);
+            if engine_or_skip(file.clone(), kind).is_none() {
+                continue;
+            }
+            let block = virtio::block::Block::new("vda", file.disk("s", NonZeroU16::MIN));
+            let mut guest = testing::Guest::new(Box::new(block), make_engine(file, kind));
+            guest.start(u64::MAX, 16);
+            // VIRTIO_BLK_T_WRITE_ZEROES of 1024 sectors, with unmap.
+            let head = [&13u64.to_le_bytes()[..], &0u64.to_le_bytes()].concat();
+            let range = [&0u64.to_le_bytes()[..], &1024u32.to_le_bytes(), &1u32.to_le_bytes()].concat();
+            let (_, out) = guest.request(0, &[&head, &range], &[1]);
+            assert_eq!(out[0], [0]);
+            assert_eq!(fs::metadata(&path).unwrap().blocks(), before, "{kind:?}");
+            assert!(fs::read(&path).unwrap()[..512 << 10].iter().all(|byte| *byte == 0));
+        }
+    }
+}
+
 mod on_a_ring {
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 

@@ -19,7 +19,7 @@ use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Interest, Poller, Token};
 
-use super::file::DiskFile;
+use super::file::{self, DiskFile};
 use super::flight::{Flight, Step};
 use super::helper::{HELPER_EVENT, Helper};
 use super::mover::Mover;
@@ -184,7 +184,9 @@ impl UringEngine {
 
     fn on_watch_event(&mut self, id: u64, more: bool) {
         let Some(watch) = self.watches.iter().find(|watch| u64::from(watch.id) == id) else { return };
-        if watch.token != HELPER_EVENT && !self.ready_watches.contains(&watch.token) {
+        // The event of the discard thread is served here; one of other threads must end the wait, even if it comes just before.
+        let is_own = watch.token == HELPER_EVENT && self.space.is_some();
+        if !is_own && !self.ready_watches.contains(&watch.token) {
             self.ready_watches.push(watch.token);
         }
         if !more {
@@ -218,6 +220,8 @@ impl UringEngine {
             (Step::Zero { .. }, Err(error)) if file.is_zeroing_unsupported(&error) => {
                 flight.transfer.zeros(flight.extent);
                 flight.step = Step::Write;
+                // The kernel would copy all of it at once on this thread, and the disk's other requests wait.
+                flight.may_block = true;
                 return self.submit_flight(tag);
             }
             (Step::Read | Step::Write, Err(error))
@@ -230,6 +234,7 @@ impl UringEngine {
                     flight.may_block = true;
                     return self.submit_flight(tag);
                 }
+                _ if flight.step == Step::Flush => Err(file::flush_failed(error)),
                 _ => Err(error),
             },
         };

@@ -11,6 +11,7 @@ use super::{Command, Event, PauseResult, Supervisor, receive};
 use crate::machine::boot_once::Boot;
 use crate::machine::ends::{End, TICK};
 use crate::machine::events::MachineEvent;
+use crate::machine::full_disks::FullDisk;
 use crate::machine::resources::Resources;
 use crate::machine::saved::{SaveError, SavedParts};
 use crate::machine::vcpus::VcpuEvent;
@@ -30,10 +31,11 @@ pub(super) enum NextBoot {
 #[derive(Debug)]
 enum PauseState {
     Running,
-    /// The vCPUs were asked to rest.
+    /// The vCPUs were asked to rest. Those in `resumed` have asked it to go on since, and wait for a disk to be quiesced.
     Stopping {
         round: u64,
         waiting: Vec<Sender<PauseResult>>,
+        resumed: Vec<Sender<()>>,
     },
     /// They rest, and the devices are being quiesced. Those in `resumed` have asked it to go on since.
     Quiescing {
@@ -56,16 +58,22 @@ impl PauseState {
 /// See the module.
 pub(super) struct RunningBoot<'a> {
     supervisor: &'a Supervisor,
-    resources: &'a Resources,
+    resources: &'a Arc<Resources>,
     boot: &'a Arc<Boot>,
     pause: PauseState,
+    /// Disks that wait for room on the host: they repeat their requests when they were quiesced and go on.
+    full: Vec<String>,
     /// When the guest is looked at next, because it seems to be at its end.
     look: Option<Instant>,
 }
 
 impl<'a> RunningBoot<'a> {
-    pub(super) fn new(supervisor: &'a Supervisor, resources: &'a Resources, boot: &'a Arc<Boot>) -> Self {
-        RunningBoot { supervisor, resources, boot, pause: PauseState::Running, look: None }
+    pub(super) fn new(
+        supervisor: &'a Supervisor,
+        resources: &'a Arc<Resources>,
+        boot: &'a Arc<Boot>,
+    ) -> Self {
+        RunningBoot { supervisor, resources, boot, pause: PauseState::Running, full: Vec::new(), look: None }
     }
 
     /// Serves the `deferred` events and what comes behind them, until this boot is over.
@@ -104,13 +112,14 @@ impl<'a> RunningBoot<'a> {
             Event::Command(command) => return self.command(command),
             Event::Suspect { .. } => self.boot.watch.taken(),
             Event::OutputOver { .. } => self.boot.call_vcpus(),
+            Event::DiskFull { disk, .. } => self.disk_full(disk),
             Event::AtRest { round, .. } => self.vcpus_rest(round),
             Event::Quiesced { .. } => self.quiesced(),
             Event::Vcpu { what, .. } => return Some(self.ended(what)),
             Event::JobPanicked => {
                 return Some(NextBoot::End(Exit::Failed(StartError::Internal("a device"))));
             }
-            Event::NextBoot | Event::Released | Event::Saved => {}
+            Event::NextBoot | Event::Released | Event::Saved | Event::Reported => {}
         }
         None
     }
@@ -136,28 +145,50 @@ impl<'a> RunningBoot<'a> {
         None
     }
 
+    /// Pauses for a disk without room, as if somebody had asked for it.
+    fn disk_full(&mut self, disk: FullDisk) {
+        // Of a disk on several threads, each may say so.
+        if self.full.contains(&disk.id) {
+            return;
+        }
+        self.full.push(disk.id.clone());
+        let path =
+            disk.spec(self.resources).map_or_else(String::new, |spec| spec.image().display().to_string());
+        self.resources.publisher.publish(MachineEvent::DiskFull { disk: disk.id.clone(), path });
+        if matches!(self.pause, PauseState::Running) {
+            self.stop(Vec::new());
+        }
+        let resources = self.resources.clone();
+        self.supervisor.blocking.run(&self.supervisor.sender, move || {
+            disk.report(&resources);
+            Event::Reported
+        });
+    }
+
+    fn stop(&mut self, waiting: Vec<Sender<PauseResult>>) {
+        self.boot.watch.stop();
+        let round = self.boot.hold_vcpus();
+        self.pause = PauseState::Stopping { round, waiting, resumed: Vec::new() };
+    }
+
     fn pause(&mut self, answer: Sender<PauseResult>) {
         match &mut self.pause {
             PauseState::Paused(_) => reply(&answer, Ok(())),
-            PauseState::Stopping { waiting, .. } => waiting.push(answer),
-            PauseState::Quiescing { waiting, resumed } => {
+            PauseState::Stopping { waiting, resumed, .. } | PauseState::Quiescing { waiting, resumed } => {
                 // Behind a resume: it stays where it is after all.
                 resumed.drain(..).for_each(|answer| reply(&answer, ()));
                 waiting.push(answer);
             }
-            PauseState::Running => {
-                self.boot.watch.stop();
-                let round = self.boot.hold_vcpus();
-                self.pause = PauseState::Stopping { round, waiting: vec![answer] };
-            }
+            PauseState::Running => self.stop(vec![answer]),
         }
     }
 
     fn resume(&mut self, answer: Sender<()>) {
         self.pause.give_up(&PauseError::Interrupted);
         match &mut self.pause {
-            // Devices cannot go on before they are quiesced.
+            // Devices cannot go on before they are quiesced, and a full disk goes on in no other way.
             PauseState::Quiescing { resumed, .. } => return resumed.push(answer),
+            PauseState::Stopping { resumed, .. } if !self.full.is_empty() => return resumed.push(answer),
             PauseState::Paused(_) => {
                 self.go_on(Boot::resume);
                 self.resources.publisher.publish(MachineEvent::Resumed);
@@ -172,6 +203,7 @@ impl<'a> RunningBoot<'a> {
         self.boot.watch.go_on();
         // First, so that nobody takes memory that changes for memory that was saved.
         self.pause = PauseState::Running;
+        self.full.clear();
         resume(self.boot);
     }
 
@@ -191,9 +223,9 @@ impl<'a> RunningBoot<'a> {
     /// The vCPUs rest: now the devices.
     fn vcpus_rest(&mut self, number: u64) {
         match &mut self.pause {
-            PauseState::Stopping { round, waiting } if *round == number => {
-                let waiting = std::mem::take(waiting);
-                self.pause = PauseState::Quiescing { waiting, resumed: Vec::new() };
+            PauseState::Stopping { round, waiting, resumed } if *round == number => {
+                let (waiting, resumed) = (std::mem::take(waiting), std::mem::take(resumed));
+                self.pause = PauseState::Quiescing { waiting, resumed };
                 let boot = self.boot.clone();
                 self.supervisor.blocking.run(&self.supervisor.sender, move || {
                     boot.pause_devices();
@@ -213,7 +245,12 @@ impl<'a> RunningBoot<'a> {
             self.resources.publisher.publish(MachineEvent::Paused);
             waiting.iter().for_each(|answer| reply(answer, Ok(())));
         } else {
+            // Who was told of a full disk is told that it goes on.
+            let was_full = !self.full.is_empty();
             self.go_on(Boot::resume);
+            if was_full {
+                self.resources.publisher.publish(MachineEvent::Resumed);
+            }
             resumed.iter().for_each(|answer| reply(answer, ()));
         }
     }

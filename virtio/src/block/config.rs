@@ -17,10 +17,14 @@ pub(super) const MOST_TRANSFER: u64 = MOST_SEGMENTS as u64 * MOST_SEGMENT_BYTES 
 
 /// Ranges in one discard or write-zeroes request.
 pub(super) const MOST_RANGES: u32 = 16;
-/// Sectors of a discarded range: 1 GiB, so that one request does not hold the host's file system for long.
+/// Sectors of a discarded range: 1 GiB.
 pub(super) const MOST_DISCARD: u32 = 1 << 21;
 /// Sectors of a zeroed range: 32 MiB, what an engine may have to write out where the host cannot zero.
 pub const MOST_ZEROES: u32 = 1 << 16;
+
+/// Bytes that an engine is given at once to discard or zero. The host keeps reads and writes of the same file waiting while it does
+/// one piece, as a file system that punches a hole, or a block device whose page cache is read.
+pub(super) const PIECE: u64 = 64 << 20;
 
 /// Feature bits (§5.2.3).
 pub(super) mod feature {

@@ -7,6 +7,7 @@
 mod config;
 mod engine;
 mod errors;
+mod full;
 mod lane;
 mod pace;
 mod request;
@@ -38,6 +39,7 @@ use crate::poll::Token;
 use crate::queue::QueueFault;
 use config::{CAPACITY, WRITEBACK, feature};
 use errors::ErrorLog;
+use full::{Stalled, StalledRequests};
 use lane::SpaceLane;
 use pace::Pace;
 use slots::Slots;
@@ -71,6 +73,7 @@ pub struct Block {
     throttle: Arc<Throttle>,
     place: Place,
     pace: Pace,
+    stalled: StalledRequests,
     errors: ErrorLog,
     /// Of warnings of rings that are found at fault while the device stops.
     stop_ration: Ration,
@@ -106,6 +109,9 @@ pub const MOST_QUEUES: NonZeroU16 = NonZeroU16::new(64).unwrap();
 struct BlockState {
     sectors: u64,
     writeback: bool,
+    /// Requests that wait for room on the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    stalled: Vec<Stalled>,
 }
 
 impl Block {
@@ -125,6 +131,7 @@ impl Block {
             throttle: Arc::default(),
             place: Place::default(),
             pace: Pace::default(),
+            stalled: StalledRequests::default(),
             errors: ErrorLog::default(),
             stop_ration: Ration::default(),
             is_undrained: false,
@@ -143,6 +150,7 @@ impl Block {
     pub fn for_another_thread(&self) -> Self {
         Block {
             config: self.config.clone(),
+            stalled: self.stalled.for_another_thread(),
             throttle: self.throttle.clone(),
             ..Block::new(self.name.clone(), self.disk.clone())
         }
@@ -192,6 +200,7 @@ impl Device for Block {
         let requests = cx.queues.iter().flatten().map(|queue| usize::from(queue.size())).sum();
         self.slots.resize(requests);
         (self.used, self.waiting, self.pace, self.lane) = Default::default();
+        self.stalled.start(cx.queues);
         self.place = Place::default();
         cx.poller.attach(cx.base + DONE, cx.memory);
         if self.disk.sectors > self.sectors() {
@@ -211,6 +220,7 @@ impl Device for Block {
     }
 
     fn stop(&mut self, cx: &mut Context<'_, AnyEngine>) {
+        self.stalled.stop();
         let mut skipped = self.skip_discards(cx);
         // A request of several operations goes on when one of them ends.
         loop {
@@ -237,6 +247,7 @@ impl Device for Block {
 
     fn reset(&mut self) {
         self.config.set(WRITEBACK, &[1]);
+        self.stalled.reset();
     }
 
     fn tell(&mut self, message: Message, cx: Option<&mut Context<'_, AnyEngine>>) -> Result<(), QueueFault> {
@@ -262,17 +273,27 @@ impl Device for Block {
             let reason = format_args!("the host does not say when the requests of {} end", self.name);
             return Err(StateError::refused(KIND, reason));
         }
-        let state = BlockState { sectors: self.sectors(), writeback: self.is_writeback() };
+        let state = BlockState {
+            sectors: self.sectors(),
+            writeback: self.is_writeback(),
+            stalled: self.stalled.save(),
+        };
         State::new(KIND, VERSION, &state)
     }
 
+    /// An image that has grown to its whole size offers discards no more.
+    fn tolerated(&self) -> u64 {
+        if self.disk.read_only { 0 } else { feature::DISCARD }
+    }
+
     fn load(&mut self, state: &State) -> Result<(), StateError> {
-        let BlockState { sectors, writeback } = state.open(KIND, VERSION)?;
+        let BlockState { sectors, writeback, stalled } = state.open(KIND, VERSION)?;
         if sectors > self.disk.sectors {
             let own = self.disk.sectors;
             let reason = format_args!("the disk {} has {own} sectors and had {sectors}", self.name);
             return Err(StateError::mismatch(KIND, reason));
         }
+        self.stalled.load(stalled, self.disk.queues.get())?;
         // A disk that has grown meanwhile tells its driver when it starts.
         self.config.load(CAPACITY, &sectors.to_le_bytes());
         self.config.load(WRITEBACK, &[writeback.into()]);

@@ -37,6 +37,8 @@ pub(super) struct Limits {
     pub(super) read_only: bool,
     /// What was negotiated.
     pub(super) features: u64,
+    /// Nothing is given back to the host.
+    pub(super) keeps_space: bool,
 }
 
 /// A parsed request.
@@ -82,11 +84,17 @@ impl Request {
             DISCARD if limits.features & feature::DISCARD != 0 => {
                 limits.may_write()?;
                 // §5.2.6.2: unmap is refused here.
-                limits.ranges(&mut reader, MOST_DISCARD, 0, ranges, |_| Operation::Discard)
+                let request = limits.ranges(&mut reader, MOST_DISCARD, 0, ranges, |_| Operation::Discard)?;
+                // §5.2.6.2: a device may ignore a discard. The driver is of a machine that was saved when this disk took them.
+                if limits.keeps_space {
+                    ranges.clear();
+                }
+                Ok(request)
             }
             WRITE_ZEROES if limits.features & feature::WRITE_ZEROES != 0 => {
                 limits.may_write()?;
-                let zeroes = |flags| Operation::WriteZeroes { unmap: flags & UNMAP != 0 };
+                let zeroes =
+                    |flags| Operation::WriteZeroes { unmap: flags & UNMAP != 0 && !limits.keeps_space };
                 limits.ranges(&mut reader, MOST_ZEROES, UNMAP, ranges, zeroes)
             }
             _ => Err(Status::Unsupported),

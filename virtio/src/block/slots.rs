@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::config::PIECE;
 use super::engine::{Extent, Operation, Tag};
 use crate::queue::Chain;
 
@@ -31,12 +32,17 @@ impl Slot {
         matches!(self.operation, Some((Operation::Discard, _)))
     }
 
-    /// What comes next, if anything: the next range, then the flush.
+    /// What comes next, if anything: the next piece of a range, then the flush.
     pub(super) fn next(&mut self) -> Option<(Operation, Extent)> {
         while let Some((operation, extent)) = self.ranges.pop() {
+            let len = extent.len.min(PIECE - extent.offset % PIECE);
+            if len < extent.len {
+                let rest = Extent { offset: extent.offset.saturating_add(len), len: extent.len - len };
+                self.ranges.push((operation, rest));
+            }
             // An empty range asks for nothing.
-            if extent.len > 0 {
-                return Some((operation, extent));
+            if len > 0 {
+                return Some((operation, Extent { len, ..extent }));
             }
         }
         std::mem::take(&mut self.stable).then_some((Operation::Flush, Extent::default()))
@@ -163,5 +169,17 @@ mod tests {
         assert_eq!((slots.bytes(), slots.moving(), slots.zeroes(), slots.in_flight()), (4096, 1, 512, 1));
         slots.resize(2);
         assert_eq!((slots.bytes(), slots.moving(), slots.zeroes(), slots.in_flight()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn large_ranges_are_taken_in_pieces_and_end_with_the_flush() {
+        let at = |offset, len| (Operation::Discard, Extent { offset, len });
+        let ranges = vec![at(7, 512), at(0, 0), at(PIECE - 512, 2 * PIECE)];
+        let mut slot = Slot { ranges, stable: true, ..Slot::default() };
+        let pieces: Vec<_> = std::iter::from_fn(|| slot.next()).collect();
+        let flush = (Operation::Flush, Extent::default());
+        let expected =
+            [at(PIECE - 512, 512), at(PIECE, PIECE), at(2 * PIECE, PIECE - 512), at(7, 512), flush];
+        assert_eq!(pieces, expected);
     }
 }

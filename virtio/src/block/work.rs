@@ -23,8 +23,12 @@ const ENOUGH_TO_ZERO: u64 = 1 << 30;
 impl Block {
     /// Begins what is available in queue `index`, until there is nothing and the driver will kick for the next.
     fn serve(&mut self, index: u16, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
-        let limits =
-            Limits { sectors: self.sectors(), read_only: self.disk.read_only, features: cx.features };
+        let limits = Limits {
+            sectors: self.sectors(),
+            read_only: self.disk.read_only,
+            features: cx.features,
+            keeps_space: self.disk.discard.is_none(),
+        };
         let stable = self.writes_through(cx.features);
         let Some(Some(queue)) = cx.queues.get_mut(usize::from(index)) else { return Ok(()) };
         queue.disable_kicks()?;
@@ -50,7 +54,7 @@ impl Block {
                 self.waiting.add(index);
                 return Ok(());
             }
-            if let Some(chain) = queue.pop()? {
+            if let Some(chain) = self.stalled.next(queue)? {
                 self.begin(chain, queue, &limits, stable, now, cx.poller.as_mut())?;
                 has_begun = true;
                 share -= 1;
@@ -137,7 +141,7 @@ impl Block {
                 self.throttle.charge(&mut self.place, bytes, now);
                 self.slots.moves(tag, moves, extent.len);
                 self.slots.zeroes_out(tag, zeroes);
-                if !operation.is_on_space() || self.lane.enter(tag) {
+                if !operation.is_on_space() || self.lane.enter(tag, operation) {
                     engine.submit(tag, operation, extent, &self.segments);
                 }
                 Ok(())
@@ -166,13 +170,21 @@ impl Block {
             if let Some((next, at)) = next {
                 if let Some(slot) = self.slots.get(tag) {
                     slot.operation = Some((next, at));
+                }
+                if !next.is_on_space() || self.lane.go_on(tag, next) {
                     cx.poller.submit(tag, next, at, &[]);
+                } else {
+                    self.enter_lane(cx.poller.as_mut());
                 }
                 continue;
             }
             let (status, wrote) = match result {
                 Ok(()) => (Status::Ok, if operation == Operation::Read { extent.len } else { 0 }),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => (Status::Unsupported, 0),
+                Err(error) if self.waits_for_room(operation, &error) => {
+                    self.stall(tag, extent.len, &error, cx);
+                    continue;
+                }
                 Err(error) => {
                     self.errors.failed(&self.name, operation, extent, &error);
                     (Status::IoError, 0)
@@ -208,10 +220,8 @@ impl Block {
     pub(super) fn skip_discards(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         self.slots.cut_discards();
         loop {
-            let slots = &mut self.slots;
-            let waiting = self.lane.take(|tag| slots.get(tag).is_some_and(|slot| slot.is_discard()));
-            let Some(tag) = waiting else { return Ok(()) };
-            let index = slots.get(tag).map_or(0, |slot| slot.queue);
+            let Some(tag) = self.lane.take_discard() else { return Ok(()) };
+            let index = self.slots.get(tag).map_or(0, |slot| slot.queue);
             match cx.queues.get_mut(usize::from(index)) {
                 Some(Some(queue)) => self.end(tag, Status::Ok, 0, queue)?,
                 _ => drop(self.slots.release(tag)),
@@ -254,6 +264,9 @@ impl Block {
 
     fn serve_waiting(&mut self, cx: &mut Context<'_, AnyEngine>) -> Result<(), QueueFault> {
         let mut result = Ok(());
+        if self.stalled.is_full() {
+            return result;
+        }
         for queue in self.waiting.take_from(self.first) {
             match result {
                 Ok(()) => result = self.serve(queue, cx),

@@ -191,6 +191,11 @@ impl Queue {
                 return Err(self.fault(QueueError::Ring { part, address }));
             }
         };
+        self.walk(head).map(Some)
+    }
+
+    /// The chain that begins with descriptor `head`, checked.
+    fn walk(&mut self, head: u16) -> Result<Chain, QueueFault> {
         if self.in_flight >= self.ring.size() {
             return Err(self.fault(QueueError::TooManyInFlight));
         }
@@ -201,7 +206,23 @@ impl Queue {
         let readable = walk::walk(&self.memory, table, head, self.indirect, &mut segments)
             .map_err(|error| self.fault(error))?;
         self.in_flight += 1;
-        Ok(Some(Chain::new(head, segments, readable)))
+        Ok(Chain::new(head, segments, readable))
+    }
+
+    /// Takes a popped chain out of flight without completing it: its driver waits on. The number that this returns gives it
+    /// back with [`Queue::take_up`], also after the queue was made anew.
+    pub fn set_aside(&mut self, chain: Chain) -> u16 {
+        let head = chain.head();
+        self.reclaim(chain);
+        head
+    }
+
+    /// The chain that [`Queue::set_aside`] returned `head` for, read and checked again.
+    ///
+    /// # Errors
+    /// As [`Queue::pop`].
+    pub fn take_up(&mut self, head: u16) -> Result<Chain, QueueFault> {
+        self.walk(head)
     }
 
     /// Undoes the last [`Queue::pop`]: the same chain comes again. In the opposite order of popping.

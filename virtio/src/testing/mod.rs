@@ -44,9 +44,9 @@ impl MemoryOwner for Discards {
     }
 }
 
-/// Remembers which devices failed.
+/// Remembers which devices failed, and which disks found no room.
 #[derive(Debug, Default)]
-pub struct FailureLog(Mutex<Vec<(String, String)>>);
+pub struct FailureLog(Mutex<Vec<(String, String)>>, Mutex<Vec<(String, u64)>>);
 
 impl FailureLog {
     /// How many there were.
@@ -60,10 +60,21 @@ impl FailureLog {
     }
 }
 
+impl FailureLog {
+    /// The disks that found no room for so many bytes, in order.
+    pub fn full(&self) -> Vec<(String, u64)> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Failures for FailureLog {
     fn failed(&self, device: &str, reason: &str) {
         let failure = (device.to_owned(), reason.to_owned());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+    }
+
+    fn full(&self, disk: &str, bytes: u64, _: &io::Error) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).push((disk.to_owned(), bytes));
     }
 }
 

@@ -162,7 +162,11 @@ impl<P: Poller + 'static> VirtioPci<P> {
         if state.isr & !ISR_BITS != 0 {
             return Err(StateError::damaged(KIND, format_args!("interrupt status {:#04x}", state.isr)));
         }
-        if settled && state.accepted & !self.registers.offered != 0 {
+        let tolerated = self.parts.first().map_or(0, |part| match &part.location {
+            DeviceLocation::Here(device) => device.tolerated(),
+            _ => 0,
+        });
+        if settled && state.accepted & !(self.registers.offered | tolerated) != 0 {
             return Err(StateError::mismatch(KIND, "its driver uses features that are not offered here"));
         }
         Ok(())

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use diskimage::imago::{Mapping, ShallowMapping};
-use diskimage::{Format, Image, ImageFile, Layer, Ordered as HeldWrites};
+use diskimage::{Format, HeldWrites, Image, ImageFile, Layer};
 use virtio::block::{Disk, SECTOR, Topology};
 
 use super::super::file::DiskFile;
 use super::super::open::Access;
+use crate::host::disk_image::ImageOpener;
 
 /// An open image with its backing files.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct ImageDisk {
     flushed: AtomicU64,
     /// Discards that are not done yet may be left out.
     pub(super) hurried: AtomicBool,
+    /// Holds locks until the disk is closed.
+    _locks: ImageOpener,
 }
 
 /// Where a piece of the disk is.
@@ -81,7 +84,14 @@ impl ImageDisk {
             changed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             hurried: AtomicBool::new(false),
+            _locks: ImageOpener::default(),
         })
+    }
+
+    /// The same, with what holds the locks on its files and on what they lie on.
+    pub(crate) fn with_locks(mut self, locks: ImageOpener) -> Self {
+        self._locks = locks;
+        self
     }
 
     /// Reads the disk; fewer bytes at its end.
@@ -154,7 +164,7 @@ impl ImageDisk {
 
     /// The metadata writes that are held back; `None` if there are none to hold.
     pub(super) fn held(&self) -> Option<&HeldWrites> {
-        self.image.files().first()?.ordered()
+        self.image.files().first()?.held_writes()
     }
 
     /// Where the piece at `offset` is, and how many of `length` bytes are there.

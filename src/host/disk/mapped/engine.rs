@@ -314,7 +314,8 @@ impl<E: Mover> Engine for MappedEngine<E> {
         self.done = done;
         self.memory = Some(memory.clone());
         self.completed.clear();
-        self.mover.attach(done, memory);
+        // Until there is a driver, `done` is no token of this engine's.
+        self.mover.attach(HELPER_EVENT, memory);
     }
 
     fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
@@ -373,8 +374,8 @@ impl<E: Mover> Poller for MappedEngine<E> {
         let limit = if self.completed.is_empty() { limit } else { Some(Duration::ZERO) };
         self.mover.wait(limit, ready)?;
         self.collect();
-        // The mover reports the end of parts by it.
-        ready.retain(|token| *token != self.done);
+        // The mover reports the end of parts by it, and the threads do.
+        ready.retain(|token| *token != HELPER_EVENT);
         if !self.completed.is_empty() {
             ready.push(self.done);
         }

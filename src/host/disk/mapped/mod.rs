@@ -8,7 +8,7 @@
 //! - Mappings change under one lock ([`ImageDisk`]), on threads beside the disk's own: a write to a new cluster brings the data to
 //!   the file first and sets the mapping then, so that a read finds the old bytes or the new ones.
 //! - imago's writes of metadata are held in memory, and a flush brings them to the medium in an order that survives a power cut
-//!   (`diskimage::Ordered`). Without changed metadata a flush is one fdatasync, as on a raw disk.
+//!   (`diskimage::HeldWrites`). Without changed metadata a flush is one fdatasync, as on a raw disk.
 
 mod change;
 mod disk;

@@ -4,6 +4,7 @@
     reason = "numbers of the tests are small, and bytes of patterns wrap"
 )]
 
+mod full;
 mod parse;
 mod ram;
 
@@ -328,6 +329,22 @@ fn large_discards_and_zeroing_in_flight_hold_no_reads() {
         }
         assert!(seen, "the read did not begin while requests of kind {kind} hung");
     }
+}
+
+#[test]
+fn a_disk_that_keeps_its_space_zeroes_without_holes_and_ignores_discards_of_a_restored_driver() {
+    let hand = Hand::new(BYTES);
+    let (guest, _) = driver(ALL & !FEATURE_EVENT_IDX);
+    guest.function().quiesce();
+    let kept = || Box::new(Block::new("blk0", Disk { discard: None, ..disk() }));
+    let engine = hand.clone();
+    let mut guest = guest.moved(kept(), Box::new(move || Ok(engine.engine())));
+    assert_eq!(send(&mut guest, DISCARD, 0, &range(0, 8, 0)), OK);
+    assert_eq!(send(&mut guest, ZEROES, 0, &range(0, 8, 1)), OK);
+    let zeroed = Extent { offset: 0, len: 4096 };
+    assert_eq!(hand.log(), [(Operation::WriteZeroes { unmap: false }, zeroed, 0)]);
+    let features = guest.start(ALL & !FEATURE_EVENT_IDX, 64);
+    assert_eq!(features & feature::DISCARD, 0, "a driver that comes later is not offered any");
 }
 
 #[test]

@@ -33,6 +33,7 @@ proptest! {
         cuts in prop::collection::vec(1usize..600, 1..6),
         read_only: bool,
         features: u64,
+        keeps_space: bool,
     ) {
         let (memory, _) = memory(1 << 20);
         let mut ring = DriverRing::new(&memory, 0x1000, 64, 64);
@@ -51,7 +52,7 @@ proptest! {
         let mut queue =
             Queue::new(0, ring.config(), QueueState::default(), 0, &memory, &interrupts, &Arc::default()).unwrap();
         let chain = queue.pop().unwrap().unwrap();
-        let limits = Limits { sectors: SECTORS, read_only, features };
+        let limits = Limits { sectors: SECTORS, read_only, features, keeps_space };
         let mut list = vec![(Operation::Flush, Extent { offset: 1, len: 1 })];
         let on_disk = |extent: Extent| {
             extent.offset.checked_add(extent.len).is_some_and(|end| end <= SECTORS * 512)
@@ -68,14 +69,16 @@ proptest! {
                 prop_assert_eq!(extent.len + 16, chain.readable_len());
             }
             Ok(Request::Ranges) => {
-                prop_assert!(!read_only && !list.is_empty() && list.len() <= MOST_RANGES as usize);
+                prop_assert!(!read_only && list.len() <= MOST_RANGES as usize);
+                prop_assert!(keeps_space || !list.is_empty());
                 for (operation, extent) in &list {
                     prop_assert!(on_disk(*extent));
                     let (most, bit) = match operation {
                         Operation::Discard => (MOST_DISCARD, feature::DISCARD),
-                        Operation::WriteZeroes { .. } => (MOST_ZEROES, feature::WRITE_ZEROES),
+                        Operation::WriteZeroes { unmap } if !(keeps_space && *unmap) => (MOST_ZEROES, feature::WRITE_ZEROES),
                         other => panic!("{other:?}"),
                     };
+                    prop_assert!(!keeps_space || *operation != Operation::Discard);
                     prop_assert!(extent.len <= u64::from(most) * 512 && features & bit != 0);
                 }
             }

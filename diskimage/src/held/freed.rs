@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::layout::{BLOCK_OFFSET, COMPRESSED, Layout, OFFSET, Table, entries};
-use super::{Clusters, Ordered};
+use super::{Clusters, HeldWrites};
 use crate::storage::{punch, read_padded};
 
 /// Clusters, and how many references each has lost.
@@ -34,12 +34,12 @@ impl Freed {
     /// What the L2 tables lose on the way from the file to `leaving`, where the L1 table goes from `old` to `new`.
     pub(super) fn tables(
         &mut self,
-        ordered: &Ordered,
+        writes: &HeldWrites,
         leaving: &Clusters,
         old: &[u64],
         new: &[u64],
     ) -> io::Result<()> {
-        let bits = ordered.cluster_bits;
+        let bits = writes.cluster_bits;
         for (index, old) in old.iter().enumerate().filter(|(_, old)| **old & OFFSET != 0) {
             let new = new.get(index).copied().unwrap_or(0);
             let (from, to) = (old & OFFSET, new & OFFSET);
@@ -48,9 +48,9 @@ impl Freed {
             }
             let length = 1usize << bits;
             let (mut was, mut is) = (vec![0; length], vec![0; length]);
-            read_padded(&ordered.file, &mut was, from)?;
+            read_padded(&writes.file, &mut was, from)?;
             if to != 0 {
-                ordered.read_over(|cluster| leaving.get(&cluster), &mut is, to)?;
+                writes.read_over(|cluster| leaving.get(&cluster), &mut is, to)?;
             }
             for (was, is) in entries(&was).into_iter().zip(entries(&is)).filter(|(was, is)| was != is) {
                 self.entry(bits, was, is);
@@ -77,31 +77,31 @@ impl Freed {
     }
 
     /// Takes the lost references off the refcounts in the file, and gives the space of what is free then back to the host.
-    pub(super) fn release(self, ordered: &Ordered, layout: &Layout, refcounts: &[u64]) -> io::Result<()> {
+    pub(super) fn release(self, writes: &HeldWrites, layout: &Layout, refcounts: &[u64]) -> io::Result<()> {
         let per_block = 1u64 << (layout.cluster_bits + 3 - layout.refcount_order);
         let cluster = 1usize << layout.cluster_bits;
         let mut block: Option<(u64, Vec<u8>)> = None;
         for (at, lost) in self.0 {
             let index = usize::try_from(at / per_block).map_err(io::Error::other)?;
             let offset = refcounts.get(index).copied().unwrap_or(0) & BLOCK_OFFSET;
-            if offset == 0 || offset % cluster as u64 != 0 {
+            if offset == 0 || !offset.is_multiple_of(cluster as u64) {
                 continue;
             }
             if block.as_ref().is_none_or(|(of, _)| *of != offset) {
                 if let Some((of, bytes)) = block.take() {
-                    ordered.put(&bytes, of)?;
+                    writes.put(&bytes, of)?;
                 }
                 let mut bytes = vec![0; cluster];
-                read_padded(&ordered.file, &mut bytes, offset)?;
+                read_padded(&writes.file, &mut bytes, offset)?;
                 block = Some((offset, bytes));
             }
             let Some((_, bytes)) = &mut block else { continue };
             if lower(bytes, layout.refcount_order, at % per_block, lost) == Some(0) {
                 // The space is the host's matter: without holes it stays with the file.
-                let _ = punch(&ordered.file, at << layout.cluster_bits, cluster as u64);
+                let _ = punch(&writes.file, at << layout.cluster_bits, cluster as u64);
             }
         }
-        block.map_or(Ok(()), |(of, bytes)| ordered.put(&bytes, of))
+        block.map_or(Ok(()), |(of, bytes)| writes.put(&bytes, of))
     }
 }
 

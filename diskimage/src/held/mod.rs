@@ -11,7 +11,7 @@
 //! any two writes leaves clusters that nothing points to, and never a pointer to a cluster that is free or not yet written.
 //!
 //! A cluster whose last pointer goes is not free at once: the medium still points to it. imago is told to leave it alone
-//! ([`Ordered::may_free`]), the commit notes it, and [`Commit::reclaim`] frees it after the pointer is gone from the medium.
+//! ([`HeldWrites::may_free`]), the commit notes it, and [`Commit::reclaim`] frees it after the pointer is gone from the medium.
 
 mod freed;
 mod layout;
@@ -38,7 +38,7 @@ const BLOCK: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Ordered {
+pub struct HeldWrites {
     file: File,
     cluster_bits: u32,
     held: Mutex<Held>,
@@ -71,7 +71,7 @@ struct Medium {
     moved: Vec<Table>,
 }
 
-impl Ordered {
+impl HeldWrites {
     /// Takes over the metadata writes to `file`, a qcow2 image whose header was checked.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Ordered {
         read_padded(&file, &mut header, 0)?;
         let layout = Layout::parse(&header)?;
         let cluster_bits = layout.cluster_bits;
-        let ordered = Ordered {
+        let writes = HeldWrites {
             file,
             cluster_bits,
             held: Mutex::new(Held { layout, ..Held::default() }),
@@ -93,12 +93,12 @@ impl Ordered {
         };
         let medium = Medium {
             layout,
-            l1: ordered.table(&Clusters::new(), layout.l1)?,
-            refcounts: ordered.table(&Clusters::new(), layout.refcounts)?,
+            l1: writes.table(&Clusters::new(), layout.l1)?,
+            refcounts: writes.table(&Clusters::new(), layout.refcounts)?,
             ..Medium::default()
         };
-        *lock(&ordered.medium) = medium;
-        Ok(ordered)
+        *lock(&writes.medium) = medium;
+        Ok(writes)
     }
 
     /// Bytes of a cluster.
@@ -180,7 +180,7 @@ impl Ordered {
 
     /// Begins a commit, when the one that runs has ended.
     pub fn commit(&self) -> Commit<'_> {
-        Commit { ordered: self, medium: lock(&self.medium) }
+        Commit { writes: self, medium: lock(&self.medium) }
     }
 
     /// The cluster at `offset`, and where in it that is.
@@ -261,7 +261,7 @@ impl Ordered {
 /// [`Commit::write`] it.
 #[derive(Debug)]
 pub struct Commit<'a> {
-    ordered: &'a Ordered,
+    writes: &'a HeldWrites,
     medium: MutexGuard<'a, Medium>,
 }
 
@@ -278,7 +278,7 @@ enum Step {
 impl Commit<'_> {
     /// Takes everything that is held; what is written from now on belongs to the next commit.
     pub fn take(&mut self) {
-        let mut held = lock(&self.ordered.held);
+        let mut held = lock(&self.writes.held);
         held.leaving = std::mem::take(&mut held.now);
         self.medium.moved.append(&mut held.moved);
     }
@@ -288,9 +288,9 @@ impl Commit<'_> {
     /// # Errors
     /// The file cannot be written to.
     pub fn write(&mut self) -> io::Result<()> {
-        let leaving = lock(&self.ordered.held).leaving.clone();
+        let leaving = lock(&self.writes.held).leaving.clone();
         let result = self.write_steps(&leaving);
-        let mut held = lock(&self.ordered.held);
+        let mut held = lock(&self.writes.held);
         let leaving = std::mem::take(&mut held.leaving);
         if result.is_err() {
             for (cluster, contents) in leaving {
@@ -301,48 +301,48 @@ impl Commit<'_> {
     }
 
     fn write_steps(&mut self, leaving: &Clusters) -> io::Result<()> {
-        let ordered = self.ordered;
+        let writes = self.writes;
         if leaving.is_empty() {
-            return ordered.barrier();
+            return writes.barrier();
         }
         let old = self.medium.layout;
         let new = leaving.get(&0).map_or(Ok(old), |header| Layout::parse(header))?;
-        let changed = |table: Table| leaving.range(table.clusters(ordered.cluster_bits)).next().is_some();
+        let changed = |table: Table| leaving.range(table.clusters(writes.cluster_bits)).next().is_some();
         let table = |was: &Vec<u64>, from: Table, to: Table| {
-            if from == to && !changed(to) { Ok(was.clone()) } else { ordered.table(leaving, to) }
+            if from == to && !changed(to) { Ok(was.clone()) } else { writes.table(leaving, to) }
         };
         let l1 = table(&self.medium.l1, old.l1, new.l1)?;
         let refcounts = table(&self.medium.refcounts, old.refcounts, new.refcounts)?;
-        let sorted = Sorter::new(ordered.cluster_bits, (&old, &self.medium.l1), (&new, &refcounts));
+        let sorted = Sorter::new(writes.cluster_bits, (&old, &self.medium.l1), (&new, &refcounts));
         let sorted = &sorted;
         let of = |step| leaving.iter().filter(move |(cluster, _)| sorted.step(**cluster) == step);
 
         for (cluster, contents) in of(Step::Fresh) {
-            ordered.write_cluster(*cluster, contents)?;
+            writes.write_cluster(*cluster, contents)?;
         }
-        ordered.barrier()?;
+        writes.barrier()?;
 
         let moved = new.refcounts != old.refcounts;
         if moved || of(Step::Refcounts).next().is_some() {
             for (cluster, contents) in of(Step::Refcounts) {
-                ordered.write_cluster(*cluster, contents)?;
+                writes.write_cluster(*cluster, contents)?;
             }
             if let Some(pointer) =
                 leaving.get(&0).and_then(|header| header.get(layout::REFCOUNT_POINTER)).filter(|_| moved)
             {
-                ordered.put(pointer, layout::REFCOUNT_POINTER.start as u64)?;
+                writes.put(pointer, layout::REFCOUNT_POINTER.start as u64)?;
             }
-            ordered.barrier()?;
+            writes.barrier()?;
         }
 
         let mut freed = Freed::default();
-        freed.tables(ordered, leaving, &self.medium.l1, &l1)?;
+        freed.tables(writes, leaving, &self.medium.l1, &l1)?;
         for (cluster, contents) in of(Step::Pointers) {
-            ordered.write_cluster(*cluster, contents)?;
+            writes.write_cluster(*cluster, contents)?;
         }
-        ordered.barrier()?;
+        writes.barrier()?;
         for table in std::mem::take(&mut self.medium.moved) {
-            freed.table(ordered.cluster_bits, table);
+            freed.table(writes.cluster_bits, table);
         }
         self.medium.freed.append(&mut freed);
         (self.medium.layout, self.medium.l1, self.medium.refcounts) = (new, l1, refcounts);
@@ -361,7 +361,7 @@ impl Commit<'_> {
     /// The file cannot be written to; what is left stays reserved.
     pub fn reclaim(&mut self) -> io::Result<()> {
         let freed = std::mem::take(&mut self.medium.freed);
-        freed.release(self.ordered, &self.medium.layout, &self.medium.refcounts)
+        freed.release(self.writes, &self.medium.layout, &self.medium.refcounts)
     }
 }
 
