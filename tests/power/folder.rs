@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -50,8 +50,8 @@ impl Recorded {
         Recorded { path, recording, server, starter }
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.path.path().join(name)
+    pub(crate) fn path(&self) -> &Path {
+        self.path.path()
     }
 
     /// Starts a program that sees the folder.

@@ -18,7 +18,12 @@ pub(crate) enum Format {
     /// A qcow2 image on a raw base, or on a qcow2 image on such a base.
     Overlay(u32),
     Chain(u32),
+    /// An overlay that is not there before the machine starts, which makes it.
+    Made,
 }
+
+/// Why an image cannot be read that was made just now.
+pub(crate) const NO_NAME: &str = "the image has no name";
 
 /// The names of the base, the image between, and the disk.
 const BASE: &str = "base.raw";
@@ -30,7 +35,16 @@ impl Format {
     }
 
     pub(crate) fn on_base(self) -> bool {
-        matches!(self, Format::Overlay(_) | Format::Chain(_))
+        matches!(self, Format::Overlay(_) | Format::Chain(_) | Format::Made)
+    }
+
+    /// What a machine is told of the disk in this folder.
+    pub(crate) fn disk(self, folder: &Path) -> String {
+        let disk = folder.join(self.name());
+        match self {
+            Format::Made => format!("{},overlay={}", folder.join(BASE).display(), disk.display()),
+            _ => disk.display().to_string(),
+        }
     }
 
     /// The files of an empty disk.
@@ -54,6 +68,7 @@ impl Format {
             folder.add(BASE, base());
         }
         let content = match self {
+            Format::Made => return folder,
             Format::Raw => vec![0; size],
             Format::Qcow2(cluster) => create(cluster, self.name(), None),
             Format::Overlay(cluster) => create(cluster, self.name(), Some((BASE, "raw"))),
@@ -68,7 +83,7 @@ impl Format {
 
     /// What the disk reads as, or what is wrong with its image. Clusters that nothing refers to are nothing wrong.
     pub(crate) fn read(self, folder: &Folder) -> Result<Vec<u8>, String> {
-        let file = folder.file(self.name()).ok_or("the image has no name")?;
+        let file = folder.file(self.name()).ok_or(NO_NAME)?;
         if self == Format::Raw {
             return Ok(file.clone());
         }

@@ -71,11 +71,14 @@ impl Promise {
         if disk.len() as u64 != all {
             return Err(format!("the disk has {} bytes instead of {all}", disk.len()));
         }
-        let wrong = |(_, (bytes, (may, sector))): &(usize, (&[u8], (&Vec<Value>, u64)))| {
-            !may.iter().rev().any(|value| value.is(*sector, bytes))
+        let part = |at: usize| (at as u64, &disk[512 * at..512 * (at + 1)]);
+        let wrong = |at: &usize| {
+            let (sector, bytes) = part(*at);
+            !self.may[*at].iter().rev().any(|value| value.is(sector, bytes))
         };
-        let mut bad = disk.chunks_exact(512).zip(self.may.iter().zip(0u64..)).enumerate().filter(wrong);
-        let Some((at, (bytes, (may, sector)))) = bad.next() else { return Ok(()) };
+        let mut bad = (0..self.may.len()).filter(wrong);
+        let Some(at) = bad.next() else { return Ok(()) };
+        let ((sector, bytes), may) = (part(at), &self.may[at]);
         let word = |at: usize| u64::from_le_bytes(bytes[8 * at..8 * at + 8].try_into().unwrap());
         let holds = match word(0) {
             first if first & MAGIC == MAGIC => {
