@@ -219,7 +219,8 @@ impl Publisher {
     }
 
     pub(super) fn full_disks(&self) -> Vec<String> {
-        self.lock().full.clone()
+        let audience = self.lock();
+        if audience.state == MachineState::Ended { Vec::new() } else { audience.full.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Audience> {
