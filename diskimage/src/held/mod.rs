@@ -237,21 +237,21 @@ impl HeldWrites {
         Ok(())
     }
 
-    /// Brings a cluster's contents to the file, without what is the same there.
+    /// Brings a cluster's contents to the file, without what is the same there. A file that ends before is made longer by the
+    /// last block: never by a new length, which would cut off what others write behind the end at the same time.
     fn write_cluster(&self, cluster: u64, contents: &[u8]) -> io::Result<()> {
         let start = cluster << self.cluster_bits;
         let mut old = vec![0; contents.len()];
         let metadata = self.file.metadata()?;
-        if metadata.is_file() && metadata.len() < start + self.cluster() {
-            self.file.set_len(start + self.cluster())?;
-        }
+        let is_longer = metadata.is_file() && metadata.len() < start + self.cluster();
         read_padded(&self.file, &mut old, start)?;
         let mut at = start;
         for (old, new) in old.chunks(BLOCK).zip(contents.chunks(BLOCK)) {
-            if old != new {
+            let end = at + new.len() as u64;
+            if old != new || is_longer && end == start + self.cluster() {
                 self.put(new, at)?;
             }
-            at += new.len() as u64;
+            at = end;
         }
         Ok(())
     }

@@ -193,3 +193,16 @@ fn compressed_clusters_are_free_again_after_they_were_written_over() {
     assert_eq!(qemu_img(&["check", "-f", "qcow2", &path]), 0);
     assert!(contents(&rig.path) == rig.model);
 }
+
+#[test]
+fn a_cluster_behind_the_end_makes_the_file_longer_by_a_write() {
+    let rig = Rig::new(65536, 5);
+    let writes = rig.held_writes();
+    let end = writes.file.metadata().unwrap().len().div_ceil(65536);
+    // Of zeros only, as a table may be.
+    writes.write_cluster(end, &[0; 65536]).unwrap();
+    assert_eq!(writes.file.metadata().unwrap().len(), (end + 1) * 65536);
+    let log = lock(&writes.log).clone();
+    let [Event::Write(offset, bytes)] = log.as_slice() else { panic!("{} events", log.len()) };
+    assert_eq!(offset + bytes.len() as u64, (end + 1) * 65536);
+}

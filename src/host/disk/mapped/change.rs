@@ -204,12 +204,13 @@ impl ImageDisk {
     }
 }
 
-/// Makes the file long enough for `length` bytes at `start`. Returns whether they are new, and so read as zeros.
+/// Makes the file long enough for `length` bytes at `start`, which nothing points to. Returns whether they are new, and so read
+/// as zeros. The last byte does it: a new length would cut off what others write behind the end at the same time.
 fn make_room(file: &DiskFile, start: u64, length: u64) -> io::Result<bool> {
     let now = size(&file.buffered, file.device)?;
     let end = start.saturating_add(length);
     if end > now && !file.device {
-        file.buffered.set_len(end)?;
+        file.buffered.write_all_at(&[0], end - 1)?;
     }
     Ok(start >= now)
 }
