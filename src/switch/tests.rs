@@ -316,6 +316,7 @@ fn options_change_while_frames_pass() {
     assert_eq!(info.ports[1].options.to_string(), "delay-in=50ms");
     set("vm1.net0", "vlan=5").unwrap();
     one.send(2, b"another VLAN");
+    running.until(|info| info.ports[0].from_guest.frames == 3);
     set("vm1.net0", "vlan=1").unwrap();
     one.send(2, b"the same VLAN");
     two.hears(1, 2, b"the same VLAN");

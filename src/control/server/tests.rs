@@ -85,8 +85,15 @@ fn body_of(method: &str, path: &str) -> &'static str {
         ("PUT", _) => "{\"mib\":64}",
         (_, "/v1/nets/{id}/forwards") => "{\"forward\":\"127.0.0.1:0:22\"}",
         (_, "/v1/nets/{id}/capture") => "{\"frames\":0}",
+        ("PATCH", "/v1/disks/{id}") => "{\"size\":\"+1G\"}",
+        (_, "/v1/disks/{id}/insert") => "{\"path\":\"/tools.raw\"}",
         _ => "",
     }
+}
+
+/// The path with an id that is there.
+fn path_of(path: &str) -> String {
+    path.replace("{id}", if path.starts_with("/v1/disks") { "vda" } else { "net1" })
 }
 
 #[test]
@@ -96,7 +103,7 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
         ROUTES.iter().filter(|route| !["/v1/wait", "/v1/events", "/v1/console"].contains(&route.path))
     {
         let body = body_of(route.method, route.path);
-        let (method, path) = (route.method, route.path.replace("{id}", "net1"));
+        let (method, path) = (route.method, path_of(route.path));
         let head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
         let said = served.raw(&format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
         let status = if route.statuses.contains(&200) { 200 } else { 204 };
@@ -105,7 +112,8 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
             "{said}"
         );
     }
-    assert_eq!(*served.fake.calls.lock().unwrap(), ["pause", "resume", "reset", "power-button", "kill"]);
+    let calls = ["pause", "resume", "reset", "power-button", "kill", "grow", "eject", "insert"];
+    assert_eq!(*served.fake.calls.lock().unwrap(), calls);
     assert_eq!(served.request("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
     let late = served.request("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();
     assert!(late.to_string().ends_with("a timeout of 0 does not wait for it"), "{late}");
@@ -114,7 +122,7 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
     *served.fake.state.lock().unwrap() = MachineState::Ended;
     for route in ROUTES.iter().filter(|route| route.statuses.contains(&409)) {
         let body = serde_json::from_str(body_of(route.method, route.path)).ok();
-        let path = route.path.replace("{id}", "net1");
+        let path = path_of(route.path);
         let error = served.request(route.method, &path, body).unwrap_err().to_string();
         assert!(error.to_lowercase().contains("the machine has ended"), "{error}");
     }

@@ -205,9 +205,9 @@ fn what_is_missing_or_too_small_is_told_without_harm() {
     let said =
         |name: &str| DiskFile::open(&folder.path().join(name), Access::default()).unwrap_err().to_string();
     fs::write(folder.path().join("notes"), "five!").unwrap();
-    assert!(said("notes").contains("has 5 bytes") && !said("notes").contains("truncate"));
+    assert!(said("notes").contains("has 5 bytes") && !said("notes").contains("disk resize"));
     fs::write(folder.path().join("none"), "").unwrap();
-    assert!(said("none").contains("is empty") && said("none").contains("truncate"));
+    assert!(said("none").contains("is empty") && said("none").contains("minivmm disk resize"));
     assert!(said("no.qcow2").contains("minivmm disk create") && !said("no.qcow2").contains("truncate"));
     assert!(said("no.vmdk").contains("qemu-img convert") && !said("no.vmdk").contains("disk create"));
 }
