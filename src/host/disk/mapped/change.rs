@@ -34,7 +34,7 @@ impl ImageDisk {
             Job::Read(extent, transfer) => self.unpack(extent, transfer),
             Job::Write(extent, transfer) => self.write(extent, transfer),
             Job::Space(operation, extent) => self.space(operation, extent),
-            Job::Flush => self.flush(),
+            Job::Flush => self.flush_of_guest(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use diskimage::imago::format::PreallocateMode;
-use diskimage::{Commit, Format, ImageError};
+use diskimage::{Commit, Format, HeldWrites, ImageError, flush_failed};
 use virtio::block::{Extent, Operation};
 
 use super::super::helper;
@@ -31,6 +31,20 @@ impl ImageDisk {
             self.reclaim(&mut commit)?;
         }
         Ok(())
+    }
+
+    /// A flush of the guest's. It fails once after each sync that failed, whoever met that: of the data that were completed
+    /// before, some may be lost.
+    pub(super) fn flush_of_guest(&self) -> io::Result<()> {
+        let result = self.flush();
+        if !self.held().is_some_and(HeldWrites::take_failure) {
+            return result;
+        }
+        // Never as one that waits for room and is repeated.
+        result.map_err(flush_failed)?;
+        Err(io::Error::other(
+            "what was written before may be lost: the host has failed to write it to its disk",
+        ))
     }
 
     /// Takes the metadata as they are now, and brings them to the medium while others change them again.
