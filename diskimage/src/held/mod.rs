@@ -123,9 +123,10 @@ impl HeldWrites {
     }
 
     /// Whether imago may free clusters now. Only those that were never pointed to, on the medium or in memory: a mapping that
-    /// was prepared and given up.
+    /// was prepared and given up. If the preparation moved a table, imago would free the old one as well, to which the header on
+    /// the medium points: the clusters stay reserved then.
     pub fn may_free(&self) -> bool {
-        self.may_free.load(Ordering::Acquire)
+        self.may_free.load(Ordering::Acquire) && lock(&self.held).moved.is_empty()
     }
 
     /// Does `work`, during which imago may free clusters.

@@ -269,3 +269,13 @@ fn after_a_failed_barrier_everything_is_written_again() {
         assert!(now[..cluster as usize] == again[..cluster as usize]);
     }
 }
+
+#[test]
+fn imago_frees_nothing_after_a_table_was_moved() {
+    let rig = Rig::new(65536, 5);
+    let writes = rig.held_writes();
+    assert!(writes.freeing(|| writes.may_free()));
+    let table = Table { offset: 1 << 20, entries: 8 };
+    lock(&writes.held).moved.push(table);
+    assert!(!writes.freeing(|| writes.may_free()));
+}
