@@ -72,6 +72,11 @@ impl ImageDisk {
             };
         }
         drop(change);
+        self.write_back()
+    }
+
+    /// Brings the metadata to the medium if they take much memory by now. Call it while no mapping changes.
+    pub(super) fn write_back(&self) -> io::Result<()> {
         match self.held() {
             Some(held) if held.held_bytes() > MOST_HELD => self.flush(),
             _ => Ok(()),
@@ -161,7 +166,11 @@ impl ImageDisk {
                 // What is discarded may read as anything, and here it takes no space of its own.
                 _ if operation == Operation::Discard => length,
                 Target::Zero => length,
-                Target::Elsewhere => self.zero(Extent { offset: at, len: length })?,
+                Target::Elsewhere => {
+                    let zeroed = self.zero(Extent { offset: at, len: length })?;
+                    self.write_back()?;
+                    zeroed
+                }
             };
         }
         Ok(())
