@@ -410,7 +410,7 @@ impl Commit<'_> {
     /// The file cannot be written to; what is left stays reserved.
     pub fn reclaim(&mut self) -> io::Result<()> {
         let freed = std::mem::take(&mut self.medium.freed);
-        freed.release(self.writes, &self.medium.layout, &self.medium.refcounts)
+        freed.release(self.writes, &self.medium.layout, &self.medium.l1, &self.medium.refcounts)
     }
 }
 

@@ -271,6 +271,28 @@ fn after_a_failed_barrier_everything_is_written_again() {
 }
 
 #[test]
+fn tables_are_not_freed_because_a_damaged_entry_named_them() {
+    let mut rig = Rig::new(65536, 5);
+    for _ in 0..20 {
+        rig.write();
+    }
+    rig.commit();
+    let mut commit = rig.held_writes().commit();
+    let tables: Vec<u64> = [commit.medium.layout.l1.offset, commit.medium.layout.refcounts.offset, 0]
+        .into_iter()
+        .chain(commit.medium.l1.iter().map(|entry| entry & layout::OFFSET))
+        .chain(commit.medium.refcounts.iter().map(|entry| entry & layout::BLOCK_OFFSET))
+        .collect();
+    for offset in tables {
+        commit.medium.freed.table(16, Table { offset, entries: 1 });
+    }
+    commit.reclaim().unwrap();
+    drop(commit);
+    assert_eq!(qemu_img(&["check", "-f", "qcow2", rig.path.to_str().unwrap()]), 0);
+    assert!(contents(&rig.path) == rig.model);
+}
+
+#[test]
 fn imago_frees_nothing_after_a_table_was_moved() {
     let rig = Rig::new(65536, 5);
     let writes = rig.held_writes();
