@@ -34,7 +34,7 @@ pub use create::{CreateOptions, Preallocate, create};
 pub use error::ImageError;
 pub use format::{Format, UnknownFormat};
 pub use header::{Backing, Compression, Encryption, Features, Header};
-pub use held::{Commit, HeldWrites};
+pub use held::{Commit, HeldWrites, flush_failed};
 pub use image::Image;
 pub use opener::{Access, ImageOptions, Opener, UnlockedOpener};
 pub use progress::{NoProgress, Progress};

@@ -237,7 +237,10 @@ impl Storage for ImageFile {
         }
         crate::order::zeroed(offset, length);
         match punch(self.file(), offset, length) {
-            // A hole does not make the file longer.
+            // A hole does not make the file longer. Others may write behind its end, which a new length would cut off.
+            Ok(()) if self.held_writes().is_some() && self.size()? < end => {
+                self.file().write_all_at(&[0], end - 1)
+            }
             Ok(()) if self.size()? < end => self.file().set_len(end),
             Ok(()) => Ok(()),
             Err(_) => write_zeroes(self.file(), offset, length),

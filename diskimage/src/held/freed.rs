@@ -1,6 +1,6 @@
 //! Clusters that nothing points to any more, found by what a commit changes in the tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use super::layout::{BLOCK_OFFSET, COMPRESSED, Layout, OFFSET, Table, entries};
@@ -77,11 +77,28 @@ impl Freed {
     }
 
     /// Takes the lost references off the refcounts in the file, and gives the space of what is free then back to the host.
-    pub(super) fn release(self, writes: &HeldWrites, layout: &Layout, refcounts: &[u64]) -> io::Result<()> {
+    /// Entries of a damaged image may have named clusters in which tables lie: these stay.
+    pub(super) fn release(
+        self,
+        writes: &HeldWrites,
+        layout: &Layout,
+        l1: &[u64],
+        refcounts: &[u64],
+    ) -> io::Result<()> {
+        let clusters = |entry: u64, mask| (entry & mask) >> layout.cluster_bits;
+        let tables: HashSet<u64> = l1
+            .iter()
+            .map(|entry| clusters(*entry, OFFSET))
+            .chain(refcounts.iter().map(|entry| clusters(*entry, BLOCK_OFFSET)))
+            .filter(|at| self.0.contains_key(at))
+            .collect();
         let per_block = 1u64 << (layout.cluster_bits + 3 - layout.refcount_order);
         let cluster = 1usize << layout.cluster_bits;
         let mut block: Option<(u64, Vec<u8>)> = None;
         for (at, lost) in self.0 {
+            if layout.holds(at) || tables.contains(&at) {
+                continue;
+            }
             let index = usize::try_from(at / per_block).map_err(io::Error::other)?;
             let offset = refcounts.get(index).copied().unwrap_or(0) & BLOCK_OFFSET;
             if offset == 0 || !offset.is_multiple_of(cluster as u64) {

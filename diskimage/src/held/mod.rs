@@ -13,6 +13,7 @@
 //! A cluster whose last pointer goes is not free at once: the medium still points to it. imago is told to leave it alone
 //! ([`HeldWrites::may_free`]), the commit notes it, and [`Commit::reclaim`] frees it after the pointer is gone from the medium.
 
+mod failure;
 mod freed;
 mod layout;
 #[cfg(test)]
@@ -25,6 +26,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use failure::flush_failed;
+
+use failure::Failures;
 use freed::Freed;
 use layout::{Layout, Table};
 
@@ -44,8 +48,12 @@ pub struct HeldWrites {
     held: Mutex<Held>,
     medium: Mutex<Medium>,
     may_free: AtomicBool,
+    failures: Failures,
     #[cfg(test)]
     log: Mutex<Vec<tests::Event>>,
+    /// How many barriers succeed before one fails, and its error.
+    #[cfg(test)]
+    fails: Mutex<Option<(usize, i32)>>,
 }
 
 /// What is not in the file yet.
@@ -88,8 +96,11 @@ impl HeldWrites {
             held: Mutex::new(Held { layout, ..Held::default() }),
             medium: Mutex::default(),
             may_free: AtomicBool::new(false),
+            failures: Failures::default(),
             #[cfg(test)]
             log: Mutex::default(),
+            #[cfg(test)]
+            fails: Mutex::default(),
         };
         let medium = Medium {
             layout,
@@ -112,9 +123,10 @@ impl HeldWrites {
     }
 
     /// Whether imago may free clusters now. Only those that were never pointed to, on the medium or in memory: a mapping that
-    /// was prepared and given up.
+    /// was prepared and given up. If the preparation moved a table, imago would free the old one as well, to which the header on
+    /// the medium points: the clusters stay reserved then.
     pub fn may_free(&self) -> bool {
-        self.may_free.load(Ordering::Acquire)
+        self.may_free.load(Ordering::Acquire) && lock(&self.held).moved.is_empty()
     }
 
     /// Does `work`, during which imago may free clusters.
@@ -229,29 +241,65 @@ impl HeldWrites {
         self.file.write_all_at(bytes, offset)
     }
 
+    /// The error that a test wishes for.
+    #[cfg(test)]
+    fn injected(&self) -> io::Result<()> {
+        let mut fails = lock(&self.fails);
+        match &mut *fails {
+            Some((0, errno)) => {
+                let error = io::Error::from_raw_os_error(*errno);
+                *fails = None;
+                lock(&self.log).push(tests::Event::Lost);
+                Err(error)
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Brings the file to its medium.
     fn barrier(&self) -> io::Result<()> {
-        self.file.sync_data()?;
+        self.failures.watch(|| {
+            #[cfg(test)]
+            self.injected()?;
+            self.file.sync_data()
+        })?;
         #[cfg(test)]
         lock(&self.log).push(tests::Event::Barrier);
         Ok(())
     }
 
-    /// Brings a cluster's contents to the file, without what is the same there.
+    /// Whether a sync may have failed of which no flush of the guest knows. A flush that comes to the medium by a sync of its own
+    /// asks when that has ended: the kernel may have given its error to a commit.
+    pub fn may_have_failed(&self) -> bool {
+        self.failures.are_possible()
+    }
+
+    /// Whether a sync has failed since the last call.
+    pub fn take_failure(&self) -> bool {
+        self.failures.take_unreported()
+    }
+
+    /// Brings a cluster's contents to the file, without what is the same there. A file that ends before is made longer by the
+    /// last block: never by a new length, which would cut off what others write behind the end at the same time.
     fn write_cluster(&self, cluster: u64, contents: &[u8]) -> io::Result<()> {
         let start = cluster << self.cluster_bits;
         let mut old = vec![0; contents.len()];
         let metadata = self.file.metadata()?;
-        if metadata.is_file() && metadata.len() < start + self.cluster() {
-            self.file.set_len(start + self.cluster())?;
-        }
+        let is_longer = metadata.is_file() && metadata.len() < start + self.cluster();
         read_padded(&self.file, &mut old, start)?;
         let mut at = start;
+        // After a failed sync the same bytes may be in the page cache only.
+        let is_doubted = self.failures.is_cache_doubted();
         for (old, new) in old.chunks(BLOCK).zip(contents.chunks(BLOCK)) {
-            if old != new {
+            let end = at + new.len() as u64;
+            if old != new || is_doubted || is_longer && end == start + self.cluster() {
                 self.put(new, at)?;
             }
-            at += new.len() as u64;
+            at = end;
         }
         Ok(())
     }
@@ -345,6 +393,7 @@ impl Commit<'_> {
             freed.table(writes.cluster_bits, table);
         }
         self.medium.freed.append(&mut freed);
+        writes.failures.cache_is_good();
         (self.medium.layout, self.medium.l1, self.medium.refcounts) = (new, l1, refcounts);
         Ok(())
     }
@@ -361,7 +410,7 @@ impl Commit<'_> {
     /// The file cannot be written to; what is left stays reserved.
     pub fn reclaim(&mut self) -> io::Result<()> {
         let freed = std::mem::take(&mut self.medium.freed);
-        freed.release(self.writes, &self.medium.layout, &self.medium.refcounts)
+        freed.release(self.writes, &self.medium.layout, &self.medium.l1, &self.medium.refcounts)
     }
 }
 

@@ -14,6 +14,8 @@ use crate::{CreateOptions, Format, Image, ImageOptions, UnlockedOpener, create};
 pub(super) enum Event {
     Write(u64, Vec<u8>),
     Barrier,
+    /// A barrier that failed: what was written since the last one is not on the medium, and the page cache has it.
+    Lost,
 }
 
 const SIZE: u64 = 3 << 20;
@@ -81,10 +83,14 @@ impl Rig {
     }
 
     fn commit(&self) {
+        self.try_commit().unwrap();
+    }
+
+    fn try_commit(&self) -> io::Result<()> {
         let mut commit = self.held_writes().commit();
         self.image.access().flush().unwrap();
         commit.take();
-        commit.write().unwrap();
+        commit.write()
     }
 }
 
@@ -192,4 +198,106 @@ fn compressed_clusters_are_free_again_after_they_were_written_over() {
     drop(commit);
     assert_eq!(qemu_img(&["check", "-f", "qcow2", &path]), 0);
     assert!(contents(&rig.path) == rig.model);
+}
+
+#[test]
+fn a_cluster_behind_the_end_makes_the_file_longer_by_a_write() {
+    let rig = Rig::new(65536, 5);
+    let writes = rig.held_writes();
+    let end = writes.file.metadata().unwrap().len().div_ceil(65536);
+    // Of zeros only, as a table may be.
+    writes.write_cluster(end, &[0; 65536]).unwrap();
+    assert_eq!(writes.file.metadata().unwrap().len(), (end + 1) * 65536);
+    let log = lock(&writes.log).clone();
+    let [Event::Write(offset, bytes)] = log.as_slice() else { panic!("{} events", log.len()) };
+    assert_eq!(offset + bytes.len() as u64, (end + 1) * 65536);
+}
+
+#[test]
+fn after_a_failed_barrier_everything_is_written_again() {
+    for (cluster, failing) in [(4096, 0), (4096, 1), (65536, 0), (65536, 1)] {
+        let mut rig = Rig::new(cluster, 17);
+        for _ in 0..20 {
+            rig.write();
+        }
+        rig.commit();
+        let start = fs::read(&rig.path).unwrap();
+        for _ in 0..20 {
+            rig.write();
+        }
+        lock(&rig.held_writes().log).clear();
+        *lock(&rig.held_writes().fails) = Some((failing, libc::ENOSPC));
+        let error = rig.try_commit().unwrap_err();
+        assert!(error.to_string().contains("may be lost"), "{error}");
+        assert_ne!(error.kind(), io::ErrorKind::StorageFull, "it would be repeated");
+        assert!(rig.held_writes().may_have_failed());
+        assert!(rig.held_writes().take_failure() && !rig.held_writes().take_failure());
+        rig.commit();
+
+        // A medium without the metadata that were lost; guest data do not go by the held writes alone.
+        let events = lock(&rig.held_writes().log).clone();
+        let lost = events.iter().position(|event| matches!(event, Event::Lost)).unwrap();
+        let kept = events[..lost].iter().rposition(|event| matches!(event, Event::Barrier)).unwrap_or(0);
+        let path = rig.path.with_file_name("cut.qcow2");
+        fs::write(&path, &start).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        // Zeros at the end are not in the log.
+        file.set_len(fs::metadata(&rig.path).unwrap().len()).unwrap();
+        for (index, event) in events.iter().enumerate() {
+            let Event::Write(offset, bytes) = event else { continue };
+            // Data, which come before the first barrier, would be lost for good: here only what a commit wrote is.
+            let is_lost = (kept..lost).contains(&index) && bytes.len() == BLOCK;
+            if !is_lost {
+                file.write_all_at(bytes, *offset).unwrap();
+            }
+        }
+        let checked = qemu_img(&["check", "-f", "qcow2", path.to_str().unwrap()]);
+        assert!(checked == 0 || checked == 3, "check says {checked}");
+        let now = fs::read(&rig.path).unwrap();
+        let again = fs::read(&path).unwrap();
+        let of = |bytes: &[u8]| {
+            lock(&rig.held_writes().medium)
+                .l1
+                .iter()
+                .map(|entry| {
+                    let at = (entry & layout::OFFSET) as usize;
+                    bytes.get(at..at + cluster as usize).unwrap_or_default().to_vec()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert!(of(&now) == of(&again), "the tables that were lost are there");
+        assert!(now[..cluster as usize] == again[..cluster as usize]);
+    }
+}
+
+#[test]
+fn tables_are_not_freed_because_a_damaged_entry_named_them() {
+    let mut rig = Rig::new(65536, 5);
+    for _ in 0..20 {
+        rig.write();
+    }
+    rig.commit();
+    let mut commit = rig.held_writes().commit();
+    let tables: Vec<u64> = [commit.medium.layout.l1.offset, commit.medium.layout.refcounts.offset, 0]
+        .into_iter()
+        .chain(commit.medium.l1.iter().map(|entry| entry & layout::OFFSET))
+        .chain(commit.medium.refcounts.iter().map(|entry| entry & layout::BLOCK_OFFSET))
+        .collect();
+    for offset in tables {
+        commit.medium.freed.table(16, Table { offset, entries: 1 });
+    }
+    commit.reclaim().unwrap();
+    drop(commit);
+    assert_eq!(qemu_img(&["check", "-f", "qcow2", rig.path.to_str().unwrap()]), 0);
+    assert!(contents(&rig.path) == rig.model);
+}
+
+#[test]
+fn imago_frees_nothing_after_a_table_was_moved() {
+    let rig = Rig::new(65536, 5);
+    let writes = rig.held_writes();
+    assert!(writes.freeing(|| writes.may_free()));
+    let table = Table { offset: 1 << 20, entries: 8 };
+    lock(&writes.held).moved.push(table);
+    assert!(!writes.freeing(|| writes.may_free()));
 }

@@ -188,17 +188,6 @@ impl DiskFile {
     }
 }
 
-/// The error of an fdatasync(2). The kernel may have dropped pages that it could not write, and a second call would succeed
-/// without them: such a flush is never repeated, as one with an error that names no room would be.
-pub(super) fn flush_failed(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            io::Error::other(format!("{error}, and what was not written yet may be lost"))
-        }
-        _ => error,
-    }
-}
-
 /// The whole blocks in `extent`, if there are any.
 fn whole_blocks(extent: Extent, block: u64) -> Option<Extent> {
     let start = extent.offset.checked_next_multiple_of(block)?;

@@ -13,7 +13,7 @@ use virtio::block::{Completion, Extent, Operation, Tag};
 use virtio::poll::Token;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::file::{DiskFile, flush_failed, mode};
+use super::file::{DiskFile, mode};
 use super::transfer::Transfer;
 
 /// The thread and its completions. Dropping it waits for the operations in flight.
@@ -145,7 +145,9 @@ pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::
             }
         }
         // SAFETY: a call on an open descriptor, without memory.
-        Operation::Flush => checked(|| unsafe { libc::fdatasync(file.fd()) }).map_err(flush_failed),
+        Operation::Flush => {
+            checked(|| unsafe { libc::fdatasync(file.fd()) }).map_err(diskimage::flush_failed)
+        }
         Operation::Read | Operation::Write => Err(io::ErrorKind::InvalidInput.into()),
     }
 }

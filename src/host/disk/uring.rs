@@ -19,7 +19,7 @@ use virtio::block::{Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment};
 use virtio::poll::{Interest, Poller, Token};
 
-use super::file::{self, DiskFile};
+use super::file::DiskFile;
 use super::flight::{Flight, Step};
 use super::helper::{HELPER_EVENT, Helper};
 use super::mover::Mover;
@@ -234,7 +234,7 @@ impl UringEngine {
                     flight.may_block = true;
                     return self.submit_flight(tag);
                 }
-                _ if flight.step == Step::Flush => Err(file::flush_failed(error)),
+                _ if flight.step == Step::Flush => Err(diskimage::flush_failed(error)),
                 _ => Err(error),
             },
         };

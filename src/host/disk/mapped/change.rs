@@ -34,7 +34,7 @@ impl ImageDisk {
             Job::Read(extent, transfer) => self.unpack(extent, transfer),
             Job::Write(extent, transfer) => self.write(extent, transfer),
             Job::Space(operation, extent) => self.space(operation, extent),
-            Job::Flush => self.flush(),
+            Job::Flush => self.flush_of_guest(),
         }
     }
 
@@ -72,6 +72,11 @@ impl ImageDisk {
             };
         }
         drop(change);
+        self.write_back()
+    }
+
+    /// Brings the metadata to the medium if they take much memory by now. Call it while no mapping changes.
+    pub(super) fn write_back(&self) -> io::Result<()> {
         match self.held() {
             Some(held) if held.held_bytes() > MOST_HELD => self.flush(),
             _ => Ok(()),
@@ -161,7 +166,11 @@ impl ImageDisk {
                 // What is discarded may read as anything, and here it takes no space of its own.
                 _ if operation == Operation::Discard => length,
                 Target::Zero => length,
-                Target::Elsewhere => self.zero(Extent { offset: at, len: length })?,
+                Target::Elsewhere => {
+                    let zeroed = self.zero(Extent { offset: at, len: length })?;
+                    self.write_back()?;
+                    zeroed
+                }
             };
         }
         Ok(())
@@ -204,12 +213,13 @@ impl ImageDisk {
     }
 }
 
-/// Makes the file long enough for `length` bytes at `start`. Returns whether they are new, and so read as zeros.
+/// Makes the file long enough for `length` bytes at `start`, which nothing points to. Returns whether they are new, and so read
+/// as zeros. The last byte does it: a new length would cut off what others write behind the end at the same time.
 fn make_room(file: &DiskFile, start: u64, length: u64) -> io::Result<bool> {
     let now = size(&file.buffered, file.device)?;
     let end = start.saturating_add(length);
     if end > now && !file.device {
-        file.buffered.set_len(end)?;
+        file.buffered.write_all_at(&[0], end - 1)?;
     }
     Ok(start >= now)
 }

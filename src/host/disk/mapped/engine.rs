@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use diskimage::HeldWrites;
 use virtio::block::{AnyEngine, Completion, Engine, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment, cut};
 use virtio::poll::{Interest, Poller, Token};
@@ -243,10 +244,18 @@ impl<E: Mover> MappedEngine<E> {
 
     /// Takes the parts that have ended, and goes on with their requests and those that waited.
     fn collect(&mut self) {
-        while let Some(Completion { tag: part, result }) =
-            self.mover.completed().or_else(|| self.threads.completed())
-        {
-            if let Some(tag) = self.end_part(part, result).filter(|tag| self.is_at_end(*tag)) {
+        loop {
+            let moved = self.mover.completed();
+            let is_moved = moved.is_some();
+            let Some(Completion { tag: part, result }) = moved.or_else(|| self.threads.completed()) else {
+                break;
+            };
+            let is_done = result.is_ok();
+            let Some(tag) = self.end_part(part, result) else { continue };
+            if is_moved && is_done {
+                self.doubt_flush(tag);
+            }
+            if self.is_at_end(tag) {
                 self.advance(tag);
             }
         }
@@ -257,6 +266,18 @@ impl<E: Mover> MappedEngine<E> {
             if let Some(tag) = self.starved.pop_front() {
                 self.advance(tag);
             }
+        }
+    }
+
+    /// Has a flush that was one fdatasync done again with the metadata, if a commit may have been given the error that was its own.
+    fn doubt_flush(&mut self, tag: Tag) {
+        let is_flush = |request: &Request| request.operation == Some(Operation::Flush);
+        if self.requests.get(usize::from(tag)).is_some_and(is_flush)
+            && self.disk.held().is_some_and(HeldWrites::may_have_failed)
+            && let Err(error) = self.begin(tag, Job::Flush)
+            && let Some(request) = self.requests.get_mut(usize::from(tag))
+        {
+            request.fail(error);
         }
     }
 

@@ -3,14 +3,18 @@
 use std::io;
 
 use diskimage::imago::format::PreallocateMode;
-use diskimage::{Commit, Format, ImageError};
-use virtio::block::{Extent, Operation};
+use diskimage::{Commit, Format, HeldWrites, ImageError, flush_failed};
+use virtio::block::{Extent, Operation, SECTOR};
 
 use super::super::helper;
 use super::disk::ImageDisk;
 
 /// So many clusters without a pointer are freed while the machine runs; fewer wait for its end.
 const MANY_FREED: usize = 256;
+/// Bytes.
+const MIB: u64 = 1 << 20;
+/// Most steps in which new space over a backing file is zeroed.
+const MOST_STEPS: u64 = 64;
 
 impl ImageDisk {
     /// Brings everything that was completed before to the medium.
@@ -31,6 +35,20 @@ impl ImageDisk {
             self.reclaim(&mut commit)?;
         }
         Ok(())
+    }
+
+    /// A flush of the guest's. It fails once after each sync that failed, whoever met that: of the data that were completed
+    /// before, some may be lost.
+    pub(super) fn flush_of_guest(&self) -> io::Result<()> {
+        let result = self.flush();
+        if !self.held().is_some_and(HeldWrites::take_failure) {
+            return result;
+        }
+        // Never as one that waits for room and is repeated.
+        result.map_err(flush_failed)?;
+        Err(io::Error::other(
+            "what was written before may be lost: the host has failed to write it to its disk",
+        ))
     }
 
     /// Takes the metadata as they are now, and brings them to the medium while others change them again.
@@ -71,8 +89,9 @@ impl ImageDisk {
             error => io::Error::other(error.to_string()),
         })?;
         let access = self.image.access();
-        let before = access.size();
-        if bytes < before {
+        // After a growth that failed, the image is longer than the guest knows.
+        let before = if access.size() / SECTOR == self.sectors() { access.size() } else { self.length() };
+        if bytes < access.size() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a disk in use is not made smaller"));
         }
         if self.image.format() == Format::Qcow2 {
@@ -96,15 +115,22 @@ impl ImageDisk {
             self.has_changed();
             access.resize_grow(to, mode)
         };
-        if whole > before {
-            grow(whole, PreallocateMode::None)?;
+        // What a growth that failed has left is zeroed as well.
+        let zeroed = access.size().min(below).next_multiple_of(cluster).min(bytes).max(whole);
+        if zeroed > before {
+            grow(zeroed, PreallocateMode::None)?;
             self.space(
                 Operation::WriteZeroes { unmap: true },
-                Extent { offset: before, len: whole - before },
+                Extent { offset: before, len: zeroed - before },
             )?;
         }
-        if below > whole {
-            grow(below.min(bytes), PreallocateMode::Zero)?;
+        // An entry takes 8 bytes: this is about a mebibyte of tables, or more where the steps would be too many.
+        let step = cluster.saturating_mul(MIB / 8).max(below / MOST_STEPS);
+        let (mut at, below) = (zeroed, below.min(bytes));
+        while at < below {
+            at = at.saturating_add(step).next_multiple_of(cluster).min(below);
+            grow(at, PreallocateMode::Zero)?;
+            self.write_back()?;
         }
         grow(bytes, PreallocateMode::None)
     }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use diskimage::imago::format::PreallocateMode;
+
 use super::super::super::file::DiskFile;
 use super::super::super::uring::{ENTERED, UringEngine};
 use super::images::{kind, plain};
@@ -73,6 +75,26 @@ fn a_disk_grows_while_it_works_and_nothing_shows_through() {
         rig.run(Operation::Write, far, 4096).unwrap();
         (rig.engine, rig.disk) = (None, None);
         assert_eq!(qemu_img(&["check", "-q", "-f", "qcow2", rig.path.to_str().unwrap()]), 0);
+    });
+}
+
+#[test]
+fn what_a_growth_that_failed_has_left_is_zeroed_by_the_next() {
+    let prepare = |path: &Path| {
+        let mut bytes = pattern(9, SIZE);
+        fs::write(path.with_file_name("base.raw"), &bytes).unwrap();
+        make(path, MIB + 512, &["-b", "base.raw", "-F", "raw"]);
+        bytes.truncate((MIB + 512) as usize);
+        bytes
+    };
+    on_each(Access::default(), prepare, |rig| {
+        // The image has grown, and then there was no room for the zeros.
+        rig.disk().image.access().resize_grow(2 * MIB, PreallocateMode::None).unwrap();
+        rig.disk().resize(3 * MIB).unwrap();
+        rig.model.resize(3 << 20, 0);
+        let was = rig.model.clone();
+        assert!(rig.read(0, 3 * MIB) == was);
+        rig.close();
     });
 }
 
