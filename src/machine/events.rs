@@ -219,8 +219,7 @@ impl Publisher {
     }
 
     pub(super) fn full_disks(&self) -> Vec<String> {
-        let audience = self.lock();
-        if audience.state == MachineState::Ended { Vec::new() } else { audience.full.clone() }
+        self.lock().full.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Audience> {
