@@ -144,9 +144,10 @@ pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::
                 result => result,
             }
         }
-        // SAFETY: a call on an open descriptor, without memory.
         Operation::Flush => {
-            checked(|| unsafe { libc::fdatasync(file.fd()) }).map_err(diskimage::flush_failed)
+            // SAFETY: a call on an open descriptor, without memory.
+            let synced = checked(|| unsafe { libc::fdatasync(file.fd()) });
+            synced.map_err(diskimage::flush_failed)
         }
         Operation::Read | Operation::Write => Err(io::ErrorKind::InvalidInput.into()),
     }
