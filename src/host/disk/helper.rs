@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, current};
 
 use devices::thread::{self, Role};
+use diskimage::flush_failed;
 use virtio::block::{Completion, Extent, Operation, Tag};
 use virtio::poll::Token;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -145,9 +146,7 @@ pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::
             }
         }
         // SAFETY: a call on an open descriptor, without memory.
-        Operation::Flush => {
-            checked(|| unsafe { libc::fdatasync(file.fd()) }).map_err(diskimage::flush_failed)
-        }
+        Operation::Flush => checked(|| unsafe { libc::fdatasync(file.fd()) }).map_err(flush_failed),
         Operation::Read | Operation::Write => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
