@@ -175,7 +175,8 @@ fn a_machine_that_waits_for_room_is_reset_and_ended_as_any_other() {
         assert!(machine.stats().is_some());
         machine.kill();
         assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::Killed)));
-        assert!(machine.full_disks().is_empty());
+        // It is said a moment after those who wait hear of the end.
+        until("it has no full disk", &output, || machine.full_disks().is_empty());
         // Its image is free again.
         let (machine, output) = host.start(OnFull::Report);
         until("its guest gets the error", &output, || output.text().contains("failed"));

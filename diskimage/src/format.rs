@@ -55,6 +55,7 @@ impl FromStr for Format {
 /// Not a format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a format of disk images that is known here; write `raw` or `qcow2`")]
+#[non_exhaustive]
 pub struct UnknownFormat(pub String);
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
 /// # Ok::<(), minivmm::spec::DeviceError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DiskGrowth {
     /// To this size.
     To(u64),

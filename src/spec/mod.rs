@@ -36,7 +36,7 @@ pub(crate) use disk_limits::limits;
 pub use disk_limits::{DiskBps, DiskIops, DiskLimitsChange};
 pub use disk_options::{DiskDiscard, OnFull};
 pub use disk_size::DiskGrowth;
-pub use diskimage::Format as DiskFormat;
+pub use diskimage::{Format as DiskFormat, UnknownFormat};
 pub use error::SpecError;
 pub use mac::MacAddress;
 pub use name::MachineName;

@@ -188,8 +188,9 @@ pub enum DiskError {
     },
 }
 
-impl From<ImageError> for DiskError {
-    fn from(error: ImageError) -> Self {
+impl DiskError {
+    /// What an image or the opener of its files said.
+    pub(crate) fn of(error: ImageError) -> Self {
         match error {
             // The opener's own.
             ImageError::Opener(error) => match error.downcast() {

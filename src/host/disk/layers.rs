@@ -52,7 +52,7 @@ fn lowest(spec: &DiskSpec, write: bool, opener: &mut ImageOpener) -> Result<Imag
         check_head(&file, &spec.path, spec.format)?;
     }
     let options = ImageOptions::new(format).write(write).backing(spec.backing.clone());
-    let image = Image::open(&spec.path, &options, opener)?;
+    let image = Image::open(&spec.path, &options, opener).map_err(DiskError::of)?;
     match format {
         _ if image.size() >= SECTOR => Ok(image),
         Format::Raw => Err(DiskError::Empty { path: spec.path.clone() }),
@@ -77,7 +77,7 @@ fn on_top(
             file
         }
     };
-    Ok(Image::on(file, overlay, write, base)?)
+    Image::on(file, overlay, write, base).map_err(DiskError::of)
 }
 
 /// Whether there is something, if only a link that leads to nothing.
@@ -94,7 +94,7 @@ fn make(overlay: &Path, spec: &DiskSpec, size: u64) -> Result<Option<File>, Disk
     // A raw base may end inside of a sector.
     let size = size.next_multiple_of(SECTOR);
     let options = CreateOptions::new(Format::Qcow2, size).backing(name, spec.format());
-    diskimage::create(new.file(), overlay, &options)?;
+    diskimage::create(new.file(), overlay, &options).map_err(DiskError::of)?;
     let file = new.file().try_clone().map_err(failed)?;
     // Locked before it has its name. A file system without locks has said so for the base.
     let _ = try_lock(&file, Kind::Exclusive);
@@ -119,7 +119,7 @@ fn backing_name(overlay: &Path, base: &Path) -> PathBuf {
 fn check_overlay(file: &File, overlay: &Path, spec: &DiskSpec) -> Result<(), DiskError> {
     let header = match Header::read(file, overlay) {
         Err(ImageError::NotQcow2 { path }) => return Err(DiskError::NotAnOverlay { path }),
-        header => header?,
+        header => header.map_err(DiskError::of)?,
     };
     let (overlay, base) = (overlay.to_path_buf(), spec.path.clone());
     let Some(backing) = header.backing else { return Err(DiskError::OnNothing { overlay, base }) };
@@ -151,8 +151,8 @@ fn temporary(below: Image, folder: &Path) -> Result<Image, DiskError> {
     let path = folder.join("(temporary file)");
     // Nobody else opens it, so that its header need not name what it lies on.
     let size = below.size().next_multiple_of(SECTOR);
-    diskimage::create(&file, &path, &CreateOptions::new(Format::Qcow2, size))?;
-    Ok(Image::on(file, &path, true, below)?)
+    diskimage::create(&file, &path, &CreateOptions::new(Format::Qcow2, size)).map_err(DiskError::of)?;
+    Image::on(file, &path, true, below).map_err(DiskError::of)
 }
 
 /// A file of this user without a name: it is gone with its last descriptor.
