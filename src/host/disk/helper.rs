@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, current};
@@ -74,7 +75,9 @@ impl<J: Send + 'static> Helper<J> {
         let name = format!("{}-{what}", current().name().unwrap_or("disk"));
         let thread = thread::spawn(Role::DiskHelper, &name, move || {
             for (tag, job) in incoming {
-                let result = work(job);
+                // A job that panics must not leave its disk waiting: formats of images are other people's code.
+                let result = catch_unwind(AssertUnwindSafe(|| work(job)));
+                let result = result.unwrap_or_else(|_| Err(io::Error::other("the work on it panicked")));
                 shared.push(Completion { tag, result });
             }
         })?;
@@ -170,5 +173,26 @@ fn checked(mut call: impl FnMut() -> i32) -> io::Result<()> {
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn job_that_panics_is_an_error_and_the_next_one_is_done() {
+        let work = |number: u32| -> io::Result<()> {
+            assert_ne!(number, 1, "as an image may make it");
+            Ok(())
+        };
+        let mut helper = Helper::with("test", work).unwrap();
+        (1..3u16).for_each(|tag| helper.submit(tag, tag.into()));
+        helper.drain();
+        let ended: Vec<_> = std::iter::from_fn(|| helper.completed()).collect();
+        assert_eq!(
+            ended.iter().map(|one| (one.tag, one.result.is_ok())).collect::<Vec<_>>(),
+            [(1, false), (2, true)]
+        );
     }
 }
