@@ -127,8 +127,10 @@ pub struct Spec {
     /// PATH, by default qcow2 if it ends in `.qcow2`, else raw. `backing=FILE`, repeatable: a file outside of the image's
     /// folder that a qcow2 image may lie on. `serial=TEXT`: the disk's name in the guest's /dev/disk/by-id. `direct`: bypasses the
     /// host's page cache. `queues=N`: number of queues, by default the number of processors. `threads=N`: number of host threads
-    /// that serve the queues, by default 1. `iops=N`, `bps=SIZE`: most operations and most bytes (`10M`) in a second. A comma in a path is
-    /// written twice.
+    /// that serve the queues, by default 1. `iops=N`, `bps=SIZE`: most operations and most bytes (`10M`) in a second.
+    /// `discard=on|off|auto`: whether the guest can give space back to the host; `auto` leaves a preallocated image so.
+    /// `on-full=report|pause`: without room on the host a write is an I/O error in the guest, or the machine waits, paused. A comma in
+    /// a path is written twice.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH[,ro]", value_parser = OsStringValueParser::new().try_map(|text| DiskSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskSpec>,
