@@ -91,7 +91,7 @@ fn disks_of_every_kind_and_networks_work_at_once_in_one_guest() {
         .sh("mkdir -p small; mount -t tmpfs -o size=2m small small; truncate -s 16M small/full.raw")
         .unwrap();
     let mut guest = shell(
-        "--disk a.raw,serial=first --disk b.raw,serial=second --disk discarded.raw --disk ro.raw,ro \
+        "--disk a.raw,serial=first --disk b.raw,serial=second --disk discarded.raw,discard=on --disk ro.raw,ro \
          --disk small/full.raw --tap tap6 --tap tap7 --cpus 2",
     );
     let guest = &mut guest;
