@@ -589,7 +589,7 @@ fn requests_beyond_a_limit_wait_in_their_ring_until_it_is_lifted() {
     let asked = hand.asked() as u128;
     let most = begin.elapsed().as_millis() / 100 + 2;
     assert!(asked <= most, "{asked} were begun, and {most} are due");
-    assert!(guest.counters().throttled.now() >= 1);
+    guest.wait_until("a request waits", |guest| guest.counters().throttled.now() >= 1);
     guest.handle().tell(Message::DiskLimits { limits: DiskLimits::default() }).unwrap();
     for _ in 3..60 {
         guest.rings[0].wait_used();
