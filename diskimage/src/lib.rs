@@ -10,6 +10,7 @@ mod check;
 mod commit;
 mod convert;
 mod create;
+mod entries;
 mod error;
 mod format;
 mod header;

@@ -6,12 +6,11 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
+use crate::entries::{OFFSET, refcount};
 use crate::{Header, ImageError};
 
 /// Bytes of an entry of the L1 table and the refcount table.
 pub(crate) const ENTRY: u64 = 8;
-/// Bits of an entry that are an offset.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Tables are read in pieces of this size.
 const PIECE: usize = 64 << 10;
 /// Refcounts are read in pieces of this size, in order.
@@ -125,11 +124,8 @@ impl Refcounts<'_> {
             crate::storage::read_padded(self.file, &mut self.window, start)?;
             self.at = Some(start);
         }
-        let inside = usize::try_from(place - start).unwrap_or_default();
-        let bytes = usize::try_from(bits.div_ceil(8)).unwrap_or(8);
-        let Some(count) = self.window.get(inside..inside + bytes) else { return Ok(false) };
-        // Counts of fewer bits than eight stand from the lowest bit of a byte upwards.
-        let mask = if bits < 8 { ((1_u8 << bits) - 1) << (bit % 8) } else { 0xff };
-        Ok(count.iter().any(|byte| byte & mask != 0))
+        let inside = (place - start) * 8 / bits + bit % 8 / bits;
+        Ok(refcount(&self.window, self.header.refcount_bits.trailing_zeros(), inside)
+            .is_some_and(|count| count > 0))
     }
 }

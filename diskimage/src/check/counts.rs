@@ -3,6 +3,7 @@
 use super::layout::Layout;
 use super::source::Source;
 use crate::ImageError;
+use crate::entries::refcount;
 
 /// Most clusters that are counted: two bytes for each, twice. It is 8 TiB of clusters of 64 KiB, and 64 GiB of clusters of 512 bytes.
 pub(super) const MAX_CLUSTERS: u64 = 1 << 27;
@@ -63,22 +64,14 @@ impl Counts {
         // Clusters behind the end of the file have no counts, however large the block is.
         let needed = (self.counts.len() as u64).saturating_sub(first).div_ceil(by_word);
         source.words(offset, needed.min(layout.cluster_size() / 8), &mut |index, word| {
+            let bytes = word.to_be_bytes();
             for entry in 0..by_word {
-                self.set(first + index * by_word + entry, entry_of(word, order, entry));
+                let count = refcount(&bytes, order, entry).unwrap_or(0);
+                self.set(first + index * by_word + entry, count);
             }
             Ok(())
         })
     }
-}
-
-/// One of the entries of 2^`order` bits in a word that was read with the first byte highest. Entries of less than a byte begin with
-/// the lowest bits of each byte (qcow2 specification, "Refcount block entry").
-fn entry_of(word: u64, order: u32, entry: u64) -> u64 {
-    let bits = 1_u64 << order;
-    let position = entry * bits;
-    let shift = if order >= 3 { 64 - bits - position } else { 56 - position / 8 * 8 + position % 8 };
-    let mask = if order == 6 { u64::MAX } else { (1 << bits) - 1 };
-    (word >> shift) & mask
 }
 
 /// One bit for each cluster.
@@ -108,28 +101,6 @@ impl Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn entries_of_each_width_are_where_the_specification_has_them() {
-        let word = u64::from_be_bytes([0b1000_0001, 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]);
-        // One bit: the lowest bit of the first byte is the first.
-        assert_eq!(
-            (0..8).map(|entry| entry_of(word, 0, entry)).collect::<Vec<_>>(),
-            [1, 0, 0, 0, 0, 0, 0, 1]
-        );
-        assert_eq!((0..4).map(|entry| entry_of(word, 1, entry)).collect::<Vec<_>>(), [1, 0, 0, 2]);
-        assert_eq!((0..4).map(|entry| entry_of(word, 2, entry)).collect::<Vec<_>>(), [1, 8, 2, 1]);
-        assert_eq!((0..3).map(|entry| entry_of(word, 3, entry)).collect::<Vec<_>>(), [0x81, 0x12, 0x34]);
-        assert_eq!(
-            (0..4).map(|entry| entry_of(word, 4, entry)).collect::<Vec<_>>(),
-            [0x8112, 0x3456, 0x789a, 0xbcde]
-        );
-        assert_eq!(
-            (0..2).map(|entry| entry_of(word, 5, entry)).collect::<Vec<_>>(),
-            [0x8112_3456, 0x789a_bcde]
-        );
-        assert_eq!(entry_of(word, 6, 0), word);
-    }
 
     #[test]
     fn counts_stop_at_what_can_be_stored() {

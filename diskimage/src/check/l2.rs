@@ -2,12 +2,12 @@
 
 use super::layout::Region;
 use super::report::{Finding, TableKind};
-use super::walk::{OFFSET, Walk};
+use super::walk::Walk;
+use crate::entries::{COMPRESSED, OFFSET};
 use crate::{ImageError, Progress};
 
 /// Its cluster belongs to this entry alone.
 const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
 const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 /// Compressed data is counted in sectors (qcow2 specification, "Compressed Clusters Descriptor").
 const SECTOR: u64 = 512;

@@ -4,17 +4,14 @@
 use std::path::Path;
 
 use super::source::{Source, be16, be32, be64};
+use crate::header::extensions::END;
+use crate::header::features::{BITMAPS, CORRUPT, DATA_FILE, DIRTY, EXTENDED_L2, KNOWN};
+use crate::header::{
+    CLUSTER_BITS, LONGEST_NAME, MAGIC, MOST_L1_BYTES, MOST_REFCOUNT_TABLE_BYTES, MOST_SNAPSHOTS, V2_LENGTH,
+    V3_LENGTH,
+};
 use crate::{Encryption, ImageError};
 
-/// Header of version 2 (qcow2 specification, "Header").
-const V2_LENGTH: usize = 72;
-/// Header of version 3 without additional fields.
-const V3_LENGTH: usize = 104;
-const LONGEST_NAME: u64 = 1023;
-/// QEMU's limits, which bound the work on tables that a header names.
-const MAX_L1_BYTES: u64 = 32 << 20;
-const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
-const MAX_SNAPSHOTS: u32 = 65536;
 /// Fixed part of an entry of the snapshot table.
 const SNAPSHOT_LENGTH: u64 = 40;
 const MAX_SNAPSHOT_EXTRA: u64 = 1024;
@@ -24,17 +21,7 @@ const MAX_BITMAPS: u32 = 65535;
 const BITMAP_LENGTH: u64 = 24;
 const MAX_BITMAP_DIRECTORY: u64 = 64 << 20;
 
-/// Incompatible features.
-const DIRTY: u64 = 1 << 0;
-const CORRUPT: u64 = 1 << 1;
-const DATA_FILE: u64 = 1 << 2;
-const COMPRESSION_TYPE: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
-/// Autoclear feature: the bitmaps are consistent.
-const BITMAPS_VALID: u64 = 1 << 0;
-
-/// Header extensions: the end, and the one that owns clusters.
-const EXTENSION_END: u32 = 0;
+/// The header extension that owns clusters.
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
 /// Bytes of the file.
@@ -82,8 +69,8 @@ impl Layout {
 
     /// Reads the header.
     pub(crate) fn read(source: &Source<'_>) -> Result<Layout, ImageError> {
-        let head = source.read(0, V3_LENGTH as u64 + 8)?;
-        if head.get(..4) != Some(b"QFI\xfb".as_slice()) || head.len() < V2_LENGTH {
+        let head = source.read(0, V3_LENGTH + 8)?;
+        if !head.starts_with(&MAGIC) || (head.len() as u64) < V2_LENGTH {
             return Err(ImageError::NotQcow2 { path: source.path().into() });
         }
         let damaged = |problem: String| damaged(source.path(), problem);
@@ -94,7 +81,7 @@ impl Layout {
             version => return Err(ImageError::Version { path: source.path().into(), version }),
         };
         let cluster_bits = be32(&head, 20);
-        if !(9..=21).contains(&cluster_bits) {
+        if !CLUSTER_BITS.contains(&cluster_bits) {
             return Err(damaged(format!(
                 "its clusters have 2^{cluster_bits} bytes, not between 512 and 2 MiB"
             )));
@@ -109,14 +96,14 @@ impl Layout {
         if let Some(method) = Encryption::of(be32(&head, 32)) {
             return Err(ImageError::Encrypted { path: source.path().into(), method });
         }
-        let header_length = if v3 { u64::from(be32(&head, 100)) } else { V2_LENGTH as u64 };
-        if v3 && (header_length < V3_LENGTH as u64 || header_length > cluster_size) {
+        let header_length = if v3 { u64::from(be32(&head, 100)) } else { V2_LENGTH };
+        if v3 && (header_length < V3_LENGTH || header_length > cluster_size) {
             return Err(damaged(format!(
                 "its header has {header_length} bytes, not between {V3_LENGTH} and a cluster"
             )));
         }
         let (name, name_length) = (be64(&head, 8), u64::from(be32(&head, 16)));
-        if name > cluster_size || name != 0 && name_length > LONGEST_NAME.min(cluster_size - name) {
+        if name > cluster_size || name != 0 && name_length > (LONGEST_NAME as u64).min(cluster_size - name) {
             return Err(damaged("the name of its backing file is outside of the first cluster".into()));
         }
         let mut layout = Layout {
@@ -138,7 +125,7 @@ impl Layout {
             bitmap_directory: Region { offset: 0, length: 0 },
         };
         layout.check_tables(source.path())?;
-        let bitmaps_valid = v3 && be64(&head, 88) & BITMAPS_VALID != 0;
+        let bitmaps_valid = v3 && be64(&head, 88) & BITMAPS != 0;
         layout.read_extensions(source, header_length, name, bitmaps_valid)?;
         Ok(layout)
     }
@@ -146,8 +133,8 @@ impl Layout {
     /// The limits that QEMU has for opening an image.
     fn check_tables(&self, path: &Path) -> Result<(), ImageError> {
         for (name, table, limit) in [
-            ("L1 table", self.l1, MAX_L1_BYTES),
-            ("refcount table", self.refcounts, MAX_REFCOUNT_TABLE_BYTES),
+            ("L1 table", self.l1, MOST_L1_BYTES),
+            ("refcount table", self.refcounts, MOST_REFCOUNT_TABLE_BYTES),
         ] {
             if table.entries > limit / 8 {
                 return Err(damaged(
@@ -169,10 +156,10 @@ impl Layout {
                 format!("its L1 table has {} entries; {} bytes need {needed}", self.l1.entries, self.size);
             return Err(damaged(path, problem));
         }
-        if self.snapshots > MAX_SNAPSHOTS {
+        if self.snapshots > MOST_SNAPSHOTS {
             return Err(damaged(
                 path,
-                format!("it has {} internal snapshots, more than {MAX_SNAPSHOTS}", self.snapshots),
+                format!("it has {} internal snapshots, more than {MOST_SNAPSHOTS}", self.snapshots),
             ));
         }
         if self.snapshots > 0 && !self.snapshots_offset.is_multiple_of(self.cluster_size()) {
@@ -198,7 +185,7 @@ impl Layout {
             let (kind, length) =
                 (be32(&bytes, at), usize::try_from(be32(&bytes, at + 4)).unwrap_or(usize::MAX));
             at += 8;
-            if kind == EXTENSION_END {
+            if kind == END {
                 break;
             }
             if length > bytes.len() - at {
@@ -276,7 +263,7 @@ fn refuse_features(path: &Path, features: u64) -> Result<(), ImageError> {
     let feature = if features & DATA_FILE != 0 {
         "an external data file".to_string()
     } else {
-        let unknown = features & !(DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2);
+        let unknown = features & !KNOWN;
         if unknown == 0 {
             return Ok(());
         }

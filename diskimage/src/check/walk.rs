@@ -5,16 +5,15 @@ use super::counts::{Bits, Counts, MAX_CLUSTERS};
 use super::layout::{Layout, Region, Table, damaged};
 use super::report::{Finding, Report, TableKind};
 use super::source::Source;
+use crate::entries::{OFFSET, REFCOUNT_TABLE_RESERVED};
+use crate::header::MOST_L1_BYTES;
 use crate::{Format, ImageError, Progress};
 
-/// Bits 9 to 55 of an entry of an L1 or L2 table: where the cluster lies.
-pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
-const REFCOUNT_TABLE_RESERVED: u64 = 0x1ff;
 const BITMAP_OFFSET: u64 = OFFSET;
 const BITMAP_RESERVED: u64 = 0xff00_0000_0000_01fe;
 /// QEMU's limits.
-const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
+const MAX_L1_ENTRIES: u64 = MOST_L1_BYTES / 8;
 const MAX_BITMAP_ENTRIES: u64 = 0x800_0000;
 
 /// A walk and what it has counted.

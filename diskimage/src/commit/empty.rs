@@ -8,17 +8,15 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate};
-
 use crate::ImageError;
 use crate::check::layout::{Layout, Table};
 use crate::check::source::Source;
+use crate::entries::{REFCOUNT_TABLE_RESERVED, set_refcount};
 use crate::order::medium;
+use crate::storage::punch;
 
 /// Entries of the refcount table in one sector, which a disk writes whole.
 const ENTRIES_A_SECTOR: u64 = 512 / 8;
-/// Bits of an entry of the refcount table that are no offset.
-const RESERVED: u64 = 0x1ff;
 
 /// Empties a qcow2 image that has no internal snapshots. `step` is called before each step, and may end the work.
 pub(super) fn empty(
@@ -54,7 +52,7 @@ fn read_blocks(source: &Source<'_>, layout: &Layout) -> Result<BTreeMap<u64, u64
     let mut blocks = BTreeMap::new();
     let cluster_size = layout.cluster_size();
     source.words(layout.refcounts.offset, layout.refcounts.entries, &mut |index, entry| {
-        let offset = entry & !RESERVED;
+        let offset = entry & !REFCOUNT_TABLE_RESERVED;
         if !offset.is_multiple_of(cluster_size) || offset >= source.length() {
             let problem = format!("entry {index} of its refcount table points to {offset:#x}");
             return Err(ImageError::Damaged { path: source.path().into(), problem });
@@ -95,14 +93,9 @@ impl Kept {
     fn block(&self, layout: &Layout, index: u64) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(layout.cluster_size()).unwrap_or(0)];
         let first = index * by_block(layout);
-        let width = 1_u64 << layout.refcount_order;
         for cluster in self.clusters.range(first..first + by_block(layout)) {
-            let bit = (cluster - first) * width;
-            // The lowest bit of an entry is in its last byte, or within a byte at its place from below.
-            let (byte, shift) = if width >= 8 { (bit / 8 + width / 8 - 1, 0) } else { (bit / 8, bit % 8) };
-            if let Some(byte) = usize::try_from(byte).ok().and_then(|byte| bytes.get_mut(byte)) {
-                *byte |= 1 << shift;
-            }
+            // The block is as long as the range.
+            let _ = set_refcount(&mut bytes, layout.refcount_order, cluster - first, 1);
         }
         bytes
     }
@@ -156,8 +149,7 @@ fn give_back(file: &File, layout: &Layout, kept: &Kept, length: u64) -> io::Resu
         let start = cluster << layout.cluster_bits;
         if start > free {
             // Only space is lost where the file system cannot.
-            let _ =
-                fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, free, start - free);
+            let _ = punch(file, free, start - free);
         }
         free = start + layout.cluster_size();
     }

@@ -2,7 +2,7 @@
 
 use super::bytes::Bytes;
 
-const END: u32 = 0;
+pub(crate) const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const DATA_FILE: u32 = 0x4441_5441;

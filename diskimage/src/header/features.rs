@@ -6,13 +6,15 @@ use super::bytes::Bytes;
 use super::extensions::FeatureName;
 use crate::words::text;
 
-const DIRTY: u64 = 1 << 0;
-const CORRUPT: u64 = 1 << 1;
-const DATA_FILE: u64 = 1 << 2;
-const COMPRESSION_TYPE: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
+pub(crate) const DIRTY: u64 = 1 << 0;
+pub(crate) const CORRUPT: u64 = 1 << 1;
+pub(crate) const DATA_FILE: u64 = 1 << 2;
+pub(crate) const COMPRESSION_TYPE: u64 = 1 << 3;
+pub(crate) const EXTENDED_L2: u64 = 1 << 4;
+/// Incompatible features that have a name here.
+pub(crate) const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 const LAZY_REFCOUNTS: u64 = 1 << 0;
-const BITMAPS: u64 = 1 << 0;
+pub(crate) const BITMAPS: u64 = 1 << 0;
 const DATA_FILE_RAW: u64 = 1 << 1;
 /// In the table of names: which of the three sets of bits.
 const INCOMPATIBLE: u8 = 0;
@@ -49,7 +51,6 @@ pub struct Features {
 impl Features {
     pub(super) fn read(bytes: Bytes<'_>) -> Result<Features, String> {
         let (incompatible, compatible, autoclear) = (bytes.u64(72)?, bytes.u64(80)?, bytes.u64(88)?);
-        let known = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
         Ok(Features {
             dirty: incompatible & DIRTY != 0,
             corrupt: incompatible & CORRUPT != 0,
@@ -59,7 +60,7 @@ impl Features {
             bitmaps: autoclear & BITMAPS != 0,
             data_file_raw: autoclear & DATA_FILE_RAW != 0,
             unknown: Vec::new(),
-            unknown_bits: incompatible & !known,
+            unknown_bits: incompatible & !KNOWN,
             autoclear,
         })
     }

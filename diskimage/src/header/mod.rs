@@ -4,8 +4,8 @@
 //! most 2 MiB.
 
 mod bytes;
-mod extensions;
-mod features;
+pub(crate) mod extensions;
+pub(crate) mod features;
 mod kinds;
 mod tables;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use serde::Serialize;
 
 pub use features::Features;
 pub use kinds::{Compression, Encryption};
-pub(crate) use tables::largest;
+pub(crate) use tables::{MOST_L1_BYTES, MOST_REFCOUNT_TABLE_BYTES, MOST_SNAPSHOTS, largest};
 
 use crate::words::{name, text};
 use crate::{Format, ImageError};
@@ -31,8 +31,8 @@ pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Cluster sizes, as bits.
 pub(crate) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Length of a header of version 2; one of version 3 says its own.
-const V2_LENGTH: u64 = 72;
-const V3_LENGTH: u64 = 104;
+pub(crate) const V2_LENGTH: u64 = 72;
+pub(crate) const V3_LENGTH: u64 = 104;
 /// Where the autoclear features stand.
 const AUTOCLEAR: u64 = 88;
 /// Longest name of a backing file.

@@ -3,11 +3,11 @@
 use super::Header;
 
 /// QEMU's limit on the L1 table, in entries of eight bytes.
-const MOST_L1_BYTES: u64 = 32 << 20;
+pub(crate) const MOST_L1_BYTES: u64 = 32 << 20;
 /// QEMU's limit on the refcount table.
-const MOST_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+pub(crate) const MOST_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// QEMU's limit on snapshots.
-const MOST_SNAPSHOTS: u32 = 65536;
+pub(crate) const MOST_SNAPSHOTS: u32 = 65536;
 /// Offsets in the file have 56 bits.
 const LARGEST_FILE: u64 = 1 << 56;
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
-use super::layout::{BLOCK_OFFSET, COMPRESSED, Layout, OFFSET, Table, entries};
+use super::layout::{BLOCK_OFFSET, Layout, Table, entries};
 use super::{Clusters, HeldWrites};
+use crate::entries::{COMPRESSED, OFFSET, refcount, set_refcount};
 use crate::storage::{punch, read_padded};
 
 /// Clusters, and how many references each has lost.
@@ -124,20 +125,7 @@ impl Freed {
 
 /// Lowers the refcount `index` of a block, not below 0; returns the new one.
 fn lower(block: &mut [u8], order: u32, index: u64, by: u64) -> Option<u64> {
-    let bits = 1u64 << order;
-    let at = usize::try_from(index * bits / 8).ok()?;
-    if order < 3 {
-        let byte = block.get_mut(at)?;
-        let (shift, mask) = (index * bits % 8, (1u8 << bits) - 1);
-        let new = u64::from(*byte >> shift & mask).saturating_sub(by);
-        *byte = *byte & !(mask << shift) | u8::try_from(new).ok()? << shift;
-        return Some(new);
-    }
-    let bytes = block.get_mut(at..at + usize::try_from(bits / 8).ok()?)?;
-    let old = bytes.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
-    let new = old.saturating_sub(by);
-    for (byte, value) in bytes.iter_mut().rev().zip(new.to_le_bytes()) {
-        *byte = value;
-    }
+    let new = refcount(block, order, index)?.saturating_sub(by);
+    set_refcount(block, order, index, new)?;
     Some(new)
 }

@@ -3,16 +3,15 @@
 use std::io;
 use std::ops::Range;
 
+use crate::entries::REFCOUNT_TABLE_RESERVED;
+use crate::header::CLUSTER_BITS;
+
 /// Bytes of the header that are needed here.
 pub(super) const HEADER: usize = 104;
 /// The pointer to the refcount table and its length, in the header.
 pub(super) const REFCOUNT_POINTER: Range<usize> = 48..60;
-/// The offset in entries of L1 and L2 tables.
-pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The offset in entries of the refcount table.
-pub(super) const BLOCK_OFFSET: u64 = !0x1ff;
-/// A compressed cluster, in an entry of an L2 table.
-pub(super) const COMPRESSED: u64 = 1 << 62;
+pub(super) const BLOCK_OFFSET: u64 = !REFCOUNT_TABLE_RESERVED;
 
 /// A table of 64-bit numbers in a row of clusters.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +49,7 @@ impl Layout {
         let long = |at| number::<8>(header, at).map(u64::from_be_bytes);
         let cluster_bits = word(20)?;
         let refcount_order = if word(4)? >= 3 { word(96)? } else { 4 };
-        if !(9..=21).contains(&cluster_bits) || refcount_order > 6 {
+        if !CLUSTER_BITS.contains(&cluster_bits) || refcount_order > 6 {
             return Err(invalid("its header has changed"));
         }
         let l1 = Table { offset: long(40)?, entries: word(36)?.into() };

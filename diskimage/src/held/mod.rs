@@ -32,6 +32,7 @@ use failure::Failures;
 use freed::Freed;
 use layout::{Layout, Table};
 
+use crate::entries::OFFSET;
 use crate::storage::read_padded;
 
 /// Contents of whole clusters, by the number of the cluster in the file.
@@ -433,7 +434,7 @@ impl Sorter {
             old: *old.0,
             new: *new.0,
             refcount_blocks: clusters(new.1, layout::BLOCK_OFFSET),
-            l2_on_medium: clusters(old.1, layout::OFFSET),
+            l2_on_medium: clusters(old.1, OFFSET),
         }
     }
 

@@ -260,7 +260,7 @@ fn after_a_failed_barrier_everything_is_written_again() {
                 .l1
                 .iter()
                 .map(|entry| {
-                    let at = (entry & layout::OFFSET) as usize;
+                    let at = (entry & OFFSET) as usize;
                     bytes.get(at..at + cluster as usize).unwrap_or_default().to_vec()
                 })
                 .collect::<Vec<_>>()
@@ -280,7 +280,7 @@ fn tables_are_not_freed_because_a_damaged_entry_named_them() {
     let mut commit = rig.held_writes().commit();
     let tables: Vec<u64> = [commit.medium.layout.l1.offset, commit.medium.layout.refcounts.offset, 0]
         .into_iter()
-        .chain(commit.medium.l1.iter().map(|entry| entry & layout::OFFSET))
+        .chain(commit.medium.l1.iter().map(|entry| entry & OFFSET))
         .chain(commit.medium.refcounts.iter().map(|entry| entry & layout::BLOCK_OFFSET))
         .collect();
     for offset in tables {

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 
 use super::medium;
+use crate::entries::refcount;
 use crate::storage::{punch, read_padded};
 
 /// The clusters that a refcount block counts.
@@ -52,13 +53,10 @@ impl Clusters {
     }
 
     /// Whether each refcount of a block is above zero.
-    fn used(&self, block: &[u8]) -> impl Iterator<Item = bool> {
-        let bits = self.refcount_bits as usize;
-        let (bytes, parts) = (bits.div_ceil(8), 8_usize.div_ceil(bits));
-        let mask = if bits < 8 { (1_u8 << bits) - 1 } else { u8::MAX };
-        block.chunks(bytes).flat_map(move |count| {
-            (0..parts).map(move |part| count.iter().any(|byte| (byte >> (part * bits % 8)) & mask != 0))
-        })
+    fn used<'a>(&self, block: &'a [u8]) -> impl Iterator<Item = bool> + use<'a> {
+        let order = self.refcount_bits.trailing_zeros();
+        let counts = block.len() as u64 * 8 / u64::from(self.refcount_bits);
+        (0..counts).map(move |index| refcount(block, order, index).is_some_and(|count| count > 0))
     }
 }
 
