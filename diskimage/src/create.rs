@@ -6,6 +6,7 @@ use std::path::Path;
 use imago::FormatCreateBuilder;
 use imago::format::PreallocateMode;
 use imago::qcow2::Qcow2;
+use rustix::fs::FallocateFlags;
 
 use crate::header::{CLUSTER_BITS, LONGEST_NAME, largest};
 use crate::storage::{allocate, length};
@@ -74,7 +75,7 @@ pub fn create(file: &File, path: &Path, options: &CreateOptions) -> Result<(), I
             check_raw(path, options)?;
             file.set_len(options.size).map_err(failed)?;
             if options.preallocate == Preallocate::Full && options.size > 0 {
-                allocate(file, 0, 0, options.size).map_err(failed)?;
+                allocate(file, FallocateFlags::empty(), 0, options.size).map_err(failed)?;
             }
             Ok(())
         }

@@ -1,13 +1,12 @@
 //! An open file as the storage beneath imago. imago moves what belongs to the format by it; the data of a running machine goes
 //! past it, straight between the file and the guest's memory.
 
-// Two methods of imago's trait are `unsafe fn`, and `fallocate` is a call of the system.
+// Methods of imago's trait are `unsafe fn`.
 #![allow(unsafe_code)]
 
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +16,8 @@ use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 use imago::{FormatAccess, Storage};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::retry_on_intr;
 
 use crate::held::HeldWrites;
 use crate::order::Order;
@@ -140,25 +141,13 @@ pub(crate) fn reload(access: &mut FormatAccess<ImageFile>) -> io::Result<()> {
 }
 
 /// `fallocate` on a range.
-pub(crate) fn allocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
-    let (Ok(offset), Ok(length)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(length)) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    loop {
-        // SAFETY: the descriptor is open during the call, which takes only numbers.
-        if unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, length) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+pub(crate) fn allocate(file: &File, flags: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
+    Ok(retry_on_intr(|| fallocate(file, flags, offset, length))?)
 }
 
 /// Makes a range a hole that reads as zeroes.
 pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    allocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, length)
+    allocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)
 }
 
 fn write_zeroes(file: &File, mut offset: u64, mut length: u64) -> io::Result<()> {
@@ -200,18 +189,13 @@ impl Storage for ImageFile {
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
         let order = if self.0.holds.load(Ordering::Acquire) { self.order() } else { None };
         for mut buffer in buffers.into_inner() {
-            if let Some(writes) = self.held_writes() {
-                writes.read(&mut buffer, offset)?;
-                offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
-                continue;
+            let held =
+                order.as_ref().and_then(|order| order.held(offset)).filter(|held| held.len() == buffer.len());
+            match (self.held_writes(), held) {
+                (Some(writes), _) => writes.read(&mut buffer, offset)?,
+                (None, Some(held)) => buffer.copy_from_slice(held),
+                (None, None) => read_padded(self.file(), &mut buffer, offset)?,
             }
-            if let Some(held) =
-                order.as_ref().and_then(|order| order.held(offset)).filter(|held| held.len() == buffer.len())
-            {
-                buffer.copy_from_slice(held);
-                continue;
-            }
-            read_padded(self.file(), &mut buffer, offset)?;
             offset = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         }
         Ok(())
@@ -248,7 +232,7 @@ impl Storage for ImageFile {
     }
 
     unsafe fn pure_write_allocated_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        match allocate(self.file(), libc::FALLOC_FL_ZERO_RANGE, offset, length) {
+        match allocate(self.file(), FallocateFlags::ZERO_RANGE, offset, length) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(error),
             Err(_) => write_zeroes(self.file(), offset, length),
             Ok(()) => Ok(()),
@@ -298,7 +282,7 @@ impl Storage for ImageFile {
         if matches!(mode, PreallocateMode::WriteData) {
             return write_zeroes(self.file(), now, size - now);
         }
-        allocate(self.file(), 0, now, size - now)
+        allocate(self.file(), FallocateFlags::empty(), now, size - now)
     }
 }
 
