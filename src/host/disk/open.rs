@@ -67,23 +67,10 @@ impl DiskFile {
                 path.display()
             );
         }
-        let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
-        let topology = if device { device_topology(&buffered) } else { image_topology(&metadata) };
-        let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
-        let read_only = access.read_only;
-        Ok(DiskFile {
-            buffered,
-            direct,
-            sectors,
-            read_only,
-            device,
-            discard,
-            topology,
-            tail,
-            behind,
-            padded: false,
-        })
+        let described = Self::described(buffered, &metadata, path, access);
+        let topology = if device { device_topology(&described.buffered) } else { described.topology };
+        Ok(DiskFile { sectors, topology, tail, behind, ..described })
     }
 
     /// A layer of an image, open and locked already.
@@ -93,23 +80,23 @@ impl DiskFile {
     pub(super) fn layer(file: &File, path: &Path, access: Access) -> io::Result<Self> {
         let buffered = file.try_clone()?;
         let metadata = buffered.metadata()?;
-        let device = metadata.file_type().is_block_device();
-        let discard = if access.read_only { None } else { discard(&buffered, &metadata) };
-        let topology = image_topology(&metadata);
-        let direct = if access.direct { open_direct(&buffered, path, access) } else { None };
-        let (sectors, read_only) = (0.into(), access.read_only);
-        Ok(DiskFile {
-            buffered,
-            direct,
-            sectors,
-            read_only,
-            device,
-            discard,
-            topology,
+        Ok(DiskFile { padded: true, ..Self::described(buffered, &metadata, path, access) })
+    }
+
+    /// What the file of an image offers; its size is not asked for.
+    fn described(buffered: File, metadata: &Metadata, path: &Path, access: Access) -> Self {
+        DiskFile {
+            direct: if access.direct { open_direct(&buffered, path, access) } else { None },
+            sectors: 0.into(),
+            read_only: access.read_only,
+            device: metadata.file_type().is_block_device(),
+            discard: if access.read_only { None } else { discard(&buffered, metadata) },
+            topology: image_topology(metadata),
             tail: None,
             behind: FilesBehind::default(),
-            padded: true,
-        })
+            padded: false,
+            buffered,
+        }
     }
 }
 
