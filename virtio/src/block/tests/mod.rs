@@ -428,11 +428,17 @@ fn a_queue_with_a_bad_ring_stops_alone_while_it_has_requests_in_flight() {
     guest.wait_until("the fault is seen", |guest| guest.status() & 64 != 0);
     hand.let_go();
     assert_eq!(guest.rings[1].wait_used().len, 513);
+    the_other_queue_goes_on_and_a_reset_mends(&mut guest);
+}
+
+/// After a fault in the first of two queues.
+#[track_caller]
+fn the_other_queue_goes_on_and_a_reset_mends(guest: &mut Guest<AnyEngine>) {
     let (_, out) = guest.request(1, &[&header(READ, 3)], &[512, 1]);
     assert_eq!(out[1][0], OK);
     assert_eq!(guest.rings[0].used_index(), 0);
     guest.start(ALL & !FEATURE_EVENT_IDX, 64);
-    assert_eq!(read(&mut guest, 3, 512).0, OK);
+    assert_eq!(read(guest, 3, 512).0, OK);
 }
 
 #[test]
