@@ -3,7 +3,7 @@
 //! A loop device that becomes a disk has the part of the file that it shows locked, as the file itself would be. An image that
 //! becomes a disk must have no loop device over it. Both go by sysfs, which every user may read.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -98,12 +98,17 @@ impl LoopDevice {
     fn all(sys: &Path) -> impl Iterator<Item = Self> {
         let folders = fs::read_dir(sys.join("block")).into_iter().flatten().flatten();
         let loops = folders.filter(|folder| folder.file_name().as_encoded_bytes().starts_with(b"loop"));
-        loops.filter_map(|folder| Self::at(fs::canonicalize(folder.path()).ok()?))
+        loops.filter_map(|folder| Self::at(folder.path()))
+    }
+
+    /// Such as `loop0`.
+    fn name(&self) -> &OsStr {
+        self.folder.file_name().unwrap_or_default()
     }
 
     /// Its device file, as udev calls it.
     fn device(&self) -> PathBuf {
-        Path::new("/dev").join(self.folder.file_name().unwrap_or_default())
+        Path::new("/dev").join(self.name())
     }
 
     fn is_read_only(&self) -> bool {
@@ -133,9 +138,9 @@ impl Claim<'_> {
     fn all(&self, file: &File, metadata: &Metadata) -> Result<Vec<File>, DiskError> {
         let mut behind: Vec<File> = Vec::new();
         let (mut identity, mut range) = (Identity::of(metadata), ALL);
-        let mut own = None;
+        let mut own: Option<LoopDevice> = None;
         loop {
-            self.refuse_others(identity, &range, own.as_deref())?;
+            self.refuse_others(identity, &range, own.as_ref())?;
             let Identity::Device(number) = identity else { return Ok(behind) };
             let Some(device) = LoopDevice::of(self.sys, number) else { return Ok(behind) };
             if behind.len() >= MOST_LEVELS {
@@ -144,7 +149,7 @@ impl Claim<'_> {
             let over = behind.last().unwrap_or(file);
             let Some((next, found)) = self.open_behind(&device, over) else { return Ok(behind) };
             self.lock(&next, &device.range)?;
-            (identity, range, own) = (Identity::of(&found), device.range.clone(), Some(device.folder));
+            (identity, range, own) = (Identity::of(&found), device.range.clone(), Some(device));
             behind.push(next);
         }
     }
@@ -154,10 +159,11 @@ impl Claim<'_> {
         &self,
         identity: Identity,
         range: &Range<u64>,
-        own: Option<&Path>,
+        own: Option<&LoopDevice>,
     ) -> Result<(), DiskError> {
         let read_only = self.access.read_only;
-        let others = LoopDevice::all(self.sys).filter(|device| Some(device.folder.as_path()) != own);
+        let own = own.map(LoopDevice::name);
+        let others = LoopDevice::all(self.sys).filter(|device| Some(device.name()) != own);
         let mut in_the_way = others.filter(|device| !(read_only && device.is_read_only()));
         match in_the_way.find(|device| device.shows(identity, range)) {
             Some(device) => {
