@@ -105,6 +105,7 @@ mod host;
 mod image;
 mod kvm;
 mod machine;
+mod saved;
 pub mod spec;
 #[cfg(feature = "cli")]
 mod switch;
@@ -126,8 +127,9 @@ pub use machine::{
     BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, DiskChangeError, DiskState,
     Events, Exit, ExpectError, ExpectFailure, GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent,
     MachineState, MemoryStats, NetError, PauseError, ResizeError, RestoreError, SaveError, SavedState,
-    StartError, Stats, VcpuStats,
+    StartError, Stats, Unsaveable, VcpuStats,
 };
+pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};
 pub use virtio::transport::TransportError;

@@ -14,6 +14,7 @@ mod embedded;
 #[path = "support/load.rs"]
 mod load;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -73,6 +74,15 @@ struct Saved {
     memory: File,
 }
 
+impl Saved {
+    /// The VM generation ID, where the ACPI tables say that it is.
+    fn generation(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        self.memory.read_exact_at(&mut id, 0xf_f000).unwrap();
+        id
+    }
+}
+
 impl Running {
     fn until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;
@@ -111,17 +121,19 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
     let mut running = load.boot();
     let (mut said, mut requests) = (String::new(), 0);
     let mut chance = 1u64;
+    let mut generations = BTreeSet::new();
     for round in 0..24 {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         thread::sleep(Duration::from_micros((chance >> 33) % 3000));
         let saved = running.save();
+        assert!(generations.insert(saved.generation()), "it has the generation ID of an earlier machine");
         if round % 8 == 0 {
             // Saving changes nothing: it continues, and is saved again.
             let before = running.disk().requests;
             running.machine.resume();
             running.until("it goes on", |running| running.disk().requests > before);
-            drop(saved);
             let again = running.save();
+            assert_eq!(saved.generation(), again.generation());
             let (text, done) = running.end();
             (said, requests) = (said + &text, requests + done);
             running = load.restore(again);

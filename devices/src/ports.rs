@@ -25,3 +25,5 @@ pub const KEYBOARD_COMMAND: u16 = 0x64;
 pub const PCI_RESET: u16 = 0xcf9;
 /// Interrupt of the generic event device that carries the power button (ACPI 6.5 §5.6.9).
 pub const POWER_BUTTON_GSI: u32 = 9;
+/// Interrupt of the same device that says that the VM generation ID has changed.
+pub const GENERATION_ID_GSI: u32 = 10;

@@ -9,6 +9,7 @@ use super::daemon::ServiceArgs;
 use super::disk::DiskArgs;
 use super::exit;
 use super::net_flags::NetFlags;
+use super::restore::RestoreArgs;
 use super::run::{self, args::RunArgs};
 use super::switch::SwitchArgs;
 use super::verbs::NameVerb;
@@ -79,6 +80,13 @@ pub enum Verb {
     /// An image is raw or qcow2. Which one is said by `--format` or by the file's ending, `.qcow2` or anything else, and never by
     /// its content, which a guest can write. An image that a machine uses is left alone; resized, it is by that machine.
     Disk(Box<DiskArgs>),
+    /// Let a saved machine go on
+    ///
+    /// It goes on where `minivmm save` has left it, in a machine of the same parts: kernel, disks, networks and ports are opened
+    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is never written, so
+    /// that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
+    /// `overlay=FILE`. The guest gets a new VM generation ID. Connections through a user network are gone.
+    Restore(Box<RestoreArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
@@ -118,6 +126,8 @@ pub enum Command {
     Switch(Box<SwitchArgs>),
     /// Work on a disk image.
     Disk(Box<DiskArgs>),
+    /// Let a saved machine go on.
+    Restore(Box<RestoreArgs>),
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -160,6 +170,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
         }
         Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
         Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
+        Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => {
             let mut spec = args.machine.spec(&matches)?;
@@ -232,6 +243,7 @@ mod tests {
             | Command::RunCommand(..)
             | Command::Switch(_)
             | Command::Disk(_)
+            | Command::Restore(_)
             | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }

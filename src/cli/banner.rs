@@ -46,26 +46,27 @@ impl KeyboardInput {
 
 impl Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Banner { spec, prepared: Prepared { open, boot: files, .. }, keys } = self;
+        let Banner { spec, prepared, keys } = self;
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "~> {name:<12}: {value}");
-        let BootFiles { kernel, headers, initrd, root, entry, .. } = files;
-        line("Kernel", &format_args!("{kernel} ({})", describe(headers.format(), headers.version())))?;
-        match initrd {
-            Some((initrd, _)) => line("Initrd", initrd)?,
-            None => line("Initrd", &"none")?,
-        }
-        if let Some(entry) = entry {
-            line("Boot entry", &format_args!("{entry} on {}, with its options", first_disk(spec)))?;
-        }
-        if let Some((root, place)) = root {
-            line("Root", &format_args!("root={root}, {place} on {}", first_disk(spec)))?;
+        if let Some(BootFiles { kernel, headers, initrd, root, entry, .. }) = prepared.files() {
+            line("Kernel", &format_args!("{kernel} ({})", describe(headers.format(), headers.version())))?;
+            match initrd {
+                Some((initrd, _)) => line("Initrd", initrd)?,
+                None => line("Initrd", &"none")?,
+            }
+            if let Some(entry) = entry {
+                line("Boot entry", &format_args!("{entry} on {}, with its options", first_disk(spec)))?;
+            }
+            if let Some((root, place)) = root {
+                line("Root", &format_args!("root={root}, {place} on {}", first_disk(spec)))?;
+            }
         }
         line("RAM", &spec.mem())?;
         if let Some(balloon) = spec.balloon.filter(|balloon| balloon.mib() > 0) {
             line("Balloon", &format_args!("{balloon} of it taken back"))?;
         }
         line("Processors", &spec.cpus())?;
-        for ((disk, drive), letter) in spec.disk.iter().zip(&open.drives).zip('a'..) {
+        for ((disk, drive), letter) in spec.disk.iter().zip(&prepared.open.drives).zip('a'..) {
             line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, &drive.medium())))?;
         }
         for (id, net) in spec.interfaces() {

@@ -48,7 +48,7 @@ impl Status {
     /// explain.
     pub(crate) fn of(exit: &Exit) -> Option<Status> {
         Some(match exit {
-            Exit::PoweredOff => Status::Done,
+            Exit::PoweredOff | Exit::Saved => Status::Done,
             Exit::Rebooted => Status::Rebooted,
             Exit::Panicked | Exit::GaveUp(_) => Status::Panicked,
             Exit::Crashed(_) => Status::Crashed,
@@ -99,7 +99,9 @@ impl Status {
     /// The meaning, for the README and the manual.
     pub fn meaning(self) -> &'static str {
         match self {
-            Status::Done => "the guest powered off (for a verb: done, nothing wrong)",
+            Status::Done => {
+                "the guest powered off, or the machine was saved (for a verb: done, nothing wrong)"
+            }
             Status::Failed => {
                 "the machine could not be started, the host failed, or it did not take the output (for a verb: not done)"
             }

@@ -20,6 +20,7 @@ mod menu;
 mod net_flags;
 mod preflight;
 pub mod report;
+mod restore;
 pub mod run;
 mod session;
 pub mod switch;
@@ -42,6 +43,7 @@ use crate::host::lock::user;
 use crate::host::process::{raise_fd_limit, share_heap};
 use crate::host::signals::ignore_file_limit;
 use crate::host::stdio::Output;
+use crate::machine::files::Restore;
 use crate::spec::Spec;
 
 /// The whole program.
@@ -51,7 +53,7 @@ pub fn main() -> ExitCode {
     ignore_file_limit();
     match args::parse(std::env::args_os()) {
         Ok(Command::Run(spec, service)) => match spec.settled() {
-            Ok(spec) => run_machine(&spec, &service),
+            Ok(spec) => run_machine(&spec, None, &service),
             Err(error) => report_error(&error, Status::Usage),
         },
         Ok(Command::Doctor(args)) => examine(&args),
@@ -64,24 +66,32 @@ pub fn main() -> ExitCode {
             report::message(&format_args!("{error}\n"));
             Status::Usage
         }
+        Ok(Command::Restore(args)) => restore::run(&args),
         Ok(Command::Named(verb)) => return verbs::run(&verb),
     }
     .into()
 }
 
 /// Runs a machine, here or in the background.
-fn run_machine(spec: &Spec, args: &ServiceArgs) -> Status {
+/// From the beginning, or where it was saved.
+fn run_machine(spec: &Spec, saved: Option<Restore>, args: &ServiceArgs) -> Status {
     let notify = Notify::take();
     if args.daemonize {
         return daemon::launch(What::Machine, notify, |notify, parent| {
-            serve(spec, args, notify, Some(parent))
+            serve(spec, saved, args, notify, Some(parent))
         });
     }
-    serve(spec, args, notify, None)
+    serve(spec, saved, args, notify, None)
 }
 
 /// Checks a machine, prints its banner and runs it.
-fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>) -> Status {
+fn serve(
+    spec: &Spec,
+    saved: Option<Restore>,
+    args: &ServiceArgs,
+    notify: Notify,
+    parent: Option<Parent>,
+) -> Status {
     let detached = parent.is_some();
     let mut warnings = Vec::new();
     let captures = spec.net.iter().filter_map(|net| net.pcap.as_deref());
@@ -104,7 +114,12 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
         Ok(service) => service,
         Err(error) => return report_error(&error, Status::Failed),
     };
-    let preflight::Checked { prepared, warnings: more } = match preflight::check(spec, &Host::here()) {
+    let host = Host::here();
+    let checked = match saved {
+        Some(saved) => preflight::check_saved(spec, saved, &host),
+        None => preflight::check(spec, &host),
+    };
+    let preflight::Checked { prepared, warnings: more } = match checked {
         Ok(checked) => checked,
         Err(error) => return report_error(&error, error.status()),
     };
@@ -119,7 +134,7 @@ fn serve(spec: &Spec, args: &ServiceArgs, notify: Notify, parent: Option<Parent>
         warnings.push(UNNAMED_WARNING.to_owned());
     }
     if detached && spec.name.is_some() {
-        warnings.extend(removed_at_logout(&Host::here()));
+        warnings.extend(removed_at_logout(&host));
     }
     logger::install();
     let service = service.with_banner(&banner);

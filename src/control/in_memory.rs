@@ -18,7 +18,7 @@ use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, PauseError,
-    ResizeError, Stats,
+    ResizeError, SaveError, Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -121,6 +121,10 @@ impl ControlTarget for StubMachine {
     fn power_button(&self) {}
 
     fn kill(&self) {}
+
+    fn save_and_end(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+        Ok(())
+    }
 
     fn balloon(&self) -> Balloon {
         Balloon { mib: 0, actual_mib: 0 }

@@ -21,6 +21,7 @@ mod request_reader;
 pub(crate) mod router;
 pub mod routes;
 mod runtime_dir;
+pub(crate) mod save_routes;
 mod server;
 mod target;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::request::CONSOLE;
 use super::request_reader::Request;
 use super::router::{self, Call, Reply, Route, Typing};
 use super::target::{ControlTarget, ResetError};
-use super::{disk_routes, net_routes};
+use super::{disk_routes, net_routes, save_routes};
 use crate::machine::{BalloonError, MachineState, PauseError};
 
 /// Limit for a reset: the machine reads its kernel, and may search a disk for it.
@@ -25,7 +25,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 21] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 22] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -53,6 +53,13 @@ pub static ROUTES: [Route<dyn ControlTarget>; 21] = [
         summary: "Stop the guest where it is and boot it again, and answer when it boots",
         statuses: &[204, 409, 504],
         run: reset,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/save",
+        summary: "Save the machine to a folder of the host, and end it",
+        statuses: &[204, 400, 409, 504],
+        run: save_routes::save,
     },
     Route {
         method: "POST",

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, Controls, DiskChangeError, DiskState, Events, GuestConsole, Machine,
-    MachineEvent, MachineState, NetError, PauseError, ResizeError, Stats,
+    MachineEvent, MachineState, NetError, PauseError, ResizeError, SaveError, Stats,
 };
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
@@ -41,6 +41,11 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     fn power_button(&self);
     /// Ends it.
     fn kill(&self);
+    /// Saves it to a folder, and ends it.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -313,6 +318,10 @@ impl ControlTarget for RunningTarget {
 
     fn kill(&self) {
         self.controls.kill();
+    }
+
+    fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError> {
+        self.controls.save_and_end(folder, limit)
     }
 
     fn balloon(&self) -> Balloon {

@@ -14,7 +14,7 @@ use super::target::{
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, NetHandles,
-    PauseError, ResizeError, Stats,
+    PauseError, ResizeError, SaveError, Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -106,6 +106,10 @@ impl ControlTarget for Fake {
 
     fn kill(&self) {
         self.record("kill");
+    }
+
+    fn save_and_end(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+        Ok(())
     }
 
     fn balloon(&self) -> Balloon {

@@ -28,6 +28,18 @@ pub(crate) fn try_lock_range(file: &File, kind: Kind, range: &Range<u64>) -> io:
     }
 }
 
+/// Takes the lock of a folder, which is another one than those of files (flock(2)); false if another open file has it.
+pub(crate) fn try_lock_folder(folder: &File) -> io::Result<bool> {
+    // SAFETY: the call touches no memory of this process, and the descriptor is open.
+    if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        error => Err(error),
+    }
+}
+
 /// Whether another open file has the lock. Does not take it, so that another process can at this moment.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     let found = fcntl_lock(file, libc::F_OFD_GETLK, Kind::Exclusive, &(0..u64::MAX))?;

@@ -1,17 +1,19 @@
-//! Guest RAM: one mapping, aligned to 2 MiB and open to huge pages; anonymous, or of a memfd where that is asked for.
+//! Guest RAM: one mapping, aligned to 2 MiB and open to huge pages; anonymous, of a memfd where that is asked for, or of the file that
+//! holds a saved machine's memory.
 //!
 //! The alignment is the largest single effect on a boot: with it some 50 page-fault exits until /init, without it
 //! over 20,000, because KVM can map a huge page into the guest only where host and guest addresses agree modulo 2 MiB.
 
 mod contents;
+mod mapping;
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use virtio::dirty;
 use virtio::memory::{Memory, MemoryOwner, Regions};
@@ -20,95 +22,11 @@ use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 pub(crate) use contents::{MemoryLayout, Placement, extents};
+use mapping::{Backing, Mapping, RAM_ADVICE};
 
+/// Bytes of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
 const PAGE: usize = 4096;
-
-/// What is mapped.
-#[derive(Debug)]
-enum Backing<'a> {
-    /// Zeros.
-    Anonymous,
-    /// A memfd, so that others who have it see the same.
-    Memfd(File),
-    /// The first bytes of a file, so many, again and again. Pages that are not written share its memory.
-    CopiesOf(&'a File, usize),
-}
-
-/// Pages of host memory, unmapped on drop.
-#[derive(Debug)]
-struct Mapping {
-    start: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the mapping is plain memory of this process; it is only reached through vm-memory's volatile accessors.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; concurrent accesses are the guest's and are made volatile or by the kernel.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// `len` bytes at a multiple of 2 MiB; nothing is committed before it is touched.
-    fn new(len: usize, backing: &Backing<'_>) -> io::Result<Self> {
-        let room = len.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
-        let address = unsafe {
-            libc::mmap(std::ptr::null_mut(), room, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = address as usize;
-        let aligned = start.next_multiple_of(HUGE_PAGE);
-        let (head, tail) = (aligned - start, HUGE_PAGE - (aligned - start));
-        for (at, len) in [(start, head), (aligned + len, tail)] {
-            if len > 0 {
-                // SAFETY: both ranges are parts of the mapping made above that nothing refers to.
-                unsafe { libc::munmap(at as *mut libc::c_void, len) };
-            }
-        }
-        let start = NonNull::new(aligned as *mut u8).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Mapping { start, len };
-        match backing {
-            Backing::Anonymous => {}
-            Backing::Memfd(file) => mapping.put(file, 0, len, libc::MAP_SHARED)?,
-            Backing::CopiesOf(file, unit) => {
-                for offset in (0..len).step_by((*unit).max(1)) {
-                    mapping.put(file, offset, (*unit).min(len - offset), libc::MAP_PRIVATE)?;
-                }
-            }
-        }
-        Ok(mapping)
-    }
-
-    /// Puts the first `len` bytes of `file` at `offset` of a new mapping.
-    fn put(&self, file: &File, offset: usize, len: usize, sharing: libc::c_int) -> io::Result<()> {
-        if offset.checked_add(len).is_none_or(|end| end > self.len) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let flags = sharing | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: the range lies in this mapping, as checked above.
-        let at = unsafe { self.start.as_ptr().add(offset) };
-        // SAFETY: it takes the place of a part of this mapping, to which nothing refers yet.
-        let address = unsafe { libc::mmap(at.cast(), len, protection, flags, file.as_raw_fd(), 0) };
-        if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
-    /// Advice is only advice: a host without huge pages still runs the guest, more slowly.
-    fn advise(&self, advice: libc::c_int) {
-        // SAFETY: the range is this mapping's own; the advice values used change no contents.
-        unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, advice) };
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range is this mapping's own, and whoever could reach it borrows from its owner.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
 
 /// One region of guest memory as KVM is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +46,26 @@ pub(crate) struct GuestRam {
     read_only: bool,
     /// The memfd that is mapped, if one is.
     file: Option<File>,
+    /// What is mapped of a saved machine's memory, if it is.
+    saved: Option<SavedParts>,
+}
+
+/// Offsets and bytes in the mapping, in ascending order, of what shows the contents of a file.
+#[derive(Debug)]
+struct SavedParts {
+    parts: Vec<(u64, u64)>,
+    /// Ranges of them that were given back, each of which may have made two mappings out of one.
+    replaced: AtomicU32,
+}
+
+impl SavedParts {
+    /// A process has some 65,000 mappings (/proc/sys/vm/max_map_count), and a guest that gives back single pages would take all.
+    const MOST_REPLACED: u32 = 16 << 10;
+
+    fn touches(&self, offset: u64, len: u64) -> bool {
+        let next = self.parts.partition_point(|(start, bytes)| start + bytes <= offset);
+        self.parts.get(next).is_some_and(|(start, _)| *start < offset + len)
+    }
 }
 
 impl GuestRam {
@@ -143,11 +81,19 @@ impl GuestRam {
         Self::ram(ranges, Backing::Memfd(file))
     }
 
+    /// As [`GuestRam::new`], with the contents of `file`, which holds a saved machine's memory. It is mapped: each page is read when it is
+    /// touched, and machines that are made from one file share what none of them writes. Nothing is written to the file, and
+    /// nobody may write to it or make it shorter for as long as this lives.
+    pub(crate) fn mapped(ranges: &[(u64, u64)], file: &File) -> io::Result<Self> {
+        let len = ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
+        let parts = contents::parts(file, len)?;
+        let ram = Self::ram(ranges, Backing::PartsOf(file, &parts))?;
+        Ok(GuestRam { saved: Some(SavedParts { parts, replaced: AtomicU32::new(0) }), ..ram })
+    }
+
     fn ram(ranges: &[(u64, u64)], backing: Backing<'_>) -> io::Result<Self> {
         let ram = Self::map(ranges, false, backing)?;
-        ram.mapping.advise(libc::MADV_HUGEPAGE);
-        // A crash of ours must not write the guest's secrets to a core file.
-        ram.mapping.advise(libc::MADV_DONTDUMP);
+        ram.mapping.advise(0..ram.mapping.len, &RAM_ADVICE);
         Ok(ram)
     }
 
@@ -178,7 +124,7 @@ impl GuestRam {
         }
         let mapping = Mapping::new(total, &backing)?;
         // A fork of an embedder would copy all page tables of the guest and write-protect its memory.
-        mapping.advise(libc::MADV_DONTFORK);
+        mapping.advise(0..total, &[libc::MADV_DONTFORK]);
         let file = if let Backing::Memfd(file) = backing { Some(file) } else { None };
         let flags = if file.is_some() { libc::MAP_SHARED } else { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS };
         let mut regions = Vec::with_capacity(ranges.len());
@@ -197,7 +143,7 @@ impl GuestRam {
             offset += len;
         }
         let regions = Regions::from_regions(regions).map_err(io::Error::other)?;
-        Ok(GuestRam { regions, mapping, read_only, file })
+        Ok(GuestRam { regions, mapping, read_only, file, saved: None })
     }
 
     /// The memory with its checked, volatile accessors.
@@ -326,13 +272,32 @@ impl MemoryOwner for GuestRam {
         if first >= end {
             return Ok(());
         }
-        // A memfd keeps its pages until a hole is made in it.
-        let advice = if self.file.is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
-        // SAFETY: whole pages inside `slice`, which is this mapping's own memory. The guest and everybody here reach it by
-        // volatile accesses only, which then read zeros.
-        let done = unsafe { libc::madvise(first as *mut libc::c_void, end - first, advice) };
+        let skipped = (first - guard.as_ptr() as usize) as u64;
+        let done = self.zero(start.0 + skipped, first, end - first);
         // The pages read as zeros now, which is a write; marked behind it, as all writes are.
         slice.bitmap().mark_dirty(0, whole);
+        done
+    }
+}
+
+impl GuestRam {
+    /// Has `len` bytes of whole pages read as zeros, without memory if that can be. They are at `guest`, and at `first` in the host.
+    fn zero(&self, guest: u64, first: usize, len: usize) -> io::Result<()> {
+        let offset = first.wrapping_sub(self.mapping.start.as_ptr() as usize);
+        if let Some(saved) = self.saved.as_ref().filter(|saved| saved.touches(offset as u64, len as u64)) {
+            // A page of the file that is given back would show the file again.
+            if saved.replaced.fetch_add(1, Ordering::Relaxed) < SavedParts::MOST_REPLACED {
+                return self.mapping.put_zeros(offset, len);
+            }
+            saved.replaced.fetch_sub(1, Ordering::Relaxed);
+            let page = |at: usize| self.regions.write_slice(&[0; PAGE], GuestAddress(guest + at as u64));
+            return (0..len).step_by(PAGE).try_for_each(page).map_err(io::Error::other);
+        }
+        // A memfd keeps its pages until a hole is made in it.
+        let advice = if self.file.is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        // SAFETY: whole pages of this mapping, as the caller says. The guest and everybody here reach it by volatile accesses
+        // only, which then read zeros.
+        let done = unsafe { libc::madvise(first as *mut libc::c_void, len, advice) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }

@@ -24,6 +24,7 @@ use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
 use super::full_disks::FullDisk;
 use super::gate::VcpuGate;
+use super::generation::{GENERATION_ID, GenerationChange};
 use super::pci;
 use super::resources::Resources;
 use super::stats::DeviceCounters;
@@ -37,6 +38,7 @@ use crate::spec::Rtc;
 pub(super) struct Board {
     pub(super) buses: Buses,
     pub(super) power_button: PowerButton,
+    pub(super) generation: GenerationChange,
     /// PCI and all devices.
     pub(super) components: Components,
     /// In the order of the PCI bus.
@@ -81,9 +83,11 @@ impl Board {
         components.append(legacy);
         let platform = platform(spec.cpus().get(), clock.is_some(), window);
         let power_button = PowerButton::new(vm.pin_irq(ports::POWER_BUTTON_GSI));
+        let generation = GenerationChange(vm.pin_irq(GENERATION_ID.gsi));
         Ok(Board {
             buses: Buses { ports: bus, mmio: memory_bus },
             power_button,
+            generation,
             components,
             counted,
             workers,
@@ -140,6 +144,7 @@ fn platform(cpus: u32, has_rtc: bool, window: Option<Range<u64>>) -> Platform {
             s5_type: ports::S5_SLEEP_TYPE,
         },
         power_button_gsi: ports::POWER_BUTTON_GSI,
+        generation_id: Some(GENERATION_ID),
         pci: Some(PciHost { ecam: layout::ECAM, mmio32: layout::PCI_MMIO32, mmio64: window }),
     }
 }

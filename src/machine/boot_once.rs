@@ -19,10 +19,11 @@ use super::deadline::Progress;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
+use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::resources::Resources;
-use super::saved::{Restore, SaveError, SavedParts, SavedState};
+use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
@@ -86,17 +87,27 @@ impl Beginning {
         progress: &Progress,
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
-        let ram = Arc::new(guest_ram(spec, &layout)?);
-        let (plan, sources, panic_timeout, state) = match origin {
+        let ranges = ranges(&layout);
+        let (ram, plan, sources, panic_timeout, state) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
-                (Some(plan), sources, panic_timeout, None)
+                (guest_ram(spec, &ranges)?, Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                let sources = vec![restore.source(&ram)?];
-                (None, sources, restore.state.panic_timeout(), Some(restore.state))
+                restore.check_size(spec)?;
+                let (ram, sources) = match spec.mem_backing() {
+                    MemBacking::Anonymous => (restore.map(&ranges)?, Vec::new()),
+                    // Others see this memory, and shall not see the file.
+                    MemBacking::Memfd => {
+                        let ram = guest_ram(spec, &ranges)?;
+                        let source = restore.source(&ram)?;
+                        (ram, vec![source])
+                    }
+                };
+                (ram, None, sources, restore.state.panic_timeout(), Some(restore.state))
             }
         };
+        let ram = Arc::new(ram);
         let ecam = Arc::new(pci::empty_bus().map_err(memory_refused(spec))?);
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
@@ -128,6 +139,8 @@ impl Boot {
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) = assemble(resources, &vm, plan.as_ref(), &layout, &memory, &watch, &gate)?;
         loading.finish()?;
+        // Over the saved one, if there is one.
+        generation::renew(&memory.ram)?;
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
         }
@@ -147,6 +160,8 @@ impl Boot {
             components.quiesce();
             components.load(state.components()?)?;
             components.go();
+            // Before its vCPUs run: no guest makes random numbers from what another one has.
+            board.generation.announce().map_err(StartError::describe)?;
             threads.resume();
         }
         Ok(Boot {
@@ -221,9 +236,13 @@ impl Boot {
     }
 
     /// The state of everything but the contents of memory, and the memory. The machine is paused for as long as there is `paused`.
-    pub(super) fn save(&self, paused: Weak<()>) -> Result<SavedParts, SaveError> {
+    pub(super) fn save(
+        &self,
+        paused: Weak<()>,
+        spec: Result<Spec, Unsaveable>,
+    ) -> Result<SavedParts, SaveError> {
         let state = SavedState::new(self.panic_timeout, self.components().save()?);
-        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused })
+        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec })
     }
 
     /// Logs what is written to guest memory from now on, or no longer: by the guest and by devices.
@@ -266,15 +285,20 @@ fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Co
     components
 }
 
-/// The RAM that a spec asks for.
-fn guest_ram(spec: &Spec, layout: &RamLayout) -> Result<GuestRam, StartError> {
+/// Guest address and bytes of each range of RAM.
+fn ranges(layout: &RamLayout) -> Vec<(u64, u64)> {
     let mut ranges = vec![(layout.low.start, layout.low.end)];
     ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
+    ranges
+}
+
+/// The RAM that a spec asks for.
+fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, StartError> {
     let make = match spec.mem_backing() {
         MemBacking::Anonymous => GuestRam::new,
         MemBacking::Memfd => GuestRam::in_memfd,
     };
-    make(&ranges).map_err(memory_refused(spec))
+    make(ranges).map_err(memory_refused(spec))
 }
 
 fn memory_refused(spec: &Spec) -> impl Fn(io::Error) -> StartError {

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use virtio::balloon::{self, BalloonControl};
@@ -19,6 +19,8 @@ use super::{
     BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
+use crate::kvm::memory::GuestRam;
+use crate::saved::NewSavedMachine;
 use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward};
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
@@ -226,12 +228,68 @@ impl Controls {
     /// # Errors
     /// [`SaveError`]; the machine is as it was.
     pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
-        let SavedParts { state, ram, paused } =
-            self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))?;
+        let SavedParts { state, ram, paused, .. } = self.ask_to_save()?;
+        self.save_memory(&ram, &paused, memory)?;
+        Ok(state)
+    }
+
+    /// Saves a paused machine to `folder`, which is there afterwards as a whole or not at all; an empty folder of that name is
+    /// taken. [`SavedMachine::open`](crate::SavedMachine::open) reads it. What of the machine's disks is on the host stays there: a machine
+    /// that is restored needs them as they are now, so that this one has to end before it writes to them again
+    /// ([`Controls::save_and_end`]).
+    ///
+    /// It stays paused, and may be resumed or ended then.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was, and there is no folder.
+    pub fn save_to(&self, folder: impl AsRef<Path>) -> Result<(), SaveError> {
+        self.write_to(folder.as_ref()).map(drop)
+    }
+
+    /// Pauses the machine, for which it waits until `limit`, saves it as [`Controls::save_to`] does and ends it ([`Exit::Saved`]).
+    /// Returns when it is about to end; [`Controls::wait`] waits for that.
+    ///
+    /// # Errors
+    /// [`SaveError`]. There is no folder then, and the machine runs if it ran before.
+    pub fn save_and_end(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        let folder = folder.as_ref();
+        let rested = self.state() == MachineState::Paused;
+        let saved = self.pause(limit).map_err(SaveError::from).and_then(|()| self.write_to(folder)).and_then(
+            |paused| {
+                let ends = self.ask(|answer| Command::EndSaved(paused, answer)).recv();
+                ends.unwrap_or(Err(SaveError::Ended)).inspect_err(|_| {
+                    // It may have written to its disks since.
+                    let _ = std::fs::remove_dir_all(folder);
+                })
+            },
+        );
+        if saved.is_err() && !rested {
+            self.resume();
+        }
+        saved
+    }
+
+    /// Gives what is gone once the machine does not rest any more.
+    fn write_to(&self, folder: &Path) -> Result<Weak<()>, SaveError> {
+        // First: what is wrong with the folder is told before anything is written.
+        let new = NewSavedMachine::create(folder)?;
+        let SavedParts { state, ram, paused, spec } = self.ask_to_save()?;
+        let spec = spec?;
+        self.save_memory(&ram, &paused, new.memory())?;
+        new.keep(spec, &state)?;
+        Ok(paused)
+    }
+
+    fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
+        self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))
+    }
+
+    /// Writes the memory; the machine has to rest meanwhile.
+    fn save_memory(&self, ram: &GuestRam, paused: &Weak<()>, memory: &File) -> Result<(), SaveError> {
         // Here, and not on a thread of the machine, which does not wait for a file.
         ram.save(memory).map_err(|source| SaveError::Memory { source })?;
         match paused.upgrade() {
-            Some(_) => Ok(state),
+            Some(_) => Ok(()),
             None if self.outcome.has_ended() => Err(SaveError::Ended),
             None => Err(SaveError::Resumed),
         }

@@ -19,6 +19,8 @@ pub enum Exit {
     GaveUp(GaveUp),
     /// The guest did something that neither it nor KVM can go on from.
     Crashed(Crash),
+    /// It was saved to a folder, from which it can go on: [`Controls::save_and_end`](super::Controls::save_and_end).
+    Saved,
     /// [`super::Machine::kill`] was called, or the machine was dropped.
     Killed,
     /// The host failed the machine: it could not be built again for a reboot, a vCPU's thread could not begin, or a part of the
@@ -35,6 +37,7 @@ impl fmt::Display for Exit {
             Exit::Panicked => f.write_str("the guest's kernel panicked"),
             Exit::GaveUp(why) => why.fmt(f),
             Exit::Crashed(crash) => write!(f, "the guest crashed: {crash}"),
+            Exit::Saved => f.write_str("the machine was saved"),
             Exit::Killed => f.write_str("the machine was ended"),
             Exit::Failed(error) => write!(f, "the host failed the machine: {error}"),
         }

@@ -27,6 +27,7 @@ use super::cmdline::{self, Line, Said};
 use super::deadline::Progress;
 use super::loader::ByteSource;
 use super::run_resources::Image;
+pub(crate) use super::saved::Restore;
 use crate::image::{
     Budget, DiskBytes, DiskFile, Explored, INITRD_MAX, ImageError, ImageFile, KERNEL_MAX, ReadError, Root,
     Run, Survey, Wanted, explore,
@@ -63,12 +64,18 @@ pub(crate) struct BootFiles {
     pub(crate) warnings: Vec<String>,
 }
 
+/// What a machine begins with.
+#[derive(Debug)]
+pub(crate) enum PreparedStart {
+    Files(BootFiles),
+    Saved(Restore),
+}
+
 /// What a start needs of the host's files, as it was checked.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) open: OpenFiles,
-    /// What the first boot is made from.
-    pub(crate) boot: BootFiles,
+    pub(crate) start: PreparedStart,
     /// /dev/kvm, if it was opened to see whether it can be.
     pub(crate) kvm: Option<File>,
     /// The thread that has made these, if the machine shall go on with it.
@@ -83,21 +90,39 @@ impl Prepared {
     /// Finds what a machine boots that has these files open.
     pub(crate) fn find(spec: &Spec, open: OpenFiles, progress: &Progress) -> Result<Self, StartError> {
         let boot = BootFiles::find(spec, &open, progress)?;
-        Ok(Prepared { open, boot, kvm: None, thread: None, progress: progress.clone(), beginning: None })
+        Ok(Self::new(open, PreparedStart::Files(boot), progress))
+    }
+
+    /// For a machine that was saved and has these files open. No kernel is searched for.
+    pub(crate) fn saved(open: OpenFiles, saved: Restore, progress: &Progress) -> Self {
+        Self::new(open, PreparedStart::Saved(saved), progress)
+    }
+
+    fn new(open: OpenFiles, start: PreparedStart, progress: &Progress) -> Self {
+        Prepared { open, start, kvm: None, thread: None, progress: progress.clone(), beginning: None }
+    }
+
+    /// What the first boot is made from, unless it is a saved machine.
+    pub(crate) fn files(&self) -> Option<&BootFiles> {
+        if let PreparedStart::Files(files) = &self.start { Some(files) } else { None }
     }
 
     /// Begins the first boot already. An error comes again when the machine is started.
     pub(crate) fn begin(&mut self, spec: &Spec) {
+        let PreparedStart::Files(boot) = &self.start else { return };
         self.beginning = KvmDevice::open().ok().and_then(|kvm| {
             let kvm = Arc::new(kvm);
-            let begun = Beginning::new(&kvm, spec, Origin::Files(&self.boot), &self.progress).ok()?;
+            let begun = Beginning::new(&kvm, spec, Origin::Files(boot), &self.progress).ok()?;
             Some((kvm, begun))
         });
     }
 
     /// Gives it the initrd that was made for its kernel.
     pub(crate) fn give_initrd(&mut self, image: &Arc<dyn Image>) -> Result<(), StartError> {
-        self.boot.initrd = Some(parse_initrd(self.open.make_initrd(image))?);
+        let initrd = parse_initrd(self.open.make_initrd(image))?;
+        if let PreparedStart::Files(boot) = &mut self.start {
+            boot.initrd = Some(initrd);
+        }
         Ok(())
     }
 }
@@ -114,7 +139,10 @@ impl Prepared {
 #[cfg(test)]
 impl BootFiles {
     pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
-        Prepared::of(spec).map(|prepared| prepared.boot)
+        match Prepared::of(spec)?.start {
+            PreparedStart::Files(files) => Ok(files),
+            PreparedStart::Saved(_) => Err(StartError::Internal("the boot files")),
+        }
     }
 }
 

@@ -125,14 +125,14 @@ impl Loader {
 #[derive(Debug)]
 pub(super) struct Loading {
     loader: Arc<Loader>,
-    /// `None` once it was waited for.
+    /// `None` once it was waited for, or if there was nothing to load.
     helper: Option<JoinHandle<Result<(), StartError>>>,
     /// Closes when the helper is done. The lock makes it [`Sync`]; only the drop takes it.
     ended: Mutex<Receiver<()>>,
 }
 
 impl Loading {
-    /// Has a thread begin to load.
+    /// Has a thread begin to load, if there is anything to load.
     pub(super) fn begin(
         ram: &Arc<GuestRam>,
         sources: Vec<Source>,
@@ -140,12 +140,14 @@ impl Loading {
     ) -> Result<Self, StartError> {
         let loader = Arc::new(Loader::new(ram.clone(), sources, progress.clone()));
         let ((end, ended), own) = (mpsc::channel(), loader.clone());
-        let helper = thread::spawn(Role::Loader, "loader", move || {
+        let work = move || {
             let _end: Sender<()> = end;
             own.work()
-        })
-        .map_err(StartError::Thread)?;
-        Ok(Loading { loader, helper: Some(helper), ended: Mutex::new(ended) })
+        };
+        // A saved machine's memory is mapped, and there is nothing to read.
+        let helper = (!loader.pieces.is_empty()).then(|| thread::spawn(Role::Loader, "loader", work));
+        let helper = helper.transpose().map_err(StartError::Thread)?;
+        Ok(Loading { loader, helper, ended: Mutex::new(ended) })
     }
 
     /// Helps, and returns when all is loaded.

@@ -21,6 +21,7 @@ mod exit;
 pub(crate) mod files;
 mod full_disks;
 mod gate;
+mod generation;
 mod loader;
 mod net_handles;
 mod nets;
@@ -56,7 +57,7 @@ pub use exit::{Crash, Exit, GaveUp};
 #[cfg(test)]
 pub(crate) use net_handles::NetHandles;
 pub use net_handles::{BoundForward, NetError};
-pub use saved::{RestoreError, SaveError, SavedState};
+pub use saved::{RestoreError, SaveError, SavedState, Unsaveable};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::kvm::KvmDevice;
@@ -69,7 +70,7 @@ use boot_once::{Beginning, Boot, Origin};
 use console::{OutputThread, Scrollback};
 use deadline::{Progress, within};
 use events::Publisher;
-use files::{BootFiles, OpenFiles, Prepared};
+use files::{OpenFiles, Prepared, PreparedStart};
 use pci::MakeFunctions;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
@@ -188,10 +189,17 @@ impl MachineBuilder {
     /// [`Machine::save`] gave, `memory` the file that it wrote. Neither is trusted. What the spec names outside the machine is the
     /// caller's to provide as it was: the disks hold what they held when the machine was saved.
     ///
+    /// The file is mapped and only read, so that machines from one file share the memory that none of them writes; with
+    /// [`MemBacking::Memfd`](crate::spec::MemBacking::Memfd) it is copied. It may be removed, but for as long as the machine runs
+    /// nobody may write to it or make it shorter: the guest would see the new bytes, or this process end by SIGBUS.
+    ///
+    /// A guest with a driver for the VM generation ID (Linux 5.18, `CONFIG_VMGENID`) makes its random numbers anew. One
+    /// without goes on with those of the saved machine, as does every other machine that is made from it.
+    ///
     /// The guest's clocks go on from when it was saved. A reset of the machine boots its kernel, as ever.
     #[must_use]
     pub fn restore(mut self, state: SavedState, memory: File) -> Self {
-        self.run_resources.restore = Some(Restore { state: Arc::new(state), memory: Arc::new(memory) });
+        self.run_resources.restore = Some(Restore::new(state, memory));
         self
     }
 
@@ -370,6 +378,22 @@ impl Machine {
         self.controls.save(memory)
     }
 
+    /// See [`Controls::save_to`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save_to(&self, folder: impl AsRef<Path>) -> Result<(), SaveError> {
+        self.controls.save_to(folder)
+    }
+
+    /// See [`Controls::save_and_end`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save_and_end(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        self.controls.save_and_end(folder, limit)
+    }
+
     /// See [`Controls::log_writes`].
     ///
     /// # Errors
@@ -477,23 +501,20 @@ fn begin(
     restore: Option<Restore>,
     progress: &Progress,
 ) -> Result<(OpenFiles, Arc<KvmDevice>, Beginning), StartError> {
-    let (open, kvm, found, begun) = match prepared {
-        Some(Prepared { open, kvm, boot, beginning, .. }) => (open, kvm, Some(boot), beginning),
-        None => (OpenFiles::open(spec, progress)?, None, None, None),
+    let Prepared { open, start, kvm, beginning, .. } = match (prepared, restore) {
+        (Some(prepared), None) => prepared,
+        (Some(prepared), Some(restore)) => Prepared::saved(prepared.open, restore, progress),
+        (None, Some(restore)) => Prepared::saved(OpenFiles::open(spec, progress)?, restore, progress),
+        (None, None) => Prepared::find(spec, OpenFiles::open(spec, progress)?, progress)?,
     };
-    if let (None, Some((kvm, begun))) = (&restore, begun) {
+    if let Some((kvm, begun)) = beginning {
         return Ok((open, kvm, begun));
     }
-    let found = match (&restore, found) {
-        (None, None) => Some(BootFiles::find(spec, &open, progress)?),
-        (_, found) => found,
-    };
     progress.begin("opening /dev/kvm");
     let kvm = Arc::new(kvm.map_or_else(KvmDevice::open, |file| Ok(KvmDevice::from(file)))?);
-    let origin = match (restore, &found) {
-        (Some(restore), _) => Origin::State(restore),
-        (None, Some(files)) => Origin::Files(files),
-        (None, None) => return Err(StartError::Internal("the boot files")),
+    let origin = match &start {
+        PreparedStart::Files(files) => Origin::Files(files),
+        PreparedStart::Saved(saved) => Origin::State(saved.clone()),
     };
     let beginning = Beginning::new(&kvm, spec, origin, progress)?;
     Ok((open, kvm, beginning))

@@ -5,13 +5,17 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use boot::plan::Load;
-use devices::component::StateError;
+use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
+use super::PauseError;
 use super::components::States;
 use super::loader::Source;
+use super::resources::Resources;
 use crate::kvm::KvmError;
 use crate::kvm::memory::{GuestRam, Placement, extents};
+use crate::saved::SavedMachineError;
+use crate::spec::{DiskBps, DiskIops, Spec};
 
 /// Layout of [`SavedState`].
 const VERSION: u16 = 1;
@@ -35,8 +39,26 @@ impl SavedState {
         SavedState { version: VERSION, panic_timeout, components }
     }
 
-    pub(super) fn panic_timeout(&self) -> i64 {
+    /// From what a file says of it.
+    pub(crate) fn from_states(
+        version: u16,
+        panic_timeout: i64,
+        states: impl IntoIterator<Item = (String, State)>,
+    ) -> Self {
+        SavedState { version, panic_timeout, components: states.into_iter().collect() }
+    }
+
+    pub(crate) fn version(&self) -> u16 {
+        self.version
+    }
+
+    pub(crate) fn panic_timeout(&self) -> i64 {
         self.panic_timeout
+    }
+
+    /// The states by the ids of their components.
+    pub(crate) fn states(&self) -> impl ExactSizeIterator<Item = (&String, &State)> {
+        self.components.iter()
     }
 
     /// The states by component, if they are in a layout that this program knows.
@@ -53,6 +75,8 @@ pub(super) struct SavedParts {
     pub(super) ram: Arc<GuestRam>,
     /// Gone once the machine is no longer paused: the memory may have changed then.
     pub(super) paused: Weak<()>,
+    /// What the machine is made of now, or why it cannot be made again.
+    pub(super) spec: Result<Spec, Unsaveable>,
 }
 
 /// What a machine is restored from.
@@ -64,18 +88,75 @@ pub(crate) struct Restore {
 }
 
 impl Restore {
+    pub(crate) fn new(state: SavedState, memory: File) -> Self {
+        Restore { state: Arc::new(state), memory: Arc::new(memory) }
+    }
+
+    /// Whether the file is as long as the memory of `spec`.
+    pub(super) fn check_size(&self, spec: &Spec) -> Result<(), RestoreError> {
+        let (file, machine) = (self.memory.metadata().map_err(memory_failed)?.len(), spec.mem().bytes());
+        if file == machine { Ok(()) } else { Err(RestoreError::MemorySize { file, machine }) }
+    }
+
+    /// Memory that shows the file until it is written.
+    pub(super) fn map(&self, ranges: &[(u64, u64)]) -> Result<GuestRam, RestoreError> {
+        GuestRam::mapped(ranges, &self.memory).map_err(memory_failed)
+    }
+
     /// What goes into `ram`; the rest is zeros.
     pub(super) fn source(&self, ram: &GuestRam) -> Result<Source, RestoreError> {
-        let failed = |source| RestoreError::Memory { source };
-        let file = self.memory.metadata().map_err(failed)?.len();
-        if file != ram.size() {
-            return Err(RestoreError::MemorySize { file, machine: ram.size() });
-        }
-        let extents = extents(&self.memory, file).map_err(failed)?;
+        let extents = extents(&self.memory, ram.size()).map_err(memory_failed)?;
         let placements = extents.into_iter().flat_map(|(offset, len)| ram.place(offset, len));
         let copy = |Placement { offset, guest, len }| Load { file_offset: offset, guest, len };
         Ok(Source::memory(self.memory.clone(), placements.map(copy).collect()))
     }
+}
+
+fn memory_failed(source: io::Error) -> RestoreError {
+    RestoreError::Memory { source }
+}
+
+/// What keeps a machine from being made again from a folder.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsaveable {
+    /// What its guest wrote to a disk with `snapshot` ends with it.
+    #[error(
+        "what the guest has written to {0} ends with the machine, because the disk has `snapshot`; start it with `overlay=FILE` to \
+         save it later"
+    )]
+    SnapshotDisk(String),
+    /// A drive is empty.
+    #[error(
+        "the drive {0} is empty, and a machine is not restored with an empty drive; insert a disk before"
+    )]
+    EmptyDrive(String),
+    /// A program of the host holds ports of it, as `minivmm run` does.
+    #[error(
+        "a program holds ports of this machine, which would not be there afterwards, as those of `minivmm run`"
+    )]
+    Streams,
+}
+
+/// The spec with what was changed since the start.
+pub(super) fn current_spec(resources: &Resources) -> Result<Spec, Unsaveable> {
+    let mut spec = resources.spec.clone();
+    if !resources.run_resources.streams.is_empty() {
+        return Err(Unsaveable::Streams);
+    }
+    for (disk, now) in spec.disk.iter_mut().zip(resources.disk_handles.states()) {
+        if disk.snapshot {
+            return Err(Unsaveable::SnapshotDisk(now.id));
+        }
+        let path = now.path.ok_or(Unsaveable::EmptyDrive(now.id))?;
+        if path != disk.image() {
+            // Another one was inserted, read-only.
+            disk.path = path;
+        }
+        disk.iops = now.iops.and_then(DiskIops::new);
+        disk.bps = now.bps.and_then(DiskBps::new);
+    }
+    Ok(spec)
 }
 
 /// Why a machine could not be saved. It is as it was.
@@ -105,6 +186,15 @@ pub enum SaveError {
     /// Written pages are not known: the log was not switched on since the guest booted, or KVM refused.
     #[error("the log of what the guest writes cannot be had: {0}")]
     Log(#[source] KvmError),
+    /// It cannot be made again from a folder.
+    #[error(transparent)]
+    Unsaveable(#[from] Unsaveable),
+    /// It was not paused.
+    #[error(transparent)]
+    Pause(#[from] PauseError),
+    /// The folder could not be written.
+    #[error(transparent)]
+    Folder(#[from] SavedMachineError),
     /// The file for the memory's contents did not take them.
     #[error("the guest's memory could not be written: {source}")]
     Memory {

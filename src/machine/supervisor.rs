@@ -5,9 +5,9 @@ mod running;
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::blocking::BlockingThread;
@@ -87,6 +87,8 @@ pub(super) enum Command {
     Stats(Sender<UnfinishedStats>),
     /// Answered when it is saved; the machine has to be paused.
     Save(Sender<Result<SavedParts, SaveError>>),
+    /// Ends the machine if it still rests as it did when it was saved. Answered before it ends.
+    EndSaved(Weak<()>, Sender<Result<(), SaveError>>),
     /// Answered at once.
     LogWrites(bool, Sender<Result<(), SaveError>>),
     /// Answered at once.

@@ -179,7 +179,6 @@ impl DiskSpec {
     }
 
     /// The paths in it.
-    #[cfg(feature = "cli")]
     pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         std::iter::once(&mut self.path).chain(&mut self.overlay).chain(&mut self.backing)
     }

@@ -290,8 +290,7 @@ impl Spec {
     }
 
     /// The paths in it: those in a file count from its folder. Names every field, so that a new one is not forgotten.
-    #[cfg(feature = "cli")]
-    fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Spec {
             version: _,
             kernel,

@@ -1,6 +1,6 @@
-//! ACPI devices that no bus enumerates: PCI host bridge, serial port, clock, pvpanic, power button.
+//! ACPI devices that no bus enumerates: PCI host bridge, serial port, clock, pvpanic, power button, VM generation ID.
 //!
-//! Names and buffers only, except for the method of the power button: the guest interprets all of this while
+//! Names and buffers only, except for the method of the generic event device: the guest interprets all of this while
 //! it boots.
 
 use acpi_tables::aml::{
@@ -10,14 +10,14 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiError, Com, HEADER, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PciHost, Platform};
+use super::{AcpiError, Com, GenerationId, HEADER, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PciHost, Platform};
 
 /// Integers are 64 bits wide from this revision of the DSDT on (ACPI 6.5 §5.2.11.1).
 const REVISION: u8 = 2;
 /// `_STA`: present, enabled, shown, working (ACPI 6.5 §6.3.7).
 const STATUS_OK: u8 = 0x0f;
-/// Notification value of a pressed power button (ACPI 6.5 §4.8.3.1.2).
-const BUTTON_PRESSED: u8 = 0x80;
+/// The one notification of the devices here: a button was pressed (ACPI 6.5 §4.8.3.1.2), a generation ID has changed.
+const HAPPENED: u8 = 0x80;
 
 /// The DSDT of `platform`.
 pub(super) fn dsdt(platform: &Platform) -> Result<Sdt, AcpiError> {
@@ -34,7 +34,12 @@ pub(super) fn dsdt(platform: &Platform) -> Result<Sdt, AcpiError> {
     if let Some(port) = platform.pvpanic {
         pvpanic(&mut devices, port);
     }
-    power_button(&mut devices, platform.power_button_gsi);
+    device(&mut devices, "PWRB", vec![&named("_HID", &EISAName::new("PNP0C0C"))]);
+    if let Some(GenerationId { address, .. }) = platform.generation_id {
+        generation_id(&mut devices, address);
+    }
+    let changed = platform.generation_id.map(|id| ("VGEN", id.gsi));
+    events(&mut devices, [Some(("PWRB", platform.power_button_gsi)), changed].into_iter().flatten());
 
     let mut aml = Vec::with_capacity(devices.0.len() + 32);
     // Both SLP_TYP values are the same: a hardware-reduced machine uses the first (ACPI 6.5 §7.4.2).
@@ -123,18 +128,30 @@ fn pvpanic(out: &mut Body, port: u16) {
     device(out, "PEVT", vec![&named("_HID", &"QEMU0001"), &named("_STA", &STATUS_OK), &resources]);
 }
 
-/// Control-method power button (ACPI 6.5 §4.8.3.1.2) and the generic event device that signals it (§5.6.9).
-fn power_button(out: &mut Body, gsi: u32) {
-    device(out, "PWRB", vec![&named("_HID", &EISAName::new("PNP0C0C"))]);
+/// `ADDR` gives the low and the high half of the address (Microsoft, "Virtual Machine Generation ID"). Linux finds the device by
+/// its _HID, Windows by its _CID.
+fn generation_id(out: &mut Body, address: u64) {
+    let hid = named("_HID", &"VMGENCTR");
+    let cid = named("_CID", &"VM_Gen_Counter");
+    let name = named("_DDN", &"VM_Gen_Counter");
+    let (low, high) = (address & u64::from(u32::MAX), address >> 32);
+    let halves = named("ADDR", &Package::new(vec![&low, &high]));
+    device(out, "VGEN", vec![&hid, &cid, &name, &halves]);
+}
 
-    let interrupt = edge(gsi);
-    let resources = named("_CRS", &ResourceTemplate::new(vec![&interrupt]));
-    let button = Path::new("PWRB");
-    let press = Notify::new(&button, &BUTTON_PRESSED);
-    let (source, ours) = (Arg(0), gsi);
-    let pressed = Equal::new(&source, &ours);
-    let answer = If::new(&pressed, vec![&press]);
-    let event = Method::new(Path::new("_EVT"), 1, true, vec![&answer]);
+/// The generic event device (ACPI 6.5 §5.6.9): each interrupt notifies the device of that name.
+fn events(out: &mut Body, sources: impl Iterator<Item = (&'static str, u32)>) {
+    let (mut interrupts, mut answers) = (Vec::new(), Body::default());
+    for (name, gsi) in sources {
+        interrupts.push(edge(gsi));
+        let target = Path::new(name);
+        let notify = Notify::new(&target, &HAPPENED);
+        let source = Arg(0);
+        If::new(&Equal::new(&source, &gsi), vec![&notify]).to_aml_bytes(&mut answers.0);
+    }
+    let interrupts = interrupts.iter().map(|interrupt| interrupt as &dyn Aml).collect();
+    let resources = named("_CRS", &ResourceTemplate::new(interrupts));
+    let event = Method::new(Path::new("_EVT"), 1, true, vec![&answers]);
     let hid = named("_HID", &"ACPI0013");
     device(out, "GED0", vec![&hid, &named("_UID", &ZERO), &resources, &event]);
 }

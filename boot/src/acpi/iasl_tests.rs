@@ -32,7 +32,8 @@ fn round_trip(platform: &Platform) -> String {
             assert!(!said.contains(complaint), "{name}:\n{said}");
             assert!(!source.contains(complaint), "{name}:\n{source}");
         }
-        let said = iasl(dir.path(), &["-p", &format!("{name}-again"), &format!("{name}.dsl")]);
+        // 6035: Microsoft's VMGENCTR has no number behind its four letters, and Linux knows the device by no other name.
+        let said = iasl(dir.path(), &["-vw", "6035", "-p", &format!("{name}-again"), &format!("{name}.dsl")]);
         assert!(said.contains("0 Errors, 0 Warnings, 0 Remarks"), "{name}:\n{said}\n{source}");
         let again = std::fs::read(dir.path().join(format!("{name}-again.aml"))).unwrap();
         // Without the header, which names the compiler.
@@ -62,6 +63,8 @@ fn iasl_takes_all_tables_apart_and_together_without_a_remark() {
         "PNP0C0C",
         "ACPI0013",
         "Notify (PWRB, 0x80)",
+        "VMGENCTR",
+        "Notify (VGEN, 0x80)",
     ] {
         assert!(source.contains(wanted), "no {wanted} in:\n{source}");
     }
@@ -70,7 +73,7 @@ fn iasl_takes_all_tables_apart_and_together_without_a_remark() {
 #[test]
 fn iasl_takes_the_smallest_and_the_largest_machine() {
     let source = round_trip(&bare(1));
-    for unwanted in ["PNP0A08", "PNP0C02", "PNP0501", "PNP0B00", "QEMU0001"] {
+    for unwanted in ["PNP0A08", "PNP0C02", "PNP0501", "PNP0B00", "QEMU0001", "VMGENCTR"] {
         assert!(!source.contains(unwanted), "{unwanted} in:\n{source}");
     }
     round_trip(&Platform { power_button_gsi: 300, ..platform(1024) });

@@ -3,8 +3,8 @@
 //!
 //! Owns the content and the addresses of the tables; knows no device. Hardware that a guest would probe in
 //! vain is declared absent (i8042, VGA, a missing clock), because such a probe takes seconds. AML is
-//! interpreted during the guest's boot, so the DSDT has no method that runs before the power button is
-//! pressed.
+//! interpreted during the guest's boot, so the DSDT has no method that runs before the first event, such as a press of the
+//! power button.
 
 mod dsdt;
 mod fadt;
@@ -51,8 +51,19 @@ pub struct Platform {
     pub power: PowerRegisters,
     /// The edge-triggered interrupt of the power button.
     pub power_button_gsi: u32,
+    /// VM generation ID.
+    pub generation_id: Option<GenerationId>,
     /// PCI host bridge.
     pub pci: Option<PciHost>,
+}
+
+/// The VM generation ID: a random number in guest memory that is another one after the machine was restored or cloned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenerationId {
+    /// Guest-physical address of its 16 bytes, a multiple of 8.
+    pub address: u64,
+    /// The edge-triggered interrupt that says that it has changed.
+    pub gsi: u32,
 }
 
 /// A 16550 serial port: eight I/O ports and an edge-triggered interrupt.
@@ -97,7 +108,7 @@ pub struct Tables {
     pub rsdp: u64,
     /// Guest-physical address of the first byte.
     pub base: u64,
-    /// The tables; they end below [`layout::RESET_VECTOR`].
+    /// The tables; they end below [`layout::GENERATION_ID`].
     pub bytes: Vec<u8>,
 }
 
@@ -138,7 +149,7 @@ pub enum AcpiError {
 ///
 /// # Errors
 /// [`AcpiError`], if ACPI cannot describe the platform or the tables do not fit below
-/// [`layout::RESET_VECTOR`].
+/// [`layout::GENERATION_ID`].
 pub fn build(platform: &Platform) -> Result<Tables, AcpiError> {
     check(platform)?;
     let mut blob = Blob::new(platform);
@@ -181,7 +192,7 @@ fn check(platform: &Platform) -> Result<(), AcpiError> {
 }
 
 fn fits(cpus: u32, needed: u64) -> Result<(), AcpiError> {
-    let room = layout::RESET_VECTOR - layout::ACPI;
+    let room = layout::GENERATION_ID - layout::ACPI;
     if needed > room { Err(AcpiError::TooLarge { cpus, needed, room }) } else { Ok(()) }
 }
 

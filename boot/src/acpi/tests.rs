@@ -17,6 +17,7 @@ pub(super) fn platform(cpus: u32) -> Platform {
             s5_type: 5,
         },
         power_button_gsi: 9,
+        generation_id: Some(GenerationId { address: layout::GENERATION_ID, gsi: 10 }),
         pci: Some(PciHost {
             ecam: layout::ECAM,
             mmio32: layout::PCI_MMIO32,
@@ -27,7 +28,7 @@ pub(super) fn platform(cpus: u32) -> Platform {
 
 /// A machine without optional hardware.
 pub(super) fn bare(cpus: u32) -> Platform {
-    Platform { com1: None, rtc: None, pvpanic: None, pci: None, ..platform(cpus) }
+    Platform { com1: None, rtc: None, pvpanic: None, generation_id: None, pci: None, ..platform(cpus) }
 }
 
 pub(super) struct Table {
@@ -185,10 +186,10 @@ fn a_kernel_that_searches_finds_the_root_pointer() {
 #[test]
 fn tables_of_4096_cpus_fit_and_of_too_many_do_not() {
     let tables = build(&platform(4096)).unwrap();
-    assert!(tables.base + tables.bytes.len() as u64 <= layout::RESET_VECTOR);
+    assert!(tables.base + tables.bytes.len() as u64 <= layout::GENERATION_ID);
     assert_eq!(tables.base, layout::ACPI);
     let error = build(&platform(9_000)).unwrap_err();
-    let whole = layout::RESET_VECTOR - layout::ACPI;
+    let whole = layout::GENERATION_ID - layout::ACPI;
     assert!(matches!(error, AcpiError::TooLarge { cpus: 9_000, room, .. } if room == whole), "{error}");
     assert!(matches!(build(&platform(u32::MAX)), Err(AcpiError::TooLarge { .. })));
     assert_eq!(build(&platform(0)), Err(AcpiError::NoCpus));

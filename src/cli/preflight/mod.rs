@@ -20,7 +20,7 @@ use crate::host::signals::Signals;
 use crate::machine::StartError;
 use crate::machine::blocking::BlockingThread;
 use crate::machine::deadline::{Progress, within};
-use crate::machine::files::{BootFiles, OpenFiles, Prepared};
+use crate::machine::files::{BootFiles, OpenFiles, Prepared, Restore};
 use crate::spec::Spec;
 
 /// A machine that may be started.
@@ -137,22 +137,33 @@ impl PreflightError {
 
 /// Opens and looks at everything.
 pub(super) fn check(spec: &Spec, host: &Host) -> Result<Checked, PreflightError> {
-    let mut prepared = prepare(spec, InitrdOrigin::Spec)?;
+    check_start(spec, Start::Files, host)
+}
+
+/// The same for a saved machine.
+pub(super) fn check_saved(spec: &Spec, saved: Restore, host: &Host) -> Result<Checked, PreflightError> {
+    check_start(spec, Start::Saved(saved), host)
+}
+
+fn check_start(spec: &Spec, start: Start, host: &Host) -> Result<Checked, PreflightError> {
+    let mut prepared = prepare(spec, start)?;
     let warnings = judge(spec, host, &mut prepared)?;
     Ok(Checked { prepared, warnings })
 }
 
-/// Where a machine's initrd comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum InitrdOrigin {
-    /// The spec, or the first disk.
-    Spec,
-    /// It is made for the kernel that is found.
-    ToBeMade,
+/// What a machine begins with.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// Kernel and initrd of the spec or of the first disk.
+    Files,
+    /// The same kernel, with an initrd that is to be made for it.
+    Kernel,
+    /// A saved machine, which has all it needs in its memory.
+    Saved(Restore),
 }
 
 /// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
-pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, PreflightError> {
+pub(super) fn prepare(spec: &Spec, start: Start) -> Result<Prepared, PreflightError> {
     let spec = spec.clone();
     let progress = Progress::default();
     let (mut prepared, thread) = within(BlockingThread::spawn()?, &progress, move |progress| {
@@ -162,13 +173,16 @@ pub(super) fn prepare(spec: &Spec, initrd: InitrdOrigin) -> Result<Prepared, Pre
             let what = if what == "initrd" { "initial RAM disk" } else { what };
             open(what, path).map_err(PreflightError::File)
         })?;
-        let files = if initrd == InitrdOrigin::ToBeMade { files.without_initrd() } else { files };
-        let mut prepared = Prepared::find(&spec, files, progress)?;
-        if initrd == InitrdOrigin::Spec {
-            // Most starts are not refused below. Loading takes longer than all the rest, so it begins here.
-            prepared.begin(&spec);
-        }
-        Ok::<_, PreflightError>(prepared)
+        Ok::<_, PreflightError>(match start {
+            Start::Files => {
+                let mut prepared = Prepared::find(&spec, files, progress)?;
+                // Most starts are not refused below. Loading takes longer than all the rest, so it begins here.
+                prepared.begin(&spec);
+                prepared
+            }
+            Start::Kernel => Prepared::find(&spec, files.without_initrd(), progress)?,
+            Start::Saved(saved) => Prepared::saved(files, saved, progress),
+        })
     })?;
     prepared.thread = Some(thread);
     Ok(prepared)
@@ -180,25 +194,10 @@ pub(super) fn judge(
     host: &Host,
     prepared: &mut Prepared,
 ) -> Result<Vec<Problem>, PreflightError> {
-    let files = &prepared.boot;
-    let mut warnings: Vec<_> =
-        files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
-    warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
-    if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd)
-        && let Some(problem) = no_initrd(host, path, files.headers.version())
-    {
-        return Err(add_disk_findings(problem, spec, files).into());
-    }
-    // A kernel from the disk may have its drivers built in: only its name is known.
-    if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
-        warnings.extend(no_initrd_on_disk(files));
-    }
-    if prepared.beginning.is_none() {
-        files
-            .plan(&RamLayout::new(spec.mem().bytes()))
-            .map_err(|error| PreflightError::Plan { error, entry: files.entry.clone() })?;
-    }
-    warnings.extend(little_memory(spec, files));
+    let mut warnings = match prepared.files() {
+        Some(files) => judge_files(spec, host, files, prepared.beginning.is_none())?,
+        None => Vec::new(),
+    };
     if let Some(memory) = host.memory() {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
@@ -214,9 +213,38 @@ pub(super) fn judge(
             }
         }
     }
-    if files.headers.format() == Format::BzImage && host.is_pvm() {
+    let is_linux = prepared.files().is_some_and(|files| files.headers.format() == Format::BzImage);
+    if is_linux && host.is_pvm() {
         warnings.push(advice::no_linux_on_pvm());
     }
+    Ok(warnings)
+}
+
+/// What may surprise of the files that a machine boots; with `plan` also whether they can be booted.
+fn judge_files(
+    spec: &Spec,
+    host: &Host,
+    files: &BootFiles,
+    plan: bool,
+) -> Result<Vec<Problem>, PreflightError> {
+    let mut warnings: Vec<_> =
+        files.warnings.iter().map(|what| Problem { what: what.clone(), cure: None }).collect();
+    warnings.extend(cmdline_words::warning(&files.cmdline, spec.mem(), spec.cpus()));
+    if let (Some(path), None, None) = (&spec.kernel, &spec.initrd, &files.initrd)
+        && let Some(problem) = no_initrd(host, path, files.headers.version())
+    {
+        return Err(add_disk_findings(problem, spec, files).into());
+    }
+    // A kernel from the disk may have its drivers built in: only its name is known.
+    if let (None, None, None) = (&spec.kernel, &spec.initrd, &files.initrd) {
+        warnings.extend(no_initrd_on_disk(files));
+    }
+    if plan {
+        files
+            .plan(&RamLayout::new(spec.mem().bytes()))
+            .map_err(|error| PreflightError::Plan { error, entry: files.entry.clone() })?;
+    }
+    warnings.extend(little_memory(spec, files));
     Ok(warnings)
 }
 

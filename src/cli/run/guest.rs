@@ -203,13 +203,9 @@ fn set_arguments(command: &[OsString]) -> Vec<u8> {
 }
 
 /// The drivers that the kernel has as modules.
-fn modules(
-    args: &RunArgs,
-    spec: &Spec,
-    Prepared { open, boot: files, .. }: &Prepared,
-    host: &Host,
-) -> Result<Vec<Module>, RunError> {
-    let Some(release) = files.release() else {
+fn modules(args: &RunArgs, spec: &Spec, prepared: &Prepared, host: &Host) -> Result<Vec<Module>, RunError> {
+    let (open, files) = (&prepared.open, prepared.files());
+    let Some((files, release)) = files.and_then(|files| Some((files, files.release()?))) else {
         // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
         // what is missing.
         return Ok(Vec::new());

@@ -7,7 +7,7 @@ use super::args::RunArgs;
 use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
-use crate::cli::preflight::{self, InitrdOrigin};
+use crate::cli::preflight::{self, Start};
 use crate::cli::switch::ensure_for;
 use crate::cli::{banner, logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
@@ -47,7 +47,7 @@ impl RunStart {
         let spec = run_spec(self.spec.settled()?, &host)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
-        let mut prepared = preflight::prepare(&spec, InitrdOrigin::ToBeMade)?;
+        let mut prepared = preflight::prepare(&spec, Start::Kernel)?;
         let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
         prepared.give_initrd(&initrd)?;
         for warning in preflight::judge(&spec, &host, &mut prepared)? {

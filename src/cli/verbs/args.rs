@@ -52,6 +52,11 @@ pub enum NameVerb {
     Pause(NameArgs),
     /// Resume a paused machine
     Resume(NameArgs),
+    /// Save a machine to a folder, and end it
+    ///
+    /// FOLDER has all of the machine but the contents of its disks, which stay where they are: `minivmm restore FOLDER` lets
+    /// it go on, as long as nothing has written to them meanwhile. The folder is there as a whole or not at all.
+    Save(SaveArgs),
     /// Stop the guest where it is and boot it again
     Reset(NameArgs),
     /// Take memory back from a guest
@@ -177,6 +182,20 @@ pub struct CaptureOutput {
     /// End after so many seconds
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub seconds: Option<u64>,
+}
+
+/// The machine, and where it is saved.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct SaveArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// The folder, new or empty
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpLong)]
+    help: Option<bool>,
 }
 
 /// The size of a machine's balloon.

@@ -7,6 +7,7 @@ mod exits;
 mod force;
 mod forward;
 mod ls;
+mod save;
 mod show;
 mod stop;
 mod wait;
@@ -20,7 +21,7 @@ use serde_json::Value;
 
 pub use args::{
     BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb,
-    ShowArgs, StopArgs,
+    SaveArgs, ShowArgs, StopArgs,
 };
 pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
@@ -94,6 +95,12 @@ pub(super) enum VerbError {
     /// Frames cannot be captured.
     #[error(transparent)]
     Capture(#[from] CaptureFailure),
+    /// The working directory is gone.
+    #[error("{path} has no absolute path: {source}", path = path.display())]
+    Path { path: PathBuf, source: io::Error },
+    /// The control socket speaks JSON.
+    #[error("{} is not UTF-8, in which the machine is told; give a folder with another name", .0.display())]
+    NotUtf8(PathBuf),
     /// It cannot be formatted.
     #[error("the machine's answer cannot be shown")]
     Json(#[from] serde_json::Error),
@@ -132,6 +139,7 @@ fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),
+        NameVerb::Save(args) => save::save(args).map(|()| done),
         NameVerb::Kill(args) => stop::kill(args).map(|()| done),
         NameVerb::Balloon(BalloonArgs { name, size, .. }) => {
             let body = balloon_body(size.mib());

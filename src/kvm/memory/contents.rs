@@ -11,7 +11,7 @@ use devices::component::{Component, State, StateError};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::GuestRam;
+use super::{GuestRam, HUGE_PAGE};
 
 /// Whether each write goes to the file's end (pwrite(2), "BUGS").
 fn is_appending(file: &File) -> bool {
@@ -107,6 +107,23 @@ pub(crate) fn extents(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
     Ok(extents)
 }
 
+/// The parts of `file` that have to be mapped: all of its extents, in as few mappings as there are stretches of 2 MiB with data. A
+/// process has some 65,000 mappings (/proc/sys/vm/max_map_count), so that the stretches of a large memory are longer.
+pub(super) fn parts(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
+    const MOST: u64 = 4096;
+    let stretch = (HUGE_PAGE as u64).max((len / MOST).next_power_of_two());
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    for (offset, bytes) in extents(file, len)? {
+        let start = offset - offset % stretch;
+        let end = offset.saturating_add(bytes).next_multiple_of(stretch).min(len);
+        match parts.last_mut() {
+            Some((first, bytes)) if *first + *bytes >= start => *bytes = (*bytes).max(end - *first),
+            _ => parts.push((start, end - start)),
+        }
+    }
+    Ok(parts)
+}
+
 fn seek(file: &File, at: u64, whence: libc::c_int) -> io::Result<u64> {
     let at = i64::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the descriptor is open; the call touches no memory of this process.
@@ -154,6 +171,8 @@ impl Component for MemoryLayout {
 
 #[cfg(test)]
 mod tests {
+    use virtio::memory::MemoryOwner;
+
     use super::*;
 
     #[test]
@@ -163,6 +182,64 @@ mod tests {
         for ram in [GuestRam::new(&ranges).unwrap(), in_memfd] {
             passes_through_a_file(&ram, &ranges);
         }
+    }
+
+    /// A file with the memory of a guest of 16 MiB that has written `spots`.
+    fn saved(spots: &[u64]) -> File {
+        let ram = GuestRam::new(&[(0, 16 << 20)]).unwrap();
+        for spot in spots {
+            ram.memory().write_obj(*spot, GuestAddress(*spot)).unwrap();
+        }
+        let file = tempfile::tempfile().unwrap();
+        ram.save(&file).unwrap();
+        file
+    }
+
+    #[test]
+    fn mapped_memory_shows_a_file_and_leaves_it_as_it_is() {
+        let spots = [0x1000, 5 << 20, (16 << 20) - 8];
+        let file = saved(&spots);
+        assert_eq!(parts(&file, 16 << 20).unwrap(), [(0, 2 << 20), (4 << 20, 2 << 20), (14 << 20, 2 << 20)]);
+        let before = extents(&file, 16 << 20).unwrap();
+        let (first, second) = (
+            GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap(),
+            GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap(),
+        );
+        let read = |ram: &GuestRam, at: u64| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
+        for spot in spots {
+            assert_eq!((read(&first, spot), read(&second, spot)), (spot, spot));
+            first.memory().write_obj(7u64, GuestAddress(spot)).unwrap();
+            assert_eq!((read(&first, spot), read(&second, spot)), (7, spot));
+        }
+        first.memory().write_obj(8u64, GuestAddress(9 << 20)).unwrap();
+        assert_eq!(extents(&file, 16 << 20).unwrap(), before);
+        let again = tempfile::tempfile().unwrap();
+        first.save(&again).unwrap();
+        let third = GuestRam::mapped(&[(0, 16 << 20)], &again).unwrap();
+        assert_eq!([0x1000, 5 << 20, 9 << 20].map(|at| read(&third, at)), [7, 7, 8]);
+    }
+
+    #[test]
+    fn mapped_memory_that_is_given_back_reads_as_zeros() {
+        let spots: Vec<u64> = (0..4096).map(|page| page * 4096).collect();
+        let file = saved(&spots);
+        let ram = GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap();
+        let read = |at: u64| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
+        // Every second page, as a guest that wants as many mappings as it can get; it gets some.
+        let counts = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        let before = counts();
+        for _ in 0..10 {
+            for page in spots.iter().filter(|spot| *spot / 4096 % 2 == 0) {
+                ram.memory().write_obj(1u64, GuestAddress(*page)).unwrap();
+                ram.discard(GuestAddress(*page), 4096).unwrap();
+            }
+        }
+        assert!(counts() < before + 2 * 4096 + 100);
+        for spot in &spots {
+            assert_eq!(read(*spot), if spot / 4096 % 2 == 0 { 0 } else { *spot }, "{spot:#x}");
+        }
+        ram.discard(GuestAddress(0), 16 << 20).unwrap();
+        assert!(spots.iter().all(|spot| read(*spot) == 0));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! One boot's life as the supervisor sees it: commands, pauses, and the guest's own end.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use devices::bus::Effect;
@@ -13,7 +13,7 @@ use crate::machine::ends::{End, TICK};
 use crate::machine::events::MachineEvent;
 use crate::machine::full_disks::FullDisk;
 use crate::machine::resources::Resources;
-use crate::machine::saved::{SaveError, SavedParts};
+use crate::machine::saved::{SaveError, SavedParts, current_spec};
 use crate::machine::vcpus::VcpuEvent;
 use crate::machine::{Exit, GaveUp, PauseError, StartError};
 use crate::spec::OnReboot;
@@ -139,6 +139,7 @@ impl<'a> RunningBoot<'a> {
             Command::Resume(answer) => self.resume(answer),
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             Command::Save(answer) => self.save(answer),
+            Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
             Command::LogWrites(on, answer) => reply(&answer, self.boot.log_writes(on)),
             Command::TakeWritten(answer) => reply(&answer, self.boot.take_written()),
         }
@@ -212,12 +213,20 @@ impl<'a> RunningBoot<'a> {
             return reply(&answer, Err(SaveError::NotPaused));
         };
         let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
+        let spec = current_spec(self.resources);
         self.supervisor.blocking.run(&self.supervisor.sender, move || {
-            let saved = boot.save(paused.clone());
+            let saved = boot.save(paused.clone(), spec);
             // A resume that came meanwhile is the reason to tell, not the first component that is at work.
             reply(&answer, if paused.strong_count() > 0 { saved } else { Err(SaveError::Resumed) });
             Event::Saved
         });
+    }
+
+    /// Ends a machine that was saved, if it has not gone on since.
+    fn end_saved(&self, saved: &Weak<()>, answer: &Sender<Result<(), SaveError>>) -> Option<NextBoot> {
+        let rests = matches!(&self.pause, PauseState::Paused(_)) && saved.strong_count() > 0;
+        reply(answer, if rests { Ok(()) } else { Err(SaveError::Resumed) });
+        rests.then_some(NextBoot::End(Exit::Saved))
     }
 
     /// The vCPUs rest: now the devices.

@@ -191,7 +191,6 @@ impl NetSpec {
     }
 
     /// The paths in it.
-    #[cfg(feature = "cli")]
     pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let [one, other] = match &mut self.link {
             NetLink::Socket { path, .. } => [Some(path), None],

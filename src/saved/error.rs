@@ -1,0 +1,65 @@
+//! Why a saved machine cannot be written or read.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::manifest::FORMAT;
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SavedMachineError {
+    /// There is something of that name.
+    #[error(
+        "{path} exists, and is no empty folder; give another name, or remove it with `rm -r`",
+        path = .0.display()
+    )]
+    Exists(PathBuf),
+    /// It is being written, or written to.
+    #[error("{path} is being written by another process; wait until that is done", path = .0.display())]
+    Busy(PathBuf),
+    /// The host did not take it.
+    #[error("the machine cannot be saved to {folder}: {source}", folder = folder.display())]
+    Unwritable {
+        /// The folder.
+        folder: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// There is no saved machine.
+    #[error(
+        "{path} holds no saved machine, which is a folder with machine.json, state and memory; `minivmm save NAME FOLDER` makes one",
+        path = .0.display()
+    )]
+    NotSaved(PathBuf),
+    /// A file of it cannot be read.
+    #[error("{path} of the saved machine cannot be read: {source}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Written in another format.
+    #[error(
+        "{folder} has format {found}, and this program reads format {FORMAT}; restore it with the version of minivmm that saved it",
+        folder = folder.display()
+    )]
+    Format {
+        /// The folder.
+        folder: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Not as it was written.
+    #[error(
+        "the saved machine {folder} is damaged: {reason}; use another copy of it, or save the machine again",
+        folder = folder.display()
+    )]
+    Damaged {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}

@@ -1,0 +1,126 @@
+//! `machine.json`: what the machine is, and where the sections of `state` are.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use devices::component::State;
+use serde::{Deserialize, Serialize};
+
+use super::SavedMachineError;
+use crate::image::printable;
+use crate::machine::SavedState;
+use crate::spec::Spec;
+
+/// Layout of the folder.
+pub(super) const FORMAT: u64 = 1;
+/// Most sections: a machine has 255 vCPUs and some hundred devices at most.
+const MOST_SECTIONS: usize = 4096;
+
+/// See the module.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Manifest {
+    format: u64,
+    /// Version of minivmm that wrote it.
+    program: String,
+    /// Seconds since 1970.
+    saved_at: u64,
+    pub(super) spec: Spec,
+    /// Version of the list of components.
+    version: u16,
+    panic_timeout: i64,
+    /// Bytes of `memory`.
+    pub(super) memory: u64,
+    /// In the order of `state`.
+    sections: Vec<Section>,
+}
+
+/// One component's place in `state`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Section {
+    id: String,
+    kind: Cow<'static, str>,
+    version: u16,
+    /// Bytes; the section begins where the one before ends.
+    length: u64,
+    /// CRC-32 (IEEE 802.3) of these bytes.
+    crc32: u32,
+}
+
+/// The format alone: other fields need not be known in another one.
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u64,
+}
+
+impl Manifest {
+    /// The description of a saved machine, and the contents of `state`.
+    pub(super) fn new(
+        spec: Spec,
+        saved_at: u64,
+        memory: u64,
+        saved: &SavedState,
+    ) -> Result<(Self, Vec<u8>), serde_json::Error> {
+        let (mut sections, mut bytes) = (Vec::new(), Vec::new());
+        for (id, State { kind, version, data }) in saved.states() {
+            let section = serde_json::to_vec(data)?;
+            let (id, kind, length) = (id.clone(), kind.clone(), section.len() as u64);
+            let crc32 = crc32fast::hash(&section);
+            sections.push(Section { id, kind, version: *version, length, crc32 });
+            bytes.extend(section);
+        }
+        let (version, panic_timeout) = (saved.version(), saved.panic_timeout());
+        let program = env!("CARGO_PKG_VERSION").to_owned();
+        Ok((
+            Manifest { format: FORMAT, program, saved_at, spec, version, panic_timeout, memory, sections },
+            bytes,
+        ))
+    }
+
+    /// Reads `machine.json` of a folder.
+    pub(super) fn parse(folder: &Path, text: &[u8]) -> Result<Self, SavedMachineError> {
+        let damaged = |error: &serde_json::Error| damaged(folder, format!("machine.json: {error}"));
+        let FormatOnly { format } = serde_json::from_slice(text).map_err(|error| damaged(&error))?;
+        if format != FORMAT {
+            return Err(SavedMachineError::Format { folder: folder.into(), found: format });
+        }
+        serde_json::from_slice(text).map_err(|error| damaged(&error))
+    }
+
+    /// The state that `bytes`, the contents of `state`, hold.
+    pub(super) fn sections(&self, folder: &Path, bytes: &[u8]) -> Result<SavedState, SavedMachineError> {
+        let damaged = |reason: String| damaged(folder, reason);
+        if self.sections.len() > MOST_SECTIONS {
+            return Err(damaged(format!("machine.json lists more than {MOST_SECTIONS} sections")));
+        }
+        let (mut states, mut rest) = (Vec::new(), bytes);
+        for Section { id, kind, version, length, crc32 } in &self.sections {
+            let split = usize::try_from(*length).ok().and_then(|length| rest.split_at_checked(length));
+            let Some((section, behind)) = split else {
+                return Err(damaged(format!("state ends in section {id:?}")));
+            };
+            if crc32fast::hash(section) != *crc32 {
+                return Err(damaged(format!("section {id:?} of state has a wrong checksum")));
+            }
+            let data = serde_json::from_slice(section)
+                .map_err(|error| damaged(format!("section {id:?} of state: {error}")))?;
+            states.push((id.clone(), State { kind: kind.clone(), version: *version, data }));
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            return Err(damaged(format!("state has {} bytes behind its last section", rest.len())));
+        }
+        let count = states.len();
+        let saved = SavedState::from_states(self.version, self.panic_timeout, states);
+        if saved.states().count() < count {
+            return Err(damaged("machine.json lists a section twice".to_owned()));
+        }
+        Ok(saved)
+    }
+}
+
+/// The reason may repeat what a hostile file holds.
+fn damaged(folder: &Path, reason: String) -> SavedMachineError {
+    SavedMachineError::Damaged { folder: folder.into(), reason: printable(&reason) }
+}

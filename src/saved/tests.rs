@@ -1,0 +1,116 @@
+use std::fs;
+
+use devices::component::State;
+
+use super::*;
+
+/// A folder with a saved machine of 1 MiB, and what was saved.
+fn saved() -> (tempfile::TempDir, PathBuf, SavedState) {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("saved");
+    let state = |kind, data| State::new(kind, 3, &data).unwrap();
+    let states = [("vcpu0", state("vcpu", vec![1, 2])), ("rtc", state("rtc", Vec::new()))];
+    let states = states.map(|(id, state)| (id.to_owned(), state));
+    let state = SavedState::from_states(1, -1, states);
+    let new = NewSavedMachine::create(&target).unwrap();
+    new.memory().set_len(1 << 20).unwrap();
+    new.keep(Spec::new("vmlinuz").with_name("vm0".parse().unwrap()), &state).unwrap();
+    (root, target, state)
+}
+
+fn refusal(folder: &Path) -> String {
+    SavedMachine::open(folder).unwrap_err().to_string()
+}
+
+#[test]
+fn machine_is_read_as_it_was_written() {
+    let (_root, folder, state) = saved();
+    let machine = SavedMachine::open(&folder).unwrap();
+    assert_eq!(machine.state, state);
+    assert_eq!(machine.spec.kernel, Some(std::env::current_dir().unwrap().join("vmlinuz")));
+    assert_eq!(machine.memory.metadata().unwrap().len(), 1 << 20);
+    // Its memory may be read by several, and written by none.
+    SavedMachine::open(&folder).unwrap();
+    let memory = File::options().write(true).open(folder.join(MEMORY)).unwrap();
+    assert!(!try_lock(&memory, Kind::Exclusive).unwrap());
+}
+
+#[test]
+fn each_byte_of_the_description_and_of_the_sections_may_be_wrong() {
+    let (_root, folder, state) = saved();
+    for name in [MANIFEST, STATE] {
+        let path = folder.join(name);
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            for flip in [1u8, 0x80] {
+                let mut bad = good.clone();
+                bad[at] ^= flip;
+                fs::write(&path, &bad).unwrap();
+                // Words that say nothing of the state may differ.
+                match SavedMachine::open(&folder) {
+                    Ok(machine) => {
+                        assert!(name == MANIFEST && machine.state.states().count() == state.states().count())
+                    }
+                    Err(error) => {
+                        let error = error.to_string();
+                        assert!(error.contains(folder.to_str().unwrap()), "{error}");
+                        assert!(!error.contains(|sign: char| sign.is_control()), "{error:?}");
+                    }
+                }
+            }
+        }
+        for len in 0..good.len() {
+            fs::write(&path, &good[..len]).unwrap();
+            assert!(refusal(&folder).contains("damaged"), "{name} of {len} bytes");
+        }
+        fs::write(&path, [&good[..], b"x"].concat()).unwrap();
+        assert!(refusal(&folder).contains("damaged"));
+        fs::write(&path, &good).unwrap();
+    }
+    assert_eq!(SavedMachine::open(&folder).unwrap().state, state);
+}
+
+#[test]
+fn what_is_no_saved_machine_is_refused_in_a_sentence() {
+    let (root, folder, _) = saved();
+    assert!(refusal(root.path()).contains("holds no saved machine"));
+    assert!(refusal(&root.path().join("none")).contains("holds no saved machine"));
+    let replace = |name: &str, with: &str| {
+        let path = folder.join(MANIFEST);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(name), "{text}");
+        fs::write(&path, text.replace(name, with)).unwrap();
+        let error = refusal(&folder);
+        fs::write(&path, text).unwrap();
+        error
+    };
+    assert!(replace("\"format\": 1", "\"format\": 2, \"news\": 1").contains("format 2"));
+    assert!(replace("\"memory\": 1048576", "\"memory\": 1048577").contains("1048577"));
+    assert!(
+        replace("\"rtc\"", "\"vcpu0\"").contains("checksum")
+            || replace("\"rtc\"", "\"vcpu0\"").contains("twice")
+    );
+    assert!(replace("\"length\": 2", "\"length\": 18446744073709551615").contains("ends in section"));
+    assert!(replace("\"program\"", "\"\u{1b}[2J\"").contains("damaged"));
+    fs::remove_file(folder.join(STATE)).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", folder.join(STATE)).unwrap();
+    assert!(refusal(&folder).contains("cannot be read"));
+    File::options().write(true).open(folder.join(MANIFEST)).unwrap().set_len(MOST_MANIFEST + 1).unwrap();
+    assert!(refusal(&folder).contains("longer than"));
+}
+
+#[test]
+fn a_folder_that_exists_is_not_touched() {
+    let (_root, folder, state) = saved();
+    let error = NewSavedMachine::create(&folder).unwrap_err().to_string();
+    assert!(error.contains("exists"), "{error}");
+    // It may have come while the machine was written.
+    let other = folder.with_file_name("other");
+    let new = NewSavedMachine::create(&other).unwrap();
+    assert!(NewSavedMachine::create(&other).unwrap_err().to_string().contains("another process"));
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("mine"), "mine").unwrap();
+    assert!(new.keep(Spec::default(), &state).unwrap_err().to_string().contains("exists"));
+    assert_eq!(fs::read(other.join("mine")).unwrap(), b"mine");
+    assert!(!folder.with_file_name(".other.part").exists());
+}

@@ -1,0 +1,256 @@
+//! Machines that are saved to a folder and go on from it, by the verbs: under a guest that notices what is lost, in folders that
+//! are full, damaged or there already, and with SIGKILL at any time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/dose.rs"]
+mod dose;
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use dose::dose;
+use host::Host;
+use load::{BLOCK, BLOCKS, assert_last_writes, number};
+use vmm::{Heard, Launch, Owned, Vmm, wait};
+
+/// A host with a kernel and an image for the load guest.
+struct Bench {
+    host: Host,
+    image: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let host = Host::new();
+        let image = host.0.path().join("image.raw");
+        File::create(&image).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
+        fs::write(host.0.path().join("kernel"), tiny_guest::LOAD).unwrap();
+        Bench { host, image }
+    }
+
+    fn folder(&self) -> &Path {
+        self.host.0.path()
+    }
+
+    fn launch(&self, options: &str) -> Launch {
+        let disk = format!("{}{options}", self.image.display());
+        let mut launch = Launch::kernel(&self.folder().join("kernel"), tempfile::tempdir().unwrap());
+        launch.command.env("XDG_RUNTIME_DIR", self.folder());
+        launch
+            .args(&["--name", "vm0", "--mem", "16", "--append", "seed=3", "--disk", &disk])
+            .stdin(Stdio::piped())
+    }
+
+    fn start(&self) -> Vmm {
+        let machine = self.launch("").spawn();
+        machine.expect("ready\n", 1);
+        machine
+    }
+
+    /// `minivmm restore` of this folder, with its console.
+    fn restore(&self, saved: &str) -> Restored {
+        let mut command = self.host.verb(&["restore", saved]);
+        let mut child = Owned::start(command.current_dir(self.folder()).stdin(Stdio::piped()));
+        let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
+        let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
+        Restored { child, stdout, stderr }
+    }
+
+    /// What a verb says that fails.
+    #[track_caller]
+    fn fails(&self, words: &[&str]) -> String {
+        let output = self.host.verb(words).current_dir(self.folder()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        said
+    }
+
+    #[track_caller]
+    fn save(&self, saved: &str) {
+        let output = self.host.verb(&["save", "vm0", saved]).current_dir(self.folder()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+struct Restored {
+    child: Owned,
+    stdout: Heard,
+    stderr: Heard,
+}
+
+impl Restored {
+    #[track_caller]
+    fn says(&self, word: &str) {
+        let seen = self.stdout.wait(|heard| vmm::count(heard, word) > 0);
+        assert!(seen, "no {word:?}: {} {}", self.stdout.text(), self.stderr.text());
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
+        let status = wait(&mut self.child, || format!("{} {}", stdout.text(), stderr.text()));
+        (status.code(), self.stderr.text())
+    }
+}
+
+#[test]
+fn a_machine_goes_on_from_its_folder_and_its_guest_misses_nothing() {
+    let bench = Bench::new();
+    let machine = bench.start();
+    machine.expect("at=512\n", 1);
+    bench.save("saved0");
+    let ended = machine.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(bench.host.does(&["ls"]).is_empty() || !bench.host.does(&["ls"]).contains("vm0"));
+    let mut said = ended.stdout;
+    let mode = |name: &str| fs::metadata(bench.folder().join(name)).unwrap().mode() & 0o777;
+    assert_eq!((mode("saved0"), mode("saved0/memory"), mode("saved0/state")), (0o700, 0o600, 0o600));
+    for round in 0..3 {
+        let restored = bench.restore(&format!("saved{round}"));
+        restored.says("at=");
+        bench.save(&format!("saved{}", round + 1));
+        said += &restored.stdout.text();
+        assert_eq!(restored.end().0, Some(0));
+    }
+    let mut last = bench.restore("saved3");
+    last.says("at=");
+    let mut keys = last.child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut keys, b"!").unwrap();
+    last.says(" kicks=");
+    last.stdout.wait(|heard| heard.ends_with(b"\n"));
+    said += &last.stdout.text();
+    std::io::Write::write_all(&mut keys, b"!").unwrap();
+    assert_eq!(last.end().0, Some(0));
+    let line = said.lines().last().unwrap();
+    let [writes, reads] = ["writes=", "reads="].map(|key| number(line, key));
+    assert_eq!(writes, reads, "{line}");
+    let lines: String = (1..=writes / 512).map(|at| format!("at={}\n", at * 512)).collect();
+    assert_eq!(said.strip_suffix(&format!("{line}\n")).unwrap(), format!("ready\n{lines}"));
+    assert_last_writes(&bench.image, writes);
+}
+
+#[test]
+fn what_cannot_be_saved_or_restored_is_refused_and_the_machine_goes_on() {
+    let bench = Bench::new();
+    let machine = bench.start();
+    fs::create_dir(bench.folder().join("mine")).unwrap();
+    fs::write(bench.folder().join("mine/file"), "").unwrap();
+    assert!(bench.fails(&["save", "vm0", "mine"]).contains("exists"));
+    assert!(bench.fails(&["save", "vm0", "none/saved"]).contains("none/saved: No such file"));
+    assert!(bench.fails(&["save", "vm1", "saved"]).contains("no machine called vm1"));
+    assert!(bench.fails(&["restore", "mine"]).contains("holds no saved machine"));
+    assert_eq!(bench.host.http("vm0", "POST", "/v1/save", "{\"folder\": \"saved\"}").0, 400);
+    assert_eq!(bench.host.http("vm0", "POST", "/v1/save", "{\"folder\": 1}").0, 400);
+    let before = vmm::count(&machine.stdout.bytes(), "at=");
+    machine.expect("at=", before + 1);
+    bench.save("saved");
+    assert_eq!(machine.end().status.code(), Some(0));
+    let again = bench.restore("saved");
+    again.says("at=");
+    assert!(bench.fails(&["restore", "saved"]).contains("vm0"));
+    // Nobody writes to what a machine has mapped, and it may go away.
+    fs::remove_dir_all(bench.folder().join("saved")).unwrap();
+    let before = vmm::count(&again.stdout.bytes(), "at=");
+    assert!(again.stdout.wait(|heard| vmm::count(heard, "at=") > before + 1));
+    bench.save("saved");
+    assert_eq!(again.end().0, Some(0));
+    fs::rename(bench.folder().join("kernel"), bench.folder().join("gone")).unwrap();
+    assert!(bench.fails(&["restore", "saved"]).contains("kernel"));
+    fs::rename(bench.folder().join("gone"), bench.folder().join("kernel")).unwrap();
+    let memory = File::options().write(true).open(bench.folder().join("saved/memory")).unwrap();
+    memory.set_len(16 << 20 | 4096).unwrap();
+    assert!(bench.fails(&["restore", "saved"]).contains("damaged"));
+    memory.set_len(16 << 20).unwrap();
+    let state = File::options().write(true).open(bench.folder().join("saved/state")).unwrap();
+    state.write_all_at(b"?", 100).unwrap();
+    assert!(bench.fails(&["restore", "saved"]).contains("wrong checksum"));
+}
+
+#[test]
+fn what_a_snapshot_holds_is_not_lost_by_a_save() {
+    let bench = Bench::new();
+    let machine = bench.launch(",snapshot").spawn();
+    machine.expect("ready\n", 1);
+    assert!(bench.fails(&["save", "vm0", "saved"]).contains("overlay=FILE"));
+    machine.expect("at=", 1);
+    bench.host.does(&["kill", "vm0"]);
+    machine.end();
+}
+
+#[test]
+fn a_folder_that_does_not_fit_is_not_there_and_the_machine_goes_on() {
+    let bench = Bench::new();
+    let mut launch = bench.launch("");
+    limit_files(&mut launch, 12 << 20);
+    let machine = launch.spawn();
+    machine.expect("ready\n", 1);
+    let said = bench.fails(&["save", "vm0", "saved"]);
+    assert!(said.contains("saved") && said.contains("File too large"), "{said}");
+    let left: Vec<_> =
+        fs::read_dir(bench.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_str().unwrap().contains("saved")), "{left:?}");
+    let before = vmm::count(&machine.stdout.bytes(), "at=");
+    machine.expect("at=", before + 1);
+    bench.host.does(&["kill", "vm0"]);
+    machine.end();
+}
+
+/// As `ulimit -f`.
+fn limit_files(launch: &mut Launch, bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: between fork and exec it makes one system call, which reads a struct of its own.
+    #[allow(unsafe_code, reason = "what a child does before it becomes a program is unsafe to say")]
+    unsafe {
+        launch.command.pre_exec(move || {
+            // SAFETY: the call reads `limit`.
+            match libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_folder_is_whole_or_not_there_whenever_the_machine_is_killed() {
+    let bench = Bench::new();
+    for round in 0..dose(50) {
+        let mut machine = bench.start();
+        let verb = bench.host.verb(&["save", "vm0", "saved"]).current_dir(bench.folder()).spawn().unwrap();
+        let mut verb = Owned(verb);
+        thread::sleep(Duration::from_micros(u64::from(round) * 7919 % 40_000));
+        machine.signal(libc::SIGKILL);
+        machine.stdin = None;
+        machine.end();
+        verb.wait().unwrap();
+        let saved = bench.folder().join("saved");
+        if saved.exists() {
+            let restored = bench.restore("saved");
+            restored.says("at=");
+            bench.host.does(&["kill", "vm0"]);
+            restored.end();
+            fs::remove_dir_all(&saved).unwrap();
+        }
+        // What SIGKILL has left is in nobody's way.
+        let machine = bench.start();
+        bench.save("saved");
+        assert_eq!(machine.end().status.code(), Some(0));
+        fs::remove_dir_all(&saved).unwrap();
+        assert!(!bench.folder().join(".saved.part").exists());
+    }
+}
