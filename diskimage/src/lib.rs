@@ -20,6 +20,7 @@ mod image;
 mod opener;
 mod order;
 mod progress;
+mod reader;
 mod space;
 mod storage;
 mod tables;
