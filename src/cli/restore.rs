@@ -20,6 +20,12 @@ pub struct RestoreArgs {
     /// Its name from now on [default: as it was saved]
     #[arg(long, value_name = "NAME")]
     pub name: Option<MachineName>,
+    /// Take the disks as they are
+    ///
+    /// Without this option a disk is refused whose length or time of change is another one than when the machine was saved: a guest
+    /// that goes on with such a disk damages the file systems on it. A copy without `cp -p` has another time, and the same content.
+    #[arg(long)]
+    pub trust_disks: bool,
     /// How it runs.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -30,7 +36,13 @@ pub struct RestoreArgs {
 
 /// Runs the machine until it ends, here or in the background.
 pub(super) fn run(args: &RestoreArgs) -> Status {
-    let (mut spec, restore) = match SavedMachine::open(&args.folder).map(SavedMachine::into_parts) {
+    let opened = SavedMachine::open(&args.folder).and_then(|saved| {
+        if !args.trust_disks {
+            saved.check_disks()?;
+        }
+        Ok(saved.into_parts())
+    });
+    let (mut spec, restore) = match opened {
         Ok(parts) => parts,
         Err(error) => return report_error(&error, Status::Failed),
     };

@@ -23,12 +23,13 @@ use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::resources::Resources;
-use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable};
+use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable, rest};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError};
+use crate::host::disk::Drive;
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{KvmDevice, PAGE, Vcpus, Vm};
@@ -240,9 +241,10 @@ impl Boot {
         &self,
         paused: Weak<()>,
         spec: Result<Spec, Unsaveable>,
+        drives: &[Arc<Drive>],
     ) -> Result<SavedParts, SaveError> {
         let state = SavedState::new(self.panic_timeout, self.components().save()?);
-        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec })
+        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec, marks: rest(drives)? })
     }
 
     /// Logs what is written to guest memory from now on, or no longer: by the guest and by devices.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
 use crate::kvm::memory::GuestRam;
-use crate::saved::NewSavedMachine;
+use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward};
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
@@ -273,10 +273,15 @@ impl Controls {
     fn write_to(&self, folder: &Path) -> Result<Weak<()>, SaveError> {
         // First: what is wrong with the folder is told before anything is written.
         let new = NewSavedMachine::create(folder)?;
-        let SavedParts { state, ram, paused, spec } = self.ask_to_save()?;
+        let SavedParts { state, ram, paused, spec, marks } = self.ask_to_save()?;
         let spec = spec?;
-        self.save_memory(&ram, &paused, new.memory())?;
-        new.keep(spec, &state)?;
+        self.save_memory(&ram, &paused, new.memory()).map_err(|error| match error {
+            SaveError::Memory { source } => {
+                SavedMachineError::Unwritable { folder: folder.into(), source }.into()
+            }
+            error => error,
+        })?;
+        new.keep(spec, &state, marks)?;
         Ok(paused)
     }
 

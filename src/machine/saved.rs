@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::PauseError;
 use super::components::States;
+use super::disks::disk_id;
 use super::loader::Source;
 use super::resources::Resources;
+use crate::host::disk::{DiskMark, Drive};
 use crate::kvm::KvmError;
 use crate::kvm::memory::{GuestRam, Placement, extents};
 use crate::saved::SavedMachineError;
@@ -77,6 +79,8 @@ pub(super) struct SavedParts {
     pub(super) paused: Weak<()>,
     /// What the machine is made of now, or why it cannot be made again.
     pub(super) spec: Result<Spec, Unsaveable>,
+    /// Of each disk, if it has one.
+    pub(super) marks: Vec<Option<DiskMark>>,
 }
 
 /// What a machine is restored from.
@@ -159,6 +163,14 @@ pub(super) fn current_spec(resources: &Resources) -> Result<Spec, Unsaveable> {
     Ok(spec)
 }
 
+/// Brings all disks to rest; gives the mark of each that has one.
+pub(super) fn rest(drives: &[Arc<Drive>]) -> Result<Vec<Option<DiskMark>>, SaveError> {
+    let rest = |(index, drive): (usize, &Arc<Drive>)| {
+        drive.medium().rest().map_err(|source| SaveError::Disk { id: disk_id(index), source })
+    };
+    drives.iter().enumerate().map(rest).collect()
+}
+
 /// Why a machine could not be saved. It is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -195,6 +207,14 @@ pub enum SaveError {
     /// The folder could not be written.
     #[error(transparent)]
     Folder(#[from] SavedMachineError),
+    /// The last that its guest wrote could not be brought to a disk.
+    #[error("{id}: what the guest has written cannot be brought to its image: {source}")]
+    Disk {
+        /// The disk.
+        id: String,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The file for the memory's contents did not take them.
     #[error("the guest's memory could not be written: {source}")]
     Memory {

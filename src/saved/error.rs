@@ -40,6 +40,21 @@ pub enum SavedMachineError {
         /// What the host said.
         source: io::Error,
     },
+    /// A disk of it is not there.
+    #[error("the disk {path} of the saved machine cannot be used: {source}", path = path.display())]
+    Disk {
+        /// The image or device.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A disk of it is another one now.
+    #[error(
+        "the disk {path} was written to since the machine was saved, and its guest would damage it; put the disk of that time there \
+         (a copy by `cp -p` keeps the time that shows it), or boot the machine anew; `--trust-disks` takes the disk as it is",
+        path = .0.display()
+    )]
+    DiskChanged(PathBuf),
     /// Written in another format.
     #[error(
         "{folder} has format {found}, and this program reads format {FORMAT}; restore it with the version of minivmm that saved it",

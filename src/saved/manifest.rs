@@ -7,6 +7,7 @@ use devices::component::State;
 use serde::{Deserialize, Serialize};
 
 use super::SavedMachineError;
+use crate::host::disk::DiskMark;
 use crate::image::printable;
 use crate::machine::SavedState;
 use crate::spec::Spec;
@@ -26,6 +27,8 @@ pub(super) struct Manifest {
     /// Seconds since 1970.
     saved_at: u64,
     pub(super) spec: Spec,
+    /// Of each disk of the spec, if it has one.
+    pub(super) disks: Vec<Option<DiskMark>>,
     /// Version of the list of components.
     version: u16,
     panic_timeout: i64,
@@ -58,6 +61,7 @@ impl Manifest {
     /// The description of a saved machine, and the contents of `state`.
     pub(super) fn new(
         spec: Spec,
+        disks: Vec<Option<DiskMark>>,
         saved_at: u64,
         memory: u64,
         saved: &SavedState,
@@ -73,7 +77,17 @@ impl Manifest {
         let (version, panic_timeout) = (saved.version(), saved.panic_timeout());
         let program = env!("CARGO_PKG_VERSION").to_owned();
         Ok((
-            Manifest { format: FORMAT, program, saved_at, spec, version, panic_timeout, memory, sections },
+            Manifest {
+                format: FORMAT,
+                program,
+                saved_at,
+                spec,
+                disks,
+                version,
+                panic_timeout,
+                memory,
+                sections,
+            },
             bytes,
         ))
     }

@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use error::SavedMachineError;
 use manifest::Manifest;
 
+use crate::host::disk::DiskMark;
 use crate::host::lock::{Kind, try_lock};
 use crate::host::new_folder::NewFolder;
 use crate::machine::files::Restore;
@@ -37,6 +38,7 @@ const MOST_STATE: u64 = 256 << 20;
 #[derive(Debug)]
 pub struct SavedMachine {
     spec: Spec,
+    marks: Vec<Option<DiskMark>>,
     state: SavedState,
     memory: File,
 }
@@ -61,12 +63,29 @@ impl SavedMachine {
             let reason = format!("its memory has {own} bytes and should have {said}");
             return Err(SavedMachineError::Damaged { folder: folder.into(), reason });
         }
-        Ok(SavedMachine { spec: manifest.spec, state, memory })
+        Ok(SavedMachine { spec: manifest.spec, marks: manifest.disks, state, memory })
     }
 
     /// What the machine is made of, with absolute paths.
     pub fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// Checks that the disks are there as they were when the machine was saved, as far as length and time of change tell. A guest that
+    /// goes on with other disks damages the file systems on them, because it has parts of those in its memory.
+    ///
+    /// # Errors
+    /// [`SavedMachineError::DiskChanged`], [`SavedMachineError::Disk`].
+    pub fn check_disks(&self) -> Result<(), SavedMachineError> {
+        for (disk, mark) in self.spec.disk.iter().zip(&self.marks) {
+            let path = disk.image();
+            let now =
+                DiskMark::at(path).map_err(|source| SavedMachineError::Disk { path: path.into(), source })?;
+            if mark.is_some_and(|saved| saved != now) {
+                return Err(SavedMachineError::DiskChanged(path.into()));
+            }
+        }
+        Ok(())
     }
 
     /// Gives the machine that is made from it another name, or none.
@@ -113,13 +132,18 @@ impl NewSavedMachine {
     }
 
     /// Writes the rest, and gives the folder its name.
-    pub(crate) fn keep(self, spec: Spec, state: &SavedState) -> Result<(), SavedMachineError> {
+    pub(crate) fn keep(
+        self,
+        spec: Spec,
+        state: &SavedState,
+        disks: Vec<Option<DiskMark>>,
+    ) -> Result<(), SavedMachineError> {
         let failed = unwritable(&self.target);
         let saved_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let memory = self.memory.metadata().map_err(&failed)?.len();
         let spec = with_absolute_paths(spec).map_err(&failed)?;
         let (manifest, sections) =
-            Manifest::new(spec, saved_at, memory, state).map_err(|error| failed(error.into()))?;
+            Manifest::new(spec, disks, saved_at, memory, state).map_err(|error| failed(error.into()))?;
         let manifest = serde_json::to_vec_pretty(&manifest).map_err(|error| failed(error.into()))?;
         let write = || {
             for (name, bytes) in [(STATE, &sections), (MANIFEST, &manifest)] {

@@ -14,7 +14,7 @@ fn saved() -> (tempfile::TempDir, PathBuf, SavedState) {
     let state = SavedState::from_states(1, -1, states);
     let new = NewSavedMachine::create(&target).unwrap();
     new.memory().set_len(1 << 20).unwrap();
-    new.keep(Spec::new("vmlinuz").with_name("vm0".parse().unwrap()), &state).unwrap();
+    new.keep(Spec::new("vmlinuz").with_name("vm0".parse().unwrap()), &state, Vec::new()).unwrap();
     (root, target, state)
 }
 
@@ -110,7 +110,7 @@ fn a_folder_that_exists_is_not_touched() {
     assert!(NewSavedMachine::create(&other).unwrap_err().to_string().contains("another process"));
     fs::create_dir(&other).unwrap();
     fs::write(other.join("mine"), "mine").unwrap();
-    assert!(new.keep(Spec::default(), &state).unwrap_err().to_string().contains("exists"));
+    assert!(new.keep(Spec::default(), &state, Vec::new()).unwrap_err().to_string().contains("exists"));
     assert_eq!(fs::read(other.join("mine")).unwrap(), b"mine");
     assert!(!folder.with_file_name(".other.part").exists());
 }

@@ -79,6 +79,11 @@ impl DiskFile {
         Ok((self.buffered.try_clone()?, self.length(), self.topology.logical_block.into()))
     }
 
+    /// What its file system says of it.
+    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+        self.buffered.metadata()
+    }
+
     /// Its length in bytes.
     pub(crate) fn length(&self) -> u64 {
         self.tail.as_ref().map_or(self.sectors().saturating_mul(SECTOR), |(end, _)| *end)

@@ -213,9 +213,9 @@ impl<'a> RunningBoot<'a> {
             return reply(&answer, Err(SaveError::NotPaused));
         };
         let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
-        let spec = current_spec(self.resources);
+        let (resources, spec) = (self.resources.clone(), current_spec(self.resources));
         self.supervisor.blocking.run(&self.supervisor.sender, move || {
-            let saved = boot.save(paused.clone(), spec);
+            let saved = boot.save(paused.clone(), spec, &resources.files.drives);
             // A resume that came meanwhile is the reason to tell, not the first component that is at work.
             reply(&answer, if paused.strong_count() > 0 { saved } else { Err(SaveError::Resumed) });
             Event::Saved

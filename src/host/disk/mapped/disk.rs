@@ -198,7 +198,7 @@ impl ImageDisk {
     }
 
     /// The top file.
-    pub(super) fn top(&self) -> Option<&Arc<DiskFile>> {
+    pub(in super::super) fn top(&self) -> Option<&Arc<DiskFile>> {
         self.files.first()
     }
 

@@ -173,6 +173,12 @@ impl ImageDisk {
         Ok(())
     }
 
+    /// Leaves the file as an image at rest, and brings it to the medium.
+    pub(crate) fn rest(&self) -> io::Result<()> {
+        self.finish()?;
+        self.flush()
+    }
+
     /// Leaves the file as an image at rest: everything written, and free what is not used.
     pub(super) fn finish(&self) -> io::Result<()> {
         let Some(held) = self.held().filter(|_| !self.is_temporary()) else { return Ok(()) };
