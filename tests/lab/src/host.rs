@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Programs of Debian packages that the lab is made of: (program, package).
-pub(crate) const TOOLS: [(&str, &str); 12] = [
+pub(crate) const TOOLS: [(&str, &str); 14] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("setpriv", "util-linux"),
@@ -20,6 +20,8 @@ pub(crate) const TOOLS: [(&str, &str); 12] = [
     ("mmdebstrap", "mmdebstrap"),
     ("sfdisk", "fdisk"),
     ("mke2fs", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
+    ("qemu-img", "qemu-utils"),
 ];
 
 /// Says what is being done where it takes long. Standard error is the place, also in a test: it is rare.
