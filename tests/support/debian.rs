@@ -25,7 +25,7 @@ pub(crate) fn lab() -> &'static Lab {
         let config = LabConfig::default().debian().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
         let lab = Lab::start(&config).unwrap();
         // The images are the courses' user's.
-        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw").unwrap();
+        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw cloud.qcow2").unwrap();
         lab
     })
 }
@@ -112,6 +112,13 @@ impl Guest {
     #[track_caller]
     pub(crate) fn expect(&mut self, words: &str, limit: Duration) {
         self.console.expect(words, limit).unwrap();
+    }
+
+    /// Kills minivmm.
+    #[track_caller]
+    pub(crate) fn kill(mut self) {
+        self.console.signal(9).unwrap();
+        self.console.wait(SOON).unwrap();
     }
 
     /// Waits until the machine has ended by itself.
