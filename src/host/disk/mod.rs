@@ -34,6 +34,6 @@ pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
 pub(crate) use holder::find as find_holder;
 pub(crate) use loop_device::FilesBehind;
-pub(crate) use open::{Access, lock, open_file};
+pub(crate) use open::{Access, lock, open_file, open_no_link};
 pub(crate) use open_disk::{DiskBytes, OpenDisk};
 pub(crate) use room::free_space;
