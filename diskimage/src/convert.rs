@@ -9,16 +9,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
 
-use imago::Mapping;
-
-use crate::holes::{next_data, next_hole, runs};
+use crate::holes::runs;
+use crate::reader::{Pieces, Reader};
 use crate::{CreateOptions, Format, Image, ImageError, Progress, create};
 
-/// Bytes that are read, looked at and written at once.
-const PIECE: usize = 2 << 20;
-/// Longest range whose mapping is asked for at once: progress is said at least this often.
-const STEP: u64 = 256 << 20;
 /// Zeroes of this many bytes become a hole in a raw image; it is the block of most file systems, and what `qemu-img convert` does.
 const RAW_GRANULARITY: u64 = 4096;
 /// QEMU counts the bytes of a qcow2 image in sectors, and forgets the rest.
@@ -108,6 +104,8 @@ fn clone_whole(from: &Image, to: &File) -> bool {
     from.format() == Format::Raw && rustix::fs::ioctl_ficlone(to, source.file()).is_ok()
 }
 
+type Write<'w> = &'w mut dyn FnMut(&[u8], u64) -> io::Result<()>;
+
 /// A copy that is being made.
 struct Copy<'a> {
     from: &'a Image,
@@ -115,77 +113,35 @@ struct Copy<'a> {
     /// Zeroes are left out in parts of this size.
     granularity: u64,
     progress: &'a mut dyn Progress,
-    buffer: Vec<u8>,
     written: u64,
 }
 
-type Write<'w> = &'w mut dyn FnMut(&[u8], u64) -> io::Result<()>;
-
 impl<'a> Copy<'a> {
     fn new(from: &'a Image, path: &'a Path, granularity: u64, progress: &'a mut dyn Progress) -> Self {
-        Copy { from, path, granularity, progress, buffer: vec![0; PIECE], written: 0 }
+        Copy { from, path, granularity, progress, written: 0 }
     }
 
+    /// Copies what the image holds: the next piece is read while one is written.
     fn run(&mut self, write: Write<'_>) -> Result<(), ImageError> {
-        let (from, size) = (self.from, self.from.size());
-        let mut at = 0;
-        while at < size {
-            let found = from.access().get_mapping(at, STEP.min(size - at));
-            let (mapping, length) = found.map_err(ImageError::io(from.path(), "read"))?;
-            if length == 0 {
-                let problem = format!("it ends after {at} of {size} bytes");
-                return Err(ImageError::Damaged { path: from.path().into(), problem });
-            }
-            match mapping {
-                Mapping::Raw { storage, offset, .. } => {
-                    self.file(storage.file(), offset, at, length, write)?
-                }
-                Mapping::Special { .. } => self.data(at, at + length, write)?,
-                _ => {}
-            }
-            at += length;
-            self.say(at)?;
-        }
-        Ok(())
+        let (from, granularity) = (self.from, self.granularity);
+        thread::scope(|scope| {
+            let (reader, pieces) = Reader::new(from, granularity);
+            let begun = thread::Builder::new().name("read".into()).spawn_scoped(scope, || reader.run());
+            let reading = begun.map_err(ImageError::io(from.path(), "read"))?;
+            let written = self.write(pieces, write);
+            let panicked = |_| Err(ImageError::io(from.path(), "read")(io::ErrorKind::Other.into()));
+            let read = reading.join().unwrap_or_else(panicked);
+            written.and(read)
+        })
     }
 
-    /// Copies a range whose bytes stand in a file as they are: only what the file holds.
-    fn file(
-        &mut self,
-        file: &File,
-        offset: u64,
-        at: u64,
-        length: u64,
-        write: Write<'_>,
-    ) -> Result<(), ImageError> {
-        let failed = || ImageError::io(self.from.path(), "read");
-        let end = offset.saturating_add(length);
-        let mut position = offset;
-        while position < end {
-            let Some(data) = next_data(file, position).map_err(failed())?.filter(|data| *data < end) else {
-                break;
-            };
-            let hole = next_hole(file, data, end).map_err(failed())?;
-            // Whole clusters: a part of one would be filled up with zeroes by another write.
-            let first = at + (data - offset);
-            let start = (first - first % self.granularity).max(at + (position - offset));
-            let stop = (at + (hole - offset)).next_multiple_of(self.granularity).min(at + length);
-            self.data(start, stop, write)?;
-            position = offset + (stop - at);
-        }
-        Ok(())
-    }
-
-    /// Copies what the image reads between two offsets.
-    fn data(&mut self, start: u64, end: u64, write: Write<'_>) -> Result<(), ImageError> {
-        let mut at = start;
-        while at < end {
-            // Pieces end at multiples of their size, so that no cluster is written in two parts.
-            let length = (PIECE as u64 - at % PIECE as u64).min(end - at);
-            let buffer = self.buffer.get_mut(..usize::try_from(length).unwrap_or(PIECE)).unwrap_or_default();
-            self.from.read_at(buffer, at).map_err(ImageError::io(self.from.path(), "read"))?;
+    /// Writes the pieces until there are no more. The reader ends when they are dropped.
+    fn write(&mut self, pieces: Pieces, write: Write<'_>) -> Result<(), ImageError> {
+        while let Some(piece) = pieces.next() {
+            let (offset, bytes) = (piece.offset, piece.bytes());
+            let end = offset + bytes.len() as u64;
             let written = &mut self.written;
-            runs(buffer, at, self.granularity, |offset, run, zero| {
+            runs(bytes, offset, self.granularity, |offset, run, zero| {
                 if zero {
                     return Ok(());
                 }
@@ -193,8 +149,8 @@ impl<'a> Copy<'a> {
                 write(run, offset)
             })
             .map_err(ImageError::io(self.path, "write"))?;
-            at += length;
-            self.say(at)?;
+            self.say(end)?;
+            pieces.give_back(piece);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::loop_device::{self, FilesBehind};
 use super::{format, holder};
 use crate::host::identity::identity;
 use crate::host::lock::{Kind, try_lock};
+use crate::host::open_now::{open_now, waiting};
 
 /// BLKSSZGET, BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
 const BLKSSZGET: libc::c_ulong = 0x1268;
@@ -46,7 +47,7 @@ impl DiskFile {
         let (buffered, metadata) = open_file(path, access)?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
         let device = metadata.file_type().is_block_device();
-        let behind = lock(&buffered, path, access)?;
+        let behind = lock(&buffered, &metadata, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
         check_head(&buffered, path, said)?;
         if size < SECTOR {
@@ -69,8 +70,7 @@ impl DiskFile {
         }
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let described = Self::described(buffered, &metadata, path, access);
-        let topology = if device { device_topology(&described.buffered) } else { described.topology };
-        Ok(DiskFile { sectors, topology, tail, behind, ..described })
+        Ok(DiskFile { sectors, tail, behind, ..described })
     }
 
     /// A layer of an image, open and locked already.
@@ -83,15 +83,16 @@ impl DiskFile {
         Ok(DiskFile { padded: true, ..Self::described(buffered, &metadata, path, access) })
     }
 
-    /// What the file of an image offers; its size is not asked for.
+    /// What a file or a block device offers; its size is not asked for.
     fn described(buffered: File, metadata: &Metadata, path: &Path, access: Access) -> Self {
+        let device = metadata.file_type().is_block_device();
         DiskFile {
             direct: if access.direct { open_direct(&buffered, path, access) } else { None },
             sectors: 0.into(),
             read_only: access.read_only,
-            device: metadata.file_type().is_block_device(),
+            device,
             discard: if access.read_only { None } else { discard(&buffered, metadata) },
-            topology: image_topology(metadata),
+            topology: if device { device_topology(&buffered) } else { image_topology(metadata) },
             tail: None,
             behind: FilesBehind::default(),
             padded: false,
@@ -100,21 +101,31 @@ impl DiskFile {
     }
 }
 
-/// Opens an image or a block device. It is not locked yet.
+/// Opens an image or a block device that the user named. It is not locked yet.
 pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
-    let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
-    let kind = metadata.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
-        return Err(DiskError::NotADisk { path: path.into(), what });
-    }
+    open_as_it_is(path, fs::metadata(path), access, 0)
+}
+
+/// Opens a file that an image names. It may be a link to anything, which is not even opened.
+pub(crate) fn open_no_link(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
+    open_as_it_is(path, fs::symlink_metadata(path), access, libc::O_NOFOLLOW)
+}
+
+fn open_as_it_is(
+    path: &Path,
+    found: io::Result<Metadata>,
+    access: Access,
+    flags: i32,
+) -> Result<(File, Metadata), DiskError> {
+    let found = found.map_err(|error| open_error(path, access, error))?;
+    check_kind(path, &found)?;
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only);
-    if kind.is_block_device() && !access.read_only {
-        // O_EXCL refuses a mounted device: two file systems would destroy it.
-        options.custom_flags(libc::O_EXCL);
-    }
-    let file = options.open(path).map_err(|error| match error.raw_os_error() {
+    // O_EXCL refuses a mounted device: two file systems would destroy it.
+    let exclusive = found.file_type().is_block_device() && !access.read_only;
+    let flags = flags | if exclusive { libc::O_EXCL } else { 0 };
+    let opened = open_now(path, &mut options, flags).and_then(|file| waiting(file, 0));
+    let file = opened.map_err(|error| match error.raw_os_error() {
         // Another machine's lock is a better explanation than EBUSY.
         Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
         _ => open_error(path, access, error),
@@ -125,7 +136,23 @@ pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata),
         action: "looking at it",
         error,
     })?;
+    check_kind(path, &metadata)?;
     Ok((file, metadata))
+}
+
+/// Refuses what is neither a file nor a block device.
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), DiskError> {
+    let kind = metadata.file_type();
+    let what = if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_symlink() {
+        "a symbolic link"
+    } else {
+        "neither a file nor a block device"
+    };
+    Err(DiskError::NotADisk { path: path.into(), what })
 }
 
 /// Looks whether a raw image begins like one in another format. What a guest writes can, so that it stays raw if the user has
@@ -157,8 +184,10 @@ pub(crate) fn size(file: &File, device: bool) -> io::Result<u64> {
 
 /// The error of a block device that another machine has locked.
 fn lock_conflict(path: &Path, access: Access) -> Option<DiskError> {
-    let file = OpenOptions::new().read(true).write(!access.read_only).open(path).ok()?;
-    lock(&file, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
+    let mut options = OpenOptions::new();
+    let file = open_now(path, options.read(true).write(!access.read_only), 0).ok()?;
+    let metadata = file.metadata().ok()?;
+    lock(&file, &metadata, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
 }
 
 /// The error of opening `path`.
@@ -176,7 +205,7 @@ fn open_error(path: &Path, access: Access, error: io::Error) -> DiskError {
 
 fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskError {
     // A write-protected block device also gives EACCES or EPERM, and so does a folder on the path.
-    if File::open(&path).is_ok() && !access.read_only {
+    if !access.read_only && open_now(&path, OpenOptions::new().read(true), 0).is_ok() {
         let cure =
             format!("give it as `{},ro` to read only, or change its rights with chmod", path.display());
         return DiskError::Denied { path, operation: "write to", cure };
@@ -199,10 +228,15 @@ fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskErro
 
 /// Locks all of `file`: exclusively for writing, shared for reading. The lock belongs to the open file, so it
 /// ends with the process in any case. Keep what this returns as long: the locks on files behind a loop device.
-pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehind, DiskError> {
+pub(crate) fn lock(
+    file: &File,
+    metadata: &Metadata,
+    path: &Path,
+    access: Access,
+) -> Result<FilesBehind, DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
     let error = match try_lock(file, kind) {
-        Ok(true) => return loop_device::claim(file, path, access),
+        Ok(true) => return loop_device::claim(file, metadata, path, access),
         Ok(false) => return Err(DiskError::Busy { path: path.into(), holder: holder::find(file) }),
         Err(error) => error,
     };
@@ -213,7 +247,7 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehi
                 "the file system of the disk {} has no locks ({error}): take care that no second machine uses it",
                 path.display()
             );
-            loop_device::claim(file, path, access)
+            loop_device::claim(file, metadata, path, access)
         }
         _ => Err(DiskError::Io { path: path.into(), action: "locking it", error }),
     }
@@ -289,9 +323,9 @@ fn open_direct(file: &File, path: &Path, access: Access) -> Option<Direct> {
     options.read(true).write(!access.read_only).custom_flags(libc::O_DIRECT);
     let opened = match options.open(again) {
         // Without /proc the path is opened again, and must lead to the same file.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            options.open(path).and_then(|direct| if is_same(&direct, file) { Ok(direct) } else { Err(error) })
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => open_now(path, &mut options, libc::O_DIRECT)
+            .and_then(|direct| waiting(direct, libc::O_DIRECT))
+            .and_then(|direct| if is_same(&direct, file) { Ok(direct) } else { Err(error) }),
         opened => opened,
     };
     match opened {

@@ -450,12 +450,28 @@ mod giving_space_back {
     }
 
     #[test]
+    fn an_image_that_was_written_full_gives_space_back() {
+        let write = |image: &File, len: u64| {
+            image.write_all_at(&vec![1; len as usize], 0).unwrap();
+            // Space that was reserved is known as written after that.
+            image.sync_all().unwrap();
+        };
+        assert!(offered(DiskDiscard::Auto, |image| write(image, 4 * MIB)));
+        assert!(!offered(DiskDiscard::Auto, |image| {
+            allocate(image, 4 * MIB);
+            write(image, 3 * MIB);
+        }));
+    }
+
+    #[test]
     fn zeroing_leaves_an_allocated_image_allocated() {
         for kind in EngineKind::ALL {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("disk.raw");
-            fs::write(&path, vec![1; MIB as usize]).unwrap();
-            File::open(&path).unwrap().sync_all().unwrap();
+            let image = File::create(&path).unwrap();
+            allocate(&image, MIB);
+            image.write_all_at(&vec![1; 600 << 10], 0).unwrap();
+            image.sync_all().unwrap();
             let before = fs::metadata(&path).unwrap().blocks();
             let file = DiskFile::open(&path, Access::default()).unwrap().discarding(DiskDiscard::Auto);
             let file = Arc::new(file);

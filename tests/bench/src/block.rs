@@ -1,9 +1,10 @@
 //! Random reads by fio in small guests, under minivmm and under Debian's QEMU in the same interleaved rounds: how many, and
 //! what each request costs the host.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lab::Lab;
 
+use crate::images;
 use crate::numbers::Series;
 use crate::rivals::{Guest, Rival};
 use crate::setups::Setup;
@@ -41,8 +42,21 @@ struct Tally {
     last: Window,
 }
 
+/// Prints the tables of `which` disks: all without one.
+pub fn on(lab: &Lab, which: Option<&str>) -> Result<()> {
+    match which {
+        None => {
+            raw(lab)?;
+            images::on(lab)
+        }
+        Some("raw") => raw(lab),
+        Some("images") => images::on(lab),
+        Some(other) => bail!("no such disks: {other} (raw, images)"),
+    }
+}
+
 /// Prints a table a job.
-pub fn on(lab: &Lab) -> Result<()> {
+fn raw(lab: &Lab) -> Result<()> {
     println!(
         "Random reads by fio (io_uring, direct) in a guest ({:?} lab), {ROUNDS} interleaved rounds, medians (least to \
          most); QEMU with cache=none, aio=io_uring and an iothread:",

@@ -3,7 +3,9 @@
 //! Nothing here passes or fails: the numbers depend on the machine, the ratios and counters hardly do.
 
 mod block;
+mod convert;
 mod exits;
+mod images;
 mod network;
 mod numbers;
 mod rivals;
@@ -21,8 +23,9 @@ fn main() -> Result<()> {
         None => {
             startup::run()?;
             exits::run()?;
+            convert::run()?;
             let lab = rivals::lab()?;
-            block::on(&lab)?;
+            block::on(&lab, None)?;
             network::on(&lab, None)
         }
         Some("startup") if arguments.get(1).is_some_and(|case| case == "user") => startup::user_network(),
@@ -30,8 +33,9 @@ fn main() -> Result<()> {
         // What "startup" runs in a network namespace.
         Some("startup-devices") => startup::devices(),
         Some("exits") => exits::run(),
-        Some("block") => block::on(&rivals::lab()?),
+        Some("convert") => convert::run(),
+        Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
-        Some(other) => bail!("no such bench: {other} (startup, exits, block, network)"),
+        Some(other) => bail!("no such bench: {other} (startup, exits, convert, block, network)"),
     }
 }

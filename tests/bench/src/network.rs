@@ -13,6 +13,7 @@ const ROUNDS: usize = 3;
 /// What costs are counted for.
 const UNIT: (f64, &str) = (65536.0, "64 KiB");
 const MBIT: (f64, &str) = (8e-6, "Mbit/s");
+const ETH0: &str = "/sys/class/net/eth0";
 /// Where `echo` listens.
 const ECHO: u16 = 5300;
 
@@ -104,6 +105,7 @@ fn through_user_networks(lab: &Lab) -> Result<()> {
     }
     let echo = Load {
         name: "UDP request and response",
+        device: ETH0,
         line: format!("/bin/echo-udp ask {GATEWAY}:{ECHO}"),
         counter: "cat /sys/class/net/eth0/statistics/rx_packets",
         begun: 100.0,
@@ -142,6 +144,7 @@ fn iperf3(lab: &Lab, at: &str) -> Result<Process> {
 fn tcp(way: Way, server: &str, amount: Amount) -> Load {
     Load {
         name: way.name(),
+        device: ETH0,
         line: way.line(server),
         counter: way.bytes(),
         begun: 2e6,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::{Cmd, InitramfsSpec, Lab, LabConfig, LabKind, Process, initramfs, kernels};
 
-use crate::setups::Setup;
+use crate::setups::{Data, Setup};
 
 const BOOT: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_secs(60);
@@ -70,18 +70,18 @@ impl Rival {
         }
     }
 
-    /// The line that starts it, as a shell runs it, with a network interface on `net`.
-    fn line(self, net: &str) -> String {
+    /// The line that starts it, as a shell runs it, with a network interface on `net`, and a disk to work on.
+    fn line(self, net: &str, data: &Data) -> String {
         let link = net;
+        let Data { file, format, read_only } = data;
         let qemu = |machine: &str, blk: &str, net: &str| {
-            let drive = |id: &str, file: &str, how: &str| {
-                format!(
-                    "-drive file={file},if=none,id={id},format=raw,{how},readonly=on,file.locking=off \
-                     -device {blk},drive={id},iothread=io"
-                )
+            let drive = |id: &str, how: &str| {
+                format!("-drive {how},if=none,id={id},file.locking=off -device {blk},drive={id},iothread=io")
             };
-            let programs = drive("a", "programs.raw", "cache=writeback");
-            let data = drive("b", "data.raw", "cache=none,aio=io_uring");
+            let programs = drive("a", "file=programs.raw,format=raw,cache=writeback,readonly=on");
+            let read_only = if *read_only { "on" } else { "off" };
+            let how = format!("file={file},format={format},cache=none,aio=io_uring,readonly={read_only}");
+            let data = drive("b", &how);
             format!(
                 "exec qemu-system-x86_64 -name guest,debug-threads=on -nodefaults -no-user-config -display none -no-reboot \
                  -machine {machine} -accel kvm -cpu host -m 256 -serial stdio \
@@ -93,7 +93,8 @@ impl Rival {
         match self {
             Rival::Minivmm => format!(
                 "exec ./minivmm --kernel vmlinuz.bench --initrd initrd.bench --mem 256 --append quiet \
-                 --disk programs.raw,ro --disk data.raw,ro,direct --net {net}"
+                 --disk programs.raw,ro --disk {file},format={format},direct{} --net {net}",
+                if *read_only { ",ro" } else { "" }
             ),
             Rival::Q35 => qemu("q35", "virtio-blk-pci", "virtio-net-pci"),
             Rival::Microvm => {
@@ -142,7 +143,7 @@ impl<'a> Guest<'a> {
     pub fn start(lab: &'a Lab, setup: Setup) -> Result<Self> {
         lab.sh(&setup.before)?;
         let helper = setup.helper.as_ref().map(|(line, ready)| helper(lab, line, ready)).transpose()?;
-        let (console, pid) = spawn(lab, &setup.rival.line(&setup.net))?;
+        let (console, pid) = spawn(lab, &setup.rival.line(&setup.net, &setup.data))?;
         let (helper, helper_pid) = helper.unzip();
         let pids = [pid].into_iter().chain(helper_pid).collect();
         let mut guest = Guest { setup, pids, lab, console, helper, line: String::new() };

@@ -1,12 +1,28 @@
-//! What the network interfaces of guests are on: TAPs, user-mode networks, passt, other guests.
+//! What the network interfaces of guests are on: TAPs, user-mode networks, passt, other guests; and the disk that a guest works on.
 
 use crate::rivals::Rival;
 
-/// What the network interface of a guest is on.
+/// The disk that a guest works on.
+#[derive(Debug, Clone)]
+pub struct Data {
+    pub file: String,
+    pub format: &'static str,
+    pub read_only: bool,
+}
+
+impl Default for Data {
+    /// One that all guests read.
+    fn default() -> Self {
+        Data { file: "data.raw".into(), format: "raw", read_only: true }
+    }
+}
+
+/// What the network interface of a guest is on, and its disk.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub name: String,
     pub rival: Rival,
+    pub data: Data,
     /// As minivmm's `--net` or QEMU's `-netdev` has it.
     pub net: String,
     /// What the lab does first, and at the end.
@@ -25,6 +41,7 @@ impl Setup {
         Setup {
             name: rival.name().into(),
             rival,
+            data: Data::default(),
             net: match rival {
                 Rival::Minivmm => format!("tap={tap}"),
                 _ => format!("tap,ifname={tap},script=no,downscript=no,vhost=off"),
@@ -43,12 +60,18 @@ impl Setup {
         Setup {
             name: format!("{}, user", rival.name()),
             rival,
+            data: Data::default(),
             net: if rival == Rival::Minivmm { "user,host-loopback=on".into() } else { "user".into() },
             before: "true".into(),
             after: "true".into(),
             helper: None,
             inside: address("10.0.2.15/24", GATEWAY),
         }
+    }
+
+    /// On a disk of its own.
+    pub fn on(self, data: Data) -> Self {
+        Setup { name: data.file.clone(), data, ..self }
     }
 
     /// passt behind a stream socket. What its interface has, the guest has; its gateway is the host's loopback.
@@ -61,6 +84,7 @@ impl Setup {
         Setup {
             name: format!("{}, passt", rival.name()),
             rival,
+            data: Data::default(),
             net: match rival {
                 Rival::Minivmm => format!("socket={socket}"),
                 _ => format!("stream,server=off,addr.type=unix,addr.path={socket}"),
@@ -92,6 +116,7 @@ impl Setup {
         Setup {
             name: name.into(),
             rival,
+            data: Data::default(),
             net,
             before: "true".into(),
             after: "true".into(),

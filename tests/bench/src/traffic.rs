@@ -1,4 +1,4 @@
-//! What guests send and get, and what that costs their hosts, in interleaved rounds.
+//! What guests do at their networks and disks, and what that costs their hosts, in interleaved rounds.
 
 use std::time::Instant;
 
@@ -18,6 +18,8 @@ pub struct Load {
     pub name: &'static str,
     /// The line that starts it.
     pub line: String,
+    /// The device in the guest's /sys.
+    pub device: &'static str,
     /// A counter of the guest that grows with it, and by how much before it is measured.
     pub counter: &'static str,
     pub begun: f64,
@@ -34,7 +36,7 @@ pub struct Load {
 /// What one guest came to, over the rounds.
 #[derive(Debug, Default)]
 struct Tally {
-    /// Its traffic came to rest by itself.
+    /// Its work came to rest by itself.
     rests: bool,
     rate: Series,
     calls: Series,
@@ -49,12 +51,21 @@ struct Tally {
     unit: f64,
 }
 
-/// Of the guest's interface.
-const INTERRUPTS: &str = "interrupts /sys/class/net/eth0";
-
 /// Prints a table for one load, which differs from guest to guest only in its addresses: the first guest is compared with the
 /// others.
 pub fn compare(lab: &Lab, guests: &mut [Guest<'_>], loads: &[Load], rounds: usize) -> Result<()> {
+    let pairs: Vec<_> = (1..guests.len()).map(|other| (0, other)).collect();
+    compare_pairs(lab, guests, loads, rounds, &pairs)
+}
+
+/// The same with these guests compared: each first with its second.
+pub fn compare_pairs(
+    lab: &Lab,
+    guests: &mut [Guest<'_>],
+    loads: &[Load],
+    rounds: usize,
+    pairs: &[(usize, usize)],
+) -> Result<()> {
     let Some(first) = loads.first() else { return Ok(()) };
     println!("  {}:", first.name);
     let mut tallies: Vec<Tally> = guests.iter().map(|_| Tally::default()).collect();
@@ -64,23 +75,24 @@ pub fn compare(lab: &Lab, guests: &mut [Guest<'_>], loads: &[Load], rounds: usiz
         guest.work(false)?;
     }
     for _ in 0..rounds {
-        let pairs = guests.iter_mut().zip(loads).zip(&mut tallies);
-        for ((guest, load), tally) in pairs.filter(|(_, tally)| !tally.rests) {
+        let all = guests.iter_mut().zip(loads).zip(&mut tallies);
+        for ((guest, load), tally) in all.filter(|(_, tally)| !tally.rests) {
             measure(lab, guest, load, tally).with_context(|| format!("{}, {}", guest.name(), load.name))?;
         }
     }
     guests.iter_mut().try_for_each(Guest::end)?;
     print(guests, first, &tallies);
+    print_pairs(guests, &tallies, pairs);
     Ok(())
 }
 
 fn measure(lab: &Lab, guest: &mut Guest<'_>, load: &Load, tally: &mut Tally) -> Result<()> {
-    let counts = format!("{INTERRUPTS}; {}", load.counter);
+    let counts = format!("interrupts {}; {}", load.device, load.counter);
     guest.work(true)?;
     guest.grows(load.counter, load.begun)?;
     let (began, before) = (Instant::now(), guest.numbers(&counts)?);
     let Some(window) = window::look(lab, &guest.pids, SECONDS, &load.amount)? else {
-        println!("    {}: its traffic has come to rest, so there are no figures of it", guest.name());
+        println!("    {}: its work has come to rest, so there are no figures of it", guest.name());
         tally.rests = true;
         return guest.work(false);
     };
@@ -106,7 +118,6 @@ fn measure(lab: &Lab, guest: &mut Guest<'_>, load: &Load, tally: &mut Tally) -> 
 }
 
 fn print(guests: &[Guest<'_>], load: &Load, tallies: &[Tally]) {
-    let Some(own) = tallies.first() else { return };
     let worked = |(_, tally): &(&Guest<'_>, &Tally)| !tally.rests;
     for (guest, tally) in guests.iter().zip(tallies).filter(worked) {
         println!(
@@ -124,14 +135,19 @@ fn print(guests: &[Guest<'_>], load: &Load, tallies: &[Tally]) {
         println!("      {:.0} us of threads beside the vCPU, {:.0} of all", tally.cpu, tally.cpu_with_vcpus);
         println!("      calls: {}", tally.last.calls_by_name(tally.unit));
     }
-    for (guest, tally) in guests.iter().zip(tallies).skip(1).filter(worked) {
+}
+
+fn print_pairs(guests: &[Guest<'_>], tallies: &[Tally], pairs: &[(usize, usize)]) {
+    let at = |index: usize| guests.get(index).zip(tallies.get(index)).filter(|(_, tally)| !tally.rests);
+    for ((guest, own), (to, other)) in pairs.iter().filter_map(|(a, b)| at(*a).zip(at(*b))) {
         println!(
-            "    to {}: throughput {:.2}, system calls {:.2}, processor time {:.2}, with the vCPU's {:.2}",
+            "    {} to {}: throughput {:.2}, system calls {:.2}, processor time {:.2}, with the vCPU's {:.2}",
             guest.name(),
-            own.rate.over(&tally.rate),
-            own.calls.over(&tally.calls),
-            own.cpu.over(&tally.cpu),
-            own.cpu_with_vcpus.over(&tally.cpu_with_vcpus)
+            to.name(),
+            own.rate.over(&other.rate),
+            own.calls.over(&other.calls),
+            own.cpu.over(&other.cpu),
+            own.cpu_with_vcpus.over(&other.cpu_with_vcpus)
         );
     }
 }

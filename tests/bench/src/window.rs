@@ -16,6 +16,10 @@ pub fn prepare(lab: &Lab) -> Result<()> {
 pub enum Amount {
     /// Bytes that the first process read from disks.
     BytesRead,
+    /// Bytes that it wrote to disks.
+    BytesWritten,
+    /// The length of a file.
+    Length(String),
     /// A file with a number.
     File(String),
     /// Seconds.
@@ -106,9 +110,11 @@ const TRIES: usize = 3;
 /// been seen to come to rest.
 pub fn look(lab: &Lab, pids: &[u32], seconds: u32, amount: &Amount) -> Result<Option<Window>> {
     let amount = match amount {
-        Amount::BytesRead => "io",
-        Amount::File(path) => path,
-        Amount::Time => "time",
+        Amount::BytesRead => "read_bytes".into(),
+        Amount::BytesWritten => "write_bytes".into(),
+        Amount::Length(path) => format!("length:{path}"),
+        Amount::File(path) => path.clone(),
+        Amount::Time => "time".into(),
     };
     let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let line = format!("bash window.sh {pids} {seconds} {amount}");

@@ -1,5 +1,5 @@
 # What processes and their threads do for a while: `window.sh PID[,PID].. SECONDS AMOUNT`, where AMOUNT is a file with one
-# number, `io` for the bytes that the first process read from disks, or `time` for seconds. Says everything twice, before and after; nothing is started
+# number, `read_bytes` or `write_bytes` for those of the first process from and to disks, `length:FILE`, or `time` for seconds. Says everything twice, before and after; nothing is started
 # in between. Then the same again with the kernel's histograms of system calls and of KVM's exits, which cost time.
 set -eu
 IFS=, read -r -a pids <<<"$1"
@@ -10,10 +10,12 @@ exec {never}<> <(:) || exit 1
 
 amount() {
     local name value
-    if [ "$amount" = io ]; then
+    if [[ $amount = *_bytes ]]; then
         while read -r name value; do
-            [ "$name" != read_bytes: ] || echo "$1 $value"
+            [ "$name" != "$amount": ] || echo "$1 $value"
         done </proc/"$pid"/io
+    elif [[ $amount = length:* ]]; then
+        echo "$1 $(stat -c %s "${amount#length:}")"
     elif [ "$amount" = time ]; then
         echo "$1 ${EPOCHREALTIME/,/.}"
     else

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 /// Programs of Debian packages that the lab is made of: (program, package).
 pub(crate) const TOOLS: [(&str, &str); 14] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-img", "qemu-utils"),
     ("busybox", "busybox-static"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
@@ -21,7 +22,6 @@ pub(crate) const TOOLS: [(&str, &str); 14] = [
     ("sfdisk", "fdisk"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
-    ("qemu-img", "qemu-utils"),
 ];
 
 /// Says what is being done where it takes long. Standard error is the place, also in a test: it is rare.

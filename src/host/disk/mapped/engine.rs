@@ -318,7 +318,7 @@ impl<E: Mover> MappedEngine<E> {
 
     /// Begins a flush: on a thread if there are metadata to be written, which take several steps.
     fn flush(&mut self, tag: Tag) -> io::Result<()> {
-        if self.disk.is_read_only() {
+        if self.disk.is_read_only() || self.disk.is_temporary() {
             return Ok(());
         }
         if self.disk.is_changed() || !self.mover.flushes() {

@@ -14,9 +14,11 @@ mod change;
 mod disk;
 mod engine;
 mod parts;
+mod running;
 mod settle;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use disk::ImageDisk;
+pub use running::RunningImage;

@@ -10,7 +10,8 @@ use super::*;
 #[test]
 fn a_full_file_system_is_an_error_and_breaks_nothing() {
     let Some(small) = Small::mount(6) else {
-        println!("skipped: no file system can be mounted here");
+        // The harness keeps what println! says of a test that passes.
+        let _ = io::Write::write_all(&mut io::stderr(), b"SKIPPED: this user mounts no file system\n");
         return;
     };
     for kind in EngineKind::ALL {
