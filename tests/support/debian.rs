@@ -105,10 +105,6 @@ impl Guest {
     /// Begins with a shell line; [`Self::finish`] waits for its end.
     #[track_caller]
     pub(crate) fn begin(&mut self, line: &str) {
-        eprintln!(
-            "{:?} {line}",
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() % 3600
-        );
         self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
     }
 
