@@ -33,7 +33,7 @@ const BUILDS: &str = "cargo() { [ \"$1\" != install ] || set -- \"$@\" --debug; 
 /// minutes less, and a linker's mistakes are found by the build of the examples.
 const CHECKS: &str = r#"cargo() {
     case $1 in
-        install) cargo metadata --locked --offline --format-version 1 >/dev/null && install -D "$PROGRAM" "$CARGO_INSTALL_ROOT/bin/minivmm" ;;
+        install) command cargo tree --quiet --locked >/dev/null && install -D "$PROGRAM" "$CARGO_INSTALL_ROOT/bin/minivmm" ;;
         build) shift; command cargo check "$@" ;;
         *) command cargo "$@" ;;
     esac
