@@ -4,6 +4,7 @@
 //! [`OpenDisk::make_engine`] makes the event loop of a disk's thread: io_uring where the host offers it, positioned calls
 //! otherwise.
 
+mod block_device;
 mod drive;
 mod engine;
 mod error;
@@ -18,6 +19,7 @@ mod mapped;
 mod mover;
 mod open;
 mod open_disk;
+mod reserved;
 mod ring;
 mod room;
 mod sync;

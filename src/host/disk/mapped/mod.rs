@@ -15,6 +15,7 @@ mod disk;
 mod engine;
 mod parts;
 mod settle;
+mod threads;
 
 #[cfg(test)]
 mod tests;
