@@ -28,7 +28,7 @@ fn verb(words: &str) -> String {
 fn debian_of_a_disk_without_partitions_keeps_its_data_under_load_and_lives_with_every_verb() {
     let (mut on_switch, mut on_bridge) = (Tap::new("tap2", "multi_queue"), Tap::new("tap3", "vnet_hdr"));
     let (switch, bridge) = (on_switch.on_switch(), on_bridge.on_bridge());
-    lab().sh("mkdir -m 700 run; truncate -s 256M data.raw; truncate -s 48M files.raw; chown 1000:1000 run data.raw files.raw").unwrap();
+    lab().sh("mkdir -m 700 run; truncate -s 256M data.raw; truncate -s 24M files.raw; chown 1000:1000 run data.raw files.raw").unwrap();
     let mut guest = Guest::start(&as_user(
         "./minivmm --name vm0 --disk vm0-whole.raw --disk data.raw,direct --disk tools.ext4,ro --disk files.raw \
          --tap tap2 --tap tap3 --cpus 2 --console hvc0",
@@ -124,7 +124,7 @@ const MIXED: &str = "--name=mixed --rw=randrw --size=64m --time_based --verify_b
 const FIO: &str = "fio --output-format=terse --direct=1 --ioengine=libaio --iodepth=16 --bs=4k --numjobs=4 \
                    --offset_increment=64m --verify=crc32c --verify_fatal=1 --exitall_on_error=1";
 /// Every block of its part is written once, in an order that another run repeats.
-const LAST: &str = "--name=last --rw=randwrite --size=8m";
+const LAST: &str = "--name=last --rw=randwrite --size=2m";
 
 /// Blocks are written in random order and read back from behind for a while, as the machine is put at rest again and again; then
 /// each block once more.

@@ -25,7 +25,7 @@ pub(crate) fn lab() -> &'static Lab {
         let config = LabConfig::default().debian().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
         let lab = Lab::start(&config).unwrap();
         // The images are the courses' user's.
-        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw").unwrap();
+        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw cloud.qcow2").unwrap();
         lab
     })
 }
@@ -46,6 +46,17 @@ impl Guest {
         guest
     }
 
+    /// Starts the shell line, whose kernel has `init=/bin/sh`: root's shell at once, and a root file system that is not written to.
+    #[track_caller]
+    pub(crate) fn start_shell(line: &str) -> Self {
+        let mut console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
+        console.expect("job control turned off", BOOT).unwrap();
+        console.send("PS1= PS2=\n").unwrap();
+        let mut guest = Guest { console };
+        guest.quiet_shell();
+        guest
+    }
+
     #[track_caller]
     fn log_in(&mut self) {
         let console = &mut self.console;
@@ -55,9 +66,15 @@ impl Guest {
             console.expect(question, SOON).unwrap();
         }
         console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= PS2= sh\n").unwrap();
-        // The kernel keeps to its log from here on. Echoed, the word does not read so.
-        console.send("dmesg -n 1; stty -echo cols 999; echo 'root-'shell\n").unwrap();
-        console.expect("root-shell", SOON).unwrap();
+        self.quiet_shell();
+    }
+
+    /// From here on root's shell says only what commands say.
+    #[track_caller]
+    fn quiet_shell(&mut self) {
+        // The kernel keeps to its log. Echoed, the word does not read so.
+        self.console.send("dmesg -n 1; stty -echo cols 999; echo 'root-'shell\n").unwrap();
+        self.console.expect("root-shell", SOON).unwrap();
     }
 
     /// Sends it round by systemd, and logs in again.
@@ -81,7 +98,23 @@ impl Guest {
 
     #[track_caller]
     pub(crate) fn sh_within(&mut self, line: &str, limit: Duration) -> String {
+        self.begin(line);
+        self.finish(line, limit)
+    }
+
+    /// Begins with a shell line; [`Self::finish`] waits for its end.
+    #[track_caller]
+    pub(crate) fn begin(&mut self, line: &str) {
+        eprintln!(
+            "{:?} {line}",
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() % 3600
+        );
         self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
+    }
+
+    /// The output of the line that was begun, from what was last waited for; it must succeed.
+    #[track_caller]
+    pub(crate) fn finish(&mut self, line: &str, limit: Duration) -> String {
         let mut said = self.console.expect("status=", limit).unwrap();
         said.truncate(said.len() - "status=".len());
         let status = self.console.expect(".", SOON).unwrap();
@@ -112,6 +145,13 @@ impl Guest {
     #[track_caller]
     pub(crate) fn expect(&mut self, words: &str, limit: Duration) {
         self.console.expect(words, limit).unwrap();
+    }
+
+    /// Kills minivmm.
+    #[track_caller]
+    pub(crate) fn kill(mut self) {
+        self.console.signal(9).unwrap();
+        self.console.wait(SOON).unwrap();
     }
 
     /// Waits until the machine has ended by itself.

@@ -14,6 +14,7 @@ mod change;
 mod disk;
 mod engine;
 mod parts;
+mod running;
 mod settle;
 mod threads;
 
@@ -21,3 +22,4 @@ mod threads;
 mod tests;
 
 pub(crate) use disk::ImageDisk;
+pub use running::RunningImage;
