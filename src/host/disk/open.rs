@@ -114,10 +114,13 @@ fn open_as_it_is(
     check_kind(path, &found)?;
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only);
-    // O_EXCL refuses a mounted device: two file systems would destroy it.
-    let exclusive = found.file_type().is_block_device() && !access.read_only;
-    let flags = flags | if exclusive { libc::O_EXCL } else { 0 };
-    let opened = open_now(path, &mut options, flags).and_then(|file| waiting(file, 0));
+    let opened = if found.file_type().is_block_device() {
+        // O_EXCL refuses a mounted device: two file systems would destroy it. O_NONBLOCK would open a drive without its medium.
+        let exclusive = if access.read_only { 0 } else { libc::O_EXCL };
+        options.custom_flags(flags | exclusive | libc::O_NOCTTY).open(path)
+    } else {
+        open_now(path, &mut options, flags).and_then(|file| waiting(file, 0))
+    };
     let file = opened.map_err(|error| match error.raw_os_error() {
         // Another machine's lock is a better explanation than EBUSY.
         Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
