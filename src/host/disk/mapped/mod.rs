@@ -16,6 +16,7 @@ mod engine;
 mod parts;
 mod running;
 mod settle;
+mod threads;
 
 #[cfg(test)]
 mod tests;
