@@ -4,7 +4,7 @@
 //! Freestanding, as the hostile guest, of which it has its platform. The disk is the first function, the witness the second.
 //! Words of its command line: `seed=N`, `rounds=N`, `space=1` (zeroing and discards too), `through=1` (without the
 //! driver's part in flushes: each write is durable when it is completed, and no flush is sent), `errors=1` (a flush may fail:
-//! then it says `flush N failed`, and goes on without a note), `both=N` (first it writes N times a page to both disks at once). It says `done`, or `failed: ...`, and powers off.
+//! then it says `flush N failed`, and goes on without a note). It says `done`, or `failed: ...`, and powers off.
 #![no_std]
 #![no_main]
 
@@ -145,13 +145,6 @@ extern "C" fn ring3(boot_params: u64) -> ! {
     let unwanted = if through { FLUSH | CONFIG_WCE | EVENT_IDX } else { EVENT_IDX };
     disk.device.start(disk.arena, !unwanted);
     witness.device.start(witness.arena, !EVENT_IDX);
-    for number in 0..option(b"both=").unwrap_or(0) {
-        let page = Operation { kind: plan::Kind::Write, id: number, sector: 8 * number, sectors: 8 };
-        disk.begin(0, &page);
-        witness.begin(0, &page);
-        disk.wait(0);
-        witness.wait(0);
-    }
     for number in 1..=rounds {
         let round = plan::round(seed, number, space);
         let before = round.before();
