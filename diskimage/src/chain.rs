@@ -95,10 +95,11 @@ pub(crate) fn find(
     Ok(chain)
 }
 
-/// Memory that the tables of a layer take.
+/// Memory that the tables of a layer take. Of the layer that is written to, what is on the medium is known as well, with the places
+/// of all L2 tables: about three times the L1 table. No layer is counted with less.
 fn memory(header: &Header) -> u64 {
-    let l1 = u64::from(header.l1_entries) * 8;
-    l1 + CACHED.min(u64::from(header.l1_entries) + 32) * header.cluster_size()
+    let tables = header.l1().length().saturating_mul(4) + header.refcount_table().length().saturating_mul(2);
+    tables + CACHED.min(u64::from(header.l1_entries) + 32) * header.cluster_size()
 }
 
 /// The file beneath the last one.

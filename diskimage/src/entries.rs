@@ -6,6 +6,8 @@ pub(crate) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 pub(crate) const COMPRESSED: u64 = 1 << 62;
 /// Bits of an entry of the refcount table that are no offset.
 pub(crate) const REFCOUNT_TABLE_RESERVED: u64 = 0x1ff;
+/// Where the refcount block lies, in an entry of the refcount table.
+pub(crate) const BLOCK_OFFSET: u64 = !REFCOUNT_TABLE_RESERVED;
 
 /// The reference count `index`, of 2^`order` bits, in a refcount block or in a part that begins with a whole count. Counts of less
 /// than a byte begin with the lowest bits of each byte ("Refcount block entry").

@@ -29,9 +29,7 @@ impl Tables {
     pub(crate) fn read(file: &File, path: &Path, header: &Header) -> Result<Tables, ImageError> {
         let failed = |source| ImageError::Io { path: path.into(), action: "read", source };
         let cluster = header.cluster_size();
-        let l1 = header.l1_offset..header.l1_offset.saturating_add(u64::from(header.l1_entries) * ENTRY);
-        let table = u64::from(header.refcount_table_clusters) << header.cluster_bits;
-        let table = header.refcount_table_offset..header.refcount_table_offset.saturating_add(table);
+        let (l1, table) = (header.l1().range(), header.refcount_table().range());
         let blocks: Vec<u64> = all_entries(file, &table).map_err(failed)?;
         let l2_tables: Vec<u64> = entries(file, &l1).map_err(failed)?.collect();
         let refcount_blocks: Vec<(u64, u64)> = numbered(&blocks).collect();

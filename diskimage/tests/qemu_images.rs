@@ -1,5 +1,4 @@
-//! Images made by qemu-img with each of its options are read and written, or refused by the name of the option with a command
-//! that mends it.
+//! Images that qemu-img made and worked on: with snapshots, bitmaps, backing files, marks; what mends them does.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,7 +12,7 @@ mod common;
 use std::path::Path;
 
 use common::{assert_clean, converted, folder, open, pattern, qemu_img, read_all, run};
-use diskimage::{ImageError, Layer};
+use diskimage::ImageError;
 
 const SIZE: usize = 5 << 20;
 
@@ -54,68 +53,6 @@ fn assert_read_and_written(path: &Path, options: &str) {
     drop(image);
     assert_clean(path);
     assert!(converted(path) == expected, "{options}: as qemu-img reads what was written");
-}
-
-#[test]
-fn every_layout_is_read_and_written() {
-    for options in [
-        "compat=0.10",
-        "compat=1.1,lazy_refcounts=on",
-        "cluster_size=4k,refcount_bits=1",
-        "cluster_size=512,refcount_bits=64",
-        "refcount_bits=2",
-        "refcount_bits=8",
-        "cluster_size=2M,refcount_bits=32",
-        "preallocation=metadata",
-        "preallocation=falloc,cluster_size=16k",
-        "preallocation=full",
-    ] {
-        let (_folder, path) = folder("disk.qcow2");
-        make(&path, options);
-        assert_read_and_written(&path, options);
-    }
-}
-
-#[test]
-fn compressed_clusters_are_read_and_written_over() {
-    for options in ["cluster_size=64k", "compat=0.10,cluster_size=512"] {
-        let (_folder, source) = folder("source.qcow2");
-        make(&source, "cluster_size=64k");
-        let path = source.with_file_name("packed.qcow2");
-        qemu_img(&format!("convert -c -q -f qcow2 -O qcow2 -o {options} {}", source.display()), &path);
-        assert!(converted(&source) == converted(&path));
-        assert_read_and_written(&path, options);
-    }
-}
-
-#[test]
-fn what_is_not_supported_is_refused_by_its_name() {
-    let secret = ["--object", "secret,id=key,data=abc"];
-    let luks = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=1";
-    let aes = "encrypt.format=aes,encrypt.key-secret=key";
-    for (options, secret, words) in [
-        (luks, &secret[..], &["LUKS", "--object secret", "-O qcow2"][..]),
-        (aes, &secret, &["AES", "--object secret"]),
-        ("compression_type=zstd", &[], &["zstd", "qemu-img convert -O qcow2"]),
-        ("extended_l2=on,cluster_size=64k", &[], &["extended L2", "qemu-img convert -O qcow2"]),
-        ("data_file=DATA", &[], &["external data file", "disk.data", "qemu-img convert"]),
-        ("data_file=DATA,data_file_raw=on", &[], &["external data file"]),
-    ] {
-        let (_folder, path) = folder("disk.qcow2");
-        let options = options.replace("DATA", path.with_extension("data").to_str().unwrap());
-        let create = ["create", "-q", "-f", "qcow2"].into_iter().chain(secret.iter().copied());
-        run("qemu-img", create.chain(["-o", &options, path.to_str().unwrap(), "5M"]));
-        for write in [false, true] {
-            let said = open(&path, write).unwrap_err().to_string();
-            assert!(
-                words.iter().all(|word| said.contains(word)) && said.contains(path.to_str().unwrap()),
-                "{options}: {said}"
-            );
-        }
-        let layer =
-            Layer::read(&std::fs::File::open(&path).unwrap(), &path, diskimage::Format::Qcow2).unwrap();
-        assert_eq!(layer.size, SIZE as u64, "its facts are known all the same: {options}");
-    }
 }
 
 #[test]

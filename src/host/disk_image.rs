@@ -1,12 +1,12 @@
 //! Opens the files of disk images: each is locked, and said by its name where that fails.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
 use diskimage::{ImageError, Opener};
 
-use super::disk::{Access, DiskError, DiskHolder, FilesBehind, find_holder, lock, open_file};
-use super::identity::{identity, is_at};
+use super::disk::{Access, DiskError, DiskHolder, FilesBehind, find_holder, lock, open_file, open_no_link};
+use super::identity::identity;
 use super::lock::is_locked;
 
 /// Opens images and the images below them, and keeps them open: the locks end with it.
@@ -68,7 +68,7 @@ impl ImageOpener {
             });
         }
         let behind = match &mut self.busy {
-            None => lock(&file, path, access)?,
+            None => lock(&file, &metadata, path, access)?,
             Some(busy) if is_locked(&file).unwrap_or(false) => {
                 busy.push(Busy { path: path.into(), holder: find_holder(&file) });
                 FilesBehind::default()
@@ -104,18 +104,10 @@ impl Opener for ImageOpener {
     }
 }
 
-/// Opens a file that an image names. It may be a link to anything, which is not even opened.
-fn open_no_link(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
-    let refused = || DiskError::NotADisk { path: path.into(), what: "a symbolic link" };
-    if fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink()) {
-        return Err(refused());
-    }
-    let (file, metadata) = open_file(path, access)?;
-    if is_at(&file, path) { Ok((file, metadata)) } else { Err(refused()) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn file() -> tempfile::NamedTempFile {

@@ -18,6 +18,7 @@ mod iovecs;
 pub(crate) mod lock;
 pub(crate) mod net_socket;
 pub(crate) mod new_file;
+pub(crate) mod open_now;
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
 pub(crate) mod pidfd;

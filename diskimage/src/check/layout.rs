@@ -10,6 +10,7 @@ use crate::header::{
     CLUSTER_BITS, LONGEST_NAME, MAGIC, MOST_L1_BYTES, MOST_REFCOUNT_TABLE_BYTES, MOST_SNAPSHOTS, V2_LENGTH,
     V3_LENGTH,
 };
+use crate::layout::Table;
 use crate::{Encryption, ImageError};
 
 /// Fixed part of an entry of the snapshot table.
@@ -29,13 +30,6 @@ const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 pub(crate) struct Region {
     pub(crate) offset: u64,
     pub(crate) length: u64,
-}
-
-/// A table of 8-byte entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Table {
-    pub(crate) offset: u64,
-    pub(crate) entries: u64,
 }
 
 /// What a header says of the tables.
@@ -106,16 +100,14 @@ impl Layout {
         if name > cluster_size || name != 0 && name_length > (LONGEST_NAME as u64).min(cluster_size - name) {
             return Err(damaged("the name of its backing file is outside of the first cluster".into()));
         }
+        let (l1, refcounts) = Table::both(&head, cluster_bits).map_err(damaged)?;
         let mut layout = Layout {
             version,
             size: be64(&head, 24),
             cluster_bits,
             refcount_order,
-            l1: Table { offset: be64(&head, 40), entries: be32(&head, 36).into() },
-            refcounts: Table {
-                offset: be64(&head, 48),
-                entries: (u64::from(be32(&head, 56)) << cluster_bits) / 8,
-            },
+            l1,
+            refcounts,
             snapshots: be32(&head, 60),
             snapshots_offset: be64(&head, 64),
             dirty: features & DIRTY != 0,

@@ -2,11 +2,12 @@
 //! what the file holds.
 
 use super::counts::{Bits, Counts, MAX_CLUSTERS};
-use super::layout::{Layout, Region, Table, damaged};
+use super::layout::{Layout, Region, damaged};
 use super::report::{Finding, Report, TableKind};
 use super::source::Source;
 use crate::entries::{OFFSET, REFCOUNT_TABLE_RESERVED};
 use crate::header::MOST_L1_BYTES;
+use crate::layout::Table;
 use crate::{Format, ImageError, Progress};
 
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;

@@ -9,9 +9,10 @@ use std::io;
 use std::path::Path;
 
 use crate::ImageError;
-use crate::check::layout::{Layout, Table};
+use crate::check::layout::Layout;
 use crate::check::source::Source;
-use crate::entries::{REFCOUNT_TABLE_RESERVED, set_refcount};
+use crate::entries::{BLOCK_OFFSET, set_refcount};
+use crate::layout::Table;
 use crate::order::medium;
 use crate::storage::punch;
 
@@ -52,7 +53,7 @@ fn read_blocks(source: &Source<'_>, layout: &Layout) -> Result<BTreeMap<u64, u64
     let mut blocks = BTreeMap::new();
     let cluster_size = layout.cluster_size();
     source.words(layout.refcounts.offset, layout.refcounts.entries, &mut |index, entry| {
-        let offset = entry & !REFCOUNT_TABLE_RESERVED;
+        let offset = entry & BLOCK_OFFSET;
         if !offset.is_multiple_of(cluster_size) || offset >= source.length() {
             let problem = format!("entry {index} of its refcount table points to {offset:#x}");
             return Err(ImageError::Damaged { path: source.path().into(), problem });
@@ -74,7 +75,7 @@ struct Kept {
 impl Kept {
     fn find(layout: &Layout, blocks: &BTreeMap<u64, u64>) -> Self {
         let mut kept = Kept { clusters: BTreeSet::new(), blocks: BTreeSet::new() };
-        let tables = [layout.l1, layout.refcounts].map(|table| clusters(layout, table));
+        let tables = [layout.l1, layout.refcounts].map(|table| table.clusters(layout.cluster_bits));
         let mut new: Vec<u64> = [0].into_iter().chain(tables.into_iter().flatten()).collect();
         // A block that counts a kept cluster is kept, and so is the block that counts its own cluster.
         while let Some(cluster) = new.pop() {
@@ -106,13 +107,8 @@ fn by_block(layout: &Layout) -> u64 {
     (layout.cluster_size() * 8) >> layout.refcount_order
 }
 
-fn clusters(layout: &Layout, table: Table) -> std::ops::Range<u64> {
-    let end = table.offset + table.entries * 8;
-    table.offset >> layout.cluster_bits..end.div_ceil(layout.cluster_size())
-}
-
 fn write_zeroes(file: &File, table: Table) -> io::Result<()> {
-    let zeroes = vec![0; usize::try_from(table.entries * 8).unwrap_or(0)];
+    let zeroes = vec![0; usize::try_from(table.length()).unwrap_or(0)];
     medium::write(file, &zeroes, table.offset)
 }
 

@@ -2,10 +2,10 @@
 
 /// The bytes of a header.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    pub(super) fn range(self, offset: u64, length: u64) -> Result<&'a [u8], String> {
+    pub(crate) fn range(self, offset: u64, length: u64) -> Result<&'a [u8], String> {
         let part = || {
             let start = usize::try_from(offset).ok()?;
             let end = start.checked_add(usize::try_from(length).ok()?)?;
@@ -14,15 +14,15 @@ impl<'a> Bytes<'a> {
         part().ok_or_else(|| "its header is cut short".into())
     }
 
-    pub(super) fn u8(self, offset: u64) -> Result<u8, String> {
+    pub(crate) fn u8(self, offset: u64) -> Result<u8, String> {
         self.number::<1>(offset).map(u8::from_be_bytes)
     }
 
-    pub(super) fn u32(self, offset: u64) -> Result<u32, String> {
+    pub(crate) fn u32(self, offset: u64) -> Result<u32, String> {
         self.number::<4>(offset).map(u32::from_be_bytes)
     }
 
-    pub(super) fn u64(self, offset: u64) -> Result<u64, String> {
+    pub(crate) fn u64(self, offset: u64) -> Result<u64, String> {
         self.number::<8>(offset).map(u64::from_be_bytes)
     }
 

@@ -21,9 +21,10 @@ pub use features::Features;
 pub use kinds::{Compression, Encryption};
 pub(crate) use tables::{MOST_L1_BYTES, MOST_REFCOUNT_TABLE_BYTES, MOST_SNAPSHOTS, largest};
 
+use crate::layout::Table;
 use crate::words::{name, text};
 use crate::{Format, ImageError};
-use bytes::Bytes;
+pub(crate) use bytes::Bytes;
 use extensions::Extensions;
 
 /// The first four bytes of a qcow2 file.
@@ -135,6 +136,15 @@ impl Header {
             refcount_table_clusters: bytes.u32(56)?,
             refcount_table_offset: bytes.u64(48)?,
         })
+    }
+
+    pub(crate) fn l1(&self) -> Table {
+        Table { offset: self.l1_offset, entries: self.l1_entries.into() }
+    }
+
+    pub(crate) fn refcount_table(&self) -> Table {
+        let entries = u64::from(self.refcount_table_clusters) << (self.cluster_bits - 3);
+        Table { offset: self.refcount_table_offset, entries }
     }
 
     /// Bytes of a cluster.

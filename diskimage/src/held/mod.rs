@@ -11,28 +11,30 @@
 //! any two writes leaves clusters that nothing points to, and never a pointer to a cluster that is free or not yet written.
 //!
 //! A cluster whose last pointer goes is not free at once: the medium still points to it. imago is told to leave it alone
-//! ([`HeldWrites::may_free`]), the commit notes it, and [`Commit::reclaim`] frees it after the pointer is gone from the medium.
+//! ([`HeldWrites::may_free`]), the commit notes it, and after the pointer is gone from the medium [`Commit::punch`] gives its space
+//! back to the host and [`Commit::free`] makes it free in the image.
 
+mod commit;
 mod failure;
 mod freed;
-mod layout;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use commit::Commit;
 pub use failure::flush_failed;
+pub use freed::Punched;
 
+use commit::Medium;
 use failure::Failures;
-use freed::Freed;
-use layout::{Layout, Table};
 
-use crate::entries::OFFSET;
+use crate::layout::{self, Layout, Table};
 use crate::storage::read_padded;
 
 /// Contents of whole clusters, by the number of the cluster in the file.
@@ -68,16 +70,8 @@ struct Held {
     layout: Layout,
     /// Tables that a header pointed to since the last commit began, and the next one did not.
     moved: Vec<Table>,
-}
-
-/// What a commit knows of the file; one commit runs at a time.
-#[derive(Debug, Default)]
-struct Medium {
-    layout: Layout,
-    l1: Vec<u64>,
-    refcounts: Vec<u64>,
-    freed: Freed,
-    moved: Vec<Table>,
+    /// What the header on the medium says instead of the disk's size.
+    shown_size: Option<u64>,
 }
 
 impl HeldWrites {
@@ -103,12 +97,7 @@ impl HeldWrites {
             #[cfg(test)]
             fails: Mutex::default(),
         };
-        let medium = Medium {
-            layout,
-            l1: writes.table(&Clusters::new(), layout.l1)?,
-            refcounts: writes.table(&Clusters::new(), layout.refcounts)?,
-            ..Medium::default()
-        };
+        let medium = Medium::read(&writes, layout)?;
         *lock(&writes.medium) = medium;
         Ok(writes)
     }
@@ -136,6 +125,17 @@ impl HeldWrites {
         let result = work();
         self.may_free.store(false, Ordering::Release);
         result
+    }
+
+    /// The header on the medium says `size` until [`HeldWrites::show_size`], whatever size the disk is given: new space is not to
+    /// be seen after a power cut before it reads as zeros. If it says another one already, that stays.
+    pub fn hide_size(&self, size: u64) {
+        lock(&self.held).shown_size.get_or_insert(size);
+    }
+
+    /// The next commit brings the disk's size to the medium.
+    pub fn show_size(&self) {
+        lock(&self.held).shown_size = None;
     }
 
     /// Drops what is held for clusters in which data lie from now on.
@@ -229,10 +229,9 @@ impl HeldWrites {
 
     /// A table as it is with `over` in the file.
     fn table(&self, over: &Clusters, table: Table) -> io::Result<Vec<u64>> {
-        let bytes = usize::try_from(table.bytes()).map_err(io::Error::other)?;
-        let mut contents = vec![0; bytes];
+        let mut contents = vec![0; usize::try_from(table.length()).map_err(io::Error::other)?];
         self.read_over(|cluster| over.get(&cluster), &mut contents, table.offset)?;
-        Ok(layout::entries(&contents))
+        Ok(layout::entries(&contents).collect())
     }
 
     /// Writes to the file.
@@ -242,23 +241,11 @@ impl HeldWrites {
         self.file.write_all_at(bytes, offset)
     }
 
-    /// The error that a test wishes for.
-    #[cfg(test)]
-    fn injected(&self) -> io::Result<()> {
-        let mut fails = lock(&self.fails);
-        match &mut *fails {
-            Some((0, errno)) => {
-                let error = io::Error::from_raw_os_error(*errno);
-                *fails = None;
-                lock(&self.log).push(tests::Event::Lost);
-                Err(error)
-            }
-            Some((left, _)) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
+    /// Makes a hole.
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        #[cfg(test)]
+        lock(&self.log).push(tests::Event::Hole(offset, length));
+        crate::storage::punch(&self.file, offset, length)
     }
 
     /// Brings the file to its medium.
@@ -303,157 +290,6 @@ impl HeldWrites {
             at = end;
         }
         Ok(())
-    }
-}
-
-/// A commit. [`Commit::take`] what it brings to the medium while imago's caches are empty and nobody changes the image, then
-/// [`Commit::write`] it.
-#[derive(Debug)]
-pub struct Commit<'a> {
-    writes: &'a HeldWrites,
-    medium: MutexGuard<'a, Medium>,
-}
-
-/// The steps that a cluster may belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Fresh,
-    Refcounts,
-    Pointers,
-    /// A table that was moved away.
-    Dead,
-}
-
-impl Commit<'_> {
-    /// Takes everything that is held; what is written from now on belongs to the next commit.
-    pub fn take(&mut self) {
-        let mut held = lock(&self.writes.held);
-        held.leaving = std::mem::take(&mut held.now);
-        self.medium.moved.append(&mut held.moved);
-    }
-
-    /// Brings what was taken, and all data in the file, to the medium. After an error it is taken again by the next commit.
-    ///
-    /// # Errors
-    /// The file cannot be written to.
-    pub fn write(&mut self) -> io::Result<()> {
-        let leaving = lock(&self.writes.held).leaving.clone();
-        let result = self.write_steps(&leaving);
-        let mut held = lock(&self.writes.held);
-        let leaving = std::mem::take(&mut held.leaving);
-        if result.is_err() {
-            for (cluster, contents) in leaving {
-                held.now.entry(cluster).or_insert(contents);
-            }
-        }
-        result
-    }
-
-    fn write_steps(&mut self, leaving: &Clusters) -> io::Result<()> {
-        let writes = self.writes;
-        if leaving.is_empty() {
-            return writes.barrier();
-        }
-        let old = self.medium.layout;
-        let new = leaving.get(&0).map_or(Ok(old), |header| Layout::parse(header))?;
-        let changed = |table: Table| leaving.range(table.clusters(writes.cluster_bits)).next().is_some();
-        let table = |was: &Vec<u64>, from: Table, to: Table| {
-            if from == to && !changed(to) { Ok(was.clone()) } else { writes.table(leaving, to) }
-        };
-        let l1 = table(&self.medium.l1, old.l1, new.l1)?;
-        let refcounts = table(&self.medium.refcounts, old.refcounts, new.refcounts)?;
-        let sorted = Sorter::new(writes.cluster_bits, (&old, &self.medium.l1), (&new, &refcounts));
-        let sorted = &sorted;
-        let of = |step| leaving.iter().filter(move |(cluster, _)| sorted.step(**cluster) == step);
-
-        for (cluster, contents) in of(Step::Fresh) {
-            writes.write_cluster(*cluster, contents)?;
-        }
-        writes.barrier()?;
-
-        let moved = new.refcounts != old.refcounts;
-        if moved || of(Step::Refcounts).next().is_some() {
-            for (cluster, contents) in of(Step::Refcounts) {
-                writes.write_cluster(*cluster, contents)?;
-            }
-            if let Some(pointer) =
-                leaving.get(&0).and_then(|header| header.get(layout::REFCOUNT_POINTER)).filter(|_| moved)
-            {
-                writes.put(pointer, layout::REFCOUNT_POINTER.start as u64)?;
-            }
-            writes.barrier()?;
-        }
-
-        let mut freed = Freed::default();
-        freed.tables(writes, leaving, &self.medium.l1, &l1)?;
-        for (cluster, contents) in of(Step::Pointers) {
-            writes.write_cluster(*cluster, contents)?;
-        }
-        writes.barrier()?;
-        for table in std::mem::take(&mut self.medium.moved) {
-            freed.table(writes.cluster_bits, table);
-        }
-        self.medium.freed.append(&mut freed);
-        writes.failures.cache_is_good();
-        (self.medium.layout, self.medium.l1, self.medium.refcounts) = (new, l1, refcounts);
-        Ok(())
-    }
-
-    /// How many clusters [`Commit::reclaim`] would free.
-    pub fn reclaimable(&self) -> usize {
-        self.medium.freed.count()
-    }
-
-    /// Frees the clusters that nothing points to any more. It writes to refcount blocks in the file: nothing is held, and imago
-    /// forgets what it knows of them before it is used again.
-    ///
-    /// # Errors
-    /// The file cannot be written to; what is left stays reserved.
-    pub fn reclaim(&mut self) -> io::Result<()> {
-        let freed = std::mem::take(&mut self.medium.freed);
-        freed.release(self.writes, &self.medium.layout, &self.medium.l1, &self.medium.refcounts)
-    }
-}
-
-/// Sorts clusters by the step in which they are written.
-struct Sorter {
-    cluster_bits: u32,
-    old: Layout,
-    new: Layout,
-    refcount_blocks: HashSet<u64>,
-    l2_on_medium: HashSet<u64>,
-}
-
-impl Sorter {
-    fn new(cluster_bits: u32, old: (&Layout, &[u64]), new: (&Layout, &[u64])) -> Self {
-        let clusters = |table: &[u64], mask| {
-            table.iter().map(|entry| (entry & mask) >> cluster_bits).filter(|at| *at != 0).collect()
-        };
-        Sorter {
-            cluster_bits,
-            old: *old.0,
-            new: *new.0,
-            refcount_blocks: clusters(new.1, layout::BLOCK_OFFSET),
-            l2_on_medium: clusters(old.1, OFFSET),
-        }
-    }
-
-    fn step(&self, cluster: u64) -> Step {
-        let within = |table: Table| table.clusters(self.cluster_bits).contains(&cluster);
-        let (old, new) = (&self.old, &self.new);
-        if cluster == 0 {
-            Step::Pointers
-        } else if within(new.refcounts) {
-            if new.refcounts == old.refcounts { Step::Refcounts } else { Step::Fresh }
-        } else if within(new.l1) {
-            if new.l1 == old.l1 { Step::Pointers } else { Step::Fresh }
-        } else if within(old.l1) || within(old.refcounts) {
-            Step::Dead
-        } else if self.l2_on_medium.contains(&cluster) && !self.refcount_blocks.contains(&cluster) {
-            Step::Pointers
-        } else {
-            Step::Fresh
-        }
     }
 }
 

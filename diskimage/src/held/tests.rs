@@ -7,15 +7,40 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
+use crate::entries::{BLOCK_OFFSET, OFFSET};
 use crate::{CreateOptions, Format, Image, ImageOptions, UnlockedOpener, create};
 
 /// What happened to the file.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     Write(u64, Vec<u8>),
+    /// Offset and length of a hole.
+    Hole(u64, u64),
     Barrier,
     /// A barrier that failed: what was written since the last one is not on the medium, and the page cache has it.
     Lost,
+}
+
+mod steps;
+
+impl HeldWrites {
+    /// The error that a test wishes for.
+    pub(super) fn injected(&self) -> io::Result<()> {
+        let mut fails = lock(&self.fails);
+        match &mut *fails {
+            Some((0, errno)) => {
+                let error = io::Error::from_raw_os_error(*errno);
+                *fails = None;
+                lock(&self.log).push(Event::Lost);
+                Err(error)
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 const SIZE: u64 = 3 << 20;
@@ -61,13 +86,17 @@ struct Rig {
 
 impl Rig {
     fn new(cluster: u32, seed: u64) -> Self {
+        Self::of_size(SIZE, cluster, seed)
+    }
+
+    fn of_size(size: u64, cluster: u32, seed: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.qcow2");
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-        create(&file, &path, &CreateOptions::new(Format::Qcow2, SIZE).cluster_size(cluster)).unwrap();
+        create(&file, &path, &CreateOptions::new(Format::Qcow2, size).cluster_size(cluster)).unwrap();
         let image = open(&path);
         image.files()[0].hold_writes().unwrap();
-        Rig { image, path, model: vec![0; SIZE as usize], dice: Dice(seed | 1), _folder: folder }
+        Rig { image, path, model: vec![0; size as usize], dice: Dice(seed | 1), _folder: folder }
     }
 
     fn held_writes(&self) -> &HeldWrites {
@@ -84,6 +113,22 @@ impl Rig {
 
     fn commit(&self) {
         self.try_commit().unwrap();
+    }
+
+    /// Frees what nothing points to, and writes that down.
+    fn reclaim(&self) {
+        let mut commit = self.held_writes().commit();
+        assert!(commit.reclaimable() > 0);
+        while commit.reclaimable() > 0 {
+            let punched = commit.punch().unwrap();
+            self.image.access().flush().unwrap();
+            commit.free(punched).unwrap();
+            // SAFETY: nothing is in memory that is not held, and nobody else uses the image.
+            #[allow(unsafe_code, reason = "imago's method is an `unsafe fn`")]
+            unsafe { self.image.access().invalidate_cache() }.unwrap();
+        }
+        drop(commit);
+        self.commit();
     }
 
     fn try_commit(&self) -> io::Result<()> {
@@ -192,10 +237,7 @@ fn compressed_clusters_are_free_again_after_they_were_written_over() {
     rig.commit();
     let path = rig.path.to_str().unwrap().to_owned();
     assert_eq!(qemu_img(&["check", "-f", "qcow2", &path]), 3, "nothing is free before the pointers are gone");
-    let mut commit = rig.held_writes().commit();
-    assert!(commit.reclaimable() > 0);
-    commit.reclaim().unwrap();
-    drop(commit);
+    rig.reclaim();
     assert_eq!(qemu_img(&["check", "-f", "qcow2", &path]), 0);
     assert!(contents(&rig.path) == rig.model);
 }
@@ -281,13 +323,13 @@ fn tables_are_not_freed_because_a_damaged_entry_named_them() {
     let tables: Vec<u64> = [commit.medium.layout.l1.offset, commit.medium.layout.refcounts.offset, 0]
         .into_iter()
         .chain(commit.medium.l1.iter().map(|entry| entry & OFFSET))
-        .chain(commit.medium.refcounts.iter().map(|entry| entry & layout::BLOCK_OFFSET))
+        .chain(commit.medium.refcounts.iter().map(|entry| entry & BLOCK_OFFSET))
         .collect();
     for offset in tables {
         commit.medium.freed.table(16, Table { offset, entries: 1 });
     }
-    commit.reclaim().unwrap();
     drop(commit);
+    rig.reclaim();
     assert_eq!(qemu_img(&["check", "-f", "qcow2", rig.path.to_str().unwrap()]), 0);
     assert!(contents(&rig.path) == rig.model);
 }

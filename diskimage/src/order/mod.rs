@@ -17,15 +17,11 @@ use std::io;
 use std::ops::Range;
 
 use crate::Header;
+use crate::layout::{SIZE, Table};
 use crate::tables::{ENTRY, Tables, offset_of};
 use free::Clusters;
 pub(crate) use medium::zeroed;
 use transaction::Transaction;
-
-/// Bytes of a header that hold its pointers.
-const POINTERS: usize = 72;
-/// Where the size of the disk stands in the header.
-const SIZE: Range<usize> = 24..32;
 
 /// Pointers to tables, by their place in the file.
 type Held = BTreeMap<u64, Vec<u8>>;
@@ -76,11 +72,8 @@ impl Order {
         Order {
             cluster_bits: header.cluster_bits,
             refcount_bits: header.refcount_bits,
-            l1: range(header.l1_offset, u64::from(header.l1_entries) * ENTRY),
-            refcount_table: range(
-                header.refcount_table_offset,
-                u64::from(header.refcount_table_clusters) << header.cluster_bits,
-            ),
+            l1: header.l1().range(),
+            refcount_table: header.refcount_table().range(),
             refcount_blocks: tables.refcount_blocks.into_iter().collect(),
             l2_tables: tables.l2_tables.into_iter().collect(),
             held_l1: Held::new(),
@@ -198,22 +191,22 @@ impl Order {
 
     fn write_header(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut bytes = bytes.to_vec();
-        let pointers = (offset == 0).then(|| Pointers::read(&bytes)).flatten();
+        let pointers = if offset == 0 { Table::both(&bytes, self.cluster_bits).ok() } else { None };
         if let (Some(size), Some(place), true) = (self.shown_size, bytes.get_mut(SIZE), offset == 0) {
             place.copy_from_slice(&size.to_be_bytes());
         }
-        if let (Some(transaction), Some(pointers)) = (&mut self.transaction, &pointers) {
-            self.l1 = range(pointers.l1_offset, u64::from(pointers.l1_entries) * ENTRY);
+        if let (Some(transaction), Some((l1, _))) = (&mut self.transaction, pointers) {
+            self.l1 = l1.range();
             transaction.header = Some(bytes);
             return Ok(());
         }
         self.sync(file)?;
         medium::write(file, &bytes, offset)?;
         self.sync(file)?;
-        let Some(pointers) = pointers else { return Ok(()) };
-        self.l1 = range(pointers.l1_offset, u64::from(pointers.l1_entries) * ENTRY);
-        let length = u64::from(pointers.refcount_table_clusters) << self.cluster_bits;
-        let refcount_table = range(pointers.refcount_table_offset, length);
+        let Some((l1, refcount_table)) = pointers.map(|(l1, table)| (l1.range(), table.range())) else {
+            return Ok(());
+        };
+        self.l1 = l1;
         if refcount_table != self.refcount_table {
             // The new table was written with all that was held for the old one.
             self.held_refcount_table.clear();
@@ -239,32 +232,6 @@ impl Order {
             Class::New
         }
     }
-}
-
-/// The pointers of a header.
-struct Pointers {
-    l1_entries: u32,
-    l1_offset: u64,
-    refcount_table_offset: u64,
-    refcount_table_clusters: u32,
-}
-
-impl Pointers {
-    fn read(header: &[u8]) -> Option<Pointers> {
-        let header = header.get(..POINTERS)?;
-        let u32 = |at: usize| header.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
-        let u64 = |at: usize| header.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
-        Some(Pointers {
-            l1_entries: u32(36)?,
-            l1_offset: u64(40)?,
-            refcount_table_offset: u64(48)?,
-            refcount_table_clusters: u32(56)?,
-        })
-    }
-}
-
-fn range(offset: u64, length: u64) -> Range<u64> {
-    offset..offset.saturating_add(length)
 }
 
 fn write_all(file: &File, held: &Held) -> io::Result<()> {

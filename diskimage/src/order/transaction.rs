@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::{Order, medium};
+use crate::entries::{refcount, set_refcount};
+use crate::layout::SIZE;
 
 /// Writes that become one change.
 #[derive(Debug, Default)]
@@ -26,7 +28,7 @@ impl Order {
     pub(crate) fn show_size(&mut self, file: &File, size: u64) -> io::Result<()> {
         self.shown_size = None;
         self.sync(file)?;
-        medium::write(file, &size.to_be_bytes(), super::SIZE.start as u64)?;
+        medium::write(file, &size.to_be_bytes(), SIZE.start as u64)?;
         self.sync(file)
     }
 
@@ -62,21 +64,11 @@ impl Order {
 
 /// Gives each refcount the larger of two values.
 fn raise(counts: &mut [u8], others: &[u8], bits: u32) {
-    if let 1 | 2 | 4 = bits {
-        let mask = (1_u8 << bits) - 1;
-        for (byte, other) in counts.iter_mut().zip(others) {
-            *byte = (0..8)
-                .step_by(bits as usize)
-                .map(|shift| ((*byte >> shift) & mask).max((*other >> shift) & mask) << shift)
-                .fold(0, |sum, part| sum | part);
-        }
-        return;
-    }
-    let width = (bits / 8).max(1) as usize;
-    for (count, other) in counts.chunks_mut(width).zip(others.chunks(width)) {
-        // Big-endian numbers have the order of their bytes.
-        if other > &*count {
-            count.copy_from_slice(other);
+    let order = bits.trailing_zeros();
+    for index in 0..counts.len() as u64 * 8 / u64::from(bits) {
+        let other = refcount(others, order, index).unwrap_or(0);
+        if refcount(counts, order, index).is_some_and(|count| count < other) {
+            let _ = set_refcount(counts, order, index, other);
         }
     }
 }

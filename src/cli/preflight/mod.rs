@@ -16,6 +16,7 @@ use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use crate::host::facts::Host;
+use crate::host::open_now::open_now;
 use crate::host::signals::Signals;
 use crate::machine::StartError;
 use crate::machine::blocking::BlockingThread;
@@ -311,7 +312,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
         };
         return Err(FileError::Kind { what, path: path.to_path_buf(), kind, hint: hint.unwrap_or_default() });
     }
-    File::open(path).map_err(error)
+    open_now(path, File::options().read(true), 0).map_err(error)
 }
 
 fn missing_hint(path: &Path) -> String {

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::error::RunError;
+use crate::host::open_now::open_now;
 
 const NAMES: [&str; 3] = ["busybox", "busybox.static", "busybox-static"];
 /// Folders that are searched even if PATH does not list them.
@@ -38,7 +39,7 @@ fn is_static(path: &Path) -> Option<bool> {
     const X86_64: u16 = 62;
     let mut head = Vec::new();
     // Every linker puts the program headers directly after the ELF header.
-    File::open(path).ok()?.take(4096).read_to_end(&mut head).ok()?;
+    open_now(path, File::options().read(true), 0).ok()?.take(4096).read_to_end(&mut head).ok()?;
     let bytes = |at: usize, len: usize| head.get(at..at.checked_add(len)?);
     let half = |at: usize| Some(u16::from_le_bytes(bytes(at, 2)?.try_into().ok()?));
     if bytes(0, 5)? != b"\x7fELF\x02" || half(18)? != X86_64 {

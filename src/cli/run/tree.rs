@@ -12,6 +12,7 @@ use boot::cpio::{Archive, Content, Inode, Kind, Member};
 use super::error::RunError;
 use crate::host::identity::identity;
 use crate::host::lock::user;
+use crate::host::open_now::open_now;
 use crate::host::process::group;
 use crate::spec::MemSize;
 
@@ -83,7 +84,7 @@ impl Packer<'_> {
         let identity = identity(meta);
         let kind = meta.file_type();
         if kind.is_file() {
-            match File::open(path) {
+            match open_now(path, File::options().read(true), libc::O_NOFOLLOW) {
                 Err(error) if is_denied(&error) => {
                     self.unreadable.push(name.to_path_buf());
                     return Ok(());

@@ -11,6 +11,7 @@ use virtio::block::{Disk, Extent, SECTOR, Topology};
 
 use super::loop_device::FilesBehind;
 use super::open::size;
+use super::reserved::is_reserved;
 use super::transfer::Transfer;
 use crate::spec::DiskDiscard;
 
@@ -121,9 +122,8 @@ impl DiskFile {
     /// The same disk, whose space the guest gives back as `wish` says.
     #[must_use]
     pub(crate) fn discarding(mut self, wish: DiskDiscard) -> Self {
-        // Space that was reserved for this image would go to others.
-        let is_allocated = || self.used().is_some_and(|used| used >= self.length());
-        if wish == DiskDiscard::Off || wish == DiskDiscard::Auto && is_allocated() {
+        if wish == DiskDiscard::Off || wish == DiskDiscard::Auto && is_reserved(&self.buffered, self.length())
+        {
             self.discard = None;
         }
         self

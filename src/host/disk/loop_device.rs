@@ -9,12 +9,13 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::error::DiskError;
 use super::{Access, holder};
 use crate::host::lock::{Kind, try_lock_range};
+use crate::host::open_now::open_now;
 
 /// LOOP_GET_STATUS64 (linux/loop.h).
 const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
@@ -29,14 +30,14 @@ pub(crate) struct FilesBehind(#[expect(dead_code, reason = "only dropped")] Vec<
 
 /// Locks what is behind the open disk `file`, if it is a loop device or a partition of one, and refuses a disk that a loop
 /// device shows too.
-pub(super) fn claim(file: &File, path: &Path, access: Access) -> Result<FilesBehind, DiskError> {
-    let metadata = file.metadata().map_err(|error| DiskError::Io {
-        path: path.into(),
-        action: "looking at it",
-        error,
-    })?;
+pub(super) fn claim(
+    file: &File,
+    metadata: &Metadata,
+    path: &Path,
+    access: Access,
+) -> Result<FilesBehind, DiskError> {
     let claim = Claim { sys: Path::new("/sys"), path, access };
-    claim.all(file, &metadata).map(FilesBehind)
+    claim.all(file, metadata).map(FilesBehind)
 }
 
 /// A file, or a block device under whatever path.
@@ -175,13 +176,9 @@ impl Claim<'_> {
 
     /// Opens the file behind `device`, which is open as `over`. `None`, with a warning, where this user cannot reach it.
     fn open_behind(&self, device: &LoopDevice, over: &File) -> Option<(File, Metadata)> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(!self.access.read_only)
-            // Another file may be at the path by now, such as a pipe.
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(&device.backing)
-            .and_then(|file| Ok((file.metadata()?, file)));
+        let mut options = OpenOptions::new();
+        options.read(true).write(!self.access.read_only);
+        let opened = open_now(&device.backing, &mut options, 0).and_then(|file| Ok((file.metadata()?, file)));
         let error = match opened {
             Ok((metadata, file)) if is_behind(over, &metadata) => return Some((file, metadata)),
             Ok(_) => io::Error::other("another file is at its path now"),
@@ -222,4 +219,4 @@ fn is_behind(over: &File, metadata: &Metadata) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,16 +12,10 @@ use virtio::block::{SECTOR, Topology};
 use super::error::DiskError;
 use super::file::{Direct, DiskFile, mode};
 use super::loop_device::{self, FilesBehind};
-use super::{format, holder};
+use super::{block_device, format, holder};
 use crate::host::identity::identity;
 use crate::host::lock::{Kind, try_lock};
-
-/// BLKSSZGET, BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
-const BLKSSZGET: libc::c_ulong = 0x1268;
-const BLKIOMIN: libc::c_ulong = 0x1278;
-const BLKIOOPT: libc::c_ulong = 0x1279;
-const BLKPBSZGET: libc::c_ulong = 0x127b;
-const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+use crate::host::open_now::{open_now, waiting};
 
 /// How to open a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,7 +40,7 @@ impl DiskFile {
         let (buffered, metadata) = open_file(path, access)?;
         let io = |action| move |error| DiskError::Io { path: PathBuf::from(path), action, error };
         let device = metadata.file_type().is_block_device();
-        let behind = lock(&buffered, path, access)?;
+        let behind = lock(&buffered, &metadata, path, access)?;
         let size = size(&buffered, device).map_err(io("asking for its size"))?;
         check_head(&buffered, path, said)?;
         if size < SECTOR {
@@ -69,8 +63,7 @@ impl DiskFile {
         }
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
         let described = Self::described(buffered, &metadata, path, access);
-        let topology = if device { device_topology(&described.buffered) } else { described.topology };
-        Ok(DiskFile { sectors, topology, tail, behind, ..described })
+        Ok(DiskFile { sectors, tail, behind, ..described })
     }
 
     /// A layer of an image, open and locked already.
@@ -83,15 +76,16 @@ impl DiskFile {
         Ok(DiskFile { padded: true, ..Self::described(buffered, &metadata, path, access) })
     }
 
-    /// What the file of an image offers; its size is not asked for.
+    /// What a file or a block device offers; its size is not asked for.
     fn described(buffered: File, metadata: &Metadata, path: &Path, access: Access) -> Self {
+        let device = metadata.file_type().is_block_device();
         DiskFile {
             direct: if access.direct { open_direct(&buffered, path, access) } else { None },
             sectors: 0.into(),
             read_only: access.read_only,
-            device: metadata.file_type().is_block_device(),
+            device,
             discard: if access.read_only { None } else { discard(&buffered, metadata) },
-            topology: image_topology(metadata),
+            topology: if device { block_device::topology(&buffered) } else { image_topology(metadata) },
             tail: None,
             behind: FilesBehind::default(),
             padded: false,
@@ -100,21 +94,34 @@ impl DiskFile {
     }
 }
 
-/// Opens an image or a block device. It is not locked yet.
+/// Opens an image or a block device that the user named. It is not locked yet.
 pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
-    let metadata = fs::metadata(path).map_err(|error| open_error(path, access, error))?;
-    let kind = metadata.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        let what = if kind.is_dir() { "a directory" } else { "neither a file nor a block device" };
-        return Err(DiskError::NotADisk { path: path.into(), what });
-    }
+    open_as_it_is(path, fs::metadata(path), access, 0)
+}
+
+/// Opens a file that an image names. It may be a link to anything, which is not even opened.
+pub(crate) fn open_no_link(path: &Path, access: Access) -> Result<(File, Metadata), DiskError> {
+    open_as_it_is(path, fs::symlink_metadata(path), access, libc::O_NOFOLLOW)
+}
+
+fn open_as_it_is(
+    path: &Path,
+    found: io::Result<Metadata>,
+    access: Access,
+    flags: i32,
+) -> Result<(File, Metadata), DiskError> {
+    let found = found.map_err(|error| open_error(path, access, error))?;
+    check_kind(path, &found)?;
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only);
-    if kind.is_block_device() && !access.read_only {
-        // O_EXCL refuses a mounted device: two file systems would destroy it.
-        options.custom_flags(libc::O_EXCL);
-    }
-    let file = options.open(path).map_err(|error| match error.raw_os_error() {
+    let opened = if found.file_type().is_block_device() {
+        // O_EXCL refuses a mounted device: two file systems would destroy it. O_NONBLOCK would open a drive without its medium.
+        let exclusive = if access.read_only { 0 } else { libc::O_EXCL };
+        options.custom_flags(flags | exclusive | libc::O_NOCTTY).open(path)
+    } else {
+        open_now(path, &mut options, flags).and_then(|file| waiting(file, 0))
+    };
+    let file = opened.map_err(|error| match error.raw_os_error() {
         // Another machine's lock is a better explanation than EBUSY.
         Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
         _ => open_error(path, access, error),
@@ -125,7 +132,23 @@ pub(crate) fn open_file(path: &Path, access: Access) -> Result<(File, Metadata),
         action: "looking at it",
         error,
     })?;
+    check_kind(path, &metadata)?;
     Ok((file, metadata))
+}
+
+/// Refuses what is neither a file nor a block device.
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), DiskError> {
+    let kind = metadata.file_type();
+    let what = if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_symlink() {
+        "a symbolic link"
+    } else {
+        "neither a file nor a block device"
+    };
+    Err(DiskError::NotADisk { path: path.into(), what })
 }
 
 /// Looks whether a raw image begins like one in another format. What a guest writes can, so that it stays raw if the user has
@@ -152,13 +175,15 @@ pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Resu
 
 /// The size of an image or a block device in bytes.
 pub(crate) fn size(file: &File, device: bool) -> io::Result<u64> {
-    if device { device_size(file) } else { Ok(file.metadata()?.len()) }
+    if device { block_device::size(file) } else { Ok(file.metadata()?.len()) }
 }
 
 /// The error of a block device that another machine has locked.
 fn lock_conflict(path: &Path, access: Access) -> Option<DiskError> {
-    let file = OpenOptions::new().read(true).write(!access.read_only).open(path).ok()?;
-    lock(&file, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
+    let mut options = OpenOptions::new();
+    let file = open_now(path, options.read(true).write(!access.read_only), 0).ok()?;
+    let metadata = file.metadata().ok()?;
+    lock(&file, &metadata, path, access).err().filter(|error| matches!(error, DiskError::Busy { .. }))
 }
 
 /// The error of opening `path`.
@@ -176,7 +201,7 @@ fn open_error(path: &Path, access: Access, error: io::Error) -> DiskError {
 
 fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskError {
     // A write-protected block device also gives EACCES or EPERM, and so does a folder on the path.
-    if File::open(&path).is_ok() && !access.read_only {
+    if !access.read_only && open_now(&path, OpenOptions::new().read(true), 0).is_ok() {
         let cure =
             format!("give it as `{},ro` to read only, or change its rights with chmod", path.display());
         return DiskError::Denied { path, operation: "write to", cure };
@@ -199,10 +224,15 @@ fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskErro
 
 /// Locks all of `file`: exclusively for writing, shared for reading. The lock belongs to the open file, so it
 /// ends with the process in any case. Keep what this returns as long: the locks on files behind a loop device.
-pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehind, DiskError> {
+pub(crate) fn lock(
+    file: &File,
+    metadata: &Metadata,
+    path: &Path,
+    access: Access,
+) -> Result<FilesBehind, DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
     let error = match try_lock(file, kind) {
-        Ok(true) => return loop_device::claim(file, path, access),
+        Ok(true) => return loop_device::claim(file, metadata, path, access),
         Ok(false) => return Err(DiskError::Busy { path: path.into(), holder: holder::find(file) }),
         Err(error) => error,
     };
@@ -213,43 +243,9 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<FilesBehi
                 "the file system of the disk {} has no locks ({error}): take care that no second machine uses it",
                 path.display()
             );
-            loop_device::claim(file, path, access)
+            loop_device::claim(file, metadata, path, access)
         }
         _ => Err(DiskError::Io { path: path.into(), action: "locking it", error }),
-    }
-}
-
-/// A number from an ioctl of a block device.
-fn device_number<T: Default>(file: &File, request: libc::c_ulong) -> io::Result<T> {
-    let mut number = T::default();
-    // SAFETY: each request here writes one number of the type that its caller names.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut number) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(number) }
-}
-
-fn device_size(file: &File) -> io::Result<u64> {
-    device_number::<u64>(file, BLKGETSIZE64)
-}
-
-fn device_topology(file: &File) -> Topology {
-    let number = |request| device_number::<libc::c_uint>(file, request).ok();
-    topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))
-}
-
-/// The largest logical block of a guest: its drivers take none that is larger than a page (Linux: `blk_validate_block_size`). A
-/// device with larger ones is read and written through the page cache.
-const LARGEST_BLOCK: u32 = 4096;
-
-/// The block sizes of a block device, without implausible values; the guest uses them for its own blocks.
-fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, best: Option<u32>) -> Topology {
-    let sane = |size: &u32| size.is_power_of_two() && (512..=64 << 10).contains(size);
-    let logical_block = logical.filter(sane).unwrap_or(512).min(LARGEST_BLOCK);
-    let physical_block = physical.filter(|size| size.is_power_of_two()).unwrap_or(512).max(logical_block);
-    Topology {
-        logical_block,
-        physical_block,
-        least_io: least.unwrap_or(physical_block).max(logical_block),
-        best_io: best.unwrap_or(0),
     }
 }
 
@@ -262,17 +258,7 @@ fn image_topology(metadata: &Metadata) -> Topology {
 /// Discard granularity, if the host supports it.
 fn discard(file: &File, metadata: &Metadata) -> Option<u32> {
     if metadata.file_type().is_block_device() {
-        let device = metadata.rdev();
-        let (major, minor) = (libc::major(device), libc::minor(device));
-        let limit = |name| {
-            // A partition has the queue of its disk.
-            let sys = format!("/sys/dev/block/{major}:{minor}");
-            let own = fs::read_to_string(format!("{sys}/queue/{name}"));
-            let text = own.or_else(|_| fs::read_to_string(format!("{sys}/../queue/{name}"))).ok()?;
-            text.trim().parse::<u64>().ok()
-        };
-        let granularity = u32::try_from(limit("discard_granularity")?).ok()?;
-        return (limit("discard_max_bytes")? > 0).then_some(granularity.max(512));
+        return block_device::discard(metadata.rdev());
     }
     // Punching a hole behind the end changes nothing, and shows whether holes are supported.
     let end = i64::try_from(metadata.len().checked_next_multiple_of(1 << 20)?).ok()?;
@@ -289,9 +275,9 @@ fn open_direct(file: &File, path: &Path, access: Access) -> Option<Direct> {
     options.read(true).write(!access.read_only).custom_flags(libc::O_DIRECT);
     let opened = match options.open(again) {
         // Without /proc the path is opened again, and must lead to the same file.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            options.open(path).and_then(|direct| if is_same(&direct, file) { Ok(direct) } else { Err(error) })
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => open_now(path, &mut options, libc::O_DIRECT)
+            .and_then(|direct| waiting(direct, libc::O_DIRECT))
+            .and_then(|direct| if is_same(&direct, file) { Ok(direct) } else { Err(error) }),
         opened => opened,
     };
     match opened {
@@ -332,23 +318,5 @@ fn direct_alignment(file: &File) -> (u64, u64) {
         (memory, offset)
     } else {
         (PAGE_SIZE, PAGE_SIZE)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_of_a_block_device_are_passed_on() {
-        let large = topology(Some(4096), Some(4096), Some(4096), Some(1 << 20));
-        assert_eq!((large.logical_block, large.physical_block, large.least_io), (4096, 4096, 4096));
-        let emulated = topology(Some(512), Some(4096), None, None);
-        assert_eq!((emulated.logical_block, emulated.physical_block, emulated.least_io), (512, 4096, 4096));
-        let larger = topology(Some(16384), Some(16384), Some(16384), None);
-        assert_eq!((larger.logical_block, larger.physical_block), (4096, 16384));
-        for odd in [None, Some(0), Some(100), Some(1 << 30)] {
-            assert_eq!(topology(odd, Some(512), None, None).logical_block, 512);
-        }
     }
 }

@@ -86,7 +86,8 @@ impl OpenDisk {
             return file.map(|file| OpenDisk::Raw(Arc::new(file.discarding(wish))));
         }
         let (image, locks) = layers::open(spec)?;
-        let image = ImageDisk::new(image, access).map(|image| image.with_locks(locks).discarding(wish));
+        let image = ImageDisk::new(image, access);
+        let image = image.map(|image| image.with_locks(locks).discarding(wish).temporary(spec.snapshot));
         image.map(|image| OpenDisk::Image(Arc::new(image))).map_err(|error| DiskError::Io {
             path: spec.image().into(),
             action: "preparing it",

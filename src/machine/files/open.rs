@@ -3,12 +3,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::BootFile;
 use crate::host::disk::{self, Drive, OpenDisk};
+use crate::host::open_now::open_now;
 use crate::image;
 use crate::machine::StartError;
 use crate::machine::deadline::Progress;
@@ -100,11 +100,7 @@ impl OpenFiles {
     }
 }
 
+/// A pipe is like a file without bytes.
 fn open(path: &Path) -> io::Result<File> {
-    // The open of a pipe would wait for its other end; like this it is a file without bytes.
-    match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        // Another program has a lease on the file (fcntl(2)), which it is asked to give back.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path),
-        opened => opened,
-    }
+    open_now(path, File::options().read(true), 0)
 }

@@ -19,6 +19,7 @@ mod machine;
 mod packages;
 mod process;
 mod qemu;
+mod qemu_img;
 mod saved;
 pub mod terminal;
 mod wire;
@@ -26,11 +27,12 @@ mod wire;
 pub use cache::cache_dir;
 pub use channel::Status;
 pub use error::{LabError, Tail};
-pub use image::{Debian, debian, debian_into};
+pub use image::{Debian, cloud, debian, debian_into};
 pub use initramfs::{INIT, InitramfsSpec, guest_command, initramfs};
 pub use kernel::{Flavour, Kernel, Kernels, kernel, kernels, memtest};
 pub use machine::{Access, Lab, LabConfig, LabKind};
 pub use process::{Cmd, Input, News, Output, Process};
+pub use qemu_img::qemu_img;
 
 /// Brings everything that the lab and its guests are made of; says what it does on standard error.
 pub fn prepare() -> Result<(), LabError> {
@@ -41,6 +43,7 @@ pub fn prepare() -> Result<(), LabError> {
     }
     memtest()?;
     qemu::Qemu::find()?;
+    qemu_img()?;
     // The two images from packages are made side by side; the third is made of one of them.
     std::thread::scope(|scope| {
         let tools = scope.spawn(image::tools);

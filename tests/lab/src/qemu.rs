@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The first version whose nested paging does not lose events of guests.
 const SOUND: u32 = 10;
 /// Where a newer QEMU is for the release whose own is older.
-const BACKPORTS: (&str, &str) = ("bookworm", "bookworm-backports");
+pub(crate) const BACKPORTS: (&str, &str) = ("bookworm", "bookworm-backports");
 /// What is unpacked of it. Its firmware and libraries are those of the host's own QEMU.
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "qemu-system-common", "qemu-system-data"];
 /// Where the host's firmware is.
@@ -46,8 +46,7 @@ impl Qemu {
 
     fn of_backports() -> Result<Option<Self>, LabError> {
         let (codename, suite) = BACKPORTS;
-        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        if !release.lines().any(|line| line == format!("VERSION_CODENAME={codename}")) {
+        if !is_release(codename) {
             return Ok(None);
         }
         let refused = cache::cache_dir()?.join("no-qemu-backports");
@@ -89,8 +88,14 @@ impl Qemu {
     }
 }
 
+/// Whether this host is Debian's release of this name.
+pub(crate) fn is_release(codename: &str) -> bool {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    release.lines().any(|line| line == format!("VERSION_CODENAME={codename}"))
+}
+
 /// Its major version, and all that it says of it.
-fn version(qemu: &Path) -> Result<(u32, String), LabError> {
+pub(crate) fn version(qemu: &Path) -> Result<(u32, String), LabError> {
     let text = run(Command::new(qemu).arg("--version"))?;
     let text = String::from_utf8_lossy(&text).into_owned();
     let number = text.split("version ").nth(1).and_then(|v| v.split('.').next()).and_then(|v| v.parse().ok());

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::host::disk::file::DiskFile;
+use crate::host::disk::tests::lacks;
 
 const WRITE: Access = Access { read_only: false, direct: false };
 const READ: Access = Access { read_only: true, direct: false };
@@ -105,13 +106,17 @@ fn loop_devices_and_their_partitions_are_parts_of_their_files() {
 }
 
 /// A loop device of this host, detached with this.
-struct RealLoop(PathBuf);
+pub(in crate::host::disk) struct RealLoop(pub(in crate::host::disk) PathBuf);
 
 impl RealLoop {
-    /// `None` where this user or host can attach none.
-    fn attach(image: &Path, options: &[&str]) -> Option<Self> {
-        let output = Command::new("losetup").args(options).args(["-f", "--show"]).arg(image).output().ok()?;
-        output.status.success().then(|| RealLoop(String::from_utf8(output.stdout).unwrap().trim().into()))
+    /// `None`, which the test says, where this user or host can attach none.
+    pub(in crate::host::disk) fn attach(image: &Path, options: &[&str]) -> Option<Self> {
+        let output = Command::new("losetup").args(options).args(["-f", "--show"]).arg(image).output();
+        let Some(output) = output.ok().filter(|output| output.status.success()) else {
+            lacks("loop", "this user can attach no loop device (losetup -f): run it as root");
+            return None;
+        };
+        Some(RealLoop(String::from_utf8(output.stdout).unwrap().trim().into()))
     }
 }
 
@@ -138,10 +143,7 @@ fn a_real_loop_device_and_its_image_are_one_disk() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk.raw");
     fs::write(&image, partitioned()).unwrap();
-    let Some(attached) = RealLoop::attach(&image, &["-P"]) else {
-        let _ = io::Write::write_all(&mut io::stderr(), b"SKIPPED: this user attaches no loop device\n");
-        return;
-    };
+    let Some(attached) = RealLoop::attach(&image, &["-P"]) else { return };
     let device = attached.0.as_path();
     let open = |path: &Path, access| DiskFile::open(path, access).map_err(|error| error.to_string());
     let named = format!("{} ", device.display());

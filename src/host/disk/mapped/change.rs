@@ -78,7 +78,7 @@ impl ImageDisk {
     /// Brings the metadata to the medium if they take much memory by now. Call it while no mapping changes.
     pub(super) fn write_back(&self) -> io::Result<()> {
         match self.held() {
-            Some(held) if held.held_bytes() > MOST_HELD => self.flush(),
+            Some(held) if held.held_bytes() > MOST_HELD => self.commit(held),
             _ => Ok(()),
         }
     }

@@ -11,6 +11,7 @@ use virtio::block::{Disk, SECTOR, Topology};
 
 use super::super::file::DiskFile;
 use super::super::open::Access;
+use super::super::reserved::is_reserved;
 use crate::host::disk_image::ImageOpener;
 use crate::spec::DiskDiscard;
 
@@ -24,15 +25,22 @@ pub(crate) struct ImageDisk {
     read_only: bool,
     /// The guest may give space back.
     discards: bool,
+    /// The top file is gone with this.
+    temporary: bool,
     /// Held while mappings change.
     changes: Mutex<()>,
-    /// Written while imago forgets what it has cached.
+    /// Written while nothing is read through imago, which may take long.
+    reads: RwLock<()>,
+    /// Written while imago forgets what it has cached, which takes no time. The disk's own thread takes no other lock here.
     caches: RwLock<()>,
     /// Counts changes of mappings; and the count at the last flush.
     changed: AtomicU64,
     flushed: AtomicU64,
     /// Discards that are not done yet may be left out.
     pub(super) hurried: AtomicBool,
+    /// Called while the space of freed clusters goes back to the host.
+    #[cfg(test)]
+    pub(super) on_reclaim: Mutex<Option<fn(&ImageDisk)>>,
     /// Holds locks until the disk is closed.
     _locks: ImageOpener,
 }
@@ -83,11 +91,15 @@ impl ImageDisk {
             sectors,
             read_only: access.read_only,
             discards: true,
+            temporary: false,
             changes: Mutex::default(),
+            reads: RwLock::default(),
             caches: RwLock::default(),
             changed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             hurried: AtomicBool::new(false),
+            #[cfg(test)]
+            on_reclaim: Mutex::default(),
             _locks: ImageOpener::default(),
         })
     }
@@ -98,12 +110,18 @@ impl ImageDisk {
         self
     }
 
+    /// The same, whose top file is gone when the machine ends: nothing has to be on the host's disk.
+    #[must_use]
+    pub(crate) fn temporary(mut self, temporary: bool) -> Self {
+        self.temporary = temporary;
+        self
+    }
+
     /// The same, whose space the guest gives back as `wish` says.
     #[must_use]
     pub(crate) fn discarding(mut self, wish: DiskDiscard) -> Self {
-        // Space that was reserved for this image would go to others.
-        let is_allocated = || self.used().is_some_and(|used| used >= self.length());
-        self.discards = wish == DiskDiscard::On || wish == DiskDiscard::Auto && !is_allocated();
+        let is_reserved = || self.top().is_some_and(|top| is_reserved(&top.buffered, self.length()));
+        self.discards = wish == DiskDiscard::On || wish == DiskDiscard::Auto && !is_reserved();
         self
     }
 
@@ -112,7 +130,7 @@ impl ImageDisk {
     /// # Errors
     /// A file cannot be read, or the image is broken.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let _cached = self.cached();
+        let _reads = self.reads.read().unwrap_or_else(PoisonError::into_inner);
         self.image.read_at(buffer, offset)
     }
 
@@ -152,13 +170,23 @@ impl ImageDisk {
             read_only: self.read_only,
             serial: serial.into(),
             queues,
-            topology: top.map_or_else(Topology::default, |top| top.topology),
+            topology: self.topology(),
             discard: top.and_then(|top| top.discard).filter(|_| self.discards),
         }
     }
 
+    /// An image has sectors of 512 bytes, whatever it lies on.
+    fn topology(&self) -> Topology {
+        let below = self.top().map_or_else(Topology::default, |top| top.topology);
+        Topology { logical_block: 512, physical_block: 512, ..below }
+    }
+
     pub(super) fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    pub(super) fn is_temporary(&self) -> bool {
+        self.temporary
     }
 
     /// The size that the guest sees from now on.
@@ -222,9 +250,20 @@ impl ImageDisk {
         self.caches.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For the end of what is cached.
+    /// For a time when nothing is read through imago. Take it after [`ImageDisk::change`], during which parts are read.
+    pub(super) fn no_reads(&self) -> RwLockWriteGuard<'_, ()> {
+        self.reads.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the end of what is cached. Take it after [`ImageDisk::no_reads`].
     pub(super) fn uncached(&self) -> RwLockWriteGuard<'_, ()> {
         self.caches.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anybody would wait now.
+    #[cfg(test)]
+    pub(super) fn is_locked(&self) -> bool {
+        self.changes.try_lock().is_err() || self.reads.try_read().is_err() || self.caches.try_read().is_err()
     }
 
     /// A mapping has changed.

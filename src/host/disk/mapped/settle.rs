@@ -3,11 +3,11 @@
 use std::io;
 
 use diskimage::imago::format::PreallocateMode;
-use diskimage::{Commit, Format, HeldWrites, ImageError, flush_failed};
+use diskimage::{Commit, HeldWrites, ImageError, flush_failed};
 use virtio::block::{Extent, Operation, SECTOR};
 
 use super::super::helper;
-use super::disk::ImageDisk;
+use super::disk::{ImageDisk, Place};
 
 /// So many clusters without a pointer are freed while the machine runs; fewer wait for its end.
 const MANY_FREED: usize = 256;
@@ -25,10 +25,19 @@ impl ImageDisk {
         if self.is_read_only() {
             return Ok(());
         }
-        let Some(held) = self.held() else {
-            let top = self.top().ok_or(io::ErrorKind::NotFound)?;
-            return helper::run(top, Operation::Flush, Extent::default());
-        };
+        match self.held() {
+            // Nobody will ever read the file again.
+            _ if self.is_temporary() => Ok(()),
+            Some(held) => self.commit(held),
+            None => {
+                let top = self.top().ok_or(io::ErrorKind::NotFound)?;
+                helper::run(top, Operation::Flush, Extent::default())
+            }
+        }
+    }
+
+    /// Brings the metadata and all data to the medium.
+    pub(super) fn commit(&self, held: &HeldWrites) -> io::Result<()> {
         let mut commit = held.commit();
         self.take(&mut commit)?;
         if commit.reclaimable() >= MANY_FREED {
@@ -64,18 +73,25 @@ impl ImageDisk {
         Ok(())
     }
 
-    /// Frees the clusters without a pointer.
+    /// Frees clusters without a pointer, one round of them. The space goes back to the host while the disk works, and what others
+    /// wait for is done in memory.
     fn reclaim(&self, commit: &mut Commit<'_>) -> io::Result<()> {
+        // Reads that began when a pointer led to these clusters have ended then.
+        drop(self.no_reads());
+        #[cfg(test)]
+        if let Some(then) = *self.on_reclaim.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            then(self);
+        }
+        let punched = commit.punch()?;
         let access = self.image.access();
         let _change = self.change();
+        let _no_reads = self.no_reads();
         access.flush()?;
-        commit.take();
-        commit.write()?;
-        self.are_flushed(self.changes_so_far());
         let _uncached = self.uncached();
-        commit.reclaim()?;
-        // SAFETY: the file is what imago has in its caches, but for the refcounts that were lowered just now. Nothing else uses
-        // the image: the change of mappings and the look at them are locked out.
+        commit.free(punched)?;
+        self.has_changed();
+        // SAFETY: what imago has in its caches is held, but for the refcounts that were lowered just now. Nothing else uses the
+        // image: the change of mappings, the look at them and reads are locked out.
         unsafe { access.invalidate_cache() }
     }
 
@@ -94,10 +110,15 @@ impl ImageDisk {
         if bytes < access.size() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a disk in use is not made smaller"));
         }
-        if self.image.format() == Format::Qcow2 {
-            self.grow(before, bytes)?;
-        } else {
-            access.resize_grow(bytes, PreallocateMode::None)?;
+        match self.held() {
+            Some(held) => {
+                held.hide_size(before);
+                self.grow(before, bytes)?;
+                self.flush()?;
+                held.show_size();
+                self.has_changed();
+            }
+            None => access.resize_grow(bytes, PreallocateMode::None)?,
         }
         self.flush()?;
         self.set_size(bytes);
@@ -107,7 +128,8 @@ impl ImageDisk {
     /// New space reads as zeros: the rest of the last cluster, and where a backing file is longer than the disk was.
     fn grow(&self, before: u64, bytes: u64) -> io::Result<()> {
         let access = self.image.access();
-        let cluster = self.image.header().map_or(1, |header| header.cluster_size());
+        let (cluster, version) =
+            self.image.header().map_or((1, 0), |header| (header.cluster_size(), header.version));
         let whole = before.next_multiple_of(cluster).min(bytes);
         let below = self.image.layers().iter().skip(1).map(|layer| layer.size).max().unwrap_or(0);
         let grow = |to, mode| {
@@ -119,36 +141,49 @@ impl ImageDisk {
         let zeroed = access.size().min(below).next_multiple_of(cluster).min(bytes).max(whole);
         if zeroed > before {
             grow(zeroed, PreallocateMode::None)?;
-            self.space(
-                Operation::WriteZeroes { unmap: true },
-                Extent { offset: before, len: zeroed - before },
-            )?;
+            self.zero_what_is_not(before, zeroed)?;
         }
         // An entry takes 8 bytes: this is about a mebibyte of tables, or more where the steps would be too many.
         let step = cluster.saturating_mul(MIB / 8).max(below / MOST_STEPS);
         let (mut at, below) = (zeroed, below.min(bytes));
         while at < below {
+            let start = at;
             at = at.saturating_add(step).next_multiple_of(cluster).min(below);
-            grow(at, PreallocateMode::Zero)?;
-            self.write_back()?;
+            if version >= 3 {
+                grow(at, PreallocateMode::Zero)?;
+                self.write_back()?;
+            } else {
+                // Version 2 has no clusters of zeros.
+                grow(at, PreallocateMode::None)?;
+                self.zero_what_is_not(start, at)?;
+            }
         }
         grow(bytes, PreallocateMode::None)
     }
 
+    /// Zeroes what does not read as zeros, and takes no space for what does.
+    fn zero_what_is_not(&self, mut at: u64, end: u64) -> io::Result<()> {
+        while at < end {
+            let (place, len) = self.find(at, end - at)?;
+            if place != Place::Zero {
+                self.space(Operation::WriteZeroes { unmap: true }, Extent { offset: at, len })?;
+            }
+            at += len;
+        }
+        Ok(())
+    }
+
     /// Leaves the file as an image at rest: everything written, and free what is not used.
     pub(super) fn finish(&self) -> io::Result<()> {
-        if self.is_read_only() {
-            return Ok(());
-        }
-        let Some(held) = self.held() else { return Ok(()) };
+        let Some(held) = self.held().filter(|_| !self.is_temporary()) else { return Ok(()) };
         let mut commit = held.commit();
         if self.is_changed() {
             self.take(&mut commit)?;
         }
-        if commit.reclaimable() > 0 {
+        while commit.reclaimable() > 0 {
             self.reclaim(&mut commit)?;
         }
-        Ok(())
+        if self.is_changed() { self.take(&mut commit) } else { Ok(()) }
     }
 }
 

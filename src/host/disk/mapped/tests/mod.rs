@@ -22,10 +22,12 @@ use super::super::tests::or_skip;
 use super::ImageDisk;
 use super::engine::engine;
 
+mod device;
 mod full;
 mod images;
 mod promises;
 mod random;
+mod settle;
 
 const DONE: Token = 7;
 const MIB: u64 = 1 << 20;
