@@ -21,7 +21,7 @@ named() {
 }
 # The lab tests' names, those that take minutes first: with two side by side none is left alone at the end.
 lab_names() {
-    local long='lab_verbs lab_debian lab_readme lab_networks lab_run' name file
+    local long='lab_verbs lab_disks lab_debian lab_readme lab_networks lab_run' name file
     for name in $long; do
         [ -e "tests/$name.rs" ] && echo "$name"
     done
