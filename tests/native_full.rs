@@ -12,46 +12,27 @@
 
 #[path = "support/embedded.rs"]
 mod embedded;
+#[path = "support/inside.rs"]
+mod inside;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/without.rs"]
+mod without;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use embedded::{LIMIT, Output};
+use inside::{inside, mount};
 use load::{BLOCK, BLOCKS, assert_last_writes, number};
 use minivmm::spec::{DiskSpec, OnFull, Spec};
 use minivmm::{Events, Exit, Machine, MachineEvent, MachineState, SavedState};
 use tempfile::TempDir;
-
-/// Set in the process that runs in a mount namespace of its own.
-const INSIDE: &str = "MINIVMM_TEST_INSIDE";
-
-/// Runs `test`, called `name`, in a mount namespace of its own.
-fn inside(name: &str, test: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    let unshare = |program: &Path| {
-        let mut command = Command::new("unshare");
-        command.args(if root { &["-m"][..] } else { &["-Urm"] }).arg(program).stdin(Stdio::null());
-        command
-    };
-    if !unshare(Path::new("true")).output().is_ok_and(|done| done.status.success()) {
-        let _ = std::io::stderr().write_all(b"SKIPPED: this user cannot mount a tmpfs (unshare -Urm)\n");
-        return;
-    }
-    let own = std::env::current_exe().unwrap();
-    let output = unshare(&own).args(["--exact", name, "--nocapture"]).env(INSIDE, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-}
+use tiny_guest::plan::{WORDS, content};
 
 /// A sparse image on a tmpfs with less room than it may need.
 struct Host {
@@ -66,17 +47,13 @@ impl Host {
         let small = folder.path().join("small");
         fs::create_dir(&small).unwrap();
         let host = Host { image: small.join("vm0.raw"), folder, small };
-        host.mount(&["-t", "tmpfs", "-o", "size=2m", "none"]);
+        assert!(mount(&host.small, &["-t", "tmpfs", "-o", "size=2m", "none"]));
         File::create(&host.image).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
         host
     }
 
-    fn mount(&self, arguments: &[&str]) {
-        assert!(Command::new("mount").args(arguments).arg(&self.small).status().unwrap().success());
-    }
-
     fn make_room(&self) {
-        self.mount(&["-o", "remount,size=32m"]);
+        assert!(mount(&self.small, &["-o", "remount,size=32m"]));
     }
 
     fn spec(&self, on_full: OnFull) -> Spec {
@@ -181,5 +158,78 @@ fn a_machine_that_waits_for_room_is_reset_and_ended_as_any_other() {
         let (machine, output) = host.start(OnFull::Report);
         until("its guest gets the error", &output, || output.text().contains("failed"));
         assert!(machine.full_disks().is_empty());
+    });
+}
+
+/// Pages that the guest of [`two_disks_that_are_full_at_once_are_repeated_by_one_resume`] writes to each disk.
+const PAGES: u64 = 64;
+
+/// An image of [`PAGES`] pages on a tmpfs of its own.
+fn on_small(folder: &TempDir, name: &str) -> PathBuf {
+    let small = folder.path().join(name);
+    fs::create_dir(&small).unwrap();
+    assert!(mount(&small, &["-t", "tmpfs", "-o", "size=64k", "none"]));
+    let image = small.join("disk.raw");
+    File::create(&image).unwrap().set_len(PAGES * 4096).unwrap();
+    image
+}
+
+#[test]
+fn two_disks_that_are_full_at_once_are_repeated_by_one_resume() {
+    inside("two_disks_that_are_full_at_once_are_repeated_by_one_resume", || {
+        let folder = tempfile::tempdir().unwrap();
+        let images = ["a", "b"].map(|name| on_small(&folder, name));
+        let room = |image: &Path, size: &str| {
+            assert!(mount(image.parent().unwrap(), &["-o", &format!("remount,size={size}")]));
+        };
+        let kernel = folder.path().join("power");
+        fs::write(&kernel, tiny_guest::POWER).unwrap();
+        let spec =
+            Spec::new(kernel).with_mem("16".parse().unwrap()).with_append(format!("both={PAGES} rounds=0"));
+        let disk = |image: &PathBuf| DiskSpec::new(image).with_on_full(OnFull::Pause);
+        let spec = spec.with_disk(disk(&images[0])).with_disk(disk(&images[1]));
+        let output = Output::default();
+        let machine = Machine::start(&spec, Box::new(output.clone())).unwrap();
+        let until_both_full = || {
+            until("both disks are full", &output, || {
+                let is_paused = machine.state() == MachineState::Paused;
+                let full = machine.full_disks();
+                // The first one may pause the guest before it asks the other.
+                if is_paused && full.len() == 1 {
+                    machine.resume();
+                }
+                is_paused && full == ["vda", "vdb"]
+            });
+        };
+        until_both_full();
+        // Both get on, up to the next page without room.
+        images.iter().for_each(|image| room(image, "128k"));
+        machine.resume();
+        until_both_full();
+        let used = |image: &PathBuf| fs::metadata(image).unwrap().blocks() * 512;
+        assert_eq!(images.each_ref().map(used), [128 << 10; 2]);
+        // One has room, and the other one is said.
+        room(&images[1], "1m");
+        let events = machine.events();
+        machine.resume();
+        let path = images[0].to_str().unwrap().to_owned();
+        let full = MachineEvent::DiskFull { disk: "vda".into(), path };
+        assert_eq!(until_paused(&events), [MachineEvent::Resumed, full, MachineEvent::Paused]);
+        assert_eq!(machine.full_disks(), ["vda"]);
+        room(&images[0], "1m");
+        machine.resume();
+        assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)), "{}", output.text());
+        assert!(output.text().contains("done"), "{}", output.text());
+        for image in &images {
+            let bytes = fs::read(image).unwrap();
+            for (word, found) in (0..).zip(bytes.chunks_exact(8)) {
+                let (sector, word) = (word / WORDS, word % WORDS);
+                assert_eq!(
+                    content(sector / 8, sector, word).to_le_bytes(),
+                    found,
+                    "sector {sector} of {image:?}"
+                );
+            }
+        }
     });
 }

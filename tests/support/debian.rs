@@ -25,7 +25,7 @@ pub(crate) fn lab() -> &'static Lab {
         let config = LabConfig::default().debian().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
         let lab = Lab::start(&config).unwrap();
         // The images are the courses' user's.
-        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw").unwrap();
+        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw cloud.qcow2").unwrap();
         lab
     })
 }
@@ -105,10 +105,6 @@ impl Guest {
     /// Begins with a shell line; [`Self::finish`] waits for its end.
     #[track_caller]
     pub(crate) fn begin(&mut self, line: &str) {
-        eprintln!(
-            "{:?} {line}",
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() % 3600
-        );
         self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
     }
 
@@ -260,4 +256,47 @@ pub(crate) fn ssh(address: &str, command: &str) -> String {
     let out = lab().exec(&Cmd::sh(line).limit(SOON)).unwrap();
     assert_eq!(out.status, Status::Exited(0), "{command}: {}", out.err_text());
     out.text()
+}
+
+/// The only minivmm that runs has no capability and no group but kvm.
+#[track_caller]
+pub(crate) fn the_user_may_do_nothing_else() {
+    let status = lab().sh("cat /proc/$(pgrep -x minivmm)/status").unwrap();
+    let none = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}:\t0000000000000000"));
+    for fact in none.iter().map(String::as_str).chain(["Uid:\t1000\t1000\t1000\t1000", "Groups:\t101"]) {
+        assert!(status.lines().any(|line| line.trim_end() == fact), "{fact}: {status}");
+    }
+}
+
+/// What lspci says of the devices, after their places.
+const DEVICES: [(&str, &str); 5] = [
+    ("Ethernet controller: Red Hat, Inc. Virtio 1.0 network device", "1af4:1041"),
+    ("Mass storage controller: Red Hat, Inc. Virtio 1.0 block device", "1af4:1042"),
+    ("Communication controller: Red Hat, Inc. Virtio 1.0 console", "1af4:1043"),
+    ("Unclassified device [00ff]: Red Hat, Inc. Virtio 1.0 RNG", "1af4:1044"),
+    ("Unclassified device [00ff]: Red Hat, Inc. Virtio 1.0 memory balloon", "1af4:1045"),
+];
+/// What lsmod lists.
+const DRIVERS: [&str; 6] =
+    ["virtio_balloon", "virtio_blk", "virtio_console", "virtio_net", "virtio_pci", "virtio_ring"];
+
+/// Its devices and their drivers.
+#[track_caller]
+pub(crate) fn the_hardware_is_what_the_guide_shows(guest: &mut Guest) {
+    let (names, numbers) = (guest.sh("lspci"), guest.sh("lspci -n"));
+    for (name, number) in DEVICES {
+        assert!(names.contains(name) && numbers.contains(number), "{name}: {names}{numbers}");
+    }
+    let modules = guest.sh("lsmod");
+    for driver in DRIVERS {
+        let loaded = modules.lines().any(|line| line.split_whitespace().next() == Some(driver));
+        assert!(loaded, "{driver}: {modules}");
+    }
+}
+
+/// What a copy of the image must not share was made at this boot.
+#[track_caller]
+pub(crate) fn the_image_is_one_machine(guest: &mut Guest) {
+    assert_eq!(guest.sh("wc -c < /etc/machine-id").trim(), "33");
+    assert_eq!(guest.sh("find /etc/ssh -name 'ssh_host_*_key' -newer /etc/fstab").lines().count(), 1);
 }

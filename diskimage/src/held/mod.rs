@@ -248,25 +248,6 @@ impl HeldWrites {
         crate::storage::punch(&self.file, offset, length)
     }
 
-    /// The error that a test wishes for.
-    #[cfg(test)]
-    fn injected(&self) -> io::Result<()> {
-        let mut fails = lock(&self.fails);
-        match &mut *fails {
-            Some((0, errno)) => {
-                let error = io::Error::from_raw_os_error(*errno);
-                *fails = None;
-                lock(&self.log).push(tests::Event::Lost);
-                Err(error)
-            }
-            Some((left, _)) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
     /// Brings the file to its medium.
     fn barrier(&self) -> io::Result<()> {
         self.failures.watch(|| {

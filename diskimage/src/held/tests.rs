@@ -23,6 +23,26 @@ pub(super) enum Event {
 
 mod steps;
 
+impl HeldWrites {
+    /// The error that a test wishes for.
+    pub(super) fn injected(&self) -> io::Result<()> {
+        let mut fails = lock(&self.fails);
+        match &mut *fails {
+            Some((0, errno)) => {
+                let error = io::Error::from_raw_os_error(*errno);
+                *fails = None;
+                lock(&self.log).push(Event::Lost);
+                Err(error)
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 const SIZE: u64 = 3 << 20;
 
 /// Numbers that look random, and are the same each time.
