@@ -93,7 +93,7 @@ fn install() {
     for line in [
         "mount -o remount,rw / && touch /installed",
         PARTITIONS,
-        "mkfs.ext4 -q -J size=16 /dev/vdb2 && mount /dev/vdb2 /mnt",
+        "mkfs.ext4 -q /dev/vdb2 && mount /dev/vdb2 /mnt",
     ] {
         guest.sh(line);
     }
@@ -116,7 +116,7 @@ fn the_disk_and_its_volumes_grow(guest: &mut Guest) {
         "pvcreate -y /dev/vda3",
         "vgcreate vg0 /dev/vda3",
         "lvcreate -y -n data -l 100%FREE vg0",
-        "mkfs.ext4 -q -J size=16 /dev/vg0/data && mkdir /srv/data && mount /dev/vg0/data /srv/data",
+        "mkfs.ext4 -q /dev/vg0/data && mkdir /srv/data && mount /dev/vg0/data /srv/data",
         "head -c 8M /dev/urandom >/srv/data/before && sha256sum /srv/data/before >/root/sums",
     ] {
         guest.sh(line);
@@ -131,7 +131,7 @@ fn the_disk_and_its_volumes_grow(guest: &mut Guest) {
         // Beyond the end of the first of its two disks.
         "lvextend -L +10G vg0/data && resize2fs /dev/vg0/data",
         "lvcreate -y -n more -l 100%FREE vg0",
-        "mkfs.ext4 -q -J size=16 /dev/vg0/more && mkdir /srv/more && mount /dev/vg0/more /srv/more",
+        "mkfs.ext4 -q /dev/vg0/more && mkdir /srv/more && mount /dev/vg0/more /srv/more",
         "head -c 8M /dev/urandom >/srv/more/after && cp /srv/more/after /srv/data",
         "sha256sum /srv/more/after /srv/data/after >>/root/sums",
     ] {
