@@ -9,7 +9,7 @@ packages=(
     gzip xz-utils lz4 zstd             # kernels come compressed in one of these
     mmdebstrap fdisk e2fsprogs         # disk images
     iproute2                           # TAP devices
-    e2fsprogs                          # tests make file systems
+    e2fsprogs btrfs-progs              # tests make file systems
     qemu-utils                         # tests compare our disk images with qemu-img's
     systemd                            # tests have systemd-analyze look at our unit
     man-db                             # tests have man read our pages

@@ -21,7 +21,7 @@ named() {
 }
 # The lab tests' names, those that take minutes first: with two side by side none is left alone at the end.
 lab_names() {
-    local long='lab_verbs lab_debian lab_readme lab_networks lab_run' name file
+    local long='lab_debian lab_disks lab_verbs lab_readme lab_networks lab_run lab_devices' name file
     for name in $long; do
         [ -e "tests/$name.rs" ] && echo "$name"
     done
@@ -71,11 +71,13 @@ step_clippy() {
         timeout "$limit" cargo clippy --quiet -p minivmm --lib --no-default-features -- -D warnings &&
         RUSTDOCFLAGS="-D warnings" timeout "$limit" cargo doc --quiet --no-deps --lib -p minivmm
 }
+# Units whose tests are root's: network interfaces, loop devices, and file systems that are full.
+as_root_units='host::tap::tests host::disk::loop_device::tests host::disk::mapped::tests::full host::disk::mapped::tests::device'
 step_unit() {
     build || return 1
     begin_prepare
-    # shellcheck disable=SC2046  # the names are words
-    cargo_test --lib --bins $(plain) -- --skip machine::tests --skip host::tap::tests && cargo_test --doc
+    # shellcheck disable=SC2046,SC2086  # the names are words
+    cargo_test --lib --bins $(plain) -- --skip machine::tests $(printf -- '--skip %s ' $as_root_units) && cargo_test --doc
 }
 step_native() {
     [ -e /dev/kvm ] || { echo "/dev/kvm is missing: modprobe kvm_intel or kvm_amd, or enable virtualisation"; return 1; }
@@ -84,16 +86,21 @@ step_native() {
     local tests
     tests=$(named tests/native_*.rs)
     [ -n "$tests" ] || { echo "there are no tests/native_*.rs"; return 1; }
-    # Network interfaces are root's to make: each test makes its own, in a namespace that ends with it.
-    local as_root=()
-    [ "$(id -u)" = 0 ] || as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=MINIVMM_SOAK,RUST_TEST_THREADS'")
-    cargo_test "${as_root[@]}" --lib -- host::tap::tests || return 1
+    local keep=MINIVMM_SOAK,MINIVMM_TEST_WITHOUT,RUST_TEST_THREADS as_root=() sudo=()
+    [ "$(id -u)" = 0 ] || { sudo=(sudo) as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=$keep'"); }
+    # The power is cut on a file system of the test's own.
+    [ -e /dev/fuse ] || [[ ,${MINIVMM_TEST_WITHOUT:-}, == *,fuse,* ]] || "${sudo[@]}" modprobe fuse ||
+        { echo "/dev/fuse is missing: modprobe fuse (for a container on its host), or MINIVMM_TEST_WITHOUT=fuse leaves power cuts out"; return 1; }
+    # shellcheck disable=SC2086  # the names are words
+    cargo_test "${as_root[@]}" --lib -- $as_root_units || return 1
     # And so are folders whose file system is a test.
-    cargo_test "${as_root[@]}" --test native_hostile --test native_net_hostile --test native_reboot --test native_power || return 1
+    cargo_test "${as_root[@]}" --test native_hostile --test native_net_hostile --test native_reboot --test native_power \
+        --test native_reflink || return 1
     tests=${tests//--test native_hostile /}
     tests=${tests//--test native_net_hostile /}
     tests=${tests//--test native_reboot /}
     tests=${tests//--test native_power /}
+    tests=${tests//--test native_reflink /}
     # shellcheck disable=SC2086
     cargo_test --lib -- machine::tests && cargo_test $tests
 }

@@ -112,6 +112,8 @@ mod switch;
 
 pub use devices::component::StateError;
 pub use host::capture::CaptureError;
+#[doc(hidden)]
+pub use host::disk::RunningImage;
 pub use host::disk::{DiskError, DiskHolder};
 pub use host::forward::ForwardError;
 pub use host::net_socket::NetSocketError;

@@ -6,9 +6,12 @@
     reason = "a helper that fails fails its test"
 )]
 
+#[path = "support/dose.rs"]
+mod dose;
 #[path = "support/lab_guest.rs"]
 mod lab_guest;
 
+use dose::soak;
 use lab::{Cmd, LabKind, Process, Status};
 use lab_guest::{BOOT, PROMPT, SOON, in_guest, lab, minivmm, status};
 
@@ -90,6 +93,10 @@ fn cloud_vmlinux_reaches_a_shell_by_pvh_with_two_processors_and_128_mib_on_pipes
 /// And without any input.
 #[test]
 fn generic_vmlinux_reaches_its_init_by_pvh_with_512_mib_and_no_input() {
+    if !soak() {
+        println!("in `make soak`: the other three have the generic kernel, PVH, and lab_life no input");
+        return;
+    }
     let out = in_guest(minivmm("generic", "vmlinux").args(["--mem", "512M"]), FACTS, "");
     assert_eq!(out.status, Status::Exited(0), "{}", out.text());
     assert!(out.text().contains("answer 42\r\nLAB-STATUS 0"), "{}", out.text());

@@ -72,14 +72,14 @@ fn panic_is_status_4_with_and_without_the_panic_device() {
     with.expect("pvpanic_mmio", SOON).unwrap();
     assert_eq!(status(&mut with), Status::Exited(4));
     // Without an init the kernel panics long before any module: its line on the console and the reset tell.
-    let without = in_guest(minivmm("cloud", "bzimage"), "true", "rdinit=/nowhere root=/dev/nowhere");
+    let without = in_guest(minivmm("cloud", "vmlinux"), "true", "rdinit=/nowhere root=/dev/nowhere");
     assert!(without.text().contains("Kernel panic - not syncing"), "{}", without.text());
     assert_eq!(without.status, Status::Exited(4));
 }
 
 #[test]
 fn panic_that_spins_for_ever_is_status_4() {
-    let out = in_guest(minivmm("cloud", "bzimage"), "true", "rdinit=/nowhere root=/dev/nowhere panic=0");
+    let out = in_guest(minivmm("cloud", "vmlinux"), "true", "rdinit=/nowhere root=/dev/nowhere panic=0");
     assert!(out.text().contains("---[ end Kernel panic - not syncing"), "{}", out.text());
     assert_eq!(out.status, Status::Exited(4));
 }

@@ -149,7 +149,7 @@ fn machine_is_on_one_wire_with_a_guest_of_qemu_and_behind_passt() {
     );
     let said = ours.sh("ping -c 3 -s 1400 192.0.2.2");
     assert_eq!(said.matches("1408 bytes from 192.0.2.2: ").count(), 3, "{said}");
-    let bytes = dose(80 << 20);
+    let bytes = dose(20 << 20);
     let sent =
         ours.sh(&format!("head -c {bytes} /dev/urandom >/tmp/blob; sha1sum </tmp/blob; httpd -p 80 -h /tmp"));
     let got =

@@ -12,6 +12,8 @@
 mod debian;
 #[path = "support/documents.rs"]
 mod documents;
+#[path = "support/dose.rs"]
+mod dose;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,13 +22,23 @@ use std::time::Duration;
 
 use debian::AS_USER;
 use documents::{RUN, Shown, is_as_shown, read, shown};
+use dose::soak;
 use lab::{Cmd, Lab, LabConfig, LabKind, Status, kernels};
 
 /// For all of the lab's commands: one boot of Debian, and a few small guests.
 const LIMIT: Duration = Duration::from_secs(600);
-/// The program that is installed is built as the tests' programs are, so that both builds share what they have in common: what
-/// is compared does not depend on it.
-const CARGO: &str = "cargo() { [ \"$1\" != install ] || set -- \"$@\" --debug; command cargo \"$@\"; }\n";
+/// The program that is installed is built as the tests' programs are: what is compared does not depend on it.
+const BUILDS: &str = "cargo() { [ \"$1\" != install ] || set -- \"$@\" --debug; command cargo \"$@\"; }\n";
+/// In `make test` it is the tests' own program, if its dependencies are those of Cargo.lock, and the project is checked and not built:
+/// minutes less, and a linker's mistakes are found by the build of the examples.
+const CHECKS: &str = r#"cargo() {
+    case $1 in
+        install) command cargo tree --quiet --locked >/dev/null && install -D "$PROGRAM" "$CARGO_INSTALL_ROOT/bin/minivmm" ;;
+        build) shift; command cargo check "$@" ;;
+        *) command cargo "$@" ;;
+    esac
+}
+"#;
 /// Stands before each command's output, with its number.
 const MARK: char = '\u{1}';
 
@@ -52,15 +64,16 @@ fn compare(commands: &[&Shown], text: &str) {
     assert_eq!(said.len(), commands.len(), "not all commands ran: {text}");
 }
 
-/// Runs what is for this host: installs the program and makes somebody's first project, both in `folder`.
-fn on_the_host(commands: &[&Shown], folder: &Path) {
+/// Runs what is for this host: installs the program and makes somebody's first project, both in `folder`. Gives that project's program.
+fn on_the_host(commands: &[&Shown], folder: &Path) -> PathBuf {
     std::os::unix::fs::symlink(env!("CARGO_MANIFEST_DIR"), folder.join("minivmm")).unwrap();
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
     let out = Command::new("bash")
         .arg("-c")
-        .arg(format!("{CARGO}{}", script(commands)))
+        .arg(format!("{}{}", if soak() { BUILDS } else { CHECKS }, script(commands)))
         .current_dir(folder)
         .env("CARGO_INSTALL_ROOT", folder)
+        .env("PROGRAM", env!("CARGO_BIN_EXE_minivmm"))
         // Built once, and with the versions that are here.
         .env("CARGO_TARGET_DIR", &kept)
         .env("CARGO_NET_OFFLINE", "true")
@@ -73,11 +86,16 @@ fn on_the_host(commands: &[&Shown], folder: &Path) {
         .output()
         .unwrap();
     compare(commands, &String::from_utf8(out.stdout).unwrap());
-    fs::copy(kept.join("debug/sandbox"), folder.join("sandbox.program")).unwrap();
+    let built = kept.join("debug/sandbox");
+    // The same program, as an example of this repository.
+    let example = Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("examples/command");
+    let program = folder.join("sandbox.program");
+    fs::copy(if soak() { built } else { example }, &program).unwrap();
+    program
 }
 
 /// A lab with what a course's or a runner's Debian has: the image of `make image`, a kernel package, busybox, sudo.
-fn start_lab(folder: &Path) -> Lab {
+fn start_lab(folder: &Path, sandbox: PathBuf) -> Lab {
     let (kernel, debian) = (kernels().unwrap().cloud, lab::debian().unwrap());
     let busybox =
         ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
@@ -86,7 +104,7 @@ fn start_lab(folder: &Path) -> Lab {
         .debian()
         // Of the same source as the one that was installed, and quicker.
         .file(env!("CARGO_BIN_EXE_minivmm"), "installed/minivmm")
-        .file(folder.join("sandbox.program"), "sandbox/target/debug/sandbox")
+        .file(sandbox, "sandbox/target/debug/sandbox")
         .file(debian.file("initrd.img"), "initrd.img")
         .file(busybox.expect("busybox is missing: make install-deps"), "bin/busybox")
         .file(&kernel.bzimage, format!("package/boot/vmlinuz-{version}"));
@@ -119,8 +137,8 @@ fn commands_do_what_the_documents_show() {
     let (here, there): (Vec<&Shown>, Vec<&Shown>) = commands.iter().partition(|one| one.on_host);
     assert!(here.len() > 3 && there.len() > 10, "{commands:?}");
     let folder = tempfile::tempdir().unwrap();
-    on_the_host(&here, folder.path());
-    let lab = start_lab(folder.path());
+    let sandbox = on_the_host(&here, folder.path());
+    let lab = start_lab(folder.path(), sandbox);
     let line = format!("export PATH=$PWD/bin:$PATH XDG_RUNTIME_DIR=$PWD/run; {}", script(&there));
     let mut session = lab.spawn(&Cmd::new("bash").arg("-c").arg(line)).unwrap();
     let out = session.wait(LIMIT).unwrap_or_else(|error| panic!("{error}: {}", session.so_far()));

@@ -9,7 +9,10 @@ mod dose;
 
 use std::time::Duration;
 
-use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, SOON, Tap, in_tools, lab, ssh};
+use debian::{
+    AS_USER, BOOT, Guest, LINK_LOCAL, SOON, Tap, in_tools, lab, ssh, the_hardware_is_what_the_guide_shows,
+    the_image_is_one_machine, the_user_may_do_nothing_else,
+};
 use dose::dose;
 use lab::{Cmd, Status};
 
@@ -28,7 +31,7 @@ fn verb(words: &str) -> String {
 fn debian_of_a_disk_without_partitions_keeps_its_data_under_load_and_lives_with_every_verb() {
     let (mut on_switch, mut on_bridge) = (Tap::new("tap2", "multi_queue"), Tap::new("tap3", "vnet_hdr"));
     let (switch, bridge) = (on_switch.on_switch(), on_bridge.on_bridge());
-    lab().sh("mkdir -m 700 run; truncate -s 256M data.raw; truncate -s 48M files.raw; chown 1000:1000 run data.raw files.raw").unwrap();
+    lab().sh("mkdir -m 700 run; truncate -s 256M data.raw; truncate -s 24M files.raw; chown 1000:1000 run data.raw files.raw").unwrap();
     let mut guest = Guest::start(&as_user(
         "./minivmm --name vm0 --disk vm0-whole.raw --disk data.raw,direct --disk tools.ext4,ro --disk files.raw \
          --tap tap2 --tap tap3 --cpus 2 --console hvc0",
@@ -43,10 +46,13 @@ fn debian_of_a_disk_without_partitions_keeps_its_data_under_load_and_lives_with_
     assert!(guest.sh("who").contains("etu      hvc0"));
     assert_eq!(guest.sh("cat /sys/class/tty/console/active").trim(), "ttyS0 hvc0");
     assert!(guest.sh("findmnt -no SOURCE /").contains("/dev/vda\n"));
+    the_user_may_do_nothing_else();
+    the_hardware_is_what_the_guide_shows(&mut guest);
     it_is_listed_and_described();
 
     let address = format!("{LINK_LOCAL}%{switch}");
-    assert_eq!(ssh(&address, "hostname"), "vm0\n");
+    assert_eq!(ssh(&address, "hostname; id -un"), "vm0\netu\n");
+    the_image_is_one_machine(&mut guest);
     both_pairs_of_queues_are_used(&mut guest, switch);
     // Large segments cross the bridge both ways.
     let other = format!("fe80::b8ad:ff:feca:fe03%{bridge}");
@@ -69,6 +75,8 @@ fn debian_of_a_disk_without_partitions_keeps_its_data_under_load_and_lives_with_
     let check = format!("{FIO} --filename=data.raw {LAST} --verify_only");
     let out = lab().exec(&Cmd::sh(check).limit(BOOT)).unwrap();
     assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
+    // On the host the file shows what the guest used, not what it could use.
+    assert!(lab().sh("du -m vm0-whole.raw | cut -f1").unwrap().trim().parse::<u64>().unwrap() < 1024);
     for image in ["vm0-whole.raw", "files.raw"] {
         lab().sh(&format!("e2fsck -fn {image}")).unwrap();
     }
@@ -124,7 +132,7 @@ const MIXED: &str = "--name=mixed --rw=randrw --size=64m --time_based --verify_b
 const FIO: &str = "fio --output-format=terse --direct=1 --ioengine=libaio --iodepth=16 --bs=4k --numjobs=4 \
                    --offset_increment=64m --verify=crc32c --verify_fatal=1 --exitall_on_error=1";
 /// Every block of its part is written once, in an order that another run repeats.
-const LAST: &str = "--name=last --rw=randwrite --size=8m";
+const LAST: &str = "--name=last --rw=randwrite --size=2m";
 
 /// Blocks are written in random order and read back from behind for a while, as the machine is put at rest again and again; then
 /// each block once more.

@@ -12,46 +12,25 @@
 
 #[path = "support/embedded.rs"]
 mod embedded;
+#[path = "support/inside.rs"]
+mod inside;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/without.rs"]
+mod without;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use embedded::{LIMIT, Output};
+use inside::{inside, mount};
 use load::{BLOCK, BLOCKS, assert_last_writes, number};
 use minivmm::spec::{DiskSpec, OnFull, Spec};
 use minivmm::{Events, Exit, Machine, MachineEvent, MachineState, SavedState};
 use tempfile::TempDir;
-
-/// Set in the process that runs in a mount namespace of its own.
-const INSIDE: &str = "MINIVMM_TEST_INSIDE";
-
-/// Runs `test`, called `name`, in a mount namespace of its own.
-fn inside(name: &str, test: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    let unshare = |program: &Path| {
-        let mut command = Command::new("unshare");
-        command.args(if root { &["-m"][..] } else { &["-Urm"] }).arg(program).stdin(Stdio::null());
-        command
-    };
-    if !unshare(Path::new("true")).output().is_ok_and(|done| done.status.success()) {
-        let _ = std::io::stderr().write_all(b"SKIPPED: this user cannot mount a tmpfs (unshare -Urm)\n");
-        return;
-    }
-    let own = std::env::current_exe().unwrap();
-    let output = unshare(&own).args(["--exact", name, "--nocapture"]).env(INSIDE, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-}
 
 /// A sparse image on a tmpfs with less room than it may need.
 struct Host {
@@ -66,17 +45,13 @@ impl Host {
         let small = folder.path().join("small");
         fs::create_dir(&small).unwrap();
         let host = Host { image: small.join("vm0.raw"), folder, small };
-        host.mount(&["-t", "tmpfs", "-o", "size=2m", "none"]);
+        assert!(mount(&host.small, &["-t", "tmpfs", "-o", "size=2m", "none"]));
         File::create(&host.image).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
         host
     }
 
-    fn mount(&self, arguments: &[&str]) {
-        assert!(Command::new("mount").args(arguments).arg(&self.small).status().unwrap().success());
-    }
-
     fn make_room(&self) {
-        self.mount(&["-o", "remount,size=32m"]);
+        assert!(mount(&self.small, &["-o", "remount,size=32m"]));
     }
 
     fn spec(&self, on_full: OnFull) -> Spec {

@@ -18,20 +18,21 @@ mod dose;
 mod power;
 #[path = "support/vmm.rs"]
 mod vmm;
+#[path = "support/without.rs"]
+mod without;
 
-use std::process::{Command, Stdio};
 use std::time::{Instant, SystemTime};
 
 use dose::dose;
 use power::folder::Recorded;
 use power::image::{Format, NO_NAME};
+use power::machine::{WITNESS, machine};
 use power::promise::Promise;
 use power::recording::{Change, Event, Loss, Recording};
 use tiny_guest::plan::Chance;
 use vmm::{Heard, Owned, wait};
 
 const ROUNDS: u64 = 60;
-const WITNESS: &str = "witness";
 
 /// A machine's disk, and how its guest uses it.
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +46,13 @@ struct Setup {
     space: bool,
     /// The guest sends no flush: each write is durable when it is completed.
     through: bool,
+    /// So many syncs of the disk's file there are up to one that fails.
+    failing: Option<u64>,
 }
 
 impl Setup {
     const fn new(format: Format) -> Self {
-        Setup { format, options: "", uring: true, space: true, through: false }
+        Setup { format, options: "", uring: true, space: true, through: false, failing: None }
     }
 
     const fn options(self, options: &'static str) -> Self {
@@ -58,6 +61,10 @@ impl Setup {
 
     const fn without_uring(self) -> Self {
         Setup { uring: false, ..self }
+    }
+
+    const fn failing(self, sync: u64) -> Self {
+        Setup { failing: Some(sync), ..self }
     }
 
     const fn writing_through(self) -> Self {
@@ -70,29 +77,29 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// A run of a machine, and which round the guest had noted at which event.
+#[derive(Clone)]
 struct Run {
     setup: Setup,
     seed: u64,
     recording: Recording,
     noted: Vec<(usize, u64)>,
+    /// The rounds whose flush failed.
+    failed: Vec<u64>,
 }
 
 impl Run {
-    fn new(setup: Setup) -> Self {
+    /// `None` where the host has no FUSE, and the environment allows that.
+    fn new(setup: Setup) -> Option<Self> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let seed = number("POWER_SEED").unwrap_or(now.subsec_nanos().into());
         let mut before = setup.format.make();
         before.add(WITNESS, vec![0; 4096]);
-        let folder = Recorded::new(before, seed);
-        let kernel = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&kernel, tiny_guest::POWER).unwrap();
+        let failing = setup.failing.map(|sync| (setup.format.name(), sync));
+        let folder = Recorded::new(before, seed, failing)?;
         let disk = setup.format.disk(folder.path()) + setup.options;
-        let [space, through] = [setup.space, setup.through].map(u8::from);
-        let words = format!("seed={seed} rounds={ROUNDS} space={space} through={through}");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-        command.arg("--kernel").arg(kernel.path()).args(["--mem", "16", "--net", "none", "--append", &words]);
-        command.args(["--disk", &disk, "--disk"]).arg(folder.path().join(WITNESS));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let [space, through, errors] = [setup.space, setup.through, setup.failing.is_some()].map(u8::from);
+        let words = format!("seed={seed} rounds={ROUNDS} space={space} through={through} errors={errors}");
+        let (mut command, _kernel) = machine(folder.path(), &disk, &words);
         if !setup.uring {
             vmm::forbid_io_uring(&mut command);
         }
@@ -106,7 +113,9 @@ impl Run {
         assert!(status.success() && stdout.text().contains("done"), "{}", said());
         let noted = noted(&recording);
         assert_eq!(noted.last().map(|(_, round)| *round), Some(ROUNDS), "{}", said());
-        Run { setup, seed, recording, noted }
+        let failed = failed_flushes(&stdout.text());
+        assert_eq!(failed.len(), usize::from(setup.failing.is_some()), "{}", said());
+        Some(Run { setup, seed, recording, noted, failed })
     }
 
     /// Cuts the power before event `at`: what the disk then holds is checked. How many changes may have been lost.
@@ -114,7 +123,8 @@ impl Run {
         let Run { setup, seed, .. } = *self;
         let acknowledged = self.noted.iter().rfind(|(event, _)| *event < at).map_or(0, |(_, round)| *round);
         let (folder, pending) = self.recording.cut(at, loss, chance);
-        let promise = Promise::new(seed, acknowledged, setup.space, setup.format.on_base());
+        let on_base = setup.format.on_base();
+        let promise = Promise::new(seed, acknowledged, setup.space, on_base, &self.failed);
         let all = self.recording.events.len();
         let held = match setup.format.read(&folder) {
             // Nobody has been told anything of a disk that is only being made.
@@ -127,6 +137,23 @@ impl Run {
                  flush of round {acknowledged} was acknowledged: {error}"
             )
         })
+    }
+
+    /// Makes the syncs of the disk none, but for the last one before each note: where these are.
+    fn drop_inner_barriers(&mut self) -> Vec<usize> {
+        let node = self.recording.before.names[self.setup.format.name().as_bytes()];
+        let events = &mut self.recording.events;
+        let mut from = 0;
+        let mut kept = Vec::new();
+        for (note, _) in &self.noted {
+            let is_sync = |at: &usize| matches!(events[*at], Event::Sync(of) if of == node);
+            let syncs: Vec<usize> = (from..*note).filter(is_sync).collect();
+            let (last, inner) = syncs.split_last().unwrap();
+            inner.iter().for_each(|at| events[*at] = Event::Sync(u64::MAX));
+            kept.push(*last);
+            from = *note;
+        }
+        kept
     }
 
     /// Cuts the power at many points.
@@ -146,6 +173,12 @@ impl Run {
     }
 }
 
+/// The rounds whose flush the guest said to have failed.
+fn failed_flushes(said: &str) -> Vec<u64> {
+    let round = |line: &str| line.strip_prefix("flush ")?.strip_suffix(" failed")?.parse().ok();
+    said.lines().filter_map(|line| round(line.trim())).collect()
+}
+
 /// The rounds that were noted on the witness, each with the event of that.
 fn noted(recording: &Recording) -> Vec<(usize, u64)> {
     let witness = recording.before.names[WITNESS.as_bytes()];
@@ -161,7 +194,7 @@ fn noted(recording: &Recording) -> Vec<(usize, u64)> {
 #[track_caller]
 fn survives(setup: Setup) {
     let began = Instant::now();
-    let run = Run::new(setup);
+    let Some(run) = Run::new(setup) else { return };
     let ran = began.elapsed();
     let times = number("POWER_CUTS").unwrap_or(dose(200));
     run.cuts(times).unwrap_or_else(|error| panic!("{error}"));
@@ -216,10 +249,21 @@ fn what_was_written_to_an_overlay_without_flushes_survives_power_cuts() {
     survives(Setup::new(Format::Overlay(64 << 10)).writing_through());
 }
 
+/// The guest hears of a sync that failed, once, and what is flushed afterwards is durable. Two syncs one after the other, as a commit
+/// of metadata has two.
+#[test]
+fn a_sync_that_fails_is_an_error_once_and_the_next_flush_tells_the_truth() {
+    survives(Setup::new(Format::Raw).failing(20));
+    for sync in [30, 31] {
+        survives(Setup::new(Format::Qcow2(64 << 10)).failing(sync));
+    }
+    survives(Setup::new(Format::Qcow2(512)).failing(33).without_uring());
+}
+
 /// The test itself: a run whose flushes are none, or are acknowledged when they begin, does not pass.
 #[test]
 fn a_broken_promise_is_found() {
-    let mut run = Run::new(Setup::new(Format::Raw));
+    let Some(mut run) = Run::new(Setup::new(Format::Raw)) else { return };
     let cuts = 200;
     run.cuts(cuts).unwrap_or_else(|error| panic!("{error}"));
     let honest = run.noted.clone();
@@ -240,4 +284,28 @@ fn a_broken_promise_is_found() {
         }
     }
     run.cuts(cuts).expect_err("flushed without a sync");
+}
+
+/// The test itself, of images: without the barriers inside of a commit there are pointers to clusters whose refcounts are lost, and
+/// to clusters without their data.
+#[test]
+fn metadata_that_come_before_data_and_refcounts_are_found() {
+    for (format, wrong) in
+        [(Format::Qcow2(64 << 10), ": qemu-img check"), (Format::Overlay(64 << 10), ": sector ")]
+    {
+        let Some(mut run) = Run::new(Setup::new(format)) else { return };
+        let losses = [Loss::AllButOne, Loss::One, Loss::Changes];
+        let cuts = |run: &Run, commits: &[usize]| {
+            let mut chance = Chance(run.seed);
+            let cut = |(at, loss): (&usize, Loss)| run.cut(at + 1, loss, &mut chance).err();
+            commits.iter().zip(losses.into_iter().cycle()).filter_map(cut).find(|error| error.contains(wrong))
+        };
+        let honest = run.clone();
+        let commits = run.drop_inner_barriers();
+        assert_eq!(cuts(&honest, &commits[..20]), None);
+        let again: Vec<_> = std::iter::repeat_n(&commits, 10).flatten().copied().collect();
+        let found = cuts(&run, &again);
+        println!("{found:?}");
+        assert!(found.is_some(), "seed {}, {format:?}: pointers are in order without barriers", run.seed);
+    }
 }

@@ -5,6 +5,8 @@
 //! image.
 
 mod bootloader;
+#[cfg(test)]
+mod cloud_images;
 mod disk;
 #[cfg(test)]
 mod distributions;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tiny_guest::plan::Chance;
 
+use crate::without::lacks;
+
 use super::recording::{Change, Event, Folder, Recording};
 use super::wire::{Answer, HEADER, MOST, ROOT, Request, failure, op};
 
@@ -34,20 +36,26 @@ pub(crate) struct Recorded {
 type Start = (Command, mpsc::Sender<io::Result<std::process::Child>>);
 
 impl Recorded {
-    /// With these files in it, which are durable.
-    pub(crate) fn new(before: Folder, seed: u64) -> Self {
+    /// With these files in it, which are durable. `None` where the host has no FUSE, and the environment allows that.
+    /// `failing`: of which file what number of sync fails.
+    pub(crate) fn new(before: Folder, seed: u64, failing: Option<(&str, u64)>) -> Option<Self> {
         let path = TempDir::new().unwrap();
         let recording = Arc::new(Mutex::new(Recording { before: before.clone(), events: Vec::new() }));
         let (starter, starts) = mpsc::channel();
         let (mounted, device) = mpsc::channel();
         let at = path.path().to_owned();
         thread::spawn(move || start_programs(&at, &mounted, &starts));
-        let device = device.recv().unwrap().unwrap_or_else(|error| {
-            panic!("{error}: this test needs root and /dev/fuse (on Debian: modprobe fuse)")
-        });
+        let device = match device.recv().unwrap() {
+            Ok(device) => device,
+            Err(error) => {
+                lacks("fuse", &format!("{error}: run it as root, with /dev/fuse (modprobe fuse)"));
+                return None;
+            }
+        };
         let log = recording.clone();
-        let server = thread::spawn(move || Server::new(device, before, log, seed).serve());
-        Recorded { path, recording, server, starter }
+        let failing = failing.map(|(name, number)| (before.names[name.as_bytes()], number));
+        let server = thread::spawn(move || Server::new(device, before, log, seed, failing).serve());
+        Some(Recorded { path, recording, server, starter })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -113,6 +121,8 @@ struct Server {
     /// Answers that are held back, with the events that end with them.
     held: Vec<(Instant, usize, Vec<u8>)>,
     chance: Chance,
+    /// A node, and how many of its syncs there are up to the one that fails.
+    failing: Option<(u64, u64)>,
 }
 
 /// What becomes of a request.
@@ -125,9 +135,15 @@ enum Reply {
 }
 
 impl Server {
-    fn new(device: File, now: Folder, log: Arc<Mutex<Recording>>, seed: u64) -> Self {
+    fn new(
+        device: File,
+        now: Folder,
+        log: Arc<Mutex<Recording>>,
+        seed: u64,
+        failing: Option<(u64, u64)>,
+    ) -> Self {
         let next = ROOT + 1 + now.files.len() as u64;
-        Server { device, now, next, log, held: Vec::new(), chance: Chance(seed) }
+        Server { device, now, next, log, held: Vec::new(), chance: Chance(seed), failing }
     }
 
     /// Until the folder is mounted nowhere.
@@ -212,12 +228,24 @@ impl Server {
             op::RELEASE | op::RELEASEDIR | op::FLUSH | op::ACCESS | op::DESTROY => {
                 Reply::Now(Answer::default())
             }
+            op::FSYNC if self.fails(node) => {
+                self.log.lock().unwrap().events.push(Event::Lost(node));
+                Reply::Error(libc::EIO)
+            }
             op::FSYNC | op::FSYNCDIR => Reply::Later(Answer::default(), Event::Sync(node), SYNC),
             op::READDIR => self.list(request),
             op::LOOKUP | op::LINK | op::CREATE | op::UNLINK | op::RENAME | op::RENAME2 => self.name(request),
             op::READ | op::WRITE | op::SETATTR | op::FALLOCATE | op::LSEEK => self.content(request),
             _ => Reply::Error(libc::ENOSYS),
         }
+    }
+
+    /// Whether this sync of a node is the one that fails.
+    fn fails(&mut self, node: u64) -> bool {
+        let failing = self.failing.as_mut().filter(|(of, left)| *of == node && *left > 0);
+        let Some((_, left)) = failing else { return false };
+        *left -= 1;
+        *left == 0
     }
 
     fn list(&self, request: &mut Request<'_>) -> Reply {

@@ -2,6 +2,7 @@
 
 pub(crate) mod folder;
 pub(crate) mod image;
+pub(crate) mod machine;
 pub(crate) mod promise;
 pub(crate) mod recording;
 mod wire;

@@ -36,16 +36,22 @@ pub(crate) struct Promise {
 }
 
 impl Promise {
-    /// The flush of round `acknowledged` is the last one that was acknowledged. `on_base`: there is a base below.
-    pub(crate) fn new(seed: u64, acknowledged: u64, space: bool, on_base: bool) -> Self {
+    /// The flush of round `acknowledged` is the last one that was acknowledged. `on_base`: there is a base below. Of the rounds
+    /// `failed` the flushes have failed: what these should have covered may be lost for good.
+    pub(crate) fn new(seed: u64, acknowledged: u64, space: bool, on_base: bool, failed: &[u64]) -> Self {
         let first = if on_base { Value::By(BASE) } else { Value::Zero };
         let all = vec![vec![first]; usize::try_from(SECTORS).unwrap()];
         let mut promise = Promise { may: all.clone(), ever: all };
-        // The next round may have begun.
-        for number in 1..=acknowledged + 1 {
+        let fails = |number| failed.contains(&number);
+        // The next round may have begun, and those before it whose flush failed.
+        let last = (acknowledged + 1..).find(|number| !fails(*number)).unwrap();
+        for number in 1..=last {
             let round = round(seed, number, space);
-            round.before().iter().for_each(|operation| promise.add(operation, number <= acknowledged));
-            round.beside().into_iter().for_each(|operation| promise.add(operation, number < acknowledged));
+            let before = number <= acknowledged && !fails(number);
+            // It may have been under way when either flush was.
+            let beside = number < acknowledged && !fails(number) && !fails(number + 1);
+            round.before().iter().for_each(|operation| promise.add(operation, before));
+            round.beside().into_iter().for_each(|operation| promise.add(operation, beside));
         }
         promise
     }

@@ -42,6 +42,8 @@ pub(crate) enum Event {
     Change(u64, Change),
     /// All completed changes of a node, at its end.
     Sync(u64),
+    /// A sync of a node that fails: its completed changes are in the page cache for ever, and not on the medium.
+    Lost(u64),
     /// The event at this place is completed.
     Done(usize),
 }
@@ -155,6 +157,7 @@ impl Recording {
                 Event::Sync(node) => {
                     syncs.insert(place, done.get(node).cloned().unwrap_or_default());
                 }
+                Event::Lost(node) => drop(done.remove(node)),
                 Event::Done(place) => match self.events[*place] {
                     Event::Change(node, _) => done.entry(node).or_default().push(*place),
                     Event::Sync(node) => {
@@ -162,7 +165,7 @@ impl Recording {
                         covered.iter().for_each(|place| begun.get_mut(place).unwrap().durable = true);
                         done.entry(node).or_default().retain(|place| !begun[place].durable);
                     }
-                    Event::Done(_) => {}
+                    Event::Lost(_) | Event::Done(_) => {}
                 },
             }
         }
@@ -274,6 +277,13 @@ mod tests {
         assert_eq!(first_bytes(&recording, 5, Loss::Everything), [0, 0], "the sync is under way");
         assert_eq!(first_bytes(&recording, 6, Loss::Everything), [1, 0]);
         assert_eq!(first_bytes(&recording, 6, Loss::Nothing), [1, 2]);
+    }
+
+    #[test]
+    fn what_a_sync_that_failed_should_have_kept_is_lost_for_good() {
+        let mut events = vec![write(0, 1), Event::Done(0), Event::Lost(2), write(SECTOR, 2), Event::Done(3)];
+        events.extend([Event::Sync(2), Event::Done(5)]);
+        assert_eq!(first_bytes(&recording(events), 7, Loss::Everything), [0, 2]);
     }
 
     #[test]

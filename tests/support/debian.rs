@@ -25,7 +25,7 @@ pub(crate) fn lab() -> &'static Lab {
         let config = LabConfig::default().debian().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
         let lab = Lab::start(&config).unwrap();
         // The images are the courses' user's.
-        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw").unwrap();
+        lab.sh("chown 1000:1000 . vm0.raw vm0-whole.raw cloud.qcow2").unwrap();
         lab
     })
 }
@@ -46,6 +46,17 @@ impl Guest {
         guest
     }
 
+    /// Starts the shell line, whose kernel has `init=/bin/sh`: root's shell at once, and a root file system that is not written to.
+    #[track_caller]
+    pub(crate) fn start_shell(line: &str) -> Self {
+        let mut console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
+        console.expect("job control turned off", BOOT).unwrap();
+        console.send("PS1= PS2=\n").unwrap();
+        let mut guest = Guest { console };
+        guest.quiet_shell();
+        guest
+    }
+
     #[track_caller]
     fn log_in(&mut self) {
         let console = &mut self.console;
@@ -55,9 +66,15 @@ impl Guest {
             console.expect(question, SOON).unwrap();
         }
         console.send("echo -etu- | sudo -S -p '' true && exec sudo env PS1= PS2= sh\n").unwrap();
-        // The kernel keeps to its log from here on. Echoed, the word does not read so.
-        console.send("dmesg -n 1; stty -echo cols 999; echo 'root-'shell\n").unwrap();
-        console.expect("root-shell", SOON).unwrap();
+        self.quiet_shell();
+    }
+
+    /// From here on root's shell says only what commands say.
+    #[track_caller]
+    fn quiet_shell(&mut self) {
+        // The kernel keeps to its log. Echoed, the word does not read so.
+        self.console.send("dmesg -n 1; stty -echo cols 999; echo 'root-'shell\n").unwrap();
+        self.console.expect("root-shell", SOON).unwrap();
     }
 
     /// Sends it round by systemd, and logs in again.
@@ -81,7 +98,19 @@ impl Guest {
 
     #[track_caller]
     pub(crate) fn sh_within(&mut self, line: &str, limit: Duration) -> String {
+        self.begin(line);
+        self.finish(line, limit)
+    }
+
+    /// Begins with a shell line; [`Self::finish`] waits for its end.
+    #[track_caller]
+    pub(crate) fn begin(&mut self, line: &str) {
         self.console.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
+    }
+
+    /// The output of the line that was begun, from what was last waited for; it must succeed.
+    #[track_caller]
+    pub(crate) fn finish(&mut self, line: &str, limit: Duration) -> String {
         let mut said = self.console.expect("status=", limit).unwrap();
         said.truncate(said.len() - "status=".len());
         let status = self.console.expect(".", SOON).unwrap();
@@ -112,6 +141,13 @@ impl Guest {
     #[track_caller]
     pub(crate) fn expect(&mut self, words: &str, limit: Duration) {
         self.console.expect(words, limit).unwrap();
+    }
+
+    /// Kills minivmm.
+    #[track_caller]
+    pub(crate) fn kill(mut self) {
+        self.console.signal(9).unwrap();
+        self.console.wait(SOON).unwrap();
     }
 
     /// Waits until the machine has ended by itself.
@@ -220,4 +256,47 @@ pub(crate) fn ssh(address: &str, command: &str) -> String {
     let out = lab().exec(&Cmd::sh(line).limit(SOON)).unwrap();
     assert_eq!(out.status, Status::Exited(0), "{command}: {}", out.err_text());
     out.text()
+}
+
+/// The only minivmm that runs has no capability and no group but kvm.
+#[track_caller]
+pub(crate) fn the_user_may_do_nothing_else() {
+    let status = lab().sh("cat /proc/$(pgrep -x minivmm)/status").unwrap();
+    let none = ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(|set| format!("Cap{set}:\t0000000000000000"));
+    for fact in none.iter().map(String::as_str).chain(["Uid:\t1000\t1000\t1000\t1000", "Groups:\t101"]) {
+        assert!(status.lines().any(|line| line.trim_end() == fact), "{fact}: {status}");
+    }
+}
+
+/// What lspci says of the devices, after their places.
+const DEVICES: [(&str, &str); 5] = [
+    ("Ethernet controller: Red Hat, Inc. Virtio 1.0 network device", "1af4:1041"),
+    ("Mass storage controller: Red Hat, Inc. Virtio 1.0 block device", "1af4:1042"),
+    ("Communication controller: Red Hat, Inc. Virtio 1.0 console", "1af4:1043"),
+    ("Unclassified device [00ff]: Red Hat, Inc. Virtio 1.0 RNG", "1af4:1044"),
+    ("Unclassified device [00ff]: Red Hat, Inc. Virtio 1.0 memory balloon", "1af4:1045"),
+];
+/// What lsmod lists.
+const DRIVERS: [&str; 6] =
+    ["virtio_balloon", "virtio_blk", "virtio_console", "virtio_net", "virtio_pci", "virtio_ring"];
+
+/// Its devices and their drivers.
+#[track_caller]
+pub(crate) fn the_hardware_is_what_the_guide_shows(guest: &mut Guest) {
+    let (names, numbers) = (guest.sh("lspci"), guest.sh("lspci -n"));
+    for (name, number) in DEVICES {
+        assert!(names.contains(name) && numbers.contains(number), "{name}: {names}{numbers}");
+    }
+    let modules = guest.sh("lsmod");
+    for driver in DRIVERS {
+        let loaded = modules.lines().any(|line| line.split_whitespace().next() == Some(driver));
+        assert!(loaded, "{driver}: {modules}");
+    }
+}
+
+/// What a copy of the image must not share was made at this boot.
+#[track_caller]
+pub(crate) fn the_image_is_one_machine(guest: &mut Guest) {
+    assert_eq!(guest.sh("wc -c < /etc/machine-id").trim(), "33");
+    assert_eq!(guest.sh("find /etc/ssh -name 'ssh_host_*_key' -newer /etc/fstab").lines().count(), 1);
 }

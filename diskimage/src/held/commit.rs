@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, MutexGuard};
+use std::sync::MutexGuard;
 
 use super::freed::Freed;
 use super::{Clusters, HeldWrites, lock};
@@ -61,6 +61,43 @@ impl Medium {
             Step::Fresh
         }
     }
+
+    fn sort(&self, leaving: &Clusters, new: &Layout) -> Sorted {
+        let mut sorted = Sorted::default();
+        for (cluster, contents) in leaving {
+            let step = match self.step(*cluster, new) {
+                Step::Fresh => &mut sorted.fresh,
+                Step::Refcounts => &mut sorted.tables,
+                Step::Pointers => &mut sorted.pointers,
+                Step::Dead => continue,
+            };
+            step.insert(*cluster, contents.clone());
+        }
+        sorted
+    }
+
+    /// The L1 table and the refcount table have changed, and everything is on the medium.
+    fn arrived(&mut self, new: Layout, l1: &Changes, refcounts: &Changes) {
+        let cluster_of = |entry: u64| (entry & OFFSET) >> new.cluster_bits;
+        for (index, _) in &l1.entries {
+            if let Some(entry) = self.l1.get(*index) {
+                self.l2_tables.remove(&cluster_of(*entry));
+            }
+        }
+        self.l2_tables.extend(l1.values().map(cluster_of).filter(|at| *at != 0));
+        l1.apply(&mut self.l1);
+        refcounts.apply(&mut self.refcounts);
+        (self.layout, self.doubted) = (new, Doubted::default());
+    }
+}
+
+/// Clusters by the step in which they are written, as the module above says.
+#[derive(Debug, Default)]
+struct Sorted {
+    fresh: Clusters,
+    /// The refcount table.
+    tables: Clusters,
+    pointers: Clusters,
 }
 
 /// The steps that a cluster may belong to.
@@ -105,6 +142,10 @@ impl Changes {
             entries.extend(all.filter(differs));
         }
         Ok(Changes { entries, length })
+    }
+
+    fn values(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().map(|(_, entry)| *entry)
     }
 
     fn apply(&self, table: &mut Vec<u64>) {
@@ -167,32 +208,22 @@ impl Commit<'_> {
         let new = leaving.get(&0).map_or(Ok(old), |header| Layout::parse(header))?;
         let l1 = Changes::find(writes, leaving, &medium.l1, old.l1, new.l1)?;
         let refcounts = Changes::find(writes, leaving, &medium.refcounts, old.refcounts, new.refcounts)?;
-        let mut steps: [Vec<(u64, &Arc<[u8]>)>; 3] = Default::default();
-        let [fresh, tables, pointers] = &mut steps;
-        for (cluster, contents) in leaving {
-            match medium.step(*cluster, &new) {
-                Step::Fresh => fresh.push((*cluster, contents)),
-                Step::Refcounts => tables.push((*cluster, contents)),
-                Step::Pointers => pointers.push((*cluster, contents)),
-                Step::Dead => {}
-            }
-        }
-        let write = |clusters: &[(u64, &Arc<[u8]>)]| {
+        let Sorted { fresh, tables, pointers } = medium.sort(leaving, &new);
+        let write = |clusters: &Clusters| {
             clusters.iter().try_for_each(|(cluster, contents)| writes.write_cluster(*cluster, contents))
         };
-        write(fresh)?;
+        write(&fresh)?;
         writes.barrier()?;
 
         // From here on the medium may point to all that is new.
         let cluster_of = |entry: u64| (entry & OFFSET) >> writes.cluster_bits;
-        let fresh_tables = l1.entries.iter().map(|(_, entry)| cluster_of(*entry)).filter(|at| *at != 0);
-        medium.doubted.l2_tables.extend(fresh_tables.clone());
+        medium.doubted.l2_tables.extend(l1.values().map(cluster_of).filter(|at| *at != 0));
         if !medium.doubted.layouts.contains(&new) {
             medium.doubted.layouts.push(new);
         }
         let moved = new.refcounts != old.refcounts;
         if moved || !tables.is_empty() {
-            write(tables)?;
+            write(&tables)?;
             if let Some(pointer) =
                 leaving.get(&0).and_then(|header| header.get(layout::REFCOUNT_POINTER)).filter(|_| moved)
             {
@@ -203,21 +234,13 @@ impl Commit<'_> {
 
         let mut freed = Freed::default();
         freed.tables(writes, leaving, medium, &l1)?;
-        write(pointers)?;
+        write(&pointers)?;
         writes.barrier()?;
         for table in std::mem::take(&mut medium.moved) {
             freed.table(writes.cluster_bits, table);
         }
         medium.freed.append(&mut freed);
-        for (index, _) in &l1.entries {
-            if let Some(entry) = medium.l1.get(*index) {
-                medium.l2_tables.remove(&cluster_of(*entry));
-            }
-        }
-        medium.l2_tables.extend(fresh_tables);
-        l1.apply(&mut medium.l1);
-        refcounts.apply(&mut medium.refcounts);
-        (medium.layout, medium.doubted) = (new, Doubted::default());
+        medium.arrived(new, &l1, &refcounts);
         writes.failures.cache_is_good();
         Ok(())
     }

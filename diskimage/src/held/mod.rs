@@ -57,6 +57,9 @@ pub struct HeldWrites {
     /// How many barriers succeed before one fails, and its error.
     #[cfg(test)]
     fails: Mutex<Option<(usize, i32)>>,
+    /// The same for writes.
+    #[cfg(test)]
+    write_fails: Mutex<Option<(usize, i32)>>,
 }
 
 /// What is not in the file yet.
@@ -96,6 +99,8 @@ impl HeldWrites {
             log: Mutex::default(),
             #[cfg(test)]
             fails: Mutex::default(),
+            #[cfg(test)]
+            write_fails: Mutex::default(),
         };
         let medium = Medium::read(&writes, layout)?;
         *lock(&writes.medium) = medium;
@@ -237,7 +242,10 @@ impl HeldWrites {
     /// Writes to the file.
     fn put(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
-        lock(&self.log).push(tests::Event::Write(offset, bytes.to_vec()));
+        {
+            tests::injected(&self.write_fails)?;
+            lock(&self.log).push(tests::Event::Write(offset, bytes.to_vec()));
+        }
         self.file.write_all_at(bytes, offset)
     }
 
@@ -248,30 +256,11 @@ impl HeldWrites {
         crate::storage::punch(&self.file, offset, length)
     }
 
-    /// The error that a test wishes for.
-    #[cfg(test)]
-    fn injected(&self) -> io::Result<()> {
-        let mut fails = lock(&self.fails);
-        match &mut *fails {
-            Some((0, errno)) => {
-                let error = io::Error::from_raw_os_error(*errno);
-                *fails = None;
-                lock(&self.log).push(tests::Event::Lost);
-                Err(error)
-            }
-            Some((left, _)) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
     /// Brings the file to its medium.
     fn barrier(&self) -> io::Result<()> {
         self.failures.watch(|| {
             #[cfg(test)]
-            self.injected()?;
+            tests::injected(&self.fails).inspect_err(|_| lock(&self.log).push(tests::Event::Lost))?;
             self.file.sync_data()
         })?;
         #[cfg(test)]

@@ -21,7 +21,25 @@ pub(super) enum Event {
     Lost,
 }
 
+mod faults;
 mod steps;
+
+/// The error that a test wishes for, after so many successes.
+pub(super) fn injected(fails: &Mutex<Option<(usize, i32)>>) -> io::Result<()> {
+    let mut fails = lock(fails);
+    match &mut *fails {
+        Some((0, errno)) => {
+            let error = io::Error::from_raw_os_error(*errno);
+            *fails = None;
+            Err(error)
+        }
+        Some((left, _)) => {
+            *left -= 1;
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
 
 const SIZE: u64 = 3 << 20;
 
@@ -117,6 +135,29 @@ impl Rig {
         commit.take();
         commit.write()
     }
+
+    /// After a power cut behind `events`, which began at `start`, the image is sound, and holds what all `models` have in common.
+    fn assert_cut<'a>(
+        &mut self,
+        start: &[u8],
+        events: &[Event],
+        mut models: impl Iterator<Item = &'a Vec<u8>>,
+    ) {
+        let path = self.path.with_file_name("cut.qcow2");
+        fs::write(&path, start).unwrap();
+        replay(&path, events, &mut self.dice);
+        let checked = qemu_img(&["check", "-f", "qcow2", path.to_str().unwrap()]);
+        assert!(checked == 0 || checked == 3, "cut after {} events: check says {checked}", events.len());
+        let now = contents(&path);
+        let was = models.next().unwrap();
+        let later: Vec<&Vec<u8>> = models.collect();
+        for (sector, bytes) in now.chunks(512).enumerate() {
+            let range = sector * 512..(sector + 1) * 512;
+            // Data that came after the commit are there or not; a later commit's model may have passed by others.
+            let untouched = later.iter().all(|model| model[range.clone()] == was[range.clone()]);
+            assert!(!untouched || *bytes == was[range], "sector {sector} after {} events", events.len());
+        }
+    }
 }
 
 #[test]
@@ -162,37 +203,19 @@ fn a_power_cut_leaves_what_was_committed_and_no_pointer_to_a_free_cluster() {
                 0 => rig.dice.below(events.len() as u64 + 1) as usize,
                 _ => barriers[rig.dice.below(barriers.len() as u64) as usize],
             };
-            let path = rig.path.with_file_name("cut.qcow2");
-            fs::write(&path, &start).unwrap();
-            replay(&path, &events[..cut], &mut rig.dice);
-            let checked = qemu_img(&["check", "-f", "qcow2", path.to_str().unwrap()]);
-            assert!(
-                checked == 0 || checked == 3,
-                "cut after {cut} of {}: check says {checked}",
-                events.len()
-            );
-            let now = contents(&path);
             let last = committed.iter().rposition(|(events, _)| *events <= cut).unwrap();
-            let was = &committed[last].1;
-            let later: Vec<&Vec<u8>> = committed[last..].iter().map(|(_, model)| model).collect();
-            for (sector, bytes) in now.chunks(512).enumerate() {
-                let range = sector * 512..(sector + 1) * 512;
-                // Data that came after the commit are there or not; a later commit's model may have passed by others.
-                let untouched = later.iter().all(|model| model[range.clone()] == was[range.clone()]);
-                assert!(!untouched || *bytes == was[range], "sector {sector} after a cut at {cut}");
-            }
+            rig.assert_cut(&start, &events[..cut], committed[last..].iter().map(|(_, model)| model));
         }
     }
 }
 
-/// All that came before the last barrier, and some of what came after.
+/// Some of what came after the last barrier or before one that failed, and all else.
 fn replay(path: &Path, events: &[Event], dice: &mut Dice) {
     let file = File::options().write(true).open(path).unwrap();
-    let barrier = events.iter().rposition(|event| matches!(event, Event::Barrier)).unwrap_or(0);
     for (index, event) in events.iter().enumerate() {
-        if let Event::Write(offset, bytes) = event
-            && (index < barrier || dice.below(2) == 0)
-        {
+        let Event::Write(offset, bytes) = event else { continue };
+        let end = events[index..].iter().find(|event| matches!(event, Event::Barrier | Event::Lost));
+        if matches!(end, Some(Event::Barrier)) || dice.below(2) == 0 {
             file.write_all_at(bytes, *offset).unwrap();
         }
     }

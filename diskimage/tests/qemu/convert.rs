@@ -106,3 +106,23 @@ fn work_ends_when_its_caller_gives_up() {
     assert!(matches!(ended, Err(ImageError::Interrupted { .. })), "{ended:?}");
     assert_eq!(calls, 3);
 }
+
+/// What is read ahead on another thread fails the copy, also at its last piece.
+#[test]
+fn copy_of_what_cannot_be_read_is_an_error() {
+    let folder = Folder::new();
+    let [raw, packed, to] = ["raw", "packed.qcow2", "to"].map(|name| folder.path(name));
+    let file = create(&raw);
+    file.set_len(64 << 20).unwrap();
+    let content: Vec<u8> = (0..64 << 10).map(|at: u32| (at / 7) as u8).collect();
+    file.write_all_at(&content, (64 << 20) - (64 << 10)).unwrap();
+    qemu_img(&["convert", "-c", "-O", "qcow2", text(&raw), text(&packed)]);
+    let mut bytes = std::fs::read(&packed).unwrap();
+    let length = bytes.len();
+    // The compressed cluster is the last one in the file, behind the tables.
+    bytes[length - length % (64 << 10)..].fill(0xff);
+    std::fs::write(&packed, bytes).unwrap();
+    let options = ConvertOptions::new(Format::Raw);
+    let ended = convert(&image(&packed, Format::Qcow2, false), &create(&to), &to, &options, &mut NoProgress);
+    assert!(matches!(&ended, Err(ImageError::Io { path, .. }) if *path == packed), "{ended:?}");
+}

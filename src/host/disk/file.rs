@@ -11,6 +11,7 @@ use virtio::block::{Disk, Extent, SECTOR, Topology};
 
 use super::loop_device::FilesBehind;
 use super::open::size;
+use super::reserved::is_reserved;
 use super::transfer::Transfer;
 use crate::spec::DiskDiscard;
 
@@ -126,22 +127,11 @@ impl DiskFile {
     /// The same disk, whose space the guest gives back as `wish` says.
     #[must_use]
     pub(crate) fn discarding(mut self, wish: DiskDiscard) -> Self {
-        if wish == DiskDiscard::Off || wish == DiskDiscard::Auto && self.is_reserved(self.length()) {
+        if wish == DiskDiscard::Off || wish == DiskDiscard::Auto && is_reserved(&self.buffered, self.length())
+        {
             self.discard = None;
         }
         self
-    }
-
-    /// Whether somebody has reserved space for a disk of `length` bytes: what is given back would go to others. All of it is
-    /// taken, and a part was never written, which the kernel shows as a hole. An image that was written full has none.
-    pub(super) fn is_reserved(&self, length: u64) -> bool {
-        let Some(metadata) = self.buffered.metadata().ok().filter(Metadata::is_file) else { return false };
-        if metadata.blocks().saturating_mul(512) < length {
-            return false;
-        }
-        // SAFETY: a call on an open descriptor, without memory. No other call goes by the position.
-        let hole = unsafe { libc::lseek(self.fd(), 0, libc::SEEK_HOLE) };
-        u64::try_from(hole).is_ok_and(|hole| hole < metadata.len())
     }
 
     /// The descriptor for flush, discard and zeroing.

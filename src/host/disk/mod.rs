@@ -4,6 +4,7 @@
 //! [`OpenDisk::make_engine`] makes the event loop of a disk's thread: io_uring where the host offers it, positioned calls
 //! otherwise.
 
+mod block_device;
 mod drive;
 mod engine;
 mod error;
@@ -18,6 +19,7 @@ mod mapped;
 mod mover;
 mod open;
 mod open_disk;
+mod reserved;
 mod rest;
 mod ring;
 mod room;
@@ -35,6 +37,7 @@ pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
 pub(crate) use holder::find as find_holder;
 pub(crate) use loop_device::FilesBehind;
+pub use mapped::RunningImage;
 pub(crate) use open::{Access, lock, open_file, open_no_link};
 pub(crate) use open_disk::{DiskBytes, OpenDisk};
 pub(crate) use rest::DiskMark;

@@ -12,17 +12,10 @@ use virtio::block::{SECTOR, Topology};
 use super::error::DiskError;
 use super::file::{Direct, DiskFile, mode};
 use super::loop_device::{self, FilesBehind};
-use super::{format, holder};
+use super::{block_device, format, holder};
 use crate::host::identity::identity;
 use crate::host::lock::{Kind, try_lock};
 use crate::host::open_now::{open_now, waiting};
-
-/// BLKSSZGET, BLKIOMIN, BLKIOOPT, BLKPBSZGET, BLKGETSIZE64 (linux/fs.h).
-const BLKSSZGET: libc::c_ulong = 0x1268;
-const BLKIOMIN: libc::c_ulong = 0x1278;
-const BLKIOOPT: libc::c_ulong = 0x1279;
-const BLKPBSZGET: libc::c_ulong = 0x127b;
-const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
 /// How to open a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,7 +85,7 @@ impl DiskFile {
             read_only: access.read_only,
             device,
             discard: if access.read_only { None } else { discard(&buffered, metadata) },
-            topology: if device { device_topology(&buffered) } else { image_topology(metadata) },
+            topology: if device { block_device::topology(&buffered) } else { image_topology(metadata) },
             tail: None,
             behind: FilesBehind::default(),
             padded: false,
@@ -121,10 +114,13 @@ fn open_as_it_is(
     check_kind(path, &found)?;
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only);
-    // O_EXCL refuses a mounted device: two file systems would destroy it.
-    let exclusive = found.file_type().is_block_device() && !access.read_only;
-    let flags = flags | if exclusive { libc::O_EXCL } else { 0 };
-    let opened = open_now(path, &mut options, flags).and_then(|file| waiting(file, 0));
+    let opened = if found.file_type().is_block_device() {
+        // O_EXCL refuses a mounted device: two file systems would destroy it. O_NONBLOCK would open a drive without its medium.
+        let exclusive = if access.read_only { 0 } else { libc::O_EXCL };
+        options.custom_flags(flags | exclusive | libc::O_NOCTTY).open(path)
+    } else {
+        open_now(path, &mut options, flags).and_then(|file| waiting(file, 0))
+    };
     let file = opened.map_err(|error| match error.raw_os_error() {
         // Another machine's lock is a better explanation than EBUSY.
         Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
@@ -179,7 +175,7 @@ pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Resu
 
 /// The size of an image or a block device in bytes.
 pub(crate) fn size(file: &File, device: bool) -> io::Result<u64> {
-    if device { device_size(file) } else { Ok(file.metadata()?.len()) }
+    if device { block_device::size(file) } else { Ok(file.metadata()?.len()) }
 }
 
 /// The error of a block device that another machine has locked.
@@ -253,40 +249,6 @@ pub(crate) fn lock(
     }
 }
 
-/// A number from an ioctl of a block device.
-fn device_number<T: Default>(file: &File, request: libc::c_ulong) -> io::Result<T> {
-    let mut number = T::default();
-    // SAFETY: each request here writes one number of the type that its caller names.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut number) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(number) }
-}
-
-fn device_size(file: &File) -> io::Result<u64> {
-    device_number::<u64>(file, BLKGETSIZE64)
-}
-
-fn device_topology(file: &File) -> Topology {
-    let number = |request| device_number::<libc::c_uint>(file, request).ok();
-    topology(number(BLKSSZGET), number(BLKPBSZGET), number(BLKIOMIN), number(BLKIOOPT))
-}
-
-/// The largest logical block of a guest: its drivers take none that is larger than a page (Linux: `blk_validate_block_size`). A
-/// device with larger ones is read and written through the page cache.
-const LARGEST_BLOCK: u32 = 4096;
-
-/// The block sizes of a block device, without implausible values; the guest uses them for its own blocks.
-fn topology(logical: Option<u32>, physical: Option<u32>, least: Option<u32>, best: Option<u32>) -> Topology {
-    let sane = |size: &u32| size.is_power_of_two() && (512..=64 << 10).contains(size);
-    let logical_block = logical.filter(sane).unwrap_or(512).min(LARGEST_BLOCK);
-    let physical_block = physical.filter(|size| size.is_power_of_two()).unwrap_or(512).max(logical_block);
-    Topology {
-        logical_block,
-        physical_block,
-        least_io: least.unwrap_or(physical_block).max(logical_block),
-        best_io: best.unwrap_or(0),
-    }
-}
-
 /// Both block sizes are 512 bytes, which `parted` shows as 512B/512B, with the host's block size as a hint.
 fn image_topology(metadata: &Metadata) -> Topology {
     let block = u32::try_from(metadata.blksize()).unwrap_or(4096).clamp(512, 1 << 20);
@@ -296,17 +258,7 @@ fn image_topology(metadata: &Metadata) -> Topology {
 /// Discard granularity, if the host supports it.
 fn discard(file: &File, metadata: &Metadata) -> Option<u32> {
     if metadata.file_type().is_block_device() {
-        let device = metadata.rdev();
-        let (major, minor) = (libc::major(device), libc::minor(device));
-        let limit = |name| {
-            // A partition has the queue of its disk.
-            let sys = format!("/sys/dev/block/{major}:{minor}");
-            let own = fs::read_to_string(format!("{sys}/queue/{name}"));
-            let text = own.or_else(|_| fs::read_to_string(format!("{sys}/../queue/{name}"))).ok()?;
-            text.trim().parse::<u64>().ok()
-        };
-        let granularity = u32::try_from(limit("discard_granularity")?).ok()?;
-        return (limit("discard_max_bytes")? > 0).then_some(granularity.max(512));
+        return block_device::discard(metadata.rdev());
     }
     // Punching a hole behind the end changes nothing, and shows whether holes are supported.
     let end = i64::try_from(metadata.len().checked_next_multiple_of(1 << 20)?).ok()?;
@@ -366,23 +318,5 @@ fn direct_alignment(file: &File) -> (u64, u64) {
         (memory, offset)
     } else {
         (PAGE_SIZE, PAGE_SIZE)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_of_a_block_device_are_passed_on() {
-        let large = topology(Some(4096), Some(4096), Some(4096), Some(1 << 20));
-        assert_eq!((large.logical_block, large.physical_block, large.least_io), (4096, 4096, 4096));
-        let emulated = topology(Some(512), Some(4096), None, None);
-        assert_eq!((emulated.logical_block, emulated.physical_block, emulated.least_io), (512, 4096, 4096));
-        let larger = topology(Some(16384), Some(16384), Some(16384), None);
-        assert_eq!((larger.logical_block, larger.physical_block), (4096, 16384));
-        for odd in [None, Some(0), Some(100), Some(1 << 30)] {
-            assert_eq!(topology(odd, Some(512), None, None).logical_block, 512);
-        }
     }
 }

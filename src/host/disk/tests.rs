@@ -63,21 +63,25 @@ pub(super) fn or_skip(made: io::Result<AnyEngine>, kind: EngineKind) -> Option<A
         Ok(engine) => return Some(engine),
         Err(error) => error,
     };
-    assert!(
-        may_lack(kind),
+    assert_eq!(kind, EngineKind::Uring, "{error}");
+    let reason = format!(
         "the host gives no {kind:?} engine: {error}. Allow io_uring (sysctl kernel.io_uring_disabled=0; in a container, its \
-         seccomp profile), or set MINIVMM_TEST_WITHOUT=io_uring to skip these tests"
+         seccomp profile)"
     );
-    // Bypasses the capture of the test harness, so that a skip is in every log.
-    let said = format!("SKIPPED by MINIVMM_TEST_WITHOUT=io_uring: {:?}\n", std::thread::current().name());
-    let _ = io::Write::write_all(&mut io::stderr(), said.as_bytes());
+    lacks("io_uring", &reason);
     None
 }
 
-/// Whether the environment allows that the host has no such engine.
-pub(super) fn may_lack(kind: EngineKind) -> bool {
-    let skipped = std::env::var("MINIVMM_TEST_WITHOUT").unwrap_or_default();
-    kind == EngineKind::Uring && skipped.split(',').any(|name| name == "io_uring")
+/// `what` is missing for `reason`: a failure, or a line in every log that this test was left out.
+pub(super) fn lacks(what: &str, reason: &str) {
+    let left_out = std::env::var("MINIVMM_TEST_WITHOUT").unwrap_or_default();
+    assert!(
+        left_out.split(',').any(|name| name == what),
+        "{reason}, or leave the test out with MINIVMM_TEST_WITHOUT={what}"
+    );
+    // Bypasses the capture of the test harness.
+    let said = format!("SKIPPED by MINIVMM_TEST_WITHOUT={what}: {:?}\n", std::thread::current().name());
+    let _ = io::Write::write_all(&mut io::stderr(), said.as_bytes());
 }
 
 fn expected(at: u64) -> u8 {

@@ -15,7 +15,8 @@ const ROUNDS: usize = 3;
 const BLOCK: f64 = 4096.0;
 /// The default of both.
 const CLUSTER: f64 = 65536.0;
-const DEPTHS: [u32; 2] = [1, 32];
+/// Requests in flight, and how many of them fio submits and takes back at once: as the kicks, so the calls.
+const DEPTHS: [(u32, u32); 3] = [(1, 1), (32, 1), (32, 16)];
 /// Each program has images of its own. All clusters are allocated, of the overlay those of the second half: it reads the first
 /// one from its base.
 const IMAGES: &str = "set -e
@@ -61,7 +62,7 @@ pub fn on(lab: &Lab) -> Result<()> {
     drop(guests);
     let files = ["minivmm.new.qcow2", "qemu.new.qcow2"];
     let mut guests = start(lab, &files)?;
-    compare_pairs(lab, &mut guests, &files.map(|file| load(Way::First, 1, file)), ROUNDS, &[(0, 1)])
+    compare_pairs(lab, &mut guests, &files.map(|file| load(Way::First, (1, 1), file)), ROUNDS, &[(0, 1)])
 }
 
 fn start<'a>(lab: &'a Lab, files: &[&str]) -> Result<Vec<Guest<'a>>> {
@@ -74,26 +75,25 @@ fn start<'a>(lab: &'a Lab, files: &[&str]) -> Result<Vec<Guest<'a>>> {
 }
 
 /// What a guest does on its disk, which is `file` where the new clusters of that are counted.
-fn load(way: Way, depth: u32, file: &str) -> Load {
+fn load(way: Way, (depth, batch): (u32, u32), file: &str) -> Load {
     let (how, counter, amount, unit) = match way {
         Way::Read => ("--rw=randread", "awk '{ print $1 }' /sys/block/vdb/stat", Amount::BytesRead, BLOCK),
         // In the second half.
         Way::Write => ("--rw=randwrite --offset=50%", WRITES, Amount::BytesWritten, BLOCK),
         Way::First => ("--rw=write:60k", WRITES, Amount::Length(file.into()), CLUSTER),
     };
-    let name = match (way, depth) {
-        (Way::Read, 1) => "random reads, depth 1",
-        (Way::Read, _) => "random reads, depth 32",
-        (Way::Write, 1) => "random writes to allocated clusters, depth 1",
-        (Way::Write, _) => "random writes to allocated clusters, depth 32",
-        (Way::First, _) => "first writes to clusters, depth 1",
+    let what = match way {
+        Way::Read => "random reads",
+        Way::Write => "random writes to allocated clusters",
+        Way::First => "first writes to clusters",
     };
     Load {
-        name,
+        name: format!("{what}, depth {depth}, {batch} at a time"),
         device: "/sys/block/vdb",
         line: format!(
             "chroot /programs /usr/bin/fio --name=w --filename=/dev/vdb {how} --bs={BLOCK} --direct=1 --thread \
-             --ioengine=io_uring --iodepth={depth} --time_based --runtime=3600"
+             --ioengine=io_uring --iodepth={depth} --iodepth_batch_submit={batch} --iodepth_batch_complete_min={batch} \
+             --time_based --runtime=3600"
         ),
         counter,
         begun: 50.0,

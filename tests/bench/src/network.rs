@@ -104,7 +104,7 @@ fn through_user_networks(lab: &Lab) -> Result<()> {
         compare(lab, &mut guests, &loads, ROUNDS)?;
     }
     let echo = Load {
-        name: "UDP request and response",
+        name: "UDP request and response".into(),
         device: ETH0,
         line: format!("/bin/echo-udp ask {GATEWAY}:{ECHO}"),
         counter: "cat /sys/class/net/eth0/statistics/rx_packets",
@@ -133,7 +133,7 @@ fn between_guests(lab: &Lab) -> Result<()> {
         guests.push(first);
         servers.push(second);
     }
-    let load = Load { name: "guest to guest", ..tcp(Way::ToHost, "192.0.30.2", Amount::Time) };
+    let load = Load { name: "guest to guest".into(), ..tcp(Way::ToHost, "192.0.30.2", Amount::Time) };
     compare(lab, &mut guests, &[load.clone(), load], ROUNDS)
 }
 
@@ -143,7 +143,7 @@ fn iperf3(lab: &Lab, at: &str) -> Result<Process> {
 
 fn tcp(way: Way, server: &str, amount: Amount) -> Load {
     Load {
-        name: way.name(),
+        name: way.name().into(),
         device: ETH0,
         line: way.line(server),
         counter: way.bytes(),

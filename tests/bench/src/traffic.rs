@@ -15,7 +15,7 @@ const SECONDS: u32 = 2;
 /// Something that a guest does until it is told to stop.
 #[derive(Debug, Clone)]
 pub struct Load {
-    pub name: &'static str,
+    pub name: String,
     /// The line that starts it.
     pub line: String,
     /// The device in the guest's /sys.

@@ -3,8 +3,8 @@
 //!
 //! Freestanding, as the hostile guest, of which it has its platform. The disk is the first function, the witness the second.
 //! Words of its command line: `seed=N`, `rounds=N`, `space=1` (zeroing and discards too), `through=1` (without the
-//! driver's part in flushes: each write is durable when it is completed, and no flush is sent). It says `done`, or
-//! `failed: ...`, and powers off.
+//! driver's part in flushes: each write is durable when it is completed, and no flush is sent), `errors=1` (a flush may fail:
+//! then it says `flush N failed`, and goes on without a note). It says `done`, or `failed: ...`, and powers off.
 #![no_std]
 #![no_main]
 
@@ -51,6 +51,9 @@ struct Disk {
     arena: Arena,
     in_flight: [bool; SLOTS],
     seen: u16,
+    /// A flush may fail, and whether one did.
+    errors: bool,
+    flush_failed: bool,
 }
 
 impl Disk {
@@ -117,8 +120,10 @@ impl Disk {
             assert!(head % 2 == 0 && ended < SLOTS && self.in_flight[ended], "head {head} was not offered");
             self.in_flight[ended] = false;
             let (request, status) = (peek::<u32>(self.header(ended)), peek::<u8>(self.slot(ended)));
+            self.flush_failed |= request == request::FLUSH && status != 0;
             // A device need not discard.
-            assert!(status == 0 || request == request::DISCARD, "request {request}: status {status}");
+            let may_fail = request == request::DISCARD || request == request::FLUSH && self.errors;
+            assert!(status == 0 || may_fail, "request {request}: status {status}");
         }
     }
 }
@@ -128,11 +133,12 @@ impl Disk {
 extern "C" fn ring3(boot_params: u64) -> ! {
     let option = |key: &[u8]| platform::option(boot_params, key);
     let (seed, rounds) = (option(b"seed=").unwrap_or(1), option(b"rounds=").unwrap_or(1));
+    let errors = option(b"errors=") == Some(1);
     let (space, through) = (option(b"space=") == Some(1), option(b"through=") == Some(1));
     let mut disks = (0..32).filter_map(Device::find).filter(|device| device.kind == Kind::Block);
     let mut find = |arena| {
         let device = disks.next().unwrap_or_else(|| panic!("there are fewer than two disks"));
-        Disk { device, arena, in_flight: [false; SLOTS], seen: 0 }
+        Disk { device, arena, in_flight: [false; SLOTS], seen: 0, errors, flush_failed: false }
     };
     let (mut disk, mut witness) = (find(DISK), find(WITNESS));
     platform::take_interrupts();
@@ -151,11 +157,15 @@ extern "C" fn ring3(boot_params: u64) -> ! {
             disk.ask(MOST, request::FLUSH, 0, 0);
             disk.wait(MOST);
         }
-        let data = witness.data(0);
-        poke::<u64>(data, MAGIC);
-        poke::<u64>(data + 8, number);
-        witness.ask(0, request::OUT, 0, SECTOR);
-        witness.wait(0);
+        if core::mem::take(&mut disk.flush_failed) {
+            say!("flush {number} failed");
+        } else {
+            let data = witness.data(0);
+            poke::<u64>(data, MAGIC);
+            poke::<u64>(data + 8, number);
+            witness.ask(0, request::OUT, 0, SECTOR);
+            witness.wait(0);
+        }
         disk.wait(MOST - 1);
     }
     say!("done");

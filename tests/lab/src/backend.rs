@@ -15,7 +15,8 @@ use std::process::Command;
 const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 const INIT: &str = include_str!("../../../resources/initramfs/lab.sh");
 /// Without the check of the timer, which a busy host does not serve in the moment that the kernel gives it.
-const BOOT_LINE: &str = "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc no_timer_check";
+const BOOT_LINE: &str =
+    "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc no_timer_check mitigations=off";
 /// The disk with a lab's files is always of this size, so that saved machines fit; only what is written takes memory.
 const FILES_BYTES: u64 = 1 << 30;
 /// What the emulated machine loads: the port to us, disks, KVM, TAP devices.
@@ -86,6 +87,7 @@ fn direct_disks(config: &LabConfig, dir: &Path) -> Result<(), LabError> {
     }
     let (debian, tools) = (debian()?, dir.join("tools.ext4"));
     symlink(image::tools()?, &tools).map_err(LabError::path("create", &tools))?;
+    image::copy(&image::cloud()?, &dir.join(image::CLOUD_FILE))?;
     Debian::FILES.iter().try_for_each(|name| image::copy(&debian.file(name), &dir.join(name)))
 }
 

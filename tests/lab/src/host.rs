@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Programs of Debian packages that the lab is made of: (program, package).
-pub(crate) const TOOLS: [(&str, &str); 13] = [
+pub(crate) const TOOLS: [(&str, &str); 14] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
     ("busybox", "busybox-static"),
@@ -21,6 +21,7 @@ pub(crate) const TOOLS: [(&str, &str); 13] = [
     ("mmdebstrap", "mmdebstrap"),
     ("sfdisk", "fdisk"),
     ("mke2fs", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
 ];
 
 /// Says what is being done where it takes long. Standard error is the place, also in a test: it is rare.

@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
+/// The name of the cloud image where a lab has it.
+pub(crate) const CLOUD_FILE: &str = "cloud.qcow2";
 const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../resources/image");
 const LIB: &str = include_str!("../../../resources/image/lib.sh");
 const VM0: &str = include_str!("../../../resources/image/vm0.sh");
 const SETTINGS: &str = include_str!("../../../resources/image/settings.sh");
+const CLOUD: &str = include_str!("../../../resources/image/cloud.sh");
 const TOOLS: &str = include_str!("../../../resources/image/tools.sh");
 /// What of the surroundings a recipe listens to.
 const VARIABLES: [&str; 3] = ["IMAGE_SIZE", "IMAGE_PACKAGES", "IMAGE_DOCS"];
@@ -36,6 +39,10 @@ impl Debian {
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
+
+    fn name(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
 }
 
 /// vm0, built if it is not in the cache.
@@ -44,6 +51,17 @@ pub fn debian() -> Result<Debian, LabError> {
     parts.extend(VARIABLES.iter().map(|name| format!("{name}={}", std::env::var(name).unwrap_or_default())));
     let dir = made("vm0", &parts, |new| recipe("vm0.sh", &["--whole".as_ref(), new]))?;
     Ok(Debian { dir })
+}
+
+/// vm0 as a disk with the layout of Debian's cloud images, in qcow2. It is shared: copy it before you write.
+pub fn cloud() -> Result<PathBuf, LabError> {
+    let debian = debian()?;
+    let parts = [LIB.to_owned(), CLOUD.to_owned(), debian.name()];
+    let dir = made("cloud", &parts, |new| {
+        fs::create_dir(new).map_err(LabError::path("create", new))?;
+        recipe("cloud.sh", &[&debian.file("vm0.raw"), &new.join(CLOUD_FILE)])
+    })?;
+    Ok(dir.join(CLOUD_FILE))
 }
 
 /// Copies vm0, kernel and initrd into a directory. Images that are there already stay as they are: machines may live
@@ -74,14 +92,16 @@ pub(crate) fn tools() -> Result<PathBuf, LabError> {
 
 /// An ext4 with vm0's files and room for more: the working directory of the emulated machine.
 pub(crate) fn work() -> Result<PathBuf, LabError> {
-    let debian = debian()?;
-    let name = debian.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let dir = made("work", &[name, WORK_BYTES.to_string()], |new| {
+    let (debian, cloud) = (debian()?, cloud()?);
+    let cloud_name =
+        cloud.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let dir = made("work", &[debian.name(), cloud_name, WORK_BYTES.to_string()], |new| {
         let files = new.join("files");
         fs::create_dir_all(&files).map_err(LabError::path("create", &files))?;
-        for name in Debian::FILES {
+        let all = Debian::FILES.map(|name| (debian.file(name), name));
+        for (file, name) in all.into_iter().chain([(cloud.clone(), CLOUD_FILE)]) {
             let link = files.join(name);
-            fs::hard_link(debian.file(name), &link).map_err(LabError::path("create", &link))?;
+            fs::hard_link(file, &link).map_err(LabError::path("create", &link))?;
         }
         let image = new.join("image");
         let sparse = fs::File::create(&image).and_then(|f| f.set_len(WORK_BYTES));

@@ -153,7 +153,7 @@ impl Kernel {
     }
 
     /// A static busybox that this kernel runs.
-    pub(crate) fn busybox(&self) -> Result<PathBuf, LabError> {
+    pub fn busybox(&self) -> Result<PathBuf, LabError> {
         if self.i386 {
             let package = packages::unpacked(Release::Named("bookworm"), "busybox-static:i386")?;
             let homes = [package.join("bin/busybox"), package.join("usr/bin/busybox")];

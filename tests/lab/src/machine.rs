@@ -135,7 +135,8 @@ impl LabConfig {
     }
 
     /// Commands find Debian's programs (resources/image/tools.sh lists them) instead of busybox's. Their directory is on
-    /// ext4, has room for disks, and holds the files of [`crate::Debian`] to write to; all is forgotten with the lab.
+    /// ext4, has room for disks, and holds the files of [`crate::Debian`] and `cloud.qcow2` ([`crate::cloud`]) to write to; all is
+    /// forgotten with the lab.
     /// `tools.ext4` there is a disk with the programs, for a guest to mount read-only. Where there is no emulated machine the programs are the host's.
     #[must_use]
     pub fn debian(mut self) -> Self {

@@ -2,9 +2,10 @@
 
 use crate::channel::{Channel, End, Shared, Status};
 use crate::error::{Tail, seconds};
+use crate::host::say;
 use crate::{LabError, wire};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A command to run in the lab. It runs in the directory that holds the lab's files.
 #[derive(Debug, Clone)]
@@ -161,6 +162,7 @@ impl Process {
     /// Waits for whichever of these texts comes first; gives its index as well.
     pub fn expect_any(&mut self, texts: &[&str], limit: Duration) -> Result<(usize, String), LabError> {
         let from = self.seen;
+        let _timed = Timed::new(|| format!("{texts:?} of `{}`", self.line));
         let found = self.shared.wait(limit, |state| {
             let new = state.out.get(from..).unwrap_or_default();
             let hits = texts
@@ -184,6 +186,7 @@ impl Process {
 
     /// Waits for its end and gives all that it wrote.
     pub fn wait(&mut self, limit: Duration) -> Result<Output, LabError> {
+        let _timed = Timed::new(|| format!("the end of `{}`", self.line));
         match self.shared.wait(limit, |s| s.end.clone()) {
             Some(End::Status(status)) => {
                 let state = self.shared.state();
@@ -265,6 +268,25 @@ impl Input {
     pub fn close(&self) -> Result<(), LabError> {
         let what = format!("cannot close the input of `{}` in the lab", self.line);
         self.channel.send(wire::STDIN_END, self.id, &[]).map_err(LabError::io(what))
+    }
+}
+
+/// Says what was waited for and for how long, where `MINIVMM_LAB_TIMES=1` asks for that: where a test's time goes.
+struct Timed(Option<(Instant, String)>);
+
+impl Timed {
+    fn new(what: impl FnOnce() -> String) -> Self {
+        Self(std::env::var_os("MINIVMM_LAB_TIMES").map(|_| (Instant::now(), what())))
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        if let Some((begin, what)) = &self.0 {
+            let what: String =
+                what.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect();
+            say(&format!("{:6.1} s for {what}", begin.elapsed().as_secs_f64()));
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn make(
 ) -> Result<u64, LabError> {
     let mut hasher = DefaultHasher::new();
     // This file's number goes up with changes of the command line in backend.rs.
-    (2_u32, qemu, config.mem_mib, config.cpus, initramfs).hash(&mut hasher);
+    (3_u32, qemu, config.mem_mib, config.cpus, initramfs).hash(&mut hasher);
     (&kernel.bzimage, drives.len()).hash(&mut hasher);
     for drive in drives {
         drive.size()?.hash(&mut hasher);

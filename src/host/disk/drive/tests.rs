@@ -15,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::open::Access;
+use super::super::tests::or_skip;
 use super::*;
 use crate::host::lock::{Kind, try_lock};
 
@@ -43,11 +44,7 @@ fn on_each(test: impl Fn(&mut Rig)) {
         let folder = tempfile::tempdir().unwrap();
         let (disk, path) = open(&folder, 1);
         let drive = Arc::new(Drive::new(disk, path, true));
-        let made = drive.make_engine(kind)();
-        if made.is_err() && super::super::tests::may_lack(kind) {
-            continue;
-        }
-        let mut engine = made.unwrap();
+        let Some(mut engine) = or_skip(drive.make_engine(kind)(), kind) else { continue };
         let (memory, _) = testing::memory(1 << 20);
         engine.attach(DONE, &memory);
         test(&mut Rig { drive, engine, memory, folder });

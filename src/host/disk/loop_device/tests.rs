@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::host::disk::file::DiskFile;
+use crate::host::disk::tests::lacks;
 
 const WRITE: Access = Access { read_only: false, direct: false };
 const READ: Access = Access { read_only: true, direct: false };
@@ -112,7 +113,7 @@ impl RealLoop {
     pub(in crate::host::disk) fn attach(image: &Path, options: &[&str]) -> Option<Self> {
         let output = Command::new("losetup").args(options).args(["-f", "--show"]).arg(image).output();
         let Some(output) = output.ok().filter(|output| output.status.success()) else {
-            let _ = io::Write::write_all(&mut io::stderr(), b"SKIPPED: this user attaches no loop device\n");
+            lacks("loop", "this user can attach no loop device (losetup -f): run it as root");
             return None;
         };
         Some(RealLoop(String::from_utf8(output.stdout).unwrap().trim().into()))

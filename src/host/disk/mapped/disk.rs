@@ -11,6 +11,7 @@ use virtio::block::{Disk, SECTOR, Topology};
 
 use super::super::file::DiskFile;
 use super::super::open::Access;
+use super::super::reserved::is_reserved;
 use crate::host::disk_image::ImageOpener;
 use crate::spec::DiskDiscard;
 
@@ -119,7 +120,7 @@ impl ImageDisk {
     /// The same, whose space the guest gives back as `wish` says.
     #[must_use]
     pub(crate) fn discarding(mut self, wish: DiskDiscard) -> Self {
-        let is_reserved = || self.top().is_some_and(|top| top.is_reserved(self.length()));
+        let is_reserved = || self.top().is_some_and(|top| is_reserved(&top.buffered, self.length()));
         self.discards = wish == DiskDiscard::On || wish == DiskDiscard::Auto && !is_reserved();
         self
     }

@@ -1,21 +1,20 @@
 //! The engine of an image: cuts requests at the ends of mappings, and has their parts done by an engine for files or by threads
 //! that know the image.
 
+mod contract;
+
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use diskimage::HeldWrites;
-use virtio::block::{AnyEngine, Completion, Engine, Extent, Operation, Tag};
+use virtio::block::{AnyEngine, Completion, Extent, Operation, Tag};
 use virtio::memory::{Memory, Segment, cut};
-use virtio::poll::{Interest, Poller, Token};
+use virtio::poll::{Interest, Token};
 use virtio::worker::MakePoller;
 
 use super::super::engine::EngineKind;
-use super::super::helper::{HELPER_EVENT, Helper};
+use super::super::helper::HELPER_EVENT;
 use super::super::mover::Mover;
 use super::super::sync::SyncEngine;
 use super::super::transfer::Transfer;
@@ -23,6 +22,7 @@ use super::super::uring::UringEngine;
 use super::change::Job;
 use super::disk::{ImageDisk, Place, Target};
 use super::parts::{Parts, Request};
+use super::threads::Threads;
 
 /// A write to new clusters is cut into pieces of this size, so that others come between.
 const MOST_NEW: u64 = 1 << 20;
@@ -44,52 +44,6 @@ pub(super) struct MappedEngine<E: Mover> {
     starved: VecDeque<Tag>,
     completed: VecDeque<Completion>,
     segments: Vec<Segment>,
-}
-
-/// Threads for what blocks. None of them keeps another waiting for longer than a mapping changes.
-#[derive(Debug)]
-struct Threads {
-    read: Helper<Job>,
-    write: Option<Helper<Job>>,
-    space: Option<Helper<Job>>,
-    flush: Option<Helper<Job>>,
-}
-
-impl Threads {
-    fn new(disk: &Arc<ImageDisk>) -> io::Result<Self> {
-        let thread = |what| {
-            let disk = disk.clone();
-            Helper::with(what, move |job| disk.run(job))
-        };
-        let writer = |what| if disk.is_read_only() { Ok(None) } else { thread(what).map(Some) };
-        Ok(Threads {
-            read: thread("unpack")?,
-            write: writer("write")?,
-            space: writer("space")?,
-            flush: writer("flush")?,
-        })
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Helper<Job>> {
-        std::iter::once(&self.read).chain(&self.write).chain(&self.space).chain(&self.flush)
-    }
-
-    /// The next part that has ended.
-    fn completed(&mut self) -> Option<Completion> {
-        let Threads { read, write, space, flush } = self;
-        let mut all = std::iter::once(read).chain(write).chain(space).chain(flush);
-        all.find_map(Helper::completed)
-    }
-
-    /// The thread for `job`; `None` on a disk that is only read.
-    fn of(&mut self, job: &Job) -> Option<&mut Helper<Job>> {
-        match job {
-            Job::Read(..) => Some(&mut self.read),
-            Job::Write(..) => self.write.as_mut(),
-            Job::Space(..) => self.space.as_mut(),
-            Job::Flush => self.flush.as_mut(),
-        }
-    }
 }
 
 impl<E: Mover> MappedEngine<E> {
@@ -327,92 +281,6 @@ impl<E: Mover> MappedEngine<E> {
         let part = self.part(tag)?;
         self.mover.submit_to(0, part, Operation::Flush, Extent::default(), &[]);
         Ok(())
-    }
-}
-
-impl<E: Mover> Engine for MappedEngine<E> {
-    fn attach(&mut self, done: Token, memory: &Memory) {
-        self.done = done;
-        self.memory = Some(memory.clone());
-        self.completed.clear();
-        // Until there is a driver, `done` is no token of this engine's.
-        self.mover.attach(HELPER_EVENT, memory);
-    }
-
-    fn submit(&mut self, tag: Tag, operation: Operation, extent: Extent, segments: &[Segment]) {
-        let extent = if operation == Operation::Flush { Extent::default() } else { extent };
-        if let Err(error) = self.accept(tag, operation, extent, segments) {
-            return self.completed.push_back(Completion { tag, result: Err(error) });
-        }
-        if operation == Operation::Flush
-            && let Err(error) = self.flush(tag)
-            && let Some(request) = self.requests.get_mut(usize::from(tag))
-        {
-            request.fail(error);
-        }
-        self.advance(tag);
-    }
-
-    fn completed(&mut self) -> Option<Completion> {
-        self.completed.pop_front()
-    }
-
-    fn drain(&mut self) -> io::Result<()> {
-        self.disk.hurried.store(true, Ordering::Release);
-        let result = loop {
-            if let Err(error) = self.mover.drain() {
-                break Err(error);
-            }
-            self.threads.all().for_each(Helper::drain);
-            self.collect();
-            if self.in_flight == 0 {
-                break Ok(());
-            }
-        };
-        self.disk.hurried.store(false, Ordering::Release);
-        result
-    }
-
-    fn gather(&mut self, operations: usize) -> bool {
-        self.mover.gather(operations)
-    }
-
-    fn signal(&mut self, event: RawFd) -> bool {
-        self.mover.signal(event)
-    }
-}
-
-impl<E: Mover> Poller for MappedEngine<E> {
-    fn watch(&mut self, fd: RawFd, token: Token, interest: Interest) -> io::Result<()> {
-        self.mover.watch(fd, token, interest)
-    }
-
-    fn unwatch(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
-        self.mover.unwatch(fd, token)
-    }
-
-    fn wait(&mut self, limit: Option<Duration>, ready: &mut Vec<Token>) -> io::Result<()> {
-        let limit = if self.completed.is_empty() { limit } else { Some(Duration::ZERO) };
-        self.mover.wait(limit, ready)?;
-        self.collect();
-        // The mover reports the end of parts by it, and the threads do.
-        ready.retain(|token| *token != HELPER_EVENT);
-        if !self.completed.is_empty() {
-            ready.push(self.done);
-        }
-        Ok(())
-    }
-}
-
-impl<E: Mover> Drop for MappedEngine<E> {
-    fn drop(&mut self) {
-        if let Err(error) = self.drain() {
-            // The mover, dropped next, keeps the memory of what it has in flight.
-            log::error!("requests of a disk do not end: {error}");
-        }
-        if let Err(error) = self.disk.finish() {
-            log::error!("the end of what was written to a disk is lost: {error}");
-        }
     }
 }
 

@@ -14,9 +14,12 @@ mod change;
 mod disk;
 mod engine;
 mod parts;
+mod running;
 mod settle;
+mod threads;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use disk::ImageDisk;
+pub use running::RunningImage;

@@ -8,7 +8,7 @@ use super::*;
 fn guest_sees_sectors_of_512_bytes_on_a_device_with_larger_ones_and_may_discard_any() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("device");
-    std::fs::File::create(&file).unwrap().set_len(8 << 20).unwrap();
+    fs::File::create(&file).unwrap().set_len(8 << 20).unwrap();
     let Some(device) = RealLoop::attach(&file, &["-b", "4096"]) else { return };
     make(&device.0, 4 * MIB, &[]);
     let options = ImageOptions::new(Format::Qcow2).write(true);

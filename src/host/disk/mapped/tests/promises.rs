@@ -10,6 +10,7 @@ use super::super::super::file::DiskFile;
 use super::super::super::uring::{ENTERED, UringEngine};
 use super::images::{kind, plain};
 use super::*;
+use crate::spec::DiskDiscard;
 
 #[test]
 fn a_flush_brings_everything_to_the_file() {
@@ -257,4 +258,26 @@ fn what_a_cluster_held_before_is_not_seen_again() {
         }
         rig.close();
     });
+}
+
+#[test]
+fn a_preallocated_image_keeps_its_space_and_one_that_was_written_full_gives_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &Path| {
+        Image::open(path, &ImageOptions::new(Format::Qcow2).write(true), &mut UnlockedOpener).unwrap()
+    };
+    let offers = |wish, path: &Path| {
+        let disk = ImageDisk::new(open(path), Access::default()).unwrap().discarding(wish);
+        disk.disk("", std::num::NonZeroU16::MIN).discard.is_some()
+    };
+    let (reserved, written) = (folder.path().join("reserved.qcow2"), folder.path().join("written.qcow2"));
+    make(&reserved, 2 * MIB, &["-o", "preallocation=falloc"]);
+    assert!(!offers(DiskDiscard::Auto, &reserved) && offers(DiskDiscard::On, &reserved));
+    make(&written, 2 * MIB, &[]);
+    let image = open(&written);
+    image.write_at(&pattern(1, 2 * MIB), 0).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    assert!(fs::metadata(&written).unwrap().blocks() * 512 >= 2 * MIB);
+    assert!(offers(DiskDiscard::Auto, &written) && !offers(DiskDiscard::Off, &written));
 }
