@@ -30,7 +30,7 @@ pub struct RestoreArgs {
     #[command(flatten)]
     pub service: ServiceArgs,
     /// Print this help
-    #[arg(short, long, action = ArgAction::HelpLong)]
+    #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 
