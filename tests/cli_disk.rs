@@ -12,7 +12,7 @@ mod documents;
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -369,4 +369,54 @@ fn commands_of_the_page_print_what_it_shows() {
             output.join("\n")
         );
     }
+}
+
+#[test]
+fn an_image_that_was_cut_off_is_refused_by_what_would_hide_it() {
+    let folder = Folder::new();
+    let data = vec![7; 4 << 20];
+    folder.raw("a.raw", 4 << 20, &[(0, &data)]);
+    folder.does(&["convert", "a.raw", "whole.qcow2"]);
+    let whole = fs::read(folder.path("whole.qcow2")).unwrap();
+    fs::write(folder.path("cut.qcow2"), &whole[..2 << 20]).unwrap();
+    folder.qemu_img(&["create", "-q", "-f", "qcow2", "-b", "a.raw", "-F", "raw", "over.qcow2"]);
+    let run = folder.run("qemu-io", &["-f", "qcow2", "-c", "write -P 5 0 2M", "over.qcow2"]);
+    assert!(run.status.success(), "{run:?}");
+    let over = fs::read(folder.path("over.qcow2")).unwrap();
+    fs::write(folder.path("over.qcow2"), &over[..1 << 20]).unwrap();
+    for words in [&["resize", "cut.qcow2", "+1M"][..], &["convert", "cut.qcow2", "new.raw"]] {
+        folder.fails(words, FAILED, &["cut.qcow2 has errors: ", "`minivmm disk check cut.qcow2`"]);
+    }
+    folder.fails(&["commit", "over.qcow2"], FAILED, &["over.qcow2 has errors: "]);
+    assert!(fs::read(folder.path("cut.qcow2")).unwrap() == whole[..2 << 20]);
+    assert!(fs::read(folder.path("a.raw")).unwrap() == data);
+    assert_eq!(folder.names(), ["a.raw", "cut.qcow2", "over.qcow2", "whole.qcow2"]);
+}
+
+#[test]
+fn a_copy_takes_the_place_of_a_file_with_its_rights_and_of_nothing_else() {
+    let folder = Folder::new();
+    folder.raw("a.raw", 1 << 20, &[(0, b"new")]);
+    folder.raw("old.raw", 1 << 20, &[(0, b"old")]);
+    fs::set_permissions(folder.path("old.raw"), fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("old.raw", folder.path("link.raw")).unwrap();
+    folder.does(&["convert", "--force", "a.raw", "link.raw"]);
+    assert!(fs::symlink_metadata(folder.path("link.raw")).unwrap().is_symlink());
+    assert_eq!(fs::read(folder.path("old.raw")).unwrap()[..3], *b"new");
+    assert_eq!(fs::metadata(folder.path("old.raw")).unwrap().mode() & 0o777, 0o640);
+    let pipe = folder.run("mkfifo", &["pipe"]);
+    assert!(pipe.status.success());
+    for force in [&["--force"][..], &[]] {
+        let words = [&["convert"], force, &["a.raw", "pipe"]].concat();
+        folder.fails(&words, FAILED, &["pipe is no file", "another name"]);
+    }
+    assert!(fs::symlink_metadata(folder.path("pipe")).unwrap().file_type().is_fifo());
+    folder.does(&["create", "over.qcow2", "--backing", "old.raw"]);
+    folder.fails(
+        &["convert", "--force", "over.qcow2", "old.raw"],
+        FAILED,
+        &["old.raw lies below over.qcow2"],
+    );
+    symlink("nowhere", folder.path("dangling.raw")).unwrap();
+    folder.fails(&["convert", "--force", "a.raw", "dangling.raw"], FAILED, &["dangling.raw"]);
 }

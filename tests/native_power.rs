@@ -104,11 +104,13 @@ impl Run {
             vmm::forbid_io_uring(&mut command);
         }
         let mut machine = Owned(folder.start(command).unwrap());
-        let (stdout, _) = Heard::listen(machine.stdout.take().unwrap());
-        let (stderr, _) = Heard::listen(machine.stderr.take().unwrap());
+        let (stdout, first) = Heard::listen(machine.stdout.take().unwrap());
+        let (stderr, second) = Heard::listen(machine.stderr.take().unwrap());
         let said = || format!("seed {seed}, {setup:?}: {}\n{}", stdout.text(), stderr.text());
         let status = wait(&mut machine, said);
         drop(machine);
+        // All of what it said was heard.
+        [first, second].into_iter().for_each(|thread| thread.join().unwrap());
         let recording = folder.end();
         assert!(status.success() && stdout.text().contains("done"), "{}", said());
         let noted = noted(&recording);

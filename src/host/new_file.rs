@@ -2,11 +2,11 @@
 //! behind.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Names that are tried for a file without a name of its own.
@@ -51,9 +51,15 @@ impl NewFile {
         Ok(self.file.metadata()?.blocks().saturating_mul(512))
     }
 
-    /// Writes everything to the medium and gives the file its name. A file that has the name is replaced, or is an error
-    /// ([`ErrorKind::AlreadyExists`]).
+    /// Writes everything to the medium and gives the file its name. A file that has the name is replaced by one with its mode and
+    /// owner, or is an error ([`ErrorKind::AlreadyExists`]).
     pub(crate) fn keep(mut self, replace: bool) -> io::Result<()> {
+        if replace && let Ok(old) = fs::symlink_metadata(&self.target).and_then(regular) {
+            // Another user's file becomes this user's, where that user may not give files away: then without rights for others.
+            let given = fchown(&self.file, Some(old.uid()), Some(old.gid())).is_ok();
+            let mode = if given { old.mode() & 0o777 } else { old.mode() & 0o700 };
+            self.file.set_permissions(Permissions::from_mode(mode))?;
+        }
         self.file.sync_all()?;
         match (self.temporary.clone(), replace) {
             (None, false) => link(&self.file, &self.target)?,
@@ -85,6 +91,10 @@ impl Drop for NewFile {
             let _ = fs::remove_file(temporary);
         }
     }
+}
+
+fn regular(found: fs::Metadata) -> io::Result<fs::Metadata> {
+    if found.is_file() { Ok(found) } else { Err(ErrorKind::InvalidInput.into()) }
 }
 
 fn options() -> OpenOptions {

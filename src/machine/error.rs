@@ -283,7 +283,7 @@ pub enum DiskChangeError {
         id: String,
     },
     /// There is a disk in it.
-    #[error("{} is in {id}; take it out first with `minivmm disk eject`", path.display())]
+    #[error("the drive {id} has {} in it; take it out first with `minivmm disk eject`", path.display())]
     Full {
         /// The drive.
         id: String,

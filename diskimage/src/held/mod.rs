@@ -3,7 +3,8 @@
 //! imago writes refcount blocks, tables and header as it goes, with no barrier between them. Here its writes are held in memory,
 //! where it reads them again, until a [`Commit`] brings them to the medium in steps, with an fdatasync after each:
 //!
-//! 1. what nothing on the medium points to yet: refcounts, which only grow, and new tables;
+//! 1. what nothing on the medium points to: refcounts, and new tables. A refcount falls only for a cluster whose last pointer went
+//!    with an earlier commit;
 //! 2. the refcount table;
 //! 3. what points to clusters: L2 tables, the L1 table, the header.
 //!

@@ -213,10 +213,14 @@ fn a_power_cut_leaves_what_was_committed_and_no_pointer_to_a_free_cluster() {
 fn replay(path: &Path, events: &[Event], dice: &mut Dice) {
     let file = File::options().write(true).open(path).unwrap();
     for (index, event) in events.iter().enumerate() {
-        let Event::Write(offset, bytes) = event else { continue };
+        let (offset, bytes) = match event {
+            Event::Write(offset, bytes) => (*offset, bytes.clone()),
+            Event::Hole(offset, length) => (*offset, vec![0; *length as usize]),
+            Event::Barrier | Event::Lost => continue,
+        };
         let end = events[index..].iter().find(|event| matches!(event, Event::Barrier | Event::Lost));
         if matches!(end, Some(Event::Barrier)) || dice.below(2) == 0 {
-            file.write_all_at(bytes, *offset).unwrap();
+            file.write_all_at(&bytes, offset).unwrap();
         }
     }
 }

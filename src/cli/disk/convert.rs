@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diskimage::{ConvertOptions, Image};
 
@@ -16,14 +16,16 @@ use crate::host::identity::identity;
 use crate::host::new_file::NewFile;
 
 pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
-    let (from, to) = (&args.from, &args.to);
+    let from = &args.from;
+    let to = &behind_links(&args.to)?;
     let mut opener = ImageOpener::default();
     let source =
         Source { path: from, format: args.from_format, flag: "--from-format", backing: &args.backing };
     let image = source.open(false, &mut opener)?;
+    source.refuse_errors(&mut Bar::begin()?)?;
     // Locked for as long as this takes, so that no machine begins to use what is replaced.
     let mut replaced = ImageOpener::default();
-    may_replace(args, &image, &mut replaced)?;
+    may_replace(args, to, &image, &mut replaced)?;
     let format = format_of(args.format, to);
     let failed = |error: io::Error| match error.kind() {
         ErrorKind::AlreadyExists => DiskVerbError::ExistsUnforced(to.clone()),
@@ -39,28 +41,45 @@ pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
     Ok(info::in_a_line(to, format, image.size(), used))
 }
 
+/// Where a link leads, so that its file is replaced and not the link.
+fn behind_links(path: &Path) -> Result<PathBuf, DiskVerbError> {
+    if !fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink()) {
+        return Ok(path.into());
+    }
+    fs::canonicalize(path).map_err(|error| DiskVerbError::Io { path: path.into(), error })
+}
+
 /// Refuses to replace what was not to be replaced, or is in use.
-fn may_replace(args: &DiskConvertArgs, image: &Image, opener: &mut ImageOpener) -> Result<(), DiskVerbError> {
-    let to = &args.to;
+fn may_replace(
+    args: &DiskConvertArgs,
+    to: &Path,
+    image: &Image,
+    opener: &mut ImageOpener,
+) -> Result<(), DiskVerbError> {
     let Ok(there) = fs::symlink_metadata(to) else { return Ok(()) };
     let is_read = |path: &Path| {
         fs::metadata(path)
             .is_ok_and(|read| fs::metadata(to).is_ok_and(|there| identity(&read) == identity(&there)))
     };
     if let Some(layer) = image.layers().iter().find(|layer| is_read(&layer.path)) {
-        return Err(DiskVerbError::SameFile(layer.path.clone(), to.clone()));
+        return Err(if layer.path == args.from {
+            DiskVerbError::SameFile(layer.path.clone(), to.into())
+        } else {
+            DiskVerbError::Below { from: args.from.clone(), to: to.into() }
+        });
     }
     if there.file_type().is_block_device() {
-        return Err(DiskVerbError::ToDevice(to.clone()));
-    }
-    if !args.force {
-        return Err(DiskVerbError::ExistsUnforced(to.clone()));
+        return Err(DiskVerbError::ToDevice(to.into()));
     }
     if there.is_dir() {
-        return Err(DiskVerbError::Make { path: to.clone(), error: ErrorKind::IsADirectory.into() });
+        return Err(DiskVerbError::Make { path: to.into(), error: ErrorKind::IsADirectory.into() });
     }
-    if there.is_file() {
-        opener.open_disk(to, true)?;
+    if !there.is_file() {
+        return Err(DiskVerbError::NoFile(to.into()));
     }
+    if !args.force {
+        return Err(DiskVerbError::ExistsUnforced(to.into()));
+    }
+    opener.open_disk(to, true)?;
     Ok(())
 }

@@ -41,6 +41,20 @@ pub(super) enum DiskVerbError {
     BackingElsewhere { path: PathBuf, backing: PathBuf, allowed: PathBuf },
     #[error("{} and {} are the same file", shown(.0), shown(.1))]
     SameFile(PathBuf, PathBuf),
+    #[error("{} lies below {}, and is not replaced by it; choose another name", shown(.to), shown(.from))]
+    Below { from: PathBuf, to: PathBuf },
+    #[error("{} is no file, but a device or a pipe, and no image takes its place; choose another name", shown(.0))]
+    NoFile(PathBuf),
+    #[error(
+        "{} has errors: {errors}, so that some of its content is missing; `minivmm disk check {}` lists them, and a whole copy of the image \
+         is the best cure", shown(.path), shell_word(.path)
+    )]
+    Errors { path: PathBuf, errors: u64 },
+    #[error(
+        "{error}; {} may have a part of what {} has, and a machine that uses {} sees no difference: repeat the command when the cause is \
+         gone", shown(.base), shown(.overlay), shown(.overlay)
+    )]
+    CommitUnfinished { error: Box<DiskVerbError>, overlay: PathBuf, base: PathBuf },
     #[error("{} has {} now, and {} are less; what is behind them is lost with `--shrink`", shown(.path), Bytes(*.from), Bytes(*.to))]
     Smaller { path: PathBuf, from: u64, to: u64 },
     #[error("{} cannot have {}: {what} ends at {}{}; make it smaller first, in the guest", shown(.path), Bytes(*.to), Bytes(*.end), exactly(*.end))]

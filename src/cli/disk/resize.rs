@@ -47,12 +47,13 @@ fn resize_live(disk: &MachineDisk, args: &DiskResizeArgs) -> Result<String, Disk
 }
 
 fn resize_file(path: &Path, args: &DiskResizeArgs) -> Result<String, DiskVerbError> {
-    let mut opener = ImageOpener::default();
-    let mut image = Source::new(path, &args.source).open(true, &mut opener)?;
-    let is_device = std::fs::metadata(path).is_ok_and(|there| there.file_type().is_block_device());
-    if is_device {
+    // Not opened at all: of a loop device the lock would be in its own way.
+    if std::fs::metadata(path).is_ok_and(|there| there.file_type().is_block_device()) {
         return Err(DiskVerbError::Device(path.into()));
     }
+    let (mut opener, source) = (ImageOpener::default(), Source::new(path, &args.source));
+    source.refuse_errors(&mut Bar::begin()?)?;
+    let mut image = source.open(true, &mut opener)?;
     let from = image.size();
     let to = args.size.applied(from)?;
     if to < from {

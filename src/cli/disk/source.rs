@@ -4,9 +4,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use diskimage::{Format, Image, ImageOptions};
+use diskimage::{Format, Image, ImageOptions, Verdict};
 
 use super::error::DiskVerbError;
+use super::progress::Bar;
 use super::{SourceArgs, format_of};
 use crate::host::disk::IMAGE_FORMATS;
 use crate::host::disk_image::ImageOpener;
@@ -40,6 +41,23 @@ impl<'a> Source<'a> {
     pub(super) fn open(self, write: bool, opener: &mut ImageOpener) -> Result<Image, DiskVerbError> {
         self.open_file(write, opener)?;
         Ok(Image::open(self.path, &self.options().write(write), opener)?)
+    }
+
+    /// Refuses an image whose metadata have errors: of one that was cut off, clusters would read as zeros, and a change of the image
+    /// could hide that they are missing.
+    pub(super) fn refuse_errors(self, bar: &mut Bar) -> Result<(), DiskVerbError> {
+        let format = format_of(self.format, self.path);
+        if format == Format::Raw {
+            return Ok(());
+        }
+        let file = self.open_file(false, &mut ImageOpener::default())?;
+        let report = diskimage::check(&file, self.path, format, bar).map_err(|error| bar.failed(error))?;
+        match report.verdict() {
+            Verdict::Corrupt => {
+                Err(DiskVerbError::Errors { path: self.path.into(), errors: report.corruptions })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Opens and locks the file alone.

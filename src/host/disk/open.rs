@@ -133,6 +133,11 @@ fn open_as_it_is(
         error,
     })?;
     check_kind(path, &metadata)?;
+    if metadata.file_type().is_block_device() != found.file_type().is_block_device() {
+        // It was opened as what it is not: a device without O_EXCL may be mounted.
+        let error = io::Error::other("another file has taken its place meanwhile; try again");
+        return Err(DiskError::Io { path: path.into(), action: "opening it", error });
+    }
     Ok((file, metadata))
 }
 

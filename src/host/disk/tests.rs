@@ -22,6 +22,11 @@ use virtio::testing;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+#[path = "../../../tests/support/without.rs"]
+mod without;
+
+pub(super) use without::lacks;
+
 use super::engine::{engine, make_engine};
 use super::file::DiskFile;
 use super::*;
@@ -70,18 +75,6 @@ pub(super) fn or_skip(made: io::Result<AnyEngine>, kind: EngineKind) -> Option<A
     );
     lacks("io_uring", &reason);
     None
-}
-
-/// `what` is missing for `reason`: a failure, or a line in every log that this test was left out.
-pub(super) fn lacks(what: &str, reason: &str) {
-    let left_out = std::env::var("MINIVMM_TEST_WITHOUT").unwrap_or_default();
-    assert!(
-        left_out.split(',').any(|name| name == what),
-        "{reason}, or leave the test out with MINIVMM_TEST_WITHOUT={what}"
-    );
-    // Bypasses the capture of the test harness.
-    let said = format!("SKIPPED by MINIVMM_TEST_WITHOUT={what}: {:?}\n", std::thread::current().name());
-    let _ = io::Write::write_all(&mut io::stderr(), said.as_bytes());
 }
 
 fn expected(at: u64) -> u8 {

@@ -6,8 +6,8 @@ use super::*;
 use crate::Header;
 use crate::layout::READ;
 
-/// A compressed image of which every cluster was written over.
-fn written_over() -> Rig {
+/// A compressed image.
+fn packed() -> Rig {
     let mut rig = Rig::new(65536, 5);
     // It can be packed to half of its size.
     let mut noise = || (0..256).map(|_| rig.dice.below(256) as u8).chain([0; 256]).collect::<Vec<_>>();
@@ -20,11 +20,50 @@ fn written_over() -> Rig {
     rig.image = open(&packed);
     rig.image.files()[0].hold_writes().unwrap();
     rig.path = packed;
+    rig.model = all;
+    rig
+}
+
+/// A compressed image of which every cluster was written over.
+fn written_over() -> Rig {
+    let mut rig = packed();
     let all: Vec<u8> = (0..SIZE / 512).flat_map(|sector| [sector as u8 | 1; 512]).collect();
     rig.image.write_at(&all, 0).unwrap();
     rig.model = all;
     rig.commit();
     rig
+}
+
+#[test]
+fn a_power_cut_amid_clusters_that_are_freed_and_used_again_loses_nothing() {
+    let mut rig = packed();
+    let start = fs::read(&rig.path).unwrap();
+    let events = |rig: &Rig| lock(&rig.held_writes().log).len();
+    let mut committed = vec![(0, rig.model.clone())];
+    let mut reused = false;
+    for _ in 0..4 {
+        let before = fs::metadata(&rig.path).unwrap().len();
+        for _ in 0..30 {
+            rig.write();
+        }
+        rig.commit();
+        committed.push((events(&rig), rig.model.clone()));
+        reused |= fs::metadata(&rig.path).unwrap().len() == before;
+        if rig.held_writes().commit().reclaimable() > 0 {
+            rig.reclaim();
+            committed.push((events(&rig), rig.model.clone()));
+        }
+    }
+    let log = lock(&rig.held_writes().log).clone();
+    assert!(reused && log.iter().any(|event| matches!(event, Event::Hole(..))));
+    for cut in 0..=log.len() {
+        // Around holes, and some of the rest.
+        let near = log[cut.saturating_sub(4)..(cut + 4).min(log.len())].iter();
+        if near.clone().any(|event| matches!(event, Event::Hole(..))) || rig.dice.below(8) == 0 {
+            let last = committed.iter().rposition(|(events, _)| *events <= cut).unwrap();
+            rig.assert_cut(&start, &log[..cut], committed[last..].iter().map(|(_, model)| model));
+        }
+    }
 }
 
 #[test]
