@@ -235,7 +235,7 @@ fn a_folder_is_whole_or_not_there_whenever_the_machine_is_killed() {
         let mut machine = bench.start();
         let verb = bench.host.verb(&["save", "vm0", "saved"]).current_dir(bench.folder()).spawn().unwrap();
         let mut verb = Owned(verb);
-        thread::sleep(Duration::from_micros(u64::from(round) * 7919 % 40_000));
+        thread::sleep(Duration::from_micros(round * 7919 % 40_000));
         machine.signal(libc::SIGKILL);
         machine.stdin = None;
         machine.end();

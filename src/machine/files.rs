@@ -67,7 +67,7 @@ pub(crate) struct BootFiles {
 /// What a machine begins with.
 #[derive(Debug)]
 pub(crate) enum PreparedStart {
-    Files(BootFiles),
+    Files(Box<BootFiles>),
     Saved(Restore),
 }
 
@@ -90,7 +90,7 @@ impl Prepared {
     /// Finds what a machine boots that has these files open.
     pub(crate) fn find(spec: &Spec, open: OpenFiles, progress: &Progress) -> Result<Self, StartError> {
         let boot = BootFiles::find(spec, &open, progress)?;
-        Ok(Self::new(open, PreparedStart::Files(boot), progress))
+        Ok(Self::new(open, PreparedStart::Files(Box::new(boot)), progress))
     }
 
     /// For a machine that was saved and has these files open. No kernel is searched for.
@@ -140,7 +140,7 @@ impl Prepared {
 impl BootFiles {
     pub(crate) fn of(spec: &Spec) -> Result<Self, StartError> {
         match Prepared::of(spec)?.start {
-            PreparedStart::Files(files) => Ok(files),
+            PreparedStart::Files(files) => Ok(*files),
             PreparedStart::Saved(_) => Err(StartError::Internal("the boot files")),
         }
     }
