@@ -109,6 +109,10 @@ impl ControlTarget for Fake {
     }
 
     fn save_and_end(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+        if self.state() == MachineState::Ended {
+            return Err(SaveError::Ended);
+        }
+        self.record("save");
         Ok(())
     }
 

@@ -194,7 +194,7 @@ pub struct SaveArgs {
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
     /// Print this help
-    #[arg(short, long, action = ArgAction::HelpLong)]
+    #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 
