@@ -36,18 +36,18 @@ pub struct RestoreArgs {
 
 /// Runs the machine until it ends, here or in the background.
 pub(super) fn run(args: &RestoreArgs) -> Status {
-    let opened = SavedMachine::open(&args.folder).and_then(|saved| {
+    let opened = SavedMachine::open(&args.folder).and_then(|mut saved| {
         if !args.trust_disks {
             saved.check_disks()?;
         }
+        if let Some(name) = &args.name {
+            saved.set_name(Some(name.clone()));
+        }
         Ok(saved.into_parts())
     });
-    let (mut spec, restore) = match opened {
+    let (spec, restore) = match opened {
         Ok(parts) => parts,
         Err(error) => return report_error(&error, Status::Failed),
     };
-    if let Some(name) = &args.name {
-        spec.name = Some(name.clone());
-    }
     run_machine(&spec, Some(restore), &args.service)
 }

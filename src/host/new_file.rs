@@ -103,7 +103,8 @@ fn options() -> OpenOptions {
     options
 }
 
-fn folder(target: &Path) -> &Path {
+/// The folder that a file or folder of this path is in.
+pub(super) fn folder(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

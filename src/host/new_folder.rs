@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lock::try_lock_folder;
+use super::new_file;
 
 /// How often a name is tried that others take and leave.
 const ATTEMPTS: u32 = 10;
@@ -68,9 +69,8 @@ impl NewFolder {
         self.folder.sync_all()?;
         fs::rename(&self.temporary, &self.target)?;
         self.kept = true;
-        let parent = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
         // The name as well, where the file system can: some network ones cannot.
-        File::open(parent.unwrap_or(Path::new("."))).and_then(|parent| parent.sync_all()).or(Ok(()))
+        File::open(new_file::folder(&self.target)).and_then(|parent| parent.sync_all()).or(Ok(()))
     }
 }
 

@@ -11,7 +11,6 @@ mod tests;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,6 +20,7 @@ use manifest::Manifest;
 use crate::host::disk::DiskMark;
 use crate::host::lock::{Kind, try_lock};
 use crate::host::new_folder::NewFolder;
+use crate::host::open_now::open_now;
 use crate::machine::files::Restore;
 use crate::machine::{MachineBuilder, SavedState};
 use crate::spec::{MachineName, Spec};
@@ -184,8 +184,7 @@ fn with_absolute_paths(mut spec: Spec) -> io::Result<Spec> {
 /// Opens a regular file in a folder: no pipe that never answers, and no link to what the folder does not hold.
 fn open(folder: &Path, name: &str) -> Result<File, SavedMachineError> {
     let path = folder.join(name);
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = match File::options().read(true).custom_flags(flags).open(&path) {
+    let file = match open_now(&path, File::options().read(true), libc::O_NOFOLLOW) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && name == MANIFEST => {
             return Err(SavedMachineError::NotSaved(folder.into()));
         }

@@ -113,6 +113,16 @@ impl Rig {
         self.try_commit().unwrap();
     }
 
+    /// Goes on with a compressed copy.
+    fn pack(&mut self) {
+        let packed = self.path.with_file_name("packed.qcow2");
+        let (from, to) = (self.path.to_str().unwrap(), packed.to_str().unwrap());
+        assert_eq!(qemu_img(&["convert", "-c", "-f", "qcow2", "-O", "qcow2", from, to]), 0);
+        self.image = open(&packed);
+        self.image.files()[0].hold_writes().unwrap();
+        self.path = packed;
+    }
+
     /// Frees what nothing points to, and writes that down.
     fn reclaim(&self) {
         let mut commit = self.held_writes().commit();
@@ -232,12 +242,7 @@ fn compressed_clusters_are_free_again_after_they_were_written_over() {
         rig.write();
     }
     rig.commit();
-    let packed = rig.path.with_file_name("packed.qcow2");
-    let (from, to) = (rig.path.to_str().unwrap(), packed.to_str().unwrap());
-    assert_eq!(qemu_img(&["convert", "-c", "-f", "qcow2", "-O", "qcow2", from, to]), 0);
-    rig.image = open(&packed);
-    rig.image.files()[0].hold_writes().unwrap();
-    rig.path = packed;
+    rig.pack();
     for _ in 0..50 {
         rig.write();
     }

@@ -3,8 +3,7 @@
 //! The main thread decides, and never blocks without a limit: other threads start the machine, copy its bytes
 //! and wait for signals.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -59,7 +58,7 @@ pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
 /// Random, so that no command prints it by chance.
 fn token() -> io::Result<String> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    getrandom::fill(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

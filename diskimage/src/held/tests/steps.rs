@@ -14,12 +14,7 @@ fn packed() -> Rig {
     let all: Vec<u8> = (0..SIZE / 512).flat_map(|_| noise()).collect();
     rig.image.write_at(&all, 0).unwrap();
     rig.commit();
-    let packed = rig.path.with_file_name("packed.qcow2");
-    let (from, to) = (rig.path.to_str().unwrap(), packed.to_str().unwrap());
-    assert_eq!(qemu_img(&["convert", "-c", "-f", "qcow2", "-O", "qcow2", from, to]), 0);
-    rig.image = open(&packed);
-    rig.image.files()[0].hold_writes().unwrap();
-    rig.path = packed;
+    rig.pack();
     rig.model = all;
     rig
 }
