@@ -7,7 +7,7 @@ use clap::ArgAction;
 use super::daemon::ServiceArgs;
 use super::exit::Status;
 use super::{report_error, run_machine};
-use crate::saved::SavedMachine;
+use crate::saved::{SavedMachine, SavedMachineError};
 use crate::spec::MachineName;
 
 /// The saved machine, and how it goes on.
@@ -20,6 +20,12 @@ pub struct RestoreArgs {
     /// Its name from now on [default: as it was saved]
     #[arg(long, value_name = "NAME")]
     pub name: Option<MachineName>,
+    /// Where the guest's writes go if FOLDER has copies of the disks: overlays in this folder, new or empty
+    #[arg(long, value_name = "FOLDER", conflicts_with = "snapshot")]
+    pub disks: Option<PathBuf>,
+    /// What the guest writes to copies of disks in FOLDER is gone when the machine ends
+    #[arg(long)]
+    pub snapshot: bool,
     /// Take the disks as they are
     ///
     /// Without this option a disk is refused whose length or time of change is another one than when the machine was saved: a guest
@@ -39,6 +45,13 @@ pub(super) fn run(args: &RestoreArgs) -> Status {
     let opened = SavedMachine::open(&args.folder).and_then(|mut saved| {
         if !args.trust_disks {
             saved.check_disks()?;
+        }
+        match &args.disks {
+            Some(disks) => saved.keep_disks_in(disks)?,
+            None if saved.has_disks() && !args.snapshot => {
+                return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
+            }
+            None => {}
         }
         if let Some(name) = &args.name {
             saved.set_name(Some(name.clone()));

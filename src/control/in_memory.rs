@@ -18,7 +18,7 @@ use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, PauseError,
-    ResizeError, SaveError, Stats,
+    ResizeError, SaveError, SaveOptions, Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -122,7 +122,7 @@ impl ControlTarget for StubMachine {
 
     fn kill(&self) {}
 
-    fn save_and_end(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+    fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, Controls, DiskChangeError, DiskState, Events, GuestConsole, Machine,
-    MachineEvent, MachineState, NetError, PauseError, ResizeError, SaveError, Stats,
+    MachineEvent, MachineState, NetError, PauseError, ResizeError, SaveError, SaveOptions, Stats,
 };
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
@@ -45,7 +45,7 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`SaveError`].
-    fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError>;
+    fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -320,8 +320,8 @@ impl ControlTarget for RunningTarget {
         self.controls.kill();
     }
 
-    fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError> {
-        self.controls.save_and_end(folder, limit)
+    fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError> {
+        self.controls.save_and_end_with(folder, options, limit)
     }
 
     fn balloon(&self) -> Balloon {

@@ -14,7 +14,7 @@ use super::target::{
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, NetHandles,
-    PauseError, ResizeError, SaveError, Stats,
+    PauseError, ResizeError, SaveError, SaveOptions, Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -108,7 +108,7 @@ impl ControlTarget for Fake {
         self.record("kill");
     }
 
-    fn save_and_end(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+    fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
         if self.state() == MachineState::Ended {
             return Err(SaveError::Ended);
         }

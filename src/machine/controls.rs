@@ -12,16 +12,17 @@ use virtio::balloon::{self, BalloonControl};
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::net_handles::{BoundForward, NetError, NetHandles};
-use super::saved::{SaveError, SavedParts, SavedState};
+use super::saved::{SaveError, SaveOptions, SavedParts, SavedState, Unsaveable};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{
     BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
+use crate::host::disk::DiskMark;
 use crate::kvm::memory::GuestRam;
 use crate::saved::{NewSavedMachine, SavedMachineError};
-use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward};
+use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward, Spec};
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
 /// has ended.
@@ -243,7 +244,33 @@ impl Controls {
     /// # Errors
     /// [`SaveError`]; the machine is as it was, and there is no folder.
     pub fn save_to(&self, folder: impl AsRef<Path>) -> Result<(), SaveError> {
-        self.write_to(folder.as_ref()).map(drop)
+        self.save_with(folder, SaveOptions::new())
+    }
+
+    /// As [`Controls::save_to`], with `options`.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was, and there is no folder.
+    pub fn save_with(&self, folder: impl AsRef<Path>, options: SaveOptions) -> Result<(), SaveError> {
+        let saved = SavedMachineParts::write(self, folder.as_ref(), options)?;
+        saved.keep().map(drop)
+    }
+
+    /// Saves the machine with copies of its disks to `folder`, as [`Controls::save_with`] does, and lets it go on if it ran. It rests while
+    /// memory and disks are copied, and goes on before they are on the host's medium. Pausing it may take until `limit`.
+    ///
+    /// # Errors
+    /// [`SaveError`]. There is no folder then, and the machine runs if it ran before.
+    pub fn snapshot_to(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        let rested = self.state() == MachineState::Paused;
+        let written = self
+            .pause(limit)
+            .map_err(SaveError::from)
+            .and_then(|()| SavedMachineParts::write(self, folder.as_ref(), SaveOptions::new().with_disks()));
+        if !rested {
+            self.resume();
+        }
+        written?.keep().map(drop)
     }
 
     /// Pauses the machine, for which it waits until `limit`, saves it as [`Controls::save_to`] does and ends it ([`Exit::Saved`]).
@@ -252,37 +279,33 @@ impl Controls {
     /// # Errors
     /// [`SaveError`]. There is no folder then, and the machine runs if it ran before.
     pub fn save_and_end(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        self.save_and_end_with(folder, SaveOptions::new(), limit)
+    }
+
+    /// As [`Controls::save_and_end`], with `options`.
+    ///
+    /// # Errors
+    /// [`SaveError`]. There is no folder then, and the machine runs if it ran before.
+    pub fn save_and_end_with(
+        &self,
+        folder: impl AsRef<Path>,
+        options: SaveOptions,
+        limit: Duration,
+    ) -> Result<(), SaveError> {
         let folder = folder.as_ref();
         let rested = self.state() == MachineState::Paused;
-        let saved = self.pause(limit).map_err(SaveError::from).and_then(|()| self.write_to(folder)).and_then(
-            |paused| {
-                let ends = self.ask(|answer| Command::EndSaved(paused, answer)).recv();
-                ends.unwrap_or(Err(SaveError::Ended)).inspect_err(|_| {
-                    // It may have written to its disks since.
-                    let _ = std::fs::remove_dir_all(folder);
-                })
-            },
-        );
+        let write = || SavedMachineParts::write(self, folder, options).and_then(SavedMachineParts::keep);
+        let saved = self.pause(limit).map_err(SaveError::from).and_then(|()| write()).and_then(|paused| {
+            let ends = self.ask(|answer| Command::EndSaved(paused, answer)).recv();
+            ends.unwrap_or(Err(SaveError::Ended)).inspect_err(|_| {
+                // It may have written to its disks since.
+                let _ = std::fs::remove_dir_all(folder);
+            })
+        });
         if saved.is_err() && !rested {
             self.resume();
         }
         saved
-    }
-
-    /// Gives what is gone once the machine does not rest any more.
-    fn write_to(&self, folder: &Path) -> Result<Weak<()>, SaveError> {
-        // First: what is wrong with the folder is told before anything is written.
-        let new = NewSavedMachine::create(folder)?;
-        let SavedParts { state, ram, paused, spec, marks } = self.ask_to_save()?;
-        let spec = spec?;
-        self.save_memory(&ram, &paused, new.memory()).map_err(|error| match error {
-            SaveError::Memory { source } => {
-                SavedMachineError::Unwritable { folder: folder.into(), source }.into()
-            }
-            error => error,
-        })?;
-        new.keep(spec, &state, marks)?;
-        Ok(paused)
     }
 
     fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
@@ -365,5 +388,44 @@ impl Controls {
         if apart {
             self.urgent.other();
         }
+    }
+}
+
+/// A machine whose state, memory and disks are in the files of a folder that is not finished yet.
+#[derive(Debug)]
+struct SavedMachineParts {
+    new: NewSavedMachine,
+    spec: Spec,
+    state: SavedState,
+    marks: Vec<Option<DiskMark>>,
+    paused: Weak<()>,
+}
+
+impl SavedMachineParts {
+    /// Writes what changes when the machine goes on.
+    fn write(controls: &Controls, folder: &Path, options: SaveOptions) -> Result<Self, SaveError> {
+        // First: what is wrong with the folder is told before anything is written.
+        let mut new = NewSavedMachine::create(folder)?;
+        let mut parts = controls.ask_to_save()?;
+        let spec = std::mem::replace(&mut parts.spec, Err(Unsaveable::Streams))?;
+        parts.copy_disks(options, &mut new).map_err(|error| match error {
+            error if parts.paused.strong_count() > 0 => error,
+            _ if controls.outcome.has_ended() => SaveError::Ended,
+            _ => SaveError::Resumed,
+        })?;
+        let SavedParts { state, ram, paused, marks, .. } = parts;
+        controls.save_memory(&ram, &paused, new.memory()).map_err(|error| match error {
+            SaveError::Memory { source } => {
+                SavedMachineError::Unwritable { folder: folder.into(), source }.into()
+            }
+            error => error,
+        })?;
+        Ok(SavedMachineParts { new, spec, state, marks, paused })
+    }
+
+    /// Brings it to the medium, and gives the folder its name. Gives what is gone once the machine does not rest any more.
+    fn keep(self) -> Result<Weak<()>, SaveError> {
+        self.new.keep(self.spec, &self.state, self.marks)?;
+        Ok(self.paused)
     }
 }

@@ -57,7 +57,7 @@ pub use exit::{Crash, Exit, GaveUp};
 #[cfg(test)]
 pub(crate) use net_handles::NetHandles;
 pub use net_handles::{BoundForward, NetError};
-pub use saved::{RestoreError, SaveError, SavedState, Unsaveable};
+pub use saved::{RestoreError, SaveError, SaveOptions, SavedState, Unsaveable};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
 use crate::kvm::KvmDevice;
@@ -392,6 +392,22 @@ impl Machine {
     /// [`SaveError`]; the machine is as it was.
     pub fn save_and_end(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
         self.controls.save_and_end(folder, limit)
+    }
+
+    /// See [`Controls::save_with`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save_with(&self, folder: impl AsRef<Path>, options: SaveOptions) -> Result<(), SaveError> {
+        self.controls.save_with(folder, options)
+    }
+
+    /// See [`Controls::snapshot_to`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine runs if it ran before.
+    pub fn snapshot_to(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        self.controls.snapshot_to(folder, limit)
     }
 
     /// See [`Controls::log_writes`].

@@ -13,10 +13,10 @@ use super::components::States;
 use super::disks::disk_id;
 use super::loader::Source;
 use super::resources::Resources;
-use crate::host::disk::{DiskMark, Drive};
+use crate::host::disk::{DiskMark, Drive, WrittenFile};
 use crate::kvm::KvmError;
 use crate::kvm::memory::{GuestRam, Placement, extents};
-use crate::saved::SavedMachineError;
+use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::{DiskBps, DiskIops, Spec};
 
 /// Layout of [`SavedState`].
@@ -81,6 +81,47 @@ pub(super) struct SavedParts {
     pub(super) spec: Result<Spec, Unsaveable>,
     /// Of each disk, if it has one.
     pub(super) marks: Vec<Option<DiskMark>>,
+    /// Of each disk, the file that the guest's writes change, if it has one.
+    pub(super) written: Vec<Option<WrittenFile>>,
+}
+
+/// How a machine is saved to a folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SaveOptions {
+    with_disks: bool,
+}
+
+impl SaveOptions {
+    /// The disks stay where they are, and are not in the folder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The folder gets a copy of each image that the guest writes to, which shares its blocks where the file system can (btrfs, XFS).
+    /// Of an overlay it is the overlay alone: its base stays where it is. So the folder can be restored again and again, and the
+    /// machine may go on.
+    #[must_use]
+    pub fn with_disks(self) -> Self {
+        SaveOptions { with_disks: true }
+    }
+}
+
+impl SavedParts {
+    /// Copies the disks into a folder, if `options` say so, as long as the machine rests.
+    pub(super) fn copy_disks(
+        &self,
+        options: SaveOptions,
+        new: &mut NewSavedMachine,
+    ) -> Result<(), SaveError> {
+        let written = self.written.iter().enumerate().filter(|_| options.with_disks);
+        for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
+            if file.is_device {
+                return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
+            }
+            new.copy_disk(index, file, &|| self.paused.strong_count() > 0)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a machine is restored from.
@@ -130,6 +171,11 @@ pub enum Unsaveable {
          save it later"
     )]
     SnapshotDisk(String),
+    /// A block device is not copied.
+    #[error(
+        "the disk {0} is a block device, which is not copied into a folder; save the machine without its disks, or start it on an image"
+    )]
+    DeviceDisk(String),
     /// A drive is empty.
     #[error(
         "the drive {0} is empty, and a machine is not restored with an empty drive; insert a disk before"
@@ -169,6 +215,15 @@ pub(super) fn rest(drives: &[Arc<Drive>]) -> Result<Vec<Option<DiskMark>>, SaveE
         drive.medium().rest().map_err(|source| SaveError::Disk { id: disk_id(index), source })
     };
     drives.iter().enumerate().map(rest).collect()
+}
+
+/// The files that the guest's writes change.
+pub(super) fn written_files(drives: &[Arc<Drive>]) -> Result<Vec<Option<WrittenFile>>, SaveError> {
+    let written = |(index, drive): (usize, &Arc<Drive>)| {
+        let file = drive.medium().written_file();
+        file.map_err(|source| SaveError::Disk { id: disk_id(index), source })
+    };
+    drives.iter().enumerate().map(written).collect()
 }
 
 /// Why a machine could not be saved. It is as it was.

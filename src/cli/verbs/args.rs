@@ -55,7 +55,8 @@ pub enum NameVerb {
     /// Save a machine to a folder, and end it
     ///
     /// FOLDER has all of the machine but the contents of its disks, which stay where they are: `minivmm restore FOLDER` lets
-    /// it go on, as long as nothing has written to them meanwhile. The folder is there as a whole or not at all.
+    /// it go on, as long as nothing has written to them meanwhile. With --with-disks it has copies of the images that the guest writes
+    /// to, and can be restored again and again. The folder is there as a whole or not at all.
     Save(SaveArgs),
     /// Stop the guest where it is and boot it again
     Reset(NameArgs),
@@ -193,6 +194,9 @@ pub struct SaveArgs {
     /// The folder, new or empty
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
+    /// Copy the disks that the guest writes to into the folder as well
+    #[arg(long)]
+    pub with_disks: bool,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,

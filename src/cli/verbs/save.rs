@@ -19,7 +19,7 @@ pub(super) fn save(args: &SaveArgs) -> Result<(), VerbError> {
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
     let Some(text) = folder.to_str() else { return Err(VerbError::NotUtf8(folder)) };
-    client.send("POST", "/v1/save", Some(&save_body(text)), SAVE_LIMIT)?;
+    client.send("POST", "/v1/save", Some(&save_body(text, args.with_disks)), SAVE_LIMIT)?;
     match waiter.end(END_LIMIT)? {
         Some(_) => Ok(()),
         None => Err(client.failed(ClientError::TimedOut(END_LIMIT))),
