@@ -128,8 +128,8 @@ pub use kvm::KvmError;
 pub use machine::{
     BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, DiskChangeError, DiskState,
     Events, Exit, ExpectError, ExpectFailure, GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent,
-    MachineState, MemoryStats, NetError, PauseError, ResizeError, RestoreError, SaveError, SaveOptions,
-    SavedState, StartError, Stats, Unsaveable, VcpuStats,
+    MachineState, MemoryStats, NetError, PauseError, ResizeError, RestoreError, RevertError, SaveError,
+    SaveOptions, SavedState, StartError, Stats, Unsaveable, VcpuStats,
 };
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;

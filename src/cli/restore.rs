@@ -26,6 +26,9 @@ pub struct RestoreArgs {
     /// What the guest writes to copies of disks in FOLDER is gone when the machine ends
     #[arg(long)]
     pub snapshot: bool,
+    /// Put the copies of the disks in FOLDER back in the place of the machine's disks, whose contents are lost
+    #[arg(long, conflicts_with_all = ["disks", "snapshot"])]
+    pub put_back: bool,
     /// Take the disks as they are
     ///
     /// Without this option a disk is refused whose length or time of change is another one than when the machine was saved: a guest
@@ -48,6 +51,7 @@ pub(super) fn run(args: &RestoreArgs) -> Status {
         }
         match &args.disks {
             Some(disks) => saved.keep_disks_in(disks)?,
+            None if args.put_back => saved.put_disks_back()?,
             None if saved.has_disks() && !args.snapshot => {
                 return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
             }

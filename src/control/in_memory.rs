@@ -18,7 +18,7 @@ use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, PauseError,
-    ResizeError, SaveError, SaveOptions, Stats,
+    ResizeError, RevertError, SaveError, SaveOptions, Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -121,6 +121,14 @@ impl ControlTarget for StubMachine {
     fn power_button(&self) {}
 
     fn kill(&self) {}
+
+    fn snapshot(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+        Ok(())
+    }
+
+    fn revert(&self, _: &Path) -> Result<(), RevertError> {
+        Ok(())
+    }
 
     fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
         Ok(())

@@ -25,7 +25,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 22] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 24] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -60,6 +60,20 @@ pub static ROUTES: [Route<dyn ControlTarget>; 22] = [
         summary: "Save the machine to a folder of the host, and end it",
         statuses: &[204, 400, 409, 504],
         run: save_routes::save,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/snapshot",
+        summary: "Save the machine with its disks to a folder of the host, and let it go on",
+        statuses: &[204, 400, 409, 504],
+        run: save_routes::snapshot,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/revert",
+        summary: "Take the machine back to a snapshot: memory, devices and disks",
+        statuses: &[204, 400, 409],
+        run: save_routes::revert,
     },
     Route {
         method: "POST",

@@ -1,4 +1,4 @@
-//! The request that saves a machine.
+//! The requests that save a machine, and take it back to a snapshot.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,7 +42,51 @@ pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
         );
     }
     let options = if disks { SaveOptions::new().with_disks() } else { SaveOptions::new() };
-    match target.save_and_end(&folder, options, PAUSE) {
+    answer(target.save_and_end(&folder, options, PAUSE))
+}
+
+/// A folder of the host, for a snapshot.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Snapshot {
+    folder: PathBuf,
+}
+
+/// The body of `POST /v1/snapshot` and `POST /v1/revert`.
+pub(crate) fn snapshot_body(folder: &str) -> Value {
+    serde_json::json!({ "folder": folder })
+}
+
+fn snapshot_folder(call: &Call<'_>) -> Result<PathBuf, Reply> {
+    match serde_json::from_slice(call.body()) {
+        Ok(Snapshot { folder }) if folder.is_absolute() => Ok(folder),
+        Ok(_) => Err(Reply::refusal(
+            400,
+            "The path of the folder begins with `/` here: the machine has a folder of its own.",
+        )),
+        Err(error) => {
+            Err(Reply::refusal(400, format!("Send {{\"folder\": \"/FOLDER\"}}: {}.", clean(&error))))
+        }
+    }
+}
+
+pub(super) fn snapshot(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    match snapshot_folder(call) {
+        Ok(folder) => answer(target.snapshot(&folder, PAUSE)),
+        Err(refusal) => refusal,
+    }
+}
+
+pub(super) fn revert(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    match snapshot_folder(call).map(|folder| target.revert(&folder)) {
+        Ok(Ok(())) => Reply::done(),
+        Ok(Err(error)) => Reply::refusal(409, error.to_string()),
+        Err(refusal) => refusal,
+    }
+}
+
+fn answer(saved: Result<(), SaveError>) -> Reply {
+    match saved {
         Ok(()) => Reply::done(),
         Err(error @ SaveError::Pause(PauseError::TimedOut(_))) => Reply::refusal(504, error.to_string()),
         Err(error) => Reply::refusal(409, error.to_string()),

@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, Controls, DiskChangeError, DiskState, Events, GuestConsole, Machine,
-    MachineEvent, MachineState, NetError, PauseError, ResizeError, SaveError, SaveOptions, Stats,
+    MachineEvent, MachineState, NetError, PauseError, ResizeError, RevertError, SaveError, SaveOptions,
+    Stats,
 };
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
@@ -46,6 +47,16 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`SaveError`].
     fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError>;
+    /// Saves it with its disks to a folder, and lets it go on.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    fn snapshot(&self, folder: &Path, limit: Duration) -> Result<(), SaveError>;
+    /// Takes it back to such a folder.
+    ///
+    /// # Errors
+    /// [`RevertError`].
+    fn revert(&self, folder: &Path) -> Result<(), RevertError>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -322,6 +333,14 @@ impl ControlTarget for RunningTarget {
 
     fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError> {
         self.controls.save_and_end_with(folder, options, limit)
+    }
+
+    fn snapshot(&self, folder: &Path, limit: Duration) -> Result<(), SaveError> {
+        self.controls.snapshot_to(folder, limit)
+    }
+
+    fn revert(&self, folder: &Path) -> Result<(), RevertError> {
+        self.controls.revert_to(folder)
     }
 
     fn balloon(&self) -> Balloon {

@@ -14,7 +14,7 @@ use super::target::{
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
     BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, NetHandles,
-    PauseError, ResizeError, SaveError, SaveOptions, Stats,
+    PauseError, ResizeError, RevertError, SaveError, SaveOptions, Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -113,6 +113,22 @@ impl ControlTarget for Fake {
             return Err(SaveError::Ended);
         }
         self.record("save");
+        Ok(())
+    }
+
+    fn snapshot(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+        if self.state() == MachineState::Ended {
+            return Err(SaveError::Ended);
+        }
+        self.record("snapshot");
+        Ok(())
+    }
+
+    fn revert(&self, _: &Path) -> Result<(), RevertError> {
+        if self.state() == MachineState::Ended {
+            return Err(RevertError::Ended);
+        }
+        self.record("revert");
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use virtio::balloon::{self, BalloonControl};
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::net_handles::{BoundForward, NetError, NetHandles};
+use super::revert::{Revert, RevertError};
 use super::saved::{SaveError, SaveOptions, SavedParts, SavedState, Unsaveable};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
@@ -21,7 +22,7 @@ use super::{
 use crate::host::capture::{CaptureLimits, CaptureStream};
 use crate::host::disk::DiskMark;
 use crate::kvm::memory::GuestRam;
-use crate::saved::{NewSavedMachine, SavedMachineError};
+use crate::saved::{NewSavedMachine, SavedMachine, SavedMachineError, with_absolute_paths};
 use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward, Spec};
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
@@ -306,6 +307,27 @@ impl Controls {
             self.resume();
         }
         saved
+    }
+
+    /// Takes the machine back to what it was when [`Controls::snapshot_to`] made `folder`: memory, devices and disks, which are replaced by new
+    /// files of the same names. What it did since then is lost. It goes on when this returns, also if it rested before; console, name,
+    /// networks and ports stay, connections of a user network do not. The guest gets another VM generation ID.
+    ///
+    /// All that takes long is done while it still runs. Each disk is the old one or that of the snapshot, whenever this process is killed; if
+    /// that happens between two disks, revert again.
+    ///
+    /// # Errors
+    /// [`RevertError`], and the machine runs as before; but with [`RevertError::Ended`] it may have ended because of this.
+    pub fn revert_to(&self, folder: impl AsRef<Path>) -> Result<(), RevertError> {
+        let saved = SavedMachine::open(folder)?;
+        let spec = self.ask(Command::Spec).recv().map_err(|_| RevertError::Ended)?;
+        let spec = with_absolute_paths(spec?).map_err(|source| {
+            let path = saved.folder().into();
+            SavedMachineError::Unreadable { path, source }
+        })?;
+        let revert = Revert::prepare(saved, &spec, &|| !self.outcome.has_ended())?;
+        let answer = self.ask(|answer| Command::Revert(Box::new(revert), answer)).recv();
+        answer.unwrap_or(Err(RevertError::Ended))
     }
 
     fn ask_to_save(&self) -> Result<SavedParts, SaveError> {

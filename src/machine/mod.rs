@@ -27,6 +27,7 @@ mod net_handles;
 mod nets;
 mod pci;
 mod resources;
+mod revert;
 pub(crate) mod run_resources;
 mod saved;
 mod stats;
@@ -57,6 +58,7 @@ pub use exit::{Crash, Exit, GaveUp};
 #[cfg(test)]
 pub(crate) use net_handles::NetHandles;
 pub use net_handles::{BoundForward, NetError};
+pub use revert::RevertError;
 pub use saved::{RestoreError, SaveError, SaveOptions, SavedState, Unsaveable};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 
@@ -408,6 +410,14 @@ impl Machine {
     /// [`SaveError`]; the machine runs if it ran before.
     pub fn snapshot_to(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
         self.controls.snapshot_to(folder, limit)
+    }
+
+    /// See [`Controls::revert_to`].
+    ///
+    /// # Errors
+    /// [`RevertError`].
+    pub fn revert_to(&self, folder: impl AsRef<Path>) -> Result<(), RevertError> {
+        self.controls.revert_to(folder)
     }
 
     /// See [`Controls::log_writes`].

@@ -7,6 +7,8 @@
 
 mod error;
 mod manifest;
+mod put_back;
+mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
 use manifest::{Manifest, SavedDisk, copied_format, copy_name};
+pub(crate) use put_back::NewDisks;
+pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 
 use crate::host::disk::{DiskMark, WrittenFile, base_of};
 use crate::host::lock::{Kind, try_lock};
@@ -74,6 +78,16 @@ impl SavedMachine {
         let folder = std::path::absolute(folder).map_err(failed)?;
         let Manifest { spec, disks, .. } = manifest;
         Ok(SavedMachine { folder, spec, disks, bases, state, memory })
+    }
+
+    /// The folder, absolute.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it goes on from, for a machine that has its disks.
+    pub(crate) fn into_restore(self) -> Restore {
+        Restore::new(self.state, self.memory)
     }
 
     /// What the machine is made of, with absolute paths.
@@ -269,7 +283,7 @@ fn is_empty_folder(path: &Path) -> bool {
 }
 
 /// A saved machine is restored from any working directory.
-fn with_absolute_paths(mut spec: Spec) -> io::Result<Spec> {
+pub(crate) fn with_absolute_paths(mut spec: Spec) -> io::Result<Spec> {
     spec.paths_mut().try_for_each(|path| {
         *path = std::path::absolute(&*path)?;
         Ok::<_, io::Error>(())

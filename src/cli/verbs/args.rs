@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ArgAction;
 
+use super::snapshot::SnapshotName;
 use crate::spec::{BalloonSize, MachineName, NetId, PortForward};
 
 /// A verb for machines with a name.
@@ -58,6 +59,18 @@ pub enum NameVerb {
     /// it go on, as long as nothing has written to them meanwhile. With --with-disks it has copies of the images that the guest writes
     /// to, and can be restored again and again. The folder is there as a whole or not at all.
     Save(SaveArgs),
+    /// Keep a machine as it is under a name, with memory and disks
+    ///
+    /// The machine rests while they are copied, and goes on. A copy of a disk shares its blocks where the file system can (btrfs, XFS).
+    /// `minivmm revert` takes the machine back. Snapshots are in $XDG_STATE_HOME/minivmm/snapshots.
+    Snapshot(SnapshotArgs),
+    /// List the snapshots of a machine
+    Snapshots(ShowArgs),
+    /// Take a running machine back to a snapshot
+    ///
+    /// Memory, devices and disks are those of the snapshot; what the machine did since then is lost, without a question. Its images are
+    /// replaced by new files of the same names. Console, networks and ports stay. The guest gets a new VM generation ID.
+    Revert(RevertArgs),
     /// Stop the guest where it is and boot it again
     Reset(NameArgs),
     /// Take memory back from a guest
@@ -197,6 +210,37 @@ pub struct SaveArgs {
     /// Copy the disks that the guest writes to into the folder as well
     #[arg(long)]
     pub with_disks: bool,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// The machine, and the name of its snapshot.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct SnapshotArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// Name of the snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: SnapshotName,
+    /// Delete it; the machine need not run
+    #[arg(long)]
+    pub delete: bool,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// The machine, and where it goes back to.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct RevertArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// Name of the snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: SnapshotName,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,

@@ -14,6 +14,9 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "capture" => "the capture has ended, by itself, by Ctrl-C or with its reader or the machine",
         "pause" => "the machine rests",
         "save" => "the machine is saved, and has ended",
+        "snapshot" => "the snapshot is there and the machine goes on, or it is deleted",
+        "snapshots" => "the snapshots are listed, also if there are none",
+        "revert" => "the machine goes on from the snapshot",
         "resume" => "the machine goes on",
         "reset" => "the machine boots again",
         "doctor" => "machines can be started here",
@@ -24,6 +27,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
     };
     let failed = match verb {
         "ls" => "the list cannot be printed",
+        "snapshots" => "the list cannot be printed",
         "switch" => "the switch could not run, or none of this name does: what is printed says why",
         "disk" => "it was not done, or what was checked has errors: what is printed says why",
         "doctor" => "none can: what is printed says what is missing",

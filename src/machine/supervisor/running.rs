@@ -13,6 +13,7 @@ use crate::machine::ends::{End, TICK};
 use crate::machine::events::MachineEvent;
 use crate::machine::full_disks::FullDisk;
 use crate::machine::resources::Resources;
+use crate::machine::revert::{Revert, RevertError};
 use crate::machine::saved::{SaveError, SavedParts, current_spec};
 use crate::machine::vcpus::VcpuEvent;
 use crate::machine::{Exit, GaveUp, PauseError, StartError};
@@ -24,6 +25,8 @@ pub(super) enum NextBoot {
     BootAgain,
     /// Another one, since the guest has reset itself.
     Reset,
+    /// One that goes on from a snapshot. Whoever wants it waits for the answer.
+    Revert(Box<Revert>, Sender<Result<(), RevertError>>),
     End(Exit),
 }
 
@@ -79,8 +82,8 @@ impl<'a> RunningBoot<'a> {
     /// Serves the `deferred` events and what comes behind them, until this boot is over.
     pub(super) fn run(mut self, deferred: &mut VecDeque<Event>) -> NextBoot {
         let next = self.serve(deferred);
-        self.pause.give_up(match next {
-            NextBoot::BootAgain | NextBoot::Reset => &PauseError::Interrupted,
+        self.pause.give_up(match &next {
+            NextBoot::BootAgain | NextBoot::Reset | NextBoot::Revert(..) => &PauseError::Interrupted,
             NextBoot::End(_) => &PauseError::Ended,
         });
         next
@@ -140,6 +143,8 @@ impl<'a> RunningBoot<'a> {
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             Command::Save(answer) => self.save(answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
+            Command::Spec(answer) => reply(&answer, current_spec(self.resources)),
+            Command::Revert(revert, answer) => return Some(NextBoot::Revert(revert, answer)),
             Command::LogWrites(on, answer) => reply(&answer, self.boot.log_writes(on)),
             Command::TakeWritten(answer) => reply(&answer, self.boot.take_written()),
         }
