@@ -20,13 +20,18 @@ pub struct RestoreArgs {
     /// Its name from now on [default: as it was saved]
     #[arg(long, value_name = "NAME")]
     pub name: Option<MachineName>,
-    /// Where the guest's writes go if FOLDER has copies of the disks: overlays in this folder, new or empty
+    /// Keep writes to FOLDER's disks in overlays here
+    ///
+    /// For a FOLDER with copies of the disks, which stay as they are: what the guest writes from now on goes to overlays in this folder,
+    /// which is new or empty.
     #[arg(long, value_name = "FOLDER", conflicts_with = "snapshot")]
     pub disks: Option<PathBuf>,
-    /// What the guest writes to copies of disks in FOLDER is gone when the machine ends
+    /// Drop writes to FOLDER's disks at the end
     #[arg(long)]
     pub snapshot: bool,
-    /// Put the copies of the disks in FOLDER back in the place of the machine's disks, whose contents are lost
+    /// Put FOLDER's disks back first
+    ///
+    /// They take the place of the machine's disks, whose contents are lost. It goes on from a snapshot so.
     #[arg(long, conflicts_with_all = ["disks", "snapshot"])]
     pub put_back: bool,
     /// Take the disks as they are

@@ -207,7 +207,7 @@ pub struct SaveArgs {
     /// The folder, new or empty
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
-    /// Copy the disks that the guest writes to into the folder as well
+    /// With copies of its disks
     #[arg(long)]
     pub with_disks: bool,
     /// Print this help
