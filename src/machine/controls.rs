@@ -285,12 +285,17 @@ impl Controls {
         Ok(paused)
     }
 
-    fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
+    pub(super) fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
         self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))
     }
 
     /// Writes the memory; the machine has to rest meanwhile.
-    fn save_memory(&self, ram: &GuestRam, paused: &Weak<()>, memory: &File) -> Result<(), SaveError> {
+    pub(super) fn save_memory(
+        &self,
+        ram: &GuestRam,
+        paused: &Weak<()>,
+        memory: &File,
+    ) -> Result<(), SaveError> {
         // Here, and not on a thread of the machine, which does not wait for a file.
         ram.save(memory).map_err(|source| SaveError::Memory { source })?;
         match paused.upgrade() {
@@ -352,7 +357,7 @@ impl Controls {
     }
 
     /// Where the answer comes, or the end.
-    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
+    pub(super) fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
         let (answer, answered) = mpsc::channel();
         self.send(command(answer));
         answered

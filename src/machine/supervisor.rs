@@ -19,6 +19,7 @@ use super::full_disks::FullDisk;
 use super::resources::Resources;
 use super::saved::{SaveError, SavedParts};
 use super::stats::UnfinishedStats;
+use super::template::Shared;
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit, GaveUp, PauseError, StartError};
 use running::{NextBoot, RunningBoot};
@@ -91,6 +92,8 @@ pub(super) enum Command {
     EndSaved(Weak<()>, Sender<Result<(), SaveError>>),
     /// Answered at once.
     LogWrites(bool, Sender<Result<(), SaveError>>),
+    /// Answered at once.
+    Share(Sender<Shared>),
     /// Answered at once.
     TakeWritten(Sender<Result<Vec<Range<u64>>, SaveError>>),
 }

@@ -14,6 +14,7 @@ use crate::machine::events::MachineEvent;
 use crate::machine::full_disks::FullDisk;
 use crate::machine::resources::Resources;
 use crate::machine::saved::{SaveError, SavedParts, current_spec};
+use crate::machine::template::Shared;
 use crate::machine::vcpus::VcpuEvent;
 use crate::machine::{Exit, GaveUp, PauseError, StartError};
 use crate::spec::OnReboot;
@@ -141,6 +142,7 @@ impl<'a> RunningBoot<'a> {
             Command::Save(answer) => self.save(answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
             Command::LogWrites(on, answer) => reply(&answer, self.boot.log_writes(on)),
+            Command::Share(answer) => reply(&answer, Shared::of(self.resources)),
             Command::TakeWritten(answer) => reply(&answer, self.boot.take_written()),
         }
         None

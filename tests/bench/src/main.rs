@@ -8,6 +8,7 @@ mod exits;
 mod images;
 mod network;
 mod numbers;
+mod restore;
 mod rivals;
 mod setups;
 mod startup;
@@ -23,6 +24,7 @@ fn main() -> Result<()> {
         None => {
             startup::run()?;
             exits::run()?;
+            restore::run()?;
             convert::run()?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
@@ -33,9 +35,10 @@ fn main() -> Result<()> {
         // What "startup" runs in a network namespace.
         Some("startup-devices") => startup::devices(),
         Some("exits") => exits::run(),
+        Some("restore") => restore::run(),
         Some("convert") => convert::run(),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
-        Some(other) => bail!("no such bench: {other} (startup, exits, convert, block, network)"),
+        Some(other) => bail!("no such bench: {other} (startup, restore, exits, convert, block, network)"),
     }
 }
