@@ -9,6 +9,7 @@ mod images;
 mod network;
 mod numbers;
 mod rivals;
+mod save;
 mod setups;
 mod startup;
 mod traffic;
@@ -24,6 +25,7 @@ fn main() -> Result<()> {
             startup::run()?;
             exits::run()?;
             convert::run()?;
+            save::run()?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
             network::on(&lab, None)
@@ -34,8 +36,9 @@ fn main() -> Result<()> {
         Some("startup-devices") => startup::devices(),
         Some("exits") => exits::run(),
         Some("convert") => convert::run(),
+        Some("save") => save::run(),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
-        Some(other) => bail!("no such bench: {other} (startup, exits, convert, block, network)"),
+        Some(other) => bail!("no such bench: {other} (startup, exits, convert, save, block, network)"),
     }
 }
