@@ -356,8 +356,8 @@ mod tests {
 
     #[test]
     fn round_copies_what_changed_and_zeros_where_there_was_something() {
-        let ranges = [(0, 2 << 20), (1 << 32, 2 << 20)];
-        let ram = GuestRam::new(&ranges).unwrap();
+        let layout = [(0, 2 << 20), (1 << 32, 2 << 20)];
+        let ram = GuestRam::new(&layout).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(ram.size()).unwrap();
         let high = (1u64 << 32) + 0x3000;
