@@ -1,4 +1,4 @@
-//! The request that saves a machine.
+//! The requests that save a machine, and tell how far that is.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,24 +9,40 @@ use serde_json::Value;
 use super::net_routes::clean;
 use super::router::{Call, Reply};
 use super::target::ControlTarget;
-use crate::machine::{PauseError, SaveError};
+use crate::machine::{CopyLimits, PauseError, SaveError};
 
 /// Limit for the machine to come to rest.
 const PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Save {
     folder: PathBuf,
+    /// Save it while it runs, and do not end it.
+    #[serde(default)]
+    keep_running: bool,
+    /// Milliseconds.
+    downtime: Option<u64>,
+    /// Bytes in a second.
+    bandwidth: Option<u64>,
 }
 
-/// The body of `POST /v1/save`.
-pub(crate) fn save_body(folder: &str) -> Value {
-    serde_json::json!({ "folder": folder })
+/// The body of `POST /v1/save`; with limits the machine runs on.
+pub(crate) fn save_body(folder: &str, keep_running: Option<CopyLimits>) -> Value {
+    match keep_running {
+        None => serde_json::json!({ "folder": folder }),
+        Some(CopyLimits { downtime, bandwidth, .. }) => serde_json::json!({
+            "folder": folder, "keep-running": true, "downtime": millis(downtime), "bandwidth": bandwidth,
+        }),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
-    let Save { folder } = match serde_json::from_slice(call.body()) {
+    let Save { folder, keep_running, downtime, bandwidth } = match serde_json::from_slice(call.body()) {
         Ok(save) => save,
         Err(error) => {
             return Reply::refusal(400, format!("Send {{\"folder\": \"/FOLDER\"}}: {}.", clean(&error)));
@@ -38,9 +54,33 @@ pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
             "The path of the folder begins with `/` here: the machine has a folder of its own.",
         );
     }
-    match target.save_and_end(&folder, PAUSE) {
-        Ok(()) => Reply::done(),
+    if !keep_running && (downtime.is_some() || bandwidth.is_some()) {
+        return Reply::refusal(
+            400,
+            "A downtime and a bandwidth are for a machine that runs on: add \"keep-running\": true.",
+        );
+    }
+    let saved = if keep_running {
+        let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
+        limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
+        target.save_running(&folder, limits, PAUSE).map(|report| Reply::json(&report))
+    } else {
+        target.save_and_end(&folder, PAUSE).map(|()| Reply::done())
+    };
+    match saved {
+        Ok(reply) => reply,
         Err(error @ SaveError::Pause(PauseError::TimedOut(_))) => Reply::refusal(504, error.to_string()),
         Err(error) => Reply::refusal(409, error.to_string()),
     }
+}
+
+/// How far a save is.
+pub(super) fn progress(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
+    target.copy_progress().map_or_else(Reply::done, |progress| Reply::json(&progress))
+}
+
+/// Ends a save that is under way.
+pub(super) fn cancel(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
+    target.cancel_copy();
+    Reply::done()
 }

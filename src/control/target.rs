@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use serde_json::Value;
 
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, Controls, DiskChangeError, DiskState, Events, GuestConsole, Machine,
-    MachineEvent, MachineState, NetError, PauseError, ResizeError, SaveError, Stats,
+    BalloonError, BoundForward, Controls, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError, SaveError,
+    Stats,
 };
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
@@ -46,6 +48,20 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`SaveError`].
     fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError>;
+    /// Saves it to a folder while it runs, and does not end it.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    fn save_running(
+        &self,
+        folder: &Path,
+        limits: CopyLimits,
+        limit: Duration,
+    ) -> Result<CopyReport, SaveError>;
+    /// How far a save of it is, if one is under way.
+    fn copy_progress(&self) -> Option<CopyProgress>;
+    /// Cancels a save that is under way.
+    fn cancel_copy(&self);
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -322,6 +338,23 @@ impl ControlTarget for RunningTarget {
 
     fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError> {
         self.controls.save_and_end(folder, limit)
+    }
+
+    fn save_running(
+        &self,
+        folder: &Path,
+        limits: CopyLimits,
+        limit: Duration,
+    ) -> Result<CopyReport, SaveError> {
+        self.controls.save_running(folder, limits, limit, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn copy_progress(&self) -> Option<CopyProgress> {
+        self.controls.copy_progress()
+    }
+
+    fn cancel_copy(&self) {
+        self.controls.cancel_copy();
     }
 
     fn balloon(&self) -> Balloon {

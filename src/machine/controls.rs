@@ -1,7 +1,7 @@
 //! What can be asked of a running machine: messages to its supervisor, and looks at what that has published.
 
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
@@ -12,6 +12,9 @@ use virtio::balloon::{self, BalloonControl};
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::net_handles::{BoundForward, NetError, NetHandles};
+use super::precopy::{
+    self, Copy, CopyLimits, CopyProgress, CopyReport, CopyStatus, FileSink, LogUser, PausedCopy,
+};
 use super::saved::{SaveError, SavedParts, SavedState};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
@@ -19,7 +22,6 @@ use super::{
     BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
-use crate::kvm::memory::GuestRam;
 use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward};
 
@@ -36,6 +38,7 @@ pub struct Controls {
     pub(super) mem: MemSize,
     pub(super) publisher: Publisher,
     pub(super) outcome: Arc<ExitCell>,
+    pub(super) copy: CopyStatus,
 }
 
 impl Controls {
@@ -229,7 +232,9 @@ impl Controls {
     /// [`SaveError`]; the machine is as it was.
     pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
         let SavedParts { state, ram, paused, .. } = self.ask_to_save()?;
-        self.save_memory(&ram, &paused, memory)?;
+        // Here, and not on a thread of the machine, which does not wait for a file.
+        ram.save(memory)?;
+        self.check_paused(&paused)?;
         Ok(state)
     }
 
@@ -269,18 +274,53 @@ impl Controls {
         saved
     }
 
+    /// Saves the machine to `folder` as [`Controls::save_to`] does, while it runs: it is paused for what its guest has written meanwhile
+    /// only, about as long as `limits` say, and goes on. Whoever restores the folder has the machine as it was in that pause. Pausing
+    /// may take until `limit`. `watch` is told of progress, and says whether to go on.
+    ///
+    /// # Errors
+    /// [`SaveError`]: [`SaveError::WritableDisk`] if the guest can write to a disk. There is no folder then, and the machine runs on.
+    pub fn save_running(
+        &self,
+        folder: impl AsRef<Path>,
+        limits: CopyLimits,
+        limit: Duration,
+        watch: &mut dyn FnMut(&CopyProgress) -> ControlFlow<()>,
+    ) -> Result<CopyReport, SaveError> {
+        let folder = folder.as_ref();
+        if let Some(disk) = self.disks.states().into_iter().find(|disk| !disk.read_only) {
+            return Err(SaveError::WritableDisk(disk.id));
+        }
+        let new = NewSavedMachine::create(folder)?;
+        let copy = Copy::begin(self)?;
+        new.memory().set_len(copy.size())?;
+        let copied = copy.run(&mut FileSink(new.memory()), limits, limit, watch);
+        let (SavedParts { state, spec, marks, .. }, report) =
+            copied.and_then(PausedCopy::go_on).map_err(|error| of_folder(folder, error))?;
+        // All that waits for the host's disk is done while the machine runs.
+        new.keep(spec?, &state, marks)?;
+        Ok(report)
+    }
+
+    /// How far a save or migration of the machine is, if one is under way.
+    pub fn copy_progress(&self) -> Option<CopyProgress> {
+        self.copy.progress()
+    }
+
+    /// Ends a save or migration that is under way: it fails with [`SaveError::Cancelled`], and the machine is as it was. One that has
+    /// copied everything is not held up any more.
+    pub fn cancel_copy(&self) {
+        self.copy.cancel();
+    }
+
     /// Gives what is gone once the machine does not rest any more.
     fn write_to(&self, folder: &Path) -> Result<Weak<()>, SaveError> {
         // First: what is wrong with the folder is told before anything is written.
         let new = NewSavedMachine::create(folder)?;
         let SavedParts { state, ram, paused, spec, marks } = self.ask_to_save()?;
         let spec = spec?;
-        self.save_memory(&ram, &paused, new.memory()).map_err(|error| match error {
-            SaveError::Memory { source } => {
-                SavedMachineError::Unwritable { folder: folder.into(), source }.into()
-            }
-            error => error,
-        })?;
+        let copied = precopy::copy_paused(&self.copy, &ram, new.memory());
+        copied.and_then(|()| self.check_paused(&paused)).map_err(|error| of_folder(folder, error))?;
         new.keep(spec, &state, marks)?;
         Ok(paused)
     }
@@ -289,15 +329,8 @@ impl Controls {
         self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))
     }
 
-    /// Writes the memory; the machine has to rest meanwhile.
-    pub(super) fn save_memory(
-        &self,
-        ram: &GuestRam,
-        paused: &Weak<()>,
-        memory: &File,
-    ) -> Result<(), SaveError> {
-        // Here, and not on a thread of the machine, which does not wait for a file.
-        ram.save(memory).map_err(|source| SaveError::Memory { source })?;
+    /// Whether the machine has rested since it was saved.
+    pub(super) fn check_paused(&self, paused: &Weak<()>) -> Result<(), SaveError> {
         match paused.upgrade() {
             Some(_) => Ok(()),
             None if self.outcome.has_ended() => Err(SaveError::Ended),
@@ -310,9 +343,10 @@ impl Controls {
     /// the machine ends the log. It costs the guest a fault for each page that it writes.
     ///
     /// # Errors
-    /// [`SaveError::Log`], [`SaveError::Ended`].
+    /// [`SaveError::Log`], [`SaveError::Ended`]; [`SaveError::LogInUse`] while the machine is copied for a save or a migration.
     pub fn log_writes(&self, on: bool) -> Result<(), SaveError> {
-        self.ask(|answer| Command::LogWrites(on, answer)).recv().unwrap_or(Err(SaveError::Ended))
+        let log = |answer| Command::LogWrites(LogUser::Library, on, answer);
+        self.ask(log).recv().unwrap_or(Err(SaveError::Ended)).map(drop)
     }
 
     /// Guest addresses of what was written since the last call, or since [`Controls::log_writes`]: whole pages, in ascending order.
@@ -321,7 +355,8 @@ impl Controls {
     /// # Errors
     /// [`SaveError::Log`] if the log is off, [`SaveError::Ended`].
     pub fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
-        self.ask(Command::TakeWritten).recv().unwrap_or(Err(SaveError::Ended))
+        let take = |answer| Command::TakeWritten(LogUser::Library, answer);
+        self.ask(take).recv().unwrap_or(Err(SaveError::Ended))
     }
 
     /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when
@@ -370,5 +405,15 @@ impl Controls {
         if apart {
             self.urgent.other();
         }
+    }
+}
+
+/// The error with the folder into which the memory should have gone.
+fn of_folder(folder: &Path, error: SaveError) -> SaveError {
+    match error {
+        SaveError::Memory { source } => {
+            SavedMachineError::Unwritable { folder: folder.into(), source }.into()
+        }
+        error => error,
     }
 }

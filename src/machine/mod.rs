@@ -26,6 +26,7 @@ mod loader;
 mod net_handles;
 mod nets;
 mod pci;
+pub(crate) mod precopy;
 mod resources;
 pub(crate) mod run_resources;
 mod saved;
@@ -40,7 +41,7 @@ mod vcpus;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -58,6 +59,7 @@ pub use exit::{Crash, Exit, GaveUp};
 #[cfg(test)]
 pub(crate) use net_handles::NetHandles;
 pub use net_handles::{BoundForward, NetError};
+pub use precopy::{CopyLimits, CopyProgress, CopyReport, Otherwise};
 pub use saved::{RestoreError, SaveError, SavedState, Unsaveable};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 pub use template::{FreezeError, Template};
@@ -74,6 +76,7 @@ use deadline::{Progress, within};
 use events::Publisher;
 use files::{OpenFiles, Prepared, PreparedStart};
 use pci::MakeFunctions;
+use precopy::CopyStatus;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
 use saved::Restore;
@@ -291,7 +294,17 @@ impl Machine {
         })
         .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, urgent, balloon, disks, nets, mem, publisher, outcome },
+            controls: Controls {
+                events: sender,
+                urgent,
+                balloon,
+                disks,
+                nets,
+                mem,
+                publisher,
+                outcome,
+                copy: CopyStatus::default(),
+            },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
@@ -402,6 +415,20 @@ impl Machine {
     /// [`FreezeError`]; the machine is as it was.
     pub fn clone_running(&self, limit: Duration) -> Result<Machine, FreezeError> {
         self.controls.clone_running(limit)
+    }
+
+    /// See [`Controls::save_running`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; there is no folder then, and the machine runs on.
+    pub fn save_running(
+        &self,
+        folder: impl AsRef<Path>,
+        limits: CopyLimits,
+        limit: Duration,
+        watch: &mut dyn FnMut(&CopyProgress) -> ControlFlow<()>,
+    ) -> Result<CopyReport, SaveError> {
+        self.controls.save_running(folder, limits, limit, watch)
     }
 
     /// See [`Controls::log_writes`].

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use boot::plan::Load;
 use devices::component::{State, StateError};
@@ -71,7 +72,7 @@ impl SavedState {
 
 /// What a paused machine gives to be saved.
 #[derive(Debug)]
-pub(super) struct SavedParts {
+pub(crate) struct SavedParts {
     pub(super) state: SavedState,
     /// The memory, whose contents are still to be written.
     pub(super) ram: Arc<GuestRam>,
@@ -208,6 +209,36 @@ pub enum SaveError {
     /// Written pages are not known: the log was not switched on since the guest booted, or KVM refused.
     #[error("the log of what the guest writes cannot be had: {0}")]
     Log(#[source] KvmError),
+    /// Another one takes from the log what it would need.
+    #[error(
+        "the machine's memory is being copied already, by a save or a migration; wait until that is done"
+    )]
+    LogInUse,
+    /// Its guest booted again while its memory was copied.
+    #[error("the guest was reset while its memory was copied, which ended the copy; do it again")]
+    Reset,
+    /// The caller wanted no more.
+    #[error("the copy was cancelled")]
+    Cancelled,
+    /// Its guest writes too much.
+    #[error(
+        "the guest writes its memory faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
+         pause than {downtime:?}, or more bandwidth, or let the guest do less", .left.div_ceil(1 << 20), .rate >> 20
+    )]
+    Diverges {
+        /// Bytes that were left after the last round.
+        left: u64,
+        /// Bytes in a second.
+        rate: u64,
+        /// What was allowed.
+        downtime: Duration,
+    },
+    /// A disk would not be as it was when the memory was saved.
+    #[error(
+        "the guest can write to {0}, which a machine that runs on after its save would do; save it without `--keep-running`, or give it this \
+         disk with `ro`"
+    )]
+    WritableDisk(String),
     /// It cannot be made again from a folder.
     #[error(transparent)]
     Unsaveable(#[from] Unsaveable),
@@ -229,6 +260,7 @@ pub enum SaveError {
     #[error("the guest's memory could not be written: {source}")]
     Memory {
         /// What the host said.
+        #[from]
         source: io::Error,
     },
 }

@@ -16,6 +16,7 @@ use super::deadline::Progress;
 use super::ends::BootLoop;
 use super::events::MachineEvent;
 use super::full_disks::FullDisk;
+use super::precopy::{CopyStart, LogUser};
 use super::resources::Resources;
 use super::saved::{SaveError, SavedParts};
 use super::stats::UnfinishedStats;
@@ -91,11 +92,11 @@ pub(super) enum Command {
     /// Ends the machine if it still rests as it did when it was saved. Answered before it ends.
     EndSaved(Weak<()>, Sender<Result<(), SaveError>>),
     /// Answered at once.
-    LogWrites(bool, Sender<Result<(), SaveError>>),
+    LogWrites(LogUser, bool, Sender<Result<CopyStart, SaveError>>),
     /// Answered at once.
     Share(Sender<Shared>),
     /// Answered at once.
-    TakeWritten(Sender<Result<Vec<Range<u64>>, SaveError>>),
+    TakeWritten(LogUser, Sender<Result<Vec<Range<u64>>, SaveError>>),
 }
 
 type PauseResult = Result<(), PauseError>;
