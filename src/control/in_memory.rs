@@ -17,8 +17,9 @@ use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, PauseError,
-    ResizeError, RevertError, SaveError, SaveOptions, Stats,
+    BalloonError, BoundForward, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    MachineEvent, MachineState, NetError, PauseError, ResizeError, RevertError, SaveError, SaveOptions,
+    Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -133,6 +134,22 @@ impl ControlTarget for StubMachine {
     fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
         Ok(())
     }
+
+    fn save_running(
+        &self,
+        _: &Path,
+        _: SaveOptions,
+        _: CopyLimits,
+        _: Duration,
+    ) -> Result<CopyReport, SaveError> {
+        Ok(CopyReport::default())
+    }
+
+    fn copy_progress(&self) -> Option<CopyProgress> {
+        None
+    }
+
+    fn cancel_copy(&self) {}
 
     fn balloon(&self) -> Balloon {
         Balloon { mib: 0, actual_mib: 0 }

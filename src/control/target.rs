@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,9 @@ use serde_json::Value;
 
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, Controls, DiskChangeError, DiskState, Events, GuestConsole, Machine,
-    MachineEvent, MachineState, NetError, PauseError, ResizeError, RevertError, SaveError, SaveOptions,
-    Stats,
+    BalloonError, BoundForward, Controls, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
+    RevertError, SaveError, SaveOptions, Stats,
 };
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
@@ -57,6 +58,21 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`RevertError`].
     fn revert(&self, folder: &Path) -> Result<(), RevertError>;
+    /// Saves it to a folder while it runs, and does not end it.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    fn save_running(
+        &self,
+        folder: &Path,
+        options: SaveOptions,
+        limits: CopyLimits,
+        limit: Duration,
+    ) -> Result<CopyReport, SaveError>;
+    /// How far a save of it is, if one is under way.
+    fn copy_progress(&self) -> Option<CopyProgress>;
+    /// Cancels a save that is under way.
+    fn cancel_copy(&self);
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -341,6 +357,24 @@ impl ControlTarget for RunningTarget {
 
     fn revert(&self, folder: &Path) -> Result<(), RevertError> {
         self.controls.revert_to(folder)
+    }
+
+    fn save_running(
+        &self,
+        folder: &Path,
+        options: SaveOptions,
+        limits: CopyLimits,
+        limit: Duration,
+    ) -> Result<CopyReport, SaveError> {
+        self.controls.save_running_with(folder, options, limits, limit, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn copy_progress(&self) -> Option<CopyProgress> {
+        self.controls.copy_progress()
+    }
+
+    fn cancel_copy(&self) {
+        self.controls.cancel_copy();
     }
 
     fn balloon(&self) -> Balloon {

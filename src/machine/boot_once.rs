@@ -248,6 +248,11 @@ impl Boot {
         Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec, marks, written })
     }
 
+    /// Its memory.
+    pub(super) fn ram(&self) -> &Arc<GuestRam> {
+        &self.memory.ram
+    }
+
     /// Logs what is written to guest memory from now on, or no longer: by the guest and by devices.
     pub(super) fn log_writes(&self, on: bool) -> Result<(), SaveError> {
         self.memory.ram.log_dirty(on);

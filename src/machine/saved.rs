@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use boot::plan::Load;
 use devices::component::{State, StateError};
@@ -15,7 +16,7 @@ use super::loader::Source;
 use super::resources::Resources;
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
 use crate::kvm::KvmError;
-use crate::kvm::memory::{GuestRam, Placement, extents};
+use crate::kvm::memory::{GuestRam, Placement, extents, parts};
 use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::{DiskBps, DiskIops, Spec};
 
@@ -71,7 +72,7 @@ impl SavedState {
 
 /// What a paused machine gives to be saved.
 #[derive(Debug)]
-pub(super) struct SavedParts {
+pub(crate) struct SavedParts {
     pub(super) state: SavedState,
     /// The memory, whose contents are still to be written.
     pub(super) ram: Arc<GuestRam>,
@@ -104,6 +105,10 @@ impl SaveOptions {
     pub fn with_disks(self) -> Self {
         SaveOptions { with_disks: true }
     }
+
+    pub(super) fn copies_disks(self) -> bool {
+        self.with_disks
+    }
 }
 
 impl SavedParts {
@@ -130,11 +135,13 @@ pub(crate) struct Restore {
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
+    /// What of the file has to be mapped, once it was looked for.
+    parts: Arc<OnceLock<Vec<(u64, u64)>>>,
 }
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
-        Restore { state: Arc::new(state), memory: Arc::new(memory) }
+        Restore { state: Arc::new(state), memory: Arc::new(memory), parts: Arc::default() }
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -145,7 +152,15 @@ impl Restore {
 
     /// Memory that shows the file until it is written.
     pub(super) fn map(&self, ranges: &[(u64, u64)]) -> Result<GuestRam, RestoreError> {
-        GuestRam::mapped(ranges, &self.memory).map_err(memory_failed)
+        let len = ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
+        let parts = match self.parts.get() {
+            Some(known) => known.clone(),
+            None => {
+                let found = parts(&self.memory, len).map_err(memory_failed)?;
+                self.parts.get_or_init(|| found).clone()
+            }
+        };
+        GuestRam::mapped(ranges, &self.memory, parts).map_err(memory_failed)
     }
 
     /// What goes into `ram`; the rest is zeros.
@@ -253,6 +268,36 @@ pub enum SaveError {
     /// Written pages are not known: the log was not switched on since the guest booted, or KVM refused.
     #[error("the log of what the guest writes cannot be had: {0}")]
     Log(#[source] KvmError),
+    /// Another one takes from the log what it would need.
+    #[error(
+        "the machine's memory is being copied already, by a save or a migration; wait until that is done"
+    )]
+    LogInUse,
+    /// Its guest booted again while its memory was copied.
+    #[error("the guest was reset while its memory was copied, which ended the copy; do it again")]
+    Reset,
+    /// The caller wanted no more.
+    #[error("the copy was cancelled")]
+    Cancelled,
+    /// Its guest writes too much.
+    #[error(
+        "the guest writes its memory faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
+         pause than {downtime:?}, or more bandwidth, or let the guest do less", .left.div_ceil(1 << 20), .rate >> 20
+    )]
+    Diverges {
+        /// Bytes that were left after the last round.
+        left: u64,
+        /// Bytes in a second.
+        rate: u64,
+        /// What was allowed.
+        downtime: Duration,
+    },
+    /// A disk would not be as it was when the memory was saved.
+    #[error(
+        "the guest can write to {0}, which a machine that runs on after its save would do; save it with `--with-disks`, or without \
+         `--keep-running`"
+    )]
+    WritableDisk(String),
     /// It cannot be made again from a folder.
     #[error(transparent)]
     Unsaveable(#[from] Unsaveable),
@@ -274,6 +319,7 @@ pub enum SaveError {
     #[error("the guest's memory could not be written: {source}")]
     Memory {
         /// What the host said.
+        #[from]
         source: io::Error,
     },
 }

@@ -16,10 +16,12 @@ use super::deadline::Progress;
 use super::ends::BootLoop;
 use super::events::MachineEvent;
 use super::full_disks::FullDisk;
+use super::precopy::{CopyStart, LogUser};
 use super::resources::Resources;
 use super::revert::{Revert, RevertError};
 use super::saved::{SaveError, SavedParts, Unsaveable};
 use super::stats::UnfinishedStats;
+use super::template::Shared;
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit, GaveUp, PauseError, StartError};
 use crate::spec::Spec;
@@ -96,9 +98,11 @@ pub(super) enum Command {
     /// Answered when it goes on from there.
     Revert(Box<Revert>, Sender<Result<(), RevertError>>),
     /// Answered at once.
-    LogWrites(bool, Sender<Result<(), SaveError>>),
+    LogWrites(LogUser, bool, Sender<Result<CopyStart, SaveError>>),
     /// Answered at once.
-    TakeWritten(Sender<Result<Vec<Range<u64>>, SaveError>>),
+    Share(Sender<Shared>),
+    /// Answered at once.
+    TakeWritten(LogUser, Sender<Result<Vec<Range<u64>>, SaveError>>),
 }
 
 type PauseResult = Result<(), PauseError>;

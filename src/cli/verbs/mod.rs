@@ -104,6 +104,9 @@ pub(super) enum VerbError {
     /// What a saved folder says is wrong.
     #[error(transparent)]
     Saved(#[from] SavedMachineError),
+    /// A signal cancelled it.
+    #[error("interrupted; the machine is as it was")]
+    Interrupted(u8),
     /// The working directory is gone.
     #[error("{path} has no absolute path: {source}", path = path.display())]
     Path { path: PathBuf, source: io::Error },
@@ -128,6 +131,7 @@ fn sudo_kill(pid: &Option<u32>) -> String {
 pub(super) fn run(verb: &NameVerb) -> ExitCode {
     match dispatch(verb) {
         Ok(code) => code,
+        Err(error @ VerbError::Interrupted(signal)) => report_error(&error, Status::Signal(signal)).into(),
         Err(error) => report_error(&error, Status::Failed).into(),
     }
 }
@@ -148,7 +152,7 @@ fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),
-        NameVerb::Save(args) => save::save(args).map(|()| done),
+        NameVerb::Save(args) => save::save(args).map(Status::into),
         NameVerb::Snapshot(args) => snapshot::snapshot(args).map(|()| done),
         NameVerb::Snapshots(args) => Ok(print(&snapshot::list(args)?, Status::Done).into()),
         NameVerb::Revert(args) => Ok(print(&snapshot::revert(args)?, Status::Done).into()),

@@ -86,7 +86,8 @@ fn body_of(method: &str, path: &str) -> &'static str {
         (_, "/v1/nets/{id}/forwards") => "{\"forward\":\"127.0.0.1:0:22\"}",
         (_, "/v1/nets/{id}/capture") => "{\"frames\":0}",
         ("PATCH", "/v1/disks/{id}") => "{\"size\":\"+1G\"}",
-        (_, "/v1/save" | "/v1/snapshot" | "/v1/revert") => "{\"folder\":\"/srv/vm0.saved\"}",
+        (_, "/v1/save") => "{\"folder\":\"/srv/vm0.saved\",\"keep-running\":true}",
+        (_, "/v1/snapshot" | "/v1/revert") => "{\"folder\":\"/srv/vm0.saved\"}",
         (_, "/v1/disks/{id}/insert") => "{\"path\":\"/tools.raw\"}",
         _ => "",
     }
@@ -117,7 +118,7 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
         "pause",
         "resume",
         "reset",
-        "save",
+        "save-running",
         "snapshot",
         "revert",
         "power-button",
