@@ -85,7 +85,7 @@ pub static ROUTES: [Route<dyn ControlTarget>; 26] = [
     Route {
         method: "POST",
         path: "/v1/revert",
-        summary: "Take the machine back to a snapshot: memory, devices and disks",
+        summary: "Take memory, devices and disks back to a snapshot",
         statuses: &[204, 400, 409],
         run: save_routes::revert,
     },

@@ -203,7 +203,7 @@ pub struct Spec {
     ///
     /// Linux needs none: it has the right time from kvm-clock when it starts. The chip is for guests without kvm-clock;
     /// `localtime` is for guests that expect local time in it.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "CLOCK", hide_possible_values = true))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "CLOCK", hide_possible_values = true, hide_short_help = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtc: Option<Rtc>,
 

@@ -119,6 +119,7 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
         "resume",
         "reset",
         "save-running",
+        "cancel-copy",
         "snapshot",
         "revert",
         "power-button",
