@@ -113,7 +113,18 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
             "{said}"
         );
     }
-    let calls = ["pause", "resume", "reset", "save", "power-button", "kill", "grow", "eject", "insert"];
+    let calls = [
+        "pause",
+        "resume",
+        "reset",
+        "save-running",
+        "cancel-copy",
+        "power-button",
+        "kill",
+        "grow",
+        "eject",
+        "insert",
+    ];
     assert_eq!(*served.fake.calls.lock().unwrap(), calls);
     assert_eq!(served.request("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
     let late = served.request("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();
