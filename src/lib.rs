@@ -127,9 +127,10 @@ pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
     BalloonError, BoundForward, ConsoleInput, Controls, CopyLimits, CopyProgress, CopyReport, Crash,
-    DeviceStats, DiskChangeError, DiskState, Events, Exit, ExpectError, ExpectFailure, GaveUp, GuestConsole,
-    Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError, Otherwise, PauseError,
-    ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, Unsaveable, VcpuStats,
+    DeviceStats, DiskChangeError, DiskState, Events, Exit, ExpectError, ExpectFailure, FreezeError, GaveUp,
+    GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError, Otherwise,
+    PauseError, ResizeError, RestoreError, SaveError, SavedState, StartError, Stats, Template, Unsaveable,
+    VcpuStats,
 };
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;

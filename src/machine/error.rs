@@ -115,6 +115,15 @@ pub enum StartError {
     /// /dev/kvm could not be opened, or refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// A disk of a frozen machine is another one now.
+    #[error(
+        "the disk {path} was written to since the machine was frozen, and its guest would see half of that; freeze a machine on the disk as it is now",
+        path = path.display()
+    )]
+    DiskChanged {
+        /// The image or device.
+        path: PathBuf,
+    },
     /// A saved machine does not fit, or is damaged.
     #[error("the machine cannot be restored: {0}")]
     Restore(#[from] RestoreError),

@@ -32,6 +32,7 @@ pub(crate) mod run_resources;
 mod saved;
 mod stats;
 mod supervisor;
+mod template;
 #[cfg(test)]
 mod tests;
 mod vcpu_handle;
@@ -61,6 +62,7 @@ pub use net_handles::{BoundForward, NetError};
 pub use precopy::{CopyLimits, CopyProgress, CopyReport, Otherwise};
 pub use saved::{RestoreError, SaveError, SavedState, Unsaveable};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
+pub use template::{FreezeError, Template};
 
 use crate::kvm::KvmDevice;
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward, Spec};
@@ -405,6 +407,14 @@ impl Machine {
     /// [`SaveError`]; the machine is as it was.
     pub fn save_and_end(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
         self.controls.save_and_end(folder, limit)
+    }
+
+    /// See [`Controls::clone_running`].
+    ///
+    /// # Errors
+    /// [`FreezeError`]; the machine is as it was.
+    pub fn clone_running(&self, limit: Duration) -> Result<Machine, FreezeError> {
+        self.controls.clone_running(limit)
     }
 
     /// See [`Controls::save_running`].

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use boot::plan::Load;
@@ -16,7 +16,7 @@ use super::loader::Source;
 use super::resources::Resources;
 use crate::host::disk::{DiskMark, Drive};
 use crate::kvm::KvmError;
-use crate::kvm::memory::{GuestRam, Placement, extents};
+use crate::kvm::memory::{GuestRam, Placement, extents, parts};
 use crate::saved::SavedMachineError;
 use crate::spec::{DiskBps, DiskIops, Spec};
 
@@ -90,11 +90,13 @@ pub(crate) struct Restore {
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
+    /// What of the file has to be mapped, once it was looked for.
+    parts: Arc<OnceLock<Vec<(u64, u64)>>>,
 }
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
-        Restore { state: Arc::new(state), memory: Arc::new(memory) }
+        Restore { state: Arc::new(state), memory: Arc::new(memory), parts: Arc::default() }
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -105,7 +107,15 @@ impl Restore {
 
     /// Memory that shows the file until it is written.
     pub(super) fn map(&self, ranges: &[(u64, u64)]) -> Result<GuestRam, RestoreError> {
-        GuestRam::mapped(ranges, &self.memory).map_err(memory_failed)
+        let len = ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
+        let parts = match self.parts.get() {
+            Some(known) => known.clone(),
+            None => {
+                let found = parts(&self.memory, len).map_err(memory_failed)?;
+                self.parts.get_or_init(|| found).clone()
+            }
+        };
+        GuestRam::mapped(ranges, &self.memory, parts).map_err(memory_failed)
     }
 
     /// What goes into `ram`; the rest is zeros.

@@ -20,6 +20,7 @@ use super::precopy::{CopyStart, LogUser};
 use super::resources::Resources;
 use super::saved::{SaveError, SavedParts};
 use super::stats::UnfinishedStats;
+use super::template::Shared;
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit, GaveUp, PauseError, StartError};
 use running::{NextBoot, RunningBoot};
@@ -92,6 +93,8 @@ pub(super) enum Command {
     EndSaved(Weak<()>, Sender<Result<(), SaveError>>),
     /// Answered at once.
     LogWrites(LogUser, bool, Sender<Result<CopyStart, SaveError>>),
+    /// Answered at once.
+    Share(Sender<Shared>),
     /// Answered at once.
     TakeWritten(LogUser, Sender<Result<Vec<Range<u64>>, SaveError>>),
 }

@@ -95,6 +95,33 @@ impl OpenDisk {
         })
     }
 
+    /// As [`OpenDisk::open`], for a disk with `snapshot` whose guest has written `written` already.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_on(spec: &DiskSpec, written: &File) -> Result<Self, DiskError> {
+        let access = Access { read_only: spec.read_only, direct: spec.direct };
+        let failed = |error| DiskError::Io { path: spec.image().into(), action: "preparing it", error };
+        let (image, locks) = layers::open_on(spec, written.try_clone().map_err(failed)?)?;
+        let image = ImageDisk::new(image, access).map_err(failed)?;
+        let image = image.with_locks(locks).discarding(spec.discard.unwrap_or_default()).temporary(true);
+        Ok(OpenDisk::Image(Arc::new(image)))
+    }
+
+    /// A copy of what the guest has written to a disk with `snapshot`, which rests.
+    ///
+    /// # Errors
+    /// The host has no room.
+    pub(crate) fn copy_written(&self) -> io::Result<Option<File>> {
+        match self {
+            OpenDisk::Image(image) if image.is_temporary() => {
+                image.complete()?;
+                image.top().map(|top| layers::copy(&top.buffered)).transpose()
+            }
+            OpenDisk::Image(_) | OpenDisk::Raw(_) => Ok(None),
+        }
+    }
+
     /// A reader of the disk as the guest sees it.
     ///
     /// # Errors

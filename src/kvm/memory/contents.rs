@@ -151,7 +151,7 @@ pub(crate) fn extents(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
 
 /// The parts of `file` that have to be mapped: all of its extents, in as few mappings as there are stretches of 2 MiB with data. A
 /// process has some 65,000 mappings (/proc/sys/vm/max_map_count), so that the stretches of a large memory are longer.
-pub(super) fn parts(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
+pub(crate) fn parts(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
     const MOST: u64 = 4096;
     let stretch = (HUGE_PAGE as u64).max((len / MOST).next_power_of_two());
     let mut parts: Vec<(u64, u64)> = Vec::new();
@@ -237,16 +237,17 @@ mod tests {
         file
     }
 
+    fn mapped(file: &File) -> GuestRam {
+        GuestRam::mapped(&[(0, 16 << 20)], file, parts(file, 16 << 20).unwrap()).unwrap()
+    }
+
     #[test]
     fn mapped_memory_shows_a_file_and_leaves_it_as_it_is() {
         let spots = [0x1000, 5 << 20, (16 << 20) - 8];
         let file = saved(&spots);
         assert_eq!(parts(&file, 16 << 20).unwrap(), [(0, 2 << 20), (4 << 20, 2 << 20), (14 << 20, 2 << 20)]);
         let before = extents(&file, 16 << 20).unwrap();
-        let (first, second) = (
-            GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap(),
-            GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap(),
-        );
+        let (first, second) = (mapped(&file), mapped(&file));
         let read = |ram: &GuestRam, at: u64| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
         for spot in spots {
             assert_eq!((read(&first, spot), read(&second, spot)), (spot, spot));
@@ -257,7 +258,7 @@ mod tests {
         assert_eq!(extents(&file, 16 << 20).unwrap(), before);
         let again = tempfile::tempfile().unwrap();
         first.save(&again).unwrap();
-        let third = GuestRam::mapped(&[(0, 16 << 20)], &again).unwrap();
+        let third = mapped(&again);
         assert_eq!([0x1000, 5 << 20, 9 << 20].map(|at| read(&third, at)), [7, 7, 8]);
     }
 
@@ -265,7 +266,7 @@ mod tests {
     fn mapped_memory_that_is_given_back_reads_as_zeros() {
         let spots: Vec<u64> = (0..4096).map(|page| page * 4096).collect();
         let file = saved(&spots);
-        let ram = GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap();
+        let ram = mapped(&file);
         let read = |at: u64| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
         // Every second page, as a guest that wants as many mappings as it can get; it gets some.
         let counts = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();

@@ -16,6 +16,7 @@ use crate::machine::full_disks::FullDisk;
 use crate::machine::precopy::{CopyStart, LogUser};
 use crate::machine::resources::Resources;
 use crate::machine::saved::{SaveError, SavedParts, current_spec};
+use crate::machine::template::Shared;
 use crate::machine::vcpus::VcpuEvent;
 use crate::machine::{Exit, GaveUp, PauseError, StartError};
 use crate::spec::OnReboot;
@@ -152,6 +153,7 @@ impl<'a> RunningBoot<'a> {
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             Command::Save(answer) => self.save(answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
+            Command::Share(answer) => reply(&answer, Shared::of(self.resources)),
             Command::LogWrites(user, on, answer) => reply(&answer, self.log_writes(user, on)),
             Command::TakeWritten(user, answer) => reply(&answer, self.take_written(user)),
         }
