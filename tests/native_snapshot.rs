@@ -356,3 +356,56 @@ fn whenever_it_is_killed_a_snapshot_is_whole_and_a_disk_is_the_old_or_the_new_on
         }
     }
 }
+
+#[test]
+fn a_disk_that_does_not_fit_leaves_nothing_and_the_machine_runs_on() {
+    let bench = Bench::new();
+    let machine = bench.launch("").spawn();
+    machine.expect("at=1536\n", 1);
+    bench.does(&["snapshot", "vm0", "first"]);
+    // The guest writes below this, and a copy of its disk ends beyond.
+    set_file_limit(machine.pid(), BLOCKS * BLOCK as u64 - BLOCK as u64);
+    for verb in [["snapshot", "vm0", "second"], ["revert", "vm0", "first"]] {
+        let said = bench.fails(&verb);
+        assert!(said.contains("File too large"), "{said}");
+    }
+    assert!(!bench.snapshot("second").exists());
+    let left: Vec<_> =
+        fs::read_dir(bench.host.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_str().unwrap().contains(".part")), "{left:?}");
+    set_file_limit(machine.pid(), libc::RLIM_INFINITY);
+    let before = vmm::count(&machine.stdout.bytes(), "at=");
+    machine.expect("at=", before + 2);
+    let (writes, _) = finish(machine);
+    bench.assert_disk(&bench.image, &[], writes);
+}
+
+/// As `prlimit --fsize`: from now on for a process that runs.
+fn set_file_limit(pid: i32, bytes: u64) {
+    let output = std::process::Command::new("prlimit")
+        .args([
+            format!("--pid={pid}"),
+            format!(
+                "--fsize={}:",
+                if bytes == libc::RLIM_INFINITY { "unlimited".into() } else { bytes.to_string() }
+            ),
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_machine_that_runs_on_is_saved_with_its_disks() {
+    let bench = Bench::new();
+    let machine = bench.start("");
+    bench.does(&["save", "vm0", "saved", "--keep-running", "--with-disks"]);
+    let before = vmm::count(&machine.stdout.bytes(), "at=");
+    machine.expect("at=", before + 2);
+    let restored = bench.restore(&["saved", "--disks", "d0", "--name", "vm1"]);
+    restored.says("at=8192\n");
+    let (writes, _) = restored.finish();
+    bench.assert_disk(&bench.path("d0/vda.qcow2"), &[bench.path("saved/vda.raw")], writes);
+    let (writes, _) = finish(machine);
+    bench.assert_disk(&bench.image, &[], writes);
+}

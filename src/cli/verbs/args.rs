@@ -219,12 +219,12 @@ pub struct SaveArgs {
     /// --with-disks: the disk would soon be another one than the one that its memory knows.
     #[arg(long)]
     pub keep_running: bool,
-    /// With --keep-running: the pause to aim at [default: 300ms]
+    /// With --keep-running: its pause [default: 300ms]
     ///
-    /// A guest that writes its memory faster than it is copied is paused for longer.
+    /// It is what the copy aims at: a guest that writes its memory faster than it is copied is paused for longer.
     #[arg(long, value_name = "TIME", value_parser = downtime, requires = "keep_running")]
     pub downtime: Option<Duration>,
-    /// With --keep-running: most bytes in a second, such as 100M
+    /// With --keep-running: most bytes a second, as 100M
     #[arg(long, value_name = "BYTES", value_parser = bandwidth, requires = "keep_running")]
     pub bandwidth: Option<u64>,
     /// With --keep-running: print what it took, as JSON
