@@ -127,9 +127,9 @@ pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
     BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, DiskChangeError, DiskState,
-    Events, Exit, ExpectError, ExpectFailure, FreezeError, GaveUp, GuestConsole, Machine, MachineBuilder,
-    MachineEvent, MachineState, MemoryStats, NetError, PauseError, ResizeError, RestoreError, SaveError,
-    SavedState, StartError, Stats, Template, Unsaveable, VcpuStats,
+    Events, Exit, ExpectError, ExpectFailure, FreezeError, GaveUp, GuestClock, GuestConsole, Machine,
+    MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError, PauseError, ResizeError, RestoreError,
+    SaveError, SavedState, StartError, Stats, Template, Unsaveable, VcpuStats,
 };
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;
