@@ -21,7 +21,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
-pub(crate) use contents::{MemoryLayout, Placement, extents, parts};
+pub(crate) use contents::{MemoryLayout, Placement, extents, is_zeros, parts};
 use mapping::{Backing, Mapping, RAM_ADVICE};
 
 /// Bytes of a huge page.

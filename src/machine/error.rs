@@ -13,6 +13,7 @@ use crate::host::switch_port::SwitchPortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
+use crate::saved::SavedMachineError;
 use crate::spec::{MemSize, SpecError};
 
 /// Why a machine could not be started, or started again for a reboot.
@@ -127,6 +128,9 @@ pub enum StartError {
     /// A saved machine does not fit, or is damaged.
     #[error("the machine cannot be restored: {0}")]
     Restore(#[from] RestoreError),
+    /// A disk of a snapshot could not be put back.
+    #[error(transparent)]
+    Saved(#[from] SavedMachineError),
     /// The machine's own tables could not be made.
     #[error("cannot describe the machine to the guest: {0}")]
     Describe(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -13,6 +13,7 @@ use super::boot_once::{Beginning, Origin};
 use super::controls::Controls;
 use super::deadline::Progress;
 use super::files::{OpenFiles, Prepared, Restore};
+use super::precopy;
 use super::resources::Resources;
 use super::saved::{SaveError, SavedParts};
 use super::{Machine, MachineBuilder, MachineState, PauseError, StartError};
@@ -257,7 +258,8 @@ impl Template {
         let SavedParts { state, ram, paused, .. } = controls.ask_to_save()?;
         let mut failed = None;
         let memory = frozen_memfd(|file| {
-            controls.save_memory(&ram, &paused, file).map_err(|error| {
+            let copied = precopy::copy_paused(&controls.copy, &ram, file);
+            copied.and_then(|()| controls.check_paused(&paused)).map_err(|error| {
                 failed = Some(error);
                 io::ErrorKind::Other.into()
             })

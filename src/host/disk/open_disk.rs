@@ -10,6 +10,7 @@ use diskimage::{Format, Layer};
 use virtio::block::{AnyEngine, Disk};
 use virtio::worker::MakePoller;
 
+use super::copy::WrittenFile;
 use super::engine::{EngineKind, make_engine};
 use super::error::DiskError;
 use super::file::DiskFile;
@@ -194,6 +195,28 @@ impl OpenDisk {
             OpenDisk::Raw(file) => file.set_length(bytes),
             OpenDisk::Image(image) => image.resize(bytes),
         }
+    }
+
+    /// The file that the guest's writes change; `None` if it may not write. Bring it to [`OpenDisk::rest`] before it is copied.
+    ///
+    /// # Errors
+    /// The host has no descriptor left, or the working directory is gone.
+    pub(crate) fn written_file(&self) -> io::Result<Option<WrittenFile>> {
+        if self.is_read_only() {
+            return Ok(None);
+        }
+        let (top, format, base) = match self {
+            OpenDisk::Raw(file) => (Some(file), Format::Raw, None),
+            OpenDisk::Image(image) => {
+                let base = image.layers().get(1).map(|base| std::path::absolute(&base.path)).transpose()?;
+                let format = image.layers().first().map_or(Format::Raw, |top| top.format);
+                (image.top(), format, base)
+            }
+        };
+        let written = |top: &Arc<DiskFile>| {
+            Ok(WrittenFile { file: top.reader()?.0, format, base, is_device: top.is_device() })
+        };
+        top.map(written).transpose()
     }
 
     /// Whether it is a block device.

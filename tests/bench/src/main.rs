@@ -10,6 +10,7 @@ mod network;
 mod numbers;
 mod restore;
 mod rivals;
+mod save;
 mod setups;
 mod startup;
 mod traffic;
@@ -26,6 +27,7 @@ fn main() -> Result<()> {
             exits::run()?;
             restore::run()?;
             convert::run()?;
+            save::run()?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
             network::on(&lab, None)
@@ -37,8 +39,11 @@ fn main() -> Result<()> {
         Some("exits") => exits::run(),
         Some("restore") => restore::run(),
         Some("convert") => convert::run(),
+        Some("save") => save::run(),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
-        Some(other) => bail!("no such bench: {other} (startup, restore, exits, convert, block, network)"),
+        Some(other) => {
+            bail!("no such bench: {other} (startup, restore, exits, convert, save, block, network)")
+        }
     }
 }
