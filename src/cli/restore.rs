@@ -7,6 +7,7 @@ use clap::ArgAction;
 use super::daemon::ServiceArgs;
 use super::exit::Status;
 use super::{report_error, run_machine};
+use crate::machine::GuestClock;
 use crate::saved::{SavedMachine, SavedMachineError};
 use crate::spec::MachineName;
 
@@ -40,6 +41,18 @@ pub struct RestoreArgs {
     /// that goes on with such a disk damages the file systems on it. A copy without `cp -p` has another time, and the same content.
     #[arg(long)]
     pub trust_disks: bool,
+    /// From when its guest's clocks go on [default: host]
+    ///
+    /// `host`: the guest sees that time has passed since it was saved; timers that were to fire meanwhile fire at once. `saved`: no time
+    /// has passed for the guest, whose clock is behind from then on.
+    #[arg(
+        long,
+        value_name = "host|saved",
+        default_value = "host",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub clock: GuestClock,
     /// How it runs.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -65,7 +78,8 @@ pub(super) fn run(args: &RestoreArgs) -> Status {
         if let Some(name) = &args.name {
             saved.set_name(Some(name.clone()));
         }
-        Ok(saved.into_parts())
+        let (spec, restore) = saved.into_parts();
+        Ok((spec, restore.with_clock(args.clock)))
     });
     let (spec, restore) = match opened {
         Ok(parts) => parts,

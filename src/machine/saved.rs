@@ -129,9 +129,24 @@ impl SavedParts {
     }
 }
 
+/// From when a restored guest's clocks go on: kvm-clock, the TSC, and with them what the guest calls its time. The real-time clock
+/// always shows the host's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum GuestClock {
+    /// From the host's time: the guest sees that time has passed, as after a suspend to memory that it was not told of. Its timers
+    /// that were to fire meanwhile fire at once.
+    #[default]
+    Host,
+    /// From when the machine was saved: no time has passed for the guest, and its clock is behind from then on.
+    Saved,
+}
+
 /// What a machine is restored from.
 #[derive(Debug, Clone)]
 pub(crate) struct Restore {
+    pub(super) clock: GuestClock,
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
@@ -141,7 +156,18 @@ pub(crate) struct Restore {
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
-        Restore { state: Arc::new(state), memory: Arc::new(memory), parts: Arc::default() }
+        Restore {
+            clock: GuestClock::default(),
+            state: Arc::new(state),
+            memory: Arc::new(memory),
+            parts: Arc::default(),
+        }
+    }
+
+    /// With its clocks from then on.
+    #[must_use]
+    pub(crate) fn with_clock(self, clock: GuestClock) -> Self {
+        Restore { clock, ..self }
     }
 
     /// Whether the file is as long as the memory of `spec`.
