@@ -8,14 +8,14 @@ use boot::plan::Load;
 use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
-use super::PauseError;
 use super::components::States;
 use super::disks::disk_id;
 use super::loader::Source;
 use super::resources::Resources;
+use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive};
-use crate::kvm::KvmError;
 use crate::kvm::memory::{GuestRam, Placement, extents};
+use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
 use crate::saved::SavedMachineError;
 use crate::spec::{DiskBps, DiskIops, Spec};
 
@@ -63,6 +63,11 @@ impl SavedState {
         self.components.iter()
     }
 
+    /// What the guest was told of its processor, if a state says so.
+    pub(crate) fn cpu(&self) -> Option<CpuBaseline> {
+        self.components.get("vcpu0").and_then(saved_cpu)
+    }
+
     /// The states by component, if they are in a layout that this program knows.
     pub(super) fn components(&self) -> Result<&States, RestoreError> {
         if self.version == VERSION { Ok(&self.components) } else { Err(RestoreError::Version(self.version)) }
@@ -89,11 +94,21 @@ pub(crate) struct Restore {
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
+    /// What its guest was told of its processor, if the state says so.
+    cpu: Option<Arc<CpuBaseline>>,
 }
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
-        Restore { state: Arc::new(state), memory: Arc::new(memory) }
+        let cpu = state.cpu().map(Arc::new);
+        Restore { state: Arc::new(state), memory: Arc::new(memory), cpu }
+    }
+
+    /// Whether this host offers what the guest was told of its processor; gives the bits of physical address of that.
+    pub(super) fn check_cpu(&self, kvm: &KvmDevice) -> Result<Option<u32>, StartError> {
+        let Some(cpu) = &self.cpu else { return Ok(None) };
+        cpu.check_host(kvm)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
+        Ok(Some(cpu.physical_address_bits()))
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -233,6 +248,9 @@ pub enum RestoreError {
          that saved it"
     )]
     Version(u16),
+    /// This host's processor or KVM offers less than the guest was told.
+    #[error("{0}; restore it on a host that offers as much, or boot the machine anew")]
+    Processor(String),
     /// A part of this machine is not in the saved one.
     #[error(
         "the saved machine has no `{0}`, and this one has; restore it into a machine of the same specification"

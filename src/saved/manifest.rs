@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::SavedMachineError;
 use crate::host::disk::DiskMark;
 use crate::image::printable;
+use crate::kvm::CpuBaseline;
 use crate::machine::SavedState;
 use crate::spec::Spec;
 
@@ -32,6 +33,8 @@ pub(super) struct Manifest {
     /// Version of the list of components.
     version: u16,
     panic_timeout: i64,
+    /// What the guest was told of its processor, for those who read this file; a restore goes by the vCPUs' states.
+    cpu: Option<CpuBaseline>,
     /// Bytes of `memory`.
     pub(super) memory: u64,
     /// In the order of `state`.
@@ -85,6 +88,7 @@ impl Manifest {
                 disks,
                 version,
                 panic_timeout,
+                cpu: saved.cpu(),
                 memory,
                 sections,
             },
