@@ -7,7 +7,7 @@ use clap::ArgAction;
 use super::daemon::ServiceArgs;
 use super::exit::Status;
 use super::{report_error, run_machine};
-use crate::saved::SavedMachine;
+use crate::saved::{SavedMachine, SavedMachineError};
 use crate::spec::MachineName;
 
 /// The saved machine, and how it goes on.
@@ -20,6 +20,20 @@ pub struct RestoreArgs {
     /// Its name from now on [default: as it was saved]
     #[arg(long, value_name = "NAME")]
     pub name: Option<MachineName>,
+    /// Keep writes to FOLDER's disks in overlays here
+    ///
+    /// For a FOLDER with copies of the disks, which stay as they are: what the guest writes from now on goes to overlays in this folder,
+    /// which is new or empty.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "snapshot")]
+    pub disks: Option<PathBuf>,
+    /// Drop writes to FOLDER's disks at the end
+    #[arg(long)]
+    pub snapshot: bool,
+    /// Put FOLDER's disks back first
+    ///
+    /// They take the place of the machine's disks, whose contents are lost. It goes on from a snapshot so.
+    #[arg(long, conflicts_with_all = ["disks", "snapshot"])]
+    pub put_back: bool,
     /// Take the disks as they are
     ///
     /// Without this option a disk is refused whose length or time of change is another one than when the machine was saved: a guest
@@ -39,6 +53,14 @@ pub(super) fn run(args: &RestoreArgs) -> Status {
     let opened = SavedMachine::open(&args.folder).and_then(|mut saved| {
         if !args.trust_disks {
             saved.check_disks()?;
+        }
+        match &args.disks {
+            Some(disks) => saved.keep_disks_in(disks)?,
+            None if args.put_back => saved.put_disks_back()?,
+            None if saved.has_disks() && !args.snapshot => {
+                return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
+            }
+            None => {}
         }
         if let Some(name) = &args.name {
             saved.set_name(Some(name.clone()));

@@ -11,7 +11,7 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Cap;
 use serde::{Deserialize, Serialize};
 
-use super::cpuid::{CpuidTemplate, DEFAULT_ADDRESS_BITS};
+use super::cpuid::DEFAULT_ADDRESS_BITS;
 use super::vm::create_vm;
 use super::{KvmDevice, KvmError, call};
 use names::{WORDS, name};
@@ -68,18 +68,18 @@ fn list(names: &[String]) -> String {
 impl CpuBaseline {
     /// What a guest on this host is told. Takes as long as making a VM.
     pub(crate) fn of(kvm: &KvmDevice) -> Result<Self, KvmError> {
-        let vm = create_vm(&kvm.0).map_err(call("make a virtual machine"))?;
+        let vm = create_vm(&kvm.kvm).map_err(call("make a virtual machine"))?;
         let vcpu = vm.create_vcpu(0).map_err(call("make a vCPU"))?;
-        vcpu.set_cpuid2(CpuidTemplate::new(&kvm.0, 1)?.for_vcpu(0)).map_err(call("take the vCPU's CPUID"))?;
+        vcpu.set_cpuid2(kvm.cpuid()?.shaped(1)?.for_vcpu(0)).map_err(call("take the vCPU's CPUID"))?;
         let told = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(call("give the vCPU's CPUID"))?;
-        let fixed = !kvm.0.check_extension(Cap::TscControl);
+        let fixed = !kvm.kvm.check_extension(Cap::TscControl);
         let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| fixed && *khz > 0);
         Ok(Self::of_entries(told.as_slice(), tsc_khz))
     }
 
     /// Whether a guest that was told this can go on at the host of `kvm`.
     pub(crate) fn check_host(&self, kvm: &KvmDevice) -> Result<Result<(), CpuMismatch>, KvmError> {
-        let supported = CpuidTemplate::new(&kvm.0, 1)?;
+        let supported = kvm.cpuid()?.shaped(1)?;
         if self.check(&Self::of_entries(supported.entries(), None)).is_ok() {
             return Ok(Ok(()));
         }

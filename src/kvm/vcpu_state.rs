@@ -106,9 +106,8 @@ impl Vcpu {
         // Without XSAVE KVM gives an empty list, and takes none.
         let xcrs = fd.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0).map(Raw);
         let debug_regs = fd.get_debug_regs().map_err(refused("give the debug registers"))?;
-        let indices =
-            msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
-        let mut msrs = msrs::read(fd, &indices).map_err(|error| StateError::refused(KIND, error))?;
+        let indices = self.host().device.saved_msrs().map_err(|error| StateError::refused(KIND, error))?;
+        let mut msrs = msrs::read(fd, indices).map_err(|error| StateError::refused(KIND, error))?;
         let tsc_offset = tsc_offset(fd);
         let lapic = fd.get_lapic().map_err(refused("give the local APIC"))?;
         rearm_fired_timer(&mut msrs, &lapic);
@@ -159,9 +158,8 @@ impl Vcpu {
     }
 
     fn put_msrs(&self, values: &[(u32, u64)]) -> Result<(), StateError> {
-        let known =
-            msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
-        match msrs::write(self.fd(), values, &known) {
+        let known = self.host().device.saved_msrs().map_err(|error| StateError::refused(KIND, error))?;
+        match msrs::write(self.fd(), values, known) {
             Ok(None) => Ok(()),
             Ok(Some(msr)) => Err(StateError::mismatch(KIND, msr)),
             Err(error) => Err(StateError::refused(KIND, error)),

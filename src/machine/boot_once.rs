@@ -23,7 +23,7 @@ use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::resources::Resources;
-use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable, rest};
+use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
@@ -249,7 +249,13 @@ impl Boot {
         drives: &[Arc<Drive>],
     ) -> Result<SavedParts, SaveError> {
         let state = SavedState::new(self.panic_timeout, self.components().save()?);
-        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec, marks: rest(drives)? })
+        let (marks, written) = (rest(drives)?, written_files(drives)?);
+        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec, marks, written })
+    }
+
+    /// Its memory.
+    pub(super) fn ram(&self) -> &Arc<GuestRam> {
+        &self.memory.ram
     }
 
     /// Logs what is written to guest memory from now on, or no longer: by the guest and by devices.
