@@ -44,7 +44,7 @@ impl KvmDevice {
     }
 
     /// What it supports of CPUID.
-    fn cpuid(&self) -> Result<CpuidTemplate, KvmError> {
+    pub(super) fn cpuid(&self) -> Result<CpuidTemplate, KvmError> {
         match self.cpuid.get() {
             Some(known) => Ok(known.clone()),
             None => {

@@ -75,6 +75,8 @@ pub(crate) struct Beginning {
     plan: Option<BootPlan>,
     panic_timeout: i64,
     saved: Option<Restore>,
+    /// Bits of guest physical address that a saved machine has.
+    address_bits: Option<u32>,
 }
 
 impl Beginning {
@@ -89,12 +91,14 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
+        let mut address_bits = None;
         let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
                 (guest_ram(spec, &ranges)?, Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
+                address_bits = restore.check_cpu(kvm)?;
                 restore.check_size(spec)?;
                 let (ram, sources) = match spec.mem_backing() {
                     MemBacking::Anonymous => (restore.map(&ranges)?, Vec::new()),
@@ -113,7 +117,7 @@ impl Beginning {
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved })
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, address_bits })
     }
 }
 
@@ -134,11 +138,12 @@ impl Boot {
         progress: &Progress,
     ) -> Result<Boot, StartError> {
         // The order in which they are named: the VM goes before its memory.
-        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved } = beginning;
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved, address_bits } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
-        let (board, vcpus) = assemble(resources, &vm, plan.as_ref(), &layout, &memory, &watch, &gate)?;
+        let (board, vcpus) =
+            assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
         loading.finish()?;
         // Over the saved one, if there is one.
         generation::renew(&memory.ram)?;
@@ -344,13 +349,15 @@ fn assemble(
     resources: &Resources,
     vm: &Vm,
     plan: Option<&BootPlan>,
-    ram_layout: &RamLayout,
+    (ram_layout, address_bits): (&RamLayout, Option<u32>),
     memory: &Memory,
     watch: &Watch,
     gate: &Arc<VcpuGate>,
 ) -> Result<(Board, Vec<Vcpu>), StartError> {
     let spec = &resources.spec;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
+    // A guest that goes on has its PCI windows where it had them.
+    let physical_address_bits = address_bits.unwrap_or(physical_address_bits);
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }

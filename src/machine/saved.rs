@@ -9,14 +9,14 @@ use boot::plan::Load;
 use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
-use super::PauseError;
 use super::components::States;
 use super::disks::disk_id;
 use super::loader::Source;
 use super::resources::Resources;
+use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
-use crate::kvm::KvmError;
 use crate::kvm::memory::{GuestRam, Placement, extents, parts};
+use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::{DiskBps, DiskIops, Spec};
 
@@ -62,6 +62,11 @@ impl SavedState {
     /// The states by the ids of their components.
     pub(crate) fn states(&self) -> impl ExactSizeIterator<Item = (&String, &State)> {
         self.components.iter()
+    }
+
+    /// What the guest was told of its processor, if a state says so.
+    pub(crate) fn cpu(&self) -> Option<CpuBaseline> {
+        self.components.get("vcpu0").and_then(saved_cpu)
     }
 
     /// The states by component, if they are in a layout that this program knows.
@@ -150,16 +155,23 @@ pub(crate) struct Restore {
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
+    /// What its guest was told of its processor, if the state says so.
+    cpu: Option<Arc<CpuBaseline>>,
+    /// This host was found to offer that.
+    cpu_fits: Arc<OnceLock<()>>,
     /// What of the file has to be mapped, once it was looked for.
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
 }
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
+        let cpu = state.cpu().map(Arc::new);
         Restore {
             clock: GuestClock::default(),
             state: Arc::new(state),
             memory: Arc::new(memory),
+            cpu,
+            cpu_fits: Arc::default(),
             parts: Arc::default(),
         }
     }
@@ -168,6 +180,16 @@ impl Restore {
     #[must_use]
     pub(crate) fn with_clock(self, clock: GuestClock) -> Self {
         Restore { clock, ..self }
+    }
+
+    /// Whether this host offers what the guest was told of its processor; gives the bits of physical address of that.
+    pub(super) fn check_cpu(&self, kvm: &KvmDevice) -> Result<Option<u32>, StartError> {
+        let Some(cpu) = &self.cpu else { return Ok(None) };
+        if self.cpu_fits.get().is_none() {
+            cpu.check_host(kvm)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
+            self.cpu_fits.get_or_init(|| ());
+        }
+        Ok(Some(cpu.physical_address_bits()))
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -360,6 +382,9 @@ pub enum RestoreError {
          that saved it"
     )]
     Version(u16),
+    /// This host's processor or KVM offers less than the guest was told.
+    #[error("{0}; restore it on a host that offers as much, or boot the machine anew")]
+    Processor(String),
     /// A part of this machine is not in the saved one.
     #[error(
         "the saved machine has no `{0}`, and this one has; restore it into a machine of the same specification"
