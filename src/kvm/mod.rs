@@ -24,6 +24,7 @@ mod vm_state;
 
 pub(crate) use posture::Posture;
 pub(crate) use probe::{KvmFacts, probe};
+pub(crate) use vcpu_state::CpuBaseline;
 pub(crate) use vm::{KvmDevice, PAGE, Vcpus, Vm};
 
 use std::io;

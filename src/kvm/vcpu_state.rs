@@ -21,7 +21,7 @@ use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 use super::msrs::{self, TSC, TSC_DEADLINE};
 use super::raw::Raw;
 use super::vcpu::Vcpu;
-use super::vm::KvmDevice;
+use super::vm::{KvmDevice, Vm};
 
 const KIND: &str = "vcpu";
 const VERSION: u16 = 1;
@@ -79,6 +79,32 @@ fn refused(what: &'static str) -> impl Fn(Error) -> StateError {
         let source = std::io::Error::from_raw_os_error(error.errno());
         StateError::refused(KIND, format!("KVM refused to {what}: {source}"))
     }
+}
+
+/// What the processors of a machine have on a host, to be compared before a machine moves there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct CpuBaseline(Vec<Raw<kvm_cpuid_entry2>>);
+
+impl CpuBaseline {
+    /// That of a machine with so many vCPUs on this host.
+    pub(crate) fn of_host(cpus: u32) -> Result<Self, StateError> {
+        with_vcpu(cpus, |vcpu| vcpu.cpuid().map(CpuBaseline))
+    }
+
+    /// Whether a machine with so many vCPUs has the same on this host.
+    pub(crate) fn check(&self, cpus: u32) -> Result<(), StateError> {
+        with_vcpu(cpus, |vcpu| vcpu.check_cpuid(&self.0))
+    }
+}
+
+/// Gives the first vCPU of a machine that is made for this alone.
+fn with_vcpu<T>(cpus: u32, ask: impl FnOnce(&Vcpu) -> Result<T, StateError>) -> Result<T, StateError> {
+    let failed = |error: &dyn std::fmt::Display| StateError::refused(KIND, error.to_string());
+    let device = KvmDevice::open().map_err(|error| failed(&error))?;
+    let vm = Vm::new(&Arc::new(device), &[]).map_err(|error| failed(&error))?;
+    let vcpus = vm.add_vcpus(cpus).map_err(|error| failed(&error))?.vcpus;
+    ask(vcpus.first().ok_or_else(|| failed(&"no processor"))?)
 }
 
 impl Component for Vcpu {

@@ -20,10 +20,11 @@ use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::generation;
+use super::incoming::Handover;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::resources::Resources;
-use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable, rest};
+use super::saved::{Arrived, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
@@ -75,6 +76,8 @@ pub(crate) struct Beginning {
     plan: Option<BootPlan>,
     panic_timeout: i64,
     state: Option<Arc<SavedState>>,
+    /// Of a machine that came from elsewhere.
+    handover: Option<Arc<dyn Handover>>,
 }
 
 impl Beginning {
@@ -89,10 +92,15 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
+        let mut handover = None;
         let (ram, plan, sources, panic_timeout, state) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
-                (guest_ram(spec, &ranges)?, Some(plan), sources, panic_timeout, None)
+                (Arc::new(guest_ram(spec, &ranges)?), Some(plan), sources, panic_timeout, None)
+            }
+            Origin::State(Restore { state, arrived: Some(Arrived { ram, handover: from }), .. }) => {
+                handover = Some(from);
+                (ram, None, Vec::new(), state.panic_timeout(), Some(state))
             }
             Origin::State(restore) => {
                 restore.check_size(spec)?;
@@ -105,15 +113,14 @@ impl Beginning {
                         (ram, vec![source])
                     }
                 };
-                (ram, None, sources, restore.state.panic_timeout(), Some(restore.state))
+                (Arc::new(ram), None, sources, restore.state.panic_timeout(), Some(restore.state))
             }
         };
-        let ram = Arc::new(ram);
         let ecam = Arc::new(pci::empty_bus().map_err(memory_refused(spec))?);
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, state })
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, state, handover })
     }
 }
 
@@ -134,14 +141,16 @@ impl Boot {
         progress: &Progress,
     ) -> Result<Boot, StartError> {
         // The order in which they are named: the VM goes before its memory.
-        let Beginning { layout, memory, vm, loading, plan, panic_timeout, state } = beginning;
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, state, handover } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) = assemble(resources, &vm, plan.as_ref(), &layout, &memory, &watch, &gate)?;
         loading.finish()?;
-        // Over the saved one, if there is one.
-        generation::renew(&memory.ram)?;
+        // Over the saved one, if there is one; a machine that only moves is the same one.
+        if handover.is_none() {
+            generation::renew(&memory.ram)?;
+        }
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
         }
@@ -160,10 +169,17 @@ impl Boot {
         if let Some(state) = state {
             components.quiesce();
             components.load(state.components()?)?;
+            match &handover {
+                // Everything is made, and nothing has begun.
+                Some(handover) => handover.ask().map_err(StartError::Handover)?,
+                // Before its vCPUs run: no guest makes random numbers from what another one has.
+                None => board.generation.announce().map_err(StartError::describe)?,
+            }
             components.go();
-            // Before its vCPUs run: no guest makes random numbers from what another one has.
-            board.generation.announce().map_err(StartError::describe)?;
             threads.resume();
+            if let Some(handover) = handover {
+                handover.runs();
+            }
         }
         Ok(Boot {
             number,
@@ -293,14 +309,14 @@ fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Co
 }
 
 /// Guest address and bytes of each range of RAM.
-fn ranges(layout: &RamLayout) -> Vec<(u64, u64)> {
+pub(super) fn ranges(layout: &RamLayout) -> Vec<(u64, u64)> {
     let mut ranges = vec![(layout.low.start, layout.low.end)];
     ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
     ranges
 }
 
 /// The RAM that a spec asks for.
-fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, StartError> {
+pub(super) fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, StartError> {
     let make = match spec.mem_backing() {
         MemBacking::Anonymous => GuestRam::new,
         MemBacking::Memfd => GuestRam::in_memfd,

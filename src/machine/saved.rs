@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::PauseError;
 use super::components::States;
 use super::disks::disk_id;
+use super::incoming::Handover;
+#[cfg(feature = "cli")]
+use super::incoming::Incoming;
 use super::loader::Source;
 use super::resources::Resources;
 use crate::host::disk::{DiskMark, Drive};
@@ -92,11 +95,31 @@ pub(crate) struct Restore {
     pub(super) memory: Arc<File>,
     /// What of the file has to be mapped, once it was looked for.
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
+    /// What came from elsewhere, instead of the file.
+    pub(super) arrived: Option<Arrived>,
+}
+
+/// Memory that came from elsewhere, and whom to ask whether its guest may run.
+#[derive(Debug, Clone)]
+pub(super) struct Arrived {
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) handover: Arc<dyn Handover>,
 }
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
-        Restore { state: Arc::new(state), memory: Arc::new(memory), parts: Arc::default() }
+        Restore { state: Arc::new(state), memory: Arc::new(memory), parts: Arc::default(), arrived: None }
+    }
+
+    /// One that has come from elsewhere, and goes on as the same machine.
+    #[cfg(feature = "cli")]
+    pub(crate) fn received(
+        state: SavedState,
+        Incoming(ram): Incoming,
+        handover: Arc<dyn Handover>,
+    ) -> io::Result<Self> {
+        let arrived = Some(Arrived { ram, handover });
+        Ok(Restore { arrived, ..Self::new(state, File::open("/dev/null")?) })
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -239,6 +262,12 @@ pub enum SaveError {
          disk with `ro`"
     )]
     WritableDisk(String),
+    /// A disk does not move.
+    #[error(
+        "the guest can write to {0}, and a disk does not move with its machine; give it this disk with `ro`, or save the machine and restore \
+         it where its disks are"
+    )]
+    DiskStays(String),
     /// It cannot be made again from a folder.
     #[error(transparent)]
     Unsaveable(#[from] Unsaveable),

@@ -91,6 +91,11 @@ pub(super) enum Command {
     Save(Sender<Result<SavedParts, SaveError>>),
     /// Ends the machine if it still rests as it did when it was saved. Answered before it ends.
     EndSaved(Weak<()>, Sender<Result<(), SaveError>>),
+    /// Has it stay paused whoever wants it to go on or boot again, if it still rests as it did when it was saved; or no longer. Answered at
+    /// once.
+    Leave(Option<Weak<()>>, Sender<Result<(), SaveError>>),
+    /// Ends one that stays paused for that. Answered before it ends.
+    EndLeft(Sender<Result<(), SaveError>>),
     /// Answered at once.
     LogWrites(LogUser, bool, Sender<Result<CopyStart, SaveError>>),
     /// Answered at once.

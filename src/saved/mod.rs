@@ -173,7 +173,7 @@ fn is_empty_folder(path: &Path) -> bool {
 }
 
 /// A saved machine is restored from any working directory.
-fn with_absolute_paths(mut spec: Spec) -> io::Result<Spec> {
+pub(crate) fn with_absolute_paths(mut spec: Spec) -> io::Result<Spec> {
     spec.paths_mut().try_for_each(|path| {
         *path = std::path::absolute(&*path)?;
         Ok::<_, io::Error>(())

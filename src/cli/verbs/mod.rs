@@ -7,6 +7,7 @@ mod exits;
 mod force;
 mod forward;
 mod ls;
+mod migrate;
 mod save;
 mod show;
 mod stop;
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use args::{
-    BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb,
-    SaveArgs, ShowArgs, StopArgs,
+    BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, MigrateArgs, NameArgs,
+    NameVerb, SaveArgs, ShowArgs, StopArgs,
 };
 pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
@@ -95,6 +96,9 @@ pub(super) enum VerbError {
     /// Frames cannot be captured.
     #[error(transparent)]
     Capture(#[from] CaptureFailure),
+    /// It has not migrated, or nobody knows.
+    #[error("{name} has not migrated: {why}")]
+    Migration { name: MachineName, why: String },
     /// A signal cancelled it.
     #[error("interrupted; the machine is as it was")]
     Interrupted(u8),
@@ -143,6 +147,7 @@ fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),
+        NameVerb::Migrate(args) => migrate::migrate(args).map(Status::into),
         NameVerb::Save(args) => save::save(args).map(Status::into),
         NameVerb::Kill(args) => stop::kill(args).map(|()| done),
         NameVerb::Balloon(BalloonArgs { name, size, .. }) => {

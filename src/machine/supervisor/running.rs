@@ -68,6 +68,8 @@ pub(super) struct RunningBoot<'a> {
     full: Vec<String>,
     /// Who has the log of written pages, if it is on.
     log: Option<LogUser>,
+    /// It may run elsewhere, or soon: it stays paused.
+    leaving: bool,
     /// When the guest is looked at next, because it seems to be at its end.
     look: Option<Instant>,
 }
@@ -85,6 +87,7 @@ impl<'a> RunningBoot<'a> {
             pause: PauseState::Running,
             full: Vec::new(),
             log: None,
+            leaving: false,
             look: None,
         }
     }
@@ -141,6 +144,9 @@ impl<'a> RunningBoot<'a> {
         match command {
             Command::Reset => {
                 self.supervisor.urgent.taken();
+                if self.leaving {
+                    return None;
+                }
                 return Some(NextBoot::BootAgain);
             }
             Command::Kill => return Some(NextBoot::End(Exit::Killed)),
@@ -149,11 +155,19 @@ impl<'a> RunningBoot<'a> {
                 None => self.boot.press_power_button(),
             },
             Command::Pause(answer) => self.pause(answer),
+            // It may run elsewhere already.
+            Command::Resume(_) if self.leaving => {}
             Command::Resume(answer) => self.resume(answer),
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             Command::Save(answer) => self.save(answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
             Command::Share(answer) => reply(&answer, Shared::of(self.resources)),
+            Command::Leave(saved, answer) => reply(&answer, self.leave(saved)),
+            Command::EndLeft(answer) => {
+                let left = self.leaving;
+                reply(&answer, if left { Ok(()) } else { Err(SaveError::Resumed) });
+                return left.then_some(NextBoot::End(Exit::Migrated));
+            }
             Command::LogWrites(user, on, answer) => reply(&answer, self.log_writes(user, on)),
             Command::TakeWritten(user, answer) => reply(&answer, self.take_written(user)),
         }
@@ -234,6 +248,18 @@ impl<'a> RunningBoot<'a> {
             reply(&answer, if paused.strong_count() > 0 { saved } else { Err(SaveError::Resumed) });
             Event::Saved
         });
+    }
+
+    fn leave(&mut self, saved: Option<Weak<()>>) -> Result<(), SaveError> {
+        let rests =
+            |saved: &Weak<()>| matches!(self.pause, PauseState::Paused(_)) && saved.strong_count() > 0;
+        match saved {
+            Some(saved) if !rests(&saved) => Err(SaveError::Resumed),
+            saved => {
+                self.leaving = saved.is_some();
+                Ok(())
+            }
+        }
     }
 
     fn log_writes(&mut self, user: LogUser, on: bool) -> Result<CopyStart, SaveError> {
