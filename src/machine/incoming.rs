@@ -48,12 +48,12 @@ impl Incoming {
 
     /// So many zeros are at this offset.
     pub(crate) fn zeros(&self, offset: u64, len: u64) -> io::Result<()> {
-        const PIECE: u64 = 64 << 10;
-        static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
+        const PIECE: usize = 64 << 10;
+        static ZEROS: [u8; PIECE] = [0; PIECE];
         // All of them are in the memory.
         self.places(offset, len)?;
-        for at in (0..len).step_by(PIECE as usize) {
-            let now = usize::try_from((len - at).min(PIECE)).unwrap_or_default();
+        for at in (0..len).step_by(PIECE) {
+            let now = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
             self.data(offset + at, ZEROS.get(..now).unwrap_or_default())?;
         }
         Ok(())
