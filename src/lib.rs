@@ -105,6 +105,8 @@ mod host;
 mod image;
 mod kvm;
 mod machine;
+#[cfg(feature = "cli")]
+mod migration;
 mod saved;
 pub mod spec;
 #[cfg(feature = "cli")]

@@ -22,6 +22,8 @@ pub(crate) mod files;
 mod full_disks;
 mod gate;
 mod generation;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+pub(crate) mod incoming;
 mod loader;
 mod net_handles;
 mod nets;

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::components::States;
 use super::disks::disk_id;
+use super::incoming::Handover;
+#[cfg(feature = "cli")]
+use super::incoming::Incoming;
 use super::loader::Source;
 use super::resources::Resources;
 use super::{PauseError, StartError};
@@ -161,6 +164,15 @@ pub(crate) struct Restore {
     cpu_fits: Arc<OnceLock<()>>,
     /// What of the file has to be mapped, once it was looked for.
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
+    /// What came from elsewhere, instead of the file.
+    pub(super) arrived: Option<Arrived>,
+}
+
+/// Memory that came from elsewhere, and whom to ask whether its guest may run.
+#[derive(Debug, Clone)]
+pub(super) struct Arrived {
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) handover: Arc<dyn Handover>,
 }
 
 impl Restore {
@@ -173,6 +185,7 @@ impl Restore {
             cpu,
             cpu_fits: Arc::default(),
             parts: Arc::default(),
+            arrived: None,
         }
     }
 
@@ -190,6 +203,17 @@ impl Restore {
             self.cpu_fits.get_or_init(|| ());
         }
         Ok(Some(cpu.physical_address_bits()))
+    }
+
+    /// One that has come from elsewhere, and goes on as the same machine.
+    #[cfg(feature = "cli")]
+    pub(crate) fn received(
+        state: SavedState,
+        Incoming(ram): Incoming,
+        handover: Arc<dyn Handover>,
+    ) -> io::Result<Self> {
+        let arrived = Some(Arrived { ram, handover });
+        Ok(Restore { arrived, ..Self::new(state, File::open("/dev/null")?) })
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -346,6 +370,12 @@ pub enum SaveError {
          `--keep-running`"
     )]
     WritableDisk(String),
+    /// A disk does not move.
+    #[error(
+        "the guest can write to {0}, and a disk does not move with its machine; give it this disk with `ro`, or save the machine and restore \
+         it where its disks are"
+    )]
+    DiskStays(String),
     /// It cannot be made again from a folder.
     #[error(transparent)]
     Unsaveable(#[from] Unsaveable),
