@@ -279,9 +279,9 @@ pub struct RevertArgs {
 pub struct MigrateArgs {
     /// The machine, as it was called with --name
     pub name: MachineName,
-    /// A command that leads to `minivmm receive`, unix:PATH or tcp:127.0.0.1:PORT
+    /// A command, unix:PATH or tcp:127.0.0.1:PORT
     ///
-    /// The stream is on the command's standard input and output. tcp is for this host alone: it is neither encrypted nor authenticated.
+    /// The command leads to `minivmm receive`: the stream is on its standard input and output. tcp is for this host alone: it is neither encrypted nor authenticated.
     #[arg(long, value_name = "TARGET")]
     pub to: String,
     /// The longest pause [default: 300ms]
