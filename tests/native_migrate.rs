@@ -191,7 +191,7 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
     // Another version, another processor, more memory than it says.
     for (from, to, word) in [
         ("\"protocol\":1", "\"protocol\":2", "version 2"),
-        ("\"cpu\":[\"0", "\"cpu\":[\"1", "CPUID"),
+        ("\"vendor\":\"", "\"vendor\":\"Another", "Another"),
         ("\"memory\":16777216", "\"memory\":16777217", "16777217"),
     ] {
         let target = bench.receive("target", &["--name", "vm1"]);

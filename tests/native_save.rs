@@ -146,6 +146,25 @@ fn a_machine_goes_on_from_its_folder_and_its_guest_misses_nothing() {
     assert_last_writes(&bench.image, writes);
 }
 
+/// The process in the background has none of the files that were open in the one that was called.
+#[test]
+fn a_saved_machine_goes_on_in_the_background() {
+    let bench = Bench::new();
+    let machine = bench.start();
+    bench.save("saved0");
+    machine.end();
+    for (from, to) in [("saved0", "saved1"), ("saved1", "saved2")] {
+        let words = ["restore", from, "-d", "--log", "log"];
+        let output = bench.host.verb(&words).current_dir(bench.folder()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        bench.save(to);
+    }
+    let last = bench.restore("saved2");
+    last.says("at=");
+    bench.host.does(&["kill", "vm0"]);
+    last.end();
+}
+
 #[test]
 fn what_cannot_be_saved_or_restored_is_refused_and_the_machine_goes_on() {
     let bench = Bench::new();

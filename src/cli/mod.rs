@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
     ignore_file_limit();
     match args::parse(std::env::args_os()) {
         Ok(Command::Run(spec, service)) => match spec.settled() {
-            Ok(spec) => run_machine(&spec, None, &service),
+            Ok(spec) => run_machine(&spec, &service),
             Err(error) => report_error(&error, Status::Usage),
         },
         Ok(Command::Doctor(args)) => examine(&args),
@@ -76,18 +76,20 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs a machine, here or in the background.
-/// From the beginning, or where it was saved.
-fn run_machine(spec: &Spec, saved: Option<Restore>, args: &ServiceArgs) -> Status {
-    let notify = Notify::take();
-    if args.daemonize {
-        return daemon::launch(What::Machine, notify, |notify, parent| {
-            serve(spec, saved, args, notify, Some(parent))
-        });
-    }
-    serve(spec, saved, args, notify, None)
+fn run_machine(spec: &Spec, args: &ServiceArgs) -> Status {
+    in_place(args, |notify, parent| serve(spec, None, args, notify, parent))
 }
 
-/// Checks a machine, prints its banner and runs it.
+/// Does `work` here or in the background. No file that was opened before is open there: `work` opens what it needs.
+fn in_place(args: &ServiceArgs, work: impl FnOnce(Notify, Option<Parent>) -> Status) -> Status {
+    let notify = Notify::take();
+    if args.daemonize {
+        return daemon::launch(What::Machine, notify, |notify, parent| work(notify, Some(parent)));
+    }
+    work(notify, None)
+}
+
+/// Checks a machine, prints its banner and runs it, from the beginning or where it was saved.
 fn serve(
     spec: &Spec,
     saved: Option<Restore>,

@@ -6,10 +6,11 @@ use clap::ArgAction;
 
 use super::daemon::ServiceArgs;
 use super::exit::Status;
-use super::{report_error, run_machine};
+use super::{in_place, report_error, serve};
 use crate::machine::GuestClock;
+use crate::machine::files::Restore;
 use crate::saved::{SavedMachine, SavedMachineError};
-use crate::spec::MachineName;
+use crate::spec::{MachineName, Spec};
 
 /// The saved machine, and how it goes on.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,27 +64,29 @@ pub struct RestoreArgs {
 
 /// Runs the machine until it ends, here or in the background.
 pub(super) fn run(args: &RestoreArgs) -> Status {
-    let opened = SavedMachine::open(&args.folder).and_then(|mut saved| {
-        if !args.trust_disks {
-            saved.check_disks()?;
+    // The saved machine's files have to be opened by the process that runs it.
+    in_place(&args.service, |notify, parent| match open(args) {
+        Ok((spec, restore)) => serve(&spec, Some(restore), &args.service, notify, parent),
+        Err(error) => report_error(&error, Status::Failed),
+    })
+}
+
+fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
+    let mut saved = SavedMachine::open(&args.folder)?;
+    if !args.trust_disks {
+        saved.check_disks()?;
+    }
+    match &args.disks {
+        Some(disks) => saved.keep_disks_in(disks)?,
+        None if args.put_back => saved.put_disks_back()?,
+        None if saved.has_disks() && !args.snapshot => {
+            return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
         }
-        match &args.disks {
-            Some(disks) => saved.keep_disks_in(disks)?,
-            None if args.put_back => saved.put_disks_back()?,
-            None if saved.has_disks() && !args.snapshot => {
-                return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
-            }
-            None => {}
-        }
-        if let Some(name) = &args.name {
-            saved.set_name(Some(name.clone()));
-        }
-        let (spec, restore) = saved.into_parts();
-        Ok((spec, restore.with_clock(args.clock)))
-    });
-    let (spec, restore) = match opened {
-        Ok(parts) => parts,
-        Err(error) => return report_error(&error, Status::Failed),
-    };
-    run_machine(&spec, Some(restore), &args.service)
+        None => {}
+    }
+    if let Some(name) = &args.name {
+        saved.set_name(Some(name.clone()));
+    }
+    let (spec, restore) = saved.into_parts();
+    Ok((spec, restore.with_clock(args.clock)))
 }
