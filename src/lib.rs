@@ -126,10 +126,11 @@ pub use image::{ImageError, ReadError};
 pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, BoundForward, ConsoleInput, Controls, Crash, DeviceStats, DiskChangeError, DiskState,
-    Events, Exit, ExpectError, ExpectFailure, GaveUp, GuestConsole, Machine, MachineBuilder, MachineEvent,
-    MachineState, MemoryStats, NetError, PauseError, ResizeError, RestoreError, SaveError, SavedState,
-    StartError, Stats, Unsaveable, VcpuStats,
+    BalloonError, BoundForward, ConsoleInput, Controls, CopyLimits, CopyProgress, CopyReport, Crash,
+    DeviceStats, DiskChangeError, DiskState, Events, Exit, ExpectError, ExpectFailure, FreezeError, GaveUp,
+    GuestClock, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError,
+    Otherwise, PauseError, ResizeError, RestoreError, RevertError, SaveError, SaveOptions, SavedState,
+    StartError, Stats, Template, Unsaveable, VcpuStats,
 };
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;

@@ -36,7 +36,7 @@ pub use convert::{ConvertOptions, Converted, convert};
 pub use create::{CreateOptions, Preallocate, create};
 pub use error::ImageError;
 pub use format::{Format, UnknownFormat};
-pub use header::{Backing, Compression, Encryption, Features, Header};
+pub use header::{Backing, Compression, Encryption, Features, Header, set_backing_name};
 pub use held::{Commit, HeldWrites, Punched, flush_failed};
 pub use image::Image;
 pub use opener::{Access, ImageOptions, Opener, UnlockedOpener};

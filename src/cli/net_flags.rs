@@ -29,7 +29,7 @@ pub(super) struct NetFlags {
     /// The default address on tapN is ba:ad:00:ca:fe:00 plus N. On another TAP, and on another kind of network, it is computed
     /// from the host's machine-id, the machine's name (without one, the first disk's path, or the kernel's and the current folder)
     /// and the TAP's name or the interface's id, and is the same at each start.
-    #[arg(long, value_name = "NAME", value_parser = OsStringValueParser::new().try_map(|text| NetSpec::parse_tap(&text)))]
+    #[arg(long, value_name = "NAME", hide_short_help = true, value_parser = OsStringValueParser::new().try_map(|text| NetSpec::parse_tap(&text)))]
     tap: Vec<NetSpec>,
 
     /// Forward a port of the host to the guest: 5555:22

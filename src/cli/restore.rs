@@ -7,7 +7,8 @@ use clap::ArgAction;
 use super::daemon::ServiceArgs;
 use super::exit::Status;
 use super::{report_error, run_machine};
-use crate::saved::SavedMachine;
+use crate::machine::GuestClock;
+use crate::saved::{SavedMachine, SavedMachineError};
 use crate::spec::MachineName;
 
 /// The saved machine, and how it goes on.
@@ -20,12 +21,38 @@ pub struct RestoreArgs {
     /// Its name from now on [default: as it was saved]
     #[arg(long, value_name = "NAME")]
     pub name: Option<MachineName>,
+    /// Keep writes to FOLDER's disks in overlays here
+    ///
+    /// For a FOLDER with copies of the disks, which stay as they are: what the guest writes from now on goes to overlays in this folder,
+    /// which is new or empty.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "snapshot")]
+    pub disks: Option<PathBuf>,
+    /// Drop writes to FOLDER's disks at the end
+    #[arg(long)]
+    pub snapshot: bool,
+    /// Put FOLDER's disks back first
+    ///
+    /// They take the place of the machine's disks, whose contents are lost. It goes on from a snapshot so.
+    #[arg(long, conflicts_with_all = ["disks", "snapshot"])]
+    pub put_back: bool,
     /// Take the disks as they are
     ///
     /// Without this option a disk is refused whose length or time of change is another one than when the machine was saved: a guest
     /// that goes on with such a disk damages the file systems on it. A copy without `cp -p` has another time, and the same content.
     #[arg(long)]
     pub trust_disks: bool,
+    /// From when its guest's clocks go on [default: host]
+    ///
+    /// `host`: the guest sees that time has passed since it was saved; timers that were to fire meanwhile fire at once. `saved`: no time
+    /// has passed for the guest, whose clock is behind from then on.
+    #[arg(
+        long,
+        value_name = "host|saved",
+        default_value = "host",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub clock: GuestClock,
     /// How it runs.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -40,10 +67,19 @@ pub(super) fn run(args: &RestoreArgs) -> Status {
         if !args.trust_disks {
             saved.check_disks()?;
         }
+        match &args.disks {
+            Some(disks) => saved.keep_disks_in(disks)?,
+            None if args.put_back => saved.put_disks_back()?,
+            None if saved.has_disks() && !args.snapshot => {
+                return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
+            }
+            None => {}
+        }
         if let Some(name) = &args.name {
             saved.set_name(Some(name.clone()));
         }
-        Ok(saved.into_parts())
+        let (spec, restore) = saved.into_parts();
+        Ok((spec, restore.with_clock(args.clock)))
     });
     let (spec, restore) = match opened {
         Ok(parts) => parts,

@@ -17,8 +17,9 @@ use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, PauseError,
-    ResizeError, SaveError, Stats,
+    BalloonError, BoundForward, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    MachineEvent, MachineState, NetError, PauseError, ResizeError, RevertError, SaveError, SaveOptions,
+    Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -122,9 +123,33 @@ impl ControlTarget for StubMachine {
 
     fn kill(&self) {}
 
-    fn save_and_end(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+    fn snapshot(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
         Ok(())
     }
+
+    fn revert(&self, _: &Path) -> Result<(), RevertError> {
+        Ok(())
+    }
+
+    fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
+        Ok(())
+    }
+
+    fn save_running(
+        &self,
+        _: &Path,
+        _: SaveOptions,
+        _: CopyLimits,
+        _: Duration,
+    ) -> Result<CopyReport, SaveError> {
+        Ok(CopyReport::default())
+    }
+
+    fn copy_progress(&self) -> Option<CopyProgress> {
+        None
+    }
+
+    fn cancel_copy(&self) {}
 
     fn balloon(&self) -> Balloon {
         Balloon { mib: 0, actual_mib: 0 }

@@ -25,7 +25,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 22] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 26] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -57,9 +57,37 @@ pub static ROUTES: [Route<dyn ControlTarget>; 22] = [
     Route {
         method: "POST",
         path: "/v1/save",
-        summary: "Save the machine to a folder of the host, and end it",
-        statuses: &[204, 400, 409, 504],
+        summary: "Save the machine to a folder of the host, and end it unless it shall run on",
+        statuses: &[200, 204, 400, 409, 504],
         run: save_routes::save,
+    },
+    Route {
+        method: "GET",
+        path: "/v1/copy",
+        summary: "How far a save of the machine is",
+        statuses: &[200, 204],
+        run: save_routes::progress,
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/copy",
+        summary: "Cancel a save of the machine",
+        statuses: &[204],
+        run: save_routes::cancel,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/snapshot",
+        summary: "Save the machine with its disks to a folder of the host, and let it go on",
+        statuses: &[204, 400, 409, 504],
+        run: save_routes::snapshot,
+    },
+    Route {
+        method: "POST",
+        path: "/v1/revert",
+        summary: "Take memory, devices and disks back to a snapshot",
+        statuses: &[204, 400, 409],
+        run: save_routes::revert,
     },
     Route {
         method: "POST",

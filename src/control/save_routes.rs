@@ -1,4 +1,4 @@
-//! The request that saves a machine.
+//! The requests that save a machine, tell how far that is, and take it back to a snapshot.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,24 +9,45 @@ use serde_json::Value;
 use super::net_routes::clean;
 use super::router::{Call, Reply};
 use super::target::ControlTarget;
-use crate::machine::{PauseError, SaveError};
+use crate::machine::{CopyLimits, PauseError, SaveError, SaveOptions};
 
 /// Limit for the machine to come to rest.
 const PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Save {
     folder: PathBuf,
+    /// With copies of the disks.
+    #[serde(default)]
+    disks: bool,
+    /// Save it while it runs, and do not end it.
+    #[serde(default)]
+    keep_running: bool,
+    /// Milliseconds.
+    downtime: Option<u64>,
+    /// Bytes in a second.
+    bandwidth: Option<u64>,
 }
 
-/// The body of `POST /v1/save`.
-pub(crate) fn save_body(folder: &str) -> Value {
-    serde_json::json!({ "folder": folder })
+/// The body of `POST /v1/save`; with limits the machine runs on.
+pub(crate) fn save_body(folder: &str, keep_running: Option<CopyLimits>, disks: bool) -> Value {
+    match keep_running {
+        None => serde_json::json!({ "folder": folder, "disks": disks }),
+        Some(CopyLimits { downtime, bandwidth, .. }) => serde_json::json!({
+            "folder": folder, "keep-running": true, "downtime": millis(downtime), "bandwidth": bandwidth,
+            "disks": disks,
+        }),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
-    let Save { folder } = match serde_json::from_slice(call.body()) {
+    let Save { folder, disks, keep_running, downtime, bandwidth } = match serde_json::from_slice(call.body())
+    {
         Ok(save) => save,
         Err(error) => {
             return Reply::refusal(400, format!("Send {{\"folder\": \"/FOLDER\"}}: {}.", clean(&error)));
@@ -38,9 +59,77 @@ pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
             "The path of the folder begins with `/` here: the machine has a folder of its own.",
         );
     }
-    match target.save_and_end(&folder, PAUSE) {
-        Ok(()) => Reply::done(),
+    if !keep_running && (downtime.is_some() || bandwidth.is_some()) {
+        return Reply::refusal(
+            400,
+            "A downtime and a bandwidth are for a machine that runs on: add \"keep-running\": true.",
+        );
+    }
+    let options = if disks { SaveOptions::new().with_disks() } else { SaveOptions::new() };
+    answer(if keep_running {
+        let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
+        limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
+        target.save_running(&folder, options, limits, PAUSE).map(|report| Reply::json(&report))
+    } else {
+        target.save_and_end(&folder, options, PAUSE).map(|()| Reply::done())
+    })
+}
+
+/// A folder of the host, for a snapshot.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Snapshot {
+    folder: PathBuf,
+}
+
+/// The body of `POST /v1/snapshot` and `POST /v1/revert`.
+pub(crate) fn snapshot_body(folder: &str) -> Value {
+    serde_json::json!({ "folder": folder })
+}
+
+fn snapshot_folder(call: &Call<'_>) -> Result<PathBuf, Reply> {
+    match serde_json::from_slice(call.body()) {
+        Ok(Snapshot { folder }) if folder.is_absolute() => Ok(folder),
+        Ok(_) => Err(Reply::refusal(
+            400,
+            "The path of the folder begins with `/` here: the machine has a folder of its own.",
+        )),
+        Err(error) => {
+            Err(Reply::refusal(400, format!("Send {{\"folder\": \"/FOLDER\"}}: {}.", clean(&error))))
+        }
+    }
+}
+
+pub(super) fn snapshot(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    match snapshot_folder(call) {
+        Ok(folder) => answer(target.snapshot(&folder, PAUSE).map(|()| Reply::done())),
+        Err(refusal) => refusal,
+    }
+}
+
+pub(super) fn revert(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    match snapshot_folder(call).map(|folder| target.revert(&folder)) {
+        Ok(Ok(())) => Reply::done(),
+        Ok(Err(error)) => Reply::refusal(409, error.to_string()),
+        Err(refusal) => refusal,
+    }
+}
+
+fn answer(saved: Result<Reply, SaveError>) -> Reply {
+    match saved {
+        Ok(reply) => reply,
         Err(error @ SaveError::Pause(PauseError::TimedOut(_))) => Reply::refusal(504, error.to_string()),
         Err(error) => Reply::refusal(409, error.to_string()),
     }
+}
+
+/// How far a save is.
+pub(super) fn progress(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
+    target.copy_progress().map_or_else(Reply::done, |progress| Reply::json(&progress))
+}
+
+/// Ends a save that is under way.
+pub(super) fn cancel(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
+    target.cancel_copy();
+    Reply::done()
 }

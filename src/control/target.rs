@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use serde_json::Value;
 
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, Controls, DiskChangeError, DiskState, Events, GuestConsole, Machine,
-    MachineEvent, MachineState, NetError, PauseError, ResizeError, SaveError, Stats,
+    BalloonError, BoundForward, Controls, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
+    RevertError, SaveError, SaveOptions, Stats,
 };
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
@@ -45,7 +47,32 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`SaveError`].
-    fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError>;
+    fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError>;
+    /// Saves it with its disks to a folder, and lets it go on.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    fn snapshot(&self, folder: &Path, limit: Duration) -> Result<(), SaveError>;
+    /// Takes it back to such a folder.
+    ///
+    /// # Errors
+    /// [`RevertError`].
+    fn revert(&self, folder: &Path) -> Result<(), RevertError>;
+    /// Saves it to a folder while it runs, and does not end it.
+    ///
+    /// # Errors
+    /// [`SaveError`].
+    fn save_running(
+        &self,
+        folder: &Path,
+        options: SaveOptions,
+        limits: CopyLimits,
+        limit: Duration,
+    ) -> Result<CopyReport, SaveError>;
+    /// How far a save of it is, if one is under way.
+    fn copy_progress(&self) -> Option<CopyProgress>;
+    /// Cancels a save that is under way.
+    fn cancel_copy(&self);
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -320,8 +347,34 @@ impl ControlTarget for RunningTarget {
         self.controls.kill();
     }
 
-    fn save_and_end(&self, folder: &Path, limit: Duration) -> Result<(), SaveError> {
-        self.controls.save_and_end(folder, limit)
+    fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError> {
+        self.controls.save_and_end_with(folder, options, limit)
+    }
+
+    fn snapshot(&self, folder: &Path, limit: Duration) -> Result<(), SaveError> {
+        self.controls.snapshot_to(folder, limit)
+    }
+
+    fn revert(&self, folder: &Path) -> Result<(), RevertError> {
+        self.controls.revert_to(folder)
+    }
+
+    fn save_running(
+        &self,
+        folder: &Path,
+        options: SaveOptions,
+        limits: CopyLimits,
+        limit: Duration,
+    ) -> Result<CopyReport, SaveError> {
+        self.controls.save_running_with(folder, options, limits, limit, &mut |_| ControlFlow::Continue(()))
+    }
+
+    fn copy_progress(&self) -> Option<CopyProgress> {
+        self.controls.copy_progress()
+    }
+
+    fn cancel_copy(&self) {
+        self.controls.cancel_copy();
     }
 
     fn balloon(&self) -> Balloon {

@@ -13,8 +13,9 @@ use super::target::{
 };
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, DiskChangeError, DiskState, MachineEvent, MachineState, NetError, NetHandles,
-    PauseError, ResizeError, SaveError, Stats,
+    BalloonError, BoundForward, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    MachineEvent, MachineState, NetError, NetHandles, PauseError, ResizeError, RevertError, SaveError,
+    SaveOptions, Stats,
 };
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
@@ -108,12 +109,50 @@ impl ControlTarget for Fake {
         self.record("kill");
     }
 
-    fn save_and_end(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+    fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
         if self.state() == MachineState::Ended {
             return Err(SaveError::Ended);
         }
         self.record("save");
         Ok(())
+    }
+
+    fn snapshot(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+        if self.state() == MachineState::Ended {
+            return Err(SaveError::Ended);
+        }
+        self.record("snapshot");
+        Ok(())
+    }
+
+    fn revert(&self, _: &Path) -> Result<(), RevertError> {
+        if self.state() == MachineState::Ended {
+            return Err(RevertError::Ended);
+        }
+        self.record("revert");
+        Ok(())
+    }
+
+    fn save_running(
+        &self,
+        _: &Path,
+        _: SaveOptions,
+        _: CopyLimits,
+        _: Duration,
+    ) -> Result<CopyReport, SaveError> {
+        if self.state() == MachineState::Ended {
+            return Err(SaveError::Ended);
+        }
+        self.record("save-running");
+        Ok(CopyReport::default())
+    }
+
+    fn copy_progress(&self) -> Option<CopyProgress> {
+        Some(CopyProgress::default())
+    }
+
+    fn cancel_copy(&self) {
+        self.record("cancel-copy");
     }
 
     fn balloon(&self) -> Balloon {

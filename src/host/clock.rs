@@ -1,6 +1,6 @@
 //! The wall clock, for the guest's real-time clock and for logs.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use devices::rtc::WallClock;
 
@@ -48,6 +48,16 @@ pub(crate) struct LocalTime {
 impl LocalTime {
     pub(crate) fn now() -> Self {
         Self::of(SystemTime::now())
+    }
+
+    /// So many seconds after 1970 began in UTC.
+    pub(crate) fn at(seconds: u64) -> Self {
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).map_or_else(|| Self::of(UNIX_EPOCH), Self::of)
+    }
+
+    /// For a list: 2026-02-03 04:05:06.
+    pub(crate) fn seconds(&self) -> String {
+        self.rfc3339().split('.').next().unwrap_or_default().replace('T', " ")
     }
 
     fn of(time: SystemTime) -> Self {

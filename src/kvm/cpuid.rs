@@ -56,21 +56,25 @@ const APIC_TIMER_KHZ: u32 = 1_000_000;
 const DEFAULT_ADDRESS_BITS: u32 = 36;
 
 /// CPUID for the vCPUs of one machine; only the APIC ids differ between them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CpuidTemplate {
     entries: CpuId,
+    /// KVM has the timer with TSC deadlines.
+    deadline: bool,
 }
 
 impl CpuidTemplate {
-    pub(super) fn new(kvm: &Kvm, cpus: u32) -> Result<Self, KvmError> {
+    /// What KVM supports.
+    pub(super) fn supported(kvm: &Kvm) -> Result<Self, KvmError> {
         let entries =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("say which CPUID it supports"))?;
-        CpuidTemplate { entries }.shaped(cpus, kvm.check_extension(Cap::TscDeadlineTimer))
+        Ok(CpuidTemplate { entries, deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
     }
 
-    /// What KVM supports, as `cpus` vCPUs shall see it; `deadline`: KVM has the timer.
-    fn shaped(self, cpus: u32, deadline: bool) -> Result<Self, KvmError> {
+    /// The same, as `cpus` vCPUs shall see it.
+    pub(super) fn shaped(self, cpus: u32) -> Result<Self, KvmError> {
         let mut template = self;
+        let deadline = template.deadline;
         for entry in template.entries.as_mut_slice() {
             shape(entry, cpus, deadline);
         }
@@ -249,7 +253,7 @@ mod tests {
             plain(0x8000_0001, 0, 0),
             plain(0x8000_001e, 0, 0),
         ];
-        CpuidTemplate { entries: CpuId::from_entries(&entries).unwrap() }
+        CpuidTemplate { entries: CpuId::from_entries(&entries).unwrap(), deadline: true }
     }
 
     fn find(template: &CpuidTemplate, function: u32, index: u32) -> kvm_cpuid_entry2 {
@@ -263,7 +267,7 @@ mod tests {
     #[test]
     fn topology_says_as_many_cores_as_asked_whatever_kvm_says_of_it() {
         for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (255, 8)] {
-            let mut template = newer_host(*b"Genu").shaped(cpus, true).unwrap();
+            let mut template = newer_host(*b"Genu").shaped(cpus).unwrap();
             let last = cpus - 1;
             template.for_vcpu(last);
             for function in [0xb, 0x1f] {
@@ -287,16 +291,16 @@ mod tests {
         let mut template = newer_host(*b"Genu");
         template.change(0, |leaf| leaf.eax = 0xd);
         template.entries.retain(|entry| entry.function != 0x1f);
-        let template = template.shaped(2, true).unwrap();
+        let template = template.shaped(2).unwrap();
         assert_eq!(find(&template, 0xb, 1).ebx, 2);
         assert!(template.leaf(0x1f).is_none());
     }
 
     #[test]
     fn cores_of_amd_are_not_threads() {
-        let amd = newer_host(*b"Auth").shaped(4, true).unwrap();
+        let amd = newer_host(*b"Auth").shaped(4).unwrap();
         assert_eq!(find(&amd, 0x8000_0001, 0).ecx & ECX_CMP_LEGACY, ECX_CMP_LEGACY);
-        let one = newer_host(*b"Auth").shaped(1, true).unwrap();
+        let one = newer_host(*b"Auth").shaped(1).unwrap();
         assert_eq!(find(&one, 0x8000_0001, 0).ecx & ECX_CMP_LEGACY, 0);
     }
 

@@ -21,7 +21,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
-pub(crate) use contents::{MemoryLayout, Placement, extents};
+pub(crate) use contents::{MemoryLayout, Placement, extents, is_zeros, parts};
 use mapping::{Backing, Mapping, RAM_ADVICE};
 
 /// Bytes of a huge page.
@@ -83,10 +83,8 @@ impl GuestRam {
 
     /// As [`GuestRam::new`], with the contents of `file`, which holds a saved machine's memory. It is mapped: each page is read when it is
     /// touched, and machines that are made from one file share what none of them writes. Nothing is written to the file, and
-    /// nobody may write to it or make it shorter for as long as this lives.
-    pub(crate) fn mapped(ranges: &[(u64, u64)], file: &File) -> io::Result<Self> {
-        let len = ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
-        let parts = contents::parts(file, len)?;
+    /// nobody may write to it or make it shorter for as long as this lives. `parts` are what [`parts`] gives for it.
+    pub(crate) fn mapped(ranges: &[(u64, u64)], file: &File, parts: Vec<(u64, u64)>) -> io::Result<Self> {
         let ram = Self::ram(ranges, Backing::PartsOf(file, &parts))?;
         Ok(GuestRam { saved: Some(SavedParts { parts, replaced: AtomicU32::new(0) }), ..ram })
     }
@@ -246,20 +244,34 @@ fn memfd_with(len: u64, words: &[(u64, [u8; 4])]) -> io::Result<File> {
 
 /// A memfd of `len` bytes that nobody can make shorter: that would be a SIGBUS for everybody who maps it.
 fn sealed_memfd(name: &CStr, len: u64) -> io::Result<File> {
+    let file = memfd(name)?;
+    file.set_len(len)?;
+    seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL)?;
+    Ok(file)
+}
+
+/// A memfd with what `write` writes, which nobody can change afterwards.
+pub(crate) fn frozen_memfd(write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+    let file = memfd(c"minivmm-template")?;
+    write(&file)?;
+    seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL)?;
+    Ok(file)
+}
+
+fn memfd(name: &CStr) -> io::Result<File> {
     // SAFETY: the name is a string with an end; what is returned is a new descriptor or an error.
     let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is new and nobody else's.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(len)?;
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn seal(file: &File, seals: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the call touches no memory of this process.
-    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(file)
+    let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    if sealed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl MemoryOwner for GuestRam {

@@ -22,6 +22,7 @@ use super::msrs::{self, TSC, TSC_DEADLINE};
 use super::raw::Raw;
 use super::vcpu::Vcpu;
 use super::vm::KvmDevice;
+use super::vm_state::SavedAt;
 
 const KIND: &str = "vcpu";
 const VERSION: u16 = 1;
@@ -40,6 +41,7 @@ pub(super) struct VcpuHost {
     /// TSC offset of the first vCPU, as it was saved and as it was loaded: the others keep their distance to it, or KVM
     /// would give up its common clock for all vCPUs.
     anchor: Mutex<Option<(u64, u64)>>,
+    saved_at: SavedAt,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,8 +65,8 @@ struct VcpuState {
 }
 
 impl VcpuHost {
-    pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>) -> Self {
-        VcpuHost { device, vm, anchor: Mutex::default() }
+    pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>, saved_at: SavedAt) -> Self {
+        VcpuHost { device, vm, anchor: Mutex::default(), saved_at }
     }
 
     /// Bytes of the XSAVE area on this host (KVM api §4.134).
@@ -102,9 +104,8 @@ impl Vcpu {
         // Without XSAVE KVM gives an empty list, and takes none.
         let xcrs = fd.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0).map(Raw);
         let debug_regs = fd.get_debug_regs().map_err(refused("give the debug registers"))?;
-        let indices =
-            msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
-        let mut msrs = msrs::read(fd, &indices).map_err(|error| StateError::refused(KIND, error))?;
+        let indices = self.host().device.saved_msrs().map_err(|error| StateError::refused(KIND, error))?;
+        let mut msrs = msrs::read(fd, indices).map_err(|error| StateError::refused(KIND, error))?;
         let tsc_offset = tsc_offset(fd);
         let lapic = fd.get_lapic().map_err(refused("give the local APIC"))?;
         rearm_fired_timer(&mut msrs, &lapic);
@@ -149,15 +150,26 @@ impl Vcpu {
         let deadline = last.iter().position(|(index, _)| *index == TSC_DEADLINE).unwrap_or(last.len());
         let deadline = last.split_off(deadline);
         values.extend(last);
+        // A deadline stays where it is: one that has passed meanwhile fires at once.
+        let ahead = self.ticks_since_saved(state.tsc_khz);
+        values
+            .iter_mut()
+            .filter(|(index, _)| *index == TSC)
+            .for_each(|(_, tsc)| *tsc = tsc.wrapping_add(ahead));
         self.put_msrs(&values)?;
         self.align_tsc(state.tsc_offset);
         self.put_msrs(&deadline)
     }
 
+    /// By how much the TSC goes on from the host's time, not from that of the save.
+    fn ticks_since_saved(&self, khz: Option<u32>) -> u64 {
+        let khz = khz.or_else(|| self.fd().get_tsc_khz().ok()).unwrap_or(0);
+        ticks(self.host().saved_at.elapsed(), khz)
+    }
+
     fn put_msrs(&self, values: &[(u32, u64)]) -> Result<(), StateError> {
-        let known =
-            msrs::saved_indices(&self.host().device.0).map_err(|error| StateError::refused(KIND, error))?;
-        match msrs::write(self.fd(), values, &known) {
+        let known = self.host().device.saved_msrs().map_err(|error| StateError::refused(KIND, error))?;
+        match msrs::write(self.fd(), values, known) {
             Ok(None) => Ok(()),
             Ok(Some(msr)) => Err(StateError::mismatch(KIND, msr)),
             Err(error) => Err(StateError::refused(KIND, error)),
@@ -232,6 +244,11 @@ impl Vcpu {
         }
         Ok(())
     }
+}
+
+/// Ticks of a clock of `khz` in so many nanoseconds; none where the clock would have run over.
+fn ticks(nanoseconds: u64, khz: u32) -> u64 {
+    u64::try_from(u128::from(nanoseconds) * u128::from(khz) / 1_000_000).unwrap_or(0)
 }
 
 /// Bits of CPUID that follow the guest's control registers: KVM keeps them up to date by itself.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::{FromRawFd, IntoRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use devices::irq::Irq;
 use kvm_bindings::{
@@ -21,17 +21,48 @@ use super::irq::{MsiRouter, PinIrq};
 use super::memory::Slot;
 use super::vcpu::Vcpu;
 use super::vcpu_state::VcpuHost;
+use super::vm_state::SavedAt;
 use super::{KvmError, call, msrs};
 
-/// /dev/kvm, open.
+/// /dev/kvm, open, and what it says of itself: machines that share it ask once.
 #[derive(Debug)]
-pub(crate) struct KvmDevice(pub(super) Kvm);
+pub(crate) struct KvmDevice {
+    pub(super) kvm: Kvm,
+    cpuid: OnceLock<CpuidTemplate>,
+    msrs: OnceLock<Vec<u32>>,
+}
 
 impl KvmDevice {
     pub(crate) fn open() -> Result<Self, KvmError> {
         let kvm = Kvm::new();
-        kvm.map(KvmDevice)
+        kvm.map(KvmDevice::new)
             .map_err(|error| KvmError::Open { source: std::io::Error::from_raw_os_error(error.errno()) })
+    }
+
+    fn new(kvm: Kvm) -> Self {
+        KvmDevice { kvm, cpuid: OnceLock::new(), msrs: OnceLock::new() }
+    }
+
+    /// What it supports of CPUID.
+    fn cpuid(&self) -> Result<CpuidTemplate, KvmError> {
+        match self.cpuid.get() {
+            Some(known) => Ok(known.clone()),
+            None => {
+                let supported = CpuidTemplate::supported(&self.kvm)?;
+                Ok(self.cpuid.get_or_init(|| supported).clone())
+            }
+        }
+    }
+
+    /// The numbers of all registers that a vCPU's state consists of, in ascending order.
+    pub(super) fn saved_msrs(&self) -> Result<&[u32], KvmError> {
+        match self.msrs.get() {
+            Some(known) => Ok(known),
+            None => {
+                let listed = msrs::saved_indices(&self.kvm)?;
+                Ok(self.msrs.get_or_init(|| listed))
+            }
+        }
     }
 }
 
@@ -39,7 +70,7 @@ impl From<File> for KvmDevice {
     /// /dev/kvm as `file`.
     fn from(file: File) -> Self {
         // SAFETY: an open descriptor that nobody else owns.
-        KvmDevice(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) })
+        KvmDevice::new(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) })
     }
 }
 
@@ -50,6 +81,7 @@ pub(crate) struct Vm {
     fd: Arc<VmFd>,
     /// The memory slots as KVM has them; the index is the slot's number.
     slots: Vec<Slot>,
+    saved_at: SavedAt,
 }
 
 /// The vCPUs of a VM, and what they have in common.
@@ -65,7 +97,7 @@ impl Vm {
     ///
     /// The caller keeps the memory behind `slots` mapped for as long as the VM lives.
     pub(crate) fn new(device: &Arc<KvmDevice>, slots: &[Slot]) -> Result<Self, KvmError> {
-        let fd = create_vm(&device.0).map_err(call("make a virtual machine"))?;
+        let fd = create_vm(&device.kvm).map_err(call("make a virtual machine"))?;
         for (number, slot) in (0u32..).zip(slots) {
             let what = if slot.read_only {
                 "take read-only memory, which PCI configuration space needs (Linux 3.7 or later has it on Intel and AMD)"
@@ -76,12 +108,17 @@ impl Vm {
             // memory map is one table.
             unsafe { fd.set_user_memory_region(region(number, slot, false)) }.map_err(call(what))?;
         }
-        Ok(Vm { device: device.clone(), fd: Arc::new(fd), slots: slots.to_vec() })
+        Ok(Vm {
+            device: device.clone(),
+            fd: Arc::new(fd),
+            slots: slots.to_vec(),
+            saved_at: SavedAt::default(),
+        })
     }
 
     /// Adds the interrupt controller and the vCPUs; vCPU `n` has the APIC id `n`.
     pub(crate) fn add_vcpus(&self, cpus: u32) -> Result<Vcpus, KvmError> {
-        let mut cpuid = CpuidTemplate::new(&self.device.0, cpus)?;
+        let mut cpuid = self.device.cpuid()?.shaped(cpus)?;
         if cpuid.is_intel() {
             // Only Intel hosts without "unrestricted guest" use it, and there it must be set before any vCPU.
             let address = usize::try_from(boot::layout::KVM_TSS).map_err(|_| KvmError::Missing("64 bits"))?;
@@ -95,7 +132,7 @@ impl Vm {
         }
         self.fd.create_irq_chip().map_err(call("make the interrupt controller"))?;
         let msrs = msrs::boot_msrs()?;
-        let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone()));
+        let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone(), self.saved_at.clone()));
         let make = |id| {
             let fd = self.fd.create_vcpu(u64::from(id)).map_err(call("make a vCPU"))?;
             // All have the same frequency. 0 and an error both say that KVM does not know it.
@@ -135,6 +172,10 @@ impl Vm {
         &self.fd
     }
 
+    pub(super) fn saved_at(&self) -> &SavedAt {
+        &self.saved_at
+    }
+
     /// An edge-triggered interrupt on a pin of the I/O APIC.
     pub(crate) fn pin_irq(&self, pin: u32) -> Arc<dyn Irq> {
         Arc::new(PinIrq::new(&self.fd, pin))
@@ -152,7 +193,7 @@ impl Vm {
 
     /// Asked only for several vCPUs: one always fits, and each question is a system call on the way to the guest.
     fn check_cpus(&self, asked: u32) -> Result<(), KvmError> {
-        let max = u32::try_from(self.device.0.get_max_vcpus()).unwrap_or(u32::MAX);
+        let max = u32::try_from(self.device.kvm.get_max_vcpus()).unwrap_or(u32::MAX);
         if asked > max { Err(KvmError::TooManyCpus { asked, max }) } else { Ok(()) }
     }
 

@@ -23,7 +23,7 @@ use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::resources::Resources;
-use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable, rest};
+use super::saved::{GuestClock, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
@@ -74,7 +74,7 @@ pub(crate) struct Beginning {
     /// `None` for a saved machine, whose memory has all of it.
     plan: Option<BootPlan>,
     panic_timeout: i64,
-    state: Option<Arc<SavedState>>,
+    saved: Option<Restore>,
 }
 
 impl Beginning {
@@ -89,7 +89,7 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
-        let (ram, plan, sources, panic_timeout, state) = match origin {
+        let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
                 (guest_ram(spec, &ranges)?, Some(plan), sources, panic_timeout, None)
@@ -105,7 +105,7 @@ impl Beginning {
                         (ram, vec![source])
                     }
                 };
-                (ram, None, sources, restore.state.panic_timeout(), Some(restore.state))
+                (ram, None, sources, restore.state.panic_timeout(), Some(restore))
             }
         };
         let ram = Arc::new(ram);
@@ -113,7 +113,7 @@ impl Beginning {
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, state })
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved })
     }
 }
 
@@ -134,9 +134,9 @@ impl Boot {
         progress: &Progress,
     ) -> Result<Boot, StartError> {
         // The order in which they are named: the VM goes before its memory.
-        let Beginning { layout, memory, vm, loading, plan, panic_timeout, state } = beginning;
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
-        let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
+        let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) = assemble(resources, &vm, plan.as_ref(), &layout, &memory, &watch, &gate)?;
         loading.finish()?;
@@ -157,9 +157,13 @@ impl Boot {
         called.map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
         let mut components = list_components(&memory, handles, &vm, board.components);
-        if let Some(state) = state {
+        if let Some(Restore { state, clock, .. }) = saved {
+            let states = state.components()?;
+            if let (GuestClock::Host, Some(clock)) = (clock, states.get(CLOCK)) {
+                vm.follow_host_time(clock);
+            }
             components.quiesce();
-            components.load(state.components()?)?;
+            components.load(states)?;
             components.go();
             // Before its vCPUs run: no guest makes random numbers from what another one has.
             board.generation.announce().map_err(StartError::describe)?;
@@ -244,7 +248,13 @@ impl Boot {
         drives: &[Arc<Drive>],
     ) -> Result<SavedParts, SaveError> {
         let state = SavedState::new(self.panic_timeout, self.components().save()?);
-        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec, marks: rest(drives)? })
+        let (marks, written) = (rest(drives)?, written_files(drives)?);
+        Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec, marks, written })
+    }
+
+    /// Its memory.
+    pub(super) fn ram(&self) -> &Arc<GuestRam> {
+        &self.memory.ram
     }
 
     /// Logs what is written to guest memory from now on, or no longer: by the guest and by devices.
@@ -274,6 +284,9 @@ impl Boot {
     }
 }
 
+/// The id of kvm-clock.
+const CLOCK: &str = "clock";
+
 /// All components, in the order of their list.
 fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
     let mut components = Components::default();
@@ -282,7 +295,7 @@ fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Co
         components.push(format!("vcpu{number}"), vcpu);
     }
     components.push("irqchip", vm.irqchip());
-    components.push("clock", vm.clock());
+    components.push(CLOCK, vm.clock());
     components.append(devices);
     components
 }

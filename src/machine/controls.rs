@@ -1,7 +1,7 @@
 //! What can be asked of a running machine: messages to its supervisor, and looks at what that has published.
 
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
@@ -12,16 +12,20 @@ use virtio::balloon::{self, BalloonControl};
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::net_handles::{BoundForward, NetError, NetHandles};
-use super::saved::{SaveError, SavedParts, SavedState};
+use super::precopy::{
+    self, Copy, CopyLimits, CopyProgress, CopyReport, CopyStatus, FileSink, LogUser, PausedCopy,
+};
+use super::revert::{Revert, RevertError};
+use super::saved::{SaveError, SaveOptions, SavedParts, SavedState, Unsaveable};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{
     BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
-use crate::kvm::memory::GuestRam;
-use crate::saved::{NewSavedMachine, SavedMachineError};
-use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward};
+use crate::host::disk::DiskMark;
+use crate::saved::{NewSavedMachine, SavedMachine, SavedMachineError, with_absolute_paths};
+use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward, Spec};
 
 /// Asks things of a running machine; it may be cloned and sent to other threads. All of it is harmless once the machine
 /// has ended.
@@ -36,6 +40,7 @@ pub struct Controls {
     pub(super) mem: MemSize,
     pub(super) publisher: Publisher,
     pub(super) outcome: Arc<ExitCell>,
+    pub(super) copy: CopyStatus,
 }
 
 impl Controls {
@@ -229,7 +234,9 @@ impl Controls {
     /// [`SaveError`]; the machine is as it was.
     pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
         let SavedParts { state, ram, paused, .. } = self.ask_to_save()?;
-        self.save_memory(&ram, &paused, memory)?;
+        // Here, and not on a thread of the machine, which does not wait for a file.
+        ram.save(memory)?;
+        self.check_paused(&paused)?;
         Ok(state)
     }
 
@@ -243,7 +250,39 @@ impl Controls {
     /// # Errors
     /// [`SaveError`]; the machine is as it was, and there is no folder.
     pub fn save_to(&self, folder: impl AsRef<Path>) -> Result<(), SaveError> {
-        self.write_to(folder.as_ref()).map(drop)
+        self.save_with(folder, SaveOptions::new())
+    }
+
+    /// As [`Controls::save_to`], with `options`.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was, and there is no folder.
+    pub fn save_with(&self, folder: impl AsRef<Path>, options: SaveOptions) -> Result<(), SaveError> {
+        let saved = SavedMachineParts::write(self, folder.as_ref(), options)?;
+        saved.keep().map(drop)
+    }
+
+    /// Saves the machine with copies of its disks to `folder`, as [`Controls::save_with`] does, and lets it go on if it ran. It rests while
+    /// its disks and the last of its memory are copied, and goes on before they are on the host's medium. Pausing it may take until `limit`.
+    ///
+    /// # Errors
+    /// [`SaveError`]. There is no folder then, and the machine runs if it ran before.
+    pub fn snapshot_to(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        let (options, limits) = (SaveOptions::new().with_disks(), CopyLimits::default());
+        let watch = &mut |_: &CopyProgress| ControlFlow::Continue(());
+        self.save_running_with(folder, options, limits, limit, watch).map(drop)
+    }
+
+    /// Copies the disks of a paused machine into a folder, if that is asked for.
+    fn copy_disks(
+        &self,
+        parts: &SavedParts,
+        options: SaveOptions,
+        new: &mut NewSavedMachine,
+    ) -> Result<(), SaveError> {
+        let copied = parts.copy_disks(options, new);
+        // A copy that was given up since the machine went on fails for that reason.
+        self.check_paused(&parts.paused).and(copied)
     }
 
     /// Pauses the machine, for which it waits until `limit`, saves it as [`Controls::save_to`] does and ends it ([`Exit::Saved`]).
@@ -252,47 +291,121 @@ impl Controls {
     /// # Errors
     /// [`SaveError`]. There is no folder then, and the machine runs if it ran before.
     pub fn save_and_end(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        self.save_and_end_with(folder, SaveOptions::new(), limit)
+    }
+
+    /// As [`Controls::save_and_end`], with `options`.
+    ///
+    /// # Errors
+    /// [`SaveError`]. There is no folder then, and the machine runs if it ran before.
+    pub fn save_and_end_with(
+        &self,
+        folder: impl AsRef<Path>,
+        options: SaveOptions,
+        limit: Duration,
+    ) -> Result<(), SaveError> {
         let folder = folder.as_ref();
         let rested = self.state() == MachineState::Paused;
-        let saved = self.pause(limit).map_err(SaveError::from).and_then(|()| self.write_to(folder)).and_then(
-            |paused| {
-                let ends = self.ask(|answer| Command::EndSaved(paused, answer)).recv();
-                ends.unwrap_or(Err(SaveError::Ended)).inspect_err(|_| {
-                    // It may have written to its disks since.
-                    let _ = std::fs::remove_dir_all(folder);
-                })
-            },
-        );
+        let write = || SavedMachineParts::write(self, folder, options).and_then(SavedMachineParts::keep);
+        let saved = self.pause(limit).map_err(SaveError::from).and_then(|()| write()).and_then(|paused| {
+            let ends = self.ask(|answer| Command::EndSaved(paused, answer)).recv();
+            ends.unwrap_or(Err(SaveError::Ended)).inspect_err(|_| {
+                // It may have written to its disks since.
+                let _ = std::fs::remove_dir_all(folder);
+            })
+        });
         if saved.is_err() && !rested {
             self.resume();
         }
         saved
     }
 
-    /// Gives what is gone once the machine does not rest any more.
-    fn write_to(&self, folder: &Path) -> Result<Weak<()>, SaveError> {
-        // First: what is wrong with the folder is told before anything is written.
-        let new = NewSavedMachine::create(folder)?;
-        let SavedParts { state, ram, paused, spec, marks } = self.ask_to_save()?;
-        let spec = spec?;
-        self.save_memory(&ram, &paused, new.memory()).map_err(|error| match error {
-            SaveError::Memory { source } => {
-                SavedMachineError::Unwritable { folder: folder.into(), source }.into()
-            }
-            error => error,
-        })?;
-        new.keep(spec, &state, marks)?;
-        Ok(paused)
+    /// Saves the machine to `folder` as [`Controls::save_to`] does, while it runs: it is paused for what its guest has written meanwhile
+    /// only, about as long as `limits` say, and goes on. Whoever restores the folder has the machine as it was in that pause. Pausing
+    /// may take until `limit`. `watch` is told of progress, and says whether to go on.
+    ///
+    /// # Errors
+    /// [`SaveError`]: [`SaveError::WritableDisk`] if the guest can write to a disk. There is no folder then, and the machine runs on.
+    pub fn save_running(
+        &self,
+        folder: impl AsRef<Path>,
+        limits: CopyLimits,
+        limit: Duration,
+        watch: &mut dyn FnMut(&CopyProgress) -> ControlFlow<()>,
+    ) -> Result<CopyReport, SaveError> {
+        self.save_running_with(folder, SaveOptions::new(), limits, limit, watch)
     }
 
-    fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
+    /// As [`Controls::save_running`], with `options`. Disks are copied in the pause.
+    ///
+    /// # Errors
+    /// [`SaveError`]. There is no folder then, and the machine runs on.
+    pub fn save_running_with(
+        &self,
+        folder: impl AsRef<Path>,
+        options: SaveOptions,
+        limits: CopyLimits,
+        limit: Duration,
+        watch: &mut dyn FnMut(&CopyProgress) -> ControlFlow<()>,
+    ) -> Result<CopyReport, SaveError> {
+        let folder = folder.as_ref();
+        let writable = self.disks.states().into_iter().find(|disk| !disk.read_only);
+        if let Some(disk) = writable.filter(|_| !options.copies_disks()) {
+            return Err(SaveError::WritableDisk(disk.id));
+        }
+        let mut new = NewSavedMachine::create(folder)?;
+        let copy = Copy::begin(self)?;
+        new.memory().set_len(copy.size())?;
+        let memory = new.memory().try_clone()?;
+        let copied = copy.run(&mut FileSink(&memory), limits, limit, watch).and_then(|paused| {
+            self.copy_disks(paused.parts(), options, &mut new)?;
+            Ok(paused)
+        });
+        let (SavedParts { state, spec, marks, .. }, report) =
+            copied.and_then(PausedCopy::go_on).map_err(|error| of_folder(folder, error))?;
+        // All that waits for the host's disk is done while the machine runs.
+        new.keep(spec?, &state, marks)?;
+        Ok(report)
+    }
+
+    /// How far a save or migration of the machine is, if one is under way.
+    pub fn copy_progress(&self) -> Option<CopyProgress> {
+        self.copy.progress()
+    }
+
+    /// Ends a save or migration that is under way: it fails with [`SaveError::Cancelled`], and the machine is as it was. One that has
+    /// copied everything is not held up any more.
+    pub fn cancel_copy(&self) {
+        self.copy.cancel();
+    }
+
+    /// Takes the machine back to what it was when [`Controls::snapshot_to`] made `folder`: memory, devices and disks, which are replaced by new
+    /// files of the same names. What it did since then is lost. It goes on when this returns, also if it rested before; console, name,
+    /// networks and ports stay, connections of a user network do not. The guest gets another VM generation ID.
+    ///
+    /// All that takes long is done while it still runs. Each disk is the old one or that of the snapshot, whenever this process is killed; if
+    /// that happens between two disks, revert again.
+    ///
+    /// # Errors
+    /// [`RevertError`], and the machine runs as before; but with [`RevertError::Ended`] it may have ended because of this.
+    pub fn revert_to(&self, folder: impl AsRef<Path>) -> Result<(), RevertError> {
+        let saved = SavedMachine::open(folder)?;
+        let spec = self.ask(Command::Spec).recv().map_err(|_| RevertError::Ended)?;
+        let spec = with_absolute_paths(spec?).map_err(|source| {
+            let path = saved.folder().into();
+            SavedMachineError::Unreadable { path, source }
+        })?;
+        let revert = Revert::prepare(saved, &spec, &|| !self.outcome.has_ended())?;
+        let answer = self.ask(|answer| Command::Revert(Box::new(revert), answer)).recv();
+        answer.unwrap_or(Err(RevertError::Ended))
+    }
+
+    pub(super) fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
         self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))
     }
 
-    /// Writes the memory; the machine has to rest meanwhile.
-    fn save_memory(&self, ram: &GuestRam, paused: &Weak<()>, memory: &File) -> Result<(), SaveError> {
-        // Here, and not on a thread of the machine, which does not wait for a file.
-        ram.save(memory).map_err(|source| SaveError::Memory { source })?;
+    /// Whether the machine has rested since it was saved.
+    pub(super) fn check_paused(&self, paused: &Weak<()>) -> Result<(), SaveError> {
         match paused.upgrade() {
             Some(_) => Ok(()),
             None if self.outcome.has_ended() => Err(SaveError::Ended),
@@ -305,9 +418,10 @@ impl Controls {
     /// the machine ends the log. It costs the guest a fault for each page that it writes.
     ///
     /// # Errors
-    /// [`SaveError::Log`], [`SaveError::Ended`].
+    /// [`SaveError::Log`], [`SaveError::Ended`]; [`SaveError::LogInUse`] while the machine is copied for a save or a migration.
     pub fn log_writes(&self, on: bool) -> Result<(), SaveError> {
-        self.ask(|answer| Command::LogWrites(on, answer)).recv().unwrap_or(Err(SaveError::Ended))
+        let log = |answer| Command::LogWrites(LogUser::Library, on, answer);
+        self.ask(log).recv().unwrap_or(Err(SaveError::Ended)).map(drop)
     }
 
     /// Guest addresses of what was written since the last call, or since [`Controls::log_writes`]: whole pages, in ascending order.
@@ -316,7 +430,8 @@ impl Controls {
     /// # Errors
     /// [`SaveError::Log`] if the log is off, [`SaveError::Ended`].
     pub fn take_written(&self) -> Result<Vec<Range<u64>>, SaveError> {
-        self.ask(Command::TakeWritten).recv().unwrap_or(Err(SaveError::Ended))
+        let take = |answer| Command::TakeWritten(LogUser::Library, answer);
+        self.ask(take).recv().unwrap_or(Err(SaveError::Ended))
     }
 
     /// What the machine has done since its guest booted last; `None` once it has ended. One that boots just now answers when
@@ -352,7 +467,7 @@ impl Controls {
     }
 
     /// Where the answer comes, or the end.
-    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
+    pub(super) fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
         let (answer, answered) = mpsc::channel();
         self.send(command(answer));
         answered
@@ -365,5 +480,47 @@ impl Controls {
         if apart {
             self.urgent.other();
         }
+    }
+}
+
+/// A machine whose state, memory and disks are in the files of a folder that is not finished yet.
+#[derive(Debug)]
+struct SavedMachineParts {
+    new: NewSavedMachine,
+    spec: Spec,
+    state: SavedState,
+    marks: Vec<Option<DiskMark>>,
+    paused: Weak<()>,
+}
+
+impl SavedMachineParts {
+    /// Writes what changes when the machine goes on.
+    fn write(controls: &Controls, folder: &Path, options: SaveOptions) -> Result<Self, SaveError> {
+        // First: what is wrong with the folder is told before anything is written.
+        let mut new = NewSavedMachine::create(folder)?;
+        let mut parts = controls.ask_to_save()?;
+        let spec = std::mem::replace(&mut parts.spec, Err(Unsaveable::Streams))?;
+        controls.copy_disks(&parts, options, &mut new)?;
+        let SavedParts { state, ram, paused, marks, .. } = parts;
+        let copied = precopy::copy_paused(&controls.copy, &ram, new.memory());
+        let copied = copied.and_then(|()| controls.check_paused(&paused));
+        copied.map_err(|error| of_folder(folder, error))?;
+        Ok(SavedMachineParts { new, spec, state, marks, paused })
+    }
+
+    /// Brings it to the medium, and gives the folder its name. Gives what is gone once the machine does not rest any more.
+    fn keep(self) -> Result<Weak<()>, SaveError> {
+        self.new.keep(self.spec, &self.state, self.marks)?;
+        Ok(self.paused)
+    }
+}
+
+/// The error with the folder into which the memory should have gone.
+fn of_folder(folder: &Path, error: SaveError) -> SaveError {
+    match error {
+        SaveError::Memory { source } => {
+            SavedMachineError::Unwritable { folder: folder.into(), source }.into()
+        }
+        error => error,
     }
 }

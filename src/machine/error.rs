@@ -13,6 +13,7 @@ use crate::host::switch_port::SwitchPortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
+use crate::saved::SavedMachineError;
 use crate::spec::{MemSize, SpecError};
 
 /// Why a machine could not be started, or started again for a reboot.
@@ -115,9 +116,21 @@ pub enum StartError {
     /// /dev/kvm could not be opened, or refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// A disk of a frozen machine is another one now.
+    #[error(
+        "the disk {path} was written to since the machine was frozen, and its guest would see half of that; freeze a machine on the disk as it is now",
+        path = path.display()
+    )]
+    DiskChanged {
+        /// The image or device.
+        path: PathBuf,
+    },
     /// A saved machine does not fit, or is damaged.
     #[error("the machine cannot be restored: {0}")]
     Restore(#[from] RestoreError),
+    /// A disk of a snapshot could not be put back.
+    #[error(transparent)]
+    Saved(#[from] SavedMachineError),
     /// The machine's own tables could not be made.
     #[error("cannot describe the machine to the guest: {0}")]
     Describe(#[source] Box<dyn std::error::Error + Send + Sync>),

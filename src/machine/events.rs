@@ -26,6 +26,8 @@ pub enum MachineEvent {
     Resumed,
     /// Its guest was reset, by itself or by command; [`MachineEvent::Booted`] follows, unless the machine ends before.
     Reset,
+    /// It has gone back to a snapshot, and goes on from there.
+    Reverted,
     /// Its guest's kernel panicked; [`MachineEvent::Exited`] follows.
     Panicked,
     /// A device waits for its driver to reset it, because of what the driver did or what the host refused.
@@ -171,7 +173,9 @@ impl Publisher {
         let mut audience = self.lock();
         audience.state = match event {
             MachineEvent::Paused => MachineState::Paused,
-            MachineEvent::Reset | MachineEvent::Booted | MachineEvent::Resumed => MachineState::Running,
+            MachineEvent::Reset | MachineEvent::Booted | MachineEvent::Resumed | MachineEvent::Reverted => {
+                MachineState::Running
+            }
             MachineEvent::Exited => MachineState::Ended,
             _ => audience.state,
         };
@@ -179,9 +183,11 @@ impl Publisher {
             MachineEvent::DiskFull { disk, .. } if !audience.full.contains(disk) => {
                 audience.full.push(disk.clone());
             }
-            MachineEvent::Resumed | MachineEvent::Reset | MachineEvent::Booted | MachineEvent::Exited => {
-                audience.full.clear()
-            }
+            MachineEvent::Resumed
+            | MachineEvent::Reset
+            | MachineEvent::Booted
+            | MachineEvent::Reverted
+            | MachineEvent::Exited => audience.full.clear(),
             _ => {}
         }
         audience.forget_those_gone();

@@ -26,11 +26,14 @@ mod loader;
 mod net_handles;
 mod nets;
 mod pci;
+pub(crate) mod precopy;
 mod resources;
+mod revert;
 pub(crate) mod run_resources;
 mod saved;
 mod stats;
 mod supervisor;
+mod template;
 #[cfg(test)]
 mod tests;
 mod vcpu_handle;
@@ -39,7 +42,7 @@ mod vcpus;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -57,8 +60,11 @@ pub use exit::{Crash, Exit, GaveUp};
 #[cfg(test)]
 pub(crate) use net_handles::NetHandles;
 pub use net_handles::{BoundForward, NetError};
-pub use saved::{RestoreError, SaveError, SavedState, Unsaveable};
+pub use precopy::{CopyLimits, CopyProgress, CopyReport, Otherwise};
+pub use revert::RevertError;
+pub use saved::{GuestClock, RestoreError, SaveError, SaveOptions, SavedState, Unsaveable};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
+pub use template::{FreezeError, Template};
 
 use crate::kvm::KvmDevice;
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward, Spec};
@@ -72,6 +78,7 @@ use deadline::{Progress, within};
 use events::Publisher;
 use files::{OpenFiles, Prepared, PreparedStart};
 use pci::MakeFunctions;
+use precopy::CopyStatus;
 use resources::Resources;
 use run_resources::{BeforeRun, RunResources};
 use saved::Restore;
@@ -196,10 +203,18 @@ impl MachineBuilder {
     /// A guest with a driver for the VM generation ID (Linux 5.18, `CONFIG_VMGENID`) makes its random numbers anew. One
     /// without goes on with those of the saved machine, as does every other machine that is made from it.
     ///
-    /// The guest's clocks go on from when it was saved. A reset of the machine boots its kernel, as ever.
+    /// The guest's clocks go on from the host's time, unless [`MachineBuilder::clock`] says otherwise. A reset of the machine boots
+    /// its kernel, as ever.
     #[must_use]
     pub fn restore(mut self, state: SavedState, memory: File) -> Self {
         self.run_resources.restore = Some(Restore::new(state, memory));
+        self
+    }
+
+    /// From when the clocks of a restored guest go on.
+    #[must_use]
+    pub fn clock(mut self, clock: GuestClock) -> Self {
+        self.run_resources.clock = Some(clock);
         self
     }
 
@@ -258,6 +273,10 @@ impl Machine {
         let own = run_resources.prepared.as_mut().and_then(|prepared| prepared.thread.take());
         let blocking = own.map_or_else(BlockingThread::spawn, Ok)?;
         let (prepared, restore) = (run_resources.prepared.take(), run_resources.restore.take());
+        let restore = match run_resources.clock {
+            Some(clock) => restore.map(|restore| restore.with_clock(clock)),
+            None => restore,
+        };
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
         let ((resources, boot), blocking) = within(blocking, &progress, move |progress| {
             let (files, kvm, beginning) = begin(&spec, prepared, restore, progress)?;
@@ -289,7 +308,17 @@ impl Machine {
         })
         .map_err(StartError::Thread)?;
         Ok(Machine {
-            controls: Controls { events: sender, urgent, balloon, disks, nets, mem, publisher, outcome },
+            controls: Controls {
+                events: sender,
+                urgent,
+                balloon,
+                disks,
+                nets,
+                mem,
+                publisher,
+                outcome,
+                copy: CopyStatus::default(),
+            },
             input,
             console: guest_console,
             supervisor: Some(supervisor),
@@ -392,6 +421,52 @@ impl Machine {
     /// [`SaveError`]; the machine is as it was.
     pub fn save_and_end(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
         self.controls.save_and_end(folder, limit)
+    }
+
+    /// See [`Controls::save_with`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine is as it was.
+    pub fn save_with(&self, folder: impl AsRef<Path>, options: SaveOptions) -> Result<(), SaveError> {
+        self.controls.save_with(folder, options)
+    }
+
+    /// See [`Controls::snapshot_to`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; the machine runs if it ran before.
+    pub fn snapshot_to(&self, folder: impl AsRef<Path>, limit: Duration) -> Result<(), SaveError> {
+        self.controls.snapshot_to(folder, limit)
+    }
+
+    /// See [`Controls::revert_to`].
+    ///
+    /// # Errors
+    /// [`RevertError`].
+    pub fn revert_to(&self, folder: impl AsRef<Path>) -> Result<(), RevertError> {
+        self.controls.revert_to(folder)
+    }
+
+    /// See [`Controls::clone_running`].
+    ///
+    /// # Errors
+    /// [`FreezeError`]; the machine is as it was.
+    pub fn clone_running(&self, limit: Duration) -> Result<Machine, FreezeError> {
+        self.controls.clone_running(limit)
+    }
+
+    /// See [`Controls::save_running`].
+    ///
+    /// # Errors
+    /// [`SaveError`]; there is no folder then, and the machine runs on.
+    pub fn save_running(
+        &self,
+        folder: impl AsRef<Path>,
+        limits: CopyLimits,
+        limit: Duration,
+        watch: &mut dyn FnMut(&CopyProgress) -> ControlFlow<()>,
+    ) -> Result<CopyReport, SaveError> {
+        self.controls.save_running(folder, limits, limit, watch)
     }
 
     /// See [`Controls::log_writes`].

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use boot::plan::Load;
 use devices::component::{State, StateError};
@@ -13,10 +14,10 @@ use super::components::States;
 use super::disks::disk_id;
 use super::loader::Source;
 use super::resources::Resources;
-use crate::host::disk::{DiskMark, Drive};
+use crate::host::disk::{DiskMark, Drive, WrittenFile};
 use crate::kvm::KvmError;
-use crate::kvm::memory::{GuestRam, Placement, extents};
-use crate::saved::SavedMachineError;
+use crate::kvm::memory::{GuestRam, Placement, extents, parts};
+use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::{DiskBps, DiskIops, Spec};
 
 /// Layout of [`SavedState`].
@@ -71,7 +72,7 @@ impl SavedState {
 
 /// What a paused machine gives to be saved.
 #[derive(Debug)]
-pub(super) struct SavedParts {
+pub(crate) struct SavedParts {
     pub(super) state: SavedState,
     /// The memory, whose contents are still to be written.
     pub(super) ram: Arc<GuestRam>,
@@ -81,19 +82,92 @@ pub(super) struct SavedParts {
     pub(super) spec: Result<Spec, Unsaveable>,
     /// Of each disk, if it has one.
     pub(super) marks: Vec<Option<DiskMark>>,
+    /// Of each disk, the file that the guest's writes change, if it has one.
+    pub(super) written: Vec<Option<WrittenFile>>,
+}
+
+/// How a machine is saved to a folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SaveOptions {
+    with_disks: bool,
+}
+
+impl SaveOptions {
+    /// The disks stay where they are, and are not in the folder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The folder gets a copy of each image that the guest writes to, which shares its blocks where the file system can (btrfs, XFS).
+    /// Of an overlay it is the overlay alone: its base stays where it is. So the folder can be restored again and again, and the
+    /// machine may go on.
+    #[must_use]
+    pub fn with_disks(self) -> Self {
+        SaveOptions { with_disks: true }
+    }
+
+    pub(super) fn copies_disks(self) -> bool {
+        self.with_disks
+    }
+}
+
+impl SavedParts {
+    /// Copies the disks into a folder, if `options` say so, as long as the machine rests.
+    pub(super) fn copy_disks(
+        &self,
+        options: SaveOptions,
+        new: &mut NewSavedMachine,
+    ) -> Result<(), SaveError> {
+        let written = self.written.iter().enumerate().filter(|_| options.with_disks);
+        for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
+            if file.is_device {
+                return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
+            }
+            new.copy_disk(index, file, &|| self.paused.strong_count() > 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// From when a restored guest's clocks go on: kvm-clock, the TSC, and with them what the guest calls its time. The real-time clock
+/// always shows the host's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum GuestClock {
+    /// From the host's time: the guest sees that time has passed, as after a suspend to memory that it was not told of. Its timers
+    /// that were to fire meanwhile fire at once.
+    #[default]
+    Host,
+    /// From when the machine was saved: no time has passed for the guest, and its clock is behind from then on.
+    Saved,
 }
 
 /// What a machine is restored from.
 #[derive(Debug, Clone)]
 pub(crate) struct Restore {
+    pub(super) clock: GuestClock,
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
+    /// What of the file has to be mapped, once it was looked for.
+    parts: Arc<OnceLock<Vec<(u64, u64)>>>,
 }
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
-        Restore { state: Arc::new(state), memory: Arc::new(memory) }
+        Restore {
+            clock: GuestClock::default(),
+            state: Arc::new(state),
+            memory: Arc::new(memory),
+            parts: Arc::default(),
+        }
+    }
+
+    /// With its clocks from then on.
+    #[must_use]
+    pub(crate) fn with_clock(self, clock: GuestClock) -> Self {
+        Restore { clock, ..self }
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -104,7 +178,15 @@ impl Restore {
 
     /// Memory that shows the file until it is written.
     pub(super) fn map(&self, ranges: &[(u64, u64)]) -> Result<GuestRam, RestoreError> {
-        GuestRam::mapped(ranges, &self.memory).map_err(memory_failed)
+        let len = ranges.iter().fold(0u64, |sum, (_, len)| sum.saturating_add(*len));
+        let parts = match self.parts.get() {
+            Some(known) => known.clone(),
+            None => {
+                let found = parts(&self.memory, len).map_err(memory_failed)?;
+                self.parts.get_or_init(|| found).clone()
+            }
+        };
+        GuestRam::mapped(ranges, &self.memory, parts).map_err(memory_failed)
     }
 
     /// What goes into `ram`; the rest is zeros.
@@ -130,6 +212,11 @@ pub enum Unsaveable {
          save it later"
     )]
     SnapshotDisk(String),
+    /// A block device is not copied.
+    #[error(
+        "the disk {0} is a block device, which is not copied into a folder; save the machine without its disks, or start it on an image"
+    )]
+    DeviceDisk(String),
     /// A drive is empty.
     #[error(
         "the drive {0} is empty, and a machine is not restored with an empty drive; insert a disk before"
@@ -171,6 +258,15 @@ pub(super) fn rest(drives: &[Arc<Drive>]) -> Result<Vec<Option<DiskMark>>, SaveE
     drives.iter().enumerate().map(rest).collect()
 }
 
+/// The files that the guest's writes change.
+pub(super) fn written_files(drives: &[Arc<Drive>]) -> Result<Vec<Option<WrittenFile>>, SaveError> {
+    let written = |(index, drive): (usize, &Arc<Drive>)| {
+        let file = drive.medium().written_file();
+        file.map_err(|source| SaveError::Disk { id: disk_id(index), source })
+    };
+    drives.iter().enumerate().map(written).collect()
+}
+
 /// Why a machine could not be saved. It is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -198,6 +294,36 @@ pub enum SaveError {
     /// Written pages are not known: the log was not switched on since the guest booted, or KVM refused.
     #[error("the log of what the guest writes cannot be had: {0}")]
     Log(#[source] KvmError),
+    /// Another one takes from the log what it would need.
+    #[error(
+        "the machine's memory is being copied already, by a save or a migration; wait until that is done"
+    )]
+    LogInUse,
+    /// Its guest booted again while its memory was copied.
+    #[error("the guest was reset while its memory was copied, which ended the copy; do it again")]
+    Reset,
+    /// The caller wanted no more.
+    #[error("the copy was cancelled")]
+    Cancelled,
+    /// Its guest writes too much.
+    #[error(
+        "the guest writes its memory faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
+         pause than {downtime:?}, or more bandwidth, or let the guest do less", .left.div_ceil(1 << 20), .rate >> 20
+    )]
+    Diverges {
+        /// Bytes that were left after the last round.
+        left: u64,
+        /// Bytes in a second.
+        rate: u64,
+        /// What was allowed.
+        downtime: Duration,
+    },
+    /// A disk would not be as it was when the memory was saved.
+    #[error(
+        "the guest can write to {0}, which a machine that runs on after its save would do; save it with `--with-disks`, or without \
+         `--keep-running`"
+    )]
+    WritableDisk(String),
     /// It cannot be made again from a folder.
     #[error(transparent)]
     Unsaveable(#[from] Unsaveable),
@@ -219,6 +345,7 @@ pub enum SaveError {
     #[error("the guest's memory could not be written: {source}")]
     Memory {
         /// What the host said.
+        #[from]
         source: io::Error,
     },
 }

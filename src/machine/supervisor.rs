@@ -16,11 +16,15 @@ use super::deadline::Progress;
 use super::ends::BootLoop;
 use super::events::MachineEvent;
 use super::full_disks::FullDisk;
+use super::precopy::{CopyStart, LogUser};
 use super::resources::Resources;
-use super::saved::{SaveError, SavedParts};
+use super::revert::{Revert, RevertError};
+use super::saved::{SaveError, SavedParts, Unsaveable};
 use super::stats::UnfinishedStats;
+use super::template::Shared;
 use super::vcpus::VcpuEvent;
 use super::{BootNumber, Exit, GaveUp, PauseError, StartError};
+use crate::spec::Spec;
 use running::{NextBoot, RunningBoot};
 
 /// How long a machine that was killed waits for calls of the host that are under way, such as a write of a disk. They go on
@@ -89,10 +93,16 @@ pub(super) enum Command {
     Save(Sender<Result<SavedParts, SaveError>>),
     /// Ends the machine if it still rests as it did when it was saved. Answered before it ends.
     EndSaved(Weak<()>, Sender<Result<(), SaveError>>),
+    /// What the machine is made of now. Answered at once.
+    Spec(Sender<Result<Spec, Unsaveable>>),
+    /// Answered when it goes on from there.
+    Revert(Box<Revert>, Sender<Result<(), RevertError>>),
     /// Answered at once.
-    LogWrites(bool, Sender<Result<(), SaveError>>),
+    LogWrites(LogUser, bool, Sender<Result<CopyStart, SaveError>>),
     /// Answered at once.
-    TakeWritten(Sender<Result<Vec<Range<u64>>, SaveError>>),
+    Share(Sender<Shared>),
+    /// Answered at once.
+    TakeWritten(LogUser, Sender<Result<Vec<Range<u64>>, SaveError>>),
 }
 
 type PauseResult = Result<(), PauseError>;
@@ -169,31 +179,42 @@ impl Supervisor {
             let next = RunningBoot::new(self, resources, &boot).run(&mut deferred);
             boot.stop_vcpus();
             let (ran, came_up) = boot.watch.boot(boot.sent());
-            let looped = match next {
+            let (looped, revert) = match next {
                 NextBoot::End(exit) => return (exit, LastBoot::Made(boot)),
-                NextBoot::Reset => boot_loop.after_reset(ran, came_up),
+                NextBoot::Reset => (boot_loop.after_reset(ran, came_up), None),
                 NextBoot::BootAgain => {
                     boot_loop.after_command();
-                    None
+                    (None, None)
+                }
+                NextBoot::Revert(revert, answer) => {
+                    boot_loop.after_command();
+                    (None, Some((revert, answer)))
                 }
             };
             if let Some(boots) = looped {
                 return (Exit::GaveUp(GaveUp::BootLoop { boots }), LastBoot::Made(boot));
             }
-            resources.publisher.publish(MachineEvent::Reset);
-            boot = match self.boot_again(resources, boot, &mut deferred) {
+            let (revert, answer) = revert.unzip();
+            let event = if revert.is_some() { MachineEvent::Reverted } else { MachineEvent::Booted };
+            if revert.is_none() {
+                resources.publisher.publish(MachineEvent::Reset);
+            }
+            boot = match self.boot_again(resources, boot, revert, &mut deferred) {
                 Ok(next) => Arc::new(next),
                 Err((exit, last)) => return (exit, LastBoot::Coming(last)),
             };
-            resources.publisher.publish(MachineEvent::Booted);
+            resources.publisher.publish(event);
+            // The caller may have gone.
+            let _ = answer.map(|answer: Sender<_>| answer.send(Ok(())));
         }
     }
 
-    /// Drops a boot and makes the next one, on the blocking thread. What comes for it meanwhile waits in `deferred`.
+    /// Drops a boot and makes the next one, from its files or what `revert` says, on the blocking thread. What comes for it meanwhile waits in `deferred`.
     fn boot_again(
         &self,
         resources: &Arc<Resources>,
         old: Arc<Boot>,
+        revert: Option<Box<Revert>>,
         deferred: &mut VecDeque<Event>,
     ) -> Result<Boot, (Exit, NextResult)> {
         let (resources, sender) = (resources.clone(), self.sender.clone());
@@ -203,10 +224,12 @@ impl Supervisor {
         self.blocking.run(&self.sender, move || {
             // The old boot gives back its memory and its interrupts before the new one takes its own.
             drop(old);
-            let files = resources.find_files(&progress);
-            let beginning = files.and_then(|files| {
-                Beginning::new(&resources.kvm, &resources.spec, Origin::Files(&files), &progress)
-            });
+            let begin =
+                |origin: Origin<'_>| Beginning::new(&resources.kvm, &resources.spec, origin, &progress);
+            let beginning = match revert {
+                Some(revert) => revert.exchange_disks(&resources).and_then(begin),
+                None => resources.find_files(&progress).and_then(|files| begin(Origin::Files(&files))),
+            };
             let boot = beginning
                 .and_then(|beginning| Boot::start(&resources, beginning, number, &sender, &progress));
             let _ = made.send(boot);

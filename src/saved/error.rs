@@ -26,6 +26,42 @@ pub enum SavedMachineError {
         /// What the host said.
         source: io::Error,
     },
+    /// A disk could not be copied into it.
+    #[error("the disk {disk} cannot be copied into {folder}: {source}", folder = folder.display())]
+    Copy {
+        /// The folder.
+        folder: PathBuf,
+        /// Such as `vda`.
+        disk: String,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A copy of a disk could not be put back.
+    #[error("what {path} held then cannot be put back: {source}", path = path.display())]
+    PutBack {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Not all disks are in the folder.
+    #[error(
+        "{path} has no copies of the machine's disks, so that they cannot be put back; `minivmm snapshot` makes such a folder",
+        path = .0.display()
+    )]
+    NoDisks(PathBuf),
+    /// There is something where overlays are to be made.
+    #[error(
+        "{path} exists, and is no empty folder; give the disks of the restored machine a folder of their own",
+        path = .0.display()
+    )]
+    DisksExist(PathBuf),
+    /// The folder has copies of disks, and it was not said where the guest's writes go.
+    #[error(
+        "{path} has copies of the machine's disks, which stay as they are: give `--disks NEW-FOLDER` to keep what the guest writes from          now on there, `--snapshot` to have it vanish at the machine's end, or `--put-back` to replace the machine's disks by them",
+        path = .0.display()
+    )]
+    NoPlaceForWrites(PathBuf),
     /// There is no saved machine.
     #[error(
         "{path} holds no saved machine, which is a folder with machine.json, state and memory; `minivmm save NAME FOLDER` makes one",

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use devices::component::State;
+use diskimage::Format;
 use serde::{Deserialize, Serialize};
 
 use super::SavedMachineError;
 use crate::host::disk::DiskMark;
 use crate::image::printable;
-use crate::machine::SavedState;
-use crate::spec::Spec;
+use crate::machine::{SavedState, disk_id};
+use crate::spec::{DiskSpec, Spec};
 
 /// Layout of the folder.
 pub(super) const FORMAT: u64 = 1;
@@ -25,10 +26,10 @@ pub(super) struct Manifest {
     /// Version of minivmm that wrote it.
     program: String,
     /// Seconds since 1970.
-    saved_at: u64,
+    pub(super) saved_at: u64,
     pub(super) spec: Spec,
-    /// Of each disk of the spec, if it has one.
-    pub(super) disks: Vec<Option<DiskMark>>,
+    /// Of each disk of the spec: its mark, if it has one, or the name of its copy in the folder.
+    pub(super) disks: Vec<Option<SavedDisk>>,
     /// Version of the list of components.
     version: u16,
     panic_timeout: i64,
@@ -36,6 +37,16 @@ pub(super) struct Manifest {
     pub(super) memory: u64,
     /// In the order of `state`.
     sections: Vec<Section>,
+}
+
+/// What the folder says of a disk that the guest writes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum SavedDisk {
+    /// It stays where it is, and looked so.
+    Mark(DiskMark),
+    /// A file of the folder has what was in it.
+    Copy(String),
 }
 
 /// One component's place in `state`.
@@ -61,7 +72,7 @@ impl Manifest {
     /// The description of a saved machine, and the contents of `state`.
     pub(super) fn new(
         spec: Spec,
-        disks: Vec<Option<DiskMark>>,
+        disks: Vec<Option<SavedDisk>>,
         saved_at: u64,
         memory: u64,
         saved: &SavedState,
@@ -99,7 +110,27 @@ impl Manifest {
         if format != FORMAT {
             return Err(SavedMachineError::Format { folder: folder.into(), found: format });
         }
-        serde_json::from_slice(text).map_err(|error| damaged(&error))
+        let manifest: Self = serde_json::from_slice(text).map_err(|error| damaged(&error))?;
+        manifest.check_copies().map_err(|reason| self::damaged(folder, reason))?;
+        Ok(manifest)
+    }
+
+    /// A copy has the one name that it can have, so that nothing outside of the folder is opened for one.
+    fn check_copies(&self) -> Result<(), String> {
+        if !self.disks.is_empty() && self.disks.len() != self.spec.disk.len() {
+            return Err(format!(
+                "machine.json has {} disks and says something of {}",
+                self.spec.disk.len(),
+                self.disks.len()
+            ));
+        }
+        for (index, (disk, saved)) in self.spec.disk.iter().zip(&self.disks).enumerate() {
+            let expected = copy_name(index, copied_format(disk));
+            if matches!(saved, Some(SavedDisk::Copy(name)) if *name != expected) {
+                return Err(format!("the copy of disk {index} is not called {expected}"));
+            }
+        }
+        Ok(())
     }
 
     /// The state that `bytes`, the contents of `state`, hold.
@@ -132,6 +163,16 @@ impl Manifest {
         }
         Ok(saved)
     }
+}
+
+/// The name of the copy of disk `index` in the folder.
+pub(super) fn copy_name(index: usize, format: Format) -> String {
+    format!("{}.{}", disk_id(index), format.name())
+}
+
+/// The format of the file that the guest's writes change, and so of its copy.
+pub(super) fn copied_format(disk: &DiskSpec) -> Format {
+    if disk.overlay.is_some() { Format::Qcow2 } else { disk.format() }
 }
 
 /// The reason may repeat what a hostile file holds.

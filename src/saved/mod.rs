@@ -1,30 +1,38 @@
 //! A saved machine on the host's disk: a folder with `machine.json` (what the machine is, and a list of the sections), `state` (a
-//! section for each component, one behind the other) and `memory` (its contents, with holes for zeros).
+//! section for each component, one behind the other) and `memory` (its contents, with holes for zeros). It may hold copies of the disks that
+//! the guest writes to, such as `vda.raw`; a disk without a copy stays where it is, and `machine.json` has the mark that it had.
 //!
 //! The folder is there as a whole or not at all. What is read is hostile: sizes are bounded, sections have checksums, and each
 //! component checks its own fields when the machine is made.
 
 mod error;
 mod manifest;
+mod put_back;
+mod summary;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
-use manifest::Manifest;
+use manifest::{Manifest, SavedDisk, copied_format, copy_name};
+pub(crate) use put_back::NewDisks;
+pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 
-use crate::host::disk::DiskMark;
+use crate::host::disk::{DiskMark, WrittenFile, base_of};
 use crate::host::lock::Kind;
 use crate::host::lock_soon::lock_soon;
 use crate::host::new_folder::NewFolder;
 use crate::host::open_now::open_now;
+use crate::image::printable;
 use crate::machine::files::Restore;
-use crate::machine::{MachineBuilder, SavedState};
-use crate::spec::{MachineName, Spec};
+use crate::machine::{MachineBuilder, SavedState, disk_id};
+use crate::spec::{DiskSpec, MachineName, Spec};
 
 const MANIFEST: &str = "machine.json";
 const STATE: &str = "state";
@@ -38,8 +46,11 @@ const MOST_STATE: u64 = 256 << 20;
 /// A saved machine, opened and checked as far as that needs no machine.
 #[derive(Debug)]
 pub struct SavedMachine {
+    folder: PathBuf,
     spec: Spec,
-    marks: Vec<Option<DiskMark>>,
+    disks: Vec<Option<SavedDisk>>,
+    /// What the copies lie on, by the number of the disk.
+    bases: BTreeMap<usize, PathBuf>,
     state: SavedState,
     memory: File,
 }
@@ -64,7 +75,20 @@ impl SavedMachine {
             let reason = format!("its memory has {own} bytes and should have {said}");
             return Err(SavedMachineError::Damaged { folder: folder.into(), reason });
         }
-        Ok(SavedMachine { spec: manifest.spec, marks: manifest.disks, state, memory })
+        let bases = bases(folder, &manifest)?;
+        let folder = std::path::absolute(folder).map_err(failed)?;
+        let Manifest { spec, disks, .. } = manifest;
+        Ok(SavedMachine { folder, spec, disks, bases, state, memory })
+    }
+
+    /// The folder, absolute.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it goes on from, for a machine that has its disks.
+    pub(crate) fn into_restore(self) -> Restore {
+        Restore::new(self.state, self.memory)
     }
 
     /// What the machine is made of, with absolute paths.
@@ -75,18 +99,73 @@ impl SavedMachine {
     /// Checks that the disks are there as they were when the machine was saved, as far as length and time of change tell. A guest that
     /// goes on with other disks damages the file systems on them, because it has parts of those in its memory.
     ///
+    /// Disks that were copied into the folder are not looked at: they do not change.
+    ///
     /// # Errors
     /// [`SavedMachineError::DiskChanged`], [`SavedMachineError::Disk`].
     pub fn check_disks(&self) -> Result<(), SavedMachineError> {
-        for (disk, mark) in self.spec.disk.iter().zip(&self.marks) {
+        for (index, disk) in self.spec.disk.iter().enumerate() {
+            let saved = self.disks.get(index).and_then(Option::as_ref);
+            if matches!(saved, Some(SavedDisk::Copy(_))) {
+                continue;
+            }
             let path = disk.image();
             let now =
                 DiskMark::at(path).map_err(|source| SavedMachineError::Disk { path: path.into(), source })?;
-            if mark.is_some_and(|saved| saved != now) {
+            if matches!(saved, Some(SavedDisk::Mark(mark)) if *mark != now) {
                 return Err(SavedMachineError::DiskChanged(path.into()));
             }
         }
         Ok(())
+    }
+
+    /// Whether the folder has copies of disks.
+    pub fn has_disks(&self) -> bool {
+        self.copies().next().is_some()
+    }
+
+    /// What the guest writes from now on to the disks that the folder has copies of goes to overlays in `disks`, such as
+    /// `vda.qcow2`: a new or empty folder, which the machine needs for as long as it is to be started, together with the saved folder.
+    /// Otherwise it is gone when the machine ends. The saved folder is not written to in either case.
+    ///
+    /// # Errors
+    /// [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
+    pub fn keep_disks_in(&mut self, disks: impl AsRef<Path>) -> Result<(), SavedMachineError> {
+        let disks = disks.as_ref();
+        let failed = |source| SavedMachineError::Disk { path: disks.into(), source };
+        match DirBuilder::new().mode(0o700).create(disks) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_empty_folder(disks) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(SavedMachineError::DisksExist(disks.into()));
+            }
+            made => made.map_err(failed)?,
+        }
+        let disks = std::path::absolute(disks).map_err(failed)?;
+        self.use_copies(|index, disk| {
+            disk.overlay = Some(disks.join(copy_name(index, diskimage::Format::Qcow2)));
+        });
+        Ok(())
+    }
+
+    /// The copies by the number of their disk.
+    pub(crate) fn copies(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.disks.iter().enumerate().filter_map(|(index, saved)| match saved {
+            Some(SavedDisk::Copy(name)) => Some((index, name.as_str())),
+            _ => None,
+        })
+    }
+
+    /// Has the machine read the copies, with `on_top` of them what it says.
+    fn use_copies(&mut self, on_top: impl Fn(usize, &mut DiskSpec)) {
+        for (index, (disk, saved)) in self.spec.disk.iter_mut().zip(&mut self.disks).enumerate() {
+            let Some(SavedDisk::Copy(name)) = saved else { continue };
+            let format = copied_format(disk);
+            disk.backing.extend(self.bases.remove(&index));
+            (disk.path, disk.format, disk.overlay) = (self.folder.join(&*name), Some(format), None);
+            on_top(index, disk);
+            // No copy is left that is not used.
+            *saved = None;
+        }
     }
 
     /// Gives the machine that is made from it another name, or none.
@@ -95,12 +174,14 @@ impl SavedMachine {
     }
 
     /// A machine about to go on from it. See [`MachineBuilder::restore`].
-    pub fn into_builder(self) -> MachineBuilder {
+    pub fn into_builder(mut self) -> MachineBuilder {
+        self.use_copies(|_, disk| disk.snapshot = true);
         crate::Machine::builder(&self.spec).restore(self.state, self.memory)
     }
 
     /// What the machine is made of, and what it goes on from.
-    pub(crate) fn into_parts(self) -> (Spec, Restore) {
+    pub(crate) fn into_parts(mut self) -> (Spec, Restore) {
+        self.use_copies(|_, disk| disk.snapshot = true);
         (self.spec, Restore::new(self.state, self.memory))
     }
 }
@@ -111,6 +192,8 @@ pub(crate) struct NewSavedMachine {
     folder: NewFolder,
     target: PathBuf,
     memory: File,
+    /// By the number of the disk.
+    copies: BTreeMap<usize, (String, File)>,
 }
 
 impl NewSavedMachine {
@@ -124,7 +207,7 @@ impl NewSavedMachine {
             _ => unwritable(target)(error),
         })?;
         let memory = folder.file(MEMORY).map_err(unwritable(target))?;
-        Ok(NewSavedMachine { folder, target: target.into(), memory })
+        Ok(NewSavedMachine { folder, target: target.into(), memory, copies: BTreeMap::new() })
     }
 
     /// Where the contents of memory go.
@@ -132,13 +215,39 @@ impl NewSavedMachine {
         &self.memory
     }
 
-    /// Writes the rest, and gives the folder its name.
+    /// Takes a copy of disk `index`, which is at rest, for as long as `wanted` says so. It is not on the medium yet.
+    pub(crate) fn copy_disk(
+        &mut self,
+        index: usize,
+        disk: &WrittenFile,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), SavedMachineError> {
+        let name = copy_name(index, disk.format);
+        let copied = self.folder.file(&name).and_then(|file| {
+            disk.copy_to(&file, &self.target.join(&name), wanted)?;
+            Ok(file)
+        });
+        let file = copied.map_err(|source| SavedMachineError::Copy {
+            folder: self.target.clone(),
+            disk: disk_id(index),
+            source,
+        })?;
+        self.copies.insert(index, (name, file));
+        Ok(())
+    }
+
+    /// Writes the rest, and gives the folder its name. `marks` are of the disks that were not copied.
     pub(crate) fn keep(
         self,
         spec: Spec,
         state: &SavedState,
-        disks: Vec<Option<DiskMark>>,
+        marks: Vec<Option<DiskMark>>,
     ) -> Result<(), SavedMachineError> {
+        let disks = marks.into_iter().enumerate().map(|(index, mark)| match self.copies.get(&index) {
+            Some((name, _)) => Some(SavedDisk::Copy(name.clone())),
+            None => mark.map(SavedDisk::Mark),
+        });
+        let disks = disks.collect();
         let failed = unwritable(&self.target);
         let saved_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let memory = self.memory.metadata().map_err(&failed)?.len();
@@ -152,6 +261,7 @@ impl NewSavedMachine {
                 file.write_all(bytes)?;
                 file.sync_all()?;
             }
+            self.copies.values().try_for_each(|(_, copy)| copy.sync_all())?;
             self.memory.sync_all()
         };
         write().map_err(&failed)?;
@@ -174,12 +284,28 @@ fn is_empty_folder(path: &Path) -> bool {
 }
 
 /// A saved machine is restored from any working directory.
-fn with_absolute_paths(mut spec: Spec) -> io::Result<Spec> {
+pub(crate) fn with_absolute_paths(mut spec: Spec) -> io::Result<Spec> {
     spec.paths_mut().try_for_each(|path| {
         *path = std::path::absolute(&*path)?;
         Ok::<_, io::Error>(())
     })?;
     Ok(spec)
+}
+
+/// What the copies of disks lie on. Each is opened, so that one that is missing is told early.
+fn bases(folder: &Path, manifest: &Manifest) -> Result<BTreeMap<usize, PathBuf>, SavedMachineError> {
+    let mut bases = BTreeMap::new();
+    for (index, (disk, saved)) in manifest.spec.disk.iter().zip(&manifest.disks).enumerate() {
+        if let Some(SavedDisk::Copy(name)) = saved {
+            let base = base_of(&open(folder, name)?, Path::new(name), copied_format(disk));
+            let base = base.map_err(|error| SavedMachineError::Damaged {
+                folder: folder.into(),
+                reason: printable(&format!("{name}: {error}")),
+            })?;
+            bases.extend(base.map(|base| (index, base)));
+        }
+    }
+    Ok(bases)
 }
 
 /// Opens a regular file in a folder: no pipe that never answers, and no link to what the folder does not hold.

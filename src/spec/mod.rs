@@ -179,7 +179,10 @@ pub struct Spec {
     ///
     /// The guest's balloon driver returns the pages to the host when it is loaded. The amount can be changed while the
     /// guest runs.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "SIZE", allow_hyphen_values = true))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "SIZE", allow_hyphen_values = true, hide_short_help = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balloon: Option<BalloonSize>,
 
@@ -203,7 +206,10 @@ pub struct Spec {
     ///
     /// Linux needs none: it has the right time from kvm-clock when it starts. The chip is for guests without kvm-clock;
     /// `localtime` is for guests that expect local time in it.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "CLOCK", hide_possible_values = true))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "CLOCK", hide_possible_values = true, hide_short_help = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtc: Option<Rtc>,
 

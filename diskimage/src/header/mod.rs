@@ -7,6 +7,7 @@ mod bytes;
 pub(crate) mod extensions;
 pub(crate) mod features;
 mod kinds;
+mod rename;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use serde::Serialize;
 
 pub use features::Features;
 pub use kinds::{Compression, Encryption};
+pub use rename::set_backing_name;
 pub(crate) use tables::{MOST_L1_BYTES, MOST_REFCOUNT_TABLE_BYTES, MOST_SNAPSHOTS, largest};
 
 use crate::layout::Table;

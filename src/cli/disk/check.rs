@@ -15,7 +15,7 @@ use crate::image::printable;
 pub(super) fn check(args: &DiskCheckArgs) -> Result<Done, DiskVerbError> {
     let source = Source { path: &args.file, format: args.format, flag: "--format", backing: &[] };
     let file = source.open_file(false, &mut ImageOpener::default())?;
-    let mut bar = Bar::begin()?;
+    let mut bar = Bar::begin().map_err(DiskVerbError::Signals)?;
     let report = diskimage::check(&file, &args.file, format_of(args.format, &args.file), &mut bar);
     let report = report.map_err(|error| bar.failed(error))?;
     drop(bar);

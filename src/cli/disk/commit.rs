@@ -15,7 +15,7 @@ pub(super) fn commit(args: &DiskCommitArgs) -> Result<String, DiskVerbError> {
     let source = Source::new(path, &args.source);
     // The chain says what the image below is, and whether it may be opened.
     let chain = source.open(false, &mut ImageOpener::default())?;
-    source.refuse_errors(&mut Bar::begin()?)?;
+    source.refuse_errors(&mut Bar::begin().map_err(DiskVerbError::Signals)?)?;
     let below = chain.layers().get(1).ok_or_else(|| DiskVerbError::NoBacking(path.clone()))?;
     let (base_path, base_format) = (below.path.clone(), below.format);
     drop(chain);
@@ -24,7 +24,7 @@ pub(super) fn commit(args: &DiskCommitArgs) -> Result<String, DiskVerbError> {
     let overlay = Image::alone(overlay, path, format_of(args.source.format, path), true)?;
     let base_options = ImageOptions::new(base_format).write(true).backing(args.source.backing.clone());
     let base = Image::open(&base_path, &base_options, &mut opener)?;
-    let mut bar = Bar::begin()?;
+    let mut bar = Bar::begin().map_err(DiskVerbError::Signals)?;
     let done = diskimage::commit(overlay, &base, &mut bar).map_err(|error| {
         let unfinished = |error| DiskVerbError::CommitUnfinished {
             error: Box::new(error),

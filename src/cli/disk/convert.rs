@@ -22,7 +22,7 @@ pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
     let source =
         Source { path: from, format: args.from_format, flag: "--from-format", backing: &args.backing };
     let image = source.open(false, &mut opener)?;
-    source.refuse_errors(&mut Bar::begin()?)?;
+    source.refuse_errors(&mut Bar::begin().map_err(DiskVerbError::Signals)?)?;
     // Locked for as long as this takes, so that no machine begins to use what is replaced.
     let mut replaced = ImageOpener::default();
     may_replace(args, to, &image, &mut replaced)?;
@@ -31,7 +31,7 @@ pub(super) fn convert(args: &DiskConvertArgs) -> Result<String, DiskVerbError> {
         ErrorKind::AlreadyExists => DiskVerbError::ExistsUnforced(to.clone()),
         _ => DiskVerbError::Make { path: to.clone(), error },
     };
-    let mut bar = Bar::begin()?;
+    let mut bar = Bar::begin().map_err(DiskVerbError::Signals)?;
     let new = NewFile::create(to).map_err(failed)?;
     let options = ConvertOptions::new(format);
     diskimage::convert(&image, new.file(), to, &options, &mut bar).map_err(|error| bar.failed(error))?;

@@ -9,7 +9,7 @@ mod error;
 mod gpt;
 mod info;
 mod live;
-mod progress;
+pub(super) mod progress;
 mod resize;
 mod size;
 mod source;

@@ -1,6 +1,6 @@
 //! Long work on an image: a bar on a terminal, and Ctrl-C.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -23,7 +23,7 @@ const CLEAR: &str = "\r\x1b[K";
 
 /// Follows long work. The bar is removed on drop.
 #[derive(Debug)]
-pub(super) struct Bar {
+pub(in crate::cli) struct Bar {
     output: Option<Output>,
     drawn: Option<Instant>,
     /// The signal that ends the work; 0 if none came.
@@ -32,8 +32,8 @@ pub(super) struct Bar {
 
 impl Bar {
     /// Begins long work: from now on a signal ends it in an orderly way, and the second one at once.
-    pub(super) fn begin() -> Result<Self, DiskVerbError> {
-        let signals = Signals::block().map_err(DiskVerbError::Signals)?;
+    pub(in crate::cli) fn begin() -> io::Result<Self> {
+        let signals = Signals::block()?;
         let signal = Arc::new(AtomicI32::new(0));
         let came = signal.clone();
         let watch = move || {
@@ -45,17 +45,24 @@ impl Bar {
                 }
             }
         };
-        spawn(Role::Cli, "signals", watch).map_err(DiskVerbError::Signals)?;
+        spawn(Role::Cli, "signals", watch)?;
         let output = Some(Output::error()).filter(|output| output.is_terminal());
         Ok(Bar { output, drawn: None, signal })
     }
 
     /// The error of work that ended early: the signal, if one came.
     pub(super) fn failed(&self, error: impl Into<DiskVerbError>) -> DiskVerbError {
-        match u8::try_from(self.signal.load(Ordering::Relaxed)) {
-            Ok(0) | Err(_) => error.into(),
-            Ok(signal) => DiskVerbError::Interrupted(signal),
-        }
+        self.interrupted().map_or_else(|| error.into(), DiskVerbError::Interrupted)
+    }
+
+    /// Whether anybody sees it.
+    pub(in crate::cli) fn is_shown(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// The signal that ends the work, if one came.
+    pub(in crate::cli) fn interrupted(&self) -> Option<u8> {
+        u8::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|signal| *signal > 0)
     }
 }
 

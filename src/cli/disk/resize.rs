@@ -52,7 +52,7 @@ fn resize_file(path: &Path, args: &DiskResizeArgs) -> Result<String, DiskVerbErr
         return Err(DiskVerbError::Device(path.into()));
     }
     let (mut opener, source) = (ImageOpener::default(), Source::new(path, &args.source));
-    source.refuse_errors(&mut Bar::begin()?)?;
+    source.refuse_errors(&mut Bar::begin().map_err(DiskVerbError::Signals)?)?;
     let mut image = source.open(true, &mut opener)?;
     let from = image.size();
     let to = args.size.applied(from)?;
@@ -96,7 +96,7 @@ fn may_shrink(path: &Path, image: &Image, to: u64) -> Result<Table, DiskVerbErro
 
 /// The first byte from `from` on that is not zero.
 fn first_data(path: &Path, image: &Image, from: u64) -> Result<Option<u64>, DiskVerbError> {
-    let mut bar = Bar::begin()?;
+    let mut bar = Bar::begin().map_err(DiskVerbError::Signals)?;
     let mut bytes = vec![0; PIECE];
     let mut at = from;
     while let Some(next) = next_data(image, at).filter(|next| *next < image.size()) {

@@ -1,10 +1,12 @@
 //! The arguments of these verbs.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ArgAction;
 
-use crate::spec::{BalloonSize, MachineName, NetId, PortForward};
+use super::snapshot::SnapshotName;
+use crate::spec::{BalloonSize, Delay, DiskBps, MachineName, NetId, PortForward};
 
 /// A verb for machines with a name.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -55,8 +57,22 @@ pub enum NameVerb {
     /// Save a machine to a folder, and end it
     ///
     /// FOLDER has all of the machine but the contents of its disks, which stay where they are: `minivmm restore FOLDER` lets
-    /// it go on, as long as nothing has written to them meanwhile. The folder is there as a whole or not at all.
+    /// it go on, as long as nothing has written to them meanwhile. With --with-disks it has copies of the images that the guest writes
+    /// to, and can be restored again and again. The folder is there as a whole or not
+    /// at all. On a terminal a bar shows how far the memory is. Ctrl-C cancels, and the machine is as it was.
     Save(SaveArgs),
+    /// Keep a machine as it is under a name, with memory and disks
+    ///
+    /// The machine rests for its disks and the last of its memory, and goes on. A copy of a disk shares its blocks where the file system can (btrfs, XFS).
+    /// `minivmm revert` takes the machine back. Snapshots are in $XDG_STATE_HOME/minivmm/snapshots.
+    Snapshot(SnapshotArgs),
+    /// List the snapshots of a machine
+    Snapshots(ShowArgs),
+    /// Take a running machine back to a snapshot
+    ///
+    /// Memory, devices and disks are those of the snapshot; what the machine did since then is lost, without a question. Its images are
+    /// replaced by new files of the same names. Console, networks and ports stay. The guest gets a new VM generation ID.
+    Revert(RevertArgs),
     /// Stop the guest where it is and boot it again
     Reset(NameArgs),
     /// Take memory back from a guest
@@ -193,9 +209,74 @@ pub struct SaveArgs {
     /// The folder, new or empty
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
+    /// With copies of its disks
+    #[arg(long)]
+    pub with_disks: bool,
+    /// Save it while it runs, and let it run on
+    ///
+    /// Its memory is copied while it runs, then what the guest has written meanwhile, and so on, until the rest is small; it is paused
+    /// for that rest only. Each page that the guest writes in that time costs it a little. A guest that can write to a disk needs
+    /// --with-disks: the disk would soon be another one than the one that its memory knows.
+    #[arg(long)]
+    pub keep_running: bool,
+    /// With --keep-running: its pause [default: 300ms]
+    ///
+    /// It is what the copy aims at: a guest that writes its memory faster than it is copied is paused for longer.
+    #[arg(long, value_name = "TIME", value_parser = downtime, requires = "keep_running")]
+    pub downtime: Option<Duration>,
+    /// With --keep-running: most bytes a second, as 100M
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth, requires = "keep_running")]
+    pub bandwidth: Option<u64>,
+    /// With --keep-running: print what it took, as JSON
+    #[arg(long, requires = "keep_running")]
+    pub json: bool,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
+}
+
+/// The machine, and the name of its snapshot.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct SnapshotArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// Name of the snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: SnapshotName,
+    /// Delete it; the machine need not run
+    #[arg(long)]
+    pub delete: bool,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// The machine, and where it goes back to.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct RevertArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// Name of the snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: SnapshotName,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// A pause.
+fn downtime(text: &str) -> Result<Duration, &'static str> {
+    text.parse()
+        .map(Delay::duration)
+        .map_err(|_| "give a time with its unit, such as 300ms or 2s, 10s at most")
+}
+
+/// Bytes in a second.
+fn bandwidth(text: &str) -> Result<u64, &'static str> {
+    let bytes = text.parse().map(DiskBps::get).ok().filter(|bytes| *bytes >= 64 << 10);
+    bytes.ok_or("give bytes in a second, such as 100M, 64K at least")
 }
 
 /// The size of a machine's balloon.

@@ -13,7 +13,10 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "forward" => "the forwards are printed, or one was added or removed",
         "capture" => "the capture has ended, by itself, by Ctrl-C or with its reader or the machine",
         "pause" => "the machine rests",
-        "save" => "the machine is saved, and has ended",
+        "save" => "the machine is saved, and has ended; with `--keep-running` it runs on",
+        "snapshot" => "the snapshot is there and the machine goes on, or it is deleted",
+        "snapshots" => "the snapshots are listed, also if there are none",
+        "revert" => "the machine goes on from the snapshot",
         "resume" => "the machine goes on",
         "reset" => "the machine boots again",
         "doctor" => "machines can be started here",
@@ -24,6 +27,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
     };
     let failed = match verb {
         "ls" => "the list cannot be printed",
+        "snapshots" => "the list cannot be printed",
         "switch" => "the switch could not run, or none of this name does: what is printed says why",
         "disk" => "it was not done, or what was checked has errors: what is printed says why",
         "doctor" => "none can: what is printed says what is missing",
@@ -34,6 +38,9 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         vec![(Status::Done, done), (Status::Failed, failed), (Status::Usage, "the command line is wrong")];
     match verb {
         "console" => rows.push((Status::Signal(0), "the command was ended by signal n; the machine runs on")),
+        "save" => {
+            rows.push((Status::Signal(0), "ended by signal n; the machine is not saved, and as it was"))
+        }
         "disk" => rows.push((Status::Signal(0), "ended by signal n; the work was not done")),
         _ => {}
     }

@@ -9,6 +9,7 @@ mod forward;
 mod ls;
 mod save;
 mod show;
+mod snapshot;
 mod stop;
 mod wait;
 
@@ -21,12 +22,13 @@ use serde_json::Value;
 
 pub use args::{
     BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb,
-    SaveArgs, ShowArgs, StopArgs,
+    RevertArgs, SaveArgs, ShowArgs, SnapshotArgs, StopArgs,
 };
 pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
 pub(super) use ls::uptime;
 pub(super) use show::listing;
+pub use snapshot::SnapshotName;
 
 use super::exit::Status;
 use super::{print, report_error};
@@ -35,6 +37,7 @@ use crate::control::routes::balloon_body;
 use crate::control::{RunningMachine, find};
 use crate::host::lock::pid_clause;
 use crate::host::pidfd::is_stopped;
+use crate::saved::SavedMachineError;
 use crate::spec::MachineName;
 
 /// Limit for an answer.
@@ -95,6 +98,15 @@ pub(super) enum VerbError {
     /// Frames cannot be captured.
     #[error(transparent)]
     Capture(#[from] CaptureFailure),
+    /// A snapshot cannot be used.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::SnapshotError),
+    /// What a saved folder says is wrong.
+    #[error(transparent)]
+    Saved(#[from] SavedMachineError),
+    /// A signal cancelled it.
+    #[error("interrupted; the machine is as it was")]
+    Interrupted(u8),
     /// The working directory is gone.
     #[error("{path} has no absolute path: {source}", path = path.display())]
     Path { path: PathBuf, source: io::Error },
@@ -119,6 +131,7 @@ fn sudo_kill(pid: &Option<u32>) -> String {
 pub(super) fn run(verb: &NameVerb) -> ExitCode {
     match dispatch(verb) {
         Ok(code) => code,
+        Err(error @ VerbError::Interrupted(signal)) => report_error(&error, Status::Signal(signal)).into(),
         Err(error) => report_error(&error, Status::Failed).into(),
     }
 }
@@ -139,7 +152,10 @@ fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),
-        NameVerb::Save(args) => save::save(args).map(|()| done),
+        NameVerb::Save(args) => save::save(args).map(Status::into),
+        NameVerb::Snapshot(args) => snapshot::snapshot(args).map(|()| done),
+        NameVerb::Snapshots(args) => Ok(print(&snapshot::list(args)?, Status::Done).into()),
+        NameVerb::Revert(args) => Ok(print(&snapshot::revert(args)?, Status::Done).into()),
         NameVerb::Kill(args) => stop::kill(args).map(|()| done),
         NameVerb::Balloon(BalloonArgs { name, size, .. }) => {
             let body = balloon_body(size.mib());

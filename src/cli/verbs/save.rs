@@ -1,27 +1,105 @@
-//! `minivmm save`: writes a machine to a folder and ends it. Returns when the machine has ended and its name is free.
+//! `minivmm save`: writes a machine to a folder, and ends it or lets it run on. One that ends has ended, and its name is free, when this
+//! returns.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use diskimage::Progress;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::wait::EndWaiter;
-use super::{MachineClient, SaveArgs, VerbError};
-use crate::control::client::ClientError;
+use super::{ANSWER_LIMIT, MachineClient, SaveArgs, VerbError};
+use crate::cli::disk::progress::Bar;
+use crate::cli::exit::Status;
+use crate::cli::print;
+use crate::control::client::{ClientError, PendingRequest};
 use crate::control::save_routes::save_body;
+use crate::machine::{CopyLimits, CopyProgress, CopyReport};
 
 /// How long the memory may take: at the speed of a slow disk, what a large machine has.
 const SAVE_LIMIT: Duration = Duration::from_secs(3600);
 /// How long the machine may then take to end.
 const END_LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at how far it is.
+const TICK: Duration = Duration::from_millis(100);
 
-pub(super) fn save(args: &SaveArgs) -> Result<(), VerbError> {
+pub(super) fn save(args: &SaveArgs) -> Result<Status, VerbError> {
     let client = MachineClient::find(&args.name)?;
     let folder = std::path::absolute(&args.folder)
         .map_err(|source| VerbError::Path { path: args.folder.clone(), source })?;
+    let Some(text) = folder.to_str() else { return Err(VerbError::NotUtf8(folder)) };
+    if args.keep_running {
+        let mut limits = CopyLimits { bandwidth: args.bandwidth, ..CopyLimits::default() };
+        limits.downtime = args.downtime.unwrap_or(limits.downtime);
+        let report = ask(&client, &save_body(text, Some(limits), args.with_disks))?;
+        return Ok(print(&words(&report, args.json)?, Status::Done));
+    }
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
-    let Some(text) = folder.to_str() else { return Err(VerbError::NotUtf8(folder)) };
-    client.send("POST", "/v1/save", Some(&save_body(text)), SAVE_LIMIT)?;
+    ask(&client, &save_body(text, None, args.with_disks))?;
     match waiter.end(END_LIMIT)? {
-        Some(_) => Ok(()),
+        Some(_) => Ok(Status::Done),
         None => Err(client.failed(ClientError::TimedOut(END_LIMIT))),
+    }
+}
+
+/// What it has cost.
+fn words(report: &Value, json: bool) -> Result<String, VerbError> {
+    if json {
+        return Ok(serde_json::to_string_pretty(report)?);
+    }
+    let CopyReport { rounds, sent, total_ms, paused_ms, .. } = CopyReport::deserialize(report)?;
+    Ok(format!(
+        "saved in {total_ms} ms: {} MiB of memory in {rounds} rounds; paused for {paused_ms} ms",
+        sent.div_ceil(1 << 20)
+    ))
+}
+
+/// Sends the request and follows it with a bar; a signal cancels it.
+fn ask(client: &MachineClient, body: &Value) -> Result<Value, VerbError> {
+    let mut bar = Bar::begin().map_err(VerbError::Terminal)?;
+    let failed = |source| client.failed(source);
+    let pending = PendingRequest::send(&client.0.socket, "POST", "/v1/save", Some(body), ANSWER_LIMIT);
+    let (mut pending, until) = (pending.map_err(failed)?, Instant::now() + SAVE_LIMIT);
+    let mut cancelled = false;
+    loop {
+        match pending.answer(TICK) {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) if client.is_stopped() || Instant::now() > until => {
+                return Err(client.failed(ClientError::TimedOut(SAVE_LIMIT)));
+            }
+            Ok(None) => {}
+            Err(source) => {
+                let error = client.failed(source);
+                return Err(bar.interrupted().map_or(error, VerbError::Interrupted));
+            }
+        }
+        if bar.interrupted().is_some() {
+            if !cancelled {
+                client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT)?;
+                cancelled = true;
+            }
+        } else if bar.is_shown()
+            && let Ok(progress) =
+                CopyProgress::deserialize(client.send("GET", "/v1/copy", None, ANSWER_LIMIT)?)
+        {
+            let _ = bar.at(progress.total - progress.left.min(progress.total), progress.total);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cost_is_said_in_words_or_as_json() {
+        let report = serde_json::json!({ "rounds": 3, "sent": 5 << 20 | 1, "total-ms": 70, "paused-ms": 12 });
+        assert_eq!(
+            words(&report, false).unwrap(),
+            "saved in 70 ms: 6 MiB of memory in 3 rounds; paused for 12 ms"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&words(&report, true).unwrap()).unwrap(), report);
+        assert!(words(&Value::Null, false).is_err());
     }
 }

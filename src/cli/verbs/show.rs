@@ -133,6 +133,11 @@ fn columns(rows: &[Vec<String>]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Bytes in words.
+pub(super) fn size(bytes: u64) -> String {
+    amount("bytes-", &bytes.into())
+}
+
 /// A value for people: bytes in the largest unit that leaves a number before the point. `--json` is exact.
 fn amount(path: &str, value: &Value) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];

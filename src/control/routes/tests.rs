@@ -121,6 +121,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
         MachineEvent::Paused,
         MachineEvent::Resumed,
         MachineEvent::Reset,
+        MachineEvent::Reverted,
         MachineEvent::Panicked,
         MachineEvent::DeviceFailed { device, reason },
         MachineEvent::DiskFull { disk: "vda".to_owned(), path: "vm0.raw".to_owned() },
@@ -141,6 +142,7 @@ fn the_openapi_file_names_every_value_of_an_answers_enums() {
     for event in &events {
         match event {
             MachineEvent::Booted | MachineEvent::Paused | MachineEvent::Resumed | MachineEvent::Reset => {}
+            MachineEvent::Reverted => {}
             MachineEvent::Panicked | MachineEvent::DeviceFailed { .. } => {}
             MachineEvent::DiskFull { .. } => {}
             MachineEvent::ForwardAdded(_) | MachineEvent::ForwardRemoved(_) => {}

@@ -86,7 +86,8 @@ fn body_of(method: &str, path: &str) -> &'static str {
         (_, "/v1/nets/{id}/forwards") => "{\"forward\":\"127.0.0.1:0:22\"}",
         (_, "/v1/nets/{id}/capture") => "{\"frames\":0}",
         ("PATCH", "/v1/disks/{id}") => "{\"size\":\"+1G\"}",
-        (_, "/v1/save") => "{\"folder\":\"/srv/vm0.saved\"}",
+        (_, "/v1/save") => "{\"folder\":\"/srv/vm0.saved\",\"keep-running\":true}",
+        (_, "/v1/snapshot" | "/v1/revert") => "{\"folder\":\"/srv/vm0.saved\"}",
         (_, "/v1/disks/{id}/insert") => "{\"path\":\"/tools.raw\"}",
         _ => "",
     }
@@ -113,7 +114,20 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
             "{said}"
         );
     }
-    let calls = ["pause", "resume", "reset", "save", "power-button", "kill", "grow", "eject", "insert"];
+    let calls = [
+        "pause",
+        "resume",
+        "reset",
+        "save-running",
+        "cancel-copy",
+        "snapshot",
+        "revert",
+        "power-button",
+        "kill",
+        "grow",
+        "eject",
+        "insert",
+    ];
     assert_eq!(*served.fake.calls.lock().unwrap(), calls);
     assert_eq!(served.request("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
     let late = served.request("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();

@@ -144,6 +144,14 @@ impl Drive {
         Ok(())
     }
 
+    /// Puts another disk in the place of the one in it, opened by the same path, between two boots: no engine serves it.
+    pub(crate) fn replace(&self, disk: OpenDisk) {
+        let mut contents = self.contents();
+        let (medium, present) = Medium::new(disk, contents.medium.path.clone());
+        contents.present = present;
+        self.exchange(contents, medium);
+    }
+
     /// Whether a disk can be put in now.
     pub(crate) fn can_insert(&self) -> Result<(), DriveError> {
         if !self.is_removable {

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -31,17 +32,43 @@ pub(super) fn open(spec: &DiskSpec) -> Result<(Image, ImageOpener), DiskError> {
     open_with(spec, &mut opener, &temporary_folder()).map(|image| (image, opener))
 }
 
+/// As [`open`], of a disk with `snapshot`, on what another machine's guest has written to it.
+///
+/// # Errors
+/// [`DiskError`], with its cure.
+pub(super) fn open_on(spec: &DiskSpec, written: File) -> Result<(Image, ImageOpener), DiskError> {
+    let (mut opener, folder) = (ImageOpener::default(), temporary_folder());
+    let below = open_below(spec, &mut opener)?;
+    let path = folder.join("(temporary file)");
+    let image = Image::on(written, &path, false, below).map_err(DiskError::of)?;
+    Ok((temporary(image, &folder)?, opener))
+}
+
+/// A copy of a temporary file, which nobody writes to meanwhile.
+pub(super) fn copy(file: &File) -> io::Result<File> {
+    let mut copy = nameless(&temporary_folder())?;
+    // From its beginning, wherever its own position is.
+    let mut from = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    io::copy(&mut from, &mut copy)?;
+    Ok(copy)
+}
+
 /// The same; a temporary file is made in `folder`.
 fn open_with(spec: &DiskSpec, opener: &mut ImageOpener, folder: &Path) -> Result<Image, DiskError> {
+    let image = open_below(spec, opener)?;
+    if spec.snapshot { temporary(image, folder) } else { Ok(image) }
+}
+
+/// The images that have a name.
+fn open_below(spec: &DiskSpec, opener: &mut ImageOpener) -> Result<Image, DiskError> {
     let writes = !spec.read_only && !spec.snapshot;
     let base = lowest(spec, writes && spec.overlay.is_none(), opener)?;
-    let image = match &spec.overlay {
+    match &spec.overlay {
         // Nothing is there yet, and nothing will be: the temporary file lies on the base.
-        Some(overlay) if spec.snapshot && !exists(overlay) => base,
-        Some(overlay) => on_top(overlay, spec, base, writes, opener)?,
-        None => base,
-    };
-    if spec.snapshot { temporary(image, folder) } else { Ok(image) }
+        Some(overlay) if spec.snapshot && !exists(overlay) => Ok(base),
+        Some(overlay) => on_top(overlay, spec, base, writes, opener),
+        None => Ok(base),
+    }
 }
 
 /// The image that the spec's path names, with what it lies on.

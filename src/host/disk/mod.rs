@@ -5,6 +5,7 @@
 //! otherwise.
 
 mod block_device;
+mod copy;
 mod drive;
 mod engine;
 mod error;
@@ -30,6 +31,7 @@ mod uring;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use copy::{WrittenFile, base_of, copy_file};
 pub(crate) use drive::{Drive, DriveError};
 pub(crate) use engine::EngineKind;
 pub use error::DiskError;

@@ -10,6 +10,7 @@ use diskimage::{Format, Layer};
 use virtio::block::{AnyEngine, Disk};
 use virtio::worker::MakePoller;
 
+use super::copy::WrittenFile;
 use super::engine::{EngineKind, make_engine};
 use super::error::DiskError;
 use super::file::DiskFile;
@@ -95,6 +96,33 @@ impl OpenDisk {
         })
     }
 
+    /// As [`OpenDisk::open`], for a disk with `snapshot` whose guest has written `written` already.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_on(spec: &DiskSpec, written: &File) -> Result<Self, DiskError> {
+        let access = Access { read_only: spec.read_only, direct: spec.direct };
+        let failed = |error| DiskError::Io { path: spec.image().into(), action: "preparing it", error };
+        let (image, locks) = layers::open_on(spec, written.try_clone().map_err(failed)?)?;
+        let image = ImageDisk::new(image, access).map_err(failed)?;
+        let image = image.with_locks(locks).discarding(spec.discard.unwrap_or_default()).temporary(true);
+        Ok(OpenDisk::Image(Arc::new(image)))
+    }
+
+    /// A copy of what the guest has written to a disk with `snapshot`, which rests.
+    ///
+    /// # Errors
+    /// The host has no room.
+    pub(crate) fn copy_written(&self) -> io::Result<Option<File>> {
+        match self {
+            OpenDisk::Image(image) if image.is_temporary() => {
+                image.complete()?;
+                image.top().map(|top| layers::copy(&top.buffered)).transpose()
+            }
+            OpenDisk::Image(_) | OpenDisk::Raw(_) => Ok(None),
+        }
+    }
+
     /// A reader of the disk as the guest sees it.
     ///
     /// # Errors
@@ -167,6 +195,28 @@ impl OpenDisk {
             OpenDisk::Raw(file) => file.set_length(bytes),
             OpenDisk::Image(image) => image.resize(bytes),
         }
+    }
+
+    /// The file that the guest's writes change; `None` if it may not write. Bring it to [`OpenDisk::rest`] before it is copied.
+    ///
+    /// # Errors
+    /// The host has no descriptor left, or the working directory is gone.
+    pub(crate) fn written_file(&self) -> io::Result<Option<WrittenFile>> {
+        if self.is_read_only() {
+            return Ok(None);
+        }
+        let (top, format, base) = match self {
+            OpenDisk::Raw(file) => (Some(file), Format::Raw, None),
+            OpenDisk::Image(image) => {
+                let base = image.layers().get(1).map(|base| std::path::absolute(&base.path)).transpose()?;
+                let format = image.layers().first().map_or(Format::Raw, |top| top.format);
+                (image.top(), format, base)
+            }
+        };
+        let written = |top: &Arc<DiskFile>| {
+            Ok(WrittenFile { file: top.reader()?.0, format, base, is_device: top.is_device() })
+        };
+        top.map(written).transpose()
     }
 
     /// Whether it is a block device.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -24,6 +25,11 @@ fn is_appending(file: &File) -> bool {
 const PIECE: usize = 64 << 10;
 static ZEROS: [u8; PIECE] = [0; PIECE];
 
+/// Whether a piece of at most [`PIECE`] bytes holds nothing.
+pub(crate) fn is_zeros(piece: &[u8]) -> bool {
+    ZEROS.get(..piece.len()) == Some(piece)
+}
+
 impl GuestRam {
     /// Writes the contents to `file`, from its beginning on, with holes for zeros.
     pub(crate) fn save(&self, file: &File) -> io::Result<()> {
@@ -34,24 +40,60 @@ impl GuestRam {
         }
         file.set_len(0)?;
         file.set_len(self.size())?;
-        let used = match &self.file {
-            Some(own) => extents(own, self.size())?,
-            None => vec![(0, self.size())],
-        };
+        for (offset, len) in self.used()? {
+            self.read_pieces(offset, len, |offset, piece| {
+                if is_zeros(piece) { Ok(()) } else { file.write_all_at(piece, offset) }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Offsets in such a file and bytes of what may hold more than zeros.
+    pub(crate) fn used(&self) -> io::Result<Vec<(u64, u64)>> {
+        match &self.file {
+            Some(own) => extents(own, self.size()),
+            None => Ok(vec![(0, self.size())]),
+        }
+    }
+
+    /// Calls `piece` with the contents of `len` bytes from an offset in such a file on, at most [`PIECE`] bytes at a time, and where they are.
+    pub(crate) fn read_pieces<E: From<io::Error>>(
+        &self,
+        offset: u64,
+        len: u64,
+        mut piece: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut buffer = vec![0; PIECE];
-        for Placement { offset, guest, len } in used.into_iter().flat_map(|(at, len)| self.place(at, len)) {
+        for Placement { offset, guest, len } in self.place(offset, len) {
             let mut done = 0u64;
             while done < len {
                 let now = usize::try_from(len - done).map_or(PIECE, |left| left.min(PIECE));
-                let piece = buffer.get_mut(..now).unwrap_or_default();
-                self.regions.read_slice(piece, GuestAddress(guest + done)).map_err(io::Error::other)?;
-                if ZEROS.get(..now) != Some(&*piece) {
-                    file.write_all_at(piece, offset + done)?;
-                }
+                let bytes = buffer.get_mut(..now).unwrap_or_default();
+                let read = self.regions.read_slice(bytes, GuestAddress(guest + done));
+                read.map_err(io::Error::other)?;
+                piece(offset + done, bytes)?;
                 done += now as u64;
             }
         }
         Ok(())
+    }
+
+    /// Where ranges of guest addresses are in such a file. What is no memory is left out.
+    pub(crate) fn offsets(&self, guest: &[Range<u64>]) -> Vec<Range<u64>> {
+        let mut offsets = Vec::with_capacity(guest.len());
+        let mut start = 0u64;
+        for region in self.regions.iter() {
+            let first = region.start_addr().0;
+            let last = first + region.len();
+            for range in guest {
+                let (from, to) = (range.start.max(first), range.end.min(last));
+                if from < to {
+                    offsets.push(start + (from - first)..start + (to - first));
+                }
+            }
+            start += region.len();
+        }
+        offsets
     }
 
     /// Splits a piece of a file with the contents: where each part of it goes in the guest. Offsets and bytes beyond the memory are
@@ -109,7 +151,7 @@ pub(crate) fn extents(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
 
 /// The parts of `file` that have to be mapped: all of its extents, in as few mappings as there are stretches of 2 MiB with data. A
 /// process has some 65,000 mappings (/proc/sys/vm/max_map_count), so that the stretches of a large memory are longer.
-pub(super) fn parts(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
+pub(crate) fn parts(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
     const MOST: u64 = 4096;
     let stretch = (HUGE_PAGE as u64).max((len / MOST).next_power_of_two());
     let mut parts: Vec<(u64, u64)> = Vec::new();
@@ -195,16 +237,17 @@ mod tests {
         file
     }
 
+    fn mapped(file: &File) -> GuestRam {
+        GuestRam::mapped(&[(0, 16 << 20)], file, parts(file, 16 << 20).unwrap()).unwrap()
+    }
+
     #[test]
     fn mapped_memory_shows_a_file_and_leaves_it_as_it_is() {
         let spots = [0x1000, 5 << 20, (16 << 20) - 8];
         let file = saved(&spots);
         assert_eq!(parts(&file, 16 << 20).unwrap(), [(0, 2 << 20), (4 << 20, 2 << 20), (14 << 20, 2 << 20)]);
         let before = extents(&file, 16 << 20).unwrap();
-        let (first, second) = (
-            GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap(),
-            GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap(),
-        );
+        let (first, second) = (mapped(&file), mapped(&file));
         let read = |ram: &GuestRam, at: u64| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
         for spot in spots {
             assert_eq!((read(&first, spot), read(&second, spot)), (spot, spot));
@@ -215,7 +258,7 @@ mod tests {
         assert_eq!(extents(&file, 16 << 20).unwrap(), before);
         let again = tempfile::tempfile().unwrap();
         first.save(&again).unwrap();
-        let third = GuestRam::mapped(&[(0, 16 << 20)], &again).unwrap();
+        let third = mapped(&again);
         assert_eq!([0x1000, 5 << 20, 9 << 20].map(|at| read(&third, at)), [7, 7, 8]);
     }
 
@@ -223,7 +266,7 @@ mod tests {
     fn mapped_memory_that_is_given_back_reads_as_zeros() {
         let spots: Vec<u64> = (0..4096).map(|page| page * 4096).collect();
         let file = saved(&spots);
-        let ram = GuestRam::mapped(&[(0, 16 << 20)], &file).unwrap();
+        let ram = mapped(&file);
         let read = |at: u64| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
         // Every second page, as a guest that wants as many mappings as it can get; it gets some.
         let counts = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();

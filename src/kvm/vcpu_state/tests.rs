@@ -104,3 +104,11 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
     let refused = msrs::write(vcpu.fd(), &[(0x277, 0x0606_0606_0606_0606)], &[TSC]).unwrap().unwrap();
     assert!(refused.to_string().contains("register 0x277"), "{refused}");
 }
+
+#[test]
+fn nanoseconds_are_ticks_of_any_clock() {
+    assert_eq!(ticks(3600 * 1_000_000_000, 2_596_126), 3600 * 2_596_126_000);
+    assert_eq!((ticks(999_999, 1), ticks(1_000_000, 1), ticks(0, u32::MAX)), (0, 1, 0));
+    // What a damaged state says.
+    assert_eq!(ticks(u64::MAX, u32::MAX), 0);
+}

@@ -67,6 +67,12 @@ impl OpenFiles {
         Ok(OpenFiles { kernel, initrd, drives: drives.collect::<Result<_, E>>()? })
     }
 
+    /// The same kernel and initrd, with other disks.
+    #[must_use]
+    pub(crate) fn with_drives(&self, drives: Vec<Arc<Drive>>) -> Self {
+        OpenFiles { drives, ..self.clone() }
+    }
+
     /// The initrd will be made for the kernel that is found, and replaces that of the spec.
     #[must_use]
     pub(crate) fn without_initrd(self) -> Self {

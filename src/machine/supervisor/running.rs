@@ -1,6 +1,7 @@
 //! One boot's life as the supervisor sees it: commands, pauses, and the guest's own end.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -12,8 +13,11 @@ use crate::machine::boot_once::Boot;
 use crate::machine::ends::{End, TICK};
 use crate::machine::events::MachineEvent;
 use crate::machine::full_disks::FullDisk;
+use crate::machine::precopy::{CopyStart, LogUser};
 use crate::machine::resources::Resources;
+use crate::machine::revert::{Revert, RevertError};
 use crate::machine::saved::{SaveError, SavedParts, current_spec};
+use crate::machine::template::Shared;
 use crate::machine::vcpus::VcpuEvent;
 use crate::machine::{Exit, GaveUp, PauseError, StartError};
 use crate::spec::OnReboot;
@@ -24,6 +28,8 @@ pub(super) enum NextBoot {
     BootAgain,
     /// Another one, since the guest has reset itself.
     Reset,
+    /// One that goes on from a snapshot. Whoever wants it waits for the answer.
+    Revert(Box<Revert>, Sender<Result<(), RevertError>>),
     End(Exit),
 }
 
@@ -63,6 +69,8 @@ pub(super) struct RunningBoot<'a> {
     pause: PauseState,
     /// Disks that wait for room on the host: they repeat their requests when they were quiesced and go on.
     full: Vec<String>,
+    /// Who has the log of written pages, if it is on.
+    log: Option<LogUser>,
     /// When the guest is looked at next, because it seems to be at its end.
     look: Option<Instant>,
 }
@@ -73,14 +81,22 @@ impl<'a> RunningBoot<'a> {
         resources: &'a Arc<Resources>,
         boot: &'a Arc<Boot>,
     ) -> Self {
-        RunningBoot { supervisor, resources, boot, pause: PauseState::Running, full: Vec::new(), look: None }
+        RunningBoot {
+            supervisor,
+            resources,
+            boot,
+            pause: PauseState::Running,
+            full: Vec::new(),
+            log: None,
+            look: None,
+        }
     }
 
     /// Serves the `deferred` events and what comes behind them, until this boot is over.
     pub(super) fn run(mut self, deferred: &mut VecDeque<Event>) -> NextBoot {
         let next = self.serve(deferred);
-        self.pause.give_up(match next {
-            NextBoot::BootAgain | NextBoot::Reset => &PauseError::Interrupted,
+        self.pause.give_up(match &next {
+            NextBoot::BootAgain | NextBoot::Reset | NextBoot::Revert(..) => &PauseError::Interrupted,
             NextBoot::End(_) => &PauseError::Ended,
         });
         next
@@ -140,8 +156,11 @@ impl<'a> RunningBoot<'a> {
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             Command::Save(answer) => self.save(answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
-            Command::LogWrites(on, answer) => reply(&answer, self.boot.log_writes(on)),
-            Command::TakeWritten(answer) => reply(&answer, self.boot.take_written()),
+            Command::Spec(answer) => reply(&answer, current_spec(self.resources)),
+            Command::Revert(revert, answer) => return Some(NextBoot::Revert(revert, answer)),
+            Command::Share(answer) => reply(&answer, Shared::of(self.resources)),
+            Command::LogWrites(user, on, answer) => reply(&answer, self.log_writes(user, on)),
+            Command::TakeWritten(user, answer) => reply(&answer, self.take_written(user)),
         }
         None
     }
@@ -220,6 +239,23 @@ impl<'a> RunningBoot<'a> {
             reply(&answer, if paused.strong_count() > 0 { saved } else { Err(SaveError::Resumed) });
             Event::Saved
         });
+    }
+
+    fn log_writes(&mut self, user: LogUser, on: bool) -> Result<CopyStart, SaveError> {
+        self.check_log(user)?;
+        self.boot.log_writes(on)?;
+        self.log = on.then_some(user);
+        Ok(CopyStart { ram: self.boot.ram().clone(), spec: current_spec(self.resources) })
+    }
+
+    fn take_written(&self, user: LogUser) -> Result<Vec<Range<u64>>, SaveError> {
+        self.check_log(user)?;
+        self.boot.take_written()
+    }
+
+    /// Whether nobody else has the log.
+    fn check_log(&self, user: LogUser) -> Result<(), SaveError> {
+        if self.log.is_none_or(|owner| owner == user) { Ok(()) } else { Err(SaveError::LogInUse) }
     }
 
     /// Ends a machine that was saved, if it has not gone on since.

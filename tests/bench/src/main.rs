@@ -8,7 +8,9 @@ mod exits;
 mod images;
 mod network;
 mod numbers;
+mod restore;
 mod rivals;
+mod save;
 mod setups;
 mod startup;
 mod traffic;
@@ -23,7 +25,9 @@ fn main() -> Result<()> {
         None => {
             startup::run()?;
             exits::run()?;
+            restore::run()?;
             convert::run()?;
+            save::run()?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
             network::on(&lab, None)
@@ -33,9 +37,13 @@ fn main() -> Result<()> {
         // What "startup" runs in a network namespace.
         Some("startup-devices") => startup::devices(),
         Some("exits") => exits::run(),
+        Some("restore") => restore::run(),
         Some("convert") => convert::run(),
+        Some("save") => save::run(),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
-        Some(other) => bail!("no such bench: {other} (startup, exits, convert, block, network)"),
+        Some(other) => {
+            bail!("no such bench: {other} (startup, restore, exits, convert, save, block, network)")
+        }
     }
 }

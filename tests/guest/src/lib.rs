@@ -30,6 +30,10 @@ pub const FRAMES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frames"));
 /// The kernel file of the guest that is told what to do with its disk (`tests/guest/disk`). It needs 16 MiB of memory.
 pub const DISK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/disk"));
 
+/// The kernel file of the guest that writes its memory all the time and looks at what it wrote (`tests/guest/writer`). It needs 16
+/// MiB of memory.
+pub const WRITER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/writer"));
+
 /// What the guest [`POWER`] writes.
 #[path = "../power/plan.rs"]
 pub mod plan;

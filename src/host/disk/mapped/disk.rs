@@ -185,7 +185,7 @@ impl ImageDisk {
         self.read_only
     }
 
-    pub(super) fn is_temporary(&self) -> bool {
+    pub(in super::super) fn is_temporary(&self) -> bool {
         self.temporary
     }
 

@@ -194,6 +194,11 @@ impl ImageDisk {
         self.flush()
     }
 
+    /// Makes a temporary file one that can be copied, which it never is otherwise: its metadata are in memory.
+    pub(in super::super) fn complete(&self) -> io::Result<()> {
+        self.held().map_or(Ok(()), |held| self.commit(held))
+    }
+
     /// Leaves the file as an image at rest: everything written, and free what is not used.
     pub(super) fn finish(&self) -> io::Result<()> {
         let Some(held) = self.held().filter(|_| !self.is_temporary()) else { return Ok(()) };

@@ -1,0 +1,405 @@
+//! Copies a machine while it runs ("pre-copy"): all of its memory, then what was written meanwhile, again and again, until the rest
+//! fits into a short pause; then that rest and the state of everything else.
+//!
+//! Where it goes is a [`Sink`]: a file, or another host. The log of written pages is switched off in every way out, and a machine that
+//! ran before runs on, unless the caller decides otherwise.
+
+mod policy;
+mod status;
+
+use std::fs::File;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use policy::{Convergence, Rate, Throttle, Verdict};
+pub use policy::{CopyLimits, CopyProgress, CopyReport, Otherwise};
+pub(super) use status::CopyStatus;
+use status::Shown;
+
+use super::MachineState;
+use super::controls::Controls;
+use super::saved::{SaveError, SavedParts, Unsaveable};
+use super::supervisor::Command;
+use crate::kvm::memory::{GuestRam, is_zeros};
+use crate::spec::Spec;
+
+/// Where a copy of memory goes. Offsets are those of a file that has the machine's ranges of memory one behind the other.
+pub(crate) trait Sink {
+    /// These bytes are at this offset.
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// So many zeros are at this offset, where there was something else before.
+    fn zeros(&mut self, offset: u64, len: usize) -> io::Result<()>;
+    /// What was given so far is on its way.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// A sparse file, at first without data.
+#[derive(Debug)]
+pub(super) struct FileSink<'a>(pub(super) &'a File);
+
+impl Sink for FileSink<'_> {
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn zeros(&mut self, offset: u64, len: usize) -> io::Result<()> {
+        self.0.write_all_at(&vec![0; len], offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Told of progress; says whether to go on.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(&CopyProgress) -> ControlFlow<()>;
+
+/// Who uses the log of written pages of a boot. What one takes from it, no other one gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogUser {
+    /// [`Controls::log_writes`].
+    Library,
+    /// The copy of this number.
+    Copy(u64),
+}
+
+/// What a copy begins with.
+#[derive(Debug)]
+pub(super) struct CopyStart {
+    /// Memory of the present boot.
+    pub(super) ram: Arc<GuestRam>,
+    /// What the machine is made of now, or why it cannot be made again.
+    pub(super) spec: Result<Spec, Unsaveable>,
+}
+
+/// The log of written pages, for as long as it is used.
+#[derive(Debug)]
+struct WriteLog<'a> {
+    controls: &'a Controls,
+    user: LogUser,
+}
+
+impl<'a> WriteLog<'a> {
+    fn begin(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let user = LogUser::Copy(NUMBER.fetch_add(1, Ordering::Relaxed));
+        let start = controls.ask(|answer| Command::LogWrites(user, true, answer)).recv();
+        let start = start.unwrap_or(Err(SaveError::Ended))?;
+        Ok((WriteLog { controls, user }, start))
+    }
+
+    fn take(&self) -> Result<Vec<Range<u64>>, SaveError> {
+        let taken = self.controls.ask(|answer| Command::TakeWritten(self.user, answer)).recv();
+        taken.unwrap_or(Err(SaveError::Ended)).map_err(|error| match error {
+            // It was on: a guest that boots again has another memory, and no log.
+            SaveError::Log(_) | SaveError::LogInUse => SaveError::Reset,
+            error => error,
+        })
+    }
+}
+
+impl Drop for WriteLog<'_> {
+    fn drop(&mut self) {
+        let _ = self.controls.ask(|answer| Command::LogWrites(self.user, false, answer)).recv();
+    }
+}
+
+/// A machine that is paused for the end of its copy. Dropped, it goes on if it ran before.
+#[derive(Debug)]
+pub(crate) struct PausedCopy<'a> {
+    // First, so that the machine goes on before it is spared the log.
+    pause: Pause<'a>,
+    _log: WriteLog<'a>,
+    parts: SavedParts,
+    report: CopyReport,
+    begin: Instant,
+}
+
+impl<'a> PausedCopy<'a> {
+    /// What was saved, for as long as the machine is paused.
+    pub(super) fn parts(&self) -> &SavedParts {
+        &self.parts
+    }
+
+    /// Has the machine go on if it ran before.
+    pub(crate) fn go_on(self) -> Result<(SavedParts, CopyReport), SaveError> {
+        let PausedCopy { pause, _log, parts, mut report, begin } = self;
+        // From here on what was saved is complete, whatever the machine does.
+        let still_paused = parts.paused.strong_count() > 0;
+        report.paused_ms = millis(pause.begin.elapsed());
+        drop(pause);
+        report.total_ms = millis(begin.elapsed());
+        if still_paused { Ok((parts, report)) } else { Err(SaveError::Resumed) }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug)]
+struct Pause<'a> {
+    controls: &'a Controls,
+    begin: Instant,
+    /// It was paused before.
+    rested: bool,
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        if !self.rested {
+            self.controls.resume();
+        }
+    }
+}
+
+/// A copy of memory on its way.
+struct Copying<'a, 'b> {
+    shown: &'a Shown,
+    ram: &'a GuestRam,
+    sink: &'a mut dyn Sink,
+    watch: Watch<'b>,
+    progress: CopyProgress,
+    rate: Rate,
+    throttle: Throttle,
+}
+
+/// A machine that is about to be copied.
+#[derive(Debug)]
+pub(crate) struct Copy<'a> {
+    controls: &'a Controls,
+    log: WriteLog<'a>,
+    ram: Arc<GuestRam>,
+    shown: Shown,
+}
+
+impl<'a> Copy<'a> {
+    /// Begins to log what is written. Refused if another copy is under way.
+    pub(crate) fn begin(controls: &'a Controls) -> Result<Self, SaveError> {
+        let (log, CopyStart { ram, spec }) = WriteLog::begin(controls)?;
+        spec?;
+        Ok(Copy { controls, log, ram, shown: controls.copy.show() })
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn size(&self) -> u64 {
+        self.ram.size()
+    }
+
+    /// Copies memory to `sink` until the machine is paused and the sink has all. Waits for the pause until `limit`.
+    pub(crate) fn run(
+        self,
+        sink: &mut dyn Sink,
+        limits: CopyLimits,
+        limit: Duration,
+        watch: Watch<'_>,
+    ) -> Result<PausedCopy<'a>, SaveError> {
+        let Copy { controls, log, ram, shown } = self;
+        let begin = Instant::now();
+        let mut copying = Copying {
+            shown: &shown,
+            ram: &ram,
+            sink,
+            watch,
+            progress: CopyProgress::default(),
+            rate: Rate::default(),
+            throttle: Throttle::new(limits.bandwidth, begin),
+        };
+        copying.round(ranges(ram.used()?), Zeros::Skip)?;
+        let mut convergence = Convergence::new(limits);
+        let written = loop {
+            let written = log.take()?;
+            let left = len(&written);
+            match convergence.after_round(left, copying.rate) {
+                Verdict::Again => copying.round(ram.offsets(&written), Zeros::Tell)?,
+                Verdict::Pause => break written,
+                Verdict::GiveUp => {
+                    let rate = copying.rate.bytes_per_second();
+                    return Err(SaveError::Diverges { left, rate, downtime: limits.downtime });
+                }
+            }
+        };
+        let rested = controls.state() == MachineState::Paused;
+        let pause = Pause { controls, begin: Instant::now(), rested };
+        controls.pause(limit)?;
+        // First, so that pages which this writes are copied, too.
+        let parts = controls.ask_to_save()?;
+        if !Arc::ptr_eq(&parts.ram, &ram) {
+            return Err(SaveError::Reset);
+        }
+        let mut last = written;
+        last.extend(log.take()?);
+        copying.throttle = Throttle::new(None, begin);
+        copying.round(ram.offsets(&merge(last)), Zeros::Tell)?;
+        controls.check_paused(&parts.paused)?;
+        let CopyProgress { round, sent, .. } = copying.progress;
+        let report = CopyReport { rounds: round, sent, ..CopyReport::default() };
+        Ok(PausedCopy { pause, _log: log, parts, report, begin })
+    }
+}
+
+/// What becomes of pages without anything in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zeros {
+    /// The sink has them already.
+    Skip,
+    Tell,
+}
+
+impl Copying<'_, '_> {
+    fn round(&mut self, offsets: Vec<Range<u64>>, zeros: Zeros) -> Result<(), SaveError> {
+        self.progress.round += 1;
+        self.progress.left = len(&offsets);
+        self.progress.total = self.progress.left;
+        let (mut bytes, mut busy) = (0u64, Duration::ZERO);
+        for range in offsets {
+            self.ram.read_pieces(range.start, range.end - range.start, |offset, piece| {
+                let (begin, len) = (Instant::now(), piece.len() as u64);
+                self.progress.left = self.progress.left.saturating_sub(len);
+                if !is_zeros(piece) {
+                    self.sink.data(offset, piece)?;
+                    busy += begin.elapsed();
+                    bytes += len;
+                    self.progress.sent += len;
+                    let delay = self.throttle.delay(len, Instant::now());
+                    if !delay.is_zero() {
+                        thread::sleep(delay);
+                    }
+                } else if zeros == Zeros::Tell {
+                    self.sink.zeros(offset, piece.len())?;
+                }
+                match (self.shown.is_wanted(self.progress), (self.watch)(&self.progress)) {
+                    (true, ControlFlow::Continue(())) => Ok(()),
+                    _ => Err(SaveError::Cancelled),
+                }
+            })?;
+        }
+        let begin = Instant::now();
+        self.sink.flush()?;
+        self.rate.measure(bytes, busy + begin.elapsed());
+        self.progress.rate = self.rate.bytes_per_second();
+        Ok(())
+    }
+}
+
+/// Copies the memory of a paused machine to an empty file.
+pub(super) fn copy_paused(status: &CopyStatus, ram: &GuestRam, file: &File) -> Result<(), SaveError> {
+    file.set_len(ram.size())?;
+    let mut copying = Copying {
+        shown: &status.show(),
+        ram,
+        sink: &mut FileSink(file),
+        watch: &mut |_| ControlFlow::Continue(()),
+        progress: CopyProgress::default(),
+        rate: Rate::default(),
+        throttle: Throttle::new(None, Instant::now()),
+    };
+    copying.round(ranges(ram.used()?), Zeros::Skip)
+}
+
+fn ranges(parts: Vec<(u64, u64)>) -> Vec<Range<u64>> {
+    parts.into_iter().map(|(at, len)| at..at + len).collect()
+}
+
+fn len(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|range| range.end - range.start).sum()
+}
+
+/// Ranges that may overlap, as few as they are in ascending order.
+fn merge(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+
+    #[test]
+    fn ranges_that_overlap_become_one() {
+        assert_eq!(merge(vec![8..12, 0..4, 4..6, 9..10, 20..21]), [0..6, 8..12, 20..21]);
+        assert_eq!(merge(Vec::new()), []);
+    }
+
+    /// Pages of memory and what a file has of them.
+    fn copy(
+        ram: &GuestRam,
+        file: &File,
+        offsets: Vec<Range<u64>>,
+        zeros: Zeros,
+        most: u64,
+    ) -> Result<CopyProgress, SaveError> {
+        let mut watch = |progress: &CopyProgress| {
+            if progress.sent > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut sink = FileSink(file);
+        let mut copying = Copying {
+            shown: &CopyStatus::default().show(),
+            ram,
+            sink: &mut sink,
+            watch: &mut watch,
+            progress: CopyProgress::default(),
+            rate: Rate::default(),
+            throttle: Throttle::new(None, Instant::now()),
+        };
+        copying.round(offsets, zeros).map(|()| copying.progress)
+    }
+
+    #[test]
+    fn round_copies_what_changed_and_zeros_where_there_was_something() {
+        let layout = [(0, 2 << 20), (1 << 32, 2 << 20)];
+        let ram = GuestRam::new(&layout).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(ram.size()).unwrap();
+        let high = (1u64 << 32) + 0x3000;
+        for (at, value) in [(0x1000, 1u64), (high, 2)] {
+            ram.memory().write_obj(value, GuestAddress(at)).unwrap();
+        }
+        let first = copy(&ram, &file, ranges(vec![(0, 4 << 20)]), Zeros::Skip, u64::MAX).unwrap();
+        assert_eq!((first.round, first.left), (1, 0));
+        assert!(first.sent >= 8192 && first.sent <= 2 * (64 << 10), "{first:?}");
+        let word = |offset| {
+            let mut word = [0; 8];
+            file.read_exact_at(&mut word, offset).unwrap();
+            u64::from_le_bytes(word)
+        };
+        assert_eq!([word(0x1000), word((2 << 20) + 0x3000)], [1, 2]);
+        ram.memory().write_obj(0u64, GuestAddress(0x1000)).unwrap();
+        ram.memory().write_obj(3u64, GuestAddress(high)).unwrap();
+        let written = [0x1000..0x2000, high..high + 0x1000];
+        copy(&ram, &file, ram.offsets(&written), Zeros::Tell, u64::MAX).unwrap();
+        assert_eq!([word(0x1000), word((2 << 20) + 0x3000)], [0, 3]);
+        // Only what was named.
+        ram.memory().write_obj(4u64, GuestAddress(0x1000)).unwrap();
+        copy(&ram, &file, ram.offsets(&written[1..]), Zeros::Tell, u64::MAX).unwrap();
+        assert_eq!(word(0x1000), 0);
+    }
+
+    #[test]
+    fn copy_ends_between_two_pieces_and_names_a_failed_write() {
+        let ram = GuestRam::new(&[(0, 4 << 20)]).unwrap();
+        (0..1024u64).for_each(|page| ram.memory().write_obj(7u8, GuestAddress(page * 4096)).unwrap());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let all = || ranges(vec![(0, 4 << 20)]);
+        let error = copy(&ram, file.as_file(), all(), Zeros::Skip, 1 << 20).unwrap_err();
+        assert!(matches!(error, SaveError::Cancelled));
+        assert!(file.as_file().metadata().unwrap().len() <= (1 << 20) + (64 << 10));
+        let read_only = File::open(file.path()).unwrap();
+        let error = copy(&ram, &read_only, all(), Zeros::Skip, u64::MAX).unwrap_err();
+        assert!(matches!(error, SaveError::Memory { .. }), "{error}");
+    }
+}
