@@ -105,6 +105,8 @@ mod host;
 mod image;
 mod kvm;
 mod machine;
+#[cfg(feature = "cli")]
+mod migration;
 mod saved;
 pub mod spec;
 #[cfg(feature = "cli")]
@@ -128,9 +130,9 @@ pub use kvm::KvmError;
 pub use machine::{
     BalloonError, BoundForward, ConsoleInput, Controls, CopyLimits, CopyProgress, CopyReport, Crash,
     DeviceStats, DiskChangeError, DiskState, Events, Exit, ExpectError, ExpectFailure, FreezeError, GaveUp,
-    GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError, Otherwise,
-    PauseError, ResizeError, RestoreError, RevertError, SaveError, SaveOptions, SavedState, StartError,
-    Stats, Template, Unsaveable, VcpuStats,
+    GuestClock, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError,
+    Otherwise, PauseError, ResizeError, RestoreError, RevertError, SaveError, SaveOptions, SavedState,
+    StartError, Stats, Template, Unsaveable, VcpuStats,
 };
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;

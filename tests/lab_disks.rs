@@ -188,7 +188,7 @@ fn a_full_host_pauses_and_harms_no_write(guest: &mut Guest, disk: &str, image: &
         as_user("curl -siN --unix-socket run/minivmm/vm0.sock http://localhost/v1/events")
     );
     let mut events = lab().spawn(&Cmd::sh(events)).unwrap();
-    // The head of the answer: from now on it hears what happens.
+    // What happens before it listens is not told to it: the machine answers when it does.
     events.expect("200 OK", SOON).unwrap();
     let room = |kib: u64| lab().sh(&format!("mount -o remount,size={kib}k small")).unwrap();
     let begin = lab().sh("du -k small | cut -f1").unwrap().trim().parse::<u64>().unwrap();

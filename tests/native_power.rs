@@ -33,6 +33,8 @@ use tiny_guest::plan::Chance;
 use vmm::{Heard, Owned, wait};
 
 const ROUNDS: u64 = 60;
+/// At so many events after a sync that failed the power is cut.
+const AFTER_FAILED: usize = 100;
 
 /// A machine's disk, and how its guest uses it.
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +160,18 @@ impl Run {
         kept
     }
 
+    /// Cuts the power at each point after a sync that failed, where what it lost is not yet there again.
+    fn cuts_after_failed_sync(&self, chance: &mut Chance) -> Result<(), String> {
+        let Some(failed) = self.recording.events.iter().position(|event| matches!(event, Event::Lost(_)))
+        else {
+            return Ok(());
+        };
+        let after = (failed + 1..self.recording.events.len()).take(AFTER_FAILED);
+        after
+            .zip([Loss::Everything, Loss::One].into_iter().cycle())
+            .try_for_each(|(at, loss)| self.cut(at, loss, chance).map(drop))
+    }
+
     /// Cuts the power at many points.
     fn cuts(&self, times: u64) -> Result<(), String> {
         let mut chance = Chance(self.seed);
@@ -167,6 +181,7 @@ impl Run {
             let at = usize::try_from(chance.below(events + 1)).unwrap();
             lost += self.cut(at, loss, &mut chance)?;
         }
+        self.cuts_after_failed_sync(&mut chance)?;
         assert!(lost > 0, "none of {times} cuts could lose anything");
         let end = self.recording.events.len();
         [Loss::Everything, Loss::Sectors]

@@ -63,9 +63,10 @@ impl Bench {
         machine
     }
 
-    /// `minivmm restore` of this folder, with its console.
-    fn restore(&self, saved: &str) -> Restored {
-        let mut command = self.host.verb(&["restore", saved]);
+    /// `minivmm restore` with these words, the folder last, with its console.
+    fn restore(&self, words: &str) -> Restored {
+        let words: Vec<_> = std::iter::once("restore").chain(words.split(' ')).collect();
+        let mut command = self.host.verb(&words);
         let mut child = Owned::start(command.current_dir(self.folder()).stdin(Stdio::piped()));
         let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
         let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
@@ -121,7 +122,8 @@ fn a_machine_goes_on_from_its_folder_and_its_guest_misses_nothing() {
     let mode = |name: &str| fs::metadata(bench.folder().join(name)).unwrap().mode() & 0o777;
     assert_eq!((mode("saved0"), mode("saved0/memory"), mode("saved0/state")), (0o700, 0o600, 0o600));
     for round in 0..3 {
-        let restored = bench.restore(&format!("saved{round}"));
+        let clock = if round == 1 { "saved" } else { "host" };
+        let restored = bench.restore(&format!("--clock {clock} saved{round}"));
         restored.says("at=");
         bench.save(&format!("saved{}", round + 1));
         said += &restored.stdout.text();

@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 use embedded::{LIMIT, Output};
 use load::{BLOCK, BLOCKS, assert_last_writes, number};
 use minivmm::spec::Spec;
-use minivmm::{DeviceKind, DeviceStats, Exit, Machine, SaveError, SavedState, StartError};
+use minivmm::{DeviceKind, DeviceStats, Exit, GuestClock, Machine, SaveError, SavedState, StartError};
 use tempfile::TempDir;
+use tiny_guest::Guest;
 
 struct Load {
     spec: Spec,
@@ -278,6 +279,74 @@ fn a_state_that_does_not_fit_or_is_damaged_is_refused_in_a_sentence() {
     contents.set_len(4096).unwrap();
     refuses(spec, &state, "4096 bytes and this machine 16777216");
     assert!(serde_json::from_str::<SavedState>(&state[..state.len() / 2]).is_err());
+}
+
+/// The TSC of each vCPU and kvm-clock in nanoseconds, the TSCs' offsets, and their frequency in kHz.
+fn clocks(state: &str) -> ([u64; 2], u64, [Option<u64>; 2], u64) {
+    let state: serde_json::Value = serde_json::from_str(state).unwrap();
+    let vcpu = |id: &str| state["components"][id]["data"].clone();
+    let tsc = |id: &str| {
+        let msrs = vcpu(id)["msrs"].as_array().unwrap().clone();
+        msrs.iter().find(|msr| msr[0] == 0x10).unwrap()[1].as_u64().unwrap()
+    };
+    let clock = state["components"]["clock"]["data"]["nanoseconds"].as_u64().unwrap();
+    let offsets = ["vcpu0", "vcpu1"].map(|id| vcpu(id)["tsc_offset"].as_u64());
+    (["vcpu0", "vcpu1"].map(tsc), clock, offsets, vcpu("vcpu0")["tsc_khz"].as_u64().unwrap())
+}
+
+#[test]
+fn clocks_go_on_from_the_hosts_time_or_from_that_of_the_save() {
+    const HOUR: u64 = 3600 * 1_000_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    // Not the load guest, which takes an hour without an answer for a lost one.
+    let spec = embedded::spec(&folder, Guest::EchoInterrupt).with_cpus("2".parse().unwrap());
+    let output = Output::default();
+    let machine = Machine::start(&spec, Box::new(output.clone())).unwrap();
+    assert!(output.wait_for(&["ready\n"]));
+    let Saved { state, memory } = Running { machine, output }.save();
+    let (before, clock, offsets, khz) = clocks(&state);
+    // As if it had been saved then.
+    let saved_at = |change: &dyn Fn(u64) -> u64| {
+        let mut value: serde_json::Value = serde_json::from_str(&state).unwrap();
+        let realtime = value.pointer_mut("/components/clock/data/realtime").unwrap();
+        *realtime = change(realtime.as_u64().unwrap()).into();
+        value
+    };
+    let mut old = saved_at(&|realtime| realtime - HOUR);
+    old["components"]["clock"]["version"] = 1.into();
+    old["components"]["clock"]["data"].as_object_mut().unwrap().remove("realtime");
+    let an_hour_ago = saved_at(&|realtime| realtime - HOUR);
+    let cases = [
+        (&an_hour_ago, GuestClock::Host, HOUR),
+        (&an_hour_ago, GuestClock::Saved, 0),
+        // The host's clock was set back meanwhile.
+        (&saved_at(&|realtime| realtime + HOUR), GuestClock::Host, 0),
+        // By a program that did not write down the time.
+        (&old, GuestClock::Host, 0),
+    ];
+    for (state, from, passed) in cases {
+        let state: SavedState = serde_json::from_str(&state.to_string()).unwrap();
+        let output = Output::default();
+        let builder = Machine::builder(&spec).output(output.clone());
+        let builder = builder.restore(state, memory.try_clone().unwrap()).clock(from);
+        let machine = builder.start().unwrap();
+        machine.console_input().write_all(b"?").unwrap();
+        assert!(output.wait_for(&["?"]), "it goes on");
+        let Saved { state, .. } = Running { machine, output }.save();
+        let (after, clock_after, offsets_after, _) = clocks(&state);
+        // The test itself takes less than half an hour.
+        let whole = |passed_ns: u64| (passed..passed + HOUR / 2).contains(&passed_ns);
+        assert!(whole(clock_after - clock), "{from:?}: kvm-clock went from {clock} to {clock_after}");
+        for (before, after) in before.into_iter().zip(after) {
+            let passed = u128::from(after - before) * 1_000_000 / u128::from(khz);
+            // kvm_pvm cannot shift it: its guests see the host's.
+            let fixed = offsets.iter().all(|offset| *offset == Some(0));
+            let whole = whole(passed.try_into().unwrap());
+            assert!(whole || fixed, "{from:?}: a TSC went from {before} to {after}, offsets {offsets:?}");
+        }
+        let distance = |[first, second]: [Option<u64>; 2]| Some(second?.wrapping_sub(first?));
+        assert_eq!(distance(offsets_after), distance(offsets), "the TSCs differ as before");
+    }
 }
 
 #[test]

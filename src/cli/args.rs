@@ -9,6 +9,7 @@ use super::daemon::ServiceArgs;
 use super::disk::DiskArgs;
 use super::exit;
 use super::net_flags::NetFlags;
+use super::receive::ReceiveArgs;
 use super::restore::RestoreArgs;
 use super::run::{self, args::RunArgs};
 use super::switch::SwitchArgs;
@@ -87,6 +88,12 @@ pub enum Verb {
     /// that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
     /// `overlay=FILE`. The guest gets a new VM generation ID. Connections through a user network are gone.
     Restore(Box<RestoreArgs>),
+    /// Take over a machine that `minivmm migrate` sends
+    ///
+    /// The machine goes on here where it was, as the same machine: with its name, unless `--name` gives another, and with its VM generation
+    /// ID. Kernel, initrd and disks have to be at the same paths; the processor and KVM have to offer the same. What does not fit is
+    /// refused before the memory is sent, and the machine runs on where it was. Errors are printed here, and ssh shows them there.
+    Receive(Box<ReceiveArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
@@ -128,6 +135,8 @@ pub enum Command {
     Disk(Box<DiskArgs>),
     /// Let a saved machine go on.
     Restore(Box<RestoreArgs>),
+    /// Take over a machine.
+    Receive(Box<ReceiveArgs>),
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -171,6 +180,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
         Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
         Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
         Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
+        Some(Verb::Receive(receive)) => Ok(Command::Receive(receive)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => {
             let mut spec = args.machine.spec(&matches)?;
@@ -244,6 +254,7 @@ mod tests {
             | Command::Switch(_)
             | Command::Disk(_)
             | Command::Restore(_)
+            | Command::Receive(_)
             | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }

@@ -48,7 +48,7 @@ impl Status {
     /// explain.
     pub(crate) fn of(exit: &Exit) -> Option<Status> {
         Some(match exit {
-            Exit::PoweredOff | Exit::Saved => Status::Done,
+            Exit::PoweredOff | Exit::Saved | Exit::Migrated => Status::Done,
             Exit::Rebooted => Status::Rebooted,
             Exit::Panicked | Exit::GaveUp(_) => Status::Panicked,
             Exit::Crashed(_) => Status::Crashed,

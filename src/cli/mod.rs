@@ -17,8 +17,10 @@ pub(crate) mod kernels;
 mod logger;
 mod machine_log;
 mod menu;
+pub mod migration_address;
 mod net_flags;
 mod preflight;
+pub mod receive;
 pub mod report;
 mod restore;
 pub mod run;
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
             Status::Usage
         }
         Ok(Command::Restore(args)) => restore::run(&args),
+        Ok(Command::Receive(args)) => receive::run(&args),
         Ok(Command::Named(verb)) => return verbs::run(&verb),
     }
     .into()

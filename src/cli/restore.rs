@@ -7,6 +7,7 @@ use clap::ArgAction;
 use super::daemon::ServiceArgs;
 use super::exit::Status;
 use super::{in_place, report_error, serve};
+use crate::machine::GuestClock;
 use crate::machine::files::Restore;
 use crate::saved::{SavedMachine, SavedMachineError};
 use crate::spec::{MachineName, Spec};
@@ -41,6 +42,18 @@ pub struct RestoreArgs {
     /// that goes on with such a disk damages the file systems on it. A copy without `cp -p` has another time, and the same content.
     #[arg(long)]
     pub trust_disks: bool,
+    /// From when its guest's clocks go on [default: host]
+    ///
+    /// `host`: the guest sees that time has passed since it was saved; timers that were to fire meanwhile fire at once. `saved`: no time
+    /// has passed for the guest, whose clock is behind from then on.
+    #[arg(
+        long,
+        value_name = "host|saved",
+        default_value = "host",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
+    pub clock: GuestClock,
     /// How it runs.
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -74,5 +87,6 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
     if let Some(name) = &args.name {
         saved.set_name(Some(name.clone()));
     }
-    Ok(saved.into_parts())
+    let (spec, restore) = saved.into_parts();
+    Ok((spec, restore.with_clock(args.clock)))
 }

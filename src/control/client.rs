@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::request::CONSOLE;
+use super::request::{CONSOLE, MIGRATION};
 use super::wire::is_timeout;
 use crate::host::connect::connect;
 
@@ -155,6 +155,28 @@ impl ByteStream {
         );
         let (stream, received) = open_stream(socket, &request, 200, "it gives no stream")?;
         Ok(ByteStream { stream, received })
+    }
+}
+
+/// The stream of a migration.
+#[derive(Debug)]
+pub(crate) struct MigrationConnection {
+    /// The connection, which carries frames only.
+    pub(crate) stream: UnixStream,
+    /// Frames that were read together with the head of the answer.
+    pub(crate) received: Vec<u8>,
+}
+
+impl MigrationConnection {
+    /// Has a machine migrate.
+    pub(crate) fn open(socket: &Path, body: &Value) -> Result<Self, ClientError> {
+        let body = body.to_string();
+        let request = format!(
+            "POST /v1/migrate HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {MIGRATION}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (stream, received) = open_stream(socket, &request, 101, "it does not migrate")?;
+        Ok(MigrationConnection { stream, received })
     }
 }
 

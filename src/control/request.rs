@@ -30,6 +30,8 @@ impl Head {
 
 /// The upgrade protocol of a console.
 pub(super) const CONSOLE: &str = "minivmm-console";
+/// Protocol of an upgraded connection that carries a migration.
+pub(super) const MIGRATION: &str = "minivmm-migration";
 
 /// Parses the head at the start of `bytes` and returns it with its length, or `None` while it is incomplete.
 ///

@@ -25,7 +25,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 26] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 27] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -62,16 +62,23 @@ pub static ROUTES: [Route<dyn ControlTarget>; 26] = [
         run: save_routes::save,
     },
     Route {
+        method: "POST",
+        path: "/v1/migrate",
+        summary: "Send the machine to another process over this connection, and end it when it runs there",
+        statuses: &[101, 400],
+        run: save_routes::migrate,
+    },
+    Route {
         method: "GET",
         path: "/v1/copy",
-        summary: "How far a save of the machine is",
+        summary: "How far a save or migration of the machine is",
         statuses: &[200, 204],
         run: save_routes::progress,
     },
     Route {
         method: "DELETE",
         path: "/v1/copy",
-        summary: "Cancel a save of the machine",
+        summary: "Cancel a save or migration of the machine",
         statuses: &[204],
         run: save_routes::cancel,
     },

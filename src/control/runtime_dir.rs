@@ -122,7 +122,7 @@ impl Claim {
     /// [`ClaimError`].
     pub fn take(name: &MachineName) -> Result<Self, ClaimError> {
         // Also in the folders of this user's other sessions.
-        if let Some(RunningMachine { name, pid, .. }) = find(name) {
+        if let Some(RunningMachine { name, pid, .. }) = lasting(|| find(name)) {
             return Err(ClaimError::Taken { name, pid });
         }
         Self::take_in(&own_folder(), name)
@@ -134,7 +134,7 @@ impl Claim {
     /// [`ClaimError`].
     pub(crate) fn take_switch(name: &SwitchName) -> Result<Self, ClaimError> {
         let name = MachineName::from(name);
-        if let Some(RunningMachine { name, pid, .. }) = find_in_any(&switch_folders(), &name) {
+        if let Some(RunningMachine { name, pid, .. }) = lasting(|| find_in_any(&switch_folders(), &name)) {
             return Err(ClaimError::Taken { name, pid });
         }
         Self::take_in(&own_folder().join(SWITCHES), &name)
@@ -188,8 +188,21 @@ impl Claim {
     }
 }
 
+/// What is found, but of this process only what stays: a name that it gave up is in the kernel a little longer if another of its threads
+/// starts a program, which has copies of all open sockets until it runs.
+fn lasting(find: impl Fn() -> Option<RunningMachine>) -> Option<RunningMachine> {
+    for _ in 1..ATTEMPTS {
+        match find() {
+            Some(found) if found.pid == Some(std::process::id()) => thread::sleep(RETRY_DELAY),
+            found => return found,
+        }
+    }
+    find()
+}
+
 /// Binds the name in the kernel. Where that is not possible, the lock file alone decides.
 fn bind_abstract_name(folder: &Path, name: &MachineName) -> Result<Option<AbstractName>, ClaimError> {
+    let mut own = None;
     for _ in 0..ATTEMPTS {
         match AbstractName::take(folder, name) {
             Ok(Some(abstract_name)) => return Ok(Some(abstract_name)),
@@ -198,12 +211,20 @@ fn bind_abstract_name(folder: &Path, name: &MachineName) -> Result<Option<Abstra
         }
         match abstract_name::holder(folder, name) {
             // A machine that has just ended.
-            Holder::None => thread::sleep(RETRY_DELAY),
+            Holder::None => {
+                own = None;
+                thread::sleep(RETRY_DELAY);
+            }
+            // As in `lasting`.
+            Holder::OwnUser(pid) if pid == Some(std::process::id()) => {
+                own = pid;
+                thread::sleep(RETRY_DELAY);
+            }
             Holder::OwnUser(pid) => return Err(ClaimError::Taken { name: name.clone(), pid }),
             Holder::OtherUser => return Ok(None),
         }
     }
-    Ok(None)
+    if own.is_some() { Err(ClaimError::Taken { name: name.clone(), pid: own }) } else { Ok(None) }
 }
 
 /// All machines that are alive. Stale files are removed.

@@ -1,4 +1,4 @@
-//! The requests that save a machine, tell how far that is, and take it back to a snapshot.
+//! The requests that save a machine, take it back to a snapshot or have it migrate, and tell how far that is.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::net_routes::clean;
-use super::router::{Call, Reply};
+use super::request::MIGRATION;
+use super::router::{Call, Reply, Upgrade};
 use super::target::ControlTarget;
 use crate::machine::{CopyLimits, PauseError, SaveError, SaveOptions};
 
@@ -132,4 +133,35 @@ pub(super) fn progress(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
 pub(super) fn cancel(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
     target.cancel_copy();
     Reply::done()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Migrate {
+    /// Milliseconds.
+    downtime: Option<u64>,
+    /// Bytes in a second.
+    bandwidth: Option<u64>,
+}
+
+/// The body of `POST /v1/migrate`.
+pub(crate) fn migrate_body(limits: CopyLimits) -> Value {
+    serde_json::json!({ "downtime": millis(limits.downtime), "bandwidth": limits.bandwidth })
+}
+
+/// The connection becomes the stream to the target, carried by the client.
+pub(super) fn migrate(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    if !call.upgrades_to(MIGRATION) {
+        let how = format!(
+            "A machine migrates over a connection with `Connection: Upgrade` and `Upgrade: {MIGRATION}`; `minivmm migrate` carries it."
+        );
+        return Reply::refusal(400, how);
+    }
+    let Migrate { downtime, bandwidth } = match serde_json::from_slice(call.body()) {
+        Ok(migrate) => migrate,
+        Err(error) => return Reply::refusal(400, format!("Send {{\"downtime\": 300}}: {}.", clean(&error))),
+    };
+    let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
+    limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
+    Reply::Upgrade(Upgrade { to: MIGRATION, fields: Vec::new(), then: target.migrate(limits) })
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::machine::{
     Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
     RevertError, SaveError, SaveOptions, Stats,
 };
+use crate::migration::migrate;
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
 /// Limit for answers that need no work.
@@ -73,6 +75,8 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     fn copy_progress(&self) -> Option<CopyProgress>;
     /// Cancels a save that is under way.
     fn cancel_copy(&self);
+    /// What sends it over a connection to another process, and ends it here once it runs there.
+    fn migrate(&self, limits: CopyLimits) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -375,6 +379,11 @@ impl ControlTarget for RunningTarget {
 
     fn cancel_copy(&self) {
         self.controls.cancel_copy();
+    }
+
+    fn migrate(&self, limits: CopyLimits) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+        let controls = self.controls.clone();
+        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, limits))
     }
 
     fn balloon(&self) -> Balloon {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -153,6 +154,10 @@ impl ControlTarget for Fake {
 
     fn cancel_copy(&self) {
         self.record("cancel-copy");
+    }
+
+    fn migrate(&self, _: CopyLimits) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+        Box::new(|_, _| ())
     }
 
     fn balloon(&self) -> Balloon {

@@ -4,13 +4,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::thread;
-use std::time::Duration;
-
-/// How often a lock that another one has is asked for again, and the time between. A process that is being started has all open files
-/// of the one that starts it until it executes its program, and with them the locks of those that were closed in the meantime.
-const ATTEMPTS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// Kinds of locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,42 +14,30 @@ pub(crate) enum Kind {
     Exclusive,
 }
 
-/// Takes the lock for this open file; false if another one has it and keeps it. Says so after 200 ms.
+/// Takes the lock for this open file; false if another one has it.
 pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
     try_lock_range(file, kind, &(0..u64::MAX))
 }
 
 /// The same for a range of its bytes; one that ends behind what a file can have goes to the end of the file.
 pub(crate) fn try_lock_range(file: &File, kind: Kind, range: &Range<u64>) -> io::Result<bool> {
-    patiently(|| match fcntl_lock(file, libc::F_OFD_SETLK, kind, range) {
+    match fcntl_lock(file, libc::F_OFD_SETLK, kind, range) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
-    })
-}
-
-fn patiently(mut attempt: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
-    for _ in 1..ATTEMPTS {
-        if attempt()? {
-            return Ok(true);
-        }
-        thread::sleep(PAUSE);
     }
-    attempt()
 }
 
 /// Takes the lock of a folder, which is another one than those of files (flock(2)); false if another open file has it.
 pub(crate) fn try_lock_folder(folder: &File) -> io::Result<bool> {
-    patiently(|| {
-        // SAFETY: the call touches no memory of this process, and the descriptor is open.
-        if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(true);
-        }
-        match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            error => Err(error),
-        }
-    })
+    // SAFETY: the call touches no memory of this process, and the descriptor is open.
+    if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        error => Err(error),
+    }
 }
 
 /// Whether another open file has the lock. Does not take it, so that another process can at this moment.
@@ -98,8 +79,6 @@ pub(crate) fn pid_clause(pid: &Option<u32>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Barrier};
-
     use super::*;
 
     #[test]
@@ -112,27 +91,6 @@ mod tests {
         assert!(is_locked(&second).unwrap() && !try_lock(&second, Kind::Exclusive).unwrap());
         drop(first);
         assert!(try_lock(&second, Kind::Exclusive).unwrap());
-    }
-
-    /// As by a process that is being started.
-    #[test]
-    fn lock_that_a_duplicate_still_has_is_waited_for() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
-        let (first, second) = (open(), open());
-        assert!(try_lock(&first, Kind::Exclusive).unwrap());
-        let duplicate = first.try_clone().unwrap();
-        drop(first);
-        let begun = Arc::new(Barrier::new(2));
-        let begins = begun.clone();
-        let child = thread::spawn(move || {
-            begins.wait();
-            thread::sleep(PAUSE);
-            drop(duplicate);
-        });
-        begun.wait();
-        assert!(try_lock(&second, Kind::Exclusive).unwrap());
-        child.join().unwrap();
     }
 
     #[test]

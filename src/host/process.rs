@@ -72,11 +72,15 @@ fn exit(status: libc::c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Closes inherited descriptors, except for the standard streams and `keep`. This process must not have
+/// Closes inherited descriptors, except for the standard streams and those in `keep`. This process must not have
 /// opened others yet.
-pub(crate) fn close_others(keep: &impl AsRawFd) -> io::Result<()> {
-    let keep = u32::try_from(keep.as_raw_fd()).unwrap_or_default();
-    for (first, last) in [(3, keep.saturating_sub(1)), (keep.saturating_add(1), u32::MAX)] {
+pub(crate) fn close_others(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> =
+        keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let firsts = std::iter::once(3).chain(keep.iter().map(|fd| fd.saturating_add(1)));
+    let lasts = keep.iter().map(|fd| fd.saturating_sub(1)).chain([u32::MAX]);
+    for (first, last) in firsts.zip(lasts) {
         // SAFETY: takes numbers; no code in this process uses these descriptors. By number, as the C library
         // may be older than the kernel.
         if first <= last && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {

@@ -49,11 +49,11 @@ const ECX_PERFCTR: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 /// First leaf of the hypervisor: EAX is its last one.
 const HYPERVISOR: u32 = 0x4000_0000;
 /// EAX: frequency of the TSC, EBX: of the APIC timer, in kHz. Not KVM's own, but what VMware began and guests know.
-const FREQUENCIES: u32 = 0x4000_0010;
+pub(super) const FREQUENCIES: u32 = 0x4000_0010;
 /// KVM's APIC timer counts nanoseconds (APIC_BUS_CYCLE_NS).
 const APIC_TIMER_KHZ: u32 = 1_000_000;
 /// Physical address width where the processor does not say (Intel SDM vol. 2, CPUID leaf 8000_0008).
-const DEFAULT_ADDRESS_BITS: u32 = 36;
+pub(super) const DEFAULT_ADDRESS_BITS: u32 = 36;
 
 /// CPUID for the vCPUs of one machine; only the APIC ids differ between them.
 #[derive(Debug, Clone)]
@@ -108,6 +108,10 @@ impl CpuidTemplate {
             set_apic_id(entry, id);
         }
         &self.entries
+    }
+
+    pub(super) fn entries(&self) -> &[kvm_cpuid_entry2] {
+        self.entries.as_slice()
     }
 
     pub(super) fn is_intel(&self) -> bool {

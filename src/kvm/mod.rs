@@ -7,6 +7,7 @@
     reason = "KVM hands out memory mappings and takes host addresses: one of the two unsafe rooms"
 )]
 
+mod baseline;
 mod cpuid;
 mod decode;
 pub(crate) mod irq;
@@ -22,8 +23,10 @@ mod vcpu_state;
 mod vm;
 mod vm_state;
 
+pub(crate) use baseline::CpuBaseline;
 pub(crate) use posture::Posture;
 pub(crate) use probe::{KvmFacts, probe};
+pub(crate) use vcpu_state::saved_cpu;
 pub(crate) use vm::{KvmDevice, PAGE, Vcpus, Vm};
 
 use std::io;

@@ -18,14 +18,19 @@ use serde::{Deserialize, Serialize};
 use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 
+use super::baseline::CpuBaseline;
+use super::cpuid;
 use super::msrs::{self, TSC, TSC_DEADLINE};
 use super::raw::Raw;
 use super::vcpu::Vcpu;
 use super::vm::KvmDevice;
+use super::vm_state::SavedAt;
 
 const KIND: &str = "vcpu";
 const VERSION: u16 = 1;
 
+/// Leaf 1 EDX: the local APIC is there. KVM clears it for a guest that has switched it off.
+const EDX_APIC: u32 = 1 << 9;
 /// Bytes of the part of the XSAVE area that every KVM has.
 const XSAVE: usize = size_of::<kvm_xsave>();
 
@@ -40,6 +45,7 @@ pub(super) struct VcpuHost {
     /// TSC offset of the first vCPU, as it was saved and as it was loaded: the others keep their distance to it, or KVM
     /// would give up its common clock for all vCPUs.
     anchor: Mutex<Option<(u64, u64)>>,
+    saved_at: SavedAt,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,8 +69,8 @@ struct VcpuState {
 }
 
 impl VcpuHost {
-    pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>) -> Self {
-        VcpuHost { device, vm, anchor: Mutex::default() }
+    pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>, saved_at: SavedAt) -> Self {
+        VcpuHost { device, vm, anchor: Mutex::default(), saved_at }
     }
 
     /// Bytes of the XSAVE area on this host (KVM api §4.134).
@@ -117,7 +123,7 @@ impl Vcpu {
             debug_regs: Raw(debug_regs),
             lapic: Raw(lapic),
             events: Raw(events),
-            tsc_khz: fd.get_tsc_khz().ok().filter(|khz| *khz > 0),
+            tsc_khz: self.tsc_khz(),
             tsc_offset,
             msrs,
             cpuid: self.cpuid()?,
@@ -126,7 +132,7 @@ impl Vcpu {
 
     fn write_state(&self, state: &VcpuState) -> Result<(), StateError> {
         let fd = self.fd();
-        self.check_cpuid(&state.cpuid)?;
+        self.take_cpuid(state)?;
         self.set_frequency(state.tsc_khz)?;
         fd.set_mp_state(state.mp_state.0).map_err(refused("take the run state"))?;
         fd.set_regs(&state.regs.0).map_err(refused("take the registers"))?;
@@ -148,9 +154,21 @@ impl Vcpu {
         let deadline = last.iter().position(|(index, _)| *index == TSC_DEADLINE).unwrap_or(last.len());
         let deadline = last.split_off(deadline);
         values.extend(last);
+        // A deadline stays where it is: one that has passed meanwhile fires at once.
+        let ahead = self.ticks_since_saved(state.tsc_khz);
+        values
+            .iter_mut()
+            .filter(|(index, _)| *index == TSC)
+            .for_each(|(_, tsc)| *tsc = tsc.wrapping_add(ahead));
         self.put_msrs(&values)?;
         self.align_tsc(state.tsc_offset);
         self.put_msrs(&deadline)
+    }
+
+    /// By how much the TSC goes on from the host's time, not from that of the save.
+    fn ticks_since_saved(&self, khz: Option<u32>) -> u64 {
+        let khz = khz.or_else(|| self.fd().get_tsc_khz().ok()).unwrap_or(0);
+        ticks(self.host().saved_at.elapsed(), khz)
     }
 
     fn put_msrs(&self, values: &[(u32, u64)]) -> Result<(), StateError> {
@@ -180,8 +198,7 @@ impl Vcpu {
 
     /// A host with another TSC frequency has to scale the TSC, which few can.
     fn set_frequency(&self, saved: Option<u32>) -> Result<(), StateError> {
-        let own = self.fd().get_tsc_khz().ok().filter(|khz| *khz > 0);
-        let (Some(saved), Some(own)) = (saved, own) else { return Ok(()) };
+        let (Some(saved), Some(own)) = (saved, self.tsc_khz()) else { return Ok(()) };
         if saved == own {
             return Ok(());
         }
@@ -200,15 +217,30 @@ impl Vcpu {
         Ok(entries.into_iter().map(Raw).collect())
     }
 
-    fn check_cpuid(&self, saved: &[Raw<kvm_cpuid_entry2>]) -> Result<(), StateError> {
+    /// Has the guest see the CPUID that it saw before, if this host offers all of that.
+    fn take_cpuid(&self, state: &VcpuState) -> Result<(), StateError> {
         let own = self.cpuid()?;
-        let difference = own.iter().zip(saved).find(|(own, saved)| own != saved);
-        let leaf = match difference {
-            Some((Raw(own), _)) => own.function,
-            None if own.len() == saved.len() => return Ok(()),
-            None => own.get(saved.len()).or(saved.get(own.len())).map_or(0, |Raw(entry)| entry.function),
-        };
-        Err(StateError::mismatch(KIND, format!("the processor differs, in CPUID leaf {leaf:#x}")))
+        if own == state.cpuid && self.tsc_khz() == state.tsc_khz {
+            return Ok(());
+        }
+        let entries = |raw: &[Raw<kvm_cpuid_entry2>]| raw.iter().map(|Raw(entry)| *entry).collect::<Vec<_>>();
+        let (own, mut saved) = (entries(&own), entries(&state.cpuid));
+        let [has, offers] = [&saved, &own].map(|entries| CpuBaseline::of_entries(entries, None));
+        has.check(&offers).map_err(|reason| StateError::mismatch(KIND, reason))?;
+        for entry in &mut saved {
+            match entry.function {
+                0x1 => entry.edx |= EDX_APIC,
+                cpuid::FREQUENCIES => entry.eax = state.tsc_khz.unwrap_or(0),
+                _ => {}
+            }
+        }
+        let saved = CpuId::from_entries(&saved)
+            .map_err(|_| StateError::damaged(KIND, format!("a CPUID of {} entries", saved.len())))?;
+        self.fd().set_cpuid2(&saved).map_err(refused("take its CPUID"))
+    }
+
+    fn tsc_khz(&self) -> Option<u32> {
+        self.fd().get_tsc_khz().ok().filter(|khz| *khz > 0)
     }
 
     /// A guest that runs guests of its own has state in KVM that is not saved.
@@ -232,17 +264,32 @@ impl Vcpu {
     }
 }
 
+/// Ticks of a clock of `khz` in so many nanoseconds; none where the clock would have run over.
+fn ticks(nanoseconds: u64, khz: u32) -> u64 {
+    u64::try_from(u128::from(nanoseconds) * u128::from(khz) / 1_000_000).unwrap_or(0)
+}
+
+/// What the guest of a saved vCPU was told of its processor; `None` if the state does not say, and is then refused when it is loaded.
+pub(crate) fn saved_cpu(state: &State) -> Option<CpuBaseline> {
+    let field = |name| state.data.get(name);
+    let cpuid = field("cpuid")
+        .filter(|list| list.as_array().is_some_and(|list| list.len() <= KVM_MAX_CPUID_ENTRIES))?;
+    let cpuid = Vec::<Raw<kvm_cpuid_entry2>>::deserialize(cpuid).ok()?;
+    let entries: Vec<_> = cpuid.into_iter().map(|Raw(entry)| entry).collect();
+    Some(CpuBaseline::of_entries(&entries, Option::deserialize(field("tsc_khz")?).ok()?))
+}
+
 /// Bits of CPUID that follow the guest's control registers: KVM keeps them up to date by itself.
 fn clear_dynamic(entry: &mut kvm_cpuid_entry2) {
     match (entry.function, entry.index) {
         // OSXSAVE, MONITOR; the local APIC is enabled.
-        (0x1, _) => (entry.ecx, entry.edx) = (entry.ecx & !(1 << 27 | 1 << 3), entry.edx & !(1 << 9)),
+        (0x1, _) => (entry.ecx, entry.edx) = (entry.ecx & !(1 << 27 | 1 << 3), entry.edx & !EDX_APIC),
         // OSPKE.
         (0x7, 0) => entry.ecx &= !(1 << 4),
         // Size of the enabled XSAVE area.
         (0xd, 0 | 1) => entry.ebx = 0,
         // The TSC's frequency is compared by itself.
-        (0x4000_0010, _) => entry.eax = 0,
+        (cpuid::FREQUENCIES, _) => entry.eax = 0,
         _ => {}
     }
     entry.padding = [0; 3];

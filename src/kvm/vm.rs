@@ -21,6 +21,7 @@ use super::irq::{MsiRouter, PinIrq};
 use super::memory::Slot;
 use super::vcpu::Vcpu;
 use super::vcpu_state::VcpuHost;
+use super::vm_state::SavedAt;
 use super::{KvmError, call, msrs};
 
 /// /dev/kvm, open, and what it says of itself: machines that share it ask once.
@@ -43,7 +44,7 @@ impl KvmDevice {
     }
 
     /// What it supports of CPUID.
-    fn cpuid(&self) -> Result<CpuidTemplate, KvmError> {
+    pub(super) fn cpuid(&self) -> Result<CpuidTemplate, KvmError> {
         match self.cpuid.get() {
             Some(known) => Ok(known.clone()),
             None => {
@@ -80,6 +81,7 @@ pub(crate) struct Vm {
     fd: Arc<VmFd>,
     /// The memory slots as KVM has them; the index is the slot's number.
     slots: Vec<Slot>,
+    saved_at: SavedAt,
 }
 
 /// The vCPUs of a VM, and what they have in common.
@@ -106,7 +108,12 @@ impl Vm {
             // memory map is one table.
             unsafe { fd.set_user_memory_region(region(number, slot, false)) }.map_err(call(what))?;
         }
-        Ok(Vm { device: device.clone(), fd: Arc::new(fd), slots: slots.to_vec() })
+        Ok(Vm {
+            device: device.clone(),
+            fd: Arc::new(fd),
+            slots: slots.to_vec(),
+            saved_at: SavedAt::default(),
+        })
     }
 
     /// Adds the interrupt controller and the vCPUs; vCPU `n` has the APIC id `n`.
@@ -125,7 +132,7 @@ impl Vm {
         }
         self.fd.create_irq_chip().map_err(call("make the interrupt controller"))?;
         let msrs = msrs::boot_msrs()?;
-        let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone()));
+        let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone(), self.saved_at.clone()));
         let make = |id| {
             let fd = self.fd.create_vcpu(u64::from(id)).map_err(call("make a vCPU"))?;
             // All have the same frequency. 0 and an error both say that KVM does not know it.
@@ -163,6 +170,10 @@ impl Vm {
 
     pub(super) fn fd(&self) -> &Arc<VmFd> {
         &self.fd
+    }
+
+    pub(super) fn saved_at(&self) -> &SavedAt {
+        &self.saved_at
     }
 
     /// An edge-triggered interrupt on a pin of the I/O APIC.

@@ -1,12 +1,14 @@
 //! State that KVM keeps for a whole VM: the interrupt controllers and the clock.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use devices::component::{Component, State, StateError};
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
+    KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data,
+    kvm_irqchip,
 };
-use kvm_ioctls::{Error, VmFd};
+use kvm_ioctls::{Cap, Error, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::raw::Raw;
@@ -21,7 +23,32 @@ pub(crate) struct IrqChip(Arc<VmFd>);
 
 /// The clock behind kvm-clock, which counts nanoseconds since the guest booted.
 #[derive(Debug)]
-pub(crate) struct Clock(Arc<VmFd>);
+pub(crate) struct Clock {
+    fd: Arc<VmFd>,
+    saved_at: SavedAt,
+}
+
+/// When a guest was saved whose clocks are to show, once it is loaded, that time has passed since: in nanoseconds since 1970. All clocks
+/// of a VM have the same one. Never set: they go on as if no time had passed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SavedAt(Arc<OnceLock<u64>>);
+
+impl SavedAt {
+    fn get(&self) -> Option<u64> {
+        self.0.get().copied()
+    }
+
+    /// Nanoseconds since then. The host's clock may have been set back: a guest's never is.
+    pub(super) fn elapsed(&self) -> u64 {
+        self.get().map_or(0, |then| host_time().saturating_sub(then))
+    }
+}
+
+/// Nanoseconds since 1970.
+fn host_time() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
 
 impl Vm {
     /// The interrupt controllers.
@@ -31,7 +58,14 @@ impl Vm {
 
     /// The clock.
     pub(crate) fn clock(&self) -> Clock {
-        Clock(self.fd().clone())
+        Clock { fd: self.fd().clone(), saved_at: self.saved_at().clone() }
+    }
+
+    /// What is loaded from now on goes on from the host's time, not from that at which `clock` was saved, if that is known.
+    pub(crate) fn follow_host_time(&self, clock: &State) {
+        if let Some(realtime) = ClockState::read(clock).ok().and_then(|state| state.realtime) {
+            let _ = self.saved_at().0.set(realtime);
+        }
     }
 }
 
@@ -47,6 +81,17 @@ struct IrqChipState {
 #[serde(deny_unknown_fields)]
 struct ClockState {
     nanoseconds: u64,
+    /// What the host's clock showed then, in nanoseconds since 1970. Version 1 has none.
+    #[serde(default)]
+    realtime: Option<u64>,
+}
+
+impl ClockState {
+    const VERSION: u16 = 2;
+
+    fn read(state: &State) -> Result<Self, StateError> {
+        state.open(Clock::KIND, state.version.clamp(1, Self::VERSION))
+    }
 }
 
 fn refused(kind: &'static str, what: &'static str) -> impl Fn(Error) -> StateError {
@@ -92,16 +137,32 @@ impl Clock {
     const KIND: &'static str = "clock";
 }
 
-/// A loaded clock goes on where it was when it was saved, as the vCPUs' TSCs do: the time between is no time to the guest.
+/// A loaded clock goes on where it was when it was saved, or from the host's time, as the vCPUs' TSCs do.
 impl Component for Clock {
     fn save(&self) -> Result<State, StateError> {
-        let clock = self.0.get_clock().map_err(refused(Self::KIND, "give its time"))?;
-        State::new(Self::KIND, VERSION, &ClockState { nanoseconds: clock.clock })
+        let clock = self.fd.get_clock().map_err(refused(Self::KIND, "give its time"))?;
+        // Both at one moment, where KVM can say that (Linux 5.16).
+        let paired = clock.flags & KVM_CLOCK_REALTIME != 0;
+        let realtime = Some(if paired { clock.realtime } else { host_time() });
+        State::new(Self::KIND, ClockState::VERSION, &ClockState { nanoseconds: clock.clock, realtime })
     }
 
     fn load(&mut self, state: &State) -> Result<(), StateError> {
-        let ClockState { nanoseconds } = state.open(Self::KIND, VERSION)?;
-        let clock = kvm_clock_data { clock: nanoseconds, ..Default::default() };
-        self.0.set_clock(&clock).map_err(refused(Self::KIND, "take a time"))
+        let ClockState { nanoseconds, .. } = ClockState::read(state)?;
+        let adds = u32::try_from(self.fd.check_extension_int(Cap::AdjustClock)).unwrap_or(0);
+        let clock = match self.saved_at.get() {
+            // KVM adds the time since then, at the moment of the call.
+            Some(realtime) if adds & KVM_CLOCK_REALTIME != 0 => kvm_clock_data {
+                clock: nanoseconds,
+                flags: KVM_CLOCK_REALTIME,
+                realtime,
+                ..Default::default()
+            },
+            _ => {
+                let clock = nanoseconds.saturating_add(self.saved_at.elapsed());
+                kvm_clock_data { clock, ..Default::default() }
+            }
+        };
+        self.fd.set_clock(&clock).map_err(refused(Self::KIND, "take a time"))
     }
 }

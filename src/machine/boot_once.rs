@@ -20,10 +20,11 @@ use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::generation;
+use super::incoming::Handover;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::resources::Resources;
-use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
+use super::saved::{GuestClock, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
@@ -74,7 +75,11 @@ pub(crate) struct Beginning {
     /// `None` for a saved machine, whose memory has all of it.
     plan: Option<BootPlan>,
     panic_timeout: i64,
-    state: Option<Arc<SavedState>>,
+    saved: Option<Restore>,
+    /// Bits of guest physical address that a saved machine has.
+    address_bits: Option<u32>,
+    /// Of a machine that came from elsewhere.
+    handover: Option<Arc<dyn Handover>>,
 }
 
 impl Beginning {
@@ -89,31 +94,39 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
-        let (ram, plan, sources, panic_timeout, state) = match origin {
+        let (mut address_bits, mut handover) = (None, None);
+        let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
-                (guest_ram(spec, &ranges)?, Some(plan), sources, panic_timeout, None)
+                (Arc::new(guest_ram(spec, &ranges)?), Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                restore.check_size(spec)?;
-                let (ram, sources) = match spec.mem_backing() {
-                    MemBacking::Anonymous => (restore.map(&ranges)?, Vec::new()),
+                address_bits = restore.check_cpu(kvm)?;
+                let (ram, sources) = match (restore.arrived.clone(), spec.mem_backing()) {
+                    (Some(arrived), _) => {
+                        handover = Some(arrived.handover);
+                        (arrived.ram, Vec::new())
+                    }
+                    (None, MemBacking::Anonymous) => {
+                        restore.check_size(spec)?;
+                        (Arc::new(restore.map(&ranges)?), Vec::new())
+                    }
                     // Others see this memory, and shall not see the file.
-                    MemBacking::Memfd => {
+                    (None, MemBacking::Memfd) => {
+                        restore.check_size(spec)?;
                         let ram = guest_ram(spec, &ranges)?;
                         let source = restore.source(&ram)?;
-                        (ram, vec![source])
+                        (Arc::new(ram), vec![source])
                     }
                 };
-                (ram, None, sources, restore.state.panic_timeout(), Some(restore.state))
+                (ram, None, sources, restore.state.panic_timeout(), Some(restore))
             }
         };
-        let ram = Arc::new(ram);
         let ecam = Arc::new(pci::empty_bus().map_err(memory_refused(spec))?);
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, state })
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, address_bits, handover })
     }
 }
 
@@ -134,14 +147,18 @@ impl Boot {
         progress: &Progress,
     ) -> Result<Boot, StartError> {
         // The order in which they are named: the VM goes before its memory.
-        let Beginning { layout, memory, vm, loading, plan, panic_timeout, state } = beginning;
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved, address_bits, handover } =
+            beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
-        let make_gate = if state.is_some() { VcpuGate::new_held } else { VcpuGate::new };
+        let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
-        let (board, vcpus) = assemble(resources, &vm, plan.as_ref(), &layout, &memory, &watch, &gate)?;
+        let (board, vcpus) =
+            assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
         loading.finish()?;
-        // Over the saved one, if there is one.
-        generation::renew(&memory.ram)?;
+        // Over the saved one, if there is one; a machine that only moves is the same one.
+        if handover.is_none() {
+            generation::renew(&memory.ram)?;
+        }
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
         }
@@ -157,13 +174,24 @@ impl Boot {
         called.map_err(StartError::Terminal)?;
         let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
         let mut components = list_components(&memory, handles, &vm, board.components);
-        if let Some(state) = state {
+        if let Some(Restore { state, clock, .. }) = saved {
+            let states = state.components()?;
+            if let (GuestClock::Host, Some(clock)) = (clock, states.get(CLOCK)) {
+                vm.follow_host_time(clock);
+            }
             components.quiesce();
-            components.load(state.components()?)?;
+            components.load(states)?;
+            match &handover {
+                // Everything is made, and nothing has begun.
+                Some(handover) => handover.ask().map_err(StartError::Handover)?,
+                // Before its vCPUs run: no guest makes random numbers from what another one has.
+                None => board.generation.announce().map_err(StartError::describe)?,
+            }
             components.go();
-            // Before its vCPUs run: no guest makes random numbers from what another one has.
-            board.generation.announce().map_err(StartError::describe)?;
             threads.resume();
+            if let Some(handover) = handover {
+                handover.runs();
+            }
         }
         Ok(Boot {
             number,
@@ -280,6 +308,9 @@ impl Boot {
     }
 }
 
+/// The id of kvm-clock.
+const CLOCK: &str = "clock";
+
 /// All components, in the order of their list.
 fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
     let mut components = Components::default();
@@ -288,20 +319,20 @@ fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Co
         components.push(format!("vcpu{number}"), vcpu);
     }
     components.push("irqchip", vm.irqchip());
-    components.push("clock", vm.clock());
+    components.push(CLOCK, vm.clock());
     components.append(devices);
     components
 }
 
 /// Guest address and bytes of each range of RAM.
-fn ranges(layout: &RamLayout) -> Vec<(u64, u64)> {
+pub(super) fn ranges(layout: &RamLayout) -> Vec<(u64, u64)> {
     let mut ranges = vec![(layout.low.start, layout.low.end)];
     ranges.extend(layout.high.as_ref().map(|high| (high.start, high.end - high.start)));
     ranges
 }
 
 /// The RAM that a spec asks for.
-fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, StartError> {
+pub(super) fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, StartError> {
     let make = match spec.mem_backing() {
         MemBacking::Anonymous => GuestRam::new,
         MemBacking::Memfd => GuestRam::in_memfd,
@@ -337,13 +368,15 @@ fn assemble(
     resources: &Resources,
     vm: &Vm,
     plan: Option<&BootPlan>,
-    ram_layout: &RamLayout,
+    (ram_layout, address_bits): (&RamLayout, Option<u32>),
     memory: &Memory,
     watch: &Watch,
     gate: &Arc<VcpuGate>,
 ) -> Result<(Board, Vec<Vcpu>), StartError> {
     let spec = &resources.spec;
     let Vcpus { vcpus, physical_address_bits } = vm.add_vcpus(spec.cpus().get())?;
+    // A guest that goes on has its PCI windows where it had them.
+    let physical_address_bits = address_bits.unwrap_or(physical_address_bits);
     if ram_layout.end().checked_shr(physical_address_bits).is_none_or(|beyond| beyond > 0) {
         return Err(StartError::AddressBits { mib: spec.mem().mib(), bits: physical_address_bits });
     }

@@ -400,6 +400,25 @@ impl Controls {
         answer.unwrap_or(Err(RevertError::Ended))
     }
 
+    /// Whether everything that the guest can write moves with it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn check_disks_stay(&self) -> Result<(), SaveError> {
+        let writable = self.disks.states().into_iter().find(|disk| !disk.read_only);
+        writable.map_or(Ok(()), |disk| Err(SaveError::DiskStays(disk.id)))
+    }
+
+    /// See [`Command::Leave`].
+    #[cfg(feature = "cli")]
+    pub(super) fn leave(&self, saved: Option<Weak<()>>) -> Result<(), SaveError> {
+        self.ask(|answer| Command::Leave(saved, answer)).recv().unwrap_or(Err(SaveError::Ended))
+    }
+
+    /// See [`Command::EndLeft`].
+    #[cfg(feature = "cli")]
+    pub(super) fn end_left(&self) -> Result<(), SaveError> {
+        self.ask(Command::EndLeft).recv().unwrap_or(Err(SaveError::Ended))
+    }
+
     pub(super) fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
         self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))
     }

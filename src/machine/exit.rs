@@ -21,6 +21,8 @@ pub enum Exit {
     Crashed(Crash),
     /// It was saved to a folder, from which it can go on: [`Controls::save_and_end`](super::Controls::save_and_end).
     Saved,
+    /// It runs on elsewhere: another process has taken it over.
+    Migrated,
     /// [`super::Machine::kill`] was called, or the machine was dropped.
     Killed,
     /// The host failed the machine: it could not be built again for a reboot, a vCPU's thread could not begin, or a part of the
@@ -38,6 +40,7 @@ impl fmt::Display for Exit {
             Exit::GaveUp(why) => why.fmt(f),
             Exit::Crashed(crash) => write!(f, "the guest crashed: {crash}"),
             Exit::Saved => f.write_str("the machine was saved"),
+            Exit::Migrated => f.write_str("the machine was migrated, and runs on there"),
             Exit::Killed => f.write_str("the machine was ended"),
             Exit::Failed(error) => write!(f, "the host failed the machine: {error}"),
         }

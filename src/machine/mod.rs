@@ -22,6 +22,8 @@ pub(crate) mod files;
 mod full_disks;
 mod gate;
 mod generation;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+pub(crate) mod incoming;
 mod loader;
 mod net_handles;
 mod nets;
@@ -62,7 +64,7 @@ pub(crate) use net_handles::NetHandles;
 pub use net_handles::{BoundForward, NetError};
 pub use precopy::{CopyLimits, CopyProgress, CopyReport, Otherwise};
 pub use revert::RevertError;
-pub use saved::{RestoreError, SaveError, SaveOptions, SavedState, Unsaveable};
+pub use saved::{GuestClock, RestoreError, SaveError, SaveOptions, SavedState, Unsaveable};
 pub use stats::{DeviceStats, MemoryStats, Stats, VcpuStats};
 pub use template::{FreezeError, Template};
 
@@ -203,10 +205,18 @@ impl MachineBuilder {
     /// A guest with a driver for the VM generation ID (Linux 5.18, `CONFIG_VMGENID`) makes its random numbers anew. One
     /// without goes on with those of the saved machine, as does every other machine that is made from it.
     ///
-    /// The guest's clocks go on from when it was saved. A reset of the machine boots its kernel, as ever.
+    /// The guest's clocks go on from the host's time, unless [`MachineBuilder::clock`] says otherwise. A reset of the machine boots
+    /// its kernel, as ever.
     #[must_use]
     pub fn restore(mut self, state: SavedState, memory: File) -> Self {
         self.run_resources.restore = Some(Restore::new(state, memory));
+        self
+    }
+
+    /// From when the clocks of a restored guest go on.
+    #[must_use]
+    pub fn clock(mut self, clock: GuestClock) -> Self {
+        self.run_resources.clock = Some(clock);
         self
     }
 
@@ -265,6 +275,10 @@ impl Machine {
         let own = run_resources.prepared.as_mut().and_then(|prepared| prepared.thread.take());
         let blocking = own.map_or_else(BlockingThread::spawn, Ok)?;
         let (prepared, restore) = (run_resources.prepared.take(), run_resources.restore.take());
+        let restore = match run_resources.clock {
+            Some(clock) => restore.map(|restore| restore.with_clock(clock)),
+            None => restore,
+        };
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
         let ((resources, boot), blocking) = within(blocking, &progress, move |progress| {
             let (files, kvm, beginning) = begin(&spec, prepared, restore, progress)?;

@@ -23,6 +23,8 @@ use status::Shown;
 
 use super::MachineState;
 use super::controls::Controls;
+#[cfg(feature = "cli")]
+use super::saved::SavedState;
 use super::saved::{SaveError, SavedParts, Unsaveable};
 use super::supervisor::Command;
 use crate::kvm::memory::{GuestRam, is_zeros};
@@ -122,8 +124,21 @@ pub(crate) struct PausedCopy<'a> {
 
 impl<'a> PausedCopy<'a> {
     /// What was saved, for as long as the machine is paused.
-    pub(super) fn parts(&self) -> &SavedParts {
+    pub(crate) fn parts(&self) -> &SavedParts {
         &self.parts
+    }
+
+    /// The state of all but the memory.
+    #[cfg(feature = "cli")]
+    pub(crate) fn state(&self) -> &SavedState {
+        &self.parts.state
+    }
+
+    /// Has the machine stay paused, because it may run elsewhere from now on.
+    #[cfg(feature = "cli")]
+    pub(crate) fn leave(self) -> Result<Leaving<'a>, SaveError> {
+        self.pause.controls.leave(Some(self.parts.paused.clone()))?;
+        Ok(Leaving(self))
     }
 
     /// Has the machine go on if it ran before.
@@ -135,6 +150,33 @@ impl<'a> PausedCopy<'a> {
         drop(pause);
         report.total_ms = millis(begin.elapsed());
         if still_paused { Ok((parts, report)) } else { Err(SaveError::Resumed) }
+    }
+}
+
+/// A machine that may run elsewhere: nobody lets it go on meanwhile.
+#[cfg(feature = "cli")]
+#[derive(Debug)]
+pub(crate) struct Leaving<'a>(PausedCopy<'a>);
+
+#[cfg(feature = "cli")]
+impl Leaving<'_> {
+    /// It runs elsewhere, and ends here.
+    pub(crate) fn left(self) -> Result<CopyReport, SaveError> {
+        let PausedCopy { pause, mut report, begin, .. } = self.0;
+        (report.paused_ms, report.total_ms) = (millis(pause.begin.elapsed()), millis(begin.elapsed()));
+        pause.controls.end_left()?;
+        Ok(report)
+    }
+
+    /// It does not run elsewhere, and goes on here if it ran before.
+    pub(crate) fn come_back(self) {
+        let _ = self.0.pause.controls.leave(None);
+    }
+
+    /// Nobody knows whether it runs elsewhere.
+    pub(crate) fn stay_paused(mut self) {
+        let _ = self.0.pause.controls.leave(None);
+        self.0.pause.rested = true;
     }
 }
 
@@ -175,6 +217,8 @@ pub(crate) struct Copy<'a> {
     controls: &'a Controls,
     log: WriteLog<'a>,
     ram: Arc<GuestRam>,
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+    spec: Spec,
     shown: Shown,
 }
 
@@ -182,8 +226,14 @@ impl<'a> Copy<'a> {
     /// Begins to log what is written. Refused if another copy is under way.
     pub(crate) fn begin(controls: &'a Controls) -> Result<Self, SaveError> {
         let (log, CopyStart { ram, spec }) = WriteLog::begin(controls)?;
-        spec?;
-        Ok(Copy { controls, log, ram, shown: controls.copy.show() })
+        let spec = spec?;
+        Ok(Copy { spec, controls, log, ram, shown: controls.copy.show() })
+    }
+
+    /// What the machine is made of.
+    #[cfg(feature = "cli")]
+    pub(crate) fn spec(&self) -> &Spec {
+        &self.spec
     }
 
     /// Bytes of memory.
@@ -199,7 +249,7 @@ impl<'a> Copy<'a> {
         limit: Duration,
         watch: Watch<'_>,
     ) -> Result<PausedCopy<'a>, SaveError> {
-        let Copy { controls, log, ram, shown } = self;
+        let Copy { controls, log, ram, spec: _, shown } = self;
         let begin = Instant::now();
         let mut copying = Copying {
             shown: &shown,

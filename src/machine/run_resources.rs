@@ -12,7 +12,7 @@ use super::StartError;
 use super::deadline::Progress;
 use super::files::Prepared;
 use super::net_handles::BoundForward;
-use super::saved::Restore;
+use super::saved::{GuestClock, Restore};
 
 /// Something to boot from that is in no file; it is read as often as the machine boots.
 pub(crate) trait Image: ReadAt + Debug + Send + Sync {}
@@ -32,6 +32,8 @@ pub(crate) struct RunResources {
     pub(crate) about_to_run: BeforeRun,
     /// What the first boot goes on from, instead of a kernel's entry.
     pub(crate) restore: Option<Restore>,
+    /// From when its clocks go on, if that is not as it says itself.
+    pub(crate) clock: Option<GuestClock>,
 }
 
 type Call = Box<dyn FnOnce(&[BoundForward]) -> io::Result<()> + Send>;

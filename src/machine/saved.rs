@@ -9,14 +9,17 @@ use boot::plan::Load;
 use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
-use super::PauseError;
 use super::components::States;
 use super::disks::disk_id;
+use super::incoming::Handover;
+#[cfg(feature = "cli")]
+use super::incoming::Incoming;
 use super::loader::Source;
 use super::resources::Resources;
+use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
-use crate::kvm::KvmError;
 use crate::kvm::memory::{GuestRam, Placement, extents, parts};
+use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::{DiskBps, DiskIops, Spec};
 
@@ -62,6 +65,11 @@ impl SavedState {
     /// The states by the ids of their components.
     pub(crate) fn states(&self) -> impl ExactSizeIterator<Item = (&String, &State)> {
         self.components.iter()
+    }
+
+    /// What the guest was told of its processor, if a state says so.
+    pub(crate) fn cpu(&self) -> Option<CpuBaseline> {
+        self.components.get("vcpu0").and_then(saved_cpu)
     }
 
     /// The states by component, if they are in a layout that this program knows.
@@ -129,19 +137,83 @@ impl SavedParts {
     }
 }
 
+/// From when a restored guest's clocks go on: kvm-clock, the TSC, and with them what the guest calls its time. The real-time clock
+/// always shows the host's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
+pub enum GuestClock {
+    /// From the host's time: the guest sees that time has passed, as after a suspend to memory that it was not told of. Its timers
+    /// that were to fire meanwhile fire at once.
+    #[default]
+    Host,
+    /// From when the machine was saved: no time has passed for the guest, and its clock is behind from then on.
+    Saved,
+}
+
 /// What a machine is restored from.
 #[derive(Debug, Clone)]
 pub(crate) struct Restore {
+    pub(super) clock: GuestClock,
     pub(super) state: Arc<SavedState>,
     /// Contents of the guest's memory.
     pub(super) memory: Arc<File>,
+    /// What its guest was told of its processor, if the state says so.
+    cpu: Option<Arc<CpuBaseline>>,
+    /// This host was found to offer that.
+    cpu_fits: Arc<OnceLock<()>>,
     /// What of the file has to be mapped, once it was looked for.
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
+    /// What came from elsewhere, instead of the file.
+    pub(super) arrived: Option<Arrived>,
+}
+
+/// Memory that came from elsewhere, and whom to ask whether its guest may run.
+#[derive(Debug, Clone)]
+pub(super) struct Arrived {
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) handover: Arc<dyn Handover>,
 }
 
 impl Restore {
     pub(crate) fn new(state: SavedState, memory: File) -> Self {
-        Restore { state: Arc::new(state), memory: Arc::new(memory), parts: Arc::default() }
+        let cpu = state.cpu().map(Arc::new);
+        Restore {
+            clock: GuestClock::default(),
+            state: Arc::new(state),
+            memory: Arc::new(memory),
+            cpu,
+            cpu_fits: Arc::default(),
+            parts: Arc::default(),
+            arrived: None,
+        }
+    }
+
+    /// With its clocks from then on.
+    #[must_use]
+    pub(crate) fn with_clock(self, clock: GuestClock) -> Self {
+        Restore { clock, ..self }
+    }
+
+    /// Whether this host offers what the guest was told of its processor; gives the bits of physical address of that.
+    pub(super) fn check_cpu(&self, kvm: &KvmDevice) -> Result<Option<u32>, StartError> {
+        let Some(cpu) = &self.cpu else { return Ok(None) };
+        if self.cpu_fits.get().is_none() {
+            cpu.check_host(kvm)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
+            self.cpu_fits.get_or_init(|| ());
+        }
+        Ok(Some(cpu.physical_address_bits()))
+    }
+
+    /// One that has come from elsewhere, and goes on as the same machine.
+    #[cfg(feature = "cli")]
+    pub(crate) fn received(
+        state: SavedState,
+        Incoming(ram): Incoming,
+        handover: Arc<dyn Handover>,
+    ) -> io::Result<Self> {
+        let arrived = Some(Arrived { ram, handover });
+        Ok(Restore { arrived, ..Self::new(state, File::open("/dev/null")?) })
     }
 
     /// Whether the file is as long as the memory of `spec`.
@@ -298,6 +370,12 @@ pub enum SaveError {
          `--keep-running`"
     )]
     WritableDisk(String),
+    /// A disk does not move.
+    #[error(
+        "the guest can write to {0}, and a disk does not move with its machine; give it this disk with `ro`, or save the machine and restore \
+         it where its disks are"
+    )]
+    DiskStays(String),
     /// It cannot be made again from a folder.
     #[error(transparent)]
     Unsaveable(#[from] Unsaveable),
@@ -334,6 +412,9 @@ pub enum RestoreError {
          that saved it"
     )]
     Version(u16),
+    /// This host's processor or KVM offers less than the guest was told.
+    #[error("{0}; restore it on a host that offers as much, or boot the machine anew")]
+    Processor(String),
     /// A part of this machine is not in the saved one.
     #[error(
         "the saved machine has no `{0}`, and this one has; restore it into a machine of the same specification"

@@ -97,6 +97,11 @@ pub(super) enum Command {
     Spec(Sender<Result<Spec, Unsaveable>>),
     /// Answered when it goes on from there.
     Revert(Box<Revert>, Sender<Result<(), RevertError>>),
+    /// Has it stay paused whoever wants it to go on or boot again, if it still rests as it did when it was saved; or no longer. Answered at
+    /// once.
+    Leave(Option<Weak<()>>, Sender<Result<(), SaveError>>),
+    /// Ends one that stays paused for that. Answered before it ends.
+    EndLeft(Sender<Result<(), SaveError>>),
     /// Answered at once.
     LogWrites(LogUser, bool, Sender<Result<CopyStart, SaveError>>),
     /// Answered at once.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+#[cfg(doc)]
+use super::GuestClock;
 use super::boot_once::{Beginning, Origin};
 use super::controls::Controls;
 use super::deadline::Progress;
@@ -48,7 +50,8 @@ use crate::spec::{DiskBps, DiskIops, DiskSpec, NetLink, Spec};
 ///   random pool anew before it goes on; in one without, all clones draw the same "random" numbers until they are told to reseed.
 ///   Programs that keep random state of their own (keys made ahead, UUIDs, session tokens) keep it in either case: freeze before they
 ///   make it.
-/// - *Clocks.* They go on from the time of the freeze.
+/// - *Clocks.* They go on from the host's time, and a guest sees them jump by the time since the freeze ([`GuestClock::Host`]).
+///   [`MachineBuilder::clock`] has them go on from the freeze; they stay behind then.
 /// - *Addresses.* The MAC and IP addresses of all clones are equal. That is right behind a NAT of one's own, and nowhere else: a machine on
 ///   a TAP, switch or socket cannot be frozen. The host's ports that led to the original lead to no clone;
 ///   [`Machine::add_forward`] opens others.
@@ -286,7 +289,7 @@ impl Template {
         self.spawn_with(|builder| builder)
     }
 
-    /// The same, with what `configure` adds to its builder, such as [`MachineBuilder::output`].
+    /// The same, with what `configure` adds to its builder: [`MachineBuilder::output`], [`MachineBuilder::clock`].
     ///
     /// # Errors
     /// [`StartError`]; nothing is left behind.
@@ -301,10 +304,12 @@ impl Template {
             Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
         });
         let open = files.with_drives(drives.collect::<Result<_, StartError>>()?);
+        let builder = configure(Machine::builder(spec));
+        let restore = restore.clone().with_clock(builder.run_resources.clock.unwrap_or_default());
         let mut prepared = Prepared::saved(open, restore.clone(), &progress);
-        let beginning = Beginning::new(kvm, spec, Origin::State(restore.clone()), &progress)?;
+        let beginning = Beginning::new(kvm, spec, Origin::State(restore), &progress)?;
         prepared.beginning = Some((kvm.clone(), beginning));
-        configure(Machine::builder(spec)).prepared(prepared).start()
+        builder.prepared(prepared).start()
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::SavedMachineError;
 use crate::host::disk::DiskMark;
 use crate::image::printable;
+use crate::kvm::CpuBaseline;
 use crate::machine::{SavedState, disk_id};
 use crate::spec::{DiskSpec, Spec};
 
@@ -33,6 +34,8 @@ pub(super) struct Manifest {
     /// Version of the list of components.
     version: u16,
     panic_timeout: i64,
+    /// What the guest was told of its processor, for those who read this file; a restore goes by the vCPUs' states.
+    cpu: Option<CpuBaseline>,
     /// Bytes of `memory`.
     pub(super) memory: u64,
     /// In the order of `state`.
@@ -96,6 +99,7 @@ impl Manifest {
                 disks,
                 version,
                 panic_timeout,
+                cpu: saved.cpu(),
                 memory,
                 sections,
             },

@@ -25,7 +25,8 @@ pub(crate) use put_back::NewDisks;
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 
 use crate::host::disk::{DiskMark, WrittenFile, base_of};
-use crate::host::lock::{Kind, try_lock};
+use crate::host::lock::Kind;
+use crate::host::lock_soon::lock_soon;
 use crate::host::new_folder::NewFolder;
 use crate::host::open_now::open_now;
 use crate::image::printable;
@@ -66,7 +67,7 @@ impl SavedMachine {
         let memory = open(folder, MEMORY)?;
         let failed = |source| SavedMachineError::Unreadable { path: folder.join(MEMORY), source };
         // For as long as a machine has it mapped.
-        if !try_lock(&memory, Kind::Shared).map_err(failed)? {
+        if !lock_soon(&memory, Kind::Shared).map_err(failed)? {
             return Err(SavedMachineError::Busy(folder.into()));
         }
         let (own, said) = (memory.metadata().map_err(failed)?.len(), manifest.memory);

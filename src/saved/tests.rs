@@ -32,7 +32,7 @@ fn machine_is_read_as_it_was_written() {
     // Its memory may be read by several, and written by none.
     SavedMachine::open(&folder).unwrap();
     let memory = File::options().write(true).open(folder.join(MEMORY)).unwrap();
-    assert!(!try_lock(&memory, Kind::Exclusive).unwrap());
+    assert!(!crate::host::lock::try_lock(&memory, Kind::Exclusive).unwrap());
 }
 
 #[test]

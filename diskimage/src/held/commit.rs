@@ -21,6 +21,8 @@ pub(super) struct Medium {
     /// The clusters that `l1` points to.
     pub(super) l2_tables: HashSet<u64>,
     doubted: Doubted,
+    /// Syncs that had failed when the commit took what it writes.
+    failures: u64,
     pub(super) freed: Freed,
     moved: Vec<Table>,
 }
@@ -167,8 +169,17 @@ pub struct Commit<'a> {
 }
 
 impl Commit<'_> {
-    /// Takes everything that is held; what is written from now on belongs to the next commit.
-    pub fn take(&mut self) {
+    /// Takes everything that is held; what is written from now on belongs to the next commit. After a sync that failed the file
+    /// becomes longer: its length may not have come to the medium, and what is taken may point to its end.
+    ///
+    /// # Errors
+    /// The file cannot become longer: nothing is taken.
+    pub fn take(&mut self) -> io::Result<()> {
+        self.medium.failures = self.writes.failures.count();
+        let is_empty = lock(&self.writes.held).now.is_empty();
+        if self.writes.failures.is_cache_doubted() && !is_empty {
+            self.writes.lengthen()?;
+        }
         let mut held = lock(&self.writes.held);
         held.leaving = std::mem::take(&mut held.now);
         if let (Some(size), Some(header)) = (held.shown_size, held.leaving.get(&0).cloned()) {
@@ -180,6 +191,7 @@ impl Commit<'_> {
             held.now.insert(0, header);
         }
         self.medium.moved.append(&mut held.moved);
+        Ok(())
     }
 
     /// Brings what was taken, and all data in the file, to the medium. After an error it is taken again by the next commit.
@@ -202,7 +214,9 @@ impl Commit<'_> {
     fn write_steps(&mut self, leaving: &Clusters) -> io::Result<()> {
         let (writes, medium) = (self.writes, &mut *self.medium);
         if leaving.is_empty() {
-            return writes.barrier();
+            writes.barrier()?;
+            writes.failures.are_mended(medium.failures);
+            return Ok(());
         }
         let old = medium.layout;
         let new = leaving.get(&0).map_or(Ok(old), |header| Layout::parse(header))?;
@@ -241,7 +255,7 @@ impl Commit<'_> {
         }
         medium.freed.append(&mut freed);
         medium.arrived(new, &l1, &refcounts);
-        writes.failures.cache_is_good();
+        writes.failures.are_mended(medium.failures);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //! ones, so that a second call succeeds without them.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The failed syncs of a file.
 #[derive(Debug, Default)]
@@ -11,8 +11,11 @@ pub(super) struct Failures {
     running: AtomicBool,
     /// Of which no flush of the guest knows.
     unreported: AtomicBool,
-    /// What the page cache has may not be on the medium.
-    doubted: AtomicBool,
+    /// How many there were.
+    count: AtomicU64,
+    /// After so many of them all that waited was written again. If there were more, what the page cache has may not be on the
+    /// medium.
+    mended: AtomicU64,
 }
 
 impl Failures {
@@ -22,7 +25,7 @@ impl Failures {
         let result = sync();
         if result.is_err() {
             self.unreported.store(true, Ordering::SeqCst);
-            self.doubted.store(true, Ordering::SeqCst);
+            self.doubt();
         }
         self.running.store(false, Ordering::SeqCst);
         result.map_err(flush_failed)
@@ -37,13 +40,22 @@ impl Failures {
         self.unreported.swap(false, Ordering::SeqCst)
     }
 
-    pub(super) fn is_cache_doubted(&self) -> bool {
-        self.doubted.load(Ordering::SeqCst)
+    /// A sync has failed.
+    pub(super) fn doubt(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Everything was written again, and has arrived.
-    pub(super) fn cache_is_good(&self) {
-        self.doubted.store(false, Ordering::SeqCst);
+    pub(super) fn is_cache_doubted(&self) -> bool {
+        self.count() != self.mended.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Everything was written again after so many failures, and has arrived.
+    pub(super) fn are_mended(&self, count: u64) {
+        self.mended.store(count, Ordering::SeqCst);
     }
 }
 

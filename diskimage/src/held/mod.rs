@@ -28,6 +28,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::FallocateFlags;
+
 pub use commit::Commit;
 pub use failure::flush_failed;
 pub use freed::Punched;
@@ -250,6 +252,23 @@ impl HeldWrites {
         self.file.write_all_at(bytes, offset)
     }
 
+    /// Makes the file longer by a cluster, while nobody changes mappings. Which length it has is on the medium with the next sync that
+    /// succeeds, whatever became of earlier growth. Others may write to its end: nothing is cut off or overwritten.
+    fn lengthen(&self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        let end = metadata.len().next_multiple_of(self.cluster()).saturating_add(self.cluster());
+        #[cfg(test)]
+        lock(&self.log).push(tests::Event::Longer(end));
+        match crate::storage::allocate(&self.file, FallocateFlags::empty(), end - 1, 1) {
+            // A file system that cannot reserve space: nothing points to the byte.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.file.write_all_at(&[0], end - 1),
+            result => result,
+        }
+    }
+
     /// Makes a hole.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
         #[cfg(test)]
@@ -267,6 +286,11 @@ impl HeldWrites {
         #[cfg(test)]
         lock(&self.log).push(tests::Event::Barrier);
         Ok(())
+    }
+
+    /// A sync of the file that was none of a commit's has failed, and whoever asked for it knows.
+    pub fn has_failed(&self) {
+        self.failures.doubt();
     }
 
     /// Whether a sync may have failed of which no flush of the guest knows. A flush that comes to the medium by a sync of its own

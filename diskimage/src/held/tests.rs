@@ -14,6 +14,8 @@ use crate::{CreateOptions, Format, Image, ImageOptions, UnlockedOpener, create};
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     Write(u64, Vec<u8>),
+    /// The file is made as long as this.
+    Longer(u64),
     /// Offset and length of a hole.
     Hole(u64, u64),
     Barrier,
@@ -142,7 +144,7 @@ impl Rig {
     fn try_commit(&self) -> io::Result<()> {
         let mut commit = self.held_writes().commit();
         self.image.access().flush().unwrap();
-        commit.take();
+        commit.take()?;
         commit.write()
     }
 
@@ -226,6 +228,7 @@ fn replay(path: &Path, events: &[Event], dice: &mut Dice) {
         let (offset, bytes) = match event {
             Event::Write(offset, bytes) => (*offset, bytes.clone()),
             Event::Hole(offset, length) => (*offset, vec![0; *length as usize]),
+            Event::Longer(end) => (*end - 1, vec![0]),
             Event::Barrier | Event::Lost => continue,
         };
         let end = events[index..].iter().find(|event| matches!(event, Event::Barrier | Event::Lost));
@@ -265,6 +268,35 @@ fn a_cluster_behind_the_end_makes_the_file_longer_by_a_write() {
     let log = lock(&writes.log).clone();
     let [Event::Write(offset, bytes)] = log.as_slice() else { panic!("{} events", log.len()) };
     assert_eq!(offset + bytes.len() as u64, (end + 1) * 65536);
+}
+
+/// The growth before a sync that failed is lost for good, as the page cache has it: what points to it may not be the only thing of it
+/// that is on the medium.
+#[test]
+fn after_a_failed_barrier_the_file_is_as_long_on_the_medium_as_what_points_to_it_needs() {
+    for failing in [0, 1] {
+        let mut rig = Rig::new(65536, 23);
+        rig.write();
+        rig.commit();
+        let before = fs::metadata(&rig.path).unwrap().len();
+        rig.image.write_at(&[7; 512], SIZE - 512).unwrap();
+        let needed = fs::metadata(&rig.path).unwrap().len();
+        assert!(needed > before);
+        *lock(&rig.held_writes().fails) = Some((failing, libc::EIO));
+        rig.try_commit().unwrap_err();
+        lock(&rig.held_writes().log).clear();
+        rig.commit();
+        let log = lock(&rig.held_writes().log).clone();
+        let longer = log.iter().position(|event| matches!(event, Event::Longer(end) if *end > needed));
+        let synced = log.iter().position(|event| matches!(event, Event::Barrier));
+        assert!(longer.is_some() && longer < synced, "{longer:?} {synced:?}");
+        assert_eq!(qemu_img(&["check", "-f", "qcow2", rig.path.to_str().unwrap()]), 0);
+        // Once.
+        let length = fs::metadata(&rig.path).unwrap().len();
+        rig.image.write_at(&[8; 512], SIZE - 512).unwrap();
+        rig.commit();
+        assert_eq!(fs::metadata(&rig.path).unwrap().len(), length);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod pidfile;
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -137,13 +138,24 @@ impl Parent {
 
 /// Forks a child that does `work`, and waits until it runs a machine or switch, or fails.
 pub(super) fn launch(what: What, notify: Notify, work: impl FnOnce(Notify, Parent) -> Status) -> Status {
+    launch_keeping(what, notify, &[], work)
+}
+
+/// The same; the child keeps these descriptors.
+pub(super) fn launch_keeping(
+    what: What,
+    notify: Notify,
+    keep: &[RawFd],
+    work: impl FnOnce(Notify, Parent) -> Status,
+) -> Status {
     let failed = |source| report_error(&LaunchError::Detach { what, source }, Status::Failed);
     match detach() {
         Ok(Fork::Parent(channel)) => wait_for_child(what, channel, &notify),
         Ok(Fork::Child(channel)) => {
             // Errors still go to the parent's standard error.
             let [input, output, _] = STANDARD_STREAMS;
-            let ours = close_others(&channel).and_then(|()| redirect_to_null(&[input, output]));
+            let ours = close_others(&[keep, &[channel.as_raw_fd()]].concat())
+                .and_then(|()| redirect_to_null(&[input, output]));
             let parent = Parent { what, channel: Arc::new(Mutex::new(Some(channel))) };
             let status = match ours {
                 Ok(()) => work(notify, parent.clone()),

@@ -50,6 +50,12 @@ impl Bar {
         Ok(Bar { output, drawn: None, signal })
     }
 
+    /// The bar alone: a signal ends this process at once.
+    pub(in crate::cli) fn without_signals() -> Self {
+        let output = Some(Output::error()).filter(|output| output.is_terminal());
+        Bar { output, drawn: None, signal: Arc::default() }
+    }
+
     /// The error of work that ended early: the signal, if one came.
     pub(super) fn failed(&self, error: impl Into<DiskVerbError>) -> DiskVerbError {
         self.interrupted().map_or_else(|| error.into(), DiskVerbError::Interrupted)

@@ -81,7 +81,7 @@ impl Run<'_> {
             Some(Exit::Crashed(crash)) => (format!("the guest crashed {before}: {crash}"), status),
             Some(Exit::Failed(error)) => (report::chain(error), Status::RunFailed),
             // Every other killer has set a reason before.
-            Some(Exit::Killed | Exit::Saved) | None => {
+            Some(Exit::Killed | Exit::Saved | Exit::Migrated) | None => {
                 (format!("the machine was killed over its control socket {before}"), status)
             }
         };

@@ -73,6 +73,13 @@ pub enum NameVerb {
     /// Memory, devices and disks are those of the snapshot; what the machine did since then is lost, without a question. Its images are
     /// replaced by new files of the same names. Console, networks and ports stay. The guest gets a new VM generation ID.
     Revert(RevertArgs),
+    /// Have a machine go on in another process or on another host
+    ///
+    /// `minivmm migrate vm0 --to 'ssh host2 minivmm receive'`: its memory is copied while it runs, as by `save --keep-running`; it is paused for the
+    /// rest only, and goes on there. ssh brings encryption and knows who may. Whatever fails before the target has all of the machine, it runs
+    /// on here, and so does Ctrl-C. If the stream breaks in the moment in which the target is told to run, nobody knows whether it does: the machine
+    /// stays paused here, and a sentence says what to do. It never runs twice.
+    Migrate(MigrateArgs),
     /// Stop the guest where it is and boot it again
     Reset(NameArgs),
     /// Take memory back from a guest
@@ -261,6 +268,33 @@ pub struct RevertArgs {
     /// Name of the snapshot
     #[arg(value_name = "SNAPSHOT")]
     pub snapshot: SnapshotName,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// The machine, and where it goes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct MigrateArgs {
+    /// The machine, as it was called with --name
+    pub name: MachineName,
+    /// A command, unix:PATH or tcp:127.0.0.1:PORT
+    ///
+    /// The command leads to `minivmm receive`: the stream is on its standard input and output. tcp is for this host alone: it is neither encrypted nor authenticated.
+    #[arg(long, value_name = "TARGET")]
+    pub to: String,
+    /// The longest pause [default: 300ms]
+    ///
+    /// A guest that writes its memory faster than it is copied is not migrated, and runs on here.
+    #[arg(long, value_name = "TIME", value_parser = downtime)]
+    pub downtime: Option<Duration>,
+    /// Most bytes a second, such as 100M
+    #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
+    pub bandwidth: Option<u64>,
+    /// Print what it took, as JSON
+    #[arg(long)]
+    pub json: bool,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,

@@ -13,6 +13,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "forward" => "the forwards are printed, or one was added or removed",
         "capture" => "the capture has ended, by itself, by Ctrl-C or with its reader or the machine",
         "pause" => "the machine rests",
+        "migrate" => "the machine runs at its target, and has ended here",
         "save" => "the machine is saved, and has ended; with `--keep-running` it runs on",
         "snapshot" => "the snapshot is there and the machine goes on, or it is deleted",
         "snapshots" => "the snapshots are listed, also if there are none",

@@ -7,6 +7,7 @@ mod exits;
 mod force;
 mod forward;
 mod ls;
+mod migrate;
 mod save;
 mod show;
 mod snapshot;
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use args::{
-    BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, NameArgs, NameVerb,
-    RevertArgs, SaveArgs, ShowArgs, SnapshotArgs, StopArgs,
+    BalloonArgs, CaptureArgs, CaptureOutput, ConsoleArgs, ForwardArgs, ListArgs, MigrateArgs, NameArgs,
+    NameVerb, RevertArgs, SaveArgs, ShowArgs, SnapshotArgs, StopArgs,
 };
 pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
@@ -104,6 +105,9 @@ pub(super) enum VerbError {
     /// What a saved folder says is wrong.
     #[error(transparent)]
     Saved(#[from] SavedMachineError),
+    /// It has not migrated, or nobody knows.
+    #[error("{name} has not migrated: {why}")]
+    Migration { name: MachineName, why: String },
     /// A signal cancelled it.
     #[error("interrupted; the machine is as it was")]
     Interrupted(u8),
@@ -152,6 +156,7 @@ fn dispatch(verb: &NameVerb) -> Result<ExitCode, VerbError> {
         NameVerb::Pause(args) => post(args, "/v1/pause").map(|()| done),
         NameVerb::Resume(args) => post(args, "/v1/resume").map(|()| done),
         NameVerb::Reset(args) => post(args, "/v1/reset").map(|()| done),
+        NameVerb::Migrate(args) => migrate::migrate(args).map(Status::into),
         NameVerb::Save(args) => save::save(args).map(Status::into),
         NameVerb::Snapshot(args) => snapshot::snapshot(args).map(|()| done),
         NameVerb::Snapshots(args) => Ok(print(&snapshot::list(args)?, Status::Done).into()),

@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::lock::{self, Kind};
+use super::super::lock::Kind;
+use super::super::lock_soon::lock_soon;
 use super::pcapng;
 
 /// Most bytes that a pipe takes without a wait once poll(2) reports room (PIPE_BUF, pipe(7)).
@@ -98,7 +99,7 @@ impl CaptureFile {
         if !file.metadata().map_err(host)?.is_file() {
             return Err(CaptureError::NoFile(path.to_owned()));
         }
-        if !lock::try_lock(&file, Kind::Exclusive).map_err(host)? {
+        if !lock_soon(&file, Kind::Exclusive).map_err(host)? {
             return Err(CaptureError::InUse(path.to_owned()));
         }
         if !is_capture(&mut file).map_err(host)? {

@@ -39,6 +39,20 @@ pub(crate) fn find(file: &File) -> Option<DiskHolder> {
     Some(DiskHolder { pid, command: command.map(|command| command.trim_end().to_owned()) })
 }
 
+/// Whether a process is seen to have `file` locked that is no child of this one: a child may be on its way to another program, and lose
+/// what it has open when that begins.
+pub(crate) fn is_held_by_another(file: &File) -> bool {
+    find(file).is_some_and(|holder| parent(holder.pid) != Some(std::process::id()))
+}
+
+/// The parent of a process.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold any of them.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Whether `pid` has `file` open and locked.
 fn holds(pid: u32, file: &Metadata) -> bool {
     let process = Path::new("/proc").join(pid.to_string());

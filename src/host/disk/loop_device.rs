@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::DiskError;
 use super::{Access, holder};
-use crate::host::lock::{Kind, try_lock_range};
+use crate::host::lock::Kind;
+use crate::host::lock_soon::lock_range_soon;
 use crate::host::open_now::open_now;
 
 /// LOOP_GET_STATUS64 (linux/loop.h).
@@ -194,7 +195,7 @@ impl Claim<'_> {
 
     fn lock(&self, behind: &File, range: &Range<u64>) -> Result<(), DiskError> {
         let kind = if self.access.read_only { Kind::Shared } else { Kind::Exclusive };
-        match try_lock_range(behind, kind, range) {
+        match lock_range_soon(behind, kind, range) {
             Ok(false) => Err(DiskError::Busy { path: self.path.into(), holder: holder::find(behind) }),
             // A file system without locks was warned of by the lock on the disk itself, or never has any.
             Ok(true) | Err(_) => Ok(()),

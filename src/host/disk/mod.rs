@@ -37,7 +37,7 @@ pub(crate) use engine::EngineKind;
 pub use error::DiskError;
 pub(crate) use format::IMAGE_FORMATS;
 pub use holder::DiskHolder;
-pub(crate) use holder::find as find_holder;
+pub(crate) use holder::{find as find_holder, is_held_by_another};
 pub(crate) use loop_device::FilesBehind;
 pub use mapped::RunningImage;
 pub(crate) use open::{Access, lock, open_file, open_no_link};

@@ -14,7 +14,8 @@ use super::file::{Direct, DiskFile, mode};
 use super::loop_device::{self, FilesBehind};
 use super::{block_device, format, holder};
 use crate::host::identity::identity;
-use crate::host::lock::{Kind, try_lock};
+use crate::host::lock::Kind;
+use crate::host::lock_soon::lock_soon;
 use crate::host::open_now::{open_now, waiting};
 
 /// How to open a disk.
@@ -114,18 +115,25 @@ fn open_as_it_is(
     check_kind(path, &found)?;
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only);
-    let opened = if found.file_type().is_block_device() {
-        // O_EXCL refuses a mounted device: two file systems would destroy it. O_NONBLOCK would open a drive without its medium.
-        let exclusive = if access.read_only { 0 } else { libc::O_EXCL };
-        options.custom_flags(flags | exclusive | libc::O_NOCTTY).open(path)
-    } else {
-        open_now(path, &mut options, flags).and_then(|file| waiting(file, 0))
+    let mut open = || {
+        if found.file_type().is_block_device() {
+            // O_EXCL refuses a mounted device: two file systems would destroy it. O_NONBLOCK would open a drive without its medium.
+            let exclusive = if access.read_only { 0 } else { libc::O_EXCL };
+            options.custom_flags(flags | exclusive | libc::O_NOCTTY).open(path)
+        } else {
+            open_now(path, &mut options, flags).and_then(|file| waiting(file, 0))
+        }
     };
-    let file = opened.map_err(|error| match error.raw_os_error() {
-        // Another machine's lock is a better explanation than EBUSY.
-        Some(libc::EBUSY) => lock_conflict(path, access).unwrap_or_else(|| open_error(path, access, error)),
-        _ => open_error(path, access, error),
-    })?;
+    let opened = match open() {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => match lock_conflict(path, access) {
+            // Another machine's lock is a better explanation than EBUSY.
+            Some(conflict) => return Err(conflict),
+            // A device that this process has closed may have become free meanwhile.
+            None => open(),
+        },
+        opened => opened,
+    };
+    let file = opened.map_err(|error| open_error(path, access, error))?;
     // From the descriptor: the path may lead to another file by now.
     let metadata = file.metadata().map_err(|error| DiskError::Io {
         path: path.into(),
@@ -236,7 +244,7 @@ pub(crate) fn lock(
     access: Access,
 ) -> Result<FilesBehind, DiskError> {
     let kind = if access.read_only { Kind::Shared } else { Kind::Exclusive };
-    let error = match try_lock(file, kind) {
+    let error = match lock_soon(file, kind) {
         Ok(true) => return loop_device::claim(file, metadata, path, access),
         Ok(false) => return Err(DiskError::Busy { path: path.into(), holder: holder::find(file) }),
         Err(error) => error,

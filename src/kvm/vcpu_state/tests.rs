@@ -83,10 +83,13 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
     check(&|state| *field(state, "xsave") = "00".repeat(1 << 20).into(), "an XSAVE area of 1048576 bytes");
     check(&|state| drop(state.data.as_object_mut().unwrap().remove("events")), "missing field `events`");
     check(&|state| *field(state, "tsc_khz") = 1.into(), "kHz");
-    check(
-        &|state| *field(state, "cpuid") = serde_json::json!([]),
-        "the processor differs, in CPUID leaf 0x0",
-    );
+    check(&|state| *field(state, "cpuid") = serde_json::json!([]), "its guest runs on a processor of");
+    check(&|state| *field(state, "cpuid") = vec!["00"; 3].into(), "1 bytes instead of 40");
+    let with = |change: &dyn Fn(&mut kvm_cpuid_entry2)| with_cpuid(&saved, change);
+    let more = with(&|leaf| leaf.ebx |= u32::from(leaf.function == 7 && leaf.index == 0) << 2);
+    check(&|state| *state = more.clone(), "lacks sgx, which its guest has");
+    let wide = with(&|leaf| leaf.eax |= if leaf.function == 0x8000_0008 { 0x3f } else { 0 });
+    check(&|state| *state = wide.clone(), "63 bits of physical address");
     check(&|state| *field(state, "msrs") = serde_json::json!([[0xdead_beefu32, 1]]), "register 0xdeadbeef");
     // KVM takes Hyper-V's guest id from its user, and no state has it.
     let hyper_v = serde_json::json!([[0x4000_0000u32, 0]]);
@@ -103,4 +106,60 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
     // A register that is not known is not given to KVM, whatever KVM would say.
     let refused = msrs::write(vcpu.fd(), &[(0x277, 0x0606_0606_0606_0606)], &[TSC]).unwrap().unwrap();
     assert!(refused.to_string().contains("register 0x277"), "{refused}");
+}
+
+#[test]
+fn nanoseconds_are_ticks_of_any_clock() {
+    assert_eq!(ticks(3600 * 1_000_000_000, 2_596_126), 3600 * 2_596_126_000);
+    assert_eq!((ticks(999_999, 1), ticks(1_000_000, 1), ticks(0, u32::MAX)), (0, 1, 0));
+    // What a damaged state says.
+    assert_eq!(ticks(u64::MAX, u32::MAX), 0);
+}
+
+/// A state with another CPUID.
+fn with_cpuid(saved: &State, change: &dyn Fn(&mut kvm_cpuid_entry2)) -> State {
+    let mut fields: VcpuState = saved.open(KIND, VERSION).unwrap();
+    fields.cpuid.iter_mut().for_each(|Raw(entry)| change(entry));
+    State::new(KIND, VERSION, &fields).unwrap()
+}
+
+#[test]
+fn a_guest_of_a_lesser_host_keeps_seeing_what_it_saw() {
+    let (_vm, mut vcpus, _ram) = vm(2);
+    let states = vcpus.iter().map(|vcpu| vcpu.save().unwrap()).collect::<Vec<_>>();
+    // Without a feature, one of KVM's own, and another model.
+    let lesser = |leaf: &mut kvm_cpuid_entry2| match leaf.function {
+        1 => leaf.eax ^= 0x10,
+        0x4000_0001 => leaf.eax &= !(1 << 5),
+        _ => {}
+    };
+    for (vcpu, state) in vcpus.iter_mut().zip(&states) {
+        let lesser = with_cpuid(state, &lesser);
+        vcpu.load(&lesser).unwrap();
+        let again = vcpu.save().unwrap();
+        let (before, after) = (still(&lesser), still(&again));
+        assert_eq!(before.cpuid, after.cpuid);
+        assert_ne!(still(state).cpuid, after.cpuid, "it was another one before");
+        assert_eq!(saved_cpu(&again), saved_cpu(&lesser));
+        // The frequency is the vCPU's, and not what the saved list has in its place.
+        let told: CpuId = vcpu.fd().get_cpuid2(KVM_MAX_CPUID_ENTRIES).unwrap();
+        let khz =
+            told.as_slice().iter().find(|leaf| leaf.function == cpuid::FREQUENCIES).map(|leaf| leaf.eax);
+        assert_eq!(khz, vcpu.tsc_khz());
+        assert!(told.as_slice().iter().any(|leaf| leaf.function == 1 && leaf.edx & EDX_APIC != 0));
+    }
+}
+
+#[test]
+fn what_a_guest_was_told_is_read_from_its_state_or_not_at_all() {
+    let (vm, vcpus, _ram) = vm(1);
+    let mut saved = vcpus[0].save().unwrap();
+    let told = saved_cpu(&saved).unwrap();
+    assert_eq!(told.check_host(&vcpus[0].host().device).unwrap(), Ok(()));
+    drop(vm);
+    *field(&mut saved, "cpuid") = vec!["00".repeat(40); KVM_MAX_CPUID_ENTRIES + 1].into();
+    assert_eq!(saved_cpu(&saved), None);
+    *field(&mut saved, "cpuid") = 7.into();
+    assert_eq!(saved_cpu(&saved), None);
+    assert_eq!(saved_cpu(&State::new(KIND, 1, &[0]).unwrap()), None);
 }

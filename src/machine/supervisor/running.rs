@@ -71,6 +71,8 @@ pub(super) struct RunningBoot<'a> {
     full: Vec<String>,
     /// Who has the log of written pages, if it is on.
     log: Option<LogUser>,
+    /// It may run elsewhere, or soon: it stays paused.
+    leaving: bool,
     /// When the guest is looked at next, because it seems to be at its end.
     look: Option<Instant>,
 }
@@ -88,6 +90,7 @@ impl<'a> RunningBoot<'a> {
             pause: PauseState::Running,
             full: Vec::new(),
             log: None,
+            leaving: false,
             look: None,
         }
     }
@@ -144,6 +147,9 @@ impl<'a> RunningBoot<'a> {
         match command {
             Command::Reset => {
                 self.supervisor.urgent.taken();
+                if self.leaving {
+                    return None;
+                }
                 return Some(NextBoot::BootAgain);
             }
             Command::Kill => return Some(NextBoot::End(Exit::Killed)),
@@ -152,6 +158,8 @@ impl<'a> RunningBoot<'a> {
                 None => self.boot.press_power_button(),
             },
             Command::Pause(answer) => self.pause(answer),
+            // It may run elsewhere already.
+            Command::Resume(_) if self.leaving => {}
             Command::Resume(answer) => self.resume(answer),
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             Command::Save(answer) => self.save(answer),
@@ -159,6 +167,12 @@ impl<'a> RunningBoot<'a> {
             Command::Spec(answer) => reply(&answer, current_spec(self.resources)),
             Command::Revert(revert, answer) => return Some(NextBoot::Revert(revert, answer)),
             Command::Share(answer) => reply(&answer, Shared::of(self.resources)),
+            Command::Leave(saved, answer) => reply(&answer, self.leave(saved)),
+            Command::EndLeft(answer) => {
+                let left = self.leaving;
+                reply(&answer, if left { Ok(()) } else { Err(SaveError::Resumed) });
+                return left.then_some(NextBoot::End(Exit::Migrated));
+            }
             Command::LogWrites(user, on, answer) => reply(&answer, self.log_writes(user, on)),
             Command::TakeWritten(user, answer) => reply(&answer, self.take_written(user)),
         }
@@ -239,6 +253,18 @@ impl<'a> RunningBoot<'a> {
             reply(&answer, if paused.strong_count() > 0 { saved } else { Err(SaveError::Resumed) });
             Event::Saved
         });
+    }
+
+    fn leave(&mut self, saved: Option<Weak<()>>) -> Result<(), SaveError> {
+        let rests =
+            |saved: &Weak<()>| matches!(self.pause, PauseState::Paused(_)) && saved.strong_count() > 0;
+        match saved {
+            Some(saved) if !rests(&saved) => Err(SaveError::Resumed),
+            saved => {
+                self.leaving = saved.is_some();
+                Ok(())
+            }
+        }
     }
 
     fn log_writes(&mut self, user: LogUser, on: bool) -> Result<CopyStart, SaveError> {

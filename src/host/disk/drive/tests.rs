@@ -17,7 +17,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::super::open::Access;
 use super::super::tests::or_skip;
 use super::*;
-use crate::host::lock::{Kind, try_lock};
+use crate::host::lock::Kind;
+use crate::host::lock_soon::lock_soon;
 
 const DONE: Token = 7;
 const KICK: Token = 8;
@@ -89,7 +90,7 @@ impl Rig {
     fn is_free(&self, number: u8) -> bool {
         let path = self.folder.path().join(number.to_string());
         let file = File::options().write(true).open(path).unwrap();
-        try_lock(&file, Kind::Exclusive).unwrap()
+        lock_soon(&file, Kind::Exclusive).unwrap()
     }
 }
 

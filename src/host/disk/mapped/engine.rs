@@ -206,6 +206,9 @@ impl<E: Mover> MappedEngine<E> {
             };
             let is_done = result.is_ok();
             let Some(tag) = self.end_part(part, result) else { continue };
+            if is_moved && !is_done {
+                self.note_failed_flush(tag);
+            }
             if is_moved && is_done {
                 self.doubt_flush(tag);
             }
@@ -220,6 +223,16 @@ impl<E: Mover> MappedEngine<E> {
             if let Some(tag) = self.starved.pop_front() {
                 self.advance(tag);
             }
+        }
+    }
+
+    /// Commits have to know of an fdatasync that failed: what others wrote at the same time may be lost as well.
+    fn note_failed_flush(&self, tag: Tag) {
+        let request = self.requests.get(usize::from(tag));
+        if request.is_some_and(|request| request.operation == Some(Operation::Flush))
+            && let Some(held) = self.disk.held()
+        {
+            held.has_failed();
         }
     }
 

@@ -76,7 +76,7 @@ impl ImageDisk {
         let changes = {
             let _change = self.change();
             self.image.access().flush()?;
-            commit.take();
+            commit.take()?;
             self.changes_so_far()
         };
         commit.write()?;

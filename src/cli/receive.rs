@@ -1,0 +1,127 @@
+//! `minivmm receive`: a machine comes from another process, and goes on here.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use clap::ArgAction;
+
+use super::daemon::{Notify, Parent, ServiceArgs, What, launch_keeping};
+use super::exit::Status;
+use super::migration_address::MigrationAddress;
+use super::{report, report_error, serve};
+use crate::control::find;
+use crate::host::process::redirect_to_null;
+use crate::migration::{Received, Stream, receive};
+use crate::spec::{Initrd, MachineName, Spec};
+
+/// Where the machine comes from, and how it goes on.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct ReceiveArgs {
+    /// Wait at unix:PATH or tcp:127.0.0.1:PORT
+    ///
+    /// Without it the stream is on standard input and output, as behind ssh, and the machine runs in the background (`-d`).
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<MigrationAddress>,
+    /// Its name from now on [default: as it was]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<MachineName>,
+    /// How it runs.
+    #[command(flatten)]
+    pub service: ServiceArgs,
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+}
+
+/// Where the stream is.
+#[derive(Debug)]
+enum Way {
+    Standard(OwnedFd, OwnedFd),
+    At(MigrationAddress),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no machine can be waited for{}: {source}", .at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default())]
+struct WayError {
+    at: Option<MigrationAddress>,
+    source: io::Error,
+}
+
+/// Takes the machine and runs it until it ends, here or in the background.
+pub(super) fn run(args: &ReceiveArgs) -> Status {
+    let notify = Notify::take();
+    let way = match &args.listen {
+        Some(address) => Way::At(address.clone()),
+        None => match standard() {
+            Ok(way) => way,
+            Err(source) => return report_error(&WayError { at: None, source }, Status::Failed),
+        },
+    };
+    let keep = match &way {
+        Way::Standard(input, output) => vec![input.as_raw_fd(), output.as_raw_fd()],
+        Way::At(_) => Vec::new(),
+    };
+    if args.service.daemonize || args.listen.is_none() {
+        return launch_keeping(What::Machine, notify, &keep, |notify, parent| {
+            take(way, args, notify, Some(parent))
+        });
+    }
+    take(way, args, notify, None)
+}
+
+/// The standard streams are the migration's, and nobody else's from now on.
+fn standard() -> io::Result<Way> {
+    let way =
+        Way::Standard(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+    redirect_to_null(&[libc::STDIN_FILENO, libc::STDOUT_FILENO])?;
+    Ok(way)
+}
+
+fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) -> Status {
+    let stream = match way {
+        Way::Standard(input, output) => Stream {
+            reader: Box::new(BufReader::new(File::from(input))),
+            writer: Box::new(File::from(output)),
+        },
+        Way::At(address) => {
+            let listening =
+                |at: &_| report::message(&format_args!("minivmm: waiting for a machine at {at}\n"));
+            match address.accept(listening) {
+                Ok(stream) => stream,
+                Err(source) => return report_error(&WayError { at: Some(address), source }, Status::Failed),
+            }
+        }
+    };
+    match receive(stream, |spec| check(spec, args.name.as_ref())) {
+        Ok(Received { spec, restore }) => serve(&spec, Some(restore), &args.service, notify, parent),
+        Err(error) => report_error(&error, Status::Failed),
+    }
+}
+
+/// What can be known of a machine before its memory has come.
+fn check(spec: &mut Spec, name: Option<&MachineName>) -> Result<(), String> {
+    if let Some(name) = name {
+        spec.name = Some(name.clone());
+    }
+    if let Some(name) = spec.name.as_ref().filter(|name| find(name).is_some()) {
+        return Err(format!(
+            "a machine called {name} runs there already; give another name with `minivmm receive --name`"
+        ));
+    }
+    let disks = spec.disk.iter().map(crate::spec::DiskSpec::image);
+    let initrd = match &spec.initrd {
+        Some(Initrd::File(path)) => Some(path.as_path()),
+        _ => None,
+    };
+    for path in spec.kernel.as_deref().into_iter().chain(initrd).chain(disks) {
+        path.metadata().map_err(|error| {
+            format!(
+                "{} cannot be used there: {error}; it has to be at the same path on both hosts",
+                path.display()
+            )
+        })?;
+    }
+    Ok(())
+}

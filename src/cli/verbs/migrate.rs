@@ -1,0 +1,149 @@
+//! `minivmm migrate`: carries the stream between a machine and the process that takes it over.
+
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use devices::thread::{Role, spawn};
+use diskimage::Progress;
+
+use super::wait::EndWaiter;
+use super::{ANSWER_LIMIT, MachineClient, MigrateArgs, VerbError};
+use crate::cli::disk::progress::Bar;
+use crate::cli::exit::Status;
+use crate::cli::migration_address::MigrationAddress;
+use crate::cli::print;
+use crate::control::client::MigrationConnection;
+use crate::control::save_routes::migrate_body;
+use crate::machine::{CopyLimits, CopyReport};
+use crate::migration::{Frame, Local, Stream};
+
+/// How long the machine may take to end, and the target's program.
+const END_LIMIT: Duration = Duration::from_secs(20);
+
+/// The target, and the program that leads there.
+struct Target {
+    stream: Stream,
+    child: Option<Child>,
+}
+
+impl Target {
+    fn connect(to: &str) -> io::Result<Self> {
+        if to.starts_with("unix:") || to.starts_with("tcp:") {
+            let address: MigrationAddress = to.parse().map_err(io::Error::other)?;
+            return Ok(Target { stream: address.connect()?, child: None });
+        }
+        let mut child =
+            Command::new("sh").args(["-c", to]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (Some(writer), Some(reader)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        Ok(Target {
+            stream: Stream { reader: Box::new(reader), writer: Box::new(writer) },
+            child: Some(child),
+        })
+    }
+}
+
+/// Waits for the program that leads to the target, but not for ever.
+fn wait_for(child: Option<Child>) {
+    let Some(mut child) = child else { return };
+    let begun = Instant::now();
+    while let Ok(None) = child.try_wait() {
+        if begun.elapsed() > END_LIMIT {
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
+    let client = MachineClient::find(&args.name)?;
+    let mut limits = CopyLimits { bandwidth: args.bandwidth, ..CopyLimits::default() };
+    limits.downtime = args.downtime.unwrap_or(limits.downtime);
+    // Sent before, so that an end that comes at once is not missed.
+    let mut waiter = EndWaiter::start(&client)?;
+    let connection = MigrationConnection::open(&client.0.socket, &migrate_body(limits));
+    let MigrationConnection { stream, received } = connection.map_err(|source| client.failed(source))?;
+    let mut frames = received.as_slice().chain(&stream);
+    let failed = |why: String| VerbError::Migration { name: args.name.clone(), why };
+    // A machine that cannot migrate says so before anybody types a password.
+    let first = next(&mut frames).map_err(failed)?;
+    if let Some(Local::Failed(why)) = local(&first).map_err(failed)? {
+        return Err(failed(why));
+    }
+    let target = Target::connect(&args.to)
+        .map_err(|source| failed(format!("{}: {source}; the machine runs on here", args.to)))?;
+    let Target { stream: Stream { reader, writer }, child } = target;
+    let replies = stream.try_clone().map_err(VerbError::Terminal)?;
+    spawn(Role::Cli, "replies", move || carry_back(reader, &replies)).map_err(VerbError::Terminal)?;
+    let outcome = carry(&client, &stream, first, &mut frames, writer).map_err(failed);
+    wait_for(child);
+    let report = outcome?;
+    waiter.end(END_LIMIT)?;
+    let text = if args.json { serde_json::to_string_pretty(&report)? } else { words(&report) };
+    Ok(print(&text, Status::Done))
+}
+
+fn words(report: &CopyReport) -> String {
+    let CopyReport { rounds, sent, total_ms, paused_ms, .. } = report;
+    let mib = sent.div_ceil(1 << 20);
+    format!("migrated in {total_ms} ms: {mib} MiB of memory in {rounds} rounds; paused for {paused_ms} ms")
+}
+
+/// From the target to the machine.
+fn carry_back(mut from: Box<dyn Read + Send>, to: &UnixStream) {
+    let _ = io::copy(&mut from, &mut &*to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// From the machine to the target, until the machine has said what has come of it.
+fn carry(
+    client: &MachineClient,
+    stream: &UnixStream,
+    first: Frame,
+    frames: &mut dyn Read,
+    writer: Box<dyn io::Write + Send>,
+) -> Result<CopyReport, String> {
+    let (mut frame, mut writer, mut bar) = (first, Some(writer), Bar::without_signals());
+    loop {
+        match local(&frame)? {
+            Some(Local::Progress(progress)) => {
+                let _ = bar.at(progress.total - progress.left.min(progress.total), progress.total);
+            }
+            Some(Local::Migrated(report)) => return Ok(report),
+            Some(Local::Failed(why)) => return Err(why),
+            None => {
+                let lost =
+                    writer.as_mut().is_some_and(|to| frame.write(to).and_then(|()| to.flush()).is_err());
+                if lost {
+                    // The machine copies no more, if it still does, and says what the target has said.
+                    writer = None;
+                    let _ = client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT);
+                    let _ = stream.shutdown(Shutdown::Write);
+                }
+            }
+        }
+        frame = next(frames)?;
+    }
+}
+
+fn next(frames: &mut dyn Read) -> Result<Frame, String> {
+    match Frame::read(frames) {
+        Ok(Some(frame)) => Ok(frame),
+        Ok(None) => {
+            Err("its process has ended, or lets go of the stream; `minivmm info` shows whether it runs"
+                .into())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn local(frame: &Frame) -> Result<Option<Local>, String> {
+    Local::of(frame).transpose().map_err(|error| error.to_string())
+}

@@ -1,0 +1,401 @@
+//! Machines that move to another process while they run. The guest writes its memory all the time and looks at every page: none is lost
+//! or old. Whatever fails before the target is told to run, the source runs on, with a sentence; and there are never two of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use host::Host;
+use vmm::{Heard, Launch, Owned, Vmm, count, wait};
+
+/// One host, on which machines move.
+struct Bench {
+    host: Host,
+}
+
+/// A process that has taken a machine over, or waits for one.
+struct Target {
+    child: Owned,
+    stdout: Heard,
+    stderr: Heard,
+}
+
+impl Target {
+    #[track_caller]
+    fn says(&self, word: &str) {
+        let seen = self.stdout.wait(|heard| count(heard, word) > 0);
+        assert!(seen, "no {word:?}: {} {}", self.stdout.text(), self.stderr.text());
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
+        drop(self.child.stdin.take());
+        let status = wait(&mut self.child, || format!("{} {}", stdout.text(), stderr.text()));
+        (status.code(), self.stderr.text())
+    }
+
+    /// Its guest has missed nothing.
+    #[track_caller]
+    fn ends_well(mut self) {
+        self.child.stdin.as_mut().unwrap().write_all(b"!!").unwrap();
+        self.says("finished rounds=");
+        assert!(!self.stdout.text().contains("failed"), "{}", self.stdout.text());
+        assert_eq!(self.end().0, Some(0));
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        Bench { host: Host::new() }
+    }
+
+    fn folder(&self) -> &Path {
+        self.host.0.path()
+    }
+
+    fn start(&self, words: &[&str]) -> Vmm {
+        let kernel = self.folder().join("kernel");
+        fs::write(&kernel, tiny_guest::WRITER).unwrap();
+        let mut launch = Launch::kernel(&kernel, tempfile::tempdir().unwrap());
+        launch.command.env("XDG_RUNTIME_DIR", self.folder());
+        let launch = launch.args(&["--name", "vm0", "--mem", "16", "--append", "pages=512"]).args(words);
+        let machine = launch.stdin(Stdio::piped()).spawn();
+        machine.expect("round=4\n", 1);
+        machine
+    }
+
+    /// A process that waits at `socket`.
+    fn receive(&self, socket: &str, words: &[&str]) -> Target {
+        let listen = format!("unix:{socket}");
+        let mut command = self.host.verb(&[&["receive", "--listen", &listen], words].concat());
+        let mut child = Owned::start(command.current_dir(self.folder()).stdin(Stdio::piped()));
+        let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
+        let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
+        assert!(stderr.wait(|heard| count(heard, "waiting for a machine") > 0), "{}", stderr.text());
+        Target { child, stdout, stderr }
+    }
+
+    /// What `minivmm migrate` ends with and says.
+    fn migrate(&self, name: &str, to: &str, words: &[&str]) -> (Option<i32>, String, String) {
+        // All of it may be left when the machine is paused: these tests are of other things.
+        let words = [&["migrate", name, "--to", to, "--downtime", "10s"], words].concat();
+        let output = self.host.verb(&words).current_dir(self.folder()).output().unwrap();
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), stdout, stderr)
+    }
+
+    fn state(&self, name: &str) -> String {
+        self.host.json(&["info", name, "--json"])["state"].as_str().unwrap().to_owned()
+    }
+
+    /// It runs here, and its guest has missed nothing.
+    #[track_caller]
+    fn runs_on(&self, machine: &mut Vmm) {
+        assert_eq!(self.state("vm0"), "running");
+        let before = count(&machine.stdout.bytes(), "finished");
+        machine.type_in(b"?+");
+        machine.expect("finished", before + 1);
+        assert!(!machine.stdout.text().contains("failed"), "{}", machine.stdout.text());
+        // It may notice a moment later that the verb has gone.
+        let begun = std::time::Instant::now();
+        while self.host.http("vm0", "GET", "/v1/copy", "").0 != 204 {
+            assert!(begun.elapsed() < vmm::LIMIT);
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn a_machine_moves_on_and_on_and_its_guest_misses_nothing() {
+    let bench = Bench::new();
+    let source = bench.start(&[]);
+    for round in 0..4 {
+        let next = format!("vm{}", round + 1);
+        let target = bench.receive(&next, &["--name", &next]);
+        let (status, stdout, stderr) =
+            bench.migrate(&format!("vm{round}"), &format!("unix:{next}"), &["--json"]);
+        assert_eq!(status, Some(0), "{stderr} {}", target.stderr.text());
+        let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert!(
+            report["rounds"].as_u64().unwrap() > 1 && report["sent"].as_u64().unwrap() > 2 << 20,
+            "{report}"
+        );
+        assert_eq!(bench.state(&next), "running");
+        assert!(!bench.host.does(&["ls"]).contains(&format!("vm{round} ")));
+        target.says("round=");
+        if round == 3 {
+            target.ends_well();
+        } else {
+            thread::spawn(move || drop(target.end()));
+        }
+    }
+    let ended = source.end();
+    assert!(ended.status.success() && !ended.stdout.contains("failed"), "{ended:?}");
+}
+
+#[test]
+fn a_command_leads_to_the_target_which_goes_on_in_the_background() {
+    let bench = Bench::new();
+    let source = bench.start(&[]);
+    let to = format!("{} receive --name vm1", env!("CARGO_BIN_EXE_minivmm"));
+    let (status, stdout, stderr) = bench.migrate("vm0", &to, &[]);
+    assert!(status == Some(0) && stdout.starts_with("migrated in "), "{stdout} {stderr}");
+    assert!(source.end().status.success());
+    let mut console = bench.host.verb(&["console", "vm1"]);
+    let mut console = Owned::start(console.stdin(Stdio::piped()));
+    let (said, _) = Heard::listen(console.stdout.take().unwrap());
+    console.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    assert!(said.wait(|heard| count(heard, "finished rounds=") > 0), "{}", said.text());
+    assert!(!said.text().contains("failed"));
+    console.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    assert!(wait(&mut console, || said.text()).success());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
+    let bench = Bench::new();
+    let image = bench.folder().join("image");
+    fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let mut source = bench.start(&["--disk", &format!("{},ro", image.display())]);
+    let mut refused = |to: &str, words: &[&str]| {
+        let (status, _, stderr) = bench.migrate("vm0", to, &[]);
+        assert_eq!(status, Some(1), "{stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
+        bench.runs_on(&mut source);
+    };
+    let receive = format!("{} receive", env!("CARGO_BIN_EXE_minivmm"));
+    refused(&receive, &["a machine called vm0 runs there already", "it runs on here"]);
+    refused("exit 3", &["runs on here"]);
+    refused("unix:/none/there", &["/none/there", "No such file", "runs on here"]);
+    refused("tcp:192.0.2.1:4444", &["ssh", "runs on here"]);
+    refused("echo this is no migration; cat >/dev/null", &["runs on here"]);
+    fs::rename(&image, image.with_extension("gone")).unwrap();
+    refused(&format!("{receive} --name vm1"), &["image", "same path", "runs on here"]);
+    fs::rename(image.with_extension("gone"), &image).unwrap();
+    // Another version, another processor, more memory than it says.
+    for (from, to, word) in [
+        ("\"protocol\":1", "\"protocol\":2", "version 2"),
+        ("\"cpu\":[\"0", "\"cpu\":[\"1", "CPUID"),
+        ("\"memory\":16777216", "\"memory\":16777217", "16777217"),
+    ] {
+        let target = bench.receive("target", &["--name", "vm1"]);
+        let proxy = Proxy::start(&bench, "proxy", "target", move |_, kind, body| {
+            let text = String::from_utf8_lossy(body).replace(from, to);
+            if kind == 1 { Pass::Instead(text.into_bytes()) } else { Pass::On }
+        });
+        refused("unix:proxy", &[word, "runs on here"]);
+        proxy.end();
+        let (status, said) = target.end();
+        assert!(status == Some(1) && said.contains(word), "{said}");
+    }
+    source.type_in(b"!!");
+    assert!(source.end().status.success());
+    let machine = bench.start(&["--disk", image.to_str().unwrap()]);
+    let (status, _, stderr) = bench.migrate("vm0", "exit 3", &[]);
+    assert!(status == Some(1) && stderr.contains("the guest can write to vda"), "{stderr}");
+    bench.host.does(&["kill", "vm0"]);
+    machine.end();
+}
+
+/// What becomes of a frame of the source.
+enum Pass {
+    On,
+    Instead(Vec<u8>),
+    /// So many of its bytes, and no more.
+    Cut(usize),
+    /// With a bit of this byte wrong.
+    Flip(usize),
+    /// Nothing comes back behind it.
+    Deaf,
+}
+
+/// Stands between source and target.
+struct Proxy {
+    thread: JoinHandle<()>,
+    sent: Arc<Mutex<Vec<u32>>>,
+}
+
+fn frame(from: &mut impl Read) -> Option<(u32, Vec<u8>, Vec<u8>)> {
+    let mut head = [0; 16];
+    from.read_exact(&mut head).ok()?;
+    let mut body = vec![0; u64::from_le_bytes(head[8..].try_into().unwrap()).try_into().unwrap()];
+    from.read_exact(&mut body).ok()?;
+    let kind = u32::from_le_bytes(head[..4].try_into().unwrap());
+    let bytes = [head.as_slice(), &body].concat();
+    Some((kind, body, bytes))
+}
+
+fn framed(kind: u32, body: &[u8]) -> Vec<u8> {
+    let (kind, len) = (kind.to_le_bytes(), (body.len() as u64).to_le_bytes());
+    let crc = crc32fast::hash(&[&kind, &len[..], body].concat()).to_le_bytes();
+    [&kind, &crc[..], &len, body].concat()
+}
+
+impl Proxy {
+    fn start(
+        bench: &Bench,
+        at: &str,
+        to: &str,
+        mut pass: impl FnMut(usize, u32, &[u8]) -> Pass + Send + 'static,
+    ) -> Self {
+        let [at, to] = [at, to].map(|name| bench.folder().join(name));
+        let listener = UnixListener::bind(&at).unwrap();
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let kinds = sent.clone();
+        let thread = thread::spawn(move || {
+            let (source, _) = listener.accept().unwrap();
+            fs::remove_file(&at).unwrap();
+            let target = UnixStream::connect(&to).unwrap();
+            let [mut back_from, mut back_to] = [&target, &source].map(|stream| stream.try_clone().unwrap());
+            let back = thread::spawn(move || {
+                let _ = std::io::copy(&mut back_from, &mut back_to);
+                let _ = back_to.shutdown(Shutdown::Both);
+            });
+            for number in 0.. {
+                let Some((kind, body, mut bytes)) = frame(&mut &source) else { break };
+                kinds.lock().unwrap().push(kind);
+                let cut = match pass(number, kind, &body) {
+                    Pass::On => false,
+                    Pass::Instead(body) => {
+                        bytes = framed(kind, &body);
+                        false
+                    }
+                    Pass::Cut(len) => {
+                        bytes.truncate(len);
+                        true
+                    }
+                    Pass::Flip(at) => {
+                        let at = at % bytes.len();
+                        bytes[at] ^= 4;
+                        false
+                    }
+                    Pass::Deaf => {
+                        source.shutdown(Shutdown::Both).unwrap();
+                        false
+                    }
+                };
+                if (&target).write_all(&bytes).is_err() || cut {
+                    break;
+                }
+            }
+            let _ = target.shutdown(Shutdown::Write);
+            back.join().unwrap();
+        });
+        Proxy { thread, sent }
+    }
+
+    /// The kinds of the frames that came.
+    fn end(self) -> Vec<u32> {
+        self.thread.join().unwrap();
+        let sent = self.sent.lock().unwrap();
+        sent.clone()
+    }
+}
+
+/// A number of a frame, and what is done to it.
+type Fault = (usize, fn(usize) -> Pass);
+
+#[test]
+fn a_stream_that_is_cut_or_damaged_anywhere_leaves_the_machine_where_it_was() {
+    let bench = Bench::new();
+    let mut source = bench.start(&[]);
+    // One without a fault, but for the end, says how many frames there are: of all but the last, `Go`, each may be hit.
+    let mut fails = |fault: Fault| {
+        let target = bench.receive("target", &["--name", "vm1"]);
+        let (at, hit) = fault;
+        let is_last = |body: &[u8]| body.starts_with(b"{\"complete\"");
+        let proxy = Proxy::start(&bench, "proxy", "target", move |number, _, body| {
+            // The number of frames differs by what the guest has written: what comes last is hit at the latest.
+            if number == at || is_last(body) { hit(number) } else { Pass::On }
+        });
+        let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+        assert!(status == Some(1) && stderr.contains("runs on here"), "{at}: {stderr}");
+        let frames = proxy.end().len();
+        assert_eq!(target.end().0, Some(1), "{at}");
+        assert!(!bench.host.does(&["ls"]).contains("vm1"));
+        bench.runs_on(&mut source);
+        frames
+    };
+    let cuts: [fn(usize) -> Pass; 3] =
+        [|_| Pass::Cut(0), |_| Pass::Cut(9), |number| Pass::Flip(number * 7919)];
+    let frames = fails((usize::MAX, cuts[0]));
+    assert!(frames > 20, "{frames}");
+    for hit in cuts {
+        for tenth in 0..=10 {
+            fails((frames * tenth / 10, hit));
+        }
+    }
+    for number in 0..3 {
+        fails((number, |_| Pass::Flip(0)));
+    }
+    source.type_in(b"!!");
+    assert!(source.end().status.success());
+}
+
+#[test]
+fn a_target_that_dies_leaves_the_machine_where_it_was() {
+    let bench = Bench::new();
+    let mut source = bench.start(&[]);
+    let target = bench.receive("target", &["--name", "vm1"]);
+    let pid = i32::try_from(target.child.id()).unwrap();
+    let proxy = Proxy::start(&bench, "proxy", "target", move |number, _, _| {
+        if number == 10 {
+            vmm::send_signal(pid, libc::SIGKILL);
+        }
+        Pass::On
+    });
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+    assert!(status == Some(1) && stderr.contains("runs on here"), "{stderr}");
+    proxy.end();
+    target.end();
+    bench.runs_on(&mut source);
+    source.type_in(b"!!");
+    assert!(source.end().status.success());
+}
+
+#[test]
+fn a_stream_that_breaks_when_the_target_is_told_to_run_leaves_one_machine() {
+    let bench = Bench::new();
+    let source = bench.start(&[]);
+    let target = bench.receive("target", &["--name", "vm1"]);
+    let proxy =
+        Proxy::start(
+            &bench,
+            "proxy",
+            "target",
+            |_, _, body| {
+                if body == b"\"go\"" { Pass::Deaf } else { Pass::On }
+            },
+        );
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+    assert!(
+        status == Some(1) && stderr.contains("paused here") && stderr.contains("`minivmm resume`"),
+        "{stderr}"
+    );
+    proxy.end();
+    target.says("round=");
+    assert_eq!((bench.state("vm0"), bench.state("vm1")), ("paused".into(), "running".into()));
+    target.ends_well();
+    // It is for somebody who has looked.
+    bench.host.does(&["resume", "vm0"]);
+    assert_eq!(bench.state("vm0"), "running");
+    let mut source = source;
+    source.type_in(b"!!");
+    assert!(source.end().status.success());
+}
