@@ -181,13 +181,16 @@ impl Boot {
             }
             components.quiesce();
             components.load(states)?;
-            match &handover {
+            if let Some(handover) = &handover {
                 // Everything is made, and nothing has begun.
-                Some(handover) => handover.ask().map_err(StartError::Handover)?,
-                // Before its vCPUs run: no guest makes random numbers from what another one has.
-                None => board.generation.announce().map_err(StartError::describe)?,
+                handover.ask().map_err(StartError::Handover)?;
             }
             components.go();
+            if handover.is_none() {
+                // Before its vCPUs run: no guest makes random numbers from what another one has. Behind the devices, which lead the
+                // interrupts where the guest wants them.
+                board.generation.announce().map_err(StartError::describe)?;
+            }
             threads.resume();
             if let Some(handover) = handover {
                 handover.runs();

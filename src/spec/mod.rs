@@ -150,7 +150,7 @@ pub struct Spec {
     ///
     /// Written as `name=NAME,socket=PATH`, once for each stream. The guest has it as /dev/virtio-ports/NAME. On the host it
     /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
+    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<PortSpec>,
 
@@ -216,7 +216,10 @@ pub struct Spec {
     /// On its reboot: reboot, exit [default: reboot]
     ///
     /// `reboot` boots the guest again in the same process. `exit` ends the machine.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "WHAT", hide_possible_values = true))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, hide_short_help = true, value_name = "WHAT", hide_possible_values = true)
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_reboot: Option<OnReboot>,
 
