@@ -54,7 +54,6 @@ use std::time::{Duration, Instant};
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
 pub use disks::DiskState;
-#[cfg(feature = "cli")]
 pub(crate) use disks::disk_id;
 pub use error::{BalloonError, DiskChangeError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
