@@ -65,7 +65,7 @@ fn no_arguments_show_the_help_and_are_a_usage_error() {
 #[test]
 fn help_and_version_go_to_stdout_and_are_no_error() {
     let folder = Folder::new();
-    for (flag, said) in [("--help", "Exit status: 0"), ("-h", "--on-reboot"), ("--version", "minivmm 0.")] {
+    for (flag, said) in [("--help", "Exit status: 0"), ("-h", "--publish"), ("--version", "minivmm 0.")] {
         let output = folder.run(&[flag]);
         assert_eq!(output.status.code(), Some(0));
         assert!(output.stderr.is_empty());

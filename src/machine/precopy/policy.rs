@@ -29,6 +29,7 @@ pub struct CopyLimits {
 
 /// What comes of a guest that writes its memory faster than it is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Otherwise {
     /// It is paused for longer.
     Pause,
