@@ -8,7 +8,7 @@ use rustix::fs::MemfdFlags;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -92,10 +92,7 @@ fn direct_disks(config: &LabConfig, dir: &Path) -> Result<(), LabError> {
 }
 
 fn agent_file() -> Result<PathBuf, LabError> {
-    let agent = cache::by_content("agent", "bin", AGENT)?;
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(&agent, mode).map_err(LabError::path("make executable", &agent))?;
-    Ok(agent)
+    cache::by_content("agent", "run", AGENT, 0o755)
 }
 
 /// QEMU emulates a processor with SVM, Debian's cloud kernel runs KVM on it. It goes on where a machine of the same make was

@@ -6,6 +6,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -50,19 +51,31 @@ pub(crate) fn beside(path: &Path) -> PathBuf {
 
 /// Writes a whole file or nothing.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), LabError> {
+    write_with(path, content, 0o644)
+}
+
+/// The same with a mode, which the file has from the beginning: another one may come in its place while it is used.
+fn write_with(path: &Path, content: &[u8], mode: u32) -> Result<(), LabError> {
     let new = beside(path);
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(mode);
     let written =
-        File::create(&new).and_then(|mut f| f.write_all(content)).and_then(|()| fs::rename(&new, path));
+        options.open(&new).and_then(|mut f| f.write_all(content)).and_then(|()| fs::rename(&new, path));
     written.inspect_err(|_| drop(fs::remove_file(&new))).map_err(LabError::path("write", path))
 }
 
-/// A file in the cache named after its content; written once.
-pub(crate) fn by_content(stem: &str, extension: &str, content: &[u8]) -> Result<PathBuf, LabError> {
+/// A file in the cache named after its content, with this mode; written once.
+pub(crate) fn by_content(
+    stem: &str,
+    extension: &str,
+    content: &[u8],
+    mode: u32,
+) -> Result<PathBuf, LabError> {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);
     let path = cache_dir()?.join(format!("{stem}-{:016x}.{extension}", hasher.finish()));
     if !path.exists() {
-        write(&path, content)?;
+        write_with(&path, content, mode)?;
     }
     Ok(path)
 }

@@ -55,9 +55,9 @@ pub fn initramfs(kernel: &Kernel, spec: &InitramfsSpec) -> Result<PathBuf, LabEr
     let image = archive.finish()?;
     let stem = format!("initramfs-{}", kernel.version);
     if spec.gzip {
-        cache::by_content(&stem, "cpio.gz", &filter("gzip", &["-nc6"], &image)?)
+        cache::by_content(&stem, "cpio.gz", &filter("gzip", &["-nc6"], &image)?, 0o644)
     } else {
-        cache::by_content(&stem, "cpio", &image)
+        cache::by_content(&stem, "cpio", &image, 0o644)
     }
 }
 
