@@ -183,11 +183,9 @@ fn each_growth_is_seen_under_load(guest: &mut Guest) {
 
 /// fio writes more than the host has room for, and checks what it wrote.
 fn a_full_host_pauses_and_harms_no_write(guest: &mut Guest, disk: &str, image: &str) {
-    let events = format!(
-        "exec {}",
-        as_user("curl -siN --unix-socket run/minivmm/vm0.sock http://localhost/v1/events")
-    );
-    let mut events = lab().spawn(&Cmd::sh(events)).unwrap();
+    // With -v for the head of the answer: curl holds back what -i prints of it.
+    let curl = as_user("curl -svN --unix-socket run/minivmm/vm0.sock http://localhost/v1/events");
+    let mut events = lab().spawn(&Cmd::sh(format!("exec {curl} 2>&1"))).unwrap();
     // What happens before it listens is not told to it: the machine answers when it does.
     events.expect("200 OK", SOON).unwrap();
     let room = |kib: u64| lab().sh(&format!("mount -o remount,size={kib}k small")).unwrap();
