@@ -13,7 +13,7 @@ use virtio::transport::{DeviceHandle, TellError};
 
 use super::events::Publisher;
 use crate::host::disk::Drive;
-use crate::spec::{DiskSpec, limits};
+use crate::spec::{DiskBps, DiskIops, DiskSpec, limits};
 
 /// All disks, in the order of the spec. Clones are of the same ones. Keeps no disk open, and nothing of a
 /// boot that is over.
@@ -57,6 +57,20 @@ pub struct DiskState {
     pub iops: Option<u64>,
     /// Most bytes in a second; `None` is no limit.
     pub bps: Option<u64>,
+}
+
+impl DiskState {
+    /// Has `spec` describe the disk as it is now. The error is the id of a drive that is empty.
+    pub(super) fn write_to(self, spec: &mut DiskSpec) -> Result<(), String> {
+        let path = self.path.ok_or(self.id)?;
+        if path != spec.image() {
+            // Another one was inserted, read-only.
+            spec.path = path;
+        }
+        spec.iops = self.iops.and_then(DiskIops::new);
+        spec.bps = self.bps.and_then(DiskBps::new);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

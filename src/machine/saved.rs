@@ -21,7 +21,7 @@ use crate::host::disk::{DiskMark, Drive, WrittenFile};
 use crate::kvm::memory::{GuestRam, Placement, extents, parts};
 use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError};
-use crate::spec::{DiskBps, DiskIops, Spec};
+use crate::spec::Spec;
 
 /// Layout of [`SavedState`].
 const VERSION: u16 = 1;
@@ -285,13 +285,7 @@ pub(super) fn current_spec(resources: &Resources) -> Result<Spec, Unsaveable> {
         if disk.snapshot {
             return Err(Unsaveable::SnapshotDisk(now.id));
         }
-        let path = now.path.ok_or(Unsaveable::EmptyDrive(now.id))?;
-        if path != disk.image() {
-            // Another one was inserted, read-only.
-            disk.path = path;
-        }
-        disk.iops = now.iops.and_then(DiskIops::new);
-        disk.bps = now.bps.and_then(DiskBps::new);
+        now.write_to(disk).map_err(Unsaveable::EmptyDrive)?;
     }
     Ok(spec)
 }

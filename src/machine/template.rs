@@ -21,7 +21,7 @@ use crate::host::disk::{DiskMark, Drive, OpenDisk};
 use crate::kvm::KvmDevice;
 use crate::kvm::memory::frozen_memfd;
 use crate::saved::SavedMachine;
-use crate::spec::{DiskBps, DiskIops, DiskSpec, NetLink, Spec};
+use crate::spec::{DiskSpec, NetLink, Spec};
 
 /// A machine that was frozen in the midst of its work, from which others go on where it was: a guest is booted and warmed up once,
 /// and each clone of it is there within a millisecond. Clones of a template are of the same one.
@@ -153,13 +153,7 @@ fn spec_now(resources: &Resources) -> Result<Spec, FreezeError> {
     }
     let mut spec = resources.spec.clone();
     for (disk, now) in spec.disk.iter_mut().zip(resources.disk_handles.states()) {
-        let path = now.path.ok_or(FreezeError::EmptyDrive(now.id))?;
-        if path != disk.image() {
-            // Another one was inserted, read-only.
-            disk.path = path;
-        }
-        disk.iops = now.iops.and_then(DiskIops::new);
-        disk.bps = now.bps.and_then(DiskBps::new);
+        now.write_to(disk).map_err(FreezeError::EmptyDrive)?;
     }
     cloneable(spec)
 }
