@@ -101,6 +101,12 @@ fn what_cannot_be_saved_or_restored_is_refused_and_the_machine_goes_on() {
     machine.expect("at=", before + 1);
     bench.does(&["save", "vm0", "saved"]);
     assert_eq!(machine.end().status.code(), Some(0));
+    // What looks as if the disk stayed as it is does not write to it.
+    for words in [&["--disks", "d0"][..], &["--snapshot"]] {
+        let said = bench.fails(&[&["restore", "saved"], words].concat());
+        assert!(said.contains("no copy of the disk") && said.contains("image.raw"), "{said}");
+    }
+    assert!(!bench.path("d0").exists());
     let again = bench.restore(&["saved"]);
     again.says("at=");
     assert!(bench.fails(&["restore", "saved"]).contains("was written to since the machine was saved"));
