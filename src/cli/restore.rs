@@ -78,7 +78,7 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
     }
     match &args.disks {
         Some(disks) => saved.keep_disks_in(disks)?,
-        None if args.put_back => saved.put_disks_back()?,
+        None if args.put_back => saved.put_disks_back()?.keep(),
         // The guest writes to copies, or to nothing that stays.
         None if args.snapshot => saved.check_copies()?,
         None if saved.has_disks() => {

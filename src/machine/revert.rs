@@ -65,15 +65,16 @@ impl Revert {
 
     /// Exchanges the disks, when no boot uses them.
     pub(super) fn exchange_disks(self, resources: &Resources) -> Result<Origin<'static>, StartError> {
-        self.disks.replace(|index, _| {
+        let exchanged = self.disks.exchange()?;
+        for number in exchanged.numbers() {
             let (Some(spec), Some(drive)) =
-                (resources.spec.disk.get(index), resources.files.drives.get(index))
+                (resources.spec.disk.get(number), resources.files.drives.get(number))
             else {
                 return Err(StartError::Internal("the disks"));
             };
             drive.replace(OpenDisk::open(spec).map_err(StartError::Disk)?);
-            Ok(())
-        })?;
+        }
+        exchanged.keep();
         Ok(Origin::State(self.restore))
     }
 }

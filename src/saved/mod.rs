@@ -21,7 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
 use manifest::{Manifest, SavedDisk, copied_format, copy_name};
-pub(crate) use put_back::NewDisks;
+pub(crate) use put_back::{ExchangedDisks, NewDisks};
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 
 use crate::host::disk::{DiskMark, WrittenFile, base_of};

@@ -9,7 +9,7 @@ use diskimage::set_backing_name;
 use super::manifest::{SavedDisk, copied_format};
 use super::{SavedMachine, SavedMachineError, open};
 use crate::host::disk::{Access, base_of, copy_file, lock, open_file};
-use crate::host::new_file::NewFile;
+use crate::host::new_file::{Exchanged, NewFile};
 use crate::spec::DiskSpec;
 
 /// New files beside the images that they are to replace, on the medium already. Dropped, they are gone.
@@ -70,15 +70,16 @@ impl SavedMachine {
     }
 
     /// Puts the disks of the folder back, for a machine that does not run. Each is the old one or that of the folder, whenever this process
-    /// ends; when it is done again, all are those of the folder.
-    pub(crate) fn put_disks_back(&mut self) -> Result<(), SavedMachineError> {
+    /// ends; when it is done again, all are those of the folder. They are the old ones again if what this returns is dropped before it
+    /// is kept.
+    pub(crate) fn put_disks_back(&mut self) -> Result<ExchangedDisks, SavedMachineError> {
         let disks = self.copy_disks_back(&|| true)?;
         // Nobody writes to them, and nobody begins to.
         let locked = disks.0.iter().map(|disk| lock_image(&disk.image));
         let _locked = locked.collect::<Result<Vec<_>, _>>()?;
-        disks.replace(|_, _| Ok::<_, SavedMachineError>(()))?;
+        let exchanged = disks.exchange()?;
         self.disks.fill(None);
-        Ok(())
+        Ok(exchanged)
     }
 }
 
@@ -92,15 +93,29 @@ fn lock_image(path: &Path) -> Result<impl Sized + use<>, SavedMachineError> {
 }
 
 impl NewDisks {
-    /// Gives each the name of the image that it replaces, and calls `then` with the disk's number and the image's path.
-    pub(crate) fn replace<E: From<SavedMachineError>>(
-        self,
-        then: impl Fn(usize, &Path) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for NewDisk { index, image, new } in self.0 {
-            new.keep(true).map_err(|source| SavedMachineError::PutBack { path: image.clone(), source })?;
-            then(index, &image)?;
-        }
-        Ok(())
+    /// Gives each the name of the image that it replaces: all of them, or none after an error.
+    pub(crate) fn exchange(self) -> Result<ExchangedDisks, SavedMachineError> {
+        let exchange = |NewDisk { index, image, new }| {
+            let exchanged =
+                new.exchange().map_err(|source| SavedMachineError::PutBack { path: image, source });
+            exchanged.map(|exchanged| (index, exchanged))
+        };
+        self.0.into_iter().map(exchange).collect::<Result<_, _>>().map(ExchangedDisks)
+    }
+}
+
+/// Disks that have the names of those that were there before, by their numbers. Dropped, those have them again.
+#[derive(Debug)]
+pub(crate) struct ExchangedDisks(Vec<(usize, Exchanged)>);
+
+impl ExchangedDisks {
+    /// The numbers of the disks.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|(number, _)| *number)
+    }
+
+    /// Those of before are not needed any more.
+    pub(crate) fn keep(self) {
+        self.0.into_iter().for_each(|(_, exchanged)| exchanged.keep());
     }
 }
