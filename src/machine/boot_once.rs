@@ -101,7 +101,7 @@ impl Beginning {
                 (Arc::new(guest_ram(spec, &ranges)?), Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                address_bits = restore.check_cpu(kvm)?;
+                address_bits = restore.address_bits();
                 let (ram, sources) = match (restore.arrived.clone(), spec.mem_backing()) {
                     (Some(arrived), _) => {
                         handover = Some(arrived.handover);
@@ -154,6 +154,9 @@ impl Boot {
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) =
             assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
+        if let (Some(restore), Some(vcpu)) = (&saved, vcpus.first()) {
+            restore.check_cpu(vcpu)?;
+        }
         loading.finish()?;
         // Over the saved one, if there is one; a machine that only moves is the same one.
         if handover.is_none() {

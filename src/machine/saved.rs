@@ -19,7 +19,8 @@ use super::resources::Resources;
 use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
 use crate::kvm::memory::{GuestRam, Placement, extents, parts};
-use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
+use crate::kvm::vcpu::Vcpu;
+use crate::kvm::{CpuBaseline, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::Spec;
 
@@ -195,14 +196,18 @@ impl Restore {
         Restore { clock, ..self }
     }
 
-    /// Whether this host offers what the guest was told of its processor; gives the bits of physical address of that.
-    pub(super) fn check_cpu(&self, kvm: &KvmDevice) -> Result<Option<u32>, StartError> {
-        let Some(cpu) = &self.cpu else { return Ok(None) };
-        if self.cpu_fits.get().is_none() {
-            cpu.check_host(kvm)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
+    /// Bits of guest physical address that the guest was told of.
+    pub(super) fn address_bits(&self) -> Option<u32> {
+        self.cpu.as_ref().map(|cpu| cpu.physical_address_bits())
+    }
+
+    /// Whether this host offers what the guest was told of its processor. `vcpu` is new, and here to be asked.
+    pub(super) fn check_cpu(&self, vcpu: &Vcpu) -> Result<(), StartError> {
+        if let Some(cpu) = self.cpu.as_ref().filter(|_| self.cpu_fits.get().is_none()) {
+            vcpu.check(cpu)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
             self.cpu_fits.get_or_init(|| ());
         }
-        Ok(Some(cpu.physical_address_bits()))
+        Ok(())
     }
 
     /// One that has come from elsewhere, and goes on as the same machine.
