@@ -117,7 +117,7 @@ fn a_guest_goes_back_to_its_snapshot_and_clones_of_it_write_to_disks_of_their_ow
         }
         println!("{name}: {numbers:?}");
         assert!(numbers[0] != numbers[1] || !has_driver, "{numbers:?}");
-        clones.map(Small::kill);
+        clones.into_iter().for_each(Small::kill);
         // What both came from is as it was.
         let mut again = Small::restore(host, "saved --snapshot");
         assert_eq!(read(&mut again), "old");
@@ -200,7 +200,7 @@ fn a_guest_under_load_moves_to_another_process_and_to_another_host() {
         let mut receive =
             host.spawn(&Cmd::sh("exec ./minivmm receive --listen unix:moving --name moved").tty()).unwrap();
         receive.expect("waiting for a machine", SOON).unwrap();
-        let migrate = Cmd::sh("./minivmm migrate small --to unix:moving --downtime 60s --json");
+        let migrate = Cmd::sh("./minivmm migrate small --to unix:moving --downtime 10s --json");
         migrated(&host.exec(&migrate.limit(2 * SOON)).unwrap(), &format!("{name} in one host"));
         guest.ends_well();
         guest = Small::go_on(receive);
@@ -216,7 +216,7 @@ fn a_guest_under_load_moves_to_another_process_and_to_another_host() {
         let is_over = AtomicBool::new(false);
         let out = thread::scope(|scope| {
             scope.spawn(|| connect(streams.each_mut(), &mut target, &is_over));
-            let line = "./minivmm migrate moved --to 'cat <down & exec cat >up' --downtime 60s --json";
+            let line = "./minivmm migrate moved --to 'cat <down & exec cat >up' --downtime 10s --json";
             let out = host.exec(&Cmd::sh(line).limit(2 * SOON));
             is_over.store(true, Ordering::Relaxed);
             out
