@@ -321,11 +321,11 @@ const CLOCK: &str = "clock";
 fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
     let mut components = Components::default();
     components.push("memory", MemoryLayout(memory.ram.clone()));
+    components.push(CLOCK, vm.clock());
     for (number, vcpu) in vcpus.into_iter().enumerate() {
         components.push(format!("vcpu{number}"), vcpu);
     }
     components.push("irqchip", vm.irqchip());
-    components.push(CLOCK, vm.clock());
     components.append(devices);
     components
 }
