@@ -79,7 +79,9 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
     match &args.disks {
         Some(disks) => saved.keep_disks_in(disks)?,
         None if args.put_back => saved.put_disks_back()?,
-        None if saved.has_disks() && !args.snapshot => {
+        // The guest writes to copies, or to nothing that stays.
+        None if args.snapshot => saved.check_copies()?,
+        None if saved.has_disks() => {
             return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
         }
         None => {}

@@ -27,6 +27,9 @@ pub enum RevertError {
     /// It has ended.
     #[error("the machine has ended")]
     Ended,
+    /// The caller wanted no more.
+    #[error("the way back was cancelled, and the machine is as it was")]
+    Cancelled,
     /// The folder cannot be used.
     #[error(transparent)]
     Folder(#[from] SavedMachineError),

@@ -121,18 +121,19 @@ impl SaveOptions {
 }
 
 impl SavedParts {
-    /// Copies the disks into a folder, if `options` say so, as long as the machine rests.
+    /// Copies the disks into a folder, if `options` say so, as long as the machine rests and `wanted` says so.
     pub(super) fn copy_disks(
         &self,
         options: SaveOptions,
         new: &mut NewSavedMachine,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<(), SaveError> {
         let written = self.written.iter().enumerate().filter(|_| options.with_disks);
         for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
-            new.copy_disk(index, file, &|| self.paused.strong_count() > 0)?;
+            new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
         }
         Ok(())
     }

@@ -129,8 +129,9 @@ impl SavedMachine {
     /// Otherwise it is gone when the machine ends. The saved folder is not written to in either case.
     ///
     /// # Errors
-    /// [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
+    /// [`SavedMachineError::NoCopy`], [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
     pub fn keep_disks_in(&mut self, disks: impl AsRef<Path>) -> Result<(), SavedMachineError> {
+        self.check_copies()?;
         let disks = disks.as_ref();
         let failed = |source| SavedMachineError::Disk { path: disks.into(), source };
         match DirBuilder::new().mode(0o700).create(disks) {
@@ -145,6 +146,19 @@ impl SavedMachine {
             disk.overlay = Some(disks.join(copy_name(index, diskimage::Format::Qcow2)));
         });
         Ok(())
+    }
+
+    /// Checks that the folder has a copy of each disk that the guest writes to.
+    pub(crate) fn check_copies(&self) -> Result<(), SavedMachineError> {
+        let is_copy = |index| matches!(self.disks.get(index), Some(Some(SavedDisk::Copy(_))));
+        let writes =
+            |(index, disk): &(usize, &DiskSpec)| !disk.read_only && !disk.snapshot && !is_copy(*index);
+        match self.spec.disk.iter().enumerate().find(writes) {
+            Some((_, disk)) => {
+                Err(SavedMachineError::NoCopy { folder: self.folder.clone(), disk: disk.image().into() })
+            }
+            None => Ok(()),
+        }
     }
 
     /// The copies by the number of their disk.
@@ -318,13 +332,20 @@ fn open(folder: &Path, name: &str) -> Result<File, SavedMachineError> {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(SavedMachineError::NotSaved(folder.into()));
         }
+        // A link, or a socket.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            return Err(no_regular_file(folder, name));
+        }
         opened => opened.map_err(|source| SavedMachineError::Unreadable { path: path.clone(), source })?,
     };
     if file.metadata().is_ok_and(|found| found.is_file()) {
         return Ok(file);
     }
-    let reason = format!("{name} is no regular file");
-    Err(SavedMachineError::Damaged { folder: folder.into(), reason })
+    Err(no_regular_file(folder, name))
+}
+
+fn no_regular_file(folder: &Path, name: &str) -> SavedMachineError {
+    SavedMachineError::Damaged { folder: folder.into(), reason: format!("{name} is no regular file") }
 }
 
 /// All of a small file.
