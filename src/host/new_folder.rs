@@ -58,6 +58,20 @@ impl NewFolder {
         Err(ErrorKind::WouldBlock.into())
     }
 
+    /// Its path for now.
+    #[cfg(feature = "cli")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// As [`NewFolder::keep`]; gives the open folder, which is locked until that is closed.
+    #[cfg(feature = "cli")]
+    pub(crate) fn keep_locked(self) -> io::Result<File> {
+        let folder = self.folder.try_clone()?;
+        self.keep()?;
+        Ok(folder)
+    }
+
     /// A new file in it, to be read and written by this user alone.
     pub(crate) fn file(&self, name: &str) -> io::Result<File> {
         File::options().read(true).write(true).create_new(true).mode(0o600).open(self.temporary.join(name))
@@ -80,6 +94,23 @@ impl Drop for NewFolder {
             let _ = fs::remove_dir_all(&self.temporary);
         }
     }
+}
+
+/// Removes the folder `path` if it has an entry `mark` and nobody has its lock; [`ErrorKind::WouldBlock`] if somebody has.
+#[cfg(feature = "cli")]
+pub(crate) fn remove_unfinished(path: &Path, mark: &str) -> io::Result<()> {
+    if fs::symlink_metadata(path.join(mark)).is_err() {
+        return Ok(());
+    }
+    let folder = open_folder(path)?;
+    if !try_lock_folder(&folder)? {
+        return Err(ErrorKind::WouldBlock.into());
+    }
+    // It may have been finished, or replaced, until it was locked.
+    if is_same(&folder, path) && fs::symlink_metadata(path.join(mark)).is_ok() {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
 }
 
 fn open_folder(path: &Path) -> io::Result<File> {

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
-use manifest::{Manifest, SavedDisk, copied_format, copy_name};
+use manifest::{Manifest, SavedDisk};
+pub(crate) use manifest::{copied_format, copy_name};
 pub(crate) use put_back::NewDisks;
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 
@@ -155,6 +156,24 @@ impl SavedMachine {
         })
     }
 
+    /// The images that the guest has written to. The machine has to be given others by the caller.
+    #[cfg(feature = "cli")]
+    pub(crate) fn take_written(&mut self) -> Vec<WrittenDisk> {
+        let mut written = Vec::new();
+        for (index, (disk, saved)) in self.spec.disk.iter().zip(&mut self.disks).enumerate() {
+            written.extend(saved.take().map(|saved| match saved {
+                SavedDisk::Copy(name) => {
+                    let base = self.bases.remove(&index);
+                    WrittenDisk { index, path: self.folder.join(name), base, is_copy: true }
+                }
+                SavedDisk::Mark(_) => {
+                    WrittenDisk { index, path: disk.image().into(), base: None, is_copy: false }
+                }
+            }));
+        }
+        written
+    }
+
     /// Has the machine read the copies, with `on_top` of them what it says.
     fn use_copies(&mut self, on_top: impl Fn(usize, &mut DiskSpec)) {
         for (index, (disk, saved)) in self.spec.disk.iter_mut().zip(&mut self.disks).enumerate() {
@@ -184,6 +203,19 @@ impl SavedMachine {
         self.use_copies(|_, disk| disk.snapshot = true);
         (self.spec, Restore::new(self.state, self.memory))
     }
+}
+
+/// An image that the guest of a saved machine has written to.
+#[cfg(feature = "cli")]
+#[derive(Debug)]
+pub(crate) struct WrittenDisk {
+    /// Number of the disk.
+    pub(crate) index: usize,
+    /// The copy in the folder, or the image itself.
+    pub(crate) path: PathBuf,
+    /// What the copy lies on.
+    pub(crate) base: Option<PathBuf>,
+    pub(crate) is_copy: bool,
 }
 
 /// A saved machine that is being written. Dropped before [`NewSavedMachine::keep`] nothing is left of it.

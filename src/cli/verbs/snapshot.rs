@@ -28,6 +28,12 @@ const DELETED: &str = ".deleted";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotName(MachineName);
 
+impl SnapshotName {
+    pub(in crate::cli) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
 impl FromStr for SnapshotName {
     type Err = String;
 
@@ -63,7 +69,7 @@ pub(in crate::cli) enum SnapshotError {
 }
 
 /// The folder of a machine's snapshots.
-fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
+pub(in crate::cli) fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
     let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     Ok(state.ok_or(SnapshotError::NoPlace)?.join("minivmm/snapshots").join(machine.as_str()))
@@ -109,7 +115,11 @@ pub(super) fn revert(args: &RevertArgs) -> Result<String, VerbError> {
     ))
 }
 
-fn existing(machine: &MachineName, folder: &Path, name: &str) -> Result<SavedSummary, VerbError> {
+pub(in crate::cli) fn existing(
+    machine: &MachineName,
+    folder: &Path,
+    name: &str,
+) -> Result<SavedSummary, VerbError> {
     match summary(folder) {
         Err(SavedMachineError::NotSaved(_)) => {
             Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() }.into())
