@@ -85,7 +85,7 @@ impl Bench {
         let output = self.verb(words).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
-        assert!(output.stdout.is_empty(), "{words:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{words:?}: {:?}", output.stdout);
         said
     }
 
