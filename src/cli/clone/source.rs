@@ -58,5 +58,6 @@ impl Source {
 /// What a running machine was started as.
 pub(super) fn spec_of(name: &MachineName, client: &MachineClient) -> Result<Spec, CloneError> {
     let mut info = client.get("/v1/machine")?;
-    serde_json::from_value(info["spec"].take()).map_err(|_| CloneError::Description(name.clone()))
+    serde_json::from_value(info.get_mut("spec").map(serde_json::Value::take).unwrap_or_default())
+        .map_err(|_| CloneError::Description(name.clone()))
 }
