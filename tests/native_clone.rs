@@ -242,6 +242,42 @@ fn many_clones_of_one_snapshot_lie_on_its_copies_unless_they_are_full() {
     assert!(fs::read(&copy).unwrap() == kept, "the snapshot was written to");
     let writes = bench.console("vm3").finish();
     bench.assert_disk(&bench.path("vm3/vda.raw"), &[], writes);
+    // It is not deleted beneath the overlays of machines that are off.
+    for folder in ["vm1", "vm2", "elsewhere"] {
+        let said = bench.fails(&["snapshot", "vm0", "first", "--delete"]);
+        assert!(said.contains("lies on a disk of the snapshot") && said.contains(folder), "{said}");
+        fs::remove_dir_all(bench.path(folder)).unwrap();
+    }
+    bench.does(&["snapshot", "vm0", "first", "--delete"]);
+}
+
+#[test]
+fn disks_of_which_a_killed_revert_exchanged_some_are_put_back_before_they_run() {
+    let bench = Bench::new();
+    let second = bench.path("second.raw");
+    File::create(&second).unwrap().set_len(1 << 20).unwrap();
+    let words = ["--disk", second.to_str().unwrap()];
+    let machine = bench.start("", &words);
+    bench.does(&["snapshot", "vm0", "first"]);
+    bench.does(&["revert", "vm0", "first"]);
+    let marks = |bench: &Bench| bench.names("").iter().filter(|name| name.contains("exchange")).count();
+    assert_eq!(marks(&bench), 0);
+    let writes = finish(machine);
+    bench.assert_disk(&bench.image, &[], writes);
+    // What it leaves that is killed between two disks.
+    let first = bench.snapshot("first");
+    for name in [".image.raw.exchange", ".second.raw.exchange"] {
+        fs::write(bench.path(name), first.to_str().unwrap()).unwrap();
+    }
+    let start = ["--kernel", "kernel", "--mem", "16", "--disk", "second.raw", "--net", "none"];
+    let said = bench.fails(&start);
+    let cure = format!("restore --put-back {}", first.display());
+    assert!(said.contains("second.raw") && said.contains(&cure), "{said}");
+    let restored = bench.follow(&["restore", "--put-back", first.to_str().unwrap()]);
+    restored.says("at=4096\n");
+    let writes = restored.finish();
+    bench.assert_disk(&bench.image, &[], writes);
+    assert_eq!(marks(&bench), 0);
 }
 
 #[test]
@@ -408,7 +444,7 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
                 break output;
             }
             if bench.path("vm1").exists() {
-                assert!(!bench.path("vm1/.beginning").exists(), "round {round}: {output:?}");
+                assert!(!bench.path("vm1/.minivmm-beginning").exists(), "round {round}: {output:?}");
                 fs::remove_dir_all(bench.path("vm1")).unwrap();
             }
         };

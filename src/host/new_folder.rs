@@ -1,6 +1,6 @@
 //! A folder that is there as a whole or not at all: it has another name until it is finished.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -59,13 +59,11 @@ impl NewFolder {
     }
 
     /// Its path for now.
-    #[cfg(feature = "cli")]
     pub(crate) fn path(&self) -> &Path {
         &self.temporary
     }
 
     /// As [`NewFolder::keep`]; gives the open folder, which is locked until that is closed.
-    #[cfg(feature = "cli")]
     pub(crate) fn keep_locked(self) -> io::Result<File> {
         let folder = self.folder.try_clone()?;
         self.keep()?;
@@ -96,9 +94,9 @@ impl Drop for NewFolder {
     }
 }
 
-/// Removes the folder `path` if it has an entry `mark` and nobody has its lock; [`ErrorKind::WouldBlock`] if somebody has.
-#[cfg(feature = "cli")]
-pub(crate) fn remove_unfinished(path: &Path, mark: &str) -> io::Result<()> {
+/// Removes the folder `path` if it has an entry `mark`, no entry that is not `known`, and nobody has its lock;
+/// [`ErrorKind::WouldBlock`] if somebody has.
+pub(crate) fn remove_unfinished(path: &Path, mark: &str, known: &dyn Fn(&OsStr) -> bool) -> io::Result<()> {
     if fs::symlink_metadata(path.join(mark)).is_err() {
         return Ok(());
     }
@@ -106,8 +104,10 @@ pub(crate) fn remove_unfinished(path: &Path, mark: &str) -> io::Result<()> {
     if !try_lock_folder(&folder)? {
         return Err(ErrorKind::WouldBlock.into());
     }
+    let is_known = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| known(&entry.file_name()));
+    let all_known = path.read_dir()?.all(is_known);
     // It may have been finished, or replaced, until it was locked.
-    if is_same(&folder, path) && fs::symlink_metadata(path.join(mark)).is_ok() {
+    if all_known && is_same(&folder, path) && fs::symlink_metadata(path.join(mark)).is_ok() {
         fs::remove_dir_all(path)?;
     }
     Ok(())

@@ -7,6 +7,7 @@
 
 mod error;
 mod manifest;
+mod overlays;
 mod put_back;
 mod summary;
 #[cfg(test)]
@@ -22,6 +23,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use error::SavedMachineError;
 use manifest::{Manifest, SavedDisk};
 pub(crate) use manifest::{copied_format, copy_name};
+pub(crate) use overlays::note_overlays;
+pub(crate) use overlays::overlay_on;
 pub(crate) use put_back::NewDisks;
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 
@@ -142,9 +145,10 @@ impl SavedMachine {
             made => made.map_err(failed)?,
         }
         let disks = std::path::absolute(disks).map_err(failed)?;
-        self.use_copies(|index, disk| {
-            disk.overlay = Some(disks.join(copy_name(index, diskimage::Format::Qcow2)));
-        });
+        let overlay = |index| disks.join(copy_name(index, diskimage::Format::Qcow2));
+        let overlays: Vec<_> = self.copies().map(|(index, _)| overlay(index)).collect();
+        note_overlays(&self.folder, overlays.iter().map(PathBuf::as_path));
+        self.use_copies(|index, disk| disk.overlay = Some(overlay(index)));
         Ok(())
     }
 
@@ -157,7 +161,6 @@ impl SavedMachine {
     }
 
     /// The images that the guest has written to. The machine has to be given others by the caller.
-    #[cfg(feature = "cli")]
     pub(crate) fn take_written(&mut self) -> Vec<WrittenDisk> {
         let mut written = Vec::new();
         for (index, (disk, saved)) in self.spec.disk.iter().zip(&mut self.disks).enumerate() {
@@ -206,7 +209,6 @@ impl SavedMachine {
 }
 
 /// An image that the guest of a saved machine has written to.
-#[cfg(feature = "cli")]
 #[derive(Debug)]
 pub(crate) struct WrittenDisk {
     /// Number of the disk.

@@ -16,7 +16,7 @@ use super::report::{ClonedDisk, Report};
 use crate::host::disk::{base_of, copy_file};
 use crate::host::disk_image::ImageOpener;
 use crate::machine::disk_id;
-use crate::saved::{WrittenDisk, copied_format, copy_name};
+use crate::saved::{WrittenDisk, copied_format, copy_name, note_overlays};
 use crate::spec::{DiskSpec, Spec};
 
 /// How the clone gets an image of its own.
@@ -153,6 +153,9 @@ fn place_one(
         error => CloneError::Copy { id: id.clone(), source: io::Error::other(error.to_string()) },
     })?;
     let path = folder.target().join(name);
+    if let (Way::Overlay, Owner::Saved(saved)) = (way, owner) {
+        note_overlays(saved, [path.as_path()].into_iter());
+    }
     let base = point(spec, way, &disk, path.clone(), made_as, is_new);
     Ok(ClonedDisk { id, path, base })
 }

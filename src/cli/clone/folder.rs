@@ -1,6 +1,7 @@
 //! The folder of a clone: there as a whole or not at all. What the clone begins from is in it until its guest runs, which is how one
 //! that was not finished is known; the next clone for the same folder removes it.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::CloneError;
+use super::source::MACHINE_FILE;
 use crate::host::new_folder::{NewFolder, remove_unfinished};
 
 /// What the clone begins from.
-const BEGINNING: &str = ".beginning";
+const BEGINNING: &str = ".minivmm-beginning";
 
 /// One that is being filled. Dropped before [`CloneFolder::keep`], it is gone.
 #[derive(Debug)]
@@ -36,11 +38,17 @@ fn failed(target: &Path) -> impl Fn(io::Error) -> CloneError {
     }
 }
 
+/// What may be in the folder of a clone that has not run. One with anything else is nobody's to remove.
+fn is_ours(name: &OsStr) -> bool {
+    let has_ending = |ending: &str| Path::new(name).extension().is_some_and(|found| found == ending);
+    name == BEGINNING || name == MACHINE_FILE || ["raw", "qcow2", "sock"].into_iter().any(has_ending)
+}
+
 impl CloneFolder {
     /// Begins one that is to be `target`.
     pub(super) fn create(target: &Path) -> Result<Self, CloneError> {
         let failed = failed(target);
-        remove_unfinished(target, BEGINNING).map_err(&failed)?;
+        remove_unfinished(target, BEGINNING, &is_ours).map_err(&failed)?;
         let is_empty = || target.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         if target.symlink_metadata().is_ok_and(|found| !found.is_dir() || !is_empty()) {
             return Err(CloneError::Exists(target.into()));
@@ -145,6 +153,15 @@ mod tests {
         fs::rename(&target, &rest).unwrap();
         drop(unfinished);
         fs::rename(&rest, &target).unwrap();
+        // Another's file is in it.
+        let unfinished = begun();
+        let mine = target.join("mine");
+        fs::write(&mine, "").unwrap();
+        fs::rename(&target, &rest).unwrap();
+        drop(unfinished);
+        fs::rename(&rest, &target).unwrap();
+        assert!(matches!(CloneFolder::create(&target), Err(CloneError::Exists(_))));
+        fs::remove_file(mine).unwrap();
         let unfinished = begun();
         unfinished.finish()().unwrap();
         drop(unfinished);
