@@ -464,3 +464,24 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
 fn kill(pid: i32) {
     let _ = std::panic::catch_unwind(|| send_signal(pid, libc::SIGKILL));
 }
+
+#[test]
+fn whenever_the_original_is_killed_there_is_a_whole_clone_or_none() {
+    let bench = Bench::new();
+    for round in 0..dose(50) {
+        let mut machine = bench.start("", &[]);
+        let mut verb = Owned(bench.verb(&["clone", "vm0", "vm1"]).spawn().unwrap());
+        thread::sleep(Duration::from_micros(round * 7919 % 60_000));
+        machine.signal(libc::SIGKILL);
+        machine.stdin = None;
+        machine.end();
+        assert_eq!(fs::metadata(&bench.image).unwrap().len(), BLOCKS * BLOCK as u64);
+        if verb.wait().unwrap().success() {
+            let writes = bench.console("vm1").finish();
+            bench.assert_disk(&bench.path("vm1/vda.raw"), &[], writes);
+            fs::remove_dir_all(bench.path("vm1")).unwrap();
+        }
+        let left: Vec<_> = bench.names("").into_iter().filter(|name| name.contains("vm1")).collect();
+        assert!(left.is_empty(), "round {round}: {left:?}");
+    }
+}
