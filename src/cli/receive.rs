@@ -95,7 +95,9 @@ fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) ->
         }
     };
     match receive(stream, |spec| check(spec, args.name.as_ref())) {
-        Ok(Received { spec, restore }) => serve(&spec, Some(restore), &args.service, notify, parent),
+        Ok(Received { spec, restore }) => {
+            serve(&spec, Some(restore), &args.service, (notify, parent), || Ok(()))
+        }
         Err(error) => report_error(&error, Status::Failed),
     }
 }
