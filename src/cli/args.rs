@@ -310,6 +310,7 @@ mod tests {
             "2G",
             "--mem-backing",
             "memfd",
+            "--merge",
             "--cpus",
             "4",
             "--rtc",
@@ -338,6 +339,7 @@ mod tests {
             .with_append("--y")
             .with_mem("2048".parse().unwrap())
             .with_mem_backing(MemBacking::Memfd)
+            .with_merge(true)
             .with_cpus("4".parse().unwrap())
             .with_rtc(Rtc::Utc)
             .with_on_reboot(OnReboot::Exit)
@@ -409,13 +411,14 @@ mod tests {
     fn flags_win_over_the_file_and_leave_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vm.toml");
-        std::fs::write(&file, "kernel = 'k'\nmem = '2G'\ncpus = 2\nrtc = 'utc'\n").unwrap();
+        std::fs::write(&file, "kernel = 'k'\nmem = '2G'\ncpus = 2\nrtc = 'utc'\nmerge = true\n").unwrap();
         let spec = run(&["--config", file.to_str().unwrap(), "--mem", "64", "--initrd", "i"]).unwrap();
         let expected = Spec::new(folder.path().join("k"))
             .with_initrd("i")
             .with_mem("64".parse().unwrap())
             .with_cpus("2".parse().unwrap())
             .with_rtc(Rtc::Utc)
+            .with_merge(true)
             .with_net(NetSpec::user());
         assert_eq!(spec, expected);
     }

@@ -109,7 +109,7 @@ impl Beginning {
                     }
                     (None, MemBacking::Anonymous) => {
                         restore.check_size(spec)?;
-                        (Arc::new(restore.map(&ranges)?), Vec::new())
+                        (Arc::new(merge(spec, restore.map(&ranges)?)), Vec::new())
                     }
                     // Others see this memory, and shall not see the file.
                     (None, MemBacking::Memfd) => {
@@ -216,7 +216,8 @@ impl Boot {
     /// What it has done so far.
     pub(super) fn stats(&self) -> UnfinishedStats {
         let ram = &self.memory.ram;
-        let memory = MemoryStats { size: ram.size(), resident: 0, balloon: self.balloon.actual() };
+        let memory =
+            MemoryStats { size: ram.size(), balloon: self.balloon.actual(), ..MemoryStats::default() };
         let devices = self.counted.iter().map(DeviceCounters::now).collect();
         UnfinishedStats::new(Stats { vcpus: self.vcpus.exits(), memory, devices }, ram)
     }
@@ -343,7 +344,20 @@ pub(super) fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, 
         MemBacking::Anonymous => GuestRam::new,
         MemBacking::Memfd => GuestRam::in_memfd,
     };
-    make(ranges).map_err(memory_refused(spec))
+    let ram = make(ranges).map_err(memory_refused(spec))?;
+    Ok(merge(spec, ram))
+}
+
+/// Marks it to be merged, if the spec says so. Not merged it is right, too, and a saved machine may go on where it cannot be.
+fn merge(spec: &Spec, mut ram: GuestRam) -> GuestRam {
+    if spec.merge()
+        && let Err(error) = ram.merge()
+    {
+        log::warn!(
+            "`--merge` does nothing, because this host's kernel cannot share pages ({error}); `minivmm doctor` says more of KSM"
+        );
+    }
+    ram
 }
 
 fn memory_refused(spec: &Spec) -> impl Fn(io::Error) -> StartError {
