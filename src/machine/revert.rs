@@ -27,6 +27,9 @@ pub enum RevertError {
     /// It has ended.
     #[error("the machine has ended")]
     Ended,
+    /// It is about to run elsewhere.
+    #[error("the machine migrates just now, and does not go back to a snapshot meanwhile")]
+    Migrating,
     /// The folder cannot be used.
     #[error(transparent)]
     Folder(#[from] SavedMachineError),
