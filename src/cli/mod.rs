@@ -47,6 +47,7 @@ use crate::host::process::{raise_fd_limit, share_heap};
 use crate::host::signals::ignore_file_limit;
 use crate::host::stdio::Output;
 use crate::machine::files::Restore;
+use crate::migration::Leave;
 use crate::spec::Spec;
 
 /// The whole program.
@@ -100,6 +101,18 @@ fn serve(
     (notify, parent): (Notify, Option<Parent>),
     begun: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Status {
+    serve_with_leave(spec, saved, None, args, (notify, parent), begun)
+}
+
+/// The same; with `leave` it is a machine that has come from elsewhere, which runs once it may.
+fn serve_with_leave(
+    spec: &Spec,
+    saved: Option<Restore>,
+    leave: Option<Leave>,
+    args: &ServiceArgs,
+    (notify, parent): (Notify, Option<Parent>),
+    begun: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Status {
     let detached = parent.is_some();
     let mut warnings = Vec::new();
     let captures = spec.net.iter().filter_map(|net| net.pcap.as_deref());
@@ -146,7 +159,7 @@ fn serve(
     }
     logger::install();
     let service = service.with_banner(&banner);
-    session::run(spec, prepared, claim, service, move |forwards| {
+    session::run(spec, prepared, claim, service, leave, move |forwards| {
         begun()?;
         report::message(&format_args!("{banner}{}", banner::forwards(forwards)));
         for warning in warnings {

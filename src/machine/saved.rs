@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::components::States;
 use super::disks::disk_id;
-use super::incoming::Handover;
 #[cfg(feature = "cli")]
 use super::incoming::Incoming;
 use super::loader::Source;
@@ -166,15 +165,8 @@ pub(crate) struct Restore {
     cpu_fits: Arc<OnceLock<()>>,
     /// What of the file has to be mapped, once it was looked for.
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
-    /// What came from elsewhere, instead of the file.
-    pub(super) arrived: Option<Arrived>,
-}
-
-/// Memory that came from elsewhere, and whom to ask whether its guest may run.
-#[derive(Debug, Clone)]
-pub(super) struct Arrived {
-    pub(super) ram: Arc<GuestRam>,
-    pub(super) handover: Arc<dyn Handover>,
+    /// Memory that came from elsewhere, instead of the file.
+    pub(super) arrived: Option<Arc<GuestRam>>,
 }
 
 impl Restore {
@@ -211,15 +203,10 @@ impl Restore {
         Ok(())
     }
 
-    /// One that has come from elsewhere, and goes on as the same machine.
+    /// One that has come from elsewhere, and goes on as the same machine once [`Controls::arrive`](super::Controls::arrive) is called.
     #[cfg(feature = "cli")]
-    pub(crate) fn received(
-        state: SavedState,
-        Incoming(ram): Incoming,
-        handover: Arc<dyn Handover>,
-    ) -> io::Result<Self> {
-        let arrived = Some(Arrived { ram, handover });
-        Ok(Restore { arrived, ..Self::new(state, File::open("/dev/null")?) })
+    pub(crate) fn received(state: SavedState, Incoming(ram): Incoming) -> io::Result<Self> {
+        Ok(Restore { arrived: Some(ram), ..Self::new(state, File::open("/dev/null")?) })
     }
 
     /// Whether the file is as long as the memory of `spec`.

@@ -24,6 +24,7 @@ use super::{machine_log, print_line, report_error};
 use crate::control::BannerLine;
 use crate::host::process::{Fork, close_others, detach, redirect_to_null};
 use crate::host::ready::is_hung_up;
+use crate::migration::ReceiveError;
 
 /// How a machine runs, whatever it is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -82,6 +83,12 @@ pub(super) enum ServiceError {
     /// The parent was killed, perhaps by Ctrl-C.
     #[error("the {0} is ended: the process that started it ended before the {0} ran")]
     ParentGone(What),
+    /// A machine that has come from elsewhere may not run.
+    #[error(transparent)]
+    NoLeave(#[from] ReceiveError),
+    /// The same was ended before it ran.
+    #[error("the machine was ended before it ran; it runs on where it was")]
+    EndedBefore,
     /// The standard streams could not be redirected.
     #[error("the standard streams cannot be redirected to /dev/null: {0}")]
     Streams(io::Error),
@@ -264,6 +271,12 @@ impl Service {
     /// Whether the machine runs in the background.
     pub(super) fn is_detached(&self) -> bool {
         self.parent.is_some()
+    }
+
+    /// Does what may fail of [`Service::report_running`].
+    pub(super) fn prepare_to_run(&self) -> Result<(), ServiceError> {
+        self.pidfile().as_mut().map(Pidfile::publish).transpose()?;
+        if self.parent_is_gone() { Err(ServiceError::ParentGone(What::Machine)) } else { Ok(()) }
     }
 
     /// Reports that it runs.
