@@ -428,6 +428,17 @@ impl Controls {
         self.ask(|answer| Command::Leave(saved, answer)).recv().unwrap_or(Err(SaveError::Ended))
     }
 
+    /// Lets a machine go on that has come from elsewhere, and does not run there any more. Until then it rests, whoever wants it to go on.
+    ///
+    /// # Errors
+    /// It has ended before, and its guest has not run here.
+    #[cfg(feature = "cli")]
+    pub(crate) fn arrive(&self) -> Result<(), SaveError> {
+        self.leave(None)?;
+        self.resume();
+        Ok(())
+    }
+
     /// See [`Command::EndLeft`].
     #[cfg(feature = "cli")]
     pub(super) fn end_left(&self) -> Result<(), SaveError> {

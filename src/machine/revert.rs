@@ -30,6 +30,9 @@ pub enum RevertError {
     /// The caller wanted no more.
     #[error("the way back was cancelled, and the machine is as it was")]
     Cancelled,
+    /// It is about to run elsewhere.
+    #[error("the machine migrates just now, and does not go back to a snapshot meanwhile")]
+    Migrating,
     /// The folder cannot be used.
     #[error(transparent)]
     Folder(#[from] SavedMachineError),
@@ -65,16 +68,15 @@ impl Revert {
 
     /// Exchanges the disks, when no boot uses them.
     pub(super) fn exchange_disks(self, resources: &Resources) -> Result<Origin<'static>, StartError> {
-        let exchanged = self.disks.exchange()?;
-        for number in exchanged.numbers() {
+        self.disks.replace(|index, _| {
             let (Some(spec), Some(drive)) =
-                (resources.spec.disk.get(number), resources.files.drives.get(number))
+                (resources.spec.disk.get(index), resources.files.drives.get(index))
             else {
                 return Err(StartError::Internal("the disks"));
             };
             drive.replace(OpenDisk::open(spec).map_err(StartError::Disk)?);
-        }
-        exchanged.keep();
+            Ok(())
+        })?;
         Ok(Origin::State(self.restore))
     }
 }

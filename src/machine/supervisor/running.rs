@@ -87,16 +87,23 @@ impl<'a> RunningBoot<'a> {
         resources: &'a Arc<Resources>,
         boot: &'a Arc<Boot>,
     ) -> Self {
+        let pause = if boot.is_held {
+            boot.watch.stop();
+            resources.publisher.publish(MachineEvent::Paused);
+            PauseState::Paused(Arc::default())
+        } else {
+            PauseState::Running
+        };
         RunningBoot {
             supervisor,
             resources,
             boot,
-            pause: PauseState::Running,
+            pause,
             asked: false,
             holds: BTreeSet::new(),
             full: Vec::new(),
             log: None,
-            leaving: false,
+            leaving: boot.is_held,
             look: None,
         }
     }
@@ -182,6 +189,7 @@ impl<'a> RunningBoot<'a> {
             Command::Save(answer) => self.save(answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
             Command::Spec(answer) => reply(&answer, current_spec(self.resources)),
+            Command::Revert(_, answer) if self.leaving => reply(&answer, Err(RevertError::Migrating)),
             Command::Revert(revert, answer) => return Some(NextBoot::Revert(revert, answer)),
             Command::Share(answer) => reply(&answer, Shared::of(self.resources)),
             Command::Leave(saved, answer) => reply(&answer, self.leave(saved)),
@@ -314,6 +322,11 @@ impl<'a> RunningBoot<'a> {
 
     /// Ends a machine that was saved, if it has not gone on since.
     fn end_saved(&self, saved: &Weak<()>, answer: &Sender<Result<(), SaveError>>) -> Option<NextBoot> {
+        if self.leaving {
+            // What runs elsewhere is not to go on from a folder as well.
+            reply(answer, Err(SaveError::LogInUse));
+            return None;
+        }
         let rests = matches!(&self.pause, PauseState::Paused(_)) && saved.strong_count() > 0;
         reply(answer, if rests { Ok(()) } else { Err(SaveError::Resumed) });
         rests.then_some(NextBoot::End(Exit::Saved))
