@@ -152,6 +152,14 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     fs::write(&manifest, text.replace("image.raw", "other.raw")).unwrap();
     assert!(bench.fails(&["revert", "vm0", "first"]).contains("differs in `disk`"));
     fs::write(&manifest, &text).unwrap();
+    // What is damaged is said behind the others.
+    fs::create_dir(bench.snapshot("second")).unwrap();
+    fs::write(bench.snapshot("second").join("machine.json"), "{").unwrap();
+    let list = bench.does(&["snapshots", "vm0"]);
+    let lines: Vec<_> = list.lines().collect();
+    assert!(lines.len() == 3 && lines[0].len() < 80 && lines[1].starts_with("first "), "{list}");
+    assert!(lines[2].starts_with("second: the saved machine") && lines[2].contains("damaged"), "{list}");
+    bench.does(&["snapshot", "vm0", "second", "--delete"]);
     // Of none with its disks.
     fs::rename(bench.snapshot("first").join("vda.raw"), bench.path("vda.raw")).unwrap();
     assert!(bench.fails(&["revert", "vm0", "first"]).contains("cannot be read"));
