@@ -73,6 +73,9 @@ pub(super) fn run(args: &RestoreArgs) -> Status {
 
 fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
     let mut saved = SavedMachine::open(&args.folder)?;
+    if saved.takes_commands() {
+        return Err(SavedMachineError::TakesCommands(args.folder.clone()));
+    }
     if !args.trust_disks {
         saved.check_disks()?;
     }
