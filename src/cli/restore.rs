@@ -74,7 +74,9 @@ pub(super) fn run(args: &RestoreArgs) -> Status {
             // Dropped uncalled if the start fails: then the disks are those of before.
             let begun = move || {
                 runs.store(true, Ordering::Relaxed);
-                put_back.map(ExchangedDisks::keep);
+                if let Some(disks) = put_back {
+                    disks.keep();
+                }
                 Ok(())
             };
             serve(&spec, Some(restore), &args.service, (notify, parent), begun)
