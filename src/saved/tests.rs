@@ -93,13 +93,34 @@ fn what_is_no_saved_machine_is_refused_in_a_sentence() {
     assert!(replace("\"length\": 2", "\"length\": 18446744073709551615").contains("ends in section"));
     assert!(replace("\"program\"", "\"\u{1b}[2J\"").contains("damaged"));
     fs::remove_file(folder.join(STATE)).unwrap();
-    std::os::unix::fs::symlink("/dev/zero", folder.join(STATE)).unwrap();
+    fs::write(root.path().join("elsewhere"), "{}").unwrap();
+    std::os::unix::fs::symlink(root.path().join("elsewhere"), folder.join(STATE)).unwrap();
     assert!(refusal(&folder).contains("state is no regular file"));
     fs::remove_file(folder.join(STATE)).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(folder.join(STATE)).unwrap();
     assert!(refusal(&folder).contains("state is no regular file"));
     File::options().write(true).open(folder.join(MANIFEST)).unwrap().set_len(MOST_MANIFEST + 1).unwrap();
     assert!(refusal(&folder).contains("longer than"));
+}
+
+#[test]
+fn a_copy_of_a_disk_is_in_the_folder_under_its_own_name() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("saved");
+    let new = NewSavedMachine::create(&folder).unwrap();
+    let spec = Spec::new("vmlinuz").with_disk(DiskSpec::new("/vda.raw"));
+    new.keep(spec, &SavedState::from_states(1, -1, []), vec![None]).unwrap();
+    fs::write(root.path().join("vda.raw"), "").unwrap();
+    let path = folder.join(MANIFEST);
+    let text = fs::read_to_string(&path).unwrap();
+    for (name, why) in
+        [("../vda.raw", "not called vda.raw"), ("vdb.raw", "not called"), ("vda.raw", "cannot be read")]
+    {
+        let changed = text.replace("\"disks\": [\n    null\n  ]", &format!("\"disks\": [\"{name}\"]"));
+        assert_ne!(changed, text);
+        fs::write(&path, changed).unwrap();
+        assert!(refusal(&folder).contains(why), "{name}: {}", refusal(&folder));
+    }
 }
 
 #[test]

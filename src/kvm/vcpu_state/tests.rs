@@ -18,7 +18,14 @@ fn field<'a>(state: &'a mut State, name: &str) -> &'a mut serde_json::Value {
     state.data.get_mut(name).unwrap()
 }
 
-/// The registers of a state that time changes.
+/// Writes a register of the local APIC (Intel SDM vol. 3 §11.4.1).
+fn set_lapic(fields: &mut VcpuState, at: usize, value: u32) {
+    for (register, byte) in fields.lapic.0.regs[at..].iter_mut().zip(value.to_le_bytes()) {
+        *register = byte.cast_signed();
+    }
+}
+
+/// The registers of a state without those that time changes.
 fn still(state: &State) -> VcpuState {
     let mut fields: VcpuState = state.open(KIND, VERSION).unwrap();
     fields.msrs.retain(|(index, _)| *index != TSC);
@@ -37,6 +44,13 @@ fn a_vcpu_loaded_into_another_vm_is_saved_as_it_was() {
     fields.regs.0.r15 = 7;
     fields.mp_state.0.mp_state = kvm_bindings::KVM_MP_STATE_HALTED;
     fields.debug_regs.0.db = [0x1000, 0x2000, 0x3000, 0x4000];
+    fields.events.0.nmi.masked = 1;
+    // The local APIC is on, with its timer in TSC-deadline mode, and has a logical ID.
+    for (at, value) in [(0xf0, 0x1ff), (0x320, 0x4_0040), (0xd0, 0x0100_0000)] {
+        set_lapic(&mut fields, at, value);
+    }
+    let has_deadline = fields.cpuid.iter().any(|Raw(entry)| entry.function == 1 && entry.ecx & 1 << 24 != 0);
+    let far = 1 << 50;
     // ST0's mantissa and XMM0 in the legacy area.
     fields.xsave[32..40].copy_from_slice(&[0x5a; 8]);
     fields.xsave[160..176].copy_from_slice(&[0xa5; 16]);
@@ -47,9 +61,12 @@ fn a_vcpu_loaded_into_another_vm_is_saved_as_it_was() {
             0x277 => *value = 0x0606_0606_0606_0606,
             0x200 => *value = 0x8000_0006,
             0xc000_0102 => *value = 0xffff_8880_0000_0000,
+            &mut TSC_DEADLINE => *value = far,
             _ => {}
         }
     }
+    let made = fields;
+    let fields = &made;
     saved = State::new(KIND, VERSION, &fields).unwrap();
     vcpus[1].load(&saved).unwrap();
     let saved = vcpus[1].save().unwrap();
@@ -61,10 +78,34 @@ fn a_vcpu_loaded_into_another_vm_is_saved_as_it_was() {
     let (before, after) = (still(&saved), still(&again));
     let json = |state: &VcpuState| serde_json::to_value(state).unwrap();
     assert_eq!(json(&before), json(&after));
-    assert_eq!(before.regs.0.rax, 0x1234_5678_9abc_def0);
-    assert!(before.msrs.contains(&(0x277, 0x0606_0606_0606_0606)));
+    assert_eq!(after.regs.0.rax, 0x1234_5678_9abc_def0);
+    assert!(after.msrs.contains(&(0x277, 0x0606_0606_0606_0606)));
+    assert_eq!(after.mp_state.0.mp_state, kvm_bindings::KVM_MP_STATE_HALTED);
+    assert_eq!(after.debug_regs.0.db, made.debug_regs.0.db);
+    assert_eq!(after.events.0.nmi.masked, 1);
+    assert_eq!((&after.xsave[32..40], &after.xsave[160..176]), (&[0x5a; 8][..], &[0xa5; 16][..]));
+    assert_eq!(after.lapic.0.regs[0xd0..0xd4], made.lapic.0.regs[0xd0..0xd4]);
+    assert!(!has_deadline || after.msrs.contains(&(TSC_DEADLINE, far)), "the timer is not armed");
     // Both count from one offset, or KVM leaves its common clock.
     assert_eq!(tsc_offset(first.fd()), tsc_offset(others[0].fd()));
+}
+
+#[test]
+fn a_timer_that_has_fired_while_it_was_saved_fires_again() {
+    let (_vm, mut vcpus, _ram) = vm(1);
+    let mut fields: VcpuState = vcpus[0].save().unwrap().open(KIND, VERSION).unwrap();
+    let deadline = |fields: &VcpuState| {
+        fields.msrs.iter().find(|(index, _)| *index == TSC_DEADLINE).map(|(_, value)| *value)
+    };
+    // Its timer is in another mode.
+    assert_eq!(deadline(&fields).unwrap_or(0), 0);
+    for (at, value) in [(0xf0, 0x1ff), (0x320, 0x4_0040)] {
+        set_lapic(&mut fields, at, value);
+    }
+    vcpus[0].load(&State::new(KIND, VERSION, &fields).unwrap()).unwrap();
+    let fields: VcpuState = vcpus[0].save().unwrap().open(KIND, VERSION).unwrap();
+    let tsc = fields.msrs.iter().find(|(index, _)| *index == TSC).map(|(_, value)| *value);
+    assert!(deadline(&fields).is_none_or(|deadline| Some(deadline) == tsc && deadline > 0), "it is lost");
 }
 
 #[test]
