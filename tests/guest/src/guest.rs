@@ -28,6 +28,8 @@ pub enum Guest {
     Flood,
     /// Halts until the local APIC's timer wakes it: `woke`.
     TimerWake,
+    /// Says `armed` and halts until the local APIC's timer wakes it after a second: `woke`.
+    SlowTimer,
     /// Says `ready`, halts until the power button (I/O APIC pin 9) is pressed: `button`.
     PowerButton,
     /// Starts all other CPUs by INIT and SIPI: `aps=NNNN`, how many came. It waits for as many as the command line's
@@ -35,6 +37,8 @@ pub enum Guest {
     Smp,
     /// As [`Guest::Smp`], with the interrupts sent through the x2APIC's MSRs.
     SmpX2apic,
+    /// As [`Guest::Smp`], but says `ready` between INIT and SIPI, and waits for a byte from COM1.
+    SmpLater,
     /// Looks through bus 0 for an MSI-X capability: `msix device=DD function=F bir=B`, sets vector 0 up, writes 1 (32
     /// bits) to offset 0 of the BAR that holds the table, and halts for the interrupt: `interrupt`. The BAR must have an
     /// address below 512 GiB and lie within 2 MiB. Without such a device: `no msix`.
@@ -88,7 +92,7 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 26] = [
+    pub const ALL: [Guest; 28] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
@@ -96,9 +100,11 @@ impl Guest {
         Guest::EchoInterrupt,
         Guest::Flood,
         Guest::TimerWake,
+        Guest::SlowTimer,
         Guest::PowerButton,
         Guest::Smp,
         Guest::SmpX2apic,
+        Guest::SmpLater,
         Guest::Msix,
         Guest::MsixMasks,
         Guest::Junk,
