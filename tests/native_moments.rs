@@ -172,3 +172,27 @@ fn a_processor_that_waits_to_be_started_is_started() {
     lives.types(b"!");
     assert_eq!(lives.ends(), "ready\naps=0001\ndone\n");
 }
+
+/// Memory above 4 GiB is another slot, whose log begins at 0 again.
+#[test]
+fn the_log_names_what_is_written_below_and_above_the_hole() {
+    let lives = Lives::start(Guest::HighWriter, |spec| spec.with_mem("5G".parse().unwrap()));
+    lives.says("ready\n");
+    lives.pause();
+    lives.machine.log_writes(true).unwrap();
+    lives.machine.take_written().unwrap();
+    for byte in ["a", "b"] {
+        lives.machine.resume();
+        lives.types(byte.as_bytes());
+        lives.says(byte);
+        lives.pause();
+        let written = lives.machine.take_written().unwrap();
+        for page in [0x30_0000, 0x1_0000_5000] {
+            assert!(written.iter().any(|range| range.contains(&page)), "{page:#x} is not in {written:x?}");
+        }
+        assert!(!written.iter().any(|range| range.contains(&0x5000)), "{written:x?}");
+        assert!(!written.iter().any(|range| range.contains(&0x1_0030_0000)), "{written:x?}");
+    }
+    lives.machine.kill();
+    lives.machine.wait_for(LIMIT).unwrap();
+}

@@ -43,6 +43,7 @@ guests! {
     Ports => tiny_guest_ports,
     StringIo => tiny_guest_string_io,
     Mmio => tiny_guest_mmio,
+    HighWriter => tiny_guest_high_writer,
     EchoPolled => tiny_guest_echo_polled,
     EchoInterrupt => tiny_guest_echo_interrupt,
     Flood => tiny_guest_flood,

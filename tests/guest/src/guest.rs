@@ -19,6 +19,9 @@ pub enum Guest {
     /// `low  8=ff 16=ffff 32=ffffffff 64=ffffffffffffffff`, `high 8=...` the same, and the first dword of PCI device 31:
     /// `ecam ffffffff`.
     Mmio,
+    /// Needs 5 GiB of memory. Says `ready`, and for each byte from COM1 writes to memory at 0x300000 and at 0x100005000, before it echoes
+    /// that byte.
+    HighWriter,
     /// Says `ready`, echoes COM1's input until the byte 0x04, polling; then `echoed=NNNNNNNN`, the bytes before it.
     EchoPolled,
     /// As [`Guest::EchoPolled`], but halted between COM1's interrupts (I/O APIC pin 4): `echoed=NNNNNNNN
@@ -92,10 +95,11 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 28] = [
+    pub const ALL: [Guest; 29] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
+        Guest::HighWriter,
         Guest::EchoPolled,
         Guest::EchoInterrupt,
         Guest::Flood,
