@@ -12,7 +12,7 @@ use super::exit::Status;
 use super::{in_place, report_error, serve};
 use crate::machine::GuestClock;
 use crate::machine::files::Restore;
-use crate::saved::{SavedMachine, SavedMachineError};
+use crate::saved::{ExchangedDisks, SavedMachine, SavedMachineError};
 use crate::spec::{MachineName, Spec};
 
 /// The saved machine, and how it goes on.
@@ -69,16 +69,28 @@ pub struct RestoreArgs {
 pub(super) fn run(args: &RestoreArgs) -> Status {
     // The saved machine's files have to be opened by the process that runs it.
     in_place(&args.service, |notify, parent| match open(args) {
-        Ok((spec, restore, overlays)) => {
+        Ok(Opened { spec, restore, overlays, put_back }) => {
             let runs = overlays.runs.clone();
+            // Dropped uncalled if the start fails: then the disks are those of before.
             let begun = move || {
                 runs.store(true, Ordering::Relaxed);
+                if let Some(disks) = put_back {
+                    disks.keep();
+                }
                 Ok(())
             };
             serve(&spec, Some(restore), &args.service, (notify, parent), begun)
         }
         Err(error) => report_error(&error, Status::Failed),
     })
+}
+
+/// A saved machine whose start may still fail.
+struct Opened {
+    spec: Spec,
+    restore: Restore,
+    overlays: NewOverlays,
+    put_back: Option<ExchangedDisks>,
 }
 
 /// The overlays of `--disks`. Dropped before the guest runs, they are gone, so that the same command can be given again.
@@ -108,7 +120,7 @@ impl Drop for NewOverlays {
     }
 }
 
-fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachineError> {
+fn open(args: &RestoreArgs) -> Result<Opened, SavedMachineError> {
     let mut saved = SavedMachine::open(&args.folder)?;
     if saved.takes_commands() {
         return Err(SavedMachineError::TakesCommands(args.folder.clone()));
@@ -116,7 +128,7 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachine
     if !args.trust_disks {
         saved.check_disks()?;
     }
-    let mut overlays = NewOverlays::default();
+    let (mut overlays, mut put_back) = (NewOverlays::default(), None);
     match &args.disks {
         Some(disks) => {
             let is_new = disks.symlink_metadata().is_err();
@@ -125,7 +137,7 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachine
                 .map_err(|source| SavedMachineError::Disk { path: disks.clone(), source })?;
             overlays = NewOverlays::in_folder(saved.spec(), &folder, is_new);
         }
-        None if args.put_back => saved.put_disks_back()?,
+        None if args.put_back => put_back = Some(saved.put_disks_back()?),
         // The guest writes to copies, or to nothing that stays.
         None if args.snapshot => saved.check_copies()?,
         None if saved.has_disks() => {
@@ -137,5 +149,5 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachine
         saved.set_name(Some(name.clone()));
     }
     let (spec, restore) = saved.into_parts();
-    Ok((spec, restore.with_clock(args.clock), overlays))
+    Ok(Opened { spec, restore: restore.with_clock(args.clock), overlays, put_back })
 }
