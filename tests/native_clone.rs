@@ -20,8 +20,9 @@ mod vmm;
 
 use std::fs::{self, File};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
+use std::slice::from_ref;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -143,7 +144,7 @@ fn many_clones_of_one_snapshot_lie_on_its_copies_unless_they_are_full() {
     let folders = [("vm1", "vm1"), ("vm2", "vm2"), ("vm4", "elsewhere")];
     for (name, folder) in folders {
         let writes = clone_wrote(&bench, name);
-        bench.assert_disk(&bench.path(folder).join("vda.qcow2"), &[copy.clone()], writes);
+        bench.assert_disk(&bench.path(folder).join("vda.qcow2"), from_ref(&copy), writes);
     }
     assert!(fs::read(&copy).unwrap() == kept, "the snapshot was written to");
     let writes = clone_wrote(&bench, "vm3");
@@ -229,7 +230,7 @@ fn a_machine_that_is_off_is_cloned_from_its_file_and_so_is_a_clone_from_its_fold
     let said = bench.does(&["clone", "vm0.toml", "vm1"]);
     assert!(said.contains("vm1 is made, and off") && said.contains("forward"), "{said}");
     let writes = wrote(follow(&bench, &["--config", "vm1/vm.toml"]));
-    bench.assert_disk(&bench.path("vm1/vda.qcow2"), &[bench.image.clone()], writes);
+    bench.assert_disk(&bench.path("vm1/vda.qcow2"), from_ref(&bench.image), writes);
     assert!(fs::read(&bench.image).unwrap().iter().all(|byte| *byte == 0), "the base was written to");
     // A clone of that lies on the same base, and one with --full on none.
     bench.does(&["clone", "vm1", "vm2", "--linked"]);
@@ -242,8 +243,8 @@ fn a_machine_that_is_off_is_cloned_from_its_file_and_so_is_a_clone_from_its_fold
         assert_eq!(text.contains(word), there, "{word}: {text}");
     }
     let again = wrote(follow(&bench, &["--config", "vm2/vm.toml"]));
-    bench.assert_disk(&bench.path("vm2/vda.qcow2"), &[bench.image.clone()], again);
-    bench.assert_disk(&bench.path("vm1/vda.qcow2"), &[bench.image.clone()], writes);
+    bench.assert_disk(&bench.path("vm2/vda.qcow2"), from_ref(&bench.image), again);
+    bench.assert_disk(&bench.path("vm1/vda.qcow2"), from_ref(&bench.image), writes);
     // While it runs, its disk is no disk that is off.
     describe("image.raw");
     let machine = follow(&bench, &["--config", "vm0.toml"]);
@@ -370,7 +371,7 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
         assert_eq!(rest_of_vm1(&bench), [""; 0], "round {round}");
     }
     let writes = original_wrote(machine);
-    bench.assert_disk(&bench.path("top.qcow2"), &[bench.image.clone()], writes);
+    bench.assert_disk(&bench.path("top.qcow2"), from_ref(&bench.image), writes);
 }
 
 /// One that has ended meanwhile is as good.
