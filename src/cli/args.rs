@@ -15,6 +15,7 @@ use super::restore::RestoreArgs;
 use super::run::{self, args::RunArgs};
 use super::switch::SwitchArgs;
 use super::verbs::NameVerb;
+use super::warm::WarmArgs;
 use crate::spec::{MemSize, NetSpec, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
@@ -70,6 +71,8 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Run one command in a small guest, and end with its status
     Run(Box<RunArgs>),
+    /// List or remove the machines that `run --warm` has kept
+    Warm(WarmArgs),
     /// Run a virtual switch for machines, or look at one
     ///
     /// A switch connects the machines that say `--net switch=NAME`: each machine is in VLAN 1 or in the VLANs that it names. The
@@ -139,6 +142,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run a command in this machine.
     RunCommand(Box<RunArgs>, Spec),
+    /// List or remove warm machines.
+    Warm(WarmArgs),
     /// Run a switch, or do something with one.
     Switch(Box<SwitchArgs>),
     /// Work on a disk image.
@@ -189,6 +194,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             let spec = run.spec(matches.subcommand_matches("run").unwrap_or(&matches))?;
             Ok(Command::RunCommand(run, spec))
         }
+        Some(Verb::Warm(warm)) => Ok(Command::Warm(warm)),
         Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
         Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
         Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
@@ -209,7 +215,9 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
 fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
     let (before, rest) = match words.as_slice() {
         [program, help, rest @ ..] if help == "help" => (vec![program], rest),
-        [program, verb, help, rest @ ..] if (verb == "switch" || verb == "disk") && help == "help" => {
+        [program, verb, help, rest @ ..]
+            if (verb == "switch" || verb == "disk" || verb == "warm") && help == "help" =>
+        {
             (vec![program, verb], rest)
         }
         _ => return words,
@@ -264,6 +272,7 @@ mod tests {
             Command::Run(spec, _) => Ok(spec),
             Command::Doctor(_)
             | Command::RunCommand(..)
+            | Command::Warm(_)
             | Command::Switch(_)
             | Command::Disk(_)
             | Command::Restore(_)
@@ -371,6 +380,7 @@ mod tests {
         assert_eq!(help(&["help"]), text);
         assert_eq!(help(&["help", "stop"]), help(&["stop", "--help"]));
         assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
+        assert_eq!(help(&["warm", "help", "rm"]), help(&["help", "warm", "rm"]));
         assert_eq!(help(&["switch", "help"]), help(&["switch", "--help"]));
         assert_eq!(help(&["switch", "help", "set"]), help(&["help", "switch", "set"]));
         assert_eq!(help(&["disk", "help", "resize"]), help(&["help", "disk", "resize"]));

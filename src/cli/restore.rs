@@ -113,6 +113,9 @@ impl Drop for NewOverlays {
 
 fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachineError> {
     let mut saved = SavedMachine::open(&args.folder)?;
+    if saved.takes_commands() {
+        return Err(SavedMachineError::TakesCommands(args.folder.clone()));
+    }
     if !args.trust_disks {
         saved.check_disks()?;
     }

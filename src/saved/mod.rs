@@ -57,6 +57,8 @@ pub struct SavedMachine {
     bases: BTreeMap<usize, PathBuf>,
     state: SavedState,
     memory: File,
+    /// Its guest waits for a command.
+    takes_commands: bool,
 }
 
 impl SavedMachine {
@@ -81,8 +83,8 @@ impl SavedMachine {
         }
         let bases = bases(folder, &manifest)?;
         let folder = std::path::absolute(folder).map_err(failed)?;
-        let Manifest { spec, disks, .. } = manifest;
-        Ok(SavedMachine { folder, spec, disks, bases, state, memory })
+        let Manifest { spec, disks, takes_commands, .. } = manifest;
+        Ok(SavedMachine { folder, spec, disks, bases, state, memory, takes_commands })
     }
 
     /// The folder, absolute.
@@ -93,6 +95,12 @@ impl SavedMachine {
     /// What it goes on from, for a machine that has its disks.
     pub(crate) fn into_restore(self) -> Restore {
         Restore::new(self.state, self.memory)
+    }
+
+    /// Whether its guest waits for a command, as `minivmm run --warm` saves one, for
+    /// [`Template::exec`](crate::Template::exec). No other machine can be made from it.
+    pub fn takes_commands(&self) -> bool {
+        self.takes_commands
     }
 
     /// What the machine is made of, with absolute paths.
@@ -242,6 +250,7 @@ pub(crate) struct NewSavedMachine {
     memory: File,
     /// By the number of the disk.
     copies: BTreeMap<usize, (String, File)>,
+    takes_commands: bool,
 }
 
 impl NewSavedMachine {
@@ -255,7 +264,21 @@ impl NewSavedMachine {
             _ => unwritable(target)(error),
         })?;
         let memory = folder.file(MEMORY).map_err(unwritable(target))?;
-        Ok(NewSavedMachine { folder, target: target.into(), memory, copies: BTreeMap::new() })
+        Ok(NewSavedMachine {
+            folder,
+            target: target.into(),
+            memory,
+            copies: BTreeMap::new(),
+            takes_commands: false,
+        })
+    }
+
+    /// Says that the guest waits for a command, and keeps `note` beside it, in the file `name`.
+    pub(crate) fn takes_commands(&mut self, name: &str, note: &[u8]) -> io::Result<()> {
+        self.takes_commands = true;
+        let mut file = self.folder.file(name)?;
+        file.write_all(note)?;
+        file.sync_all()
     }
 
     /// Where the contents of memory go.
@@ -300,8 +323,9 @@ impl NewSavedMachine {
         let saved_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let memory = self.memory.metadata().map_err(&failed)?.len();
         let spec = with_absolute_paths(spec).map_err(&failed)?;
-        let (manifest, sections) =
+        let (mut manifest, sections) =
             Manifest::new(spec, disks, saved_at, memory, state).map_err(|error| failed(error.into()))?;
+        manifest.takes_commands = self.takes_commands;
         let manifest = serde_json::to_vec_pretty(&manifest).map_err(|error| failed(error.into()))?;
         let write = || {
             for (name, bytes) in [(STATE, &sections), (MANIFEST, &manifest)] {
