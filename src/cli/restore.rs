@@ -1,6 +1,6 @@
 //! `minivmm restore`: a saved machine goes on.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use clap::ArgAction;
 use super::daemon::ServiceArgs;
 use super::exit::Status;
 use super::{in_place, report_error, serve};
+use crate::host::lock::is_locked;
 use crate::machine::GuestClock;
 use crate::machine::files::Restore;
 use crate::saved::{ExchangedDisks, SavedMachine, SavedMachineError};
@@ -114,7 +115,9 @@ impl NewOverlays {
 impl Drop for NewOverlays {
     fn drop(&mut self) {
         if !self.runs.load(Ordering::Relaxed) {
-            self.files.iter().for_each(|file| drop(fs::remove_file(file)));
+            // One that is in use is another machine's, which was quicker.
+            let is_used = |path: &Path| File::open(path).is_ok_and(|file| is_locked(&file).unwrap_or(true));
+            self.files.iter().filter(|path| !is_used(path)).for_each(|path| drop(fs::remove_file(path)));
             let _ = self.folder.as_ref().map(fs::remove_dir);
         }
     }
