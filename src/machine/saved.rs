@@ -18,9 +18,9 @@ use super::loader::Source;
 use super::resources::Resources;
 use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
-use crate::kvm::memory::{GuestRam, Placement, extents, parts};
+use crate::kvm::memory::{GuestRam, Placement, extents, parts, read_ahead};
 use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
-use crate::saved::{NewSavedMachine, SavedMachineError};
+use crate::saved::{NewSavedMachine, SavedMachineError, WorkingSet};
 use crate::spec::Spec;
 
 /// Layout of [`SavedState`].
@@ -166,6 +166,8 @@ pub(crate) struct Restore {
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
     /// What came from elsewhere, instead of the file.
     pub(super) arrived: Option<Arrived>,
+    /// What is read ahead, and where it is noted.
+    pub(super) prefetch: Option<Arc<WorkingSet>>,
 }
 
 /// Memory that came from elsewhere, and whom to ask whether its guest may run.
@@ -186,7 +188,23 @@ impl Restore {
             cpu_fits: Arc::default(),
             parts: Arc::default(),
             arrived: None,
+            prefetch: None,
         }
+    }
+
+    /// Which reads ahead what is noted there, if anything, and notes it anew.
+    #[must_use]
+    pub(crate) fn with_prefetch(self, prefetch: Option<WorkingSet>) -> Self {
+        Restore { prefetch: prefetch.map(Arc::new), ..self }
+    }
+
+    /// The same for many machines: what is noted is read ahead now, and nothing is noted.
+    #[must_use]
+    pub(super) fn read_ahead(mut self) -> Self {
+        for (offset, len) in self.prefetch.take().iter().flat_map(|set| set.ranges()) {
+            read_ahead(&self.memory, *offset, *len);
+        }
+        self
     }
 
     /// With its clocks from then on.

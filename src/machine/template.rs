@@ -218,7 +218,7 @@ impl Template {
         let files = OpenFiles::open(&without_disks, &Progress::default())?;
         let kvm = Arc::new(KvmDevice::open().map_err(StartError::from)?);
         let disks = freeze_disks(&spec, |_| Ok(None))?;
-        Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm })))
+        Ok(Template(Arc::new(Frozen { spec, restore: restore.read_ahead(), files, disks, kvm })))
     }
 
     fn of(controls: &Controls, limit: Duration) -> Result<Self, FreezeError> {
