@@ -128,11 +128,11 @@ pub use image::{ImageError, ReadError};
 pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, BoundForward, ConsoleInput, Controls, CopyLimits, CopyProgress, CopyReport, Crash,
-    DeviceStats, DiskChangeError, DiskState, Events, Exit, ExpectError, ExpectFailure, FreezeError, GaveUp,
-    GuestClock, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError,
-    Otherwise, PauseError, ResizeError, RestoreError, RevertError, SaveError, SaveOptions, SavedState,
-    StartError, Stats, Template, Unsaveable, VcpuStats,
+    BalloonError, BoundForward, CommandOutput, ConsoleInput, Controls, CopyLimits, CopyProgress, CopyReport,
+    Crash, DeviceStats, DiskChangeError, DiskState, Events, ExecError, Exit, ExpectError, ExpectFailure,
+    FreezeError, GaveUp, GuestClock, GuestCommand, GuestConsole, Machine, MachineBuilder, MachineEvent,
+    MachineState, MemoryStats, NetError, Otherwise, PauseError, ResizeError, RestoreError, RevertError,
+    SaveError, SaveOptions, SavedState, StartError, Stats, Template, Unsaveable, VcpuStats,
 };
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
+use super::clone::CloneArgs;
 use super::daemon::ServiceArgs;
 use super::disk::DiskArgs;
 use super::exit;
@@ -14,6 +15,7 @@ use super::restore::RestoreArgs;
 use super::run::{self, args::RunArgs};
 use super::switch::SwitchArgs;
 use super::verbs::NameVerb;
+use super::warm::WarmArgs;
 use crate::spec::{MemSize, NetSpec, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
@@ -69,6 +71,8 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Run one command in a small guest, and end with its status
     Run(Box<RunArgs>),
+    /// List or remove the machines that `run --warm` has kept
+    Warm(WarmArgs),
     /// Run a virtual switch for machines, or look at one
     ///
     /// A switch connects the machines that say `--net switch=NAME`: each machine is in VLAN 1 or in the VLANs that it names. The
@@ -94,6 +98,15 @@ pub enum Verb {
     /// ID. Kernel, initrd and disks have to be at the same paths; the processor and KVM have to offer the same. What does not fit is
     /// refused before the memory is sent, and the machine runs on where it was. Errors are printed here, and ssh shows them there.
     Receive(Box<ReceiveArgs>),
+    /// Make a second machine of one that runs, was saved or is off
+    ///
+    /// MACHINE is the name of a running machine, a folder of `minivmm save`, or a machine's file (or the folder of a clone that is off). Of a
+    /// running or saved machine the clone runs at once, in the background; of one that is off it is made, and off too. Its disks and its file vm.toml,
+    /// which boots it later, are in ./NAME. Disks are copied, by reflinks where the file system can, and lie on the same bases as the
+    /// original's; with --full the clone needs nothing of the original. Of a saved machine they are overlays on the folder's copies. Name, VM
+    /// generation ID, sockets of ports and, from its next boot on, MAC addresses are the clone's own; forwards and captures stay the
+    /// original's. What was done of this is printed.
+    Clone(Box<CloneArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
@@ -129,6 +142,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run a command in this machine.
     RunCommand(Box<RunArgs>, Spec),
+    /// List or remove warm machines.
+    Warm(WarmArgs),
     /// Run a switch, or do something with one.
     Switch(Box<SwitchArgs>),
     /// Work on a disk image.
@@ -137,6 +152,8 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// Take over a machine.
     Receive(Box<ReceiveArgs>),
+    /// Make a second machine of one.
+    Clone(Box<CloneArgs>),
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -177,10 +194,12 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             let spec = run.spec(matches.subcommand_matches("run").unwrap_or(&matches))?;
             Ok(Command::RunCommand(run, spec))
         }
+        Some(Verb::Warm(warm)) => Ok(Command::Warm(warm)),
         Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
         Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
         Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
         Some(Verb::Receive(receive)) => Ok(Command::Receive(receive)),
+        Some(Verb::Clone(clone)) => Ok(Command::Clone(clone)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => {
             let mut spec = args.machine.spec(&matches)?;
@@ -196,7 +215,9 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
 fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
     let (before, rest) = match words.as_slice() {
         [program, help, rest @ ..] if help == "help" => (vec![program], rest),
-        [program, verb, help, rest @ ..] if (verb == "switch" || verb == "disk") && help == "help" => {
+        [program, verb, help, rest @ ..]
+            if (verb == "switch" || verb == "disk" || verb == "warm") && help == "help" =>
+        {
             (vec![program, verb], rest)
         }
         _ => return words,
@@ -251,10 +272,12 @@ mod tests {
             Command::Run(spec, _) => Ok(spec),
             Command::Doctor(_)
             | Command::RunCommand(..)
+            | Command::Warm(_)
             | Command::Switch(_)
             | Command::Disk(_)
             | Command::Restore(_)
             | Command::Receive(_)
+            | Command::Clone(_)
             | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }
@@ -357,6 +380,7 @@ mod tests {
         assert_eq!(help(&["help"]), text);
         assert_eq!(help(&["help", "stop"]), help(&["stop", "--help"]));
         assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
+        assert_eq!(help(&["warm", "help", "rm"]), help(&["help", "warm", "rm"]));
         assert_eq!(help(&["switch", "help"]), help(&["switch", "--help"]));
         assert_eq!(help(&["switch", "help", "set"]), help(&["help", "switch", "set"]));
         assert_eq!(help(&["disk", "help", "resize"]), help(&["help", "disk", "resize"]));

@@ -20,7 +20,6 @@ use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::generation;
-use super::incoming::Handover;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::prefetch::Prefetch;
@@ -51,6 +50,8 @@ pub(super) struct Boot {
     power_button: PowerButton,
     /// Only one of pausing, saving and going on happens at a time.
     components: Mutex<Components>,
+    /// It has come from elsewhere, where it may still run: all of it rests until it is let go.
+    pub(super) is_held: bool,
     panic_timeout: i64,
     counted: Vec<DeviceCounters>,
     vm: Vm,
@@ -82,8 +83,8 @@ pub(crate) struct Beginning {
     saved: Option<Restore>,
     /// Bits of guest physical address that a saved machine has.
     address_bits: Option<u32>,
-    /// Of a machine that came from elsewhere.
-    handover: Option<Arc<dyn Handover>>,
+    /// It came from elsewhere.
+    is_held: bool,
     /// Of memory that is read ahead.
     prefetch: Option<Prefetch>,
 }
@@ -100,18 +101,18 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
-        let (mut address_bits, mut handover, mut prefetch) = (None, None, None);
+        let (mut address_bits, mut is_held, mut prefetch) = (None, false, None);
         let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
                 (Arc::new(guest_ram(spec, &ranges)?), Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                address_bits = restore.check_cpu(kvm)?;
+                address_bits = restore.address_bits();
                 let (ram, sources) = match (restore.arrived.clone(), spec.mem_backing()) {
                     (Some(arrived), _) => {
-                        handover = Some(arrived.handover);
-                        (arrived.ram, Vec::new())
+                        is_held = true;
+                        (arrived, Vec::new())
                     }
                     (None, MemBacking::Anonymous) => {
                         restore.check_size(spec)?;
@@ -146,7 +147,7 @@ impl Beginning {
             panic_timeout,
             saved,
             address_bits,
-            handover,
+            is_held,
             prefetch,
         })
     }
@@ -178,7 +179,7 @@ impl Boot {
             panic_timeout,
             saved,
             address_bits,
-            handover,
+            is_held,
             prefetch,
         } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
@@ -186,9 +187,12 @@ impl Boot {
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) =
             assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
+        if let (Some(restore), Some(vcpu)) = (&saved, vcpus.first()) {
+            restore.check_cpu(vcpu)?;
+        }
         loading.finish()?;
         // Over the saved one, if there is one; a machine that only moves is the same one.
-        if handover.is_none() {
+        if !is_held {
             generation::renew(&memory.ram)?;
         }
         for worker in board.workers {
@@ -213,20 +217,13 @@ impl Boot {
             }
             components.quiesce();
             components.load(states)?;
-            if let Some(handover) = &handover {
-                // Everything is made, and nothing has begun.
-                handover.ask().map_err(StartError::Handover)?;
-            }
-            components.go();
-            if handover.is_none() {
+            if !is_held {
+                components.go();
                 // Before its vCPUs run: no guest makes random numbers from what another one has. Behind the devices, which lead the
                 // interrupts where the guest wants them.
                 board.generation.announce().map_err(StartError::describe)?;
-            }
-            threads.resume();
-            prefetch.iter().for_each(Prefetch::guest_runs);
-            if let Some(handover) = handover {
-                handover.runs();
+                threads.resume();
+                prefetch.iter().for_each(Prefetch::guest_runs);
             }
         }
         Ok(Boot {
@@ -234,6 +231,7 @@ impl Boot {
             watch,
             power_button: board.power_button,
             components: Mutex::new(components),
+            is_held,
             panic_timeout,
             counted: board.counted,
             vcpus: threads,
@@ -353,11 +351,11 @@ const CLOCK: &str = "clock";
 fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
     let mut components = Components::default();
     components.push("memory", MemoryLayout(memory.ram.clone()));
+    components.push(CLOCK, vm.clock());
     for (number, vcpu) in vcpus.into_iter().enumerate() {
         components.push(format!("vcpu{number}"), vcpu);
     }
     components.push("irqchip", vm.irqchip());
-    components.push(CLOCK, vm.clock());
     components.append(devices);
     components
 }

@@ -173,8 +173,8 @@ mod tests {
         }
         refused(&note(&format!("[{},1]", u64::MAX)), "beyond");
         refused(&note(&format!("[1,{}]", u64::MAX)), "beyond");
-        refused(&note(&"[0,1],".repeat(MOST_RANGES + 1).trim_end_matches(',').to_owned()), "more than");
-        refused(&vec![b' '; MOST_BYTES as usize + 1], "longer than");
+        refused(&note("[0,1],".repeat(MOST_RANGES + 1).trim_end_matches(',')), "more than");
+        refused(" ".repeat((1 << 20) + 1).as_bytes(), "longer than");
         refused(
             &note("[0,1]").iter().map(|byte| if *byte == b'1' { b'2' } else { *byte }).collect::<Vec<_>>(),
             "",

@@ -108,7 +108,7 @@ pub struct Spec {
     ///
     /// The default is `console=ttyS0 panic=-1 pci=noearly`. It also replaces the options of the disk's boot loader entry.
     /// If it is given several times, the texts are joined by a space.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", allow_hyphen_values = true, hide_short_help = true, action = clap::ArgAction::Append))]
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
 

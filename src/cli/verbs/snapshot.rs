@@ -16,7 +16,7 @@ use super::show::{listing, size};
 use super::{MachineClient, RevertArgs, ShowArgs, SnapshotArgs, VerbError};
 use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
-use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, summary};
+use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary};
 use crate::spec::MachineName;
 
 /// How long memory and disks may take: at the speed of a slow disk, what a large machine has.
@@ -27,6 +27,12 @@ const DELETED: &str = ".deleted";
 /// Name of a snapshot: as that of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotName(MachineName);
+
+impl SnapshotName {
+    pub(in crate::cli) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
 
 impl FromStr for SnapshotName {
     type Err = String;
@@ -56,6 +62,11 @@ pub(in crate::cli) enum SnapshotError {
     #[error("a machine runs on the disk {path} of the snapshot; end it first", path = path.display())]
     InUse { path: PathBuf },
     #[error(
+        "{path} lies on a disk of the snapshot, and is of no use without it; remove it first, or keep what it shows by `minivmm disk convert \
+         {word} --backing {beneath} NEW.qcow2`", path = path.display(), word = diskimage::shell_word(path), beneath = diskimage::shell_word(beneath)
+    )]
+    Beneath { path: PathBuf, beneath: PathBuf },
+    #[error(
         "no machine called {machine} runs here, so that there is none to go back; `minivmm restore --put-back {folder}` starts it as it was \
          then, with its disks of then", folder = diskimage::shell_word(folder)
     )]
@@ -63,10 +74,15 @@ pub(in crate::cli) enum SnapshotError {
 }
 
 /// The folder of a machine's snapshots.
-fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
+pub(in crate::cli) fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
+    Ok(state_folder().ok_or(SnapshotError::NoPlace)?.join("snapshots").join(machine.as_str()))
+}
+
+/// Where this user's saved machines are kept, unless the environment says nothing of it.
+pub(in crate::cli) fn state_folder() -> Option<PathBuf> {
     let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    Ok(state.ok_or(SnapshotError::NoPlace)?.join("minivmm/snapshots").join(machine.as_str()))
+    Some(state?.join("minivmm"))
 }
 
 fn failed(folder: &Path) -> impl Fn(io::Error) -> SnapshotError {
@@ -109,7 +125,11 @@ pub(super) fn revert(args: &RevertArgs) -> Result<String, VerbError> {
     ))
 }
 
-fn existing(machine: &MachineName, folder: &Path, name: &str) -> Result<SavedSummary, VerbError> {
+pub(in crate::cli) fn existing(
+    machine: &MachineName,
+    folder: &Path,
+    name: &str,
+) -> Result<SavedSummary, VerbError> {
     match summary(folder) {
         Err(SavedMachineError::NotSaved(_)) => {
             Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() }.into())
@@ -124,27 +144,40 @@ fn delete(machine: &MachineName, folder: &Path, name: &str) -> Result<(), Snapsh
     if let Some(path) = is_disk_in_use(&target) {
         return Err(SnapshotError::InUse { path });
     }
-    let hidden = |name: &str| folder.join(format!(".{name}.{}{DELETED}", std::process::id()));
-    match fs::rename(&target, hidden(name)) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() });
-        }
-        renamed => renamed.map_err(failed(folder))?,
+    if let Some((path, beneath)) = overlay_on(&target) {
+        return Err(SnapshotError::Beneath { path, beneath });
     }
-    // Those too whose deletion was killed.
-    let entries = folder.read_dir().map_err(failed(folder))?;
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(DELETED)) {
-            match fs::remove_dir_all(entry.path()) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(folder)(error)),
-                _ => {}
-            }
-        }
+    if !remove_hidden(folder, name).map_err(failed(folder))? {
+        return Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() });
     }
     // The last one takes the folder along.
     let _ = fs::remove_dir(folder);
     Ok(())
+}
+
+/// Removes `name` of `folder`, which is gone at once, and what a process that was killed in the midst of this has left. False if there is
+/// none.
+pub(in crate::cli) fn remove_hidden(folder: &Path, name: &str) -> io::Result<bool> {
+    let hidden = folder.join(format!(".{name}.{}{DELETED}", std::process::id()));
+    match fs::rename(folder.join(name), hidden) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        renamed => renamed?,
+    }
+    // Those too whose deletion was killed.
+    for entry in folder.read_dir()?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(DELETED)) {
+            let file = entry.file_type().is_ok_and(|kind| !kind.is_dir());
+            let removed = if file { fs::remove_file(entry.path()) } else { fs::remove_dir_all(entry.path()) };
+            match removed {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// A line of the list.
