@@ -134,6 +134,9 @@ pub use machine::{
     MachineState, MemoryStats, NetError, Otherwise, PauseError, ResizeError, RestoreError, RevertError,
     SaveError, SaveOptions, SavedState, StartError, Stats, Template, Unsaveable, VcpuStats,
 };
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use migration::receive_bytes;
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

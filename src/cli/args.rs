@@ -90,8 +90,8 @@ pub enum Verb {
     /// Let a saved machine go on
     ///
     /// It goes on where `minivmm save` has left it, in a machine of the same parts: kernel, disks, networks and ports are opened
-    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is never written, so
-    /// that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
+    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is not written (but for the note
+    /// of `--prefetch`), so that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
     /// `overlay=FILE`. The guest gets a new VM generation ID. Connections through a user network are gone.
     Restore(Box<RestoreArgs>),
     /// Take over a machine that `minivmm migrate` sends

@@ -46,6 +46,12 @@ pub struct RestoreArgs {
     /// that goes on with such a disk damages the file systems on it. A copy without `cp -p` has another time, and the same content.
     #[arg(long)]
     pub trust_disks: bool,
+    /// Read ahead what the guest used first last time
+    ///
+    /// The pages of the memory that the guest used in its first second when FOLDER was restored last with this option; they are noted anew
+    /// each time, in the file `working-set` of FOLDER. The guest answers sooner if FOLDER is on a slow disk and not in the host's memory.
+    #[arg(long)]
+    pub prefetch: bool,
     /// From when its guest's clocks go on [default: host]
     ///
     /// `host`: the guest sees that time has passed since it was saved; timers that were to fire meanwhile fire at once. `saved`: no time
@@ -147,6 +153,9 @@ fn open(args: &RestoreArgs) -> Result<Opened, SavedMachineError> {
             return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
         }
         None => {}
+    }
+    if args.prefetch {
+        saved.prefetch();
     }
     if let Some(name) = &args.name {
         saved.set_name(Some(name.clone()));

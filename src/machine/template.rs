@@ -254,7 +254,14 @@ impl Template {
         let files = OpenFiles::open(&without_disks, &Progress::default())?;
         let kvm = Arc::new(KvmDevice::open().map_err(StartError::from)?);
         let disks = freeze_disks(&spec, |_| Ok(None))?;
-        Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm, takes_commands })))
+        Ok(Template(Arc::new(Frozen {
+            spec,
+            restore: restore.read_ahead(),
+            files,
+            disks,
+            kvm,
+            takes_commands,
+        })))
     }
 
     fn of(controls: &Controls, limit: Duration, streams: Streams) -> Result<Self, FreezeError> {
