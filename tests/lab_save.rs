@@ -6,93 +6,23 @@
 mod debian;
 #[path = "support/dose.rs"]
 mod dose;
+#[path = "support/small.rs"]
+mod small;
 
 use std::sync::OnceLock;
 
 use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, SOON, Tap, in_tools};
 use dose::{dose, soak};
-use lab::{Cmd, Flavour, InitramfsSpec, Lab, LabConfig, Output, Process, Status, initramfs, kernel};
-
-/// Small guests by their names here, and whether their kernel has a driver for the VM generation ID.
-const KERNELS: [(&str, Flavour, bool); 2] = [("6.1", Flavour::Cloud, false), ("6.12", Flavour::Trixie, true)];
-
-/// A lab with both kernels and their initrds.
-fn with_kernels() -> Lab {
-    let mut config = LabConfig::default().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
-    for (name, flavour, _) in KERNELS {
-        let kernel = kernel(flavour).unwrap();
-        let initrd = initramfs(&kernel, &InitramfsSpec::default()).unwrap();
-        // Not compressed, it boots sooner.
-        config =
-            config.file(&kernel.vmlinux, format!("{name}.vmlinux")).file(initrd, format!("{name}.initrd"));
-    }
-    Lab::start(&config).unwrap()
-}
-
-/// A small guest at a shell that says only what commands say.
-#[derive(Debug)]
-struct Small(Process);
-
-impl Small {
-    #[track_caller]
-    fn boot(lab: &Lab, name: &str) -> Self {
-        let line = format!(
-            "exec ./minivmm --name small --kernel {name}.vmlinux --initrd {name}.initrd --mem 96 --net none --append quiet"
-        );
-        let mut console = lab.spawn(&Cmd::sh(line).tty()).unwrap();
-        console.expect("guest:/# ", BOOT).unwrap();
-        let mut guest = Small(console);
-        guest.type_in("stty -echo; PS1= PS2=; echo its-''shell", "its-shell");
-        guest
-    }
-
-    /// Its console goes on, with what was in its screen.
-    #[track_caller]
-    fn restore(lab: &Lab, folder: &str) -> Self {
-        let mut guest = Small(lab.spawn(&Cmd::sh(format!("exec ./minivmm restore {folder}")).tty()).unwrap());
-        guest.type_in("echo goes-''on", "goes-on");
-        guest
-    }
-
-    #[track_caller]
-    fn type_in(&mut self, line: &str, answer: &str) {
-        self.0.send(format!("{line}\n")).unwrap();
-        self.0.expect(answer, SOON).unwrap();
-    }
-
-    /// What a line says, which must succeed.
-    #[track_caller]
-    fn sh(&mut self, line: &str) -> String {
-        self.0.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
-        let said = self.0.expect("status=", SOON).unwrap();
-        assert_eq!(self.0.expect(".", SOON).unwrap(), "0.", "{line}: {said}");
-        said.trim_end_matches("status=").replace('\r', "").trim().to_owned()
-    }
-
-    #[track_caller]
-    fn save(mut self, lab: &Lab, folder: &str) {
-        lab.sh(&format!("./minivmm save small {folder}")).unwrap();
-        let out = self.0.wait(SOON).unwrap();
-        assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
-    }
-
-    #[track_caller]
-    fn kill(mut self) {
-        self.0.signal(9).unwrap();
-        self.0.wait(SOON).unwrap();
-    }
-}
-
-/// What Linux says when it hears of a new VM generation ID.
-const FORKED: &str = "crng reseeded due to virtual machine fork";
+use lab::{Cmd, Flavour, Lab, Process};
+use small::{KERNELS, Small, goes_on, no_splat, remember, succeeds, with_kernels};
 
 #[test]
 fn guests_restored_twice_have_timers_and_other_random_numbers() {
-    let lab = with_kernels();
+    let lab = with_kernels(Flavour::Cloud);
     for (name, _, has_driver) in KERNELS {
-        let mut guest = Small::boot(&lab, name);
+        let mut guest = Small::boot(&lab, name, "");
         assert!(guest.sh("uname -r").starts_with(name));
-        guest.sh("echo kept >/tmp/word; echo saved-here >/dev/kmsg");
+        remember(&mut guest);
         guest.save(&lab, name);
         let numbers: Vec<String> = (0..dose(20))
             .map(|_| {
@@ -110,39 +40,6 @@ fn guests_restored_twice_have_timers_and_other_random_numbers() {
             different.dedup();
             assert_eq!(different.len(), numbers.len(), "{numbers:?}");
         }
-    }
-}
-
-/// A small guest that was restored has all that it had, and nothing to complain of.
-#[track_caller]
-fn goes_on(guest: &mut Small, has_driver: bool) {
-    assert_eq!(guest.sh("sleep 1; cat /tmp/word"), "kept");
-    let log = guest.sh("dmesg | sed '1,/saved-here/d'");
-    no_splat(&log);
-    assert_eq!(log.contains(FORKED), has_driver, "{log}");
-}
-
-#[track_caller]
-fn succeeds(out: &Output) {
-    assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
-}
-
-/// What Linux says of a fault.
-const SPLATS: [&str; 8] = [
-    "soft lockup",
-    "rcu: INFO",
-    "hung_task",
-    "blocked for more than",
-    "BUG:",
-    "WARNING:",
-    "Call Trace",
-    "I/O error",
-];
-
-#[track_caller]
-fn no_splat(log: &str) {
-    for splat in SPLATS {
-        assert!(!log.contains(splat), "{splat}: {log}");
     }
 }
 
@@ -194,17 +91,18 @@ fn debian_at_work_is_saved_and_restored_again_and_again_and_misses_nothing() {
         "rm -f /tmp/enough; ((until [ -e /tmp/enough ]; do {job} || exit 1; done; echo all-verified) >/tmp/fio 2>&1; echo over >>/tmp/fio) &"
     ));
     let mut login = log_in(tap.name);
+    let before = CLOCKS.map(|clock| ahead_of_host(&mut guest, clock));
     for round in 0..if soak() { 10 } else { 2 } {
-        let before = clock_difference(&mut guest);
         // The user network's connections are not saved.
         guest.sh(&hold_a_connection());
         let folder = format!("saved{round}");
         verb(&format!("save vm0 {folder}"));
         guest = restore(guest, &folder, round);
-        let after = clock_difference(&mut guest);
-        println!(
-            "round {round}: the guest's clock is {before:?} ahead of the host's before, {after:?} after"
-        );
+        let after = CLOCKS.map(|clock| ahead_of_host(&mut guest, clock));
+        println!("round {round}: the guest's clocks are {after:?} ahead of the host's, and were {before:?}");
+        for ([least, most], [least_before, most_before]) in after.into_iter().zip(before) {
+            assert!(least < most_before + 1.0 && most > least_before - 1.0, "a clock is wrong by a second");
+        }
         // What a machine has mapped may go away.
         lab().sh(&format!("rm -r {folder}")).unwrap();
         guest.sh("sleep 1");
@@ -278,12 +176,15 @@ fn networks_work_again(guest: &mut Guest) {
     assert_eq!(out.text(), "SSH-2.0", "{}", out.err_text());
 }
 
+/// What shows the time of day, and CLOCK_MONOTONIC of machines that are never suspended.
+const CLOCKS: [&str; 2] = ["date +%s.%N", "cut -d' ' -f1 /proc/uptime"];
+
 /// How far the guest's clock is ahead of the host's, in seconds: at least and at most.
-fn clock_difference(guest: &mut Guest) -> [f64; 2] {
-    let host = || lab().sh("date +%s.%N").unwrap().trim().parse::<f64>().unwrap();
+fn ahead_of_host(guest: &mut Guest, clock: &str) -> [f64; 2] {
+    let host = || lab().sh(clock).unwrap().trim().parse::<f64>().unwrap();
     let ask = |_| {
         let asked = host();
-        let told = guest.sh("date +%s.%N").trim().parse::<f64>().unwrap();
+        let told = guest.sh(clock).trim().parse::<f64>().unwrap();
         [told - host(), told - asked]
     };
     (0..5).map(ask).fold([f64::MIN, f64::MAX], |all, [least, most]| [all[0].max(least), all[1].min(most)])

@@ -37,6 +37,10 @@ struct Target {
 }
 
 impl Target {
+    fn pid(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+
     #[track_caller]
     fn says(&self, word: &str) {
         let seen = self.stdout.wait(|heard| count(heard, word) > 0);
@@ -83,6 +87,8 @@ impl Bench {
     /// A process that waits at `socket`.
     fn receive(&self, socket: &str, words: &[&str]) -> Target {
         let listen = format!("unix:{socket}");
+        // One that was killed before it had taken anybody has left it.
+        let _ = fs::remove_file(self.folder().join(socket));
         let mut command = self.host.verb(&[&["receive", "--listen", &listen], words].concat());
         let mut child = Owned::start(command.current_dir(self.folder()).stdin(Stdio::piped()));
         let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
@@ -348,32 +354,170 @@ fn a_stream_that_is_cut_or_damaged_anywhere_leaves_the_machine_where_it_was() {
     assert!(source.end().status.success());
 }
 
+/// A step of a migration: whether a frame, by its kind and body, begins it.
+type Step = fn(u32, &[u8]) -> bool;
+
+/// Those before the target is told to run.
+const STEPS: [Step; 5] = [
+    |_, body| body.starts_with(b"{\"hello\""),
+    |_, body| body.starts_with(b"{\"machine\""),
+    |kind, _| kind == 2,
+    |_, body| body.starts_with(b"{\"section\""),
+    |_, body| body.starts_with(b"{\"complete\""),
+];
+
+fn is_go(_: u32, body: &[u8]) -> bool {
+    body == b"\"go\""
+}
+
+impl Bench {
+    /// A proxy that sends `signal` to a process when a step comes, before it passes on.
+    fn signals_at(&self, step: Step, pid: i32, signal: i32) -> Proxy {
+        let mut sent = false;
+        Proxy::start(self, "proxy", "target", move |_, kind, body| {
+            if !sent && step(kind, body) {
+                vmm::send_signal(pid, signal);
+                sent = true;
+            }
+            Pass::On
+        })
+    }
+}
+
 #[test]
 fn a_target_that_dies_leaves_the_machine_where_it_was() {
     let bench = Bench::new();
     let mut source = bench.start(&[]);
-    let target = bench.receive("target", &["--name", "vm1"]);
-    let pid = i32::try_from(target.child.id()).unwrap();
-    let proxy = Proxy::start(&bench, "proxy", "target", move |number, _, _| {
-        if number == 10 {
-            vmm::send_signal(pid, libc::SIGKILL);
-        }
-        Pass::On
-    });
+    for step in STEPS {
+        let target = bench.receive("target", &["--name", "vm1"]);
+        let proxy = bench.signals_at(step, target.pid(), libc::SIGKILL);
+        let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+        assert!(status == Some(1) && stderr.contains("runs on here"), "{stderr}");
+        proxy.end();
+        target.end();
+        bench.runs_on(&mut source);
+    }
+    // Nobody can know that it has not begun to run.
+    let target = bench.receive("target", &["--name", "vm1", "--timeout", "1s"]);
+    let proxy = bench.signals_at(is_go, target.pid(), libc::SIGKILL);
     let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
-    assert!(status == Some(1) && stderr.contains("runs on here"), "{stderr}");
+    assert!(status == Some(1) && stderr.contains("paused here"), "{stderr}");
     proxy.end();
     target.end();
+    assert_eq!(bench.state("vm0"), "paused");
+    bench.host.does(&["resume", "vm0"]);
     bench.runs_on(&mut source);
     source.type_in(b"!!");
     assert!(source.end().status.success());
 }
 
 #[test]
+fn a_silent_target_is_given_up_and_the_machine_runs_on() {
+    let bench = Bench::new();
+    let mut source = bench.start(&[]);
+    for step in STEPS {
+        let target = bench.receive("target", &["--name", "vm1"]);
+        let pid = target.pid();
+        let proxy = bench.signals_at(step, pid, libc::SIGSTOP);
+        let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &["--timeout", "1s"]);
+        assert!(status == Some(1) && stderr.contains("runs on here"), "{stderr}");
+        bench.runs_on(&mut source);
+        vmm::send_signal(pid, libc::SIGCONT);
+        proxy.end();
+        assert_eq!(target.end().0, Some(1));
+        assert!(!bench.host.does(&["ls"]).contains("vm1"));
+    }
+    source.type_in(b"!!");
+    assert!(source.end().status.success());
+}
+
+#[test]
+fn a_leave_to_run_that_comes_too_late_is_as_nothing() {
+    let bench = Bench::new();
+    let mut source = bench.start(&[]);
+    let target = bench.receive("target", &["--name", "vm1", "--timeout", "4s"]);
+    let pid = target.pid();
+    let proxy = bench.signals_at(is_go, pid, libc::SIGSTOP);
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &["--timeout", "4s"]);
+    assert!(status == Some(1) && stderr.contains("paused here"), "{stderr}");
+    assert_eq!(bench.state("vm0"), "paused");
+    // Somebody has seen that it does not run there.
+    bench.host.does(&["resume", "vm0"]);
+    bench.runs_on(&mut source);
+    vmm::send_signal(pid, libc::SIGCONT);
+    let (status, said) = target.end();
+    assert!(status == Some(1) && said.contains("is good no more"), "{said}");
+    proxy.end();
+    bench.runs_on(&mut source);
+    source.type_in(b"!!");
+    assert!(source.end().status.success());
+}
+
+#[test]
+fn a_silent_source_is_given_up_and_runs_on_when_it_comes_back() {
+    let bench = Bench::new();
+    let mut source = bench.start(&[]);
+    for step in STEPS {
+        let target = bench.receive("target", &["--name", "vm1", "--timeout", "1s"]);
+        let stopped = source.pid();
+        let proxy = bench.signals_at(step, stopped, libc::SIGSTOP);
+        let (status, stderr) = thread::scope(|scope| {
+            let migration = scope.spawn(|| bench.migrate("vm0", "unix:proxy", &[]));
+            let (status, said) = target.end();
+            assert!(status == Some(1) && (said.contains("has said nothing for 1s")), "{said}");
+            vmm::send_signal(stopped, libc::SIGCONT);
+            let (status, _, stderr) = migration.join().unwrap();
+            (status, stderr)
+        });
+        assert!(status == Some(1) && stderr.contains("runs on here"), "{stderr}");
+        proxy.end();
+        bench.runs_on(&mut source);
+    }
+    // One that sends little at a time is not silent.
+    let target = bench.receive("target", &["--name", "vm1", "--timeout", "1s"]);
+    let (status, _, stderr) = bench.migrate("vm0", "unix:target", &["--bandwidth", "256K"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    target.ends_well();
+    assert!(source.end().status.success());
+}
+
+#[test]
+fn a_source_that_dies_when_it_has_given_leave_leaves_the_machine_to_the_target() {
+    let bench = Bench::new();
+    let source = bench.start(&[]);
+    let target = bench.receive("target", &["--name", "vm1", "--pidfile", "pid"]);
+    let proxy = bench.signals_at(is_go, source.pid(), libc::SIGKILL);
+    assert_ne!(bench.migrate("vm0", "unix:proxy", &[]).0, Some(0));
+    target.says("round=");
+    assert_eq!(bench.state("vm1"), "running");
+    proxy.end();
+    target.ends_well();
+    source.end();
+}
+
+#[test]
+fn a_target_whose_parent_dies_at_its_leave_to_run_runs_on() {
+    let bench = Bench::new();
+    let source = bench.start(&[]);
+    let target = bench.receive("target", &["--name", "vm1", "-d", "--pidfile", "pid"]);
+    // The process that was called has the machine in a child.
+    let proxy = bench.signals_at(is_go, target.pid(), libc::SIGKILL);
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+    assert_eq!(status, Some(0), "{stderr}");
+    proxy.end();
+    target.end();
+    assert!(source.end().status.success());
+    assert_eq!(bench.state("vm1"), "running");
+    let pid = fs::read_to_string(bench.folder().join("pid")).unwrap();
+    bench.host.does(&["kill", "vm1"]);
+    assert!(!bench.folder().join("pid").exists(), "{pid}");
+}
+
+#[test]
 fn a_stream_that_breaks_when_the_target_is_told_to_run_leaves_one_machine() {
     let bench = Bench::new();
     let source = bench.start(&[]);
-    let target = bench.receive("target", &["--name", "vm1"]);
+    let target = bench.receive("target", &["--name", "vm1", "--timeout", "2s"]);
     let proxy =
         Proxy::start(
             &bench,

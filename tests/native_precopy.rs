@@ -229,6 +229,52 @@ fn each_way_out_of_a_copy_leaves_the_machine_as_it_was() {
     assert!(matches!(&*embedded.machine.wait(), Exit::Killed));
 }
 
+#[test]
+fn a_machine_that_rests_for_a_copy_rests_on_for_those_who_want_that_and_for_nobody_else() {
+    let embedded = Embedded::start("pages=2048");
+    let controls = embedded.machine.controls();
+    let mut never = CopyLimits::default();
+    never.downtime = Duration::ZERO;
+    let in_pause = |folder: &str, act: &mut dyn FnMut()| {
+        let mut acted = false;
+        let saved = embedded.save(folder, never, &mut |progress| {
+            embedded.writes_meanwhile(progress);
+            if controls.state() == MachineState::Paused && !std::mem::replace(&mut acted, true) {
+                act();
+            }
+            ControlFlow::Continue(())
+        });
+        assert!(acted);
+        saved.map(drop)
+    };
+    // Somebody else needs it at rest as well, for a while: neither goes on too early.
+    fs::create_dir_all(embedded.folder("exists/already")).unwrap();
+    let mut other = Vec::new();
+    in_pause("saved", &mut || {
+        other.push(controls.save_and_end(embedded.folder("exists"), LIMIT));
+        assert_eq!(controls.state(), MachineState::Paused);
+    })
+    .unwrap();
+    assert!(matches!(other[..], [Err(SaveError::Folder(_))]), "{other:?}");
+    assert_eq!(controls.state(), MachineState::Running);
+    embedded.goes_on();
+    // Somebody pauses it: it stays so.
+    in_pause("kept", &mut || controls.pause(LIMIT).unwrap()).unwrap();
+    assert_eq!(controls.state(), MachineState::Paused);
+    controls.resume();
+    embedded.goes_on();
+    // The last of the memory is copied, and the copy is cancelled before that of the disks.
+    let cancelled = embedded.save("cancelled", never, &mut |progress| {
+        embedded.writes_meanwhile(progress);
+        if controls.state() == MachineState::Paused && progress.left == 0 {
+            controls.cancel_copy();
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(cancelled, Err(SaveError::Cancelled)), "{cancelled:?}");
+    embedded.is_as_before("cancelled");
+}
+
 /// A machine with a name, of 32 MiB, with that guest.
 struct Named {
     host: Host,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
+use super::clone::CloneArgs;
 use super::daemon::ServiceArgs;
 use super::disk::DiskArgs;
 use super::exit;
@@ -97,6 +98,15 @@ pub enum Verb {
     /// ID. Kernel, initrd and disks have to be at the same paths; the processor and KVM have to offer the same. What does not fit is
     /// refused before the memory is sent, and the machine runs on where it was. Errors are printed here, and ssh shows them there.
     Receive(Box<ReceiveArgs>),
+    /// Make a second machine of one that runs, was saved or is off
+    ///
+    /// MACHINE is the name of a running machine, a folder of `minivmm save`, or a machine's file (or the folder of a clone that is off). Of a
+    /// running or saved machine the clone runs at once, in the background; of one that is off it is made, and off too. Its disks and its file vm.toml,
+    /// which boots it later, are in ./NAME. Disks are copied, by reflinks where the file system can, and lie on the same bases as the
+    /// original's; with --full the clone needs nothing of the original. Of a saved machine they are overlays on the folder's copies. Name, VM
+    /// generation ID, sockets of ports and, from its next boot on, MAC addresses are the clone's own; forwards and captures stay the
+    /// original's. What was done of this is printed.
+    Clone(Box<CloneArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
@@ -142,6 +152,8 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// Take over a machine.
     Receive(Box<ReceiveArgs>),
+    /// Make a second machine of one.
+    Clone(Box<CloneArgs>),
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -187,6 +199,7 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
         Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
         Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
         Some(Verb::Receive(receive)) => Ok(Command::Receive(receive)),
+        Some(Verb::Clone(clone)) => Ok(Command::Clone(clone)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => {
             let mut spec = args.machine.spec(&matches)?;
@@ -264,6 +277,7 @@ mod tests {
             | Command::Disk(_)
             | Command::Restore(_)
             | Command::Receive(_)
+            | Command::Clone(_)
             | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }
@@ -305,6 +319,7 @@ mod tests {
             "2G",
             "--mem-backing",
             "memfd",
+            "--merge",
             "--cpus",
             "4",
             "--rtc",
@@ -333,6 +348,7 @@ mod tests {
             .with_append("--y")
             .with_mem("2048".parse().unwrap())
             .with_mem_backing(MemBacking::Memfd)
+            .with_merge(true)
             .with_cpus("4".parse().unwrap())
             .with_rtc(Rtc::Utc)
             .with_on_reboot(OnReboot::Exit)
@@ -405,13 +421,14 @@ mod tests {
     fn flags_win_over_the_file_and_leave_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vm.toml");
-        std::fs::write(&file, "kernel = 'k'\nmem = '2G'\ncpus = 2\nrtc = 'utc'\n").unwrap();
+        std::fs::write(&file, "kernel = 'k'\nmem = '2G'\ncpus = 2\nrtc = 'utc'\nmerge = true\n").unwrap();
         let spec = run(&["--config", file.to_str().unwrap(), "--mem", "64", "--initrd", "i"]).unwrap();
         let expected = Spec::new(folder.path().join("k"))
             .with_initrd("i")
             .with_mem("64".parse().unwrap())
             .with_cpus("2".parse().unwrap())
             .with_rtc(Rtc::Utc)
+            .with_merge(true)
             .with_net(NetSpec::user());
         assert_eq!(spec, expected);
     }

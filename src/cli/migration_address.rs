@@ -1,8 +1,9 @@
 //! Where a migration's stream goes or comes from, besides a program's standard streams.
 
 use std::fmt;
-use std::io;
+use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,10 +11,20 @@ use std::time::{Duration, Instant};
 
 use crate::host::connect::connect;
 use crate::host::lock::user;
+use crate::host::patient::Patient;
 use crate::host::peer::Peer;
 use crate::migration::Stream;
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long either end may be silent unless it is said.
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long either end may be silent.
+pub(super) fn silence(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+    let seconds = seconds.filter(|seconds| (1..=3600).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or("give seconds, such as 30s, 1s to 3600s")
+}
 
 /// `unix:PATH`, or `tcp:ADDRESS:PORT` of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +67,16 @@ impl fmt::Display for MigrationAddress {
 }
 
 impl MigrationAddress {
-    pub(super) fn connect(&self) -> io::Result<Stream> {
+    /// `limit` is how long the other end may be silent.
+    pub(super) fn connect(&self, limit: Duration) -> io::Result<Stream> {
         match self {
-            MigrationAddress::Unix(path) => of_unix(connect(path, Instant::now() + CONNECT)?),
-            MigrationAddress::Tcp(address) => of_tcp(TcpStream::connect_timeout(address, CONNECT)?),
+            MigrationAddress::Unix(path) => of_unix(connect(path, Instant::now() + CONNECT)?, limit),
+            MigrationAddress::Tcp(address) => of_tcp(TcpStream::connect_timeout(address, CONNECT)?, limit),
         }
     }
 
     /// Waits for one that connects. `listening` is called when somebody can.
-    pub(super) fn accept(&self, listening: impl FnOnce(&Self)) -> io::Result<Stream> {
+    pub(super) fn accept(&self, limit: Duration, listening: impl FnOnce(&Self)) -> io::Result<Stream> {
         match self {
             MigrationAddress::Unix(path) => {
                 let listener = UnixListener::bind(path)?;
@@ -78,24 +90,34 @@ impl MigrationAddress {
                         "user {peer} has connected, who may not send this user a machine"
                     )));
                 }
-                of_unix(stream)
+                of_unix(stream, limit)
             }
             MigrationAddress::Tcp(address) => {
                 let listener = TcpListener::bind(address)?;
                 listening(&MigrationAddress::Tcp(listener.local_addr()?));
-                of_tcp(listener.accept()?.0)
+                of_tcp(listener.accept()?.0, limit)
             }
         }
     }
 }
 
-fn of_unix(stream: UnixStream) -> io::Result<Stream> {
-    Ok(Stream { reader: Box::new(stream.try_clone()?), writer: Box::new(stream) })
+fn of_unix(stream: UnixStream, limit: Duration) -> io::Result<Stream> {
+    of(stream.try_clone()?, stream, limit)
 }
 
-fn of_tcp(stream: TcpStream) -> io::Result<Stream> {
+fn of_tcp(stream: TcpStream, limit: Duration) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
-    Ok(Stream { reader: Box::new(stream.try_clone()?), writer: Box::new(stream) })
+    of(stream.try_clone()?, stream, limit)
+}
+
+/// Both directions of a stream.
+pub(super) fn of<R, W>(reader: R, writer: W, limit: Duration) -> io::Result<Stream>
+where
+    R: Read + AsRawFd + Send + 'static,
+    W: Write + AsRawFd + Send + 'static,
+{
+    let reader = BufReader::with_capacity(64 << 10, Patient::reader(reader, limit)?);
+    Ok(Stream { reader: Box::new(reader), writer: Box::new(Patient::writer(writer, limit)?) })
 }
 
 #[cfg(test)]
@@ -111,6 +133,14 @@ mod tests {
         assert!(parse("tcp:192.0.2.1:4444").unwrap_err().contains("ssh"));
         for bad in ["", "unix:", "tcp:localhost:1", "tcp:127.0.0.1", "vm0", "ssh host2"] {
             assert!(parse(bad).unwrap_err().contains("give unix:"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn silence_is_in_whole_seconds() {
+        assert_eq!([silence("1s"), silence("3600s")], [1, 3600].map(|s| Ok(Duration::from_secs(s))));
+        for bad in ["", "s", "0s", "3601s", "1", "1.5s", "-1s", "500ms"] {
+            assert!(silence(bad).is_err(), "{bad}");
         }
     }
 }

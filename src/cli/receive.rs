@@ -1,18 +1,19 @@
 //! `minivmm receive`: a machine comes from another process, and goes on here.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use clap::ArgAction;
 
 use super::daemon::{Notify, Parent, ServiceArgs, What, launch_keeping};
 use super::exit::Status;
-use super::migration_address::MigrationAddress;
-use super::{report, report_error, serve};
+use super::migration_address::{MigrationAddress, SILENCE, of, silence};
+use super::{report, report_error, serve_with_leave};
 use crate::control::find;
 use crate::host::process::redirect_to_null;
-use crate::migration::{Received, Stream, receive};
+use crate::migration::{Received, receive};
 use crate::spec::{Initrd, MachineName, Spec};
 
 /// Where the machine comes from, and how it goes on.
@@ -24,6 +25,12 @@ pub struct ReceiveArgs {
     /// Without it the stream is on standard input and output, as behind ssh, and the machine runs in the background (`-d`).
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<MigrationAddress>,
+    /// Give up when nothing comes for so long [default: 30s]
+    ///
+    /// The source sends something all the time, however little `--bandwidth` lets it send. It counts from when one has connected. So long
+    /// the machine waits for its leave to run, too.
+    #[arg(long, value_name = "TIME", value_parser = silence, hide_short_help = true)]
+    pub timeout: Option<Duration>,
     /// Its name from now on [default: as it was]
     #[arg(long, value_name = "NAME")]
     pub name: Option<MachineName>,
@@ -80,22 +87,25 @@ fn standard() -> io::Result<Way> {
 }
 
 fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) -> Status {
+    let limit = args.timeout.unwrap_or(SILENCE);
     let stream = match way {
-        Way::Standard(input, output) => Stream {
-            reader: Box::new(BufReader::new(File::from(input))),
-            writer: Box::new(File::from(output)),
+        Way::Standard(input, output) => match of(File::from(input), File::from(output), limit) {
+            Ok(stream) => stream,
+            Err(source) => return report_error(&WayError { at: None, source }, Status::Failed),
         },
         Way::At(address) => {
             let listening =
                 |at: &_| report::message(&format_args!("minivmm: waiting for a machine at {at}\n"));
-            match address.accept(listening) {
+            match address.accept(limit, listening) {
                 Ok(stream) => stream,
                 Err(source) => return report_error(&WayError { at: Some(address), source }, Status::Failed),
             }
         }
     };
-    match receive(stream, |spec| check(spec, args.name.as_ref())) {
-        Ok(Received { spec, restore }) => serve(&spec, Some(restore), &args.service, notify, parent),
+    match receive(stream, limit, |spec| check(spec, args.name.as_ref())) {
+        Ok(Received { spec, restore, leave }) => {
+            serve_with_leave(&spec, Some(restore), Some(leave), &args.service, (notify, parent), || Ok(()))
+        }
         Err(error) => report_error(&error, Status::Failed),
     }
 }

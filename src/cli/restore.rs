@@ -1,6 +1,9 @@
 //! `minivmm restore`: a saved machine goes on.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ArgAction;
 
@@ -66,12 +69,46 @@ pub struct RestoreArgs {
 pub(super) fn run(args: &RestoreArgs) -> Status {
     // The saved machine's files have to be opened by the process that runs it.
     in_place(&args.service, |notify, parent| match open(args) {
-        Ok((spec, restore)) => serve(&spec, Some(restore), &args.service, notify, parent),
+        Ok((spec, restore, overlays)) => {
+            let runs = overlays.runs.clone();
+            let begun = move || {
+                runs.store(true, Ordering::Relaxed);
+                Ok(())
+            };
+            serve(&spec, Some(restore), &args.service, (notify, parent), begun)
+        }
         Err(error) => report_error(&error, Status::Failed),
     })
 }
 
-fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
+/// The overlays of `--disks`. Dropped before the guest runs, they are gone, so that the same command can be given again.
+#[derive(Debug, Default)]
+struct NewOverlays {
+    files: Vec<PathBuf>,
+    /// The folder, if it was made for them.
+    folder: Option<PathBuf>,
+    runs: Arc<AtomicBool>,
+}
+
+impl NewOverlays {
+    /// Those of a machine of which nothing but the spec is there; the folder was empty.
+    fn in_folder(spec: &Spec, folder: &Path, is_new: bool) -> Self {
+        let files = spec.disk.iter().filter_map(|disk| disk.overlay.clone());
+        let files = files.filter(|file| file.parent() == Some(folder)).collect();
+        NewOverlays { files, folder: is_new.then(|| folder.into()), runs: Arc::default() }
+    }
+}
+
+impl Drop for NewOverlays {
+    fn drop(&mut self) {
+        if !self.runs.load(Ordering::Relaxed) {
+            self.files.iter().for_each(|file| drop(fs::remove_file(file)));
+            let _ = self.folder.as_ref().map(fs::remove_dir);
+        }
+    }
+}
+
+fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachineError> {
     let mut saved = SavedMachine::open(&args.folder)?;
     if saved.takes_commands() {
         return Err(SavedMachineError::TakesCommands(args.folder.clone()));
@@ -79,10 +116,19 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
     if !args.trust_disks {
         saved.check_disks()?;
     }
+    let mut overlays = NewOverlays::default();
     match &args.disks {
-        Some(disks) => saved.keep_disks_in(disks)?,
+        Some(disks) => {
+            let is_new = disks.symlink_metadata().is_err();
+            saved.keep_disks_in(disks)?;
+            let folder = std::path::absolute(disks)
+                .map_err(|source| SavedMachineError::Disk { path: disks.clone(), source })?;
+            overlays = NewOverlays::in_folder(saved.spec(), &folder, is_new);
+        }
         None if args.put_back => saved.put_disks_back()?,
-        None if saved.has_disks() && !args.snapshot => {
+        // The guest writes to copies, or to nothing that stays.
+        None if args.snapshot => saved.check_copies()?,
+        None if saved.has_disks() => {
             return Err(SavedMachineError::NoPlaceForWrites(args.folder.clone()));
         }
         None => {}
@@ -91,5 +137,5 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore), SavedMachineError> {
         saved.set_name(Some(name.clone()));
     }
     let (spec, restore) = saved.into_parts();
-    Ok((spec, restore.with_clock(args.clock)))
+    Ok((spec, restore.with_clock(args.clock), overlays))
 }

@@ -22,6 +22,7 @@ use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::machine::deadline::Progress;
 use crate::machine::files::Prepared;
 use crate::machine::{BoundForward, ConsoleInput, Controls, Exit, Machine};
+use crate::migration::Leave;
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down after a signal; systemd gives a service the same.
@@ -130,23 +131,30 @@ impl Start {
 }
 
 /// Runs the machine until it ends. `print_banner` is called when nothing prevents the start any more.
-/// `prepared` are the open files of the spec and the boot files; `claim` is for the machine's name.
+/// `prepared` are the open files of the spec and the boot files; `claim` is for the machine's name. One with `leave` has come from elsewhere,
+/// and rests until it may run.
 pub(super) fn run(
     spec: &Spec,
     prepared: Prepared,
     claim: Option<Claim>,
     service: Service,
-    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
+    mut leave: Option<Leave>,
+    print_banner: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static,
 ) -> Status {
     let begin = Arc::new(Start { progress: prepared.progress.clone(), ..Start::default() });
     match start(spec, prepared, claim, service, &begin, print_banner) {
         Ok((machine, session, control)) => {
             let terminal = RestoreGuard(session.terminal.clone());
-            let running = session.service.report_running();
+            let running = match leave {
+                None => session.service.report_running(),
+                Some(_) => session.take_over(&mut leave),
+            };
             if running.is_err() {
                 machine.kill();
             }
             let exit = machine.wait();
+            // The source hears that it has not run when it has let go of all it had.
+            drop(leave);
             // Restores the terminal first: the final message is for a normal prompt.
             drop(terminal);
             let (text, status) = session.add_lost_output(session.outcome(&exit, running));
@@ -181,7 +189,7 @@ fn start(
     claim: Option<Claim>,
     service: Service,
     begin: &Arc<Start>,
-    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
+    print_banner: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
@@ -199,7 +207,7 @@ fn start(
         if starting.parent_is_gone() {
             return Err(io::Error::other("the process that started the machine has ended"));
         }
-        print_banner(forwards);
+        print_banner(forwards)?;
         if let Some(terminal) = console {
             // Before the guest starts, which may use the console at once.
             terminal.update()?;
@@ -312,6 +320,21 @@ impl Session {
         self.notice(text);
         self.service.report_ended(text);
         std::process::exit(128 + number);
+    }
+
+    /// Asks for the leave of a machine that has come from elsewhere, and lets it go on. From then on it ends as any other machine does, and
+    /// for no other reason: whoever has started this process, or waits for its pidfile, may be gone.
+    fn take_over(&self, leave: &mut Option<Leave>) -> Result<(), ServiceError> {
+        self.service.prepare_to_run()?;
+        leave.as_mut().map_or(Ok(()), Leave::ask)?;
+        self.controls.arrive().map_err(|_| ServiceError::EndedBefore)?;
+        if let Some(leave) = leave.take() {
+            leave.runs();
+        }
+        if let Err(error) = self.service.report_running() {
+            machine_log::record(Level::Warn, &report::chain(&error));
+        }
+        Ok(())
     }
 
     /// Copies standard input to the guest.

@@ -21,6 +21,7 @@ use crate::machine::{
     MachineEvent, MachineState, NetError, PauseError, ResizeError, RevertError, SaveError, SaveOptions,
     Stats,
 };
+use crate::migration::Patience;
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
 /// Everything that the server sends to a client that sends `input` in pieces of `piece` bytes and then
@@ -151,7 +152,7 @@ impl ControlTarget for StubMachine {
 
     fn cancel_copy(&self) {}
 
-    fn migrate(&self, _: CopyLimits) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(&self, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 

@@ -11,9 +11,12 @@ use super::request::MIGRATION;
 use super::router::{Call, Reply, Upgrade};
 use super::target::ControlTarget;
 use crate::machine::{CopyLimits, PauseError, SaveError, SaveOptions};
+use crate::migration::Patience;
 
 /// Limit for the machine to come to rest.
 const PAUSE: Duration = Duration::from_secs(30);
+/// Milliseconds for which a target may be silent, unless the request says so.
+const SILENCE: u64 = 30_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -142,11 +145,18 @@ struct Migrate {
     downtime: Option<u64>,
     /// Bytes in a second.
     bandwidth: Option<u64>,
+    /// Milliseconds until the target answers for the first time.
+    greeting: Option<u64>,
+    /// Milliseconds for which it may be silent afterwards.
+    silence: Option<u64>,
 }
 
 /// The body of `POST /v1/migrate`.
-pub(crate) fn migrate_body(limits: CopyLimits) -> Value {
-    serde_json::json!({ "downtime": millis(limits.downtime), "bandwidth": limits.bandwidth })
+pub(crate) fn migrate_body(limits: CopyLimits, patience: Patience) -> Value {
+    serde_json::json!({
+        "downtime": millis(limits.downtime), "bandwidth": limits.bandwidth,
+        "greeting": millis(patience.greeting), "silence": millis(patience.silence),
+    })
 }
 
 /// The connection becomes the stream to the target, carried by the client.
@@ -157,11 +167,14 @@ pub(super) fn migrate(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
         );
         return Reply::refusal(400, how);
     }
-    let Migrate { downtime, bandwidth } = match serde_json::from_slice(call.body()) {
+    let Migrate { downtime, bandwidth, greeting, silence } = match serde_json::from_slice(call.body()) {
         Ok(migrate) => migrate,
         Err(error) => return Reply::refusal(400, format!("Send {{\"downtime\": 300}}: {}.", clean(&error))),
     };
     let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
     limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
-    Reply::Upgrade(Upgrade { to: MIGRATION, fields: Vec::new(), then: target.migrate(limits) })
+    // No limit is no limit of a socket.
+    let time = |millis: Option<u64>| Duration::from_millis(millis.unwrap_or(SILENCE).max(1));
+    let patience = Patience { greeting: time(greeting), silence: time(silence) };
+    Reply::Upgrade(Upgrade { to: MIGRATION, fields: Vec::new(), then: target.migrate(limits, patience) })
 }

@@ -16,7 +16,7 @@ use crate::machine::{
     Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
     RevertError, SaveError, SaveOptions, Stats,
 };
-use crate::migration::migrate;
+use crate::migration::{Patience, migrate};
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
 /// Limit for answers that need no work.
@@ -76,7 +76,7 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// Cancels a save that is under way.
     fn cancel_copy(&self);
     /// What sends it over a connection to another process, and ends it here once it runs there.
-    fn migrate(&self, limits: CopyLimits) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
+    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -381,9 +381,9 @@ impl ControlTarget for RunningTarget {
         self.controls.cancel_copy();
     }
 
-    fn migrate(&self, limits: CopyLimits) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         let controls = self.controls.clone();
-        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, limits))
+        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, limits, patience))
     }
 
     fn balloon(&self) -> Balloon {

@@ -18,6 +18,7 @@ use crate::machine::{
     MachineEvent, MachineState, NetError, NetHandles, PauseError, ResizeError, RevertError, SaveError,
     SaveOptions, Stats,
 };
+use crate::migration::Patience;
 use crate::spec::{DiskGrowth, DiskLimitsChange, PortForward};
 
 /// Accepts every request and records it.
@@ -156,7 +157,7 @@ impl ControlTarget for Fake {
         self.record("cancel-copy");
     }
 
-    fn migrate(&self, _: CopyLimits) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(&self, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 

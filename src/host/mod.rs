@@ -21,6 +21,8 @@ pub(crate) mod net_socket;
 pub(crate) mod new_file;
 pub(crate) mod new_folder;
 pub(crate) mod open_now;
+#[cfg(feature = "cli")]
+pub(crate) mod patient;
 pub(crate) mod peer;
 #[cfg(feature = "cli")]
 pub(crate) mod pidfd;

@@ -20,7 +20,6 @@ use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::generation;
-use super::incoming::Handover;
 use super::loader::{Loading, Source};
 use super::pci;
 use super::resources::Resources;
@@ -47,6 +46,8 @@ pub(super) struct Boot {
     power_button: PowerButton,
     /// Only one of pausing, saving and going on happens at a time.
     components: Mutex<Components>,
+    /// It has come from elsewhere, where it may still run: all of it rests until it is let go.
+    pub(super) is_held: bool,
     panic_timeout: i64,
     counted: Vec<DeviceCounters>,
     vm: Vm,
@@ -78,8 +79,8 @@ pub(crate) struct Beginning {
     saved: Option<Restore>,
     /// Bits of guest physical address that a saved machine has.
     address_bits: Option<u32>,
-    /// Of a machine that came from elsewhere.
-    handover: Option<Arc<dyn Handover>>,
+    /// It came from elsewhere.
+    is_held: bool,
 }
 
 impl Beginning {
@@ -94,22 +95,22 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
-        let (mut address_bits, mut handover) = (None, None);
+        let (mut address_bits, mut is_held) = (None, false);
         let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
                 (Arc::new(guest_ram(spec, &ranges)?), Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                address_bits = restore.check_cpu(kvm)?;
+                address_bits = restore.address_bits();
                 let (ram, sources) = match (restore.arrived.clone(), spec.mem_backing()) {
                     (Some(arrived), _) => {
-                        handover = Some(arrived.handover);
-                        (arrived.ram, Vec::new())
+                        is_held = true;
+                        (arrived, Vec::new())
                     }
                     (None, MemBacking::Anonymous) => {
                         restore.check_size(spec)?;
-                        (Arc::new(restore.map(&ranges)?), Vec::new())
+                        (Arc::new(merge(spec, restore.map(&ranges)?)), Vec::new())
                     }
                     // Others see this memory, and shall not see the file.
                     (None, MemBacking::Memfd) => {
@@ -126,7 +127,7 @@ impl Beginning {
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, address_bits, handover })
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, address_bits, is_held })
     }
 }
 
@@ -147,16 +148,19 @@ impl Boot {
         progress: &Progress,
     ) -> Result<Boot, StartError> {
         // The order in which they are named: the VM goes before its memory.
-        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved, address_bits, handover } =
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved, address_bits, is_held } =
             beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) =
             assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
+        if let (Some(restore), Some(vcpu)) = (&saved, vcpus.first()) {
+            restore.check_cpu(vcpu)?;
+        }
         loading.finish()?;
         // Over the saved one, if there is one; a machine that only moves is the same one.
-        if handover.is_none() {
+        if !is_held {
             generation::renew(&memory.ram)?;
         }
         for worker in board.workers {
@@ -181,19 +185,12 @@ impl Boot {
             }
             components.quiesce();
             components.load(states)?;
-            if let Some(handover) = &handover {
-                // Everything is made, and nothing has begun.
-                handover.ask().map_err(StartError::Handover)?;
-            }
-            components.go();
-            if handover.is_none() {
+            if !is_held {
+                components.go();
                 // Before its vCPUs run: no guest makes random numbers from what another one has. Behind the devices, which lead the
                 // interrupts where the guest wants them.
                 board.generation.announce().map_err(StartError::describe)?;
-            }
-            threads.resume();
-            if let Some(handover) = handover {
-                handover.runs();
+                threads.resume();
             }
         }
         Ok(Boot {
@@ -201,6 +198,7 @@ impl Boot {
             watch,
             power_button: board.power_button,
             components: Mutex::new(components),
+            is_held,
             panic_timeout,
             counted: board.counted,
             vcpus: threads,
@@ -213,7 +211,8 @@ impl Boot {
     /// What it has done so far.
     pub(super) fn stats(&self) -> UnfinishedStats {
         let ram = &self.memory.ram;
-        let memory = MemoryStats { size: ram.size(), resident: 0, balloon: self.balloon.actual() };
+        let memory =
+            MemoryStats { size: ram.size(), balloon: self.balloon.actual(), ..MemoryStats::default() };
         let devices = self.counted.iter().map(DeviceCounters::now).collect();
         UnfinishedStats::new(Stats { vcpus: self.vcpus.exits(), memory, devices }, ram)
     }
@@ -318,11 +317,11 @@ const CLOCK: &str = "clock";
 fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
     let mut components = Components::default();
     components.push("memory", MemoryLayout(memory.ram.clone()));
+    components.push(CLOCK, vm.clock());
     for (number, vcpu) in vcpus.into_iter().enumerate() {
         components.push(format!("vcpu{number}"), vcpu);
     }
     components.push("irqchip", vm.irqchip());
-    components.push(CLOCK, vm.clock());
     components.append(devices);
     components
 }
@@ -340,7 +339,20 @@ pub(super) fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, 
         MemBacking::Anonymous => GuestRam::new,
         MemBacking::Memfd => GuestRam::in_memfd,
     };
-    make(ranges).map_err(memory_refused(spec))
+    let ram = make(ranges).map_err(memory_refused(spec))?;
+    Ok(merge(spec, ram))
+}
+
+/// Marks it to be merged, if the spec says so. Not merged it is right, too, and a saved machine may go on where it cannot be.
+fn merge(spec: &Spec, mut ram: GuestRam) -> GuestRam {
+    if spec.merge()
+        && let Err(error) = ram.merge()
+    {
+        log::warn!(
+            "`--merge` does nothing, because this host's kernel cannot share pages ({error}); `minivmm doctor` says more of KSM"
+        );
+    }
+    ram
 }
 
 fn memory_refused(spec: &Spec) -> impl Fn(io::Error) -> StartError {

@@ -157,9 +157,6 @@ pub enum StartError {
     /// The caller does not want the machine any more.
     #[error("the start was interrupted")]
     Interrupted,
-    /// A machine that came from elsewhere may not run.
-    #[error("the machine has come, and may not run here: {0}; it runs on where it was")]
-    Handover(#[source] io::Error),
     /// The terminal could not be made the guest's console.
     #[error("the terminal cannot be made the guest's console: {0}")]
     Terminal(#[source] io::Error),

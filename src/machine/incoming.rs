@@ -1,6 +1,5 @@
-//! A machine that comes from elsewhere: its memory as it arrives, and the leave to run that it asks for.
+//! A machine that comes from elsewhere: its memory as it arrives.
 
-use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
@@ -11,17 +10,6 @@ use super::StartError;
 use super::boot_once::{guest_ram, ranges};
 use crate::kvm::memory::{GuestRam, Placement};
 use crate::spec::Spec;
-
-/// The end of a machine's way, asked by the machine when it is made.
-pub(crate) trait Handover: Debug + Send + Sync {
-    /// Whether its guest may run. Waits for the answer.
-    ///
-    /// # Errors
-    /// It may not.
-    fn ask(&self) -> io::Result<()>;
-    /// It runs.
-    fn runs(&self);
-}
 
 /// Memory that arrives. Offsets are those of a file that has its ranges one behind the other.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ pub(crate) mod files;
 mod full_disks;
 mod gate;
 mod generation;
+mod hold;
 #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
 pub(crate) mod incoming;
 mod loader;

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::components::States;
 use super::disks::disk_id;
-use super::incoming::Handover;
 #[cfg(feature = "cli")]
 use super::incoming::Incoming;
 use super::loader::Source;
@@ -19,7 +18,8 @@ use super::resources::Resources;
 use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
 use crate::kvm::memory::{GuestRam, Placement, extents, parts};
-use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
+use crate::kvm::vcpu::Vcpu;
+use crate::kvm::{CpuBaseline, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError};
 use crate::spec::Spec;
 
@@ -120,18 +120,19 @@ impl SaveOptions {
 }
 
 impl SavedParts {
-    /// Copies the disks into a folder, if `options` say so, as long as the machine rests.
+    /// Copies the disks into a folder, if `options` say so, as long as the machine rests and `wanted` says so.
     pub(super) fn copy_disks(
         &self,
         options: SaveOptions,
         new: &mut NewSavedMachine,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<(), SaveError> {
         let written = self.written.iter().enumerate().filter(|_| options.with_disks);
         for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
-            new.copy_disk(index, file, &|| self.paused.strong_count() > 0)?;
+            new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
         }
         Ok(())
     }
@@ -164,15 +165,8 @@ pub(crate) struct Restore {
     cpu_fits: Arc<OnceLock<()>>,
     /// What of the file has to be mapped, once it was looked for.
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
-    /// What came from elsewhere, instead of the file.
-    pub(super) arrived: Option<Arrived>,
-}
-
-/// Memory that came from elsewhere, and whom to ask whether its guest may run.
-#[derive(Debug, Clone)]
-pub(super) struct Arrived {
-    pub(super) ram: Arc<GuestRam>,
-    pub(super) handover: Arc<dyn Handover>,
+    /// Memory that came from elsewhere, instead of the file.
+    pub(super) arrived: Option<Arc<GuestRam>>,
 }
 
 impl Restore {
@@ -195,25 +189,24 @@ impl Restore {
         Restore { clock, ..self }
     }
 
-    /// Whether this host offers what the guest was told of its processor; gives the bits of physical address of that.
-    pub(super) fn check_cpu(&self, kvm: &KvmDevice) -> Result<Option<u32>, StartError> {
-        let Some(cpu) = &self.cpu else { return Ok(None) };
-        if self.cpu_fits.get().is_none() {
-            cpu.check_host(kvm)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
-            self.cpu_fits.get_or_init(|| ());
-        }
-        Ok(Some(cpu.physical_address_bits()))
+    /// Bits of guest physical address that the guest was told of.
+    pub(super) fn address_bits(&self) -> Option<u32> {
+        self.cpu.as_ref().map(|cpu| cpu.physical_address_bits())
     }
 
-    /// One that has come from elsewhere, and goes on as the same machine.
+    /// Whether this host offers what the guest was told of its processor. `vcpu` is new, and here to be asked.
+    pub(super) fn check_cpu(&self, vcpu: &Vcpu) -> Result<(), StartError> {
+        if let Some(cpu) = self.cpu.as_ref().filter(|_| self.cpu_fits.get().is_none()) {
+            vcpu.check(cpu)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
+            self.cpu_fits.get_or_init(|| ());
+        }
+        Ok(())
+    }
+
+    /// One that has come from elsewhere, and goes on as the same machine once [`Controls::arrive`](super::Controls::arrive) is called.
     #[cfg(feature = "cli")]
-    pub(crate) fn received(
-        state: SavedState,
-        Incoming(ram): Incoming,
-        handover: Arc<dyn Handover>,
-    ) -> io::Result<Self> {
-        let arrived = Some(Arrived { ram, handover });
-        Ok(Restore { arrived, ..Self::new(state, File::open("/dev/null")?) })
+    pub(crate) fn received(state: SavedState, Incoming(ram): Incoming) -> io::Result<Self> {
+        Ok(Restore { arrived: Some(ram), ..Self::new(state, File::open("/dev/null")?) })
     }
 
     /// Whether the file is as long as the memory of `spec`.

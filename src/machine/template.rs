@@ -14,10 +14,11 @@ use super::commands::{self, CommandPorts, InitLines, Missed, Said};
 use super::controls::Controls;
 use super::deadline::Progress;
 use super::files::{OpenFiles, Prepared, Restore};
+use super::hold::Hold;
 use super::precopy;
 use super::resources::Resources;
 use super::saved::{SaveError, SavedParts};
-use super::{Exit, Machine, MachineBuilder, MachineState, PauseError, StartError};
+use super::{Exit, Machine, MachineBuilder, PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, OpenDisk};
 use crate::kvm::KvmDevice;
 use crate::kvm::memory::frozen_memfd;
@@ -269,12 +270,7 @@ impl Template {
         if has_streams && streams == Streams::Refused {
             return Err(FreezeError::Streams);
         }
-        let rested = controls.state() == MachineState::Paused;
-        let frozen = Self::take(controls, limit, &spec, &files);
-        if !rested {
-            controls.resume();
-        }
-        let (restore, disks) = frozen?;
+        let (restore, disks) = Self::take(controls, limit, &spec, &files)?;
         let (files, takes_commands) = (files.with_drives(Vec::new()), streams == Streams::OfCommands);
         Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm, takes_commands })))
     }
@@ -286,11 +282,12 @@ impl Template {
         spec: &Spec,
         files: &OpenFiles,
     ) -> Result<(Restore, Vec<FrozenDisk>), FreezeError> {
-        controls.pause(limit)?;
+        let _hold = Hold::begin(controls, limit)?;
+        let shown = controls.copy.show();
         let SavedParts { state, ram, paused, .. } = controls.ask_to_save()?;
         let mut failed = None;
         let memory = frozen_memfd(|file| {
-            let copied = precopy::copy_paused(&controls.copy, &ram, file);
+            let copied = precopy::copy_paused(&shown, &ram, file);
             copied.and_then(|()| controls.check_paused(&paused)).map_err(|error| {
                 failed = Some(error);
                 io::ErrorKind::Other.into()

@@ -8,5 +8,5 @@ mod target;
 
 pub(crate) use frame::Frame;
 pub(crate) use protocol::Local;
-pub(crate) use source::migrate;
-pub(crate) use target::{Received, Stream, receive};
+pub(crate) use source::{Patience, migrate};
+pub(crate) use target::{Leave, ReceiveError, Received, Stream, receive};

@@ -8,14 +8,36 @@
 //! (the machine is paused)
 //! the last of them, Section ...,
 //! Complete                        ->
-//!                                 <-      Ready, or Refused: all of the machine is made
+//!                                 <-      Ready, or Refused: all of the machine is made, and rests
 //! (from here the source stays paused)
 //! Go                              ->
-//!                                 <-      Running, or Refused: its guest has not run
+//!                                 <-      Running, or Refused: its guest has not run, and never will
 //! ```
 //!
-//! Of two ends that may lose each other none can know whether its last message came. So the target runs once it has `Go`, and the
-//! source, which has sent it, never goes on by itself unless it is told that the target did not run. There are never two of the machine.
+//! # Never two, never none
+//!
+//! Of two ends that may lose each other none can know whether its last message came. So one message decides, `Go`: before it the machine is
+//! the source's, behind it the target's.
+//!
+//! - Before `Go` is sent, whatever fails or is silent for too long, the source goes on. The target's guest does not run without `Go`: the
+//!   target ends then.
+//! - The target is as much of a machine as it will ever be before it says `Ready`: threads, control socket and pidfile are there, and it
+//!   rests. From `Go` on nothing that may fail is left but the processors' going on, and neither the end of the source, of the stream, nor of
+//!   the process that started it ends it.
+//! - `Go` is good for so long as `Ready` says, by the target's clock. What comes later, out of a buffer on the way, is as nothing: the target
+//!   ends.
+//! - The source that has sent `Go` goes on only if it is told `Refused`: of an end whose guest has not run. If it hears nothing, it rests
+//!   until that time is over in any case, and nobody can let it go on meanwhile. Then the target runs or has ended, for good, and the source
+//!   stays paused with a sentence: a person can look, and no `Go` on its way makes what they see untrue.
+//!
+//! So there are never two; and none only in that a machine may rest until somebody has looked, which no protocol over a stream that breaks
+//! can spare them.
+//!
+//! # Silence
+//!
+//! The source sends `Alive` whenever it has nothing else, so that a target hears something all the time, however little the source may send
+//! and however long the pause takes. The target answers each time within the time that it takes to make a machine. Either end gives up when
+//! the other is silent for longer than its limit; what then is said above.
 
 use std::io::{self, Read, Write};
 
@@ -52,6 +74,8 @@ pub(crate) enum Message {
         cpu: CpuBaseline,
     },
     Accepted,
+    /// Nothing is to be said just now.
+    Alive,
     /// In a sentence.
     Refused(String),
     /// One component's state.
@@ -64,7 +88,10 @@ pub(crate) enum Message {
         version: u16,
         panic_timeout: i64,
     },
-    Ready,
+    /// Waits for so many milliseconds for what comes next.
+    Ready {
+        limit: u64,
+    },
     Go,
     Running,
 }
@@ -115,8 +142,18 @@ impl Local {
     }
 }
 
-/// Reads what comes next.
+/// Reads what comes next, but for signs of life.
 pub(super) fn receive(from: &mut dyn Read) -> io::Result<Next> {
+    loop {
+        match receive_any(from)? {
+            Next::Message(Message::Alive) => {}
+            next => return Ok(next),
+        }
+    }
+}
+
+/// The same with them.
+pub(super) fn receive_any(from: &mut dyn Read) -> io::Result<Next> {
     let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end has closed the stream");
     let Frame { kind, body } = Frame::read(from)?.ok_or_else(ended)?;
     match (kind, body.split_first_chunk::<8>()) {

@@ -1,23 +1,41 @@
 //! The machine that leaves.
 
-use std::cell::RefCell;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, spawn_scoped};
+
 use super::protocol::{self, Local, Message, Next, PROTOCOL};
+use crate::host::patient::silent;
 use crate::kvm::{CpuBaseline, KvmDevice};
 use crate::machine::precopy::{Copy, Sink};
 use crate::machine::{Controls, CopyLimits, CopyReport, Otherwise, SaveError};
 use crate::saved::with_absolute_paths;
 
-/// How long the other end may take nothing, and how long it may take to make the machine, which is paused meanwhile.
-const STALL: Duration = Duration::from_secs(30);
 /// Limit for the machine to come to rest.
 const PAUSE: Duration = Duration::from_secs(30);
 /// Between two words to the verb.
 const TICK: Duration = Duration::from_millis(100);
+/// Between two signs of life.
+const ALIVE: Duration = Duration::from_millis(250);
+/// The longest that a target may say it waits for its leave to run.
+const MOST_WAIT: Duration = Duration::from_secs(3600);
+/// A target that gets its leave at the last moment may take so long to say that it runs.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// How long the other end may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Before it has accepted the machine: somebody may have to type a password.
+    pub greeting: Duration,
+    /// Afterwards: the longest that it may take to make the machine, which is paused meanwhile.
+    pub silence: Duration,
+}
 
 /// Why a machine did not migrate.
 #[derive(Debug, thiserror::Error)]
@@ -39,13 +57,18 @@ pub(crate) enum MigrateError {
 
 /// Sends the machine over `stream`, of which `begun` was read already, and ends it when the target has said that it runs.
 /// What comes of it is said at the end of the stream, for the verb that carries it.
-pub(crate) fn migrate(controls: &Controls, stream: &UnixStream, begun: &[u8], mut limits: CopyLimits) {
+pub(crate) fn migrate(
+    controls: &Controls,
+    stream: &UnixStream,
+    begun: &[u8],
+    mut limits: CopyLimits,
+    patience: Patience,
+) {
     limits.otherwise = Otherwise::GiveUp;
-    let timed = stream.set_write_timeout(Some(STALL));
-    let writer = RefCell::new(BufWriter::with_capacity(256 << 10, stream));
-    let mut reader = begun.chain(stream);
-    let result =
-        timed.map_err(MigrateError::from).and_then(|()| send(controls, stream, &writer, &mut reader, limits));
+    let timed = stream.set_write_timeout(Some(patience.silence));
+    let writer = Writer::new(stream);
+    let mut source = Source { stream, writer: &writer, reader: Box::new(begun.chain(stream)), patience };
+    let result = timed.map_err(MigrateError::from).and_then(|()| source.send(controls, limits));
     let local = match result {
         Ok(report) => Local::Migrated(report),
         Err(error) => {
@@ -54,88 +77,145 @@ pub(crate) fn migrate(controls: &Controls, stream: &UnixStream, begun: &[u8], mu
         }
     };
     // The verb may be gone.
-    let _ = protocol::tell(&mut *writer.borrow_mut(), &local);
+    let _ = protocol::tell(&mut *writer.lock(), &local);
 }
 
-type Writer<'a> = RefCell<BufWriter<&'a UnixStream>>;
+/// The way to the target; signs of life come between.
+struct Writer<'a>(Mutex<BufWriter<&'a UnixStream>>);
 
-fn send(
-    controls: &Controls,
-    stream: &UnixStream,
-    writer: &Writer<'_>,
-    reader: &mut dyn Read,
-    limits: CopyLimits,
-) -> Result<CopyReport, MigrateError> {
-    let say = |message| protocol::send(&mut *writer.borrow_mut(), &message);
-    controls.check_disks_stay()?;
-    let copy = Copy::begin(controls)?;
-    let spec = with_absolute_paths(copy.spec().clone())?;
-    let cpu = KvmDevice::open().and_then(|kvm| CpuBaseline::of(&kvm)).map_err(io::Error::other)?;
-    say(Message::Hello { protocol: PROTOCOL, program: env!("CARGO_PKG_VERSION").into() })?;
-    say(Message::Machine { spec: spec.into(), memory: copy.size(), cpu })?;
-    // For as long as somebody types a password.
-    expect(reader, |message| matches!(message, Message::Accepted))?;
-    let mut told = Instant::now();
-    let mut watch = |progress: &_| {
-        if told.elapsed() >= TICK {
-            told = Instant::now();
-            if protocol::tell(&mut *writer.borrow_mut(), &Local::Progress(*progress)).is_err() {
-                return ControlFlow::Break(());
+impl<'a> Writer<'a> {
+    fn new(stream: &'a UnixStream) -> Self {
+        Writer(Mutex::new(BufWriter::with_capacity(256 << 10, stream)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BufWriter<&'a UnixStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, message: &Message) -> io::Result<()> {
+        protocol::send(&mut *self.lock(), message)
+    }
+}
+
+struct Source<'a, 'b> {
+    stream: &'a UnixStream,
+    writer: &'a Writer<'b>,
+    reader: Box<dyn Read + 'a>,
+    patience: Patience,
+}
+
+impl Source<'_, '_> {
+    fn send(&mut self, controls: &Controls, limits: CopyLimits) -> Result<CopyReport, MigrateError> {
+        controls.check_disks_stay()?;
+        let copy = Copy::begin(controls)?;
+        let spec = with_absolute_paths(copy.spec().clone())?;
+        let cpu = KvmDevice::open().and_then(|kvm| CpuBaseline::of(&kvm)).map_err(io::Error::other)?;
+        self.say(Message::Hello { protocol: PROTOCOL, program: env!("CARGO_PKG_VERSION").into() })?;
+        self.say(Message::Machine { spec: spec.into(), memory: copy.size(), cpu })?;
+        self.expect(self.patience.greeting, |message| matches!(message, Message::Accepted).then_some(()))?;
+        let writer = self.writer;
+        thread::scope(|scope| {
+            // Hung up at the end.
+            let (_over, until) = mpsc::channel::<()>();
+            let work = move || {
+                while until.recv_timeout(ALIVE) == Err(RecvTimeoutError::Timeout) {
+                    // What is wrong with the stream shows when it is used.
+                    let _ = writer.say(&Message::Alive);
+                }
+            };
+            spawn_scoped(scope, Role::ControlClient, "alive", work)?;
+            self.hand_over(copy, limits)
+        })
+    }
+
+    /// To a target that has accepted it.
+    fn hand_over(&mut self, copy: Copy<'_>, limits: CopyLimits) -> Result<CopyReport, MigrateError> {
+        let (writer, mut told) = (self.writer, Instant::now());
+        let mut watch = |progress: &_| {
+            if told.elapsed() >= TICK {
+                told = Instant::now();
+                if protocol::tell(&mut *writer.lock(), &Local::Progress(*progress)).is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        let copied = copy.run(&mut StreamSink(writer), limits, PAUSE, &mut watch);
+        let paused = copied.map_err(|error| self.why(error))?;
+        // From here on the machine is paused, and runs on when `paused` is dropped.
+        let state = paused.state();
+        for (id, state) in state.states() {
+            self.say(Message::Section { id: id.clone(), state: state.clone() })?;
+        }
+        self.say(Message::Complete { version: state.version(), panic_timeout: state.panic_timeout() })?;
+        let limit = self.expect(self.patience.silence, |message| match message {
+            Message::Ready { limit } => Some(Duration::from_millis(limit)),
+            _ => None,
+        })?;
+        // The target's time has begun before.
+        let ready = Instant::now();
+        if limit > MOST_WAIT {
+            return Err(MigrateError::Confused);
+        }
+        let leaving = paused.leave()?;
+        let wait = self.patience.silence.max(limit + MARGIN);
+        let answer = self
+            .say(Message::Go)
+            .and_then(|()| self.expect(wait, |message| matches!(message, Message::Running).then_some(())));
+        match answer {
+            Ok(()) => Ok(leaving.left()?),
+            // It says so only if its guest has not run, and never will.
+            Err(refused @ MigrateError::Refused(_)) => {
+                leaving.come_back();
+                Err(refused)
+            }
+            Err(error) => {
+                // `Go` may still be on its way, and be good until then.
+                sleep((limit + MARGIN).saturating_sub(ready.elapsed()));
+                leaving.stay_paused();
+                Err(MigrateError::Unknown(match error {
+                    MigrateError::Stream(error) => error.to_string(),
+                    _ => "it said something else".into(),
+                }))
             }
         }
-        ControlFlow::Continue(())
-    };
-    let copied = copy.run(&mut StreamSink(writer), limits, PAUSE, &mut watch);
-    let paused = copied.map_err(|error| why(error, stream, reader))?;
-    // From here on the machine is paused, and runs on when `paused` is dropped.
-    stream.set_read_timeout(Some(STALL))?;
-    let state = paused.state();
-    for (id, state) in state.states() {
-        say(Message::Section { id: id.clone(), state: state.clone() })?;
     }
-    say(Message::Complete { version: state.version(), panic_timeout: state.panic_timeout() })?;
-    expect(reader, |message| matches!(message, Message::Ready))?;
-    let leaving = paused.leave()?;
-    let answer = say(Message::Go).map_err(MigrateError::from);
-    match answer.and_then(|()| expect(reader, |message| matches!(message, Message::Running))) {
-        Ok(()) => Ok(leaving.left()?),
-        // It says so only if its guest has not run.
-        Err(refused @ MigrateError::Refused(_)) => {
-            leaving.come_back();
-            Err(refused)
-        }
-        Err(error) => {
-            leaving.stay_paused();
-            Err(MigrateError::Unknown(match error {
-                MigrateError::Stream(error) => error.to_string(),
-                _ => "it said something else".into(),
-            }))
-        }
-    }
-}
 
-/// Waits for a message of this kind.
-fn expect(reader: &mut dyn Read, wanted: impl Fn(&Message) -> bool) -> Result<(), MigrateError> {
-    match protocol::receive(reader)? {
-        Next::Message(Message::Refused(sentence)) => {
-            Err(MigrateError::Refused(crate::image::printable(&sentence)))
-        }
-        Next::Message(message) if wanted(&message) => Ok(()),
-        _ => Err(MigrateError::Confused),
+    fn say(&self, message: Message) -> Result<(), MigrateError> {
+        Ok(self.writer.say(&message)?)
     }
-}
 
-/// A target that closes the stream may have said why before.
-fn why(error: SaveError, stream: &UnixStream, reader: &mut dyn Read) -> MigrateError {
-    match error {
-        error @ (SaveError::Memory { .. } | SaveError::Cancelled) => {
-            let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
-            match expect(reader, |_| false) {
-                Err(refused @ MigrateError::Refused(_)) => refused,
-                _ => error.into(),
+    /// Waits for a message of this kind.
+    fn expect<T>(
+        &mut self,
+        limit: Duration,
+        wanted: impl Fn(Message) -> Option<T>,
+    ) -> Result<T, MigrateError> {
+        self.stream.set_read_timeout(Some(limit))?;
+        let next = protocol::receive(&mut self.reader).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => silent("has said nothing", limit),
+            _ => error,
+        })?;
+        match next {
+            Next::Message(Message::Refused(sentence)) => {
+                Err(MigrateError::Refused(crate::image::printable(&sentence)))
             }
+            Next::Message(message) => wanted(message).ok_or(MigrateError::Confused),
+            _ => Err(MigrateError::Confused),
         }
-        error => error.into(),
+    }
+
+    /// A target that closes the stream may have said why before.
+    fn why(&mut self, error: SaveError) -> MigrateError {
+        match error {
+            error @ (SaveError::Memory { .. } | SaveError::Cancelled) => {
+                match self.expect(Duration::from_secs(1), |_| None::<()>) {
+                    Err(refused @ MigrateError::Refused(_)) => refused,
+                    _ => error.into(),
+                }
+            }
+            error => error.into(),
+        }
     }
 }
 
@@ -144,14 +224,14 @@ struct StreamSink<'a, 'b>(&'a Writer<'b>);
 
 impl Sink for StreamSink<'_, '_> {
     fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        protocol::pages(&mut *self.0.borrow_mut(), offset, bytes)
+        protocol::pages(&mut *self.0.lock(), offset, bytes)
     }
 
     fn zeros(&mut self, offset: u64, len: usize) -> io::Result<()> {
-        protocol::zeros(&mut *self.0.borrow_mut(), offset, len as u64)
+        protocol::zeros(&mut *self.0.lock(), offset, len as u64)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.borrow_mut().flush()
+        self.0.lock().flush()
     }
 }

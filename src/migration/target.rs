@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::protocol::{self, Message, Next, PROTOCOL};
 use crate::image::printable;
@@ -10,7 +10,7 @@ use crate::kvm::KvmDevice;
 use crate::machine::SavedState;
 use crate::machine::StartError;
 use crate::machine::files::Restore;
-use crate::machine::incoming::{Handover, Incoming};
+use crate::machine::incoming::Incoming;
 use crate::spec::Spec;
 
 /// Most sections, as a saved machine has.
@@ -35,6 +35,7 @@ impl fmt::Debug for Stream {
 pub(crate) struct Received {
     pub(crate) spec: Spec,
     pub(crate) restore: Restore,
+    pub(crate) leave: Leave,
 }
 
 /// Why no machine came. The source has been told, if it still listens.
@@ -46,17 +47,23 @@ pub(crate) enum ReceiveError {
     Refused(String),
     #[error("the machine cannot be made here: {0}")]
     Start(#[from] StartError),
+    #[error(
+        "the leave to run came later than {0:?}, and is good no more; the machine is where it was, and may be paused there"
+    )]
+    TooLate(Duration),
 }
 
-/// Takes a machine. `check` says in a sentence what is wrong with its spec here, where its name may be changed.
+/// Takes a machine. `check` says in a sentence what is wrong with its spec here, where its name may be changed. `limit` is how long it waits
+/// for its leave to run; the stream has its own for each read and write.
 pub(crate) fn receive(
     mut stream: Stream,
+    limit: Duration,
     check: impl FnOnce(&mut Spec) -> Result<(), String>,
 ) -> Result<Received, ReceiveError> {
     match take(&mut stream, check) {
         Ok((spec, incoming, state)) => {
-            let handover = Arc::new(Leave(Mutex::new(Phase::Waiting(stream))));
-            Ok(Received { spec, restore: Restore::received(state, incoming, handover)? })
+            let leave = Leave { stream, limit, over: false };
+            Ok(Received { spec, restore: Restore::received(state, incoming)?, leave })
         }
         Err(error) => {
             let _ = protocol::send(&mut stream.writer, &Message::Refused(error.to_string()));
@@ -117,16 +124,13 @@ fn take(
     }
 }
 
-/// What is left of the stream once all has come.
-struct Leave(Mutex<Phase>);
-
-enum Phase {
-    /// The machine is being made.
-    Waiting(Stream),
-    /// It may run.
-    Allowed(Stream),
-    /// It runs.
-    Over,
+/// What is left of the stream once all has come: a machine that is made asks for its leave to run, which is given once. Dropped before, it
+/// tells the source that the guest has not run and never will. So drop it when the machine has ended and has let go of all it had.
+pub(crate) struct Leave {
+    stream: Stream,
+    limit: Duration,
+    /// The guest may have run.
+    over: bool,
 }
 
 impl fmt::Debug for Leave {
@@ -136,46 +140,43 @@ impl fmt::Debug for Leave {
 }
 
 impl Leave {
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Handover for Leave {
-    fn ask(&self) -> io::Result<()> {
-        let mut phase = self.phase();
-        let Phase::Waiting(stream) = std::mem::replace(&mut *phase, Phase::Over) else {
-            return Err(io::Error::other("the machine was made twice"));
-        };
-        let mut stream = stream;
-        let answer = protocol::send(&mut stream.writer, &Message::Ready)
-            .and_then(|()| protocol::receive(&mut stream.reader));
-        match answer {
-            Ok(Next::Message(Message::Go)) => {
-                *phase = Phase::Allowed(stream);
-                Ok(())
+    /// Says that all of the machine is there, and waits for its leave to run. Nothing that may fail is to come behind it.
+    ///
+    /// # Errors
+    /// It may not run.
+    pub(crate) fn ask(&mut self) -> Result<(), ReceiveError> {
+        // Before the source can know of it.
+        let asked = Instant::now();
+        let limit = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+        let Stream { reader, writer } = &mut self.stream;
+        protocol::send(writer, &Message::Ready { limit })?;
+        loop {
+            match protocol::receive_any(reader)? {
+                // The source may have told somebody by now that it does not run here.
+                Next::Message(Message::Go | Message::Alive) if asked.elapsed() > self.limit => {
+                    return Err(ReceiveError::TooLate(self.limit));
+                }
+                Next::Message(Message::Alive) => {}
+                Next::Message(Message::Go) => return Ok(()),
+                _ => return Err(io::Error::other("the source says what it should not").into()),
             }
-            Ok(_) => Err(io::Error::other("the source says what it should not")),
-            Err(error) => Err(error),
         }
     }
 
-    fn runs(&self) {
-        if let Phase::Allowed(mut stream) = std::mem::replace(&mut *self.phase(), Phase::Over) {
-            // It runs in any case: the source stays paused if it does not hear of it.
-            let _ = protocol::send(&mut stream.writer, &Message::Running);
-        }
+    /// It runs. This end of the stream is closed.
+    pub(crate) fn runs(mut self) {
+        self.over = true;
+        // It runs in any case: the source stays paused if it does not hear of it.
+        let _ = protocol::send(&mut self.stream.writer, &Message::Running);
     }
 }
 
-/// A machine that could not be made, or may not run: its guest has not run, and the source is told so.
 impl Drop for Leave {
     fn drop(&mut self) {
-        if let Phase::Waiting(mut stream) | Phase::Allowed(mut stream) =
-            std::mem::replace(&mut *self.phase(), Phase::Over)
-        {
-            let sentence = "it could not be made there; what minivmm has printed there says why";
-            let _ = protocol::send(&mut stream.writer, &Message::Refused(sentence.into()));
+        if !self.over {
+            let sentence =
+                "it did not come to run there, and has ended; what minivmm has printed there says why";
+            let _ = protocol::send(&mut self.stream.writer, &Message::Refused(sentence.into()));
         }
     }
 }

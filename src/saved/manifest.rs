@@ -174,12 +174,12 @@ impl Manifest {
 }
 
 /// The name of the copy of disk `index` in the folder.
-pub(super) fn copy_name(index: usize, format: Format) -> String {
+pub(crate) fn copy_name(index: usize, format: Format) -> String {
     format!("{}.{}", disk_id(index), format.name())
 }
 
 /// The format of the file that the guest's writes change, and so of its copy.
-pub(super) fn copied_format(disk: &DiskSpec) -> Format {
+pub(crate) fn copied_format(disk: &DiskSpec) -> Format {
     if disk.overlay.is_some() { Format::Qcow2 } else { disk.format() }
 }
 

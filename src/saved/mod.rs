@@ -7,6 +7,7 @@
 
 mod error;
 mod manifest;
+mod overlays;
 mod put_back;
 mod summary;
 #[cfg(test)]
@@ -20,7 +21,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
-use manifest::{Manifest, SavedDisk, copied_format, copy_name};
+use manifest::{Manifest, SavedDisk};
+pub(crate) use manifest::{copied_format, copy_name};
+pub(crate) use overlays::note_overlays;
+pub(crate) use overlays::overlay_on;
 pub(crate) use put_back::NewDisks;
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 
@@ -137,8 +141,9 @@ impl SavedMachine {
     /// Otherwise it is gone when the machine ends. The saved folder is not written to in either case.
     ///
     /// # Errors
-    /// [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
+    /// [`SavedMachineError::NoCopy`], [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
     pub fn keep_disks_in(&mut self, disks: impl AsRef<Path>) -> Result<(), SavedMachineError> {
+        self.check_copies()?;
         let disks = disks.as_ref();
         let failed = |source| SavedMachineError::Disk { path: disks.into(), source };
         match DirBuilder::new().mode(0o700).create(disks) {
@@ -149,10 +154,24 @@ impl SavedMachine {
             made => made.map_err(failed)?,
         }
         let disks = std::path::absolute(disks).map_err(failed)?;
-        self.use_copies(|index, disk| {
-            disk.overlay = Some(disks.join(copy_name(index, diskimage::Format::Qcow2)));
-        });
+        let overlay = |index| disks.join(copy_name(index, diskimage::Format::Qcow2));
+        let overlays: Vec<_> = self.copies().map(|(index, _)| overlay(index)).collect();
+        note_overlays(&self.folder, overlays.iter().map(PathBuf::as_path));
+        self.use_copies(|index, disk| disk.overlay = Some(overlay(index)));
         Ok(())
+    }
+
+    /// Checks that the folder has a copy of each disk that the guest writes to.
+    pub(crate) fn check_copies(&self) -> Result<(), SavedMachineError> {
+        let is_copy = |index| matches!(self.disks.get(index), Some(Some(SavedDisk::Copy(_))));
+        let writes =
+            |(index, disk): &(usize, &DiskSpec)| !disk.read_only && !disk.snapshot && !is_copy(*index);
+        match self.spec.disk.iter().enumerate().find(writes) {
+            Some((_, disk)) => {
+                Err(SavedMachineError::NoCopy { folder: self.folder.clone(), disk: disk.image().into() })
+            }
+            None => Ok(()),
+        }
     }
 
     /// The copies by the number of their disk.
@@ -161,6 +180,23 @@ impl SavedMachine {
             Some(SavedDisk::Copy(name)) => Some((index, name.as_str())),
             _ => None,
         })
+    }
+
+    /// The images that the guest has written to. The machine has to be given others by the caller.
+    pub(crate) fn take_written(&mut self) -> Vec<WrittenDisk> {
+        let mut written = Vec::new();
+        for (index, (disk, saved)) in self.spec.disk.iter().zip(&mut self.disks).enumerate() {
+            written.extend(saved.take().map(|saved| match saved {
+                SavedDisk::Copy(name) => {
+                    let base = self.bases.remove(&index);
+                    WrittenDisk { index, path: self.folder.join(name), base, is_copy: true }
+                }
+                SavedDisk::Mark(_) => {
+                    WrittenDisk { index, path: disk.image().into(), base: None, is_copy: false }
+                }
+            }));
+        }
+        written
     }
 
     /// Has the machine read the copies, with `on_top` of them what it says.
@@ -192,6 +228,18 @@ impl SavedMachine {
         self.use_copies(|_, disk| disk.snapshot = true);
         (self.spec, Restore::new(self.state, self.memory))
     }
+}
+
+/// An image that the guest of a saved machine has written to.
+#[derive(Debug)]
+pub(crate) struct WrittenDisk {
+    /// Number of the disk.
+    pub(crate) index: usize,
+    /// The copy in the folder, or the image itself.
+    pub(crate) path: PathBuf,
+    /// What the copy lies on.
+    pub(crate) base: Option<PathBuf>,
+    pub(crate) is_copy: bool,
 }
 
 /// A saved machine that is being written. Dropped before [`NewSavedMachine::keep`] nothing is left of it.
@@ -342,13 +390,20 @@ fn open(folder: &Path, name: &str) -> Result<File, SavedMachineError> {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(SavedMachineError::NotSaved(folder.into()));
         }
+        // A link, or a socket.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            return Err(no_regular_file(folder, name));
+        }
         opened => opened.map_err(|source| SavedMachineError::Unreadable { path: path.clone(), source })?,
     };
     if file.metadata().is_ok_and(|found| found.is_file()) {
         return Ok(file);
     }
-    let reason = format!("{name} is no regular file");
-    Err(SavedMachineError::Damaged { folder: folder.into(), reason })
+    Err(no_regular_file(folder, name))
+}
+
+fn no_regular_file(folder: &Path, name: &str) -> SavedMachineError {
+    SavedMachineError::Damaged { folder: folder.into(), reason: format!("{name} is no regular file") }
 }
 
 /// All of a small file.

@@ -94,9 +94,31 @@ fn what_is_no_saved_machine_is_refused_in_a_sentence() {
     assert!(replace("\"program\"", "\"\u{1b}[2J\"").contains("damaged"));
     fs::remove_file(folder.join(STATE)).unwrap();
     std::os::unix::fs::symlink("/dev/zero", folder.join(STATE)).unwrap();
-    assert!(refusal(&folder).contains("cannot be read"));
+    assert!(refusal(&folder).contains("state is no regular file"));
+    fs::remove_file(folder.join(STATE)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.join(STATE)).unwrap();
+    assert!(refusal(&folder).contains("state is no regular file"));
     File::options().write(true).open(folder.join(MANIFEST)).unwrap().set_len(MOST_MANIFEST + 1).unwrap();
     assert!(refusal(&folder).contains("longer than"));
+}
+
+#[test]
+fn errors_are_sentences_in_one_line() {
+    let path = PathBuf::from("saved");
+    for error in [
+        SavedMachineError::Exists(path.clone()),
+        SavedMachineError::NoDisks(path.clone()),
+        SavedMachineError::DisksExist(path.clone()),
+        SavedMachineError::NoPlaceForWrites(path.clone()),
+        SavedMachineError::NotSaved(path.clone()),
+        SavedMachineError::DiskChanged(path.clone()),
+        SavedMachineError::NoCopy { folder: path.clone(), disk: path.clone() },
+        SavedMachineError::Damaged { folder: path.clone(), reason: "it is".into() },
+    ] {
+        let said = error.to_string();
+        assert!(!said.contains("  ") && !said.contains('\n') && said.contains(';'), "{said}");
+        assert!(!said.contains("rm -r"), "{said}");
+    }
 }
 
 #[test]

@@ -70,8 +70,11 @@ impl Pidfile {
         Ok(Pidfile { path: path.into(), file: None })
     }
 
-    /// Moves the file to its path.
+    /// Moves the file to its path, where it is not there yet.
     pub(in crate::cli) fn publish(&mut self) -> Result<(), PidfileError> {
+        if self.file.is_some() {
+            return Ok(());
+        }
         let mut temporary = TempFile::new(&self.path)?;
         let error = || host(&self.path);
         if !try_lock(&temporary.file, Kind::Exclusive).map_err(error())? {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ArgAction;
 
 use super::snapshot::SnapshotName;
+use crate::cli::migration_address::silence;
 use crate::spec::{BalloonSize, Delay, DiskBps, MachineName, NetId, PortForward};
 
 /// A verb for machines with a name.
@@ -292,6 +293,11 @@ pub struct MigrateArgs {
     /// Most bytes a second, such as 100M
     #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
     pub bandwidth: Option<u64>,
+    /// Give up on a target that is silent for so long [default: 30s]
+    ///
+    /// A command has 300s until its target answers for the first time, because somebody may have to type a password.
+    #[arg(long, value_name = "TIME", value_parser = silence, hide_short_help = true)]
+    pub timeout: Option<Duration>,
     /// Print what it took, as JSON
     #[arg(long)]
     pub json: bool,

@@ -13,6 +13,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "forward" => "the forwards are printed, or one was added or removed",
         "capture" => "the capture has ended, by itself, by Ctrl-C or with its reader or the machine",
         "pause" => "the machine rests",
+        "clone" => "the clone runs, or, of a machine that is off, is made",
         "migrate" => "the machine runs at its target, and has ended here",
         "save" => "the machine is saved, and has ended; with `--keep-running` it runs on",
         "snapshot" => "the snapshot is there and the machine goes on, or it is deleted",
@@ -31,6 +32,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "ls" => "the list cannot be printed",
         "snapshots" => "the list cannot be printed",
         "switch" => "the switch could not run, or none of this name does: what is printed says why",
+        "clone" => "there is no clone, and the original is as it was: what is printed says why",
         "disk" => "it was not done, or what was checked has errors: what is printed says why",
         "warm" => "the list cannot be printed, or there is no such machine",
         "doctor" => "none can: what is printed says what is missing",
@@ -44,6 +46,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "save" => {
             rows.push((Status::Signal(0), "ended by signal n; the machine is not saved, and as it was"))
         }
+        "clone" => rows.push((Status::Signal(0), "ended by signal n; there is no clone")),
         "disk" => rows.push((Status::Signal(0), "ended by signal n; the work was not done")),
         _ => {}
     }

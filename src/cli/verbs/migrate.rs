@@ -14,15 +14,23 @@ use super::wait::EndWaiter;
 use super::{ANSWER_LIMIT, MachineClient, MigrateArgs, VerbError};
 use crate::cli::disk::progress::Bar;
 use crate::cli::exit::Status;
-use crate::cli::migration_address::MigrationAddress;
+use crate::cli::migration_address::{MigrationAddress, SILENCE};
 use crate::cli::print;
 use crate::control::client::MigrationConnection;
 use crate::control::save_routes::migrate_body;
+use crate::host::patient::Patient;
 use crate::machine::{CopyLimits, CopyReport};
-use crate::migration::{Frame, Local, Stream};
+use crate::migration::{Frame, Local, Patience, Stream};
 
 /// How long the machine may take to end, and the target's program.
 const END_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a command may take until the target answers: somebody may have to type a password.
+const GREETING: Duration = Duration::from_secs(300);
+
+fn is_address(to: &str) -> bool {
+    to.starts_with("unix:") || to.starts_with("tcp:")
+}
 
 /// The target, and the program that leads there.
 struct Target {
@@ -31,16 +39,18 @@ struct Target {
 }
 
 impl Target {
-    fn connect(to: &str) -> io::Result<Self> {
-        if to.starts_with("unix:") || to.starts_with("tcp:") {
+    fn connect(to: &str, limit: Duration) -> io::Result<Self> {
+        if is_address(to) {
             let address: MigrationAddress = to.parse().map_err(io::Error::other)?;
-            return Ok(Target { stream: address.connect()?, child: None });
+            return Ok(Target { stream: address.connect(limit)?, child: None });
         }
         let mut child =
             Command::new("sh").args(["-c", to]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(writer), Some(reader)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
+        // The machine has its own limits for what it waits for.
+        let writer = Patient::writer(writer, limit)?;
         Ok(Target {
             stream: Stream { reader: Box::new(reader), writer: Box::new(writer) },
             child: Some(child),
@@ -66,9 +76,12 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
     let client = MachineClient::find(&args.name)?;
     let mut limits = CopyLimits { bandwidth: args.bandwidth, ..CopyLimits::default() };
     limits.downtime = args.downtime.unwrap_or(limits.downtime);
+    let silence = args.timeout.unwrap_or(SILENCE);
+    let greeting = if is_address(&args.to) { SILENCE } else { GREETING };
+    let patience = Patience { greeting: args.timeout.unwrap_or(greeting), silence };
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
-    let connection = MigrationConnection::open(&client.0.socket, &migrate_body(limits));
+    let connection = MigrationConnection::open(&client.0.socket, &migrate_body(limits, patience));
     let MigrationConnection { stream, received } = connection.map_err(|source| client.failed(source))?;
     let mut frames = received.as_slice().chain(&stream);
     let failed = |why: String| VerbError::Migration { name: args.name.clone(), why };
@@ -77,7 +90,7 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
     if let Some(Local::Failed(why)) = local(&first).map_err(failed)? {
         return Err(failed(why));
     }
-    let target = Target::connect(&args.to)
+    let target = Target::connect(&args.to, silence)
         .map_err(|source| failed(format!("{}: {source}; the machine runs on here", args.to)))?;
     let Target { stream: Stream { reader, writer }, child } = target;
     let replies = stream.try_clone().map_err(VerbError::Terminal)?;

@@ -8,9 +8,9 @@ mod force;
 mod forward;
 mod ls;
 mod migrate;
-mod save;
+pub(super) mod save;
 mod show;
-mod snapshot;
+pub(super) mod snapshot;
 mod stop;
 mod wait;
 
@@ -183,7 +183,7 @@ impl MachineClient {
         find(name).map(MachineClient).ok_or_else(|| VerbError::NoMachine(name.clone()))
     }
 
-    fn get(&self, path: &str) -> Result<Value, VerbError> {
+    pub(super) fn get(&self, path: &str) -> Result<Value, VerbError> {
         self.send("GET", path, None, ANSWER_LIMIT)
     }
 

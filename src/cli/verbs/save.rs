@@ -31,12 +31,12 @@ pub(super) fn save(args: &SaveArgs) -> Result<Status, VerbError> {
     if args.keep_running {
         let mut limits = CopyLimits { bandwidth: args.bandwidth, ..CopyLimits::default() };
         limits.downtime = args.downtime.unwrap_or(limits.downtime);
-        let report = ask(&client, &save_body(text, Some(limits), args.with_disks))?;
+        let report = follow(&client, &save_body(text, Some(limits), args.with_disks))?;
         return Ok(print(&words(&report, args.json)?, Status::Done));
     }
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
-    ask(&client, &save_body(text, None, args.with_disks))?;
+    follow(&client, &save_body(text, None, args.with_disks))?;
     match waiter.end(END_LIMIT)? {
         Some(_) => Ok(Status::Done),
         None => Err(client.failed(ClientError::TimedOut(END_LIMIT))),
@@ -56,8 +56,19 @@ fn words(report: &Value, json: bool) -> Result<String, VerbError> {
 }
 
 /// Sends the request and follows it with a bar; a signal cancels it.
-fn ask(client: &MachineClient, body: &Value) -> Result<Value, VerbError> {
+fn follow(client: &MachineClient, body: &Value) -> Result<Value, VerbError> {
     let mut bar = Bar::begin().map_err(VerbError::Terminal)?;
+    let asked = ask(client, body, &mut bar, &|| false);
+    asked.map_err(|error| bar.interrupted().map_or(error, VerbError::Interrupted))
+}
+
+/// Sends the request to save a machine and shows how far it is; a signal cancels it, or `is_given_up`.
+pub(in crate::cli) fn ask(
+    client: &MachineClient,
+    body: &Value,
+    bar: &mut Bar,
+    is_given_up: &dyn Fn() -> bool,
+) -> Result<Value, VerbError> {
     let failed = |source| client.failed(source);
     let pending = PendingRequest::send(&client.0.socket, "POST", "/v1/save", Some(body), ANSWER_LIMIT);
     let (mut pending, until) = (pending.map_err(failed)?, Instant::now() + SAVE_LIMIT);
@@ -69,12 +80,9 @@ fn ask(client: &MachineClient, body: &Value) -> Result<Value, VerbError> {
                 return Err(client.failed(ClientError::TimedOut(SAVE_LIMIT)));
             }
             Ok(None) => {}
-            Err(source) => {
-                let error = client.failed(source);
-                return Err(bar.interrupted().map_or(error, VerbError::Interrupted));
-            }
+            Err(source) => return Err(client.failed(source)),
         }
-        if bar.interrupted().is_some() {
+        if bar.interrupted().is_some() || is_given_up() {
             if !cancelled {
                 client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT)?;
                 cancelled = true;

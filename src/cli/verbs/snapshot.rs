@@ -16,7 +16,7 @@ use super::show::{listing, size};
 use super::{MachineClient, RevertArgs, ShowArgs, SnapshotArgs, VerbError};
 use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
-use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, summary};
+use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary};
 use crate::spec::MachineName;
 
 /// How long memory and disks may take: at the speed of a slow disk, what a large machine has.
@@ -27,6 +27,12 @@ const DELETED: &str = ".deleted";
 /// Name of a snapshot: as that of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotName(MachineName);
+
+impl SnapshotName {
+    pub(in crate::cli) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
 
 impl FromStr for SnapshotName {
     type Err = String;
@@ -56,6 +62,11 @@ pub(in crate::cli) enum SnapshotError {
     #[error("a machine runs on the disk {path} of the snapshot; end it first", path = path.display())]
     InUse { path: PathBuf },
     #[error(
+        "{path} lies on a disk of the snapshot, and is of no use without it; remove it first, or keep what it shows by `minivmm disk convert \
+         {word} --backing {beneath} NEW.qcow2`", path = path.display(), word = diskimage::shell_word(path), beneath = diskimage::shell_word(beneath)
+    )]
+    Beneath { path: PathBuf, beneath: PathBuf },
+    #[error(
         "no machine called {machine} runs here, so that there is none to go back; `minivmm restore --put-back {folder}` starts it as it was \
          then, with its disks of then", folder = diskimage::shell_word(folder)
     )]
@@ -63,7 +74,7 @@ pub(in crate::cli) enum SnapshotError {
 }
 
 /// The folder of a machine's snapshots.
-fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
+pub(in crate::cli) fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
     Ok(state_folder().ok_or(SnapshotError::NoPlace)?.join("snapshots").join(machine.as_str()))
 }
 
@@ -114,7 +125,11 @@ pub(super) fn revert(args: &RevertArgs) -> Result<String, VerbError> {
     ))
 }
 
-fn existing(machine: &MachineName, folder: &Path, name: &str) -> Result<SavedSummary, VerbError> {
+pub(in crate::cli) fn existing(
+    machine: &MachineName,
+    folder: &Path,
+    name: &str,
+) -> Result<SavedSummary, VerbError> {
     match summary(folder) {
         Err(SavedMachineError::NotSaved(_)) => {
             Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() }.into())
@@ -128,6 +143,9 @@ fn delete(machine: &MachineName, folder: &Path, name: &str) -> Result<(), Snapsh
     let target = folder.join(name);
     if let Some(path) = is_disk_in_use(&target) {
         return Err(SnapshotError::InUse { path });
+    }
+    if let Some((path, beneath)) = overlay_on(&target) {
+        return Err(SnapshotError::Beneath { path, beneath });
     }
     if !remove_hidden(folder, name).map_err(failed(folder))? {
         return Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() });
