@@ -47,7 +47,7 @@ pub(super) struct Started {
 #[derive(Debug)]
 pub(super) enum Way {
     /// It boots, and is kept when it waits if that is wanted.
-    Boots(Option<Keep>),
+    Boots(Option<Box<Keep>>),
     /// It goes on from a warm machine, which waits.
     Restored,
 }
@@ -76,7 +76,8 @@ impl RunStart {
                 let initrd: Arc<dyn Image> = Arc::new(made.archive);
                 prepared.give_initrd(&initrd)?;
                 let machine = self.launch(&spec, &host, prepared, events)?;
-                let keep = kept.map(|warm| Keep { warm, spec: spec.clone(), files: made.modules });
+                let files = made.modules;
+                let keep = kept.map(|warm| Box::new(Keep { warm, spec: spec.clone(), files }));
                 (machine, Way::Boots(keep))
             }
         };
