@@ -56,7 +56,7 @@ fn command_has_its_output_and_status_and_the_next_one_another_guest() {
 fn input_of_any_length_reaches_the_command_and_ends() {
     let template = template();
     for length in [0, 1, 5_000_000] {
-        let bytes: Vec<u8> = (0..length).map(|at: u32| (at / 7) as u8).collect();
+        let bytes: Vec<u8> = (0..length).map(|at: u32| (at / 7).to_le_bytes()[0]).collect();
         let output = template.exec(&GuestCommand::new(["copy"]).input(bytes.clone()), LIMIT).unwrap();
         assert!(output.status == 0 && output.stdout == bytes, "{length}: {}", output.stdout.len());
     }

@@ -152,7 +152,7 @@ impl Vcpu {
         let late = |index: u32| index == TSC || index == TSC_DEADLINE;
         let early: Vec<_> = state.msrs.iter().copied().filter(|(index, _)| !late(*index)).collect();
         self.put_msrs(&early)?;
-        if let Some((_, tsc)) = of(TSC).last() {
+        if let Some((_, tsc)) = of(TSC).next_back() {
             self.write_tsc(tsc, state)?;
         }
         // A deadline stays where it is: one that has passed meanwhile fires at once.
