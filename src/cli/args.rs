@@ -1,5 +1,7 @@
 //! The command line: verbs and flags. The flags of a machine are the fields of [`Spec`].
 
+mod quick;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -15,6 +17,7 @@ use super::restore::RestoreArgs;
 use super::run::{self, args::RunArgs};
 use super::switch::SwitchArgs;
 use super::verbs::NameVerb;
+use super::warm::WarmArgs;
 use crate::spec::{MemSize, NetSpec, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
@@ -70,6 +73,8 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Run one command in a small guest, and end with its status
     Run(Box<RunArgs>),
+    /// List or remove the machines that `run --warm` has kept
+    Warm(WarmArgs),
     /// Run a virtual switch for machines, or look at one
     ///
     /// A switch connects the machines that say `--net switch=NAME`: each machine is in VLAN 1 or in the VLANs that it names. The
@@ -85,8 +90,8 @@ pub enum Verb {
     /// Let a saved machine go on
     ///
     /// It goes on where `minivmm save` has left it, in a machine of the same parts: kernel, disks, networks and ports are opened
-    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is never written, so
-    /// that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
+    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is not written (but for the note
+    /// of `--prefetch`), so that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
     /// `overlay=FILE`. The guest gets a new VM generation ID. Connections through a user network are gone.
     Restore(Box<RestoreArgs>),
     /// Take over a machine that `minivmm migrate` sends
@@ -139,6 +144,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run a command in this machine.
     RunCommand(Box<RunArgs>, Spec),
+    /// List or remove warm machines.
+    Warm(WarmArgs),
     /// Run a switch, or do something with one.
     Switch(Box<SwitchArgs>),
     /// Work on a disk image.
@@ -181,6 +188,11 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     if words.len() <= 1 {
         return Err(ArgsError::Empty);
     }
+    quick::parse(&words).unwrap_or_else(|| parse_whole(words))
+}
+
+/// The same, by the definition of everything.
+fn parse_whole(words: Vec<OsString>) -> Result<Command, ArgsError> {
     let matches = definition().try_get_matches_from(words)?;
     let args = Args::from_arg_matches(&matches)?;
     match args.verb {
@@ -189,27 +201,33 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             let spec = run.spec(matches.subcommand_matches("run").unwrap_or(&matches))?;
             Ok(Command::RunCommand(run, spec))
         }
+        Some(Verb::Warm(warm)) => Ok(Command::Warm(warm)),
         Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
         Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
         Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
         Some(Verb::Receive(receive)) => Ok(Command::Receive(receive)),
         Some(Verb::Clone(clone)) => Ok(Command::Clone(clone)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
-        None => {
-            let mut spec = args.machine.spec(&matches)?;
-            if spec.net.is_empty() {
-                spec.net.push(NetSpec::user());
-            }
-            Ok(Command::Run(spec, args.service))
-        }
+        None => Ok(Command::Run(machine(args.machine, &matches)?, args.service)),
     }
+}
+
+/// The machine of `args`, with a network if it says nothing of one.
+fn machine(args: MachineArgs, matches: &ArgMatches) -> Result<Spec, ArgsError> {
+    let mut spec = args.spec(matches)?;
+    if spec.net.is_empty() {
+        spec.net.push(NetSpec::user());
+    }
+    Ok(spec)
 }
 
 /// Rewrites `help VERB` as `VERB --help`, and so `switch help` and `disk help`.
 fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
     let (before, rest) = match words.as_slice() {
         [program, help, rest @ ..] if help == "help" => (vec![program], rest),
-        [program, verb, help, rest @ ..] if (verb == "switch" || verb == "disk") && help == "help" => {
+        [program, verb, help, rest @ ..]
+            if (verb == "switch" || verb == "disk" || verb == "warm") && help == "help" =>
+        {
             (vec![program, verb], rest)
         }
         _ => return words,
@@ -264,6 +282,7 @@ mod tests {
             Command::Run(spec, _) => Ok(spec),
             Command::Doctor(_)
             | Command::RunCommand(..)
+            | Command::Warm(_)
             | Command::Switch(_)
             | Command::Disk(_)
             | Command::Restore(_)
@@ -274,6 +293,43 @@ mod tests {
             }
         }
     }
+
+    /// One of each flag of a machine.
+    pub(super) const FLAGS: [&str; 33] = [
+        "--kernel",
+        "k",
+        "--initrd",
+        "none",
+        "--cmdline",
+        "-x",
+        "--append",
+        "--y",
+        "--mem",
+        "2G",
+        "--mem-backing",
+        "memfd",
+        "--merge",
+        "--cpus",
+        "4",
+        "--rtc",
+        "utc",
+        "--on-reboot",
+        "exit",
+        "--disk",
+        "a.raw",
+        "--disk",
+        "b.raw,ro",
+        "--tap",
+        "tap2",
+        "--port",
+        "name=p,socket=s",
+        "--balloon",
+        "1G",
+        "--console",
+        "hvc0",
+        "--name",
+        "vm0",
+    ];
 
     #[test]
     fn definition_is_sound() {
@@ -297,42 +353,7 @@ mod tests {
 
     #[test]
     fn every_field_has_its_flag() {
-        let spec = run(&[
-            "--kernel",
-            "k",
-            "--initrd",
-            "none",
-            "--cmdline",
-            "-x",
-            "--append",
-            "--y",
-            "--mem",
-            "2G",
-            "--mem-backing",
-            "memfd",
-            "--merge",
-            "--cpus",
-            "4",
-            "--rtc",
-            "utc",
-            "--on-reboot",
-            "exit",
-            "--disk",
-            "a.raw",
-            "--disk",
-            "b.raw,ro",
-            "--tap",
-            "tap2",
-            "--port",
-            "name=p,socket=s",
-            "--balloon",
-            "1G",
-            "--console",
-            "hvc0",
-            "--name",
-            "vm0",
-        ])
-        .unwrap();
+        let spec = run(&FLAGS).unwrap();
         let expected = Spec::new("k")
             .with_initrd(Initrd::None)
             .with_cmdline("-x")
@@ -371,6 +392,7 @@ mod tests {
         assert_eq!(help(&["help"]), text);
         assert_eq!(help(&["help", "stop"]), help(&["stop", "--help"]));
         assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
+        assert_eq!(help(&["warm", "help", "rm"]), help(&["help", "warm", "rm"]));
         assert_eq!(help(&["switch", "help"]), help(&["switch", "--help"]));
         assert_eq!(help(&["switch", "help", "set"]), help(&["help", "switch", "set"]));
         assert_eq!(help(&["disk", "help", "resize"]), help(&["help", "disk", "resize"]));

@@ -28,6 +28,7 @@ pub mod run;
 mod session;
 pub mod switch;
 pub mod verbs;
+pub mod warm;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         },
         Ok(Command::Doctor(args)) => examine(&args),
         Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
+        Ok(Command::Warm(args)) => warm::run(&args),
         Ok(Command::Switch(args)) => switch::run(&args),
         Ok(Command::Disk(args)) => disk::run(&args),
         Err(ArgsError::Flags(error)) => report_flag_error(&error, usage_status()),

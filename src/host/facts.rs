@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::kvm::{self, KvmFacts, PAGE};
+use crate::kvm::{self, KvmFacts};
 
 /// A host, seen from a root folder.
 #[derive(Debug, Clone)]
@@ -269,21 +269,6 @@ impl Host {
             // 2: off, and what was merged is split again.
             _ => Some(Merging::Off),
         }
-    }
-
-    /// Bytes of this process that KSM has merged.
-    pub(crate) fn merged_memory(&self) -> u64 {
-        let stat = read(&self.path("/proc/self/ksm_stat"));
-        let field = |name: &str| {
-            let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-            line.trim().parse::<u64>().ok()
-        };
-        // Pages of zeros are counted apart; older kernels have the number of the others alone, in a file of its own.
-        let pages = match field("ksm_merging_pages") {
-            Some(pages) => pages.saturating_add(field("ksm_zero_pages").unwrap_or(0)),
-            None => read(&self.path("/proc/self/ksm_merging_pages")).trim().parse().unwrap_or(0),
-        };
-        pages.saturating_mul(PAGE)
     }
 }
 

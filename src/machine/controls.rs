@@ -283,6 +283,24 @@ impl Controls {
         self.save_running_with(folder, options, limits, limit, watch).map(drop)
     }
 
+    /// Saves the machine of `spec` to `new` while its guest waits for a command, and lets it go on: what its ports have to do with the program
+    /// at their other end has not begun. Pausing it may take until `limit`.
+    #[cfg(feature = "cli")]
+    pub(crate) fn save_waiting(
+        &self,
+        new: NewSavedMachine,
+        spec: Spec,
+        limit: Duration,
+    ) -> Result<(), SaveError> {
+        let hold = Hold::begin(self, limit)?;
+        let SavedParts { state, ram, paused, marks, .. } = self.ask_to_save()?;
+        precopy::copy_paused(&self.copy.show(), &ram, new.memory())?;
+        self.check_paused(&paused)?;
+        drop(hold);
+        // All that waits for the host's disk is done while the machine runs.
+        Ok(new.keep(spec, &state, marks)?)
+    }
+
     /// Copies the disks of a paused machine into a folder, if that is asked for.
     fn copy_disks(
         &self,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use virtio::DeviceKind;
 use virtio::counters::{Count, Counters};
 
-use crate::host::facts::Host;
+use crate::host::merged::merged_memory;
 use crate::kvm::memory::GuestRam;
 
 /// What one boot of a machine has done so far. Counts begin anew when the guest is reset.
@@ -120,7 +120,7 @@ impl UnfinishedStats {
     pub(super) fn finish(mut self) -> Stats {
         let part = |number| self.ram.upgrade().and_then(|ram| ram.resident(number));
         self.stats.memory.resident = (0..).map_while(part).sum();
-        self.stats.memory.merged = Host::here().merged_memory();
+        self.stats.memory.merged = merged_memory();
         self.stats
     }
 }

@@ -75,6 +75,13 @@ pub enum SavedMachineError {
         /// The image or device.
         disk: PathBuf,
     },
+    /// Its guest waits for a command.
+    #[error(
+        "the guest in {path} waits for a command, which `minivmm run --warm` and the library's `Template::exec` give; save another machine to \
+         restore it",
+        path = .0.display()
+    )]
+    TakesCommands(PathBuf),
     /// There is no saved machine.
     #[error(
         "{path} holds no saved machine, which is a folder with machine.json, state and memory; `minivmm save NAME FOLDER` makes one",

@@ -38,6 +38,9 @@ pub(super) struct Manifest {
     cpu: Option<CpuBaseline>,
     /// Bytes of `memory`.
     pub(super) memory: u64,
+    /// Its guest waits for a command on the ports of `minivmm run`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) takes_commands: bool,
     /// In the order of `state`.
     sections: Vec<Section>,
 }
@@ -101,6 +104,7 @@ impl Manifest {
                 panic_timeout,
                 cpu: saved.cpu(),
                 memory,
+                takes_commands: false,
                 sections,
             },
             bytes,

@@ -12,6 +12,7 @@ mod put_back;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod working_set;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
@@ -25,8 +26,9 @@ use manifest::{Manifest, SavedDisk};
 pub(crate) use manifest::{copied_format, copy_name};
 pub(crate) use overlays::note_overlays;
 pub(crate) use overlays::overlay_on;
-pub(crate) use put_back::NewDisks;
+pub(crate) use put_back::{ExchangedDisks, NewDisks};
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
+pub(crate) use working_set::WorkingSet;
 
 use crate::host::disk::{DiskMark, WrittenFile, base_of};
 use crate::host::lock::Kind;
@@ -57,6 +59,11 @@ pub struct SavedMachine {
     bases: BTreeMap<usize, PathBuf>,
     state: SavedState,
     memory: File,
+    /// CRC-32 of `machine.json`.
+    checksum: u32,
+    prefetch: Option<WorkingSet>,
+    /// Its guest waits for a command.
+    takes_commands: bool,
 }
 
 impl SavedMachine {
@@ -66,7 +73,8 @@ impl SavedMachine {
     /// [`SavedMachineError`] says what is missing or damaged.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, SavedMachineError> {
         let folder = folder.as_ref();
-        let manifest = Manifest::parse(folder, &read(folder, MANIFEST, MOST_MANIFEST)?)?;
+        let text = read(folder, MANIFEST, MOST_MANIFEST)?;
+        let (manifest, checksum) = (Manifest::parse(folder, &text)?, crc32fast::hash(&text));
         let state = manifest.sections(folder, &read(folder, STATE, MOST_STATE)?)?;
         let memory = open(folder, MEMORY)?;
         let failed = |source| SavedMachineError::Unreadable { path: folder.join(MEMORY), source };
@@ -81,8 +89,18 @@ impl SavedMachine {
         }
         let bases = bases(folder, &manifest)?;
         let folder = std::path::absolute(folder).map_err(failed)?;
-        let Manifest { spec, disks, .. } = manifest;
-        Ok(SavedMachine { folder, spec, disks, bases, state, memory })
+        let Manifest { spec, disks, takes_commands, .. } = manifest;
+        Ok(SavedMachine {
+            folder,
+            spec,
+            disks,
+            bases,
+            state,
+            memory,
+            takes_commands,
+            checksum,
+            prefetch: None,
+        })
     }
 
     /// The folder, absolute.
@@ -90,9 +108,26 @@ impl SavedMachine {
         &self.folder
     }
 
+    /// Has the host read ahead what of its memory the guest used in its first second when it went on from here the last time with this, and
+    /// notes that anew, in the file `working-set` of the folder: a guest whose memory is on a slow disk is there sooner. There is nothing to
+    /// read the first time. A note that is damaged or of another machine is a warning in the log, as is a folder that cannot be written.
+    ///
+    /// A [`Template`](crate::Template) reads ahead for all of its clones, and notes nothing. With
+    /// [`MemBacking::Memfd`](crate::spec::MemBacking::Memfd) all of the memory is read in any case.
+    pub fn prefetch(&mut self) {
+        let memory = self.memory.metadata().map_or(0, |found| found.len());
+        self.prefetch = Some(WorkingSet::of(&self.folder, self.checksum, memory));
+    }
+
     /// What it goes on from, for a machine that has its disks.
     pub(crate) fn into_restore(self) -> Restore {
         Restore::new(self.state, self.memory)
+    }
+
+    /// Whether its guest waits for a command, as `minivmm run --warm` saves one, for
+    /// [`Template::exec`](crate::Template::exec). No other machine can be made from it.
+    pub fn takes_commands(&self) -> bool {
+        self.takes_commands
     }
 
     /// What the machine is made of, with absolute paths.
@@ -212,13 +247,14 @@ impl SavedMachine {
     /// A machine about to go on from it. See [`MachineBuilder::restore`].
     pub fn into_builder(mut self) -> MachineBuilder {
         self.use_copies(|_, disk| disk.snapshot = true);
-        crate::Machine::builder(&self.spec).restore(self.state, self.memory)
+        let restore = Restore::new(self.state, self.memory).with_prefetch(self.prefetch);
+        crate::Machine::builder(&self.spec).restore_from(restore)
     }
 
     /// What the machine is made of, and what it goes on from.
     pub(crate) fn into_parts(mut self) -> (Spec, Restore) {
         self.use_copies(|_, disk| disk.snapshot = true);
-        (self.spec, Restore::new(self.state, self.memory))
+        (self.spec, Restore::new(self.state, self.memory).with_prefetch(self.prefetch))
     }
 }
 
@@ -242,6 +278,7 @@ pub(crate) struct NewSavedMachine {
     memory: File,
     /// By the number of the disk.
     copies: BTreeMap<usize, (String, File)>,
+    takes_commands: bool,
 }
 
 impl NewSavedMachine {
@@ -255,7 +292,21 @@ impl NewSavedMachine {
             _ => unwritable(target)(error),
         })?;
         let memory = folder.file(MEMORY).map_err(unwritable(target))?;
-        Ok(NewSavedMachine { folder, target: target.into(), memory, copies: BTreeMap::new() })
+        Ok(NewSavedMachine {
+            folder,
+            target: target.into(),
+            memory,
+            copies: BTreeMap::new(),
+            takes_commands: false,
+        })
+    }
+
+    /// Says that the guest waits for a command, and keeps `note` beside it, in the file `name`.
+    pub(crate) fn takes_commands(&mut self, name: &str, note: &[u8]) -> io::Result<()> {
+        self.takes_commands = true;
+        let mut file = self.folder.file(name)?;
+        file.write_all(note)?;
+        file.sync_all()
     }
 
     /// Where the contents of memory go.
@@ -300,8 +351,9 @@ impl NewSavedMachine {
         let saved_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let memory = self.memory.metadata().map_err(&failed)?.len();
         let spec = with_absolute_paths(spec).map_err(&failed)?;
-        let (manifest, sections) =
+        let (mut manifest, sections) =
             Manifest::new(spec, disks, saved_at, memory, state).map_err(|error| failed(error.into()))?;
+        manifest.takes_commands = self.takes_commands;
         let manifest = serde_json::to_vec_pretty(&manifest).map_err(|error| failed(error.into()))?;
         let write = || {
             for (name, bytes) in [(STATE, &sections), (MANIFEST, &manifest)] {

@@ -24,6 +24,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "doctor" => "machines can be started here",
         "switch" => "the switch has ended as it should, or the verb did its work",
         "disk" => "the verb did its work, and what was checked has no errors",
+        "warm" => "the machines are listed, also if there are none, or they are removed",
         "balloon" => "the guest is asked, and does what it can in its own time",
         _ => return None,
     };
@@ -33,6 +34,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "switch" => "the switch could not run, or none of this name does: what is printed says why",
         "clone" => "there is no clone, and the original is as it was: what is printed says why",
         "disk" => "it was not done, or what was checked has errors: what is printed says why",
+        "warm" => "the list cannot be printed, or there is no such machine",
         "doctor" => "none can: what is printed says what is missing",
         "stop" | "kill" => "no machine of this name runs, or it has not ended: what is printed says why",
         _ => "no machine of this name runs, or it was not done: what is printed says why",

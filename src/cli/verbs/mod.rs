@@ -28,8 +28,9 @@ pub use args::{
 pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
 pub(super) use ls::uptime;
-pub(super) use show::listing;
+pub(super) use show::{listing, size};
 pub use snapshot::SnapshotName;
+pub(super) use snapshot::{remove_hidden, state_folder};
 
 use super::exit::Status;
 use super::{print, report_error};

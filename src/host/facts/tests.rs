@@ -61,20 +61,6 @@ fn huge_page_setting_is_the_bracketed_word() {
 }
 
 #[test]
-fn merged_memory_is_counted_with_pages_of_zeros_where_the_kernel_tells() {
-    let merged = |files: &[(&str, &str)]| {
-        let (_folder, host) = tree(files);
-        host.merged_memory()
-    };
-    let stat = "ksm_rmap_items 9\nksm_zero_pages 1\nksm_merging_pages 2\nksm_process_profit -64\n";
-    assert_eq!(merged(&[("/proc/self/ksm_stat", stat)]), 3 * 4096);
-    // Linux 6.1: a file of its own for the number.
-    let old = [("/proc/self/ksm_stat", "ksm_rmap_items 9\n"), ("/proc/self/ksm_merging_pages", "5\n")];
-    assert_eq!(merged(&old), 5 * 4096);
-    assert_eq!(merged(&[]), 0);
-}
-
-#[test]
 fn refusals_are_told_apart() {
     let (_folder, host) = tree(&[("/dev/kvm", "")]);
     let access_error =
