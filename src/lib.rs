@@ -73,7 +73,8 @@
 //! ```
 //!
 //! Programs to copy from: `examples/embed` is the least one, `examples/command.rs` runs one command in a guest and returns its
-//! output and exit status, `examples/pool.rs` keeps a pool of machines under load, `examples/balloon.rs` moves memory between host
+//! output and exit status, `examples/pool.rs` keeps a pool of machines under load, `examples/warm.rs`
+//! serves requests each in a clone of its own, `examples/balloon.rs` moves memory between host
 //! and guest.
 //!
 //! # Features

@@ -19,13 +19,16 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use embedded::{LIMIT, Output};
 use host::Host;
 use minivmm::spec::Spec;
-use minivmm::{CopyLimits, CopyProgress, Exit, Machine, MachineState, Otherwise, SaveError, SavedMachine};
+use minivmm::{
+    CopyLimits, CopyProgress, Exit, Machine, MachineState, Otherwise, RevertError, SaveError, SavedMachine,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use vmm::{Heard, Launch, Owned, Vmm, count, send_signal, wait};
@@ -273,6 +276,35 @@ fn a_machine_that_rests_for_a_copy_rests_on_for_those_who_want_that_and_for_nobo
     });
     assert!(matches!(cancelled, Err(SaveError::Cancelled)), "{cancelled:?}");
     embedded.is_as_before("cancelled");
+}
+
+#[test]
+fn a_way_back_that_is_cancelled_leaves_the_machine_where_it_is() {
+    let embedded = Embedded::start("pages=2048");
+    let folder = embedded.folder("first");
+    embedded.machine.snapshot_to(&folder, LIMIT).unwrap();
+    embedded.goes_on();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                embedded.machine.controls().cancel_copy();
+            }
+        });
+        let begun = std::time::Instant::now();
+        let error = loop {
+            match embedded.machine.revert_to(&folder) {
+                Ok(()) => assert!(begun.elapsed() < LIMIT),
+                Err(error) => break error,
+            }
+        };
+        over.store(true, Ordering::Relaxed);
+        assert!(matches!(error, RevertError::Cancelled), "{error}");
+    });
+    assert_eq!(embedded.machine.state(), MachineState::Running);
+    embedded.goes_on();
+    embedded.machine.revert_to(&folder).unwrap();
+    embedded.goes_on();
 }
 
 /// A machine with a name, of 32 MiB, with that guest.

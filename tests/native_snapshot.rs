@@ -152,6 +152,14 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     fs::write(&manifest, text.replace("image.raw", "other.raw")).unwrap();
     assert!(bench.fails(&["revert", "vm0", "first"]).contains("differs in `disk`"));
     fs::write(&manifest, &text).unwrap();
+    // What is damaged is said behind the others.
+    fs::create_dir(bench.snapshot("second")).unwrap();
+    fs::write(bench.snapshot("second").join("machine.json"), "{").unwrap();
+    let list = bench.does(&["snapshots", "vm0"]);
+    let lines: Vec<_> = list.lines().collect();
+    assert!(lines.len() == 3 && lines[0].len() < 80 && lines[1].starts_with("first "), "{list}");
+    assert!(lines[2].starts_with("second: the saved machine") && lines[2].contains("damaged"), "{list}");
+    bench.does(&["snapshot", "vm0", "second", "--delete"]);
     // Of none with its disks.
     fs::rename(bench.snapshot("first").join("vda.raw"), bench.path("vda.raw")).unwrap();
     assert!(bench.fails(&["revert", "vm0", "first"]).contains("cannot be read"));
@@ -166,7 +174,18 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     machine.end();
     let said = bench.fails(&["revert", "vm0", "first"]);
     assert!(said.contains("restore --put-back") && said.contains("snapshots/vm0/first"), "{said}");
-    let restored = bench.restore(&["--put-back", bench.snapshot("first").to_str().unwrap()]);
+    // A start that fails leaves the disk as it is.
+    let first = bench.snapshot("first");
+    let first = first.to_str().unwrap();
+    let now = fs::read(&bench.image).unwrap();
+    fs::rename(bench.path("kernel"), bench.path("gone")).unwrap();
+    assert!(bench.fails(&["restore", "--put-back", first]).contains("kernel"));
+    fs::rename(bench.path("gone"), bench.path("kernel")).unwrap();
+    bench.fails(&["restore", "--put-back", "--pidfile", "none/there", first]);
+    assert!(fs::read(&bench.image).unwrap() == now, "the disk was put back for nothing");
+    let beside = fs::read_dir(bench.folder()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!beside.into_iter().any(|name| name.to_str().unwrap().ends_with(".part")));
+    let restored = bench.restore(&["--put-back", first]);
     restored.says("at=8192\n");
     // What a machine runs on is not replaced, and not deleted.
     let said =

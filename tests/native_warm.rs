@@ -106,7 +106,7 @@ fn names(home: &Home) -> Vec<String> {
 #[test]
 fn cold_first_and_later_runs_have_one_result() {
     let home = Home::new();
-    let input: Vec<u8> = (0..3_000_000u32).map(|at| (at / 3) as u8).collect();
+    let input: Vec<u8> = (0..3_000_000u32).map(|at| (at / 3).to_le_bytes()[0]).collect();
     let mut runs: Vec<Vec<&str>> = vec![vec![]];
     runs.extend([vec!["--warm", "box"], vec!["--warm", "box"], vec!["--warm", "box"]]);
     for options in runs {

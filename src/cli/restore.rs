@@ -1,6 +1,6 @@
 //! `minivmm restore`: a saved machine goes on.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,10 @@ use clap::ArgAction;
 use super::daemon::ServiceArgs;
 use super::exit::Status;
 use super::{in_place, report_error, serve};
+use crate::host::lock::is_locked;
 use crate::machine::GuestClock;
 use crate::machine::files::Restore;
-use crate::saved::{SavedMachine, SavedMachineError};
+use crate::saved::{ExchangedDisks, SavedMachine, SavedMachineError};
 use crate::spec::{MachineName, Spec};
 
 /// The saved machine, and how it goes on.
@@ -75,16 +76,28 @@ pub struct RestoreArgs {
 pub(super) fn run(args: &RestoreArgs) -> Status {
     // The saved machine's files have to be opened by the process that runs it.
     in_place(&args.service, |notify, parent| match open(args) {
-        Ok((spec, restore, overlays)) => {
+        Ok(Opened { spec, restore, overlays, put_back }) => {
             let runs = overlays.runs.clone();
+            // Dropped uncalled if the start fails: then the disks are those of before.
             let begun = move || {
                 runs.store(true, Ordering::Relaxed);
+                if let Some(disks) = put_back {
+                    disks.keep();
+                }
                 Ok(())
             };
             serve(&spec, Some(restore), &args.service, (notify, parent), begun)
         }
         Err(error) => report_error(&error, Status::Failed),
     })
+}
+
+/// A saved machine whose start may still fail.
+struct Opened {
+    spec: Spec,
+    restore: Restore,
+    overlays: NewOverlays,
+    put_back: Option<ExchangedDisks>,
 }
 
 /// The overlays of `--disks`. Dropped before the guest runs, they are gone, so that the same command can be given again.
@@ -108,13 +121,15 @@ impl NewOverlays {
 impl Drop for NewOverlays {
     fn drop(&mut self) {
         if !self.runs.load(Ordering::Relaxed) {
-            self.files.iter().for_each(|file| drop(fs::remove_file(file)));
+            // One that is in use is another machine's, which was quicker.
+            let is_used = |path: &Path| File::open(path).is_ok_and(|file| is_locked(&file).unwrap_or(true));
+            self.files.iter().filter(|path| !is_used(path)).for_each(|path| drop(fs::remove_file(path)));
             let _ = self.folder.as_ref().map(fs::remove_dir);
         }
     }
 }
 
-fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachineError> {
+fn open(args: &RestoreArgs) -> Result<Opened, SavedMachineError> {
     let mut saved = SavedMachine::open(&args.folder)?;
     if saved.takes_commands() {
         return Err(SavedMachineError::TakesCommands(args.folder.clone()));
@@ -122,7 +137,7 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachine
     if !args.trust_disks {
         saved.check_disks()?;
     }
-    let mut overlays = NewOverlays::default();
+    let (mut overlays, mut put_back) = (NewOverlays::default(), None);
     match &args.disks {
         Some(disks) => {
             let is_new = disks.symlink_metadata().is_err();
@@ -131,7 +146,7 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachine
                 .map_err(|source| SavedMachineError::Disk { path: disks.clone(), source })?;
             overlays = NewOverlays::in_folder(saved.spec(), &folder, is_new);
         }
-        None if args.put_back => saved.put_disks_back()?,
+        None if args.put_back => put_back = Some(saved.put_disks_back()?),
         // The guest writes to copies, or to nothing that stays.
         None if args.snapshot => saved.check_copies()?,
         None if saved.has_disks() => {
@@ -146,5 +161,5 @@ fn open(args: &RestoreArgs) -> Result<(Spec, Restore, NewOverlays), SavedMachine
         saved.set_name(Some(name.clone()));
     }
     let (spec, restore) = saved.into_parts();
-    Ok((spec, restore.with_clock(args.clock), overlays))
+    Ok(Opened { spec, restore: restore.with_clock(args.clock), overlays, put_back })
 }

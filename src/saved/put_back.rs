@@ -9,7 +9,7 @@ use diskimage::set_backing_name;
 use super::manifest::{SavedDisk, copied_format};
 use super::{SavedMachine, SavedMachineError, open};
 use crate::host::disk::{Access, ExchangeMark, base_of, copy_file, lock, open_file};
-use crate::host::new_file::NewFile;
+use crate::host::new_file::{Exchanged, NewFile};
 use crate::spec::DiskSpec;
 
 /// New files beside the images that they are to replace, on the medium already. Dropped, they are gone.
@@ -78,15 +78,16 @@ impl SavedMachine {
     }
 
     /// Puts the disks of the folder back, for a machine that does not run. Each is the old one or that of the folder, whenever this process
-    /// ends; when it is done again, all are those of the folder.
-    pub(crate) fn put_disks_back(&mut self) -> Result<(), SavedMachineError> {
+    /// ends; when it is done again, all are those of the folder. They are the old ones again if what this returns is dropped before it
+    /// is kept.
+    pub(crate) fn put_disks_back(&mut self) -> Result<ExchangedDisks, SavedMachineError> {
         let disks = self.copy_disks_back(&|| true)?;
         // Nobody writes to them, and nobody begins to.
         let locked = disks.0.iter().map(|disk| lock_image(&disk.image));
         let _locked = locked.collect::<Result<Vec<_>, _>>()?;
-        disks.replace(|_, _| Ok::<_, SavedMachineError>(()))?;
+        let exchanged = disks.exchange()?;
         self.disks.fill(None);
-        Ok(())
+        Ok(exchanged)
     }
 }
 
@@ -110,20 +111,52 @@ impl NewDisks {
         mut self,
         then: impl Fn(usize, &Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut marks = Vec::new();
-        for NewDisk { image, mark, .. } in &mut self.0 {
-            let set = mark.take().map(ExchangeMark::set).transpose();
-            marks.extend(set.map_err(|source| put_back(image, source))?.map(|mark| (image.clone(), mark)));
-        }
+        let marks = self.set_marks()?;
         let mut replaced = Vec::new();
         for NewDisk { index, image, new, .. } in self.0 {
             new.keep(true).map_err(|source| put_back(&image, source))?;
             replaced.push((index, image));
         }
-        for (image, mark) in marks {
-            fs::remove_file(mark).map_err(|source| put_back(&image, source))?;
-        }
+        remove_marks(marks)?;
         replaced.iter().try_for_each(|(index, image)| then(*index, image))
+    }
+
+    /// The same for those whose images may be wanted again: all of them have their names afterwards, or none after an error.
+    fn exchange(mut self) -> Result<ExchangedDisks, SavedMachineError> {
+        let marks = self.set_marks()?;
+        let exchange =
+            |NewDisk { image, new, .. }: NewDisk| new.exchange().map_err(|source| put_back(&image, source));
+        // Those that were exchanged before an error have come back when this is over.
+        let exchanged = self.0.into_iter().map(exchange).collect::<Result<_, _>>().map(ExchangedDisks);
+        remove_marks(marks)?;
+        exchanged
+    }
+
+    fn set_marks(&mut self) -> Result<Vec<(PathBuf, PathBuf)>, SavedMachineError> {
+        let mut marks = Vec::new();
+        for NewDisk { image, mark, .. } in &mut self.0 {
+            let set = mark.take().map(ExchangeMark::set).transpose();
+            marks.extend(set.map_err(|source| put_back(image, source))?.map(|mark| (image.clone(), mark)));
+        }
+        Ok(marks)
+    }
+}
+
+/// Removes the marks of these images.
+fn remove_marks(marks: Vec<(PathBuf, PathBuf)>) -> Result<(), SavedMachineError> {
+    marks
+        .into_iter()
+        .try_for_each(|(image, mark)| fs::remove_file(mark).map_err(|source| put_back(&image, source)))
+}
+
+/// Disks that have the names of those that were there before. Dropped, those have them again.
+#[derive(Debug)]
+pub(crate) struct ExchangedDisks(Vec<Exchanged>);
+
+impl ExchangedDisks {
+    /// Those of before are not needed any more.
+    pub(crate) fn keep(self) {
+        self.0.into_iter().for_each(Exchanged::keep);
     }
 }
 
@@ -165,6 +198,28 @@ mod tests {
         }
         new_disks(&images).replace(|_, _| Ok::<_, SavedMachineError>(())).unwrap();
         assert_eq!(open().map(Result::unwrap), [1024, 1024]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn disks_that_were_exchanged_come_back_unless_they_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let images = ["a.raw", "b.raw"].map(|name| root.path().join(name));
+        images.iter().for_each(|image| fs::write(image, [0; 512]).unwrap());
+        let lengths = || images.each_ref().map(|image| fs::metadata(image).unwrap().len());
+        let exchanged = new_disks(&images).exchange().unwrap();
+        assert_eq!(lengths(), [1024, 1024]);
+        drop(exchanged);
+        assert_eq!(lengths(), [512, 512]);
+        // The second one cannot be exchanged.
+        let half = new_disks(&images);
+        fs::remove_file(&images[1]).unwrap();
+        half.exchange().unwrap_err();
+        fs::write(&images[1], [0; 512]).unwrap();
+        assert_eq!(lengths(), [512, 512]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+        new_disks(&images).exchange().unwrap().keep();
+        assert_eq!(lengths(), [1024, 1024]);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
     }
 }

@@ -8,19 +8,18 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::Serialize;
 
+use super::save::follow;
 use super::show::{listing, size};
 use super::{MachineClient, RevertArgs, ShowArgs, SnapshotArgs, VerbError};
 use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
+use crate::image::printable;
 use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary};
 use crate::spec::MachineName;
 
-/// How long memory and disks may take: at the speed of a slow disk, what a large machine has.
-const COPY_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// Behind the name of a snapshot that is being deleted, which begins with a dot then.
 const DELETED: &str = ".deleted";
 
@@ -103,7 +102,7 @@ pub(super) fn snapshot(args: &SnapshotArgs) -> Result<(), VerbError> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
     let body = snapshot_body(target.to_str().ok_or_else(|| VerbError::NotUtf8(target.clone()))?);
-    client.send("POST", "/v1/snapshot", Some(&body), COPY_LIMIT).map(drop)
+    follow(&client, "/v1/snapshot", &body).map(drop)
 }
 
 /// Takes a running machine back. What was lost is said.
@@ -118,7 +117,7 @@ pub(super) fn revert(args: &RevertArgs) -> Result<String, VerbError> {
         client => client?,
     };
     let body = snapshot_body(folder.to_str().ok_or_else(|| VerbError::NotUtf8(folder.clone()))?);
-    client.send("POST", "/v1/revert", Some(&body), COPY_LIMIT)?;
+    follow(&client, "/v1/revert", &body)?;
     let time = LocalTime::at(of.saved_at).seconds();
     Ok(format!(
         "{machine} goes on from {name}, {time}; what it did since then, in memory and on its disks, is dropped"
@@ -214,14 +213,16 @@ pub(super) fn list(args: &ShowArgs) -> Result<String, VerbError> {
     if args.json {
         return Ok(serde_json::to_string_pretty(&list)?);
     }
-    let rows = list.into_iter().map(|Listed { name, summary, problem }| match summary {
-        Some(SavedSummary { saved_at, size: bytes, memory, disks }) => {
-            let disks = if disks.is_empty() { "-".to_owned() } else { disks.join(" ") };
-            vec![name, LocalTime::at(saved_at).seconds(), size(bytes), size(memory), disks]
-        }
-        None => vec![name, problem.unwrap_or_default()],
+    // Behind the table, whose columns a sentence would make wide.
+    let problems = list.iter().filter_map(|Listed { name, problem, .. }| Some((name, problem.as_ref()?)));
+    let problems: String =
+        problems.map(|(name, problem)| format!("\n{}: {problem}", printable(name))).collect();
+    let rows = list.into_iter().filter_map(|Listed { name, summary, .. }| {
+        let SavedSummary { saved_at, size: bytes, memory, disks } = summary?;
+        let disks = if disks.is_empty() { "-".to_owned() } else { disks.join(" ") };
+        Some(vec![printable(&name), LocalTime::at(saved_at).seconds(), size(bytes), size(memory), disks])
     });
-    Ok(listing(["NAME", "TIME", "SIZE", "MEM", "DISKS"], rows))
+    Ok(listing(["NAME", "TIME", "SIZE", "MEM", "DISKS"], rows) + &problems)
 }
 
 #[cfg(test)]
