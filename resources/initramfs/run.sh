@@ -1,5 +1,5 @@
 # /.minivmm/init of `minivmm run`, behind lines that name its shell and say: b, busybox, if there is one; links, whether
-# /bin is busybox's; and if there is a user network: mac, address, gateway, and server, its name server.
+# /bin is busybox's; warm, whether the machine is kept; and if there is a user network: mac, address, gateway, and server, its name server.
 # It loads the drivers, finds its ports, waits for a command, runs it, and says how that ended. While it waits the machine may be
 # saved, and any number of clones of it go on from there, each with a command of its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
@@ -82,6 +82,9 @@ until_left "$out" /.minivmm/out <&3 3>&- 4>&- 5>&- 6<&- &
 until_left "$err" /.minivmm/err <&4 3>&- 4>&- 5>&- 6<&- &
 
 $b rm -f /.minivmm/init /.minivmm/modules /.minivmm/*.ko
+
+# Linux makes a pool anew for another VM generation ID only once it has had enough entropy. Reading from here waits for that.
+[ "$warm" = 0 ] || $b head -c 1 /dev/random >/dev/null
 
 # The host sends a line that says: token, what follows the last byte of output; input, whether the command has one; now, its time;
 # seed, random bytes; environment, a function; and the command as arguments. A newline in a word of it is $n. What the machine said before
