@@ -23,7 +23,7 @@ fn lab() -> &'static Lab {
         let mut config = LabConfig::default()
             .file(env!("CARGO_BIN_EXE_minivmm"), "minivmm")
             .file(&kernel.bzimage, "package/boot/vmlinuz");
-        let names = ["virtio_pci", "virtio_console", "virtio_blk", "virtio_rng", "pvpanic_mmio"];
+        let names = ["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio"];
         for (name, content) in kernel.modules(&names).unwrap() {
             let file = folder.path().join(&name);
             std::fs::write(&file, content).unwrap();

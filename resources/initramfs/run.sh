@@ -1,5 +1,5 @@
 # /.minivmm/init of `minivmm run`, behind lines that name its shell and say: b, busybox, if there is one; links, whether
-# /bin is busybox's; warm, whether the machine is kept; and if there is a user network: mac, address, gateway, and server, its name server.
+# /bin is busybox's; and if there is a user network: mac, address, gateway, and server, its name server.
 # It loads the drivers, finds its ports, waits for a command, runs it, and says how that ended. While it waits the machine may be
 # saved, and any number of clones of it go on from there, each with a command of its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
@@ -83,9 +83,6 @@ until_left "$err" /.minivmm/err <&4 3>&- 4>&- 5>&- 6<&- &
 
 $b rm -f /.minivmm/init /.minivmm/modules /.minivmm/*.ko
 
-# Linux makes a pool anew for another VM generation ID only once it has had enough entropy. Reading from here waits for that.
-[ "$warm" = 0 ] || $b head -c 1 /dev/random >/dev/null
-
 # The host sends a line that says: token, what follows the last byte of output; input, whether the command has one; now, its time;
 # seed, random bytes; environment, a function; and the command as arguments. A newline in a word of it is $n. What the machine said before
 # a reset may have been cut: hence a line of its own.
@@ -94,9 +91,10 @@ n='
 printf '\nready\n' >&5
 IFS= read -r line <&5 || fail "the host gave no command"
 eval "$line"
-# Whoever goes on from here has the pool of all others that do, until it is mixed with other bytes. A driver for the VM generation ID has
-# done so already.
+# Whoever goes on from here has the random generator of all others that do, until other bytes are in its pool and it is made anew from
+# that. A driver for the VM generation ID, which not every kernel has, has done so already.
 echo "$seed" >/dev/urandom
+/.minivmm/reseed
 # These two go on from the host's time.
 read -r clock </sys/devices/system/clocksource/clocksource0/current_clocksource
 case $clock in kvm-clock | tsc) ;; *) $b date -s "@$now" ;; esac >/dev/null 2>&1

@@ -15,7 +15,7 @@ use log::Level;
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::{busybox, tree};
+use super::{busybox, reseed, tree};
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::{may_read, with_original_fd_limit};
@@ -97,7 +97,8 @@ pub(super) fn initramfs(
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
-    put("init", 0o755, shell.init(args.warm.is_some(), &network(spec)).into_bytes())?;
+    put("init", 0o755, shell.init(&network(spec)).into_bytes())?;
+    put("reseed", 0o755, reseed::program())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
     for Module { file, content } in modules {
@@ -138,10 +139,10 @@ struct Shell {
 }
 
 impl Shell {
-    fn init(&self, warm: bool, network: &str) -> String {
+    fn init(&self, network: &str) -> String {
         let Shell { shell, busybox, links } = self;
-        let (links, warm) = (u8::from(*links), u8::from(warm));
-        format!("#!{shell}\nb={busybox} links={links} warm={warm}\n{network}\n{INIT}")
+        let links = u8::from(*links);
+        format!("#!{shell}\nb={busybox} links={links}\n{network}\n{INIT}")
     }
 }
 
@@ -228,13 +229,7 @@ fn modules(
     names.extend(spec.balloon.map(|_| "virtio_balloon"));
     // Without pvpanic, a panic is detected by its message on the console.
     names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-    // With host's random bytes the guest's generator is ready when the command begins, and one that was saved can be made anew. A package with
-    // a part of the modules does without.
-    let more = [&names[..], &["virtio_rng"]].concat();
-    let loaded = Some(&more).filter(|_| all.has("virtio_rng"));
-    let loaded = loaded.and_then(|more| all.load(more, &|_, packed| unpack_xz(packed)).ok());
-    let loaded = loaded.map_or_else(|| all.load(&names, &|_, packed| unpack_xz(packed)), Ok);
-    let loaded = loaded.map_err(|error| match error {
+    let loaded = all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
         source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
         other => failed(other.to_string()),
     })?;
@@ -360,9 +355,9 @@ mod tests {
         let network = network(&spec);
         assert_eq!(network, "mac=02:00:00:00:00:01 address=10.0.5.15/24 gateway=10.0.5.2 server=10.0.5.3");
         assert_eq!(super::network(&Spec::new("k").with_net("tap=tap2".parse().unwrap())), "mac=");
-        fs::write(file.path(), shell.init(true, &network)).unwrap();
+        fs::write(file.path(), shell.init(&network)).unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
-        let text = shell.init(false, "mac=m");
-        assert!(text.starts_with("#!/bin/sh\nb= links=1 warm=0\nmac=m\n"), "{text}");
+        let text = shell.init("mac=m");
+        assert!(text.starts_with("#!/bin/sh\nb= links=1\nmac=m\n"), "{text}");
     }
 }

@@ -19,7 +19,7 @@ pub fn run() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut config =
         LabConfig::default().file(minivmm, "minivmm").file(&kernel.bzimage, "package/boot/vmlinuz");
-    for (name, content) in kernel.modules(&["virtio_pci", "virtio_console", "virtio_rng", "pvpanic_mmio"])? {
+    for (name, content) in kernel.modules(&["virtio_pci", "virtio_console", "pvpanic_mmio"])? {
         let file = folder.path().join(&name);
         std::fs::write(&file, content)?;
         let place = Path::new("package/lib/modules").join(&kernel.version).join("kernel").join(name);
