@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use dose::soak;
-use lab::{Cmd, Flavour, Lab, Process};
+use lab::{Cmd, Flavour, Lab, Process, Status};
 use small::{KERNELS, SOON, Small, goes_on, no_splat, remember, succeeds, verb, with_kernels};
 
 /// A host with Linux 6.1 and one with 6.12.
@@ -149,11 +149,12 @@ fn uptime(guest: &mut Small) -> f64 {
     guest.sh("cut -d' ' -f1 /proc/uptime").parse().unwrap()
 }
 
-/// What `minivmm migrate` has said, once it has ended well.
-fn migrated(out: &lab::Output, what: &str) {
-    succeeds(out);
-    // A pause has to be allowed to be long: all of this is emulated, and several tests share the host.
-    println!("{what}: {}", out.text().split_whitespace().collect::<String>());
+/// What `minivmm migrate --json` has said, which has ended well, on one line. A pause is allowed to be long: all of this is emulated, and
+/// tests share the host.
+#[track_caller]
+fn migrated(out: &lab::Output, target: &str) -> String {
+    assert_eq!(out.status, Status::Exited(0), "{}; the target: {target}", out.err_text());
+    out.text().split_whitespace().collect()
 }
 
 /// Carries the bytes between a machine that leaves one host and a process that takes it on another, until one of them ends.
@@ -201,7 +202,9 @@ fn a_guest_under_load_moves_to_another_process_and_to_another_host() {
             host.spawn(&Cmd::sh("exec ./minivmm receive --listen unix:moving --name moved").tty()).unwrap();
         receive.expect("waiting for a machine", SOON).unwrap();
         let migrate = Cmd::sh("./minivmm migrate small --to unix:moving --downtime 10s --json");
-        migrated(&host.exec(&migrate.limit(2 * SOON)).unwrap(), &format!("{name} in one host"));
+        let out = host.exec(&migrate.limit(2 * SOON)).unwrap();
+        let cost = migrated(&out, &receive.so_far());
+        println!("{name} in one host: {cost}");
         guest.ends_well();
         guest = Small::go_on(receive);
         is_under_load(&mut guest);
@@ -222,8 +225,7 @@ fn a_guest_under_load_moves_to_another_process_and_to_another_host() {
             out
         });
         let said = other.sh("cat receive.err").unwrap();
-        println!("the target: {said}");
-        migrated(&out.unwrap(), &format!("{name} to another host"));
+        println!("{name} to another host: {}", migrated(&out.unwrap(), &said));
         guest.ends_well();
         guest = Small::go_on(other.spawn(&Cmd::sh("exec ./minivmm console small").tty()).unwrap());
         is_under_load(&mut guest);

@@ -1,4 +1,4 @@
-//! The host's memory behind a guest: merged with that of others where that is asked for.
+//! The host's memory behind a guest: merged with that of others, or read ahead, where that is asked for.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,12 +10,13 @@
 mod embedded;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use embedded::{LIMIT, Output, spec};
 use minivmm::spec::Spec;
-use minivmm::{Machine, SavedMachine, Template};
+use minivmm::{Exit, Machine, SavedMachine, Template};
 use tiny_guest::Guest;
 
 fn start(spec: &Spec) -> Machine {
@@ -82,4 +83,76 @@ fn memory_is_marked_to_be_merged_however_the_machine_begins() {
         machine.wait();
     }
     assert_eq!(marked(), 0);
+}
+
+/// A guest that goes on from `saved`, answers and switches its machine off.
+#[track_caller]
+fn goes_on(saved: SavedMachine) {
+    let output = Output::default();
+    let machine = saved.into_builder().output(output.clone()).start().unwrap();
+    machine.console_input().write_all(b"again\n").unwrap();
+    assert!(output.wait_for(&["again\n"]), "{}", output.text());
+    machine.console_input().write_all(b"\x04").unwrap();
+    assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)), "{}", output.text());
+}
+
+#[test]
+fn what_a_restored_guest_uses_first_is_noted_anew_each_time_and_nothing_is_noted_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = start(&spec(&folder, Guest::EchoInterrupt));
+    let saved = folder.path().join("saved");
+    machine.save_and_end(&saved, LIMIT).unwrap();
+    let files = || {
+        let mut names: Vec<_> =
+            fs::read_dir(&saved).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    goes_on(SavedMachine::open(&saved).unwrap());
+    assert_eq!(files(), ["machine.json", "memory", "state"]);
+    let note = saved.join("working-set");
+    let noted = || {
+        let note: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+        let count = |range: &serde_json::Value| range[1].as_u64().unwrap();
+        note["pages"].as_array().unwrap().iter().map(count).sum::<u64>()
+    };
+    let with_prefetch = || {
+        let mut saved = SavedMachine::open(&saved).unwrap();
+        saved.prefetch();
+        saved
+    };
+    // The first time there is nothing to read.
+    goes_on(with_prefetch());
+    assert_eq!(files(), ["machine.json", "memory", "state", "working-set"]);
+    let first = noted();
+    assert!((1..=1024).contains(&first), "{first} pages of a guest of 4 MiB");
+    goes_on(with_prefetch());
+    assert!((1..=1024).contains(&noted()));
+    // What is of no use is left out and written anew.
+    for bad in ["", "{}", "\u{1b}[2J"] {
+        fs::write(&note, bad).unwrap();
+        goes_on(with_prefetch());
+        assert!((1..=1024).contains(&noted()), "{bad:?}");
+    }
+    // A template reads it, and leaves it as it is.
+    let before = fs::read(&note).unwrap();
+    fs::write(&note, [&before[..], b" "].concat()).unwrap();
+    let template = Template::from_saved(with_prefetch()).unwrap();
+    let clone = template.spawn().unwrap();
+    clone.kill();
+    clone.wait();
+    drop((clone, template));
+    assert_eq!(fs::read(&note).unwrap(), [&before[..], b" "].concat());
+    // A guest that runs for longer is noted while it runs.
+    fs::remove_file(&note).unwrap();
+    let clone = with_prefetch().into_builder().start().unwrap();
+    let begin = Instant::now();
+    while !note.exists() {
+        assert!(begin.elapsed() < LIMIT, "nothing is noted");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(clone.wait_for(Duration::ZERO).is_none());
+    clone.kill();
+    clone.wait();
+    assert_eq!(files(), ["machine.json", "memory", "state", "working-set"]);
 }

@@ -1,5 +1,7 @@
 //! The command line: verbs and flags. The flags of a machine are the fields of [`Spec`].
 
+mod quick;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -88,8 +90,8 @@ pub enum Verb {
     /// Let a saved machine go on
     ///
     /// It goes on where `minivmm save` has left it, in a machine of the same parts: kernel, disks, networks and ports are opened
-    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is never written, so
-    /// that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
+    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is not written (but for the note
+    /// of `--prefetch`), so that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
     /// `overlay=FILE`. The guest gets a new VM generation ID. Connections through a user network are gone.
     Restore(Box<RestoreArgs>),
     /// Take over a machine that `minivmm migrate` sends
@@ -186,6 +188,11 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     if words.len() <= 1 {
         return Err(ArgsError::Empty);
     }
+    quick::parse(&words).unwrap_or_else(|| parse_whole(words))
+}
+
+/// The same, by the definition of everything.
+fn parse_whole(words: Vec<OsString>) -> Result<Command, ArgsError> {
     let matches = definition().try_get_matches_from(words)?;
     let args = Args::from_arg_matches(&matches)?;
     match args.verb {
@@ -201,14 +208,17 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
         Some(Verb::Receive(receive)) => Ok(Command::Receive(receive)),
         Some(Verb::Clone(clone)) => Ok(Command::Clone(clone)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
-        None => {
-            let mut spec = args.machine.spec(&matches)?;
-            if spec.net.is_empty() {
-                spec.net.push(NetSpec::user());
-            }
-            Ok(Command::Run(spec, args.service))
-        }
+        None => Ok(Command::Run(machine(args.machine, &matches)?, args.service)),
     }
+}
+
+/// The machine of `args`, with a network if it says nothing of one.
+fn machine(args: MachineArgs, matches: &ArgMatches) -> Result<Spec, ArgsError> {
+    let mut spec = args.spec(matches)?;
+    if spec.net.is_empty() {
+        spec.net.push(NetSpec::user());
+    }
+    Ok(spec)
 }
 
 /// Rewrites `help VERB` as `VERB --help`, and so `switch help` and `disk help`.
@@ -284,6 +294,43 @@ mod tests {
         }
     }
 
+    /// One of each flag of a machine.
+    pub(super) const FLAGS: [&str; 33] = [
+        "--kernel",
+        "k",
+        "--initrd",
+        "none",
+        "--cmdline",
+        "-x",
+        "--append",
+        "--y",
+        "--mem",
+        "2G",
+        "--mem-backing",
+        "memfd",
+        "--merge",
+        "--cpus",
+        "4",
+        "--rtc",
+        "utc",
+        "--on-reboot",
+        "exit",
+        "--disk",
+        "a.raw",
+        "--disk",
+        "b.raw,ro",
+        "--tap",
+        "tap2",
+        "--port",
+        "name=p,socket=s",
+        "--balloon",
+        "1G",
+        "--console",
+        "hvc0",
+        "--name",
+        "vm0",
+    ];
+
     #[test]
     fn definition_is_sound() {
         definition().debug_assert();
@@ -306,42 +353,7 @@ mod tests {
 
     #[test]
     fn every_field_has_its_flag() {
-        let spec = run(&[
-            "--kernel",
-            "k",
-            "--initrd",
-            "none",
-            "--cmdline",
-            "-x",
-            "--append",
-            "--y",
-            "--mem",
-            "2G",
-            "--mem-backing",
-            "memfd",
-            "--merge",
-            "--cpus",
-            "4",
-            "--rtc",
-            "utc",
-            "--on-reboot",
-            "exit",
-            "--disk",
-            "a.raw",
-            "--disk",
-            "b.raw,ro",
-            "--tap",
-            "tap2",
-            "--port",
-            "name=p,socket=s",
-            "--balloon",
-            "1G",
-            "--console",
-            "hvc0",
-            "--name",
-            "vm0",
-        ])
-        .unwrap();
+        let spec = run(&FLAGS).unwrap();
         let expected = Spec::new("k")
             .with_initrd(Initrd::None)
             .with_cmdline("-x")

@@ -6,6 +6,7 @@
 
 mod contents;
 mod mapping;
+mod touched;
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -23,6 +24,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Gues
 
 pub(crate) use contents::{MemoryLayout, Placement, extents, is_zeros, parts};
 use mapping::{Backing, Mapping, RAM_ADVICE};
+pub(crate) use touched::read_ahead;
 
 /// Bytes of a huge page.
 const HUGE_PAGE: usize = 2 << 20;

@@ -22,6 +22,7 @@ use super::gate::VcpuGate;
 use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
+use super::prefetch::Prefetch;
 use super::resources::Resources;
 use super::saved::{GuestClock, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
@@ -33,6 +34,7 @@ use crate::host::disk::Drive;
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{KvmDevice, PAGE, Vcpus, Vm};
+use crate::saved::WorkingSet;
 use crate::spec::{MemBacking, Spec};
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
@@ -43,6 +45,8 @@ pub(super) struct Boot {
     pub(super) watch: Watch,
     // Ahead of the devices: no vCPU calls one that is dropped.
     vcpus: VcpuThreads,
+    // Behind the vCPUs: by then it is known what the guest has used.
+    _prefetch: Option<Prefetch>,
     power_button: PowerButton,
     /// Only one of pausing, saving and going on happens at a time.
     components: Mutex<Components>,
@@ -81,6 +85,8 @@ pub(crate) struct Beginning {
     address_bits: Option<u32>,
     /// It came from elsewhere.
     is_held: bool,
+    /// Of memory that is read ahead.
+    prefetch: Option<Prefetch>,
 }
 
 impl Beginning {
@@ -95,7 +101,7 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
-        let (mut address_bits, mut is_held) = (None, false);
+        let (mut address_bits, mut is_held, mut prefetch) = (None, false, None);
         let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
@@ -110,7 +116,12 @@ impl Beginning {
                     }
                     (None, MemBacking::Anonymous) => {
                         restore.check_size(spec)?;
-                        (Arc::new(merge(spec, restore.map(&ranges)?)), Vec::new())
+                        let ram = Arc::new(merge(spec, restore.map(&ranges)?));
+                        let begin = |set: &Arc<WorkingSet>| {
+                            Prefetch::begin(set.clone(), restore.memory.clone(), ram.clone())
+                        };
+                        prefetch = restore.prefetch.as_ref().map(begin).transpose()?;
+                        (ram, Vec::new())
                     }
                     // Others see this memory, and shall not see the file.
                     (None, MemBacking::Memfd) => {
@@ -127,7 +138,18 @@ impl Beginning {
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, address_bits, is_held })
+        Ok(Beginning {
+            layout,
+            loading,
+            vm,
+            memory,
+            plan,
+            panic_timeout,
+            saved,
+            address_bits,
+            is_held,
+            prefetch,
+        })
     }
 }
 
@@ -148,8 +170,18 @@ impl Boot {
         progress: &Progress,
     ) -> Result<Boot, StartError> {
         // The order in which they are named: the VM goes before its memory.
-        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved, address_bits, is_held } =
-            beginning;
+        let Beginning {
+            layout,
+            memory,
+            vm,
+            loading,
+            plan,
+            panic_timeout,
+            saved,
+            address_bits,
+            is_held,
+            prefetch,
+        } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
@@ -191,6 +223,7 @@ impl Boot {
                 // interrupts where the guest wants them.
                 board.generation.announce().map_err(StartError::describe)?;
                 threads.resume();
+                prefetch.iter().for_each(Prefetch::guest_runs);
             }
         }
         Ok(Boot {
@@ -202,6 +235,7 @@ impl Boot {
             panic_timeout,
             counted: board.counted,
             vcpus: threads,
+            _prefetch: prefetch,
             vm,
             memory,
             balloon: resources.balloon.clone(),

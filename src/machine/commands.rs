@@ -70,10 +70,15 @@ impl CommandPorts {
         ]
     }
 
-    /// Gives init its command. Does not wait. What an init before has not taken is gone.
+    /// Gives init its command. Does not wait.
     pub(crate) fn give(&self, line: &[u8]) {
-        while self.command.try_pop(&mut [0; 4096]) > 0 {}
+        self.take_back();
         self.command.push_over(line);
+    }
+
+    /// Takes back what an init before, or none, has not taken of its command.
+    pub(crate) fn take_back(&self) {
+        while self.command.try_pop(&mut [0; 4096]) > 0 {}
     }
 
     /// Closes the ports; buffered bytes are still read.

@@ -32,6 +32,7 @@ mod net_handles;
 mod nets;
 mod pci;
 pub(crate) mod precopy;
+mod prefetch;
 mod resources;
 mod revert;
 pub(crate) mod run_resources;
@@ -229,8 +230,13 @@ impl MachineBuilder {
     /// The guest's clocks go on from the host's time, unless [`MachineBuilder::clock`] says otherwise. A reset of the machine boots
     /// its kernel, as ever.
     #[must_use]
-    pub fn restore(mut self, state: SavedState, memory: File) -> Self {
-        self.run_resources.restore = Some(Restore::new(state, memory));
+    pub fn restore(self, state: SavedState, memory: File) -> Self {
+        self.restore_from(Restore::new(state, memory))
+    }
+
+    #[must_use]
+    pub(crate) fn restore_from(mut self, restore: Restore) -> Self {
+        self.run_resources.restore = Some(restore);
         self
     }
 

@@ -17,10 +17,10 @@ use super::loader::Source;
 use super::resources::Resources;
 use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
-use crate::kvm::memory::{GuestRam, Placement, extents, parts};
+use crate::kvm::memory::{GuestRam, Placement, extents, parts, read_ahead};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{CpuBaseline, KvmError, saved_cpu};
-use crate::saved::{NewSavedMachine, SavedMachineError};
+use crate::saved::{NewSavedMachine, SavedMachineError, WorkingSet};
 use crate::spec::Spec;
 
 /// Layout of [`SavedState`].
@@ -167,6 +167,8 @@ pub(crate) struct Restore {
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
     /// Memory that came from elsewhere, instead of the file.
     pub(super) arrived: Option<Arc<GuestRam>>,
+    /// What is read ahead, and where it is noted.
+    pub(super) prefetch: Option<Arc<WorkingSet>>,
 }
 
 impl Restore {
@@ -180,7 +182,23 @@ impl Restore {
             cpu_fits: Arc::default(),
             parts: Arc::default(),
             arrived: None,
+            prefetch: None,
         }
+    }
+
+    /// Which reads ahead what is noted there, if anything, and notes it anew.
+    #[must_use]
+    pub(crate) fn with_prefetch(self, prefetch: Option<WorkingSet>) -> Self {
+        Restore { prefetch: prefetch.map(Arc::new), ..self }
+    }
+
+    /// The same for many machines: what is noted is read ahead now, and nothing is noted.
+    #[must_use]
+    pub(super) fn read_ahead(mut self) -> Self {
+        for (offset, len) in self.prefetch.take().iter().flat_map(|set| set.ranges()) {
+            read_ahead(&self.memory, *offset, *len);
+        }
+        self
     }
 
     /// With its clocks from then on.

@@ -12,6 +12,7 @@ mod put_back;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod working_set;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
@@ -27,6 +28,7 @@ pub(crate) use overlays::note_overlays;
 pub(crate) use overlays::overlay_on;
 pub(crate) use put_back::{ExchangedDisks, NewDisks};
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
+pub(crate) use working_set::WorkingSet;
 
 use crate::host::disk::{DiskMark, WrittenFile, base_of};
 use crate::host::lock::Kind;
@@ -57,6 +59,9 @@ pub struct SavedMachine {
     bases: BTreeMap<usize, PathBuf>,
     state: SavedState,
     memory: File,
+    /// CRC-32 of `machine.json`.
+    checksum: u32,
+    prefetch: Option<WorkingSet>,
     /// Its guest waits for a command.
     takes_commands: bool,
 }
@@ -68,7 +73,8 @@ impl SavedMachine {
     /// [`SavedMachineError`] says what is missing or damaged.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, SavedMachineError> {
         let folder = folder.as_ref();
-        let manifest = Manifest::parse(folder, &read(folder, MANIFEST, MOST_MANIFEST)?)?;
+        let text = read(folder, MANIFEST, MOST_MANIFEST)?;
+        let (manifest, checksum) = (Manifest::parse(folder, &text)?, crc32fast::hash(&text));
         let state = manifest.sections(folder, &read(folder, STATE, MOST_STATE)?)?;
         let memory = open(folder, MEMORY)?;
         let failed = |source| SavedMachineError::Unreadable { path: folder.join(MEMORY), source };
@@ -84,12 +90,33 @@ impl SavedMachine {
         let bases = bases(folder, &manifest)?;
         let folder = std::path::absolute(folder).map_err(failed)?;
         let Manifest { spec, disks, takes_commands, .. } = manifest;
-        Ok(SavedMachine { folder, spec, disks, bases, state, memory, takes_commands })
+        Ok(SavedMachine {
+            folder,
+            spec,
+            disks,
+            bases,
+            state,
+            memory,
+            takes_commands,
+            checksum,
+            prefetch: None,
+        })
     }
 
     /// The folder, absolute.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Has the host read ahead what of its memory the guest used in its first second when it went on from here the last time with this, and
+    /// notes that anew, in the file `working-set` of the folder: a guest whose memory is on a slow disk is there sooner. There is nothing to
+    /// read the first time. A note that is damaged or of another machine is a warning in the log, as is a folder that cannot be written.
+    ///
+    /// A [`Template`](crate::Template) reads ahead for all of its clones, and notes nothing. With
+    /// [`MemBacking::Memfd`](crate::spec::MemBacking::Memfd) all of the memory is read in any case.
+    pub fn prefetch(&mut self) {
+        let memory = self.memory.metadata().map_or(0, |found| found.len());
+        self.prefetch = Some(WorkingSet::of(&self.folder, self.checksum, memory));
     }
 
     /// What it goes on from, for a machine that has its disks.
@@ -220,13 +247,14 @@ impl SavedMachine {
     /// A machine about to go on from it. See [`MachineBuilder::restore`].
     pub fn into_builder(mut self) -> MachineBuilder {
         self.use_copies(|_, disk| disk.snapshot = true);
-        crate::Machine::builder(&self.spec).restore(self.state, self.memory)
+        let restore = Restore::new(self.state, self.memory).with_prefetch(self.prefetch);
+        crate::Machine::builder(&self.spec).restore_from(restore)
     }
 
     /// What the machine is made of, and what it goes on from.
     pub(crate) fn into_parts(mut self) -> (Spec, Restore) {
         self.use_copies(|_, disk| disk.snapshot = true);
-        (self.spec, Restore::new(self.state, self.memory))
+        (self.spec, Restore::new(self.state, self.memory).with_prefetch(self.prefetch))
     }
 }
 

@@ -210,7 +210,13 @@ pub struct Spec {
     /// the virtio driver is loaded, which is a module in Debian's kernel.
     #[cfg_attr(
         feature = "cli",
-        arg(long, value_name = "NAME", hide_possible_values = true, ignore_case = true)
+        arg(
+            long,
+            value_name = "NAME",
+            hide_possible_values = true,
+            hide_short_help = true,
+            ignore_case = true
+        )
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<ConsoleChoice>,

@@ -105,6 +105,12 @@ pub(super) fn place(
     following: &mut Following<'_>,
     report: &mut Report,
 ) -> Result<(), CloneError> {
+    // What a saved folder says nothing of, such as a block device, would be written to by both.
+    let is_known = |index: usize| written.iter().any(|disk| disk.index == index);
+    let unknown = |(index, disk): &(usize, &DiskSpec)| is_written(disk) && !is_known(*index);
+    if let Some((index, disk)) = spec.disk.iter().enumerate().find(unknown) {
+        return Err(CloneError::Device { id: disk_id(index), path: disk.image().into() });
+    }
     for disk in written {
         let Some(spec) = spec.disk.get_mut(disk.index) else { continue };
         let made = place_one(disk, owner, spec, args, folder, following)?;

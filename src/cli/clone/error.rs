@@ -20,7 +20,7 @@ pub(super) enum CloneError {
     NoMachine(PathBuf),
     #[error("`--snapshot` is for the name of a machine, and {path} is none", path = .0.display())]
     NoName(PathBuf),
-    #[error("{path} exists, and is no empty folder; give another one with `--folder`, or remove it with `rm -r`", path = .0.display())]
+    #[error("{path} exists, and is no empty folder; give the name of a new or empty one with `--folder`", path = .0.display())]
     Exists(PathBuf),
     #[error("{path} is being made by another process; wait until that is done", path = .0.display())]
     Busy(PathBuf),
@@ -49,7 +49,9 @@ pub(super) enum CloneError {
          saves a machine with its disks", folder = folder.display()
     )]
     NoCopy { id: String, folder: PathBuf },
-    #[error("{id} ({path}) is a block device, which is not copied; copy it, and name the copy in the clone's file", path = path.display())]
+    #[error(
+        "the guest writes to {id} ({path}), as two machines cannot, and block devices are not copied; use an image, or `ro`", path = path.display()
+    )]
     Device { id: String, path: PathBuf },
     #[error("the disk {id} cannot be copied: {source}")]
     Copy { id: String, source: io::Error },

@@ -37,7 +37,7 @@ pub struct RunArgs {
     /// Give up if it is not up by then [default: 60]
     #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
     pub boot_timeout: Option<u32>,
-    /// Keep the booted guest as NAME, and go on from it later
+    /// Keep the booted guest as NAME for later runs
     ///
     /// The first run boots, and saves its machine before the command begins. Later ones with the same options go on from there, each in
     /// a clone of its own. If the kernel, the files of the guest or an option have changed, the machine is made anew. `minivmm warm ls` lists

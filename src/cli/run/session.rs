@@ -184,6 +184,8 @@ impl<'a> Run<'a> {
                     self.guest_waits()?;
                 }
             }
+            // A second command is no business of this run.
+            RunEvent::Ready if self.ended.is_some() => {}
             RunEvent::Ready => {
                 self.ready = true;
                 if self.started.is_some() {
@@ -263,6 +265,8 @@ impl<'a> Run<'a> {
             let text = "it boots instead of going on from a warm machine".to_owned();
             control.finish(Ending { status: Status::RunNeverUp.code(), text });
         }
+        // The next one gets it when it was saved.
+        self.ports.take_back();
         (self.ready, self.boots) = (false, None);
         self.attempt += 1;
         self.start(RunStart { anew: true, ..again })?;

@@ -76,7 +76,8 @@ impl RunStart {
                 let initrd: Arc<dyn Image> = Arc::new(made.archive);
                 prepared.give_initrd(&initrd)?;
                 let machine = self.launch(&spec, &host, prepared, events)?;
-                let keep = kept.map(|warm| Box::new(Keep { warm, spec: spec.clone(), files: made.modules }));
+                let files = made.modules;
+                let keep = kept.map(|warm| Box::new(Keep { warm, spec: spec.clone(), files }));
                 (machine, Way::Boots(keep))
             }
         };

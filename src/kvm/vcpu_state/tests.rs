@@ -200,3 +200,25 @@ fn what_a_guest_was_told_is_read_from_its_state_or_not_at_all() {
     assert_eq!(saved_cpu(&saved), None);
     assert_eq!(saved_cpu(&State::new(KIND, 1, &[0]).unwrap()), None);
 }
+
+#[test]
+fn a_deadline_that_passed_while_it_was_saved_fires_once_more() {
+    let lapic = |lvt: u32| {
+        let mut lapic = kvm_lapic_state::default();
+        for (to, byte) in lapic.regs[0x320..0x324].iter_mut().zip(lvt.to_le_bytes()) {
+            *to = byte.cast_signed();
+        }
+        lapic
+    };
+    let deadline_after = |lvt, deadline| {
+        let mut msrs = vec![(TSC, 1234), (0x277, 0), (TSC_DEADLINE, deadline)];
+        rearm_fired_timer(&mut msrs, &lapic(lvt));
+        assert_eq!(msrs[..2], [(TSC, 1234), (0x277, 0)]);
+        msrs[2].1
+    };
+    let (deadline_mode, masked) = (0x400ec, 1 << 16);
+    assert_eq!(deadline_after(deadline_mode, 0), 1234, "it has fired, and may be lost");
+    assert_eq!(deadline_after(deadline_mode, 5678), 5678, "it is still to fire");
+    assert_eq!(deadline_after(deadline_mode | masked, 0), 0, "nobody waits for it");
+    assert_eq!(deadline_after(0xec, 0), 0, "the timer counts down instead");
+}
