@@ -129,6 +129,11 @@ impl Beginning {
         let loading = Loading::begin(&memory.ram, sources, progress)?;
         Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, address_bits, is_held })
     }
+
+    /// Whether the machine has come from elsewhere, and rests until it is let go.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
 }
 
 /// The guest's memory, kept mapped for the VM.

@@ -12,6 +12,8 @@ mod error;
 mod file;
 mod flight;
 mod format;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+mod hand_over;
 mod helper;
 mod holder;
 mod layers;
@@ -36,6 +38,8 @@ pub(crate) use drive::{Drive, DriveError};
 pub(crate) use engine::EngineKind;
 pub use error::DiskError;
 pub(crate) use format::IMAGE_FORMATS;
+#[cfg_attr(not(feature = "cli"), allow(unused_imports, reason = "migrations are the command's"))]
+pub(crate) use hand_over::TakeBackError;
 pub use holder::DiskHolder;
 pub(crate) use holder::{find as find_holder, is_held_by_another};
 pub(crate) use loop_device::FilesBehind;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::CopyProgress;
+use crate::host::disk::DiskMark;
 
 /// The copy of a machine that is under way, if one is.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +14,8 @@ pub(in crate::machine) struct CopyStatus(Arc<Shared>);
 struct Shared {
     progress: Mutex<Option<CopyProgress>>,
     cancelled: AtomicBool,
+    /// Marks of the disks of a machine of which nobody knows whether it runs elsewhere.
+    away: Mutex<Option<Vec<Option<DiskMark>>>>,
 }
 
 impl CopyStatus {
@@ -29,6 +32,16 @@ impl CopyStatus {
 
     pub(in crate::machine) fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Nobody knows whether the machine runs elsewhere; its disks had these marks.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+    pub(in crate::machine) fn set_away(&self, marks: Option<Vec<Option<DiskMark>>>) {
+        *self.0.away.lock().unwrap_or_else(PoisonError::into_inner) = marks;
+    }
+
+    pub(in crate::machine) fn away(&self) -> Option<Vec<Option<DiskMark>>> {
+        self.0.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
