@@ -21,7 +21,7 @@ named() {
 }
 # The lab tests' names, those that take minutes first: with two side by side none is left alone at the end.
 lab_names() {
-    local long='lab_debian lab_disks lab_verbs lab_save lab_readme lab_networks lab_run lab_devices' name file
+    local long='lab_debian lab_disks lab_verbs lab_save lab_moves lab_readme lab_networks lab_run lab_devices' name file
     for name in $long; do
         [ -e "tests/$name.rs" ] && echo "$name"
     done

@@ -73,7 +73,8 @@
 //! ```
 //!
 //! Programs to copy from: `examples/embed` is the least one, `examples/command.rs` runs one command in a guest and returns its
-//! output and exit status, `examples/pool.rs` keeps a pool of machines under load, `examples/balloon.rs` moves memory between host
+//! output and exit status, `examples/pool.rs` keeps a pool of machines under load, `examples/warm.rs`
+//! serves requests each in a clone of its own, `examples/balloon.rs` moves memory between host
 //! and guest.
 //!
 //! # Features
@@ -128,12 +129,15 @@ pub use image::{ImageError, ReadError};
 pub use image::{Search, explore_bytes};
 pub use kvm::KvmError;
 pub use machine::{
-    BalloonError, BoundForward, ConsoleInput, Controls, CopyLimits, CopyProgress, CopyReport, Crash,
-    DeviceStats, DiskChangeError, DiskState, Events, Exit, ExpectError, ExpectFailure, FreezeError, GaveUp,
-    GuestClock, GuestConsole, Machine, MachineBuilder, MachineEvent, MachineState, MemoryStats, NetError,
-    Otherwise, PauseError, ResizeError, RestoreError, RevertError, SaveError, SaveOptions, SavedState,
-    StartError, Stats, Template, Unsaveable, VcpuStats,
+    BalloonError, BoundForward, CommandOutput, ConsoleInput, Controls, CopyLimits, CopyProgress, CopyReport,
+    Crash, DeviceStats, DiskChangeError, DiskState, Events, ExecError, Exit, ExpectError, ExpectFailure,
+    FreezeError, GaveUp, GuestClock, GuestCommand, GuestConsole, Machine, MachineBuilder, MachineEvent,
+    MachineState, MemoryStats, NetError, Otherwise, PauseError, ResizeError, RestoreError, RevertError,
+    SaveError, SaveOptions, SavedState, StartError, Stats, Template, Unsaveable, VcpuStats,
 };
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use migration::receive_bytes;
 pub use saved::{SavedMachine, SavedMachineError};
 pub use virtio::DeviceKind;
 pub use virtio::balloon::{BalloonControl, Statistics as BalloonStatistics};

@@ -40,7 +40,11 @@ const RUN: &str = "./minivmm run --kernel package/boot/vmlinuz --mem 256";
 
 /// Runs a line of shell in the lab, in which `run` stands for the command with its kernel.
 fn shell(line: &str) -> Output {
-    lab().exec(&Cmd::sh(line.replace("run ", &format!("{RUN} {UP} "))).limit(LIMIT)).unwrap()
+    shell_within(line, LIMIT)
+}
+
+fn shell_within(line: &str, limit: Duration) -> Output {
+    lab().exec(&Cmd::sh(line.replace("run ", &format!("{RUN} {UP} "))).limit(limit)).unwrap()
 }
 
 #[track_caller]
@@ -242,6 +246,70 @@ fn directory_becomes_the_guests_files_and_a_disk_is_there() {
     let text = out.text();
     let begin = "content\n640 0\n2\n10240\n";
     assert!(text.starts_with(begin) && text.contains("data\n"), "{text}{}", out.err_text());
+}
+
+/// Says when it began, and when each line came; the lines of standard error that count; and its status.
+const TIMED: &str = r#"
+    export XDG_STATE_HOME=$PWD/state
+    now() { read -r up rest </proc/uptime; echo "$up"; }
+    echo from-outside >input
+    timed() {
+        echo "= $(now)"
+        { "$@" <input 2>err; echo "status $?"; } | while read -r line; do echo "$(now) $line"; done
+        grep -E '^err$|^minivmm: the warm machine' err | sed 's/^/! /'
+    }"#;
+
+#[test]
+fn warm_run_is_a_cold_one_that_begins_sooner() {
+    // A run of each kind, of which all have the same output, but for random numbers and the time.
+    let command = r#"-i -v -- sh -c 'echo out; cat; echo err >&2; head -c 8 /dev/urandom | md5sum | cut -c 1-16; date +%s; exit 7'"#;
+    let options = [
+        "",
+        "--warm box",
+        "--warm box",
+        "--warm box",
+        "--warm box --append more",
+        "--warm box --append more",
+    ];
+    let runs: String = options.iter().map(|options| format!("timed run {options} {command}\n")).collect();
+    let script = format!(
+        "{TIMED}\n{runs}\necho '='; date +%s; ./minivmm warm ls; ./minivmm warm rm box; ls -A state/minivmm/warm"
+    );
+    // Several boots.
+    let out = shell_within(&script, 3 * LIMIT);
+    ended(&out, 0);
+    let text = out.text();
+    let parts: Vec<Vec<&str>> = text.split("= ").skip(1).map(|part| part.lines().collect()).collect();
+    let (last, runs) = (text.rsplit("=\n").next().unwrap(), &parts[..]);
+    assert_eq!(runs.len(), options.len(), "{text}");
+    let now: i64 = last.lines().next().unwrap().parse().unwrap();
+    assert!(
+        last.contains("\nNAME ") && last.contains("\nbox ") && last.trim_end().ends_with("256 MiB"),
+        "{last}"
+    );
+    let (mut randoms, mut times) = (std::collections::BTreeSet::new(), Vec::new());
+    let says =
+        |part: &Vec<&str>, word: &str| part.iter().any(|line| line.starts_with("! ") && line.contains(word));
+    for part in runs {
+        let said: Vec<(&str, &str)> = part[1..].iter().filter_map(|line| line.split_once(' ')).collect();
+        let words: Vec<&str> = said.iter().filter(|(at, _)| *at != "!").map(|(_, word)| *word).collect();
+        assert!(
+            matches!(words[..], ["out", "from-outside", random, time, "status 7"]
+                if randoms.insert(random.to_owned()) && (now - time.parse::<i64>().unwrap()).abs() < 600),
+            "{text}"
+        );
+        assert!(part.contains(&"! err"), "{text}");
+        times.push(said[0].0.parse::<f64>().unwrap() - part[0].parse::<f64>().unwrap());
+    }
+    let [cold, first, warm, again, other, other_warm] = runs else { panic!("{text}") };
+    assert!(!says(cold, "warm machine"), "{text}");
+    assert!(says(first, "there is none yet") && says(first, "it is saved"), "{text}");
+    assert!([warm, again, other_warm].iter().all(|run| says(run, "runs in a clone of it")), "{text}");
+    assert!(
+        says(other, "made anew: the kernel, the guest's files, an option") && says(other, "it is saved"),
+        "{text}"
+    );
+    println!("first bytes after {times:?} s");
 }
 
 #[test]

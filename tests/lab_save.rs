@@ -6,93 +6,24 @@
 mod debian;
 #[path = "support/dose.rs"]
 mod dose;
+#[path = "support/small.rs"]
+mod small;
 
+use std::fs;
 use std::sync::OnceLock;
 
 use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, SOON, Tap, in_tools};
 use dose::{dose, soak};
-use lab::{Cmd, Flavour, InitramfsSpec, Lab, LabConfig, Output, Process, Status, initramfs, kernel};
-
-/// Small guests by their names here, and whether their kernel has a driver for the VM generation ID.
-const KERNELS: [(&str, Flavour, bool); 2] = [("6.1", Flavour::Cloud, false), ("6.12", Flavour::Trixie, true)];
-
-/// A lab with both kernels and their initrds.
-fn with_kernels() -> Lab {
-    let mut config = LabConfig::default().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
-    for (name, flavour, _) in KERNELS {
-        let kernel = kernel(flavour).unwrap();
-        let initrd = initramfs(&kernel, &InitramfsSpec::default()).unwrap();
-        // Not compressed, it boots sooner.
-        config =
-            config.file(&kernel.vmlinux, format!("{name}.vmlinux")).file(initrd, format!("{name}.initrd"));
-    }
-    Lab::start(&config).unwrap()
-}
-
-/// A small guest at a shell that says only what commands say.
-#[derive(Debug)]
-struct Small(Process);
-
-impl Small {
-    #[track_caller]
-    fn boot(lab: &Lab, name: &str) -> Self {
-        let line = format!(
-            "exec ./minivmm --name small --kernel {name}.vmlinux --initrd {name}.initrd --mem 96 --net none --append quiet"
-        );
-        let mut console = lab.spawn(&Cmd::sh(line).tty()).unwrap();
-        console.expect("guest:/# ", BOOT).unwrap();
-        let mut guest = Small(console);
-        guest.type_in("stty -echo; PS1= PS2=; echo its-''shell", "its-shell");
-        guest
-    }
-
-    /// Its console goes on, with what was in its screen.
-    #[track_caller]
-    fn restore(lab: &Lab, folder: &str) -> Self {
-        let mut guest = Small(lab.spawn(&Cmd::sh(format!("exec ./minivmm restore {folder}")).tty()).unwrap());
-        guest.type_in("echo goes-''on", "goes-on");
-        guest
-    }
-
-    #[track_caller]
-    fn type_in(&mut self, line: &str, answer: &str) {
-        self.0.send(format!("{line}\n")).unwrap();
-        self.0.expect(answer, SOON).unwrap();
-    }
-
-    /// What a line says, which must succeed.
-    #[track_caller]
-    fn sh(&mut self, line: &str) -> String {
-        self.0.send(format!("( {line}\n) 2>&1; echo \"status=$?.\"\n")).unwrap();
-        let said = self.0.expect("status=", SOON).unwrap();
-        assert_eq!(self.0.expect(".", SOON).unwrap(), "0.", "{line}: {said}");
-        said.trim_end_matches("status=").replace('\r', "").trim().to_owned()
-    }
-
-    #[track_caller]
-    fn save(mut self, lab: &Lab, folder: &str) {
-        lab.sh(&format!("./minivmm save small {folder}")).unwrap();
-        let out = self.0.wait(SOON).unwrap();
-        assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
-    }
-
-    #[track_caller]
-    fn kill(mut self) {
-        self.0.signal(9).unwrap();
-        self.0.wait(SOON).unwrap();
-    }
-}
-
-/// What Linux says when it hears of a new VM generation ID.
-const FORKED: &str = "crng reseeded due to virtual machine fork";
+use lab::{Cmd, Flavour, InitramfsSpec, Lab, Process, initramfs, kernel};
+use small::{KERNELS, Small, goes_on, no_splat, remember, succeeds, with_kernels};
 
 #[test]
 fn guests_restored_twice_have_timers_and_other_random_numbers() {
-    let lab = with_kernels();
+    let lab = with_kernels(Flavour::Cloud);
     for (name, _, has_driver) in KERNELS {
-        let mut guest = Small::boot(&lab, name);
+        let mut guest = Small::boot(&lab, name, "");
         assert!(guest.sh("uname -r").starts_with(name));
-        guest.sh("echo kept >/tmp/word; echo saved-here >/dev/kmsg");
+        remember(&mut guest);
         guest.save(&lab, name);
         let numbers: Vec<String> = (0..dose(20))
             .map(|_| {
@@ -110,39 +41,6 @@ fn guests_restored_twice_have_timers_and_other_random_numbers() {
             different.dedup();
             assert_eq!(different.len(), numbers.len(), "{numbers:?}");
         }
-    }
-}
-
-/// A small guest that was restored has all that it had, and nothing to complain of.
-#[track_caller]
-fn goes_on(guest: &mut Small, has_driver: bool) {
-    assert_eq!(guest.sh("sleep 1; cat /tmp/word"), "kept");
-    let log = guest.sh("dmesg | sed '1,/saved-here/d'");
-    no_splat(&log);
-    assert_eq!(log.contains(FORKED), has_driver, "{log}");
-}
-
-#[track_caller]
-fn succeeds(out: &Output) {
-    assert_eq!(out.status, Status::Exited(0), "{}{}", out.text(), out.err_text());
-}
-
-/// What Linux says of a fault.
-const SPLATS: [&str; 8] = [
-    "soft lockup",
-    "rcu: INFO",
-    "hung_task",
-    "blocked for more than",
-    "BUG:",
-    "WARNING:",
-    "Call Trace",
-    "I/O error",
-];
-
-#[track_caller]
-fn no_splat(log: &str) {
-    for splat in SPLATS {
-        assert!(!log.contains(splat), "{splat}: {log}");
     }
 }
 
@@ -174,16 +72,63 @@ fn verb(words: &str) -> String {
 const FIO: &str = "fio --output-format=terse --direct=1 --ioengine=libaio --iodepth=8 --verify=crc32c --verify_fatal=1 \
                    --name=load --filename=/dev/vdb --size=32m --bs=4k --rw=randrw --verify_backlog=64 --time_based --runtime=5";
 
+/// The init of an initrd with another kernel's drivers, for a Debian that has none for it.
+const OTHER_KERNEL: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+while read -r file parameters; do insmod /modules/$file $parameters; done </modules/order
+until [ -b /dev/vda1 ]; do sleep 0.1; done
+mkdir -p /root
+mount -t ext4 /dev/vda1 /root
+mount --move /dev /root/dev
+umount /proc
+exec switch_root /root /sbin/init
+";
+const DRIVERS: [&str; 8] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "ext4",
+    "autofs4",
+];
+
+/// Flags that have Debian run Linux 6.12.
+fn with_newer_kernel() -> &'static str {
+    let kernel = kernel(Flavour::Trixie).unwrap();
+    let modules = DRIVERS.map(String::from).to_vec();
+    let spec = InitramfsSpec { init: OTHER_KERNEL.into(), modules, ..InitramfsSpec::default() };
+    let initrd = initramfs(&kernel, &spec).unwrap();
+    for (name, file) in [("6.12.vmlinux", &kernel.vmlinux), ("6.12.initrd", &initrd)] {
+        lab().put(name, &fs::read(file).unwrap()).unwrap();
+    }
+    "--kernel 6.12.vmlinux --initrd 6.12.initrd"
+}
+
 #[test]
 fn debian_at_work_is_saved_and_restored_again_and_again_and_misses_nothing() {
     let tap = Tap::new("tap2", "");
     let mut echo = lab()
         .spawn(&Cmd::sh("exec socat TCP-LISTEN:7010,bind=127.0.0.1,fork,reuseaddr EXEC:cat 2>&1"))
         .unwrap();
-    let mut guest = Guest::start(&as_user(
-        "./minivmm --name vm0 --disk vm0.raw --disk data.raw,direct --disk tools.ext4,ro --tap tap2 \
+    println!("6.1: {:?}", at_work(&tap, "6.1.", ""));
+    if soak() {
+        println!("6.12: {:?}", at_work(&tap, "6.12.", with_newer_kernel()));
+    }
+    echo.signal(15).unwrap();
+    echo.wait(SOON).unwrap();
+}
+
+/// Gives how far the guest's clocks were ahead of the host's, at first and after each round.
+fn at_work(tap: &Tap, version: &str, kernel: &str) -> Vec<[[f64; 2]; 2]> {
+    let mut guest = Guest::start(&as_user(&format!(
+        "./minivmm --name vm0 {kernel} --disk vm0.raw --disk data.raw,direct --disk tools.ext4,ro --tap tap2 \
          --net user,host-loopback=on -p 5555:22 --append quiet",
-    ));
+    )));
+    assert!(guest.sh("uname -r").starts_with(version));
     guest.is_healthy();
     guest.sh("until ip -4 -o addr | grep -q 10.0.2.15; do sleep 0.5; done");
     set_right(&mut guest);
@@ -194,17 +139,20 @@ fn debian_at_work_is_saved_and_restored_again_and_again_and_misses_nothing() {
         "rm -f /tmp/enough; ((until [ -e /tmp/enough ]; do {job} || exit 1; done; echo all-verified) >/tmp/fio 2>&1; echo over >>/tmp/fio) &"
     ));
     let mut login = log_in(tap.name);
+    let before = CLOCKS.map(|clock| ahead_of_host(&mut guest, clock));
+    let mut clocks = vec![before];
     for round in 0..if soak() { 10 } else { 2 } {
-        let before = clock_difference(&mut guest);
         // The user network's connections are not saved.
         guest.sh(&hold_a_connection());
         let folder = format!("saved{round}");
         verb(&format!("save vm0 {folder}"));
         guest = restore(guest, &folder, round);
-        let after = clock_difference(&mut guest);
-        println!(
-            "round {round}: the guest's clock is {before:?} ahead of the host's before, {after:?} after"
-        );
+        let after = CLOCKS.map(|clock| ahead_of_host(&mut guest, clock));
+        for ([least, most], [least_before, most_before]) in after.into_iter().zip(before) {
+            let is_right = least < most_before + 1.0 && most > least_before - 1.0;
+            assert!(is_right, "round {round}: {after:?} ahead of the host, {before:?} before");
+        }
+        clocks.push(after);
         // What a machine has mapped may go away.
         lab().sh(&format!("rm -r {folder}")).unwrap();
         guest.sh("sleep 1");
@@ -222,8 +170,7 @@ fn debian_at_work_is_saved_and_restored_again_and_again_and_misses_nothing() {
     guest.sh("umount -R /mnt");
     guest.is_healthy();
     verb("stop vm0");
-    echo.signal(15).unwrap();
-    echo.wait(SOON).unwrap();
+    clocks
 }
 
 /// Ends the console of a machine that was saved, and gives that of the restored one: its own, or one attached to it.
@@ -278,12 +225,15 @@ fn networks_work_again(guest: &mut Guest) {
     assert_eq!(out.text(), "SSH-2.0", "{}", out.err_text());
 }
 
+/// What shows the time of day, and CLOCK_MONOTONIC of machines that are never suspended.
+const CLOCKS: [&str; 2] = ["date +%s.%N", "cut -d' ' -f1 /proc/uptime"];
+
 /// How far the guest's clock is ahead of the host's, in seconds: at least and at most.
-fn clock_difference(guest: &mut Guest) -> [f64; 2] {
-    let host = || lab().sh("date +%s.%N").unwrap().trim().parse::<f64>().unwrap();
+fn ahead_of_host(guest: &mut Guest, clock: &str) -> [f64; 2] {
+    let host = || lab().sh(clock).unwrap().trim().parse::<f64>().unwrap();
     let ask = |_| {
         let asked = host();
-        let told = guest.sh("date +%s.%N").trim().parse::<f64>().unwrap();
+        let told = guest.sh(clock).trim().parse::<f64>().unwrap();
         [told - host(), told - asked]
     };
     (0..5).map(ask).fold([f64::MIN, f64::MAX], |all, [least, most]| [all[0].max(least), all[1].min(most)])

@@ -2,24 +2,26 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say so by a panic")]
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use tiny_guest::Guest;
 
-/// The example as it stands: cargo builds none for a single file of tests.
-fn example() -> &'static Path {
-    static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| {
+/// An example as it stands: cargo builds none for a single file of tests.
+fn example(name: &str) -> PathBuf {
+    static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
+    let folder = EXAMPLES.get_or_init(|| {
         let out = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--example", "pool"])
+            .args(["build", "--quiet", "--workspace", "--example", "pool", "--example", "warm"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .unwrap();
         assert!(out.status.success(), "{}", text(&out.stderr));
-        Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("examples/pool")
-    })
+        Path::new(env!("CARGO_BIN_EXE_minivmm")).with_file_name("examples")
+    });
+    folder.join(name)
 }
 
 /// The pool on this guest.
@@ -28,7 +30,7 @@ fn pool(guest: Guest, words: &[&str]) -> Output {
     let kernel = guest.write(folder.path()).unwrap();
     let spec = folder.path().join("vm.toml");
     std::fs::write(&spec, format!("kernel = '{}'\nmem = 4\n", kernel.display())).unwrap();
-    Command::new(example()).arg(spec).args(words).stdin(Stdio::null()).output().unwrap()
+    Command::new(example("pool")).arg(spec).args(words).stdin(Stdio::null()).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -60,6 +62,41 @@ fn pool_replaces_machines_that_fail() {
 fn pool_that_cannot_start_a_machine_says_why() {
     let out = pool(Guest::Halt, &["2", "x", "", "", ""]);
     assert!(!out.status.success() && text(&out.stderr).starts_with("pool: invalid digit"), "{out:?}");
+}
+
+#[test]
+fn requests_are_served_by_a_clone_each_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("kernel"), tiny_guest::COMMAND).unwrap();
+    std::fs::create_dir_all(path("root/bin")).unwrap();
+    std::fs::write(path("root/bin/sh"), "").unwrap();
+    let mut keep = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    keep.args([
+        "run", "--warm", "box", "--kernel", "kernel", "--root", "root", "--mem", "32", "--", "say", "kept",
+    ]);
+    let kept = keep.current_dir(folder.path()).env("XDG_STATE_HOME", path("state")).output().unwrap();
+    assert_eq!((text(&kept.stdout).as_str(), text(&kept.stderr).as_str()), ("kept\n", ""));
+    let serve = |command: &[&str], requests: &str| {
+        let mut warm = Command::new(example("warm"));
+        warm.arg(path("state/minivmm/warm/box")).arg("3").args(command);
+        warm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = warm.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let requests: String = (0..30).map(|number| format!("request {number}\n")).collect();
+    let out = serve(&["copy"], &requests);
+    assert!(out.status.success() && text(&out.stdout) == requests, "{out:?}");
+    assert!(text(&out.stderr).starts_with("30 requests, half of them in "), "{}", text(&out.stderr));
+    // Each has a guest that has had no other one.
+    assert_eq!(text(&serve(&["count"], "a\nb\nc\n").stdout), "1\n1\n1\n");
+    assert_eq!(text(&serve(&["exit", "9"], "a\n").stdout), " (status 9)\n");
+    let out = serve(&["off"], "a\n");
+    assert!(
+        !out.status.success() && text(&out.stdout).starts_with("no answer: the machine ended"),
+        "{out:?}"
+    );
 }
 
 /// The embedder's program: without the command line's crates, and it starts and ends machines.

@@ -19,13 +19,16 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use embedded::{LIMIT, Output};
 use host::Host;
 use minivmm::spec::Spec;
-use minivmm::{CopyLimits, CopyProgress, Exit, Machine, MachineState, Otherwise, SaveError, SavedMachine};
+use minivmm::{
+    CopyLimits, CopyProgress, Exit, Machine, MachineState, Otherwise, RevertError, SaveError, SavedMachine,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use vmm::{Heard, Launch, Owned, Vmm, count, send_signal, wait};
@@ -227,6 +230,81 @@ fn each_way_out_of_a_copy_leaves_the_machine_as_it_was() {
     });
     assert!(matches!(error, Err(SaveError::Ended)), "{error:?}");
     assert!(matches!(&*embedded.machine.wait(), Exit::Killed));
+}
+
+#[test]
+fn a_machine_that_rests_for_a_copy_rests_on_for_those_who_want_that_and_for_nobody_else() {
+    let embedded = Embedded::start("pages=2048");
+    let controls = embedded.machine.controls();
+    let mut never = CopyLimits::default();
+    never.downtime = Duration::ZERO;
+    let in_pause = |folder: &str, act: &mut dyn FnMut()| {
+        let mut acted = false;
+        let saved = embedded.save(folder, never, &mut |progress| {
+            embedded.writes_meanwhile(progress);
+            if controls.state() == MachineState::Paused && !std::mem::replace(&mut acted, true) {
+                act();
+            }
+            ControlFlow::Continue(())
+        });
+        assert!(acted);
+        saved.map(drop)
+    };
+    // Somebody else needs it at rest as well, for a while: neither goes on too early.
+    fs::create_dir_all(embedded.folder("exists/already")).unwrap();
+    let mut other = Vec::new();
+    in_pause("saved", &mut || {
+        other.push(controls.save_and_end(embedded.folder("exists"), LIMIT));
+        assert_eq!(controls.state(), MachineState::Paused);
+    })
+    .unwrap();
+    assert!(matches!(other[..], [Err(SaveError::Folder(_))]), "{other:?}");
+    assert_eq!(controls.state(), MachineState::Running);
+    embedded.goes_on();
+    // Somebody pauses it: it stays so.
+    in_pause("kept", &mut || controls.pause(LIMIT).unwrap()).unwrap();
+    assert_eq!(controls.state(), MachineState::Paused);
+    controls.resume();
+    embedded.goes_on();
+    // The last of the memory is copied, and the copy is cancelled before that of the disks.
+    let cancelled = embedded.save("cancelled", never, &mut |progress| {
+        embedded.writes_meanwhile(progress);
+        if controls.state() == MachineState::Paused && progress.left == 0 {
+            controls.cancel_copy();
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(cancelled, Err(SaveError::Cancelled)), "{cancelled:?}");
+    embedded.is_as_before("cancelled");
+}
+
+#[test]
+fn a_way_back_that_is_cancelled_leaves_the_machine_where_it_is() {
+    let embedded = Embedded::start("pages=2048");
+    let folder = embedded.folder("first");
+    embedded.machine.snapshot_to(&folder, LIMIT).unwrap();
+    embedded.goes_on();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                embedded.machine.controls().cancel_copy();
+            }
+        });
+        let begun = std::time::Instant::now();
+        let error = loop {
+            match embedded.machine.revert_to(&folder) {
+                Ok(()) => assert!(begun.elapsed() < LIMIT),
+                Err(error) => break error,
+            }
+        };
+        over.store(true, Ordering::Relaxed);
+        assert!(matches!(error, RevertError::Cancelled), "{error}");
+    });
+    assert_eq!(embedded.machine.state(), MachineState::Running);
+    embedded.goes_on();
+    embedded.machine.revert_to(&folder).unwrap();
+    embedded.goes_on();
 }
 
 /// A machine with a name, of 32 MiB, with that guest.

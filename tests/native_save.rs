@@ -7,6 +7,8 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/dose.rs"]
 mod dose;
 #[path = "support/host.rs"]
@@ -19,102 +21,20 @@ mod vmm;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use bench::Bench;
 use dose::dose;
-use host::Host;
-use load::{BLOCK, BLOCKS, assert_last_writes, number};
-use vmm::{Heard, Launch, Owned, Vmm, wait};
-
-/// A host with a kernel and an image for the load guest.
-struct Bench {
-    host: Host,
-    image: PathBuf,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let host = Host::new();
-        let image = host.0.path().join("image.raw");
-        File::create(&image).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
-        fs::write(host.0.path().join("kernel"), tiny_guest::LOAD).unwrap();
-        Bench { host, image }
-    }
-
-    fn folder(&self) -> &Path {
-        self.host.0.path()
-    }
-
-    fn launch(&self, options: &str) -> Launch {
-        let disk = format!("{}{options}", self.image.display());
-        let mut launch = Launch::kernel(&self.folder().join("kernel"), tempfile::tempdir().unwrap());
-        launch.command.env("XDG_RUNTIME_DIR", self.folder());
-        launch
-            .args(&["--name", "vm0", "--mem", "16", "--append", "seed=3", "--disk", &disk])
-            .stdin(Stdio::piped())
-    }
-
-    fn start(&self) -> Vmm {
-        let machine = self.launch("").spawn();
-        machine.expect("ready\n", 1);
-        machine
-    }
-
-    /// `minivmm restore` with these words, the folder last, with its console.
-    fn restore(&self, words: &str) -> Restored {
-        let words: Vec<_> = std::iter::once("restore").chain(words.split(' ')).collect();
-        let mut command = self.host.verb(&words);
-        let mut child = Owned::start(command.current_dir(self.folder()).stdin(Stdio::piped()));
-        let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
-        let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
-        Restored { child, stdout, stderr }
-    }
-
-    /// What a verb says that fails.
-    #[track_caller]
-    fn fails(&self, words: &[&str]) -> String {
-        let output = self.host.verb(words).current_dir(self.folder()).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
-        said
-    }
-
-    #[track_caller]
-    fn save(&self, saved: &str) {
-        let output = self.host.verb(&["save", "vm0", saved]).current_dir(self.folder()).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-}
-
-struct Restored {
-    child: Owned,
-    stdout: Heard,
-    stderr: Heard,
-}
-
-impl Restored {
-    #[track_caller]
-    fn says(&self, word: &str) {
-        let seen = self.stdout.wait(|heard| vmm::count(heard, word) > 0);
-        assert!(seen, "no {word:?}: {} {}", self.stdout.text(), self.stderr.text());
-    }
-
-    fn end(mut self) -> (Option<i32>, String) {
-        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
-        let status = wait(&mut self.child, || format!("{} {}", stdout.text(), stderr.text()));
-        (status.code(), self.stderr.text())
-    }
-}
+use load::{assert_last_writes, number};
+use vmm::{Launch, Owned};
 
 #[test]
 fn a_machine_goes_on_from_its_folder_and_its_guest_misses_nothing() {
     let bench = Bench::new();
-    let machine = bench.start();
+    let machine = bench.start("", "ready\n");
     machine.expect("at=512\n", 1);
-    bench.save("saved0");
+    bench.does(&["save", "vm0", "saved0"]);
     let ended = machine.end();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(bench.host.does(&["ls"]).is_empty() || !bench.host.does(&["ls"]).contains("vm0"));
@@ -123,13 +43,13 @@ fn a_machine_goes_on_from_its_folder_and_its_guest_misses_nothing() {
     assert_eq!((mode("saved0"), mode("saved0/memory"), mode("saved0/state")), (0o700, 0o600, 0o600));
     for round in 0..3 {
         let clock = if round == 1 { "saved" } else { "host" };
-        let restored = bench.restore(&format!("--clock {clock} saved{round}"));
+        let restored = bench.restore(&["--clock", clock, &format!("saved{round}")]);
         restored.says("at=");
-        bench.save(&format!("saved{}", round + 1));
+        bench.does(&["save", "vm0", &format!("saved{}", round + 1)]);
         said += &restored.stdout.text();
         assert_eq!(restored.end().0, Some(0));
     }
-    let mut last = bench.restore("saved3");
+    let mut last = bench.restore(&["saved3"]);
     last.says("at=");
     let mut keys = last.child.stdin.take().unwrap();
     std::io::Write::write_all(&mut keys, b"!").unwrap();
@@ -150,16 +70,16 @@ fn a_machine_goes_on_from_its_folder_and_its_guest_misses_nothing() {
 #[test]
 fn a_saved_machine_goes_on_in_the_background() {
     let bench = Bench::new();
-    let machine = bench.start();
-    bench.save("saved0");
+    let machine = bench.start("", "ready\n");
+    bench.does(&["save", "vm0", "saved0"]);
     machine.end();
     for (from, to) in [("saved0", "saved1"), ("saved1", "saved2")] {
         let words = ["restore", from, "-d", "--log", "log"];
-        let output = bench.host.verb(&words).current_dir(bench.folder()).output().unwrap();
+        let output = bench.verb(&words).output().unwrap();
         assert!(output.status.success(), "{output:?}");
-        bench.save(to);
+        bench.does(&["save", "vm0", to]);
     }
-    let last = bench.restore("saved2");
+    let last = bench.restore(&["saved2"]);
     last.says("at=");
     bench.host.does(&["kill", "vm0"]);
     last.end();
@@ -168,7 +88,7 @@ fn a_saved_machine_goes_on_in_the_background() {
 #[test]
 fn what_cannot_be_saved_or_restored_is_refused_and_the_machine_goes_on() {
     let bench = Bench::new();
-    let machine = bench.start();
+    let machine = bench.start("", "ready\n");
     fs::create_dir(bench.folder().join("mine")).unwrap();
     fs::write(bench.folder().join("mine/file"), "").unwrap();
     assert!(bench.fails(&["save", "vm0", "mine"]).contains("exists"));
@@ -179,9 +99,15 @@ fn what_cannot_be_saved_or_restored_is_refused_and_the_machine_goes_on() {
     assert_eq!(bench.host.http("vm0", "POST", "/v1/save", "{\"folder\": 1}").0, 400);
     let before = vmm::count(&machine.stdout.bytes(), "at=");
     machine.expect("at=", before + 1);
-    bench.save("saved");
+    bench.does(&["save", "vm0", "saved"]);
     assert_eq!(machine.end().status.code(), Some(0));
-    let again = bench.restore("saved");
+    // What looks as if the disk stayed as it is does not write to it.
+    for words in [&["--disks", "d0"][..], &["--snapshot"]] {
+        let said = bench.fails(&[&["restore", "saved"], words].concat());
+        assert!(said.contains("no copy of the disk") && said.contains("image.raw"), "{said}");
+    }
+    assert!(!bench.path("d0").exists());
+    let again = bench.restore(&["saved"]);
     again.says("at=");
     assert!(bench.fails(&["restore", "saved"]).contains("was written to since the machine was saved"));
     let said = bench.fails(&["restore", "--trust-disks", "saved"]);
@@ -190,7 +116,7 @@ fn what_cannot_be_saved_or_restored_is_refused_and_the_machine_goes_on() {
     fs::remove_dir_all(bench.folder().join("saved")).unwrap();
     let before = vmm::count(&again.stdout.bytes(), "at=");
     assert!(again.stdout.wait(|heard| vmm::count(heard, "at=") > before + 1));
-    bench.save("saved");
+    bench.does(&["save", "vm0", "saved"]);
     assert_eq!(again.end().0, Some(0));
     fs::rename(bench.folder().join("kernel"), bench.folder().join("gone")).unwrap();
     assert!(bench.fails(&["restore", "saved"]).contains("kernel"));
@@ -253,8 +179,8 @@ fn limit_files(launch: &mut Launch, bytes: u64) {
 fn a_folder_is_whole_or_not_there_whenever_the_machine_is_killed() {
     let bench = Bench::new();
     for round in 0..dose(50) {
-        let mut machine = bench.start();
-        let verb = bench.host.verb(&["save", "vm0", "saved"]).current_dir(bench.folder()).spawn().unwrap();
+        let mut machine = bench.start("", "ready\n");
+        let verb = bench.verb(&["save", "vm0", "saved"]).spawn().unwrap();
         let mut verb = Owned(verb);
         thread::sleep(Duration::from_micros(round * 7919 % 40_000));
         machine.signal(libc::SIGKILL);
@@ -263,15 +189,15 @@ fn a_folder_is_whole_or_not_there_whenever_the_machine_is_killed() {
         verb.wait().unwrap();
         let saved = bench.folder().join("saved");
         if saved.exists() {
-            let restored = bench.restore("saved");
+            let restored = bench.restore(&["saved"]);
             restored.says("at=");
             bench.host.does(&["kill", "vm0"]);
             restored.end();
             fs::remove_dir_all(&saved).unwrap();
         }
         // What SIGKILL has left is in nobody's way.
-        let machine = bench.start();
-        bench.save("saved");
+        let machine = bench.start("", "ready\n");
+        bench.does(&["save", "vm0", "saved"]);
         assert_eq!(machine.end().status.code(), Some(0));
         fs::remove_dir_all(&saved).unwrap();
         assert!(!bench.folder().join(".saved.part").exists());

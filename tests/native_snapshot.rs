@@ -7,6 +7,8 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/dose.rs"]
 mod dose;
 #[path = "support/host.rs"]
@@ -17,128 +19,16 @@ mod load;
 mod vmm;
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 
+use bench::{Bench, finish};
 use dose::dose;
-use host::Host;
-use load::{BLOCK, BLOCKS, assert_last_writes, number};
-use vmm::{Heard, Launch, Owned, Vmm, wait};
+use load::{BLOCK, BLOCKS};
+use vmm::{Owned, Vmm};
 
-/// A host with a kernel and an image for the load guest.
-struct Bench {
-    host: Host,
-    image: PathBuf,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let host = Host::new();
-        let image = host.0.path().join("image.raw");
-        File::create(&image).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
-        fs::write(host.0.path().join("kernel"), tiny_guest::LOAD).unwrap();
-        Bench { host, image }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.host.0.path().join(name)
-    }
-
-    fn launch(&self, options: &str) -> Launch {
-        let disk = format!("{}{options}", self.image.display());
-        let mut launch = Launch::kernel(&self.path("kernel"), tempfile::tempdir().unwrap());
-        launch.command.env("XDG_RUNTIME_DIR", self.host.0.path());
-        launch
-            .args(&["--name", "vm0", "--mem", "16", "--append", "seed=3", "--disk", &disk])
-            .stdin(Stdio::piped())
-    }
-
-    /// A machine that has written for a while.
-    fn start(&self, options: &str) -> Vmm {
-        let machine = self.launch(options).spawn();
-        machine.expect("at=1536\n", 1);
-        machine
-    }
-
-    fn verb(&self, words: &[&str]) -> std::process::Command {
-        let mut command = self.host.verb(words);
-        command.current_dir(self.host.0.path()).env("XDG_STATE_HOME", self.path("state"));
-        command
-    }
-
-    #[track_caller]
-    fn does(&self, words: &[&str]) -> String {
-        let output = self.verb(words).output().unwrap();
-        assert!(output.status.success(), "{words:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn fails(&self, words: &[&str]) -> String {
-        let output = self.verb(words).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
-        said
-    }
-
-    /// `minivmm restore` with its console.
-    fn restore(&self, words: &[&str]) -> Restored {
-        let mut command = self.verb(&[&["restore"], words].concat());
-        let mut child = Owned::start(command.stdin(Stdio::piped()));
-        let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
-        let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
-        Restored { child, stdout, stderr }
-    }
-
-    /// Asserts that `image` has the last of `writes` writes, whatever of `below` it lies on.
-    #[track_caller]
-    fn assert_disk(&self, image: &Path, below: &[PathBuf], writes: u64) {
-        let flat = self.path("flat.raw");
-        let below: Vec<_> = below.iter().flat_map(|path| ["--backing", path.to_str().unwrap()]).collect();
-        let words = ["disk", "convert", image.to_str().unwrap(), flat.to_str().unwrap()];
-        self.does(&[&words[..], &below].concat());
-        assert_last_writes(&flat, writes);
-        fs::remove_file(flat).unwrap();
-    }
-}
-
-struct Restored {
-    child: Owned,
-    stdout: Heard,
-    stderr: Heard,
-}
-
-impl Restored {
-    #[track_caller]
-    fn says(&self, word: &str) {
-        let seen = self.stdout.wait(|heard| vmm::count(heard, word) > 0);
-        assert!(seen, "no {word:?}: {} {}", self.stdout.text(), self.stderr.text());
-    }
-
-    /// Has the guest end. Gives how many blocks it has written, all of which it has read as it wrote them, and where it began to speak.
-    #[track_caller]
-    fn finish(mut self) -> (u64, u64) {
-        let mut keys = self.child.stdin.take().unwrap();
-        keys.write_all(b"!").unwrap();
-        self.says(" kicks=");
-        self.stdout.wait(|heard| heard.ends_with(b"\n"));
-        keys.write_all(b"!").unwrap();
-        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
-        let status = wait(&mut self.child, || format!("{} {}", stdout.text(), stderr.text()));
-        assert_eq!(status.code(), Some(0), "{} {}", stdout.text(), stderr.text());
-        finished(&stdout.text())
-    }
-}
-
-/// The blocks written, and the first line of progress.
-#[track_caller]
-fn finished(said: &str) -> (u64, u64) {
-    let line = said.lines().last().unwrap();
-    let [writes, reads] = ["writes=", "reads="].map(|key| number(line, key));
-    assert_eq!(writes, reads, "{said}");
-    let first = said.lines().find(|line| line.starts_with("at=")).unwrap();
-    (writes, number(first, "at="))
+/// A machine that has written for a while.
+fn start(bench: &Bench, options: &str) -> Vmm {
+    bench.start(options, "at=1536\n")
 }
 
 #[test]
@@ -146,7 +36,7 @@ fn a_folder_with_copies_of_disks_is_restored_again_and_again() {
     for options in ["", ",overlay=top.qcow2"] {
         let bench = Bench::new();
         let options = options.replace("top", bench.path("top").to_str().unwrap());
-        let machine = bench.start(&options);
+        let machine = start(&bench, &options);
         bench.does(&["save", "vm0", "saved", "--with-disks"]);
         assert_eq!(machine.end().status.code(), Some(0));
         let (copy, original) = match options.as_str() {
@@ -177,47 +67,15 @@ fn a_folder_with_copies_of_disks_is_restored_again_and_again() {
         fs::remove_file(bench.path(copy)).unwrap();
         assert!(bench.fails(&["restore", "saved", "--snapshot"]).contains("cannot be read"));
         std::os::unix::fs::symlink(&original, bench.path(copy)).unwrap();
-        assert!(bench.fails(&["restore", "saved", "--snapshot"]).contains("cannot be read"));
+        assert!(bench.fails(&["restore", "saved", "--snapshot"]).contains("no regular file"));
     }
-}
-
-impl Bench {
-    /// Where snapshots of vm0 are.
-    fn snapshot(&self, name: &str) -> PathBuf {
-        self.path("state/minivmm/snapshots/vm0").join(name)
-    }
-
-    fn options(&self, overlay: bool) -> String {
-        if overlay { format!(",overlay={}", self.path("top.qcow2").display()) } else { String::new() }
-    }
-
-    /// The image that the guest writes to, and what it lies on.
-    fn disk(&self, overlay: bool) -> (PathBuf, Vec<PathBuf>) {
-        if overlay {
-            (self.path("top.qcow2"), vec![self.image.clone()])
-        } else {
-            (self.image.clone(), Vec::new())
-        }
-    }
-}
-
-/// Ends a machine's guest; the blocks that it has written, and its lines since the last word `since`.
-#[track_caller]
-fn finish(mut machine: Vmm) -> (u64, String) {
-    machine.type_in(b"!");
-    machine.expect(" kicks=", 1);
-    machine.stdout.wait(|heard| heard.ends_with(b"\n"));
-    machine.type_in(b"!");
-    let ended = machine.end();
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    (finished(&ended.stdout).0, ended.stdout)
 }
 
 #[test]
 fn memory_and_disk_go_back_together_as_often_as_it_is_asked_for() {
     for overlay in [false, true] {
         let bench = Bench::new();
-        let machine = bench.start(&bench.options(overlay));
+        let machine = start(&bench, &bench.options(overlay));
         let mode = |path: PathBuf| std::os::unix::fs::MetadataExt::mode(&fs::metadata(path).unwrap()) & 0o777;
         let image = bench.disk(overlay).0;
         let before = mode(image.clone());
@@ -235,12 +93,8 @@ fn memory_and_disk_go_back_together_as_often_as_it_is_asked_for() {
             machine.expect(&far, round + 1);
         }
         assert_eq!(mode(image.clone()), before);
-        let list = bench
-            .host
-            .verb(&["snapshots", "vm0", "--json"])
-            .env("XDG_STATE_HOME", bench.path("state"))
-            .output();
-        let list: serde_json::Value = serde_json::from_slice(&list.unwrap().stdout).unwrap();
+        let list = bench.does(&["snapshots", "vm0", "--json"]);
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
         assert_eq!((&list[0]["name"], &list[0]["memory"]), (&"first".into(), &(16 << 20).into()));
         assert_eq!(list[0]["disks"], serde_json::json!(["vda"]));
         assert!(list[0]["size"].as_u64().unwrap() > 0 && list[0]["saved-at"].as_u64().unwrap() > 1 << 30);
@@ -264,7 +118,7 @@ fn memory_and_disk_go_back_together_as_often_as_it_is_asked_for() {
 #[test]
 fn a_reset_machine_and_a_paused_one_go_back_as_well() {
     let bench = Bench::new();
-    let machine = bench.start("");
+    let machine = start(&bench, "");
     bench.does(&["pause", "vm0"]);
     bench.does(&["snapshot", "vm0", "first"]);
     let lines = vmm::count(&machine.stdout.bytes(), "at=");
@@ -285,7 +139,7 @@ fn a_reset_machine_and_a_paused_one_go_back_as_well() {
 #[test]
 fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     let bench = Bench::new();
-    let machine = bench.start("");
+    let machine = start(&bench, "");
     assert!(bench.fails(&["revert", "vm0", "none"]).contains("no snapshot called none"));
     assert!(bench.fails(&["snapshot", "vm0", "none", "--delete"]).contains("no snapshot called none"));
     assert!(bench.fails(&["snapshot", "vm1", "first"]).contains("no machine called vm1"));
@@ -298,6 +152,14 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     fs::write(&manifest, text.replace("image.raw", "other.raw")).unwrap();
     assert!(bench.fails(&["revert", "vm0", "first"]).contains("differs in `disk`"));
     fs::write(&manifest, &text).unwrap();
+    // What is damaged is said behind the others.
+    fs::create_dir(bench.snapshot("second")).unwrap();
+    fs::write(bench.snapshot("second").join("machine.json"), "{").unwrap();
+    let list = bench.does(&["snapshots", "vm0"]);
+    let lines: Vec<_> = list.lines().collect();
+    assert!(lines.len() == 3 && lines[0].len() < 80 && lines[1].starts_with("first "), "{list}");
+    assert!(lines[2].starts_with("second: the saved machine") && lines[2].contains("damaged"), "{list}");
+    bench.does(&["snapshot", "vm0", "second", "--delete"]);
     // Of none with its disks.
     fs::rename(bench.snapshot("first").join("vda.raw"), bench.path("vda.raw")).unwrap();
     assert!(bench.fails(&["revert", "vm0", "first"]).contains("cannot be read"));
@@ -312,7 +174,18 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     machine.end();
     let said = bench.fails(&["revert", "vm0", "first"]);
     assert!(said.contains("restore --put-back") && said.contains("snapshots/vm0/first"), "{said}");
-    let restored = bench.restore(&["--put-back", bench.snapshot("first").to_str().unwrap()]);
+    // A start that fails leaves the disk as it is.
+    let first = bench.snapshot("first");
+    let first = first.to_str().unwrap();
+    let now = fs::read(&bench.image).unwrap();
+    fs::rename(bench.path("kernel"), bench.path("gone")).unwrap();
+    assert!(bench.fails(&["restore", "--put-back", first]).contains("kernel"));
+    fs::rename(bench.path("gone"), bench.path("kernel")).unwrap();
+    bench.fails(&["restore", "--put-back", "--pidfile", "none/there", first]);
+    assert!(fs::read(&bench.image).unwrap() == now, "the disk was put back for nothing");
+    let beside = fs::read_dir(bench.folder()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!beside.into_iter().any(|name| name.to_str().unwrap().ends_with(".part")));
+    let restored = bench.restore(&["--put-back", first]);
     restored.says("at=8192\n");
     // What a machine runs on is not replaced, and not deleted.
     let said =
@@ -331,7 +204,7 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
 fn whenever_it_is_killed_a_snapshot_is_whole_and_a_disk_is_the_old_or_the_new_one() {
     let bench = Bench::new();
     for round in 0..dose(50) {
-        let mut machine = bench.start("");
+        let mut machine = start(&bench, "");
         bench.does(&["snapshot", "vm0", "first"]);
         let verb = if round % 2 == 0 { ["snapshot", "vm0", "second"] } else { ["revert", "vm0", "first"] };
         let mut verb = Owned(bench.verb(&verb).spawn().unwrap());
@@ -362,7 +235,7 @@ fn a_disk_that_does_not_fit_leaves_nothing_and_the_machine_runs_on() {
     let bench = Bench::new();
     let written = BLOCKS * BLOCK as u64;
     File::options().write(true).open(&bench.image).unwrap().set_len(written + (1 << 20)).unwrap();
-    let machine = bench.start("");
+    let machine = start(&bench, "");
     bench.does(&["snapshot", "vm0", "first"]);
     // The guest writes below this, and a copy of its disk ends beyond.
     set_file_limit(machine.pid(), written);
@@ -372,7 +245,7 @@ fn a_disk_that_does_not_fit_leaves_nothing_and_the_machine_runs_on() {
     }
     assert!(!bench.snapshot("second").exists());
     let left: Vec<_> =
-        fs::read_dir(bench.host.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        fs::read_dir(bench.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_str().unwrap().contains(".part")), "{left:?}");
     set_file_limit(machine.pid(), libc::RLIM_INFINITY);
     let before = vmm::count(&machine.stdout.bytes(), "at=");
@@ -399,7 +272,7 @@ fn set_file_limit(pid: i32, bytes: u64) {
 #[test]
 fn a_machine_that_runs_on_is_saved_with_its_disks() {
     let bench = Bench::new();
-    let machine = bench.start("");
+    let machine = start(&bench, "");
     bench.does(&["save", "vm0", "saved", "--keep-running", "--with-disks"]);
     let before = vmm::count(&machine.stdout.bytes(), "at=");
     machine.expect("at=", before + 2);

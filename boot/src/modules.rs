@@ -115,6 +115,16 @@ impl Modules {
         self.builtin.contains(&name.replace('-', "_"))
     }
 
+    /// The folder that was listed.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the file of a module is, by its name or that of its file.
+    pub fn path(&self, name: &str) -> Option<&Path> {
+        self.files.get(&module_name(Path::new(name))).map(PathBuf::as_path)
+    }
+
     /// The named modules with their dependencies, in load order. Built-in ones are left out.
     ///
     /// `unpack` is called for compressions that this crate does not support.

@@ -1,7 +1,7 @@
 # /.minivmm/init of `minivmm run`, behind lines that name its shell and say: b, busybox, if there is one; links, whether
-# /bin is busybox's; input, whether the command has one; token, what follows the last byte of output; and
-# if there is a user network: mac, address, gateway, and server, its name server.
-# It loads the drivers, finds its ports, runs the command, and says how that ended.
+# /bin is busybox's; and if there is a user network: mac, address, gateway, and server, its name server.
+# It loads the drivers, finds its ports, waits for a command, runs it, and says how that ended. While it waits the machine may be
+# saved, and any number of clones of it go on from there, each with a command of its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 cd /
 $b mount -t proc proc /proc
@@ -58,12 +58,8 @@ port() {
 }
 port minivmm.out && exec 3<>"$port"
 port minivmm.err && exec 4<>"$port"
-port minivmm.run && exec 5>"$port"
-if [ "$input" = 1 ]; then
-    port minivmm.in && exec 6<"$port"
-else
-    exec 6</dev/null
-fi
+port minivmm.run && exec 5<>"$port"
+port minivmm.in && exec 6<"$port"
 
 # The command gets pipes, not the ports: those can be opened once only, and commands open /dev/stderr.
 $b mkfifo /.minivmm/out /.minivmm/err || fail "there is no program mkfifo"
@@ -85,10 +81,25 @@ until_left() {
 until_left "$out" /.minivmm/out <&3 3>&- 4>&- 5>&- 6<&- &
 until_left "$err" /.minivmm/err <&4 3>&- 4>&- 5>&- 6<&- &
 
-. /.minivmm/command
-$b rm -f /.minivmm/init /.minivmm/command /.minivmm/modules /.minivmm/*.ko
+$b rm -f /.minivmm/init /.minivmm/modules /.minivmm/*.ko
+
+# The host sends a line that says: token, what follows the last byte of output; input, whether the command has one; now, its time;
+# seed, random bytes; environment, a function; and the command as arguments. A newline in a word of it is $n. What the machine said before
+# a reset may have been cut: hence a line of its own.
+n='
+'
+printf '\nready\n' >&5
+IFS= read -r line <&5 || fail "the host gave no command"
+eval "$line"
+# Whoever goes on from here has the pool of all others that do, until it is mixed with other bytes. A driver for the VM generation ID has
+# done so already.
+echo "$seed" >/dev/urandom
+# These two go on from the host's time.
+read -r clock </sys/devices/system/clocksource/clocksource0/current_clocksource
+case $clock in kvm-clock | tsc) ;; *) $b date -s "@$now" ;; esac >/dev/null 2>&1
+[ "$input" = 1 ] || exec 6</dev/null
 echo up >&5
-(exec "$@") <&6 >/.minivmm/out 2>/.minivmm/err 3>&- 4>&- 5>&- 6<&-
+(environment; exec "$@") <&6 >/.minivmm/out 2>/.minivmm/err 3>&- 4>&- 5>&- 6<&-
 status=$?
 
 # What it left running holds the pipes open, and ends with it.

@@ -1,10 +1,13 @@
 //! The command line: verbs and flags. The flags of a machine are the fields of [`Spec`].
 
+mod quick;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
+use super::clone::CloneArgs;
 use super::daemon::ServiceArgs;
 use super::disk::DiskArgs;
 use super::exit;
@@ -14,6 +17,7 @@ use super::restore::RestoreArgs;
 use super::run::{self, args::RunArgs};
 use super::switch::SwitchArgs;
 use super::verbs::NameVerb;
+use super::warm::WarmArgs;
 use crate::spec::{MemSize, NetSpec, Spec, SpecError};
 
 /// Boots a Linux kernel in a virtual machine on /dev/kvm.
@@ -69,6 +73,8 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Run one command in a small guest, and end with its status
     Run(Box<RunArgs>),
+    /// List or remove the machines that `run --warm` has kept
+    Warm(WarmArgs),
     /// Run a virtual switch for machines, or look at one
     ///
     /// A switch connects the machines that say `--net switch=NAME`: each machine is in VLAN 1 or in the VLANs that it names. The
@@ -84,8 +90,8 @@ pub enum Verb {
     /// Let a saved machine go on
     ///
     /// It goes on where `minivmm save` has left it, in a machine of the same parts: kernel, disks, networks and ports are opened
-    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is never written, so
-    /// that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
+    /// again by the paths that they had. Its memory is read from FOLDER as the guest touches it, and FOLDER is not written (but for the note
+    /// of `--prefetch`), so that it can be restored again; but its disks change with the first machine that goes on, so keep a copy of those too, or use
     /// `overlay=FILE`. The guest gets a new VM generation ID. Connections through a user network are gone.
     Restore(Box<RestoreArgs>),
     /// Take over a machine that `minivmm migrate` sends
@@ -94,6 +100,15 @@ pub enum Verb {
     /// ID. Kernel, initrd and disks have to be at the same paths; the processor and KVM have to offer the same. What does not fit is
     /// refused before the memory is sent, and the machine runs on where it was. Errors are printed here, and ssh shows them there.
     Receive(Box<ReceiveArgs>),
+    /// Make a second machine of one that runs, was saved or is off
+    ///
+    /// MACHINE is the name of a running machine, a folder of `minivmm save`, or a machine's file (or the folder of a clone that is off). Of a
+    /// running or saved machine the clone runs at once, in the background; of one that is off it is made, and off too. Its disks and its file vm.toml,
+    /// which boots it later, are in ./NAME. Disks are copied, by reflinks where the file system can, and lie on the same bases as the
+    /// original's; with --full the clone needs nothing of the original. Of a saved machine they are overlays on the folder's copies. Name, VM
+    /// generation ID, sockets of ports and, from its next boot on, MAC addresses are the clone's own; forwards and captures stay the
+    /// original's. What was done of this is printed.
+    Clone(Box<CloneArgs>),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
@@ -129,6 +144,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Run a command in this machine.
     RunCommand(Box<RunArgs>, Spec),
+    /// List or remove warm machines.
+    Warm(WarmArgs),
     /// Run a switch, or do something with one.
     Switch(Box<SwitchArgs>),
     /// Work on a disk image.
@@ -137,6 +154,8 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// Take over a machine.
     Receive(Box<ReceiveArgs>),
+    /// Make a second machine of one.
+    Clone(Box<CloneArgs>),
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -169,6 +188,11 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
     if words.len() <= 1 {
         return Err(ArgsError::Empty);
     }
+    quick::parse(&words).unwrap_or_else(|| parse_whole(words))
+}
+
+/// The same, by the definition of everything.
+fn parse_whole(words: Vec<OsString>) -> Result<Command, ArgsError> {
     let matches = definition().try_get_matches_from(words)?;
     let args = Args::from_arg_matches(&matches)?;
     match args.verb {
@@ -177,26 +201,33 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
             let spec = run.spec(matches.subcommand_matches("run").unwrap_or(&matches))?;
             Ok(Command::RunCommand(run, spec))
         }
+        Some(Verb::Warm(warm)) => Ok(Command::Warm(warm)),
         Some(Verb::Switch(switch)) => Ok(Command::Switch(switch)),
         Some(Verb::Disk(disk)) => Ok(Command::Disk(disk)),
         Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
         Some(Verb::Receive(receive)) => Ok(Command::Receive(receive)),
+        Some(Verb::Clone(clone)) => Ok(Command::Clone(clone)),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
-        None => {
-            let mut spec = args.machine.spec(&matches)?;
-            if spec.net.is_empty() {
-                spec.net.push(NetSpec::user());
-            }
-            Ok(Command::Run(spec, args.service))
-        }
+        None => Ok(Command::Run(machine(args.machine, &matches)?, args.service)),
     }
+}
+
+/// The machine of `args`, with a network if it says nothing of one.
+fn machine(args: MachineArgs, matches: &ArgMatches) -> Result<Spec, ArgsError> {
+    let mut spec = args.spec(matches)?;
+    if spec.net.is_empty() {
+        spec.net.push(NetSpec::user());
+    }
+    Ok(spec)
 }
 
 /// Rewrites `help VERB` as `VERB --help`, and so `switch help` and `disk help`.
 fn rewrite_help(words: Vec<OsString>) -> Vec<OsString> {
     let (before, rest) = match words.as_slice() {
         [program, help, rest @ ..] if help == "help" => (vec![program], rest),
-        [program, verb, help, rest @ ..] if (verb == "switch" || verb == "disk") && help == "help" => {
+        [program, verb, help, rest @ ..]
+            if (verb == "switch" || verb == "disk" || verb == "warm") && help == "help" =>
+        {
             (vec![program, verb], rest)
         }
         _ => return words,
@@ -251,15 +282,54 @@ mod tests {
             Command::Run(spec, _) => Ok(spec),
             Command::Doctor(_)
             | Command::RunCommand(..)
+            | Command::Warm(_)
             | Command::Switch(_)
             | Command::Disk(_)
             | Command::Restore(_)
             | Command::Receive(_)
+            | Command::Clone(_)
             | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }
         }
     }
+
+    /// One of each flag of a machine.
+    pub(super) const FLAGS: [&str; 33] = [
+        "--kernel",
+        "k",
+        "--initrd",
+        "none",
+        "--cmdline",
+        "-x",
+        "--append",
+        "--y",
+        "--mem",
+        "2G",
+        "--mem-backing",
+        "memfd",
+        "--merge",
+        "--cpus",
+        "4",
+        "--rtc",
+        "utc",
+        "--on-reboot",
+        "exit",
+        "--disk",
+        "a.raw",
+        "--disk",
+        "b.raw,ro",
+        "--tap",
+        "tap2",
+        "--port",
+        "name=p,socket=s",
+        "--balloon",
+        "1G",
+        "--console",
+        "hvc0",
+        "--name",
+        "vm0",
+    ];
 
     #[test]
     fn definition_is_sound() {
@@ -283,47 +353,14 @@ mod tests {
 
     #[test]
     fn every_field_has_its_flag() {
-        let spec = run(&[
-            "--kernel",
-            "k",
-            "--initrd",
-            "none",
-            "--cmdline",
-            "-x",
-            "--append",
-            "--y",
-            "--mem",
-            "2G",
-            "--mem-backing",
-            "memfd",
-            "--cpus",
-            "4",
-            "--rtc",
-            "utc",
-            "--on-reboot",
-            "exit",
-            "--disk",
-            "a.raw",
-            "--disk",
-            "b.raw,ro",
-            "--tap",
-            "tap2",
-            "--port",
-            "name=p,socket=s",
-            "--balloon",
-            "1G",
-            "--console",
-            "hvc0",
-            "--name",
-            "vm0",
-        ])
-        .unwrap();
+        let spec = run(&FLAGS).unwrap();
         let expected = Spec::new("k")
             .with_initrd(Initrd::None)
             .with_cmdline("-x")
             .with_append("--y")
             .with_mem("2048".parse().unwrap())
             .with_mem_backing(MemBacking::Memfd)
+            .with_merge(true)
             .with_cpus("4".parse().unwrap())
             .with_rtc(Rtc::Utc)
             .with_on_reboot(OnReboot::Exit)
@@ -355,6 +392,7 @@ mod tests {
         assert_eq!(help(&["help"]), text);
         assert_eq!(help(&["help", "stop"]), help(&["stop", "--help"]));
         assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
+        assert_eq!(help(&["warm", "help", "rm"]), help(&["help", "warm", "rm"]));
         assert_eq!(help(&["switch", "help"]), help(&["switch", "--help"]));
         assert_eq!(help(&["switch", "help", "set"]), help(&["help", "switch", "set"]));
         assert_eq!(help(&["disk", "help", "resize"]), help(&["help", "disk", "resize"]));
@@ -395,13 +433,14 @@ mod tests {
     fn flags_win_over_the_file_and_leave_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vm.toml");
-        std::fs::write(&file, "kernel = 'k'\nmem = '2G'\ncpus = 2\nrtc = 'utc'\n").unwrap();
+        std::fs::write(&file, "kernel = 'k'\nmem = '2G'\ncpus = 2\nrtc = 'utc'\nmerge = true\n").unwrap();
         let spec = run(&["--config", file.to_str().unwrap(), "--mem", "64", "--initrd", "i"]).unwrap();
         let expected = Spec::new(folder.path().join("k"))
             .with_initrd("i")
             .with_mem("64".parse().unwrap())
             .with_cpus("2".parse().unwrap())
             .with_rtc(Rtc::Utc)
+            .with_merge(true)
             .with_net(NetSpec::user());
         assert_eq!(spec, expected);
     }

@@ -4,6 +4,7 @@
 mod advice;
 pub mod args;
 mod banner;
+pub mod clone;
 mod console_input;
 mod console_output;
 pub mod daemon;
@@ -27,6 +28,7 @@ pub mod run;
 mod session;
 pub mod switch;
 pub mod verbs;
+pub mod warm;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         },
         Ok(Command::Doctor(args)) => examine(&args),
         Ok(Command::RunCommand(args, spec)) => run::run(&args, spec),
+        Ok(Command::Warm(args)) => warm::run(&args),
         Ok(Command::Switch(args)) => switch::run(&args),
         Ok(Command::Disk(args)) => disk::run(&args),
         Err(ArgsError::Flags(error)) => report_flag_error(&error, usage_status()),
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         }
         Ok(Command::Restore(args)) => restore::run(&args),
         Ok(Command::Receive(args)) => receive::run(&args),
+        Ok(Command::Clone(args)) => clone::run(&args),
         Ok(Command::Named(verb)) => return verbs::run(&verb),
     }
     .into()
@@ -78,7 +82,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a machine, here or in the background.
 fn run_machine(spec: &Spec, args: &ServiceArgs) -> Status {
-    in_place(args, |notify, parent| serve(spec, None, args, notify, parent))
+    in_place(args, |notify, parent| serve(spec, None, args, (notify, parent), || Ok(())))
 }
 
 /// Does `work` here or in the background. No file that was opened before is open there: `work` opens what it needs.
@@ -90,15 +94,16 @@ fn in_place(args: &ServiceArgs, work: impl FnOnce(Notify, Option<Parent>) -> Sta
     work(notify, None)
 }
 
-/// Checks a machine, prints its banner and runs it, from the beginning or where it was saved.
+/// Checks a machine, prints its banner and runs it, from the beginning or where it was saved. `begun` is called when nothing prevents
+/// the start any more, and the guest is about to run.
 fn serve(
     spec: &Spec,
     saved: Option<Restore>,
     args: &ServiceArgs,
-    notify: Notify,
-    parent: Option<Parent>,
+    (notify, parent): (Notify, Option<Parent>),
+    begun: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Status {
-    serve_with_leave(spec, saved, None, args, notify, parent)
+    serve_with_leave(spec, saved, None, args, (notify, parent), begun)
 }
 
 /// The same; with `leave` it is a machine that has come from elsewhere, which runs once it may.
@@ -107,8 +112,8 @@ fn serve_with_leave(
     saved: Option<Restore>,
     leave: Option<Leave>,
     args: &ServiceArgs,
-    notify: Notify,
-    parent: Option<Parent>,
+    (notify, parent): (Notify, Option<Parent>),
+    begun: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Status {
     let detached = parent.is_some();
     let mut warnings = Vec::new();
@@ -157,10 +162,12 @@ fn serve_with_leave(
     logger::install();
     let service = service.with_banner(&banner);
     session::run(spec, prepared, claim, service, leave, move |forwards| {
+        begun()?;
         report::message(&format_args!("{banner}{}", banner::forwards(forwards)));
         for warning in warnings {
             report::message_at(Level::Warn, &format_args!("minivmm: warning: {warning}\n"));
         }
+        Ok(())
     })
 }
 

@@ -104,7 +104,7 @@ fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) ->
     };
     match receive(stream, limit, |spec| check(spec, args.name.as_ref())) {
         Ok(Received { spec, restore, leave }) => {
-            serve_with_leave(&spec, Some(restore), Some(leave), &args.service, notify, parent)
+            serve_with_leave(&spec, Some(restore), Some(leave), &args.service, (notify, parent), || Ok(()))
         }
         Err(error) => report_error(&error, Status::Failed),
     }

@@ -139,7 +139,7 @@ pub(super) fn run(
     claim: Option<Claim>,
     service: Service,
     mut leave: Option<Leave>,
-    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
+    print_banner: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static,
 ) -> Status {
     let begin = Arc::new(Start { progress: prepared.progress.clone(), ..Start::default() });
     match start(spec, prepared, claim, service, &begin, print_banner) {
@@ -189,7 +189,7 @@ fn start(
     claim: Option<Claim>,
     service: Service,
     begin: &Arc<Start>,
-    print_banner: impl FnOnce(&[BoundForward]) + Send + 'static,
+    print_banner: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
     // Before any thread exists, so that all of them have the signals blocked.
     let signals = Signals::block_stop()?;
@@ -207,7 +207,7 @@ fn start(
         if starting.parent_is_gone() {
             return Err(io::Error::other("the process that started the machine has ended"));
         }
-        print_banner(forwards);
+        print_banner(forwards)?;
         if let Some(terminal) = console {
             // Before the guest starts, which may use the console at once.
             terminal.update()?;

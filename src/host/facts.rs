@@ -260,6 +260,25 @@ impl Host {
         let (_, rest) = text.split_once('[')?;
         rest.split_once(']').map(|(setting, _)| setting.to_owned())
     }
+
+    /// The state of KSM, which merges equal pages; `None` where the kernel has none, or does not tell.
+    pub(crate) fn merging(&self) -> Option<Merging> {
+        match read(&self.path("/sys/kernel/mm/ksm/run")).trim() {
+            "" => None,
+            "1" => Some(Merging::Runs),
+            // 2: off, and what was merged is split again.
+            _ => Some(Merging::Off),
+        }
+    }
+}
+
+/// Whether the host merges equal pages that are marked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merging {
+    /// Its thread ksmd runs.
+    Runs,
+    /// Nobody has switched it on.
+    Off,
 }
 
 /// The text of a small file; empty if it does not exist. The size is bounded, as a path may lead to any file.

@@ -1,10 +1,10 @@
-//! Locks on files that this process itself may have closed just now.
+//! Locks on files that this process itself may have closed just now, and what else an open file keeps, such as the queue of a TAP.
 //!
 //! A program that any thread starts has copies of all open files between fork(2) and execve(2), and so a part in their locks: a file that was
 //! closed here stays locked until the program runs. So a lock that is refused is tried again for a short time, unless another process
 //! is seen to have it. That blocks: call it where a file is opened, never on a thread that a guest waits for.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::thread;
@@ -26,7 +26,11 @@ pub(crate) fn lock_range_soon(file: &File, kind: Kind, range: &Range<u64>) -> io
     soon(|| try_lock_range(file, kind, range), || is_held_by_another(file))
 }
 
-fn soon(mut attempt: impl FnMut() -> io::Result<bool>, is_another: impl Fn() -> bool) -> io::Result<bool> {
+/// Has `attempt` until it is true, or `is_another` process is seen to be in its way; false in the end.
+pub(super) fn soon(
+    mut attempt: impl FnMut() -> io::Result<bool>,
+    is_another: impl Fn() -> bool,
+) -> io::Result<bool> {
     for wait in 0..WAITS {
         if attempt()? {
             return Ok(true);
@@ -39,8 +43,16 @@ fn soon(mut attempt: impl FnMut() -> io::Result<bool>, is_another: impl Fn() -> 
     attempt()
 }
 
+/// Whether `pid` is a child of this process: one may be on its way to another program, and lose what it has open when that begins.
+pub(super) fn is_own_child(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The name, in parentheses, may hold any of them.
+    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+    parent == Some(std::process::id())
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
@@ -49,7 +61,7 @@ mod tests {
     use super::*;
 
     /// Starts a program that stays between fork(2) and execve(2), with all open files, until the second of these is written to.
-    fn starting() -> (thread::JoinHandle<()>, io::PipeReader, io::PipeWriter) {
+    pub(in crate::host) fn starting() -> (thread::JoinHandle<()>, io::PipeReader, io::PipeWriter) {
         let ((begun, mut begin), (mut end, ended)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let thread = thread::spawn(move || {
             let mut command = Command::new("true");

@@ -18,6 +18,7 @@ pub(crate) mod identity;
 mod iovecs;
 pub(crate) mod lock;
 pub(crate) mod lock_soon;
+pub(crate) mod merged;
 pub(crate) mod net_socket;
 pub(crate) mod new_file;
 pub(crate) mod new_folder;

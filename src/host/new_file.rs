@@ -54,11 +54,8 @@ impl NewFile {
     /// Writes everything to the medium and gives the file its name. A file that has the name is replaced by one with its mode and
     /// owner, or is an error ([`ErrorKind::AlreadyExists`]).
     pub(crate) fn keep(mut self, replace: bool) -> io::Result<()> {
-        if replace && let Ok(old) = fs::symlink_metadata(&self.target).and_then(regular) {
-            // Another user's file becomes this user's, where that user may not give files away: then without rights for others.
-            let given = fchown(&self.file, Some(old.uid()), Some(old.gid())).is_ok();
-            let mode = if given { old.mode() & 0o777 } else { old.mode() & 0o700 };
-            self.file.set_permissions(Permissions::from_mode(mode))?;
+        if replace {
+            self.take_mode()?;
         }
         self.file.sync_all()?;
         match (self.temporary.clone(), replace) {
@@ -80,9 +77,90 @@ impl NewFile {
             },
         }
         self.temporary = None;
-        // The name as well, where the file system can: some network ones cannot.
-        File::open(folder(&self.target)).and_then(|folder| folder.sync_all()).or(Ok(()))
+        sync_folder(&self.target);
+        Ok(())
     }
+
+    /// Writes everything to the medium and exchanges the file with the one that has the name, whose mode and owner it gets. That one is
+    /// put back unless what this returns is kept.
+    pub(crate) fn exchange(mut self) -> io::Result<Exchanged> {
+        self.take_mode()?;
+        self.file.sync_all()?;
+        let temporary = match self.temporary.take() {
+            Some(temporary) => temporary,
+            None => try_names(&self.target, |path| link(&self.file, path))?.1,
+        };
+        // Removed with `self` if what follows fails.
+        self.temporary = Some(temporary.clone());
+        let target = self.target.clone();
+        let old = match exchange(&temporary, &target) {
+            Ok(()) => Some(temporary),
+            // A file system that cannot, such as some network ones, loses the old file at once.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::ENOTSUP)) =>
+            {
+                fs::rename(&temporary, &target)?;
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        self.temporary = None;
+        Ok(Exchanged { target, old })
+    }
+
+    /// Gives it mode and owner of the regular file that it is to replace.
+    fn take_mode(&self) -> io::Result<()> {
+        let Ok(old) = fs::symlink_metadata(&self.target).and_then(regular) else { return Ok(()) };
+        // Another user's file becomes this user's, where that user may not give files away: then without rights for others.
+        let given = fchown(&self.file, Some(old.uid()), Some(old.gid())).is_ok();
+        let mode = if given { old.mode() & 0o777 } else { old.mode() & 0o700 };
+        self.file.set_permissions(Permissions::from_mode(mode))
+    }
+}
+
+/// A file that has another one's name. Dropped, that one has it again, and the file is gone.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    target: PathBuf,
+    /// Where the other one is.
+    old: Option<PathBuf>,
+}
+
+impl Exchanged {
+    /// The other one is not needed any more.
+    pub(crate) fn keep(mut self) {
+        if let Some(old) = self.old.take() {
+            // A file that stays behind is not worth an error.
+            let _ = fs::remove_file(old);
+        }
+        sync_folder(&self.target);
+    }
+}
+
+impl Drop for Exchanged {
+    fn drop(&mut self) {
+        if let Some(old) = &self.old
+            && exchange(old, &self.target).is_ok()
+        {
+            let _ = fs::remove_file(old);
+        }
+    }
+}
+
+/// Brings names to the medium as well, where the file system can: some network ones cannot.
+fn sync_folder(target: &Path) {
+    let _ = File::open(folder(target)).and_then(|folder| folder.sync_all());
+}
+
+/// Has two files of one folder exchange their names.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let [one, other] = [one, other].map(|path| CString::new(path.as_os_str().as_bytes()));
+    let (one, other) = (one?, other?);
+    let (here, flags) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+    // SAFETY: both are C strings that live through the call, which takes numbers otherwise (renameat2(2)).
+    let result =
+        unsafe { libc::syscall(libc::SYS_renameat2, here, one.as_ptr(), here, other.as_ptr(), flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Drop for NewFile {
@@ -194,6 +272,34 @@ mod tests {
             new.keep(true).unwrap();
             assert_eq!(fs::read(&target).unwrap(), b"mine");
             assert_eq!(names(folder.path()), ["new"]);
+        }
+    }
+
+    #[test]
+    fn file_that_was_exchanged_comes_back_unless_the_new_one_is_kept() {
+        for create in WAYS {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("image");
+            fs::write(&target, "old").unwrap();
+            fs::set_permissions(&target, Permissions::from_mode(0o640)).unwrap();
+            for (keep, left) in [(false, "old"), (true, "new")] {
+                let new = create(&target).unwrap();
+                new.file().write_all(b"new").unwrap();
+                let exchanged = new.exchange().unwrap();
+                assert_eq!(fs::read(&target).unwrap(), b"new");
+                assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o640);
+                if keep {
+                    exchanged.keep()
+                } else {
+                    drop(exchanged)
+                }
+                assert_eq!(fs::read_to_string(&target).unwrap(), left);
+                assert_eq!(names(folder.path()), ["image"]);
+            }
+            // There is nothing to exchange it with.
+            let new = create(&folder.path().join("none")).unwrap();
+            assert_eq!(new.exchange().unwrap_err().kind(), ErrorKind::NotFound);
+            assert_eq!(names(folder.path()), ["image"]);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A folder that is there as a whole or not at all: it has another name until it is finished.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -58,6 +58,18 @@ impl NewFolder {
         Err(ErrorKind::WouldBlock.into())
     }
 
+    /// Its path for now.
+    pub(crate) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// As [`NewFolder::keep`]; gives the open folder, which is locked until that is closed.
+    pub(crate) fn keep_locked(self) -> io::Result<File> {
+        let folder = self.folder.try_clone()?;
+        self.keep()?;
+        Ok(folder)
+    }
+
     /// A new file in it, to be read and written by this user alone.
     pub(crate) fn file(&self, name: &str) -> io::Result<File> {
         File::options().read(true).write(true).create_new(true).mode(0o600).open(self.temporary.join(name))
@@ -80,6 +92,25 @@ impl Drop for NewFolder {
             let _ = fs::remove_dir_all(&self.temporary);
         }
     }
+}
+
+/// Removes the folder `path` if it has an entry `mark`, no entry that is not `known`, and nobody has its lock;
+/// [`ErrorKind::WouldBlock`] if somebody has.
+pub(crate) fn remove_unfinished(path: &Path, mark: &str, known: &dyn Fn(&OsStr) -> bool) -> io::Result<()> {
+    if fs::symlink_metadata(path.join(mark)).is_err() {
+        return Ok(());
+    }
+    let folder = open_folder(path)?;
+    if !try_lock_folder(&folder)? {
+        return Err(ErrorKind::WouldBlock.into());
+    }
+    let is_known = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| known(&entry.file_name()));
+    let all_known = path.read_dir()?.all(is_known);
+    // It may have been finished, or replaced, until it was locked.
+    if all_known && is_same(&folder, path) && fs::symlink_metadata(path.join(mark)).is_ok() {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
 }
 
 fn open_folder(path: &Path) -> io::Result<File> {

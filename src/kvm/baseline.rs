@@ -8,7 +8,7 @@ mod names;
 use std::collections::BTreeMap;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
-use kvm_ioctls::Cap;
+use kvm_ioctls::{Cap, VcpuFd};
 use serde::{Deserialize, Serialize};
 
 use super::cpuid::DEFAULT_ADDRESS_BITS;
@@ -71,13 +71,18 @@ impl CpuBaseline {
         let vm = create_vm(&kvm.kvm).map_err(call("make a virtual machine"))?;
         let vcpu = vm.create_vcpu(0).map_err(call("make a vCPU"))?;
         vcpu.set_cpuid2(kvm.cpuid()?.shaped(1)?.for_vcpu(0)).map_err(call("take the vCPU's CPUID"))?;
+        Self::of_vcpu(&vcpu, kvm)
+    }
+
+    /// What the guest of a vCPU is told, which has its CPUID.
+    pub(super) fn of_vcpu(vcpu: &VcpuFd, kvm: &KvmDevice) -> Result<Self, KvmError> {
         let told = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(call("give the vCPU's CPUID"))?;
         let fixed = !kvm.kvm.check_extension(Cap::TscControl);
         let tsc_khz = vcpu.get_tsc_khz().ok().filter(|khz| fixed && *khz > 0);
         Ok(Self::of_entries(told.as_slice(), tsc_khz))
     }
 
-    /// Whether a guest that was told this can go on at the host of `kvm`.
+    /// Whether a guest that was told this can go on at the host of `kvm`, where no vCPU is at hand to ask.
     pub(crate) fn check_host(&self, kvm: &KvmDevice) -> Result<Result<(), CpuMismatch>, KvmError> {
         let supported = kvm.cpuid()?.shaped(1)?;
         if self.check(&Self::of_entries(supported.entries(), None)).is_ok() {

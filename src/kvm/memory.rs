@@ -6,6 +6,7 @@
 
 mod contents;
 mod mapping;
+mod touched;
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -23,6 +24,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Gues
 
 pub(crate) use contents::{MemoryLayout, Placement, extents, is_zeros, parts};
 use mapping::{Backing, Mapping, RAM_ADVICE};
+pub(crate) use touched::read_ahead;
 
 /// Bytes of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
@@ -93,6 +95,15 @@ impl GuestRam {
         let ram = Self::map(ranges, false, backing)?;
         ram.mapping.advise(0..ram.mapping.len, &RAM_ADVICE);
         Ok(ram)
+    }
+
+    /// Has the host keep pages of it once that are equal to pages of other guests (KSM). Of memory that shows a file those are merged that
+    /// were written; the others are shared already.
+    ///
+    /// # Errors
+    /// A kernel without KSM.
+    pub(crate) fn merge(&mut self) -> io::Result<()> {
+        self.mapping.merge()
     }
 
     /// Memory that the guest may only read, and that is written from this side. It begins as copies, each of `unit` bytes (whole
@@ -408,6 +419,32 @@ mod tests {
             slots += 1;
         }
         assert_eq!(slots, 3);
+    }
+
+    #[test]
+    fn merged_memory_is_marked_whole_and_stays_so_where_pages_are_given_back() {
+        let ranges = [(0, 4 << 20), (1 << 32, 4 << 20)];
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 4096], 2 << 20).unwrap();
+        file.set_len(8 << 20).unwrap();
+        let parts = parts(&file, 8 << 20).unwrap();
+        let plain = GuestRam::new(&ranges).unwrap();
+        let mut merged = [GuestRam::new(&ranges).unwrap(), GuestRam::mapped(&ranges, &file, parts).unwrap()];
+        if let Err(error) = merged.iter_mut().try_for_each(GuestRam::merge) {
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "this kernel has no KSM");
+            return;
+        }
+        let [_, mapped] = &merged;
+        mapped.discard(GuestAddress(2 << 20), 4096).unwrap();
+        let is_marked = |ram: &GuestRam, offset: u64| {
+            let host = ram.slots().next().unwrap().host;
+            // "mg": mergeable advise flag (proc_pid_smaps(5)).
+            field(&smaps(host + offset), "VmFlags:").split_whitespace().any(|flag| flag == "mg")
+        };
+        for offset in [0, 2 << 20, (2 << 20) + 4096, (8 << 20) - 1] {
+            assert!(merged.iter().all(|ram| is_marked(ram, offset)), "{offset:#x}");
+            assert!(!is_marked(&plain, offset), "{offset:#x}");
+        }
     }
 
     #[test]

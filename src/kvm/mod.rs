@@ -8,6 +8,7 @@
 )]
 
 mod baseline;
+mod clocks;
 mod cpuid;
 mod decode;
 pub(crate) mod irq;

@@ -91,7 +91,8 @@ pub(super) struct RefusedMsr {
 }
 
 /// Gives the registers these values, in this order. Only those of `known`, which are [`saved_indices`]: KVM takes others from its user
-/// that change more than the guest's state.
+/// that change more than the guest's state. A register at 0 that this host does not have is left out: another kernel's KVM lists more or
+/// fewer of them (6.1 has counters of Intel's on AMD's processors), and says 0 of those that a vCPU lacks.
 pub(super) fn write(
     fd: &VcpuFd,
     values: &[(u32, u64)],
@@ -100,18 +101,20 @@ pub(super) fn write(
     if values.len() > MOST_SAVED {
         return Err(KvmError::Missing("room for so many model-specific registers"));
     }
-    let is_unknown = |(index, _): &(u32, u64)| known.binary_search(index).is_err();
-    if let Some((index, value)) = values.iter().copied().find(is_unknown) {
+    let is_known = |(index, _): &(u32, u64)| known.binary_search(index).is_ok();
+    if let Some((index, value)) = values.iter().copied().find(|msr| !is_known(msr) && msr.1 != 0) {
         return Ok(Some(RefusedMsr { index, value }));
     }
-    let mut left = values;
+    let values: Vec<_> = values.iter().copied().filter(is_known).collect();
+    let mut left = values.as_slice();
     while !left.is_empty() {
         let now = left.get(..AT_ONCE).unwrap_or(left);
         let count = fd.set_msrs(&list(now)?).map_err(call("take the vCPU's MSRs"))?;
         let mut done = count;
         // KVM stops at the first register that it refuses, and says how many it took before.
         if let Some((index, value)) = now.get(count).copied() {
-            let Some((_, why)) = MAY_BE_REFUSED.iter().find(|(known, _)| *known == index) else {
+            let reason = MAY_BE_REFUSED.iter().find(|(known, _)| *known == index).map(|(_, why)| *why);
+            let Some(why) = reason.or((value == 0).then_some("this vCPU has none, and it was 0")) else {
                 return Ok(Some(RefusedMsr { index, value }));
             };
             log::debug!("MSR {index:#x} was not loaded: {why}");

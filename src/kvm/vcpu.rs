@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kvm_bindings::Msrs;
 use kvm_ioctls::VcpuFd;
 
+use super::baseline::{CpuBaseline, CpuMismatch};
 use super::vcpu_state::VcpuHost;
 use super::{KvmError, call, cpuid::CpuidTemplate, decode, regs};
 use boot::entry::CpuState;
@@ -173,6 +174,11 @@ impl Vcpu {
     /// Where the guest stands, for error messages.
     pub(crate) fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
+    }
+
+    /// Whether a guest that was told `cpu` can go on here. This vCPU has the CPUID of a new one.
+    pub(crate) fn check(&self, cpu: &CpuBaseline) -> Result<Result<(), CpuMismatch>, KvmError> {
+        Ok(cpu.check(&CpuBaseline::of_vcpu(&self.fd, &self.host.device)?))
     }
 
     pub(super) fn fd(&self) -> &VcpuFd {

@@ -2,7 +2,7 @@
 //!
 //! The orders matter. Saving: MP_STATE first, since KVM then takes up a pending INIT or SIPI; the MSRs before the LAPIC, so that a
 //! timer that fires meanwhile is in one of the two. Loading: the system registers before XCRS (CR4.OSXSAVE), the LAPIC after the APIC
-//! base in the system registers and before the MSRs, the TSC before its deadline, the pending events last.
+//! base in the system registers and before the MSRs, the TSC (which wants kvm-clock) before its deadline, the pending events last.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,12 +19,12 @@ use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 
 use super::baseline::CpuBaseline;
+use super::clocks::{Clocks, ticks};
 use super::cpuid;
 use super::msrs::{self, TSC, TSC_DEADLINE};
 use super::raw::Raw;
 use super::vcpu::Vcpu;
 use super::vm::KvmDevice;
-use super::vm_state::SavedAt;
 
 const KIND: &str = "vcpu";
 const VERSION: u16 = 1;
@@ -45,7 +45,7 @@ pub(super) struct VcpuHost {
     /// TSC offset of the first vCPU, as it was saved and as it was loaded: the others keep their distance to it, or KVM
     /// would give up its common clock for all vCPUs.
     anchor: Mutex<Option<(u64, u64)>>,
-    saved_at: SavedAt,
+    clocks: Clocks,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,8 +69,8 @@ struct VcpuState {
 }
 
 impl VcpuHost {
-    pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>, saved_at: SavedAt) -> Self {
-        VcpuHost { device, vm, anchor: Mutex::default(), saved_at }
+    pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>, clocks: Clocks) -> Self {
+        VcpuHost { device, vm, anchor: Mutex::default(), clocks }
     }
 
     /// Bytes of the XSAVE area on this host (KVM api §4.134).
@@ -148,27 +148,44 @@ impl Vcpu {
     }
 
     fn write_msrs(&self, state: &VcpuState) -> Result<(), StateError> {
+        let of = |wanted: u32| state.msrs.iter().copied().filter(move |(index, _)| *index == wanted);
         let late = |index: u32| index == TSC || index == TSC_DEADLINE;
-        let (mut last, mut values): (Vec<_>, Vec<_>) = state.msrs.iter().partition(|(index, _)| late(*index));
-        last.sort_unstable_by_key(|(index, _)| *index == TSC_DEADLINE);
-        let deadline = last.iter().position(|(index, _)| *index == TSC_DEADLINE).unwrap_or(last.len());
-        let deadline = last.split_off(deadline);
-        values.extend(last);
+        let early: Vec<_> = state.msrs.iter().copied().filter(|(index, _)| !late(*index)).collect();
+        self.put_msrs(&early)?;
+        if let Some((_, tsc)) = of(TSC).next_back() {
+            self.write_tsc(tsc, state)?;
+        }
         // A deadline stays where it is: one that has passed meanwhile fires at once.
-        let ahead = self.ticks_since_saved(state.tsc_khz);
-        values
-            .iter_mut()
-            .filter(|(index, _)| *index == TSC)
-            .for_each(|(_, tsc)| *tsc = tsc.wrapping_add(ahead));
-        self.put_msrs(&values)?;
-        self.align_tsc(state.tsc_offset);
-        self.put_msrs(&deadline)
+        self.put_msrs(&of(TSC_DEADLINE).collect::<Vec<_>>())
     }
 
-    /// By how much the TSC goes on from the host's time, not from that of the save.
-    fn ticks_since_saved(&self, khz: Option<u32>) -> u64 {
-        let khz = khz.or_else(|| self.fd().get_tsc_khz().ok()).unwrap_or(0);
-        ticks(self.host().saved_at.elapsed(), khz)
+    /// Has the TSC go on as kvm-clock does, which was loaded before: the first vCPU's, and the others' at their distance to that.
+    fn write_tsc(&self, tsc: u64, state: &VcpuState) -> Result<(), StateError> {
+        let khz = state.tsc_khz.or_else(|| self.fd().get_tsc_khz().ok()).unwrap_or(0);
+        let (host, fd) = (self.host(), self.fd());
+        let mut anchor = host.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = self.id() == 0;
+        let offset = state.tsc_offset.and_then(|saved| match *anchor {
+            Some((first_saved, first_own)) if !is_first => {
+                Some(first_own.wrapping_add(saved.wrapping_sub(first_saved)))
+            }
+            _ => host.clocks.tsc_offset(saved, khz),
+        });
+        if !offset.is_some_and(|offset| set_tsc_offset(fd, offset)) {
+            // Without the attribute KVM's own heuristics give vCPUs that were saved within a second the same offset.
+            self.put_msrs(&[(TSC, tsc.wrapping_add(self.ticks_since_saved(khz)))])?;
+        }
+        if is_first {
+            *anchor = state.tsc_offset.zip(tsc_offset(fd));
+        }
+        Ok(())
+    }
+
+    /// By how much kvm-clock has gone on since it was saved.
+    fn ticks_since_saved(&self, khz: u32) -> u64 {
+        let host = self.host();
+        let passed = host.clocks.nanoseconds_then().zip(host.vm.get_clock().ok());
+        passed.map_or(0, |(then, now)| ticks(now.clock.saturating_sub(then), khz))
     }
 
     fn put_msrs(&self, values: &[(u32, u64)]) -> Result<(), StateError> {
@@ -180,28 +197,13 @@ impl Vcpu {
         }
     }
 
-    /// Gives this vCPU the TSC offset that it had relative to the first one. Without the attribute KVM's own heuristics do
-    /// that, for vCPUs that were saved within a second.
-    fn align_tsc(&self, saved: Option<u64>) {
-        let (Some(saved), Some(own)) = (saved, tsc_offset(self.fd())) else { return };
-        let mut anchor = self.host().anchor.lock().unwrap_or_else(PoisonError::into_inner);
-        match *anchor {
-            Some((first_saved, first_own)) if self.id() > 0 => {
-                let offset = first_own.wrapping_add(saved.wrapping_sub(first_saved));
-                if offset != own && !set_tsc_offset(self.fd(), offset) {
-                    log::warn!("vcpu{}: KVM does not take its TSC offset", self.id());
-                }
-            }
-            _ => *anchor = Some((saved, own)),
-        }
-    }
-
     /// A host with another TSC frequency has to scale the TSC, which few can.
     fn set_frequency(&self, saved: Option<u32>) -> Result<(), StateError> {
         let (Some(saved), Some(own)) = (saved, self.tsc_khz()) else { return Ok(()) };
         if saved == own {
             return Ok(());
         }
+        self.host().clocks.set_scaled();
         self.fd().set_tsc_khz(saved).map_err(|_| {
             let reason =
                 format!("its clock runs at {saved} kHz, this host's at {own} kHz, and KVM cannot scale it");
@@ -262,11 +264,6 @@ impl Vcpu {
         }
         Ok(())
     }
-}
-
-/// Ticks of a clock of `khz` in so many nanoseconds; none where the clock would have run over.
-fn ticks(nanoseconds: u64, khz: u32) -> u64 {
-    u64::try_from(u128::from(nanoseconds) * u128::from(khz) / 1_000_000).unwrap_or(0)
 }
 
 /// What the guest of a saved vCPU was told of its processor; `None` if the state does not say, and is then refused when it is loaded.

@@ -16,12 +16,12 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 use virtio::dirty::set_bits;
 
+use super::clocks::Clocks;
 use super::cpuid::CpuidTemplate;
 use super::irq::{MsiRouter, PinIrq};
 use super::memory::Slot;
 use super::vcpu::Vcpu;
 use super::vcpu_state::VcpuHost;
-use super::vm_state::SavedAt;
 use super::{KvmError, call, msrs};
 
 /// /dev/kvm, open, and what it says of itself: machines that share it ask once.
@@ -81,7 +81,7 @@ pub(crate) struct Vm {
     fd: Arc<VmFd>,
     /// The memory slots as KVM has them; the index is the slot's number.
     slots: Vec<Slot>,
-    saved_at: SavedAt,
+    clocks: Clocks,
 }
 
 /// The vCPUs of a VM, and what they have in common.
@@ -108,12 +108,7 @@ impl Vm {
             // memory map is one table.
             unsafe { fd.set_user_memory_region(region(number, slot, false)) }.map_err(call(what))?;
         }
-        Ok(Vm {
-            device: device.clone(),
-            fd: Arc::new(fd),
-            slots: slots.to_vec(),
-            saved_at: SavedAt::default(),
-        })
+        Ok(Vm { device: device.clone(), fd: Arc::new(fd), slots: slots.to_vec(), clocks: Clocks::default() })
     }
 
     /// Adds the interrupt controller and the vCPUs; vCPU `n` has the APIC id `n`.
@@ -132,7 +127,7 @@ impl Vm {
         }
         self.fd.create_irq_chip().map_err(call("make the interrupt controller"))?;
         let msrs = msrs::boot_msrs()?;
-        let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone(), self.saved_at.clone()));
+        let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone(), self.clocks.clone()));
         let make = |id| {
             let fd = self.fd.create_vcpu(u64::from(id)).map_err(call("make a vCPU"))?;
             // All have the same frequency. 0 and an error both say that KVM does not know it.
@@ -172,8 +167,8 @@ impl Vm {
         &self.fd
     }
 
-    pub(super) fn saved_at(&self) -> &SavedAt {
-        &self.saved_at
+    pub(super) fn clocks(&self) -> &Clocks {
+        &self.clocks
     }
 
     /// An edge-triggered interrupt on a pin of the I/O APIC.

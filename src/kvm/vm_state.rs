@@ -1,16 +1,16 @@
 //! State that KVM keeps for a whole VM: the interrupt controllers and the clock.
 
-use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 use devices::component::{Component, State, StateError};
 use kvm_bindings::{
-    KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data,
-    kvm_irqchip,
+    KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
 };
 use kvm_ioctls::{Cap, Error, VmFd};
 use serde::{Deserialize, Serialize};
 
+use super::clocks::{Clocks, Reading, host_time};
 use super::raw::Raw;
 use super::vm::Vm;
 
@@ -25,29 +25,7 @@ pub(crate) struct IrqChip(Arc<VmFd>);
 #[derive(Debug)]
 pub(crate) struct Clock {
     fd: Arc<VmFd>,
-    saved_at: SavedAt,
-}
-
-/// When a guest was saved whose clocks are to show, once it is loaded, that time has passed since: in nanoseconds since 1970. All clocks
-/// of a VM have the same one. Never set: they go on as if no time had passed.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SavedAt(Arc<OnceLock<u64>>);
-
-impl SavedAt {
-    fn get(&self) -> Option<u64> {
-        self.0.get().copied()
-    }
-
-    /// Nanoseconds since then. The host's clock may have been set back: a guest's never is.
-    pub(super) fn elapsed(&self) -> u64 {
-        self.get().map_or(0, |then| host_time().saturating_sub(then))
-    }
-}
-
-/// Nanoseconds since 1970.
-fn host_time() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    clocks: Clocks,
 }
 
 impl Vm {
@@ -58,13 +36,13 @@ impl Vm {
 
     /// The clock.
     pub(crate) fn clock(&self) -> Clock {
-        Clock { fd: self.fd().clone(), saved_at: self.saved_at().clone() }
+        Clock { fd: self.fd().clone(), clocks: self.clocks().clone() }
     }
 
     /// What is loaded from now on goes on from the host's time, not from that at which `clock` was saved, if that is known.
     pub(crate) fn follow_host_time(&self, clock: &State) {
         if let Some(realtime) = ClockState::read(clock).ok().and_then(|state| state.realtime) {
-            let _ = self.saved_at().0.set(realtime);
+            self.clocks().follow_host_time(realtime);
         }
     }
 }
@@ -84,10 +62,13 @@ struct ClockState {
     /// What the host's clock showed then, in nanoseconds since 1970. Version 1 has none.
     #[serde(default)]
     realtime: Option<u64>,
+    /// What the host's TSC showed then. Versions 1 and 2 have none.
+    #[serde(default)]
+    host_tsc: Option<u64>,
 }
 
 impl ClockState {
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 3;
 
     fn read(state: &State) -> Result<Self, StateError> {
         state.open(Clock::KIND, state.version.clamp(1, Self::VERSION))
@@ -135,22 +116,37 @@ impl Component for IrqChip {
 
 impl Clock {
     const KIND: &'static str = "clock";
+
+    fn get(&self) -> Result<kvm_clock_data, StateError> {
+        self.fd.get_clock().map_err(refused(Self::KIND, "give its time"))
+    }
 }
 
-/// A loaded clock goes on where it was when it was saved, or from the host's time, as the vCPUs' TSCs do.
+/// What the host's TSC showed at that moment, where KVM says it.
+fn host_tsc(clock: &kvm_clock_data) -> Option<u64> {
+    (clock.flags & KVM_CLOCK_HOST_TSC != 0).then_some(clock.host_tsc)
+}
+
+/// A loaded clock goes on where it was when it was saved, or from the host's time. The vCPUs' TSCs, which are loaded after it, do as it
+/// does.
 impl Component for Clock {
     fn save(&self) -> Result<State, StateError> {
-        let clock = self.fd.get_clock().map_err(refused(Self::KIND, "give its time"))?;
-        // Both at one moment, where KVM can say that (Linux 5.16).
+        let clock = self.get()?;
+        // All at one moment, where KVM can say that (Linux 5.16).
         let paired = clock.flags & KVM_CLOCK_REALTIME != 0;
         let realtime = Some(if paired { clock.realtime } else { host_time() });
-        State::new(Self::KIND, ClockState::VERSION, &ClockState { nanoseconds: clock.clock, realtime })
+        let host_tsc = host_tsc(&clock).filter(|_| !self.clocks.is_scaled());
+        State::new(
+            Self::KIND,
+            ClockState::VERSION,
+            &ClockState { nanoseconds: clock.clock, realtime, host_tsc },
+        )
     }
 
     fn load(&mut self, state: &State) -> Result<(), StateError> {
-        let ClockState { nanoseconds, .. } = ClockState::read(state)?;
+        let ClockState { nanoseconds, host_tsc: tsc_then, .. } = ClockState::read(state)?;
         let adds = u32::try_from(self.fd.check_extension_int(Cap::AdjustClock)).unwrap_or(0);
-        let clock = match self.saved_at.get() {
+        let clock = match self.clocks.saved_at() {
             // KVM adds the time since then, at the moment of the call.
             Some(realtime) if adds & KVM_CLOCK_REALTIME != 0 => kvm_clock_data {
                 clock: nanoseconds,
@@ -159,10 +155,14 @@ impl Component for Clock {
                 ..Default::default()
             },
             _ => {
-                let clock = nanoseconds.saturating_add(self.saved_at.elapsed());
+                let clock = nanoseconds.saturating_add(self.clocks.elapsed());
                 kvm_clock_data { clock, ..Default::default() }
             }
         };
-        self.fd.set_clock(&clock).map_err(refused(Self::KIND, "take a time"))
+        self.fd.set_clock(&clock).map_err(refused(Self::KIND, "take a time"))?;
+        let now = self.get()?;
+        let now = Reading { nanoseconds: now.clock, host_tsc: host_tsc(&now) };
+        self.clocks.loaded(Reading { nanoseconds, host_tsc: tsc_then }, now);
+        Ok(())
     }
 }

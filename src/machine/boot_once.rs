@@ -22,6 +22,7 @@ use super::gate::VcpuGate;
 use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
+use super::prefetch::Prefetch;
 use super::resources::Resources;
 use super::saved::{GuestClock, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
@@ -33,6 +34,7 @@ use crate::host::disk::Drive;
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{KvmDevice, PAGE, Vcpus, Vm};
+use crate::saved::WorkingSet;
 use crate::spec::{MemBacking, Spec};
 
 /// One boot, running. Dropping it stops the vCPUs, then frees the rest: the order of the fields.
@@ -43,6 +45,8 @@ pub(super) struct Boot {
     pub(super) watch: Watch,
     // Ahead of the devices: no vCPU calls one that is dropped.
     vcpus: VcpuThreads,
+    // Behind the vCPUs: by then it is known what the guest has used.
+    _prefetch: Option<Prefetch>,
     power_button: PowerButton,
     /// Only one of pausing, saving and going on happens at a time.
     components: Mutex<Components>,
@@ -81,6 +85,8 @@ pub(crate) struct Beginning {
     address_bits: Option<u32>,
     /// It came from elsewhere.
     is_held: bool,
+    /// Of memory that is read ahead.
+    prefetch: Option<Prefetch>,
 }
 
 impl Beginning {
@@ -95,14 +101,14 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
-        let (mut address_bits, mut is_held) = (None, false);
+        let (mut address_bits, mut is_held, mut prefetch) = (None, false, None);
         let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
                 (Arc::new(guest_ram(spec, &ranges)?), Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                address_bits = restore.check_cpu(kvm)?;
+                address_bits = restore.address_bits();
                 let (ram, sources) = match (restore.arrived.clone(), spec.mem_backing()) {
                     (Some(arrived), _) => {
                         is_held = true;
@@ -110,7 +116,12 @@ impl Beginning {
                     }
                     (None, MemBacking::Anonymous) => {
                         restore.check_size(spec)?;
-                        (Arc::new(restore.map(&ranges)?), Vec::new())
+                        let ram = Arc::new(merge(spec, restore.map(&ranges)?));
+                        let begin = |set: &Arc<WorkingSet>| {
+                            Prefetch::begin(set.clone(), restore.memory.clone(), ram.clone())
+                        };
+                        prefetch = restore.prefetch.as_ref().map(begin).transpose()?;
+                        (ram, Vec::new())
                     }
                     // Others see this memory, and shall not see the file.
                     (None, MemBacking::Memfd) => {
@@ -127,7 +138,18 @@ impl Beginning {
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, address_bits, is_held })
+        Ok(Beginning {
+            layout,
+            loading,
+            vm,
+            memory,
+            plan,
+            panic_timeout,
+            saved,
+            address_bits,
+            is_held,
+            prefetch,
+        })
     }
 
     /// Whether the machine has come from elsewhere, and rests until it is let go.
@@ -153,13 +175,26 @@ impl Boot {
         progress: &Progress,
     ) -> Result<Boot, StartError> {
         // The order in which they are named: the VM goes before its memory.
-        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved, address_bits, is_held } =
-            beginning;
+        let Beginning {
+            layout,
+            memory,
+            vm,
+            loading,
+            plan,
+            panic_timeout,
+            saved,
+            address_bits,
+            is_held,
+            prefetch,
+        } = beginning;
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) =
             assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
+        if let (Some(restore), Some(vcpu)) = (&saved, vcpus.first()) {
+            restore.check_cpu(vcpu)?;
+        }
         loading.finish()?;
         // Over the saved one, if there is one; a machine that only moves is the same one.
         if !is_held {
@@ -193,6 +228,7 @@ impl Boot {
                 // interrupts where the guest wants them.
                 board.generation.announce().map_err(StartError::describe)?;
                 threads.resume();
+                prefetch.iter().for_each(Prefetch::guest_runs);
             }
         }
         Ok(Boot {
@@ -204,6 +240,7 @@ impl Boot {
             panic_timeout,
             counted: board.counted,
             vcpus: threads,
+            _prefetch: prefetch,
             vm,
             memory,
             balloon: resources.balloon.clone(),
@@ -213,7 +250,8 @@ impl Boot {
     /// What it has done so far.
     pub(super) fn stats(&self) -> UnfinishedStats {
         let ram = &self.memory.ram;
-        let memory = MemoryStats { size: ram.size(), resident: 0, balloon: self.balloon.actual() };
+        let memory =
+            MemoryStats { size: ram.size(), balloon: self.balloon.actual(), ..MemoryStats::default() };
         let devices = self.counted.iter().map(DeviceCounters::now).collect();
         UnfinishedStats::new(Stats { vcpus: self.vcpus.exits(), memory, devices }, ram)
     }
@@ -318,11 +356,11 @@ const CLOCK: &str = "clock";
 fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
     let mut components = Components::default();
     components.push("memory", MemoryLayout(memory.ram.clone()));
+    components.push(CLOCK, vm.clock());
     for (number, vcpu) in vcpus.into_iter().enumerate() {
         components.push(format!("vcpu{number}"), vcpu);
     }
     components.push("irqchip", vm.irqchip());
-    components.push(CLOCK, vm.clock());
     components.append(devices);
     components
 }
@@ -340,7 +378,20 @@ pub(super) fn guest_ram(spec: &Spec, ranges: &[(u64, u64)]) -> Result<GuestRam, 
         MemBacking::Anonymous => GuestRam::new,
         MemBacking::Memfd => GuestRam::in_memfd,
     };
-    make(ranges).map_err(memory_refused(spec))
+    let ram = make(ranges).map_err(memory_refused(spec))?;
+    Ok(merge(spec, ram))
+}
+
+/// Marks it to be merged, if the spec says so. Not merged it is right, too, and a saved machine may go on where it cannot be.
+fn merge(spec: &Spec, mut ram: GuestRam) -> GuestRam {
+    if spec.merge()
+        && let Err(error) = ram.merge()
+    {
+        log::warn!(
+            "`--merge` does nothing, because this host's kernel cannot share pages ({error}); `minivmm doctor` says more of KSM"
+        );
+    }
+    ram
 }
 
 fn memory_refused(spec: &Spec) -> impl Fn(io::Error) -> StartError {

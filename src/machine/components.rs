@@ -1,8 +1,8 @@
-//! The parts of one boot that have a state, each under a stable id: `memory`, `vcpu0`, `irqchip`, `clock`, `pci`, then the devices
+//! The parts of one boot that have a state, each under a stable id: `memory`, `clock`, `vcpu0`, `irqchip`, `pci`, then the devices
 //! as the spec asks for them: `net0`, `vda`, `serial0` and so on.
 //!
 //! The order of the list is the order of quiescing and loading; saving and letting go follow it backwards. Loading: memory first, into
-//! which vCPUs and devices may write; vCPUs before the interrupt controllers and devices, whose interrupts arrive in the local
+//! which vCPUs and devices may write; the clock before the vCPUs, whose TSCs go on as it does; vCPUs before the interrupt controllers and devices, whose interrupts arrive in the local
 //! APICs; PCI configuration spaces before the functions behind them. Saving backwards: an interrupt that a device has raised is
 //! saved with the local APIC that it reached.
 

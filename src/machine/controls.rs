@@ -11,9 +11,10 @@ use virtio::balloon::{self, BalloonControl};
 
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
+use super::hold::Hold;
 use super::net_handles::{BoundForward, NetError, NetHandles};
 use super::precopy::{
-    self, Copy, CopyLimits, CopyProgress, CopyReport, CopyStatus, FileSink, LogUser, PausedCopy,
+    self, Copy, CopyLimits, CopyProgress, CopyReport, CopyStatus, FileSink, LogUser, PausedCopy, Shown,
 };
 use super::revert::{Revert, RevertError};
 use super::saved::{SaveError, SaveOptions, SavedParts, SavedState, Unsaveable};
@@ -210,7 +211,16 @@ impl Controls {
     /// # Errors
     /// [`PauseError`]. After [`PauseError::TimedOut`] the machine is still paused later, unless it is resumed before.
     pub fn pause(&self, limit: Duration) -> Result<(), PauseError> {
-        self.ask(Command::Pause).recv_timeout(limit).unwrap_or_else(|error| match error {
+        self.pause_by(Command::Pause, limit)
+    }
+
+    /// Pauses it by this command.
+    pub(super) fn pause_by(
+        &self,
+        command: impl FnOnce(Sender<Result<(), PauseError>>) -> Command,
+        limit: Duration,
+    ) -> Result<(), PauseError> {
+        self.ask(command).recv_timeout(limit).unwrap_or_else(|error| match error {
             RecvTimeoutError::Timeout => Err(PauseError::TimedOut(limit)),
             // Nobody is there to answer.
             RecvTimeoutError::Disconnected => Err(PauseError::Ended),
@@ -261,7 +271,7 @@ impl Controls {
     /// # Errors
     /// [`SaveError`]; the machine is as it was, and there is no folder.
     pub fn save_with(&self, folder: impl AsRef<Path>, options: SaveOptions) -> Result<(), SaveError> {
-        let saved = SavedMachineParts::write(self, folder.as_ref(), options)?;
+        let saved = SavedMachineParts::write(self, folder.as_ref(), options, &self.copy.show())?;
         saved.keep().map(drop)
     }
 
@@ -276,16 +286,36 @@ impl Controls {
         self.save_running_with(folder, options, limits, limit, watch).map(drop)
     }
 
+    /// Saves the machine of `spec` to `new` while its guest waits for a command, and lets it go on: what its ports have to do with the program
+    /// at their other end has not begun. Pausing it may take until `limit`.
+    #[cfg(feature = "cli")]
+    pub(crate) fn save_waiting(
+        &self,
+        new: NewSavedMachine,
+        spec: Spec,
+        limit: Duration,
+    ) -> Result<(), SaveError> {
+        let hold = Hold::begin(self, limit)?;
+        let SavedParts { state, ram, paused, marks, .. } = self.ask_to_save()?;
+        precopy::copy_paused(&self.copy.show(), &ram, new.memory())?;
+        self.check_paused(&paused)?;
+        drop(hold);
+        // All that waits for the host's disk is done while the machine runs.
+        Ok(new.keep(spec, &state, marks)?)
+    }
+
     /// Copies the disks of a paused machine into a folder, if that is asked for.
     fn copy_disks(
         &self,
         parts: &SavedParts,
         options: SaveOptions,
         new: &mut NewSavedMachine,
+        shown: &Shown,
     ) -> Result<(), SaveError> {
-        let copied = parts.copy_disks(options, new);
-        // A copy that was given up since the machine went on fails for that reason.
-        self.check_paused(&parts.paused).and(copied)
+        let copied = parts.copy_disks(options, new, &|| !shown.is_cancelled());
+        // A copy that was given up fails for the reason of that.
+        self.check_paused(&parts.paused)?;
+        if shown.is_cancelled() { Err(SaveError::Cancelled) } else { copied }
     }
 
     /// Pauses the machine, for which it waits until `limit`, saves it as [`Controls::save_to`] does and ends it ([`Exit::Saved`]).
@@ -308,19 +338,15 @@ impl Controls {
         limit: Duration,
     ) -> Result<(), SaveError> {
         let folder = folder.as_ref();
-        let rested = self.state() == MachineState::Paused;
-        let write = || SavedMachineParts::write(self, folder, options).and_then(SavedMachineParts::keep);
-        let saved = self.pause(limit).map_err(SaveError::from).and_then(|()| write()).and_then(|paused| {
-            let ends = self.ask(|answer| Command::EndSaved(paused, answer)).recv();
-            ends.unwrap_or(Err(SaveError::Ended)).inspect_err(|_| {
-                // It may have written to its disks since.
-                let _ = std::fs::remove_dir_all(folder);
-            })
-        });
-        if saved.is_err() && !rested {
-            self.resume();
-        }
-        saved
+        // Before it rests: a cancel that comes while that is waited for is one.
+        let shown = self.copy.show();
+        let _hold = Hold::begin(self, limit)?;
+        let paused = SavedMachineParts::write(self, folder, options, &shown)?.keep()?;
+        let ends = self.ask(|answer| Command::EndSaved(paused, answer)).recv();
+        ends.unwrap_or(Err(SaveError::Ended)).inspect_err(|_| {
+            // It may have written to its disks since.
+            let _ = std::fs::remove_dir_all(folder);
+        })
     }
 
     /// Saves the machine to `folder` as [`Controls::save_to`] does, while it runs: it is paused for what its guest has written meanwhile
@@ -361,7 +387,7 @@ impl Controls {
         new.memory().set_len(copy.size())?;
         let memory = new.memory().try_clone()?;
         let copied = copy.run(&mut FileSink(&memory), limits, limit, watch).and_then(|paused| {
-            self.copy_disks(paused.parts(), options, &mut new)?;
+            self.copy_disks(paused.parts(), options, &mut new, paused.shown())?;
             Ok(paused)
         });
         let (SavedParts { state, spec, marks, .. }, report) =
@@ -376,8 +402,8 @@ impl Controls {
         self.copy.progress()
     }
 
-    /// Ends a save or migration that is under way: it fails with [`SaveError::Cancelled`], and the machine is as it was. One that has
-    /// copied everything is not held up any more.
+    /// Ends the saves, migrations and reverts that are under way: they fail with [`SaveError::Cancelled`] or [`RevertError::Cancelled`], and
+    /// the machine is as it was. One that has copied everything is not held up any more.
     pub fn cancel_copy(&self) {
         self.copy.cancel();
     }
@@ -398,7 +424,14 @@ impl Controls {
             let path = saved.folder().into();
             SavedMachineError::Unreadable { path, source }
         })?;
-        let revert = Revert::prepare(saved, &spec, &|| !self.outcome.has_ended())?;
+        let shown = self.copy.show();
+        let wanted = || !self.outcome.has_ended() && !shown.is_cancelled();
+        let prepared = Revert::prepare(saved, &spec, &wanted);
+        if shown.is_cancelled() {
+            return Err(RevertError::Cancelled);
+        }
+        let revert = prepared?;
+        drop(shown);
         let answer = self.ask(|answer| Command::Revert(Box::new(revert), answer)).recv();
         answer.unwrap_or(Err(RevertError::Ended))
     }
@@ -546,14 +579,19 @@ struct SavedMachineParts {
 
 impl SavedMachineParts {
     /// Writes what changes when the machine goes on.
-    fn write(controls: &Controls, folder: &Path, options: SaveOptions) -> Result<Self, SaveError> {
+    fn write(
+        controls: &Controls,
+        folder: &Path,
+        options: SaveOptions,
+        shown: &Shown,
+    ) -> Result<Self, SaveError> {
         // First: what is wrong with the folder is told before anything is written.
         let mut new = NewSavedMachine::create(folder)?;
         let mut parts = controls.ask_to_save()?;
         let spec = std::mem::replace(&mut parts.spec, Err(Unsaveable::Streams))?;
-        controls.copy_disks(&parts, options, &mut new)?;
+        controls.copy_disks(&parts, options, &mut new, shown)?;
         let SavedParts { state, ram, paused, marks, .. } = parts;
-        let copied = precopy::copy_paused(&controls.copy, &ram, new.memory());
+        let copied = precopy::copy_paused(shown, &ram, new.memory());
         let copied = copied.and_then(|()| controls.check_paused(&paused));
         copied.map_err(|error| of_folder(folder, error))?;
         Ok(SavedMachineParts { new, spec, state, marks, paused })

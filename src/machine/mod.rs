@@ -8,6 +8,7 @@ pub(crate) mod blocking;
 mod board;
 mod boot_once;
 mod cmdline;
+pub(crate) mod commands;
 mod components;
 mod console;
 mod controls;
@@ -17,11 +18,13 @@ mod disks;
 mod ends;
 mod error;
 mod events;
+mod exec;
 mod exit;
 pub(crate) mod files;
 mod full_disks;
 mod gate;
 mod generation;
+mod hold;
 #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
 pub(crate) mod incoming;
 mod loader;
@@ -29,6 +32,7 @@ mod net_handles;
 mod nets;
 mod pci;
 pub(crate) mod precopy;
+mod prefetch;
 mod resources;
 mod revert;
 pub(crate) mod run_resources;
@@ -48,6 +52,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -57,6 +62,7 @@ pub use disks::DiskState;
 pub(crate) use disks::disk_id;
 pub use error::{BalloonError, DiskChangeError, PauseError, ResizeError, StartError};
 pub use events::{Events, MachineEvent, MachineState};
+pub use exec::{CommandOutput, ExecError, GuestCommand};
 pub use exit::{Crash, Exit, GaveUp};
 #[cfg(test)]
 pub(crate) use net_handles::NetHandles;
@@ -100,6 +106,8 @@ impl BootNumber {
 struct ExitCell {
     exit: Mutex<Option<Arc<Exit>>>,
     ended: Condvar,
+    /// To be woken at the end.
+    wakers: Mutex<Vec<Waker>>,
 }
 
 impl ExitCell {
@@ -109,6 +117,22 @@ impl ExitCell {
 
     fn has_ended(&self) -> bool {
         self.exit().is_some()
+    }
+
+    /// Sets the end, and wakes whoever waits for it.
+    fn set(&self, exit: Exit) {
+        *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(exit));
+        self.ended.notify_all();
+        let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Has `waker` woken at the end, or now if it has ended.
+    fn wake_at_end(&self, waker: &Waker) {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker.clone());
+        if self.has_ended() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Waits for the end, until `deadline` or as long as it takes.
@@ -139,8 +163,7 @@ impl Drop for ExitPublisher<'_> {
     fn drop(&mut self) {
         let exit = std::mem::replace(&mut self.exit, Exit::Killed);
         self.input.close();
-        *self.outcome.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(exit));
-        self.outcome.ended.notify_all();
+        self.outcome.set(exit);
         self.publisher.publish(MachineEvent::Exited);
     }
 }
@@ -207,8 +230,13 @@ impl MachineBuilder {
     /// The guest's clocks go on from the host's time, unless [`MachineBuilder::clock`] says otherwise. A reset of the machine boots
     /// its kernel, as ever.
     #[must_use]
-    pub fn restore(mut self, state: SavedState, memory: File) -> Self {
-        self.run_resources.restore = Some(Restore::new(state, memory));
+    pub fn restore(self, state: SavedState, memory: File) -> Self {
+        self.restore_from(Restore::new(state, memory))
+    }
+
+    #[must_use]
+    pub(crate) fn restore_from(mut self, restore: Restore) -> Self {
+        self.run_resources.restore = Some(restore);
         self
     }
 

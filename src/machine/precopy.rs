@@ -18,11 +18,10 @@ use std::time::{Duration, Instant};
 
 use policy::{Convergence, Rate, Throttle, Verdict};
 pub use policy::{CopyLimits, CopyProgress, CopyReport, Otherwise};
-pub(super) use status::CopyStatus;
-use status::Shown;
+pub(super) use status::{CopyStatus, Shown};
 
-use super::MachineState;
 use super::controls::Controls;
+use super::hold::Hold;
 #[cfg(feature = "cli")]
 use super::saved::SavedState;
 use super::saved::{SaveError, SavedParts, Unsaveable};
@@ -116,8 +115,11 @@ impl Drop for WriteLog<'_> {
 /// A machine that is paused for the end of its copy. Dropped, it goes on if it ran before.
 #[derive(Debug)]
 pub(crate) struct PausedCopy<'a> {
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+    controls: &'a Controls,
     // First, so that the machine goes on before it is spared the log.
     pause: Pause<'a>,
+    shown: Shown,
     _log: WriteLog<'a>,
     parts: SavedParts,
     report: CopyReport,
@@ -130,16 +132,21 @@ impl<'a> PausedCopy<'a> {
         &self.parts
     }
 
+    /// It is still under way, until the machine goes on.
+    pub(super) fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
     /// Has the machine stay paused, because it may run elsewhere from now on.
     #[cfg(feature = "cli")]
     pub(crate) fn leave(self) -> Result<Leaving<'a>, SaveError> {
-        self.pause.controls.leave(Some(self.parts.paused.clone()))?;
+        self.controls.leave(Some(self.parts.paused.clone()))?;
         Ok(Leaving(self))
     }
 
     /// Has the machine go on if it ran before.
     pub(crate) fn go_on(self) -> Result<(SavedParts, CopyReport), SaveError> {
-        let PausedCopy { pause, _log, parts, mut report, begin } = self;
+        let PausedCopy { pause, _log, parts, mut report, begin, .. } = self;
         // From here on what was saved is complete, whatever the machine does.
         let still_paused = parts.paused.strong_count() > 0;
         report.paused_ms = millis(pause.begin.elapsed());
@@ -158,9 +165,9 @@ pub(crate) struct Leaving<'a>(PausedCopy<'a>);
 impl Leaving<'_> {
     /// It runs elsewhere, and ends here.
     pub(crate) fn left(self) -> Result<CopyReport, SaveError> {
-        let PausedCopy { pause, mut report, begin, .. } = self.0;
+        let PausedCopy { controls, pause, mut report, begin, .. } = self.0;
         (report.paused_ms, report.total_ms) = (millis(pause.begin.elapsed()), millis(begin.elapsed()));
-        pause.controls.end_left()?;
+        controls.end_left()?;
         Ok(report)
     }
 
@@ -176,7 +183,7 @@ impl Leaving<'_> {
 
     /// Lets another process have its disks.
     pub(crate) fn release_disks(&self) -> Result<(), SaveError> {
-        self.0.pause.controls.disks.release()
+        self.0.controls.disks.release()
     }
 
     /// It does not run elsewhere, and goes on here if it ran before. First it takes its disks again, for which it waits until `limit`.
@@ -184,7 +191,7 @@ impl Leaving<'_> {
     /// # Errors
     /// [`SaveError::DiskAway`], and it stays paused.
     pub(crate) fn come_back(self, limit: Duration) -> Result<(), SaveError> {
-        let controls = self.0.pause.controls;
+        let controls = self.0.controls;
         match controls.disks.take_back(None, limit) {
             Ok(()) => controls.leave(None),
             Err(error) => {
@@ -195,9 +202,8 @@ impl Leaving<'_> {
     }
 
     /// Nobody knows whether it runs elsewhere. It stays paused until somebody wants it to go on.
-    pub(crate) fn stay_paused(mut self) {
-        self.0.pause.controls.copy.set_away(Some(self.0.parts.marks.clone()));
-        self.0.pause.rested = true;
+    pub(crate) fn stay_paused(self) {
+        self.0.controls.copy.set_away(Some(self.0.parts.marks.clone()));
     }
 }
 
@@ -207,18 +213,8 @@ fn millis(time: Duration) -> u64 {
 
 #[derive(Debug)]
 struct Pause<'a> {
-    controls: &'a Controls,
+    _hold: Hold<'a>,
     begin: Instant,
-    /// It was paused before.
-    rested: bool,
-}
-
-impl Drop for Pause<'_> {
-    fn drop(&mut self) {
-        if !self.rested {
-            self.controls.resume();
-        }
-    }
 }
 
 /// A copy of memory on its way.
@@ -298,9 +294,8 @@ impl<'a> Copy<'a> {
                 }
             }
         };
-        let rested = controls.state() == MachineState::Paused;
-        let pause = Pause { controls, begin: Instant::now(), rested };
-        controls.pause(limit)?;
+        let pause_begin = Instant::now();
+        let pause = Pause { _hold: Hold::begin(controls, limit)?, begin: pause_begin };
         // First, so that pages which this writes are copied, too.
         let parts = controls.ask_to_save()?;
         if !Arc::ptr_eq(&parts.ram, &ram) {
@@ -313,7 +308,7 @@ impl<'a> Copy<'a> {
         controls.check_paused(&parts.paused)?;
         let CopyProgress { round, sent, .. } = copying.progress;
         let report = CopyReport { rounds: round, sent, ..CopyReport::default() };
-        Ok(PausedCopy { pause, _log: log, parts, report, begin })
+        Ok(PausedCopy { controls, pause, shown, _log: log, parts, report, begin })
     }
 }
 
@@ -362,10 +357,10 @@ impl Copying<'_, '_> {
 }
 
 /// Copies the memory of a paused machine to an empty file.
-pub(super) fn copy_paused(status: &CopyStatus, ram: &GuestRam, file: &File) -> Result<(), SaveError> {
+pub(super) fn copy_paused(shown: &Shown, ram: &GuestRam, file: &File) -> Result<(), SaveError> {
     file.set_len(ram.size())?;
     let mut copying = Copying {
-        shown: &status.show(),
+        shown,
         ram,
         sink: &mut FileSink(file),
         watch: &mut |_| ControlFlow::Continue(()),

@@ -27,6 +27,9 @@ pub enum RevertError {
     /// It has ended.
     #[error("the machine has ended")]
     Ended,
+    /// The caller wanted no more.
+    #[error("the way back was cancelled, and the machine is as it was")]
+    Cancelled,
     /// It is about to run elsewhere.
     #[error("the machine migrates just now, and does not go back to a snapshot meanwhile")]
     Migrating,

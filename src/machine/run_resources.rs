@@ -74,7 +74,8 @@ impl StreamPort {
     /// The way to it for the device of one boot.
     pub(super) fn backend(&self) -> Result<Box<dyn Backend>, StartError> {
         let stream = Stream::new(self.input.clone(), self.output.clone());
-        let stream: io::Result<Box<dyn Backend>> = stream.map(|stream| Box::new(stream.that_ends()) as _);
+        let stream: io::Result<Box<dyn Backend>> =
+            stream.map(|stream| Box::new(stream.that_ends().that_goes_on()) as _);
         stream.map_err(StartError::Descriptors)
     }
 }

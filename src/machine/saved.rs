@@ -17,9 +17,10 @@ use super::loader::Source;
 use super::resources::Resources;
 use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
-use crate::kvm::memory::{GuestRam, Placement, extents, parts};
-use crate::kvm::{CpuBaseline, KvmDevice, KvmError, saved_cpu};
-use crate::saved::{NewSavedMachine, SavedMachineError};
+use crate::kvm::memory::{GuestRam, Placement, extents, parts, read_ahead};
+use crate::kvm::vcpu::Vcpu;
+use crate::kvm::{CpuBaseline, KvmError, saved_cpu};
+use crate::saved::{NewSavedMachine, SavedMachineError, WorkingSet};
 use crate::spec::Spec;
 
 /// Layout of [`SavedState`].
@@ -119,18 +120,19 @@ impl SaveOptions {
 }
 
 impl SavedParts {
-    /// Copies the disks into a folder, if `options` say so, as long as the machine rests.
+    /// Copies the disks into a folder, if `options` say so, as long as the machine rests and `wanted` says so.
     pub(super) fn copy_disks(
         &self,
         options: SaveOptions,
         new: &mut NewSavedMachine,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<(), SaveError> {
         let written = self.written.iter().enumerate().filter(|_| options.with_disks);
         for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
-            new.copy_disk(index, file, &|| self.paused.strong_count() > 0)?;
+            new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
         }
         Ok(())
     }
@@ -165,6 +167,8 @@ pub(crate) struct Restore {
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
     /// Memory that came from elsewhere, instead of the file.
     pub(super) arrived: Option<Arc<GuestRam>>,
+    /// What is read ahead, and where it is noted.
+    pub(super) prefetch: Option<Arc<WorkingSet>>,
 }
 
 impl Restore {
@@ -178,7 +182,23 @@ impl Restore {
             cpu_fits: Arc::default(),
             parts: Arc::default(),
             arrived: None,
+            prefetch: None,
         }
+    }
+
+    /// Which reads ahead what is noted there, if anything, and notes it anew.
+    #[must_use]
+    pub(crate) fn with_prefetch(self, prefetch: Option<WorkingSet>) -> Self {
+        Restore { prefetch: prefetch.map(Arc::new), ..self }
+    }
+
+    /// The same for many machines: what is noted is read ahead now, and nothing is noted.
+    #[must_use]
+    pub(super) fn read_ahead(mut self) -> Self {
+        for (offset, len) in self.prefetch.take().iter().flat_map(|set| set.ranges()) {
+            read_ahead(&self.memory, *offset, *len);
+        }
+        self
     }
 
     /// With its clocks from then on.
@@ -187,14 +207,18 @@ impl Restore {
         Restore { clock, ..self }
     }
 
-    /// Whether this host offers what the guest was told of its processor; gives the bits of physical address of that.
-    pub(super) fn check_cpu(&self, kvm: &KvmDevice) -> Result<Option<u32>, StartError> {
-        let Some(cpu) = &self.cpu else { return Ok(None) };
-        if self.cpu_fits.get().is_none() {
-            cpu.check_host(kvm)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
+    /// Bits of guest physical address that the guest was told of.
+    pub(super) fn address_bits(&self) -> Option<u32> {
+        self.cpu.as_ref().map(|cpu| cpu.physical_address_bits())
+    }
+
+    /// Whether this host offers what the guest was told of its processor. `vcpu` is new, and here to be asked.
+    pub(super) fn check_cpu(&self, vcpu: &Vcpu) -> Result<(), StartError> {
+        if let Some(cpu) = self.cpu.as_ref().filter(|_| self.cpu_fits.get().is_none()) {
+            vcpu.check(cpu)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
             self.cpu_fits.get_or_init(|| ());
         }
-        Ok(Some(cpu.physical_address_bits()))
+        Ok(())
     }
 
     /// One that has come from elsewhere, and goes on as the same machine once [`Controls::arrive`](super::Controls::arrive) is called.

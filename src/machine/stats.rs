@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use virtio::DeviceKind;
 use virtio::counters::{Count, Counters};
 
+use crate::host::merged::merged_memory;
 use crate::kvm::memory::GuestRam;
 
 /// What one boot of a machine has done so far. Counts begin anew when the guest is reset.
@@ -65,6 +66,9 @@ pub struct MemoryStats {
     pub resident: u64,
     /// How much the guest has left to the host through its balloon.
     pub balloon: u64,
+    /// How much memory of this process, and so of all machines in it, the host has merged with equal pages (KSM): of
+    /// [`Spec::merge`](crate::spec::Spec::merge), or by the process's own wish. 0 too where the kernel does not tell (before Linux 5.19).
+    pub merged: u64,
 }
 
 /// What one device has done. Its numbers are read one after the other while it works, so they may be of slightly
@@ -116,6 +120,7 @@ impl UnfinishedStats {
     pub(super) fn finish(mut self) -> Stats {
         let part = |number| self.ram.upgrade().and_then(|ram| ram.resident(number));
         self.stats.memory.resident = (0..).map_while(part).sum();
+        self.stats.memory.merged = merged_memory();
         self.stats
     }
 }

@@ -88,6 +88,10 @@ pub(super) enum Command {
     Pause(Sender<PauseResult>),
     /// Answered when it goes on.
     Resume(Sender<()>),
+    /// As `Pause`, for the hold of this number; see [`Hold`](super::hold::Hold).
+    Hold(u64, Sender<PauseResult>),
+    /// The hold is over. Answered when it goes on, or if it does not.
+    Release(u64, Sender<()>),
     Stats(Sender<UnfinishedStats>),
     /// Answered when it is saved; the machine has to be paused.
     Save(Sender<Result<SavedParts, SaveError>>),

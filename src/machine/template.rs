@@ -10,13 +10,15 @@ use std::time::Duration;
 #[cfg(doc)]
 use super::GuestClock;
 use super::boot_once::{Beginning, Origin};
+use super::commands::{self, CommandPorts, InitLines, Missed, Said};
 use super::controls::Controls;
 use super::deadline::Progress;
 use super::files::{OpenFiles, Prepared, Restore};
+use super::hold::Hold;
 use super::precopy;
 use super::resources::Resources;
 use super::saved::{SaveError, SavedParts};
-use super::{Machine, MachineBuilder, MachineState, PauseError, StartError};
+use super::{Exit, Machine, MachineBuilder, PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, OpenDisk};
 use crate::kvm::KvmDevice;
 use crate::kvm::memory::frozen_memfd;
@@ -49,7 +51,8 @@ use crate::spec::{DiskSpec, NetLink, Spec};
 /// - *Random numbers.* Each clone has another VM generation ID. A guest with a driver for it (Linux 5.18, `CONFIG_VMGENID`) makes its
 ///   random pool anew before it goes on; in one without, all clones draw the same "random" numbers until they are told to reseed.
 ///   Programs that keep random state of their own (keys made ahead, UUIDs, session tokens) keep it in either case: freeze before they
-///   make it.
+///   make it. [`Template::exec`] also gives each clone random bytes of the host's, which a guest without the driver draws from when it renews its
+///   generator: up to five minutes later.
 /// - *Clocks.* They go on from the host's time, and a guest sees them jump by the time since the freeze ([`GuestClock::Host`]).
 ///   [`MachineBuilder::clock`] has them go on from the freeze; they stay behind then.
 /// - *Addresses.* The MAC and IP addresses of all clones are equal. That is right behind a NAT of one's own, and nowhere else: a machine on
@@ -68,6 +71,8 @@ struct Frozen {
     /// In the order of the spec.
     disks: Vec<FrozenDisk>,
     kvm: Arc<KvmDevice>,
+    /// Its guest waits for a command, and has the ports for that.
+    takes_commands: bool,
 }
 
 /// A disk of a frozen machine.
@@ -86,6 +91,8 @@ enum FrozenDisk {
 pub(super) struct Shared {
     /// With what was changed since the start.
     spec: Result<Spec, FreezeError>,
+    /// A program holds ports of it.
+    has_streams: bool,
     files: OpenFiles,
     kvm: Arc<KvmDevice>,
 }
@@ -120,6 +127,12 @@ pub enum FreezeError {
     /// A program of the host holds ports of it, as `minivmm run` does.
     #[error("a program holds ports of this machine, which a clone would not have")]
     Streams,
+    /// Its guest has not said that it waits for a command.
+    #[error("the guest did not say within {} s that it waits for a command; its init has to say `ready` on the port minivmm.run", .0.as_secs())]
+    NotReady(Duration),
+    /// The same, and the machine has ended.
+    #[error("the guest ended before it waited for a command: {0}")]
+    Ended(Arc<Exit>),
     /// It was not paused.
     #[error(transparent)]
     Pause(#[from] PauseError),
@@ -141,16 +154,14 @@ pub enum FreezeError {
 
 impl Shared {
     pub(super) fn of(resources: &Resources) -> Self {
-        let Resources { files, kvm, .. } = resources;
-        Shared { spec: spec_now(resources), files: files.clone(), kvm: kvm.clone() }
+        let Resources { files, kvm, run_resources, .. } = resources;
+        let has_streams = !run_resources.streams.is_empty();
+        Shared { spec: spec_now(resources), has_streams, files: files.clone(), kvm: kvm.clone() }
     }
 }
 
 /// The spec of a clone of the machine as it is now.
 fn spec_now(resources: &Resources) -> Result<Spec, FreezeError> {
-    if !resources.run_resources.streams.is_empty() {
-        return Err(FreezeError::Streams);
-    }
     let mut spec = resources.spec.clone();
     for (disk, now) in spec.disk.iter_mut().zip(resources.disk_handles.states()) {
         now.write_to(disk).map_err(FreezeError::EmptyDrive)?;
@@ -192,7 +203,7 @@ impl Controls {
     /// # Errors
     /// [`FreezeError`]; this machine is as it was.
     pub fn clone_running(&self, limit: Duration) -> Result<Machine, FreezeError> {
-        Ok(Template::of(self, limit)?.spawn()?)
+        Ok(Template::of(self, limit, Streams::Refused)?.spawn()?)
     }
 }
 
@@ -203,7 +214,32 @@ impl Template {
     /// # Errors
     /// [`FreezeError`]: disks that are written to, networks and ports that two machines cannot have. The machine is as it was.
     pub fn freeze(machine: &Machine, limit: Duration) -> Result<Self, FreezeError> {
-        Self::of(&machine.controls, limit)
+        Self::of(&machine.controls, limit, Streams::Refused)
+    }
+
+    /// Boots a machine whose init waits for a command, and freezes it there, for [`Template::exec`]. `limit` is for the time until it
+    /// waits, and again until it rests.
+    ///
+    /// Such a guest speaks the protocol of `minivmm run` over ports of its virtio console: the file `resources/initramfs/run.sh` is an init
+    /// that does. What `minivmm run --warm` has saved is ready for [`Template::from_saved`].
+    ///
+    /// # Errors
+    /// [`FreezeError`]: what a machine cannot be started or frozen with, [`FreezeError::NotReady`], [`FreezeError::Ended`].
+    pub fn boot(spec: &Spec, limit: Duration) -> Result<Self, FreezeError> {
+        let ports = CommandPorts::new();
+        let machine = with_streams(Machine::builder(spec), &ports).start()?;
+        let (mut lines, mut ready) = (InitLines::default(), false);
+        let waits = commands::wait_for(&machine, limit, |waker| {
+            commands::drain(&ports.run, waker, |bytes| {
+                lines.push(bytes, |said| ready |= said == Said::Ready);
+            });
+            ready.then_some(())
+        });
+        waits.map_err(|missed| match missed {
+            Missed::Ended(exit) => FreezeError::Ended(exit),
+            Missed::TimedOut => FreezeError::NotReady(limit),
+        })?;
+        Self::of(&machine.controls, limit, Streams::OfCommands)
     }
 
     /// From a machine that was saved to a folder. Its memory stays in the file, which nobody may change.
@@ -211,6 +247,7 @@ impl Template {
     /// # Errors
     /// [`FreezeError`], as for [`Template::freeze`].
     pub fn from_saved(saved: SavedMachine) -> Result<Self, FreezeError> {
+        let takes_commands = saved.takes_commands();
         let (spec, restore) = saved.into_parts();
         let spec = cloneable(spec.settled().map_err(StartError::from)?)?;
         restore.check_size(&spec).map_err(StartError::from)?;
@@ -218,12 +255,19 @@ impl Template {
         let files = OpenFiles::open(&without_disks, &Progress::default())?;
         let kvm = Arc::new(KvmDevice::open().map_err(StartError::from)?);
         let disks = freeze_disks(&spec, |_| Ok(None))?;
-        Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm })))
+        Ok(Template(Arc::new(Frozen {
+            spec,
+            restore: restore.read_ahead(),
+            files,
+            disks,
+            kvm,
+            takes_commands,
+        })))
     }
 
-    fn of(controls: &Controls, limit: Duration) -> Result<Self, FreezeError> {
+    fn of(controls: &Controls, limit: Duration, streams: Streams) -> Result<Self, FreezeError> {
         // First: what cannot be cloned is not stopped either.
-        let Shared { spec, files, kvm } = controls
+        let Shared { spec, has_streams, files, kvm } = controls
             .ask(super::supervisor::Command::Share)
             .recv_timeout(limit)
             .map_err(|error| match error {
@@ -231,14 +275,12 @@ impl Template {
                 RecvTimeoutError::Disconnected => PauseError::Ended,
             })?;
         let spec = spec?;
-        let rested = controls.state() == MachineState::Paused;
-        let frozen = Self::take(controls, limit, &spec, &files);
-        if !rested {
-            controls.resume();
+        if has_streams && streams == Streams::Refused {
+            return Err(FreezeError::Streams);
         }
-        let (restore, disks) = frozen?;
-        let files = files.with_drives(Vec::new());
-        Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm })))
+        let (restore, disks) = Self::take(controls, limit, &spec, &files)?;
+        let (files, takes_commands) = (files.with_drives(Vec::new()), streams == Streams::OfCommands);
+        Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm, takes_commands })))
     }
 
     /// Takes state, memory and disks of a machine, which rests then.
@@ -248,11 +290,12 @@ impl Template {
         spec: &Spec,
         files: &OpenFiles,
     ) -> Result<(Restore, Vec<FrozenDisk>), FreezeError> {
-        controls.pause(limit)?;
+        let _hold = Hold::begin(controls, limit)?;
+        let shown = controls.copy.show();
         let SavedParts { state, ram, paused, .. } = controls.ask_to_save()?;
         let mut failed = None;
         let memory = frozen_memfd(|file| {
-            let copied = precopy::copy_paused(&controls.copy, &ram, file);
+            let copied = precopy::copy_paused(&shown, &ram, file);
             copied.and_then(|()| controls.check_paused(&paused)).map_err(|error| {
                 failed = Some(error);
                 io::ErrorKind::Other.into()
@@ -291,7 +334,23 @@ impl Template {
         &self,
         configure: impl FnOnce(MachineBuilder) -> MachineBuilder,
     ) -> Result<Machine, StartError> {
-        let Frozen { spec, restore, files, disks, kvm } = &*self.0;
+        // Nobody gives it a command.
+        let ports = self.0.takes_commands.then(CommandPorts::new);
+        self.spawn_on(ports.as_ref(), configure)
+    }
+
+    /// Whether [`Template::exec`] has a guest that waits for a command.
+    pub fn takes_commands(&self) -> bool {
+        self.0.takes_commands
+    }
+
+    /// The same with these ports, if its guest has any.
+    pub(super) fn spawn_on(
+        &self,
+        ports: Option<&CommandPorts>,
+        configure: impl FnOnce(MachineBuilder) -> MachineBuilder,
+    ) -> Result<Machine, StartError> {
+        let Frozen { spec, restore, files, disks, kvm, takes_commands: _ } = &*self.0;
         let progress = Progress::default();
         let drives = spec.disk.iter().zip(disks).map(|(disk, frozen)| {
             let open = frozen.open(disk)?;
@@ -299,12 +358,30 @@ impl Template {
         });
         let open = files.with_drives(drives.collect::<Result<_, StartError>>()?);
         let builder = configure(Machine::builder(spec));
+        let builder = match ports {
+            Some(ports) => with_streams(builder, ports),
+            None => builder,
+        };
         let restore = restore.clone().with_clock(builder.run_resources.clock.unwrap_or_default());
         let mut prepared = Prepared::saved(open, restore.clone(), &progress);
         let beginning = Beginning::new(kvm, spec, Origin::State(restore), &progress)?;
         prepared.beginning = Some((kvm.clone(), beginning));
         builder.prepared(prepared).start()
     }
+}
+
+/// Ports of the frozen machine that a program holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    /// A clone would not have them.
+    Refused,
+    /// Those for a command, which nothing is in: each clone gets new ones.
+    OfCommands,
+}
+
+fn with_streams(mut builder: MachineBuilder, ports: &CommandPorts) -> MachineBuilder {
+    builder.run_resources.streams = ports.streams();
+    builder
 }
 
 /// Takes the disks of a machine that rests; `written` gives what was written to the one of this number.

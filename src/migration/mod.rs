@@ -6,7 +6,25 @@ mod protocol;
 mod source;
 mod target;
 
+use std::time::Duration;
+
 pub(crate) use frame::Frame;
 pub(crate) use protocol::Local;
 pub(crate) use source::{Patience, migrate};
 pub(crate) use target::{Leave, ReceiveError, Received, Stream, receive};
+
+/// Takes the machine that a stream of these bytes carries, if it does, with its leave to run, and makes none of it; else the sentence that
+/// is said of it. For the fuzzer.
+#[doc(hidden)]
+pub fn receive_bytes(stream: &[u8]) -> Result<(), String> {
+    /// What a fuzzer's process has for one.
+    const MOST_MEMORY: u64 = 64 << 20;
+    let reader = Box::new(std::io::Cursor::new(stream.to_vec()));
+    let check = |spec: &mut crate::spec::Spec| match spec.mem().bytes() {
+        ..=MOST_MEMORY => Ok(()),
+        _ => Err("it has too much memory".to_owned()),
+    };
+    let stream = Stream { reader, writer: Box::new(std::io::sink()) };
+    let received = receive(stream, Duration::from_secs(1), check);
+    received.and_then(|Received { mut leave, .. }| leave.ask()).map_err(|error| error.to_string())
+}

@@ -11,7 +11,7 @@ use super::manifest::FORMAT;
 pub enum SavedMachineError {
     /// There is something of that name.
     #[error(
-        "{path} exists, and is no empty folder; give another name, or remove it with `rm -r`",
+        "{path} exists, and is no empty folder; give the name of a new or empty one",
         path = .0.display()
     )]
     Exists(PathBuf),
@@ -58,10 +58,30 @@ pub enum SavedMachineError {
     DisksExist(PathBuf),
     /// The folder has copies of disks, and it was not said where the guest's writes go.
     #[error(
-        "{path} has copies of the machine's disks, which stay as they are: give `--disks NEW-FOLDER` to keep what the guest writes from          now on there, `--snapshot` to have it vanish at the machine's end, or `--put-back` to replace the machine's disks by them",
+        "{path} has copies of the machine's disks, which stay as they are: give `--disks NEW-FOLDER` to keep what the guest writes from now on \
+         there, `--snapshot` to have it vanish at the machine's end, or `--put-back` to replace the machine's disks by them",
         path = .0.display()
     )]
     NoPlaceForWrites(PathBuf),
+    /// The guest would write to a disk of which the folder has no copy.
+    #[error(
+        "{folder} has no copy of the disk {disk}, to which the guest would write itself; leave out `--disks` and `--snapshot`, or save the \
+         machine with `--with-disks`",
+        folder = folder.display(), disk = disk.display()
+    )]
+    NoCopy {
+        /// The folder.
+        folder: PathBuf,
+        /// The image or device.
+        disk: PathBuf,
+    },
+    /// Its guest waits for a command.
+    #[error(
+        "the guest in {path} waits for a command, which `minivmm run --warm` and the library's `Template::exec` give; save another machine to \
+         restore it",
+        path = .0.display()
+    )]
+    TakesCommands(PathBuf),
     /// There is no saved machine.
     #[error(
         "{path} holds no saved machine, which is a folder with machine.json, state and memory; `minivmm save NAME FOLDER` makes one",

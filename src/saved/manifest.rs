@@ -38,6 +38,9 @@ pub(super) struct Manifest {
     cpu: Option<CpuBaseline>,
     /// Bytes of `memory`.
     pub(super) memory: u64,
+    /// Its guest waits for a command on the ports of `minivmm run`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) takes_commands: bool,
     /// In the order of `state`.
     sections: Vec<Section>,
 }
@@ -101,6 +104,7 @@ impl Manifest {
                 panic_timeout,
                 cpu: saved.cpu(),
                 memory,
+                takes_commands: false,
                 sections,
             },
             bytes,
@@ -170,12 +174,12 @@ impl Manifest {
 }
 
 /// The name of the copy of disk `index` in the folder.
-pub(super) fn copy_name(index: usize, format: Format) -> String {
+pub(crate) fn copy_name(index: usize, format: Format) -> String {
     format!("{}.{}", disk_id(index), format.name())
 }
 
 /// The format of the file that the guest's writes change, and so of its copy.
-pub(super) fn copied_format(disk: &DiskSpec) -> Format {
+pub(crate) fn copied_format(disk: &DiskSpec) -> Format {
     if disk.overlay.is_some() { Format::Qcow2 } else { disk.format() }
 }
 

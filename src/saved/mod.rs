@@ -7,10 +7,12 @@
 
 mod error;
 mod manifest;
+mod overlays;
 mod put_back;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod working_set;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
@@ -20,9 +22,13 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
-use manifest::{Manifest, SavedDisk, copied_format, copy_name};
-pub(crate) use put_back::NewDisks;
+use manifest::{Manifest, SavedDisk};
+pub(crate) use manifest::{copied_format, copy_name};
+pub(crate) use overlays::note_overlays;
+pub(crate) use overlays::overlay_on;
+pub(crate) use put_back::{ExchangedDisks, NewDisks};
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
+pub(crate) use working_set::WorkingSet;
 
 use crate::host::disk::{DiskMark, WrittenFile, base_of};
 use crate::host::lock::Kind;
@@ -53,6 +59,11 @@ pub struct SavedMachine {
     bases: BTreeMap<usize, PathBuf>,
     state: SavedState,
     memory: File,
+    /// CRC-32 of `machine.json`.
+    checksum: u32,
+    prefetch: Option<WorkingSet>,
+    /// Its guest waits for a command.
+    takes_commands: bool,
 }
 
 impl SavedMachine {
@@ -62,7 +73,8 @@ impl SavedMachine {
     /// [`SavedMachineError`] says what is missing or damaged.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, SavedMachineError> {
         let folder = folder.as_ref();
-        let manifest = Manifest::parse(folder, &read(folder, MANIFEST, MOST_MANIFEST)?)?;
+        let text = read(folder, MANIFEST, MOST_MANIFEST)?;
+        let (manifest, checksum) = (Manifest::parse(folder, &text)?, crc32fast::hash(&text));
         let state = manifest.sections(folder, &read(folder, STATE, MOST_STATE)?)?;
         let memory = open(folder, MEMORY)?;
         let failed = |source| SavedMachineError::Unreadable { path: folder.join(MEMORY), source };
@@ -77,8 +89,18 @@ impl SavedMachine {
         }
         let bases = bases(folder, &manifest)?;
         let folder = std::path::absolute(folder).map_err(failed)?;
-        let Manifest { spec, disks, .. } = manifest;
-        Ok(SavedMachine { folder, spec, disks, bases, state, memory })
+        let Manifest { spec, disks, takes_commands, .. } = manifest;
+        Ok(SavedMachine {
+            folder,
+            spec,
+            disks,
+            bases,
+            state,
+            memory,
+            takes_commands,
+            checksum,
+            prefetch: None,
+        })
     }
 
     /// The folder, absolute.
@@ -86,9 +108,26 @@ impl SavedMachine {
         &self.folder
     }
 
+    /// Has the host read ahead what of its memory the guest used in its first second when it went on from here the last time with this, and
+    /// notes that anew, in the file `working-set` of the folder: a guest whose memory is on a slow disk is there sooner. There is nothing to
+    /// read the first time. A note that is damaged or of another machine is a warning in the log, as is a folder that cannot be written.
+    ///
+    /// A [`Template`](crate::Template) reads ahead for all of its clones, and notes nothing. With
+    /// [`MemBacking::Memfd`](crate::spec::MemBacking::Memfd) all of the memory is read in any case.
+    pub fn prefetch(&mut self) {
+        let memory = self.memory.metadata().map_or(0, |found| found.len());
+        self.prefetch = Some(WorkingSet::of(&self.folder, self.checksum, memory));
+    }
+
     /// What it goes on from, for a machine that has its disks.
     pub(crate) fn into_restore(self) -> Restore {
         Restore::new(self.state, self.memory)
+    }
+
+    /// Whether its guest waits for a command, as `minivmm run --warm` saves one, for
+    /// [`Template::exec`](crate::Template::exec). No other machine can be made from it.
+    pub fn takes_commands(&self) -> bool {
+        self.takes_commands
     }
 
     /// What the machine is made of, with absolute paths.
@@ -129,8 +168,9 @@ impl SavedMachine {
     /// Otherwise it is gone when the machine ends. The saved folder is not written to in either case.
     ///
     /// # Errors
-    /// [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
+    /// [`SavedMachineError::NoCopy`], [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
     pub fn keep_disks_in(&mut self, disks: impl AsRef<Path>) -> Result<(), SavedMachineError> {
+        self.check_copies()?;
         let disks = disks.as_ref();
         let failed = |source| SavedMachineError::Disk { path: disks.into(), source };
         match DirBuilder::new().mode(0o700).create(disks) {
@@ -141,10 +181,24 @@ impl SavedMachine {
             made => made.map_err(failed)?,
         }
         let disks = std::path::absolute(disks).map_err(failed)?;
-        self.use_copies(|index, disk| {
-            disk.overlay = Some(disks.join(copy_name(index, diskimage::Format::Qcow2)));
-        });
+        let overlay = |index| disks.join(copy_name(index, diskimage::Format::Qcow2));
+        let overlays: Vec<_> = self.copies().map(|(index, _)| overlay(index)).collect();
+        note_overlays(&self.folder, overlays.iter().map(PathBuf::as_path));
+        self.use_copies(|index, disk| disk.overlay = Some(overlay(index)));
         Ok(())
+    }
+
+    /// Checks that the folder has a copy of each disk that the guest writes to.
+    pub(crate) fn check_copies(&self) -> Result<(), SavedMachineError> {
+        let is_copy = |index| matches!(self.disks.get(index), Some(Some(SavedDisk::Copy(_))));
+        let writes =
+            |(index, disk): &(usize, &DiskSpec)| !disk.read_only && !disk.snapshot && !is_copy(*index);
+        match self.spec.disk.iter().enumerate().find(writes) {
+            Some((_, disk)) => {
+                Err(SavedMachineError::NoCopy { folder: self.folder.clone(), disk: disk.image().into() })
+            }
+            None => Ok(()),
+        }
     }
 
     /// The copies by the number of their disk.
@@ -153,6 +207,23 @@ impl SavedMachine {
             Some(SavedDisk::Copy(name)) => Some((index, name.as_str())),
             _ => None,
         })
+    }
+
+    /// The images that the guest has written to. The machine has to be given others by the caller.
+    pub(crate) fn take_written(&mut self) -> Vec<WrittenDisk> {
+        let mut written = Vec::new();
+        for (index, (disk, saved)) in self.spec.disk.iter().zip(&mut self.disks).enumerate() {
+            written.extend(saved.take().map(|saved| match saved {
+                SavedDisk::Copy(name) => {
+                    let base = self.bases.remove(&index);
+                    WrittenDisk { index, path: self.folder.join(name), base, is_copy: true }
+                }
+                SavedDisk::Mark(_) => {
+                    WrittenDisk { index, path: disk.image().into(), base: None, is_copy: false }
+                }
+            }));
+        }
+        written
     }
 
     /// Has the machine read the copies, with `on_top` of them what it says.
@@ -176,14 +247,27 @@ impl SavedMachine {
     /// A machine about to go on from it. See [`MachineBuilder::restore`].
     pub fn into_builder(mut self) -> MachineBuilder {
         self.use_copies(|_, disk| disk.snapshot = true);
-        crate::Machine::builder(&self.spec).restore(self.state, self.memory)
+        let restore = Restore::new(self.state, self.memory).with_prefetch(self.prefetch);
+        crate::Machine::builder(&self.spec).restore_from(restore)
     }
 
     /// What the machine is made of, and what it goes on from.
     pub(crate) fn into_parts(mut self) -> (Spec, Restore) {
         self.use_copies(|_, disk| disk.snapshot = true);
-        (self.spec, Restore::new(self.state, self.memory))
+        (self.spec, Restore::new(self.state, self.memory).with_prefetch(self.prefetch))
     }
+}
+
+/// An image that the guest of a saved machine has written to.
+#[derive(Debug)]
+pub(crate) struct WrittenDisk {
+    /// Number of the disk.
+    pub(crate) index: usize,
+    /// The copy in the folder, or the image itself.
+    pub(crate) path: PathBuf,
+    /// What the copy lies on.
+    pub(crate) base: Option<PathBuf>,
+    pub(crate) is_copy: bool,
 }
 
 /// A saved machine that is being written. Dropped before [`NewSavedMachine::keep`] nothing is left of it.
@@ -194,6 +278,7 @@ pub(crate) struct NewSavedMachine {
     memory: File,
     /// By the number of the disk.
     copies: BTreeMap<usize, (String, File)>,
+    takes_commands: bool,
 }
 
 impl NewSavedMachine {
@@ -207,7 +292,21 @@ impl NewSavedMachine {
             _ => unwritable(target)(error),
         })?;
         let memory = folder.file(MEMORY).map_err(unwritable(target))?;
-        Ok(NewSavedMachine { folder, target: target.into(), memory, copies: BTreeMap::new() })
+        Ok(NewSavedMachine {
+            folder,
+            target: target.into(),
+            memory,
+            copies: BTreeMap::new(),
+            takes_commands: false,
+        })
+    }
+
+    /// Says that the guest waits for a command, and keeps `note` beside it, in the file `name`.
+    pub(crate) fn takes_commands(&mut self, name: &str, note: &[u8]) -> io::Result<()> {
+        self.takes_commands = true;
+        let mut file = self.folder.file(name)?;
+        file.write_all(note)?;
+        file.sync_all()
     }
 
     /// Where the contents of memory go.
@@ -252,8 +351,9 @@ impl NewSavedMachine {
         let saved_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let memory = self.memory.metadata().map_err(&failed)?.len();
         let spec = with_absolute_paths(spec).map_err(&failed)?;
-        let (manifest, sections) =
+        let (mut manifest, sections) =
             Manifest::new(spec, disks, saved_at, memory, state).map_err(|error| failed(error.into()))?;
+        manifest.takes_commands = self.takes_commands;
         let manifest = serde_json::to_vec_pretty(&manifest).map_err(|error| failed(error.into()))?;
         let write = || {
             for (name, bytes) in [(STATE, &sections), (MANIFEST, &manifest)] {
@@ -318,13 +418,20 @@ fn open(folder: &Path, name: &str) -> Result<File, SavedMachineError> {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             return Err(SavedMachineError::NotSaved(folder.into()));
         }
+        // A link, or a socket.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            return Err(no_regular_file(folder, name));
+        }
         opened => opened.map_err(|source| SavedMachineError::Unreadable { path: path.clone(), source })?,
     };
     if file.metadata().is_ok_and(|found| found.is_file()) {
         return Ok(file);
     }
-    let reason = format!("{name} is no regular file");
-    Err(SavedMachineError::Damaged { folder: folder.into(), reason })
+    Err(no_regular_file(folder, name))
+}
+
+fn no_regular_file(folder: &Path, name: &str) -> SavedMachineError {
+    SavedMachineError::Damaged { folder: folder.into(), reason: format!("{name} is no regular file") }
 }
 
 /// All of a small file.

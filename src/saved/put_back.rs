@@ -8,8 +8,8 @@ use diskimage::set_backing_name;
 
 use super::manifest::{SavedDisk, copied_format};
 use super::{SavedMachine, SavedMachineError, open};
-use crate::host::disk::{Access, base_of, copy_file, lock, open_file};
-use crate::host::new_file::NewFile;
+use crate::host::disk::{Access, ExchangeMark, base_of, copy_file, lock, open_file};
+use crate::host::new_file::{Exchanged, NewFile};
 use crate::spec::DiskSpec;
 
 /// New files beside the images that they are to replace, on the medium already. Dropped, they are gone.
@@ -21,6 +21,8 @@ struct NewDisk {
     index: usize,
     image: PathBuf,
     new: NewFile,
+    /// Of one of several, which fit together only as a whole.
+    mark: Option<ExchangeMark>,
 }
 
 impl SavedMachine {
@@ -36,11 +38,17 @@ impl SavedMachine {
                     let image = disk.image();
                     let new = self
                         .copy_back(index, disk, name, wanted)
-                        .map_err(|source| SavedMachineError::PutBack { path: image.into(), source })?;
-                    disks.push(NewDisk { index, image: image.into(), new });
+                        .map_err(|source| put_back(image, source))?;
+                    disks.push(NewDisk { index, image: image.into(), new, mark: None });
                 }
                 Some(SavedDisk::Mark(_)) => return Err(SavedMachineError::NoDisks(self.folder.clone())),
                 None => {}
+            }
+        }
+        if disks.len() > 1 {
+            for NewDisk { image, mark, .. } in &mut disks {
+                let new = ExchangeMark::prepare(image, &self.folder);
+                *mark = Some(new.map_err(|source| put_back(image, source))?);
             }
         }
         Ok(NewDisks(disks))
@@ -70,16 +78,21 @@ impl SavedMachine {
     }
 
     /// Puts the disks of the folder back, for a machine that does not run. Each is the old one or that of the folder, whenever this process
-    /// ends; when it is done again, all are those of the folder.
-    pub(crate) fn put_disks_back(&mut self) -> Result<(), SavedMachineError> {
+    /// ends; when it is done again, all are those of the folder. They are the old ones again if what this returns is dropped before it
+    /// is kept.
+    pub(crate) fn put_disks_back(&mut self) -> Result<ExchangedDisks, SavedMachineError> {
         let disks = self.copy_disks_back(&|| true)?;
         // Nobody writes to them, and nobody begins to.
         let locked = disks.0.iter().map(|disk| lock_image(&disk.image));
         let _locked = locked.collect::<Result<Vec<_>, _>>()?;
-        disks.replace(|_, _| Ok::<_, SavedMachineError>(()))?;
+        let exchanged = disks.exchange()?;
         self.disks.fill(None);
-        Ok(())
+        Ok(exchanged)
     }
+}
+
+fn put_back(path: &Path, source: io::Error) -> SavedMachineError {
+    SavedMachineError::PutBack { path: path.into(), source }
 }
 
 fn lock_image(path: &Path) -> Result<impl Sized + use<>, SavedMachineError> {
@@ -88,19 +101,125 @@ fn lock_image(path: &Path) -> Result<impl Sized + use<>, SavedMachineError> {
         let behind = lock(&file, &metadata, path, access)?;
         Ok((file, behind))
     });
-    locked.map_err(|error| SavedMachineError::PutBack { path: path.into(), source: io::Error::other(error) })
+    locked.map_err(|error| put_back(path, io::Error::other(error)))
 }
 
 impl NewDisks {
-    /// Gives each the name of the image that it replaces, and calls `then` with the disk's number and the image's path.
+    /// Gives each the name of the image that it replaces, and then calls `then` with each disk's number and the image's path. If this
+    /// ends between two images, they have marks, and no machine starts on them before they are put back again.
     pub(crate) fn replace<E: From<SavedMachineError>>(
-        self,
+        mut self,
         then: impl Fn(usize, &Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        for NewDisk { index, image, new } in self.0 {
-            new.keep(true).map_err(|source| SavedMachineError::PutBack { path: image.clone(), source })?;
-            then(index, &image)?;
+        let marks = self.set_marks()?;
+        let mut replaced = Vec::new();
+        for NewDisk { index, image, new, .. } in self.0 {
+            new.keep(true).map_err(|source| put_back(&image, source))?;
+            replaced.push((index, image));
         }
-        Ok(())
+        remove_marks(marks)?;
+        replaced.iter().try_for_each(|(index, image)| then(*index, image))
+    }
+
+    /// The same for those whose images may be wanted again: all of them have their names afterwards, or none after an error.
+    fn exchange(mut self) -> Result<ExchangedDisks, SavedMachineError> {
+        let marks = self.set_marks()?;
+        let exchange =
+            |NewDisk { image, new, .. }: NewDisk| new.exchange().map_err(|source| put_back(&image, source));
+        // Those that were exchanged before an error have come back when this is over.
+        let exchanged = self.0.into_iter().map(exchange).collect::<Result<_, _>>().map(ExchangedDisks);
+        remove_marks(marks)?;
+        exchanged
+    }
+
+    fn set_marks(&mut self) -> Result<Vec<(PathBuf, PathBuf)>, SavedMachineError> {
+        let mut marks = Vec::new();
+        for NewDisk { image, mark, .. } in &mut self.0 {
+            let set = mark.take().map(ExchangeMark::set).transpose();
+            marks.extend(set.map_err(|source| put_back(image, source))?.map(|mark| (image.clone(), mark)));
+        }
+        Ok(marks)
+    }
+}
+
+/// Removes the marks of these images.
+fn remove_marks(marks: Vec<(PathBuf, PathBuf)>) -> Result<(), SavedMachineError> {
+    marks
+        .into_iter()
+        .try_for_each(|(image, mark)| fs::remove_file(mark).map_err(|source| put_back(&image, source)))
+}
+
+/// Disks that have the names of those that were there before. Dropped, those have them again.
+#[derive(Debug)]
+pub(crate) struct ExchangedDisks(Vec<Exchanged>);
+
+impl ExchangedDisks {
+    /// Those of before are not needed any more.
+    pub(crate) fn keep(self) {
+        self.0.into_iter().for_each(Exchanged::keep);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::disk::OpenDisk;
+    use crate::spec::DiskSpec;
+
+    /// What replaces the two images.
+    fn new_disks(images: &[PathBuf; 2]) -> NewDisks {
+        let new = |(index, image): (usize, &PathBuf)| {
+            let new = NewFile::create(image).unwrap();
+            new.file().set_len(1024).unwrap();
+            let mark = Some(ExchangeMark::prepare(image, Path::new("/first")).unwrap());
+            NewDisk { index, image: image.clone(), new, mark }
+        };
+        NewDisks(images.iter().enumerate().map(new).collect())
+    }
+
+    #[test]
+    fn disks_of_which_one_was_not_exchanged_are_refused_until_all_are() {
+        let root = tempfile::tempdir().unwrap();
+        let images = ["a.raw", "b.raw"].map(|name| root.path().join(name));
+        images.iter().for_each(|image| fs::write(image, [0; 512]).unwrap());
+        let open =
+            || images.each_ref().map(|image| OpenDisk::open(&DiskSpec::new(image)).map(|disk| disk.length()));
+        let half = new_disks(&images);
+        // The second one cannot be replaced.
+        fs::remove_file(&images[1]).unwrap();
+        fs::create_dir(&images[1]).unwrap();
+        half.replace(|_, _| Err::<(), _>(put_back(Path::new("then"), io::ErrorKind::Other.into())))
+            .unwrap_err();
+        assert_eq!(fs::metadata(&images[0]).unwrap().len(), 1024);
+        fs::remove_dir(&images[1]).unwrap();
+        fs::write(&images[1], [0; 512]).unwrap();
+        for refused in open() {
+            assert!(refused.unwrap_err().to_string().contains("restore --put-back /first"));
+        }
+        new_disks(&images).replace(|_, _| Ok::<_, SavedMachineError>(())).unwrap();
+        assert_eq!(open().map(Result::unwrap), [1024, 1024]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn disks_that_were_exchanged_come_back_unless_they_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let images = ["a.raw", "b.raw"].map(|name| root.path().join(name));
+        images.iter().for_each(|image| fs::write(image, [0; 512]).unwrap());
+        let lengths = || images.each_ref().map(|image| fs::metadata(image).unwrap().len());
+        let exchanged = new_disks(&images).exchange().unwrap();
+        assert_eq!(lengths(), [1024, 1024]);
+        drop(exchanged);
+        assert_eq!(lengths(), [512, 512]);
+        // The second one cannot be exchanged.
+        let half = new_disks(&images);
+        fs::remove_file(&images[1]).unwrap();
+        half.exchange().unwrap_err();
+        fs::write(&images[1], [0; 512]).unwrap();
+        assert_eq!(lengths(), [512, 512]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+        new_disks(&images).exchange().unwrap().keep();
+        assert_eq!(lengths(), [1024, 1024]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
     }
 }

@@ -94,9 +94,68 @@ fn what_is_no_saved_machine_is_refused_in_a_sentence() {
     assert!(replace("\"program\"", "\"\u{1b}[2J\"").contains("damaged"));
     fs::remove_file(folder.join(STATE)).unwrap();
     std::os::unix::fs::symlink("/dev/zero", folder.join(STATE)).unwrap();
-    assert!(refusal(&folder).contains("cannot be read"));
+    assert!(refusal(&folder).contains("state is no regular file"));
+    fs::remove_file(folder.join(STATE)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.join(STATE)).unwrap();
+    assert!(refusal(&folder).contains("state is no regular file"));
     File::options().write(true).open(folder.join(MANIFEST)).unwrap().set_len(MOST_MANIFEST + 1).unwrap();
     assert!(refusal(&folder).contains("longer than"));
+}
+
+#[test]
+fn absurd_sizes_are_refused_before_anything_of_such_a_size_is_made() {
+    let (_root, folder, _) = saved();
+    let path = folder.join(MANIFEST);
+    let good: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let most = serde_json::Value::from(u64::MAX);
+    let with = |pointer: &str, value: &serde_json::Value| {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).unwrap() = value.clone();
+        fs::write(&path, bad.to_string()).unwrap();
+        SavedMachine::open(&folder)
+    };
+    let refused = |pointer: &str, value: serde_json::Value| {
+        let error = with(pointer, &value).unwrap_err().to_string();
+        assert!(error.contains(folder.to_str().unwrap()), "{pointer}: {error}");
+    };
+    for pointer in ["/format", "/memory", "/sections/0/length", "/sections/1/length", "/version"] {
+        refused(pointer, most.clone());
+        refused(pointer, (-1).into());
+        refused(pointer, 1e300.into());
+    }
+    // Lengths whose sum is right, by an overflow.
+    let mut bad = good.clone();
+    let whole = fs::metadata(folder.join(STATE)).unwrap().len();
+    bad["sections"][0]["length"] = (u64::MAX - 1).into();
+    bad["sections"][1]["length"] = (whole + 2).into();
+    fs::write(&path, bad.to_string()).unwrap();
+    assert!(refusal(&folder).contains("ends in section"));
+    let many: Vec<_> = (0..5000).map(|_| good["sections"][0].clone()).collect();
+    refused("/sections", many.into());
+    refused("/sections", serde_json::json!([]));
+    refused("/disks", vec![serde_json::Value::Null; 9].into());
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    fs::write(&path, good.to_string().replacen("-1", &deep, 1)).unwrap();
+    assert!(refusal(&folder).contains("damaged"));
+}
+
+#[test]
+fn errors_are_sentences_in_one_line() {
+    let path = PathBuf::from("saved");
+    for error in [
+        SavedMachineError::Exists(path.clone()),
+        SavedMachineError::NoDisks(path.clone()),
+        SavedMachineError::DisksExist(path.clone()),
+        SavedMachineError::NoPlaceForWrites(path.clone()),
+        SavedMachineError::NotSaved(path.clone()),
+        SavedMachineError::DiskChanged(path.clone()),
+        SavedMachineError::NoCopy { folder: path.clone(), disk: path.clone() },
+        SavedMachineError::Damaged { folder: path.clone(), reason: "it is".into() },
+    ] {
+        let said = error.to_string();
+        assert!(!said.contains("  ") && !said.contains('\n') && said.contains([';', ':']), "{said}");
+        assert!(!said.contains("rm -r"), "{said}");
+    }
 }
 
 #[test]

@@ -87,6 +87,12 @@ impl Spec {
         Spec { mem_backing: Some(backing), ..self }
     }
 
+    /// Has equal pages shared with other guests, or not.
+    #[must_use]
+    pub fn with_merge(self, merge: bool) -> Self {
+        Spec { merge: Some(merge), ..self }
+    }
+
     /// Sets the console that the terminal has.
     #[must_use]
     pub fn with_console(self, console: ConsoleChoice) -> Self {

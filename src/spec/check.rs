@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use devices::pci::slots;
 
 use super::disk_check;
-use super::{InterfaceName, MacAddress, NetLink, NetSpec, PortForward, Spec, SpecError, Subnet, UserNet};
+use super::{
+    InterfaceName, MacAddress, MemBacking, NetLink, NetSpec, PortForward, Spec, SpecError, Subnet, UserNet,
+};
 
 /// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
 const PORTS: usize = 30;
@@ -45,6 +47,9 @@ impl Spec {
         disk_check::check(&self.disk)?;
         self.check_ports()?;
         self.check_nets()?;
+        if self.merge() && self.mem_backing() == MemBacking::Memfd {
+            return Err(SpecError::MergedMemfd);
+        }
         match self.balloon {
             Some(balloon) if balloon.mib() >= self.mem().mib() => {
                 Err(SpecError::Balloon { balloon, mem: self.mem() })
@@ -249,6 +254,15 @@ mod tests {
         let names: Vec<_> = (0..9).map(|n| format!("tap{n}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         assert!(taps(&names[..8]).is_ok() && taps(&names).is_err());
+    }
+
+    #[test]
+    fn memory_that_others_map_is_not_merged() {
+        let merged = |backing| Spec::new("k").with_merge(true).with_mem_backing(backing).settled();
+        let error = merged(MemBacking::Memfd).unwrap_err().to_string();
+        assert!(error.contains("`--mem-backing memfd`"), "{error}");
+        merged(MemBacking::Anonymous).unwrap();
+        Spec::new("k").with_merge(false).with_mem_backing(MemBacking::Memfd).settled().unwrap();
     }
 
     #[test]

@@ -176,6 +176,11 @@ pub enum SpecError {
         /// The socket.
         path: PathBuf,
     },
+    /// The host merges private memory only.
+    #[error(
+        "the host shares no pages of memory that other processes can map; leave out `--merge` or `--mem-backing memfd`"
+    )]
+    MergedMemfd,
     /// The balloon would leave no memory to the guest.
     #[error("a balloon of {balloon} leaves a guest of {mem} no memory; give it less with `--balloon`")]
     Balloon {

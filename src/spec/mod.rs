@@ -108,7 +108,7 @@ pub struct Spec {
     ///
     /// The default is `console=ttyS0 panic=-1 pci=noearly`. It also replaces the options of the disk's boot loader entry.
     /// If it is given several times, the texts are joined by a space.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", allow_hyphen_values = true, action = clap::ArgAction::Append))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", allow_hyphen_values = true, hide_short_help = true, action = clap::ArgAction::Append))]
     #[serde(deserialize_with = "text::joined", skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
 
@@ -175,6 +175,19 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_backing: Option<MemBacking>,
 
+    /// Share equal pages with other guests
+    ///
+    /// Marks the guest's memory for the host's KSM, which keeps pages with equal contents once, across machines, and copies one when it is
+    /// written. It saves memory where guests are alike, costs processor time of the host, and breaks up huge pages. A guest can find
+    /// out what others have in their memory by the time that a write takes: only for guests that may know of each other. KSM is off
+    /// until somebody switches it on: `minivmm doctor` says how. Not with `--mem-backing memfd`.
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, num_args = 0, default_missing_value = "true", hide_short_help = true)
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merge: Option<bool>,
+
     /// Memory to take back from the guest at its start
     ///
     /// The guest's balloon driver returns the pages to the host when it is loaded. The amount can be changed while the
@@ -197,7 +210,13 @@ pub struct Spec {
     /// the virtio driver is loaded, which is a module in Debian's kernel.
     #[cfg_attr(
         feature = "cli",
-        arg(long, value_name = "NAME", hide_possible_values = true, ignore_case = true)
+        arg(
+            long,
+            value_name = "NAME",
+            hide_possible_values = true,
+            hide_short_help = true,
+            ignore_case = true
+        )
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<ConsoleChoice>,
@@ -272,6 +291,11 @@ impl Spec {
         self.mem_backing.unwrap_or_default()
     }
 
+    /// Whether equal pages are shared with other guests.
+    pub fn merge(&self) -> bool {
+        self.merge.unwrap_or_default()
+    }
+
     /// Number of processors.
     pub fn cpus(&self) -> Cpus {
         self.cpus.unwrap_or_default()
@@ -312,6 +336,7 @@ impl Spec {
             port,
             mem: _,
             mem_backing: _,
+            merge: _,
             balloon: _,
             cpus: _,
             console: _,

@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use log::Level;
 
@@ -108,6 +108,9 @@ enum LaunchError {
     PidNotPrinted { what: What, pid: u32, source: io::Error },
 }
 
+/// Most bytes that a parent prints.
+const MOST_ANNOUNCED: usize = 1 << 20;
+
 /// Standard input, output and error.
 const STANDARD_STREAMS: [libc::c_int; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
 
@@ -116,6 +119,7 @@ const STANDARD_STREAMS: [libc::c_int; 3] = [libc::STDIN_FILENO, libc::STDOUT_FIL
 pub(super) struct Parent {
     what: What,
     channel: Arc<Mutex<Option<UnixStream>>>,
+    announcement: Arc<OnceLock<String>>,
 }
 
 impl Parent {
@@ -123,13 +127,26 @@ impl Parent {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the parent print this text instead of the number of this process, when it runs.
+    pub(super) fn announce(&self, text: String) {
+        let _ = self.announcement.set(text);
+    }
+
+    /// Whether the parent has ended before it was told a result.
+    pub(super) fn is_gone(&self) -> bool {
+        self.channel().as_ref().is_some_and(is_hung_up)
+    }
+
     /// Reports that it runs.
     pub(super) fn report_ready(&self) -> Result<(), ServiceError> {
         let Some(mut channel) = self.channel().take() else { return Ok(()) };
         redirect_to_null(&STANDARD_STREAMS).map_err(ServiceError::Streams)?;
-        let [a, b, c, d] = std::process::id().to_le_bytes();
+        let text = self.announcement.get().map_or("", String::as_str).as_bytes();
+        let text = text.get(..MOST_ANNOUNCED).unwrap_or(text);
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        let numbers = [std::process::id(), length].map(u32::to_le_bytes).concat();
         channel
-            .write_all(&[Status::Done.code(), a, b, c, d])
+            .write_all(&[&[Status::Done.code()], &numbers[..], text].concat())
             .map_err(|_| ServiceError::ParentGone(self.what))?;
         // Sent once the number of this process was printed: a machine that nobody knows of must not run.
         channel.read_exact(&mut [0]).map_err(|_| ServiceError::ParentGone(self.what))
@@ -163,7 +180,8 @@ pub(super) fn launch_keeping(
             let [input, output, _] = STANDARD_STREAMS;
             let ours = close_others(&[keep, &[channel.as_raw_fd()]].concat())
                 .and_then(|()| redirect_to_null(&[input, output]));
-            let parent = Parent { what, channel: Arc::new(Mutex::new(Some(channel))) };
+            let channel = Arc::new(Mutex::new(Some(channel)));
+            let parent = Parent { what, channel, announcement: Arc::default() };
             let status = match ours {
                 Ok(()) => work(notify, parent.clone()),
                 Err(error) => failed(error),
@@ -177,7 +195,7 @@ pub(super) fn launch_keeping(
 
 /// Waits for the child's result.
 fn wait_for_child(what: What, mut channel: UnixStream, notify: &Notify) -> Status {
-    let (mut status, mut pid) = ([0], [0; 4]);
+    let (mut status, mut pid, mut length) = ([0], [0; 4], [0; 4]);
     if channel.read_exact(&mut status).is_err() {
         return report_error(&LaunchError::Died(what), Status::Failed);
     }
@@ -185,13 +203,20 @@ fn wait_for_child(what: What, mut channel: UnixStream, notify: &Notify) -> Statu
     if code != Status::Done.code() {
         return Status::ALL.into_iter().find(|status| status.code() == code).unwrap_or(Status::Failed);
     }
-    if channel.read_exact(&mut pid).is_err() {
+    let read = channel.read_exact(&mut pid).and_then(|()| channel.read_exact(&mut length));
+    let mut text =
+        vec![0; usize::try_from(u32::from_le_bytes(length)).map_or(0, |len| len.min(MOST_ANNOUNCED))];
+    if read.and_then(|()| channel.read_exact(&mut text)).is_err() {
         return report_error(&LaunchError::Died(what), Status::Failed);
     }
     let pid = u32::from_le_bytes(pid);
     // Sent by the parent, which the manager has started: it may ignore messages from other processes.
     notify.ready(pid);
-    let printed = print_line(&pid.to_string());
+    let printed = if text.is_empty() {
+        print_line(&pid.to_string())
+    } else {
+        print_line(&String::from_utf8_lossy(&text))
+    };
     // The child may have died: its pidfile or log says why.
     let _ = channel.write_all(&[Status::Done.code()]);
     match printed {
@@ -240,7 +265,7 @@ impl Service {
 
     /// The process that started this one has ended, and nobody would know of the machine.
     pub(super) fn parent_is_gone(&self) -> bool {
-        self.parent.as_ref().is_some_and(|parent| parent.channel().as_ref().is_some_and(is_hung_up))
+        self.parent.as_ref().is_some_and(Parent::is_gone)
     }
 
     /// Whether the machine runs in the background.

@@ -2,7 +2,7 @@
 
 use super::{Finding, Level, persistent};
 use crate::cli::advice::{self, KVM, MemoryVerdict, Problem, TUN};
-use crate::host::facts::{Backend, Cpu, Host};
+use crate::host::facts::{Backend, Cpu, Host, Merging};
 use crate::spec::MemSize;
 
 /// KVM_GET_API_VERSION of every kernel since 2.6.22; callers shall refuse any other (KVM api §4.1).
@@ -99,6 +99,18 @@ fn memory(host: &Host, mem: MemSize, findings: &mut Vec<Finding>) {
         ),
         setting => Finding::ok("memory", format!("transparent huge pages are on ({setting})")),
     }));
+    findings.extend(host.merging().map(merging));
+}
+
+/// Most hosts do not merge, and most machines do not ask for it: that is no reason for a warning.
+fn merging(merging: Merging) -> Finding {
+    match merging {
+        Merging::Runs => Finding::ok("memory", "KSM runs: guests with `--merge` share equal pages"),
+        Merging::Off => Finding {
+            cure: Some(persistent::MERGING.into()),
+            ..Finding::ok("memory", "KSM is switched off, so that `--merge` saves nothing")
+        },
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +134,23 @@ mod tests {
         assert!(
             levels(&[meminfo, thp("[always] madvise never\n")], "memory").iter().all(|f| f.0 == Level::Ok)
         );
+    }
+
+    #[test]
+    fn ksm_is_told_with_what_starts_it() {
+        let run = |text| ("/sys/kernel/mm/ksm/run", text);
+        let merging = |files: &[(&str, &str)]| {
+            let (_folder, host) = tree(files);
+            host.merging().map(merging)
+        };
+        let off = merging(&[run("0\n")]).unwrap();
+        assert!(off.level == Level::Ok && off.cure.unwrap().contains("/etc/tmpfiles.d/ksm.conf"));
+        assert!(merging(&[run("2\n")]).unwrap().text.contains("off"));
+        let on = merging(&[run("1\n")]).unwrap();
+        assert!(on.text.contains("KSM runs") && on.cure.is_none());
+        assert!(merging(&[]).is_none());
+        let meminfo = ("/proc/meminfo", "MemTotal: 2097152 kB\nMemAvailable: 1048576 kB\n");
+        assert!(levels(&[meminfo, run("0\n")], "memory")[1].1.contains("KSM"));
     }
 
     #[test]

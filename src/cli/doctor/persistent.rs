@@ -8,6 +8,10 @@ use crate::host::facts::{Access, Cpu, Host};
 pub(super) const HUGE_PAGES: &str = "`echo 'w /sys/kernel/mm/transparent_hugepage/enabled - - - - madvise' | sudo tee \
      /etc/tmpfiles.d/huge-pages.conf && sudo systemd-tmpfiles --create huge-pages.conf`, which each boot does again";
 
+/// Takes effect at once and at each boot.
+pub(super) const MERGING: &str = "`echo 'w /sys/kernel/mm/ksm/run - - - - 1' | sudo tee /etc/tmpfiles.d/ksm.conf && sudo systemd-tmpfiles \
+     --create ksm.conf` starts it, at each boot again";
+
 /// The persistent cure for /dev/kvm.
 pub(super) fn kvm(host: &Host, cpu: &Cpu, access: &Access, problem: Problem) -> Problem {
     match access {

@@ -9,6 +9,7 @@ use clap::{ArgAction, ArgMatches};
 
 use super::super::args::{ArgsError, MachineArgs};
 use super::super::exit;
+use super::super::warm::WarmName;
 use crate::spec::Spec;
 
 /// The command and its guest.
@@ -36,6 +37,13 @@ pub struct RunArgs {
     /// Give up if it is not up by then [default: 60]
     #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
     pub boot_timeout: Option<u32>,
+    /// Keep the booted guest as NAME for later runs
+    ///
+    /// The first run boots, and saves its machine before the command begins. Later ones with the same options go on from there, each in
+    /// a clone of its own. If the kernel, the files of the guest or an option have changed, the machine is made anew. `minivmm warm ls` lists
+    /// these machines, `minivmm warm rm NAME` removes one.
+    #[arg(long, value_name = "NAME")]
+    pub warm: Option<WarmName>,
     /// Pass standard input on to the command
     #[arg(short = 'i', long)]
     pub stdin: bool,

@@ -8,6 +8,7 @@ use boot::modules::ModuleError;
 
 use crate::cli::preflight::PreflightError;
 use crate::cli::switch::EnsureError;
+use crate::cli::warm::WarmError;
 use crate::control::ClaimError;
 use crate::machine::StartError;
 use crate::spec::{MemSize, SpecError};
@@ -30,6 +31,9 @@ pub(crate) enum RunError {
     /// A switch of its networks.
     #[error(transparent)]
     Switch(#[from] EnsureError),
+    /// What cannot be kept.
+    #[error(transparent)]
+    Warm(#[from] WarmError),
     /// More ports than a guest can have beside those of `run`.
     #[error("{asked} ports were asked for, and beside those of `minivmm run` a guest can have {max}")]
     Ports {

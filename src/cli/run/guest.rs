@@ -1,9 +1,7 @@
 //! The guest of a command: its kernel, and the initramfs that is made for it.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -26,7 +24,7 @@ use crate::image::{Budget, read_file};
 use crate::machine::files::{OpenFiles, Prepared};
 use crate::spec::Spec;
 
-/// The init script, without the lines that differ from run to run.
+/// The init script, without the lines that differ from guest to guest.
 const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
 /// The folder for our files in the guest; resources/initramfs/run.sh has the same name.
 const PRIVATE_FOLDER: &str = ".minivmm";
@@ -56,15 +54,22 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     }
 }
 
+/// An initramfs.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) archive: Cpio,
+    /// The host's files that its modules are from.
+    pub(super) modules: Vec<PathBuf>,
+}
+
 /// Makes the initramfs for `args` and the kernel that was found.
 pub(super) fn initramfs(
     args: &RunArgs,
     spec: &Spec,
     prepared: &Prepared,
     host: &Host,
-    token: &str,
-) -> Result<Cpio, RunError> {
-    let modules = modules(args, spec, prepared, host)?;
+) -> Result<Made, RunError> {
+    let (modules, sources) = modules(args, spec, prepared, host)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
     let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
@@ -92,14 +97,13 @@ pub(super) fn initramfs(
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
-    put("init", 0o755, shell.init(args.stdin, token, &network(spec)).into_bytes())?;
-    put("command", 0o644, set_arguments(&args.command))?;
+    put("init", 0o755, shell.init(&network(spec)).into_bytes())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
     for Module { file, content } in modules {
         put(&file, 0o644, content)?;
     }
-    Ok(archive.finish()?)
+    Ok(Made { archive: archive.finish()?, modules: sources })
 }
 
 /// Prints one warning about files that the guest will not have.
@@ -134,10 +138,10 @@ struct Shell {
 }
 
 impl Shell {
-    fn init(&self, input: bool, token: &str, network: &str) -> String {
+    fn init(&self, network: &str) -> String {
         let Shell { shell, busybox, links } = self;
-        let (links, input) = (u8::from(*links), u8::from(input));
-        format!("#!{shell}\nb={busybox} links={links} input={input} token={token}\n{network}\n{INIT}")
+        let links = u8::from(*links);
+        format!("#!{shell}\nb={busybox} links={links}\n{network}\n{INIT}")
     }
 }
 
@@ -188,27 +192,18 @@ fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The command as a line that makes it the shell's arguments, whatever bytes it has.
-fn set_arguments(command: &[OsString]) -> Vec<u8> {
-    let mut line = b"set --".to_vec();
-    for word in command {
-        line.extend(b" '");
-        for &byte in word.as_bytes() {
-            if byte == b'\'' { line.extend(b"'\\''") } else { line.push(byte) }
-        }
-        line.push(b'\'');
-    }
-    line.push(b'\n');
-    line
-}
-
-/// The drivers that the kernel has as modules.
-fn modules(args: &RunArgs, spec: &Spec, prepared: &Prepared, host: &Host) -> Result<Vec<Module>, RunError> {
+/// The drivers that the kernel has as modules, and the host's files that they are from.
+fn modules(
+    args: &RunArgs,
+    spec: &Spec,
+    prepared: &Prepared,
+    host: &Host,
+) -> Result<(Vec<Module>, Vec<PathBuf>), RunError> {
     let (open, files) = (&prepared.open, prepared.files());
     let Some((files, release)) = files.and_then(|files| Some((files, files.release()?))) else {
         // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
         // what is missing.
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     };
     let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
     let all = match (&args.modules, find_modules(args, spec, &release, host)) {
@@ -224,7 +219,7 @@ fn modules(args: &RunArgs, spec: &Spec, prepared: &Prepared, host: &Host) -> Res
                     searched.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
                 return Err(RunError::NoModules { release, searched: searched.join(", ") });
             }
-            None => return Ok(Vec::new()),
+            None => return Ok((Vec::new(), Vec::new())),
         },
     };
     let mut names = vec!["virtio_pci", "virtio_console"];
@@ -233,10 +228,14 @@ fn modules(args: &RunArgs, spec: &Spec, prepared: &Prepared, host: &Host) -> Res
     names.extend(spec.balloon.map(|_| "virtio_balloon"));
     // Without pvpanic, a panic is detected by its message on the console.
     names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-    all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
+    let loaded = all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
         source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
         other => failed(other.to_string()),
-    })
+    })?;
+    let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
+    let sources =
+        [all.folder().to_path_buf(), all.folder().join("modules.dep")].into_iter().chain(sources).collect();
+    Ok((loaded, sources))
 }
 
 /// The folder of this release's modules, or the folders that were searched.
@@ -348,16 +347,6 @@ mod tests {
     }
 
     #[test]
-    fn command_reaches_the_shell_byte_by_byte() {
-        let words = ["sh", "-c", "echo 'it''s' $HOME \"x\"\n", "", "\\"].map(OsString::from);
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), set_arguments(&words)).unwrap();
-        let script = format!(". {}; printf '%s|' \"$@\"", file.path().display());
-        let out = Command::new("sh").args(["-c", &script]).output().unwrap();
-        assert_eq!(String::from_utf8(out.stdout).unwrap(), "sh|-c|echo 'it''s' $HOME \"x\"\n||\\|");
-    }
-
-    #[test]
     fn init_is_a_script_that_shells_take() {
         let shell = Shell { shell: "/bin/sh", busybox: "", links: true };
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -365,9 +354,9 @@ mod tests {
         let network = network(&spec);
         assert_eq!(network, "mac=02:00:00:00:00:01 address=10.0.5.15/24 gateway=10.0.5.2 server=10.0.5.3");
         assert_eq!(super::network(&Spec::new("k").with_net("tap=tap2".parse().unwrap())), "mac=");
-        fs::write(file.path(), shell.init(true, "token", &network)).unwrap();
+        fs::write(file.path(), shell.init(&network)).unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
-        let text = shell.init(true, "token", "mac=m");
-        assert!(text.starts_with("#!/bin/sh\nb= links=1 input=1 token=token\nmac=m\n"), "{text}");
+        let text = shell.init("mac=m");
+        assert!(text.starts_with("#!/bin/sh\nb= links=1\nmac=m\n"), "{text}");
     }
 }

@@ -14,6 +14,7 @@ mod session;
 mod start;
 mod tree;
 mod verdict;
+mod warm;
 
 use args::RunArgs;
 

@@ -11,14 +11,16 @@ use devices::thread::{self, Role};
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::ports::{Ports, READ_PORTS, RunEvent, spawn, start_guest_threads};
-use super::start::{RunStart, Started};
+use super::ports::{READ_PORTS, RunEvent, listen, pass_stdin, spawn, watch_end};
+use super::start::{RunStart, Started, Way};
 use super::verdict::{RunEnd, output_error};
+use super::warm::say_saved;
 use crate::cli::exit::Status;
 use crate::cli::report;
 use crate::cli::session::{END_LIMIT, wait_until_abandoned};
 use crate::control::Ending;
 use crate::host::signals::{Signal, Signals};
+use crate::machine::commands::{self, CommandPorts, Task};
 use crate::spec::Spec;
 
 /// How long the rest of the output may take once the machine has ended.
@@ -38,28 +40,18 @@ pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     let refused = |what| move |source| RunError::Host { what, source };
     let signals = Signals::block().map_err(refused("to block signals"))?;
     report::limit_stderr_waits();
-    let token = token().map_err(refused("random bytes"))?;
+    let token = commands::token().map_err(refused("random bytes"))?;
     let (sender, events) = mpsc::channel();
-    let ports = Ports::new();
+    let ports = CommandPorts::new();
     spawn("signals", &sender, move |events| forward_signal(&signals, &events))
         .map_err(refused("a thread"))?;
-    ports.listen(&token, &sender).map_err(refused("a thread"))?;
-    let start = RunStart { args: args.clone(), spec, streams: ports.streams(), token };
-    spawn("start", &sender, move |events| {
-        let started = start.start(&events);
-        let _ = events.send(RunEvent::Started(Box::new(started)));
-    })
-    .map_err(refused("a thread"))?;
-    let mut run = Run::new(args, ports, sender);
+    listen(&ports, &token, &sender).map_err(refused("a thread"))?;
+    let start = RunStart { args: args.clone(), spec, streams: ports.streams(), anew: false };
+    let mut run = Run::new(args, ports, sender, token);
+    run.again = Some(start.clone());
+    run.start(start)?;
     let end = run.wait(&events)?;
     Ok(run.finish(&end, &events))
-}
-
-/// Random, so that no command prints it by chance.
-fn token() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The first signal ends the run. After another one, or the limit, the process exits without waiting for the
@@ -92,16 +84,27 @@ fn print_within_limit(text: String) {
     }
 }
 
+fn no_thread(source: io::Error) -> RunError {
+    RunError::Host { what: "a thread", source }
+}
+
 /// The state of a run.
 #[derive(Debug)]
 pub(super) struct Run<'a> {
     pub(super) args: &'a RunArgs,
-    ports: Ports,
+    ports: CommandPorts,
     sender: Sender<RunEvent>,
+    token: String,
     begin: Instant,
-    /// When the machine began to start.
+    /// When the machine began to start, or went on to do so.
     boots: Option<Instant>,
     started: Option<Started>,
+    /// Counts the machines of this run.
+    attempt: u32,
+    /// For one that boots instead of a warm one that did not go on.
+    again: Option<RunStart>,
+    /// Init waits for the command.
+    ready: bool,
     pub(super) up: bool,
     pub(super) ended: Option<u8>,
     complete: [bool; 2],
@@ -111,20 +114,38 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(args: &'a RunArgs, ports: Ports, sender: Sender<RunEvent>) -> Self {
+    pub(super) fn new(
+        args: &'a RunArgs,
+        ports: CommandPorts,
+        sender: Sender<RunEvent>,
+        token: String,
+    ) -> Self {
         Run {
             args,
             ports,
             sender,
+            token,
             begin: Instant::now(),
             boots: None,
             started: None,
+            attempt: 0,
+            again: None,
+            ready: false,
             up: false,
             ended: None,
             complete: [false; 2],
             closed: 0,
             output_error: None,
         }
+    }
+
+    /// Has another thread start a machine.
+    fn start(&self, start: RunStart) -> Result<(), RunError> {
+        spawn("start", &self.sender, move |events| {
+            let started = start.start(&events);
+            let _ = events.send(RunEvent::Started(Box::new(started)));
+        })
+        .map_err(|source| RunError::Host { what: "a thread", source })
     }
 
     /// Handles events until the run ends.
@@ -137,6 +158,9 @@ impl<'a> Run<'a> {
                 return Ok(RunEnd::Timeout);
             }
             if boot.is_some_and(|at| at <= now) {
+                if self.boot_instead()? {
+                    continue;
+                }
                 return Ok(RunEnd::BootTimeout);
             }
             let soonest = [limit, boot].into_iter().flatten().min();
@@ -153,11 +177,31 @@ impl<'a> Run<'a> {
             RunEvent::Starting => self.boots = Some(Instant::now()),
             RunEvent::Started(started) => {
                 let started = (*started)?;
-                start_guest_threads(self.args, &started.machine, &self.ports, &self.sender)
-                    .map_err(|source| RunError::Host { what: "a thread", source })?;
+                watch_end(&started.machine, self.attempt, &self.sender).map_err(no_thread)?;
+                let waits = self.ready || matches!(started.way, Way::Restored);
                 self.started = Some(started);
+                if waits {
+                    self.guest_waits()?;
+                }
             }
-            RunEvent::Up => self.up = true,
+            // A second command is no business of this run.
+            RunEvent::Ready if self.ended.is_some() => {}
+            RunEvent::Ready => {
+                self.ready = true;
+                if self.started.is_some() {
+                    self.guest_waits()?;
+                }
+            }
+            RunEvent::Saved(saved) => {
+                say_saved(self.args, &saved);
+                self.give_command()?;
+            }
+            RunEvent::Up => {
+                if self.args.stdin && !self.up {
+                    pass_stdin(&self.ports, &self.sender).map_err(no_thread)?;
+                }
+                self.up = true;
+            }
             RunEvent::CommandExited(status) => self.ended = self.ended.or(Some(status)),
             RunEvent::StreamComplete(index, now) => {
                 if let Some(complete) = self.complete.get_mut(index) {
@@ -169,10 +213,64 @@ impl<'a> Run<'a> {
                 return Ok(Some(RunEnd::OutputFailed));
             }
             RunEvent::Closed => self.closed += 1,
-            RunEvent::MachineEnded => return Ok(Some(RunEnd::MachineEnded)),
+            RunEvent::MachineEnded(attempt) if attempt < self.attempt => {}
+            RunEvent::MachineEnded(_) => {
+                return Ok(if self.boot_instead()? { None } else { Some(RunEnd::MachineEnded) });
+            }
             RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
         }
         Ok(self.done().map(RunEnd::Done))
+    }
+
+    /// The guest waits for its command: it is kept before, if that is wanted.
+    fn guest_waits(&mut self) -> Result<(), RunError> {
+        let started = self.started.as_mut();
+        let keep = started.and_then(|started| match &mut started.way {
+            Way::Boots(keep) => Some((keep.take()?, started.machine.controls())),
+            Way::Restored => None,
+        });
+        let Some((keep, controls)) = keep else { return self.give_command() };
+        // A save takes the time that it takes.
+        self.boots = None;
+        let save = move |events: Sender<RunEvent>| {
+            let _ = events.send(RunEvent::Saved(keep.save(&controls)));
+        };
+        spawn("save", &self.sender, save).map_err(no_thread)
+    }
+
+    fn give_command(&mut self) -> Result<(), RunError> {
+        let (words, input, token) = (&self.args.command, self.args.stdin, &self.token);
+        let line = Task { words, environment: &[], input, token }.line();
+        self.ports.give(&line.map_err(|source| RunError::Host { what: "random bytes", source })?);
+        self.boots = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Boots a machine if this one goes on from a warm one and its command has not begun: what was saved is damaged, or this host is not
+    /// the one that it was saved on. Says whether it does.
+    fn boot_instead(&mut self) -> Result<bool, RunError> {
+        let restored = |started: &Started| matches!(started.way, Way::Restored);
+        if self.up || !self.started.as_ref().is_some_and(restored) {
+            return Ok(false);
+        }
+        let (Some(Started { machine, control, .. }), Some(again)) = (self.started.take(), self.again.take())
+        else {
+            return Ok(false);
+        };
+        machine.kill();
+        if machine.wait_for(END_LIMIT).is_none() {
+            std::mem::forget(machine);
+        }
+        if let Some(control) = control {
+            let text = "it boots instead of going on from a warm machine".to_owned();
+            control.finish(Ending { status: Status::RunNeverUp.code(), text });
+        }
+        // The next one gets it when it was saved.
+        self.ports.take_back();
+        (self.ready, self.boots) = (false, None);
+        self.attempt += 1;
+        self.start(RunStart { anew: true, ..again })?;
+        Ok(true)
     }
 
     /// The command's status, once all its output is written.
@@ -198,7 +296,7 @@ impl<'a> Run<'a> {
             }
             print_within_limit(words);
         }
-        if let Some(Started { machine, control }) = self.started {
+        if let Some(Started { machine, control, .. }) = self.started {
             let text = text.unwrap_or_else(|| format!("its command ended with status {}", status.code()));
             if let Some(control) = control {
                 control.finish(Ending { status: status.code(), text });
@@ -234,7 +332,8 @@ impl<'a> Run<'a> {
         while self.closed < READ_PORTS {
             let left = deadline.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
-                Ok(RunEvent::MachineEnded | RunEvent::Signal(_)) => {}
+                Ok(RunEvent::MachineEnded(_) | RunEvent::Signal(_)) => {}
+                Ok(RunEvent::Ready | RunEvent::Saved(_)) => {}
                 Ok(event) => drop(self.handle(event)),
                 Err(_) => return,
             }

@@ -7,13 +7,16 @@ use super::args::RunArgs;
 use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
+use super::warm::{self, Keep};
 use crate::cli::preflight::{self, Start};
 use crate::cli::switch::ensure_for;
+use crate::cli::warm::WarmMachine;
 use crate::cli::{banner, logger, report};
 use crate::control::{Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
+use crate::machine::files::Prepared;
 use crate::machine::run_resources::{Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
@@ -22,12 +25,13 @@ use crate::spec::{Initrd, OnReboot, Spec};
 const PORTS: usize = 26;
 
 /// What a machine of a run is started from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct RunStart {
     pub(super) args: RunArgs,
     pub(super) spec: Spec,
     pub(super) streams: Vec<StreamPort>,
-    pub(super) token: String,
+    /// Boot, whatever warm machine there is.
+    pub(super) anew: bool,
 }
 
 /// A running machine, with its control server if it has a name.
@@ -35,32 +39,48 @@ pub(super) struct RunStart {
 pub(super) struct Started {
     pub(super) machine: Machine,
     pub(super) control: Option<ControlServer>,
+    /// How it came to wait for a command.
+    pub(super) way: Way,
+}
+
+/// How a machine comes to wait for a command.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// It boots, and is kept when it waits if that is wanted.
+    Boots(Option<Box<Keep>>),
+    /// It goes on from a warm machine, which waits.
+    Restored,
 }
 
 impl RunStart {
     /// Starts it. This may block without a limit: a directory may be large, or its file system unreachable.
     pub(super) fn start(self, events: &Sender<RunEvent>) -> Result<Started, RunError> {
-        let (host, args) = (Host::here(), self.args);
+        let host = Host::here();
         if self.spec.port.len() > PORTS {
             return Err(RunError::Ports { asked: self.spec.port.len(), max: PORTS });
         }
-        let spec = run_spec(self.spec.settled()?, &host)?;
+        let mut given = self.spec.clone();
+        if self.args.warm.is_some() {
+            warm::fix_addresses(&mut given);
+        }
+        let spec = run_spec(given.settled()?, &host)?;
+        let kept = warm::find(&self.args, &spec)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
-        let mut prepared = preflight::prepare(&spec, Start::Kernel)?;
-        let initrd: Arc<dyn Image> = Arc::new(guest::initramfs(&args, &spec, &prepared, &host, &self.token)?);
-        prepared.give_initrd(&initrd)?;
-        for warning in preflight::judge(&spec, &host, &mut prepared)? {
-            report::message(&format_args!("minivmm: warning: {warning}\n"));
-        }
-        ensure_for(&spec)?;
-        logger::install();
-        // The console goes to stderr if asked for; the machine keeps its last output in any case.
-        let shown = args.verbose.then(|| Box::new(Output::error()) as _);
-        let _ = events.send(RunEvent::Starting);
-        let prepared = Some(prepared);
-        let run_resources = RunResources { prepared, streams: self.streams, ..RunResources::default() };
-        let machine = Machine::start_supplied(&spec, shown, run_resources)?;
+        let restored = kept.as_ref().and_then(|kept| self.restore(kept, &spec, &host, events));
+        let (machine, way) = match restored {
+            Some(machine) => (machine, Way::Restored),
+            None => {
+                let mut prepared = preflight::prepare(&spec, Start::Kernel)?;
+                let made = guest::initramfs(&self.args, &spec, &prepared, &host)?;
+                let initrd: Arc<dyn Image> = Arc::new(made.archive);
+                prepared.give_initrd(&initrd)?;
+                let machine = self.launch(&spec, &host, prepared, events)?;
+                let files = made.modules;
+                let keep = kept.map(|warm| Box::new(Keep { warm, spec: spec.clone(), files }));
+                (machine, Way::Boots(keep))
+            }
+        };
         // Those that were asked for by number are known.
         let forwards = machine.forwards();
         if forwards.iter().any(|bound| bound.forward.host == 0) {
@@ -69,7 +89,61 @@ impl RunStart {
         let target = Arc::new(RunningTarget::new(&machine, spec));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();
         let control = control.map_err(|source| RunError::Host { what: "a control socket", source })?;
-        Ok(Started { machine, control })
+        Ok(Started { machine, control, way })
+    }
+
+    /// A machine that goes on from a warm one. `None` if it has to boot, for which the reason is said.
+    fn restore(
+        &self,
+        kept: &WarmMachine,
+        spec: &Spec,
+        host: &Host,
+        events: &Sender<RunEvent>,
+    ) -> Option<Machine> {
+        let restored = match kept.find() {
+            _ if self.anew => Err("its guest did not go on".to_owned()),
+            Ok(None) => {
+                warm::say(&self.args, "there is none yet");
+                return None;
+            }
+            Ok(Some(saved)) => {
+                let prepared = preflight::prepare(spec, Start::Saved(saved)).map_err(RunError::from);
+                let machine = prepared.and_then(|prepared| self.launch(spec, host, prepared, events));
+                machine.map_err(|error| report::chain(&error))
+            }
+            Err(why) => Err(why),
+        };
+        match restored {
+            Ok(machine) => {
+                warm::say(&self.args, "the command runs in a clone of it");
+                Some(machine)
+            }
+            Err(why) => {
+                warm::say(&self.args, &format!("it is made anew: {why}"));
+                None
+            }
+        }
+    }
+
+    /// Lets a machine run.
+    fn launch(
+        &self,
+        spec: &Spec,
+        host: &Host,
+        mut prepared: Prepared,
+        events: &Sender<RunEvent>,
+    ) -> Result<Machine, RunError> {
+        for warning in preflight::judge(spec, host, &mut prepared)? {
+            report::message(&format_args!("minivmm: warning: {warning}\n"));
+        }
+        ensure_for(spec)?;
+        logger::install();
+        // The console goes to stderr if asked for; the machine keeps its last output in any case.
+        let shown = self.args.verbose.then(|| Box::new(Output::error()) as _);
+        let _ = events.send(RunEvent::Starting);
+        let (prepared, streams) = (Some(prepared), self.streams.clone());
+        let run_resources = RunResources { prepared, streams, ..RunResources::default() };
+        Ok(Machine::start_supplied(spec, shown, run_resources)?)
     }
 }
 

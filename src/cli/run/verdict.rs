@@ -96,8 +96,9 @@ mod tests {
     use clap::Parser;
 
     use super::super::args::RunArgs;
-    use super::super::ports::{Ports, RunEvent};
+    use super::super::ports::RunEvent;
     use super::*;
+    use crate::machine::commands::CommandPorts;
 
     #[derive(Parser)]
     struct Line {
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn command_is_done_when_its_status_and_both_ends_of_its_output_are_there() {
         let args = Line::parse_from(["run", "true"]).args;
-        let mut run = Run::new(&args, Ports::new(), mpsc::channel().0);
+        let mut run = Run::new(&args, CommandPorts::new(), mpsc::channel().0, String::new());
         for said in [
             RunEvent::Up,
             RunEvent::StreamComplete(0, true),
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn output_that_the_host_does_not_take_is_a_failure_whatever_the_command_ended_with() {
         let args = Line::parse_from(["run", "true"]).args;
-        let mut run = Run::new(&args, Ports::new(), mpsc::channel().0);
+        let mut run = Run::new(&args, CommandPorts::new(), mpsc::channel().0, String::new());
         for said in [RunEvent::Up, RunEvent::CommandExited(0), RunEvent::StreamComplete(1, true)] {
             assert!(run.handle(said).unwrap().is_none());
         }

@@ -13,6 +13,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "forward" => "the forwards are printed, or one was added or removed",
         "capture" => "the capture has ended, by itself, by Ctrl-C or with its reader or the machine",
         "pause" => "the machine rests",
+        "clone" => "the clone runs, or, of a machine that is off, is made",
         "migrate" => "the machine runs at its target, and has ended here",
         "save" => "the machine is saved, and has ended; with `--keep-running` it runs on",
         "snapshot" => "the snapshot is there and the machine goes on, or it is deleted",
@@ -23,6 +24,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "doctor" => "machines can be started here",
         "switch" => "the switch has ended as it should, or the verb did its work",
         "disk" => "the verb did its work, and what was checked has no errors",
+        "warm" => "the machines are listed, also if there are none, or they are removed",
         "balloon" => "the guest is asked, and does what it can in its own time",
         _ => return None,
     };
@@ -30,7 +32,9 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "ls" => "the list cannot be printed",
         "snapshots" => "the list cannot be printed",
         "switch" => "the switch could not run, or none of this name does: what is printed says why",
+        "clone" => "there is no clone, and the original is as it was: what is printed says why",
         "disk" => "it was not done, or what was checked has errors: what is printed says why",
+        "warm" => "the list cannot be printed, or there is no such machine",
         "doctor" => "none can: what is printed says what is missing",
         "stop" | "kill" => "no machine of this name runs, or it has not ended: what is printed says why",
         _ => "no machine of this name runs, or it was not done: what is printed says why",
@@ -42,6 +46,7 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "save" => {
             rows.push((Status::Signal(0), "ended by signal n; the machine is not saved, and as it was"))
         }
+        "clone" => rows.push((Status::Signal(0), "ended by signal n; there is no clone")),
         "disk" => rows.push((Status::Signal(0), "ended by signal n; the work was not done")),
         _ => {}
     }

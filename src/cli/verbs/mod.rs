@@ -8,9 +8,9 @@ mod force;
 mod forward;
 mod ls;
 mod migrate;
-mod save;
+pub(super) mod save;
 mod show;
-mod snapshot;
+pub(super) mod snapshot;
 mod stop;
 mod wait;
 
@@ -28,8 +28,9 @@ pub use args::{
 pub(super) use capture::{CaptureFailure, write_frames};
 pub(super) use exits::exits;
 pub(super) use ls::uptime;
-pub(super) use show::listing;
+pub(super) use show::{listing, size};
 pub use snapshot::SnapshotName;
+pub(super) use snapshot::{remove_hidden, state_folder};
 
 use super::exit::Status;
 use super::{print, report_error};
@@ -182,7 +183,7 @@ impl MachineClient {
         find(name).map(MachineClient).ok_or_else(|| VerbError::NoMachine(name.clone()))
     }
 
-    fn get(&self, path: &str) -> Result<Value, VerbError> {
+    pub(super) fn get(&self, path: &str) -> Result<Value, VerbError> {
         self.send("GET", path, None, ANSWER_LIMIT)
     }
 

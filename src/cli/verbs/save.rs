@@ -16,12 +16,13 @@ use crate::control::client::{ClientError, PendingRequest};
 use crate::control::save_routes::save_body;
 use crate::machine::{CopyLimits, CopyProgress, CopyReport};
 
-/// How long the memory may take: at the speed of a slow disk, what a large machine has.
-const SAVE_LIMIT: Duration = Duration::from_secs(3600);
+/// How long memory and disks may take: at the speed of a slow disk, what a large machine has.
+const COPY_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// How long the machine may then take to end.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at how far it is.
 const TICK: Duration = Duration::from_millis(100);
+const SAVE: &str = "/v1/save";
 
 pub(super) fn save(args: &SaveArgs) -> Result<Status, VerbError> {
     let client = MachineClient::find(&args.name)?;
@@ -31,12 +32,12 @@ pub(super) fn save(args: &SaveArgs) -> Result<Status, VerbError> {
     if args.keep_running {
         let mut limits = CopyLimits { bandwidth: args.bandwidth, ..CopyLimits::default() };
         limits.downtime = args.downtime.unwrap_or(limits.downtime);
-        let report = ask(&client, &save_body(text, Some(limits), args.with_disks))?;
+        let report = follow(&client, SAVE, &save_body(text, Some(limits), args.with_disks))?;
         return Ok(print(&words(&report, args.json)?, Status::Done));
     }
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
-    ask(&client, &save_body(text, None, args.with_disks))?;
+    follow(&client, SAVE, &save_body(text, None, args.with_disks))?;
     match waiter.end(END_LIMIT)? {
         Some(_) => Ok(Status::Done),
         None => Err(client.failed(ClientError::TimedOut(END_LIMIT))),
@@ -55,33 +56,50 @@ fn words(report: &Value, json: bool) -> Result<String, VerbError> {
     ))
 }
 
-/// Sends the request and follows it with a bar; a signal cancels it.
-fn ask(client: &MachineClient, body: &Value) -> Result<Value, VerbError> {
+/// Sends a request that copies a machine, and follows it with a bar; a signal cancels it.
+pub(super) fn follow(client: &MachineClient, path: &str, body: &Value) -> Result<Value, VerbError> {
     let mut bar = Bar::begin().map_err(VerbError::Terminal)?;
+    let asked = ask_at(client, path, body, &mut bar, &|| false);
+    asked.map_err(|error| bar.interrupted().map_or(error, VerbError::Interrupted))
+}
+
+/// Sends the request to save a machine and shows how far it is; a signal cancels it, or `is_given_up`.
+pub(in crate::cli) fn ask(
+    client: &MachineClient,
+    body: &Value,
+    bar: &mut Bar,
+    is_given_up: &dyn Fn() -> bool,
+) -> Result<Value, VerbError> {
+    ask_at(client, SAVE, body, bar, is_given_up)
+}
+
+/// The same for any request that copies a machine.
+fn ask_at(
+    client: &MachineClient,
+    path: &str,
+    body: &Value,
+    bar: &mut Bar,
+    is_given_up: &dyn Fn() -> bool,
+) -> Result<Value, VerbError> {
     let failed = |source| client.failed(source);
-    let pending = PendingRequest::send(&client.0.socket, "POST", "/v1/save", Some(body), ANSWER_LIMIT);
-    let (mut pending, until) = (pending.map_err(failed)?, Instant::now() + SAVE_LIMIT);
-    let mut cancelled = false;
+    let pending = PendingRequest::send(&client.0.socket, "POST", path, Some(body), ANSWER_LIMIT);
+    let (mut pending, until) = (pending.map_err(failed)?, Instant::now() + COPY_LIMIT);
     loop {
         match pending.answer(TICK) {
             Ok(Some(answer)) => return Ok(answer),
             Ok(None) if client.is_stopped() || Instant::now() > until => {
-                return Err(client.failed(ClientError::TimedOut(SAVE_LIMIT)));
+                return Err(client.failed(ClientError::TimedOut(COPY_LIMIT)));
             }
             Ok(None) => {}
-            Err(source) => {
-                let error = client.failed(source);
-                return Err(bar.interrupted().map_or(error, VerbError::Interrupted));
-            }
+            Err(source) => return Err(client.failed(source)),
         }
-        if bar.interrupted().is_some() {
-            if !cancelled {
-                client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT)?;
-                cancelled = true;
-            }
+        // What these requests come to does not matter: a machine that has just ended takes no more, and its answer is on the way.
+        if bar.interrupted().is_some() || is_given_up() {
+            // Again and again: before the copy has begun there is nothing to cancel.
+            let _ = client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT);
         } else if bar.is_shown()
-            && let Ok(progress) =
-                CopyProgress::deserialize(client.send("GET", "/v1/copy", None, ANSWER_LIMIT)?)
+            && let Ok(answer) = client.send("GET", "/v1/copy", None, ANSWER_LIMIT)
+            && let Ok(progress @ CopyProgress { total: 1.., .. }) = CopyProgress::deserialize(answer)
         {
             let _ = bar.at(progress.total - progress.left.min(progress.total), progress.total);
         }

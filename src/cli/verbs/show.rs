@@ -134,7 +134,7 @@ fn columns(rows: &[Vec<String>]) -> String {
 }
 
 /// Bytes in words.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::cli) fn size(bytes: u64) -> String {
     amount("bytes-", &bytes.into())
 }
 

@@ -8,25 +8,30 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::Serialize;
 
+use super::save::follow;
 use super::show::{listing, size};
 use super::{MachineClient, RevertArgs, ShowArgs, SnapshotArgs, VerbError};
 use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
-use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, summary};
+use crate::image::printable;
+use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary};
 use crate::spec::MachineName;
 
-/// How long memory and disks may take: at the speed of a slow disk, what a large machine has.
-const COPY_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// Behind the name of a snapshot that is being deleted, which begins with a dot then.
 const DELETED: &str = ".deleted";
 
 /// Name of a snapshot: as that of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotName(MachineName);
+
+impl SnapshotName {
+    pub(in crate::cli) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
 
 impl FromStr for SnapshotName {
     type Err = String;
@@ -56,6 +61,11 @@ pub(in crate::cli) enum SnapshotError {
     #[error("a machine runs on the disk {path} of the snapshot; end it first", path = path.display())]
     InUse { path: PathBuf },
     #[error(
+        "{path} lies on a disk of the snapshot, and is of no use without it; remove it first, or keep what it shows by `minivmm disk convert \
+         {word} --backing {beneath} NEW.qcow2`", path = path.display(), word = diskimage::shell_word(path), beneath = diskimage::shell_word(beneath)
+    )]
+    Beneath { path: PathBuf, beneath: PathBuf },
+    #[error(
         "no machine called {machine} runs here, so that there is none to go back; `minivmm restore --put-back {folder}` starts it as it was \
          then, with its disks of then", folder = diskimage::shell_word(folder)
     )]
@@ -63,10 +73,15 @@ pub(in crate::cli) enum SnapshotError {
 }
 
 /// The folder of a machine's snapshots.
-fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
+pub(in crate::cli) fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
+    Ok(state_folder().ok_or(SnapshotError::NoPlace)?.join("snapshots").join(machine.as_str()))
+}
+
+/// Where this user's saved machines are kept, unless the environment says nothing of it.
+pub(in crate::cli) fn state_folder() -> Option<PathBuf> {
     let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    Ok(state.ok_or(SnapshotError::NoPlace)?.join("minivmm/snapshots").join(machine.as_str()))
+    Some(state?.join("minivmm"))
 }
 
 fn failed(folder: &Path) -> impl Fn(io::Error) -> SnapshotError {
@@ -87,7 +102,7 @@ pub(super) fn snapshot(args: &SnapshotArgs) -> Result<(), VerbError> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
     let body = snapshot_body(target.to_str().ok_or_else(|| VerbError::NotUtf8(target.clone()))?);
-    client.send("POST", "/v1/snapshot", Some(&body), COPY_LIMIT).map(drop)
+    follow(&client, "/v1/snapshot", &body).map(drop)
 }
 
 /// Takes a running machine back. What was lost is said.
@@ -102,14 +117,18 @@ pub(super) fn revert(args: &RevertArgs) -> Result<String, VerbError> {
         client => client?,
     };
     let body = snapshot_body(folder.to_str().ok_or_else(|| VerbError::NotUtf8(folder.clone()))?);
-    client.send("POST", "/v1/revert", Some(&body), COPY_LIMIT)?;
+    follow(&client, "/v1/revert", &body)?;
     let time = LocalTime::at(of.saved_at).seconds();
     Ok(format!(
         "{machine} goes on from {name}, {time}; what it did since then, in memory and on its disks, is dropped"
     ))
 }
 
-fn existing(machine: &MachineName, folder: &Path, name: &str) -> Result<SavedSummary, VerbError> {
+pub(in crate::cli) fn existing(
+    machine: &MachineName,
+    folder: &Path,
+    name: &str,
+) -> Result<SavedSummary, VerbError> {
     match summary(folder) {
         Err(SavedMachineError::NotSaved(_)) => {
             Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() }.into())
@@ -124,27 +143,40 @@ fn delete(machine: &MachineName, folder: &Path, name: &str) -> Result<(), Snapsh
     if let Some(path) = is_disk_in_use(&target) {
         return Err(SnapshotError::InUse { path });
     }
-    let hidden = |name: &str| folder.join(format!(".{name}.{}{DELETED}", std::process::id()));
-    match fs::rename(&target, hidden(name)) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() });
-        }
-        renamed => renamed.map_err(failed(folder))?,
+    if let Some((path, beneath)) = overlay_on(&target) {
+        return Err(SnapshotError::Beneath { path, beneath });
     }
-    // Those too whose deletion was killed.
-    let entries = folder.read_dir().map_err(failed(folder))?;
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(DELETED)) {
-            match fs::remove_dir_all(entry.path()) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(folder)(error)),
-                _ => {}
-            }
-        }
+    if !remove_hidden(folder, name).map_err(failed(folder))? {
+        return Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() });
     }
     // The last one takes the folder along.
     let _ = fs::remove_dir(folder);
     Ok(())
+}
+
+/// Removes `name` of `folder`, which is gone at once, and what a process that was killed in the midst of this has left. False if there is
+/// none.
+pub(in crate::cli) fn remove_hidden(folder: &Path, name: &str) -> io::Result<bool> {
+    let hidden = folder.join(format!(".{name}.{}{DELETED}", std::process::id()));
+    match fs::rename(folder.join(name), hidden) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        renamed => renamed?,
+    }
+    // Those too whose deletion was killed.
+    for entry in folder.read_dir()?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(DELETED)) {
+            let file = entry.file_type().is_ok_and(|kind| !kind.is_dir());
+            let removed = if file { fs::remove_file(entry.path()) } else { fs::remove_dir_all(entry.path()) };
+            match removed {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// A line of the list.
@@ -181,14 +213,16 @@ pub(super) fn list(args: &ShowArgs) -> Result<String, VerbError> {
     if args.json {
         return Ok(serde_json::to_string_pretty(&list)?);
     }
-    let rows = list.into_iter().map(|Listed { name, summary, problem }| match summary {
-        Some(SavedSummary { saved_at, size: bytes, memory, disks }) => {
-            let disks = if disks.is_empty() { "-".to_owned() } else { disks.join(" ") };
-            vec![name, LocalTime::at(saved_at).seconds(), size(bytes), size(memory), disks]
-        }
-        None => vec![name, problem.unwrap_or_default()],
+    // Behind the table, whose columns a sentence would make wide.
+    let problems = list.iter().filter_map(|Listed { name, problem, .. }| Some((name, problem.as_ref()?)));
+    let problems: String =
+        problems.map(|(name, problem)| format!("\n{}: {problem}", printable(name))).collect();
+    let rows = list.into_iter().filter_map(|Listed { name, summary, .. }| {
+        let SavedSummary { saved_at, size: bytes, memory, disks } = summary?;
+        let disks = if disks.is_empty() { "-".to_owned() } else { disks.join(" ") };
+        Some(vec![printable(&name), LocalTime::at(saved_at).seconds(), size(bytes), size(memory), disks])
     });
-    Ok(listing(["NAME", "TIME", "SIZE", "MEM", "DISKS"], rows))
+    Ok(listing(["NAME", "TIME", "SIZE", "MEM", "DISKS"], rows) + &problems)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use diskimage::{Format, ImageError, printable_name};
+use diskimage::{Format, ImageError, printable_name, shell_word};
 
 use super::format::QCOW2;
 use super::holder::DiskHolder;
@@ -59,6 +59,19 @@ pub enum DiskError {
     /// An image in another format than raw, or what it lies on, cannot be used.
     #[error("{0}")]
     Image(Box<dyn Error + Send + Sync>),
+    /// It was being exchanged together with others.
+    #[error(
+        "{} and the other disks of its machine were about to become those of {}, which was cut off: they may not fit together; `minivmm restore \
+         --put-back {}` finishes it, and without {} the disk is taken as it is", path.display(), printable_name(folder), shell_word(folder), mark.display()
+    )]
+    HalfExchanged {
+        /// Its path.
+        path: PathBuf,
+        /// The file that says so.
+        mark: PathBuf,
+        /// The folder of the saved machine.
+        folder: PathBuf,
+    },
     /// An overlay cannot be made.
     #[error("the overlay {} cannot be made: {error}", path.display())]
     Overlay {

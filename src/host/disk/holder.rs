@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use crate::host::identity::identity;
+use crate::host::lock_soon::is_own_child;
 
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,15 +43,7 @@ pub(crate) fn find(file: &File) -> Option<DiskHolder> {
 /// Whether a process is seen to have `file` locked that is no child of this one: a child may be on its way to another program, and lose
 /// what it has open when that begins.
 pub(crate) fn is_held_by_another(file: &File) -> bool {
-    find(file).is_some_and(|holder| parent(holder.pid) != Some(std::process::id()))
-}
-
-/// The parent of a process.
-fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold any of them.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
+    find(file).is_some_and(|holder| !is_own_child(holder.pid))
 }
 
 /// Whether `pid` has `file` open and locked.

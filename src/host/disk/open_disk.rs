@@ -14,9 +14,9 @@ use super::copy::WrittenFile;
 use super::engine::{EngineKind, make_engine};
 use super::error::DiskError;
 use super::file::DiskFile;
-use super::layers;
 use super::mapped::ImageDisk;
 use super::open::Access;
+use super::{exchange, layers};
 use crate::spec::DiskSpec;
 
 /// An open and locked disk. Clones are of the same one.
@@ -80,6 +80,7 @@ impl OpenDisk {
     /// # Errors
     /// [`DiskError`], with its cure.
     pub(crate) fn open(spec: &DiskSpec) -> Result<Self, DiskError> {
+        exchange::check(spec)?;
         let access = Access { read_only: spec.read_only, direct: spec.direct };
         let wish = spec.discard.unwrap_or_default();
         if spec.overlay.is_none() && !spec.snapshot && spec.format() == Format::Raw {

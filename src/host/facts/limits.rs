@@ -32,7 +32,7 @@ const V1: Files = Files {
 /// `memory`, reduced to the limits of this process's control groups.
 pub(super) fn apply_cgroup_limits(host: &Host, memory: Memory) -> Memory {
     let groups = read(&host.path("/proc/self/cgroup"));
-    let mut memory = memory;
+    let (hosts, mut memory) = (memory.total_kib, memory);
     for line in groups.lines() {
         // Hierarchy, controllers, path (cgroups(7)).
         let mut fields = line.splitn(3, ':');
@@ -48,7 +48,7 @@ pub(super) fn apply_cgroup_limits(host: &Host, memory: Memory) -> Memory {
         };
         let mount = host.path(mount);
         for group in groups_of(&mount, path) {
-            apply_limit(&group, &files, &mut memory);
+            apply_limit(&group, &files, hosts, &mut memory);
         }
     }
     memory
@@ -63,10 +63,12 @@ fn groups_of(mount: &Path, path: &str) -> Vec<PathBuf> {
     own.ancestors().take_while(|group| group.starts_with(mount)).take(DEPTH).map(Path::to_path_buf).collect()
 }
 
-fn apply_limit(group: &Path, files: &Files, memory: &mut Memory) {
+/// `hosts` is the memory of the host, in KiB.
+fn apply_limit(group: &Path, files: &Files, hosts: u64, memory: &mut Memory) {
     let kib = |file: &str| read(&group.join(file)).trim().parse::<u64>().ok().map(|bytes| bytes / 1024);
-    // `max` is no number; version 1 reports a number beyond any memory.
-    if let Some(limit) = kib(files.limit) {
+    // `max` is no number; version 1 reports a number beyond any memory. What is used is not asked for where that changes nothing: the
+    // kernel may have to sum it up over all processors first.
+    if let Some(limit) = kib(files.limit).filter(|limit| *limit < hosts) {
         let used = kib(files.used).unwrap_or(0).saturating_sub(cache(group, files));
         memory.total_kib = memory.total_kib.min(limit);
         memory.available_kib = memory.available_kib.min(limit.saturating_sub(used));

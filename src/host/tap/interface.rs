@@ -12,6 +12,7 @@ use super::error::TapError;
 use super::holder;
 use super::names::{self, Credentials};
 use super::netlink::{Link, Netlink, Tun};
+use crate::host::lock_soon::is_own_child;
 
 /// `tun_flags` (linux/if_tun.h).
 const IFF_TAP: u32 = 0x0002;
@@ -90,6 +91,13 @@ impl Interface {
     /// The error for a TAP that another process than `own` uses.
     pub(super) fn busy(&self, own: Option<&impl AsRawFd>) -> TapError {
         TapError::Busy { name: self.name.clone(), holder: holder::find(Path::new("/proc"), &self.name, own) }
+    }
+
+    /// Whether another process is seen to have it open, and not only a program of ours that begins. That this process has one of its
+    /// name says nothing: it may be of another namespace.
+    pub(super) fn is_held_by_another(&self) -> bool {
+        let holder = holder::find(Path::new("/proc"), &self.name, None::<&fs::File>);
+        holder.is_some_and(|holder| holder.pid != std::process::id() && !is_own_child(holder.pid))
     }
 
     /// The error for an interface of another namespace with this name.

@@ -43,6 +43,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
+use super::lock_soon::soon;
 use interface::Interface;
 use link::LinkWatch;
 
@@ -90,11 +91,14 @@ impl Tap {
         let link = LinkWatch::new(interface.index()).map_err(host("watch its link"))?;
         let first = sys::open_tun()?;
         attach(&first, &interface)?;
+        if interface.multi_queue() {
+            let alone = || Ok(interface.queues_in_use() <= 1);
+            if !soon(alone, || interface.is_held_by_another()).unwrap_or(false) {
+                return Err(interface.busy(Some(&first)));
+            }
+        }
         let mut queues = vec![first];
         if interface.multi_queue() {
-            if interface.queues_in_use() > 1 {
-                return Err(interface.busy(queues.first()));
-            }
             add_queues(&mut queues, &interface, wanted.clamp(1, MAX_QUEUES))?;
         }
         let offloads = match queues.first() {
@@ -150,13 +154,24 @@ impl Drop for Tap {
     }
 }
 
-/// Attaches `file` to `interface` as a queue.
+/// Attaches `file` to `interface` as a queue. A queue that this process has closed just now may be busy for a moment: a program that any
+/// thread starts has a copy of it until it runs.
 fn attach(file: &File, interface: &Interface) -> Result<(), TapError> {
-    match sys::attach(file, interface.name(), interface.multi_queue()) {
-        Ok(true) => Ok(()),
+    let mut is_persistent = false;
+    let attempt = || match sys::attach(file, interface.name(), interface.multi_queue()) {
+        Ok(persistent) => {
+            is_persistent = persistent;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
+        Err(error) => Err(error),
+    };
+    match soon(attempt, || interface.is_held_by_another()) {
+        Ok(true) if is_persistent => Ok(()),
         // The TAP was removed, and TUNSETIFF of a privileged process has made a new one, which is removed on
         // close.
-        Ok(false) => Err(interface.other_namespace()),
+        Ok(true) => Err(interface.other_namespace()),
+        Ok(false) => Err(interface.busy(Some(file))),
         Err(error) => Err(interface.refused(error)),
     }
 }

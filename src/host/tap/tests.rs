@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::ptr;
@@ -15,6 +16,7 @@ use virtio::testing::Guest;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::host::lock_soon::tests::starting;
 
 /// The user and the group of the TAPs here.
 const USER: u32 = 54_321;
@@ -132,7 +134,7 @@ fn a_tap_of_every_kind_opens_with_offloads_and_no_capability_and_is_left_as_it_w
             drop(tap);
             // A new process that sets nothing.
             let file = sys::open_tun().unwrap();
-            sys::attach(&file, "t0", several).unwrap();
+            attach(&file, &Interface::find("t0").unwrap()).unwrap();
             assert_eq!(sys::header_len(&file).unwrap(), 10, "{kind}");
         });
     }
@@ -502,4 +504,25 @@ fn a_tap_as_a_port_of_a_switch_passes_frames_both_ways_without_a_capability() {
         let too_many = [&answer[..1]; 10];
         assert!(!port.send(&[0; HEADER_LEN], &too_many));
     });
+}
+
+#[test]
+fn a_tap_that_was_closed_is_had_when_a_program_that_begins_lets_go_of_it() {
+    for (kind, several) in [("", false), ("multi_queue", true)] {
+        in_namespace(&format!("ip tuntap add mode tap dev t0 {kind}"), RunAs::Root, || {
+            let first = open("t0").unwrap();
+            let (child, mut begun, mut end) = starting();
+            begun.read_exact(&mut [0]).unwrap();
+            drop(first);
+            let file = sys::open_tun().unwrap();
+            let free = sys::attach(&file, "t0", several).is_ok_and(|_| !several);
+            assert!(!free, "the child has a copy of its queue");
+            drop(file);
+            end.write_all(&[0]).unwrap();
+            // Between this and the last, the child needs longer than we do.
+            let opened = open("t0").unwrap_or_else(|error| panic!("{kind}: {error:?}"));
+            assert_eq!(opened.pairs(), if several { 4 } else { 1 });
+            child.join().unwrap();
+        });
+    }
 }

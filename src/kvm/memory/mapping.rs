@@ -30,6 +30,8 @@ pub(super) enum Backing<'a> {
 pub(super) struct Mapping {
     pub(super) start: NonNull<u8>,
     pub(super) len: usize,
+    /// Whether the host may keep equal pages once (KSM).
+    pub(super) merged: bool,
 }
 
 // SAFETY: the mapping is plain memory of this process; it is only reached through vm-memory's volatile accessors.
@@ -59,7 +61,7 @@ impl Mapping {
             }
         }
         let start = NonNull::new(aligned as *mut u8).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Mapping { start, len };
+        let mapping = Mapping { start, len, merged: false };
         match backing {
             Backing::Anonymous => {}
             Backing::Memfd(file) => mapping.put((file, 0), 0, len, libc::MAP_SHARED)?,
@@ -98,6 +100,20 @@ impl Mapping {
         // As the rest, with which it becomes one mapping then.
         self.advise(offset..end, &RAM_ADVICE);
         self.advise(offset..end, &[libc::MADV_DONTFORK]);
+        if self.merged {
+            self.advise(offset..end, &[libc::MADV_MERGEABLE]);
+        }
+        Ok(())
+    }
+
+    /// Has the host keep pages of it once that are equal to pages of others (KSM), as long as none of them is written.
+    pub(super) fn merge(&mut self) -> io::Result<()> {
+        // SAFETY: the range is this mapping; the advice changes no contents.
+        let done = unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, libc::MADV_MERGEABLE) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.merged = true;
         Ok(())
     }
 

@@ -92,10 +92,10 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
     check(&|state| *state = wide.clone(), "63 bits of physical address");
     check(&|state| *field(state, "msrs") = serde_json::json!([[0xdead_beefu32, 1]]), "register 0xdeadbeef");
     // KVM takes Hyper-V's guest id from its user, and no state has it.
-    let hyper_v = serde_json::json!([[0x4000_0000u32, 0]]);
+    let hyper_v = serde_json::json!([[0x4000_0000u32, 1]]);
     check(&|state| *field(state, "msrs") = hyper_v.clone(), "register 0x40000000");
     check(
-        &|state| *field(state, "msrs") = vec![[0x10u64, 1]; 5000].into(),
+        &|state| *field(state, "msrs") = vec![[0x277u64, 1]; 5000].into(),
         "so many model-specific registers",
     );
     check(&|state| state.version = 9, "version 9");
@@ -106,14 +106,10 @@ fn states_that_no_vcpu_can_have_are_refused_in_a_sentence() {
     // A register that is not known is not given to KVM, whatever KVM would say.
     let refused = msrs::write(vcpu.fd(), &[(0x277, 0x0606_0606_0606_0606)], &[TSC]).unwrap().unwrap();
     assert!(refused.to_string().contains("register 0x277"), "{refused}");
-}
-
-#[test]
-fn nanoseconds_are_ticks_of_any_clock() {
-    assert_eq!(ticks(3600 * 1_000_000_000, 2_596_126), 3600 * 2_596_126_000);
-    assert_eq!((ticks(999_999, 1), ticks(1_000_000, 1), ticks(0, u32::MAX)), (0, 1, 0));
-    // What a damaged state says.
-    assert_eq!(ticks(u64::MAX, u32::MAX), 0);
+    // But for one that holds nothing: another kernel's KVM has it, and this one has not.
+    assert_eq!(msrs::write(vcpu.fd(), &[(0x277, 0), (TSC, 1)], &[TSC]).unwrap(), None);
+    let pat = msrs::read(vcpu.fd(), &[0x277]).unwrap();
+    assert!(pat != [(0x277, 0)], "it was not written");
 }
 
 /// A state with another CPUID.
@@ -162,4 +158,26 @@ fn what_a_guest_was_told_is_read_from_its_state_or_not_at_all() {
     *field(&mut saved, "cpuid") = 7.into();
     assert_eq!(saved_cpu(&saved), None);
     assert_eq!(saved_cpu(&State::new(KIND, 1, &[0]).unwrap()), None);
+}
+
+#[test]
+fn a_deadline_that_passed_while_it_was_saved_fires_once_more() {
+    let lapic = |lvt: u32| {
+        let mut lapic = kvm_lapic_state::default();
+        for (to, byte) in lapic.regs[0x320..0x324].iter_mut().zip(lvt.to_le_bytes()) {
+            *to = byte.cast_signed();
+        }
+        lapic
+    };
+    let deadline_after = |lvt, deadline| {
+        let mut msrs = vec![(TSC, 1234), (0x277, 0), (TSC_DEADLINE, deadline)];
+        rearm_fired_timer(&mut msrs, &lapic(lvt));
+        assert_eq!(msrs[..2], [(TSC, 1234), (0x277, 0)]);
+        msrs[2].1
+    };
+    let (deadline_mode, masked) = (0x400ec, 1 << 16);
+    assert_eq!(deadline_after(deadline_mode, 0), 1234, "it has fired, and may be lost");
+    assert_eq!(deadline_after(deadline_mode, 5678), 5678, "it is still to fire");
+    assert_eq!(deadline_after(deadline_mode | masked, 0), 0, "nobody waits for it");
+    assert_eq!(deadline_after(0xec, 0), 0, "the timer counts down instead");
 }

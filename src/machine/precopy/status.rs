@@ -1,71 +1,86 @@
-//! A copy of a machine as others see it: how far it is; and they may end it.
+//! The copies of a machine as others see them: how far they are; and they may end them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::CopyProgress;
 use crate::host::disk::DiskMark;
 
-/// The copy of a machine that is under way, if one is.
+/// The copies of a machine that are under way.
 #[derive(Debug, Clone, Default)]
-pub(in crate::machine) struct CopyStatus(Arc<Shared>);
+pub(in crate::machine) struct CopyStatus(Arc<Mutex<Copies>>, Arc<Mutex<Option<Marks>>>);
+
+/// Of the disks of a machine of which nobody knows whether it runs elsewhere.
+type Marks = Vec<Option<DiskMark>>;
+
+/// By the order in which they began.
+type Copies = BTreeMap<u64, UnderWay>;
 
 #[derive(Debug, Default)]
-struct Shared {
-    progress: Mutex<Option<CopyProgress>>,
-    cancelled: AtomicBool,
-    /// Marks of the disks of a machine of which nobody knows whether it runs elsewhere.
-    away: Mutex<Option<Vec<Option<DiskMark>>>>,
+struct UnderWay {
+    progress: CopyProgress,
+    cancelled: bool,
 }
 
 impl CopyStatus {
     /// From now on one is under way, until what this returns is dropped.
-    pub(super) fn show(&self) -> Shown {
-        self.0.cancelled.store(false, Ordering::Relaxed);
-        *self.0.progress() = Some(CopyProgress::default());
-        Shown(self.0.clone())
+    pub(in crate::machine) fn show(&self) -> Shown {
+        let mut copies = self.copies();
+        let number = copies.last_key_value().map_or(0, |(last, _)| last + 1);
+        copies.insert(number, UnderWay::default());
+        Shown { status: self.clone(), number }
     }
 
+    /// That of the newest one.
     pub(in crate::machine) fn progress(&self) -> Option<CopyProgress> {
-        *self.0.progress()
+        self.copies().last_key_value().map(|(_, newest)| newest.progress)
     }
 
+    /// None of those that are under way is wanted any more.
     pub(in crate::machine) fn cancel(&self) {
-        self.0.cancelled.store(true, Ordering::Relaxed);
+        self.copies().values_mut().for_each(|one| one.cancelled = true);
     }
 
     /// Nobody knows whether the machine runs elsewhere; its disks had these marks.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
-    pub(in crate::machine) fn set_away(&self, marks: Option<Vec<Option<DiskMark>>>) {
-        *self.0.away.lock().unwrap_or_else(PoisonError::into_inner) = marks;
+    pub(in crate::machine) fn set_away(&self, marks: Option<Marks>) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = marks;
     }
 
-    pub(in crate::machine) fn away(&self) -> Option<Vec<Option<DiskMark>>> {
-        self.0.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(in crate::machine) fn away(&self) -> Option<Marks> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
 
-impl Shared {
-    fn progress(&self) -> MutexGuard<'_, Option<CopyProgress>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn copies(&self) -> MutexGuard<'_, Copies> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// See [`CopyStatus::show`].
 #[derive(Debug)]
-pub(super) struct Shown(Arc<Shared>);
+pub(in crate::machine) struct Shown {
+    status: CopyStatus,
+    number: u64,
+}
 
 impl Shown {
     /// It has come so far; whether it is to go on.
     pub(super) fn is_wanted(&self, progress: CopyProgress) -> bool {
-        *self.0.progress() = Some(progress);
-        !self.0.cancelled.load(Ordering::Relaxed)
+        let mut copies = self.status.copies();
+        let Some(own) = copies.get_mut(&self.number) else { return false };
+        own.progress = progress;
+        !own.cancelled
+    }
+
+    /// Whether it is to go no further.
+    pub(in crate::machine) fn is_cancelled(&self) -> bool {
+        self.status.copies().get(&self.number).is_none_or(|own| own.cancelled)
     }
 }
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        *self.0.progress() = None;
+        self.status.copies().remove(&self.number);
     }
 }
 
@@ -74,16 +89,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copy_is_seen_while_it_is_under_way_and_a_cancel_is_for_one() {
+    fn copy_is_seen_while_it_is_under_way_and_a_cancel_is_for_those_that_are() {
         let status = CopyStatus::default();
         assert_eq!(status.progress(), None);
         status.cancel();
         let shown = status.show();
         let progress = CopyProgress { round: 2, ..CopyProgress::default() };
-        assert!(shown.is_wanted(progress));
+        assert!(shown.is_wanted(progress) && !shown.is_cancelled());
         assert_eq!(status.progress(), Some(progress));
         status.clone().cancel();
-        assert!(!shown.is_wanted(progress));
+        assert!(!shown.is_wanted(progress) && shown.is_cancelled());
+        // Another one neither takes the cancel back nor has it.
+        let other = status.show();
+        assert!(other.is_wanted(CopyProgress::default()) && shown.is_cancelled());
+        assert_eq!(status.progress(), Some(CopyProgress::default()));
+        drop(other);
+        assert_eq!(status.progress(), Some(progress));
         drop(shown);
         assert_eq!(status.progress(), None);
         assert!(status.show().is_wanted(progress));

@@ -1,6 +1,6 @@
 //! One boot's life as the supervisor sees it: commands, pauses, and the guest's own end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
@@ -67,6 +67,10 @@ pub(super) struct RunningBoot<'a> {
     resources: &'a Arc<Resources>,
     boot: &'a Arc<Boot>,
     pause: PauseState,
+    /// Somebody has paused it: it rests whether it is held or not.
+    asked: bool,
+    /// The holds for which it rests, or is about to.
+    holds: BTreeSet<u64>,
     /// Disks that wait for room on the host: they repeat their requests when they were quiesced and go on.
     full: Vec<String>,
     /// Who has the log of written pages, if it is on.
@@ -95,6 +99,8 @@ impl<'a> RunningBoot<'a> {
             resources,
             boot,
             pause,
+            asked: false,
+            holds: BTreeSet::new(),
             full: Vec::new(),
             log: None,
             leaving: boot.is_held,
@@ -164,10 +170,21 @@ impl<'a> RunningBoot<'a> {
                 Some(end) => return Some(self.next(end)),
                 None => self.boot.press_power_button(),
             },
-            Command::Pause(answer) => self.pause(answer),
+            Command::Pause(answer) => {
+                self.asked = true;
+                self.pause(answer);
+            }
+            Command::Hold(hold, answer) => {
+                self.holds.insert(hold);
+                self.pause(answer);
+            }
+            Command::Release(hold, answer) => self.release(hold, answer),
             // It may run elsewhere already.
             Command::Resume(_) if self.leaving => {}
-            Command::Resume(answer) => self.resume(answer),
+            Command::Resume(answer) => {
+                self.asked = false;
+                self.resume(answer);
+            }
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
             Command::Save(answer) => self.save(answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
@@ -197,6 +214,7 @@ impl<'a> RunningBoot<'a> {
         let path =
             disk.spec(self.resources).map_or_else(String::new, |spec| spec.image().display().to_string());
         self.resources.publisher.publish(MachineEvent::DiskFull { disk: disk.id.clone(), path });
+        self.asked = true;
         if matches!(self.pause, PauseState::Running) {
             self.stop(Vec::new());
         }
@@ -222,6 +240,16 @@ impl<'a> RunningBoot<'a> {
                 waiting.push(answer);
             }
             PauseState::Running => self.stop(vec![answer]),
+        }
+    }
+
+    /// It goes on if that was the last hold, and nobody has paused it.
+    fn release(&mut self, hold: u64, answer: Sender<()>) {
+        // One of a boot before is over already.
+        if self.holds.remove(&hold) && self.holds.is_empty() && !self.asked && !self.leaving {
+            self.resume(answer);
+        } else {
+            reply(&answer, ());
         }
     }
 

@@ -14,6 +14,7 @@ mod save;
 mod setups;
 mod startup;
 mod traffic;
+mod warm;
 mod watch;
 mod window;
 
@@ -28,6 +29,7 @@ fn main() -> Result<()> {
             restore::run()?;
             convert::run()?;
             save::run()?;
+            warm::run()?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
             network::on(&lab, None)
@@ -40,10 +42,11 @@ fn main() -> Result<()> {
         Some("restore") => restore::run(),
         Some("convert") => convert::run(),
         Some("save") => save::run(),
+        Some("warm") => warm::run(),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some(other) => {
-            bail!("no such bench: {other} (startup, restore, exits, convert, save, block, network)")
+            bail!("no such bench: {other} (startup, restore, exits, convert, save, warm, block, network)")
         }
     }
 }

@@ -79,8 +79,14 @@ fn status(slot: usize) -> u64 {
     header(slot) + 32
 }
 
+/// What is written.
 fn data(slot: usize) -> u64 {
     ARENA.buffer() + (1 + slot as u64) * BLOCK
+}
+
+/// What is read. The disk alone writes there: whoever copies memory has to know of its writes.
+fn answer(slot: usize) -> u64 {
+    data(SLOTS + slot)
 }
 
 impl Load {
@@ -99,10 +105,8 @@ impl Load {
                 (0..BLOCK / 8).for_each(|n| poke::<u64>(data(slot) + 8 * n, word(number, n)));
                 describe(ring + 16, data(slot), BLOCK as u32, NEXT, head + 2);
             }
-            Request::Read => {
-                (0..BLOCK / 8).for_each(|n| poke::<u64>(data(slot) + 8 * n, !0));
-                describe(ring + 16, data(slot), BLOCK as u32, NEXT | WRITE, head + 2);
-            }
+            // Another number was read there before, so that one that is not read is noticed.
+            Request::Read => describe(ring + 16, answer(slot), BLOCK as u32, NEXT | WRITE, head + 2),
         }
         describe(ring + 32, status(slot), 1, WRITE, 0);
         self.slots[slot].in_flight = Some(request);
@@ -158,7 +162,7 @@ impl Load {
         assert!(status == 0 && len == expected, "{request:?} {number}: status {status}, length {len}");
         if request == Request::Read {
             for n in 0..BLOCK / 8 {
-                let found = peek::<u64>(data(slot) + 8 * n);
+                let found = peek::<u64>(answer(slot) + 8 * n);
                 assert!(found == word(*number, n), "word {n} of {number} reads {found:#x}");
             }
         }

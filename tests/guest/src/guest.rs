@@ -19,6 +19,9 @@ pub enum Guest {
     /// `low  8=ff 16=ffff 32=ffffffff 64=ffffffffffffffff`, `high 8=...` the same, and the first dword of PCI device 31:
     /// `ecam ffffffff`.
     Mmio,
+    /// Needs 5 GiB of memory. Says `ready`, and for each byte from COM1 writes to memory at 0x300000 and at 0x100005000, before it echoes
+    /// that byte.
+    HighWriter,
     /// Says `ready`, echoes COM1's input until the byte 0x04, polling; then `echoed=NNNNNNNN`, the bytes before it.
     EchoPolled,
     /// As [`Guest::EchoPolled`], but halted between COM1's interrupts (I/O APIC pin 4): `echoed=NNNNNNNN
@@ -28,6 +31,8 @@ pub enum Guest {
     Flood,
     /// Halts until the local APIC's timer wakes it: `woke`.
     TimerWake,
+    /// Says `armed` and halts until the local APIC's timer wakes it after a second: `woke`.
+    SlowTimer,
     /// Says `ready`, halts until the power button (I/O APIC pin 9) is pressed: `button`.
     PowerButton,
     /// Starts all other CPUs by INIT and SIPI: `aps=NNNN`, how many came. It waits for as many as the command line's
@@ -35,6 +40,8 @@ pub enum Guest {
     Smp,
     /// As [`Guest::Smp`], with the interrupts sent through the x2APIC's MSRs.
     SmpX2apic,
+    /// As [`Guest::Smp`], but says `ready` between INIT and SIPI, and waits for a byte from COM1.
+    SmpLater,
     /// Looks through bus 0 for an MSI-X capability: `msix device=DD function=F bir=B`, sets vector 0 up, writes 1 (32
     /// bits) to offset 0 of the BAR that holds the table, and halts for the interrupt: `interrupt`. The BAR must have an
     /// address below 512 GiB and lie within 2 MiB. Without such a device: `no msix`.
@@ -88,17 +95,20 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 26] = [
+    pub const ALL: [Guest; 29] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
+        Guest::HighWriter,
         Guest::EchoPolled,
         Guest::EchoInterrupt,
         Guest::Flood,
         Guest::TimerWake,
+        Guest::SlowTimer,
         Guest::PowerButton,
         Guest::Smp,
         Guest::SmpX2apic,
+        Guest::SmpLater,
         Guest::Msix,
         Guest::MsixMasks,
         Guest::Junk,

@@ -34,6 +34,10 @@ pub const DISK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/disk"));
 /// MiB of memory.
 pub const WRITER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/writer"));
 
+/// The kernel file of the guest that waits for a command, as the init of `minivmm run` does (`tests/guest/command`). It needs 16 MiB of
+/// memory.
+pub const COMMAND: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/command"));
+
 /// What the guest [`POWER`] writes.
 #[path = "../power/plan.rs"]
 pub mod plan;

@@ -74,6 +74,7 @@ fn echo_by_interrupt_loses_nothing() {
 #[test]
 fn timer_wakes_a_halted_cpu() {
     powers_off_after(&run(Guest::TimerWake), "woke\ndone\n");
+    powers_off_after(&run(Guest::SlowTimer), "armed\nwoke\ndone\n");
 }
 
 #[test]

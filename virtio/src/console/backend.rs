@@ -41,6 +41,12 @@ pub trait Backend: Debug + Send {
         true
     }
 
+    /// Whether a guest that goes on from a saved state goes on with this end, too: nobody has left. Otherwise it is told that its client
+    /// left.
+    fn goes_on(&self) -> bool {
+        false
+    }
+
     /// Takes some bytes that go to the guest.
     ///
     /// # Errors
@@ -80,6 +86,7 @@ pub struct Stream {
     bell: Arc<Bell>,
     waker: Waker,
     ends: bool,
+    goes_on: bool,
     hold_up: Option<HoldUp>,
 }
 
@@ -109,7 +116,8 @@ impl Stream {
     /// The host has no file descriptor left.
     pub fn new(input: Arc<ByteQueue>, output: Arc<ByteQueue>) -> io::Result<Self> {
         let bell = Arc::new(Bell(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
-        Ok(Stream { input, output, waker: Waker::from(bell.clone()), bell, ends: false, hold_up: None })
+        let waker = Waker::from(bell.clone());
+        Ok(Stream { input, output, waker, bell, ends: false, goes_on: false, hold_up: None })
     }
 
     /// One whose other end is gone for the guest once its input is closed and empty: a file that was read to its end. What
@@ -117,6 +125,13 @@ impl Stream {
     #[must_use]
     pub fn that_ends(self) -> Self {
         Stream { ends: true, ..self }
+    }
+
+    /// One whose other end is a program that takes the place of the one before, for a guest that was saved: the guest hears of no
+    /// change.
+    #[must_use]
+    pub fn that_goes_on(self) -> Self {
+        Stream { goes_on: true, ..self }
     }
 
     /// One for a console whose driver cannot wait: Linux spins with interrupts off until its bytes are taken. Bytes that do
@@ -144,6 +159,10 @@ impl Backend for Stream {
     fn is_open(&self) -> bool {
         // In this order: what is closed gets no bytes any more.
         !(self.ends && self.input.is_closed() && self.input.is_empty())
+    }
+
+    fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {

@@ -236,7 +236,7 @@ impl Device for Console {
     fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
         for (index, port) in self.ports.iter_mut().enumerate() {
             port.backend.start(first_token(index), cx)?;
-            if self.loaded && port.name.is_some() {
+            if self.loaded && port.name.is_some() && !port.backend.goes_on() {
                 // A client at the host's end is not that of the saved machine.
                 port.left();
             }

@@ -14,6 +14,22 @@ GUEST timer_wake
 6:  COUNTING_HANDLER
 END_GUEST timer_wake
 
+GUEST slow_timer
+    GATE 0x30, 6f
+    LOAD_IDT
+    ENABLE_XAPIC
+    mov dword ptr [rcx + 0x3e0], 0xa        # divide by 128
+    mov dword ptr [rcx + 0x320], 0x30       # one shot
+    mov dword ptr [rcx + 0x380], 8000000    # a second, where the APIC's clock has a gigahertz
+    SAY "armed"
+    NEWLINE
+    WAIT_INTERRUPT
+    SAY "woke"
+    NEWLINE
+    DONE
+6:  COUNTING_HANDLER
+END_GUEST slow_timer
+
 GUEST power_button
     GATE 0x29, 6f
     LOAD_IDT
@@ -120,3 +136,23 @@ GUEST smp_x2apic
 6:  TRAMPOLINE_CODE
 7:
 END_GUEST smp_x2apic
+
+GUEST smp_later
+    PLACE_TRAMPOLINE
+    ENABLE_XAPIC
+    mov dword ptr [rcx + 0x310], 0
+    mov dword ptr [rcx + 0x300], 0xc4500
+    SAY "ready"
+    NEWLINE
+    mov edx, offset COM1 + 5
+2:  in al, dx
+    test al, 1
+    jz 2b
+    mov edx, offset COM1
+    in al, dx
+    mov ecx, offset LOCAL_APIC
+    mov dword ptr [rcx + 0x300], 0xc4600 | (TRAMPOLINE >> 12)
+    REPORT_APS
+6:  TRAMPOLINE_CODE
+7:
+END_GUEST smp_later

@@ -132,3 +132,22 @@ GUEST mmio
     NEWLINE
     DONE
 END_GUEST mmio
+
+GUEST high_writer
+    mov rdi, 0x100005000
+    MAP_2M
+    xor ebx, ebx
+    SAY "ready"
+    NEWLINE
+2:  mov edx, offset COM1 + 5
+    in al, dx
+    test al, 1
+    jz 2b
+    inc ebx
+    mov [0x300000], ebx
+    mov [rdi], ebx
+    mov edx, offset COM1
+    in al, dx
+    out dx, al
+    jmp 2b
+END_GUEST high_writer

@@ -1,0 +1,76 @@
+//! Why there is no clone.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::cli::verbs::VerbError;
+use crate::cli::verbs::snapshot::SnapshotError;
+use crate::control::ClaimError;
+use crate::host::disk::DiskError;
+use crate::saved::SavedMachineError;
+use crate::spec::{MachineName, SpecError};
+
+/// See the module. The original is as it was.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CloneError {
+    #[error(
+        "no machine called {path} runs here, and {path} is no folder of `minivmm save`, no folder of a clone and no machine's file; \
+         `minivmm ls` lists the machines that run", path = .0.display()
+    )]
+    NoMachine(PathBuf),
+    #[error("`--snapshot` is for the name of a machine, and {path} is none", path = .0.display())]
+    NoName(PathBuf),
+    #[error("{path} exists, and is no empty folder; give the name of a new or empty one with `--folder`", path = .0.display())]
+    Exists(PathBuf),
+    #[error("{path} is being made by another process; wait until that is done", path = .0.display())]
+    Busy(PathBuf),
+    #[error("the clone cannot be written to {path}: {source}", path = path.display())]
+    Unwritable { path: PathBuf, source: io::Error },
+    #[error(
+        "{id} is on {link}, where two machines cannot have one MAC address, and a guest that runs takes no other one; give the clone another \
+         network with `--net`, such as `--net user`, or say `--same-mac`"
+    )]
+    SharedNet { id: String, link: String },
+    #[error("the original has {has}, and the clone is given {given}; say `--net` once for each")]
+    NetCount { has: String, given: usize },
+    #[error("a guest that runs goes on with the MAC address {mac}; leave out `mac=` at {id}")]
+    NetMac { id: String, mac: String },
+    #[error(
+        "the description of {0}, as it runs, cannot be read; it runs in another version of minivmm, or has a path that is not UTF-8"
+    )]
+    Description(MachineName),
+    #[error(
+        "{id} ({path}) lies on no base, so that its clone is a copy of all of it; leave out `--linked` for that, or use `overlay=FILE` at the \
+         original's disk", path = path.display()
+    )]
+    NoBase { id: String, path: PathBuf },
+    #[error(
+        "{folder} has no copy of {id}, whose image another machine may go on with; `--full` copies it, `minivmm save --with-disks` \
+         saves a machine with its disks", folder = folder.display()
+    )]
+    NoCopy { id: String, folder: PathBuf },
+    #[error(
+        "the guest writes to {id} ({path}), as two machines cannot, and block devices are not copied; use an image, or `ro`", path = path.display()
+    )]
+    Device { id: String, path: PathBuf },
+    #[error("the disk {id} cannot be copied: {source}")]
+    Copy { id: String, source: io::Error },
+    #[error("the process that wanted the clone has ended")]
+    GivenUp,
+    #[error("interrupted; there is no clone")]
+    Interrupted(u8),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Taken(#[from] ClaimError),
+    #[error(transparent)]
+    Verb(#[from] VerbError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Saved(#[from] SavedMachineError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("what was done cannot be shown: {0}")]
+    Json(#[from] serde_json::Error),
+}

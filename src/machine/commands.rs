@@ -1,0 +1,315 @@
+//! The ports between a guest whose init runs one command, and the program that gives it: `minivmm run`, or
+//! [`Template::exec`](super::Template::exec).
+//!
+//! On `minivmm.run` init says `ready`, and reads one line: shell text that sets what the command is (see [`Task::line`]). It says `up` when
+//! the command begins, and `exit N` when it has ended with status N. On `minivmm.out` and `minivmm.err` is the command's output, behind
+//! whose last byte init writes a random token; the host says there with a line that nobody reads any more. `minivmm.in` is the command's
+//! input.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::task::{Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use devices::console::ByteQueue;
+
+use super::run_resources::StreamPort;
+use super::{Exit, Machine};
+
+/// Size of a buffer; when it is full the writer waits. Memory is allocated as bytes come.
+const CAPACITY: usize = 1 << 20;
+/// Most bytes of a line from init.
+const LINE_MAX: usize = 256;
+/// Tells init that nobody reads a stream any more.
+pub(crate) const READER_CLOSED: &[u8] = b"\n";
+
+/// The ends in this process.
+#[derive(Debug)]
+pub(crate) struct CommandPorts {
+    /// Standard output and standard error.
+    pub(crate) output: [Arc<ByteQueue>; 2],
+    /// The opposite direction of each: takes [`READER_CLOSED`].
+    pub(crate) reader_closed: [Arc<ByteQueue>; 2],
+    /// What init says of itself.
+    pub(crate) run: Arc<ByteQueue>,
+    /// The opposite direction: takes the command.
+    command: Arc<ByteQueue>,
+    pub(crate) input: Arc<ByteQueue>,
+}
+
+impl CommandPorts {
+    pub(crate) fn new() -> Self {
+        let queue = |capacity| Arc::new(ByteQueue::new(capacity));
+        let pair = |capacity| [queue(capacity), queue(capacity)];
+        CommandPorts {
+            output: pair(CAPACITY),
+            reader_closed: pair(READER_CLOSED.len()),
+            run: queue(CAPACITY),
+            command: queue(CAPACITY),
+            input: queue(CAPACITY),
+        }
+    }
+
+    /// The ports of the machine.
+    pub(crate) fn streams(&self) -> Vec<StreamPort> {
+        let ([out, err], [out_left, err_left]) = (&self.output, &self.reader_closed);
+        let port = |name, input: &Arc<ByteQueue>, output: &Arc<ByteQueue>| StreamPort {
+            name,
+            input: input.clone(),
+            output: output.clone(),
+        };
+        vec![
+            port("minivmm.out", out_left, out),
+            port("minivmm.err", err_left, err),
+            port("minivmm.run", &self.command, &self.run),
+            // Nothing comes from there.
+            port("minivmm.in", &self.input, &Arc::new(ByteQueue::new(1))),
+        ]
+    }
+
+    /// Gives init its command. Does not wait.
+    pub(crate) fn give(&self, line: &[u8]) {
+        self.take_back();
+        self.command.push_over(line);
+    }
+
+    /// Takes back what an init before, or none, has not taken of its command.
+    pub(crate) fn take_back(&self) {
+        while self.command.try_pop(&mut [0; 4096]) > 0 {}
+    }
+
+    /// Closes the ports; buffered bytes are still read.
+    pub(crate) fn close(&self) {
+        self.output.iter().chain([&self.run, &self.input]).for_each(|queue| queue.close());
+    }
+}
+
+/// What init says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It waits for its command.
+    Ready,
+    /// The command is about to begin.
+    Up,
+    /// The command has ended with this status.
+    Exited(u8),
+}
+
+/// Makes lines of what init says; those that are unknown are ignored.
+#[derive(Debug, Default)]
+pub(crate) struct InitLines(Vec<u8>);
+
+impl InitLines {
+    /// Takes the next bytes, and tells `heard` what they say.
+    pub(crate) fn push(&mut self, bytes: &[u8], mut heard: impl FnMut(Said)) {
+        for &byte in bytes {
+            if byte != b'\n' {
+                if self.0.len() < LINE_MAX {
+                    self.0.push(byte);
+                }
+                continue;
+            }
+            if let Some(said) = parse(&self.0) {
+                heard(said);
+            }
+            self.0.clear();
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Said> {
+    match std::str::from_utf8(line).ok()?.split_once(' ') {
+        None if line == b"ready" => Some(Said::Ready),
+        None => (line == b"up").then_some(Said::Up),
+        Some(("exit", status)) => status.parse().ok().map(Said::Exited),
+        Some(_) => None,
+    }
+}
+
+/// What init is told of a command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Task<'a> {
+    pub(crate) words: &'a [OsString],
+    /// Names are those of shell variables.
+    pub(crate) environment: &'a [(OsString, OsString)],
+    /// Whether the command reads from the port for its input.
+    pub(crate) input: bool,
+    pub(crate) token: &'a str,
+}
+
+impl Task<'_> {
+    /// The line: shell text without a newline in it, whatever bytes the words have. Besides the command it has the host's time, in
+    /// seconds, and random bytes for the guest's pool, because clones of one guest have one pool.
+    pub(crate) fn line(&self) -> io::Result<Vec<u8>> {
+        let Task { words, environment, input, token } = *self;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let seed = random_hex(32)?;
+        let head =
+            format!("token={token}; input={}; now={now}; seed={seed}; environment() {{ :", u8::from(input));
+        let mut line = head.into_bytes();
+        for (name, value) in environment {
+            line.extend(b"; export ");
+            line.extend(name.as_bytes());
+            line.push(b'=');
+            quote(&mut line, value);
+        }
+        line.extend(b"; }; set --");
+        for word in words {
+            line.push(b' ');
+            quote(&mut line, word);
+        }
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+/// Adds a word of the shell. The variable `n` is a newline.
+fn quote(line: &mut Vec<u8>, word: &OsStr) {
+    line.push(b'\'');
+    for &byte in word.as_bytes() {
+        match byte {
+            b'\'' => line.extend(b"'\\''"),
+            b'\n' => line.extend(b"'\"$n\"'"),
+            _ => line.push(byte),
+        }
+    }
+    line.push(b'\'');
+}
+
+/// Random, so that no command prints it by chance.
+pub(crate) fn token() -> io::Result<String> {
+    random_hex(16)
+}
+
+fn random_hex(count: usize) -> io::Result<String> {
+    let mut bytes = vec![0; count];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Why a wait for a guest has ended without what was waited for.
+#[derive(Debug)]
+pub(super) enum Missed {
+    /// The machine has ended.
+    Ended(Arc<Exit>),
+    /// The limit was over.
+    TimedOut,
+}
+
+/// Wakes the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits until `look` finds something, which wakes by its waker when it is worth another look.
+pub(super) fn wait_for<T>(
+    machine: &Machine,
+    limit: Duration,
+    mut look: impl FnMut(&Waker) -> Option<T>,
+) -> Result<T, Missed> {
+    // A limit beyond what a clock can say is none.
+    let deadline = Instant::now().checked_add(limit);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    machine.controls.outcome.wake_at_end(&waker);
+    loop {
+        // In this order: what a guest said last is there before its end is.
+        let exit = machine.exit_status();
+        if let Some(found) = look(&waker) {
+            return Ok(found);
+        }
+        if let Some(exit) = exit {
+            return Err(Missed::Ended(exit));
+        }
+        match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => return Err(Missed::TimedOut),
+            Some(left) => thread::park_timeout(left),
+            None => thread::park(),
+        }
+    }
+}
+
+/// Gives what is in a queue to `take`, in pieces. `waker` is woken when there is more: not all is taken at once of a guest that never
+/// stops.
+pub(super) fn drain(queue: &ByteQueue, waker: &Waker, mut take: impl FnMut(&[u8])) {
+    const PIECES: usize = 64;
+    let mut bytes = [0; 16 << 10];
+    for _ in 0..PIECES {
+        let Poll::Ready(count @ 1..) = queue.poll_pop(waker, &mut bytes) else { return };
+        take(bytes.get(..count).unwrap_or_default());
+    }
+    waker.wake_by_ref();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::ffi::OsStringExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// What shells make of the line, as init reads it: `script` runs behind it.
+    fn shells_say(task: &Task<'_>, script: &str) -> Vec<Vec<u8>> {
+        let line = task.line().unwrap();
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let read = format!("n='\n'; IFS= read -r line; eval \"$line\"; {script}");
+        let say = |shell: &[&str]| {
+            let mut command = Command::new(shell[0]);
+            command.args(&shell[1..]).args(["-c", &read]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().ok()?;
+            child.stdin.take().unwrap().write_all(&line).unwrap();
+            Some(child.wait_with_output().unwrap().stdout)
+        };
+        let said: Vec<_> =
+            [&["sh"][..], &["bash"], &["dash"], &["busybox", "sh"]].into_iter().filter_map(say).collect();
+        assert!(!said.is_empty());
+        said
+    }
+
+    #[test]
+    fn command_reaches_the_shell_byte_by_byte() {
+        let all = OsString::from_vec((1..=255).collect());
+        let words = ["sh", "-c", "echo 'it''s' $HOME \"x\"\n", "", "\\", " a\t", "\n\n", "%s"];
+        let words: Vec<_> = words.map(OsString::from).into_iter().chain([all]).collect();
+        let task = Task { words: &words, environment: &[], input: true, token: "t0" };
+        let mut expected: Vec<u8> = words.iter().flat_map(|word| [word.as_bytes(), b"|"].concat()).collect();
+        expected.extend(b"t0 1");
+        for said in shells_say(&task, "printf '%s|' \"$@\"; printf %s \"$token $input\"") {
+            assert!(said == expected, "{}", String::from_utf8_lossy(&said));
+        }
+    }
+
+    #[test]
+    fn environment_time_and_seed_are_the_commands() {
+        let words = ["env".into()];
+        let environment = [("A".into(), "it's\n$B".into()), ("B".into(), "".into())];
+        let task = Task { words: &words, environment: &environment, input: false, token: "t" };
+        let script = "(environment; exec sh -c 'echo \"<$A|$B>\"'); echo \"$A$input\" \"${#seed}\" \"$now\"";
+        for said in shells_say(&task, script) {
+            let text = String::from_utf8(said).unwrap();
+            let now = text.strip_prefix("<it's\n$B|>\n0 64 ").unwrap_or_else(|| panic!("{text}"));
+            let now = UNIX_EPOCH + Duration::from_secs(now.trim().parse().unwrap());
+            assert!(SystemTime::now().duration_since(now).unwrap() < Duration::from_secs(600), "{text}");
+        }
+        assert_ne!(task.line().unwrap(), task.line().unwrap(), "each command has a seed of its own");
+    }
+
+    #[test]
+    fn lines_of_init_are_understood_and_others_are_not() {
+        let (mut lines, mut heard) = (InitLines::default(), Vec::new());
+        let long = [&[b'x'; 5000][..], b"\n"].concat();
+        for piece in
+            [&b"rea"[..], b"dy\nup\nexit 7\nexit 300\nexit\nup now\n\xff\n", &long, b"exit 0\nexit 9"]
+        {
+            lines.push(piece, |said| heard.push(said));
+        }
+        assert_eq!(heard, [Said::Ready, Said::Up, Said::Exited(7), Said::Exited(0)]);
+    }
+}
