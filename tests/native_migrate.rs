@@ -461,9 +461,9 @@ fn a_silent_source_is_given_up_and_runs_on_when_it_comes_back() {
         let proxy = bench.signals_at(step, stopped, libc::SIGSTOP);
         let (status, stderr) = thread::scope(|scope| {
             let migration = scope.spawn(|| bench.migrate("vm0", "unix:proxy", &[]));
-            let (status, said) = target.end();
-            assert!(status == Some(1) && (said.contains("has said nothing for 1s")), "{said}");
+            let (ended, said) = target.end();
             vmm::send_signal(stopped, libc::SIGCONT);
+            assert!(ended == Some(1) && said.contains("has said nothing for 1s"), "{ended:?} {said}");
             let (status, _, stderr) = migration.join().unwrap();
             (status, stderr)
         });
