@@ -90,6 +90,7 @@ fn original_and_clones_write_and_none_sees_what_another_writes() {
         (true, Some("--full"), "vda.qcow2", false),
     ] {
         let bench = Bench::new();
+        let _ending = Ending(&bench);
         let machine = start(&bench, &bench.options(overlay), &["--net", "user,forward=0:22"]);
         let words = [&["clone", "vm0", "vm1", "--json"][..], word.as_slice()].concat();
         let said: Value = serde_json::from_str(&bench.does(&words)).unwrap();
@@ -129,6 +130,7 @@ fn original_and_clones_write_and_none_sees_what_another_writes() {
 #[test]
 fn many_clones_of_one_snapshot_lie_on_its_copies_unless_they_are_full() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     let machine = start(&bench, "", &[]);
     bench.does(&["snapshot", "vm0", "first"]);
     let copy = bench.snapshot("first").join("vda.raw");
@@ -161,6 +163,7 @@ fn many_clones_of_one_snapshot_lie_on_its_copies_unless_they_are_full() {
 #[test]
 fn disks_of_which_a_killed_revert_exchanged_some_are_put_back_before_they_run() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     let second = bench.path("second.raw");
     File::create(&second).unwrap().set_len(1 << 20).unwrap();
     let words = ["--disk", second.to_str().unwrap()];
@@ -190,6 +193,7 @@ fn disks_of_which_a_killed_revert_exchanged_some_are_put_back_before_they_run() 
 #[test]
 fn a_saved_machine_without_copies_of_its_disks_is_cloned_with_all_of_them() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     let machine = start(&bench, "", &[]);
     bench.does(&["save", "vm0", "saved"]);
     assert_eq!(machine.end().status.code(), Some(0));
@@ -217,6 +221,7 @@ fn a_saved_machine_without_copies_of_its_disks_is_cloned_with_all_of_them() {
 #[test]
 fn a_machine_that_is_off_is_cloned_from_its_file_and_so_is_a_clone_from_its_folder() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     let file = bench.path("vm0.toml");
     let describe = |disk: &str| {
         let text = format!(
@@ -257,6 +262,7 @@ fn a_machine_that_is_off_is_cloned_from_its_file_and_so_is_a_clone_from_its_fold
 #[test]
 fn what_two_machines_cannot_have_is_refused_or_the_clones_own() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     let wire = bench.path("wire.sock");
     let _listener = UnixListener::bind(&wire).unwrap();
     let net = format!("socket={}", wire.display());
@@ -294,6 +300,7 @@ fn what_two_machines_cannot_have_is_refused_or_the_clones_own() {
 #[test]
 fn overlays_of_a_restore_that_fails_are_not_left() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     let machine = start(&bench, "", &[]);
     bench.does(&["save", "vm0", "saved", "--with-disks", "--keep-running"]);
     // Its name is taken.
@@ -311,6 +318,15 @@ fn overlays_of_a_restore_that_fails_are_not_left() {
     original_wrote(machine);
 }
 
+/// Clones are in the background: those of a test that fails end with it.
+struct Ending<'a>(&'a Bench);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        cloners(self.0).into_iter().for_each(kill);
+    }
+}
+
 /// The processes of this bench that make a clone, or run one.
 fn cloners(bench: &Bench) -> Vec<i32> {
     let own = |pid: &i32| {
@@ -325,6 +341,7 @@ fn cloners(bench: &Bench) -> Vec<i32> {
 #[test]
 fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     let machine = start(&bench, &bench.options(true), &[]);
     bench.does(&["snapshot", "vm0", "first"]);
     for round in 0..dose(50) {
@@ -383,6 +400,7 @@ fn kill(pid: i32) {
 #[test]
 fn whenever_the_original_is_killed_there_is_a_whole_clone_or_none() {
     let bench = Bench::new();
+    let _ending = Ending(&bench);
     for round in 0..dose(50) {
         let mut machine = start(&bench, "", &[]);
         let mut verb = Owned(bench.verb(&["clone", "vm0", "vm1"]).spawn().unwrap());

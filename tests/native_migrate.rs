@@ -61,7 +61,8 @@ impl Target {
     #[track_caller]
     fn ends_well(mut self) {
         self.child.stdin.as_mut().unwrap().write_all(b"!!").unwrap();
-        self.says("finished rounds=");
+        // A machine that only moves is the same one.
+        self.says(" renewed=0\n");
         assert!(!self.stdout.text().contains("failed"), "{}", self.stdout.text());
         assert_eq!(self.end().0, Some(0));
     }
@@ -142,7 +143,7 @@ fn a_machine_moves_on_and_on_and_its_guest_misses_nothing() {
         assert_eq!(status, Some(0), "{stderr} {}", target.stderr.text());
         let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
         assert!(
-            report["rounds"].as_u64().unwrap() > 1 && report["sent"].as_u64().unwrap() > 2 << 20,
+            report["rounds"].as_u64().unwrap() > 1 && report["sent"].as_u64().unwrap() > 1 << 20,
             "{report}"
         );
         assert_eq!(bench.state(&next), "running");
@@ -461,9 +462,10 @@ fn a_silent_source_is_given_up_and_runs_on_when_it_comes_back() {
         let proxy = bench.signals_at(step, stopped, libc::SIGSTOP);
         let (status, stderr) = thread::scope(|scope| {
             let migration = scope.spawn(|| bench.migrate("vm0", "unix:proxy", &[]));
-            let (ended, said) = target.end();
+            let (status, said) = target.end();
+            // First: the migration would be waited for without end if this fails.
             vmm::send_signal(stopped, libc::SIGCONT);
-            assert!(ended == Some(1) && said.contains("has said nothing for 1s"), "{ended:?} {said}");
+            assert!(status == Some(1) && (said.contains("has said nothing for 1s")), "{said}");
             let (status, _, stderr) = migration.join().unwrap();
             (status, stderr)
         });

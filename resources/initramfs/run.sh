@@ -91,9 +91,10 @@ n='
 printf '\nready\n' >&5
 IFS= read -r line <&5 || fail "the host gave no command"
 eval "$line"
-# Whoever goes on from here has the pool of all others that do, until it is mixed with other bytes. A driver for the VM generation ID has
-# done so already.
+# Whoever goes on from here has the random generator of all others that do, until other bytes are in its pool and it is made anew from
+# that. A driver for the VM generation ID, which not every kernel has, has done so already.
 echo "$seed" >/dev/urandom
+/.minivmm/reseed
 # These two go on from the host's time.
 read -r clock </sys/devices/system/clocksource/clocksource0/current_clocksource
 case $clock in kvm-clock | tsc) ;; *) $b date -s "@$now" ;; esac >/dev/null 2>&1

@@ -51,8 +51,8 @@ use crate::spec::{DiskSpec, NetLink, Spec};
 /// - *Random numbers.* Each clone has another VM generation ID. A guest with a driver for it (Linux 5.18, `CONFIG_VMGENID`) makes its
 ///   random pool anew before it goes on; in one without, all clones draw the same "random" numbers until they are told to reseed.
 ///   Programs that keep random state of their own (keys made ahead, UUIDs, session tokens) keep it in either case: freeze before they
-///   make it. [`Template::exec`] also gives each clone random bytes of the host's, which a guest without the driver draws from when it renews its
-///   generator: up to five minutes later.
+///   make it. [`Template::exec`] also gives each clone random bytes of the host's; an init that puts them into the pool has to ask for a new
+///   generator, too (`RNDRESEEDCRNG`), as that of `minivmm run` does.
 /// - *Clocks.* They go on from the host's time, and a guest sees them jump by the time since the freeze ([`GuestClock::Host`]).
 ///   [`MachineBuilder::clock`] has them go on from the freeze; they stay behind then.
 /// - *Addresses.* The MAC and IP addresses of all clones are equal. That is right behind a NAT of one's own, and nowhere else: a machine on

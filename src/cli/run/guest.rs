@@ -15,7 +15,7 @@ use log::Level;
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::{busybox, tree};
+use super::{busybox, reseed, tree};
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::{may_read, with_original_fd_limit};
@@ -98,6 +98,7 @@ pub(super) fn initramfs(
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
     put("init", 0o755, shell.init(&network(spec)).into_bytes())?;
+    put("reseed", 0o755, reseed::program())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
     for Module { file, content } in modules {

@@ -10,6 +10,7 @@ mod error;
 mod guest;
 mod output;
 mod ports;
+mod reseed;
 mod session;
 mod start;
 mod tree;
