@@ -9,6 +9,8 @@
 
 #[path = "support/host.rs"]
 mod host;
+#[path = "support/switch.rs"]
+mod switch;
 #[path = "support/vmm.rs"]
 mod vmm;
 
@@ -22,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use host::Host;
+use switch::{Client, Switch, socket};
 use vmm::{Heard, Launch, Owned, Vmm, count, wait};
 
 /// One host, on which machines move.
@@ -213,11 +216,6 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
     }
     source.type_in(b"!!");
     assert!(source.end().status.success());
-    let machine = bench.start(&["--disk", image.to_str().unwrap()]);
-    let (status, _, stderr) = bench.migrate("vm0", "exit 3", &[]);
-    assert!(status == Some(1) && stderr.contains("the guest can write to vda"), "{stderr}");
-    bench.host.does(&["kill", "vm0"]);
-    machine.end();
 }
 
 /// What becomes of a frame of the source.
@@ -544,4 +542,177 @@ fn a_stream_that_breaks_when_the_target_is_told_to_run_leaves_one_machine() {
     let mut source = source;
     source.type_in(b"!!");
     assert!(source.end().status.success());
+}
+
+impl Bench {
+    /// A machine whose guest keeps this disk busy, and judges all that it reads.
+    fn start_load(&self, disk: &str) -> Vmm {
+        let kernel = self.folder().join("load");
+        fs::write(&kernel, tiny_guest::LOAD).unwrap();
+        let mut launch = Launch::kernel(&kernel, tempfile::tempdir().unwrap());
+        launch.command.env("XDG_RUNTIME_DIR", self.folder()).current_dir(self.folder());
+        let machine =
+            launch.args(&["--name", "vm0", "--mem", "16", "--disk", disk]).stdin(Stdio::piped()).spawn();
+        machine.expect("ready\n", 1);
+        machine
+    }
+
+    /// Another machine cannot have the image.
+    #[track_caller]
+    fn is_taken(&self, disk: &str) {
+        let kernel = self.folder().join("load");
+        let mut command = self.host.verb(&["--mem", "16", "--net", "none", "--disk", disk, "--kernel"]);
+        let output = command.arg(&kernel).current_dir(self.folder()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && stderr.contains("in use"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_machine_moves_with_the_disks_that_it_writes_to() {
+    let bench = Bench::new();
+    let file = |name: &str| bench.folder().join(name).display().to_string();
+    fs::File::create(file("vda.raw")).unwrap().set_len(8 << 20).unwrap();
+    fs::File::create(file("base.raw")).unwrap().set_len(8 << 20).unwrap();
+    bench.host.does(&["disk", "create", &file("vda.qcow2"), "8M"]);
+    // Paths as the machine has them: they count from its folder.
+    for disk in ["vda.raw", "vda.qcow2", "base.raw,overlay=top.qcow2"] {
+        let source = bench.start_load(disk);
+        let target = bench.receive("target", &["--name", "vm1"]);
+        let (status, _, stderr) = bench.migrate("vm0", "unix:target", &[]);
+        assert_eq!(status, Some(0), "{disk}: {stderr} {}", target.stderr.text());
+        assert!(source.end().status.success());
+        bench.is_taken(disk);
+        let mut target = target;
+        target.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        target.says(" kicks=");
+        target.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        assert_eq!(target.end().0, Some(0), "{disk}");
+    }
+    for image in ["vda.qcow2", "top.qcow2"] {
+        bench.host.does(&["disk", "check", &file(image)]);
+    }
+}
+
+#[test]
+fn a_machine_that_runs_on_has_its_disks_again_before() {
+    let bench = Bench::new();
+    let image = bench.folder().join("vda.qcow2");
+    bench.host.does(&["disk", "create", image.to_str().unwrap(), "8M"]);
+    let mut source = bench.start_load("vda.qcow2");
+    let is_complete = STEPS[4];
+    let fails = |target: Target, proxy: Proxy, word: &str| {
+        let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+        assert!(status == Some(1) && stderr.contains("runs on here") && stderr.contains(word), "{stderr}");
+        proxy.end();
+        assert_ne!(target.end().0, Some(0));
+        assert_eq!(bench.state("vm0"), "running");
+        bench.is_taken("vda.qcow2");
+    };
+    // The target never hears of it, dies with it, or finds another file.
+    let target = || bench.receive("target", &["--name", "vm1"]);
+    let cut = Proxy::start(&bench, "proxy", "target", move |_, kind, body| {
+        if is_complete(kind, body) { Pass::Cut(0) } else { Pass::On }
+    });
+    fails(target(), cut, "broke off");
+    let dies = target();
+    let proxy = bench.signals_at(is_complete, dies.pid(), libc::SIGKILL);
+    fails(dies, proxy, "broke off");
+    let changed = Proxy::start(&bench, "proxy", "target", move |_, kind, body| {
+        if !is_complete(kind, body) {
+            return Pass::On;
+        }
+        Pass::Instead(String::from_utf8_lossy(body).replace("\"bytes\":", "\"bytes\":1").into_bytes())
+    });
+    fails(target(), changed, "is another file there");
+    // It has the disk, and goes before it has leave to run.
+    let refused = Proxy::start(&bench, "proxy", "target", move |_, kind, body| {
+        if is_go(kind, body) { Pass::Instead(b"\"accepted\"".to_vec()) } else { Pass::On }
+    });
+    fails(target(), refused, "did not come to run there");
+    // Nobody can know whether it runs there: it does not, and somebody has seen that.
+    let dies = bench.receive("target", &["--name", "vm1", "--timeout", "1s"]);
+    let proxy = bench.signals_at(is_go, dies.pid(), libc::SIGKILL);
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+    assert!(status == Some(1) && stderr.contains("paused here"), "{stderr}");
+    proxy.end();
+    dies.end();
+    bench.host.does(&["resume", "vm0"]);
+    bench.is_taken("vda.qcow2");
+    source.type_in(b"!");
+    source.expect(" kicks=", 1);
+    source.type_in(b"!");
+    assert!(source.end().status.success());
+    bench.host.does(&["disk", "check", image.to_str().unwrap()]);
+}
+
+#[test]
+fn a_machine_that_may_run_elsewhere_does_not_go_on_with_disks_that_it_has_there() {
+    let bench = Bench::new();
+    fs::File::create(bench.folder().join("vda.raw")).unwrap().set_len(8 << 20).unwrap();
+    let source = bench.start_load("vda.raw");
+    let mut target = bench.receive("target", &["--name", "vm1", "--timeout", "2s"]);
+    let proxy =
+        Proxy::start(
+            &bench,
+            "proxy",
+            "target",
+            |_, kind, body| {
+                if is_go(kind, body) { Pass::Deaf } else { Pass::On }
+            },
+        );
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+    assert!(status == Some(1) && stderr.contains("paused here"), "{stderr}");
+    proxy.end();
+    bench.host.fails(&["resume", "vm0"], 1, "another process has it locked");
+    bench.host.fails(&["migrate", "vm0", "--to", "exit 3"], 1, "may run elsewhere");
+    target.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    target.says(" kicks=");
+    target.child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    assert_eq!(target.end().0, Some(0));
+    bench.host.fails(&["resume", "vm0"], 1, "another process has written to it");
+    assert_eq!(bench.state("vm0"), "paused");
+    bench.host.does(&["kill", "vm0"]);
+    source.end();
+}
+
+#[test]
+fn the_network_of_the_target_hears_where_the_guest_is() {
+    let (bench, there) = (Bench::new(), Host::new());
+    let kernel = bench.folder().join("frames");
+    fs::write(&kernel, tiny_guest::FRAMES).unwrap();
+    let mut launch = Launch::kernel(&kernel, tempfile::tempdir().unwrap());
+    launch.command.env("XDG_RUNTIME_DIR", bench.folder());
+    let source =
+        launch.args(&["--name", "vm0", "--mem", "16", "--net", "switch=lab"]).stdin(Stdio::piped()).spawn();
+    source.expect("ready\n", 1);
+    // Another host: it has a switch of the same name.
+    let _lab = Switch::start(&there, &["lab"]);
+    let mut client = Client::attach(&socket(&there, "lab"), 9, "").unwrap();
+    let listen = format!("unix:{}", bench.folder().join("target").display());
+    let mut child = Owned::start(there.verb(&["receive", "--listen", &listen]).stdin(Stdio::piped()));
+    let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
+    let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
+    assert!(stderr.wait(|heard| count(heard, "waiting for a machine") > 0), "{}", stderr.text());
+    let mut target = Target { child, stdout, stderr };
+    let (status, _, said) = bench.migrate("vm0", "unix:target", &[]);
+    assert_eq!(status, Some(0), "{said} {}", target.stderr.text());
+    assert!(source.end().status.success());
+    let mac = there.json(&["switch", "show", "lab", "--json"])["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|port| port["name"] == "vm0.net0")
+        .unwrap()["mac"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for _ in 0..5 {
+        let frame = client.next().unwrap();
+        let from: Vec<_> = frame[6..12].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((frame.len(), from.join(":")), (60, mac.clone()), "{frame:x?}");
+        assert!(frame.starts_with(&[255; 6]) && frame[12..14] == [0x80, 0x35]);
+    }
+    target.child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    assert_eq!(target.end().0, Some(0));
 }

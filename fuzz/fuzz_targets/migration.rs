@@ -85,7 +85,9 @@ fn stream(flags: u8, mut input: &[u8]) -> Vec<u8> {
             }
             4 => {
                 let (version, panic_timeout) = (number(&mut input, 1), number(&mut input, 8) as i64);
-                message(&json!({ "complete": { "version": version, "panic_timeout": panic_timeout } }))
+                message(
+                    &json!({ "complete": { "version": version, "panic_timeout": panic_timeout, "marks": [] } }),
+                )
             }
             5 => frame(MESSAGE, taken(&mut input), 0),
             6 => {

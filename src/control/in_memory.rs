@@ -114,7 +114,9 @@ impl ControlTarget for StubMachine {
         Ok(())
     }
 
-    fn resume(&self) {}
+    fn resume(&self) -> Result<(), SaveError> {
+        Ok(())
+    }
 
     fn reset(&self, _: Duration) -> Result<(), ResetError> {
         Ok(())

@@ -45,7 +45,7 @@ pub static ROUTES: [Route<dyn ControlTarget>; 27] = [
         path: "/v1/resume",
         summary: "Resume a paused machine",
         statuses: &[204, 409],
-        run: |target, _| command(target, |it| it.resume()),
+        run: resume,
     },
     Route {
         method: "POST",
@@ -243,6 +243,13 @@ fn command(target: &dyn ControlTarget, run: fn(&dyn ControlTarget)) -> Reply {
     ended(target).unwrap_or_else(|| {
         run(target);
         Reply::done()
+    })
+}
+
+fn resume(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
+    ended(target).unwrap_or_else(|| match target.resume() {
+        Ok(()) => Reply::done(),
+        Err(error) => Reply::refusal(409, error.to_string()),
     })
 }
 

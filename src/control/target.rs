@@ -35,7 +35,10 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// [`PauseError`].
     fn pause(&self, limit: Duration) -> Result<(), PauseError>;
     /// Resumes it.
-    fn resume(&self);
+    ///
+    /// # Errors
+    /// It may run elsewhere.
+    fn resume(&self) -> Result<(), SaveError>;
     /// Resets it, and returns when it boots again.
     ///
     /// # Errors
@@ -320,8 +323,10 @@ impl ControlTarget for RunningTarget {
         self.controls.pause(limit)
     }
 
-    fn resume(&self) {
+    fn resume(&self) -> Result<(), SaveError> {
+        self.controls.come_home()?;
         self.controls.resume_within(ANSWER);
+        Ok(())
     }
 
     fn reset(&self, limit: Duration) -> Result<(), ResetError> {

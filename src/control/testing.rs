@@ -91,8 +91,9 @@ impl ControlTarget for Fake {
         }
     }
 
-    fn resume(&self) {
+    fn resume(&self) -> Result<(), SaveError> {
         self.record("resume");
+        Ok(())
     }
 
     fn reset(&self, _: Duration) -> Result<(), ResetError> {

@@ -40,6 +40,11 @@ pub(crate) fn try_lock_folder(folder: &File) -> io::Result<bool> {
     }
 }
 
+/// Gives the lock of this open file back.
+pub(crate) fn unlock(file: &File) -> io::Result<()> {
+    fcntl(file, libc::F_OFD_SETLK, libc::F_UNLCK, &(0..u64::MAX)).map(drop)
+}
+
 /// Whether another open file has the lock. Does not take it, so that another process can at this moment.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     let found = fcntl_lock(file, libc::F_OFD_GETLK, Kind::Exclusive, &(0..u64::MAX))?;
@@ -57,6 +62,15 @@ fn fcntl_lock(file: &File, command: libc::c_int, kind: Kind, range: &Range<u64>)
         Kind::Shared => libc::F_RDLCK,
         Kind::Exclusive => libc::F_WRLCK,
     };
+    fcntl(file, command, kind, range)
+}
+
+fn fcntl(
+    file: &File,
+    command: libc::c_int,
+    kind: libc::c_int,
+    range: &Range<u64>,
+) -> io::Result<libc::flock> {
     // SAFETY: an all-zero flock is valid: without a pid, as OFD locks require.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
@@ -91,6 +105,9 @@ mod tests {
         assert!(is_locked(&second).unwrap() && !try_lock(&second, Kind::Exclusive).unwrap());
         drop(first);
         assert!(try_lock(&second, Kind::Exclusive).unwrap());
+        // It can be given back by any descriptor of the open file.
+        unlock(&second.try_clone().unwrap()).unwrap();
+        assert!(try_lock(&open(), Kind::Exclusive).unwrap());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Only the command line uses the terminal, the signals and the process: the library leaves them alone.
 #![allow(unsafe_code, reason = "termios, signal masks, processes and local time are C interfaces")]
 
+pub(crate) mod announce;
 pub(crate) mod capture;
 pub(crate) mod clock;
 pub(crate) mod connect;

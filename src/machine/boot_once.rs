@@ -151,6 +151,11 @@ impl Beginning {
             prefetch,
         })
     }
+
+    /// Whether the machine has come from elsewhere, and rests until it is let go.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
 }
 
 /// The guest's memory, kept mapped for the VM.

@@ -230,6 +230,9 @@ impl Controls {
     /// Lets a machine go on that was paused, or is about to be. It does when this returns. One that boots just now, or waits
     /// for what the host has in flight on a disk, answers after that.
     pub fn resume(&self) {
+        if let Err(error) = self.come_home() {
+            return log::warn!("{error}");
+        }
         // No answer: it has ended.
         let _ = self.ask(Command::Resume).recv();
     }
@@ -435,9 +438,23 @@ impl Controls {
 
     /// Whether everything that the guest can write moves with it.
     #[cfg(feature = "cli")]
-    pub(crate) fn check_disks_stay(&self) -> Result<(), SaveError> {
-        let writable = self.disks.states().into_iter().find(|disk| !disk.read_only);
-        writable.map_or(Ok(()), |disk| Err(SaveError::DiskStays(disk.id)))
+    pub(crate) fn check_disks_move(&self) -> Result<(), SaveError> {
+        self.disks.check_move()
+    }
+
+    /// A machine that nobody has known of whether it runs elsewhere is let go on by somebody who has looked. It takes its disks first, which
+    /// nobody may have written to.
+    ///
+    /// # Errors
+    /// [`SaveError::DiskAway`], and it stays paused.
+    pub(crate) fn come_home(&self) -> Result<(), SaveError> {
+        #[cfg(feature = "cli")]
+        if let Some(marks) = self.copy.away() {
+            self.disks.take_back(Some(&marks), Duration::ZERO)?;
+            self.leave(None)?;
+            self.copy.set_away(None);
+        }
+        Ok(())
     }
 
     /// See [`Command::Leave`].
@@ -454,6 +471,7 @@ impl Controls {
     pub(crate) fn arrive(&self) -> Result<(), SaveError> {
         self.leave(None)?;
         self.resume();
+        self.nets.announce();
         Ok(())
     }
 
@@ -521,6 +539,9 @@ impl Controls {
 
     /// As [`Controls::resume`], but returns after `limit` if the machine does not go on by then; it will.
     pub(crate) fn resume_within(&self, limit: Duration) {
+        if let Err(error) = self.come_home() {
+            return log::warn!("{error}");
+        }
         let _ = self.ask(Command::Resume).recv_timeout(limit);
     }
 

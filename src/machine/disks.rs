@@ -2,6 +2,8 @@
 //! much it may do.
 
 mod change;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+mod hand_over;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -310,6 +310,9 @@ impl Machine {
         let ((resources, boot), blocking) = within(blocking, &progress, move |progress| {
             let (files, kvm, beginning) = begin(&spec, prepared, restore, progress)?;
             let resources = Resources::open(spec, files, kvm, functions, run_resources)?;
+            if beginning.is_held() {
+                resources.net_handles.will_announce().map_err(StartError::Descriptors)?;
+            }
             let boot = Boot::start(&resources, beginning, BootNumber::default(), &boots, progress)?;
             Ok::<_, StartError>((resources, boot))
         })?;

@@ -4,13 +4,15 @@
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::Serialize;
 
 use super::events::{MachineEvent, Publisher};
 use super::nets::forward as forward_of;
+use crate::host::announce::Announcer;
 use crate::host::capture::{CaptureLimits, CapturePoint, CaptureStream, Refused};
 use crate::host::forward::ForwardError;
 use crate::host::user_network::Ports;
@@ -157,6 +159,8 @@ pub(super) struct NetHandle {
     point: CapturePoint,
     /// Of a user network.
     forwards: Option<Forwards>,
+    /// Of a machine that has come from elsewhere.
+    announcer: OnceLock<Announcer>,
 }
 
 #[derive(Debug)]
@@ -176,7 +180,7 @@ impl NetHandle {
     /// `forwards`: the open ports of a user network.
     pub(super) fn new(id: NetId, forwards: Option<(Ports, Vec<BoundForward>)>) -> Self {
         let forwards = forwards.map(|(ports, list)| Forwards { ports, list: Mutex::new(Some(list)) });
-        NetHandle { id, point: CapturePoint::default(), forwards }
+        NetHandle { id, point: CapturePoint::default(), forwards, announcer: OnceLock::new() }
     }
 
     /// Its name among the machine's parts.
@@ -187,6 +191,11 @@ impl NetHandle {
     /// The interface's frames, for captures.
     pub(super) fn point(&self) -> &CapturePoint {
         &self.point
+    }
+
+    /// Tells the network where the guest is, if the machine has come from elsewhere.
+    pub(super) fn announcer(&self) -> Option<&Announcer> {
+        self.announcer.get()
     }
 
     /// The machine has ended: nothing stays open.
@@ -213,6 +222,22 @@ pub(crate) struct NetHandles {
 impl NetHandles {
     pub(super) fn new(nets: impl Iterator<Item = Arc<NetHandle>>, publisher: Publisher) -> Self {
         NetHandles { nets: nets.collect(), publisher }
+    }
+
+    /// The machine comes from elsewhere, and will be announced. Before the first backend is made.
+    pub(super) fn will_announce(&self) -> io::Result<()> {
+        // A user network is this process's own.
+        self.nets.iter().filter(|net| net.forwards.is_none()).try_for_each(|net| {
+            let announcer = Announcer::new()?;
+            net.announcer.get_or_init(|| announcer);
+            Ok(())
+        })
+    }
+
+    /// Tells the networks of a machine that has come from elsewhere where its guest is now.
+    #[cfg(feature = "cli")]
+    pub(super) fn announce(&self) {
+        self.nets.iter().filter_map(|net| net.announcer()).for_each(Announcer::announce);
     }
 
     /// The ports of the host that lead to the guest.

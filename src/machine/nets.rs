@@ -140,7 +140,11 @@ impl NetResource {
             Link::Switch(port) => port.backend(),
             Link::User(network) => Box::new(network.backend().map_err(StartError::Descriptors)?),
         };
-        Ok(self.handle.point().around(backend))
+        let backend = self.handle.point().around(backend);
+        match self.handle.announcer() {
+            Some(announcer) => announcer.around(backend, self.mac).map_err(StartError::Descriptors),
+            None => Ok(backend),
+        }
     }
 }
 

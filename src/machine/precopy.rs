@@ -26,6 +26,8 @@ use super::hold::Hold;
 use super::saved::SavedState;
 use super::saved::{SaveError, SavedParts, Unsaveable};
 use super::supervisor::Command;
+#[cfg(feature = "cli")]
+use crate::host::disk::DiskMark;
 use crate::kvm::memory::{GuestRam, is_zeros};
 use crate::spec::Spec;
 
@@ -135,12 +137,6 @@ impl<'a> PausedCopy<'a> {
         &self.shown
     }
 
-    /// The state of all but the memory.
-    #[cfg(feature = "cli")]
-    pub(crate) fn state(&self) -> &SavedState {
-        &self.parts.state
-    }
-
     /// Has the machine stay paused, because it may run elsewhere from now on.
     #[cfg(feature = "cli")]
     pub(crate) fn leave(self) -> Result<Leaving<'a>, SaveError> {
@@ -175,16 +171,39 @@ impl Leaving<'_> {
         Ok(report)
     }
 
-    /// It does not run elsewhere, and goes on here if it ran before.
-    pub(crate) fn come_back(self) {
-        let _ = self.0.controls.leave(None);
+    /// What its disks are known by.
+    pub(crate) fn marks(&self) -> &[Option<DiskMark>] {
+        &self.0.parts.marks
     }
 
-    /// Nobody knows whether it runs elsewhere.
+    /// The state of all but the memory.
+    pub(crate) fn state(&self) -> &SavedState {
+        &self.0.parts.state
+    }
+
+    /// Lets another process have its disks.
+    pub(crate) fn release_disks(&self) -> Result<(), SaveError> {
+        self.0.controls.disks.release()
+    }
+
+    /// It does not run elsewhere, and goes on here if it ran before. First it takes its disks again, for which it waits until `limit`.
+    ///
+    /// # Errors
+    /// [`SaveError::DiskAway`], and it stays paused.
+    pub(crate) fn come_back(self, limit: Duration) -> Result<(), SaveError> {
+        let controls = self.0.controls;
+        match controls.disks.take_back(None, limit) {
+            Ok(()) => controls.leave(None),
+            Err(error) => {
+                self.stay_paused();
+                Err(error)
+            }
+        }
+    }
+
+    /// Nobody knows whether it runs elsewhere. It stays paused until somebody wants it to go on.
     pub(crate) fn stay_paused(self) {
-        // It rests: this only says that somebody wants that.
-        let _ = self.0.controls.pause(Duration::MAX);
-        let _ = self.0.controls.leave(None);
+        self.0.controls.copy.set_away(Some(self.0.parts.marks.clone()));
     }
 }
 
@@ -223,6 +242,9 @@ pub(crate) struct Copy<'a> {
 impl<'a> Copy<'a> {
     /// Begins to log what is written. Refused if another copy is under way.
     pub(crate) fn begin(controls: &'a Controls) -> Result<Self, SaveError> {
+        if controls.copy.away().is_some() {
+            return Err(SaveError::Away);
+        }
         let (log, CopyStart { ram, spec }) = WriteLog::begin(controls)?;
         let spec = spec?;
         Ok(Copy { spec, controls, log, ram, shown: controls.copy.show() })

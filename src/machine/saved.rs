@@ -375,12 +375,27 @@ pub enum SaveError {
          `--keep-running`"
     )]
     WritableDisk(String),
-    /// A disk does not move.
+    /// A block device does not move.
     #[error(
-        "the guest can write to {0}, and a disk does not move with its machine; give it this disk with `ro`, or save the machine and restore \
-         it where its disks are"
+        "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; give \
+         it this disk with `ro`, or end the machine and start it there"
     )]
-    DiskStays(String),
+    DeviceStays(String),
+    /// Another process may have a disk that was let go for it.
+    #[error(
+        "the disk {id} was let go for a machine elsewhere, and is not had again: {why}; as long as that is so, the machine rests"
+    )]
+    DiskAway {
+        /// The disk.
+        id: String,
+        /// Why.
+        why: String,
+    },
+    /// Nobody knows whether it runs elsewhere.
+    #[error(
+        "the machine may run elsewhere, where it has migrated to; look there first, and `minivmm resume` or `minivmm kill` it here"
+    )]
+    Away,
     /// It cannot be made again from a folder.
     #[error(transparent)]
     Unsaveable(#[from] Unsaveable),

@@ -30,6 +30,11 @@
 //!   until that time is over in any case, and nobody can let it go on meanwhile. Then the target runs or has ended, for good, and the source
 //!   stays paused with a sentence: a person can look, and no `Go` on its way makes what they see untrue.
 //!
+//! - Disks go the same way. The source gives up its locks, when all is on the medium and its guest rests, before it says `Complete`; the target
+//!   opens the images behind that, and only if they are as the source has left them. If the machine goes on at the source, it takes the locks
+//!   first; while the target, or anybody else, has one, it rests. A person who lets it go on, because it does not run at the target, can only
+//!   do so if the images are as they were: a guest that has run somewhere else has changed them.
+//!
 //! So there are never two; and none only in that a machine may rest until somebody has looked, which no protocol over a stream that breaks
 //! can spare them.
 //!
@@ -45,6 +50,7 @@ use devices::component::State;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Frame, invalid};
+use crate::host::disk::DiskMark;
 use crate::kvm::CpuBaseline;
 use crate::machine::{CopyProgress, CopyReport};
 use crate::spec::Spec;
@@ -87,6 +93,8 @@ pub(crate) enum Message {
     Complete {
         version: u16,
         panic_timeout: i64,
+        /// What the disks are known by, in their order; those that the guest can write to are the target's from now on.
+        marks: Vec<Option<DiskMark>>,
     },
     /// Waits for so many milliseconds for what comes next.
     Ready {

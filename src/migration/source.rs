@@ -13,7 +13,7 @@ use devices::thread::{Role, spawn_scoped};
 use super::protocol::{self, Local, Message, Next, PROTOCOL};
 use crate::host::patient::silent;
 use crate::kvm::{CpuBaseline, KvmDevice};
-use crate::machine::precopy::{Copy, Sink};
+use crate::machine::precopy::{Copy, Leaving, Sink};
 use crate::machine::{Controls, CopyLimits, CopyReport, Otherwise, SaveError};
 use crate::saved::with_absolute_paths;
 
@@ -53,6 +53,22 @@ pub(crate) enum MigrateError {
          twice; look whether it runs there; if it does not, `minivmm resume` lets it go on here, and if it does, `minivmm kill` ends it here"
     )]
     Unknown(String),
+    #[error("{why}; {disk}; `minivmm resume` tries again")]
+    Disks { why: Box<MigrateError>, disk: SaveError },
+}
+
+/// How the last exchange has failed.
+enum Failed {
+    /// The guest has not run there, and never will.
+    Here(MigrateError),
+    /// Nobody can know.
+    Unknown(String),
+}
+
+impl<T: Into<MigrateError>> From<T> for Failed {
+    fn from(error: T) -> Self {
+        Failed::Here(error.into())
+    }
 }
 
 /// Sends the machine over `stream`, of which `begun` was read already, and ends it when the target has said that it runs.
@@ -106,7 +122,7 @@ struct Source<'a, 'b> {
 
 impl Source<'_, '_> {
     fn send(&mut self, controls: &Controls, limits: CopyLimits) -> Result<CopyReport, MigrateError> {
-        controls.check_disks_stay()?;
+        controls.check_disks_move()?;
         let copy = Copy::begin(controls)?;
         let spec = with_absolute_paths(copy.spec().clone())?;
         let cpu = KvmDevice::open().and_then(|kvm| CpuBaseline::of(&kvm)).map_err(io::Error::other)?;
@@ -142,12 +158,32 @@ impl Source<'_, '_> {
         };
         let copied = copy.run(&mut StreamSink(writer), limits, PAUSE, &mut watch);
         let paused = copied.map_err(|error| self.why(error))?;
-        // From here on the machine is paused, and runs on when `paused` is dropped.
-        let state = paused.state();
+        // From here on the machine is paused, and nobody lets it go on.
+        let leaving = paused.leave()?;
+        match self.last_exchange(&leaving) {
+            Ok(()) => Ok(leaving.left()?),
+            // The target may have the disks until it has noticed.
+            Err(Failed::Here(why)) => match leaving.come_back(self.patience.silence + MARGIN) {
+                Ok(()) => Err(why),
+                Err(disk) => Err(MigrateError::Disks { why: Box::new(why), disk }),
+            },
+            Err(Failed::Unknown(why)) => {
+                leaving.stay_paused();
+                Err(MigrateError::Unknown(why))
+            }
+        }
+    }
+
+    /// From the state of the machine to the target's word that it runs.
+    fn last_exchange(&mut self, leaving: &Leaving<'_>) -> Result<(), Failed> {
+        let state = leaving.state();
         for (id, state) in state.states() {
             self.say(Message::Section { id: id.clone(), state: state.clone() })?;
         }
-        self.say(Message::Complete { version: state.version(), panic_timeout: state.panic_timeout() })?;
+        // They are on the medium since the machine was saved. The target opens them when it has heard of all.
+        leaving.release_disks()?;
+        let (version, panic_timeout) = (state.version(), state.panic_timeout());
+        self.say(Message::Complete { version, panic_timeout, marks: leaving.marks().to_vec() })?;
         let limit = self.expect(self.patience.silence, |message| match message {
             Message::Ready { limit } => Some(Duration::from_millis(limit)),
             _ => None,
@@ -155,25 +191,20 @@ impl Source<'_, '_> {
         // The target's time has begun before.
         let ready = Instant::now();
         if limit > MOST_WAIT {
-            return Err(MigrateError::Confused);
+            return Err(MigrateError::Confused.into());
         }
-        let leaving = paused.leave()?;
         let wait = self.patience.silence.max(limit + MARGIN);
         let answer = self
             .say(Message::Go)
             .and_then(|()| self.expect(wait, |message| matches!(message, Message::Running).then_some(())));
         match answer {
-            Ok(()) => Ok(leaving.left()?),
+            Ok(()) => Ok(()),
             // It says so only if its guest has not run, and never will.
-            Err(refused @ MigrateError::Refused(_)) => {
-                leaving.come_back();
-                Err(refused)
-            }
+            Err(refused @ MigrateError::Refused(_)) => Err(refused.into()),
             Err(error) => {
                 // `Go` may still be on its way, and be good until then.
                 sleep((limit + MARGIN).saturating_sub(ready.elapsed()));
-                leaving.stay_paused();
-                Err(MigrateError::Unknown(match error {
+                Err(Failed::Unknown(match error {
                     MigrateError::Stream(error) => error.to_string(),
                     _ => "it said something else".into(),
                 }))

@@ -1,10 +1,13 @@
 //! The machine that comes.
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::protocol::{self, Message, Next, PROTOCOL};
+use crate::host::disk::DiskMark;
+use crate::host::open_now::open_now;
 use crate::image::printable;
 use crate::kvm::KvmDevice;
 use crate::machine::SavedState;
@@ -116,12 +119,30 @@ fn take(
                     return Err(refused("its state is larger than that of any machine".into()));
                 }
             }
-            Next::Message(Message::Complete { version, panic_timeout }) => {
+            Next::Message(Message::Complete { version, panic_timeout, marks }) => {
+                check_disks(&spec, &marks).map_err(refused)?;
                 return Ok((spec, incoming, SavedState::from_states(version, panic_timeout, states)));
             }
             Next::Message(_) => return Err(confused()),
         }
     }
+}
+
+/// Whether the images are those of the source, as it has left them.
+fn check_disks(spec: &Spec, marks: &[Option<DiskMark>]) -> Result<(), String> {
+    for (disk, mark) in spec.disk.iter().zip(marks) {
+        let (path, Some(mark)) = (disk.image(), mark) else { continue };
+        // Opened, so that a file server is asked.
+        let here = open_now(path, OpenOptions::new().read(true), 0).and_then(|file| DiskMark::of_file(&file));
+        let here = here.map_err(|error| format!("{} cannot be used there: {error}", path.display()))?;
+        if here != *mark {
+            return Err(format!(
+                "{} is another file there, or not as the machine has left it; both hosts need the same one, on shared storage",
+                path.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What is left of the stream once all has come: a machine that is made asks for its leave to run, which is given once. Dropped before, it

@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use virtio::block::{Disk, Extent, SECTOR, Topology};
 
@@ -38,6 +38,8 @@ pub(crate) struct DiskFile {
     pub(super) behind: FilesBehind,
     /// Behind its end there are zeros to be read: it is a layer of an image.
     pub(super) padded: bool,
+    /// Another process may write to it.
+    pub(super) released: AtomicBool,
 }
 
 /// A descriptor for direct I/O, with its alignment rules.
@@ -62,6 +64,7 @@ impl DiskFile {
             tail: None,
             padded: false,
             behind: FilesBehind::default(),
+            released: AtomicBool::new(false),
         })
     }
 
@@ -72,7 +75,21 @@ impl DiskFile {
 
     /// Sets the length of an image. [`DiskFile::measure`] takes it over.
     pub(crate) fn set_length(&self, bytes: u64) -> io::Result<()> {
+        self.check_not_released()?;
         self.buffered.set_len(bytes)
+    }
+
+    /// Whether another process may write to it.
+    pub(super) fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
+    }
+
+    /// An error if another process may write to it.
+    pub(super) fn check_not_released(&self) -> io::Result<()> {
+        if self.is_released() {
+            return Err(io::Error::other("the machine may run elsewhere, and write to this disk"));
+        }
+        Ok(())
     }
 
     /// A second descriptor for positioned reads, the length, and the logical sector size, both in bytes.

@@ -13,6 +13,8 @@ mod exchange;
 mod file;
 mod flight;
 mod format;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+mod hand_over;
 mod helper;
 mod holder;
 mod layers;
@@ -38,6 +40,8 @@ pub(crate) use engine::EngineKind;
 pub use error::DiskError;
 pub(crate) use exchange::ExchangeMark;
 pub(crate) use format::IMAGE_FORMATS;
+#[cfg_attr(not(feature = "cli"), allow(unused_imports, reason = "migrations are the command's"))]
+pub(crate) use hand_over::TakeBackError;
 pub use holder::DiskHolder;
 pub(crate) use holder::{find as find_holder, is_held_by_another};
 pub(crate) use loop_device::FilesBehind;

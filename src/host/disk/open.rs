@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use diskimage::Format;
 use virtio::block::{SECTOR, Topology};
@@ -90,6 +91,7 @@ impl DiskFile {
             tail: None,
             behind: FilesBehind::default(),
             padded: false,
+            released: AtomicBool::new(false),
             buffered,
         }
     }
@@ -275,8 +277,12 @@ fn discard(file: &File, metadata: &Metadata) -> Option<u32> {
     }
     // Punching a hole behind the end changes nothing, and shows whether holes are supported.
     let end = i64::try_from(metadata.len().checked_next_multiple_of(1 << 20)?).ok()?;
+    // Now, when the file is locked.
+    let before = file.metadata().and_then(|metadata| metadata.modified());
     // SAFETY: a call on an open descriptor, without memory.
     let result = unsafe { libc::fallocate(file.as_raw_fd(), mode::HOLE, end, 4096) };
+    // Nothing was written: the time of the last change is by what others see whether somebody has. Only the owner may say it.
+    let _ = before.map(|modified| file.set_modified(modified));
     (result == 0).then(|| image_topology(metadata).least_io)
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct DiskMark {
 }
 
 impl DiskMark {
-    fn of(file: &Metadata) -> Self {
+    pub(super) fn of(file: &Metadata) -> Self {
         DiskMark { bytes: file.len(), seconds: file.mtime(), nanoseconds: file.mtime_nsec() }
     }
 

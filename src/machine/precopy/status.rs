@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::CopyProgress;
+use crate::host::disk::DiskMark;
 
 /// The copies of a machine that are under way.
 #[derive(Debug, Clone, Default)]
-pub(in crate::machine) struct CopyStatus(Arc<Mutex<Copies>>);
+pub(in crate::machine) struct CopyStatus(Arc<Mutex<Copies>>, Arc<Mutex<Option<Marks>>>);
+
+/// Of the disks of a machine of which nobody knows whether it runs elsewhere.
+type Marks = Vec<Option<DiskMark>>;
 
 /// By the order in which they began.
 type Copies = BTreeMap<u64, UnderWay>;
@@ -35,6 +39,16 @@ impl CopyStatus {
     /// None of those that are under way is wanted any more.
     pub(in crate::machine) fn cancel(&self) {
         self.copies().values_mut().for_each(|one| one.cancelled = true);
+    }
+
+    /// Nobody knows whether the machine runs elsewhere; its disks had these marks.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+    pub(in crate::machine) fn set_away(&self, marks: Option<Marks>) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = marks;
+    }
+
+    pub(in crate::machine) fn away(&self) -> Option<Marks> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn copies(&self) -> MutexGuard<'_, Copies> {

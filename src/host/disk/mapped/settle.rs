@@ -22,7 +22,7 @@ impl ImageDisk {
     /// # Errors
     /// The file cannot be written to; the metadata wait for the next flush.
     pub(super) fn flush(&self) -> io::Result<()> {
-        if self.is_read_only() {
+        if self.is_read_only() || self.is_released() {
             return Ok(());
         }
         match self.held() {
@@ -111,6 +111,7 @@ impl ImageDisk {
     /// # Errors
     /// The image cannot have this size, or be written to.
     pub(crate) fn resize(&self, bytes: u64) -> io::Result<()> {
+        self.top().map_or(Ok(()), |top| top.check_not_released())?;
         self.image.check_resize(bytes).map_err(|error| match error {
             ImageError::Io { source, .. } => source,
             error => io::Error::other(error.to_string()),
@@ -201,6 +202,10 @@ impl ImageDisk {
 
     /// Leaves the file as an image at rest: everything written, and free what is not used.
     pub(super) fn finish(&self) -> io::Result<()> {
+        if self.is_released() {
+            // It was at rest before, and is somebody else's.
+            return Ok(());
+        }
         let Some(held) = self.held().filter(|_| !self.is_temporary()) else { return Ok(()) };
         let mut commit = held.commit();
         if self.is_changed() {
@@ -208,6 +213,12 @@ impl ImageDisk {
         }
         while commit.reclaimable() > 0 && self.reclaim_or_warn(&mut commit) {}
         if self.is_changed() { self.take(&mut commit) } else { Ok(()) }
+    }
+}
+
+impl ImageDisk {
+    fn is_released(&self) -> bool {
+        self.top().is_some_and(|top| top.is_released())
     }
 }
 
