@@ -82,7 +82,7 @@ fn a_terminal_that_is_not_the_sessions_own_is_used_all_the_same() {
 fn terminal_is_given_back_after_the_power_button_by_sigterm() {
     let terminal = guest(Guest::PowerButton, &[], "ready\n");
     terminal.signal(libc::SIGTERM);
-    terminal.end().is(0).said("button\n").said("done\n");
+    terminal.end().is(0).guest_said("button\n").guest_said("done\n");
 }
 
 #[test]

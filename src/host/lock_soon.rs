@@ -52,27 +52,12 @@ pub(super) fn is_own_child(pid: u32) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
-    use std::os::unix::process::CommandExt;
-    use std::process::Command;
 
     use super::*;
-
-    /// Starts a program that stays between fork(2) and execve(2), with all open files, until the second of these is written to.
-    pub(in crate::host) fn starting() -> (thread::JoinHandle<()>, io::PipeReader, io::PipeWriter) {
-        let ((begun, mut begin), (mut end, ended)) = (io::pipe().unwrap(), io::pipe().unwrap());
-        let thread = thread::spawn(move || {
-            let mut command = Command::new("true");
-            // The child has a copy of this end as well, and shall not wait for itself.
-            let wait = move || begin.write_all(&[0]).and_then(|()| end.read_exact(&mut [0]));
-            // SAFETY: write(2) and read(2) may be called between fork and exec.
-            unsafe { command.pre_exec(wait) };
-            assert!(command.status().unwrap().success());
-        });
-        (thread, begun, ended)
-    }
+    use crate::host::testing::starting;
 
     #[test]
     fn a_lock_of_a_file_that_was_closed_is_had_when_a_program_that_begins_lets_go_of_it() {

@@ -44,4 +44,6 @@ pub(crate) mod switch_port;
 pub(crate) mod tap;
 #[cfg(feature = "cli")]
 pub(crate) mod terminal;
+#[cfg(test)]
+mod testing;
 pub(crate) mod user_network;

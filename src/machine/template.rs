@@ -26,7 +26,7 @@ use crate::saved::SavedMachine;
 use crate::spec::{DiskSpec, NetLink, Spec};
 
 /// A machine that was frozen in the midst of its work, from which others go on where it was: a guest is booted and warmed up once,
-/// and each clone of it is there within a millisecond. Clones of a template are of the same one.
+/// and each clone of it is there in a millisecond or two. Clones of a template are of the same one.
 ///
 /// ```no_run
 /// use std::time::Duration;

@@ -107,6 +107,17 @@ impl Left {
         self
     }
 
+    /// The same of the guest, whose words the program's messages may part.
+    #[track_caller]
+    pub(crate) fn guest_said(&self, word: &str) -> &Self {
+        let parts: Vec<_> = self.text.split("\r\nminivmm: ").collect();
+        let (first, others) = parts.split_first().unwrap();
+        let others = others.iter().map(|part| part.split_once("\r\n").map_or("", |(_, guest)| guest));
+        let text: String = [*first].into_iter().chain(others).collect();
+        assert!(text.contains(word), "no {word:?} in {text:?} of {self:?}");
+        self
+    }
+
     #[track_caller]
     pub(crate) fn said(&self, word: &str) -> &Self {
         assert!(self.text.contains(word), "no {word:?} in {self:?}");

@@ -67,7 +67,7 @@ mod tests {
         let lines: [&[&str]; 12] = [
             &FLAGS,
             &["--disk", "a.raw"],
-            &["--disk", "-d", "--name", "doctor"],
+            &["--disk", "a.raw", "-d", "--name", "doctor"],
             &["--config", config, "--mem", "256"],
             &["--config", "/nonexistent/vm.toml"],
             &["--kernel", "k", "-d", "--pidfile", "p"],

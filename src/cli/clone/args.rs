@@ -50,9 +50,13 @@ pub struct CloneArgs {
     #[arg(long)]
     pub json: bool,
     /// File with the number of its process, while it runs
+    ///
+    /// As `--pidfile` at a start. The original's is the original's.
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub pidfile: Option<PathBuf>,
     /// Write its messages to this file too, with the time
+    ///
+    /// As `--log` at a start. The original's is the original's.
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub log: Option<PathBuf>,
     /// Print this help

@@ -16,7 +16,7 @@ use virtio::testing::Guest;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::host::lock_soon::tests::starting;
+use crate::host::testing::starting;
 
 /// The user and the group of the TAPs here.
 const USER: u32 = 54_321;
