@@ -279,8 +279,8 @@ fn warm_run_is_a_cold_one_that_begins_sooner() {
     let out = shell_within(&script, 3 * LIMIT);
     ended(&out, 0);
     let text = out.text();
-    let parts: Vec<Vec<&str>> = text.split("= ").skip(1).map(|part| part.lines().collect()).collect();
-    let (last, runs) = (text.rsplit("=\n").next().unwrap(), &parts[..]);
+    let (runs, last) = text.rsplit_once("=\n").unwrap();
+    let runs: Vec<Vec<&str>> = runs.split("= ").skip(1).map(|part| part.lines().collect()).collect();
     assert_eq!(runs.len(), options.len(), "{text}");
     let now: i64 = last.lines().next().unwrap().parse().unwrap();
     assert!(
@@ -290,7 +290,7 @@ fn warm_run_is_a_cold_one_that_begins_sooner() {
     let (mut randoms, mut times) = (std::collections::BTreeSet::new(), Vec::new());
     let says =
         |part: &Vec<&str>, word: &str| part.iter().any(|line| line.starts_with("! ") && line.contains(word));
-    for part in runs {
+    for part in &runs {
         let said: Vec<(&str, &str)> = part[1..].iter().filter_map(|line| line.split_once(' ')).collect();
         let words: Vec<&str> = said.iter().filter(|(at, _)| *at != "!").map(|(_, word)| *word).collect();
         assert!(
@@ -301,7 +301,7 @@ fn warm_run_is_a_cold_one_that_begins_sooner() {
         assert!(part.contains(&"! err"), "{text}");
         times.push(said[0].0.parse::<f64>().unwrap() - part[0].parse::<f64>().unwrap());
     }
-    let [cold, first, warm, again, other, other_warm] = runs else { panic!("{text}") };
+    let [cold, first, warm, again, other, other_warm] = &runs[..] else { panic!("{text}") };
     assert!(!says(cold, "warm machine"), "{text}");
     assert!(says(first, "there is none yet") && says(first, "it is saved"), "{text}");
     assert!([warm, again, other_warm].iter().all(|run| says(run, "runs in a clone of it")), "{text}");

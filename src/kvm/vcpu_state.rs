@@ -64,8 +64,19 @@ struct VcpuState {
     tsc_khz: Option<u32>,
     /// Absent where KVM does not say (before Linux 5.16).
     tsc_offset: Option<u64>,
+    /// kvm-clock and the TSC at one moment, for hosts on which the offset says nothing: with another TSC, or one that is scaled.
+    #[serde(default)]
+    tsc_at: Option<TscAt>,
     msrs: Vec<(u32, u64)>,
     cpuid: Vec<Raw<kvm_cpuid_entry2>>,
+}
+
+/// kvm-clock in nanoseconds, and what the guest's TSC shows then.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TscAt {
+    clock: u64,
+    tsc: u64,
 }
 
 impl VcpuHost {
@@ -110,7 +121,7 @@ impl Vcpu {
         let debug_regs = fd.get_debug_regs().map_err(refused("give the debug registers"))?;
         let indices = self.host().device.saved_msrs().map_err(|error| StateError::refused(KIND, error))?;
         let mut msrs = msrs::read(fd, indices).map_err(|error| StateError::refused(KIND, error))?;
-        let tsc_offset = tsc_offset(fd);
+        let (tsc_offset, tsc_at) = (tsc_offset(fd), self.tsc_at());
         let lapic = fd.get_lapic().map_err(refused("give the local APIC"))?;
         rearm_fired_timer(&mut msrs, &lapic);
         let events = fd.get_vcpu_events().map_err(refused("give the pending events"))?;
@@ -125,6 +136,7 @@ impl Vcpu {
             events: Raw(events),
             tsc_khz: self.tsc_khz(),
             tsc_offset,
+            tsc_at,
             msrs,
             cpuid: self.cpuid()?,
         })
@@ -172,8 +184,19 @@ impl Vcpu {
             _ => host.clocks.tsc_offset(saved, khz),
         });
         if !offset.is_some_and(|offset| set_tsc_offset(fd, offset)) {
+            let saved = state.tsc_at.or_else(|| Some(TscAt { clock: host.clocks.nanoseconds_then()?, tsc }));
+            let at = |clock: u64| {
+                saved.map_or(tsc, |saved| {
+                    saved.tsc.wrapping_add(ticks(clock.saturating_sub(saved.clock), khz))
+                })
+            };
+            let now = host.vm.get_clock().map_or(0, |clock| clock.clock);
             // Without the attribute KVM's own heuristics give vCPUs that were saved within a second the same offset.
-            self.put_msrs(&[(TSC, tsc.wrapping_add(self.ticks_since_saved(khz)))])?;
+            self.put_msrs(&[(TSC, at(now))])?;
+            // Where there is the attribute, what the calls themselves took is made good.
+            if let Some((own, is)) = tsc_offset(fd).zip(self.tsc_at()) {
+                set_tsc_offset(fd, own.wrapping_add(at(is.clock)).wrapping_sub(is.tsc));
+            }
         }
         if is_first {
             *anchor = state.tsc_offset.zip(tsc_offset(fd));
@@ -181,11 +204,25 @@ impl Vcpu {
         Ok(())
     }
 
-    /// By how much kvm-clock has gone on since it was saved.
-    fn ticks_since_saved(&self, khz: u32) -> u64 {
-        let host = self.host();
-        let passed = host.clocks.nanoseconds_then().zip(host.vm.get_clock().ok());
-        passed.map_or(0, |(then, now)| ticks(now.clock.saturating_sub(then), khz))
+    /// kvm-clock and the TSC, as close to each other as this host reads them.
+    fn tsc_at(&self) -> Option<TscAt> {
+        const ATTEMPTS: usize = 16;
+        /// Nanoseconds between two readings of kvm-clock with one of the TSC between them that need not be bettered.
+        const CLOSE: u64 = 10_000;
+        let vm = &self.host().vm;
+        let (mut best, mut width) = (None, u64::MAX);
+        for _ in 0..ATTEMPTS {
+            let before = vm.get_clock().ok()?.clock;
+            let tsc = msrs::read(self.fd(), &[TSC]).ok()?.first()?.1;
+            let passed = vm.get_clock().ok()?.clock.saturating_sub(before);
+            if passed < width {
+                (best, width) = (Some(TscAt { clock: before + passed / 2, tsc }), passed);
+            }
+            if width <= CLOSE {
+                break;
+            }
+        }
+        best
     }
 
     fn put_msrs(&self, values: &[(u32, u64)]) -> Result<(), StateError> {

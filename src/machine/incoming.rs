@@ -70,6 +70,7 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::MemBacking;
 
     #[test]
     fn memory_arrives_where_it_belongs_and_nowhere_else() {
@@ -93,7 +94,8 @@ mod tests {
 
     #[test]
     fn zeros_take_no_memory() {
-        let spec = Spec::new("vmlinuz").with_mem("1G".parse().unwrap());
+        // Of a memfd it is known what is used.
+        let spec = Spec::new("vmlinuz").with_mem("1G".parse().unwrap()).with_mem_backing(MemBacking::Memfd);
         let incoming = Incoming::new(&spec).unwrap();
         incoming.data(0x5000, &[7; 0x3000]).unwrap();
         let used = || incoming.0.used().unwrap().iter().map(|(_, len)| len).sum::<u64>();
