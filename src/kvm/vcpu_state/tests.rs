@@ -29,7 +29,7 @@ fn set_lapic(fields: &mut VcpuState, at: usize, value: u32) {
 fn still(state: &State) -> VcpuState {
     let mut fields: VcpuState = state.open(KIND, VERSION).unwrap();
     fields.msrs.retain(|(index, _)| *index != TSC);
-    fields.tsc_offset = None;
+    (fields.tsc_offset, fields.tsc_at) = (None, None);
     fields
 }
 
@@ -88,6 +88,24 @@ fn a_vcpu_loaded_into_another_vm_is_saved_as_it_was() {
     assert!(!has_deadline || after.msrs.contains(&(TSC_DEADLINE, far)), "the timer is not armed");
     // Both count from one offset, or KVM leaves its common clock.
     assert_eq!(tsc_offset(first.fd()), tsc_offset(others[0].fd()));
+}
+
+#[test]
+fn a_tsc_goes_on_with_kvm_clock_where_its_offset_of_before_says_nothing() {
+    let (_vm, mut vcpus, _ram) = vm(1);
+    let mut fields: VcpuState = vcpus[0].save().unwrap().open(KIND, VERSION).unwrap();
+    let khz = vcpus[0].tsc_khz().unwrap();
+    (fields.tsc_offset, fields.tsc_at) = (None, Some(TscAt { clock: 1_000_000_000, tsc: 1 << 50 }));
+    let clock = kvm_bindings::kvm_clock_data { clock: 1001 * 1_000_000_000, ..Default::default() };
+    vcpus[0].host().vm.set_clock(&clock).unwrap();
+    vcpus[0].load(&State::new(KIND, VERSION, &fields).unwrap()).unwrap();
+    let is = vcpus[0].tsc_at().unwrap();
+    let expected = (1 << 50) + ticks(is.clock - 1_000_000_000, khz);
+    // Less than a second apart; most of it is on a busy host.
+    assert!(
+        is.clock >= clock.clock && is.tsc.abs_diff(expected) < u64::from(khz) * 1000,
+        "{is:?} {expected}"
+    );
 }
 
 #[test]

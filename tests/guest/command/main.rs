@@ -64,7 +64,10 @@ fn run(ports: &mut Ports, task: &Task, count: u8) -> u8 {
         b"say" => words(ports, ports::OUT),
         b"complain" => words(ports, ports::ERR),
         b"exit" => {
-            return task.word(1).iter().fold(0, |number: u8, digit| number.wrapping_mul(10).wrapping_add(digit - b'0'));
+            return task
+                .word(1)
+                .iter()
+                .fold(0, |number: u8, digit| number.wrapping_mul(10).wrapping_add(digit - b'0'));
         }
         b"copy" => ports.copy_input(),
         b"environment" => say(ports, ports::OUT, task.between(b"environment() { :", b"; }; set --")),

@@ -59,8 +59,7 @@ impl Ports {
             poke::<u16>(ARENA.avail(queue), 1);
         }
         device.set(at::STATUS, 0xfu8);
-        let mut ports =
-            Ports { device, numbers: [None; 4], seen: [0; QUEUES as usize], input_ended: false };
+        let mut ports = Ports { device, numbers: [None; 4], seen: [0; QUEUES as usize], input_ended: false };
         for queue in (0..queues).filter(|queue| queue % 2 == 0) {
             for slot in 0..SIZE {
                 ports.give_room(queue, slot);
