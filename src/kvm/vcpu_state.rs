@@ -79,6 +79,13 @@ struct TscAt {
     tsc: u64,
 }
 
+impl TscAt {
+    /// What the TSC, of `khz`, shows when kvm-clock shows `clock`.
+    fn later(self, clock: u64, khz: u32) -> u64 {
+        self.tsc.wrapping_add(ticks(clock.saturating_sub(self.clock), khz))
+    }
+}
+
 impl VcpuHost {
     pub(super) fn new(device: Arc<KvmDevice>, vm: Arc<VmFd>, clocks: Clocks) -> Self {
         VcpuHost { device, vm, anchor: Mutex::default(), clocks }
