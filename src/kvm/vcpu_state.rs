@@ -192,11 +192,7 @@ impl Vcpu {
         });
         if !offset.is_some_and(|offset| set_tsc_offset(fd, offset)) {
             let saved = state.tsc_at.or_else(|| Some(TscAt { clock: host.clocks.nanoseconds_then()?, tsc }));
-            let at = |clock: u64| {
-                saved.map_or(tsc, |saved| {
-                    saved.tsc.wrapping_add(ticks(clock.saturating_sub(saved.clock), khz))
-                })
-            };
+            let at = |clock: u64| saved.map_or(tsc, |saved| saved.later(clock, khz));
             let now = host.vm.get_clock().map_or(0, |clock| clock.clock);
             // Without the attribute KVM's own heuristics give vCPUs that were saved within a second the same offset.
             self.put_msrs(&[(TSC, at(now))])?;
