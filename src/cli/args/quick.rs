@@ -1,5 +1,5 @@
-//! The command lines that start a machine, parsed without the definition of everything else: with the whole of it a process would spend more
-//! time and memory on its own words than on making the machine.
+//! The command lines that start a machine, parsed without the definition of everything else, which costs a quarter of a millisecond and
+//! the memory of all its words.
 
 use std::ffi::OsString;
 
