@@ -26,6 +26,7 @@ pub mod report;
 mod restore;
 pub mod run;
 mod session;
+mod state_folder;
 pub mod switch;
 pub mod verbs;
 pub mod warm;

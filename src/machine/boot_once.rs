@@ -81,10 +81,6 @@ pub(crate) struct Beginning {
     plan: Option<BootPlan>,
     panic_timeout: i64,
     saved: Option<Restore>,
-    /// Bits of guest physical address that a saved machine has.
-    address_bits: Option<u32>,
-    /// It came from elsewhere.
-    is_held: bool,
     /// Of memory that is read ahead.
     prefetch: Option<Prefetch>,
 }
@@ -101,19 +97,15 @@ impl Beginning {
     ) -> Result<Self, StartError> {
         let layout = RamLayout::new(spec.mem().bytes());
         let ranges = ranges(&layout);
-        let (mut address_bits, mut is_held, mut prefetch) = (None, false, None);
+        let mut prefetch = None;
         let (ram, plan, sources, panic_timeout, saved) = match origin {
             Origin::Files(files) => {
                 let (plan, sources, panic_timeout) = plan(files, &layout)?;
                 (Arc::new(guest_ram(spec, &ranges)?), Some(plan), sources, panic_timeout, None)
             }
             Origin::State(restore) => {
-                address_bits = restore.address_bits();
                 let (ram, sources) = match (restore.arrived.clone(), spec.mem_backing()) {
-                    (Some(arrived), _) => {
-                        is_held = true;
-                        (arrived, Vec::new())
-                    }
+                    (Some(arrived), _) => (arrived, Vec::new()),
                     (None, MemBacking::Anonymous) => {
                         restore.check_size(spec)?;
                         let ram = Arc::new(merge(spec, restore.map(&ranges)?));
@@ -138,23 +130,12 @@ impl Beginning {
         let memory = Memory { ram, ecam };
         let vm = Vm::new(kvm, &memory.slots())?;
         let loading = Loading::begin(&memory.ram, sources, progress)?;
-        Ok(Beginning {
-            layout,
-            loading,
-            vm,
-            memory,
-            plan,
-            panic_timeout,
-            saved,
-            address_bits,
-            is_held,
-            prefetch,
-        })
+        Ok(Beginning { layout, loading, vm, memory, plan, panic_timeout, saved, prefetch })
     }
 
     /// Whether the machine has come from elsewhere, and rests until it is let go.
     pub(super) fn is_held(&self) -> bool {
-        self.is_held
+        self.saved.as_ref().is_some_and(|saved| saved.arrived.is_some())
     }
 }
 
@@ -174,19 +155,10 @@ impl Boot {
         events: &Sender<Event>,
         progress: &Progress,
     ) -> Result<Boot, StartError> {
+        let is_held = beginning.is_held();
         // The order in which they are named: the VM goes before its memory.
-        let Beginning {
-            layout,
-            memory,
-            vm,
-            loading,
-            plan,
-            panic_timeout,
-            saved,
-            address_bits,
-            is_held,
-            prefetch,
-        } = beginning;
+        let Beginning { layout, memory, vm, loading, plan, panic_timeout, saved, prefetch } = beginning;
+        let address_bits = saved.as_ref().and_then(Restore::address_bits);
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));

@@ -30,7 +30,6 @@ pub(super) use exits::exits;
 pub(super) use ls::uptime;
 pub(super) use show::{listing, size};
 pub use snapshot::SnapshotName;
-pub(super) use snapshot::{remove_hidden, state_folder};
 
 use super::exit::Status;
 use super::{print, report_error};

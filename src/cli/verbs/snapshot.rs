@@ -2,7 +2,6 @@
 //!
 //! A snapshot is a saved folder with copies of the disks, in `$XDG_STATE_HOME/minivmm/snapshots/MACHINE/NAME`.
 
-use std::env;
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
@@ -14,14 +13,12 @@ use serde::Serialize;
 use super::save::follow;
 use super::show::{listing, size};
 use super::{MachineClient, RevertArgs, ShowArgs, SnapshotArgs, VerbError};
+use crate::cli::state_folder::{remove_hidden, state_folder};
 use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
 use crate::image::printable;
 use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary};
 use crate::spec::MachineName;
-
-/// Behind the name of a snapshot that is being deleted, which begins with a dot then.
-const DELETED: &str = ".deleted";
 
 /// Name of a snapshot: as that of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,13 +72,6 @@ pub(in crate::cli) enum SnapshotError {
 /// The folder of a machine's snapshots.
 pub(in crate::cli) fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
     Ok(state_folder().ok_or(SnapshotError::NoPlace)?.join("snapshots").join(machine.as_str()))
-}
-
-/// Where this user's saved machines are kept, unless the environment says nothing of it.
-pub(in crate::cli) fn state_folder() -> Option<PathBuf> {
-    let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    Some(state?.join("minivmm"))
 }
 
 fn failed(folder: &Path) -> impl Fn(io::Error) -> SnapshotError {
@@ -152,31 +142,6 @@ fn delete(machine: &MachineName, folder: &Path, name: &str) -> Result<(), Snapsh
     // The last one takes the folder along.
     let _ = fs::remove_dir(folder);
     Ok(())
-}
-
-/// Removes `name` of `folder`, which is gone at once, and what a process that was killed in the midst of this has left. False if there is
-/// none.
-pub(in crate::cli) fn remove_hidden(folder: &Path, name: &str) -> io::Result<bool> {
-    let hidden = folder.join(format!(".{name}.{}{DELETED}", std::process::id()));
-    match fs::rename(folder.join(name), hidden) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(false);
-        }
-        renamed => renamed?,
-    }
-    // Those too whose deletion was killed.
-    for entry in folder.read_dir()?.flatten() {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(DELETED)) {
-            let file = entry.file_type().is_ok_and(|kind| !kind.is_dir());
-            let removed = if file { fs::remove_file(entry.path()) } else { fs::remove_dir_all(entry.path()) };
-            match removed {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-    }
-    Ok(true)
 }
 
 /// A line of the list.

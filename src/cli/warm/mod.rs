@@ -16,7 +16,7 @@ pub(super) use key::{FileMark, Key};
 pub(super) use store::WarmMachine;
 
 use super::exit::Status;
-use super::verbs::{listing, size};
+use super::verbs::{ListArgs, listing, size};
 use super::{print, report_error};
 use crate::host::clock::LocalTime;
 use crate::saved::{SavedSummary, summary};
@@ -64,23 +64,11 @@ pub struct WarmArgs {
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum WarmVerb {
     /// List them, with the room that they take
-    Ls(WarmListArgs),
+    Ls(ListArgs),
     /// Remove them
     ///
     /// A run that has begun goes on. The next one with this name boots.
     Rm(WarmRemoveArgs),
-}
-
-/// How to list them.
-#[derive(Debug, Clone, clap::Args)]
-#[command(disable_help_flag = true)]
-pub struct WarmListArgs {
-    /// Print it as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Print this help
-    #[arg(short, long, action = ArgAction::HelpShort)]
-    help: Option<bool>,
 }
 
 /// Those to remove.

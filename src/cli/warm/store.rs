@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{FileMark, WarmError, WarmName};
-use crate::cli::verbs::{remove_hidden, state_folder};
+use crate::cli::state_folder::{remove_hidden, state_folder};
 use crate::host::lock::user;
 use crate::host::open_now::open_now;
 use crate::machine::files::Restore;

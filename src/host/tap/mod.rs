@@ -91,14 +91,12 @@ impl Tap {
         let link = LinkWatch::new(interface.index()).map_err(host("watch its link"))?;
         let first = sys::open_tun()?;
         attach(&first, &interface)?;
+        let mut queues = vec![first];
         if interface.multi_queue() {
             let alone = || Ok(interface.queues_in_use() <= 1);
             if !soon(alone, || interface.is_held_by_another()).unwrap_or(false) {
-                return Err(interface.busy(Some(&first)));
+                return Err(interface.busy(queues.first()));
             }
-        }
-        let mut queues = vec![first];
-        if interface.multi_queue() {
             add_queues(&mut queues, &interface, wanted.clamp(1, MAX_QUEUES))?;
         }
         let offloads = match queues.first() {
