@@ -43,6 +43,7 @@ impl Spec {
             ("--disk", self.disk.len(), slots::DISK.count()),
             ("--net", self.net.len(), slots::NETWORK.count()),
             ("--port", self.port.len(), PORTS),
+            ("--share", self.share.len(), slots::SHARE.count()),
         ] {
             if asked > max {
                 return Err(SpecError::TooMany { flag, asked, max });
@@ -50,6 +51,10 @@ impl Spec {
         }
         disk_check::check(&self.disk)?;
         self.check_ports()?;
+        let tags: Vec<_> = self.shares().map(|(tag, _)| tag).collect();
+        if let Some((tag, _)) = pair(&tags, |a, b| a == b) {
+            return Err(SpecError::TagTwice(tag.clone()));
+        }
         self.check_nets()?;
         if self.merge() && self.mem_backing() == MemBacking::Memfd {
             return Err(SpecError::MergedMemfd);
@@ -204,6 +209,18 @@ mod tests {
         assert!(matches!(ports(&["name=a,socket=1", "name=b,socket=1"]), Err(SpecError::SocketTwice { .. })));
         let long = format!("name=a,socket={}", "s".repeat(108));
         assert!(matches!(ports(&[&long]), Err(SpecError::SocketPath { .. })));
+    }
+
+    #[test]
+    fn shares_have_tags_of_their_own() {
+        let shares = |texts: &[&str]| {
+            let share = texts.iter().map(|text| text.parse().unwrap()).collect();
+            Spec { share, ..Spec::new("k") }.settled()
+        };
+        let tags = |spec: Spec| spec.shares().map(|(tag, _)| tag.to_string()).collect::<Vec<_>>();
+        assert_eq!(tags(shares(&["a", "a,tag=x", "b"]).unwrap()), ["share0", "x", "share2"]);
+        assert!(matches!(shares(&["a,tag=share1", "b"]), Err(SpecError::TagTwice(_))));
+        assert!(matches!(shares(&["a", "b", "c", "d"]), Err(SpecError::TooMany { max: 3, .. })));
     }
 
     #[test]
