@@ -71,7 +71,8 @@ pub(crate) struct SharedFolder {
     pub(super) group: u32,
     /// Permissions that this process takes from new files.
     pub(super) umask: u32,
-    most_files: usize,
+    /// Files that this process may have open.
+    pub(super) most_files: usize,
 }
 
 impl SharedFolder {

@@ -14,7 +14,6 @@ use virtio::memory::{Memory, Segment};
 use virtio::testing::memory;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::nodes::MOST_NODES;
 use super::*;
 use crate::spec::{ShareOwner, ShareSpec};
 
@@ -380,7 +379,6 @@ fn a_hundred_thousand_files_take_few_descriptors_and_go_when_forgotten() {
     assert_eq!(world.share.nodes.len(), 1);
     world.share.release(handle);
     assert_eq!(world.share.nodes.len(), 0);
-    assert!(MOST_NODES > 100_000);
 }
 
 #[test]
