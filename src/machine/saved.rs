@@ -120,21 +120,25 @@ impl SaveOptions {
 }
 
 impl SavedParts {
-    /// Copies the disks into a folder, if `options` say so, as long as the machine rests and `wanted` says so.
+    /// Copies the disks into a folder which has not got them yet, if `options` say so, as long as the machine rests and `wanted` says so. Gives
+    /// the bytes that were copied.
     pub(super) fn copy_disks(
         &self,
         options: SaveOptions,
         new: &mut NewSavedMachine,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<(), SaveError> {
+    ) -> Result<u64, SaveError> {
         let written = self.written.iter().enumerate().filter(|_| options.with_disks);
+        let mut bytes = 0;
         for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
-            new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
+            if !new.has_disk(index) {
+                bytes += new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
+            }
         }
-        Ok(())
+        Ok(bytes)
     }
 }
 
@@ -375,6 +379,25 @@ pub enum SaveError {
          `--keep-running`"
     )]
     WritableDisk(String),
+    /// A disk that was copied while the machine ran was made larger.
+    #[error("the disk {0} was made larger while it was copied, which ended the copy; do it again")]
+    DiskResized(String),
+    /// A disk that is copied while the machine runs cannot be read.
+    #[error("the disk {id} cannot be read to be copied: {source}")]
+    DiskRead {
+        /// The disk.
+        id: String,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A copy of a disk could not be written.
+    #[error("the copy of the disk {id} could not be written: {source}")]
+    DiskCopy {
+        /// The disk.
+        id: String,
+        /// What the host said.
+        source: io::Error,
+    },
     /// A block device does not move.
     #[error(
         "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; give \

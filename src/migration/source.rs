@@ -183,7 +183,7 @@ impl Source<'_, '_> {
         // They are on the medium since the machine was saved. The target opens them when it has heard of all.
         leaving.release_disks()?;
         let (version, panic_timeout) = (state.version(), state.panic_timeout());
-        self.say(Message::Complete { version, panic_timeout, marks: leaving.marks().to_vec() })?;
+        self.say(Message::Complete { version, panic_timeout, marks: leaving.marks() })?;
         let limit = self.expect(self.patience.silence, |message| match message {
             Message::Ready { limit } => Some(Duration::from_millis(limit)),
             _ => None,
@@ -260,6 +260,14 @@ impl Sink for StreamSink<'_, '_> {
 
     fn zeros(&mut self, offset: u64, len: usize) -> io::Result<()> {
         protocol::zeros(&mut *self.0.lock(), offset, len as u64)
+    }
+
+    fn disk(&mut self, _: usize, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn disk_zeros(&mut self, _: usize, _: u64, _: u64) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     fn flush(&mut self) -> io::Result<()> {
