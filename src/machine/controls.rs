@@ -470,8 +470,8 @@ impl Controls {
 
     /// Whether everything that the guest can write moves with it.
     #[cfg(feature = "cli")]
-    pub(crate) fn check_disks_move(&self) -> Result<(), SaveError> {
-        self.disks.check_move()
+    pub(crate) fn check_disks_move(&self, options: SaveOptions) -> Result<(), SaveError> {
+        self.disks.check_move(options.copies_disks())
     }
 
     /// A machine that nobody has known of whether it runs elsewhere is let go on by somebody who has looked. It takes its disks first, which

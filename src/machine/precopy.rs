@@ -67,8 +67,8 @@ impl<'a> FileSink<'a> {
         self.disks.insert(index, file);
     }
 
-    fn disk_file(&mut self, index: usize) -> io::Result<&mut File> {
-        self.disks.get_mut(&index).ok_or_else(|| ErrorKind::NotFound.into())
+    fn disk_file(&self, index: usize) -> io::Result<&File> {
+        self.disks.get(&index).ok_or_else(|| ErrorKind::NotFound.into())
     }
 }
 
@@ -320,6 +320,20 @@ impl<'a> Copy<'a> {
         Ok(len)
     }
 
+    /// Has all disks copied, too, that the guest can write to. Gives the bytes of each of them, by its place in the list of disks.
+    #[cfg(feature = "cli")]
+    pub(crate) fn add_disks(&mut self) -> Result<Vec<Option<u64>>, SaveError> {
+        let controls = self.controls;
+        let mut lens = vec![None; self.spec.disk.len()];
+        for (index, id, drive) in controls.disks.written() {
+            let len = self.add_disk(index, id, &drive)?;
+            if let Some(own) = lens.get_mut(index) {
+                *own = Some(len);
+            }
+        }
+        Ok(lens)
+    }
+
     /// Copies memory and disks to `sink` until the machine is paused and the sink has all. Waits for the pause until `limit`.
     pub(crate) fn run(
         self,
@@ -370,8 +384,7 @@ impl<'a> Copy<'a> {
         controls.check_paused(&parts.paused)?;
         disks.iter().try_for_each(CopiedDisk::check_length)?;
         let CopyProgress { round, sent, .. } = copying.progress;
-        let report =
-            CopyReport { rounds: round, sent, paused_sent: sent - before, ..CopyReport::default() };
+        let report = CopyReport { rounds: round, sent, paused_sent: sent - before, ..CopyReport::default() };
         Ok(PausedCopy { controls, pause, shown, _log: log, parts, report, begin, disks })
     }
 }

@@ -114,7 +114,7 @@ impl SaveOptions {
         SaveOptions { with_disks: true }
     }
 
-    pub(super) fn copies_disks(self) -> bool {
+    pub(crate) fn copies_disks(self) -> bool {
         self.with_disks
     }
 }
@@ -400,10 +400,16 @@ pub enum SaveError {
     },
     /// A block device does not move.
     #[error(
-        "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; give \
-         it this disk with `ro`, or end the machine and start it there"
+        "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; \
+         have it copied with `--with-disks`, or give it this disk with `ro`"
     )]
     DeviceStays(String),
+    /// A block device whose sectors no image has.
+    #[error(
+        "the sectors of the block device {0} are larger than 512 bytes, which those of the image that it would be copied to are not; end the \
+         machine and start it there"
+    )]
+    LargeSectors(String),
     /// Another process may have a disk that was let go for it.
     #[error(
         "the disk {id} was let go for a machine elsewhere, and is not had again: {why}; as long as that is so, the machine rests"

@@ -138,7 +138,8 @@ impl BlockSet {
         let mut at = extent.offset.min(end);
         std::iter::from_fn(move || {
             let start = self.next(at / block, true)?.saturating_mul(block).max(at);
-            let next = self.next(start / block, false).map_or(len, |next| next.saturating_mul(block)).min(end);
+            let next =
+                self.next(start / block, false).map_or(len, |next| next.saturating_mul(block)).min(end);
             at = next;
             (start < next).then_some(start..next)
         })
@@ -198,7 +199,10 @@ mod tests {
         shared.add(extent(10 * B..11 * B));
         shared.take_to(&mut set);
         assert_eq!(ranges(&set), [0..3 * B, 10 * B..11 * B, 63 * B..65 * B, 199 * B..len]);
-        assert_eq!(set.ranges_in(extent(B + 7..64 * B)).collect::<Vec<_>>(), [B + 7..3 * B, 10 * B..11 * B, 63 * B..64 * B]);
+        assert_eq!(
+            set.ranges_in(extent(B + 7..64 * B)).collect::<Vec<_>>(),
+            [B + 7..3 * B, 10 * B..11 * B, 63 * B..64 * B]
+        );
         // Only whole blocks are taken away, and the short one at the end.
         set.remove(extent(1..2 * B + 1));
         set.remove(extent(64 * B..len));

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use diskimage::{Format, Header, ImageError, set_backing_name};
+use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 use vmm_sys_util::seek_hole::SeekHole;
-use vmm_sys_util::write_zeroes::PunchHole;
 
 /// FICLONE (linux/fs.h): `_IOW(0x94, 9, int)`.
 const FICLONE: libc::c_ulong = 0x4004_9409;
@@ -82,9 +82,9 @@ pub(crate) fn copy_file(from: &File, to: &File, wanted: &dyn Fn() -> bool) -> io
 }
 
 /// Writes zeros to `to`, as a hole where its file system can.
-pub(crate) fn write_zeros(to: &mut File, offset: u64, len: u64) -> io::Result<()> {
-    match to.punch_hole(offset, len) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS)) => {
+pub(crate) fn write_zeros(to: &File, offset: u64, len: u64) -> io::Result<()> {
+    match fallocate(to, FallocateMode::PunchHole, true, offset, len) {
+        Err(error) if matches!(error.errno(), libc::EOPNOTSUPP | libc::ENOSYS) => {
             let zeros = vec![0; BUFFER.min(usize::try_from(len).unwrap_or(BUFFER))];
             let (mut at, end) = (offset, offset.saturating_add(len));
             while at < end {
@@ -94,7 +94,7 @@ pub(crate) fn write_zeros(to: &mut File, offset: u64, len: u64) -> io::Result<()
             }
             Ok(())
         }
-        punched => punched,
+        punched => punched.map_err(|error| io::Error::from_raw_os_error(error.errno())),
     }
 }
 

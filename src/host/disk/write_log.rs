@@ -156,3 +156,152 @@ impl Poller for LoggedEngine {
         self.engine.wait(limit, ready)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::ops::Range;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const B: u64 = 64 << 10;
+    const LEN: u64 = 64 * B;
+
+    /// An engine whose operations end when a test says so, as they are told in.
+    #[derive(Debug, Default)]
+    struct Slow(Arc<Mutex<VecDeque<Completion>>>);
+
+    impl Engine for Slow {
+        fn attach(&mut self, _: Token, _: &Memory) {}
+        fn submit(&mut self, _: Tag, _: Operation, _: Extent, _: &[Segment]) {}
+        fn completed(&mut self) -> Option<Completion> {
+            self.0.lock().unwrap().pop_front()
+        }
+        fn drain(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Poller for Slow {
+        fn watch(&mut self, _: RawFd, _: Token, _: Interest) -> io::Result<()> {
+            Ok(())
+        }
+        fn unwatch(&mut self, _: RawFd, _: Token) -> io::Result<()> {
+            Ok(())
+        }
+        fn wait(&mut self, _: Option<Duration>, _: &mut Vec<Token>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Rig {
+        log: Arc<WriteLog>,
+        engine: LoggedEngine,
+        ends: Arc<Mutex<VecDeque<Completion>>>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let (log, ends) = (Arc::new(WriteLog::default()), Arc::default());
+            let engine = LoggedEngine::new(Box::new(Slow(Arc::clone(&ends))), log.clone());
+            Rig { log, engine, ends }
+        }
+
+        fn begin(&mut self, tag: Tag, operation: Operation, block: u64) {
+            self.engine.submit(tag, operation, Extent { offset: block * B + 512, len: 512 }, &[]);
+        }
+
+        /// The host ends one, and the device hears of it.
+        fn end(&mut self, tag: Tag, result: io::Result<()>) {
+            self.ends.lock().unwrap().push_back(Completion { tag, result });
+            assert_eq!(self.engine.completed().unwrap().tag, tag);
+            assert!(self.engine.completed().is_none());
+        }
+    }
+
+    /// The blocks that a reader has.
+    fn taken(reader: &LogReader) -> Vec<Range<u64>> {
+        let mut set = BlockSet::new(LEN);
+        reader.take_to(&mut set);
+        set.ranges().map(|range| range.start / B..range.end / B).collect()
+    }
+
+    #[test]
+    fn block_is_in_the_log_when_its_operation_has_ended_and_not_before() {
+        let mut rig = Rig::new();
+        let reader = rig.log.begin(LEN);
+        rig.begin(1, Operation::Write, 5);
+        // Who copies it now has the old bytes, and may not lose the new ones, which land later.
+        assert_eq!(taken(&reader), []);
+        rig.end(1, Ok(()));
+        assert_eq!(taken(&reader), [5..6]);
+        assert_eq!(taken(&reader), []);
+        rig.begin(1, Operation::Discard, 7);
+        rig.begin(2, Operation::WriteZeroes { unmap: false }, 9);
+        rig.begin(3, Operation::Read, 11);
+        rig.begin(4, Operation::Flush, 13);
+        (1..5).for_each(|tag| rig.end(tag, Ok(())));
+        assert_eq!(taken(&reader), [7..8, 9..10]);
+        // Half of it may have landed.
+        rig.begin(3, Operation::Write, 15);
+        rig.end(3, Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(taken(&reader), [15..16]);
+    }
+
+    #[test]
+    fn what_is_in_flight_when_the_log_is_switched_on_is_in_it() {
+        let mut rig = Rig::new();
+        rig.begin(0, Operation::Write, 1);
+        rig.end(0, Ok(()));
+        rig.begin(0, Operation::Write, 2);
+        rig.begin(9, Operation::Write, 3);
+        let reader = rig.log.begin(LEN);
+        assert_eq!(taken(&reader), []);
+        rig.end(0, Ok(()));
+        rig.end(9, Ok(()));
+        assert_eq!(taken(&reader), [2..4]);
+        // A tag that is free has nothing in flight.
+        rig.ends.lock().unwrap().push_back(Completion { tag: 0, result: Ok(()) });
+        rig.engine.completed().unwrap();
+        assert_eq!(taken(&reader), []);
+        // Off, and on again for somebody else.
+        drop(reader);
+        rig.begin(0, Operation::Write, 4);
+        rig.end(0, Ok(()));
+        let (first, second) = (rig.log.begin(LEN), rig.log.begin(LEN));
+        drop(first);
+        rig.begin(0, Operation::Write, 6);
+        rig.end(0, Ok(()));
+        assert_eq!(taken(&second), [6..7]);
+    }
+
+    #[test]
+    fn device_that_drains_or_begins_anew_leaves_nothing_out() {
+        let mut rig = Rig::new();
+        let reader = rig.log.begin(LEN);
+        rig.begin(1, Operation::Write, 5);
+        rig.engine.drain().unwrap();
+        assert_eq!(taken(&reader), [5..6]);
+        rig.begin(2, Operation::Write, 7);
+        let (memory, _) = virtio::testing::memory(1 << 20);
+        rig.engine.attach(0, &memory);
+        assert_eq!(taken(&reader), [5..6, 7..8]);
+        rig.engine.attach(0, &memory);
+        assert_eq!(taken(&reader), []);
+    }
+
+    #[test]
+    fn requests_take_no_memory_while_the_log_is_off() {
+        let mut rig = Rig::new();
+        rig.begin(99, Operation::Write, 0);
+        rig.end(99, Ok(()));
+        let before = (rig.engine.in_flight.as_ptr(), rig.engine.in_flight.capacity());
+        for round in 0..10_000u16 {
+            rig.begin(round % 100, Operation::Write, u64::from(round) % 64);
+            rig.end(round % 100, Ok(()));
+        }
+        assert_eq!((rig.engine.in_flight.as_ptr(), rig.engine.in_flight.capacity()), before);
+        assert!(rig.log.written.read().unwrap().is_none());
+    }
+}

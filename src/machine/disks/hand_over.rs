@@ -3,6 +3,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use virtio::block::SECTOR;
+
 use super::{Disks, locked};
 use crate::host::disk::{DiskMark, TakeBackError};
 use crate::machine::SaveError;
@@ -11,10 +13,15 @@ use crate::machine::SaveError;
 const TICK: Duration = Duration::from_millis(20);
 
 impl Disks {
-    /// Whether another process can have all that the guest can write to.
-    pub(in crate::machine) fn check_move(&self) -> Result<(), SaveError> {
-        let device = self.writable().find(|(_, _, drive)| drive.medium().is_device());
-        device.map_or(Ok(()), |(_, disk, _)| Err(SaveError::DeviceStays(disk.id.clone())))
+    /// Whether another process can have all that the guest can write to, or `with_copies` of it.
+    pub(in crate::machine) fn check_move(&self, with_copies: bool) -> Result<(), SaveError> {
+        self.writable().filter(|(_, _, drive)| drive.medium().is_device()).try_for_each(|(_, disk, drive)| {
+            match drive.medium().sector_size() {
+                _ if !with_copies => Err(SaveError::DeviceStays(disk.id.clone())),
+                SECTOR => Ok(()),
+                _ => Err(SaveError::LargeSectors(disk.id.clone())),
+            }
+        })
     }
 
     /// Lets another process have those of which `goes` says so. The machine rests.
