@@ -362,7 +362,7 @@ pub enum SaveError {
     Cancelled,
     /// Its guest writes too much.
     #[error(
-        "the guest writes its memory faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
+        "the guest writes faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
          pause than {downtime:?}, or more bandwidth, or let the guest do less", .left.div_ceil(1 << 20), .rate >> 20
     )]
     Diverges {
