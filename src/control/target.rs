@@ -79,7 +79,12 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// Cancels a save that is under way.
     fn cancel_copy(&self);
     /// What sends it over a connection to another process, and ends it here once it runs there.
-    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
+    fn migrate(
+        &self,
+        options: SaveOptions,
+        limits: CopyLimits,
+        patience: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -388,9 +393,14 @@ impl ControlTarget for RunningTarget {
         self.controls.cancel_copy();
     }
 
-    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(
+        &self,
+        options: SaveOptions,
+        limits: CopyLimits,
+        patience: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         let controls = self.controls.clone();
-        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, limits, patience))
+        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, options, limits, patience))
     }
 
     fn balloon(&self) -> Balloon {
