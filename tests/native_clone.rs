@@ -19,6 +19,8 @@ mod load;
 mod vmm;
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
@@ -390,6 +392,43 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
     }
     let writes = original_wrote(machine);
     bench.assert_disk(&bench.path("top.qcow2"), from_ref(&bench.image), writes);
+}
+
+/// A save that takes a minute, as one of the machine's clients asks for it.
+fn slow_save(bench: &Bench, folder: &str) -> UnixStream {
+    let body = format!("{{\"folder\": \"{folder}\", \"keep-running\": true, \"disks\": true, \"bandwidth\": 65536}}");
+    let mut client = UnixStream::connect(bench.path("minivmm/vm0.sock")).unwrap();
+    write!(client, "POST /v1/save HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut part = Path::new(folder).file_name().unwrap().to_owned();
+    part.push(".part");
+    let part = bench.path(&format!(".{}", part.to_str().unwrap()));
+    let begun = Instant::now();
+    while !fs::metadata(part.join("memory")).is_ok_and(|memory| memory.blocks() > 0) {
+        assert!(begun.elapsed() < LIMIT, "it does not begin");
+        thread::sleep(Duration::from_millis(1));
+    }
+    client
+}
+
+#[test]
+fn original_gives_up_a_copy_when_nobody_waits_for_it_and_the_next_one_begins_at_once() {
+    let bench = Bench::new();
+    let _ending = Ending(&bench);
+    let machine = start(&bench, "", &[]);
+    let folder = bench.path("saved");
+    let client = slow_save(&bench, folder.to_str().unwrap());
+    // As long as somebody waits, also one that has nothing more to say.
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let said = bench.fails(&["clone", "vm0", "vm1"]);
+    assert!(said.contains("is being copied already"), "{said}");
+    assert!(bench.path(".saved.part").exists());
+    drop(client);
+    bench.does(&["clone", "vm0", "vm1"]);
+    let writes = clone_wrote(&bench, "vm1");
+    bench.assert_disk(&bench.path("vm1/vda.raw"), &[], writes);
+    assert!(!folder.exists() && !bench.path(".saved.part").exists());
+    let writes = original_wrote(machine);
+    bench.assert_disk(&bench.image, &[], writes);
 }
 
 /// One that has ended meanwhile is as good.

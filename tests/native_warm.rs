@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -240,6 +240,27 @@ fn runs_at_once_on_one_name_do_not_disturb_each_other() {
         is(&out, 0, "1\n");
         assert!(said(&out).contains(CLONE), "{}", said(&out));
     }
+}
+
+#[test]
+fn clone_that_cannot_boot_again_is_not_reset_and_its_command_runs_on() {
+    let home = Home::new();
+    home.boots(&[], "there is none yet");
+    let mut run = home.run(&["--warm", "box", "--name", "job", "-i"], &["copy"]);
+    let child = run.env("XDG_RUNTIME_DIR", home.0.path()).stdin(Stdio::piped()).spawn().unwrap();
+    let verb = |word: &str| {
+        home.minivmm(&[word, "job"]).env("XDG_RUNTIME_DIR", home.0.path()).output().unwrap()
+    };
+    let begun = Instant::now();
+    while !verb("info").status.success() {
+        assert!(begun.elapsed() < Duration::from_secs(300), "the run has no name");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let out = verb("reset");
+    is(&out, 1, "");
+    assert!(said(&out).contains("initial RAM disk") && said(&out).contains("start another run"), "{}", said(&out));
+    let out = feed(child, b"still here");
+    is(&out, 0, "still here");
 }
 
 #[test]

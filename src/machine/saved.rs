@@ -169,6 +169,8 @@ pub(crate) struct Restore {
     pub(super) arrived: Option<Arc<GuestRam>>,
     /// What is read ahead, and where it is noted.
     pub(super) prefetch: Option<Arc<WorkingSet>>,
+    /// The initrd that its guest booted was in no file, and is not there any more.
+    pub(super) initrd_is_gone: bool,
 }
 
 impl Restore {
@@ -183,6 +185,7 @@ impl Restore {
             parts: Arc::default(),
             arrived: None,
             prefetch: None,
+            initrd_is_gone: false,
         }
     }
 
@@ -190,6 +193,12 @@ impl Restore {
     #[must_use]
     pub(crate) fn with_prefetch(self, prefetch: Option<WorkingSet>) -> Self {
         Restore { prefetch: prefetch.map(Arc::new), ..self }
+    }
+
+    /// Of a guest that cannot boot again, if that is so: the initrd that it booted was in no file.
+    #[must_use]
+    pub(crate) fn with_initrd_gone(self, initrd_is_gone: bool) -> Self {
+        Restore { initrd_is_gone, ..self }
     }
 
     /// The same for many machines: what is noted is read ahead now, and nothing is noted.
