@@ -108,6 +108,14 @@ impl Prepared {
         if let PreparedStart::Files(files) = &self.start { Some(files) } else { None }
     }
 
+    /// Has `warning` said before the machine starts.
+    #[cfg(feature = "cli")]
+    pub(crate) fn warn(&mut self, warning: String) {
+        if let PreparedStart::Files(files) = &mut self.start {
+            files.warnings.push(warning);
+        }
+    }
+
     /// Begins the first boot already. An error comes again when the machine is started.
     pub(crate) fn begin(&mut self, spec: &Spec) {
         let PreparedStart::Files(boot) = &self.start else { return };

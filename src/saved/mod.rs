@@ -26,6 +26,8 @@ use manifest::{Manifest, SavedDisk};
 pub(crate) use manifest::{copied_format, copy_name};
 pub(crate) use overlays::note_overlays;
 pub(crate) use overlays::overlay_on;
+#[cfg(feature = "cli")]
+pub(crate) use put_back::finish_exchange;
 pub(crate) use put_back::{ExchangedDisks, NewDisks};
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 pub(crate) use working_set::WorkingSet;
