@@ -421,7 +421,9 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
 
 /// A save that takes a minute, as one of the machine's clients asks for it.
 fn slow_save(bench: &Bench, folder: &str) -> UnixStream {
-    let body = format!("{{\"folder\": \"{folder}\", \"keep-running\": true, \"disks\": true, \"bandwidth\": 65536}}");
+    let body = format!(
+        "{{\"folder\": \"{folder}\", \"keep-running\": true, \"disks\": true, \"bandwidth\": 65536}}"
+    );
     let mut client = UnixStream::connect(bench.path("minivmm/vm0.sock")).unwrap();
     write!(client, "POST /v1/save HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut part = Path::new(folder).file_name().unwrap().to_owned();

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    Asker, BalloonError, BoundForward, Controls, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
-    Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
+    Asker, BalloonError, BoundForward, Controls, CopyLimits, CopyProgress, CopyReport, DiskChangeError,
+    DiskState, Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
     RevertError, SaveError, SaveOptions, StartError, Stats,
 };
 use crate::migration::{Patience, migrate};

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use virtio::balloon::{self, BalloonControl};
 
+#[cfg(feature = "cli")]
+use super::Asker;
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::hold::Hold;
@@ -20,10 +22,9 @@ use super::revert::{Revert, RevertError};
 use super::saved::{SaveError, SaveOptions, SavedParts, SavedState, Unsaveable};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
-#[cfg(feature = "cli")]
-use super::Asker;
 use super::{
-    BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, StartError, Stats,
+    BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, StartError,
+    Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
 use crate::host::disk::DiskMark;

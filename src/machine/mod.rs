@@ -32,6 +32,7 @@ mod loader;
 mod net_handles;
 mod nets;
 mod pci;
+mod port_end;
 pub(crate) mod precopy;
 mod prefetch;
 mod resources;

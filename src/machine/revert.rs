@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn machines_differ_in_what_their_guests_see_and_where_their_disks_are() {
-        let spec = Spec::new("/vmlinuz").with_disk(DiskSpec::new("/vm0.raw")).with_net("user".parse().unwrap());
+        let spec =
+            Spec::new("/vmlinuz").with_disk(DiskSpec::new("/vm0.raw")).with_net("user".parse().unwrap());
         let mut same = spec.clone().with_name("vm1".parse().unwrap());
         same.balloon = Some("64".parse().unwrap());
         same.disk[0].iops = "100".parse().ok();

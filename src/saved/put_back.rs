@@ -91,8 +91,14 @@ impl SavedMachine {
 
     /// Whether the exchange of all its disks for those of the folder was cut off, and nobody has written to any of them since.
     fn exchange_was_cut(&self) -> bool {
-        let copies = self.spec.disk.iter().zip(&self.disks).filter(|(_, saved)| matches!(saved, Some(SavedDisk::Copy(_))));
-        let mut cut = copies.map(|(disk, _)| cut_exchange(disk.image()).as_deref() == Some(&self.folder)).peekable();
+        let copies = self
+            .spec
+            .disk
+            .iter()
+            .zip(&self.disks)
+            .filter(|(_, saved)| matches!(saved, Some(SavedDisk::Copy(_))));
+        let mut cut =
+            copies.map(|(disk, _)| cut_exchange(disk.image()).as_deref() == Some(&self.folder)).peekable();
         cut.peek().is_some() && cut.all(|cut| cut)
     }
 }

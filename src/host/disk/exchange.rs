@@ -125,7 +125,12 @@ mod tests {
         assert_eq!(cut_exchange(&image), None);
         mark.set().unwrap();
         assert_eq!(cut_exchange(&image), Some("/first".into()));
-        File::options().write(true).open(&image).unwrap().set_modified(written + std::time::Duration::from_secs(60)).unwrap();
+        File::options()
+            .write(true)
+            .open(&image)
+            .unwrap()
+            .set_modified(written + std::time::Duration::from_secs(60))
+            .unwrap();
         assert_eq!(cut_exchange(&image), None);
     }
 }

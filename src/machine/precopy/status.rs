@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::CopyProgress;
-use crate::machine::asker::Asker;
 use crate::host::disk::DiskMark;
+use crate::machine::asker::Asker;
 
 /// Between two looks whether the one who asked for a copy is still there.
 const LOOK: Duration = Duration::from_millis(20);
