@@ -112,7 +112,7 @@ impl Spec {
         }
         // What connects to a socket may do so twice; two interfaces may also send to one.
         let own = self.net.iter().filter_map(|net| own_socket(&net.link));
-        let own: Vec<_> = own.chain(self.port.iter().map(|port| &port.socket)).collect();
+        let own: Vec<_> = own.chain(self.port.iter().filter_map(|port| port.socket.as_ref())).collect();
         let to_itself = self.net.iter().find_map(|net| match &net.link {
             NetLink::Dgram { local, remote } if local == remote => Some(local),
             _ => None,
@@ -135,11 +135,15 @@ impl Spec {
         if let Some((one, _)) = pair(&self.port, |a, b| a.name == b.name) {
             return Err(SpecError::PortTwice(one.name.clone()));
         }
-        if let Some((one, _)) = pair(&self.port, |a, b| a.socket == b.socket) {
-            return Err(SpecError::SocketTwice { path: one.socket.clone() });
+        if let Some(port) = self.port.iter().find(|port| port.lacks_socket()) {
+            return Err(SpecError::PortSocket(port.name.clone()));
         }
-        match self.port.iter().find(|port| port.socket.as_os_str().len() > SOCKET_PATH_MAX) {
-            Some(port) => Err(SpecError::SocketPath { path: port.socket.clone() }),
+        let sockets: Vec<_> = self.port.iter().filter_map(|port| port.socket.as_ref()).collect();
+        if let Some((one, _)) = pair(&sockets, |a, b| a == b) {
+            return Err(SpecError::SocketTwice { path: (*one).clone() });
+        }
+        match sockets.iter().find(|socket| socket.as_os_str().len() > SOCKET_PATH_MAX) {
+            Some(socket) => Err(SpecError::SocketPath { path: (*socket).clone() }),
             None => Ok(()),
         }
     }

@@ -154,7 +154,8 @@ pub struct Spec {
     /// Byte stream to the host: name=NAME,socket=PATH
     ///
     /// Written as `name=NAME,socket=PATH`, once for each stream. The guest has it as /dev/virtio-ports/NAME. On the host it
-    /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice.
+    /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice. `--port generation` is a port on which the
+    /// machine tells its guest that it was restored or cloned, for kernels without a driver for the VM generation ID: see `minivmm guest-helper`.
     #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<PortSpec>,
@@ -386,7 +387,7 @@ impl Spec {
             Some(Initrd::None) | None => None,
         };
         let disks = disk.iter_mut().flat_map(DiskSpec::paths_mut);
-        let sockets = port.iter_mut().map(|port| &mut port.socket);
+        let sockets = port.iter_mut().filter_map(|port| port.socket.as_mut());
         let nets = net.iter_mut().flat_map(NetSpec::paths_mut);
         let shares = share.iter_mut().map(|share| &mut share.path);
         kernel.iter_mut().chain(initrd).chain(disks).chain(nets).chain(sockets).chain(shares)
