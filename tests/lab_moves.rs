@@ -90,7 +90,7 @@ fn a_guest_goes_back_to_its_snapshot_has_clones_and_moves_with_its_disk() {
 /// Each writes to a disk of its own, and each is told that it is another machine.
 fn has_two_clones(host: &Lab, guest: &mut Small, has_driver: bool) {
     // What it has heard so far is not asked for again.
-    guest.sh("dmesg -c >/dev/null; echo saved-here >/dev/kmsg");
+    guest.sh("dmesg -c >/dev/null; echo >/dev/kmsg; echo saved-here >/dev/kmsg");
     let mut clones = ["one", "two"].map(|clone| {
         verb(host, &format!("clone small {clone}"));
         Small::go_on(host.spawn(&Cmd::sh(format!("exec ./minivmm console {clone}")).tty()).unwrap())

@@ -155,7 +155,7 @@ fn has_a_clone(guest: &mut Guest, has_driver: bool) -> Guest {
     guest.sh("echo cloned-here >/dev/kmsg; echo both >/root/word; sync");
     guest.sh(hold_a_connection());
     // A TAP has one guest with the addresses that this one knows.
-    let said = verb("clone vm0 vm1 --net user --net user,host-loopback=on");
+    let said = verb("clone vm0 vm1 --net user,subnet=10.0.5.0/24 --net user,host-loopback=on");
     let on_base = said.lines().find(|line| line.starts_with("vda: ")).unwrap();
     assert!(on_base.contains("vm1/vda.qcow2, on ") && on_base.contains("/vm0.raw, which must stay"), "{said}");
     assert!(said.contains("forward"), "what is left out is said: {said}");
