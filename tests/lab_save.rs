@@ -12,8 +12,8 @@ mod dose;
 mod small;
 
 use at_work::{
-    CLOCKS, Load, ahead_of_host, as_user, begin_fio, end_fio, hold_a_connection, lab, log_in, networks_work_again,
-    set_right, verb, with_newer_kernel,
+    CLOCKS, ECHO, Load, ahead_of_host, as_user, begin_fio, end_fio, hold_a_connection, lab, log_in,
+    networks_work_again, set_right, verb, with_newer_kernel,
 };
 use debian::{BOOT, Guest, SOON, Tap};
 use dose::{dose, soak};
@@ -54,9 +54,7 @@ fn guests_restored_twice_have_timers_and_other_random_numbers() {
 #[test]
 fn debian_at_work_misses_nothing_when_it_is_saved_taken_back_cloned_and_moved() {
     let tap = Tap::new("tap2", "");
-    let mut echo = lab()
-        .spawn(&Cmd::sh("exec socat TCP-LISTEN:7010,bind=127.0.0.1,fork,reuseaddr EXEC:cat 2>&1"))
-        .unwrap();
+    let mut echo = lab().spawn(&Cmd::sh(format!("exec {ECHO}"))).unwrap();
     goes_through_all(&tap, "6.1.", false, "");
     if soak() {
         goes_through_all(&tap, "6.12.", true, with_newer_kernel());
@@ -83,6 +81,7 @@ fn goes_through_all(tap: &Tap, version: &str, has_driver: bool, kernel: &str) {
     (guest, clocks) = is_saved_and_restored(guest, tap);
     println!("{version}: ahead of the host's clocks: {clocks:?}");
     goes_back_to_its_snapshot(&mut guest);
+    let tap = Tap::new("tap3", "");
     let clone = has_a_clone(&mut guest, has_driver);
     end_fio(&mut guest);
     guest.sh("umount -R /mnt");
@@ -90,11 +89,12 @@ fn goes_through_all(tap: &Tap, version: &str, has_driver: bool, kernel: &str) {
     verb("stop vm0");
     drop(guest);
     moves(clone, version);
+    drop(tap);
 }
 
 /// Gives how far the guest's clocks were ahead of the host's, at first and after each round.
 fn is_saved_and_restored(mut guest: Guest, tap: &Tap) -> (Guest, Vec<[[f64; 2]; 2]>) {
-    let mut login = log_in(tap.name);
+    let mut login = log_in("", tap.name);
     let before = CLOCKS.map(|clock| ahead_of_host(&mut guest, clock));
     let mut clocks = vec![before];
     for round in 0..if soak() { 10 } else { 2 } {
@@ -138,7 +138,10 @@ fn goes_back_to_its_snapshot(guest: &mut Guest) {
         verb("revert vm0 clean");
         guest.says(&format!("reverted-{round}"));
         assert_eq!(guest.sh(sum), before);
-        assert_eq!(guest.sh("systemctl is-active there; ls /dev/shm /root"), "active\n/dev/shm:\nkept\n\n/root:\nkept\n");
+        assert_eq!(
+            guest.sh("systemctl is-active there; ls /dev/shm /root"),
+            "active\n/dev/shm:\nkept\n\n/root:\nkept\n"
+        );
         networks_work_again(guest, Some(5555));
         guest.sh("sleep 1");
         no_splat(&guest.sh("dmesg | sed '1,/saved-from-here/d'"));
@@ -155,9 +158,12 @@ fn has_a_clone(guest: &mut Guest, has_driver: bool) -> Guest {
     guest.sh("echo cloned-here >/dev/kmsg; echo both >/root/word; sync");
     guest.sh(hold_a_connection());
     // A TAP has one guest with the addresses that this one knows.
-    let said = verb("clone vm0 vm1 --net user,subnet=10.0.5.0/24 --net user,host-loopback=on");
+    let said = verb("clone vm0 vm1 --net tap=tap3 --net user,host-loopback=on");
     let on_base = said.lines().find(|line| line.starts_with("vda: ")).unwrap();
-    assert!(on_base.contains("vm1/vda.qcow2, on ") && on_base.contains("/vm0.raw, which must stay"), "{said}");
+    assert!(
+        on_base.contains("vm1/vda.qcow2, on ") && on_base.contains("/vm0.raw, which must stay"),
+        "{said}"
+    );
     assert!(said.contains("forward"), "what is left out is said: {said}");
     println!("{said}");
     let mut clone = Guest::go_on(&as_user("./minivmm console vm1"), "clone");
@@ -181,31 +187,51 @@ fn has_a_clone(guest: &mut Guest, has_driver: bool) -> Guest {
     clone
 }
 
+/// A network of another host, so far as TAPs and loopback are concerned.
+const ELSEWHERE: &str = "ip netns exec elsewhere";
+
 /// To another process, which takes the disks that it writes to, while its memory is written and fio is at work.
 fn moves(mut guest: Guest, version: &str) {
-    let load = Load::begin(&mut guest);
-    let mut receive = lab()
-        .spawn(&Cmd::sh(format!("exec {}", as_user("./minivmm receive --listen unix:moving --name moved"))).tty())
+    lab()
+        .sh(&format!(
+            "ip netns add elsewhere; {ELSEWHERE} ip link set lo up; \
+             {ELSEWHERE} ip tuntap add mode tap dev tap3 group kvm; {ELSEWHERE} ip link set tap3 up"
+        ))
         .unwrap();
+    let mut echo = lab().spawn(&Cmd::sh(format!("exec {ELSEWHERE} {ECHO}"))).unwrap();
+    let load = Load::begin(&mut guest);
+    guest.sh(hold_a_connection());
+    let line = as_user("./minivmm receive --listen unix:moving --name moved");
+    let mut receive = lab().spawn(&Cmd::sh(format!("exec {ELSEWHERE} {line}")).tty()).unwrap();
     receive.expect("waiting for a machine", SOON).unwrap();
     // All of this is emulated, and tests share the host.
-    let out = lab()
-        .exec(&Cmd::sh(as_user("./minivmm migrate vm1 --to unix:moving --downtime 20s --json")).limit(BOOT))
-        .unwrap();
+    let line = as_user("./minivmm migrate vm1 --to unix:moving --downtime 20s --json");
+    let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
     assert!(out.status == lab::Status::Exited(0), "{}; the target: {}", out.err_text(), receive.so_far());
     println!("{version}: moved: {}", out.text().split_whitespace().collect::<String>());
     guest.wait();
     let mut guest = Guest::of(receive, "has-moved");
     load.goes_on(&mut guest);
     networks_work_again(&mut guest, None);
+    let mut login = log_in(ELSEWHERE, "tap3");
+    login.close_stdin().unwrap();
+    succeeds(&login.wait(SOON).unwrap());
     end_fio(&mut guest);
     no_splat(&guest.sh("dmesg | sed '1,/cloned-here/d'"));
-    guest.sh("umount -R /mnt; systemctl stop there; true");
+    guest.sh("umount -R /mnt");
     guest.is_healthy();
-    verb("stop moved");
+    succeeds(
+        &lab()
+            .exec(&Cmd::sh(format!("{ELSEWHERE} {}", as_user("./minivmm stop moved"))).limit(BOOT))
+            .unwrap(),
+    );
+    guest.wait();
     for image in ["vm1/vda.qcow2", "vm0.qcow2"] {
         lab().sh(&format!("qemu-img check -q {image}")).unwrap();
     }
+    echo.signal(15).unwrap();
+    echo.wait(SOON).unwrap();
+    lab().sh("ip netns del elsewhere").unwrap();
 }
 
 /// Ends the console of a machine that was saved, and gives that of the restored one: its own, or one attached to it.
@@ -227,4 +253,3 @@ fn restore(saved: Guest, folder: &str, round: u32) -> Guest {
     };
     Guest::go_on(&as_user(&line), &format!("again-{round}"))
 }
-

@@ -116,7 +116,10 @@ fn run_with_a_name_is_found_by_the_verbs() {
     let mut lines = BufReader::new(run.child().stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("booted")));
     let listed = home.minivmm(&["ls"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.starts_with("job ")), "{listed:?}");
+    assert!(
+        String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.starts_with("job ")),
+        "{listed:?}"
+    );
     let info = home.minivmm(&["info", "job"]).output().unwrap();
     assert!(String::from_utf8_lossy(&info.stdout).contains("32"), "{info:?}");
     let second = Running::start(&mut home.run(&["--name", "job"], &["exit", "0"])).ends();

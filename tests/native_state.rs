@@ -110,7 +110,11 @@ impl Running {
 
     fn disk(&self) -> DeviceStats {
         let stats = self.machine.stats();
-        let devices = stats.unwrap_or_else(|| panic!("it has ended: {:?} {}", self.machine.wait_for(LIMIT), self.output.text())).devices;
+        let devices = stats
+            .unwrap_or_else(|| {
+                panic!("it has ended: {:?} {}", self.machine.wait_for(LIMIT), self.output.text())
+            })
+            .devices;
         devices.into_iter().find(|device| device.kind == DeviceKind::Block).unwrap()
     }
 
@@ -165,7 +169,8 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
         });
     }
     peer.finish();
-    let all = |counts: &Counts| counts.guest_has + counts.lost == counts.sent && counts.guest_last == counts.sent;
+    let all =
+        |counts: &Counts| counts.guest_has + counts.lost == counts.sent && counts.guest_last == counts.sent;
     let counts = peer.until("every frame has come", LIMIT, all);
     println!("{counts:?}");
     assert!(counts.guest_has > 30 && counts.came > 30, "{counts:?}");

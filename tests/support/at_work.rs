@@ -58,7 +58,8 @@ pub(crate) struct Load {
     uptime: f64,
 }
 
-const SUMS: &str = "md5sum </dev/shm/fixed; dd if=/dev/vdb bs=1M skip=40 count=8 iflag=direct 2>/dev/null | md5sum";
+const SUMS: &str =
+    "md5sum </dev/shm/fixed; dd if=/dev/vdb bs=1M skip=40 count=8 iflag=direct 2>/dev/null | md5sum";
 
 impl Load {
     pub(crate) fn begin(guest: &mut Guest) -> Self {
@@ -128,10 +129,13 @@ pub(crate) fn with_newer_kernel() -> &'static str {
     "--kernel 6.12.vmlinux --initrd 6.12.initrd"
 }
 
-/// A login through the TAP that answers line by line.
-pub(crate) fn log_in(tap: &str) -> Process {
+/// A server of the host's loopback, which says what it hears.
+pub(crate) const ECHO: &str = "socat TCP-LISTEN:7010,bind=127.0.0.1,fork,reuseaddr EXEC:cat 2>&1";
+
+/// A login through the TAP, from where `before` leads, that answers line by line.
+pub(crate) fn log_in(before: &str, tap: &str) -> Process {
     let line = format!(
-        "exec sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+        "exec {before} sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
          -o ConnectTimeout=60 etu@{LINK_LOCAL}%{tap} 'while read -r word; do echo heard $word again; done'"
     );
     let mut login = lab().spawn(&Cmd::sh(line)).unwrap();
