@@ -74,6 +74,16 @@ impl Load {
     }
 
     fn restore(&self, saved: Saved) -> Running {
+        // A machine that is killed waits two seconds for what the host has to end, and a busy host may take longer to let go of its disk.
+        let is_open = || {
+            let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            files.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file == self.image)
+        };
+        let begun = Instant::now();
+        while is_open() {
+            assert!(begun.elapsed() < LIMIT, "the image of a machine that was killed stays open");
+            thread::sleep(Duration::from_millis(1));
+        }
         let output = Output::default();
         let Saved { state, memory } = saved;
         // Through text, as a file has it.
