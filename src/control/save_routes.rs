@@ -73,9 +73,9 @@ pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     answer(if keep_running {
         let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
         limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
-        target.save_running(&folder, options, limits, PAUSE).map(|report| Reply::json(&report))
+        target.save_running(call.asker(), &folder, options, limits, PAUSE).map(|report| Reply::json(&report))
     } else {
-        target.save_and_end(&folder, options, PAUSE).map(|()| Reply::done())
+        target.save_and_end(call.asker(), &folder, options, PAUSE).map(|()| Reply::done())
     })
 }
 
@@ -110,13 +110,13 @@ fn snapshot_folder(call: &Call<'_>) -> Result<PathBuf, Reply> {
 
 pub(super) fn snapshot(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     match snapshot_folder(call) {
-        Ok(folder) => answer(target.snapshot(&folder, PAUSE).map(|()| Reply::done())),
+        Ok(folder) => answer(target.snapshot(call.asker(), &folder, PAUSE).map(|()| Reply::done())),
         Err(refusal) => refusal,
     }
 }
 
 pub(super) fn revert(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
-    match snapshot_folder(call).map(|folder| target.revert(&folder)) {
+    match snapshot_folder(call).map(|folder| target.revert(call.asker(), &folder)) {
         Ok(Ok(())) => Reply::done(),
         Ok(Err(error)) => Reply::refusal(409, error.to_string()),
         Err(refusal) => refusal,

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use diskimage::Format;
 use virtio::balloon::{self, BalloonControl};
 
+#[cfg(feature = "cli")]
+use super::Asker;
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::hold::Hold;
@@ -22,7 +24,8 @@ use super::saved::{SaveError, SaveOptions, SavedParts, SavedState, Unsaveable};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{
-    BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats,
+    BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, StartError,
+    Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
 use crate::host::disk::{DiskMark, WrittenFile};
@@ -43,6 +46,8 @@ pub struct Controls {
     pub(super) publisher: Publisher,
     pub(super) outcome: Arc<ExitCell>,
     pub(super) copy: CopyStatus,
+    /// There is all that its guest booted from.
+    pub(super) can_boot: bool,
 }
 
 impl Controls {
@@ -190,11 +195,20 @@ impl Controls {
     }
 
     /// Resets the machine: the guest is stopped where it is and boots again. Resets that are asked for before the machine
-    /// has come to the first are one.
+    /// has come to the first are one. A clone of what `minivmm run --warm` has kept is not reset, which a warning in the log says: the
+    /// initial RAM disk that its guest booted is not there any more.
     pub fn reset(&self) {
-        if self.urgent.reset() {
+        if !self.can_boot {
+            log::warn!("{}", StartError::InitrdGone);
+        } else if self.urgent.reset() {
             self.send(Command::Reset);
         }
+    }
+
+    /// Whether a reset can boot it again.
+    #[cfg(feature = "cli")]
+    pub(crate) fn can_boot(&self) -> bool {
+        self.can_boot
     }
 
     /// Ends the machine where it is, whatever it is doing: its guest stops at once. A disk that the host does not answer for
@@ -427,6 +441,12 @@ impl Controls {
             }
         }
         Ok(())
+    }
+
+    /// The same for `asker`: what it has copied ends when it is gone, as by [`Controls::cancel_copy`].
+    #[cfg(feature = "cli")]
+    pub(crate) fn asked_by(&self, asker: &Asker) -> Self {
+        Controls { copy: self.copy.asked_by(asker.clone()), ..self.clone() }
     }
 
     /// How far a save or migration of the machine is, if one is under way.

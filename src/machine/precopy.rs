@@ -35,6 +35,11 @@ use crate::host::disk::{Drive, write_zeros};
 use crate::kvm::memory::{GuestRam, is_zeros};
 use crate::spec::Spec;
 
+/// How long a copy that was cancelled may take to end, for the next one.
+const CANCELLED: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+const RETRY: Duration = Duration::from_millis(5);
+
 /// Where a copy of memory goes. Offsets are those of a file that has the machine's ranges of memory one behind the other.
 pub(crate) trait Sink {
     /// These bytes are at this offset.
@@ -123,6 +128,19 @@ struct WriteLog<'a> {
 }
 
 impl<'a> WriteLog<'a> {
+    /// As [`WriteLog::begin`], for a while if the copy that has the log is one that nobody wants any more.
+    fn begin_soon(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {
+        let until = Instant::now() + CANCELLED;
+        loop {
+            // Asked first: one that is not there any more has let go of the log.
+            let ends = controls.copy.has_cancelled();
+            match Self::begin(controls) {
+                Err(SaveError::LogInUse) if ends && Instant::now() < until => thread::sleep(RETRY),
+                begun => return begun,
+            }
+        }
+    }
+
     fn begin(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let user = LogUser::Copy(NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -154,8 +172,9 @@ pub(crate) struct PausedCopy<'a> {
     controls: &'a Controls,
     // First, so that the machine goes on before it is spared the log.
     pause: Pause<'a>,
-    shown: Shown,
     _log: WriteLog<'a>,
+    // After the log, which the next copy may then have.
+    shown: Shown,
     parts: SavedParts,
     report: CopyReport,
     begin: Instant,
@@ -291,12 +310,12 @@ pub(crate) struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    /// Begins to log what is written. Refused if another copy is under way.
+    /// Begins to log what is written. Refused if another copy is under way; one that is about to end is waited for.
     pub(crate) fn begin(controls: &'a Controls) -> Result<Self, SaveError> {
         if controls.copy.away().is_some() {
             return Err(SaveError::Away);
         }
-        let (log, CopyStart { ram, spec }) = WriteLog::begin(controls)?;
+        let (log, CopyStart { ram, spec }) = WriteLog::begin_soon(controls)?;
         let spec = spec?;
         Ok(Copy { spec, controls, log, ram, shown: controls.copy.show(), disks: Vec::new() })
     }
@@ -342,7 +361,8 @@ impl<'a> Copy<'a> {
         limit: Duration,
         watch: Watch<'_>,
     ) -> Result<PausedCopy<'a>, SaveError> {
-        let Copy { controls, log, ram, spec: _, shown, mut disks } = self;
+        // What is named first is dropped last: see [`Copy::begin`].
+        let Copy { shown, controls, log, ram, spec: _, mut disks } = self;
         let begin = Instant::now();
         let mut copying = Copying {
             shown: &shown,

@@ -14,6 +14,7 @@ use super::disks::disk_id;
 #[cfg(feature = "cli")]
 use super::incoming::Incoming;
 use super::loader::Source;
+use super::net_handles::BoundForward;
 use super::resources::Resources;
 use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
@@ -21,7 +22,7 @@ use crate::kvm::memory::{GuestRam, Placement, extents, parts, read_ahead};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{CpuBaseline, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError, WorkingSet};
-use crate::spec::Spec;
+use crate::spec::{NetLink, Spec};
 
 /// Layout of [`SavedState`].
 const VERSION: u16 = 1;
@@ -173,6 +174,8 @@ pub(crate) struct Restore {
     pub(super) arrived: Option<Arc<GuestRam>>,
     /// What is read ahead, and where it is noted.
     pub(super) prefetch: Option<Arc<WorkingSet>>,
+    /// The initrd that its guest booted was in no file, and is not there any more.
+    pub(super) initrd_is_gone: bool,
 }
 
 impl Restore {
@@ -187,6 +190,7 @@ impl Restore {
             parts: Arc::default(),
             arrived: None,
             prefetch: None,
+            initrd_is_gone: false,
         }
     }
 
@@ -194,6 +198,12 @@ impl Restore {
     #[must_use]
     pub(crate) fn with_prefetch(self, prefetch: Option<WorkingSet>) -> Self {
         Restore { prefetch: prefetch.map(Arc::new), ..self }
+    }
+
+    /// Of a guest that cannot boot again, if that is so: the initrd that it booted was in no file.
+    #[must_use]
+    pub(crate) fn with_initrd_gone(self, initrd_is_gone: bool) -> Self {
+        Restore { initrd_is_gone, ..self }
     }
 
     /// The same for many machines: what is noted is read ahead now, and nothing is noted.
@@ -302,7 +312,19 @@ pub(super) fn current_spec(resources: &Resources) -> Result<Spec, Unsaveable> {
         }
         now.write_to(disk).map_err(Unsaveable::EmptyDrive)?;
     }
+    set_forwards(&mut spec, &resources.forwards());
     Ok(spec)
+}
+
+/// Gives each user network the forwards that it has now, as they were asked for.
+fn set_forwards(spec: &mut Spec, bound: &[BoundForward]) {
+    let ids: Vec<_> = spec.interfaces().map(|(id, _)| id).collect();
+    let nets = spec.net.iter_mut().filter(|net| net.link != NetLink::None);
+    for (id, net) in ids.iter().zip(nets) {
+        if let NetLink::User(user) = &mut net.link {
+            user.forward = bound.iter().filter(|bound| bound.net == *id).map(|bound| bound.forward).collect();
+        }
+    }
 }
 
 /// Brings all disks to rest; gives the mark of each that has one.

@@ -26,6 +26,8 @@ use manifest::{Manifest, SavedDisk};
 pub(crate) use manifest::{copied_format, copy_name};
 pub(crate) use overlays::note_overlays;
 pub(crate) use overlays::overlay_on;
+#[cfg(feature = "cli")]
+pub(crate) use put_back::finish_exchange;
 pub(crate) use put_back::{ExchangedDisks, NewDisks};
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 pub(crate) use working_set::WorkingSet;
@@ -121,7 +123,10 @@ impl SavedMachine {
 
     /// What it goes on from, for a machine that has its disks.
     pub(crate) fn into_restore(self) -> Restore {
+        // A guest that waits for a command has booted what `minivmm run` made in memory.
         Restore::new(self.state, self.memory)
+            .with_prefetch(self.prefetch)
+            .with_initrd_gone(self.takes_commands)
     }
 
     /// Whether its guest waits for a command, as `minivmm run --warm` saves one, for
@@ -247,14 +252,14 @@ impl SavedMachine {
     /// A machine about to go on from it. See [`MachineBuilder::restore`].
     pub fn into_builder(mut self) -> MachineBuilder {
         self.use_copies(|_, disk| disk.snapshot = true);
-        let restore = Restore::new(self.state, self.memory).with_prefetch(self.prefetch);
-        crate::Machine::builder(&self.spec).restore_from(restore)
+        let spec = self.spec.clone();
+        crate::Machine::builder(&spec).restore_from(self.into_restore())
     }
 
     /// What the machine is made of, and what it goes on from.
     pub(crate) fn into_parts(mut self) -> (Spec, Restore) {
         self.use_copies(|_, disk| disk.snapshot = true);
-        (self.spec, Restore::new(self.state, self.memory).with_prefetch(self.prefetch))
+        (self.spec.clone(), self.into_restore())
     }
 }
 
