@@ -78,6 +78,10 @@ impl Display for Banner<'_> {
                 None => line("Port", &format_args!("{}: says when the guest goes on", port.name))?,
             }
         }
+        for (tag, share) in spec.shares() {
+            let read_only = if share.read_only { ", read-only" } else { "" };
+            line("Share", &format_args!("{tag} = {}{read_only}", share.path.display()))?;
+        }
         let name = match spec.console() {
             ConsoleChoice::Ttys0 => "",
             ConsoleChoice::Hvc0 => " (hvc0)",

@@ -155,7 +155,7 @@ impl ControlTarget for StubMachine {
 
     fn cancel_copy(&self) {}
 
-    fn migrate(&self, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(&self, _: SaveOptions, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 
@@ -218,6 +218,8 @@ impl ControlTarget for StubMachine {
     fn events(&self) -> Box<dyn EventSource> {
         Box::new(OneItem(true))
     }
+
+    fn set_terminal_size(&self, _: u16, _: u16) {}
 
     fn console(&self) -> Box<dyn Console> {
         Box::new(OneItem(true))

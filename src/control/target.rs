@@ -86,7 +86,12 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// Cancels a save that is under way.
     fn cancel_copy(&self);
     /// What sends it over a connection to another process, and ends it here once it runs there.
-    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
+    fn migrate(
+        &self,
+        options: SaveOptions,
+        limits: CopyLimits,
+        patience: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -144,6 +149,8 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     fn events(&self) -> Box<dyn EventSource>;
     /// Its guest's console, from the last output that is kept.
     fn console(&self) -> Box<dyn Console>;
+    /// The terminal that has it is this large.
+    fn set_terminal_size(&self, columns: u16, rows: u16);
 }
 
 /// Why a machine did not boot again.
@@ -407,9 +414,14 @@ impl ControlTarget for RunningTarget {
         self.controls.cancel_copy();
     }
 
-    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(
+        &self,
+        options: SaveOptions,
+        limits: CopyLimits,
+        patience: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         let controls = self.controls.clone();
-        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, limits, patience))
+        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, options, limits, patience))
     }
 
     fn balloon(&self) -> Balloon {
@@ -471,6 +483,10 @@ impl ControlTarget for RunningTarget {
 
     fn console(&self) -> Box<dyn Console> {
         Box::new(self.console.clone())
+    }
+
+    fn set_terminal_size(&self, columns: u16, rows: u16) {
+        self.console.set_terminal_size(columns, rows);
     }
 }
 

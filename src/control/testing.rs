@@ -159,7 +159,7 @@ impl ControlTarget for Fake {
         self.record("cancel-copy");
     }
 
-    fn migrate(&self, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(&self, _: SaveOptions, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 
@@ -233,6 +233,10 @@ impl ControlTarget for Fake {
 
     fn events(&self) -> Box<dyn EventSource> {
         Box::new(FakeEvents(self.events.clone()))
+    }
+
+    fn set_terminal_size(&self, columns: u16, rows: u16) {
+        self.record(if (columns, rows) == (132, 50) { "size" } else { "other size" });
     }
 
     fn console(&self) -> Box<dyn Console> {

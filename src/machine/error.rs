@@ -9,6 +9,7 @@ use crate::host::disk::DiskError;
 use crate::host::forward::ForwardError;
 use crate::host::net_socket::NetSocketError;
 use crate::host::ports::PortError;
+use crate::host::share::ShareError;
 use crate::host::switch_port::SwitchPortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
@@ -116,6 +117,9 @@ pub enum StartError {
     /// A port's socket.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// A virtio device could not be put on the bus.
     #[error(transparent)]
     Virtio(#[from] virtio::transport::TransportError),

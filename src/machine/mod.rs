@@ -39,6 +39,7 @@ mod resources;
 mod revert;
 pub(crate) mod run_resources;
 mod saved;
+mod smbios;
 mod stats;
 mod supervisor;
 mod template;

@@ -115,27 +115,31 @@ impl SaveOptions {
         SaveOptions { with_disks: true }
     }
 
-    pub(super) fn copies_disks(self) -> bool {
+    pub(crate) fn copies_disks(self) -> bool {
         self.with_disks
     }
 }
 
 impl SavedParts {
-    /// Copies the disks into a folder, if `options` say so, as long as the machine rests and `wanted` says so.
+    /// Copies the disks into a folder which has not got them yet, if `options` say so, as long as the machine rests and `wanted` says so. Gives
+    /// the bytes that were copied.
     pub(super) fn copy_disks(
         &self,
         options: SaveOptions,
         new: &mut NewSavedMachine,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<(), SaveError> {
+    ) -> Result<u64, SaveError> {
         let written = self.written.iter().enumerate().filter(|_| options.with_disks);
+        let mut bytes = 0;
         for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
-            new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
+            if !new.has_disk(index) {
+                bytes += new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
+            }
         }
-        Ok(())
+        Ok(bytes)
     }
 }
 
@@ -380,7 +384,7 @@ pub enum SaveError {
     Cancelled,
     /// Its guest writes too much.
     #[error(
-        "the guest writes its memory faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
+        "the guest writes faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
          pause than {downtime:?}, or more bandwidth, or let the guest do less", .left.div_ceil(1 << 20), .rate >> 20
     )]
     Diverges {
@@ -397,12 +401,37 @@ pub enum SaveError {
          `--keep-running`"
     )]
     WritableDisk(String),
+    /// A disk that was copied while the machine ran was made larger.
+    #[error("the disk {0} was made larger while it was copied, which ended the copy; do it again")]
+    DiskResized(String),
+    /// A disk that is copied while the machine runs cannot be read.
+    #[error("the disk {id} cannot be read to be copied: {source}")]
+    DiskRead {
+        /// The disk.
+        id: String,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A copy of a disk could not be written.
+    #[error("the copy of the disk {id} could not be written: {source}")]
+    DiskCopy {
+        /// The disk.
+        id: String,
+        /// What the host said.
+        source: io::Error,
+    },
     /// A block device does not move.
     #[error(
-        "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; give \
-         it this disk with `ro`, or end the machine and start it there"
+        "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; \
+         have it copied with `--with-disks`, or give it this disk with `ro`"
     )]
     DeviceStays(String),
+    /// A block device whose sectors no image has.
+    #[error(
+        "the sectors of the block device {0} are larger than 512 bytes, which those of the image that it would be copied to are not; end the \
+         machine and start it there"
+    )]
+    LargeSectors(String),
     /// Another process may have a disk that was let go for it.
     #[error(
         "the disk {id} was let go for a machine elsewhere, and is not had again: {why}; as long as that is so, the machine rests"

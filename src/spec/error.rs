@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, Subnet};
+use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, ShareTag, Subnet};
 
 /// Why a [`Spec`](super::Spec) cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +161,9 @@ pub enum SpecError {
     /// The same name twice.
     #[error("two ports are called {0}; give each a name of its own")]
     PortTwice(PortName),
+    /// The same tag twice.
+    #[error("two shares have the tag {0}; give one of them another with `,tag=NAME`")]
+    TagTwice(ShareTag),
     /// The same socket twice.
     #[error("two ports or network interfaces have the socket {path}; give each a socket of its own", path = path.display())]
     SocketTwice {
