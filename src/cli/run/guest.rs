@@ -1,5 +1,6 @@
 //! The guest of a command: its kernel, and the initramfs that is made for it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use log::Level;
 use super::args::RunArgs;
 use super::error::RunError;
 use super::{busybox, reseed, tree};
+use crate::cli::warm::FileMark;
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::{may_read, with_original_fd_limit};
@@ -54,12 +56,15 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     }
 }
 
+/// Files with their marks; `None` for one that may have been another when it was read.
+pub(super) type Sources = BTreeMap<PathBuf, Option<FileMark>>;
+
 /// An initramfs.
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) archive: Cpio,
-    /// The host's files that its modules are from.
-    pub(super) modules: Vec<PathBuf>,
+    /// The host's files that its modules are from, as they were when they were read.
+    pub(super) modules: Sources,
 }
 
 /// Makes the initramfs for `args` and the kernel that was found.
@@ -199,12 +204,13 @@ fn modules(
     spec: &Spec,
     prepared: &Prepared,
     host: &Host,
-) -> Result<(Vec<Module>, Vec<PathBuf>), RunError> {
+) -> Result<(Vec<Module>, Sources), RunError> {
+    let begun = SystemTime::now();
     let (open, files) = (&prepared.open, prepared.files());
     let Some((files, release)) = files.and_then(|files| Some((files, files.release()?))) else {
         // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
         // what is missing.
-        return Ok((Vec::new(), Vec::new()));
+        return Ok((Vec::new(), Sources::new()));
     };
     let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
     let all = match (&args.modules, find_modules(args, spec, &release, host)) {
@@ -220,7 +226,7 @@ fn modules(
                     searched.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
                 return Err(RunError::NoModules { release, searched: searched.join(", ") });
             }
-            None => return Ok((Vec::new(), Vec::new())),
+            None => return Ok((Vec::new(), Sources::new())),
         },
     };
     let mut names = vec!["virtio_pci", "virtio_console"];
@@ -234,8 +240,13 @@ fn modules(
         other => failed(other.to_string()),
     })?;
     let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
-    let sources =
-        [all.folder().to_path_buf(), all.folder().join("modules.dep")].into_iter().chain(sources).collect();
+    let sources = [all.folder().to_path_buf(), all.folder().join("modules.dep")].into_iter().chain(sources);
+    // Only now it is known which they are.
+    let marked = |path: PathBuf| {
+        let mark = FileMark::unchanged_since(&path, begun);
+        (path, mark)
+    };
+    let sources = sources.map(marked).collect();
     Ok((loaded, sources))
 }
 
