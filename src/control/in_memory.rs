@@ -218,6 +218,8 @@ impl ControlTarget for StubMachine {
         Box::new(OneItem(true))
     }
 
+    fn set_terminal_size(&self, _: u16, _: u16) {}
+
     fn console(&self) -> Box<dyn Console> {
         Box::new(OneItem(true))
     }

@@ -137,6 +137,8 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     fn events(&self) -> Box<dyn EventSource>;
     /// Its guest's console, from the last output that is kept.
     fn console(&self) -> Box<dyn Console>;
+    /// The terminal that has it is this large.
+    fn set_terminal_size(&self, columns: u16, rows: u16);
 }
 
 /// Why a machine did not boot again.
@@ -450,6 +452,10 @@ impl ControlTarget for RunningTarget {
 
     fn console(&self) -> Box<dyn Console> {
         Box::new(self.console.clone())
+    }
+
+    fn set_terminal_size(&self, columns: u16, rows: u16) {
+        self.console.set_terminal_size(columns, rows);
     }
 }
 

@@ -234,6 +234,10 @@ impl ControlTarget for Fake {
         Box::new(FakeEvents(self.events.clone()))
     }
 
+    fn set_terminal_size(&self, columns: u16, rows: u16) {
+        self.record(if (columns, rows) == (132, 50) { "size" } else { "other size" });
+    }
+
     fn console(&self) -> Box<dyn Console> {
         Box::new(FakeConsole { typed: self.typed.clone(), reads_nothing: self.reads_nothing.clone() })
     }

@@ -29,7 +29,7 @@ use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
 use super::vcpus::{VcpuContext, VcpuThreads};
-use super::{BootNumber, StartError};
+use super::{BootNumber, StartError, smbios};
 use crate::host::disk::Drive;
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
@@ -410,7 +410,9 @@ fn assemble(
     let board = Board::new(vm, resources, window, memory, watch, gate)?;
     if let Some(plan) = plan {
         let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
+        let smbios = smbios::tables(spec).map_err(StartError::describe)?;
         let ram = memory.ram.memory();
+        ram.write_slice(&smbios, GuestAddress(layout::SMBIOS)).map_err(StartError::describe)?;
         ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
         ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
         plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;

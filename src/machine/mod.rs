@@ -37,6 +37,7 @@ mod resources;
 mod revert;
 pub(crate) mod run_resources;
 mod saved;
+mod smbios;
 mod stats;
 mod supervisor;
 mod template;

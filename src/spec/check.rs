@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use devices::pci::slots;
 
 use super::disk_check;
+use super::identity::Identity;
 use super::{
-    InterfaceName, MacAddress, MemBacking, NetLink, NetSpec, PortForward, Spec, SpecError, Subnet, UserNet,
+    InterfaceName, MacAddress, MachineUuid, MemBacking, NetLink, NetSpec, PortForward, Spec, SpecError,
+    Subnet, UserNet,
 };
 
 /// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
@@ -17,16 +19,18 @@ pub(super) const IPV6_MTU: u16 = 1280;
 pub(super) const SOCKET_PATH_MAX: usize = 107;
 
 impl Spec {
-    /// Checks that the options fit each other, and gives every network interface its MAC address, which is the same at each
-    /// start. Every start does this. Call it earlier to know the addresses before the start.
+    /// Checks that the options fit each other, and gives the machine its UUID and every network interface its MAC address, which are
+    /// the same at each start. Every start does this. Call it earlier to know the addresses before the start.
     ///
     /// # Errors
     /// [`SpecError`] for options that contradict each other.
     pub fn settled(mut self) -> Result<Self, SpecError> {
         self.check()?;
+        let identity = Identity::new(&self);
         let mac =
-            |(id, net): (_, &NetSpec)| net.mac.unwrap_or_else(|| MacAddress::default_in(&self, &id, net));
+            |(id, net): (_, &NetSpec)| net.mac.unwrap_or_else(|| MacAddress::default_in(&identity, &id, net));
         let macs: Vec<_> = self.interfaces().map(mac).collect();
+        self.uuid = Some(self.uuid.unwrap_or_else(|| MachineUuid::default_in(&identity)));
         let interfaces = self.net.iter_mut().filter(|net| net.link != NetLink::None);
         for (net, mac) in interfaces.zip(macs) {
             net.mac = Some(mac);

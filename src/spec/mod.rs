@@ -14,6 +14,7 @@ mod disk_size;
 mod error;
 #[cfg(feature = "cli")]
 mod file;
+mod identity;
 mod mac;
 mod name;
 mod net;
@@ -21,6 +22,7 @@ mod options;
 mod port;
 mod size;
 mod text;
+mod uuid;
 mod version;
 mod words;
 
@@ -49,6 +51,7 @@ pub(crate) use net::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use size::{BalloonSize, MemSize, SizeError};
+pub use uuid::MachineUuid;
 pub use version::SpecVersion;
 pub use words::DeviceError;
 
@@ -249,6 +252,15 @@ pub struct Spec {
     #[cfg_attr(feature = "cli", arg(long, value_name = "NAME", allow_hyphen_values = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<MachineName>,
+
+    /// UUID of the machine [default: made of its name]
+    ///
+    /// The guest reads it as /sys/class/dmi/id/product_uuid, and a system without a machine ID takes it as that at its first boot
+    /// (machine-id(5)). The default is the same at each start of a machine on one host: it is made of the machine's name, or else of its
+    /// first disk.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "UUID", hide_short_help = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<MachineUuid>,
 }
 
 impl Spec {
@@ -343,6 +355,7 @@ impl Spec {
             rtc: _,
             on_reboot: _,
             name: _,
+            uuid: _,
         } = self;
         let initrd = match initrd {
             Some(Initrd::File(path)) => Some(path),

@@ -239,6 +239,12 @@ pub enum DeviceError {
          a letter, a digit or `_`"
     )]
     Machine(String),
+    /// Not a UUID of a machine.
+    #[error(
+        "`{0}` cannot be the UUID of a machine, which is written as in `5b2c8e9a-31f0-4a77-9d0e-6a1c2b3d4e5f`, and is neither zero nor \
+         all ones; `uuidgen` makes one"
+    )]
+    Uuid(String),
 }
 
 fn article(noun: &str) -> &'static str {

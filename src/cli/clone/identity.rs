@@ -19,6 +19,7 @@ pub(super) fn identity(
 ) -> Result<Spec, CloneError> {
     let mut spec = original.clone();
     spec.name = Some(args.name.clone());
+    spec.uuid = None;
     if args.net.is_empty() {
         keep_nets(&mut spec, args, runs, report)?;
     } else if runs {
@@ -33,8 +34,9 @@ pub(super) fn identity(
     Ok(spec)
 }
 
-/// The same as it boots later: with MAC addresses of its own.
+/// The same as it boots later: with a UUID and MAC addresses of its own.
 pub(super) fn at_next_boot(mut spec: Spec, same_mac: bool) -> Spec {
+    spec.uuid = None;
     if !same_mac {
         spec.net.iter_mut().for_each(|net| net.mac = None);
     }

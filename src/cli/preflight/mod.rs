@@ -169,7 +169,7 @@ pub(super) fn prepare(spec: &Spec, start: Start) -> Result<Prepared, PreflightEr
     let progress = Progress::default();
     let (mut prepared, thread) = within(BlockingThread::spawn()?, &progress, move |progress| {
         // The machine goes on with this thread, and all its threads descend from it; the others block the signals later.
-        let _ = Signals::block_stop();
+        let _ = Signals::block_terminal();
         let files = OpenFiles::open_by(&spec, progress, |what, path| {
             let what = if what == "initrd" { "initial RAM disk" } else { what };
             open(what, path).map_err(PreflightError::File)
