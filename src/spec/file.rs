@@ -145,6 +145,7 @@ mod tests {
             .with_on_reboot(OnReboot::Exit)
             .with_balloon("64".parse().unwrap())
             .with_merge(true)
+            .with_uuid("01234567-89ab-cdef-0123-456789abcdef".parse().unwrap())
             .with_console(ConsoleChoice::Hvc0)
             .with_disk(DiskSpec::new("/d/a,b.raw").with_serial("s".parse().unwrap()).direct())
             .with_disk(DiskSpec::new("/d/c.raw").read_only().with_queues(DiskQueues::new(2).unwrap()))
@@ -153,10 +154,11 @@ mod tests {
             .with_net("user,subnet=10.1.0.0/16,forward=5555:22,mac=02:00:00:00:00:01".parse().unwrap())
             .with_net("socket=/run/a,,b,listen,mtu=9000,pcap=/p,id=lan".parse().unwrap())
             .with_net("dgram=/a:/b".parse().unwrap())
+            .with_share("/d/src,tag=work,ro,cache=never,owner=xattr".parse().unwrap())
             .with_port(PortSpec::new("agent".parse().unwrap(), "/run/agent.sock"));
         let text = spec.to_toml().unwrap();
         let keys = text.parse::<toml::Table>().unwrap();
-        assert_eq!(keys.len(), 15, "an option is missing in the test or in the file:\n{text}");
+        assert_eq!(keys.len(), 16, "an option is missing in the test or in the file:\n{text}");
         assert_eq!(read(&text).1.unwrap(), spec);
     }
 
