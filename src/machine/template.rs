@@ -366,6 +366,7 @@ impl Template {
         let mut prepared = Prepared::saved(open, restore.clone(), &progress);
         let beginning = Beginning::new(kvm, spec, Origin::State(restore), &progress)?;
         prepared.beginning = Some((kvm.clone(), beginning));
+        prepared.in_place = true;
         builder.prepared(prepared).start()
     }
 }
