@@ -82,7 +82,7 @@ impl Share {
     /// Opens a name, which must be a file.
     fn open_file(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<(OwnedFd, Statx)> {
         // A FIFO would wait for its other end; the kind is looked at below.
-        let flags = self.flags(mode) | OFlags::NONBLOCK;
+        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = open_beneath(folder, name, flags, Mode::empty())?;
         let stat = stat_of(&file).map_err(errno)?;
         if u32::from(stat.stx_mode) & KIND == FILE { Ok((file, stat)) } else { Err(Errno::STALE) }
