@@ -48,7 +48,7 @@ fn debian_of_a_disk_without_partitions_keeps_its_data_under_load_and_lives_with_
     assert!(guest.sh("findmnt -no SOURCE /").contains("/dev/vda\n"));
     the_user_may_do_nothing_else();
     the_hardware_is_what_the_guide_shows(&mut guest);
-    it_is_listed_and_described();
+    it_is_listed_and_described(&mut guest);
 
     let address = format!("{LINK_LOCAL}%{switch}");
     assert_eq!(ssh(&address, "hostname; id -un"), "vm0\netu\n");
@@ -83,7 +83,14 @@ fn debian_of_a_disk_without_partitions_keeps_its_data_under_load_and_lives_with_
     assert_eq!(lab().sh("debugfs -R 'cat /all' files.raw | sha256sum").unwrap(), sum);
 }
 
-fn it_is_listed_and_described() {
+fn it_is_listed_and_described(guest: &mut Guest) {
+    // The UUID that a guest's system reads.
+    let uuid = guest.sh("cat /sys/class/dmi/id/product_uuid");
+    assert!(verb("info vm0 --json").contains(uuid.trim()), "{uuid}");
+    assert_eq!(
+        guest.sh("cat /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_serial"),
+        "minivmm\nvm0\n"
+    );
     let list = verb("ls");
     assert!(list.lines().any(|line| line.starts_with("vm0 ")), "{list}");
     assert!(verb("info vm0").contains("tap2"));
@@ -260,8 +267,17 @@ fn the_balloon_takes_and_gives() {
 /// What is typed in one terminal is done once, and seen in both.
 fn the_console_is_shared(guest: &mut Guest) {
     let line = as_user("./minivmm console vm0");
-    let mut other = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
-    other.expect("Ctrl-] d detaches", SOON).unwrap();
+    let line = format!("tty; stty rows 43 cols 132; exec {line}");
+    let mut other = lab().spawn(&Cmd::sh(line).tty()).unwrap();
+    let said = other.expect("Ctrl-] d detaches", SOON).unwrap();
+    let terminal = said.lines().find(|line| line.starts_with("/dev/pts/")).unwrap().trim().to_owned();
+    // Its size is that of the terminal that was opened or changed last.
+    let is_so = |guest: &mut Guest, size: &str| {
+        guest.sh(&format!("until [ \"$(stty size)\" = '{size}' ]; do sleep 1; done"));
+    };
+    is_so(guest, "43 132");
+    lab().sh(&format!("stty -F {terminal} rows 50 cols 100")).unwrap();
+    is_so(guest, "50 100");
     other.send("echo typed-$((6 * 7))-there\n").unwrap();
     other.expect("typed-42-there", SOON).unwrap();
     guest.expect("typed-42-there", SOON);

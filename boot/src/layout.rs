@@ -8,6 +8,7 @@
 //! 0x0002_0000  kernel command line, up to 64 KiB
 //! 0x0009_fc00  end of usable low memory (extended BIOS data area on a PC)
 //! 0x000e_0000  ACPI tables, RSDP first; reserved in e820 up to 1 MiB
+//! 0x000f_0000  SMBIOS tables, entry point first
 //! 0x000f_f000  VM generation ID, in a page of its own
 //! 0x000f_fff0  code that resets the machine, where a PC's processor starts after a reset
 //! 0x0010_0000  kernel, by default (a relocatable kernel goes to its preferred address)
@@ -38,10 +39,13 @@ pub const CMDLINE: u64 = 0x2_0000;
 pub const CMDLINE_MAX: u64 = 0x1_0000;
 /// End of usable low memory.
 pub const LOW_MEMORY_END: u64 = 0x9_fc00;
-/// ACPI tables, RSDP first, up to [`GENERATION_ID`]. Kernels before Linux 5.0 do not take the RSDP's address
+/// ACPI tables, RSDP first, up to [`SMBIOS`]. Kernels before Linux 5.0 do not take the RSDP's address
 /// from their loader: they search 0xe0000..0x100000 for it, in steps of 16 bytes (ACPI 6.5 §5.2.5.1). So does
 /// a kernel that another kernel started without the address.
 pub const ACPI: u64 = 0xe_0000;
+/// SMBIOS tables, entry point first, up to [`GENERATION_ID`]. Linux looks for them from here on, in steps of 16 bytes, as firmware
+/// without EFI has them (DMTF DSP0134 §5.2).
+pub const SMBIOS: u64 = 0xf_0000;
 /// VM generation ID: 16 bytes, in memory that no memory map calls usable, in a page without other data (Microsoft, "Virtual
 /// Machine Generation ID").
 pub const GENERATION_ID: u64 = 0xf_f000;

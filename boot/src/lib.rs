@@ -19,6 +19,7 @@ pub mod memmap;
 pub mod modules;
 pub mod plan;
 pub mod read;
+pub mod smbios;
 mod tables;
 #[cfg(test)]
 mod testing;

@@ -46,6 +46,7 @@ enum KillReason {
 #[derive(Debug, Clone)]
 struct Session {
     controls: Controls,
+    input: ConsoleInput,
     reason: Arc<Mutex<Option<KillReason>>>,
     terminal: Option<Arc<Terminal>>,
     /// Console output that could not be written to standard output.
@@ -117,7 +118,7 @@ impl Start {
                     stop();
                     continue;
                 }
-                (_, Some(Signal::Continued) | None) => continue,
+                (_, Some(Signal::Continued | Signal::Resized) | None) => continue,
             };
             drop(state);
             if let Some(session) = running {
@@ -192,7 +193,7 @@ fn start(
     print_banner: impl FnOnce(&[BoundForward]) -> io::Result<()> + Send + 'static,
 ) -> Result<Started, Box<dyn std::error::Error>> {
     // Before any thread exists, so that all of them have the signals blocked.
-    let signals = Signals::block_stop()?;
+    let signals = Signals::block_terminal()?;
     let listener = begin.clone();
     thread::spawn(Role::Cli, "signals", move || listener.handle_signals(&signals))?;
     // The console of a detached machine is only on the control socket.
@@ -220,7 +221,9 @@ fn start(
     let output = || ConsoleOutput::new(Output::standard(), lost.clone());
     let machine = if attached { builder.output(output()) } else { builder }.start()?;
     let controls = machine.controls();
-    let session = Session { controls, reason: Arc::default(), terminal, lost, service };
+    let input = machine.console_input();
+    let session = Session { controls, input, reason: Arc::default(), terminal, lost, service };
+    session.follow_size();
     begin.set_running(&session);
     if attached {
         let (reader, input) = (session.clone(), machine.console_input());
@@ -250,7 +253,7 @@ pub(super) fn wait_until_abandoned(signals: &Signals) {
     let begin = Instant::now();
     loop {
         match signals.wait(Some(begin + END_LIMIT)) {
-            Ok(Some(Signal::Continued | Signal::Stop)) => {}
+            Ok(Some(Signal::Continued | Signal::Stop | Signal::Resized)) => {}
             Ok(Some(Signal::End(_))) if begin.elapsed() < DEBOUNCE => {}
             Ok(Some(Signal::End(_)) | None) | Err(_) => return,
         }
@@ -285,7 +288,9 @@ impl Session {
                     if let Some(terminal) = &self.terminal {
                         let _ = terminal.resume();
                     }
+                    self.follow_size();
                 }
+                (Some(Signal::Resized), _) => self.follow_size(),
                 (Some(Signal::End(number)), None) => {
                     self.service.report_stopping();
                     self.press_power_button();
@@ -335,6 +340,13 @@ impl Session {
             machine_log::record(Level::Warn, &report::chain(&error));
         }
         Ok(())
+    }
+
+    /// Tells the guest the size of the terminal.
+    fn follow_size(&self) {
+        if let Some(size) = self.terminal.as_ref().and_then(|terminal| terminal.size()) {
+            self.input.set_terminal_size(size.columns, size.rows);
+        }
     }
 
     /// Copies standard input to the guest.

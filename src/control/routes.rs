@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
+use virtio::console::TerminalSize;
 
 use super::connection::Service;
 use super::request::CONSOLE;
@@ -25,7 +26,7 @@ const PAUSE: u64 = 30;
 const MAX_PAUSE: u64 = 600;
 
 /// All requests.
-pub static ROUTES: [Route<dyn ControlTarget>; 27] = [
+pub static ROUTES: [Route<dyn ControlTarget>; 28] = [
     Route {
         method: "GET",
         path: "/v1/machine",
@@ -212,6 +213,13 @@ pub static ROUTES: [Route<dyn ControlTarget>; 27] = [
         },
     },
     Route {
+        method: "PUT",
+        path: "/v1/console/size",
+        summary: "Tell the guest the size of the terminal that has its console",
+        statuses: &[204, 400],
+        run: set_terminal_size,
+    },
+    Route {
         method: "GET",
         path: "/v1/wait",
         summary: "How the machine ended, answered when it has",
@@ -260,7 +268,9 @@ fn reset(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
     match target.reset(RESET) {
         Ok(()) => Reply::done(),
         Err(error @ ResetError::TimedOut(_)) => Reply::refusal(504, sentence(&error)),
-        Err(error @ ResetError::Ended(_)) => Reply::refusal(409, sentence(&error)),
+        Err(error @ (ResetError::Ended(_) | ResetError::CannotBoot(_))) => {
+            Reply::refusal(409, sentence(&error))
+        }
     }
 }
 
@@ -331,12 +341,37 @@ fn set_balloon(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     }
 }
 
+/// What `PUT /v1/console/size` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TerminalSizeBody {
+    columns: u16,
+    rows: u16,
+}
+
+fn set_terminal_size(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    match serde_json::from_slice(call.body()) {
+        Ok(TerminalSizeBody { columns, rows }) => {
+            target.set_terminal_size(columns, rows);
+            Reply::done()
+        }
+        Err(error) => {
+            Reply::refusal(400, format!("Send {{\"columns\": NUMBER, \"rows\": NUMBER}}: {error}."))
+        }
+    }
+}
+
 fn stats(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
     match target.stats() {
         Some(stats) => Reply::json(&stats),
         None => ended(target)
             .unwrap_or_else(|| Reply::refusal(504, "The machine is being paused or boots; ask again.")),
     }
+}
+
+/// The body of `PUT /v1/console/size`.
+pub(crate) fn terminal_size_body(size: TerminalSize) -> Value {
+    serde_json::json!({ "columns": size.columns, "rows": size.rows })
 }
 
 /// The body of `PUT /v1/balloon`.

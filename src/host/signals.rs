@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 pub(crate) enum Signal {
     /// SIGTERM, SIGINT, SIGHUP or SIGQUIT, by number: end the machine.
     End(libc::c_int),
-    /// SIGTSTP: stop this process with [`stop`]. Only after [`Signals::block_stop`].
+    /// SIGTSTP: stop this process with [`stop`]. Only after [`Signals::block_terminal`].
     Stop,
     /// SIGCONT: the process was stopped and continues; a shell may have changed the terminal meanwhile.
     Continued,
+    /// SIGWINCH: the terminal has another size. Only after [`Signals::block_terminal`].
+    Resized,
 }
 
 /// Time per wait without a deadline.
@@ -32,10 +34,10 @@ impl Signals {
         Self::block_set(&SIGNALS)
     }
 
-    /// Blocks SIGTSTP as well, for a process that must restore the terminal before it stops.
-    pub(crate) fn block_stop() -> io::Result<Self> {
+    /// Blocks those of a terminal as well, for a process that must restore the terminal before it stops, and follows its size.
+    pub(crate) fn block_terminal() -> io::Result<Self> {
         let [a, b, c, d, e] = SIGNALS;
-        Self::block_set(&[a, b, c, d, e, libc::SIGTSTP])
+        Self::block_set(&[a, b, c, d, e, libc::SIGTSTP, libc::SIGWINCH])
     }
 
     fn block_set(signals: &[libc::c_int]) -> io::Result<Self> {
@@ -66,6 +68,7 @@ impl Signals {
             match unsafe { libc::sigtimedwait(&self.set, std::ptr::null_mut(), &limit) } {
                 libc::SIGCONT => return Ok(Some(Signal::Continued)),
                 libc::SIGTSTP => return Ok(Some(Signal::Stop)),
+                libc::SIGWINCH => return Ok(Some(Signal::Resized)),
                 signal if signal > 0 => return Ok(Some(Signal::End(signal))),
                 _ => {}
             }

@@ -4,6 +4,8 @@ use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use virtio::console::TerminalSize;
+
 use super::stdio::{is_terminal, with_signal_blocked};
 
 /// The terminal on standard input. It is in raw mode while this process is in the foreground. Its own mode is
@@ -68,6 +70,16 @@ impl Terminal {
         let mut state = self.state();
         state.restored = true;
         state.restore_mode();
+    }
+
+    /// Its size, if it says one.
+    pub(crate) fn size(&self) -> Option<TerminalSize> {
+        // SAFETY: an all-zero winsize is a valid object to be overwritten.
+        let mut size: libc::winsize = unsafe { mem::zeroed() };
+        // SAFETY: `size` is valid for writing; the descriptor is not changed.
+        let asked = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCGWINSZ, &mut size) };
+        let (columns, rows) = (size.ws_col, size.ws_row);
+        (asked == 0 && columns > 0 && rows > 0).then_some(TerminalSize { columns, rows })
     }
 
     pub(crate) fn is_raw(&self) -> bool {

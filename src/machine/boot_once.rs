@@ -22,6 +22,7 @@ use super::gate::VcpuGate;
 use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
+use super::port_end::PortEnd;
 use super::prefetch::Prefetch;
 use super::resources::Resources;
 use super::saved::{GuestClock, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
@@ -29,7 +30,7 @@ use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
 use super::vcpu_handle::VcpuHandle;
 use super::vcpus::{VcpuContext, VcpuThreads};
-use super::{BootNumber, StartError};
+use super::{BootNumber, StartError, smbios};
 use crate::host::disk::Drive;
 use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
 use crate::kvm::vcpu::Vcpu;
@@ -170,7 +171,13 @@ impl Boot {
         loading.finish()?;
         // Over the saved one, if there is one; a machine that only moves is the same one.
         if !is_held {
-            generation::renew(&memory.ram)?;
+            let id = generation::renew(&memory.ram)?;
+            for end in resources.ports.iter().filter_map(PortEnd::generation) {
+                match &saved {
+                    Some(restore) => end.tell(id, restore.clock),
+                    None => end.forget(),
+                }
+            }
         }
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
@@ -410,7 +417,9 @@ fn assemble(
     let board = Board::new(vm, resources, window, memory, watch, gate)?;
     if let Some(plan) = plan {
         let tables = boot::acpi::build(&board.platform).map_err(StartError::describe)?;
+        let smbios = smbios::tables(spec).map_err(StartError::describe)?;
         let ram = memory.ram.memory();
+        ram.write_slice(&smbios, GuestAddress(layout::SMBIOS)).map_err(StartError::describe)?;
         ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
         ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
         plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;

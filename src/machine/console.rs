@@ -19,7 +19,9 @@ use std::time::Duration;
 use devices::console::ByteQueue;
 use devices::serial::{ConsoleSink, Serial, SerialInput};
 use devices::thread::{self, Role};
-use virtio::console::{Backend, Nobody, Stream};
+use virtio::console::{Backend, Nobody, Stream, TerminalSize};
+use virtio::device::Message;
+use virtio::transport::DeviceHandle;
 
 pub use self::guest_console::{ExpectError, ExpectFailure, GuestConsole};
 pub(super) use self::scrollback::Scrollback;
@@ -41,8 +43,18 @@ pub(super) struct Console {
     input: Arc<ByteQueue>,
     /// Who has the terminal.
     choice: ConsoleChoice,
+    /// Size of the reader's terminal.
+    size: Arc<Mutex<Size>>,
     /// The way into the serial port of the present boot, if that has the terminal.
     port: Arc<Mutex<Option<SerialInput>>>,
+}
+
+/// Size of the terminal, and the device that tells the guest. Locked while it is told, so that the last size is told last.
+#[derive(Debug, Default)]
+struct Size {
+    now: Option<TerminalSize>,
+    /// That of the present boot.
+    device: Option<DeviceHandle>,
 }
 
 /// The ends of one boot's consoles.
@@ -59,6 +71,7 @@ impl Console {
             output: Arc::new(ByteQueue::new(OUTPUT_CAPACITY)),
             input: Arc::new(ByteQueue::new(INPUT_CAPACITY)),
             choice,
+            size: Arc::default(),
             port: Arc::default(),
         }
     }
@@ -92,6 +105,26 @@ impl Console {
         }
     }
 
+    /// The virtio console of the next boot takes over, if the terminal is its.
+    pub(super) fn attach_virtio(&self, device: DeviceHandle) {
+        if self.choice == ConsoleChoice::Hvc0 {
+            let mut size = self.size();
+            size.device = Some(device);
+            size.tell();
+        }
+    }
+
+    /// From now on the terminal has this size. A serial port has no way to tell a guest.
+    pub(super) fn set_size(&self, now: TerminalSize) {
+        let mut size = self.size();
+        size.now = Some(now);
+        size.tell();
+    }
+
+    fn size(&self) -> MutexGuard<'_, Size> {
+        self.size.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn port(&self) -> MutexGuard<'_, Option<SerialInput>> {
         self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,6 +134,15 @@ impl Console {
         let port = self.port().clone();
         if let Some(port) = port {
             port.poke();
+        }
+    }
+}
+
+impl Size {
+    fn tell(&self) {
+        if let (Some(device), Some(size)) = (&self.device, self.now) {
+            // A machine that has ended needs none.
+            let _ = device.tell(Message::ConsoleSize { size });
         }
     }
 }
@@ -122,6 +164,13 @@ impl ConsoleInput {
         let taken = self.console.input.try_push(bytes);
         self.console.poke();
         taken
+    }
+
+    /// The terminal at which it is typed has this many columns and rows. The guest's `hvc0` follows, if the machine's terminal is that one
+    /// ([`Spec::console`](crate::spec::Spec::console)), also after a reboot of the guest; a serial port has no way to tell a guest.
+    /// The size that was set last counts.
+    pub fn set_terminal_size(&self, columns: u16, rows: u16) {
+        self.console.set_size(TerminalSize { columns, rows });
     }
 
     /// Nothing more will be typed; who waits for room stops waiting. The port goes, with its interrupt's descriptor, however

@@ -58,7 +58,9 @@ pub(super) fn functions(
     let console = resources.run_resources.streams.iter().try_fold(console, |console, stream| {
         stream.backend().map(|backend| console.with_port(stream.name, backend))
     })?;
-    placed.push(put(Box::new(console), shared, slots::CONSOLE, platform)?.0);
+    let (console, handle) = put(Box::new(console), shared, slots::CONSOLE, platform)?;
+    resources.console.attach_virtio(handle);
+    placed.push(console);
     Ok(placed)
 }
 

@@ -53,6 +53,12 @@ pub enum StartError {
         /// What it is, and what to give instead.
         source: boot::kernel::KernelError,
     },
+    /// What the machine went on from has an initrd that nobody has kept.
+    #[error(
+        "the guest goes on from one of `minivmm run --warm`, whose initial RAM disk was in that run's memory, so that it cannot boot \
+         again; end it, and start another run"
+    )]
+    InitrdGone,
     /// What was given as the initrd is none.
     #[error("cannot use {path} as the initrd: {source}", path = path.display())]
     Initrd {

@@ -1,8 +1,8 @@
 //! Builder methods of [`Spec`], one for each option.
 
 use super::{
-    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MemBacking, MemSize, NetSpec, OnReboot,
-    PortSpec, Rtc, ShareSpec, Spec,
+    BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MachineUuid, MemBacking, MemSize,
+    NetSpec, OnReboot, PortSpec, Rtc, ShareSpec, Spec,
 };
 
 impl Spec {
@@ -86,6 +86,12 @@ impl Spec {
     #[must_use]
     pub fn with_name(self, name: MachineName) -> Self {
         Spec { name: Some(name), ..self }
+    }
+
+    /// Sets the machine's UUID.
+    #[must_use]
+    pub fn with_uuid(self, uuid: MachineUuid) -> Self {
+        Spec { uuid: Some(uuid), ..self }
     }
 
     /// Sets what backs the memory on the host.

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use devices::pci::slots;
 
 use super::disk_check;
+use super::identity::Identity;
 use super::{
-    InterfaceName, MacAddress, MemBacking, NetLink, NetSpec, PortForward, Spec, SpecError, Subnet, UserNet,
+    InterfaceName, MacAddress, MachineUuid, MemBacking, NetLink, NetSpec, PortForward, Spec, SpecError,
+    Subnet, UserNet,
 };
 
 /// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
@@ -17,16 +19,18 @@ pub(super) const IPV6_MTU: u16 = 1280;
 pub(super) const SOCKET_PATH_MAX: usize = 107;
 
 impl Spec {
-    /// Checks that the options fit each other, and gives every network interface its MAC address, which is the same at each
-    /// start. Every start does this. Call it earlier to know the addresses before the start.
+    /// Checks that the options fit each other, and gives the machine its UUID and every network interface its MAC address, which are
+    /// the same at each start. Every start does this. Call it earlier to know the addresses before the start.
     ///
     /// # Errors
     /// [`SpecError`] for options that contradict each other.
     pub fn settled(mut self) -> Result<Self, SpecError> {
         self.check()?;
+        let identity = Identity::new(&self);
         let mac =
-            |(id, net): (_, &NetSpec)| net.mac.unwrap_or_else(|| MacAddress::default_in(&self, &id, net));
+            |(id, net): (_, &NetSpec)| net.mac.unwrap_or_else(|| MacAddress::default_in(&identity, &id, net));
         let macs: Vec<_> = self.interfaces().map(mac).collect();
+        self.uuid = Some(self.uuid.unwrap_or_else(|| MachineUuid::default_in(&identity)));
         let interfaces = self.net.iter_mut().filter(|net| net.link != NetLink::None);
         for (net, mac) in interfaces.zip(macs) {
             net.mac = Some(mac);
@@ -108,7 +112,7 @@ impl Spec {
         }
         // What connects to a socket may do so twice; two interfaces may also send to one.
         let own = self.net.iter().filter_map(|net| own_socket(&net.link));
-        let own: Vec<_> = own.chain(self.port.iter().map(|port| &port.socket)).collect();
+        let own: Vec<_> = own.chain(self.port.iter().filter_map(|port| port.socket.as_ref())).collect();
         let to_itself = self.net.iter().find_map(|net| match &net.link {
             NetLink::Dgram { local, remote } if local == remote => Some(local),
             _ => None,
@@ -131,11 +135,15 @@ impl Spec {
         if let Some((one, _)) = pair(&self.port, |a, b| a.name == b.name) {
             return Err(SpecError::PortTwice(one.name.clone()));
         }
-        if let Some((one, _)) = pair(&self.port, |a, b| a.socket == b.socket) {
-            return Err(SpecError::SocketTwice { path: one.socket.clone() });
+        if let Some(port) = self.port.iter().find(|port| port.lacks_socket()) {
+            return Err(SpecError::PortSocket(port.name.clone()));
         }
-        match self.port.iter().find(|port| port.socket.as_os_str().len() > SOCKET_PATH_MAX) {
-            Some(port) => Err(SpecError::SocketPath { path: port.socket.clone() }),
+        let sockets: Vec<_> = self.port.iter().filter_map(|port| port.socket.as_ref()).collect();
+        if let Some((one, _)) = pair(&sockets, |a, b| a == b) {
+            return Err(SpecError::SocketTwice { path: (*one).clone() });
+        }
+        match sockets.iter().find(|socket| socket.as_os_str().len() > SOCKET_PATH_MAX) {
+            Some(socket) => Err(SpecError::SocketPath { path: (*socket).clone() }),
             None => Ok(()),
         }
     }

@@ -145,6 +145,7 @@ mod tests {
             .with_on_reboot(OnReboot::Exit)
             .with_balloon("64".parse().unwrap())
             .with_merge(true)
+            .with_uuid("01234567-89ab-cdef-0123-456789abcdef".parse().unwrap())
             .with_console(ConsoleChoice::Hvc0)
             .with_disk(DiskSpec::new("/d/a,b.raw").with_serial("s".parse().unwrap()).direct())
             .with_disk(DiskSpec::new("/d/c.raw").read_only().with_queues(DiskQueues::new(2).unwrap()))

@@ -1,15 +1,10 @@
 //! MAC addresses: which ones are valid, and the defaults.
 
-use std::env;
 use std::fmt;
-use std::fs;
-use std::hash::Hasher;
 use std::net::Ipv6Addr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::str::FromStr;
 
-use super::Spec;
+use super::identity::{Identity, hashed, host_id};
 use super::net::{InterfaceName, NetId, NetLink, NetSpec};
 use super::text::by_text;
 use super::words::DeviceError;
@@ -60,10 +55,9 @@ impl MacAddress {
         Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), b"", name.as_str()))
     }
 
-    /// The default address of an interface of this machine. The machine's name is part of the computation; without one its
-    /// first disk, or its kernel and the current folder: a guest keeps its address from start to start, and two guests that
+    /// The default address of an interface of this machine: a guest keeps its address from start to start, and two guests that
     /// use one TAP in turn have different addresses.
-    pub(super) fn default_in(spec: &Spec, id: &NetId, net: &NetSpec) -> Self {
+    pub(super) fn default_in(identity: &Identity, id: &NetId, net: &NetSpec) -> Self {
         let interface = match &net.link {
             NetLink::Tap(name) => {
                 if let Some(mac) = Self::numbered(name) {
@@ -74,20 +68,13 @@ impl MacAddress {
             // No TAP has a name with a space in it.
             _ => format!("id {id}"),
         };
-        Self::derived(&host_id(), &machine(spec, &env::current_dir().unwrap_or_default()), &interface)
+        Self::derived(&identity.host(), &identity.machine(), &interface)
     }
 
-    /// 46 bits of SipHash-2-4, which must not change between versions.
+    /// 46 bits, which must not change between versions.
     fn derived(host: &str, machine: &[u8], interface: &str) -> Self {
-        // std promises this algorithm of this one of its hashers, and a test below holds it to that.
-        #[allow(deprecated, reason = "the hasher that replaced it may change its algorithm")]
-        let mut hash = std::hash::SipHasher::new_with_keys(0x6d69_6e69_766d_6d20, 0x4d41_4320_6164_6472);
-        for part in [host.as_bytes(), machine, interface.as_bytes()] {
-            // A length in front: no two lists of parts are the same bytes.
-            hash.write(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
-            hash.write(part);
-        }
-        let [_, _, first, b, c, d, e, f] = hash.finish().to_be_bytes();
+        let parts = [host.as_bytes(), machine, interface.as_bytes()];
+        let [_, _, first, b, c, d, e, f] = hashed(*b"MAC addr", &parts).to_be_bytes();
         // IEEE 802-2014 §8.2.2: locally administered, no group's.
         MacAddress([first & 0xfc | 2, b, c, d, e, f])
     }
@@ -108,37 +95,6 @@ impl MacAddress {
         let pair = |high, low| u16::from_be_bytes([high, low]);
         Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
     }
-}
-
-/// What tells a machine from others of this host, and is the same at each start in `folder`.
-fn machine(spec: &Spec, folder: &Path) -> Vec<u8> {
-    // The first start makes an overlay, and its address is then as later.
-    let beside =
-        |path: &Path| Some(fs::canonicalize(folder.join(path).parent()?).ok()?.join(path.file_name()?));
-    let canonical =
-        |path: &Path| fs::canonicalize(path).ok().or_else(|| beside(path)).unwrap_or_else(|| path.to_owned());
-    match (&spec.name, spec.disk.first()) {
-        (Some(name), _) => [b"name ", name.as_str().as_bytes()].concat(),
-        // Thirty machines on one base are told apart by their overlays.
-        (None, Some(disk)) => [b"disk ", canonical(disk.image()).as_os_str().as_bytes()].concat(),
-        (None, None) => {
-            let kernel = spec.kernel.as_deref().map(canonical).unwrap_or_default();
-            // No path has a zero in it.
-            [b"kernel ", kernel.as_os_str().as_bytes(), b"\0", folder.as_os_str().as_bytes()].concat()
-        }
-    }
-}
-
-/// The identity of this host: machine-id(5), which is only used hashed. Without one, as in most containers, the host's
-/// name.
-fn host_id() -> String {
-    ["/etc/machine-id", "/var/lib/dbus/machine-id", "/etc/hostname"]
-        .into_iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .map(|text| text.trim().to_owned())
-        // What it says while the first boot of a host is under way.
-        .find(|id| !id.is_empty() && id != "uninitialized")
-        .unwrap_or_default()
 }
 
 impl FromStr for MacAddress {
@@ -171,7 +127,11 @@ by_text!(MacAddress);
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::spec::Spec;
 
     fn default_of(name: &str) -> String {
         MacAddress::default_for(&name.parse().unwrap()).to_string()
@@ -246,17 +206,6 @@ mod tests {
         for (at, one) in all.iter().enumerate() {
             assert!(!all[..at].contains(one), "{at}");
         }
-    }
-
-    #[test]
-    fn without_a_name_and_a_disk_the_kernel_and_the_folder_tell_machines_apart() {
-        let folder = tempfile::tempdir().unwrap();
-        let kernel = folder.path().join("bzImage");
-        fs::write(&kernel, "").unwrap();
-        let of = |kernel: &Path, folder: &str| machine(&Spec::new(kernel), Path::new(folder));
-        assert_eq!(of(&kernel, "/a"), of(&folder.path().join("./bzImage"), "/a"));
-        assert_ne!(of(&kernel, "/a"), of(&kernel, "/b"));
-        assert_ne!(of(&kernel, "/a"), of(Path::new("/boot/vmlinuz"), "/a"));
     }
 
     #[test]

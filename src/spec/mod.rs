@@ -14,6 +14,7 @@ mod disk_size;
 mod error;
 #[cfg(feature = "cli")]
 mod file;
+mod identity;
 mod mac;
 mod name;
 mod net;
@@ -22,6 +23,7 @@ mod port;
 mod share;
 mod size;
 mod text;
+mod uuid;
 mod version;
 mod words;
 
@@ -49,8 +51,9 @@ pub use net::{
 pub(crate) use net::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
-pub use share::{ShareCache, ShareOwner, ShareSpec, ShareTag};
+pub use share::{GuestFolder, ShareCache, ShareOwner, ShareSpec, ShareTag};
 pub use size::{BalloonSize, MemSize, SizeError};
+pub use uuid::MachineUuid;
 pub use version::SpecVersion;
 pub use words::DeviceError;
 
@@ -151,14 +154,16 @@ pub struct Spec {
     /// Byte stream to the host: name=NAME,socket=PATH
     ///
     /// Written as `name=NAME,socket=PATH`, once for each stream. The guest has it as /dev/virtio-ports/NAME. On the host it
-    /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice.
+    /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice. `--port generation` is a port on which the
+    /// machine tells its guest that it was restored or cloned, for kernels without a driver for the VM generation ID: see `minivmm guest-helper`.
     #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<PortSpec>,
 
     /// Folder that the guest can mount: DIR,tag=NAME
     ///
-    /// Written as `DIR[,OPTION]...`, up to three times; the guest mounts it with `mount -t virtiofs NAME /mnt`. `tag=NAME`: by default
+    /// Written as `DIR[:/MOUNT][,OPTION]...`, up to three times; the guest mounts it with `mount -t virtiofs NAME /mnt`, or by itself at
+    /// `/MOUNT`, if it has systemd 254 or later. `tag=NAME`: by default
     /// `share0`, `share1`, `share2`. `ro`: the guest cannot write. `cache=auto|always|never`: what the guest knows of the files is good
     /// for a second (auto), for as long as it likes (always: for folders that nobody else changes), or not at all. `owner=map|xattr`:
     /// with `map` files of this user and of root are the guest's root's, and changes of owners are forgotten; with `xattr` owners and
@@ -263,6 +268,15 @@ pub struct Spec {
     #[cfg_attr(feature = "cli", arg(long, value_name = "NAME", allow_hyphen_values = true))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<MachineName>,
+
+    /// UUID of the machine [default: made of its name]
+    ///
+    /// The guest reads it as /sys/class/dmi/id/product_uuid, and a system without a machine ID takes it as that at its first boot
+    /// (machine-id(5)). The default is the same at each start of a machine on one host: it is made of the machine's name, or else of its
+    /// first disk.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "UUID", hide_short_help = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<MachineUuid>,
 }
 
 impl Spec {
@@ -366,13 +380,14 @@ impl Spec {
             rtc: _,
             on_reboot: _,
             name: _,
+            uuid: _,
         } = self;
         let initrd = match initrd {
             Some(Initrd::File(path)) => Some(path),
             Some(Initrd::None) | None => None,
         };
         let disks = disk.iter_mut().flat_map(DiskSpec::paths_mut);
-        let sockets = port.iter_mut().map(|port| &mut port.socket);
+        let sockets = port.iter_mut().filter_map(|port| port.socket.as_mut());
         let nets = net.iter_mut().flat_map(NetSpec::paths_mut);
         let shares = share.iter_mut().map(|share| &mut share.path);
         kernel.iter_mut().chain(initrd).chain(disks).chain(nets).chain(sockets).chain(shares)

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -14,7 +15,8 @@ const SHARE: &str = "share";
 
 /// A folder of the host that the guest can mount: `mount -t virtiofs TAG /mnt`.
 ///
-/// As text it is its path and options behind commas, such as `src,tag=work,ro`; a comma in a path is written twice.
+/// As text it is its path, `:` and a folder of the guest if it shall be mounted there, and options behind commas, such as
+/// `src:/mnt/src,tag=work,ro`; a comma in a path is written twice.
 ///
 /// ```
 /// use minivmm::spec::ShareSpec;
@@ -29,6 +31,9 @@ const SHARE: &str = "share";
 pub struct ShareSpec {
     /// The folder.
     pub path: PathBuf,
+    /// Where a guest whose systemd can be told mounts it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<GuestFolder>,
     /// By which the guest mounts it; if not said, `share0` for the first one, `share1` for the second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<ShareTag>,
@@ -46,13 +51,19 @@ pub struct ShareSpec {
 impl ShareSpec {
     /// This folder, to be read and written.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        ShareSpec { path: path.into(), tag: None, read_only: false, cache: None, owner: None }
+        ShareSpec { path: path.into(), mount: None, tag: None, read_only: false, cache: None, owner: None }
     }
 
     /// Makes it read-only.
     #[must_use]
     pub fn read_only(self) -> Self {
         ShareSpec { read_only: true, ..self }
+    }
+
+    /// Sets where the guest mounts it.
+    #[must_use]
+    pub fn mounted_at(self, folder: GuestFolder) -> Self {
+        ShareSpec { mount: Some(folder), ..self }
     }
 
     /// Sets by what the guest mounts it.
@@ -79,8 +90,12 @@ impl ShareSpec {
     /// [`DeviceError`] for a missing path, or an unknown or wrong option.
     pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
         let mut words = split(text).into_iter();
-        let path = words.next().filter(|path: &OsString| !path.is_empty());
-        let mut share = ShareSpec::new(path.ok_or(DeviceError::Empty("where the folder's path should be"))?);
+        let (path, mount) = mounted(&words.next().unwrap_or_default());
+        if path.is_empty() {
+            return Err(DeviceError::Empty("where the folder's path should be"));
+        }
+        let mut share = ShareSpec::new(path);
+        share.mount = mount.map(|folder| folder.parse()).transpose()?;
         for word in words {
             let word = Word::parse(&word);
             match (word.name.as_str(), &word.value) {
@@ -101,6 +116,50 @@ impl ShareSpec {
         Ok(share)
     }
 }
+
+/// The host's folder, and the guest's behind the last `:` in front of a `/`.
+fn mounted(text: &OsStr) -> (OsString, Option<String>) {
+    let bytes = text.as_bytes();
+    let Some(at) = bytes.windows(2).rposition(|pair| pair == b":/") else { return (text.to_owned(), None) };
+    let (host, guest) = bytes.split_at(at);
+    let guest = guest.strip_prefix(b":").unwrap_or_default();
+    (OsStr::from_bytes(host).to_owned(), Some(String::from_utf8_lossy(guest).into_owned()))
+}
+
+/// A folder of a guest: an absolute path that is not `/`, without `.`, `..` and control characters, of 255 bytes at most.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GuestFolder(String);
+
+impl GuestFolder {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for GuestFolder {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let names = || text.split('/').filter(|name| !name.is_empty());
+        let fits = text.starts_with('/')
+            && text.len() <= 255
+            && names().next().is_some()
+            && !names().any(|name| matches!(name, "." | ".."))
+            && !text.contains(|letter: char| letter.is_control() || letter == char::REPLACEMENT_CHARACTER);
+        // One way to write it: systemd makes a unit's name of it.
+        let text = || names().flat_map(|name| ["/", name]).collect();
+        if fits { Ok(GuestFolder(text())) } else { Err(DeviceError::GuestFolder(text())) }
+    }
+}
+
+impl fmt::Display for GuestFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+by_text!(GuestFolder);
 
 impl Device for ShareSpec {
     const EXAMPLE: &'static str = "src,tag=work";
@@ -216,6 +275,12 @@ mod tests {
             .with_owner(ShareOwner::Xattr);
         assert_eq!(share, expected);
         assert_eq!("src".parse(), Ok(ShareSpec::new("src")));
+        let at = |folder: &str| folder.parse::<GuestFolder>().unwrap();
+        assert_eq!("src:/mnt//work/".parse(), Ok(ShareSpec::new("src").mounted_at(at("/mnt/work"))));
+        assert_eq!("/a:b:/m,ro".parse(), Ok(ShareSpec::new("/a:b").mounted_at(at("/m")).read_only()));
+        assert_eq!("a:b".parse(), Ok(ShareSpec::new("a:b")));
+        let table: ShareSpec = toml::from_str("path = '/a:/b'\nmount = '/m'").unwrap();
+        assert_eq!(table, ShareSpec::new("/a:/b").mounted_at(at("/m")));
         let table: ShareSpec =
             toml::from_str("path = '/a,b'\ntag = 'work'\nro = true\ncache = 'never'\nowner = 'xattr'")
                 .unwrap();
@@ -226,6 +291,11 @@ mod tests {
     fn mistakes_are_told_with_what_could_be_said() {
         let mistake = |text: &str| text.parse::<ShareSpec>().unwrap_err().to_string();
         assert!(mistake("").contains("folder's path") && mistake(",ro").contains("folder's path"));
+        assert!(mistake(":/mnt").contains("folder's path"));
+        for folder in ["/", "//", "/a/../b", "/a\nb", &format!("/{}", "x".repeat(255))] {
+            assert!(mistake(&format!("a:{folder}")).contains("/mnt/work"), "{folder}");
+        }
+        assert!("mnt".parse::<GuestFolder>().is_err());
         assert!(mistake("a,").contains("behind a comma"));
         assert!(mistake("a,rw").contains("`cache=auto|always|never`"));
         assert!(

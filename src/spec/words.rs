@@ -197,6 +197,11 @@ pub enum DeviceError {
         "`{0}` cannot be the tag of a share, which is 1 to 36 printable ASCII characters without `/`, `,` or spaces"
     )]
     Tag(String),
+    /// Not a folder of a guest.
+    #[error(
+        "`{0}` cannot be where a guest mounts a share; write an absolute path of the guest without `.` and `..`, such as `/mnt/work`"
+    )]
+    GuestFolder(String),
     /// Not how long a guest uses what it knows.
     #[error(
         "`{0}` is not how a guest caches a share; write `cache=auto`, `cache=always` if nobody else changes the folder, or `cache=never`"
@@ -254,6 +259,12 @@ pub enum DeviceError {
          a letter, a digit or `_`"
     )]
     Machine(String),
+    /// Not a UUID of a machine.
+    #[error(
+        "`{0}` cannot be the UUID of a machine, which is written as in `5b2c8e9a-31f0-4a77-9d0e-6a1c2b3d4e5f`, and is neither zero nor \
+         all ones; `uuidgen` makes one"
+    )]
+    Uuid(String),
 }
 
 fn article(noun: &str) -> &'static str {

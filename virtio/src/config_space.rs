@@ -49,6 +49,13 @@ impl ConfigSpace {
         }
     }
 
+    /// Has the driver read it once more, as after a change.
+    pub(crate) fn announce(&self) {
+        if let Some(shared) = self.shared.get() {
+            shared.config();
+        }
+    }
+
     /// Sets `data.len()` bytes at `offset` as they were saved: the driver knows them already.
     pub(crate) fn load(&self, offset: usize, data: &[u8]) {
         for (to, from) in self.lock().get_mut(offset..).unwrap_or_default().iter_mut().zip(data) {

@@ -12,6 +12,7 @@ use devices::component::{State, StateError};
 use crate::DeviceKind;
 use crate::block::DiskLimits;
 use crate::config_space::ConfigSpace;
+use crate::console::TerminalSize;
 use crate::memory::Memory;
 use crate::poll::{Interest, Poller, Token};
 use crate::queue::{Queue, QueueFault};
@@ -52,6 +53,11 @@ pub enum Message {
     },
     /// The guest should send new memory statistics.
     BalloonStatistics,
+    /// The terminal of a console has this size.
+    ConsoleSize {
+        /// From now on.
+        size: TerminalSize,
+    },
 }
 
 impl Message {
@@ -60,6 +66,7 @@ impl Message {
         match self {
             Message::DiskSize { .. } | Message::DiskLimits { .. } => DeviceKind::Block,
             Message::BalloonTarget { .. } | Message::BalloonStatistics => DeviceKind::Balloon,
+            Message::ConsoleSize { .. } => DeviceKind::Console,
         }
     }
 }

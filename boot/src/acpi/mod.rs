@@ -108,7 +108,7 @@ pub struct Tables {
     pub rsdp: u64,
     /// Guest-physical address of the first byte.
     pub base: u64,
-    /// The tables; they end below [`layout::GENERATION_ID`].
+    /// The tables; they end below [`layout::SMBIOS`].
     pub bytes: Vec<u8>,
 }
 
@@ -149,7 +149,7 @@ pub enum AcpiError {
 ///
 /// # Errors
 /// [`AcpiError`], if ACPI cannot describe the platform or the tables do not fit below
-/// [`layout::GENERATION_ID`].
+/// [`layout::SMBIOS`].
 pub fn build(platform: &Platform) -> Result<Tables, AcpiError> {
     check(platform)?;
     let mut blob = Blob::new(platform);
@@ -192,7 +192,7 @@ fn check(platform: &Platform) -> Result<(), AcpiError> {
 }
 
 fn fits(cpus: u32, needed: u64) -> Result<(), AcpiError> {
-    let room = layout::GENERATION_ID - layout::ACPI;
+    let room = layout::SMBIOS - layout::ACPI;
     if needed > room { Err(AcpiError::TooLarge { cpus, needed, room }) } else { Ok(()) }
 }
 

@@ -18,6 +18,7 @@ use crate::cli::menu::{ATTACHED_HELP, Choice};
 use crate::cli::report;
 use crate::cli::session::suspend;
 use crate::control::client::{ClientError, ConsoleConnection};
+use crate::control::routes::terminal_size_body;
 use crate::host::ready::wait_for_hangup;
 use crate::host::signals::{Signal, Signals};
 use crate::host::stdio::{Input, Output};
@@ -34,7 +35,7 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     let ConsoleConnection { stream, received } =
         ConsoleConnection::open(&client.0.socket).map_err(|source| client.failed(source))?;
     // Before any thread exists, so that all of them have the signals blocked.
-    let signals = Signals::block_stop().map_err(VerbError::Terminal)?;
+    let signals = Signals::block_terminal().map_err(VerbError::Terminal)?;
     report::limit_stderr_waits();
     let terminal = Terminal::standard().map(Arc::new);
     let restore_guard = RestoreGuard(terminal.clone());
@@ -53,8 +54,12 @@ pub(super) fn attach(name: &MachineName) -> Result<Status, VerbError> {
     // it, it is sent again then.
     let waiter = EndWaiter::start(&viewer.client).ok();
     viewer.print_greeting();
+    let (resized, sizes) = mpsc::sync_channel(1);
+    let size_viewer = viewer.clone();
+    spawn("size", move || size_viewer.tell_sizes(&sizes))?;
+    let _ = resized.try_send(());
     let signal_viewer = viewer.clone();
-    spawn("signals", move || signal_viewer.handle_signals(&signals))?;
+    spawn("signals", move || signal_viewer.handle_signals(&signals, &resized))?;
     let input_viewer = viewer.clone();
     spawn("stdin", move || input_viewer.forward_stdin())?;
     let reader_viewer = viewer.clone();
@@ -201,12 +206,29 @@ impl Viewer {
         }
     }
 
+    /// Tells the machine the size of the terminal, each time that it may be another one. A machine may not answer, so that nothing waits
+    /// for this.
+    fn tell_sizes(&self, resized: &mpsc::Receiver<()>) {
+        let Some(terminal) = &self.terminal else { return };
+        while resized.recv().is_ok() {
+            let Some(size) = terminal.size() else { continue };
+            let body = terminal_size_body(size);
+            // One of before this request does not know it; there is no size then.
+            let _ = self.client.send("PUT", "/v1/console/size", Some(&body), ANSWER_LIMIT);
+        }
+    }
+
     /// Restores the terminal if a signal ends the verb.
-    fn handle_signals(&self, signals: &Signals) {
+    fn handle_signals(&self, signals: &Signals, resized: &mpsc::SyncSender<()>) {
         while let Ok(signal) = signals.wait(None) {
             match (signal, self.terminal.as_deref()) {
                 (Some(Signal::Stop), terminal) => suspend(terminal),
-                (Some(Signal::Continued), Some(terminal)) => drop(terminal.resume()),
+                (Some(Signal::Continued), Some(terminal)) => {
+                    let _ = terminal.resume();
+                    let _ = resized.try_send(());
+                }
+                // One that waits to be sent is read when it is.
+                (Some(Signal::Resized), _) => drop(resized.try_send(())),
                 (Some(Signal::End(number)), _) => {
                     drop(RestoreGuard(self.terminal.clone()));
                     std::process::exit(128 + number);

@@ -82,7 +82,8 @@ fn limits() -> Limits {
 /// A body for each request that needs one, and for one that would not end.
 fn body_of(method: &str, path: &str) -> &'static str {
     match (method, path) {
-        ("PUT", _) => "{\"mib\":64}",
+        ("PUT", "/v1/balloon") => "{\"mib\":64}",
+        ("PUT", "/v1/console/size") => "{\"columns\":132,\"rows\":50}",
         (_, "/v1/nets/{id}/forwards") => "{\"forward\":\"127.0.0.1:0:22\"}",
         (_, "/v1/nets/{id}/capture") => "{\"frames\":0}",
         ("PATCH", "/v1/disks/{id}") => "{\"size\":\"+1G\"}",
@@ -128,6 +129,7 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
         "grow",
         "eject",
         "insert",
+        "size",
     ];
     assert_eq!(*served.fake.calls.lock().unwrap(), calls);
     assert_eq!(served.request("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));

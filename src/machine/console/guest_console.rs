@@ -39,6 +39,11 @@ impl GuestConsole {
         self.input.try_type(bytes)
     }
 
+    /// See [`ConsoleInput::set_terminal_size`].
+    pub fn set_terminal_size(&self, columns: u16, rows: u16) {
+        self.input.set_terminal_size(columns, rows);
+    }
+
     /// Bytes that this reader has missed.
     pub fn missed(&self) -> u64 {
         self.missed

@@ -37,6 +37,8 @@ pub(super) enum OpenInitrd {
     /// One that is made for the kernel, once that is known.
     ToBeMade,
     Made(BootFile),
+    /// The machine goes on from one whose initrd was made, and is not there any more.
+    Gone,
 }
 
 impl OpenFiles {
@@ -85,6 +87,17 @@ impl OpenFiles {
     #[must_use]
     pub(crate) fn without_initrd(self) -> Self {
         OpenFiles { initrd: OpenInitrd::ToBeMade, ..self }
+    }
+
+    /// The initrd was made for a machine that this one goes on from, and was not kept.
+    #[must_use]
+    pub(super) fn with_initrd_gone(self) -> Self {
+        OpenFiles { initrd: OpenInitrd::Gone, ..self }
+    }
+
+    /// Whether a machine that has these can boot.
+    pub(crate) fn can_boot(&self) -> bool {
+        !matches!(self.initrd, OpenInitrd::Gone)
     }
 
     pub(super) fn make_initrd(&mut self, image: &Arc<dyn Image>) -> BootFile {

@@ -9,7 +9,11 @@ pub const OUT: &[u8] = b"minivmm.out";
 pub const ERR: &[u8] = b"minivmm.err";
 pub const RUN: &[u8] = b"minivmm.run";
 pub const IN: &[u8] = b"minivmm.in";
-const NAMES: [&[u8]; 4] = [OUT, ERR, RUN, IN];
+/// Not every machine has it.
+pub const GENERATION: &[u8] = b"org.minivmm.generation";
+const NAMES: [&[u8]; 5] = [OUT, ERR, RUN, IN, GENERATION];
+/// How many of them every machine has.
+const EVERY: usize = 4;
 
 const ARENA: Arena = Arena(4 << 20);
 /// A page for each descriptor of each queue; a line.
@@ -31,7 +35,7 @@ const QUEUES: u16 = 16;
 pub struct Ports {
     device: Device,
     /// The number of each of [`NAMES`].
-    numbers: [Option<u16>; 4],
+    numbers: [Option<u16>; NAMES.len()],
     /// How far the used ring of each queue was looked at.
     seen: [u16; QUEUES as usize],
     /// The host's end of the input is closed.
@@ -49,7 +53,7 @@ pub fn bytes(address: u64, len: usize) -> &'static mut [u8] {
 }
 
 impl Ports {
-    /// Waits until all of them are there.
+    /// Waits until those are there that every machine has; a further one that the machine has is there before.
     pub fn open(device: Device) -> Self {
         device.negotiate(MULTIPORT);
         let queues = device.get::<u16>(at::QUEUES).min(QUEUES);
@@ -59,7 +63,7 @@ impl Ports {
             poke::<u16>(ARENA.avail(queue), 1);
         }
         device.set(at::STATUS, 0xfu8);
-        let mut ports = Ports { device, numbers: [None; 4], seen: [0; QUEUES as usize], input_ended: false };
+        let mut ports = Ports { device, numbers: [None; NAMES.len()], seen: [0; QUEUES as usize], input_ended: false };
         for queue in (0..queues).filter(|queue| queue % 2 == 0) {
             for slot in 0..SIZE {
                 ports.give_room(queue, slot);
@@ -67,7 +71,7 @@ impl Ports {
         }
         // DEVICE_READY is 0.
         ports.say(0, 0);
-        while ports.numbers.iter().any(Option::is_none) {
+        while ports.numbers[..EVERY].iter().any(Option::is_none) {
             ports.hear();
         }
         ports
@@ -168,6 +172,18 @@ impl Ports {
             if bytes(LINE, len).ends_with(b"\n") {
                 return bytes(LINE, len - 1);
             }
+        }
+    }
+
+    /// Copies to the output what comes next from the machine's own port.
+    pub fn copy_generation(&mut self) {
+        let (from, to) = (self.queue(GENERATION), self.queue(OUT) + 1);
+        loop {
+            if let Some((slot, count)) = self.take(from) {
+                self.transmit(to, bytes(page(from, slot), count));
+                return self.give_room(from, slot);
+            }
+            core::hint::spin_loop();
         }
     }
 

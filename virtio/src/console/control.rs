@@ -13,6 +13,7 @@ pub(super) enum Event {
     PortAdd = 1,
     PortReady = 3,
     ConsolePort = 4,
+    Resize = 5,
     PortOpen = 6,
     PortName = 7,
 }

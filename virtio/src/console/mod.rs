@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
-use crate::device::{Context, Device, DeviceInfo, TIMER};
+use crate::device::{Context, Device, DeviceInfo, Message as DeviceMessage, TIMER};
 use crate::poll::{Epoll, Token};
 use crate::queue::QueueFault;
 pub use backend::{Backend, Nobody, Stream, TOKENS};
@@ -29,7 +29,11 @@ use control::{Event, Message};
 use port::{Port, PortState, Progress, Scratch};
 pub use socket::SocketBackend;
 
-/// VIRTIO_CONSOLE_F_MULTIPORT (§5.3.3).
+/// VIRTIO_CONSOLE_F_SIZE (§5.3.3).
+const SIZE: u64 = 1 << 0;
+/// VIRTIO_CONSOLE_F_MULTIPORT (§5.3.3). Not offered without named ports: Linux then reads the terminal's size from the configuration,
+/// where columns come first for all of its versions. In the control message for it those before 6.15 and their stable releases of the time
+/// have rows first (commit 5326ab737a47).
 const MULTIPORT: u64 = 1 << 1;
 const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(64).unwrap();
 /// Control queues (§5.3.2): from the device, to the device.
@@ -48,11 +52,30 @@ pub struct Console {
     name: String,
     config: Arc<ConfigSpace>,
     ports: Vec<Port>,
+    /// That of the terminal, if it is known.
+    size: Option<TerminalSize>,
     /// The driver has sent DEVICE_READY.
     driver_ready: bool,
     /// A state was loaded, and the device was not started since.
     loaded: bool,
     scratch: Scratch,
+}
+
+/// Size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Characters of a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+impl TerminalSize {
+    /// As it is in the configuration and in a control message.
+    fn bytes(self) -> [u8; 4] {
+        let ([c0, c1], [r0, r1]) = (self.columns.to_le_bytes(), self.rows.to_le_bytes());
+        [c0, c1, r0, r1]
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,6 +107,7 @@ impl Console {
             name: name.into(),
             config: Arc::new(ConfigSpace::new(config(1))),
             ports: Vec::new(),
+            size: None,
             driver_ready: false,
             loaded: false,
             scratch: Scratch::default(),
@@ -100,6 +124,18 @@ impl Console {
             self.config = Arc::new(ConfigSpace::new(config(self.ports.len())));
         }
         self
+    }
+
+    fn is_multiport(&self) -> bool {
+        self.ports.len() > 1
+    }
+
+    /// The first port is the console, and the driver does not know the size of its terminal.
+    fn introduce_size(&mut self) {
+        let is_known = self.size.is_some();
+        if let Some(console) = self.ports.first_mut() {
+            console.resized = is_known;
+        }
     }
 
     /// Both directions of a port, as far as they go now.
@@ -152,6 +188,9 @@ impl Console {
                     // §5.3.6.2: without a zero at its end.
                     writer.write(port.name.as_deref().unwrap_or_default().as_bytes());
                 }
+                if let (Event::Resize, Some(size)) = (event, self.size) {
+                    writer.write(&size.bytes());
+                }
                 port.sent(event, value);
                 queue.complete(chain)?;
             }
@@ -194,7 +233,7 @@ impl Console {
     }
 }
 
-/// The configuration (§5.3.4): columns and rows, which are not offered, and the number of ports.
+/// The configuration (§5.3.4): columns and rows, which are zero as long as they are not known, and the number of ports.
 fn config(ports: usize) -> Vec<u8> {
     let ports = u32::try_from(ports).unwrap_or(u32::MAX);
     [[0; 4], ports.to_le_bytes(), [0; 4]].concat()
@@ -227,8 +266,9 @@ impl Device for Console {
         DeviceInfo {
             kind: DeviceKind::Console,
             name: self.name.clone(),
-            features: MULTIPORT,
-            queues: vec![QUEUE_SIZE; 2 * (self.ports.len() + 1)],
+            features: if self.is_multiport() { SIZE | MULTIPORT } else { SIZE },
+            // §5.3.2: with control queues only if there are more ports than the console.
+            queues: vec![QUEUE_SIZE; if self.is_multiport() { 2 * (self.ports.len() + 1) } else { 2 }],
             config: self.config.clone(),
         }
     }
@@ -245,6 +285,10 @@ impl Device for Console {
         if let Some(first) = self.ports.first_mut().filter(|_| !cx.has(MULTIPORT)) {
             // A driver that knows of one port only has it open.
             first.state.guest_open = true;
+        }
+        if self.size.is_some() && cx.has(SIZE) {
+            // Linux looks at it when it has changed, and not when it begins.
+            self.config.announce();
         }
         Ok(())
     }
@@ -285,6 +329,21 @@ impl Device for Console {
         for port in &mut self.ports {
             port.state = PortState::default();
         }
+        self.introduce_size();
+    }
+
+    fn tell(
+        &mut self,
+        message: DeviceMessage,
+        cx: Option<&mut Context<'_, Epoll>>,
+    ) -> Result<(), QueueFault> {
+        let DeviceMessage::ConsoleSize { size } = message else { return Ok(()) };
+        if self.size.replace(size) == Some(size) {
+            return Ok(());
+        }
+        self.config.set(0, &size.bytes());
+        self.introduce_size();
+        cx.map_or(Ok(()), |cx| self.send_control(cx))
     }
 
     fn save(&self) -> Result<State, StateError> {

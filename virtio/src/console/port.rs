@@ -26,6 +26,8 @@ pub(super) struct Port {
     pub(super) name: Option<String>,
     pub(super) backend: Box<dyn Backend>,
     pub(super) state: PortState,
+    /// The driver has to be told the size of the console's terminal.
+    pub(super) resized: bool,
 }
 
 /// What a port and its driver have agreed on.
@@ -72,7 +74,7 @@ enum Sent {
 
 impl Port {
     pub(super) fn new(name: Option<String>, backend: Box<dyn Backend>) -> Self {
-        Port { name, backend, state: PortState::default() }
+        Port { name, backend, state: PortState::default(), resized: false }
     }
 
     /// The control message that is due next.
@@ -83,6 +85,9 @@ impl Port {
         }
         if !state.introduced {
             return Some((if self.name.is_some() { Event::PortName } else { Event::ConsolePort }, true));
+        }
+        if self.resized {
+            return Some((Event::Resize, false));
         }
         if state.must_close && state.told_open {
             return Some((Event::PortOpen, false));
@@ -100,6 +105,7 @@ impl Port {
                 state.told_open = value;
                 state.must_close = false;
             }
+            Event::Resize => self.resized = false,
             Event::DeviceReady | Event::PortReady => {}
         }
     }

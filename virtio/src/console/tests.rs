@@ -9,6 +9,7 @@ use devices::console::ByteQueue;
 
 use super::*;
 use crate::testing::Guest;
+use crate::transport::VirtioFunction;
 
 type Queues = (Arc<ByteQueue>, Arc<ByteQueue>);
 
@@ -121,9 +122,9 @@ impl Socket {
 #[test]
 fn terminal_speaks_both_ways() {
     let ((input, output), backend) = stream(1 << 16);
-    let mut driver = Driver::new(Console::new("console", backend));
+    let mut driver = Driver::new(Console::new("console", backend).with_port("p", Box::new(Nobody)));
     driver.say(0, 0, 1);
-    assert_eq!(driver.hear(), message(0, 1, 1));
+    assert_eq!([driver.hear(), driver.hear()], [message(0, 1, 1), message(1, 1, 1)]);
     driver.say(0, 3, 1);
     assert_eq!([driver.hear(), driver.hear()], [message(0, 4, 1), message(0, 6, 1)]);
     driver.guest.request(1, &[b"hello ", b"host"], &[]);
@@ -145,6 +146,42 @@ fn terminal_speaks_both_ways() {
     input.push(b"late").unwrap();
     assert_eq!(driver.guest.rings[0].wait_used().len, 4);
     assert_eq!(driver.guest.bytes(outs[0], 4), b"late");
+}
+
+const SMALL: TerminalSize = TerminalSize { columns: 80, rows: 24 };
+const LARGE: TerminalSize = TerminalSize { columns: 0x101, rows: 50 };
+
+#[test]
+fn a_console_alone_has_its_terminals_size_in_its_configuration() {
+    let (_, backend) = stream(16);
+    let mut guest = Guest::new(Box::new(Console::new("console", backend)), Box::new(Epoll::new));
+    assert_eq!(guest.function().info().features & 3, 1, "no ports, no control messages");
+    let size = |guest: &mut Guest<Epoll>| guest.function().info().config.read_u32(0).to_le_bytes();
+    assert_eq!(size(&mut guest), [0; 4]);
+    guest.function().tell(DeviceMessage::ConsoleSize { size: SMALL }).unwrap();
+    guest.start(u64::MAX, 8);
+    guest.wait_until("the driver is told when it begins", |guest| guest.config_interrupts() == 1);
+    assert_eq!(size(&mut guest), [80, 0, 24, 0], "columns, rows");
+    guest.function().tell(DeviceMessage::ConsoleSize { size: LARGE }).unwrap();
+    guest.wait_until("the driver is told of a change", |guest| guest.config_interrupts() == 2);
+    assert_eq!(size(&mut guest), [1, 1, 50, 0]);
+}
+
+#[test]
+fn a_console_with_ports_tells_its_size_by_messages() {
+    let (_, backend) = stream(16);
+    let mut driver = Driver::new(Console::new("console", backend).with_port("p", Box::new(Nobody)));
+    driver.guest.function().tell(DeviceMessage::ConsoleSize { size: SMALL }).unwrap();
+    driver.say(0, 0, 1);
+    assert_eq!([driver.hear(), driver.hear()], [message(0, 1, 1), message(1, 1, 1)]);
+    driver.say(0, 3, 1);
+    assert_eq!(driver.hear(), message(0, 4, 1));
+    assert_eq!(driver.hear(), [&message(0, 5, 0)[..], &[80, 0, 24, 0]].concat(), "§5.3.6.2: columns, rows");
+    assert_eq!(driver.hear(), message(0, 6, 1));
+    driver.guest.function().tell(DeviceMessage::ConsoleSize { size: SMALL }).unwrap();
+    assert!(driver.hears_nothing(), "it is as before");
+    driver.guest.function().tell(DeviceMessage::ConsoleSize { size: LARGE }).unwrap();
+    assert_eq!(driver.hear(), [&message(0, 5, 0)[..], &[1, 1, 50, 0]].concat());
 }
 
 #[test]
