@@ -127,7 +127,12 @@ impl Share {
             file.handles.push(slot);
             handles.push((slot, generation, Open { fd: None, node, mode, is_folder, flock }));
         }
-        let opened: Vec<_> = handles.into_iter().map(|handle| new.reopened(handle)).collect();
+        // A process that may have fewer files open than the one that saved has fewer: the rest is stale.
+        let (mut opened, most) = (Vec::with_capacity(handles.len()), self.folder.most_handles());
+        for handle in handles {
+            let is_one_too_many = opened.len() >= most;
+            opened.push(if is_one_too_many { handle } else { new.reopened(handle) });
+        }
         new.handles.restore(opened).map_err(damaged)?;
         new.restore_locks(saved.locks).map_err(damaged)?;
         *self = new;
