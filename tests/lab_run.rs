@@ -313,6 +313,37 @@ fn warm_run_is_a_cold_one_that_begins_sooner() {
 }
 
 #[test]
+fn command_has_its_environment_its_folder_and_its_files_come_out() {
+    let out = shell(
+        r#"export HERE='it is' LEFT=x
+         run -e HERE -e "A=a  b" -w /tmp --time --out got -- sh -c 'echo "$HERE|$A|$LEFT|$(pwd)|$HOME"
+             cd $MINIVMM_OUT; mkdir sub; echo one >sub/one; ln -s sub/one link; ln -s /etc/passwd evil; mknod null c 1 3; head -c 3000000 /dev/zero >big; exit 5'
+         echo "status $?"; cd got; find . | sort; cat link; wc -c <big; cd ..; rm -r got
+         run --workdir /none true; echo "status $?"; ls -A | grep -c got"#,
+    );
+    let text = out.text();
+    let expected = "it is|a  b||/tmp|/root\nstatus 5\n.\n./big\n./link\n./sub\n./sub/one\none\n3000000\nstatus 125\n0\n";
+    assert_eq!(text, expected, "{}", out.err_text());
+    says(&out, &["2 of the files for --out were left out", "the guest has no directory /none (--workdir)"]);
+    let err = out.err_text();
+    let line = err.lines().find_map(|line| line.strip_prefix("minivmm: time: ")).unwrap();
+    let parts: Vec<_> = line.split(", ").filter_map(|part| part.split_once(' ')).collect();
+    let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["monitor", "kernel", "init", "command"], "{line}");
+    println!("{line}");
+}
+
+#[test]
+fn command_has_a_terminal_of_its_own() {
+    // The lab's own terminal is made by Debian's script(1), which is not there: busybox has none, so that this is a terminal for the output only.
+    let out = shell(
+        "run -t -e TERM=vt220 -- sh -c 'tty; test -t 0 && test -t 1 && test -t 2 && echo all; echo $TERM; stty sane; echo err >&2; trap \"echo got it; exit 4\" INT; kill -INT $$'",
+    );
+    ended(&out, 4);
+    assert_eq!(out.text(), "/dev/hvc1\r\nall\r\nvt220\r\nerr\r\ngot it\r\n", "{}", out.err_text());
+}
+
+#[test]
 fn a_signal_ends_it_all() {
     let out = shell("run -- sleep 1000 & sleep 5; kill -TERM $!; wait $!");
     ended(&out, 128 + 15);

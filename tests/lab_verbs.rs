@@ -87,7 +87,10 @@ fn it_is_listed_and_described(guest: &mut Guest) {
     // The UUID that a guest's system reads.
     let uuid = guest.sh("cat /sys/class/dmi/id/product_uuid");
     assert!(verb("info vm0 --json").contains(uuid.trim()), "{uuid}");
-    assert_eq!(guest.sh("cat /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_serial"), "minivmm\nvm0\n");
+    assert_eq!(
+        guest.sh("cat /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_serial"),
+        "minivmm\nvm0\n"
+    );
     let list = verb("ls");
     assert!(list.lines().any(|line| line.starts_with("vm0 ")), "{list}");
     assert!(verb("info vm0").contains("tap2"));

@@ -1,10 +1,12 @@
 # /.minivmm/init of `minivmm run`, behind lines that name its shell and say: b, busybox, if there is one; links, whether
-# /bin is busybox's; and if there is a user network: mac, address, gateway, and server, its name server.
+# /bin is busybox's; timed, if it is to say how long it took; files, if the command's are to be sent; and if there is a user
+# network: mac, address, gateway, and server, its name server.
 # It loads the drivers, finds its ports, waits for a command, runs it, and says how that ended. While it waits the machine may be
 # saved, and any number of clones of it go on from there, each with a command of its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 cd /
 $b mount -t proc proc /proc
+[ -z "$timed" ] || read -r began text </proc/uptime
 $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 $b mkdir -p /dev/pts /dev/shm
@@ -60,6 +62,11 @@ port minivmm.out && exec 3<>"$port"
 port minivmm.err && exec 4<>"$port"
 port minivmm.run && exec 5<>"$port"
 port minivmm.in && exec 6<"$port"
+if [ -n "$files" ]; then
+    port minivmm.files && exec 8>"$port"
+    export MINIVMM_OUT=/run/out
+    $b mkdir -p "$MINIVMM_OUT" || fail "there can be no directory $MINIVMM_OUT"
+fi
 
 # The command gets pipes, not the ports: those can be opened once only, and commands open /dev/stderr.
 $b mkfifo /.minivmm/out /.minivmm/err || fail "there is no program mkfifo"
@@ -84,10 +91,15 @@ until_left "$err" /.minivmm/err <&4 3>&- 4>&- 5>&- 6<&- &
 $b rm -f /.minivmm/init /.minivmm/modules /.minivmm/*.ko
 
 # The host sends a line that says: token, what follows the last byte of output; input, whether the command has one; now, its time;
-# seed, random bytes; environment, a function; and the command as arguments. A newline in a word of it is $n. What the machine said before
+# seed, random bytes; workdir, where it runs, if not in /; terminal and size, if it has a
+# terminal; environment, a function; and the command as arguments. A newline in a word of it is $n. What the machine said before
 # a reset may have been cut: hence a line of its own.
 n='
 '
+if [ -n "$timed" ]; then
+    read -r text links </proc/uptime
+    printf '\ninit %s %s\n' "$began" "$text" >&5
+fi
 printf '\nready\n' >&5
 IFS= read -r line <&5 || fail "the host gave no command"
 eval "$line"
@@ -99,8 +111,28 @@ echo "$seed" >/dev/urandom
 read -r clock </sys/devices/system/clocksource/clocksource0/current_clocksource
 case $clock in kvm-clock | tsc) ;; *) $b date -s "@$now" ;; esac >/dev/null 2>&1
 [ "$input" = 1 ] || exec 6</dev/null
-echo up >&5
-(environment; exec "$@") <&6 >/.minivmm/out 2>/.minivmm/err 3>&- 4>&- 5>&- 6<&-
+[ -z "$workdir" ] || cd "$workdir" 2>/dev/null || { echo nodir >&5 && while :; do $b sleep 60; done; }
+# Its terminal is the second console, of which the host says the size, in further lines as well. Open for as long as it lasts: a
+# terminal that is closed forgets its size.
+if [ "$terminal" = 1 ]; then
+    tries=0
+    until [ -c /dev/hvc1 ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 100 ] || fail "the terminal hvc1 did not appear: this kernel lacks the driver of virtio consoles"
+        $b sleep 0.1
+    done
+    exec 7<>/dev/hvc1
+    [ -z "$size" ] || $b stty rows "${size% *}" cols "${size#* }" <&7
+    follow() {
+        while IFS=' ' read -r rows columns; do $b stty rows "$rows" cols "$columns" <&7; done
+    }
+    follow <&5 3>&- 4>&- 6<&- &
+    echo up >&5
+    (environment; exec $b setsid -c "$@") <&7 >&7 2>&7 3>&- 4>&- 5>&- 6<&- 7>&- 8>&-
+else
+    echo up >&5
+    (environment; exec "$@") <&6 >/.minivmm/out 2>/.minivmm/err 3>&- 4>&- 5>&- 6<&- 8>&-
+fi
 status=$?
 
 # What it left running holds the pipes open, and ends with it.
@@ -109,6 +141,10 @@ for process in /proc/[0-9]*; do
     case $process in 1 | "$out" | "$err") ;; *) kill -9 "$process" 2>/dev/null ;; esac
 done
 wait "$out" "$err"
+if [ -n "$files" ]; then
+    $b tar -c -f - -C /run/out . >&8 2>/dev/console
+    echo "packed $?" >&5
+fi
 printf %s "$token" >&3
 printf %s "$token" >&4
 echo "exit $status" >&5

@@ -50,6 +50,30 @@ pub(crate) enum RunError {
         /// What /boot has.
         found: String,
     },
+    /// There is no terminal to type at.
+    #[error(
+        "-t and -i together are for what is typed at a terminal, and standard input is none: leave out one of them"
+    )]
+    NoTerminal,
+    /// The folder for the command's files cannot be made.
+    #[error("--out {path}: {source}", path = path.display())]
+    Out {
+        /// The folder.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Something is there already.
+    #[error("--out {path} is not empty; name a new directory, or remove what is in it", path = .0.display())]
+    OutNotEmpty(PathBuf),
+    /// A directory that is no kernel.
+    #[error("--kernel {path} {what}", path = path.display())]
+    NotBuilt {
+        /// The directory.
+        path: PathBuf,
+        /// What it is, and what helps.
+        what: &'static str,
+    },
     /// The kernel's modules are missing.
     #[error(
         "the drivers of Linux {release} are modules, and they are not there (looked for in {searched}); install the kernel's \

@@ -15,7 +15,7 @@ use log::Level;
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::{busybox, reseed, tree};
+use super::{build_tree, busybox, reseed, tree};
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::{may_read, with_original_fd_limit};
@@ -97,7 +97,7 @@ pub(super) fn initramfs(
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
-    put("init", 0o755, shell.init(&network(spec)).into_bytes())?;
+    put("init", 0o755, shell.init(&network(spec), args).into_bytes())?;
     put("reseed", 0o755, reseed::program())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
@@ -139,10 +139,12 @@ struct Shell {
 }
 
 impl Shell {
-    fn init(&self, network: &str) -> String {
+    fn init(&self, network: &str, args: &RunArgs) -> String {
         let Shell { shell, busybox, links } = self;
         let links = u8::from(*links);
-        format!("#!{shell}\nb={busybox} links={links}\n{network}\n{INIT}")
+        let wanted = [(args.time, " timed=1"), (args.out.is_some(), " files=1")];
+        let wanted: String = wanted.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
+        format!("#!{shell}\nb={busybox} links={links}{wanted}\n{network}\n{INIT}")
     }
 }
 
@@ -207,7 +209,12 @@ fn modules(
         return Ok((Vec::new(), Vec::new()));
     };
     let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
+    let tree = spec.kernel.as_deref().and_then(build_tree::of);
     let all = match (&args.modules, find_modules(args, spec, &release, host)) {
+        (None, _) if tree.is_some() => {
+            let tree = tree.unwrap_or(Path::new(""));
+            Modules::built(tree).map_err(|error| failed(format!("{}: {error}", tree.display())))?
+        }
         (_, Ok(folder)) => {
             Modules::open(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?
         }
@@ -234,8 +241,7 @@ fn modules(
         other => failed(other.to_string()),
     })?;
     let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
-    let sources =
-        [all.folder().to_path_buf(), all.folder().join("modules.dep")].into_iter().chain(sources).collect();
+    let sources = [all.folder().to_path_buf(), all.list()].into_iter().chain(sources).collect();
     Ok((loaded, sources))
 }
 
@@ -347,6 +353,15 @@ mod tests {
         assert!(on_disk(&open, "6.1.0-26-amd64").is_none());
     }
 
+    fn args(options: &[&str]) -> RunArgs {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: RunArgs,
+        }
+        <Line as clap::Parser>::parse_from(["run"].iter().chain(options).chain(&["true"])).args
+    }
+
     #[test]
     fn init_is_a_script_that_shells_take() {
         let shell = Shell { shell: "/bin/sh", busybox: "", links: true };
@@ -355,9 +370,9 @@ mod tests {
         let network = network(&spec);
         assert_eq!(network, "mac=02:00:00:00:00:01 address=10.0.5.15/24 gateway=10.0.5.2 server=10.0.5.3");
         assert_eq!(super::network(&Spec::new("k").with_net("tap=tap2".parse().unwrap())), "mac=");
-        fs::write(file.path(), shell.init(&network)).unwrap();
+        fs::write(file.path(), shell.init(&network, &args(&["--time", "--out", "o"]))).unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
-        let text = shell.init("mac=m");
+        let text = shell.init("mac=m", &args(&[]));
         assert!(text.starts_with("#!/bin/sh\nb= links=1\nmac=m\n"), "{text}");
     }
 }

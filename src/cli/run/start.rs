@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use super::args::RunArgs;
+use super::build_tree;
 use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
@@ -17,7 +19,7 @@ use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
 use crate::machine::files::Prepared;
-use crate::machine::run_resources::{Image, RunResources, StreamPort};
+use crate::machine::run_resources::{BeforeRun, Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
 /// Maximum number of ports beside the console and those of a run: Linux takes 31 in all
@@ -56,8 +58,9 @@ impl RunStart {
     /// Starts it. This may block without a limit: a directory may be large, or its file system unreachable.
     pub(super) fn start(self, events: &Sender<RunEvent>) -> Result<Started, RunError> {
         let host = Host::here();
-        if self.spec.port.len() > PORTS {
-            return Err(RunError::Ports { asked: self.spec.port.len(), max: PORTS });
+        let most = PORTS - usize::from(self.args.tty) - usize::from(self.args.out.is_some());
+        if self.spec.port.len() > most {
+            return Err(RunError::Ports { asked: self.spec.port.len(), max: most });
         }
         let mut given = self.spec.clone();
         if self.args.warm.is_some() {
@@ -142,7 +145,12 @@ impl RunStart {
         let shown = self.args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = events.send(RunEvent::Starting);
         let (prepared, streams) = (Some(prepared), self.streams.clone());
-        let run_resources = RunResources { prepared, streams, ..RunResources::default() };
+        let running = events.clone();
+        let about_to_run = BeforeRun::new(move |_| {
+            let _ = running.send(RunEvent::Running(Instant::now()));
+            Ok(())
+        });
+        let run_resources = RunResources { prepared, streams, about_to_run, ..RunResources::default() };
         Ok(Machine::start_supplied(spec, shown, run_resources)?)
     }
 }
@@ -156,6 +164,9 @@ fn run_spec(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
             kernel.display()
         ));
         spec.kernel = Some(kernel);
+    }
+    if let Some(tree) = spec.kernel.as_ref().filter(|kernel| kernel.is_dir()) {
+        spec.kernel = Some(build_tree::kernel(tree)?);
     }
     let words = spec.append.take().unwrap_or_default();
     spec.append = Some(boot::cmdline::join(&["quiet", &words, "rdinit=/.minivmm/init"]));

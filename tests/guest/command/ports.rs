@@ -9,7 +9,11 @@ pub const OUT: &[u8] = b"minivmm.out";
 pub const ERR: &[u8] = b"minivmm.err";
 pub const RUN: &[u8] = b"minivmm.run";
 pub const IN: &[u8] = b"minivmm.in";
-const NAMES: [&[u8]; 4] = [OUT, ERR, RUN, IN];
+/// Not every machine has it.
+pub const FILES: &[u8] = b"minivmm.files";
+const NAMES: [&[u8]; 5] = [OUT, ERR, RUN, IN, FILES];
+/// So many of them are always there.
+const ALWAYS: usize = 4;
 
 const ARENA: Arena = Arena(4 << 20);
 /// A page for each descriptor of each queue; a line.
@@ -24,6 +28,7 @@ const HEAR: u16 = 2;
 const SAY: u16 = 3;
 const PORT_ADD: u16 = 1;
 const PORT_READY: u16 = 3;
+const CONSOLE: u16 = 4;
 const PORT_OPEN: u16 = 6;
 const PORT_NAME: u16 = 7;
 const QUEUES: u16 = 16;
@@ -31,7 +36,9 @@ const QUEUES: u16 = 16;
 pub struct Ports {
     device: Device,
     /// The number of each of [`NAMES`].
-    numbers: [Option<u16>; 4],
+    numbers: [Option<u16>; 5],
+    /// The number of the second console.
+    terminal: Option<u16>,
     /// How far the used ring of each queue was looked at.
     seen: [u16; QUEUES as usize],
     /// The host's end of the input is closed.
@@ -59,7 +66,7 @@ impl Ports {
             poke::<u16>(ARENA.avail(queue), 1);
         }
         device.set(at::STATUS, 0xfu8);
-        let mut ports = Ports { device, numbers: [None; 4], seen: [0; QUEUES as usize], input_ended: false };
+        let mut ports = Ports { device, numbers: [None; 5], terminal: None, seen: [0; QUEUES as usize], input_ended: false };
         for queue in (0..queues).filter(|queue| queue % 2 == 0) {
             for slot in 0..SIZE {
                 ports.give_room(queue, slot);
@@ -67,7 +74,7 @@ impl Ports {
         }
         // DEVICE_READY is 0.
         ports.say(0, 0);
-        while ports.numbers.iter().any(Option::is_none) {
+        while ports.numbers[..ALWAYS].iter().any(Option::is_none) {
             ports.hear();
         }
         ports
@@ -131,6 +138,10 @@ impl Ports {
                     self.say(port, PORT_OPEN);
                 }
             }
+            CONSOLE if port != 0 => {
+                self.terminal = Some(port);
+                self.say(port, PORT_OPEN);
+            }
             PORT_OPEN if Some(port) == self.numbers[3] => self.input_ended = value == 0,
             _ => {}
         }
@@ -171,9 +182,34 @@ impl Ports {
         }
     }
 
-    /// Copies the input to the output.
-    pub fn copy_input(&mut self) {
-        let (from, to) = (self.queue(IN), self.queue(OUT) + 1);
+    /// Shows what is typed at the terminal, and each line of the host's, until a `q`.
+    pub fn show(&mut self) {
+        while self.terminal.is_none() {
+            self.hear();
+        }
+        let (keys, run) = (2 * self.terminal.unwrap_or(0) + 2, self.queue(RUN));
+        self.transmit(keys + 1, b"shows\r\n");
+        loop {
+            self.hear();
+            for from in [keys, run] {
+                let Some((slot, count)) = self.take(from) else { continue };
+                let text = &*bytes(page(from, slot), count);
+                self.transmit(keys + 1, text);
+                let last = from == keys && text.contains(&b'q');
+                self.give_room(from, slot);
+                if last {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Copies the input to a port.
+    pub fn copy_input(&mut self, to: &[u8]) {
+        while to == FILES && self.numbers[ALWAYS].is_none() {
+            self.hear();
+        }
+        let (from, to) = (self.queue(IN), self.queue(to) + 1);
         loop {
             // In this order: what was sent before the end is there.
             self.hear();
